@@ -1,0 +1,51 @@
+# Two commands on a machine with python3 (>= 3.11) and make: `make demo`, `make test`.
+
+PYTHON ?= python3
+BIN := .venv/bin
+.DEFAULT_GOAL := help
+
+# What a neighbour's shell may hold must never reach the demo or the tests: they own their broker and database.
+CLEAN := env -u REDIS_URL -u DATABASE_URL -u PYTHONPATH -u PYTHONHOME
+
+help:  ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: .venv/ready  ## build .venv/ with everything in it
+
+# pip's own resolver is kept out (--no-deps): the lock is complete and hashed, and so the set-up is the same everywhere.
+.venv/ready: deploy/requirements-dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "b2copy-sync needs Python 3.11 or newer; this is " + sys.version.split()[0])'
+	@echo "setting up .venv/ (once)"
+	@if command -v uv >/dev/null 2>&1; then \
+	  export UV_PYTHON_DOWNLOADS=never && \
+	  uv venv --quiet --allow-existing --python $(PYTHON) .venv && \
+	  uv pip install --quiet --python $(BIN)/python --require-hashes --no-deps -r deploy/requirements-dev.txt && \
+	  uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e . ; \
+	else \
+	  $(PYTHON) -m venv .venv && \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r deploy/requirements-dev.txt && \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . ; \
+	fi
+	@touch $@
+
+demo: setup  ## a withdrawal's fees, end to end, on this machine alone
+	@$(CLEAN) $(BIN)/b2copy-sync demo
+
+test: setup  ## the tests, on a broker and databases of their own
+	$(CLEAN) $(BIN)/python -m pytest -q tests
+
+check: setup  ## lint and types
+	$(BIN)/ruff check worker tasks tests
+	$(BIN)/ruff format --check worker tasks tests
+	$(BIN)/mypy
+
+lock: setup  ## compile the hashed locks anew (needs uv)
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	  --extra postgres --extra sandbox pyproject.toml -o deploy/requirements.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	  --extra postgres --extra sandbox --group dev pyproject.toml -o deploy/requirements-dev.txt
+
+clean:  ## remove what set-up and the tools made
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.PHONY: help setup demo test check lock clean

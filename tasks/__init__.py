@@ -1,0 +1,1 @@
+"""What runs: one module per kind of record. `enqueue` is the CRM's door."""

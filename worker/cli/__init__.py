@@ -1,0 +1,5 @@
+"""`b2copy-sync`: the command line."""
+
+
+def main() -> None:
+    raise SystemExit("not yet")

@@ -1,0 +1,237 @@
+"""Every setting, typed, read once at start.
+
+All are environment variables with the prefix `B2COPY_`. A missing, misspelt or unusable one raises `SettingsError`,
+whose text names the variable and the remedy; processes print it and exit with 2.
+
+Three readers need three sets, each adding to the one before: `LedgerSettings` (migrate), `CrmSettings` (a CRM host that
+enqueues: it holds no private key) and `Settings` (a worker).
+"""
+
+import difflib
+import ipaddress
+import os
+import re
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from worker.errors import SettingsError
+
+PREFIX = "B2COPY_"
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def _seconds(value: Any) -> Any:
+    """Read `90`, `90s`, `5m`, `72h` or `400d` as seconds."""
+    if isinstance(value, str) and (found := re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd]?)\s*", value)):
+        return float(found[1]) * _UNITS[found[2] or "s"]
+    return value
+
+
+def _comma_list(value: Any) -> Any:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _base_url(value: str) -> str:
+    """Accept https to anywhere, and http to a loopback address only."""
+    parts = urlsplit(value.strip())
+    if parts.scheme not in {"https", "http"} or not parts.hostname:
+        raise ValueError("must be a base URL such as https://b2copy.example.com")
+    if parts.username or parts.password or parts.query or parts.fragment or parts.path not in {"", "/"}:
+        raise ValueError("must be scheme and host alone: no user, path, query or fragment")
+    if parts.port == 0:
+        raise ValueError("has an unusable port")
+    if parts.scheme == "http" and not _is_loopback(parts.hostname):
+        raise ValueError("must be https: plain http is accepted to a loopback address only")
+    return f"{parts.scheme}://{parts.netloc.lower()}"
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _ip_address(value: str) -> str:
+    try:
+        return str(ipaddress.ip_address(value.strip()))
+    except ValueError:
+        raise ValueError("must be the IP address B2COPY sees our requests come from") from None
+
+
+def _database_url(value: str) -> str:
+    """Name the driver we ship with: `postgres://` and `postgresql://` mean psycopg 3."""
+    scheme, separator, rest = value.strip().partition("://")
+    if not separator:
+        raise ValueError("must be an SQLAlchemy URL: sqlite:////absolute/path or postgresql://user@host/name")
+    if scheme in {"postgres", "postgresql", "postgresql+psycopg"}:
+        return f"postgresql+psycopg://{rest}"
+    if scheme == "sqlite":
+        if not rest.startswith("//"):
+            raise ValueError("must name an absolute path: sqlite:////absolute/path (four slashes)")
+        return f"sqlite://{rest}"
+    raise ValueError(f"names {scheme!r}: the ledger runs on sqlite and postgresql")
+
+
+def _redis_url(value: str) -> str:
+    if not value.startswith(("redis://", "rediss://", "redis+socket://", "unix://")):
+        raise ValueError("must be redis://, rediss:// or unix:// (a socket)")
+    return value.strip()
+
+
+def _rate(value: str) -> str:
+    if value.strip() in {"", "0"}:
+        return "0"
+    if not re.fullmatch(r"\s*[1-9]\d*\s*/\s*(second|minute|hour)\s*", value):
+        raise ValueError('must look like "10/second" (second, minute or hour), or 0 for no limit')
+    return re.sub(r"\s+", "", value)
+
+
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
+BaseUrl = Annotated[str, AfterValidator(_base_url)]
+IpAddress = Annotated[str, AfterValidator(_ip_address)]
+DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
+RedisUrl = Annotated[str, AfterValidator(_redis_url)]
+Rate = Annotated[str, AfterValidator(_rate)]
+
+
+class LedgerSettings(BaseSettings):
+    """What `b2copy-sync migrate` needs."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", populate_by_name=True)
+
+    database_url: DatabaseUrl = Field(
+        validation_alias=AliasChoices("B2COPY_DATABASE_URL", "DATABASE_URL"),
+        description="The ledger: sqlite:////absolute/path, or postgresql://user@host/name.",
+    )
+    retention: Seconds = Field(400 * 86400.0, description="How long a final operation is kept before purge takes it.")
+
+
+class CrmSettings(LedgerSettings):
+    """What a CRM host needs to enqueue: database and Redis, no private key."""
+
+    redis_url: RedisUrl = Field(
+        validation_alias=AliasChoices("B2COPY_REDIS_URL", "REDIS_URL"),
+        description="Broker and session, a Redis database of our own: redis://host:6379/0.",
+    )
+    fees_deadline: Seconds = Field(
+        72 * 3600.0, description="How long a fee run may take; PAMM stays pending until a rollover."
+    )
+
+
+class Settings(CrmSettings):
+    """What a worker needs."""
+
+    host: BaseUrl = Field(description="B2COPY's base URL: https://..., or http:// to a loopback address.")
+    admin_id: str = Field(min_length=1, description="The service admin's id, from B2COPY's Admin panel.")
+    admin_id_type: Literal["integer", "string"] = Field(
+        "integer", description="How admin_id is written into the assertion."
+    )
+    key_id: Annotated[list[str], NoDecode, BeforeValidator(_comma_list), Field(min_length=1)] = Field(
+        description="Identifiers of the private keys as registered at B2COPY, newest first."
+    )
+    private_key_file: Annotated[list[Path], NoDecode, BeforeValidator(_comma_list), Field(min_length=1)] = Field(
+        description="PEM files of the private keys, in the order of B2COPY_KEY_ID; an absent one is skipped."
+    )
+    private_key_passphrase_file: Path | None = Field(
+        None, description="A file with the passphrase, if the private keys are encrypted."
+    )
+    device_ip: IpAddress = Field(description="The egress address B2COPY sees our requests come from.")
+    issuer: str = Field("b2copy-sync", min_length=1, description="The assertion's `iss`.")
+    assertion_ttl: Annotated[Seconds, Field(ge=60, le=1800)] = Field(
+        300.0, description="The assertion's life: exp - iat, at most 1800 s."
+    )
+    storage_key_file: Path = Field(
+        description="Keys that encrypt the tokens in Redis: urlsafe base64 of 32 bytes, one per line, newest first."
+    )
+    ca_file: Path | None = Field(None, description="CA certificates for B2COPY's host, if not the usual ones.")
+    token_ttl: Seconds = Field(600.0, description="An opaque access token's life; a JWT tells its own.")
+    call_deadline: Annotated[Seconds, Field(ge=0.5, le=60)] = Field(
+        12.0, description="A whole call to B2COPY, connection to last byte."
+    )
+    rate_limit: Rate = Field("10/second", description="Calls of the whole fleet; 0 = no limit.")
+    concurrency: int = Field(10, ge=1, le=500, description="Calls to B2COPY in flight at once in one worker process.")
+    max_attempts: int = Field(12, ge=1, description="Answers about one operation that ask to try again, then exhausted.")
+    fees_poll_first: Seconds = Field(2.0, description="The first wait before a pending fee run is asked again.")
+    fees_poll_max: Seconds = Field(60.0, description="The longest wait between two polls of a pending fee run.")
+    fees_restart: Literal["same", "suffixed"] = Field(
+        "same", description="The request_id of a replayed fee run that ended in error: the same, or with a suffix."
+    )
+
+
+AnySettings = TypeVar("AnySettings", bound=LedgerSettings)
+
+
+def load(kind: type[AnySettings]) -> AnySettings:
+    """Read the environment into `kind`. Raises `SettingsError` with every problem found, one a line."""
+    problems = list(_misspelt())
+    try:
+        settings = kind()
+    except ValidationError as error:
+        problems += [_told(kind, dict(problem)) for problem in error.errors()]
+    else:
+        if isinstance(settings, Settings):
+            problems += _contradictions(settings)
+        if not problems:
+            return settings
+    raise SettingsError("\n".join(problems))
+
+
+@cache
+def crm_settings() -> CrmSettings:
+    """This process's settings for enqueueing, read once."""
+    return load(CrmSettings)
+
+
+@cache
+def worker_settings() -> Settings:
+    """This process's settings for working, read once."""
+    return load(Settings)
+
+
+def variable(field: str) -> str:
+    """Return the environment variable of a field."""
+    return PREFIX + field.upper()
+
+
+def _misspelt() -> list[str]:
+    known = [variable(field) for field in Settings.model_fields]
+    problems = []
+    for name in sorted(os.environ):
+        if name.startswith(PREFIX) and name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else "remove it, or see deploy/env.example for what there is"
+            problems.append(f"{name} is not a setting: {hint}")
+    return problems
+
+
+def _contradictions(settings: Settings) -> list[str]:
+    problems = []
+    if settings.admin_id_type == "integer" and not re.fullmatch(r"[1-9]\d{0,18}", settings.admin_id):
+        problems.append("B2COPY_ADMIN_ID must be a whole number (or set B2COPY_ADMIN_ID_TYPE=string)")
+    if len(settings.key_id) != len(settings.private_key_file):
+        problems.append(
+            f"B2COPY_KEY_ID names {len(settings.key_id)} keys and B2COPY_PRIVATE_KEY_FILE {len(settings.private_key_file)}"
+            " files: list one file per key, in the same order"
+        )
+    return problems
+
+
+def _told(kind: type[LedgerSettings], problem: dict[str, Any]) -> str:
+    name = str(problem["loc"][0]) if problem["loc"] else ""
+    field = name.removeprefix(PREFIX).lower() if name.isupper() else name
+    if field not in kind.model_fields and f"{field}" in {"redis_url", "database_url"}:
+        field = name.lower()
+    about = kind.model_fields[field].description if field in kind.model_fields else ""
+    if problem["type"] == "missing":
+        return f"{variable(field)} is not set: {about}"
+    said = str(problem["msg"]).removeprefix("Value error, ")
+    said = said[0].lower() + said[1:]
+    return f"{variable(field)} {said}. {about}" if not said.startswith("must") else f"{variable(field)} {said}"
