@@ -81,8 +81,8 @@ def _database_url(value: str) -> str:
 
 
 def _redis_url(value: str) -> str:
-    if not value.startswith(("redis://", "rediss://", "redis+socket://", "unix://")):
-        raise ValueError("must be redis://, rediss:// or unix:// (a socket)")
+    if not value.strip().startswith(("redis://", "rediss://")):
+        raise ValueError("must be redis://host:6379/0, or rediss:// with TLS")
     return value.strip()
 
 
@@ -115,12 +115,13 @@ class LedgerSettings(BaseSettings):
 
 
 class CrmSettings(LedgerSettings):
-    """What a CRM host needs to enqueue: database and Redis, no private key."""
+    """What a CRM host needs to enqueue, and beat to tick: database and Redis, no private key."""
 
     redis_url: RedisUrl = Field(
         validation_alias=AliasChoices("B2COPY_REDIS_URL", "REDIS_URL"),
         description="Broker and session, a Redis database of our own: redis://host:6379/0.",
     )
+    token_ttl: Seconds = Field(600.0, description="An opaque access token's life; a JWT tells its own.")
     fees_deadline: Seconds = Field(
         72 * 3600.0, description="How long a fee run may take; PAMM stays pending until a rollover."
     )
@@ -152,7 +153,6 @@ class Settings(CrmSettings):
         description="Keys that encrypt the tokens in Redis: urlsafe base64 of 32 bytes, one per line, newest first."
     )
     ca_file: Path | None = Field(None, description="CA certificates for B2COPY's host, if not the usual ones.")
-    token_ttl: Seconds = Field(600.0, description="An opaque access token's life; a JWT tells its own.")
     call_deadline: Annotated[Seconds, Field(ge=0.5, le=60)] = Field(
         12.0, description="A whole call to B2COPY, connection to last byte."
     )
@@ -227,8 +227,6 @@ def _contradictions(settings: Settings) -> list[str]:
 def _told(kind: type[LedgerSettings], problem: dict[str, Any]) -> str:
     name = str(problem["loc"][0]) if problem["loc"] else ""
     field = name.removeprefix(PREFIX).lower() if name.isupper() else name
-    if field not in kind.model_fields and f"{field}" in {"redis_url", "database_url"}:
-        field = name.lower()
     about = kind.model_fields[field].description if field in kind.model_fields else ""
     if problem["type"] == "missing":
         return f"{variable(field)} is not set: {about}"

@@ -1,0 +1,54 @@
+"""Fees that must be charged before a withdrawal is paid out."""
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from tasks.inbox import take_in
+from tasks.kind import Kind, Payload
+from worker.app import app
+from worker.b2copy import B2Copy, FeeState
+from worker.flow.outcome import Outcome
+from worker.ledger import Claim, New
+from worker.settings import crm_settings
+
+Id = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^\S+$")]
+
+
+class Fees(Payload):
+    """`account_login` is the MT login the money leaves, `request_id` the CRM's own id of the withdrawal."""
+
+    account_login: Id
+    request_id: Id
+
+
+def describe(fees: Fees) -> New:
+    """One fee run per withdrawal: its id is the key, so that sent twice it is done once."""
+    return New(
+        kind=FEES.name,
+        key=f"{FEES.name}:{fees.request_id}",
+        payload=fees.model_dump(),
+        lane="money",
+        deadline=crm_settings().fees_deadline,
+        repeatable=True,  # start-or-get: the same call again tells
+    )
+
+
+def act(b2copy: B2Copy, fees: Fees, claim: Claim) -> Outcome:
+    """Start the run, or ask how far it is: one call does both."""
+    status = b2copy.process_fees(fees.account_login, fees.request_id)
+    match status.state:
+        case FeeState.SUCCESS:
+            return Outcome("done", words=status.words, request_id=fees.request_id)
+        case FeeState.ERROR:
+            return Outcome("fee_error", words=status.words, request_id=fees.request_id)
+    return Outcome("pending", words=status.words, request_id=fees.request_id)
+
+
+FEES = Kind("fees.process", Fees, describe, act)
+
+
+@app.task(name="b2copy.fees.process", bind=True, acks_late=True)
+def process(self: Any, *args: Any, **kwargs: Any) -> None:
+    """Take in a message that asks for a fee run: `account_login`, `request_id`."""
+    take_in(FEES, self.request, args, kwargs)

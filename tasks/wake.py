@@ -1,0 +1,37 @@
+"""Wake-ups: messages that say "this lane of this ledger has something due", and nothing else.
+
+One may be lost, doubled or late without harm: dispatch repeats what was lost, and a worker that finds nothing due goes
+back to sleep.
+"""
+
+import logging
+
+from kombu.exceptions import OperationalError
+
+from worker.app import app, ledger
+from worker.flow.lanes import queue_of
+
+log = logging.getLogger(__name__)
+
+
+def wake(lane: str, times: int = 1) -> bool:
+    """Send up to `times` wake-ups for a lane; return False if the broker did not take them.
+
+    A wake-up that nobody has read yet will find this work too, so that the queue never holds more than `times`.
+    """
+    queue = queue_of(lane)
+    try:
+        with app.producer_or_acquire() as producer:
+            unread = producer.channel.client.llen(queue)
+            for _ in range(times - unread):
+                app.send_task(
+                    "b2copy.push",
+                    kwargs={"ledger": ledger().id, "lane": lane},
+                    queue=queue,
+                    producer=producer,
+                )
+    except (OperationalError, *app.connection_for_write().connection_errors) as error:
+        # The operation is safe in the ledger; dispatch wakes it when the broker is back.
+        log.warning("no wake-up for lane %s, dispatch will repeat it: %s", lane, error)
+        return False
+    return True

@@ -1,0 +1,147 @@
+"""The Celery app, and what each process holds one of: `settings()`, `b2copy()`, `ledger()`.
+
+Importing this connects to nothing and reads no setting, so that a CRM can import the door to it and a fork finds
+no socket to share.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar
+
+from celery import Celery, signals
+from kombu import Exchange, Queue
+
+from worker.b2copy import B2Copy
+from worker.errors import SettingsError
+from worker.flow.lanes import HOUSEKEEPING, INBOX, LANES, queue_of
+from worker.ledger import Ledger, open_ledger
+from worker.schedule import schedule
+from worker.session import Http, SharedSession, check_keys
+from worker.settings import crm_settings, worker_settings
+
+T = TypeVar("T")
+
+CONCURRENCY = 8  # Celery's threads: at most one drains each lane, the others take messages in and keep house
+
+
+def per_process(make: Callable[[], T]) -> Callable[[], T]:
+    """Make one, at first use, in each process: a forked child makes its own and leaves the parent's sockets alone."""
+    made: dict[int, T] = {}
+
+    @wraps(make)
+    def get() -> T:
+        pid = os.getpid()
+        if pid not in made:
+            made[pid] = make()
+        return made[pid]
+
+    return get
+
+
+@per_process
+def ledger() -> Ledger:
+    """This process's ledger. Raises `SettingsError` if its schema is not this version's."""
+    return open_ledger(crm_settings().database_url)
+
+
+@per_process
+def session() -> SharedSession:
+    """This process's view of the session that the whole fleet shares."""
+    return SharedSession(worker_settings())
+
+
+@per_process
+def b2copy() -> B2Copy:
+    """This process's client."""
+    return B2Copy(Http(session(), worker_settings()))
+
+
+def _config() -> dict[str, Any]:
+    """Celery's settings. The ledger holds the truth, so that messages may be lost, doubled or late."""
+    settings = crm_settings()
+    return {
+        "broker_url": settings.redis_url,
+        "imports": ("tasks.fees", "tasks.calls", "tasks.push", "tasks.ledger", "tasks.session"),
+        # Arguments come from outside: pickle would let a message run code.
+        "accept_content": ["json"],
+        "task_serializer": "json",
+        # What became of an operation stands in the ledger; results and their texts would only spread it.
+        "task_ignore_result": True,
+        "task_store_errors_even_if_ignored": False,
+        # Inbox tasks ask for late acks themselves; everything else is repeated by the ledger, not by the broker.
+        "task_acks_late": False,
+        "task_reject_on_worker_lost": False,
+        "task_queues": [
+            Queue(INBOX, Exchange(INBOX), routing_key=INBOX),
+            # Through the anonymous exchange: its binding can't vanish with a flushed Redis.
+            *(Queue(name, Exchange(""), routing_key=name) for name in (HOUSEKEEPING, *map(queue_of, LANES))),
+        ],
+        "task_default_queue": INBOX,
+        "task_routes": {"b2copy.session.*": HOUSEKEEPING, "b2copy.ledger.*": HOUSEKEEPING},
+        # Threads: a worker of 50 MB, warm shutdowns that lose nothing. Every call has a deadline of its own.
+        "worker_pool": "threads",
+        "worker_concurrency": CONCURRENCY,
+        "worker_prefetch_multiplier": 1,
+        "worker_hijack_root_logger": True,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "worker_enable_remote_control": True,
+        "worker_send_task_events": False,
+        # A worker outlives any outage of Redis.
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "broker_connection_timeout": 3,
+        "broker_pool_limit": 10,
+        # One repeat: a publish that fails costs nothing but the second until the next dispatch.
+        "task_publish_retry_policy": {"max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.1},
+        "broker_transport_options": {
+            # A killed worker's messages come back after 10 s. The shortest visibility timeout of any app on a Redis
+            # database rules all of them: this one must be ours alone.
+            "visibility_timeout": 10,
+            "unacked_restore_interval": 1,
+            "unacked_restore_throttle": 1,
+            # Without these a frozen Redis hangs the process for as long as it is frozen.
+            "socket_timeout": 5,
+            "socket_connect_timeout": 3,
+            "socket_keepalive": True,
+            "health_check_interval": 5,
+            "max_connections": 32,
+        },
+        # The schedule is all intervals: nothing to remember between two runs, no file to write.
+        "beat_scheduler": "celery.beat:Scheduler",
+        "beat_max_loop_interval": 1,
+        "beat_schedule": schedule(settings.token_ttl),
+    }
+
+
+def _config_or_exit() -> dict[str, Any]:
+    """Under the celery command a bad setting ends the process; a CRM that imports us gets the exception."""
+    try:
+        return _config()
+    except SettingsError as error:
+        if os.path.basename(sys.argv[0]) in {"celery", "__main__.py"}:
+            stop(error)
+        raise
+
+
+def stop(error: SettingsError) -> None:
+    """End the process with the reason on stderr and exit code 2."""
+    print(error, file=sys.stderr)  # noqa: T201
+    sys.exit(2)
+
+
+app = Celery("b2copy", set_as_current=False)
+app.add_defaults(_config_or_exit)
+
+
+@signals.celeryd_init.connect
+def check_before_work(conf: Any = None, **_: Any) -> None:
+    """Refuse to start on bad settings, keys or schema: a task must not be the first to find out."""
+    if conf is not app.conf:
+        return
+    try:
+        check_keys(worker_settings())
+        ledger()
+    except SettingsError as error:
+        stop(error)

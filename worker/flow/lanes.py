@@ -1,0 +1,11 @@
+"""The lanes: which queue an operation's wake-ups go through, and who goes first."""
+
+INBOX = "b2copy.inbox"  # messages with arguments, from anywhere
+HOUSEKEEPING = "b2copy.session"  # the session's refresh and the ledger's dispatch
+
+LANES = ("money", "default", "bulk")  # most urgent first
+
+
+def queue_of(lane: str) -> str:
+    """Return the queue of a lane's wake-ups."""
+    return f"b2copy.{lane}"
