@@ -1,0 +1,134 @@
+"""The sandbox's own routes under /_sandbox/, for tests and the demo; `worker.sandbox.control` is their client.
+
+GET|PATCH switches · GET counters · GET effects · GET pairs · GET token-calls · POST reset · POST revoke-all ·
+POST fees · POST away · PUT|DELETE keys · GET /openapi.json
+"""
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+from pydantic import ValidationError
+
+from worker.sandbox.openapi import DOCUMENT
+from worker.sandbox.switches import TOKEN_ROUTES
+
+if TYPE_CHECKING:
+    from worker.sandbox.server import Server
+
+
+class Control:
+    def __init__(self, server: "Server") -> None:
+        self._server = server
+        self._start_switches = server.b2copy.switches
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._doors: dict[tuple[str, str], Callable[[dict[str, str], Any], Any]] = {
+            ("GET", "switches"): self._switches,
+            ("PATCH", "switches"): self._switch,
+            ("GET", "counters"): self._counters,
+            ("GET", "effects"): self._effects,
+            ("GET", "pairs"): self._pairs,
+            ("GET", "token-calls"): self._token_calls,
+            ("POST", "reset"): self._reset,
+            ("POST", "revoke-all"): self._revoke_all,
+            ("POST", "fees"): self._finish_fees,
+            ("POST", "away"): self._away,
+            ("PUT", "keys"): self._register_key,
+            ("DELETE", "keys"): self._withdraw_key,
+        }
+
+    async def handle(self, request: web.BaseRequest) -> web.Response:
+        path = request.rel_url.path
+        if path == "/openapi.json":
+            return web.json_response(DOCUMENT)
+        door = self._doors.get((request.method, path.removeprefix("/_sandbox/").rstrip("/")))
+        if door is None:
+            return web.json_response({"error": f"no such control route: {request.method} {path}"}, status=404)
+        raw = await request.read()
+        try:
+            return web.json_response(door(dict(request.rel_url.query), json.loads(raw) if raw else {}))
+        except (ValidationError, ValueError, KeyError) as error:
+            return web.json_response({"error": str(error)}, status=400)
+
+    def _switches(self, query: dict[str, str], body: Any) -> Any:
+        return self._server.b2copy.switches.model_dump(mode="json")
+
+    def _switch(self, query: dict[str, str], body: Any) -> Any:
+        return self._server.switch(body).model_dump(mode="json")
+
+    def _counters(self, query: dict[str, str], body: Any) -> Any:
+        counters, b2copy = self._server.counters, self._server.b2copy
+        tokens = b2copy.tokens
+        return {
+            "logins": tokens.logins,
+            "refreshes": tokens.refreshes,
+            "refresh_reuses": tokens.reuses,
+            "refresh_presented_max": max(tokens.presented.values(), default=0),
+            "unauthorized": sum(
+                statuses[401] for route, statuses in counters.statuses.items() if route not in TOKEN_ROUTES
+            ),
+            "token_calls_at_once_max": counters.token_calls_at_once_max,
+            "calls": dict(counters.calls),
+            "statuses": {route: dict(statuses) for route, statuses in counters.statuses.items()},
+            "faults": dict(counters.faults),
+            "fee_runs": len(b2copy.fees.runs),
+            "effects": b2copy.effects.summary(),
+            "effects_forgotten": b2copy.effects.forgotten,
+            "keys": b2copy.keys.names(),
+        }
+
+    def _effects(self, query: dict[str, str], body: Any) -> Any:
+        found = self._server.b2copy.effects.select(
+            query.get("kind"), query.get("key"), int(query.get("at_least", "1")), int(query.get("limit", "100000"))
+        )
+        return [asdict(effect) for effect in found]
+
+    def _pairs(self, query: dict[str, str], body: Any) -> Any:
+        tokens = self._server.b2copy.tokens
+        return [asdict(pair) | {"presented": tokens.presented[pair.refresh]} for pair in tokens.pairs.values()]
+
+    def _token_calls(self, query: dict[str, str], body: Any) -> Any:
+        return self._server.counters.token_calls_told()
+
+    def _reset(self, query: dict[str, str], body: Any) -> Any:
+        """Forget everything; the switches go back to those of the start, changed as the body says."""
+        self._server.b2copy.switches = self._start_switches
+        self._server.switch({"faults": [], **body})
+        self._server.forget()
+        return {}
+
+    def _revoke_all(self, query: dict[str, str], body: Any) -> Any:
+        self._server.b2copy.tokens.revoke_all(body.get("refresh_too", True), asyncio.get_running_loop().time())
+        return {}
+
+    def _finish_fees(self, query: dict[str, str], body: Any) -> Any:
+        status = body.get("status", "SUCCESS")
+        if status not in {"SUCCESS", "ERROR"}:
+            raise ValueError("status must be SUCCESS or ERROR")
+        fees = self._server.b2copy.fees
+        login, request_id = body.get("account_login"), body.get("request_id")
+        return {"ended": fees.finish(login, request_id, status, body.get("words", ""))}
+
+    def _away(self, query: dict[str, str], body: Any) -> Any:
+        """Refuse connections for `seconds`, starting when this answer is out."""
+        seconds = float(body["seconds"])
+
+        async def go() -> None:
+            await asyncio.sleep(0.02)
+            await self._server.listener.go_away(seconds)
+
+        task = asyncio.get_running_loop().create_task(go())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return {}
+
+    def _register_key(self, query: dict[str, str], body: Any) -> Any:
+        self._server.b2copy.keys.register(body["key_id"], body["public_key"])
+        return {"keys": self._server.b2copy.keys.names()}
+
+    def _withdraw_key(self, query: dict[str, str], body: Any) -> Any:
+        self._server.b2copy.keys.withdraw(body["key_id"])
+        return {"keys": self._server.b2copy.keys.names()}

@@ -1,0 +1,57 @@
+"""The effect log: what was really carried out at the sandbox, and how often. Tests judge by it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+KEPT = 500_000  # distinct effects; older ones are forgotten, and counted as such
+
+
+@dataclass(slots=True)
+class Effect:
+    """One thing done. `at` is the server's monotonic clock, s; `body` is what was sent, if it was not known by key."""
+
+    kind: str
+    key: str
+    times: int
+    first_at: float
+    last_at: float
+    body: Any = None
+
+
+class Effects:
+    def __init__(self) -> None:
+        self._all: dict[tuple[str, str], Effect] = {}
+        self.forgotten = 0
+
+    def record(self, kind: str, key: str, at: float, body: Any = None) -> None:
+        effect = self._all.get((kind, key))
+        if effect is None:
+            self._all[kind, key] = Effect(kind, key, 1, at, at, body)
+            if len(self._all) > KEPT:
+                del self._all[next(iter(self._all))]
+                self.forgotten += 1
+        else:
+            effect.times += 1
+            effect.last_at = at
+
+    def select(self, kind: str | None, key: str | None, at_least: int, limit: int) -> list[Effect]:
+        if kind and key:
+            found = self._all.get((kind, key))
+            return [found] if found and found.times >= at_least else []
+        chosen: list[Effect] = []
+        for effect in self._all.values():
+            if len(chosen) == limit:
+                break
+            if (not kind or effect.kind == kind) and (not key or effect.key == key) and effect.times >= at_least:
+                chosen.append(effect)
+        return chosen
+
+    def summary(self) -> dict[str, dict[str, int]]:
+        """Per kind: how many distinct effects, how many times in all, how many more than once."""
+        kinds: dict[str, dict[str, int]] = {}
+        for effect in self._all.values():
+            totals = kinds.setdefault(effect.kind, {"distinct": 0, "times": 0, "more_than_once": 0})
+            totals["distinct"] += 1
+            totals["times"] += effect.times
+            totals["more_than_once"] += effect.times > 1
+        return kinds
