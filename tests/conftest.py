@@ -1,0 +1,89 @@
+"""The stage all tests play on: a broker, a sandbox B2COPY and worker processes of our own.
+
+* `broker`   (worker.sandbox.broker.Broker) empty and running at the start of each test
+* `sandbox`  (worker.sandbox.control.SandboxControl) freshly reset: its switches, counters and effects
+* `keys`     the key pair registered at the sandbox, `device_ip` 127.0.0.1, `admin_id` 42
+* `stage`    folder, fresh ledger URL, settings and supervised processes (worker.sandbox.stage.Stage)
+* `in_stage` the same, with this process's own environment set to the stage's settings
+* `worker`   starts `celery -A worker.app worker` and returns when it takes messages
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from worker.sandbox.broker import Broker
+from worker.sandbox.control import SandboxControl
+from worker.sandbox.keys import KeyPair, new_key_pair
+from worker.sandbox.processes import Process, clean_environment
+from worker.sandbox.stage import Sandbox, Stage, wait_for_worker
+from worker.settings import crm_settings, worker_settings
+
+# Whatever this shell knows about somebody's Redis or database, no test may.
+for name in os.environ.keys() - clean_environment().keys():
+    del os.environ[name]
+
+
+@pytest.fixture(scope="session")
+def one_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    broker = Broker(tmp_path_factory.mktemp("broker")).start()
+    yield broker
+    broker.stop()
+
+
+@pytest.fixture(scope="session")
+def one_sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    folder = tmp_path_factory.mktemp("sandbox")
+    sandbox = Sandbox(folder, new_key_pair(folder, "test-key")).start()
+    yield sandbox
+    sandbox.stop()
+
+
+@pytest.fixture
+def broker(one_broker: Broker) -> Broker:
+    one_broker.start()  # a test may have left it dead
+    one_broker.flush()
+    return one_broker
+
+
+@pytest.fixture
+def sandbox(one_sandbox: Sandbox) -> SandboxControl:
+    one_sandbox.start()
+    one_sandbox.control.reset()
+    return one_sandbox.control
+
+
+@pytest.fixture
+def keys(one_sandbox: Sandbox) -> KeyPair:
+    return one_sandbox.keys
+
+
+@pytest.fixture
+def stage(broker: Broker, one_sandbox: Sandbox, sandbox: SandboxControl) -> Iterator[Stage]:
+    with Stage(broker, one_sandbox) as stage:
+        yield stage
+        for process in stage.processes:  # pytest shows this when the test failed
+            print(f"---- {process.name}, started {process.started}x\n{process.tail(40)}")
+
+
+@pytest.fixture
+def in_stage(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    for name, value in stage.settings.items():
+        monkeypatch.setenv(name, value)
+    crm_settings.cache_clear()
+    worker_settings.cache_clear()
+    yield stage
+    crm_settings.cache_clear()
+    worker_settings.cache_clear()
+
+
+@pytest.fixture
+def worker(stage: Stage) -> Callable[..., Process]:
+    def start(*options: str, name: str = "worker", **settings: Any) -> Process:
+        process = stage.worker(*options, name=name, **settings)
+        wait_for_worker(process)
+        return process
+
+    return start
