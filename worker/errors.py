@@ -14,6 +14,8 @@
   x CredentialsRejected     the login itself was refused: the connection stops asking, operations wait
   x UnknownOutcome          sent, but the answer was lost or cannot be believed
 * BadPayload                the caller's mistake, found before anything was recorded or sent
+  - PayloadConflict         the key exists already, with another payload
+* NotAllowed                a person's decision that the operation's state does not allow
 * SettingsError             a setting is missing, misspelt or unusable: the process must not start
 
 Every error takes its arguments by position and keeps them in `args`, so that it survives pickling, and none ever
@@ -97,6 +99,14 @@ class UnknownOutcome(B2CopyError):
 
 class BadPayload(ValueError):
     """What the caller handed over cannot become an operation: the message names the field and the remedy."""
+
+
+class PayloadConflict(BadPayload):
+    """The key belongs to another operation already: the message shows both payloads."""
+
+
+class NotAllowed(ValueError):
+    """The operation is not in a state in which it can be replayed, cancelled or given up: the message says why."""
 
 
 class SettingsError(Exception):

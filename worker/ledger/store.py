@@ -1,0 +1,131 @@
+"""Where the ledger is kept: connections, transactions, and whether the schema is the one this code needs."""
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, column, create_engine, event, inspect, select, table
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import IntegrityError, OperationalError
+
+from worker.errors import SettingsError
+from worker.ledger import schema
+
+BUSY_TIMEOUT = 10.0
+"""Seconds a writer waits for SQLite's one write lock: longer than any of our transactions takes."""
+
+
+CROSSINGS = 3
+_CROSSED = {"23505", "40001", "40P01"}  # unique_violation, serialization_failure, deadlock_detected
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """An open ledger. `id` tells it from every other: a wake-up carries it."""
+
+    engine: Engine
+    id: str
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """One transaction that may write: committed at the end, rolled back by an exception."""
+        with self.engine.begin() as connection:
+            yield connection
+
+    def write(self, work: Callable[[Connection], Result]) -> Result:
+        """Do `work` in one transaction, and again from the start if another transaction crossed it.
+
+        On PostgreSQL two claims may meet at one entity (its unique index stops the second), or two transactions lock
+        rows the other way round: either is undone whole, and at the next try sees what the other has done.
+        """
+        for _ in range(CROSSINGS):
+            try:
+                with self.writing() as connection:
+                    return work(connection)
+            except (IntegrityError, OperationalError) as error:
+                if getattr(error.orig, "sqlstate", None) not in _CROSSED:
+                    raise
+        with self.writing() as connection:
+            return work(connection)
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """One transaction that only reads: on SQLite it neither waits for a writer nor makes one wait."""
+        with self.engine.connect().execution_options(b2copy_reading=True) as connection:
+            yield connection
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def open_ledger(url: str) -> Ledger:
+    """Open the ledger at an SQLAlchemy URL; on a database that holds none of our tables, create them.
+
+    Raises `SettingsError` if the schema is older or newer than this code, and SQLAlchemy's `OperationalError` if the
+    database cannot be reached.
+    """
+    engine = connect(url)
+    try:
+        version = schema_version(engine)
+        if version is None:
+            from worker.ledger.migrations import migrate  # Alembic takes long to import and is needed once
+
+            migrate(url)
+        elif version != schema.HEAD:
+            raise SettingsError(_told(version))
+        with engine.connect() as connection:
+            return Ledger(engine, connection.execute(select(schema.ledger.c.id)).scalar_one())
+    except BaseException:
+        engine.dispose()
+        raise
+
+
+def connect(url: str) -> Engine:
+    """Make an engine whose transactions are what the ledger needs; nothing is connected yet."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        engine = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT})
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    # A dead server is noticed within seconds, not after TCP's two hours.
+    alive = {"connect_timeout": 5, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+    return create_engine(parsed, connect_args=alive)
+
+
+def schema_version(engine: Engine) -> str | None:
+    """Return the database's schema revision, or None if it holds no table of ours."""
+    with engine.connect() as connection:
+        ours = [name for name in inspect(connection).get_table_names() if name.startswith("b2copy_")]
+        if not ours:
+            return None
+        if schema.VERSION_TABLE not in ours:
+            return "unknown"
+        version = connection.execute(select(column("version_num")).select_from(table(schema.VERSION_TABLE))).scalar()
+        return str(version) if version is not None else "unknown"
+
+
+def _told(version: str) -> str:
+    if version.isdigit() and version > schema.HEAD:
+        remedy = "install the b2copy-sync that made it, or a newer one"
+    else:
+        remedy = "run `b2copy-sync migrate`"
+    return f"B2COPY_DATABASE_URL: the ledger's schema is {version}, this version needs {schema.HEAD}: {remedy}"
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
+    # The driver must not begin transactions by itself: it would begin them as readers, and a reader that becomes a
+    # writer fails at once when another has written meanwhile.
+    connection.isolation_level = None
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")  # what was accepted survives a power cut
+    connection.execute("PRAGMA foreign_keys=ON")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    reading = connection.get_execution_options().get("b2copy_reading", False)
+    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
