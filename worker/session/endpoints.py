@@ -1,0 +1,113 @@
+"""B2COPY's two token endpoints, and the one function that talks to them.
+
+Source: B2COPY's "Integrate your external CRM system with B2COPY API". Nothing here repeats a call: whoever calls holds
+the lease, and decides.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import requests
+
+from worker.errors import CredentialsRejected, RateLimited, Unavailable, UnknownOutcome
+from worker.session.timings import Timings
+from worker.session.tokens import Pair, life_of
+from worker.session.transport import USER_AGENT, Answer, Transport
+from worker.settings import Settings
+from worker.watch.redact import redacted
+
+LOGIN = "/api/admin/auth/v2/admin/adminservice/authexternalcrm"
+REFRESH = "/api/admin/auth/v2/admin/adminservice/refreshtoken"
+_WORDS = 200  # characters kept of what B2COPY said
+
+
+class Endpoints:
+    """Exchanges an assertion, or a refresh token, for a token pair. Each call is a fresh connection."""
+
+    def __init__(self, settings: Settings, timings: Timings, wall: Callable[[], float]) -> None:
+        self._wall = wall
+        self._host = settings.host
+        self._deadline = timings.token_deadline
+        self._retry_after_max = timings.retry_after_max
+        self._transport = Transport(str(settings.ca_file) if settings.ca_file else None, size=0)
+        self.ahead: float | None = None  # B2COPY's clock minus ours, from the last answer that told
+
+    def log_in(self, assertion: str) -> Pair:
+        """Exchange a signed assertion. Raises as `_exchange`."""
+        body = json.dumps({"external_token": assertion}).encode()
+        return self._exchange(LOGIN, body, {"Content-Type": "application/json"})
+
+    def refresh(self, refresh_token: str) -> Pair:
+        """Exchange a refresh token, which is spent by that whatever comes back. Raises as `_exchange`."""
+        return self._exchange(REFRESH, b"", {"Authorization": f"Bearer {refresh_token}"})
+
+    def _exchange(self, path: str, body: bytes, headers: dict[str, str]) -> Pair:
+        """The only place from which a token endpoint is called.
+
+        Raises `RateLimited` for 429, `CredentialsRejected` when B2COPY refuses what was presented (any other 4xx), and
+        `Unavailable` for everything else: no answer, 5xx, a redirect, a 200 that is not a token pair.
+        """
+        request = requests.Request(
+            "POST",
+            self._host + path,
+            data=body,
+            headers={"User-Agent": USER_AGENT, "Accept": "application/json", **headers},
+        ).prepare()
+        try:
+            answer = self._transport.send(request, self._deadline)
+        except UnknownOutcome as error:
+            raise Unavailable(error.message) from None
+        server_time = _server_time(answer)
+        if server_time is not None:
+            self.ahead = server_time - self._wall()
+        if answer.status == 200:
+            return _pair(path, answer, server_time)
+        what, words = f"POST {path}", _said(answer)
+        if answer.status == 429:
+            raise RateLimited(what, 429, words, _retry_after(answer, self._retry_after_max))
+        if 400 <= answer.status < 500 and answer.status != 408:
+            raise CredentialsRejected(what, answer.status, words)
+        raise Unavailable(what, answer.status, words, _retry_after(answer, self._retry_after_max))
+
+
+def _pair(path: str, answer: Answer, server_time: float | None) -> Pair:
+    """Read a token pair. Raises `Unavailable` when it is not one: what was said is not kept, it may hold a token."""
+    try:
+        said: Any = json.loads(answer.body)
+        access = said.get("accessToken") or said.get("access_token")
+        refresh = said.get("refreshToken") or said.get("refresh_token")
+        told = said.get("expiresIn") or said.get("expires_in")
+    except (ValueError, AttributeError):
+        raise Unavailable(f"POST {path}: the answer is not a JSON object", 200) from None
+    if not isinstance(access, str) or not access or not access.isascii() or not access.isprintable():
+        raise Unavailable(f"POST {path}: the answer holds no access token", 200)
+    usable = isinstance(refresh, str) and refresh.isascii() and refresh.isprintable()
+    return Pair(access, refresh if usable and refresh else None, life_of(access, server_time, told))
+
+
+def _server_time(answer: Answer) -> float | None:
+    try:
+        return parsedate_to_datetime(answer.headers["Date"]).timestamp()
+    except (KeyError, ValueError, TypeError):
+        return None
+
+
+def _retry_after(answer: Answer, longest: float) -> float | None:
+    """Read Retry-After: seconds or a date (RFC 9110 section 10.2.3)."""
+    value = answer.headers.get("Retry-After", "").strip()
+    if value.isdigit():
+        return min(longest, float(value))
+    try:
+        at = parsedate_to_datetime(value).timestamp()
+    except (ValueError, TypeError):
+        return None
+    return min(longest, max(0.0, at - (_server_time(answer) or time.time())))
+
+
+def _said(answer: Answer) -> str | None:
+    """B2COPY's own words, shortened to one line."""
+    text = " ".join(answer.body[: 4 * _WORDS].decode("utf-8", "replace").split())
+    return redacted(text[:_WORDS]) or None

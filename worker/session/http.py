@@ -1,0 +1,93 @@
+"""Authenticated calls to B2COPY."""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import requests
+from requests.auth import AuthBase
+
+from worker.errors import AccessRejected, BadPayload
+from worker.session.shared import SharedSession
+from worker.session.tokens import Token
+from worker.session.transport import USER_AGENT, Answer, StaleConnection, Transport
+from worker.settings import Settings
+
+_PATH = re.compile(r"/(?!/)[A-Za-z0-9._~%/-]*")
+
+
+class Bearer(AuthBase):
+    """Puts the access token on a request as it is sent. `auth=` and not a header, so that no `.netrc` replaces it."""
+
+    def __init__(self, token: Token) -> None:
+        self._token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Bearer {self._token.access}"
+        return request
+
+
+class Http:
+    """POSTs JSON with the shared session's token on it."""
+
+    def __init__(self, session: SharedSession, settings: Settings) -> None:
+        self._session = session
+        self._settings = settings
+        self._transports: dict[int, Transport] = {}
+        self._template = lru_cache(maxsize=256)(self._prepared)
+
+    def post(self, path: str, payload: Mapping[str, Any], *, repeatable: bool) -> Answer:
+        """POST `payload` to `path` and return whatever was answered, except a 401: that renews the token, once.
+
+        `repeatable` says that sending it twice does no harm: then a kept-alive connection which turns out closed is
+        replaced, once. Raises `Unavailable` (not sent), `UnknownOutcome` (sent, no whole answer), `AccessRejected`
+        (401 twice), `BadPayload`, and what `SharedSession.current` raises.
+        """
+        body = _encoded(payload)
+        token = self._session.current()
+        answer = self._send(path, body, token, repeatable)
+        if answer.status != 401:
+            return answer
+        answer = self._send(path, body, self._session.rejected(token), repeatable)
+        if answer.status == 401:
+            raise AccessRejected(f"POST {path}: a new access token was refused too", 401)
+        return answer
+
+    def _send(self, path: str, body: bytes, token: Token, repeatable: bool) -> Answer:
+        request = self._template(path).copy()
+        request.body = body
+        request.headers["Content-Length"] = str(len(body))
+        Bearer(token)(request)
+        try:
+            return self._transport().send(request, self._settings.call_deadline)
+        except StaleConnection:
+            if not repeatable:
+                raise
+        return self._transport().send(request, self._settings.call_deadline)
+
+    def _prepared(self, path: str) -> requests.PreparedRequest:
+        if not _PATH.fullmatch(path) or ".." in path:
+            raise BadPayload(
+                f"{path!r} is not a path at B2COPY: it must begin with one slash and hold no dots, spaces or query"
+            )
+        headers = {"User-Agent": USER_AGENT, "Accept": "application/json", "Content-Type": "application/json"}
+        return requests.Request("POST", self._settings.host + path, headers=headers).prepare()
+
+    def _transport(self) -> Transport:
+        """Connections of this process: they do not survive a fork."""
+        pid = os.getpid()
+        found = self._transports.get(pid)
+        if found is None:
+            ca_file = str(self._settings.ca_file) if self._settings.ca_file else None
+            found = self._transports.setdefault(pid, Transport(ca_file, self._settings.concurrency))
+        return found
+
+
+def _encoded(payload: Mapping[str, Any]) -> bytes:
+    try:
+        return json.dumps(payload, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    except (TypeError, ValueError) as error:
+        raise BadPayload(f"the payload cannot be written as JSON: {error}") from None

@@ -1,0 +1,233 @@
+"""HTTP with one deadline for all of it, and failures sorted by whether the request left.
+
+`requests` bounds each wait, not their sum: a server that sends a byte now and then holds a call for ever. Here a
+connection's `timeout` counts down from the start of a call, and every connect, send and receive gets what is left.
+"""
+
+import http.client
+import io
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import HTTPError, NameResolutionError, NewConnectionError
+from urllib3.util import Timeout
+from urllib3.util.connection import create_connection
+
+from worker.errors import Unavailable, UnknownOutcome
+
+USER_AGENT = f"b2copy-sync/{version('b2copy-sync')}"
+LARGEST = 1024 * 1024  # bytes of an answer, decoded
+IDLE = 1.0  # seconds: an older kept-alive connection is not trusted, as servers close them from 2 s on
+_CHUNK = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What B2COPY answered, whole. `elapsed` in seconds; `headers` are looked up in any case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    elapsed: float
+
+    def __repr__(self) -> str:
+        return f"<Answer {self.status}, {len(self.body)} bytes>"
+
+
+class StaleConnection(UnknownOutcome):
+    """A kept-alive connection was closed before any byte of the answer came: most likely never read."""
+
+
+class Transport:
+    """Connections to one host, kept alive for as many calls at once as `size`, or not at all with `size=0`."""
+
+    def __init__(self, ca_file: str | None, size: int) -> None:
+        self._adapter = _Adapter(size)
+        self._verify: bool | str = ca_file or True
+        self._keep = size > 0
+
+    def send(self, request: requests.PreparedRequest, deadline: float) -> Answer:
+        """Send `request` and read the whole answer in `deadline` seconds; no redirect is followed, nothing repeated.
+
+        Raises `Unavailable` when the request surely did not leave, `StaleConnection` or `UnknownOutcome` when it
+        may have. No error holds the request.
+        """
+        started = time.monotonic()
+        what = f"{request.method} {request.path_url}"
+        try:
+            countdown: Any = Timeout(total=deadline)  # accepted by requests, unknown to its types
+            response = self._adapter.send(request, stream=True, timeout=countdown, verify=self._verify)
+            body: bytes = response.raw.read(LARGEST + 1, decode_content=True)
+            if len(body) > LARGEST:
+                response.raw.close()
+                raise UnknownOutcome(f"{what}: the answer is longer than {LARGEST} bytes", response.status_code)
+            return Answer(response.status_code, response.headers, body, time.monotonic() - started)
+        except (requests.RequestException, HTTPError, OSError, http.client.HTTPException) as error:
+            raise _sorted(what, error) from None
+        finally:
+            if not self._keep:
+                self._adapter.close()
+
+
+def _sorted(what: str, error: BaseException) -> Unavailable | UnknownOutcome:
+    causes = list(_causes(error))
+    told = f"{type(causes[-1]).__name__}: {causes[-1]}"[:200]
+    if any(isinstance(cause, NewConnectionError) for cause in causes):
+        return Unavailable(f"{what}: no connection ({told})")
+    if any(isinstance(cause, _Stale) for cause in causes):
+        return StaleConnection(f"{what}: the connection was closed before an answer came")
+    return UnknownOutcome(f"{what}: no whole answer ({told})")
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Walk down what requests and urllib3 wrapped: a cause, a reason, or an error among the arguments."""
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        inner = [seen.__cause__, getattr(seen, "reason", None), *reversed(seen.args)]
+        seen = next((cause for cause in inner if isinstance(cause, BaseException)), None)
+
+
+class _Stale(http.client.RemoteDisconnected):
+    pass
+
+
+class _Reader(io.RawIOBase):
+    """A socket read with what is left of the deadline before each receive."""
+
+    def __init__(self, sock: socket.socket, ends: float) -> None:
+        self._sock, self._ends = sock, ends
+        self.received = 0
+        self.ended = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        left = self._ends - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the deadline has passed")
+        self._sock.settimeout(left)
+        count = self._sock.recv_into(buffer)
+        self.received += count
+        self.ended = count == 0
+        return count
+
+
+class _Response(http.client.HTTPResponse):
+    def __init__(self, sock: socket.socket, ends: float, method: str | None) -> None:
+        super().__init__(sock, method=method)
+        self.fp.close()
+        self.reader = _Reader(sock, ends)
+        self.fp = io.BufferedReader(self.reader)
+
+    def begin(self) -> None:
+        super().begin()
+        if self.reader.ended:
+            # http.client takes the end of the stream for the end of the headers, and the answer for an empty one.
+            raise http.client.IncompleteRead(b"")
+
+
+class _Countdown:
+    """What both kinds of connection share; mixed in before urllib3's class."""
+
+    sock: Any
+    _ends: float | None = None
+    _used: float = 0.0  # when an answer last began on this connection; 0 on a fresh one
+    _reader: _Reader | None = None
+
+    @property
+    def timeout(self) -> float | None:
+        """What is left. urllib3 sets it when a call begins, and again, to what is left, when it has been sent."""
+        return None if self._ends is None else max(0.001, self._ends - time.monotonic())
+
+    @timeout.setter
+    def timeout(self, seconds: float | None) -> None:
+        self._ends = time.monotonic() + seconds if isinstance(seconds, int | float) else None
+
+    def response_class(self, sock: socket.socket, *_: Any, method: str | None = None) -> _Response:
+        response = _Response(sock, self._ends or 0.0, method)
+        self._reader = response.reader
+        return response
+
+    def _new_conn(self) -> socket.socket:
+        """Try each address with what is left; urllib3 would give each of them the whole time."""
+        host, port = self._dns_host, self.port  # type: ignore[attr-defined]
+        try:
+            addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            raise NameResolutionError(host, self, error) from error  # type: ignore[arg-type]
+        reason: OSError = OSError("no address")
+        for *_, address in addresses:
+            numeric = (str(address[0]), port)
+            try:
+                return create_connection(numeric, self.timeout, socket_options=self.socket_options)  # type: ignore[attr-defined]
+            except OSError as error:
+                reason = error
+        raise NewConnectionError(self, type(reason).__name__) from reason  # type: ignore[arg-type]
+
+    def connect(self) -> None:
+        self._used = 0.0
+        try:
+            super().connect()  # type: ignore[misc]
+        except (OSError, HTTPError, http.client.HTTPException) as error:  # TLS too: nothing has been sent yet
+            raise NewConnectionError(self, type(error).__name__) from error  # type: ignore[arg-type]
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        if self.sock is not None and self._used and time.monotonic() - self._used > IDLE:
+            self.close()  # type: ignore[attr-defined]
+        super().request(*args, **kwargs)  # type: ignore[misc]
+
+    def send(self, data: Any) -> None:
+        if self.sock is not None:
+            self.sock.settimeout(self.timeout)
+        try:
+            super().send(data)  # type: ignore[misc]
+        except ConnectionError as error:
+            if self._used:
+                raise _Stale(type(error).__name__) from error
+            raise
+
+    def getresponse(self) -> Any:
+        self._reader = None
+        try:
+            response = super().getresponse()  # type: ignore[misc]
+        except ConnectionError as error:
+            if self._used and self._reader is not None and not self._reader.received:
+                raise _Stale(type(error).__name__) from error
+            raise
+        self._used = time.monotonic()
+        return response
+
+
+class _HTTPConnection(_Countdown, HTTPConnection):  # type: ignore[misc]
+    pass
+
+
+class _HTTPSConnection(_Countdown, HTTPSConnection):  # type: ignore[misc]
+    pass
+
+
+class _HTTPPool(HTTPConnectionPool):
+    ConnectionCls = _HTTPConnection
+
+
+class _HTTPSPool(HTTPSConnectionPool):
+    ConnectionCls = _HTTPSConnection
+
+
+class _Adapter(HTTPAdapter):
+    def __init__(self, size: int) -> None:
+        super().__init__(pool_connections=1, pool_maxsize=max(1, size), max_retries=0)
+
+    def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **kwargs: Any) -> None:
+        self.poolmanager = PoolManager(num_pools=connections, maxsize=maxsize, block=block, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}

@@ -1,0 +1,1 @@
+"""Logs, metrics, health: what the worker tells about itself."""
