@@ -33,7 +33,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql import ColumnElement
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
-from sqlalchemy.types import TypeDecorator, TypeEngine
+from sqlalchemy.types import NULLTYPE, TypeDecorator, TypeEngine
 
 from worker.ledger.operation import MOVES
 
@@ -192,7 +192,8 @@ class _Listed(TypeDecorator[list[Any]]):
 
 
 class _Among(FunctionElement[bool]):
-    type = Boolean()
+    # Not Boolean: for SQLite that would be written `... IN (...) = 1`, which no index serves.
+    type: Any = NULLTYPE
     inherit_cache = True
 
 
