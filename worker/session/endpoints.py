@@ -17,6 +17,7 @@ from worker.session.timings import Timings
 from worker.session.tokens import Pair, life_of
 from worker.session.transport import USER_AGENT, Answer, Transport
 from worker.settings import Settings
+from worker.watch import metrics
 from worker.watch.redact import redacted
 
 LOGIN = "/api/admin/auth/v2/admin/adminservice/authexternalcrm"
@@ -63,6 +64,7 @@ class Endpoints:
         server_time = _server_time(answer)
         if server_time is not None:
             self.ahead = server_time - self._wall()
+            metrics.CLOCK_OFFSET.set(self.ahead)
         if answer.status == 200:
             return _pair(path, answer, server_time)
         what, words = f"POST {path}", _said(answer)

@@ -29,6 +29,8 @@ from worker.watch.redact import redacted
 
 log = logging.getLogger(__name__)
 
+TERMINAL = "terminal"  # the login was refused
+COOLDOWNS = (TERMINAL, "rate_limited", "unavailable", "internal")
 _GROWTH = 1.25  # a guessed life that held is tried this much longer next time
 
 
@@ -217,7 +219,7 @@ class Leader:
         """Free the lease, and let the fleet rest for as long as this kind of failure deserves."""
         pause = self._timings.cooldown_for(lease.failures)
         if isinstance(error, CredentialsRejected):
-            kind, pause = "terminal", self._timings.terminal
+            kind, pause = TERMINAL, self._timings.terminal
         elif isinstance(error, RateLimited | Unavailable):
             kind = "rate_limited" if isinstance(error, RateLimited) else "unavailable"
             pause = max(pause, error.retry_after or 0.0)

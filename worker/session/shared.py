@@ -38,13 +38,13 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from worker.errors import B2CopyError, CredentialsRejected, SessionUnavailable, StoreUnavailable
 from worker.session import keys
 from worker.session.endpoints import Endpoints
-from worker.session.leader import Leader, Renewal
-from worker.session.store import Cooldown, Lease, Refused, Store, Stored
+from worker.session.leader import COOLDOWNS, TERMINAL, Leader, Renewal
+from worker.session.store import Cooldown, Lease, Refused, Store, Stored, View
 from worker.session.timings import Timings
 from worker.session.tokens import Token
 from worker.session.vault import unseal
@@ -75,11 +75,12 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """This process's own copy. `look_at` is monotonic: until then it is used without asking Redis."""
+    """This process's own copy: until `look_at` (monotonic) it is used without asking Redis."""
 
     token: Token
-    expires: int
+    expires: int  # Redis' clock, ms
     look_at: float
+    recheck: float  # seconds
 
 
 class _Process:
@@ -94,6 +95,7 @@ class _Process:
         self.held: _Held | None = None
         self.newest = 0  # the newest generation ever seen: the store may lose data, a process does not go back
         self.refusal: tuple[float, B2CopyError] | None = None
+        metrics.SESSION_EXPIRES_IN.set_function(self.expires_in)
 
     def spare(self, above: int) -> Token | None:
         """The own copy, if it is newer than `above` and not expired."""
@@ -101,6 +103,23 @@ class _Process:
         if held is None or held.token.generation <= above or self.store.now() >= held.expires:
             return None
         return held.token
+
+    def keep(self, token: Token) -> Token:
+        """Go on with the own copy for a while without asking Redis again."""
+        if (held := self.held) is not None and held.token is token:
+            self.held = replace(held, look_at=time.monotonic() + held.recheck)
+        return token
+
+    def tell(self, view: View) -> None:
+        """Let the metrics show what the store shows."""
+        metrics.SESSION_GENERATION.set(view.session.generation if view.session else 0)
+        for kind in COOLDOWNS:
+            metrics.COOLDOWN.labels(kind).set(view.cooldown is not None and view.cooldown.kind == kind)
+
+    def expires_in(self) -> float:
+        """Seconds for which the own copy is good; 0 without one."""
+        held = self.held
+        return max(0.0, (held.expires - self.store.now()) / 1000) if held else 0.0
 
 
 class SharedSession:
@@ -230,7 +249,7 @@ class SharedSession:
             except StoreUnavailable:
                 if (token := process.spare(above)) is None:
                     raise
-                return self._hold(process, token, process.held.expires if process.held else 0, self._timings.recheck)
+                return process.keep(token)
             if isinstance(found, Token):
                 return found
             left = ends - time.monotonic()
@@ -244,35 +263,30 @@ class SharedSession:
         """Look once and do what is due: a token to use, or the seconds to wait before the next look."""
         timings = self._timings
         view = process.store.look()
+        process.tell(view)
         stored, now = view.session, process.store.now()
         token, trigger, expected = None, "unauthorized" if above else "missing", max(above, process.newest)
         if stored is not None and stored.generation >= expected:
-            expected = stored.generation
+            expected = process.newest = stored.generation
             if stored.generation > above and now < stored.expires:
                 token = self._readable(process, stored)
-        if token is not None and stored is not None:
+        if stored is not None and token is not None:
             life = stored.life / 1000
-            advisory = stored.refresh_after + timings.grace(life) * 1000
-            mandatory = stored.expires - timings.mandatory_for(life) * 1000
-            good_for = timings.recheck_for(life)
-            process.newest = stored.generation
-            if now < advisory:
-                return self._hold(process, token, stored.expires, min(good_for, (advisory - now) / 1000))
-            self._hold(process, token, stored.expires, 0.0)
-            trigger = "advisory" if now < mandatory else "mandatory"
+            recheck = timings.recheck_for(life)
+            advisory = (stored.refresh_after - now) / 1000 + timings.grace(life)  # seconds from now
+            mandatory = (stored.expires - now) / 1000 - timings.mandatory_for(life)
+            process.held = _Held(token, stored.expires, time.monotonic() + min(recheck, advisory), recheck)
+            if advisory > 0:
+                return token
+            trigger = "advisory" if mandatory > 0 else "mandatory"
         refused = self._lead(process, expected, trigger)
-        if token is None:
-            token = process.spare(above)  # the store lost it, we did not
-        if (
-            token is not None
-            and stored is not None
-            and (trigger == "advisory" or (refused and refused.why == "cooldown"))
-        ):
-            return self._hold(process, token, stored.expires, timings.recheck_for(stored.life / 1000))
-        if token is not None and trigger == "missing":
-            return token
-        if refused is not None and refused.why == "cooldown":
-            if time.monotonic() + refused.left >= ends or (view.cooldown and view.cooldown.kind == "terminal"):
+        cooling = refused is not None and refused.why == "cooldown"
+        usable = process.spare(above)  # what is stored, or what the store has lost and we have not
+        if usable is not None and (trigger != "mandatory" or cooling):
+            return process.keep(usable)
+        if refused is not None and cooling:
+            terminal = view.cooldown is not None and view.cooldown.kind == TERMINAL
+            if terminal or time.monotonic() + refused.left >= ends:
                 raise self._refuse(process, view.cooldown, refused.left)
             return refused.left + timings.poll_pause()
         return timings.poll_pause()
@@ -310,14 +324,10 @@ class SharedSession:
         """Turn a cooldown into the error it means, remembered so that callers who keep asking cost no round trip."""
         reason = cooldown.reason if cooldown else None
         error: B2CopyError = SessionUnavailable("B2COPY gives no token for now", None, reason, left)
-        if cooldown and cooldown.kind == "terminal":
+        if cooldown and cooldown.kind == TERMINAL:
             error = CredentialsRejected("B2COPY refuses our login", None, reason, left)
         process.refusal = (time.monotonic() + min(left, self._timings.recheck), error)
         return error
-
-    def _hold(self, process: _Process, token: Token, expires: int, seconds: float) -> Token:
-        process.held = _Held(token, expires, time.monotonic() + seconds)
-        return token
 
     def _readable(self, process: _Process, stored: Stored) -> Token | None:
         """Decrypt the access token, or find it decrypted already. None: no storage key opens it: it is no session."""

@@ -3,7 +3,7 @@
 from prometheus_client import Counter, Gauge, Histogram
 
 SESSION_GENERATION = Gauge("b2copy_session_generation", "Generation of the session this process last saw.")
-SESSION_EXPIRES = Gauge("b2copy_session_expires_timestamp_seconds", "Unix time at which the access token expires.")
+SESSION_EXPIRES_IN = Gauge("b2copy_session_expires_in_seconds", "How long this process's access token is still good.")
 RENEWALS = Counter("b2copy_session_renewals", "Renewals this process led.", ["trigger", "outcome"])
 RENEWAL_SECONDS = Histogram(
     "b2copy_session_renewal_seconds", "Duration of a renewal.", buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60)
