@@ -180,7 +180,8 @@ class Attempt(NamedTuple):
 class Verdict(NamedTuple):
     """What a holder decided. `due_in` (seconds) and `why` for waiting, `reason` for failed.
 
-    `sent=False`: nothing left the process during this claim. `unknown`: it did, and what it did is not known.
+    `sent=False`: nothing left the process during this claim. `unknown`: it did, and what it did is not known; the
+    operation stays unknown until B2COPY has said how it stands (pending, succeeded, rejected).
     """
 
     claim: Claim

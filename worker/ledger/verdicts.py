@@ -16,7 +16,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from worker.ledger.lease import take
 from worker.ledger.line import release_children, release_line
-from worker.ledger.operation import FINAL, MOVES, Attempt, Claim, State, Verdict, Why
+from worker.ledger.operation import FINAL, MOVES, Attempt, Claim, Reason, State, Verdict, Why
 from worker.ledger.schema import among, attempts, may, now_ms, operations
 from worker.ledger.store import Ledger
 
@@ -139,7 +139,7 @@ def _written(verdict: Verdict, row: Any, now: int) -> dict[str, Any]:
         "new_attempts": row.attempts + (attempt is not None and attempt.counted),
         "new_asks": row.asks + pending,
         "new_sent": claim.sent or verdict.sent,
-        "new_unknown": verdict.unknown,
+        "new_unknown": verdict.unknown or (claim.unknown and not _is_known(verdict)),
         "new_since": now,
         "new_waited_ms": wait,
         "new_ended_at": None if waiting else now,
@@ -148,6 +148,15 @@ def _written(verdict: Verdict, row: Any, now: int) -> dict[str, Any]:
         "new_last_fence": None if last is None else _fence(verdict, last),
         "polling": pending,
     }
+
+
+def _is_known(verdict: Verdict) -> bool:
+    """Whether B2COPY has said how the operation stands: a 503 does not tell what an earlier lost call did."""
+    return (
+        verdict.state == State.SUCCEEDED
+        or verdict.why == Why.PENDING_AT_B2COPY
+        or verdict.reason in {Reason.REJECTED, Reason.FEE_ERROR}
+    )
 
 
 def _evidence(verdict: Verdict, attempt: Attempt, *, late: bool) -> dict[str, Any]:
