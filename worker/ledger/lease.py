@@ -128,15 +128,14 @@ def claim(ledger: Ledger, lane: str, owner: str, limit: int) -> list[Claim]:
     return ledger.write(lambda connection: take(connection, lane, owner, limit, asked_at))
 
 
-def renew(ledger: Ledger, claims: Iterable[Claim]) -> set[int]:
-    """Lengthen the leases of claims of one owner to `LEASE` from now, in one UPDATE. Returns the ids still held."""
-    held = {claim.id: claim for claim in claims}
+def renew(ledger: Ledger, owner: str, claims: Iterable[Claim]) -> set[int]:
+    """Lengthen the leases of this owner's claims to `LEASE` from now, in one UPDATE. Returns the ids still held."""
+    held = {claim.id: claim.fence for claim in claims}
     if not held:
         return set()
-    owner = next(iter(held.values())).owner
     with ledger.writing() as connection:
         renewed = connection.execute(_RENEW, {"ids": list(held), "holder": owner}).all()
-    return {id_ for id_, fence in renewed if held[id_].fence == fence}
+    return {id_ for id_, fence in renewed if held[id_] == fence}
 
 
 def hand_back(ledger: Ledger, claims: Iterable[Claim]) -> None:

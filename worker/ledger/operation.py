@@ -12,6 +12,7 @@ that move may start from, so that what is not in the table cannot be written.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from importlib.metadata import version
 from time import monotonic
 from typing import Any, NamedTuple
 
@@ -20,6 +21,10 @@ LANES = ("money", "default", "bulk")
 
 MESSAGE_KIND = "message"
 """The kind of an operation that only keeps a message which could not be taken."""
+
+
+VERSION = version("b2copy-sync")
+"""The code version that stands in the evidence."""
 
 
 class State(StrEnum):
@@ -157,21 +162,22 @@ class Claim(NamedTuple):
 
 
 class Attempt(NamedTuple):
-    """One try, as evidence. `started_at` and `duration` in ms; `words` are B2COPY's own; `request_id` is what was sent.
+    """One try, as evidence. `words` are B2COPY's own; `request_id` is what was sent as such.
 
-    `counted`: B2COPY answered about this operation. Equal answers in a row are kept as one row: `times` of them, the
-    last of which ended at `last_at`. `late`: it came after the lease was lost, and decided nothing.
+    `started_at` is ms since the epoch: by this machine's clock when handed in, by the database's once it is kept.
+    `duration` is in ms. `counted`: B2COPY answered about this operation. Equal answers in a row are kept as one row:
+    `times` of them, the last of which ended at `last_at`. `late`: it came after the lease was lost, and decided nothing.
     """
 
     started_at: int
     duration: int
     outcome: str
     worker: str
-    version: str
     http_status: int | None = None
     words: str | None = None
     counted: bool = False
     request_id: str | None = None
+    version: str = VERSION
     last_at: int | None = None
     times: int = 1
     late: bool = False

@@ -8,7 +8,7 @@ kept, marked late.
 import hashlib
 import json
 from collections.abc import Sequence
-from time import monotonic
+from time import monotonic, time
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, case, null, select, update
@@ -25,8 +25,9 @@ WORDS_LIMIT = 2000
 
 _row = operations.c
 
+_NOW = select(now_ms())
 _HELD = (
-    select(_row.id, _row.owner, _row.fence, _row.attempts, _row.asks, now_ms().label("now"))
+    select(_row.id, _row.owner, _row.fence, _row.attempts, _row.asks)
     .where(among(_row.id, "ids"), may("settle"))
     .order_by(_row.id)  # so that two transactions lock in one order
     .with_for_update()
@@ -94,6 +95,8 @@ def _settle(connection: Connection, verdicts: Sequence[Verdict]) -> list[Claim]:
         return []
     for verdict in verdicts:
         _check(verdict)
+    now = connection.execute(_NOW).scalar_one()
+    ahead = now - round(time() * 1000)  # the database's clock of ours: evidence is kept by the former
     held = {row.id: row for row in connection.execute(_HELD, {"ids": [verdict.claim.id for verdict in verdicts]})}
     kept: list[Verdict] = []
     lost: list[Verdict] = []
@@ -102,13 +105,12 @@ def _settle(connection: Connection, verdicts: Sequence[Verdict]) -> list[Claim]:
         ours = row is not None and row.owner == verdict.claim.owner and row.fence == verdict.claim.fence
         (kept if ours else lost).append(verdict)
     if kept:
-        now = next(iter(held.values())).now
         connection.execute(_SETTLE, [_written(verdict, held[verdict.claim.id], now) for verdict in kept])
         ended = [verdict for verdict in kept if verdict.state in FINAL]
         release_line(connection, [verdict.claim.entity for verdict in ended if verdict.claim.entity], now)
         release_children(connection, [v.claim.key for v in ended if v.state == State.SUCCEEDED], now)
-    evidence = [_evidence(verdict, verdict.attempt, late=False) for verdict in kept if verdict.attempt]
-    evidence += [_evidence(verdict, verdict.attempt, late=True) for verdict in lost if verdict.attempt]
+    evidence = [_evidence(v, v.attempt, ahead, late=False) for v in kept if v.attempt]
+    evidence += [_evidence(v, v.attempt, ahead, late=True) for v in lost if v.attempt]
     if evidence:
         connection.execute(_KEEP[connection.dialect.name], evidence)
     return [verdict.claim for verdict in lost]
@@ -159,13 +161,13 @@ def _is_known(verdict: Verdict) -> bool:
     )
 
 
-def _evidence(verdict: Verdict, attempt: Attempt, *, late: bool) -> dict[str, Any]:
+def _evidence(verdict: Verdict, attempt: Attempt, ahead: int, *, late: bool) -> dict[str, Any]:
     repeated = verdict.state == State.WAITING and not late
     return {
         "operation": verdict.claim.id,
         "fence": _fence(verdict, _digest(attempt)) if repeated else verdict.claim.fence,
-        "started_at": attempt.started_at,
-        "last_at": attempt.started_at + attempt.duration,
+        "started_at": attempt.started_at + ahead,
+        "last_at": attempt.started_at + ahead + attempt.duration,
         "times": 1,
         "duration": attempt.duration,
         "http_status": attempt.http_status,
