@@ -1,0 +1,32 @@
+"""Run the fault scenarios and print a table for each part: `python -m tests.faults [part] [words of a name]`.
+
+A part is a folder here whose `scenarios.py` has TITLE and SCENARIOS. Ends with 1 if anything did not hold.
+"""
+
+import importlib
+import sys
+from pathlib import Path
+
+from tests.faults.table import Table
+
+PARTS = sorted(path.parent.name for path in Path(__file__).parent.glob("*/scenarios.py"))
+
+
+def main(arguments: list[str]) -> int:
+    wanted = [part for part in PARTS if not arguments or part in arguments] or PARTS
+    words = [word for word in arguments if word not in PARTS]
+    broken = 0
+    for part in wanted:
+        scenarios = importlib.import_module(f"tests.faults.{part}.scenarios")
+        table = Table(scenarios.TITLE)
+        for scenario in scenarios.SCENARIOS:
+            if all(word in scenario.name for word in words):
+                print(f"... {part}: {scenario.name}", file=sys.stderr, flush=True)
+                table.play(scenario)
+        print(f"\n{table}\n", flush=True)
+        broken += len(table.broken)
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,186 @@
+"""A fleet of calling processes, the faults it went through, and what came of its calls."""
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.support import until
+from worker.sandbox.stage import Stage
+from worker.session.shared import SharedSession
+from worker.session.timings import Timings
+from worker.settings import Settings, load, worker_settings
+
+# The protocol's figures for tokens that live 3 s rather than 15 min.
+SHORT = {"lease": 2.0, "token_deadline": 1.2, "lease_margin": 0.5, "login_backoff": 0.1, "cooldown_max": 2.0}
+
+
+@dataclass(frozen=True)
+class Call:
+    process: int
+    started: float
+    ended: float
+    result: str
+    generation: int
+    mark: str
+
+    @property
+    def succeeded(self) -> bool:
+        return self.result == "200"
+
+
+class Fleet:
+    """`count` processes calling every `pause` seconds until `stop`, or for `seconds`. A context manager."""
+
+    def __init__(
+        self,
+        stage: Stage,
+        count: int = 16,
+        seconds: float = 60.0,
+        pause: float = 0.2,
+        clocks: Sequence[float] = (0.0,),
+        timings: Mapping[str, float] | None = None,
+    ) -> None:
+        self._stage, self._count = stage, count
+        self._timings = SHORT | dict(timings or {})
+        self._folder = stage.folder / f"fleet-{time.monotonic_ns()}"
+        self._task = {
+            "folder": str(self._folder), "count": count, "pause": pause, "clocks": list(clocks),
+            "timings": self._timings, "ends": time.monotonic() + seconds,
+        }  # fmt: skip
+        self.windows: list[tuple[float, float]] = []
+
+    def __enter__(self) -> "Fleet":
+        self._folder.mkdir()
+        command = [sys.executable, "-m", "tests.faults.session.caller", json.dumps(self._task)]
+        self._process = self._stage.run(f"{self._folder.name}", *command, restarts=False)
+        until(lambda: self._process.running is False or (self._folder / "pids").exists(), within=20)
+        if not self._process.running:
+            raise RuntimeError(f"the fleet did not start:\n{self._process.tail()}")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.stop(grace=1.0)
+
+    @property
+    def pids(self) -> list[int]:
+        found: list[int] = json.loads((self._folder / "pids").read_text())
+        return found
+
+    @property
+    def session(self) -> SharedSession:
+        """Another member of the fleet, in this process: to look, not to call."""
+        return SharedSession(self.settings, Timings(**self._timings))
+
+    @property
+    def settings(self) -> Settings:
+        with _environment(self._stage.settings):
+            worker_settings.cache_clear()
+            return load(Settings)
+
+    def all_call(self, within: float = 20.0) -> None:
+        """Wait until every process that lives has made a successful call (again, if called again)."""
+        since = time.monotonic()
+        until(lambda: len({call.process for call in self.calls() if call.succeeded and call.started > since})
+              >= self._count - self._dead(), within=within, every=0.1)  # fmt: skip
+
+    def go_on(self, seconds: float) -> None:
+        """Let them call: a fault run is measured over a time."""
+        time.sleep(seconds)
+
+    @contextlib.contextmanager
+    def fault(self) -> Iterator[None]:
+        """What happens in here is a fault window: calls begun in it are not counted."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.windows.append((started, time.monotonic()))
+
+    def holder(self, within: float = 10.0) -> int:
+        """Wait for one of the fleet to hold the lease; return its pid."""
+        session, pids = self.session, set(self.pids)
+
+        def leader() -> int | None:
+            owner = session.state().leader
+            pid = int(owner.split(":")[1]) if owner else 0
+            return pid if pid in pids else None
+
+        return until(leader, within=within, every=0.003) or 0
+
+    def send(self, pid: int, number: signal.Signals) -> None:
+        os.kill(pid, number)
+
+    def calls(self) -> list[Call]:
+        found = []
+        for path in self._folder.glob("*.calls"):
+            for line in path.read_text().splitlines():
+                with contextlib.suppress(ValueError):  # a killed process's last line
+                    found.append(Call(int(path.stem), *json.loads(line)))
+        return sorted(found, key=lambda call: call.started)
+
+    def figures(self) -> dict[str, Any]:
+        """The row of the table; `trouble` counts what failed outside the windows, by type."""
+        calls, counters = self.calls(), self._stage.sandbox.control.counters()
+        outside = [call for call in calls if not any(start <= call.started <= end for start, end in self.windows)]
+        failed = [call for call in outside if not call.succeeded]
+        return {
+            "calls": len(calls),
+            "logins": counters["logins"],
+            "refreshes": counters["refreshes"],
+            "reuses": counters["refresh_reuses"],
+            "at once": counters["token_calls_at_once_max"],
+            "401s": counters["unauthorized"],
+            "401s visible": sum(call.result in {"401", "AccessRejected"} for call in calls),
+            "success %": 100.0 * (len(outside) - len(failed)) / max(1, len(outside)),
+            "recovery s": self._recovery(calls),
+            "went back": _went_back(calls),
+            "trouble": ",".join(sorted({call.result for call in failed})) or "-",
+        }
+
+    def _recovery(self, calls: Sequence[Call]) -> float:
+        """The longest time from a fault's end to the end of the last call that failed before the next fault."""
+        worst = 0.0
+        for (_, end), (next_start, _) in zip(self.windows, [*self.windows[1:], (float("inf"), 0.0)], strict=False):
+            late = [call.ended - end for call in calls if end <= call.ended < next_start and not call.succeeded]
+            worst = max([worst, *late])
+        return worst
+
+    def _dead(self) -> int:
+        return sum(not Path(f"/proc/{pid}").exists() or _zombie(pid) for pid in self.pids)
+
+
+def _went_back(calls: Sequence[Call]) -> int:
+    """How often a process used an older generation than before, or two tokens went under one generation."""
+    newest: dict[int, int] = {}
+    marks: dict[int, str] = {}
+    count = 0
+    for call in calls:
+        if call.generation:
+            count += call.generation < newest.get(call.process, 0)
+            newest[call.process] = call.generation
+            count += marks.setdefault(call.generation, call.mark) != call.mark
+    return count
+
+
+def _zombie(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    return True
+
+
+@contextlib.contextmanager
+def _environment(settings: Mapping[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)

@@ -1,0 +1,184 @@
+"""The shared session under every fault we know of: 16 processes, each calling five times a second, tokens of 3 s."""
+
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from tests.faults.session.fleet import Fleet
+from tests.faults.table import Scenario
+from tests.support import until
+from worker.sandbox.stage import Stage
+
+TITLE = "The shared session"
+LIFE = 3.0  # seconds
+
+
+@contextmanager
+def staged(**switches: Any) -> Iterator[Stage]:
+    """A stage of our own with short-lived tokens."""
+    with Stage(access_lifetime=LIFE, **switches) as stage:
+        stage.settings["B2COPY_TOKEN_TTL"] = str(LIFE)
+        yield stage
+
+
+def holder_killed(fleet: Fleet, stage: Stage) -> None:
+    """SIGKILL whoever holds the lease, amid its token call."""
+    stage.sandbox.control.switches(latency={"token": 0.3})
+    with fleet.fault():
+        fleet.send(fleet.holder(), signal.SIGKILL)
+    stage.sandbox.control.switches(latency={})
+    fleet.go_on(5)
+
+
+def holder_paused(fleet: Fleet, stage: Stage) -> None:
+    """SIGSTOP whoever holds the lease for longer than the lease."""
+    stage.sandbox.control.switches(latency={"token": 0.3})
+    pid = fleet.holder()
+    with fleet.fault():
+        fleet.send(pid, signal.SIGSTOP)
+    stage.sandbox.control.switches(latency={})
+    fleet.go_on(3.5)
+    fleet.send(pid, signal.SIGCONT)
+    fleet.go_on(2)
+
+
+def answers_lost(fleet: Fleet, stage: Stage, times: int = 3) -> None:
+    """B2COPY rotates the refresh token, and the answer is lost."""
+    for number in range(1, times + 1):
+        with fleet.fault():
+            stage.sandbox.control.faults({"what": "drop", "route": "refreshtoken", "next": 1, "effect": "done"})
+            until(lambda number=number: stage.sandbox.control.counters()["faults"].get("drop", 0) >= number)
+        fleet.go_on(1)
+    fleet.go_on(2)
+
+
+def redis_killed(fleet: Fleet, stage: Stage, seconds: float = 4.0) -> None:
+    with fleet.fault():
+        stage.broker.kill()
+        fleet.go_on(seconds)
+        stage.broker.start()
+    fleet.go_on(5)
+
+
+def redis_paused(fleet: Fleet, stage: Stage, seconds: float = 2.0) -> None:
+    """Redis accepts connections and says nothing."""
+    with fleet.fault():
+        fleet.send(stage.broker.pid, signal.SIGSTOP)
+        fleet.go_on(seconds)
+        fleet.send(stage.broker.pid, signal.SIGCONT)
+    fleet.go_on(4)
+
+
+def redis_flushed(fleet: Fleet, stage: Stage, times: int = 3) -> None:
+    for _ in range(times):
+        with fleet.fault():
+            stage.broker.flush()
+        fleet.go_on(2.5)
+
+
+def redis_restored(fleet: Fleet, stage: Stage) -> None:
+    """The session's key goes back by two generations, refresh token and all."""
+    with stage.broker.client as client:
+        binary = type(client).from_url(stage.broker.url)
+        key = next(iter(binary.scan_iter("b2copy:*:session")))
+        old, kept = binary.dump(key), binary.hget(key, "gen")
+        refreshed = stage.sandbox.control.counters()["refreshes"]
+        until(lambda: stage.sandbox.control.counters()["refreshes"] >= refreshed + 2, within=15)
+        with fleet.fault():
+            binary.restore(key, 0, old, replace=True)
+        until(lambda: binary.hget(key, "gen") != kept, within=5)
+        binary.close()
+    fleet.go_on(4)
+
+
+def endpoint_down(fleet: Fleet, stage: Stage, seconds: float = 5.0) -> None:
+    """503 from both token endpoints for longer than a token lives."""
+    with fleet.fault():
+        stage.sandbox.control.faults({"what": "status", "status": 503, "route": "token"})
+        fleet.go_on(seconds)
+        stage.sandbox.control.faults()
+    fleet.go_on(5)
+
+
+def revoked(fleet: Fleet, stage: Stage, times: int = 3) -> None:
+    for _ in range(times):
+        with fleet.fault():
+            stage.sandbox.control.revoke_all()
+        fleet.go_on(2.5)
+
+
+def nothing(fleet: Fleet, stage: Stage) -> None:
+    fleet.go_on(10)
+
+
+def away(fleet: Fleet, stage: Stage, seconds: float = 4.0) -> None:
+    """B2COPY cuts every connection and refuses new ones."""
+    with fleet.fault():
+        stage.sandbox.control.go_away(seconds)
+        fleet.go_on(seconds)
+    fleet.go_on(5)
+
+
+def played(
+    fault: Callable[[Fleet, Stage], None], count: int = 16, switches: Mapping[str, Any] | None = None, **fleet: Any
+) -> dict[str, Any]:
+    """A stage of its own, a fleet on it that has come to rest, the fault, and the figures."""
+    with staged(**(switches or {})) as stage, Fleet(stage, count, **fleet) as calling:
+        calling.all_call()
+        fault(calling, stage)
+        return calling.figures()
+
+
+def safe(figures: Mapping[str, Any]) -> Sequence[str]:
+    """What must hold in every scenario."""
+    problems = []
+    if figures["reuses"]:
+        problems.append(f"{figures['reuses']} refresh tokens presented twice")
+    if figures["went back"]:
+        problems.append("generations went back")
+    if figures["success %"] < 98:
+        problems.append(f"only {figures['success %']:.1f} % of the calls outside the fault succeeded")
+    if figures["recovery s"] > 5:
+        problems.append(f"recovered only {figures['recovery s']:.1f} s after the fault")
+    return problems
+
+
+def flawless(figures: Mapping[str, Any]) -> Sequence[str]:
+    """What must hold when there is no fault at all."""
+    wanted = {"logins": 1, "reuses": 0, "at once": 1, "401s": 0, "went back": 0, "success %": 100.0}
+    return [f"{name} is {figures[name]}, not {value}" for name, value in wanted.items() if figures[name] != value]
+
+
+def without_trouble(fleet: Fleet, stage: Stage) -> None:
+    fleet.go_on(30)
+
+
+SCENARIOS = [
+    Scenario("64 processes, 30 s", lambda: played(without_trouble, 64), flawless),
+    Scenario("opaque tokens", lambda: played(nothing), flawless),
+    Scenario("JWT tokens", lambda: played(nothing, switches={"access_format": "jwt"}), flawless),
+    Scenario("one session per admin", lambda: played(nothing, switches={"one_session": True}), flawless),
+    Scenario("lease holder killed", lambda: played(holder_killed), safe),
+    Scenario("lease holder stopped 3.5 s", lambda: played(holder_paused), safe),
+    Scenario("answer lost after rotation x3", lambda: played(answers_lost), safe),
+    Scenario("Redis killed 4 s", lambda: played(redis_killed), safe),
+    Scenario("Redis silent 2 s", lambda: played(redis_paused), safe),
+    Scenario("Redis flushed x3", lambda: played(redis_flushed), safe),
+    Scenario("Redis restored from older data", lambda: played(redis_restored), safe),
+    Scenario("token endpoints 503 for 5 s", lambda: played(endpoint_down), safe),
+    Scenario("B2COPY gone for 4 s", lambda: played(away), safe),
+    Scenario("all tokens revoked x3", lambda: played(revoked), safe),
+    Scenario("half the clocks 1 h ahead", lambda: played(nothing, clocks=(0.0, 3600.0)), safe),
+    Scenario("half the clocks 1 h behind", lambda: played(nothing, clocks=(0.0, -3600.0)), safe),
+    Scenario(
+        "lease shorter than the call",
+        lambda: played(nothing, switches={"latency": {"token": 0.9}}, timings={"lease": 0.4, "pace": 0.001}),
+        safe,
+    ),
+    Scenario(
+        "the same, one session per admin",
+        lambda: played(nothing, switches={"latency": {"token": 0.9}, "one_session": True}, timings={"lease": 0.4}),
+        safe,
+    ),
+]
