@@ -33,6 +33,12 @@ class Keys:
     def withdraw(self, key_id: str) -> None:
         self._registered.pop(key_id, None)
 
+    def copy(self) -> "Keys":
+        """Return the same registrations, with nothing spent."""
+        keys = Keys()
+        keys._registered = dict(self._registered)
+        return keys
+
     def names(self) -> list[str]:
         return sorted(self._registered)
 

@@ -47,7 +47,7 @@ class SandboxControl:
         return told
 
     def reset(self, **switches: Any) -> None:
-        """Forget everything; switches as at the start, save those given. Registered keys stay."""
+        """Forget everything; keys and switches as at the start, save the switches given."""
         self._ask("POST", "reset", switches)
 
     def revoke_all(self, refresh_too: bool = True) -> None:

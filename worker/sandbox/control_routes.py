@@ -6,6 +6,7 @@ POST fees · POST away · PUT|DELETE keys · GET /openapi.json
 
 import asyncio
 import json
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ class Control:
     def __init__(self, server: "Server") -> None:
         self._server = server
         self._start_switches = server.b2copy.switches
+        self._start_keys = server.b2copy.keys.copy()
         self._tasks: set[asyncio.Task[None]] = set()
         self._doors: dict[tuple[str, str], Callable[[dict[str, str], Any], Any]] = {
             ("GET", "switches"): self._switches,
@@ -75,7 +77,7 @@ class Control:
             "statuses": {route: dict(statuses) for route, statuses in counters.statuses.items()},
             "faults": dict(counters.faults),
             "fee_runs": len(b2copy.fees.runs),
-            "effects": b2copy.effects.summary(),
+            "effects": b2copy.effects.summary,
             "effects_forgotten": b2copy.effects.forgotten,
             "keys": b2copy.keys.names(),
         }
@@ -94,14 +96,16 @@ class Control:
         return self._server.counters.token_calls_told()
 
     def _reset(self, query: dict[str, str], body: Any) -> Any:
-        """Forget everything; the switches go back to those of the start, changed as the body says."""
+        """Forget everything; keys and switches go back to those of the start, changed as the body says."""
         self._server.b2copy.switches = self._start_switches
+        self._server.b2copy.keys = self._start_keys.copy()
         self._server.switch({"faults": [], **body})
         self._server.forget()
         return {}
 
     def _revoke_all(self, query: dict[str, str], body: Any) -> Any:
-        self._server.b2copy.tokens.revoke_all(body.get("refresh_too", True), asyncio.get_running_loop().time())
+        self._server.b2copy.tokens.revoke_all(body.get("refresh_too", True), time.monotonic())
+        self._server.b2copy.back_office.sign_out_all()
         return {}
 
     def _finish_fees(self, query: dict[str, str], body: Any) -> Any:

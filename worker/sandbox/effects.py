@@ -22,10 +22,14 @@ class Effects:
     def __init__(self) -> None:
         self._all: dict[tuple[str, str], Effect] = {}
         self.forgotten = 0
+        self.summary: dict[str, dict[str, int]] = {}  # per kind: distinct effects, times in all, more than once
 
     def record(self, kind: str, key: str, at: float, body: Any = None) -> None:
+        totals = self.summary.setdefault(kind, {"distinct": 0, "times": 0, "more_than_once": 0})
+        totals["times"] += 1
         effect = self._all.get((kind, key))
         if effect is None:
+            totals["distinct"] += 1
             self._all[kind, key] = Effect(kind, key, 1, at, at, body)
             if len(self._all) > KEPT:
                 del self._all[next(iter(self._all))]
@@ -33,6 +37,7 @@ class Effects:
         else:
             effect.times += 1
             effect.last_at = at
+            totals["more_than_once"] += effect.times == 2
 
     def select(self, kind: str | None, key: str | None, at_least: int, limit: int) -> list[Effect]:
         if kind and key:
@@ -45,13 +50,3 @@ class Effects:
             if (not kind or effect.kind == kind) and (not key or effect.key == key) and effect.times >= at_least:
                 chosen.append(effect)
         return chosen
-
-    def summary(self) -> dict[str, dict[str, int]]:
-        """Per kind: how many distinct effects, how many times in all, how many more than once."""
-        kinds: dict[str, dict[str, int]] = {}
-        for effect in self._all.values():
-            totals = kinds.setdefault(effect.kind, {"distinct": 0, "times": 0, "more_than_once": 0})
-            totals["distinct"] += 1
-            totals["times"] += effect.times
-            totals["more_than_once"] += effect.times > 1
-        return kinds

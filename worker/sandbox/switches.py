@@ -30,10 +30,11 @@ class FeeRule(Strict):
 class Fault(Strict):
     """One way for calls to go wrong. `effect` says whether the call was carried out all the same."""
 
-    what: Literal["status", "drop", "silence", "trickle", "truncate", "html", "empty", "lacks"]
+    what: Literal["status", "drop", "reset", "silence", "trickle", "cut", "html", "empty", "huge", "lacks"]
     route: str = Field("*", description="A route's name, `token`, `api` (all that are not `token`), or `*`.")
     next: int | None = Field(None, ge=1, description="Only the next N calls; unset: until taken away.")
     share: float = Field(1.0, gt=0, le=1, description="The share of calls that meet it, at random.")
+    match: str = Field("", description="Only calls whose body contains this text.")
     effect: Literal["none", "done", "late"] = Field("none", description="late: `seconds` after the answer was lost.")
     seconds: float = Field(0.0, ge=0, description="silence: its length (0: for ever); trickle: between two bytes.")
     status: int = Field(503, ge=300, le=599)
@@ -41,10 +42,11 @@ class Fault(Strict):
     location: str | None = Field(None, description="The Location header of a redirect.")
     words: str = "the sandbox was told to fail"
     field: str = Field("refreshToken", description="lacks: what is missing from the answer.")
+    at: int | None = Field(None, ge=0, description="cut: after N bytes, head included; unset: amid the body.")
 
-    def concerns(self, route: str) -> bool:
+    def concerns(self, route: str, body: bytes) -> bool:
         group = "token" if route in TOKEN_ROUTES else "api"
-        return self.route in {route, group, "*"}
+        return self.route in {route, group, "*"} and (not self.match or self.match.encode() in body)
 
 
 class Switches(Strict):
@@ -87,7 +89,10 @@ class Switches(Strict):
     secret_key: str | None = Field("sandbox-secret", description="None: blanked in the Back Office.")
     list_parameters: Literal["query", "body", "either"] = "either"
     back_office_login: Literal["external_crm", "back_office", "either"] = "either"
-    duplicate_account: Literal["refused", "returned"] = "refused"
+    duplicates: Literal["refused", "returned", "created"] = Field(
+        "refused", description="A second account or client for the same login."
+    )
+    clients: Literal["any", "registered"] = Field("any", description="Whose accounts may be created.")
 
     # answers, and how they fail
     error_shape: Literal["grpc", "error", "errors", "text", "html", "empty"] = "grpc"
