@@ -39,6 +39,7 @@ def one_sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
     sandbox = Sandbox(folder, new_key_pair(folder, "test-key")).start()
     yield sandbox
     sandbox.stop()
+    assert "Traceback" not in sandbox.process.tail(10_000), sandbox.process.tail(60)
 
 
 @pytest.fixture

@@ -1,0 +1,112 @@
+"""The sandbox's answers, held against the OpenAPI document it serves."""
+
+import base64
+from typing import Any
+
+import jsonschema
+import pytest
+
+from tests.sandbox.caller import Caller
+from worker.sandbox.b2copy import PROCESS, B2Copy
+from worker.sandbox.control import SandboxControl
+from worker.sandbox.openapi import DOCUMENT
+
+ACCOUNT = {"clientId": 5, "investmentPlatformId": 1, "accountNumber": "1", "productCurrencyId": 2, "isMaster": 0}
+BODIES: dict[str, Any] = {
+    "processext": {"account_login": "1", "request_id": "W"},
+    "signin": {"email": "office@broker.example", "password": "sandbox"},
+    "accounts.create": ACCOUNT,
+    "accounts.list": {"limit": 5},
+    "auth_url": {"account_id": "1", "secret_key": "sandbox-secret", "investment_platform_id": "1"},
+}
+
+
+OPERATIONS = [
+    pytest.param(method.upper(), path, operation, id=operation["operationId"])
+    for path, methods in DOCUMENT["paths"].items()
+    for method, operation in methods.items()
+]
+
+
+def schema(operation: dict[str, Any], status: int) -> dict[str, Any]:
+    told: dict[str, Any] = operation["responses"][str(status)]["content"]["application/json"]["schema"]
+    return told | {"components": DOCUMENT["components"]}
+
+
+class Documented:
+    """Asks every documented route, with what the document says it needs."""
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+        self.access, self.refresh = caller.pair()
+
+    def ask(self, method: str, path: str, operation: dict[str, Any]) -> Any:
+        name = operation["operationId"]
+        tokens = {"accessToken": self.access, "refreshToken": self.refresh}
+        needed = [tokens[scheme] for security in operation["security"] for scheme in security]
+        headers = {"Authorization": f"Bearer {needed[0]}"} if needed else {}
+        url = self._caller.base_url + path
+        if name == "wizard":
+            url = url.replace("{uuid}", self._new_workflow())
+        return self._caller.http.request(method, url, json=self._body(name), headers=headers, timeout=5)
+
+    def _body(self, name: str) -> Any:
+        if name == "authexternalcrm":
+            return {"external_token": self._caller.assertion()}
+        if name == "wizard":
+            visitor = self._caller.post("/api/v1/standalone/auth/getAuthUrl", BODIES["auth_url"]).json()["data"]["url"]
+            fingerprint = base64.b64encode(b'{"user_agent": "test"}').decode()
+            known = {"side_login": "1", "investment_platform_id": "1", "device_fingerprint": fingerprint}
+            return known | {"token": visitor.rpartition("/")[2]}
+        return BODIES.get(name)
+
+    def _new_workflow(self) -> str:
+        init = self._caller.http.get(f"{self._caller.base_url}/api/v1/standalone/auth/init", timeout=5)
+        return str(init.json()["data"]["uuid"])
+
+
+def test_is_served(caller: Caller) -> None:
+    assert caller.http.get(f"{caller.base_url}/openapi.json", timeout=5).json() == DOCUMENT
+
+
+@pytest.mark.parametrize(("method", "path", "operation"), OPERATIONS)
+def test_names_the_routes_there_are(method: str, path: str, operation: dict[str, Any]) -> None:
+    assert B2Copy.route_of(method, path) == operation["operationId"]
+
+
+@pytest.mark.parametrize(("method", "path", "operation"), OPERATIONS)
+class TestAnswersConform:
+    def test_when_all_is_well(self, caller: Caller, method: str, path: str, operation: dict[str, Any]) -> None:
+        answer = Documented(caller).ask(method, path, operation)
+
+        assert answer.status_code == 200, answer.text
+        jsonschema.validate(answer.json(), schema(operation, 200))
+
+    def test_when_it_is_refused(
+        self, caller: Caller, sandbox: SandboxControl, method: str, path: str, operation: dict[str, Any]
+    ) -> None:
+        documented = Documented(caller)
+        sandbox.faults({"what": "status", "status": 429, "route": operation["operationId"]})
+
+        answer = documented.ask(method, path, operation)
+
+        assert answer.status_code == 429
+        jsonschema.validate(answer.json(), schema(operation, 429))
+
+    def test_when_credentials_are_wanting(
+        self, caller: Caller, method: str, path: str, operation: dict[str, Any]
+    ) -> None:
+        documented = Documented(caller)
+        documented.access = documented.refresh = "guessed"
+
+        answer = documented.ask(method, path, operation)
+
+        assert answer.status_code == (401 if operation["security"] else 200)
+        jsonschema.validate(answer.json(), schema(operation, answer.status_code))
+
+
+def test_a_schema_can_be_failed() -> None:
+    fees = DOCUMENT["paths"][PROCESS]["post"]
+
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"account_login": "1", "request_id": "W", "status": 9}, schema(fees, 200))
