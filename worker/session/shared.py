@@ -83,6 +83,20 @@ class _Held:
     recheck: float  # seconds
 
 
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """There will be no token until `ends` (monotonic), unless things have changed since; known well until `look_at`."""
+
+    error: B2CopyError
+    ends: float
+    look_at: float
+
+    def stands(self, patience: float) -> bool:
+        """Is it no use to look again, for somebody who waits until `patience`?"""
+        hopeless = self.ends >= patience or isinstance(self.error, CredentialsRejected)
+        return hopeless and time.monotonic() < self.look_at
+
+
 class _Process:
     """What one process knows: built on first use in it, so that no socket and no lock crosses a fork."""
 
@@ -94,7 +108,7 @@ class _Process:
         self.leading: threading.Thread | None = None
         self.held: _Held | None = None
         self.newest = 0  # the newest generation ever seen: the store may lose data, a process does not go back
-        self.refusal: tuple[float, B2CopyError] | None = None
+        self.refusal: _Refusal | None = None
         metrics.SESSION_EXPIRES_IN.set_function(self.expires_in)
 
     def spare(self, above: int) -> Token | None:
@@ -107,7 +121,8 @@ class _Process:
     def keep(self, token: Token) -> Token:
         """Go on with the own copy for a while without asking Redis again."""
         if (held := self.held) is not None and held.token is token:
-            self.held = replace(held, look_at=time.monotonic() + held.recheck)
+            left = (held.expires - self.store.now()) / 1000
+            self.held = replace(held, look_at=time.monotonic() + min(held.recheck, left))
         return token
 
     def tell(self, view: View) -> None:
@@ -238,11 +253,8 @@ class SharedSession:
 
     def _seek(self, process: _Process, above: int, ends: float) -> Token:
         """Look, and look again, until there is a token or time is up."""
-        if process.refusal is not None:
-            until, error = process.refusal
-            if time.monotonic() < until:
-                raise error.__class__(*error.args)
-            process.refusal = None
+        if (refusal := process.refusal) is not None and refusal.stands(ends):
+            raise type(refusal.error)(*refusal.error.args)
         while True:
             try:
                 found = self._step(process, above, ends)
@@ -326,7 +338,8 @@ class SharedSession:
         error: B2CopyError = SessionUnavailable("B2COPY gives no token for now", None, reason, left)
         if cooldown and cooldown.kind == TERMINAL:
             error = CredentialsRejected("B2COPY refuses our login", None, reason, left)
-        process.refusal = (time.monotonic() + min(left, self._timings.recheck), error)
+        now = time.monotonic()
+        process.refusal = _Refusal(error, now + left, now + min(left, self._timings.recheck))
         return error
 
     def _readable(self, process: _Process, stored: Stored) -> Token | None:

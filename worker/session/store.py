@@ -182,7 +182,10 @@ class Store:
         try:
             answer: Sequence[Any] = self._scripts[script](keys=self._keys, args=list(args))
         except (redis.ConnectionError, redis.TimeoutError, redis.exceptions.BusyLoadingError) as error:
-            self._away_until = time.monotonic() + self._timings.store_pause
+            # A closed port answers at once and may soon be open; a silent one costs each caller the whole timeout.
+            silent = isinstance(error, redis.TimeoutError)
+            pause = self._timings.store_pause if silent else self._timings.store_pause / 5
+            self._away_until = time.monotonic() + pause
             raise StoreUnavailable(
                 f"Redis does not answer ({type(error).__name__})", None, None, self._timings.store_pause
             ) from None

@@ -17,7 +17,7 @@ class Timings:
     login_backoff_max: float = 5.0
     pace: float = 2.0  # least time between two leaders' token calls
     cooldown: float = 0.5  # nobody asks after a failed renewal, doubling
-    cooldown_max: float = 5.0
+    cooldown_max: float = 4.0
     retry_after_max: float = 300.0  # the longest Retry-After we obey
     terminal: float = 60.0  # nobody asks after a refused login
     recheck: float = 1.0  # age at which a process looks at the store again

@@ -69,7 +69,9 @@ def main(task: dict[str, Any]) -> None:
             finally:
                 os._exit(0)
         children.append(pid)
-    (Path(task["folder"]) / "pids").write_text(json.dumps(children))
+    pids = Path(task["folder"]) / "pids"
+    pids.with_suffix(".new").write_text(json.dumps(children))
+    pids.with_suffix(".new").rename(pids)
     for pid in children:
         os.waitpid(pid, 0)
 

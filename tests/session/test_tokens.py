@@ -1,0 +1,61 @@
+"""How long a token lives, and what it tells about itself."""
+
+import pickle
+from typing import Any
+
+import jwt
+import pytest
+
+from worker.session.tokens import Pair, Token, fingerprint, life_of
+
+SERVER_TIME = 1_800_000_000.0
+
+
+def token(**claims: Any) -> str:
+    return jwt.encode(claims, "not ours to verify, and long enough for HS256", algorithm="HS256")
+
+
+@pytest.mark.failure_mode("F28")
+@pytest.mark.parametrize(
+    ("access", "told", "life"),
+    [
+        ("opaque", None, None),
+        ("opaque", 300, 300.0),
+        ("opaque", "300", 300.0),
+        ("opaque", 0, None),
+        ("opaque", -5, None),
+        ("opaque", "soon", None),
+        ("opaque", True, None),
+        ("opaque", float("nan"), None),
+        ("opaque", 1e18, None),
+        ("opaque", {"seconds": 3}, None),
+        ("a.b.c", None, None),
+        (token(iat=1000, exp=1900), None, 900.0),
+        (token(exp=SERVER_TIME + 60), None, 60.0),
+        (token(iat=1900, exp=1000), None, None),
+        (token(exp=SERVER_TIME - 60), None, None),
+        (token(iat=1000), None, None),
+        (token(), None, None),
+    ],
+)
+def test_a_life_that_cannot_be_true_is_not_believed(access: str, told: Any, life: float | None) -> None:
+    assert life_of(access, SERVER_TIME, told) == life
+
+
+def test_an_expiry_alone_means_nothing_without_the_servers_clock() -> None:
+    assert life_of(token(exp=SERVER_TIME + 60), None) is None
+
+
+@pytest.mark.failure_mode("F51")
+@pytest.mark.parametrize("secret", [Token("canary-access", 7), Pair("canary-access", "canary-refresh", 3.0)])
+def test_a_token_shows_its_fingerprint_and_never_itself(secret: Token | Pair) -> None:
+    shown = f"{secret!r} {secret} {[secret]}"
+
+    assert "canary" not in shown
+    assert fingerprint("canary-access") in shown
+
+
+@pytest.mark.parametrize("secret", [Token("canary-access", 7), Pair("canary-access", "canary-refresh", 3.0)])
+def test_a_token_does_not_leave_its_process(secret: Token | Pair) -> None:
+    with pytest.raises(TypeError, match="does not leave its process"):
+        pickle.dumps(secret)
