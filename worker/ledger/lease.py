@@ -239,9 +239,6 @@ def _park(connection: Connection, rows: Sequence[Row[Any]], behind: dict[int, Wh
     """Let operations wait for those before them; one whose deadline has passed meanwhile has failed."""
     now = rows[0].now
     expired = [row for row in rows if row.deadline_at is not None and row.deadline_at <= now]
-    if expired:
-        connection.execute(_EXPIRE, {"ids": [row.id for row in expired], "now": now})
-        release_line(connection, [row.entity for row in expired if row.entity], now)
     parked = [
         {
             "row": row.id,
@@ -254,3 +251,6 @@ def _park(connection: Connection, rows: Sequence[Row[Any]], behind: dict[int, Wh
     ]
     if parked:
         connection.execute(_PARK, parked)
+    if expired:  # after parking: who waited for one of these is released
+        connection.execute(_EXPIRE, {"ids": [row.id for row in expired], "now": now})
+        release_line(connection, [row.entity for row in expired if row.entity], now)

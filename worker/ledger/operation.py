@@ -166,7 +166,7 @@ class Attempt(NamedTuple):
 
     `started_at` is ms since the epoch: by this machine's clock when handed in, by the database's once it is kept.
     `duration` is in ms. `counted`: B2COPY answered about this operation. Equal answers in a row are kept as one row:
-    `times` of them, the last of which ended at `last_at`. `late`: it came after the lease was lost, and decided nothing.
+    `times` of them, the last of which ended at `last_at`. `late`: the lease was lost before, and so it decided nothing.
     """
 
     started_at: int

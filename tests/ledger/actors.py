@@ -1,0 +1,81 @@
+"""What the tests do over and over: record, work, let time pass."""
+
+from typing import Any
+
+from sqlalchemy import text
+
+from worker.ledger import (
+    Attempt,
+    Claim,
+    Ledger,
+    New,
+    Operation,
+    Reason,
+    Recorded,
+    State,
+    Verdict,
+    Why,
+    claim,
+    find,
+    record,
+    settle,
+)
+
+
+class Clock:
+    """Lets time pass in the ledger: everything in it happened that much earlier."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def passes(self, seconds: float) -> None:
+        earlier = ", ".join(
+            f"{column} = {column} - {round(seconds * 1000)}"
+            for column in ("due_at", "enqueued_at", "deadline_at", "since", "ended_at")
+        )
+        with self._ledger.writing() as connection:
+            connection.execute(text(f"UPDATE b2copy_operations SET {earlier}"))
+
+
+def new(name: str, lane: str = "money", **more: Any) -> New:
+    return New(kind="fees.process", key=f"fees.process:{name}", payload={"request_id": name}, lane=lane, **more)
+
+
+def put(ledger: Ledger, *names: str, **more: Any) -> list[Recorded]:
+    return record(ledger, [new(name, **more) for name in names], by="a test")
+
+
+def take(ledger: Ledger, owner: str = "worker 1", limit: int = 100, lane: str = "money") -> list[Claim]:
+    return claim(ledger, lane, owner, limit)
+
+
+def take_one(ledger: Ledger, owner: str = "worker 1") -> Claim:
+    [held] = take(ledger, owner)
+    return held
+
+
+def names(claims: list[Claim]) -> list[str]:
+    return [held.key.partition(":")[2] for held in claims]
+
+
+def look(ledger: Ledger, name: str) -> Operation:
+    found = find(ledger, f"fees.process:{name}")
+    assert found is not None, f"{name} is lost"
+    return found
+
+
+def tried(outcome: str = "done", **more: Any) -> Attempt:
+    return Attempt(started_at=0, duration=12, outcome=outcome, worker="worker 1", **more)
+
+
+def succeed(ledger: Ledger, *claims: Claim) -> list[Claim]:
+    return settle(ledger, [Verdict(held, State.SUCCEEDED, attempt=tried()) for held in claims])
+
+
+def fail(ledger: Ledger, *claims: Claim, reason: Reason = Reason.REJECTED, unknown: bool = False) -> list[Claim]:
+    verdicts = [Verdict(held, State.FAILED, reason=reason, attempt=tried("no"), unknown=unknown) for held in claims]
+    return settle(ledger, verdicts)
+
+
+def postpone(ledger: Ledger, *claims: Claim, why: Why = Why.BACKOFF, seconds: float = 30.0, **more: Any) -> list[Claim]:
+    return settle(ledger, [Verdict(held, State.WAITING, why=why, due_in=seconds, **more) for held in claims])

@@ -1,0 +1,198 @@
+"""What people decide about operations, and what the ledger does not let them."""
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.ledger.actors import Clock, fail, look, names, postpone, put, succeed, take, take_one
+from worker.errors import NotAllowed
+from worker.ledger import (
+    Ledger,
+    Operation,
+    Reason,
+    State,
+    Why,
+    attempts,
+    cancel,
+    decisions,
+    fail_message,
+    lower_flag,
+    pause,
+    raise_flag,
+    raised,
+    refresh,
+    replay,
+    resume,
+    search,
+    stop_asking,
+)
+
+W1 = "fees.process:W1"
+
+
+def test_a_replay_queues_a_dead_letter_afresh(ledger: Ledger, clock: Clock) -> None:
+    put(ledger, "W1", deadline=100.0)
+    postpone(ledger, take_one(ledger), why=Why.PENDING_AT_B2COPY, seconds=1)
+    clock.passes(200)
+    fail(ledger, take_one(ledger), reason=Reason.UNRESOLVED, unknown=True)
+
+    assert replay(ledger, [W1], "ada", "B2COPY has mended it") == [W1]
+
+    found = look(ledger, "W1")
+    assert (found.state, found.reason, found.asks, found.replays) == (State.QUEUED, None, 0, 1)
+    assert found.deadline_at == found.since + 100_000
+    held = take_one(ledger)
+    assert (held.unknown, held.sent, held.replays, held.overdue) == (True, True, 1, False)
+    assert len(attempts(ledger, held.id)) == 1, "the evidence of before is gone"
+
+
+def test_a_replay_is_kept_with_who_and_why(ledger: Ledger) -> None:
+    [recorded] = put(ledger, "W1")
+    fail(ledger, take_one(ledger))
+
+    replay(ledger, [W1], "ada", "mended")
+
+    [decision] = decisions(ledger, recorded.id)
+    assert (decision.what, decision.who, decision.why, decision.subject) == ("replay", "ada", "mended", W1)
+    assert decision.at >= look(ledger, "W1").enqueued_at
+
+
+def test_a_replay_pressed_twice_is_one_replay(ledger: Ledger) -> None:
+    put(ledger, "W1")
+    fail(ledger, take_one(ledger))
+
+    assert replay(ledger, [W1, W1], "ada", "mended") == [W1]
+    assert replay(ledger, [W1], "bob", "mended") == []
+    assert look(ledger, "W1").replays == 1
+
+
+def test_only_dead_letters_are_replayed(ledger: Ledger) -> None:
+    put(ledger, "W1", "W2")
+    succeed(ledger, *take(ledger, limit=1))
+    fail_message(ledger, "m-1", "b2copy.fees.process", "no arguments", by="crm", raw="[]")
+
+    assert replay(ledger, [W1, "fees.process:W2", "message:m-1", "fees.process:none"], "ada", "all of them") == []
+    assert (look(ledger, "W1").state, look(ledger, "W2").state) == (State.SUCCEEDED, State.QUEUED)
+
+
+@pytest.mark.parametrize("waiting", [False, True])
+def test_what_was_never_sent_can_be_cancelled(ledger: Ledger, waiting: bool) -> None:
+    [recorded] = put(ledger, "W1")
+    if waiting:
+        postpone(ledger, take_one(ledger), why=Why.NO_SESSION, sent=False)
+
+    cancelled = cancel(ledger, W1, "ada", "the client changed their mind")
+
+    assert (cancelled.state, cancelled.due_at) == (State.CANCELLED, None)
+    assert take(ledger) == []
+    assert [one.what for one in decisions(ledger, recorded.id)] == ["cancel"]
+
+
+def test_what_may_have_been_sent_cannot_be_cancelled(ledger: Ledger) -> None:
+    [recorded] = put(ledger, "W1")
+    held = take_one(ledger)
+    with pytest.raises(NotAllowed, match="may be under way"):
+        cancel(ledger, W1, "ada", "no")
+    postpone(ledger, held)
+
+    with pytest.raises(NotAllowed, match="may have reached B2COPY"):
+        cancel(ledger, W1, "ada", "no")
+
+    assert look(ledger, "W1").state == State.WAITING
+    assert decisions(ledger, recorded.id) == []
+
+
+def test_a_replayed_operation_cannot_be_cancelled(ledger: Ledger) -> None:
+    put(ledger, "W1")
+    fail(ledger, take_one(ledger))
+    replay(ledger, [W1], "ada", "again")
+
+    with pytest.raises(NotAllowed):
+        cancel(ledger, W1, "ada", "no")
+
+
+def test_what_was_sent_can_be_given_up_as_unresolved(ledger: Ledger) -> None:
+    [recorded] = put(ledger, "W1")
+    postpone(ledger, take_one(ledger), why=Why.PENDING_AT_B2COPY)
+
+    ended = stop_asking(ledger, W1, "ada", "support settles it by hand")
+
+    assert (ended.state, ended.reason, ended.unknown) == (State.FAILED, Reason.UNRESOLVED, True)
+    assert [one.what for one in decisions(ledger, recorded.id)] == ["stop_asking"]
+
+
+def test_what_was_not_sent_or_is_being_sent_cannot_be_given_up(ledger: Ledger) -> None:
+    put(ledger, "W1")
+    with pytest.raises(NotAllowed, match="cancel it"):
+        stop_asking(ledger, W1, "ada", "no")
+    take(ledger)
+
+    with pytest.raises(NotAllowed, match="under way"):
+        stop_asking(ledger, W1, "ada", "no")
+
+
+@pytest.mark.parametrize("decide", [cancel, stop_asking])
+def test_what_has_ended_or_never_was_is_left_alone(ledger: Ledger, decide: Callable[..., Operation]) -> None:
+    put(ledger, "W1")
+    succeed(ledger, take_one(ledger))
+
+    with pytest.raises(NotAllowed, match="succeeded already"):
+        decide(ledger, W1, "ada", "no")
+    with pytest.raises(NotAllowed, match="no such operation"):
+        decide(ledger, "fees.process:none", "ada", "no")
+
+
+@pytest.mark.parametrize("decide", [cancel, stop_asking])
+def test_what_people_end_releases_its_entity(ledger: Ledger, decide: Callable[..., Operation]) -> None:
+    put(ledger, "W1", "W2", entity="123456")
+    postpone(ledger, take_one(ledger), sent=decide is stop_asking)
+    assert take(ledger) == []
+
+    decide(ledger, W1, "ada", "enough")
+
+    assert names(take(ledger)) == ["W2"]
+
+
+def test_a_refresh_asks_at_once_and_before_others(ledger: Ledger) -> None:
+    put(ledger, "W1")
+    postpone(ledger, take_one(ledger), why=Why.PENDING_AT_B2COPY, seconds=3600)
+
+    assert refresh(ledger, W1)
+
+    assert names(take(ledger)) == ["W1"]
+    assert not refresh(ledger, W1), "it does not wait any more"
+
+
+def test_a_flag_is_seen_by_all_until_it_is_lowered(ledger: Ledger) -> None:
+    raise_flag(ledger, "locked_out", "worker 1", "B2COPY refused our login three times")
+    raise_flag(ledger, "locked_out", "worker 2", "me too")
+    pause(ledger, "bulk", "ada", "month end")
+
+    up = raised(ledger)
+    assert list(up) == ["locked_out", "pause:bulk"]
+    assert (up["locked_out"].who, up["pause:bulk"].why) == ("worker 1", "month end")
+    assert lower_flag(ledger, "locked_out", "ada", "new key registered")
+    assert resume(ledger, "bulk", "ada", "it is over")
+    assert raised(ledger) == {}
+
+
+def test_operations_are_found_by_what_they_are(ledger: Ledger, clock: Clock) -> None:
+    put(ledger, "old")
+    fail(ledger, take_one(ledger), reason=Reason.FEE_ERROR)
+    clock.passes(1000)
+    put(ledger, "rejected", "erred", lane="bulk")
+    first, second = take(ledger, lane="bulk")
+    fail(ledger, first, reason=Reason.REJECTED)
+    fail(ledger, second, reason=Reason.FEE_ERROR)
+    put(ledger, "queued")
+
+    def found(**asked: object) -> list[str]:
+        return [one.key.partition(":")[2] for one in search(ledger, **asked)]  # type: ignore[arg-type]
+
+    assert found() == ["queued", "erred", "rejected", "old"]
+    assert found(state=State.FAILED) == ["erred", "rejected", "old"]
+    assert found(reason=Reason.FEE_ERROR) == ["erred", "old"]
+    assert found(reason=Reason.FEE_ERROR, since=look(ledger, "erred").enqueued_at) == ["erred"]
+    assert found(lane="money", limit=1) == ["queued"]
+    assert found(before=look(ledger, "rejected").id) == ["old"]
+    assert found(kind="call") == []

