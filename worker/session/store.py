@@ -170,6 +170,19 @@ class Store:
         """Remove the session; generations go on rising."""
         self._run(scripts.FORGET)
 
+    def concerns(self) -> list[str]:
+        """What in this Redis' configuration may lose the session or the broker's messages: a line each, with remedy."""
+        try:
+            told = self._redis.info()
+        except redis.RedisError as error:
+            raise StoreUnavailable(f"Redis does not answer ({type(error).__name__})") from None
+        concerns = []
+        if (policy := told.get("maxmemory_policy", "noeviction")) != "noeviction":
+            concerns.append(f"maxmemory-policy is {policy}: sessions and messages may be evicted; set noeviction")
+        if not told.get("aof_enabled", 1):
+            concerns.append("appendonly is off: messages not yet recorded die with Redis; set appendonly yes")
+        return concerns
+
     def _said(self, script: str, *args: Any) -> tuple[str, Sequence[Any]]:
         answer = self._run(script, *args)
         return answer[0].decode(), answer
