@@ -98,6 +98,14 @@ class TestLostAnswers:
         assert started(sandbox) is took_effect
         assert caller.fees(token).status_code == 200
 
+    def test_a_reset_is_no_orderly_end(self, caller: Caller, token: str, sandbox: SandboxControl) -> None:
+        sandbox.faults({"what": "drop", "next": 1})
+        assert caller.raw(PROCESS, FEES, token) == b""
+
+        sandbox.faults({"what": "reset", "next": 1})
+        with pytest.raises(ConnectionResetError):
+            caller.raw(PROCESS, FEES, token)
+
     def test_an_effect_lands_after_its_answer_was_lost(
         self, caller: Caller, token: str, sandbox: SandboxControl
     ) -> None:

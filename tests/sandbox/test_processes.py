@@ -98,6 +98,17 @@ def test_nobody_elses_settings_reach_a_process(monkeypatch: pytest.MonkeyPatch) 
     assert environment["PATH"] == os.environ["PATH"]
 
 
+def test_what_the_current_run_says_is_told_apart(tmp_path: Path) -> None:
+    process = Process("sleeper", SLEEPER, tmp_path / "log").start()
+    until(lambda: process.said() == "up\n")
+
+    process.kill()
+
+    until(lambda: process.started == 2 and process.said() == "up\n")
+    assert process.tail() == "up\nup"
+    process.stop()
+
+
 class TestBroker:
     def test_remembers_after_being_killed(self, tmp_path: Path) -> None:
         broker = Broker(tmp_path / "broker").start()

@@ -49,6 +49,7 @@ class Process:
         self._environment = dict(clean_environment() if environment is None else environment)
         self._restarts = restarts
         self._popen: subprocess.Popen[bytes] | None = None
+        self._log_begins = 0
         self._up = threading.Event()
         self._stopping = threading.Event()
         self._keeper: threading.Thread | None = None
@@ -59,6 +60,7 @@ class Process:
             return self
         self._stopping.clear()
         self._up.clear()
+        self.returncode = None
         # The keeper starts it too: Linux ends a tethered child when the *thread* that started it ends.
         self._keeper = threading.Thread(target=self._keep, name=f"keeper of {self.name}", daemon=True)
         self._keeper.start()
@@ -87,16 +89,21 @@ class Process:
         """SIGKILL, as a crash would: the supervisor restarts it."""
         self.send(signal.SIGKILL)
 
+    def terminate(self) -> None:
+        """SIGTERM, and no restart; `stop` waits for the end."""
+        self._stopping.set()
+        with suppress(ProcessFailed):
+            self.send(signal.SIGCONT)  # a process that a test has frozen cannot end
+            self.send(signal.SIGTERM)
+
     def stop(self, grace: float = 15.0) -> int | None:
         """SIGTERM, and SIGKILL to what is left after `grace` seconds; return the exit code. Safe to repeat."""
-        self._stopping.set()
         atexit.unregister(self.stop)
         keeper = self._keeper
         if keeper is None:
             return self.returncode
-        with suppress(ProcessFailed):
-            self.send(signal.SIGCONT)  # a process that a test has frozen cannot end
-            self.send(signal.SIGTERM)
+        if not self._stopping.is_set():  # Celery takes a second SIGTERM for impatience
+            self.terminate()
         keeper.join(grace)
         if keeper.is_alive():
             with suppress(ProcessFailed):
@@ -111,8 +118,14 @@ class Process:
             self._keeper.join(timeout)
         return None if self.running else self.returncode
 
+    def said(self) -> str:
+        """The log of the current run, or of the last one."""
+        with self.log.open("rb") as log:
+            log.seek(self._log_begins)
+            return log.read().decode(errors="replace")
+
     def tail(self, lines: int = 20) -> str:
-        """The end of the log."""
+        """The end of the log of all runs."""
         if not self.log.exists():
             return ""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
@@ -134,6 +147,7 @@ class Process:
     def _run(self) -> None:
         tether = [sys.executable, "-I", "-S", _TETHER, str(os.getpid())]
         with self.log.open("ab") as log:
+            self._log_begins = log.tell()
             popen = subprocess.Popen(  # noqa: S603
                 tether + self.command,
                 stdin=subprocess.DEVNULL,
@@ -145,6 +159,8 @@ class Process:
         self._popen = popen
         self.started += 1
         self._up.set()
+        if self._stopping.is_set():  # told to stop just before there was anything to end
+            popen.terminate()
         # See it end before reaping it: until then its process group, and whoever it left behind there, is ours.
         os.waitid(os.P_PID, popen.pid, os.WEXITED | os.WNOWAIT)
         with suppress(ProcessLookupError, PermissionError):

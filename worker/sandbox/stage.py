@@ -54,7 +54,8 @@ class Sandbox:
 class Stage:
     """A context manager: what is started on it ends with it, and its folder is removed.
 
-    `broker` and `sandbox` that are given stay the giver's: they are neither started nor ended here.
+    `broker` and `sandbox` that are given stay the giver's: they are neither started nor ended here. `switches` are
+    those of a sandbox of our own, `settings` what processes of ours are told, which may be changed before they start.
     """
 
     def __init__(self, broker: Broker | None = None, sandbox: Sandbox | None = None, **switches: Any) -> None:
@@ -66,7 +67,6 @@ class Stage:
         self._owned += [] if broker else [self.broker]
         self._owned += [] if sandbox else [self.sandbox]
         self.keys = self.sandbox.keys
-        self.database_url = f"sqlite:///{self.folder / 'ledger.sqlite'}"
         self.settings = {
             "B2COPY_HOST": self.sandbox.url,
             "B2COPY_ADMIN_ID": ADMIN_ID,
@@ -75,13 +75,19 @@ class Stage:
             "B2COPY_DEVICE_IP": DEVICE_IP,
             "B2COPY_STORAGE_KEY_FILE": str(new_storage_key(self.folder)),
             "B2COPY_REDIS_URL": self.broker.url,
-            "B2COPY_DATABASE_URL": self.database_url,
+            "B2COPY_DATABASE_URL": f"sqlite:///{self.folder / 'ledger.sqlite'}",
             "B2COPY_RATE_LIMIT": "0",
         }
+        if "access_lifetime" in switches:
+            self.settings["B2COPY_TOKEN_TTL"] = str(switches["access_lifetime"])
+
+    @property
+    def database_url(self) -> str:
+        return self.settings["B2COPY_DATABASE_URL"]
 
     @property
     def environment(self) -> dict[str, str]:
-        """For a process of ours: the caller's environment, cleaned, with `settings`, which may be changed before."""
+        """For a process of ours: the caller's environment, cleaned, with `settings`."""
         return clean_environment(**self.settings)
 
     def __enter__(self) -> "Stage":
@@ -99,8 +105,10 @@ class Stage:
         self.close()
 
     def close(self) -> None:
-        """End every process, the last started first, and remove the folder."""
-        for process in reversed(self.processes):
+        """End every process, then what they stood on, and remove the folder."""
+        for process in self.processes:
+            process.terminate()
+        for process in self.processes:
             process.stop()
         for part in reversed(self._owned):
             part.stop()
@@ -130,7 +138,7 @@ def wait_for_worker(process: Process, within: float = 20.0) -> None:
     """Wait until a worker takes messages, as its log says. Raises ProcessFailed with its last words."""
     until = time.monotonic() + within
     while time.monotonic() < until:
-        if process.log.exists() and " ready." in process.log.read_text(errors="replace"):
+        if " ready." in process.said():
             return
         if not process.running and process.returncode is not None:
             break
