@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from sqlalchemy import text
 
 from worker.ledger import (
@@ -20,6 +21,9 @@ from worker.ledger import (
     record,
     settle,
 )
+
+on_sqlite = pytest.mark.parametrize("empty_url", ["sqlite"], indirect=True)
+"""For what only SQLite has: its file, its locks, its steps."""
 
 
 class Clock:

@@ -1,0 +1,115 @@
+"""An operation costs the same in a small ledger and in a large one: in statements and in SQLite's own steps."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+from sqlalchemy import event
+
+from tests.ledger.actors import on_sqlite, put, succeed, take, tried
+from worker.ledger import Ledger, State, Verdict, due, renew, turn
+
+
+@contextmanager
+def counted(ledger: Ledger) -> Iterator[list[str]]:
+    statements: list[str] = []
+
+    def note(*call: object) -> None:
+        statements.append(str(call[2]))
+
+    event.listen(ledger.engine, "before_cursor_execute", note)
+    yield statements
+    event.remove(ledger.engine, "before_cursor_execute", note)
+
+
+@contextmanager
+def stepped(ledger: Ledger) -> Iterator[list[int]]:
+    """Counts the instructions SQLite's virtual machine runs, in tens."""
+    steps = [0]
+
+    def step() -> int:
+        steps[0] += 1
+        return 0
+
+    with ledger.engine.connect() as connection:
+        sqlite = connection.connection.dbapi_connection
+    assert sqlite is not None
+    sqlite.set_progress_handler(step, 10)
+    yield steps
+    sqlite.set_progress_handler(None, 0)
+
+
+def work_through(ledger: Ledger, operations: int) -> None:
+    """Claim and settle as the engine does, a hundred to a transaction."""
+    verdicts: list[Verdict] = []
+    left = operations
+    while left:
+        lost, held = turn(ledger, verdicts, "money", "worker 1", min(100, left))
+        assert (lost, bool(held)) == ([], True)
+        verdicts = [Verdict(one, State.SUCCEEDED, attempt=tried()) for one in held]
+        left -= len(held)
+    turn(ledger, verdicts, "money", "worker 1", 0)
+
+
+def test_statements_per_operation_do_not_grow_with_the_ledger(ledger: Ledger) -> None:
+    def statements(name: str) -> int:
+        with counted(ledger) as told:
+            work_through(ledger, 300)
+            renew(ledger, "worker 1", take(ledger, limit=10))
+            put(ledger, name)
+            due(ledger)
+        return len(told)
+
+    put(ledger, *(f"few{number}" for number in range(400)))
+    few = statements("small")
+    put(ledger, *(f"many{number}" for number in range(20_000)))
+
+    assert statements("large") == few
+
+
+def test_a_settled_and_claimed_hundred_takes_few_statements(ledger: Ledger) -> None:
+    put(ledger, *(f"W{number}" for number in range(200)))
+    held = take(ledger)
+
+    with counted(ledger) as told:
+        turn(ledger, [Verdict(one, State.SUCCEEDED, attempt=tried()) for one in held], "money", "worker 1", 100)
+
+    assert len([statement for statement in told if not statement.startswith("BEGIN")]) == 7
+
+
+def test_recording_one_is_one_statement(ledger: Ledger) -> None:
+    with counted(ledger) as told:
+        put(ledger, "W1")
+
+    assert len([statement for statement in told if not statement.startswith("BEGIN")]) == 1
+
+
+@on_sqlite
+@pytest.mark.parametrize("more", ["waiting to be claimed", "done", "waiting in one entity's line"])
+def test_work_per_operation_does_not_grow_with_the_ledger(ledger: Ledger, more: str) -> None:
+    def steps(doing: Callable[[], object]) -> int:
+        with stepped(ledger) as told:
+            doing()
+        return told[0]
+
+    def some_work(name: str) -> None:
+        put(ledger, *(f"{name}{number}" for number in range(200)))
+        work_through(ledger, 200)
+        renew(ledger, "worker 1", take(ledger, limit=10))
+        succeed(ledger, *take(ledger, limit=10))
+        due(ledger, ["bulk"])
+
+    put(ledger, *(f"few{number}" for number in range(200)))
+    small = steps(lambda: some_work("small"))
+
+    match more:
+        case "waiting to be claimed":
+            put(ledger, *(f"many{number}" for number in range(20_000)))
+        case "done":
+            put(ledger, *(f"many{number}" for number in range(20_000)))
+            work_through(ledger, 20_000)
+        case _:
+            put(ledger, *(f"many{number}" for number in range(5_000)), entity="123456")
+            take(ledger, limit=1000)  # its first is held now, and the others know that they must wait
+
+    assert steps(lambda: some_work("large")) < 1.3 * small

@@ -1,0 +1,383 @@
+"""Random interleavings of everything that anybody can do to the ledger, against a model that a page can hold.
+
+A trigger in the database notes every state that is ever written, so that no move escapes the comparison with the table.
+`LEDGER_EXAMPLES` asks for more than the few dozen runs of every day.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from sqlalchemy import text
+
+from tests.ledger.actors import new
+from worker.errors import NotAllowed
+from worker.ledger import (
+    FINAL,
+    Claim,
+    Ledger,
+    New,
+    Reason,
+    State,
+    Verdict,
+    Why,
+    cancel,
+    claim,
+    hand_back,
+    purge,
+    record,
+    refresh,
+    release,
+    renew,
+    replay,
+    settle,
+    stop_asking,
+    turn,
+)
+from worker.ledger.operation import may_follow
+
+EXAMPLES = int(os.environ.get("LEDGER_EXAMPLES", "40"))
+NAMES = [f"{entity}{number}" for entity in ("A", "B", "-") for number in range(4)] + ["child"]
+OWNERS = ["worker 1", "worker 2", "worker 3"]
+OPEN = {State.QUEUED, State.RUNNING, State.WAITING}
+
+WATCH = {
+    "sqlite": [
+        "CREATE TABLE moves (before TEXT, after TEXT)",
+        """CREATE TRIGGER watch_made AFTER INSERT ON b2copy_operations
+           BEGIN INSERT INTO moves VALUES (NULL, NEW.state); END""",
+        """CREATE TRIGGER watch_moved AFTER UPDATE OF state ON b2copy_operations
+           BEGIN INSERT INTO moves VALUES (OLD.state, NEW.state); END""",
+    ],
+    "postgresql": [
+        "CREATE TABLE moves (before TEXT, after TEXT)",
+        """CREATE FUNCTION watch() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+           INSERT INTO moves VALUES (CASE WHEN TG_OP = 'UPDATE' THEN OLD.state END, NEW.state); RETURN NEW; END $$""",
+        "CREATE TRIGGER watch_made AFTER INSERT ON b2copy_operations FOR EACH ROW EXECUTE FUNCTION watch()",
+        """CREATE TRIGGER watch_moved AFTER UPDATE OF state ON b2copy_operations
+           FOR EACH ROW EXECUTE FUNCTION watch()""",
+    ],
+}
+
+
+def watch(ledger: Ledger) -> None:
+    with ledger.writing() as connection:
+        for statement in WATCH[ledger.engine.dialect.name]:
+            connection.execute(text(statement))
+
+
+def illegal_moves(ledger: Ledger) -> list[tuple[str | None, str]]:
+    with ledger.reading() as connection:
+        moves = connection.execute(text("SELECT DISTINCT before, after FROM moves")).all()
+    return [(b, a) for b, a in moves if not may_follow(State(b) if b else None, State(a))]
+
+
+@dataclass
+class Known:
+    """What the model knows of one operation."""
+
+    place: int
+    entity: str | None = None
+    parent: str | None = None
+    state: State = State.QUEUED
+    due: bool = True  # may be claimed, as far as time goes
+    why: Why | None = None
+    holder: Claim | None = None
+    sent: bool = False
+    unknown: bool = False
+
+
+class Machine(RuleBasedStateMachine):
+    ledger: Ledger
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.known: dict[str, Known] = {}
+        self.claims: list[Claim] = []  # every claim ever given, lost ones too
+        self.places = 0
+
+    @initialize()
+    def empty(self) -> None:
+        with self.ledger.writing() as connection:
+            for table in ("operations", "flags", "decisions"):
+                connection.execute(text(f"DELETE FROM b2copy_{table}"))
+
+    # what the engine does
+
+    @rule(names=st.lists(st.sampled_from(NAMES), min_size=1, max_size=4, unique=True))
+    def enqueue(self, names: list[str]) -> None:
+        recorded = record(self.ledger, [self.named(name) for name in names], by="a test")
+
+        for name, one in zip(names, recorded, strict=True):
+            assert one.created == (one.key not in self.known)
+            if one.created:
+                asked = self.named(name)
+                self.known[one.key] = Known(self.next_place(), asked.entity, asked.parent)
+            assert one.state == self.known[one.key].state
+
+    @rule(owner=st.sampled_from(OWNERS), limit=st.sampled_from([1, 2, 50]))
+    def claim(self, owner: str, limit: int) -> None:
+        self.claimed(claim(self.ledger, "money", owner, limit), limit)
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data())
+    def renew(self, data: st.DataObject) -> None:
+        one = data.draw(st.sampled_from(self.claims))
+
+        held = renew(self.ledger, one.owner, [one])
+
+        assert held == ({one.id} if self.holds(one) else set())
+        if held:
+            self.known[one.key].due = False
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data())
+    def settle(self, data: st.DataObject) -> None:
+        verdicts = self.verdicts(data)
+
+        lost = settle(self.ledger, verdicts)
+
+        self.settled(verdicts, lost)
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data(), owner=st.sampled_from(OWNERS))
+    def turn(self, data: st.DataObject, owner: str) -> None:
+        verdicts = self.verdicts(data)
+
+        lost, claimed = turn(self.ledger, verdicts, "money", owner, 50)
+
+        self.settled(verdicts, lost)
+        self.claimed(claimed, 50)
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data())
+    def hand_back(self, data: st.DataObject) -> None:
+        one = data.draw(st.sampled_from(self.claims))
+
+        hand_back(self.ledger, [one])
+
+        if self.holds(one):
+            known = self.known[one.key]
+            known.state = State.QUEUED if one.was == State.QUEUED else State.WAITING
+            known.why = Why.BACKOFF if one.was == State.RUNNING else one.why
+            known.due, known.holder, known.sent, known.unknown = True, None, one.sent, one.unknown
+
+    # what time does
+
+    @rule()
+    def leases_lapse(self) -> None:
+        self.pass_time(State.RUNNING)
+
+    @rule()
+    def waits_end(self) -> None:
+        self.pass_time(State.WAITING)
+
+    def pass_time(self, state: State) -> None:
+        with self.ledger.writing() as connection:
+            connection.execute(text(f"UPDATE b2copy_operations SET due_at = 1 WHERE state = '{state}'"))
+        for known in self.known.values():
+            known.due = known.due or known.state == state
+
+    # what people do
+
+    @rule(name=st.sampled_from(NAMES))
+    def replay(self, name: str) -> None:
+        key = self.named(name).key
+        known = self.known.get(key)
+
+        replayed = replay(self.ledger, [key], "ada", "again")
+
+        assert replayed == ([key] if known and known.state == State.FAILED else [])
+        if replayed and known:
+            known.state, known.due, known.place = State.QUEUED, True, self.next_place()
+
+    @rule(name=st.sampled_from(NAMES))
+    def cancel(self, name: str) -> None:
+        self.ended_by_people(name, cancel, State.CANCELLED, sent=False)
+
+    @rule(name=st.sampled_from(NAMES))
+    def stop_asking(self, name: str) -> None:
+        self.ended_by_people(name, stop_asking, State.FAILED, sent=True)
+
+    def ended_by_people(self, name: str, decide: Callable[..., object], state: State, *, sent: bool) -> None:
+        key = self.named(name).key
+        known = self.known.get(key)
+        allowed = known is not None and known.state in {State.QUEUED, State.WAITING} and known.sent == sent
+        try:
+            decide(self.ledger, key, "ada", "enough")
+        except NotAllowed:
+            assert not allowed
+            return
+        assert allowed
+        assert known
+        self.end(key, state)
+        known.unknown = sent
+
+    @rule(name=st.sampled_from(NAMES))
+    def refresh(self, name: str) -> None:
+        key = self.named(name).key
+        waits = key in self.known and self.known[key].state == State.WAITING
+
+        assert refresh(self.ledger, key) == waits
+
+        if waits:
+            self.known[key].due = True
+
+    @rule()
+    def breaker_closes(self) -> None:
+        release(self.ledger, Why.BACKOFF)
+
+        for known in self.known.values():
+            known.due = known.due or (known.state == State.WAITING and known.why == Why.BACKOFF)
+
+    @rule()
+    def purge(self) -> None:
+        gone = [key for key, known in self.known.items() if known.state in FINAL]
+
+        assert purge(self.ledger, -3600, batch=3) == len(gone)
+
+        for key in gone:
+            del self.known[key]
+        self.claims = [one for one in self.claims if one.key not in gone]
+
+    # what must be true
+
+    @invariant()
+    def the_ledger_says_what_the_model_says(self) -> None:
+        with self.ledger.reading() as connection:
+            rows = connection.execute(text("SELECT key, state, owner, sent, unknown FROM b2copy_operations")).all()
+        told = {row.key: (row.state, row.owner, bool(row.sent), bool(row.unknown)) for row in rows}
+        assert told == {
+            key: (known.state, known.holder and known.holder.owner, known.sent, known.unknown)
+            for key, known in self.known.items()
+        }
+
+    @invariant()
+    def an_entity_is_held_once(self) -> None:
+        held = [known.entity for known in self.known.values() if known.state == State.RUNNING and known.entity]
+        assert len(held) == len(set(held))
+
+    @invariant()
+    def no_move_is_made_that_the_table_lacks(self) -> None:
+        assert illegal_moves(self.ledger) == []
+
+    # the model
+
+    def named(self, name: str) -> New:
+        entity = name[0] if name[0] in "AB" else None
+        return new(name, entity=entity, parent="fees.process:-0" if name == "child" else None)
+
+    def next_place(self) -> int:
+        self.places += 1
+        return self.places
+
+    def holds(self, one: Claim) -> bool:
+        return one.key in self.known and self.known[one.key].holder is one
+
+    def may_go(self, key: str) -> bool:
+        known = self.known[key]
+        if not known.due or known.state in FINAL:
+            return False
+        if known.state == State.RUNNING:  # its lease has lapsed
+            return True
+        parent = self.known.get(known.parent) if known.parent else None
+        if known.parent and (parent is None or parent.state != State.SUCCEEDED):
+            return False
+        line = [one for one in self.known.values() if one is not known and known.entity and one.entity == known.entity]
+        return not any(one.state in OPEN and (one.place < known.place or one.holder) for one in line)
+
+    def claimed(self, claims: list[Claim], limit: int) -> None:
+        free = {key for key in self.known if self.may_go(key)}
+        taken = [one.key for one in claims]
+        assert len(taken) == len(set(taken)) == min(limit, len(free))
+        assert set(taken) <= free
+        for one in claims:
+            known = self.known[one.key]
+            lapsed = known.state == State.RUNNING
+            assert (one.sent, one.unknown) == (known.sent, known.unknown or lapsed)
+            known.state, known.holder, known.due = State.RUNNING, one, False
+            known.sent, known.unknown = True, one.unknown
+        self.claims += claims
+        self.learn_who_was_parked(free)
+
+    def learn_who_was_parked(self, free: set[str]) -> None:
+        """A claim parks who may not go and is in its way; those beyond its limit it need not have met."""
+        with self.ledger.reading() as connection:
+            parked = text("SELECT key, why, due_at FROM b2copy_operations WHERE why LIKE 'behind%'")
+            for key, why, due_at in connection.execute(parked):
+                known = self.known[key]
+                if known.state == State.QUEUED or known.due:
+                    assert key not in free
+                    known.state, known.why, known.due = State.WAITING, Why(why), due_at < time.time() * 1000
+
+    def verdicts(self, data: st.DataObject) -> list[Verdict]:
+        chosen = data.draw(
+            st.lists(st.sampled_from(self.claims), min_size=1, max_size=4, unique_by=lambda one: one.key)
+        )
+        return [data.draw(st.sampled_from(self.possible(one))) for one in data.draw(several)]
+
+    def possible(self, one: Claim) -> list[Verdict]:
+        return [
+            Verdict(one, State.SUCCEEDED),
+            Verdict(one, State.FAILED, reason=Reason.REJECTED),
+            Verdict(one, State.FAILED, reason=Reason.UNRESOLVED, unknown=True),
+            Verdict(one, State.WAITING, why=Why.PENDING_AT_B2COPY, due_in=3600),
+            Verdict(one, State.WAITING, why=Why.BACKOFF, due_in=3600, unknown=True),
+            Verdict(one, State.WAITING, why=Why.NO_SESSION, due_in=3600, sent=False),
+        ]
+
+    def settled(self, verdicts: list[Verdict], lost: list[Claim]) -> None:
+        assert lost == [verdict.claim for verdict in verdicts if not self.holds(verdict.claim)]
+        for verdict in verdicts:
+            if not self.holds(verdict.claim):
+                continue
+            known, before = self.known[verdict.claim.key], verdict.claim
+            known.sent = before.sent or verdict.sent
+            says_nothing = verdict.why in {Why.BACKOFF, Why.NO_SESSION} or verdict.reason == Reason.UNRESOLVED
+            known.unknown = verdict.unknown or (before.unknown and says_nothing)
+            if verdict.state in FINAL:
+                self.end(verdict.claim.key, verdict.state)
+            else:
+                known.state, known.why, known.holder, known.due = State.WAITING, verdict.why, None, False
+
+    def end(self, key: str, state: State) -> None:
+        """Whoever was waiting for this one is due at once."""
+        ended = self.known[key]
+        ended.state, ended.holder, ended.due = state, None, False
+        behind = [one for one in self.known.values() if one.entity == ended.entity and one.state in OPEN]
+        if ended.entity and behind:
+            min(behind, key=lambda one: one.place).due = True
+        for one in self.known.values():
+            if state == State.SUCCEEDED and one.parent == key and one.state in {State.QUEUED, State.WAITING}:
+                one.due = True
+
+
+def run(ledger: Ledger) -> None:
+    watch(ledger)
+    machine = type("LedgerMachine", (Machine,), {"ledger": ledger})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=EXAMPLES,
+            stateful_step_count=40,
+            deadline=None,
+            database=None,
+            derandomize="LEDGER_EXAMPLES" not in os.environ,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+def test_the_ledger_does_what_its_model_does(ledger: Ledger) -> None:
+    run(ledger)
