@@ -109,7 +109,7 @@ class TestLostAnswers:
     def test_an_effect_lands_after_its_answer_was_lost(
         self, caller: Caller, token: str, sandbox: SandboxControl
     ) -> None:
-        sandbox.faults({"what": "drop", "effect": "late", "seconds": 0.2, "next": 1})
+        sandbox.faults({"what": "drop", "effect": "late", "seconds": 0.5, "next": 1})
 
         with pytest.raises(requests.ConnectionError):
             caller.fees(token)
@@ -140,7 +140,7 @@ class TestLostAnswers:
     ) -> None:
         caller.fees(token)
 
-        sandbox.go_away(0.3)
+        sandbox.go_away(0.5)
 
         def answered() -> int:
             try:
@@ -240,10 +240,10 @@ class TestPace:
         assert {answer.headers["Retry-After"] for answer in refused} == {"3"}
 
     def test_latency_is_set_by_route(self, caller: Caller, token: str, sandbox: SandboxControl) -> None:
-        sandbox.switches(latency={"processext": 0.2, "*": 0.0})
+        sandbox.switches(latency={"processext": 0.4, "*": 0.0})
 
-        assert caller.fees(token).elapsed.total_seconds() >= 0.2
-        assert caller.log_in().elapsed.total_seconds() < 0.2
+        assert caller.fees(token).elapsed.total_seconds() >= 0.4
+        assert caller.log_in().elapsed.total_seconds() < 0.4
 
 
 class TestControl:

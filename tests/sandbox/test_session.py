@@ -159,7 +159,7 @@ class TestRefresh:
 
 class TestTokens:
     def test_expire(self, caller: Caller, sandbox: SandboxControl) -> None:
-        sandbox.switches(access_lifetime=0.2, refresh_lifetime=0.2)
+        sandbox.switches(access_lifetime=0.5, refresh_lifetime=0.5)
         access, refresh = caller.pair()
         assert caller.fees(access).status_code == 200
 

@@ -6,10 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from worker.sandbox.serve import serve
-from worker.sandbox.switches import Switches
+from worker.sandbox.switches import Switches, describe
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,21 +19,25 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--key", action="append", default=[], metavar="ID=FILE", help="a public key, PEM")
     parser.add_argument("--switches", type=Path, metavar="FILE", help="switches as JSON")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=JSON", help="one switch")
+    parser.add_argument("--list", action="store_true", help="list the switches with their defaults, and end")
     given = parser.parse_args(arguments)
+    if given.list:
+        _say(describe())
+        return 0
     try:
         switches = json.loads(given.switches.read_text()) if given.switches else {}
         for name, value in map(_pair, given.set):
             switches[name] = _json_or_text(value)
         keys = {key_id: Path(file).read_text() for key_id, file in map(_pair, given.key)}
-        serve(Switches.model_validate(switches), keys, given.host, given.port, given.anywhere, _say)
-    except (OSError, ValueError, ValidationError) as error:
+        serve(Switches().changed(switches), keys, given.host, given.port, given.anywhere, _say)
+    except (OSError, ValueError) as error:
         sys.stderr.write(f"sandbox: {error}\n")
         return 2
     return 0
 
 
-def _say(base_url: str) -> None:
-    sys.stdout.write(f"{base_url}\n")
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 
 

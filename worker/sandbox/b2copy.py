@@ -47,7 +47,7 @@ class Call:
     def json(self) -> Any:
         try:
             return json.loads(self.raw)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise Refused(400, "the body is not JSON") from None
 
 

@@ -12,7 +12,6 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
-from pydantic import ValidationError
 
 from worker.sandbox.openapi import DOCUMENT
 from worker.sandbox.switches import TOKEN_ROUTES
@@ -52,7 +51,7 @@ class Control:
         raw = await request.read()
         try:
             return web.json_response(door(dict(request.rel_url.query), json.loads(raw) if raw else {}))
-        except (ValidationError, ValueError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             return web.json_response({"error": str(error)}, status=400)
 
     def _switches(self, query: dict[str, str], body: Any) -> Any:

@@ -24,6 +24,8 @@ def serve(
     Raises ValueError for an unusable key, or a host that is not loopback unless `anywhere`: whoever reaches the
     sandbox controls it.
     """
+    if host == "localhost":
+        host = "127.0.0.1"
     if not anywhere and not ipaddress.ip_address(host).is_loopback:
         raise ValueError(f"{host} is not a loopback address, and the sandbox obeys whoever reaches it")
     keys = Keys()

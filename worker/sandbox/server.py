@@ -39,7 +39,7 @@ class Server:
         self.b2copy.forget()
 
     def switch(self, changes: dict[str, Any]) -> Switches:
-        """Change switches while running; faults that are set count their calls anew. Raises ValidationError."""
+        """Change switches while running; faults that are set count their calls anew. Raises ValueError."""
         self.b2copy.switches = self.b2copy.switches.changed(changes)
         if "faults" in changes:
             self._faults.begin()

@@ -3,15 +3,19 @@
 Settable at start and while running. An unknown name or an impossible value is refused, never ignored.
 """
 
-from typing import Any, Literal, Self
+import difflib
+import json
+from typing import Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 TOKEN_ROUTES = frozenset({"authexternalcrm", "refreshtoken", "signin"})
 
 
 class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Numbers may stand for text, since `--set admin_id=7` is read as JSON.
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
 
 
 class FeeRule(Strict):
@@ -106,8 +110,11 @@ class Switches(Strict):
     faults: list[Fault] = Field(default_factory=list)
 
     def changed(self, changes: dict[str, Any]) -> Self:
-        """Return a copy with `changes` applied. Raises pydantic's ValidationError."""
-        return type(self).model_validate(self.model_dump(mode="json") | changes)
+        """Return a copy with `changes` applied. Raises ValueError, a line for each switch that cannot be set."""
+        try:
+            return type(self).model_validate(self.model_dump(mode="json") | changes)
+        except ValidationError as error:
+            raise ValueError("\n".join(_told(problem) for problem in error.errors())) from None
 
     def latency_of(self, route: str) -> float:
         group = "token" if route in TOKEN_ROUTES else "api"
@@ -115,3 +122,22 @@ class Switches(Strict):
             if name in self.latency:
                 return self.latency[name]
         return 0.0
+
+
+def describe() -> str:
+    """Every switch with its default, a line each."""
+    lines = []
+    for name, value in Switches().model_dump(mode="json").items():
+        field = Switches.model_fields[name]
+        choices = [choice for choice in get_args(field.annotation) if isinstance(choice, str)]
+        about = [" | ".join(choices), field.description or ""]
+        lines.append("  ".join([f"{name}={json.dumps(value)}", *filter(None, about)]))
+    return "\n".join(lines)
+
+
+def _told(problem: ErrorDetails) -> str:
+    name = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] != "extra_forbidden":
+        return f"{name}: {problem['msg']}"
+    near = difflib.get_close_matches(name, Switches.model_fields, n=1)
+    return f"{name} is not a switch" + (f": did you mean {near[0]}?" if near else "")
