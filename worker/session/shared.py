@@ -125,6 +125,12 @@ class _Process:
             self.held = replace(held, look_at=time.monotonic() + min(held.recheck, left))
         return token
 
+    def learn(self, renewal: Renewal) -> None:
+        """Look at once where this process would otherwise have gone on with its copy."""
+        self.newest = max(self.newest, renewal.generation)
+        if (held := self.held) is not None:
+            self.held = replace(held, look_at=0.0)
+
     def tell(self, view: View) -> None:
         """Let the metrics show what the store shows."""
         metrics.SESSION_GENERATION.set(view.session.generation if view.session else 0)
@@ -189,7 +195,7 @@ class SharedSession:
             lease = self._acquire(process, expected, force)
             if isinstance(lease, Lease):
                 renewal = process.leader.renew(lease, expected, trigger)
-                process.newest = max(process.newest, renewal.generation)
+                process.learn(renewal)
                 return renewal
             if lease.why == "newer":
                 return Renewal("adopted", expected)
@@ -223,6 +229,10 @@ class SharedSession:
         process = self._process()
         process.store.forget()
         process.held = None
+
+    def concerns(self) -> list[str]:
+        """What in Redis' configuration may lose the session, a line each. Raises `StoreUnavailable`."""
+        return self._process().store.concerns()
 
     def _process(self) -> _Process:
         pid = os.getpid()
@@ -282,6 +292,8 @@ class SharedSession:
             expected = process.newest = stored.generation
             if stored.generation > above and now < stored.expires:
                 token = self._readable(process, stored)
+            if (held := process.held) is not None and held.token.generation == stored.generation:
+                process.held = replace(held, expires=stored.expires)  # earlier, if somebody was told 401
         if stored is not None and token is not None:
             life = stored.life / 1000
             recheck = timings.recheck_for(life)
@@ -326,7 +338,7 @@ class SharedSession:
         except Exception:
             log.exception("session not renewed: our own fault")
         else:
-            process.newest = max(process.newest, renewal.generation)
+            process.learn(renewal)
 
     def _acquire(self, process: _Process, expected: int, forced: bool) -> Lease | Refused:
         owner = f"{os.uname().nodename}:{os.getpid()}:{uuid.uuid4().hex[:12]}"

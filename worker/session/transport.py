@@ -20,7 +20,6 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import ConnectionPool
 from urllib3.exceptions import HTTPError, NameResolutionError, NewConnectionError
 from urllib3.util import Timeout
-from urllib3.util.connection import create_connection
 
 from worker.errors import Unavailable, UnknownOutcome
 
@@ -168,12 +167,18 @@ class _Countdown:
         except OSError as error:
             raise NameResolutionError(host, self, error) from error  # type: ignore[arg-type]
         reason: OSError = OSError("no address")
-        for *_, address in addresses:
-            numeric = (str(address[0]), port)
+        for family, kind, protocol, _, address in addresses:
+            sock = socket.socket(family, kind, protocol)
             try:
-                return create_connection(numeric, self.timeout, socket_options=self.socket_options)  # type: ignore[attr-defined]
+                for option in self.socket_options or ():  # type: ignore[attr-defined]
+                    sock.setsockopt(*option)
+                sock.settimeout(self.timeout)
+                sock.connect(address)
             except OSError as error:
+                sock.close()
                 reason = error
+            else:
+                return sock
         raise NewConnectionError(self, type(reason).__name__) from reason  # type: ignore[arg-type]
 
     def connect(self) -> None:
