@@ -322,9 +322,7 @@ class Machine(RuleBasedStateMachine):
                     known.state, known.why, known.due = State.WAITING, Why(why), due_at < time.time() * 1000
 
     def verdicts(self, data: st.DataObject) -> list[Verdict]:
-        chosen = data.draw(
-            st.lists(st.sampled_from(self.claims), min_size=1, max_size=4, unique_by=lambda one: one.key)
-        )
+        several = st.lists(st.sampled_from(self.claims), min_size=1, max_size=4, unique_by=lambda one: one.key)
         return [data.draw(st.sampled_from(self.possible(one))) for one in data.draw(several)]
 
     def possible(self, one: Claim) -> list[Verdict]:
