@@ -16,12 +16,18 @@ from worker.sandbox.processes import Process, clean_environment
 SLEEPER = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]
 
 
+PROC = Path("/proc/self").exists()
+
+
 def alive(pid: int) -> bool:
+    """A zombie is dead: whoever should reap it may be slow."""
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
+        if PROC:
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        os.kill(pid, 0)
+    except (FileNotFoundError, ProcessLookupError):
         return False
-    return state != "Z"
+    return True
 
 
 def test_a_process_that_dies_is_started_again(tmp_path: Path) -> None:
@@ -130,6 +136,7 @@ class TestBroker:
 
             assert stranger.recv(100).startswith(b"-NOAUTH")
 
+    @pytest.mark.skipif(not PROC, reason="reads /proc")
     def test_keeps_its_password_off_the_command_line(self, broker: Broker) -> None:
         command = Path(f"/proc/{broker.pid}/cmdline").read_text()
 

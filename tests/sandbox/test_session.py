@@ -99,6 +99,10 @@ class TestAssertion:
         assert newer.log_in().status_code == 200
         assert caller.log_in().status_code == 401
 
+    @pytest.mark.parametrize("text", ["x", "a.b.c", "\ud800", "e30.e30.e30"])
+    def test_is_refused_when_it_is_no_jwt(self, caller: Caller, text: str) -> None:
+        assert caller.post(AUTH, {"external_token": text}).status_code == 401
+
     @pytest.mark.parametrize("body", [None, [], {"external_token": 7}, {"token": "x"}])
     def test_must_be_in_the_body(self, caller: Caller, body: Any) -> None:
         assert caller.post(AUTH, body).status_code == 400

@@ -30,7 +30,8 @@ def test_leaves_nothing_behind() -> None:
     with Stage(access_lifetime=5) as stage:
         sleeper = stage.run("sleeper", "sleep", "60")
         broker, sandbox = stage.broker, stage.sandbox
-        assert broker.client.ping()
+        with broker.client as client:
+            assert client.ping()
         assert sandbox.control.switches()["access_lifetime"] == 5
         assert stage.settings["B2COPY_TOKEN_TTL"] == "5"
 

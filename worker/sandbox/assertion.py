@@ -56,7 +56,7 @@ class Keys:
                 algorithms=["ES256"],
                 options={"verify_exp": False, "verify_iat": False, "verify_nbf": False, "verify_aud": False},
             )
-        except jwt.PyJWTError as error:
+        except (jwt.PyJWTError, ValueError) as error:
             raise Refused(401, f"external_token is not a valid ES256 JWT: {error}") from None
         _check_claims(claims, peer, now, switches)
         if switches.assertion_single_use:

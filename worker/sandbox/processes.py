@@ -162,7 +162,10 @@ class Process:
         if self._stopping.is_set():  # told to stop just before there was anything to end
             popen.terminate()
         # See it end before reaping it: until then its process group, and whoever it left behind there, is ours.
-        os.waitid(os.P_PID, popen.pid, os.WEXITED | os.WNOWAIT)
+        if hasattr(os, "waitid"):
+            os.waitid(os.P_PID, popen.pid, os.WEXITED | os.WNOWAIT)
+        else:  # macOS before Python 3.13
+            popen.wait()
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(popen.pid, signal.SIGKILL)
         self._popen = None
