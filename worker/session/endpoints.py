@@ -22,7 +22,8 @@ from worker.watch.redact import redacted
 
 LOGIN = "/api/admin/auth/v2/admin/adminservice/authexternalcrm"
 REFRESH = "/api/admin/auth/v2/admin/adminservice/refreshtoken"
-_WORDS = 200  # characters kept of what B2COPY said
+_READ = 16 * 1024  # bytes read of what B2COPY said
+_WORDS = 200  # characters kept of it
 
 
 class Endpoints:
@@ -39,13 +40,13 @@ class Endpoints:
     def log_in(self, assertion: str) -> Pair:
         """Exchange a signed assertion. Raises as `_exchange`."""
         body = json.dumps({"external_token": assertion}).encode()
-        return self._exchange(LOGIN, body, {"Content-Type": "application/json"})
+        return self._exchange(LOGIN, assertion, body, {"Content-Type": "application/json"})
 
     def refresh(self, refresh_token: str) -> Pair:
         """Exchange a refresh token, which is spent by that whatever comes back. Raises as `_exchange`."""
-        return self._exchange(REFRESH, b"", {"Authorization": f"Bearer {refresh_token}"})
+        return self._exchange(REFRESH, refresh_token, b"", {"Authorization": f"Bearer {refresh_token}"})
 
-    def _exchange(self, path: str, body: bytes, headers: dict[str, str]) -> Pair:
+    def _exchange(self, path: str, secret: str, body: bytes, headers: dict[str, str]) -> Pair:
         """The only place from which a token endpoint is called.
 
         Raises `RateLimited` for 429, `CredentialsRejected` when B2COPY refuses what was presented (any other 4xx), and
@@ -67,7 +68,7 @@ class Endpoints:
             metrics.CLOCK_OFFSET.set(self.ahead)
         if answer.status == 200:
             return _pair(path, answer, server_time)
-        what, words = f"POST {path}", _said(answer)
+        what, words = f"POST {path}", _said(answer, secret)
         if answer.status == 429:
             raise RateLimited(what, 429, words, _retry_after(answer, self._retry_after_max))
         if 400 <= answer.status < 500 and answer.status != 408:
@@ -77,17 +78,24 @@ class Endpoints:
 
 def _pair(path: str, answer: Answer, server_time: float | None) -> Pair:
     """Read a token pair. Raises `Unavailable` when it is not one: what was said is not kept, it may hold a token."""
-    try:
-        said: Any = json.loads(answer.body)
-        access = said.get("accessToken") or said.get("access_token")
-        refresh = said.get("refreshToken") or said.get("refresh_token")
-        told = said.get("expiresIn") or said.get("expires_in")
-    except (ValueError, AttributeError):
-        raise Unavailable(f"POST {path}: the answer is not a JSON object", 200) from None
+    said = _json(answer.body)
+    if not isinstance(said, dict):
+        raise Unavailable(f"POST {path}: the answer is not a JSON object", 200)
+    access = said.get("accessToken") or said.get("access_token")
+    refresh = said.get("refreshToken") or said.get("refresh_token")
+    told = said.get("expiresIn") or said.get("expires_in")
     if not isinstance(access, str) or not access or not access.isascii() or not access.isprintable():
         raise Unavailable(f"POST {path}: the answer holds no access token", 200)
     usable = isinstance(refresh, str) and refresh.isascii() and refresh.isprintable()
     return Pair(access, refresh if usable and refresh else None, life_of(access, server_time, told))
+
+
+def _json(body: bytes) -> Any:
+    """None if it is no JSON: the error would hold all of what it could not read."""
+    try:
+        return json.loads(body)
+    except ValueError:
+        return None
 
 
 def _server_time(answer: Answer) -> float | None:
@@ -109,7 +117,7 @@ def _retry_after(answer: Answer, longest: float) -> float | None:
     return min(longest, max(0.0, at - (_server_time(answer) or time.time())))
 
 
-def _said(answer: Answer) -> str | None:
-    """B2COPY's own words, shortened to one line."""
-    text = " ".join(answer.body[: 4 * _WORDS].decode("utf-8", "replace").split())
-    return redacted(text[:_WORDS]) or None
+def _said(answer: Answer, secret: str) -> str | None:
+    """B2COPY's own words, shortened to one line, without what was presented: some servers repeat it."""
+    text = " ".join(answer.body[:_READ].decode("utf-8", "replace").replace(secret, "[redacted]").split())
+    return redacted(text)[:_WORDS] or None

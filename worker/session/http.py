@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -61,12 +62,16 @@ class Http:
         request.body = body
         request.headers["Content-Length"] = str(len(body))
         Bearer(token)(request)
+        transport, deadline = self._transport(), self._settings.call_deadline
         try:
-            return self._transport().send(request, self._settings.call_deadline)
+            answer = transport.send(request, deadline)
         except StaleConnection:
             if not repeatable:
                 raise
-        return self._transport().send(request, self._settings.call_deadline)
+            answer = transport.send(request, deadline)
+        if (secret := token.access.encode()) in answer.body:  # some servers repeat what was wrong with a request
+            answer = replace(answer, body=answer.body.replace(secret, b"[redacted]"))
+        return answer
 
     def _prepared(self, path: str) -> requests.PreparedRequest:
         if not _PATH.fullmatch(path) or ".." in path:

@@ -21,7 +21,7 @@ from urllib3.connectionpool import ConnectionPool
 from urllib3.exceptions import HTTPError, NameResolutionError, NewConnectionError
 from urllib3.util import Timeout
 
-from worker.errors import Unavailable, UnknownOutcome
+from worker.errors import B2CopyError, Unavailable, UnknownOutcome
 
 USER_AGENT = f"b2copy-sync/{version('b2copy-sync')}"
 LARGEST = 1024 * 1024  # bytes of an answer, decoded
@@ -66,15 +66,16 @@ class Transport:
             countdown: Any = Timeout(total=deadline)  # accepted by requests, unknown to its types
             response = self._adapter.send(request, stream=True, timeout=countdown, verify=self._verify)
             body: bytes = response.raw.read(LARGEST + 1, decode_content=True)
-            if len(body) > LARGEST:
-                response.raw.close()
-                raise UnknownOutcome(f"{what}: the answer is longer than {LARGEST} bytes", response.status_code)
-            return Answer(response.status_code, response.headers, body, time.monotonic() - started)
+            if len(body) <= LARGEST:
+                return Answer(response.status_code, response.headers, body, time.monotonic() - started)
+            response.raw.close()
+            failure: B2CopyError = UnknownOutcome(f"{what}: the answer is longer than {LARGEST} bytes")
         except (requests.RequestException, HTTPError, OSError, http.client.HTTPException) as error:
-            raise _sorted(what, error) from None
+            failure = _sorted(what, error)
         finally:
             if not self._keep:
                 self._adapter.close()
+        raise failure  # out here, so that not even its context holds the request
 
 
 def _sorted(what: str, error: BaseException) -> Unavailable | UnknownOutcome:

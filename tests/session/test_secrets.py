@@ -1,0 +1,169 @@
+"""No token leaves: not in logs, errors, pickles, metrics, nor in what Redis keeps."""
+
+import copyreg
+import inspect
+import json
+import logging
+import pickle
+import socket
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from prometheus_client import generate_latest
+
+from tests.session.conftest import Configure, Member
+from tests.session.wire import PAIR, Wire
+from tests.support import until
+from worker import errors
+from worker.errors import B2CopyError
+from worker.sandbox.broker import Broker
+from worker.sandbox.control import SandboxControl
+from worker.session.http import Http
+from worker.watch.redact import Redacted, guard, redacted
+
+FEES = "/api/admin/fees/v2/fee/feeservice/processext"
+PAYLOAD = {"account_login": "123456", "request_id": "w1"}
+
+
+def told(error: BaseException | None) -> Iterator[str]:
+    """Everything an error reporter would find in an error: its text, its pickle, its context, and theirs."""
+    while error is not None:
+        yield from (str(error), repr(error), json.dumps([str(arg) for arg in error.args]), repr(vars(error)))
+        yield "".join(traceback.format_exception(error))
+        yield pickle.dumps(error).decode("latin-1")
+        error = error.__cause__ or error.__context__
+
+
+def every_way_to_fail(http: Http, session: Any, sandbox: SandboxControl) -> list[str]:
+    """Go through the whole life of a session; return what its errors tell."""
+    sinks = []
+    faults: list[dict[str, Any]] = [
+        {"what": "status", "status": 401, "route": "api"},
+        {"what": "drop", "route": "api", "effect": "done"},
+        {"what": "reset", "route": "api"},
+        {"what": "cut", "route": "api"},
+        {"what": "huge", "route": "api"},
+        {"what": "status", "status": 401, "route": "token"},
+        {"what": "status", "status": 503, "route": "token"},
+        {"what": "status", "status": 429, "route": "token"},
+        {"what": "html", "route": "token"},
+        {"what": "lacks", "route": "token", "field": "accessToken"},
+        {"what": "reset", "route": "token"},
+    ]
+    http.post(FEES, PAYLOAD, repeatable=True)
+    for fault in faults:
+        sandbox.faults(fault)
+        for act in (lambda: http.post(FEES, PAYLOAD, repeatable=False), lambda: session.renew(force=True, wait=1)):
+            try:
+                act()
+            except B2CopyError as error:
+                sinks += told(error)
+        sandbox.faults()
+        session.renew(force=True, wait=1)
+    http.post(FEES, PAYLOAD, repeatable=True)
+    return sinks
+
+
+@pytest.mark.failure_mode("F49", "F50")
+def test_no_sink_ever_holds_a_token(
+    member: Member, configure: Configure, sandbox: SandboxControl, broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    settings = configure()
+    session = member(settings, token_deadline=0.5, login_attempts=1)
+    http = Http(session, settings)
+
+    sinks = every_way_to_fail(http, session, sandbox)
+
+    assert len(sinks) > 50
+    sinks += [caplog.text, generate_latest().decode(), repr(session.state()), repr(session.current()), repr(settings)]
+    with redis.Redis.from_url(broker.url) as client:
+        sinks += [(client.dump(key) or b"").decode("latin-1") for key in client.scan_iter()]
+        folder = Path(client.config_get("dir")["dir"])
+        until(lambda: client.info("persistence")["aof_pending_bio_fsync"] == 0)
+    sinks += [path.read_bytes().decode("latin-1") for path in folder.rglob("*.aof")]
+    tokens = [pair[name] for pair in sandbox.pairs() for name in ("access", "refresh")]
+    assert len(tokens) > 20
+    private = settings.private_key_file[0].read_text().splitlines()[1]
+    for secret in [*tokens, private, "eyJ"]:
+        assert not [sink for sink in sinks if secret in sink]
+
+
+def test_a_server_that_repeats_what_it_was_sent_gives_nothing_away(
+    wire: Wire, member: Member, configure: Configure, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = configure(host=wire.url)
+    session = member(settings)
+
+    def repeat(connection: socket.socket, request: bytes) -> None:
+        connection.sendall(b"HTTP/1.1 400 No\r\nContent-Length: %d\r\n\r\n%s" % (len(request), request))
+
+    wire.answer = repeat
+    answer = Http(session, settings).post("/api/admin/x", {}, repeatable=True)
+    session.renew(force=True, wait=1)
+
+    assert b"[redacted]" in answer.body
+    for secret in json.loads(PAIR).values():
+        assert secret not in answer.body.decode()
+        assert secret not in caplog.text
+
+
+ERRORS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, Exception)]
+
+
+@pytest.mark.failure_mode("F41", "F53")
+@pytest.mark.parametrize("kind", ERRORS, ids=lambda kind: kind.__name__)
+def test_every_error_survives_a_pickle(kind: type[Exception]) -> None:
+    error = kind("POST /x", 503, "busy", 2.5) if issubclass(kind, B2CopyError) else kind("B2COPY_HOST is not set")
+
+    again = pickle.loads(pickle.dumps(error))
+
+    assert type(again) is kind
+    assert (str(again), again.args, vars(again)) == (str(error), error.args, vars(error))
+    assert json.loads(json.dumps(again.args)) == list(error.args)
+    assert copyreg.__reduce_ex__ is not None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Authorization: Bearer canary-token",
+        "{'Authorization': 'Bearer canary-token'}",
+        '{"external_token": "canary-token"}',
+        "external_token=canary-token&x=1",
+        '"accessToken":"canary-token","refreshToken":"canary-token"',
+        "eyJhbGciOi-canary.eyJhZG1pbl9pZCI-canary.c2lnbmF0dXJl-canary",
+    ],
+)
+def test_the_last_gate_knows_a_token_when_it_sees_one(text: str) -> None:
+    assert "canary" not in redacted(text)
+    assert "[redacted]" in redacted(text)
+
+
+def test_the_last_gate_leaves_other_words_alone() -> None:
+    text = "operation fees.process:W1 waits: B2COPY said 'the bearer of this account is unknown' (HTTP 404)"
+
+    assert redacted(text).replace("[redacted]", "of") == text
+
+
+def test_the_gate_sees_tracebacks_and_arguments_and_is_put_up_once(capsys: pytest.CaptureFixture[str]) -> None:
+    logger, handler = logging.getLogger("gate"), logging.StreamHandler()
+    logger.addHandler(handler)
+    logger.propagate = False
+    guard(logger)
+    guard(logger)
+
+    try:
+        raise ValueError("Bearer canary-token")
+    except ValueError:
+        logger.exception("with %s\nand a new line", {"external_token": "canary-token"})
+
+    written = capsys.readouterr().err
+    assert "ValueError" in written
+    assert "canary" not in written
+    assert isinstance(handler.formatter, Redacted)
+    assert not isinstance(handler.formatter._formatter, Redacted)
