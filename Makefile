@@ -34,6 +34,9 @@ demo: setup  ## a withdrawal's fees, end to end, on this machine alone
 test: setup  ## the tests, on a broker and databases of their own
 	$(CLEAN) $(BIN)/python -m pytest -q tests
 
+chaos: setup  ## real processes through every fault, and a table of what came of it (minutes)
+	@$(CLEAN) $(BIN)/python -m tests.faults
+
 check: setup  ## lint and types
 	$(BIN)/ruff check worker tasks tests
 	$(BIN)/ruff format --check worker tasks tests
@@ -48,4 +51,4 @@ lock: setup  ## compile the hashed locks anew (needs uv)
 clean:  ## remove what set-up and the tools made
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help setup demo test check lock clean
+.PHONY: help setup demo test chaos check lock clean

@@ -3,7 +3,10 @@
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
+
+import redis
 
 from tests.faults.session.fleet import Fleet
 from tests.faults.table import Scenario
@@ -22,102 +25,108 @@ def staged(**switches: Any) -> Iterator[Stage]:
         yield stage
 
 
-def holder_killed(fleet: Fleet, stage: Stage) -> None:
+def holder_killed(fleet: Fleet, stage: Stage, after: float = 5.0) -> None:
     """SIGKILL whoever holds the lease, amid its token call."""
     stage.sandbox.control.switches(latency={"token": 0.3})
+    pid = fleet.holder()
     with fleet.fault():
-        fleet.send(fleet.holder(), signal.SIGKILL)
+        fleet.send(pid, signal.SIGKILL)
     stage.sandbox.control.switches(latency={})
-    fleet.go_on(5)
+    fleet.recover(after)
 
 
-def holder_paused(fleet: Fleet, stage: Stage) -> None:
-    """SIGSTOP whoever holds the lease for longer than the lease."""
+def holder_stopped(fleet: Fleet, stage: Stage, seconds: float = 3.5, after: float = 3.0) -> None:
+    """SIGSTOP whoever holds the lease for longer than the lease; the others must not notice."""
     stage.sandbox.control.switches(latency={"token": 0.3})
     pid = fleet.holder()
     with fleet.fault():
         fleet.send(pid, signal.SIGSTOP)
     stage.sandbox.control.switches(latency={})
-    fleet.go_on(3.5)
+    fleet.go_on(seconds)
     fleet.send(pid, signal.SIGCONT)
-    fleet.go_on(2)
+    fleet.recover(after)
 
 
-def answers_lost(fleet: Fleet, stage: Stage, times: int = 3) -> None:
+def answers_lost(fleet: Fleet, stage: Stage, times: int = 3, after: float = 1.0) -> None:
     """B2COPY rotates the refresh token, and the answer is lost."""
-    for number in range(1, times + 1):
+    for _ in range(times):
         with fleet.fault():
             stage.sandbox.control.faults({"what": "drop", "route": "refreshtoken", "next": 1, "effect": "done"})
-            until(lambda number=number: stage.sandbox.control.counters()["faults"].get("drop", 0) >= number)
-        fleet.go_on(1)
-    fleet.go_on(2)
+            before = stage.sandbox.control.counters()["faults"].get("drop", 0)
+            until(lambda before=before: stage.sandbox.control.counters()["faults"].get("drop", 0) > before)
+        fleet.recover(after)
 
 
-def redis_killed(fleet: Fleet, stage: Stage, seconds: float = 4.0) -> None:
+def redis_killed(fleet: Fleet, stage: Stage, seconds: float = 4.0, after: float = 5.0) -> None:
+    """Redis dies, and comes back with what its AOF holds."""
     with fleet.fault():
         stage.broker.kill()
         fleet.go_on(seconds)
         stage.broker.start()
-    fleet.go_on(5)
+    fleet.recover(after)
 
 
-def redis_paused(fleet: Fleet, stage: Stage, seconds: float = 2.0) -> None:
+def redis_silent(fleet: Fleet, stage: Stage, seconds: float = 2.0, after: float = 4.0) -> None:
     """Redis accepts connections and says nothing."""
     with fleet.fault():
         fleet.send(stage.broker.pid, signal.SIGSTOP)
         fleet.go_on(seconds)
         fleet.send(stage.broker.pid, signal.SIGCONT)
-    fleet.go_on(4)
+    fleet.recover(after)
 
 
-def redis_flushed(fleet: Fleet, stage: Stage, times: int = 3) -> None:
+def redis_flushed(fleet: Fleet, stage: Stage, times: int = 3, after: float = 2.5) -> None:
+    """Redis loses everything."""
     for _ in range(times):
         with fleet.fault():
             stage.broker.flush()
-        fleet.go_on(2.5)
+        fleet.recover(after)
 
 
-def redis_restored(fleet: Fleet, stage: Stage) -> None:
+def redis_restored(fleet: Fleet, stage: Stage, after: float = 4.0) -> None:
     """The session's key goes back by two generations, refresh token and all."""
-    with stage.broker.client as client:
-        binary = type(client).from_url(stage.broker.url)
-        key = next(iter(binary.scan_iter("b2copy:*:session")))
-        old, kept = binary.dump(key), binary.hget(key, "gen")
-        refreshed = stage.sandbox.control.counters()["refreshes"]
-        until(lambda: stage.sandbox.control.counters()["refreshes"] >= refreshed + 2, within=15)
+
+    def refreshes() -> int:
+        return int(stage.sandbox.control.counters()["refreshes"])
+
+    with redis.Redis.from_url(stage.broker.url) as client:
+        key = next(iter(client.scan_iter("b2copy:*:session")))
+        old, generation = client.dump(key), client.hget(key, "gen")
+        before = refreshes()
+        until(lambda: refreshes() >= before + 2, within=15)
         with fleet.fault():
-            binary.restore(key, 0, old, replace=True)
-        until(lambda: binary.hget(key, "gen") != kept, within=5)
-        binary.close()
-    fleet.go_on(4)
+            client.restore(key, 0, old, replace=True)
+        until(lambda: client.hget(key, "gen") != generation, within=5)
+    fleet.recover(after)
 
 
-def endpoint_down(fleet: Fleet, stage: Stage, seconds: float = 5.0) -> None:
-    """503 from both token endpoints for longer than a token lives."""
+def endpoints_down(fleet: Fleet, stage: Stage, seconds: float = 5.0, after: float = 5.0) -> None:
+    """503 from both token endpoints, for longer than a token lives."""
     with fleet.fault():
         stage.sandbox.control.faults({"what": "status", "status": 503, "route": "token"})
         fleet.go_on(seconds)
         stage.sandbox.control.faults()
-    fleet.go_on(5)
+    fleet.recover(after)
 
 
-def revoked(fleet: Fleet, stage: Stage, times: int = 3) -> None:
+def revoked(fleet: Fleet, stage: Stage, times: int = 3, after: float = 2.5) -> None:
+    """B2COPY ends all access tokens and the sessions behind them."""
     for _ in range(times):
         with fleet.fault():
             stage.sandbox.control.revoke_all()
-        fleet.go_on(2.5)
+        fleet.recover(after)
 
 
-def nothing(fleet: Fleet, stage: Stage) -> None:
-    fleet.go_on(10)
-
-
-def away(fleet: Fleet, stage: Stage, seconds: float = 4.0) -> None:
+def away(fleet: Fleet, stage: Stage, seconds: float = 4.0, after: float = 5.0) -> None:
     """B2COPY cuts every connection and refuses new ones."""
     with fleet.fault():
         stage.sandbox.control.go_away(seconds)
         fleet.go_on(seconds)
-    fleet.go_on(5)
+    fleet.recover(after)
+
+
+def nothing(fleet: Fleet, stage: Stage, seconds: float = 10.0) -> None:
+    fleet.go_on(seconds)
 
 
 def played(
@@ -150,23 +159,19 @@ def flawless(figures: Mapping[str, Any]) -> Sequence[str]:
     return [f"{name} is {figures[name]}, not {value}" for name, value in wanted.items() if figures[name] != value]
 
 
-def without_trouble(fleet: Fleet, stage: Stage) -> None:
-    fleet.go_on(30)
-
-
 SCENARIOS = [
-    Scenario("64 processes, 30 s", lambda: played(without_trouble, 64), flawless),
+    Scenario("64 processes, 30 s", lambda: played(partial(nothing, seconds=30.0), 64), flawless),
     Scenario("opaque tokens", lambda: played(nothing), flawless),
     Scenario("JWT tokens", lambda: played(nothing, switches={"access_format": "jwt"}), flawless),
     Scenario("one session per admin", lambda: played(nothing, switches={"one_session": True}), flawless),
     Scenario("lease holder killed", lambda: played(holder_killed), safe),
-    Scenario("lease holder stopped 3.5 s", lambda: played(holder_paused), safe),
+    Scenario("lease holder stopped 3.5 s", lambda: played(holder_stopped), safe),
     Scenario("answer lost after rotation x3", lambda: played(answers_lost), safe),
     Scenario("Redis killed 4 s", lambda: played(redis_killed), safe),
-    Scenario("Redis silent 2 s", lambda: played(redis_paused), safe),
+    Scenario("Redis silent 2 s", lambda: played(redis_silent), safe),
     Scenario("Redis flushed x3", lambda: played(redis_flushed), safe),
     Scenario("Redis restored from older data", lambda: played(redis_restored), safe),
-    Scenario("token endpoints 503 for 5 s", lambda: played(endpoint_down), safe),
+    Scenario("token endpoints 503 for 5 s", lambda: played(endpoints_down), safe),
     Scenario("B2COPY gone for 4 s", lambda: played(away), safe),
     Scenario("all tokens revoked x3", lambda: played(revoked), safe),
     Scenario("half the clocks 1 h ahead", lambda: played(nothing, clocks=(0.0, 3600.0)), safe),
