@@ -288,6 +288,15 @@ class TestWhereACallGoes:
         wire.__enter__()
 
 
+def test_anybody_may_ask_whether_b2copy_is_there_and_what_time_it_is(http: Http, sandbox: SandboxControl) -> None:
+    sandbox.switches(clock_offset=3600.0)
+
+    answer = http.reach()
+
+    assert abs((answer.server_time or 0) - time.time() - 3600) < 5
+    assert "authexternalcrm" not in sandbox.counters()["calls"]
+
+
 class TestTls:
     @pytest.fixture
     def certificate(self, tmp_path: Path, wire: Wire) -> Path:

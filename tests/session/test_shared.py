@@ -731,6 +731,27 @@ def token_or_none(session: SharedSession) -> object:
         return None
 
 
+class TestKeysThatGoBadAtWork:
+    """They were checked at start: later on they are a login that cannot be made, and no operation fails for it."""
+
+    @pytest.mark.parametrize("setting", ["private_key_file", "storage_key_file"])
+    def test_nobody_may_log_in_until_they_are_mended(
+        self, member: Member, configure: Configure, tmp_path: Path, setting: str
+    ) -> None:
+        settings = configure()
+        original = settings.storage_key_file if setting == "storage_key_file" else settings.private_key_file[0]
+        copy = tmp_path / "copy"
+        copy.write_bytes(original.read_bytes())
+        copy.chmod(0o644)
+        session = member(configure(**{setting: copy}), recheck=0.05, terminal=0.2)
+
+        with pytest.raises(CredentialsRejected, match="chmod 600"):
+            session.current()
+
+        copy.chmod(0o600)
+        assert until(lambda: token_or_none(session))
+
+
 class TestLookingAtIt:
     def test_the_state_tells_all_but_the_token(self, member: Member) -> None:
         session = member()

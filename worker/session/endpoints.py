@@ -62,7 +62,7 @@ class Endpoints:
             answer = self._transport.send(request, self._deadline)
         except UnknownOutcome as error:
             raise Unavailable(error.message) from None
-        server_time = _server_time(answer)
+        server_time = answer.server_time
         if server_time is not None:
             self.ahead = server_time - self._wall()
             metrics.CLOCK_OFFSET.set(self.ahead)
@@ -98,13 +98,6 @@ def _json(body: bytes) -> Any:
         return None
 
 
-def _server_time(answer: Answer) -> float | None:
-    try:
-        return parsedate_to_datetime(answer.headers["Date"]).timestamp()
-    except (KeyError, ValueError, TypeError):
-        return None
-
-
 def _retry_after(answer: Answer, longest: float) -> float | None:
     """Read Retry-After: seconds or a date (RFC 9110 section 10.2.3)."""
     value = answer.headers.get("Retry-After", "").strip()
@@ -114,7 +107,7 @@ def _retry_after(answer: Answer, longest: float) -> float | None:
         at = parsedate_to_datetime(value).timestamp()
     except (ValueError, TypeError):
         return None
-    return min(longest, max(0.0, at - (_server_time(answer) or time.time())))
+    return min(longest, max(0.0, at - (answer.server_time or time.time())))
 
 
 def _said(answer: Answer, secret: str) -> str | None:

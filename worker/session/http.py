@@ -57,6 +57,14 @@ class Http:
             raise AccessRejected(f"POST {path}: a new access token was refused too", 401)
         return answer
 
+    def reach(self) -> Answer:
+        """GET B2COPY's base URL, without a token: is it there, and what time is it there (`Answer.server_time`)?
+
+        Raises `Unavailable` (name, network, certificate) or `UnknownOutcome`. Whatever status is an answer.
+        """
+        request = requests.Request("GET", self._settings.host + "/", headers={"User-Agent": USER_AGENT}).prepare()
+        return self._transport().send(request, self._settings.call_deadline)
+
     def _send(self, path: str, body: bytes, token: Token, repeatable: bool) -> Answer:
         request = self._template(path).copy()
         request.body = body

@@ -8,6 +8,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +18,7 @@ from cryptography.fernet import Fernet, MultiFernet
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from worker.errors import SettingsError
+from worker.errors import CredentialsRejected, SettingsError
 from worker.settings import Settings
 
 _TOO_OPEN = 0o037  # group may read (Kubernetes does), nobody else may do anything
@@ -79,9 +80,20 @@ def fingerprint(settings: Settings) -> str:
     return hashlib.sha256("".join(key.fingerprint for key in found).encode()).hexdigest()[:16]
 
 
+@contextmanager
+def at_work() -> Iterator[None]:
+    """Once started, an unusable key file is a login that cannot be made: operations wait for it, none fails."""
+    try:
+        yield
+    except SettingsError as error:
+        raise CredentialsRejected(str(error)) from None
+
+
 def check(settings: Settings) -> None:
     """Read every key file once, at start. Raises `SettingsError` with a line for each that is unusable."""
     problems = []
+    if settings.ca_file is not None and not settings.ca_file.is_file():
+        problems.append(f"B2COPY_CA_FILE: {settings.ca_file} is not a file; correct the path")
     for read in (signing_keys, storage_keys):
         try:
             read(settings)

@@ -4,7 +4,9 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import get_args
 
+from cryptography.fernet import MultiFernet
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_exponential_jitter
 
 from worker.errors import (
@@ -12,7 +14,6 @@ from worker.errors import (
     CredentialsRejected,
     RateLimited,
     SessionUnavailable,
-    SettingsError,
     StoreUnavailable,
     Unavailable,
 )
@@ -96,8 +97,9 @@ class Leader:
             metrics.RENEWAL_SECONDS.observe(seconds)
         generation = stored.generation if stored else 0
         log.info(
-            "session renewed: generation %d, by %s, trigger %s, %.3f s, token %s",
-            generation, outcome, trigger, seconds, stored.fingerprint if stored else "-",
+            "session %s: generation %d, by %s, trigger %s, %.3f s, token %s",
+            "renewed" if outcome in get_args(Origin) else "left to another", generation, outcome, trigger, seconds,
+            stored.fingerprint if stored else "-",
         )  # fmt: skip
         return Renewal(outcome, generation)
 
@@ -112,7 +114,7 @@ class Leader:
             return None
         if self._store.now() >= stored.lived:
             return None
-        secrets = unseal(keys.storage_keys(self._settings), self._store.place, stored.generation, stored.blob)
+        secrets = unseal(self._storage_keys(), self._store.place, stored.generation, stored.blob)
         if secrets is None or secrets.refresh is None:
             return None
         asked = self._extend(lease)
@@ -149,6 +151,7 @@ class Leader:
     def _log_in(self, lease: Lease) -> _Obtained:
         """Log in with the newest key B2COPY accepts; files are read anew after each refusal, as one may have come."""
         refused: dict[str, CredentialsRejected] = {}
+        corrected = False
         while key := next((key for key in self._signing_keys() if key.fingerprint not in refused), None):
             ahead = self._ahead()
             asked = self._extend(lease)
@@ -156,7 +159,8 @@ class Leader:
             try:
                 return _Obtained(self._endpoints.log_in(signed), "jwt", key.key_id, asked)
             except CredentialsRejected as error:
-                if abs(self._ahead() - ahead) > self._timings.skew:
+                if not corrected and abs(self._ahead() - ahead) > self._timings.skew:
+                    corrected = True
                     log.warning("our clock is %.0f s behind B2COPY's: corrected", self._ahead())
                     continue  # the same key, dated by B2COPY's clock
                 log.error("B2COPY refused the login with key %s: %s", key.key_id, error)
@@ -164,10 +168,12 @@ class Leader:
         raise next(reversed(refused.values()))
 
     def _signing_keys(self) -> list[keys.SigningKey]:
-        try:
+        with keys.at_work():
             return keys.signing_keys(self._settings)
-        except SettingsError as error:
-            raise CredentialsRejected(str(error)) from None
+
+    def _storage_keys(self) -> MultiFernet:
+        with keys.at_work():
+            return keys.storage_keys(self._settings)
 
     def _ahead(self) -> float:
         """How far B2COPY's clock is ahead of ours, in seconds; 0 as long as the two are about equal."""
@@ -188,9 +194,7 @@ class Leader:
         """Store the pair. A store that is away is offered it again for a while: a pair that exists is not wasted."""
         pair = obtained.pair
         life = pair.life or self._guessed_life(lease.session)
-        blob = seal(
-            keys.storage_keys(self._settings), self._store.place, lease.fence, Secrets(pair.access, pair.refresh)
-        )
+        blob = seal(self._storage_keys(), self._store.place, lease.fence, Secrets(pair.access, pair.refresh))
         ends = time.monotonic() + self._timings.commit_patience
         while True:
             try:

@@ -170,9 +170,8 @@ class SharedSession:
         """Say that B2COPY answered 401 to `token`; return a newer one. Raises as `current`."""
         metrics.UNAUTHORIZED.inc()
         process = self._process()
-        held = process.held
-        if held is not None and held.token.generation > token.generation:
-            return held.token
+        if (newer := process.spare(token.generation)) is not None:
+            return newer
         process.held = None
         process.store.invalidate(token.generation)
         return self._obtain(process, token.generation, wait)
@@ -289,7 +288,8 @@ class SharedSession:
         stored, now = view.session, process.store.now()
         token, trigger, expected = None, "unauthorized" if above else "missing", max(above, process.newest)
         if stored is not None and stored.generation >= expected:
-            expected = process.newest = stored.generation
+            expected = stored.generation
+            process.newest = max(process.newest, expected)
             if stored.generation > above and now < stored.expires:
                 token = self._readable(process, stored)
             if (held := process.held) is not None and held.token.generation == stored.generation:
@@ -326,7 +326,10 @@ class SharedSession:
         process.leading = threading.Thread(
             target=self._renew_quietly, args=(process, lease, expected, trigger), name="b2copy-session"
         )
-        process.leading.start()
+        try:
+            process.leading.start()
+        except RuntimeError:  # no thread to be had: the lease is ours all the same
+            self._renew_quietly(process, lease, expected, trigger)
         return None
 
     def _renew_quietly(self, process: _Process, lease: Lease, expected: int, trigger: str) -> None:
@@ -363,8 +366,11 @@ class SharedSession:
             and held.token.fingerprint == stored.fingerprint
         ):
             return held.token
-        secrets = unseal(keys.storage_keys(self._settings), process.store.place, stored.generation, stored.blob)
+        with keys.at_work():
+            fernet = keys.storage_keys(self._settings)
+        secrets = unseal(fernet, process.store.place, stored.generation, stored.blob)
         if secrets is None:
             metrics.UNREADABLE.inc()
+            log.warning("no storage key opens generation %d of the session: logging in anew", stored.generation)
             return None
         return Token(secrets.access, stored.generation)

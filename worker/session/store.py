@@ -89,7 +89,7 @@ class Store:
         self.place = f"b2copy:{{{hashlib.sha256(identity.encode()).hexdigest()[:16]}}}"
         self._keys = [f"{self.place}:{name}" for name in ("session", "lease", "fence", "cooldown", "pace")]
         self._redis: redis.Redis = redis.Redis.from_url(
-            settings.redis_url,
+            settings.redis_url.replace("redis+socket://", "unix://"),  # kombu's name for it
             socket_timeout=timings.store_timeout,
             socket_connect_timeout=timings.store_timeout,
             retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),

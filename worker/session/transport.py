@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from importlib.metadata import version
 from typing import Any
 
@@ -37,6 +38,14 @@ class Answer:
     headers: Mapping[str, str]
     body: bytes
     elapsed: float
+
+    @property
+    def server_time(self) -> float | None:
+        """When it was answered by the server's clock, as Unix seconds, if it told (RFC 9110 section 6.6.1)."""
+        try:
+            return parsedate_to_datetime(self.headers["Date"]).timestamp()
+        except (KeyError, ValueError, TypeError):
+            return None
 
     def __repr__(self) -> str:
         return f"<Answer {self.status}, {len(self.body)} bytes>"
