@@ -112,7 +112,7 @@ class Leader:
         stored = lease.session
         if stored is None or stored.burnt or stored.generation < max(expected, self._spent + 1):
             return None
-        if self._store.now() >= stored.lived:
+        if self._store.now() >= stored.born + max(stored.life, self._settings.token_ttl * 1000):
             return None
         secrets = unseal(self._storage_keys(), self._store.place, stored.generation, stored.blob)
         if secrets is None or secrets.refresh is None:
