@@ -85,6 +85,26 @@ def test_a_connection_that_was_idle_is_replaced(
     assert wire.connections == 4
 
 
+@pytest.mark.parametrize("framing", [b"Content-Length: 90", b"Transfer-Encoding: chunked", b"X-Framed-By: the end"])
+def test_a_body_that_comes_late_and_ends_the_connection_is_read_whole(
+    wire: Wire, on_wire: Callable[..., Http], framing: bytes
+) -> None:
+    body = b" " * 90 if b"chunked" not in framing else b"5a\r\n" + b" " * 90 + b"\r\n0\r\n\r\n"
+
+    def answer(connection: socket.socket, request: bytes) -> bool:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n" + framing + b"\r\n\r\n")
+        for part in (body[:10], body[10:]):
+            time.sleep(0.05)  # in packets of its own
+            connection.sendall(part)
+        return True
+
+    wire.answer = answer
+    http = on_wire()
+
+    for _ in range(2):
+        assert http.post("/api/admin/x", {}, repeatable=True).body == b" " * 90
+
+
 class TestStaleConnections:
     """A server closes a kept-alive connection just as the next request goes out on it."""
 

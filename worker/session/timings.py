@@ -3,6 +3,8 @@
 import random
 from dataclasses import dataclass
 
+_chance = random.SystemRandom()  # forked processes share the state of any other, and would all wait equally long
+
 
 @dataclass(frozen=True, slots=True)
 class Timings:
@@ -41,7 +43,7 @@ class Timings:
 
     def renew_after(self, life: float) -> float:
         """Draw when a token of this life is renewed: different instances differ, workers agree on what is stored."""
-        return life * random.uniform(0.60, 0.75)  # noqa: S311
+        return life * _chance.uniform(0.60, 0.75)
 
     def grace(self, life: float) -> float:
         """How much later than beat a worker begins the renewal by itself."""
@@ -61,8 +63,8 @@ class Timings:
 
     def cooldown_for(self, failures: int) -> float:
         """Draw the pause after the n-th failure in a row (0 = the first)."""
-        return min(self.cooldown_max, self.cooldown * 2.0 ** min(failures, 10)) * random.uniform(0.5, 1.0)  # noqa: S311
+        return min(self.cooldown_max, self.cooldown * 2.0 ** min(failures, 10)) * _chance.uniform(0.5, 1.0)
 
     def poll_pause(self) -> float:
         """Draw the pause between two looks."""
-        return self.poll * random.uniform(0.5, 1.5)  # noqa: S311
+        return self.poll * _chance.uniform(0.5, 1.5)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -113,8 +113,9 @@ class _Stale(http.client.RemoteDisconnected):
 class _Reader(io.RawIOBase):
     """A socket read with what is left of the deadline before each receive."""
 
-    def __init__(self, sock: socket.socket, ends: float) -> None:
-        self._sock, self._ends = sock, ends
+    def __init__(self, stream: io.RawIOBase, sock: socket.socket, ends: float) -> None:
+        # The stream keeps the socket open where the server says `Connection: close`, until the body is read.
+        self._stream, self._sock, self._ends = stream, sock, ends
         self.received = 0
         self.ended = False
 
@@ -126,17 +127,20 @@ class _Reader(io.RawIOBase):
         if left <= 0:
             raise TimeoutError("the deadline has passed")
         self._sock.settimeout(left)
-        count = self._sock.recv_into(buffer)
+        count = self._stream.readinto(buffer) or 0
         self.received += count
         self.ended = count == 0
         return count
+
+    def close(self) -> None:
+        super().close()
+        self._stream.close()
 
 
 class _Response(http.client.HTTPResponse):
     def __init__(self, sock: socket.socket, ends: float, method: str | None) -> None:
         super().__init__(sock, method=method)
-        self.fp.close()
-        self.reader = _Reader(sock, ends)
+        self.reader = _Reader(self.fp.detach(), sock, ends)
         self.fp = io.BufferedReader(self.reader)
 
     def begin(self) -> None:
@@ -146,10 +150,15 @@ class _Response(http.client.HTTPResponse):
             raise http.client.IncompleteRead(b"")
 
 
-class _Countdown:
+if TYPE_CHECKING:
+    from urllib3.connection import HTTPConnection as _Connection
+else:
+    _Connection = object
+
+
+class _Countdown(_Connection):
     """What both kinds of connection share; mixed in before urllib3's class."""
 
-    sock: Any
     _ends: float | None = None
     _used: float = 0.0  # when an answer last began on this connection; 0 on a fresh one
     _reader: _Reader | None = None
@@ -164,23 +173,24 @@ class _Countdown:
     def timeout(self, seconds: float | None) -> None:
         self._ends = time.monotonic() + seconds if isinstance(seconds, int | float) else None
 
-    def response_class(self, sock: socket.socket, *_: Any, method: str | None = None) -> _Response:
+    def response_class(self, sock: socket.socket, *_: Any, method: str | None = None) -> _Response:  # type: ignore[override]
+        """Make the response that http.client asks for, with this call's deadline."""
         response = _Response(sock, self._ends or 0.0, method)
         self._reader = response.reader
         return response
 
     def _new_conn(self) -> socket.socket:
         """Try each address with what is left; urllib3 would give each of them the whole time."""
-        host, port = self._dns_host, self.port  # type: ignore[attr-defined]
+        host, port = self._dns_host, self.port
         try:
             addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except OSError as error:
-            raise NameResolutionError(host, self, error) from error  # type: ignore[arg-type]
+        except socket.gaierror as error:
+            raise NameResolutionError(host, self, error) from error
         reason: OSError = OSError("no address")
         for family, kind, protocol, _, address in addresses:
             sock = socket.socket(family, kind, protocol)
             try:
-                for option in self.socket_options or ():  # type: ignore[attr-defined]
+                for option in self.socket_options or ():
                     sock.setsockopt(*option)
                 sock.settimeout(self.timeout)
                 sock.connect(address)
@@ -189,20 +199,20 @@ class _Countdown:
                 reason = error
             else:
                 return sock
-        raise NewConnectionError(self, type(reason).__name__) from reason  # type: ignore[arg-type]
+        raise NewConnectionError(self, type(reason).__name__) from reason
 
     def connect(self) -> None:
         self._used = 0.0
         try:
-            super().connect()  # type: ignore[misc]
+            super().connect()
         except (OSError, HTTPError, http.client.HTTPException) as error:  # TLS too: nothing has been sent yet
-            raise NewConnectionError(self, type(error).__name__) from error  # type: ignore[arg-type]
+            raise NewConnectionError(self, type(error).__name__) from error
 
     def request(self, *args: Any, **kwargs: Any) -> None:
         if self.sock is not None and self._used and time.monotonic() - self._used > IDLE:
-            self.close()  # type: ignore[attr-defined]
+            self.close()
         self._outbox = []
-        super().request(*args, **kwargs)  # type: ignore[misc]
+        super().request(*args, **kwargs)
         whole, self._outbox = b"".join(self._outbox), None
         self.send(whole)
 
@@ -214,7 +224,7 @@ class _Countdown:
         if self.sock is not None:
             self.sock.settimeout(self.timeout)
         try:
-            super().send(data)  # type: ignore[misc]
+            super().send(data)
         except ConnectionError as error:
             if self._used:
                 raise _Stale(type(error).__name__) from error
@@ -223,7 +233,7 @@ class _Countdown:
     def getresponse(self) -> Any:
         self._reader = None
         try:
-            response = super().getresponse()  # type: ignore[misc]
+            response = super().getresponse()
         except ConnectionError as error:
             if self._used and self._reader is not None and not self._reader.received:
                 raise _Stale(type(error).__name__) from error
@@ -232,11 +242,11 @@ class _Countdown:
         return response
 
 
-class _HTTPConnection(_Countdown, HTTPConnection):  # type: ignore[misc]
+class _HTTPConnection(_Countdown, HTTPConnection):
     pass
 
 
-class _HTTPSConnection(_Countdown, HTTPSConnection):  # type: ignore[misc]
+class _HTTPSConnection(_Countdown, HTTPSConnection):
     pass
 
 
