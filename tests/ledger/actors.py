@@ -25,6 +25,9 @@ from worker.ledger import (
 on_sqlite = pytest.mark.parametrize("empty_url", ["sqlite"], indirect=True)
 """For what only SQLite has: its file, its locks, its steps."""
 
+on_postgresql = pytest.mark.parametrize("empty_url", ["postgresql"], indirect=True)
+"""For what needs two writers at once."""
+
 
 class Clock:
     """Lets time pass in the ledger: everything in it happened that much earlier."""

@@ -3,8 +3,11 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from tests.ledger.actors import Clock, fail, look, names, postpone, put, succeed, take, take_one
-from worker.ledger import LEASE, Ledger, Reason, State, Why, cancel, replay
+from sqlalchemy import text
+
+from tests.ledger.actors import Clock, fail, look, names, new, on_postgresql, postpone, put, succeed, take, take_one
+from tests.support import until
+from worker.ledger import LEASE, Ledger, Reason, State, Why, cancel, record, replay
 
 
 def test_an_entitys_operations_go_one_after_the_other(ledger: Ledger) -> None:
@@ -163,3 +166,39 @@ def test_an_entity_is_never_held_twice_however_many_claim(ledger: Ledger, reopen
         list(crowd.map(work, range(4)))
 
     assert {entity: [name for name in done if name[0] == entity] for entity in lines} == lines
+
+
+@on_postgresql
+def test_an_earlier_operation_that_is_committed_later_waits_for_the_one_that_is_held(ledger: Ledger) -> None:
+    with ledger.engine.begin() as slow:
+        record(ledger, [new("A1", entity="A")], by="a slow transaction", connection=slow)
+        put(ledger, "A2", entity="A")
+        held = take_one(ledger)
+
+    assert take(ledger) == []
+    assert look(ledger, "A1").why == Why.BEHIND_ENTITY
+    succeed(ledger, held)
+    assert names(take(ledger)) == ["A1"]
+
+
+@on_postgresql
+def test_two_claims_that_meet_at_an_entity_do_not_both_hold_it(ledger: Ledger) -> None:
+    with ledger.engine.begin() as slow:
+        record(ledger, [new("A1", entity="A")], by="a slow transaction", connection=slow)
+        put(ledger, "A2", entity="A")
+    with ledger.engine.begin() as other:
+        # Another claim has taken A2, has not seen A1 yet, and is about to commit.
+        held = "state = 'running', owner = 'other', due_at = due_at + 10000"
+        other.execute(text(f"UPDATE b2copy_operations SET {held} WHERE key = 'fees.process:A2'"))
+        with ThreadPoolExecutor(1) as crowd:
+            ours = crowd.submit(take, ledger)
+            until(lambda: _is_waiting_for_a_lock(ledger))
+            other.commit()
+            assert ours.result(10) == []
+
+    assert look(ledger, "A1").why == Why.BEHIND_ENTITY
+
+
+def _is_waiting_for_a_lock(ledger: Ledger) -> bool:
+    with ledger.reading() as connection:
+        return bool(connection.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted")).scalar())

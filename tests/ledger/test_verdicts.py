@@ -67,6 +67,17 @@ def test_a_verdict_whose_lease_was_lost_changes_nothing_but_its_evidence_is_kept
     assert look(ledger, "W1").state == State.SUCCEEDED
 
 
+def test_a_verdict_of_an_earlier_claim_by_the_same_worker_is_lost_too(ledger: Ledger, clock: Clock) -> None:
+    put(ledger, "W1")
+    earlier = take_one(ledger, "worker 1")
+    clock.passes(LEASE + 1)
+    later = take_one(ledger, "worker 1")
+
+    assert succeed(ledger, earlier) == [earlier]
+    assert look(ledger, "W1").state == State.RUNNING
+    assert succeed(ledger, later) == []
+
+
 def test_a_lapsed_lease_that_nobody_took_is_still_its_holders(ledger: Ledger, clock: Clock) -> None:
     put(ledger, "W1")
     held = take_one(ledger)
