@@ -278,6 +278,23 @@ def test_words_of_a_redis_that_refuses_are_kept(store: Store, client: redis.Redi
         client.config_set("maxmemory", "0")
 
 
+def test_a_demoted_primary_is_left(store: Store, client: redis.Redis, broker: Broker) -> None:
+    def connections() -> set[str]:
+        return {one["id"] for one in client.client_list() if one["name"] == "b2copy-session"}
+
+    store.look()
+    before = connections()
+    client.replicaof("127.0.0.1", broker.port)
+    try:
+        with pytest.raises(StoreUnavailable, match="replica"):
+            lead(store)
+    finally:
+        client.replicaof("no", "one")
+
+    lead(store)
+    assert not connections() & before
+
+
 @pytest.mark.failure_mode("F33")
 def test_a_redis_that_may_evict_the_session_is_found_at_start(store: Store, client: redis.Redis) -> None:
     assert store.concerns() == []

@@ -90,7 +90,7 @@ class Http:
         return requests.Request("POST", self._settings.host + path, headers=headers).prepare()
 
     def _transport(self) -> Transport:
-        """Connections of this process: they do not survive a fork."""
+        """Connections of this process, as they do not survive a fork; its threads share them, which costs nothing."""
         pid = os.getpid()
         found = self._transports.get(pid)
         if found is None:

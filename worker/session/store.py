@@ -202,8 +202,12 @@ class Store:
             raise StoreUnavailable(
                 f"Redis does not answer ({type(error).__name__})", None, None, self._timings.store_pause
             ) from None
+        except redis.ReadOnlyError:
+            # A primary that was demoted keeps its connections: only a new one finds its successor.
+            self._redis.connection_pool.disconnect()
+            raise StoreUnavailable("Redis is a replica now", None, None, 1.0) from None
         except redis.RedisError as error:
-            # Read-only replica, out of memory, no permission: as good as away, but the words help.
+            # Out of memory, no permission: as good as away, but the words help.
             raise StoreUnavailable("Redis refuses the session's script", None, str(error)[:200], 1.0) from None
         # As if Redis had read its clock when we asked: it may only seem later than it is, never earlier.
         self._clock = float(answer[1]) / 1000 - started

@@ -42,7 +42,7 @@ class Fleet:
         self,
         stage: Stage,
         count: int = 16,
-        seconds: float = 60.0,
+        seconds: float = 120.0,
         pause: float = 0.2,
         clocks: Sequence[float] = (0.0,),
         timings: Mapping[str, float] | None = None,

@@ -13,7 +13,7 @@ from tests.faults.table import Scenario
 from tests.support import until
 from worker.sandbox.stage import Stage
 
-TITLE = "The shared session"
+TITLE = "The shared session: 16 processes, 5 calls/s each, tokens of 3 s, a lease of 2 s"
 LIFE = 3.0  # seconds
 
 
@@ -125,6 +125,20 @@ def away(fleet: Fleet, stage: Stage, seconds: float = 4.0, after: float = 5.0) -
     fleet.recover(after)
 
 
+def everything(fleet: Fleet, stage: Stage) -> None:
+    """One fault after the other, on the same fleet."""
+    holder_killed(fleet, stage, after=1.0)
+    holder_stopped(fleet, stage, after=1.0)
+    answers_lost(fleet, stage, times=2)
+    redis_killed(fleet, stage, after=1.0)
+    redis_silent(fleet, stage, after=1.0)
+    redis_flushed(fleet, stage, times=2, after=1.0)
+    redis_restored(fleet, stage, after=1.0)
+    endpoints_down(fleet, stage, after=1.0)
+    away(fleet, stage, after=1.0)
+    revoked(fleet, stage, times=2, after=1.0)
+
+
 def nothing(fleet: Fleet, stage: Stage, seconds: float = 10.0) -> None:
     fleet.go_on(seconds)
 
@@ -174,6 +188,7 @@ SCENARIOS = [
     Scenario("token endpoints 503 for 5 s", lambda: played(endpoints_down), safe),
     Scenario("B2COPY gone for 4 s", lambda: played(away), safe),
     Scenario("all tokens revoked x3", lambda: played(revoked), safe),
+    Scenario("all of these in a row, clocks off", lambda: played(everything, clocks=(0.0, 3600.0, -3600.0)), safe),
     Scenario("half the clocks 1 h ahead", lambda: played(nothing, clocks=(0.0, 3600.0)), safe),
     Scenario("half the clocks 1 h behind", lambda: played(nothing, clocks=(0.0, -3600.0)), safe),
     Scenario(
