@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from sqlalchemy import event
 
-from tests.ledger.actors import on_sqlite, put, succeed, take, tried
-from worker.ledger import Ledger, State, Verdict, due, renew, turn
+from tests.ledger.actors import on_postgresql, on_sqlite, postpone, put, succeed, take, tried
+from worker.ledger import Ledger, State, Verdict, Why, due, renew, turn
 
 
 @contextmanager
@@ -113,3 +114,35 @@ def test_work_per_operation_does_not_grow_with_the_ledger(ledger: Ledger, more: 
             take(ledger, limit=1000)  # its first is held now, and the others know that they must wait
 
     assert steps(lambda: some_work("large")) < 1.3 * small
+
+
+@on_postgresql
+def test_what_is_not_due_is_not_looked_at(ledger: Ledger) -> None:
+    put(ledger, *(f"W{number}" for number in range(3000)))
+    postpone(ledger, *take(ledger, limit=3000), why=Why.PENDING_AT_B2COPY, seconds=3600)
+    put(ledger, "new")
+    with ledger.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql("VACUUM ANALYZE b2copy_operations")
+
+    with explained(ledger) as plans:
+        take(ledger, limit=10)
+        due(ledger)
+
+    conditions = [line for line in plans if "Index Cond" in line and "turn" in line]
+    assert len(conditions) >= 2
+    assert all("due_at <=" in line for line in conditions), plans
+
+
+@contextmanager
+def explained(ledger: Ledger) -> Iterator[list[str]]:
+    """Collects PostgreSQL's plans of the queries that are sent."""
+    plans: list[str] = []
+
+    def explain(_connection: object, cursor: Any, statement: str, parameters: Any, *_: object) -> None:
+        if statement.startswith("SELECT"):
+            with cursor.connection.cursor() as other:
+                plans.extend(row[0] for row in other.execute(f"EXPLAIN {statement}", parameters))
+
+    event.listen(ledger.engine, "before_cursor_execute", explain)
+    yield plans
+    event.remove(ledger.engine, "before_cursor_execute", explain)

@@ -48,7 +48,7 @@ from worker.ledger import (
 )
 from worker.ledger.operation import may_follow
 
-EXAMPLES = {"sqlite": 100, "postgresql": 30}
+EXAMPLES = {"sqlite": 60, "postgresql": 25}
 MORE = os.environ.get("LEDGER_EXAMPLES")
 NAMES = [f"{entity}{number}" for entity in ("A", "B", "-") for number in range(4)] + ["child"]
 OWNERS = ["worker 1", "worker 2", "worker 3"]

@@ -4,6 +4,8 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
@@ -89,9 +91,16 @@ def test_migrating_again_changes_nothing(url: str) -> None:
     after.close()
 
 
+def migrate_together(barrier: Barrier, url: str) -> None:
+    barrier.wait(30)
+    open_ledger(url).close()
+    migrate(url)
+
+
 def test_several_may_migrate_at_once(empty_url: str) -> None:
     spawn = multiprocessing.get_context("spawn")
-    processes = [spawn.Process(target=migrate, args=(empty_url,)) for _ in range(3)]
+    together = spawn.Barrier(3)
+    processes = [spawn.Process(target=migrate_together, args=(together, empty_url)) for _ in range(3)]
     for process in processes:
         process.start()
     for process in processes:
@@ -102,6 +111,15 @@ def test_several_may_migrate_at_once(empty_url: str) -> None:
     with ledger.reading() as connection:
         assert connection.execute(text("SELECT count(*) FROM b2copy_ledger")).scalar_one() == 1
     ledger.close()
+
+
+def test_the_threads_of_one_process_may_open_an_empty_database_at_once(empty_url: str) -> None:
+    with ThreadPoolExecutor(4) as crowd:
+        opened = list(crowd.map(lambda _: open_ledger(empty_url), range(4)))
+
+    assert len({ledger.id for ledger in opened}) == 1
+    for ledger in opened:
+        ledger.close()
 
 
 @pytest.mark.filterwarnings("ignore:Skipped unsupported reflection of expression-based index")

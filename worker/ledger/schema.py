@@ -166,7 +166,8 @@ def _sqlite_now(element: _Now, compiler: SQLCompiler, **options: Any) -> str:
 
 @compiles(_Now, "postgresql")
 def _postgresql_now(element: _Now, compiler: SQLCompiler, **options: Any) -> str:
-    return "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)"
+    # Not clock_timestamp(): it may differ from row to row, and so no index would be searched by it.
+    return "CAST(EXTRACT(EPOCH FROM statement_timestamp()) * 1000 AS BIGINT)"
 
 
 def now_ms() -> ColumnElement[int]:
