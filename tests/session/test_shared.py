@@ -152,6 +152,54 @@ class TestRenewing:
         assert max(waited) < 0.5 + 0.7
         assert token_calls(sandbox) == 1
 
+    def test_while_a_token_is_good_for_long_nobody_waits_for_the_next(
+        self, member: Member, sandbox: SandboxControl, due: Callable[[], None]
+    ) -> None:
+        old = member().current()
+        due()
+        sandbox.switches(latency={"token": 0.3})
+        session = member(recheck=0.01)
+
+        started = time.monotonic()
+        assert session.current() == old
+        assert time.monotonic() - started < 0.2
+        assert until(lambda: session.current() != old)
+
+    def test_shortly_before_its_end_callers_wait_for_the_next(
+        self,
+        member: Member,
+        sandbox: SandboxControl,
+        broker: Broker,
+        due: Callable[[], None],
+        session_key: Callable[[], str],
+    ) -> None:
+        old = member().current()
+        due()
+        with broker.client as client:
+            client.hset(session_key(), "at_exp", int(client.time()[0]) * 1000 + 20_000)
+        sandbox.switches(latency={"token": 0.3})
+
+        assert member().current() != old
+        assert token_calls(sandbox) == 2
+
+    def test_shortly_before_its_end_a_token_is_still_better_than_none(
+        self,
+        member: Member,
+        sandbox: SandboxControl,
+        broker: Broker,
+        due: Callable[[], None],
+        session_key: Callable[[], str],
+    ) -> None:
+        old = member().current()
+        due()
+        with broker.client as client:
+            client.hset(session_key(), "at_exp", int(client.time()[0]) * 1000 + 20_000)
+        sandbox.switches(latency={"token": 0.6})
+        session = member()
+
+        assert session.current(wait=0.2) == old
+        assert session.current() != old
+
     def test_nobody_waits_longer_than_told_and_the_leader_goes_on(
         self, member: Member, sandbox: SandboxControl
     ) -> None:
@@ -471,6 +519,23 @@ class TestLoggingIn:
 
         assert seen == [{old.generation}] * 8  # and all went on with the token they had
         assert token_calls(sandbox) <= 1 + 1 + 4 * 3  # login, refresh, and at most four leaders with three tries each
+
+    def test_callers_who_keep_asking_during_a_rest_cost_redis_nothing(
+        self, member: Member, sandbox: SandboxControl, broker: Broker
+    ) -> None:
+        sandbox.faults({"what": "status", "status": 503, "route": "token", "retry_after": "20"})
+        session = member()
+        with pytest.raises(SessionUnavailable):
+            session.current()
+
+        with broker.client as client:
+            before = client.info("commandstats")["cmdstat_evalsha"]["calls"]
+            for _ in range(100):
+                with pytest.raises(SessionUnavailable):
+                    session.current()
+            after = client.info("commandstats")["cmdstat_evalsha"]["calls"]
+
+        assert after - before <= 2
 
     @pytest.mark.failure_mode("F41")
     def test_the_error_is_ours_and_says_when_to_come_back(self, member: Member, sandbox: SandboxControl) -> None:
