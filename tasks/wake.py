@@ -26,7 +26,7 @@ def wake(lane: str, times: int = 1) -> bool:
             for _ in range(times - unread):
                 app.send_task(
                     "b2copy.push",
-                    kwargs={"ledger": ledger().id, "lane": lane},
+                    kwargs={"ledger_id": ledger().id, "lane": lane},
                     queue=queue,
                     producer=producer,
                 )

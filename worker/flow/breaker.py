@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 
-FAILURES_TO_OPEN = 10  # failures in a row, with no success between them
+FAILURES_TO_OPEN = 5  # failures in a row, with no success between them
 PROBE_EVERY = 2.0  # seconds between two calls while open
 
 
@@ -22,6 +22,7 @@ class Breaker:
         self._lock = threading.Lock()
         self._failures = 0
         self._next_probe = 0.0
+        self.epoch = 0  # how often it has opened: tells claims made before from the probes made after
 
     @property
     def open(self) -> bool:
@@ -47,6 +48,7 @@ class Breaker:
         with self._lock:
             self._failures += 1
             if self._failures == FAILURES_TO_OPEN:
+                self.epoch += 1
                 self._next_probe = time.monotonic() + PROBE_EVERY
 
     def succeeded(self) -> None:

@@ -9,9 +9,10 @@ from limits.strategies import SlidingWindowCounterRateLimiter
 
 from worker.settings import Settings
 
+PATIENCE = 2.0  # seconds
 
 class Limiter:
-    """Grants calls to B2COPY. When Redis does not answer it grants none: waiting is safe, flooding is not."""
+    """Gives calls to B2COPY their turn. When Redis does not answer it gives none: waiting is safe, flooding is not."""
 
     def __init__(self, settings: Settings) -> None:
         self._rate = parse(settings.rate_limit) if settings.rate_limit != "0" else None
@@ -24,26 +25,25 @@ class Limiter:
         """The rate in calls per second; None without a limit."""
         return self._rate.amount / self._rate.get_expiry() if self._rate else None
 
-    def grant(self, wanted: int) -> int:
-        """Take up to `wanted` calls out of the current window and return how many were granted."""
-        if self._rate is None or wanted < 1:
-            return wanted
-        try:
-            limiter = self._connected()
-            granted = min(wanted, limiter.get_window_stats(self._rate, self._name).remaining)
-            return granted if granted > 0 and limiter.hit(self._rate, self._name, cost=granted) else 0
-        except StorageError:
-            return 0
+    def wait(self, urgent: bool) -> bool:
+        """Wait for one call's turn; return False if it did not come within `PATIENCE`.
 
-    def until_next(self) -> float:
-        """Return the seconds after which asking again makes sense, at most one second."""
+        The last fifth of each window is for urgent calls alone, so that a backfill never uses up a withdrawal's turn.
+        """
         if self._rate is None:
-            return 0.0
-        try:
-            reset = self._connected().get_window_stats(self._rate, self._name).reset_time
-        except StorageError:
-            return 1.0
-        return min(1.0, max(0.02, reset - time.time()))
+            return True
+        kept_free = 0 if urgent else self._rate.amount // 5
+        ends = time.monotonic() + PATIENCE
+        while time.monotonic() < ends:
+            try:
+                limiter = self._connected()
+                if limiter.test(self._rate, self._name, cost=1 + kept_free) and limiter.hit(self._rate, self._name):
+                    return True
+                reset = limiter.get_window_stats(self._rate, self._name).reset_time
+            except StorageError:
+                return False
+            time.sleep(min(0.25, max(0.02, reset - time.time())))
+        return False
 
     def _connected(self) -> SlidingWindowCounterRateLimiter:
         if self._limiter is None:

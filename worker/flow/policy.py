@@ -21,7 +21,7 @@ from worker.ledger import Attempt, Claim, Reason, State, Verdict, Why
 log = logging.getLogger(__name__)
 
 BACKOFF_FIRST = 1.0  # seconds
-BACKOFF_MAX = 30.0  # seconds: when B2COPY is back, nobody waits longer than this even if no breaker tells
+BACKOFF_MAX = 10.0  # seconds: while the breaker is open few are tried, so a short wait costs little and ends soon
 POLL_WIDENING = 1.5
 
 

@@ -1,0 +1,281 @@
+"""Send what is due. One per process.
+
+Each lane has a drain and sending threads of its own, so that a backfill in `bulk` never stands before a withdrawal in
+`money`. The drain is the only one that talks to the ledger: in one transaction it writes what the last batch came to and
+claims the next. The senders do nothing but call B2COPY. The batch grows with the load: a single operation is claimed,
+sent and settled at once; under a backlog a transaction serves a hundred.
+"""
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from queue import Empty, SimpleQueue
+from secrets import token_hex
+
+from sqlalchemy.exc import InterfaceError, OperationalError
+
+from worker.errors import B2CopyError, CredentialsRejected, SessionUnavailable, Unavailable, UnknownOutcome
+from worker.flow.breaker import Breaker
+from worker.flow.lanes import LANES
+from worker.flow.leases import Leases
+from worker.flow.limiter import Limiter
+from worker.flow.outcome import Outcome
+from worker.flow.policy import Policy
+from worker.ledger import Attempt, Claim, Ledger, Reason, State, Verdict, Why, hand_back, release, turn
+from worker.settings import Settings
+
+log = logging.getLogger(__name__)
+
+Act = Callable[[Claim], Outcome]
+
+DRAIN_FOR = 10.0  # seconds after which a drain gives its Celery slot back, for pools that have few
+LOOKAHEAD = 0.1  # seconds of sending that are claimed ahead, so that no sender waits for the ledger
+LOOKAHEAD_MAX = 100  # operations
+LINGER = 0.05  # seconds that results may wait for company while the senders are busy
+DATABASE_PAUSE = 0.5  # seconds between two tries to write results to a ledger that is away
+
+
+class Pusher:
+    """Drains lanes. `acts` says for each kind how one attempt is made."""
+
+    def __init__(self, ledger: Ledger, acts: Mapping[str, Act], settings: Settings, policy: Policy) -> None:
+        self._ledger = ledger
+        self._stopping = threading.Event()
+        owner = f"{socket.gethostname()}:{os.getpid()}:{token_hex(4)}"
+        leases, breaker, limiter = Leases(ledger, owner), Breaker(self._b2copy_is_back), Limiter(settings)
+        self._lanes = {
+            lane: Lane(lane, ledger, acts, policy, leases, breaker, limiter, settings.concurrency, self._stopping)
+            for lane in LANES
+        }
+
+    def drain(self, lane: str) -> bool:
+        """Send what is due in a lane until nothing is. Returns True if time was up and work is left."""
+        return self._lanes[lane].drain()
+
+    def stop(self) -> None:
+        """Claim nothing more; calls in flight are finished, claims not yet sent go back."""
+        self._stopping.set()
+        for lane in self._lanes.values():
+            lane.poke()
+
+    def _b2copy_is_back(self) -> None:
+        try:
+            count = sum(release(self._ledger, why) for why in (Why.BACKOFF, Why.BREAKER_OPEN, Why.NO_SESSION))
+        except OperationalError as error:
+            log.warning("B2COPY is back, but the ledger is away: %s", error)
+            return
+        log.info("B2COPY is back: %d waiting operations are due now", count)
+
+
+class Lane:
+    """One lane of this process: a drain, `concurrency` senders, and the queues between them."""
+
+    def __init__(
+        self,
+        name: str,
+        ledger: Ledger,
+        acts: Mapping[str, Act],
+        policy: Policy,
+        leases: Leases,
+        breaker: Breaker,
+        limiter: Limiter,
+        concurrency: int,
+        stopping: threading.Event,
+    ) -> None:
+        self.name = name
+        self._ledger, self._acts, self._policy = ledger, acts, policy
+        self._leases, self._breaker, self._limiter = leases, breaker, limiter
+        self._concurrency, self._stopping = concurrency, stopping
+        self._to_send: SimpleQueue[tuple[Claim, int]] = SimpleQueue()
+        self._results: SimpleQueue[Verdict | Claim | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._draining = self._poked = self._started = False
+        self._call_seconds = 0.05  # a first guess, then the moving average
+
+    def poke(self) -> None:
+        """Let a running drain look at the ledger again."""
+        self._poked = True
+        self._results.put(None)
+
+    def drain(self) -> bool:
+        """See `Pusher.drain`. A second drain of a lane only pokes the first."""
+        with self._lock:
+            if self._draining:
+                self.poke()
+                return False
+            self._draining = True
+        try:
+            return self._drain()
+        finally:
+            self._draining = False
+
+    def _drain(self) -> bool:
+        self._start_senders()
+        ends = time.monotonic() + DRAIN_FOR
+        in_hand, learned = 0, []
+        while True:
+            time_is_up = time.monotonic() > ends or self._stopping.is_set()
+            self._poked = False
+            want = 0 if time_is_up else self._room(in_hand)
+            claims = self._turn(learned, want)
+            epoch = self._breaker.epoch
+            for claim in claims:
+                self._to_send.put((claim, epoch))
+            in_hand += len(claims)
+            if not in_hand:
+                if time_is_up:
+                    return not self._stopping.is_set()
+                if want:
+                    if self._leave():
+                        return False
+                    continue
+                # Something may be due, but the breaker lets nothing through just now.
+                learned = self._gather(0, self._breaker.until_probe())
+                continue
+            if self._stopping.is_set():
+                self._recall()
+            learned = self._gather(in_hand, None)
+            in_hand -= len(learned)
+
+    def _leave(self) -> bool:
+        """Leave unless somebody poked since the last claim: their operation would wait for dispatch."""
+        with self._lock:
+            if self._poked:
+                return False
+            self._draining = False
+            return True
+
+    def _room(self, in_hand: int) -> int:
+        if self._breaker.open:
+            return 0 if in_hand else self._breaker.allowance(1)
+        ahead = min(LOOKAHEAD_MAX, int(self._concurrency * LOOKAHEAD / self._call_seconds))
+        if self._limiter.per_second:
+            ahead = min(ahead, int(self._limiter.per_second * LOOKAHEAD))
+        return max(0, self._concurrency + ahead - in_hand)
+
+    def _turn(self, learned: list[Verdict | Claim], want: int) -> list[Claim]:
+        """Write what was learned and claim what is due, in one transaction; hold on to results until they are written."""
+        unsent = [item for item in learned if isinstance(item, Claim)]
+        verdicts = [item for item in learned if isinstance(item, Verdict)]
+        while True:
+            try:
+                if unsent:
+                    hand_back(self._ledger, unsent)
+                lost, claims = turn(self._ledger, verdicts, self.name, self._leases.owner, want)
+                break
+            except (OperationalError, InterfaceError) as error:
+                if not learned:
+                    log.warning("nothing claimed, the ledger is away: %s", error.orig)
+                    time.sleep(DATABASE_PAUSE)
+                    return []
+                log.warning("%d results wait, the ledger is away: %s", len(learned), error.orig)
+                time.sleep(DATABASE_PAUSE)
+        for claim in lost:
+            log.warning("operation %s was taken over before its result was written", claim.key)
+        self._leases.let_go([*unsent, *(verdict.claim for verdict in verdicts)])
+        self._leases.took(claims)
+        return claims
+
+    def _gather(self, in_hand: int, timeout: float | None) -> list[Verdict | Claim]:
+        """Wait for a result, and for more of them while the senders have enough to do."""
+        learned: list[Verdict | Claim] = []
+        linger_until = None
+        while True:
+            try:
+                result = self._results.get(timeout=timeout)
+            except Empty:
+                return learned
+            if result is None:  # poked
+                if not learned or self._to_send.empty():
+                    return learned
+            else:
+                learned.append(result)
+            if len(learned) >= in_hand or self._stopping.is_set():
+                return learned
+            now = time.monotonic()
+            linger_until = linger_until or now + LINGER
+            busy = self._to_send.qsize() >= self._concurrency
+            timeout = max(0.0, linger_until - now) if busy else 0.0
+
+    def _recall(self) -> None:
+        """Take back what no sender has begun."""
+        while True:
+            try:
+                claim, _ = self._to_send.get_nowait()
+            except Empty:
+                return
+            self._results.put(claim)
+
+    def _start_senders(self) -> None:
+        if self._started:
+            return
+        self._started = True
+        for number in range(self._concurrency):
+            threading.Thread(target=self._send, name=f"b2copy-{self.name}-{number}", daemon=True).start()
+
+    def _send(self) -> None:
+        while True:
+            claim, epoch = self._to_send.get()
+            try:
+                result = self._attempt(claim, epoch)
+            except Exception:
+                log.exception("operation %s failed on our side", claim.key)
+                result = Verdict(claim, State.FAILED, reason=Reason.INTERNAL)
+            self._results.put(result)
+
+    def _attempt(self, claim: Claim, epoch: int) -> Verdict | Claim:
+        """Make one attempt; return what became of it, or the claim itself if nothing was sent."""
+        if claim.unknown and not claim.repeatable:
+            return Verdict(claim, State.FAILED, reason=Reason.UNRESOLVED)
+        if self._breaker.open and epoch != self._breaker.epoch:  # claimed before it opened
+            return claim
+        if not self._limiter.wait(urgent=self.name == LANES[0]) or not self._leases.good(claim):
+            return claim
+        began, started_at = time.monotonic(), time.time()
+        learned: Outcome | Exception
+        try:
+            learned = self._acts[claim.kind](claim)
+        except Exception as error:  # noqa: BLE001 - the policy sorts them
+            learned = error
+        seconds = time.monotonic() - began
+        self._call_seconds += (seconds - self._call_seconds) * 0.1
+        self._tell_breaker(learned)
+        return self._policy.after(claim, learned, _evidence(learned, started_at, seconds, self._leases.owner))
+
+    def _tell_breaker(self, learned: Outcome | Exception) -> None:
+        match learned:
+            case Unavailable() | SessionUnavailable() | CredentialsRejected():
+                self._breaker.failed()
+            case UnknownOutcome() if learned.status is None:
+                self._breaker.failed()
+            case Outcome() | B2CopyError():
+                self._breaker.succeeded()
+
+
+def _evidence(learned: Outcome | Exception, started_at: float, seconds: float, worker: str) -> Attempt:
+    """Return what is kept of an attempt: when, how long, what B2COPY said."""
+    if isinstance(learned, Outcome):
+        return Attempt(
+            started_at=int(started_at * 1000),
+            duration=int(seconds * 1000),
+            http_status=200,
+            outcome=learned.said,
+            words=learned.words,
+            counted=False,
+            request_id=learned.request_id,
+            worker=worker,
+        )
+    told = isinstance(learned, B2CopyError)
+    return Attempt(
+        started_at=int(started_at * 1000),
+        duration=int(seconds * 1000),
+        http_status=learned.status if isinstance(learned, B2CopyError) else None,
+        outcome=type(learned).__name__,
+        words=str(learned) if told else f"{type(learned).__name__}: {learned}",
+        counted=isinstance(learned, UnknownOutcome) and learned.status is not None,
+        request_id=None,
+        worker=worker,
+    )
