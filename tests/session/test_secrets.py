@@ -6,6 +6,8 @@ import json
 import logging
 import pickle
 import socket
+import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 
 import pytest
 import redis
+from celery import Celery
 from prometheus_client import generate_latest
 
 from tests.session.conftest import Configure, Member
@@ -22,6 +25,7 @@ from worker import errors
 from worker.errors import B2CopyError
 from worker.sandbox.broker import Broker
 from worker.sandbox.control import SandboxControl
+from worker.sandbox.stage import Stage
 from worker.session.http import Http
 from worker.watch.redact import Redacted, guard, redacted
 
@@ -81,16 +85,69 @@ def test_no_sink_ever_holds_a_token(
 
     assert len(sinks) > 50
     sinks += [caplog.text, generate_latest().decode(), repr(session.state()), repr(session.current()), repr(settings)]
-    with redis.Redis.from_url(broker.url) as client:
-        sinks += [(client.dump(key) or b"").decode("latin-1") for key in client.scan_iter()]
-        folder = Path(client.config_get("dir")["dir"])
-        until(lambda: client.info("persistence")["aof_pending_bio_fsync"] == 0)
-    sinks += [path.read_bytes().decode("latin-1") for path in folder.rglob("*.aof")]
+    sinks += dumped(broker)
     tokens = [pair[name] for pair in sandbox.pairs() for name in ("access", "refresh")]
     assert len(tokens) > 20
     private = settings.private_key_file[0].read_text().splitlines()[1]
     for secret in [*tokens, private, "eyJ"]:
         assert not [sink for sink in sinks if secret in sink]
+
+
+@pytest.mark.failure_mode("F49", "F50", "F52")
+def test_celery_passes_no_token_on(stage: Stage, in_stage: Stage, sandbox: SandboxControl, broker: Broker) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "celery",
+        "-A",
+        "tests.session.canary",
+        "worker",
+        "-P",
+        "solo",
+        "-E",
+        "-l",
+        "DEBUG",
+    ]
+    process = stage.run("canary", *command, restarts=False)
+    app = Celery(broker=broker.url, backend=broker.url)
+    events: list[str] = []
+
+    def note(event: dict[str, Any]) -> None:
+        events.append(repr(event))
+
+    with app.connection_for_read() as connection:
+        receiver = app.events.Receiver(connection, handlers={"*": note})
+        listening = threading.Thread(target=receiver.capture, kwargs={"wakeup": False})
+        listening.start()
+        results = []
+        for fault in ([], [{"what": "status", "status": 401, "route": "api"}], [{"what": "reset", "route": "api"}]):
+            sandbox.switches(faults=fault)
+            sent = app.send_task("canary.post", ["/api/admin/x/v1/y/z/method"])
+            result = sent.get(timeout=20, propagate=False)
+            results.append(f"{result!r} {sent.traceback} {sent.info}")
+        until(lambda: sum("task-failed" in event for event in events) == 2)
+        receiver.should_stop = True
+        listening.join()
+        values = dumped(broker)
+    told = Path(f"/proc/{process.pid}")
+    sinks = [*results, *events, *values, process.log.read_text()]
+    sinks += [(told / name).read_bytes().decode() for name in ("environ", "cmdline")]
+    app.close()
+
+    assert ["AccessRejected" in results[1], "UnknownOutcome" in results[2]] == [True, True]
+    tokens = [pair[name] for pair in sandbox.pairs() for name in ("access", "refresh")]
+    assert len(tokens) >= 4
+    for secret in [*tokens, "eyJ"]:
+        assert not [sink for sink in sinks if secret in sink]
+
+
+def dumped(broker: Broker) -> list[str]:
+    """All that Redis holds, in memory and on disk."""
+    with redis.Redis.from_url(broker.url) as client:
+        values = [(client.dump(key) or b"").decode("latin-1") for key in client.scan_iter()]
+        folder = Path(client.config_get("dir")["dir"])
+        until(lambda: client.info("persistence")["aof_pending_bio_fsync"] == 0)
+    return values + [path.read_bytes().decode("latin-1") for path in folder.rglob("*.aof")]
 
 
 def test_a_server_that_repeats_what_it_was_sent_gives_nothing_away(
