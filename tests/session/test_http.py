@@ -159,6 +159,19 @@ class TestStaleConnections:
 
 
 class TestDeadline:
+    def test_a_server_that_falls_silent_midway_cannot_either(self, wire: Wire, on_wire: Callable[..., Http]) -> None:
+        def answer(connection: socket.socket, request: bytes) -> None:
+            time.sleep(0.35)
+            connection.sendall(OK[:20])
+
+        wire.answer = answer
+        http = on_wire(call_deadline=0.5)
+
+        started = time.monotonic()
+        with pytest.raises(UnknownOutcome, match="no whole answer"):
+            http.post("/api/admin/x", {}, repeatable=True)
+        assert 0.45 < time.monotonic() - started < 0.75
+
     @pytest.mark.parametrize("part", ["nothing", "head", "body"])
     def test_a_server_that_trickles_cannot_outlast_it(
         self, wire: Wire, on_wire: Callable[..., Http], part: str
@@ -207,19 +220,18 @@ class TestDeadline:
 class TestAnswersThatAreNotWhole:
     def test_cut_at_any_byte_is_an_unknown_outcome(self, wire: Wire, on_wire: Callable[..., Http]) -> None:
         at = 0
-        whole = OK[:-2] + b'{"status": 2}'.ljust(2)[:2]
 
         def answer(connection: socket.socket, request: bytes) -> bool:
-            connection.sendall(whole[:at])
+            connection.sendall(OK[:at])
             connection.shutdown(socket.SHUT_WR)
             return True
 
         wire.answer = answer
         http = on_wire()
-        for at in range(len(whole)):  # noqa: B007
+        for at in range(len(OK)):  # noqa: B007
             with pytest.raises(UnknownOutcome):
                 http.post("/api/admin/x", {}, repeatable=True)
-        at = len(whole)
+        at = len(OK)
         assert http.post("/api/admin/x", {}, repeatable=True).status == 200
 
     def test_a_reset_is_an_unknown_outcome(self, http: Http, sandbox: SandboxControl) -> None:

@@ -126,8 +126,9 @@ class _Process:
         return token
 
     def learn(self, renewal: Renewal) -> None:
-        """Look at once where this process would otherwise have gone on with its copy."""
+        """Look at once where this process would otherwise have gone on with what it knew."""
         self.newest = max(self.newest, renewal.generation)
+        self.refusal = None
         if (held := self.held) is not None:
             self.held = replace(held, look_at=0.0)
 

@@ -13,7 +13,7 @@ LEASE_WAIT_SECONDS = Histogram(
 )
 LEASE_LOST = Counter("b2copy_session_lease_lost", "Renewals given up because another process had taken the lease.")
 UNAUTHORIZED = Counter("b2copy_session_unauthorized", "401s on calls that carried an access token.")
-REFRESH_REJECTED = Counter("b2copy_session_refresh_rejected", "Refresh tokens B2COPY refused.")
+REFRESH_REJECTED = Counter("b2copy_session_rt_rejected", "Refresh tokens B2COPY refused.")
 STORE_UNAVAILABLE = Counter("b2copy_session_store_unavailable", "Callers turned away because Redis did not answer.")
 UNREADABLE = Counter("b2copy_session_unreadable", "Stored sessions no storage key could decrypt.")
 CLOCK_OFFSET = Gauge("b2copy_session_clock_offset_seconds", "B2COPY's clock minus ours.")

@@ -1,0 +1,83 @@
+"""What the session's metrics are called, and that they tell what happened."""
+
+from collections.abc import Callable
+
+import pytest
+from prometheus_client import REGISTRY
+
+from tests.session.conftest import Member
+from worker.errors import Unavailable
+from worker.sandbox.control import SandboxControl
+
+NAMES = """
+    generation expires_in_seconds renewals_total renewal_seconds lease_wait_seconds lease_lost_total unauthorized_total
+    rt_rejected_total store_unavailable_total clock_offset_seconds cooldown_active unreadable_total
+"""
+
+
+def value(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(f"b2copy_session_{name}", labels) or 0.0
+
+
+@pytest.fixture
+def added() -> Callable[..., float]:
+    """How much a counter has grown since it was first asked for."""
+    before: dict[str, float] = {}
+
+    def growth(name: str, **labels: str) -> float:
+        now = value(name, **labels)
+        return now - before.setdefault(f"{name}{labels}", now)
+
+    return growth
+
+
+def test_the_names_that_dashboards_rely_on_exist() -> None:
+    exported = {metric.name for metric in REGISTRY.collect()}
+
+    assert [n for n in NAMES.split() if f"b2copy_session_{n.removesuffix('_total')}" not in exported] == []
+
+
+def test_a_life_of_a_session_is_told(
+    member: Member, sandbox: SandboxControl, added: Callable[..., float], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    session = member()
+    counted = [
+        ("renewals_total", {"trigger": "missing", "outcome": "jwt"}),
+        ("renewals_total", {"trigger": "unauthorized", "outcome": "jwt"}),
+        ("renewals_total", {"trigger": "beat", "outcome": "failed"}),
+        ("unauthorized_total", {}),
+        ("rt_rejected_total", {}),
+    ]
+    assert [added(name, **labels) for name, labels in counted] == [0] * 5
+
+    token = session.current()
+    sandbox.revoke_all()
+    token = session.rejected(token)
+    sandbox.faults({"what": "status", "status": 503, "route": "token"})
+    with pytest.raises(Unavailable):
+        session.renew(force=True, wait=1)
+
+    assert [added(name, **labels) for name, labels in counted] == [1] * 5
+    assert value("generation") == token.generation
+    assert 0 < value("expires_in_seconds") <= 600
+    lines = [
+        record.getMessage() for record in caplog.records if record.levelname == "INFO" and "session" in record.name
+    ]
+    assert len(lines) == 2  # one for each renewal
+    assert f"generation {token.generation}, by jwt, trigger unauthorized" in lines[1]
+    assert token.fingerprint in lines[1]
+
+
+def test_a_rest_shows_its_class(member: Member, sandbox: SandboxControl) -> None:
+    session = member()
+    sandbox.faults({"what": "status", "status": 401, "route": "token"})
+
+    with pytest.raises(Exception, match="refuses our login"):
+        session.current()
+
+    assert value("cooldown_active", **{"class": "terminal"}) == 1
+    sandbox.faults()
+    session.renew(force=True, wait=1)
+    session.current()
+    assert value("cooldown_active", **{"class": "terminal"}) == 0
