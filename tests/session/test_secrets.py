@@ -157,13 +157,15 @@ def test_a_server_that_repeats_what_it_was_sent_gives_nothing_away(
     session = member(settings)
 
     def repeat(connection: socket.socket, request: bytes) -> None:
-        connection.sendall(b"HTTP/1.1 400 No\r\nContent-Length: %d\r\n\r\n%s" % (len(request), request))
+        said = b"unknown: " + request.partition(b"Bearer ")[2].split(b"\r\n")[0]
+        connection.sendall(b"HTTP/1.1 400 No\r\nContent-Length: %d\r\n\r\n%s" % (len(said), said))
 
     wire.answer = repeat
     answer = Http(session, settings).post("/api/admin/x", {}, repeatable=True)
     session.renew(force=True, wait=1)
 
-    assert b"[redacted]" in answer.body
+    assert answer.body == b"unknown: [redacted]"
+    assert "unknown: [redacted]" in caplog.text
     for secret in json.loads(PAIR).values():
         assert secret not in answer.body.decode()
         assert secret not in caplog.text
