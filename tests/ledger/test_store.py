@@ -2,6 +2,9 @@
 
 import multiprocessing
 import os
+import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +20,7 @@ from sqlalchemy import create_engine, inspect, text
 from sqlalchemy.exc import OperationalError
 
 import worker.ledger.migrations
-from tests.ledger.actors import look, on_sqlite, put, succeed, take, take_one
+from tests.ledger.actors import look, on_postgresql, on_sqlite, put, succeed, take, take_one
 from tests.postgres import Postgres
 from tests.support import until
 from worker.errors import SettingsError
@@ -143,6 +146,19 @@ def _is_comparable(_object: object, name: str | None, kind: str, *_: object) -> 
 
 
 @on_sqlite
+def test_a_new_file_that_somebody_is_writing_to_is_waited_for(empty_url: str) -> None:
+    crm = sqlite3.connect(empty_url.removeprefix("sqlite:///"), isolation_level=None)
+    crm.execute("BEGIN IMMEDIATE")
+    with ThreadPoolExecutor(1) as other:
+        opening = other.submit(open_ledger, empty_url)
+        with pytest.raises(TimeoutError):
+            opening.result(0.2)
+        crm.execute("ROLLBACK")
+        opening.result(10).close()
+    crm.close()
+
+
+@on_sqlite
 def test_a_full_disk_leaves_nothing_half_done(ledger: Ledger) -> None:
     put(ledger, "W1")
     held = take_one(ledger)
@@ -201,3 +217,32 @@ def test_a_killed_server_fails_calls_until_it_is_back(one_postgres: Postgres) ->
     assert succeed(ledger, *held) == []
     assert look(ledger, "W1").state == State.SUCCEEDED
     ledger.close()
+
+
+FORKING = """
+import os, sys
+from tests.ledger.actors import put
+from worker.ledger import open_ledger
+
+ledger = open_ledger(sys.argv[1])
+put(ledger, "before")
+if (child := os.fork()) == 0:
+    put(ledger, "in the child")
+    os._exit(0)
+put(ledger, "in the parent")
+assert os.waitpid(child, 0)[1] == 0
+put(ledger, "after")
+ledger.close()
+"""
+
+
+def test_a_fork_does_not_share_its_parents_connections(url: str, reopen: Callable[[], Ledger]) -> None:
+    subprocess.run([sys.executable, "-c", FORKING, url], check=True, timeout=30)
+
+    assert len(search(reopen())) == 4
+
+
+@on_postgresql
+def test_a_transaction_that_was_forgotten_ends_by_itself(ledger: Ledger) -> None:
+    with ledger.reading() as connection:
+        assert connection.execute(text("SHOW idle_in_transaction_session_timeout")).scalar_one() == "30s"

@@ -7,7 +7,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from tests.ledger.actors import Clock, fail, look, names, postpone, put, succeed, take, take_one, tried
-from worker.ledger import LEASE, Ledger, Reason, State, Verdict, Why, attempts, settle, turn
+from worker.ledger import LEASE, Ledger, Reason, State, Verdict, Why, attempts, purge, settle, turn
 from worker.ledger.operation import VERSION
 
 
@@ -76,6 +76,17 @@ def test_a_verdict_of_an_earlier_claim_by_the_same_worker_is_lost_too(ledger: Le
     assert succeed(ledger, earlier) == [earlier]
     assert look(ledger, "W1").state == State.RUNNING
     assert succeed(ledger, later) == []
+
+
+def test_a_verdict_about_what_has_been_purged_is_lost_without_harm_to_others(ledger: Ledger, clock: Clock) -> None:
+    put(ledger, "gone", "here")
+    gone, here = take(ledger)
+    succeed(ledger, gone)
+    clock.passes(3600)
+    purge(ledger, 60)
+
+    assert succeed(ledger, gone, here) == [gone]
+    assert look(ledger, "here").state == State.SUCCEEDED
 
 
 def test_a_lapsed_lease_that_nobody_took_is_still_its_holders(ledger: Ledger, clock: Clock) -> None:

@@ -1,17 +1,23 @@
 """Where the ledger is kept: connections, transactions, and whether the schema is the one this code needs."""
 
+import os
 import sqlite3
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Connection, Engine, column, create_engine, event, inspect, select, table
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError, OperationalError
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_random
 
 from worker.errors import SettingsError
 from worker.ledger import schema
+
+if TYPE_CHECKING:
+    import psycopg
 
 BUSY_TIMEOUT = 10.0
 """Seconds a writer waits for SQLite's one write lock: longer than any of our transactions takes."""
@@ -91,10 +97,24 @@ def connect(url: str) -> Engine:
         engine = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT})
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
-        return engine
-    # A dead server is noticed within seconds, not after TCP's two hours.
-    alive = {"connect_timeout": 5, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
-    return create_engine(parsed, connect_args=alive)
+    else:
+        # A dead server is noticed within seconds, not after TCP's two hours.
+        alive = {"connect_timeout": 5, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+        engine = create_engine(parsed, connect_args=alive)
+        event.listen(engine, "connect", _prepare_postgresql)
+    _forget_when_forked(engine)
+    return engine
+
+
+def _forget_when_forked(engine: Engine) -> None:
+    """A child must not speak on its parent's connections: a CRM may well enqueue first and fork its servers then."""
+    known = weakref.ref(engine)
+
+    def forget() -> None:
+        if inherited := known():
+            inherited.dispose(close=False)
+
+    os.register_at_fork(after_in_child=forget)
 
 
 def schema_version(engine: Engine) -> str | None:
@@ -121,9 +141,26 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
     # The driver must not begin transactions by itself: it would begin them as readers, and a reader that becomes a
     # writer fails at once when another has written meanwhile.
     connection.isolation_level = None
-    connection.execute("PRAGMA journal_mode=WAL")
+    _use_wal(connection)
     connection.execute("PRAGMA synchronous=FULL")  # what was accepted survives a power cut
     connection.execute("PRAGMA foreign_keys=ON")
+
+
+# Kept in the file, so once in its life this takes effect, and then SQLite does not wait for others: it fails at once.
+@retry(
+    retry=retry_if_exception_type(sqlite3.OperationalError),
+    wait=wait_random(0.01, 0.05),
+    stop=stop_after_delay(BUSY_TIMEOUT),
+    reraise=True,
+)
+def _use_wal(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA journal_mode=WAL")
+
+
+def _prepare_postgresql(connection: "psycopg.Connection", _record: Any) -> None:
+    # A process that was frozen inside a transaction must not keep its locks for ever.
+    connection.execute("SET idle_in_transaction_session_timeout = '30s'")
+    connection.commit()
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -33,6 +33,8 @@ _HELD = (
     .with_for_update()
 )
 
+_KNOWN = select(_row.id).where(among(_row.id, "ids"))
+
 _SETTLE = (
     update(operations)
     .where(_row.id == bindparam("row"))
@@ -110,7 +112,9 @@ def _settle(connection: Connection, verdicts: Sequence[Verdict]) -> list[Claim]:
         release_line(connection, [verdict.claim.entity for verdict in ended if verdict.claim.entity], now)
         release_children(connection, [v.claim.key for v in ended if v.state == State.SUCCEEDED], now)
     evidence = [_evidence(v, v.attempt, ahead, late=False) for v in kept if v.attempt]
-    evidence += [_evidence(v, v.attempt, ahead, late=True) for v in lost if v.attempt]
+    if lost:
+        known = set(connection.execute(_KNOWN, {"ids": [verdict.claim.id for verdict in lost]}).scalars())
+        evidence += [_evidence(v, v.attempt, ahead, late=True) for v in lost if v.attempt and v.claim.id in known]
     if evidence:
         connection.execute(_KEEP[connection.dialect.name], evidence)
     return [verdict.claim for verdict in lost]
