@@ -388,6 +388,28 @@ class TestTheRefreshToken:
         assert slow.current() == other.current()
         assert sandbox.counters()["logins"] == 2
 
+    @pytest.mark.failure_mode("F11")
+    def test_answered_late_is_better_than_another_login(
+        self, member: Member, sandbox: SandboxControl, broker: Broker, session_key: Callable[[], str]
+    ) -> None:
+        slow, other = member(), member(login_backoff=0.8, login_backoff_max=0.8)
+        slow.current()
+        sandbox.switches(latency={"refreshtoken": 0.4})
+        sandbox.faults({"what": "status", "status": 503, "route": "authexternalcrm", "next": 1})
+
+        def overtake() -> str:
+            until(lambda: sandbox.counters()["calls"].get("refreshtoken") == 1)
+            with broker.client as client:
+                client.delete(session_key().replace(":session", ":lease"))
+            return other.renew(force=True, wait=1).outcome
+
+        outcomes = together(lambda: slow.renew(force=True, wait=1).outcome, overtake)
+
+        assert outcomes == ["refresh", "adopted"]
+        assert slow.current() == other.current()
+        assert other.state().leader is None
+        assert sandbox.counters()["logins"] == 1
+
     @pytest.mark.failure_mode("F9")
     def test_is_not_used_again_when_redis_dies_before_the_new_pair_is_stored(
         self, member: Member, sandbox: SandboxControl, broker: Broker
