@@ -22,10 +22,10 @@ from worker.ledger import (
     settle,
 )
 
-on_sqlite = pytest.mark.parametrize("empty_url", ["sqlite"], indirect=True)
+on_sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 """For what only SQLite has: its file, its locks, its steps."""
 
-on_postgresql = pytest.mark.parametrize("empty_url", ["postgresql"], indirect=True)
+on_postgresql = pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 """For what needs two writers at once."""
 
 

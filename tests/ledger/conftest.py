@@ -1,10 +1,11 @@
-"""Each test that asks for a ledger runs on both databases, each time on a fresh one."""
+"""Each test that asks for a ledger runs on both databases, and finds it empty."""
 
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import create_engine, text
 
 from tests.ledger.actors import Clock
 from tests.postgres import Postgres
@@ -20,26 +21,52 @@ def one_postgres() -> Iterator[Postgres]:
 
 
 @pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("migrated") / "ledger.db"
     migrate(f"sqlite:///{path}")
     return path
 
 
+@pytest.fixture(scope="session")
+def migrated_schema(one_postgres: Postgres) -> str:
+    url = one_postgres.url()
+    migrate(url)
+    return url
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
-def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/ledger.db"
-    return request.getfixturevalue("one_postgres").url()
+def database(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture
-def url(empty_url: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if empty_url.startswith("sqlite"):
-        shutil.copy(request.getfixturevalue("migrated"), tmp_path / "ledger.db")
-    else:
-        migrate(empty_url)
+def empty_url(database: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database without tables, for this test alone."""
+    if database == "sqlite":
+        return f"sqlite:///{tmp_path}/ledger.db"
+    return str(request.getfixturevalue("one_postgres").url())
+
+
+@pytest.fixture
+def own_url(empty_url: str) -> str:
+    """A ledger whose schema this test may change."""
+    migrate(empty_url)
     return empty_url
+
+
+@pytest.fixture
+def url(database: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A ledger without operations: copied or emptied, since migrating takes longer than most tests."""
+    if database == "sqlite":
+        shutil.copy(request.getfixturevalue("migrated_file"), tmp_path / "ledger.db")
+        return f"sqlite:///{tmp_path}/ledger.db"
+    url = str(request.getfixturevalue("migrated_schema"))
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(text("TRUNCATE b2copy_operations, b2copy_flags, b2copy_decisions CASCADE"))
+        connection.execute(text("UPDATE b2copy_ledger SET dispatched_at = 0"))
+    engine.dispose()
+    return url
 
 
 @pytest.fixture

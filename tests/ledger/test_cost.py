@@ -63,7 +63,7 @@ def test_statements_per_operation_do_not_grow_with_the_ledger(ledger: Ledger) ->
 
     put(ledger, *(f"few{number}" for number in range(400)))
     few = statements("small")
-    put(ledger, *(f"many{number}" for number in range(20_000)))
+    put(ledger, *(f"many{number}" for number in range(10_000)))
 
     assert statements("large") == few
 
@@ -105,10 +105,10 @@ def test_work_per_operation_does_not_grow_with_the_ledger(ledger: Ledger, more: 
 
     match more:
         case "waiting to be claimed":
-            put(ledger, *(f"many{number}" for number in range(20_000)))
+            put(ledger, *(f"many{number}" for number in range(10_000)))
         case "done":
-            put(ledger, *(f"many{number}" for number in range(20_000)))
-            work_through(ledger, 20_000)
+            put(ledger, *(f"many{number}" for number in range(10_000)))
+            work_through(ledger, 10_000)
         case _:
             put(ledger, *(f"many{number}" for number in range(5_000)), entity="123456")
             take(ledger, limit=1000)  # its first is held now, and the others know that they must wait

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy import text
 
-from tests.ledger.actors import fail, look, new, put, succeed, take, take_one
+from tests.ledger.actors import fail, look, new, on_sqlite, put, succeed, take, take_one
 from worker.errors import BadPayload, PayloadConflict
 from worker.ledger import Ledger, New, Reason, State, cancel, fail_message, find, record, search
 
@@ -103,9 +103,7 @@ def test_a_key_recorded_by_many_at_once_is_created_once(ledger: Ledger) -> None:
 
 def test_recording_commits_with_the_crms_own_transaction(ledger: Ledger) -> None:
     with ledger.engine.begin() as crm:
-        crm.execute(text("CREATE TABLE withdrawals (id TEXT)"))
-
-    with ledger.engine.begin() as crm:
+        crm.execute(text("CREATE TABLE IF NOT EXISTS withdrawals (id TEXT)"))
         crm.execute(text("INSERT INTO withdrawals VALUES ('W1')"))
         record(ledger, [new("W1")], by="the CRM", connection=crm)
         assert find(ledger, "fees.process:W1") is None, "seen before the CRM committed"
@@ -121,6 +119,7 @@ def test_recording_rolls_back_with_the_crms_own_transaction(ledger: Ledger) -> N
     assert find(ledger, "fees.process:W1") is None
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("flaw", "told"),
     [

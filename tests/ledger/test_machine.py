@@ -36,6 +36,7 @@ from worker.ledger import (
     cancel,
     claim,
     hand_back,
+    open_ledger,
     purge,
     record,
     refresh,
@@ -382,5 +383,7 @@ def run(ledger: Ledger) -> None:
     )
 
 
-def test_the_ledger_does_what_its_model_does(ledger: Ledger) -> None:
+def test_the_ledger_does_what_its_model_does(own_url: str) -> None:
+    ledger = open_ledger(own_url)
     run(ledger)
+    ledger.close()

@@ -61,11 +61,11 @@ def test_a_database_with_other_peoples_tables_is_empty_of_ours(empty_url: str) -
 
 
 @pytest.mark.parametrize(("version", "remedy"), [("0000", "b2copy-sync migrate"), ("9999", "install the b2copy-sync")])
-def test_another_schema_is_refused_with_the_remedy(url: str, version: str, remedy: str) -> None:
-    set_version(url, version)
+def test_another_schema_is_refused_with_the_remedy(own_url: str, version: str, remedy: str) -> None:
+    set_version(own_url, version)
 
     with pytest.raises(SettingsError, match=remedy) as refused:
-        open_ledger(url)
+        open_ledger(own_url)
 
     assert version in str(refused.value)
     assert "B2COPY_DATABASE_URL" in str(refused.value)
@@ -127,7 +127,8 @@ def test_the_threads_of_one_process_may_open_an_empty_database_at_once(empty_url
 
 @pytest.mark.filterwarnings("ignore:Skipped unsupported reflection of expression-based index")
 @pytest.mark.filterwarnings("ignore:autogenerate skipping metadata-specified expression-based index")
-def test_the_migrations_end_at_the_schema_of_the_code(ledger: Ledger) -> None:
+def test_the_migrations_end_at_the_schema_of_the_code(own_url: str) -> None:
+    ledger = open_ledger(own_url)
     config = Config()
     config.set_main_option("script_location", os.path.dirname(worker.ledger.migrations.__file__))
     config.set_main_option("path_separator", "os")
@@ -138,6 +139,7 @@ def test_the_migrations_end_at_the_schema_of_the_code(ledger: Ledger) -> None:
             connection, opts={"version_table": VERSION_TABLE, "include_object": _is_comparable}
         )
         assert compare_metadata(context, metadata) == []
+    ledger.close()
 
 
 def _is_comparable(_object: object, name: str | None, kind: str, *_: object) -> bool:

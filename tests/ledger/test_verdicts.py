@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from tests.ledger.actors import Clock, fail, look, names, postpone, put, succeed, take, take_one, tried
+from tests.ledger.actors import Clock, fail, look, names, on_sqlite, postpone, put, succeed, take, take_one, tried
 from worker.ledger import LEASE, Ledger, Reason, State, Verdict, Why, attempts, purge, settle, turn
 from worker.ledger.operation import VERSION
 
@@ -110,6 +110,7 @@ def test_a_batch_is_settled_whole_or_not_at_all(ledger: Ledger) -> None:
     assert succeed(ledger, first, second) == []
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     "verdict",
     [
