@@ -134,6 +134,7 @@ def test_celery_passes_no_token_on(stage: Stage, in_stage: Stage, sandbox: Sandb
     sinks = [*results, *events, *values, process.log.read_text()]
     sinks += [(told / name).read_bytes().decode() for name in ("environ", "cmdline")]
     app.close()
+    process.kill()
 
     assert ["AccessRejected" in results[1], "UnknownOutcome" in results[2]] == [True, True]
     tokens = [pair[name] for pair in sandbox.pairs() for name in ("access", "refresh")]
