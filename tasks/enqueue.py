@@ -83,7 +83,8 @@ def many(
     """Ask for many operations of one kind (`fees.process`, `call`), each row holding the fields of one.
 
     Every row is checked before the first is recorded: one that can't be taken raises `BadPayload` with its number, and
-    nothing is recorded. Recorded in batches of `BATCH`; if the process dies between two, the same call again completes it.
+    nothing is recorded. Then they are recorded in batches; if the process dies between two, the same call again
+    completes it.
     `lane` moves them, a backfill to `bulk` for instance.
     """
     if lane is not None and lane not in LANES:

@@ -9,11 +9,11 @@ from celery import signals
 from tasks.kind import Kind
 from tasks.kinds import KINDS
 from tasks.wake import wake
-from worker.app import app, b2copy, ledger, per_process
+from worker.app import PerProcess, app, b2copy, ledger
 from worker.flow.outcome import Outcome
 from worker.flow.policy import Policy
 from worker.flow.pusher import Pusher
-from worker.ledger import Claim, pending
+from worker.ledger import Claim
 from worker.settings import worker_settings
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ def _act(kind: Kind[Any], claim: Claim) -> Outcome:
     return kind.act(b2copy(), kind.checked(claim.payload), claim)
 
 
-@per_process
+@PerProcess
 def pusher() -> Pusher:
     """This process's pusher."""
     settings = worker_settings()
@@ -49,4 +49,5 @@ def push(ledger_id: str, lane: str) -> None:
 @signals.worker_shutting_down.connect
 def finish_in_flight(**_: Any) -> None:
     """Warm shutdown: claim nothing more, finish what is in flight."""
-    pusher().stop()
+    if pusher.made:
+        pusher.made.stop()

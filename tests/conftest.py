@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from worker import app as worker_app
 from worker.sandbox.broker import Broker
 from worker.sandbox.control import SandboxControl
 from worker.sandbox.keys import KeyPair, new_key_pair
@@ -73,11 +74,18 @@ def stage(broker: Broker, one_sandbox: Sandbox, sandbox: SandboxControl) -> Iter
 def in_stage(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     for name, value in stage.settings.items():
         monkeypatch.setenv(name, value)
-    crm_settings.cache_clear()
-    worker_settings.cache_clear()
+    _forget()
     yield stage
+    _forget()
+
+
+def _forget() -> None:
+    """What this process has read or made belongs to the settings before."""
     crm_settings.cache_clear()
     worker_settings.cache_clear()
+    for made in (worker_app.ledger, worker_app.session, worker_app.b2copy):
+        made.forget()
+    worker_app.app.pool.force_close_all()
 
 
 @pytest.fixture

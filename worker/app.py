@@ -6,17 +6,18 @@ no socket to share.
 
 import os
 import sys
+import threading
 from collections.abc import Callable
-from functools import wraps
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from celery import Celery, signals
-from kombu import Exchange, Queue
+from kombu.entity import Queue
 
 from worker.b2copy import B2Copy
 from worker.errors import SettingsError
 from worker.flow.lanes import HOUSEKEEPING, INBOX, LANES, queue_of
 from worker.ledger import Ledger, open_ledger
+from worker.flow.timer import DispatchTimer
 from worker.schedule import schedule
 from worker.session import Http, SharedSession, check_keys
 from worker.settings import crm_settings, worker_settings
@@ -26,33 +27,43 @@ T = TypeVar("T")
 CONCURRENCY = 8  # Celery's threads: at most one drains each lane, the others take messages in and keep house
 
 
-def per_process(make: Callable[[], T]) -> Callable[[], T]:
+class PerProcess(Generic[T]):
     """Make one, at first use, in each process: a forked child makes its own and leaves the parent's sockets alone."""
-    made: dict[int, T] = {}
 
-    @wraps(make)
-    def get() -> T:
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make, self._made, self._lock = make, dict[int, T](), threading.Lock()
+
+    def __call__(self) -> T:
         pid = os.getpid()
-        if pid not in made:
-            made[pid] = make()
-        return made[pid]
+        if pid not in self._made:
+            with self._lock:
+                if pid not in self._made:
+                    self._made[pid] = self._make()
+        return self._made[pid]
 
-    return get
+    @property
+    def made(self) -> T | None:
+        """What this process made, if it did."""
+        return self._made.get(os.getpid())
+
+    def forget(self) -> None:
+        """Make another one at the next use: the settings have changed."""
+        self._made.clear()
 
 
-@per_process
+@PerProcess
 def ledger() -> Ledger:
     """This process's ledger. Raises `SettingsError` if its schema is not this version's."""
     return open_ledger(crm_settings().database_url)
 
 
-@per_process
+@PerProcess
 def session() -> SharedSession:
     """This process's view of the session that the whole fleet shares."""
     return SharedSession(worker_settings())
 
 
-@per_process
+@PerProcess
 def b2copy() -> B2Copy:
     """This process's client."""
     return B2Copy(Http(session(), worker_settings()))
@@ -73,11 +84,8 @@ def _config() -> dict[str, Any]:
         # Inbox tasks ask for late acks themselves; everything else is repeated by the ledger, not by the broker.
         "task_acks_late": False,
         "task_reject_on_worker_lost": False,
-        "task_queues": [
-            Queue(INBOX, Exchange(INBOX), routing_key=INBOX),
-            # Through the anonymous exchange: its binding can't vanish with a flushed Redis.
-            *(Queue(name, Exchange(""), routing_key=name) for name in (HOUSEKEEPING, *map(queue_of, LANES))),
-        ],
+        # Published by queue name, which Celery does through the anonymous exchange: a flushed Redis loses no binding.
+        "task_queues": [Queue(name) for name in (INBOX, HOUSEKEEPING, *map(queue_of, LANES))],
         "task_default_queue": INBOX,
         "task_routes": {"b2copy.session.*": HOUSEKEEPING, "b2copy.ledger.*": HOUSEKEEPING},
         # Threads: a worker of 50 MB, warm shutdowns that lose nothing. Every call has a deadline of its own.
@@ -133,6 +141,7 @@ def stop(error: SettingsError) -> None:
 
 app = Celery("b2copy", set_as_current=False)
 app.add_defaults(_config_or_exit)
+app.steps["worker"].add(DispatchTimer)
 
 
 @signals.celeryd_init.connect

@@ -158,7 +158,9 @@ class Settings(CrmSettings):
     )
     rate_limit: Rate = Field("10/second", description="Calls of the whole fleet; 0 = no limit.")
     concurrency: int = Field(10, ge=1, le=500, description="Calls to B2COPY in flight at once in one worker process.")
-    max_attempts: int = Field(12, ge=1, description="Answers about one operation that ask to try again, then exhausted.")
+    max_attempts: int = Field(
+        12, ge=1, description="Answers about one operation that ask to try again, then exhausted."
+    )
     fees_poll_first: Seconds = Field(2.0, description="The first wait before a pending fee run is asked again.")
     fees_poll_max: Seconds = Field(60.0, description="The longest wait between two polls of a pending fee run.")
     fees_restart: Literal["same", "suffixed"] = Field(
@@ -218,8 +220,8 @@ def _contradictions(settings: Settings) -> list[str]:
         problems.append("B2COPY_ADMIN_ID must be a whole number (or set B2COPY_ADMIN_ID_TYPE=string)")
     if len(settings.key_id) != len(settings.private_key_file):
         problems.append(
-            f"B2COPY_KEY_ID names {len(settings.key_id)} keys and B2COPY_PRIVATE_KEY_FILE {len(settings.private_key_file)}"
-            " files: list one file per key, in the same order"
+            f"B2COPY_KEY_ID names {len(settings.key_id)} keys and B2COPY_PRIVATE_KEY_FILE"
+            f" {len(settings.private_key_file)} files: list one file per key, in the same order"
         )
     return problems
 

@@ -1,9 +1,11 @@
 """The lanes: which queue an operation's wake-ups go through, and who goes first."""
 
+from worker.ledger import LANES
+
 INBOX = "b2copy.inbox"  # messages with arguments, from anywhere
 HOUSEKEEPING = "b2copy.session"  # the session's refresh and the ledger's dispatch
 
-LANES = ("money", "default", "bulk")  # most urgent first
+__all__ = ["HOUSEKEEPING", "INBOX", "LANES", "queue_of"]
 
 
 def queue_of(lane: str) -> str:

@@ -11,6 +11,7 @@ from worker.settings import Settings
 
 PATIENCE = 2.0  # seconds
 
+
 class Limiter:
     """Gives calls to B2COPY their turn. When Redis does not answer it gives none: waiting is safe, flooding is not."""
 

@@ -1,9 +1,9 @@
 """Send what is due. One per process.
 
 Each lane has a drain and sending threads of its own, so that a backfill in `bulk` never stands before a withdrawal in
-`money`. The drain is the only one that talks to the ledger: in one transaction it writes what the last batch came to and
-claims the next. The senders do nothing but call B2COPY. The batch grows with the load: a single operation is claimed,
-sent and settled at once; under a backlog a transaction serves a hundred.
+`money`. The drain is the only one that talks to the ledger: in one transaction it writes what became of the last batch
+and claims the next. The senders do nothing but call B2COPY. The batch grows with the load: a single operation is
+claimed, sent and settled at once; under a backlog a transaction serves a hundred.
 """
 
 import logging
@@ -115,7 +115,8 @@ class Lane:
     def _drain(self) -> bool:
         self._start_senders()
         ends = time.monotonic() + DRAIN_FOR
-        in_hand, learned = 0, []
+        in_hand = 0
+        learned: list[Verdict | Claim] = []
         while True:
             time_is_up = time.monotonic() > ends or self._stopping.is_set()
             self._poked = False
@@ -157,7 +158,7 @@ class Lane:
         return max(0, self._concurrency + ahead - in_hand)
 
     def _turn(self, learned: list[Verdict | Claim], want: int) -> list[Claim]:
-        """Write what was learned and claim what is due, in one transaction; hold on to results until they are written."""
+        """Write what was learned and claim what is due, in one transaction; keep results until they are written."""
         unsent = [item for item in learned if isinstance(item, Claim)]
         verdicts = [item for item in learned if isinstance(item, Verdict)]
         while True:
@@ -238,7 +239,7 @@ class Lane:
         learned: Outcome | Exception
         try:
             learned = self._acts[claim.kind](claim)
-        except Exception as error:  # noqa: BLE001 - the policy sorts them
+        except Exception as error:  # the policy sorts them
             learned = error
         seconds = time.monotonic() - began
         self._call_seconds += (seconds - self._call_seconds) * 0.1

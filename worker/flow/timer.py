@@ -29,5 +29,5 @@ class DispatchTimer(bootsteps.StartStopStep):
         while not self._stopping.wait(1.0):
             try:
                 dispatch()
-            except Exception as error:  # noqa: BLE001 - whatever it was, the next second is another try
+            except Exception as error:  # whatever it was, the next second is another try
                 log.warning("dispatch failed: %s", error)
