@@ -1,0 +1,39 @@
+"""`b2copy-sync demo`: the main job, on this machine alone."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from worker.cli import say
+from worker.cli.exits import Exit, Stop
+from worker.cli.options import Json
+
+SAMPLE = Path(__file__).parents[2] / "deploy" / "demo" / "withdrawals.csv"
+
+
+def demo(
+    csv: Annotated[Path, typer.Option(help="Withdrawals, each row with how it must end.", show_default=False)] = SAMPLE,
+    rows: Annotated[int | None, typer.Option(min=1, help="Only the first N rows.")] = None,
+    json: Json = False,
+) -> None:
+    """Process the fees of sample withdrawals on a broker, a sandbox B2COPY, a worker and a beat of its own.
+
+    Nothing that the environment names is touched. Exit code 0 only if every withdrawal ended as its row says it must,
+    with one login, no call refused, and the session renewed ahead of expiry.
+    """
+    from worker.cli.demo_play import play
+    from worker.cli.demo_rows import read
+    from worker.cli.demo_view import View
+    from worker.sandbox.processes import ProcessFailed
+
+    try:
+        report = play(read(csv, rows), View(say.err() if json else say.out()))
+    except ValueError as error:
+        raise Stop(Exit.USAGE, str(error)) from None
+    except ProcessFailed as error:
+        raise Stop(Exit.FAILED, str(error)) from None
+    if json:
+        say.document(report.told())
+    if not report.passed:
+        raise typer.Exit(Exit.FAILED)
