@@ -9,6 +9,7 @@ import itertools
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -68,6 +69,8 @@ class Postgres:
         (self._data / "postmaster.pid").unlink(missing_ok=True)
 
     def stop(self) -> None:
+        if self.process.running:
+            self.process.send(signal.SIGINT)  # without waiting for clients
         self.process.stop()
         shutil.rmtree(self.folder)
 

@@ -357,10 +357,10 @@ class Machine(RuleBasedStateMachine):
         """Whoever was waiting for this one is due at once."""
         ended = self.known[key]
         ended.state, ended.holder, ended.due = state, None, False
-        line = [one for one in self.known.values() if one.entity == ended.entity and one.state in OPEN]
+        waiting = {State.QUEUED, State.WAITING}
+        line = [one for one in self.known.values() if one.entity == ended.entity and one.state in waiting]
         if ended.entity and line:
-            first = min(line, key=lambda one: one.place)
-            first.due = first.due or first.state != State.RUNNING
+            min(line, key=lambda one: one.place).due = True
         for one in self.known.values():
             if state == State.SUCCEEDED and one.parent == key and one.state in {State.QUEUED, State.WAITING}:
                 one.due = True

@@ -83,8 +83,7 @@ def record(ledger: Ledger, news: Sequence[New], by: str, connection: Connection 
     rows = [_given(new, by) for new in news]
     if connection is not None:
         return _record(connection, rows)
-    with ledger.writing() as own:
-        return _record(own, rows)
+    return ledger.write(lambda own: _record(own, rows))
 
 
 def fail_message(ledger: Ledger, message_id: str, task: str, why: str, by: str, raw: str) -> Recorded:
@@ -106,18 +105,16 @@ def _record(connection: Connection, rows: list[dict[str, Any]]) -> list[Recorded
         before = first.setdefault(row["key"], row)
         if before is not row:
             _refuse_another(before, row)
-    inserted = connection.execute(_QUEUE[connection.dialect.name], {"rows": _batch(list(first.values()))})
-    created = {key: id_ for id_, key in inserted}
-    there: dict[str, Recorded] = {}
-    if len(created) < len(first):
-        missing = [key for key in first if key not in created]
-        for found in connection.execute(_EXISTING, {"keys": missing}).mappings():
-            _refuse_another(found, first[found["key"]])
-            there[found["key"]] = Recorded(found["id"], found["key"], State(found["state"]), created=False)
-    return [
-        Recorded(created[key], key, State.QUEUED, created=True) if key in created else there[key]
-        for key in (row["key"] for row in rows)
-    ]
+    found: dict[str, Recorded] = {}
+    # More than once only if a key's operation is purged between the two statements.
+    while missing := [row for key, row in first.items() if key not in found]:
+        for id_, key in connection.execute(_QUEUE[connection.dialect.name], {"rows": _batch(missing)}):
+            found[key] = Recorded(id_, key, State.QUEUED, created=True)
+        if there := [row["key"] for row in missing if row["key"] not in found]:
+            for kept in connection.execute(_EXISTING, {"keys": there}).mappings():
+                _refuse_another(kept, first[kept["key"]])
+                found[kept["key"]] = Recorded(kept["id"], kept["key"], State(kept["state"]), created=False)
+    return [found[row["key"]] for row in rows]
 
 
 def _refuse_another(there: Any, row: dict[str, Any]) -> None:

@@ -46,16 +46,20 @@ _BLOCKED = (
     .where(among(_row.id, "ids"))
 )
 
+# FOR UPDATE: should the next one be cancelled this very moment, PostgreSQL waits for that and goes on to the one after.
 _next = (
     select(_ahead.c.id)
-    .where(_ahead.c.entity == bindparam("line"), _ahead.c.due_at.is_not(None))
+    .where(
+        _ahead.c.entity == bindparam("line"),
+        _ahead.c.due_at.is_not(None),
+        _ahead.c.state != word(State.RUNNING),
+    )
     .order_by(_ahead_place, _ahead.c.id)
     .limit(1)
+    .with_for_update()
     .scalar_subquery()
 )
-_RELEASE_NEXT = (
-    update(operations).where(_row.id == _next, _row.state != word(State.RUNNING)).values(due_at=bindparam("now"))
-)
+_RELEASE_NEXT = update(operations).where(_row.id == _next).values(due_at=bindparam("now"))
 
 _RELEASE_CHILDREN = (
     update(operations)

@@ -1,6 +1,6 @@
 """Retention: final operations go, with their evidence, when they are old enough."""
 
-from sqlalchemy import bindparam, delete, select
+from sqlalchemy import bindparam, delete, func, select
 
 from worker.ledger.schema import now_ms, operations
 from worker.ledger.store import Ledger
@@ -15,6 +15,7 @@ _OLD = (
 )
 # Attempts and decisions go with their operation (ON DELETE CASCADE).
 _PURGE = delete(operations).where(_row.id.in_(_OLD.scalar_subquery()))
+_COUNT = select(func.count()).where(_row.ended_at < now_ms() - bindparam("age"))
 
 
 def purge(ledger: Ledger, older_than: float, batch: int = 1000) -> int:
@@ -29,3 +30,9 @@ def purge(ledger: Ledger, older_than: float, batch: int = 1000) -> int:
         purged += gone
         if gone < batch:
             return purged
+
+
+def old(ledger: Ledger, older_than: float) -> int:
+    """Count what `purge` would remove."""
+    with ledger.reading() as connection:
+        return connection.execute(_COUNT, {"age": round(older_than * 1000)}).scalar_one()
