@@ -23,7 +23,14 @@ from worker.sandbox.processes import Process, ProcessFailed
 _UNPRIVILEGED = str(Path(__file__).with_name("unprivileged.py"))
 
 # Data in memory and on disk as ever, but no waiting for the disk: nobody pulls the plug in a test.
-_OPTIONS = ("fsync=off", "listen_addresses=", "max_connections=100", "shared_buffers=32MB", "timezone=Pacific/Apia")
+_OPTIONS = (
+    "fsync=off",
+    "deadlock_timeout=100ms",
+    "listen_addresses=",
+    "max_connections=100",
+    "shared_buffers=32MB",
+    "timezone=Pacific/Apia",
+)
 
 
 class Postgres:
