@@ -12,7 +12,7 @@ from worker.flow.outcome import Outcome
 from worker.ledger import Claim, New
 from worker.settings import crm_settings
 
-Id = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^\S+$")]
+Id = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\s\x00-\x1f\x7f]+$")]
 
 
 class Fees(Payload):

@@ -66,7 +66,8 @@ def session() -> SharedSession:
 @PerProcess
 def b2copy() -> B2Copy:
     """This process's client."""
-    return B2Copy(Http(session(), worker_settings()))
+    settings = worker_settings()
+    return B2Copy(Http(session(), settings, at_once=settings.concurrency * len(LANES)))  # each lane sends by itself
 
 
 def _config() -> dict[str, Any]:

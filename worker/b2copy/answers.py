@@ -45,7 +45,8 @@ def words_of(body: bytes) -> str:
         words = said(json.loads(text))
     except ValueError:
         words = re.sub(r"<[^>]*>", " ", text)  # an HTML page of some proxy
-    words = re.sub(r"\s+", " ", words).strip()
+    # A lone surrogate is valid JSON, but no database takes it.
+    words = re.sub(r"\s+", " ", words).strip().encode("utf-8", "replace").decode()
     return _SECRET.sub("[hidden]", words)[:WORDS_LIMIT]
 
 

@@ -42,6 +42,7 @@ class Limiter:
                     return True
                 reset = limiter.get_window_stats(self._rate, self._name).reset_time
             except StorageError:
+                time.sleep(0.5)
                 return False
             time.sleep(min(0.25, max(0.02, reset - time.time())))
         return False

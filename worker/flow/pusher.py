@@ -24,7 +24,7 @@ from worker.flow.leases import Leases
 from worker.flow.limiter import Limiter
 from worker.flow.outcome import Outcome
 from worker.flow.policy import Policy
-from worker.ledger import Attempt, Claim, Ledger, Reason, State, Verdict, Why, hand_back, release, turn
+from worker.ledger import Attempt, Claim, Ledger, Reason, State, Verdict, Why, hand_back, release, settle, turn
 from worker.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -93,6 +93,7 @@ class Lane:
         self._results: SimpleQueue[Verdict | Claim | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._draining = self._poked = self._started = False
+        self._in_hand = 0  # claimed, and not yet back in `_results`: survives a drain that failed
         self._call_seconds = 0.05  # a first guess, then the moving average
 
     def poke(self) -> None:
@@ -109,37 +110,36 @@ class Lane:
             self._draining = True
         try:
             return self._drain()
-        finally:
+        except BaseException:
             self._draining = False
+            raise
 
     def _drain(self) -> bool:
         self._start_senders()
         ends = time.monotonic() + DRAIN_FOR
-        in_hand = 0
         learned: list[Verdict | Claim] = []
         while True:
             time_is_up = time.monotonic() > ends or self._stopping.is_set()
             self._poked = False
-            want = 0 if time_is_up else self._room(in_hand)
+            want = 0 if time_is_up else self._room()
             claims = self._turn(learned, want)
+            self._in_hand += len(claims)
             epoch = self._breaker.epoch
             for claim in claims:
                 self._to_send.put((claim, epoch))
-            in_hand += len(claims)
-            if not in_hand:
-                if time_is_up:
-                    return not self._stopping.is_set()
-                if want:
-                    if self._leave():
-                        return False
-                    continue
-                # Something may be due, but the breaker lets nothing through just now.
-                learned = self._gather(0, self._breaker.until_probe())
-                continue
-            if self._stopping.is_set():
-                self._recall()
-            learned = self._gather(in_hand, None)
-            in_hand -= len(learned)
+            if self._in_hand:
+                if self._stopping.is_set():
+                    self._recall()
+                learned = self._gather(None)
+            elif time_is_up:
+                self._draining = False
+                return not self._stopping.is_set()
+            elif want:
+                if self._leave():
+                    return False
+                learned = []
+            else:  # something may be due, but the breaker lets nothing through just now
+                learned = self._gather(self._breaker.until_probe())
 
     def _leave(self) -> bool:
         """Leave unless somebody poked since the last claim: their operation would wait for dispatch."""
@@ -149,13 +149,13 @@ class Lane:
             self._draining = False
             return True
 
-    def _room(self, in_hand: int) -> int:
+    def _room(self) -> int:
         if self._breaker.open:
-            return 0 if in_hand else self._breaker.allowance(1)
+            return 0 if self._in_hand else self._breaker.allowance(1)
         ahead = min(LOOKAHEAD_MAX, int(self._concurrency * LOOKAHEAD / self._call_seconds))
         if self._limiter.per_second:
             ahead = min(ahead, int(self._limiter.per_second * LOOKAHEAD))
-        return max(0, self._concurrency + ahead - in_hand)
+        return max(0, self._concurrency + ahead - self._in_hand)
 
     def _turn(self, learned: list[Verdict | Claim], want: int) -> list[Claim]:
         """Write what was learned and claim what is due, in one transaction; keep results until they are written."""
@@ -168,19 +168,34 @@ class Lane:
                 lost, claims = turn(self._ledger, verdicts, self.name, self._leases.owner, want)
                 break
             except (OperationalError, InterfaceError) as error:
-                if not learned:
-                    log.warning("nothing claimed, the ledger is away: %s", error.orig)
-                    time.sleep(DATABASE_PAUSE)
-                    return []
-                log.warning("%d results wait, the ledger is away: %s", len(learned), error.orig)
+                log.warning("the ledger is away, %d results wait: %s", len(learned), error.orig)
                 time.sleep(DATABASE_PAUSE)
+                if not learned:
+                    return []
+            except Exception:
+                if not verdicts:
+                    raise
+                # Something in one of them can't be written: that must not hold up the others.
+                log.exception("%d results could not be written together", len(verdicts))
+                for verdict in verdicts:
+                    self._settle_alone(verdict)
+                verdicts = []
         for claim in lost:
             log.warning("operation %s was taken over before its result was written", claim.key)
-        self._leases.let_go([*unsent, *(verdict.claim for verdict in verdicts)])
+        self._leases.let_go(item if isinstance(item, Claim) else item.claim for item in learned)
         self._leases.took(claims)
         return claims
 
-    def _gather(self, in_hand: int, timeout: float | None) -> list[Verdict | Claim]:
+    def _settle_alone(self, verdict: Verdict) -> None:
+        try:
+            settle(self._ledger, [verdict])
+        except OperationalError as error:  # its lease lapses, and it is taken up again as an unknown outcome
+            log.warning("the result of %s is lost: %s", verdict.claim.key, error.orig)
+        except Exception:
+            log.exception("the result of %s can't be written", verdict.claim.key)
+            settle(self._ledger, [Verdict(verdict.claim, State.FAILED, reason=Reason.INTERNAL, unknown=True)])
+
+    def _gather(self, timeout: float | None) -> list[Verdict | Claim]:
         """Wait for a result, and for more of them while the senders have enough to do."""
         learned: list[Verdict | Claim] = []
         linger_until = None
@@ -194,7 +209,8 @@ class Lane:
                     return learned
             else:
                 learned.append(result)
-            if len(learned) >= in_hand or self._stopping.is_set():
+                self._in_hand -= 1
+            if not self._in_hand or self._stopping.is_set():
                 return learned
             now = time.monotonic()
             linger_until = linger_until or now + LINGER

@@ -34,9 +34,11 @@ class Bearer(AuthBase):
 class Http:
     """POSTs JSON with the shared session's token on it."""
 
-    def __init__(self, session: SharedSession, settings: Settings) -> None:
+    def __init__(self, session: SharedSession, settings: Settings, at_once: int | None = None) -> None:
+        """Keep up to `at_once` connections; the settings' concurrency if not told."""
         self._session = session
         self._settings = settings
+        self._at_once = at_once or settings.concurrency
         self._transports: dict[int, Transport] = {}
         self._template = lru_cache(maxsize=256)(self._prepared)
 
@@ -95,7 +97,7 @@ class Http:
         found = self._transports.get(pid)
         if found is None:
             ca_file = str(self._settings.ca_file) if self._settings.ca_file else None
-            found = self._transports.setdefault(pid, Transport(ca_file, self._settings.concurrency))
+            found = self._transports.setdefault(pid, Transport(ca_file, self._at_once))
         return found
 
 
