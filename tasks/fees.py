@@ -6,11 +6,11 @@ from pydantic import Field
 
 from tasks.inbox import take_in
 from tasks.kind import Kind, Payload
-from worker.app import app
+from worker.app import app, ledger
 from worker.b2copy import B2Copy, FeeState
 from worker.flow.outcome import Outcome
-from worker.ledger import Claim, New
-from worker.settings import crm_settings
+from worker.ledger import Claim, New, attempts
+from worker.settings import crm_settings, worker_settings
 
 Id = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\s\x00-\x1f\x7f]+$")]
 
@@ -36,13 +36,25 @@ def describe(fees: Fees) -> New:
 
 def act(b2copy: B2Copy, fees: Fees, claim: Claim) -> Outcome:
     """Start the run, or ask how far it is: one call does both."""
-    status = b2copy.process_fees(fees.account_login, fees.request_id)
+    request_id = fees.request_id + _suffix(claim)
+    status = b2copy.process_fees(fees.account_login, request_id)
     match status.state:
         case FeeState.SUCCESS:
-            return Outcome("done", words=status.words, request_id=fees.request_id)
+            return Outcome("done", words=status.words, request_id=request_id)
         case FeeState.ERROR:
-            return Outcome("fee_error", words=status.words, request_id=fees.request_id)
-    return Outcome("pending", words=status.words, request_id=fees.request_id)
+            return Outcome("fee_error", words=status.words, request_id=request_id)
+    return Outcome("pending", words=status.words, request_id=request_id)
+
+
+def _suffix(claim: Claim) -> str:
+    """Return what a restarted run adds to its id: nothing, or if so set the number of runs that ended in error.
+
+    A run whose outcome is merely unknown keeps its id: another one would charge the fees twice.
+    """
+    if not claim.replays or worker_settings().fees_restart == "same":
+        return ""
+    failed = sum(attempt.outcome == "fee_error" for attempt in attempts(ledger(), claim.id))
+    return f"-{failed}" if failed else ""
 
 
 FEES = Kind("fees.process", Fees, describe, act)

@@ -16,8 +16,8 @@ from kombu.entity import Queue
 from worker.b2copy import B2Copy
 from worker.errors import SettingsError
 from worker.flow.lanes import HOUSEKEEPING, INBOX, LANES, queue_of
-from worker.ledger import Ledger, open_ledger
 from worker.flow.timer import DispatchTimer
+from worker.ledger import Ledger, open_ledger
 from worker.schedule import schedule
 from worker.session import Http, SharedSession, check_keys
 from worker.settings import crm_settings, worker_settings

@@ -13,6 +13,7 @@ from worker.errors import (
     RateLimited,
     SessionUnavailable,
     Transient,
+    Unavailable,
     UnknownOutcome,
 )
 from worker.flow.outcome import Outcome
@@ -79,7 +80,9 @@ class Policy:
         if claim.overdue:
             return Verdict(claim, State.FAILED, reason=Reason.UNRESOLVED, attempt=attempt, unknown=unknown)
         due_in = max(self._backoff(claim, why), error.retry_after or 0.0)
-        return Verdict(claim, State.WAITING, why=why, due_in=due_in, attempt=attempt, unknown=unknown)
+        return Verdict(
+            claim, State.WAITING, why=why, due_in=due_in, attempt=attempt, unknown=unknown, sent=_has_left(error)
+        )
 
     def _backoff(self, claim: Claim, why: Why) -> float:
         """Decorrelated jitter: three times the last wait at most, so that a fleet never comes back in step."""
@@ -90,3 +93,11 @@ class Policy:
         last = claim.waited if claim.why == Why.PENDING_AT_B2COPY else 0.0
         scheduled = min(self.poll_max, max(self.poll_first, last * POLL_WIDENING))
         return max(scheduled, self.stretch())
+
+
+def _has_left(error: B2CopyError) -> bool:
+    """Whether the attempt may have reached B2COPY; as long as none has, the operation may still be cancelled."""
+    return not (
+        isinstance(error, CredentialsRejected | SessionUnavailable)
+        or (isinstance(error, Unavailable) and error.status is None)
+    )
