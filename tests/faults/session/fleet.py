@@ -109,13 +109,13 @@ class Fleet:
             self.windows.append((started, time.monotonic()))
 
     def holder(self, within: float = 10.0) -> int:
-        """Wait for one of the fleet to hold the lease; return its pid."""
-        session, pids = self.session, set(self.pids)
+        """Wait for a living one of the fleet to hold the lease; return its pid."""
+        session, pids = self.session, self.pids
 
         def leader() -> int | None:
             owner = session.state().leader
             pid = int(owner.split(":")[1]) if owner else 0
-            return pid if pid in pids else None
+            return pid if pid in pids and _lives(pid) else None
 
         return until(leader, within=within, every=0.003) or 0
 
@@ -158,7 +158,7 @@ class Fleet:
         return worst
 
     def _dead(self) -> int:
-        return sum(not Path(f"/proc/{pid}").exists() or _zombie(pid) for pid in self.pids)
+        return sum(not _lives(pid) for pid in self.pids)
 
 
 def _went_back(calls: Sequence[Call]) -> int:
@@ -174,10 +174,10 @@ def _went_back(calls: Sequence[Call]) -> int:
     return count
 
 
-def _zombie(pid: int) -> bool:
+def _lives(pid: int) -> bool:
     with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    return True
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
 
 
 @contextlib.contextmanager
