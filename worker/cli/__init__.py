@@ -1,5 +1,59 @@
-"""`b2copy-sync`: the command line."""
+"""`b2copy-sync`: the command line. One file a group of commands; what a command needs it imports when it runs."""
+
+import logging
+import sys
+
+import typer
+
+from worker.cli import demo, doctor, enqueue, failed, flow, health, imports, keys, ledger, sandbox, session, status
+from worker.cli.exits import EXITS, stopped_by
+from worker.watch.redact import guard
+
+app = typer.Typer(
+    name="b2copy-sync",
+    help="Keep a broker's CRM and B2COPY in step: ask for operations, see what became of them, decide on failed ones.",
+    epilog=EXITS,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",  # joins a docstring's lines to paragraphs
+    pretty_exceptions_enable=False,
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+SET_UP = "Set up"
+OPERATIONS = "Operations"
+OPERATE = "Operate"
+
+for command, panel in (
+    (demo.demo, SET_UP),
+    (keys.keygen, SET_UP),
+    (ledger.migrate, SET_UP),
+    (doctor.doctor, SET_UP),
+    (sandbox.sandbox, SET_UP),
+    (enqueue.fees, OPERATIONS),
+    (enqueue.call, OPERATIONS),
+    (imports.import_, OPERATIONS),
+    (status.status, OPERATIONS),
+    (health.health, OPERATE),
+    (flow.pause, OPERATE),
+    (flow.resume, OPERATE),
+    (ledger.purge, OPERATE),
+):
+    app.command(command.__name__.rstrip("_"), rich_help_panel=panel, epilog=EXITS)(command)
+app.add_typer(failed.app, name="failed", rich_help_panel=OPERATIONS)
+app.add_typer(session.app, name="session", rich_help_panel=OPERATE)
 
 
 def main() -> None:
-    raise SystemExit("not yet")
+    """Run a command. What goes wrong is a line or two on stderr, and an exit code."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    guard()
+    try:
+        app()
+    except Exception as error:
+        stopped = stopped_by(error)
+        if stopped is None:
+            raise
+        sys.stderr.write(f"{stopped.told}\n")
+        sys.exit(stopped.code)

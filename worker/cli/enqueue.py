@@ -1,0 +1,142 @@
+"""Ask for an operation, and wait for it if told to."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from worker.cli import say
+from worker.cli.exits import Exit, Stop
+from worker.cli.options import By, Json, duration
+from worker.cli.story import STYLES, remedy, standing, story_of, summary
+
+if TYPE_CHECKING:
+    from worker.ledger import Operation, Recorded
+
+_LOOK_EVERY = 0.2  # seconds
+_NOBODY = 5.0  # seconds in the queue after which somebody should have taken it
+
+Wait = Annotated[bool, typer.Option("--wait", help="Wait until it has succeeded or failed.")]
+Timeout = Annotated[
+    float | None,
+    typer.Option(parser=duration, metavar="DURATION", help="Wait no longer than this.", show_default="no limit"),
+]
+
+
+def fees(
+    account: Annotated[str, typer.Option("--account", metavar="LOGIN", help="The MT login the money leaves.")],
+    request_id: Annotated[str, typer.Option("--request-id", metavar="ID", help="The CRM's id of the withdrawal.")],
+    by: By,
+    wait: Wait = False,
+    timeout: Timeout = None,
+    as_json: Json = False,
+) -> None:
+    """Have the fees of a withdrawal run at B2COPY before its money leaves.
+
+    The same request id again is the same operation: it is never run twice. --wait ends with 0 when the fees are paid,
+    3 when B2COPY or a person ended it otherwise, 4 when it is not finished by --timeout.
+    """
+    from tasks import enqueue
+    from worker.settings import CrmSettings, load
+
+    load(CrmSettings)
+    _follow(enqueue.fees(account_login=account, request_id=request_id, by=by), wait, timeout, as_json)
+
+
+def call(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="/api/admin/DOMAIN/VERSION/PACKAGE/SERVICE/METHOD")],
+    key: Annotated[str, typer.Option("--key", help="Your name for this call: the same key is done once.")],
+    by: By,
+    payload: Annotated[
+        str, typer.Option(help="JSON, or @FILE, or - for standard input. A shell's history keeps what you type.")
+    ] = "{}",
+    entity: Annotated[str | None, typer.Option(help="Calls of one entity go one after the other.")] = None,
+    parent: Annotated[str | None, typer.Option(help="The key of an operation that must have succeeded.")] = None,
+    repeatable: Annotated[
+        bool, typer.Option("--repeatable", help="Calling it twice does no harm, should an answer be lost.")
+    ] = False,
+    wait: Wait = False,
+    timeout: Timeout = None,
+    as_json: Json = False,
+) -> None:
+    """Have any other method of B2COPY's Admin v2 API called, once.
+
+    If its outcome stays unknown (an answer lost, a worker killed) it ends as failed, unresolved, for a person to find
+    out, unless it is --repeatable.
+    """
+    from tasks import enqueue
+    from worker.settings import CrmSettings, load
+
+    load(CrmSettings)
+    fields = _payload(payload)
+    recorded = enqueue.call(path, fields, key=key, entity=entity, parent=parent, repeatable=repeatable, by=by)
+    _follow(recorded, wait, timeout, as_json)
+
+
+def _payload(text: str) -> dict[str, Any]:
+    if text == "-":
+        text = sys.stdin.read()
+    elif text.startswith("@"):
+        text = Path(text[1:]).read_text(encoding="utf-8")
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"not JSON: {error}", param_hint="--payload") from None
+    if not isinstance(value, dict):
+        raise typer.BadParameter("must be a JSON object", param_hint="--payload")
+    return value
+
+
+def _follow(recorded: "Recorded", wait: bool, timeout: float | None, as_json: bool) -> None:
+    """Say how an accepted operation stands; with `wait`, when it has ended. Exits accordingly."""
+    from worker.app import ledger
+    from worker.ledger import FINAL, find
+
+    if not (as_json or wait):
+        say.line(f"{recorded.key} is {'accepted' if recorded.created else 'known already'}")
+    operation = find(ledger(), recorded.key)
+    if wait:
+        try:
+            operation = _ended(recorded.key, timeout)
+        except KeyboardInterrupt:
+            raise Stop(Exit.WAITING, f"it goes on without you: b2copy-sync status {recorded.key}") from None
+    if operation is None:
+        raise Stop(Exit.NOT_FOUND, f"{recorded.key} was purged meanwhile")
+    story = story_of(ledger(), operation)
+    if as_json:
+        say.document({**summary(operation), "created": recorded.created, "words": story.words or None})
+    elif wait or not recorded.created:
+        said = f": {story.words}" if story.words and operation.state != "succeeded" else ""
+        say.line(f"{operation.key} {standing(operation)}{said}", style=STYLES.get(operation.state, ""))
+        if advice := remedy(operation):
+            say.note(advice)
+    if operation.state in FINAL and operation.state != "succeeded":
+        raise typer.Exit(Exit.NOT_DONE)
+    if wait and operation.state not in FINAL:
+        raise typer.Exit(Exit.WAITING)
+
+
+def _ended(key: str, timeout: float | None) -> "Operation | None":
+    """Wait for an operation to end, and show on stderr how it goes."""
+    from worker.app import ledger
+    from worker.ledger import FINAL, find
+
+    began, told = time.monotonic(), ""
+    with say.err().status("") as spinner:
+        while (operation := find(ledger(), key)) is not None and operation.state not in FINAL:
+            waited = time.monotonic() - began
+            if timeout is not None and waited >= timeout:
+                break
+            stands = standing(operation)
+            if operation.state == "queued" and waited > _NOBODY:
+                stands += "; is one running? (b2copy-sync doctor)"
+            if say.err().is_terminal:
+                spinner.update(say.printable(f"{key} {stands}"))
+            elif (brief := stands.partition(";")[0]) != told:  # without the countdown: a line for each change
+                told = brief
+                say.note(f"{key} {stands}")
+            time.sleep(_LOOK_EVERY)
+    return operation

@@ -1,0 +1,246 @@
+"""Dead letters: failed operations, on which people decide."""
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from worker.cli import say
+from worker.cli.exits import EXITS, Exit, Stop
+from worker.cli.ledger import existing_ledger
+from worker.cli.options import By, Json, Key, Lane, Reason, Why, moment, per_second
+from worker.cli.status import look_up
+from worker.cli.story import document, remedy, story_of, summary, tell
+
+if TYPE_CHECKING:
+    from worker.ledger import Ledger, Operation, State
+    from worker.ledger import Reason as ReasonWord
+
+app = typer.Typer(help="Failed operations: list them, see why, replay or cancel.", no_args_is_help=True, epilog=EXITS)
+
+WHICH = "Which ones"
+_PAGE = 500
+
+ByReason = Annotated[
+    Reason | None, typer.Option("--reason", help="Only those that failed for this reason.", rich_help_panel=WHICH)
+]
+ByKind = Annotated[str | None, typer.Option("--kind", help="Only this kind, e.g. fees.process.", rich_help_panel=WHICH)]
+ByLane = Annotated[Lane | None, typer.Option("--lane", help="Only this lane.", rich_help_panel=WHICH)]
+Since = Annotated[
+    int | None,
+    typer.Option(
+        "--since",
+        parser=moment,
+        metavar="WHEN",
+        help="Only those failed since 2h, 3d, 2026-05-01, 2026-05-01T12:00.",
+        rich_help_panel=WHICH,
+    ),
+]
+
+
+@app.command("list", epilog=EXITS)
+def list_(
+    reason: ByReason = None,
+    kind: ByKind = None,
+    lane: ByLane = None,
+    since: Since = None,
+    limit: Annotated[int, typer.Option(min=1, help="Show no more than this many, newest first.")] = 50,
+    as_json: Json = False,
+) -> None:
+    """List failed operations, newest first, with B2COPY's last words."""
+    from worker.ledger import search
+
+    with existing_ledger() as ledger:
+        found = search(
+            ledger, state=_failed(), reason=_reason(reason), kind=kind, lane=lane, since=since, limit=limit + 1
+        )
+        stories = [story_of(ledger, operation) for operation in found[:limit]]
+    more = len(found) > limit
+    if as_json:
+        say.document(
+            {"failed": [{**summary(one.operation), "words": one.words or None} for one in stories], "more": more}
+        )
+        return
+    if not stories:
+        say.line("no failed operations" + (" of this sort" if reason or kind or lane or since else ""))
+        return
+    say.table(
+        ("Key", "Lane", "Reason", "Failed (UTC)", "Last words"),
+        [
+            (
+                one.operation.key,
+                one.operation.lane,
+                str(one.operation.reason),
+                say.clock(one.operation.since),
+                one.words,
+            )
+            for one in stories
+        ],
+    )
+    if more:
+        say.note(f"these are the newest {limit}: --limit shows more")
+
+
+@app.command(epilog=EXITS)
+def show(key: Key, as_json: Json = False) -> None:
+    """Tell a failed operation's story, and what can be done about it."""
+    with existing_ledger() as ledger:
+        story = story_of(ledger, look_up(ledger, key))
+    if as_json:
+        say.document({**document(story), "remedy": remedy(story.operation) or None})
+        return
+    tell(story)
+    if story.operation.state != "failed":
+        say.note(f"it has not failed: it is {story.operation.state}")
+
+
+@app.command(epilog=EXITS)
+def replay(
+    why: Why,
+    by: By,
+    keys: Annotated[list[str] | None, typer.Argument(metavar="KEY", help="Which; or choose by the filters.")] = None,
+    reason: ByReason = None,
+    kind: ByKind = None,
+    lane: ByLane = None,
+    since: Since = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="All failed operations there are.", rich_help_panel=WHICH)
+    ] = False,
+    rate: Annotated[
+        float | None,
+        typer.Option(parser=per_second, metavar="N/second", help="No faster than this.", show_default="all at once"),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be replayed, change nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Needed if any is of the money lane.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Queue failed operations again, with fresh attempts and a fresh deadline. Who and why are kept as evidence.
+
+    Left alone is what cannot be done again: messages that could not be taken, and calls whose outcome is unknown and
+    which must not be repeated.
+    """
+    from tasks.wake import wake
+    from worker.ledger import replay as queue_again
+    from worker.settings import CrmSettings, load
+
+    filtered = any((reason, kind, lane, since is not None))
+    if bool(keys) + (filtered or everything) != 1:
+        raise typer.BadParameter("name KEYs, or choose by filters, or say --all", param_hint="KEY")
+    with existing_ledger(load(CrmSettings)) as ledger:
+        chosen = (
+            [look_up(ledger, key) for key in dict.fromkeys(keys)]
+            if keys
+            else list(_all_failed(ledger, reason=reason, kind=kind, lane=lane, since=since))
+        )
+        left = {one.key: why_not for one in chosen if (why_not := _not_replayable(one))}
+        wanted = [one for one in chosen if one.key not in left]
+        money = sum(one.lane == "money" for one in wanted)
+        replayed: list[str] = []
+        if not dry_run:
+            if money and not yes:
+                raise Stop(
+                    Exit.USAGE, f"{money} of {len(wanted)} are of the money lane: look with --dry-run, then --yes"
+                )
+            for batch in _paced([one.key for one in wanted], rate):
+                replayed += queue_again(ledger, batch, by, why)
+                for each in {one.lane for one in wanted}:
+                    wake(each)
+                if len(replayed) < len(wanted) and say.err().is_terminal:
+                    say.note(f"{len(replayed)} of {len(wanted)} replayed")
+    if as_json:
+        would = [one.key for one in wanted]
+        say.document({"dry_run": dry_run, "chosen": would, "replayed": replayed, "left_alone": left})
+    elif dry_run:
+        say.table(("Would replay", "Lane", "Failed for"), [(one.key, one.lane, str(one.reason)) for one in wanted])
+        say.line(f"{len(wanted)} operations would be replayed, {money} of the money lane; nothing was changed")
+    else:
+        say.line(f"{len(replayed)} operations replayed")
+    if not as_json:
+        for key, why_not in left.items():
+            say.note(f"left alone: {key}: {why_not}")
+    if keys and left:
+        raise typer.Exit(Exit.FAILED)
+
+
+@app.command(epilog=EXITS)
+def cancel(
+    key: Key,
+    why: Why,
+    by: By,
+    stop_asking: Annotated[
+        bool, typer.Option("--stop-asking", help="It was sent already: end it as failed, unresolved.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Cancel an operation of which nothing was sent yet.
+
+    Once an attempt was made it cannot be undone from here: B2COPY goes on whatever we say. --stop-asking then ends it
+    for us, as failed (unresolved), and a person finds out at B2COPY what became of it.
+    """
+    from worker import ledger as decisions
+
+    with existing_ledger() as ledger:
+        operation = look_up(ledger, key)
+        decide = decisions.stop_asking if stop_asking else decisions.cancel
+        operation = decide(ledger, operation.key, by, why)
+    if as_json:
+        say.document(summary(operation))
+    elif stop_asking:
+        say.line(f"{operation.key} failed (unresolved): we ask no more, B2COPY may still do it")
+    else:
+        say.line(f"{operation.key} cancelled: nothing of it was sent")
+
+
+def _not_replayable(operation: "Operation") -> str:
+    """Tell why a replay would do nothing, or nothing good; empty if it may be replayed."""
+    if operation.state != "failed":
+        return f"it is {operation.state}"
+    if operation.kind == "message":
+        return "it only keeps a message that could not be taken"
+    if operation.unknown and not operation.repeatable:
+        return "whether B2COPY did it is not known, and it must not be done twice"
+    return ""
+
+
+def _all_failed(
+    ledger: "Ledger", *, reason: str | None, kind: str | None, lane: str | None, since: int | None
+) -> "Iterator[Operation]":
+    """Every failed operation of this sort, newest first."""
+    from worker.ledger import search
+
+    before = None
+    while page := search(
+        ledger,
+        state=_failed(),
+        reason=_reason(reason),
+        kind=kind,
+        lane=lane,
+        since=since,
+        before=before,
+        limit=_PAGE,
+    ):
+        yield from page
+        before = page[-1].id
+
+
+def _paced(keys: list[str], rate: float | None) -> Iterator[list[str]]:
+    """Cut into batches, one a second, or one after another's time if there is less than one a second."""
+    size = _PAGE if rate is None else max(1, int(rate))
+    began = time.monotonic()
+    for start in range(0, len(keys), size):
+        if rate is not None and (early := began + start / rate - time.monotonic()) > 0:
+            time.sleep(early)
+        yield keys[start : start + size]
+
+
+def _failed() -> "State":
+    from worker.ledger import State
+
+    return State.FAILED
+
+
+def _reason(reason: str | None) -> "ReasonWord | None":
+    from worker.ledger import Reason as ReasonWord
+
+    return ReasonWord(reason) if reason else None

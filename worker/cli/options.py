@@ -1,0 +1,62 @@
+"""Options that several commands share, and how they are read."""
+
+import getpass
+import os
+import re
+import socket
+import time
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+import typer
+
+# Repeated from worker.ledger, which takes too long to import for a --help; a test compares them.
+Lane = Literal["money", "default", "bulk"]
+Reason = Literal["rejected", "fee_error", "unresolved", "exhausted", "bad_payload", "internal"]
+
+
+def me() -> str:
+    """Return who is at this shell: `user@host`."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's numeric user has no name
+        user = f"uid {os.getuid()}"
+    return f"{user}@{socket.gethostname()}"
+
+
+def duration(value: Any) -> float:
+    """Read `90`, `90s`, `5m`, `72h` or `400d` as seconds."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from worker.settings import Seconds
+
+    try:
+        return TypeAdapter(Seconds).validate_python(value)
+    except ValidationError:
+        raise typer.BadParameter(f"{value!r} is no duration: 90s, 5m, 72h, 400d") from None
+
+
+def moment(value: str) -> int:
+    """Read `2h` (ago) or `2026-05-01[T12:00]` (this machine's time zone, unless it names one) as ms since the epoch."""
+    if re.match(r"\d{4}-", value):
+        try:
+            return int(datetime.fromisoformat(value).timestamp() * 1000)
+        except ValueError:
+            raise typer.BadParameter(f"{value!r} is no date: 2026-05-01 or 2026-05-01T12:00") from None
+    return int((time.time() - duration(value)) * 1000)
+
+
+def per_second(value: str) -> float:
+    """Read `10/second`, `30/minute` as operations a second."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:/\s*(second|minute|hour))?\s*", value)
+    if not found or not float(found[1]):
+        raise typer.BadParameter(f'{value!r} is no rate: "10/second", "30/minute"')
+    return float(found[1]) / {"second": 1, "minute": 60, "hour": 3600}[found[2] or "second"]
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+By = Annotated[
+    str, typer.Option("--by", help="Who asks, for the evidence.", default_factory=me, show_default="user@host")
+]
+Why = Annotated[str, typer.Option("--why", help="Your reason, for the evidence.")]
+Key = Annotated[str, typer.Argument(metavar="KEY", help="An operation's key (fees.process:W1), or its id alone (W1).")]

@@ -1,0 +1,99 @@
+"""The fleet's shared session at B2COPY: look at it, renew it, forget it. No token is ever printed."""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import typer
+
+from worker.cli import say
+from worker.cli.exits import EXITS, Exit, Stop
+from worker.cli.options import Json
+
+if TYPE_CHECKING:
+    from worker.session import SharedSession, State
+
+app = typer.Typer(help="The fleet's shared session: show, renew or forget it.", no_args_is_help=True, epilog=EXITS)
+
+PATIENCE = 30.0  # seconds to wait for another process's renewal
+
+_OUTCOMES = {
+    "refresh": "renewed with the refresh token",
+    "jwt": "renewed by a login",
+    "adopted": "renewed by another process meanwhile",
+    "conflict": "renewed by another process meanwhile; ours was dropped",
+    "fresh": "still fresh",
+    "busy": "another process is at it, and has not finished",
+    "cooldown": "nobody asks for a while, after a failure",
+}
+
+
+def shared_session() -> "SharedSession":
+    """Return this fleet's session. Raises `SettingsError`."""
+    from worker.session import SharedSession, check_keys
+    from worker.settings import Settings, load
+
+    settings = load(Settings)
+    check_keys(settings)
+    return SharedSession(settings)
+
+
+@app.command(epilog=EXITS)
+def show(as_json: Json = False) -> None:
+    """Show the session: its age, how long it is good, who made it with which key. Changes and asks nothing."""
+    state = shared_session().state()
+    if as_json:
+        say.document(asdict(state))
+        return
+    say.table(("", ""), [(f"  {name}", value) for name, value in _facts(state) if value])
+
+
+@app.command(epilog=EXITS)
+def renew(as_json: Json = False) -> None:
+    """Renew the session now, like any leader: under the lease, in spite of a cool-down."""
+    renewal = shared_session().renew("operator", force=True, wait=PATIENCE)
+    done = renewal.outcome in {"refresh", "jwt", "adopted", "conflict"}
+    if as_json:
+        say.document({"outcome": renewal.outcome, "generation": renewal.generation, "renewed": done})
+    else:
+        say.line(f"generation {renewal.generation}: {_OUTCOMES[renewal.outcome]}")
+    if not done:
+        raise typer.Exit(Exit.FAILED)
+
+
+@app.command(epilog=EXITS)
+def forget(as_json: Json = False) -> None:
+    """Remove the session from Redis: whoever needs a token next logs in. Nothing is lost by it."""
+    session = shared_session()
+    generation = session.state().generation
+    if not generation:
+        raise Stop(Exit.NOT_FOUND, "there is no session to forget")
+    session.forget()
+    if as_json:
+        say.document({"forgotten": generation})
+    else:
+        say.line(f"generation {generation} is forgotten: the next call logs in")
+
+
+def _facts(state: "State") -> list[tuple[str, str]]:
+    if state.generation:
+        left, renews = state.expires_in or 0.0, state.renews_in or 0.0
+        facts = [
+            ("generation", str(state.generation)),
+            (
+                "made by",
+                f"{'a login' if state.origin == 'jwt' else 'a refresh'} with key {state.key_id}, {state.writer}",
+            ),
+            ("age", say.span(state.age or 0.0)),
+            ("expires", f"in {say.span(left)}" if left > 0 else "expired"),
+            ("renewed", f"in {say.span(renews)}" if renews > 0 else "due"),
+            ("fingerprint", state.fingerprint or ""),
+            ("refresh token", "spent: the next renewal is a login" if state.refresh_token_spent else "unused"),
+            ("readable", "" if state.readable else "NO: no storage key opens it; the next call logs in"),
+        ]
+    else:
+        facts = [("session", "none: the next call logs in")]
+    facts.append(("being renewed by", state.leader or ""))
+    if state.cooldown:
+        cooldown = state.cooldown
+        facts.append(("nobody asks for", f"{say.span(cooldown.left)} ({cooldown.kind}): {cooldown.reason}"))
+    return facts

@@ -1,0 +1,90 @@
+"""What became of an operation."""
+
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from worker.cli import say
+from worker.cli.exits import Exit, Stop
+from worker.cli.ledger import existing_ledger
+from worker.cli.options import Json, Key
+from worker.cli.story import document, story_of, tell
+
+if TYPE_CHECKING:
+    from worker.ledger import Ledger, Operation
+
+_PATIENCE = 10.0  # seconds for a worker to take it and B2COPY to answer
+_RECENT = 500  # operations among which a mistyped key is looked for
+
+
+def status(
+    key: Key,
+    refresh: Annotated[bool, typer.Option("--refresh", help="Ask B2COPY now, if it waits.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Tell the whole story of an operation: every attempt, B2COPY's words, why it waits, who decided what.
+
+    --json is the export for a regulator or a dispute. The exit code says whether it is known, not how it ended.
+    """
+    with existing_ledger() as ledger:
+        operation = look_up(ledger, key)
+        if refresh:
+            operation = _refreshed(ledger, operation)
+        story = story_of(ledger, operation)
+    if as_json:
+        say.document(document(story))
+    else:
+        tell(story)
+
+
+def look_up(ledger: "Ledger", name: str) -> "Operation":
+    """Return the operation called `name`: its key, or its id alone if one kind has it. Raises `Stop`."""
+    from tasks.kinds import KINDS
+    from worker.ledger import find_many
+    from worker.ledger.operation import MESSAGE_KIND
+
+    keys = [name, *(f"{kind}:{name}" for kind in (*KINDS, MESSAGE_KIND))]
+    found = find_many(ledger, keys)
+    if name in found:
+        return found[name]
+    if len(found) > 1:
+        raise Stop(Exit.USAGE, f"{name} is the id of several operations: say which, {' or '.join(sorted(found))}")
+    if not found:
+        raise Stop(Exit.NOT_FOUND, f"{name}: no such operation{_near(ledger, name)}")
+    return found.popitem()[1]
+
+
+def _near(ledger: "Ledger", name: str) -> str:
+    import difflib
+
+    from worker.ledger import search
+
+    recent = [operation.key for operation in search(ledger, limit=_RECENT)]
+    ids = {key.partition(":")[2]: key for key in recent}
+    near = [ids[one] for one in difflib.get_close_matches(name.rpartition(":")[2], ids, n=3)]
+    if near:
+        return f"; did you mean {', '.join(near)}?"
+    return " was ever recorded here (or it has been purged). Is it the right B2COPY_DATABASE_URL?"
+
+
+def _refreshed(ledger: "Ledger", operation: "Operation") -> "Operation":
+    """Have a waiting operation asked about, and return it as it stands when that is done."""
+    from tasks.wake import wake
+    from worker.ledger import FINAL, attempts, find, refresh
+
+    def tried() -> int:
+        return sum(attempt.times for attempt in attempts(ledger, operation.id))
+
+    before = tried()
+    if not refresh(ledger, operation.key):
+        say.note(f"{operation.key} is {operation.state}, it does not wait: there is nothing to ask")
+        return operation
+    wake(operation.lane)
+    ends = time.monotonic() + _PATIENCE
+    while (now := find(ledger, operation.key) or operation).state not in FINAL and tried() == before:
+        if time.monotonic() > ends:
+            say.note(f"not asked within {say.span(_PATIENCE)}: is a worker running? (b2copy-sync doctor)")
+            break
+        time.sleep(0.1)
+    return now
