@@ -21,6 +21,7 @@ from worker.ledger import Ledger, open_ledger
 from worker.schedule import schedule
 from worker.session import Http, SharedSession, check_keys
 from worker.settings import crm_settings, worker_settings
+from worker.watch.redact import guard
 
 T = TypeVar("T")
 
@@ -93,7 +94,6 @@ def _config() -> dict[str, Any]:
         "worker_pool": "threads",
         "worker_concurrency": CONCURRENCY,
         "worker_prefetch_multiplier": 1,
-        "worker_hijack_root_logger": True,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "worker_enable_remote_control": True,
         "worker_send_task_events": False,
@@ -155,3 +155,10 @@ def check_before_work(conf: Any = None, **_: Any) -> None:
         ledger()
     except SettingsError as error:
         stop(error)
+
+
+@signals.after_setup_logger.connect
+@signals.after_setup_task_logger.connect
+def keep_tokens_out_of_logs(logger: Any = None, **_: Any) -> None:
+    """The last gate before a line leaves, whoever wrote it."""
+    guard(logger)

@@ -22,9 +22,9 @@ from worker.errors import (
     UnknownOutcome,
 )
 from worker.session import Answer
+from worker.watch.redact import redacted
 
 WORDS_LIMIT = 500  # characters of B2COPY's own words kept as evidence
-_SECRET = re.compile(r"(?i)bearer\s+\S+|eyJ[\w-]+(?:\.[\w-]+)*|(?<=token\":\")[^\"]+")
 
 
 def value_of(answer: Answer, what: str, *, repeatable: bool) -> Any:
@@ -47,7 +47,7 @@ def words_of(body: bytes) -> str:
         words = re.sub(r"<[^>]*>", " ", text)  # an HTML page of some proxy
     # A lone surrogate is valid JSON, but no database takes it.
     words = re.sub(r"\s+", " ", words).strip().encode("utf-8", "replace").decode()
-    return _SECRET.sub("[hidden]", words)[:WORDS_LIMIT]
+    return redacted(words)[:WORDS_LIMIT]
 
 
 def _json_of(answer: Answer, what: str) -> Any:
