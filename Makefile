@@ -37,6 +37,9 @@ test: setup  ## the tests, on a broker and databases of their own
 chaos: setup  ## real processes through every fault, and a table of what came of it (minutes)
 	@$(CLEAN) $(BIN)/python -m tests.faults
 
+bench: setup  ## ours beside a bare loop and a plain Celery task: rates, delays, CPU, memory (minutes)
+	@$(CLEAN) $(BIN)/python -m tests.bench
+
 check: setup  ## lint and types
 	$(BIN)/ruff check worker tasks tests
 	$(BIN)/ruff format --check worker tasks tests
@@ -51,4 +54,4 @@ lock: setup  ## compile the hashed locks anew (needs uv)
 clean:  ## remove what set-up and the tools made
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help setup demo test chaos check lock clean
+.PHONY: help setup demo test chaos bench check lock clean

@@ -1,0 +1,73 @@
+"""Measure ours against what people would write instead: `python -m tests.bench [--quick]`.
+
+    races     bulk and single operations, a bare `requests.Session` loop, a plain Celery task: rates and CPU
+    delays    how long `enqueue` takes, and how long an operation takes from there to B2COPY
+    memory    a worker with a hundred sends in flight
+
+All against the local sandbox on this machine, with the rate limit off and a ledger on SQLite, `synchronous=FULL`. CPU
+is user and system time of all processes of a contestant (worker, beat, whoever enqueues), without Redis and sandbox.
+Ends with 1 if an aim is missed. Needs Linux, and a machine with nothing else to do: two cores at least.
+"""
+
+import argparse
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tests.bench.delays import delays, many
+from tests.bench.memory import memory
+from tests.bench.races import race
+from tests.bench.report import Report
+from worker.sandbox.broker import Broker
+from worker.sandbox.stage import Stage
+from worker.session import SharedSession
+from worker.settings import PREFIX, Settings
+
+RACES = (  # seconds the sandbox takes, sends at once, operations a run, times the plain task's rate
+    (0.010, 10, 2000, 2.0),
+    (0.010, 50, 2500, 3.0),
+    (0.000, 10, 2500, 3.0),
+)
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench")
+    parser.add_argument("--quick", action="store_true", help="two rounds instead of five")
+    parser.add_argument("only", nargs="*", help="parts of the titles of what to measure")
+    given = parser.parse_args(arguments)
+    rounds = 2 if given.quick else 5
+    began, report = time.monotonic(), Report()
+    load = os.getloadavg()[0]
+    print(f"{platform.machine()}, {os.cpu_count()} cores, load {load:.1f}, Python {platform.python_version()}")
+    with TemporaryDirectory(prefix="b2copy-bench-") as folder, Stage() as stage:
+        broker = Broker(Path(folder) / "plain").start()
+        try:
+            token = SharedSession(_settings(stage)).current().access
+            for latency, at_once, count, aim in RACES:
+                title = f"{latency * 1000:g} ms server, {at_once} sends at once"
+                if all(word in title for word in given.only):
+                    stage.sandbox.control.switches(latency={"api": latency})
+                    report.section(title, race(stage, broker, token, at_once, rounds, count, aim))
+        finally:
+            broker.stop()
+    for title, measure in (("many", many), ("delays", delays), ("memory", memory)):
+        if all(word in title for word in given.only):
+            with Stage() as stage:
+                report.section(title, measure(stage, rounds))
+    print(
+        f"\n{time.monotonic() - began:.0f} s. "
+        + (f"{len(report.missed)} aims missed." if report.missed else "All aims met.")
+    )
+    return 1 if report.missed else 0
+
+
+def _settings(stage: Stage) -> Settings:
+    """The stage's settings for this process, which logs in for those who cannot."""
+    return Settings.model_validate({name.removeprefix(PREFIX).lower(): value for name, value in stage.settings.items()})
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,155 @@
+"""Who competes: ours, the bare loop and the plain Celery task, each against the same sandbox.
+
+The clock of a run starts with the first operation handed over and ends with the last one delivered: for ours when the
+ledger says so, for the plain task when the sandbox has answered it, for the loop when it returns.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sqlalchemy import func, select
+
+from tests.bench.part import Part
+from tests.bench.usage import cpu_seconds
+from worker.ledger import Ledger, State, open_ledger
+from worker.ledger.schema import operations
+from worker.sandbox.b2copy import PROCESS
+from worker.sandbox.broker import Broker
+from worker.sandbox.control import SandboxControl
+from worker.sandbox.processes import Process, ProcessFailed
+from worker.sandbox.stage import Stage
+
+LONGEST = 60.0  # seconds a run may take
+
+_ANY_OPEN = select(operations.c.id).where(operations.c.due_at.is_not(None)).limit(1)
+_SUCCEEDED = select(func.count()).select_from(operations).where(operations.c.state == State.SUCCEEDED)
+
+
+@dataclass(frozen=True)
+class Run:
+    """`count` operations delivered in `seconds`, for `cpu` seconds of all processes of the contestant."""
+
+    count: int
+    seconds: float
+    cpu: float
+
+    @property
+    def rate(self) -> float:
+        return self.count / self.seconds
+
+    @property
+    def cpu_ms(self) -> float:
+        """Milliseconds of CPU for one operation."""
+        return self.cpu / self.count * 1000
+
+
+class Ours:
+    """A worker, beat, and a process that enqueues."""
+
+    def __init__(self, stage: Stage, concurrency: int, beat: bool = True) -> None:
+        settings = {"B2COPY_CONCURRENCY": str(concurrency)}
+        name = f"ours-{concurrency}"
+        self.ledger: Ledger = open_ledger(stage.database_url)
+        self.crm = Part("crm", stage.environment, stage.folder / "crm.log")
+        self.worker = stage.worker(name=name, restarts=False, **settings)
+        self._processes = [self.worker, stage.beat(name=f"{name}-beat")] if beat else [self.worker]
+        self._batch = 0
+
+    def bulk(self, count: int) -> Run:
+        return self._run("many", count)
+
+    def singles(self, count: int) -> Run:
+        return self._run("singly", count)
+
+    def batch(self) -> str:
+        """A name for the next operations."""
+        self._batch += 1
+        return f"{self.worker.name}-{self._batch}"
+
+    def wait(self, within: float = LONGEST) -> float:
+        """Wait until nothing is open in the ledger; return when that was, monotonic seconds."""
+        return _wait(self.worker, self._all_final, within, every=0.01)
+
+    def succeeded(self) -> int:
+        """How many operations have succeeded, ever."""
+        with self.ledger.reading() as connection:
+            return connection.execute(_SUCCEEDED).scalar_one()
+
+    def close(self) -> None:
+        self.crm.close()
+        for process in self._processes:
+            process.terminate()
+        for process in self._processes:
+            process.stop()
+        self.ledger.close()
+
+    def _run(self, how: str, count: int) -> Run:
+        before = cpu_seconds(*(process.pid for process in self._processes))
+        fed = self.crm.ask(how, batch=self.batch(), count=count)
+        ended = self.wait()
+        after = cpu_seconds(*(process.pid for process in self._processes))
+        return Run(count, ended - fed["began"], after - before + fed["cpu"])
+
+    def _all_final(self) -> bool:
+        with self.ledger.reading() as connection:
+            return connection.execute(_ANY_OPEN).first() is None
+
+
+class Loop:
+    def __init__(self, stage: Stage, token: str, concurrency: int) -> None:
+        environment = _told(stage, token, concurrency)
+        self._part = Part("loop", environment, stage.folder / "loop.log")
+        self._batch = 0
+
+    def run(self, count: int) -> Run:
+        self._batch += 1
+        told = self._part.ask("run", batch=f"loop-{id(self)}-{self._batch}", count=count)
+        return Run(count, told["ended"] - told["began"], told["cpu"])
+
+    def close(self) -> None:
+        self._part.close()
+
+
+class Plain:
+    """The plain task's worker, on a broker of its own, and its feeder."""
+
+    def __init__(self, stage: Stage, broker: Broker, token: str, concurrency: int) -> None:
+        environment = _told(stage, token, concurrency) | {"BENCH_BROKER": broker.url}
+        self._control = stage.sandbox.control
+        self._feeder = Part("plain", environment, stage.folder / "plain.log")
+        command = [sys.executable, "-m", "celery", "-A", "tests.bench.plain", "worker"]
+        options = ["--pool", "threads", "--concurrency", str(concurrency), "--hostname", f"plain-{concurrency}@%h"]
+        self._worker = stage.run(f"plain-{concurrency}", *command, *options, restarts=False, **environment)
+        self._batch = 0
+
+    def run(self, count: int) -> Run:
+        self._batch += 1
+        before, answered = cpu_seconds(self._worker.pid), _answered(self._control)
+        fed = self._feeder.ask("feed", batch=f"plain-{id(self)}-{self._batch}", count=count)
+        ended = _wait(self._worker, lambda: _answered(self._control) >= answered + count, LONGEST, every=0.02)
+        return Run(count, ended - fed["began"], cpu_seconds(self._worker.pid) - before + fed["cpu"])
+
+    def close(self) -> None:
+        self._feeder.close()
+        self._worker.stop()
+
+
+def _told(stage: Stage, token: str, concurrency: int) -> dict[str, str]:
+    told = {"BENCH_URL": stage.sandbox.url + PROCESS, "BENCH_TOKEN": token, "BENCH_CONCURRENCY": str(concurrency)}
+    return stage.environment | told
+
+
+def _answered(control: SandboxControl) -> int:
+    answered: int = control.counters()["statuses"].get("processext", {}).get("200", 0)
+    return answered
+
+
+def _wait(worker: Process, done: Callable[[], bool], within: float, every: float) -> float:
+    until = time.monotonic() + within
+    while not done():
+        if time.monotonic() > until or not worker.running:
+            raise ProcessFailed(f"{worker.name} did not deliver everything:\n{worker.tail()}")
+        time.sleep(every)
+    return time.monotonic()

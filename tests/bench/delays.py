@@ -1,0 +1,64 @@
+"""How long it takes to enqueue, and from there to B2COPY."""
+
+from statistics import median
+
+from tests.bench.contestants import Ours
+from tests.bench.part import Part
+from tests.bench.report import Figure, at_least, at_most, percentile
+from worker.sandbox.stage import Stage
+
+ROWS = 20_000  # in one call of `many`
+
+
+def many(stage: Stage, rounds: int) -> list[Figure]:
+    """How fast a list is checked and recorded; no worker is there to get in its way."""
+    crm = Part("crm", stage.environment, stage.folder / "crm.log")
+    try:
+        crm.ask("many", batch="warm", count=100)
+        told = [crm.ask("many", batch=f"round-{number}", count=ROWS) for number in range(rounds)]
+    finally:
+        crm.close()
+    rate = median(ROWS / (one["ended"] - one["began"]) for one in told)
+    return [at_least(f"enqueue.many, {ROWS:,} rows", rate, 40_000, "/s", 0)]
+
+
+def delays(stage: Stage, rounds: int) -> list[Figure]:
+    """`enqueue` beside an idle and beside a busy worker, and from `enqueue` until B2COPY has applied it."""
+    calls = 100 * rounds
+    ours = Ours(stage, concurrency=10)
+    try:
+        ours.singles(200)
+        idle = _took(ours.crm.ask("singly", batch="idle", count=calls, per_second=50))
+        ours.wait()
+        capacity = median(ours.singles(1000).rate for _ in range(rounds))
+        applied = _applied(stage, ours, per_second=capacity / 2, count=int(capacity * rounds / 2))
+
+        stage.sandbox.control.switches(latency={"api": 0.01})
+        ours.crm.ask("many", batch="load", count=int(capacity * rounds))
+        busy = _took(ours.crm.ask("singly", batch="busy", count=calls, per_second=50))
+    finally:
+        ours.close()
+    return [
+        _at("enqueue, workers idle", idle, 0.5, 2),
+        _at("enqueue, workers idle", idle, 0.99, 10),
+        _at("enqueue, workers busy", busy, 0.99, 50),
+        Figure("capacity, enqueued singly, 0 ms server", f"{capacity:,.0f}/s"),
+        _at("enqueue to applied, half capacity", applied, 0.5, 15),
+        _at("enqueue to applied, half capacity", applied, 0.99, 100),
+    ]
+
+
+def _took(told: dict[str, list[tuple[str, float, float]]]) -> list[float]:
+    return [seconds for _, _, seconds in told["calls"]]
+
+
+def _applied(stage: Stage, ours: Ours, per_second: float, count: int) -> list[float]:
+    """Seconds from the call of `enqueue` to the sandbox's effect: one clock, as both are on one machine."""
+    told = ours.crm.ask("singly", batch="half", count=count, per_second=per_second)
+    ours.wait()
+    applied = {effect["key"]: effect["first_at"] for effect in stage.sandbox.control.effects("fees.process")}
+    return [applied[f"123456/{request_id}"] - began for request_id, began, _ in told["calls"]]
+
+
+def _at(what: str, seconds: list[float], share: float, aim: float) -> Figure:
+    return at_most(f"{what}, p{share * 100:g}", percentile(seconds, share) * 1000, aim, " ms", 1)

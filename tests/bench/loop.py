@@ -1,0 +1,56 @@
+"""The bare loop: threads, each with a `requests.Session` of its own. No queue, no ledger, nothing kept.
+
+What somebody writes who has the whole work in one list and whom nothing ever interrupts: the least that so many calls
+through `requests` can cost.
+"""
+
+import os
+import threading
+from collections import deque
+from typing import Any
+
+import requests
+
+from tests.bench.part import serve
+
+URL, HEADERS = os.environ["BENCH_URL"], {"Authorization": f"Bearer {os.environ['BENCH_TOKEN']}"}
+THREADS = int(os.environ["BENCH_CONCURRENCY"])
+
+
+def post(session: Any, number: int, batch: str) -> None:
+    """One call, with `session` a `requests.Session` or `requests` itself."""
+    payload = {"account_login": "123456", "request_id": f"{batch}-{number}"}
+    response = session.post(URL, json=payload, headers=HEADERS, timeout=12)
+    response.raise_for_status()
+    if response.json()["status"] != 2:
+        raise ValueError(f"not done: {response.text}")
+
+
+class Loop:
+    def __init__(self) -> None:
+        self.sessions = [requests.Session() for _ in range(THREADS)]
+
+    def run(self, batch: str, count: int) -> None:
+        """Post `count` operations; the sessions and their connections live on from run to run."""
+        left, failed = deque(range(count)), []
+
+        def work(session: requests.Session) -> None:
+            try:
+                while left:
+                    post(session, left.popleft(), batch)
+            except IndexError:  # another thread took the last one
+                pass
+            except Exception as error:
+                failed.append(error)
+
+        threads = [threading.Thread(target=work, args=(session,)) for session in self.sessions]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if failed:
+            raise failed[0]
+
+
+if __name__ == "__main__":
+    serve(run=Loop().run)

@@ -1,0 +1,23 @@
+"""What a worker holds in memory at its busiest."""
+
+from tests.bench.contestants import Ours
+from tests.bench.report import Figure, at_most
+from tests.bench.usage import peak_rss
+from worker.sandbox.stage import Stage
+
+OPERATIONS, AT_ONCE = 10_000, 100
+LATENCY = 0.1  # seconds: long enough for all sends to be in flight at once
+
+
+def memory(stage: Stage, rounds: int) -> list[Figure]:
+    """The peak of one worker process after many operations with many sends in flight."""
+    stage.sandbox.control.switches(latency={"api": LATENCY})
+    ours = Ours(stage, AT_ONCE)
+    try:
+        run = ours.bulk(OPERATIONS)
+        peak = peak_rss(ours.worker.pid)
+    finally:
+        ours.close()
+    return [
+        at_most(f"peak RSS, {OPERATIONS:,} operations, {AT_ONCE} in flight ({run.rate:,.0f}/s)", peak, 120, " MB", 0)
+    ]

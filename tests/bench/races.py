@@ -1,0 +1,72 @@
+"""Contestants in turns: each round runs all of them, one after the other, each time from another one on.
+
+A machine that is busy with something else slows a whole round down, so figures are compared within a round, and the
+medians of those ratios are what counts.
+"""
+
+from collections.abc import Callable, Sequence
+from statistics import median
+
+from tests.bench.contestants import Loop, Ours, Plain, Run
+from tests.bench.report import Figure, at_least, at_most
+from worker.sandbox.broker import Broker
+from worker.sandbox.stage import Stage
+
+SINGLES_AIM = 1.5  # times the plain task's rate
+
+
+def race(stage: Stage, broker: Broker, token: str, at_once: int, rounds: int, count: int, aim: float) -> list[Figure]:
+    """`at_once` sends, `count` operations a run; `aim` times the plain task's rate is what bulk ought to reach."""
+    ours, loop, plain = Ours(stage, at_once), Loop(stage, token, at_once), Plain(stage, broker, token, at_once)
+    try:
+        bulk, singles, bare, task = in_turns(
+            rounds,
+            lambda: ours.bulk(count),
+            lambda: ours.singles(count // 2),
+            lambda: loop.run(count),
+            lambda: plain.run(count // 2),
+        )
+    finally:
+        for contestant in (ours, loop, plain):
+            contestant.close()
+    return [
+        _rates("ours, bulk", bulk),
+        _rates("ours, enqueued singly", singles),
+        _rates("bare requests.Session loop", bare),
+        _rates("plain Celery task", task),
+        at_least("bulk : bare loop", _ratio(bulk, bare), 1.0),
+        at_least("bulk : bare loop, worst round", min(_ratios(bulk, bare)), 0.9),
+        at_least("bulk : plain task", _ratio(bulk, task), aim),
+        at_least("singles : plain task", _ratio(singles, task), SINGLES_AIM),
+        at_most("CPU per operation, bulk : bare loop", _cpu_ratio(bulk, bare), 1.0),
+        at_most("CPU per operation, bulk : plain task", _cpu_ratio(bulk, task), 1 / 3),
+    ]
+
+
+def in_turns(rounds: int, *contestants: Callable[[], Run]) -> list[list[Run]]:
+    """Warm each up once, then let them run; return each one's runs in the order of rounds."""
+    for run in contestants:
+        run()
+    runs: list[list[Run]] = [[] for _ in contestants]
+    for number in range(rounds):
+        for step in range(len(contestants)):
+            turn = (number + step) % len(contestants)
+            runs[turn].append(contestants[turn]())
+    return runs
+
+
+def _rates(who: str, runs: Sequence[Run]) -> Figure:
+    rate, cpu = median(run.rate for run in runs), median(run.cpu_ms for run in runs)
+    return Figure(who, f"{rate:,.0f}/s  {cpu:.2f} ms CPU each")
+
+
+def _ratios(ours: Sequence[Run], theirs: Sequence[Run]) -> list[float]:
+    return [one.rate / other.rate for one, other in zip(ours, theirs, strict=True)]
+
+
+def _ratio(ours: Sequence[Run], theirs: Sequence[Run]) -> float:
+    return median(_ratios(ours, theirs))
+
+
+def _cpu_ratio(ours: Sequence[Run], theirs: Sequence[Run]) -> float:
+    return median(one.cpu / one.count / (other.cpu / other.count) for one, other in zip(ours, theirs, strict=True))
