@@ -3,11 +3,11 @@ after the ledger has committed."""
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from celery.exceptions import Reject
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import InterfaceError, OperationalError
 from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from tasks.kind import Kind
@@ -20,31 +20,45 @@ log = logging.getLogger(__name__)
 
 # Shorter than the broker's visibility timeout, after which the message would come a second time.
 PATIENCE = 5.0  # seconds to wait for a database that is away
+_away = (OperationalError, InterfaceError)
 
 
 def take_in(kind: Kind[Any], request: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     """Record the operation a message asks for; one that can't be taken becomes a failed operation that people see."""
-    patient = Retrying(
-        retry=retry_if_exception_type(OperationalError), wait=wait_fixed(0.25), stop=stop_after_delay(PATIENCE)
-    )
     try:
-        patient(_record, kind, request, args, kwargs)
+        new = kind.new(_fields(kind, args, kwargs))
+        _patiently(record, ledger(), [new], by=_sender(request.origin))
     except RetryError:
         log.warning("the ledger is away: message %s goes back to the queue", request.id)
         raise Reject("the ledger is away", requeue=True) from None
-
-
-def _record(kind: Kind[Any], request: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    sender = f"message from {request.origin or 'unknown'}"
-    try:
-        new = kind.new(_fields(kind, args, kwargs))
-        record(ledger(), [new], by=sender)
-    except BadPayload as error:
+    except Exception as error:  # BadPayload is the sender's fault, anything else is ours: both must be seen
+        if not isinstance(error, BadPayload):
+            log.exception("message %s failed on our side", request.id)
         raw = json.dumps({"args": args, "kwargs": kwargs}, default=str)
-        fail_message(ledger(), request.id, request.task, str(error), by=sender, raw=raw)
-        log.error("message %s can't be taken: %s", request.id, error)
+        if not keep(request.id, request.task, str(error), request.origin, raw):
+            raise Reject("the ledger is away", requeue=True) from None
     else:
         wake(new.lane)
+
+
+def keep(message_id: str, task: str, why: str, origin: str | None, raw: str) -> bool:
+    """Keep a message that can't be taken as a failed operation; return False if the ledger is away."""
+    log.error("message %s can't be taken: %s", message_id, why)
+    try:
+        _patiently(fail_message, ledger(), message_id, task, why, by=_sender(origin), raw=raw)
+    except RetryError:
+        log.warning("the ledger is away: message %s goes back to the queue", message_id)
+        return False
+    return True
+
+
+def _sender(origin: str | None) -> str:
+    return f"message from {origin or 'unknown'}"
+
+
+def _patiently(work: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    patient = Retrying(retry=retry_if_exception_type(_away), wait=wait_fixed(0.25), stop=stop_after_delay(PATIENCE))
+    patient(work, *args, **kwargs)
 
 
 def _fields(kind: Kind[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -93,6 +93,7 @@ def _config() -> dict[str, Any]:
         # Threads: a worker of 50 MB, warm shutdowns that lose nothing. Every call has a deadline of its own.
         "worker_pool": "threads",
         "worker_concurrency": CONCURRENCY,
+        "worker_consumer": "tasks.refuse:Inbox",  # what cannot become a task is kept, not logged and forgotten
         "worker_prefetch_multiplier": 1,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "worker_enable_remote_control": True,
