@@ -10,10 +10,12 @@ from tasks.kind import Kind
 from tasks.kinds import KINDS
 from tasks.wake import wake
 from worker.app import PerProcess, app, b2copy, ledger
+from worker.flow.limiter import Limiter
 from worker.flow.outcome import Outcome
 from worker.flow.policy import Policy
+from worker.flow.polls import Polls
 from worker.flow.pusher import Pusher
-from worker.ledger import Claim
+from worker.ledger import Claim, Why, backlog
 from worker.settings import worker_settings
 
 log = logging.getLogger(__name__)
@@ -27,7 +29,9 @@ def _act(kind: Kind[Any], claim: Claim) -> Outcome:
 def pusher() -> Pusher:
     """This process's pusher."""
     settings = worker_settings()
-    policy = Policy(settings.max_attempts, settings.fees_poll_first, settings.fees_poll_max, stretch=lambda: 0.0)
+    pending = partial(backlog, ledger(), Why.PENDING_AT_B2COPY)
+    polls = Polls(pending, settings.concurrency, Limiter(settings).per_second)
+    policy = Policy(settings.max_attempts, settings.fees_poll_first, settings.fees_poll_max, stretch=polls.apart)
     return Pusher(ledger(), {name: partial(_act, kind) for name, kind in KINDS.items()}, settings, policy)
 
 

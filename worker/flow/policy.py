@@ -29,13 +29,13 @@ POLL_WIDENING = 1.5
 @dataclass(frozen=True)
 class Policy:
     """`max_attempts` counts answers about one operation that ask to try again. Polls wait from `poll_first` to
-    `poll_max` seconds, or as long as `stretch()` says when so many runs are pending that polling them would take more
-    than half of the capacity."""
+    `poll_max` seconds, or as long as `stretch` says, told how long the last poll took, when so many runs are pending
+    that polling them would take more than half of the capacity."""
 
     max_attempts: int
     poll_first: float
     poll_max: float
-    stretch: Callable[[], float]
+    stretch: Callable[[float], float]
 
     def after(self, claim: Claim, learned: Outcome | Exception, attempt: Attempt) -> Verdict:
         """Return what becomes of `claim`; `attempt` is the evidence, kept with it."""
@@ -50,7 +50,9 @@ class Policy:
             return Verdict(claim, State.FAILED, reason=Reason.FEE_ERROR, attempt=attempt)
         if claim.overdue:
             return Verdict(claim, State.FAILED, reason=Reason.UNRESOLVED, attempt=attempt)
-        return Verdict(claim, State.WAITING, why=Why.PENDING_AT_B2COPY, due_in=self._poll_in(claim), attempt=attempt)
+        return Verdict(
+            claim, State.WAITING, why=Why.PENDING_AT_B2COPY, due_in=self._poll_in(claim, attempt), attempt=attempt
+        )
 
     def _after_error(self, claim: Claim, error: Exception, attempt: Attempt) -> Verdict:
         match error:
@@ -89,10 +91,10 @@ class Policy:
         last = claim.waited if claim.why == why else 0.0
         return min(BACKOFF_MAX, random.uniform(BACKOFF_FIRST, max(BACKOFF_FIRST, last * 3)))  # noqa: S311
 
-    def _poll_in(self, claim: Claim) -> float:
+    def _poll_in(self, claim: Claim, attempt: Attempt) -> float:
         last = claim.waited if claim.why == Why.PENDING_AT_B2COPY else 0.0
         scheduled = min(self.poll_max, max(self.poll_first, last * POLL_WIDENING))
-        return max(scheduled, self.stretch())
+        return max(scheduled, self.stretch(attempt.duration / 1000))
 
 
 def _has_left(error: B2CopyError) -> bool:
