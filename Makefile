@@ -32,7 +32,8 @@ demo: setup  ## a withdrawal's fees, end to end, on this machine alone
 	@$(CLEAN) $(BIN)/b2copy-sync demo
 
 test: setup  ## the tests, on a broker and databases of their own
-	$(CLEAN) $(BIN)/python -m pytest -q tests
+	@$(CLEAN) $(BIN)/python -m pytest -q -n 4 --dist loadfile --ignore tests/faults tests
+	@$(CLEAN) $(BIN)/python -m pytest -q tests/faults  # by itself: it measures how fast a fleet recovers
 
 chaos: setup  ## real processes through every fault, and a table of what came of it (minutes)
 	@$(CLEAN) $(BIN)/python -m tests.faults
