@@ -22,15 +22,19 @@ def demo(
     Nothing that the environment names is touched. Exit code 0 only if every withdrawal ended as its row says it must,
     with one login, no call refused, and the session renewed ahead of expiry.
     """
+    import aiohttp  # noqa: F401  the sandbox process needs it: if it is absent, say so before anything starts
+
     from worker.cli.demo_play import play
     from worker.cli.demo_rows import read
     from worker.cli.demo_view import View
     from worker.sandbox.processes import ProcessFailed
 
     try:
-        report = play(read(csv, rows), View(say.err() if json else say.out()))
+        withdrawals = read(csv, rows)
     except ValueError as error:
         raise Stop(Exit.USAGE, str(error)) from None
+    try:
+        report = play(withdrawals, View(say.err() if json else say.out()))
     except ProcessFailed as error:
         raise Stop(Exit.FAILED, str(error)) from None
     if json:

@@ -63,10 +63,10 @@ class View:
         self.say("")
         if not self._moving:
             yield
-            self.say("")
-            return
-        with Live(console=self._console, refresh_per_second=8, transient=True) as self._live:
-            yield
+        else:
+            with Live(console=self._console, refresh_per_second=8) as self._live:
+                yield
+        self.say("")
 
     def show(self, glance: Glance) -> None:
         """Draw the picture; without a terminal, a line about once a second."""
@@ -93,7 +93,9 @@ class View:
             if not check.holds:
                 self._fault(f"{check.what}: {check.value}, must be {check.wanted}")
         if report.passed:
-            self._console.print(Text.assemble(("✓ ", "green"), "Every withdrawal ended as its row of the CSV says."))
+            self._console.print(
+                Text.assemble(("✓ ", "green"), "Every withdrawal ended as its row says it must, failed ones included.")
+            )
 
     def _fault(self, text: str) -> None:
         self._console.print(Text.assemble(("✗ ", "red"), text), soft_wrap=True)
@@ -116,7 +118,7 @@ def _picture(glance: Glance) -> Group:
             bar.append("█" * (upto - filled), colour)
             filled = upto
             legend.append("■ ", colour).append(f"{count} {word}   ")
-    return Group(bar, legend, Text(), Text(f"{glance.seconds:.0f} s   {glance.session}", "dim"))
+    return Group(bar, legend, Text(f"{glance.seconds:.0f} s   {glance.session}", "dim"))
 
 
 def _endings(report: Report) -> Table:

@@ -1,0 +1,74 @@
+"""`python -m tests.env_example` writes deploy/env.example from the settings' own descriptions."""
+
+from pathlib import Path
+from typing import get_type_hints
+
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from worker.settings import CrmSettings, LedgerSettings, Seconds, Settings, variable
+
+PATH = Path(__file__).parents[1] / "deploy" / "env.example"
+
+_HEAD = """\
+# Settings: environment variables alone, read once at start. A missing, misspelt or unusable one stops the process with
+# a line that names it. What is commented out may be left out and shows its default. Durations may be written 90s, 5m,
+# 72h or 400d; lists are separated by commas. Secrets are files, never values: chmod 600, or 640. Where
+# B2COPY_DATABASE_URL or B2COPY_REDIS_URL is not set, DATABASE_URL or REDIS_URL is read.
+"""
+_GROUPS = {
+    LedgerSettings: "For every process, and all that `b2copy-sync migrate` needs",
+    CrmSettings: "And for beat and for a CRM host that enqueues: it holds no key",
+    Settings: "And for a worker",
+}
+# What stands in the file for settings without a default.
+_EXAMPLES = {
+    "database_url": "postgresql://b2copy@db.internal/b2copy",
+    "redis_url": "redis://redis.internal:6379/3",
+    "host": "https://b2copy.example.com",
+    "admin_id": "42",
+    "key_id": "broker-2026-01",
+    "private_key_file": "/etc/b2copy/private.pem",
+    "private_key_passphrase_file": "/etc/b2copy/passphrase",
+    "device_ip": "203.0.113.7",
+    "storage_key_file": "/etc/b2copy/storage.key",
+    "ca_file": "/etc/b2copy/ca.pem",
+}
+_UNITS = {"d": 86400, "h": 3600, "m": 60}
+
+
+def text() -> str:
+    """Return the whole file."""
+    parts = [_HEAD]
+    for kind, about in _GROUPS.items():
+        parts.append(f"# --- {about}\n")
+        for name in kind.__annotations__:
+            if name in kind.model_fields:
+                parts.append(_entry(kind, name, kind.model_fields[name]))
+    return "\n".join(parts)
+
+
+def _entry(kind: type[LedgerSettings], name: str, field: FieldInfo) -> str:
+    value = _EXAMPLES.get(name) or _written(kind, name, field)
+    commented = "" if field.is_required() else "#"
+    default = " Default: none." if field.default is None else ""
+    return f"# {field.description}{default}\n{commented}{variable(name)}={value}\n"
+
+
+def _written(kind: type[LedgerSettings], name: str, field: FieldInfo) -> str:
+    if field.default is PydanticUndefined:
+        raise ValueError(f"{name} has neither a default nor an example")
+    if get_type_hints(kind, include_extras=False)[name] is float:
+        return _duration(field.default)
+    return str(field.default)
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in _UNITS.items():
+        if seconds >= 2 * length and seconds % length == 0:
+            return f"{seconds / length:g}{unit}"
+    return f"{seconds:g}s"
+
+
+if __name__ == "__main__":
+    PATH.write_text(text())
