@@ -50,7 +50,7 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     guard()
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
     except Exception as error:
         stopped = stopped_by(error)
         if stopped is None:

@@ -92,6 +92,7 @@ def ledger(settings: "LedgerSettings") -> Iterator[Finding]:
 
     from worker.cli.exits import first_line
     from worker.cli.ledger import version_of
+    from worker.cli.say import clock
     from worker.ledger import open_ledger, raised
     from worker.ledger.schema import HEAD
 
@@ -109,7 +110,8 @@ def ledger(settings: "LedgerSettings") -> Iterator[Finding]:
             opened = open_ledger(settings.database_url)
             try:
                 for name, flag in raised(opened).items():
-                    yield Finding("ledger", "warn", f"{name} is up since long" if not flag else _flag(name, flag))
+                    said = f"{name} since {clock(flag.at)} UTC, by {flag.who}: {flag.why}"
+                    yield Finding("ledger", "warn", said)
             finally:
                 opened.close()
     except DBAPIError as error:
@@ -256,12 +258,6 @@ def _concerns(told: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield f"maxmemory-policy is {policy}: sessions and messages may be evicted", "set noeviction"
     if not told.get("aof_enabled", 1):
         yield "appendonly is off: messages that no worker has recorded die with Redis", "set appendonly yes"
-
-
-def _flag(name: str, flag: Any) -> str:
-    from worker.cli.say import clock
-
-    return f"{name} since {clock(flag.at)} UTC, by {flag.who}: {flag.why}"
 
 
 def _mode(path: Path) -> str:

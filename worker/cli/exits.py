@@ -1,6 +1,9 @@
 """How a command ends: the exit codes scripts may rely on, and the errors that lead to them."""
 
 from enum import IntEnum
+from typing import Any
+
+import typer
 
 from worker.errors import B2CopyError, BadPayload, NotAllowed, SettingsError
 
@@ -29,11 +32,19 @@ class Stop(Exception):
         self.told = told
 
 
+# typer shows only this one of its errors about arguments; its base is what they share.
+_UsageError: Any = typer.BadParameter.__mro__[1]
+
+
 def stopped_by(error: Exception) -> Stop | None:
     """Return how to end because of `error`; None if it is a fault of ours, whose traceback is worth more than words."""
     match error:
         case Stop():
             return error
+        case _UsageError():
+            return Stop(Exit.USAGE, _usage(error))
+        case typer.Abort():
+            return Stop(Exit.FAILED, "aborted")
         case SettingsError() | BadPayload():
             return Stop(Exit.USAGE, str(error))
         case NotAllowed() | B2CopyError():
@@ -49,6 +60,14 @@ def stopped_by(error: Exception) -> Stop | None:
         # Not str(error): that is the statement with its parameters, which may be personal data.
         return Stop(Exit.FAILED, f"the ledger (B2COPY_DATABASE_URL) cannot be used: {first_line(error.orig)}")
     return None
+
+
+def _usage(error: Any) -> str:
+    """Say in a line what is wrong with the arguments; without any, all of the command's help."""
+    told: str = error.format_message()
+    if error.ctx is None or type(error).__name__ == "NoArgsIsHelpError":
+        return told.rstrip()
+    return f"{error.ctx.command_path}: {told} (--help tells more)"
 
 
 def first_line(error: object) -> str:

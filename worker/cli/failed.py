@@ -112,7 +112,7 @@ def replay(
         typer.Option(parser=per_second, metavar="N/second", help="No faster than this.", show_default="all at once"),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be replayed, change nothing.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Needed if any is of the money lane.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Needed if any of them moves money.")] = False,
     as_json: Json = False,
 ) -> None:
     """Queue failed operations again, with fresh attempts and a fresh deadline. Who and why are kept as evidence.
@@ -135,7 +135,7 @@ def replay(
         )
         left = {one.key: why_not for one in chosen if (why_not := _not_replayable(one))}
         wanted = [one for one in chosen if one.key not in left]
-        money = sum(one.lane == "money" for one in wanted)
+        money = sum(_moves_money(one) for one in wanted)
         replayed: list[str] = []
         if not dry_run:
             if money and not yes:
@@ -153,9 +153,9 @@ def replay(
         say.document({"dry_run": dry_run, "chosen": would, "replayed": replayed, "left_alone": left})
     elif dry_run:
         say.table(("Would replay", "Lane", "Failed for"), [(one.key, one.lane, str(one.reason)) for one in wanted])
-        say.line(f"{len(wanted)} operations would be replayed, {money} of the money lane; nothing was changed")
+        say.line(f"{say.count(len(wanted))} would be replayed, {money} of which move money; nothing was changed")
     else:
-        say.line(f"{len(replayed)} operations replayed")
+        say.line(f"{say.count(len(replayed))} replayed")
     if not as_json:
         for key, why_not in left.items():
             say.note(f"left alone: {key}: {why_not}")
@@ -190,6 +190,11 @@ def cancel(
         say.line(f"{operation.key} failed (unresolved): we ask no more, B2COPY may still do it")
     else:
         say.line(f"{operation.key} cancelled: nothing of it was sent")
+
+
+def _moves_money(operation: "Operation") -> bool:
+    """Fee runs do in whatever lane: an import may have put them into bulk."""
+    return operation.lane == "money" or operation.kind.startswith("fees.")
 
 
 def _not_replayable(operation: "Operation") -> str:

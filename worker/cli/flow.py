@@ -44,7 +44,7 @@ def resume(why: Why, by: By, lane: Paused = "all", as_json: Json = False) -> Non
     if as_json:
         say.document({"lane": lane, "was_paused": was, "still_paused": still})
         return
-    say.line(f"{_named(lane)} {'resumed' if was else 'not paused: nothing to resume'}")
+    say.line(f"{_named(lane)} resumed" if was else "not paused: nothing to resume")
     if still:
         say.line(f"still paused: {', '.join(still)} (b2copy-sync resume --lane ...)")
 

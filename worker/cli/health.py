@@ -52,8 +52,8 @@ def health(
             }
         )
     else:
-        lanes = [f"{lane} {found.due.get(lane, 0)} (late {say.span(found.late[lane])})" for lane in found.late]
-        say.line(f"due:     {', '.join(lanes)}")
+        lanes = [f"{lane} {count} (late {say.span(found.late[lane])})" for lane, count in found.due.items() if count]
+        say.line(f"due:     {', '.join(lanes) or 'none'}")
         say.line(f"waiting: {_counts(found.waiting)}")
         say.line(f"failed:  {_counts(found.failed)}")
         for flag in pauses:

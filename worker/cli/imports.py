@@ -21,7 +21,12 @@ Row = tuple[int, dict[str, Any]]  # line of the file, fields
 
 
 def import_(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV with a heading line, or JSON Lines (.jsonl).")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", exists=True, dir_okay=False, help="CSV with a heading line, or JSON Lines (.jsonl)."
+        ),
+    ],
     by: By,
     kind: Annotated[str, typer.Option(help="What each row asks for: fees.process, call, ...")] = "fees.process",
     lane: Annotated[Lane, typer.Option(help="Whose share of the workers it takes; bulk never delays others.")] = "bulk",
@@ -52,9 +57,9 @@ def import_(
     if as_json:
         say.document({"rows": len(rows), "dry_run": dry_run, "accepted": created, "known": len(rows) - created})
     elif dry_run:
-        say.line(f"{len(rows)} rows can be taken; nothing was recorded")
+        say.line(f"{say.count(len(rows), 'row')} can be taken; nothing was recorded")
     else:
-        say.line(f"{created} operations accepted in lane {lane}, {len(rows) - created} were known already")
+        say.line(f"{say.count(created)} accepted in lane {lane}, {len(rows) - created} known already")
 
 
 def _rows(file: Path, kind: "Kind[Any]", ignore_extra: bool) -> Iterator[Row]:
@@ -65,24 +70,25 @@ def _rows(file: Path, kind: "Kind[Any]", ignore_extra: bool) -> Iterator[Row]:
 
 
 def _csv(file: Path, known: list[str]) -> Iterator[Row]:
+    reader = None
     with file.open(encoding="utf-8-sig", newline="") as stream:  # -sig: spreadsheets put a mark at the beginning
-        heading = stream.readline()
-        stream.seek(0)
-        # Spreadsheets separate by what the machine's region has.
-        separator = max(",;\t", key=heading.count)
-        reader = csv.DictReader(stream, delimiter=separator, strict=True)
-        columns = [name.strip() for name in reader.fieldnames or []]
-        if not set(columns) & set(known):
-            raise Stop(Exit.USAGE, f"{file}: the first line must name the columns: {', '.join(known)}")
-        reader.fieldnames = columns
         try:
+            # Spreadsheets separate by what the machine's region has.
+            separator = max(",;\t", key=stream.readline().count)
+            stream.seek(0)
+            reader = csv.DictReader(stream, delimiter=separator, strict=True)
+            columns = [name.strip() for name in reader.fieldnames or []]
+            if not set(columns) & set(known):
+                raise Stop(Exit.USAGE, f"{file}: the first line must name the columns: {', '.join(known)}")
+            reader.fieldnames = columns
             for fields in reader:
                 if None in fields or None in fields.values():
                     raise Stop(Exit.USAGE, f"{file}, line {reader.line_num}: {len(columns)} columns are needed")
                 # An empty cell is nothing: a field that is needed is then missing, another is left out.
                 yield reader.line_num, {name: value for name, value in fields.items() if value}
         except (csv.Error, UnicodeDecodeError) as error:
-            raise Stop(Exit.USAGE, f"{file}, line {reader.line_num}: not CSV in UTF-8: {error}") from None
+            line = reader.line_num if reader else 1
+            raise Stop(Exit.USAGE, f"{file}, after line {line}: not CSV in UTF-8: {error}") from None
 
 
 def _json_lines(file: Path) -> Iterator[Row]:

@@ -102,6 +102,4 @@ def purge(
     if as_json:
         say.document({"older_than_seconds": age, "dry_run": dry_run, "operations": count})
     else:
-        say.line(
-            f"{count} operations that ended more than {say.span(age)} ago {'would be' if dry_run else 'were'} removed"
-        )
+        say.line(f"{say.count(count)} that ended more than {say.span(age)} ago {'to be' if dry_run else ''} removed")

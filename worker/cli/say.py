@@ -49,9 +49,18 @@ def document(value: Any) -> None:
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> None:
     """Print aligned columns. A column without any content is left out, long texts are folded, never cut."""
+    _print(headings, rows, show_header=True)
+
+
+def facts(rows: Iterable[tuple[str, str | Text | None]]) -> None:
+    """Print names and values, those that there are."""
+    _print(("", ""), [(f"  {name}", value) for name, value in rows if value], show_header=False)
+
+
+def _print(headings: Sequence[str], rows: Iterable[Sequence[str | Text]], show_header: bool) -> None:
     cells = [[printable(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
     shown = [number for number in range(len(headings)) if any(str(row[number]) for row in cells)]
-    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_header=show_header)
     for number in shown:
         grid.add_column(headings[number], overflow="fold")
     for row in cells:
@@ -62,6 +71,11 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> None
 def printable(text: str) -> str:
     """Return `text` without control characters: what others wrote must not steer our terminal."""
     return "".join(char if char.isprintable() or char == "\n" else "?" for char in text)
+
+
+def count(number: int, what: str = "operation") -> str:
+    """Return `1 operation`, `2 operations`."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def clock(ms: int) -> str:

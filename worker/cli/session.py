@@ -44,7 +44,7 @@ def show(as_json: Json = False) -> None:
     if as_json:
         say.document(asdict(state))
         return
-    say.table(("", ""), [(f"  {name}", value) for name, value in _facts(state) if value])
+    say.facts(_facts(state))
 
 
 @app.command(epilog=EXITS)

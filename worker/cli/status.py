@@ -40,14 +40,14 @@ def status(
 
 def look_up(ledger: "Ledger", name: str) -> "Operation":
     """Return the operation called `name`: its key, or its id alone if one kind has it. Raises `Stop`."""
-    from tasks.kinds import KINDS
-    from worker.ledger import find_many
+    from worker.ledger import find, find_many
     from worker.ledger.operation import MESSAGE_KIND
 
-    keys = [name, *(f"{kind}:{name}" for kind in (*KINDS, MESSAGE_KIND))]
-    found = find_many(ledger, keys)
-    if name in found:
-        return found[name]
+    if (exact := find(ledger, name)) is not None:
+        return exact
+    from tasks.kinds import KINDS  # brings all of Celery: a key is found without
+
+    found = find_many(ledger, [f"{kind}:{name}" for kind in (*KINDS, MESSAGE_KIND)])
     if len(found) > 1:
         raise Stop(Exit.USAGE, f"{name} is the id of several operations: say which, {' or '.join(sorted(found))}")
     if not found:

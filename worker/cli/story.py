@@ -105,7 +105,7 @@ def tell(story: Story) -> None:
         ("took", say.span((operation.ended_at - operation.enqueued_at) / 1000) if operation.ended_at else None),
         ("result", _short(operation.result) if operation.result else None),
     ]
-    say.table(("", ""), [(f"  {name}", value) for name, value in facts if value])
+    say.facts(facts)
     say.line("")
     say.table(("When (UTC)", "What", "HTTP", "Took", "By", "Words"), _timeline(story))
     if advice := remedy(operation):
@@ -185,11 +185,11 @@ def _timeline(story: Story) -> list[tuple[str | Text, ...]]:
         (decision.at, (_DECIDED.get(decision.what, decision.what), "", "", decision.who, decision.why))
         for decision in story.decisions
     ]
+    told.sort(key=lambda event: event[0])
     if operation.ended_at:
-        # After whatever shares its millisecond.
         ended = Text(str(operation.state), STYLES[operation.state])
         told.append((operation.ended_at, (ended, "", "", "", str(operation.reason or ""))))
-    return [(say.clock(at), *cells) for at, cells in sorted(told, key=lambda event: event[0])]
+    return [(say.clock(at), *cells) for at, cells in told]
 
 
 def _tried(attempt: "Attempt") -> tuple[str | Text, ...]:
