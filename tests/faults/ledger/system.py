@@ -1,0 +1,269 @@
+"""A whole system under load: sandbox, broker, database, workers, beat, and a CRM that keeps asking."""
+
+import atexit
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from sqlalchemy import Row, func, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from tests.faults.ledger.crm import DOORS
+from tests.faults.table import Scenario
+from tests.postgres import Postgres
+from tests.support import until
+from worker.ledger import open_ledger
+from worker.ledger.schema import operations
+from worker.ledger.store import Ledger, connect
+from worker.sandbox.processes import Process
+from worker.sandbox.stage import Stage, wait_for_worker
+
+DATABASES = ("sqlite", "postgresql")
+RULES = {
+    "none_due": {},
+    "pending": {"pending_polls": 1},
+    "error": {"ends": "ERROR"},
+}
+FINAL = {
+    "none_due": ("succeeded", None),
+    "pending": ("succeeded", None),
+    "error": ("failed", "fee_error"),
+    "call": ("succeeded", None),
+    "ordered": ("succeeded", None),
+    "repeatable": ("succeeded", None),
+}
+ONCE_UNSURE = {"call", "ordered"}  # whose outcome, when unknown, is for a person: failed `unresolved`
+
+_row = operations.c
+
+
+@cache
+def postgres() -> Postgres:
+    """One server for all scenarios of this run; each has a schema of its own."""
+    server = Postgres().start()
+    atexit.register(server.stop)
+    return server
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the CRM asked for, by which door, and when it was taken, s since 1970."""
+
+    door: str
+    what: str
+    key: str
+    at: float
+
+
+class System:
+    """A context manager. `workers` and `beats` are how many of each; `settings` are the workers' own."""
+
+    def __init__(
+        self,
+        stage: Stage,
+        database: str,
+        doors: Sequence[str] = DOORS,
+        workers: int = 2,
+        beats: int = 1,
+        options: Sequence[str] = (),
+        per_second: float = 10.0,
+        **settings: str,
+    ) -> None:
+        self.stage, self.database, self.doors = stage, database, doors
+        if database == "postgresql":
+            stage.settings["B2COPY_DATABASE_URL"] = postgres().url()
+        stage.settings.update(settings)
+        self._counts, self._options, self._per_second = (workers, beats), options, per_second
+        self._notes = stage.folder / "crm"
+        self.workers: list[Process] = []
+        self.beats: list[Process] = []
+        self.fault_ended = 0.0
+
+    def __enter__(self) -> "System":
+        self.stage.sandbox.control.switches(logins=RULES)
+        self._notes.mkdir()
+        open_ledger(self.stage.database_url).close()
+        workers, beats = self._counts
+        self.workers = [self.stage.worker(*self._options, name=f"worker{number}") for number in range(workers)]
+        self.beats = [self.stage.beat(name=f"beat{number}") for number in range(beats)]
+        for worker in self.workers:
+            wait_for_worker(worker)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self.keep_logs()
+
+    def crm_starts(self) -> None:
+        task = {"folder": str(self._notes), "doors": list(self.doors), "per_second": self._per_second}
+        self.stage.run("crm", sys.executable, "-m", "tests.faults.ledger.crm", json.dumps(task), restarts=False)
+
+    def crm_stops(self) -> None:
+        (self._notes / "stop").touch()
+        crm = next(process for process in self.stage.processes if process.name == "crm")
+        if crm.wait(30.0) is None:
+            raise AssertionError(f"the CRM hangs:\n{crm.tail()}")
+        if crm.returncode:
+            raise AssertionError(f"the CRM failed:\n{crm.tail()}")
+
+    def under_load(self, finals: int = 20) -> None:
+        """Wait until operations come to their end."""
+        until(lambda: self.count(_row.ended_at.is_not(None)) >= finals, within=30)
+
+    def go_on(self, seconds: float) -> None:
+        """Let them work: a fault run is measured over a time."""
+        time.sleep(seconds)
+
+    def over(self) -> None:
+        """The fault ends now."""
+        self.fault_ended = time.time()
+
+    @contextmanager
+    def fault(self) -> Iterator[None]:
+        """What happens in here is the fault."""
+        yield
+        self.over()
+
+    def drained(self, within: float = 60.0) -> None:
+        """Wait until nothing is open, and no message is anywhere."""
+
+        def nothing_left() -> bool:
+            with self.stage.broker.client as client:
+                if client.llen("b2copy.inbox") or client.hlen("unacked"):
+                    return False
+            return self.count(_row.due_at.is_not(None)) == 0
+
+        until(nothing_left, within=within, every=0.2)
+
+    def asked(self) -> list[Asked]:
+        found = []
+        for door in self.doors:
+            for line in (self._notes / f"{door}.notes").read_text().splitlines():
+                found.append(Asked(door, *json.loads(line)))
+        return found
+
+    @contextmanager
+    def ledger(self) -> Iterator[Ledger]:
+        """The ledger, through connections of our own that no fault has touched yet."""
+        engine = connect(self.stage.database_url)
+        try:
+            yield Ledger(engine, "")
+        finally:
+            engine.dispose()
+
+    def count(self, *conditions: Any) -> int:
+        """Count operations; -1 while the ledger is away."""
+        try:
+            with self.ledger() as ledger, ledger.reading() as connection:
+                return connection.execute(select(func.count(_row.id)).where(*conditions)).scalar_one()
+        except SQLAlchemyError:
+            return -1
+
+    def operations(self) -> dict[str, Row[Any]]:
+        columns = (_row.id, _row.key, _row.state, _row.reason, _row.enqueued_at, _row.ended_at)
+        with self.ledger() as ledger, ledger.reading() as connection:
+            return {row.key: row for row in connection.execute(select(*columns))}
+
+    def applied(self) -> dict[str, int]:
+        """How often B2COPY carried out what each key stands for."""
+        times: dict[str, int] = {}
+        for effect in self.stage.sandbox.control.effects():
+            if effect["kind"] == "fees.process":
+                times[f"fees.process:{effect['key'].partition('/')[2]}"] = effect["times"]
+            else:
+                times[f"call:{effect['body']['name']}"] = effect["times"]
+        return times
+
+    def figures(self) -> dict[str, Any]:
+        """The row of the table, counted from the CRM's notes, the ledger and the sandbox's effect log."""
+        asked, recorded, applied = self.asked(), self.operations(), self.applied()
+        never, doubled, wrong, unresolved, seconds = [], [], [], 0, [0.0]
+        lost = [ask.key for ask in asked if ask.key not in recorded]
+        for ask in asked:
+            if ask.key not in recorded:
+                if ask.door == "enqueue":
+                    never.append(ask.key)
+                continue
+            row, times = recorded[ask.key], applied.get(ask.key, 0)
+            unsure = ask.what in ONCE_UNSURE and (row.state, row.reason) == ("failed", "unresolved")
+            unresolved += unsure
+            if times > 1 and ask.what != "repeatable":
+                doubled.append(ask.key)
+            if not unsure and (times == 0 or row.reason == "unresolved"):
+                never.append(ask.key)
+            if not unsure and (row.state, row.reason) != FINAL[ask.what]:
+                wrong.append(f"{ask.key} {row.state} {row.reason}")
+            if row.ended_at is not None:
+                seconds.append(row.ended_at / 1000 - max(self.fault_ended, ask.at))
+        sent = sum(ask.door == "message" for ask in asked)
+        self._tell(never=never, doubled=doubled, wrong=wrong, lost=lost)
+        return {
+            "enqueued": len(asked) - sent,
+            "sent": sent,
+            "recorded": sent - len(lost),
+            "once": sum(applied.get(ask.key) == 1 for ask in asked),
+            "doubled": len(doubled),
+            "never": len(never),
+            "unresolved": unresolved,
+            "wrong": len(wrong),
+            "drained s": max(seconds),
+            "starts": sum(worker.started for worker in self.workers),
+        }
+
+    def keep_logs(self) -> None:
+        """Copy the logs out of the stage's folder, which goes with the stage."""
+        kept = Path(tempfile.mkdtemp(prefix="b2copy-faults-"))
+        for log in [*self.stage.folder.glob("*.log"), *self.stage.folder.glob("crm/*.notes")]:
+            shutil.copy(log, kept)
+        for ledger in self.stage.folder.glob("ledger.sqlite*"):
+            shutil.copy(ledger, kept)
+        print(f"    the logs are in {kept}", file=sys.stderr, flush=True)
+
+    def _tell(self, **found: Sequence[str]) -> None:
+        for name, keys in found.items():
+            if keys:
+                print(f"    {name}: {', '.join(keys[:8])}", file=sys.stderr, flush=True)
+
+
+Fault = Callable[[System], None]
+
+
+def played(fault: Fault, database: str, after: float = 2.0, broker: Any = None, sandbox: Any = None, **options: Any) -> dict[str, Any]:
+    """A system of its own under load, the fault, load for a while after it, and the figures once all is drained."""
+    with Stage(broker, sandbox) as stage, System(stage, database, **options) as system:
+        system.crm_starts()
+        system.under_load()
+        fault(system)
+        system.go_on(after)
+        system.crm_stops()
+        system.drained()
+        figures = system.figures()
+        if safe(figures):
+            system.keep_logs()
+        return figures
+
+
+def safe(figures: Mapping[str, Any]) -> list[str]:
+    """What must hold in every scenario."""
+    problems = [f"{figures[name]} {name}" for name in ("never", "doubled", "wrong") if figures[name]]
+    if figures["drained s"] > 15:
+        problems.append(f"drained only {figures['drained s']:.1f} s after the fault")
+    return problems
+
+
+def lossless(figures: Mapping[str, Any]) -> list[str]:
+    """The same, and every message that was sent has been recorded."""
+    lost = figures["sent"] - figures["recorded"]
+    return [*safe(figures), *([f"{lost} messages lost"] if lost else [])]
