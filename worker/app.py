@@ -4,6 +4,7 @@ Importing this connects to nothing and reads no setting, so that a CRM can impor
 no socket to share.
 """
 
+import logging
 import os
 import sys
 import threading
@@ -160,6 +161,9 @@ def check_before_work(conf: Any = None, **_: Any) -> None:
 
 @signals.after_setup_logger.connect
 @signals.after_setup_task_logger.connect
-def keep_tokens_out_of_logs(logger: Any = None, **_: Any) -> None:
-    """The last gate before a line leaves, whoever wrote it."""
+def set_up_logs(logger: Any = None, **_: Any) -> None:
+    """The last gate before a line leaves, whoever wrote it. Celery's two lines per message are left out: wake-ups come
+    by the thousand and say nothing, and what became of an operation stands in the ledger."""
     guard(logger)
+    for chatty in ("celery.worker.strategy", "celery.app.trace"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -93,6 +93,7 @@ class Lane:
         self._results: SimpleQueue[Verdict | Claim | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._draining = self._poked = self._started = False
+        self._settled = 0  # in the present drain
         self._in_hand = 0  # claimed, and not yet back in `_results`: survives a drain that failed
         self._call_seconds = 0.05  # a first guess, then the moving average
 
@@ -108,11 +109,15 @@ class Lane:
                 self.poke()
                 return False
             self._draining = True
+        began, self._settled = time.monotonic(), 0
         try:
-            return self._drain()
+            work_is_left = self._drain()
         except BaseException:
             self._draining = False
             raise
+        if self._settled:
+            log.info("lane %s: %d attempts in %.2f s", self.name, self._settled, time.monotonic() - began)
+        return work_is_left
 
     def _drain(self) -> bool:
         self._start_senders()
@@ -182,6 +187,7 @@ class Lane:
                 verdicts = []
         for claim in lost:
             log.warning("operation %s was taken over before its result was written", claim.key)
+        self._settled += len(verdicts)
         self._leases.let_go(item if isinstance(item, Claim) else item.claim for item in learned)
         self._leases.took(claims)
         return claims
