@@ -25,6 +25,7 @@ from worker.session import Answer
 from worker.watch.redact import redacted
 
 WORDS_LIMIT = 500  # characters of B2COPY's own words kept as evidence
+RETRY_AFTER_LIMIT = 86400.0  # seconds: a longer one is a mistake, and would hold an operation beyond its deadline
 
 
 def value_of(answer: Answer, what: str, *, repeatable: bool) -> Any:
@@ -43,7 +44,7 @@ def words_of(body: bytes) -> str:
     text = body.decode("utf-8", "replace").strip()
     try:
         words = said(json.loads(text))
-    except ValueError:
+    except (ValueError, RecursionError):
         words = re.sub(r"<[^>]*>", " ", text)  # an HTML page of some proxy
     # A lone surrogate is valid JSON, but no database takes it.
     words = re.sub(r"\s+", " ", words).strip().encode("utf-8", "replace").decode()
@@ -54,7 +55,7 @@ def _json_of(answer: Answer, what: str) -> Any:
     """A connection cut inside the headers looks like an empty 200 to requests: only whole JSON is believed."""
     try:
         return json.loads(answer.body)
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter from thousands of brackets
         words = words_of(answer.body) or "an empty body"
         raise UnknownOutcome(f"{what}: HTTP {answer.status} without whole JSON", None, words) from None
 
@@ -85,18 +86,18 @@ def _error_of(answer: Answer, what: str, *, repeatable: bool) -> B2CopyError:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return `Retry-After` in seconds; it may be a number or a date (RFC 9110 section 10.2.3)."""
+    """Return `Retry-After` in seconds, a day at most; it may be a number or a date (RFC 9110 section 10.2.3)."""
     said = headers.get("Retry-After", "").strip()
     if not said:
         return None
-    if said.isdigit():
-        return float(said)
+    if said.isdecimal():
+        return min(RETRY_AFTER_LIMIT, float(said))
     try:
         at = parsedate_to_datetime(said).timestamp()
         now = parsedate_to_datetime(headers["Date"]).timestamp() if "Date" in headers else time.time()
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
-    return max(0.0, at - now)
+    return min(RETRY_AFTER_LIMIT, max(0.0, at - now))
 
 
 def said(body: Any) -> str:

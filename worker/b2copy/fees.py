@@ -48,8 +48,8 @@ def fee_status(body: Any, account_login: str, request_id: str) -> FeeStatus:
 def _state(status: Any) -> FeeState | None:
     """Read the enum as a number or as its name."""
     try:
-        if isinstance(status, str) and not status.isdigit():
+        if isinstance(status, str) and not status.isdecimal():
             return FeeState[status.removeprefix("FEE_PROCESS_STATUS_")]
-        return FeeState(int(status))
-    except (KeyError, ValueError, TypeError):
+        return FeeState(int(status) if isinstance(status, str) else status)
+    except (KeyError, ValueError):
         return None
