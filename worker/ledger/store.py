@@ -61,7 +61,7 @@ class Ledger:
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """One transaction that only reads: on SQLite it neither waits for a writer nor makes one wait."""
-        with self.engine.connect().execution_options(b2copy_reading=True) as connection:
+        with _reading(self.engine) as connection:
             yield connection
 
     def close(self) -> None:
@@ -83,11 +83,16 @@ def open_ledger(url: str) -> Ledger:
             migrate(url)
         elif version != schema.HEAD:
             raise SettingsError(_told(version))
-        with engine.connect() as connection:
+        # Only reading: a CRM may enqueue for the first time within a transaction that holds SQLite's one write lock.
+        with _reading(engine) as connection:
             return Ledger(engine, connection.execute(select(schema.ledger.c.id)).scalar_one())
     except BaseException:
         engine.dispose()
         raise
+
+
+def _reading(engine: Engine) -> Connection:
+    return engine.connect().execution_options(b2copy_reading=True)
 
 
 def connect(url: str) -> Engine:
@@ -119,7 +124,7 @@ def _forget_when_forked(engine: Engine) -> None:
 
 def schema_version(engine: Engine) -> str | None:
     """Return the database's schema revision, or None if it holds no table of ours."""
-    with engine.connect() as connection:
+    with _reading(engine) as connection:
         ours = [name for name in inspect(connection).get_table_names() if name.startswith("b2copy_")]
         if not ours:
             return None
