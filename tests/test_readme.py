@@ -1,0 +1,152 @@
+"""The README and the settings' example promise only what exists, and their samples run as they stand."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pytest
+import typer
+from pydantic_core import PydanticUndefined
+from sqlalchemy import create_engine, text
+
+from tests import env_example
+from tests.support import until
+from worker.cli import app
+from worker.ledger import State, find, open_ledger
+from worker.sandbox.processes import Process, clean_environment
+from worker.sandbox.stage import Stage
+from worker.session import check_keys
+from worker.settings import Settings, load, variable
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def sample(name: str) -> str:
+    """A python block of the README, by the file name in its first line."""
+    (found,) = re.findall(rf"```python\n# {re.escape(name)}\n(.*?)```", README, re.S)
+    return str(found)
+
+
+def run(folder: Path, name: str, **environment: str) -> str:
+    path = folder / name
+    path.write_text(sample(name))
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(path)],
+        env=clean_environment(**environment),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_its_samples_get_the_fees_of_three_withdrawals_charged(
+    stage: Stage, worker: Callable[..., Process], tmp_path: Path
+) -> None:
+    worker()
+    crm = create_engine(stage.database_url)
+    with crm.begin() as transaction:
+        transaction.execute(text("CREATE TABLE withdrawals (id TEXT, state TEXT)"))
+        transaction.execute(text("INSERT INTO withdrawals VALUES ('W2', 'new')"))
+    ours = {name: stage.settings[name] for name in ("B2COPY_DATABASE_URL", "B2COPY_REDIS_URL")}
+
+    said = run(tmp_path, "enqueue.py", **ours)
+    run(tmp_path, "outbox.py", CRM_DATABASE_URL=stage.database_url, **ours)
+    run(tmp_path, "send.py", B2COPY_REDIS_URL=stage.broker.url)
+
+    ledger = open_ledger(stage.database_url)
+    for key in ("fees.process:W1", "fees.process:W2", "fees.process:W3"):
+        until(lambda key=key: getattr(find(ledger, key), "state", None) is State.SUCCEEDED)
+    assert said.strip() in set(State)
+    with crm.connect() as connection:
+        assert connection.execute(text("SELECT state FROM withdrawals")).scalar() == "fees"
+    ledger.close()
+    crm.dispose()
+
+
+def test_a_foreign_client_needs_nothing_of_ours() -> None:
+    assert set(re.findall(r"^(?:import|from) (\w+)", sample("send.py"), re.M)) == {"os", "celery"}
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="the keys are made with openssl")
+def test_a_worker_takes_the_keys_that_openssl_makes(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = re.findall(r"```sh\n(umask .*?)```", README, re.S)
+    subprocess.run(["sh", "-ec", block], cwd=stage.folder, check=True, capture_output=True, timeout=30)
+    made = {"B2COPY_PRIVATE_KEY_FILE": "private.pem", "B2COPY_STORAGE_KEY_FILE": "storage.key"}
+    for name, value in (stage.settings | {name: str(stage.folder / file) for name, file in made.items()}).items():
+        monkeypatch.setenv(name, value)
+
+    check_keys(load(Settings))
+
+    assert (stage.folder / "public.pem").read_text().startswith("-----BEGIN PUBLIC KEY-----")
+
+
+def commands() -> list[str]:
+    """Every b2copy-sync command it names, in text and in blocks, without comments."""
+    blocks = [line for block in re.findall(r"```sh\n(.*?)```", README, re.S) for line in block.splitlines()]
+    inline = re.findall(r"`((?:\.venv/bin/)?b2copy-sync [^`]*)`", README)
+    named = [line.partition(" # ")[0].strip() for line in [*blocks, *inline] if "b2copy-sync " in line]
+    assert len(named) > 10
+    return sorted(set(named))
+
+
+@pytest.mark.parametrize("line", commands())
+def test_every_command_it_names_exists_with_its_options(line: str) -> None:
+    words = shlex.split(line)[1:]
+    command: click.Command = typer.main.get_command(app)
+    context = click.Context(command)
+    while isinstance(command, click.Group):
+        name = words.pop(0)
+        found = command.get_command(context, name)
+        assert found is not None, f"{line}: there is no {name}"
+        command = found
+    context = click.Context(command)
+
+    command.make_parser(context).parse_args(words)  # raises NoSuchOption
+
+
+def test_every_make_target_it_names_exists() -> None:
+    named = set(re.findall(r"\bmake (\w+)", " ".join(re.findall(r"`[^`]+`", README, re.S))))
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M))
+
+    assert {"demo", "test", "check"} <= named
+    assert named <= targets
+
+
+def test_every_file_and_link_it_names_exists() -> None:
+    tree = re.findall(r"^((?:worker|tasks|tests|deploy)/\S*)  ", README, re.M)
+    links = re.findall(r"\]\(([^)#]+)\)", README)
+
+    assert len(tree) > 10
+    assert [path for path in tree + links if not (ROOT / path).exists()] == []
+
+
+def test_every_room_is_on_its_map() -> None:
+    rooms = {f"worker/{path.parent.name}/" for path in (ROOT / "worker").glob("*/__init__.py")}
+
+    assert [room for room in sorted(rooms) if f"\n{room}" not in README] == []
+
+
+class TestEnvExample:
+    def test_is_what_the_settings_say(self) -> None:
+        assert env_example.PATH.read_text() == env_example.text(), "run: python -m tests.env_example"
+
+    def test_is_accepted_with_every_line_in_force(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name, value in re.findall(r"^#?(B2COPY_\w+)=(.+)$", env_example.PATH.read_text(), re.M):
+            monkeypatch.setenv(name, value)
+
+        settings = load(Settings)
+
+        for name, field in Settings.model_fields.items():
+            assert variable(name) in os.environ
+            if field.default not in {PydanticUndefined, None}:
+                assert getattr(settings, name) == field.default, name
