@@ -6,7 +6,7 @@ from typing import get_type_hints
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from worker.settings import CrmSettings, LedgerSettings, Seconds, Settings, variable
+from worker.settings import CrmSettings, LedgerSettings, Settings, variable
 
 PATH = Path(__file__).parents[1] / "deploy" / "env.example"
 

@@ -1,6 +1,5 @@
 """`b2copy-sync demo` as a newcomer runs it: what it shows, how it judges, and that nothing is left of it."""
 
-import json
 import os
 import re
 import signal
