@@ -1,7 +1,6 @@
 """What doctor looks at. Each check tells what it found, and the remedy; none stops at what is wrong."""
 
 import ipaddress
-import logging
 import re
 import stat
 import time
@@ -51,6 +50,7 @@ def settings() -> Generator[Finding, None, Read]:
         worker = load(Settings)
     except SettingsError as error:
         yield from (Finding("settings", FAIL, problem) for problem in str(error).splitlines())
+        yield Finding("keys", "skip", "neither these nor B2COPY are looked at before the settings are right")
         return Read(read(LedgerSettings), read(CrmSettings), None)
     yield Finding("settings", "ok", f"service admin {worker.admin_id} at {worker.host}, from {worker.device_ip}")
     if ipaddress.ip_address(worker.device_ip).is_private and not _is_local(worker.host):
@@ -131,10 +131,9 @@ def redis(settings: "CrmSettings") -> Iterator[Finding]:
         client.ping()
         took = time.monotonic() - began
         told = client.info()
-        version = told.get("valkey_version") or told.get("redis_version")
-        yield Finding(
-            "redis", "ok", f"{_without_password(settings.redis_url)}, {version}, answers in {took * 1000:.1f} ms"
-        )
+        server = f"{told.get('server_name', 'redis')} {told.get('valkey_version') or told.get('redis_version')}"
+        where = _without_password(settings.redis_url)
+        yield Finding("redis", "ok", f"{where}, {server}, answers in {took * 1000:.1f} ms")
         yield from (Finding("redis", "warn", *concern) for concern in _concerns(told))
         if foreign := sorted(foreign_queues(client)):
             yield Finding(
@@ -156,10 +155,14 @@ def _workers() -> Iterator[Finding]:
     from kombu.exceptions import OperationalError
 
     from worker.app import app
+    from worker.errors import SettingsError
     from worker.flow.neighbours import nodes
 
     try:
         found = nodes(app)
+    except SettingsError:
+        yield Finding("workers", "skip", "not asked before the settings are right")
+        return
     except OperationalError as error:
         yield Finding("workers", FAIL, f"cannot be asked: {error}")
         return
@@ -208,28 +211,35 @@ def b2copy(settings: "Settings") -> Iterator[Finding]:
 
 
 def session(settings: "Settings", login: bool) -> Iterator[Finding]:
-    from worker.errors import B2CopyError, CredentialsRejected, StoreUnavailable
-    from worker.session import SharedSession
+    """A session that is there is only looked at; without one we renew like any worker, so that the reason is told."""
+    from worker.cli.session import OUTCOMES, shared_session
+    from worker.errors import B2CopyError, CredentialsRejected, SettingsError, StoreUnavailable
 
-    logging.getLogger("worker.session").setLevel(logging.CRITICAL)  # the finding says it
-    shared = SharedSession(settings)
     try:
-        if login:
-            renewal = shared.renew("doctor", force=True, wait=_PATIENCE)
-            yield Finding("session", "ok", f"renewed: generation {renewal.generation}, by {renewal.outcome}")
+        shared = shared_session(settings)
+        there = shared.state()
+        left = there.expires_in or 0.0
+        if there.readable and left > 0 and not login:
+            yield Finding("session", "ok", f"generation {there.generation} is shared, good for {left:.0f} s")
+            return
+        renewal = shared.renew("doctor", force=login, wait=_PATIENCE)
+        if renewal.outcome == "cooldown" and (cooldown := shared.state().cooldown):
+            if cooldown.kind == "terminal":
+                raise CredentialsRejected("the login", None, cooldown.reason)
+            said = f"nobody asks for {cooldown.left:.0f} s, after: {cooldown.reason}"
+            yield Finding("session", FAIL, said, "operations wait meanwhile, and none fails")
         else:
-            there = shared.state()
-            usable = there.readable and (there.expires_in or 0) > 0
-            token = shared.current(wait=_PATIENCE)
-            said = "shared one in use" if usable else "there was none: logged in"
-            yield Finding("session", "ok", f"{said}, generation {token.generation}")
+            was = "" if login else "there was none: "
+            verdict: Literal["ok", "FAIL"] = FAIL if renewal.outcome == "busy" else "ok"
+            yield Finding("session", verdict, f"{was}generation {renewal.generation}, {OUTCOMES[renewal.outcome]}")
+    except SettingsError as error:
+        yield Finding("session", "skip", f"not without its keys: {str(error).splitlines()[0]}")
     except CredentialsRejected as error:
         yield from _refused(error, settings)
     except StoreUnavailable:
         yield Finding("session", FAIL, "cannot be had without Redis")
     except B2CopyError as error:
-        later = f" (asked again in {error.retry_after:.0f} s)" if error.retry_after else ""
-        yield Finding("session", FAIL, f"{error}{later}", "operations wait meanwhile, and none fails")
+        yield Finding("session", FAIL, str(error), "operations wait meanwhile, and none fails")
 
 
 def _refused(error: Any, settings: "Settings") -> Iterator[Finding]:

@@ -62,7 +62,7 @@ def _tell(finding: Finding) -> None:
 
     text = Text.assemble(
         (f"{finding.verdict:<5}", _STYLES[finding.verdict]),
-        (f"{finding.check:<9}", "bold"),
+        (f"{finding.check:<10}", "bold"),
         say.printable(finding.said),
     )
     if finding.remedy:

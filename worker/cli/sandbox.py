@@ -1,6 +1,7 @@
 """The local B2COPY alone, to try things out on."""
 
 import json
+import os
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any
@@ -59,7 +60,9 @@ def sandbox(
         try:
             serve(switches, {private.stem: public.read_text()}, port=port, ready=ready)
         except OSError as error:
-            raise Stop(Exit.FAILED, f"port {port} cannot be used ({error.strerror}): try --port 0") from None
+            raise Stop(
+                Exit.FAILED, f"port {port}: {os.strerror(error.errno or 0)}; --port 0 takes a free one"
+            ) from None
 
 
 def _keys(folder: Path) -> tuple[Path, Path, Path]:

@@ -45,6 +45,7 @@ def note(text: str) -> None:
 def document(value: Any) -> None:
     """Print one JSON document to standard output."""
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.flush()  # a reader who has gone is noticed here, not at the interpreter's end
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> None:

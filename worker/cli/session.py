@@ -1,7 +1,8 @@
 """The fleet's shared session at B2COPY: look at it, renew it, forget it. No token is ever printed."""
 
+import logging
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -11,12 +12,13 @@ from worker.cli.options import Json
 
 if TYPE_CHECKING:
     from worker.session import SharedSession, State
+    from worker.settings import Settings
 
 app = typer.Typer(help="The fleet's shared session: show, renew or forget it.", no_args_is_help=True, epilog=EXITS)
 
 PATIENCE = 30.0  # seconds to wait for another process's renewal
 
-_OUTCOMES = {
+OUTCOMES = {
     "refresh": "renewed with the refresh token",
     "jwt": "renewed by a login",
     "adopted": "renewed by another process meanwhile",
@@ -27,13 +29,14 @@ _OUTCOMES = {
 }
 
 
-def shared_session() -> "SharedSession":
+def shared_session(settings: "Settings | None" = None) -> "SharedSession":
     """Return this fleet's session. Raises `SettingsError`."""
     from worker.session import SharedSession, check_keys
     from worker.settings import Settings, load
 
-    settings = load(Settings)
+    settings = settings or load(Settings)
     check_keys(settings)
+    logging.getLogger("worker.session").setLevel(logging.CRITICAL)  # the answer says it already
     return SharedSession(settings)
 
 
@@ -42,7 +45,7 @@ def show(as_json: Json = False) -> None:
     """Show the session: its age, how long it is good, who made it with which key. Changes and asks nothing."""
     state = shared_session().state()
     if as_json:
-        say.document(asdict(state))
+        say.document(_document(state))
         return
     say.facts(_facts(state))
 
@@ -55,7 +58,7 @@ def renew(as_json: Json = False) -> None:
     if as_json:
         say.document({"outcome": renewal.outcome, "generation": renewal.generation, "renewed": done})
     else:
-        say.line(f"generation {renewal.generation}: {_OUTCOMES[renewal.outcome]}")
+        say.line(f"generation {renewal.generation}: {OUTCOMES[renewal.outcome]}")
     if not done:
         raise typer.Exit(Exit.FAILED)
 
@@ -72,6 +75,24 @@ def forget(as_json: Json = False) -> None:
         say.document({"forgotten": generation})
     else:
         say.line(f"generation {generation} is forgotten: the next call logs in")
+
+
+def _document(state: "State") -> dict[str, Any]:
+    """Durations are in seconds from now."""
+    return {
+        "generation": state.generation or None,
+        "fingerprint": state.fingerprint,
+        "origin": state.origin,
+        "key_id": state.key_id,
+        "writer": state.writer,
+        "readable": state.readable,
+        "age_seconds": state.age,
+        "expires_in_seconds": state.expires_in,
+        "renews_in_seconds": state.renews_in,
+        "refresh_token_spent": state.refresh_token_spent,
+        "leader": state.leader,
+        "cooldown": state.cooldown and asdict(state.cooldown),
+    }
 
 
 def _facts(state: "State") -> list[tuple[str, str]]:

@@ -72,7 +72,7 @@ def standing(operation: "Operation") -> str:
     if operation.why:
         why = _WAITS[operation.why].format(entity=operation.entity, parent=operation.parent)
         due = (operation.due_at or 0) / 1000 - time.time()
-        return f"waiting: {why}" + (f"; looked at again in {say.span(due)}" if due > 0 else "; due now")
+        return f"waiting: {why}" + (f"; looked at again in {due:.0f} s" if due >= 1 else "; due now")
     if operation.reason:
         return f"failed ({operation.reason}): {_FAILED[operation.reason]}"
     if operation.state == "queued":
