@@ -390,6 +390,18 @@ class TestRejectedTokens:
         assert counters["calls"]["processext"] == 2
         assert counters["logins"] + counters["refreshes"] == 2
 
+    def test_a_token_that_was_revoked_with_the_first_one_is_no_proof(
+        self, member: Member, configure: Configure, sandbox: SandboxControl
+    ) -> None:
+        session, other = member(), member()
+        http = Http(session, configure())
+        http.post(FEES, PAYLOAD, repeatable=True)
+        other.renew(force=True, wait=1)  # stored, and not yet seen by us
+        sandbox.revoke_all()
+
+        assert http.post(FEES, PAYLOAD, repeatable=True).status == 200
+        assert sandbox.counters()["unauthorized"] == 2
+
     @pytest.mark.failure_mode("F20")
     def test_403_is_an_answer_and_renews_nothing(self, http: Http, sandbox: SandboxControl) -> None:
         sandbox.switches(fee_permission=False)

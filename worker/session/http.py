@@ -45,6 +45,9 @@ class Http:
     def post(self, path: str, payload: Mapping[str, Any], *, repeatable: bool) -> Answer:
         """POST `payload` to `path` and return whatever was answered, except a 401: that renews the token, once.
 
+        A 401 is final only for a token that was made after the first one: one that was there already may have been
+        ended by the same revocation, and is replaced once more.
+
         `repeatable` says that sending it twice does no harm: then a kept-alive connection which turns out closed is
         replaced, once. Raises `Unavailable` (not sent), `UnknownOutcome` (sent, no whole answer), `AccessRejected`
         (401 twice), `BadPayload`, and what `SharedSession.current` raises.
@@ -54,10 +57,15 @@ class Http:
         answer = self._send(path, body, token, repeatable)
         if answer.status != 401:
             return answer
-        answer = self._send(path, body, self._session.rejected(token), repeatable)
-        if answer.status == 401:
-            raise AccessRejected(f"POST {path}: a new access token was refused too", 401)
-        return answer
+        refused_at = self._session.clock()
+        for _ in range(2):
+            token = self._session.rejected(token)
+            answer = self._send(path, body, token, repeatable)
+            if answer.status != 401:
+                return answer
+            if token.generation >= refused_at:
+                break
+        raise AccessRejected(f"POST {path}: a new access token was refused too", 401)
 
     def reach(self) -> Answer:
         """GET B2COPY's base URL, without a token: is it there, and what time is it there (`Answer.server_time`)?

@@ -177,6 +177,10 @@ class SharedSession:
         process.store.invalidate(token.generation)
         return self._obtain(process, token.generation, wait)
 
+    def clock(self) -> int:
+        """Redis' clock in milliseconds, or a little less: tokens of this generation and later are made after now."""
+        return self._process().store.at_least()
+
     def renew(self, trigger: str = "beat", force: bool = False, wait: float = 0.0) -> Renewal:
         """Renew the session, in this thread, if it is due or `force`d; what beat's task and the command line call.
 

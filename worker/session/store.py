@@ -97,12 +97,17 @@ class Store:
             client_name="b2copy-session",
         )
         self._scripts = {text: self._redis.register_script(text) for text in scripts.ALL}
+        self._behind = 0.0  # the same, but never too late
         self._clock = 0.0  # Redis' clock minus this process's monotonic one, seconds
         self._away_until = 0.0
 
     def now(self) -> int:
         """Redis' clock in milliseconds, as of its last answer plus what has passed since."""
         return int((self._clock + time.monotonic()) * 1000)
+
+    def at_least(self) -> int:
+        """As `now`, but never ahead of Redis."""
+        return int((self._behind + time.monotonic()) * 1000)
 
     def look(self) -> View:
         """Read everything, change nothing."""
@@ -211,6 +216,7 @@ class Store:
             raise StoreUnavailable("Redis refuses the session's script", None, str(error)[:200], 1.0) from None
         # As if Redis had read its clock when we asked: it may only seem later than it is, never earlier.
         self._clock = float(answer[1]) / 1000 - started
+        self._behind = float(answer[1]) / 1000 - time.monotonic()
         return answer
 
 

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +95,12 @@ class Fleet:
         """Let them call: a fault run is measured over a time."""
         time.sleep(seconds)
 
+    def renew(self) -> None:
+        """Wait until the session has been renewed."""
+        session = self.session
+        generation = session.state().generation
+        until(lambda: session.state().generation > generation, within=5)
+
     def recover(self, seconds: float) -> None:
         """Every living process succeeds again within 5 s; then let them call on."""
         self.all_call(within=5.0)
@@ -146,7 +153,7 @@ class Fleet:
             "success %": 100.0 * (len(outside) - len(failed)) / max(1, len(outside)),
             "recovery s": self._recovery(calls),
             "went back": _went_back(calls),
-            "trouble": ",".join(sorted({call.result for call in failed})) or "-",
+            "trouble": ", ".join(f"{n} {kind}" for kind, n in Counter(call.result for call in failed).items()) or "-",
         }
 
     def _recovery(self, calls: Sequence[Call]) -> float:

@@ -32,6 +32,7 @@ def holder_killed(fleet: Fleet, stage: Stage, after: float = 5.0) -> None:
     with fleet.fault():
         fleet.send(pid, signal.SIGKILL)
     stage.sandbox.control.switches(latency={})
+    fleet.renew()
     fleet.recover(after)
 
 
@@ -161,7 +162,9 @@ def safe(figures: Mapping[str, Any]) -> Sequence[str]:
     if figures["went back"]:
         problems.append("generations went back")
     if figures["success %"] < 98:
-        problems.append(f"only {figures['success %']:.1f} % of the calls outside the fault succeeded")
+        problems.append(
+            f"only {figures['success %']:.1f} % of the calls outside the fault succeeded: {figures['trouble']}"
+        )
     if figures["recovery s"] > 5:
         problems.append(f"recovered only {figures['recovery s']:.1f} s after the fault")
     return problems
