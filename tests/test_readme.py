@@ -8,8 +8,8 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import click
 import pytest
 import typer
 from pydantic_core import PydanticUndefined
@@ -90,7 +90,7 @@ def test_a_worker_takes_the_keys_that_openssl_makes(stage: Stage, monkeypatch: p
     assert (stage.folder / "public.pem").read_text().startswith("-----BEGIN PUBLIC KEY-----")
 
 
-def commands() -> list[str]:
+def named_commands() -> list[str]:
     """Every b2copy-sync command it names, in text and in blocks, without comments."""
     blocks = [line for block in re.findall(r"```sh\n(.*?)```", README, re.S) for line in block.splitlines()]
     inline = re.findall(r"`((?:\.venv/bin/)?b2copy-sync [^`]*)`", README)
@@ -99,19 +99,16 @@ def commands() -> list[str]:
     return sorted(set(named))
 
 
-@pytest.mark.parametrize("line", commands())
+@pytest.mark.parametrize("line", named_commands())
 def test_every_command_it_names_exists_with_its_options(line: str) -> None:
     words = shlex.split(line)[1:]
-    command: click.Command = typer.main.get_command(app)
-    context = click.Context(command)
-    while isinstance(command, click.Group):
-        name = words.pop(0)
-        found = command.get_command(context, name)
-        assert found is not None, f"{line}: there is no {name}"
-        command = found
-    context = click.Context(command)
+    command: Any = typer.main.get_command(app)  # typer brings its own click, so its classes are not click's
+    while commands := getattr(command, "commands", None):
+        command = commands.get(words[0])
+        assert command is not None, f"{line}: there is no {words[0]}"
+        words = words[1:]
 
-    command.make_parser(context).parse_args(words)  # raises NoSuchOption
+    command.make_parser(command.context_class(command)).parse_args(words)  # raises NoSuchOption
 
 
 def test_every_make_target_it_names_exists() -> None:
