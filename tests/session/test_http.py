@@ -76,7 +76,7 @@ def test_calls_share_kept_alive_connections(wire: Wire, on_wire: Callable[..., H
 def test_a_connection_that_was_idle_is_replaced(
     wire: Wire, on_wire: Callable[..., Http], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.session.transport.IDLE", 0.0)
+    monkeypatch.setattr("worker.session.connection.IDLE", 0.0)
     http = on_wire()
 
     for _ in range(3):
@@ -207,7 +207,7 @@ class TestDeadline:
             http.post("/api/admin/x", {}, repeatable=True)
             address = (socket.AF_INET, socket.SOCK_STREAM, 6, "", full.getsockname())
             monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [address] * 5)
-            monkeypatch.setattr("worker.session.transport.IDLE", 0.0)
+            monkeypatch.setattr("worker.session.connection.IDLE", 0.0)
 
             started = time.monotonic()
             with pytest.raises(Unavailable, match="no connection"):
