@@ -42,9 +42,9 @@ from dataclasses import dataclass, replace
 
 from worker.errors import B2CopyError, CredentialsRejected, SessionUnavailable, StoreUnavailable
 from worker.session import keys
-from worker.session.endpoints import Endpoints
-from worker.session.leader import COOLDOWNS, TERMINAL, Leader, Renewal
-from worker.session.store import Cooldown, Lease, Refused, Store, Stored, View
+from worker.session.leader import TERMINAL, Renewal
+from worker.session.process import Held, Process, Refusal
+from worker.session.store import Cooldown, Lease, Refused, Stored
 from worker.session.timings import Timings
 from worker.session.tokens import Token
 from worker.session.vault import unseal
@@ -73,77 +73,6 @@ class State:
     clock_ahead: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """This process's own copy: until `look_at` (monotonic) it is used without asking Redis."""
-
-    token: Token
-    expires: int  # Redis' clock, ms
-    look_at: float
-    recheck: float  # seconds
-
-
-@dataclass(frozen=True, slots=True)
-class _Refusal:
-    """There will be no token until `ends` (monotonic), unless things have changed since; known well until `look_at`."""
-
-    error: B2CopyError
-    ends: float
-    look_at: float
-
-    def stands(self, patience: float) -> bool:
-        """Is it no use to look again, for somebody who waits until `patience`?"""
-        hopeless = self.ends >= patience or isinstance(self.error, CredentialsRejected)
-        return hopeless and time.monotonic() < self.look_at
-
-
-class _Process:
-    """What one process knows: built on first use in it, so that no socket and no lock crosses a fork."""
-
-    def __init__(self, settings: Settings, timings: Timings, wall: Callable[[], float]) -> None:
-        self.store = Store(settings, timings)
-        self.endpoints = Endpoints(settings, timings, wall)
-        self.leader = Leader(settings, timings, self.store, self.endpoints, wall)
-        self.lock = threading.Lock()  # one thread asks Redis, the others wait for what it learns
-        self.leading: threading.Thread | None = None
-        self.held: _Held | None = None
-        self.newest = 0  # the newest generation ever seen: the store may lose data, a process does not go back
-        self.refusal: _Refusal | None = None
-        metrics.SESSION_EXPIRES_IN.set_function(self.expires_in)
-
-    def spare(self, above: int) -> Token | None:
-        """The own copy, if it is newer than `above` and not expired."""
-        held = self.held
-        if held is None or held.token.generation <= above or self.store.now() >= held.expires:
-            return None
-        return held.token
-
-    def keep(self, token: Token) -> Token:
-        """Go on with the own copy for a while without asking Redis again."""
-        if (held := self.held) is not None and held.token is token:
-            left = (held.expires - self.store.now()) / 1000
-            self.held = replace(held, look_at=time.monotonic() + min(held.recheck, left))
-        return token
-
-    def learn(self, renewal: Renewal) -> None:
-        """Look at once where this process would otherwise have gone on with what it knew."""
-        self.newest = max(self.newest, renewal.generation)
-        self.refusal = None
-        if (held := self.held) is not None:
-            self.held = replace(held, look_at=0.0)
-
-    def tell(self, view: View) -> None:
-        """Let the metrics show what the store shows."""
-        metrics.SESSION_GENERATION.set(view.session.generation if view.session else 0)
-        for kind in COOLDOWNS:
-            metrics.COOLDOWN.labels(kind).set(view.cooldown is not None and view.cooldown.kind == kind)
-
-    def expires_in(self) -> float:
-        """Seconds for which the own copy is good; 0 without one."""
-        held = self.held
-        return max(0.0, (held.expires - self.store.now()) / 1000) if held else 0.0
-
-
 class SharedSession:
     """This fleet's session at B2COPY. Safe to share between threads and across a fork; no I/O before first use."""
 
@@ -153,7 +82,7 @@ class SharedSession:
         self._settings = settings
         self._timings = timings or Timings().checked()
         self._wall = wall
-        self._processes: dict[int, _Process] = {}
+        self._processes: dict[int, Process] = {}
 
     def current(self, wait: float = 3.0) -> Token:
         """Return an access token to use now. Waits at most `wait` seconds, and only when there is no usable one.
@@ -238,14 +167,14 @@ class SharedSession:
         """What in Redis' configuration may lose the session, a line each. Raises `StoreUnavailable`."""
         return self._process().store.concerns()
 
-    def _process(self) -> _Process:
+    def _process(self) -> Process:
         pid = os.getpid()
         found = self._processes.get(pid)
         if found is None:
-            found = self._processes.setdefault(pid, _Process(self._settings, self._timings, self._wall))
+            found = self._processes.setdefault(pid, Process(self._settings, self._timings, self._wall))
         return found
 
-    def _obtain(self, process: _Process, above: int, wait: float) -> Token:
+    def _obtain(self, process: Process, above: int, wait: float) -> Token:
         """Find a token of a generation above `above`; one thread looks, those with a usable copy do not wait for it."""
         started = time.monotonic()
         spare = process.spare(above)
@@ -265,7 +194,7 @@ class SharedSession:
             process.lock.release()
             metrics.LEASE_WAIT_SECONDS.observe(time.monotonic() - started)
 
-    def _seek(self, process: _Process, above: int, ends: float) -> Token:
+    def _seek(self, process: Process, above: int, ends: float) -> Token:
         """Look, and look again, until there is a token or time is up."""
         if (refusal := process.refusal) is not None and refusal.stands(ends):
             raise type(refusal.error)(*refusal.error.args)
@@ -285,7 +214,7 @@ class SharedSession:
                 raise SessionUnavailable("no access token yet: its renewal takes long", None, None, 1.0)
             time.sleep(min(left, found))
 
-    def _step(self, process: _Process, above: int, ends: float) -> Token | float:
+    def _step(self, process: Process, above: int, ends: float) -> Token | float:
         """Look once and do what is due: a token to use, or the seconds to wait before the next look."""
         timings = self._timings
         view = process.store.look()
@@ -304,7 +233,7 @@ class SharedSession:
             recheck = timings.recheck_for(life)
             advisory = (stored.refresh_after - now) / 1000 + timings.grace(life)  # seconds from now
             mandatory = (stored.expires - now) / 1000 - timings.mandatory_for(life)
-            process.held = _Held(token, stored.expires, time.monotonic() + min(recheck, advisory), recheck)
+            process.held = Held(token, stored.expires, time.monotonic() + min(recheck, advisory), recheck)
             if advisory > 0:
                 return token
             trigger = "advisory" if mandatory > 0 else "mandatory"
@@ -320,7 +249,7 @@ class SharedSession:
             return refused.left + timings.poll_pause()
         return timings.poll_pause()
 
-    def _lead(self, process: _Process, expected: int, trigger: str) -> Refused | None:
+    def _lead(self, process: Process, expected: int, trigger: str) -> Refused | None:
         """Start a renewal in a thread of its own, if nobody is at it. None: it runs here."""
         if process.leading is not None and process.leading.is_alive():
             return None
@@ -337,7 +266,7 @@ class SharedSession:
             self._renew_quietly(process, lease, expected, trigger)
         return None
 
-    def _renew_quietly(self, process: _Process, lease: Lease, expected: int, trigger: str) -> None:
+    def _renew_quietly(self, process: Process, lease: Lease, expected: int, trigger: str) -> None:
         """Lead in a thread: how it ended is in the store, where all who wait will see it."""
         try:
             renewal = process.leader.renew(lease, expected, trigger)
@@ -348,21 +277,21 @@ class SharedSession:
         else:
             process.learn(renewal)
 
-    def _acquire(self, process: _Process, expected: int, forced: bool) -> Lease | Refused:
+    def _acquire(self, process: Process, expected: int, forced: bool) -> Lease | Refused:
         owner = f"{os.uname().nodename}:{os.getpid()}:{uuid.uuid4().hex[:12]}"
         return process.store.acquire(owner, expected, keys.fingerprint(self._settings), forced)
 
-    def _refuse(self, process: _Process, cooldown: Cooldown | None, left: float) -> B2CopyError:
+    def _refuse(self, process: Process, cooldown: Cooldown | None, left: float) -> B2CopyError:
         """Turn a cooldown into the error it means, remembered so that callers who keep asking cost no round trip."""
         reason = cooldown.reason if cooldown else None
         error: B2CopyError = SessionUnavailable("B2COPY gives no token for now", None, reason, left)
         if cooldown and cooldown.kind == TERMINAL:
             error = CredentialsRejected("B2COPY refuses our login", None, reason, left)
         now = time.monotonic()
-        process.refusal = _Refusal(error, now + left, now + min(left, self._timings.recheck))
+        process.refusal = Refusal(error, now + left, now + min(left, self._timings.recheck))
         return error
 
-    def _readable(self, process: _Process, stored: Stored) -> Token | None:
+    def _readable(self, process: Process, stored: Stored) -> Token | None:
         """Decrypt the access token, or find it decrypted already. None: no storage key opens it: it is no session."""
         held = process.held
         if (
