@@ -74,12 +74,12 @@ def stage(broker: Broker, one_sandbox: Sandbox, sandbox: SandboxControl) -> Iter
 def in_stage(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     for name, value in stage.settings.items():
         monkeypatch.setenv(name, value)
-    _forget()
+    forget()
     yield stage
-    _forget()
+    forget()
 
 
-def _forget() -> None:
+def forget() -> None:
     """What this process has read or made belongs to the settings before."""
     crm_settings.cache_clear()
     worker_settings.cache_clear()

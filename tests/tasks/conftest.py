@@ -1,0 +1,61 @@
+"""One worker for all tests of a module, and the CRM's side of it in this process."""
+
+from collections.abc import Callable, Iterator
+from itertools import count
+
+import pytest
+
+from tasks import enqueue
+from tests.conftest import forget
+from tests.support import until
+from worker.ledger import FINAL, Operation
+from worker.sandbox.broker import Broker
+from worker.sandbox.control import SandboxControl
+from worker.sandbox.stage import Sandbox, Stage, wait_for_worker
+
+ALONE = ("--without-mingle", "--without-gossip")  # asking other workers costs a worker's start a second
+
+_names = count(1)
+
+
+@pytest.fixture(scope="module")
+def fleet(one_broker: Broker, one_sandbox: Sandbox) -> Iterator[Stage]:
+    """A stage with a worker on it, and this process's environment set to it."""
+    one_broker.start()
+    one_broker.flush()
+    one_sandbox.start()
+    one_sandbox.control.reset()
+    with Stage(one_broker, one_sandbox) as stage, pytest.MonkeyPatch.context() as environment:
+        for name, value in stage.settings.items():
+            environment.setenv(name, value)
+        forget()
+        wait_for_worker(stage.worker(*ALONE))
+        yield stage
+        forget()
+
+
+@pytest.fixture
+def control(fleet: Stage) -> Iterator[SandboxControl]:
+    """The sandbox, whose switches go back when the test is over."""
+    control = fleet.sandbox.control
+    before = control.switches()
+    yield control
+    control.switches(**before)
+
+
+@pytest.fixture
+def name() -> Callable[[], str]:
+    """Names of things that no other test uses."""
+    return lambda: f"N{next(_names)}"
+
+
+def ended(key: str, within: float = 10.0) -> Operation:
+    """Wait for an operation to be final."""
+
+    def final() -> Operation | None:
+        found = enqueue.status(key)
+        return found if found and found.state in FINAL else None
+
+    operation = until(final, within)
+    assert operation is not None
+    return operation
