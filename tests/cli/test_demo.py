@@ -1,5 +1,6 @@
 """`b2copy-sync demo` as a newcomer runs it: what it shows, how it judges, and that nothing is left of it."""
 
+import json
 import os
 import re
 import signal
@@ -14,7 +15,9 @@ import pytest
 
 from tests.support import until
 from worker.cli.demo import SAMPLE
+from worker.cli.demo_report import judge
 from worker.cli.demo_rows import read
+from worker.ledger import Ledger, open_ledger
 
 README = Path(__file__).parents[2] / "README.md"
 # A neighbour's shell: neither its Redis nor its database exists, and touching them would fail.
@@ -25,6 +28,7 @@ NEIGHBOUR = {"REDIS_URL": "redis://127.0.0.1:1/0", "DATABASE_URL": "sqlite:////n
 class Played:
     returncode: int
     said: str
+    noted: str
     left: list[Path]
 
 
@@ -35,7 +39,7 @@ def playing(folder: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stderr=subprocess.PIPE,
         text=True,
         cwd=folder,
         env=os.environ | NEIGHBOUR | {"TMPDIR": str(folder)},
@@ -48,8 +52,8 @@ def playing(folder: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def ended(process: subprocess.Popen[str], folder: Path) -> Played:
-    said, _ = process.communicate(timeout=50)
-    return Played(process.returncode, said, sorted(folder.glob("b2copy-*")))
+    said, noted = process.communicate(timeout=50)
+    return Played(process.returncode, said, noted, sorted(folder.glob("b2copy-*")))
 
 
 def processes_of(folder: Path) -> list[int]:
@@ -83,7 +87,7 @@ def lying(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def played(tmp_path_factory: pytest.TempPathFactory, lying: Path) -> dict[str, Played]:
     """Two demos at once, to save the wait for their tokens to age: the sample's first rows, and the lying rows."""
     right, wrong = tmp_path_factory.mktemp("right"), tmp_path_factory.mktemp("wrong")
-    with playing(right, "--rows", "40") as first, playing(wrong, "--csv", str(lying)) as second:
+    with playing(right, "--rows", "40") as first, playing(wrong, "--csv", str(lying), "--json") as second:
         return {"right": ended(first, right), "wrong": ended(second, wrong)}
 
 
@@ -110,15 +114,22 @@ class TestDemo:
     def test_fails_and_names_each_withdrawal_that_ended_otherwise(self, played: dict[str, Played]) -> None:
         wrong = played["wrong"]
 
-        assert wrong.returncode == 1, wrong.said
-        assert 'A2 must end as succeeded "no money", but is fee_error "no money"' in wrong.said
-        assert re.search(r'A3 must end as rejected "account 999 is not found", but is rejected ".*103', wrong.said)
-        assert not re.search(r"A[14] must", wrong.said)
+        assert wrong.returncode == 1, wrong.noted
+        assert 'A2 must end as succeeded "no money", but is fee_error "no money"' in wrong.noted
+        assert re.search(r'A3 must end as rejected "account 999 is not found", but is rejected ".*103', wrong.noted)
+        assert not re.search(r"A[14] must", wrong.noted)
+
+    def test_tells_programs_the_same_in_one_document(self, played: dict[str, Played]) -> None:
+        told = json.loads(played["wrong"].said)
+
+        assert told["passed"] is False
+        assert told["ended"] == {"succeeded": 1, "fee_error": 2, "rejected": 1}
+        assert [one["request_id"] for one in told["differing"]] == ["A2", "A3"]
 
     def test_keeps_the_logs_of_a_demo_that_failed(self, played: dict[str, Played]) -> None:
         (folder,) = played["wrong"].left
 
-        assert str(folder) in played["wrong"].said
+        assert str(folder) in played["wrong"].noted
         kept = {path.name for path in folder.iterdir()}
         assert {"worker.log", "beat.log", "broker.log", "sandbox.log", "ledger.sqlite"} <= kept
         assert "ready" in (folder / "worker.log").read_text()
@@ -134,10 +145,44 @@ def test_a_signal_stops_every_process_and_clears_the_folder(tmp_path: Path, numb
         process.send_signal(number)  # impatience changes nothing
         stopped = ended(process, tmp_path)
 
-    assert stopped.returncode == code, stopped.said
+    assert stopped.returncode == code, stopped.noted
     assert "stopped: every process has ended" in stopped.said
     assert stopped.left == []
     assert processes_of(tmp_path) == []
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
+    ledger = open_ledger(f"sqlite:///{tmp_path_factory.mktemp('ledger')}/ledger.sqlite")
+    yield ledger
+    ledger.close()
+
+
+GOOD = {"logins": 1, "refreshes": 1, "refresh_reuses": 0, "unauthorized": 0, "calls": {}}
+
+
+@pytest.mark.parametrize(
+    ("counted", "twice", "restarts", "blamed"),
+    [
+        ({}, 0, 0, []),
+        ({"logins": 2}, 0, 0, ["logins"]),
+        ({"logins": 0}, 0, 0, ["logins"]),
+        ({"refreshes": 0}, 0, 0, ["refreshes ahead of expiry"]),
+        ({"refresh_reuses": 1}, 0, 0, ["refresh tokens used twice"]),
+        ({"unauthorized": 1}, 0, 0, ["calls refused with 401"]),
+        ({}, 1, 0, ["fee runs started twice"]),
+        ({}, 0, 1, ["processes that died"]),
+    ],
+)
+def test_the_figures_of_the_session_decide_too(
+    empty: Ledger, counted: dict[str, int], twice: int, restarts: int, blamed: list[str]
+) -> None:
+    counters = GOOD | counted | {"effects": {"fees.process": {"more_than_once": twice}}}
+
+    report = judge(empty, [], counters, restarts)
+
+    assert [check.what for check in report.checks if not check.holds] == blamed
+    assert report.passed == (not blamed)
 
 
 class TestRows:

@@ -67,7 +67,8 @@ def _run(rows: list[Withdrawal], stage: Stage, view: View) -> Report:
     took = time.monotonic() - began
     view.started("CRM", f"enqueued {len(rows)} withdrawals in {took:.2f} s: the ledger has them")
     _watch(ledger(), rows, stage, view, began)
-    return judge(ledger(), rows, stage.sandbox.control.counters())
+    restarts = sum(process.started - 1 for process in stage.processes)
+    return judge(ledger(), rows, stage.sandbox.control.counters(), restarts)
 
 
 def _watch(ledger: Ledger, rows: list[Withdrawal], stage: Stage, view: View, began: float) -> None:

@@ -74,8 +74,11 @@ class Report:
         }
 
 
-def judge(ledger: Ledger, rows: list[Withdrawal], counters: dict[str, Any]) -> Report:
-    """Compare what stands in the ledger with the rows, and what the sandbox counted with what must be."""
+def judge(ledger: Ledger, rows: list[Withdrawal], counters: dict[str, Any], restarts: int) -> Report:
+    """Compare what stands in the ledger with the rows, and what the sandbox counted with what must be.
+
+    `restarts` is how often a process died and was started again.
+    """
     operations = find_many(ledger, [row.key for row in rows])
     endings = [_ending(ledger, row, operations.get(row.key)) for row in rows]
     twice = counters["effects"].get("fees.process", {}).get("more_than_once", 0)
@@ -85,6 +88,7 @@ def judge(ledger: Ledger, rows: list[Withdrawal], counters: dict[str, Any]) -> R
         Check("refresh tokens used twice", counters["refresh_reuses"], "none", counters["refresh_reuses"] == 0),
         Check("calls refused with 401", counters["unauthorized"], "none", counters["unauthorized"] == 0),
         Check("fee runs started twice", twice, "none", twice == 0),
+        Check("processes that died", restarts, "none", restarts == 0),
     ]
     found = operations.values()
     began = min((operation.enqueued_at for operation in found), default=0)

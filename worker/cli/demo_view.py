@@ -30,9 +30,9 @@ class Glance:
 
     @property
     def session(self) -> str:
-        """The shared session in words."""
-        counted = [_count(self.logins, "login"), _count(self.refreshes, "refresh", "es")]
-        return ", ".join([*counted, f"{self.unauthorized} refused", _count(self.calls, "call")])
+        """The shared session and its use, in words."""
+        made = f"{_count(self.logins, 'login')}, {_count(self.refreshes, 'refresh', 'es')}"
+        return f"{made}, {self.unauthorized} times 401; {_count(self.calls, 'call')}"
 
 
 class View:
