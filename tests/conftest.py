@@ -85,7 +85,6 @@ def forget() -> None:
     worker_settings.cache_clear()
     for made in (worker_app.ledger, worker_app.session, worker_app.b2copy):
         made.forget()
-    worker_app.app.pool.force_close_all()
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ def fleet(one_broker: Broker, one_sandbox: Sandbox) -> Iterator[Stage]:
     one_sandbox.start()
     one_sandbox.control.reset()
     with Stage(one_broker, one_sandbox) as stage, pytest.MonkeyPatch.context() as environment:
+        stage.settings["B2COPY_FEES_POLL_FIRST"] = "0.2"
         for name, value in stage.settings.items():
             environment.setenv(name, value)
         forget()
