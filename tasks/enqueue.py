@@ -25,7 +25,7 @@ from sqlalchemy import Connection
 from tasks.calls import CALL
 from tasks.fees import FEES
 from tasks.kinds import KINDS
-from tasks.wake import wake
+from tasks.wake import wake_soon
 from worker.app import ledger
 from worker.errors import BadPayload
 from worker.flow.lanes import LANES
@@ -96,7 +96,7 @@ def many(
         recorded += record(ledger(), batch, by=by or _me(), connection=connection)
         if connection is None:
             for name in {new.lane for new in batch}:
-                wake(name)
+                wake_soon(name)
     return recorded
 
 
@@ -108,7 +108,7 @@ def status(key: str) -> Operation | None:
 def _accept(new: New, by: str | None, connection: Connection | None) -> Recorded:
     (recorded,) = record(ledger(), [new], by=by or _me(), connection=connection)
     if connection is None:  # else it is not committed yet: dispatch wakes it within a second of the commit
-        wake(new.lane)
+        wake_soon(new.lane)
     return recorded
 
 

@@ -11,7 +11,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from tasks.kind import Kind
-from tasks.wake import wake
+from tasks.wake import wake_soon
 from worker.app import ledger
 from worker.errors import BadPayload
 from worker.ledger import fail_message, record
@@ -38,7 +38,7 @@ def take_in(kind: Kind[Any], request: Any, args: Sequence[Any], kwargs: Mapping[
         if not keep(request.id, request.task, str(error), request.origin, raw):
             raise Reject("the ledger is away", requeue=True) from None
     else:
-        wake(new.lane)
+        wake_soon(new.lane)
 
 
 def keep(message_id: str, task: str, why: str, origin: str | None, raw: str) -> bool:

@@ -5,13 +5,25 @@ back to sleep.
 """
 
 import logging
+import time
 
 from kombu.exceptions import OperationalError
 
 from worker.app import app, ledger
-from worker.flow.lanes import queue_of
+from worker.flow.lanes import WAKE_UP_LASTS, queue_of
 
 log = logging.getLogger(__name__)
+
+
+_sent: dict[str, float] = {}  # lane -> when this process last sent one, monotonic seconds
+
+
+def wake_soon(lane: str) -> None:
+    """Wake a lane for what has just been recorded, unless a wake-up of a moment ago does: its reader looks again."""
+    now = time.monotonic()
+    if now - _sent.get(lane, -WAKE_UP_LASTS) >= WAKE_UP_LASTS:
+        _sent[lane] = now
+        wake(lane)
 
 
 def wake(lane: str, times: int = 1) -> bool:

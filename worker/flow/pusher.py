@@ -19,7 +19,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 
 from worker.errors import B2CopyError, CredentialsRejected, SessionUnavailable, Unavailable, UnknownOutcome
 from worker.flow.breaker import Breaker
-from worker.flow.lanes import LANES
+from worker.flow.lanes import LANES, WAKE_UP_LASTS
 from worker.flow.leases import Leases
 from worker.flow.limiter import Limiter
 from worker.flow.outcome import Outcome
@@ -34,6 +34,7 @@ Act = Callable[[Claim], Outcome]
 DRAIN_FOR = 10.0  # seconds after which a drain gives its Celery slot back, for pools that have few
 LOOKAHEAD = 0.1  # seconds of sending that are claimed ahead, so that no sender waits for the ledger
 LOOKAHEAD_MAX = 100  # operations
+STAY = 1.5 * WAKE_UP_LASTS  # seconds that a drain stays after a wake-up
 LINGER = 0.05  # seconds that results may wait for company while the senders are busy
 DATABASE_PAUSE = 0.5  # seconds between two tries to write results to a ledger that is away
 
@@ -92,14 +93,15 @@ class Lane:
         self._to_send: SimpleQueue[tuple[Claim, int]] = SimpleQueue()
         self._results: SimpleQueue[Verdict | Claim | None] = SimpleQueue()
         self._lock = threading.Lock()
-        self._draining = self._poked = self._started = False
+        self._draining = self._started = False
+        self._look_until = self._next_turn = 0.0  # monotonic seconds
         self._settled = 0  # in the present drain
         self._in_hand = 0  # claimed, and not yet back in `_results`: survives a drain that failed
         self._call_seconds = 0.05  # a first guess, then the moving average
 
     def poke(self) -> None:
-        """Let a running drain look at the ledger again."""
-        self._poked = True
+        """Let a running drain look at the ledger again, now and once more when the wake-up has served its time."""
+        self._look_until = time.monotonic() + STAY
         self._results.put(None)
 
     def drain(self) -> bool:
@@ -109,6 +111,7 @@ class Lane:
                 self.poke()
                 return False
             self._draining = True
+            self._look_until = time.monotonic() + STAY
         began, self._settled = time.monotonic(), 0
         try:
             work_is_left = self._drain()
@@ -125,9 +128,12 @@ class Lane:
         learned: list[Verdict | Claim] = []
         while True:
             time_is_up = time.monotonic() > ends or self._stopping.is_set()
-            self._poked = False
             want = 0 if time_is_up else self._room()
+            looked = time.monotonic()
             claims = self._turn(learned, want)
+            done = time.monotonic()
+            # Half of the time the ledger is left to others: SQLite has one writer, and those who enqueue write too.
+            self._next_turn = done + min(done - looked, LINGER)
             self._in_hand += len(claims)
             epoch = self._breaker.epoch
             for claim in claims:
@@ -140,16 +146,16 @@ class Lane:
                 self._draining = False
                 return not self._stopping.is_set()
             elif want:
-                if self._leave():
+                if self._leave(looked):
                     return False
-                learned = []
+                learned = self._gather(max(0.0, self._look_until - time.monotonic()))
             else:  # something may be due, but the breaker lets nothing through just now
                 learned = self._gather(self._breaker.until_probe())
 
-    def _leave(self) -> bool:
-        """Leave unless somebody poked since the last claim: their operation would wait for dispatch."""
+    def _leave(self, looked: float) -> bool:
+        """Leave unless a wake-up still counts: an operation that relies on it would wait for dispatch."""
         with self._lock:
-            if self._poked:
+            if looked < self._look_until:
                 return False
             self._draining = False
             return True
@@ -202,26 +208,23 @@ class Lane:
             settle(self._ledger, [Verdict(verdict.claim, State.FAILED, reason=Reason.INTERNAL, unknown=True)])
 
     def _gather(self, timeout: float | None) -> list[Verdict | Claim]:
-        """Wait for a result, and for more of them while the senders have enough to do."""
+        """Wait for a result or a poke, and then for company: longer while the senders have enough to do."""
         learned: list[Verdict | Claim] = []
-        linger_until = None
+        began = None
         while True:
             try:
                 result = self._results.get(timeout=timeout)
             except Empty:
                 return learned
-            if result is None:  # poked
-                if not learned or self._to_send.empty():
-                    return learned
-            else:
+            if result is not None:
                 learned.append(result)
                 self._in_hand -= 1
-            if not self._in_hand or self._stopping.is_set():
+            if self._stopping.is_set():
                 return learned
             now = time.monotonic()
-            linger_until = linger_until or now + LINGER
+            began = began or now
             busy = self._to_send.qsize() >= self._concurrency
-            timeout = max(0.0, linger_until - now) if busy else 0.0
+            timeout = max(0.0, (began + LINGER if busy else self._next_turn) - now)
 
     def _recall(self) -> None:
         """Take back what no sender has begun."""
