@@ -21,7 +21,7 @@ from worker.ledger import Ledger, open_ledger
 
 README = Path(__file__).parents[2] / "README.md"
 # A neighbour's shell: neither its Redis nor its database exists, and touching them would fail.
-NEIGHBOUR = {"REDIS_URL": "redis://127.0.0.1:1/0", "DATABASE_URL": "sqlite:////nowhere/crm", "B2COPY_ADMIN_ID": "none"}
+NEIGHBOUR = {"REDIS_URL": "redis://127.0.0.1:1/0", "DATABASE_URL": "sqlite:////nowhere/crm", "B2COPY_COLOUR": "blue"}
 
 
 @dataclass
