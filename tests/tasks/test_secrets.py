@@ -1,0 +1,32 @@
+"""The real worker, at its most talkative: no token leaves it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tasks import enqueue
+from tests.session.test_secrets import ASSERTION, dumped
+from tests.support import until
+from worker.sandbox.broker import Broker
+from worker.sandbox.control import SandboxControl
+from worker.sandbox.processes import Process
+from worker.sandbox.stage import Stage
+
+
+def test_a_worker_that_logs_everything_and_sends_events_shows_no_token(
+    in_stage: Stage, worker: Callable[..., Process], sandbox: SandboxControl, broker: Broker
+) -> None:
+    process = worker("-E", "--loglevel", "DEBUG")
+    sandbox.faults({"what": "status", "status": 401, "route": "processext", "next": 1})
+    for number, login in enumerate(["1", "2", "3"]):
+        enqueue.fees(account_login=login, request_id=f"W{number}")
+    until(lambda: all(enqueue.status(f"fees.process:W{number}").state == "succeeded" for number in range(3)))
+    told = Path(f"/proc/{process.pid}")
+    ledger = [path.read_bytes().decode("latin-1") for path in in_stage.folder.glob("ledger.sqlite*")]
+    sinks = [*dumped(broker), *ledger, process.log.read_text()]
+    sinks += [(told / name).read_bytes().decode() for name in ("environ", "cmdline")]
+
+    tokens = [pair[name] for pair in sandbox.pairs() for name in ("access", "refresh")]
+    assert len(tokens) >= 4
+    assert ledger
+    for secret in [*tokens, ASSERTION]:
+        assert not [sink for sink in sinks if secret in sink]
