@@ -1,0 +1,192 @@
+"""Settings: typed, read once, and wrong ones named with their remedy."""
+
+from pathlib import Path
+
+import pytest
+
+from worker.errors import SettingsError
+from worker.sandbox.stage import Stage
+from worker.settings import CrmSettings, LedgerSettings, Settings, load, variable
+
+Monkey = pytest.MonkeyPatch
+
+
+def refused(kind: type[LedgerSettings] = Settings) -> str:
+    with pytest.raises(SettingsError) as caught:
+        load(kind)
+    return str(caught.value)
+
+
+def test_all_that_a_worker_needs_is_read(in_stage: Stage) -> None:
+    settings = load(Settings)
+
+    assert settings.host == in_stage.sandbox.url
+    assert settings.key_id == [in_stage.keys.key_id]
+    assert settings.private_key_file == [in_stage.keys.private_file]
+
+
+@pytest.mark.parametrize(
+    ("kind", "needed"),
+    [
+        (LedgerSettings, {"B2COPY_DATABASE_URL"}),
+        (CrmSettings, {"B2COPY_DATABASE_URL", "B2COPY_REDIS_URL"}),
+        (
+            Settings,
+            {
+                "B2COPY_DATABASE_URL",
+                "B2COPY_REDIS_URL",
+                "B2COPY_HOST",
+                "B2COPY_ADMIN_ID",
+                "B2COPY_KEY_ID",
+                "B2COPY_PRIVATE_KEY_FILE",
+                "B2COPY_DEVICE_IP",
+                "B2COPY_STORAGE_KEY_FILE",
+            },
+        ),
+    ],
+)
+def test_each_reader_needs_its_own_and_every_missing_one_is_named_at_once(
+    kind: type[LedgerSettings], needed: set[str]
+) -> None:
+    lines = refused(kind).splitlines()
+
+    assert {line.split()[0] for line in lines} == needed
+    assert all(" is not set: " in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("B2COPY_REDISURL", "B2COPY_REDIS_URL"),
+        ("B2COPY_PRIVATE_KEY_FILES", "B2COPY_PRIVATE_KEY_FILE"),
+        ("B2COPY_RATELIMIT", "B2COPY_RATE_LIMIT"),
+    ],
+)
+def test_a_misspelt_one_is_told_what_it_may_have_meant(
+    in_stage: Stage, monkeypatch: Monkey, name: str, meant: str
+) -> None:
+    monkeypatch.setenv(name, "x")
+
+    assert refused() == f"{name} is not a setting: did you mean {meant}?"
+
+
+def test_one_like_no_other_is_told_to_go(in_stage: Stage, monkeypatch: Monkey) -> None:
+    monkeypatch.setenv("B2COPY_QWERTZUIOPASDF", "x")
+
+    assert refused() == "B2COPY_QWERTZUIOPASDF is not a setting: remove it, or see deploy/env.example for what there is"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("host", "b2copy.example.com"),
+        ("host", "http://b2copy.example.com"),
+        ("host", "ftp://b2copy.example.com"),
+        ("host", "https://user:word@b2copy.example.com"),
+        ("host", "https://b2copy.example.com/api"),
+        ("host", "https://b2copy.example.com?x=1"),
+        ("host", "https://b2copy.example.com:0"),
+        ("host", "https://b2copy.example.com:99999"),
+        ("host", "https://"),
+        ("host", "http://127.0.0.1.example.com"),
+        ("redis_url", "localhost:6379"),
+        ("redis_url", "http://localhost"),
+        ("database_url", "ledger.sqlite"),
+        ("database_url", "sqlite:///relative.sqlite"),
+        ("database_url", "mysql://host/name"),
+        ("admin_id", ""),
+        ("admin_id", "forty-two"),
+        ("admin_id", "-1"),
+        ("device_ip", "here"),
+        ("device_ip", "300.1.1.1"),
+        ("key_id", ""),
+        ("key_id", ","),
+        ("key_id", "one,two"),
+        ("admin_id_type", "long"),
+        ("assertion_ttl", "1801"),
+        ("assertion_ttl", "30m1s"),
+        ("call_deadline", "0"),
+        ("call_deadline", "an hour"),
+        ("rate_limit", "10"),
+        ("rate_limit", "0/second"),
+        ("rate_limit", "10/fortnight"),
+        ("concurrency", "0"),
+        ("concurrency", "501"),
+        ("concurrency", "ten"),
+        ("max_attempts", "0"),
+        ("token_ttl", "0"),
+        ("token_ttl", "-5"),
+        ("fees_restart", "never"),
+        ("fees_deadline", "nan"),
+        ("fees_deadline", "inf"),
+    ],
+)
+def test_an_unusable_one_is_named(in_stage: Stage, monkeypatch: Monkey, name: str, value: str) -> None:
+    monkeypatch.setenv(variable(name), value)
+
+    [line] = refused().splitlines()
+
+    assert line.startswith(variable(name))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "read"),
+    [
+        ("host", "https://B2Copy.Example.com/", "https://b2copy.example.com"),
+        ("host", "http://localhost:8080", "http://localhost:8080"),
+        ("host", "http://[::1]:8080", "http://[::1]:8080"),
+        ("database_url", "postgres://ada@db/ledger", "postgresql+psycopg://ada@db/ledger"),
+        ("database_url", "postgresql://ada@db/ledger", "postgresql+psycopg://ada@db/ledger"),
+        ("database_url", "sqlite:////var/lib/ledger.sqlite", "sqlite:////var/lib/ledger.sqlite"),
+        ("redis_url", "rediss://:word@redis.example.com:6380/3", "rediss://:word@redis.example.com:6380/3"),
+        ("device_ip", " 2001:DB8::1 ", "2001:db8::1"),
+        ("rate_limit", "10 / second", "10/second"),
+        ("rate_limit", "0", "0"),
+        ("rate_limit", "", "0"),
+        ("fees_deadline", "72h", 72 * 3600.0),
+        ("retention", "400d", 400 * 86400.0),
+        ("token_ttl", "5m", 300.0),
+        ("token_ttl", "1.5", 1.5),
+        ("assertion_ttl", "1800", 1800.0),
+    ],
+)
+def test_a_usable_one_is_read(in_stage: Stage, monkeypatch: Monkey, name: str, value: str, read: str | float) -> None:
+    monkeypatch.setenv(variable(name), value)
+
+    assert getattr(load(Settings), name) == read
+
+
+def test_keys_are_lists_newest_first(in_stage: Stage, monkeypatch: Monkey) -> None:
+    monkeypatch.setenv("B2COPY_KEY_ID", "new, old")
+    monkeypatch.setenv("B2COPY_PRIVATE_KEY_FILE", "/keys/new.pem, /keys/old.pem")
+
+    settings = load(Settings)
+
+    assert settings.key_id == ["new", "old"]
+    assert settings.private_key_file == [Path("/keys/new.pem"), Path("/keys/old.pem")]
+
+
+@pytest.mark.parametrize(("general", "ours"), [("REDIS_URL", "redis_url"), ("DATABASE_URL", "database_url")])
+def test_a_name_of_ours_goes_before_the_general_one(
+    in_stage: Stage, monkeypatch: Monkey, general: str, ours: str
+) -> None:
+    before = getattr(load(Settings), ours)
+    url = {"REDIS_URL": "redis://other/1", "DATABASE_URL": "sqlite:////other"}[general]
+    monkeypatch.setenv(general, url)
+    assert getattr(load(Settings), ours) == before
+
+    monkeypatch.delenv(variable(ours))
+    assert getattr(load(Settings), ours) == url
+
+
+def test_every_setting_says_what_it_is() -> None:
+    for name, field in Settings.model_fields.items():
+        assert field.description, name
+        assert field.description.endswith("."), name
+
+
+def test_no_value_of_a_url_is_repeated_when_it_is_refused(in_stage: Stage, monkeypatch: Monkey) -> None:
+    monkeypatch.setenv("B2COPY_REDIS_URL", "http://:pass-word@host")
+    monkeypatch.setenv("B2COPY_DATABASE_URL", "mysql://ada:pass-word@db/x")
+
+    assert "pass-word" not in refused()
