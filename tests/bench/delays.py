@@ -54,7 +54,7 @@ def _took(told: dict[str, list[tuple[str, float, float]]]) -> list[float]:
 
 def _applied(stage: Stage, ours: Ours, per_second: float, count: int) -> list[float]:
     """Seconds from the call of `enqueue` to the sandbox's effect: one clock, as both are on one machine."""
-    told = ours.crm.ask("singly", batch="half", count=count, per_second=per_second)
+    told = ours.crm.ask("singly", batch=ours.batch(), count=count, per_second=per_second)
     ours.wait()
     applied = {effect["key"]: effect["first_at"] for effect in stage.sandbox.control.effects("fees.process")}
     return [applied[f"123456/{request_id}"] - began for request_id, began, _ in told["calls"]]

@@ -4,7 +4,7 @@ from worker.ledger import LANES
 
 INBOX = "b2copy.inbox"  # messages with arguments, from anywhere
 HOUSEKEEPING = "b2copy.session"  # the session's refresh and the ledger's dispatch
-WAKE_UP_LASTS = 0.01  # seconds for which a wake-up serves what its sender enqueues after it
+WAKE_UP_LASTS = 0.02  # seconds for which a wake-up serves what its sender enqueues after it
 
 __all__ = ["HOUSEKEEPING", "INBOX", "LANES", "WAKE_UP_LASTS", "queue_of"]
 
