@@ -118,6 +118,11 @@ def _config() -> dict[str, Any]:
             "socket_keepalive": True,
             "health_check_interval": 5,
             "max_connections": 32,
+            # kombu's defaults try for 6 s: a CRM that enqueues while Redis is away would wait them out at every call.
+            "max_retries": 1,
+            "interval_start": 0,
+            "interval_step": 0.1,
+            "interval_max": 0.1,
         },
         # The schedule is all intervals: nothing to remember between two runs, no file to write.
         "beat_scheduler": "celery.beat:Scheduler",

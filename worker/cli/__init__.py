@@ -1,5 +1,6 @@
 """`b2copy-sync`: the command line. One file a group of commands; what a command needs it imports when it runs."""
 
+import io
 import logging
 import sys
 
@@ -49,6 +50,9 @@ def main() -> None:
     """Run a command. What goes wrong is a line or two on stderr, and an exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     guard()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # B2COPY's words may hold what this terminal's encoding does not
     try:
         sys.exit(app(standalone_mode=False))
     except Exception as error:

@@ -122,10 +122,14 @@ def ledger(settings: "LedgerSettings") -> Iterator[Finding]:
 
 def redis(settings: "CrmSettings") -> Iterator[Finding]:
     import redis as driver
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
 
     from worker.flow.neighbours import foreign_queues
 
-    client: driver.Redis = driver.Redis.from_url(settings.redis_url, socket_timeout=5, socket_connect_timeout=3)
+    client: driver.Redis = driver.Redis.from_url(
+        settings.redis_url, socket_timeout=5, socket_connect_timeout=3, retry=Retry(NoBackoff(), 0)
+    )
     try:
         began = time.monotonic()
         client.ping()
@@ -139,27 +143,28 @@ def redis(settings: "CrmSettings") -> Iterator[Finding]:
             yield Finding(
                 "redis",
                 "warn",
-                f"queues of somebody else: {', '.join(foreign[:5])}{' ...' if len(foreign) > 5 else ''}",
+                f"queues of somebody else, now or once: {', '.join(foreign[:5])}{' ...' if len(foreign) > 5 else ''}",
                 "give us a Redis database of our own (the /0 in the URL): the shortest visibility timeout rules all",
             )
     except driver.RedisError as error:
         said = f"{_without_password(settings.redis_url)}: {error}"
         yield Finding("redis", FAIL, said, "is Redis there, and B2COPY_REDIS_URL right?")
-        return
+    else:
+        yield from _workers(client)
     finally:
         client.close()
-    yield from _workers()
 
 
-def _workers() -> Iterator[Finding]:
+def _workers(client: Any) -> Iterator[Finding]:
     from kombu.exceptions import OperationalError
 
     from worker.app import app
     from worker.errors import SettingsError
-    from worker.flow.neighbours import nodes
+    from worker.flow.neighbours import listeners, nodes
 
     try:
-        found = nodes(app)
+        own = float(app.conf.broker_transport_options["visibility_timeout"])
+        found = nodes(app, listeners(client))
     except SettingsError:
         yield Finding("workers", "skip", "not asked before the settings are right")
         return
@@ -171,7 +176,6 @@ def _workers() -> Iterator[Finding]:
         yield Finding("workers", "ok", ", ".join(node.name for node in ours))
     else:
         yield Finding("workers", "warn", "none answers", "start one: celery -A worker.app worker")
-    own = float(app.conf.broker_transport_options["visibility_timeout"])
     for node in found:
         if node.foreign_queues:
             queues = ", ".join(sorted(node.foreign_queues))

@@ -139,9 +139,8 @@ def replay(
         replayed: list[str] = []
         if not dry_run:
             if money and not yes:
-                raise Stop(
-                    Exit.USAGE, f"{money} of {len(wanted)} are of the money lane: look with --dry-run, then --yes"
-                )
+                chosen_are = f"{say.count(len(wanted))} chosen, {money} of which move money"
+                raise Stop(Exit.USAGE, f"{chosen_are}: look with --dry-run, then --yes")
             for batch in _paced([one.key for one in wanted], rate):
                 replayed += queue_again(ledger, batch, by, why)
                 for each in {one.lane for one in wanted}:

@@ -38,7 +38,7 @@ def health(
         if seconds > late
     ]
     if max_failed is not None and failed > max_failed:
-        problems.append(f"{failed} operations have failed (b2copy-sync failed list)")
+        problems.append(f"failed: {failed} (b2copy-sync failed list)")
     if as_json:
         say.document(
             {

@@ -102,4 +102,5 @@ def purge(
     if as_json:
         say.document({"older_than_seconds": age, "dry_run": dry_run, "operations": count})
     else:
-        say.line(f"{say.count(count)} that ended more than {say.span(age)} ago {'to be' if dry_run else ''} removed")
+        done = "would be removed" if dry_run else "removed"
+        say.line(f"{say.count(count)} that ended more than {say.span(age)} ago {done}")

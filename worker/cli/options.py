@@ -54,9 +54,15 @@ def per_second(value: str) -> float:
     return float(found[1]) / {"second": 1, "minute": 60, "hour": 3600}[found[2] or "second"]
 
 
+def _some(value: str) -> str:
+    if not value.strip():
+        raise typer.BadParameter("must not be empty: it is kept as evidence")
+    return value
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 By = Annotated[
     str, typer.Option("--by", help="Who asks, for the evidence.", default_factory=me, show_default="user@host")
 ]
-Why = Annotated[str, typer.Option("--why", help="Your reason, for the evidence.")]
+Why = Annotated[str, typer.Option("--why", callback=_some, help="Your reason, for the evidence.")]
 Key = Annotated[str, typer.Argument(metavar="KEY", help="An operation's key (fees.process:W1), or its id alone (W1).")]

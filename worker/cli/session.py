@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from worker.cli import say
-from worker.cli.exits import EXITS, Exit, Stop
+from worker.cli.exits import EXITS, Exit
 from worker.cli.options import Json
 
 if TYPE_CHECKING:
@@ -65,16 +65,15 @@ def renew(as_json: Json = False) -> None:
 
 @app.command(epilog=EXITS)
 def forget(as_json: Json = False) -> None:
-    """Remove the session from Redis: whoever needs a token next logs in. Nothing is lost by it."""
+    """Remove the session from Redis, and any cool-down: whoever needs a token next logs in. Nothing is lost by it."""
     session = shared_session()
     generation = session.state().generation
-    if not generation:
-        raise Stop(Exit.NOT_FOUND, "there is no session to forget")
     session.forget()
     if as_json:
-        say.document({"forgotten": generation})
+        say.document({"forgotten": generation or None})
     else:
-        say.line(f"generation {generation} is forgotten: the next call logs in")
+        what = f"generation {generation} is forgotten" if generation else "there was no session"
+        say.line(f"{what}: the next call logs in")
 
 
 def _document(state: "State") -> dict[str, Any]:

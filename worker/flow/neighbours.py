@@ -44,9 +44,27 @@ def foreign_queues(client: redis.Redis) -> set[str]:
     return {name for name in found if name not in OURS and not any(own in name for own in _CELERYS)}
 
 
-def nodes(app: Any, patience: float = 1.0) -> list[Node]:
-    """Ask every Celery worker on the broker which queues it serves. Takes twice `patience` seconds; raises as kombu."""
-    inspect = app.control.inspect(timeout=patience)
+def listeners(client: redis.Redis) -> int | None:
+    """Count the connections on which workers of this database listen for questions; None: Redis does not let us look.
+
+    Raises `RedisError`.
+    """
+    database = str(client.connection_pool.connection_kwargs.get("db", 0))
+    try:
+        connections = client.client_list()
+    except redis.exceptions.NoPermissionError:
+        return None
+    return sum(connection["db"] == database and connection["psub"] != "0" for connection in connections)
+
+
+def nodes(app: Any, limit: int | None, patience: float = 1.0) -> list[Node]:
+    """Ask every Celery worker on the broker which queues it serves. Raises as kombu.
+
+    Waits for `limit` answers, as many as there are `listeners`, but no longer than `patience` seconds each time.
+    """
+    if limit == 0:
+        return []
+    inspect = app.control.inspect(timeout=patience, limit=limit)
     queues = inspect.active_queues() or {}
     told = inspect.conf() or {} if queues else {}
     return [

@@ -1,0 +1,161 @@
+"""doctor: a line each, and the remedy."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from tests.cli.command import Ran
+from tests.cli.conftest import Command
+from worker.ledger import Ledger
+from worker.sandbox.broker import Broker
+from worker.sandbox.control import SandboxControl
+from worker.sandbox.stage import Stage
+
+
+def verdicts(ran: Ran) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for check in ran.document["checks"]:
+        found.setdefault(check["check"], set()).add(check["verdict"])
+    return found
+
+
+def said(ran: Ran, about: str) -> str:
+    return "\n".join(
+        f"{check['verdict']} {check['said']}: {check['remedy']}"
+        for check in ran.document["checks"]
+        if check["check"] == about
+    )
+
+
+def logins(sandbox: SandboxControl) -> list[str]:
+    return [call["route"] for call in sandbox.token_calls()]
+
+
+def test_a_sound_system_has_a_line_for_everything(b2copy_sync: Command, ledger: Ledger) -> None:
+    ran = b2copy_sync("doctor")
+
+    assert ran.code == 0
+    assert [line.split()[:2] for line in ran.out.splitlines() if line[:4] in {"ok  ", "warn", "FAIL"}] == [
+        ["ok", "settings"],
+        ["ok", "keys"],
+        ["ok", "keys"],
+        ["ok", "ledger"],
+        ["ok", "redis"],
+        ["warn", "workers"],
+        ["ok", "b2copy"],
+        ["ok", "clock"],
+        ["ok", "session"],
+    ]
+    assert "start one: celery -A worker.app worker" in ran.out
+
+
+def test_logs_in_only_if_there_is_no_session(b2copy_sync: Command, sandbox: SandboxControl) -> None:
+    first = b2copy_sync("doctor", "--json")
+    second = b2copy_sync("doctor", "--json")
+
+    assert "there was none" in said(first, "session")
+    assert "is shared" in said(second, "session")
+    assert logins(sandbox) == ["authexternalcrm"]
+
+
+def test_offline_asks_nobody(b2copy_sync: Command, sandbox: SandboxControl) -> None:
+    ran = b2copy_sync("doctor", "--offline", "--json", B2COPY_REDIS_URL="redis://127.0.0.1:1/0")
+
+    assert ran.code == 0
+    assert verdicts(ran) == {"settings": {"ok"}, "keys": {"ok"}, "the rest": {"skip"}}
+    assert sandbox.counters()["calls"] == {}
+
+
+def test_goes_on_after_what_fails(b2copy_sync: Command, tmp_path: Path) -> None:
+    key = tmp_path / "key.pem"
+    key.write_text("-----BEGIN PRIVATE KEY-----\nnot one\n-----END PRIVATE KEY-----\n")
+    key.chmod(0o644)
+
+    ran = b2copy_sync(
+        "doctor",
+        "--json",
+        B2COPY_PRIVATE_KEY_FILE=str(key),
+        B2COPY_DATABASE_URL="postgresql://me:hunter2@127.0.0.1:1/crm",
+        B2COPY_REDIS_URL="redis://:hunter2@127.0.0.1:1/0",
+    )
+
+    assert ran.code == 1
+    assert verdicts(ran) == {
+        "settings": {"ok"},
+        "keys": {"FAIL", "ok"},
+        "ledger": {"FAIL"},
+        "redis": {"FAIL"},
+        "b2copy": {"ok"},
+        "clock": {"ok"},
+        "session": {"skip"},
+    }
+    assert "chmod 600" in said(ran, "keys")
+    assert "hunter2" not in ran.out + ran.err
+
+
+def test_a_wrong_setting_is_exit_code_2_and_the_rest_is_looked_at(b2copy_sync: Command, ledger: Ledger) -> None:
+    ran = b2copy_sync("doctor", "--json", B2COPY_HOST="http://b2copy.example.com", B2COPY_KEYID="x")
+
+    assert ran.code == 2
+    assert "FAIL B2COPY_KEYID is not a setting: did you mean B2COPY_KEY_ID?" in said(ran, "settings")
+    assert "FAIL B2COPY_HOST must be https" in said(ran, "settings")
+    assert verdicts(ran)["ledger"] == {"ok"}
+    assert verdicts(ran)["redis"] == {"ok"}
+
+
+def test_an_older_ledger_fails_with_the_command(b2copy_sync: Command, ledger: Ledger) -> None:
+    with ledger.writing() as connection:
+        connection.exec_driver_sql("UPDATE b2copy_schema_version SET version_num = '0000'")
+
+    ran = b2copy_sync("doctor", "--json")
+
+    assert ran.code == 1
+    assert "FAIL" in said(ran, "ledger")
+    assert "`b2copy-sync migrate`" in said(ran, "ledger")
+
+
+def test_compares_our_address_with_the_one_b2copy_sees(b2copy_sync: Command, sandbox: SandboxControl) -> None:
+    ran = b2copy_sync("doctor", "--json", B2COPY_DEVICE_IP="192.0.2.7")
+    resting = b2copy_sync("doctor", "--json", B2COPY_DEVICE_IP="192.0.2.7")
+
+    assert ran.code == resting.code == 1
+    for told in (ran, resting):
+        assert "the login is refused" in said(told, "session")
+        assert "we say 192.0.2.7, B2COPY says 127.0.0.1" in said(told, "device_ip")
+    assert logins(sandbox) == ["authexternalcrm"]
+
+
+@pytest.mark.parametrize(("offset", "way"), [(90, "behind"), (-90, "ahead of")])
+def test_compares_the_clocks(offset: float, way: str, b2copy_sync: Command, sandbox: SandboxControl) -> None:
+    sandbox.switches(clock_offset=offset)
+
+    ran = b2copy_sync("doctor", "--json")
+
+    assert f"s {way} B2COPY's" in said(ran, "clock")
+    assert verdicts(ran)["clock"] == {"warn"}
+    assert verdicts(ran)["session"] == {"ok"}
+
+
+def test_warns_of_a_redis_that_may_lose_messages_or_is_shared(
+    b2copy_sync: Command, broker: Broker, stage: Stage
+) -> None:
+    with broker.client as client:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        client.config_set("appendonly", "no")
+    crm: Any = Celery("crm", broker=broker.url)
+    crm.send_task("crm.report", queue="reports")
+    crm.close()
+
+    try:
+        ran = b2copy_sync("doctor", "--json")
+    finally:
+        with broker.client as client:
+            client.config_set("maxmemory-policy", "noeviction")
+            client.config_set("appendonly", "yes")
+
+    assert verdicts(ran)["redis"] == {"ok", "warn"}
+    assert "maxmemory-policy is allkeys-lru" in said(ran, "redis")
+    assert "appendonly is off" in said(ran, "redis")
+    assert "queues of somebody else, now or once: reports" in said(ran, "redis")

@@ -1,0 +1,83 @@
+"""fees, call: ask, and wait for what becomes of it."""
+
+import time
+from collections.abc import Callable
+
+from tests.cli.conftest import Command
+from tests.cli.operations import failed
+from worker.ledger import Ledger, find
+from worker.sandbox.control import SandboxControl
+from worker.sandbox.processes import Process
+
+
+def test_the_exit_code_tells_how_it_ended(
+    b2copy_sync: Command, sandbox: SandboxControl, worker: Callable[..., Process], ledger: Ledger
+) -> None:
+    sandbox.switches(
+        logins={
+            "1": {"pending_polls": 1},
+            "2": {"ends": "ERROR", "words": "no funds"},
+            "3": {"until_told": True},
+        }
+    )
+    worker(B2COPY_FEES_POLL_FIRST="0.3")
+
+    def fees(account: str, *more: str) -> tuple[int | None, str, str]:
+        ran = b2copy_sync("fees", "--account", account, "--request-id", f"W{account}", "--wait", *more)
+        return ran.code, ran.out.strip(), ran.err
+
+    paid = fees("1")
+    refused = fees("2")
+    pending = fees("3", "--timeout", "1s")
+    sandbox.finish_fees(request_id="W3")
+    refreshed = b2copy_sync("status", "W3", "--refresh", "--json")
+    called = b2copy_sync(
+        "call", "/api/admin/users/v2/user/userservice/tag", "--key", "C1", "--payload", '{"id": 7}', "--wait", "--json"
+    )
+
+    assert paid[:2] == (0, "fees.process:W1 succeeded")
+    assert "waiting: B2COPY has not finished it" in paid[2]
+    assert refused[:2] == (
+        3,
+        "fees.process:W2 failed (fee_error): B2COPY ended the fee run with an error: no funds",
+    )
+    assert "b2copy-sync failed replay fees.process:W2" in refused[2]
+    assert pending[0] == 4
+    assert "waiting: B2COPY has not finished it" in pending[1]
+    assert refreshed.document["state"] == "succeeded"
+    assert (called.code, called.document["state"]) == (0, "succeeded")
+
+
+def test_is_accepted_without_a_worker_and_without_redis(b2copy_sync: Command, ledger: Ledger) -> None:
+    began = time.monotonic()
+    ran = b2copy_sync(
+        "fees", "--account", "7", "--request-id", "W1", "--by", "ann", B2COPY_REDIS_URL="redis://127.0.0.1:1/0"
+    )
+
+    assert time.monotonic() - began < 3.0
+    assert (ran.code, ran.out) == (0, "fees.process:W1 is accepted\n")
+    assert "dispatch will repeat it" in ran.err
+    operation = find(ledger, "fees.process:W1")
+    assert operation is not None
+    assert operation.enqueued_by == "ann"
+
+
+def test_a_known_one_is_not_asked_for_again(b2copy_sync: Command, ledger: Ledger) -> None:
+    failed(ledger, "W1", words="account 7 is closed")
+
+    same = b2copy_sync("fees", "--account", "7", "--request-id", "W1")
+    other = b2copy_sync("fees", "--account", "8", "--request-id", "W1")
+
+    assert same.code == 3
+    assert "fees.process:W1 is known already" in same.out
+    assert "failed (rejected): B2COPY refused it: account 7 is closed" in same.out
+    assert other.code == 2
+    assert '{"account_login":"7","request_id":"W1"}' in other.err
+    assert '{"account_login":"8","request_id":"W1"}' in other.err
+
+
+def test_a_path_outside_the_admin_api_is_refused(b2copy_sync: Command, ledger: Ledger) -> None:
+    ran = b2copy_sync("call", "/api/admin/auth/v2/admin/adminservice/refreshtoken", "--key", "C1")
+
+    assert ran.code == 2
+    assert find(ledger, "call:C1") is None

@@ -1,0 +1,58 @@
+"""What goes wrong is a line or two on stderr, and an exit code."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Command
+from worker.sandbox.stage import Stage
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["statsu"], "b2copy-sync: No such command 'statsu'"),
+        (["fees", "--account", "1"], "b2copy-sync fees: Missing option '--request-id'"),
+        (["failed", "replay", "--why", " ", "W1"], "must not be empty: it is kept as evidence"),
+        (["failed", "list", "--since", "yesterday"], "'yesterday' is no duration: 90s, 5m, 72h, 400d"),
+        (["failed", "list", "--since", "2026-13-01"], "'2026-13-01' is no date"),
+        (["failed", "replay", "--all", "--why", "x", "--rate", "0"], "'0' is no rate"),
+        (["call", "/x", "--key", "1", "--payload", "[1]"], "must be a JSON object"),
+    ],
+)
+def test_says_in_a_line_what_is_wrong_with_the_arguments(arguments: list[str], said: str, b2copy_sync: Command) -> None:
+    ran = b2copy_sync(*arguments)
+
+    assert ran.code == 2
+    assert said in ran.err
+    assert ran.err.count("\n") == 1
+    assert ran.out == ""
+
+
+def test_names_the_misspelt_setting(b2copy_sync: Command) -> None:
+    ran = b2copy_sync("migrate", B2COPY_DATABSE_URL="x")
+
+    assert ran.code == 2
+    assert ran.err == "B2COPY_DATABSE_URL is not a setting: did you mean B2COPY_DATABASE_URL?\n"
+
+
+def test_never_makes_a_ledger_by_looking_for_one(b2copy_sync: Command, tmp_path: Path) -> None:
+    ran = b2copy_sync("status", "W1", B2COPY_DATABASE_URL=f"sqlite:///{tmp_path}/typo.sqlite")
+
+    assert ran.code == 2
+    assert "there is no ledger yet; `b2copy-sync migrate` makes it" in ran.err
+    assert not (tmp_path / "typo.sqlite").exists()
+
+
+def test_tells_no_password_when_the_database_is_away(b2copy_sync: Command) -> None:
+    ran = b2copy_sync("failed", "list", B2COPY_DATABASE_URL="postgresql://me:hunter2@127.0.0.1:1/crm")
+
+    assert ran.code == 1
+    assert ran.err.startswith("the ledger (B2COPY_DATABASE_URL) cannot be used: ")
+    assert "hunter2" not in ran.err
+
+
+def test_says_when_redis_is_away(b2copy_sync: Command, stage: Stage) -> None:
+    ran = b2copy_sync("session", "show", B2COPY_REDIS_URL="redis://127.0.0.1:1/0")
+
+    assert (ran.code, ran.err) == (1, "Redis does not answer (ConnectionError)\n")

@@ -1,0 +1,154 @@
+"""failed list, show, replay, cancel: dead letters, and who decided what."""
+
+import time
+
+from tests.cli.conftest import Command
+from tests.cli.operations import failed, put, succeeded
+from tests.ledger.actors import Clock
+from worker.ledger import Ledger, Reason, State, attempts, decisions, fail_message, find, search
+
+
+def states(ledger: Ledger, *keys: str) -> list[str]:
+    return [operation.state for key in keys if (operation := find(ledger, key))]
+
+
+class TestList:
+    def test_shows_the_reason_and_the_last_words(self, b2copy_sync: Command, ledger: Ledger) -> None:
+        failed(ledger, "W1", words="account 7 is closed")
+        succeeded(ledger, "W2")
+
+        ran = b2copy_sync("failed", "list")
+
+        heading, line = ran.out.splitlines()
+        assert heading.split() == ["Key", "Lane", "Reason", "Failed", "(UTC)", "Last", "words"]
+        assert line.startswith("fees.process:W1  money  rejected  20")
+        assert line.rstrip().endswith("account 7 is closed")
+
+    def test_filters(self, b2copy_sync: Command, ledger: Ledger) -> None:
+        failed(ledger, "old", reason=Reason.EXHAUSTED)
+        Clock(ledger).passes(7200)
+        failed(ledger, "W1")
+        failed(ledger, "C1", kind="call", lane="default", reason=Reason.EXHAUSTED)
+
+        def listed(*filters: str) -> list[str]:
+            told = b2copy_sync("failed", "list", "--json", *filters).document
+            return [one["key"].partition(":")[2] for one in told["failed"]]
+
+        assert listed() == ["C1", "W1", "old"]
+        assert listed("--reason", "exhausted") == ["C1", "old"]
+        assert listed("--kind", "call") == ["C1"]
+        assert listed("--lane", "money") == ["W1", "old"]
+        assert listed("--since", "1h") == ["C1", "W1"]
+        assert listed("--limit", "1") == ["C1"]
+
+    def test_says_when_there_is_none(self, b2copy_sync: Command, ledger: Ledger) -> None:
+        assert b2copy_sync("failed", "list").out == "no failed operations\n"
+        assert b2copy_sync("failed", "list", "--json").document == {"failed": [], "more": False}
+
+
+class TestReplay:
+    def test_queues_again_and_keeps_who_and_why(self, b2copy_sync: Command, ledger: Ledger) -> None:
+        key = failed(ledger, "C1", kind="call", lane="default")
+
+        ran = b2copy_sync("failed", "replay", "C1", "--why", "the account is open again", "--by", "ann")
+
+        assert (ran.code, ran.out) == (0, "1 operation replayed\n")
+        operation = find(ledger, key)
+        assert operation is not None
+        assert operation.state == State.QUEUED
+        [decision] = decisions(ledger, operation.id)
+        assert (decision.what, decision.who, decision.why) == ("replay", "ann", "the account is open again")
+
+    def test_a_dry_run_changes_nothing(self, b2copy_sync: Command, ledger: Ledger) -> None:
+        keys = [failed(ledger, name) for name in ("W1", "W2")]
+
+        ran = b2copy_sync("failed", "replay", "--all", "--why", "x", "--dry-run")
+
+        assert ran.code == 0
+        assert "2 operations would be replayed, 2 of which move money; nothing was changed" in ran.out
+        assert states(ledger, *keys) == ["failed", "failed"]
+
+    def test_money_needs_a_yes_in_whatever_lane(self, b2copy_sync: Command, ledger: Ledger) -> None:
+        key = failed(ledger, "W1", lane="bulk")
+
+        refused = b2copy_sync("failed", "replay", "W1", "--why", "x")
+        before = states(ledger, key)
+        allowed = b2copy_sync("failed", "replay", "W1", "--why", "x", "--yes")
+
+        assert refused.code == 2
+        assert "1 operation chosen, 1 of which move money" in refused.err
+        assert before == ["failed"]
+        assert (allowed.code, states(ledger, key)) == (0, ["queued"])
+
+    def test_leaves_alone_what_must_not_be_done_again(self, b2copy_sync: Command, ledger: Ledger) -> None:
+        call = failed(ledger, "C1", kind="call", lane="default", reason=Reason.UNRESOLVED)
+        message = fail_message(ledger, "m-1", "b2copy.call", "no path", by="crm", raw="{}").key
+        done = succeeded(ledger, "W1")
+
+        ran = b2copy_sync("failed", "replay", call, message, done, "--why", "x", "--yes", "--json")
+
+        assert ran.code == 1
+        assert ran.document["replayed"] == []
+        assert ran.document["left_alone"] == {
+            call: "whether B2COPY did it is not known, and it must not be done twice",
+            message: "it only keeps a message that could not be taken",
+            done: "it is succeeded",
+        }
+        assert states(ledger, call, message, done) == ["failed", "failed", "succeeded"]
+
+    def test_in_bulk_it_takes_only_those_chosen_at_the_rate_given(self, b2copy_sync: Command, ledger: Ledger) -> None:
+        for number in range(5):
+            failed(ledger, f"C{number}", kind="call", lane="default", reason=Reason.EXHAUSTED)
+        other = failed(ledger, "other", kind="call", lane="default")
+
+        began = time.monotonic()
+        ran = b2copy_sync(
+            "failed", "replay", "--reason", "exhausted", "--why", "B2COPY is back", "--rate", "4/second", "--json"
+        )
+
+        assert len(ran.document["replayed"]) == 5
+        assert time.monotonic() - began > 1.0
+        assert states(ledger, other) == ["failed"]
+        assert len(search(ledger, state=State.QUEUED)) == 5
+
+    def test_never_takes_all_by_accident(self, b2copy_sync: Command, ledger: Ledger) -> None:
+        key = failed(ledger, "W1")
+
+        ran = b2copy_sync("failed", "replay", "--why", "x", "--yes")
+
+        assert ran.code == 2
+        assert "name KEYs, or choose by filters, or say --all" in ran.err
+        assert states(ledger, key) == ["failed"]
+
+
+class TestCancel:
+    def test_ends_what_was_never_sent(self, b2copy_sync: Command, ledger: Ledger) -> None:
+        key = put(ledger, "W1")
+
+        ran = b2copy_sync("failed", "cancel", "W1", "--why", "the client withdrew")
+
+        assert (ran.code, ran.out) == (0, f"{key} cancelled: nothing of it was sent\n")
+        assert states(ledger, key) == ["cancelled"]
+
+    def test_what_was_sent_can_only_be_asked_about_no_more(self, b2copy_sync: Command, ledger: Ledger) -> None:
+        key = failed(ledger, "W1")
+        b2copy_sync("failed", "replay", key, "--why", "again", "--yes")
+
+        refused = b2copy_sync("failed", "cancel", key, "--why", "x")
+        ended = b2copy_sync("failed", "cancel", key, "--why", "x", "--stop-asking", "--json")
+
+        assert refused.code == 1
+        assert "--stop-asking ends it" in refused.err
+        assert (ended.document["state"], ended.document["reason"]) == ("failed", "unresolved")
+
+    def test_show_names_the_way_out(self, b2copy_sync: Command, ledger: Ledger) -> None:
+        key = failed(ledger, "W1", reason=Reason.FEE_ERROR, words="the master account cannot be credited")
+
+        ran = b2copy_sync("failed", "show", "W1")
+
+        operation = find(ledger, key)
+        assert operation is not None
+        assert len(attempts(ledger, operation.id)) == 1
+        assert "failed (fee_error): B2COPY ended the fee run with an error" in ran.out
+        assert "the master account cannot be credited" in ran.out
+        assert f"b2copy-sync failed replay {key} --why" in ran.out

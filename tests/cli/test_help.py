@@ -1,0 +1,59 @@
+"""What a newcomer meets first."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import typer
+
+from worker.cli import app, options
+from worker.ledger import LANES, Reason
+
+HEAVY = {"celery", "sqlalchemy", "redis", "requests", "cryptography", "pydantic", "aiohttp"}
+
+
+def commands(group: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, f"{path}{name} ")
+        else:
+            yield f"{path}{name}", command
+
+
+def test_the_installed_command_lists_everything_from_any_folder_without_a_setting(tmp_path: Path) -> None:
+    command = Path(sys.executable).with_name("b2copy-sync")
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+
+    ran = subprocess.run([command, "--help"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    assert ran.returncode == 0
+    assert ran.stderr == ""
+    assert "5 no such operation" in ran.stdout
+    for name in ("demo", "doctor", "keygen", "migrate", "sandbox", "fees", "import", "status", "failed", "session"):
+        assert f" {name} " in ran.stdout
+
+
+def test_help_brings_none_of_the_heavy_packages() -> None:
+    code = "import sys, worker.cli; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert HEAVY & set(ran.stdout.split()) == set()
+
+
+def test_every_command_and_every_option_is_explained() -> None:
+    found = dict(commands(typer.main.get_command(app)))
+
+    assert {"failed list", "failed show", "failed replay", "failed cancel", "session renew"} <= found.keys()
+    for name, command in found.items():
+        assert command.help, name
+        assert command.epilog, name
+        assert [param.name for param in command.params if not getattr(param, "help", "")] == [], name
+
+
+def test_the_words_offered_are_the_ledgers() -> None:
+    assert get_args(options.Lane) == LANES
+    assert get_args(options.Reason) == tuple(Reason)

@@ -1,0 +1,35 @@
+"""session show, renew, forget: and no token anywhere."""
+
+from tests.cli.conftest import Command
+from worker.sandbox.control import SandboxControl
+
+
+def test_renews_shows_and_forgets_the_shared_session(b2copy_sync: Command, sandbox: SandboxControl) -> None:
+    none = b2copy_sync("session", "show")
+    login = b2copy_sync("session", "renew")
+    doctor = b2copy_sync("doctor", "--login")  # renews like `session renew`
+    shown = b2copy_sync("session", "show", "--json")
+    words = b2copy_sync("session", "show")
+    forgotten = b2copy_sync("session", "forget")
+    gone = b2copy_sync("session", "show", "--json")
+
+    assert "none: the next call logs in" in none.out
+    assert "renewed by a login" in login.out
+    assert f"generation {shown.document['generation']}, renewed with the refresh token" in doctor.out
+    assert shown.document["expires_in_seconds"] > 0
+    assert "made by        a refresh with key test-key" in words.out
+    assert "is forgotten: the next call logs in" in forgotten.out
+    assert gone.document["generation"] is None
+    assert [call["route"] for call in sandbox.token_calls()] == ["authexternalcrm", "refreshtoken"]
+    tokens = {pair[name] for pair in sandbox.pairs() for name in ("access", "refresh")}
+    printed = "".join(ran.out + ran.err for ran in (login, doctor, shown, words, forgotten))
+    assert len(tokens) == 4
+    assert [token for token in tokens if token in printed] == []
+
+
+def test_a_refused_login_is_told_in_b2copys_words(b2copy_sync: Command) -> None:
+    ran = b2copy_sync("session", "renew", B2COPY_ADMIN_ID="7")
+
+    assert ran.code == 1
+    assert "admin_id is not a service admin" in ran.err
+    assert ran.err.count("\n") == 1

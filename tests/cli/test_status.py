@@ -1,0 +1,87 @@
+"""status: the whole story of an operation."""
+
+from tests.cli.conftest import Command
+from tests.cli.operations import failed, put, succeeded
+from worker.ledger import Ledger, fail_message, replay
+
+
+def test_tells_who_asked_what_b2copy_said_and_who_decided(b2copy_sync: Command, ledger: Ledger) -> None:
+    key = failed(ledger, "W1", words="account 7 is closed")
+    replay(ledger, [key], who="ann@desk", why="reopened")
+
+    ran = b2copy_sync("status", "W1")
+
+    assert ran.code == 0
+    told = [line.split() for line in ran.out.splitlines() if line.startswith("20")]
+    assert [words[2] for words in told] == ["enqueued", "asked", "replayed"]
+    assert told[0][3] == "crm@shop"
+    assert told[1][3:] == ["400", "12", "ms", "worker-1", "0.1.0", "account", "7", "is", "closed"]
+    assert told[2][3:] == ["ann@desk", "reopened"]
+    assert "queued: no worker has taken it yet" in ran.out
+
+
+def test_exports_the_evidence(b2copy_sync: Command, ledger: Ledger) -> None:
+    key = failed(ledger, "W1", words="account 7 is closed")
+    replay(ledger, [key], who="ann@desk", why="reopened")
+
+    told = b2copy_sync("status", key, "--json").document
+
+    assert (told["key"], told["state"], told["enqueued_by"]) == (key, "queued", "crm@shop")
+    assert told["payload"] == {"account_login": "7", "request_id": "W1"}
+    [attempt] = told["attempts"]
+    assert attempt["words"] == "account 7 is closed"
+    assert (attempt["http_status"], attempt["request_id"], attempt["counted"]) == (400, "W1", True)
+    assert (attempt["worker"], attempt["version"], attempt["duration_ms"]) == ("worker-1", "0.1.0", 12)
+    assert attempt["started_at"].endswith("Z")
+    [decision] = told["decisions"]
+    assert (decision["what"], decision["who"], decision["why"]) == ("replay", "ann@desk", "reopened")
+    assert told["replays"] == 1
+
+
+def test_an_unknown_key_is_answered_with_near_ones(b2copy_sync: Command, ledger: Ledger) -> None:
+    succeeded(ledger, "withdrawal-1001")
+
+    near = b2copy_sync("status", "withdrawal-1010")
+    far = b2copy_sync("status", "fees.process:X", "--json")
+
+    assert (near.code, near.out) == (5, "")
+    assert near.err == "withdrawal-1010: no such operation; did you mean fees.process:withdrawal-1001?\n"
+    assert (far.code, far.out) == (5, "")
+    assert "Is it the right B2COPY_DATABASE_URL?" in far.err
+
+
+def test_an_id_that_two_kinds_have_is_not_guessed(b2copy_sync: Command, ledger: Ledger) -> None:
+    put(ledger, "W1")
+    put(ledger, "W1", kind="call")
+
+    ran = b2copy_sync("status", "W1")
+
+    assert ran.code == 2
+    assert "call:W1 or fees.process:W1" in ran.err
+
+
+def test_shows_why_a_message_could_not_be_taken(b2copy_sync: Command, ledger: Ledger) -> None:
+    fail_message(ledger, "m-1", "b2copy.fees.process", "request_id is missing", by="message from crm", raw="{}")
+
+    ran = b2copy_sync("failed", "show", "m-1", "--json")
+
+    assert ran.document["result"] == {"error": "request_id is missing"}
+    assert ran.document["remedy"].startswith("Send it again")
+
+
+def test_what_others_wrote_does_not_steer_the_terminal(b2copy_sync: Command, ledger: Ledger) -> None:
+    failed(ledger, "W1", words="closed\x1b]0;owned\x07\x1b[2J")
+
+    ran = b2copy_sync("status", "W1")
+
+    assert "closed?]0;owned??[2J" in ran.out
+    assert "\x1b" not in ran.out
+
+
+def test_refresh_says_when_there_is_nothing_to_ask(b2copy_sync: Command, ledger: Ledger) -> None:
+    succeeded(ledger, "W1")
+
+    ran = b2copy_sync("status", "W1", "--refresh")
+
+    assert ran.code == 0
+    assert "it does not wait: there is nothing to ask" in ran.err
