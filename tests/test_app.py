@@ -1,0 +1,160 @@
+"""How processes start: on good settings by the plain celery commands, on bad ones not at all."""
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from tests.support import until
+from worker.app import PerProcess
+from worker.ledger.store import connect, schema_version
+from worker.sandbox.stage import CELERY, Stage, wait_for_worker
+
+
+def started(stage: Stage, command: str, *without: str, **changes: str) -> subprocess.CompletedProcess[str]:
+    """Start `celery -A worker.app <command>` with settings changed or left out, and return when it has ended."""
+    environment = {name: value for name, value in (stage.environment | changes).items() if name not in without}
+    options = ["--schedule", str(stage.folder / "schedule")] if command == "beat" else ["--without-mingle"]
+    return subprocess.run(
+        [*CELERY, command, *options], env=environment, capture_output=True, text=True, timeout=30, check=False
+    )
+
+
+def refused(ended: subprocess.CompletedProcess[str]) -> list[str]:
+    """The lines on stderr of a process that did not start."""
+    assert ended.returncode == 2, ended.stderr
+    assert "Traceback" not in ended.stderr + ended.stdout
+    return [line for line in ended.stderr.splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize(
+    ("command", "missing"),
+    [("worker", "B2COPY_HOST"), ("worker", "B2COPY_REDIS_URL"), ("beat", "B2COPY_REDIS_URL")],
+)
+def test_a_missing_setting_is_one_line_and_exit_2(stage: Stage, command: str, missing: str) -> None:
+    [line] = refused(started(stage, command, missing))
+
+    assert line.startswith(f"{missing} is not set: ")
+
+
+@pytest.mark.parametrize("command", ["worker", "beat"])
+def test_a_misspelt_setting_is_one_line_and_exit_2(stage: Stage, command: str) -> None:
+    [line] = refused(started(stage, command, B2COPY_RATELIMIT="5/second"))
+
+    assert line == "B2COPY_RATELIMIT is not a setting: did you mean B2COPY_RATE_LIMIT?"
+
+
+def test_a_key_that_others_may_read_stops_a_worker(stage: Stage, tmp_path: Path) -> None:
+    copy = tmp_path / "key.pem"
+    copy.write_bytes(stage.keys.private_file.read_bytes())
+    copy.chmod(0o644)
+
+    ended = started(stage, "worker", B2COPY_PRIVATE_KEY_FILE=str(copy))
+
+    assert any("B2COPY_PRIVATE_KEY_FILE" in line for line in refused(ended))
+    assert "PRIVATE KEY" not in ended.stderr + ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("version", "remedy"), [("0000", "run `b2copy-sync migrate`"), ("9999", "install the b2copy-sync that made it")]
+)
+def test_another_schema_stops_a_worker_and_names_the_remedy(stage: Stage, version: str, remedy: str) -> None:
+    engine = connect(stage.database_url)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE b2copy_schema_version (version_num TEXT)"))
+        connection.execute(text("INSERT INTO b2copy_schema_version VALUES (:version)"), {"version": version})
+    engine.dispose()
+
+    [line] = refused(started(stage, "worker"))
+
+    assert line.startswith(f"B2COPY_DATABASE_URL: the ledger's schema is {version}")
+    assert remedy in line
+
+
+def test_a_worker_makes_the_tables_of_an_empty_database_and_beat_needs_no_key(stage: Stage) -> None:
+    engine = connect(stage.database_url)
+    assert schema_version(engine) is None
+    without = ("B2COPY_HOST", "B2COPY_ADMIN_ID", "B2COPY_KEY_ID", "B2COPY_PRIVATE_KEY_FILE", "B2COPY_DEVICE_IP")
+
+    worker = stage.worker("--without-mingle", "--without-gossip", restarts=False)
+    for name in without:
+        del stage.settings[name]
+    beat = stage.beat(restarts=False)
+
+    wait_for_worker(worker)
+    assert schema_version(engine) is not None
+    engine.dispose()
+    until(lambda: "Sending due task" in beat.said())
+    assert (worker.stop(), beat.stop()) == (0, 0)
+
+
+CRM = """
+import os, sys
+
+import celery
+mine = celery.Celery("crm")
+mine.set_current()
+
+from tasks import enqueue
+from worker.errors import SettingsError
+
+assert celery.current_app._get_current_object() is mine, "the CRM's own app is current no longer"
+assert "worker.sandbox" not in sys.modules
+assert not [thread for thread in __import__("threading").enumerate() if thread.name != "MainThread"]
+
+try:
+    enqueue.fees(account_login="7", request_id="W1")
+except SettingsError as error:
+    assert "B2COPY_DATABASE_URL is not set" in str(error), error
+else:
+    raise AssertionError("recorded nowhere")
+
+os.environ["B2COPY_DATABASE_URL"], os.environ["B2COPY_REDIS_URL"] = sys.argv[1:]
+recorded = enqueue.fees(account_login="7", request_id="W1")
+print(recorded.key, recorded.state.value, enqueue.status("fees.process:W1").state.value)
+assert celery.current_app._get_current_object() is mine
+"""
+
+
+def test_a_crm_needs_database_and_redis_alone_and_keeps_its_own_celery(stage: Stage, tmp_path: Path) -> None:
+    script = tmp_path / "crm.py"
+    script.write_text(CRM)
+    environment = {name: value for name, value in stage.environment.items() if not name.startswith("B2COPY_")}
+    command = [sys.executable, "-W", "error", str(script), stage.database_url, stage.broker.url]
+
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
+
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.split() == ["fees.process:W1", "queued", "queued"]
+
+
+class TestPerProcess:
+    def test_makes_one_at_first_use(self) -> None:
+        made: list[object] = []
+        one = PerProcess(lambda: made.append(object()) or made[-1])
+
+        assert one.made is None
+        assert one() is one()
+        assert len(made) == 1
+        one.forget()
+        assert one() is made[1]
+
+    def test_a_forked_child_makes_its_own(self) -> None:
+        pids = PerProcess(os.getpid)
+        assert pids() == os.getpid()
+        reading, writing = os.pipe()
+
+        child = os.fork()
+        if not child:
+            os.write(writing, pickle.dumps((pids(), os.getpid())))
+            os._exit(0)
+        os.waitpid(child, 0)
+        told, pid = pickle.loads(os.read(reading, 100))
+        os.close(reading)
+        os.close(writing)
+
+        assert told == pid == child
