@@ -33,7 +33,7 @@ class Played:
 
 
 @contextmanager
-def playing(folder: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
+def playing(folder: Path, *options: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
     """Run the demo with a TMPDIR of its own, in a folder that is not the checkout."""
     command = [sys.executable, "-m", "worker.cli", "demo", *options]
     process = subprocess.Popen(
@@ -42,7 +42,7 @@ def playing(folder: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
         stderr=subprocess.PIPE,
         text=True,
         cwd=folder,
-        env=os.environ | NEIGHBOUR | {"TMPDIR": str(folder)},
+        env=os.environ | NEIGHBOUR | {"TMPDIR": str(folder)} | environment,
     )
     try:
         yield process
@@ -87,7 +87,11 @@ def lying(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def played(tmp_path_factory: pytest.TempPathFactory, lying: Path) -> dict[str, Played]:
     """Two demos at once, to save the wait for their tokens to age: the sample's first rows, and the lying rows."""
     right, wrong = tmp_path_factory.mktemp("right"), tmp_path_factory.mktemp("wrong")
-    with playing(right, "--rows", "40") as first, playing(wrong, "--csv", str(lying), "--json") as second:
+    latin = {"PYTHONIOENCODING": "latin-1"}  # has no check mark
+    with (
+        playing(right, "--rows", "40") as first,
+        playing(wrong, "--csv", str(lying), "--json", **latin) as second,
+    ):
         return {"right": ended(first, right), "wrong": ended(second, wrong)}
 
 
