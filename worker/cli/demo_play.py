@@ -60,7 +60,7 @@ def _run(rows: list[Withdrawal], stage: Stage, view: View) -> Report:
     from worker.app import ledger
 
     wait_for_worker(worker)
-    view.started("worker", "celery -A worker.app worker, starts the fee runs and asks until they are final")
+    view.started("worker", "celery -A worker.app worker, starts fee runs, asks until all is final")
     view.started("beat", "celery -A worker.app beat, has the session renewed ahead of expiry")
     began = time.monotonic()
     enqueue.many("fees.process", [row.fields for row in rows], by="demo")

@@ -109,7 +109,7 @@ def _picture(glance: Glance) -> Group:
         ("succeeded", "succeeded", "green"),
         ("failed", "failed", "red"),
         ("waiting", "pending at B2COPY", "yellow"),
-        ("running", "being asked", "cyan"),
+        ("running", "asking", "cyan"),
         ("queued", "queued", "bright_black"),
     ):
         if count := glance.states[state]:
@@ -117,7 +117,7 @@ def _picture(glance: Glance) -> Group:
             upto = round(BAR * done / total)
             bar.append("█" * (upto - filled), colour)
             filled = upto
-            legend.append("■ ", colour).append(f"{count} {word}   ")
+            legend.append("■ ", colour).append(f"{count} {word}  ")
     return Group(bar, legend, Text(f"{glance.seconds:.0f} s   {glance.session}", "dim"))
 
 
