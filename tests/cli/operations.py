@@ -23,6 +23,13 @@ def failed(
     return key
 
 
+def many_failed(ledger: Ledger, count: int) -> None:
+    """Record so many calls that B2COPY refused, in one go."""
+    record(ledger, [New("call", f"call:{number}", {}, "default") for number in range(count)], by="crm@shop")
+    held = claim(ledger, "default", "worker-1", count)
+    settle(ledger, [Verdict(one, State.FAILED, reason=Reason.REJECTED) for one in held])
+
+
 def succeeded(ledger: Ledger, name: str) -> str:
     key = put(ledger, name)
     _settle(ledger, key, "money", "", State.SUCCEEDED)

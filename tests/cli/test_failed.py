@@ -3,7 +3,7 @@
 import time
 
 from tests.cli.conftest import Command
-from tests.cli.operations import failed, put, succeeded
+from tests.cli.operations import failed, many_failed, put, succeeded
 from tests.ledger.actors import Clock
 from worker.ledger import Ledger, Reason, State, attempts, decisions, fail_message, find, search
 
@@ -110,6 +110,14 @@ class TestReplay:
         assert time.monotonic() - began > 1.0
         assert states(ledger, other) == ["failed"]
         assert len(search(ledger, state=State.QUEUED)) == 5
+
+    def test_all_means_all(self, b2copy_sync: Command, ledger: Ledger) -> None:
+        many_failed(ledger, 1001)
+
+        ran = b2copy_sync("failed", "replay", "--all", "--why", "x")
+
+        assert ran.out == "1001 operations replayed\n"
+        assert search(ledger, state=State.FAILED) == []
 
     def test_never_takes_all_by_accident(self, b2copy_sync: Command, ledger: Ledger) -> None:
         key = failed(ledger, "W1")

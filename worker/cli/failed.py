@@ -141,12 +141,16 @@ def replay(
             if money and not yes:
                 chosen_are = f"{say.count(len(wanted))} chosen, {money} of which move money"
                 raise Stop(Exit.USAGE, f"{chosen_are}: look with --dry-run, then --yes")
-            for batch in _paced([one.key for one in wanted], rate):
-                replayed += queue_again(ledger, batch, by, why)
-                for each in {one.lane for one in wanted}:
-                    wake(each)
-                if len(replayed) < len(wanted) and say.err().is_terminal:
-                    say.note(f"{len(replayed)} of {len(wanted)} replayed")
+            try:
+                for batch in _paced([one.key for one in wanted], rate):
+                    replayed += queue_again(ledger, batch, by, why)
+                    for each in {one.lane for one in wanted}:
+                        wake(each)
+                    if len(replayed) < len(wanted) and say.err().is_terminal:
+                        say.note(f"{len(replayed)} of {len(wanted)} replayed")
+            except KeyboardInterrupt:
+                told = f"interrupted: {len(replayed)} of {len(wanted)} replayed, the others are as they were"
+                raise Stop(Exit.FAILED, told) from None
     if as_json:
         would = [one.key for one in wanted]
         say.document({"dry_run": dry_run, "chosen": would, "replayed": replayed, "left_alone": left})
