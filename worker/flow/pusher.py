@@ -32,8 +32,8 @@ log = logging.getLogger(__name__)
 Act = Callable[[Claim], Outcome]
 
 DRAIN_FOR = 10.0  # seconds after which a drain gives its Celery slot back, for pools that have few
-LOOKAHEAD = 0.1  # seconds of sending that are claimed ahead, so that no sender waits for the ledger
-LOOKAHEAD_MAX = 100  # operations
+LOOKAHEAD = 0.2  # seconds of sending that are claimed ahead, so that no sender waits for the ledger
+LOOKAHEAD_MAX = 250  # operations
 STAY = 1.5 * WAKE_UP_LASTS  # seconds that a drain stays after a wake-up
 LINGER = 0.05  # seconds that results may wait for company while the senders are busy
 DATABASE_PAUSE = 0.5  # seconds between two tries to write results to a ledger that is away
