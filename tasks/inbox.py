@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from celery.exceptions import Reject
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from tasks.kind import Kind
@@ -18,16 +18,19 @@ from worker.ledger import fail_message, record
 
 log = logging.getLogger(__name__)
 
+# How Celery runs a task that takes messages in: acknowledged when the ledger has it, and not lost with the pool process
+# that was just recording it. It does nothing else, so that no message can kill one process after the other.
+TAKES_IN = {"bind": True, "acks_late": True, "reject_on_worker_lost": True}
+
 # Shorter than the broker's visibility timeout, after which the message would come a second time.
 PATIENCE = 5.0  # seconds to wait for a database that is away
-_away = (OperationalError, InterfaceError)
 
 
 def take_in(kind: Kind[Any], request: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     """Record the operation a message asks for; one that can't be taken becomes a failed operation that people see."""
     try:
         new = kind.new(_fields(kind, args, kwargs))
-        _patiently(record, ledger(), [new], by=_sender(request.origin))
+        _patiently((OperationalError, InterfaceError), record, ledger(), [new], by=_sender(request.origin))
     except RetryError:
         log.warning("the ledger is away: message %s goes back to the queue", request.id)
         raise Reject("the ledger is away", requeue=True) from None
@@ -45,7 +48,7 @@ def keep(message_id: str, task: str, why: str, origin: str | None, raw: str) -> 
     """Keep a message that can't be taken as a failed operation; return False if the ledger is away."""
     log.error("message %s can't be taken: %s", message_id, why)
     try:
-        _patiently(fail_message, ledger(), message_id, task, why, by=_sender(origin), raw=raw)
+        _patiently((DBAPIError,), fail_message, ledger(), message_id, task, why, by=_sender(origin), raw=raw)
     except RetryError:
         log.warning("the ledger is away: message %s goes back to the queue", message_id)
         return False
@@ -56,8 +59,9 @@ def _sender(origin: str | None) -> str:
     return f"message from {origin or 'unknown'}"
 
 
-def _patiently(work: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-    patient = Retrying(retry=retry_if_exception_type(_away), wait=wait_fixed(0.25), stop=stop_after_delay(PATIENCE))
+def _patiently(errors: tuple[type[Exception], ...], work: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    """Raises `RetryError` if the ledger is still away after `PATIENCE`."""
+    patient = Retrying(retry=retry_if_exception_type(errors), wait=wait_fixed(0.25), stop=stop_after_delay(PATIENCE))
     patient(work, *args, **kwargs)
 
 

@@ -108,6 +108,7 @@ def test_every_queue_we_name_is_served_and_none_that_is_not_ours(registered: dic
     assert served == {INBOX, HOUSEKEEPING, *map(queue_of, LANES)}
     assert served == {"b2copy.inbox", "b2copy.session", "b2copy.money", "b2copy.default", "b2copy.bulk"}
     assert "celery" not in served
+    assert all(queue.exchange.name == queue.routing_key == queue.name for queue in app.conf.task_queues)
     for task in registered:
         assert app.amqp.router.route({}, task)["queue"].name in served
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from celery import Celery, signals
-from kombu.entity import Queue
+from kombu.entity import Exchange, Queue
 
 from worker.b2copy import B2Copy
 from worker.errors import SettingsError
@@ -88,7 +88,10 @@ def _config() -> dict[str, Any]:
         "task_acks_late": False,
         "task_reject_on_worker_lost": False,
         # Published by queue name, which Celery does through the anonymous exchange: a flushed Redis loses no binding.
-        "task_queues": [Queue(name) for name in (INBOX, HOUSEKEEPING, *map(queue_of, LANES))],
+        # Bound by name all the same: else whoever publishes to the default exchange would reach all of them.
+        "task_queues": [
+            Queue(name, Exchange(name), routing_key=name) for name in (INBOX, HOUSEKEEPING, *map(queue_of, LANES))
+        ],
         "task_default_queue": INBOX,
         "task_routes": {"b2copy.session.*": HOUSEKEEPING, "b2copy.ledger.*": HOUSEKEEPING},
         # Threads: a worker of 50 MB, warm shutdowns that lose nothing. Every call has a deadline of its own.
