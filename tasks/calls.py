@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from pydantic import Field, JsonValue, field_validator
 
 from tasks.fees import Id
-from tasks.inbox import take_in
+from tasks.inbox import TAKES_IN, take_in
 from tasks.kind import Kind, Payload
 from worker.app import app
 from worker.b2copy import B2Copy
@@ -55,7 +55,7 @@ def act(b2copy: B2Copy, call: Call, claim: Claim) -> Outcome:
 CALL = Kind("call", Call, describe, act)
 
 
-@app.task(name="b2copy.call", bind=True, acks_late=True)
+@app.task(name="b2copy.call", **TAKES_IN)
 def call(self: Any, *args: Any, **kwargs: Any) -> None:
     """Take in a message that asks for a call: `path`, `payload`, `key`."""
     take_in(CALL, self.request, args, kwargs)

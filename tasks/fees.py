@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from tasks.inbox import take_in
+from tasks.inbox import TAKES_IN, take_in
 from tasks.kind import Kind, Payload
 from worker.app import app, ledger
 from worker.b2copy import B2Copy, FeeState
@@ -60,7 +60,7 @@ def _suffix(claim: Claim) -> str:
 FEES = Kind("fees.process", Fees, describe, act)
 
 
-@app.task(name="b2copy.fees.process", bind=True, acks_late=True)
+@app.task(name="b2copy.fees.process", **TAKES_IN)
 def process(self: Any, *args: Any, **kwargs: Any) -> None:
     """Take in a message that asks for a fee run: `account_login`, `request_id`."""
     take_in(FEES, self.request, args, kwargs)
