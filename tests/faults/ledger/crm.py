@@ -33,7 +33,7 @@ def ask_of(door: str, number: int) -> tuple[str, str, dict[str, Any]]:
     name, what = f"{door}-{number}", MIX[number % len(MIX)]
     if what in {"none_due", "pending", "error"}:
         return what, f"fees.process:{name}", {"account_login": what, "request_id": name}
-    fields = {"path": PATH, "payload": {"name": name}, "key": name}
+    fields: dict[str, Any] = {"path": PATH, "payload": {"name": name}, "key": name}
     if what == "repeatable":
         fields["repeatable"] = True
     if what == "ordered":
@@ -56,16 +56,16 @@ def by_message(app: Celery) -> Callable[[str, dict[str, Any]], None]:
     return send
 
 
-def foreign_app() -> Celery:
+def foreign_app(broker_url: str) -> Celery:
     """An app that knows of us no more than names and the broker's URL."""
-    app = Celery("crm", broker=crm_settings().redis_url, set_as_current=False)
+    app = Celery("crm", broker=broker_url, set_as_current=False)
     app.conf.broker_transport_options = {"socket_timeout": 3, "socket_connect_timeout": 1}
     app.conf.task_publish_retry = False
     return app
 
 
 def keep_asking(door: str, give: Callable[[str, dict[str, Any]], None], folder: Path, per_second: float) -> None:
-    """Ask until the file `stop` appears. Notes when an ask was first made and when it was taken, s since 1970."""
+    """Ask until the file `stop` appears; note what was asked for, its key, and when it was taken, s since 1970."""
     due, number = time.monotonic(), 0
     with (folder / f"{door}.notes").open("w", buffering=1) as notes:
         while not (folder / "stop").exists():
@@ -81,7 +81,7 @@ def keep_asking(door: str, give: Callable[[str, dict[str, Any]], None], folder: 
 
 
 def main(task: dict[str, Any]) -> None:
-    gives = {"enqueue": by_enqueue, "message": by_message(foreign_app())}
+    gives = {"enqueue": by_enqueue, "message": by_message(foreign_app(crm_settings().redis_url))}
     threads = [
         threading.Thread(target=keep_asking, args=(door, gives[door], Path(task["folder"]), task["per_second"]))
         for door in task["doors"]
