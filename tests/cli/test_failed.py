@@ -112,11 +112,11 @@ class TestReplay:
         assert len(search(ledger, state=State.QUEUED)) == 5
 
     def test_all_means_all(self, b2copy_sync: Command, ledger: Ledger) -> None:
-        many_failed(ledger, 1001)
+        many_failed(ledger, 501)
 
         ran = b2copy_sync("failed", "replay", "--all", "--why", "x")
 
-        assert ran.out == "1001 operations replayed\n"
+        assert ran.out == "501 operations replayed\n"
         assert search(ledger, state=State.FAILED) == []
 
     def test_never_takes_all_by_accident(self, b2copy_sync: Command, ledger: Ledger) -> None:
