@@ -12,6 +12,7 @@ from worker.b2copy import B2Copy
 from worker.b2copy.client import checked_path
 from worker.flow.outcome import Outcome
 from worker.ledger import Claim, New
+from worker.settings import crm_settings
 
 
 class Call(Payload):
@@ -42,6 +43,7 @@ def describe(call: Call) -> New:
         lane="default",
         entity=call.entity,
         parent=call.parent,
+        deadline=crm_settings().calls_deadline,
         repeatable=call.repeatable,
     )
 

@@ -3,18 +3,18 @@ after the ledger has committed."""
 
 import json
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from celery.exceptions import Reject
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from tasks.kind import Kind
 from tasks.wake import wake_soon
 from worker.app import ledger
 from worker.errors import BadPayload
-from worker.ledger import fail_message, record
+from worker.ledger import AWAY, fail_message, record
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ def take_in(kind: Kind[Any], request: Any, args: Sequence[Any], kwargs: Mapping[
     """Record the operation a message asks for; one that can't be taken becomes a failed operation that people see."""
     try:
         new = kind.new(_fields(kind, args, kwargs))
-        _patiently((OperationalError, InterfaceError), record, ledger(), [new], by=_sender(request.origin))
+        _patiently(lambda: record(ledger(), [new], by=_sender(request.origin)))
     except RetryError:
         log.warning("the ledger is away: message %s goes back to the queue", request.id)
         raise Reject("the ledger is away", requeue=True) from None
@@ -48,9 +48,10 @@ def keep(message_id: str, task: str, why: str, origin: str | None, raw: str) -> 
     """Keep a message that can't be taken as a failed operation; return False if the ledger is away."""
     log.error("message %s can't be taken: %s", message_id, why)
     try:
-        _patiently((DBAPIError,), fail_message, ledger(), message_id, task, why, by=_sender(origin), raw=raw)
-    except RetryError:
-        log.warning("the ledger is away: message %s goes back to the queue", message_id)
+        _patiently(lambda: fail_message(ledger(), message_id, task, why, by=_sender(origin), raw=raw))
+    except Exception:  # whatever it was: what is not kept must not be acknowledged
+        log.exception("message %s was not kept and goes back to the queue", message_id)
+        time.sleep(1)
         return False
     return True
 
@@ -59,10 +60,10 @@ def _sender(origin: str | None) -> str:
     return f"message from {origin or 'unknown'}"
 
 
-def _patiently(errors: tuple[type[Exception], ...], work: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+def _patiently(work: Callable[[], Any]) -> None:
     """Raises `RetryError` if the ledger is still away after `PATIENCE`."""
-    patient = Retrying(retry=retry_if_exception_type(errors), wait=wait_fixed(0.25), stop=stop_after_delay(PATIENCE))
-    patient(work, *args, **kwargs)
+    patient = Retrying(retry=retry_if_exception_type(AWAY), wait=wait_fixed(0.25), stop=stop_after_delay(PATIENCE))
+    patient(work)
 
 
 def _fields(kind: Kind[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:

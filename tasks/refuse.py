@@ -17,6 +17,12 @@ log = logging.getLogger(__name__)
 class Inbox(Consumer):
     """Celery's consumer (`worker_consumer`), whose callbacks for messages it cannot take keep them."""
 
+    def __init__(self, *args: Any, worker_options: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        """Leave out the talk between workers: it costs a second at the start, and while Redis is frozen the heartbeat
+        would keep a worker from ending."""
+        alone = {"without_gossip": True, "without_mingle": True, "without_heartbeat": True}
+        super().__init__(*args, worker_options={**(worker_options or {}), **alone}, **kwargs)
+
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Any:
         take = super().create_task_handler(*args, **kwargs)
 

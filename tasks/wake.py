@@ -15,6 +15,10 @@ from worker.flow.lanes import WAKE_UP_LASTS, queue_of
 log = logging.getLogger(__name__)
 
 
+AFTER_FAILURE = (
+    5.0  # seconds without wake-ups when the broker took none: whoever enqueues must not wait for it each time
+)
+
 _sent: dict[str, float] = {}  # lane -> when this process last sent one, monotonic seconds
 
 
@@ -23,7 +27,8 @@ def wake_soon(lane: str) -> None:
     now = time.monotonic()
     if now - _sent.get(lane, -WAKE_UP_LASTS) >= WAKE_UP_LASTS:
         _sent[lane] = now
-        wake(lane)
+        if not wake(lane):
+            _sent[lane] = time.monotonic() + AFTER_FAILURE
 
 
 def wake(lane: str, times: int = 1) -> bool:

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-from celery import Celery, signals
+from celery import Celery, current_app, signals
 from kombu.entity import Exchange, Queue
 
 from worker.b2copy import B2Copy
@@ -173,6 +173,8 @@ def check_before_work(conf: Any = None, **_: Any) -> None:
 def set_up_logs(logger: Any = None, **_: Any) -> None:
     """The last gate before a line leaves, whoever wrote it. Celery's two lines per message are left out: wake-ups come
     by the thousand and say nothing, and what became of an operation stands in the ledger."""
+    if current_app != app:  # a CRM's own worker, which only imports the door
+        return
     guard(logger)
     for chatty in ("celery.worker.strategy", "celery.app.trace"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -125,6 +125,9 @@ class CrmSettings(LedgerSettings):
     fees_deadline: Seconds = Field(
         72 * 3600.0, description="How long a fee run may take; PAMM stays pending until a rollover."
     )
+    calls_deadline: Seconds = Field(
+        72 * 3600.0, description="How long any other call may wait, for B2COPY or for what it comes after."
+    )
 
 
 class Settings(CrmSettings):

@@ -73,7 +73,9 @@ def _error_of(answer: Answer, what: str, *, repeatable: bool) -> B2CopyError:
             return Conflict(what, status, words)
         case 501:  # gRPC Unimplemented: no such method, however often we ask
             return Rejected(what, status, words)
-        case 408 | 425 | 503:  # not processed, by definition (RFC 9110 15.5.9, RFC 8470 5.2, RFC 9110 15.6.4)
+        case (
+            408 | 425 | 503
+        ):  # taken as not processed: who is busy, or still waits for the request, has not acted on it
             return Unavailable(what, status, words, retry_after(answer.headers))
     if status >= 500:
         if not repeatable:

@@ -10,9 +10,7 @@ import threading
 import time
 from collections.abc import Iterable
 
-from sqlalchemy.exc import SQLAlchemyError
-
-from worker.ledger import LEASE, Claim, Ledger, renew
+from worker.ledger import AWAY, LEASE, Claim, Ledger, renew
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +25,7 @@ class Leases:
         self._ledger, self.owner = ledger, owner
         self._until: dict[int, float] = {}  # operation id -> monotonic seconds
         self._held: dict[int, Claim] = {}
+        self._renewed = 0.0  # monotonic seconds
         self._lock = threading.Lock()
         self._something = threading.Event()
         threading.Thread(target=self._keep, name="b2copy-leases", daemon=True).start()
@@ -34,6 +33,8 @@ class Leases:
     def took(self, claims: Iterable[Claim]) -> None:
         """Hold these from now on."""
         with self._lock:
+            if not self._held:
+                self._renewed = time.monotonic()
             for claim in claims:
                 self._held[claim.id], self._until[claim.id] = claim, claim.lease_until
         self._something.set()
@@ -56,11 +57,20 @@ class Leases:
             self._something.wait()
             time.sleep(RENEW_EVERY)
             try:
-                self._renew()
-            except SQLAlchemyError as error:
+                self.renew()
+            except AWAY as error:
                 log.warning("leases not renewed: %s", error)
+            except Exception:
+                log.exception("leases not renewed")
 
-    def _renew(self) -> None:
+    def catch_up(self) -> None:
+        """Renew if that is overdue, as after an outage of the ledger: else this process would claim from itself what it
+        still holds, as lapsed, and take its own calls for unknown."""
+        if time.monotonic() - self._renewed > RENEW_EVERY + 1:
+            self.renew()
+
+    def renew(self) -> None:
+        """Renew all that is held. A lease that lapsed but that nobody took over is good again."""
         with self._lock:
             held = list(self._held.values())
         if not held:
@@ -68,8 +78,9 @@ class Leases:
         asked = time.monotonic()
         kept = renew(self._ledger, self.owner, held)
         with self._lock:
+            self._renewed = asked
             for claim in held:
-                if claim.id not in self._held:
+                if self._held.get(claim.id) is not claim:  # let go meanwhile, perhaps claimed anew
                     continue
                 # A claim that somebody else holds by now must not be sent any more.
                 self._until[claim.id] = asked + LEASE if claim.id in kept else 0.0

@@ -7,6 +7,7 @@ claimed, sent and settled at once; under a backlog a transaction serves a hundre
 """
 
 import logging
+import math
 import os
 import socket
 import threading
@@ -15,7 +16,7 @@ from collections.abc import Callable, Mapping
 from queue import Empty, SimpleQueue
 from secrets import token_hex
 
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import SQLAlchemyError
 
 from worker.errors import B2CopyError, CredentialsRejected, SessionUnavailable, Unavailable, UnknownOutcome
 from worker.flow.breaker import Breaker
@@ -24,14 +25,15 @@ from worker.flow.leases import Leases
 from worker.flow.limiter import Limiter
 from worker.flow.outcome import Outcome
 from worker.flow.policy import Policy
-from worker.ledger import Attempt, Claim, Ledger, Reason, State, Verdict, Why, hand_back, release, settle, turn
+from worker.ledger import AWAY, Attempt, Claim, Ledger, Reason, State, Verdict, Why, hand_back, release, settle, turn
 from worker.settings import Settings
 
 log = logging.getLogger(__name__)
 
 Act = Callable[[Claim], Outcome]
 
-DRAIN_FOR = 10.0  # seconds after which a drain gives its Celery slot back, for pools that have few
+DRAIN_FOR = 10.0  # seconds after which a drain gives its Celery slot back, in pools that have one per process
+SHUTDOWN_PATIENCE = 20.0  # seconds that a worker which is to end waits for a ledger that is away
 LOOKAHEAD = 0.2  # seconds of sending that are claimed ahead, so that no sender waits for the ledger
 LOOKAHEAD_MAX = 250  # operations
 STAY = 1.5 * WAKE_UP_LASTS  # seconds that a drain stays after a wake-up
@@ -65,7 +67,7 @@ class Pusher:
     def _b2copy_is_back(self) -> None:
         try:
             count = sum(release(self._ledger, why) for why in (Why.BACKOFF, Why.BREAKER_OPEN, Why.NO_SESSION))
-        except OperationalError as error:
+        except SQLAlchemyError as error:
             log.warning("B2COPY is back, but the ledger is away: %s", error)
             return
         log.info("B2COPY is back: %d waiting operations are due now", count)
@@ -93,7 +95,9 @@ class Lane:
         self._to_send: SimpleQueue[tuple[Claim, int]] = SimpleQueue()
         self._results: SimpleQueue[Verdict | Claim | None] = SimpleQueue()
         self._lock = threading.Lock()
-        self._draining = self._started = False
+        self._draining = False
+        self._senders: list[threading.Thread] = []
+        self._careful = True  # what is claimed must not be sent twice: a kill would leave it unresolved, sent or not
         self._look_until = self._next_turn = 0.0  # monotonic seconds
         self._settled = 0  # in the present drain
         self._in_hand = 0  # claimed, and not yet back in `_results`: survives a drain that failed
@@ -124,18 +128,24 @@ class Lane:
 
     def _drain(self) -> bool:
         self._start_senders()
-        ends = time.monotonic() + DRAIN_FOR
+        has_slot_of_its_own = threading.current_thread() is not threading.main_thread()
+        ends = math.inf if has_slot_of_its_own else time.monotonic() + DRAIN_FOR
         learned: list[Verdict | Claim] = []
         while True:
             time_is_up = time.monotonic() > ends or self._stopping.is_set()
             want = 0 if time_is_up else self._room()
-            looked = time.monotonic()
-            claims = self._turn(learned, want)
+            looked, epoch = time.monotonic(), self._breaker.epoch
+            try:
+                claims = self._turn(learned, want)
+            except BaseException:
+                for item in learned:  # the next drain writes them
+                    self._results.put(item)
+                self._in_hand += len(learned)
+                raise
             done = time.monotonic()
             # Half of the time the ledger is left to others: SQLite has one writer, and those who enqueue write too.
             self._next_turn = done + min(done - looked, LINGER)
             self._in_hand += len(claims)
-            epoch = self._breaker.epoch
             for claim in claims:
                 self._to_send.put((claim, epoch))
             if self._in_hand:
@@ -163,7 +173,7 @@ class Lane:
     def _room(self) -> int:
         if self._breaker.open:
             return 0 if self._in_hand else self._breaker.allowance(1)
-        ahead = min(LOOKAHEAD_MAX, int(self._concurrency * LOOKAHEAD / self._call_seconds))
+        ahead = 0 if self._careful else min(LOOKAHEAD_MAX, int(self._concurrency * LOOKAHEAD / self._call_seconds))
         if self._limiter.per_second:
             ahead = min(ahead, int(self._limiter.per_second * LOOKAHEAD))
         return max(0, self._concurrency + ahead - self._in_hand)
@@ -172,17 +182,25 @@ class Lane:
         """Write what was learned and claim what is due, in one transaction; keep results until they are written."""
         unsent = [item for item in learned if isinstance(item, Claim)]
         verdicts = [item for item in learned if isinstance(item, Verdict)]
+        began = time.monotonic()
         while True:
             try:
+                self._leases.catch_up()
                 if unsent:
                     hand_back(self._ledger, unsent)
                 lost, claims = turn(self._ledger, verdicts, self.name, self._leases.owner, want)
                 break
-            except (OperationalError, InterfaceError) as error:
-                log.warning("the ledger is away, %d results wait: %s", len(learned), error.orig)
+            except AWAY as error:
+                log.warning("the ledger is away, %d results wait: %s", len(learned), error)
                 time.sleep(DATABASE_PAUSE)
                 if not learned:
                     return []
+                if self._stopping.is_set():
+                    want = 0
+                    if time.monotonic() - began > SHUTDOWN_PATIENCE:
+                        for verdict in verdicts:
+                            log.error("not written before the end: %s is %s", verdict.claim.key, verdict.state)
+                        return []
             except Exception:
                 if not verdicts:
                     raise
@@ -196,13 +214,15 @@ class Lane:
         self._settled += len(verdicts)
         self._leases.let_go(item if isinstance(item, Claim) else item.claim for item in learned)
         self._leases.took(claims)
+        if claims:
+            self._careful = not all(claim.repeatable for claim in claims)
         return claims
 
     def _settle_alone(self, verdict: Verdict) -> None:
         try:
             settle(self._ledger, [verdict])
-        except OperationalError as error:  # its lease lapses, and it is taken up again as an unknown outcome
-            log.warning("the result of %s is lost: %s", verdict.claim.key, error.orig)
+        except AWAY:
+            raise
         except Exception:
             log.exception("the result of %s can't be written", verdict.claim.key)
             settle(self._ledger, [Verdict(verdict.claim, State.FAILED, reason=Reason.INTERNAL, unknown=True)])
@@ -236,40 +256,51 @@ class Lane:
             self._results.put(claim)
 
     def _start_senders(self) -> None:
-        if self._started:
-            return
-        self._started = True
-        for number in range(self._concurrency):
-            threading.Thread(target=self._send, name=f"b2copy-{self.name}-{number}", daemon=True).start()
+        while (number := len(self._senders)) < self._concurrency:
+            sender = threading.Thread(target=self._send, name=f"b2copy-{self.name}-{number}", daemon=True)
+            sender.start()
+            self._senders.append(sender)
 
     def _send(self) -> None:
         while True:
             claim, epoch = self._to_send.get()
             try:
-                result = self._attempt(claim, epoch)
+                result = self._refused(claim, epoch)
             except Exception:
-                log.exception("operation %s failed on our side", claim.key)
-                result = Verdict(claim, State.FAILED, reason=Reason.INTERNAL)
-            self._results.put(result)
+                log.exception("operation %s was not sent", claim.key)
+                time.sleep(DATABASE_PAUSE)
+                result = claim
+            self._results.put(result or self._attempt(claim))
 
-    def _attempt(self, claim: Claim, epoch: int) -> Verdict | Claim:
-        """Make one attempt; return what became of it, or the claim itself if nothing was sent."""
+    def _refused(self, claim: Claim, epoch: int) -> Verdict | Claim | None:
+        """Return what becomes of a claim that must not be sent, or not now: the claim itself goes back."""
         if claim.unknown and not claim.repeatable:
             return Verdict(claim, State.FAILED, reason=Reason.UNRESOLVED)
         if self._breaker.open and epoch != self._breaker.epoch:  # claimed before it opened
             return claim
         if not self._limiter.wait(urgent=self.name == LANES[0]) or not self._leases.good(claim):
             return claim
+        return None
+
+    def _attempt(self, claim: Claim) -> Verdict | Claim:
+        """Make one attempt and return what becomes of the operation."""
         began, started_at = time.monotonic(), time.time()
         learned: Outcome | Exception
         try:
             learned = self._acts[claim.kind](claim)
+        except AWAY:  # only a kind that reads the ledger before it sends gets here
+            log.warning("operation %s was not sent, the ledger is away", claim.key)
+            return claim
         except Exception as error:  # the policy sorts them
             learned = error
         seconds = time.monotonic() - began
         self._call_seconds += (seconds - self._call_seconds) * 0.1
-        self._tell_breaker(learned)
-        return self._policy.after(claim, learned, _evidence(learned, started_at, seconds, self._leases.owner))
+        try:
+            self._tell_breaker(learned)
+            return self._policy.after(claim, learned, _evidence(learned, started_at, seconds, self._leases.owner))
+        except Exception:
+            log.exception("operation %s failed on our side", claim.key)
+            return Verdict(claim, State.FAILED, reason=Reason.INTERNAL, unknown=True)
 
     def _tell_breaker(self, learned: Outcome | Exception) -> None:
         match learned:

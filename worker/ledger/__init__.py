@@ -28,10 +28,11 @@ from worker.ledger.operation import (
     Why,
 )
 from worker.ledger.retention import purge
-from worker.ledger.store import Ledger, open_ledger
+from worker.ledger.store import AWAY, Ledger, open_ledger
 from worker.ledger.verdicts import settle, turn
 
 __all__ = [
+    "AWAY",
     "FINAL",
     "LANES",
     "LEASE",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Connection, Engine, column, create_engine, event, inspect, select, table
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import IntegrityError, InterfaceError, InternalError, OperationalError, TimeoutError
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_random
 
 from worker.errors import SettingsError
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 BUSY_TIMEOUT = 10.0
 """Seconds a writer waits for SQLite's one write lock: longer than any of our transactions takes."""
+
+AWAY = (OperationalError, InterfaceError, InternalError, TimeoutError)
+"""What SQLAlchemy raises while the database can't be used: gone, full, locked, a standby, out of connections."""
 
 
 CROSSINGS = 3
@@ -99,13 +102,13 @@ def connect(url: str) -> Engine:
     """Make an engine whose transactions are what the ledger needs; nothing is connected yet."""
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite":
-        engine = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT})
+        engine = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT}, hide_parameters=True)
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     else:
         # A dead server is noticed within seconds, not after TCP's two hours.
         alive = {"connect_timeout": 5, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
-        engine = create_engine(parsed, connect_args=alive)
+        engine = create_engine(parsed, connect_args=alive, hide_parameters=True)  # payloads belong in no log
         event.listen(engine, "connect", _prepare_postgresql)
     _forget_when_forked(engine)
     return engine

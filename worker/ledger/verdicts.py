@@ -69,6 +69,8 @@ def _keep(dialect: Any) -> Any:
             "version": said.version,
             "late": said.late,
         },
+        # Late evidence never takes the place of what its own holder wrote, as when a commit's answer was lost.
+        where=~said.late | (attempts.c.outcome == "lease lapsed"),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import requests
 from requests.auth import AuthBase
 
-from worker.errors import AccessRejected, BadPayload
+from worker.errors import AccessRejected, BadPayload, Unavailable
 from worker.session.shared import SharedSession
 from worker.session.tokens import Token
 from worker.session.transport import USER_AGENT, Answer, StaleConnection, Transport
@@ -83,10 +83,13 @@ class Http:
         transport, deadline = self._transport(), self._settings.call_deadline
         try:
             answer = transport.send(request, deadline)
-        except StaleConnection:
+        except StaleConnection as stale:
             if not repeatable:
                 raise
-            answer = transport.send(request, deadline)
+            try:
+                answer = transport.send(request, deadline)
+            except Unavailable:  # this one did not leave, but the first may have been read
+                raise stale from None
         if (secret := token.access.encode()) in answer.body:  # some servers repeat what was wrong with a request
             answer = replace(answer, body=answer.body.replace(secret, b"[redacted]"))
         return answer
