@@ -1,0 +1,33 @@
+"""Loaded into a worker (`celery worker --include`): counts its SQL statements into a file, for us to read."""
+
+import itertools
+import os
+import threading
+import time
+from pathlib import Path
+
+from sqlalchemy import Engine, event
+
+_counter = itertools.count(1)
+_statements = [0]
+
+
+@event.listens_for(Engine, "before_cursor_execute")
+def _count(*_: object) -> None:
+    _statements[0] = next(_counter)
+
+
+def _write(path: Path) -> None:
+    written = -1
+    while True:
+        told = _statements[0]
+        if told != written:
+            path.with_suffix(".new").write_text(str(told))
+            path.with_suffix(".new").rename(path)
+            written = told
+        time.sleep(0.1)
+
+
+threading.Thread(
+    target=_write, args=(Path(os.environ["STATEMENTS_FOLDER"]) / f"{os.getpid()}.statements",), daemon=True
+).start()

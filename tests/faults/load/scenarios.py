@@ -1,0 +1,67 @@
+"""Ten thousand fee runs pending at once: they hold no slot, cost no memory, and are asked about in time."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from sqlalchemy import func, select
+
+from tests.faults.ledger.system import DATABASES, System
+from tests.faults.load.measure import ask, rss
+from tests.faults.table import Scenario
+from tests.support import until
+from worker.ledger.schema import operations
+from worker.sandbox.stage import Stage
+
+TITLE = "Fee runs pending at once: one worker, a beat, no rate limit"
+
+_row = operations.c
+_pending = _row.why == "pending_at_b2copy"
+
+
+def pending_at_once(database: str, count: int = 10_000) -> dict[str, Any]:
+    """So many runs are pending at B2COPY; another operation goes through; then B2COPY ends them all."""
+    with Stage() as stage, System(stage, database, workers=1, latency=0.0, doors=()) as system:
+        stage.sandbox.control.switches(logins={"slow": {"until_told": True}, "none_due": {}})
+        ask(stage, "slow", count)
+        until(lambda: system.count(_pending) == count, within=60, every=0.25)
+        before = rss(system.workers[0])
+        system.go_on(15.0)
+        grown = rss(system.workers[0]) - before
+        ask(stage, "none_due", 1)
+        until(lambda: system.count(_row.state == "succeeded") == 1, within=30)
+        (other,) = (row for row in system.operations().values() if row.state == "succeeded")
+        with system.fault():
+            stage.sandbox.control.finish_fees()
+        until(lambda: system.count(_row.due_at.is_not(None)) == 0, within=180, every=0.5)
+        with system.ledger() as ledger, ledger.reading() as connection:
+            interval = connection.execute(select(func.max(_row.waited_ms)).where(_row.asks > 0)).scalar_one() / 1000
+        ended = [row.ended_at / 1000 - system.fault_ended for row in system.operations().values()]
+        return {
+            "pending": count,
+            "MB grown": grown,
+            "MB": rss(system.workers[0]),
+            "another s": (other.ended_at - other.enqueued_at) / 1000,
+            "interval s": interval,
+            "last final s": max(ended),
+            "succeeded": system.count(_row.state == "succeeded"),
+        }
+
+
+def patient(figures: Mapping[str, Any]) -> list[str]:
+    problems = []
+    if figures["MB grown"] > 10:
+        problems.append(f"memory grew by {figures['MB grown']:.1f} MB while they were pending")
+    if figures["another s"] > 1:
+        problems.append(f"another operation took {figures['another s']:.2f} s")
+    if figures["last final s"] > figures["interval s"] + 2:
+        problems.append("a final status was seen later than the poll interval + 2 s")
+    if figures["succeeded"] != figures["pending"] + 1:
+        problems.append(f"{figures['succeeded']} succeeded")
+    return problems
+
+
+SCENARIOS = [
+    Scenario(f"10,000 fee runs pending, {database}", partial(pending_at_once, database), patient)
+    for database in DATABASES
+]
