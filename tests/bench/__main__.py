@@ -21,15 +21,16 @@ from tests.bench.delays import delays, many
 from tests.bench.memory import memory
 from tests.bench.races import race
 from tests.bench.report import Report
+from tests.bench.usage import fsync_ms
 from worker.sandbox.broker import Broker
 from worker.sandbox.stage import Stage
 from worker.session import SharedSession
 from worker.settings import PREFIX, Settings
 
 RACES = (  # seconds the sandbox takes, sends at once, operations a run, times the plain task's rate
-    (0.010, 10, 2000, 2.0),
-    (0.010, 50, 2500, 3.0),
-    (0.000, 10, 2500, 3.0),
+    (0.010, 10, 3000, 2.0),
+    (0.010, 50, 4000, 3.0),
+    (0.000, 10, 4000, 3.0),
 )
 
 
@@ -40,9 +41,8 @@ def main(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     rounds = 2 if given.quick else 5
     began, report = time.monotonic(), Report()
-    load = os.getloadavg()[0]
-    print(f"{platform.machine()}, {os.cpu_count()} cores, load {load:.1f}, Python {platform.python_version()}")
     with TemporaryDirectory(prefix="b2copy-bench-") as folder, Stage() as stage:
+        print(_machine(Path(folder)))
         broker = Broker(Path(folder) / "plain").start()
         try:
             token = SharedSession(_settings(stage)).current().access
@@ -62,6 +62,11 @@ def main(arguments: list[str]) -> int:
         + (f"{len(report.missed)} aims missed." if report.missed else "All aims met.")
     )
     return 1 if report.missed else 0
+
+
+def _machine(folder: Path) -> str:
+    what = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    return f"{what}, load {os.getloadavg()[0]:.1f}, fsync {fsync_ms(folder):.2f} ms"
 
 
 def _settings(stage: Stage) -> Settings:

@@ -56,6 +56,7 @@ class Ours:
         self.worker = stage.worker(name=name, restarts=False, **settings)
         self._processes = [self.worker, stage.beat(name=f"{name}-beat")] if beat else [self.worker]
         self._batch = 0
+        self.accepted = 0  # by `bulk` and `singles`
 
     def bulk(self, count: int) -> Run:
         return self._run("many", count)
@@ -88,6 +89,7 @@ class Ours:
     def _run(self, how: str, count: int) -> Run:
         before = cpu_seconds(*(process.pid for process in self._processes))
         fed = self.crm.ask(how, batch=self.batch(), count=count)
+        self.accepted += count
         ended = self.wait()
         after = cpu_seconds(*(process.pid for process in self._processes))
         return Run(count, ended - fed["began"], after - before + fed["cpu"])

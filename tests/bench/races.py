@@ -9,6 +9,7 @@ from statistics import median
 
 from tests.bench.contestants import Loop, Ours, Plain, Run
 from tests.bench.report import Figure, at_least, at_most
+from tests.bench.usage import cpu_seconds
 from worker.sandbox.broker import Broker
 from worker.sandbox.stage import Stage
 
@@ -18,22 +19,30 @@ SINGLES_AIM = 1.5  # times the plain task's rate
 def race(stage: Stage, broker: Broker, token: str, at_once: int, rounds: int, count: int, aim: float) -> list[Figure]:
     """`at_once` sends, `count` operations a run; `aim` times the plain task's rate is what bulk ought to reach."""
     ours, loop, plain = Ours(stage, at_once), Loop(stage, token, at_once), Plain(stage, broker, token, at_once)
+    sandbox = stage.sandbox.process.pid
+    calls, cpu = _calls(stage), cpu_seconds(sandbox)
     try:
         bulk, singles, bare, task = in_turns(
             rounds,
             lambda: ours.bulk(count),
-            lambda: ours.singles(count // 2),
+            lambda: ours.singles(count // 4),
             lambda: loop.run(count),
-            lambda: plain.run(count // 2),
+            lambda: plain.run(count // 4),
         )
+        accepted, succeeded = ours.accepted, ours.succeeded()
     finally:
         for contestant in (ours, loop, plain):
             contestant.close()
+    per_call = (cpu_seconds(sandbox) - cpu) / (_calls(stage) - calls)
+    doubled = len(stage.sandbox.control.effects("fees.process", at_least=2))
     return [
         _rates("ours, bulk", bulk),
         _rates("ours, enqueued singly", singles),
         _rates("bare requests.Session loop", bare),
         _rates("plain Celery task", task),
+        Figure("the sandbox, on one core at most", f"{1 / per_call:,.0f}/s"),
+        Figure("ours, succeeded of accepted", f"{succeeded:,} of {accepted:,}", "all", succeeded == accepted),
+        Figure("applied more than once", f"{doubled:,}", "0", doubled == 0),
         at_least("bulk : bare loop", _ratio(bulk, bare), 1.0),
         at_least("bulk : bare loop, worst round", min(_ratios(bulk, bare)), 0.9),
         at_least("bulk : plain task", _ratio(bulk, task), aim),
@@ -53,6 +62,11 @@ def in_turns(rounds: int, *contestants: Callable[[], Run]) -> list[list[Run]]:
             turn = (number + step) % len(contestants)
             runs[turn].append(contestants[turn]())
     return runs
+
+
+def _calls(stage: Stage) -> int:
+    calls: int = stage.sandbox.control.counters()["calls"].get("processext", 0)
+    return calls
 
 
 def _rates(who: str, runs: Sequence[Run]) -> Figure:

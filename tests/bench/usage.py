@@ -1,7 +1,9 @@
 """What a process has used, from Linux' /proc."""
 
 import os
+import time
 from pathlib import Path
+from statistics import median
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -17,6 +19,19 @@ def peak_rss(pid: int) -> float:
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024 / 1e6
     raise ValueError(f"process {pid} tells no VmHWM")
+
+
+def fsync_ms(folder: Path) -> float:
+    """How long this disk takes to make 4 kB durable, median: what every commit of the ledger waits for."""
+    took = []
+    with (folder / "fsync").open("wb") as file:
+        for _ in range(50):
+            began = time.perf_counter()
+            file.write(bytes(4096))
+            file.flush()
+            os.fsync(file.fileno())
+            took.append(time.perf_counter() - began)
+    return median(took) * 1000
 
 
 def _ticks(pid: int) -> int:
