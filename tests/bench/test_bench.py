@@ -1,0 +1,66 @@
+"""The benchmark itself: what it counts, and what it calls a miss."""
+
+import pytest
+
+from tests.bench.contestants import Run
+from tests.bench.part import Part
+from tests.bench.races import in_turns
+from tests.bench.report import Report, at_least, at_most, percentile
+from worker.ledger import open_ledger, search
+from worker.sandbox.processes import ProcessFailed
+from worker.sandbox.stage import Stage
+
+
+def test_every_round_runs_each_contestant_and_begins_with_another() -> None:
+    order: list[str] = []
+
+    def contestant(name: str) -> Run:
+        order.append(name)
+        return Run(count=len(order), seconds=1.0, cpu=0.0)
+
+    first, second = in_turns(2, lambda: contestant("a"), lambda: contestant("b"))
+
+    assert "".join(order) == "ab" + "ab" + "ba"
+    assert [run.rate for run in first] == [3, 6]
+    assert [run.rate for run in second] == [4, 5]
+
+
+def test_a_figure_beside_its_aim_is_met_or_missed(capsys: pytest.CaptureFixture[str]) -> None:
+    report = Report()
+
+    report.section("a race", [at_least("rate", 1.0, 1.0), at_least("worst", 0.89, 0.9), at_most("CPU", 0.4, 1 / 3)])
+
+    assert report.missed == ["a race: worst 0.89x", "a race: CPU 0.40x"]
+    assert capsys.readouterr().out.count("NOT MET") == 2
+
+
+def test_percentiles_are_values_that_were_seen() -> None:
+    values = [float(value) for value in range(100, 0, -1)]
+
+    assert (percentile(values, 0.5), percentile(values, 0.99), percentile([7.0], 0.99)) == (51.0, 100.0, 7.0)
+
+
+def test_the_crm_enqueues_in_a_process_of_its_own(stage: Stage) -> None:
+    crm = Part("crm", stage.environment, stage.folder / "crm.log")
+    try:
+        told = crm.ask("many", batch="bulk", count=3)
+        calls = crm.ask("singly", batch="single", count=2)["calls"]
+    finally:
+        crm.close()
+
+    assert told["ended"] > told["began"]
+    assert told["cpu"] > 0
+    assert [name for name, _, _ in calls] == ["single-0", "single-1"]
+    ledger = open_ledger(stage.database_url)
+    lanes = sorted(operation.lane for operation in search(ledger))
+    ledger.close()
+    assert lanes == ["bulk"] * 3 + ["money"] * 2
+
+
+def test_a_part_that_ends_tells_why(stage: Stage) -> None:
+    loop = Part("loop", stage.environment, stage.folder / "loop.log")  # nobody told it where to post
+    try:
+        with pytest.raises(ProcessFailed, match="BENCH_URL"):
+            loop.result()
+    finally:
+        loop.close()
