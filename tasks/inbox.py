@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 TAKES_IN = {"bind": True, "acks_late": True, "reject_on_worker_lost": True}
 
 # Shorter than the broker's visibility timeout, after which the message would come a second time.
-PATIENCE = 5.0  # seconds to wait for a database that is away
+PATIENCE = 3.0  # seconds to wait for a database that is away
 
 
 def take_in(kind: Kind[Any], request: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:

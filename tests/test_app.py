@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -158,3 +159,21 @@ class TestPerProcess:
         os.close(writing)
 
         assert told == pid == child
+
+
+def test_beat_ends_when_told_amid_a_call_of_the_broker(stage: Stage) -> None:
+    beat = stage.beat(restarts=False)
+
+    def sent() -> int:
+        return beat.said().count("Sending due task")
+
+    with stage.broker.client as client:  # between two ticks: nobody takes what beat sends
+        before = until(lambda: sent() if sent() == client.llen("b2copy.session") else 0)
+    os.kill(stage.broker.pid, signal.SIGSTOP)
+    try:
+        until(lambda: sent() > before)  # and now it waits for the frozen broker
+        beat.terminate()
+    finally:
+        os.kill(stage.broker.pid, signal.SIGCONT)
+
+    assert beat.wait(5) == 0

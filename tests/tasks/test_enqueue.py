@@ -116,7 +116,8 @@ class TestInTheCrmsOwnTransaction:
         request_id = name()
         with crm.begin() as connection:
             connection.execute(text("INSERT INTO withdrawals VALUES (:id)"), {"id": request_id})
-            enqueue.fees(account_login="7", request_id=request_id, connection=connection)
+            recorded = enqueue.fees(account_login="7", request_id=request_id, connection=connection)
+            assert (recorded.created, enqueue.status(recorded.key)) == (True, None)  # nobody else sees it yet
 
         assert ended(f"fees.process:{request_id}", within=3.0).state is State.SUCCEEDED
 
