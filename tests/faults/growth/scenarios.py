@@ -40,9 +40,9 @@ def grown_ledger(database: str, small: int = 1_000, large: int = 100_000, count:
 def cost(database: str, size: int, count: int) -> tuple[float, float]:
     """Return ms of a worker's CPU and SQL statements for each operation, in a ledger of `size` final ones."""
     with Stage() as stage:
-        folder = {"STATEMENTS_FOLDER": str(stage.folder)}
+        stage.settings["STATEMENTS_FOLDER"] = str(stage.folder)
         options = ("--include", "tests.faults.growth.counting")
-        with System(stage, database, workers=1, beats=0, latency=0.0, doors=(), options=options, **folder) as system:
+        with System(stage, database, workers=1, beats=0, latency=0.0, doors=(), options=options) as system:
             stage.sandbox.control.switches(logins={"none_due": {}})
             ask(stage, "none_due", 200)  # what the first operations make once
             until(lambda: system.count(_row.state == "succeeded") == 200, within=30)
