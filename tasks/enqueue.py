@@ -14,6 +14,7 @@ then recorded or rolled back together with your own rows.
 """
 
 import getpass
+import os
 import socket
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -125,4 +126,8 @@ def _checked(kind: str, rows: Iterable[Mapping[str, Any]], lane: str | None) -> 
 
 @cache
 def _me() -> str:
-    return f"{getpass.getuser()}@{socket.gethostname()}"
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's numeric user has no name
+        user = f"uid {os.getuid()}"
+    return f"{user}@{socket.gethostname()}"

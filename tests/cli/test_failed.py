@@ -90,7 +90,8 @@ class TestReplay:
         assert ran.code == 1
         assert ran.document["replayed"] == []
         assert ran.document["left_alone"] == {
-            call: "whether B2COPY did it is not known, and it must not be done twice",
+            call: "whether B2COPY did it is not known, and it must not be done twice:"
+            " look there, then --it-was-not-done",
             message: "it only keeps a message that could not be taken",
             done: "it is succeeded",
         }

@@ -31,7 +31,7 @@ W1 = "fees.process:W1"
 
 
 def test_a_replay_queues_a_dead_letter_afresh(ledger: Ledger, clock: Clock) -> None:
-    put(ledger, "W1", deadline=100.0)
+    put(ledger, "W1", deadline=100.0, repeatable=True)
     postpone(ledger, take_one(ledger), why=Why.PENDING_AT_B2COPY, seconds=1)
     clock.passes(200)
     fail(ledger, take_one(ledger), reason=Reason.UNRESOLVED, unknown=True)
@@ -64,6 +64,17 @@ def test_a_replay_pressed_twice_is_one_replay(ledger: Ledger) -> None:
     assert replay(ledger, [W1, W1], "ada", "mended") == [W1]
     assert replay(ledger, [W1], "bob", "mended") == []
     assert look(ledger, "W1").replays == 1
+
+
+def test_what_must_not_be_done_twice_is_replayed_only_on_the_word_that_it_was_not_done(ledger: Ledger) -> None:
+    [recorded] = put(ledger, "W1", repeatable=False)
+    fail(ledger, take_one(ledger), reason=Reason.UNRESOLVED, unknown=True)
+
+    assert replay(ledger, [W1], "ada", "again") == []
+    assert replay(ledger, [W1], "ada", "looked: nothing there", not_done=True) == [W1]
+
+    assert take_one(ledger).unknown is False
+    assert [one.what for one in decisions(ledger, recorded.id)] == ["replay, was not done"]
 
 
 def test_only_dead_letters_are_replayed(ledger: Ledger) -> None:

@@ -191,15 +191,17 @@ class Machine(RuleBasedStateMachine):
 
     # what people do
 
-    @rule(name=st.sampled_from(NAMES))
-    def replay(self, name: str) -> None:
+    @rule(name=st.sampled_from(NAMES), not_done=st.booleans())
+    def replay(self, name: str, not_done: bool) -> None:
         key = self.named(name).key
         known = self.known.get(key)
 
-        replayed = replay(self.ledger, [key], "ada", "again")
+        replayed = replay(self.ledger, [key], "ada", "again", not_done)
 
-        assert replayed == ([key] if known and known.state == State.FAILED else [])
+        allowed = known and known.state == State.FAILED and (not_done or not known.unknown)
+        assert replayed == ([key] if allowed else [])
         if replayed and known:
+            known.unknown = known.unknown and not not_done
             known.state, known.due, known.place = State.QUEUED, True, self.next_place()
 
     @rule(name=st.sampled_from(NAMES))

@@ -113,12 +113,16 @@ def replay(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be replayed, change nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Needed if any of them moves money.")] = False,
+    not_done: Annotated[
+        bool,
+        typer.Option("--it-was-not-done", help="You have looked at B2COPY: a call of unknown outcome was not made."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Queue failed operations again, with fresh attempts and a fresh deadline. Who and why are kept as evidence.
 
     Left alone is what cannot be done again: messages that could not be taken, and calls whose outcome is unknown and
-    which must not be repeated.
+    which must not be repeated, unless you name their KEYs and say --it-was-not-done.
     """
     from tasks.wake import wake
     from worker.ledger import replay as queue_again
@@ -127,13 +131,15 @@ def replay(
     filtered = any((reason, kind, lane, since is not None))
     if bool(keys) + (filtered or everything) != 1:
         raise typer.BadParameter("name KEYs, or choose by filters, or say --all", param_hint="KEY")
+    if not_done and not keys:
+        raise typer.BadParameter("name the KEYs you have looked at", param_hint="--it-was-not-done")
     with existing_ledger(load(CrmSettings)) as ledger:
         chosen = (
             [look_up(ledger, key) for key in dict.fromkeys(keys)]
             if keys
             else list(_all_failed(ledger, reason=reason, kind=kind, lane=lane, since=since))
         )
-        left = {one.key: why_not for one in chosen if (why_not := _not_replayable(one))}
+        left = {one.key: why_not for one in chosen if (why_not := _not_replayable(one, not_done))}
         wanted = [one for one in chosen if one.key not in left]
         money = sum(_moves_money(one) for one in wanted)
         replayed: list[str] = []
@@ -143,7 +149,7 @@ def replay(
                 raise Stop(Exit.USAGE, f"{chosen_are}: look with --dry-run, then --yes")
             try:
                 for batch in _paced([one.key for one in wanted], rate):
-                    replayed += queue_again(ledger, batch, by, why)
+                    replayed += queue_again(ledger, batch, by, why, not_done)
                     for each in {one.lane for one in wanted}:
                         wake(each)
                     if len(replayed) < len(wanted) and say.err().is_terminal:
@@ -200,14 +206,14 @@ def _moves_money(operation: "Operation") -> bool:
     return operation.lane == "money" or operation.kind.startswith("fees.")
 
 
-def _not_replayable(operation: "Operation") -> str:
+def _not_replayable(operation: "Operation", not_done: bool = False) -> str:
     """Tell why a replay would do nothing, or nothing good; empty if it may be replayed."""
     if operation.state != "failed":
         return f"it is {operation.state}"
     if operation.kind == "message":
         return "it only keeps a message that could not be taken"
-    if operation.unknown and not operation.repeatable:
-        return "whether B2COPY did it is not known, and it must not be done twice"
+    if operation.unknown and not operation.repeatable and not not_done:
+        return "whether B2COPY did it is not known, and it must not be done twice: look there, then --it-was-not-done"
     return ""
 
 

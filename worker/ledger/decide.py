@@ -5,13 +5,16 @@ from typing import Any
 
 from sqlalchemy import (
     BindParameter,
+    Boolean,
     Connection,
     Row,
     Update,
+    and_,
     bindparam,
     delete,
     false,
     insert,
+    not_,
     null,
     select,
     text,
@@ -48,6 +51,7 @@ _REPLAY = (
         result=null(),
         last=null(),
         last_fence=null(),
+        unknown=and_(_row.unknown, not_(bindparam("not_done", type_=Boolean))),
     )
 )
 _CANCEL = (
@@ -75,11 +79,12 @@ _REFRESH = (
 )
 
 
-def replay(ledger: Ledger, keys: Sequence[str], who: str, why: str) -> list[str]:
+def replay(ledger: Ledger, keys: Sequence[str], who: str, why: str, not_done: bool = False) -> list[str]:
     """Queue failed operations again, with fresh attempts and deadline, each at the end of its entity's line.
 
     Returns the keys replayed: those that were not failed (any more) are left as they are, so that two people may press
-    the same button. What only keeps a message is never replayed: there is nothing in it that could be done.
+    the same button. What only keeps a message is never replayed: there is nothing in it that could be done. What may
+    have been done and must not be done twice is left too, unless a person has looked and says that it was `not_done`.
     """
     replayed: list[str] = []
 
@@ -89,9 +94,11 @@ def replay(ledger: Ledger, keys: Sequence[str], who: str, why: str) -> list[str]
             row = _lock(connection, key)
             if row is None or row.state != State.FAILED or row.kind == MESSAGE_KIND:
                 continue
+            if row.unknown and not row.repeatable and not not_done:
+                continue
             place = _end_of_line(connection) if row.entity else None
-            connection.execute(_REPLAY, {"wanted": row.id, "now": row.now, "at_the_end": place})
-            _keep(connection, "replay", who, why, row)
+            connection.execute(_REPLAY, {"wanted": row.id, "now": row.now, "at_the_end": place, "not_done": not_done})
+            _keep(connection, "replay, was not done" if not_done else "replay", who, why, row)
             replayed.append(key)
         return replayed
 
