@@ -37,7 +37,7 @@ def ask_of(door: str, number: int) -> tuple[str, str, dict[str, Any]]:
     if what == "repeatable":
         fields["repeatable"] = True
     if what == "ordered":
-        fields["entity"] = f"client-{number % 3}"
+        fields["entity"] = f"client-{number // len(MIX) % 20}"
     return what, f"call:{name}", fields
 
 

@@ -42,6 +42,8 @@ FINAL = {
 }
 ONCE_UNSURE = {"call", "ordered"}  # whose outcome, when unknown, is for a person: failed `unresolved`
 
+SLOW = 8.0  # seconds: worth a line of its own
+
 _row = operations.c
 
 
@@ -218,7 +220,7 @@ class System:
     def figures(self) -> dict[str, Any]:
         """The row of the table, counted from the CRM's notes, the ledger and the sandbox's effect log."""
         asked, recorded, applied = self.asked(), self.operations(), self.applied()
-        never, doubled, wrong, unresolved, seconds = [], [], [], 0, [0.0]
+        never, doubled, wrong, slow, unresolved, seconds = [], [], [], [], 0, [0.0]
         lost = [ask.key for ask in asked if ask.key not in recorded]
         for ask in asked:
             if ask.key not in recorded:
@@ -235,9 +237,14 @@ class System:
             if not unsure and (row.state, row.reason) != FINAL[ask.what]:
                 wrong.append(f"{ask.key} {row.state} {row.reason}")
             if row.ended_at is not None:
-                seconds.append(row.ended_at / 1000 - max(self.fault_ended, ask.at))
+                since = max(self.fault_ended, ask.at)
+                seconds.append(row.ended_at / 1000 - since)
+                if seconds[-1] > SLOW:
+                    slow.append(
+                        f"{ask.key} (recorded {row.enqueued_at / 1000 - since:.1f} s, done {seconds[-1]:.1f} s)"
+                    )
         sent = sum(ask.door == "message" for ask in asked)
-        self._tell(never=never, doubled=doubled, wrong=wrong, lost=lost)
+        self._tell(never=never, doubled=doubled, wrong=wrong, lost=lost, slow=slow)
         return {
             "enqueued": len(asked) - sent,
             "sent": sent,
