@@ -4,13 +4,17 @@ import time
 
 import pytest
 
-from worker.flow.limiter import PATIENCE, Limiter
+from worker.flow import limiter as module
+from worker.flow.limiter import Limiter
 from worker.sandbox.stage import Stage
 from worker.settings import Settings, worker_settings
 
+PATIENCE = 1.5
+
 
 @pytest.fixture
-def settings(in_stage: Stage) -> Settings:
+def settings(in_stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setattr(module, "PATIENCE", PATIENCE)
     return worker_settings()
 
 

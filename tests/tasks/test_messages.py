@@ -224,6 +224,16 @@ def messages() -> list[Operation]:
     return search(ledger(), kind="message", limit=10_000)
 
 
+def test_another_ledgers_wake_up_is_refused_loudly(fleet: Stage, crm: Any) -> None:
+    [worker] = fleet.processes
+    crm.send_task("b2copy.push", kwargs={"ledger_id": "theirs", "lane": "money"}, queue="b2copy.money")
+
+    until(lambda: "CRITICAL" in worker.said())
+
+    assert "another ledger (theirs; ours is " in worker.said()
+    assert "B2COPY_REDIS_URL" in worker.said()
+
+
 def test_a_kept_message_is_not_attempted_and_the_queue_is_empty(fleet: Stage, crm: Any) -> None:
     operation = kept(send(crm, "b2copy.nonsense"))
 

@@ -165,17 +165,6 @@ def test_refused_credentials_fail_nothing_and_work_resumes_with_the_key(
     assert once_each(sandbox, 40)
 
 
-def test_another_ledgers_wake_up_is_refused_loudly(books: Books, in_stage: Stage, sandbox: SandboxControl) -> None:
-    worker = start(in_stage)
-    with Celery("other", broker=in_stage.broker.url, set_as_current=False) as other:
-        other.send_task("b2copy.push", kwargs={"ledger_id": "theirs", "lane": "money"}, queue="b2copy.money")
-
-    until(lambda: "CRITICAL" in worker.said())
-
-    assert "another ledger (theirs; ours is " in worker.said()
-    assert "B2COPY_REDIS_URL" in worker.said()
-
-
 def test_a_message_waits_for_a_ledger_that_is_away(books: Books, in_stage: Stage, sandbox: SandboxControl) -> None:
     worker = start(in_stage)
     with books.writing() as connection:
