@@ -42,7 +42,7 @@ FINAL = {
 }
 ONCE_UNSURE = {"call", "ordered"}  # whose outcome, when unknown, is for a person: failed `unresolved`
 
-SLOW = 8.0  # seconds: worth a line of its own
+SLOW = 12.0  # seconds: more than a lapsed lease and the next dispatch cost
 
 _row = operations.c
 
