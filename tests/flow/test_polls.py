@@ -46,3 +46,13 @@ def test_while_the_ledger_is_away_the_last_count_stands() -> None:
         raise OperationalError("SELECT", {}, Exception("gone"))
 
     assert Polls(away, concurrency=10, per_second=10.0).apart(0.01) == 0.0
+
+
+def test_a_process_that_was_frozen_does_not_take_b2copy_for_slow() -> None:
+    polls = Polls(lambda: 100, concurrency=10, per_second=None)
+    usual = polls.apart(0.2)
+
+    for _ in range(10):  # in flight when it was frozen
+        frozen = polls.apart(15.0)
+
+    assert frozen < usual * 2

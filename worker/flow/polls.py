@@ -11,6 +11,8 @@ log = logging.getLogger(__name__)
 
 COUNTED_FOR = 1.0  # seconds for which a count of the pending runs is good enough
 QUICKEST = 0.001  # seconds: what a poll takes at least, so that the clock's grain is no endless capacity
+# times the average that a poll counts for at most: those of a process that was frozen meanwhile say nothing of B2COPY
+OUTLIER = 1.5
 
 
 class Polls:
@@ -31,6 +33,7 @@ class Polls:
         """Return the seconds between two polls of one run, after a poll that took `took` seconds."""
         took = max(took, QUICKEST)
         average = took if self._poll_seconds is None else self._poll_seconds
+        took = min(took, OUTLIER * average)
         self._poll_seconds = average = average + (took - average) * 0.1
         capacity = self._per_second or self._concurrency / average
         return self._pending_now() / (capacity / 2)
