@@ -22,10 +22,7 @@ from tests.bench.memory import memory
 from tests.bench.races import race
 from tests.bench.report import Report
 from tests.bench.usage import fsync_ms
-from worker.sandbox.broker import Broker
 from worker.sandbox.stage import Stage
-from worker.session import SharedSession
-from worker.settings import PREFIX, Settings
 
 RACES = (  # seconds the sandbox takes, sends at once, operations a run, times the plain task's rate
     (0.010, 10, 3000, 2.0),
@@ -41,18 +38,13 @@ def main(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     rounds = 2 if given.quick else 5
     began, report = time.monotonic(), Report()
-    with TemporaryDirectory(prefix="b2copy-bench-") as folder, Stage() as stage:
+    with TemporaryDirectory(prefix="b2copy-bench-") as folder:
         print(_machine(Path(folder)))
-        broker = Broker(Path(folder) / "plain").start()
-        try:
-            token = SharedSession(_settings(stage)).current().access
-            for latency, at_once, count, aim in RACES:
-                title = f"{latency * 1000:g} ms server, {at_once} sends at once"
-                if all(word in title.split() for word in given.only):
-                    stage.sandbox.control.switches(latency={"api": latency})
-                    report.section(title, race(stage, broker, token, at_once, rounds, count, aim))
-        finally:
-            broker.stop()
+    for latency, at_once, count, aim in RACES:
+        title = f"{latency * 1000:g} ms server, {at_once} sends at once"
+        if all(word in title.split() for word in given.only):
+            with Stage(latency={"api": latency}) as stage:
+                report.section(title, race(stage, at_once, rounds, count, aim))
     for title, measure in (("many", many), ("delays", delays), ("memory", memory)):
         if all(word in title.split() for word in given.only):
             with Stage() as stage:
@@ -67,11 +59,6 @@ def main(arguments: list[str]) -> int:
 def _machine(folder: Path) -> str:
     what = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     return f"{what}, load {os.getloadavg()[0]:.1f}, fsync {fsync_ms(folder):.2f} ms"
-
-
-def _settings(stage: Stage) -> Settings:
-    """The stage's settings for this process, which logs in for those who cannot."""
-    return Settings.model_validate({name.removeprefix(PREFIX).lower(): value for name, value in stage.settings.items()})
 
 
 if __name__ == "__main__":

@@ -117,8 +117,9 @@ class Loop:
 class Plain:
     """The plain task's worker, on a broker of its own, and its feeder."""
 
-    def __init__(self, stage: Stage, broker: Broker, token: str, concurrency: int) -> None:
-        environment = _told(stage, token, concurrency) | {"BENCH_BROKER": broker.url}
+    def __init__(self, stage: Stage, token: str, concurrency: int) -> None:
+        self._broker = Broker(stage.folder / "plain-broker").start()
+        environment = _told(stage, token, concurrency) | {"BENCH_BROKER": self._broker.url}
         self._control = stage.sandbox.control
         self._feeder = Part("plain", environment, stage.folder / "plain.log")
         command = [sys.executable, "-m", "celery", "-A", "tests.bench.plain", "worker"]
@@ -136,6 +137,7 @@ class Plain:
     def close(self) -> None:
         self._feeder.close()
         self._worker.stop()
+        self._broker.stop()
 
 
 def _told(stage: Stage, token: str, concurrency: int) -> dict[str, str]:

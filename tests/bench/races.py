@@ -10,15 +10,17 @@ from statistics import median
 from tests.bench.contestants import Loop, Ours, Plain, Run
 from tests.bench.report import Figure, at_least, at_most
 from tests.bench.usage import cpu_seconds
-from worker.sandbox.broker import Broker
 from worker.sandbox.stage import Stage
+from worker.session import SharedSession
+from worker.settings import PREFIX, Settings
 
 SINGLES_AIM = 1.5  # times the plain task's rate
 
 
-def race(stage: Stage, broker: Broker, token: str, at_once: int, rounds: int, count: int, aim: float) -> list[Figure]:
+def race(stage: Stage, at_once: int, rounds: int, count: int, aim: float) -> list[Figure]:
     """`at_once` sends, `count` operations a run; `aim` times the plain task's rate is what bulk ought to reach."""
-    ours, loop, plain = Ours(stage, at_once), Loop(stage, token, at_once), Plain(stage, broker, token, at_once)
+    token = SharedSession(_settings(stage)).current().access  # for those who cannot log in
+    ours, loop, plain = Ours(stage, at_once), Loop(stage, token, at_once), Plain(stage, token, at_once)
     sandbox = stage.sandbox.process.pid
     calls, cpu = _calls(stage), cpu_seconds(sandbox)
     try:
@@ -62,6 +64,11 @@ def in_turns(rounds: int, *contestants: Callable[[], Run]) -> list[list[Run]]:
             turn = (number + step) % len(contestants)
             runs[turn].append(contestants[turn]())
     return runs
+
+
+def _settings(stage: Stage) -> Settings:
+    """The stage's settings, for this process."""
+    return Settings.model_validate({name.removeprefix(PREFIX).lower(): value for name, value in stage.settings.items()})
 
 
 def _calls(stage: Stage) -> int:
