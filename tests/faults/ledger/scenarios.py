@@ -163,5 +163,5 @@ SCENARIOS = [
     *scenario("disk full 12 s", disk_full, databases=("sqlite",)),
     *scenario("poison messages", poisoned),
     *scenario("503 for a day", days_outage, B2COPY_MAX_ATTEMPTS="2"),
-    *scenario("B2COPY away 60 s", b2copy_away),
+    *scenario("B2COPY away 60 s", b2copy_away, B2COPY_CONCURRENCY="50"),  # enough to catch up
 ]
