@@ -62,6 +62,8 @@ def lean(figures: Mapping[str, Any]) -> list[str]:
     problems = []
     if figures["ratio"] > 1.3:
         problems.append(f"an operation costs {figures['ratio']:.2f} times as much in a large ledger")
+    if figures["statements at large"] > 1.3 * figures["statements"]:  # how many share a transaction varies a little
+        problems.append("an operation takes more statements in a large ledger")
     return problems
 
 
