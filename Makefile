@@ -32,8 +32,8 @@ demo: setup  ## a withdrawal's fees, end to end, on this machine alone
 	@$(CLEAN) $(BIN)/b2copy-sync demo
 
 test: setup  ## the tests, on a broker and databases of their own
-	@$(CLEAN) $(BIN)/python -m pytest -q -n 4 --dist loadfile --ignore tests/faults tests
-	@$(CLEAN) $(BIN)/python -m pytest -q tests/faults  # by itself: it measures how fast a fleet recovers
+	@$(CLEAN) $(BIN)/python -m pytest -q -n 4 --dist worksteal --ignore tests/faults tests
+	@$(CLEAN) $(BIN)/python -m pytest -q -n 2 --dist loadfile tests/faults  # by themselves: they measure how fast a fleet recovers
 
 chaos: setup  ## real processes through every fault, and a table of what came of it (minutes)
 	@$(CLEAN) $(BIN)/python -m tests.faults
