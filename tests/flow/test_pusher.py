@@ -5,13 +5,15 @@ from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from tests.flow.conftest import put
 from tests.support import until
 from worker.app import b2copy
 from worker.b2copy import FeeState
 from worker.errors import Unavailable
-from worker.flow import breaker
+from worker.flow import breaker, leases
+from worker.flow import pusher as module
 from worker.flow.outcome import Outcome
 from worker.flow.policy import Policy
 from worker.flow.pusher import Act, Pusher
@@ -240,6 +242,73 @@ def test_a_result_waits_for_a_ledger_that_is_away(
     drain.join(20)
 
     assert look(books, "W1").state is State.SUCCEEDED
+
+
+def test_calls_in_flight_through_an_outage_of_the_ledger_are_not_taken_for_unknown(
+    books: Ledger, pusher: Push, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "RENEW_EVERY", 1.0)
+    monkeypatch.setattr(module, "DATABASE_PAUSE", 0.02)
+    both, answered = threading.Barrier(3), threading.Event()
+
+    def act(claim: Claim) -> Outcome:
+        both.wait(20)
+        if claim.payload["request_id"] == "W2":
+            assert answered.wait(20)
+        return Outcome("done")
+
+    put(books, "W1", "W2", repeatable=False)
+    drain = background(pusher(act))
+    until(lambda: states(books) == {"W1": "running", "W2": "running"})
+    with books.writing() as connection:
+        connection.execute(text("ALTER TABLE b2copy_operations RENAME TO elsewhere"))
+    both.wait(20)
+    until(lambda: caplog.text.count("leases not renewed") >= 3)
+    with books.writing() as connection:  # back, when both leases have lapsed
+        connection.execute(text("UPDATE elsewhere SET due_at = 1"))
+        connection.execute(text("ALTER TABLE elsewhere RENAME TO b2copy_operations"))
+    until(lambda: look(books, "W1").state is State.SUCCEEDED)
+    answered.set()
+    drain.join(20)
+
+    assert states(books) == {"W1": "succeeded", "W2": "succeeded"}
+
+
+def test_what_a_failed_drain_had_learned_is_written_by_the_next(
+    books: Ledger, pusher: Push, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = pusher(lambda claim: Outcome("done"))
+    put(books, "W1")
+    with books.writing() as connection:  # nothing can be settled, and it is no outage
+        connection.execute(
+            text(
+                "CREATE TRIGGER wall BEFORE UPDATE ON b2copy_operations WHEN OLD.state = 'running'"
+                " BEGIN SELECT RAISE(ABORT, 'no'); END"
+            )
+        )
+    with pytest.raises(IntegrityError):
+        engine.drain("money")
+    with books.writing() as connection:
+        connection.execute(text("DROP TRIGGER wall"))
+
+    engine.drain("money")
+
+    assert look(books, "W1").state is State.SUCCEEDED
+
+
+def test_an_operation_waits_if_its_kind_cannot_read_the_ledger(books: Ledger, pusher: Push) -> None:
+    away = [True]
+
+    def act(claim: Claim) -> Outcome:
+        if away and away.pop():
+            raise OperationalError("SELECT", {}, Exception("gone"))
+        return Outcome("done")
+
+    put(books, "W1")
+    pusher(act).drain("money")
+
+    assert look(books, "W1").state is State.SUCCEEDED
+    assert [attempt.outcome for attempt in attempts(books, look(books, "W1").id)] == ["done"]
 
 
 def test_a_drain_that_is_running_sees_what_came_meanwhile(books: Ledger, pusher: Push, in_stage: Stage) -> None:
