@@ -13,12 +13,8 @@ With the ledger's tables in the CRM's own database, pass the SQLAlchemy connecti
 then recorded or rolled back together with your own rows.
 """
 
-import getpass
-import os
-import socket
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 from sqlalchemy import Connection
@@ -31,6 +27,7 @@ from worker.app import ledger
 from worker.errors import BadPayload
 from worker.flow.lanes import LANES
 from worker.ledger import New, Operation, Recorded, find, record
+from worker.ledger.asker import me
 
 BATCH = 5_000  # operations recorded in one transaction by `many`
 
@@ -94,7 +91,7 @@ def many(
     recorded: list[Recorded] = []
     for start in range(0, len(news), BATCH):
         batch = news[start : start + BATCH]
-        recorded += record(ledger(), batch, by=by or _me(), connection=connection)
+        recorded += record(ledger(), batch, by=by or me(), connection=connection)
         if connection is None:
             for name in {new.lane for new in batch}:
                 wake_soon(name)
@@ -107,7 +104,7 @@ def status(key: str) -> Operation | None:
 
 
 def _accept(new: New, by: str | None, connection: Connection | None) -> Recorded:
-    (recorded,) = record(ledger(), [new], by=by or _me(), connection=connection)
+    (recorded,) = record(ledger(), [new], by=by or me(), connection=connection)
     if connection is None:  # else it is not committed yet: dispatch wakes it within a second of the commit
         wake_soon(new.lane)
     return recorded
@@ -122,12 +119,3 @@ def _checked(kind: str, rows: Iterable[Mapping[str, Any]], lane: str | None) -> 
         except BadPayload as error:
             raise BadPayload(f"row {number}: {error}") from None
         yield new if lane is None else replace(new, lane=lane)
-
-
-@cache
-def _me() -> str:
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container's numeric user has no name
-        user = f"uid {os.getuid()}"
-    return f"{user}@{socket.gethostname()}"

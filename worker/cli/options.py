@@ -1,9 +1,6 @@
 """Options that several commands share, and how they are read."""
 
-import getpass
-import os
 import re
-import socket
 import time
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -15,13 +12,10 @@ Lane = Literal["money", "default", "bulk"]
 Reason = Literal["rejected", "fee_error", "unresolved", "exhausted", "bad_payload", "internal"]
 
 
-def me() -> str:
-    """Return who is at this shell: `user@host`."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container's numeric user has no name
-        user = f"uid {os.getuid()}"
-    return f"{user}@{socket.gethostname()}"
+def _me() -> str:
+    from worker.ledger.asker import me  # with it comes SQLAlchemy, which takes too long for a --help
+
+    return me()
 
 
 def duration(value: Any) -> float:
@@ -62,7 +56,7 @@ def _some(value: str) -> str:
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 By = Annotated[
-    str, typer.Option("--by", help="Who asks, for the evidence.", default_factory=me, show_default="user@host")
+    str, typer.Option("--by", help="Who asks, for the evidence.", default_factory=_me, show_default="user@host")
 ]
 Why = Annotated[str, typer.Option("--why", callback=_some, help="Your reason, for the evidence.")]
 Key = Annotated[str, typer.Argument(metavar="KEY", help="An operation's key (fees.process:W1), or its id alone (W1).")]
