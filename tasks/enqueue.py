@@ -19,15 +19,17 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from tasks.calls import CALL
 from tasks.fees import FEES
-from tasks.kinds import KINDS
-from tasks.wake import wake_soon
+from tasks.generic_call import CALL
+from tasks.registry import KINDS
 from worker.app import ledger
 from worker.errors import BadPayload
-from worker.flow.lanes import LANES
-from worker.ledger import New, Operation, Recorded, find, record
-from worker.ledger.asker import me
+from worker.ledger import find, record
+from worker.messages.wake_up import wake_soon
+from worker.operation import New, Operation, Recorded
+from worker.process import me
+from worker.queues import LANES
+from worker.settings import crm_settings
 
 BATCH = 5_000  # operations recorded in one transaction by `many`
 
@@ -39,7 +41,7 @@ def fees(
 
     `account_login` is the MT login, `request_id` your id of the withdrawal, `by` who asks (for the evidence).
     """
-    return _accept(FEES.new({"account_login": account_login, "request_id": request_id}), by, connection)
+    return _accept(FEES.new({"account_login": account_login, "request_id": request_id}, crm_settings()), by, connection)
 
 
 def call(
@@ -67,7 +69,7 @@ def call(
         "parent": parent,
         "repeatable": repeatable,
     }
-    return _accept(CALL.new(fields), by, connection)
+    return _accept(CALL.new(fields, crm_settings()), by, connection)
 
 
 def many(
@@ -115,7 +117,7 @@ def _checked(kind: str, rows: Iterable[Mapping[str, Any]], lane: str | None) -> 
         raise BadPayload(f"{kind!r} is not a kind: there are {', '.join(sorted(KINDS))}")
     for number, row in enumerate(rows, start=1):
         try:
-            new = KINDS[kind].new(row)
+            new = KINDS[kind].new(row, crm_settings())
         except BadPayload as error:
             raise BadPayload(f"row {number}: {error}") from None
         yield new if lane is None else replace(new, lane=lane)

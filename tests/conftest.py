@@ -1,9 +1,9 @@
 """The stage all tests play on: a broker, a sandbox B2COPY and worker processes of our own.
 
-* `broker`   (worker.sandbox.broker.Broker) empty and running at the start of each test
-* `sandbox`  (worker.sandbox.control.SandboxControl) freshly reset: its switches, counters and effects
+* `broker`   (worker.testbed.broker.Broker) empty and running at the start of each test
+* `sandbox`  (worker.sandbox.control_client.SandboxControl) freshly reset: its switches, counters and effects
 * `keys`     the key pair registered at the sandbox, `device_ip` 127.0.0.1, `admin_id` 42
-* `stage`    folder, fresh ledger URL, settings and supervised processes (worker.sandbox.stage.Stage)
+* `stage`    folder, fresh ledger URL, settings and supervised processes (worker.testbed.environment.Stage)
 * `in_stage` the same, with this process's own environment set to the stage's settings
 * `worker`   starts `celery -A worker.app worker` and returns when it takes messages
 """
@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from worker import app as worker_app
-from worker.sandbox.broker import Broker
-from worker.sandbox.control import SandboxControl
-from worker.sandbox.keys import KeyPair, new_key_pair
-from worker.sandbox.processes import Process, clean_environment
-from worker.sandbox.stage import Sandbox, Stage, wait_for_worker
+from worker.sandbox.control_client import SandboxControl
 from worker.settings import crm_settings, worker_settings
+from worker.testbed.broker import Broker
+from worker.testbed.environment import Sandbox, Stage, wait_for_worker
+from worker.testbed.keys import KeyPair, new_key_pair
+from worker.testbed.processes import Process, clean_environment
 
 # Whatever this shell knows about somebody's Redis or database, no test may.
 for name in os.environ.keys() - clean_environment().keys():

@@ -18,7 +18,7 @@ from pathlib import Path
 import psycopg
 
 from tests.support import until
-from worker.sandbox.processes import Process, ProcessFailed
+from worker.testbed.processes import Process, ProcessFailed
 
 _UNPRIVILEGED = str(Path(__file__).with_name("unprivileged.py"))
 

@@ -11,9 +11,9 @@ import pytest
 from sqlalchemy import text
 
 from tests.support import until
-from worker.app import PerProcess
-from worker.ledger.store import connect, schema_version
-from worker.sandbox.stage import CELERY, Stage, wait_for_worker
+from worker.ledger.database import connect, schema_version
+from worker.process import PerProcess
+from worker.testbed.environment import CELERY, Stage, wait_for_worker
 
 
 def started(stage: Stage, command: str, *without: str, **changes: str) -> subprocess.CompletedProcess[str]:
@@ -167,7 +167,7 @@ def test_beat_ends_when_told_amid_a_call_of_the_broker(stage: Stage) -> None:
         return beat.said().count("Sending due task")
 
     with stage.broker.client as client:  # between two ticks: nobody takes what beat sends
-        before = until(lambda: sent() if sent() == client.llen("b2copy.session") else 0)
+        before = until(lambda: sent() if sent() == client.llen("b2copy.housekeeping") else 0)
     os.kill(stage.broker.pid, signal.SIGSTOP)
     try:
         until(lambda: sent() > before)  # and now it waits for the frozen broker

@@ -17,7 +17,7 @@ def test_what_happened_between_us_and_b2copy_survives_pickling(kind: type[B2Copy
     error = pickle.loads(pickle.dumps(kind("the call", 429, "slow down", 7.0)))
 
     assert type(error) is kind
-    assert (error.message, error.status, error.words, error.retry_after) == ("the call", 429, "slow down", 7.0)
+    assert (error.message, error.status, error.server_message, error.retry_after) == ("the call", 429, "slow down", 7.0)
     assert str(error) == "the call (HTTP 429): slow down"
 
 

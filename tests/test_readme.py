@@ -18,11 +18,12 @@ from sqlalchemy import create_engine, text
 from tests import env_example
 from tests.support import until
 from worker.cli import app
-from worker.ledger import State, find, open_ledger
-from worker.sandbox.processes import Process, clean_environment
-from worker.sandbox.stage import Stage
+from worker.ledger import find, open_ledger
+from worker.operation import State
 from worker.session import check_keys
 from worker.settings import Settings, load, variable
+from worker.testbed.environment import Stage
+from worker.testbed.processes import Process, clean_environment
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from worker.errors import SettingsError
-from worker.sandbox.stage import Stage
 from worker.settings import CrmSettings, LedgerSettings, Settings, load, variable
+from worker.testbed.environment import Stage
 
 Monkey = pytest.MonkeyPatch
 

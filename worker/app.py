@@ -9,49 +9,23 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from celery import Celery, current_app, signals
 from kombu.entity import Exchange, Queue
 
 from worker.b2copy import B2Copy
 from worker.errors import SettingsError
-from worker.flow.lanes import HOUSEKEEPING, INBOX, LANES, queue_of
-from worker.flow.timer import DispatchTimer
+from worker.http import Http
 from worker.ledger import Ledger, open_ledger
+from worker.process import PerProcess
+from worker.queues import HOUSEKEEPING, INBOX, LANES, queue_of
 from worker.schedule import schedule
-from worker.session import Http, SharedSession, check_keys
+from worker.session import SharedSession, check_keys
 from worker.settings import crm_settings, worker_settings
 from worker.watch.redact import guard
 
-T = TypeVar("T")
-
 CONCURRENCY = 8  # Celery's threads: at most one drains each lane, the others take messages in and keep house
-
-
-class PerProcess(Generic[T]):
-    """Make one, at first use, in each process: a forked child makes its own and leaves the parent's sockets alone."""
-
-    def __init__(self, make: Callable[[], T]) -> None:
-        self._make, self._made, self._lock = make, dict[int, T](), threading.Lock()
-
-    def __call__(self) -> T:
-        pid = os.getpid()
-        if pid not in self._made:
-            with self._lock:
-                if pid not in self._made:
-                    self._made[pid] = self._make()
-        return self._made[pid]
-
-    @property
-    def made(self) -> T | None:
-        """What this process made, if it did."""
-        return self._made.get(os.getpid())
-
-    def forget(self) -> None:
-        """Make another one at the next use: the settings have changed."""
-        self._made.clear()
 
 
 @PerProcess
@@ -70,7 +44,8 @@ def session() -> SharedSession:
 def b2copy() -> B2Copy:
     """This process's client."""
     settings = worker_settings()
-    return B2Copy(Http(session(), settings, at_once=settings.concurrency * len(LANES)))  # each lane sends by itself
+    # Each lane has senders of its own.
+    return B2Copy(Http({"service_admin": session()}, settings, connections=settings.concurrency * len(LANES)))
 
 
 def _config() -> dict[str, Any]:
@@ -78,7 +53,7 @@ def _config() -> dict[str, Any]:
     settings = crm_settings()
     return {
         "broker_url": settings.redis_url,
-        "imports": ("tasks.fees", "tasks.calls", "tasks.push", "tasks.ledger", "tasks.session"),
+        "imports": ("tasks.registry", "tasks.push", "tasks.housekeeping"),
         # Arguments come from outside: pickle would let a message run code.
         "accept_content": ["json"],
         "task_serializer": "json",
@@ -98,7 +73,7 @@ def _config() -> dict[str, Any]:
         # Threads: a worker of 50 MB, warm shutdowns that lose nothing. Every call has a deadline of its own.
         "worker_pool": "threads",
         "worker_concurrency": CONCURRENCY,
-        "worker_consumer": "tasks.refuse:Inbox",  # what cannot become a task is kept, not logged and forgotten
+        "worker_consumer": "worker.messages.consumer:Inbox",  # stores what cannot become a task as a failed operation
         "worker_prefetch_multiplier": 1,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "worker_enable_remote_control": True,
@@ -153,7 +128,7 @@ def stop(error: SettingsError) -> None:
 
 app = Celery("b2copy", set_as_current=False)
 app.add_defaults(_config_or_exit)
-app.steps["worker"].add(DispatchTimer)
+app.steps["worker"].add("worker.messages.dispatch_timer:DispatchTimer")
 
 
 @signals.celeryd_init.connect

@@ -2,16 +2,20 @@
 
 * B2CopyError
   x Transient               wait and try again; `retry_after` is a floor
-    - Unavailable           no answer, a 5xx, a timeout before the request was sent whole
+    - Unavailable           not sent (no status), not processed (408, 425, 503), or a 5xx
     - RateLimited           429
-    - SessionUnavailable    no access token to be had right now
+    - SessionUnavailable    there is no access token right now
       - StoreUnavailable    because Redis does not answer
+    - AccessRejected        401 twice in a row, or 403: our access, or this operation's, is refused
+    - GateClosed            we do not send just now: nothing was sent
+      - CircuitOpen         because the destination is unavailable
+      - PermitRefused       because the rate limit is reached, or the destination asked us to wait
+      - LeaseTooShort       because too little is left of the operation's lease
   x Permanent               failed; a person decides
     - Rejected              a 4xx about the payload
     - NotFound              404
     - Conflict              409
-    - AccessRejected        401 twice in a row, or 403
-  x CredentialsRejected     the login itself was refused: the connection stops asking, operations wait
+  x CredentialsRejected     the login itself was refused: nobody logs in for a while, operations wait
   x UnknownOutcome          sent, but the answer was lost or cannot be believed
 * BadPayload                the caller's mistake, found before anything was recorded or sent
   - PayloadConflict         the key exists already, with another payload
@@ -26,27 +30,27 @@ holds a request, a response or a token.
 class B2CopyError(Exception):
     """Base class of what happens between us and B2COPY.
 
-    `message` says what we were doing; `status` is the HTTP status, if there was an answer; `words` are B2COPY's own,
-    shortened; `retry_after` is in seconds.
+    `message` says what we were doing; `status` is the HTTP status, if there was an answer; `server_message` is the
+    other side's own text, bounded and redacted; `retry_after` is in seconds.
     """
 
     def __init__(
         self,
         message: str,
         status: int | None = None,
-        words: str | None = None,
+        server_message: str | None = None,
         retry_after: float | None = None,
     ) -> None:
-        super().__init__(message, status, words, retry_after)
+        super().__init__(message, status, server_message, retry_after)
         self.message = message
         self.status = status
-        self.words = words
+        self.server_message = server_message
         self.retry_after = retry_after
 
     def __str__(self) -> str:
-        said = f": {self.words}" if self.words else ""
+        text = f": {self.server_message}" if self.server_message else ""
         status = f" (HTTP {self.status})" if self.status else ""
-        return f"{self.message}{status}{said}"
+        return f"{self.message}{status}{text}"
 
 
 class Transient(B2CopyError):
@@ -54,7 +58,7 @@ class Transient(B2CopyError):
 
 
 class Unavailable(Transient):
-    """No answer, a 5xx, or the request could not be sent."""
+    """The request was not sent (`status` is None), not processed (408, 425, 503), or answered with another 5xx."""
 
 
 class RateLimited(Transient):
@@ -62,11 +66,31 @@ class RateLimited(Transient):
 
 
 class SessionUnavailable(Transient):
-    """There is no access token to be had right now."""
+    """There is no access token right now."""
 
 
 class StoreUnavailable(SessionUnavailable):
     """Redis does not answer, and no local copy of the token is still good."""
+
+
+class AccessRejected(Transient):
+    """A fresh token was refused too (401 twice), or the service admin lacks the permission (403)."""
+
+
+class GateClosed(Transient):
+    """The gate lets no request pass just now: nothing was sent."""
+
+
+class CircuitOpen(GateClosed):
+    """The destination is unavailable, and this operation is not its probe."""
+
+
+class PermitRefused(GateClosed):
+    """The rate limit is reached, or the destination asked everybody to wait."""
+
+
+class LeaseTooShort(GateClosed):
+    """Too little is left of the operation's lease to send another request."""
 
 
 class Permanent(B2CopyError):
@@ -85,12 +109,8 @@ class Conflict(Permanent):
     """B2COPY has it already, or in another state."""
 
 
-class AccessRejected(Permanent):
-    """A fresh token was refused too (401 twice), or the service admin lacks the permission (403)."""
-
-
 class CredentialsRejected(B2CopyError):
-    """B2COPY refused our login: the connection stops asking until a person has mended the credentials."""
+    """B2COPY refused our login: nobody logs in until a person has corrected the credentials."""
 
 
 class UnknownOutcome(B2CopyError):
@@ -98,7 +118,7 @@ class UnknownOutcome(B2CopyError):
 
 
 class BadPayload(ValueError):
-    """What the caller handed over cannot become an operation: the message names the field and the remedy."""
+    """What the caller passed cannot become an operation: the message names the field and the remedy."""
 
 
 class PayloadConflict(BadPayload):

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from worker.flow.lanes import HOUSEKEEPING
+from worker.queues import HOUSEKEEPING
 
 
 def schedule(token_ttl: float) -> dict[str, dict[str, Any]]:

@@ -17,8 +17,8 @@ from worker.errors import (
     Unavailable,
     UnknownOutcome,
 )
-from worker.sandbox.control import SandboxControl
-from worker.sandbox.stage import Stage
+from worker.sandbox.control_client import SandboxControl
+from worker.testbed.environment import Stage
 
 UPDATE = "/api/admin/clients/v2/client/clientservice/update"
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from worker.b2copy import FeeState
-from worker.b2copy.fees import fee_status
+from worker.b2copy.routes.fees import fee_status
 from worker.errors import UnknownOutcome
 
 

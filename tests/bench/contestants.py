@@ -13,13 +13,14 @@ from sqlalchemy import func, select
 
 from tests.bench.part import Part
 from tests.bench.usage import cpu_seconds
-from worker.ledger import Ledger, State, open_ledger
+from worker.ledger import Ledger, open_ledger
 from worker.ledger.schema import operations
+from worker.operation import State
 from worker.sandbox.b2copy import PROCESS
-from worker.sandbox.broker import Broker
-from worker.sandbox.control import SandboxControl
-from worker.sandbox.processes import Process, ProcessFailed
-from worker.sandbox.stage import Stage
+from worker.sandbox.control_client import SandboxControl
+from worker.testbed.broker import Broker
+from worker.testbed.environment import Stage
+from worker.testbed.processes import Process, ProcessFailed
 
 LONGEST = 60.0  # seconds a run may take
 

@@ -5,7 +5,7 @@ from statistics import median
 from tests.bench.contestants import Ours
 from tests.bench.part import Part
 from tests.bench.report import Figure, at_least, at_most, percentile
-from worker.sandbox.stage import Stage
+from worker.testbed.environment import Stage
 
 ROWS = 20_000  # in one call of `many`
 CALLS = 150  # of `enqueue.fees` in a round, fifty a second

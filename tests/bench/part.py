@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from worker.sandbox.processes import ProcessFailed
+from worker.testbed.processes import ProcessFailed
 
 Action = Callable[..., Mapping[str, Any] | None]
 

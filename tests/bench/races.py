@@ -10,9 +10,9 @@ from statistics import median
 from tests.bench.contestants import Loop, Ours, Plain, Run
 from tests.bench.report import Figure, at_least, at_most
 from tests.bench.usage import cpu_seconds
-from worker.sandbox.stage import Stage
 from worker.session import SharedSession
 from worker.settings import PREFIX, Settings
+from worker.testbed.environment import Stage
 
 SINGLES_AIM = 1.5  # times the plain task's rate
 

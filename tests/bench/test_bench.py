@@ -7,8 +7,8 @@ from tests.bench.part import Part
 from tests.bench.races import in_turns
 from tests.bench.report import Report, at_least, at_most, percentile
 from worker.ledger import open_ledger, search
-from worker.sandbox.processes import ProcessFailed
-from worker.sandbox.stage import Stage
+from worker.testbed.environment import Stage
+from worker.testbed.processes import ProcessFailed
 
 
 def test_every_round_runs_each_contestant_and_begins_with_another() -> None:

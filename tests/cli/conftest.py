@@ -7,7 +7,7 @@ import pytest
 
 from tests.cli.command import Ran, run
 from worker.ledger import Ledger, open_ledger
-from worker.sandbox.stage import Stage
+from worker.testbed.environment import Stage
 
 Command = Callable[..., Ran]
 

@@ -3,7 +3,8 @@
 import time
 from typing import Any
 
-from worker.ledger import Attempt, Ledger, New, Reason, State, Verdict, claim, record, settle
+from worker.ledger import Ledger, claim, record, settle
+from worker.operation import AttemptRecord, FailureReason, New, State, Transition
 
 
 def put(ledger: Ledger, name: str, kind: str = "fees.process", lane: str = "money", **more: Any) -> str:
@@ -15,11 +16,23 @@ def put(ledger: Ledger, name: str, kind: str = "fees.process", lane: str = "mone
 
 
 def failed(
-    ledger: Ledger, name: str, reason: Reason = Reason.REJECTED, words: str = "no such account", **more: Any
+    ledger: Ledger,
+    name: str,
+    reason: FailureReason = FailureReason.REJECTED,
+    words: str = "no such account",
+    **more: Any,
 ) -> str:
     """Record an operation that B2COPY was asked for once, and that failed."""
     key = put(ledger, name, **more)
-    _settle(ledger, key, more.get("lane", "money"), words, State.FAILED, reason=reason, unknown=reason == "unresolved")
+    _settle(
+        ledger,
+        key,
+        more.get("lane", "money"),
+        words,
+        State.FAILED,
+        failure_reason=reason,
+        outcome_unknown=reason == "unresolved",
+    )
     return key
 
 
@@ -27,7 +40,7 @@ def many_failed(ledger: Ledger, count: int) -> None:
     """Record so many calls that B2COPY refused, in one go."""
     record(ledger, [New("call", f"call:{number}", {}, "default") for number in range(count)], by="crm@shop")
     held = claim(ledger, "default", "worker-1", count)
-    settle(ledger, [Verdict(one, State.FAILED, reason=Reason.REJECTED) for one in held])
+    settle(ledger, [Transition(one, State.FAILED, failure_reason=FailureReason.REJECTED) for one in held])
 
 
 def succeeded(ledger: Ledger, name: str) -> str:
@@ -39,5 +52,5 @@ def succeeded(ledger: Ledger, name: str) -> str:
 def _settle(ledger: Ledger, key: str, lane: str, words: str, state: State, **more: Any) -> None:
     held = next(one for one in claim(ledger, lane, "worker-1", 100) if one.key == key)
     asked = held.payload.get("request_id")
-    tried = Attempt(int(time.time() * 1000), 12, "asked", "worker-1", 400, words, counted=True, request_id=asked)
-    settle(ledger, [Verdict(held, state, attempt=tried, **more)])
+    tried = AttemptRecord(int(time.time() * 1000), 12, "asked", "worker-1", 400, words, counted=True, request_id=asked)
+    settle(ledger, [Transition(held, state, attempt=tried, **more)])

@@ -15,8 +15,8 @@ import pytest
 
 from tests.support import until
 from worker.cli.demo import SAMPLE
-from worker.cli.demo_report import judge
-from worker.cli.demo_rows import read
+from worker.demo.report import judge
+from worker.demo.rows import read
 from worker.ledger import Ledger, open_ledger
 
 README = Path(__file__).parents[2] / "README.md"

@@ -9,9 +9,9 @@ from celery import Celery
 from tests.cli.command import Ran
 from tests.cli.conftest import Command
 from worker.ledger import Ledger
-from worker.sandbox.broker import Broker
-from worker.sandbox.control import SandboxControl
-from worker.sandbox.stage import Stage
+from worker.sandbox.control_client import SandboxControl
+from worker.testbed.broker import Broker
+from worker.testbed.environment import Stage
 
 
 def verdicts(ran: Ran) -> dict[str, set[str]]:

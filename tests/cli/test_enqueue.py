@@ -6,8 +6,8 @@ from collections.abc import Callable
 from tests.cli.conftest import Command
 from tests.cli.operations import failed
 from worker.ledger import Ledger, find
-from worker.sandbox.control import SandboxControl
-from worker.sandbox.processes import Process
+from worker.sandbox.control_client import SandboxControl
+from worker.testbed.processes import Process
 
 
 def test_the_exit_code_tells_how_it_ended(
@@ -59,7 +59,7 @@ def test_is_accepted_without_a_worker_and_without_redis(b2copy_sync: Command, le
     assert "dispatch will repeat it" in ran.err
     operation = find(ledger, "fees.process:W1")
     assert operation is not None
-    assert operation.enqueued_by == "ann"
+    assert operation.requested_by == "ann"
 
 
 def test_a_known_one_is_not_asked_for_again(b2copy_sync: Command, ledger: Ledger) -> None:

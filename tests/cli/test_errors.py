@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Command
-from worker.sandbox.stage import Stage
+from worker.testbed.environment import Stage
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ import time
 from tests.cli.conftest import Command
 from tests.cli.operations import failed, many_failed, put, succeeded
 from tests.ledger.actors import Clock
-from worker.ledger import Ledger, Reason, State, attempts, decisions, fail_message, find, search
+from worker.ledger import Ledger, attempts_of, audit_of, fail_message, find, search
+from worker.operation import FailureReason, State
 
 
 def states(ledger: Ledger, *keys: str) -> list[str]:
@@ -25,10 +26,10 @@ class TestList:
         assert line.rstrip().endswith("account 7 is closed")
 
     def test_filters(self, b2copy_sync: Command, ledger: Ledger) -> None:
-        failed(ledger, "old", reason=Reason.EXHAUSTED)
+        failed(ledger, "old", failure_reason=FailureReason.EXHAUSTED)
         Clock(ledger).passes(7200)
         failed(ledger, "W1")
-        failed(ledger, "C1", kind="call", lane="default", reason=Reason.EXHAUSTED)
+        failed(ledger, "C1", kind="call", lane="default", failure_reason=FailureReason.EXHAUSTED)
 
         def listed(*filters: str) -> list[str]:
             told = b2copy_sync("failed", "list", "--json", *filters).document
@@ -56,7 +57,7 @@ class TestReplay:
         operation = find(ledger, key)
         assert operation is not None
         assert operation.state == State.QUEUED
-        [decision] = decisions(ledger, operation.id)
+        [decision] = audit_of(ledger, operation.id)
         assert (decision.what, decision.who, decision.why) == ("replay", "ann", "the account is open again")
 
     def test_a_dry_run_changes_nothing(self, b2copy_sync: Command, ledger: Ledger) -> None:
@@ -81,7 +82,7 @@ class TestReplay:
         assert (allowed.code, states(ledger, key)) == (0, ["queued"])
 
     def test_leaves_alone_what_must_not_be_done_again(self, b2copy_sync: Command, ledger: Ledger) -> None:
-        call = failed(ledger, "C1", kind="call", lane="default", reason=Reason.UNRESOLVED)
+        call = failed(ledger, "C1", kind="call", lane="default", failure_reason=FailureReason.UNRESOLVED)
         message = fail_message(ledger, "m-1", "b2copy.call", "no path", by="crm", raw="{}").key
         done = succeeded(ledger, "W1")
 
@@ -99,7 +100,7 @@ class TestReplay:
 
     def test_in_bulk_it_takes_only_those_chosen_at_the_rate_given(self, b2copy_sync: Command, ledger: Ledger) -> None:
         for number in range(5):
-            failed(ledger, f"C{number}", kind="call", lane="default", reason=Reason.EXHAUSTED)
+            failed(ledger, f"C{number}", kind="call", lane="default", failure_reason=FailureReason.EXHAUSTED)
         other = failed(ledger, "other", kind="call", lane="default")
 
         began = time.monotonic()
@@ -151,13 +152,13 @@ class TestCancel:
         assert (ended.document["state"], ended.document["reason"]) == ("failed", "unresolved")
 
     def test_show_names_the_way_out(self, b2copy_sync: Command, ledger: Ledger) -> None:
-        key = failed(ledger, "W1", reason=Reason.FEE_ERROR, words="the master account cannot be credited")
+        key = failed(ledger, "W1", failure_reason="fee_error", words="the master account cannot be credited")
 
         ran = b2copy_sync("failed", "show", "W1")
 
         operation = find(ledger, key)
         assert operation is not None
-        assert len(attempts(ledger, operation.id)) == 1
+        assert len(attempts_of(ledger, operation.id)) == 1
         assert "failed (fee_error): B2COPY ended the fee run with an error" in ran.out
         assert "the master account cannot be credited" in ran.out
         assert f"b2copy-sync failed replay {key} --why" in ran.out

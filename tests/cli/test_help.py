@@ -10,7 +10,8 @@ from typing import Any, get_args
 import typer
 
 from worker.cli import app, options
-from worker.ledger import LANES, Reason
+from worker.operation import FailureReason
+from worker.queues import LANES
 
 HEAVY = {"celery", "sqlalchemy", "redis", "requests", "cryptography", "pydantic", "aiohttp"}
 
@@ -56,4 +57,4 @@ def test_every_command_and_every_option_is_explained() -> None:
 
 def test_the_words_offered_are_the_ledgers() -> None:
     assert get_args(options.Lane) == LANES
-    assert get_args(options.Reason) == tuple(Reason)
+    assert get_args(options.Reason) == tuple(FailureReason)

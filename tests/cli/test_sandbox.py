@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from tests.cli.conftest import Command
-from worker.sandbox.processes import clean_environment
+from worker.testbed.processes import clean_environment
 
 COMMAND = [sys.executable, "-m", "worker.cli", "sandbox", "--port", "0"]
 

@@ -1,7 +1,7 @@
 """session show, renew, forget: and no token anywhere."""
 
 from tests.cli.conftest import Command
-from worker.sandbox.control import SandboxControl
+from worker.sandbox.control_client import SandboxControl
 
 
 def test_renews_shows_and_forgets_the_shared_session(b2copy_sync: Command, sandbox: SandboxControl) -> None:

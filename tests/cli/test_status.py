@@ -26,7 +26,7 @@ def test_exports_the_evidence(b2copy_sync: Command, ledger: Ledger) -> None:
 
     told = b2copy_sync("status", key, "--json").document
 
-    assert (told["key"], told["state"], told["enqueued_by"]) == (key, "queued", "crm@shop")
+    assert (told["key"], told["state"], told["requested_by"]) == (key, "queued", "crm@shop")
     assert told["payload"] == {"account_login": "7", "request_id": "W1"}
     [attempt] = told["attempts"]
     assert attempt["words"] == "account 7 is closed"

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from worker.app import ledger
-from worker.flow.policy import Policy
-from worker.ledger import Attempt, Claim, Ledger, New, claim, record
-from worker.sandbox.stage import Stage
+from worker.flow.retry_policy import RetryPolicy
+from worker.ledger import Ledger, claim, record
+from worker.operation import AttemptRecord, Claim, New
+from worker.testbed.environment import Stage
 
 Held = Callable[..., Claim]
 
@@ -19,8 +20,8 @@ def books(in_stage: Stage) -> Ledger:
 
 
 @pytest.fixture
-def policy() -> Policy:
-    return Policy(max_attempts=3, poll_first=2.0, poll_max=60.0, stretch=lambda took: 0.0)
+def policy() -> RetryPolicy:
+    return RetryPolicy(max_attempts=3, poll_first=2.0, poll_max=60.0, stretch=lambda took: 0.0)
 
 
 def new(name: str, lane: str = "money", **more: Any) -> New:
@@ -39,5 +40,5 @@ def hold(books: Ledger, name: str = "W1", owner: str = "worker 1", **more: Any) 
     return held
 
 
-def tried(**more: Any) -> Attempt:
-    return Attempt(**({"started_at": 0, "duration": 12, "outcome": "tried", "worker": "worker 1"} | more))
+def tried(**more: Any) -> AttemptRecord:
+    return AttemptRecord(**({"started_at": 0, "duration": 12, "outcome": "tried", "worker": "worker 1"} | more))

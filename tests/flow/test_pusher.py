@@ -12,21 +12,21 @@ from tests.support import until
 from worker.app import b2copy
 from worker.b2copy import FeeState
 from worker.errors import Unavailable
-from worker.flow import breaker, leases
+from worker.flow import circuit_breaker, lease_renewal
 from worker.flow import pusher as module
-from worker.flow.outcome import Outcome
-from worker.flow.policy import Policy
 from worker.flow.pusher import Act, Pusher
-from worker.ledger import Claim, Ledger, Operation, Reason, State, Why, attempts, claim, search
-from worker.sandbox.control import SandboxControl
-from worker.sandbox.stage import Stage
+from worker.flow.retry_policy import RetryPolicy
+from worker.ledger import Ledger, attempts_of, claim, search
+from worker.operation import Claim, FailureReason, Operation, Outcome, State, WaitReason
+from worker.sandbox.control_client import SandboxControl
 from worker.settings import worker_settings
+from worker.testbed.environment import Stage
 
 Push = Callable[..., Pusher]
 
 
 @pytest.fixture
-def pusher(books: Ledger, policy: Policy) -> Iterator[Push]:
+def pusher(books: Ledger, policy: RetryPolicy) -> Iterator[Push]:
     made: list[Pusher] = []
 
     def make(act: Act, acts: Mapping[str, Act] | None = None) -> Pusher:
@@ -78,12 +78,12 @@ def test_an_attempt_leaves_evidence(books: Ledger, pusher: Push, sandbox: Sandbo
     put(books, "W1")
     pusher(process).drain("money")
 
-    [attempt] = attempts(books, look(books, "W1").id)
+    [attempt] = attempts_of(books, look(books, "W1").id)
 
-    assert (attempt.outcome, attempt.words, attempt.http_status) == ("fee_error", "no money", 200)
+    assert (attempt.outcome, attempt.message, attempt.http_status) == ("fee_error", "no money", 200)
     assert attempt.worker
     assert attempt.started_at > 0
-    assert (look(books, "W1").state, look(books, "W1").reason) == (State.FAILED, Reason.FEE_ERROR)
+    assert (look(books, "W1").state, look(books, "W1").failure_reason) == (State.FAILED, "fee_error")
 
 
 def test_a_pending_run_waits_in_the_ledger_and_holds_nobody(
@@ -95,7 +95,7 @@ def test_a_pending_run_waits_in_the_ledger_and_holds_nobody(
     assert not pusher(process).drain("money")
 
     waiting = look(books, "W1")
-    assert (waiting.state, waiting.why, waiting.owner) == (State.WAITING, Why.PENDING_AT_B2COPY, None)
+    assert (waiting.state, waiting.wait_reason, waiting.owner) == (State.WAITING, WaitReason.PENDING_AT_B2COPY, None)
 
 
 def test_a_bad_record_does_not_stop_the_next(books: Ledger, pusher: Push) -> None:
@@ -108,28 +108,28 @@ def test_a_bad_record_does_not_stop_the_next(books: Ledger, pusher: Push) -> Non
     pusher(act).drain("money")
 
     assert states(books) == {"W1": "succeeded", "bad": "failed", "W2": "succeeded"}
-    assert look(books, "bad").reason is Reason.INTERNAL
-    [attempt] = attempts(books, look(books, "bad").id)
-    assert attempt.words == "ZeroDivisionError: ours"
+    assert look(books, "bad").failure_reason is FailureReason.INTERNAL
+    [attempt] = attempts_of(books, look(books, "bad").id)
+    assert attempt.message == "ZeroDivisionError: ours"
 
 
 def test_a_kind_that_this_version_does_not_know_is_our_fault(books: Ledger, pusher: Push) -> None:
     put(books, "W1")
     pusher(process, acts={"other": process}).drain("money")
 
-    assert look(books, "W1").reason is Reason.INTERNAL
+    assert look(books, "W1").failure_reason is FailureReason.INTERNAL
 
 
 def test_what_may_not_be_repeated_is_not_sent_again_when_its_outcome_is_unknown(books: Ledger, pusher: Push) -> None:
     sent: list[Claim] = []
-    put(books, "W1", repeatable=False)
+    put(books, "W1", on_unknown=OnUnknown.STOP)
     claim(books, "money", "somebody killed", 1)
     with books.writing() as connection:  # its lease has lapsed
         connection.execute(text("UPDATE b2copy_operations SET due_at = 1"))
 
     pusher(lambda claim: sent.append(claim) or Outcome("done")).drain("money")
 
-    assert (look(books, "W1").state, look(books, "W1").reason) == (State.FAILED, Reason.UNRESOLVED)
+    assert (look(books, "W1").state, look(books, "W1").failure_reason) == (State.FAILED, FailureReason.UNRESOLVED)
     assert sent == []
 
 
@@ -197,7 +197,7 @@ def test_stopping_finishes_what_is_sent_and_hands_back_the_rest(books: Ledger, p
 def test_while_b2copy_is_away_it_is_asked_once_in_a_while_and_all_resume_when_it_is_back(
     books: Ledger, pusher: Push, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(breaker, "PROBE_EVERY", 0.3)
+    monkeypatch.setattr(circuit_breaker, "PROBE_EVERY", 0.3)
     away = threading.Event()
     away.set()
     asked: list[str] = []
@@ -213,17 +213,19 @@ def test_while_b2copy_is_away_it_is_asked_once_in_a_while_and_all_resume_when_it
     engine = pusher(act)
     drain = background(engine)
     concurrency = worker_settings().concurrency
-    until(lambda: len(asked) >= breaker.FAILURES_TO_OPEN + 2)
+    until(lambda: len(asked) >= circuit_breaker.FAILURES_TO_OPEN + 2)
     opened_after = len(asked)
     until(lambda: len(asked) >= opened_after + 2)
 
-    assert len(asked) <= breaker.FAILURES_TO_OPEN + 2 * concurrency + 4  # what was in flight when it opened, and probes
+    assert (
+        len(asked) <= circuit_breaker.FAILURES_TO_OPEN + 2 * concurrency + 4
+    )  # what was in flight when it opened, and probes
     assert not {"failed", "succeeded"} & set(states(books).values())
 
     away.clear()
     until(lambda: set(states(books).values()) == {"succeeded"})
     drain.join(20)
-    assert len(asked) <= len(names) + breaker.FAILURES_TO_OPEN + 2 * concurrency + 8
+    assert len(asked) <= len(names) + circuit_breaker.FAILURES_TO_OPEN + 2 * concurrency + 8
 
 
 def test_a_result_waits_for_a_ledger_that_is_away(
@@ -247,7 +249,7 @@ def test_a_result_waits_for_a_ledger_that_is_away(
 def test_calls_in_flight_through_an_outage_of_the_ledger_are_not_taken_for_unknown(
     books: Ledger, pusher: Push, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(leases, "RENEW_EVERY", 1.0)
+    monkeypatch.setattr(lease_renewal, "RENEW_EVERY", 1.0)
     monkeypatch.setattr(module, "DATABASE_PAUSE", 0.02)
     both, answered = threading.Barrier(3), threading.Event()
 
@@ -257,7 +259,7 @@ def test_calls_in_flight_through_an_outage_of_the_ledger_are_not_taken_for_unkno
             assert answered.wait(20)
         return Outcome("done")
 
-    put(books, "W1", "W2", repeatable=False)
+    put(books, "W1", "W2", on_unknown=OnUnknown.STOP)
     drain = background(pusher(act))
     until(lambda: states(books) == {"W1": "running", "W2": "running"})
     with books.writing() as connection:
@@ -308,7 +310,7 @@ def test_an_operation_waits_if_its_kind_cannot_read_the_ledger(books: Ledger, pu
     pusher(act).drain("money")
 
     assert look(books, "W1").state is State.SUCCEEDED
-    assert [attempt.outcome for attempt in attempts(books, look(books, "W1").id)] == ["done"]
+    assert [attempt.outcome for attempt in attempts_of(books, look(books, "W1").id)] == ["done"]
 
 
 def test_a_drain_that_is_running_sees_what_came_meanwhile(books: Ledger, pusher: Push, in_stage: Stage) -> None:

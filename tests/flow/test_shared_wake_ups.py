@@ -6,18 +6,19 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import event
 
-from tasks import enqueue, wake
+from tasks import enqueue
 from tests.flow.conftest import put
 from tests.support import until
 from worker.flow import pusher as module
-from worker.flow.lanes import WAKE_UP_LASTS, queue_of
-from worker.flow.outcome import Outcome
-from worker.flow.policy import Policy
 from worker.flow.pusher import Pusher
-from worker.ledger import Ledger, State, search
-from worker.sandbox.broker import Broker
-from worker.sandbox.stage import Stage
+from worker.flow.retry_policy import RetryPolicy
+from worker.ledger import Ledger, search
+from worker.messages import wake_up as wake
+from worker.operation import Outcome, State
+from worker.queues import WAKE_UP_LASTS_S, queue_of
 from worker.settings import worker_settings
+from worker.testbed.broker import Broker
+from worker.testbed.environment import Stage
 
 Unread = Callable[[], int]
 
@@ -37,20 +38,20 @@ def test_a_wake_up_serves_what_is_enqueued_soon_after(
     in_stage: Stage, unread: Unread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wake, "_sent", {})
-    monkeypatch.setattr(wake, "WAKE_UP_LASTS", 60.0)
+    monkeypatch.setattr(wake, "WAKE_UP_LASTS_S", 60.0)
     enqueue.fees(account_login="7", request_id="W1")
     assert unread() == 1
 
     enqueue.fees(account_login="7", request_id="W2")
     assert unread() == 0
 
-    monkeypatch.setattr(wake, "WAKE_UP_LASTS", 0.0)
+    monkeypatch.setattr(wake, "WAKE_UP_LASTS_S", 0.0)
     enqueue.fees(account_login="7", request_id="W3")
     assert unread() == 1
 
 
 def test_a_drain_stays_for_what_is_recorded_without_a_wake_up(
-    books: Ledger, policy: Policy, monkeypatch: pytest.MonkeyPatch
+    books: Ledger, policy: RetryPolicy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "STAY", 1.0)
     looks: list[object] = []
@@ -68,4 +69,4 @@ def test_a_drain_stays_for_what_is_recorded_without_a_wake_up(
 
 
 def test_a_drain_stays_longer_than_a_wake_up_lasts() -> None:
-    assert module.STAY > WAKE_UP_LASTS
+    assert module.STAY > WAKE_UP_LASTS_S

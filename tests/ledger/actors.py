@@ -5,21 +5,17 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from worker.ledger import (
-    Attempt,
+from worker.ledger import Ledger, claim, find, record, settle
+from worker.operation import (
+    AttemptRecord,
     Claim,
-    Ledger,
+    FailureReason,
     New,
     Operation,
-    Reason,
     Recorded,
     State,
-    Verdict,
-    Why,
-    claim,
-    find,
-    record,
-    settle,
+    Transition,
+    WaitReason,
 )
 
 on_sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
@@ -38,7 +34,7 @@ class Clock:
     def passes(self, seconds: float) -> None:
         earlier = ", ".join(
             f"{column} = {column} - {round(seconds * 1000)}"
-            for column in ("due_at", "enqueued_at", "deadline_at", "since", "ended_at")
+            for column in ("due_at", "requested_at", "deadline_at", "since", "ended_at")
         )
         with self._ledger.writing() as connection:
             connection.execute(text(f"UPDATE b2copy_operations SET {earlier}"))
@@ -71,18 +67,26 @@ def look(ledger: Ledger, name: str) -> Operation:
     return found
 
 
-def tried(outcome: str = "done", **more: Any) -> Attempt:
-    return Attempt(started_at=0, duration=12, outcome=outcome, worker="worker 1", **more)
+def tried(outcome: str = "done", **more: Any) -> AttemptRecord:
+    return AttemptRecord(started_at=0, duration=12, outcome=outcome, worker="worker 1", **more)
 
 
 def succeed(ledger: Ledger, *claims: Claim) -> list[Claim]:
-    return settle(ledger, [Verdict(held, State.SUCCEEDED, attempt=tried()) for held in claims])
+    return settle(ledger, [Transition(held, State.SUCCEEDED, attempt=tried()) for held in claims])
 
 
-def fail(ledger: Ledger, *claims: Claim, reason: Reason = Reason.REJECTED, unknown: bool = False) -> list[Claim]:
-    verdicts = [Verdict(held, State.FAILED, reason=reason, attempt=tried("no"), unknown=unknown) for held in claims]
+def fail(
+    ledger: Ledger, *claims: Claim, reason: FailureReason = FailureReason.REJECTED, unknown: bool = False
+) -> list[Claim]:
+    verdicts = [
+        Transition(held, State.FAILED, failure_reason=reason, attempt=tried("no"), unknown=unknown) for held in claims
+    ]
     return settle(ledger, verdicts)
 
 
-def postpone(ledger: Ledger, *claims: Claim, why: Why = Why.BACKOFF, seconds: float = 30.0, **more: Any) -> list[Claim]:
-    return settle(ledger, [Verdict(held, State.WAITING, why=why, due_in=seconds, **more) for held in claims])
+def postpone(
+    ledger: Ledger, *claims: Claim, why: WaitReason = WaitReason.BACKOFF, seconds: float = 30.0, **more: Any
+) -> list[Claim]:
+    return settle(
+        ledger, [Transition(held, State.WAITING, wait_reason=why, due_in_s=seconds, **more) for held in claims]
+    )

@@ -8,7 +8,8 @@ import pytest
 from sqlalchemy import event
 
 from tests.ledger.actors import on_postgresql, on_sqlite, postpone, put, succeed, take, tried
-from worker.ledger import Ledger, State, Verdict, Why, due, renew, turn
+from worker.ledger import Ledger, count_due, renew_leases, settle_and_claim
+from worker.operation import State, Transition, WaitReason
 
 
 @contextmanager
@@ -42,23 +43,23 @@ def stepped(ledger: Ledger) -> Iterator[list[int]]:
 
 def work_through(ledger: Ledger, operations: int) -> None:
     """Claim and settle as the engine does, a hundred to a transaction."""
-    verdicts: list[Verdict] = []
+    verdicts: list[Transition] = []
     left = operations
     while left:
-        lost, held = turn(ledger, verdicts, "money", "worker 1", min(100, left))
+        lost, held = settle_and_claim(ledger, verdicts, "money", "worker 1", min(100, left))
         assert (lost, bool(held)) == ([], True)
-        verdicts = [Verdict(one, State.SUCCEEDED, attempt=tried()) for one in held]
+        verdicts = [Transition(one, State.SUCCEEDED, attempt=tried()) for one in held]
         left -= len(held)
-    turn(ledger, verdicts, "money", "worker 1", 0)
+    settle_and_claim(ledger, verdicts, "money", "worker 1", 0)
 
 
 def test_statements_per_operation_do_not_grow_with_the_ledger(ledger: Ledger) -> None:
     def statements(name: str) -> int:
         with counted(ledger) as told:
             work_through(ledger, 300)
-            renew(ledger, "worker 1", take(ledger, limit=10))
+            renew_leases(ledger, "worker 1", take(ledger, limit=10))
             put(ledger, name)
-            due(ledger)
+            count_due(ledger)
         return len(told)
 
     put(ledger, *(f"few{number}" for number in range(400)))
@@ -73,7 +74,9 @@ def test_a_settled_and_claimed_hundred_takes_few_statements(ledger: Ledger) -> N
     held = take(ledger)
 
     with counted(ledger) as told:
-        turn(ledger, [Verdict(one, State.SUCCEEDED, attempt=tried()) for one in held], "money", "worker 1", 100)
+        settle_and_claim(
+            ledger, [Transition(one, State.SUCCEEDED, attempt=tried()) for one in held], "money", "worker 1", 100
+        )
 
     assert len([statement for statement in told if not statement.startswith("BEGIN")]) == 7
 
@@ -96,9 +99,9 @@ def test_work_per_operation_does_not_grow_with_the_ledger(ledger: Ledger, more: 
     def some_work(name: str) -> None:
         put(ledger, *(f"{name}{number}" for number in range(200)))
         work_through(ledger, 200)
-        renew(ledger, "worker 1", take(ledger, limit=10))
+        renew_leases(ledger, "worker 1", take(ledger, limit=10))
         succeed(ledger, *take(ledger, limit=10))
-        due(ledger, ["bulk"])
+        count_due(ledger, ["bulk"])
 
     put(ledger, *(f"few{number}" for number in range(200)))
     small = steps(lambda: some_work("small"))
@@ -119,14 +122,14 @@ def test_work_per_operation_does_not_grow_with_the_ledger(ledger: Ledger, more: 
 @on_postgresql
 def test_what_is_not_due_is_not_looked_at(ledger: Ledger) -> None:
     put(ledger, *(f"W{number}" for number in range(3000)))
-    postpone(ledger, *take(ledger, limit=3000), why=Why.PENDING_AT_B2COPY, seconds=3600)
+    postpone(ledger, *take(ledger, limit=3000), wait_reason=WaitReason.PENDING_AT_B2COPY, seconds=3600)
     put(ledger, "new")
     with ledger.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.exec_driver_sql("VACUUM ANALYZE b2copy_operations")
 
     with explained(ledger) as plans:
         take(ledger, limit=10)
-        due(ledger)
+        count_due(ledger)
 
     conditions = [line for line in plans if "Index Cond" in line and "turn" in line]
     assert len(conditions) >= 2

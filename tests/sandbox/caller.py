@@ -9,7 +9,7 @@ import requests
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from worker.sandbox.b2copy import AUTH, PROCESS, REFRESH
-from worker.sandbox.keys import KeyPair
+from worker.testbed.keys import KeyPair
 
 
 class Caller:

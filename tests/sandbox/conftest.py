@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.sandbox.caller import Caller
-from worker.sandbox.control import SandboxControl
-from worker.sandbox.keys import KeyPair
+from worker.sandbox.control_client import SandboxControl
+from worker.testbed.keys import KeyPair
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import requests
 from tests.sandbox.caller import Caller
 from tests.support import until
 from worker.sandbox.b2copy import PROCESS
-from worker.sandbox.control import SandboxControl
+from worker.sandbox.control_client import SandboxControl
 
 FEES = b'{"account_login": "1001", "request_id": "W1"}'
 

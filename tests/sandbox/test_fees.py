@@ -7,7 +7,7 @@ import pytest
 from tests.sandbox.caller import Caller
 from tests.support import until
 from worker.sandbox.b2copy import PROCESS
-from worker.sandbox.control import SandboxControl
+from worker.sandbox.control_client import SandboxControl
 
 PENDING, SUCCESS, ERROR = 1, 2, 3
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.sandbox.caller import Caller
 from worker.sandbox.b2copy import PROCESS, B2Copy
-from worker.sandbox.control import SandboxControl
+from worker.sandbox.control_client import SandboxControl
 from worker.sandbox.openapi import DOCUMENT
 
 ACCOUNT = {"clientId": 5, "investmentPlatformId": 1, "accountNumber": "1", "productCurrencyId": 2, "isMaster": 0}

@@ -4,7 +4,7 @@ import os
 
 from celery import Celery
 
-from worker.session.http import Http
+from worker.http.client import Http
 from worker.session.shared import SharedSession
 from worker.settings import worker_settings
 

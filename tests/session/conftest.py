@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from tests.session.wire import Wire
-from worker.sandbox.stage import Stage
+from tests.http.raw_server import Wire
 from worker.session.shared import SharedSession
 from worker.session.timings import Timings
 from worker.settings import Settings, variable, worker_settings
+from worker.testbed.environment import Stage
 
 Configure = Callable[..., Settings]
 Member = Callable[..., SharedSession]

@@ -7,7 +7,7 @@ import pytest
 
 from tests.session.conftest import Configure
 from worker.session.assertion import assertion
-from worker.session.keys import signing_keys
+from worker.session.key_files import signing_keys
 from worker.settings import Settings
 
 

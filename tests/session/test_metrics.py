@@ -7,7 +7,7 @@ from prometheus_client import REGISTRY
 
 from tests.session.conftest import Member
 from worker.errors import Unavailable
-from worker.sandbox.control import SandboxControl
+from worker.sandbox.control_client import SandboxControl
 
 NAMES = """
     generation expires_in_seconds renewals_total renewal_seconds lease_wait_seconds lease_lost_total unauthorized_total

@@ -18,15 +18,15 @@ import redis
 from celery import Celery
 from prometheus_client import generate_latest
 
+from tests.http.raw_server import PAIR, Wire
 from tests.session.conftest import Configure, Member
-from tests.session.wire import PAIR, Wire
 from tests.support import until
 from worker import errors
 from worker.errors import B2CopyError
-from worker.sandbox.broker import Broker
-from worker.sandbox.control import SandboxControl
-from worker.sandbox.stage import Stage
-from worker.session.http import Http
+from worker.http.client import Http
+from worker.sandbox.control_client import SandboxControl
+from worker.testbed.broker import Broker
+from worker.testbed.environment import Stage
 from worker.watch.redact import Redacted, guard, redacted
 
 FEES = "/api/admin/fees/v2/fee/feeservice/processext"

@@ -22,15 +22,15 @@ from worker.errors import (
     Transient,
     Unavailable,
 )
-from worker.sandbox.broker import Broker
-from worker.sandbox.control import SandboxControl
-from worker.sandbox.keys import new_key_pair, new_storage_key
-from worker.session import keys as key_files
+from worker.sandbox.control_client import SandboxControl
+from worker.session import key_files
+from worker.session.redis_store import Lease, Store
 from worker.session.shared import SharedSession
-from worker.session.store import Lease, Store
 from worker.session.timings import Timings
+from worker.session.token_encryption import Secrets, seal
 from worker.session.tokens import fingerprint
-from worker.session.vault import Secrets, seal
+from worker.testbed.broker import Broker
+from worker.testbed.keys import new_key_pair, new_storage_key
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import pytest
 from tasks import enqueue
 from tests.conftest import forget
 from tests.support import until
-from worker.ledger import FINAL, Operation
-from worker.sandbox.broker import Broker
-from worker.sandbox.control import SandboxControl
-from worker.sandbox.stage import Sandbox, Stage, wait_for_worker
+from worker.operation import FINAL, Operation
+from worker.sandbox.control_client import SandboxControl
+from worker.testbed.broker import Broker
+from worker.testbed.environment import Sandbox, Stage, wait_for_worker
 
 ALONE = ("--without-mingle", "--without-gossip")  # asking other workers costs a worker's start a second
 

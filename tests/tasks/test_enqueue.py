@@ -12,9 +12,10 @@ from tests.support import until
 from tests.tasks.conftest import ended
 from worker.app import ledger
 from worker.errors import BadPayload, PayloadConflict
-from worker.ledger import Reason, State, Why, attempts
-from worker.sandbox.control import SandboxControl
-from worker.sandbox.stage import Stage
+from worker.ledger import attempts_of
+from worker.operation import FailureReason, State, WaitReason
+from worker.sandbox.control_client import SandboxControl
+from worker.testbed.environment import Stage
 
 UPDATE = "/api/admin/clients/v2/client/clientservice/update"
 Name = Callable[[], str]
@@ -33,7 +34,7 @@ class TestFees:
 
         assert (recorded.key, recorded.state, recorded.created) == (f"fees.process:{request_id}", State.QUEUED, True)
         done = ended(recorded.key)
-        assert (done.state, done.enqueued_by) == (State.SUCCEEDED, "Ada")
+        assert (done.state, done.requested_by) == (State.SUCCEEDED, "Ada")
         assert enqueue.status("fees.process:nobody-asked") is None
         assert [effect["times"] for effect in control.effects("fees.process", f"7/{request_id}")] == [1]
 
@@ -42,7 +43,7 @@ class TestFees:
         done = ended(enqueue.fees(account_login="7", request_id=name()).key)
 
         assert done.ended_at is not None
-        assert done.ended_at - done.enqueued_at < timedelta(milliseconds=500) / timedelta(milliseconds=1)
+        assert done.ended_at - done.requested_at < timedelta(milliseconds=500) / timedelta(milliseconds=1)
 
     def test_asked_for_again_are_the_ones_there_are(self, control: SandboxControl, name: Name) -> None:
         request_id = name()
@@ -76,19 +77,19 @@ class TestFees:
         operation = ended(enqueue.fees(account_login="7", request_id=name()).key)
 
         assert operation.state is State.SUCCEEDED
-        assert [attempt.outcome for attempt in attempts(ledger(), operation.id)] == ["pending", "done"]
+        assert [attempt.outcome for attempt in attempts_of(ledger(), operation.id)] == ["pending", "done"]
 
     def test_that_fail_say_so_in_b2copys_words(self, control: SandboxControl, name: Name) -> None:
         control.switches(logins={"8": {"ends": "ERROR", "words": "no money"}, "9": {"known": False}})
         failed = ended(enqueue.fees(account_login="8", request_id=name()).key)
         unknown = ended(enqueue.fees(account_login="9", request_id=name()).key)
 
-        assert (failed.reason, unknown.reason) == (Reason.FEE_ERROR, Reason.REJECTED)
-        [attempt] = attempts(ledger(), failed.id)
-        assert attempt.words == "no money"
-        [attempt] = attempts(ledger(), unknown.id)
+        assert (failed.failure_reason, unknown.failure_reason) == ("fee_error", FailureReason.REJECTED)
+        [attempt] = attempts_of(ledger(), failed.id)
+        assert attempt.message == "no money"
+        [attempt] = attempts_of(ledger(), unknown.id)
         assert attempt.http_status == 404
-        assert "account 9 is not found" in str(attempt.words)
+        assert "account 9 is not found" in str(attempt.message)
 
 
 class TestInTheCrmsOwnTransaction:
@@ -187,7 +188,7 @@ class TestCalls:
 
         operation = ended(f"call:{key}")
 
-        assert (operation.state, operation.reason) == (State.FAILED, Reason.UNRESOLVED)
+        assert (operation.state, operation.failure_reason) == (State.FAILED, FailureReason.UNRESOLVED)
         assert [effect["times"] for effect in calls_of(control, id=key)] == [1]
 
     def test_that_may_be_repeated_are_made_again(self, control: SandboxControl, name: Name) -> None:
@@ -234,7 +235,7 @@ class TestOrder:
         enqueue.call(UPDATE, {"key": other}, key=other, entity="B")
 
         assert ended(f"call:{other}").state is State.SUCCEEDED
-        until(lambda: (found := enqueue.status(f"call:{behind}")) and found.why is Why.BEHIND_ENTITY)
+        until(lambda: (found := enqueue.status(f"call:{behind}")) and found.wait_reason is WaitReason.BEHIND_ENTITY)
         control.faults()
         assert ended(f"call:{behind}").state is State.SUCCEEDED
 
@@ -244,7 +245,7 @@ class TestOrder:
         enqueue.call(UPDATE, {"key": bad}, key=bad, entity=entity)
         enqueue.call(UPDATE, {"key": good}, key=good, entity=entity)
 
-        assert ended(f"call:{bad}").reason is Reason.REJECTED
+        assert ended(f"call:{bad}").failure_reason is FailureReason.REJECTED
         assert ended(f"call:{good}").state is State.SUCCEEDED
 
     def test_has_a_child_wait_for_its_parent(self, control: SandboxControl, name: Name) -> None:
@@ -252,7 +253,7 @@ class TestOrder:
         control.switches(fees={"until_told": True})
         parent = enqueue.fees(account_login="7", request_id=request_id)
         enqueue.call(UPDATE, {"key": child}, key=child, parent=parent.key)
-        until(lambda: (found := enqueue.status(f"call:{child}")) and found.why is Why.BEHIND_PARENT)
+        until(lambda: (found := enqueue.status(f"call:{child}")) and found.wait_reason is WaitReason.BEHIND_PARENT)
         assert calls_of(control, key=child) == []
 
         control.finish_fees("7", request_id)

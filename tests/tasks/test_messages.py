@@ -13,10 +13,11 @@ from celery import Celery
 from tests.support import until
 from tests.tasks.conftest import ended
 from worker.app import ledger
-from worker.ledger import Operation, Reason, State, attempts, search
-from worker.sandbox.control import SandboxControl
-from worker.sandbox.processes import clean_environment
-from worker.sandbox.stage import Stage
+from worker.ledger import attempts_of, search
+from worker.operation import FailureReason, Operation, State
+from worker.sandbox.control_client import SandboxControl
+from worker.testbed.environment import Stage
+from worker.testbed.processes import clean_environment
 
 FEES = "b2copy.fees.process"
 UPDATE = "/api/admin/clients/v2/client/clientservice/update"
@@ -61,7 +62,7 @@ def send(crm: Any, task: str = FEES, *args: Any, **options: Any) -> str:
 def kept(message_id: str) -> Operation:
     """A message that was kept as a failed operation."""
     operation = ended(f"message:{message_id}")
-    assert (operation.state, operation.reason) == (State.FAILED, Reason.BAD_PAYLOAD)
+    assert (operation.state, operation.failure_reason) == (State.FAILED, FailureReason.BAD_PAYLOAD)
     assert operation.result is not None
     return operation
 
@@ -83,7 +84,7 @@ def test_a_script_that_imports_nothing_of_ours_has_fees_run_and_sent_twice_they_
     done = ended(f"fees.process:{request_id}")
 
     assert done.state is State.SUCCEEDED
-    assert done.enqueued_by.startswith("message from ")
+    assert done.requested_by.startswith("message from ")
     [effect] = control.effects("fees.process", f"7/{request_id}")
     assert effect["times"] == 1
 
@@ -217,7 +218,7 @@ def test_what_is_no_task_message_at_all_is_kept(
 
     [new] = until(lambda: [operation for operation in messages() if operation.key not in before])
 
-    assert new.reason is Reason.BAD_PAYLOAD
+    assert new.failure_reason is FailureReason.BAD_PAYLOAD
 
 
 def messages() -> list[Operation]:
@@ -237,7 +238,7 @@ def test_another_ledgers_wake_up_is_refused_loudly(fleet: Stage, crm: Any) -> No
 def test_a_kept_message_is_not_attempted_and_the_queue_is_empty(fleet: Stage, crm: Any) -> None:
     operation = kept(send(crm, "b2copy.nonsense"))
 
-    assert attempts(ledger(), operation.id) == []
+    assert attempts_of(ledger(), operation.id) == []
     with fleet.broker.client as client:
         until(lambda: not client.llen("b2copy.inbox") and not client.hlen("unacked"))
 

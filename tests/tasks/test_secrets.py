@@ -6,10 +6,10 @@ from pathlib import Path
 from tasks import enqueue
 from tests.session.test_secrets import ASSERTION, dumped
 from tests.support import until
-from worker.sandbox.broker import Broker
-from worker.sandbox.control import SandboxControl
-from worker.sandbox.processes import Process
-from worker.sandbox.stage import Stage
+from worker.sandbox.control_client import SandboxControl
+from worker.testbed.broker import Broker
+from worker.testbed.environment import Stage
+from worker.testbed.processes import Process
 
 
 def test_a_worker_that_logs_everything_and_sends_events_shows_no_token(

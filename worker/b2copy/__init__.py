@@ -1,6 +1,7 @@
-"""B2COPY's API: one method per call, and the one place that tells what an answer means."""
+"""B2COPY's API: its routes, its client, and the one place that says what an answer means."""
 
 from worker.b2copy.client import B2Copy
-from worker.b2copy.fees import FeeState, FeeStatus
+from worker.b2copy.route import Route
+from worker.b2copy.routes.fees import FeeState, FeeStatus
 
-__all__ = ["B2Copy", "FeeState", "FeeStatus"]
+__all__ = ["B2Copy", "FeeState", "FeeStatus", "Route"]

@@ -6,7 +6,21 @@ import sys
 
 import typer
 
-from worker.cli import demo, doctor, enqueue, failed, flow, health, imports, keys, ledger, sandbox, session, status
+from worker.cli import (
+    demo,
+    doctor,
+    enqueue,
+    failed,
+    health,
+    import_file,
+    keygen,
+    migrate,
+    pause,
+    purge,
+    sandbox,
+    session,
+    status,
+)
 from worker.cli.exits import EXITS, stopped_by
 from worker.watch.redact import guard
 
@@ -28,18 +42,18 @@ OPERATE = "Operate"
 
 for command, panel in (
     (demo.demo, SET_UP),
-    (keys.keygen, SET_UP),
-    (ledger.migrate, SET_UP),
+    (keygen.keygen, SET_UP),
+    (migrate.migrate, SET_UP),
     (doctor.doctor, SET_UP),
     (sandbox.sandbox, SET_UP),
     (enqueue.fees, OPERATIONS),
     (enqueue.call, OPERATIONS),
-    (imports.import_, OPERATIONS),
+    (import_file.import_, OPERATIONS),
     (status.status, OPERATIONS),
     (health.health, OPERATE),
-    (flow.pause, OPERATE),
-    (flow.resume, OPERATE),
-    (ledger.purge, OPERATE),
+    (pause.pause, OPERATE),
+    (pause.resume, OPERATE),
+    (purge.purge, OPERATE),
 ):
     app.command(command.__name__.rstrip("_"), rich_help_panel=panel, epilog=EXITS)(command)
 app.add_typer(failed.app, name="failed", rich_help_panel=OPERATIONS)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from worker.cli import say
+from worker.cli import output
 from worker.cli.exits import Exit, Stop
 from worker.cli.options import Json
 
@@ -24,20 +24,20 @@ def demo(
     """
     import aiohttp  # noqa: F401  the sandbox process needs it: if it is absent, say so before anything starts
 
-    from worker.cli.demo_play import play
-    from worker.cli.demo_rows import read
-    from worker.cli.demo_view import View
-    from worker.sandbox.processes import ProcessFailed
+    from worker.demo.play import play
+    from worker.demo.rows import read
+    from worker.demo.view import View
+    from worker.testbed.processes import ProcessFailed
 
     try:
         withdrawals = read(csv, rows)
     except ValueError as error:
         raise Stop(Exit.USAGE, str(error)) from None
     try:
-        report = play(withdrawals, View(say.err() if json else say.out()))
+        report = play(withdrawals, View(output.err() if json else output.out()))
     except ProcessFailed as error:
         raise Stop(Exit.FAILED, str(error)) from None
     if json:
-        say.document(report.told())
+        output.document(report.told())
     if not report.passed:
         raise typer.Exit(Exit.FAILED)

@@ -5,10 +5,11 @@ from typing import Annotated
 
 import typer
 
-from worker.cli import checks, say
-from worker.cli.checks import FAIL, Finding
+from worker.cli import output
 from worker.cli.exits import Exit
 from worker.cli.options import Json
+from worker.doctor import checks
+from worker.doctor.checks import FAIL, Finding
 
 _STYLES = {"ok": "green", "warn": "yellow", FAIL: "bold red", "skip": "dim"}
 
@@ -33,10 +34,10 @@ def doctor(
             _tell(finding)
     failed = [finding for finding in found if finding.verdict == FAIL]
     if as_json:
-        say.document({"ok": not failed, "checks": [finding._asdict() for finding in found]})
+        output.document({"ok": not failed, "checks": [finding._asdict() for finding in found]})
     elif not failed:
         warned = sum(finding.verdict == "warn" for finding in found)
-        say.line(f"\nnothing failed{f', {warned} to look at' if warned else ''}")
+        output.line(f"\nnothing failed{f', {warned} to look at' if warned else ''}")
     if failed:
         raise typer.Exit(Exit.USAGE if any(one.check == "settings" for one in failed) else Exit.FAILED)
 
@@ -63,8 +64,8 @@ def _tell(finding: Finding) -> None:
     text = Text.assemble(
         (f"{finding.verdict:<5}", _STYLES[finding.verdict]),
         (f"{finding.check:<10}", "bold"),
-        say.printable(finding.said),
+        output.printable(finding.said),
     )
     if finding.remedy:
-        text.append(f": {say.printable(finding.remedy)}")
-    say.out().print(text, soft_wrap=True)
+        text.append(f": {output.printable(finding.remedy)}")
+    output.out().print(text, soft_wrap=True)

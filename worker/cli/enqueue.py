@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from worker.cli import say
+from worker.cli import output
 from worker.cli.exits import Exit, Stop
+from worker.cli.operation_view import STYLES, remedy, standing, story_of, summary
 from worker.cli.options import By, Json, duration
-from worker.cli.story import STYLES, remedy, standing, story_of, summary
 
 if TYPE_CHECKING:
-    from worker.ledger import Operation, Recorded
+    from worker.operation import Operation, Recorded
 
 _LOOK_EVERY = 0.2  # seconds
 _NOBODY = 5.0  # seconds in the queue after which somebody should have taken it
@@ -93,10 +93,11 @@ def _payload(text: str) -> dict[str, Any]:
 def _follow(recorded: "Recorded", wait: bool, timeout: float | None, as_json: bool) -> None:
     """Say how an accepted operation stands; with `wait`, when it has ended. Exits accordingly."""
     from worker.app import ledger
-    from worker.ledger import FINAL, find
+    from worker.ledger import find
+    from worker.operation import FINAL
 
     if not (as_json or wait):
-        say.line(f"{recorded.key} is {'accepted' if recorded.created else 'known already'}")
+        output.line(f"{recorded.key} is {'accepted' if recorded.created else 'known already'}")
     operation = find(ledger(), recorded.key)
     if wait:
         try:
@@ -107,12 +108,12 @@ def _follow(recorded: "Recorded", wait: bool, timeout: float | None, as_json: bo
         raise Stop(Exit.NOT_FOUND, f"{recorded.key} was purged meanwhile")
     story = story_of(ledger(), operation)
     if as_json:
-        say.document({**summary(operation), "created": recorded.created, "words": story.words or None})
+        output.document({**summary(operation), "created": recorded.created, "words": story.words or None})
     elif wait or not recorded.created:
         said = f": {story.words}" if story.words and operation.state != "succeeded" else ""
-        say.line(f"{operation.key} {standing(operation)}{said}", style=STYLES.get(operation.state, ""))
+        output.line(f"{operation.key} {standing(operation)}{said}", style=STYLES.get(operation.state, ""))
         if advice := remedy(operation):
-            say.note(advice)
+            output.note(advice)
     if operation.state in FINAL and operation.state != "succeeded":
         raise typer.Exit(Exit.NOT_DONE)
     if wait and operation.state not in FINAL:
@@ -122,10 +123,11 @@ def _follow(recorded: "Recorded", wait: bool, timeout: float | None, as_json: bo
 def _ended(key: str, timeout: float | None) -> "Operation | None":
     """Wait for an operation to end, and show on stderr how it goes."""
     from worker.app import ledger
-    from worker.ledger import FINAL, find
+    from worker.ledger import find
+    from worker.operation import FINAL
 
     began, told = time.monotonic(), ""
-    with say.err().status("") as spinner:
+    with output.err().status("") as spinner:
         while (operation := find(ledger(), key)) is not None and operation.state not in FINAL:
             waited = time.monotonic() - began
             if timeout is not None and waited >= timeout:
@@ -133,10 +135,10 @@ def _ended(key: str, timeout: float | None) -> "Operation | None":
             stands = standing(operation)
             if operation.state == "queued" and waited > _NOBODY:
                 stands += "; is one running? (b2copy-sync doctor)"
-            if say.err().is_terminal:
-                spinner.update(say.printable(f"{key} {stands}"))
+            if output.err().is_terminal:
+                spinner.update(output.printable(f"{key} {stands}"))
             elif (brief := stands.partition(";")[0]) != told:  # without the countdown: a line for each change
                 told = brief
-                say.note(f"{key} {stands}")
+                output.note(f"{key} {stands}")
             time.sleep(_LOOK_EVERY)
     return operation

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from worker.cli import say
+from worker.cli import output
 from worker.cli.exits import EXITS, Exit, Stop
-from worker.cli.ledger import existing_ledger
+from worker.cli.open_ledger import existing_ledger
+from worker.cli.operation_view import document, remedy, story_of, summary, tell
 from worker.cli.options import By, Json, Key, Lane, Reason, Why, moment, per_second
 from worker.cli.status import look_up
-from worker.cli.story import document, remedy, story_of, summary, tell
 
 if TYPE_CHECKING:
-    from worker.ledger import Ledger, Operation, State
-    from worker.ledger import Reason as ReasonWord
+    from worker.ledger import Ledger
+    from worker.operation import FailureReason, Operation, State
 
 app = typer.Typer(help="Failed operations: list them, see why, replay or cancel.", no_args_is_help=True, epilog=EXITS)
 
@@ -53,33 +53,33 @@ def list_(
 
     with existing_ledger() as ledger:
         found = search(
-            ledger, state=_failed(), reason=_reason(reason), kind=kind, lane=lane, since=since, limit=limit + 1
+            ledger, state=_failed(), failure_reason=_reason(reason), kind=kind, lane=lane, since=since, limit=limit + 1
         )
         stories = [story_of(ledger, operation) for operation in found[:limit]]
     more = len(found) > limit
     if as_json:
-        say.document(
+        output.document(
             {"failed": [{**summary(one.operation), "words": one.words or None} for one in stories], "more": more}
         )
         return
     if not stories:
-        say.line("no failed operations" + (" of this sort" if reason or kind or lane or since else ""))
+        output.line("no failed operations" + (" of this sort" if reason or kind or lane or since else ""))
         return
-    say.table(
+    output.table(
         ("Key", "Lane", "Reason", "Failed (UTC)", "Last words"),
         [
             (
                 one.operation.key,
                 one.operation.lane,
-                str(one.operation.reason),
-                say.clock(one.operation.since),
+                str(one.operation.failure_reason),
+                output.clock(one.operation.state_since),
                 one.words,
             )
             for one in stories
         ],
     )
     if more:
-        say.note(f"these are the newest {limit}: --limit shows more")
+        output.note(f"these are the newest {limit}: --limit shows more")
 
 
 @app.command(epilog=EXITS)
@@ -88,11 +88,11 @@ def show(key: Key, as_json: Json = False) -> None:
     with existing_ledger() as ledger:
         story = story_of(ledger, look_up(ledger, key))
     if as_json:
-        say.document({**document(story), "remedy": remedy(story.operation) or None})
+        output.document({**document(story), "remedy": remedy(story.operation) or None})
         return
     tell(story)
     if story.operation.state != "failed":
-        say.note(f"it has not failed: it is {story.operation.state}")
+        output.note(f"it has not failed: it is {story.operation.state}")
 
 
 @app.command(epilog=EXITS)
@@ -124,8 +124,8 @@ def replay(
     Left alone is what cannot be done again: messages that could not be taken, and calls whose outcome is unknown and
     which must not be repeated, unless you name their KEYs and say --it-was-not-done.
     """
-    from tasks.wake import wake
     from worker.ledger import replay as queue_again
+    from worker.messages.wake_up import wake
     from worker.settings import CrmSettings, load
 
     filtered = any((reason, kind, lane, since is not None))
@@ -145,29 +145,31 @@ def replay(
         replayed: list[str] = []
         if not dry_run:
             if money and not yes:
-                chosen_are = f"{say.count(len(wanted))} chosen, {money} of which move money"
+                chosen_are = f"{output.count(len(wanted))} chosen, {money} of which move money"
                 raise Stop(Exit.USAGE, f"{chosen_are}: look with --dry-run, then --yes")
             try:
                 for batch in _paced([one.key for one in wanted], rate):
                     replayed += queue_again(ledger, batch, by, why, not_done)
                     for each in {one.lane for one in wanted}:
                         wake(each)
-                    if len(replayed) < len(wanted) and say.err().is_terminal:
-                        say.note(f"{len(replayed)} of {len(wanted)} replayed")
+                    if len(replayed) < len(wanted) and output.err().is_terminal:
+                        output.note(f"{len(replayed)} of {len(wanted)} replayed")
             except KeyboardInterrupt:
                 told = f"interrupted: {len(replayed)} of {len(wanted)} replayed, the others are as they were"
                 raise Stop(Exit.FAILED, told) from None
     if as_json:
         would = [one.key for one in wanted]
-        say.document({"dry_run": dry_run, "chosen": would, "replayed": replayed, "left_alone": left})
+        output.document({"dry_run": dry_run, "chosen": would, "replayed": replayed, "left_alone": left})
     elif dry_run:
-        say.table(("Would replay", "Lane", "Failed for"), [(one.key, one.lane, str(one.reason)) for one in wanted])
-        say.line(f"{say.count(len(wanted))} would be replayed, {money} of which move money; nothing was changed")
+        output.table(
+            ("Would replay", "Lane", "Failed for"), [(one.key, one.lane, str(one.failure_reason)) for one in wanted]
+        )
+        output.line(f"{output.count(len(wanted))} would be replayed, {money} of which move money; nothing was changed")
     else:
-        say.line(f"{say.count(len(replayed))} replayed")
+        output.line(f"{output.count(len(replayed))} replayed")
     if not as_json:
         for key, why_not in left.items():
-            say.note(f"left alone: {key}: {why_not}")
+            output.note(f"left alone: {key}: {why_not}")
     if keys and left:
         raise typer.Exit(Exit.FAILED)
 
@@ -194,11 +196,11 @@ def cancel(
         decide = decisions.stop_asking if stop_asking else decisions.cancel
         operation = decide(ledger, operation.key, by, why)
     if as_json:
-        say.document(summary(operation))
+        output.document(summary(operation))
     elif stop_asking:
-        say.line(f"{operation.key} failed (unresolved): we ask no more, B2COPY may still do it")
+        output.line(f"{operation.key} failed (unresolved): we ask no more, B2COPY may still do it")
     else:
-        say.line(f"{operation.key} cancelled: nothing of it was sent")
+        output.line(f"{operation.key} cancelled: nothing of it was sent")
 
 
 def _moves_money(operation: "Operation") -> bool:
@@ -212,7 +214,7 @@ def _not_replayable(operation: "Operation", not_done: bool = False) -> str:
         return f"it is {operation.state}"
     if operation.kind == "message":
         return "it only keeps a message that could not be taken"
-    if operation.unknown and not operation.repeatable and not not_done:
+    if operation.outcome_unknown and operation.on_unknown == "stop" and not not_done:
         return "whether B2COPY did it is not known, and it must not be done twice: look there, then --it-was-not-done"
     return ""
 
@@ -227,7 +229,7 @@ def _all_failed(
     while page := search(
         ledger,
         state=_failed(),
-        reason=_reason(reason),
+        failure_reason=_reason(reason),
         kind=kind,
         lane=lane,
         since=since,
@@ -249,12 +251,12 @@ def _paced(keys: list[str], rate: float | None) -> Iterator[list[str]]:
 
 
 def _failed() -> "State":
-    from worker.ledger import State
+    from worker.operation import State
 
     return State.FAILED
 
 
-def _reason(reason: str | None) -> "ReasonWord | None":
-    from worker.ledger import Reason as ReasonWord
+def _reason(reason: str | None) -> "FailureReason | None":
+    from worker.operation import FailureReason
 
-    return ReasonWord(reason) if reason else None
+    return FailureReason(reason) if reason else None

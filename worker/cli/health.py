@@ -5,9 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-from worker.cli import say
+from worker.cli import output
 from worker.cli.exits import Exit
-from worker.cli.ledger import existing_ledger
+from worker.cli.open_ledger import existing_ledger
 from worker.cli.options import Json, duration
 
 
@@ -25,41 +25,43 @@ def health(
     Asks the database alone. Exit code 1 if it cannot be reached, if something has been due for long and is not being
     done (no worker runs?), or if too many have failed.
     """
-    from worker.ledger import raised
-    from worker.ledger.census import census
+    from worker.ledger import active_flags
+    from worker.ledger.statistics import statistics
 
     with existing_ledger() as ledger:
-        found = census(ledger)
-        pauses = [flag for name, flag in raised(ledger).items() if name.startswith("pause:")]
+        found = statistics(ledger)
+        pauses = [flag for name, flag in active_flags(ledger).items() if name.startswith("pause:")]
     failed = sum(found.failed.values())
     problems = [
-        f"lane {lane}: something has been due for {say.span(seconds)}: is a worker running?"
-        for lane, seconds in found.late.items()
+        f"lane {lane}: something has been due for {output.span(seconds)}: is a worker running?"
+        for lane, seconds in found.late_s.items()
         if seconds > late
     ]
     if max_failed is not None and failed > max_failed:
         problems.append(f"failed: {failed} (b2copy-sync failed list)")
     if as_json:
-        say.document(
+        output.document(
             {
                 "well": not problems,
                 "problems": problems,
                 "due": found.due,
-                "late_seconds": found.late,
+                "late_seconds": found.late_s,
                 "waiting": found.waiting,
                 "failed": found.failed,
                 "paused": [flag.subject.removeprefix("pause:") for flag in pauses],
             }
         )
     else:
-        lanes = [f"{lane} {count} (late {say.span(found.late[lane])})" for lane, count in found.due.items() if count]
-        say.line(f"due:     {', '.join(lanes) or 'none'}")
-        say.line(f"waiting: {_counts(found.waiting)}")
-        say.line(f"failed:  {_counts(found.failed)}")
+        lanes = [
+            f"{lane} {count} (late {output.span(found.late_s[lane])})" for lane, count in found.due.items() if count
+        ]
+        output.line(f"due:     {', '.join(lanes) or 'none'}")
+        output.line(f"waiting: {_counts(found.waiting)}")
+        output.line(f"failed:  {_counts(found.failed)}")
         for flag in pauses:
-            say.line(f"paused:  {flag.subject.removeprefix('pause:')}, by {flag.who}: {flag.why}", style="yellow")
+            output.line(f"paused:  {flag.subject.removeprefix('pause:')}, by {flag.actor}: {flag.note}", style="yellow")
         for problem in problems:
-            say.line(f"UNWELL   {problem}", style="red")
+            output.line(f"UNWELL   {problem}", style="red")
     if problems:
         raise typer.Exit(Exit.FAILED)
 

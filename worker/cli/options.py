@@ -7,13 +7,13 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-# Repeated from worker.ledger, which takes too long to import for a --help; a test compares them.
+# Repeated from worker.operation and tasks/, which takes too long to import for a --help; a test compares them.
 Lane = Literal["money", "default", "bulk"]
-Reason = Literal["rejected", "fee_error", "unresolved", "exhausted", "bad_payload", "internal"]
+Reason = Literal["rejected", "fee_error", "unresolved", "exhausted", "expired", "bad_payload", "internal"]
 
 
 def _me() -> str:
-    from worker.ledger.asker import me  # with it comes SQLAlchemy, which takes too long for a --help
+    from worker.process import me  # with it comes SQLAlchemy, which takes too long for a --help
 
     return me()
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from worker.cli import say
+from worker.cli import output
 from worker.cli.exits import Exit, Stop
 
 
@@ -29,12 +29,12 @@ def sandbox(
     It keeps everything in memory and answers like B2COPY's documented API; switches decide what the documentation
     leaves open. Prints the settings a worker needs to talk to it.
     """
-    from worker.sandbox.serve import serve
-    from worker.sandbox.stage import ADMIN_ID, DEVICE_IP
+    from worker.sandbox.run import serve
     from worker.sandbox.switches import Switches, describe
+    from worker.testbed.environment import ADMIN_ID, DEVICE_IP
 
     if listed:
-        say.line(describe())
+        output.line(describe())
         return
     try:
         switches = Switches().changed({"admin_id": ADMIN_ID, **dict(map(_pair, switch or []))})
@@ -53,9 +53,9 @@ def sandbox(
                 "B2COPY_DEVICE_IP": DEVICE_IP,
             }
             for name, value in settings.items():
-                say.line(f"export {name}={value}")
-            say.line("# and yours: B2COPY_REDIS_URL=redis://... B2COPY_DATABASE_URL=sqlite:////absolute/path")
-            say.note(f"B2COPY's sandbox listens on {url}; Ctrl-C ends it")
+                output.line(f"export {name}={value}")
+            output.line("# and yours: B2COPY_REDIS_URL=redis://... B2COPY_DATABASE_URL=sqlite:////absolute/path")
+            output.note(f"B2COPY's sandbox listens on {url}; Ctrl-C ends it")
 
         try:
             serve(switches, {private.stem: public.read_text()}, port=port, ready=ready)

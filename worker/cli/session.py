@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from worker.cli import say
+from worker.cli import output
 from worker.cli.exits import EXITS, Exit
 from worker.cli.options import Json
 
@@ -45,9 +45,9 @@ def show(as_json: Json = False) -> None:
     """Show the session: its age, how long it is good, who made it with which key. Changes and asks nothing."""
     state = shared_session().state()
     if as_json:
-        say.document(_document(state))
+        output.document(_document(state))
         return
-    say.facts(_facts(state))
+    output.facts(_facts(state))
 
 
 @app.command(epilog=EXITS)
@@ -56,9 +56,9 @@ def renew(as_json: Json = False) -> None:
     renewal = shared_session().renew("operator", force=True, wait=PATIENCE)
     done = renewal.outcome in {"refresh", "jwt", "adopted", "conflict"}
     if as_json:
-        say.document({"outcome": renewal.outcome, "generation": renewal.generation, "renewed": done})
+        output.document({"outcome": renewal.outcome, "generation": renewal.generation, "renewed": done})
     else:
-        say.line(f"generation {renewal.generation}: {OUTCOMES[renewal.outcome]}")
+        output.line(f"generation {renewal.generation}: {OUTCOMES[renewal.outcome]}")
     if not done:
         raise typer.Exit(Exit.FAILED)
 
@@ -70,10 +70,10 @@ def forget(as_json: Json = False) -> None:
     generation = session.state().generation
     session.forget()
     if as_json:
-        say.document({"forgotten": generation or None})
+        output.document({"forgotten": generation or None})
     else:
         what = f"generation {generation} is forgotten" if generation else "there was no session"
-        say.line(f"{what}: the next call logs in")
+        output.line(f"{what}: the next call logs in")
 
 
 def _document(state: "State") -> dict[str, Any]:
@@ -103,9 +103,9 @@ def _facts(state: "State") -> list[tuple[str, str]]:
                 "made by",
                 f"{'a login' if state.origin == 'jwt' else 'a refresh'} with key {state.key_id}, {state.writer}",
             ),
-            ("age", say.span(state.age or 0.0)),
-            ("expires", f"in {say.span(left)}" if left > 0 else "expired"),
-            ("renewed", f"in {say.span(renews)}" if renews > 0 else "due"),
+            ("age", output.span(state.age or 0.0)),
+            ("expires", f"in {output.span(left)}" if left > 0 else "expired"),
+            ("renewed", f"in {output.span(renews)}" if renews > 0 else "due"),
             ("fingerprint", state.fingerprint or ""),
             ("refresh token", "spent: the next renewal is a login" if state.refresh_token_spent else "unused"),
             ("readable", "" if state.readable else "NO: no storage key opens it; the next call logs in"),
@@ -115,5 +115,5 @@ def _facts(state: "State") -> list[tuple[str, str]]:
     facts.append(("being renewed by", state.leader or ""))
     if state.cooldown:
         cooldown = state.cooldown
-        facts.append(("nobody asks for", f"{say.span(cooldown.left)} ({cooldown.kind}): {cooldown.reason}"))
+        facts.append(("nobody asks for", f"{output.span(cooldown.left)} ({cooldown.kind}): {cooldown.reason}"))
     return facts

@@ -5,14 +5,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from worker.cli import say
+from worker.cli import output
 from worker.cli.exits import Exit, Stop
-from worker.cli.ledger import existing_ledger
+from worker.cli.open_ledger import existing_ledger
+from worker.cli.operation_view import document, story_of, tell
 from worker.cli.options import Json, Key
-from worker.cli.story import document, story_of, tell
 
 if TYPE_CHECKING:
-    from worker.ledger import Ledger, Operation
+    from worker.ledger import Ledger
+    from worker.operation import Operation
 
 _PATIENCE = 10.0  # seconds for a worker to take it and B2COPY to answer
 _RECENT = 500  # operations among which a mistyped key is looked for
@@ -33,7 +34,7 @@ def status(
             operation = _refreshed(ledger, operation)
         story = story_of(ledger, operation)
     if as_json:
-        say.document(document(story))
+        output.document(document(story))
     else:
         tell(story)
 
@@ -41,11 +42,11 @@ def status(
 def look_up(ledger: "Ledger", name: str) -> "Operation":
     """Return the operation called `name`: its key, or its id alone if one kind has it. Raises `Stop`."""
     from worker.ledger import find, find_many
-    from worker.ledger.operation import MESSAGE_KIND
+    from worker.operation import MESSAGE_KIND
 
     if (exact := find(ledger, name)) is not None:
         return exact
-    from tasks.kinds import KINDS  # brings all of Celery: a key is found without
+    from tasks.registry import KINDS  # brings all of Celery: a key is found without
 
     found = find_many(ledger, [f"{kind}:{name}" for kind in (*KINDS, MESSAGE_KIND)])
     if len(found) > 1:
@@ -70,21 +71,22 @@ def _near(ledger: "Ledger", name: str) -> str:
 
 def _refreshed(ledger: "Ledger", operation: "Operation") -> "Operation":
     """Have a waiting operation asked about, and return it as it stands when that is done."""
-    from tasks.wake import wake
-    from worker.ledger import FINAL, attempts, find, refresh
+    from worker.ledger import attempts_of, find, poll_now
+    from worker.messages.wake_up import wake
+    from worker.operation import FINAL
 
     def tried() -> int:
-        return sum(attempt.times for attempt in attempts(ledger, operation.id))
+        return sum(attempt.times for attempt in attempts_of(ledger, operation.id))
 
     before = tried()
-    if not refresh(ledger, operation.key):
-        say.note(f"{operation.key} is {operation.state}, it does not wait: there is nothing to ask")
+    if not poll_now(ledger, operation.key):
+        output.note(f"{operation.key} is {operation.state}, it does not wait: there is nothing to ask")
         return operation
     wake(operation.lane)
     ends = time.monotonic() + _PATIENCE
     while (now := find(ledger, operation.key) or operation).state not in FINAL and tried() == before:
         if time.monotonic() > ends:
-            say.note(f"not asked within {say.span(_PATIENCE)}: is a worker running? (b2copy-sync doctor)")
+            output.note(f"not asked within {output.span(_PATIENCE)}: is a worker running? (b2copy-sync doctor)")
             break
         time.sleep(0.1)
     return now

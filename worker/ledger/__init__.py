@@ -1,77 +1,62 @@
-"""The ledger: the truth about every operation, in SQL, on SQLite or PostgreSQL.
+"""The ledger: the source of truth about every operation, in SQL, on SQLite or PostgreSQL.
 
-    record ──> claim ──> (renew) ──> settle            what the engine does
-    find, attempts, search                             what anybody may ask
-    replay, cancel, stop_asking, pause                 what people decide
+    record ──> claim ──> (renew_leases) ──> settle       what the engine does
+    find, attempts_of, search                            what anybody may ask
+    replay, resolve, cancel, stop_asking, pause          what people decide
 
-Every function is one transaction that either happens whole or not at all; SQLAlchemy's errors (disk full, database
-gone) pass through. `operation` holds the words and the table of states.
+Every function is one transaction that happens completely or not at all. SQLAlchemy's errors (disk full, database gone)
+pass through. `worker.operation` holds the vocabulary and the table of states.
 """
 
-from worker.ledger.decide import cancel, lower_flag, pause, raise_flag, refresh, replay, resume, stop_asking
-from worker.ledger.dispatch import backlog, dispatch_turn, due, release
-from worker.ledger.intake import fail_message, record
-from worker.ledger.lease import LEASE, claim, hand_back, renew
-from worker.ledger.lookup import attempts, decisions, find, find_many, raised, search
-from worker.ledger.operation import (
-    FINAL,
-    LANES,
-    Attempt,
-    Claim,
-    Decision,
-    New,
-    Operation,
-    Reason,
-    Recorded,
-    State,
-    Verdict,
-    Why,
+from worker.ledger.claims import LEASE_S, claim, renew_leases, return_unsent
+from worker.ledger.database import DATABASE_UNAVAILABLE_ERRORS, Ledger, open_ledger
+from worker.ledger.due import count_due, count_waiting, make_due, try_start_dispatch
+from worker.ledger.operator_actions import (
+    cancel,
+    lower_flag,
+    pause,
+    poll_now,
+    raise_flag,
+    replay,
+    resolve,
+    resume,
+    stop_asking,
 )
-from worker.ledger.retention import purge
-from worker.ledger.store import AWAY, Ledger, open_ledger
-from worker.ledger.verdicts import settle, turn
+from worker.ledger.purge import purge
+from worker.ledger.queries import active_flags, attempts_of, audit_of, find, find_many, search
+from worker.ledger.record import fail_message, record
+from worker.ledger.settle import settle, settle_and_claim
 
 __all__ = [
-    "AWAY",
-    "FINAL",
-    "LANES",
-    "LEASE",
-    "Attempt",
-    "Claim",
-    "Decision",
+    "DATABASE_UNAVAILABLE_ERRORS",
+    "LEASE_S",
     "Ledger",
-    "New",
-    "Operation",
-    "Reason",
-    "Recorded",
-    "State",
-    "Verdict",
-    "Why",
-    "attempts",
-    "backlog",
+    "active_flags",
+    "attempts_of",
+    "audit_of",
     "cancel",
     "claim",
-    "decisions",
-    "dispatch_turn",
-    "due",
+    "count_due",
+    "count_waiting",
     "fail_message",
     "find",
     "find_many",
-    "hand_back",
     "lower_flag",
+    "make_due",
     "open_ledger",
     "pause",
+    "poll_now",
     "purge",
     "raise_flag",
-    "raised",
     "record",
-    "refresh",
-    "release",
-    "renew",
+    "renew_leases",
     "replay",
+    "resolve",
     "resume",
+    "return_unsent",
     "search",
     "settle",
+    "settle_and_claim",
     "stop_asking",
-    "turn",
+    "try_start_dispatch",
 ]

@@ -1,10 +1,11 @@
 """The ledger's tables, one definition for SQLite (3.35 or newer) and PostgreSQL (14 or newer).
 
-All carry the prefix `b2copy_`, since they may live in the CRM's own database. Times are ms since the epoch, read from
-the database's clock alone: many machines, one clock.
+All names begin with `b2copy_`, because the tables may stand in the CRM's own database. Instants (`_at`, `since`) are ms
+since the epoch by the database's clock: there are many machines and one clock. Durations end in `_ms`.
 
-`due_at` is when a row may be claimed next: queued, now; waiting, its due time; running, the end of its lease; final,
-NULL. The index over it holds only what is open, so that the cost of a claim does not grow with what is done.
+`due_at` says when an operation may be claimed next: queued: now; waiting: when its wait ends; running: when its lease
+ends; final: NULL. The index over `due_at` holds open operations only, so that the cost of a claim does not grow with
+the number of final operations.
 """
 
 import json
@@ -17,11 +18,11 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     Dialect,
+    FetchedValue,
     ForeignKey,
     Index,
     Integer,
     MetaData,
-    SmallInteger,
     Table,
     Text,
     bindparam,
@@ -35,16 +36,17 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import NULLTYPE, TypeDecorator, TypeEngine
 
-from worker.ledger.operation import MOVES
+from worker.operation import MOVES
 
 HEAD = "0001"
-"""The schema this code needs: the newest revision under migrations/versions."""
+"""The schema revision that this code writes: the newest one under migrations/versions."""
 
 VERSION_TABLE = "b2copy_schema_version"
+"""Alembic's table, with one more column: `oldest_reader`, the oldest revision whose code may run on this schema."""
 
 metadata = MetaData()
 
-# SQLite numbers rows by itself only if the column is exactly INTEGER.
+# SQLite numbers rows by itself only if the column type is exactly INTEGER.
 _Id = BigInteger().with_variant(Integer, "sqlite")
 
 operations = Table(
@@ -57,67 +59,74 @@ operations = Table(
     Column("lane", Text, nullable=False),
     Column("entity", Text),
     Column("parent", Text),  # a key; the parent may be recorded later
+    Column("destination", Text, nullable=False, server_default="b2copy"),
     Column("state", Text, nullable=False),
-    Column("why", Text),
-    Column("reason", Text),
-    Column("turn", SmallInteger, nullable=False),  # 0: to be sent; 1: to be asked about again
+    Column("wait_reason", Text),
+    Column("failure_reason", Text),
+    Column("phase", Text, nullable=False),  # submit or poll
     Column("due_at", BigInteger),
-    Column("position", BigInteger),  # its place in its entity's line, if that is not its id
-    Column("owner", Text),
-    Column("fence", Integer, nullable=False),  # which claim holds it; grows with each
-    Column("attempts", Integer, nullable=False),
-    Column("asks", Integer, nullable=False),
+    Column("position", BigInteger),  # the place in its entity's line, if that is not its id
+    Column("lease_owner", Text),
+    Column("fence", Integer, nullable=False),  # the number of the claim that holds it; each claim adds one
+    Column("counted_attempts", Integer, nullable=False),
+    Column("polls", Integer, nullable=False),
     Column("replays", Integer, nullable=False),
     Column("sent", Boolean, nullable=False),
-    Column("unknown", Boolean, nullable=False),
-    Column("repeatable", Boolean, nullable=False),
-    Column("enqueued_at", BigInteger, nullable=False),
-    Column("enqueued_by", Text, nullable=False),
-    Column("allowed_ms", BigInteger),  # how long it may take, from enqueue or replay to deadline_at
+    Column("outcome_unknown", Boolean, nullable=False),
+    Column("unknown_step", Text),
+    Column("on_unknown", Text, nullable=False),
+    Column("progress", Text),  # JSON, at most 4 KB
+    Column("batch", Text),
+    Column("trace_id", Text),
+    Column("requested_at", BigInteger, nullable=False),
+    Column("requested_by", Text, nullable=False),
+    Column("time_allowed_ms", BigInteger),  # from the request or the replay to deadline_at
     Column("deadline_at", BigInteger),
-    Column("since", BigInteger, nullable=False),  # when it came into its present state
-    Column("waited_ms", BigInteger, nullable=False),  # how long it was told to wait the last time
-    Column("away_ms", BigInteger, nullable=False),  # how long it was not our turn
+    Column("state_since", BigInteger, nullable=False),
+    Column("last_wait_ms", BigInteger, nullable=False),  # how long the last wait was planned to be
+    Column("external_wait_ms", BigInteger, nullable=False),  # time spent pending at the destination or paused
     Column("ended_at", BigInteger),
     Column("result", Text),
-    Column("last", Text),  # digest of the last answer, and ...
-    Column("last_fence", Integer),  # ... the attempt that keeps it
+    Column("last_answer", Text),  # digest of the last answer
+    Column("last_answer_fence", Integer),  # the attempt that stores that answer
     CheckConstraint("(state IN ('queued', 'waiting', 'running')) = (due_at IS NOT NULL)", name="b2copy_open_is_due"),
-    CheckConstraint("(state = 'waiting') = (why IS NOT NULL)", name="b2copy_waiting_has_why"),
-    CheckConstraint("(state = 'failed') = (reason IS NOT NULL)", name="b2copy_failed_has_reason"),
-    CheckConstraint("(state = 'running') = (owner IS NOT NULL)", name="b2copy_running_has_owner"),
-    sqlite_autoincrement=True,  # a purged operation's id is never given to another
+    CheckConstraint("(state = 'waiting') = (wait_reason IS NOT NULL)", name="b2copy_waiting_has_reason"),
+    CheckConstraint("(state = 'failed') = (failure_reason IS NOT NULL)", name="b2copy_failed_has_reason"),
+    CheckConstraint("(state = 'running') = (lease_owner IS NOT NULL)", name="b2copy_running_has_owner"),
+    sqlite_autoincrement=True,  # the id of a purged operation is never used again
 )
 
-_row = operations.c
-place: ColumnElement[int] = func.coalesce(_row.position, _row.id)
+c = operations.c
+queue_position: ColumnElement[int] = func.coalesce(c.position, c.id)
 
 
 def _partial(name: str, *columns: Any, where: ColumnElement[bool], unique: bool = False) -> Index:
     return Index(name, *columns, unique=unique, sqlite_where=where, postgresql_where=where)
 
 
-_partial("b2copy_operations_due", _row.lane, _row.turn, _row.due_at, where=_row.due_at.is_not(None))
-# Whatever races: an entity is held by one operation.
-_partial("b2copy_operations_held", _row.entity, unique=True, where=(_row.state == "running") & _row.entity.is_not(None))
-_partial("b2copy_operations_line", _row.entity, place, where=_row.entity.is_not(None) & _row.due_at.is_not(None))
-_partial("b2copy_operations_children", _row.parent, where=_row.parent.is_not(None) & _row.due_at.is_not(None))
-_partial("b2copy_operations_waiting", _row.why, where=_row.state == "waiting")
-_partial("b2copy_operations_failed", _row.id, where=_row.state == "failed")
-_partial("b2copy_operations_ended", _row.ended_at, where=_row.ended_at.is_not(None))
+_partial("b2copy_operations_due", c.lane, c.phase, c.due_at, where=c.due_at.is_not(None))
+# At most one running operation per entity, whatever runs at the same time.
+_partial("b2copy_operations_held", c.entity, unique=True, where=(c.state == "running") & c.entity.is_not(None))
+_partial("b2copy_operations_line", c.entity, queue_position, where=c.entity.is_not(None) & c.due_at.is_not(None))
+_partial("b2copy_operations_children", c.parent, where=c.parent.is_not(None) & c.due_at.is_not(None))
+_partial("b2copy_operations_waiting", c.wait_reason, where=c.state == "waiting")
+_partial("b2copy_operations_failed", c.id, where=c.state == "failed")
+_partial("b2copy_operations_ended", c.ended_at, where=c.ended_at.is_not(None))
+_partial("b2copy_operations_batch", c.batch, where=c.batch.is_not(None))
 
 attempts = Table(
     "b2copy_attempts",
     metadata,
-    Column("operation", _Id, ForeignKey("b2copy_operations.id", ondelete="CASCADE"), primary_key=True),
+    Column("operation_id", _Id, ForeignKey("b2copy_operations.id", ondelete="CASCADE"), primary_key=True),
     Column("fence", Integer, primary_key=True, autoincrement=False),
     Column("started_at", BigInteger, nullable=False),
     Column("last_at", BigInteger, nullable=False),
     Column("times", Integer, nullable=False),
-    Column("duration", Integer, nullable=False),
+    Column("duration_ms", Integer, nullable=False),
     Column("http_status", Integer),
     Column("outcome", Text, nullable=False),
-    Column("words", Text),
+    Column("message", Text),
+    Column("steps", Text),  # JSON: [name, duration_ms, http_status, outcome] each; NULL if there was one call only
     Column("counted", Boolean, nullable=False),
     Column("request_id", Text),
     Column("worker", Text, nullable=False),
@@ -125,16 +134,17 @@ attempts = Table(
     Column("late", Boolean, nullable=False),
 )
 
-decisions = Table(
-    "b2copy_decisions",
+audit = Table(  # append-only: no foreign key, so that it outlives the operations that it is about
+    "b2copy_audit",
     metadata,
     Column("id", _Id, primary_key=True),
-    Column("operation", _Id, ForeignKey("b2copy_operations.id", ondelete="CASCADE"), index=True),
     Column("at", BigInteger, nullable=False),
-    Column("what", Text, nullable=False),
-    Column("subject", Text, nullable=False),  # the operation's key, or the flag's name
-    Column("who", Text, nullable=False),
-    Column("why", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("subject", Text, nullable=False, index=True),  # the operation's key, or the flag's name
+    Column("note", Text, nullable=False),
+    Column("detail", Text),  # JSON
+    sqlite_autoincrement=True,
 )
 
 flags = Table(
@@ -142,8 +152,8 @@ flags = Table(
     metadata,
     Column("name", Text, primary_key=True),
     Column("since", BigInteger, nullable=False),
-    Column("who", Text, nullable=False),
-    Column("why", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("note", Text, nullable=False),
 )
 
 ledger = Table(
@@ -151,6 +161,35 @@ ledger = Table(
     metadata,
     Column("id", Text, primary_key=True),
     Column("dispatched_at", BigInteger, nullable=False),
+)
+
+
+requests = Table(  # the SQL API: one INSERT from any language asks for an operation
+    "b2copy_requests",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("payload", Text, nullable=False),
+    Column("lane", Text),
+    Column("requested_by", Text),
+    Column("batch", Text),
+    Column("trace_id", Text),
+    Column("requested_at", BigInteger, nullable=False, server_default=FetchedValue()),
+    sqlite_autoincrement=True,
+)
+
+identities = Table(  # who is who: the CRM's ids, the trading platform's logins, B2COPY's ids
+    "b2copy_identities",
+    metadata,
+    Column("destination", Text, primary_key=True),
+    Column("platform", Text, primary_key=True),
+    Column("login", Text, primary_key=True),
+    Column("crm_id", Text),
+    Column("client_id", Text),
+    Column("account_id", Text),
+    Column("payment_account", Text),
+    Column("learned_from", Text, nullable=False),  # the key of the operation that learned it, or "import"
+    Column("learned_at", BigInteger, nullable=False),
 )
 
 
@@ -166,7 +205,7 @@ def _sqlite_now(element: _Now, compiler: SQLCompiler, **options: Any) -> str:
 
 @compiles(_Now, "postgresql")
 def _postgresql_now(element: _Now, compiler: SQLCompiler, **options: Any) -> str:
-    # Not clock_timestamp(): it may differ from row to row, and so no index would be searched by it.
+    # Not clock_timestamp(): its value may change from row to row, so PostgreSQL would not search an index by it.
     return "CAST(EXTRACT(EPOCH FROM statement_timestamp()) * 1000 AS BIGINT)"
 
 
@@ -192,38 +231,38 @@ class _Listed(TypeDecorator[list[Any]]):
         return value if dialect.name == "postgresql" else json.dumps(value)
 
 
-class _Among(FunctionElement[bool]):
-    # Not Boolean: for SQLite that would be written `... IN (...) = 1`, which no index serves.
+class _InList(FunctionElement[bool]):
+    # Not Boolean: SQLAlchemy would write `... IN (...) = 1` for SQLite, and no index serves that.
     type: Any = NULLTYPE
     inherit_cache = True
 
 
-@compiles(_Among, "sqlite")
-def _sqlite_among(element: _Among, compiler: SQLCompiler, **options: Any) -> str:
+@compiles(_InList, "sqlite")
+def _sqlite_in_list(element: _InList, compiler: SQLCompiler, **options: Any) -> str:
     member, listed = element.clauses
     items = func.json_each(listed).table_valued("value")
     return compiler.process(member.in_(select(items.c.value)), **options)
 
 
-@compiles(_Among, "postgresql")
-def _postgresql_among(element: _Among, compiler: SQLCompiler, **options: Any) -> str:
+@compiles(_InList, "postgresql")
+def _postgresql_in_list(element: _InList, compiler: SQLCompiler, **options: Any) -> str:
     member, listed = element.clauses
     return compiler.process(member == func.any(listed), **options)
 
 
-def among(column: Column[Any], listed: str) -> ColumnElement[bool]:
-    """The condition that `column` is one of the list given as parameter `listed`.
+def in_list(column: Column[Any], listed: str) -> ColumnElement[bool]:
+    """Return the condition that `column` is one of the list passed as parameter `listed`.
 
-    One parameter, however long: the statement's text stays the same, and so does the database's plan for it.
+    The list is one parameter whatever its length, so the statement's text and the database's plan stay the same.
     """
-    return _Among(column, bindparam(listed, type_=_Listed(column.type)))
+    return _InList(column, bindparam(listed, type_=_Listed(column.type)))
 
 
-def word(value: str) -> ColumnElement[str]:
-    """One of our own words as a constant in the statement's text: partial indexes are only found by constants."""
+def sql_literal(value: str) -> ColumnElement[str]:
+    """Return one of our own words as a constant in the SQL text: a partial index is only used for constants."""
     return literal_column(f"'{value}'", Text)
 
 
-def may(move: str) -> ColumnElement[bool]:
-    """The guard of a transition: that the operation is in a state from which it may make this move."""
-    return operations.c.state.in_([word(state) for state in sorted(MOVES[move].before)])
+def allowed_from(move: str) -> ColumnElement[bool]:
+    """Return the guard of a move: the condition that the operation is in a state from which the move may start."""
+    return operations.c.state.in_([sql_literal(state) for state in sorted(MOVES[move].before)])

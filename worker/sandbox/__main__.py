@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from worker.sandbox.serve import serve
+from worker.sandbox.run import serve
 from worker.sandbox.switches import Switches, describe
 
 

@@ -10,7 +10,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from worker.sandbox.answers import Refused
+from worker.sandbox.responses import Refused
 from worker.sandbox.switches import Switches
 
 _CLAIMS = {"admin_id", "device_ip", "key_id", "iss", "iat", "exp"}

@@ -12,12 +12,12 @@ from typing import Any
 
 from yarl import URL
 
-from worker.sandbox import back_office
-from worker.sandbox.answers import Answer, Refused, answer, refusal
+from worker.sandbox import generation1_api
 from worker.sandbox.assertion import Keys
-from worker.sandbox.back_office import BackOffice
-from worker.sandbox.effects import Effects
+from worker.sandbox.effect_log import Effects
 from worker.sandbox.fees import Fees
+from worker.sandbox.generation1_api import BackOffice
+from worker.sandbox.responses import Answer, Refused, answer, refusal
 from worker.sandbox.switches import Switches
 from worker.sandbox.tokens import Pair, Tokens
 
@@ -88,7 +88,7 @@ class B2Copy:
             return route
         if method == "POST" and path.startswith(ADMIN) and len(path) > len(ADMIN):
             return "call"
-        if method == "POST" and path.startswith(back_office.WIZARDS):
+        if method == "POST" and path.startswith(generation1_api.WIZARDS):
             return "wizard"
         return "unknown"
 
@@ -146,7 +146,7 @@ class B2Copy:
         return answer(self.back_office.create_account(call.json(), self.now(), time.monotonic(), self.switches))
 
     def register_client(self, call: Call) -> Answer:
-        workflow = call.url.path.removeprefix(back_office.WIZARDS)
+        workflow = call.url.path.removeprefix(generation1_api.WIZARDS)
         return answer(self.back_office.register_client(workflow, call.json(), time.monotonic(), self.switches))
 
     def _check_office(self, call: Call) -> None:
@@ -172,9 +172,9 @@ _ROUTES = {
     ("POST", AUTH): "authexternalcrm",
     ("POST", REFRESH): "refreshtoken",
     ("POST", PROCESS): "processext",
-    ("POST", back_office.SIGN_IN): "signin",
-    ("GET", back_office.ACCOUNTS): "accounts.list",
-    ("POST", back_office.CREATE): "accounts.create",
-    ("POST", back_office.AUTH_URL): "auth_url",
-    ("GET", back_office.INIT): "wizard.init",
+    ("POST", generation1_api.SIGN_IN): "signin",
+    ("GET", generation1_api.ACCOUNTS): "accounts.list",
+    ("POST", generation1_api.CREATE): "accounts.create",
+    ("POST", generation1_api.AUTH_URL): "auth_url",
+    ("GET", generation1_api.INIT): "wizard.init",
 }

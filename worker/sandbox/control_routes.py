@@ -1,4 +1,4 @@
-"""The sandbox's own routes under /_sandbox/, for tests and the demo; `worker.sandbox.control` is their client.
+"""The sandbox's own routes under /_sandbox/, for tests and the demo; `worker.sandbox.control_client` is their client.
 
 GET|PATCH switches · GET counters · GET effects · GET pairs · GET token-calls · POST reset · POST revoke-all ·
 POST fees · POST away · PUT|DELETE keys · GET /openapi.json

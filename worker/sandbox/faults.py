@@ -11,7 +11,7 @@ from http import HTTPStatus
 
 from aiohttp import web
 
-from worker.sandbox.answers import Answer, Refused
+from worker.sandbox.responses import Answer, Refused
 from worker.sandbox.switches import Fault, Switches
 
 HUGE = 64 << 20  # bytes of an answer that nobody should swallow

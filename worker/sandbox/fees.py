@@ -6,8 +6,8 @@ https://docs.b2copy.b2broker.com, "Initiate fee processing between Master and In
 from dataclasses import dataclass
 from typing import Any
 
-from worker.sandbox.answers import Refused
-from worker.sandbox.effects import Effects
+from worker.sandbox.effect_log import Effects
+from worker.sandbox.responses import Refused
 from worker.sandbox.switches import FeeRule, Switches
 
 STATUSES = {"PENDING": 1, "SUCCESS": 2, "ERROR": 3}

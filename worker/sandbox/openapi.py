@@ -6,7 +6,7 @@ switches as they are at the start.
 
 from typing import Any
 
-from worker.sandbox import b2copy, back_office
+from worker.sandbox import b2copy, generation1_api
 
 _DOCS = "https://docs.b2copy.b2broker.com"
 _TEXT = {"type": "string", "minLength": 1}
@@ -103,14 +103,14 @@ DOCUMENT: dict[str, Any] = {
         },
         b2copy.REFRESH: {"post": _route("refreshtoken", _CRM_GUIDE, _PAIR, security="refreshToken")},
         b2copy.PROCESS: {"post": _route("processext", _FEES_PAGE, _FEES_STATUS, _FEES)},
-        back_office.SIGN_IN: {
+        generation1_api.SIGN_IN: {
             "post": _route("signin", _SIGN_IN_PAGE, _SIGNED_IN, _object(email=_TEXT, password=_TEXT), security=None)
         },
-        back_office.ACCOUNTS: {
+        generation1_api.ACCOUNTS: {
             "get": _route("accounts.list", _LIST_PAGE, {"type": "array", "items": _ACCOUNT}, _SEARCH)
         },
-        back_office.CREATE: {"post": _route("accounts.create", _CREATE_PAGE, _ACCOUNT, _NEW_ACCOUNT)},
-        back_office.AUTH_URL: {
+        generation1_api.CREATE: {"post": _route("accounts.create", _CREATE_PAGE, _ACCOUNT, _NEW_ACCOUNT)},
+        generation1_api.AUTH_URL: {
             "post": _route(
                 "auth_url",
                 _AUTH_PAGE,
@@ -119,10 +119,10 @@ DOCUMENT: dict[str, Any] = {
                 security=None,
             )
         },
-        back_office.INIT: {
+        generation1_api.INIT: {
             "get": _route("wizard.init", _CLIENT_PAGE, _enveloped(_object(uuid=_TEXT, workflow=_TEXT)), security=None)
         },
-        back_office.WIZARDS + "{uuid}": {
+        generation1_api.WIZARDS + "{uuid}": {
             "post": _route("wizard", _CLIENT_PAGE, _enveloped(_CLIENT), _WIZARD, security=None, parameters=[_UUID])
         },
     },

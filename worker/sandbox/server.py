@@ -11,12 +11,12 @@ from typing import Any
 
 from aiohttp import web
 
-from worker.sandbox.answers import Answer, Refused, refusal
 from worker.sandbox.b2copy import B2Copy, Call
 from worker.sandbox.control_routes import Control
 from worker.sandbox.counters import Counters
 from worker.sandbox.faults import Dropped, Faults, break_off, drop, spoil
 from worker.sandbox.listener import Listener
+from worker.sandbox.responses import Answer, Refused, refusal
 from worker.sandbox.switches import TOKEN_ROUTES, Switches
 
 

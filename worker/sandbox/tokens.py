@@ -7,7 +7,7 @@ from typing import Literal
 
 import jwt
 
-from worker.sandbox.answers import Refused
+from worker.sandbox.responses import Refused
 from worker.sandbox.switches import Switches
 
 KEPT = 50_000  # pairs; older ones are forgotten

@@ -1,11 +1,9 @@
-"""The shared authenticated session, and calls through it. `shared.py` tells how it works."""
+"""The shared authenticated session. `shared.py` tells how it works."""
 
-from worker.session.http import Http
-from worker.session.keys import check as check_keys
-from worker.session.keys import generate, generate_storage
+from worker.session.key_files import check as check_keys
+from worker.session.key_files import generate, generate_storage
 from worker.session.leader import Renewal
 from worker.session.shared import SharedSession, State
 from worker.session.tokens import Token
-from worker.session.transport import Answer
 
-__all__ = ["Answer", "Http", "Renewal", "SharedSession", "State", "Token", "check_keys", "generate", "generate_storage"]
+__all__ = ["Renewal", "SharedSession", "State", "Token", "check_keys", "generate", "generate_storage"]

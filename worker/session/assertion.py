@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import jwt
 
-from worker.session.keys import SigningKey
+from worker.session.key_files import SigningKey
 from worker.settings import Settings
 
 

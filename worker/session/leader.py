@@ -17,13 +17,13 @@ from worker.errors import (
     StoreUnavailable,
     Unavailable,
 )
-from worker.session import keys
+from worker.session import key_files
 from worker.session.assertion import assertion
-from worker.session.endpoints import Endpoints
-from worker.session.store import Lease, Origin, Store, Stored
+from worker.session.redis_store import Lease, Origin, Store, Stored
 from worker.session.timings import Timings
+from worker.session.token_encryption import Secrets, seal, unseal
+from worker.session.token_endpoints import Endpoints
 from worker.session.tokens import Pair, fingerprint
-from worker.session.vault import Secrets, seal, unseal
 from worker.settings import Settings
 from worker.watch import metrics
 from worker.watch.redact import redacted
@@ -167,13 +167,13 @@ class Leader:
                 refused[key.fingerprint] = error
         raise next(reversed(refused.values()))
 
-    def _signing_keys(self) -> list[keys.SigningKey]:
-        with keys.at_work():
-            return keys.signing_keys(self._settings)
+    def _signing_keys(self) -> list[key_files.SigningKey]:
+        with key_files.at_work():
+            return key_files.signing_keys(self._settings)
 
     def _storage_keys(self) -> MultiFernet:
-        with keys.at_work():
-            return keys.storage_keys(self._settings)
+        with key_files.at_work():
+            return key_files.storage_keys(self._settings)
 
     def _ahead(self) -> float:
         """How far B2COPY's clock is ahead of ours, in seconds; 0 as long as the two are about equal."""
@@ -233,6 +233,6 @@ class Leader:
             kind, pause = "internal", pause if isinstance(error, Exception) else 0.0
         reason = redacted(str(error))[:300] if isinstance(error, B2CopyError) else type(error).__name__
         try:
-            self._store.fail(lease, kind, reason, pause, keys.fingerprint(self._settings))
+            self._store.fail(lease, kind, reason, pause, key_files.fingerprint(self._settings))
         except StoreUnavailable:
             log.warning("the lease could not be freed, and lapses within %.0f s", self._timings.lease)

@@ -41,13 +41,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from worker.errors import B2CopyError, CredentialsRejected, SessionUnavailable, StoreUnavailable
-from worker.session import keys
+from worker.session import key_files
 from worker.session.leader import TERMINAL, Renewal
-from worker.session.process import Held, Process, Refusal
-from worker.session.store import Cooldown, Lease, Refused, Stored
+from worker.session.member import Held, Process, Refusal
+from worker.session.redis_store import Cooldown, Lease, Refused, Stored
 from worker.session.timings import Timings
+from worker.session.token_encryption import unseal
 from worker.session.tokens import Token
-from worker.session.vault import unseal
 from worker.settings import Settings
 from worker.watch import metrics
 
@@ -279,7 +279,7 @@ class SharedSession:
 
     def _acquire(self, process: Process, expected: int, forced: bool) -> Lease | Refused:
         owner = f"{os.uname().nodename}:{os.getpid()}:{uuid.uuid4().hex[:12]}"
-        return process.store.acquire(owner, expected, keys.fingerprint(self._settings), forced)
+        return process.store.acquire(owner, expected, key_files.fingerprint(self._settings), forced)
 
     def _refuse(self, process: Process, cooldown: Cooldown | None, left: float) -> B2CopyError:
         """Turn a cooldown into the error it means, remembered so that callers who keep asking cost no round trip."""
@@ -300,8 +300,8 @@ class SharedSession:
             and held.token.fingerprint == stored.fingerprint
         ):
             return held.token
-        with keys.at_work():
-            fernet = keys.storage_keys(self._settings)
+        with key_files.at_work():
+            fernet = key_files.storage_keys(self._settings)
         secrets = unseal(fernet, process.store.place, stored.generation, stored.blob)
         if secrets is None:
             metrics.UNREADABLE.inc()

@@ -12,8 +12,8 @@ from tests.faults.load.measure import ask, cpu_seconds
 from tests.faults.table import Scenario
 from tests.support import until
 from worker.ledger.schema import operations
-from worker.sandbox.processes import Process
-from worker.sandbox.stage import Stage
+from worker.testbed.environment import Stage
+from worker.testbed.processes import Process
 
 TITLE = "A worker's cost per operation in a small ledger and in a large one"
 

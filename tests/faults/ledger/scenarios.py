@@ -12,7 +12,7 @@ from tests.faults.ledger.system import DATABASES, Fault, System, lossless, nearl
 from tests.faults.table import Scenario
 from tests.support import until
 from worker.ledger.schema import operations
-from worker.sandbox.processes import Process
+from worker.testbed.processes import Process
 
 TITLE = "The ledger: two workers, a beat, 15 operations/s through enqueue and 15/s through foreign messages"
 
@@ -102,7 +102,7 @@ def disk_full(system: System, seconds: float = 12.0) -> None:
 
 def poisoned(system: System) -> None:
     """Messages that no worker can take: each is found in the ledger, and all others go on."""
-    refused = (operations.c.kind == "message", operations.c.reason == "bad_payload")
+    refused = (operations.c.kind == "message", operations.c.failure_reason == "bad_payload")
     with system.fault():
         sent = send_all(system.stage.broker.url)
     until(lambda: system.count(*refused) == sent, within=20)

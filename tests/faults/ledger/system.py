@@ -21,10 +21,10 @@ from tests.faults.ledger.crm import DOORS
 from tests.postgres import Postgres
 from tests.support import until
 from worker.ledger import open_ledger
+from worker.ledger.database import Ledger, connect
 from worker.ledger.schema import attempts, operations
-from worker.ledger.store import Ledger, connect
-from worker.sandbox.processes import Process
-from worker.sandbox.stage import Stage, wait_for_worker
+from worker.testbed.environment import Stage, wait_for_worker
+from worker.testbed.processes import Process
 
 DATABASES = ("sqlite", "postgresql")
 RULES = {
@@ -156,7 +156,7 @@ class System:
 
     def hour_passes(self) -> None:
         """Put back what waits by an hour: for it the clock has advanced by as much."""
-        times = ("due_at", "since", "enqueued_at", "deadline_at")
+        times = ("due_at", "since", "requested_at", "deadline_at")
         with self.ledger() as ledger, ledger.writing() as connection:
             connection.execute(
                 update(operations)
@@ -203,7 +203,7 @@ class System:
             return -1
 
     def operations(self) -> dict[str, Any]:
-        columns = (_row.id, _row.key, _row.state, _row.reason, _row.enqueued_at, _row.ended_at)
+        columns = (_row.id, _row.key, _row.state, _row.failure_reason, _row.requested_at, _row.ended_at)
         with self.ledger() as ledger, ledger.reading() as connection:
             return {row.key: row for row in connection.execute(select(*columns)).all()}
 
@@ -228,20 +228,20 @@ class System:
                     never.append(ask.key)
                 continue
             row, times = recorded[ask.key], applied.get(ask.key, 0)
-            unsure = ask.what in ONCE_UNSURE and (row.state, row.reason) == ("failed", "unresolved")
+            unsure = ask.what in ONCE_UNSURE and (row.state, row.failure_reason) == ("failed", "unresolved")
             unresolved += unsure
             if times > 1 and ask.what != "repeatable":
                 doubled.append(ask.key)
-            if not unsure and (times == 0 or row.reason == "unresolved"):
+            if not unsure and (times == 0 or row.failure_reason == "unresolved"):
                 never.append(ask.key)
-            if not unsure and (row.state, row.reason) != FINAL[ask.what]:
-                wrong.append(f"{ask.key} {row.state} {row.reason}")
+            if not unsure and (row.state, row.failure_reason) != FINAL[ask.what]:
+                wrong.append(f"{ask.key} {row.state} {row.failure_reason}")
             if row.ended_at is not None:
                 since = max(self.fault_ended, ask.at)
                 seconds.append(row.ended_at / 1000 - since)
                 if seconds[-1] > SLOW:
                     slow.append(
-                        f"{ask.key} (recorded {row.enqueued_at / 1000 - since:.1f} s, done {seconds[-1]:.1f} s)"
+                        f"{ask.key} (recorded {row.requested_at / 1000 - since:.1f} s, done {seconds[-1]:.1f} s)"
                     )
         sent = sum(ask.door == "message" for ask in asked)
         self._tell(never=never, doubled=doubled, wrong=wrong, lost=lost, slow=slow)

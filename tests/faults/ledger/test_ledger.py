@@ -2,7 +2,7 @@
 
 from tests.faults.ledger import scenarios
 from tests.faults.ledger.system import System, safe
-from worker.sandbox.stage import Stage
+from worker.testbed.environment import Stage
 
 
 def test_nothing_is_lost_or_done_twice_when_redis_and_workers_die(stage: Stage) -> None:

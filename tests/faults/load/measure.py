@@ -6,8 +6,8 @@ import sys
 import time
 from pathlib import Path
 
-from worker.sandbox.processes import Process
-from worker.sandbox.stage import Stage
+from worker.testbed.environment import Stage
+from worker.testbed.processes import Process
 
 _TICK = os.sysconf("SC_CLK_TCK")
 

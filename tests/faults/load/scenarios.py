@@ -11,12 +11,12 @@ from tests.faults.load.measure import ask, rss
 from tests.faults.table import Scenario
 from tests.support import until
 from worker.ledger.schema import operations
-from worker.sandbox.stage import Stage
+from worker.testbed.environment import Stage
 
 TITLE = "Fee runs pending at once: one worker, a beat, no rate limit"
 
 _row = operations.c
-_pending = _row.why == "pending_at_b2copy"
+_pending = _row.wait_reason == "pending_at_b2copy"
 
 
 def pending_at_once(database: str, count: int = 10_000) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def pending_at_once(database: str, count: int = 10_000) -> dict[str, Any]:
             "MB idle": idle,
             "MB": before,
             "MB grown": grown,
-            "another s": (other.ended_at - other.enqueued_at) / 1000,
+            "another s": (other.ended_at - other.requested_at) / 1000,
             "interval s": interval,
             "last final s": max(ended),
             "succeeded": system.count(_row.state == "succeeded"),
@@ -53,7 +53,7 @@ def pending_at_once(database: str, count: int = 10_000) -> dict[str, Any]:
 def longest_wait(system: System) -> float:
     """The longest interval between two polls that is under way, s."""
     with system.ledger() as ledger, ledger.reading() as connection:
-        return int(connection.execute(select(func.max(_row.waited_ms)).where(_pending)).scalar_one()) / 1000
+        return int(connection.execute(select(func.max(_row.last_wait_ms)).where(_pending)).scalar_one()) / 1000
 
 
 def patient(figures: Mapping[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from worker.errors import B2CopyError
-from worker.session.http import Http
+from worker.http.client import Http
 from worker.session.shared import SharedSession
 from worker.session.timings import Timings
 from worker.session.tokens import Token

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.support import until
-from worker.sandbox.stage import Stage
 from worker.session.shared import SharedSession
 from worker.session.timings import Timings
 from worker.settings import Settings, load, worker_settings
+from worker.testbed.environment import Stage
 
 # The protocol's figures for tokens that live 3 s rather than 15 min.
 SHORT = {"lease": 2.0, "token_deadline": 1.2, "lease_margin": 0.5, "login_backoff": 0.1, "cooldown_max": 2.0}

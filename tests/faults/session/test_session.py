@@ -8,7 +8,7 @@ import pytest
 
 from tests.faults.session import scenarios
 from tests.faults.session.fleet import Fleet
-from worker.sandbox.stage import Stage
+from worker.testbed.environment import Stage
 
 
 @pytest.fixture

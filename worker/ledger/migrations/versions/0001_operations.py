@@ -1,4 +1,4 @@
-"""Operations, their attempts, what people decided, flags, and the ledger's own row."""
+"""All tables: operations, attempts, audit, flags, requests, identities, and the ledger's own row."""
 
 from typing import Any
 
@@ -7,66 +7,89 @@ from alembic import op
 
 revision = "0001"
 down_revision = None
+oldest_reader = "0001"
 
 _ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+_NOW = {
+    "sqlite": "(CAST(ROUND((julianday('now') - 2440587.5) * 86400000) AS INTEGER))",
+    "postgresql": "CAST(EXTRACT(EPOCH FROM statement_timestamp()) * 1000 AS BIGINT)",
+}
 
 
-def _where(condition: str) -> dict[str, Any]:
-    return {"sqlite_where": sa.text(condition), "postgresql_where": sa.text(condition)}
+def _text(name: str, *, required: bool = True, **more: Any) -> sa.Column[Any]:
+    return sa.Column(name, sa.Text(), nullable=not required, **more)
+
+
+def _big(name: str, *, required: bool = True, **more: Any) -> sa.Column[Any]:
+    return sa.Column(name, sa.BigInteger(), nullable=not required, **more)
+
+
+def _integer(name: str, *, required: bool = True, **more: Any) -> sa.Column[Any]:
+    return sa.Column(name, sa.Integer(), nullable=not required, **more)
+
+
+def _boolean(name: str) -> sa.Column[Any]:
+    return sa.Column(name, sa.Boolean(), nullable=False)
+
+
+def _partial_index(name: str, columns: list[Any], condition: str, unique: bool = False) -> None:
+    where = sa.text(condition)
+    op.create_index(name, "b2copy_operations", columns, unique=unique, sqlite_where=where, postgresql_where=where)
 
 
 def upgrade() -> None:
+    op.add_column("b2copy_schema_version", _text("oldest_reader", server_default=sa.text(f"'{oldest_reader}'")))
     op.create_table(
         "b2copy_flags",
-        sa.Column("name", sa.Text(), nullable=False),
-        sa.Column("since", sa.BigInteger(), nullable=False),
-        sa.Column("who", sa.Text(), nullable=False),
-        sa.Column("why", sa.Text(), nullable=False),
+        _text("name"),
+        _big("since"),
+        _text("actor"),
+        _text("note"),
         sa.PrimaryKeyConstraint("name"),
     )
-    op.create_table(
-        "b2copy_ledger",
-        sa.Column("id", sa.Text(), nullable=False),
-        sa.Column("dispatched_at", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("id"),
-    )
+    op.create_table("b2copy_ledger", _text("id"), _big("dispatched_at"), sa.PrimaryKeyConstraint("id"))
     op.create_table(
         "b2copy_operations",
         sa.Column("id", _ID, nullable=False),
-        sa.Column("key", sa.Text(), nullable=False),
-        sa.Column("kind", sa.Text(), nullable=False),
-        sa.Column("payload", sa.Text(), nullable=False),
-        sa.Column("lane", sa.Text(), nullable=False),
-        sa.Column("entity", sa.Text()),
-        sa.Column("parent", sa.Text()),
-        sa.Column("state", sa.Text(), nullable=False),
-        sa.Column("why", sa.Text()),
-        sa.Column("reason", sa.Text()),
-        sa.Column("turn", sa.SmallInteger(), nullable=False),
-        sa.Column("due_at", sa.BigInteger()),
-        sa.Column("position", sa.BigInteger()),
-        sa.Column("owner", sa.Text()),
-        sa.Column("fence", sa.Integer(), nullable=False),
-        sa.Column("attempts", sa.Integer(), nullable=False),
-        sa.Column("asks", sa.Integer(), nullable=False),
-        sa.Column("replays", sa.Integer(), nullable=False),
-        sa.Column("sent", sa.Boolean(), nullable=False),
-        sa.Column("unknown", sa.Boolean(), nullable=False),
-        sa.Column("repeatable", sa.Boolean(), nullable=False),
-        sa.Column("enqueued_at", sa.BigInteger(), nullable=False),
-        sa.Column("enqueued_by", sa.Text(), nullable=False),
-        sa.Column("allowed_ms", sa.BigInteger()),
-        sa.Column("deadline_at", sa.BigInteger()),
-        sa.Column("since", sa.BigInteger(), nullable=False),
-        sa.Column("waited_ms", sa.BigInteger(), nullable=False),
-        sa.Column("away_ms", sa.BigInteger(), nullable=False),
-        sa.Column("ended_at", sa.BigInteger()),
-        sa.Column("result", sa.Text()),
-        sa.Column("last", sa.Text()),
-        sa.Column("last_fence", sa.Integer()),
-        sa.CheckConstraint("(state = 'failed') = (reason IS NOT NULL)", name="b2copy_failed_has_reason"),
-        sa.CheckConstraint("(state = 'running') = (owner IS NOT NULL)", name="b2copy_running_has_owner"),
-        sa.CheckConstraint("(state = 'waiting') = (why IS NOT NULL)", name="b2copy_waiting_has_why"),
+        _text("key"),
+        _text("kind"),
+        _text("payload"),
+        _text("lane"),
+        _text("entity", required=False),
+        _text("parent", required=False),
+        _text("destination", server_default="b2copy"),
+        _text("state"),
+        _text("wait_reason", required=False),
+        _text("failure_reason", required=False),
+        _text("phase"),
+        _big("due_at", required=False),
+        _big("position", required=False),
+        _text("lease_owner", required=False),
+        _integer("fence"),
+        _integer("counted_attempts"),
+        _integer("polls"),
+        _integer("replays"),
+        _boolean("sent"),
+        _boolean("outcome_unknown"),
+        _text("unknown_step", required=False),
+        _text("on_unknown"),
+        _text("progress", required=False),
+        _text("batch", required=False),
+        _text("trace_id", required=False),
+        _big("requested_at"),
+        _text("requested_by"),
+        _big("time_allowed_ms", required=False),
+        _big("deadline_at", required=False),
+        _big("state_since"),
+        _big("last_wait_ms"),
+        _big("external_wait_ms"),
+        _big("ended_at", required=False),
+        _text("result", required=False),
+        _text("last_answer", required=False),
+        _integer("last_answer_fence", required=False),
+        sa.CheckConstraint("(state = 'failed') = (failure_reason IS NOT NULL)", name="b2copy_failed_has_reason"),
+        sa.CheckConstraint("(state = 'running') = (lease_owner IS NOT NULL)", name="b2copy_running_has_owner"),
+        sa.CheckConstraint("(state = 'waiting') = (wait_reason IS NOT NULL)", name="b2copy_waiting_has_reason"),
         sa.CheckConstraint(
             "(state IN ('queued', 'waiting', 'running')) = (due_at IS NOT NULL)", name="b2copy_open_is_due"
         ),
@@ -74,60 +97,74 @@ def upgrade() -> None:
         sa.UniqueConstraint("key"),
         sqlite_autoincrement=True,
     )
-    op.create_index(
-        "b2copy_operations_children",
-        "b2copy_operations",
-        ["parent"],
-        **_where("parent IS NOT NULL AND due_at IS NOT NULL"),
-    )
-    op.create_index(
-        "b2copy_operations_due", "b2copy_operations", ["lane", "turn", "due_at"], **_where("due_at IS NOT NULL")
-    )
-    op.create_index("b2copy_operations_ended", "b2copy_operations", ["ended_at"], **_where("ended_at IS NOT NULL"))
-    op.create_index("b2copy_operations_failed", "b2copy_operations", ["id"], **_where("state = 'failed'"))
-    op.create_index(
-        "b2copy_operations_held",
-        "b2copy_operations",
-        ["entity"],
-        unique=True,
-        **_where("state = 'running' AND entity IS NOT NULL"),
-    )
-    op.create_index(
+    _partial_index("b2copy_operations_batch", ["batch"], "batch IS NOT NULL")
+    _partial_index("b2copy_operations_children", ["parent"], "parent IS NOT NULL AND due_at IS NOT NULL")
+    _partial_index("b2copy_operations_due", ["lane", "phase", "due_at"], "due_at IS NOT NULL")
+    _partial_index("b2copy_operations_ended", ["ended_at"], "ended_at IS NOT NULL")
+    _partial_index("b2copy_operations_failed", ["id"], "state = 'failed'")
+    _partial_index("b2copy_operations_held", ["entity"], "state = 'running' AND entity IS NOT NULL", unique=True)
+    _partial_index(
         "b2copy_operations_line",
-        "b2copy_operations",
         ["entity", sa.literal_column("coalesce(position, id)")],
-        **_where("entity IS NOT NULL AND due_at IS NOT NULL"),
+        "entity IS NOT NULL AND due_at IS NOT NULL",
     )
-    op.create_index("b2copy_operations_waiting", "b2copy_operations", ["why"], **_where("state = 'waiting'"))
+    _partial_index("b2copy_operations_waiting", ["wait_reason"], "state = 'waiting'")
     op.create_table(
         "b2copy_attempts",
-        sa.Column("operation", _ID, nullable=False),
-        sa.Column("fence", sa.Integer(), autoincrement=False, nullable=False),
-        sa.Column("started_at", sa.BigInteger(), nullable=False),
-        sa.Column("last_at", sa.BigInteger(), nullable=False),
-        sa.Column("times", sa.Integer(), nullable=False),
-        sa.Column("duration", sa.Integer(), nullable=False),
-        sa.Column("http_status", sa.Integer()),
-        sa.Column("outcome", sa.Text(), nullable=False),
-        sa.Column("words", sa.Text()),
-        sa.Column("counted", sa.Boolean(), nullable=False),
-        sa.Column("request_id", sa.Text()),
-        sa.Column("worker", sa.Text(), nullable=False),
-        sa.Column("version", sa.Text(), nullable=False),
-        sa.Column("late", sa.Boolean(), nullable=False),
-        sa.ForeignKeyConstraint(["operation"], ["b2copy_operations.id"], ondelete="CASCADE"),
-        sa.PrimaryKeyConstraint("operation", "fence"),
+        sa.Column("operation_id", _ID, nullable=False),
+        _integer("fence", autoincrement=False),
+        _big("started_at"),
+        _big("last_at"),
+        _integer("times"),
+        _integer("duration_ms"),
+        _integer("http_status", required=False),
+        _text("outcome"),
+        _text("message", required=False),
+        _text("steps", required=False),
+        _boolean("counted"),
+        _text("request_id", required=False),
+        _text("worker"),
+        _text("version"),
+        _boolean("late"),
+        sa.ForeignKeyConstraint(["operation_id"], ["b2copy_operations.id"], ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("operation_id", "fence"),
     )
     op.create_table(
-        "b2copy_decisions",
+        "b2copy_audit",
         sa.Column("id", _ID, nullable=False),
-        sa.Column("operation", _ID),
-        sa.Column("at", sa.BigInteger(), nullable=False),
-        sa.Column("what", sa.Text(), nullable=False),
-        sa.Column("subject", sa.Text(), nullable=False),
-        sa.Column("who", sa.Text(), nullable=False),
-        sa.Column("why", sa.Text(), nullable=False),
-        sa.ForeignKeyConstraint(["operation"], ["b2copy_operations.id"], ondelete="CASCADE"),
+        _big("at"),
+        _text("actor"),
+        _text("action"),
+        _text("subject"),
+        _text("note"),
+        _text("detail", required=False),
         sa.PrimaryKeyConstraint("id"),
+        sqlite_autoincrement=True,
     )
-    op.create_index("ix_b2copy_decisions_operation", "b2copy_decisions", ["operation"])
+    op.create_index("ix_b2copy_audit_subject", "b2copy_audit", ["subject"])
+    op.create_table(
+        "b2copy_requests",
+        sa.Column("id", _ID, nullable=False),
+        _text("kind"),
+        _text("payload"),
+        _text("lane", required=False),
+        _text("requested_by", required=False),
+        _text("batch", required=False),
+        _text("trace_id", required=False),
+        _big("requested_at", server_default=sa.text(_NOW[op.get_bind().dialect.name])),
+        sa.PrimaryKeyConstraint("id"),
+        sqlite_autoincrement=True,
+    )
+    op.create_table(
+        "b2copy_identities",
+        _text("destination"),
+        _text("platform"),
+        _text("login"),
+        _text("crm_id", required=False),
+        _text("client_id", required=False),
+        _text("account_id", required=False),
+        _text("payment_account", required=False),
+        _text("learned_from"),
+        _big("learned_at"),
+        sa.PrimaryKeyConstraint("destination", "platform", "login"),
+    )

@@ -1,0 +1,50 @@
+"""Calls of any other Admin v2 method, with a path and payload from the caller."""
+
+from typing import Annotated
+
+from pydantic import Field, JsonValue, field_validator
+
+from tasks.fees import Id
+from worker.b2copy.routes.generic import checked_path, route_to
+from worker.kind import Attempt, Description, Kind, Payload
+from worker.operation import Done, OnUnknown, Outcome
+
+
+class Call(Payload):
+    """`key` names the call: the same key is done once. Calls that share an `entity` are made one after the other.
+
+    `repeatable` is the caller's word that the call may be made again when its outcome is unknown.
+    """
+
+    path: str
+    payload: dict[str, JsonValue]
+    key: Id
+    entity: Id | None = None
+    parent: Annotated[str, Field(min_length=1)] | None = None
+    repeatable: bool = False
+
+    @field_validator("path")
+    @classmethod
+    def _check_path(cls, path: str) -> str:
+        return checked_path(path)
+
+
+def describe(call: Call) -> Description:
+    """The caller's key names the call, and the caller says what an unknown outcome permits."""
+    on_unknown = OnUnknown.REPEAT if call.repeatable else OnUnknown.STOP
+    return Description(call.key, entity=call.entity, parent=call.parent, on_unknown=on_unknown)
+
+
+async def attempt(attempt: Attempt, call: Call) -> Outcome:
+    """Make the call once."""
+    return Done(await attempt.call(route_to(call.path), call.payload))
+
+
+CALL = Kind(
+    name="call",
+    payload=Call,
+    describe=describe,
+    attempt=attempt,
+    on_unknown=OnUnknown.STOP,
+    time_allowed_s=lambda settings: settings.calls_deadline,
+)

@@ -1,0 +1,87 @@
+"""migrate, purge, health."""
+
+from pathlib import Path
+
+from tests.cli.command import run
+from tests.cli.conftest import Command
+from tests.cli.operations import failed, put, succeeded
+from tests.ledger.actors import Clock
+from worker.ledger import Ledger, find
+from worker.ledger.schema import HEAD
+from worker.testbed.processes import clean_environment
+
+
+def test_migrate_needs_the_database_alone_and_says_what_it_did(tmp_path: Path) -> None:
+    environment = clean_environment(B2COPY_DATABASE_URL=f"sqlite:///{tmp_path}/ledger.sqlite")
+
+    first = run(tmp_path, environment, "migrate")
+    again = run(tmp_path, environment, "migrate", "--json")
+
+    assert (first.code, first.out) == (0, f"the ledger is made, at version {HEAD}\n")
+    assert (again.code, again.document) == (0, {"before": HEAD, "after": HEAD})
+
+
+def test_purge_removes_only_what_ended_long_ago(b2copy_sync: Command, ledger: Ledger) -> None:
+    old, opened = succeeded(ledger, "W1"), put(ledger, "W2")
+    Clock(ledger).passes(401 * 86400)
+    recent = succeeded(ledger, "W3")
+
+    would = b2copy_sync("purge", "--dry-run", "--json")
+    kept = find(ledger, old)
+    done = b2copy_sync("purge")
+
+    assert would.document["operations"] == 1
+    assert kept is not None
+    assert done.out == "1 operation that ended more than 400.0 d ago removed\n"
+    assert [find(ledger, key) is None for key in (old, opened, recent)] == [True, False, False]
+
+
+def test_purge_asks_before_evidence_goes_too_early(b2copy_sync: Command, ledger: Ledger) -> None:
+    key = succeeded(ledger, "W1")
+    Clock(ledger).passes(100)
+
+    refused = b2copy_sync("purge", "--older-than", "90s")
+    kept = find(ledger, key)
+    allowed = b2copy_sync("purge", "--older-than", "90s", "--yes")
+
+    assert refused.code == 2
+    assert "--yes" in refused.err
+    assert kept is not None
+    assert allowed.code == 0
+    assert find(ledger, key) is None
+
+
+def test_health_counts_and_is_well(b2copy_sync: Command, ledger: Ledger) -> None:
+    failed(ledger, "W1")
+    put(ledger, "W2")
+
+    ran = b2copy_sync("health", "--json")
+
+    assert ran.code == 0
+    assert ran.document["due"] == {"money": 1, "default": 0, "bulk": 0}
+    assert ran.document["failed"] == {"rejected": 1}
+    assert ran.document["problems"] == []
+
+
+def test_health_is_unwell_when_nobody_does_what_is_due(b2copy_sync: Command, ledger: Ledger) -> None:
+    failed(ledger, "W1")
+    put(ledger, "W2")
+    Clock(ledger).passes(90)
+
+    late = b2copy_sync("health")
+    failures = b2copy_sync("health", "--late", "1h", "--max-failed", "0")
+
+    assert late.code == failures.code == 1
+    assert "lane money: something has been due for 90." in late.out
+    assert "UNWELL   failed: 1 (b2copy-sync failed list)" in failures.out
+
+
+def test_a_paused_lane_is_told_but_not_unwell(b2copy_sync: Command, ledger: Ledger) -> None:
+    put(ledger, "W1")
+    Clock(ledger).passes(90)
+    b2copy_sync("pause", "--lane", "money", "--why", "B2COPY is being upgraded", "--by", "ann")
+
+    ran = b2copy_sync("health")
+
+    assert ran.code == 0
+    assert "paused:  money, by ann: B2COPY is being upgraded" in ran.out

@@ -1,0 +1,26 @@
+"""pause and resume."""
+
+from tests.cli.conftest import Command
+from worker.ledger import Ledger, active_flags
+
+
+def test_a_pause_stays_as_it_was_first_said(b2copy_sync: Command, ledger: Ledger) -> None:
+    first = b2copy_sync("pause", "--lane", "bulk", "--why", "B2COPY asked for it", "--by", "ann")
+    second = b2copy_sync("pause", "--lane", "bulk", "--why", "me too", "--by", "bob", "--json")
+
+    assert first.code == 0
+    assert (second.document["who"], second.document["why"]) == ("ann", "B2COPY asked for it")
+    assert active_flags(ledger).keys() == {"pause:bulk"}
+
+
+def test_resume_ends_one_pause_and_names_the_others(b2copy_sync: Command, ledger: Ledger) -> None:
+    b2copy_sync("pause", "--why", "x")
+    b2copy_sync("pause", "--lane", "bulk", "--why", "x")
+
+    ran = b2copy_sync("resume", "--why", "done")
+    again = b2copy_sync("resume", "--why", "done", "--json")
+
+    assert ran.out.splitlines()[0] == "all lanes are resumed"
+    assert "still paused: bulk" in ran.out
+    assert again.document == {"lane": "all", "was_paused": False, "still_paused": ["bulk"]}
+    assert active_flags(ledger).keys() == {"pause:bulk"}

@@ -1,0 +1,441 @@
+"""Calls with a token on them, down to the bytes on the wire."""
+
+import gzip
+import json
+import os
+import pickle
+import resource
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from tests.http.raw_server import OK, Wire
+from tests.session.conftest import Configure, Member
+from tests.support import until
+from worker.errors import AccessRejected, BadPayload, Unavailable, UnknownOutcome
+from worker.http.client import Http
+from worker.sandbox.control_client import SandboxControl
+from worker.session.shared import SharedSession
+from worker.testbed.environment import Stage
+
+FEES = "/api/admin/fees/v2/fee/feeservice/processext"
+PAYLOAD = {"account_login": "123456", "request_id": "w1"}
+
+
+@pytest.fixture
+def http(member: Member, configure: Configure) -> Http:
+    return Http(member(), configure())
+
+
+@pytest.fixture
+def on_wire(wire: Wire, member: Member, configure: Configure) -> Callable[..., Http]:
+    """Calls that go to the wire, which gives tokens too."""
+
+    def made(**changes: Any) -> Http:
+        settings = configure(**({"host": wire.url} | changes))
+        return Http(member(settings), settings)
+
+    return made
+
+
+def test_a_call_carries_token_and_name_and_the_payload_as_json(wire: Wire, on_wire: Callable[..., Http]) -> None:
+    answer = on_wire().post("/api/admin/x", {"name": "Zoë", "sum": "1.10"}, repeatable=False)
+
+    head, _, body = wire.requests[-1].partition(b"\r\n\r\n")
+    lines = head.decode().splitlines()
+    assert lines[0] == "POST /api/admin/x HTTP/1.1"
+    assert "Authorization: Bearer access-of-the-wire" in lines
+    assert any(line.startswith("User-Agent: b2copy-sync/") for line in lines)
+    assert json.loads(body) == {"name": "Zoë", "sum": "1.10"}
+    assert (answer.status, answer.body, answer.headers["content-type"]) == (200, b"{}", "application/json")
+    assert 0 < answer.elapsed < 5
+
+
+def test_calls_share_kept_alive_connections(wire: Wire, on_wire: Callable[..., Http]) -> None:
+    http = on_wire()
+
+    for _ in range(5):
+        http.post("/api/admin/x", {}, repeatable=False)
+
+    assert wire.connections == 2  # one for the login, one for all calls
+
+
+def test_a_connection_that_was_idle_is_replaced(
+    wire: Wire, on_wire: Callable[..., Http], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.http.connection.IDLE", 0.0)
+    http = on_wire()
+
+    for _ in range(3):
+        http.post("/api/admin/x", {}, repeatable=False)
+
+    assert wire.connections == 4
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 90", b"Transfer-Encoding: chunked", b"X-Framed-By: the end"])
+def test_a_body_that_comes_late_and_ends_the_connection_is_read_whole(
+    wire: Wire, on_wire: Callable[..., Http], framing: bytes
+) -> None:
+    body = b" " * 90 if b"chunked" not in framing else b"5a\r\n" + b" " * 90 + b"\r\n0\r\n\r\n"
+
+    def answer(connection: socket.socket, request: bytes) -> bool:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n" + framing + b"\r\n\r\n")
+        for part in (body[:10], body[10:]):
+            time.sleep(0.05)  # in packets of its own
+            connection.sendall(part)
+        return True
+
+    wire.answer = answer
+    http = on_wire()
+
+    for _ in range(2):
+        assert http.post("/api/admin/x", {}, repeatable=True).body == b" " * 90
+
+
+class TestStaleConnections:
+    """A server closes a kept-alive connection just as the next request goes out on it."""
+
+    @pytest.fixture
+    def stale(self, wire: Wire) -> None:
+        seen: set[int] = set()
+
+        def answer(connection: socket.socket, request: bytes) -> bool:
+            if id(connection) in seen:
+                return True
+            seen.add(id(connection))
+            connection.sendall(OK)
+            return False
+
+        wire.answer = answer
+
+    @pytest.mark.failure_mode("F38")
+    @pytest.mark.usefixtures("stale")
+    def test_a_repeatable_call_recovers_once(self, wire: Wire, on_wire: Callable[..., Http]) -> None:
+        http = on_wire()
+        http.post("/api/admin/x", {}, repeatable=True)
+
+        assert http.post("/api/admin/x", {}, repeatable=True).status == 200
+        assert len(wire.requests) == 1 + 3
+
+    @pytest.mark.failure_mode("F38")
+    @pytest.mark.usefixtures("stale")
+    def test_any_other_call_has_an_unknown_outcome(self, wire: Wire, on_wire: Callable[..., Http]) -> None:
+        http = on_wire()
+        http.post("/api/admin/x", {}, repeatable=False)
+
+        with pytest.raises(UnknownOutcome, match="closed before an answer came"):
+            http.post("/api/admin/x", {}, repeatable=False)
+        assert len(wire.requests) == 1 + 2
+
+    def test_a_fresh_connection_that_is_closed_is_not_tried_again(
+        self, wire: Wire, on_wire: Callable[..., Http]
+    ) -> None:
+        wire.answer = lambda connection, request: True
+
+        with pytest.raises(UnknownOutcome):
+            on_wire().post("/api/admin/x", {}, repeatable=True)
+        assert len(wire.requests) == 1 + 1
+
+    def test_token_calls_do_not_meet_it(self, member: Member, sandbox: SandboxControl) -> None:
+        sandbox.switches(drop_reused=True)
+        session = member()
+
+        outcomes = [session.renew(force=True, wait=2).outcome for _ in range(3)]
+
+        assert outcomes == ["jwt", "refresh", "refresh"]
+
+
+class TestDeadline:
+    def test_a_server_that_falls_silent_midway_cannot_either(self, wire: Wire, on_wire: Callable[..., Http]) -> None:
+        def answer(connection: socket.socket, request: bytes) -> None:
+            time.sleep(0.35)
+            connection.sendall(OK[:20])
+
+        wire.answer = answer
+        http = on_wire(call_deadline=0.5)
+
+        started = time.monotonic()
+        with pytest.raises(UnknownOutcome, match="no whole answer"):
+            http.post("/api/admin/x", {}, repeatable=True)
+        assert 0.45 < time.monotonic() - started < 0.75
+
+    @pytest.mark.parametrize("part", ["nothing", "head", "body"])
+    def test_a_server_that_trickles_cannot_outlast_it(
+        self, wire: Wire, on_wire: Callable[..., Http], part: str
+    ) -> None:
+        def answer(connection: socket.socket, request: bytes) -> None:
+            whole = OK.replace(b"Length: 2", b"Length: 90") + b" " * 90
+            at = {"nothing": 0, "head": 20, "body": whole.index(b"\r\n\r\n") + 4}[part]
+            connection.sendall(whole[:at])
+            while part != "nothing" and at < len(whole):
+                time.sleep(0.05)
+                connection.sendall(whole[at : at + 1])
+                at += 1
+
+        wire.answer = answer
+        http = on_wire(call_deadline=0.5)
+
+        started = time.monotonic()
+        with pytest.raises(UnknownOutcome, match="no whole answer"):
+            http.post("/api/admin/x", {}, repeatable=True)
+        assert 0.45 < time.monotonic() - started < 0.8
+
+    def test_every_address_of_a_host_gets_only_what_is_left(
+        self, on_wire: Callable[..., Http], wire: Wire, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with socket.socket() as full:
+            full.bind(("127.0.0.1", 0))
+            full.listen(0)
+            waiting = [socket.socket() for _ in range(4)]
+            for filler in waiting:
+                filler.setblocking(False)
+                filler.connect_ex(full.getsockname())
+            http = on_wire(call_deadline=0.5)
+            http.post("/api/admin/x", {}, repeatable=True)
+            address = (socket.AF_INET, socket.SOCK_STREAM, 6, "", full.getsockname())
+            monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [address] * 5)
+            monkeypatch.setattr("worker.http.connection.IDLE", 0.0)
+
+            started = time.monotonic()
+            with pytest.raises(Unavailable, match="no connection"):
+                http.post("/api/admin/x", {}, repeatable=True)
+            assert time.monotonic() - started < 1.0
+            for filler in waiting:
+                filler.close()
+
+
+class TestAnswersThatAreNotWhole:
+    def test_cut_at_any_byte_is_an_unknown_outcome(self, wire: Wire, on_wire: Callable[..., Http]) -> None:
+        at = 0
+
+        def answer(connection: socket.socket, request: bytes) -> bool:
+            connection.sendall(OK[:at])
+            connection.shutdown(socket.SHUT_WR)
+            return True
+
+        wire.answer = answer
+        http = on_wire()
+        for at in range(len(OK)):  # noqa: B007
+            with pytest.raises(UnknownOutcome):
+                http.post("/api/admin/x", {}, repeatable=True)
+        at = len(OK)
+        assert http.post("/api/admin/x", {}, repeatable=True).status == 200
+
+    def test_a_reset_is_an_unknown_outcome(self, http: Http, sandbox: SandboxControl) -> None:
+        sandbox.faults({"what": "reset", "route": "api", "effect": "done"})
+
+        with pytest.raises(UnknownOutcome, match="no whole answer"):
+            http.post(FEES, PAYLOAD, repeatable=True)
+
+    def test_an_endless_answer_is_not_swallowed(self, http: Http, sandbox: SandboxControl) -> None:
+        http.post(FEES, PAYLOAD, repeatable=True)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        sandbox.faults({"what": "huge", "route": "api"})
+
+        with pytest.raises(UnknownOutcome, match="longer than 1048576 bytes"):
+            http.post(FEES, PAYLOAD, repeatable=True)
+
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 10 * 1024
+
+    def test_a_bomb_is_not_unpacked(self, wire: Wire, on_wire: Callable[..., Http]) -> None:
+        bomb = gzip.compress(b" " * (50 << 20))
+        head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(bomb)
+        wire.answer = lambda connection, request: connection.sendall(head + bomb)
+        http = on_wire()
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+        with pytest.raises(UnknownOutcome, match="longer than"):
+            http.post("/api/admin/x", {}, repeatable=True)
+
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 10 * 1024
+
+
+class TestWhereACallGoes:
+    @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+    def test_a_redirect_is_an_answer_and_not_followed(
+        self, http: Http, wire: Wire, sandbox: SandboxControl, status: int
+    ) -> None:
+        sandbox.faults({"what": "status", "status": status, "route": "api", "location": wire.url})
+
+        assert http.post(FEES, PAYLOAD, repeatable=True).status == status
+        assert wire.requests == []
+
+    @pytest.mark.failure_mode("F39")
+    def test_nothing_in_the_environment_changes_it(
+        self, http: Http, wire: Wire, sandbox: SandboxControl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        netrc = tmp_path / "netrc"
+        netrc.write_text("machine 127.0.0.1 login somebody password else\ndefault login somebody password else\n")
+        netrc.chmod(0o600)
+        for name, value in {
+            "NETRC": netrc,
+            "HTTP_PROXY": wire.url,
+            "http_proxy": wire.url,
+            "ALL_PROXY": wire.url,
+        }.items():
+            monkeypatch.setenv(name, str(value))
+        session = http._session
+
+        assert http.post(FEES, PAYLOAD, repeatable=True).status == 200
+        assert session.renew(force=True, wait=2).outcome == "refresh"
+
+        assert wire.requests == []
+        assert sandbox.counters()["unauthorized"] == 0
+
+    @pytest.mark.parametrize(
+        "path", ["@evil.example/", "//evil.example/", "x", "", "/a b", "/a?b=c", "/a/../b", "/a\r\nX: y", "/é"]
+    )
+    def test_a_path_cannot_lead_elsewhere(self, http: Http, sandbox: SandboxControl, path: str) -> None:
+        with pytest.raises(BadPayload, match="not a path at B2COPY"):
+            http.post(path, {}, repeatable=True)
+
+        assert set(sandbox.counters()["calls"]) <= {"authexternalcrm"}
+
+    @pytest.mark.parametrize("payload", [{"sum": float("nan")}, {"when": datetime.now(UTC)}])
+    def test_what_is_not_json_is_not_sent(self, http: Http, payload: dict[str, Any]) -> None:
+        with pytest.raises(BadPayload, match="JSON"):
+            http.post(FEES, payload, repeatable=True)
+
+    def test_a_closed_port_is_unavailable(self, wire: Wire, on_wire: Callable[..., Http]) -> None:
+        http = on_wire()
+        http.post("/api/admin/x", {}, repeatable=True)
+        wire.__exit__(None, None, None)
+
+        with pytest.raises(Unavailable, match="refused"):
+            until(lambda: http.post("/api/admin/x", {}, repeatable=True).status != 200)
+        wire.__init__()  # type: ignore[misc]
+        wire.__enter__()
+
+
+def test_anybody_may_ask_whether_b2copy_is_there_and_what_time_it_is(http: Http, sandbox: SandboxControl) -> None:
+    sandbox.switches(clock_offset=3600.0)
+
+    answer = http.reach()
+
+    assert abs((answer.server_time or 0) - time.time() - 3600) < 5
+    assert "authexternalcrm" not in sandbox.counters()["calls"]
+
+
+class TestTls:
+    @pytest.fixture
+    def certificate(self, tmp_path: Path, wire: Wire) -> Path:
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "sandbox")])
+        now = datetime.now(UTC)
+        builder = x509.CertificateBuilder(
+            name, name, key.public_key(), x509.random_serial_number(), now - timedelta(1), now + timedelta(1)
+        )
+        builder = builder.add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), False)
+        path = tmp_path / "certificate.pem"
+        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        path.write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM) + pem)
+        wire.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        wire.tls.load_cert_chain(path)
+        return path
+
+    def test_a_server_is_believed_only_with_a_certificate_we_trust(
+        self, wire: Wire, on_wire: Callable[..., Http], certificate: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        host = wire.url.replace("http", "https")
+        trusting = on_wire(host=host, ca_file=certificate)
+        assert trusting.post("/api/admin/x", {}, repeatable=True).status == 200
+        sent = len(wire.requests)
+        monkeypatch.delenv("B2COPY_CA_FILE")
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))  # not ours to obey
+
+        with pytest.raises(Unavailable, match="CERTIFICATE_VERIFY_FAILED"):
+            on_wire(host=host)._transport().send(trusting._template("/api/admin/x"), 2.0)
+        assert len(wire.requests) == sent
+
+
+class TestRejectedTokens:
+    @pytest.mark.failure_mode("F18")
+    def test_the_second_try_and_all_later_ones_carry_the_new_token(
+        self, stage: Stage, http: Http, sandbox: SandboxControl
+    ) -> None:
+        http.post(FEES, PAYLOAD, repeatable=True)
+        sandbox.revoke_all(refresh_too=False)
+        sandbox.faults(
+            {"what": "status", "status": 401, "route": "api", "next": 1}, {"what": "status", "route": "api", "next": 1}
+        )
+
+        assert http.post(FEES, PAYLOAD, repeatable=True).status == 503
+        assert http.post(FEES, PAYLOAD, repeatable=True).status == 200
+
+        counters = sandbox.counters()
+        assert (counters["logins"], counters["refreshes"]) == (1, 1)
+
+    @pytest.mark.failure_mode("F19")
+    def test_a_server_that_refuses_every_token_is_asked_twice(self, http: Http, sandbox: SandboxControl) -> None:
+        sandbox.faults({"what": "status", "status": 401, "route": "api"})
+
+        with pytest.raises(AccessRejected) as refused:
+            http.post(FEES, PAYLOAD, repeatable=True)
+
+        assert pickle.loads(pickle.dumps(refused.value)).status == 401
+        counters = sandbox.counters()
+        assert counters["calls"]["processext"] == 2
+        assert counters["logins"] + counters["refreshes"] == 2
+
+    def test_a_token_that_was_revoked_with_the_first_one_is_no_proof(
+        self, member: Member, configure: Configure, sandbox: SandboxControl
+    ) -> None:
+        session, other = member(), member()
+        http = Http(session, configure())
+        http.post(FEES, PAYLOAD, repeatable=True)
+        other.renew(force=True, wait=1)  # stored, and not yet seen by us
+        sandbox.revoke_all()
+
+        assert http.post(FEES, PAYLOAD, repeatable=True).status == 200
+        assert sandbox.counters()["unauthorized"] == 2
+
+    @pytest.mark.failure_mode("F20")
+    def test_403_is_an_answer_and_renews_nothing(self, http: Http, sandbox: SandboxControl) -> None:
+        sandbox.switches(fee_permission=False)
+
+        assert http.post(FEES, PAYLOAD, repeatable=True).status == 403
+        counters = sandbox.counters()
+        assert counters["calls"] == {"authexternalcrm": 1, "processext": 1}
+
+    @pytest.mark.failure_mode("F23")
+    def test_a_token_that_expires_on_its_way_is_replaced(
+        self, configure: Configure, member: Member, sandbox: SandboxControl
+    ) -> None:
+        sandbox.switches(access_lifetime=0.3)  # we were told nothing and believe in 600 s
+        session: SharedSession = member()
+        http = Http(session, configure())
+        http.post(FEES, PAYLOAD, repeatable=True)
+        until(lambda: (session.state().age or 0) > 0.35)
+
+        assert http.post(FEES, PAYLOAD, repeatable=True).status == 200
+        assert sandbox.counters()["unauthorized"] == 1
+        assert 0 < (session.state().expires_in or 0) <= 60  # from now on no more than a tenth of 600 s is believed
+
+
+@pytest.mark.failure_mode("F37")
+def test_a_session_used_before_a_fork_works_after_it(stage: Stage, wire: Wire) -> None:
+    environment = stage.environment | {"B2COPY_HOST": wire.url}
+    ran = subprocess.run(
+        [sys.executable, "-m", "tests.http.forking"], env=environment, capture_output=True, text=True, timeout=30
+    )
+
+    assert ran.returncode == 0, ran.stderr
+    processes = {
+        json.loads(request.partition(b"\r\n\r\n")[2])["pid"] for request in wire.requests if b'"pid"' in request
+    }
+    assert len(processes) == 5  # the one before the fork, and four after it
+    assert wire.connections == 1 + 5  # a login, and a connection of its own for each process
+    assert os.getpid() not in processes

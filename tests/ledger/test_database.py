@@ -1,0 +1,251 @@
+"""The schema and the file or server under it: made once, recognised, and honest when it fails."""
+
+import multiprocessing
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine, inspect, text
+from sqlalchemy.exc import OperationalError
+
+import worker.ledger.migrations
+from tests.ledger.actors import look, on_postgresql, on_sqlite, put, succeed, take, take_one
+from tests.postgres import Postgres
+from tests.support import until
+from worker.errors import SettingsError
+from worker.ledger import Ledger, open_ledger, search
+from worker.ledger.migrations import migrate
+from worker.ledger.schema import HEAD, VERSION_TABLE, metadata
+from worker.operation import State
+
+
+def set_version(url: str, version: str) -> None:
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '{version}'"))
+    engine.dispose()
+
+
+def test_an_empty_database_is_made_a_ledger(empty_url: str) -> None:
+    first = open_ledger(empty_url)
+    again = open_ledger(empty_url)
+
+    assert first.id == again.id
+    put(first, "W1")
+    assert take_one(again).key == "fees.process:W1"
+    first.close()
+    again.close()
+
+
+def test_a_database_with_other_peoples_tables_is_empty_of_ours(empty_url: str) -> None:
+    engine = create_engine(empty_url)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE clients (id TEXT)"))
+
+    open_ledger(empty_url).close()
+
+    ours = [name for name in inspect(engine).get_table_names() if name != "clients"]
+    assert len(ours) == 6
+    assert all(name.startswith("b2copy_") for name in ours)
+    engine.dispose()
+
+
+@pytest.mark.parametrize(("version", "remedy"), [("0000", "b2copy-sync migrate"), ("9999", "install the b2copy-sync")])
+def test_another_schema_is_refused_with_the_remedy(own_url: str, version: str, remedy: str) -> None:
+    set_version(own_url, version)
+
+    with pytest.raises(SettingsError, match=remedy) as refused:
+        open_ledger(own_url)
+
+    assert version in str(refused.value)
+    assert "B2COPY_DATABASE_URL" in str(refused.value)
+
+
+def test_half_a_ledger_is_refused(empty_url: str) -> None:
+    engine = create_engine(empty_url)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE b2copy_operations (id TEXT)"))
+    engine.dispose()
+
+    with pytest.raises(SettingsError):
+        open_ledger(empty_url)
+
+
+def test_migrating_again_changes_nothing(url: str) -> None:
+    before = open_ledger(url)
+    put(before, "W1")
+
+    migrate(url)
+
+    after = open_ledger(url)
+    assert after.id == before.id
+    assert look(after, "W1").state == State.QUEUED
+    before.close()
+    after.close()
+
+
+def migrate_together(barrier: Barrier, url: str) -> None:
+    barrier.wait(30)
+    open_ledger(url).close()
+    migrate(url)
+
+
+def test_several_may_migrate_at_once(empty_url: str) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    together = spawn.Barrier(3)
+    processes = [spawn.Process(target=migrate_together, args=(together, empty_url)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(30)
+
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    ledger = open_ledger(empty_url)
+    with ledger.reading() as connection:
+        assert connection.execute(text("SELECT count(*) FROM b2copy_ledger")).scalar_one() == 1
+    ledger.close()
+
+
+def test_the_threads_of_one_process_may_open_an_empty_database_at_once(empty_url: str) -> None:
+    with ThreadPoolExecutor(4) as crowd:
+        opened = list(crowd.map(lambda _: open_ledger(empty_url), range(4)))
+
+    assert len({ledger.id for ledger in opened}) == 1
+    for ledger in opened:
+        ledger.close()
+
+
+@pytest.mark.filterwarnings("ignore:Skipped unsupported reflection of expression-based index")
+@pytest.mark.filterwarnings("ignore:autogenerate skipping metadata-specified expression-based index")
+def test_the_migrations_end_at_the_schema_of_the_code(own_url: str) -> None:
+    ledger = open_ledger(own_url)
+    config = Config()
+    config.set_main_option("script_location", os.path.dirname(worker.ledger.migrations.__file__))
+    config.set_main_option("path_separator", "os")
+    assert ScriptDirectory.from_config(config).get_current_head() == HEAD
+
+    with ledger.reading() as connection:
+        context = MigrationContext.configure(
+            connection, opts={"version_table": VERSION_TABLE, "include_object": _is_comparable}
+        )
+        assert compare_metadata(context, metadata) == []
+    ledger.close()
+
+
+def _is_comparable(_object: object, name: str | None, kind: str, *_: object) -> bool:
+    # Alembic cannot compare an index over an expression.
+    return not (kind == "index" and name == "b2copy_operations_line")
+
+
+@on_sqlite
+def test_a_new_file_that_somebody_is_writing_to_is_waited_for(empty_url: str) -> None:
+    crm = sqlite3.connect(empty_url.removeprefix("sqlite:///"), isolation_level=None)
+    crm.execute("BEGIN IMMEDIATE")
+    with ThreadPoolExecutor(1) as other:
+        opening = other.submit(open_ledger, empty_url)
+        with pytest.raises(TimeoutError):
+            opening.result(0.2)
+        crm.execute("ROLLBACK")
+        opening.result(10).close()
+    crm.close()
+
+
+@on_sqlite
+def test_a_full_disk_leaves_nothing_half_done(ledger: Ledger) -> None:
+    put(ledger, "W1")
+    held = take_one(ledger)
+    with ledger.engine.connect() as connection:
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+        connection.exec_driver_sql(f"PRAGMA max_page_count={pages + 2}")
+
+    with pytest.raises(OperationalError, match="full"):
+        put(ledger, *(f"X{number}" for number in range(2000)))
+
+    assert [one.key for one in search(ledger)] == ["fees.process:W1"]
+    with ledger.engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA max_page_count=1000000")
+    assert succeed(ledger, held) == []
+    assert look(ledger, "W1").state == State.SUCCEEDED
+
+
+@on_sqlite
+def test_a_writer_waits_for_another(ledger: Ledger, reopen: Callable[[], Ledger]) -> None:
+    other = reopen()
+    with other.writing() as connection:
+        connection.execute(text("SELECT 1"))
+        waiting = threading.Thread(target=put, args=(ledger, "W1"))
+        waiting.start()
+        until(lambda: waiting.is_alive())
+        assert search(other) == [], "a reader waits for nobody"
+    waiting.join(10)
+
+    assert look(ledger, "W1").state == State.QUEUED
+
+
+@on_sqlite
+def test_what_was_accepted_is_on_the_disk(ledger: Ledger) -> None:
+    with ledger.writing() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar_one() == 2  # FULL
+
+
+def test_a_database_that_cannot_be_reached_says_so(tmp_path: Path) -> None:
+    with pytest.raises(OperationalError):
+        open_ledger(f"sqlite:///{tmp_path}/no/such/folder/ledger.db")
+    with pytest.raises(OperationalError):
+        open_ledger(f"postgresql+psycopg://postgres@/postgres?host={tmp_path}")
+
+
+def test_a_killed_server_fails_calls_until_it_is_back(one_postgres: Postgres) -> None:
+    ledger = open_ledger(one_postgres.url())
+    put(ledger, "W1")
+    held = take(ledger)
+
+    one_postgres.kill()
+    with pytest.raises(OperationalError):
+        succeed(ledger, *held)
+
+    one_postgres.start()
+    assert succeed(ledger, *held) == []
+    assert look(ledger, "W1").state == State.SUCCEEDED
+    ledger.close()
+
+
+FORKING = """
+import os, sys
+from tests.ledger.actors import put
+from worker.ledger import (open_ledger)
+
+ledger = open_ledger(sys.argv[1])
+put(ledger, "before")
+if (child := os.fork()) == 0:
+    put(ledger, "in the child")
+    os._exit(0)
+put(ledger, "in the parent")
+assert os.waitpid(child, 0)[1] == 0
+put(ledger, "after")
+ledger.close()
+"""
+
+
+def test_a_fork_does_not_share_its_parents_connections(url: str, reopen: Callable[[], Ledger]) -> None:
+    subprocess.run([sys.executable, "-c", FORKING, url], check=True, timeout=30)
+
+    assert len(search(reopen())) == 4
+
+
+@on_postgresql
+def test_a_transaction_that_was_forgotten_ends_by_itself(ledger: Ledger) -> None:
+    with ledger.reading() as connection:
+        assert connection.execute(text("SHOW idle_in_transaction_session_timeout")).scalar_one() == "30s"

@@ -1,0 +1,347 @@
+"""The scripts, one step at a time, on a real server."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import redis
+from redis.crc import key_slot
+
+from tests.session.conftest import QUICK
+from tests.support import until
+from worker.errors import StoreUnavailable
+from worker.session.redis_store import Lease, Refused, Store, Stored
+from worker.session.timings import Timings
+from worker.settings import Settings
+from worker.testbed.broker import Broker
+
+TIMINGS = Timings(**QUICK)
+KEYS = "fingerprint-of-the-keys"
+
+
+@pytest.fixture
+def store(settings: Settings) -> Store:
+    return Store(settings, TIMINGS)
+
+
+@pytest.fixture
+def client(broker: Broker) -> Iterator[redis.Redis]:
+    with broker.client as client:
+        yield client
+
+
+def lead(store: Store, owner: str = "ada", expected: int = 0) -> Lease:
+    lease = store.acquire(owner, expected, KEYS)
+    assert isinstance(lease, Lease)
+    return lease
+
+
+def commit(store: Store, lease: Lease, blob: bytes = b"sealed") -> tuple[bool, Stored | None]:
+    store.look()
+    return store.commit(lease, blob, store.now(), 3.0, 2.0, "jwt", "key", "fp")
+
+
+def stored(store: Store) -> Stored:
+    session = store.look().session
+    assert session is not None
+    return session
+
+
+def test_one_holds_the_lease_and_the_others_are_told_for_how_long(store: Store) -> None:
+    lead(store, "ada")
+
+    refused = store.acquire("bob", 0, KEYS)
+
+    assert isinstance(refused, Refused)
+    assert refused.why == "busy"
+    assert 0 < refused.left <= TIMINGS.lease
+
+
+def test_who_comes_late_is_given_what_is_stored(store: Store) -> None:
+    commit(store, lead(store))
+
+    assert store.acquire("bob", 0, KEYS) == Refused("newer")
+
+
+@pytest.mark.failure_mode("F4")
+def test_freeing_a_lease_that_lapsed_does_not_free_the_next_ones(settings: Settings, client: redis.Redis) -> None:
+    short, long = Store(settings, replace(TIMINGS, lease=0.03)), Store(settings, TIMINGS)
+    late = lead(short, "ada")
+    until(lambda: not client.exists(f"{long.place}:lease"))
+    lease = lead(long, "bob")
+
+    short.fail(late, "unavailable", "", 5.0, KEYS)
+
+    assert long.extend(lease, 1.0) == 0
+    assert long.look().leader == "bob"
+    assert long.look().cooldown is None
+
+
+@pytest.mark.failure_mode("F5", "F34")
+def test_a_leader_that_was_overtaken_cannot_overwrite(store: Store, client: redis.Redis) -> None:
+    late = lead(store, "ada")
+    client.delete(f"{store.place}:lease")  # lapsed, or lost with a primary
+    commit(store, lead(store, "bob"), b"bob's")
+
+    committed, session = commit(store, late, b"ada's")
+
+    assert not committed
+    assert session is not None
+    assert session.blob == b"bob's"
+    assert store.extend(late, 1.0) is None
+
+
+def test_a_leader_that_lost_its_lease_but_to_nobody_may_still_store(store: Store, client: redis.Redis) -> None:
+    lease = lead(store)
+    client.delete(f"{store.place}:lease")
+
+    assert commit(store, lease)[0]
+
+
+@pytest.mark.failure_mode("F6")
+def test_a_refresh_token_is_burnt_by_one_owner_only(store: Store, client: redis.Redis) -> None:
+    commit(store, lead(store))
+    generation = stored(store).generation
+    first = lead(store, "ada", generation)
+
+    assert store.burn(first, generation)
+    client.delete(f"{store.place}:lease")
+    assert not store.burn(first, generation)
+    second = lead(store, "bob", generation)
+    assert not store.burn(second, generation)
+    assert second.session is not None
+    assert second.session.burnt == "ada"
+
+
+def test_a_refresh_token_of_an_older_generation_is_not_burnt(store: Store) -> None:
+    commit(store, lead(store))
+    generation = stored(store).generation
+
+    assert not store.burn(lead(store, "ada", generation), generation - 1)
+
+
+@pytest.mark.failure_mode("F29")
+def test_every_script_may_run_twice_for_the_same_owner(store: Store, client: redis.Redis) -> None:
+    def dump() -> dict[str, object]:
+        return {
+            key: client.hgetall(key) if client.type(key) == "hash" else client.get(key) for key in client.scan_iter()
+        }
+
+    def twice(step: object) -> object:
+        answers, states = [], []
+        for _ in range(2):
+            answers.append(step())  # type: ignore[operator]
+            states.append(dump())
+        assert answers[0] == answers[1]
+        assert states[0] == states[1]
+        return answers[0]
+
+    lease = twice(lambda: store.acquire("ada", 0, KEYS))
+    assert isinstance(lease, Lease)
+    assert twice(lambda: store.extend(lease, 1.0)) == 0
+    asked = store.now()
+    committed, session = twice(lambda: store.commit(lease, b"sealed", asked, 3.0, 2.0, "jwt", "k", "fp"))  # type: ignore[misc]
+    assert (committed, session.generation) == (True, lease.fence)
+    client.delete(f"{store.place}:pace")
+    again = lead(store, "bob", lease.fence)
+    assert twice(lambda: store.burn(again, lease.fence)) is True
+    store.fail(again, "unavailable", "why", 5.0, KEYS)
+    before = dump()
+    store.fail(again, "unavailable", "why", 5.0, KEYS)
+    assert dump() == before
+    client.delete(f"{store.place}:cooldown")
+    store.invalidate(lease.fence)
+    first = stored(store)
+    store.invalidate(lease.fence)
+    assert stored(store) == first
+    twice(store.forget)
+
+
+@pytest.mark.failure_mode("F31")
+def test_generations_rise_even_when_redis_lost_everything(store: Store, client: redis.Redis) -> None:
+    generations = []
+    for _ in range(3):
+        commit(store, lead(store))
+        generations.append(stored(store).generation)
+        time.sleep(0.002)  # fences are made of milliseconds
+        client.flushall()
+
+    assert generations == sorted(set(generations))
+
+
+def test_a_generation_is_above_what_the_process_remembers(store: Store) -> None:
+    far_ahead = store.acquire("ada", 9_000_000_000_000, KEYS)
+
+    assert isinstance(far_ahead, Lease)
+    assert far_ahead.fence == 9_000_000_000_001
+
+
+@pytest.mark.failure_mode("F36")
+def test_all_keys_live_in_one_slot_of_a_cluster(store: Store, client: redis.Redis) -> None:
+    commit(store, lead(store, "ada"))
+    store.extend(lead(store, "ada", stored(store).generation), 5.0)
+    store.fail(lead(store, "ada", stored(store).generation), "unavailable", "", 5.0, KEYS)
+    lead_after = store.acquire("ada", stored(store).generation, KEYS, forced=True)
+    assert isinstance(lead_after, Lease)
+    store.extend(lead_after, 5.0)
+
+    names = [str(name) for name in client.scan_iter()]
+
+    assert sorted(name.rpartition(":")[2] for name in names) == ["cooldown", "fence", "lease", "pace", "session"]
+    assert len({key_slot(name.encode()) for name in names}) == 1
+
+
+@pytest.mark.failure_mode("F3", "F28")
+def test_nothing_but_the_fence_lives_for_ever(store: Store, client: redis.Redis) -> None:
+    commit(store, lead(store, "ada"))
+    lease = lead(store, "bob", stored(store).generation)
+    store.extend(lease, 0.0)
+    store.fail(lease, "unavailable", "", 0.0001, KEYS)
+    lead_after = store.acquire("eve", stored(store).generation, KEYS, forced=True)
+    assert isinstance(lead_after, Lease)
+
+    immortal = [str(name) for name in client.scan_iter() if client.ttl(name) < 0]
+
+    assert immortal == [f"{store.place}:fence"]
+
+
+def test_after_a_failure_nobody_asks_for_a_while(store: Store) -> None:
+    store.fail(lead(store, "ada"), "unavailable", "503", 5.0, KEYS)
+
+    refused = store.acquire("bob", 0, KEYS)
+
+    assert isinstance(refused, Refused)
+    assert (refused.why, round(refused.left)) == ("cooldown", 5)
+    cooldown = store.look().cooldown
+    assert cooldown is not None
+    assert (cooldown.kind, cooldown.reason) == ("unavailable", "503")
+    assert isinstance(store.acquire("bob", 0, KEYS, forced=True), Lease)
+
+
+def test_a_refused_login_is_repeated_only_with_keys_that_were_not_refused(store: Store) -> None:
+    store.fail(lead(store, "ada"), "terminal", "401", 60.0, "old keys")
+
+    assert isinstance(store.acquire("bob", 0, "old keys"), Refused)
+    store.fail(lead_with(store, "eve", "new keys"), "terminal", "401", 60.0, "new keys")
+    assert isinstance(store.acquire("bob", 0, "old keys"), Refused)
+    assert isinstance(store.acquire("bob", 0, "new keys"), Refused)
+
+
+def lead_with(store: Store, owner: str, keys: str) -> Lease:
+    lease = store.acquire(owner, 0, keys)
+    assert isinstance(lease, Lease)
+    return lease
+
+
+def test_only_the_generation_that_was_rejected_is_ended(store: Store) -> None:
+    commit(store, lead(store))
+    session = stored(store)
+
+    store.invalidate(session.generation - 1)
+    assert stored(store) == session
+
+    store.invalidate(session.generation)
+    assert stored(store).expires <= store.now()
+
+
+def test_two_leaders_do_not_call_b2copy_right_after_each_other(store: Store, client: redis.Redis) -> None:
+    lease = lead(store, "ada")
+    store.extend(lease, 5.0)
+    client.delete(f"{store.place}:lease")
+
+    refused = store.acquire("bob", 0, KEYS)
+
+    assert isinstance(refused, Refused)
+    assert refused.why == "busy"
+
+
+@pytest.mark.failure_mode("F30")
+def test_a_redis_that_is_gone_costs_next_to_nothing(store: Store, broker: Broker) -> None:
+    store.look()
+    broker.kill()
+
+    started = time.monotonic()
+    for _ in range(20):
+        with pytest.raises(StoreUnavailable):
+            store.look()
+
+    assert time.monotonic() - started < 0.2
+
+
+@pytest.mark.failure_mode("F30")
+def test_a_silent_redis_costs_one_timeout_and_then_nothing_for_a_while(store: Store, broker: Broker) -> None:
+    store.look()
+    os.kill(broker.pid, signal.SIGSTOP)
+    try:
+        started = time.monotonic()
+        for _ in range(20):
+            with pytest.raises(StoreUnavailable):
+                store.look()
+        taken = time.monotonic() - started
+    finally:
+        os.kill(broker.pid, signal.SIGCONT)
+
+    assert TIMINGS.store_timeout <= taken < 2 * TIMINGS.store_timeout
+    assert until(lambda: looked(store))
+
+
+def looked(store: Store) -> bool:
+    try:
+        store.look()
+    except StoreUnavailable:
+        return False
+    return True
+
+
+def test_words_of_a_redis_that_refuses_are_kept(store: Store, client: redis.Redis) -> None:
+    client.config_set("maxmemory", "1")
+    try:
+        with pytest.raises(StoreUnavailable, match="used memory"):
+            lead(store)
+    finally:
+        client.config_set("maxmemory", "0")
+
+
+def test_a_demoted_primary_is_left(store: Store, client: redis.Redis, broker: Broker) -> None:
+    def connections() -> set[str]:
+        return {one["id"] for one in client.client_list() if one["name"] == "b2copy-session"}
+
+    store.look()
+    before = connections()
+    client.replicaof("127.0.0.1", broker.port)
+    try:
+        with pytest.raises(StoreUnavailable, match="replica"):
+            lead(store)
+    finally:
+        client.replicaof("no", "one")
+
+    lead(store)
+    assert not connections() & before
+
+
+@pytest.mark.failure_mode("F33")
+def test_a_redis_that_may_evict_the_session_is_found_at_start(store: Store, client: redis.Redis) -> None:
+    assert store.concerns() == []
+
+    client.config_set("maxmemory-policy", "allkeys-lru")
+    client.config_set("appendonly", "no")
+    try:
+        concerns = store.concerns()
+    finally:
+        client.config_set("maxmemory-policy", "noeviction")
+        client.config_set("appendonly", "yes")
+        # A server that is still writing its first AOF does not end when asked.
+        until(
+            lambda: not any(client.info("persistence")[f"aof_rewrite_{word}"] for word in ("in_progress", "scheduled"))
+        )
+
+    assert [concern.split(":")[0] for concern in concerns] == ["maxmemory-policy is allkeys-lru", "appendonly is off"]
+
+
+def test_the_lease_must_outlast_the_call() -> None:
+    with pytest.raises(ValueError, match="log each other out"):
+        replace(TIMINGS, lease=TIMINGS.token_deadline).checked()
+    Timings().checked()

@@ -1,0 +1,1 @@
+"""B2COPY's documented routes, one file a page of documentation."""

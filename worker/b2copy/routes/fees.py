@@ -1,0 +1,70 @@
+"""Process the fees of a withdrawal before the money leaves.
+
+Documentation: docs.b2copy.b2broker.com, initiate-fee-processing-between-master-and-investment-accounts.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+from worker.b2copy.route import Route
+from worker.errors import UnknownOutcome
+from worker.http.answer import one_line, server_message
+
+log = logging.getLogger(__name__)
+
+
+class FeeState(IntEnum):
+    """`FEE_PROCESS_STATUS_*` of the documentation."""
+
+    PENDING = 1
+    SUCCESS = 2
+    ERROR = 3
+
+
+@dataclass(frozen=True, slots=True)
+class FeeStatus:
+    """The status of a fee run. `message` holds B2COPY's error details, if there are any."""
+
+    state: FeeState
+    message: str = ""
+
+
+def read_status(body: Any, sent: Mapping[str, Any]) -> FeeStatus:
+    """Read the answer of `processext`. Raises `UnknownOutcome` if it has no status or is about another run.
+
+    An unknown status counts as pending, because asking again is safe and deciding is not.
+    """
+    if not isinstance(body, dict) or "status" not in body:
+        raise UnknownOutcome("processext: an answer without a status", 200, server_message(body))
+    for name in ("account_login", "request_id"):
+        if str(body.get(name, sent[name])) != sent[name]:
+            raise UnknownOutcome(f"processext: an answer about another {name}", 200, server_message(body))
+    state = _state(body["status"])
+    if state is None:
+        text = one_line(f"unknown status {body['status']!r}"[:200])
+        log.warning("processext answered with an %s: counted as pending", text)
+        return FeeStatus(FeeState.PENDING, text)
+    details = {name: body[name] for name in ("error", "message", "details") if body.get(name)}
+    return FeeStatus(state, server_message(details) if details else "")
+
+
+def _state(status: Any) -> FeeState | None:
+    """Read the enum, which may be its number or its name."""
+    try:
+        if isinstance(status, str) and not status.isdecimal():
+            return FeeState[status.removeprefix("FEE_PROCESS_STATUS_")]
+        return FeeState(int(status) if isinstance(status, str) else status)
+    except (KeyError, ValueError):
+        return None
+
+
+PROCESS = Route(
+    name="processext",
+    page_url="https://docs.b2copy.b2broker.com/initiate-fee-processing-between-master-and-investment-accounts",
+    method="POST",
+    path="/api/admin/fees/v2/fee/feeservice/processext",
+    read=read_status,
+)

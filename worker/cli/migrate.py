@@ -1,0 +1,27 @@
+"""`migrate`: make or update the ledger's tables."""
+
+from worker.cli import output
+from worker.cli.open_ledger import version_of
+from worker.cli.options import Json
+
+
+def migrate(as_json: Json = False) -> None:
+    """Make the ledger's tables, or bring them to this version.
+
+    Needs B2COPY_DATABASE_URL alone. Does nothing if they are there; safe while others migrate too.
+    """
+    from worker.ledger.migrations import migrate as bring_up
+    from worker.settings import LedgerSettings, load
+
+    url = load(LedgerSettings).database_url
+    before = version_of(url)
+    bring_up(url)
+    after = version_of(url)
+    if as_json:
+        output.document({"before": before, "after": after})
+    elif before == after:
+        output.line(f"the ledger is at version {after} already")
+    elif before is None:
+        output.line(f"the ledger is made, at version {after}")
+    else:
+        output.line(f"the ledger was brought from version {before} to {after}")

@@ -1,0 +1,44 @@
+"""Open the ledger that the settings name, for a command that must not create one."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from worker.cli.exits import Exit, Stop
+
+if TYPE_CHECKING:
+    from worker.ledger import Ledger
+    from worker.settings import LedgerSettings
+
+
+@contextmanager
+def existing_ledger(settings: "LedgerSettings | None" = None) -> Iterator["Ledger"]:
+    """Open the ledger of the settings. One that is not there is never made by looking for it: raises `Stop`."""
+    from worker.ledger import open_ledger
+    from worker.settings import LedgerSettings, load
+
+    url = (settings or load(LedgerSettings)).database_url
+    if version_of(url) is None:
+        raise Stop(Exit.USAGE, "B2COPY_DATABASE_URL: there is no ledger yet; `b2copy-sync migrate` makes it")
+    ledger = open_ledger(url)
+    try:
+        yield ledger
+    finally:
+        ledger.close()
+
+
+def version_of(url: str) -> str | None:
+    """Return the schema version at `url`, or None if there is no ledger. Makes nothing, not even an SQLite file."""
+    from sqlalchemy.engine import make_url
+
+    from worker.ledger.database import connect, schema_version
+
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite" and not (parsed.database and Path(parsed.database).exists()):
+        return None
+    engine = connect(url)
+    try:
+        return schema_version(engine)
+    finally:
+        engine.dispose()

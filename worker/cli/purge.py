@@ -1,0 +1,46 @@
+"""`purge`: remove operations that ended long ago."""
+
+from typing import Annotated
+
+import typer
+
+from worker.cli import output
+from worker.cli.exits import Exit, Stop
+from worker.cli.open_ledger import existing_ledger
+from worker.cli.options import Json, duration
+
+
+def purge(
+    older_than: Annotated[
+        float | None,
+        typer.Option(
+            parser=duration,
+            metavar="DURATION",
+            help="Ended longer ago than this.",
+            show_default="B2COPY_RETENTION, 400d",
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count, remove nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Allow a time shorter than B2COPY_RETENTION.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove operations that ended long ago, with their evidence.
+
+    What is queued, running or waiting is never purged, however old.
+    """
+    from worker.ledger import purge as remove
+    from worker.ledger.purge import count_purgeable
+    from worker.settings import LedgerSettings, load
+
+    settings = load(LedgerSettings)
+    age = older_than or settings.retention
+    if age < settings.retention and not (yes or dry_run):
+        kept = output.span(settings.retention)
+        raise Stop(Exit.USAGE, f"B2COPY_RETENTION keeps evidence for {kept}: --yes removes it after {output.span(age)}")
+    with existing_ledger(settings) as ledger:
+        count = count_purgeable(ledger, age) if dry_run else remove(ledger, age)
+    if as_json:
+        output.document({"older_than_seconds": age, "dry_run": dry_run, "operations": count})
+    else:
+        done = "would be removed" if dry_run else "removed"
+        output.line(f"{output.count(count)} that ended more than {output.span(age)} ago {done}")

@@ -1,0 +1,89 @@
+"""Who else uses our Redis database: its shortest visibility timeout rules every app on it, so it must be ours alone."""
+
+import json
+from typing import Any, NamedTuple
+
+import redis
+
+from worker.queues import HOUSEKEEPING, INBOX, LANES, queue_of
+
+OURS = frozenset({INBOX, HOUSEKEEPING, *map(queue_of, LANES)})
+_BINDING = "_kombu.binding."
+_LOOKED_AT = 20_000  # keys: a database with more is not ours alone either way, and looking must end
+_CELERYS = ("celery.pidbox", "reply.celery.pidbox", "celeryev")  # every app's own, ours included
+
+
+class Node(NamedTuple):
+    """A Celery worker that answered. `visibility_timeout` in seconds; None: it did not tell."""
+
+    name: str
+    queues: frozenset[str]
+    visibility_timeout: float | None
+
+    @property
+    def ours(self) -> bool:
+        return bool(self.queues & OURS)
+
+    @property
+    def foreign_queues(self) -> frozenset[str]:
+        return self.queues - OURS
+
+
+def foreign_queues(client: redis.Redis) -> set[str]:
+    """Return the queues on this Redis database that are not ours: bound, or holding messages. Raises `RedisError`."""
+    found: set[str] = set()
+    for number, key in enumerate(client.scan_iter(match=f"{_BINDING}*", count=1000)):
+        if number >= _LOOKED_AT:
+            break
+        for member in client.smembers(key):  # routing key, pattern and queue
+            found.add(_text(member).rpartition("\x06\x16")[2])
+    for number, key in enumerate(client.scan_iter(_type="list", count=1000)):
+        if number >= _LOOKED_AT:
+            break
+        found.add(_text(key).partition("\x06\x16")[0])  # kombu's priorities are lists of their own
+    return {name for name in found if name not in OURS and not any(own in name for own in _CELERYS)}
+
+
+def listeners(client: redis.Redis) -> int | None:
+    """Count the connections on which workers of this database listen for questions; None: Redis does not let us look.
+
+    Raises `RedisError`.
+    """
+    database = str(client.connection_pool.connection_kwargs.get("db", 0))
+    try:
+        connections = client.client_list()
+    except redis.exceptions.NoPermissionError:
+        return None
+    return sum(connection["db"] == database and connection["psub"] != "0" for connection in connections)
+
+
+def nodes(app: Any, limit: int | None, patience: float = 1.0) -> list[Node]:
+    """Ask every Celery worker on the broker which queues it serves. Raises as kombu.
+
+    Waits for `limit` answers, as many as there are `listeners`, but no longer than `patience` seconds each time.
+    """
+    if limit == 0:
+        return []
+    inspect = app.control.inspect(timeout=patience, limit=limit)
+    queues = inspect.active_queues() or {}
+    told = inspect.conf() or {} if queues else {}
+    return [
+        Node(name, frozenset(queue["name"] for queue in served), _visibility(told.get(name)))
+        for name, served in sorted(queues.items())
+    ]
+
+
+def _visibility(conf: Any) -> float | None:
+    """What a worker says about itself; the transport's options come as a mapping or as its text."""
+    options = (conf or {}).get("broker_transport_options")
+    if isinstance(options, str):
+        try:
+            options = json.loads(options.replace("'", '"'))
+        except ValueError:
+            return None
+    value = options.get("visibility_timeout") if isinstance(options, dict) else None
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value

@@ -1,0 +1,81 @@
+"""Stop asking while a destination, or its login, is unavailable.
+
+Each process has its own breaker in memory. That costs a call nothing, and every process finds out by itself. Closing
+one has an effect for the fleet: the ledger makes everything due that waited for it.
+
+We do not use pybreaker, because it holds its lock during the call and so lets through one request at a time.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+
+FAILURES_TO_OPEN = 5  # failures in a row, with no success between them
+PROBE_EVERY_S = 2.0  # between two probes while open
+
+
+class CircuitBreaker:
+    """Closed: all may call. Open: one probe every `PROBE_EVERY_S`. Any success closes it. Thread-safe.
+
+    `may_probe` is asked for each probe, so that one process of the fleet makes it. `on_open` and `on_close` are called
+    in the thread of the call that opened or closed it.
+    """
+
+    def __init__(
+        self,
+        on_open: Callable[[], None],
+        on_close: Callable[[], None],
+        may_probe: Callable[[], bool],
+        failures_to_open: int = FAILURES_TO_OPEN,
+    ) -> None:
+        self._on_open, self._on_close, self._may_probe = on_open, on_close, may_probe
+        self._failures_to_open = failures_to_open
+        self._lock = threading.Lock()
+        self._failures = 0
+        self._next_probe = 0.0  # monotonic seconds
+        self.times_opened = 0  # a claim made before the circuit opened is returned unsent; one made after is a probe
+
+    @property
+    def is_open(self) -> bool:
+        return self._failures >= self._failures_to_open
+
+    def available(self, wanted: int) -> int:
+        """Return how many of `wanted` calls could be made now: all, or one probe, or none."""
+        if not self.is_open:
+            return wanted
+        return min(wanted, 1) if time.monotonic() >= self._next_probe else 0
+
+    def take(self, count: int) -> int:
+        """Return how many of `count` calls may be made now; one probe at most while the circuit is open."""
+        if not self.is_open:
+            return count
+        with self._lock:
+            now = time.monotonic()
+            if count < 1 or now < self._next_probe:
+                return 0
+            self._next_probe = now + PROBE_EVERY_S
+        return 1 if self._may_probe() else 0
+
+    def until_probe_s(self) -> float:
+        """Return the seconds until this process may try to probe; 0 if the circuit is closed."""
+        return max(0.0, self._next_probe - time.monotonic()) if self.is_open else 0.0
+
+    def record_failure(self) -> None:
+        """Note that the destination did not answer, or answered with a failure of its own."""
+        with self._lock:
+            self._failures += 1
+            opened = self._failures == self._failures_to_open
+            if opened:
+                self.times_opened += 1
+                self._next_probe = time.monotonic() + PROBE_EVERY_S
+        if opened:
+            self._on_open()
+
+    def record_success(self) -> None:
+        """Note that the destination answered, whatever it said about the operation."""
+        if not self._failures:  # the usual case takes no lock
+            return
+        with self._lock:
+            was_open, self._failures = self.is_open, 0
+        if was_open:
+            self._on_close()

@@ -1,0 +1,118 @@
+"""The gate to one destination: everything that must be open before a request is sent.
+
+    lane, when it claims:      gate.available(wanted)  ->  claim so many  ->  gate.take(claimed)
+    sender, before it sends:   gate.is_current(times_opened), lease valid
+    attempt, its later calls:  gate.pass_one()
+    lane, after an attempt:    gate.record(...)
+
+The permits for first calls are taken when operations are claimed, so that no sender waits for the rate limit. No permit
+is taken when nothing is due.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+
+from worker.errors import AccessRejected, B2CopyError, CircuitOpen, PermitRefused, RateLimited
+from worker.flow.circuit_breaker import CircuitBreaker
+from worker.flow.meaning import Meaning
+from worker.flow.rate_limit import RateLimit
+from worker.operation import Outcome, WaitReason
+from worker.settings import Settings
+
+log = logging.getLogger(__name__)
+
+HOLD_WITHOUT_RETRY_AFTER_S = 1.0  # after a 429 that does not say how long
+
+
+class Gate:
+    """Circuit, login, rate limit and hold of one destination. One per process. Thread-safe.
+
+    `make_due` makes due what waits for any of these reasons; it is called when a circuit closes or a login succeeds.
+    """
+
+    def __init__(
+        self, destination: str, settings: Settings, make_due: Callable[[str, Iterable[WaitReason]], None]
+    ) -> None:
+        self._destination = destination
+        self._device_ip = settings.device_ip
+        self.rate_limit = RateLimit(destination, settings)
+        self._last_failure: Outcome | Exception | None = None
+        self._last_served = 0.0  # monotonic seconds
+        waits_for_destination = (WaitReason.BACKOFF, WaitReason.CIRCUIT_OPEN, WaitReason.NO_ACCESS)
+        self._circuit = CircuitBreaker(
+            self._tell_opened, lambda: make_due(destination, waits_for_destination), self.rate_limit.may_probe
+        )
+        # Without a token no operation can be sent: one failure is enough to let only probes through.
+        self._login = CircuitBreaker(
+            lambda: None,
+            lambda: make_due(destination, (WaitReason.NO_SESSION,)),
+            may_probe=lambda: True,
+            failures_to_open=1,
+        )
+
+    @property
+    def times_opened(self) -> int:
+        """Changes whenever the circuit or the login closes the gate."""
+        return self._circuit.times_opened + self._login.times_opened
+
+    @property
+    def is_open(self) -> bool:
+        """Whether operations may be sent at all, apart from rate limit and hold."""
+        return not (self._circuit.is_open or self._login.is_open)
+
+    def available(self, wanted: int, urgent: bool) -> int:
+        """Return how many operations may be claimed now: `wanted`, fewer, or a single probe. Takes no permit."""
+        return self.rate_limit.available(self._login.available(self._circuit.available(wanted)), urgent)
+
+    def take(self, claimed: int, urgent: bool) -> int:
+        """Take the permits for the first calls of claimed operations; return for how many there are permits."""
+        return self.rate_limit.take(self._login.take(self._circuit.take(claimed)), urgent)
+
+    def pass_one(self, urgent: bool) -> None:
+        """Let one further call of an attempt pass. Raises `GateClosed`: the operation waits and continues later."""
+        if not self.is_open:
+            raise CircuitOpen("the circuit is open", None, None, self.until_open_s())
+        if not self.rate_limit.take(1, urgent):
+            raise PermitRefused("the rate limit is reached", None, None, self.until_open_s())
+
+    def is_current(self, times_opened: int) -> bool:
+        """Return whether a claim made at `times_opened` may still be sent: the gate has not closed since."""
+        return self.is_open or times_opened == self.times_opened
+
+    def until_open_s(self) -> float:
+        """Return the seconds after which it makes sense to ask again; 0 if the gate is open."""
+        return max(self._circuit.until_probe_s(), self._login.until_probe_s(), self.rate_limit.until_permit_s())
+
+    def served_since(self, monotonic_s: float) -> bool:
+        """Return whether the destination has answered an operation sensibly since then."""
+        return self._last_served > monotonic_s
+
+    def record(self, learned: Outcome | Exception, meaning: Meaning) -> None:
+        """Note what an attempt says about the destination and its login."""
+        if isinstance(learned, RateLimited):
+            self.rate_limit.hold(learned.retry_after or HOLD_WITHOUT_RETRY_AFTER_S)
+        if meaning.login == "success":
+            self._login.record_success()
+        elif meaning.login == "failure":
+            self._login.record_failure()
+        if meaning.circuit == "success":
+            self._last_served = time.monotonic()
+            self._circuit.record_success()
+        elif meaning.circuit == "failure":
+            self._last_failure = learned
+            self._circuit.record_failure()
+
+    def _tell_opened(self) -> None:
+        failure = self._last_failure
+        if isinstance(failure, AccessRejected):
+            log.error(
+                "%s refuses our access for every operation (%s). They wait and none fails. Our address is %s"
+                " (B2COPY_DEVICE_IP): is it still on the service admin's allow-list, and has the admin the permission?",
+                self._destination,
+                failure,
+                self._device_ip,
+            )
+        else:
+            text = str(failure) if isinstance(failure, B2CopyError) else type(failure).__name__
+            log.warning("%s is unavailable (%s): only a probe is sent every two seconds", self._destination, text)

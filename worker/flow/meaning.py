@@ -1,0 +1,191 @@
+"""The one table from what an attempt learned to what that means.
+
+Retry policy, circuit breaker, evidence, cancel and "is the outcome known" all read this table. A test demands a row for
+every class of `worker.errors`.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal, assert_never
+
+from worker.errors import (
+    AccessRejected,
+    BadPayload,
+    CircuitOpen,
+    Conflict,
+    CredentialsRejected,
+    LeaseTooShort,
+    NotFound,
+    Permanent,
+    PermitRefused,
+    RateLimited,
+    SessionUnavailable,
+    Unavailable,
+    UnknownOutcome,
+)
+from worker.operation import Done, Failed, Later, Outcome, Pending, WaitReason
+
+NOT_PROCESSED = frozenset({307, 308, 408, 425, 503})
+"""Statuses of a server that has not processed the request: it redirects, is busy, or still waits for the request."""
+
+
+class Becomes(Enum):
+    """What becomes of the operation, before deadline, limits and `on_unknown` are considered."""
+
+    SUCCEEDED = "succeeded"
+    PENDING = "waiting pending_at_b2copy"
+    FAILED = "failed, with the kind's reason"
+    LATER = "waiting next_step"
+    WAIT = "waiting"
+    BY_ON_UNKNOWN = "by on_unknown"
+    REJECTED = "failed rejected; if the outcome was unknown, by on_unknown"
+    BAD_PAYLOAD = "failed bad_payload"
+    INTERNAL = "failed internal"
+
+
+class Counted(Enum):
+    """Whether the attempt counts towards `max_attempts`."""
+
+    NO = "no"
+    YES = "yes"
+    IF_OTHERS_ARE_SERVED = "if the destination served another operation since"
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """A row of the table. `word` is stored as the attempt's outcome.
+
+    `circuit`: what the circuit breaker learns about the destination, `login`: about the login. `may_have_left`: a
+    request may have reached the destination, so the operation cannot be cancelled any more. `outcome`: `known` now,
+    `unknown` now, or `as_before`.
+    """
+
+    word: str
+    becomes: Becomes
+    wait_reason: WaitReason | None = None
+    circuit: Literal["success", "failure"] | None = None
+    login: Literal["success", "failure"] | None = None
+    counted: Counted = Counted.NO
+    may_have_left: bool = True
+    outcome: Literal["known", "unknown", "as_before"] = "as_before"
+
+
+_DONE = Meaning("done", Becomes.SUCCEEDED, circuit="success", login="success", outcome="known")
+_PENDING = Meaning(
+    "pending", Becomes.PENDING, WaitReason.PENDING_AT_B2COPY, circuit="success", login="success", outcome="known"
+)
+_LATER = Meaning("later", Becomes.LATER, WaitReason.NEXT_STEP, circuit="success", login="success")
+_RATE_LIMITED = Meaning("rate_limited", Becomes.WAIT, WaitReason.RATE_LIMITED, login="success")
+_LOGIN_REFUSED = Meaning("login_refused", Becomes.WAIT, WaitReason.NO_SESSION, login="failure", may_have_left=False)
+_NO_SESSION = Meaning("no_session", Becomes.WAIT, WaitReason.NO_SESSION, login="failure", may_have_left=False)
+_ACCESS_REFUSED = Meaning(
+    "access_refused",
+    Becomes.WAIT,
+    WaitReason.NO_ACCESS,
+    circuit="failure",
+    counted=Counted.IF_OTHERS_ARE_SERVED,
+)
+_CIRCUIT_OPEN = Meaning("circuit_open", Becomes.WAIT, WaitReason.CIRCUIT_OPEN, may_have_left=False)
+_NO_PERMIT = Meaning("no_permit", Becomes.WAIT, WaitReason.RATE_LIMITED, may_have_left=False)
+_LEASE_TOO_SHORT = Meaning("lease_too_short", Becomes.WAIT, WaitReason.BACKOFF, may_have_left=False)
+_NOT_SENT = Meaning("not_sent", Becomes.WAIT, WaitReason.BACKOFF, circuit="failure", may_have_left=False)
+_NOT_PROCESSED = Meaning("not_processed", Becomes.WAIT, WaitReason.BACKOFF, circuit="failure", login="success")
+_SERVER_ERROR = Meaning(
+    "server_error", Becomes.BY_ON_UNKNOWN, WaitReason.BACKOFF, circuit="failure", login="success", outcome="unknown"
+)
+_NO_ANSWER = Meaning(
+    "no_answer", Becomes.BY_ON_UNKNOWN, WaitReason.BACKOFF, circuit="failure", login="success", outcome="unknown"
+)
+_UNCLEAR_ANSWER = Meaning(
+    "unclear_answer",
+    Becomes.BY_ON_UNKNOWN,
+    WaitReason.BACKOFF,
+    login="success",
+    counted=Counted.IF_OTHERS_ARE_SERVED,
+    outcome="unknown",
+)
+_REJECTED = Meaning(
+    "rejected", Becomes.REJECTED, circuit="success", login="success", counted=Counted.YES, outcome="known"
+)
+_NOT_FOUND = Meaning(
+    "not_found", Becomes.REJECTED, circuit="success", login="success", counted=Counted.YES, outcome="known"
+)
+_CONFLICT = Meaning(
+    "conflict", Becomes.REJECTED, circuit="success", login="success", counted=Counted.YES, outcome="known"
+)
+_BAD_PAYLOAD = Meaning("bad_payload", Becomes.BAD_PAYLOAD, may_have_left=False)
+_INTERNAL = Meaning("internal", Becomes.INTERNAL)
+
+TABLE: tuple[tuple[str, Meaning], ...] = (
+    ("Done", _DONE),
+    ("Pending", _PENDING),
+    ("Failed(reason)", Meaning("<reason>", Becomes.FAILED, circuit="success", login="success", outcome="known")),
+    ("Later", _LATER),
+    ("RateLimited (429)", _RATE_LIMITED),
+    ("CredentialsRejected", _LOGIN_REFUSED),
+    ("SessionUnavailable, StoreUnavailable", _NO_SESSION),
+    ("AccessRejected (403, or 401 twice)", _ACCESS_REFUSED),
+    ("CircuitOpen", _CIRCUIT_OPEN),
+    ("PermitRefused", _NO_PERMIT),
+    ("LeaseTooShort", _LEASE_TOO_SHORT),
+    ("Unavailable, not sent", _NOT_SENT),
+    ("Unavailable, 307/308/408/425/503", _NOT_PROCESSED),
+    ("Unavailable, other 5xx", _SERVER_ERROR),
+    ("UnknownOutcome, no status", _NO_ANSWER),
+    ("UnknownOutcome, with a status", _UNCLEAR_ANSWER),
+    ("Rejected", _REJECTED),
+    ("NotFound (404)", _NOT_FOUND),
+    ("Conflict (409)", _CONFLICT),
+    ("BadPayload", _BAD_PAYLOAD),
+    ("any other error", _INTERNAL),
+)
+"""The whole table, for the documentation and for the test that compares the two."""
+
+
+def meaning_of(learned: Outcome | Exception) -> Meaning:
+    """Return the row for an outcome or an error."""
+    if isinstance(learned, Exception):
+        return _meaning_of_error(learned)
+    match learned:
+        case Done():
+            return _DONE
+        case Pending():
+            return _PENDING
+        case Failed(reason):
+            return Meaning(reason, Becomes.FAILED, circuit="success", login="success", outcome="known")
+        case Later():
+            return _LATER
+    assert_never(learned)
+
+
+def _meaning_of_error(error: Exception) -> Meaning:
+    match error:
+        case RateLimited():
+            return _RATE_LIMITED
+        case CredentialsRejected():
+            return _LOGIN_REFUSED
+        case SessionUnavailable():
+            return _NO_SESSION
+        case AccessRejected():
+            return _ACCESS_REFUSED
+        case CircuitOpen():
+            return _CIRCUIT_OPEN
+        case PermitRefused():
+            return _NO_PERMIT
+        case LeaseTooShort():
+            return _LEASE_TOO_SHORT
+        case Unavailable(status=None):
+            return _NOT_SENT
+        case Unavailable(status=status):
+            return _NOT_PROCESSED if status in NOT_PROCESSED else _SERVER_ERROR
+        case UnknownOutcome(status=status):
+            return _NO_ANSWER if status is None else _UNCLEAR_ANSWER
+        case NotFound():
+            return _NOT_FOUND
+        case Conflict():
+            return _CONFLICT
+        case Permanent():
+            return _REJECTED
+        case BadPayload():
+            return _BAD_PAYLOAD
+    return _INTERNAL

@@ -1,0 +1,49 @@
+"""How far apart the polls of pending operations must be so that first submits keep half of the capacity."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from sqlalchemy.exc import SQLAlchemyError
+
+log = logging.getLogger(__name__)
+
+COUNT_VALID_S = 1.0  # for how long a count of the pending operations is used
+QUICKEST_S = 0.001  # a poll counts for at least this, so that the clock's resolution does not give endless capacity
+OUTLIER = 1.5  # cap one sample at 1.5 times the average, because the process may have been suspended
+
+
+class PollSpacing:
+    """`count_pending` counts the operations that are polled, in the whole ledger; `per_second` is the rate limit.
+
+    Without a limit the capacity is what this process's `concurrency` calls at once can do at their measured speed, so a
+    fleet of many processes polls more rarely than it must. Thread-safe.
+    """
+
+    def __init__(self, count_pending: Callable[[], int], concurrency: int, per_second: float | None) -> None:
+        self._count_pending, self._concurrency, self._per_second = count_pending, concurrency, per_second
+        self._lock = threading.Lock()
+        self._count = 0
+        self._count_again_at = 0.0  # monotonic seconds
+        self._poll_s: float | None = None  # a moving average
+
+    def between_polls_s(self, duration_s: float) -> float:
+        """Return the seconds between two polls of one operation, after a poll that took `duration_s`."""
+        duration_s = max(duration_s, QUICKEST_S)
+        average = duration_s if self._poll_s is None else self._poll_s
+        sample = min(duration_s, OUTLIER * average)
+        self._poll_s = average = average + (sample - average) * 0.1
+        capacity = self._per_second or self._concurrency / average
+        return self._pending_now() / (capacity / 2)
+
+    def _pending_now(self) -> int:
+        with self._lock:
+            if time.monotonic() < self._count_again_at:
+                return self._count
+            self._count_again_at = time.monotonic() + COUNT_VALID_S
+        try:
+            self._count = self._count_pending()
+        except SQLAlchemyError as error:
+            log.warning("pending operations not counted, the ledger is unavailable: %s", error)
+        return self._count

@@ -1,0 +1,185 @@
+"""The one retry policy: from what an attempt learned to what becomes of the operation."""
+
+import logging
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+from worker.errors import B2CopyError
+from worker.flow.meaning import Becomes, Counted, Meaning
+from worker.kind import PollSchedule
+from worker.operation import (
+    AttemptRecord,
+    Claim,
+    Done,
+    Failed,
+    FailureReason,
+    Later,
+    OnUnknown,
+    Outcome,
+    Phase,
+    State,
+    Transition,
+    WaitReason,
+)
+
+log = logging.getLogger(__name__)
+
+BACKOFF_FIRST_S = 1.0
+BACKOFF_MAX_S = 10.0  # while the circuit is open few operations are tried, so a short wait costs little and ends soon
+POLL_WIDENING = 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """An attempt that is over: what it learned, what that means, and the evidence to store.
+
+    `permits` says what an unknown outcome of this operation permits. `unknown_step` names the request whose effect is
+    not known now, if there is one. `sent`: something left this process during the claim.
+    """
+
+    claim: Claim
+    permits: OnUnknown
+    learned: Outcome | Exception
+    meaning: Meaning
+    record: AttemptRecord
+    polls: PollSchedule
+    unknown_step: str | None
+    progress: dict[str, Any] | None
+    sent: bool
+
+
+class RetryPolicy:
+    """Decides what becomes of an operation after each attempt. Thread-safe.
+
+    `max_attempts`: how many answers about one operation may fail to decide it. `spacing_s` returns the least time
+    between two polls of one operation, given how long the last poll took: with many pending operations, polls would
+    otherwise take more than half of the capacity.
+    """
+
+    def __init__(self, max_attempts: int, spacing_s: Callable[[float], float]) -> None:
+        self._max_attempts = max_attempts
+        self._spacing_s = spacing_s
+
+    def decide(self, attempt: Finished) -> Transition:
+        """Return what becomes of the operation."""
+        claim, learned = attempt.claim, attempt.learned
+        match attempt.meaning.becomes:
+            case Becomes.SUCCEEDED:
+                result = learned.result if isinstance(learned, Done) else None
+                return Transition(claim, State.SUCCEEDED, result=result, attempt=attempt.record, outcome_known=True)
+            case Becomes.FAILED:
+                reason = learned.reason if isinstance(learned, Failed) else FailureReason.INTERNAL
+                return self._fail(attempt, reason, outcome_known=True)
+            case Becomes.PENDING:
+                if claim.overdue:
+                    return self._fail(attempt, FailureReason.UNRESOLVED)
+                return self._wait(attempt, self._poll_in_s(attempt), outcome_known=True)
+            case Becomes.LATER:
+                after_s = learned.after_s if isinstance(learned, Later) else 0.0
+                return self._give_up(attempt) if claim.overdue else self._wait(attempt, after_s)
+            case Becomes.WAIT:
+                return self._wait_or_give_up(attempt)
+            case Becomes.BY_ON_UNKNOWN:
+                if attempt.unknown_step is not None and attempt.permits == OnUnknown.STOP:
+                    return self._fail(attempt, FailureReason.UNRESOLVED)
+                return self._wait_or_give_up(attempt)
+            case Becomes.REJECTED:
+                return self._reject(attempt)
+            case Becomes.BAD_PAYLOAD:
+                return self._fail(attempt, FailureReason.BAD_PAYLOAD)
+            case Becomes.INTERNAL:
+                error = learned if isinstance(learned, Exception) else None
+                log.error("operation %s failed on our side", claim.key, exc_info=error)
+                return self._fail(attempt, FailureReason.INTERNAL)
+        assert_never(attempt.meaning.becomes)
+
+    def _reject(self, attempt: Finished) -> Transition:
+        """The destination refused the request. If an earlier request may have done it, the refusal proves nothing."""
+        if attempt.claim.outcome_unknown:
+            match attempt.permits:
+                case OnUnknown.READ_BACK:
+                    return self._wait_or_give_up(attempt)
+                case OnUnknown.REPEAT | OnUnknown.STOP:
+                    return self._fail(attempt, FailureReason.UNRESOLVED)
+                case OnUnknown.START_OR_GET:
+                    pass
+        return self._fail(attempt, FailureReason.REJECTED, outcome_known=True)
+
+    def _wait_or_give_up(self, attempt: Finished) -> Transition:
+        claim, meaning = attempt.claim, attempt.meaning
+        if attempt.record.counted and claim.counted_attempts + 1 >= self._max_attempts:
+            if meaning.wait_reason == WaitReason.NO_ACCESS:
+                return self._reject(attempt)
+            return self._fail(attempt, FailureReason.EXHAUSTED)
+        if claim.overdue:
+            return self._give_up(attempt)
+        floor = (attempt.learned.retry_after or 0.0) if isinstance(attempt.learned, B2CopyError) else 0.0
+        return self._wait(attempt, max(self._backoff_s(attempt), floor))
+
+    def _give_up(self, attempt: Finished) -> Transition:
+        """The deadline has passed: nothing was done (expired), or what was done is not known (unresolved)."""
+        claim = attempt.claim
+        begun = claim.phase == Phase.POLL or claim.progress is not None
+        unknown = claim.outcome_unknown or attempt.unknown_step is not None
+        return self._fail(attempt, FailureReason.UNRESOLVED if begun or unknown else FailureReason.EXPIRED)
+
+    def _wait(self, attempt: Finished, due_in_s: float, outcome_known: bool = False) -> Transition:
+        return Transition(
+            attempt.claim,
+            State.WAITING,
+            wait_reason=attempt.meaning.wait_reason or WaitReason.BACKOFF,
+            due_in_s=due_in_s,
+            attempt=attempt.record,
+            outcome_unknown=attempt.unknown_step is not None,
+            outcome_known=outcome_known,
+            unknown_step=attempt.unknown_step,
+            progress=attempt.progress,
+            sent=attempt.sent,
+        )
+
+    def _fail(self, attempt: Finished, reason: str, outcome_known: bool = False) -> Transition:
+        return Transition(
+            attempt.claim,
+            State.FAILED,
+            failure_reason=reason,
+            attempt=attempt.record,
+            outcome_unknown=attempt.unknown_step is not None,
+            outcome_known=outcome_known,
+            unknown_step=attempt.unknown_step,
+            progress=attempt.progress,
+            sent=attempt.sent,
+        )
+
+    def _backoff_s(self, attempt: Finished) -> float:
+        """Decorrelated jitter: at most three times the last wait, so that a fleet does not come back in step.
+
+        https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
+        """
+        claim = attempt.claim
+        last_s = claim.last_wait_s if claim.wait_reason == attempt.meaning.wait_reason else 0.0
+        longest_s = max(BACKOFF_FIRST_S, last_s * 3)
+        return min(BACKOFF_MAX_S, random.uniform(BACKOFF_FIRST_S, longest_s))  # noqa: S311
+
+    def _poll_in_s(self, attempt: Finished) -> float:
+        claim = attempt.claim
+        last_s = claim.last_wait_s if claim.wait_reason == WaitReason.PENDING_AT_B2COPY else 0.0
+        scheduled_s = min(attempt.polls.max_s, max(attempt.polls.first_s, last_s * POLL_WIDENING))
+        return max(scheduled_s, self._spacing_s(attempt.record.duration_ms / 1000))
+
+
+def counts(claim: Claim, meaning: Meaning, others_are_served: bool) -> bool:
+    """Return whether an attempt counts towards `max_attempts`: the destination answered about this operation.
+
+    For 403 and for an unclear answer that is so only if the operation met the same before and the destination served
+    another operation since. Otherwise every operation may be meeting it, and then none must fail.
+    """
+    match meaning.counted:
+        case Counted.YES:
+            return True
+        case Counted.IF_OTHERS_ARE_SERVED:
+            return others_are_served and claim.wait_reason == meaning.wait_reason
+        case Counted.NO:
+            return False
+    assert_never(meaning.counted)

@@ -1,0 +1,204 @@
+"""Senders: threads that make the attempts of one lane. They never talk to the ledger."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from queue import SimpleQueue
+from typing import Any, NamedTuple, TypeVar
+
+from worker.errors import B2CopyError
+from worker.flow.attempt import Destination, RunningAttempt
+from worker.flow.gate import Gate
+from worker.flow.lease_renewal import LeaseRenewal
+from worker.flow.meaning import Meaning, meaning_of
+from worker.flow.retry_policy import Finished, RetryPolicy, counts
+from worker.http.answer import one_line
+from worker.kind import Kind
+from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, Ledger
+from worker.operation import (
+    AttemptRecord,
+    Claim,
+    Done,
+    Failed,
+    FailureReason,
+    Later,
+    OnUnknown,
+    Outcome,
+    Pending,
+    State,
+    Transition,
+    WaitReason,
+)
+from worker.settings import Settings
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+UNKNOWN_KIND_WAIT_S = 30.0  # a kind that only a newer version of this code knows is left to that version
+
+
+class Return(NamedTuple):
+    """A claim for which nothing was sent: the operation is again what it was."""
+
+    claim: Claim
+
+
+Result = Transition | Return
+
+
+class ToSend(NamedTuple):
+    """A claim, and how often the gate had closed when it was claimed."""
+
+    claim: Claim
+    times_opened: int
+
+
+class Senders:
+    """The sending threads of one lane. Each takes a claim, makes one attempt and puts the result into `results`."""
+
+    def __init__(
+        self,
+        lane: str,
+        count: int,
+        ledger: Ledger,
+        kinds: Mapping[str, Kind[Any]],
+        destinations: Mapping[str, Callable[[], Destination]],
+        gates: Mapping[str, Gate],
+        leases: LeaseRenewal,
+        policy: RetryPolicy,
+        settings: Settings,
+        urgent: bool,
+        results: "SimpleQueue[Result | None]",
+    ) -> None:
+        self._lane, self._count, self._ledger, self._kinds = lane, count, ledger, kinds
+        self._destinations, self._gates, self._leases, self._policy = destinations, gates, leases, policy
+        self._settings, self._urgent, self._results = settings, urgent, results
+        self.queue: SimpleQueue[ToSend] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self.attempt_s = 0.05  # seconds an attempt takes: a first guess, then the moving average
+
+    def start(self) -> None:
+        """Start the threads that are not running yet."""
+        while (number := len(self._threads)) < self._count:
+            thread = threading.Thread(target=self._run, name=f"b2copy-{self._lane}-{number}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def _run(self) -> None:
+        while True:
+            claim, times_opened = self.queue.get()
+            try:
+                result = self.check_before_send(claim, times_opened) or self._make_attempt(claim)
+            except Exception:
+                log.exception("operation %s failed on our side", claim.key)
+                result = Transition(claim, State.FAILED, failure_reason=FailureReason.INTERNAL, outcome_unknown=True)
+            self._results.put(result)
+
+    def check_before_send(self, claim: Claim, times_opened: int) -> Result | None:
+        """Return what becomes of a claim that must not be sent, or not now. None: send it."""
+        kind = self._kinds.get(claim.kind)
+        if kind is None:
+            log.error("operation %s waits: this version knows no kind %r", claim.key, claim.kind)
+            return Transition(
+                claim, State.WAITING, WaitReason.BACKOFF, due_in_s=UNKNOWN_KIND_WAIT_S, progress=claim.progress,
+                sent=False,
+            )  # fmt: skip
+        if claim.outcome_unknown and kind.permits(claim) == OnUnknown.STOP:
+            return Transition(
+                claim, State.FAILED, failure_reason=FailureReason.UNRESOLVED, outcome_unknown=True,
+                unknown_step=claim.unknown_step, progress=claim.progress,
+            )  # fmt: skip
+        if not self._gates[claim.destination].is_current(times_opened) or not self._leases.is_valid(claim):
+            return Return(claim)
+        return None
+
+    def _make_attempt(self, claim: Claim) -> Result:
+        """Make one attempt and return what becomes of the operation."""
+        kind, gate = self._kinds[claim.kind], self._gates[claim.destination]
+        permits = kind.permits(claim)
+        attempt = RunningAttempt(
+            claim, permits, self._destinations[claim.destination](), gate, self._leases.is_valid, self._ledger,
+            self._settings, self._urgent,
+        )  # fmt: skip
+        began, started_at = time.monotonic(), time.time()
+        learned: Outcome | Exception
+        try:
+            learned = run_without_waiting(kind.attempt(attempt, kind.checked(claim.payload)))
+        except DATABASE_UNAVAILABLE_ERRORS:  # from a kind that reads the ledger
+            if not attempt.steps:
+                log.warning("operation %s was not sent, the ledger is unavailable", claim.key)
+                return Return(claim)
+            learned = Later(1.0)
+        except Exception as error:  # the table of meanings sorts them
+            learned = error
+        duration_s = time.monotonic() - began
+        self.attempt_s += (duration_s - self.attempt_s) * 0.1
+        meaning = meaning_of(learned)
+        others_are_served = gate.served_since(began - claim.last_wait_s)
+        gate.record(learned, meaning)
+        record = _record_of(
+            attempt, learned, meaning, started_at, duration_s, self._leases.owner,
+            counted=counts(claim, meaning, others_are_served),
+        )  # fmt: skip
+        return self._policy.decide(
+            Finished(
+                claim=claim,
+                permits=permits,
+                learned=learned,
+                meaning=meaning,
+                record=record,
+                polls=kind.polls(self._settings),
+                unknown_step=attempt.unknown_step,
+                progress=attempt.progress,
+                sent=meaning.may_have_left or len(attempt.steps) > 1,
+            )
+        )
+
+
+def run_without_waiting(attempt: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that waits for nothing: its calls block this thread instead."""
+    try:
+        attempt.send(None)
+    except StopIteration as finished:
+        value: T = finished.value
+        return value
+    attempt.close()
+    raise RuntimeError("an attempt may await nothing but its own calls")
+
+
+def _record_of(
+    attempt: RunningAttempt,
+    learned: Outcome | Exception,
+    meaning: Meaning,
+    started_at: float,
+    duration_s: float,
+    worker: str,
+    *,
+    counted: bool,
+) -> AttemptRecord:
+    """Return the evidence of an attempt: when, how long, what the destination answered."""
+    status = attempt.last_status
+    message: str | None
+    request_id = None
+    match learned:
+        case Done() | Pending() | Failed():
+            message, request_id = learned.message, learned.request_id
+        case Later():
+            message = learned.message
+        case B2CopyError():
+            status, message = learned.status, one_line(str(learned))
+        case _:
+            message = one_line(f"{type(learned).__name__}: {learned}")
+    return AttemptRecord(
+        started_at=int(started_at * 1000),
+        duration_ms=int(duration_s * 1000),
+        http_status=status,
+        outcome=meaning.word,
+        message=message,
+        steps=tuple(attempt.steps) if len(attempt.steps) > 1 else (),
+        counted=counted,
+        request_id=request_id,
+        worker=worker,
+    )

@@ -1,0 +1,109 @@
+"""A whole HTTP answer, and the only place that reads `Date`, `Retry-After` and the server's text."""
+
+import json
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from worker.operation import MESSAGE_LIMIT
+from worker.watch.redact import redacted
+
+RETRY_AFTER_MAX = 86400.0  # seconds; a longer one is a mistake and would hold an operation beyond its deadline
+
+_READ = 16 * 1024  # bytes of a body from which a server message is taken
+_DEPTH = 4  # levels of a JSON body in which a server message is looked for
+_NAMES = ("message", "error", "errors", "details")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a server answered, whole. `headers` are looked up in any case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def server_time(self) -> float | None:
+        """The `Date` header as Unix seconds, if there is a valid one (RFC 9110 section 6.6.1)."""
+        return _instant(self.headers.get("Date"))
+
+    @property
+    def retry_after(self) -> float | None:
+        """The `Retry-After` header in seconds, at most a day; a number or a date (RFC 9110 section 10.2.3)."""
+        value = (self.headers.get("Retry-After") or "").strip()
+        if re.fullmatch(r"[0-9]{1,15}", value):
+            return min(RETRY_AFTER_MAX, float(value))
+        at = _instant(value)
+        if at is None:
+            return None
+        now = self.server_time
+        return min(RETRY_AFTER_MAX, max(0.0, at - (time.time() if now is None else now)))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the server said that there is no body; a connection cut before the body is not such an answer."""
+        framed = self.headers.get("Content-Length", "").strip() == "0" or "Transfer-Encoding" in self.headers
+        return not self.body and (self.status in {204, 205} or framed)
+
+    def json(self) -> Any:
+        """Return the decoded body. Raises `ValueError` if it is not JSON (RFC 8259), cut, or nested too deep."""
+        try:
+            return json.loads(self.body, parse_constant=_refuse_constant)
+        except RecursionError:
+            raise ValueError("nested too deep") from None
+
+    def server_message(self) -> str:
+        """Return the server's own text from a body of any shape: one line, bounded, redacted."""
+        try:
+            return server_message(self.json())
+        except ValueError:
+            text = self.body[:_READ].decode("utf-8", "replace")
+            return one_line(re.sub(r"<[^<>]*>", " ", text))  # an HTML page of some proxy
+
+    def __repr__(self) -> str:
+        return f"<Answer {self.status}, {len(self.body)} bytes>"
+
+
+def server_message(body: Any) -> str:
+    """Return the text in a decoded JSON body: what stands under the usual names, otherwise all of it."""
+    return one_line(_text_of(body, _DEPTH))
+
+
+def one_line(text: str) -> str:
+    """Return a server's text as it may be stored, logged and shown: one line, bounded, redacted, valid Unicode."""
+    text = text[: MESSAGE_LIMIT * 8].encode("utf-8", "replace").decode()  # a lone surrogate is valid JSON
+    text = "".join(char if char.isprintable() else " " for char in text)
+    return redacted(re.sub(r" +", " ", text).strip())[:MESSAGE_LIMIT]
+
+
+def _text_of(body: Any, depth: int) -> str:
+    if isinstance(body, Mapping):
+        named = [_text_of(body[name], depth - 1) for name in _NAMES if body.get(name)] if depth else []
+        return "; ".join(text for text in named if text) or _json_of(body)
+    if isinstance(body, list) and depth:
+        return "; ".join(_text_of(part, depth - 1) for part in body[:10])
+    return body if isinstance(body, str) else _json_of(body)
+
+
+def _json_of(value: Any) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        return "(nested too deep to be shown)"
+
+
+def _instant(value: str | None) -> float | None:
+    if not value:
+        return None
+    try:
+        return parsedate_to_datetime(value).timestamp()
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")

@@ -1,0 +1,128 @@
+"""A kind of operation: what its payload must be, what names it, and how one attempt at it is made.
+
+One file in `tasks/` holds a kind, and `tasks/registry.py` lists it. Celery task, message API, command line and import
+follow from that.
+"""
+
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from worker.errors import BadPayload
+from worker.operation import AttemptRecord, Claim, New, OnUnknown, Outcome
+from worker.settings import CrmSettings, Settings
+
+
+class Payload(BaseModel):
+    """What a kind needs to know. Unknown fields are refused, because a misspelt one would be lost in silence."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True, str_strip_whitespace=False)
+
+
+P = TypeVar("P", bound=Payload)
+
+
+class Attempt(Protocol):
+    """One attempt at an operation, as its kind sees it.
+
+    `progress` (JSON, <= 4 KB) is stored with the operation whatever becomes of the attempt: the next one finds it.
+    """
+
+    progress: dict[str, Any] | None
+
+    @property
+    def claim(self) -> Claim: ...
+
+    @property
+    def settings(self) -> Settings: ...
+
+    async def call(self, route: Any, body: Mapping[str, Any]) -> Any:
+        """Send one request through the gate and return what the route reads in the answer.
+
+        Raises the errors of `worker.errors`. An attempt lets them through: the engine decides what they mean.
+        """
+
+    async def earlier_attempts(self) -> list[AttemptRecord]:
+        """Return the attempts that the ledger stores for this operation, oldest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What names an operation and where it belongs. The key is `<kind>:<natural_id>`."""
+
+    natural_id: str
+    lane: str = "default"
+    entity: str | None = None
+    parent: str | None = None
+    on_unknown: OnUnknown | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PollSchedule:
+    """How long a pending operation waits between two polls: `first_s` at first, growing to `max_s` seconds."""
+
+    first_s: float = 2.0
+    max_s: float = 60.0
+
+
+@dataclass(frozen=True)
+class Kind(Generic[P]):
+    """`describe` names a valid payload's operation. `attempt` makes one attempt and returns what it learned.
+
+    `on_unknown` says what an unknown outcome permits; a function is asked about each claim. `failure_reasons` are the
+    reasons of `Failed` outcomes, each with a sentence for people. `time_allowed_s` and `polls` read the settings.
+    """
+
+    name: str
+    payload: type[P]
+    describe: Callable[[P], Description]
+    attempt: Callable[[Attempt, P], Coroutine[Any, Any, Outcome]]
+    on_unknown: OnUnknown | Callable[[Claim], OnUnknown]
+    time_allowed_s: Callable[[CrmSettings], float]
+    moves_money: bool = False
+    destination: str = "b2copy"
+    failure_reasons: Mapping[str, str] = field(default_factory=dict)
+    polls: Callable[[Settings], PollSchedule] = lambda _: PollSchedule()
+
+    def new(self, fields: Mapping[str, Any], settings: CrmSettings) -> New:
+        """Return the operation that these fields ask for. Raises `BadPayload` naming the field and the remedy."""
+        payload = self.checked(fields)
+        described = self.describe(payload)
+        default = OnUnknown.STOP if callable(self.on_unknown) else self.on_unknown
+        return New(
+            kind=self.name,
+            key=f"{self.name}:{described.natural_id}",
+            payload=payload.model_dump(),
+            lane=described.lane,
+            entity=described.entity,
+            parent=described.parent,
+            time_allowed_s=self.time_allowed_s(settings),
+            on_unknown=described.on_unknown or default,
+            destination=self.destination,
+        )
+
+    def checked(self, fields: Mapping[str, Any]) -> P:
+        """Return the fields as this kind's payload. Raises `BadPayload`."""
+        try:
+            return self.payload.model_validate(fields)
+        except ValidationError as error:
+            raise BadPayload(f"{self.name}: {_problems(error, self.payload.model_fields)}") from None
+
+    def permits(self, claim: Claim) -> OnUnknown:
+        """Return what an unknown outcome of this operation permits."""
+        return self.on_unknown(claim) if callable(self.on_unknown) else claim.on_unknown
+
+
+def _problems(error: ValidationError, known: Iterable[str]) -> str:
+    problems = []
+    for problem in error.errors(include_url=False, include_input=False):
+        name = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            problems.append(f"{name} is not a field: there are {', '.join(known)}")
+        elif problem["type"] == "missing":
+            problems.append(f"{name} is missing")
+        else:
+            problems.append(f"{name}: {problem['msg'].removeprefix('Value error, ')}")
+    return "; ".join(problems)

@@ -1,0 +1,272 @@
+"""Claims: one process holds an operation for `LEASE_S` seconds, renewed while it works, free again if the process dies.
+
+    claim ---- renew ---- renew ---- settle
+      |<-------- 10 s -------->|        if the process is killed here, others wait for the rest of the lease
+
+Each claim adds one to the row's `fence`. Every write of the holder is guarded by state, lease owner and fence.
+
+`sent` is set when the operation is claimed, before the HTTP call. If the worker dies we must assume that the call was
+made, and nobody can cancel an operation that is being called. A holder that sends nothing says so with `return_unsent`
+or in the transition.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from time import monotonic
+from typing import Any
+
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Connection,
+    Row,
+    Text,
+    bindparam,
+    case,
+    exists,
+    insert,
+    null,
+    select,
+    update,
+)
+
+from worker.ledger.database import Ledger
+from worker.ledger.ended import Ended, ended
+from worker.ledger.ordering import RECHECK_MS, find_blocked
+from worker.ledger.schema import allowed_from, attempts, c, flags, in_list, now_ms, operations, sql_literal
+from worker.operation import Claim, FailureReason, OnUnknown, Phase, State, WaitReason
+
+LEASE_S = 10.0  # seconds
+
+LEASE_LAPSED = "lease_lapsed"
+"""The outcome word of an attempt whose holder let its lease lapse."""
+
+
+def is_paused(lane: str | BindParameter[str]) -> ColumnElement[bool]:
+    """Return the SQL condition that a lane, or all lanes, are paused."""
+    return exists().where(flags.c.name.in_(["pause:all", "pause:" + lane]))
+
+
+_CANDIDATES = (
+    select(operations, now_ms().label("now"))
+    .where(
+        c.lane == bindparam("lane"),
+        c.phase == bindparam("phase"),
+        c.due_at <= now_ms(),
+        ~is_paused(bindparam("lane", type_=Text)),
+    )
+    .order_by(c.due_at)
+    .limit(bindparam("limit"))
+    .with_for_update(skip_locked=True)
+)
+
+# The time since the operation was found pending is the destination's, not ours.
+_external_wait = case(
+    (c.wait_reason == sql_literal(WaitReason.PENDING_AT_B2COPY), bindparam("now") - c.state_since), else_=0
+)
+
+_CLAIM = (
+    update(operations)
+    .where(in_list(c.id, "ids"), allowed_from("claim"))
+    .values(
+        state=sql_literal(State.RUNNING),
+        wait_reason=null(),
+        lease_owner=bindparam("holder"),
+        fence=c.fence + 1,
+        due_at=bindparam("until"),
+        state_since=bindparam("now"),
+        external_wait_ms=c.external_wait_ms + _external_wait,
+        outcome_unknown=c.outcome_unknown | (c.state == sql_literal(State.RUNNING)),
+        sent=True,
+    )
+)
+_PARK = (
+    update(operations)
+    .where(c.id == bindparam("row"), allowed_from("park"))
+    .values(
+        state=sql_literal(State.WAITING),
+        wait_reason=bindparam("behind"),
+        due_at=bindparam("until"),
+        state_since=bindparam("at"),
+    )
+)
+_EXPIRE = (
+    update(operations)
+    .where(in_list(c.id, "ids"), allowed_from("expire"))
+    .values(
+        state=sql_literal(State.FAILED),
+        wait_reason=null(),
+        failure_reason=case(
+            (c.outcome_unknown, sql_literal(FailureReason.UNRESOLVED)), else_=sql_literal(FailureReason.EXPIRED)
+        ),
+        due_at=null(),
+        state_since=bindparam("now"),
+        ended_at=bindparam("now"),
+    )
+)
+_STORE_LAPSED = insert(attempts)
+_RENEW = (
+    update(operations)
+    .where(in_list(c.id, "ids"), c.state == sql_literal(State.RUNNING), c.lease_owner == bindparam("holder"))
+    .values(due_at=now_ms() + round(LEASE_S * 1000))
+    .returning(c.id, c.fence)
+)
+_RETURN_UNSENT = (
+    update(operations)
+    .where(
+        c.id == bindparam("row"),
+        allowed_from("return_unsent"),
+        c.lease_owner == bindparam("holder"),
+        c.fence == bindparam("held"),
+    )
+    .values(
+        state=bindparam("back_to"),
+        wait_reason=bindparam("because"),
+        lease_owner=null(),
+        due_at=now_ms(),
+        state_since=now_ms(),
+        sent=bindparam("was_sent"),
+        outcome_unknown=bindparam("was_unknown"),
+    )
+)
+
+
+def claim(ledger: Ledger, lane: str, owner: str, limit: int) -> list[Claim]:
+    """Claim up to `limit` due operations of a lane in one transaction, first those to submit, then those to poll.
+
+    `owner` identifies this process. No other process may use it, nor this one after a restart. A paused lane gives
+    nothing.
+    """
+    asked_at = monotonic()
+    return ledger.write(lambda connection: claim_within(connection, lane, owner, limit, asked_at))
+
+
+def renew_leases(ledger: Ledger, owner: str, claims: Iterable[Claim]) -> set[int]:
+    """Extend the leases of all these claims in one UPDATE. Returns the ids that `owner` still holds by these claims.
+
+    A lease that has lapsed but that nobody took over is valid again.
+    """
+    held = {claim.id: claim.fence for claim in claims}
+    with ledger.writing() as connection:
+        renewed = connection.execute(_RENEW, {"ids": list(held), "holder": owner}).all()
+    return {id_ for id_, fence in renewed if held[id_] == fence}
+
+
+def return_unsent(ledger: Ledger, claims: Iterable[Claim]) -> None:
+    """Give claims back for which nothing was sent: each operation is again what it was, and due now."""
+    rows = [
+        {
+            "row": claim.id,
+            "holder": claim.lease_owner,
+            "held": claim.fence,
+            "back_to": claim.previous_state if claim.previous_state != State.RUNNING else State.WAITING,
+            "because": claim.wait_reason if claim.previous_state != State.RUNNING else WaitReason.BACKOFF,
+            "was_sent": claim.sent,
+            "was_unknown": claim.outcome_unknown,
+        }
+        for claim in sorted(claims)
+    ]
+    if rows:
+        with ledger.writing() as connection:
+            connection.execute(_RETURN_UNSENT, rows)
+
+
+def claim_within(connection: Connection, lane: str, owner: str, limit: int, asked_at: float) -> list[Claim]:
+    """Claim within the caller's transaction. `asked_at` is the monotonic time at which the lease begins."""
+    taken: list[Claim] = []
+    for phase in (Phase.SUBMIT, Phase.POLL):
+        page = limit
+        while limit > len(taken):
+            asked = {"lane": lane, "phase": phase, "limit": page}
+            candidates = connection.execute(_CANDIDATES, asked).all()
+            if not candidates:
+                break
+            blocked = find_blocked(connection, candidates)
+            if blocked:
+                _park(connection, [row for row in candidates if row.id in blocked], blocked)
+            free = [row for row in candidates if row.id not in blocked][: limit - len(taken)]
+            taken += _claim_rows(connection, free, owner, asked_at)
+            if len(candidates) < page:
+                break
+            # The whole page was blocked, for instance by a long line of one entity. Read larger pages from here on.
+            page = min(page * 4, 2000)
+    return taken
+
+
+def _claim_rows(connection: Connection, rows: Sequence[Row[Any]], owner: str, asked_at: float) -> list[Claim]:
+    if not rows:
+        return []
+    now = rows[0].now
+    until = now + round(LEASE_S * 1000)
+    connection.execute(_CLAIM, {"ids": [row.id for row in rows], "holder": owner, "until": until, "now": now})
+    if lapsed := [row for row in rows if row.state == State.RUNNING]:
+        connection.execute(_STORE_LAPSED, [_lapsed_attempt(row) for row in lapsed])
+    return [_claim_of(row, owner, asked_at) for row in rows]
+
+
+def _claim_of(row: Row[Any], owner: str, asked_at: float) -> Claim:
+    lapsed = row.state == State.RUNNING
+    return Claim(
+        id=row.id,
+        key=row.key,
+        kind=row.kind,
+        payload=json.loads(row.payload),
+        destination=row.destination,
+        entity=row.entity,
+        lease_owner=owner,
+        fence=row.fence + 1,
+        counted_attempts=row.counted_attempts,
+        phase=Phase(row.phase),
+        replays=row.replays,
+        sent=row.sent,
+        outcome_unknown=row.outcome_unknown or lapsed,
+        unknown_step=row.unknown_step,
+        on_unknown=OnUnknown(row.on_unknown),
+        progress=None if row.progress is None else json.loads(row.progress),
+        trace_id=row.trace_id,
+        deadline=None if row.deadline_at is None else asked_at + (row.deadline_at - row.now) / 1000,
+        lease_until=asked_at + LEASE_S,
+        previous_state=State(row.state),
+        wait_reason=None if row.wait_reason is None else WaitReason(row.wait_reason),
+        last_wait_s=row.last_wait_ms / 1000,
+        last_answer=None if lapsed else row.last_answer,
+        last_answer_fence=None if lapsed else row.last_answer_fence,
+    )
+
+
+def _lapsed_attempt(row: Row[Any]) -> dict[str, Any]:
+    """Return the evidence of a claim whose holder did not renew its lease."""
+    return {
+        "operation_id": row.id,
+        "fence": row.fence,
+        "started_at": row.state_since,
+        "last_at": row.now,
+        "times": 1,
+        "duration_ms": row.now - row.state_since,
+        "outcome": LEASE_LAPSED,
+        "counted": False,
+        "worker": row.lease_owner,
+        "version": "",
+        "late": False,
+    }
+
+
+def _park(connection: Connection, rows: Sequence[Row[Any]], blocked: dict[int, WaitReason]) -> None:
+    """Let operations wait for those ahead of them. An operation whose deadline has passed meanwhile fails."""
+    now = rows[0].now
+    expired = [row for row in rows if row.deadline_at is not None and row.deadline_at <= now]
+    parked = [
+        {
+            "row": row.id,
+            "behind": blocked[row.id],
+            "until": min(now + RECHECK_MS, row.deadline_at or now + RECHECK_MS),
+            "at": now if row.wait_reason is None else row.state_since,
+        }
+        for row in rows
+        if row not in expired
+    ]
+    if parked:
+        connection.execute(_PARK, parked)
+    if expired:  # after parking, so that those which wait behind an expired one are found parked and released
+        connection.execute(_EXPIRE, {"ids": [row.id for row in expired], "now": now})
+        ended(connection, [Ended(row.id, row.key, row.entity, State.FAILED) for row in expired], now)

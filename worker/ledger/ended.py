@@ -1,0 +1,28 @@
+"""What follows from an operation's end, in one place and in the transaction that ends it."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from sqlalchemy import Connection
+
+from worker.ledger.ordering import release_children, release_line
+from worker.operation import State
+
+
+class Ended(NamedTuple):
+    """An operation that has just become final."""
+
+    id: int
+    key: str
+    entity: str | None
+    state: State
+
+
+def ended(connection: Connection, operations: Sequence[Ended], now: int) -> None:
+    """Release the next operation of each entity, and the children of those that succeeded. `now` is in ms.
+
+    Called wherever an operation becomes final: settle, cancel, stop asking, resolve, expiry, unusable message. A child
+    whose parent failed is not released: it waits for the parent's replay until its own deadline.
+    """
+    release_line(connection, [one.entity for one in operations if one.entity], now)
+    release_children(connection, [one.key for one in operations if one.state == State.SUCCEEDED], now)

@@ -1,0 +1,99 @@
+"""Order: the operations of an entity one after the other, a child after its parent.
+
+An operation that may not start yet is parked: it waits `behind_entity` or `behind_parent`. The transaction that ends
+what it waits for makes it due.
+
+On PostgreSQL another transaction may be parking the same row. The UPDATEs here do not require `state = 'waiting'`, so
+each waits for that transaction's lock and then sees the new state. Should a release be missed all the same, a parked
+operation is examined again after `RECHECK_MS`.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, bindparam, case, exists, func, select, update
+
+from worker.ledger.schema import c, in_list, operations, queue_position, sql_literal
+from worker.operation import State, WaitReason
+
+RECHECK_MS = 30_000  # ms; a parked operation is examined again after this time
+
+_ahead = operations.alias("ahead")
+_parent = operations.alias("parent")
+_ahead_position = func.coalesce(_ahead.c.position, _ahead.c.id)
+_earlier = exists().where(
+    _ahead.c.entity == c.entity,
+    _ahead.c.due_at.is_not(None),
+    _ahead_position < queue_position,
+    _ahead.c.id != c.id,
+)
+# A running operation may stand behind: a replay moved it to the end of the line, or an earlier one was committed later.
+_running = exists().where(
+    _ahead.c.entity == c.entity, _ahead.c.state == sql_literal(State.RUNNING), _ahead.c.id != c.id
+)
+
+_BLOCKED = (
+    select(
+        c.id,
+        case(
+            (
+                c.parent.is_not(None) & func.coalesce(_parent.c.state != sql_literal(State.SUCCEEDED), True),
+                sql_literal(WaitReason.BEHIND_PARENT),
+            ),
+            (c.entity.is_not(None) & (_earlier | _running), sql_literal(WaitReason.BEHIND_ENTITY)),
+        ).label("wait_reason"),
+    )
+    .select_from(operations.outerjoin(_parent, _parent.c.key == c.parent))
+    .where(in_list(c.id, "ids"))
+)
+
+# FOR UPDATE: if another transaction is cancelling the next operation, PostgreSQL waits for it and takes the one after.
+_next = (
+    select(_ahead.c.id)
+    .where(
+        _ahead.c.entity == bindparam("line"),
+        _ahead.c.due_at.is_not(None),
+        _ahead.c.state != sql_literal(State.RUNNING),
+    )
+    .order_by(_ahead_position, _ahead.c.id)
+    .limit(1)
+    .with_for_update()
+    .scalar_subquery()
+)
+_RELEASE_NEXT = update(operations).where(c.id == _next).values(due_at=bindparam("now"))
+
+_RELEASE_CHILDREN = (
+    update(operations)
+    .where(
+        in_list(c.parent, "parents"),
+        c.due_at.is_not(None),
+        c.state != sql_literal(State.RUNNING),
+    )
+    .values(due_at=bindparam("now"))
+)
+
+
+def find_blocked(connection: Connection, candidates: Sequence[Row[Any]]) -> dict[int, WaitReason]:
+    """Return the candidates that may not start yet, by id, and why. Runs no SQL if none has an entity or a parent.
+
+    A running candidate is never blocked: its lease has lapsed, it was past its parent when it was first sent, and it
+    still holds its entity.
+    """
+    asked = [row.id for row in candidates if row.state != State.RUNNING and (row.entity or row.parent)]
+    if not asked:
+        return {}
+    return {
+        id_: WaitReason(reason) for id_, reason in connection.execute(_BLOCKED, {"ids": asked}) if reason is not None
+    }
+
+
+def release_line(connection: Connection, entities: Iterable[str], now: int) -> None:
+    """Make the next operation of each of these entities due."""
+    if lines := [{"line": entity, "now": now} for entity in sorted(set(entities))]:
+        connection.execute(_RELEASE_NEXT, lines)
+
+
+def release_children(connection: Connection, parents: Sequence[str], now: int) -> None:
+    """Make the children of these operations due."""
+    if parents:
+        connection.execute(_RELEASE_CHILDREN, {"parents": list(parents), "now": now})

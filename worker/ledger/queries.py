@@ -1,0 +1,116 @@
+"""Queries: what became of an operation."""
+
+import json
+from typing import Any
+
+from sqlalchemy import Row, bindparam, select
+
+from worker.ledger import schema
+from worker.ledger.database import Ledger
+from worker.ledger.schema import audit, c, flags, in_list, sql_literal
+from worker.operation import (
+    AttemptRecord,
+    AuditEntry,
+    OnUnknown,
+    Operation,
+    Phase,
+    State,
+    Step,
+    WaitReason,
+)
+
+_FIELDS = [c[name] for name in Operation.__dataclass_fields__]
+BY_KEY = select(*_FIELDS).where(c.key == bindparam("wanted"))
+_BY_KEYS = select(*_FIELDS).where(in_list(c.key, "keys"))
+_ATTEMPTS = (
+    select(schema.attempts)
+    .where(schema.attempts.c.operation_id == bindparam("wanted"))
+    .order_by(schema.attempts.c.fence)
+)
+_AUDIT = select(audit).where(audit.c.subject == bindparam("wanted")).order_by(audit.c.id)
+
+
+def find(ledger: Ledger, key: str) -> Operation | None:
+    """Return the operation of a key, or None if it was never recorded (or has been purged)."""
+    with ledger.reading() as connection:
+        row = connection.execute(BY_KEY, {"wanted": key}).first()
+    return None if row is None else operation_of(row)
+
+
+def find_many(ledger: Ledger, keys: list[str]) -> dict[str, Operation]:
+    """Return the operations of these keys by key, those that exist."""
+    with ledger.reading() as connection:
+        return {row.key: operation_of(row) for row in connection.execute(_BY_KEYS, {"keys": keys})}
+
+
+def attempts_of(ledger: Ledger, operation_id: int) -> list[AttemptRecord]:
+    """Return an operation's attempts, oldest first."""
+    with ledger.reading() as connection:
+        return [_attempt_of(row) for row in connection.execute(_ATTEMPTS, {"wanted": operation_id})]
+
+
+def audit_of(ledger: Ledger, subject: str) -> list[AuditEntry]:
+    """Return what people decided about a key or a flag, oldest first."""
+    with ledger.reading() as connection:
+        found = connection.execute(_AUDIT, {"wanted": subject})
+        return [
+            AuditEntry(row.at, row.actor, row.action, row.subject, row.note, row.detail and json.loads(row.detail))
+            for row in found
+        ]
+
+
+def search(
+    ledger: Ledger,
+    *,
+    state: State | None = None,
+    failure_reason: str | None = None,
+    kind: str | None = None,
+    lane: str | None = None,
+    since: int | None = None,
+    before: int | None = None,
+    limit: int = 100,
+) -> list[Operation]:
+    """Return operations, newest first.
+
+    `since`: in their present state since then or later (ms since the epoch). `before`: only those with a smaller id,
+    to continue where the last answer ended.
+    """
+    wanted = select(*_FIELDS).order_by(c.id.desc()).limit(limit)
+    if failure_reason is not None:
+        state = State.FAILED
+    if state is not None:
+        wanted = wanted.where(c.state == sql_literal(State(state)))
+    for column, value in ((c.failure_reason, failure_reason), (c.kind, kind), (c.lane, lane)):
+        if value is not None:
+            wanted = wanted.where(column == value)
+    if since is not None:
+        wanted = wanted.where(c.state_since >= since)
+    if before is not None:
+        wanted = wanted.where(c.id < before)
+    with ledger.reading() as connection:
+        return [operation_of(row) for row in connection.execute(wanted)]
+
+
+def active_flags(ledger: Ledger) -> dict[str, AuditEntry]:
+    """Return the flags that are raised, by name: who raised each, when and why."""
+    with ledger.reading() as connection:
+        found = connection.execute(select(flags).order_by(flags.c.name))
+        return {row.name: AuditEntry(row.since, row.actor, "raise", row.name, row.note) for row in found}
+
+
+def operation_of(row: Row[Any]) -> Operation:
+    values = row._asdict()
+    values["payload"] = json.loads(values["payload"])
+    values["result"] = values["result"] and json.loads(values["result"])
+    values["progress"] = values["progress"] and json.loads(values["progress"])
+    values["state"] = State(values["state"])
+    values["phase"] = Phase(values["phase"])
+    values["on_unknown"] = OnUnknown(values["on_unknown"])
+    values["wait_reason"] = values["wait_reason"] and WaitReason(values["wait_reason"])
+    return Operation(**values)
+
+
+def _attempt_of(row: Row[Any]) -> AttemptRecord:
+    values = {name: getattr(row, name) for name in AttemptRecord._fields}
+    values["steps"] = tuple(Step(*step) for step in json.loads(values["steps"] or "[]"))
+    return AttemptRecord(**values)

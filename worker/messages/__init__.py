@@ -1,0 +1,5 @@
+"""Celery messages in and out.
+
+in:   consumer (what cannot become a task) and inbox (a task per kind) ──> ledger
+out:  wake_up ("this lane has work") ──> b2copy.push; dispatch_timer repeats it from every worker
+"""

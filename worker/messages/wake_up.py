@@ -1,0 +1,54 @@
+"""Wake-ups: messages that say "this lane of this ledger has something due", and nothing else.
+
+A wake-up may be lost, doubled or late without harm: dispatch repeats what was lost, and a worker that finds nothing due
+stops at once.
+"""
+
+import logging
+import time
+
+from kombu.exceptions import OperationalError
+
+from worker.app import app, ledger
+from worker.queues import WAKE_UP_LASTS_S, queue_of
+
+log = logging.getLogger(__name__)
+
+AFTER_FAILURE_S = 5.0  # without wake-ups after the broker took none, so that a CRM does not wait for it at every call
+
+_sent_at: dict[str, float] = {}  # lane -> when this process last sent a wake-up, monotonic seconds
+
+
+def wake_soon(lane: str) -> None:
+    """Send a wake-up unless this process sent one for the lane less than 20 ms ago.
+
+    The worker that receives that one queries the ledger again after 30 ms and finds this operation too.
+    """
+    now = time.monotonic()
+    if now - _sent_at.get(lane, -WAKE_UP_LASTS_S) >= WAKE_UP_LASTS_S:
+        _sent_at[lane] = now
+        if not wake(lane):
+            _sent_at[lane] = time.monotonic() + AFTER_FAILURE_S
+
+
+def wake(lane: str, times: int = 1) -> bool:
+    """Send up to `times` wake-ups for a lane; return False if the broker did not take them.
+
+    A wake-up that nobody has read yet will find this work too, so the queue never holds more than `times`.
+    """
+    queue = queue_of(lane)
+    try:
+        with app.producer_or_acquire() as producer:
+            unread = producer.channel.client.llen(queue)
+            for _ in range(times - unread):
+                app.send_task(
+                    "b2copy.push",
+                    kwargs={"ledger_id": ledger().id, "lane": lane},
+                    queue=queue,
+                    producer=producer,
+                )
+    except (OperationalError, *app.connection_for_write().connection_errors) as error:
+        # The operation is safe in the ledger. Dispatch sends a wake-up when the broker is available again.
+        log.warning("no wake-up for lane %s, dispatch will repeat it: %s", lane, error)
+        return False
+    return True

@@ -1,0 +1,321 @@
+"""The vocabulary: an operation, its states, and which state may follow which. Standard library only.
+
+    queued -> running -> succeeded
+                 |-> waiting -> running
+                 |-> failed
+    queued -> cancelled
+    failed -> queued     (replay, by a person)
+    failed -> succeeded  (resolve, by a person, with the result)
+
+`MOVES` is the complete table of moves. Every SQL statement that writes a state names its move and is guarded by the
+states from which that move may start. A move that is not in the table cannot be written.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib.metadata import version
+from time import monotonic
+from typing import Any, NamedTuple
+
+MESSAGE_KIND = "message"
+"""The kind of an operation that only stores a message which could not be recorded as an operation."""
+
+MESSAGE_LIMIT = 500
+"""Characters stored of a server message. There is one limit, so that the same text is the same wherever it is shown."""
+
+VERSION = version("b2copy-sync")
+"""The version of this code, stored with every attempt."""
+
+
+class State(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    WAITING = "waiting"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+FINAL = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED})
+
+
+class Phase(StrEnum):
+    """What the next attempt does: start the operation at its destination, or ask how far it is."""
+
+    SUBMIT = "submit"
+    POLL = "poll"
+
+
+class WaitReason(StrEnum):
+    """Why a waiting operation waits."""
+
+    PENDING_AT_B2COPY = "pending_at_b2copy"
+    BACKOFF = "backoff"
+    RATE_LIMITED = "rate_limited"
+    CIRCUIT_OPEN = "circuit_open"
+    NO_SESSION = "no_session"
+    NO_ACCESS = "no_access"
+    NEXT_STEP = "next_step"
+    BEHIND_ENTITY = "behind_entity"
+    BEHIND_PARENT = "behind_parent"
+
+
+class FailureReason(StrEnum):
+    """Why an operation failed, as far as the engine decides it. A kind may add reasons of its own."""
+
+    REJECTED = "rejected"
+    UNRESOLVED = "unresolved"
+    EXHAUSTED = "exhausted"
+    EXPIRED = "expired"
+    BAD_PAYLOAD = "bad_payload"
+    INTERNAL = "internal"
+
+
+class OnUnknown(StrEnum):
+    """What an unknown outcome permits: a request was sent, and what it did is not known."""
+
+    START_OR_GET = "start_or_get"  # send the same call again; its answer tells how the operation stands
+    READ_BACK = "read_back"  # look first whether it was done, then create it or take what is there
+    REPEAT = "repeat"  # the caller says that doing it twice does no harm
+    STOP = "stop"  # never again by itself: a person decides
+
+
+class Move(NamedTuple):
+    """One way from state to state. `before` is empty if the operation did not exist."""
+
+    before: frozenset[State]
+    after: frozenset[State]
+
+
+def _move(before: set[State], after: set[State]) -> Move:
+    return Move(frozenset(before), frozenset(after))
+
+
+MOVES = {
+    "record": _move(set(), {State.QUEUED}),
+    "fail_message": _move(set(), {State.FAILED}),  # a message that could not be recorded as an operation
+    "claim": _move({State.QUEUED, State.WAITING, State.RUNNING}, {State.RUNNING}),  # running: its lease has lapsed
+    "park": _move({State.QUEUED, State.WAITING}, {State.WAITING}),  # behind its entity or its parent
+    "expire": _move({State.QUEUED, State.WAITING}, {State.FAILED}),  # parked until its deadline
+    "return_unsent": _move({State.RUNNING}, {State.QUEUED, State.WAITING}),  # nothing was sent
+    "settle": _move({State.RUNNING}, {State.WAITING, State.SUCCEEDED, State.FAILED}),
+    "replay": _move({State.FAILED}, {State.QUEUED}),
+    "resolve": _move({State.FAILED}, {State.SUCCEEDED, State.FAILED}),  # a person records what the destination did
+    "cancel": _move({State.QUEUED, State.WAITING}, {State.CANCELLED}),  # only while nothing was ever sent
+    "stop_asking": _move({State.QUEUED, State.WAITING}, {State.FAILED}),  # only after something was sent
+}
+
+
+@dataclass(frozen=True, slots=True)
+class New:
+    """An operation to record. `parent` is a key; `time_allowed_s` is the time from now to the deadline, in seconds."""
+
+    kind: str
+    key: str
+    payload: Mapping[str, Any]
+    lane: str
+    entity: str | None = None
+    parent: str | None = None
+    time_allowed_s: float | None = None
+    on_unknown: OnUnknown = OnUnknown.STOP
+    destination: str = "b2copy"
+    batch: str | None = None
+    trace_id: str | None = None
+
+
+class Recorded(NamedTuple):
+    """What recording a `New` did. `created` is False if the key existed; `state` is then its present state."""
+
+    id: int
+    key: str
+    state: State
+    created: bool
+
+
+class Claim(NamedTuple):
+    """An operation that this process holds until `lease_until`.
+
+    `sent`: some attempt may have sent something, in this process or another. `outcome_unknown`: what an earlier
+    request did is not known; `unknown_step` names it. `progress` is what an earlier attempt stored. The
+    operation waited `last_wait_s` seconds because of `wait_reason`; `previous_state` is the state before the claim.
+    `lease_until` and `deadline` are seconds of this process's `time.monotonic`. `last_answer` is the digest of the
+    last stored answer, and `last_answer_fence` the attempt that holds it.
+    """
+
+    id: int
+    key: str
+    kind: str
+    payload: dict[str, Any]
+    destination: str
+    entity: str | None
+    lease_owner: str
+    fence: int
+    counted_attempts: int
+    phase: Phase
+    replays: int
+    sent: bool
+    outcome_unknown: bool
+    unknown_step: str | None
+    on_unknown: OnUnknown
+    progress: dict[str, Any] | None
+    trace_id: str | None
+    deadline: float | None
+    lease_until: float
+    previous_state: State
+    wait_reason: WaitReason | None
+    last_wait_s: float
+    last_answer: str | None
+    last_answer_fence: int | None
+
+    @property
+    def overdue(self) -> bool:
+        """Whether the deadline has passed."""
+        return self.deadline is not None and monotonic() >= self.deadline
+
+
+class Step(NamedTuple):
+    """One HTTP call of an attempt, as evidence. `http_status` is None if no answer came."""
+
+    name: str
+    duration_ms: int
+    http_status: int | None
+    outcome: str
+
+
+class AttemptRecord(NamedTuple):
+    """One attempt, as evidence. `message` is the other side's own text; `request_id` is what was sent as such.
+
+    `outcome` is a stable word of `worker.flow.meaning`. `started_at` is ms since the epoch: by this machine's clock
+    when handed in, by the database's clock once it is stored. `counted`: the destination answered about this operation.
+    Equal answers in a row are stored as one row: `times` of them, and the last one ended at `last_at`. `late`: the
+    lease was lost before the outcome could be written, so the attempt decided nothing.
+    """
+
+    started_at: int
+    duration_ms: int
+    outcome: str
+    worker: str
+    http_status: int | None = None
+    message: str | None = None
+    steps: tuple[Step, ...] = ()
+    counted: bool = False
+    request_id: str | None = None
+    version: str = VERSION
+    last_at: int | None = None
+    times: int = 1
+    late: bool = False
+
+
+class Transition(NamedTuple):
+    """What becomes of a claimed operation. Waiting has `wait_reason` and `due_in_s`; failed has `failure_reason`.
+
+    `sent=False`: nothing left the process during this claim. `outcome_unknown`: it did, and what it did is not known.
+    `outcome_known`: the destination has said how the operation stands, which ends an earlier unknown outcome.
+    """
+
+    claim: Claim
+    state: State
+    wait_reason: WaitReason | None = None
+    failure_reason: str | None = None
+    due_in_s: float | None = None
+    result: dict[str, Any] | None = None
+    attempt: AttemptRecord | None = None
+    outcome_unknown: bool = False
+    outcome_known: bool = False
+    unknown_step: str | None = None
+    progress: dict[str, Any] | None = None
+    sent: bool = True
+
+
+class AuditEntry(NamedTuple):
+    """What a person decided: when (ms since the epoch), who, what, about which key or flag, and why (`note`)."""
+
+    at: int
+    actor: str
+    action: str
+    subject: str
+    note: str
+    detail: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """An operation as the ledger holds it. Times are ms since the epoch by the database's clock.
+
+    `external_wait_ms` is the time spent pending at the destination or paused, which the service level leaves out.
+    """
+
+    id: int
+    key: str
+    kind: str
+    payload: dict[str, Any]
+    lane: str
+    entity: str | None
+    parent: str | None
+    destination: str
+    state: State
+    wait_reason: WaitReason | None
+    failure_reason: str | None
+    phase: Phase
+    due_at: int | None
+    lease_owner: str | None
+    counted_attempts: int
+    polls: int
+    replays: int
+    sent: bool
+    outcome_unknown: bool
+    unknown_step: str | None
+    on_unknown: OnUnknown
+    progress: dict[str, Any] | None
+    batch: str | None
+    trace_id: str | None
+    requested_at: int
+    requested_by: str
+    deadline_at: int | None
+    state_since: int
+    last_wait_ms: int
+    external_wait_ms: int
+    ended_at: int | None
+    result: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The destination has done it. `result` is stored with the operation."""
+
+    result: dict[str, Any] | None = None
+    message: str = ""
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """The destination has started it and has not finished: poll again."""
+
+    message: str = ""
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The destination has ended it otherwise than wanted. `reason` is one of the kind's `failure_reasons`."""
+
+    reason: str
+    message: str = ""
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """Not finished, and nothing is to be decided yet: continue in `after_s` seconds from the attempt's `progress`.
+
+    What was unknown before this attempt stays unknown.
+    """
+
+    after_s: float
+    message: str = ""
+
+
+Outcome = Done | Pending | Failed | Later
+"""What an attempt learned about its operation, if it learned something; otherwise it raised an error."""

@@ -1,0 +1,13 @@
+"""The queues: which messages go where, and in which order the lanes are served."""
+
+LANES = ("money", "default", "bulk")
+"""Which queue an operation's wake-ups go through, in the order they are served."""
+
+INBOX = "b2copy.inbox"  # messages with arguments, from anywhere
+HOUSEKEEPING = "b2copy.housekeeping"  # the session's refresh and the ledger's dispatch
+WAKE_UP_LASTS_S = 0.02  # seconds; a wake-up also serves what its sender enqueues within this time
+
+
+def queue_of(lane: str) -> str:
+    """Return the queue of a lane's wake-ups."""
+    return f"b2copy.{lane}"
