@@ -5,7 +5,7 @@ import time
 import jwt
 import pytest
 
-from tests.session.conftest import Configure
+from tests.conftest import Configure
 from worker.session.assertion import assertion
 from worker.session.key_files import signing_keys
 from worker.settings import Settings

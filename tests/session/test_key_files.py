@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from tests.session.conftest import Configure
+from tests.conftest import Configure
 from worker.errors import SettingsError
 from worker.session import key_files
 from worker.session.token_encryption import Secrets, seal, unseal

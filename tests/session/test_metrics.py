@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from prometheus_client import REGISTRY
 
-from tests.session.conftest import Member
+from tests.conftest import Member
 from worker.errors import Unavailable
 from worker.sandbox.control_client import SandboxControl
 

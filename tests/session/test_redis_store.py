@@ -10,7 +10,7 @@ import pytest
 import redis
 from redis.crc import key_slot
 
-from tests.session.conftest import QUICK
+from tests.conftest import QUICK
 from tests.support import until
 from worker.errors import StoreUnavailable
 from worker.session.redis_store import Lease, Refused, Store, Stored

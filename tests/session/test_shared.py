@@ -11,7 +11,7 @@ import pytest
 import redis
 from celery.exceptions import SoftTimeLimitExceeded
 
-from tests.session.conftest import Configure, Member
+from tests.conftest import Configure, Member
 from tests.support import until
 from worker.errors import (
     B2CopyError,
