@@ -152,6 +152,11 @@ class Settings(CrmSettings):
     assertion_ttl: Annotated[Seconds, Field(ge=60, le=1800)] = Field(
         300.0, description="The assertion's life: exp - iat, at most 1800 s."
     )
+    clock_tolerance: Seconds = Field(
+        900.0,
+        description="B2COPY's Date header corrects the assertion's time up to this difference; more is not believed,"
+        " unless Redis' clock confirms it.",
+    )
     storage_key_file: Path = Field(
         description="Keys that encrypt the tokens in Redis: urlsafe base64 of 32 bytes, one per line, newest first."
     )

@@ -17,7 +17,9 @@ from cryptography.hazmat.primitives.serialization import (
 from tests.conftest import Configure
 from worker.errors import SettingsError
 from worker.session import key_files
-from worker.session.token_encryption import Secrets, seal, unseal
+from worker.session.secret import Secret
+from worker.session.token_encryption import seal, unseal
+from worker.session.tokens import Pair
 
 P256 = ec.generate_private_key(ec.SECP256R1())
 PKCS8, SEC1 = PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL
@@ -50,7 +52,7 @@ BAD_KEYS = {
     "RSA": (pem(rsa.generate_private_key(65537, 2048)), "not a P-256 key"),
     "encrypted": (pem(P256, lock=BestAvailableEncryption(b"hush")), "B2COPY_PRIVATE_KEY_PASSPHRASE_FILE"),
     "public": (P256.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo), "a public key"),
-    "torn": (pem(P256)[:90], "cannot be parsed"),
+    "cut": (pem(P256)[:90], "cannot be parsed"),
     "empty": (b"", "no PEM private key"),
 }
 
@@ -153,21 +155,21 @@ def test_without_a_storage_key_nothing_starts(configure: Configure, tmp_path: Pa
 def test_a_new_storage_key_still_opens_what_the_old_one_sealed(configure: Configure, tmp_path: Path) -> None:
     key_files.generate_storage(tmp_path / "old")
     old = key_files.storage_keys(configure(storage_key_file=tmp_path / "old"))
-    sealed = seal(old, "place", 7, Secrets("access", "refresh"))
+    sealed = seal(old, "place", 7, Pair(Secret("access"), Secret("refresh")))
     key_files.generate_storage(tmp_path / "new")
     new_alone = key_files.storage_keys(configure(storage_key_file=tmp_path / "new"))
     both = secret(tmp_path / "both", (tmp_path / "new").read_bytes() + (tmp_path / "old").read_bytes())
     rotated = key_files.storage_keys(configure(storage_key_file=both))
 
-    assert unseal(rotated, "place", 7, sealed) == Secrets("access", "refresh")
+    assert unseal(rotated, "place", 7, sealed) == Pair(Secret("access"), Secret("refresh"))
     assert unseal(new_alone, "place", 7, sealed) is None
-    assert unseal(new_alone, "place", 8, seal(rotated, "place", 8, Secrets("a", None))) == Secrets("a", None)
+    assert unseal(new_alone, "place", 8, seal(rotated, "place", 8, Pair(Secret("a"), None))) == Pair(Secret("a"), None)
 
 
 def test_a_blob_moved_elsewhere_is_no_session(configure: Configure, tmp_path: Path) -> None:
     key_files.generate_storage(tmp_path / "key")
     fernet = key_files.storage_keys(configure(storage_key_file=tmp_path / "key"))
-    sealed = seal(fernet, "place", 7, Secrets("access", "refresh"))
+    sealed = seal(fernet, "place", 7, Pair(Secret("access"), Secret("refresh")))
 
     assert unseal(fernet, "another place", 7, sealed) is None
     assert unseal(fernet, "place", 8, sealed) is None

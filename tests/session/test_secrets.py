@@ -18,8 +18,8 @@ import redis
 from celery import Celery
 from prometheus_client import generate_latest
 
-from tests.http.raw_server import PAIR, Wire
 from tests.conftest import Configure, Member
+from tests.http.raw_server import PAIR, Wire
 from tests.support import until
 from worker import errors
 from worker.errors import B2CopyError
