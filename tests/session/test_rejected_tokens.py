@@ -1,5 +1,7 @@
 """What a 401 on a call does to the session."""
 
+from collections.abc import Callable
+
 import pytest
 
 from tests.conftest import Configure, Member
@@ -8,6 +10,7 @@ from worker.errors import (
     SessionUnavailable,
 )
 from worker.sandbox.control_client import SandboxControl
+from worker.session.tokens import Token
 
 
 class TestRejectedTokens:
@@ -40,7 +43,8 @@ class TestRejectedTokens:
         other.current()
         sandbox.faults({"what": "status", "status": 503, "route": "token", "retry_after": "30"})
 
-        for asks in (lambda: session.rejected(token), session.current, other.current):
+        asking: list[Callable[[], Token]] = [lambda: session.rejected(token), session.current, other.current]
+        for asks in asking:
             with pytest.raises(SessionUnavailable):
                 asks()
 

@@ -1,6 +1,7 @@
 """What a process does while Redis does not answer, or has lost everything."""
 
 import time
+from functools import partial
 
 import pytest
 
@@ -63,11 +64,11 @@ class TestWithoutRedis:
     @pytest.mark.failure_mode("F31")
     def test_each_loss_costs_one_login(self, member: Member, sandbox: SandboxControl, broker: Broker) -> None:
         members = [member(recheck=0.01) for _ in range(4)]
-        generations = []
+        generations: list[int] = []
         for _ in range(3):
             newest = max([0, *generations])
             broker.flush()
-            generations.append(until(lambda newest=newest: above(newest, members)))
+            generations.append(until(partial(above, newest, members)))
 
         assert generations == sorted(generations)
         assert sandbox.counters()["logins"] == 3

@@ -94,8 +94,8 @@ if not holder then
   -- Redis' clock lets generations rise even when everything stored was lost.
   local last = number(text(G)) or 0
   mine = math.max((last <= HIGHEST and last or 0) + 1, stored + 1, expected + 1, now)
+  redis.call('SET', G, int(mine))  -- first, because a Redis that is out of memory refuses it, but no write after a DEL
   redis.call('DEL', L)
-  redis.call('SET', G, int(mine))
   redis.call('HSET', L, 'owner', owner, 'generation', int(mine))
 end
 redis.call('PEXPIRE', L, lease)
