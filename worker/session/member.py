@@ -79,7 +79,7 @@ class Member:
         deadline = time.monotonic() + wait
         stored = self.store.look().session
         generation = stored.generation if stored else 0
-        usable = stored and generation >= self._newest and self.readable(stored) is not None
+        usable = stored and generation >= self._newest and self._readable(stored) is not None
         if stored and usable and not force and stage(stored, self.store.now(), self._timings) is Stage.FRESH:
             return Renewal("fresh", generation)
         expected = max(generation, self._newest)
@@ -99,8 +99,18 @@ class Member:
         self.store.forget()
         self._copy = None
 
-    def readable(self, stored: Stored) -> Token | None:
-        """Return the stored access token, decrypted. None if no storage key opens it: then there is no session."""
+    def is_readable(self, stored: Stored) -> bool:
+        """Return whether the stored token can be decrypted at present."""
+        try:
+            return self._readable(stored) is not None
+        except CredentialsRejected:
+            return False
+
+    def _readable(self, stored: Stored) -> Token | None:
+        """Return the stored access token, decrypted. None if no storage key opens it: then there is no session.
+
+        Raises `CredentialsRejected` if the storage key file cannot be used.
+        """
         copy = self._copy
         if (
             copy is not None
@@ -144,7 +154,7 @@ class Member:
         while True:
             try:
                 found = self._look(above, deadline)
-            except StoreUnavailable:
+            except (StoreUnavailable, CredentialsRejected):  # Redis or a key file cannot be read
                 if (token := self._usable_cached_token(above)) is None:
                     raise
                 return self._use_cached_longer(token)
@@ -167,7 +177,7 @@ class Member:
             expected = self._newest = stored.generation
             at = stage(stored, now, self._timings, grace_s=self._timings.grace(stored.life_s))
             if stored.generation > above and at is not Stage.GONE:
-                token = self.readable(stored)
+                token = self._readable(stored)
             if (copy := self._copy) is not None and copy.token.generation == stored.generation:
                 self._copy = replace(copy, expires_at=stored.expires_at)  # earlier, if another process got a 401
             if token is not None:

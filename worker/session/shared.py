@@ -135,7 +135,7 @@ class SharedSession:
             origin=stored.origin if stored else None,
             credential=stored.credential if stored else None,
             written_by=stored.written_by if stored else None,
-            readable=stored is not None and member.readable(stored) is not None,
+            readable=stored is not None and member.is_readable(stored),
             age=(now - stored.obtained_at) / 1000 if stored else None,
             expires_in=(stored.expires_at - now) / 1000 if stored else None,
             renews_in=(stored.renew_after - now) / 1000 if stored else None,
