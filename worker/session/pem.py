@@ -78,12 +78,17 @@ def _labelled(label: bytes) -> Callable[[bytes], bytes | None]:
     return lambda text: re.sub(rb"(BEGIN|END) (?:EC )?PRIVATE KEY", rb"\1 " + label, text)
 
 
-def _from_der(text: bytes) -> bytes | None:
-    return _pem(text) if text[:1] == b"\x30" else None
+def _from_der(text: bytes, label: bytes = b"PRIVATE KEY") -> bytes | None:
+    if text[:1] != b"\x30":
+        return None
+    return b"-----BEGIN %s-----\n%s-----END %s-----\n" % (label, base64.encodebytes(text), label)
 
 
-def _pem(der: bytes) -> bytes:
-    return b"-----BEGIN PRIVATE KEY-----\n" + base64.encodebytes(der) + b"-----END PRIVATE KEY-----\n"
+def _from_der_of_sec1(text: bytes) -> bytes | None:
+    return _from_der(text, b"EC PRIVATE KEY")
+
+
+_CONVERT_DER = "is in DER form; convert it: openssl pkey -inform DER -in FILE -out key.pem"
 
 
 _REPAIRS: tuple[tuple[str, Callable[[bytes], bytes | None]], ...] = (
@@ -93,7 +98,8 @@ _REPAIRS: tuple[tuple[str, Callable[[bytes], bytes | None]], ...] = (
         lambda text: text.replace(b"\r", b"\n"),
     ),
     ("is UTF-16 text; save it as plain ASCII: iconv -f UTF-16 -t ASCII", _from_utf_16),
-    ("is in DER form; convert it: openssl pkey -inform DER -in FILE -out key.pem", _from_der),
+    (_CONVERT_DER, _from_der),
+    (_CONVERT_DER, _from_der_of_sec1),
     ("is the base64 of a PEM file; decode it: openssl base64 -d -A -in FILE -out key.pem", _from_base64),
     (
         "lacks its first and last line; put -----BEGIN PRIVATE KEY----- before and -----END PRIVATE KEY----- after it",
