@@ -68,6 +68,17 @@ def test_any_value_in_any_field_costs_a_login_at_most(
     assert sandbox.counters()["refresh_reuses"] == 0
 
 
+@pytest.mark.parametrize("field", ["generation", "expires_at", "renew_after", "obtained_at", "life"])
+def test_whatever_is_no_number_is_no_session(field: str, member: Member, broker: Broker) -> None:
+    session = member(recheck=0.001)
+    with redis.Redis.from_url(broker.url) as client:
+        for value in ODD:
+            assert until(lambda: token_of(session), within=3)
+            client.hset(f"{session.state().identity.key_prefix}:session", field, value)
+            state = session.state()
+            assert value.isdigit() or state.generation == 0
+
+
 @pytest.mark.parametrize("key", ["session", "renewal_lease", "last_generation", "cooldown", "pace"])
 @pytest.mark.parametrize("kind", ["string", "list", "hash"])
 def test_a_key_of_another_type_is_no_obstacle(key: str, kind: str, member: Member, broker: Broker) -> None:
