@@ -156,7 +156,7 @@ class TestTheRefreshToken:
 
         renewal, _ = together(lambda: session.renew(force=True, wait=1), strike)
 
-        assert renewal.outcome == "refresh"  # the pair was kept until Redis was back
+        assert renewal.outcome == "refresh"  # the pair was offered again until Redis was back
         assert member().current().generation == renewal.generation
         assert sandbox.counters()["refresh_presented_max"] == 1
 
