@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from tests.http.raw_server import OK, Wire
-from tests.session.conftest import Configure, Member
+from tests.conftest import Configure, Member
 from tests.support import until
 from worker.errors import AccessRejected, BadPayload, Unavailable, UnknownOutcome
 from worker.http.client import Http
@@ -155,7 +155,7 @@ class TestStaleConnections:
 
         outcomes = [session.renew(force=True, wait=2).outcome for _ in range(3)]
 
-        assert outcomes == ["jwt", "refresh", "refresh"]
+        assert outcomes == ["login", "refresh", "refresh"]
 
 
 class TestDeadline:
