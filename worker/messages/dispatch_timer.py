@@ -10,7 +10,7 @@ log = logging.getLogger(__name__)
 
 
 class DispatchTimer(bootsteps.StartStopStep):
-    """A thread of the worker's main process. Celery's own timer would stop consuming while the ledger is unavailable."""
+    """A thread of the worker's main process. In Celery's own timer an unavailable ledger would stop consuming."""
 
     def __init__(self, worker: Any, **kwargs: Any) -> None:
         super().__init__(worker, **kwargs)
