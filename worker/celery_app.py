@@ -25,10 +25,12 @@ class _Loader(AppLoader):
 
 
 class App(Celery):
-    """An app whose broker is B2COPY_REDIS_URL."""
+    """An app whose broker is B2COPY_REDIS_URL, and which stores no results."""
+
+    backend_cls = "disabled"
 
     def __init__(self) -> None:
-        super().__init__("b2copy", set_as_current=False, loader=_Loader, backend="disabled")
+        super().__init__("b2copy", set_as_current=False, loader=_Loader)
 
     def connection_for_read(self, url: str | None = None, **options: Any) -> Any:
         """Return a connection that consumes."""
