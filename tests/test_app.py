@@ -162,7 +162,12 @@ def test_a_crm_needs_database_and_redis_only_and_its_own_celery_stays_current(st
 class TestPerProcess:
     def test_makes_one_object_at_first_use(self) -> None:
         made: list[object] = []
-        one = PerProcess(lambda: made.append(object()) or made[-1])
+
+        def make() -> object:
+            made.append(object())
+            return made[-1]
+
+        one = PerProcess(make)
 
         assert one.made is None
         assert one() is one()

@@ -1,8 +1,10 @@
 """B2COPY_REDIS_URL: one form for all clients, and what cannot be obeyed is refused."""
 
+from typing import Any
+
 import pytest
 import redis
-from kombu import Connection
+from kombu.connection import Connection
 
 from worker.redis_url import checked_redis_url, is_plaintext_to_another_host, verifies_certificate, without_query
 
@@ -23,7 +25,7 @@ def test_a_url_gets_one_form_that_all_clients_read_alike(url: str, checked: str)
     assert checked_redis_url(checked) == checked
 
     kwargs = redis.ConnectionPool.from_url(without_query(checked)).connection_kwargs
-    kombu = Connection(without_query(checked), ssl=True)
+    kombu: Any = Connection(without_query(checked), ssl=True)  # type: ignore[no-untyped-call]
     assert (kombu.hostname, kombu.port or 6379, kombu.userid, kombu.password, int(kombu.virtual_host)) == (
         kwargs["host"],
         kwargs.get("port", 6379),

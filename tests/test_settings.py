@@ -45,9 +45,7 @@ def test_a_worker_reads_its_settings(in_stage: Stage) -> None:
         ),
     ],
 )
-def test_each_reader_names_all_its_missing_settings_at_once(
-    kind: type[LedgerSettings], needed: set[str]
-) -> None:
+def test_each_reader_names_all_its_missing_settings_at_once(kind: type[LedgerSettings], needed: set[str]) -> None:
     lines = refused(kind).splitlines()
 
     assert {line.split()[0] for line in lines} == needed
@@ -126,7 +124,9 @@ def test_an_unknown_setting_is_refused(in_stage: Stage, monkeypatch: Monkey) -> 
         ("fees_deadline", "inf"),
     ],
 )
-def test_an_unusable_value_is_refused_with_the_name_of_its_setting(in_stage: Stage, monkeypatch: Monkey, name: str, value: str) -> None:
+def test_an_unusable_value_is_refused_with_the_name_of_its_setting(
+    in_stage: Stage, monkeypatch: Monkey, name: str, value: str
+) -> None:
     monkeypatch.setenv(variable(name), value)
 
     [line] = refused().splitlines()
