@@ -19,8 +19,8 @@ from worker.ledger import Ledger, open_ledger
 from worker.process import PerProcess
 from worker.queues import LANES, MIN_CONCURRENCY
 from worker.settings import crm_settings, worker_settings
-from worker.watch import log_limits
 from worker.watch.redact import guard
+from worker.watch.repeat_limit import limit_repeats
 
 if TYPE_CHECKING:
     from worker.b2copy import B2Copy
@@ -104,14 +104,14 @@ def check_options(options: dict[str, Any]) -> None:
 @signals.after_setup_logger.connect
 @signals.after_setup_task_logger.connect
 def set_up_logs(logger: Any = None, **_: Any) -> None:
-    """Redact secrets in all Celery log handlers, limit lines and repeats, and silence Celery's two lines per message.
+    """Redact secrets in all Celery log handlers, limit repeats, and silence Celery's two lines per message.
 
     Wake-ups come by the thousand, and what became of an operation stands in the ledger.
     """
     if current_app != app:  # a CRM's own worker, which only imports `tasks.enqueue`
         return
     guard(logger)
-    log_limits.limit(logger)
+    limit_repeats(logger)
     for chatty in ("celery.worker.strategy", "celery.app.trace"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
 

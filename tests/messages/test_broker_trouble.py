@@ -23,6 +23,7 @@ from worker.testbed.environment import Stage
 from worker.testbed.processes import Process
 
 Worker = Callable[..., Process]
+DOCTOR = (sys.executable, "-m", "worker.cli", "doctor")
 
 
 @pytest.fixture
@@ -123,6 +124,10 @@ def test_a_redis_without_client_and_config_is_served(
         enqueue.fees(account_login="7", request_id="managed")
 
         assert ended("fees.process:managed").state == State.SUCCEEDED
+        doctor = subprocess.run(
+            DOCTOR, env=in_stage.environment, capture_output=True, text=True, timeout=30, check=False
+        )
+        assert doctor.returncode == 0, doctor.stderr
     finally:
         for process in in_stage.processes:
             process.stop()

@@ -1,4 +1,4 @@
-"""Limits for what a log handler writes: the length of a line, and how often the same trouble is repeated.
+"""How often a log handler writes the same trouble.
 
 While Redis or the ledger is unavailable, Celery and our own threads meet the same error many times a second.
 """
@@ -7,20 +7,8 @@ import logging
 import threading
 import time
 
-LINE_LIMIT = 4_000  # characters of one message
 BURST = 3  # lines of one kind of trouble that are written at once
 WINDOW_S = 10.0  # seconds in which further ones are only counted
-
-
-class LineLimit(logging.Filter):
-    """Cut messages that hold what a stranger sent."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Return True: every record is written, some are cut."""
-        text = record.getMessage()
-        if len(text) > LINE_LIMIT:
-            record.msg, record.args = f"{text[:LINE_LIMIT]} ... ({len(text)} characters)", None
-        return True
 
 
 class RepeatLimit(logging.Filter):
@@ -52,9 +40,8 @@ class RepeatLimit(logging.Filter):
         return count < BURST
 
 
-def limit(logger: logging.Logger) -> None:
+def limit_repeats(logger: logging.Logger) -> None:
     """Limit the handlers of `logger`. Doing it twice changes nothing."""
     for handler in logger.handlers:
         if not any(isinstance(known, RepeatLimit) for known in handler.filters):
-            handler.addFilter(LineLimit())
             handler.addFilter(RepeatLimit())
