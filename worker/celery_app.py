@@ -9,6 +9,7 @@ from typing import Any
 from celery import Celery
 from celery.loaders.app import AppLoader
 from kombu.entity import Exchange, Queue
+from kombu.transport import TRANSPORT_ALIASES
 
 from worker.queues import HOUSEKEEPING, INBOX, QUEUES
 from worker.redis_url import without_query
@@ -16,6 +17,9 @@ from worker.schedule import schedule
 from worker.settings import crm_settings
 
 CONCURRENCY = 8  # Celery's threads: at most one drains each lane, the others take messages in and keep house
+
+_TRANSPORT = "b2copy-redis"  # the name in logs: kombu shows the transport as the scheme of its URL
+TRANSPORT_ALIASES[_TRANSPORT] = "worker.messages.broker_transport:Transport"
 
 
 class _Loader(AppLoader):
@@ -48,7 +52,7 @@ def celery_settings() -> dict[str, Any]:
     settings = crm_settings()
     return {
         "broker_url": without_query(settings.redis_url),
-        "broker_transport": "worker.messages.broker_transport:Transport",
+        "broker_transport": _TRANSPORT,
         "broker_use_ssl": tls_options(settings) or None,
         "imports": ("tasks.registry", "tasks.push", "tasks.housekeeping"),
         # Arguments come from outside: pickle would let a message run code.
