@@ -57,6 +57,14 @@ def test_a_redis_url_with_an_option_is_one_line_and_exit_2(stage: Stage, command
     assert stage.broker.url.split(":")[2].partition("@")[0] not in line
 
 
+@pytest.mark.parametrize("command", ["worker", "beat"])
+def test_a_missing_redis_authority_is_one_line_and_exit_2(stage: Stage, command: str) -> None:
+    url = stage.broker.url.replace("redis://", "rediss://")
+    [line] = refused(run(stage, command, B2COPY_REDIS_URL=url, B2COPY_REDIS_CA_FILE="/no/such/file"))
+
+    assert line == "B2COPY_REDIS_CA_FILE names /no/such/file, which cannot be read"
+
+
 @pytest.mark.parametrize(
     ("options", "problem"),
     [

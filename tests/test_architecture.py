@@ -67,7 +67,7 @@ MAY_IMPORT = {
     "worker/testbed": {"worker/sandbox", "worker/settings.py"},
     "worker/sandbox": set(),
     "worker/kind.py": {"worker/errors.py", "worker/operation.py", "worker/settings.py"},
-    "worker/redis_connection.py": {"worker/redis_url.py", "worker/settings.py"},
+    "worker/redis_connection.py": {"worker/errors.py", "worker/redis_url.py", "worker/settings.py"},
     "worker/schedule.py": {"worker/queues.py"},
     "worker/watch": {"worker/operation.py"},
     "worker/settings.py": {"worker/errors.py", "worker/redis_url.py"},

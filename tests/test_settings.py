@@ -92,7 +92,6 @@ def test_an_unknown_setting_is_refused(in_stage: Stage, monkeypatch: Monkey) -> 
         ("redis_url", "redis://localhost/0?health_check_interval=30"),
         ("redis_url", "redis://10.0.0.5:6379/0"),
         ("redis_url", "rediss://redis.example.com/0?ssl_cert_reqs=none"),
-        ("redis_ca_file", "/no/such/file"),
         ("redis_plaintext", "yes"),
         ("database_url", "ledger.sqlite"),
         ("database_url", "sqlite:///relative.sqlite"),

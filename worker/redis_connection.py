@@ -4,15 +4,16 @@ TLS verifies the certificate and the host name. SSLKEYLOGFILE is not obeyed, bec
 tokens' traffic.
 """
 
+import os
 import socket
 import ssl
-from pathlib import Path
 from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from worker.errors import SettingsError
 from worker.redis_url import uses_tls, verifies_certificate, without_query
 from worker.settings import CrmSettings
 
@@ -33,11 +34,13 @@ class VerifiedTlsConnection(redis.SSLConnection):
 
 
 def tls_options(settings: CrmSettings) -> dict[str, Any]:
-    """Return redis-py's TLS arguments; empty for a plain connection."""
+    """Return redis-py's TLS arguments; empty for a plain connection. Raises `SettingsError`."""
     if not uses_tls(settings.redis_url):
         return {}
     verified = verifies_certificate(settings.redis_url)
-    ca_file: Path | None = settings.redis_ca_file
+    ca_file = settings.redis_ca_file
+    if ca_file is not None and not os.access(ca_file, os.R_OK):
+        raise SettingsError(f"B2COPY_REDIS_CA_FILE names {ca_file}, which cannot be read")
     return {
         "ssl_cert_reqs": "required" if verified else "none",
         "ssl_check_hostname": verified,

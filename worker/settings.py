@@ -217,8 +217,6 @@ def _redis_problems(settings: CrmSettings) -> Iterator[str]:
             "B2COPY_REDIS_URL must be rediss:// (TLS): plain redis:// is accepted to a loopback address only."
             " Where the network between is encrypted, set B2COPY_REDIS_PLAINTEXT=allowed"
         )
-    if settings.redis_ca_file is not None and not os.access(settings.redis_ca_file, os.R_OK):
-        yield f"B2COPY_REDIS_CA_FILE names {settings.redis_ca_file}, which cannot be read"
 
 
 def _contradictions(settings: Settings) -> list[str]:

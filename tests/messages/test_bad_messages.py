@@ -317,7 +317,7 @@ items = st.one_of(
 def test_whatever_is_in_the_inbox_the_worker_lives_and_every_item_is_accounted_for(
     fleet: Stage, batch: list[bytes]
 ) -> None:
-    before = count_operations()
+    batch, before = [with_new_id(item) for item in batch], count_operations()
     # Each batch ends with a message of its own, so that its operation says that the batch was read.
     last = uuid.uuid4().hex
     with fleet.broker.client as client:
@@ -327,6 +327,18 @@ def test_whatever_is_in_the_inbox_the_worker_lives_and_every_item_is_accounted_f
     assert ended(f"fees.process:{last}").state == State.SUCCEEDED
     assert count_operations() - before == len(batch) + 1
     assert [process.started for process in fleet.processes] == [1]
+
+
+def with_new_id(item: bytes) -> bytes:
+    """Replace the id of a message, because two equal messages with one id are stored once."""
+    try:
+        headers = json.loads(item)["headers"]
+        if not isinstance(headers["id"], str):
+            return item
+    except Exception:
+        return item
+    headers["id"] = str(uuid.uuid4())
+    return json.dumps({**json.loads(item), "headers": headers}).encode()
 
 
 def count_operations() -> int:
