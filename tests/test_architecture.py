@@ -10,6 +10,7 @@ import pytest
 
 from tasks.registry import KINDS
 from worker.app import app
+from worker.messages.inbox import STORE_TASK
 from worker.queues import HOUSEKEEPING, INBOX, LANES, queue_of
 from worker.schedule import schedule
 
@@ -32,15 +33,19 @@ MAY_IMPORT = {
     },
     "worker/messages": {
         "worker/app.py", "worker/errors.py", "worker/kind.py", "worker/ledger", "worker/operation.py",
-        "worker/process.py", "worker/queues.py", "worker/settings.py", "worker/watch",
+        "worker/process.py", "worker/queues.py", "worker/redis_connection.py", "worker/settings.py", "worker/watch",
     },
     "worker/doctor": {
         "worker/app.py", "worker/errors.py", "worker/http", "worker/ledger", "worker/operation.py", "worker/queues.py",
         "worker/redis_connection.py", "worker/report", "worker/session", "worker/settings.py", "worker/watch",
     },
     "worker/app.py": {
-        "worker/b2copy", "worker/errors.py", "worker/http", "worker/ledger", "worker/process.py", "worker/queues.py",
-        "worker/redis_connection.py", "worker/schedule.py", "worker/session", "worker/settings.py", "worker/watch",
+        "worker/b2copy", "worker/celery_app.py", "worker/errors.py", "worker/http", "worker/ledger",
+        "worker/process.py", "worker/queues.py", "worker/session", "worker/settings.py", "worker/watch",
+    },
+    "worker/celery_app.py": {
+        "worker/queues.py", "worker/redis_connection.py", "worker/redis_url.py", "worker/schedule.py",
+        "worker/settings.py",
     },
     "worker/report": {
         "worker/errors.py", "worker/kind.py", "worker/ledger", "worker/operation.py", "worker/queues.py",
@@ -62,10 +67,11 @@ MAY_IMPORT = {
     "worker/testbed": {"worker/sandbox", "worker/settings.py"},
     "worker/sandbox": set(),
     "worker/kind.py": {"worker/errors.py", "worker/operation.py", "worker/settings.py"},
-    "worker/redis_connection.py": {"worker/errors.py", "worker/settings.py"},
+    "worker/redis_connection.py": {"worker/errors.py", "worker/redis_url.py", "worker/settings.py"},
     "worker/schedule.py": {"worker/queues.py"},
     "worker/watch": {"worker/operation.py"},
-    "worker/settings.py": {"worker/errors.py"},
+    "worker/settings.py": {"worker/errors.py", "worker/redis_url.py"},
+    "worker/redis_url.py": set(),
     "worker/process.py": set(),
     "worker/queues.py": set(),
     "worker/operation.py": set(),
@@ -217,4 +223,4 @@ def test_every_kind_can_be_requested_by_a_message(registered: dict[str, object])
 def test_messages_are_acknowledged_after_the_ledger_has_them_and_the_rest_before(registered: dict[str, object]) -> None:
     late = {name for name, task in registered.items() if task.acks_late}  # type: ignore[attr-defined]
 
-    assert late == {f"b2copy.{kind}" for kind in KINDS}
+    assert late == {f"b2copy.{kind}" for kind in KINDS} | {STORE_TASK}
