@@ -8,6 +8,7 @@ from tasks.fees import Id
 from worker.b2copy.routes.generic import checked_path, route_to
 from worker.kind import Attempt, Description, Kind, Payload
 from worker.operation import Done, OnUnknown, Outcome
+from worker.settings import crm_settings
 
 
 class Call(Payload):
@@ -26,7 +27,7 @@ class Call(Payload):
     @field_validator("path")
     @classmethod
     def _check_path(cls, path: str) -> str:
-        return checked_path(path)
+        return checked_path(path, crm_settings().call_paths)
 
 
 def describe(call: Call) -> Description:
@@ -37,7 +38,7 @@ def describe(call: Call) -> Description:
 
 async def attempt(attempt: Attempt, call: Call) -> Outcome:
     """Make the call once."""
-    return Done(await attempt.call(route_to(call.path), call.payload))
+    return Done(await attempt.call(route_to(call.path, attempt.settings.call_paths), call.payload))
 
 
 CALL = Kind(

@@ -12,7 +12,9 @@
 """
 
 import os
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -32,6 +34,12 @@ Configure = Callable[..., Settings]
 Member = Callable[..., SharedSession]
 
 QUICK = {"login_backoff": 0.02, "login_backoff_max": 0.05, "pace": 0.02, "cooldown": 0.1, "cooldown_max": 0.2}
+
+
+def quick(**changes: float) -> Timings:
+    """Return the session's timings with short waits."""
+    return replace(Timings(), **(QUICK | changes))  # type: ignore[arg-type]
+
 
 # Whatever this shell knows about somebody's Redis or database, no test may.
 for name in os.environ.keys() - clean_environment().keys():
@@ -133,8 +141,7 @@ def member(configure: Configure) -> Member:
     def join(
         settings: Settings | None = None, wall: Callable[[], float] | None = None, **timings: float
     ) -> SharedSession:
-        changes = {"wall": wall} if wall else {}
-        return SharedSession(settings or configure(), Timings(**(QUICK | timings)), **changes)
+        return SharedSession(settings or configure(), quick(**timings), wall or time.time)
 
     return join
 

@@ -60,7 +60,7 @@ def _written(kind: type[LedgerSettings], name: str, field: FieldInfo) -> str:
         raise ValueError(f"{name} has neither a default nor an example")
     if get_type_hints(kind, include_extras=False)[name] is float:
         return _duration(field.default)
-    return str(field.default)
+    return ",".join(field.default) if isinstance(field.default, list) else str(field.default)
 
 
 def _duration(seconds: float) -> str:

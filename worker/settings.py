@@ -94,6 +94,13 @@ def _rate(value: str) -> str:
     return re.sub(r"\s+", "", value)
 
 
+def _call_paths(value: list[str]) -> list[str]:
+    for pattern in value:
+        if not re.fullmatch(r"/api/admin/[A-Za-z0-9_/*-]+", pattern):
+            raise ValueError(f"must list patterns such as /api/admin/clients/*, and {pattern!r} is none")
+    return value
+
+
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=False)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 IpAddress = Annotated[str, AfterValidator(_ip_address)]
@@ -128,6 +135,12 @@ class CrmSettings(LedgerSettings):
     calls_deadline: Seconds = Field(
         72 * 3600.0, description="How long any other call may wait, for B2COPY or for what it comes after."
     )
+    call_paths: Annotated[
+        list[str], NoDecode, BeforeValidator(_comma_list), AfterValidator(_call_paths), Field(min_length=1)
+    ] = Field(
+        ["/api/admin/*"],
+        description="Which Admin v2 paths `b2copy.call` may go to: patterns with *, separated by commas.",
+    )
 
 
 class Settings(CrmSettings):
@@ -151,6 +164,11 @@ class Settings(CrmSettings):
     issuer: str = Field("b2copy-sync", min_length=1, description="The assertion's `iss`.")
     assertion_ttl: Annotated[Seconds, Field(ge=60, le=1800)] = Field(
         300.0, description="The assertion's life: exp - iat, at most 1800 s."
+    )
+    clock_tolerance: Seconds = Field(
+        900.0,
+        description="B2COPY's Date header corrects the assertion's time up to this difference; more is not believed,"
+        " unless Redis' clock confirms it.",
     )
     storage_key_file: Path = Field(
         description="Keys that encrypt the tokens in Redis: urlsafe base64 of 32 bytes, one per line, newest first."

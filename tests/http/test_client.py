@@ -156,7 +156,7 @@ class TestStaleConnections:
 
         outcomes = [session.renew(force=True, wait=2).outcome for _ in range(3)]
 
-        assert outcomes == ["jwt", "refresh", "refresh"]
+        assert outcomes == ["login", "refresh", "refresh"]
 
 
 class TestDeadline:

@@ -20,7 +20,7 @@ PATIENCE = 30.0  # seconds to wait for another process's renewal
 
 OUTCOMES = {
     "refresh": "renewed with the refresh token",
-    "jwt": "renewed by a login",
+    "login": "renewed by a login",
     "adopted": "renewed by another process meanwhile",
     "conflict": "renewed by another process meanwhile; ours was dropped",
     "fresh": "still fresh",
@@ -54,7 +54,7 @@ def show(as_json: Json = False) -> None:
 def renew(as_json: Json = False) -> None:
     """Renew the session now, like any leader: under the lease, in spite of a cool-down."""
     renewal = shared_session().renew("operator", force=True, wait=PATIENCE)
-    done = renewal.outcome in {"refresh", "jwt", "adopted", "conflict"}
+    done = renewal.outcome in {"refresh", "login", "adopted", "conflict"}
     if as_json:
         output.document({"outcome": renewal.outcome, "generation": renewal.generation, "renewed": done})
     else:
@@ -82,13 +82,13 @@ def _document(state: "State") -> dict[str, Any]:
         "generation": state.generation or None,
         "fingerprint": state.fingerprint,
         "origin": state.origin,
-        "key_id": state.key_id,
-        "writer": state.writer,
+        "key_id": state.credential,
+        "writer": state.written_by,
         "readable": state.readable,
         "age_seconds": state.age,
         "expires_in_seconds": state.expires_in,
         "renews_in_seconds": state.renews_in,
-        "refresh_token_spent": state.refresh_token_spent,
+        "refresh_token_used": state.refresh_token_used,
         "leader": state.leader,
         "cooldown": state.cooldown and asdict(state.cooldown),
     }
@@ -101,13 +101,13 @@ def _facts(state: "State") -> list[tuple[str, str]]:
             ("generation", str(state.generation)),
             (
                 "made by",
-                f"{'a login' if state.origin == 'jwt' else 'a refresh'} with key {state.key_id}, {state.writer}",
+                f"a {state.origin} with key {state.credential}, {state.written_by}",
             ),
             ("age", output.span(state.age or 0.0)),
             ("expires", f"in {output.span(left)}" if left > 0 else "expired"),
             ("renewed", f"in {output.span(renews)}" if renews > 0 else "due"),
             ("fingerprint", state.fingerprint or ""),
-            ("refresh token", "spent: the next renewal is a login" if state.refresh_token_spent else "unused"),
+            ("refresh token", "used: the next renewal is a login" if state.refresh_token_used else "unused"),
             ("readable", "" if state.readable else "NO: no storage key opens it; the next call logs in"),
         ]
     else:
