@@ -61,11 +61,12 @@ class Member:
         self._refusal: Refusal | None = None
         metrics.SESSION_EXPIRES_IN.labels(login.identity.login).set_function(self._expires_in)
 
-    def current(self, wait: float) -> Token:
+    def cached(self) -> Token | None:
         copy = self._copy
-        if copy is not None and time.monotonic() < copy.look_at:
-            return copy.token
-        return self._obtain(0, wait)
+        return copy.token if copy is not None and time.monotonic() < copy.look_at else None
+
+    def current(self, wait: float) -> Token:
+        return self.cached() or self._obtain(0, wait)
 
     def rejected(self, token: Token, wait: float) -> Token:
         metrics.UNAUTHORIZED.inc()

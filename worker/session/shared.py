@@ -87,6 +87,10 @@ class SharedSession:
         timings = timings or Timings().checked()
         self._member = PerProcess(lambda: Member(settings, timings, login(settings, timings, wall)))
 
+    def cached(self) -> Token | None:
+        """Return this process's own copy of the token while it need not be compared with Redis. Never blocks."""
+        return self._member().cached()
+
     def current(self, wait: float = 3.0) -> Token:
         """Return an access token to use now. Waits at most `wait` seconds, and only when there is no usable one.
 

@@ -49,7 +49,7 @@ class TokenEndpoints:
         self._host = settings.host
         self._deadline = timings.token_deadline
         self._retry_after_max = timings.retry_after_max
-        self._transport = Transport(str(settings.ca_file) if settings.ca_file else None, size=0)
+        self._transport = Transport(str(settings.ca_file) if settings.ca_file else None)
         self.server_ahead: float | None = None  # the server's clock minus ours, in seconds, from its last `Date`
 
     def post(self, path: str, secret: Secret[str], present: Present) -> Answer:
