@@ -9,7 +9,7 @@ import random
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
-from tests.ledger.actors import new, succeed, take
+from tests.operations import claim_due, new_operation, succeed
 from tests.ledger.test_random_state_machine import illegal_moves, watch
 from worker.errors import NotAllowed
 from worker.ledger import (
@@ -50,8 +50,8 @@ class Actor:
         record(self.ledger, [self.named(name) for name in names], by=self.owner)
 
     def work(self) -> None:
-        verdicts = [self.verdict(one) for one in self.held]
-        lost, self.held = settle_and_claim(self.ledger, verdicts, "money", self.owner, self.chance.randint(1, 8))
+        transitions = [self.transition(one) for one in self.held]
+        lost, self.held = settle_and_claim(self.ledger, transitions, "money", self.owner, self.chance.randint(1, 8))
         assert lost == []
         self.claimed += [(one.id, one.fence) for one in self.held]
         assert renew_leases(self.ledger, self.owner, self.held) == {one.id for one in self.held}
@@ -61,13 +61,13 @@ class Actor:
         self.held = []
 
     def decide(self) -> None:
-        key = new(self.chance.choice(NAMES)).key
+        key = new_operation(self.chance.choice(NAMES)).key
         decision = self.chance.choice([self.replay, cancel, stop_asking, self.refresh, self.release, self.purge])
         with suppress(NotAllowed):
             decision(self.ledger, key, "ada", "a storm")
 
     def replay(self, ledger: Ledger, key: str, who: str, why: str) -> None:
-        replay(ledger, [key, new(self.chance.choice(NAMES)).key], who, why)
+        replay(ledger, [key, new_operation(self.chance.choice(NAMES)).key], who, why)
 
     def poll_now(self, ledger: Ledger, key: str, _who: str, _why: str) -> None:
         poll_now(ledger, key)
@@ -78,7 +78,7 @@ class Actor:
     def purge(self, ledger: Ledger, _key: str, _who: str, _why: str) -> None:
         purge(ledger, -3600, batch=5)
 
-    def verdict(self, one: Claim) -> Transition:
+    def transition(self, one: Claim) -> Transition:
         return self.chance.choice(
             [
                 Transition(one, State.SUCCEEDED),
@@ -92,16 +92,16 @@ class Actor:
     @staticmethod
     def named(name: str) -> New:
         parent = "fees.process:A0" if name in {"B5", "-5"} else None
-        return new(name, entity=None if name[0] == "-" else name[0], parent=parent)
+        return new_operation(name, entity=None if name[0] == "-" else name[0], parent=parent)
 
 
-def test_actors_at_once_break_nothing(own_url: str) -> None:
-    ledgers = [open_ledger(own_url) for _ in range(ACTORS)]
+def test_actors_at_once_break_nothing(own_ledger_url: str) -> None:
+    ledgers = [open_ledger(own_ledger_url) for _ in range(ACTORS)]
     watch(ledgers[0])
     actors = [Actor(ledger, number) for number, ledger in enumerate(ledgers)]
 
-    with ThreadPoolExecutor(ACTORS) as crowd:
-        for done in [crowd.submit(actor.act) for actor in actors]:
+    with ThreadPoolExecutor(ACTORS) as threads:
+        for done in [threads.submit(actor.act) for actor in actors]:
             done.result()
 
     claimed = [claim for actor in actors for claim in actor.claimed]
@@ -120,6 +120,6 @@ def drain(ledger: Ledger) -> None:
     replay(ledger, ["fees.process:A0"], "the end", "parents first")
     for why in WaitReason:
         make_due(ledger, why)
-    while held := take(ledger):
+    while held := claim_due(ledger):
         succeed(ledger, *held)
     assert [one.key for one in search(ledger) if one.due_at is not None] == []

@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import text
 
-from tests.ledger.actors import new
+from tests.operations import new_operation
 from worker.errors import NotAllowed
 from worker.ledger import (
     Ledger,
@@ -143,20 +143,20 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.claims)
     @rule(data=st.data())
     def settle(self, data: st.DataObject) -> None:
-        verdicts = self.verdicts(data)
+        transitions = self.transitions(data)
 
-        lost = settle(self.ledger, verdicts)
+        lost = settle(self.ledger, transitions)
 
-        self.settled(verdicts, lost)
+        self.settled(transitions, lost)
 
     @precondition(lambda self: self.claims)
     @rule(data=st.data(), owner=st.sampled_from(OWNERS))
     def settle_and_claim(self, data: st.DataObject, owner: str) -> None:
-        verdicts = self.verdicts(data)
+        transitions = self.transitions(data)
 
-        lost, claimed = settle_and_claim(self.ledger, verdicts, "money", owner, 50)
+        lost, claimed = settle_and_claim(self.ledger, transitions, "money", owner, 50)
 
-        self.settled(verdicts, lost)
+        self.settled(transitions, lost)
         self.claimed(claimed, 50)
 
     @precondition(lambda self: self.claims)
@@ -271,7 +271,7 @@ class Machine(RuleBasedStateMachine):
 
     def named(self, name: str) -> New:
         entity = name[0] if name[0] in "AB" else None
-        return new(name, entity=entity, parent="fees.process:-0" if name == "child" else None)
+        return new_operation(name, entity=entity, parent="fees.process:-0" if name == "child" else None)
 
     def next_place(self) -> int:
         self.places += 1
@@ -316,7 +316,7 @@ class Machine(RuleBasedStateMachine):
                     known = self.known[key]
                     known.state, known.wait_reason, known.due = State.WAITING, WaitReason(why), False
 
-    def verdicts(self, data: st.DataObject) -> list[Transition]:
+    def transitions(self, data: st.DataObject) -> list[Transition]:
         several = {one.key: one for _ in range(3) for one in [self.one_of(data, self.claims)]}
         return [self.one_of(data, self.possible(one)) for one in several.values()]
 
@@ -334,24 +334,24 @@ class Machine(RuleBasedStateMachine):
             Transition(one, State.WAITING, wait_reason=WaitReason.NO_SESSION, due_in_s=3600, sent=False),
         ]
 
-    def settled(self, verdicts: list[Transition], lost: list[Claim]) -> None:
-        assert lost == [verdict.claim for verdict in verdicts if not self.holds(verdict.claim)]
-        for verdict in verdicts:
-            if not self.holds(verdict.claim):
+    def settled(self, transitions: list[Transition], lost: list[Claim]) -> None:
+        assert lost == [transition.claim for transition in transitions if not self.holds(transition.claim)]
+        for transition in transitions:
+            if not self.holds(transition.claim):
                 continue
-            known, before = self.known[verdict.claim.key], verdict.claim
-            known.sent = before.sent or verdict.sent
+            known, before = self.known[transition.claim.key], transition.claim
+            known.sent = before.sent or transition.sent
             says_nothing = (
-                verdict.wait_reason in {WaitReason.BACKOFF, WaitReason.NO_SESSION}
-                or verdict.failure_reason == FailureReason.UNRESOLVED
+                transition.wait_reason in {WaitReason.BACKOFF, WaitReason.NO_SESSION}
+                or transition.failure_reason == FailureReason.UNRESOLVED
             )
-            known.outcome_unknown = verdict.outcome_unknown or (before.outcome_unknown and says_nothing)
-            if verdict.state in FINAL:
-                self.end(verdict.claim.key, verdict.state)
+            known.outcome_unknown = transition.outcome_unknown or (before.outcome_unknown and says_nothing)
+            if transition.state in FINAL:
+                self.end(transition.claim.key, transition.state)
             else:
                 known.state, known.wait_reason, known.holder, known.due = (
                     State.WAITING,
-                    verdict.wait_reason,
+                    transition.wait_reason,
                     None,
                     False,
                 )
@@ -386,7 +386,7 @@ def run(ledger: Ledger) -> None:
     )
 
 
-def test_the_ledger_does_what_its_model_does(own_url: str) -> None:
-    ledger = open_ledger(own_url)
+def test_the_ledger_does_what_its_model_does(own_ledger_url: str) -> None:
+    ledger = open_ledger(own_ledger_url)
     run(ledger)
     ledger.close()
