@@ -83,7 +83,7 @@ def test_a_settled_and_claimed_hundred_takes_few_statements(ledger: Ledger) -> N
             100,
         )
 
-    assert len([statement for statement in sent if not statement.startswith("BEGIN")]) == 7
+    assert len([statement for statement in sent if not statement.startswith("BEGIN")]) == 6
 
 
 def test_recording_one_is_one_statement(ledger: Ledger) -> None:

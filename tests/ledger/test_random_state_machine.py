@@ -7,7 +7,7 @@ A trigger in the database notes every change of state, so that each one is compa
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from hypothesis import HealthCheck, Phase, settings
@@ -103,6 +103,10 @@ class Modelled:
     holder: Claim | None = None
     sent: bool = False
     outcome_unknown: bool = False
+    unresolved: bool = False  # failed with this reason
+    replays: int = 0
+    fence: int = 0
+    lapsed: list[int] = field(default_factory=list)  # the fences of claims whose lease lapsed
 
 
 class Machine(RuleBasedStateMachine):
@@ -113,11 +117,13 @@ class Machine(RuleBasedStateMachine):
         self.operations: dict[str, Modelled] = {}
         self.claims: list[Claim] = []  # every claim ever given, also those whose lease was lost
         self.positions = 0
+        self.stopped: set[str] = set()  # keys about which a person stopped asking
 
     @initialize()
     def begin(self) -> None:
         with self.ledger.writing() as connection:
             connection.execute(text("DELETE FROM b2copy_operations"))
+            connection.execute(text("DELETE FROM b2copy_audit"))
         self.enqueue(["A0", "A1", "-0", "child"])
         self.claim("worker 1", 2)
 
@@ -210,6 +216,7 @@ class Machine(RuleBasedStateMachine):
         if replayed and modelled:
             modelled.outcome_unknown = modelled.outcome_unknown and not not_done
             modelled.state, modelled.due, modelled.position = State.QUEUED, True, self.next_position()
+            modelled.replays += 1
 
     @rule(name=st.sampled_from(NAMES))
     def cancel(self, name: str) -> None:
@@ -232,7 +239,7 @@ class Machine(RuleBasedStateMachine):
         assert allowed
         assert modelled
         self.end(key, State.SUCCEEDED if succeeded else State.FAILED)
-        modelled.outcome_unknown = False
+        modelled.outcome_unknown = modelled.unresolved = False
 
     def ended_by_people(self, name: str, decide: Callable[..., object], state: State, *, sent: bool) -> None:
         key = self.named(name).key
@@ -246,7 +253,9 @@ class Machine(RuleBasedStateMachine):
         assert allowed
         assert modelled
         self.end(key, state)
-        modelled.outcome_unknown = sent
+        modelled.outcome_unknown = modelled.unresolved = sent
+        if sent:
+            self.stopped.add(key)
 
     @rule(name=st.sampled_from(NAMES))
     def poll_now(self, name: str) -> None:
@@ -349,6 +358,9 @@ class Machine(RuleBasedStateMachine):
             modelled = self.operations[one.key]
             lapsed = modelled.state == State.RUNNING
             assert (one.sent, one.outcome_unknown) == (modelled.sent, modelled.outcome_unknown or lapsed)
+            if lapsed:
+                modelled.lapsed.append(modelled.fence)
+            modelled.fence = one.fence
             modelled.state, modelled.holder, modelled.due = State.RUNNING, one, False
             modelled.sent, modelled.outcome_unknown = True, one.outcome_unknown
         self.claims += claims
@@ -383,15 +395,17 @@ class Machine(RuleBasedStateMachine):
         ]
 
     def settled(self, transitions: list[Transition], lost: list[Claim]) -> None:
-        assert lost == [transition.claim for transition in transitions if not self.holds(transition.claim)]
+        late = [transition for transition in transitions if not self.holds(transition.claim)]
+        assert lost == [transition.claim for transition in late]
         for transition in transitions:
-            if not self.holds(transition.claim):
+            if transition in late:
                 continue
             modelled, before = self.operations[transition.claim.key], transition.claim
             modelled.sent = before.sent or transition.sent
             modelled.outcome_unknown = transition.outcome_unknown or (
                 before.outcome_unknown and not transition.outcome_known
             )
+            modelled.unresolved = transition.failure_reason == FailureReason.UNRESOLVED
             if transition.state in FINAL:
                 self.end(transition.claim.key, transition.state)
             else:
@@ -401,6 +415,25 @@ class Machine(RuleBasedStateMachine):
                     None,
                     False,
                 )
+
+        for transition in late:
+            if self.decides(transition):
+                self.end(transition.claim.key, transition.state)
+                modelled = self.operations[transition.claim.key]
+                modelled.outcome_unknown = modelled.unresolved = False
+
+    def decides(self, late: Transition) -> bool:
+        """Return whether a late answer decides: see `worker.ledger.late_answers`."""
+        claim, modelled = late.claim, self.operations.get(late.claim.key)
+        if modelled is None or late.state not in FINAL or not late.outcome_known or not modelled.outcome_unknown:
+            return False
+        if modelled.replays != claim.replays or modelled.fence <= claim.fence:
+            return False
+        if any(fence > claim.fence for fence in modelled.lapsed):
+            return False
+        if modelled.state == State.FAILED:
+            return modelled.unresolved and claim.key not in self.stopped
+        return modelled.state == State.RUNNING and late.state == State.SUCCEEDED
 
     def end(self, key: str, state: State) -> None:
         """End an operation: what waited for it is due."""
