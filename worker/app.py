@@ -138,6 +138,7 @@ def check_before_work(conf: Any = None, **_: Any) -> None:
         return
     try:
         check_keys(worker_settings())
+        open_ledger(crm_settings().database_url, create=True).close()
         ledger()
     except SettingsError as error:
         stop(error)

@@ -129,8 +129,8 @@ def test_operations_that_are_not_due_are_not_read(ledger: Ledger) -> None:
     record_operations(ledger, *(f"W{number}" for number in range(3000)))
     make_wait(ledger, *claim_due(ledger, limit=3000), wait_reason=WaitReason.PENDING_AT_B2COPY, due_in_s=3600)
     record_operations(ledger, "new")
-    with ledger.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.exec_driver_sql("VACUUM ANALYZE b2copy_operations")
+    with ledger.engine.raw_connection() as connection:
+        connection.cursor().execute("VACUUM ANALYZE b2copy_operations")
 
     with explained(ledger) as plans:
         claim_due(ledger, limit=10)

@@ -41,7 +41,7 @@ def set_version(ledger_url: str, version: str, oldest_reader: str) -> None:
 
 
 def test_an_empty_database_becomes_a_ledger(empty_database_url: str) -> None:
-    first = open_ledger(empty_database_url)
+    first = open_ledger(empty_database_url, create=True)
     again = open_ledger(empty_database_url)
 
     assert first.id == again.id
@@ -56,7 +56,7 @@ def test_a_database_with_tables_of_others_becomes_a_ledger_too(empty_database_ur
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE clients (id TEXT)"))
 
-    open_ledger(empty_database_url).close()
+    open_ledger(empty_database_url, create=True).close()
 
     ours = [name for name in inspect(engine).get_table_names() if name != "clients"]
     assert len(ours) == 8
@@ -110,7 +110,7 @@ def test_migrating_again_changes_nothing(ledger_url: str) -> None:
 
 def migrate_together(barrier: Barrier, ledger_url: str) -> None:
     barrier.wait(30)
-    open_ledger(ledger_url).close()
+    open_ledger(ledger_url, create=True).close()
     migrate(ledger_url)
 
 
@@ -132,7 +132,7 @@ def test_several_processes_may_migrate_at_once(empty_database_url: str) -> None:
 
 def test_the_threads_of_one_process_may_open_an_empty_database_at_once(empty_database_url: str) -> None:
     with ThreadPoolExecutor(4) as threads:
-        opened = list(threads.map(lambda _: open_ledger(empty_database_url), range(4)))
+        opened = list(threads.map(lambda _: open_ledger(empty_database_url, create=True), range(4)))
 
     assert len({ledger.id for ledger in opened}) == 1
     for ledger in opened:
@@ -166,7 +166,7 @@ def test_opening_waits_while_another_process_writes_to_the_file(empty_database_u
     crm = sqlite3.connect(empty_database_url.removeprefix("sqlite:///"), isolation_level=None)
     crm.execute("BEGIN IMMEDIATE")
     with ThreadPoolExecutor(1) as other:
-        opening = other.submit(open_ledger, empty_database_url)
+        opening = other.submit(open_ledger, empty_database_url, create=True)
         with pytest.raises(TimeoutError):
             opening.result(0.2)
         crm.execute("ROLLBACK")
@@ -215,13 +215,13 @@ def test_a_commit_is_on_the_disk_when_it_returns(ledger: Ledger) -> None:
 
 def test_a_database_that_cannot_be_reached_raises_operational_error(tmp_path: Path) -> None:
     with pytest.raises(OperationalError):
-        open_ledger(f"sqlite:///{tmp_path}/no/such/folder/ledger.db")
+        open_ledger(f"sqlite:///{tmp_path}/no/such/folder/ledger.db", create=True)
     with pytest.raises(OperationalError):
         open_ledger(f"postgresql+psycopg://postgres@/postgres?host={tmp_path}")
 
 
 def test_calls_fail_while_the_server_is_killed_and_succeed_when_it_runs_again(postgres_server: Postgres) -> None:
-    ledger = open_ledger(postgres_server.url())
+    ledger = open_ledger(postgres_server.url(), create=True)
     record_operations(ledger, "W1")
     held = claim_due(ledger)
 
