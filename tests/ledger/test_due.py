@@ -65,6 +65,16 @@ def test_make_due_makes_due_what_waits_for_one_reason(ledger: Ledger) -> None:
     assert make_due(ledger, "b2copy", WaitReason.CIRCUIT_OPEN) == 0
 
 
+def test_make_due_makes_due_what_waits_for_one_destination(ledger: Ledger) -> None:
+    record_operations(ledger, "b2copy")
+    record_operations(ledger, "crm", destination="crm")
+    make_wait(ledger, *claim_due(ledger), wait_reason=WaitReason.CIRCUIT_OPEN)
+
+    assert make_due(ledger, "crm", WaitReason.CIRCUIT_OPEN) == 1
+
+    assert names_of(claim_due(ledger)) == ["crm"]
+
+
 def test_count_waiting_counts_what_waits_for_one_reason(ledger: Ledger) -> None:
     record_operations(ledger, "W1", "W2", "W3")
     first, second, third = claim_due(ledger)

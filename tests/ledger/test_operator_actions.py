@@ -18,17 +18,12 @@ from tests.operations import (
 from worker.errors import NotAllowed
 from worker.ledger import (
     Ledger,
-    active_flags,
     attempts_of,
     audit_of,
     cancel,
     fail_message,
-    lower_flag,
-    pause,
     poll_now,
-    raise_flag,
     replay,
-    resume,
     search,
     stop_asking,
 )
@@ -183,19 +178,6 @@ def test_poll_now_makes_a_waiting_operation_due(ledger: Ledger) -> None:
 
     assert names_of(claim_due(ledger)) == ["W1"]
     assert not poll_now(ledger, W1), "a running operation does not wait"
-
-
-def test_a_flag_is_seen_by_all_until_it_is_lowered(ledger: Ledger) -> None:
-    raise_flag(ledger, "login_refused", "worker 1", "B2COPY refused our login three times")
-    raise_flag(ledger, "login_refused", "worker 2", "refused here as well")
-    pause(ledger, "bulk", "ada", "month end")
-
-    raised = active_flags(ledger)
-    assert list(raised) == ["login_refused", "pause:bulk"]
-    assert (raised["login_refused"].actor, raised["pause:bulk"].note) == ("worker 1", "month end")
-    assert lower_flag(ledger, "login_refused", "ada", "new key registered")
-    assert resume(ledger, "bulk", "ada", "month end is over")
-    assert active_flags(ledger) == {}
 
 
 def test_search_finds_operations_by_state_reason_kind_lane_and_time(ledger: Ledger, clock: LedgerClock) -> None:

@@ -141,9 +141,8 @@ def _check_no_cycle(connection: Connection, parents: dict[str, str]) -> None:
         while (parent := parents.get(chain[-1])) or is_waited_for:
             parent = parent or connection.execute(_PARENT_OF, {"wanted": chain[-1]}).scalar()
             if parent == key:
-                raise BadPayload(
-                    f"{key}: parent {parents[key]} waits for {key} itself ({' <- '.join([*chain, key])}): remove one"
-                )
+                waits = " waits for ".join([*chain, key])
+                raise BadPayload(f"{key}: its parent {parents[key]} makes it wait for itself ({waits}): leave one out")
             if parent is None or parent in chain:
                 break
             chain.append(parent)
