@@ -51,6 +51,55 @@ def test_an_empty_database_becomes_a_ledger(empty_database_url: str) -> None:
     again.close()
 
 
+def test_a_database_without_a_ledger_is_refused_and_nothing_is_created(empty_database_url: str) -> None:
+    with pytest.raises(SettingsError, match=r"there is no ledger at .* run `b2copy-sync migrate`") as refused:
+        open_ledger(empty_database_url)
+
+    assert "B2COPY_DATABASE_URL" in str(refused.value)
+    if empty_database_url.startswith("sqlite"):
+        assert not Path(empty_database_url.removeprefix("sqlite:///")).exists()
+    else:
+        engine = create_engine(empty_database_url)
+        assert inspect(engine).get_table_names() == []
+        engine.dispose()
+
+
+def test_the_refusal_does_not_show_the_password(postgres_server: Postgres) -> None:
+    url = postgres_server.url().replace("postgres@", "postgres:hunter2@")
+
+    with pytest.raises(SettingsError) as refused:
+        open_ledger(url)
+
+    assert "hunter2" not in str(refused.value)
+
+
+@on_sqlite
+def test_an_empty_file_is_not_a_ledger(empty_database_url: str) -> None:
+    Path(empty_database_url.removeprefix("sqlite:///")).touch()
+
+    with pytest.raises(SettingsError, match="there is no ledger"):
+        open_ledger(empty_database_url)
+
+
+@on_sqlite
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o777])
+@pytest.mark.parametrize("by", ["migrate", "open_ledger"])
+def test_the_files_of_a_ledger_are_private_under_any_umask(empty_database_url: str, umask: int, by: str) -> None:
+    before = os.umask(umask)
+    try:
+        if by == "migrate":
+            migrate(empty_database_url)
+        ledger = open_ledger(empty_database_url, create=by == "open_ledger")
+        record_operations(ledger, "W1")
+    finally:
+        os.umask(before)
+
+    files = sorted(Path(empty_database_url.removeprefix("sqlite:///")).parent.glob("ledger.db*"))
+    assert [file.name for file in files] == ["ledger.db", "ledger.db-shm", "ledger.db-wal"]
+    assert [oct(file.stat().st_mode & 0o777) for file in files] == ["0o600"] * 3
+    ledger.close()
+
+
 def test_a_database_with_tables_of_others_becomes_a_ledger_too(empty_database_url: str) -> None:
     engine = create_engine(empty_database_url)
     with engine.begin() as connection:
@@ -256,6 +305,33 @@ def test_a_forked_child_does_not_use_its_parents_connections(ledger_url: str, op
     subprocess.run([sys.executable, "-c", FORKING, ledger_url], check=True, timeout=30)
 
     assert len(search(open_again())) == 4
+
+
+@on_postgresql
+def test_nothing_is_left_in_the_session_for_the_next_client_of_a_pooler(ledger: Ledger) -> None:
+    for number in range(12):  # psycopg would prepare a statement at its fifth use
+        record_operations(ledger, f"W{number}")
+        succeed(ledger, *claim_due(ledger))
+
+    with ledger.engine.raw_connection().driver_connection as session:  # type: ignore[union-attr]
+        assert session.execute("SELECT name FROM pg_prepared_statements").fetchall() == []
+        changed = "SELECT name FROM pg_settings WHERE source = 'session' AND name LIKE '%%timeout'"
+        assert session.execute(changed).fetchall() == []
+
+
+@on_postgresql
+@pytest.mark.parametrize("level", ["serializable", "repeatable read"])
+def test_transactions_are_read_committed_whatever_the_databases_default(
+    ledger: Ledger, ledger_url: str, level: str
+) -> None:
+    opened = open_ledger(
+        f"{ledger_url} -cdefault_transaction_isolation={level.replace(' ', '%5C%20')}".replace(" -c", "%20-c")
+    )
+
+    with opened.reading() as connection:
+        assert connection.execute(text("SHOW default_transaction_isolation")).scalar_one() == level
+        assert connection.execute(text("SHOW transaction_isolation")).scalar_one() == "read committed"
+    opened.close()
 
 
 @on_postgresql

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from sqlalchemy import text
 
 from tests.ledger.databases import is_waiting_for_a_lock, on_postgresql
@@ -11,7 +12,9 @@ from tests.operations import (
     claim_due,
     claim_one,
     fail,
+    fail_operation,
     find_operation,
+    hold_operation,
     make_wait,
     names_of,
     new_operation,
@@ -152,6 +155,77 @@ def test_a_child_whose_parent_never_succeeds_expires_at_its_own_deadline(ledger:
     found = find_operation(ledger, "child")
     assert (found.state, found.failure_reason, found.sent) == (State.FAILED, FailureReason.EXPIRED, False)
     assert names_of(claim_due(ledger)) == ["next"]
+
+
+@pytest.mark.parametrize("begun", ["its outcome is unknown", "it is pending at the destination", "it made progress"])
+def test_a_parked_operation_that_may_have_been_done_ends_unresolved_at_its_deadline(
+    ledger: Ledger, clock: LedgerClock, begun: str
+) -> None:
+    claimed = hold_operation(ledger, "A2", entity="A", time_allowed_s=3600.0)
+    match begun:
+        case "its outcome is unknown":
+            make_wait(ledger, claimed, due_in_s=1, outcome_unknown=True)
+        case "it is pending at the destination":
+            make_wait(ledger, claimed, due_in_s=1, wait_reason=WaitReason.PENDING_AT_B2COPY, outcome_known=True)
+        case _:
+            make_wait(ledger, claimed, due_in_s=1, progress={"client": 5})
+    # A transaction that recorded an earlier operation of the entity commits now.
+    record_operations(ledger, "A1", entity="A")
+    with ledger.writing() as connection:
+        connection.execute(text("UPDATE b2copy_operations SET position = 0 WHERE key = 'fees.process:A1'"))
+    clock.advance(3601)
+
+    assert names_of(claim_due(ledger)) == ["A1"]
+    assert claim_due(ledger) == []
+    found = find_operation(ledger, "A2")
+    assert (found.state, found.failure_reason) == (State.FAILED, FailureReason.UNRESOLVED)
+
+
+def test_a_parked_operation_is_examined_again_no_later_than_its_deadline(ledger: Ledger, clock: LedgerClock) -> None:
+    record_operations(ledger, "child", parent="fees.process:none", time_allowed_s=5.0)
+    claim_due(ledger)
+
+    clock.advance(5.1)
+
+    claim_due(ledger)
+    assert find_operation(ledger, "child").state == State.FAILED
+
+
+def test_a_parked_operation_knows_since_when_it_is_parked(ledger: Ledger, clock: LedgerClock) -> None:
+    record_operations(ledger, "child", parent="fees.process:none")
+    claim_due(ledger)
+    clock.advance(100)
+
+    claim_due(ledger)
+
+    found = find_operation(ledger, "child")
+    assert found.due_at is not None
+    assert found.due_at - found.state_since > 100_000
+
+
+def test_a_failed_parent_does_not_release_its_children(ledger: Ledger) -> None:
+    record_operations(ledger, "child", parent="fees.process:parent")
+    claim_due(ledger)
+    parked_until = find_operation(ledger, "child").due_at
+
+    fail_operation(ledger, "parent")
+
+    assert find_operation(ledger, "child").due_at == parked_until
+
+
+def test_a_release_does_not_end_the_lease_of_a_running_operation(ledger: Ledger) -> None:
+    parent = hold_operation(ledger, "parent")
+    hold_operation(ledger, "child", entity="A")
+    record_operations(ledger, "A2", entity="A")
+    with ledger.writing() as connection:  # as if the parent had been replayed after the child was sent
+        statement = "UPDATE b2copy_operations SET parent = 'fees.process:parent' WHERE key = 'fees.process:child'"
+        connection.execute(text(statement))
+    lease_ends = find_operation(ledger, "child").due_at
+
+    succeed(ledger, parent)
+    cancel(ledger, "fees.process:A2", "ada", "not wanted")
+
+    assert find_operation(ledger, "child").due_at == lease_ends
 
 
 def test_an_operation_that_was_sent_no_longer_waits_for_its_parent(ledger: Ledger, clock: LedgerClock) -> None:

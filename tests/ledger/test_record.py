@@ -149,6 +149,41 @@ def test_an_operation_with_an_unusable_field_is_refused(ledger: Ledger, flawed: 
     assert search(ledger) == []
 
 
+def test_operations_that_wait_for_each_other_are_refused(ledger: Ledger) -> None:
+    with pytest.raises(BadPayload, match="wait for itself") as refused:
+        record(
+            ledger,
+            [
+                new_operation("W1", parent="fees.process:W3"),
+                new_operation("W2", parent="fees.process:W1"),
+                new_operation("W3", parent="fees.process:W2"),
+            ],
+            by="a test",
+        )
+
+    assert "fees.process:W1 waits for fees.process:W3 waits for fees.process:W2" in str(refused.value)
+    assert search(ledger) == []
+
+
+def test_a_cycle_through_recorded_operations_is_refused(ledger: Ledger) -> None:
+    record_operations(ledger, "W1", parent="fees.process:W3")
+    record_operations(ledger, "W2", parent="fees.process:W1")
+
+    with pytest.raises(BadPayload, match="wait for itself"):
+        record_operations(ledger, "W3", parent="fees.process:W2")
+
+    assert len(search(ledger)) == 2
+
+
+def test_a_long_chain_of_parents_is_recorded(ledger: Ledger) -> None:
+    record_operations(ledger, "W9", parent="fees.process:W8")
+    chain = [new_operation(f"W{number}", parent=f"fees.process:W{number - 1}") for number in range(1, 10)]
+
+    recorded = record(ledger, chain, by="a test")
+
+    assert [one.created for one in recorded] == [True] * 8 + [False]
+
+
 def test_any_text_in_a_payload_is_read_back_unchanged(ledger: Ledger) -> None:
     payload = {"name": "Ада \0 \ud800 \U0001f600", "amount": "100.10"}
 

@@ -3,7 +3,6 @@
 import time
 
 import pytest
-from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from tests.ledger.databases import on_sqlite
@@ -14,13 +13,15 @@ from tests.operations import (
     claim_one,
     fail,
     find_operation,
+    hold_operation,
     make_wait,
     names_of,
+    record_operation,
     record_operations,
     succeed,
 )
 from worker.ledger import LEASE_S, Ledger, attempts_of, purge, settle, settle_and_claim
-from worker.operation import MESSAGE_LIMIT, VERSION, FailureReason, State, Transition, WaitReason
+from worker.operation import MESSAGE_LIMIT, PROGRESS_LIMIT, VERSION, FailureReason, State, Step, Transition, WaitReason
 
 
 def test_a_success_is_final_and_stores_its_result(ledger: Ledger) -> None:
@@ -273,18 +274,18 @@ def test_a_server_message_is_shortened_and_holds_no_nul(ledger: Ledger) -> None:
     assert len(stored.message) == MESSAGE_LIMIT
 
 
-def test_evidence_is_dated_by_the_databases_clock(ledger: Ledger) -> None:
-    [recorded] = record_operations(ledger, "W1")
-    with ledger.reading() as connection:
-        earlier = text("SELECT requested_at FROM b2copy_operations")
-        requested_at = connection.execute(earlier).scalar_one()
-    claimed = claim_one(ledger)
-    started_at = round(time.time() * 1000)
+def test_evidence_is_dated_by_the_databases_clock_if_the_workers_clock_is_wrong(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claimed = hold_operation(ledger, "W1")
+    an_hour_ahead = time.time() + 3600
+    monkeypatch.setattr("worker.ledger.evidence.time", lambda: an_hour_ahead)
 
-    settle(ledger, [Transition(claimed, State.SUCCEEDED, attempt=attempt_record()._replace(started_at=started_at))])
+    succeed_at = attempt_record(started_at=round(an_hour_ahead * 1000))
+    settle(ledger, [Transition(claimed, State.SUCCEEDED, attempt=succeed_at)])
 
-    [stored] = attempts_of(ledger, recorded.id)
-    assert 0 <= stored.started_at - requested_at < 5_000
+    [stored] = attempts_of(ledger, claimed.id)
+    assert 0 <= stored.started_at - find_operation(ledger, "W1").requested_at < 60_000
 
 
 def test_one_transaction_settles_and_claims(ledger: Ledger) -> None:
@@ -304,3 +305,119 @@ def test_a_failed_operation_is_never_claimed(ledger: Ledger, clock: LedgerClock)
     clock.advance(10**6)
 
     assert claim_due(ledger) == []
+
+
+STEP = Step("find client", 12, 200, "answered")
+
+
+def test_progress_unknown_step_and_steps_are_read_back(ledger: Ledger, clock: LedgerClock) -> None:
+    claimed = hold_operation(ledger, "W1")
+    evidence = attempt_record("no_answer", steps=(STEP, Step("create account", 3000, None, "no_answer")))
+
+    make_wait(
+        ledger, claimed, attempt=evidence, progress={"client": 5}, outcome_unknown=True, unknown_step="create account"
+    )
+
+    found = find_operation(ledger, "W1")
+    assert (found.progress, found.unknown_step, found.outcome_unknown) == ({"client": 5}, "create account", True)
+    [stored] = attempts_of(ledger, claimed.id)
+    assert stored.steps == evidence.steps
+    clock.advance(60)
+    again = claim_one(ledger)
+    assert (again.progress, again.unknown_step) == ({"client": 5}, "create account")
+
+
+def test_a_transition_without_progress_keeps_what_an_earlier_attempt_stored(ledger: Ledger, clock: LedgerClock) -> None:
+    make_wait(ledger, hold_operation(ledger, "W1"), progress={"client": 5}, due_in_s=1)
+    clock.advance(2)
+
+    make_wait(ledger, claim_one(ledger), due_in_s=1)
+    clock.advance(2)
+    fail(ledger, claim_one(ledger))
+
+    assert find_operation(ledger, "W1").progress == {"client": 5}
+
+
+@pytest.mark.parametrize("cleared_by", ["an empty dict", "success"])
+def test_progress_is_cleared_by_an_empty_dict_or_success(ledger: Ledger, clock: LedgerClock, cleared_by: str) -> None:
+    make_wait(ledger, hold_operation(ledger, "W1"), progress={"client": 5}, due_in_s=1)
+    clock.advance(2)
+    claimed = claim_one(ledger)
+
+    if cleared_by == "success":
+        settle(ledger, [Transition(claimed, State.SUCCEEDED, progress={"client": 5})])
+    else:
+        make_wait(ledger, claimed, progress={})
+
+    assert find_operation(ledger, "W1").progress is None
+
+
+def test_too_much_progress_is_an_error(ledger: Ledger) -> None:
+    claimed = hold_operation(ledger, "W1")
+
+    with pytest.raises(ValueError, match="progress has"):
+        make_wait(ledger, claimed, progress={"text": "x" * PROGRESS_LIMIT})
+
+    assert find_operation(ledger, "W1").state == State.RUNNING
+
+
+def test_the_unknown_step_is_forgotten_when_the_outcome_is_known(ledger: Ledger, clock: LedgerClock) -> None:
+    make_wait(ledger, hold_operation(ledger, "W1"), due_in_s=1, outcome_unknown=True, unknown_step="charge")
+    clock.advance(2)
+
+    make_wait(ledger, claim_one(ledger), outcome_known=True)
+
+    assert find_operation(ledger, "W1").unknown_step is None
+
+
+def test_equal_answers_with_other_steps_are_rows_of_their_own(ledger: Ledger, clock: LedgerClock) -> None:
+    recorded = record_operation(ledger, "W1")
+    failed = STEP._replace(http_status=500, outcome="server_error")
+    for steps in ((STEP,), (STEP._replace(duration_ms=99),), (STEP, failed), (failed,)):
+        make_wait(ledger, claim_one(ledger), due_in_s=1, attempt=attempt_record("later", steps=steps))
+        clock.advance(2)
+
+    assert [(one.times, len(one.steps)) for one in attempts_of(ledger, recorded.id)] == [(2, 1), (1, 2), (1, 1)]
+
+
+def test_the_final_answer_is_a_row_of_its_own(ledger: Ledger, clock: LedgerClock) -> None:
+    """Even if it equals the answers before: what ended an operation is never merged with what did not."""
+    recorded = record_operation(ledger, "W1")
+    equal = attempt_record("unclear", http_status=200, message="?")
+    for _ in range(2):
+        make_wait(ledger, claim_one(ledger), due_in_s=1, attempt=equal)
+        clock.advance(2)
+
+    fail(ledger, claim_one(ledger), failure_reason=FailureReason.EXHAUSTED, attempt=equal)
+
+    assert [(one.outcome, one.times) for one in attempts_of(ledger, recorded.id)] == [("unclear", 2), ("unclear", 1)]
+
+
+def test_late_evidence_does_not_replace_what_the_holder_wrote(ledger: Ledger) -> None:
+    """The answer to a COMMIT was lost, so the holder writes the same transition again."""
+    claimed = hold_operation(ledger, "W1")
+    succeed(ledger, claimed)
+
+    assert fail(ledger, claimed, attempt=attempt_record("again")) == [claimed]
+
+    [stored] = attempts_of(ledger, claimed.id)
+    assert (stored.outcome, stored.late, stored.times) == ("done", False, 1)
+
+
+def test_a_rejection_makes_the_outcome_known(ledger: Ledger, clock: LedgerClock) -> None:
+    make_wait(ledger, hold_operation(ledger, "W1"), due_in_s=1, outcome_unknown=True, unknown_step="charge")
+    clock.advance(2)
+
+    fail(ledger, claim_one(ledger), outcome_known=True)
+
+    found = find_operation(ledger, "W1")
+    assert (found.outcome_unknown, found.unknown_step) == (False, None)
+
+
+def test_a_server_message_with_half_a_surrogate_pair_can_be_stored(ledger: Ledger) -> None:
+    claimed = hold_operation(ledger, "W1")
+
+    settle(ledger, [Transition(claimed, State.SUCCEEDED, attempt=attempt_record(message="Ада \ud83d"))])
+
+    [stored] = attempts_of(ledger, claimed.id)
+    assert stored.message == "Ада ?"
