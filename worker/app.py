@@ -83,6 +83,7 @@ def check_before_work(conf: Any = None, options: Any = None, **_: Any) -> None:
     try:
         check_options(options or {})
         check_keys(worker_settings())
+        open_ledger(crm_settings().database_url, create=True).close()
         ledger()
     except SettingsError as error:
         stop(error)

@@ -60,17 +60,40 @@ def _ip_address(value: str) -> str:
 
 
 def _database_url(value: str) -> str:
-    """Name the driver we ship with: `postgres://` and `postgresql://` mean psycopg 3."""
-    scheme, separator, rest = value.strip().partition("://")
-    if not separator:
+    """Name the driver we ship with: `postgres://` and `postgresql://` mean psycopg 3. No message shows the value."""
+    value = value.strip()
+    if value[:1] in {'"', "'"}:
+        raise ValueError("must not stand in quotes: remove them")
+    if template := re.search(r"\$\{\w+\}|\$\(\w+\)|\{\{.*?\}\}|\[YOUR[-_]\w+\]", value):
+        raise ValueError(f"must not hold {template[0]}: nothing has put a value in its place")
+    scheme, separator, rest = value.partition("://")
+    if not separator or ":" in scheme:
         raise ValueError("must be an SQLAlchemy URL: sqlite:////absolute/path or postgresql://user@host/name")
-    if scheme in {"postgres", "postgresql", "postgresql+psycopg"}:
-        return f"postgresql+psycopg://{rest}"
-    if scheme == "sqlite":
+    dialect, _, driver = scheme.partition("+")
+    if dialect == "sqlite" and not driver:
         if not rest.startswith("//"):
             raise ValueError("must name an absolute path: sqlite:////absolute/path (four slashes)")
         return f"sqlite://{rest}"
-    raise ValueError(f"names {scheme!r}: the ledger runs on sqlite and postgresql")
+    if dialect not in {"postgres", "postgresql"}:
+        raise ValueError(f"must be on sqlite or postgresql, not {scheme}")
+    if driver not in {"", "psycopg"}:
+        raise ValueError(f"must not name the driver {driver}: write postgresql://..., the ledger uses psycopg 3")
+    _check_hosts(re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")[2])
+    return f"postgresql+psycopg://{rest}"
+
+
+def _check_hosts(hosts: str) -> None:
+    """Refuse what SQLAlchemy cannot read between user and path of a PostgreSQL URL."""
+    if "," in hosts:
+        raise ValueError(
+            "must name several hosts behind the path:"
+            " postgresql://user@/name?host=h1:5432&host=h2:5432&target_session_attrs=read-write"
+        )
+    port = "" if hosts.endswith("]") else hosts.rpartition(":")[2] if ":" in hosts else ""
+    if port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        raise ValueError(
+            "must have a port number behind the host's colon (and %40, %3A, %2F for @, : and / in a password)"
+        )
 
 
 def _rate(value: str) -> str:

@@ -52,7 +52,7 @@ class Ours:
     def __init__(self, stage: Stage, concurrency: int, beat: bool = True) -> None:
         settings = {"B2COPY_CONCURRENCY": str(concurrency)}
         name = f"ours-{concurrency}"
-        self.ledger: Ledger = open_ledger(stage.database_url)
+        self.ledger: Ledger = open_ledger(stage.database_url, create=True)
         self.crm = Part("crm", stage.environment, stage.folder / "crm.log")
         self.worker = stage.worker(name=name, restarts=False, **settings)
         self._processes = [self.worker, stage.beat(name=f"{name}-beat")] if beat else [self.worker]

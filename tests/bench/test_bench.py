@@ -51,7 +51,7 @@ def test_the_crm_enqueues_in_a_process_of_its_own(stage: Stage) -> None:
     assert told["ended"] > told["began"]
     assert told["cpu"] > 0
     assert [name for name, _, _ in calls] == ["single-0", "single-1"]
-    ledger = open_ledger(stage.database_url)
+    ledger = open_ledger(stage.database_url, create=True)
     lanes = sorted(operation.lane for operation in search(ledger))
     ledger.close()
     assert lanes == ["bulk"] * 3 + ["money"] * 2

@@ -94,7 +94,7 @@ class System:
     def __enter__(self) -> "System":
         self.stage.sandbox.control.switches(logins=RULES, latency={"api": self._latency})
         self._notes.mkdir()
-        open_ledger(self.stage.database_url).close()
+        open_ledger(self.stage.database_url, create=True).close()
         workers, beats = self._counts
         self.workers = [self.stage.worker(*self._options, name=f"worker{number}") for number in range(workers)]
         self.beats = [self.stage.beat(name=f"beat{number}") for number in range(beats)]
