@@ -38,6 +38,9 @@ class LocalDestination:
         self.calls: list[str] = []  # request ids
         self.on_unknown: list[OnUnknown] = []
 
+    def wait_for_calls(self, count: int) -> None:
+        until(lambda: len(self.calls) >= count)
+
     async def send(self, route: Route[Any], body: Mapping[str, Any], on_unknown: OnUnknown) -> Any:
         self.calls.append(body["request_id"])
         self.on_unknown.append(on_unknown)

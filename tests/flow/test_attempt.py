@@ -14,7 +14,6 @@ from tests.flow.conftest import (
     drain_until_final,
     fees_kind,
     in_background,
-    make_all_due,
     make_lease_lapse,
 )
 from tests.operations import claim_one, find_operation, record_operation
@@ -160,7 +159,7 @@ def test_a_gate_that_closes_between_two_calls_makes_the_operation_continue_later
     assert waiting.progress == {"created": {"id": 7}}
     [attempt] = attempts_of(ledger, waiting.id)
     assert [step.name for step in attempt.steps] == ["create"]
-    until(lambda: make_all_due(ledger) or find_operation(ledger).state == State.SUCCEEDED)
+    drain_until_final(ledger, pusher)
     assert destination.calls == ["W1/create", "W1"]
 
 
