@@ -11,6 +11,7 @@ import difflib
 import ipaddress
 import os
 import re
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -20,6 +21,7 @@ from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, Valid
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from worker.errors import SettingsError
+from worker.redis_url import checked_redis_url, is_loopback, is_plaintext_to_another_host
 
 PREFIX = "B2COPY_"
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -45,18 +47,9 @@ def _base_url(value: str) -> str:
         raise ValueError("must be scheme and host alone: no user, path, query or fragment")
     if parts.port == 0:
         raise ValueError("has an unusable port")
-    if parts.scheme == "http" and not _is_loopback(parts.hostname):
+    if parts.scheme == "http" and not is_loopback(parts.hostname):
         raise ValueError("must be https: plain http is accepted to a loopback address only")
     return f"{parts.scheme}://{parts.netloc.lower()}"
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _ip_address(value: str) -> str:
@@ -80,12 +73,6 @@ def _database_url(value: str) -> str:
     raise ValueError(f"names {scheme!r}: the ledger runs on sqlite and postgresql")
 
 
-def _redis_url(value: str) -> str:
-    if not value.strip().startswith(("redis://", "rediss://")):
-        raise ValueError("must be redis://host:6379/0, or rediss:// with TLS")
-    return value.strip()
-
-
 def _rate(value: str) -> str:
     if value.strip() in {"", "0"}:
         return "0"
@@ -98,7 +85,7 @@ Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 IpAddress = Annotated[str, AfterValidator(_ip_address)]
 DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
-RedisUrl = Annotated[str, AfterValidator(_redis_url)]
+RedisUrl = Annotated[str, AfterValidator(checked_redis_url)]
 Rate = Annotated[str, AfterValidator(_rate)]
 
 
@@ -119,7 +106,12 @@ class CrmSettings(LedgerSettings):
 
     redis_url: RedisUrl = Field(
         validation_alias=AliasChoices("B2COPY_REDIS_URL", "REDIS_URL"),
-        description="Broker and session, a Redis database of our own: redis://host:6379/0.",
+        description="Broker and session, a Redis database of our own: rediss://host:6379/0 (TLS).",
+    )
+    redis_ca_file: Path | None = Field(None, description="CA certificates for Redis, if not the usual ones.")
+    redis_plaintext: Literal["refused", "allowed"] = Field(
+        "refused",
+        description="Whether redis:// without TLS may go to another host: tokens and passwords can be read on the way.",
     )
     token_ttl: Seconds = Field(600.0, description="An opaque access token's life; a JWT tells its own.")
     fees_deadline: Seconds = Field(
@@ -180,8 +172,10 @@ def load(kind: type[AnySettings]) -> AnySettings:
     try:
         settings = kind()
     except ValidationError as error:
-        problems += [_told(kind, dict(problem)) for problem in error.errors()]
+        problems += [_describe(kind, dict(problem)) for problem in error.errors()]
     else:
+        if isinstance(settings, CrmSettings):
+            problems += _redis_problems(settings)
         if isinstance(settings, Settings):
             problems += _contradictions(settings)
         if not problems:
@@ -217,6 +211,16 @@ def _misspelt() -> list[str]:
     return problems
 
 
+def _redis_problems(settings: CrmSettings) -> Iterator[str]:
+    if is_plaintext_to_another_host(settings.redis_url) and settings.redis_plaintext != "allowed":
+        yield (
+            "B2COPY_REDIS_URL must be rediss:// (TLS): plain redis:// is accepted to a loopback address only."
+            " Where the network between is encrypted, set B2COPY_REDIS_PLAINTEXT=allowed"
+        )
+    if settings.redis_ca_file is not None and not os.access(settings.redis_ca_file, os.R_OK):
+        yield f"B2COPY_REDIS_CA_FILE names {settings.redis_ca_file}, which cannot be read"
+
+
 def _contradictions(settings: Settings) -> list[str]:
     problems = []
     if settings.admin_id_type == "integer" and not re.fullmatch(r"[1-9]\d{0,18}", settings.admin_id):
@@ -229,12 +233,12 @@ def _contradictions(settings: Settings) -> list[str]:
     return problems
 
 
-def _told(kind: type[LedgerSettings], problem: dict[str, Any]) -> str:
+def _describe(kind: type[LedgerSettings], problem: dict[str, Any]) -> str:
     name = str(problem["loc"][0]) if problem["loc"] else ""
     field = name.removeprefix(PREFIX).lower() if name.isupper() else name
     about = kind.model_fields[field].description if field in kind.model_fields else ""
     if problem["type"] == "missing":
         return f"{variable(field)} is not set: {about}"
-    said = str(problem["msg"]).removeprefix("Value error, ")
-    said = said[0].lower() + said[1:]
-    return f"{variable(field)} {said}. {about}" if not said.startswith("must") else f"{variable(field)} {said}"
+    text = str(problem["msg"]).removeprefix("Value error, ")
+    text = text[0].lower() + text[1:]
+    return f"{variable(field)} {text}" if text.startswith("must") else f"{variable(field)} {text}. {about}"

@@ -13,12 +13,11 @@ import time
 import redis
 from limits import parse
 from limits.errors import StorageError
-from limits.storage import storage_from_string
+from limits.storage import RedisStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from worker.flow.circuit_breaker import PROBE_EVERY_S
+from worker.redis_connection import connection_pool
 from worker.settings import Settings
 
 RESERVED_SHARE = 5  # one permit in five is for urgent calls alone, so that a backfill never uses up a withdrawal's
@@ -38,7 +37,7 @@ class RateLimit:
     def __init__(self, destination: str, settings: Settings) -> None:
         self._rate = parse(settings.rate_limit) if settings.rate_limit != "0" else None
         self._destination = destination
-        self._redis_url = settings.redis_url
+        self._pool = connection_pool(settings, _TIMEOUT_S)
         self._limiter: SlidingWindowCounterRateLimiter | None = None
         self._redis: redis.Redis | None = None
         self._hold_key, self._probe_key = f"b2copy:gate:{destination}:hold", f"b2copy:gate:{destination}:probe"
@@ -137,23 +136,11 @@ class RateLimit:
 
     def _connected_redis(self) -> redis.Redis:
         if self._redis is None:
-            self._redis = redis.Redis.from_url(
-                self._redis_url,
-                socket_timeout=_TIMEOUT_S,
-                socket_connect_timeout=_TIMEOUT_S,
-                retry=Retry(NoBackoff(), 0),
-                protocol=2,
-            )
+            self._redis = redis.Redis(connection_pool=self._pool)
         return self._redis
 
     def _connected_limiter(self) -> SlidingWindowCounterRateLimiter:
         if self._limiter is None:
-            storage = storage_from_string(
-                self._redis_url,
-                wrap_exceptions=True,
-                key_prefix="b2copy:rate",
-                socket_timeout=_TIMEOUT_S,
-                socket_connect_timeout=_TIMEOUT_S,
-            )
+            storage = RedisStorage("redis://", self._pool, key_prefix="b2copy:rate", wrap_exceptions=True)
             self._limiter = SlidingWindowCounterRateLimiter(storage)
         return self._limiter

@@ -1,22 +1,22 @@
 """Wake-ups: messages that say "this lane of this ledger has something due", and nothing else.
 
 A wake-up may be lost, doubled or late without harm: dispatch repeats what was lost, and a worker that finds nothing due
-stops at once.
+stops at once. So nothing that sending one raises reaches a caller, whose operation is recorded already.
 """
 
 import logging
 import time
 
-from kombu.exceptions import OperationalError
-
 from worker.app import app, ledger
 from worker.queues import WAKE_UP_LASTS_S, queue_of
+from worker.watch.outage_log import OutageLog
 
 log = logging.getLogger(__name__)
 
 AFTER_FAILURE_S = 5.0  # without wake-ups after the broker took none, so that a CRM does not wait for it at every call
 
 _sent_at: dict[str, float] = {}  # lane -> when this process last sent a wake-up, monotonic seconds
+_outage = OutageLog(log, "no wake-up was sent, dispatch will repeat it")
 
 
 def wake_soon(lane: str) -> None:
@@ -32,7 +32,7 @@ def wake_soon(lane: str) -> None:
 
 
 def wake(lane: str, times: int = 1) -> bool:
-    """Send up to `times` wake-ups for a lane; return False if the broker did not take them.
+    """Send up to `times` wake-ups for a lane; return False if the broker did not take them. Never raises.
 
     A wake-up that nobody has read yet will find this work too, so the queue never holds more than `times`.
     """
@@ -47,8 +47,8 @@ def wake(lane: str, times: int = 1) -> bool:
                     queue=queue,
                     producer=producer,
                 )
-    except (OperationalError, *app.connection_for_write().connection_errors) as error:
-        # The operation is safe in the ledger. Dispatch sends a wake-up when the broker is available again.
-        log.warning("no wake-up for lane %s, dispatch will repeat it: %s", lane, error)
+    except Exception as error:
+        _outage.failed(error)
         return False
+    _outage.succeeded()
     return True

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from worker.errors import StoreUnavailable
+from worker.redis_connection import redis_client
 from worker.session import redis_scripts
 from worker.session.timings import Timings
 from worker.settings import Settings
@@ -88,14 +87,7 @@ class Store:
         identity = "\n".join((settings.host, settings.admin_id, settings.device_ip))
         self.place = f"b2copy:{{{hashlib.sha256(identity.encode()).hexdigest()[:16]}}}"
         self._keys = [f"{self.place}:{name}" for name in ("session", "lease", "fence", "cooldown", "pace")]
-        self._redis: redis.Redis = redis.Redis.from_url(
-            settings.redis_url.replace("redis+socket://", "unix://"),  # kombu's name for it
-            socket_timeout=timings.store_timeout,
-            socket_connect_timeout=timings.store_timeout,
-            retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
-            protocol=2,
-            client_name="b2copy-session",
-        )
+        self._redis = redis_client(settings, timings.store_timeout, retries=1)
         self._scripts = {text: self._redis.register_script(text) for text in redis_scripts.ALL}
         self._behind = 0.0  # the same, but never too late
         self._clock = 0.0  # Redis' clock minus this process's monotonic one, seconds
