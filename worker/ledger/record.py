@@ -22,6 +22,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from worker.errors import BadPayload, PayloadConflict
 from worker.ledger.database import Ledger
+from worker.ledger.ended import Ended, ended
 from worker.ledger.schema import c, in_list, now_ms, operations, sql_literal
 from worker.operation import MESSAGE_KIND, FailureReason, New, Phase, Recorded, State
 
@@ -49,7 +50,7 @@ def _insert(dialect: str, **state: ColumnElement[Any]) -> Any:
     # SQLite needs a WHERE here, or it reads ON CONFLICT as the ON of a join.
     rows = select(*values.values()).where(true())
     insert = (sqlite if dialect == "sqlite" else postgresql).insert(operations).from_select(list(values), rows)
-    return insert.on_conflict_do_nothing(index_elements=["key"]).returning(c.id, c.key)
+    return insert.on_conflict_do_nothing(index_elements=["key"]).returning(c.id, c.key, c.state_since)
 
 
 def _sqlite_rows() -> Mapping[str, ColumnElement[Any]]:
@@ -98,6 +99,7 @@ def fail_message(ledger: Ledger, message_id: str, task: str, problem: str, by: s
     with ledger.writing() as connection:
         stored = connection.execute(_FAIL[connection.dialect.name], {"rows": _batch([row])}).first()
         if stored is not None:
+            ended(connection, [Ended(stored.id, new.key, None, State.FAILED)], stored.state_since)
             return Recorded(stored.id, new.key, State.FAILED, created=True)
         existing = connection.execute(_EXISTING, {"keys": [new.key]}).one()
         return Recorded(existing.id, existing.key, State(existing.state), created=False)
@@ -112,7 +114,7 @@ def _record(connection: Connection, rows: list[dict[str, Any]]) -> list[Recorded
     found: dict[str, Recorded] = {}
     # The loop runs a second time only if a key's operation is purged between the two statements.
     while missing := [row for key, row in first.items() if key not in found]:
-        for id_, key in connection.execute(_QUEUE[connection.dialect.name], {"rows": _batch(missing)}):
+        for id_, key, _ in connection.execute(_QUEUE[connection.dialect.name], {"rows": _batch(missing)}):
             found[key] = Recorded(id_, key, State.QUEUED, created=True)
         if known := [row["key"] for row in missing if row["key"] not in found]:
             for stored in connection.execute(_EXISTING, {"keys": known}).mappings():
