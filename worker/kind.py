@@ -28,7 +28,8 @@ P = TypeVar("P", bound=Payload)
 class Attempt(Protocol):
     """One attempt at an operation, as its kind sees it.
 
-    `progress` (JSON, <= 4 KB) is stored with the operation whatever becomes of the attempt: the next one finds it.
+    `progress` (JSON, <= 4 KB) is stored with the operation whatever becomes of the attempt: the next one finds it. An
+    empty dict clears it.
     """
 
     progress: dict[str, Any] | None
@@ -136,7 +137,7 @@ async def read_back(attempt: Attempt, look: Callable[[], Coroutine[Any, Any, Out
     if wait_s > 0:
         attempt.progress = {**progress, LOOKED_AT: looked_at}
         return Later(wait_s, "not found, looking again")
-    attempt.progress = progress or None  # if the outcome becomes unknown again, two looks are due again
+    attempt.progress = progress  # without the first look: if the outcome becomes unknown again, two are due again
     return None
 
 

@@ -21,13 +21,12 @@ from tests.support import until
 from worker.b2copy import Route
 from worker.errors import BadPayload, Rejected, Unavailable, UnknownOutcome
 from worker.flow import gate as gate_module
-from worker.flow.attempt import PROGRESS_LIMIT
 from worker.flow.circuit_breaker import FAILURES_TO_OPEN
 from worker.flow.lease_renewal import LeaseRenewal
 from worker.flow.meaning import meaning_of
 from worker.kind import Attempt
 from worker.ledger import Ledger, attempts_of
-from worker.operation import Claim, Done, FailureReason, Later, OnUnknown, Outcome, State, WaitReason
+from worker.operation import PROGRESS_LIMIT, Claim, Done, FailureReason, Later, OnUnknown, Outcome, State, WaitReason
 
 CREATE = Route("create", "", "POST", "/create", lambda body, sent: body)
 

@@ -10,10 +10,8 @@ from worker.errors import B2CopyError, LeaseTooShort
 from worker.flow.gate import Gate
 from worker.flow.meaning import Becomes, meaning_of
 from worker.ledger import Ledger, attempts_of
-from worker.operation import AttemptRecord, Claim, OnUnknown, Step
+from worker.operation import PROGRESS_LIMIT, AttemptRecord, Claim, OnUnknown, Step
 from worker.settings import Settings
-
-PROGRESS_LIMIT = 4096  # characters of JSON
 
 
 class Destination(Protocol):

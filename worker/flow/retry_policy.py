@@ -120,7 +120,7 @@ class RetryPolicy:
 
     def _give_up(self, attempt: Finished) -> Transition:
         """The deadline has passed: nothing was done (expired), or what was done is not known (unresolved)."""
-        is_unknown = attempt.unknown_step is not None or attempt.progress is not None
+        is_unknown = attempt.unknown_step is not None or bool(attempt.progress)
         return self._fail(attempt, FailureReason.UNRESOLVED if is_unknown else reason_when_overdue(attempt.claim))
 
     def _wait(self, attempt: Finished, due_in_s: float, outcome_known: bool = False) -> Transition:
@@ -169,7 +169,7 @@ class RetryPolicy:
 
 def reason_when_overdue(claim: Claim) -> FailureReason:
     """Return why an operation fails whose deadline has passed, as far as its earlier attempts tell."""
-    begun = claim.phase == Phase.POLL or claim.progress is not None
+    begun = claim.phase == Phase.POLL or bool(claim.progress)
     return FailureReason.UNRESOLVED if begun or claim.outcome_unknown else FailureReason.EXPIRED
 
 
