@@ -5,13 +5,10 @@ import logging
 from worker.app import app, ledger, session
 from worker.errors import B2CopyError
 from worker.ledger import count_due, try_start_dispatch
-from worker.messages.wake_up import wake
+from worker.messages.wake_up import wake, wake_ups_for
 from worker.queues import LANES
 
 log = logging.getLogger(__name__)
-
-DUE_PER_WAKE_UP = 100  # operations that justify one more worker
-WAKE_UPS_MAX = 16  # per lane and second: more than the workers can take would only pile up
 
 
 @app.task(name="b2copy.ledger.dispatch")
@@ -25,7 +22,7 @@ def dispatch() -> None:
     due = count_due(ledger())
     for lane in LANES:
         if count := due.get(lane, 0):
-            wake(lane, min(WAKE_UPS_MAX, -(-count // DUE_PER_WAKE_UP)))
+            wake(lane, wake_ups_for(count))
 
 
 @app.task(name="b2copy.session.refresh")

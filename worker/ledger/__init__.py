@@ -24,7 +24,7 @@ from worker.ledger.operator_actions import (
 )
 from worker.ledger.purge import purge
 from worker.ledger.queries import active_flags, attempts_of, audit_of, find, find_many, search
-from worker.ledger.record import fail_message, record
+from worker.ledger.record import check_recordable, fail_message, record
 from worker.ledger.settle import settle, settle_and_claim
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "attempts_of",
     "audit_of",
     "cancel",
+    "check_recordable",
     "claim",
     "count_due",
     "count_waiting",
