@@ -15,8 +15,9 @@ then recorded or rolled back together with your own rows.
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from itertools import islice
+from operator import attrgetter
 from typing import Any, overload
 
 from sqlalchemy import Connection
@@ -37,6 +38,8 @@ from worker.settings import crm_settings
 BATCH = 5_000  # operations recorded in one transaction by `many`
 
 _FIELDS = [field.name for field in fields(New)]
+_LANE, _ON_UNKNOWN = _FIELDS.index("lane"), _FIELDS.index("on_unknown")
+_values_of = attrgetter(*_FIELDS)
 
 
 def fees(
@@ -137,8 +140,10 @@ def many(
     if lane is not None and lane not in LANES:
         raise BadPayload(f"lane: {lane!r} is none of {', '.join(LANES)}")
     checked = JsonLines()
-    for new in _checked(kind, rows, lane):
-        checked.append([getattr(new, name) for name in _FIELDS])
+    for new in _checked(kind, rows):
+        values = list(_values_of(new))
+        values[_LANE] = lane or new.lane
+        checked.append(values)
     recorded = RecordedMany()
     left = map(_new_of, checked.read())
     while batch := list(islice(left, BATCH)):
@@ -161,7 +166,7 @@ def _accept(new: New, by: str | None, connection: Connection | None) -> Recorded
     return recorded
 
 
-def _checked(kind: str, rows: Iterable[Mapping[str, Any]], lane: str | None) -> Iterator[New]:
+def _checked(kind: str, rows: Iterable[Mapping[str, Any]]) -> Iterator[New]:
     if kind not in KINDS:
         raise BadPayload(f"{kind!r} is not a kind: there are {', '.join(sorted(KINDS))}")
     for number, row in enumerate(rows, start=1):
@@ -170,12 +175,12 @@ def _checked(kind: str, rows: Iterable[Mapping[str, Any]], lane: str | None) -> 
             check_recordable(new)
         except BadPayload as error:
             raise BadPayload(f"row {number}: {error}") from None
-        yield new if lane is None else replace(new, lane=lane)
+        yield new
 
 
 def _new_of(values: list[Any]) -> New:
-    new = New(*values)
-    return replace(new, on_unknown=OnUnknown(new.on_unknown))
+    values[_ON_UNKNOWN] = OnUnknown(values[_ON_UNKNOWN])
+    return New(*values)
 
 
 def _recorded_of(values: list[Any]) -> Recorded:

@@ -21,6 +21,7 @@ class JsonLines:
     def __init__(self) -> None:
         self._file = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY)  # noqa: SIM115
         self._end = 0
+        self._was_read = False
         self._count = 0
         self._block_at: list[int] = []
 
@@ -29,7 +30,9 @@ class JsonLines:
         line = _encode(value).encode() + b"\n"
         if self._count % BLOCK == 0:
             self._block_at.append(self._end)
-        self._file.seek(self._end)
+        if self._was_read:
+            self._file.seek(self._end)
+            self._was_read = False
         self._file.write(line)
         self._end += len(line)
         self._count += 1
@@ -40,6 +43,7 @@ class JsonLines:
     def read(self, start: int = 0) -> Iterator[Any]:
         """Read the values from a position on."""
         for first in range(start - start % BLOCK, self._count, BLOCK):
+            self._was_read = True
             self._file.seek(self._block_at[first // BLOCK])
             lines = [self._file.readline() for _ in range(min(BLOCK, self._count - first))]
             yield from map(json.loads, islice(lines, max(0, start - first), None))
