@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+import weakref
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -15,11 +16,12 @@ _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 class JsonLines:
     """Values are appended, then read in order or by position. Not safe to share between threads.
 
-    The file has no name and is removed when the list is no longer used, or with the process.
+    The file has no name: it is removed when the list is no longer used, or with the process.
     """
 
     def __init__(self) -> None:
         self._file = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY)  # noqa: SIM115
+        weakref.finalize(self, self._file.close)
         self._end = 0
         self._was_read = False
         self._count = 0
