@@ -1,5 +1,6 @@
 """Workers that meet faults: nothing is lost, nothing is done twice, work resumes by itself."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +12,10 @@ from tasks import enqueue
 from tests.operations import LedgerClock
 from tests.support import until
 from tests.tasks.conftest import ALONE, ended
+from worker.app import app, session
 from worker.app import ledger as open_this_ledger
-from worker.app import session
 from worker.ledger import LEASE_S, Ledger, find_many, search
+from worker.messages import wake_up
 from worker.messages.wake_up import wake
 from worker.operation import FailureReason, State, WaitReason
 from worker.sandbox.control_client import SandboxControl
@@ -180,10 +182,33 @@ def test_wake_ups_do_not_pile_up(ledger: Ledger, in_stage: Stage) -> None:
         assert client.llen("b2copy.money") == 3
 
 
-def test_a_wake_up_that_the_broker_does_not_take_is_logged(
-    ledger: Ledger, in_stage: Stage, sandbox: SandboxControl, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("error", [TypeError("a Redis option that nobody knows"), OSError("no route"), ValueError("x")])
+def test_nothing_that_a_wake_up_raises_reaches_a_caller_whose_operation_is_recorded(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    in_stage.broker.kill()
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
 
-    assert not wake("money")
-    assert "dispatch will repeat it" in caplog.text
+    monkeypatch.setattr(wake_up, "_sent_at", {})
+    monkeypatch.setattr(app, "producer_or_acquire", fail)
+
+    recorded = enqueue.fees(account_login="7", request_id="W1")
+
+    assert recorded.created
+    assert states(ledger, [recorded.key]) == [State.QUEUED]
+
+
+def test_a_429_to_one_worker_holds_the_other(ledger: Ledger, in_stage: Stage, sandbox: SandboxControl) -> None:
+    sandbox.faults({"what": "status", "status": 429, "retry_after": "2", "route": "processext", "next": 1})
+    for name in ("one", "two"):
+        wait_for_worker(in_stage.worker(*ALONE, name=name, B2COPY_CONCURRENCY="1"))
+    keys = request_fee_runs(300)
+    until(lambda: any(one.wait_reason == WaitReason.RATE_LIMITED for one in search(ledger, limit=1000)))
+    time.sleep(0.2)  # another process notices a hold within 50 ms, and ends the call that it makes
+    held = in_flight(sandbox)
+    time.sleep(1.2)
+
+    assert in_flight(sandbox) == held
+    assert held < 300
+    until(all_done(ledger, keys), within=20)
+    assert once_each(sandbox, 300)
