@@ -27,9 +27,9 @@ MAY_IMPORT = {
         "tasks", "worker/app.py", "worker/ledger", "worker/operation.py", "worker/sandbox", "worker/testbed",
     },
     "tasks": {
-        "worker/app.py", "worker/b2copy", "worker/errors.py", "worker/flow", "worker/kind.py", "worker/ledger",
-        "worker/messages", "worker/operation.py", "worker/process.py", "worker/queues.py", "worker/settings.py",
-        "worker/watch",
+        "worker/app.py", "worker/b2copy", "worker/errors.py", "worker/flow", "worker/ids.py", "worker/json_lines.py",
+        "worker/kind.py", "worker/ledger", "worker/messages", "worker/operation.py", "worker/process.py",
+        "worker/queues.py", "worker/settings.py", "worker/watch",
     },
     "worker/messages": {
         "worker/app.py", "worker/errors.py", "worker/kind.py", "worker/ledger", "worker/operation.py",
@@ -72,6 +72,8 @@ MAY_IMPORT = {
     "worker/watch": {"worker/operation.py"},
     "worker/settings.py": {"worker/errors.py", "worker/redis_url.py"},
     "worker/redis_url.py": set(),
+    "worker/ids.py": set(),
+    "worker/json_lines.py": set(),
     "worker/process.py": set(),
     "worker/queues.py": set(),
     "worker/operation.py": set(),

@@ -15,7 +15,7 @@ from worker.ledger.flags import lower_flag, pause, raise_flag, resume
 from worker.ledger.operator_actions import cancel, correct, poll_now, replay, resolve, stop_asking
 from worker.ledger.purge import purge
 from worker.ledger.queries import active_flags, attempts_of, audit_of, find, find_many, search
-from worker.ledger.record import fail_message, record
+from worker.ledger.record import check_recordable, fail_message, record
 from worker.ledger.settle import settle, settle_and_claim
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "attempts_of",
     "audit_of",
     "cancel",
+    "check_recordable",
     "claim",
     "correct",
     "count_due",

@@ -95,6 +95,11 @@ def record(ledger: Ledger, news: Sequence[New], by: str, connection: Connection 
     return ledger.write(lambda own: _record(own, rows))
 
 
+def check_recordable(new: New) -> None:
+    """Raise `BadPayload` if this operation could never be recorded, whatever the ledger holds."""
+    _given(new, by="")
+
+
 def fail_message(ledger: Ledger, message_id: str, task: str, problem: str, by: str, raw: str) -> Recorded:
     """Store a message that could not be recorded as a failed operation `message:<id>`. The same id is stored once."""
     payload = {"task": _printable(task), "message": raw[: PAYLOAD_LIMIT // 8]}

@@ -15,19 +15,27 @@ log = logging.getLogger(__name__)
 
 AFTER_FAILURE_S = 5.0  # without wake-ups after the broker took none, so that a CRM does not wait for it at every call
 
+DUE_PER_WAKE_UP = 100  # operations that justify one more worker
+WAKE_UPS_MAX = 16  # per lane and second: more than the workers can take would only pile up
+
 _sent_at: dict[str, float] = {}  # lane -> when this process last sent a wake-up, monotonic seconds
 _outage = OutageLog(log, "no wake-up was sent, dispatch will repeat it")
 
 
-def wake_soon(lane: str) -> None:
-    """Send a wake-up unless this process sent one for the lane less than 20 ms ago.
+def wake_ups_for(due: int) -> int:
+    """Return how many wake-ups so many due operations are worth: each one lets a worker start."""
+    return min(WAKE_UPS_MAX, -(-due // DUE_PER_WAKE_UP))
+
+
+def wake_soon(lane: str, times: int = 1) -> None:
+    """Send up to `times` wake-ups unless this process sent one for the lane less than 20 ms ago.
 
     The worker that receives that one queries the ledger again after 30 ms and finds this operation too.
     """
     now = time.monotonic()
     if now - _sent_at.get(lane, -WAKE_UP_LASTS_S) >= WAKE_UP_LASTS_S:
         _sent_at[lane] = now
-        if not wake(lane):
+        if not wake(lane, times):
             _sent_at[lane] = time.monotonic() + AFTER_FAILURE_S
 
 
