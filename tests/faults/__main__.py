@@ -1,6 +1,6 @@
 """Run the fault scenarios and print a table for each part: `python -m tests.faults [part] [words of a name]`.
 
-A part is a folder here whose `scenarios.py` has TITLE and SCENARIOS. Ends with 1 if anything did not hold.
+A part is a folder here whose `scenarios.py` has TITLE and SCENARIOS. Exits with 1 if a promise is broken.
 """
 
 import importlib
@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> int:
         for scenario in scenarios.SCENARIOS:
             if all(word in scenario.name for word in words):
                 print(f"... {part}: {scenario.name}", file=sys.stderr, flush=True)
-                table.play(scenario)
+                table.run(scenario)
         print(f"\n{table}\n", flush=True)
         broken += len(table.broken)
     return 1 if broken else 0
