@@ -11,9 +11,9 @@ from tests.support import until
 from worker.ledger.schema import c
 
 RETRY_AFTER_S = 5.0
-IN_FLIGHT_S = 0.25
+IN_FLIGHT_S = 0.15
 """A request that arrives so soon after the 429 was already on its way: another process reads the hold in Redis at most
-50 ms later, and a sender that has passed this check needs some time to send."""
+50 ms later, and a sender that has checked the hold needs some time to send."""
 
 
 def unreachable(system: System, seconds: float = 60.0) -> None:
@@ -61,16 +61,17 @@ def access_refused_for_one_login(system: System, count: int = 3, within: float =
 
 def rate_limited(system: System) -> None:
     """B2COPY answers one 429 with Retry-After under a backlog. No worker sends a request before that time is over."""
-    control = system.stage.sandbox.control
+    control, backlog = system.stage.sandbox.control, c.key.startswith("fees.process:backlog-")
     control.switches(call_log=True)
     with system.fault():
-        system.request(*({"account_login": "none_due", "request_id": f"backlog-{number}"} for number in range(600)))
-        system.go_on(1.0)
+        system.request(*({"account_login": "none_due", "request_id": f"backlog-{number}"} for number in range(2000)))
+        until(lambda: system.count(backlog, c.state == "succeeded") >= 200, within=30)
         control.faults({"what": "status", "status": 429, "retry_after": f"{RETRY_AFTER_S:g}", "next": 1})
         until(lambda: any(call["status"] == 429 for call in control.calls()))
         system.go_on(RETRY_AFTER_S + 1.0)
         calls = control.calls()
-        control.faults()
+        if system.count(backlog, c.state != "succeeded") < 500:
+            raise AssertionError("the backlog was too short for a test")
     held_from = next(call["answered"] for call in calls if call["status"] == 429)
     early = [call["arrived"] - held_from for call in calls if 0 < call["arrived"] - held_from < RETRY_AFTER_S]
     sent_anyway = [after_s for after_s in early if after_s > IN_FLIGHT_S]
