@@ -9,9 +9,9 @@ A request that fails is repeated until it is accepted, as a job of the CRM would
 
 import json
 import sys
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +96,9 @@ def keep_requesting(client: str, send: Send, folder: Path, per_second: float, mi
                 send(key, fields)
             except RolledBack:
                 what = ROLLED_BACK
-            except (SQLAlchemyError, OperationalError, OSError):
-                continue  # the next round repeats this request
+            except (SQLAlchemyError, OperationalError, OSError) as error:
+                print(f"{key} is requested again: {type(error).__name__}: {error}", file=sys.stderr)
+                continue
             notes.write(json.dumps([what, key, time.time()]) + "\n")
             number += 1
 
@@ -109,14 +110,13 @@ def main(task: dict[str, Any]) -> None:
         "transaction": by_transaction,
     }
     folder, per_second, mix = Path(task["folder"]), task["per_second"], tuple(task["mix"])
-    threads = [
-        threading.Thread(target=keep_requesting, args=(client, senders[client], folder, per_second, mix))
-        for client in task["clients"]
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor() as threads:
+        clients = [
+            threads.submit(keep_requesting, client, senders[client], folder, per_second, mix)
+            for client in task["clients"]
+        ]
+    for client in clients:
+        client.result()  # raises what ended the client
 
 
 if __name__ == "__main__":
