@@ -54,4 +54,6 @@ class Table:
 
 
 def _cell(value: Any) -> str:
+    if isinstance(value, list):
+        return str(len(value))
     return f"{value:.2f}" if isinstance(value, float) else str(value)

@@ -14,7 +14,7 @@ from worker.ledger.schema import c
 from worker.testbed.environment import Stage
 
 
-def run_plan(plan: Plan, **more: Any) -> tuple[dict[str, Any], list[str]]:
+def run_plan(plan: Plan, saves_logs: bool = True, **more: Any) -> tuple[dict[str, Any], list[str]]:
     """Run a plan. Returns the row of the table, and the broken promises. `more` are further options of the system."""
     print(f"    {plan}", file=sys.stderr, flush=True)
     with Stage() as stage, System(stage, plan.database, clients=CLIENTS, **plan.options | more) as system:
@@ -38,7 +38,7 @@ def run_plan(plan: Plan, **more: Any) -> tuple[dict[str, Any], list[str]]:
         unresolved = operator.settle_unresolved()
         system.drain()
         problems += broken_promises(system, plan, operator)
-        if problems:
+        if problems and saves_logs:
             system.save_logs()
         counters = stage.sandbox.control.counters()
         return {
