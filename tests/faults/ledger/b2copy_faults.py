@@ -1,8 +1,11 @@
 """Faults of B2COPY: it is unreachable, refuses us, limits us, loses answers, or answers in an unusual way."""
 
 from collections.abc import Collection
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
+import requests
 from sqlalchemy import select
 
 from tests.faults.ledger.crm import PATH
@@ -21,6 +24,14 @@ def unreachable(system: System, seconds: float = 60.0) -> None:
     with system.fault():
         system.stage.sandbox.control.go_away(seconds)
         system.go_on(seconds)
+        until(partial(_is_reachable, system), within=10)
+
+
+def _is_reachable(system: System) -> bool:
+    with suppress(requests.ConnectionError):
+        system.stage.sandbox.control.counters()
+        return True
+    return False
 
 
 def unavailable_for_a_day(system: System, hours: int = 24) -> None:

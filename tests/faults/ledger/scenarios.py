@@ -71,7 +71,8 @@ SCENARIOS = [
         store_faults.database_unavailable,
         none_unresolved,
         mix=("call", "call", "ordered"),
-        **CALLS_IN_FLIGHT,
+        B2COPY_CONCURRENCY="50",
+        latency=1.0,  # so that thirty calls are in flight when the database goes
     ),
     *scenario("three beats, then none", process_faults.beats_stopped, beats=3),
     *scenario("no beat at all", process_faults.beats_stopped, beats=0),

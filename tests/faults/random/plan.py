@@ -7,7 +7,7 @@ from functools import partial
 from math import inf
 from typing import Any
 
-from tests.faults.ledger import process_faults, store_faults
+from tests.faults.ledger import b2copy_faults, process_faults, store_faults
 from tests.faults.ledger.crm import MIX
 from tests.faults.ledger.system import DATABASES, System
 
@@ -124,13 +124,6 @@ def answers_fail(system: System, for_s: float, **fault: Any) -> None:
         system.stage.sandbox.control.faults()
 
 
-def unreachable(system: System, seconds: float) -> None:
-    """B2COPY cuts every connection and refuses new ones."""
-    with system.fault():
-        system.stage.sandbox.control.go_away(seconds)
-        system.go_on(seconds)
-
-
 def tokens_revoked(system: System) -> None:
     """B2COPY ends all access tokens and the sessions behind them."""
     with system.fault():
@@ -151,7 +144,7 @@ THEIR_FAULTS: list[Callable[[Draw], Event]] = [
     lambda draw: _answers_fail(draw, what=draw.choice(["drop", "reset", "cut"]), effect=_effect(draw)),
     lambda draw: _answers_fail(draw, what="html", effect=_effect(draw)),
     lambda draw: _answers_fail(draw, what="silence", seconds=_seconds(draw, 1, 3), effect=_effect(draw)),
-    lambda draw: _event(draw, unreachable, seconds=_seconds(draw, 1, 8), costs_session=True),
+    lambda draw: _event(draw, b2copy_faults.unreachable, seconds=_seconds(draw, 1, 8), costs_session=True),
     lambda draw: _event(draw, tokens_revoked, costs_session=True),
 ]
 
