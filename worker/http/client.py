@@ -20,7 +20,6 @@ from worker.settings import Settings
 
 _PATH = re.compile(r"/(?!/)[A-Za-z0-9._~%/-]*")
 _RESENT = frozenset({OnUnknown.START_OR_GET, OnUnknown.REPEAT})
-_REFUSED = frozenset(range(400, 500)) - {401, 403, 408, 425, 429}  # a 4xx about what was sent
 
 
 class Token(Protocol):
@@ -131,9 +130,6 @@ class Http:
             try:
                 answer = transport.send(request, deadline)
             except Unavailable:  # this one was not sent, but the first may have been read
-                raise stale from None
-            # The first request may have been carried out, so a refusal of the second one proves nothing.
-            if answer.status in _REFUSED:
                 raise stale from None
         if token is not None and (secret := token.access.encode()) in answer.body:  # some servers echo the request
             answer = replace(answer, body=answer.body.replace(secret, b"[redacted]"))
