@@ -89,7 +89,9 @@ SCENARIOS = [
     *scenario(
         "403 for one login", b2copy_faults.access_refused_for_one_login, none_unresolved, B2COPY_MAX_ATTEMPTS="3"
     ),
-    *scenario("429 with Retry-After 5", b2copy_faults.rate_limited, none_unresolved, latency=0.15),
+    *scenario(
+        "429 with Retry-After 5", b2copy_faults.rate_limited, none_unresolved, latency=0.15, B2COPY_CONCURRENCY="20"
+    ),
     *scenario("409 after a lost answer", b2copy_faults.conflict_after_lost_answer),
     *scenario("interim responses", b2copy_faults.interim_responses, none_unresolved),
 ]
