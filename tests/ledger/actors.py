@@ -34,7 +34,7 @@ class Clock:
     def passes(self, seconds: float) -> None:
         earlier = ", ".join(
             f"{column} = {column} - {round(seconds * 1000)}"
-            for column in ("due_at", "requested_at", "deadline_at", "since", "ended_at")
+            for column in ("due_at", "requested_at", "deadline_at", "state_since", "ended_at")
         )
         with self._ledger.writing() as connection:
             connection.execute(text(f"UPDATE b2copy_operations SET {earlier}"))
