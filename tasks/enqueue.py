@@ -30,6 +30,7 @@ from worker.operation import New, Operation, Recorded
 from worker.process import me
 from worker.queues import LANES
 from worker.settings import crm_settings
+from worker.watch.logs import guard_our_loggers
 
 BATCH = 5_000  # operations recorded in one transaction by `many`
 
@@ -121,3 +122,6 @@ def _checked(kind: str, rows: Iterable[Mapping[str, Any]], lane: str | None) -> 
         except BadPayload as error:
             raise BadPayload(f"row {number}: {error}") from None
         yield new if lane is None else replace(new, lane=lane)
+
+
+guard_our_loggers()  # once all is imported that runs in a CRM's process

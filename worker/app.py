@@ -23,7 +23,7 @@ from worker.queues import HOUSEKEEPING, INBOX, LANES, queue_of
 from worker.schedule import schedule
 from worker.session import SharedSession, check_keys
 from worker.settings import crm_settings, worker_settings
-from worker.watch.redact import guard
+from worker.watch.logs import guard, guard_our_loggers
 
 CONCURRENCY = 8  # Celery's threads: at most one drains each lane, the others take messages in and keep house
 
@@ -146,8 +146,8 @@ def check_before_work(conf: Any = None, **_: Any) -> None:
 @signals.after_setup_logger.connect
 @signals.after_setup_task_logger.connect
 def set_up_logs(logger: Any = None, **_: Any) -> None:
-    """The last gate before a line leaves, whoever wrote it. Celery's two lines per message are left out: wake-ups come
-    by the thousand and say nothing, and what became of an operation stands in the ledger."""
+    """Redact secrets in all Celery log handlers, and silence Celery's two lines per message: wake-ups come by the
+    thousand and say nothing, and what became of an operation stands in the ledger."""
     if current_app != app:  # a CRM's own worker, which only imports the door
         return
     guard(logger)
@@ -165,3 +165,6 @@ def end_beat_between_ticks(sender: Any = None, **_: Any) -> None:
     if sender.app is app and threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: sender.stop())
+
+
+guard_our_loggers()  # also in a CRM's process, whose handlers we leave alone
