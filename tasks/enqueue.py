@@ -34,6 +34,7 @@ from worker.operation import New, OnUnknown, Operation, Recorded, State
 from worker.process import me
 from worker.queues import LANES
 from worker.settings import crm_settings
+from worker.watch.logs import guard_our_loggers
 
 BATCH = 5_000  # operations recorded in one transaction by `many`
 
@@ -186,3 +187,6 @@ def _new_of(values: list[Any]) -> New:
 def _recorded_of(values: list[Any]) -> Recorded:
     id_, key, state, created = values
     return Recorded(id_, key, State(state), created)
+
+
+guard_our_loggers()  # after all imports that run in a CRM's process

@@ -19,7 +19,7 @@ from worker.ledger import Ledger, open_ledger
 from worker.process import PerProcess
 from worker.queues import LANES, MIN_CONCURRENCY
 from worker.settings import crm_settings, worker_settings
-from worker.watch.redact import guard
+from worker.watch.logs import guard, guard_our_loggers
 from worker.watch.repeat_limit import limit_repeats
 
 if TYPE_CHECKING:
@@ -127,3 +127,6 @@ def end_beat_between_ticks(sender: Any = None, **_: Any) -> None:
     if sender.app is app and threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: sender.stop())
+
+
+guard_our_loggers()  # also in a CRM's process, whose handlers we leave alone
