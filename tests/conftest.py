@@ -1,12 +1,12 @@
-"""The stage all tests play on: a broker, a sandbox B2COPY and worker processes of our own.
+"""The parts that tests run on: a broker, a sandbox B2COPY and worker processes of our own.
 
 * `broker`   (worker.testbed.broker.Broker) empty and running at the start of each test
 * `sandbox`  (worker.sandbox.control_client.SandboxControl) freshly reset: its switches, counters and effects
 * `keys`     the key pair registered at the sandbox, `device_ip` 127.0.0.1, `admin_id` 42
-* `stage`    folder, fresh ledger URL, settings and supervised processes (worker.testbed.environment.Stage)
-* `in_stage` the same, with an empty ledger, and this process's own environment set to the stage's settings
+* `environment`  folder, fresh ledger URL, settings and supervised processes (worker.testbed.environment.Environment)
+* `active_environment`  the same, with an empty ledger, and its settings in this process's environment variables
 * `worker`   starts `celery -A worker.app worker` and returns when it takes messages
-* `configure`, `settings`  the stage's settings, with changes or as they are
+* `configure`, `settings`  the environment's settings, with changes or as they are
 * `member`   another member of the fleet, in this process: a shared session with a store, lock and copy of its own
 * `wire`     a server that answers byte by byte (tests.http.raw_server.Wire)
 """
@@ -29,7 +29,7 @@ from worker.session.shared import SharedSession
 from worker.session.timings import Timings
 from worker.settings import Settings, crm_settings, variable, worker_settings
 from worker.testbed.broker import Broker
-from worker.testbed.environment import Sandbox, Stage, wait_for_worker
+from worker.testbed.environment import Environment, Sandbox, wait_for_worker
 from worker.testbed.keys import KeyPair, new_key_pair
 from worker.testbed.processes import Process, clean_environment
 
@@ -85,10 +85,10 @@ def keys(one_sandbox: Sandbox) -> KeyPair:
 
 
 @pytest.fixture
-def stage(broker: Broker, one_sandbox: Sandbox, sandbox: SandboxControl) -> Iterator[Stage]:
-    with Stage(broker, one_sandbox) as stage:
-        yield stage
-        for process in stage.processes:  # pytest shows this when the test failed
+def environment(broker: Broker, one_sandbox: Sandbox, sandbox: SandboxControl) -> Iterator[Environment]:
+    with Environment(broker, one_sandbox) as environment:
+        yield environment
+        for process in environment.processes:  # pytest shows this when the test failed
             print(f"---- {process.name}, started {process.started}x\n{process.tail(40)}")
 
 
@@ -101,12 +101,14 @@ def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def in_stage(stage: Stage, migrated_file: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
-    shutil.copy(migrated_file, stage.database_url.removeprefix("sqlite:///"))
-    for name, value in stage.settings.items():
+def active_environment(
+    environment: Environment, migrated_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Environment]:
+    shutil.copy(migrated_file, environment.database_url.removeprefix("sqlite:///"))
+    for name, value in environment.settings.items():
         monkeypatch.setenv(name, value)
     forget()
-    yield stage
+    yield environment
     forget()
 
 
@@ -119,9 +121,9 @@ def forget() -> None:
 
 
 @pytest.fixture
-def worker(stage: Stage) -> Callable[..., Process]:
+def worker(environment: Environment) -> Callable[..., Process]:
     def start(*options: str, name: str = "worker", **settings: Any) -> Process:
-        process = stage.worker(*options, name=name, **settings)
+        process = environment.worker(*options, name=name, **settings)
         wait_for_worker(process)
         return process
 
@@ -129,7 +131,7 @@ def worker(stage: Stage) -> Callable[..., Process]:
 
 
 @pytest.fixture
-def configure(in_stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Configure:
+def configure(active_environment: Environment, monkeypatch: pytest.MonkeyPatch) -> Configure:
     """Return a function that reads the settings from the environment, with changes."""
 
     def read(**changes: Any) -> Settings:

@@ -13,16 +13,16 @@ from sqlalchemy import text
 from tests.support import until
 from worker.ledger.database import connect, schema_version
 from worker.process import PerProcess
-from worker.testbed.environment import CELERY, Stage, wait_for_worker
+from worker.testbed.environment import CELERY, Environment, wait_for_worker
 
 
 def run(
-    stage: Stage, command: str, *without: str, options: tuple[str, ...] = (), **changes: str
+    environment: Environment, command: str, *without: str, options: tuple[str, ...] = (), **changes: str
 ) -> subprocess.CompletedProcess[str]:
     """Run `celery -A worker.app <command>` with settings changed or left out, until it ends."""
-    environment = {name: value for name, value in (stage.environment | changes).items() if name not in without}
+    variables = {name: value for name, value in (environment.variables | changes).items() if name not in without}
     return subprocess.run(
-        [*CELERY, command, *options], env=environment, capture_output=True, text=True, timeout=30, check=False
+        [*CELERY, command, *options], env=variables, capture_output=True, text=True, timeout=30, check=False
     )
 
 
@@ -37,30 +37,30 @@ def refused(process: subprocess.CompletedProcess[str]) -> list[str]:
     ("command", "missing"),
     [("worker", "B2COPY_HOST"), ("beat", "B2COPY_REDIS_URL")],
 )
-def test_a_missing_setting_is_one_line_and_exit_2(stage: Stage, command: str, missing: str) -> None:
-    [line] = refused(run(stage, command, missing))
+def test_a_missing_setting_is_one_line_and_exit_2(environment: Environment, command: str, missing: str) -> None:
+    [line] = refused(run(environment, command, missing))
 
     assert line.startswith(f"{missing} is not set: ")
 
 
-def test_a_misspelt_setting_is_one_line_and_exit_2(stage: Stage) -> None:
-    [line] = refused(run(stage, "worker", B2COPY_RATELIMIT="5/second"))
+def test_a_misspelt_setting_is_one_line_and_exit_2(environment: Environment) -> None:
+    [line] = refused(run(environment, "worker", B2COPY_RATELIMIT="5/second"))
 
     assert line == "B2COPY_RATELIMIT is not a setting: did you mean B2COPY_RATE_LIMIT?"
 
 
 @pytest.mark.parametrize("command", ["worker", "beat"])
-def test_a_redis_url_with_an_option_is_one_line_and_exit_2(stage: Stage, command: str) -> None:
-    [line] = refused(run(stage, command, B2COPY_REDIS_URL=f"{stage.broker.url}?health_check_interval=30"))
+def test_a_redis_url_with_an_option_is_one_line_and_exit_2(environment: Environment, command: str) -> None:
+    [line] = refused(run(environment, command, B2COPY_REDIS_URL=f"{environment.broker.url}?health_check_interval=30"))
 
     assert line.startswith("B2COPY_REDIS_URL must not hold the option 'health_check_interval'")
-    assert stage.broker.url.split(":")[2].partition("@")[0] not in line
+    assert environment.broker.url.split(":")[2].partition("@")[0] not in line
 
 
 @pytest.mark.parametrize("command", ["worker", "beat"])
-def test_a_missing_redis_authority_is_one_line_and_exit_2(stage: Stage, command: str) -> None:
-    url = stage.broker.url.replace("redis://", "rediss://")
-    [line] = refused(run(stage, command, B2COPY_REDIS_URL=url, B2COPY_REDIS_CA_FILE="/no/such/file"))
+def test_a_missing_redis_authority_is_one_line_and_exit_2(environment: Environment, command: str) -> None:
+    url = environment.broker.url.replace("redis://", "rediss://")
+    [line] = refused(run(environment, command, B2COPY_REDIS_URL=url, B2COPY_REDIS_CA_FILE="/no/such/file"))
 
     assert line == "B2COPY_REDIS_CA_FILE names /no/such/file, which cannot be read"
 
@@ -76,19 +76,19 @@ def test_a_missing_redis_authority_is_one_line_and_exit_2(stage: Stage, command:
     ids=" ".join,
 )
 def test_options_that_would_starve_the_inbox_or_end_the_worker_are_refused(
-    stage: Stage, options: tuple[str, ...], problem: str
+    environment: Environment, options: tuple[str, ...], problem: str
 ) -> None:
-    [line] = refused(run(stage, "worker", options=options))
+    [line] = refused(run(environment, "worker", options=options))
 
     assert line.startswith(problem)
 
 
-def test_a_key_that_others_may_read_stops_a_worker(stage: Stage, tmp_path: Path) -> None:
+def test_a_key_that_others_may_read_stops_a_worker(environment: Environment, tmp_path: Path) -> None:
     copy = tmp_path / "key.pem"
-    copy.write_bytes(stage.keys.private_file.read_bytes())
+    copy.write_bytes(environment.keys.private_file.read_bytes())
     copy.chmod(0o644)
 
-    process = run(stage, "worker", B2COPY_PRIVATE_KEY_FILE=str(copy))
+    process = run(environment, "worker", B2COPY_PRIVATE_KEY_FILE=str(copy))
 
     assert any("B2COPY_PRIVATE_KEY_FILE" in line for line in refused(process))
     assert "PRIVATE KEY" not in process.stderr + process.stdout
@@ -97,28 +97,30 @@ def test_a_key_that_others_may_read_stops_a_worker(stage: Stage, tmp_path: Path)
 @pytest.mark.parametrize(
     ("version", "remedy"), [("0000", "run `b2copy-sync migrate`"), ("9999", "install the b2copy-sync that made it")]
 )
-def test_another_schema_stops_a_worker_and_names_the_remedy(stage: Stage, version: str, remedy: str) -> None:
-    engine = connect(stage.database_url)
+def test_another_schema_stops_a_worker_and_names_the_remedy(
+    environment: Environment, version: str, remedy: str
+) -> None:
+    engine = connect(environment.database_url)
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE b2copy_schema_version (version_num TEXT, oldest_reader TEXT)"))
         connection.execute(text("INSERT INTO b2copy_schema_version VALUES (:version, :version)"), {"version": version})
     engine.dispose()
 
-    [line] = refused(run(stage, "worker"))
+    [line] = refused(run(environment, "worker"))
 
     assert line.startswith(f"B2COPY_DATABASE_URL: the ledger's schema is {version}")
     assert remedy in line
 
 
-def test_a_worker_makes_the_tables_of_an_empty_database_and_beat_needs_no_key(stage: Stage) -> None:
-    engine = connect(stage.database_url)
+def test_a_worker_makes_the_tables_of_an_empty_database_and_beat_needs_no_key(environment: Environment) -> None:
+    engine = connect(environment.database_url)
     assert schema_version(engine) is None
     without = ("B2COPY_HOST", "B2COPY_ADMIN_ID", "B2COPY_KEY_ID", "B2COPY_PRIVATE_KEY_FILE", "B2COPY_DEVICE_IP")
 
-    worker = stage.worker("--without-mingle", "--without-gossip", restarts=False)
+    worker = environment.worker("--without-mingle", "--without-gossip", restarts=False)
     for name in without:
-        del stage.settings[name]
-    beat = stage.beat(restarts=False)
+        del environment.settings[name]
+    beat = environment.beat(restarts=False)
 
     wait_for_worker(worker)
     assert schema_version(engine) is not None
@@ -155,13 +157,15 @@ assert celery.current_app._get_current_object() is mine
 """
 
 
-def test_a_crm_needs_database_and_redis_only_and_its_own_celery_stays_current(stage: Stage, tmp_path: Path) -> None:
+def test_a_crm_needs_database_and_redis_only_and_its_own_celery_stays_current(
+    environment: Environment, tmp_path: Path
+) -> None:
     script = tmp_path / "crm.py"
     script.write_text(CRM)
-    environment = {name: value for name, value in stage.environment.items() if not name.startswith("B2COPY_")}
-    command = [sys.executable, "-W", "error", str(script), stage.database_url, stage.broker.url]
+    variables = {name: value for name, value in environment.variables.items() if not name.startswith("B2COPY_")}
+    command = [sys.executable, "-W", "error", str(script), environment.database_url, environment.broker.url]
 
-    crm = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
+    crm = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=30, check=False)
 
     assert crm.returncode == 0, crm.stderr
     assert crm.stdout.split() == ["fees.process:W1", "queued", "queued"]
@@ -200,19 +204,19 @@ class TestPerProcess:
         assert answer == pid == child
 
 
-def test_beat_ends_on_sigterm_during_a_call_of_the_broker(stage: Stage) -> None:
-    beat = stage.beat(restarts=False)
+def test_beat_ends_on_sigterm_during_a_call_of_the_broker(environment: Environment) -> None:
+    beat = environment.beat(restarts=False)
 
     def sent() -> int:
         return beat.said().count("Sending due task")
 
-    with stage.broker.client as client:  # between two ticks: nobody takes what beat sends
+    with environment.broker.client as client:  # between two ticks: nobody takes what beat sends
         before = until(lambda: sent() if sent() == client.llen("b2copy.housekeeping") else 0)
-    os.kill(stage.broker.pid, signal.SIGSTOP)
+    os.kill(environment.broker.pid, signal.SIGSTOP)
     try:
         until(lambda: sent() > before, within=20)  # now beat waits for the frozen broker
         beat.terminate()
     finally:
-        os.kill(stage.broker.pid, signal.SIGCONT)
+        os.kill(environment.broker.pid, signal.SIGCONT)
 
     assert beat.wait(5) == 0

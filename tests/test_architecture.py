@@ -168,7 +168,7 @@ def test_no_two_files_import_each_other_directly_or_around() -> None:
 
 
 @pytest.fixture
-def registered(in_stage: object) -> dict[str, object]:
+def registered(active_environment: object) -> dict[str, object]:
     app.loader.import_default_modules()
     return {name: task for name, task in app.tasks.items() if not name.startswith("celery.")}
 

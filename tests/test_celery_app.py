@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from worker.testbed.environment import Stage
+from worker.testbed.environment import Environment
 
 SHOW = """
 from worker.app import app
@@ -14,7 +14,7 @@ print(type(app.backend).__name__, app.conf.accept_content, app.conf.task_always_
 """
 
 
-def test_no_variable_of_a_crms_own_celery_changes_ours(stage: Stage, tmp_path: Path) -> None:
+def test_no_variable_of_a_crms_own_celery_changes_ours(environment: Environment, tmp_path: Path) -> None:
     (tmp_path / "crm_celery.py").write_text(
         "task_always_eager = True\naccept_content = ['pickle']\nbroker_url = 'redis://crm.example/1'\n"
     )
@@ -26,11 +26,11 @@ def test_no_variable_of_a_crms_own_celery_changes_ours(stage: Stage, tmp_path: P
         "CELERY_LOADER": "default",
         "CELERY_CONFIG_MODULE": "crm_celery",
     }
-    environment = stage.environment | foreign | {"PYTHONPATH": str(tmp_path)}
+    variables = environment.variables | foreign | {"PYTHONPATH": str(tmp_path)}
 
     shown = subprocess.run(
-        [sys.executable, "-c", SHOW], env=environment, capture_output=True, text=True, timeout=30, check=True
+        [sys.executable, "-c", SHOW], env=variables, capture_output=True, text=True, timeout=30, check=True
     ).stdout.splitlines()
 
-    assert shown[:3] == [f"127.0.0.1 {stage.broker.port}"] * 3
+    assert shown[:3] == [f"127.0.0.1 {environment.broker.port}"] * 3
     assert shown[3] == "DisabledBackend ['json'] False worker.celery_app"

@@ -11,7 +11,7 @@ import pytest
 
 from worker.flow.meaning import TABLE, Meaning
 from worker.ledger.migrations import migrate
-from worker.testbed.environment import Stage
+from worker.testbed.environment import Environment
 
 ROOT = Path(__file__).parents[1]
 GUIDE = ROOT / "worker" / "README.md"
@@ -88,10 +88,10 @@ def test_there_are_examples() -> None:
 
 
 @pytest.mark.parametrize("example", examples(), ids=lambda example: example.title)
-def test_its_examples_work_on_a_copy_of_the_code(example: Example, stage: Stage, tmp_path: Path) -> None:
+def test_its_examples_work_on_a_copy_of_the_code(example: Example, environment: Environment, tmp_path: Path) -> None:
     for folder in ("worker", "tasks"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    migrate(stage.database_url)
+    migrate(environment.database_url)
 
     for language, file, text in example.changes:
         change(tmp_path, language, file, text)
@@ -99,7 +99,7 @@ def test_its_examples_work_on_a_copy_of_the_code(example: Example, stage: Stage,
     (tmp_path / "check.py").write_text(example.check)
     done = subprocess.run(
         [sys.executable, "-W", "error", "check.py"],
-        env=stage.environment | {"PYTHONPATH": str(tmp_path)},
+        env=environment.variables | {"PYTHONPATH": str(tmp_path)},
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -22,7 +22,7 @@ from worker.ledger import find, open_ledger
 from worker.operation import State
 from worker.session import check_keys
 from worker.settings import Settings, load, variable
-from worker.testbed.environment import Stage
+from worker.testbed.environment import Environment
 from worker.testbed.processes import Process, clean_environment
 
 ROOT = Path(__file__).parents[1]
@@ -51,20 +51,20 @@ def run(folder: Path, name: str, **environment: str) -> str:
 
 
 def test_its_samples_get_the_fees_of_three_withdrawals_charged(
-    stage: Stage, worker: Callable[..., Process], tmp_path: Path
+    environment: Environment, worker: Callable[..., Process], tmp_path: Path
 ) -> None:
     worker()
-    crm = create_engine(stage.database_url)
+    crm = create_engine(environment.database_url)
     with crm.begin() as transaction:
         transaction.execute(text("CREATE TABLE withdrawals (id TEXT, state TEXT)"))
         transaction.execute(text("INSERT INTO withdrawals VALUES ('W2', 'new')"))
-    ours = {name: stage.settings[name] for name in ("B2COPY_DATABASE_URL", "B2COPY_REDIS_URL")}
+    ours = {name: environment.settings[name] for name in ("B2COPY_DATABASE_URL", "B2COPY_REDIS_URL")}
 
     said = run(tmp_path, "enqueue.py", **ours)
-    run(tmp_path, "outbox.py", CRM_DATABASE_URL=stage.database_url, **ours)
-    run(tmp_path, "send.py", B2COPY_REDIS_URL=stage.broker.url)
+    run(tmp_path, "outbox.py", CRM_DATABASE_URL=environment.database_url, **ours)
+    run(tmp_path, "send.py", B2COPY_REDIS_URL=environment.broker.url)
 
-    ledger = open_ledger(stage.database_url)
+    ledger = open_ledger(environment.database_url)
     for key in ("fees.process:W1", "fees.process:W2", "fees.process:W3"):
         until(lambda key=key: getattr(find(ledger, key), "state", None) is State.SUCCEEDED)
     assert said.strip() in set(State)
@@ -79,16 +79,18 @@ def test_a_foreign_client_needs_nothing_of_ours() -> None:
 
 
 @pytest.mark.skipif(not shutil.which("openssl"), reason="the keys are made with openssl")
-def test_a_worker_takes_the_keys_that_openssl_makes(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_takes_the_keys_that_openssl_makes(environment: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
     (block,) = re.findall(r"```sh\n(umask .*?)```", README, re.S)
-    subprocess.run(["sh", "-ec", block], cwd=stage.folder, check=True, capture_output=True, timeout=30)
+    subprocess.run(["sh", "-ec", block], cwd=environment.folder, check=True, capture_output=True, timeout=30)
     made = {"B2COPY_PRIVATE_KEY_FILE": "private.pem", "B2COPY_STORAGE_KEY_FILE": "storage.key"}
-    for name, value in (stage.settings | {name: str(stage.folder / file) for name, file in made.items()}).items():
+    for name, value in (
+        environment.settings | {name: str(environment.folder / file) for name, file in made.items()}
+    ).items():
         monkeypatch.setenv(name, value)
 
     check_keys(load(Settings))
 
-    assert (stage.folder / "public.pem").read_text().startswith("-----BEGIN PUBLIC KEY-----")
+    assert (environment.folder / "public.pem").read_text().startswith("-----BEGIN PUBLIC KEY-----")
 
 
 def named_commands() -> list[str]:

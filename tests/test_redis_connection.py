@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from worker.testbed.environment import Stage
+from worker.testbed.environment import Environment
 
 CLIENTS = """
 import json
@@ -126,10 +126,12 @@ class TlsProxy:
 AUTHORITY = sign("our authority")
 
 
-def connected(stage: Stage, identity: Authority, ca: Authority | None, tmp_path: Path, query: str = "") -> set[str]:
+def connected(
+    environment: Environment, identity: Authority, ca: Authority | None, tmp_path: Path, query: str = ""
+) -> set[str]:
     """Return which clients connect to a server with this certificate."""
-    proxy = TlsProxy(stage.broker.port, identity, tmp_path)
-    password = stage.broker.url.split(":")[2].partition("@")[0]
+    proxy = TlsProxy(environment.broker.port, identity, tmp_path)
+    password = environment.broker.url.split(":")[2].partition("@")[0]
     changes = {
         "B2COPY_REDIS_URL": f"rediss://:{password}@127.0.0.1:{proxy.port}/0{query}",
         "B2COPY_RATE_LIMIT": "10/second",
@@ -140,7 +142,7 @@ def connected(stage: Stage, identity: Authority, ca: Authority | None, tmp_path:
     try:
         ran = subprocess.run(
             [sys.executable, "-c", CLIENTS],
-            env=stage.environment | changes,
+            env=environment.variables | changes,
             capture_output=True,
             text=True,
             timeout=60,
@@ -163,8 +165,10 @@ def _no_key_log(tmp_path: Path) -> Iterator[None]:
     assert not (tmp_path / "keys.log").exists()
 
 
-def test_all_clients_connect_to_a_server_that_our_authority_vouches_for(stage: Stage, tmp_path: Path) -> None:
-    assert connected(stage, sign("redis", "127.0.0.1", AUTHORITY), AUTHORITY, tmp_path) == ALL
+def test_all_clients_connect_to_a_server_that_our_authority_vouches_for(
+    environment: Environment, tmp_path: Path
+) -> None:
+    assert connected(environment, sign("redis", "127.0.0.1", AUTHORITY), AUTHORITY, tmp_path) == ALL
 
 
 @pytest.mark.parametrize(
@@ -177,10 +181,10 @@ def test_all_clients_connect_to_a_server_that_our_authority_vouches_for(stage: S
     ids=["unknown authority", "signed by itself", "another host's"],
 )
 def test_no_client_connects_to_another_server(
-    stage: Stage, tmp_path: Path, identity: Authority, ca: Authority | None
+    environment: Environment, tmp_path: Path, identity: Authority, ca: Authority | None
 ) -> None:
-    assert connected(stage, identity, ca, tmp_path) == set()
+    assert connected(environment, identity, ca, tmp_path) == set()
 
 
-def test_on_loopback_the_verification_can_be_left_out(stage: Stage, tmp_path: Path) -> None:
-    assert connected(stage, sign("any"), None, tmp_path, "?ssl_cert_reqs=none") == ALL
+def test_on_loopback_the_verification_can_be_left_out(environment: Environment, tmp_path: Path) -> None:
+    assert connected(environment, sign("any"), None, tmp_path, "?ssl_cert_reqs=none") == ALL

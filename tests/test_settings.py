@@ -6,7 +6,7 @@ import pytest
 
 from worker.errors import SettingsError
 from worker.settings import CrmSettings, LedgerSettings, Settings, load, variable
-from worker.testbed.environment import Stage
+from worker.testbed.environment import Environment
 
 Monkey = pytest.MonkeyPatch
 
@@ -17,12 +17,12 @@ def refused(kind: type[LedgerSettings] = Settings) -> str:
     return str(caught.value)
 
 
-def test_a_worker_reads_its_settings(in_stage: Stage) -> None:
+def test_a_worker_reads_its_settings(active_environment: Environment) -> None:
     settings = load(Settings)
 
-    assert settings.host == in_stage.sandbox.url
-    assert settings.key_id == [in_stage.keys.key_id]
-    assert settings.private_key_file == [in_stage.keys.private_file]
+    assert settings.host == active_environment.sandbox.url
+    assert settings.key_id == [active_environment.keys.key_id]
+    assert settings.private_key_file == [active_environment.keys.private_file]
 
 
 @pytest.mark.parametrize(
@@ -61,14 +61,14 @@ def test_each_reader_names_all_its_missing_settings_at_once(kind: type[LedgerSet
     ],
 )
 def test_a_misspelt_setting_is_refused_with_the_closest_name(
-    in_stage: Stage, monkeypatch: Monkey, name: str, meant: str
+    active_environment: Environment, monkeypatch: Monkey, name: str, meant: str
 ) -> None:
     monkeypatch.setenv(name, "x")
 
     assert refused() == f"{name} is not a setting: did you mean {meant}?"
 
 
-def test_an_unknown_setting_is_refused(in_stage: Stage, monkeypatch: Monkey) -> None:
+def test_an_unknown_setting_is_refused(active_environment: Environment, monkeypatch: Monkey) -> None:
     monkeypatch.setenv("B2COPY_QWERTZUIOPASDF", "x")
 
     assert refused() == "B2COPY_QWERTZUIOPASDF is not a setting: remove it, or see deploy/env.example for what there is"
@@ -124,7 +124,7 @@ def test_an_unknown_setting_is_refused(in_stage: Stage, monkeypatch: Monkey) -> 
     ],
 )
 def test_an_unusable_value_is_refused_with_the_name_of_its_setting(
-    in_stage: Stage, monkeypatch: Monkey, name: str, value: str
+    active_environment: Environment, monkeypatch: Monkey, name: str, value: str
 ) -> None:
     monkeypatch.setenv(variable(name), value)
 
@@ -154,13 +154,17 @@ def test_an_unusable_value_is_refused_with_the_name_of_its_setting(
         ("assertion_ttl", "1800", 1800.0),
     ],
 )
-def test_a_usable_value_is_read(in_stage: Stage, monkeypatch: Monkey, name: str, value: str, read: str | float) -> None:
+def test_a_usable_value_is_read(
+    active_environment: Environment, monkeypatch: Monkey, name: str, value: str, read: str | float
+) -> None:
     monkeypatch.setenv(variable(name), value)
 
     assert getattr(load(Settings), name) == read
 
 
-def test_plain_redis_to_another_host_needs_a_setting_of_its_own(in_stage: Stage, monkeypatch: Monkey) -> None:
+def test_plain_redis_to_another_host_needs_a_setting_of_its_own(
+    active_environment: Environment, monkeypatch: Monkey
+) -> None:
     monkeypatch.setenv("B2COPY_REDIS_URL", "redis://10.0.0.5:6379/0")
     assert "B2COPY_REDIS_PLAINTEXT=allowed" in refused(CrmSettings)
 
@@ -168,7 +172,7 @@ def test_plain_redis_to_another_host_needs_a_setting_of_its_own(in_stage: Stage,
     assert load(CrmSettings).redis_url == "redis://10.0.0.5:6379/0"
 
 
-def test_keys_are_lists_newest_first(in_stage: Stage, monkeypatch: Monkey) -> None:
+def test_keys_are_lists_newest_first(active_environment: Environment, monkeypatch: Monkey) -> None:
     monkeypatch.setenv("B2COPY_KEY_ID", "new, old")
     monkeypatch.setenv("B2COPY_PRIVATE_KEY_FILE", "/keys/new.pem, /keys/old.pem")
 
@@ -180,7 +184,7 @@ def test_keys_are_lists_newest_first(in_stage: Stage, monkeypatch: Monkey) -> No
 
 @pytest.mark.parametrize(("general", "ours"), [("REDIS_URL", "redis_url"), ("DATABASE_URL", "database_url")])
 def test_our_own_variable_comes_before_the_general_one(
-    in_stage: Stage, monkeypatch: Monkey, general: str, ours: str
+    active_environment: Environment, monkeypatch: Monkey, general: str, ours: str
 ) -> None:
     before = getattr(load(Settings), ours)
     url = {"REDIS_URL": "rediss://other/1", "DATABASE_URL": "sqlite:////other"}[general]
@@ -197,7 +201,7 @@ def test_every_setting_has_a_description() -> None:
         assert field.description.endswith("."), name
 
 
-def test_a_refused_url_does_not_show_its_password(in_stage: Stage, monkeypatch: Monkey) -> None:
+def test_a_refused_url_does_not_show_its_password(active_environment: Environment, monkeypatch: Monkey) -> None:
     monkeypatch.setenv("B2COPY_REDIS_URL", "http://:pass-word@host")
     monkeypatch.setenv("B2COPY_DATABASE_URL", "mysql://ada:pass-word@db/x")
 

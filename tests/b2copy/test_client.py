@@ -25,7 +25,7 @@ from worker.flow.sender import run_without_waiting
 from worker.http import Http
 from worker.operation import OnUnknown
 from worker.sandbox.control_client import SandboxControl
-from worker.testbed.environment import Stage
+from worker.testbed.environment import Environment
 
 UPDATE = "/api/admin/clients/v2/client/clientservice/update"
 
@@ -43,7 +43,7 @@ def call(client: B2Copy, path: str, payload: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture
-def client(in_stage: Stage) -> B2Copy:
+def client(active_environment: Environment) -> B2Copy:
     return b2copy()
 
 

@@ -22,7 +22,7 @@ from tests.bench.memory import memory
 from tests.bench.races import race
 from tests.bench.report import Report
 from tests.bench.usage import fsync_ms
-from worker.testbed.environment import Stage
+from worker.testbed.environment import Environment
 
 RACES = (  # seconds that the sandbox takes, sends at once, operations per run, aim: times the plain task's rate
     (0.010, 10, 3000, 2.0),
@@ -43,12 +43,12 @@ def main(arguments: list[str]) -> int:
     for latency, at_once, count, aim in RACES:
         title = f"{latency * 1000:g} ms server, {at_once} sends at once"
         if all(word in title.split() for word in options.only):
-            with Stage(latency={"api": latency}) as stage:
-                report.section(title, race(stage, at_once, rounds, count, aim))
+            with Environment(latency={"api": latency}) as environment:
+                report.section(title, race(environment, at_once, rounds, count, aim))
     for title, measure in (("many", many), ("delays", delays), ("memory", memory)):
         if all(word in title.split() for word in options.only):
-            with Stage() as stage:
-                report.section(title, measure(stage, rounds))
+            with Environment() as environment:
+                report.section(title, measure(environment, rounds))
     print(
         f"\n{time.monotonic() - began:.0f} s. "
         + (f"{len(report.missed)} aims missed." if report.missed else "All aims met.")

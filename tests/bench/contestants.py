@@ -19,7 +19,7 @@ from worker.operation import State
 from worker.sandbox.b2copy import PROCESS
 from worker.sandbox.control_client import SandboxControl
 from worker.testbed.broker import Broker
-from worker.testbed.environment import Stage
+from worker.testbed.environment import Environment
 from worker.testbed.processes import Process, ProcessFailed
 
 RUN_MAX_S = 60.0  # seconds that a run may take
@@ -49,13 +49,13 @@ class Run:
 class Ours:
     """A worker, beat, and a process that enqueues."""
 
-    def __init__(self, stage: Stage, concurrency: int, beat: bool = True) -> None:
+    def __init__(self, environment: Environment, concurrency: int, beat: bool = True) -> None:
         settings = {"B2COPY_CONCURRENCY": str(concurrency)}
         name = f"ours-{concurrency}"
-        self.ledger: Ledger = open_ledger(stage.database_url, create=True)
-        self.crm = Part("crm", stage.environment, stage.folder / "crm.log")
-        self.worker = stage.worker(name=name, restarts=False, **settings)
-        self._processes = [self.worker, stage.beat(name=f"{name}-beat")] if beat else [self.worker]
+        self.ledger: Ledger = open_ledger(environment.database_url, create=True)
+        self.crm = Part("crm", environment.variables, environment.folder / "crm.log")
+        self.worker = environment.worker(name=name, restarts=False, **settings)
+        self._processes = [self.worker, environment.beat(name=f"{name}-beat")] if beat else [self.worker]
         self._batch = 0
         self.accepted = 0  # by `bulk` and `singles`
 
@@ -101,9 +101,9 @@ class Ours:
 
 
 class Loop:
-    def __init__(self, stage: Stage, token: str, concurrency: int) -> None:
-        environment = _environment(stage, token, concurrency)
-        self._part = Part("loop", environment, stage.folder / "loop.log")
+    def __init__(self, environment: Environment, token: str, concurrency: int) -> None:
+        variables = _variables(environment, token, concurrency)
+        self._part = Part("loop", variables, environment.folder / "loop.log")
         self._batch = 0
 
     def run(self, count: int) -> Run:
@@ -118,14 +118,14 @@ class Loop:
 class Plain:
     """The plain task's worker, on a broker of its own, and the process that calls `delay`."""
 
-    def __init__(self, stage: Stage, token: str, concurrency: int) -> None:
-        self._broker = Broker(stage.folder / "plain-broker").start()
-        environment = _environment(stage, token, concurrency) | {"BENCH_BROKER": self._broker.url}
-        self._control = stage.sandbox.control
-        self._feeder = Part("plain", environment, stage.folder / "plain.log")
+    def __init__(self, environment: Environment, token: str, concurrency: int) -> None:
+        self._broker = Broker(environment.folder / "plain-broker").start()
+        variables = _variables(environment, token, concurrency) | {"BENCH_BROKER": self._broker.url}
+        self._control = environment.sandbox.control
+        self._feeder = Part("plain", variables, environment.folder / "plain.log")
         command = [sys.executable, "-m", "celery", "-A", "tests.bench.plain", "worker"]
         options = ["--pool", "threads", "--concurrency", str(concurrency), "--hostname", f"plain-{concurrency}@%h"]
-        self._worker = stage.run(f"plain-{concurrency}", *command, *options, restarts=False, **environment)
+        self._worker = environment.run(f"plain-{concurrency}", *command, *options, restarts=False, **variables)
         self._batch = 0
 
     def run(self, count: int) -> Run:
@@ -141,9 +141,13 @@ class Plain:
         self._broker.stop()
 
 
-def _environment(stage: Stage, token: str, concurrency: int) -> dict[str, str]:
-    settings = {"BENCH_URL": stage.sandbox.url + PROCESS, "BENCH_TOKEN": token, "BENCH_CONCURRENCY": str(concurrency)}
-    return stage.environment | settings
+def _variables(environment: Environment, token: str, concurrency: int) -> dict[str, str]:
+    settings = {
+        "BENCH_URL": environment.sandbox.url + PROCESS,
+        "BENCH_TOKEN": token,
+        "BENCH_CONCURRENCY": str(concurrency),
+    }
+    return environment.variables | settings
 
 
 def _answered(control: SandboxControl) -> int:

@@ -5,15 +5,15 @@ from statistics import median
 from tests.bench.contestants import Ours
 from tests.bench.part import Part
 from tests.bench.report import Figure, at_least, at_most, percentile
-from worker.testbed.environment import Stage
+from worker.testbed.environment import Environment
 
 ROWS = 20_000  # in one call of `many`
 CALLS = 150  # of `enqueue.fees` in a round, fifty a second
 
 
-def many(stage: Stage, rounds: int) -> list[Figure]:
+def many(environment: Environment, rounds: int) -> list[Figure]:
     """How fast a list is checked and recorded, without a worker that competes for the CPU."""
-    crm = Part("crm", stage.environment, stage.folder / "crm.log")
+    crm = Part("crm", environment.variables, environment.folder / "crm.log")
     try:
         crm.run("many", batch="warm", count=100)
         runs = [crm.run("many", batch=f"round-{number}", count=ROWS) for number in range(rounds)]
@@ -23,19 +23,19 @@ def many(stage: Stage, rounds: int) -> list[Figure]:
     return [at_least(f"enqueue.many, {ROWS:,} rows", rate, 40_000, "/s", 0)]
 
 
-def delays(stage: Stage, rounds: int) -> list[Figure]:
+def delays(environment: Environment, rounds: int) -> list[Figure]:
     """`enqueue` beside an idle and beside a busy worker, and from `enqueue` until B2COPY has applied it."""
-    ours = Ours(stage, concurrency=10)
+    ours = Ours(environment, concurrency=10)
     try:
         ours.singles(500)
         capacity = median(ours.singles(1000).rate for _ in range(rounds))
         idle, applied, busy = [], [], []
         for _ in range(rounds):
-            stage.sandbox.control.switches(latency={})
-            applied.append(_applied(stage, ours, per_second=capacity / 2, count=int(capacity)))
+            environment.sandbox.control.switches(latency={})
+            applied.append(_applied(environment, ours, per_second=capacity / 2, count=int(capacity)))
             idle.append(_durations(ours.crm.run("singly", batch=ours.batch(), count=CALLS, per_second=50)))
             ours.wait()
-            stage.sandbox.control.switches(latency={"api": 0.01})
+            environment.sandbox.control.switches(latency={"api": 0.01})
             ours.crm.run("many", batch=ours.batch(), count=int(capacity * CALLS / 50))
             busy.append(_durations(ours.crm.run("singly", batch=ours.batch(), count=CALLS, per_second=50)))
             ours.wait()
@@ -55,11 +55,11 @@ def _durations(answer: dict[str, list[tuple[str, float, float]]]) -> list[float]
     return [seconds for _, _, seconds in answer["calls"]]
 
 
-def _applied(stage: Stage, ours: Ours, per_second: float, count: int) -> list[float]:
+def _applied(environment: Environment, ours: Ours, per_second: float, count: int) -> list[float]:
     """Return the seconds from each call of `enqueue` to the sandbox's effect: one machine, one clock."""
     answer = ours.crm.run("singly", batch=ours.batch(), count=count, per_second=per_second)
     ours.wait()
-    applied = {effect["key"]: effect["first_at"] for effect in stage.sandbox.control.effects("fees.process")}
+    applied = {effect["key"]: effect["first_at"] for effect in environment.sandbox.control.effects("fees.process")}
     return [applied[f"123456/{request_id}"] - began for request_id, began, _ in answer["calls"]]
 
 

@@ -3,16 +3,16 @@
 from tests.bench.contestants import Ours
 from tests.bench.report import Figure, at_most
 from tests.bench.usage import peak_rss
-from worker.testbed.environment import Stage
+from worker.testbed.environment import Environment
 
 OPERATIONS, AT_ONCE = 10_000, 100
 LATENCY = 0.1  # seconds: long enough for all sends to be in flight at once
 
 
-def memory(stage: Stage, rounds: int) -> list[Figure]:
+def memory(environment: Environment, rounds: int) -> list[Figure]:
     """The peak of one worker process after many operations with many sends in flight."""
-    stage.sandbox.control.switches(latency={"api": LATENCY})
-    ours = Ours(stage, AT_ONCE)
+    environment.sandbox.control.switches(latency={"api": LATENCY})
+    ours = Ours(environment, AT_ONCE)
     try:
         run = ours.bulk(OPERATIONS)
         peak = peak_rss(ours.worker.pid)

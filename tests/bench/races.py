@@ -12,17 +12,21 @@ from tests.bench.report import Figure, at_least, at_most
 from tests.bench.usage import cpu_seconds
 from worker.session import SharedSession
 from worker.settings import PREFIX, Settings
-from worker.testbed.environment import Stage
+from worker.testbed.environment import Environment
 
 SINGLES_AIM = 1.5  # times the plain task's rate
 
 
-def race(stage: Stage, at_once: int, rounds: int, count: int, aim: float) -> list[Figure]:
+def race(environment: Environment, at_once: int, rounds: int, count: int, aim: float) -> list[Figure]:
     """`at_once` sends, `count` operations a run; `aim` times the plain task's rate is the aim of bulk."""
-    token = SharedSession(_settings(stage)).current().access  # for the contestants that cannot log in
-    ours, loop, plain = Ours(stage, at_once), Loop(stage, token, at_once), Plain(stage, token, at_once)
-    sandbox = stage.sandbox.process.pid
-    calls, cpu = _calls(stage), cpu_seconds(sandbox)
+    token = SharedSession(_settings(environment)).current().access  # for the contestants that cannot log in
+    ours, loop, plain = (
+        Ours(environment, at_once),
+        Loop(environment, token, at_once),
+        Plain(environment, token, at_once),
+    )
+    sandbox = environment.sandbox.process.pid
+    calls, cpu = _calls(environment), cpu_seconds(sandbox)
     try:
         bulk, singles, bare, task = run_rounds(
             rounds,
@@ -35,8 +39,8 @@ def race(stage: Stage, at_once: int, rounds: int, count: int, aim: float) -> lis
     finally:
         for contestant in (ours, loop, plain):
             contestant.close()
-    per_call = (cpu_seconds(sandbox) - cpu) / (_calls(stage) - calls)
-    doubled = len(stage.sandbox.control.effects("fees.process", at_least=2))
+    per_call = (cpu_seconds(sandbox) - cpu) / (_calls(environment) - calls)
+    doubled = len(environment.sandbox.control.effects("fees.process", at_least=2))
     return [
         _rates("ours, bulk", bulk),
         _rates("ours, enqueued singly", singles),
@@ -66,13 +70,15 @@ def run_rounds(rounds: int, *contestants: Callable[[], Run]) -> list[list[Run]]:
     return runs
 
 
-def _settings(stage: Stage) -> Settings:
-    """Return the settings of the stage's processes."""
-    return Settings.model_validate({name.removeprefix(PREFIX).lower(): value for name, value in stage.settings.items()})
+def _settings(environment: Environment) -> Settings:
+    """Return the settings of the environment's processes."""
+    return Settings.model_validate(
+        {name.removeprefix(PREFIX).lower(): value for name, value in environment.settings.items()}
+    )
 
 
-def _calls(stage: Stage) -> int:
-    calls: int = stage.sandbox.control.counters()["calls"].get("processext", 0)
+def _calls(environment: Environment) -> int:
+    calls: int = environment.sandbox.control.counters()["calls"].get("processext", 0)
     return calls
 
 

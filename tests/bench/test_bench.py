@@ -7,7 +7,7 @@ from tests.bench.part import Part
 from tests.bench.races import run_rounds
 from tests.bench.report import Report, at_least, at_most, percentile
 from worker.ledger import open_ledger, search
-from worker.testbed.environment import Stage
+from worker.testbed.environment import Environment
 from worker.testbed.processes import ProcessFailed
 
 
@@ -40,8 +40,8 @@ def test_percentiles_are_values_that_were_seen() -> None:
     assert (percentile(values, 0.5), percentile(values, 0.99), percentile([7.0], 0.99)) == (51.0, 100.0, 7.0)
 
 
-def test_the_crm_enqueues_in_a_process_of_its_own(stage: Stage) -> None:
-    crm = Part("crm", stage.environment, stage.folder / "crm.log")
+def test_the_crm_enqueues_in_a_process_of_its_own(environment: Environment) -> None:
+    crm = Part("crm", environment.variables, environment.folder / "crm.log")
     try:
         answer = crm.run("many", batch="bulk", count=3)
         calls = crm.run("singly", batch="single", count=2)["calls"]
@@ -51,14 +51,16 @@ def test_the_crm_enqueues_in_a_process_of_its_own(stage: Stage) -> None:
     assert answer["ended"] > answer["began"]
     assert answer["cpu"] > 0
     assert [name for name, _, _ in calls] == ["single-0", "single-1"]
-    ledger = open_ledger(stage.database_url, create=True)
+    ledger = open_ledger(environment.database_url, create=True)
     lanes = sorted(operation.lane for operation in search(ledger))
     ledger.close()
     assert lanes == ["bulk"] * 3 + ["money"] * 2
 
 
-def test_a_part_that_ends_early_raises_its_log(stage: Stage) -> None:
-    loop = Part("loop", stage.environment, stage.folder / "loop.log")  # without the variable that says where to post
+def test_a_part_that_ends_early_raises_its_log(environment: Environment) -> None:
+    loop = Part(
+        "loop", environment.variables, environment.folder / "loop.log"
+    )  # without the variable that says where to post
     try:
         with pytest.raises(ProcessFailed, match="BENCH_URL"):
             loop.result()

@@ -11,7 +11,7 @@ from tests.cli.conftest import Command
 from worker.ledger import Ledger
 from worker.sandbox.control_client import SandboxControl
 from worker.testbed.broker import Broker
-from worker.testbed.environment import Stage
+from worker.testbed.environment import Environment
 
 
 def verdicts(ran: Ran) -> dict[str, set[str]]:
@@ -140,7 +140,7 @@ def test_compares_the_clocks(offset: float, way: str, b2copy_sync: Command, sand
 
 @pytest.mark.failure_mode("F33")
 def test_warns_of_a_redis_that_may_lose_messages_or_is_shared(
-    b2copy_sync: Command, broker: Broker, stage: Stage
+    b2copy_sync: Command, broker: Broker, environment: Environment
 ) -> None:
     with broker.client as client:
         client.config_set("maxmemory-policy", "allkeys-lru")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Command
-from worker.testbed.environment import Stage
+from worker.testbed.environment import Environment
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_tells_no_password_when_the_database_is_away(b2copy_sync: Command) -> No
     assert "hunter2" not in ran.err
 
 
-def test_says_when_redis_is_away(b2copy_sync: Command, stage: Stage) -> None:
+def test_says_when_redis_is_away(b2copy_sync: Command, environment: Environment) -> None:
     ran = b2copy_sync("session", "show", B2COPY_REDIS_URL="redis://127.0.0.1:1/0")
 
     assert (ran.code, ran.err) == (1, "Redis does not answer (ConnectionError)\n")

@@ -20,7 +20,7 @@ from worker.kind import Attempt, Kind
 from worker.ledger import Ledger, search
 from worker.operation import Claim, Done, OnUnknown, Outcome, State
 from worker.settings import worker_settings
-from worker.testbed.environment import Stage
+from worker.testbed.environment import Environment
 
 AttemptFunction = Callable[[Attempt, Fees], Coroutine[Any, Any, Outcome]]
 Answer = Callable[[str], Any]
@@ -58,7 +58,7 @@ def fees_kind(attempt: AttemptFunction = call_once, **fields: Any) -> Kind[Fees]
 
 
 @pytest.fixture
-def ledger(in_stage: Stage) -> Ledger:
+def ledger(active_environment: Environment) -> Ledger:
     return open_this_ledger()
 
 

@@ -39,7 +39,7 @@ from worker.kind import Attempt
 from worker.ledger import Ledger, attempts_of, search
 from worker.operation import Done, FailureReason, Outcome, State, WaitReason
 from worker.settings import worker_settings
-from worker.testbed.environment import Stage
+from worker.testbed.environment import Environment
 
 
 @pytest.fixture(autouse=True)
@@ -107,12 +107,14 @@ class TestCircuit:
         assert len(untouched) >= 60 - FAILURES_TO_OPEN - 10
         assert not any(one.sent for one in untouched)
 
-    def test_no_probe_is_taken_while_nothing_is_due(self, ledger: Ledger, engine: Engine, in_stage: Stage) -> None:
+    def test_no_probe_is_taken_while_nothing_is_due(
+        self, ledger: Ledger, engine: Engine, active_environment: Environment
+    ) -> None:
         pusher = engine(Switched(Unavailable("no answer")))
         record_operations(ledger, *(f"W{number}" for number in range(FAILURES_TO_OPEN)))
         pusher.drain("money")  # opens the circuit, and ends when nothing more is due
 
-        with in_stage.broker.client as client:
+        with active_environment.broker.client as client:
             client.delete("b2copy:gate:b2copy:probe")
             pusher.drain("money")
             assert not client.exists("b2copy:gate:b2copy:probe")
@@ -218,7 +220,7 @@ class TestLogin:
         assert (waiting.state, waiting.wait_reason) == (State.WAITING, WaitReason.NO_SESSION)
         assert (waiting.sent, waiting.outcome_unknown) == (False, False)
 
-    def test_a_refused_access_closes_the_login(self, in_stage: Stage) -> None:
+    def test_a_refused_access_closes_the_login(self, active_environment: Environment) -> None:
         gate = a_gate()
         record(gate, SessionUnavailable("x"))
         assert not gate.is_open
@@ -227,7 +229,7 @@ class TestLogin:
 
         assert gate.is_open
 
-    def test_one_lost_token_does_not_stop_a_process_that_is_served(self, in_stage: Stage) -> None:
+    def test_one_lost_token_does_not_stop_a_process_that_is_served(self, active_environment: Environment) -> None:
         gate = a_gate()
         record(gate, StoreUnavailable("x"))
         assert gate.available(10, urgent=True) == 0
@@ -302,7 +304,9 @@ class TestRateLimit:
         assert set(states(ledger).values()) == {"succeeded"}
         assert len(destination.calls) == 30  # no attempt was begun twice
 
-    def test_a_later_call_gives_up_after_its_patience(self, in_stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_later_call_gives_up_after_its_patience(
+        self, active_environment: Environment, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(gate, "PERMIT_PATIENCE_S", 0.3)
         full = a_gate(rate_limit="1/minute")
         assert full.take(1, urgent=True) == 1
@@ -313,7 +317,7 @@ class TestRateLimit:
 
         assert time.monotonic() - began < 1.0
 
-    def test_a_later_call_does_not_pass_an_open_circuit(self, in_stage: Stage) -> None:
+    def test_a_later_call_does_not_pass_an_open_circuit(self, active_environment: Environment) -> None:
         closed_gate = a_gate()
         for _ in range(FAILURES_TO_OPEN):
             record(closed_gate, Unavailable("x"))
@@ -322,7 +326,9 @@ class TestRateLimit:
             closed_gate.pass_one(urgent=True)
 
 
-def test_a_closed_gate_makes_no_lane_claim_in_a_loop(ledger: Ledger, engine: Engine, in_stage: Stage) -> None:
+def test_a_closed_gate_makes_no_lane_claim_in_a_loop(
+    ledger: Ledger, engine: Engine, active_environment: Environment
+) -> None:
     destination = LocalDestination(lambda request_id: {})
     record_operations(ledger, *(f"W{number}" for number in range(50)))
     pusher = engine(destination, rate_limit="5/minute")

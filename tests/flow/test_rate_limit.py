@@ -8,13 +8,13 @@ from tests.support import until
 from worker.flow import rate_limit
 from worker.flow.rate_limit import RateLimit
 from worker.settings import Settings, worker_settings
-from worker.testbed.environment import Stage
+from worker.testbed.environment import Environment
 
 NOWHERE = {"redis_url": "redis://127.0.0.1:1/0"}
 
 
 @pytest.fixture
-def settings(in_stage: Stage) -> Settings:
+def settings(active_environment: Environment) -> Settings:
     return worker_settings()
 
 
@@ -34,10 +34,12 @@ def test_without_a_limit_every_permit_is_there_although_redis_is_not(settings: S
     assert (unlimited.available(1000, urgent=False), unlimited.take(1000, urgent=False)) == (1000, 1000)
 
 
-def test_without_a_limit_redis_is_asked_for_nothing_but_the_hold(settings: Settings, in_stage: Stage) -> None:
+def test_without_a_limit_redis_is_asked_for_nothing_but_the_hold(
+    settings: Settings, active_environment: Environment
+) -> None:
     unlimited = limit(settings, "0")
     unlimited.take(1, urgent=True)
-    with in_stage.broker.client as client:
+    with active_environment.broker.client as client:
         before = client.info("commandstats")
         began = time.monotonic()
         for _ in range(1000):
@@ -82,12 +84,12 @@ def test_a_fifth_is_for_urgent_calls_alone(settings: Settings) -> None:
     assert limited.take(limited.available(20, urgent=True), urgent=True) == 2
 
 
-def test_a_refused_permit_is_not_asked_for_again_at_once(settings: Settings, in_stage: Stage) -> None:
+def test_a_refused_permit_is_not_asked_for_again_at_once(settings: Settings, active_environment: Environment) -> None:
     limited = limit(settings, "1/minute")
     assert limited.take(1, urgent=True) == 1
     assert limited.take(1, urgent=True) == 0
 
-    in_stage.broker.kill()  # the next answers come from memory
+    active_environment.broker.kill()  # the next answers come from memory
     assert limited.available(1, urgent=True) == 0
     assert 0 < limited.until_permit_s(urgent=True) <= 0.3
 
@@ -102,15 +104,15 @@ def test_permits_come_back_with_the_window(settings: Settings) -> None:
     assert time.monotonic() - began >= 0.7
 
 
-def test_without_redis_there_are_no_permits(settings: Settings, in_stage: Stage) -> None:
+def test_without_redis_there_are_no_permits(settings: Settings, active_environment: Environment) -> None:
     limited = limit(settings, "100/second")
     assert limited.take(1, urgent=True) == 1
 
-    in_stage.broker.kill()
+    active_environment.broker.kill()
     assert (limited.available(1, urgent=True), limited.take(1, urgent=True)) == (0, 0)
     assert limited.until_permit_s(urgent=True) > 0
 
-    in_stage.broker.start()
+    active_environment.broker.start()
     until(lambda: limited.take(limited.available(1, urgent=True), urgent=True))
 
 

@@ -14,7 +14,7 @@ from worker.ledger import Ledger, attempts_of, find, record
 from worker.operation import Operation, State, WaitReason
 from worker.sandbox.control_client import SandboxControl
 from worker.settings import worker_settings
-from worker.testbed.environment import Stage
+from worker.testbed.environment import Environment
 from worker.testbed.processes import Process
 
 KEY = "test.account:77"
@@ -149,12 +149,12 @@ def test_a_process_that_is_killed_in_the_middle_leaves_exactly_one_account(
     engine: Engine,
     sandbox: SandboxControl,
     operation: Callable[[], Operation],
-    in_stage: Stage,
+    active_environment: Environment,
     when: str,
 ) -> None:
     effect = "done" if when == "after the effect" else "none"
     sandbox.faults({"what": "silence", "route": "accounts.create", "effect": effect, "seconds": 20, "next": 1})
-    worker: Process = in_stage.run("account", sys.executable, "-m", "tests.flow.account_kind", restarts=False)
+    worker: Process = active_environment.run("account", sys.executable, "-m", "tests.flow.account_kind", restarts=False)
     until(lambda: sandbox.counters()["calls"].get("accounts.create", 0) == 1)
     worker.kill()
     make_lease_lapse(ledger)

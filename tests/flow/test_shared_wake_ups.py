@@ -16,7 +16,7 @@ from worker.messages import wake_up
 from worker.operation import State
 from worker.queues import WAKE_UP_LASTS_S, queue_of
 from worker.testbed.broker import Broker
-from worker.testbed.environment import Stage
+from worker.testbed.environment import Environment
 
 CountUnread = Callable[[], int]
 
@@ -33,7 +33,7 @@ def count_unread(broker: Broker) -> CountUnread:
 
 
 def test_a_wake_up_serves_what_is_enqueued_soon_after(
-    in_stage: Stage, count_unread: CountUnread, monkeypatch: pytest.MonkeyPatch
+    active_environment: Environment, count_unread: CountUnread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wake_up, "_sent_at", {})
     monkeypatch.setattr(wake_up, "WAKE_UP_LASTS_S", 60.0)

@@ -26,7 +26,7 @@ from worker.http.client import Http
 from worker.operation import OnUnknown
 from worker.sandbox.control_client import SandboxControl
 from worker.session.shared import SharedSession
-from worker.testbed.environment import Stage
+from worker.testbed.environment import Environment
 
 FEES = "/api/admin/fees/v2/fee/feeservice/processext"
 PAYLOAD = {"account_login": "123456", "request_id": "w1"}
@@ -361,7 +361,7 @@ class TestTls:
 class TestRejectedTokens:
     @pytest.mark.failure_mode("F18")
     def test_the_second_try_and_all_later_ones_carry_the_new_token(
-        self, stage: Stage, http: Http, sandbox: SandboxControl
+        self, environment: Environment, http: Http, sandbox: SandboxControl
     ) -> None:
         post(http, FEES, PAYLOAD)
         sandbox.revoke_all(refresh_too=False)
@@ -423,10 +423,10 @@ class TestRejectedTokens:
 
 
 @pytest.mark.failure_mode("F37")
-def test_a_session_used_before_a_fork_works_after_it(stage: Stage, wire: Wire) -> None:
-    environment = stage.environment | {"B2COPY_HOST": wire.url}
+def test_a_session_used_before_a_fork_works_after_it(environment: Environment, wire: Wire) -> None:
+    variables = environment.variables | {"B2COPY_HOST": wire.url}
     ran = subprocess.run(
-        [sys.executable, "-m", "tests.http.forking"], env=environment, capture_output=True, text=True, timeout=30
+        [sys.executable, "-m", "tests.http.forking"], env=variables, capture_output=True, text=True, timeout=30
     )
 
     assert ran.returncode == 0, ran.stderr

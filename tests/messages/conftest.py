@@ -9,7 +9,7 @@ from celery import Celery
 
 from tests.tasks.conftest import control, ended, fleet, name
 from worker.operation import FailureReason, Operation, State
-from worker.testbed.environment import Stage
+from worker.testbed.environment import Environment
 
 __all__ = ["control", "crm", "fleet", "name", "publish", "push"]
 
@@ -19,7 +19,7 @@ Publish = Callable[..., None]
 
 
 @pytest.fixture
-def crm(fleet: Stage) -> Iterator[Any]:
+def crm(fleet: Environment) -> Iterator[Any]:
     """A Celery app that knows nothing of ours but the broker."""
     with Celery("crm", broker=fleet.broker.url, set_as_current=False) as app:
         yield app
@@ -37,7 +37,7 @@ def publish(crm: Any) -> Publish:
 
 
 @pytest.fixture
-def push(fleet: Stage) -> Callable[[Any], None]:
+def push(fleet: Environment) -> Callable[[Any], None]:
     """Put any item into the inbox, as a client does that is not kombu."""
 
     def item(value: Any) -> None:

@@ -22,7 +22,7 @@ from worker.ledger import search
 from worker.messages.evidence import EVIDENCE_LIMIT
 from worker.operation import Operation, State
 from worker.sandbox.control_client import SandboxControl
-from worker.testbed.environment import Stage
+from worker.testbed.environment import Environment
 
 Push = Callable[[Any], None]
 
@@ -47,7 +47,7 @@ def headers_of(message_id: str, task: str = FEES, **more: Any) -> dict[str, Any]
     return {"lang": "js", "task": task, "id": message_id, **more}
 
 
-def is_alive(fleet: Stage, crm: Any, name: Name) -> bool:
+def is_alive(fleet: Environment, crm: Any, name: Name) -> bool:
     """Whether the worker that was started first still does work, and holds no message."""
     request_id = name()
     send(crm, FEES, "7", request_id)
@@ -83,7 +83,7 @@ def known_messages() -> set[str]:
     ids=json.dumps,
 )
 def test_a_body_of_another_shape_is_stored_and_the_worker_lives(
-    fleet: Stage, crm: Any, push: Push, name: Name, body: Any
+    fleet: Environment, crm: Any, push: Push, name: Name, body: Any
 ) -> None:
     message_id = name()
     push(envelope(body, headers_of(message_id)))
@@ -114,7 +114,7 @@ def test_a_body_of_another_shape_is_stored_and_the_worker_lives(
     ids=lambda item: repr(item[:30]),
 )
 def test_an_item_that_is_no_message_is_stored_and_the_worker_lives(
-    fleet: Stage, crm: Any, push: Push, name: Name, item: bytes
+    fleet: Environment, crm: Any, push: Push, name: Name, item: bytes
 ) -> None:
     before = known_messages()
     push(item)
@@ -125,7 +125,9 @@ def test_an_item_that_is_no_message_is_stored_and_the_worker_lives(
     assert is_alive(fleet, crm, name)
 
 
-def test_evidence_of_any_size_and_any_characters_is_stored_once(fleet: Stage, crm: Any, push: Push, name: Name) -> None:
+def test_evidence_of_any_size_and_any_characters_is_stored_once(
+    fleet: Environment, crm: Any, push: Push, name: Name
+) -> None:
     emoji = json.dumps([[], {"note": "\U0001f600" * 6000}, {}], ensure_ascii=False).encode()
     nasty = {"account_login": "\x00\ud800\u202e", "\x00" * 1000: "x"}
     bodies = {name(): emoji, name(): json.dumps([[], nasty, {}]).encode(), name(): b"\xff\x00" * 50_000}
@@ -142,7 +144,7 @@ def test_evidence_of_any_size_and_any_characters_is_stored_once(fleet: Stage, cr
 
 
 def test_a_huge_argument_name_is_stored_and_leaves_short_lines_in_the_log(
-    fleet: Stage, crm: Any, push: Push, name: Name
+    fleet: Environment, crm: Any, push: Push, name: Name
 ) -> None:
     [worker] = fleet.processes
     before = len(worker.said())
@@ -165,7 +167,7 @@ def test_two_messages_with_one_id_are_both_stored(crm: Any, push: Push, name: Na
     assert f"message:{message_id}" in {operation.key for operation in found}
 
 
-def test_a_compressed_message_is_not_unpacked(fleet: Stage, crm: Any, push: Push, name: Name) -> None:
+def test_a_compressed_message_is_not_unpacked(fleet: Environment, crm: Any, push: Push, name: Name) -> None:
     [worker] = fleet.processes
     message_id = name()
     bomb = bz2.compress(b" " * (300 << 20))
@@ -178,7 +180,7 @@ def test_a_compressed_message_is_not_unpacked(fleet: Stage, crm: Any, push: Push
 
 @pytest.mark.parametrize("follow_up", ["callbacks", "errbacks", "chain", "chord"])
 def test_a_message_does_not_make_us_publish(
-    fleet: Stage, control: SandboxControl, push: Push, name: Name, follow_up: str
+    fleet: Environment, control: SandboxControl, push: Push, name: Name, follow_up: str
 ) -> None:
     signature = {"task": "crm.payout", "args": ["IBAN", "1000000"], "kwargs": {}, "options": {"queue": "celery"}}
     message_id, request_id = name(), name()
@@ -210,13 +212,13 @@ def test_celerys_own_tasks_are_not_run_for_anybody(crm: Any, name: Name, task: s
     ids=str,
 )
 def test_an_internal_task_of_a_stranger_with_wrong_arguments_is_stored(
-    fleet: Stage, crm: Any, name: Name, task: str, args: list[Any]
+    fleet: Environment, crm: Any, name: Name, task: str, args: list[Any]
 ) -> None:
     assert task in problem_of(stored(send(crm, task, *args)))
     assert is_alive(fleet, crm, name)
 
 
-def test_internal_tasks_of_a_stranger_do_no_harm(fleet: Stage, crm: Any, name: Name) -> None:
+def test_internal_tasks_of_a_stranger_do_no_harm(fleet: Environment, crm: Any, name: Name) -> None:
     for _ in range(20):
         send(crm, "b2copy.push", ledger().id, "money")
         send(crm, "b2copy.ledger.dispatch")
@@ -245,7 +247,7 @@ def test_an_expired_message_is_stored_and_one_that_is_still_wanted_is_recorded(
     assert control.effects("fees.process", f"7/{late}") == []
 
 
-def test_a_note_of_a_delivery_that_is_not_kombus_is_stored(fleet: Stage, crm: Any, name: Name) -> None:
+def test_a_note_of_a_delivery_that_is_not_kombus_is_stored(fleet: Environment, crm: Any, name: Name) -> None:
     before = known_messages()
     with fleet.broker.client as client:
         client.hset("unacked", "evil", "garbage")
@@ -315,7 +317,7 @@ items = st.one_of(
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batch=st.lists(items, min_size=10, max_size=40))
 def test_whatever_is_in_the_inbox_the_worker_lives_and_every_item_is_accounted_for(
-    fleet: Stage, batch: list[bytes]
+    fleet: Environment, batch: list[bytes]
 ) -> None:
     batch, before = [with_new_id(item) for item in batch], count_operations()
     # Each batch ends with a message of its own, so that its operation says that the batch was read.

@@ -19,7 +19,7 @@ from tests.support import until
 from tests.tasks.conftest import ended
 from worker.operation import State
 from worker.testbed import broker as testbed_broker
-from worker.testbed.environment import Stage
+from worker.testbed.environment import Environment
 from worker.testbed.processes import Process
 
 Worker = Callable[..., Process]
@@ -27,8 +27,8 @@ DOCTOR = (sys.executable, "-m", "worker.cli", "doctor")
 
 
 @pytest.fixture
-def crm(in_stage: Stage) -> Iterator[Any]:
-    with Celery("crm", broker=in_stage.broker.url, set_as_current=False) as app:
+def crm(active_environment: Environment) -> Iterator[Any]:
+    with Celery("crm", broker=active_environment.broker.url, set_as_current=False) as app:
         yield app
 
 
@@ -49,12 +49,12 @@ def demand_replicas(client: Any) -> Callable[[], None]:
 
 @pytest.mark.parametrize("refuse_writes", [refuse_memory, become_replica, demand_replicas])
 def test_a_redis_that_refuses_writes_is_waited_for(
-    in_stage: Stage, worker: Worker, refuse_writes: Callable[[Any], Callable[[], None]]
+    active_environment: Environment, worker: Worker, refuse_writes: Callable[[Any], Callable[[], None]]
 ) -> None:
     process = worker()
     enqueue.fees(account_login="7", request_id="before")
     ended("fees.process:before")
-    with in_stage.broker.client as client:
+    with active_environment.broker.client as client:
         accept_writes = refuse_writes(client)
         try:
             assert enqueue.fees(account_login="7", request_id="during").created
@@ -67,12 +67,14 @@ def test_a_redis_that_refuses_writes_is_waited_for(
     assert len(process.said().splitlines()) < 250
 
 
-def test_a_message_taken_from_a_redis_without_memory_is_recorded(in_stage: Stage, worker: Worker, crm: Any) -> None:
+def test_a_message_taken_from_a_redis_without_memory_is_recorded(
+    active_environment: Environment, worker: Worker, crm: Any
+) -> None:
     process = worker()
     process.send(signal.SIGSTOP)
     try:
         send(crm, FEES, "7", "taken")
-        with in_stage.broker.client as client:
+        with active_environment.broker.client as client:
             client.config_set("maxmemory", "1")
             process.send(signal.SIGCONT)
             try:
@@ -86,13 +88,13 @@ def test_a_message_taken_from_a_redis_without_memory_is_recorded(in_stage: Stage
     assert ended("fees.process:taken").state == State.SUCCEEDED
 
 
-def test_an_outage_of_redis_leaves_few_lines(in_stage: Stage, worker: Worker) -> None:
+def test_an_outage_of_redis_leaves_few_lines(active_environment: Environment, worker: Worker) -> None:
     process = worker()
     before = len(process.said().splitlines())
-    in_stage.broker.kill()
+    active_environment.broker.kill()
     recorded = [enqueue.fees(account_login="7", request_id=f"R{number}") for number in range(3)]
     time.sleep(4)
-    in_stage.broker.start()
+    active_environment.broker.start()
 
     for operation in recorded:
         assert ended(operation.key, within=20).state == State.SUCCEEDED
@@ -100,9 +102,9 @@ def test_an_outage_of_redis_leaves_few_lines(in_stage: Stage, worker: Worker) ->
     assert process.started == 1
 
 
-def test_the_lock_of_a_worker_that_was_killed_ends_soon(in_stage: Stage, worker: Worker) -> None:
+def test_the_lock_of_a_worker_that_was_killed_ends_soon(active_environment: Environment, worker: Worker) -> None:
     worker()
-    with in_stage.broker.client as client, client.monitor() as commands:
+    with active_environment.broker.client as client, client.monitor() as commands:
         for command in commands.listen():
             if command["command"].startswith("SET unacked_mutex"):
                 break
@@ -111,25 +113,25 @@ def test_the_lock_of_a_worker_that_was_killed_ends_soon(in_stage: Stage, worker:
 
 
 def test_a_redis_without_client_and_config_is_served(
-    in_stage: Stage, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+    active_environment: Environment, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     forbidden = 'rename-command CLIENT ""\nrename-command CONFIG ""\n'
     monkeypatch.setattr(testbed_broker, "_CONFIGURATION", testbed_broker._CONFIGURATION + forbidden)
     broker = testbed_broker.Broker(tmp_path / "managed").start()
     try:
         monkeypatch.setenv("B2COPY_REDIS_URL", broker.url)
-        in_stage.settings["B2COPY_REDIS_URL"] = broker.url
-        process = in_stage.worker()
+        active_environment.settings["B2COPY_REDIS_URL"] = broker.url
+        process = active_environment.worker()
         until(lambda: " ready." in process.said(), within=20)
         enqueue.fees(account_login="7", request_id="managed")
 
         assert ended("fees.process:managed").state == State.SUCCEEDED
         doctor = subprocess.run(
-            DOCTOR, env=in_stage.environment, capture_output=True, text=True, timeout=30, check=False
+            DOCTOR, env=active_environment.variables, capture_output=True, text=True, timeout=30, check=False
         )
         assert doctor.returncode == 0, doctor.stderr
     finally:
-        for process in in_stage.processes:
+        for process in active_environment.processes:
             process.stop()
         broker.stop()
 
@@ -162,11 +164,11 @@ class Nonsense:
         self._listener.close()
 
 
-def test_nothing_that_a_wake_up_raises_reaches_a_caller_whose_operation_is_recorded(stage: Stage) -> None:
+def test_nothing_that_a_wake_up_raises_reaches_a_caller_whose_operation_is_recorded(environment: Environment) -> None:
     nonsense = Nonsense()
-    environment = stage.environment | {"B2COPY_REDIS_URL": nonsense.url}
+    variables = environment.variables | {"B2COPY_REDIS_URL": nonsense.url}
     ran = subprocess.run(
-        [sys.executable, "-c", ENQUEUE], env=environment, capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-c", ENQUEUE], env=variables, capture_output=True, text=True, timeout=30, check=False
     )
     nonsense.close()
 

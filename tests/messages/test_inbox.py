@@ -15,7 +15,7 @@ from worker.app import ledger
 from worker.ledger import attempts_of, search
 from worker.operation import FailureReason, Operation, State
 from worker.sandbox.control_client import SandboxControl
-from worker.testbed.environment import Stage
+from worker.testbed.environment import Environment
 from worker.testbed.processes import clean_environment
 
 UPDATE = "/api/admin/clients/v2/client/clientservice/update"
@@ -34,7 +34,7 @@ assert not [name for name in sys.modules if name.split(".")[0] in {"worker", "ta
 
 
 def test_a_script_that_imports_nothing_of_ours_has_fees_run_and_sent_twice_they_run_once(
-    fleet: Stage, control: SandboxControl, name: Name, tmp_path: Path
+    fleet: Environment, control: SandboxControl, name: Name, tmp_path: Path
 ) -> None:
     request_id = name()
     script = tmp_path / "crm.py"
@@ -172,7 +172,7 @@ def test_a_body_that_holds_no_arguments_is_stored(publish: Publish, name: Name, 
     ids=str,
 )
 def test_what_is_no_task_message_at_all_is_stored(
-    fleet: Stage, publish: Publish, headers: dict[str, Any], body: Any
+    fleet: Environment, publish: Publish, headers: dict[str, Any], body: Any
 ) -> None:
     before = {operation.key for operation in messages()}
     publish(body, headers)
@@ -186,7 +186,7 @@ def messages() -> list[Operation]:
     return search(ledger(), kind="message", limit=10_000)
 
 
-def test_another_ledgers_wake_up_is_refused_loudly(fleet: Stage, crm: Any) -> None:
+def test_another_ledgers_wake_up_is_refused_loudly(fleet: Environment, crm: Any) -> None:
     [worker] = fleet.processes
     crm.send_task("b2copy.push", kwargs={"ledger_id": "theirs", "lane": "money"}, queue="b2copy.money")
 
@@ -196,7 +196,7 @@ def test_another_ledgers_wake_up_is_refused_loudly(fleet: Stage, crm: Any) -> No
     assert "B2COPY_REDIS_URL" in worker.said()
 
 
-def test_a_kept_message_is_not_attempted_and_the_queue_is_empty(fleet: Stage, crm: Any) -> None:
+def test_a_kept_message_is_not_attempted_and_the_queue_is_empty(fleet: Environment, crm: Any) -> None:
     operation = stored(send(crm, "b2copy.nonsense"))
 
     assert attempts_of(ledger(), operation.id) == []
@@ -204,7 +204,9 @@ def test_a_kept_message_is_not_attempted_and_the_queue_is_empty(fleet: Stage, cr
         until(lambda: not client.llen("b2copy.inbox") and not client.hlen("unacked"))
 
 
-def test_after_all_this_the_worker_never_died_and_takes_as_much_as_before(fleet: Stage, crm: Any, name: Name) -> None:
+def test_after_all_this_the_worker_never_died_and_takes_as_much_as_before(
+    fleet: Environment, crm: Any, name: Name
+) -> None:
     ids = [name() for _ in range(50)]
     for request_id in ids:
         send(crm, FEES, "7", request_id)

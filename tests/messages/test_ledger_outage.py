@@ -11,7 +11,7 @@ from tests.postgres import Postgres
 from tests.tasks.conftest import ended
 from worker.app import ledger
 from worker.operation import State
-from worker.testbed.environment import Stage, wait_for_worker
+from worker.testbed.environment import Environment, wait_for_worker
 from worker.watch.repeat_limit import BURST
 
 
@@ -23,13 +23,13 @@ def postgres() -> Iterator[Postgres]:
 
 
 def test_an_outage_of_the_ledger_leaves_few_lines(
-    in_stage: Stage, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+    active_environment: Environment, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in (("B2COPY_DATABASE_URL", postgres.url()), ("B2COPY_RATE_LIMIT", "20/second")):
-        in_stage.settings[name] = value
+        active_environment.settings[name] = value
         monkeypatch.setenv(name, value)
     forget()
-    process = in_stage.worker()
+    process = active_environment.worker()
     wait_for_worker(process)
     rows = [{"account_login": "7", "request_id": f"R{number}"} for number in range(100)]
     recorded = enqueue.many("fees.process", rows)

@@ -10,10 +10,10 @@ from tests.support import until
 from tests.tasks.conftest import ended
 from worker.operation import State
 from worker.queues import QUEUES
-from worker.testbed.environment import Stage
+from worker.testbed.environment import Environment
 
 
-def test_a_worker_answers_what_doctor_asks_and_does_not_tell_the_password(fleet: Stage, crm: Any) -> None:
+def test_a_worker_answers_what_doctor_asks_and_does_not_tell_the_password(fleet: Environment, crm: Any) -> None:
     inspect = crm.control.inspect(timeout=2, limit=1)
     [answered] = crm.control.ping(timeout=2, limit=1)
     [queues] = (inspect.active_queues() or {}).values()
@@ -43,7 +43,9 @@ def test_a_worker_answers_what_doctor_asks_and_does_not_tell_the_password(fleet:
         ("no such command", {}),
     ],
 )
-def test_a_worker_obeys_no_command(fleet: Stage, crm: Any, name: Name, command: str, arguments: dict[str, Any]) -> None:
+def test_a_worker_obeys_no_command(
+    fleet: Environment, crm: Any, name: Name, command: str, arguments: dict[str, Any]
+) -> None:
     assert crm.control.broadcast(command, arguments=arguments, reply=True, timeout=0.3) == []
 
     with fleet.broker.client as client:
@@ -68,7 +70,7 @@ def test_a_worker_obeys_no_command(fleet: Stage, crm: Any, name: Name, command: 
     ids=json.dumps,
 )
 def test_a_question_that_would_be_answered_elsewhere_or_is_malformed_is_ignored(
-    fleet: Stage, crm: Any, change: dict[str, Any]
+    fleet: Environment, crm: Any, change: dict[str, Any]
 ) -> None:
     [worker] = fleet.processes
     with crm.connection_for_write() as connection:

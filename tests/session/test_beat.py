@@ -7,12 +7,16 @@ import pytest
 from tasks.housekeeping import refresh
 from worker.sandbox.control_client import SandboxControl
 from worker.testbed.broker import Broker
-from worker.testbed.environment import Stage
+from worker.testbed.environment import Environment
 
 
 @pytest.mark.parametrize("outage", [429, 503, 401, "redis"])
 def test_an_outage_is_one_warning_without_a_traceback(
-    outage: int | str, in_stage: Stage, sandbox: SandboxControl, broker: Broker, caplog: pytest.LogCaptureFixture
+    outage: int | str,
+    active_environment: Environment,
+    sandbox: SandboxControl,
+    broker: Broker,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     if outage == "redis":
         broker.kill()

@@ -28,7 +28,7 @@ from worker.http import Http
 from worker.operation import OnUnknown
 from worker.sandbox.control_client import SandboxControl
 from worker.testbed.broker import Broker
-from worker.testbed.environment import Stage
+from worker.testbed.environment import Environment
 from worker.watch.logs import Redacted, guard
 from worker.watch.redact import redacted
 
@@ -101,7 +101,9 @@ def test_no_sink_ever_holds_a_token(
 
 
 @pytest.mark.failure_mode("F49", "F50", "F52")
-def test_celery_passes_no_token_on(stage: Stage, in_stage: Stage, sandbox: SandboxControl, broker: Broker) -> None:
+def test_celery_passes_no_token_on(
+    environment: Environment, active_environment: Environment, sandbox: SandboxControl, broker: Broker
+) -> None:
     command = [
         sys.executable,
         "-m",
@@ -115,7 +117,7 @@ def test_celery_passes_no_token_on(stage: Stage, in_stage: Stage, sandbox: Sandb
         "-l",
         "DEBUG",
     ]
-    process = stage.run("canary", *command, restarts=False)
+    process = environment.run("canary", *command, restarts=False)
     app = Celery(broker=broker.url, backend=broker.url)
     events: list[str] = []
 

@@ -11,7 +11,7 @@ from tests.support import until
 from worker.operation import FINAL, Operation
 from worker.sandbox.control_client import SandboxControl
 from worker.testbed.broker import Broker
-from worker.testbed.environment import Sandbox, Stage, wait_for_worker
+from worker.testbed.environment import Environment, Sandbox, wait_for_worker
 
 ALONE = ("--without-mingle", "--without-gossip")  # asking other workers costs a worker's start a second
 
@@ -19,24 +19,24 @@ _names = count(1)
 
 
 @pytest.fixture(scope="module")
-def fleet(one_broker: Broker, one_sandbox: Sandbox) -> Iterator[Stage]:
-    """A stage with a worker on it, and this process's environment set to it."""
+def fleet(one_broker: Broker, one_sandbox: Sandbox) -> Iterator[Environment]:
+    """An environment with a worker, and this process's environment set to it."""
     one_broker.start()
     one_broker.flush()
     one_sandbox.start()
     one_sandbox.control.reset()
-    with Stage(one_broker, one_sandbox) as stage, pytest.MonkeyPatch.context() as environment:
-        stage.settings["B2COPY_FEES_POLL_FIRST"] = "0.2"
-        for name, value in stage.settings.items():
-            environment.setenv(name, value)
+    with Environment(one_broker, one_sandbox) as environment, pytest.MonkeyPatch.context() as patch:
+        environment.settings["B2COPY_FEES_POLL_FIRST"] = "0.2"
+        for name, value in environment.settings.items():
+            patch.setenv(name, value)
         forget()
-        wait_for_worker(stage.worker(*ALONE))
-        yield stage
+        wait_for_worker(environment.worker(*ALONE))
+        yield environment
         forget()
 
 
 @pytest.fixture
-def control(fleet: Stage) -> Iterator[SandboxControl]:
+def control(fleet: Environment) -> Iterator[SandboxControl]:
     """The sandbox, whose switches go back when the test is over."""
     control = fleet.sandbox.control
     before = control.switches()

@@ -15,7 +15,7 @@ from worker.errors import BadPayload, PayloadConflict
 from worker.ledger import attempts_of
 from worker.operation import FailureReason, State, WaitReason
 from worker.sandbox.control_client import SandboxControl
-from worker.testbed.environment import Stage
+from worker.testbed.environment import Environment
 
 UPDATE = "/api/admin/clients/v2/client/clientservice/update"
 Name = Callable[[], str]
@@ -94,7 +94,7 @@ class TestFees:
 
 class TestInTheCrmsOwnTransaction:
     @pytest.fixture
-    def crm(self, fleet: Stage) -> Iterator[Engine]:
+    def crm(self, fleet: Environment) -> Iterator[Engine]:
         engine = create_engine(fleet.database_url)
         with engine.begin() as connection:
             connection.execute(text("CREATE TABLE IF NOT EXISTS withdrawals (id TEXT)"))

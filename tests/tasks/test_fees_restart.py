@@ -12,12 +12,12 @@ from worker.ledger import attempts_of, replay
 from worker.operation import State
 from worker.sandbox.control_client import SandboxControl
 from worker.settings import worker_settings
-from worker.testbed.environment import Stage
+from worker.testbed.environment import Environment
 
 
 @pytest.mark.parametrize(("restart", "expected"), [("same", ["W1", "W1"]), ("suffixed", ["W1", "W1~1"])])
 def test_a_replayed_run_that_ended_in_error_has_the_id_that_is_set(
-    in_stage: Stage, sandbox: SandboxControl, restart: Literal["same", "suffixed"], expected: list[str]
+    active_environment: Environment, sandbox: SandboxControl, restart: Literal["same", "suffixed"], expected: list[str]
 ) -> None:
     sandbox.switches(logins={"7": {"ends": "ERROR", "words": "no money"}})
     pusher = Pusher(

@@ -9,11 +9,11 @@ from tests.operations import find_operation, hold_operation, make_wait, record_o
 from worker.app import ledger
 from worker.operation import WaitReason
 from worker.sandbox.control_client import SandboxControl
-from worker.testbed.environment import Stage
+from worker.testbed.environment import Environment
 
 
 @pytest.fixture
-def due_in_ms(in_stage: Stage, sandbox: SandboxControl) -> Callable[[], int]:
+def due_in_ms(active_environment: Environment, sandbox: SandboxControl) -> Callable[[], int]:
     """An operation waits for a session, for another minute. Returns for how long."""
     make_wait(ledger(), hold_operation(ledger()), wait_reason=WaitReason.NO_SESSION, due_in_s=60.0)
 
@@ -34,9 +34,9 @@ def test_what_waits_for_a_session_is_due_when_there_is_one(due_in_ms: Callable[[
 
 
 def test_what_waits_for_a_session_waits_while_the_login_is_refused(
-    due_in_ms: Callable[[], int], sandbox: SandboxControl, in_stage: Stage
+    due_in_ms: Callable[[], int], sandbox: SandboxControl, active_environment: Environment
 ) -> None:
-    sandbox.withdraw_key(in_stage.keys.key_id)
+    sandbox.withdraw_key(active_environment.keys.key_id)
 
     housekeeping.refresh()
     housekeeping.refresh()  # while the fleet rests after the refused login
@@ -44,9 +44,9 @@ def test_what_waits_for_a_session_waits_while_the_login_is_refused(
     assert due_in_ms() == 60_000
 
 
-def test_dispatch_wakes_once_a_second_in_the_whole_fleet(in_stage: Stage) -> None:
+def test_dispatch_wakes_once_a_second_in_the_whole_fleet(active_environment: Environment) -> None:
     record_operations(ledger(), *(f"W{number}" for number in range(250)))
-    with in_stage.broker.client as client:
+    with active_environment.broker.client as client:
         housekeeping.dispatch()
         assert client.llen("b2copy.money") == 3
 

@@ -16,7 +16,7 @@ from worker.ledger import search
 from worker.messages import wake_up
 from worker.messages.wake_up import wake_ups_for
 from worker.operation import OnUnknown
-from worker.testbed.environment import Stage
+from worker.testbed.environment import Environment
 
 ROWS = 200_000
 MEASURE = f"""
@@ -44,10 +44,10 @@ def fee_rows(count: int) -> Iterator[dict[str, Any]]:
     return ({"account_login": "7", "request_id": f"W{number}"} for number in range(count))
 
 
-def test_rows_that_were_checked_wait_in_a_file(in_stage: Stage) -> None:
+def test_rows_that_were_checked_wait_in_a_file(active_environment: Environment) -> None:
     grown = subprocess.run(
         [sys.executable, "-c", MEASURE],
-        env=in_stage.environment,
+        env=active_environment.variables,
         capture_output=True,
         text=True,
         timeout=55,
@@ -57,7 +57,7 @@ def test_rows_that_were_checked_wait_in_a_file(in_stage: Stage) -> None:
     assert float(grown.stdout) < 20  # MB; each row takes 0.5 KB in memory
 
 
-def test_no_row_is_recorded_before_the_last_is_checked(in_stage: Stage) -> None:
+def test_no_row_is_recorded_before_the_last_is_checked(active_environment: Environment) -> None:
     def rows() -> Iterator[dict[str, Any]]:
         yield from fee_rows(enqueue.BATCH + 10)
         assert search(ledger()) == []
@@ -80,7 +80,7 @@ def test_no_row_is_recorded_before_the_last_is_checked(in_stage: Stage) -> None:
     ids=["too long", "no JSON", "long key", "own parent"],
 )
 def test_what_the_ledger_would_refuse_is_found_before_anything_is_recorded(
-    in_stage: Stage, bad: dict[str, Any], message: str
+    active_environment: Environment, bad: dict[str, Any], message: str
 ) -> None:
     path = "/api/admin/clients/v2/client/clientservice/update"
     good = [{"path": path, "payload": {}, "key": f"K{number}"} for number in range(3)]
@@ -91,7 +91,7 @@ def test_what_the_ledger_would_refuse_is_found_before_anything_is_recorded(
     assert search(ledger()) == []
 
 
-def test_the_result_is_a_sequence_and_counts_what_was_new(in_stage: Stage) -> None:
+def test_the_result_is_a_sequence_and_counts_what_was_new(active_environment: Environment) -> None:
     enqueue.many("fees.process", fee_rows(2))
 
     recorded = enqueue.many("fees.process", fee_rows(BLOCK + 5))
@@ -105,7 +105,7 @@ def test_the_result_is_a_sequence_and_counts_what_was_new(in_stage: Stage) -> No
         recorded[BLOCK + 5]
 
 
-def test_what_a_row_permits_is_recorded(in_stage: Stage) -> None:
+def test_what_a_row_permits_is_recorded(active_environment: Environment) -> None:
     row = {"path": "/api/admin/clients/v2/client/clientservice/update", "payload": {}, "key": "K", "repeatable": True}
     enqueue.many("call", [row, row | {"key": "L", "repeatable": False}], lane="bulk")
 
@@ -119,11 +119,13 @@ def test_many_due_operations_are_worth_more_wake_ups(due: int, wake_ups: int) ->
     assert wake_ups_for(due) == wake_ups
 
 
-def test_many_wakes_as_many_workers_as_dispatch_would(in_stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_wakes_as_many_workers_as_dispatch_would(
+    active_environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(wake_up, "_sent_at", {})
     enqueue.many("fees.process", fee_rows(350))
 
-    with in_stage.broker.client as client:
+    with active_environment.broker.client as client:
         assert client.llen("b2copy.money") == 4
 
 

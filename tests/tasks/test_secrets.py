@@ -8,12 +8,12 @@ from tests.session.test_secrets import ASSERTION, dumped
 from tests.tasks.conftest import ended
 from worker.sandbox.control_client import SandboxControl
 from worker.testbed.broker import Broker
-from worker.testbed.environment import Stage
+from worker.testbed.environment import Environment
 from worker.testbed.processes import Process
 
 
 def test_a_worker_that_logs_everything_and_sends_events_shows_no_token(
-    in_stage: Stage, worker: Callable[..., Process], sandbox: SandboxControl, broker: Broker
+    active_environment: Environment, worker: Callable[..., Process], sandbox: SandboxControl, broker: Broker
 ) -> None:
     process = worker("-E", "--loglevel", "DEBUG")
     sandbox.faults({"what": "status", "status": 401, "route": "processext", "next": 1})
@@ -22,7 +22,7 @@ def test_a_worker_that_logs_everything_and_sends_events_shows_no_token(
     for number in range(3):
         assert ended(f"fees.process:W{number}").state == "succeeded"
     proc = Path(f"/proc/{process.pid}")
-    ledger = [path.read_bytes().decode("latin-1") for path in in_stage.folder.glob("ledger.sqlite*")]
+    ledger = [path.read_bytes().decode("latin-1") for path in active_environment.folder.glob("ledger.sqlite*")]
     sinks = [*dumped(broker), *ledger, process.log.read_text()]
     sinks += [(proc / name).read_bytes().decode() for name in ("environ", "cmdline")]
 

@@ -19,14 +19,14 @@ from worker.messages import wake_up
 from worker.messages.wake_up import wake
 from worker.operation import FailureReason, State, WaitReason
 from worker.sandbox.control_client import SandboxControl
-from worker.testbed.environment import Stage, wait_for_worker
+from worker.testbed.environment import Environment, wait_for_worker
 from worker.testbed.processes import Process
 
 UPDATE = "/api/admin/clients/v2/client/clientservice/update"
 
 
 @pytest.fixture
-def ledger(in_stage: Stage) -> Ledger:
+def ledger(active_environment: Environment) -> Ledger:
     return open_this_ledger()
 
 
@@ -53,17 +53,17 @@ def in_flight(sandbox: SandboxControl) -> int:
     return int(sandbox.counters()["calls"].get("processext", 0))
 
 
-def start(stage: Stage, name: str = "worker", **settings: Any) -> Process:
-    process = stage.worker(*ALONE, name=name, **settings)
+def start(environment: Environment, name: str = "worker", **settings: Any) -> Process:
+    process = environment.worker(*ALONE, name=name, **settings)
     wait_for_worker(process)
     return process
 
 
 def test_a_worker_that_is_terminated_finishes_or_returns_what_it_holds(
-    ledger: Ledger, in_stage: Stage, sandbox: SandboxControl
+    ledger: Ledger, active_environment: Environment, sandbox: SandboxControl
 ) -> None:
     sandbox.switches(latency={"processext": 1.0})
-    worker = in_stage.worker(*ALONE, restarts=False, B2COPY_CONCURRENCY="20")
+    worker = active_environment.worker(*ALONE, restarts=False, B2COPY_CONCURRENCY="20")
     wait_for_worker(worker)
     keys = request_fee_runs(50)
     until(lambda: in_flight(sandbox) >= 20)
@@ -75,16 +75,16 @@ def test_a_worker_that_is_terminated_finishes_or_returns_what_it_holds(
     assert set(after) == {State.SUCCEEDED, State.QUEUED}  # none is left running, to lapse
     assert after.count(State.SUCCEEDED) == in_flight(sandbox)
     sandbox.switches(latency={})
-    start(in_stage, "next")
+    start(active_environment, "next")
     until(all_done(ledger, keys))
     assert once_each(sandbox, 50)
 
 
 def test_a_killed_workers_calls_are_done_by_the_next_once(
-    ledger: Ledger, in_stage: Stage, sandbox: SandboxControl
+    ledger: Ledger, active_environment: Environment, sandbox: SandboxControl
 ) -> None:
     sandbox.switches(latency={"processext": 0.5})
-    worker = start(in_stage)
+    worker = start(active_environment)
     keys = request_fee_runs(20)
     until(lambda: in_flight(sandbox) > 0)
 
@@ -96,9 +96,11 @@ def test_a_killed_workers_calls_are_done_by_the_next_once(
     assert worker.started == 2
 
 
-def test_two_workers_and_beat_share_one_login(ledger: Ledger, in_stage: Stage, sandbox: SandboxControl) -> None:
-    workers = [in_stage.worker(*ALONE, name=name) for name in ("one", "two")]
-    beat = in_stage.beat()
+def test_two_workers_and_beat_share_one_login(
+    ledger: Ledger, active_environment: Environment, sandbox: SandboxControl
+) -> None:
+    workers = [active_environment.worker(*ALONE, name=name) for name in ("one", "two")]
+    beat = active_environment.beat()
     for worker in workers:
         wait_for_worker(worker)
     keys = request_fee_runs(300)
@@ -112,35 +114,37 @@ def test_two_workers_and_beat_share_one_login(ledger: Ledger, in_stage: Stage, s
     assert once_each(sandbox, 300)
 
 
-def test_a_flushed_broker_loses_nothing(ledger: Ledger, in_stage: Stage, sandbox: SandboxControl) -> None:
+def test_a_flushed_broker_loses_nothing(
+    ledger: Ledger, active_environment: Environment, sandbox: SandboxControl
+) -> None:
     sandbox.switches(latency={"processext": 0.2})
-    start(in_stage)
+    start(active_environment)
     keys = request_fee_runs(60)
     until(lambda: in_flight(sandbox) > 0)
 
-    in_stage.broker.flush()
+    active_environment.broker.flush()
 
     until(all_done(ledger, keys))
     assert once_each(sandbox, 60)
 
 
-def test_enqueueing_needs_no_broker(ledger: Ledger, in_stage: Stage, sandbox: SandboxControl) -> None:
-    in_stage.broker.kill()
+def test_enqueueing_needs_no_broker(ledger: Ledger, active_environment: Environment, sandbox: SandboxControl) -> None:
+    active_environment.broker.kill()
     keys = request_fee_runs(3)
     assert states(ledger, keys) == [State.QUEUED] * 3
 
-    in_stage.broker.start()
-    start(in_stage)
+    active_environment.broker.start()
+    start(active_environment)
 
     until(all_done(ledger, keys))
     assert once_each(sandbox, 3)
 
 
 def test_refused_credentials_fail_nothing_and_work_resumes_with_the_key(
-    ledger: Ledger, in_stage: Stage, sandbox: SandboxControl
+    ledger: Ledger, active_environment: Environment, sandbox: SandboxControl
 ) -> None:
-    sandbox.withdraw_key(in_stage.keys.key_id)
-    start(in_stage)
+    sandbox.withdraw_key(active_environment.keys.key_id)
+    start(active_environment)
     keys = request_fee_runs(40)
     until(lambda: any(one.wait_reason == WaitReason.NO_SESSION for one in search(ledger)))
 
@@ -148,7 +152,7 @@ def test_refused_credentials_fail_nothing_and_work_resumes_with_the_key(
     assert len(sandbox.token_calls()) == 1
     assert in_flight(sandbox) == 0
 
-    sandbox.register_key(in_stage.keys.key_id, in_stage.keys.public_key)
+    sandbox.register_key(active_environment.keys.key_id, active_environment.keys.public_key)
     session().renew("a person", force=True)  # else the fleet rests for a minute after a refused login
 
     until(all_done(ledger, keys), within=20)
@@ -156,12 +160,12 @@ def test_refused_credentials_fail_nothing_and_work_resumes_with_the_key(
 
 
 def test_a_message_waits_for_a_ledger_that_is_unavailable(
-    ledger: Ledger, in_stage: Stage, sandbox: SandboxControl
+    ledger: Ledger, active_environment: Environment, sandbox: SandboxControl
 ) -> None:
-    worker = start(in_stage)
+    worker = start(active_environment)
     with ledger.writing() as connection:
         connection.execute(text("ALTER TABLE b2copy_operations RENAME TO elsewhere"))
-    with Celery("crm", broker=in_stage.broker.url, set_as_current=False) as crm:
+    with Celery("crm", broker=active_environment.broker.url, set_as_current=False) as crm:
         arguments = {"account_login": "7", "request_id": "W1"}
         crm.send_task("b2copy.fees.process", kwargs=arguments, queue="b2copy.inbox")
         lost = crm.send_task("b2copy.nonsense", queue="b2copy.inbox").id
@@ -174,11 +178,11 @@ def test_a_message_waits_for_a_ledger_that_is_unavailable(
     assert worker.started == 1
 
 
-def test_wake_ups_do_not_pile_up(ledger: Ledger, in_stage: Stage) -> None:
+def test_wake_ups_do_not_pile_up(ledger: Ledger, active_environment: Environment) -> None:
     for _ in range(20):
         assert wake("money", 3)
 
-    with in_stage.broker.client as client:
+    with active_environment.broker.client as client:
         assert client.llen("b2copy.money") == 3
 
 
@@ -198,10 +202,12 @@ def test_nothing_that_a_wake_up_raises_reaches_a_caller_whose_operation_is_recor
     assert states(ledger, [recorded.key]) == [State.QUEUED]
 
 
-def test_a_429_to_one_worker_holds_the_other(ledger: Ledger, in_stage: Stage, sandbox: SandboxControl) -> None:
+def test_a_429_to_one_worker_holds_the_other(
+    ledger: Ledger, active_environment: Environment, sandbox: SandboxControl
+) -> None:
     sandbox.faults({"what": "status", "status": 429, "retry_after": "2", "route": "processext", "next": 1})
     for name in ("one", "two"):
-        wait_for_worker(in_stage.worker(*ALONE, name=name, B2COPY_CONCURRENCY="1"))
+        wait_for_worker(active_environment.worker(*ALONE, name=name, B2COPY_CONCURRENCY="1"))
     keys = request_fee_runs(300)
     until(lambda: any(one.wait_reason == WaitReason.RATE_LIMITED for one in search(ledger, limit=1000)))
     time.sleep(0.2)  # another process notices a hold within 50 ms, and ends the call that it makes

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support import until
-from worker.testbed.environment import Stage
+from worker.testbed.environment import Environment
 from worker.testbed.processes import Process, clean_environment
 from worker.watch.logs import LIMIT, guard
 from worker.watch.printable import one_line
@@ -157,7 +157,9 @@ def test_our_loggers_redact_in_a_process_of_the_crm_and_nothing_of_the_crms_is_t
     assert "password=theirs" in ran.stdout
 
 
-def test_messages_from_outside_forge_no_record_in_a_workers_log(stage: Stage, worker: Callable[..., Process]) -> None:
+def test_messages_from_outside_forge_no_record_in_a_workers_log(
+    environment: Environment, worker: Callable[..., Process]
+) -> None:
     process = worker()
     for headers in ({"task": "b2copy.nonsense", "id": FORGED}, {"task": "b2copy.call", "id": FORGED}):
         properties = {"delivery_info": {"exchange": "", "routing_key": "b2copy.inbox"}, "delivery_tag": headers["task"]}
@@ -168,7 +170,7 @@ def test_messages_from_outside_forge_no_record_in_a_workers_log(stage: Stage, wo
             "headers": headers | {"lang": "py", "root_id": FORGED, "kwargsrepr": FORGED, "origin": FORGED},
             "properties": properties | {"body_encoding": "base64", "correlation_id": FORGED},
         }
-        with stage.broker.client as client:
+        with environment.broker.client as client:
             client.lpush("b2copy.inbox", json.dumps(envelope))
 
     until(lambda: process.log.read_text().count("cannot be recorded") >= 2)

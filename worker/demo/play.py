@@ -1,4 +1,4 @@
-"""The demo's course: set the stage, play the CRM, watch until all is final, judge."""
+"""The demo's course: start the environment, play the CRM, watch until all is final, judge."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ from worker.demo.rows import Withdrawal, rules
 from worker.demo.view import Glance, View
 from worker.ledger import Ledger, find_many
 from worker.operation import FINAL
-from worker.testbed.environment import Stage, wait_for_worker
+from worker.testbed.environment import Environment, wait_for_worker
 
 TOKEN_LIFE = 5  # seconds: short enough to see beat renew ahead of expiry
 GIVE_UP = 30.0  # seconds beyond the longest pending row
@@ -28,35 +28,37 @@ def play(rows: list[Withdrawal], view: View) -> Report:
     interrupts = Interrupts()
     view.opening(len(rows))
     try:
-        stage = Stage(access_lifetime=TOKEN_LIFE, logins=rules(rows))
-        stage.settings |= QUICK_POLLS
-        with stage, interrupts.armed():
-            return _judged(rows, stage, view)
+        environment = Environment(access_lifetime=TOKEN_LIFE, logins=rules(rows))
+        environment.settings |= QUICK_POLLS
+        with environment, interrupts.armed():
+            return _judged(rows, environment, view)
     finally:
         if interrupts.number:
             view.say("stopped: every process has ended, nothing is left behind")
 
 
-def _judged(rows: list[Withdrawal], stage: Stage, view: View) -> Report:
+def _judged(rows: list[Withdrawal], environment: Environment, view: View) -> Report:
     """Whatever goes wrong, its logs stay."""
     try:
-        report = _run(rows, stage, view)
+        report = _run(rows, environment, view)
     except Exception:
-        view.say(f"The logs are kept in {_kept(stage)}")
+        view.say(f"The logs are kept in {_kept(environment)}")
         raise
     view.report(report)
     if not report.passed:
-        view.say(f"The logs and the ledger are kept in {_kept(stage)}")
+        view.say(f"The logs and the ledger are kept in {_kept(environment)}")
     return report
 
 
-def _run(rows: list[Withdrawal], stage: Stage, view: View) -> Report:
-    view.started("broker", f"redis://127.0.0.1:{stage.broker.port}, wakes the worker and holds the shared session")
-    view.started("B2COPY", f"{stage.sandbox.url}, a local sandbox; its access tokens live {TOKEN_LIFE} s")
-    worker, _ = stage.worker(), stage.beat()
+def _run(rows: list[Withdrawal], environment: Environment, view: View) -> Report:
+    view.started(
+        "broker", f"redis://127.0.0.1:{environment.broker.port}, wakes the worker and holds the shared session"
+    )
+    view.started("B2COPY", f"{environment.sandbox.url}, a local sandbox; its access tokens live {TOKEN_LIFE} s")
+    worker, _ = environment.worker(), environment.beat()
     # This process plays the CRM, so it has a CRM's settings.
     os.environ.clear()
-    os.environ.update(stage.environment)
+    os.environ.update(environment.variables)
     from tasks import enqueue
     from worker.app import ledger
 
@@ -67,19 +69,19 @@ def _run(rows: list[Withdrawal], stage: Stage, view: View) -> Report:
     enqueue.many("fees.process", [row.fields for row in rows], by="demo")
     took = time.monotonic() - began
     view.started("CRM", f"enqueued {len(rows)} withdrawals in {took:.2f} s: the ledger has them")
-    _watch(ledger(), rows, stage, view, began)
-    restarts = sum(process.started - 1 for process in stage.processes)
-    return judge(ledger(), rows, stage.sandbox.control.counters(), restarts)
+    _watch(ledger(), rows, environment, view, began)
+    restarts = sum(process.started - 1 for process in environment.processes)
+    return judge(ledger(), rows, environment.sandbox.control.counters(), restarts)
 
 
-def _watch(ledger: Ledger, rows: list[Withdrawal], stage: Stage, view: View, began: float) -> None:
+def _watch(ledger: Ledger, rows: list[Withdrawal], environment: Environment, view: View, began: float) -> None:
     """Return when all is final and a renewal was seen, or when time is up."""
     keys = [row.key for row in rows]
     until = began + max(row.pending_seconds for row in rows) + GIVE_UP
     with view.progress():
         while True:
             states = Counter(str(operation.state) for operation in find_many(ledger, keys).values())
-            counters = stage.sandbox.control.counters()
+            counters = environment.sandbox.control.counters()
             now = time.monotonic()
             view.show(_glance(now - began, states, counters))
             final = sum(states[state] for state in FINAL) == len(rows)
@@ -99,15 +101,15 @@ def _glance(seconds: float, states: Counter[str], counters: dict[str, Any]) -> G
     )
 
 
-def _kept(stage: Stage) -> Path:
+def _kept(environment: Environment) -> Path:
     """End the processes and copy logs and ledger, which hold neither keys nor tokens, to a folder that stays."""
     folder = Path(tempfile.mkdtemp(prefix="b2copy-demo-"))
-    for process in stage.processes:
+    for process in environment.processes:
         process.terminate()
-    for process in stage.processes:
+    for process in environment.processes:
         process.stop()
-    for path in [*stage.folder.glob("*.log"), *stage.folder.glob("ledger.sqlite*")]:
+    for path in [*environment.folder.glob("*.log"), *environment.folder.glob("ledger.sqlite*")]:
         shutil.copy(path, folder)
-    for path in stage.folder.glob("*/log"):
+    for path in environment.folder.glob("*/log"):
         shutil.copy(path, folder / f"{path.parent.name}.log")
     return folder

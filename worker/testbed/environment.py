@@ -51,7 +51,7 @@ class Sandbox:
         self.process.stop(grace=2.0)
 
 
-class Stage:
+class Environment:
     """A context manager: what is started on it ends with it, and its folder is removed.
 
     `broker` and `sandbox` that are given stay the giver's: they are neither started nor ended here. `switches` are
@@ -86,11 +86,11 @@ class Stage:
         return self.settings["B2COPY_DATABASE_URL"]
 
     @property
-    def environment(self) -> dict[str, str]:
+    def variables(self) -> dict[str, str]:
         """For a process of ours: the caller's environment, cleaned, with `settings`."""
         return clean_environment(**self.settings)
 
-    def __enter__(self) -> "Stage":
+    def __enter__(self) -> "Environment":
         try:
             for part in self._owned:
                 part.start()
@@ -116,7 +116,7 @@ class Stage:
 
     def run(self, name: str, *command: str, restarts: bool = True, **settings: str) -> Process:
         """Start a supervised process; its log is `<folder>/<name>.log`. `settings` are for this process alone."""
-        process = Process(name, command, self.folder / f"{name}.log", self.environment | settings, restarts)
+        process = Process(name, command, self.folder / f"{name}.log", self.variables | settings, restarts)
         self.processes.append(process)
         return process.start()
 

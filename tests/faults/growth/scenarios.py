@@ -12,7 +12,7 @@ from tests.faults.load.measure import cpu_seconds, enqueue_fees
 from tests.faults.table import Scenario
 from tests.support import until
 from worker.ledger.schema import c, operations
-from worker.testbed.environment import Stage
+from worker.testbed.environment import Environment
 from worker.testbed.processes import Process
 
 TITLE = "A worker's cost per operation in a small ledger and in a large one"
@@ -37,22 +37,22 @@ def grown_ledger(database: str, small: int = 1_000, large: int = 100_000, count:
 
 def cost(database: str, size: int, count: int) -> tuple[float, float]:
     """Return ms of a worker's CPU, and SQL statements, per operation in a ledger that holds `size` final ones."""
-    with Stage() as stage:
-        stage.settings["STATEMENTS_FOLDER"] = str(stage.folder)
+    with Environment() as environment:
+        environment.settings["STATEMENTS_FOLDER"] = str(environment.folder)
         options = ("--include", "tests.faults.growth.counting")
-        with System(stage, database, workers=1, beats=0, latency=0.0, clients=(), options=options) as system:
-            stage.sandbox.control.switches(logins={"none_due": {}})
+        with System(environment, database, workers=1, beats=0, latency=0.0, clients=(), options=options) as system:
+            environment.sandbox.control.switches(logins={"none_due": {}})
             enqueue_fees(system, "none_due", 200)  # so that caches and connections exist
             until(lambda: system.count(c.state == "succeeded") == 200, within=30)
             fill(system, size)
             worker = system.workers[0]
-            cpu, statements = cpu_seconds(worker), statements_of(stage, worker)
+            cpu, statements = cpu_seconds(worker), statements_of(environment, worker)
             enqueue_fees(system, "none_due", count)
             until(lambda: system.count(c.state == "succeeded") == 200 + size + count, within=60, every=0.25)
             time.sleep(0.2)
             return (
                 (cpu_seconds(worker) - cpu) * 1000 / count,
-                (statements_of(stage, worker) - statements) / count,
+                (statements_of(environment, worker) - statements) / count,
             )
 
 
@@ -89,8 +89,8 @@ def fill(system: System, count: int) -> None:
         )
 
 
-def statements_of(stage: Stage, process: Process) -> int:
-    return int((stage.folder / f"{process.pid}.statements").read_text())
+def statements_of(environment: Environment, process: Process) -> int:
+    return int((environment.folder / f"{process.pid}.statements").read_text())
 
 
 SCENARIOS = [

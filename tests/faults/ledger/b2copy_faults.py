@@ -22,14 +22,14 @@ IN_FLIGHT_S = 0.15
 def unreachable(system: System, seconds: float = 60.0) -> None:
     """B2COPY cuts every connection and refuses new ones."""
     with system.fault():
-        system.stage.sandbox.control.go_away(seconds)
+        system.environment.sandbox.control.go_away(seconds)
         system.go_on(seconds)
         until(partial(_is_reachable, system), within=10)
 
 
 def _is_reachable(system: System) -> bool:
     with suppress(requests.ConnectionError):
-        system.stage.sandbox.control.counters()
+        system.environment.sandbox.control.counters()
         return True
     return False
 
@@ -40,10 +40,10 @@ def unavailable_for_a_day(system: System, hours: int = 24) -> None:
     with system.fault():
         for hour in range(hours):
             if hour in {0, hours // 2}:
-                system.stage.sandbox.control.faults(unavailable | ({} if hour == 0 else {"match": '-77"'}))
+                system.environment.sandbox.control.faults(unavailable | ({} if hour == 0 else {"match": '-77"'}))
             system.pass_an_hour()
             system.go_on(1.25)
-        system.stage.sandbox.control.faults()
+        system.environment.sandbox.control.faults()
     if (most := system.most_attempts()) < hours // 3:
         raise AssertionError(f"this was no outage: no operation had more than {most} attempts")
 
@@ -51,20 +51,20 @@ def unavailable_for_a_day(system: System, hours: int = 24) -> None:
 def access_refused(system: System, seconds: float = 20.0) -> None:
     """B2COPY answers 403 to every call. All operations wait."""
     with system.fault():
-        system.stage.sandbox.control.faults({"what": "status", "status": 403, "route": "api"})
+        system.environment.sandbox.control.faults({"what": "status", "status": 403, "route": "api"})
         system.go_on(seconds)
-        system.stage.sandbox.control.faults()
+        system.environment.sandbox.control.faults()
 
 
 def access_refused_for_one_login(system: System, count: int = 3, within: float = 90.0) -> None:
     """B2COPY answers 403 about one login: its operations end as `rejected`, and no other operation waits for access."""
     keys = [f"fees.process:refused-{number}" for number in range(count)]
     with system.fault():
-        system.stage.sandbox.control.faults({"what": "status", "status": 403, "match": "refused-"})
+        system.environment.sandbox.control.faults({"what": "status", "status": 403, "match": "refused-"})
         system.request(*({"account_login": "none_due", "request_id": key.partition(":")[2]} for key in keys))
         until(lambda: system.count(c.key.in_(keys), c.ended_at.is_not(None)) == count, within=within, every=0.5)
         others = system.count(c.key.not_in(keys), c.wait_reason == "no_access")
-        system.stage.sandbox.control.faults()
+        system.environment.sandbox.control.faults()
     expect_outcome(system, keys, "rejected")
     if others:
         raise AssertionError(f"{others} operations of other logins wait for access")
@@ -72,7 +72,7 @@ def access_refused_for_one_login(system: System, count: int = 3, within: float =
 
 def rate_limited(system: System) -> None:
     """B2COPY answers one 429 with Retry-After under a backlog. No worker sends a request before that time is over."""
-    control, backlog = system.stage.sandbox.control, c.key.startswith("fees.process:backlog-")
+    control, backlog = system.environment.sandbox.control, c.key.startswith("fees.process:backlog-")
     control.switches(call_log=True)
     with system.fault():
         system.request(*({"account_login": "none_due", "request_id": f"backlog-{number}"} for number in range(2000)))
@@ -106,19 +106,19 @@ def conflict_after_lost_answer(system: System, each: int = 3) -> None:
             rows.append({"path": PATH, "payload": {"name": name}, "key": name, "repeatable": True})
     keys = [f"call:{row['key']}" for row in rows]
     with system.fault():
-        system.stage.sandbox.control.faults(*faults)
+        system.environment.sandbox.control.faults(*faults)
         system.request(*rows, kind="call")
         until(lambda: system.count(c.key.in_(keys), c.ended_at.is_not(None)) == len(keys), within=30, every=0.2)
-        system.stage.sandbox.control.faults()
+        system.environment.sandbox.control.faults()
     expect_outcome(system, keys, "unresolved")
 
 
 def interim_responses(system: System, seconds: float = 5.0) -> None:
     """B2COPY sends 102 and 103 before every answer: each call is made once and has its own answer."""
     with system.fault():
-        system.stage.sandbox.control.faults({"what": "interim", "route": "api"})
+        system.environment.sandbox.control.faults({"what": "interim", "route": "api"})
         system.go_on(seconds)
-        system.stage.sandbox.control.faults()
+        system.environment.sandbox.control.faults()
 
 
 def expect_outcome(system: System, keys: Collection[str], failure_reason: str) -> None:

@@ -54,7 +54,7 @@ def operations_by_key(system: System) -> dict[str, Any]:
 def effects_by_key(system: System) -> dict[str, int]:
     """Return how often B2COPY carried out each operation."""
     times: dict[str, int] = {}
-    for effect in system.stage.sandbox.control.effects():
+    for effect in system.environment.sandbox.control.effects():
         if effect["kind"] == "fees.process":
             times[f"fees.process:{effect['key'].partition('/')[2]}"] = effect["times"]
         else:

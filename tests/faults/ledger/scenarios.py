@@ -8,7 +8,7 @@ from tests.faults.ledger import b2copy_faults, process_faults, store_faults
 from tests.faults.ledger.promises import figures, lossless, nearly_lossless, none_unresolved, safe
 from tests.faults.ledger.system import DATABASES, System
 from tests.faults.table import Scenario
-from worker.testbed.environment import Stage
+from worker.testbed.environment import Environment
 
 TITLE = "The ledger: two workers, a beat, 15 operations/s through enqueue and 15/s through foreign messages"
 
@@ -25,7 +25,7 @@ def run_fault(
     **options: Any,
 ) -> dict[str, Any]:
     """Put a new system under load, run the fault, wait until everything is final, and return the figures."""
-    with Stage(broker, sandbox) as stage, System(stage, database, **options) as system:
+    with Environment(broker, sandbox) as environment, System(environment, database, **options) as system:
         system.start_crm()
         system.wait_for_load()
         fault(system)

@@ -12,9 +12,9 @@ from worker.testbed.ports import free_port
 def redis_killed(system: System, seconds: float = 5.0) -> None:
     """SIGKILL Redis. It starts again with the data of its AOF."""
     with system.fault():
-        system.stage.broker.kill()
+        system.environment.broker.kill()
         system.go_on(seconds)
-        system.stage.broker.start()
+        system.environment.broker.start()
 
 
 def redis_flushed(system: System, times: int = 3) -> None:
@@ -22,12 +22,12 @@ def redis_flushed(system: System, times: int = 3) -> None:
     for _ in range(times):
         with system.fault():
             system.go_on(1.0)
-            system.stage.broker.flush()
+            system.environment.broker.flush()
 
 
 def redis_full(system: System, seconds: float = 20.0) -> None:
     """Redis has reached `maxmemory` and evicts nothing: it answers reads and refuses writes."""
-    with system.fault(), system.stage.broker.client as client:
+    with system.fault(), system.environment.broker.client as client:
         client.config_set("maxmemory", "1")
         system.go_on(seconds)
         client.config_set("maxmemory", "0")
@@ -35,7 +35,7 @@ def redis_full(system: System, seconds: float = 20.0) -> None:
 
 def redis_read_only(system: System, seconds: float = 20.0) -> None:
     """Redis is a replica, as after a failover that our URL did not follow: it answers reads and refuses writes."""
-    with system.fault(), system.stage.broker.client as client:
+    with system.fault(), system.environment.broker.client as client:
         client.replicaof("127.0.0.1", str(free_port()))
         system.go_on(seconds)
         client.replicaof("NO", "ONE")
@@ -68,5 +68,5 @@ def unusable_messages(system: System) -> None:
     """Messages that no worker can use: each is stored as a failed operation, and all others are served."""
     stored = (c.kind == "message", c.failure_reason == "bad_payload")
     with system.fault():
-        sent = send_all(system.stage.broker.url)
+        sent = send_all(system.environment.broker.url)
     until(lambda: system.count(*stored) == sent, within=20)

@@ -22,7 +22,7 @@ from tests.support import until
 from worker.ledger import Ledger, open_ledger
 from worker.ledger.database import connect
 from worker.ledger.schema import attempts, c, operations
-from worker.testbed.environment import Stage, wait_for_worker
+from worker.testbed.environment import Environment, wait_for_worker
 from worker.testbed.processes import Process
 
 DATABASES = ("sqlite", "postgresql")
@@ -46,7 +46,7 @@ class System:
 
     def __init__(
         self,
-        stage: Stage,
+        environment: Environment,
         database: str,
         clients: Sequence[str] = ("enqueue", "message"),
         workers: int = 2,
@@ -57,24 +57,24 @@ class System:
         mix: Sequence[str] = MIX,
         **settings: str,
     ) -> None:
-        self.stage, self.database, self.clients = stage, database, clients
+        self.environment, self.database, self.clients = environment, database, clients
         if database == "postgresql":
-            stage.settings["B2COPY_DATABASE_URL"] = postgres().url()
-        stage.settings.update(settings)
+            environment.settings["B2COPY_DATABASE_URL"] = postgres().url()
+        environment.settings.update(settings)
         self._counts, self._options = (workers, beats), options
         self._per_second, self._latency, self._mix = per_second, latency, mix
-        self.notes = stage.folder / "crm"
+        self.notes = environment.folder / "crm"
         self.workers: list[Process] = []
         self.beats: list[Process] = []
         self.fault_ended = 0.0  # Unix time, s
 
     def __enter__(self) -> "System":
-        self.stage.sandbox.control.switches(logins=RULES, latency={"api": self._latency})
+        self.environment.sandbox.control.switches(logins=RULES, latency={"api": self._latency})
         self.notes.mkdir()
-        open_ledger(self.stage.database_url, create=True).close()
+        open_ledger(self.environment.database_url, create=True).close()
         workers, beats = self._counts
-        self.workers = [self.stage.worker(*self._options, name=f"worker{number}") for number in range(workers)]
-        self.beats = [self.stage.beat(name=f"beat{number}") for number in range(beats)]
+        self.workers = [self.environment.worker(*self._options, name=f"worker{number}") for number in range(workers)]
+        self.beats = [self.environment.beat(name=f"beat{number}") for number in range(beats)]
         for worker in self.workers:
             wait_for_worker(worker)
         return self
@@ -90,11 +90,11 @@ class System:
             "folder": str(self.notes), "clients": list(self.clients), "per_second": self._per_second,
             "mix": list(self._mix),
         }  # fmt: skip
-        self.stage.run("crm", sys.executable, "-m", "tests.faults.ledger.crm", json.dumps(task), restarts=False)
+        self.environment.run("crm", sys.executable, "-m", "tests.faults.ledger.crm", json.dumps(task), restarts=False)
 
     def stop_crm(self) -> None:
         (self.notes / "stop").touch()
-        crm = next(process for process in self.stage.processes if process.name == "crm")
+        crm = next(process for process in self.environment.processes if process.name == "crm")
         if crm.wait(30.0) is None:
             raise AssertionError(f"the CRM does not stop:\n{crm.tail()}")
         if crm.returncode:
@@ -103,9 +103,9 @@ class System:
     def request(self, *rows: dict[str, Any], kind: str = "fees.process") -> None:
         """Enqueue these operations, in a process of its own."""
         code = "import json, sys; from tasks import enqueue; enqueue.many(sys.argv[1], json.load(open(sys.argv[2])))"
-        file = self.stage.folder / f"rows-{time.monotonic_ns()}.json"
+        file = self.environment.folder / f"rows-{time.monotonic_ns()}.json"
         file.write_text(json.dumps(rows))
-        process = self.stage.run(file.stem, sys.executable, "-c", code, kind, str(file), restarts=False)
+        process = self.environment.run(file.stem, sys.executable, "-c", code, kind, str(file), restarts=False)
         if process.wait(60.0) != 0:
             raise AssertionError(f"the operations were not enqueued:\n{process.tail()}")
 
@@ -127,7 +127,7 @@ class System:
         """Wait until no operation is open, and no message is anywhere."""
 
         def nothing_left() -> bool:
-            with self.stage.broker.client as client:
+            with self.environment.broker.client as client:
                 if client.llen("b2copy.inbox") or client.hlen("unacked"):
                     return False
             return self.count(c.due_at.is_not(None)) == 0
@@ -158,7 +158,7 @@ class System:
     @contextmanager
     def ledger(self) -> Iterator[Ledger]:
         """The ledger, through new connections that no fault has touched."""
-        engine = connect(self.stage.database_url)
+        engine = connect(self.environment.database_url)
         try:
             yield Ledger(engine, "")
         finally:
@@ -181,9 +181,13 @@ class System:
             return -1
 
     def save_logs(self) -> None:
-        """Copy logs, notes and ledger out of the stage's folder, which is removed with the stage."""
+        """Copy logs, notes and ledger out of the environment's folder, which is removed with the environment."""
         saved = Path(tempfile.mkdtemp(prefix="b2copy-faults-"))
-        files = [*self.stage.folder.glob("*.log"), *self.notes.glob("*.notes"), *self.stage.folder.glob("*.sqlite*")]
+        files = [
+            *self.environment.folder.glob("*.log"),
+            *self.notes.glob("*.notes"),
+            *self.environment.folder.glob("*.sqlite*"),
+        ]
         for file in files:
             shutil.copy(file, saved)
         print(f"    the logs are in {saved}", file=sys.stderr, flush=True)

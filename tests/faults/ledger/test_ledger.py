@@ -4,11 +4,11 @@ from tests.faults.ledger.process_faults import worker_killed
 from tests.faults.ledger.promises import figures, safe
 from tests.faults.ledger.store_faults import redis_flushed, redis_killed
 from tests.faults.ledger.system import System
-from worker.testbed.environment import Stage
+from worker.testbed.environment import Environment
 
 
-def test_nothing_is_lost_or_done_twice_when_redis_and_workers_die(stage: Stage) -> None:
-    with System(stage, "sqlite", per_second=10.0) as system:
+def test_nothing_is_lost_or_done_twice_when_redis_and_workers_die(environment: Environment) -> None:
+    with System(environment, "sqlite", per_second=10.0) as system:
         system.start_crm()
         system.wait_for_load(finals=5)
 

@@ -12,7 +12,7 @@ from tests.faults.load.measure import enqueue_fees, rss
 from tests.faults.table import Scenario
 from tests.support import until
 from worker.ledger.schema import c
-from worker.testbed.environment import Stage
+from worker.testbed.environment import Environment
 
 TITLE = "Fee runs pending at once: one worker, a beat, no rate limit"
 
@@ -21,8 +21,8 @@ _pending = c.wait_reason == "pending_at_b2copy"
 
 def pending_at_once(database: str, count: int = 10_000) -> dict[str, Any]:
     """So many runs are pending at B2COPY, another operation is served, then B2COPY ends all runs."""
-    with Stage() as stage, System(stage, database, workers=1, latency=0.0, clients=()) as system:
-        stage.sandbox.control.switches(logins={"slow": {"until_told": True}, "none_due": {}})
+    with Environment() as environment, System(environment, database, workers=1, latency=0.0, clients=()) as system:
+        environment.sandbox.control.switches(logins={"slow": {"until_told": True}, "none_due": {}})
         idle = rss(system.workers[0])
         enqueue_fees(system, "slow", count)
         until(lambda: system.count(_pending) == count, within=60, every=0.25)
@@ -35,7 +35,7 @@ def pending_at_once(database: str, count: int = 10_000) -> dict[str, Any]:
         (other,) = (row for row in operations_by_key(system).values() if row.state == "succeeded")
         interval = longest_wait(system)
         with system.fault():
-            stage.sandbox.control.finish_fees()
+            environment.sandbox.control.finish_fees()
         until(lambda: system.count(c.due_at.is_not(None)) == 0, within=180, every=0.5)
         ended = [row.ended_at / 1000 - system.fault_ended for row in operations_by_key(system).values()]
         return {

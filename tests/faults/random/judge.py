@@ -98,7 +98,7 @@ def _evidence(system: System, requests: list[Accepted], recorded: dict[str, Any]
 
 def _session(system: System, plan: Plan) -> Iterator[str]:
     """One login, and one more for each fault that costs the session; no refresh token is used twice."""
-    counters = system.stage.sandbox.control.counters()
+    counters = system.environment.sandbox.control.counters()
     allowed = 1 + sum(event.costs_session for event in (*plan.ours, *plan.theirs))
     if counters["logins"] > allowed:
         yield f"{counters['logins']} logins, at most {allowed} were necessary"

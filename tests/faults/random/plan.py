@@ -119,15 +119,15 @@ OUR_FAULTS: list[Callable[[Draw], Event]] = [
 def answers_fail(system: System, for_s: float, **fault: Any) -> None:
     """B2COPY gives this fault for some seconds to a share of the calls."""
     with system.fault():
-        system.stage.sandbox.control.faults({"route": "api"} | fault)
+        system.environment.sandbox.control.faults({"route": "api"} | fault)
         system.go_on(for_s)
-        system.stage.sandbox.control.faults()
+        system.environment.sandbox.control.faults()
 
 
 def tokens_revoked(system: System) -> None:
     """B2COPY ends all access tokens and the sessions behind them."""
     with system.fault():
-        system.stage.sandbox.control.revoke_all()
+        system.environment.sandbox.control.revoke_all()
 
 
 def _answers_fail(draw: Draw, **fault: Any) -> Event:

@@ -11,13 +11,16 @@ from tests.faults.random.judge import broken_promises, not_drained
 from tests.faults.random.operator import Operator
 from tests.faults.random.plan import Event, Plan
 from worker.ledger.schema import c
-from worker.testbed.environment import Stage
+from worker.testbed.environment import Environment
 
 
 def run_plan(plan: Plan, saves_logs: bool = True, **more: Any) -> tuple[dict[str, Any], list[str]]:
     """Run a plan. Returns the row of the table, and the broken promises. `more` are further options of the system."""
     print(f"    {plan}", file=sys.stderr, flush=True)
-    with Stage() as stage, System(stage, plan.database, clients=CLIENTS, **plan.options | more) as system:
+    with (
+        Environment() as environment,
+        System(environment, plan.database, clients=CLIENTS, **plan.options | more) as system,
+    ):
         operator = Operator(system)
         system.start_crm()
         system.wait_for_load()
@@ -29,7 +32,7 @@ def run_plan(plan: Plan, saves_logs: bool = True, **more: Any) -> tuple[dict[str
             ]
         for each in running:
             each.result()
-        system.stage.sandbox.control.faults()
+        system.environment.sandbox.control.faults()
         operator.resume_all()
         system.go_on(2.0)
         system.stop_crm()
@@ -40,7 +43,7 @@ def run_plan(plan: Plan, saves_logs: bool = True, **more: Any) -> tuple[dict[str
         problems += broken_promises(system, plan, operator)
         if problems and saves_logs:
             system.save_logs()
-        counters = stage.sandbox.control.counters()
+        counters = environment.sandbox.control.counters()
         return {
             "operations": system.count(),
             "succeeded": system.count(c.state == "succeeded"),

@@ -16,7 +16,7 @@ from tests.support import until
 from worker.session.shared import SharedSession
 from worker.session.timings import Timings
 from worker.settings import Settings, load, worker_settings
-from worker.testbed.environment import Stage
+from worker.testbed.environment import Environment
 
 # Timings for tokens that live 3 s instead of 15 min.
 SHORT: dict[str, Any] = {
@@ -50,16 +50,16 @@ class Fleet:
 
     def __init__(
         self,
-        stage: Stage,
+        environment: Environment,
         count: int = 16,
         seconds: float = 120.0,
         pause: float = 0.2,
         clocks: Sequence[float] = (0.0,),
         timings: Mapping[str, Any] | None = None,
     ) -> None:
-        self._stage, self._count = stage, count
+        self._environment, self._count = environment, count
         self._timings = SHORT | dict(timings or {})
-        self._folder = stage.folder / f"fleet-{time.monotonic_ns()}"
+        self._folder = environment.folder / f"fleet-{time.monotonic_ns()}"
         self._task = {
             "folder": str(self._folder), "count": count, "pause": pause, "clocks": list(clocks),
             "timings": self._timings, "ends": time.monotonic() + seconds,
@@ -69,7 +69,7 @@ class Fleet:
     def __enter__(self) -> "Fleet":
         self._folder.mkdir()
         command = [sys.executable, "-m", "tests.faults.session.caller", json.dumps(self._task)]
-        self._process = self._stage.run(f"{self._folder.name}", *command, restarts=False)
+        self._process = self._environment.run(f"{self._folder.name}", *command, restarts=False)
         until(lambda: self._process.running is False or (self._folder / "pids").exists(), within=20)
         if not self._process.running:
             raise RuntimeError(f"the fleet did not start:\n{self._process.tail()}")
@@ -90,7 +90,7 @@ class Fleet:
 
     @property
     def settings(self) -> Settings:
-        with _environment(self._stage.settings):
+        with _environment(self._environment.settings):
             worker_settings.cache_clear()
             return load(Settings)
 
@@ -148,7 +148,7 @@ class Fleet:
 
     def figures(self) -> dict[str, Any]:
         """Return the row of the table. `failures` counts the calls that failed outside the fault windows, by type."""
-        calls, counters = self.calls(), self._stage.sandbox.control.counters()
+        calls, counters = self.calls(), self._environment.sandbox.control.counters()
         outside = [call for call in calls if not any(start <= call.started <= end for start, end in self.windows)]
         failed = [call for call in outside if not call.succeeded]
         return {

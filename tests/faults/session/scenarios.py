@@ -11,90 +11,90 @@ import redis
 from tests.faults.session.fleet import Fleet
 from tests.faults.table import Scenario
 from tests.support import until
-from worker.testbed.environment import Stage
+from worker.testbed.environment import Environment
 
 TITLE = "The shared session: 16 processes, 5 calls/s each, tokens of 3 s, a lease of 2 s"
 TOKEN_LIFE_S = 3.0
 
 
 @contextmanager
-def short_lived_tokens(**switches: Any) -> Iterator[Stage]:
-    """A stage of its own whose tokens live `TOKEN_LIFE_S`."""
-    with Stage(access_lifetime=TOKEN_LIFE_S, **switches) as stage:
-        stage.settings["B2COPY_TOKEN_TTL"] = str(TOKEN_LIFE_S)
-        yield stage
+def short_lived_tokens(**switches: Any) -> Iterator[Environment]:
+    """An environment of its own whose tokens live `TOKEN_LIFE_S`."""
+    with Environment(access_lifetime=TOKEN_LIFE_S, **switches) as environment:
+        environment.settings["B2COPY_TOKEN_TTL"] = str(TOKEN_LIFE_S)
+        yield environment
 
 
-def leader_killed(fleet: Fleet, stage: Stage, after: float = 5.0) -> None:
+def leader_killed(fleet: Fleet, environment: Environment, after: float = 5.0) -> None:
     """SIGKILL the process that holds the renewal lease, during its token call."""
-    stage.sandbox.control.switches(latency={"token": 0.3})
+    environment.sandbox.control.switches(latency={"token": 0.3})
     pid = fleet.wait_for_leader()
     with fleet.fault():
         fleet.send(pid, signal.SIGKILL)
-    stage.sandbox.control.switches(latency={})
+    environment.sandbox.control.switches(latency={})
     fleet.wait_for_renewal()
     fleet.recover(after)
 
 
-def leader_stopped(fleet: Fleet, stage: Stage, seconds: float = 3.5, after: float = 3.0) -> None:
+def leader_stopped(fleet: Fleet, environment: Environment, seconds: float = 3.5, after: float = 3.0) -> None:
     """SIGSTOP the process that holds the renewal lease, for longer than the lease. The others must not notice."""
-    stage.sandbox.control.switches(latency={"token": 0.3})
+    environment.sandbox.control.switches(latency={"token": 0.3})
     pid = fleet.wait_for_leader()
     with fleet.fault():
         fleet.send(pid, signal.SIGSTOP)
-    stage.sandbox.control.switches(latency={})
+    environment.sandbox.control.switches(latency={})
     fleet.go_on(seconds)
     fleet.send(pid, signal.SIGCONT)
     fleet.recover(after)
 
 
-def answers_lost(fleet: Fleet, stage: Stage, times: int = 3, after: float = 1.0) -> None:
+def answers_lost(fleet: Fleet, environment: Environment, times: int = 3, after: float = 1.0) -> None:
     """B2COPY rotates the refresh token, and the answer is lost."""
     for _ in range(times):
         with fleet.fault():
-            stage.sandbox.control.faults({"what": "drop", "route": "refreshtoken", "next": 1, "effect": "done"})
-            before = stage.sandbox.control.counters()["faults"].get("drop", 0)
-            until(partial(_dropped_more_than, stage, before))
+            environment.sandbox.control.faults({"what": "drop", "route": "refreshtoken", "next": 1, "effect": "done"})
+            before = environment.sandbox.control.counters()["faults"].get("drop", 0)
+            until(partial(_dropped_more_than, environment, before))
         fleet.recover(after)
 
 
-def _dropped_more_than(stage: Stage, before: int) -> bool:
-    return int(stage.sandbox.control.counters()["faults"].get("drop", 0)) > before
+def _dropped_more_than(environment: Environment, before: int) -> bool:
+    return int(environment.sandbox.control.counters()["faults"].get("drop", 0)) > before
 
 
-def redis_killed(fleet: Fleet, stage: Stage, seconds: float = 4.0, after: float = 5.0) -> None:
+def redis_killed(fleet: Fleet, environment: Environment, seconds: float = 4.0, after: float = 5.0) -> None:
     """SIGKILL Redis. It starts again with the data of its AOF."""
     with fleet.fault():
-        stage.broker.kill()
+        environment.broker.kill()
         fleet.go_on(seconds)
-        stage.broker.start()
+        environment.broker.start()
     fleet.recover(after)
 
 
-def redis_silent(fleet: Fleet, stage: Stage, seconds: float = 2.0, after: float = 4.0) -> None:
+def redis_silent(fleet: Fleet, environment: Environment, seconds: float = 2.0, after: float = 4.0) -> None:
     """Freeze Redis: it accepts connections and answers nothing."""
     with fleet.fault():
-        fleet.send(stage.broker.pid, signal.SIGSTOP)
+        fleet.send(environment.broker.pid, signal.SIGSTOP)
         fleet.go_on(seconds)
-        fleet.send(stage.broker.pid, signal.SIGCONT)
+        fleet.send(environment.broker.pid, signal.SIGCONT)
     fleet.recover(after)
 
 
-def redis_flushed(fleet: Fleet, stage: Stage, times: int = 3, after: float = 2.5) -> None:
+def redis_flushed(fleet: Fleet, environment: Environment, times: int = 3, after: float = 2.5) -> None:
     """Redis loses all its data."""
     for _ in range(times):
         with fleet.fault():
-            stage.broker.flush()
+            environment.broker.flush()
         fleet.recover(after)
 
 
-def redis_restored(fleet: Fleet, stage: Stage, after: float = 4.0) -> None:
+def redis_restored(fleet: Fleet, environment: Environment, after: float = 4.0) -> None:
     """Restore the session's key, with its refresh token, as it was two generations before."""
 
     def refreshes() -> int:
-        return int(stage.sandbox.control.counters()["refreshes"])
+        return int(environment.sandbox.control.counters()["refreshes"])
 
-    with redis.Redis.from_url(stage.broker.url) as client:
+    with redis.Redis.from_url(environment.broker.url) as client:
         key = next(iter(client.scan_iter("b2copy:*:session")))
         old, generation = client.dump(key), client.hget(key, "gen")
         before = refreshes()
@@ -105,56 +105,59 @@ def redis_restored(fleet: Fleet, stage: Stage, after: float = 4.0) -> None:
     fleet.recover(after)
 
 
-def endpoints_down(fleet: Fleet, stage: Stage, seconds: float = 5.0, after: float = 5.0) -> None:
+def endpoints_down(fleet: Fleet, environment: Environment, seconds: float = 5.0, after: float = 5.0) -> None:
     """503 from both token endpoints, for longer than a token lives."""
     with fleet.fault():
-        stage.sandbox.control.faults({"what": "status", "status": 503, "route": "token"})
+        environment.sandbox.control.faults({"what": "status", "status": 503, "route": "token"})
         fleet.go_on(seconds)
-        stage.sandbox.control.faults()
+        environment.sandbox.control.faults()
     fleet.recover(after)
 
 
-def revoked(fleet: Fleet, stage: Stage, times: int = 3, after: float = 2.5) -> None:
+def revoked(fleet: Fleet, environment: Environment, times: int = 3, after: float = 2.5) -> None:
     """B2COPY ends all access tokens and the sessions behind them."""
     for _ in range(times):
         with fleet.fault():
-            stage.sandbox.control.revoke_all()
+            environment.sandbox.control.revoke_all()
         fleet.recover(after)
 
 
-def unreachable(fleet: Fleet, stage: Stage, seconds: float = 4.0, after: float = 5.0) -> None:
+def unreachable(fleet: Fleet, environment: Environment, seconds: float = 4.0, after: float = 5.0) -> None:
     """B2COPY cuts every connection and refuses new ones."""
     with fleet.fault():
-        stage.sandbox.control.go_away(seconds)
+        environment.sandbox.control.go_away(seconds)
         fleet.go_on(seconds)
     fleet.recover(after)
 
 
-def everything(fleet: Fleet, stage: Stage) -> None:
+def everything(fleet: Fleet, environment: Environment) -> None:
     """All faults, one after the other, on the same fleet."""
-    leader_killed(fleet, stage, after=1.0)
-    leader_stopped(fleet, stage, after=1.0)
-    answers_lost(fleet, stage, times=2)
-    redis_killed(fleet, stage, after=1.0)
-    redis_silent(fleet, stage, after=1.0)
-    redis_flushed(fleet, stage, times=2, after=1.0)
-    redis_restored(fleet, stage, after=1.0)
-    endpoints_down(fleet, stage, after=1.0)
-    unreachable(fleet, stage, after=1.0)
-    revoked(fleet, stage, times=2, after=1.0)
+    leader_killed(fleet, environment, after=1.0)
+    leader_stopped(fleet, environment, after=1.0)
+    answers_lost(fleet, environment, times=2)
+    redis_killed(fleet, environment, after=1.0)
+    redis_silent(fleet, environment, after=1.0)
+    redis_flushed(fleet, environment, times=2, after=1.0)
+    redis_restored(fleet, environment, after=1.0)
+    endpoints_down(fleet, environment, after=1.0)
+    unreachable(fleet, environment, after=1.0)
+    revoked(fleet, environment, times=2, after=1.0)
 
 
-def nothing(fleet: Fleet, stage: Stage, seconds: float = 10.0) -> None:
+def nothing(fleet: Fleet, environment: Environment, seconds: float = 10.0) -> None:
     fleet.go_on(seconds)
 
 
 def run_fault(
-    fault: Callable[[Fleet, Stage], None], count: int = 16, switches: Mapping[str, Any] | None = None, **fleet: Any
+    fault: Callable[[Fleet, Environment], None],
+    count: int = 16,
+    switches: Mapping[str, Any] | None = None,
+    **fleet: Any,
 ) -> dict[str, Any]:
-    """Start a stage and a fleet, wait until every process has called, run the fault, and return the figures."""
-    with short_lived_tokens(**(switches or {})) as stage, Fleet(stage, count, **fleet) as calling:
+    """Start an environment and a fleet, wait until every process has called, run the fault, and return the figures."""
+    with short_lived_tokens(**(switches or {})) as environment, Fleet(environment, count, **fleet) as calling:
         calling.all_call()
-        fault(calling, stage)
+        fault(calling, environment)
         return calling.figures()
 
 

@@ -8,18 +8,18 @@ import pytest
 
 from tests.faults.session import scenarios
 from tests.faults.session.fleet import Fleet
-from worker.testbed.environment import Stage
+from worker.testbed.environment import Environment
 
 
 @pytest.fixture
-def fleet(stage: Stage) -> Callable[..., Any]:
+def fleet(environment: Environment) -> Callable[..., Any]:
     """Start a fleet of six with tokens that live 3 s, and wait until every process has called."""
 
     @contextmanager
     def start(switches: dict[str, Any] | None = None, **options: Any) -> Iterator[Fleet]:
-        stage.sandbox.control.switches(access_lifetime=scenarios.TOKEN_LIFE_S, **(switches or {}))
-        stage.settings["B2COPY_TOKEN_TTL"] = str(scenarios.TOKEN_LIFE_S)
-        with Fleet(stage, count=6, pause=0.1, **options) as fleet:
+        environment.sandbox.control.switches(access_lifetime=scenarios.TOKEN_LIFE_S, **(switches or {}))
+        environment.settings["B2COPY_TOKEN_TTL"] = str(scenarios.TOKEN_LIFE_S)
+        with Fleet(environment, count=6, pause=0.1, **options) as fleet:
             fleet.all_call()
             yield fleet
 
@@ -28,16 +28,16 @@ def fleet(stage: Stage) -> Callable[..., Any]:
 
 @pytest.mark.failure_mode("F1", "F5", "F6", "F7", "F9", "F16", "F17", "F24", "F31", "F32", "F46")
 def test_a_fleet_goes_through_every_fault_and_presents_no_refresh_token_twice(
-    fleet: Callable[..., Any], stage: Stage
+    fleet: Callable[..., Any], environment: Environment
 ) -> None:
     with fleet(clocks=(0.0, 3600.0, -3600.0)) as six:
-        scenarios.leader_killed(six, stage, after=0.0)
-        scenarios.leader_stopped(six, stage, seconds=2.5, after=0.0)
-        scenarios.answers_lost(six, stage, times=1, after=0.0)
-        scenarios.redis_killed(six, stage, seconds=1.0, after=0.0)
-        scenarios.redis_flushed(six, stage, times=1, after=0.0)
-        scenarios.revoked(six, stage, times=1, after=0.0)
-        scenarios.endpoints_down(six, stage, seconds=1.5, after=0.0)
+        scenarios.leader_killed(six, environment, after=0.0)
+        scenarios.leader_stopped(six, environment, seconds=2.5, after=0.0)
+        scenarios.answers_lost(six, environment, times=1, after=0.0)
+        scenarios.redis_killed(six, environment, seconds=1.0, after=0.0)
+        scenarios.redis_flushed(six, environment, times=1, after=0.0)
+        scenarios.revoked(six, environment, times=1, after=0.0)
+        scenarios.endpoints_down(six, environment, seconds=1.5, after=0.0)
         figures = six.figures()
 
     assert scenarios.safe(figures) == []
