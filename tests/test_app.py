@@ -125,7 +125,7 @@ def test_a_worker_makes_the_tables_of_an_empty_database_and_beat_needs_no_key(en
     wait_for_worker(worker)
     assert schema_version(engine) is not None
     engine.dispose()
-    until(lambda: "Sending due task" in beat.said())
+    until(lambda: "Sending due task" in beat.current_log())
     assert (worker.stop(), beat.stop()) == (0, 0)
 
 
@@ -208,7 +208,7 @@ def test_beat_ends_on_sigterm_during_a_call_of_the_broker(environment: Environme
     beat = environment.beat(restarts=False)
 
     def sent() -> int:
-        return beat.said().count("Sending due task")
+        return beat.current_log().count("Sending due task")
 
     with environment.broker.client as client:  # between two ticks: nobody takes what beat sends
         before = until(lambda: sent() if sent() == client.llen("b2copy.housekeeping") else 0)

@@ -68,7 +68,7 @@ def test_a_run_is_polled_by_the_same_call(client: B2Copy, sandbox: SandboxContro
 
 @pytest.mark.parametrize("where", ["error", "message", "details"])
 def test_an_error_says_why(client: B2Copy, sandbox: SandboxControl, where: str) -> None:
-    sandbox.switches(fees={"ends": "ERROR", "words": "no money"}, error_words_in=where)
+    sandbox.switches(fees={"ends": "ERROR", "message": "no money"}, error_message_in=where)
 
     status = process_fees(client, "7", "W1")
 

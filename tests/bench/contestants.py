@@ -16,8 +16,8 @@ from tests.bench.usage import cpu_seconds
 from worker.ledger import Ledger, open_ledger
 from worker.ledger.schema import operations
 from worker.operation import State
-from worker.sandbox.b2copy import PROCESS
 from worker.sandbox.control_client import SandboxControl
+from worker.sandbox.routes import PROCESS
 from worker.testbed.broker import Broker
 from worker.testbed.environment import Environment
 from worker.testbed.processes import Process, ProcessFailed

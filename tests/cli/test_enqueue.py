@@ -16,8 +16,8 @@ def test_the_exit_code_tells_how_it_ended(
     sandbox.switches(
         logins={
             "1": {"pending_polls": 1},
-            "2": {"ends": "ERROR", "words": "no funds"},
-            "3": {"until_told": True},
+            "2": {"ends": "ERROR", "message": "no funds"},
+            "3": {"until_finished": True},
         }
     )
     worker(B2COPY_FEES_POLL_FIRST="0.3")

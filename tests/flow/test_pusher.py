@@ -57,7 +57,7 @@ class TestAtTheSandbox:
         assert sandbox.counters()["logins"] == 1
 
     def test_an_attempt_leaves_evidence(self, ledger: Ledger, engine: Engine, sandbox: SandboxControl) -> None:
-        sandbox.switches(logins={"7": {"ends": "ERROR", "words": "no money"}})
+        sandbox.switches(logins={"7": {"ends": "ERROR", "message": "no money"}})
         record_operation(ledger)
         engine(b2copy(), FEES).drain("money")
 
@@ -71,7 +71,7 @@ class TestAtTheSandbox:
     def test_a_pending_run_waits_in_the_ledger_and_holds_no_sender(
         self, ledger: Ledger, engine: Engine, sandbox: SandboxControl
     ) -> None:
-        sandbox.switches(fees={"until_told": True})
+        sandbox.switches(fees={"until_finished": True})
         record_operation(ledger)
 
         assert not engine(b2copy(), FEES).drain("money")

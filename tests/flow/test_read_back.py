@@ -24,7 +24,7 @@ CALL_DEADLINE_S = 0.6
 @pytest.fixture
 def operation(ledger: Ledger, sandbox: SandboxControl) -> Callable[[], Operation]:
     """Records one account to be opened, and returns how the ledger holds it."""
-    sandbox.switches(duplicates="created")  # a second request would open a second account
+    sandbox.switches(duplicate_accounts="created")  # a second request would open a second account
     record(ledger, [ACCOUNT.new({"number": "77"}, worker_settings())], by="a test")
 
     def look() -> Operation:
@@ -131,7 +131,7 @@ def test_a_refusal_that_follows_an_unknown_outcome_is_read_back(
     ledger: Ledger, engine: Engine, sandbox: SandboxControl, operation: Callable[[], Operation]
 ) -> None:
     """The late effect comes between the second look and the second request, which is refused as a duplicate."""
-    sandbox.switches(duplicates="refused")
+    sandbox.switches(duplicate_accounts="refused")
     sandbox.faults(
         {"what": "drop", "route": "accounts.create", "effect": "done", "next": 1},
         {"what": "status", "status": 404, "route": "accounts.list", "next": 1},

@@ -147,12 +147,12 @@ def test_a_huge_argument_name_is_stored_and_leaves_short_lines_in_the_log(
     fleet: Environment, crm: Any, push: Push, name: Name
 ) -> None:
     [worker] = fleet.processes
-    before = len(worker.said())
+    before = len(worker.current_log())
     message_id = name()
     push(envelope([[], {"x" * 700_000: 1}, {}], headers_of(message_id)))
 
     assert len(problem_of(stored(message_id))) < 700
-    assert len(worker.said()) - before < 20_000
+    assert len(worker.current_log()) - before < 20_000
 
 
 def test_two_messages_with_one_id_are_both_stored(crm: Any, push: Push, name: Name) -> None:

@@ -64,7 +64,7 @@ def test_a_redis_that_refuses_writes_is_waited_for(
 
     assert ended("fees.process:during").state == State.SUCCEEDED
     assert process.started == 1
-    assert len(process.said().splitlines()) < 250
+    assert len(process.current_log().splitlines()) < 250
 
 
 def test_a_message_taken_from_a_redis_without_memory_is_recorded(
@@ -90,7 +90,7 @@ def test_a_message_taken_from_a_redis_without_memory_is_recorded(
 
 def test_an_outage_of_redis_leaves_few_lines(active_environment: Environment, worker: Worker) -> None:
     process = worker()
-    before = len(process.said().splitlines())
+    before = len(process.current_log().splitlines())
     active_environment.broker.kill()
     recorded = [enqueue.fees(account_login="7", request_id=f"R{number}") for number in range(3)]
     time.sleep(4)
@@ -98,7 +98,7 @@ def test_an_outage_of_redis_leaves_few_lines(active_environment: Environment, wo
 
     for operation in recorded:
         assert ended(operation.key, within=20).state == State.SUCCEEDED
-    assert len(process.said().splitlines()) - before < 120
+    assert len(process.current_log().splitlines()) - before < 120
     assert process.started == 1
 
 
@@ -122,7 +122,7 @@ def test_a_redis_without_client_and_config_is_served(
         monkeypatch.setenv("B2COPY_REDIS_URL", broker.url)
         active_environment.settings["B2COPY_REDIS_URL"] = broker.url
         process = active_environment.worker()
-        until(lambda: " ready." in process.said(), within=20)
+        until(lambda: " ready." in process.current_log(), within=20)
         enqueue.fees(account_login="7", request_id="managed")
 
         assert ended("fees.process:managed").state == State.SUCCEEDED

@@ -190,10 +190,10 @@ def test_another_ledgers_wake_up_is_refused_loudly(fleet: Environment, crm: Any)
     [worker] = fleet.processes
     crm.send_task("b2copy.push", kwargs={"ledger_id": "theirs", "lane": "money"}, queue="b2copy.money")
 
-    until(lambda: "CRITICAL" in worker.said())
+    until(lambda: "CRITICAL" in worker.current_log())
 
-    assert "another ledger (theirs; ours is " in worker.said()
-    assert "B2COPY_REDIS_URL" in worker.said()
+    assert "another ledger (theirs; ours is " in worker.current_log()
+    assert "B2COPY_REDIS_URL" in worker.current_log()
 
 
 def test_a_kept_message_is_not_attempted_and_the_queue_is_empty(fleet: Environment, crm: Any) -> None:

@@ -34,14 +34,14 @@ def test_an_outage_of_the_ledger_leaves_few_lines(
     rows = [{"account_login": "7", "request_id": f"R{number}"} for number in range(100)]
     recorded = enqueue.many("fees.process", rows)
     ended(recorded[0].key)
-    before = len(process.said().splitlines())
+    before = len(process.current_log().splitlines())
     ledger().engine.dispose()  # this process's own connections would break
     postgres.kill()
     time.sleep(5)
     postgres.start()
 
     assert ended(recorded[-1].key, within=30).state == State.SUCCEEDED
-    lines = process.said().splitlines()[before:]
+    lines = process.current_log().splitlines()[before:]
     assert sum("the ledger is unavailable" in line for line in lines) <= 2 * BURST, "\n".join(lines)
     assert process.started == 1
     process.stop()

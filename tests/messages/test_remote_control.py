@@ -86,5 +86,5 @@ def test_a_question_that_would_be_answered_elsewhere_or_is_malformed_is_ignored(
     assert list(answered.values()) == [{"ok": "pong"}]
     with fleet.broker.client as client:
         assert not client.llen("celery")
-    until(lambda: "remote command was ignored" in worker.said())
+    until(lambda: "remote command was ignored" in worker.current_log())
     assert worker.started == 1

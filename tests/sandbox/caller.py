@@ -8,7 +8,7 @@ import jwt
 import requests
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from worker.sandbox.b2copy import AUTH, PROCESS, REFRESH
+from worker.sandbox.routes import AUTH, PROCESS, REFRESH
 from worker.testbed.keys import KeyPair
 
 

@@ -3,8 +3,8 @@
 import json
 
 from tests.sandbox.caller import Caller
-from worker.sandbox.b2copy import PROCESS
 from worker.sandbox.control_client import SandboxControl
+from worker.sandbox.routes import PROCESS
 
 
 def test_calls_are_listed_with_their_times_while_the_switch_is_on(caller: Caller, sandbox: SandboxControl) -> None:

@@ -8,8 +8,8 @@ import requests
 
 from tests.sandbox.caller import Caller
 from tests.support import until
-from worker.sandbox.b2copy import PROCESS
 from worker.sandbox.control_client import SandboxControl
+from worker.sandbox.routes import PROCESS
 
 FEES = b'{"account_login": "1001", "request_id": "W1"}'
 
@@ -79,7 +79,7 @@ class TestStatus:
     def test_comes_in_many_shapes(
         self, caller: Caller, token: str, sandbox: SandboxControl, shape: str, said: bytes
     ) -> None:
-        sandbox.switches(error_shape=shape, faults=[{"what": "status", "words": "gone"}])
+        sandbox.switches(error_shape=shape, faults=[{"what": "status", "message": "gone"}])
 
         assert caller.fees(token).content == said
 

@@ -6,8 +6,8 @@ import pytest
 
 from tests.sandbox.caller import Caller
 from tests.support import until
-from worker.sandbox.b2copy import PROCESS
 from worker.sandbox.control_client import SandboxControl
+from worker.sandbox.routes import PROCESS
 
 PENDING, SUCCESS, ERROR = 1, 2, 3
 
@@ -49,7 +49,7 @@ def test_a_run_is_pending_for_some_time(caller: Caller, token: str, sandbox: San
 
 
 def test_a_run_is_pending_until_told(caller: Caller, token: str, sandbox: SandboxControl) -> None:
-    sandbox.switches(fees={"until_told": True})
+    sandbox.switches(fees={"until_finished": True})
     assert statuses(caller, token, 2) == [PENDING, PENDING]
 
     assert sandbox.finish_fees("1001", "W1", "ERROR", "no money") == 1
@@ -59,7 +59,7 @@ def test_a_run_is_pending_until_told(caller: Caller, token: str, sandbox: Sandbo
 
 
 def test_each_login_has_its_own_rule(caller: Caller, token: str, sandbox: SandboxControl) -> None:
-    sandbox.switches(logins={"7": {"ends": "ERROR", "words": "blocked"}, "8": {"known": False}})
+    sandbox.switches(logins={"7": {"ends": "ERROR", "message": "blocked"}, "8": {"known": False}})
 
     assert caller.fees(token, "7").json()["error"] == "blocked"
     assert caller.fees(token, "8").status_code == 404
@@ -68,7 +68,7 @@ def test_each_login_has_its_own_rule(caller: Caller, token: str, sandbox: Sandbo
 
 
 def test_an_unknown_login_may_be_an_error_inside_a_200(caller: Caller, token: str, sandbox: SandboxControl) -> None:
-    sandbox.switches(fees={"known": False}, unknown_login="status_error", error_words_in="message")
+    sandbox.switches(fees={"known": False}, unknown_login="status_error", error_message_in="message")
 
     told = caller.fees(token)
 

@@ -8,7 +8,7 @@ import requests
 
 from tests.sandbox.caller import Caller
 from worker.sandbox.control_client import SandboxControl
-from worker.sandbox.generation1_api import ACCOUNTS, AUTH_URL, CREATE, INIT, SIGN_IN, WIZARDS
+from worker.sandbox.routes import ACCOUNTS, AUTH_URL, CREATE, INIT, SIGN_IN, WIZARDS
 
 ACCOUNT = {
     "clientId": 5,
@@ -52,7 +52,7 @@ class TestSignIn:
     def test_which_login_opens_generation_1_is_a_switch(
         self, caller: Caller, sandbox: SandboxControl, opens: str, crm: int, office: int
     ) -> None:
-        sandbox.switches(back_office_login=opens, duplicates="returned")
+        sandbox.switches(generation1_login=opens, duplicate_accounts="returned")
         tokens = [caller.pair()[0], sign_in(caller).json()["accessToken"]["token"]]
 
         assert [caller.post(CREATE, ACCOUNT, token).status_code for token in tokens] == [crm, office]
@@ -76,7 +76,7 @@ class TestAccounts:
     def test_created_twice_are_what_the_switch_says(
         self, caller: Caller, token: str, sandbox: SandboxControl, duplicates: str, status: int, times: int
     ) -> None:
-        sandbox.switches(duplicates=duplicates)
+        sandbox.switches(duplicate_accounts=duplicates)
         caller.post(CREATE, ACCOUNT, token)
 
         assert caller.post(CREATE, ACCOUNT, token).status_code == status

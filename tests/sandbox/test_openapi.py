@@ -7,9 +7,9 @@ import jsonschema
 import pytest
 
 from tests.sandbox.caller import Caller
-from worker.sandbox.b2copy import PROCESS, B2Copy
 from worker.sandbox.control_client import SandboxControl
 from worker.sandbox.openapi import DOCUMENT
+from worker.sandbox.routes import PROCESS, route_of
 
 ACCOUNT = {"clientId": 5, "investmentPlatformId": 1, "accountNumber": "1", "productCurrencyId": 2, "isMaster": 0}
 BODIES: dict[str, Any] = {
@@ -71,7 +71,7 @@ def test_is_served(caller: Caller) -> None:
 
 @pytest.mark.parametrize(("method", "path", "operation"), OPERATIONS)
 def test_names_the_routes_there_are(method: str, path: str, operation: dict[str, Any]) -> None:
-    assert B2Copy.route_of(method, path) == operation["operationId"]
+    assert route_of(method, path) == operation["operationId"]
 
 
 @pytest.mark.parametrize(("method", "path", "operation"), OPERATIONS)

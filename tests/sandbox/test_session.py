@@ -11,8 +11,8 @@ import pytest
 
 from tests.sandbox.caller import Caller
 from tests.support import until
-from worker.sandbox.b2copy import AUTH, PROCESS, REFRESH
 from worker.sandbox.control_client import SandboxControl
+from worker.sandbox.routes import AUTH, PROCESS, REFRESH
 from worker.testbed.keys import new_key_pair
 
 NOW = int(time.time())

@@ -80,7 +80,7 @@ class TestFees:
         assert [attempt.outcome for attempt in attempts_of(ledger(), operation.id)] == ["pending", "done"]
 
     def test_that_fail_store_the_server_message(self, control: SandboxControl, name: Name) -> None:
-        control.switches(logins={"8": {"ends": "ERROR", "words": "no money"}, "9": {"known": False}})
+        control.switches(logins={"8": {"ends": "ERROR", "message": "no money"}, "9": {"known": False}})
         failed = ended(enqueue.fees(account_login="8", request_id=name()).key)
         unknown = ended(enqueue.fees(account_login="9", request_id=name()).key)
 
@@ -250,7 +250,7 @@ class TestOrder:
 
     def test_has_a_child_wait_for_its_parent(self, control: SandboxControl, name: Name) -> None:
         request_id, child = name(), name()
-        control.switches(fees={"until_told": True})
+        control.switches(fees={"until_finished": True})
         parent = enqueue.fees(account_login="7", request_id=request_id)
         enqueue.call(UPDATE, {"key": child}, key=child, parent=parent.key)
         until(lambda: (found := enqueue.status(f"call:{child}")) and found.wait_reason == WaitReason.BEHIND_PARENT)

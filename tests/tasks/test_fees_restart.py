@@ -19,7 +19,7 @@ from worker.testbed.environment import Environment
 def test_a_replayed_run_that_ended_in_error_has_the_id_that_is_set(
     active_environment: Environment, sandbox: SandboxControl, restart: Literal["same", "suffixed"], expected: list[str]
 ) -> None:
-    sandbox.switches(logins={"7": {"ends": "ERROR", "words": "no money"}})
+    sandbox.switches(logins={"7": {"ends": "ERROR", "message": "no money"}})
     pusher = Pusher(
         ledger(), {FEES.name: FEES}, {"b2copy": b2copy}, worker_settings().model_copy(update={"fees_restart": restart})
     )

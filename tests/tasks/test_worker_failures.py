@@ -106,8 +106,8 @@ def test_two_workers_and_beat_share_one_login(
     keys = request_fee_runs(300)
 
     until(all_done(ledger, keys))
-    until(lambda: "Scheduler: Sending due task" in beat.said())
-    until(lambda: any("b2copy.session.refresh" in worker.said() for worker in workers))
+    until(lambda: "Scheduler: Sending due task" in beat.current_log())
+    until(lambda: any("b2copy.session.refresh" in worker.current_log() for worker in workers))
 
     counted = sandbox.counters()
     assert (counted["logins"], counted["refreshes"], counted["unauthorized"]) == (1, 0, 0)
@@ -169,7 +169,7 @@ def test_a_message_waits_for_a_ledger_that_is_unavailable(
         arguments = {"account_login": "7", "request_id": "W1"}
         crm.send_task("b2copy.fees.process", kwargs=arguments, queue="b2copy.inbox")
         lost = crm.send_task("b2copy.nonsense", queue="b2copy.inbox").id
-    until(lambda: "messages go back to the queue" in worker.said())
+    until(lambda: "messages go back to the queue" in worker.current_log())
     with ledger.writing() as connection:
         connection.execute(text("ALTER TABLE elsewhere RENAME TO b2copy_operations"))
 

@@ -49,7 +49,7 @@ def test_passes_settings_to_one_process_alone(environment: Environment) -> None:
 
     assert process.wait(5) == 0
 
-    assert process.said() == "7\n0\n"
+    assert process.current_log() == "7\n0\n"
     assert environment.settings["B2COPY_ADMIN_ID"] == "42"
 
 

@@ -106,11 +106,11 @@ def test_nobody_elses_settings_reach_a_process(monkeypatch: pytest.MonkeyPatch) 
 
 def test_what_the_current_run_says_is_told_apart(tmp_path: Path) -> None:
     process = Process("sleeper", SLEEPER, tmp_path / "log").start()
-    until(lambda: process.said() == "up\n")
+    until(lambda: process.current_log() == "up\n")
 
     process.kill()
 
-    until(lambda: process.started == 2 and process.said() == "up\n")
+    until(lambda: process.started == 2 and process.current_log() == "up\n")
     assert process.tail() == "up\nup"
     process.stop()
 

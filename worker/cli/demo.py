@@ -1,4 +1,4 @@
-"""`b2copy-sync demo`: the main job, on this machine alone."""
+"""`b2copy-sync demo`: the fees of sample withdrawals, processed on this machine alone."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,35 +9,39 @@ from worker.cli import output
 from worker.cli.exits import Exit, Stop
 from worker.cli.options import Json
 
-SAMPLE = Path(__file__).parents[2] / "deploy" / "demo" / "withdrawals.csv"
-
 
 def demo(
-    csv: Annotated[Path, typer.Option(help="Withdrawals, each row with how it must end.", show_default=False)] = SAMPLE,
+    csv: Annotated[
+        Path | None,
+        typer.Option(help="Withdrawals, each row with how it must end.", show_default="200 sample withdrawals"),
+    ] = None,
     rows: Annotated[int | None, typer.Option(min=1, help="Only the first N rows.")] = None,
     json: Json = False,
 ) -> None:
-    """Process the fees of sample withdrawals on a broker, a sandbox B2COPY, a worker and a beat of its own.
+    """Process the fees of sample withdrawals with a broker, a sandbox B2COPY, a worker and a beat of its own.
 
-    Nothing that the environment names is touched. Exit code 0 only if every withdrawal ended as its row says it must,
-    with one login, no call refused, and the session renewed ahead of expiry.
+    It ignores and does not touch what your environment variables name. Exit code 0 only if every withdrawal ended as
+    its row says it must, with one login, no call refused, and the session renewed before it expired.
     """
-    import aiohttp  # noqa: F401  the sandbox process needs it: if it is absent, say so before anything starts
+    try:
+        import aiohttp  # noqa: F401  the sandbox needs it; check before any process starts
+    except ModuleNotFoundError:
+        raise Stop(Exit.USAGE, "the demo needs the package aiohttp: pip install 'b2copy-sync[demo]'") from None
 
-    from worker.demo.play import play
-    from worker.demo.rows import read
+    from worker.demo.rows import SAMPLE, read
+    from worker.demo.run import run
     from worker.demo.view import View
     from worker.testbed.processes import ProcessFailed
 
     try:
-        withdrawals = read(csv, rows)
+        withdrawals = read(csv or SAMPLE, rows)
     except ValueError as error:
         raise Stop(Exit.USAGE, str(error)) from None
     try:
-        report = play(withdrawals, View(output.err() if json else output.out()))
+        report = run(withdrawals, View(output.err() if json else output.out()))
     except ProcessFailed as error:
         raise Stop(Exit.FAILED, str(error)) from None
     if json:
-        output.document(report.told())
+        output.document(report.document())
     if not report.passed:
         raise typer.Exit(Exit.FAILED)

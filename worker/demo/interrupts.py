@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM for a command that has processes and a folder to clear away."""
+"""Ctrl-C and SIGTERM for a command that must stop its processes and remove its folder."""
 
 import signal
 import sys
@@ -8,30 +8,30 @@ from types import FrameType
 
 
 class Interrupts:
-    """A signal ends the command, but never while what must be cleared away is half built or half gone."""
+    """A signal ends the command, but only while `armed`: never during start or clean-up."""
 
     def __init__(self) -> None:
-        self.number = 0  # of the first signal that came
+        self.number = 0  # of the first signal that arrived
         self._armed = False
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, self._came)
+            signal.signal(number, self._handle)
 
     @contextmanager
     def armed(self) -> Iterator[None]:
-        """Between its ends the first signal raises SystemExit with a shell's code for it, 130 or 143."""
+        """Inside this context the first signal raises SystemExit with a shell's exit code for it, e.g. 130 or 143."""
         try:
             self._armed = True
             if self.number:
-                self._end()
+                self._exit()
             yield
         finally:
             self._armed = False
 
-    def _came(self, number: int, _frame: FrameType | None) -> None:
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
         self.number = self.number or number
         if self._armed:
-            self._end()
+            self._exit()
 
-    def _end(self) -> None:
+    def _exit(self) -> None:
         self._armed = False
         sys.exit(128 + self.number)

@@ -1,41 +1,41 @@
-"""What came of the demo, and whether it is what had to come of it."""
+"""How each withdrawal ended, and whether that is what its row expects."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from worker.demo.rows import Withdrawal
 from worker.ledger import Ledger, attempts_of, find_many
-from worker.operation import AttemptRecord, Operation, State
+from worker.operation import Operation, State
 
 
 @dataclass(frozen=True)
 class Ending:
-    """How one withdrawal ended: `how` is `succeeded` or the reason, `words` are B2COPY's own."""
+    """How one withdrawal ended: `end` is `succeeded` or the failure reason, `message` is B2COPY's own text."""
 
     row: Withdrawal
-    how: str
+    end: str
     polls: int
-    words: str
+    message: str
 
     @property
-    def as_told(self) -> bool:
-        """Whether the row foretold it, words included."""
-        return self.how == self.row.must_end and self.row.words in self.words
+    def is_expected(self) -> bool:
+        """Whether it ended as the row expects, with the row's message."""
+        return self.end == self.row.must_end and self.row.message in self.message
 
 
 @dataclass(frozen=True)
 class Check:
-    """One figure that the demo stands or falls by."""
+    """One figure that must hold for the demo to pass."""
 
-    what: str
+    name: str
     value: int
-    wanted: str
+    required: str
     holds: bool
 
 
 @dataclass(frozen=True)
 class Report:
-    """Seconds are from the first withdrawal's enqueueing to the last one's end."""
+    """`seconds` is the time from the first withdrawal's request to the last one's end."""
 
     endings: list[Ending]
     checks: list[Check]
@@ -43,23 +43,23 @@ class Report:
     seconds: float
 
     @property
-    def differing(self) -> list[Ending]:
-        return [ending for ending in self.endings if not ending.as_told]
+    def unexpected(self) -> list[Ending]:
+        return [ending for ending in self.endings if not ending.is_expected]
 
     @property
     def passed(self) -> bool:
-        """Whether every withdrawal ended as its row says and every figure holds."""
-        return not self.differing and all(check.holds for check in self.checks)
+        """Whether every withdrawal ended as its row expects and every check holds."""
+        return not self.unexpected and all(check.holds for check in self.checks)
 
     @property
     def polls(self) -> int:
         return sum(ending.polls for ending in self.endings)
 
-    def told(self) -> dict[str, Any]:
-        """For `--json`."""
+    def document(self) -> dict[str, Any]:
+        """Return the report as one JSON document, for `--json`."""
         ended: dict[str, int] = {}
         for ending in self.endings:
-            ended[ending.how] = ended.get(ending.how, 0) + 1
+            ended[ending.end] = ended.get(ending.end, 0) + 1
         return {
             "passed": self.passed,
             "withdrawals": len(self.endings),
@@ -68,15 +68,20 @@ class Report:
             "calls": self.calls,
             "polls": self.polls,
             "seconds": round(self.seconds, 1),
-            "differing": [
-                {"request_id": one.row.request_id, "must_end": one.row.must_end, "ended": one.how, "words": one.words}
-                for one in self.differing
+            "unexpected": [
+                {
+                    "request_id": ending.row.request_id,
+                    "must_end": ending.row.must_end,
+                    "ended": ending.end,
+                    "message": ending.message,
+                }
+                for ending in self.unexpected
             ],
         }
 
 
-def judge(ledger: Ledger, rows: list[Withdrawal], counters: dict[str, Any], restarts: int) -> Report:
-    """Compare what stands in the ledger with the rows, and what the sandbox counted with what must be.
+def compare(ledger: Ledger, rows: list[Withdrawal], counters: dict[str, Any], restarts: int) -> Report:
+    """Compare the ledger with the rows, and the sandbox's `counters` with their required values.
 
     `restarts` is how often a process died and was started again.
     """
@@ -85,16 +90,16 @@ def judge(ledger: Ledger, rows: list[Withdrawal], counters: dict[str, Any], rest
     twice = counters["effects"].get("fees.process", {}).get("more_than_once", 0)
     checks = [
         Check("logins", counters["logins"], "exactly 1", counters["logins"] == 1),
-        Check("refreshes ahead of expiry", counters["refreshes"], "at least 1", counters["refreshes"] >= 1),
+        Check("refreshes before expiry", counters["refreshes"], "at least 1", counters["refreshes"] >= 1),
         Check("refresh tokens used twice", counters["refresh_reuses"], "none", counters["refresh_reuses"] == 0),
         Check("calls refused with 401", counters["unauthorized"], "none", counters["unauthorized"] == 0),
         Check("fee runs started twice", twice, "none", twice == 0),
         Check("processes that died", restarts, "none", restarts == 0),
     ]
     found = operations.values()
-    began = min((operation.requested_at for operation in found), default=0)
-    ended = max((operation.ended_at or operation.state_since for operation in found), default=0)
-    return Report(endings, checks, counters["calls"].get("processext", 0), (ended - began) / 1000)
+    first = min((operation.requested_at for operation in found), default=0)
+    last = max((operation.ended_at or operation.state_since for operation in found), default=0)
+    return Report(endings, checks, counters["calls"].get("processext", 0), (last - first) / 1000)
 
 
 def _ending(ledger: Ledger, row: Withdrawal, operation: Operation | None) -> Ending:
@@ -102,7 +107,6 @@ def _ending(ledger: Ledger, row: Withdrawal, operation: Operation | None) -> End
         return Ending(row, "not in the ledger", 0, "")
     if operation.state is not State.FAILED:
         return Ending(row, operation.wait_reason or operation.state, operation.polls, "")
-    tried: list[AttemptRecord] = attempts_of(ledger, operation.id)
-    return Ending(
-        row, operation.failure_reason or "failed", operation.polls, (tried[-1].message or "") if tried else ""
-    )
+    attempts = attempts_of(ledger, operation.id)
+    message = (attempts[-1].message or "") if attempts else ""
+    return Ending(row, operation.failure_reason or "failed", operation.polls, message)

@@ -1,4 +1,4 @@
-"""What the demo shows: a picture that moves on a terminal, plain lines elsewhere, and a report at the end."""
+"""What the demo prints: a live bar on a terminal, plain lines elsewhere, and the report at the end."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -12,14 +12,14 @@ from rich.text import Text
 
 from worker.demo.report import Ending, Report
 
-BAR = 60  # columns
-SHOWN = 20  # rows that differ
-UNDER_WAY = ("waiting", "running", "queued")
+BAR_COLUMNS = 60
+ROWS_SHOWN = 20  # unexpected endings that are listed
+NOT_FINAL = ("waiting", "running", "queued")
 
 
 @dataclass(frozen=True)
-class Glance:
-    """The ledger and the sandbox at one moment, `seconds` after the withdrawals were enqueued."""
+class Progress:
+    """The ledger and the sandbox `seconds` after the withdrawals were enqueued."""
 
     seconds: float
     states: Counter[str]
@@ -30,105 +30,107 @@ class Glance:
 
     @property
     def session(self) -> str:
-        """The shared session and its use, in words."""
-        made = f"{_count(self.logins, 'login')}, {_count(self.refreshes, 'refresh', 'es')}"
-        return f"{made}, {self.unauthorized} times 401; {_count(self.calls, 'call')}"
+        """The shared session and its use."""
+        tokens = f"{_count(self.logins, 'login')}, {_count(self.refreshes, 'refresh', 'es')}"
+        return f"{tokens}, {self.unauthorized} refused with 401, {_count(self.calls, 'call')}"
 
 
 class View:
-    """Shows the demo on a console."""
+    """Prints the demo's progress and report to a console."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._moving = console.is_terminal and not console.is_dumb_terminal
+        self._is_live = console.is_terminal and not console.is_dumb_terminal
         self._live: Live | None = None
         self._last_line = -1
 
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
         """Print a line."""
         self._console.print(text, soft_wrap=True)
 
     def opening(self, count: int) -> None:
-        """Say what will be seen."""
+        """Print what the demo does."""
         self._console.print(Text("b2copy-sync demo", "bold"))
-        self.say(f"B2COPY must charge the fees of {_count(count, 'withdrawal')} before the money leaves.\n")
+        self.print(f"B2COPY must charge the fees of {_count(count, 'withdrawal')} before the money leaves.\n")
 
-    def started(self, name: str, about: str) -> None:
-        """Say that one part is there."""
-        self._console.print(Text.assemble(("✓ ", "green"), (f"{name:<8}", "bold"), about), soft_wrap=True)
+    def started(self, name: str, description: str) -> None:
+        """Print that one part is running."""
+        self._console.print(Text.assemble(("✓ ", "green"), (f"{name:<8}", "bold"), description), soft_wrap=True)
 
     @contextmanager
     def progress(self) -> Iterator[None]:
-        """Between its ends, `show` moves the picture."""
-        self.say("")
-        if not self._moving:
+        """Inside this context `show` updates the live bar."""
+        self.print("")
+        if not self._is_live:
             yield
         else:
             with Live(console=self._console, refresh_per_second=8) as self._live:
                 yield
-        self.say("")
+        self.print("")
 
-    def show(self, glance: Glance) -> None:
-        """Draw the picture; without a terminal, a line about once a second."""
+    def show(self, progress: Progress) -> None:
+        """Update the live bar; without a terminal, print a line about once a second."""
         if self._live is not None:
-            self._live.update(_picture(glance))
-        elif int(glance.seconds) > self._last_line:
-            self._last_line = int(glance.seconds)
-            states = glance.states
-            under_way = sum(states[state] for state in UNDER_WAY)
-            self.say(
-                f"{glance.seconds:4.0f} s {states['succeeded']:5} succeeded {states['failed']:5} failed"
-                f" {under_way:5} under way   ({glance.session})"
+            self._live.update(_bar(progress))
+        elif int(progress.seconds) > self._last_line:
+            self._last_line = int(progress.seconds)
+            states = progress.states
+            not_final = sum(states[state] for state in NOT_FINAL)
+            self.print(
+                f"{progress.seconds:4.0f} s {states['succeeded']:5} succeeded {states['failed']:5} failed"
+                f" {not_final:5} not final   ({progress.session})"
             )
 
     def report(self, report: Report) -> None:
-        """Tell how it ended."""
+        """Print how the demo ended."""
         self._console.print(_endings(report), Text(), _figures(report), Text(), sep="\n")
-        for one in report.differing[:SHOWN]:
-            must, did = _told(one.row.must_end, one.row.words), _told(one.how, one.words)
-            self._fault(f"{one.row.request_id} must end as {must}, but is {did}")
-        if len(report.differing) > SHOWN:
-            self._fault(f"and {len(report.differing) - SHOWN} more")
+        for ending in report.unexpected[:ROWS_SHOWN]:
+            expected, actual = _end(ending.row.must_end, ending.row.message), _end(ending.end, ending.message)
+            self._failure(f"{ending.row.request_id} must end as {expected}, but is {actual}")
+        if len(report.unexpected) > ROWS_SHOWN:
+            self._failure(f"and {len(report.unexpected) - ROWS_SHOWN} more")
         for check in report.checks:
             if not check.holds:
-                self._fault(f"{check.what}: {check.value}, must be {check.wanted}")
+                self._failure(f"{check.name}: {check.value}, must be {check.required}")
         if report.passed:
             self._console.print(
-                Text.assemble(("✓ ", "green"), "Every withdrawal ended as its row says it must, failed ones included.")
+                Text.assemble(
+                    ("✓ ", "green"), "Every withdrawal ended as its row expects, those that must fail included."
+                )
             )
 
-    def _fault(self, text: str) -> None:
+    def _failure(self, text: str) -> None:
         self._console.print(Text.assemble(("✗ ", "red"), text), soft_wrap=True)
 
 
-def _picture(glance: Glance) -> Group:
-    total = glance.states.total() or 1
+def _bar(progress: Progress) -> Group:
+    total = progress.states.total() or 1
     bar, legend = Text(), Text()
-    done = filled = 0
-    for state, word, colour in (
+    total_so_far = filled = 0
+    for state, label, colour in (
         ("succeeded", "succeeded", "green"),
         ("failed", "failed", "red"),
         ("waiting", "pending at B2COPY", "yellow"),
-        ("running", "asking", "cyan"),
+        ("running", "running", "cyan"),
         ("queued", "queued", "bright_black"),
     ):
-        if count := glance.states[state]:
-            done += count
-            upto = round(BAR * done / total)
-            bar.append("█" * (upto - filled), colour)
-            filled = upto
-            legend.append("■ ", colour).append(f"{count} {word}  ")
-    return Group(bar, legend, Text(f"{glance.seconds:.0f} s   {glance.session}", "dim"))
+        if count := progress.states[state]:
+            total_so_far += count
+            end_column = round(BAR_COLUMNS * total_so_far / total)
+            bar.append("█" * (end_column - filled), colour)
+            filled = end_column
+            legend.append("■ ", colour).append(f"{count} {label}  ")
+    return Group(bar, legend, Text(f"{progress.seconds:.0f} s   {progress.session}", "dim"))
 
 
 def _endings(report: Report) -> Table:
     groups: dict[tuple[str, str], list[Ending]] = {}
     for ending in report.endings:
         groups.setdefault(_group(ending), []).append(ending)
-    table = _table("withdrawals", "ended", "because")
-    for (ended, because), members in sorted(groups.items(), key=_successes_first):
-        as_told = all(member.as_told for member in members)
-        table.add_row(str(len(members)), Text(ended, "green" if as_told else "red"), because)
+    table = _table("withdrawals", "ended", "reason")
+    for (ended, reason), members in sorted(groups.items(), key=_successes_first):
+        as_expected = all(member.is_expected for member in members)
+        table.add_row(str(len(members)), Text(ended, "green" if as_expected else "red"), reason)
     return table
 
 
@@ -138,20 +140,20 @@ def _successes_first(group: tuple[tuple[str, str], list[Ending]]) -> tuple[bool,
 
 
 def _group(ending: Ending) -> tuple[str, str]:
-    """Rows that differ in nothing but the login are told together."""
-    if ending.how == "succeeded":
+    """Return end and reason; rows that differ only in the login form one group."""
+    if ending.end == "succeeded":
         return "succeeded", "the fees are charged" if ending.polls else "no fees were due"
-    if ending.how in {"fee_error", "rejected"}:
-        return f"failed: {ending.how}", f"B2COPY: {ending.words.replace(ending.row.account_login, '…')}"
-    return ending.how, "not final when the demo's time was up"
+    if ending.end in {"fee_error", "rejected"}:
+        return f"failed: {ending.end}", f"B2COPY: {ending.message.replace(ending.row.account_login, '…')}"
+    return ending.end, "not final at the demo's time limit"
 
 
 def _figures(report: Report) -> Table:
-    table = _table("seen", "what", "must be")
+    table = _table("value", "figure", "must be")
     for check in report.checks:
-        table.add_row(Text(str(check.value), "green" if check.holds else "red"), check.what, check.wanted)
-    table.add_row(str(report.calls), f"calls about fees, {report.polls} of them polls of pending runs", "")
-    table.add_row(f"{report.seconds:.1f}", "seconds from the enqueueing to the last end", "")
+        table.add_row(Text(str(check.value), "green" if check.holds else "red"), check.name, check.required)
+    table.add_row(str(report.calls), f"calls about fees, {report.polls} of them polls of pending fee runs", "")
+    table.add_row(f"{report.seconds:.1f}", "seconds from the first request to the last end", "")
     return table
 
 
@@ -167,5 +169,5 @@ def _count(count: int, one: str, plural: str = "s") -> str:
     return f"{count} {one}{'' if count == 1 else plural}"
 
 
-def _told(how: str, words: str) -> str:
-    return f'{how} "{words}"' if words else how
+def _end(end: str, message: str) -> str:
+    return f'{end} "{message}"' if message else end

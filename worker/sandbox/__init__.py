@@ -1,5 +1,4 @@
-"""A local B2COPY with a switch for everything the documentation leaves open, and the processes around it.
+"""A local B2COPY, with a switch for everything that the documentation leaves open.
 
-The demo and the tests run on it. Nothing here is imported by a production worker; aiohttp comes with the extra
-`[sandbox]`.
+Demo and tests use it. A production worker imports nothing from here; aiohttp comes with the extra `[sandbox]`.
 """

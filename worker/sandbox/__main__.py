@@ -22,21 +22,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--list", action="store_true", help="list the switches with their defaults, and end")
     given = parser.parse_args(arguments)
     if given.list:
-        _say(describe())
+        _print(describe())
         return 0
     try:
         switches = json.loads(given.switches.read_text()) if given.switches else {}
         for name, value in map(_pair, given.set):
             switches[name] = _json_or_text(value)
         keys = {key_id: Path(file).read_text() for key_id, file in map(_pair, given.key)}
-        serve(Switches().changed(switches), keys, given.host, given.port, given.anywhere, _say)
+        serve(Switches().changed(switches), keys, given.host, given.port, given.anywhere, _print)
     except (OSError, ValueError) as error:
         sys.stderr.write(f"sandbox: {error}\n")
         return 2
     return 0
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 

@@ -1,4 +1,4 @@
-"""The ES256 assertion, checked as strictly as the documentation allows.
+"""The ES256 assertion of a login, checked as strictly as the documentation allows.
 
 https://docs.b2copy.b2broker.com, "Integrate your external CRM system with B2COPY API"
 """
@@ -17,11 +17,11 @@ _CLAIMS = {"admin_id", "device_ip", "key_id", "iss", "iat", "exp"}
 
 
 class Keys:
-    """The public keys B2COPY support has registered, and the assertions already spent."""
+    """The registered public keys, and the assertions that were used."""
 
     def __init__(self) -> None:
         self._registered: dict[str, ec.EllipticCurvePublicKey] = {}
-        self._spent: dict[str, float] = {}
+        self._used: dict[str, float] = {}
 
     def register(self, key_id: str, pem: str) -> None:
         """Raises ValueError unless the PEM holds a P-256 public key."""
@@ -34,7 +34,7 @@ class Keys:
         self._registered.pop(key_id, None)
 
     def copy(self) -> "Keys":
-        """Return the same registrations, with nothing spent."""
+        """Return a copy with the same keys and no used assertion."""
         keys = Keys()
         keys._registered = dict(self._registered)
         return keys
@@ -45,9 +45,9 @@ class Keys:
     def check(self, assertion: str, peer: str, now: float, switches: Switches) -> str:
         """Return the key id of a valid assertion. Raises Refused (401) with the reason."""
         try:
-            # The key id stands in the claims, not in the JOSE header: read first, believed only once verified.
-            unproven = jwt.decode(assertion, options={"verify_signature": False})
-            key_id = unproven.get("key_id")
+            # The key id is a claim, not in the JOSE header. So read the claims first, then verify them with that key.
+            unverified = jwt.decode(assertion, options={"verify_signature": False})
+            key_id = unverified.get("key_id")
             if not isinstance(key_id, str) or key_id not in self._registered:
                 raise Refused(401, "key_id is not registered")
             claims = jwt.decode(
@@ -60,14 +60,14 @@ class Keys:
             raise Refused(401, f"external_token is not a valid ES256 JWT: {error}") from None
         _check_claims(claims, peer, now, switches)
         if switches.assertion_single_use:
-            self._spend(assertion, claims["exp"] + switches.clock_skew, now)
+            self._mark_used(assertion, claims["exp"] + switches.clock_skew, now)
         return key_id
 
-    def _spend(self, assertion: str, until: float, now: float) -> None:
-        if assertion in self._spent:
+    def _mark_used(self, assertion: str, until: float, now: float) -> None:
+        if assertion in self._used:
             raise Refused(401, "external_token was used before")
-        self._spent = {spent: end for spent, end in self._spent.items() if end > now}
-        self._spent[assertion] = until
+        self._used = {used: end for used, end in self._used.items() if end > now}
+        self._used[assertion] = until
 
 
 def _check_claims(claims: dict[str, Any], peer: str, now: float, switches: Switches) -> None:

@@ -8,7 +8,7 @@ Record = dict[str, Any]
 
 
 class SandboxControl:
-    """Switches and counters of a running sandbox. Raises requests.HTTPError with the sandbox's words when refused."""
+    """Switches and counters of a running sandbox. Raises requests.HTTPError with the sandbox's message."""
 
     def __init__(self, base_url: str) -> None:
         self.base_url = base_url
@@ -17,42 +17,42 @@ class SandboxControl:
 
     def switches(self, **changes: Any) -> Record:
         """Change switches (`worker.sandbox.switches.Switches`) and return them all."""
-        told: Record = self._ask("PATCH" if changes else "GET", "switches", changes or None)
-        return told
+        answer: Record = self._ask("PATCH" if changes else "GET", "switches", changes or None)
+        return answer
 
     def faults(self, *faults: dict[str, Any]) -> None:
-        """Replace the faults (`worker.sandbox.switches.Fault`); without arguments, end them all."""
+        """Set the faults (`worker.sandbox.switches.Fault`); without arguments, remove them all."""
         self.switches(faults=list(faults))
 
     def counters(self) -> Record:
-        told: Record = self._ask("GET", "counters")
-        return told
+        answer: Record = self._ask("GET", "counters")
+        return answer
 
     def effects(
         self, kind: str | None = None, key: str | None = None, at_least: int = 1, limit: int = 100_000
     ) -> list[Record]:
         """What was carried out, oldest first: kind, key, times, first_at, last_at, body."""
         query: dict[str, Any] = {"kind": kind, "key": key, "at_least": at_least, "limit": limit}
-        told: list[Record] = self._ask("GET", "effects", query=query)
-        return told
+        answer: list[Record] = self._ask("GET", "effects", query=query)
+        return answer
 
     def pairs(self) -> list[Record]:
         """Every token pair issued: number, session, origin, access, refresh, presented, ..."""
-        told: list[Record] = self._ask("GET", "pairs")
-        return told
+        answer: list[Record] = self._ask("GET", "pairs")
+        return answer
 
     def token_calls(self) -> list[Record]:
         """Every call for a token: route, started, ended (the server's monotonic clock, s), status."""
-        told: list[Record] = self._ask("GET", "token-calls")
-        return told
+        answer: list[Record] = self._ask("GET", "token-calls")
+        return answer
 
     def calls(self) -> list[Record]:
         """Every other call while the switch `call_log` was on: route, arrived, answered (monotonic, s), status."""
-        told: list[Record] = self._ask("GET", "calls")
-        return told
+        answer: list[Record] = self._ask("GET", "calls")
+        return answer
 
     def reset(self, **switches: Any) -> None:
-        """Forget everything; keys and switches as at the start, save the switches given."""
+        """Clear the state; keys and switches are again those of the start, with the given changes."""
         self._ask("POST", "reset", switches)
 
     def revoke_all(self, refresh_too: bool = True) -> None:
@@ -60,15 +60,19 @@ class SandboxControl:
         self._ask("POST", "revoke-all", {"refresh_too": refresh_too})
 
     def finish_fees(
-        self, account_login: str | None = None, request_id: str | None = None, status: str = "SUCCESS", words: str = ""
+        self,
+        account_login: str | None = None,
+        request_id: str | None = None,
+        status: str = "SUCCESS",
+        message: str = "",
     ) -> int:
-        """End the fee runs that match; return how many."""
-        wanted = {"account_login": account_login, "request_id": request_id, "status": status, "words": words}
+        """Finish the fee runs that match; return how many."""
+        wanted = {"account_login": account_login, "request_id": request_id, "status": status, "message": message}
         ended: int = self._ask("POST", "fees", wanted)["ended"]
         return ended
 
     def go_away(self, seconds: float) -> None:
-        """Cut every connection and refuse new ones for some seconds; nothing is forgotten."""
+        """Close every connection and refuse new ones for some seconds; the state stays."""
         self._ask("POST", "away", {"seconds": seconds})
 
     def register_key(self, key_id: str, public_key: str) -> None:
@@ -78,11 +82,11 @@ class SandboxControl:
         self._ask("DELETE", "keys", {"key_id": key_id})
 
     def _ask(self, method: str, what: str, body: Any = None, query: dict[str, Any] | None = None) -> Any:
-        # A connection of its own each time: a test that cuts connections must not cut the hand that steers it.
+        # A new connection for each request, because switches may close reused connections.
         headers = {"Connection": "close"}
-        answer = self._http.request(
+        response = self._http.request(
             method, f"{self.base_url}/_sandbox/{what}", json=body, params=query, headers=headers, timeout=30
         )
-        if not answer.ok:
-            raise requests.HTTPError(f"sandbox {method} {what}: {answer.text}")
-        return answer.json()
+        if not response.ok:
+            raise requests.HTTPError(f"sandbox {method} {what}: {response.text}")
+        return response.json()

@@ -26,7 +26,7 @@ class Control:
         self._start_switches = server.b2copy.switches
         self._start_keys = server.b2copy.keys.copy()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._doors: dict[tuple[str, str], Callable[[dict[str, str], Any], Any]] = {
+        self._handlers: dict[tuple[str, str], Callable[[dict[str, str], Any], Any]] = {
             ("GET", "switches"): self._switches,
             ("PATCH", "switches"): self._switch,
             ("GET", "counters"): self._counters,
@@ -46,12 +46,12 @@ class Control:
         path = request.rel_url.path
         if path == "/openapi.json":
             return web.json_response(DOCUMENT)
-        door = self._doors.get((request.method, path.removeprefix("/_sandbox/").rstrip("/")))
-        if door is None:
+        handler = self._handlers.get((request.method, path.removeprefix("/_sandbox/").rstrip("/")))
+        if handler is None:
             return web.json_response({"error": f"no such control route: {request.method} {path}"}, status=404)
         raw = await request.read()
         try:
-            return web.json_response(door(dict(request.rel_url.query), json.loads(raw) if raw else {}))
+            return web.json_response(handler(dict(request.rel_url.query), json.loads(raw) if raw else {}))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             return web.json_response({"error": str(error)}, status=400)
 
@@ -93,13 +93,13 @@ class Control:
         return [asdict(pair) | {"presented": tokens.presented[pair.refresh]} for pair in tokens.pairs.values()]
 
     def _token_calls(self, query: dict[str, str], body: Any) -> Any:
-        return self._server.counters.token_calls_told()
+        return self._server.counters.token_calls_list()
 
     def _calls(self, query: dict[str, str], body: Any) -> Any:
-        return self._server.counters.api_calls_told()
+        return self._server.counters.api_calls_list()
 
     def _reset(self, query: dict[str, str], body: Any) -> Any:
-        """Forget everything; keys and switches go back to those of the start, changed as the body says."""
+        """Clear the state; keys and switches are again those of the start, with the changes of the body."""
         self._server.b2copy.switches = self._start_switches
         self._server.b2copy.keys = self._start_keys.copy()
         self._server.switch({"faults": [], **body})
@@ -108,7 +108,7 @@ class Control:
 
     def _revoke_all(self, query: dict[str, str], body: Any) -> Any:
         self._server.b2copy.tokens.revoke_all(body.get("refresh_too", True), time.monotonic())
-        self._server.b2copy.back_office.sign_out_all()
+        self._server.b2copy.sign_in.end_all()
         return {}
 
     def _finish_fees(self, query: dict[str, str], body: Any) -> Any:
@@ -117,10 +117,10 @@ class Control:
             raise ValueError("status must be SUCCESS or ERROR")
         fees = self._server.b2copy.fees
         login, request_id = body.get("account_login"), body.get("request_id")
-        return {"ended": fees.finish(login, request_id, status, body.get("words", ""))}
+        return {"ended": fees.finish(login, request_id, status, body.get("message", ""))}
 
     def _away(self, query: dict[str, str], body: Any) -> Any:
-        """Refuse connections for `seconds`, starting when this answer is out."""
+        """Refuse connections for `seconds`, as soon as this answer is sent."""
         seconds = float(body["seconds"])
 
         async def go() -> None:

@@ -1,4 +1,4 @@
-"""What the sandbox saw: calls by route and status, and every call for a token."""
+"""Counts of calls by route and status, and lists of single calls."""
 
 import time
 from collections import Counter, deque
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(slots=True)
 class TokenCall:
-    """Times are on the server's monotonic clock, s; `status` 0 means the answer was never given."""
+    """Times are on the server's monotonic clock, s; `status` 0 means that no answer was sent."""
 
     route: str
     started: float
@@ -18,7 +18,7 @@ class TokenCall:
 
 @dataclass(slots=True)
 class ApiCall:
-    """A call that is no token call. Times are on the server's monotonic clock, s; `status` 0: never answered."""
+    """A call that is no token call. Times are on the server's monotonic clock, s; `status` 0: no answer was sent."""
 
     route: str
     arrived: float
@@ -53,8 +53,8 @@ class Counters:
         self.token_calls_at_once -= 1
         call.ended = time.monotonic()
 
-    def token_calls_told(self) -> list[dict[str, Any]]:
+    def token_calls_list(self) -> list[dict[str, Any]]:
         return [asdict(call) for call in self.token_calls]
 
-    def api_calls_told(self) -> list[dict[str, Any]]:
+    def api_calls_list(self) -> list[dict[str, Any]]:
         return [asdict(call) for call in self.api_calls]

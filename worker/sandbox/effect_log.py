@@ -1,14 +1,14 @@
-"""The effect log: what was really carried out at the sandbox, and how often. Tests judge by it."""
+"""The effect log: what the sandbox carried out, and how often. Tests compare with it."""
 
 from dataclasses import dataclass
 from typing import Any
 
-KEPT = 500_000  # distinct effects; older ones are forgotten, and counted as such
+MAX_EFFECTS = 500_000  # distinct ones; older effects are forgotten and counted in `forgotten`
 
 
 @dataclass(slots=True)
 class Effect:
-    """One thing done. `at` is the server's monotonic clock, s; `body` is what was sent, if it was not known by key."""
+    """One effect. `*_at` are on the server's monotonic clock, s; `body` is the request's, or None."""
 
     kind: str
     key: str
@@ -31,7 +31,7 @@ class Effects:
         if effect is None:
             totals["distinct"] += 1
             self._all[kind, key] = Effect(kind, key, 1, at, at, body)
-            if len(self._all) > KEPT:
+            if len(self._all) > MAX_EFFECTS:
                 del self._all[next(iter(self._all))]
                 self.forgotten += 1
         else:

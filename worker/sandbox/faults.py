@@ -1,4 +1,4 @@
-"""Every way an answer can go wrong or go missing."""
+"""Faults: an answer that is wrong, incomplete, or never arrives."""
 
 import asyncio
 import random
@@ -14,27 +14,27 @@ from aiohttp import web
 from worker.sandbox.responses import Answer, Refused
 from worker.sandbox.switches import Fault, Switches
 
-HUGE = 64 << 20  # bytes of an answer that nobody should swallow
+HUGE = 64 << 20  # bytes; no client should read such an answer to its end
 
 
 class Dropped(web.Response):
-    """Never reaches the caller: the connection is gone, with whatever was written on it."""
+    """A response that aiohttp cannot send any more, because the connection is closed."""
 
 
 class Faults:
-    """Picks the fault a call meets, and remembers how many calls each has met."""
+    """Picks the fault of a call, and counts the calls of each fault."""
 
     def __init__(self) -> None:
-        self._met: Counter[Fault] = Counter()
+        self._count: Counter[Fault] = Counter()
         self._late: set[asyncio.TimerHandle] = set()
 
     def begin(self) -> None:
-        """Count anew, as when faults are set."""
-        self._met.clear()
+        """Start the counts again, because faults were set."""
+        self._count.clear()
 
     def forget(self) -> None:
-        """As `begin`; and effects still to land never do."""
-        self._met.clear()
+        """Start the counts again, and cancel late effects."""
+        self._count.clear()
         for timer in self._late:
             timer.cancel()
         self._late.clear()
@@ -43,13 +43,13 @@ class Faults:
         for fault in switches.faults:
             if not fault.concerns(route, body) or (fault.share < 1 and random.random() >= fault.share):  # noqa: S311
                 continue
-            if fault.next is None or self._met[fault] < fault.next:
-                self._met[fault] += 1
+            if fault.next is None or self._count[fault] < fault.next:
+                self._count[fault] += 1
                 return fault
         return None
 
     def effect(self, fault: Fault, carry_out: Callable[[], Answer]) -> Answer:
-        """Carry the call out now, later or not at all, as the fault says; return what it was answered, if now."""
+        """Carry the call out now, later or not at all; return its answer if it was carried out now."""
         if fault.effect == "late":
 
             def land() -> None:
@@ -63,50 +63,54 @@ class Faults:
         return Answer(200, b"")
 
 
-def spoil(fault: Fault, said: Answer) -> Answer | Refused | None:
-    """Return what a fault says in place of the answer; None if it spoils not the words but the wire."""
+def replacement(fault: Fault, original: Answer) -> Answer | Refused | None:
+    """Return the answer that the fault sends instead of the original; None if it breaks the connection."""
     match fault.what:
         case "status":
             extra = {"Retry-After": fault.retry_after, "Location": fault.location}
-            return Refused(fault.status, fault.words, {name: text for name, text in extra.items() if text is not None})
+            return Refused(
+                fault.status, fault.message, {name: text for name, text in extra.items() if text is not None}
+            )
         case "html":
             return Answer(200, b"<html><body><h1>Just a moment...</h1></body></html>", "text/html")
         case "empty":
             return Answer(200, b"")
+        case "no_content":
+            return Answer(204, b"")
         case "huge":
             return Answer(200, b'{"padding": "' + b" " * HUGE + b'"}')
         case "lacks":
-            return said.without(fault.field)
+            return original.without(fault.field)
         case _:
             return None
 
 
-async def break_off(fault: Fault, said: Answer, request: web.BaseRequest) -> Dropped:
-    """Give the answer in part or not at all, and end the connection."""
+async def break_off(fault: Fault, original: Answer, request: web.BaseRequest) -> Dropped:
+    """Send a part of the answer or nothing, and close the connection."""
     match fault.what:
         case "cut":
-            raw = _raw(said)
-            at = len(raw) - len(said.body) // 2 if fault.at is None else fault.at
+            raw = _raw(original)
+            at = len(raw) - len(original.body) // 2 if fault.at is None else fault.at
             _write(request, raw[:at])
         case "trickle":
-            for byte in _raw(said):
-                if _gone(request):
+            for byte in _raw(original):
+                if _is_closed(request):
                     break
                 _write(request, bytes([byte]))
                 await asyncio.sleep(fault.seconds or 0.2)
         case "silence":
             until = time.monotonic() + (fault.seconds or float("inf"))
-            while time.monotonic() < until and not _gone(request):
+            while time.monotonic() < until and not _is_closed(request):
                 await asyncio.sleep(0.02)
     return drop(request, reset=fault.what == "reset")
 
 
 def drop(request: web.BaseRequest, reset: bool = False) -> Dropped:
-    """Close the connection once what was written is out; or reset it (RST), which a client meets differently."""
+    """Close the connection after what was written is sent; or reset it (RST), which clients report differently."""
     transport = request.transport
     if transport is not None:
         if reset:
-            # SO_LINGER with no time to linger: closing sends RST (socket(7)).
+            # With SO_LINGER of 0 s, close sends RST (socket(7)).
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         transport.close()
     return Dropped()
@@ -119,7 +123,7 @@ def send_interim(request: web.BaseRequest) -> None:
     )
 
 
-def _gone(request: web.BaseRequest) -> bool:
+def _is_closed(request: web.BaseRequest) -> bool:
     return request.transport is None or request.transport.is_closing()
 
 
@@ -128,7 +132,7 @@ def _write(request: web.BaseRequest, raw: bytes) -> None:
         request.transport.write(raw)
 
 
-def _raw(said: Answer) -> bytes:
-    """The whole answer as it goes over the wire (RFC 9112)."""
-    head = f"HTTP/1.1 {said.status} {HTTPStatus(said.status).phrase}\r\nContent-Type: {said.content_type}\r\n"
-    return f"{head}Content-Length: {len(said.body)}\r\n\r\n".encode() + said.body
+def _raw(answer: Answer) -> bytes:
+    """Return the whole answer as HTTP/1.1 bytes (RFC 9112)."""
+    head = f"HTTP/1.1 {answer.status} {HTTPStatus(answer.status).phrase}\r\nContent-Type: {answer.content_type}\r\n"
+    return f"{head}Content-Length: {len(answer.body)}\r\n\r\n".encode() + answer.body

@@ -1,4 +1,4 @@
-"""The listening socket, which can go away for a while: connections are then refused by the kernel itself."""
+"""The listening socket. It can be closed for some time; then the kernel refuses connections."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -17,14 +17,14 @@ class Listener:
         self._requests_on: WeakKeyDictionary[asyncio.BaseTransport, int] = WeakKeyDictionary()
 
     async def open(self, host: str, port: int) -> int:
-        """Listen; return the port, a free one for 0."""
+        """Listen on the port, 0 for any free one, and return it."""
         loop = asyncio.get_running_loop()
         self._socket = await loop.create_server(self._server, host, port, backlog=1024, reuse_address=True)
         self._host, self._port = host, self._socket.sockets[0].getsockname()[1]
         return self._port
 
     async def go_away(self, seconds: float) -> None:
-        """Cut all connections and refuse new ones, then listen again."""
+        """Close all connections and refuse new ones for `seconds`, then listen again."""
         self.close()
         await asyncio.sleep(seconds)
         await self.open(self._host, self._port)
@@ -36,8 +36,8 @@ class Listener:
             if connection.transport is not None:
                 connection.transport.abort()
 
-    def keeps(self, request: web.BaseRequest, drop_reused: bool, idle_timeout: float | None) -> bool:
-        """Say whether a connection may carry this request; and close it when it is idle for too long afterwards."""
+    def accepts(self, request: web.BaseRequest, drop_reused: bool, idle_timeout: float | None) -> bool:
+        """Return whether the connection may carry this request. Close it after `idle_timeout` s without another."""
         transport = request.transport
         if transport is None:
             return False

@@ -1,4 +1,4 @@
-"""What the sandbox answers: a status with JSON, and refusals in any of the shapes a gateway may give them."""
+"""What the sandbox answers: a status with JSON, and refusals in any shape that a server or gateway may give them."""
 
 import json
 from typing import Any
@@ -10,7 +10,7 @@ _GRPC = {400: 3, 401: 16, 403: 7, 404: 5, 409: 6, 412: 9, 429: 8, 500: 13, 501: 
 
 
 class Answer:
-    """A whole HTTP answer, before any fault touches it."""
+    """A whole HTTP answer, before a fault changes it."""
 
     __slots__ = ("body", "content_type", "headers", "status")
 
@@ -24,39 +24,45 @@ class Answer:
         self.status, self.body, self.content_type, self.headers = status, body, content_type, headers
 
     def without(self, field: str) -> "Answer":
-        """Return the same answer with one field left out."""
+        """Return the same answer without one field."""
         data = json.loads(self.body)
-        data.pop(field, None)
+        if isinstance(data, dict):
+            data.pop(field, None)
         return Answer(self.status, json.dumps(data).encode(), self.content_type, self.headers)
 
 
 class Refused(Exception):
-    """The call is refused with an HTTP status and words."""
+    """The call is refused with an HTTP status and a message."""
 
-    def __init__(self, status: int, words: str, headers: dict[str, str] | None = None) -> None:
-        super().__init__(status, words)
-        self.status, self.words, self.headers = status, words, headers
+    def __init__(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(status, message)
+        self.status, self.message, self.headers = status, message, headers
 
 
 def answer(data: Any) -> Answer:
     return Answer(200, json.dumps(data, separators=(",", ":")).encode())
 
 
+def enveloped(data: Any) -> dict[str, Any]:
+    """Return the envelope that routes under /api/v1 put around their data."""
+    return {"status": 200, "meta": {"behaviours": [], "status": 200}, "data": data}
+
+
 def refusal(switches: Switches, refused: Refused) -> Answer:
-    """Dress a refusal in the shape the switch asks for: B2COPY documents none."""
-    status, words, headers = refused.status, refused.words, refused.headers
+    """Return a refusal in the shape of the switch `error_shape`, because B2COPY documents none."""
+    status, message, headers = refused.status, refused.message, refused.headers
     match switches.error_shape:
         case "text":
-            return Answer(status, words.encode(), "text/plain", headers)
+            return Answer(status, message.encode(errors="replace"), "text/plain", headers)
         case "html":
-            page = f"<html><head><title>{status}</title></head><body><h1>{words}</h1></body></html>"
-            return Answer(status, page.encode(), "text/html", headers)
+            page = f"<html><head><title>{status}</title></head><body><h1>{message}</h1></body></html>"
+            return Answer(status, page.encode(errors="replace"), "text/html", headers)
         case "empty":
             return Answer(status, b"", "text/plain", headers)
         case "error":
-            data: Any = {"error": words}
+            data: Any = {"error": message}
         case "errors":
-            data = {"errors": [{"code": str(status), "message": words}]}
-        case _:
-            data = {"code": _GRPC.get(status, 2), "message": words, "details": []}
+            data = {"errors": [{"code": str(status), "message": message}]}
+        case "grpc":
+            data = {"code": _GRPC.get(status, 2), "message": message, "details": []}
     return Answer(status, json.dumps(data).encode(), headers=headers)

@@ -19,15 +19,15 @@ def serve(
     anywhere: bool = False,
     ready: Callable[[str], None] = print,
 ) -> None:
-    """Serve until told to stop; `ready` is called with the base URL. `public_keys`: key id to PEM.
+    """Serve until SIGTERM or Ctrl-C; `ready` is called with the base URL. `public_keys`: PEM text by key id.
 
-    Raises ValueError for an unusable key, or a host that is not loopback unless `anywhere`: whoever reaches the
-    sandbox controls it.
+    Raises ValueError for an unusable key, and without `anywhere` for a host that is not loopback, because anybody who
+    can reach the sandbox can control it.
     """
     if host == "localhost":
         host = "127.0.0.1"
     if not anywhere and not ipaddress.ip_address(host).is_loopback:
-        raise ValueError(f"{host} is not a loopback address, and the sandbox obeys whoever reaches it")
+        raise ValueError(f"{host} is not a loopback address, and anybody who can reach the sandbox can control it")
     keys = Keys()
     for key_id, pem in public_keys.items():
         keys.register(key_id, pem)

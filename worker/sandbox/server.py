@@ -1,7 +1,7 @@
-"""The HTTP edge: what arrives, how long it takes, and what is said.
+"""The HTTP server: it counts calls, applies latency, rate limit and faults, and sends the answer.
 
-aiohttp's low-level server with a plain dispatch, since its C parser then answers thousands of requests a second on one
-core: the sandbox must not be what a benchmark measures.
+It uses aiohttp's low-level server without its router, because that answers thousands of requests per second on one
+core. A benchmark must not measure the sandbox.
 """
 
 import asyncio
@@ -11,17 +11,18 @@ from typing import Any
 
 from aiohttp import web
 
-from worker.sandbox.b2copy import B2Copy, Call
+from worker.sandbox.b2copy import B2Copy
 from worker.sandbox.control_routes import Control
 from worker.sandbox.counters import ApiCall, Counters
-from worker.sandbox.faults import Dropped, Faults, break_off, drop, send_interim, spoil
+from worker.sandbox.faults import Dropped, Faults, break_off, drop, replacement, send_interim
 from worker.sandbox.listener import Listener
 from worker.sandbox.responses import Answer, Refused, refusal
+from worker.sandbox.routes import Call, route_of
 from worker.sandbox.switches import TOKEN_ROUTES, Switches
 
 
 class Server:
-    """Answers for `b2copy` over HTTP, with the faults its switches ask for."""
+    """Serves `b2copy` over HTTP, with the faults of its switches."""
 
     def __init__(self, b2copy: B2Copy) -> None:
         self.b2copy = b2copy
@@ -32,14 +33,14 @@ class Server:
         self._control = Control(self)
 
     def forget(self) -> None:
-        """Start afresh: counters, tokens, effects, fee runs. Switches and keys stay."""
+        """Clear counters, tokens, effects, fee runs, accounts and clients. Switches and keys stay."""
         self._faults.forget()
         self._rate = Rate()
         self.counters = Counters()
         self.b2copy.forget()
 
     def switch(self, changes: dict[str, Any]) -> Switches:
-        """Change switches while running; faults that are set count their calls anew. Raises ValueError."""
+        """Change switches; if faults are set, their counts start again. Raises ValueError."""
         self.b2copy.switches = self.b2copy.switches.changed(changes)
         if "faults" in changes:
             self._faults.begin()
@@ -49,8 +50,8 @@ class Server:
         path = request.rel_url.path
         if path.startswith("/_sandbox/") or path == "/openapi.json":
             return await self._control.handle(request)
-        route = self.b2copy.route_of(request.method, path)
-        counters = self.counters  # these, even if all is forgotten meanwhile
+        route = route_of(request.method, path)
+        counters = self.counters  # a local, because `forget` may replace them during the call
         counters.calls[route] += 1
         if route not in TOKEN_ROUTES:
             if not self.b2copy.switches.call_log:
@@ -70,7 +71,7 @@ class Server:
 
     async def _serve(self, route: str, request: web.BaseRequest) -> web.StreamResponse:
         switches = self.b2copy.switches
-        if (switches.drop_reused or switches.idle_timeout) and not self.listener.keeps(
+        if (switches.drop_reused or switches.idle_timeout) and not self.listener.accepts(
             request, switches.drop_reused, switches.idle_timeout
         ):
             return drop(request)
@@ -88,16 +89,16 @@ class Server:
         if fault.what == "interim":
             send_interim(request)
             return self._respond(route, self.b2copy.carry_out(route, call))
-        said = self._faults.effect(fault, lambda: self.b2copy.carry_out(route, call))
-        spoilt = spoil(fault, said)
-        if spoilt is None:
-            return await break_off(fault, said, request)
-        return self._respond(route, refusal(switches, spoilt) if isinstance(spoilt, Refused) else spoilt)
+        original = self._faults.effect(fault, lambda: self.b2copy.carry_out(route, call))
+        instead = replacement(fault, original)
+        if instead is None:
+            return await break_off(fault, original, request)
+        return self._respond(route, refusal(switches, instead) if isinstance(instead, Refused) else instead)
 
-    def _respond(self, route: str, said: Answer) -> web.Response:
-        self.counters.answered(route, said.status)
+    def _respond(self, route: str, answer: Answer) -> web.Response:
+        self.counters.answered(route, answer.status)
         response = web.Response(
-            body=said.body, status=said.status, headers=said.headers, content_type=said.content_type
+            body=answer.body, status=answer.status, headers=answer.headers, content_type=answer.content_type
         )
         if self.b2copy.switches.clock_offset:
             response.headers["Date"] = formatdate(self.b2copy.now(), usegmt=True)
@@ -105,7 +106,7 @@ class Server:
 
 
 class Rate:
-    """A bucket that holds one second's worth of calls, at least one."""
+    """A token bucket that holds the calls of one second, at least one."""
 
     def __init__(self) -> None:
         self._left = 1.0

@@ -1,6 +1,6 @@
-"""Everything B2COPY's documentation leaves open, as switches; and the faults a network and a server are capable of.
+"""Everything that B2COPY's documentation leaves open, as switches; and the faults of servers and networks.
 
-Settable at start and while running. An unknown name or an impossible value is refused, never ignored.
+They can be set at the start and while the sandbox runs. An unknown name or an impossible value is refused.
 """
 
 import difflib
@@ -14,39 +14,60 @@ TOKEN_ROUTES = frozenset({"authexternalcrm", "refreshtoken", "signin"})
 
 
 class Strict(BaseModel):
-    # Numbers may stand for text, since `--set admin_id=7` is read as JSON.
+    # Accept a number for a string, because `--set admin_id=7` is parsed as JSON.
     model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
 
 
 class FeeRule(Strict):
-    """How a fee run goes. Pending first (for polls, seconds, or until told, whichever lasts longest), then final."""
+    """How a fee run goes: first pending (for polls, seconds or until finished, whichever ends last), then final."""
 
     known: bool = Field(True, description="False: B2COPY does not know the login.")
+    permitted: bool = Field(True, description="False: 403 for this login.")
     pending_polls: int = Field(0, ge=0, description="How many answers say PENDING before the final one.")
     pending_seconds: float = Field(0.0, ge=0, description="How long the run stays PENDING.")
-    until_told: bool = Field(False, description="PENDING until the control route finishes the run.")
+    until_finished: bool = Field(False, description="PENDING until the control route finishes the run.")
     ends: Literal["SUCCESS", "ERROR"] = "SUCCESS"
     ends_after_restart: Literal["SUCCESS", "ERROR"] = "SUCCESS"
-    words: str = Field("the master account cannot be credited", description="What an ERROR says.")
-    pending_status: int | str | None = Field(None, description="Said in place of PENDING: an unknown status, or 0.")
+    message: str = Field("the master account cannot be credited", description="The message of an ERROR.")
+    pending_status: int | str | None = Field(None, description="Sent instead of PENDING: an unknown status, or 0.")
 
 
 class Fault(Strict):
-    """One way for calls to go wrong. `effect` says whether the call was carried out all the same."""
+    """One way for calls to go wrong. `effect` says whether the call is carried out in spite of it.
 
-    what: Literal["status", "drop", "reset", "silence", "trickle", "cut", "html", "empty", "huge", "lacks", "interim"]
-    route: str = Field("*", description="A route's name, `token`, `api` (all that are not `token`), or `*`.")
-    next: int | None = Field(None, ge=1, description="Only the next N calls; unset: until taken away.")
-    share: float = Field(1.0, gt=0, le=1, description="The share of calls that meet it, at random.")
+    status: an HTTP error · drop, reset: the connection ends without an answer · silence: no answer · trickle: byte by
+    byte · cut: a part of the answer · html, empty: a 200 with that body · no_content: a 204 · huge: 64 MiB · lacks: a
+    field is missing · interim: 102 and 103 before the answer.
+    """
+
+    what: Literal[
+        "status",
+        "drop",
+        "reset",
+        "silence",
+        "trickle",
+        "cut",
+        "html",
+        "empty",
+        "no_content",
+        "huge",
+        "lacks",
+        "interim",
+    ]
+    route: str = Field("*", description="A route's name, `token`, `api` (all but `token`), or `*`.")
+    next: int | None = Field(None, ge=1, description="Only the next N calls; unset: until removed.")
+    share: float = Field(1.0, gt=0, le=1, description="The share of calls with the fault, at random.")
     match: str = Field("", description="Only calls whose body contains this text.")
-    effect: Literal["none", "done", "late"] = Field("none", description="late: `seconds` after the answer was lost.")
-    seconds: float = Field(0.0, ge=0, description="silence: its length (0: for ever); trickle: between two bytes.")
+    effect: Literal["none", "done", "late"] = Field("none", description="late: carried out `seconds` later.")
+    seconds: float = Field(0.0, ge=0, description="silence: how long (0: without end); trickle: between two bytes.")
     status: int = Field(503, ge=300, le=599)
     retry_after: str | None = Field(None, description="The Retry-After header: seconds, or an HTTP date.")
     location: str | None = Field(None, description="The Location header of a redirect.")
-    words: str = "the sandbox was told to fail"
-    field: str = Field("refreshToken", description="lacks: what is missing from the answer.")
-    at: int | None = Field(None, ge=0, description="cut: after N bytes, head included; unset: amid the body.")
+    message: str = "a fault of the sandbox"
+    field: str = Field("refreshToken", description="lacks: the missing field.")
+    at: int | None = Field(
+        None, ge=0, description="cut: after N bytes, head included; unset: in the middle of the body."
+    )
 
     def concerns(self, route: str, body: bytes) -> bool:
         group = "token" if route in TOKEN_ROUTES else "api"
@@ -54,20 +75,22 @@ class Fault(Strict):
 
 
 class Switches(Strict):
-    """The sandbox's behaviour at this moment."""
+    """How the sandbox behaves now."""
 
-    # who may log in
+    # who may log in, and who has access
     admin_id: str = Field("42", description="The service admin's id.")
     admin_id_type: Literal["integer", "string", "either"] = "integer"
     device_ip: Literal["any", "peer", "listed"] = Field("any", description="peer: must be the caller's own address.")
     device_ips: list[str] = Field(default_factory=list, description="The allow-list, for device_ip=listed.")
     clock_skew: float = Field(60.0, ge=0, description="Tolerance for iat and exp, s.")
-    clock_offset: float = Field(0.0, description="How far the server's clock is ahead of ours, s.")
+    clock_offset: float = Field(0.0, description="The server's clock minus ours, s.")
     assertion_max_life: float = Field(1800.0, description="Longest exp - iat, s.")
     assertion_single_use: bool = False
     extra_claims: Literal["refused", "accepted"] = "refused"
+    access: bool = Field(True, description="False: 403 to every call with an access token.")
+    fee_permission: bool = Field(True, description="False: 403 to every fee call.")
 
-    # what tokens are like
+    # tokens
     access_format: Literal["opaque", "jwt"] = "opaque"
     access_lifetime: float = Field(900.0, gt=0, description="Seconds.")
     refresh_lifetime: float = Field(86400.0, gt=0, description="Seconds.")
@@ -82,40 +105,47 @@ class Switches(Strict):
     logins: dict[str, FeeRule] = Field(default_factory=dict, description="Rules by account_login.")
     unknown_login: Literal["404", "status_error"] = "404"
     error_restarts: bool = Field(False, description="The same request_id after ERROR starts a new run.")
-    error_words_in: Literal["error", "message", "details"] = "error"
+    error_message_in: Literal["error", "message", "details"] = "error"
     status_as: Literal["number", "name"] = "number"
-    fee_permission: bool = Field(True, description="False: 403 to every fee call.")
 
-    # the back office (generation 1)
+    # generation 1, the Back Office
     email: str = "office@broker.example"
     password: str = "sandbox"  # noqa: S105
-    two_factor: bool = False
-    secret_key: str | None = Field("sandbox-secret", description="None: blanked in the Back Office.")
-    list_parameters: Literal["query", "body", "either"] = "either"
-    back_office_login: Literal["external_crm", "back_office", "either"] = "either"
-    duplicates: Literal["refused", "returned", "created"] = Field(
-        "refused", description="A second account or client for the same login."
+    two_factor: bool = Field(False, description="Sign-in asks for a second factor, and answers no token.")
+    locked: bool = Field(False, description="403 to every sign-in.")
+    sign_in_lifetime: float = Field(900.0, gt=0, description="Of a sign-in's access token, s.")
+    secret_key: str | None = Field("sandbox-secret", description="null: the Back Office holds none.")
+    list_parameters: Literal["query", "body", "either"] = Field("either", description="Where the list reads them.")
+    list_order: Literal["stable", "shifting"] = Field("stable", description="shifting: each page in another order.")
+    list_pages: bool = Field(True, description="False: limit and offset are ignored.")
+    list_limit_max: int = Field(100, ge=1, description="A page holds no more accounts than this.")
+    generation1_login: Literal["external_crm", "back_office", "either"] = "either"
+    duplicate_accounts: Literal["refused", "returned", "created"] = Field(
+        "refused", description="A second account for the same MT login."
     )
-    clients: Literal["any", "registered"] = Field("any", description="Whose accounts may be created.")
+    duplicate_clients: Literal["refused", "returned", "created"] = Field(
+        "refused", description="A second registration of the same MT login."
+    )
+    clients: Literal["any", "registered"] = Field("any", description="Which clients may have accounts created.")
 
-    # answers, and how they fail
+    # answers, and faults
     error_shape: Literal["grpc", "error", "errors", "text", "html", "empty"] = "grpc"
-    rate_limit: float = Field(0.0, ge=0, description="Calls a second, 0 = any; above it 429.")
-    rate_limit_retry_after: str | None = "1"
+    rate_limit: float = Field(0.0, ge=0, description="Calls per second, 0: any number; above it 429.")
+    rate_limit_retry_after: str | None = Field("1", description="The Retry-After header of the 429; null: none.")
     latency: dict[str, float] = Field(
-        default_factory=dict, description="Seconds by route name, `token`, `api` or `*`; the nearest name counts."
+        default_factory=dict, description="Seconds by route name, `token`, `api` or `*`; the most specific counts."
     )
-    idle_timeout: float | None = Field(None, gt=0, description="Idle kept-alive connections are closed after this, s.")
-    drop_reused: bool = Field(False, description="A second request on a connection meets a closed one.")
+    idle_timeout: float | None = Field(None, gt=0, description="Idle connections are closed after this, s.")
+    drop_reused: bool = Field(False, description="The connection closes on its second request.")
     faults: list[Fault] = Field(default_factory=list)
-    call_log: bool = Field(False, description="Write down every call that is no token call, for `GET calls`.")
+    call_log: bool = Field(False, description="List every call that is no token call, for `GET calls`.")
 
     def changed(self, changes: dict[str, Any]) -> Self:
-        """Return a copy with `changes` applied. Raises ValueError, a line for each switch that cannot be set."""
+        """Return a copy with `changes`. Raises ValueError with a line for each switch that cannot be set."""
         try:
             return type(self).model_validate(self.model_dump(mode="json") | changes)
         except ValidationError as error:
-            raise ValueError("\n".join(_told(problem) for problem in error.errors())) from None
+            raise ValueError("\n".join(_problem(problem) for problem in error.errors())) from None
 
     def latency_of(self, route: str) -> float:
         group = "token" if route in TOKEN_ROUTES else "api"
@@ -126,7 +156,7 @@ class Switches(Strict):
 
 
 def describe() -> str:
-    """Every switch with its default, a line each."""
+    """Return a line for each switch, with its default."""
     lines = []
     for name, value in Switches().model_dump(mode="json").items():
         field = Switches.model_fields[name]
@@ -136,7 +166,7 @@ def describe() -> str:
     return "\n".join(lines)
 
 
-def _told(problem: ErrorDetails) -> str:
+def _problem(problem: ErrorDetails) -> str:
     name = ".".join(str(part) for part in problem["loc"])
     if problem["type"] != "extra_forbidden":
         return f"{name}: {problem['msg']}"

@@ -1,4 +1,4 @@
-"""Token pairs: issued, rotated, expired, revoked; and what every refresh token was used for."""
+"""Token pairs: issued, rotated, expired, revoked; and how often each refresh token was presented."""
 
 import secrets
 from collections import Counter
@@ -10,7 +10,7 @@ import jwt
 from worker.sandbox.responses import Refused
 from worker.sandbox.switches import Switches
 
-KEPT = 50_000  # pairs; older ones are forgotten
+MAX_PAIRS = 50_000  # older pairs are forgotten
 
 
 @dataclass(slots=True)
@@ -24,11 +24,11 @@ class Pair:
     refresh: str
     access_ends: float
     refresh_ends: float
-    spent: bool = False  # its refresh token has been exchanged
+    refresh_used: bool = False
 
 
 class Tokens:
-    """Every pair issued. `ended` holds the sessions that are over: a session is a login and all its refreshes."""
+    """Every pair issued, and the sessions that have ended. A session is a login and all its refreshes."""
 
     def __init__(self) -> None:
         self.logins = 0
@@ -49,12 +49,12 @@ class Tokens:
         return self._issue(self.logins, "login", None, mono, now, switches)
 
     def refresh(self, token: str, mono: float, now: float, switches: Switches) -> Pair:
-        """Exchange a refresh token. Raises Refused (401); a second presentation is a theft signal (RFC 9700 4.14.2)."""
+        """Exchange a refresh token. Raises Refused (401). Use of one twice suggests theft (RFC 9700 section 4.14.2)."""
         self.presented[token] += 1
         pair = self._by_refresh.get(token)
         if pair is None:
             raise Refused(401, "unknown refresh token")
-        if pair.spent:
+        if pair.refresh_used:
             self.reuses += 1
             if switches.refresh_reuse == "revokes":
                 self._ended.add(pair.session)
@@ -65,13 +65,13 @@ class Tokens:
             raise Refused(401, "refresh token has expired")
         self.refreshes += 1
         if switches.refresh_rotates:
-            pair.spent = True
+            pair.refresh_used = True
         if switches.refresh_ends_access:
             pair.access_ends = mono
         return self._issue(pair.session, "refresh", None if switches.refresh_rotates else token, mono, now, switches)
 
     def check(self, access: str, mono: float) -> None:
-        """Raises Refused (401) unless the access token is good."""
+        """Raises Refused (401) unless the access token is valid."""
         pair = self._by_access.get(access)
         if pair is None:
             raise Refused(401, "unknown access token")
@@ -106,7 +106,7 @@ class Tokens:
             mono + switches.refresh_lifetime,
         )
         self.pairs[pair.number] = self._by_access[pair.access] = self._by_refresh[pair.refresh] = pair
-        if old := self.pairs.pop(self._last - KEPT, None):
+        if old := self.pairs.pop(self._last - MAX_PAIRS, None):
             del self._by_access[old.access]
             if self._by_refresh.get(old.refresh) is old:
                 del self._by_refresh[old.refresh]

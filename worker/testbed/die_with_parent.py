@@ -1,7 +1,7 @@
-"""Run a command that does not outlive the process which started it: `python tether.py PARENT_PID COMMAND...`.
+"""Run a command that ends when its parent process dies: `python die_with_parent.py PARENT_PID COMMAND...`.
 
-A script and not a preexec_fn, which is unsafe in a process with threads; exec keeps the pid. Only Linux offers this
-(prctl(2), PR_SET_PDEATHSIG); elsewhere the command simply runs.
+It is a script because a preexec_fn is unsafe in a process with threads; exec keeps the pid. Only Linux offers this
+(prctl(2), PR_SET_PDEATHSIG); on other systems the command runs without it.
 """
 
 import ctypes
@@ -15,7 +15,7 @@ PR_SET_PDEATHSIG = 1
 def main(parent: int, command: list[str]) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it died before we asked
+        if os.getppid() != parent:  # the parent died before prctl was called
             sys.exit(1)
     os.execvp(command[0], command)  # noqa: S606
 

@@ -1,6 +1,6 @@
-"""Everything a worker needs, on this machine alone: broker, sandbox B2COPY, keys, ledger, environment.
+"""Everything a worker needs, on this machine alone: broker, sandbox B2COPY, keys, ledger, environment variables.
 
-The demo and the tests play on it.
+The demo and the tests run in it.
 """
 
 import json
@@ -23,7 +23,7 @@ DEVICE_IP = "127.0.0.1"
 
 
 class Sandbox:
-    """The local B2COPY as a process of its own."""
+    """The local B2COPY in a process of its own."""
 
     def __init__(self, folder: Path, keys: KeyPair, **switches: Any) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -52,10 +52,10 @@ class Sandbox:
 
 
 class Environment:
-    """A context manager: what is started on it ends with it, and its folder is removed.
+    """A context manager: at its end every process started in it is stopped and its folder is removed.
 
-    `broker` and `sandbox` that are given stay the giver's: they are neither started nor ended here. `switches` are
-    those of a sandbox of our own, `settings` what processes of ours are told, which may be changed before they start.
+    A `broker` and `sandbox` that are passed in are neither started nor stopped here. `switches` are those of the
+    sandbox that is created otherwise. `settings` are for the processes; change them before the processes start.
     """
 
     def __init__(self, broker: Broker | None = None, sandbox: Sandbox | None = None, **switches: Any) -> None:
@@ -87,7 +87,7 @@ class Environment:
 
     @property
     def variables(self) -> dict[str, str]:
-        """For a process of ours: the caller's environment, cleaned, with `settings`."""
+        """The environment variables of a process: the caller's, without foreign ones, and `settings`."""
         return clean_environment(**self.settings)
 
     def __enter__(self) -> "Environment":
@@ -105,7 +105,7 @@ class Environment:
         self.close()
 
     def close(self) -> None:
-        """End every process, then what they stood on, and remove the folder."""
+        """Stop every process, then sandbox and broker, and remove the folder."""
         for process in self.processes:
             process.terminate()
         for process in self.processes:
@@ -115,13 +115,13 @@ class Environment:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def run(self, name: str, *command: str, restarts: bool = True, **settings: str) -> Process:
-        """Start a supervised process; its log is `<folder>/<name>.log`. `settings` are for this process alone."""
+        """Start a supervised process that logs to `<folder>/<name>.log`. `settings` are for this process alone."""
         process = Process(name, command, self.folder / f"{name}.log", self.variables | settings, restarts)
         self.processes.append(process)
         return process.start()
 
     def worker(self, *options: str, name: str = "worker", restarts: bool = True, **settings: str) -> Process:
-        """Start `celery -A worker.app worker`; `wait_for_worker` says when it takes messages."""
+        """Start `celery -A worker.app worker`; use `wait_for_worker` before sending messages."""
         command = [*CELERY, "worker", "--hostname", f"{name}@%h", "--loglevel", "INFO", *options]
         return self.run(name, *command, restarts=restarts, **settings)
 
@@ -135,10 +135,10 @@ CELERY = (sys.executable, "-m", "celery", "-A", "worker.app")
 
 
 def wait_for_worker(process: Process, within: float = 20.0) -> None:
-    """Wait until a worker takes messages, as its log says. Raises ProcessFailed with its last words."""
+    """Wait until the worker's log says that it takes messages. Raises ProcessFailed with the end of the log."""
     until = time.monotonic() + within
     while time.monotonic() < until:
-        if " ready." in process.said():
+        if " ready." in process.current_log():
             return
         if not process.running and process.returncode is not None:
             break

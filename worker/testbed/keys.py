@@ -1,4 +1,4 @@
-"""Key pairs and storage keys for the demo and the tests. `b2copy-sync keygen` makes those for production."""
+"""Key pairs and storage keys for demo and tests. For production use `b2copy-sync keygen`."""
 
 import base64
 import os
@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 @dataclass(frozen=True)
 class KeyPair:
-    """A P-256 pair as B2COPY's guide makes it: PKCS#8 in a file of mode 0600, and the public PEM."""
+    """A P-256 key pair as in B2COPY's guide: a PKCS#8 file of mode 0600, and the public key as PEM text."""
 
     key_id: str
     private_file: Path
@@ -34,6 +34,6 @@ def new_storage_key(folder: Path) -> Path:
 
 
 def write_secret(path: Path, secret: bytes) -> None:
-    """Never readable by others, not even for a moment. Raises FileExistsError."""
+    """Create a file that only its owner may read, from the first moment on. Raises FileExistsError."""
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(secret)

@@ -1,4 +1,4 @@
-"""A free loopback port that stays ours while its server is down."""
+"""A free loopback port that no other program takes while our server is down."""
 
 import random
 import socket
@@ -6,8 +6,8 @@ import time
 
 from worker.testbed.processes import Process, ProcessFailed
 
-# Below what kernels hand out to clients (32768 on Linux, 49152 elsewhere): were the port among those, a client that
-# retries while the server is down could be given the very port as its own and connect to itself.
+# Below the ports that a kernel gives to clients (from 32768 on Linux, from 49152 elsewhere). A client that retries
+# while the server is down could otherwise get the server's port as its own and connect to itself.
 _RANGE = range(15_000, 32_000)
 
 
@@ -23,7 +23,7 @@ def free_port() -> int:
 
 
 def wait_for_port(port: int, process: Process, within: float = 10.0) -> None:
-    """Wait until something listens. Raises ProcessFailed when `process` ends first, or time is up."""
+    """Wait until the port accepts connections. Raises ProcessFailed if `process` ends first, or after `within` s."""
     until = time.monotonic() + within
     while time.monotonic() < until:
         with socket.socket() as probe:

@@ -1,6 +1,6 @@
-"""Local processes under supervision: started in a clean environment, restarted when they die, ended with us.
+"""Supervised local processes: they start in a clean environment, are restarted when they die, and end with us.
 
-kombu 5.7 ends a busy worker when Redis restarts, so what runs here needs a supervisor as production does.
+kombu 5.7 ends a busy worker when Redis restarts, so a worker needs a supervisor here as in production.
 """
 
 import atexit
@@ -16,10 +16,10 @@ from pathlib import Path
 
 from worker.settings import PREFIX
 
-_TETHER = str(Path(__file__).with_name("die_with_parent.py"))
+_DIE_WITH_PARENT = str(Path(__file__).with_name("die_with_parent.py"))
 _FOREIGN = {"REDIS_URL", "DATABASE_URL", "CELERY_BROKER_URL", "CELERY_RESULT_BACKEND", "CELERY_CONFIG_MODULE"}
-_PAUSES = (0.1, 0.5, 2.0)  # seconds before the first, second, any later restart in a row
-_HEALTHY = 10.0  # seconds after which a process that dies counts as the first in a row again
+_RESTART_AFTER_S = (0.1, 0.5, 2.0)  # seconds before the first, second and any later restart in a row
+_HEALTHY_S = 10.0  # seconds of running after which the next restart counts as the first in a row
 
 
 class ProcessFailed(RuntimeError):
@@ -27,13 +27,15 @@ class ProcessFailed(RuntimeError):
 
 
 def clean_environment(**ours: str) -> dict[str, str]:
-    """This process's environment without anybody's broker, database or B2COPY settings, and with ours."""
-    kept = {name: value for name, value in os.environ.items() if name not in _FOREIGN and not name.startswith(PREFIX)}
-    return kept | ours
+    """Return this process's environment variables without any broker, database or B2COPY setting, plus `ours`."""
+    neutral = {
+        name: value for name, value in os.environ.items() if name not in _FOREIGN and not name.startswith(PREFIX)
+    }
+    return neutral | ours
 
 
 class Process:
-    """One command. Its own session keeps a terminal's Ctrl-C from it: we end it, in our order."""
+    """One command in a session of its own, so that Ctrl-C in a terminal does not reach it: we stop it, in our order."""
 
     def __init__(
         self,
@@ -52,25 +54,25 @@ class Process:
         self._log_begins = 0
         self._up = threading.Event()
         self._stopping = threading.Event()
-        self._keeper: threading.Thread | None = None
+        self._supervisor: threading.Thread | None = None
 
     def start(self) -> "Process":
-        """Start, and return once the process has a pid."""
-        if self._keeper is not None and self._keeper.is_alive():
+        """Start the process and return once it has a pid."""
+        if self._supervisor is not None and self._supervisor.is_alive():
             return self
         self._stopping.clear()
         self._up.clear()
         self.returncode = None
-        # The keeper starts it too: Linux ends a tethered child when the *thread* that started it ends.
-        self._keeper = threading.Thread(target=self._keep, name=f"keeper of {self.name}", daemon=True)
-        self._keeper.start()
+        # This thread also starts the process: PR_SET_PDEATHSIG fires when the *thread* that started the child ends.
+        self._supervisor = threading.Thread(target=self._supervise, name=f"supervisor of {self.name}", daemon=True)
+        self._supervisor.start()
         self._up.wait()
         atexit.register(self.stop)
         return self
 
     @property
     def pid(self) -> int:
-        """The pid of the current run. Raises ProcessFailed if there is none."""
+        """The pid of the current run. Raises ProcessFailed if the process is not running."""
         popen = self._popen
         if popen is None:
             raise ProcessFailed(f"{self.name} is not running")
@@ -81,56 +83,56 @@ class Process:
         return self._popen is not None
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal to the main process alone: its children are its own affair."""
+        """Send a signal to the main process, not to its children."""
         with suppress(ProcessLookupError):
             os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """SIGKILL, as a crash would: the supervisor restarts it."""
+        """Send SIGKILL, as a crash would end it; the supervisor restarts it."""
         self.send(signal.SIGKILL)
 
     def terminate(self) -> None:
-        """SIGTERM, and no restart; `stop` waits for the end."""
+        """Send SIGTERM and do not restart it; `stop` waits for the end."""
         self._stopping.set()
         with suppress(ProcessFailed):
-            self.send(signal.SIGCONT)  # a process that a test has frozen cannot end
+            self.send(signal.SIGCONT)  # a process that a test has suspended cannot end
             self.send(signal.SIGTERM)
 
     def stop(self, grace: float = 15.0) -> int | None:
-        """SIGTERM, and SIGKILL to what is left after `grace` seconds; return the exit code. Safe to repeat."""
+        """Send SIGTERM, after `grace` seconds SIGKILL, and return the exit code. It may be called again."""
         atexit.unregister(self.stop)
-        keeper = self._keeper
-        if keeper is None:
+        supervisor = self._supervisor
+        if supervisor is None:
             return self.returncode
-        if not self._stopping.is_set():  # Celery takes a second SIGTERM for impatience
+        if not self._stopping.is_set():  # on a second SIGTERM Celery stops without finishing its tasks
             self.terminate()
-        keeper.join(grace)
-        if keeper.is_alive():
+        supervisor.join(grace)
+        if supervisor.is_alive():
             with suppress(ProcessFailed):
                 self.kill()
-            keeper.join()
-        self._keeper = None
+            supervisor.join()
+        self._supervisor = None
         return self.returncode
 
     def wait(self, timeout: float) -> int | None:
-        """Wait for a process that is not restarted to end by itself; return its exit code, None if it runs on."""
-        if self._keeper is not None:
-            self._keeper.join(timeout)
+        """Wait until a process that is not restarted ends; return its exit code, None if it is still running."""
+        if self._supervisor is not None:
+            self._supervisor.join(timeout)
         return None if self.running else self.returncode
 
-    def said(self) -> str:
-        """The log of the current run, or of the last one."""
+    def current_log(self) -> str:
+        """The log of the current run, or of the last one if the process is not running."""
         with self.log.open("rb") as log:
             log.seek(self._log_begins)
             return log.read().decode(errors="replace")
 
     def tail(self, lines: int = 20) -> str:
-        """The end of the log of all runs."""
+        """The last lines of the log of all runs."""
         if not self.log.exists():
             return ""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
-    def _keep(self) -> None:
+    def _supervise(self) -> None:
         in_a_row = 0
         while not self._stopping.is_set():
             since = time.monotonic()
@@ -140,16 +142,16 @@ class Process:
                 self._up.set()
             if not self._restarts:
                 return
-            in_a_row = 0 if time.monotonic() - since > _HEALTHY else in_a_row
-            self._stopping.wait(_PAUSES[min(in_a_row, len(_PAUSES) - 1)])
+            in_a_row = 0 if time.monotonic() - since > _HEALTHY_S else in_a_row
+            self._stopping.wait(_RESTART_AFTER_S[min(in_a_row, len(_RESTART_AFTER_S) - 1)])
             in_a_row += 1
 
     def _run(self) -> None:
-        tether = [sys.executable, "-I", "-S", _TETHER, str(os.getpid())]
+        wrapper = [sys.executable, "-I", "-S", _DIE_WITH_PARENT, str(os.getpid())]
         with self.log.open("ab") as log:
             self._log_begins = log.tell()
             popen = subprocess.Popen(  # noqa: S603
-                tether + self.command,
+                wrapper + self.command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -159,9 +161,10 @@ class Process:
         self._popen = popen
         self.started += 1
         self._up.set()
-        if self._stopping.is_set():  # told to stop just before there was anything to end
+        if self._stopping.is_set():  # `terminate` was called before there was a process
             popen.terminate()
-        # See it end before reaping it: until then its process group, and whoever it left behind there, is ours.
+        # Wait for its end without reaping it. Until it is reaped, no other process group can have its number, so killpg
+        # reaches only the children that it left behind.
         if hasattr(os, "waitid"):
             os.waitid(os.P_PID, popen.pid, os.WEXITED | os.WNOWAIT)
         else:  # macOS before Python 3.13

@@ -22,7 +22,7 @@ _pending = c.wait_reason == "pending_at_b2copy"
 def pending_at_once(database: str, count: int = 10_000) -> dict[str, Any]:
     """So many runs are pending at B2COPY, another operation is served, then B2COPY ends all runs."""
     with Environment() as environment, System(environment, database, workers=1, latency=0.0, clients=()) as system:
-        environment.sandbox.control.switches(logins={"slow": {"until_told": True}, "none_due": {}})
+        environment.sandbox.control.switches(logins={"slow": {"until_finished": True}, "none_due": {}})
         idle = rss(system.workers[0])
         enqueue_fees(system, "slow", count)
         until(lambda: system.count(_pending) == count, within=60, every=0.25)

@@ -1,0 +1,114 @@
+"""Run the demo: start the environment, enqueue as a CRM does, watch until all operations are final, compare."""
+
+import os
+import shutil
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from worker.demo.interrupts import Interrupts
+from worker.demo.report import Report, compare
+from worker.demo.rows import Withdrawal, rules
+from worker.demo.view import Progress, View
+from worker.ledger import Ledger, find_many
+from worker.operation import FINAL
+from worker.testbed.environment import Environment, wait_for_worker
+
+TOKEN_LIFETIME_S = 5  # seconds; short enough to see beat renew the session before it expires
+TIME_LIMIT_S = 30.0  # seconds, added to the longest `pending_seconds`
+INTERVAL_S = 0.2  # seconds between two queries
+# In production polls start at 2 s and slow down to 60 s. Somebody watches the demo, so it polls every second.
+QUICK_POLLS = {"B2COPY_FEES_POLL_FIRST": "1", "B2COPY_FEES_POLL_MAX": "1"}
+
+
+def run(rows: list[Withdrawal], view: View) -> Report:
+    """Run the rows and return the report. Raises ProcessFailed, and SystemExit if a signal ended the demo."""
+    interrupts = Interrupts()
+    view.opening(len(rows))
+    try:
+        environment = Environment(access_lifetime=TOKEN_LIFETIME_S, logins=rules(rows))
+        environment.settings |= QUICK_POLLS
+        with environment, interrupts.armed():
+            return _run_and_report(rows, environment, view)
+    finally:
+        if interrupts.number:
+            view.print("stopped: every process has ended, nothing is left behind")
+
+
+def _run_and_report(rows: list[Withdrawal], environment: Environment, view: View) -> Report:
+    """Show the report. Save the logs if anything went wrong."""
+    try:
+        report = _run(rows, environment, view)
+    except Exception:
+        view.print(f"The logs are saved in {_save_logs(environment)}")
+        raise
+    view.report(report)
+    if not report.passed:
+        view.print(f"The logs and the ledger are saved in {_save_logs(environment)}")
+    return report
+
+
+def _run(rows: list[Withdrawal], environment: Environment, view: View) -> Report:
+    broker, sandbox = environment.broker, environment.sandbox
+    view.started("broker", f"redis://127.0.0.1:{broker.port}, wakes the worker and holds the shared session")
+    view.started("B2COPY", f"{sandbox.url}, a local sandbox; its access tokens live {TOKEN_LIFETIME_S} s")
+    worker, _ = environment.worker(), environment.beat()
+    # This process acts as the CRM, so it has the settings of a CRM. They must be set before `tasks` is imported.
+    os.environ.clear()
+    os.environ.update(environment.variables)
+    from tasks import enqueue
+    from worker.app import ledger
+
+    wait_for_worker(worker)
+    view.started("worker", "celery -A worker.app worker, starts fee runs, polls until all are final")
+    view.started("beat", "celery -A worker.app beat, has the session renewed before it expires")
+    started = time.monotonic()
+    enqueue.many("fees.process", [row.fields for row in rows], by="demo")
+    took = time.monotonic() - started
+    view.started("CRM", f"enqueued {len(rows)} withdrawals in {took:.2f} s: the ledger has them")
+    _watch(ledger(), rows, environment, view, started)
+    restarts = sum(process.started - 1 for process in environment.processes)
+    return compare(ledger(), rows, sandbox.control.counters(), restarts)
+
+
+def _watch(ledger: Ledger, rows: list[Withdrawal], environment: Environment, view: View, started: float) -> None:
+    """Return when every operation is final and the session was renewed, or at the time limit."""
+    keys = [row.key for row in rows]
+    deadline = started + max(row.pending_seconds for row in rows) + TIME_LIMIT_S
+    with view.progress():
+        while True:
+            states = Counter(str(operation.state) for operation in find_many(ledger, keys).values())
+            counters = environment.sandbox.control.counters()
+            now = time.monotonic()
+            view.show(_progress(now - started, states, counters))
+            all_final = sum(states[state] for state in FINAL) == len(rows)
+            if (all_final and counters["refreshes"]) or now > deadline:
+                return
+            time.sleep(INTERVAL_S)
+
+
+def _progress(seconds: float, states: Counter[str], counters: dict[str, Any]) -> Progress:
+    return Progress(
+        seconds=seconds,
+        states=states,
+        logins=counters["logins"],
+        refreshes=counters["refreshes"],
+        unauthorized=counters["unauthorized"],
+        calls=counters["calls"].get("processext", 0),
+    )
+
+
+def _save_logs(environment: Environment) -> Path:
+    """Stop the processes and copy logs and ledger to a folder that stays. Neither holds keys or tokens."""
+    folder = Path(tempfile.mkdtemp(prefix="b2copy-demo-"))
+    for process in environment.processes:
+        process.terminate()
+    for process in environment.processes:
+        process.stop()
+    for path in [*environment.folder.glob("*.log"), *environment.folder.glob("ledger.sqlite*")]:
+        shutil.copy(path, folder)
+    for path in environment.folder.glob("*/log"):
+        shutil.copy(path, folder / f"{path.parent.name}.log")
+    return folder

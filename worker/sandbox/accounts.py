@@ -1,0 +1,95 @@
+"""Master and investment accounts of generation 1. Field names of an account are not documented: the request's are used.
+
+Pages "Get a list of Master and Investment accounts" and "Create a Master or Investment account using the existing MT
+account".
+"""
+
+import itertools
+import random
+from collections.abc import Container
+from typing import Any
+
+from worker.sandbox.effect_log import Effects
+from worker.sandbox.fields import date, integer, optional_text, parameter, text
+from worker.sandbox.responses import Refused
+from worker.sandbox.switches import Switches
+
+Account = dict[str, Any]
+
+
+class Accounts:
+    def __init__(self, effects: Effects) -> None:
+        self.all: list[Account] = []
+        self._effects = effects
+        self._ids = itertools.count(1)
+
+    def list(self, query: dict[str, str], body: Any, switches: Switches) -> "list[Account]":
+        """Return the accounts that match, one page of them. The documentation has the parameters in a GET's body."""
+        given: dict[str, Any] = {}
+        if switches.list_parameters in {"query", "either"}:
+            given |= query
+        if switches.list_parameters in {"body", "either"} and isinstance(body, dict):
+            given |= body
+        if given.get("sort_by", "created_at") != "created_at":
+            raise Refused(400, "sort_by must be created_at")
+        if given.get("sort_order", "asc") not in {"asc", "desc"}:
+            raise Refused(400, "sort_order must be asc or desc")
+        limit, offset = parameter(given, "limit", switches.list_limit_max), parameter(given, "offset", 0)
+        found = [account for account in self.all if _matches(account, given)]
+        if switches.list_order == "shifting":
+            random.shuffle(found)  # a new order for every page
+        elif given.get("sort_order") == "desc":
+            found.reverse()
+        if not switches.list_pages:
+            return found[: switches.list_limit_max]
+        return found[offset : offset + min(limit, switches.list_limit_max)]
+
+    def create(self, body: Any, clients: Container[int], mono: float, now: float, switches: Switches) -> Account:
+        """Create an account for an MT login. Raises Refused: 400 a field, 404 the client, 409 it exists already."""
+        platform, number = integer(body, "investmentPlatformId"), text(body, "accountNumber")
+        account: Account = {
+            "clientId": integer(body, "clientId"),
+            "investmentPlatformId": platform,
+            "accountNumber": number,
+            "productCurrencyId": integer(body, "productCurrencyId"),
+            "isMaster": integer(body, "isMaster"),
+            **optional_text(body, "accountName"),
+            **optional_text(body, "accountDescription"),
+        }
+        if account["isMaster"] not in {0, 1}:
+            raise Refused(400, "isMaster must be 0 or 1")
+        if switches.clients == "registered" and account["clientId"] not in clients:
+            raise Refused(404, f"client {account['clientId']} is not registered")
+        existing = self.find(platform, number)
+        if existing and switches.duplicate_accounts == "refused":
+            raise Refused(409, f"account {number} exists already")
+        if existing and switches.duplicate_accounts == "returned":
+            return existing
+        email = f"client-{account['clientId']}@sandbox.example"
+        account = {"id": next(self._ids), **account, "email": email, "createdAt": date(now)}
+        self.all.append(account)
+        self._effects.record("accounts.create", f"{platform}/{number}", mono, body)
+        return account
+
+    def find(self, platform: int, number: str) -> Account | None:
+        """Return the first account with this platform and MT login."""
+        for account in self.all:
+            if (account["investmentPlatformId"], account["accountNumber"]) == (platform, number):
+                return account
+        return None
+
+
+def _matches(account: Account, given: dict[str, Any]) -> bool:
+    # The documentation has one of the names in two spellings.
+    names = {
+        "investment_platform_id": "investmentPlatformId",
+        "investmentPlatformId": "investmentPlatformId",
+        "account_number": "accountNumber",
+        "email": "email",
+    }
+    for name, field in names.items():
+        if name in given and str(given[name]) != str(account[field]):
+            return False
+    if "is_master" in given:
+        return (str(given["is_master"]).lower() in {"1", "true"}) == bool(account["isMaster"])
+    return True
