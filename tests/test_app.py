@@ -11,7 +11,8 @@ import pytest
 from sqlalchemy import text
 
 from tests.support import until
-from worker.ledger.database import connect, schema_version
+from worker.ledger.database import schema_version
+from worker.ledger.engine import connect
 from worker.process import PerProcess
 from worker.testbed.environment import CELERY, Stage, wait_for_worker
 
