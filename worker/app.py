@@ -17,6 +17,7 @@ from kombu.entity import Exchange, Queue
 from worker.b2copy import B2Copy
 from worker.errors import SettingsError
 from worker.http import Http
+from worker.http import check as check_transport
 from worker.ledger import Ledger, open_ledger
 from worker.process import PerProcess
 from worker.queues import HOUSEKEEPING, INBOX, LANES, queue_of
@@ -138,6 +139,7 @@ def check_before_work(conf: Any = None, **_: Any) -> None:
         return
     try:
         check_keys(worker_settings())
+        check_transport(worker_settings().ca_file)
         ledger()
     except SettingsError as error:
         stop(error)
