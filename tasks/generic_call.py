@@ -1,11 +1,9 @@
 """Calls of any other Admin v2 method, with a path and payload from the caller."""
 
-from typing import Annotated
+from pydantic import JsonValue, field_validator
 
-from pydantic import Field, JsonValue, field_validator
-
-from tasks.fees import Id
 from worker.b2copy.routes.generic import checked_path, route_to
+from worker.ids import Id, Key
 from worker.kind import Attempt, Description, Kind, Payload
 from worker.operation import Done, OnUnknown, Outcome
 from worker.settings import crm_settings
@@ -21,7 +19,7 @@ class Call(Payload):
     payload: dict[str, JsonValue]
     key: Id
     entity: Id | None = None
-    parent: Annotated[str, Field(min_length=1)] | None = None
+    parent: Key | None = None
     repeatable: bool = False
 
     @field_validator("path")

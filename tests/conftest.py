@@ -4,7 +4,7 @@
 * `sandbox`  (worker.sandbox.control_client.SandboxControl) freshly reset: its switches, counters and effects
 * `keys`     the key pair registered at the sandbox, `device_ip` 127.0.0.1, `admin_id` 42
 * `stage`    folder, fresh ledger URL, settings and supervised processes (worker.testbed.environment.Stage)
-* `in_stage` the same, with this process's own environment set to the stage's settings
+* `in_stage` the same, with an empty ledger, and this process's own environment set to the stage's settings
 * `worker`   starts `celery -A worker.app worker` and returns when it takes messages
 * `configure`, `settings`  the stage's settings, with changes or as they are
 * `member`   another member of the fleet, in this process: a shared session with a store, lock and copy of its own
@@ -12,15 +12,18 @@
 """
 
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.http.raw_server import Wire
 from worker import app as worker_app
+from worker.ledger.migrations import migrate
 from worker.sandbox.control_client import SandboxControl
 from worker.session.shared import SharedSession
 from worker.session.timings import Timings
@@ -89,8 +92,17 @@ def stage(broker: Broker, one_sandbox: Sandbox, sandbox: SandboxControl) -> Iter
             print(f"---- {process.name}, started {process.started}x\n{process.tail(40)}")
 
 
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty SQLite ledger, to be copied: a migration takes longer than most tests."""
+    path = tmp_path_factory.mktemp("migrated") / "ledger.db"
+    migrate(f"sqlite:///{path}")
+    return path
+
+
 @pytest.fixture
-def in_stage(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+def in_stage(stage: Stage, migrated_file: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    shutil.copy(migrated_file, stage.database_url.removeprefix("sqlite:///"))
     for name, value in stage.settings.items():
         monkeypatch.setenv(name, value)
     forget()

@@ -24,7 +24,8 @@ _GROUPS = {
 # What stands in the file for settings without a default.
 _EXAMPLES = {
     "database_url": "postgresql://b2copy@db.internal/b2copy",
-    "redis_url": "redis://redis.internal:6379/3",
+    "redis_url": "rediss://redis.internal:6379/3",
+    "redis_ca_file": "/etc/b2copy/redis-ca.pem",
     "host": "https://b2copy.example.com",
     "admin_id": "42",
     "key_id": "broker-2026-01",

@@ -63,7 +63,7 @@ def test_is_accepted_without_a_worker_and_without_redis(b2copy_sync: Command, le
 
 
 def test_a_known_one_is_not_asked_for_again(b2copy_sync: Command, ledger: Ledger) -> None:
-    failed(ledger, "W1", words="account 7 is closed")
+    failed(ledger, "W1", message="account 7 is closed")
 
     same = b2copy_sync("fees", "--account", "7", "--request-id", "W1")
     other = b2copy_sync("fees", "--account", "8", "--request-id", "W1")

@@ -15,7 +15,7 @@ def states(ledger: Ledger, *keys: str) -> list[str]:
 
 class TestList:
     def test_shows_the_reason_and_the_last_words(self, b2copy_sync: Command, ledger: Ledger) -> None:
-        failed(ledger, "W1", words="account 7 is closed")
+        failed(ledger, "W1", message="account 7 is closed")
         succeeded(ledger, "W2")
 
         ran = b2copy_sync("failed", "list")
@@ -57,8 +57,8 @@ class TestReplay:
         operation = find(ledger, key)
         assert operation is not None
         assert operation.state == State.QUEUED
-        [decision] = audit_of(ledger, operation.id)
-        assert (decision.what, decision.who, decision.why) == ("replay", "ann", "the account is open again")
+        [decision] = audit_of(ledger, key)
+        assert (decision.action, decision.actor, decision.note) == ("replay", "ann", "the account is open again")
 
     def test_a_dry_run_changes_nothing(self, b2copy_sync: Command, ledger: Ledger) -> None:
         keys = [failed(ledger, name) for name in ("W1", "W2")]
@@ -149,10 +149,10 @@ class TestCancel:
 
         assert refused.code == 1
         assert "--stop-asking ends it" in refused.err
-        assert (ended.document["state"], ended.document["reason"]) == ("failed", "unresolved")
+        assert (ended.document["state"], ended.document["failure_reason"]) == ("failed", "unresolved")
 
     def test_show_names_the_way_out(self, b2copy_sync: Command, ledger: Ledger) -> None:
-        key = failed(ledger, "W1", failure_reason="fee_error", words="the master account cannot be credited")
+        key = failed(ledger, "W1", failure_reason="fee_error", message="the master account cannot be credited")
 
         ran = b2copy_sync("failed", "show", "W1")
 

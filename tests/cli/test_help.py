@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 import typer
 
+from tasks.registry import KINDS
 from worker.cli import app, options
 from worker.operation import FailureReason
 from worker.queues import LANES
@@ -57,4 +58,5 @@ def test_every_command_and_every_option_is_explained() -> None:
 
 def test_the_words_offered_are_the_ledgers() -> None:
     assert get_args(options.Lane) == LANES
-    assert get_args(options.Reason) == tuple(FailureReason)
+    of_kinds = {reason for kind in KINDS.values() for reason in kind.failure_reasons}
+    assert set(get_args(options.Reason)) == set(FailureReason) | of_kinds

@@ -9,7 +9,7 @@ def test_a_pause_stays_as_it_was_first_said(b2copy_sync: Command, ledger: Ledger
     second = b2copy_sync("pause", "--lane", "bulk", "--why", "me too", "--by", "bob", "--json")
 
     assert first.code == 0
-    assert (second.document["who"], second.document["why"]) == ("ann", "B2COPY asked for it")
+    assert (second.document["actor"], second.document["note"]) == ("ann", "B2COPY asked for it")
     assert active_flags(ledger).keys() == {"pause:bulk"}
 
 

@@ -6,14 +6,14 @@ from worker.ledger import Ledger, fail_message, replay
 
 
 def test_tells_who_asked_what_b2copy_said_and_who_decided(b2copy_sync: Command, ledger: Ledger) -> None:
-    key = failed(ledger, "W1", words="account 7 is closed")
-    replay(ledger, [key], who="ann@desk", why="reopened")
+    key = failed(ledger, "W1", message="account 7 is closed")
+    replay(ledger, [key], actor="ann@desk", note="reopened")
 
     ran = b2copy_sync("status", "W1")
 
     assert ran.code == 0
     told = [line.split() for line in ran.out.splitlines() if line.startswith("20")]
-    assert [words[2] for words in told] == ["enqueued", "asked", "replayed"]
+    assert [words[2] for words in told] == ["requested", "rejected", "replayed"]
     assert told[0][3] == "crm@shop"
     assert told[1][3:] == ["400", "12", "ms", "worker-1", "0.1.0", "account", "7", "is", "closed"]
     assert told[2][3:] == ["ann@desk", "reopened"]
@@ -21,20 +21,20 @@ def test_tells_who_asked_what_b2copy_said_and_who_decided(b2copy_sync: Command, 
 
 
 def test_exports_the_evidence(b2copy_sync: Command, ledger: Ledger) -> None:
-    key = failed(ledger, "W1", words="account 7 is closed")
-    replay(ledger, [key], who="ann@desk", why="reopened")
+    key = failed(ledger, "W1", message="account 7 is closed")
+    replay(ledger, [key], actor="ann@desk", note="reopened")
 
     told = b2copy_sync("status", key, "--json").document
 
     assert (told["key"], told["state"], told["requested_by"]) == (key, "queued", "crm@shop")
     assert told["payload"] == {"account_login": "7", "request_id": "W1"}
     [attempt] = told["attempts"]
-    assert attempt["words"] == "account 7 is closed"
+    assert attempt["message"] == "account 7 is closed"
     assert (attempt["http_status"], attempt["request_id"], attempt["counted"]) == (400, "W1", True)
     assert (attempt["worker"], attempt["version"], attempt["duration_ms"]) == ("worker-1", "0.1.0", 12)
     assert attempt["started_at"].endswith("Z")
-    [decision] = told["decisions"]
-    assert (decision["what"], decision["who"], decision["why"]) == ("replay", "ann@desk", "reopened")
+    [decision] = told["audit"]
+    assert (decision["action"], decision["actor"], decision["note"]) == ("replay", "ann@desk", "reopened")
     assert told["replays"] == 1
 
 
@@ -70,7 +70,7 @@ def test_shows_why_a_message_could_not_be_taken(b2copy_sync: Command, ledger: Le
 
 
 def test_what_others_wrote_does_not_steer_the_terminal(b2copy_sync: Command, ledger: Ledger) -> None:
-    failed(ledger, "W1", words="closed\x1b]0;owned\x07\x1b[2J")
+    failed(ledger, "W1", message="closed\x1b]0;owned\x07\x1b[2J")
 
     ran = b2copy_sync("status", "W1")
 

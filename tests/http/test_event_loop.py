@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.http.raw_server import OK, Wire
-from tests.test_app import refused, started
+from tests.test_app import refused, run
 from worker.errors import SessionUnavailable
 from worker.http import Http, event_loop
 from worker.operation import OnUnknown
@@ -127,6 +127,6 @@ def test_waiting_for_the_loop_on_the_loop_is_refused(http: Http) -> None:
 def test_a_worker_does_not_start_with_certificates_that_cannot_be_read(stage: Stage) -> None:
     (stage.folder / "ca.pem").write_text("nonsense")
 
-    [line] = refused(started(stage, "worker", B2COPY_CA_FILE=str(stage.folder / "ca.pem")))
+    [line] = refused(run(stage, "worker", B2COPY_CA_FILE=str(stage.folder / "ca.pem")))
 
     assert line.startswith("B2COPY_CA_FILE: ")

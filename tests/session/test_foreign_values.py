@@ -72,11 +72,10 @@ def test_any_value_in_any_field_costs_a_login_at_most(
 def test_whatever_is_no_number_is_no_session(field: str, member: Member, broker: Broker) -> None:
     session = member(recheck=0.001)
     with redis.Redis.from_url(broker.url) as client:
-        for value in ODD:
-            assert until(lambda: token_of(session), within=3)
+        for value in (value for value in ODD if not value.isdigit() or len(value) > 15):
+            assert until(lambda: session.renew(wait=1).outcome == "fresh")  # no renewal is left running
             client.hset(f"{session.state().identity.key_prefix}:session", field, value)
-            state = session.state()
-            assert value.isdigit() or state.generation == 0
+            assert session.state().generation == 0
 
 
 @pytest.mark.parametrize("key", ["session", "renewal_lease", "last_generation", "cooldown", "pace"])

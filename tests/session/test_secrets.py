@@ -29,7 +29,8 @@ from worker.operation import OnUnknown
 from worker.sandbox.control_client import SandboxControl
 from worker.testbed.broker import Broker
 from worker.testbed.environment import Stage
-from worker.watch.redact import Redacted, guard, redacted
+from worker.watch.logs import Redacted, guard
+from worker.watch.redact import redacted
 
 FEES = "/api/admin/fees/v2/fee/feeservice/processext"
 PAYLOAD = {"account_login": "123456", "request_id": "w1"}

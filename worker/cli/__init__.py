@@ -22,7 +22,7 @@ from worker.cli import (
     status,
 )
 from worker.cli.exits import EXITS, stopped_by
-from worker.watch.redact import guard
+from worker.watch.logs import guard
 
 app = typer.Typer(
     name="b2copy-sync",

@@ -150,7 +150,7 @@ def document(story: Story) -> dict[str, Any]:
             }
             for attempt in story.attempts
         ],
-        "decisions": [
+        "audit": [
             {"at": output.iso(decision.at), "action": decision.action, "actor": decision.actor, "note": decision.note}
             for decision in story.decisions
         ],
@@ -182,7 +182,7 @@ def _timeline(story: Story) -> list[tuple[str | Text, ...]]:
     """Everything that happened, in its order."""
     operation = story.operation
     told: list[tuple[int, tuple[str | Text, ...]]] = [
-        (operation.requested_at, ("enqueued", "", "", operation.requested_by, ""))
+        (operation.requested_at, ("requested", "", "", operation.requested_by, ""))
     ]
     told += [(attempt.started_at, _tried(attempt)) for attempt in story.attempts]
     told += [

@@ -122,14 +122,11 @@ def ledger(settings: "LedgerSettings") -> Iterator[Finding]:
 
 def redis(settings: "CrmSettings") -> Iterator[Finding]:
     import redis as driver
-    from redis.backoff import NoBackoff
-    from redis.retry import Retry
 
     from worker.doctor.shared_redis_check import foreign_queues
+    from worker.redis_connection import redis_client
 
-    client: driver.Redis = driver.Redis.from_url(
-        settings.redis_url, socket_timeout=5, socket_connect_timeout=3, retry=Retry(NoBackoff(), 0)
-    )
+    client = redis_client(settings, timeout_s=5, connect_timeout_s=3)
     try:
         began = time.monotonic()
         client.ping()

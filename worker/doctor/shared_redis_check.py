@@ -52,7 +52,7 @@ def listeners(client: redis.Redis) -> int | None:
     database = str(client.connection_pool.connection_kwargs.get("db", 0))
     try:
         connections = client.client_list()
-    except redis.exceptions.NoPermissionError:
+    except redis.ResponseError:  # no permission, or a Redis without CLIENT
         return None
     return sum(connection["db"] == database and connection["psub"] != "0" for connection in connections)
 

@@ -1,14 +1,15 @@
 """The ledger's database: connections, transactions, and whether this code may run on its schema."""
 
 import os
+import re
 import sqlite3
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import Connection, Engine, column, create_engine, event, inspect, select, table
+from sqlalchemy import Connection, Engine, ExceptionContext, column, create_engine, event, inspect, select, table
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError, InterfaceError, InternalError, OperationalError, TimeoutError
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_random
@@ -23,6 +24,16 @@ BUSY_TIMEOUT_S = 10.0  # seconds that a writer waits for SQLite's one write lock
 
 DATABASE_UNAVAILABLE_ERRORS = (OperationalError, InterfaceError, InternalError, TimeoutError)
 """What SQLAlchemy raises while the database cannot be used: gone, full, locked, a standby, out of connections."""
+
+_POSTGRESQL_OPTIONS = {
+    # With these a dead server is noticed within seconds instead of TCP's two hours.
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    # No named prepared statements: behind a transaction pooler the next transaction may run on another server session.
+    "prepare_threshold": None,
+}
 
 TRANSACTION_RETRIES = 3  # after a deadlock, a serialization failure or a unique violation
 _RETRIED_SQLSTATES = {"23505", "40001", "40P01"}  # unique_violation, serialization_failure, deadlock_detected
@@ -69,16 +80,26 @@ class Ledger:
         self.engine.dispose()
 
 
-def open_ledger(url: str) -> Ledger:
-    """Open the ledger at an SQLAlchemy URL; on a database that holds none of our tables, create them.
+def open_ledger(url: str, create: bool = False) -> Ledger:
+    """Open the ledger at an SQLAlchemy URL. `create`: make its tables if the database holds none of ours.
 
-    Raises `SettingsError` if the schema is older or newer than this code, and SQLAlchemy's `OperationalError` if the
-    database cannot be reached.
+    Only `migrate` and the start of a worker create a ledger. Anybody else who finds none has most likely mistyped the
+    URL, and would record operations that no worker ever sees.
+
+    Raises `SettingsError` if there is no ledger, or if its schema is older or newer than this code, and SQLAlchemy's
+    `OperationalError` if the database cannot be reached.
     """
     engine = connect(url)
     try:
-        version = schema_version(engine)
+        if create:
+            create_private_file(engine)
+        version = schema_version(engine) if _exists(engine) else None
         if version is None:
+            if not create:
+                where = engine.url.render_as_string(hide_password=True)
+                raise SettingsError(
+                    f"B2COPY_DATABASE_URL: there is no ledger at {where}: correct the URL, or run `b2copy-sync migrate`"
+                )
             from worker.ledger.migrations import migrate  # Alembic takes long to import and is needed once
 
             migrate(url)
@@ -92,6 +113,27 @@ def open_ledger(url: str) -> Ledger:
         raise
 
 
+def _exists(engine: Engine) -> bool:
+    """Return False if the database is an SQLite file that is not there: connecting would create an empty one."""
+    is_file = engine.dialect.name == "sqlite" and engine.url.database not in (None, "", ":memory:")
+    return not is_file or os.path.exists(str(engine.url.database))
+
+
+def create_private_file(engine: Engine) -> None:
+    """Create the file of an SQLite ledger, if it is absent, with mode 0600 under any umask.
+
+    SQLite gives the files beside it (-wal, -shm) the same mode.
+    """
+    if _exists(engine):
+        return
+    with suppress(OSError):  # another process was faster; or nobody can, which SQLite says when it opens the file
+        file = os.open(str(engine.url.database), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        try:
+            os.fchmod(file, 0o600)
+        finally:
+            os.close(file)
+
+
 def _reading(engine: Engine) -> Connection:
     return engine.connect().execution_options(b2copy_reading=True)
 
@@ -100,14 +142,15 @@ def connect(url: str) -> Engine:
     """Return an engine whose transactions are what the ledger needs. Nothing is connected yet."""
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite":
+        # hide_parameters: payloads belong in no log
         engine = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_S}, hide_parameters=True)
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     else:
-        # With these a dead server is noticed within seconds instead of TCP's two hours.
-        alive = {"connect_timeout": 5, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
-        engine = create_engine(parsed, connect_args=alive, hide_parameters=True)  # payloads belong in no log
+        engine = create_engine(parsed, connect_args=_POSTGRESQL_OPTIONS, hide_parameters=True)
         event.listen(engine, "connect", _prepare_postgresql)
+        event.listen(engine, "begin", _begin_postgresql)
+        event.listen(engine, "handle_error", _remove_row_values)
     _forget_when_forked(engine)
     return engine
 
@@ -175,9 +218,23 @@ def _use_wal(connection: sqlite3.Connection) -> None:
 
 
 def _prepare_postgresql(connection: "psycopg.Connection", _record: Any) -> None:
-    # A process that is suspended inside a transaction must not hold its locks for ever.
-    connection.execute("SET idle_in_transaction_session_timeout = '30s'")
-    connection.commit()
+    connection.autocommit = True  # so that psycopg sends no BEGIN of its own
+
+
+def _begin_postgresql(connection: Connection) -> None:
+    # One round trip, as for a plain BEGIN. Nothing is set for the session, because a transaction pooler gives the
+    # session to other clients. READ COMMITTED is what our locks are made for, whatever the database's default.
+    # The timeout: a process that is suspended inside a transaction must not hold its locks for ever.
+    connection.exec_driver_sql(
+        "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout = '30s'"
+    )
+
+
+def _remove_row_values(context: ExceptionContext) -> None:
+    """Remove PostgreSQL's DETAIL and CONTEXT from errors: they quote the row, and payloads belong in no log."""
+    for error in (context.original_exception, context.sqlalchemy_exception):
+        if error is not None and error.args and isinstance(error.args[0], str):
+            error.args = (re.split(r"\n(?:DETAIL|CONTEXT):", error.args[0], maxsplit=1)[0], *error.args[1:])
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -1,7 +1,7 @@
 """The sandbox's own routes under /_sandbox/, for tests and the demo; `worker.sandbox.control_client` is their client.
 
-GET|PATCH switches · GET counters · GET effects · GET pairs · GET token-calls · POST reset · POST revoke-all ·
-POST fees · POST away · PUT|DELETE keys · GET /openapi.json
+GET|PATCH switches · GET counters · GET effects · GET pairs · GET token-calls · GET calls · POST reset ·
+POST revoke-all · POST fees · POST away · PUT|DELETE keys · GET /openapi.json
 """
 
 import asyncio
@@ -33,6 +33,7 @@ class Control:
             ("GET", "effects"): self._effects,
             ("GET", "pairs"): self._pairs,
             ("GET", "token-calls"): self._token_calls,
+            ("GET", "calls"): self._calls,
             ("POST", "reset"): self._reset,
             ("POST", "revoke-all"): self._revoke_all,
             ("POST", "fees"): self._finish_fees,
@@ -93,6 +94,9 @@ class Control:
 
     def _token_calls(self, query: dict[str, str], body: Any) -> Any:
         return self._server.counters.token_calls_told()
+
+    def _calls(self, query: dict[str, str], body: Any) -> Any:
+        return self._server.counters.api_calls_told()
 
     def _reset(self, query: dict[str, str], body: Any) -> Any:
         """Forget everything; keys and switches go back to those of the start, changed as the body says."""

@@ -153,7 +153,7 @@ class Leader:
         return retrying(self._log_in, lease)
 
     def _log_in(self, lease: RenewalLease) -> _Obtained:
-        at = self._store.now()
+        at = self._store.at_least()
 
         def before_call() -> float:
             nonlocal at
@@ -175,7 +175,7 @@ class Leader:
             raise LeaseLostError
         if generation > (lease.session.generation if lease.session else 0):
             raise MovedError
-        return self._store.now()
+        return self._store.at_least()  # a token must never seem younger than it is
 
     def _commit(self, lease: RenewalLease, obtained: _Obtained) -> tuple[bool, Stored | None]:
         """Store the pair. While the store does not answer, try again for a while, because the pair cannot be replaced.

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from worker.errors import StoreUnavailable
+from worker.redis_connection import redis_client
 from worker.session import redis_scripts
 from worker.session.login import Identity
 from worker.session.timings import Timings
@@ -98,13 +97,7 @@ class Store:
         self.key_prefix = identity.key_prefix
         names = ("session", "renewal_lease", "last_generation", "cooldown", "pace")
         self._keys = [f"{self.key_prefix}:{name}" for name in names]
-        self._redis: redis.Redis = redis.Redis.from_url(
-            settings.redis_url.replace("redis+socket://", "unix://"),  # kombu's name for it
-            socket_timeout=timings.store_timeout,
-            socket_connect_timeout=timings.store_timeout,
-            retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
-            protocol=2,
-        )
+        self._redis = redis_client(settings, timings.store_timeout, retries=1)
         self._scripts = {text: self._redis.register_script(text) for text in redis_scripts.ALL}
         self._clock = 0.0  # Redis' clock minus this process's monotonic one, in seconds; at most a round trip too late
         self._clock_at_least = 0.0  # the same difference, at most a round trip too early

@@ -1,34 +1,124 @@
-"""The last gate before a log line leaves: no token, whoever wrote it."""
+"""Secrets in text and in values: found by their names, their schemes and their shapes, and blanked.
 
-import logging
+Redact values before they are serialised (`redacted_value`): there the structure tells where a secret ends. Redact the
+text once more where it leaves the process (`redacted`): it may hold JSON inside JSON, a repr, a URL or headers. Text
+that is JSON is still JSON afterwards. Where it is unclear where a secret ends, too much is blanked rather than too
+little.
+
+Not found: a secret without a name, scheme or shape that tells what it is, or one that is encoded again (base64, %XX).
+"""
+
+import json
 import re
+from typing import Any
 
-_SECRETS = re.compile(
-    r"(?P<bearer>\b(?:Bearer|Basic)\s+)[^\s'\",}]+"
-    r"|(?P<field>[\"']?(?:external_token|access_?token|refresh_?token|secret_key|password)[\"']?\s*[:=]\s*[\"']?)[^\s'\",}]+"
-    r"|\beyJ[\w-]+(?:\.[\w-]*){0,2}",
+MASK = "[redacted]"
+
+_HEADER = r"(?:proxy-)?authorization|(?:set-)?cookie"
+_NAME = (
+    r"[\w-]*(?:token|secret|passw(?:or)?d|passphrase|api[_-]?key|secret[_-]?key|private[_-]?key|assertion)"
+    rf"|pwd|{_HEADER}"
+)
+_IS_NAME = re.compile(_NAME, re.IGNORECASE)
+_IS_HEADER = re.compile(_HEADER, re.IGNORECASE)
+_AMBIGUOUS = frozenset({"token", "secret", "assertion"})  # before a colon these are words of a sentence, too
+_SPACE = r"(?:\s|\\+[nrt])*"  # line ends may be escaped, in JSON inside JSON
+_FIELD = re.compile(
+    rf"""(?<![\w-])(?P<name>{_NAME})(?P<quote>\\*["'])?{_SPACE}(?P<separator>={{1,3}}>?|:=?|,){_SPACE}"""
+    r"""(?:[bru]{0,2}(?=\\*["']))?""",  # of a bytes literal
     re.IGNORECASE,
+)
+_QUOTE = re.compile(r"""(\\*)(["'])""")
+_BARE = re.compile(r"[^\s&]+")
+_LINE = re.compile(r"[^\r\n]*")
+_SHAPES = re.compile(
+    r"(?P<scheme>(?:bearer|(?-i:Basic))\s+)[^\s'\",}\\]+"
+    r"|eyJ[\w-]+(?:\.[\w-]*){0,2}"  # a JWT
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
+    r"|(?P<url>(?<![\w+.-])[a-z][\w+.-]*://[^\s/:]*:)\S{1,1024}(?=@)",  # up to the last @: a password may hold one
+    re.IGNORECASE | re.DOTALL,
+)
+_HINT = re.compile(
+    r"token|secret|passw|passphrase|pwd|key|authoriz|cookie|assertion|bearer|basic|eyj|://", re.IGNORECASE
 )
 
 
 def redacted(text: str) -> str:
-    """Return `text` with bearer tokens, JWTs and token fields blanked."""
-    return _SECRETS.sub(lambda found: f"{found['bearer'] or found['field'] or ''}[redacted]", text)
+    """Return `text` with its secrets blanked. If `text` is JSON, so is the result."""
+    if not _HINT.search(text):
+        return text
+    if text.lstrip()[:1] in {"{", "[", '"'}:
+        try:
+            value = json.loads(text, object_pairs_hook=_unique)
+        except (ValueError, RecursionError):
+            pass
+        else:
+            cleaned = redacted_value(value)
+            return text if cleaned == value else json.dumps(cleaned, ensure_ascii=not text.isprintable())
+    return _SHAPES.sub(_blank_shape, _blank_fields(text))
 
 
-class Redacted(logging.Formatter):
-    """Another formatter's output, traceback included, redacted."""
+def redacted_value(value: Any) -> Any:
+    """Return a value made of mappings, sequences and texts with its secrets blanked."""
+    match value:
+        case str():
+            return redacted(value)
+        case dict():
+            return {name: _redacted_field(name, content) for name, content in value.items()}
+        case [str() as name, content] if _IS_NAME.fullmatch(name):  # a pair, as in a list of headers
+            return type(value)((name, _redacted_field(name, content)))
+        case list() | tuple() if type(value) in {list, tuple}:
+            return type(value)(redacted_value(item) for item in value)
+    return value
 
-    def __init__(self, formatter: logging.Formatter | None) -> None:
-        super().__init__()
-        self._formatter = formatter or logging.Formatter()
 
-    def format(self, record: logging.LogRecord) -> str:
-        return redacted(self._formatter.format(record))
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse doubled names: of two values, Python would show us the last one only."""
+    if len(content := dict(pairs)) < len(pairs):
+        raise ValueError("doubled name")
+    return content
 
 
-def guard(logger: logging.Logger | None = None) -> None:
-    """Redact whatever the handlers of `logger` (the root logger) write. Doing it twice changes nothing."""
-    for handler in (logger or logging.getLogger()).handlers:
-        if not isinstance(handler.formatter, Redacted):
-            handler.setFormatter(Redacted(handler.formatter))
+def _redacted_field(name: Any, content: Any) -> Any:
+    is_secret = isinstance(name, str) and _IS_NAME.fullmatch(name) and content and content is not True
+    return MASK if is_secret else redacted_value(content)
+
+
+def _blank_fields(text: str) -> str:
+    """Blank the values of named secrets in text that is not JSON as a whole."""
+    parts, done = [], 0
+    for found in _FIELD.finditer(text):
+        name, quote, separator = found["name"].lower(), found["quote"], found["separator"]
+        if found.start() < done or (separator == "," and not quote):
+            continue
+        if separator == ":" and not quote and name in _AMBIGUOUS:
+            continue
+        if text.startswith(MASK, found.end()):
+            continue
+        begin, end = _span(text, found.end(), is_header=bool(_IS_HEADER.fullmatch(name)) and not quote)
+        parts += [text[done:begin], MASK]
+        done = end
+    return "".join([*parts, text[done:]])
+
+
+def _span(text: str, start: int, is_header: bool) -> tuple[int, int]:
+    """Return where a value begins and ends that stands at `start`.
+
+    A quoted value ends at the next quote of its kind that is not escaped more often than the first one. Each level of
+    JSON in JSON adds backslashes. Without such a quote the text was cut off: all the rest is the value.
+    """
+    if opening := _QUOTE.match(text, start):
+        depth, kind = len(opening[1]), opening[2]
+        for quote in _QUOTE.finditer(text, opening.end()):
+            if quote[2] == kind and len(quote[1]) <= depth:
+                return opening.end(), quote.start()
+        return opening.end(), len(text)
+    if is_header or text[start : start + 1] in {"{", "[", "("}:
+        end = _LINE.match(text, start)
+    else:
+        end = _BARE.match(text, start)
+    return start, end.end() if end else start
+
+
+def _blank_shape(found: re.Match[str]) -> str:
+    return f"{found['scheme'] or found['url'] or ''}{MASK}"

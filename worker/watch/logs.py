@@ -1,0 +1,97 @@
+"""Log records: no secret, one line each, and nothing that steers a terminal.
+
+    our loggers ── Redaction ──> handlers of anybody: the CRM's, an error tracker's, added at any time
+    all loggers ───────────────> our handlers ── Redacted ──> the line
+
+A line that begins at the margin begins a record. Tracebacks, and whatever a format string puts in, are indented: a line
+end in a value from outside forges no record.
+"""
+
+import copy
+import logging
+import re
+
+from worker.watch.printable import many_lines, one_line
+from worker.watch.redact import redacted, redacted_value
+
+OUR_LOGGERS = ("worker", "tasks")
+LIMIT = 32_768  # characters of one message
+_INDENT = "    "
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+_COLOUR = re.compile(r"(\x1b\[[\d;]*m)")  # Celery's formatter adds these; those in a message are escaped before
+_plain = logging.Formatter()
+
+
+class Redaction(logging.Filter):
+    """Cleans a logger's records before any handler sees them. Drops none."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        clean(record)
+        return True
+
+
+_redaction = Redaction()
+
+
+class Redacted(logging.Formatter):
+    """Another formatter's output, from a cleaned copy of the record, and checked once more."""
+
+    def __init__(self, formatter: logging.Formatter | None) -> None:
+        super().__init__()
+        self._formatter = formatter or logging.Formatter()
+
+    def format(self, record: logging.LogRecord) -> str:
+        record = copy.copy(record)
+        clean(record)
+        text = redacted(self._formatter.format(record))
+        if text.startswith("{"):  # JSON: its strings hold no line end
+            return many_lines(text)
+        first, *others = text.split("\n")
+        others = [line if line.startswith(_INDENT) else _INDENT + line for line in others]
+        return "\n".join(map(_escape_all_but_colour, [first, *others]))
+
+
+def clean(record: logging.LogRecord) -> None:
+    """Redact and escape a record in place: message, traceback and extra fields. Doing it twice changes nothing."""
+    try:
+        message = record.getMessage()
+    except (TypeError, ValueError, KeyError):  # the arguments do not fit: logging would report that with all of them
+        message = f"{record.msg!r} {record.args!r}"
+    message = message.rstrip("\n")
+    if len(message) > LIMIT:
+        message = f"{message[:LIMIT]} ... ({len(message) - LIMIT} more characters)"
+    record.msg, record.args = one_line(redacted(message)), ()
+    if record.exc_info and not record.exc_text:
+        record.exc_text = _plain.formatException(record.exc_info)  # formatters use it instead of making their own
+    record.exc_text = record.exc_text and _indented(record.exc_text)
+    record.stack_info = record.stack_info and _indented(record.stack_info)
+    for name in vars(record).keys() - _STANDARD:
+        setattr(record, name, redacted_value(getattr(record, name)))
+
+
+def guard(logger: logging.Logger | None = None) -> None:
+    """Redact whatever the handlers of `logger` (the root logger) write. Doing it twice changes nothing."""
+    for handler in (logger or logging.getLogger()).handlers:
+        if not isinstance(handler.formatter, Redacted):
+            handler.setFormatter(Redacted(handler.formatter))
+
+
+def guard_our_loggers() -> None:
+    """Redact what our own loggers log, whatever handlers they reach. Touches no logger and no handler of others.
+
+    A filter holds for one logger and not for those below it, so call this once our modules are imported.
+    """
+    for name in OUR_LOGGERS:
+        logging.getLogger(name).addFilter(_redaction)
+    for name, logger in list(logging.root.manager.loggerDict.items()):
+        if isinstance(logger, logging.Logger) and name.partition(".")[0] in OUR_LOGGERS:
+            logger.addFilter(_redaction)
+
+
+def _indented(text: str) -> str:
+    lines = many_lines(redacted(text)).split("\n")
+    return "\n".join(line if line.startswith(_INDENT) else _INDENT + line for line in lines)
+
+
+def _escape_all_but_colour(line: str) -> str:
+    return "".join(part if _COLOUR.fullmatch(part) else one_line(part) for part in _COLOUR.split(line))
