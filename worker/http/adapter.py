@@ -34,13 +34,9 @@ class CurlAdapter(BaseAdapter):
         cert: Any = None,
         proxies: Mapping[str, str] | None = None,
     ) -> requests.Response:
-        body = request.body.encode() if isinstance(request.body, str) else request.body
-        method, url = str(request.method), str(request.url)
-        headers = {str(name): str(value) for name, value in request.headers.items()}
-        name = f"{method} {request.path_url.partition('?')[0]}"
-        answer = event_loop().run(self._send(Request(method, url, name, headers, body), float(timeout)))
+        answer = event_loop().run(self._send(_converted(request), float(timeout)))
         response = requests.Response()
-        response.status_code, response.url, response.request = answer.status, url, request
+        response.status_code, response.url, response.request = answer.status, str(request.url), request
         response.headers = CaseInsensitiveDict(answer.headers)
         response.encoding = get_encoding_from_headers(response.headers)
         response._content = answer.body
@@ -51,6 +47,14 @@ class CurlAdapter(BaseAdapter):
 
     def close(self) -> None:
         pass
+
+
+def _converted(request: requests.PreparedRequest) -> Request:
+    """Return the request as libcurl gets it. In a function of its own, so that no frame of an error holds the body."""
+    method, url = str(request.method), str(request.url)
+    name = f"{method} {request.path_url.partition('?')[0]}"
+    headers = {str(name): str(value) for name, value in request.headers.items()}
+    return Request(method, url, name, headers, request.body.encode() if isinstance(request.body, str) else request.body)
 
 
 class _Session(requests.Session):
