@@ -11,7 +11,9 @@ import pytest
 from sqlalchemy import text
 
 from tests.support import until
-from worker.ledger.database import connect, schema_version
+from worker.ledger.database import schema_version
+from worker.ledger.engine import connect
+from worker.ledger.migrations import migrate
 from worker.process import PerProcess
 from worker.testbed.environment import CELERY, Environment, wait_for_worker
 
@@ -160,6 +162,7 @@ assert celery.current_app._get_current_object() is mine
 def test_a_crm_needs_database_and_redis_only_and_its_own_celery_stays_current(
     environment: Environment, tmp_path: Path
 ) -> None:
+    migrate(environment.database_url)
     script = tmp_path / "crm.py"
     script.write_text(CRM)
     variables = {name: value for name, value in environment.variables.items() if not name.startswith("B2COPY_")}

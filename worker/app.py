@@ -78,11 +78,13 @@ def check_before_work(conf: Any = None, options: Any = None, **_: Any) -> None:
     """Refuse to start on bad settings, options, keys or schema: a task must not be the first to find out."""
     if conf is not app.conf:
         return
+    from worker.http import check as check_transport
     from worker.session import check_keys
 
     try:
         check_options(options or {})
         check_keys(worker_settings())
+        check_transport(worker_settings().ca_file)
         open_ledger(crm_settings().database_url, create=True).close()
         ledger()
     except SettingsError as error:

@@ -36,6 +36,11 @@ class App(Celery):
     def __init__(self) -> None:
         super().__init__("b2copy", set_as_current=False, loader=_Loader)
 
+    def finalize(self, auto: bool = False) -> None:
+        """Bind the tasks. Settings are read first: an error half-way would leave the tasks unbound for good."""
+        _ = self.conf.broker_url
+        super().finalize(auto)
+
     def connection_for_read(self, url: str | None = None, **options: Any) -> Any:
         """Return a connection that consumes."""
         return super().connection_for_read(without_query(crm_settings().redis_url), **options)

@@ -5,6 +5,7 @@ from statistics import median
 from tests.bench.contestants import Ours
 from tests.bench.part import Part
 from tests.bench.report import Figure, at_least, at_most, percentile
+from worker.ledger import open_ledger
 from worker.testbed.environment import Environment
 
 ROWS = 20_000  # in one call of `many`
@@ -13,6 +14,7 @@ CALLS = 150  # of `enqueue.fees` in a round, fifty a second
 
 def many(environment: Environment, rounds: int) -> list[Figure]:
     """How fast a list is checked and recorded, without a worker that competes for the CPU."""
+    open_ledger(environment.database_url, create=True).close()
     crm = Part("crm", environment.variables, environment.folder / "crm.log")
     try:
         crm.run("many", batch="warm", count=100)

@@ -41,6 +41,7 @@ def test_percentiles_are_values_that_were_seen() -> None:
 
 
 def test_the_crm_enqueues_in_a_process_of_its_own(environment: Environment) -> None:
+    ledger = open_ledger(environment.database_url, create=True)
     crm = Part("crm", environment.variables, environment.folder / "crm.log")
     try:
         answer = crm.run("many", batch="bulk", count=3)
@@ -51,7 +52,6 @@ def test_the_crm_enqueues_in_a_process_of_its_own(environment: Environment) -> N
     assert answer["ended"] > answer["began"]
     assert answer["cpu"] > 0
     assert [name for name, _, _ in calls] == ["single-0", "single-1"]
-    ledger = open_ledger(environment.database_url, create=True)
     lanes = sorted(operation.lane for operation in search(ledger))
     ledger.close()
     assert lanes == ["bulk"] * 3 + ["money"] * 2

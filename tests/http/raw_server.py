@@ -67,9 +67,10 @@ class Wire:
                 if b"/authexternalcrm" in request.split(b"\r\n")[0]:
                     self.login(connection, request)
                 elif self.answer(connection, request):
-                    connection.close()
                     return
         except OSError:
+            pass  # the client has closed the connection
+        finally:
             connection.close()
 
 

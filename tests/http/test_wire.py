@@ -368,7 +368,7 @@ class TestCheck:
             path.write_text(text)
 
         with pytest.raises(SettingsError, match="B2COPY_CA_FILE"):
-            check(str(path))
+            check(path)
 
 
 FRAGMENTS = [

@@ -66,6 +66,16 @@ def test_operations_to_submit_are_claimed_before_those_to_poll(ledger: Ledger, c
     assert names_of(claim_due(ledger)) == ["new", "pending"]
 
 
+def test_a_claim_never_exceeds_its_limit(ledger: Ledger, clock: LedgerClock) -> None:
+    record_operations(ledger, "P1", "P2", "P3")
+    make_wait(ledger, *claim_due(ledger), wait_reason=WaitReason.PENDING_AT_B2COPY, due_in_s=1)
+    clock.advance(60)
+    record_operations(ledger, "W1")
+    record_operations(ledger, "A1", "A2", "A3", entity="A")
+
+    assert names_of(claim_due(ledger, limit=3)) == ["W1", "A1", "P1"]
+
+
 def test_a_claim_knows_what_happened_before(ledger: Ledger, clock: LedgerClock) -> None:
     record_operations(ledger, "W1", time_allowed_s=100.0)
     first = claim_one(ledger)

@@ -6,6 +6,7 @@ import pytest
 
 from tests.operations import (
     LedgerClock,
+    attempt_record,
     claim_due,
     claim_one,
     fail,
@@ -27,7 +28,7 @@ from worker.ledger import (
     search,
     stop_asking,
 )
-from worker.operation import FailureReason, OnUnknown, Operation, State, WaitReason
+from worker.operation import FailureReason, OnUnknown, Operation, Phase, State, WaitReason
 
 W1 = "fees.process:W1"
 
@@ -48,6 +49,23 @@ def test_a_replay_queues_a_failed_operation_with_fresh_attempts_and_deadline(
     claimed = claim_one(ledger)
     assert (claimed.outcome_unknown, claimed.sent, claimed.replays, claimed.overdue) == (True, True, 1, False)
     assert len(attempts_of(ledger, claimed.id)) == 1, "the earlier evidence is lost"
+
+
+def test_a_replay_starts_from_the_beginning(ledger: Ledger, clock: LedgerClock) -> None:
+    record_operations(ledger, "W1")
+    counted = attempt_record("pending", counted=True)
+    make_wait(
+        ledger, claim_one(ledger), wait_reason=WaitReason.PENDING_AT_B2COPY, due_in_s=1, attempt=counted,
+        outcome_known=True,
+    )  # fmt: skip
+    clock.advance(2)
+    fail(ledger, claim_one(ledger), attempt=counted, outcome_known=True)
+
+    replay(ledger, [W1], "ada", "again")
+
+    claimed = claim_one(ledger)
+    assert (claimed.counted_attempts, claimed.phase, claimed.last_wait_s) == (0, Phase.SUBMIT, 0)
+    assert (claimed.last_answer, claimed.last_answer_fence) == (None, None)
 
 
 def test_a_replay_is_stored_in_the_audit(ledger: Ledger) -> None:

@@ -7,9 +7,18 @@ from typing import Any
 from sqlalchemy import event, text
 
 from tests.ledger.databases import is_waiting_for_a_lock, on_postgresql
-from tests.operations import claim_due, claim_one, find_operation, names_of, record_operations, succeed
+from tests.operations import (
+    claim_due,
+    claim_one,
+    fail_operation,
+    find_operation,
+    hold_operation,
+    names_of,
+    record_operations,
+    succeed,
+)
 from tests.support import until
-from worker.ledger import Ledger, purge
+from worker.ledger import Ledger, attempts_of, audit_of, purge, replay
 from worker.operation import State
 
 CANCEL_A2 = """UPDATE b2copy_operations SET state = 'cancelled', due_at = NULL, wait_reason = NULL
@@ -70,3 +79,33 @@ def test_an_operation_may_be_purged_while_it_is_recorded_again(
     assert purged == [1]
     assert again.created
     assert again.id > old.id
+
+
+@on_postgresql
+def test_a_claim_that_is_lost_while_it_is_settled_decides_nothing(ledger: Ledger) -> None:
+    claimed = hold_operation(ledger, "W1")
+
+    with ledger.engine.begin() as other, ThreadPoolExecutor(1) as threads:
+        other.execute(text("UPDATE b2copy_operations SET lease_owner = 'worker 2', fence = fence + 1"))
+        settling = threads.submit(succeed, ledger, claimed)
+        until(lambda: is_waiting_for_a_lock(ledger))
+        other.commit()
+        assert settling.result(10) == [claimed]
+
+    [attempt] = attempts_of(ledger, claimed.id)
+    assert attempt.late
+
+
+@on_postgresql
+def test_two_people_who_replay_at_once_replay_once(ledger: Ledger) -> None:
+    key = fail_operation(ledger, "W1")
+
+    with ledger.engine.begin() as other, ThreadPoolExecutor(1) as threads:
+        replayed = "state = 'queued', failure_reason = NULL, ended_at = NULL, due_at = state_since"
+        other.execute(text(f"UPDATE b2copy_operations SET {replayed}"))
+        replaying = threads.submit(replay, ledger, [key], "ada", "again")
+        until(lambda: is_waiting_for_a_lock(ledger))
+        other.commit()
+        assert replaying.result(10) == []
+
+    assert audit_of(ledger, key) == []

@@ -17,6 +17,7 @@ from tasks import enqueue
 from tests.messages.conftest import FEES, send
 from tests.support import until
 from tests.tasks.conftest import ended
+from worker.ledger.migrations import migrate
 from worker.operation import State
 from worker.testbed import broker as testbed_broker
 from worker.testbed.environment import Environment
@@ -165,6 +166,7 @@ class Nonsense:
 
 
 def test_nothing_that_a_wake_up_raises_reaches_a_caller_whose_operation_is_recorded(environment: Environment) -> None:
+    migrate(environment.database_url)
     nonsense = Nonsense()
     variables = environment.variables | {"B2COPY_REDIS_URL": nonsense.url}
     ran = subprocess.run(

@@ -1,5 +1,6 @@
 """Ids from outside: printable ASCII as the CRM has them, and never what a spreadsheet made of them."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from tasks.fees import FEES
 from tasks.generic_call import CALL
 from worker.errors import BadPayload
 from worker.kind import Kind
+from worker.settings import crm_settings
 
 UPDATE = "/api/admin/clients/v2/client/clientservice/update"
 
@@ -17,6 +19,16 @@ def fields_of(kind: Kind[Any], **changes: Any) -> dict[str, Any]:
     if kind is CALL:
         good = {"path": UPDATE, "payload": {}, "key": "K1"}
     return good | changes
+
+
+@pytest.fixture(autouse=True)
+def crm_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Set what a CRM host must have; a call's path is checked against the settings."""
+    monkeypatch.setenv("B2COPY_DATABASE_URL", "sqlite:////nowhere/ledger.sqlite")
+    monkeypatch.setenv("B2COPY_REDIS_URL", "redis://127.0.0.1:1/0")
+    crm_settings.cache_clear()
+    yield
+    crm_settings.cache_clear()
 
 
 ID_FIELDS = [(FEES, "account_login"), (FEES, "request_id"), (CALL, "key"), (CALL, "entity")]

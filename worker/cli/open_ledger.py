@@ -32,7 +32,8 @@ def version_of(url: str) -> str | None:
     """Return the schema version at `url`, or None if there is no ledger. Makes nothing, not even an SQLite file."""
     from sqlalchemy.engine import make_url
 
-    from worker.ledger.database import connect, schema_version
+    from worker.ledger.database import schema_version
+    from worker.ledger.engine import connect
 
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite" and not (parsed.database and Path(parsed.database).exists()):

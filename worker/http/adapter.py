@@ -8,6 +8,7 @@ from requests.adapters import BaseAdapter
 from requests.structures import CaseInsensitiveDict
 from requests.utils import get_encoding_from_headers
 
+from worker.errors import B2CopyError
 from worker.http.answer import Answer
 from worker.http.connections import Connections
 from worker.http.curl import Request
@@ -34,13 +35,9 @@ class CurlAdapter(BaseAdapter):
         cert: Any = None,
         proxies: Mapping[str, str] | None = None,
     ) -> requests.Response:
-        body = request.body.encode() if isinstance(request.body, str) else request.body
-        method, url = str(request.method), str(request.url)
-        headers = {str(name): str(value) for name, value in request.headers.items()}
-        name = f"{method} {request.path_url.partition('?')[0]}"
-        answer = event_loop().run(self._send(Request(method, url, name, headers, body), float(timeout)))
+        answer = event_loop().run(self._send(_converted(request), float(timeout)))
         response = requests.Response()
-        response.status_code, response.url, response.request = answer.status, url, request
+        response.status_code, response.url, response.request = answer.status, str(request.url), request
         response.headers = CaseInsensitiveDict(answer.headers)
         response.encoding = get_encoding_from_headers(response.headers)
         response._content = answer.body
@@ -51,6 +48,14 @@ class CurlAdapter(BaseAdapter):
 
     def close(self) -> None:
         pass
+
+
+def _converted(request: requests.PreparedRequest) -> Request:
+    """Return the request as libcurl gets it. In a function of its own, so that no frame of an error holds the body."""
+    method, url = str(request.method), str(request.url)
+    name = f"{method} {request.path_url.partition('?')[0]}"
+    headers = {str(name): str(value) for name, value in request.headers.items()}
+    return Request(method, url, name, headers, request.body.encode() if isinstance(request.body, str) else request.body)
 
 
 class _Session(requests.Session):
@@ -68,6 +73,14 @@ class Transport:
             self._session.mount(scheme, CurlAdapter(ca_file))
 
     def send(self, request: requests.PreparedRequest, deadline: float) -> Answer:
-        """Send `request` and read the whole answer in `deadline` seconds. Raises as `Connections.send`."""
-        response = self._session.send(request, timeout=deadline, allow_redirects=False)
-        return Answer(response.status_code, response.headers, response.content)
+        """Send `request` and read the whole answer in `deadline` seconds. Raises as `Connections.send`.
+
+        The error is raised without the frames below, because they hold the request's body and headers.
+        """
+        try:
+            response = self._session.send(request, timeout=deadline, allow_redirects=False)
+        except B2CopyError as error:
+            failure = error.with_traceback(None)
+        else:
+            return Answer(response.status_code, response.headers, response.content)
+        raise failure from None

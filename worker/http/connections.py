@@ -2,6 +2,7 @@
 
 import ssl
 import time
+from pathlib import Path
 
 import certifi
 import pycurl
@@ -54,7 +55,7 @@ class Connections:
         return handle.answer(failure)
 
 
-def check(ca_file: str | None) -> None:
+def check(ca_file: Path | None) -> None:
     """Check that requests can be sent at all. Raises `SettingsError`, so that a worker does not start."""
     features = pycurl.version_info()[4]
     missing = [
@@ -74,7 +75,7 @@ def check(ca_file: str | None) -> None:
     _check_certificates(ca_file)
 
 
-def _check_certificates(ca_file: str | None) -> None:
+def _check_certificates(ca_file: Path | None) -> None:
     path = ca_file or certifi.where()
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)

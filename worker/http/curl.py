@@ -90,7 +90,6 @@ class Handle:
             (curl.SSL_VERIFYHOST, 2),
             (curl.CAINFO, ca_file or certifi.where()),
             (curl.ACCEPT_ENCODING, ""),  # decode what comes encoded; the request header is removed again below
-            (curl.MAXFILESIZE, BODY_LIMIT),  # where the length is announced
             (curl.MAXAGE_CONN, IDLE_S),
             (curl.SOCKOPTFUNCTION, self._on_new_socket),
             (curl.PREREQFUNCTION, self._before_request),
@@ -140,7 +139,7 @@ class Handle:
             raise Unavailable(f"{name}: no connection ({text})")
         if is_closed:
             raise StaleConnection(f"{name}: the connection was closed before an answer came")
-        if self._size > BODY_LIMIT or code == pycurl.E_FILESIZE_EXCEEDED:
+        if self._size > BODY_LIMIT:
             raise UnknownOutcome(f"{name}: the answer is longer than {BODY_LIMIT} bytes")
         raise UnknownOutcome(f"{name}: no whole answer ({text})")
 

@@ -9,19 +9,31 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from aiohttp import web
 
+from worker.sandbox.b2copy import B2Copy
+from worker.sandbox.counters import Counters
+from worker.sandbox.listener import Listener
 from worker.sandbox.openapi import DOCUMENT
-from worker.sandbox.switches import TOKEN_ROUTES
+from worker.sandbox.switches import TOKEN_ROUTES, Switches
 
-if TYPE_CHECKING:
-    from worker.sandbox.server import Server
+
+class Controlled(Protocol):
+    """The server that these routes control: see `worker.sandbox.server.Server`."""
+
+    b2copy: B2Copy
+    counters: Counters
+    listener: Listener
+
+    def switch(self, changes: dict[str, Any]) -> Switches: ...
+
+    def forget(self) -> None: ...
 
 
 class Control:
-    def __init__(self, server: "Server") -> None:
+    def __init__(self, server: Controlled) -> None:
         self._server = server
         self._start_switches = server.b2copy.switches
         self._start_keys = server.b2copy.keys.copy()

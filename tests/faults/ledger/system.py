@@ -20,7 +20,7 @@ from tests.faults.ledger.crm import MIX
 from tests.postgres import Postgres
 from tests.support import until
 from worker.ledger import Ledger, open_ledger
-from worker.ledger.database import connect
+from worker.ledger.engine import connect
 from worker.ledger.schema import attempts, c, operations
 from worker.testbed.environment import Environment, wait_for_worker
 from worker.testbed.processes import Process

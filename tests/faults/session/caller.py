@@ -29,6 +29,10 @@ class RecordingSession(SharedSession):
 
     token: Token | None = None
 
+    def cached(self) -> Token | None:
+        self.token = super().cached()
+        return self.token
+
     def current(self, wait: float = 3.0) -> Token:
         self.token = super().current(wait)
         return self.token

@@ -8,7 +8,7 @@ from alembic.config import Config
 from sqlalchemy import insert, select, text
 
 from worker.ledger import schema
-from worker.ledger.database import connect, create_private_file
+from worker.ledger.engine import connect, create_private_file
 
 _ADVISORY_LOCK = 0xB2C0
 
