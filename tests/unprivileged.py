@@ -1,6 +1,6 @@
-"""Run a command as somebody without rights, ended with the process that started it: `unprivileged.py UID COMMAND...`.
+"""Run a command as another user, until its parent process dies: `python unprivileged.py UID COMMAND...`.
 
-PostgreSQL refuses to run as root. Giving up root also gives up what the tether set (prctl(2)), so it is set again.
+PostgreSQL refuses to run as root. A change of the user clears PR_SET_PDEATHSIG (prctl(2)), so it is set here again.
 """
 
 import ctypes
