@@ -13,6 +13,7 @@
 
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -44,9 +45,14 @@ def quick(**changes: float) -> Timings:
     return replace(Timings(), **(QUICK | changes))  # type: ignore[arg-type]
 
 
-# Whatever this shell knows about somebody's Redis or database, no test may.
-for name in os.environ.keys() - clean_environment().keys():
+# No test may use a Redis or a database that this shell's variables name. Those of libpq begin with PG.
+for name in os.environ.keys() - clean_environment().keys() | {name for name in os.environ if name.startswith("PG")}:
     del os.environ[name]
+
+# multiprocessing creates unix sockets in the temporary folder. With the 31 bytes that it appends, a socket's path must be
+# shorter than 104 bytes (unix(4) of BSD and macOS; 108 on Linux).
+if len(os.fsencode(tempfile.gettempdir())) > 72:
+    tempfile.tempdir = "/tmp"
 
 
 @pytest.fixture(scope="session")
