@@ -49,8 +49,8 @@ def quick(**changes: float) -> Timings:
 for name in os.environ.keys() - clean_environment().keys() | {name for name in os.environ if name.startswith("PG")}:
     del os.environ[name]
 
-# multiprocessing creates unix sockets in the temporary folder. With the 31 bytes that it appends, the path of a socket must
-# be shorter than 104 bytes (unix(4) of BSD and macOS; 108 on Linux).
+# multiprocessing creates unix sockets in the temporary folder. With the 31 bytes that it appends, the path of a socket
+# must be shorter than 104 bytes (unix(4) of BSD and macOS; 108 on Linux).
 if len(os.fsencode(tempfile.gettempdir())) > 72:
     tempfile.tempdir = "/tmp"
 
