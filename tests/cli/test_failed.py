@@ -4,7 +4,7 @@ import time
 
 from tests.cli.conftest import Command
 from tests.cli.operations import failed, many_failed, put, succeeded
-from tests.ledger.actors import Clock
+from tests.operations import LedgerClock
 from worker.ledger import Ledger, attempts_of, audit_of, fail_message, find, search
 from worker.operation import FailureReason, State
 
@@ -27,7 +27,7 @@ class TestList:
 
     def test_filters(self, b2copy_sync: Command, ledger: Ledger) -> None:
         failed(ledger, "old", failure_reason=FailureReason.EXHAUSTED)
-        Clock(ledger).passes(7200)
+        LedgerClock(ledger).advance(7200)
         failed(ledger, "W1")
         failed(ledger, "C1", kind="call", lane="default", failure_reason=FailureReason.EXHAUSTED)
 
@@ -162,3 +162,37 @@ class TestCancel:
         assert "failed (fee_error): B2COPY ended the fee run with an error" in ran.out
         assert "the master account cannot be credited" in ran.out
         assert f"b2copy-sync failed replay {key} --why" in ran.out
+
+
+class TestResolve:
+    def test_records_what_b2copy_did_and_who_found_it_out(self, b2copy_sync: Command, ledger: Ledger) -> None:
+        key = failed(ledger, "C1", FailureReason.UNRESOLVED, kind="call", lane="default")
+
+        ran = b2copy_sync("failed", "resolve", "C1", "--succeeded", "--result", "id=7", "--why", "seen", "--by", "ann")
+
+        operation = find(ledger, key)
+        assert (ran.code, ran.out) == (0, f"{key} succeeded\n")
+        assert operation is not None
+        assert (operation.state, operation.result, operation.outcome_unknown) == (State.SUCCEEDED, {"id": "7"}, False)
+        assert [(entry.action, entry.actor, entry.note) for entry in audit_of(ledger, key)] == [
+            ("resolve, succeeded", "ann", "seen")
+        ]
+
+    def test_what_was_not_done_may_be_replayed(self, b2copy_sync: Command, ledger: Ledger) -> None:
+        key = failed(ledger, "C1", FailureReason.UNRESOLVED, kind="call", lane="default")
+
+        b2copy_sync("failed", "resolve", "C1", "--failed", "--why", "not there")
+        ran = b2copy_sync("failed", "replay", "C1", "--why", "again")
+
+        operation = find(ledger, key)
+        assert ran.code == 0
+        assert operation is not None
+        assert operation.state == State.QUEUED
+
+    def test_a_result_needs_a_success(self, b2copy_sync: Command, ledger: Ledger) -> None:
+        failed(ledger, "C1", FailureReason.UNRESOLVED, kind="call", lane="default")
+
+        ran = b2copy_sync("failed", "resolve", "C1", "--failed", "--result", "id=7", "--why", "x")
+
+        assert ran.code == 2
+        assert "only what succeeded has a result" in ran.err

@@ -5,7 +5,7 @@ from pathlib import Path
 from tests.cli.command import run
 from tests.cli.conftest import Command
 from tests.cli.operations import failed, put, succeeded
-from tests.ledger.actors import Clock
+from tests.operations import LedgerClock
 from worker.ledger import Ledger, find
 from worker.ledger.schema import HEAD
 from worker.testbed.processes import clean_environment
@@ -23,7 +23,7 @@ def test_migrate_needs_the_database_alone_and_says_what_it_did(tmp_path: Path) -
 
 def test_purge_removes_only_what_ended_long_ago(b2copy_sync: Command, ledger: Ledger) -> None:
     old, opened = succeeded(ledger, "W1"), put(ledger, "W2")
-    Clock(ledger).passes(401 * 86400)
+    LedgerClock(ledger).advance(401 * 86400)
     recent = succeeded(ledger, "W3")
 
     would = b2copy_sync("purge", "--dry-run", "--json")
@@ -38,7 +38,7 @@ def test_purge_removes_only_what_ended_long_ago(b2copy_sync: Command, ledger: Le
 
 def test_purge_asks_before_evidence_goes_too_early(b2copy_sync: Command, ledger: Ledger) -> None:
     key = succeeded(ledger, "W1")
-    Clock(ledger).passes(100)
+    LedgerClock(ledger).advance(100)
 
     refused = b2copy_sync("purge", "--older-than", "90s")
     kept = find(ledger, key)
@@ -66,7 +66,7 @@ def test_health_counts_and_is_well(b2copy_sync: Command, ledger: Ledger) -> None
 def test_health_is_unwell_when_nobody_does_what_is_due(b2copy_sync: Command, ledger: Ledger) -> None:
     failed(ledger, "W1")
     put(ledger, "W2")
-    Clock(ledger).passes(90)
+    LedgerClock(ledger).advance(90)
 
     late = b2copy_sync("health")
     failures = b2copy_sync("health", "--late", "1h", "--max-failed", "0")
@@ -78,7 +78,7 @@ def test_health_is_unwell_when_nobody_does_what_is_due(b2copy_sync: Command, led
 
 def test_a_paused_lane_is_told_but_not_unwell(b2copy_sync: Command, ledger: Ledger) -> None:
     put(ledger, "W1")
-    Clock(ledger).passes(90)
+    LedgerClock(ledger).advance(90)
     b2copy_sync("pause", "--lane", "money", "--why", "B2COPY is being upgraded", "--by", "ann")
 
     ran = b2copy_sync("health")

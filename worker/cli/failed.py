@@ -203,6 +203,46 @@ def cancel(
         output.line(f"{operation.key} cancelled: nothing of it was sent")
 
 
+@app.command(epilog=EXITS)
+def resolve(
+    key: Key,
+    why: Why,
+    by: By,
+    succeeded: Annotated[
+        bool, typer.Option("--succeeded/--failed", help="What you found at B2COPY: it did it, or it did not.")
+    ],
+    result: Annotated[
+        list[str] | None, typer.Option("--result", metavar="NAME=VALUE", help="What it returned; may be repeated.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Record what B2COPY did with a failed operation, after you have looked there.
+
+    --succeeded ends it as succeeded, with its result, and what waits for it continues. --failed leaves it failed, as
+    rejected: it may then be replayed.
+    """
+    from worker.ledger import resolve as record_finding
+
+    values = dict(map(_pair, result or []))
+    if values and not succeeded:
+        raise typer.BadParameter("only what succeeded has a result", param_hint="--result")
+    with existing_ledger() as ledger:
+        operation = look_up(ledger, key)
+        operation = record_finding(ledger, operation.key, by, why, succeeded=succeeded, result=values or None)
+    if as_json:
+        output.document(summary(operation))
+    else:
+        found = "succeeded" if succeeded else "is known not to be done: it may be replayed"
+        output.line(f"{operation.key} {found}")
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not separator or not name:
+        raise typer.BadParameter(f"{text!r} is not NAME=VALUE", param_hint="--result")
+    return name, value
+
+
 def _moves_money(operation: "Operation") -> bool:
     """Fee runs do in whatever lane: an import may have put them into bulk."""
     return operation.lane == "money" or operation.kind.startswith("fees.")

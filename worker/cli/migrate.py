@@ -1,7 +1,6 @@
 """`migrate`: make or update the ledger's tables."""
 
 from worker.cli import output
-from worker.cli.open_ledger import version_of
 from worker.cli.options import Json
 
 
@@ -10,6 +9,7 @@ def migrate(as_json: Json = False) -> None:
 
     Needs B2COPY_DATABASE_URL alone. Does nothing if they are there; safe while others migrate too.
     """
+    from worker.ledger.database import version_of
     from worker.ledger.migrations import migrate as bring_up
     from worker.settings import LedgerSettings, load
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worker.cli.exits import Exit, Stop
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
 def existing_ledger(settings: "LedgerSettings | None" = None) -> Iterator["Ledger"]:
     """Open the ledger of the settings. One that is not there is never made by looking for it: raises `Stop`."""
     from worker.ledger import open_ledger
+    from worker.ledger.database import version_of
     from worker.settings import LedgerSettings, load
 
     url = (settings or load(LedgerSettings)).database_url
@@ -26,20 +26,3 @@ def existing_ledger(settings: "LedgerSettings | None" = None) -> Iterator["Ledge
         yield ledger
     finally:
         ledger.close()
-
-
-def version_of(url: str) -> str | None:
-    """Return the schema version at `url`, or None if there is no ledger. Makes nothing, not even an SQLite file."""
-    from sqlalchemy.engine import make_url
-
-    from worker.ledger.database import schema_version
-    from worker.ledger.engine import connect
-
-    parsed = make_url(url)
-    if parsed.get_backend_name() == "sqlite" and not (parsed.database and Path(parsed.database).exists()):
-        return None
-    engine = connect(url)
-    try:
-        return schema_version(engine)
-    finally:
-        engine.dispose()

@@ -3,13 +3,17 @@
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from worker.report.text import clock as clock
+from worker.report.text import count as count
+from worker.report.text import iso as iso
+from worker.report.text import span as span
 
 _PIPED = 10_000  # characters: piped, a line is never broken or cut, as it may be somebody's input
 
@@ -72,30 +76,3 @@ def _print(headings: Sequence[str], rows: Iterable[Sequence[str | Text]], show_h
 def printable(text: str) -> str:
     """Return `text` without control characters: what others wrote must not steer our terminal."""
     return "".join(char if char.isprintable() or char == "\n" else "?" for char in text)
-
-
-def count(number: int, what: str = "operation") -> str:
-    """Return `1 operation`, `2 operations`."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-def clock(ms: int) -> str:
-    """Return a time of day for people, in UTC as the evidence has it. `ms` since the epoch."""
-    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
-
-
-def iso(ms: int | None) -> str | None:
-    """Return a time for programs: ISO 8601, UTC, to the millisecond. `ms` since the epoch."""
-    if ms is None:
-        return None
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def span(seconds: float) -> str:
-    """Return a duration for people: `340 ms`, `3.2 s`, `12 min`, `5.0 h`, `3.1 d`."""
-    if seconds < 1:
-        return f"{max(0.0, seconds) * 1000:.0f} ms"
-    for limit, unit, size in ((100, "s", 1), (100 * 60, "min", 60), (100 * 3600, "h", 3600)):
-        if seconds < limit:
-            return f"{seconds / size:.{0 if unit == 'min' else 1}f} {unit}"
-    return f"{seconds / 86400:.1f} d"

@@ -1,6 +1,5 @@
 """The fleet's shared session at B2COPY: look at it, renew it, forget it. No token is ever printed."""
 
-import logging
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -12,38 +11,16 @@ from worker.cli.options import Json
 
 if TYPE_CHECKING:
     from worker.session import SharedSession, State
-    from worker.settings import Settings
 
 app = typer.Typer(help="The fleet's shared session: show, renew or forget it.", no_args_is_help=True, epilog=EXITS)
 
 PATIENCE = 30.0  # seconds to wait for another process's renewal
 
-OUTCOMES = {
-    "refresh": "renewed with the refresh token",
-    "login": "renewed by a login",
-    "adopted": "renewed by another process meanwhile",
-    "conflict": "renewed by another process meanwhile; ours was dropped",
-    "fresh": "still fresh",
-    "busy": "another process is at it, and has not finished",
-    "cooldown": "nobody asks for a while, after a failure",
-}
-
-
-def shared_session(settings: "Settings | None" = None) -> "SharedSession":
-    """Return this fleet's session. Raises `SettingsError`."""
-    from worker.session import SharedSession, check_keys
-    from worker.settings import Settings, load
-
-    settings = settings or load(Settings)
-    check_keys(settings)
-    logging.getLogger("worker.session").setLevel(logging.CRITICAL)  # the answer says it already
-    return SharedSession(settings)
-
 
 @app.command(epilog=EXITS)
 def show(as_json: Json = False) -> None:
     """Show the session: its age, how long it is good, who made it with which key. Changes and asks nothing."""
-    state = shared_session().state()
+    state = _session().state()
     if as_json:
         output.document(_document(state))
         return
@@ -53,7 +30,9 @@ def show(as_json: Json = False) -> None:
 @app.command(epilog=EXITS)
 def renew(as_json: Json = False) -> None:
     """Renew the session now, like any leader: under the lease, in spite of a cool-down."""
-    renewal = shared_session().renew("operator", force=True, wait=PATIENCE)
+    from worker.report.session import OUTCOMES
+
+    renewal = _session().renew("operator", force=True, wait=PATIENCE)
     done = renewal.outcome in {"refresh", "login", "adopted", "conflict"}
     if as_json:
         output.document({"outcome": renewal.outcome, "generation": renewal.generation, "renewed": done})
@@ -66,7 +45,7 @@ def renew(as_json: Json = False) -> None:
 @app.command(epilog=EXITS)
 def forget(as_json: Json = False) -> None:
     """Remove the session from Redis, and any cool-down: whoever needs a token next logs in. Nothing is lost by it."""
-    session = shared_session()
+    session = _session()
     generation = session.state().generation
     session.forget()
     if as_json:
@@ -74,6 +53,13 @@ def forget(as_json: Json = False) -> None:
     else:
         what = f"generation {generation} is forgotten" if generation else "there was no session"
         output.line(f"{what}: the next call logs in")
+
+
+def _session() -> "SharedSession":
+    from worker.report.session import quiet_session
+    from worker.settings import Settings, load
+
+    return quiet_session(load(Settings))
 
 
 def _document(state: "State") -> dict[str, Any]:

@@ -90,11 +90,10 @@ def ledger(settings: "LedgerSettings") -> Iterator[Finding]:
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import DBAPIError
 
-    from worker.cli.exits import first_line
-    from worker.cli.open_ledger import version_of
-    from worker.cli.output import clock
     from worker.ledger import active_flags, open_ledger
+    from worker.ledger.database import version_of
     from worker.ledger.schema import HEAD
+    from worker.report.text import clock
 
     where = make_url(settings.database_url).render_as_string(hide_password=True)
     try:
@@ -115,7 +114,8 @@ def ledger(settings: "LedgerSettings") -> Iterator[Finding]:
             finally:
                 opened.close()
     except DBAPIError as error:
-        yield Finding("ledger", FAIL, f"{where}: {first_line(error.orig)}", "is the database there, and the URL right?")
+        first_line = str(error.orig).strip().partition("\n")[0]
+        yield Finding("ledger", FAIL, f"{where}: {first_line}", "is the database there, and the URL right?")
     except ModuleNotFoundError as error:
         yield Finding("ledger", FAIL, f"the package {error.name} is absent", "install b2copy-sync[postgres]")
 
@@ -214,11 +214,11 @@ def b2copy(settings: "Settings") -> Iterator[Finding]:
 
 def session(settings: "Settings", login: bool) -> Iterator[Finding]:
     """A session that is there is only looked at; without one we renew like any worker, so that the reason is told."""
-    from worker.cli.session import OUTCOMES, shared_session
     from worker.errors import B2CopyError, CredentialsRejected, SettingsError, StoreUnavailable
+    from worker.report.session import OUTCOMES, quiet_session
 
     try:
-        shared = shared_session(settings)
+        shared = quiet_session(settings)
         there = shared.state()
         left = there.expires_in or 0.0
         if there.readable and left > 0 and not login:
