@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
 
-# What a neighbour's shell may hold must never reach the demo or the tests: they own their broker and database.
+# Demo and tests use a broker and a database of their own, never those that the environment names.
 CLEAN := env -u REDIS_URL -u DATABASE_URL -u PYTHONPATH -u PYTHONHOME
 
 help:  ## list the targets
@@ -12,7 +12,7 @@ help:  ## list the targets
 
 setup: .venv/ready  ## build .venv/ with everything in it
 
-# pip's own resolver is kept out (--no-deps): the lock is complete and hashed, and so the set-up is the same everywhere.
+# --no-deps: the lock is complete and hashed, so the set-up is the same everywhere.
 .venv/ready: deploy/requirements-dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "b2copy-sync needs Python 3.11 or newer; this is " + sys.version.split()[0])'
 	@echo "setting up .venv/ (once)"
@@ -28,17 +28,22 @@ setup: .venv/ready  ## build .venv/ with everything in it
 	fi
 	@touch $@
 
-demo: setup  ## a withdrawal's fees, end to end, on this machine alone
+demo: setup  ## the fees of 200 withdrawals, end to end, on this machine alone
 	@$(CLEAN) $(BIN)/b2copy-sync demo
 
-test: setup  ## the tests, on a broker and databases of their own
+# All tests, or a part of them: make test T=tests/flow
+test: setup  ## the tests, on a broker and databases of their own; a part of them with T=tests/flow
+ifdef T
+	@$(CLEAN) $(BIN)/python -m pytest -q -n 2 --dist worksteal $(T)
+else
 	@$(CLEAN) $(BIN)/python -m pytest -q -n 4 --dist worksteal --ignore tests/faults tests
-	@$(CLEAN) $(BIN)/python -m pytest -q -n 2 --dist loadfile tests/faults  # by themselves: they measure how fast a fleet recovers
+	@$(CLEAN) $(BIN)/python -m pytest -q -n 2 --dist loadfile tests/faults  # alone: they measure how fast a fleet recovers
+endif
 
-chaos: setup  ## real processes through every fault, and a table of what came of it (minutes)
+chaos: setup  ## real processes through every fault, and a table of the results (about half an hour)
 	@$(CLEAN) $(BIN)/python -m tests.faults
 
-bench: setup  ## ours beside a bare loop and a plain Celery task: rates, delays, CPU, memory (minutes)
+bench: setup  ## beside a bare loop and a plain Celery task: rates, delays, CPU, memory (minutes)
 	@$(CLEAN) $(BIN)/python -m tests.bench
 
 check: setup  ## lint and types
@@ -46,13 +51,25 @@ check: setup  ## lint and types
 	$(BIN)/ruff format --check worker tasks tests
 	$(BIN)/mypy
 
-lock: setup  ## compile the hashed locks anew (needs uv)
+format: setup  ## format the code
+	$(BIN)/ruff check --fix --quiet worker tasks tests
+	$(BIN)/ruff format worker tasks tests
+
+env: setup  ## write deploy/env.example from the settings
+	$(BIN)/python -m tests.env_example
+
+cover: setup  ## branch coverage, child processes included; a report in .coverage-html/
+	@$(CLEAN) $(BIN)/coverage erase
+	@$(CLEAN) COVERAGE_PROCESS_START=pyproject.toml $(BIN)/coverage run -m pytest -q -n 4 --dist worksteal --ignore tests/faults tests
+	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report --skip-covered && $(BIN)/coverage html --quiet
+
+lock: setup  ## compile the hashed locks (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	  --extra postgres --extra sandbox pyproject.toml -o deploy/requirements.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	  --extra postgres --extra sandbox --group dev pyproject.toml -o deploy/requirements-dev.txt
 
 clean:  ## remove what set-up and the tools made
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* .coverage-html
 
-.PHONY: help setup demo test chaos bench check lock clean
+.PHONY: help setup demo test chaos bench check format env cover lock clean

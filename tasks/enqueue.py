@@ -13,9 +13,12 @@ With the ledger's tables in the CRM's own database, pass the SQLAlchemy connecti
 then recorded or rolled back together with your own rows.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from itertools import islice
+from operator import attrgetter
+from typing import Any, overload
 
 from sqlalchemy import Connection
 
@@ -24,15 +27,20 @@ from tasks.generic_call import CALL
 from tasks.registry import KINDS
 from worker.app import ledger
 from worker.errors import BadPayload
-from worker.ledger import find, record
-from worker.messages.wake_up import wake_soon
-from worker.operation import New, Operation, Recorded
+from worker.json_lines import JsonLines
+from worker.ledger import check_recordable, find, record
+from worker.messages.wake_up import wake_soon, wake_ups_for
+from worker.operation import New, OnUnknown, Operation, Recorded, State
 from worker.process import me
 from worker.queues import LANES
 from worker.settings import crm_settings
 from worker.watch.logs import guard_our_loggers
 
 BATCH = 5_000  # operations recorded in one transaction by `many`
+
+_FIELDS = [field.name for field in fields(New)]
+_LANE, _ON_UNKNOWN = _FIELDS.index("lane"), _FIELDS.index("on_unknown")
+_values_of = attrgetter(*_FIELDS)
 
 
 def fees(
@@ -73,6 +81,46 @@ def call(
     return _accept(CALL.new(fields, crm_settings()), by, connection)
 
 
+class RecordedMany(Sequence[Recorded]):
+    """What `many` did, in the order of the rows: `created` operations are new, `known` ones existed already.
+
+    However many there are, they stand in a temporary file and not in memory.
+    """
+
+    def __init__(self) -> None:
+        self._lines = JsonLines()
+        self.created = 0
+
+    @property
+    def known(self) -> int:
+        return len(self) - self.created
+
+    def add(self, recorded: Iterable[Recorded]) -> None:
+        for one in recorded:
+            self._lines.append(one)
+            self.created += one.created
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def __iter__(self) -> Iterator[Recorded]:
+        return map(_recorded_of, self._lines.read())
+
+    @overload
+    def __getitem__(self, index: int) -> Recorded: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Recorded]: ...
+
+    def __getitem__(self, index: int | slice) -> Recorded | list[Recorded]:
+        if isinstance(index, slice):
+            return [self[each] for each in range(*index.indices(len(self)))]
+        return _recorded_of(next(self._lines.read(range(len(self))[index])))
+
+    def __repr__(self) -> str:
+        return f"<RecordedMany {self.created} created, {self.known} known>"
+
+
 def many(
     kind: str,
     rows: Iterable[Mapping[str, Any]],
@@ -80,24 +128,30 @@ def many(
     lane: str | None = None,
     by: str | None = None,
     connection: Connection | None = None,
-) -> Sequence[Recorded]:
+) -> RecordedMany:
     """Ask for many operations of one kind (`fees.process`, `call`), each row holding the fields of one.
 
-    Every row is checked before the first is recorded: one that can't be taken raises `BadPayload` with its number, and
+    Every row is checked before the first is recorded: one that cannot be taken raises `BadPayload` with its number, and
     nothing is recorded. Then they are recorded in batches; if the process dies between two, the same call again
-    completes it.
+    completes it. So does `PayloadConflict`, which a key raises that exists with other data: the batches before are
+    recorded. `rows` may be a generator of any length, because checked rows wait in a temporary file.
+
     `lane` moves them, a backfill to `bulk` for instance.
     """
     if lane is not None and lane not in LANES:
         raise BadPayload(f"lane: {lane!r} is none of {', '.join(LANES)}")
-    news = list(_checked(kind, rows, lane))
-    recorded: list[Recorded] = []
-    for start in range(0, len(news), BATCH):
-        batch = news[start : start + BATCH]
-        recorded += record(ledger(), batch, by=by or me(), connection=connection)
+    checked = JsonLines()
+    for new in _checked(kind, rows):
+        values = list(_values_of(new))
+        values[_LANE] = lane or new.lane
+        checked.append(values)
+    recorded = RecordedMany()
+    left = map(_new_of, checked.read())
+    while batch := list(islice(left, BATCH)):
+        recorded.add(record(ledger(), batch, by=by or me(), connection=connection))
         if connection is None:
-            for name in {new.lane for new in batch}:
-                wake_soon(name)
+            for name, count in Counter(new.lane for new in batch).items():
+                wake_soon(name, wake_ups_for(count))
     return recorded
 
 
@@ -113,15 +167,26 @@ def _accept(new: New, by: str | None, connection: Connection | None) -> Recorded
     return recorded
 
 
-def _checked(kind: str, rows: Iterable[Mapping[str, Any]], lane: str | None) -> Iterable[New]:
+def _checked(kind: str, rows: Iterable[Mapping[str, Any]]) -> Iterator[New]:
     if kind not in KINDS:
         raise BadPayload(f"{kind!r} is not a kind: there are {', '.join(sorted(KINDS))}")
     for number, row in enumerate(rows, start=1):
         try:
             new = KINDS[kind].new(row, crm_settings())
+            check_recordable(new)
         except BadPayload as error:
             raise BadPayload(f"row {number}: {error}") from None
-        yield new if lane is None else replace(new, lane=lane)
+        yield new
 
 
-guard_our_loggers()  # once all is imported that runs in a CRM's process
+def _new_of(values: list[Any]) -> New:
+    values[_ON_UNKNOWN] = OnUnknown(values[_ON_UNKNOWN])
+    return New(*values)
+
+
+def _recorded_of(values: list[Any]) -> Recorded:
+    id_, key, state, created = values
+    return Recorded(id_, key, State(state), created)
+
+
+guard_our_loggers()  # after all imports that run in a CRM's process

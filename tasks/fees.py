@@ -1,23 +1,30 @@
 """Fees that must be charged before a withdrawal is paid out."""
 
-from typing import Annotated, assert_never
+from typing import assert_never
 
-from pydantic import Field
+from pydantic import field_validator
 
 from worker.b2copy.routes.fees import PROCESS, FeeState, FeeStatus
+from worker.ids import Id, Login
 from worker.kind import Attempt, Description, Kind, Payload, PollSchedule
 from worker.operation import Done, Failed, OnUnknown, Outcome, Pending
 
-Id = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\s\x00-\x1f\x7f]+$")]
-
 FEE_ERROR = "fee_error"
+RESTART = "~"  # between a withdrawal's id and the number of its restart; no withdrawal's own id may hold it
 
 
 class Fees(Payload):
     """`account_login` is the MT login that the money leaves, `request_id` the CRM's own id of the withdrawal."""
 
-    account_login: Id
+    account_login: Login
     request_id: Id
+
+    @field_validator("request_id")
+    @classmethod
+    def _check_request_id(cls, request_id: str) -> str:
+        if RESTART in request_id:
+            raise ValueError(f"{request_id!r} holds {RESTART!r}, which marks restarted fee runs: give another id")
+        return request_id
 
 
 def describe(fees: Fees) -> Description:
@@ -41,14 +48,15 @@ async def attempt(attempt: Attempt, fees: Fees) -> Outcome:
 
 
 async def _suffix(attempt: Attempt) -> str:
-    """Return what a replayed run adds to its id: nothing, or if so set the number of runs that ended in error.
+    """Return what a replayed run adds to its id: nothing, or with B2COPY_FEES_RESTART=suffixed `~` and a number.
 
-    A run whose outcome is merely unknown keeps its id, because another id would charge the fees twice.
+    The number counts the runs that ended in error. W1 becomes W1~1, which is no other withdrawal's id. A run whose
+    outcome is merely unknown keeps its id, because another id would charge the fees twice.
     """
     if not attempt.claim.replays or attempt.settings.fees_restart == "same":
         return ""
     failed = sum(earlier.outcome == FEE_ERROR for earlier in await attempt.earlier_attempts())
-    return f"-{failed}" if failed else ""
+    return f"{RESTART}{failed}" if failed else ""
 
 
 FEES = Kind(

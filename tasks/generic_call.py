@@ -1,13 +1,12 @@
 """Calls of any other Admin v2 method, with a path and payload from the caller."""
 
-from typing import Annotated
+from pydantic import JsonValue, field_validator
 
-from pydantic import Field, JsonValue, field_validator
-
-from tasks.fees import Id
 from worker.b2copy.routes.generic import checked_path, route_to
+from worker.ids import Id, Key
 from worker.kind import Attempt, Description, Kind, Payload
 from worker.operation import Done, OnUnknown, Outcome
+from worker.settings import crm_settings
 
 
 class Call(Payload):
@@ -20,13 +19,13 @@ class Call(Payload):
     payload: dict[str, JsonValue]
     key: Id
     entity: Id | None = None
-    parent: Annotated[str, Field(min_length=1)] | None = None
+    parent: Key | None = None
     repeatable: bool = False
 
     @field_validator("path")
     @classmethod
     def _check_path(cls, path: str) -> str:
-        return checked_path(path)
+        return checked_path(path, crm_settings().call_paths)
 
 
 def describe(call: Call) -> Description:
@@ -37,7 +36,7 @@ def describe(call: Call) -> Description:
 
 async def attempt(attempt: Attempt, call: Call) -> Outcome:
     """Make the call once."""
-    return Done(await attempt.call(route_to(call.path), call.payload))
+    return Done(await attempt.call(route_to(call.path, attempt.settings.call_paths), call.payload))
 
 
 CALL = Kind(

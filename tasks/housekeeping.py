@@ -4,14 +4,14 @@ import logging
 
 from worker.app import app, ledger, session
 from worker.errors import B2CopyError
-from worker.ledger import count_due, try_start_dispatch
-from worker.messages.wake_up import wake
+from worker.ledger import count_due, make_due, try_start_dispatch
+from worker.messages.wake_up import wake, wake_ups_for
+from worker.operation import WaitReason
 from worker.queues import LANES
 
 log = logging.getLogger(__name__)
 
-DUE_PER_WAKE_UP = 100  # operations that justify one more worker
-WAKE_UPS_MAX = 16  # per lane and second: more than the workers can take would only pile up
+WITHOUT_SESSION = {"busy", "cooldown"}  # outcomes of a renewal that say nothing about a usable session
 
 
 @app.task(name="b2copy.ledger.dispatch")
@@ -25,14 +25,21 @@ def dispatch() -> None:
     due = count_due(ledger())
     for lane in LANES:
         if count := due.get(lane, 0):
-            wake(lane, min(WAKE_UPS_MAX, -(-count // DUE_PER_WAKE_UP)))
+            wake(lane, wake_ups_for(count))
 
 
 @app.task(name="b2copy.session.refresh")
 def refresh() -> None:
-    """Renew the shared session if it is time. Started by beat; the workers' own path is the same function."""
+    """Renew the shared session if it is time. Started by beat; the workers' own path is the same function.
+
+    Operations that waited for a session become due when there is one, for instance after a person has corrected the key
+    and logged in.
+    """
     try:
-        session().renew("beat")
+        renewal = session().renew("beat")
     except B2CopyError as error:
         # Operations wait by themselves, and the next tick tries again.
         log.warning("the session was not renewed: %s", error)
+        return
+    if renewal.outcome not in WITHOUT_SESSION:
+        make_due(ledger(), "b2copy", WaitReason.NO_SESSION)

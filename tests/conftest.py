@@ -4,23 +4,45 @@
 * `sandbox`  (worker.sandbox.control_client.SandboxControl) freshly reset: its switches, counters and effects
 * `keys`     the key pair registered at the sandbox, `device_ip` 127.0.0.1, `admin_id` 42
 * `stage`    folder, fresh ledger URL, settings and supervised processes (worker.testbed.environment.Stage)
-* `in_stage` the same, with this process's own environment set to the stage's settings
+* `in_stage` the same, with an empty ledger, and this process's own environment set to the stage's settings
 * `worker`   starts `celery -A worker.app worker` and returns when it takes messages
+* `configure`, `settings`  the stage's settings, with changes or as they are
+* `member`   another member of the fleet, in this process: a shared session with a store, lock and copy of its own
+* `wire`     a server that answers byte by byte (tests.http.raw_server.Wire)
 """
 
 import os
+import shutil
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.http.raw_server import Wire
 from worker import app as worker_app
+from worker.ledger.migrations import migrate
 from worker.sandbox.control_client import SandboxControl
-from worker.settings import crm_settings, worker_settings
+from worker.session.shared import SharedSession
+from worker.session.timings import Timings
+from worker.settings import Settings, crm_settings, variable, worker_settings
 from worker.testbed.broker import Broker
 from worker.testbed.environment import Sandbox, Stage, wait_for_worker
 from worker.testbed.keys import KeyPair, new_key_pair
 from worker.testbed.processes import Process, clean_environment
+
+Configure = Callable[..., Settings]
+Member = Callable[..., SharedSession]
+
+QUICK = {"login_backoff": 0.02, "login_backoff_max": 0.05, "pace": 0.02, "cooldown": 0.1, "cooldown_max": 0.2}
+
+
+def quick(**changes: float) -> Timings:
+    """Return the session's timings with short waits."""
+    return replace(Timings(), **(QUICK | changes))  # type: ignore[arg-type]
+
 
 # Whatever this shell knows about somebody's Redis or database, no test may.
 for name in os.environ.keys() - clean_environment().keys():
@@ -70,8 +92,17 @@ def stage(broker: Broker, one_sandbox: Sandbox, sandbox: SandboxControl) -> Iter
             print(f"---- {process.name}, started {process.started}x\n{process.tail(40)}")
 
 
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty SQLite ledger, to be copied: a migration takes longer than most tests."""
+    path = tmp_path_factory.mktemp("migrated") / "ledger.db"
+    migrate(f"sqlite:///{path}")
+    return path
+
+
 @pytest.fixture
-def in_stage(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+def in_stage(stage: Stage, migrated_file: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    shutil.copy(migrated_file, stage.database_url.removeprefix("sqlite:///"))
     for name, value in stage.settings.items():
         monkeypatch.setenv(name, value)
     forget()
@@ -95,3 +126,39 @@ def worker(stage: Stage) -> Callable[..., Process]:
         return process
 
     return start
+
+
+@pytest.fixture
+def configure(in_stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Configure:
+    """Return a function that reads the settings from the environment, with changes."""
+
+    def read(**changes: Any) -> Settings:
+        for name, value in changes.items():
+            monkeypatch.setenv(variable(name), str(value))
+        worker_settings.cache_clear()
+        return worker_settings()
+
+    return read
+
+
+@pytest.fixture
+def settings(configure: Configure) -> Settings:
+    return configure()
+
+
+@pytest.fixture
+def member(configure: Configure) -> Member:
+    """Return a function that makes another member of the fleet: `member(settings, wall=..., lease=...)`."""
+
+    def join(
+        settings: Settings | None = None, wall: Callable[[], float] | None = None, **timings: float
+    ) -> SharedSession:
+        return SharedSession(settings or configure(), quick(**timings), wall or time.time)
+
+    return join
+
+
+@pytest.fixture
+def wire() -> Iterator[Wire]:
+    with Wire() as wire:
+        yield wire

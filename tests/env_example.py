@@ -24,7 +24,8 @@ _GROUPS = {
 # What stands in the file for settings without a default.
 _EXAMPLES = {
     "database_url": "postgresql://b2copy@db.internal/b2copy",
-    "redis_url": "redis://redis.internal:6379/3",
+    "redis_url": "rediss://redis.internal:6379/3",
+    "redis_ca_file": "/etc/b2copy/redis-ca.pem",
     "host": "https://b2copy.example.com",
     "admin_id": "42",
     "key_id": "broker-2026-01",
@@ -60,7 +61,7 @@ def _written(kind: type[LedgerSettings], name: str, field: FieldInfo) -> str:
         raise ValueError(f"{name} has neither a default nor an example")
     if get_type_hints(kind, include_extras=False)[name] is float:
         return _duration(field.default)
-    return str(field.default)
+    return ",".join(field.default) if isinstance(field.default, list) else str(field.default)
 
 
 def _duration(seconds: float) -> str:

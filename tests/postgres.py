@@ -22,9 +22,7 @@ from worker.testbed.processes import Process, ProcessFailed
 
 _UNPRIVILEGED = str(Path(__file__).with_name("unprivileged.py"))
 
-# Data in memory and on disk as ever, but no waiting for the disk: nobody pulls the plug in a test.
 _OPTIONS = (
-    "fsync=off",
     "deadlock_timeout=100ms",
     "listen_addresses=",
     "max_connections=100",
@@ -34,9 +32,12 @@ _OPTIONS = (
 
 
 class Postgres:
-    """Started, killed and started again on the same data. Each `url()` is a fresh, empty schema."""
+    """A server that can be killed and started again on the same data. Each `url()` is a fresh, empty schema.
 
-    def __init__(self) -> None:
+    Without `fsync` a commit does not wait for the disk: no test cuts the power.
+    """
+
+    def __init__(self, fsync: bool = False) -> None:
         # A socket's path must be short, and the folder within reach of whoever the server runs as.
         self.folder = Path(tempfile.mkdtemp(prefix="b2copy-pg-", dir="/tmp"))
         self._data = self.folder / "data"
@@ -50,7 +51,7 @@ class Postgres:
                 copy = self.folder / "postgresql"
                 shutil.copytree(self._binaries.parent, copy, symlinks=True)
                 self._binaries = copy / "bin"
-        options = [word for option in _OPTIONS for word in ("-c", option)]
+        options = [word for option in (*_OPTIONS, f"fsync={'on' if fsync else 'off'}") for word in ("-c", option)]
         command = [*self._as, f"{self._binaries}/postgres", "-D", str(self._data), "-k", str(self.folder), *options]
         self.process = Process("postgres", command, self.folder / "log", restarts=False)
         self._schemas = itertools.count(1)

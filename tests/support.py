@@ -1,8 +1,12 @@
-"""Waiting for what other processes do: for a condition with a deadline, never for a while."""
+"""Waiting for other processes: for a condition with a deadline, never for a while. And one request, synchronously."""
 
 import time
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from worker.flow.sender import run_without_waiting
+from worker.http import Answer, Http
+from worker.operation import OnUnknown
 
 Found = TypeVar("Found")
 
@@ -17,3 +21,8 @@ def until(condition: Callable[[], Found], within: float = 10.0, every: float = 0
         if time.monotonic() > end:
             raise AssertionError(f"not within {within:g} s; last seen: {found!r}")
         time.sleep(every)
+
+
+def post(http: Http, path: str, payload: Mapping[str, Any], on_unknown: OnUnknown = OnUnknown.STOP) -> Answer:
+    """Send one POST with the service admin's token, in this thread."""
+    return run_without_waiting(http.request("POST", path, json=payload, on_unknown=on_unknown))

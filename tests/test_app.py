@@ -1,4 +1,4 @@
-"""How processes start: on good settings by the plain celery commands, on bad ones not at all."""
+"""How processes start: on valid settings with the plain celery commands; on others they end with a line and exit 2."""
 
 import os
 import pickle
@@ -11,25 +11,27 @@ import pytest
 from sqlalchemy import text
 
 from tests.support import until
-from worker.ledger.database import connect, schema_version
+from worker.ledger.database import schema_version
+from worker.ledger.engine import connect
 from worker.process import PerProcess
 from worker.testbed.environment import CELERY, Stage, wait_for_worker
 
 
-def started(stage: Stage, command: str, *without: str, **changes: str) -> subprocess.CompletedProcess[str]:
-    """Start `celery -A worker.app <command>` with settings changed or left out, and return when it has ended."""
+def run(
+    stage: Stage, command: str, *without: str, options: tuple[str, ...] = (), **changes: str
+) -> subprocess.CompletedProcess[str]:
+    """Run `celery -A worker.app <command>` with settings changed or left out, until it ends."""
     environment = {name: value for name, value in (stage.environment | changes).items() if name not in without}
-    options = ["--schedule", str(stage.folder / "schedule")] if command == "beat" else ["--without-mingle"]
     return subprocess.run(
         [*CELERY, command, *options], env=environment, capture_output=True, text=True, timeout=30, check=False
     )
 
 
-def refused(ended: subprocess.CompletedProcess[str]) -> list[str]:
-    """The lines on stderr of a process that did not start."""
-    assert ended.returncode == 2, ended.stderr
-    assert "Traceback" not in ended.stderr + ended.stdout
-    return [line for line in ended.stderr.splitlines() if line.strip()]
+def refused(process: subprocess.CompletedProcess[str]) -> list[str]:
+    """Return the lines on stderr of a process that did not start."""
+    assert process.returncode == 2, process.stderr
+    assert "Traceback" not in process.stderr + process.stdout
+    return [line for line in process.stderr.splitlines() if line.strip()]
 
 
 @pytest.mark.parametrize(
@@ -37,15 +39,49 @@ def refused(ended: subprocess.CompletedProcess[str]) -> list[str]:
     [("worker", "B2COPY_HOST"), ("beat", "B2COPY_REDIS_URL")],
 )
 def test_a_missing_setting_is_one_line_and_exit_2(stage: Stage, command: str, missing: str) -> None:
-    [line] = refused(started(stage, command, missing))
+    [line] = refused(run(stage, command, missing))
 
     assert line.startswith(f"{missing} is not set: ")
 
 
 def test_a_misspelt_setting_is_one_line_and_exit_2(stage: Stage) -> None:
-    [line] = refused(started(stage, "worker", B2COPY_RATELIMIT="5/second"))
+    [line] = refused(run(stage, "worker", B2COPY_RATELIMIT="5/second"))
 
     assert line == "B2COPY_RATELIMIT is not a setting: did you mean B2COPY_RATE_LIMIT?"
+
+
+@pytest.mark.parametrize("command", ["worker", "beat"])
+def test_a_redis_url_with_an_option_is_one_line_and_exit_2(stage: Stage, command: str) -> None:
+    [line] = refused(run(stage, command, B2COPY_REDIS_URL=f"{stage.broker.url}?health_check_interval=30"))
+
+    assert line.startswith("B2COPY_REDIS_URL must not hold the option 'health_check_interval'")
+    assert stage.broker.url.split(":")[2].partition("@")[0] not in line
+
+
+@pytest.mark.parametrize("command", ["worker", "beat"])
+def test_a_missing_redis_authority_is_one_line_and_exit_2(stage: Stage, command: str) -> None:
+    url = stage.broker.url.replace("redis://", "rediss://")
+    [line] = refused(run(stage, command, B2COPY_REDIS_URL=url, B2COPY_REDIS_CA_FILE="/no/such/file"))
+
+    assert line == "B2COPY_REDIS_CA_FILE names /no/such/file, which cannot be read"
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (("-c", "1"), "-c 1 is too few: a worker needs 5 slots"),
+        (("-c", "4"), "-c 4 is too few"),
+        (("-P", "processes", "-c", "2"), "-c 2 is too few"),
+        (("--autoscale=8,2",), "--autoscale is not supported"),
+    ],
+    ids=" ".join,
+)
+def test_options_that_would_starve_the_inbox_or_end_the_worker_are_refused(
+    stage: Stage, options: tuple[str, ...], problem: str
+) -> None:
+    [line] = refused(run(stage, "worker", options=options))
+
+    assert line.startswith(problem)
 
 
 def test_a_key_that_others_may_read_stops_a_worker(stage: Stage, tmp_path: Path) -> None:
@@ -53,10 +89,10 @@ def test_a_key_that_others_may_read_stops_a_worker(stage: Stage, tmp_path: Path)
     copy.write_bytes(stage.keys.private_file.read_bytes())
     copy.chmod(0o644)
 
-    ended = started(stage, "worker", B2COPY_PRIVATE_KEY_FILE=str(copy))
+    process = run(stage, "worker", B2COPY_PRIVATE_KEY_FILE=str(copy))
 
-    assert any("B2COPY_PRIVATE_KEY_FILE" in line for line in refused(ended))
-    assert "PRIVATE KEY" not in ended.stderr + ended.stdout
+    assert any("B2COPY_PRIVATE_KEY_FILE" in line for line in refused(process))
+    assert "PRIVATE KEY" not in process.stderr + process.stdout
 
 
 @pytest.mark.parametrize(
@@ -65,11 +101,11 @@ def test_a_key_that_others_may_read_stops_a_worker(stage: Stage, tmp_path: Path)
 def test_another_schema_stops_a_worker_and_names_the_remedy(stage: Stage, version: str, remedy: str) -> None:
     engine = connect(stage.database_url)
     with engine.begin() as connection:
-        connection.execute(text("CREATE TABLE b2copy_schema_version (version_num TEXT)"))
-        connection.execute(text("INSERT INTO b2copy_schema_version VALUES (:version)"), {"version": version})
+        connection.execute(text("CREATE TABLE b2copy_schema_version (version_num TEXT, oldest_reader TEXT)"))
+        connection.execute(text("INSERT INTO b2copy_schema_version VALUES (:version, :version)"), {"version": version})
     engine.dispose()
 
-    [line] = refused(started(stage, "worker"))
+    [line] = refused(run(stage, "worker"))
 
     assert line.startswith(f"B2COPY_DATABASE_URL: the ledger's schema is {version}")
     assert remedy in line
@@ -102,7 +138,7 @@ mine.set_current()
 from tasks import enqueue
 from worker.errors import SettingsError
 
-assert celery.current_app._get_current_object() is mine, "the CRM's own app is current no longer"
+assert celery.current_app._get_current_object() is mine, "the CRM's own app is not the current one any more"
 assert "worker.sandbox" not in sys.modules
 assert not [thread for thread in __import__("threading").enumerate() if thread.name != "MainThread"]
 
@@ -111,7 +147,7 @@ try:
 except SettingsError as error:
     assert "B2COPY_DATABASE_URL is not set" in str(error), error
 else:
-    raise AssertionError("recorded nowhere")
+    raise AssertionError("recorded without a ledger")
 
 os.environ["B2COPY_DATABASE_URL"], os.environ["B2COPY_REDIS_URL"] = sys.argv[1:]
 recorded = enqueue.fees(account_login="7", request_id="W1")
@@ -120,22 +156,27 @@ assert celery.current_app._get_current_object() is mine
 """
 
 
-def test_a_crm_needs_database_and_redis_alone_and_keeps_its_own_celery(stage: Stage, tmp_path: Path) -> None:
+def test_a_crm_needs_database_and_redis_only_and_its_own_celery_stays_current(stage: Stage, tmp_path: Path) -> None:
     script = tmp_path / "crm.py"
     script.write_text(CRM)
     environment = {name: value for name, value in stage.environment.items() if not name.startswith("B2COPY_")}
     command = [sys.executable, "-W", "error", str(script), stage.database_url, stage.broker.url]
 
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
+    crm = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
 
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.split() == ["fees.process:W1", "queued", "queued"]
+    assert crm.returncode == 0, crm.stderr
+    assert crm.stdout.split() == ["fees.process:W1", "queued", "queued"]
 
 
 class TestPerProcess:
-    def test_makes_one_at_first_use(self) -> None:
+    def test_makes_one_object_at_first_use(self) -> None:
         made: list[object] = []
-        one = PerProcess(lambda: made.append(object()) or made[-1])
+
+        def make() -> object:
+            made.append(object())
+            return made[-1]
+
+        one = PerProcess(make)
 
         assert one.made is None
         assert one() is one()
@@ -153,14 +194,14 @@ class TestPerProcess:
             os.write(writing, pickle.dumps((pids(), os.getpid())))
             os._exit(0)
         os.waitpid(child, 0)
-        told, pid = pickle.loads(os.read(reading, 100))
+        answer, pid = pickle.loads(os.read(reading, 100))
         os.close(reading)
         os.close(writing)
 
-        assert told == pid == child
+        assert answer == pid == child
 
 
-def test_beat_ends_when_told_amid_a_call_of_the_broker(stage: Stage) -> None:
+def test_beat_ends_on_sigterm_during_a_call_of_the_broker(stage: Stage) -> None:
     beat = stage.beat(restarts=False)
 
     def sent() -> int:
@@ -170,7 +211,7 @@ def test_beat_ends_when_told_amid_a_call_of_the_broker(stage: Stage) -> None:
         before = until(lambda: sent() if sent() == client.llen("b2copy.housekeeping") else 0)
     os.kill(stage.broker.pid, signal.SIGSTOP)
     try:
-        until(lambda: sent() > before)  # and now it waits for the frozen broker
+        until(lambda: sent() > before, within=20)  # now beat waits for the frozen broker
         beat.terminate()
     finally:
         os.kill(stage.broker.pid, signal.SIGCONT)

@@ -1,38 +1,90 @@
-"""The house stands as it was drawn: imports go one way, and names that outsiders rely on are there."""
+"""What each room may import, that no two files import each other, and names that outsiders rely on."""
 
 import ast
 import inspect
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from tasks.registry import KINDS
 from worker.app import app
+from worker.messages.inbox import STORE_TASK
 from worker.queues import HOUSEKEEPING, INBOX, LANES, queue_of
 from worker.schedule import schedule
 
 ROOT = Path(__file__).parents[1]
-ABOVE = ("worker.app", "worker.cli", "worker.sandbox", "tasks")
 
-# room -> what of ours it may import; a room may always import itself
+# Room -> what of ours it may import, besides itself. From top to bottom: a room may import only rooms below it.
 MAY_IMPORT = {
-    "worker/errors.py": (),
-    "worker/settings.py": ("worker.errors",),
-    "worker/ledger": ("worker.errors", "worker.settings", "worker.watch"),
-    "worker/session": ("worker.errors", "worker.settings", "worker.watch"),
-    "worker/b2copy": ("worker.errors", "worker.settings", "worker.watch", "worker.session"),
-    "worker/flow": ("worker.errors", "worker.settings", "worker.watch", "worker.ledger"),
-}
+    "worker/cli": {
+        "tasks", "worker/app.py", "worker/demo", "worker/doctor", "worker/errors.py", "worker/kind.py", "worker/ledger",
+        "worker/messages", "worker/operation.py", "worker/process.py", "worker/queues.py", "worker/report",
+        "worker/sandbox", "worker/session", "worker/settings.py", "worker/testbed", "worker/watch",
+    },
+    "worker/demo": {
+        "tasks", "worker/app.py", "worker/ledger", "worker/operation.py", "worker/sandbox", "worker/testbed",
+    },
+    "tasks": {
+        "worker/app.py", "worker/b2copy", "worker/errors.py", "worker/flow", "worker/ids.py", "worker/json_lines.py",
+        "worker/kind.py", "worker/ledger", "worker/messages", "worker/operation.py", "worker/process.py",
+        "worker/queues.py", "worker/settings.py", "worker/watch",
+    },
+    "worker/messages": {
+        "worker/app.py", "worker/errors.py", "worker/kind.py", "worker/ledger", "worker/operation.py",
+        "worker/process.py", "worker/queues.py", "worker/redis_connection.py", "worker/settings.py", "worker/watch",
+    },
+    "worker/doctor": {
+        "worker/app.py", "worker/errors.py", "worker/http", "worker/ledger", "worker/operation.py", "worker/queues.py",
+        "worker/redis_connection.py", "worker/report", "worker/session", "worker/settings.py", "worker/watch",
+    },
+    "worker/app.py": {
+        "worker/b2copy", "worker/celery_app.py", "worker/errors.py", "worker/http", "worker/ledger",
+        "worker/process.py", "worker/queues.py", "worker/session", "worker/settings.py", "worker/watch",
+    },
+    "worker/celery_app.py": {
+        "worker/queues.py", "worker/redis_connection.py", "worker/redis_url.py", "worker/schedule.py",
+        "worker/settings.py",
+    },
+    "worker/report": {
+        "worker/errors.py", "worker/kind.py", "worker/ledger", "worker/operation.py", "worker/queues.py",
+        "worker/session", "worker/settings.py", "worker/watch",
+    },
+    "worker/flow": {
+        "worker/b2copy", "worker/errors.py", "worker/http", "worker/kind.py", "worker/ledger", "worker/operation.py",
+        "worker/process.py", "worker/queues.py", "worker/redis_connection.py", "worker/settings.py", "worker/watch",
+    },
+    "worker/b2copy": {"worker/errors.py", "worker/http", "worker/operation.py", "worker/settings.py", "worker/watch"},
+    "worker/session": {
+        "worker/errors.py", "worker/http", "worker/process.py", "worker/redis_connection.py", "worker/settings.py",
+        "worker/watch",
+    },
+    "worker/http": {
+        "worker/errors.py", "worker/operation.py", "worker/process.py", "worker/settings.py", "worker/watch",
+    },
+    "worker/ledger": {"worker/errors.py", "worker/operation.py", "worker/queues.py"},
+    "worker/testbed": {"worker/sandbox", "worker/settings.py"},
+    "worker/sandbox": set(),
+    "worker/kind.py": {"worker/errors.py", "worker/operation.py", "worker/settings.py"},
+    "worker/redis_connection.py": {"worker/errors.py", "worker/redis_url.py", "worker/settings.py"},
+    "worker/schedule.py": {"worker/queues.py"},
+    "worker/watch": {"worker/operation.py"},
+    "worker/settings.py": {"worker/errors.py", "worker/redis_url.py"},
+    "worker/redis_url.py": set(),
+    "worker/ids.py": set(),
+    "worker/json_lines.py": set(),
+    "worker/process.py": set(),
+    "worker/queues.py": set(),
+    "worker/operation.py": set(),
+    "worker/errors.py": set(),
+}  # fmt: skip
 
 
-def files(room: str) -> list[Path]:
-    path = ROOT / room
-    return [path] if path.suffix else sorted(path.rglob("*.py"))
-
-
-def imported(path: Path) -> Iterator[str]:
-    """Modules of ours that a file imports, at its top or in a function."""
+@cache
+def imports_of(path: Path) -> list[str]:
+    """Return the files of ours that a file imports, at its top or inside a function, for instance `worker/app.py`."""
+    found = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} imports relatively"
@@ -41,39 +93,78 @@ def imported(path: Path) -> Iterator[str]:
             names = [alias.name for alias in node.names]
         else:
             continue
-        yield from (name for name in names if name.split(".")[0] in {"worker", "tasks", "tests"})
+        found += [file for name in names if (file := file_of(name)) is not None]
+    return found
 
 
-def within(name: str, modules: tuple[str, ...]) -> bool:
-    return any(name == module or name.startswith(module + ".") for module in modules)
+def file_of(name: str) -> str | None:
+    """Return the file that holds `name`: a module, or something in it. None if it is not ours."""
+    parts = name.split(".")
+    if parts[0] not in {"worker", "tasks", "tests"}:
+        return None
+    while parts:
+        path = ROOT.joinpath(*parts)
+        if path.with_suffix(".py").is_file():
+            return str(path.with_suffix(".py").relative_to(ROOT))
+        if (path / "__init__.py").is_file():
+            return str((path / "__init__.py").relative_to(ROOT))
+        parts.pop()
+    raise AssertionError(f"{name} is no module")
+
+
+def room_of(file: str) -> str:
+    """Return the room of a file: `tasks`, a folder of `worker`, or a file in `worker`."""
+    parts = file.split("/")
+    if parts[0] != "worker":
+        return parts[0]
+    return "/".join(parts[:2])
+
+
+def our_files() -> Iterator[str]:
+    for folder in ("worker", "tasks"):
+        yield from (str(path.relative_to(ROOT)) for path in sorted((ROOT / folder).rglob("*.py")))
+
+
+def test_every_room_is_in_the_table() -> None:
+    assert {room_of(file) for file in our_files()} - {"worker/__init__.py"} == set(MAY_IMPORT)
+
+
+def test_the_table_has_no_circle() -> None:
+    order = list(MAY_IMPORT)
+
+    assert [
+        (room, below)
+        for room, allowed in MAY_IMPORT.items()
+        for below in allowed
+        if order.index(below) <= order.index(room)
+    ] == []
 
 
 @pytest.mark.parametrize("room", MAY_IMPORT)
-def test_a_room_imports_only_what_lies_below_it(room: str) -> None:
-    itself = room.removesuffix(".py").replace("/", ".")
-    allowed = (*MAY_IMPORT[room], itself)
+def test_a_room_imports_only_what_the_table_allows(room: str) -> None:
+    files = [file for file in our_files() if room_of(file) == room]
+    allowed = MAY_IMPORT[room] | {room}
 
-    assert files(room)
-    assert [(path.name, name) for path in files(room) for name in imported(path) if not within(name, allowed)] == []
-
-
-def test_nothing_below_knows_what_stands_above() -> None:
-    below = [path for room in ("ledger", "session", "b2copy", "flow", "watch") for path in files(f"worker/{room}")]
-
-    assert [(path.name, name) for path in below for name in imported(path) if within(name, ABOVE)] == []
+    assert files
+    assert [(file, name) for file in files for name in imports_of(ROOT / file) if room_of(name) not in allowed] == []
 
 
-def test_the_worker_names_tasks_only_as_strings_save_the_command_line() -> None:
-    rest = [path for path in files("worker") if "cli" not in path.relative_to(ROOT).parts]
+def test_no_two_files_import_each_other_directly_or_around() -> None:
+    graph = {file: {name for name in imports_of(ROOT / file) if name != file} for file in our_files()}
 
-    assert [(path.name, name) for path in rest for name in imported(path) if within(name, ("tasks",))] == []
+    def reaches_itself(start: str) -> bool:
+        seen: set[str] = set()
+        open_ends = list(graph[start])
+        while open_ends:
+            file = open_ends.pop()
+            if file == start:
+                return True
+            if file not in seen:
+                seen.add(file)
+                open_ends += graph[file]
+        return False
 
-
-def test_nothing_that_runs_imports_tests_or_the_sandbox() -> None:
-    shipped = [*files("tasks"), *(path for path in files("worker") if not {"cli", "sandbox"} & set(path.parts))]
-
-    found = [(path.name, name) for path in shipped for name in imported(path)]
-    assert [pair for pair in found if within(pair[1], ("tests", "worker.sandbox"))] == []
+    assert [file for file in graph if reaches_itself(file)] == []
 
 
 @pytest.fixture
@@ -114,7 +205,7 @@ def test_every_queue_we_name_is_served_and_none_that_is_not_ours(registered: dic
 
 
 @pytest.mark.parametrize("life", [5.0, 60.0, 600.0, 86400.0])
-def test_the_session_is_looked_at_well_within_a_tokens_life(life: float) -> None:
+def test_the_session_is_examined_well_within_a_tokens_life(life: float) -> None:
     refresh = next(entry for entry in schedule(life).values() if entry["task"] == "b2copy.session.refresh")
 
     assert refresh["schedule"] <= min(30.0, life / 10)
@@ -127,11 +218,11 @@ def test_no_task_takes_a_token(registered: dict[str, object]) -> None:
         assert not [name for name in names if "token" in name or "secret" in name]
 
 
-def test_every_kind_can_be_asked_for_by_a_message(registered: dict[str, object]) -> None:
+def test_every_kind_can_be_requested_by_a_message(registered: dict[str, object]) -> None:
     assert {f"b2copy.{kind}" for kind in KINDS} <= set(registered)
 
 
-def test_messages_are_acknowledged_after_the_ledger_and_the_rest_before(registered: dict[str, object]) -> None:
+def test_messages_are_acknowledged_after_the_ledger_has_them_and_the_rest_before(registered: dict[str, object]) -> None:
     late = {name for name, task in registered.items() if task.acks_late}  # type: ignore[attr-defined]
 
-    assert late == {f"b2copy.{kind}" for kind in KINDS}
+    assert late == {f"b2copy.{kind}" for kind in KINDS} | {STORE_TASK}

@@ -17,7 +17,7 @@ def refused(kind: type[LedgerSettings] = Settings) -> str:
     return str(caught.value)
 
 
-def test_all_that_a_worker_needs_is_read(in_stage: Stage) -> None:
+def test_a_worker_reads_its_settings(in_stage: Stage) -> None:
     settings = load(Settings)
 
     assert settings.host == in_stage.sandbox.url
@@ -45,9 +45,7 @@ def test_all_that_a_worker_needs_is_read(in_stage: Stage) -> None:
         ),
     ],
 )
-def test_each_reader_needs_its_own_and_every_missing_one_is_named_at_once(
-    kind: type[LedgerSettings], needed: set[str]
-) -> None:
+def test_each_reader_names_all_its_missing_settings_at_once(kind: type[LedgerSettings], needed: set[str]) -> None:
     lines = refused(kind).splitlines()
 
     assert {line.split()[0] for line in lines} == needed
@@ -62,7 +60,7 @@ def test_each_reader_needs_its_own_and_every_missing_one_is_named_at_once(
         ("B2COPY_RATELIMIT", "B2COPY_RATE_LIMIT"),
     ],
 )
-def test_a_misspelt_one_is_told_what_it_may_have_meant(
+def test_a_misspelt_setting_is_refused_with_the_closest_name(
     in_stage: Stage, monkeypatch: Monkey, name: str, meant: str
 ) -> None:
     monkeypatch.setenv(name, "x")
@@ -70,7 +68,7 @@ def test_a_misspelt_one_is_told_what_it_may_have_meant(
     assert refused() == f"{name} is not a setting: did you mean {meant}?"
 
 
-def test_one_like_no_other_is_told_to_go(in_stage: Stage, monkeypatch: Monkey) -> None:
+def test_an_unknown_setting_is_refused(in_stage: Stage, monkeypatch: Monkey) -> None:
     monkeypatch.setenv("B2COPY_QWERTZUIOPASDF", "x")
 
     assert refused() == "B2COPY_QWERTZUIOPASDF is not a setting: remove it, or see deploy/env.example for what there is"
@@ -91,6 +89,10 @@ def test_one_like_no_other_is_told_to_go(in_stage: Stage, monkeypatch: Monkey) -
         ("host", "http://127.0.0.1.example.com"),
         ("redis_url", "localhost:6379"),
         ("redis_url", "http://localhost"),
+        ("redis_url", "redis://localhost/0?health_check_interval=30"),
+        ("redis_url", "redis://10.0.0.5:6379/0"),
+        ("redis_url", "rediss://redis.example.com/0?ssl_cert_reqs=none"),
+        ("redis_plaintext", "yes"),
         ("database_url", "ledger.sqlite"),
         ("database_url", "sqlite:///relative.sqlite"),
         ("database_url", "mysql://host/name"),
@@ -121,7 +123,9 @@ def test_one_like_no_other_is_told_to_go(in_stage: Stage, monkeypatch: Monkey) -
         ("fees_deadline", "inf"),
     ],
 )
-def test_an_unusable_one_is_named(in_stage: Stage, monkeypatch: Monkey, name: str, value: str) -> None:
+def test_an_unusable_value_is_refused_with_the_name_of_its_setting(
+    in_stage: Stage, monkeypatch: Monkey, name: str, value: str
+) -> None:
     monkeypatch.setenv(variable(name), value)
 
     [line] = refused().splitlines()
@@ -150,10 +154,18 @@ def test_an_unusable_one_is_named(in_stage: Stage, monkeypatch: Monkey, name: st
         ("assertion_ttl", "1800", 1800.0),
     ],
 )
-def test_a_usable_one_is_read(in_stage: Stage, monkeypatch: Monkey, name: str, value: str, read: str | float) -> None:
+def test_a_usable_value_is_read(in_stage: Stage, monkeypatch: Monkey, name: str, value: str, read: str | float) -> None:
     monkeypatch.setenv(variable(name), value)
 
     assert getattr(load(Settings), name) == read
+
+
+def test_plain_redis_to_another_host_needs_a_setting_of_its_own(in_stage: Stage, monkeypatch: Monkey) -> None:
+    monkeypatch.setenv("B2COPY_REDIS_URL", "redis://10.0.0.5:6379/0")
+    assert "B2COPY_REDIS_PLAINTEXT=allowed" in refused(CrmSettings)
+
+    monkeypatch.setenv("B2COPY_REDIS_PLAINTEXT", "allowed")
+    assert load(CrmSettings).redis_url == "redis://10.0.0.5:6379/0"
 
 
 def test_keys_are_lists_newest_first(in_stage: Stage, monkeypatch: Monkey) -> None:
@@ -167,11 +179,11 @@ def test_keys_are_lists_newest_first(in_stage: Stage, monkeypatch: Monkey) -> No
 
 
 @pytest.mark.parametrize(("general", "ours"), [("REDIS_URL", "redis_url"), ("DATABASE_URL", "database_url")])
-def test_a_name_of_ours_goes_before_the_general_one(
+def test_our_own_variable_comes_before_the_general_one(
     in_stage: Stage, monkeypatch: Monkey, general: str, ours: str
 ) -> None:
     before = getattr(load(Settings), ours)
-    url = {"REDIS_URL": "redis://other/1", "DATABASE_URL": "sqlite:////other"}[general]
+    url = {"REDIS_URL": "rediss://other/1", "DATABASE_URL": "sqlite:////other"}[general]
     monkeypatch.setenv(general, url)
     assert getattr(load(Settings), ours) == before
 
@@ -179,13 +191,13 @@ def test_a_name_of_ours_goes_before_the_general_one(
     assert getattr(load(Settings), ours) == url
 
 
-def test_every_setting_says_what_it_is() -> None:
+def test_every_setting_has_a_description() -> None:
     for name, field in Settings.model_fields.items():
         assert field.description, name
         assert field.description.endswith("."), name
 
 
-def test_no_value_of_a_url_is_repeated_when_it_is_refused(in_stage: Stage, monkeypatch: Monkey) -> None:
+def test_a_refused_url_does_not_show_its_password(in_stage: Stage, monkeypatch: Monkey) -> None:
     monkeypatch.setenv("B2COPY_REDIS_URL", "http://:pass-word@host")
     monkeypatch.setenv("B2COPY_DATABASE_URL", "mysql://ada:pass-word@db/x")
 

@@ -4,6 +4,7 @@ One file in `tasks/` holds a kind, and `tasks/registry.py` lists it. Celery task
 follow from that.
 """
 
+import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
@@ -11,14 +12,14 @@ from typing import Any, Generic, Protocol, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from worker.errors import BadPayload
-from worker.operation import AttemptRecord, Claim, New, OnUnknown, Outcome
+from worker.operation import AttemptRecord, Claim, Later, New, OnUnknown, Outcome
 from worker.settings import CrmSettings, Settings
 
 
 class Payload(BaseModel):
     """What a kind needs to know. Unknown fields are refused, because a misspelt one would be lost in silence."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True, str_strip_whitespace=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=False)
 
 
 P = TypeVar("P", bound=Payload)
@@ -27,7 +28,8 @@ P = TypeVar("P", bound=Payload)
 class Attempt(Protocol):
     """One attempt at an operation, as its kind sees it.
 
-    `progress` (JSON, <= 4 KB) is stored with the operation whatever becomes of the attempt: the next one finds it.
+    `progress` (JSON, <= 4 KB) is stored with the operation whatever becomes of the attempt: the next one finds it. An
+    empty dict clears it.
     """
 
     progress: dict[str, Any] | None
@@ -111,8 +113,32 @@ class Kind(Generic[P]):
             raise BadPayload(f"{self.name}: {_problems(error, self.payload.model_fields)}") from None
 
     def permits(self, claim: Claim) -> OnUnknown:
-        """Return what an unknown outcome of this operation permits."""
+        """Return what an unknown outcome of this operation permits, for the claim as it stands."""
         return self.on_unknown(claim) if callable(self.on_unknown) else claim.on_unknown
+
+
+LOOKED_AT = "looked_at"
+
+
+async def read_back(attempt: Attempt, look: Callable[[], Coroutine[Any, Any, Outcome | None]]) -> Outcome | None:
+    """Look whether an earlier request did it, for a kind with `OnUnknown.READ_BACK`. None: it did not, so do it now.
+
+    `look` makes calls without an effect and returns the outcome if it finds the effect, None if it does not. An effect
+    may come late. So if the first look finds nothing, the second is made one HTTP deadline later.
+    """
+    if not attempt.claim.outcome_unknown:
+        return None
+    if (found := await look()) is not None:
+        return found
+    progress = dict(attempt.progress or {})
+    now = time.time()
+    looked_at = min(now, progress.pop(LOOKED_AT, now))
+    wait_s = looked_at + attempt.settings.call_deadline - now
+    if wait_s > 0:
+        attempt.progress = {**progress, LOOKED_AT: looked_at}
+        return Later(wait_s, "not found, looking again")
+    attempt.progress = progress  # without the first look: if the outcome becomes unknown again, two are due again
+    return None
 
 
 def _problems(error: ValidationError, known: Iterable[str]) -> str:

@@ -4,7 +4,7 @@
                  |-> waiting -> running
                  |-> failed
     queued -> cancelled
-    failed -> queued     (replay, by a person)
+    failed -> queued     (replay, or correct with another payload, by a person)
     failed -> succeeded  (resolve, by a person, with the result)
 
 `MOVES` is the complete table of moves. Every SQL statement that writes a state names its move and is guarded by the
@@ -23,6 +23,9 @@ MESSAGE_KIND = "message"
 
 MESSAGE_LIMIT = 500
 """Characters stored of a server message. There is one limit, so that the same text is the same wherever it is shown."""
+
+PROGRESS_LIMIT = 4096
+"""Characters of JSON that an operation's progress may have."""
 
 VERSION = version("b2copy-sync")
 """The version of this code, stored with every attempt."""
@@ -100,7 +103,10 @@ MOVES = {
     "expire": _move({State.QUEUED, State.WAITING}, {State.FAILED}),  # parked until its deadline
     "return_unsent": _move({State.RUNNING}, {State.QUEUED, State.WAITING}),  # nothing was sent
     "settle": _move({State.RUNNING}, {State.WAITING, State.SUCCEEDED, State.FAILED}),
+    # An answer whose lease was lost may decide an operation that the next holder must leave unresolved.
+    "late_answer": _move({State.FAILED, State.RUNNING}, {State.SUCCEEDED, State.FAILED}),
     "replay": _move({State.FAILED}, {State.QUEUED}),
+    "correct": _move({State.FAILED}, {State.QUEUED}),  # a replay with another payload
     "resolve": _move({State.FAILED}, {State.SUCCEEDED, State.FAILED}),  # a person records what the destination did
     "cancel": _move({State.QUEUED, State.WAITING}, {State.CANCELLED}),  # only while nothing was ever sent
     "stop_asking": _move({State.QUEUED, State.WAITING}, {State.FAILED}),  # only after something was sent
@@ -212,6 +218,8 @@ class Transition(NamedTuple):
 
     `sent=False`: nothing left the process during this claim. `outcome_unknown`: it did, and what it did is not known.
     `outcome_known`: the destination has said how the operation stands, which ends an earlier unknown outcome.
+    `progress` replaces the stored progress. None keeps what an earlier attempt stored, so that a transition without an
+    attempt loses nothing; an empty dict clears it, and so does success. At most `PROGRESS_LIMIT` characters of JSON.
     """
 
     claim: Claim
@@ -229,7 +237,10 @@ class Transition(NamedTuple):
 
 
 class AuditEntry(NamedTuple):
-    """What a person decided: when (ms since the epoch), who, what, about which key or flag, and why (`note`)."""
+    """What was decided: when (ms since the epoch), who, what, about which key or flag, and why (`note`).
+
+    `detail` holds what the decision changed of the operation: `{"before": {...}, "after": {...}}`.
+    """
 
     at: int
     actor: str

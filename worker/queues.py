@@ -11,3 +11,10 @@ WAKE_UP_LASTS_S = 0.02  # seconds; a wake-up also serves what its sender enqueue
 def queue_of(lane: str) -> str:
     """Return the queue of a lane's wake-ups."""
     return f"b2copy.{lane}"
+
+
+QUEUES = (INBOX, HOUSEKEEPING, *map(queue_of, LANES))
+"""All queues that a worker serves."""
+
+MIN_CONCURRENCY = len(LANES) + 2
+"""Slots a worker needs: one drains each lane, one takes messages in, one is for housekeeping."""

@@ -11,6 +11,7 @@ import difflib
 import ipaddress
 import os
 import re
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -20,6 +21,7 @@ from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, Valid
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from worker.errors import SettingsError
+from worker.redis_url import checked_redis_url, is_loopback, is_plaintext_to_another_host
 
 PREFIX = "B2COPY_"
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -45,18 +47,9 @@ def _base_url(value: str) -> str:
         raise ValueError("must be scheme and host alone: no user, path, query or fragment")
     if parts.port == 0:
         raise ValueError("has an unusable port")
-    if parts.scheme == "http" and not _is_loopback(parts.hostname):
+    if parts.scheme == "http" and not is_loopback(parts.hostname):
         raise ValueError("must be https: plain http is accepted to a loopback address only")
     return f"{parts.scheme}://{parts.netloc.lower()}"
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _ip_address(value: str) -> str:
@@ -67,23 +60,40 @@ def _ip_address(value: str) -> str:
 
 
 def _database_url(value: str) -> str:
-    """Name the driver we ship with: `postgres://` and `postgresql://` mean psycopg 3."""
-    scheme, separator, rest = value.strip().partition("://")
-    if not separator:
+    """Name the driver we ship with: `postgres://` and `postgresql://` mean psycopg 3. No message shows the value."""
+    value = value.strip()
+    if value[:1] in {'"', "'"}:
+        raise ValueError("must not stand in quotes: remove them")
+    if template := re.search(r"\$\{\w+\}|\$\(\w+\)|\{\{.*?\}\}|\[YOUR[-_]\w+\]", value):
+        raise ValueError(f"must not hold {template[0]}: nothing has put a value in its place")
+    scheme, separator, rest = value.partition("://")
+    if not separator or ":" in scheme:
         raise ValueError("must be an SQLAlchemy URL: sqlite:////absolute/path or postgresql://user@host/name")
-    if scheme in {"postgres", "postgresql", "postgresql+psycopg"}:
-        return f"postgresql+psycopg://{rest}"
-    if scheme == "sqlite":
+    dialect, _, driver = scheme.partition("+")
+    if dialect == "sqlite" and not driver:
         if not rest.startswith("//"):
             raise ValueError("must name an absolute path: sqlite:////absolute/path (four slashes)")
         return f"sqlite://{rest}"
-    raise ValueError(f"names {scheme!r}: the ledger runs on sqlite and postgresql")
+    if dialect not in {"postgres", "postgresql"}:
+        raise ValueError(f"must be on sqlite or postgresql, not {scheme}")
+    if driver not in {"", "psycopg"}:
+        raise ValueError(f"must not name the driver {driver}: write postgresql://..., the ledger uses psycopg 3")
+    _check_hosts(re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")[2])
+    return f"postgresql+psycopg://{rest}"
 
 
-def _redis_url(value: str) -> str:
-    if not value.strip().startswith(("redis://", "rediss://")):
-        raise ValueError("must be redis://host:6379/0, or rediss:// with TLS")
-    return value.strip()
+def _check_hosts(hosts: str) -> None:
+    """Refuse what SQLAlchemy cannot read between user and path of a PostgreSQL URL."""
+    if "," in hosts:
+        raise ValueError(
+            "must name several hosts behind the path:"
+            " postgresql://user@/name?host=h1:5432&host=h2:5432&target_session_attrs=read-write"
+        )
+    port = "" if hosts.endswith("]") else hosts.rpartition(":")[2] if ":" in hosts else ""
+    if port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        raise ValueError(
+            "must have a port number behind the host's colon (and %40, %3A, %2F for @, : and / in a password)"
+        )
 
 
 def _rate(value: str) -> str:
@@ -94,11 +104,18 @@ def _rate(value: str) -> str:
     return re.sub(r"\s+", "", value)
 
 
+def _call_paths(value: list[str]) -> list[str]:
+    for pattern in value:
+        if not re.fullmatch(r"/api/admin/[A-Za-z0-9_/*-]+", pattern):
+            raise ValueError(f"must list patterns such as /api/admin/clients/*, and {pattern!r} is none")
+    return value
+
+
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=False)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 IpAddress = Annotated[str, AfterValidator(_ip_address)]
 DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
-RedisUrl = Annotated[str, AfterValidator(_redis_url)]
+RedisUrl = Annotated[str, AfterValidator(checked_redis_url)]
 Rate = Annotated[str, AfterValidator(_rate)]
 
 
@@ -119,7 +136,12 @@ class CrmSettings(LedgerSettings):
 
     redis_url: RedisUrl = Field(
         validation_alias=AliasChoices("B2COPY_REDIS_URL", "REDIS_URL"),
-        description="Broker and session, a Redis database of our own: redis://host:6379/0.",
+        description="Broker and session, a Redis database of our own: rediss://host:6379/0 (TLS).",
+    )
+    redis_ca_file: Path | None = Field(None, description="CA certificates for Redis, if not the usual ones.")
+    redis_plaintext: Literal["refused", "allowed"] = Field(
+        "refused",
+        description="Whether redis:// without TLS may go to another host: tokens and passwords can be read on the way.",
     )
     token_ttl: Seconds = Field(600.0, description="An opaque access token's life; a JWT tells its own.")
     fees_deadline: Seconds = Field(
@@ -127,6 +149,12 @@ class CrmSettings(LedgerSettings):
     )
     calls_deadline: Seconds = Field(
         72 * 3600.0, description="How long any other call may wait, for B2COPY or for what it comes after."
+    )
+    call_paths: Annotated[
+        list[str], NoDecode, BeforeValidator(_comma_list), AfterValidator(_call_paths), Field(min_length=1)
+    ] = Field(
+        ["/api/admin/*"],
+        description="Which Admin v2 paths `b2copy.call` may go to: patterns with *, separated by commas.",
     )
 
 
@@ -151,6 +179,11 @@ class Settings(CrmSettings):
     issuer: str = Field("b2copy-sync", min_length=1, description="The assertion's `iss`.")
     assertion_ttl: Annotated[Seconds, Field(ge=60, le=1800)] = Field(
         300.0, description="The assertion's life: exp - iat, at most 1800 s."
+    )
+    clock_tolerance: Seconds = Field(
+        900.0,
+        description="B2COPY's Date header corrects the assertion's time up to this difference; more is not believed,"
+        " unless Redis' clock confirms it.",
     )
     storage_key_file: Path = Field(
         description="Keys that encrypt the tokens in Redis: urlsafe base64 of 32 bytes, one per line, newest first."
@@ -180,8 +213,10 @@ def load(kind: type[AnySettings]) -> AnySettings:
     try:
         settings = kind()
     except ValidationError as error:
-        problems += [_told(kind, dict(problem)) for problem in error.errors()]
+        problems += [_describe(kind, dict(problem)) for problem in error.errors()]
     else:
+        if isinstance(settings, CrmSettings):
+            problems += _redis_problems(settings)
         if isinstance(settings, Settings):
             problems += _contradictions(settings)
         if not problems:
@@ -217,6 +252,14 @@ def _misspelt() -> list[str]:
     return problems
 
 
+def _redis_problems(settings: CrmSettings) -> Iterator[str]:
+    if is_plaintext_to_another_host(settings.redis_url) and settings.redis_plaintext != "allowed":
+        yield (
+            "B2COPY_REDIS_URL must be rediss:// (TLS): plain redis:// is accepted to a loopback address only."
+            " Where the network between is encrypted, set B2COPY_REDIS_PLAINTEXT=allowed"
+        )
+
+
 def _contradictions(settings: Settings) -> list[str]:
     problems = []
     if settings.admin_id_type == "integer" and not re.fullmatch(r"[1-9]\d{0,18}", settings.admin_id):
@@ -229,12 +272,12 @@ def _contradictions(settings: Settings) -> list[str]:
     return problems
 
 
-def _told(kind: type[LedgerSettings], problem: dict[str, Any]) -> str:
+def _describe(kind: type[LedgerSettings], problem: dict[str, Any]) -> str:
     name = str(problem["loc"][0]) if problem["loc"] else ""
     field = name.removeprefix(PREFIX).lower() if name.isupper() else name
     about = kind.model_fields[field].description if field in kind.model_fields else ""
     if problem["type"] == "missing":
         return f"{variable(field)} is not set: {about}"
-    said = str(problem["msg"]).removeprefix("Value error, ")
-    said = said[0].lower() + said[1:]
-    return f"{variable(field)} {said}. {about}" if not said.startswith("must") else f"{variable(field)} {said}"
+    text = str(problem["msg"]).removeprefix("Value error, ")
+    text = text[0].lower() + text[1:]
+    return f"{variable(field)} {text}" if text.startswith("must") else f"{variable(field)} {text}. {about}"

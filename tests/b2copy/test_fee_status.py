@@ -1,13 +1,17 @@
 """What `processext` answers inside its HTTP 200."""
 
+import json
 import logging
 from typing import Any
 
 import pytest
 
 from worker.b2copy import FeeState
-from worker.b2copy.routes.fees import fee_status
+from worker.b2copy.routes.fees import read_status
 from worker.errors import UnknownOutcome
+
+SENT = {"account_login": "7", "request_id": "W1"}
+DEEP: Any = json.loads("[" * 900 + "]" * 900)
 
 
 def body(**changes: Any) -> dict[str, Any]:
@@ -31,19 +35,27 @@ def body(**changes: Any) -> dict[str, Any]:
     ],
 )
 def test_a_status_is_a_number_or_its_name(status: Any, state: FeeState) -> None:
-    assert fee_status(body(status=status), "7", "W1").state is state
+    assert read_status(body(status=status), SENT).state is state
 
 
-@pytest.mark.parametrize(
-    "status", [0, 4, -2, 2.5, float("inf"), float("nan"), "", "²", "FEE_PROCESS_STATUS_QUEUED", None, [2], {"a": 2}]
-)
-def test_an_unheard_of_status_counts_as_pending_and_is_told(status: Any, caplog: pytest.LogCaptureFixture) -> None:
+UNHEARD_OF: dict[str, list[Any]] = {
+    "text": ["", "²", "٢", "9" * 5000, "FEE_PROCESS_STATUS_QUEUED", "\ud800", "x" * 900_000],
+    "number": [0, 4, -2, 2.5, float("inf"), float("nan"), 10**400],
+    "other": [None, True, [2], {"a": 2}, DEEP],
+}
+
+
+@pytest.mark.parametrize("status", [pytest.param(one, id=kind) for kind, some in UNHEARD_OF.items() for one in some])
+def test_an_unheard_of_status_counts_as_pending_and_is_logged(status: Any, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        told = fee_status(body(status=status), "7", "W1")
+        found = read_status(body(status=status), SENT)
 
-    assert told.state is FeeState.PENDING
-    assert "unknown status" in told.words
+    assert found.state is FeeState.PENDING
+    assert "unknown status" in found.message
     assert "unknown status" in caplog.text
+    assert len(found.message) <= 120
+    assert len(caplog.text) < 400
+    found.message.encode()
 
 
 @pytest.mark.parametrize(
@@ -58,24 +70,40 @@ def test_an_unheard_of_status_counts_as_pending_and_is_told(status: Any, caplog:
         body(account_login="8"),
         body(request_id="W2"),
         body(request_id=None),
+        body(request_id=DEEP),
+        body(account_login=True),
+        body(account_login={}),
     ],
-    ids=str,
+    ids=lambda other: str(other)[:40] if isinstance(other, str | int) else None,
 )
 def test_an_answer_about_something_else_is_an_unknown_outcome(other: Any) -> None:
     with pytest.raises(UnknownOutcome) as caught:
-        fee_status(other, "7", "W1")
+        read_status(other, SENT)
 
     assert caught.value.status == 200  # B2COPY did answer: such an answer counts
 
 
 def test_a_login_that_comes_back_as_a_number_is_still_ours() -> None:
-    assert fee_status(body(account_login=7), "7", "W1").state is FeeState.SUCCESS
+    assert read_status(body(account_login=7), SENT).state is FeeState.SUCCESS
 
 
 def test_an_answer_without_login_and_id_is_believed() -> None:
-    assert fee_status({"status": 2}, "7", "W1").state is FeeState.SUCCESS
+    assert read_status({"status": 2}, SENT).state is FeeState.SUCCESS
 
 
 @pytest.mark.parametrize("name", ["error", "message", "details"])
-def test_the_words_of_an_error_stand_under_one_of_three_names(name: str) -> None:
-    assert fee_status(body(status=3, **{name: "no money"}), "7", "W1").words == "no money"
+def test_the_text_of_an_error_stands_under_one_of_three_names(name: str) -> None:
+    assert read_status(body(status=3, **{name: "no money"}), SENT).message == "no money"
+
+
+@pytest.mark.parametrize(
+    "details",
+    [DEEP, "\ud800", "a\0b", "x" * 900_000, [DEEP] * 20, {"message": DEEP}, 10**400, float("inf")],
+    ids=["deep", "surrogate", "NUL", "long", "deep list", "deep message", "large number", "infinity"],
+)
+def test_odd_details_never_spoil_a_success(details: Any) -> None:
+    found = read_status(body(details=details, error=details), SENT)
+
+    assert found.state is FeeState.SUCCESS
+    found.message.encode()
+    assert "\0" not in found.message

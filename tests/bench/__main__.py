@@ -1,12 +1,12 @@
-"""Measure ours against what people would write instead: `python -m tests.bench [--quick]`.
+"""Compare ours with what people would write instead: `python -m tests.bench [--quick]`.
 
     races     bulk and single operations, a bare `requests.Session` loop, a plain Celery task: rates and CPU
     delays    how long `enqueue` takes, and how long an operation takes from there to B2COPY
     memory    a worker with a hundred sends in flight
 
 All against the local sandbox on this machine, with the rate limit off and a ledger on SQLite, `synchronous=FULL`. CPU
-is user and system time of all processes of a contestant (worker, beat, whoever enqueues), without Redis and sandbox.
-Ends with 1 if an aim is missed. Needs Linux, and a machine with nothing else to do: two cores at least.
+is user and system time of all processes of a contestant (worker, beat, the process that enqueues), without Redis and
+sandbox. Exits with 1 if an aim is missed. Needs Linux and an idle machine with at least two cores.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from tests.bench.report import Report
 from tests.bench.usage import fsync_ms
 from worker.testbed.environment import Stage
 
-RACES = (  # seconds the sandbox takes, sends at once, operations a run, times the plain task's rate
+RACES = (  # seconds that the sandbox takes, sends at once, operations per run, aim: times the plain task's rate
     (0.010, 10, 3000, 2.0),
     (0.010, 50, 4000, 3.0),
     (0.000, 10, 4000, 3.0),
@@ -34,19 +34,19 @@ RACES = (  # seconds the sandbox takes, sends at once, operations a run, times t
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench")
     parser.add_argument("--quick", action="store_true", help="two rounds instead of five")
-    parser.add_argument("only", nargs="*", help="words of the titles of what to measure")
-    given = parser.parse_args(arguments)
-    rounds = 2 if given.quick else 5
+    parser.add_argument("only", nargs="*", help="words of the titles of the measurements to make")
+    options = parser.parse_args(arguments)
+    rounds = 2 if options.quick else 5
     began, report = time.monotonic(), Report()
     with TemporaryDirectory(prefix="b2copy-bench-") as folder:
         print(_machine(Path(folder)))
     for latency, at_once, count, aim in RACES:
         title = f"{latency * 1000:g} ms server, {at_once} sends at once"
-        if all(word in title.split() for word in given.only):
+        if all(word in title.split() for word in options.only):
             with Stage(latency={"api": latency}) as stage:
                 report.section(title, race(stage, at_once, rounds, count, aim))
     for title, measure in (("many", many), ("delays", delays), ("memory", memory)):
-        if all(word in title.split() for word in given.only):
+        if all(word in title.split() for word in options.only):
             with Stage() as stage:
                 report.section(title, measure(stage, rounds))
     print(

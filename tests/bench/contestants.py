@@ -1,7 +1,7 @@
-"""Who competes: ours, the bare loop and the plain Celery task, each against the same sandbox.
+"""The contestants: ours, the bare loop and the plain Celery task, each against the same sandbox.
 
-The clock of a run starts with the first operation handed over and ends with the last one delivered: for ours when the
-ledger says so, for the plain task when the sandbox has answered it, for the loop when it returns.
+The clock of a run starts with the first request and stops when the last operation is done: for ours when the ledger
+says so, for the plain task when the sandbox has answered it, for the loop when it returns.
 """
 
 import sys
@@ -22,7 +22,7 @@ from worker.testbed.broker import Broker
 from worker.testbed.environment import Stage
 from worker.testbed.processes import Process, ProcessFailed
 
-LONGEST = 60.0  # seconds a run may take
+RUN_MAX_S = 60.0  # seconds that a run may take
 
 _ANY_OPEN = select(operations.c.id).where(operations.c.due_at.is_not(None)).limit(1)
 _SUCCEEDED = select(func.count()).select_from(operations).where(operations.c.state == State.SUCCEEDED)
@@ -30,7 +30,7 @@ _SUCCEEDED = select(func.count()).select_from(operations).where(operations.c.sta
 
 @dataclass(frozen=True)
 class Run:
-    """`count` operations delivered in `seconds`, for `cpu` seconds of all processes of the contestant."""
+    """`count` operations done in `seconds`, with `cpu` seconds of all processes of the contestant."""
 
     count: int
     seconds: float
@@ -42,7 +42,7 @@ class Run:
 
     @property
     def cpu_ms(self) -> float:
-        """Milliseconds of CPU for one operation."""
+        """Milliseconds of CPU per operation."""
         return self.cpu / self.count * 1000
 
 
@@ -52,7 +52,7 @@ class Ours:
     def __init__(self, stage: Stage, concurrency: int, beat: bool = True) -> None:
         settings = {"B2COPY_CONCURRENCY": str(concurrency)}
         name = f"ours-{concurrency}"
-        self.ledger: Ledger = open_ledger(stage.database_url)
+        self.ledger: Ledger = open_ledger(stage.database_url, create=True)
         self.crm = Part("crm", stage.environment, stage.folder / "crm.log")
         self.worker = stage.worker(name=name, restarts=False, **settings)
         self._processes = [self.worker, stage.beat(name=f"{name}-beat")] if beat else [self.worker]
@@ -66,16 +66,16 @@ class Ours:
         return self._run("singly", count)
 
     def batch(self) -> str:
-        """A name for the next operations."""
+        """Return a name for the next operations."""
         self._batch += 1
         return f"{self.worker.name}-{self._batch}"
 
-    def wait(self, within: float = LONGEST) -> float:
-        """Wait until nothing is open in the ledger; return when that was, monotonic seconds."""
+    def wait(self, within: float = RUN_MAX_S) -> float:
+        """Wait until no operation is open; return when that was (monotonic seconds)."""
         return _wait(self.worker, self._all_final, within, every=0.01)
 
     def succeeded(self) -> int:
-        """How many operations have succeeded, ever."""
+        """Return how many operations have succeeded so far."""
         with self.ledger.reading() as connection:
             return connection.execute(_SUCCEEDED).scalar_one()
 
@@ -89,11 +89,11 @@ class Ours:
 
     def _run(self, how: str, count: int) -> Run:
         before = cpu_seconds(*(process.pid for process in self._processes))
-        fed = self.crm.ask(how, batch=self.batch(), count=count)
+        enqueued = self.crm.run(how, batch=self.batch(), count=count)
         self.accepted += count
         ended = self.wait()
         after = cpu_seconds(*(process.pid for process in self._processes))
-        return Run(count, ended - fed["began"], after - before + fed["cpu"])
+        return Run(count, ended - enqueued["began"], after - before + enqueued["cpu"])
 
     def _all_final(self) -> bool:
         with self.ledger.reading() as connection:
@@ -102,25 +102,25 @@ class Ours:
 
 class Loop:
     def __init__(self, stage: Stage, token: str, concurrency: int) -> None:
-        environment = _told(stage, token, concurrency)
+        environment = _environment(stage, token, concurrency)
         self._part = Part("loop", environment, stage.folder / "loop.log")
         self._batch = 0
 
     def run(self, count: int) -> Run:
         self._batch += 1
-        told = self._part.ask("run", batch=f"loop-{id(self)}-{self._batch}", count=count)
-        return Run(count, told["ended"] - told["began"], told["cpu"])
+        answer = self._part.run("run", batch=f"loop-{id(self)}-{self._batch}", count=count)
+        return Run(count, answer["ended"] - answer["began"], answer["cpu"])
 
     def close(self) -> None:
         self._part.close()
 
 
 class Plain:
-    """The plain task's worker, on a broker of its own, and its feeder."""
+    """The plain task's worker, on a broker of its own, and the process that calls `delay`."""
 
     def __init__(self, stage: Stage, token: str, concurrency: int) -> None:
         self._broker = Broker(stage.folder / "plain-broker").start()
-        environment = _told(stage, token, concurrency) | {"BENCH_BROKER": self._broker.url}
+        environment = _environment(stage, token, concurrency) | {"BENCH_BROKER": self._broker.url}
         self._control = stage.sandbox.control
         self._feeder = Part("plain", environment, stage.folder / "plain.log")
         command = [sys.executable, "-m", "celery", "-A", "tests.bench.plain", "worker"]
@@ -131,8 +131,8 @@ class Plain:
     def run(self, count: int) -> Run:
         self._batch += 1
         before, answered = cpu_seconds(self._worker.pid), _answered(self._control)
-        fed = self._feeder.ask("feed", batch=f"plain-{id(self)}-{self._batch}", count=count)
-        ended = _wait(self._worker, lambda: _answered(self._control) >= answered + count, LONGEST, every=0.02)
+        fed = self._feeder.run("feed", batch=f"plain-{id(self)}-{self._batch}", count=count)
+        ended = _wait(self._worker, lambda: _answered(self._control) >= answered + count, RUN_MAX_S, every=0.02)
         return Run(count, ended - fed["began"], cpu_seconds(self._worker.pid) - before + fed["cpu"])
 
     def close(self) -> None:
@@ -141,9 +141,9 @@ class Plain:
         self._broker.stop()
 
 
-def _told(stage: Stage, token: str, concurrency: int) -> dict[str, str]:
-    told = {"BENCH_URL": stage.sandbox.url + PROCESS, "BENCH_TOKEN": token, "BENCH_CONCURRENCY": str(concurrency)}
-    return stage.environment | told
+def _environment(stage: Stage, token: str, concurrency: int) -> dict[str, str]:
+    settings = {"BENCH_URL": stage.sandbox.url + PROCESS, "BENCH_TOKEN": token, "BENCH_CONCURRENCY": str(concurrency)}
+    return stage.environment | settings
 
 
 def _answered(control: SandboxControl) -> int:
@@ -155,6 +155,6 @@ def _wait(worker: Process, done: Callable[[], bool], within: float, every: float
     until = time.monotonic() + within
     while not done():
         if time.monotonic() > until or not worker.running:
-            raise ProcessFailed(f"{worker.name} did not deliver everything:\n{worker.tail()}")
+            raise ProcessFailed(f"{worker.name} did not finish:\n{worker.tail()}")
         time.sleep(every)
     return time.monotonic()

@@ -1,4 +1,4 @@
-"""The CRM's side of ours: what enqueues."""
+"""The process of the CRM that enqueues for our worker."""
 
 import time
 from collections.abc import Iterator
@@ -13,12 +13,12 @@ def _rows(batch: str, count: int) -> Iterator[dict[str, str]]:
 
 
 def many(batch: str, count: int) -> None:
-    """Enqueue in one call, to the bulk lane."""
+    """Enqueue all in one call, to the lane `bulk`."""
     enqueue.many("fees.process", _rows(batch, count), lane="bulk")
 
 
 def singly(batch: str, count: int, per_second: float = 0.0) -> dict[str, Any]:
-    """Enqueue one by one, as fast as it goes or at a pace. `calls`: when each began and how long it took, s."""
+    """Enqueue one by one, as fast as possible or at a rate. `calls`: request_id, begin and duration of each, s."""
     calls = []
     begin = time.monotonic()
     for number, row in enumerate(_rows(batch, count)):

@@ -1,10 +1,11 @@
-"""How long it takes to enqueue, and from there to B2COPY."""
+"""How long `enqueue` takes, and how long an operation takes from there to B2COPY."""
 
 from statistics import median
 
 from tests.bench.contestants import Ours
 from tests.bench.part import Part
 from tests.bench.report import Figure, at_least, at_most, percentile
+from worker.ledger import open_ledger
 from worker.testbed.environment import Stage
 
 ROWS = 20_000  # in one call of `many`
@@ -12,14 +13,15 @@ CALLS = 150  # of `enqueue.fees` in a round, fifty a second
 
 
 def many(stage: Stage, rounds: int) -> list[Figure]:
-    """How fast a list is checked and recorded; no worker is there to get in its way."""
+    """How fast a list is checked and recorded, without a worker that competes for the CPU."""
+    open_ledger(stage.database_url, create=True).close()
     crm = Part("crm", stage.environment, stage.folder / "crm.log")
     try:
-        crm.ask("many", batch="warm", count=100)
-        told = [crm.ask("many", batch=f"round-{number}", count=ROWS) for number in range(rounds)]
+        crm.run("many", batch="warm", count=100)
+        runs = [crm.run("many", batch=f"round-{number}", count=ROWS) for number in range(rounds)]
     finally:
         crm.close()
-    rate = median(ROWS / (one["ended"] - one["began"]) for one in told)
+    rate = median(ROWS / (one["ended"] - one["began"]) for one in runs)
     return [at_least(f"enqueue.many, {ROWS:,} rows", rate, 40_000, "/s", 0)]
 
 
@@ -33,11 +35,11 @@ def delays(stage: Stage, rounds: int) -> list[Figure]:
         for _ in range(rounds):
             stage.sandbox.control.switches(latency={})
             applied.append(_applied(stage, ours, per_second=capacity / 2, count=int(capacity)))
-            idle.append(_took(ours.crm.ask("singly", batch=ours.batch(), count=CALLS, per_second=50)))
+            idle.append(_durations(ours.crm.run("singly", batch=ours.batch(), count=CALLS, per_second=50)))
             ours.wait()
             stage.sandbox.control.switches(latency={"api": 0.01})
-            ours.crm.ask("many", batch=ours.batch(), count=int(capacity * CALLS / 50))
-            busy.append(_took(ours.crm.ask("singly", batch=ours.batch(), count=CALLS, per_second=50)))
+            ours.crm.run("many", batch=ours.batch(), count=int(capacity * CALLS / 50))
+            busy.append(_durations(ours.crm.run("singly", batch=ours.batch(), count=CALLS, per_second=50)))
             ours.wait()
     finally:
         ours.close()
@@ -51,19 +53,19 @@ def delays(stage: Stage, rounds: int) -> list[Figure]:
     ]
 
 
-def _took(told: dict[str, list[tuple[str, float, float]]]) -> list[float]:
-    return [seconds for _, _, seconds in told["calls"]]
+def _durations(answer: dict[str, list[tuple[str, float, float]]]) -> list[float]:
+    return [seconds for _, _, seconds in answer["calls"]]
 
 
 def _applied(stage: Stage, ours: Ours, per_second: float, count: int) -> list[float]:
-    """Seconds from the call of `enqueue` to the sandbox's effect: one clock, as both are on one machine."""
-    told = ours.crm.ask("singly", batch=ours.batch(), count=count, per_second=per_second)
+    """Return the seconds from each call of `enqueue` to the sandbox's effect: one machine, one clock."""
+    answer = ours.crm.run("singly", batch=ours.batch(), count=count, per_second=per_second)
     ours.wait()
     applied = {effect["key"]: effect["first_at"] for effect in stage.sandbox.control.effects("fees.process")}
-    return [applied[f"123456/{request_id}"] - began for request_id, began, _ in told["calls"]]
+    return [applied[f"123456/{request_id}"] - began for request_id, began, _ in answer["calls"]]
 
 
 def _at(what: str, rounds: list[list[float]], share: float, aim: float) -> Figure:
-    """The median of the rounds' percentiles: one slow moment of the machine is one round's."""
+    """Return the median of the rounds' percentiles, so that one slow moment of the machine spoils one round only."""
     found = median(percentile(seconds, share) for seconds in rounds)
     return at_most(f"{what}, p{share * 100:g}", found * 1000, aim, " ms", 1)

@@ -1,7 +1,6 @@
-"""The bare loop: threads, each with a `requests.Session` of its own. No queue, no ledger, nothing kept.
+"""The bare loop: threads, each with a `requests.Session` of its own. No queue, no ledger, no evidence.
 
-What somebody writes who has the whole work in one list and whom nothing ever interrupts: the least that so many calls
-through `requests` can cost.
+This is the least that so many calls through `requests` can cost: the whole work is one list, and nothing interrupts it.
 """
 
 import os
@@ -18,7 +17,7 @@ THREADS = int(os.environ["BENCH_CONCURRENCY"])
 
 
 def post(session: Any, number: int, batch: str) -> None:
-    """One call, with `session` a `requests.Session` or `requests` itself."""
+    """Make one call. `session` is a `requests.Session` or the module `requests`."""
     payload = {"account_login": "123456", "request_id": f"{batch}-{number}"}
     response = session.post(URL, json=payload, headers=HEADERS, timeout=12)
     response.raise_for_status()
@@ -31,7 +30,7 @@ class Loop:
         self.sessions = [requests.Session() for _ in range(THREADS)]
 
     def run(self, batch: str, count: int) -> None:
-        """Post `count` operations; the sessions and their connections live on from run to run."""
+        """Post `count` operations. Sessions and connections are reused by the next run."""
         left, failed = deque(range(count)), []
 
         def work(session: requests.Session) -> None:

@@ -1,4 +1,4 @@
-"""What a worker holds in memory at its busiest."""
+"""The peak memory of a worker."""
 
 from tests.bench.contestants import Ours
 from tests.bench.report import Figure, at_most

@@ -1,7 +1,7 @@
-"""A process that does one contestant's work when told: JSON lines in, JSON lines out.
+"""A process that does the work of one contestant: it reads commands from stdin and answers on stdout, in JSON lines.
 
-Each contestant runs in processes of its own, started and warm before the clock is: what is compared is the work, not
-the imports. A part ends when its stdin does, and so with whoever started it.
+It is started and warm before the clock starts, because the work is compared and not the imports. It ends with its
+stdin, and so with the process that started it.
 """
 
 import json
@@ -18,7 +18,7 @@ Action = Callable[..., Mapping[str, Any] | None]
 
 
 class Part:
-    """One such process: `python -m tests.bench.<name>`."""
+    """The process `python -m tests.bench.<name>`, as seen by its parent."""
 
     def __init__(self, name: str, environment: Mapping[str, str], log: Path) -> None:
         self._log = log
@@ -32,23 +32,23 @@ class Part:
                 text=True,
             )
 
-    def tell(self, action: str, **how: Any) -> None:
-        """Start an action; `result` waits for its end."""
+    def start(self, action: str, **how: Any) -> None:
+        """Start an action. `result` waits for its end."""
         assert self._popen.stdin is not None
         self._popen.stdin.write(json.dumps([action, how]) + "\n")
         self._popen.stdin.flush()
 
     def result(self) -> dict[str, Any]:
-        """What the action returned, with `began` and `ended` (monotonic seconds) and the `cpu` seconds it took."""
+        """Return what the action returned, with `began`, `ended` (monotonic seconds) and the `cpu` seconds used."""
         assert self._popen.stdout is not None
         line = self._popen.stdout.readline()
         if not line:
             raise ProcessFailed(f"{self._popen.args!r} ended:\n{self._log.read_text()[-2000:]}")
-        told: dict[str, Any] = json.loads(line)
-        return told
+        answer: dict[str, Any] = json.loads(line)
+        return answer
 
-    def ask(self, action: str, **how: Any) -> dict[str, Any]:
-        self.tell(action, **how)
+    def run(self, action: str, **how: Any) -> dict[str, Any]:
+        self.start(action, **how)
         return self.result()
 
     def close(self) -> None:
@@ -64,10 +64,10 @@ class Part:
 
 
 def serve(**actions: Action) -> None:
-    """Be such a process until stdin ends."""
+    """Run the actions that stdin names, until stdin ends."""
     for line in sys.stdin:
         action, how = json.loads(line)
         cpu, began = time.process_time(), time.monotonic()
         result = actions[action](**how) or {}
-        told = {"began": began, "ended": time.monotonic(), "cpu": time.process_time() - cpu} | dict(result)
-        print(json.dumps(told), flush=True)
+        answer = {"began": began, "ended": time.monotonic(), "cpu": time.process_time() - cpu} | dict(result)
+        print(json.dumps(answer), flush=True)

@@ -1,7 +1,7 @@
-"""Contestants in turns: each round runs all of them, one after the other, each time from another one on.
+"""Races: each round runs all contestants one after the other, and each round begins with another one.
 
-A machine that is busy with something else slows a whole round down, so figures are compared within a round, and the
-medians of those ratios are what counts.
+Other work on the machine slows a whole round down. So figures are compared within a round, and the median of these
+ratios counts.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,13 +18,13 @@ SINGLES_AIM = 1.5  # times the plain task's rate
 
 
 def race(stage: Stage, at_once: int, rounds: int, count: int, aim: float) -> list[Figure]:
-    """`at_once` sends, `count` operations a run; `aim` times the plain task's rate is what bulk ought to reach."""
-    token = SharedSession(_settings(stage)).current().access  # for those who cannot log in
+    """`at_once` sends, `count` operations a run; `aim` times the plain task's rate is the aim of bulk."""
+    token = SharedSession(_settings(stage)).current().access  # for the contestants that cannot log in
     ours, loop, plain = Ours(stage, at_once), Loop(stage, token, at_once), Plain(stage, token, at_once)
     sandbox = stage.sandbox.process.pid
     calls, cpu = _calls(stage), cpu_seconds(sandbox)
     try:
-        bulk, singles, bare, task = in_turns(
+        bulk, singles, bare, task = run_rounds(
             rounds,
             lambda: ours.bulk(count),
             lambda: ours.singles(count // 4),
@@ -54,20 +54,20 @@ def race(stage: Stage, at_once: int, rounds: int, count: int, aim: float) -> lis
     ]
 
 
-def in_turns(rounds: int, *contestants: Callable[[], Run]) -> list[list[Run]]:
-    """Warm each up once, then let them run; return each one's runs in the order of rounds."""
+def run_rounds(rounds: int, *contestants: Callable[[], Run]) -> list[list[Run]]:
+    """Run each contestant once to warm it up, then `rounds` times; return the runs of each contestant by round."""
     for run in contestants:
         run()
     runs: list[list[Run]] = [[] for _ in contestants]
     for number in range(rounds):
         for step in range(len(contestants)):
-            turn = (number + step) % len(contestants)
-            runs[turn].append(contestants[turn]())
+            which = (number + step) % len(contestants)
+            runs[which].append(contestants[which]())
     return runs
 
 
 def _settings(stage: Stage) -> Settings:
-    """The stage's settings, for this process."""
+    """Return the settings of the stage's processes."""
     return Settings.model_validate({name.removeprefix(PREFIX).lower(): value for name, value in stage.settings.items()})
 
 
@@ -76,9 +76,9 @@ def _calls(stage: Stage) -> int:
     return calls
 
 
-def _rates(who: str, runs: Sequence[Run]) -> Figure:
+def _rates(name: str, runs: Sequence[Run]) -> Figure:
     rate, cpu = median(run.rate for run in runs), median(run.cpu_ms for run in runs)
-    return Figure(who, f"{rate:,.0f}/s  {cpu:.2f} ms CPU each")
+    return Figure(name, f"{rate:,.0f}/s  {cpu:.2f} ms CPU each")
 
 
 def _ratios(ours: Sequence[Run], theirs: Sequence[Run]) -> list[float]:

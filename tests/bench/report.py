@@ -1,4 +1,4 @@
-"""What was measured, beside what it ought to be."""
+"""Figures beside their aims."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -6,31 +6,33 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Figure:
-    """One line: what, ours, and, where there is an aim, the aim and whether it is met."""
+    """One line. `aim` and `met` are empty if there is no aim."""
 
     what: str
-    ours: str
+    value: str
     aim: str = ""
     met: bool | None = None
 
     @property
-    def verdict(self) -> str:
+    def result(self) -> str:
         return "" if self.met is None else "met" if self.met else "NOT MET"
 
 
 @dataclass
 class Report:
-    """Figures under headings, printed as they come."""
+    """Figures under headings, printed as soon as they are measured."""
 
     missed: list[str] = field(default_factory=list)
 
     def section(self, title: str, figures: Sequence[Figure]) -> None:
-        self.missed += [f"{title}: {figure.what} {figure.ours}" for figure in figures if figure.met is False]
-        lines = [(figure.what, figure.ours, figure.aim, figure.verdict) for figure in figures]
-        wide = [max(len(line[at]) for line in lines) for at in range(4)]
+        self.missed += [f"{title}: {figure.what} {figure.value}" for figure in figures if figure.met is False]
+        lines = [(figure.what, figure.value, figure.aim, figure.result) for figure in figures]
+        widths = [max(len(line[at]) for line in lines) for at in range(4)]
         print(f"\n{title}")
-        for what, ours, aim, verdict in lines:
-            line = f"  {what:<{max(44, wide[0])}}  {ours:>{max(26, wide[1])}}  {aim:<{max(10, wide[2])}}  {verdict}"
+        for what, value, aim, result in lines:
+            line = (
+                f"  {what:<{max(44, widths[0])}}  {value:>{max(26, widths[1])}}  {aim:<{max(10, widths[2])}}  {result}"
+            )
             print(line.rstrip(), flush=True)
 
 
@@ -43,6 +45,6 @@ def at_most(what: str, value: float, aim: float, unit: str = "x", digits: int = 
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The value below which `share` of them lie."""
+    """Return the value below which `share` of the values lie."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))]

@@ -1,10 +1,10 @@
-"""The benchmark itself: what it counts, and what it calls a miss."""
+"""The benchmark itself: what it counts, and when an aim is missed."""
 
 import pytest
 
 from tests.bench.contestants import Run
 from tests.bench.part import Part
-from tests.bench.races import in_turns
+from tests.bench.races import run_rounds
 from tests.bench.report import Report, at_least, at_most, percentile
 from worker.ledger import open_ledger, search
 from worker.testbed.environment import Stage
@@ -18,7 +18,7 @@ def test_every_round_runs_each_contestant_and_begins_with_another() -> None:
         order.append(name)
         return Run(count=len(order), seconds=1.0, cpu=0.0)
 
-    first, second = in_turns(2, lambda: contestant("a"), lambda: contestant("b"))
+    first, second = run_rounds(2, lambda: contestant("a"), lambda: contestant("b"))
 
     assert "".join(order) == "ab" + "ab" + "ba"
     assert [run.rate for run in first] == [3, 6]
@@ -41,24 +41,24 @@ def test_percentiles_are_values_that_were_seen() -> None:
 
 
 def test_the_crm_enqueues_in_a_process_of_its_own(stage: Stage) -> None:
+    ledger = open_ledger(stage.database_url, create=True)
     crm = Part("crm", stage.environment, stage.folder / "crm.log")
     try:
-        told = crm.ask("many", batch="bulk", count=3)
-        calls = crm.ask("singly", batch="single", count=2)["calls"]
+        answer = crm.run("many", batch="bulk", count=3)
+        calls = crm.run("singly", batch="single", count=2)["calls"]
     finally:
         crm.close()
 
-    assert told["ended"] > told["began"]
-    assert told["cpu"] > 0
+    assert answer["ended"] > answer["began"]
+    assert answer["cpu"] > 0
     assert [name for name, _, _ in calls] == ["single-0", "single-1"]
-    ledger = open_ledger(stage.database_url)
     lanes = sorted(operation.lane for operation in search(ledger))
     ledger.close()
     assert lanes == ["bulk"] * 3 + ["money"] * 2
 
 
-def test_a_part_that_ends_tells_why(stage: Stage) -> None:
-    loop = Part("loop", stage.environment, stage.folder / "loop.log")  # nobody told it where to post
+def test_a_part_that_ends_early_raises_its_log(stage: Stage) -> None:
+    loop = Part("loop", stage.environment, stage.folder / "loop.log")  # without the variable that says where to post
     try:
         with pytest.raises(ProcessFailed, match="BENCH_URL"):
             loop.result()

@@ -1,4 +1,4 @@
-"""What a process has used, from Linux' /proc."""
+"""What a process has used, from /proc (Linux)."""
 
 import os
 import time
@@ -9,20 +9,20 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def cpu_seconds(*pids: int) -> float:
-    """User and system time of these processes, all their threads, and the children they have reaped."""
+    """Return user and system time of these processes, all their threads, and the children they have waited for."""
     return sum(_ticks(pid) for pid in pids) / _TICKS
 
 
 def peak_rss(pid: int) -> float:
-    """The most memory a process ever had resident, MB (of 10^6 bytes)."""
+    """Return the largest resident memory that a process ever had, MB (10^6 bytes)."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024 / 1e6
-    raise ValueError(f"process {pid} tells no VmHWM")
+    raise ValueError(f"/proc/{pid}/status has no VmHWM")
 
 
 def fsync_ms(folder: Path) -> float:
-    """How long this disk takes to make 4 kB durable, median: what every commit of the ledger waits for."""
+    """Return the median time in which this disk makes 4 kB durable. Every commit of the ledger waits for that."""
     took = []
     with (folder / "fsync").open("wb") as file:
         for _ in range(50):

@@ -22,6 +22,6 @@ def b2copy_sync(stage: Stage, tmp_path: Path) -> Command:
 
 @pytest.fixture
 def ledger(stage: Stage) -> Iterator[Ledger]:
-    ledger = open_ledger(stage.database_url)
+    ledger = open_ledger(stage.database_url, create=True)
     yield ledger
     ledger.close()

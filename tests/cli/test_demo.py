@@ -157,7 +157,7 @@ def test_a_signal_stops_every_process_and_clears_the_folder(tmp_path: Path, numb
 
 @pytest.fixture(scope="module")
 def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
-    ledger = open_ledger(f"sqlite:///{tmp_path_factory.mktemp('ledger')}/ledger.sqlite")
+    ledger = open_ledger(f"sqlite:///{tmp_path_factory.mktemp('ledger')}/ledger.sqlite", create=True)
     yield ledger
     ledger.close()
 

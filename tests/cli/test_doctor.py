@@ -138,6 +138,7 @@ def test_compares_the_clocks(offset: float, way: str, b2copy_sync: Command, sand
     assert verdicts(ran)["session"] == {"ok"}
 
 
+@pytest.mark.failure_mode("F33")
 def test_warns_of_a_redis_that_may_lose_messages_or_is_shared(
     b2copy_sync: Command, broker: Broker, stage: Stage
 ) -> None:

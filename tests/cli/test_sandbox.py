@@ -21,7 +21,7 @@ def test_prints_settings_with_which_a_login_succeeds(b2copy_sync: Command, tmp_p
         keys = Path(settings["B2COPY_PRIVATE_KEY_FILE"]).parent
         process.send_signal(signal.SIGINT)
 
-    assert ran.document["outcome"] == "jwt"
+    assert ran.document["outcome"] == "login"
     assert process.returncode == 0
     assert not keys.exists()
 

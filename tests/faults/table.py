@@ -1,4 +1,4 @@
-"""Scenarios, and the table they end in."""
+"""Scenarios, and the table of their figures."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Scenario:
-    """A name, and a run that returns the figures of its row; `holds` tells what is wrong with them."""
+    """A name, a run that returns the figures of its row, and `holds`, which returns what is wrong with them."""
 
     name: str
     run: Callable[[], Mapping[str, Any]]
@@ -23,15 +23,15 @@ class Table:
     rows: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
 
-    def play(self, scenario: Scenario) -> None:
-        """Run a scenario and add its row. What it raises is its row's failure, and the next scenario goes on."""
-        with self._guarded(scenario.name):
+    def run(self, scenario: Scenario) -> None:
+        """Run a scenario and add its row. If it raises, that is noted and the next scenario can run."""
+        with self._errors_noted(scenario.name):
             figures = scenario.run()
             self.rows.append((scenario.name, figures))
             self.broken += [f"{scenario.name}: {problem}" for problem in scenario.holds(figures)]
 
     @contextlib.contextmanager
-    def _guarded(self, name: str) -> Iterator[None]:
+    def _errors_noted(self, name: str) -> Iterator[None]:
         try:
             yield
         except Exception as error:
@@ -40,7 +40,7 @@ class Table:
     def __str__(self) -> str:
         columns = list(self.rows[0][1]) if self.rows else []
         lines = [["scenario", *columns]]
-        lines += [[name, *(_told(figures.get(column)) for column in columns)] for name, figures in self.rows]
+        lines += [[name, *(_cell(figures.get(column)) for column in columns)] for name, figures in self.rows]
         widths = [max(len(line[at]) for line in lines) for at in range(len(lines[0]))]
         text = [
             " | ".join(
@@ -53,5 +53,7 @@ class Table:
         return "\n".join([self.title, "", *text, *(f"BROKEN {problem}" for problem in self.broken)])
 
 
-def _told(value: Any) -> str:
+def _cell(value: Any) -> str:
+    if isinstance(value, list):
+        return str(len(value))
     return f"{value:.2f}" if isinstance(value, float) else str(value)

@@ -1,4 +1,6 @@
-"""While B2COPY is away it is asked once in a while, by one call."""
+"""While a destination is unavailable, one call per interval probes it."""
+
+from collections.abc import Callable
 
 import pytest
 
@@ -7,82 +9,106 @@ from worker.flow import circuit_breaker
 from worker.flow.circuit_breaker import FAILURES_TO_OPEN, CircuitBreaker
 
 
+@pytest.fixture(autouse=True)
+def _probe_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(circuit_breaker, "PROBE_EVERY_S", 0.1)
+
+
 @pytest.fixture
-def closed() -> list[str]:
+def events() -> list[str]:
     return []
 
 
+def a_breaker(
+    events: list[str], may_probe: Callable[[], bool] = lambda: True, failures_to_open: int = FAILURES_TO_OPEN
+) -> CircuitBreaker:
+    return CircuitBreaker(lambda: events.append("opened"), lambda: events.append("closed"), may_probe, failures_to_open)
+
+
 @pytest.fixture
-def breaker(closed: list[str], monkeypatch: pytest.MonkeyPatch) -> CircuitBreaker:
-    monkeypatch.setattr(circuit_breaker, "PROBE_EVERY", 0.1)
-    return CircuitBreaker(lambda: closed.append("closed"))
+def breaker(events: list[str]) -> CircuitBreaker:
+    return a_breaker(events)
 
 
 def fail(breaker: CircuitBreaker, times: int = FAILURES_TO_OPEN) -> None:
     for _ in range(times):
-        breaker.failed()
+        breaker.record_failure()
 
 
-def test_closed_it_lets_everything_through(breaker: CircuitBreaker) -> None:
-    assert breaker.allowance(50) == 50
-    assert breaker.until_probe() == 0.0
+def test_a_closed_breaker_lets_everything_pass(breaker: CircuitBreaker) -> None:
+    assert (breaker.available(50), breaker.take(50)) == (50, 50)
+    assert breaker.until_probe_s() == 0.0
 
 
-def test_some_failures_do_not_open_it(breaker: CircuitBreaker) -> None:
+def test_failures_with_a_success_between_them_do_not_open_it(breaker: CircuitBreaker, events: list[str]) -> None:
     fail(breaker, FAILURES_TO_OPEN - 1)
-    breaker.succeeded()
+    breaker.record_success()
     fail(breaker, FAILURES_TO_OPEN - 1)
 
-    assert not breaker.open
-    assert breaker.allowance(50) == 50
+    assert not breaker.is_open
+    assert breaker.take(50) == 50
+    assert events == []
 
 
-def test_failures_in_a_row_open_it(breaker: CircuitBreaker) -> None:
+def test_failures_in_a_row_open_it(breaker: CircuitBreaker, events: list[str]) -> None:
+    fail(breaker, FAILURES_TO_OPEN + 3)
+
+    assert breaker.is_open
+    assert (breaker.available(50), breaker.take(50)) == (0, 0)
+    assert 0 < breaker.until_probe_s() <= 0.1
+    assert events == ["opened"]
+
+
+def test_one_failure_opens_a_breaker_that_is_made_so(events: list[str]) -> None:
+    breaker = a_breaker(events, failures_to_open=1)
+
+    breaker.record_failure()
+
+    assert breaker.is_open
+
+
+def test_an_open_breaker_lets_one_probe_pass_per_interval(breaker: CircuitBreaker) -> None:
     fail(breaker)
+    for _ in range(2):
+        until(lambda: breaker.until_probe_s() == 0.0)
 
-    assert breaker.open
-    assert breaker.allowance(50) == 0
-    assert 0 < breaker.until_probe() <= 0.1
+        assert breaker.available(50) == 1
+        assert [breaker.take(50) for _ in range(3)] == [1, 0, 0]
+        breaker.record_failure()
+        assert breaker.is_open
 
 
-def test_open_it_lets_one_probe_through_per_interval(breaker: CircuitBreaker) -> None:
+def test_asking_what_is_available_takes_no_probe(breaker: CircuitBreaker) -> None:
     fail(breaker)
-    until(lambda: breaker.until_probe() == 0.0)
+    until(lambda: breaker.until_probe_s() == 0.0)
 
-    assert [breaker.allowance(50) for _ in range(3)] == [1, 0, 0]
-    breaker.failed()
-    assert breaker.open
-    until(lambda: breaker.until_probe() == 0.0)
-    assert [breaker.allowance(50) for _ in range(3)] == [1, 0, 0]
+    assert [breaker.available(1) for _ in range(3)] == [1, 1, 1]
+    assert breaker.take(0) == 0
+    assert breaker.take(1) == 1
 
 
-def test_nobody_who_wants_nothing_uses_up_the_probe(breaker: CircuitBreaker) -> None:
+def test_only_the_process_that_may_probe_does(events: list[str]) -> None:
+    breaker = a_breaker(events, may_probe=lambda: False)
     fail(breaker)
-    until(lambda: breaker.until_probe() == 0.0)
+    until(lambda: breaker.until_probe_s() == 0.0)
 
-    assert breaker.allowance(0) == 0
-    assert breaker.allowance(1) == 1
+    assert breaker.available(1) == 1
+    assert breaker.take(1) == 0
+    assert breaker.until_probe_s() > 0  # and it asks again only after the interval
 
 
-def test_one_success_closes_it_and_releases_what_waited(breaker: CircuitBreaker, closed: list[str]) -> None:
+def test_one_success_closes_it(breaker: CircuitBreaker, events: list[str]) -> None:
     fail(breaker)
-    breaker.succeeded()
+    breaker.record_success()
+    breaker.record_success()
 
-    assert not breaker.open
-    assert breaker.allowance(50) == 50
-    breaker.succeeded()
-    assert closed == ["closed"]
-
-
-def test_a_success_while_closed_releases_nothing(breaker: CircuitBreaker, closed: list[str]) -> None:
-    fail(breaker, FAILURES_TO_OPEN - 1)
-    breaker.succeeded()
-
-    assert closed == []
+    assert not breaker.is_open
+    assert breaker.take(50) == 50
+    assert events == ["opened", "closed"]
 
 
-def test_each_opening_is_told_from_the_last(breaker: CircuitBreaker) -> None:
+def test_times_opened_counts_the_openings(breaker: CircuitBreaker) -> None:
     for opening in (1, 2):
         fail(breaker, FAILURES_TO_OPEN * 2)
-        assert breaker.epoch == opening
-        breaker.succeeded()
+        assert breaker.times_opened == opening
+        breaker.record_success()

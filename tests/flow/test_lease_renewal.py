@@ -1,97 +1,112 @@
-"""A claim is kept alive while it is held, and nothing is sent on one that is about to lapse."""
+"""A lease is renewed while its claim is held, and nothing is sent on a lease that is about to lapse."""
 
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
 from sqlalchemy import text
 
-from tests.flow.conftest import hold
+from tests.operations import OWNER, claim_one, find_operation, hold_operation
 from tests.support import until
 from worker.flow import lease_renewal
-from worker.flow.lease_renewal import MARGIN, LeaseRenewal
-from worker.ledger import Ledger, find
+from worker.flow.lease_renewal import MARGIN_S, LeaseRenewal
+from worker.ledger import Ledger
 from worker.operation import Claim
 
-OWNER = "worker 1"
+Hold = Callable[[Claim], LeaseRenewal]
 
 
 @pytest.fixture
-def leases(books: Ledger, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Claim], LeaseRenewal]]:
-    """LeaseRenewal that hold a claim, renewed every 0.1 s instead of every three."""
-    monkeypatch.setattr(lease_renewal, "RENEW_EVERY", 0.1)
+def renewing(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hold]:
+    """Renews the lease of a claim every 0.1 s instead of every three."""
+    monkeypatch.setattr(lease_renewal, "RENEW_EVERY_S", 0.1)
     made: list[tuple[LeaseRenewal, Claim]] = []
 
-    def holding(claim: Claim) -> LeaseRenewal:
-        leases = LeaseRenewal(books, OWNER)
-        leases.took([claim])
+    def hold(claim: Claim) -> LeaseRenewal:
+        leases = LeaseRenewal(ledger, OWNER)
+        leases.add([claim])
         made.append((leases, claim))
         return leases
 
-    yield holding
+    yield hold
     for leases, claim in made:
-        leases.let_go([claim])
+        leases.remove([claim])
 
 
-def lapses_at(books: Ledger) -> int:
-    found = find(books, "fees.process:W1")
-    assert found is not None
-    assert found.due_at is not None
-    return found.due_at
+def lapses_at(ledger: Ledger) -> int:
+    due_at = find_operation(ledger).due_at
+    assert due_at is not None
+    return due_at
 
 
-def test_what_is_held_is_renewed(books: Ledger, leases: Callable[[Claim], LeaseRenewal]) -> None:
-    claim = hold(books)
-    before = lapses_at(books)
+def test_a_lease_that_is_held_is_renewed(ledger: Ledger, renewing: Hold) -> None:
+    claim = hold_operation(ledger)
+    before = lapses_at(ledger)
 
-    held = leases(claim)
+    leases = renewing(claim)
 
-    until(lambda: lapses_at(books) > before + 200)
-    assert held.good(claim)
-
-
-def test_what_was_let_go_is_not_sent(books: Ledger, leases: Callable[[Claim], LeaseRenewal]) -> None:
-    claim = hold(books)
-    held = leases(claim)
-    before = lapses_at(books)
-    until(lambda: lapses_at(books) > before)
-
-    held.let_go([claim])
-
-    assert not held.good(claim)
+    until(lambda: lapses_at(ledger) > before + 200)
+    assert leases.is_valid(claim)
 
 
-def test_nothing_is_sent_on_the_last_seconds_of_a_lease(books: Ledger, leases: Callable[[Claim], LeaseRenewal]) -> None:
-    claim = hold(books)
-    held = LeaseRenewal(books, OWNER)
-    for seconds, good in ((MARGIN + 1, True), (MARGIN - 0.1, False), (-1.0, False)):
-        short = claim._replace(lease_until=claim.lease_until - claim.lease_left + seconds)
-        held.took([short])
-        assert held.good(short) is good
-    held.let_go([claim])
+def test_nothing_is_sent_on_a_claim_that_was_removed(ledger: Ledger, renewing: Hold) -> None:
+    claim = hold_operation(ledger)
+    leases = renewing(claim)
+
+    leases.remove([claim])
+
+    assert not leases.is_valid(claim)
 
 
-def test_what_another_has_taken_over_is_not_sent(books: Ledger, leases: Callable[[Claim], LeaseRenewal]) -> None:
-    claim = hold(books)
-    held = leases(claim)
-    assert held.good(claim)
+def test_nothing_is_sent_on_the_last_seconds_of_a_lease(ledger: Ledger) -> None:
+    claim = hold_operation(ledger)
+    leases = LeaseRenewal(ledger, OWNER)
+    for seconds, is_valid in ((MARGIN_S + 1, True), (MARGIN_S - 0.1, False), (-1.0, False)):
+        short = claim._replace(lease_until=time.monotonic() + seconds)
+        leases.add([short])
+        assert leases.is_valid(short) is is_valid
+    leases.remove([claim])
 
-    with books.writing() as connection:
-        connection.execute(text("UPDATE b2copy_operations SET owner = 'worker 2', fence = fence + 1"))
 
-    until(lambda: not held.good(claim))
+def test_nothing_is_sent_on_a_claim_that_another_process_has_taken_over(ledger: Ledger, renewing: Hold) -> None:
+    claim = hold_operation(ledger)
+    leases = renewing(claim)
+    assert leases.is_valid(claim)
+
+    with ledger.writing() as connection:
+        connection.execute(text("UPDATE b2copy_operations SET lease_owner = 'worker 2', fence = fence + 1"))
+
+    until(lambda: not leases.is_valid(claim))
 
 
-def test_a_ledger_that_is_away_for_a_moment_loses_no_lease(
-    books: Ledger, leases: Callable[[Claim], LeaseRenewal], caplog: pytest.LogCaptureFixture
+def test_an_earlier_claim_of_the_same_operation_is_not_valid_and_removing_it_ends_no_later_one(
+    ledger: Ledger,
 ) -> None:
-    claim = hold(books)
-    with books.writing() as connection:
+    earlier = hold_operation(ledger)
+    with ledger.writing() as connection:
+        connection.execute(text("UPDATE b2copy_operations SET due_at = 1"))
+    later = claim_one(ledger)
+    leases = LeaseRenewal(ledger, OWNER)
+    leases.add([earlier])
+    leases.add([later])
+
+    assert (leases.is_valid(earlier), leases.is_valid(later)) == (False, True)
+    leases.remove([earlier])
+    assert leases.is_valid(later)
+    leases.remove([later])
+
+
+def test_a_ledger_that_is_unavailable_for_a_moment_costs_no_lease(
+    ledger: Ledger, renewing: Hold, caplog: pytest.LogCaptureFixture
+) -> None:
+    claim = hold_operation(ledger)
+    with ledger.writing() as connection:
         connection.execute(text("ALTER TABLE b2copy_operations RENAME TO elsewhere"))
-    held = leases(claim)
+    leases = renewing(claim)
     until(lambda: "leases not renewed" in caplog.text)
-    with books.writing() as connection:
+    with ledger.writing() as connection:
         connection.execute(text("ALTER TABLE elsewhere RENAME TO b2copy_operations"))
 
-    before = lapses_at(books)
-    until(lambda: lapses_at(books) > before)
-    assert held.good(claim)
+    before = lapses_at(ledger)
+    until(lambda: lapses_at(ledger) > before)
+    assert leases.is_valid(claim)

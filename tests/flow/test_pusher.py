@@ -1,334 +1,350 @@
-"""What a process does with what is due: claim, send, write down what became of it."""
+"""What a process does with what is due: claim, send, and write what became of it."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import OperationalError
 
-from tests.flow.conftest import put
+from tasks.fees import FEES, Fees
+from tests.flow.conftest import (
+    CALL,
+    Engine,
+    LocalDestination,
+    fees_kind,
+    in_background,
+    make_all_due,
+    make_lease_lapse,
+    states,
+)
+from tests.operations import claim_one, find_operation, record_operation, record_operations
 from tests.support import until
 from worker.app import b2copy
-from worker.b2copy import FeeState
-from worker.errors import Unavailable
-from worker.flow import circuit_breaker, lease_renewal
-from worker.flow import pusher as module
-from worker.flow.pusher import Act, Pusher
-from worker.flow.retry_policy import RetryPolicy
-from worker.ledger import Ledger, attempts_of, claim, search
-from worker.operation import Claim, FailureReason, Operation, Outcome, State, WaitReason
+from worker.flow import lane as lane_module
+from worker.flow import lease_renewal
+from worker.flow.gate import Gate
+from worker.kind import Attempt
+from worker.ledger import Ledger, attempts_of, search
+from worker.operation import Done, FailureReason, OnUnknown, Outcome, State, WaitReason
 from worker.sandbox.control_client import SandboxControl
 from worker.settings import worker_settings
-from worker.testbed.environment import Stage
 
-Push = Callable[..., Pusher]
-
-
-@pytest.fixture
-def pusher(books: Ledger, policy: RetryPolicy) -> Iterator[Push]:
-    made: list[Pusher] = []
-
-    def make(act: Act, acts: Mapping[str, Act] | None = None) -> Pusher:
-        made.append(Pusher(books, acts or {"fees.process": act}, worker_settings(), policy))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.stop()
+REFUSE_TO_SETTLE = (
+    "CREATE TRIGGER wall BEFORE UPDATE ON b2copy_operations WHEN OLD.state = 'running' AND OLD.key LIKE '%W1'"
+    " AND NEW.state <> 'running' BEGIN SELECT RAISE(ABORT, 'no'); END"
+)
 
 
-def process(claim: Claim) -> Outcome:
-    """A fee run at the sandbox, as the task makes it."""
-    status = b2copy().process_fees(claim.payload["account_login"], claim.payload["request_id"])
-    said = {FeeState.SUCCESS: "done", FeeState.PENDING: "pending", FeeState.ERROR: "fee_error"}
-    return Outcome(said[status.state], words=status.words)  # type: ignore[arg-type]
+def execute(ledger: Ledger, statement: str) -> None:
+    with ledger.writing() as connection:
+        connection.execute(text(statement))
 
 
-def states(books: Ledger) -> dict[str, str]:
-    return {operation.payload["request_id"]: operation.state.value for operation in search(books, limit=1000)}
+class TestAtTheSandbox:
+    def test_a_drain_sends_everything_that_is_due_once(
+        self, ledger: Ledger, engine: Engine, sandbox: SandboxControl
+    ) -> None:
+        names = [f"W{number}" for number in range(250)]
+        record_operations(ledger, *names)
+
+        work_is_left = engine(b2copy(), FEES).drain("money")
+
+        assert not work_is_left
+        assert states(ledger) == dict.fromkeys(names, "succeeded")
+        assert [effect["times"] for effect in sandbox.effects()] == [1] * 250
+        assert sandbox.counters()["calls"]["processext"] == 250
+        assert sandbox.counters()["logins"] == 1
+
+    def test_an_attempt_leaves_evidence(self, ledger: Ledger, engine: Engine, sandbox: SandboxControl) -> None:
+        sandbox.switches(logins={"7": {"ends": "ERROR", "words": "no money"}})
+        record_operation(ledger)
+        engine(b2copy(), FEES).drain("money")
+
+        [attempt] = attempts_of(ledger, find_operation(ledger).id)
+
+        assert (attempt.outcome, attempt.message, attempt.http_status) == ("fee_error", "no money", 200)
+        assert attempt.worker
+        assert attempt.started_at > 0
+        assert (find_operation(ledger).state, find_operation(ledger).failure_reason) == (State.FAILED, "fee_error")
+
+    def test_a_pending_run_waits_in_the_ledger_and_holds_no_sender(
+        self, ledger: Ledger, engine: Engine, sandbox: SandboxControl
+    ) -> None:
+        sandbox.switches(fees={"until_told": True})
+        record_operation(ledger)
+
+        assert not engine(b2copy(), FEES).drain("money")
+
+        waiting = find_operation(ledger)
+        assert (waiting.state, waiting.wait_reason) == (State.WAITING, WaitReason.PENDING_AT_B2COPY)
+        assert waiting.lease_owner is None
 
 
-def look(books: Ledger, request_id: str) -> Operation:
-    [found] = [one for one in search(books, limit=1000) if one.payload["request_id"] == request_id]
-    return found
-
-
-def background(pusher: Pusher, lane: str = "money") -> threading.Thread:
-    thread = threading.Thread(target=pusher.drain, args=(lane,))
-    thread.start()
-    return thread
-
-
-def test_a_drain_sends_all_that_is_due_once(books: Ledger, pusher: Push, sandbox: SandboxControl) -> None:
-    names = [f"W{number}" for number in range(250)]
-    put(books, *names)
-
-    work_is_left = pusher(process).drain("money")
-
-    assert not work_is_left
-    assert states(books) == dict.fromkeys(names, "succeeded")
-    assert [effect["times"] for effect in sandbox.effects()] == [1] * 250
-    assert sandbox.counters()["calls"]["processext"] == 250
-    assert sandbox.counters()["logins"] == 1
-
-
-def test_an_attempt_leaves_evidence(books: Ledger, pusher: Push, sandbox: SandboxControl) -> None:
-    sandbox.switches(logins={"7": {"ends": "ERROR", "words": "no money"}})
-    put(books, "W1")
-    pusher(process).drain("money")
-
-    [attempt] = attempts_of(books, look(books, "W1").id)
-
-    assert (attempt.outcome, attempt.message, attempt.http_status) == ("fee_error", "no money", 200)
-    assert attempt.worker
-    assert attempt.started_at > 0
-    assert (look(books, "W1").state, look(books, "W1").failure_reason) == (State.FAILED, "fee_error")
-
-
-def test_a_pending_run_waits_in_the_ledger_and_holds_nobody(
-    books: Ledger, pusher: Push, sandbox: SandboxControl
-) -> None:
-    sandbox.switches(fees={"until_told": True})
-    put(books, "W1")
-
-    assert not pusher(process).drain("money")
-
-    waiting = look(books, "W1")
-    assert (waiting.state, waiting.wait_reason, waiting.owner) == (State.WAITING, WaitReason.PENDING_AT_B2COPY, None)
-
-
-def test_a_bad_record_does_not_stop_the_next(books: Ledger, pusher: Push) -> None:
-    def act(claim: Claim) -> Outcome:
-        if claim.payload["request_id"] == "bad":
+def test_an_operation_that_fails_on_our_side_does_not_stop_the_next(ledger: Ledger, engine: Engine) -> None:
+    async def attempt(attempt: Attempt, fees: Fees) -> Outcome:
+        if fees.request_id == "bad":
             raise ZeroDivisionError("ours")
-        return Outcome("done")
+        return Done()
 
-    put(books, "W1", "bad", "W2")
-    pusher(act).drain("money")
+    record_operations(ledger, "W1", "bad", "W2")
+    engine(None, fees_kind(attempt)).drain("money")
 
-    assert states(books) == {"W1": "succeeded", "bad": "failed", "W2": "succeeded"}
-    assert look(books, "bad").failure_reason is FailureReason.INTERNAL
-    [attempt] = attempts_of(books, look(books, "bad").id)
-    assert attempt.message == "ZeroDivisionError: ours"
-
-
-def test_a_kind_that_this_version_does_not_know_is_our_fault(books: Ledger, pusher: Push) -> None:
-    put(books, "W1")
-    pusher(process, acts={"other": process}).drain("money")
-
-    assert look(books, "W1").failure_reason is FailureReason.INTERNAL
+    assert states(ledger) == {"W1": "succeeded", "bad": "failed", "W2": "succeeded"}
+    assert find_operation(ledger, "bad").failure_reason == FailureReason.INTERNAL
+    [evidence] = attempts_of(ledger, find_operation(ledger, "bad").id)
+    assert (evidence.outcome, evidence.message) == ("internal", "ZeroDivisionError: ours")
 
 
-def test_what_may_not_be_repeated_is_not_sent_again_when_its_outcome_is_unknown(books: Ledger, pusher: Push) -> None:
-    sent: list[Claim] = []
-    put(books, "W1", on_unknown=OnUnknown.STOP)
-    claim(books, "money", "somebody killed", 1)
-    with books.writing() as connection:  # its lease has lapsed
-        connection.execute(text("UPDATE b2copy_operations SET due_at = 1"))
+def test_an_attempt_that_waits_for_something_else_than_its_calls_is_our_fault(ledger: Ledger, engine: Engine) -> None:
+    import asyncio
 
-    pusher(lambda claim: sent.append(claim) or Outcome("done")).drain("money")
+    async def attempt(attempt: Attempt, fees: Fees) -> Outcome:
+        await asyncio.sleep(0)
+        return Done()
 
-    assert (look(books, "W1").state, look(books, "W1").failure_reason) == (State.FAILED, FailureReason.UNRESOLVED)
-    assert sent == []
+    record_operation(ledger)
+    engine(None, fees_kind(attempt)).drain("money")
 
-
-def test_what_may_be_repeated_is_sent_again_when_its_outcome_is_unknown(books: Ledger, pusher: Push) -> None:
-    put(books, "W1")
-    claim(books, "money", "somebody killed", 1)
-    with books.writing() as connection:
-        connection.execute(text("UPDATE b2copy_operations SET due_at = 1"))
-
-    pusher(lambda claim: Outcome("done")).drain("money")
-
-    assert look(books, "W1").state is State.SUCCEEDED
+    assert find_operation(ledger).failure_reason == FailureReason.INTERNAL
 
 
-def test_a_backfill_does_not_stand_before_a_withdrawal(books: Ledger, pusher: Push) -> None:
-    gate = threading.Event()
+def test_a_sender_that_meets_the_worst_still_returns_its_claim(ledger: Ledger, engine: Engine) -> None:
+    async def attempt(attempt: Attempt, fees: Fees) -> Outcome:
+        raise SystemExit("a kind that ends its thread")
 
-    def act(claim: Claim) -> Outcome:
-        if claim.lane == "bulk":
-            assert gate.wait(20)
-        return Outcome("done")
+    record_operations(ledger, *(f"W{number}" for number in range(worker_settings().concurrency + 1)))
+    engine(None, fees_kind(attempt)).drain("money")
 
-    put(books, *(f"B{number}" for number in range(200)), lane="bulk")
-    engine = pusher(act)
-    backfill = background(engine, "bulk")
-    until(lambda: "running" in states(books).values())
+    assert set(states(ledger).values()) == {"failed"}
 
-    put(books, "W1")
-    engine.drain("money")
 
-    assert look(books, "W1").state is State.SUCCEEDED
-    assert "succeeded" not in {state for name, state in states(books).items() if name != "W1"}
-    gate.set()
+def test_a_kind_that_this_version_does_not_know_waits_for_a_newer_one(ledger: Ledger, engine: Engine) -> None:
+    record_operation(ledger)
+    engine(None, fees_kind(name="other")).drain("money")
+
+    waiting = find_operation(ledger)
+    assert (waiting.state, waiting.wait_reason, waiting.sent) == (State.WAITING, WaitReason.BACKOFF, False)
+
+    make_all_due(ledger)
+    engine().drain("money")
+    assert find_operation(ledger).state == State.SUCCEEDED
+
+
+def test_a_destination_that_this_version_does_not_know_waits_for_a_newer_one(ledger: Ledger, engine: Engine) -> None:
+    record_operation(ledger, destination="elsewhere")
+    engine().drain("money")
+
+    waiting = find_operation(ledger)
+    assert (waiting.state, waiting.wait_reason, waiting.sent) == (State.WAITING, WaitReason.BACKOFF, False)
+
+
+def test_an_operation_of_an_unknown_kind_expires_at_its_deadline(ledger: Ledger, engine: Engine) -> None:
+    record_operation(ledger, time_allowed_s=60.0)
+    execute(ledger, "UPDATE b2copy_operations SET deadline_at = 1")
+    engine(None, fees_kind(name="other")).drain("money")
+
+    assert find_operation(ledger).failure_reason == FailureReason.EXPIRED
+
+
+@pytest.mark.parametrize(
+    ("on_unknown", "expected"),
+    [
+        (OnUnknown.STOP, "failed"),
+        (OnUnknown.REPEAT, "succeeded"),
+        (OnUnknown.START_OR_GET, "succeeded"),
+        (OnUnknown.READ_BACK, "succeeded"),
+    ],
+)
+def test_what_a_killed_process_left_is_sent_again_only_if_the_operation_permits_it(
+    ledger: Ledger, engine: Engine, on_unknown: OnUnknown, expected: str
+) -> None:
+    record_operation(ledger, on_unknown=on_unknown)
+    claim_one(ledger, "a killed process")
+    make_lease_lapse(ledger)
+    destination = LocalDestination(lambda request_id: {})
+
+    engine(destination).drain("money")
+
+    assert find_operation(ledger).state == expected
+    assert destination.calls == ([] if expected == "failed" else ["W1"])
+    if expected == "failed":
+        assert find_operation(ledger).failure_reason == FailureReason.UNRESOLVED
+
+
+def test_a_backfill_does_not_stand_in_front_of_a_withdrawal(ledger: Ledger, engine: Engine) -> None:
+    may_answer = threading.Event()
+
+    def answer(request_id: str) -> Any:
+        assert not request_id.startswith("B") or may_answer.wait(20)
+        return {}
+
+    record_operations(ledger, *(f"B{number}" for number in range(200)), lane="bulk")
+    pusher = engine(LocalDestination(answer))
+    backfill = in_background(pusher, "bulk")
+    until(lambda: "running" in states(ledger).values())
+
+    record_operation(ledger, "W1")
+    pusher.drain("money")
+
+    assert find_operation(ledger, "W1").state == State.SUCCEEDED
+    assert "succeeded" not in {state for name, state in states(ledger).items() if name != "W1"}
+    may_answer.set()
     backfill.join(20)
-    assert set(states(books).values()) == {"succeeded"}
+    assert set(states(ledger).values()) == {"succeeded"}
 
 
-def test_stopping_finishes_what_is_sent_and_hands_back_the_rest(books: Ledger, pusher: Push) -> None:
-    gate = threading.Event()
-    sent: list[str] = []
+def test_stopping_finishes_what_was_sent_and_returns_the_rest(ledger: Ledger, engine: Engine) -> None:
+    may_answer = threading.Event()
 
-    def act(claim: Claim) -> Outcome:
-        sent.append(claim.payload["request_id"])
-        assert gate.wait(20)
-        return Outcome("done")
+    def answer(request_id: str) -> Any:
+        assert may_answer.wait(20)
+        return {}
 
-    put(books, *(f"W{number}" for number in range(60)))
-    engine = pusher(act)
-    drain = background(engine)
+    destination = LocalDestination(answer)
+    record_operations(ledger, *(f"W{number}" for number in range(60)))
+    pusher = engine(destination)
+    drain = in_background(pusher)
     concurrency = worker_settings().concurrency
-    until(lambda: len(sent) == concurrency)
+    until(lambda: len(destination.calls) == concurrency)
 
-    engine.stop()
-    until(lambda: list(states(books).values()).count("running") <= concurrency)
-    gate.set()
+    pusher.stop()
+    until(lambda: list(states(ledger).values()).count("running") <= concurrency)
+    may_answer.set()
     drain.join(20)
 
-    assert len(sent) == concurrency
-    after = states(books)
-    assert {name for name, state in after.items() if state == "succeeded"} == set(sent)
-    assert {state for name, state in after.items() if name not in sent} == {"queued"}
-    assert all(not look(books, name).sent for name in after if name not in sent)
+    assert len(destination.calls) == concurrency
+    after = states(ledger)
+    assert {name for name, state in after.items() if state == "succeeded"} == set(destination.calls)
+    assert {state for name, state in after.items() if name not in destination.calls} == {"queued"}
+    assert all(not one.sent for one in search(ledger, limit=100) if one.state == State.QUEUED)
 
 
-def test_while_b2copy_is_away_it_is_asked_once_in_a_while_and_all_resume_when_it_is_back(
-    books: Ledger, pusher: Push, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(circuit_breaker, "PROBE_EVERY", 0.3)
-    away = threading.Event()
-    away.set()
-    asked: list[str] = []
+class TestTheLedgerInTrouble:
+    def test_a_result_waits_for_a_ledger_that_is_unavailable(
+        self, ledger: Ledger, engine: Engine, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def answer(request_id: str) -> Any:
+            execute(ledger, "ALTER TABLE b2copy_operations RENAME TO elsewhere")
+            return {}
 
-    def act(claim: Claim) -> Outcome:
-        asked.append(claim.key)
-        if away.is_set():
-            raise Unavailable("no answer")
-        return Outcome("done")
+        record_operation(ledger)
+        drain = in_background(engine(LocalDestination(answer)))
+        until(lambda: "results wait" in caplog.text)
+        execute(ledger, "ALTER TABLE elsewhere RENAME TO b2copy_operations")
+        drain.join(20)
 
-    names = [f"W{number}" for number in range(100)]
-    put(books, *names)
-    engine = pusher(act)
-    drain = background(engine)
-    concurrency = worker_settings().concurrency
-    until(lambda: len(asked) >= circuit_breaker.FAILURES_TO_OPEN + 2)
-    opened_after = len(asked)
-    until(lambda: len(asked) >= opened_after + 2)
+        assert find_operation(ledger).state == State.SUCCEEDED
 
-    assert (
-        len(asked) <= circuit_breaker.FAILURES_TO_OPEN + 2 * concurrency + 4
-    )  # what was in flight when it opened, and probes
-    assert not {"failed", "succeeded"} & set(states(books).values())
+    def test_calls_in_flight_through_an_outage_are_not_taken_for_unknown(
+        self, ledger: Ledger, engine: Engine, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(lease_renewal, "RENEW_EVERY_S", 1.0)
+        monkeypatch.setattr(lane_module, "DATABASE_PAUSE_S", 0.02)
+        both, may_answer = threading.Barrier(3), threading.Event()
 
-    away.clear()
-    until(lambda: set(states(books).values()) == {"succeeded"})
-    drain.join(20)
-    assert len(asked) <= len(names) + circuit_breaker.FAILURES_TO_OPEN + 2 * concurrency + 8
+        def answer(request_id: str) -> Any:
+            both.wait(20)
+            assert request_id != "W2" or may_answer.wait(20)
+            return {}
 
-
-def test_a_result_waits_for_a_ledger_that_is_away(
-    books: Ledger, pusher: Push, caplog: pytest.LogCaptureFixture
-) -> None:
-    def act(claim: Claim) -> Outcome:
-        with books.writing() as connection:
-            connection.execute(text("ALTER TABLE b2copy_operations RENAME TO elsewhere"))
-        return Outcome("done")
-
-    put(books, "W1")
-    drain = background(pusher(act))
-    until(lambda: "results wait" in caplog.text)
-    with books.writing() as connection:
-        connection.execute(text("ALTER TABLE elsewhere RENAME TO b2copy_operations"))
-    drain.join(20)
-
-    assert look(books, "W1").state is State.SUCCEEDED
-
-
-def test_calls_in_flight_through_an_outage_of_the_ledger_are_not_taken_for_unknown(
-    books: Ledger, pusher: Push, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lease_renewal, "RENEW_EVERY", 1.0)
-    monkeypatch.setattr(module, "DATABASE_PAUSE", 0.02)
-    both, answered = threading.Barrier(3), threading.Event()
-
-    def act(claim: Claim) -> Outcome:
+        record_operations(ledger, "W1", "W2", on_unknown=OnUnknown.STOP)
+        drain = in_background(engine(LocalDestination(answer)))
+        until(lambda: states(ledger) == {"W1": "running", "W2": "running"})
+        execute(ledger, "ALTER TABLE b2copy_operations RENAME TO elsewhere")
         both.wait(20)
-        if claim.payload["request_id"] == "W2":
-            assert answered.wait(20)
-        return Outcome("done")
+        until(lambda: caplog.text.count("leases not renewed") >= 3)
+        execute(ledger, "UPDATE elsewhere SET due_at = 1")  # both leases have lapsed when it is available again
+        execute(ledger, "ALTER TABLE elsewhere RENAME TO b2copy_operations")
+        until(lambda: find_operation(ledger, "W1").state == State.SUCCEEDED)
+        may_answer.set()
+        drain.join(20)
 
-    put(books, "W1", "W2", on_unknown=OnUnknown.STOP)
-    drain = background(pusher(act))
-    until(lambda: states(books) == {"W1": "running", "W2": "running"})
-    with books.writing() as connection:
-        connection.execute(text("ALTER TABLE b2copy_operations RENAME TO elsewhere"))
-    both.wait(20)
-    until(lambda: caplog.text.count("leases not renewed") >= 3)
-    with books.writing() as connection:  # back, when both leases have lapsed
-        connection.execute(text("UPDATE elsewhere SET due_at = 1"))
-        connection.execute(text("ALTER TABLE elsewhere RENAME TO b2copy_operations"))
-    until(lambda: look(books, "W1").state is State.SUCCEEDED)
-    answered.set()
-    drain.join(20)
+        assert states(ledger) == {"W1": "succeeded", "W2": "succeeded"}
 
-    assert states(books) == {"W1": "succeeded", "W2": "succeeded"}
+    def test_a_result_that_the_database_refuses_stays_a_result_and_holds_up_no_other(
+        self, ledger: Ledger, engine: Engine, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(lane_module, "REFUSED_PAUSE_S", 0.1)
+        execute(ledger, REFUSE_TO_SETTLE)
+        record_operations(ledger, "W0", "W1", "W2")
+        destination = LocalDestination(lambda request_id: {})
+        drain = in_background(engine(destination))
+        until(lambda: caplog.text.count("the result of fees.process:W1 cannot be written") >= 2)
+        assert states(ledger) == {"W0": "succeeded", "W1": "running", "W2": "succeeded"}
+        record_operation(ledger, "W3")
+        until(lambda: find_operation(ledger, "W3").state == State.SUCCEEDED)
+
+        execute(ledger, "DROP TRIGGER wall")
+        drain.join(20)
+
+        assert find_operation(ledger, "W1").state == State.SUCCEEDED
+        assert destination.calls.count("W1") == 1
+
+    def test_a_result_whose_values_are_impossible_ends_as_internal(
+        self, ledger: Ledger, engine: Engine, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async def attempt(attempt: Attempt, fees: Fees) -> Outcome:
+            await attempt.call(CALL, {"request_id": fees.request_id})
+            return Done({"when": object()} if fees.request_id == "W1" else None)
+
+        record_operations(ledger, "W0", "W1", "W2")
+        engine(None, fees_kind(attempt)).drain("money")
+
+        assert states(ledger) == {"W0": "succeeded", "W1": "failed", "W2": "succeeded"}
+        failed = find_operation(ledger, "W1")
+        assert (failed.failure_reason, failed.outcome_unknown) == (FailureReason.INTERNAL, True)
+
+    def test_an_attempt_that_cannot_read_the_ledger_is_made_again_and_not_in_a_loop(
+        self, ledger: Ledger, engine: Engine
+    ) -> None:
+        tried: list[str] = []
+
+        async def attempt(attempt: Attempt, fees: Fees) -> Outcome:
+            tried.append(fees.request_id)
+            if len(tried) == 1:
+                raise OperationalError("SELECT", {}, Exception("gone"))
+            return Done()
+
+        record_operation(ledger)
+        pusher = engine(None, fees_kind(attempt))
+        pusher.drain("money")
+        waiting = find_operation(ledger)
+        assert (waiting.state, waiting.sent, len(tried)) == (State.WAITING, False, 1)
+
+        make_all_due(ledger)
+        pusher.drain("money")
+        assert find_operation(ledger).state == State.SUCCEEDED
+
+    def test_a_gate_that_fails_costs_no_result(
+        self, ledger: Ledger, engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def fail(*_: Any) -> None:
+            raise TypeError("a Redis option that nobody knows")
+
+        monkeypatch.setattr(Gate, "record", fail)
+        record_operation(ledger)
+        engine().drain("money")
+
+        assert find_operation(ledger).state == State.SUCCEEDED
+        assert "the gate could not record an attempt" in caplog.text
 
 
-def test_what_a_failed_drain_had_learned_is_written_by_the_next(
-    books: Ledger, pusher: Push, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    engine = pusher(lambda claim: Outcome("done"))
-    put(books, "W1")
-    with books.writing() as connection:  # nothing can be settled, and it is no outage
-        connection.execute(
-            text(
-                "CREATE TRIGGER wall BEFORE UPDATE ON b2copy_operations WHEN OLD.state = 'running'"
-                " BEGIN SELECT RAISE(ABORT, 'no'); END"
-            )
-        )
-    with pytest.raises(IntegrityError):
-        engine.drain("money")
-    with books.writing() as connection:
-        connection.execute(text("DROP TRIGGER wall"))
+def test_a_running_drain_finds_what_was_recorded_meanwhile(ledger: Ledger, engine: Engine) -> None:
+    may_answer = threading.Event()
 
-    engine.drain("money")
+    def answer(request_id: str) -> Any:
+        assert request_id != "slow" or may_answer.wait(20)
+        return {}
 
-    assert look(books, "W1").state is State.SUCCEEDED
+    record_operation(ledger, "slow")
+    pusher = engine(LocalDestination(answer))
+    drain = in_background(pusher)
+    until(lambda: find_operation(ledger, "slow").state == State.RUNNING)
 
+    record_operation(ledger, "W1")
+    assert not pusher.drain("money")  # a second drain only makes the first query again
 
-def test_an_operation_waits_if_its_kind_cannot_read_the_ledger(books: Ledger, pusher: Push) -> None:
-    away = [True]
-
-    def act(claim: Claim) -> Outcome:
-        if away and away.pop():
-            raise OperationalError("SELECT", {}, Exception("gone"))
-        return Outcome("done")
-
-    put(books, "W1")
-    pusher(act).drain("money")
-
-    assert look(books, "W1").state is State.SUCCEEDED
-    assert [attempt.outcome for attempt in attempts_of(books, look(books, "W1").id)] == ["done"]
-
-
-def test_a_drain_that_is_running_sees_what_came_meanwhile(books: Ledger, pusher: Push, in_stage: Stage) -> None:
-    gate = threading.Event()
-
-    def act(claim: Claim) -> Outcome:
-        if claim.payload["request_id"] == "slow":
-            assert gate.wait(20)
-        return Outcome("done")
-
-    put(books, "slow")
-    engine = pusher(act)
-    drain = background(engine)
-    until(lambda: look(books, "slow").state is State.RUNNING)
-
-    put(books, "W1")
-    assert not engine.drain("money")  # a second drain only pokes the first
-
-    until(lambda: look(books, "W1").state is State.SUCCEEDED)
-    gate.set()
+    until(lambda: find_operation(ledger, "W1").state == State.SUCCEEDED)
+    may_answer.set()
     drain.join(20)

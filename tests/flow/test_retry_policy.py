@@ -1,19 +1,24 @@
 """From what an attempt learned to what becomes of the operation."""
 
+import dataclasses
 import logging
 import time
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from tests.flow.conftest import tried
+from tests.flow.conftest import a_claim
+from tests.operations import attempt_record
 from worker.errors import (
     AccessRejected,
+    B2CopyError,
     BadPayload,
+    CircuitOpen,
     Conflict,
     CredentialsRejected,
+    LeaseTooShort,
     NotFound,
+    PermitRefused,
     RateLimited,
     Rejected,
     SessionUnavailable,
@@ -21,210 +26,351 @@ from worker.errors import (
     Unavailable,
     UnknownOutcome,
 )
-from worker.flow.retry_policy import BACKOFF_MAX, RetryPolicy
-from worker.operation import AttemptRecord, Claim, FailureReason, Outcome, State, WaitReason
+from worker.flow.meaning import Counted, meaning_of
+from worker.flow.retry_policy import BACKOFF_MAX_S, Finished, RetryPolicy, counts
+from worker.kind import PollSchedule
+from worker.operation import (
+    Claim,
+    Done,
+    Failed,
+    FailureReason,
+    Later,
+    OnUnknown,
+    Outcome,
+    Pending,
+    Phase,
+    State,
+    Transition,
+    WaitReason,
+)
+
+START_OR_GET, READ_BACK, REPEAT, STOP = OnUnknown
 
 
-def claimed(**more: Any) -> Claim:
-    fresh: dict[str, Any] = {
-        "id": 1,
-        "key": "fees.process:W1",
-        "kind": "fees.process",
-        "payload": {},
-        "lane": "money",
-        "entity": None,
-        "owner": "worker 1",
-        "fence": 1,
-        "attempts": 0,
-        "asks": 0,
-        "replays": 0,
-        "unknown": False,
-        "sent": False,
-        "repeatable": True,
-        "requested_at": 0,
-        "deadline": None,
-        "lease_until": time.monotonic() + 10,
-        "was": State.QUEUED,
-        "why": None,
-        "waited": 0.0,
-        "last": None,
-        "last_fence": None,
-    }
-    return Claim(**fresh | more)
+def finished(claim: Claim, learned: Outcome | Exception, **fields: Any) -> Finished:
+    """Return an attempt of one call that has ended like this."""
+    meaning = meaning_of(learned)
+    is_counted = fields.pop("counted", meaning.counted is Counted.YES)
+    ended = Finished(
+        claim=claim,
+        permits=claim.on_unknown,
+        learned=learned,
+        meaning=meaning,
+        record=attempt_record(meaning.word, counted=is_counted),
+        polls=PollSchedule(2.0, 60.0),
+        unknown_step="processext" if meaning.outcome == "unknown" else None,
+        progress=claim.progress,
+        sent=meaning.may_have_left,
+    )
+    return dataclasses.replace(ended, **fields)
 
 
-def test_done_is_succeeded_with_its_result(policy: RetryPolicy) -> None:
-    verdict = policy.after(claimed(), Outcome("done", {"id": 7}), tried())
+def decide(policy: RetryPolicy, learned: Outcome | Exception, **fields: Any) -> Transition:
+    """Decide about an operation whose claim has these fields."""
+    return policy.decide(finished(a_claim(**fields), learned))
 
-    assert (verdict.state, verdict.result) == (State.SUCCEEDED, {"id": 7})
+
+def summary(transition: Transition) -> str:
+    reason = transition.failure_reason or transition.wait_reason
+    return f"{transition.state} {reason}" if reason else str(transition.state)
 
 
-def test_an_error_of_the_fee_run_is_for_a_person(policy: RetryPolicy) -> None:
-    verdict = policy.after(claimed(), Outcome("fee_error", words="no money"), tried())
+# What becomes of an operation, by what it permits, when an earlier request's outcome was known or unknown.
+# Columns: start_or_get, read_back, repeat, stop.
+TABLE: list[tuple[Outcome | Exception, bool, tuple[str, str, str, str]]] = [
+    (Done(), False, ("succeeded",) * 4),
+    (Done(), True, ("succeeded",) * 4),
+    (Pending(), False, ("waiting pending_at_b2copy",) * 4),
+    (Pending(), True, ("waiting pending_at_b2copy",) * 4),
+    (Failed("fee_error"), False, ("failed fee_error",) * 4),
+    (Failed("fee_error"), True, ("failed fee_error",) * 4),
+    (Later(5.0), False, ("waiting next_step",) * 4),
+    (Later(5.0), True, ("waiting next_step",) * 4),
+    (RateLimited("x", 429), False, ("waiting rate_limited",) * 4),
+    (RateLimited("x", 429), True, ("waiting rate_limited",) * 4),
+    (CredentialsRejected("x", 401), False, ("waiting no_session",) * 4),
+    (SessionUnavailable("x"), True, ("waiting no_session",) * 4),
+    (StoreUnavailable("x"), False, ("waiting no_session",) * 4),
+    (AccessRejected("x", 403), False, ("waiting no_access",) * 4),
+    (AccessRejected("x", 403), True, ("waiting no_access",) * 4),
+    (CircuitOpen("x"), False, ("waiting circuit_open",) * 4),
+    (PermitRefused("x"), False, ("waiting rate_limited",) * 4),
+    (LeaseTooShort("x"), False, ("waiting backoff",) * 4),
+    (Unavailable("x"), False, ("waiting backoff",) * 4),
+    (Unavailable("x"), True, ("waiting backoff",) * 4),
+    (Unavailable("x", 503), False, ("waiting backoff",) * 4),
+    (Unavailable("x", 503), True, ("waiting backoff",) * 4),
+    (Unavailable("x", 500), False, ("waiting backoff", "waiting backoff", "waiting backoff", "failed unresolved")),
+    (UnknownOutcome("x"), False, ("waiting backoff", "waiting backoff", "waiting backoff", "failed unresolved")),
+    (UnknownOutcome("x"), True, ("waiting backoff", "waiting backoff", "waiting backoff", "failed unresolved")),
+    (UnknownOutcome("x", 200), False, ("waiting backoff", "waiting backoff", "waiting backoff", "failed unresolved")),
+    (Rejected("x", 422), False, ("failed rejected",) * 4),
+    (Rejected("x", 422), True, ("failed rejected", "waiting backoff", "failed unresolved", "failed unresolved")),
+    (NotFound("x", 404), False, ("failed rejected",) * 4),
+    (NotFound("x", 404), True, ("failed rejected", "waiting backoff", "failed unresolved", "failed unresolved")),
+    (Conflict("x", 409), False, ("failed rejected",) * 4),
+    (Conflict("x", 409), True, ("failed rejected", "waiting backoff", "failed unresolved", "failed unresolved")),
+    (BadPayload("x"), False, ("failed bad_payload",) * 4),
+    (KeyError("x"), False, ("failed internal",) * 4),
+    (KeyError("x"), True, ("failed internal",) * 4),
+]
 
-    assert (verdict.state, verdict.failure_reason) == (State.FAILED, "fee_error")
+
+@pytest.mark.parametrize("column", range(4), ids=[str(one) for one in OnUnknown])
+@pytest.mark.parametrize(
+    ("learned", "was_unknown", "expected"),
+    TABLE,
+    ids=[
+        f"{type(row[0]).__name__}-{getattr(row[0], 'status', '')}-{'unknown' if row[1] else 'known'}" for row in TABLE
+    ],
+)
+def test_each_outcome_becomes_what_the_operation_permits(
+    policy: RetryPolicy,
+    learned: Outcome | Exception,
+    was_unknown: bool,
+    expected: tuple[str, str, str, str],
+    column: int,
+) -> None:
+    transition = decide(policy, learned, on_unknown=list(OnUnknown)[column], outcome_unknown=was_unknown)
+
+    assert summary(transition) == expected[column]
 
 
 @pytest.mark.parametrize(
-    ("error", "why"),
+    ("learned", "is_known", "is_unknown"),
     [
-        (Unavailable("x"), WaitReason.BACKOFF),
-        (Unavailable("x", 503), WaitReason.BACKOFF),
-        (RateLimited("x", 429), WaitReason.RATE_LIMITED),
-        (SessionUnavailable("x"), WaitReason.NO_SESSION),
-        (StoreUnavailable("x"), WaitReason.NO_SESSION),
-        (CredentialsRejected("x", 401), WaitReason.NO_SESSION),
-        (UnknownOutcome("x"), WaitReason.BACKOFF),
+        (Done(), True, False),
+        (Pending(), True, False),
+        (Failed("fee_error"), True, False),
+        (Later(1.0), False, False),
+        (RateLimited("x", 429), False, False),
+        (Unavailable("x", 503), False, False),
+        (UnknownOutcome("x"), False, True),
+        (Unavailable("x", 500), False, True),
+        (Rejected("x", 422), True, False),
     ],
-    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else value,
+    ids=lambda value: type(value).__name__,
 )
-@pytest.mark.parametrize("attempts", [0, 1_000_000])
-def test_what_is_not_about_the_operation_waits_however_often(
-    policy: RetryPolicy, error: Exception, why: WaitReason, attempts: int
+def test_the_transition_says_whether_the_outcome_is_known(
+    policy: RetryPolicy, learned: Outcome | Exception, is_known: bool, is_unknown: bool
 ) -> None:
-    verdict = policy.after(claimed(attempts=attempts), error, tried(counted=False))
+    transition = decide(policy, learned)
 
-    assert (verdict.state, verdict.wait_reason) == (State.WAITING, why)
-    assert verdict.due_in is not None
-    assert 0 < verdict.due_in <= 30
-
-
-@pytest.mark.parametrize(
-    ("error", "reason"),
-    [
-        (Rejected("x", 422), FailureReason.REJECTED),
-        (NotFound("x", 404), FailureReason.REJECTED),
-        (Conflict("x", 409), FailureReason.REJECTED),
-        (AccessRejected("x", 403), FailureReason.REJECTED),
-        (BadPayload("x"), FailureReason.BAD_PAYLOAD),
-        (KeyError("x"), FailureReason.INTERNAL),
-        (RecursionError("x"), FailureReason.INTERNAL),
-    ],
-    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else value,
-)
-def test_what_would_fail_again_is_for_a_person(policy: RetryPolicy, error: Exception, reason: FailureReason) -> None:
-    verdict = policy.after(claimed(), error, tried())
-
-    assert (verdict.state, verdict.failure_reason) == (State.FAILED, reason)
+    assert (transition.outcome_known, transition.outcome_unknown) == (is_known, is_unknown)
+    assert transition.unknown_step == ("processext" if is_unknown else None)
 
 
-def test_our_own_fault_is_reported_with_where_it_happened(
-    policy: RetryPolicy, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_known_outcome_ends_what_an_earlier_call_of_the_attempt_left_unknown(policy: RetryPolicy) -> None:
+    transition = policy.decide(finished(a_claim(), Pending(), unknown_step="create"))
+
+    assert (transition.outcome_known, transition.outcome_unknown) == (True, False)
+
+
+def test_a_refusal_that_follows_a_lost_call_of_the_same_attempt_proves_nothing(policy: RetryPolicy) -> None:
+    claim = a_claim(on_unknown=STOP)
+
+    transition = policy.decide(finished(claim, Rejected("x", 422), unknown_step="create"))
+
+    assert (summary(transition), transition.unknown_step) == ("failed unresolved", "create")
+
+
+def test_a_call_without_an_effect_may_be_lost_whatever_the_operation_permits(policy: RetryPolicy) -> None:
+    transition = policy.decide(finished(a_claim(on_unknown=STOP), UnknownOutcome("x"), unknown_step=None))
+
+    assert (summary(transition), transition.outcome_unknown) == ("waiting backoff", False)
+
+
+def test_done_stores_its_result(policy: RetryPolicy) -> None:
+    assert decide(policy, Done({"id": 7})).result == {"id": 7}
+
+
+def test_our_own_fault_is_logged_with_its_traceback(policy: RetryPolicy, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.ERROR):
-        policy.after(claimed(), KeyError("where"), tried())
+        decide(policy, KeyError("where"))
 
     assert "fees.process:W1" in caplog.text
     assert "KeyError: 'where'" in caplog.text
 
 
-def test_answers_that_ask_to_try_again_are_counted_until_exhausted(policy: RetryPolicy) -> None:
-    error = UnknownOutcome("an answer about another request", 200)
+@pytest.mark.parametrize(
+    "error",
+    [
+        Unavailable("x"),
+        Unavailable("x", 500),
+        RateLimited("x", 429),
+        SessionUnavailable("x"),
+        CredentialsRejected("x", 401),
+        AccessRejected("x", 403),
+        UnknownOutcome("x"),
+        UnknownOutcome("x", 200),
+    ],
+    ids=lambda error: f"{type(error).__name__}-{error.status}",
+)
+def test_trouble_that_everybody_has_fails_no_operation_however_often(policy: RetryPolicy, error: B2CopyError) -> None:
+    transition = decide(policy, error, counted_attempts=1_000_000)
 
-    verdicts = [policy.after(claimed(attempts=attempts), error, tried(counted=True)) for attempts in range(3)]
-
-    assert [verdict.state for verdict in verdicts] == [State.WAITING, State.WAITING, State.FAILED]
-    assert verdicts[-1].failure_reason is FailureReason.EXHAUSTED
-    assert all(verdict.outcome_unknown for verdict in verdicts)
-
-
-def test_an_unknown_outcome_of_what_may_not_be_repeated_is_unresolved(policy: RetryPolicy) -> None:
-    verdict = policy.after(claimed(on_unknown=OnUnknown.STOP), UnknownOutcome("x"), tried())
-
-    assert (verdict.state, verdict.failure_reason, verdict.outcome_unknown) == (
-        State.FAILED,
-        FailureReason.UNRESOLVED,
-        True,
-    )
+    assert transition.state == State.WAITING
+    assert transition.due_in_s is not None
+    assert 0 < transition.due_in_s <= BACKOFF_MAX_S
 
 
 @pytest.mark.parametrize(
-    "learned",
-    [Outcome("pending"), Unavailable("x"), RateLimited("x", 429), CredentialsRejected("x", 401), UnknownOutcome("x")],
-    ids=lambda learned: type(learned).__name__,
+    ("error", "reason"),
+    [
+        (UnknownOutcome("x", 200), FailureReason.EXHAUSTED),
+        (AccessRejected("x", 403), FailureReason.REJECTED),
+    ],
+    ids=lambda value: type(value).__name__,
 )
-def test_what_would_wait_beyond_its_deadline_is_unresolved(policy: RetryPolicy, learned: Any) -> None:
-    late = claimed(deadline=time.monotonic() - 0.01)
+def test_answers_about_one_operation_are_counted_up_to_the_limit(
+    policy: RetryPolicy, error: B2CopyError, reason: FailureReason
+) -> None:
+    transitions = [
+        policy.decide(finished(a_claim(counted_attempts=attempts), error, counted=True)) for attempts in range(3)
+    ]
 
-    verdict = policy.after(late, learned, tried())
+    assert [one.state for one in transitions] == [State.WAITING, State.WAITING, State.FAILED]
+    assert transitions[-1].failure_reason == reason
 
-    assert (verdict.state, verdict.failure_reason) == (State.FAILED, FailureReason.UNRESOLVED)
+
+def test_a_403_counts_only_after_another_403_and_while_others_are_served() -> None:
+    refused = meaning_of(AccessRejected("x", 403))
+    first, again = a_claim(), a_claim(wait_reason=WaitReason.NO_ACCESS)
+
+    assert not counts(first, refused, others_are_served=True)
+    assert not counts(again, refused, others_are_served=False)
+    assert counts(again, refused, others_are_served=True)
+
+
+def test_refusals_count_and_outages_do_not() -> None:
+    claim = a_claim(wait_reason=WaitReason.BACKOFF)
+
+    assert counts(claim, meaning_of(Rejected("x", 422)), others_are_served=False)
+    assert not counts(claim, meaning_of(Unavailable("x", 500)), others_are_served=True)
+
+
+def test_reading_back_after_refusals_ends_as_exhausted(policy: RetryPolicy) -> None:
+    claim = a_claim(on_unknown=READ_BACK, outcome_unknown=True, counted_attempts=2)
+
+    transition = policy.decide(finished(claim, Conflict("x", 409)))
+
+    assert transition.failure_reason == FailureReason.EXHAUSTED
+
+
+WAITS = [Unavailable("x"), RateLimited("x", 429), CredentialsRejected("x", 401), Later(1.0), AccessRejected("x", 403)]
+
+
+@pytest.mark.parametrize("learned", WAITS, ids=lambda learned: type(learned).__name__)
+def test_an_operation_that_was_never_started_expires_at_its_deadline(
+    policy: RetryPolicy, learned: Outcome | Exception
+) -> None:
+    late = a_claim(deadline=time.monotonic() - 0.01)
+
+    transition = policy.decide(finished(late, learned))
+
+    assert summary(transition) == "failed expired"
+
+
+@pytest.mark.parametrize("learned", WAITS, ids=lambda learned: type(learned).__name__)
+@pytest.mark.parametrize(
+    "begun", [{"outcome_unknown": True}, {"phase": Phase.POLL}, {"progress": {"client_id": 7}}], ids=str
+)
+def test_an_operation_that_may_have_been_done_is_unresolved_at_its_deadline(
+    policy: RetryPolicy, learned: Outcome | Exception, begun: dict[str, Any]
+) -> None:
+    late = a_claim(deadline=time.monotonic() - 0.01, **begun)
+
+    assert summary(policy.decide(finished(late, learned))) == "failed unresolved"
+
+
+@pytest.mark.parametrize("learned", [Pending(), UnknownOutcome("x"), Unavailable("x", 500)], ids=repr)
+def test_what_this_attempt_started_is_unresolved_at_the_deadline(
+    policy: RetryPolicy, learned: Outcome | Exception
+) -> None:
+    late = a_claim(deadline=time.monotonic() - 0.01)
+
+    assert summary(policy.decide(finished(late, learned))) == "failed unresolved"
 
 
 @pytest.mark.parametrize(
-    ("learned", "state"), [(Outcome("done"), State.SUCCEEDED), (Outcome("fee_error"), State.FAILED)]
+    ("learned", "expected"), [(Done(), "succeeded"), (Failed("fee_error"), "failed fee_error")], ids=str
 )
-def test_a_final_answer_counts_however_late(policy: RetryPolicy, learned: Outcome, state: State) -> None:
-    verdict = policy.after(claimed(deadline=time.monotonic() - 1), learned, tried())
-
-    assert verdict.state is state
-    assert verdict.failure_reason is not FailureReason.UNRESOLVED
+def test_a_final_answer_counts_however_late(policy: RetryPolicy, learned: Outcome, expected: str) -> None:
+    assert summary(decide(policy, learned, deadline=time.monotonic() - 1)) == expected
 
 
-@pytest.mark.parametrize("error", [RateLimited("x", 429, None, 77.0), Unavailable("x", 503, None, 77.0)])
-def test_retry_after_is_a_floor(policy: RetryPolicy, error: Exception) -> None:
-    assert policy.after(claimed(), error, tried()).due_in == 77.0
+@pytest.mark.parametrize("error", [RateLimited("x", 429, None, 77.0), Unavailable("x", 503, None, 77.0)], ids=repr)
+def test_retry_after_is_the_least_wait(policy: RetryPolicy, error: Exception) -> None:
+    assert decide(policy, error).due_in_s == 77.0
 
 
 def test_a_short_retry_after_does_not_shorten_the_wait(policy: RetryPolicy) -> None:
-    due_in = policy.after(claimed(), RateLimited("x", 429, None, 0.001), tried()).due_in
+    due_in_s = decide(policy, RateLimited("x", 429, None, 0.001)).due_in_s
 
-    assert due_in is not None
-    assert due_in >= 1.0
+    assert due_in_s is not None
+    assert due_in_s >= 1.0
 
 
-def test_backing_off_grows_with_jitter_and_is_capped(policy: RetryPolicy) -> None:
-    def wait(after: float) -> float:
-        verdict = policy.after(claimed(wait_reason=WaitReason.BACKOFF, waited=after), Unavailable("x"), tried())
-        assert verdict.due_in is not None
-        return verdict.due_in
+def test_back_off_grows_with_jitter_up_to_its_maximum(policy: RetryPolicy) -> None:
+    def wait_after(last_wait_s: float) -> float:
+        waiting = decide(policy, Unavailable("x"), wait_reason=WaitReason.BACKOFF, last_wait_s=last_wait_s)
+        assert waiting.due_in_s is not None
+        return waiting.due_in_s
 
-    first = [wait(0.0) for _ in range(200)]
-    later = [wait(3.0) for _ in range(200)]
-    longest = [wait(1000.0) for _ in range(200)]
+    first = [wait_after(0.0) for _ in range(200)]
+    later = [wait_after(3.0) for _ in range(200)]
+    longest = [wait_after(1000.0) for _ in range(200)]
 
     assert set(first) == {1.0}
-    assert max(later) > 5
+    assert 5 < max(later) <= 9
     assert len(set(later)) > 100
-    assert max(later) <= 9
-    assert max(longest) <= BACKOFF_MAX <= 30
+    assert max(longest) <= BACKOFF_MAX_S <= 30
 
 
 def test_polls_widen_from_two_seconds_to_sixty(policy: RetryPolicy) -> None:
     waits: list[float] = []
-    claim = claimed()
+    claim = a_claim()
     for _ in range(12):
-        verdict = policy.after(claim, Outcome("pending"), tried())
-        assert (verdict.state, verdict.wait_reason) == (State.WAITING, WaitReason.PENDING_AT_B2COPY)
-        assert verdict.due_in is not None
-        waits.append(verdict.due_in)
-        claim = claimed(wait_reason=WaitReason.PENDING_AT_B2COPY, waited=verdict.due_in)
+        waiting = policy.decide(finished(claim, Pending()))
+        assert waiting.due_in_s is not None
+        waits.append(waiting.due_in_s)
+        claim = a_claim(wait_reason=WaitReason.PENDING_AT_B2COPY, last_wait_s=waiting.due_in_s)
 
     assert waits[:3] == [2.0, 3.0, 4.5]
     assert waits == sorted(waits)
     assert waits[-1] == 60.0
 
 
-def test_polls_begin_anew_after_an_outage(policy: RetryPolicy) -> None:
-    verdict = policy.after(claimed(wait_reason=WaitReason.BACKOFF, waited=10.0), Outcome("pending"), tried())
-
-    assert verdict.due_in == 2.0
+def test_polls_start_over_after_an_outage(policy: RetryPolicy) -> None:
+    assert decide(policy, Pending(), wait_reason=WaitReason.BACKOFF, last_wait_s=10.0).due_in_s == 2.0
 
 
-def test_polls_are_stretched_beyond_their_schedule_when_there_are_too_many(policy: RetryPolicy) -> None:
-    took: list[float] = []
+def test_polls_are_spaced_further_when_there_are_too_many() -> None:
+    durations: list[float] = []
 
-    def stretch(seconds: float) -> float:
-        took.append(seconds)
+    def spacing_s(duration_s: float) -> float:
+        durations.append(duration_s)
         return 600.0
 
-    verdict = replace(policy, stretch=stretch).after(claimed(), Outcome("pending"), tried(duration=250))
+    transition = decide(RetryPolicy(3, spacing_s), Pending())
 
-    assert verdict.due_in == 600.0
-    assert took == [0.25]
+    assert transition.due_in_s == 600.0
+    assert durations == [0.012]
 
 
-def test_every_verdict_carries_its_evidence(policy: RetryPolicy) -> None:
-    evidence: AttemptRecord = tried(words="said")
-    for learned in (Outcome("done"), Outcome("pending"), Unavailable("x"), Rejected("x"), KeyError("x")):
-        assert policy.after(claimed(), learned, evidence).attempt is evidence
+def test_later_waits_as_long_as_the_kind_says_and_stores_its_progress(policy: RetryPolicy) -> None:
+    transition = policy.decide(finished(a_claim(), Later(7.5), progress={"client_id": 7}))
+
+    assert (summary(transition), transition.due_in_s) == ("waiting next_step", 7.5)
+    assert transition.progress == {"client_id": 7}
+
+
+def test_progress_survives_whatever_becomes_of_an_unfinished_operation(policy: RetryPolicy) -> None:
+    for learned in (Later(1.0), Unavailable("x"), UnknownOutcome("x"), Rejected("x", 422), KeyError("x"), Pending()):
+        assert decide(policy, learned, progress={"client_id": 7}).progress == {"client_id": 7}
+
+
+def test_every_transition_carries_its_evidence(policy: RetryPolicy) -> None:
+    for learned in (Done(), Pending(), Unavailable("x"), Rejected("x"), KeyError("x"), Later(1.0), BadPayload("x")):
+        attempt = finished(a_claim(), learned)
+        assert policy.decide(attempt).attempt is attempt.record

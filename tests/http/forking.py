@@ -2,20 +2,21 @@
 
 import os
 
-from worker.http.client import Http
+from tests.http.calls import post
+from worker.http import Http
 from worker.session.shared import SharedSession
 from worker.settings import worker_settings
 
 
 def main() -> int:
     settings = worker_settings()
-    http = Http(SharedSession(settings), settings)
-    http.post("/api/admin/x", {"pid": os.getpid()}, repeatable=False)
+    http = Http({"service_admin": SharedSession(settings)}, settings)
+    post(http, "/api/admin/x", {"pid": os.getpid()})
     children = []
     for _ in range(4):
         pid = os.fork()
         if pid == 0:
-            statuses = {http.post("/api/admin/x", {"pid": os.getpid()}, repeatable=False).status for _ in range(100)}
+            statuses = {post(http, "/api/admin/x", {"pid": os.getpid()}).status for _ in range(100)}
             os._exit(0 if statuses == {200} else 1)
         children.append(pid)
     return sum(os.waitpid(pid, 0)[1] != 0 for pid in children)

@@ -22,6 +22,7 @@ class Wire:
         self.requests: list[bytes] = []
         self.connections = 0
         self.answer: Answering = lambda connection, request: connection.sendall(OK)
+        self.login: Answering = _give_pair
         self.tls: ssl.SSLContext | None = None
         self._open: list[socket.socket] = []
 
@@ -64,12 +65,17 @@ class Wire:
             while request := _whole(connection):
                 self.requests.append(request)
                 if b"/authexternalcrm" in request.split(b"\r\n")[0]:
-                    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(PAIR), PAIR))
+                    self.login(connection, request)
                 elif self.answer(connection, request):
-                    connection.close()
                     return
         except OSError:
+            pass  # the client has closed the connection
+        finally:
             connection.close()
+
+
+def _give_pair(connection: socket.socket, request: bytes) -> None:
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(PAIR), PAIR))
 
 
 def _whole(connection: socket.socket) -> bytes:

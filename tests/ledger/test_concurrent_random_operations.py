@@ -1,7 +1,7 @@
-"""Several processes' worth of actors at once, each doing whatever comes to its mind.
+"""Several actors at once, each with random actions in random order.
 
-The machine of `test_machine` knows what must happen, one actor after the other; here transactions really cross. What
-must hold then: nobody's transaction fails, no claim is given twice, no move escapes the table, everything ends.
+`test_random_state_machine` runs one action after the other and knows what each must do. Here the transactions run
+concurrently. Then no transaction may fail, no claim is given twice, every move is in the table, and everything ends.
 """
 
 import os
@@ -9,8 +9,8 @@ import random
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
-from tests.ledger.actors import new, succeed, take
-from tests.ledger.test_random_state_machine import illegal_moves, watch
+from tests.ledger.test_random_state_machine import illegal_moves, watch_moves
+from tests.operations import claim_due, new_operation, succeed
 from worker.errors import NotAllowed
 from worker.ledger import (
     Ledger,
@@ -37,54 +37,54 @@ NAMES = [f"{entity}{number}" for entity in "ABC-" for number in range(6)]
 class Actor:
     def __init__(self, ledger: Ledger, number: int) -> None:
         self.ledger, self.owner = ledger, f"worker {number}"
-        self.chance = random.Random(number)
-        self.held: list[Claim] = []
+        self.random = random.Random(number)
+        self.claims: list[Claim] = []
         self.claimed: list[tuple[int, int]] = []
 
     def act(self) -> None:
         for _ in range(STEPS):
-            self.chance.choice([self.record, self.work, self.work, self.work, self.give_back, self.decide])()
+            self.random.choice([self.record, self.work, self.work, self.work, self.return_unsent, self.decide])()
 
     def record(self) -> None:
-        names = self.chance.sample(NAMES, 4)
+        names = self.random.sample(NAMES, 4)
         record(self.ledger, [self.named(name) for name in names], by=self.owner)
 
     def work(self) -> None:
-        verdicts = [self.verdict(one) for one in self.held]
-        lost, self.held = settle_and_claim(self.ledger, verdicts, "money", self.owner, self.chance.randint(1, 8))
+        transitions = [self.random_transition(one) for one in self.claims]
+        lost, self.claims = settle_and_claim(self.ledger, transitions, "money", self.owner, self.random.randint(1, 8))
         assert lost == []
-        self.claimed += [(one.id, one.fence) for one in self.held]
-        assert renew_leases(self.ledger, self.owner, self.held) == {one.id for one in self.held}
+        self.claimed += [(one.id, one.fence) for one in self.claims]
+        assert renew_leases(self.ledger, self.owner, self.claims) == {one.id for one in self.claims}
 
-    def give_back(self) -> None:
-        return_unsent(self.ledger, self.held)
-        self.held = []
+    def return_unsent(self) -> None:
+        return_unsent(self.ledger, self.claims)
+        self.claims = []
 
     def decide(self) -> None:
-        key = new(self.chance.choice(NAMES)).key
-        decision = self.chance.choice([self.replay, cancel, stop_asking, self.refresh, self.release, self.purge])
+        key = new_operation(self.random.choice(NAMES)).key
+        decision = self.random.choice([self.replay, cancel, stop_asking, self.poll_now, self.make_due, self.purge])
         with suppress(NotAllowed):
-            decision(self.ledger, key, "ada", "a storm")
+            decision(self.ledger, key, "ada", "random")
 
-    def replay(self, ledger: Ledger, key: str, who: str, why: str) -> None:
-        replay(ledger, [key, new(self.chance.choice(NAMES)).key], who, why)
+    def replay(self, ledger: Ledger, key: str, actor: str, note: str) -> None:
+        replay(ledger, [key, new_operation(self.random.choice(NAMES)).key], actor, note)
 
-    def poll_now(self, ledger: Ledger, key: str, _who: str, _why: str) -> None:
+    def poll_now(self, ledger: Ledger, key: str, _actor: str, _note: str) -> None:
         poll_now(ledger, key)
 
-    def make_due(self, ledger: Ledger, _key: str, _who: str, _why: str) -> None:
-        make_due(ledger, WaitReason.BACKOFF)
+    def make_due(self, ledger: Ledger, _key: str, _actor: str, _note: str) -> None:
+        make_due(ledger, "b2copy", WaitReason.BACKOFF)
 
-    def purge(self, ledger: Ledger, _key: str, _who: str, _why: str) -> None:
+    def purge(self, ledger: Ledger, _key: str, _actor: str, _note: str) -> None:
         purge(ledger, -3600, batch=5)
 
-    def verdict(self, one: Claim) -> Transition:
-        return self.chance.choice(
+    def random_transition(self, one: Claim) -> Transition:
+        return self.random.choice(
             [
                 Transition(one, State.SUCCEEDED),
                 Transition(one, State.FAILED, failure_reason=FailureReason.REJECTED),
                 Transition(
-                    one, State.WAITING, wait_reason=WaitReason.BACKOFF, due_in_s=self.chance.choice([0.0, 3600.0])
+                    one, State.WAITING, wait_reason=WaitReason.BACKOFF, due_in_s=self.random.choice([0.0, 3600.0])
                 ),
             ]
         )
@@ -92,34 +92,34 @@ class Actor:
     @staticmethod
     def named(name: str) -> New:
         parent = "fees.process:A0" if name in {"B5", "-5"} else None
-        return new(name, entity=None if name[0] == "-" else name[0], parent=parent)
+        return new_operation(name, entity=None if name[0] == "-" else name[0], parent=parent)
 
 
-def test_actors_at_once_break_nothing(own_url: str) -> None:
-    ledgers = [open_ledger(own_url) for _ in range(ACTORS)]
-    watch(ledgers[0])
+def test_concurrent_random_actions_break_nothing(own_ledger_url: str) -> None:
+    ledgers = [open_ledger(own_ledger_url) for _ in range(ACTORS)]
+    watch_moves(ledgers[0])
     actors = [Actor(ledger, number) for number, ledger in enumerate(ledgers)]
 
-    with ThreadPoolExecutor(ACTORS) as crowd:
-        for done in [crowd.submit(actor.act) for actor in actors]:
-            done.result()
+    with ThreadPoolExecutor(ACTORS) as threads:
+        for finished in [threads.submit(actor.act) for actor in actors]:
+            finished.result()
 
     claimed = [claim for actor in actors for claim in actor.claimed]
     assert len(claimed) == len(set(claimed)) > STEPS // 2
     assert illegal_moves(ledgers[0]) == []
     for actor in actors:
-        actor.give_back()
+        actor.return_unsent()
     drain(ledgers[0])
     for ledger in ledgers:
         ledger.close()
 
 
 def drain(ledger: Ledger) -> None:
-    """Everything that is open comes to its end, once nobody interferes."""
+    """Everything that is open ends when nothing interferes."""
     record(ledger, [Actor.named("A0")], by="the end")
-    replay(ledger, ["fees.process:A0"], "the end", "parents first")
-    for why in WaitReason:
-        make_due(ledger, why)
-    while held := take(ledger):
-        succeed(ledger, *held)
+    replay(ledger, ["fees.process:A0"], "the end", "the parents first")
+    for reason in WaitReason:
+        make_due(ledger, "b2copy", reason)
+    while claims := claim_due(ledger):
+        succeed(ledger, *claims)
     assert [one.key for one in search(ledger) if one.due_at is not None] == []

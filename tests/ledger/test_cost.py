@@ -1,4 +1,4 @@
-"""An operation costs the same in a small ledger and in a large one: in statements and in SQLite's own steps."""
+"""An operation costs the same in a small ledger and in a large one: SQL statements, and steps of SQLite's machine."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from tests.ledger.actors import on_postgresql, on_sqlite, postpone, put, succeed, take, tried
+from tests.ledger.databases import on_postgresql, on_sqlite
+from tests.operations import attempt_record, claim_due, make_wait, record_operations, succeed
 from worker.ledger import Ledger, count_due, renew_leases, settle_and_claim
 from worker.operation import State, Transition, WaitReason
 
 
 @contextmanager
-def counted(ledger: Ledger) -> Iterator[list[str]]:
+def statements_of(ledger: Ledger) -> Iterator[list[str]]:
     statements: list[str] = []
 
     def note(*call: object) -> None:
@@ -25,8 +26,8 @@ def counted(ledger: Ledger) -> Iterator[list[str]]:
 
 
 @contextmanager
-def stepped(ledger: Ledger) -> Iterator[list[int]]:
-    """Counts the instructions SQLite's virtual machine runs, in tens."""
+def steps_of(ledger: Ledger) -> Iterator[list[int]]:
+    """Counts the instructions that SQLite's virtual machine runs, in tens."""
     steps = [0]
 
     def step() -> int:
@@ -42,96 +43,100 @@ def stepped(ledger: Ledger) -> Iterator[list[int]]:
 
 
 def work_through(ledger: Ledger, operations: int) -> None:
-    """Claim and settle as the engine does, a hundred to a transaction."""
-    verdicts: list[Transition] = []
+    """Claim and settle as a lane does, a hundred operations to a transaction."""
+    transitions: list[Transition] = []
     left = operations
     while left:
-        lost, held = settle_and_claim(ledger, verdicts, "money", "worker 1", min(100, left))
-        assert (lost, bool(held)) == ([], True)
-        verdicts = [Transition(one, State.SUCCEEDED, attempt=tried()) for one in held]
-        left -= len(held)
-    settle_and_claim(ledger, verdicts, "money", "worker 1", 0)
+        lost, claims = settle_and_claim(ledger, transitions, "money", "worker 1", min(100, left))
+        assert (lost, bool(claims)) == ([], True)
+        transitions = [Transition(one, State.SUCCEEDED, attempt=attempt_record()) for one in claims]
+        left -= len(claims)
+    settle_and_claim(ledger, transitions, "money", "worker 1", 0)
 
 
 def test_statements_per_operation_do_not_grow_with_the_ledger(ledger: Ledger) -> None:
     def statements(name: str) -> int:
-        with counted(ledger) as told:
+        with statements_of(ledger) as sent:
             work_through(ledger, 300)
-            renew_leases(ledger, "worker 1", take(ledger, limit=10))
-            put(ledger, name)
+            renew_leases(ledger, "worker 1", claim_due(ledger, limit=10))
+            record_operations(ledger, name)
             count_due(ledger)
-        return len(told)
+        return len(sent)
 
-    put(ledger, *(f"few{number}" for number in range(400)))
+    record_operations(ledger, *(f"few{number}" for number in range(400)))
     few = statements("small")
-    put(ledger, *(f"many{number}" for number in range(10_000)))
+    record_operations(ledger, *(f"many{number}" for number in range(10_000)))
 
     assert statements("large") == few
 
 
 def test_a_settled_and_claimed_hundred_takes_few_statements(ledger: Ledger) -> None:
-    put(ledger, *(f"W{number}" for number in range(200)))
-    held = take(ledger)
+    record_operations(ledger, *(f"W{number}" for number in range(200)))
+    claims = claim_due(ledger)
 
-    with counted(ledger) as told:
+    with statements_of(ledger) as sent:
         settle_and_claim(
-            ledger, [Transition(one, State.SUCCEEDED, attempt=tried()) for one in held], "money", "worker 1", 100
+            ledger,
+            [Transition(one, State.SUCCEEDED, attempt=attempt_record()) for one in claims],
+            "money",
+            "worker 1",
+            100,
         )
 
-    assert len([statement for statement in told if not statement.startswith("BEGIN")]) == 7
+    assert len([statement for statement in sent if not statement.startswith("BEGIN")]) == 6
 
 
 def test_recording_one_is_one_statement(ledger: Ledger) -> None:
-    with counted(ledger) as told:
-        put(ledger, "W1")
+    with statements_of(ledger) as sent:
+        record_operations(ledger, "W1")
 
-    assert len([statement for statement in told if not statement.startswith("BEGIN")]) == 1
+    assert len([statement for statement in sent if not statement.startswith("BEGIN")]) == 1
 
 
 @on_sqlite
 @pytest.mark.parametrize("more", ["waiting to be claimed", "done", "waiting in one entity's line"])
 def test_work_per_operation_does_not_grow_with_the_ledger(ledger: Ledger, more: str) -> None:
     def steps(doing: Callable[[], object]) -> int:
-        with stepped(ledger) as told:
+        with steps_of(ledger) as sent:
             doing()
-        return told[0]
+        return sent[0]
 
     def some_work(name: str) -> None:
-        put(ledger, *(f"{name}{number}" for number in range(200)))
+        record_operations(ledger, *(f"{name}{number}" for number in range(200)))
         work_through(ledger, 200)
-        renew_leases(ledger, "worker 1", take(ledger, limit=10))
-        succeed(ledger, *take(ledger, limit=10))
+        renew_leases(ledger, "worker 1", claim_due(ledger, limit=10))
+        succeed(ledger, *claim_due(ledger, limit=10))
         count_due(ledger, ["bulk"])
 
-    put(ledger, *(f"few{number}" for number in range(200)))
+    record_operations(ledger, *(f"few{number}" for number in range(200)))
     small = steps(lambda: some_work("small"))
 
     match more:
         case "waiting to be claimed":
-            put(ledger, *(f"many{number}" for number in range(10_000)))
+            record_operations(ledger, *(f"many{number}" for number in range(10_000)))
         case "done":
-            put(ledger, *(f"many{number}" for number in range(10_000)))
+            record_operations(ledger, *(f"many{number}" for number in range(10_000)))
             work_through(ledger, 10_000)
         case _:
-            put(ledger, *(f"many{number}" for number in range(5_000)), entity="123456")
-            take(ledger, limit=1000)  # its first is held now, and the others know that they must wait
+            record_operations(ledger, *(f"many{number}" for number in range(5_000)), entity="123456")
+            claim_due(ledger, limit=1000)  # the first is running, and the others are parked
 
     assert steps(lambda: some_work("large")) < 1.3 * small
 
 
 @on_postgresql
-def test_what_is_not_due_is_not_looked_at(ledger: Ledger) -> None:
-    put(ledger, *(f"W{number}" for number in range(3000)))
-    postpone(ledger, *take(ledger, limit=3000), wait_reason=WaitReason.PENDING_AT_B2COPY, seconds=3600)
-    put(ledger, "new")
-    with ledger.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.exec_driver_sql("VACUUM ANALYZE b2copy_operations")
+def test_operations_that_are_not_due_are_not_read(ledger: Ledger) -> None:
+    record_operations(ledger, *(f"W{number}" for number in range(3000)))
+    make_wait(ledger, *claim_due(ledger, limit=3000), wait_reason=WaitReason.PENDING_AT_B2COPY, due_in_s=3600)
+    record_operations(ledger, "new")
+    with ledger.engine.raw_connection() as connection:
+        connection.cursor().execute("VACUUM ANALYZE b2copy_operations")
 
     with explained(ledger) as plans:
-        take(ledger, limit=10)
+        claim_due(ledger, limit=10)
         count_due(ledger)
 
-    conditions = [line for line in plans if "Index Cond" in line and "turn" in line]
+    conditions = [line for line in plans if "Index Cond" in line and "phase" in line]
     assert len(conditions) >= 2
     assert all("due_at <=" in line for line in conditions), plans
 

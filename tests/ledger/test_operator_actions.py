@@ -1,148 +1,175 @@
-"""What people decide about operations, and what the ledger does not let them."""
+"""What people decide about operations, and what the ledger does not allow."""
 
 from collections.abc import Callable
 
 import pytest
 
-from tests.ledger.actors import Clock, fail, look, names, postpone, put, succeed, take, take_one
+from tests.operations import (
+    LedgerClock,
+    attempt_record,
+    claim_due,
+    claim_one,
+    fail,
+    find_operation,
+    make_wait,
+    names_of,
+    record_operations,
+    succeed,
+)
 from worker.errors import NotAllowed
 from worker.ledger import (
     Ledger,
-    active_flags,
     attempts_of,
     audit_of,
     cancel,
     fail_message,
-    lower_flag,
-    pause,
     poll_now,
-    raise_flag,
     replay,
-    resume,
     search,
     stop_asking,
 )
-from worker.operation import FailureReason, Operation, State, WaitReason
+from worker.operation import FailureReason, OnUnknown, Operation, Phase, State, WaitReason
 
 W1 = "fees.process:W1"
 
 
-def test_a_replay_queues_a_dead_letter_afresh(ledger: Ledger, clock: Clock) -> None:
-    put(ledger, "W1", time_allowed_s=100.0, on_unknown=OnUnknown.REPEAT)
-    postpone(ledger, take_one(ledger), wait_reason=WaitReason.PENDING_AT_B2COPY, seconds=1)
-    clock.passes(200)
-    fail(ledger, take_one(ledger), failure_reason=FailureReason.UNRESOLVED, outcome_unknown=True)
+def test_a_replay_queues_a_failed_operation_with_fresh_attempts_and_deadline(
+    ledger: Ledger, clock: LedgerClock
+) -> None:
+    record_operations(ledger, "W1", time_allowed_s=100.0, on_unknown=OnUnknown.REPEAT)
+    make_wait(ledger, claim_one(ledger), wait_reason=WaitReason.PENDING_AT_B2COPY, due_in_s=1)
+    clock.advance(200)
+    fail(ledger, claim_one(ledger), failure_reason=FailureReason.UNRESOLVED, outcome_unknown=True)
 
-    assert replay(ledger, [W1], "ada", "B2COPY has mended it") == [W1]
+    assert replay(ledger, [W1], "ada", "B2COPY has corrected it") == [W1]
 
-    found = look(ledger, "W1")
+    found = find_operation(ledger, "W1")
     assert (found.state, found.failure_reason, found.polls, found.replays) == (State.QUEUED, None, 0, 1)
     assert found.deadline_at == found.state_since + 100_000
-    held = take_one(ledger)
-    assert (held.outcome_unknown, held.sent, held.replays, held.overdue) == (True, True, 1, False)
-    assert len(attempts_of(ledger, held.id)) == 1, "the evidence of before is gone"
+    claimed = claim_one(ledger)
+    assert (claimed.outcome_unknown, claimed.sent, claimed.replays, claimed.overdue) == (True, True, 1, False)
+    assert len(attempts_of(ledger, claimed.id)) == 1, "the earlier evidence is lost"
 
 
-def test_a_replay_is_kept_with_who_and_why(ledger: Ledger) -> None:
-    [recorded] = put(ledger, "W1")
-    fail(ledger, take_one(ledger))
+def test_a_replay_starts_from_the_beginning(ledger: Ledger, clock: LedgerClock) -> None:
+    record_operations(ledger, "W1")
+    counted = attempt_record("pending", counted=True)
+    make_wait(
+        ledger, claim_one(ledger), wait_reason=WaitReason.PENDING_AT_B2COPY, due_in_s=1, attempt=counted,
+        outcome_known=True,
+    )  # fmt: skip
+    clock.advance(2)
+    fail(ledger, claim_one(ledger), attempt=counted, outcome_known=True)
 
-    replay(ledger, [W1], "ada", "mended")
+    replay(ledger, [W1], "ada", "again")
 
-    [decision] = audit_of(ledger, recorded.id)
-    assert (decision.what, decision.who, decision.why, decision.subject) == ("replay", "ada", "mended", W1)
-    assert decision.at >= look(ledger, "W1").requested_at
-
-
-def test_a_replay_pressed_twice_is_one_replay(ledger: Ledger) -> None:
-    put(ledger, "W1")
-    fail(ledger, take_one(ledger))
-
-    assert replay(ledger, [W1, W1], "ada", "mended") == [W1]
-    assert replay(ledger, [W1], "bob", "mended") == []
-    assert look(ledger, "W1").replays == 1
+    claimed = claim_one(ledger)
+    assert (claimed.counted_attempts, claimed.phase, claimed.last_wait_s) == (0, Phase.SUBMIT, 0)
+    assert (claimed.last_answer, claimed.last_answer_fence) == (None, None)
 
 
-def test_what_must_not_be_done_twice_is_replayed_only_on_the_word_that_it_was_not_done(ledger: Ledger) -> None:
-    [recorded] = put(ledger, "W1", on_unknown=OnUnknown.STOP)
-    fail(ledger, take_one(ledger), failure_reason=FailureReason.UNRESOLVED, outcome_unknown=True)
+def test_a_replay_is_stored_in_the_audit(ledger: Ledger) -> None:
+    record_operations(ledger, "W1")
+    fail(ledger, claim_one(ledger))
+
+    replay(ledger, [W1], "ada", "corrected")
+
+    [entry] = audit_of(ledger, W1)
+    assert (entry.action, entry.actor, entry.note, entry.subject) == ("replay", "ada", "corrected", W1)
+    assert entry.at >= find_operation(ledger, "W1").requested_at
+
+
+def test_a_replay_requested_twice_is_one_replay(ledger: Ledger) -> None:
+    record_operations(ledger, "W1")
+    fail(ledger, claim_one(ledger))
+
+    assert replay(ledger, [W1, W1], "ada", "corrected") == [W1]
+    assert replay(ledger, [W1], "bob", "corrected") == []
+    assert find_operation(ledger, "W1").replays == 1
+
+
+def test_an_operation_that_must_not_be_done_twice_is_replayed_only_if_a_person_says_that_it_was_not_done(
+    ledger: Ledger,
+) -> None:
+    record_operations(ledger, "W1", on_unknown=OnUnknown.STOP)
+    fail(ledger, claim_one(ledger), failure_reason=FailureReason.UNRESOLVED, outcome_unknown=True)
 
     assert replay(ledger, [W1], "ada", "again") == []
     assert replay(ledger, [W1], "ada", "looked: nothing there", not_done=True) == [W1]
 
-    assert take_one(ledger).outcome_unknown is False
-    assert [one.what for one in audit_of(ledger, recorded.id)] == ["replay, was not done"]
+    assert claim_one(ledger).outcome_unknown is False
+    assert [entry.action for entry in audit_of(ledger, W1)] == ["replay, was not done"]
 
 
-def test_only_dead_letters_are_replayed(ledger: Ledger) -> None:
-    put(ledger, "W1", "W2")
-    succeed(ledger, *take(ledger, limit=1))
+def test_only_failed_operations_are_replayed(ledger: Ledger) -> None:
+    record_operations(ledger, "W1", "W2")
+    succeed(ledger, *claim_due(ledger, limit=1))
     fail_message(ledger, "m-1", "b2copy.fees.process", "no arguments", by="crm", raw="[]")
 
     assert replay(ledger, [W1, "fees.process:W2", "message:m-1", "fees.process:none"], "ada", "all of them") == []
-    assert (look(ledger, "W1").state, look(ledger, "W2").state) == (State.SUCCEEDED, State.QUEUED)
+    assert (find_operation(ledger, "W1").state, find_operation(ledger, "W2").state) == (State.SUCCEEDED, State.QUEUED)
 
 
 @pytest.mark.parametrize("waiting", [False, True])
-def test_what_was_never_sent_can_be_cancelled(ledger: Ledger, waiting: bool) -> None:
-    [recorded] = put(ledger, "W1")
+def test_an_operation_that_was_never_sent_can_be_cancelled(ledger: Ledger, waiting: bool) -> None:
+    record_operations(ledger, "W1")
     if waiting:
-        postpone(ledger, take_one(ledger), wait_reason=WaitReason.NO_SESSION, sent=False)
+        make_wait(ledger, claim_one(ledger), wait_reason=WaitReason.NO_SESSION, sent=False)
 
     cancelled = cancel(ledger, W1, "ada", "the client changed their mind")
 
     assert (cancelled.state, cancelled.due_at) == (State.CANCELLED, None)
-    assert take(ledger) == []
-    assert [one.what for one in audit_of(ledger, recorded.id)] == ["cancel"]
+    assert claim_due(ledger) == []
+    assert [entry.action for entry in audit_of(ledger, W1)] == ["cancel"]
 
 
-def test_what_may_have_been_sent_cannot_be_cancelled(ledger: Ledger) -> None:
-    [recorded] = put(ledger, "W1")
-    held = take_one(ledger)
+def test_an_operation_that_may_have_been_sent_cannot_be_cancelled(ledger: Ledger) -> None:
+    record_operations(ledger, "W1")
+    claimed = claim_one(ledger)
     with pytest.raises(NotAllowed, match="may be under way"):
         cancel(ledger, W1, "ada", "no")
-    postpone(ledger, held)
+    make_wait(ledger, claimed)
 
-    with pytest.raises(NotAllowed, match="may have reached B2COPY"):
+    with pytest.raises(NotAllowed, match="may have reached the destination"):
         cancel(ledger, W1, "ada", "no")
 
-    assert look(ledger, "W1").state == State.WAITING
-    assert audit_of(ledger, recorded.id) == []
+    assert find_operation(ledger, "W1").state == State.WAITING
+    assert audit_of(ledger, W1) == []
 
 
 def test_a_replayed_operation_cannot_be_cancelled(ledger: Ledger) -> None:
-    put(ledger, "W1")
-    fail(ledger, take_one(ledger))
+    record_operations(ledger, "W1")
+    fail(ledger, claim_one(ledger))
     replay(ledger, [W1], "ada", "again")
 
     with pytest.raises(NotAllowed):
         cancel(ledger, W1, "ada", "no")
 
 
-def test_what_was_sent_can_be_given_up_as_unresolved(ledger: Ledger) -> None:
-    [recorded] = put(ledger, "W1")
-    postpone(ledger, take_one(ledger), wait_reason=WaitReason.PENDING_AT_B2COPY)
+def test_asking_about_an_operation_that_was_sent_can_be_stopped(ledger: Ledger) -> None:
+    record_operations(ledger, "W1")
+    make_wait(ledger, claim_one(ledger), wait_reason=WaitReason.PENDING_AT_B2COPY)
 
     ended = stop_asking(ledger, W1, "ada", "support settles it by hand")
 
     assert (ended.state, ended.failure_reason, ended.outcome_unknown) == (State.FAILED, FailureReason.UNRESOLVED, True)
-    assert [one.what for one in audit_of(ledger, recorded.id)] == ["stop_asking"]
+    assert [entry.action for entry in audit_of(ledger, W1)] == ["stop_asking"]
 
 
-def test_what_was_not_sent_or_is_being_sent_cannot_be_given_up(ledger: Ledger) -> None:
-    put(ledger, "W1")
+def test_an_operation_that_is_not_sent_or_is_running_cannot_be_ended_by_stop_asking(ledger: Ledger) -> None:
+    record_operations(ledger, "W1")
     with pytest.raises(NotAllowed, match="cancel it"):
         stop_asking(ledger, W1, "ada", "no")
-    take(ledger)
+    claim_due(ledger)
 
     with pytest.raises(NotAllowed, match="under way"):
         stop_asking(ledger, W1, "ada", "no")
 
 
 @pytest.mark.parametrize("decide", [cancel, stop_asking])
-def test_what_has_ended_or_never_was_is_left_alone(ledger: Ledger, decide: Callable[..., Operation]) -> None:
-    put(ledger, "W1")
-    succeed(ledger, take_one(ledger))
+def test_a_final_or_unknown_operation_is_not_changed(ledger: Ledger, decide: Callable[..., Operation]) -> None:
+    record_operations(ledger, "W1")
+    succeed(ledger, claim_one(ledger))
 
     with pytest.raises(NotAllowed, match="succeeded already"):
         decide(ledger, W1, "ada", "no")
@@ -151,48 +178,35 @@ def test_what_has_ended_or_never_was_is_left_alone(ledger: Ledger, decide: Calla
 
 
 @pytest.mark.parametrize("decide", [cancel, stop_asking])
-def test_what_people_end_releases_its_entity(ledger: Ledger, decide: Callable[..., Operation]) -> None:
-    put(ledger, "W1", "W2", entity="123456")
-    postpone(ledger, take_one(ledger), sent=decide is stop_asking)
-    assert take(ledger) == []
+def test_an_operation_that_a_person_ends_releases_its_entity(ledger: Ledger, decide: Callable[..., Operation]) -> None:
+    record_operations(ledger, "W1", "W2", entity="123456")
+    make_wait(ledger, claim_one(ledger), sent=decide is stop_asking)
+    assert claim_due(ledger) == []
 
     decide(ledger, W1, "ada", "enough")
 
-    assert names(take(ledger)) == ["W2"]
+    assert names_of(claim_due(ledger)) == ["W2"]
 
 
-def test_a_refresh_asks_at_once_and_before_others(ledger: Ledger) -> None:
-    put(ledger, "W1")
-    postpone(ledger, take_one(ledger), wait_reason=WaitReason.PENDING_AT_B2COPY, seconds=3600)
+def test_poll_now_makes_a_waiting_operation_due(ledger: Ledger) -> None:
+    record_operations(ledger, "W1")
+    make_wait(ledger, claim_one(ledger), wait_reason=WaitReason.PENDING_AT_B2COPY, due_in_s=3600)
 
     assert poll_now(ledger, W1)
 
-    assert names(take(ledger)) == ["W1"]
-    assert not poll_now(ledger, W1), "it does not wait any more"
+    assert names_of(claim_due(ledger)) == ["W1"]
+    assert not poll_now(ledger, W1), "a running operation does not wait"
 
 
-def test_a_flag_is_seen_by_all_until_it_is_lowered(ledger: Ledger) -> None:
-    raise_flag(ledger, "locked_out", "worker 1", "B2COPY refused our login three times")
-    raise_flag(ledger, "locked_out", "worker 2", "me too")
-    pause(ledger, "bulk", "ada", "month end")
-
-    up = active_flags(ledger)
-    assert list(up) == ["locked_out", "pause:bulk"]
-    assert (up["locked_out"].who, up["pause:bulk"].wait_reason) == ("worker 1", "month end")
-    assert lower_flag(ledger, "locked_out", "ada", "new key registered")
-    assert resume(ledger, "bulk", "ada", "it is over")
-    assert active_flags(ledger) == {}
-
-
-def test_operations_are_found_by_what_they_are(ledger: Ledger, clock: Clock) -> None:
-    put(ledger, "old")
-    fail(ledger, take_one(ledger), failure_reason="fee_error")
-    clock.passes(1000)
-    put(ledger, "rejected", "erred", lane="bulk")
-    first, second = take(ledger, lane="bulk")
+def test_search_finds_operations_by_state_reason_kind_lane_and_time(ledger: Ledger, clock: LedgerClock) -> None:
+    record_operations(ledger, "old")
+    fail(ledger, claim_one(ledger), failure_reason="fee_error")
+    clock.advance(1000)
+    record_operations(ledger, "rejected", "erred", lane="bulk")
+    first, second = claim_due(ledger, lane="bulk")
     fail(ledger, first, failure_reason=FailureReason.REJECTED)
     fail(ledger, second, failure_reason="fee_error")
-    put(ledger, "queued")
+    record_operations(ledger, "queued")
 
     def found(**asked: object) -> list[str]:
         return [one.key.partition(":")[2] for one in search(ledger, **asked)]  # type: ignore[arg-type]
@@ -200,7 +214,7 @@ def test_operations_are_found_by_what_they_are(ledger: Ledger, clock: Clock) -> 
     assert found() == ["queued", "erred", "rejected", "old"]
     assert found(state=State.FAILED) == ["erred", "rejected", "old"]
     assert found(failure_reason="fee_error") == ["erred", "old"]
-    assert found(failure_reason="fee_error", since=look(ledger, "erred").requested_at) == ["erred"]
+    assert found(failure_reason="fee_error", since=find_operation(ledger, "erred").requested_at) == ["erred"]
     assert found(lane="money", limit=1) == ["queued"]
-    assert found(before=look(ledger, "rejected").id) == ["old"]
+    assert found(before=find_operation(ledger, "rejected").id) == ["old"]
     assert found(kind="call") == []

@@ -1,205 +1,292 @@
-"""Order: an entity's operations one by one, a child after its parent, and nobody else held up."""
+"""Order: an entity's operations one after the other, a child after its parent, and others are not held up."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from sqlalchemy import text
 
-from tests.ledger.actors import Clock, fail, look, names, new, on_postgresql, postpone, put, succeed, take, take_one
+from tests.ledger.databases import is_waiting_for_a_lock, on_postgresql
+from tests.operations import (
+    LedgerClock,
+    claim_due,
+    claim_one,
+    fail,
+    fail_operation,
+    find_operation,
+    hold_operation,
+    make_wait,
+    names_of,
+    new_operation,
+    record_operations,
+    succeed,
+)
 from tests.support import until
 from worker.ledger import LEASE_S, Ledger, cancel, record, replay
 from worker.operation import FailureReason, State, WaitReason
 
 
 def test_an_entitys_operations_go_one_after_the_other(ledger: Ledger) -> None:
-    put(ledger, "A1", "A2", "A3", entity="A")
+    record_operations(ledger, "A1", "A2", "A3", entity="A")
 
     done: list[str] = []
-    while held := take(ledger):
-        done += names(held)
+    while held := claim_due(ledger):
+        done += names_of(held)
         assert len(held) == 1
         succeed(ledger, *held)
 
     assert done == ["A1", "A2", "A3"]
 
 
-def test_an_operation_behind_another_says_so(ledger: Ledger) -> None:
-    put(ledger, "A1", "A2", entity="A")
+def test_an_operation_behind_another_waits_behind_entity(ledger: Ledger) -> None:
+    record_operations(ledger, "A1", "A2", entity="A")
 
-    take(ledger)
+    claim_due(ledger)
 
-    assert (look(ledger, "A2").state, look(ledger, "A2").wait_reason) == (State.WAITING, WaitReason.BEHIND_ENTITY)
+    assert (find_operation(ledger, "A2").state, find_operation(ledger, "A2").wait_reason) == (
+        State.WAITING,
+        WaitReason.BEHIND_ENTITY,
+    )
 
 
 def test_a_stuck_operation_holds_up_its_own_entity_only(ledger: Ledger) -> None:
-    put(ledger, "A1", "A2", entity="A")
-    put(ledger, "B1", entity="B")
-    put(ledger, "free")
-    stuck, *others = take(ledger)
+    record_operations(ledger, "A1", "A2", entity="A")
+    record_operations(ledger, "B1", entity="B")
+    record_operations(ledger, "free")
+    stuck, *others = claim_due(ledger)
     succeed(ledger, *others)
 
-    postpone(ledger, stuck, seconds=3600)
+    make_wait(ledger, stuck, due_in_s=3600)
 
-    assert names(others) == ["B1", "free"]
-    assert take(ledger) == []
-
-
-def test_a_line_longer_than_a_batch_does_not_hide_those_after_it(ledger: Ledger) -> None:
-    put(ledger, *(f"A{number}" for number in range(300)), entity="A")
-    put(ledger, "B1", entity="B")
-
-    assert names(take(ledger, limit=5)) == ["A0", "B1"]
+    assert names_of(others) == ["B1", "free"]
+    assert claim_due(ledger) == []
 
 
-def test_failed_and_cancelled_release_the_next(ledger: Ledger) -> None:
-    put(ledger, "A1", "A2", "A3", entity="A")
-    first = take_one(ledger)
+def test_a_line_longer_than_a_batch_does_not_hide_the_operations_after_it(ledger: Ledger) -> None:
+    record_operations(ledger, *(f"A{number}" for number in range(300)), entity="A")
+    record_operations(ledger, "B1", entity="B")
+
+    assert names_of(claim_due(ledger, limit=5)) == ["A0", "B1"]
+
+
+def test_failed_and_cancelled_operations_release_the_next(ledger: Ledger) -> None:
+    record_operations(ledger, "A1", "A2", "A3", entity="A")
+    first = claim_one(ledger)
     cancel(ledger, "fees.process:A2", "ada", "not wanted")
 
     fail(ledger, first)
 
-    assert names(take(ledger)) == ["A3"]
+    assert names_of(claim_due(ledger)) == ["A3"]
 
 
-def test_a_lapsed_holder_keeps_its_entity(ledger: Ledger, clock: Clock) -> None:
-    put(ledger, "A1", "A2", entity="A")
-    take(ledger, "worker 1")
+def test_a_lapsed_holder_keeps_its_entity(ledger: Ledger, clock: LedgerClock) -> None:
+    record_operations(ledger, "A1", "A2", entity="A")
+    claim_due(ledger, "worker 1")
 
-    clock.passes(LEASE_S + 1)
+    clock.advance(LEASE_S + 1)
 
-    assert names(take(ledger, "worker 2")) == ["A1"]
+    assert names_of(claim_due(ledger, "worker 2")) == ["A1"]
 
 
 def test_a_replayed_operation_goes_to_the_end_of_its_line(ledger: Ledger) -> None:
-    put(ledger, "A1", "A2", "A3", entity="A")
-    fail(ledger, take_one(ledger))
+    record_operations(ledger, "A1", "A2", "A3", entity="A")
+    fail(ledger, claim_one(ledger))
 
-    replay(ledger, ["fees.process:A1"], "ada", "mended")
-    put(ledger, "A4", entity="A")
+    replay(ledger, ["fees.process:A1"], "ada", "corrected")
+    record_operations(ledger, "A4", entity="A")
 
     done: list[str] = []
-    while held := take(ledger):
-        done += names(held)
+    while held := claim_due(ledger):
+        done += names_of(held)
         succeed(ledger, *held)
     assert done == ["A2", "A3", "A1", "A4"]
 
 
-def test_a_replay_waits_for_the_one_that_is_held(ledger: Ledger) -> None:
-    put(ledger, "A1", "A2", entity="A")
-    fail(ledger, take_one(ledger))
-    held = take_one(ledger)
+def test_a_replayed_operation_waits_for_the_one_that_is_running(ledger: Ledger) -> None:
+    record_operations(ledger, "A1", "A2", entity="A")
+    fail(ledger, claim_one(ledger))
+    held = claim_one(ledger)
 
-    replay(ledger, ["fees.process:A1"], "ada", "mended")
+    replay(ledger, ["fees.process:A1"], "ada", "corrected")
 
-    assert take(ledger) == []
+    assert claim_due(ledger) == []
     succeed(ledger, held)
-    assert names(take(ledger)) == ["A1"]
+    assert names_of(claim_due(ledger)) == ["A1"]
 
 
 def test_a_child_waits_until_its_parent_has_succeeded(ledger: Ledger) -> None:
-    put(ledger, "child", parent="fees.process:parent")
-    assert take(ledger) == [], "the parent is not even recorded"
-    put(ledger, "parent")
+    record_operations(ledger, "child", parent="fees.process:parent")
+    assert claim_due(ledger) == [], "the parent is not even recorded"
+    record_operations(ledger, "parent")
 
-    [parent] = take(ledger)
-    assert (look(ledger, "child").state, look(ledger, "child").wait_reason) == (State.WAITING, WaitReason.BEHIND_PARENT)
+    [parent] = claim_due(ledger)
+    assert (find_operation(ledger, "child").state, find_operation(ledger, "child").wait_reason) == (
+        State.WAITING,
+        WaitReason.BEHIND_PARENT,
+    )
     succeed(ledger, parent)
 
-    assert names(take(ledger)) == ["child"]
+    assert names_of(claim_due(ledger)) == ["child"]
 
 
-def test_a_child_whose_parent_failed_waits_for_the_parents_replay(ledger: Ledger, clock: Clock) -> None:
-    put(ledger, "parent")
-    put(ledger, "child", parent="fees.process:parent")
-    fail(ledger, take_one(ledger))
-    clock.passes(3600)
-    assert take(ledger) == []
+def test_a_child_whose_parent_failed_waits_for_the_parents_replay(ledger: Ledger, clock: LedgerClock) -> None:
+    record_operations(ledger, "parent")
+    record_operations(ledger, "child", parent="fees.process:parent")
+    fail(ledger, claim_one(ledger))
+    clock.advance(3600)
+    assert claim_due(ledger) == []
 
-    replay(ledger, ["fees.process:parent"], "ada", "mended")
-    succeed(ledger, take_one(ledger))
+    replay(ledger, ["fees.process:parent"], "ada", "corrected")
+    succeed(ledger, claim_one(ledger))
 
-    assert names(take(ledger)) == ["child"]
-
-
-def test_a_child_whose_parent_never_succeeds_fails_at_its_own_deadline(ledger: Ledger, clock: Clock) -> None:
-    put(ledger, "parent")
-    fail(ledger, take_one(ledger))
-    put(ledger, "child", parent="fees.process:parent", time_allowed_s=3600.0, entity="A")
-    put(ledger, "next", entity="A")
-    assert take(ledger) == []
-
-    clock.passes(3601)
-
-    assert take(ledger) == []
-    found = look(ledger, "child")
-    assert (found.state, found.failure_reason, found.sent) == (State.FAILED, FailureReason.UNRESOLVED, False)
-    assert names(take(ledger)) == ["next"]
+    assert names_of(claim_due(ledger)) == ["child"]
 
 
-def test_what_was_sent_once_is_past_its_parent(ledger: Ledger, clock: Clock) -> None:
-    put(ledger, "parent")
-    put(ledger, "child", parent="fees.process:parent")
-    succeed(ledger, take_one(ledger))
-    postpone(ledger, take_one(ledger), seconds=5)
-    clock.passes(6)
+def test_a_child_whose_parent_never_succeeds_expires_at_its_own_deadline(ledger: Ledger, clock: LedgerClock) -> None:
+    record_operations(ledger, "parent")
+    fail(ledger, claim_one(ledger))
+    record_operations(ledger, "child", parent="fees.process:parent", time_allowed_s=3600.0, entity="A")
+    record_operations(ledger, "next", entity="A")
+    assert claim_due(ledger) == []
 
-    assert names(take(ledger)) == ["child"]
+    clock.advance(3601)
+
+    assert claim_due(ledger) == []
+    found = find_operation(ledger, "child")
+    assert (found.state, found.failure_reason, found.sent) == (State.FAILED, FailureReason.EXPIRED, False)
+    assert names_of(claim_due(ledger)) == ["next"]
 
 
-def test_an_entity_is_never_held_twice_however_many_claim(ledger: Ledger, reopen: Callable[[], Ledger]) -> None:
+@pytest.mark.parametrize("begun", ["its outcome is unknown", "it is pending at the destination", "it made progress"])
+def test_a_parked_operation_that_may_have_been_done_ends_unresolved_at_its_deadline(
+    ledger: Ledger, clock: LedgerClock, begun: str
+) -> None:
+    claimed = hold_operation(ledger, "A2", entity="A", time_allowed_s=3600.0)
+    match begun:
+        case "its outcome is unknown":
+            make_wait(ledger, claimed, due_in_s=1, outcome_unknown=True)
+        case "it is pending at the destination":
+            make_wait(ledger, claimed, due_in_s=1, wait_reason=WaitReason.PENDING_AT_B2COPY, outcome_known=True)
+        case _:
+            make_wait(ledger, claimed, due_in_s=1, progress={"client": 5})
+    # A transaction that recorded an earlier operation of the entity commits now.
+    record_operations(ledger, "A1", entity="A")
+    with ledger.writing() as connection:
+        connection.execute(text("UPDATE b2copy_operations SET position = 0 WHERE key = 'fees.process:A1'"))
+    clock.advance(3601)
+
+    assert names_of(claim_due(ledger)) == ["A1"]
+    assert claim_due(ledger) == []
+    found = find_operation(ledger, "A2")
+    assert (found.state, found.failure_reason) == (State.FAILED, FailureReason.UNRESOLVED)
+
+
+def test_a_parked_operation_is_examined_again_no_later_than_its_deadline(ledger: Ledger, clock: LedgerClock) -> None:
+    record_operations(ledger, "child", parent="fees.process:none", time_allowed_s=5.0)
+    claim_due(ledger)
+
+    clock.advance(5.1)
+
+    claim_due(ledger)
+    assert find_operation(ledger, "child").state == State.FAILED
+
+
+def test_a_parked_operation_knows_since_when_it_is_parked(ledger: Ledger, clock: LedgerClock) -> None:
+    record_operations(ledger, "child", parent="fees.process:none")
+    claim_due(ledger)
+    clock.advance(100)
+
+    claim_due(ledger)
+
+    found = find_operation(ledger, "child")
+    assert found.due_at is not None
+    assert found.due_at - found.state_since > 100_000
+
+
+def test_a_failed_parent_does_not_release_its_children(ledger: Ledger) -> None:
+    record_operations(ledger, "child", parent="fees.process:parent")
+    claim_due(ledger)
+    parked_until = find_operation(ledger, "child").due_at
+
+    fail_operation(ledger, "parent")
+
+    assert find_operation(ledger, "child").due_at == parked_until
+
+
+def test_a_release_does_not_end_the_lease_of_a_running_operation(ledger: Ledger) -> None:
+    parent = hold_operation(ledger, "parent")
+    hold_operation(ledger, "child", entity="A")
+    record_operations(ledger, "A2", entity="A")
+    with ledger.writing() as connection:  # as if the parent had been replayed after the child was sent
+        statement = "UPDATE b2copy_operations SET parent = 'fees.process:parent' WHERE key = 'fees.process:child'"
+        connection.execute(text(statement))
+    lease_ends = find_operation(ledger, "child").due_at
+
+    succeed(ledger, parent)
+    cancel(ledger, "fees.process:A2", "ada", "not wanted")
+
+    assert find_operation(ledger, "child").due_at == lease_ends
+
+
+def test_an_operation_that_was_sent_no_longer_waits_for_its_parent(ledger: Ledger, clock: LedgerClock) -> None:
+    record_operations(ledger, "parent")
+    record_operations(ledger, "child", parent="fees.process:parent")
+    succeed(ledger, claim_one(ledger))
+    make_wait(ledger, claim_one(ledger), due_in_s=5)
+    clock.advance(6)
+
+    assert names_of(claim_due(ledger)) == ["child"]
+
+
+def test_two_operations_of_one_entity_never_run_at_once(ledger: Ledger, open_again: Callable[[], Ledger]) -> None:
     lines = {entity: [f"{entity}{number}" for number in range(12)] for entity in "ABCDE"}
     for number in range(12):
         for entity, line in lines.items():
-            put(ledger, line[number], entity=entity)
-    claimants = [reopen() for _ in range(4)]
+            record_operations(ledger, line[number], entity=entity)
+    processes = [open_again() for _ in range(4)]
     done: list[str] = []
 
     def work(number: int) -> None:
         idle = 0
         while len(done) < 60 and idle < 2000:
-            held = take(claimants[number], owner=f"worker {number}", limit=4)
+            held = claim_due(processes[number], owner=f"worker {number}", limit=4)
             idle = 0 if held else idle + 1
             assert len({one.entity for one in held}) == len(held)
-            done.extend(names(held))
-            succeed(claimants[number], *held)
+            done.extend(names_of(held))
+            succeed(processes[number], *held)
 
-    with ThreadPoolExecutor(4) as crowd:
-        list(crowd.map(work, range(4)))
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(work, range(4)))
 
     assert {entity: [name for name in done if name[0] == entity] for entity in lines} == lines
 
 
 @on_postgresql
-def test_an_earlier_operation_that_is_committed_later_waits_for_the_one_that_is_held(ledger: Ledger) -> None:
+def test_an_earlier_operation_that_is_committed_later_waits_for_the_one_that_is_running(ledger: Ledger) -> None:
     with ledger.engine.begin() as slow:
-        record(ledger, [new("A1", entity="A")], by="a slow transaction", connection=slow)
-        put(ledger, "A2", entity="A")
-        held = take_one(ledger)
+        record(ledger, [new_operation("A1", entity="A")], by="a slow transaction", connection=slow)
+        record_operations(ledger, "A2", entity="A")
+        held = claim_one(ledger)
 
-    assert take(ledger) == []
-    assert look(ledger, "A1").wait_reason == WaitReason.BEHIND_ENTITY
+    assert claim_due(ledger) == []
+    assert find_operation(ledger, "A1").wait_reason == WaitReason.BEHIND_ENTITY
     succeed(ledger, held)
-    assert names(take(ledger)) == ["A1"]
+    assert names_of(claim_due(ledger)) == ["A1"]
 
 
 @on_postgresql
-def test_two_claims_that_meet_at_an_entity_do_not_both_hold_it(ledger: Ledger) -> None:
+def test_two_concurrent_claims_do_not_both_hold_one_entity(ledger: Ledger) -> None:
     with ledger.engine.begin() as slow:
-        record(ledger, [new("A1", entity="A")], by="a slow transaction", connection=slow)
-        put(ledger, "A2", entity="A")
+        record(ledger, [new_operation("A1", entity="A")], by="a slow transaction", connection=slow)
+        record_operations(ledger, "A2", entity="A")
     with ledger.engine.begin() as other:
         # Another claim has taken A2, has not seen A1 yet, and is about to commit.
-        held = "state = 'running', owner = 'other', due_at = due_at + 10000"
+        held = "state = 'running', lease_owner = 'other', due_at = due_at + 10000"
         other.execute(text(f"UPDATE b2copy_operations SET {held} WHERE key = 'fees.process:A2'"))
-        with ThreadPoolExecutor(1) as crowd:
-            ours = crowd.submit(take, ledger)
-            until(lambda: _is_waiting_for_a_lock(ledger))
+        with ThreadPoolExecutor(1) as threads:
+            ours = threads.submit(claim_due, ledger)
+            until(lambda: is_waiting_for_a_lock(ledger))
             other.commit()
             assert ours.result(10) == []
 
-    assert look(ledger, "A1").wait_reason == WaitReason.BEHIND_ENTITY
-
-
-def _is_waiting_for_a_lock(ledger: Ledger) -> bool:
-    with ledger.reading() as connection:
-        return bool(connection.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted")).scalar())
+    assert find_operation(ledger, "A1").wait_reason == WaitReason.BEHIND_ENTITY

@@ -1,4 +1,4 @@
-"""Transactions that cross on PostgreSQL, each brought about on purpose."""
+"""Lock conflicts between transactions on PostgreSQL, each caused on purpose."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -6,66 +6,106 @@ from typing import Any
 
 from sqlalchemy import event, text
 
-from tests.ledger.actors import look, names, on_postgresql, put, succeed, take, take_one
+from tests.ledger.databases import is_waiting_for_a_lock, on_postgresql
+from tests.operations import (
+    claim_due,
+    claim_one,
+    fail_operation,
+    find_operation,
+    hold_operation,
+    names_of,
+    record_operations,
+    succeed,
+)
 from tests.support import until
-from worker.ledger import Ledger, purge
+from worker.ledger import Ledger, attempts_of, audit_of, purge, replay
 from worker.operation import State
 
-CANCELLED = "UPDATE b2copy_operations SET state = 'cancelled', due_at = NULL, why = NULL WHERE key = 'fees.process:A2'"
-TOUCHED = "UPDATE b2copy_operations SET kind = kind WHERE key = :key"
-
-
-def somebody_waits(ledger: Ledger) -> bool:
-    with ledger.reading() as connection:
-        return bool(connection.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted")).scalar())
+CANCEL_A2 = """UPDATE b2copy_operations SET state = 'cancelled', due_at = NULL, wait_reason = NULL
+               WHERE key = 'fees.process:A2'"""
+LOCK = "UPDATE b2copy_operations SET kind = kind WHERE key = :key"
 
 
 @on_postgresql
 def test_the_next_of_a_line_may_be_cancelled_while_it_is_released(ledger: Ledger) -> None:
-    put(ledger, "A1", "A2", "A3", entity="A")
-    first = take_one(ledger)
+    record_operations(ledger, "A1", "A2", "A3", entity="A")
+    first = claim_one(ledger)
 
-    with ledger.engine.begin() as other, ThreadPoolExecutor(1) as crowd:
-        other.execute(text(CANCELLED))
-        settling = crowd.submit(succeed, ledger, first)
-        until(lambda: somebody_waits(ledger))
+    with ledger.engine.begin() as other, ThreadPoolExecutor(1) as threads:
+        other.execute(text(CANCEL_A2))
+        settling = threads.submit(succeed, ledger, first)
+        until(lambda: is_waiting_for_a_lock(ledger))
         other.commit()
         assert settling.result(10) == []
 
-    assert names(take(ledger)) == ["A3"]
+    assert names_of(claim_due(ledger)) == ["A3"]
 
 
 @on_postgresql
-def test_a_transaction_undone_by_a_deadlock_is_done_again(ledger: Ledger) -> None:
-    put(ledger, "W1", "W2")
-    first, second = take(ledger)
+def test_a_transaction_that_a_deadlock_ended_is_retried(ledger: Ledger) -> None:
+    record_operations(ledger, "W1", "W2")
+    first, second = claim_due(ledger)
 
-    with ledger.engine.begin() as other, ThreadPoolExecutor(1) as crowd:
-        other.execute(text("SET LOCAL deadlock_timeout = '60s'"))  # so that it is ours that is undone
-        other.execute(text(TOUCHED), {"key": second.key})
-        settling = crowd.submit(succeed, ledger, first, second)
-        until(lambda: somebody_waits(ledger))
-        other.execute(text(TOUCHED), {"key": first.key})
+    with ledger.engine.begin() as other, ThreadPoolExecutor(1) as threads:
+        other.execute(
+            text("SET LOCAL deadlock_timeout = '60s'")
+        )  # so that PostgreSQL ends our transaction, not this one
+        other.execute(text(LOCK), {"key": second.key})
+        settling = threads.submit(succeed, ledger, first, second)
+        until(lambda: is_waiting_for_a_lock(ledger))
+        other.execute(text(LOCK), {"key": first.key})
         other.commit()
         assert settling.result(10) == []
 
-    assert look(ledger, "W1").state == look(ledger, "W2").state == State.SUCCEEDED
+    assert find_operation(ledger, "W1").state == find_operation(ledger, "W2").state == State.SUCCEEDED
 
 
 @on_postgresql
-def test_an_operation_may_be_purged_while_it_is_asked_for_again(ledger: Ledger, reopen: Callable[[], Ledger]) -> None:
-    [old] = put(ledger, "W1")
-    succeed(ledger, take_one(ledger))
-    other = reopen()
+def test_an_operation_may_be_purged_while_it_is_recorded_again(
+    ledger: Ledger, open_again: Callable[[], Ledger]
+) -> None:
+    [old] = record_operations(ledger, "W1")
+    succeed(ledger, claim_one(ledger))
+    other = open_again()
     purged: list[int] = []
 
-    def purge_before_the_look(_connection: object, _cursor: object, statement: str, *_: Any) -> None:
+    def purge_before_the_select(_connection: object, _cursor: object, statement: str, *_: Any) -> None:
         if statement.startswith("SELECT") and not purged:
             purged.append(purge(other, -3600))
 
-    event.listen(ledger.engine, "before_cursor_execute", purge_before_the_look)
-    [again] = put(ledger, "W1")
+    event.listen(ledger.engine, "before_cursor_execute", purge_before_the_select)
+    [again] = record_operations(ledger, "W1")
 
     assert purged == [1]
     assert again.created
     assert again.id > old.id
+
+
+@on_postgresql
+def test_a_claim_that_is_lost_while_it_is_settled_decides_nothing(ledger: Ledger) -> None:
+    claimed = hold_operation(ledger, "W1")
+
+    with ledger.engine.begin() as other, ThreadPoolExecutor(1) as threads:
+        other.execute(text("UPDATE b2copy_operations SET lease_owner = 'worker 2', fence = fence + 1"))
+        settling = threads.submit(succeed, ledger, claimed)
+        until(lambda: is_waiting_for_a_lock(ledger))
+        other.commit()
+        assert settling.result(10) == [claimed]
+
+    [attempt] = attempts_of(ledger, claimed.id)
+    assert attempt.late
+
+
+@on_postgresql
+def test_two_people_who_replay_at_once_replay_once(ledger: Ledger) -> None:
+    key = fail_operation(ledger, "W1")
+
+    with ledger.engine.begin() as other, ThreadPoolExecutor(1) as threads:
+        replayed = "state = 'queued', failure_reason = NULL, ended_at = NULL, due_at = state_since"
+        other.execute(text(f"UPDATE b2copy_operations SET {replayed}"))
+        replaying = threads.submit(replay, ledger, [key], "ada", "again")
+        until(lambda: is_waiting_for_a_lock(ledger))
+        other.commit()
+        assert replaying.result(10) == []
+
+    assert audit_of(ledger, key) == []

@@ -1,45 +1,47 @@
-"""Retention: what ended long ago goes, what is open stays for ever."""
+"""Purge: old final operations are removed with their attempts; open ones and the audit stay."""
 
-from tests.ledger.actors import Clock, fail, look, put, succeed, take, take_one
+from tests.operations import LedgerClock, claim_due, claim_one, fail, find_operation, record_operations, succeed
 from worker.ledger import Ledger, attempts_of, audit_of, find, purge, replay
 
 DAY = 86_400.0
 
 
-def test_what_ended_long_ago_goes_with_its_evidence(ledger: Ledger, clock: Clock) -> None:
-    [recorded] = put(ledger, "old")
-    fail(ledger, take_one(ledger))
+def test_an_old_final_operation_is_purged_with_its_attempts_but_not_its_audit(
+    ledger: Ledger, clock: LedgerClock
+) -> None:
+    [recorded] = record_operations(ledger, "old")
+    fail(ledger, claim_one(ledger))
     replay(ledger, ["fees.process:old"], "ada", "again")
-    succeed(ledger, take_one(ledger))
-    put(ledger, "open")
-    clock.passes(401 * DAY)
-    put(ledger, "young")
-    succeed(ledger, *[one for one in take(ledger) if one.key.endswith("young")])
+    succeed(ledger, claim_one(ledger))
+    record_operations(ledger, "open")
+    clock.advance(401 * DAY)
+    record_operations(ledger, "young")
+    succeed(ledger, *[one for one in claim_due(ledger) if one.key.endswith("young")])
 
     assert purge(ledger, 400 * DAY) == 1
 
     assert find(ledger, "fees.process:old") is None
     assert attempts_of(ledger, recorded.id) == []
-    assert audit_of(ledger, recorded.id) == []
-    assert look(ledger, "open").id
-    assert look(ledger, "young").id
+    assert [entry.action for entry in audit_of(ledger, recorded.key)] == ["replay"]
+    assert find_operation(ledger, "open").id
+    assert find_operation(ledger, "young").id
 
 
-def test_a_purge_in_small_bites_takes_everything(ledger: Ledger, clock: Clock) -> None:
-    put(ledger, *(f"W{number}" for number in range(25)))
-    succeed(ledger, *take(ledger))
-    clock.passes(2 * DAY)
+def test_a_purge_in_small_batches_removes_everything(ledger: Ledger, clock: LedgerClock) -> None:
+    record_operations(ledger, *(f"W{number}" for number in range(25)))
+    succeed(ledger, *claim_due(ledger))
+    clock.advance(2 * DAY)
 
     assert purge(ledger, DAY, batch=10) == 25
 
 
-def test_a_purged_id_is_never_given_again(ledger: Ledger, clock: Clock) -> None:
-    [gone] = put(ledger, "W1")
-    succeed(ledger, take_one(ledger))
-    clock.passes(2 * DAY)
+def test_the_id_of_a_purged_operation_is_never_used_again(ledger: Ledger, clock: LedgerClock) -> None:
+    [gone] = record_operations(ledger, "W1")
+    succeed(ledger, claim_one(ledger))
+    clock.advance(2 * DAY)
     purge(ledger, DAY)
 
-    [again] = put(ledger, "W1")
+    [again] = record_operations(ledger, "W1")
 
     assert again.created
     assert again.id > gone.id

@@ -1,61 +1,69 @@
-"""Recording: once per key, all or nothing, with the CRM's transaction or without."""
+"""Record: once per key, a batch completely or not at all, inside the CRM's own transaction or not."""
 
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from sqlalchemy import text
 
-from tests.ledger.actors import fail, look, new, on_sqlite, put, succeed, take, take_one
+from tests.ledger.databases import on_sqlite
+from tests.operations import claim_due, claim_one, fail, find_operation, new_operation, record_operations, succeed
 from worker.errors import BadPayload, PayloadConflict
 from worker.ledger import Ledger, cancel, fail_message, find, record, search
-from worker.operation import FailureReason, New, State
+from worker.operation import FailureReason, New, OnUnknown, State
 
 
 def test_a_recorded_operation_is_queued(ledger: Ledger) -> None:
-    [recorded] = put(ledger, "W1", entity="123456", time_allowed_s=60.0, on_unknown=OnUnknown.REPEAT)
+    [recorded] = record_operations(ledger, "W1", entity="123456", time_allowed_s=60.0, on_unknown=OnUnknown.REPEAT)
 
-    found = look(ledger, "W1")
+    found = find_operation(ledger, "W1")
     assert (recorded.id, recorded.state, recorded.created) == (found.id, State.QUEUED, True)
-    assert (found.payload, found.entity, found.repeatable) == ({"request_id": "W1"}, "123456", True)
+    assert (found.payload, found.entity) == ({"account_login": "7", "request_id": "W1"}, "123456")
+    assert (found.on_unknown, found.destination) == (OnUnknown.REPEAT, "b2copy")
     assert found.deadline_at == found.requested_at + 60_000
     assert found.requested_by == "a test"
 
 
 @pytest.mark.parametrize("state", [State.QUEUED, State.RUNNING, State.SUCCEEDED, State.FAILED, State.CANCELLED])
-def test_the_same_key_returns_what_exists_whatever_its_state(ledger: Ledger, state: State) -> None:
-    [first] = put(ledger, "W1")
+def test_a_known_key_returns_the_existing_operation_whatever_its_state(ledger: Ledger, state: State) -> None:
+    [first] = record_operations(ledger, "W1")
     match state:
         case State.RUNNING:
-            take(ledger)
+            claim_due(ledger)
         case State.SUCCEEDED:
-            succeed(ledger, take_one(ledger))
+            succeed(ledger, claim_one(ledger))
         case State.FAILED:
-            fail(ledger, take_one(ledger))
+            fail(ledger, claim_one(ledger))
         case State.CANCELLED:
             cancel(ledger, first.key, "ada", "not wanted")
 
-    [again] = put(ledger, "W1")
+    [again] = record_operations(ledger, "W1")
 
     assert again == (first.id, first.key, state, False)
     assert len(search(ledger)) == 1
 
 
-def test_the_same_key_with_another_payload_is_refused_with_both_shown(ledger: Ledger) -> None:
-    put(ledger, "W1")
+def test_a_known_key_with_another_payload_is_refused_and_both_payloads_are_shown(ledger: Ledger) -> None:
+    record_operations(ledger, "W1")
 
     with pytest.raises(PayloadConflict) as refused:
-        record(ledger, [new("W2"), New("fees.process", "fees.process:W1", {"request_id": "X"}, "money")], by="a test")
+        record(
+            ledger,
+            [new_operation("W2"), New("fees.process", "fees.process:W1", {"request_id": "X"}, "money")],
+            by="a test",
+        )
 
-    assert '{"request_id":"W1"}' in str(refused.value)
+    assert '{"account_login":"7","request_id":"W1"}' in str(refused.value)
     assert '{"request_id":"X"}' in str(refused.value)
     assert find(ledger, "fees.process:W2") is None, "the batch was recorded in part"
 
 
-def test_the_same_key_for_another_kind_is_refused(ledger: Ledger) -> None:
-    put(ledger, "W1")
+def test_a_known_key_of_another_kind_is_refused(ledger: Ledger) -> None:
+    record_operations(ledger, "W1")
 
     with pytest.raises(PayloadConflict):
-        record(ledger, [New("call", "fees.process:W1", {"request_id": "W1"}, "money")], by="a test")
+        record(
+            ledger, [New("call", "fees.process:W1", {"account_login": "7", "request_id": "W1"}, "money")], by="a test"
+        )
 
 
 def test_the_order_of_a_payloads_fields_does_not_matter(ledger: Ledger) -> None:
@@ -67,7 +75,7 @@ def test_the_order_of_a_payloads_fields_does_not_matter(ledger: Ledger) -> None:
 
 
 def test_a_key_twice_in_one_batch_is_one_operation(ledger: Ledger) -> None:
-    first, second, other = put(ledger, "W1", "W1", "W2")
+    first, second, other = record_operations(ledger, "W1", "W1", "W2")
 
     assert first == second
     assert other.id > first.id
@@ -84,19 +92,19 @@ def test_a_key_twice_in_one_batch_with_two_payloads_is_refused(ledger: Ledger) -
 
 
 def test_a_large_batch_keeps_its_order(ledger: Ledger) -> None:
-    recorded = put(ledger, *(f"W{number}" for number in range(3000)))
+    recorded = record_operations(ledger, *(f"W{number}" for number in range(3000)))
 
     assert [one.key for one in recorded] == [f"fees.process:W{number}" for number in range(3000)]
     assert [one.id for one in recorded] == sorted(one.id for one in recorded)
 
 
-def test_nothing_recorded_is_nothing_done(ledger: Ledger) -> None:
+def test_an_empty_batch_records_nothing(ledger: Ledger) -> None:
     assert record(ledger, [], by="a test") == []
 
 
-def test_a_key_recorded_by_many_at_once_is_created_once(ledger: Ledger) -> None:
-    with ThreadPoolExecutor(8) as crowd:
-        recorded = [one for [one] in crowd.map(lambda _: put(ledger, "W1"), range(32))]
+def test_a_key_recorded_by_many_threads_at_once_is_created_once(ledger: Ledger) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        recorded = [one for [one] in threads.map(lambda _: record_operations(ledger, "W1"), range(32))]
 
     assert sum(one.created for one in recorded) == 1
     assert len({one.id for one in recorded}) == 1
@@ -106,15 +114,15 @@ def test_recording_commits_with_the_crms_own_transaction(ledger: Ledger) -> None
     with ledger.engine.begin() as crm:
         crm.execute(text("CREATE TABLE IF NOT EXISTS withdrawals (id TEXT)"))
         crm.execute(text("INSERT INTO withdrawals VALUES ('W1')"))
-        record(ledger, [new("W1")], by="the CRM", connection=crm)
-        assert find(ledger, "fees.process:W1") is None, "seen before the CRM committed"
+        record(ledger, [new_operation("W1")], by="the CRM", connection=crm)
+        assert find(ledger, "fees.process:W1") is None, "visible before the CRM committed"
 
-    assert look(ledger, "W1").state == State.QUEUED
+    assert find_operation(ledger, "W1").state == State.QUEUED
 
 
 def test_recording_rolls_back_with_the_crms_own_transaction(ledger: Ledger) -> None:
     with ledger.engine.connect() as crm:
-        record(ledger, [new("W1")], by="the CRM", connection=crm)
+        record(ledger, [new_operation("W1")], by="the CRM", connection=crm)
         crm.rollback()
 
     assert find(ledger, "fees.process:W1") is None
@@ -122,7 +130,7 @@ def test_recording_rolls_back_with_the_crms_own_transaction(ledger: Ledger) -> N
 
 @on_sqlite
 @pytest.mark.parametrize(
-    ("flaw", "told"),
+    ("flawed", "field"),
     [
         (New("call", "", {}, "money"), "key"),
         (New("call", "call:\n", {}, "money"), "key"),
@@ -134,14 +142,49 @@ def test_recording_rolls_back_with_the_crms_own_transaction(ledger: Ledger) -> N
         (New("call", "call:1", {"text": "x" * 70_000}, "money"), "payload"),
     ],
 )
-def test_what_cannot_be_an_operation_is_refused(ledger: Ledger, flaw: New, told: str) -> None:
-    with pytest.raises(BadPayload, match=told):
-        record(ledger, [new("W1"), flaw], by="a test")
+def test_an_operation_with_an_unusable_field_is_refused(ledger: Ledger, flawed: New, field: str) -> None:
+    with pytest.raises(BadPayload, match=field):
+        record(ledger, [new_operation("W1"), flawed], by="a test")
 
     assert search(ledger) == []
 
 
-def test_any_text_comes_back_as_it_went_in(ledger: Ledger) -> None:
+def test_operations_that_wait_for_each_other_are_refused(ledger: Ledger) -> None:
+    with pytest.raises(BadPayload, match="wait for itself") as refused:
+        record(
+            ledger,
+            [
+                new_operation("W1", parent="fees.process:W3"),
+                new_operation("W2", parent="fees.process:W1"),
+                new_operation("W3", parent="fees.process:W2"),
+            ],
+            by="a test",
+        )
+
+    assert "fees.process:W1 waits for fees.process:W3 waits for fees.process:W2" in str(refused.value)
+    assert search(ledger) == []
+
+
+def test_a_cycle_through_recorded_operations_is_refused(ledger: Ledger) -> None:
+    record_operations(ledger, "W1", parent="fees.process:W3")
+    record_operations(ledger, "W2", parent="fees.process:W1")
+
+    with pytest.raises(BadPayload, match="wait for itself"):
+        record_operations(ledger, "W3", parent="fees.process:W2")
+
+    assert len(search(ledger)) == 2
+
+
+def test_a_long_chain_of_parents_is_recorded(ledger: Ledger) -> None:
+    record_operations(ledger, "W9", parent="fees.process:W8")
+    chain = [new_operation(f"W{number}", parent=f"fees.process:W{number - 1}") for number in range(1, 10)]
+
+    recorded = record(ledger, chain, by="a test")
+
+    assert [one.created for one in recorded] == [True] * 8 + [False]
+
+
+def test_any_text_in_a_payload_is_read_back_unchanged(ledger: Ledger) -> None:
     payload = {"name": "Ада \0 \ud800 \U0001f600", "amount": "100.10"}
 
     record(ledger, [New("call", "call:1", payload, "money")], by="line\0break\n")
@@ -152,13 +195,13 @@ def test_any_text_comes_back_as_it_went_in(ledger: Ledger) -> None:
     assert found.requested_by == "line?break?"
 
 
-def test_a_message_that_cannot_be_taken_is_kept_once_as_a_dead_letter(ledger: Ledger) -> None:
+def test_an_unusable_message_is_stored_once_as_a_failed_operation(ledger: Ledger) -> None:
     first = fail_message(ledger, "m-1", "b2copy.fees.process", "no request_id", by="crm", raw='{"args": []}\0')
     again = fail_message(ledger, "m-1", "b2copy.fees.process", "no request_id", by="crm", raw='{"args": []}\0')
 
-    [kept] = search(ledger, state=State.FAILED)
+    [stored] = search(ledger, state=State.FAILED)
     assert (first.created, again.created, again.id) == (True, False, first.id)
-    assert (kept.key, kept.failure_reason) == ("message:m-1", FailureReason.BAD_PAYLOAD)
-    assert kept.payload == {"task": "b2copy.fees.process", "message": '{"args": []}\0'}
-    assert kept.result == {"error": "no request_id"}
-    assert take(ledger, lane="default") == []
+    assert (stored.key, stored.failure_reason) == ("message:m-1", FailureReason.BAD_PAYLOAD)
+    assert stored.payload == {"task": "b2copy.fees.process", "message": '{"args": []}\0'}
+    assert stored.result == {"error": "no request_id"}
+    assert claim_due(ledger, lane="default") == []

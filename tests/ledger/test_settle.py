@@ -1,273 +1,423 @@
-"""Settling: by the holder alone, whole or not at all, with evidence that neither lies nor grows without end."""
+"""Settle: only the holder decides, a batch is written completely or not at all, and equal answers are one row."""
 
 import time
 
 import pytest
-from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from tests.ledger.actors import Clock, fail, look, names, on_sqlite, postpone, put, succeed, take, take_one, tried
+from tests.ledger.databases import on_sqlite
+from tests.operations import (
+    LedgerClock,
+    attempt_record,
+    claim_due,
+    claim_one,
+    fail,
+    find_operation,
+    hold_operation,
+    make_wait,
+    names_of,
+    record_operation,
+    record_operations,
+    succeed,
+)
 from worker.ledger import LEASE_S, Ledger, attempts_of, purge, settle, settle_and_claim
-from worker.operation import VERSION, FailureReason, State, Transition, WaitReason
+from worker.operation import MESSAGE_LIMIT, PROGRESS_LIMIT, VERSION, FailureReason, State, Step, Transition, WaitReason
 
 
-def test_a_success_is_final_and_keeps_its_result(ledger: Ledger) -> None:
-    put(ledger, "W1")
-    held = take_one(ledger)
+def test_a_success_is_final_and_stores_its_result(ledger: Ledger) -> None:
+    record_operations(ledger, "W1")
+    claimed = claim_one(ledger)
 
-    lost = settle(ledger, [Transition(held, State.SUCCEEDED, result={"fee": "1.20"}, attempt=tried(counted=True))])
+    lost = settle(
+        ledger, [Transition(claimed, State.SUCCEEDED, result={"fee": "1.20"}, attempt=attempt_record(counted=True))]
+    )
 
-    found = look(ledger, "W1")
+    found = find_operation(ledger, "W1")
     assert lost == []
     assert (found.state, found.result, found.counted_attempts) == (State.SUCCEEDED, {"fee": "1.20"}, 1)
     assert (found.due_at, found.lease_owner, found.ended_at) == (None, None, found.state_since)
-    assert take(ledger) == []
+    assert claim_due(ledger) == []
 
 
-def test_a_failure_keeps_its_reason_and_b2copys_words(ledger: Ledger) -> None:
-    put(ledger, "W1")
-    held = take_one(ledger)
-    evidence = tried("Rejected", http_status=422, message="no such account", request_id="W1")
+def test_a_failure_stores_its_reason_and_the_server_message(ledger: Ledger) -> None:
+    record_operations(ledger, "W1")
+    claimed = claim_one(ledger)
+    evidence = attempt_record("rejected", http_status=422, message="no such account", request_id="W1")
 
-    settle(ledger, [Transition(held, State.FAILED, failure_reason=FailureReason.REJECTED, attempt=evidence)])
+    settle(ledger, [Transition(claimed, State.FAILED, failure_reason=FailureReason.REJECTED, attempt=evidence)])
 
-    [kept] = attempts_of(ledger, held.id)
-    assert (look(ledger, "W1").state, look(ledger, "W1").failure_reason) == (State.FAILED, FailureReason.REJECTED)
-    assert (kept.http_status, kept.message, kept.request_id) == (422, "no such account", "W1")
-    assert (kept.worker, kept.version, kept.duration_ms, kept.times) == ("worker 1", VERSION, 12, 1)
-
-
-def test_what_waits_is_due_when_told(ledger: Ledger, clock: Clock) -> None:
-    put(ledger, "W1")
-
-    postpone(ledger, *take(ledger), wait_reason=WaitReason.RATE_LIMITED, seconds=30)
-
-    assert (look(ledger, "W1").state, look(ledger, "W1").wait_reason) == (State.WAITING, WaitReason.RATE_LIMITED)
-    clock.passes(29)
-    assert take(ledger) == []
-    clock.passes(1.1)
-    assert names(take(ledger)) == ["W1"]
+    [stored] = attempts_of(ledger, claimed.id)
+    assert (find_operation(ledger, "W1").state, find_operation(ledger, "W1").failure_reason) == (
+        State.FAILED,
+        FailureReason.REJECTED,
+    )
+    assert (stored.http_status, stored.message, stored.request_id) == (422, "no such account", "W1")
+    assert (stored.worker, stored.version, stored.duration_ms, stored.times) == ("worker 1", VERSION, 12, 1)
 
 
-def test_a_verdict_whose_lease_was_lost_changes_nothing_but_its_evidence_is_kept(ledger: Ledger, clock: Clock) -> None:
-    put(ledger, "W1")
-    slow = take_one(ledger, "worker 1")
-    clock.passes(LEASE_S + 1)
-    held = take_one(ledger, "worker 2")
+def test_a_waiting_operation_is_due_when_its_wait_ends(ledger: Ledger, clock: LedgerClock) -> None:
+    record_operations(ledger, "W1")
+
+    make_wait(ledger, *claim_due(ledger), wait_reason=WaitReason.RATE_LIMITED, due_in_s=30)
+
+    assert (find_operation(ledger, "W1").state, find_operation(ledger, "W1").wait_reason) == (
+        State.WAITING,
+        WaitReason.RATE_LIMITED,
+    )
+    clock.advance(29)
+    assert claim_due(ledger) == []
+    clock.advance(1.1)
+    assert names_of(claim_due(ledger)) == ["W1"]
+
+
+def test_a_transition_whose_lease_was_lost_changes_no_state_and_its_evidence_is_stored_as_late(
+    ledger: Ledger, clock: LedgerClock
+) -> None:
+    record_operations(ledger, "W1")
+    slow = claim_one(ledger, "worker 1")
+    clock.advance(LEASE_S + 1)
+    claimed = claim_one(ledger, "worker 2")
 
     lost = settle(
         ledger,
         [
             Transition(
-                slow, State.FAILED, failure_reason=FailureReason.REJECTED, attempt=tried("Rejected", message="no")
+                slow,
+                State.FAILED,
+                failure_reason=FailureReason.REJECTED,
+                attempt=attempt_record("rejected", message="no"),
             )
         ],
     )
 
     assert lost == [slow]
-    assert look(ledger, "W1").state == State.RUNNING
-    assert succeed(ledger, held) == []
-    late, done = attempts_of(ledger, held.id)
-    assert (late.outcome, late.message, late.late) == ("Rejected", "no", True)
+    assert find_operation(ledger, "W1").state == State.RUNNING
+    assert succeed(ledger, claimed) == []
+    late, done = attempts_of(ledger, claimed.id)
+    assert (late.outcome, late.message, late.late) == ("rejected", "no", True)
     assert (done.outcome, done.late) == ("done", False)
-    assert succeed(ledger, held) == [held], "settled twice"
-    assert look(ledger, "W1").state == State.SUCCEEDED
+    assert succeed(ledger, claimed) == [claimed], "settled twice"
+    assert find_operation(ledger, "W1").state == State.SUCCEEDED
 
 
-def test_a_verdict_of_an_earlier_claim_by_the_same_worker_is_lost_too(ledger: Ledger, clock: Clock) -> None:
-    put(ledger, "W1")
-    earlier = take_one(ledger, "worker 1")
-    clock.passes(LEASE_S + 1)
-    later = take_one(ledger, "worker 1")
+def test_a_transition_of_the_owners_earlier_claim_is_lost_too(ledger: Ledger, clock: LedgerClock) -> None:
+    record_operations(ledger, "W1")
+    earlier = claim_one(ledger, "worker 1")
+    clock.advance(LEASE_S + 1)
+    later = claim_one(ledger, "worker 1")
 
     assert succeed(ledger, earlier) == [earlier]
-    assert look(ledger, "W1").state == State.RUNNING
+    assert find_operation(ledger, "W1").state == State.RUNNING
     assert succeed(ledger, later) == []
 
 
-def test_a_verdict_about_what_has_been_purged_is_lost_without_harm_to_others(ledger: Ledger, clock: Clock) -> None:
-    put(ledger, "gone", "here")
-    gone, here = take(ledger)
+def test_a_transition_of_a_purged_operation_is_lost_and_the_others_are_written(
+    ledger: Ledger, clock: LedgerClock
+) -> None:
+    record_operations(ledger, "gone", "here")
+    gone, here = claim_due(ledger)
     succeed(ledger, gone)
-    clock.passes(3600)
+    clock.advance(3600)
     purge(ledger, 60)
 
     assert succeed(ledger, gone, here) == [gone]
-    assert look(ledger, "here").state == State.SUCCEEDED
+    assert find_operation(ledger, "here").state == State.SUCCEEDED
 
 
-def test_a_lapsed_lease_that_nobody_took_is_still_its_holders(ledger: Ledger, clock: Clock) -> None:
-    put(ledger, "W1")
-    held = take_one(ledger)
-    clock.passes(LEASE_S + 1)
+def test_a_holder_whose_lease_lapsed_may_settle_while_nobody_has_claimed_the_operation(
+    ledger: Ledger, clock: LedgerClock
+) -> None:
+    record_operations(ledger, "W1")
+    claimed = claim_one(ledger)
+    clock.advance(LEASE_S + 1)
 
-    assert succeed(ledger, held) == []
-    assert look(ledger, "W1").state == State.SUCCEEDED
+    assert succeed(ledger, claimed) == []
+    assert find_operation(ledger, "W1").state == State.SUCCEEDED
 
 
-def test_a_batch_is_settled_whole_or_not_at_all(ledger: Ledger) -> None:
-    put(ledger, "W1", "W2")
-    first, second = take(ledger)
-    unkeepable = tried()._replace(outcome=None)
+def test_a_batch_is_settled_completely_or_not_at_all(ledger: Ledger) -> None:
+    record_operations(ledger, "W1", "W2")
+    first, second = claim_due(ledger)
+    impossible = attempt_record()._replace(outcome=None)  # type: ignore[arg-type]
 
     with pytest.raises(DBAPIError):
-        settle(ledger, [Transition(first, State.SUCCEEDED), Transition(second, State.SUCCEEDED, attempt=unkeepable)])
+        settle(ledger, [Transition(first, State.SUCCEEDED), Transition(second, State.SUCCEEDED, attempt=impossible)])
 
-    assert [look(ledger, name).state for name in ("W1", "W2")] == [State.RUNNING] * 2
+    assert [find_operation(ledger, name).state for name in ("W1", "W2")] == [State.RUNNING] * 2
     assert succeed(ledger, first, second) == []
 
 
 @on_sqlite
 @pytest.mark.parametrize(
-    "verdict",
+    "transition",
     [
         {"state": State.QUEUED},
         {"state": State.CANCELLED},
-        {"state": State.WAITING, "why": WaitReason.BACKOFF},
-        {"state": State.WAITING, "due_in": 1.0},
+        {"state": State.WAITING, "wait_reason": WaitReason.BACKOFF},
+        {"state": State.WAITING, "due_in_s": 1.0},
         {"state": State.FAILED},
-        {"state": State.SUCCEEDED, "reason": FailureReason.REJECTED},
-        {"state": State.SUCCEEDED, "why": WaitReason.BACKOFF, "due_in": 1.0},
+        {"state": State.SUCCEEDED, "failure_reason": FailureReason.REJECTED},
+        {"state": State.SUCCEEDED, "wait_reason": WaitReason.BACKOFF, "due_in_s": 1.0},
     ],
 )
-def test_a_verdict_that_the_table_does_not_know_is_an_error(ledger: Ledger, verdict: dict[str, object]) -> None:
-    put(ledger, "W1")
-    held = take_one(ledger)
+def test_a_transition_that_the_table_of_moves_does_not_allow_is_an_error(
+    ledger: Ledger, transition: dict[str, object]
+) -> None:
+    record_operations(ledger, "W1")
+    claimed = claim_one(ledger)
 
-    with pytest.raises(ValueError, match="a verdict is"):
-        settle(ledger, [Transition(held, **verdict)])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="a transition is"):
+        settle(ledger, [Transition(claimed, **transition)])  # type: ignore[arg-type]
 
-    assert look(ledger, "W1").state == State.RUNNING
+    assert find_operation(ledger, "W1").state == State.RUNNING
 
 
-def test_equal_answers_in_a_row_are_one_row_of_evidence(ledger: Ledger, clock: Clock) -> None:
-    [recorded] = put(ledger, "W1")
+def test_equal_answers_in_a_row_are_one_row_of_evidence(ledger: Ledger, clock: LedgerClock) -> None:
+    [recorded] = record_operations(ledger, "W1")
 
     for _ in range(5):
-        pending = tried("pending", http_status=200, message="PENDING")
-        postpone(ledger, take_one(ledger), wait_reason=WaitReason.PENDING_AT_B2COPY, seconds=2, attempt=pending)
-        clock.passes(3)
-    postpone(ledger, take_one(ledger), seconds=2, attempt=tried("Unavailable", http_status=200, message="PENDING"))
-    clock.passes(3)
-    postpone(
+        pending = attempt_record("pending", http_status=200, message="PENDING")
+        make_wait(ledger, claim_one(ledger), wait_reason=WaitReason.PENDING_AT_B2COPY, due_in_s=2, attempt=pending)
+        clock.advance(3)
+    make_wait(
+        ledger, claim_one(ledger), due_in_s=2, attempt=attempt_record("not_sent", http_status=200, message="PENDING")
+    )
+    clock.advance(3)
+    make_wait(
         ledger,
-        take_one(ledger),
+        claim_one(ledger),
         wait_reason=WaitReason.PENDING_AT_B2COPY,
-        seconds=2,
-        attempt=tried("pending", http_status=200),
+        due_in_s=2,
+        attempt=attempt_record("pending", http_status=200),
     )
 
-    kept = attempts_of(ledger, recorded.id)
-    assert [(one.outcome, one.times) for one in kept] == [("pending", 5), ("Unavailable", 1), ("pending", 1)]
-    assert kept[0].last_at is not None
-    assert kept[0].last_at > kept[0].started_at
-    assert look(ledger, "W1").polls == 6
+    stored = attempts_of(ledger, recorded.id)
+    assert [(one.outcome, one.times) for one in stored] == [("pending", 5), ("not_sent", 1), ("pending", 1)]
+    assert stored[0].last_at is not None
+    assert stored[0].last_at > stored[0].started_at
+    assert find_operation(ledger, "W1").polls == 6
 
 
-def test_a_lapse_between_equal_answers_is_not_lost_among_them(ledger: Ledger, clock: Clock) -> None:
-    [recorded] = put(ledger, "W1")
-    postpone(ledger, take_one(ledger), seconds=1, attempt=tried("pending"))
-    clock.passes(2)
-    take(ledger)
-    clock.passes(LEASE_S + 1)
-    postpone(ledger, take_one(ledger), seconds=1, attempt=tried("pending"))
+def test_a_lapsed_lease_between_equal_answers_is_a_row_of_its_own(ledger: Ledger, clock: LedgerClock) -> None:
+    [recorded] = record_operations(ledger, "W1")
+    make_wait(ledger, claim_one(ledger), due_in_s=1, attempt=attempt_record("pending"))
+    clock.advance(2)
+    claim_due(ledger)
+    clock.advance(LEASE_S + 1)
+    make_wait(ledger, claim_one(ledger), due_in_s=1, attempt=attempt_record("pending"))
 
-    assert [one.outcome for one in attempts_of(ledger, recorded.id)] == ["pending", "lease lapsed", "pending"]
+    assert [one.outcome for one in attempts_of(ledger, recorded.id)] == ["pending", "lease_lapsed", "pending"]
 
 
-def test_attempts_count_only_when_b2copy_answered_about_the_operation(ledger: Ledger, clock: Clock) -> None:
-    put(ledger, "W1")
+def test_only_attempts_that_were_answered_about_the_operation_are_counted(ledger: Ledger, clock: LedgerClock) -> None:
+    record_operations(ledger, "W1")
     for counted in (True, False, True):
-        postpone(ledger, take_one(ledger), seconds=1, attempt=tried("again", counted=counted))
-        clock.passes(2)
+        make_wait(ledger, claim_one(ledger), due_in_s=1, attempt=attempt_record("again", counted=counted))
+        clock.advance(2)
 
-    assert take_one(ledger).attempts == 2
+    assert claim_one(ledger).counted_attempts == 2
 
 
-@pytest.mark.parametrize("why", [WaitReason.BACKOFF, WaitReason.NO_SESSION, WaitReason.RATE_LIMITED])
-def test_an_outcome_stays_unknown_while_b2copy_says_nothing_about_it(
-    ledger: Ledger, clock: Clock, why: WaitReason
+@pytest.mark.parametrize("wait_reason", [WaitReason.BACKOFF, WaitReason.NO_SESSION, WaitReason.RATE_LIMITED])
+def test_an_outcome_stays_unknown_until_an_answer_tells_how_the_operation_stands(
+    ledger: Ledger, clock: LedgerClock, wait_reason: WaitReason
 ) -> None:
-    put(ledger, "W1")
-    postpone(ledger, take_one(ledger), seconds=1, outcome_unknown=True)
-    clock.passes(2)
+    record_operations(ledger, "W1")
+    make_wait(ledger, claim_one(ledger), due_in_s=1, outcome_unknown=True)
+    clock.advance(2)
 
-    postpone(ledger, take_one(ledger), wait_reason=why, seconds=1)
+    make_wait(ledger, claim_one(ledger), wait_reason=wait_reason, due_in_s=1)
 
-    clock.passes(2)
-    assert take_one(ledger).outcome_unknown
-
-
-def test_an_outcome_is_known_again_when_b2copy_says_how_it_stands(ledger: Ledger, clock: Clock) -> None:
-    put(ledger, "W1")
-    postpone(ledger, take_one(ledger), seconds=1, outcome_unknown=True)
-    clock.passes(2)
-
-    postpone(ledger, take_one(ledger), wait_reason=WaitReason.PENDING_AT_B2COPY, seconds=1)
-
-    clock.passes(2)
-    assert not take_one(ledger).outcome_unknown
+    clock.advance(2)
+    assert claim_one(ledger).outcome_unknown
 
 
-def test_what_waits_without_anything_sent_is_still_unsent(ledger: Ledger) -> None:
-    put(ledger, "W1")
+def test_an_outcome_is_known_when_an_answer_tells_how_the_operation_stands(ledger: Ledger, clock: LedgerClock) -> None:
+    record_operations(ledger, "W1")
+    make_wait(ledger, claim_one(ledger), due_in_s=1, outcome_unknown=True)
+    clock.advance(2)
 
-    postpone(ledger, take_one(ledger), wait_reason=WaitReason.NO_SESSION, sent=False)
+    make_wait(ledger, claim_one(ledger), wait_reason=WaitReason.PENDING_AT_B2COPY, due_in_s=1, outcome_known=True)
 
-    assert look(ledger, "W1").sent is False
-
-
-def test_time_at_b2copy_is_not_ours(ledger: Ledger, clock: Clock) -> None:
-    put(ledger, "W1")
-    postpone(ledger, take_one(ledger), wait_reason=WaitReason.PENDING_AT_B2COPY, seconds=1)
-    clock.passes(60)
-    postpone(ledger, take_one(ledger), wait_reason=WaitReason.BACKOFF, seconds=1)
-    clock.passes(30)
-    take(ledger)
-
-    assert 60_000 <= look(ledger, "W1").external_wait_ms < 75_000
+    clock.advance(2)
+    assert not claim_one(ledger).outcome_unknown
 
 
-def test_b2copys_words_are_cut_and_cleaned(ledger: Ledger) -> None:
-    [recorded] = put(ledger, "W1")
+def test_an_operation_that_waits_without_a_request_is_not_sent(ledger: Ledger) -> None:
+    record_operations(ledger, "W1")
 
-    succeeded = Transition(take_one(ledger), State.SUCCEEDED, attempt=tried(message="a\0b" + "x" * 10_000))
+    make_wait(ledger, claim_one(ledger), wait_reason=WaitReason.NO_SESSION, sent=False)
+
+    assert find_operation(ledger, "W1").sent is False
+
+
+def test_the_time_spent_pending_at_the_destination_is_external_wait(ledger: Ledger, clock: LedgerClock) -> None:
+    record_operations(ledger, "W1")
+    make_wait(ledger, claim_one(ledger), wait_reason=WaitReason.PENDING_AT_B2COPY, due_in_s=1)
+    clock.advance(60)
+    make_wait(ledger, claim_one(ledger), wait_reason=WaitReason.BACKOFF, due_in_s=1)
+    clock.advance(30)
+    claim_due(ledger)
+
+    assert 60_000 <= find_operation(ledger, "W1").external_wait_ms < 75_000
+
+
+def test_a_server_message_is_shortened_and_holds_no_nul(ledger: Ledger) -> None:
+    [recorded] = record_operations(ledger, "W1")
+
+    succeeded = Transition(claim_one(ledger), State.SUCCEEDED, attempt=attempt_record(message="a\0b" + "x" * 10_000))
     settle(ledger, [succeeded])
 
-    [kept] = attempts_of(ledger, recorded.id)
-    assert kept.message is not None
-    assert kept.message.startswith("a\ufffdbxxx")
-    assert len(kept.message) == 2000
+    [stored] = attempts_of(ledger, recorded.id)
+    assert stored.message is not None
+    assert stored.message.startswith("a\ufffdbxxx")
+    assert len(stored.message) == MESSAGE_LIMIT
 
 
-def test_evidence_is_dated_by_the_databases_clock(ledger: Ledger) -> None:
-    [recorded] = put(ledger, "W1")
-    with ledger.reading() as connection:
-        earlier = text("SELECT requested_at FROM b2copy_operations")
-        requested_at = connection.execute(earlier).scalar_one()
-    held = take_one(ledger)
-    started_at = round(time.time() * 1000)
+def test_evidence_is_dated_by_the_databases_clock_if_the_workers_clock_is_wrong(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claimed = hold_operation(ledger, "W1")
+    an_hour_ahead = time.time() + 3600
+    monkeypatch.setattr("worker.ledger.evidence.time", lambda: an_hour_ahead)
 
-    settle(ledger, [Transition(held, State.SUCCEEDED, attempt=tried()._replace(started_at=started_at))])
+    succeed_at = attempt_record(started_at=round(an_hour_ahead * 1000))
+    settle(ledger, [Transition(claimed, State.SUCCEEDED, attempt=succeed_at)])
 
-    [kept] = attempts_of(ledger, recorded.id)
-    assert 0 <= kept.started_at - requested_at < 5_000
+    [stored] = attempts_of(ledger, claimed.id)
+    assert 0 <= stored.started_at - find_operation(ledger, "W1").requested_at < 60_000
 
 
-def test_a_turn_settles_and_claims_at_once(ledger: Ledger) -> None:
-    put(ledger, "W1", "W2")
-    [first] = take(ledger, limit=1)
+def test_one_transaction_settles_and_claims(ledger: Ledger) -> None:
+    record_operations(ledger, "W1", "W2")
+    [first] = claim_due(ledger, limit=1)
 
-    lost, claimed = settle_and_claim(ledger, [Transition(first, State.SUCCEEDED)], "money", "worker 1", 10)
+    lost, claims = settle_and_claim(ledger, [Transition(first, State.SUCCEEDED)], "money", "worker 1", 10)
 
-    assert (lost, names(claimed)) == ([], ["W2"])
-    assert look(ledger, "W1").state == State.SUCCEEDED
+    assert (lost, names_of(claims)) == ([], ["W2"])
+    assert find_operation(ledger, "W1").state == State.SUCCEEDED
     assert settle_and_claim(ledger, [], "money", "worker 1", 10) == ([], [])
 
 
-def test_nothing_that_failed_comes_back_by_itself(ledger: Ledger, clock: Clock) -> None:
-    put(ledger, "W1")
-    fail(ledger, *take(ledger))
-    clock.passes(10**6)
+def test_a_failed_operation_is_never_claimed(ledger: Ledger, clock: LedgerClock) -> None:
+    record_operations(ledger, "W1")
+    fail(ledger, *claim_due(ledger))
+    clock.advance(10**6)
 
-    assert take(ledger) == []
+    assert claim_due(ledger) == []
+
+
+STEP = Step("find client", 12, 200, "answered")
+
+
+def test_progress_unknown_step_and_steps_are_read_back(ledger: Ledger, clock: LedgerClock) -> None:
+    claimed = hold_operation(ledger, "W1")
+    evidence = attempt_record("no_answer", steps=(STEP, Step("create account", 3000, None, "no_answer")))
+
+    make_wait(
+        ledger, claimed, attempt=evidence, progress={"client": 5}, outcome_unknown=True, unknown_step="create account"
+    )
+
+    found = find_operation(ledger, "W1")
+    assert (found.progress, found.unknown_step, found.outcome_unknown) == ({"client": 5}, "create account", True)
+    [stored] = attempts_of(ledger, claimed.id)
+    assert stored.steps == evidence.steps
+    clock.advance(60)
+    again = claim_one(ledger)
+    assert (again.progress, again.unknown_step) == ({"client": 5}, "create account")
+
+
+def test_a_transition_without_progress_keeps_what_an_earlier_attempt_stored(ledger: Ledger, clock: LedgerClock) -> None:
+    make_wait(ledger, hold_operation(ledger, "W1"), progress={"client": 5}, due_in_s=1)
+    clock.advance(2)
+
+    make_wait(ledger, claim_one(ledger), due_in_s=1)
+    clock.advance(2)
+    fail(ledger, claim_one(ledger))
+
+    assert find_operation(ledger, "W1").progress == {"client": 5}
+
+
+@pytest.mark.parametrize("cleared_by", ["an empty dict", "success"])
+def test_progress_is_cleared_by_an_empty_dict_or_success(ledger: Ledger, clock: LedgerClock, cleared_by: str) -> None:
+    make_wait(ledger, hold_operation(ledger, "W1"), progress={"client": 5}, due_in_s=1)
+    clock.advance(2)
+    claimed = claim_one(ledger)
+
+    if cleared_by == "success":
+        settle(ledger, [Transition(claimed, State.SUCCEEDED, progress={"client": 5})])
+    else:
+        make_wait(ledger, claimed, progress={})
+
+    assert find_operation(ledger, "W1").progress is None
+
+
+def test_too_much_progress_is_an_error(ledger: Ledger) -> None:
+    claimed = hold_operation(ledger, "W1")
+
+    with pytest.raises(ValueError, match="progress has"):
+        make_wait(ledger, claimed, progress={"text": "x" * PROGRESS_LIMIT})
+
+    assert find_operation(ledger, "W1").state == State.RUNNING
+
+
+def test_the_unknown_step_is_forgotten_when_the_outcome_is_known(ledger: Ledger, clock: LedgerClock) -> None:
+    make_wait(ledger, hold_operation(ledger, "W1"), due_in_s=1, outcome_unknown=True, unknown_step="charge")
+    clock.advance(2)
+
+    make_wait(ledger, claim_one(ledger), outcome_known=True)
+
+    assert find_operation(ledger, "W1").unknown_step is None
+
+
+def test_equal_answers_with_other_steps_are_rows_of_their_own(ledger: Ledger, clock: LedgerClock) -> None:
+    recorded = record_operation(ledger, "W1")
+    failed = STEP._replace(http_status=500, outcome="server_error")
+    for steps in ((STEP,), (STEP._replace(duration_ms=99),), (STEP, failed), (failed,)):
+        make_wait(ledger, claim_one(ledger), due_in_s=1, attempt=attempt_record("later", steps=steps))
+        clock.advance(2)
+
+    assert [(one.times, len(one.steps)) for one in attempts_of(ledger, recorded.id)] == [(2, 1), (1, 2), (1, 1)]
+
+
+def test_the_final_answer_is_a_row_of_its_own(ledger: Ledger, clock: LedgerClock) -> None:
+    """Even if it equals the answers before: what ended an operation is never merged with what did not."""
+    recorded = record_operation(ledger, "W1")
+    equal = attempt_record("unclear", http_status=200, message="?")
+    for _ in range(2):
+        make_wait(ledger, claim_one(ledger), due_in_s=1, attempt=equal)
+        clock.advance(2)
+
+    fail(ledger, claim_one(ledger), failure_reason=FailureReason.EXHAUSTED, attempt=equal)
+
+    assert [(one.outcome, one.times) for one in attempts_of(ledger, recorded.id)] == [("unclear", 2), ("unclear", 1)]
+
+
+def test_late_evidence_does_not_replace_what_the_holder_wrote(ledger: Ledger) -> None:
+    """The answer to a COMMIT was lost, so the holder writes the same transition again."""
+    claimed = hold_operation(ledger, "W1")
+    succeed(ledger, claimed)
+
+    assert fail(ledger, claimed, attempt=attempt_record("again")) == [claimed]
+
+    [stored] = attempts_of(ledger, claimed.id)
+    assert (stored.outcome, stored.late, stored.times) == ("done", False, 1)
+
+
+def test_a_rejection_makes_the_outcome_known(ledger: Ledger, clock: LedgerClock) -> None:
+    make_wait(ledger, hold_operation(ledger, "W1"), due_in_s=1, outcome_unknown=True, unknown_step="charge")
+    clock.advance(2)
+
+    fail(ledger, claim_one(ledger), outcome_known=True)
+
+    found = find_operation(ledger, "W1")
+    assert (found.outcome_unknown, found.unknown_step) == (False, None)
+
+
+def test_a_server_message_with_half_a_surrogate_pair_can_be_stored(ledger: Ledger) -> None:
+    claimed = hold_operation(ledger, "W1")
+
+    settle(ledger, [Transition(claimed, State.SUCCEEDED, attempt=attempt_record(message="Ада \ud83d"))])
+
+    [stored] = attempts_of(ledger, claimed.id)
+    assert stored.message == "Ада ?"

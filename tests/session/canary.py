@@ -1,10 +1,12 @@
-"""A Celery app that keeps everything ours does not: results, tracebacks, events, DEBUG logs. For what they may hold."""
+"""A Celery app that stores and sends what ours does not: results, tracebacks, events, DEBUG logs."""
 
 import os
 
 from celery import Celery
 
-from worker.http.client import Http
+from tests.support import post as send
+from worker.http import Http
+from worker.operation import OnUnknown
 from worker.session.shared import SharedSession
 from worker.settings import worker_settings
 
@@ -16,8 +18,8 @@ app.conf.update(
 )  # fmt: skip
 
 
-@app.task(name="canary.post")
+@app.task(name="canary.post")  # type: ignore[untyped-decorator]
 def post(path: str) -> str:
-    """Call B2COPY; return what it said, or fail with what happened."""
+    """Call B2COPY; return its answer, or fail with the error."""
     settings = worker_settings()
-    return Http(SharedSession(settings), settings).post(path, {}, repeatable=True).body.decode()
+    return send(Http({"service_admin": SharedSession(settings)}, settings), path, {}, OnUnknown.REPEAT).body.decode()

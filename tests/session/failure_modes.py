@@ -84,9 +84,9 @@ def table() -> str:
     """The coverage table, in Markdown."""
     tests = covered()
     lines = ["| mode | what goes wrong | caught by |", "|---|---|---|"]
-    for mode, told in MODES.items():
+    for mode, failure in MODES.items():
         caught = "<br>".join(tests.get(mode, [])) or CANNOT_OCCUR.get(mode, "NOTHING")
-        lines.append(f"| {mode} | {told} | {caught} |")
+        lines.append(f"| {mode} | {failure} | {caught} |")
     return "\n".join(lines)
 
 

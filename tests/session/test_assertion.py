@@ -5,14 +5,14 @@ import time
 import jwt
 import pytest
 
-from tests.session.conftest import Configure
+from tests.conftest import Configure
 from worker.session.assertion import assertion
 from worker.session.key_files import signing_keys
 from worker.settings import Settings
 
 
 def claims(settings: Settings, now: float) -> dict[str, object]:
-    signed = assertion(settings, signing_keys(settings)[0], lambda: now)
+    signed = assertion(settings, signing_keys(settings)[0], now).reveal()
     assert jwt.get_unverified_header(signed) == {"alg": "ES256", "typ": "JWT"}
     read: dict[str, object] = jwt.decode(signed, options={"verify_signature": False})
     return read
@@ -64,4 +64,4 @@ def test_each_assertion_is_dated_when_it_is_made_whatever_the_time_zone(
 def test_the_same_second_gives_two_different_assertions(settings: Settings) -> None:
     key = signing_keys(settings)[0]
 
-    assert assertion(settings, key, lambda: 0) != assertion(settings, key, lambda: 0)
+    assert assertion(settings, key, 0) != assertion(settings, key, 0)

@@ -1,5 +1,6 @@
 """Key files: which are taken, which are refused, and what the refusal says."""
 
+import base64
 import os
 from pathlib import Path
 
@@ -14,10 +15,13 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from tests.session.conftest import Configure
+from tests.conftest import Configure
+from tests.session.frames import shown_by
 from worker.errors import SettingsError
 from worker.session import key_files
-from worker.session.token_encryption import Secrets, seal, unseal
+from worker.session.secret import Secret
+from worker.session.token_encryption import seal, unseal
+from worker.session.tokens import Pair
 
 P256 = ec.generate_private_key(ec.SECP256R1())
 PKCS8, SEC1 = PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL
@@ -50,9 +54,46 @@ BAD_KEYS = {
     "RSA": (pem(rsa.generate_private_key(65537, 2048)), "not a P-256 key"),
     "encrypted": (pem(P256, lock=BestAvailableEncryption(b"hush")), "B2COPY_PRIVATE_KEY_PASSPHRASE_FILE"),
     "public": (P256.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo), "a public key"),
-    "torn": (pem(P256)[:90], "cannot be parsed"),
+    "cut": (pem(P256)[:90], "cannot be parsed"),
     "empty": (b"", "no PEM private key"),
 }
+
+
+DER = P256.private_bytes(Encoding.DER, PKCS8, NoEncryption())
+ENCRYPTED = pem(P256, lock=BestAvailableEncryption(b"hush"))
+OTHER_SHAPES = {
+    "two characters for a line end": (pem(P256).replace(b"\n", b"\\n"), r"turn each \\n into a line end"),
+    "CRLF as four characters": (pem(P256).replace(b"\n", b"\\r\\n"), r"turn each \\n into a line end"),
+    "DER": (DER, "openssl pkey -inform DER"),
+    "DER of SEC1": (P256.private_bytes(Encoding.DER, SEC1, NoEncryption()), "openssl pkey -inform DER"),
+    "UTF-16": (pem(P256).decode().encode("utf-16"), "iconv -f UTF-16"),
+    "UTF-16 and CRLF": (pem(P256).replace(b"\n", b"\r\n").decode().encode("utf-16"), "iconv -f UTF-16"),
+    "base64 of PEM": (base64.b64encode(pem(P256)), "openssl base64 -d -A"),
+    "without first and last line": (base64.b64encode(DER) + b"\n", "-----BEGIN PRIVATE KEY-----"),
+    "PKCS#8 with SEC1's label": (pem(P256).replace(b"PRIVATE KEY", b"EC PRIVATE KEY"), "label it PRIVATE KEY"),
+    "SEC1 with PKCS#8's label": (pem(P256, SEC1).replace(b"EC PRIVATE KEY", b"PRIVATE KEY"), "label it EC PRIVATE KEY"),
+}
+
+
+@pytest.mark.parametrize(("text", "remedy"), OTHER_SHAPES.values(), ids=OTHER_SHAPES)
+def test_a_good_key_in_another_shape_is_converted_and_not_replaced(
+    configure: Configure, tmp_path: Path, text: bytes, remedy: str
+) -> None:
+    settings = configure(private_key_file=secret(tmp_path / "key", text))
+
+    with pytest.raises(SettingsError, match=remedy) as refused:
+        key_files.check(settings)
+
+    assert "keygen" not in str(refused.value)
+    assert len(str(refused.value).splitlines()) == 1
+    assert not leaked(refused.value, text)
+
+
+def leaked(error: BaseException, text: bytes) -> list[str]:
+    """Where a piece of the key's text is found in an error or in a frame of it."""
+    pieces = {line.decode("latin-1") for line in text.splitlines() if len(line) > 30}
+    shown = [("text", str(error)), *shown_by(error)]
+    return [where for where, found in shown if any(piece in found for piece in pieces)]
 
 
 @pytest.mark.failure_mode("F54")
@@ -65,7 +106,7 @@ def test_any_other_key_is_refused_at_start(configure: Configure, tmp_path: Path,
 
     assert "B2COPY_PRIVATE_KEY_FILE" in str(refused.value)
     assert len(str(refused.value).splitlines()) == 1
-    assert not any(line.decode() in str(refused.value) for line in text.splitlines() if b"KEY" not in line)
+    assert not leaked(refused.value, text)
 
 
 def test_an_encrypted_key_is_opened_by_its_passphrase_file(configure: Configure, tmp_path: Path) -> None:
@@ -88,7 +129,7 @@ def test_only_a_file_nobody_else_may_read_or_change_is_taken(
     if taken:
         assert key_files.signing_keys(settings)
     else:
-        with pytest.raises(SettingsError, match=f"{mode:04o}.*chmod 600"):
+        with pytest.raises(SettingsError, match=f"{mode:04o}.*chmod 600.*defaultMode 0440"):
             key_files.signing_keys(settings)
 
 
@@ -153,21 +194,21 @@ def test_without_a_storage_key_nothing_starts(configure: Configure, tmp_path: Pa
 def test_a_new_storage_key_still_opens_what_the_old_one_sealed(configure: Configure, tmp_path: Path) -> None:
     key_files.generate_storage(tmp_path / "old")
     old = key_files.storage_keys(configure(storage_key_file=tmp_path / "old"))
-    sealed = seal(old, "place", 7, Secrets("access", "refresh"))
+    sealed = seal(old, "place", 7, Pair(Secret("access"), Secret("refresh")))
     key_files.generate_storage(tmp_path / "new")
     new_alone = key_files.storage_keys(configure(storage_key_file=tmp_path / "new"))
     both = secret(tmp_path / "both", (tmp_path / "new").read_bytes() + (tmp_path / "old").read_bytes())
     rotated = key_files.storage_keys(configure(storage_key_file=both))
 
-    assert unseal(rotated, "place", 7, sealed) == Secrets("access", "refresh")
+    assert unseal(rotated, "place", 7, sealed) == Pair(Secret("access"), Secret("refresh"))
     assert unseal(new_alone, "place", 7, sealed) is None
-    assert unseal(new_alone, "place", 8, seal(rotated, "place", 8, Secrets("a", None))) == Secrets("a", None)
+    assert unseal(new_alone, "place", 8, seal(rotated, "place", 8, Pair(Secret("a"), None))) == Pair(Secret("a"), None)
 
 
 def test_a_blob_moved_elsewhere_is_no_session(configure: Configure, tmp_path: Path) -> None:
     key_files.generate_storage(tmp_path / "key")
     fernet = key_files.storage_keys(configure(storage_key_file=tmp_path / "key"))
-    sealed = seal(fernet, "place", 7, Secrets("access", "refresh"))
+    sealed = seal(fernet, "place", 7, Pair(Secret("access"), Secret("refresh")))
 
     assert unseal(fernet, "another place", 7, sealed) is None
     assert unseal(fernet, "place", 8, sealed) is None

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from prometheus_client import REGISTRY
 
-from tests.session.conftest import Member
+from tests.conftest import Member
 from worker.errors import Unavailable
 from worker.sandbox.control_client import SandboxControl
 
@@ -43,9 +43,9 @@ def test_a_life_of_a_session_is_told(
     caplog.set_level("INFO")
     session = member()
     counted = [
-        ("renewals_total", {"trigger": "missing", "outcome": "jwt"}),
-        ("renewals_total", {"trigger": "unauthorized", "outcome": "jwt"}),
-        ("renewals_total", {"trigger": "beat", "outcome": "failed"}),
+        ("renewals_total", {"login": "service_admin", "trigger": "missing", "outcome": "login"}),
+        ("renewals_total", {"login": "service_admin", "trigger": "unauthorized", "outcome": "login"}),
+        ("renewals_total", {"login": "service_admin", "trigger": "beat", "outcome": "failed"}),
         ("unauthorized_total", {}),
         ("rt_rejected_total", {}),
     ]
@@ -59,13 +59,13 @@ def test_a_life_of_a_session_is_told(
         session.renew(force=True, wait=1)
 
     assert [added(name, **labels) for name, labels in counted] == [1] * 5
-    assert value("generation") == token.generation
-    assert 0 < value("expires_in_seconds") <= 600
+    assert value("generation", login="service_admin") == token.generation
+    assert 0 < value("expires_in_seconds", login="service_admin") <= 600
     lines = [
         record.getMessage() for record in caplog.records if record.levelname == "INFO" and "session" in record.name
     ]
     assert len(lines) == 2  # one for each renewal
-    assert f"generation {token.generation}, by jwt, trigger unauthorized" in lines[1]
+    assert f"generation {token.generation}, by login, trigger unauthorized" in lines[1]
     assert token.fingerprint in lines[1]
 
 
@@ -76,8 +76,8 @@ def test_a_rest_shows_its_class(member: Member, sandbox: SandboxControl) -> None
     with pytest.raises(Exception, match="refuses our login"):
         session.current()
 
-    assert value("cooldown_active", **{"class": "terminal"}) == 1
+    assert value("cooldown_active", **{"login": "service_admin", "class": "terminal"}) == 1
     sandbox.faults()
     session.renew(force=True, wait=1)
     session.current()
-    assert value("cooldown_active", **{"class": "terminal"}) == 0
+    assert value("cooldown_active", **{"login": "service_admin", "class": "terminal"}) == 0

@@ -1,4 +1,4 @@
-"""No token leaves: not in logs, errors, pickles, metrics, nor in what Redis keeps."""
+"""No token leaves the process: not in logs, errors, their frames, pickles, metrics, nor in what Redis stores."""
 
 import copyreg
 import inspect
@@ -9,7 +9,7 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,14 @@ import redis
 from celery import Celery
 from prometheus_client import generate_latest
 
+from tests.conftest import Configure, Member
 from tests.http.raw_server import PAIR, Wire
-from tests.session.conftest import Configure, Member
-from tests.support import until
+from tests.session.frames import shown_by
+from tests.support import post, until
 from worker import errors
 from worker.errors import B2CopyError
-from worker.http.client import Http
+from worker.http import Http
+from worker.operation import OnUnknown
 from worker.sandbox.control_client import SandboxControl
 from worker.testbed.broker import Broker
 from worker.testbed.environment import Stage
@@ -35,8 +37,10 @@ PAYLOAD = {"account_login": "123456", "request_id": "w1"}
 ASSERTION = "eyJhbGciOi"  # how a JWT begins; a shorter piece is found in any ciphertext sooner or later
 
 
-def told(error: BaseException | None) -> Iterator[str]:
-    """Everything an error reporter would find in an error: its text, its pickle, its context, and theirs."""
+def contents(error: BaseException | None) -> Iterator[str]:
+    """Everything an error tracker finds in an error: its text, pickle and frames, and those of its causes."""
+    if error is not None:
+        yield from (f"{where} = {text}" for where, text in shown_by(error))
     while error is not None:
         yield from (str(error), repr(error), json.dumps([str(arg) for arg in error.args]), repr(vars(error)))
         yield "".join(traceback.format_exception(error))
@@ -45,8 +49,8 @@ def told(error: BaseException | None) -> Iterator[str]:
 
 
 def every_way_to_fail(http: Http, session: Any, sandbox: SandboxControl) -> list[str]:
-    """Go through the whole life of a session; return what its errors tell."""
-    sinks = []
+    """Go through the whole life of a session; return what its errors hold."""
+    sinks: list[str] = []
     faults: list[dict[str, Any]] = [
         {"what": "status", "status": 401, "route": "api"},
         {"what": "drop", "route": "api", "effect": "done"},
@@ -60,17 +64,18 @@ def every_way_to_fail(http: Http, session: Any, sandbox: SandboxControl) -> list
         {"what": "lacks", "route": "token", "field": "accessToken"},
         {"what": "reset", "route": "token"},
     ]
-    http.post(FEES, PAYLOAD, repeatable=True)
+    post(http, FEES, PAYLOAD, OnUnknown.START_OR_GET)
     for fault in faults:
         sandbox.faults(fault)
-        for act in (lambda: http.post(FEES, PAYLOAD, repeatable=False), lambda: session.renew(force=True, wait=1)):
+        calls: list[Callable[[], Any]] = [lambda: post(http, FEES, PAYLOAD), lambda: session.renew(force=True, wait=1)]
+        for act in calls:
             try:
                 act()
             except B2CopyError as error:
-                sinks += told(error)
+                sinks += contents(error)
         sandbox.faults()
         session.renew(force=True, wait=1)
-    http.post(FEES, PAYLOAD, repeatable=True)
+    post(http, FEES, PAYLOAD, OnUnknown.START_OR_GET)
     return sinks
 
 
@@ -81,7 +86,7 @@ def test_no_sink_ever_holds_a_token(
     caplog.set_level(logging.DEBUG)
     settings = configure()
     session = member(settings, token_deadline=0.5, login_attempts=1)
-    http = Http(session, settings)
+    http = Http({"service_admin": session}, settings)
 
     sinks = every_way_to_fail(http, session, sandbox)
 
@@ -131,9 +136,9 @@ def test_celery_passes_no_token_on(stage: Stage, in_stage: Stage, sandbox: Sandb
         receiver.should_stop = True
         listening.join()
         values = dumped(broker)
-    told = Path(f"/proc/{process.pid}")
+    proc = Path(f"/proc/{process.pid}")
     sinks = [*results, *events, *values, process.log.read_text()]
-    sinks += [(told / name).read_bytes().decode() for name in ("environ", "cmdline")]
+    sinks += [(proc / name).read_bytes().decode() for name in ("environ", "cmdline")]
     app.close()
     process.kill()
 
@@ -160,11 +165,11 @@ def test_a_server_that_repeats_what_it_was_sent_gives_nothing_away(
     session = member(settings)
 
     def repeat(connection: socket.socket, request: bytes) -> None:
-        said = b"unknown: " + request.partition(b"Bearer ")[2].split(b"\r\n")[0]
-        connection.sendall(b"HTTP/1.1 400 No\r\nContent-Length: %d\r\n\r\n%s" % (len(said), said))
+        text = b"unknown: " + request.partition(b"Bearer ")[2].split(b"\r\n")[0]
+        connection.sendall(b"HTTP/1.1 400 No\r\nContent-Length: %d\r\n\r\n%s" % (len(text), text))
 
     wire.answer = repeat
-    answer = Http(session, settings).post("/api/admin/x", {}, repeatable=True)
+    answer = post(Http({"service_admin": session}, settings), "/api/admin/x", {}, OnUnknown.REPEAT)
     session.renew(force=True, wait=1)
 
     assert answer.body == b"unknown: [redacted]"

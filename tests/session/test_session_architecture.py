@@ -17,22 +17,25 @@ def functions(path: Path) -> Iterator[ast.FunctionDef]:
 
 @pytest.mark.failure_mode("F13")
 def test_one_function_talks_to_the_token_endpoints() -> None:
-    naming = [path for path in OURS if "authexternalcrm" in path.read_text() or "/refreshtoken" in path.read_text()]
+    naming = [path for path in OURS if "/adminservice/" in path.read_text()]
     sending = [
-        function.name for function in functions(SESSION / "endpoints.py") if "transport.send" in ast.unparse(function)
+        (path.name, function.name)
+        for path in SESSION.glob("*.py")
+        for function in functions(path)
+        if "transport.send" in ast.unparse(function)
     ]
 
-    assert [path for path in naming if "sandbox" not in path.parts] == [SESSION / "endpoints.py"]
-    assert sending == ["_exchange"]
+    assert [path for path in naming if "sandbox" not in path.parts] == [SESSION / "service_admin.py"]
+    assert sending == [("token_endpoints.py", "post")]
 
 
 @pytest.mark.failure_mode("F13")
-def test_only_the_leader_asks_for_tokens() -> None:
+def test_only_the_leader_logs_in_or_refreshes() -> None:
     asking = {
         path.name
         for path in SESSION.glob("*.py")
         for call in (".log_in(", ".refresh(")
-        if f"endpoints{call}" in path.read_text()
+        if f"_login{call}" in path.read_text()
     }
 
     assert asking == {"leader.py"}
@@ -68,7 +71,7 @@ def test_a_call_takes_its_token_from_the_session_when_it_is_sent() -> None:
 
 
 def test_the_session_imports_nothing_from_above() -> None:
-    allowed = ("worker.session", "worker.errors", "worker.settings", "worker.watch")
+    allowed = ("worker.session", "worker.http", "worker.process", "worker.errors", "worker.settings", "worker.watch")
     modules = [
         node.module or ""
         for path in SESSION.glob("*.py")

@@ -1,4 +1,4 @@
-"""The CRM's door, with a worker behind it."""
+"""What a CRM calls, with a worker behind it."""
 
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -28,7 +28,7 @@ def calls_of(control: SandboxControl, **body: Any) -> list[dict[str, Any]]:
 
 
 class TestFees:
-    def test_are_run_and_anybody_may_ask(self, control: SandboxControl, name: Name) -> None:
+    def test_are_run_and_their_state_can_be_asked(self, control: SandboxControl, name: Name) -> None:
         request_id = name()
         recorded = enqueue.fees(account_login="7", request_id=request_id, by="Ada")
 
@@ -45,7 +45,7 @@ class TestFees:
         assert done.ended_at is not None
         assert done.ended_at - done.requested_at < timedelta(milliseconds=500) / timedelta(milliseconds=1)
 
-    def test_asked_for_again_are_the_ones_there_are(self, control: SandboxControl, name: Name) -> None:
+    def test_requested_again_are_the_operation_that_exists(self, control: SandboxControl, name: Name) -> None:
         request_id = name()
         first = enqueue.fees(account_login="7", request_id=request_id)
         ended(first.key)
@@ -55,7 +55,7 @@ class TestFees:
         assert (again.id, again.state, again.created) == (first.id, State.SUCCEEDED, False)
         assert [effect["times"] for effect in control.effects("fees.process", f"7/{request_id}")] == [1]
 
-    def test_for_another_account_under_the_same_id_are_refused_and_both_shown(self, name: Name) -> None:
+    def test_for_another_account_under_the_same_id_are_refused_and_both_are_shown(self, name: Name) -> None:
         request_id = name()
         enqueue.fees(account_login="7", request_id=request_id)
 
@@ -65,7 +65,7 @@ class TestFees:
         assert '"account_login":"7"' in str(caught.value)
         assert '"account_login":"8"' in str(caught.value)
 
-    @pytest.mark.parametrize("bad", ["", "two words", "W" * 129, "tab\t"])
+    @pytest.mark.parametrize("bad", ["", "two words", "W" * 129, "tab\t", "W\u200b1", "1.23457E+11", "W1~1"])
     def test_with_an_unusable_id_are_refused_before_anything_is_recorded(self, bad: str) -> None:
         with pytest.raises(BadPayload, match="request_id"):
             enqueue.fees(account_login="7", request_id=bad)
@@ -76,10 +76,10 @@ class TestFees:
         control.switches(fees={"pending_polls": 1})
         operation = ended(enqueue.fees(account_login="7", request_id=name()).key)
 
-        assert operation.state is State.SUCCEEDED
+        assert operation.state == State.SUCCEEDED
         assert [attempt.outcome for attempt in attempts_of(ledger(), operation.id)] == ["pending", "done"]
 
-    def test_that_fail_say_so_in_b2copys_words(self, control: SandboxControl, name: Name) -> None:
+    def test_that_fail_store_the_server_message(self, control: SandboxControl, name: Name) -> None:
         control.switches(logins={"8": {"ends": "ERROR", "words": "no money"}, "9": {"known": False}})
         failed = ended(enqueue.fees(account_login="8", request_id=name()).key)
         unknown = ended(enqueue.fees(account_login="9", request_id=name()).key)
@@ -101,7 +101,7 @@ class TestInTheCrmsOwnTransaction:
         yield engine
         engine.dispose()
 
-    def test_what_is_rolled_back_was_never_asked_for(self, crm: Engine, control: SandboxControl, name: Name) -> None:
+    def test_what_is_rolled_back_was_never_requested(self, crm: Engine, control: SandboxControl, name: Name) -> None:
         request_id = name()
         with crm.connect() as connection:
             connection.execute(text("INSERT INTO withdrawals VALUES (:id)"), {"id": request_id})
@@ -110,7 +110,7 @@ class TestInTheCrmsOwnTransaction:
 
         assert enqueue.status(f"fees.process:{request_id}") is None
         after = ended(enqueue.fees(account_login="7", request_id=name()).key)  # the worker has looked since
-        assert after.state is State.SUCCEEDED
+        assert after.state == State.SUCCEEDED
         assert control.effects("fees.process", f"7/{request_id}") == []
 
     def test_what_is_committed_is_done_within_seconds(self, crm: Engine, name: Name) -> None:
@@ -120,7 +120,7 @@ class TestInTheCrmsOwnTransaction:
             recorded = enqueue.fees(account_login="7", request_id=request_id, connection=connection)
             assert (recorded.created, enqueue.status(recorded.key)) == (True, None)  # nobody else sees it yet
 
-        assert ended(f"fees.process:{request_id}", within=3.0).state is State.SUCCEEDED
+        assert ended(f"fees.process:{request_id}", within=3.0).state == State.SUCCEEDED
 
     def test_many_are_committed_together(self, crm: Engine, name: Name) -> None:
         rows = [{"account_login": "7", "request_id": name()} for _ in range(20)]
@@ -138,7 +138,7 @@ class TestMany:
         assert [one.key for one in recorded] == [f"fees.process:{row['request_id']}" for row in rows]
         assert {ended(one.key).state for one in recorded} == {State.SUCCEEDED}
 
-    def test_again_return_what_there_is(self, name: Name) -> None:
+    def test_again_return_the_operations_that_exist(self, name: Name) -> None:
         rows = [{"account_login": "7", "request_id": name()} for _ in range(3)]
         first = enqueue.many("fees.process", rows)
         again = enqueue.many("fees.process", [*rows, {"account_login": "7", "request_id": name()}])
@@ -146,7 +146,7 @@ class TestMany:
         assert [one.id for one in again][:3] == [one.id for one in first]
         assert [one.created for one in again] == [False, False, False, True]
 
-    def test_name_the_row_that_cannot_be_taken_and_record_none(self, name: Name) -> None:
+    def test_name_the_row_that_cannot_be_recorded_and_record_none(self, name: Name) -> None:
         good, bad = {"account_login": "7", "request_id": name()}, {"account_login": "7"}
 
         with pytest.raises(BadPayload, match=r"row 2: fees\.process: request_id is missing"):
@@ -154,23 +154,23 @@ class TestMany:
 
         assert enqueue.status(f"fees.process:{good['request_id']}") is None
 
-    def test_move_to_the_lane_they_are_told(self, name: Name) -> None:
+    def test_go_to_the_lane_that_is_named(self, name: Name) -> None:
         [recorded] = enqueue.many("fees.process", [{"account_login": "7", "request_id": name()}], lane="bulk")
 
         assert (ended(recorded.key).lane, ended(recorded.key).state) == ("bulk", State.SUCCEEDED)
 
-    def test_know_the_kinds_and_the_lanes(self) -> None:
+    def test_refuse_unknown_kinds_and_lanes(self) -> None:
         with pytest.raises(BadPayload, match=r"'fees' is not a kind: there are .*fees.process"):
             enqueue.many("fees", [{}])
         with pytest.raises(BadPayload, match="'fast' is none of money, default, bulk"):
             enqueue.many("fees.process", [], lane="fast")
 
-    def test_of_none_are_none(self) -> None:
+    def test_of_no_rows_record_nothing(self) -> None:
         assert list(enqueue.many("fees.process", [])) == []
 
 
 class TestCalls:
-    def test_are_made_once_and_keep_the_answer(self, control: SandboxControl, name: Name) -> None:
+    def test_are_made_once_and_store_the_answer(self, control: SandboxControl, name: Name) -> None:
         key = name()
         recorded = [enqueue.call(UPDATE, {"id": key}, key=key) for _ in range(3)]
 
@@ -178,7 +178,7 @@ class TestCalls:
         assert (ended(f"call:{key}").state, ended(f"call:{key}").result) == (State.SUCCEEDED, {"id": key})
         assert [effect["times"] for effect in calls_of(control, id=key)] == [1]
 
-    @pytest.mark.parametrize("what", ["drop", "empty", "cut"])
+    @pytest.mark.parametrize("what", ["drop", "cut"])
     def test_whose_outcome_is_unknown_are_never_made_again(
         self, control: SandboxControl, name: Name, what: str
     ) -> None:
@@ -196,7 +196,7 @@ class TestCalls:
         control.faults({"what": "drop", "route": "call", "match": key, "effect": "done", "next": 1})
         enqueue.call(UPDATE, {"id": key}, key=key, repeatable=True)
 
-        assert ended(f"call:{key}").state is State.SUCCEEDED
+        assert ended(f"call:{key}").state == State.SUCCEEDED
         assert [effect["times"] for effect in calls_of(control, id=key)] == [2]
 
     def test_that_surely_had_no_effect_are_made_again(self, control: SandboxControl, name: Name) -> None:
@@ -204,7 +204,7 @@ class TestCalls:
         control.faults({"what": "status", "status": 503, "route": "call", "match": key, "next": 1})
         enqueue.call(UPDATE, {"id": key}, key=key)
 
-        assert ended(f"call:{key}").state is State.SUCCEEDED
+        assert ended(f"call:{key}").state == State.SUCCEEDED
         assert [effect["times"] for effect in calls_of(control, id=key)] == [1]
 
     @pytest.mark.parametrize("path", ["/elsewhere", "/api/admin/auth/v2/admin/adminservice/authexternalcrm"])
@@ -218,7 +218,7 @@ class TestCalls:
 
 
 class TestOrder:
-    def test_of_one_entity_is_kept_through_trouble(self, control: SandboxControl, name: Name) -> None:
+    def test_of_one_entity_holds_although_a_call_must_wait(self, control: SandboxControl, name: Name) -> None:
         entity, keys = name(), [name() for _ in range(5)]
         control.faults({"what": "status", "status": 503, "route": "call", "match": keys[1], "next": 1})
         for number, key in enumerate(keys):
@@ -234,10 +234,10 @@ class TestOrder:
         enqueue.call(UPDATE, {"key": behind}, key=behind, entity="A")
         enqueue.call(UPDATE, {"key": other}, key=other, entity="B")
 
-        assert ended(f"call:{other}").state is State.SUCCEEDED
-        until(lambda: (found := enqueue.status(f"call:{behind}")) and found.wait_reason is WaitReason.BEHIND_ENTITY)
+        assert ended(f"call:{other}").state == State.SUCCEEDED
+        until(lambda: (found := enqueue.status(f"call:{behind}")) and found.wait_reason == WaitReason.BEHIND_ENTITY)
         control.faults()
-        assert ended(f"call:{behind}").state is State.SUCCEEDED
+        assert ended(f"call:{behind}").state == State.SUCCEEDED
 
     def test_goes_on_when_one_has_failed(self, control: SandboxControl, name: Name) -> None:
         entity, bad, good = name(), name(), name()
@@ -245,18 +245,18 @@ class TestOrder:
         enqueue.call(UPDATE, {"key": bad}, key=bad, entity=entity)
         enqueue.call(UPDATE, {"key": good}, key=good, entity=entity)
 
-        assert ended(f"call:{bad}").failure_reason is FailureReason.REJECTED
-        assert ended(f"call:{good}").state is State.SUCCEEDED
+        assert ended(f"call:{bad}").failure_reason == FailureReason.REJECTED
+        assert ended(f"call:{good}").state == State.SUCCEEDED
 
     def test_has_a_child_wait_for_its_parent(self, control: SandboxControl, name: Name) -> None:
         request_id, child = name(), name()
         control.switches(fees={"until_told": True})
         parent = enqueue.fees(account_login="7", request_id=request_id)
         enqueue.call(UPDATE, {"key": child}, key=child, parent=parent.key)
-        until(lambda: (found := enqueue.status(f"call:{child}")) and found.wait_reason is WaitReason.BEHIND_PARENT)
+        until(lambda: (found := enqueue.status(f"call:{child}")) and found.wait_reason == WaitReason.BEHIND_PARENT)
         assert calls_of(control, key=child) == []
 
         control.finish_fees("7", request_id)
 
-        assert ended(f"call:{child}").state is State.SUCCEEDED
-        assert ended(parent.key).state is State.SUCCEEDED
+        assert ended(f"call:{child}").state == State.SUCCEEDED
+        assert ended(parent.key).state == State.SUCCEEDED

@@ -44,6 +44,7 @@ def import_(
     """
     from tasks import enqueue
     from tasks.registry import KINDS
+    from worker.report.text import count
     from worker.settings import CrmSettings, load
 
     load(CrmSettings)
@@ -57,9 +58,9 @@ def import_(
     if as_json:
         output.document({"rows": len(rows), "dry_run": dry_run, "accepted": created, "known": len(rows) - created})
     elif dry_run:
-        output.line(f"{output.count(len(rows), 'row')} can be taken; nothing was recorded")
+        output.line(f"{count(len(rows), 'row')} can be taken; nothing was recorded")
     else:
-        output.line(f"{output.count(created)} accepted in lane {lane}, {len(rows) - created} known already")
+        output.line(f"{count(created)} accepted in lane {lane}, {len(rows) - created} known already")
 
 
 def _rows(file: Path, kind: "Kind[Any]", ignore_extra: bool) -> Iterator[Row]:

@@ -8,7 +8,8 @@ from sqlalchemy.exc import DBAPIError
 
 from worker.doctor import CheckResult
 from worker.ledger import active_flags, open_ledger
-from worker.ledger.database import connect, schema_version
+from worker.ledger.database import schema_version
+from worker.ledger.engine import connect
 from worker.ledger.schema import HEAD
 from worker.ledger.statistics import statistics
 from worker.report.health import access_notes

@@ -5,11 +5,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from worker.doctor import CheckResult
 from worker.doctor.shared_redis_check import foreign_queues
+from worker.redis_connection import redis_client
 from worker.settings import CrmSettings
 from worker.watch.redact import redacted
 
@@ -39,10 +38,7 @@ def check(settings: CrmSettings) -> Iterator[CheckResult]:
 
 def connect(settings: CrmSettings) -> redis.Redis:
     """Return a client that gives up soon. Nothing is connected yet."""
-    client: redis.Redis = redis.Redis.from_url(
-        settings.redis_url, socket_timeout=5, socket_connect_timeout=3, retry=Retry(NoBackoff(), 0)
-    )
-    return client
+    return redis_client(settings, timeout_s=5, connect_timeout_s=3)
 
 
 def _configuration(info: dict[str, Any]) -> Iterator[CheckResult]:

@@ -1,15 +1,16 @@
 """One attempt at an operation, as its kind sees it: the HTTP calls it makes, and the evidence it leaves."""
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from worker.b2copy.route import Route
-from worker.errors import B2CopyError, BadPayload, LeaseTooShort
+from worker.errors import B2CopyError, LeaseTooShort
 from worker.flow.gate import Gate
-from worker.flow.meaning import meaning_of
+from worker.flow.meaning import Becomes, meaning_of
 from worker.ledger import Ledger, attempts_of
-from worker.operation import AttemptRecord, Claim, OnUnknown, Step
+from worker.operation import PROGRESS_LIMIT, AttemptRecord, Claim, OnUnknown, Step
 from worker.settings import Settings
 
 
@@ -22,8 +23,9 @@ class Destination(Protocol):
 class RunningAttempt:
     """See `worker.kind.Attempt`. Used by one sender, once.
 
-    `unknown_step`: a request with an effect was sent, and what it did is not known (yet). `progress` is stored with
-    the operation whatever becomes of the attempt, so that the next one continues there.
+    `unknown_step`: a request with an effect was sent, and what it did is not known (yet). `sent`: some request may have
+    reached the destination. `progress` is stored with the operation whatever becomes of the attempt, so that the next
+    one continues there.
     """
 
     def __init__(
@@ -40,9 +42,20 @@ class RunningAttempt:
         self.claim, self.settings = claim, settings
         self._permits, self._destination, self._gate, self._ledger = permits, destination, gate, ledger
         self._lease_is_valid, self._urgent = lease_is_valid, urgent
+        self._progress = claim.progress
         self.steps: list[Step] = []
-        self.progress = claim.progress
         self.unknown_step: str | None = None
+        self.sent = False
+
+    @property
+    def progress(self) -> dict[str, Any] | None:
+        return self._progress
+
+    @progress.setter
+    def progress(self, value: dict[str, Any] | None) -> None:
+        if value is not None and len(json.dumps(value)) > PROGRESS_LIMIT:
+            raise ValueError(f"progress is longer than {PROGRESS_LIMIT} characters of JSON")
+        self._progress = value
 
     async def call(self, route: Route[Any], body: Mapping[str, Any]) -> Any:
         if self.steps:  # the permit of the first call was taken when the operation was claimed
@@ -52,33 +65,30 @@ class RunningAttempt:
         # A request without an effect may be sent twice, whatever the operation permits.
         on_unknown = self._permits if route.has_effect else OnUnknown.REPEAT
         began = time.monotonic()
-        error: Exception | None = None
-        self.unknown_step = route.name if route.has_effect else None
         try:
-            return await self._destination.send(route, body, on_unknown)
-        except Exception as raised:
-            error = raised
+            answer = await self._destination.send(route, body, on_unknown)
+        except Exception as error:
+            self._record_step(route, began, error)
             raise
-        finally:
-            self._note(route, began, error)
+        self._record_step(route, began, None)
+        return answer
 
     async def earlier_attempts(self) -> list[AttemptRecord]:
         return attempts_of(self._ledger, self.claim.id)
 
-    @property
-    def last_status(self) -> int | None:
-        """The HTTP status of the last call, if there was an answer."""
-        return self.steps[-1].http_status if self.steps else None
-
-    def _note(self, route: Route[Any], began: float, error: Exception | None) -> None:
+    def _record_step(self, route: Route[Any], began: float, error: Exception | None) -> None:
         status: int | None
         if error is None:
-            status, word, is_unknown = 200, "answered", False
+            status, word, has_left, is_unknown = 200, "answered", True, False
         else:
             meaning = meaning_of(error)
             word, status = meaning.word, error.status if isinstance(error, B2CopyError) else None
+            has_left = meaning.may_have_left
             # A fault of ours says nothing about what the request did.
-            is_unknown = meaning.outcome == "unknown" or not isinstance(error, B2CopyError | BadPayload)
-        if not is_unknown:
-            self.unknown_step = None
+            is_unknown = meaning.outcome == "unknown" or meaning.becomes == Becomes.INTERNAL
+        self.sent = self.sent or has_left
+        if route.has_effect and is_unknown:
+            self.unknown_step = route.name
+        elif error is None and self.unknown_step == route.name:
+            self.unknown_step = None  # an earlier call of this attempt was lost, and this one was answered
         self.steps.append(Step(route.name, round((time.monotonic() - began) * 1000), status, word))

@@ -1,7 +1,7 @@
 """Stop asking while a destination, or its login, is unavailable.
 
 Each process has its own breaker in memory. That costs a call nothing, and every process finds out by itself. Closing
-one has an effect for the fleet: the ledger makes everything due that waited for it.
+one has an effect for the fleet: the ledger makes everything due that waited for it, and the next process may probe.
 
 We do not use pybreaker, because it holds its lock during the call and so lets through one request at a time.
 """

@@ -1,12 +1,13 @@
 """The gate to one destination: everything that must be open before a request is sent.
 
     lane, when it claims:      gate.available(wanted)  ->  claim so many  ->  gate.take(claimed)
-    sender, before it sends:   gate.is_current(times_opened), lease valid
+    sender, before it sends:   gate.may_send(times_opened), lease valid
     attempt, its later calls:  gate.pass_one()
-    lane, after an attempt:    gate.record(...)
+    sender, after an attempt:  gate.record(...)
 
-The permits for first calls are taken when operations are claimed, so that no sender waits for the rate limit. No permit
-is taken when nothing is due.
+The permits for first calls are taken when operations are claimed, so that no sender waits for the rate limit then, and
+no permit is taken when nothing is due. A later call of an attempt does wait for its permit, in the sender: otherwise
+first calls would take all permits, and attempts of two calls would begin again and again without ever ending.
 """
 
 import logging
@@ -23,6 +24,7 @@ from worker.settings import Settings
 log = logging.getLogger(__name__)
 
 HOLD_WITHOUT_RETRY_AFTER_S = 1.0  # after a 429 that does not say how long
+PERMIT_PATIENCE_S = 5.0  # that a later call of an attempt waits for its permit
 
 
 class Gate:
@@ -41,12 +43,15 @@ class Gate:
         self._last_served = 0.0  # monotonic seconds
         waits_for_destination = (WaitReason.BACKOFF, WaitReason.CIRCUIT_OPEN, WaitReason.NO_ACCESS)
         self._circuit = CircuitBreaker(
-            self._tell_opened, lambda: make_due(destination, waits_for_destination), self.rate_limit.may_probe
+            on_open=self._log_opened,
+            on_close=lambda: self._close_circuit(lambda: make_due(destination, waits_for_destination)),
+            may_probe=self.rate_limit.may_probe,
         )
-        # Without a token no operation can be sent: one failure is enough to let only probes through.
+        # Without a token no operation can be sent: one failure is enough to let only probes through. A probe asks for
+        # the shared session's token and costs the destination nothing, so every process may make its own.
         self._login = CircuitBreaker(
-            lambda: None,
-            lambda: make_due(destination, (WaitReason.NO_SESSION,)),
+            on_open=lambda: None,
+            on_close=lambda: make_due(destination, (WaitReason.NO_SESSION,)),
             may_probe=lambda: True,
             failures_to_open=1,
         )
@@ -70,19 +75,27 @@ class Gate:
         return self.rate_limit.take(self._login.take(self._circuit.take(claimed)), urgent)
 
     def pass_one(self, urgent: bool) -> None:
-        """Let one further call of an attempt pass. Raises `GateClosed`: the operation waits and continues later."""
-        if not self.is_open:
-            raise CircuitOpen("the circuit is open", None, None, self.until_open_s())
-        if not self.rate_limit.take(1, urgent):
-            raise PermitRefused("the rate limit is reached", None, None, self.until_open_s())
+        """Let one further call of an attempt pass, waiting for its permit for at most `PERMIT_PATIENCE_S`.
 
-    def is_current(self, times_opened: int) -> bool:
+        Raises `GateClosed`: the operation waits and continues later.
+        """
+        ends = time.monotonic() + PERMIT_PATIENCE_S
+        while self.is_open:
+            if self.rate_limit.take(1, urgent):
+                return
+            wait_s = self.rate_limit.until_permit_s(urgent)
+            if time.monotonic() + wait_s > ends:
+                raise PermitRefused("the rate limit is reached", None, None, wait_s)
+            time.sleep(wait_s)
+        raise CircuitOpen("the circuit is open", None, None, self.until_open_s(urgent))
+
+    def may_send(self, times_opened: int) -> bool:
         """Return whether a claim made at `times_opened` may still be sent: the gate has not closed since."""
-        return self.is_open or times_opened == self.times_opened
+        return (self.is_open or times_opened == self.times_opened) and not self.rate_limit.held_s()
 
-    def until_open_s(self) -> float:
+    def until_open_s(self, urgent: bool) -> float:
         """Return the seconds after which it makes sense to ask again; 0 if the gate is open."""
-        return max(self._circuit.until_probe_s(), self._login.until_probe_s(), self.rate_limit.until_permit_s())
+        return max(self._circuit.until_probe_s(), self._login.until_probe_s(), self.rate_limit.until_permit_s(urgent))
 
     def served_since(self, monotonic_s: float) -> bool:
         """Return whether the destination has answered an operation sensibly since then."""
@@ -91,7 +104,9 @@ class Gate:
     def record(self, learned: Outcome | Exception, meaning: Meaning) -> None:
         """Note what an attempt says about the destination and its login."""
         if isinstance(learned, RateLimited):
-            self.rate_limit.hold(learned.retry_after or HOLD_WITHOUT_RETRY_AFTER_S)
+            hold_s = learned.retry_after or HOLD_WITHOUT_RETRY_AFTER_S
+            log.warning("%s asks us to slow down: nobody sends to it for %.0f s", self._destination, hold_s)
+            self.rate_limit.hold(hold_s)
         if meaning.login == "success":
             self._login.record_success()
         elif meaning.login == "failure":
@@ -103,7 +118,11 @@ class Gate:
             self._last_failure = learned
             self._circuit.record_failure()
 
-    def _tell_opened(self) -> None:
+    def _close_circuit(self, make_due: Callable[[], None]) -> None:
+        self.rate_limit.allow_next_probe()
+        make_due()
+
+    def _log_opened(self) -> None:
         failure = self._last_failure
         if isinstance(failure, AccessRejected):
             log.error(

@@ -10,9 +10,10 @@ import logging
 import math
 import threading
 import time
+from collections.abc import Iterable, Sequence
 from queue import Empty, SimpleQueue
 
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
+from sqlalchemy.exc import DataError, DBAPIError
 
 from worker.flow.gate import Gate
 from worker.flow.lease_renewal import LeaseRenewal
@@ -30,7 +31,7 @@ PREFETCH_MAX = 250  # operations
 STAY_S = 1.5 * WAKE_UP_LASTS_S  # that a drain stays after a wake-up
 LINGER_S = 0.05  # that results may wait for others while the senders are busy
 DATABASE_PAUSE_S = 0.5  # between two tries to write results to a ledger that is unavailable
-WRITE_TRIES = 3  # for a result that the database refuses, before its lease is left to lapse
+REFUSED_PAUSE_S = 2.0  # between two tries to write a result that the ledger refuses though it is available
 
 
 class Lane:
@@ -56,7 +57,7 @@ class Lane:
         # The last batch held operations that must not be repeated. If this process is killed, each claimed one ends as
         # unresolved even if it was never sent. So claim no more than the senders can start at once.
         self._no_prefetch = True
-        self._recheck_until = self._next_turn = 0.0  # monotonic seconds
+        self._recheck_until = self._next_query_at = 0.0  # monotonic seconds
         self._settled = 0  # in the present drain
         self._in_hand = 0  # claimed, and not yet back in `_results`; survives a drain that failed
 
@@ -93,30 +94,30 @@ class Lane:
         results: list[Result] = []
         while True:
             time_is_up = time.monotonic() > ends or self._stopping.is_set()
-            want = 0 if time_is_up else self._count_wanted()
+            wanted = 0 if time_is_up else self._count_room()
+            permitted = self._gate.available(wanted, self._urgent) if wanted else 0
             asked_at = time.monotonic()
-            try:
-                claims = self._settle_and_claim(results, want)
-            except BaseException:
-                self._put_back(results)
-                raise
+            claims = self._settle_and_claim(results, permitted)
             done_at = time.monotonic()
             # Leave the ledger to others half of the time: SQLite has one writer, and those who enqueue write too.
-            self._next_turn = done_at + min(done_at - asked_at, LINGER_S)
+            self._next_query_at = done_at + min(done_at - asked_at, LINGER_S)
             self._hand_over(claims)
+            # More may be due than the gate lets pass: ask it again, even if no result comes until then.
+            gate_is_short = permitted < wanted and len(claims) == permitted
             if self._in_hand:
                 if self._stopping.is_set():
                     self._recall()
-                results = self._collect_results(None)
+                is_worth_asking = gate_is_short and self._gate.is_open
+                results = self._collect_results(self._gate.until_open_s(self._urgent) if is_worth_asking else None)
             elif time_is_up:
                 self._draining = False
                 return not self._stopping.is_set()
-            elif want:
+            elif gate_is_short:
+                results = self._collect_results(self._gate.until_open_s(self._urgent))
+            else:
                 if self._try_finish(asked_at):
                     return False
                 results = self._collect_results(max(0.0, self._recheck_until - time.monotonic()))
-            else:  # something may be due, but the gate is closed
-                results = self._collect_results(self._gate.until_open_s())
 
     def _try_finish(self, asked_at: float) -> bool:
         """Stop draining, unless a wake-up arrived after our last query."""
@@ -126,13 +127,12 @@ class Lane:
             self._draining = False
             return True
 
-    def _count_wanted(self) -> int:
-        """Return how many operations to claim now."""
+    def _count_room(self) -> int:
+        """Return how many operations the senders could take now."""
         if not self._gate.is_open:
-            return 0 if self._in_hand else self._gate.available(1, self._urgent)
+            return 0 if self._in_hand else 1
         ahead = 0 if self._no_prefetch else int(self._concurrency * PREFETCH_S / self._senders.attempt_s)
-        room = self._concurrency + min(PREFETCH_MAX, ahead) - self._in_hand
-        return self._gate.available(room, self._urgent) if room > 0 else 0
+        return max(0, self._concurrency + min(PREFETCH_MAX, ahead) - self._in_hand)
 
     def _hand_over(self, claims: list[Claim]) -> None:
         """Give claims to the senders, as many as there are permits for. The others are returned unsent."""
@@ -148,16 +148,16 @@ class Lane:
 
     def _settle_and_claim(self, results: list[Result], want: int) -> list[Claim]:
         """Write results and claim what is due, in one transaction. Results are held until they are written."""
-        unsent = [result.claim for result in results if isinstance(result, Return)]
-        transitions = [result for result in results if isinstance(result, Transition)]
+        if not results and not want:
+            return []
         began = time.monotonic()
         while True:
+            unsent = [result.claim for result in results if isinstance(result, Return)]
+            transitions = [result for result in results if isinstance(result, Transition)]
             try:
                 self._leases.renew_if_overdue()
                 if unsent:
                     return_unsent(self._ledger, unsent)
-                    self._leases.remove(unsent)
-                    unsent = []
                 lost, claims = settle_and_claim(self._ledger, transitions, self.name, self._leases.owner, want)
                 break
             except DATABASE_UNAVAILABLE_ERRORS as error:
@@ -168,17 +168,23 @@ class Lane:
                 if self._stopping.is_set():
                     want = 0
                     if time.monotonic() - began > SHUTDOWN_PATIENCE_S:
-                        for transition in transitions:
-                            log.error("not written before the end: %s is %s", transition.claim.key, transition.state)
+                        self._log_not_written(transitions)
                         return []
             except Exception:
+                log.exception("lane %s: %d results could not be written together", self.name, len(results))
                 if not transitions:
-                    raise
+                    # What is claimed comes back to this drain alone. So it goes on as long as something is.
+                    self._write_later(results)
+                    if not self._in_hand and not self._stopping.is_set():
+                        raise
+                    time.sleep(DATABASE_PAUSE_S)
+                    return []
                 # One of them may be impossible to write, and that must not hold up the others.
-                log.exception("%d results could not be written together", len(transitions))
-                for transition in transitions:
-                    self._settle_alone(transition)
-                transitions = []
+                refused = [transition for transition in transitions if not self._settle_alone(transition)]
+                self._settled += len(transitions) - len(refused)
+                self._leases.remove(transition.claim for transition in transitions if transition not in refused)
+                self._write_later(refused)
+                results = [result for result in results if isinstance(result, Return)]
         for claim in lost:
             log.warning("operation %s was taken over before its result was written", claim.key)
         self._settled += len(transitions)
@@ -188,35 +194,46 @@ class Lane:
             self._no_prefetch = any(claim.on_unknown == OnUnknown.STOP for claim in claims)
         return claims
 
-    def _settle_alone(self, transition: Transition) -> None:
-        """Write one result. If the database refuses it for a reason of its own, the result stays what it is.
+    def _settle_alone(self, transition: Transition) -> bool:
+        """Write one result. Returns False if the database refuses it, for whatever reason: it stays the result.
 
-        Only a result that can never be written (its values do not fit) becomes `failed: internal`.
+        Only a result that can never be written, because its values are impossible, becomes `failed: internal`.
         """
-        for _ in range(WRITE_TRIES):
+        claim = transition.claim
+        impossible = Transition(
+            claim, State.FAILED, failure_reason=FailureReason.INTERNAL, outcome_unknown=True,
+            unknown_step=transition.unknown_step or claim.unknown_step, progress=claim.progress,
+        )  # fmt: skip
+        for writable in (transition, impossible):
             try:
-                settle(self._ledger, [transition])
-                return
-            except DATABASE_UNAVAILABLE_ERRORS:
-                raise
+                settle(self._ledger, [writable])
+                return True
             except Exception as error:
-                if isinstance(error, DBAPIError) and not isinstance(error, DataError | IntegrityError):
-                    log.exception("the result of %s could not be written, trying again", transition.claim.key)
-                    time.sleep(DATABASE_PAUSE_S)
-                    continue
-                log.exception("the result of %s cannot be written", transition.claim.key)
-                failed = Transition(
-                    transition.claim, State.FAILED, failure_reason=FailureReason.INTERNAL, outcome_unknown=True
-                )
-                settle(self._ledger, [failed])
-                return
-        log.error("the result of %s (%s) is given up: its lease lapses", transition.claim.key, transition.state)
+                log.exception("the result of %s cannot be written", claim.key)
+                if isinstance(error, DBAPIError) and not isinstance(error, DataError):
+                    return False
+        return False
 
-    def _put_back(self, results: list[Result]) -> None:
-        """Put results back that a failed drain could not write: the next drain writes them."""
-        for result in results:
-            self._results.put(result)
+    def _write_later(self, results: Sequence[Result]) -> None:
+        """Let results come back after a pause, as if they came from a sender then."""
+        if not results:
+            return
+        if self._stopping.is_set():
+            self._log_not_written([result for result in results if isinstance(result, Transition)])
+            return
+
+        def put_back() -> None:
+            for result in results:
+                self._results.put(result)
+
         self._in_hand += len(results)
+        timer = threading.Timer(REFUSED_PAUSE_S, put_back)
+        timer.daemon = True
+        timer.start()
+
+    def _log_not_written(self, transitions: Iterable[Transition]) -> None:
+        for transition in transitions:
+            log.error("not written before the end: %s is %s", transition.claim.key, transition.state)
 
     def _collect_results(self, timeout: float | None) -> list[Result]:
         """Wait for the first result, then collect more for at most `LINGER_S` so that one transaction writes them all.
@@ -238,7 +255,7 @@ class Lane:
             now = time.monotonic()
             began = began or now
             is_busy = self._senders.queue.qsize() >= self._concurrency
-            timeout = max(0.0, (began + LINGER_S if is_busy else self._next_turn) - now)
+            timeout = max(0.0, (began + LINGER_S if is_busy else self._next_query_at) - now)
 
     def _recall(self) -> None:
         """Take back what no sender has begun."""

@@ -44,14 +44,14 @@ class LeaseRenewal:
         """Stop renewing these: their outcome is written, or they were returned."""
         with self._lock:
             for claim in claims:
-                self._held.pop(claim.id, None)
-                self._until.pop(claim.id, None)
+                if self._holds(claim):  # not if the operation was claimed again since
+                    del self._held[claim.id], self._until[claim.id]
             if not self._held:
                 self._holds_some.clear()
 
     def is_valid(self, claim: Claim) -> bool:
         """Return whether enough of the lease is left to send something."""
-        return self._until.get(claim.id, 0.0) - time.monotonic() >= MARGIN_S
+        return self._holds(claim) and self._until.get(claim.id, 0.0) - time.monotonic() >= MARGIN_S
 
     def renew_if_overdue(self) -> None:
         """Renew now if that is overdue, for instance after an outage of the ledger.
@@ -72,10 +72,14 @@ class LeaseRenewal:
         with self._lock:
             self._renewed = asked_at
             for claim in held:
-                if self._held.get(claim.id) is not claim:  # removed meanwhile, perhaps claimed again
+                if not self._holds(claim):  # removed meanwhile, perhaps claimed again
                     continue
                 # Nothing more may be sent on a claim that another process has taken over.
                 self._until[claim.id] = asked_at + LEASE_S if claim.id in still_ours else 0.0
+
+    def _holds(self, claim: Claim) -> bool:
+        held = self._held.get(claim.id)
+        return held is not None and held.fence == claim.fence
 
     def _run(self) -> None:
         while True:

@@ -20,6 +20,7 @@ from worker.errors import (
     PermitRefused,
     RateLimited,
     SessionUnavailable,
+    SettingsError,
     Unavailable,
     UnknownOutcome,
 )
@@ -78,11 +79,15 @@ _LATER = Meaning("later", Becomes.LATER, WaitReason.NEXT_STEP, circuit="success"
 _RATE_LIMITED = Meaning("rate_limited", Becomes.WAIT, WaitReason.RATE_LIMITED, login="success")
 _LOGIN_REFUSED = Meaning("login_refused", Becomes.WAIT, WaitReason.NO_SESSION, login="failure", may_have_left=False)
 _NO_SESSION = Meaning("no_session", Becomes.WAIT, WaitReason.NO_SESSION, login="failure", may_have_left=False)
+_UNUSABLE_SETTINGS = Meaning(
+    "unusable_settings", Becomes.WAIT, WaitReason.NO_SESSION, login="failure", may_have_left=False
+)
 _ACCESS_REFUSED = Meaning(
     "access_refused",
     Becomes.WAIT,
     WaitReason.NO_ACCESS,
     circuit="failure",
+    login="success",  # a token was made, and it is this that is refused
     counted=Counted.IF_OTHERS_ARE_SERVED,
 )
 _CIRCUIT_OPEN = Meaning("circuit_open", Becomes.WAIT, WaitReason.CIRCUIT_OPEN, may_have_left=False)
@@ -100,6 +105,7 @@ _UNCLEAR_ANSWER = Meaning(
     "unclear_answer",
     Becomes.BY_ON_UNKNOWN,
     WaitReason.BACKOFF,
+    circuit="failure",
     login="success",
     counted=Counted.IF_OTHERS_ARE_SERVED,
     outcome="unknown",
@@ -124,6 +130,7 @@ TABLE: tuple[tuple[str, Meaning], ...] = (
     ("RateLimited (429)", _RATE_LIMITED),
     ("CredentialsRejected", _LOGIN_REFUSED),
     ("SessionUnavailable, StoreUnavailable", _NO_SESSION),
+    ("SettingsError (a key or certificate file of ours)", _UNUSABLE_SETTINGS),
     ("AccessRejected (403, or 401 twice)", _ACCESS_REFUSED),
     ("CircuitOpen", _CIRCUIT_OPEN),
     ("PermitRefused", _NO_PERMIT),
@@ -166,6 +173,8 @@ def _meaning_of_error(error: Exception) -> Meaning:
             return _LOGIN_REFUSED
         case SessionUnavailable():
             return _NO_SESSION
+        case SettingsError():
+            return _UNUSABLE_SETTINGS
         case AccessRejected():
             return _ACCESS_REFUSED
         case CircuitOpen():

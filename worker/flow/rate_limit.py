@@ -7,23 +7,25 @@ Redis keys (all expire by themselves):
     b2copy:gate:<destination>:probe   text  the process that made the last probe
 """
 
+import contextlib
 import time
 
 import redis
 from limits import parse
 from limits.errors import StorageError
-from limits.storage import storage_from_string
+from limits.storage import RedisStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from worker.flow.circuit_breaker import PROBE_EVERY_S
+from worker.redis_connection import connection_pool
 from worker.settings import Settings
 
-RESERVED_SHARE = 5  # one permit in five is for urgent calls alone, so that a backfill never uses up a withdrawal's turn
+RESERVED_SHARE = 5  # one permit in five is for urgent calls alone, so that a backfill never uses up a withdrawal's
 HOLD_CHECK_S = 0.05  # how long a look at the hold is valid
 _TIMEOUT_S = 1.0
-_RETRY_STORE_S = 0.5  # a store that did not answer is asked again after this time
+_RETRY_STORE_S = 0.5  # Redis did not answer: it is asked for permits again after this time
+_RETRY_HOLD_S = 2.0  # and for the hold after this one; without a rate limit nothing else waits for Redis
+_SOONEST_S, _LATEST_S = 0.02, 0.25  # between two questions for a permit that was refused
 
 
 class RateLimit:
@@ -34,14 +36,14 @@ class RateLimit:
 
     def __init__(self, destination: str, settings: Settings) -> None:
         self._rate = parse(settings.rate_limit) if settings.rate_limit != "0" else None
-        self._name = settings.host
-        self._redis_url = settings.redis_url
+        self._destination = destination
+        self._pool = connection_pool(settings, _TIMEOUT_S)
         self._limiter: SlidingWindowCounterRateLimiter | None = None
         self._redis: redis.Redis | None = None
         self._hold_key, self._probe_key = f"b2copy:gate:{destination}:hold", f"b2copy:gate:{destination}:probe"
         self._held_until = 0.0  # monotonic seconds
         self._look_again = 0.0  # monotonic seconds
-        self._next_permit = 0.0  # monotonic seconds
+        self._next_permit = {True: 0.0, False: 0.0}  # urgent or not -> monotonic seconds before which there is none
 
     @property
     def per_second(self) -> float | None:
@@ -54,16 +56,17 @@ class RateLimit:
             return 0
         if self._rate is None:
             return wanted
+        if time.monotonic() < self._next_permit[urgent]:
+            return 0
         try:
-            window = self._connected_limiter().get_window_stats(self._rate, self._name)
+            window = self._connected_limiter().get_window_stats(self._rate, self._destination)
         except StorageError:
-            self._next_permit = time.monotonic() + _RETRY_STORE_S
+            self._refuse_for(_RETRY_STORE_S, urgent)
             return 0
         reserved = 0 if urgent else self._rate.amount // RESERVED_SHARE
         available = max(0, window.remaining - reserved)
         if available < 1:
-            soonest = max(0.02, min(0.25, window.reset_time - time.time()))
-            self._next_permit = time.monotonic() + soonest
+            self._refuse_for(max(_SOONEST_S, min(_LATEST_S, window.reset_time - time.time())), urgent)
         return min(wanted, available)
 
     def take(self, count: int, urgent: bool) -> int:
@@ -75,16 +78,22 @@ class RateLimit:
         try:
             limiter = self._connected_limiter()
             while count > 0:
-                if limiter.hit(self._rate, self._name, cost=count):
+                if limiter.hit(self._rate, self._destination, cost=count):
                     return count
                 count = min(count - 1, self.available(count, urgent))
         except StorageError:
-            self._next_permit = time.monotonic() + _RETRY_STORE_S
+            self._refuse_for(_RETRY_STORE_S, urgent)
+            return 0
+        self._refuse_for(_SOONEST_S, urgent)
         return 0
 
-    def until_permit_s(self) -> float:
-        """Return the seconds after which it makes sense to ask for a permit again."""
-        return max(0.0, self.held_s(), self._next_permit - time.monotonic())
+    def until_permit_s(self, urgent: bool) -> float:
+        """Return the seconds after which it makes sense to ask for a permit again; 0 if there may be one."""
+        return max(0.0, self.held_s(), self._next_permit[urgent] - time.monotonic())
+
+    def _refuse_for(self, seconds: float, urgent: bool) -> None:
+        """Ask Redis for no permit for so long: whoever finds none must wait, and not claim and return in a loop."""
+        self._next_permit[urgent] = max(self._next_permit[urgent], time.monotonic() + seconds)
 
     def hold(self, seconds: float) -> None:
         """Let nobody of the fleet send for so long: the destination has answered 429."""
@@ -101,12 +110,14 @@ class RateLimit:
         """Return for how many seconds nobody may send; 0 without a hold. Looks at Redis every `HOLD_CHECK_S`."""
         now = time.monotonic()
         if now >= self._look_again:
-            self._look_again = now + HOLD_CHECK_S
+            self._look_again = now + 2 * _TIMEOUT_S  # one thread looks, the others go on meanwhile
             try:
                 left_ms = self._connected_redis().pttl(self._hold_key)
             except redis.RedisError:
-                self._look_again = now + _RETRY_STORE_S
+                self._look_again = time.monotonic() + _RETRY_HOLD_S
             else:
+                now = time.monotonic()
+                self._look_again = now + HOLD_CHECK_S
                 if left_ms > 0:
                     self._held_until = max(self._held_until, now + left_ms / 1000)
         return max(0.0, self._held_until - now)
@@ -118,25 +129,18 @@ class RateLimit:
         except redis.RedisError:
             return True
 
+    def allow_next_probe(self) -> None:
+        """Let the next process probe at once: this one's probe was answered, so theirs should not wait for it."""
+        with contextlib.suppress(redis.RedisError):
+            self._connected_redis().delete(self._probe_key)
+
     def _connected_redis(self) -> redis.Redis:
         if self._redis is None:
-            self._redis = redis.Redis.from_url(
-                self._redis_url,
-                socket_timeout=_TIMEOUT_S,
-                socket_connect_timeout=_TIMEOUT_S,
-                retry=Retry(NoBackoff(), 0),
-                protocol=2,
-            )
+            self._redis = redis.Redis(connection_pool=self._pool)
         return self._redis
 
     def _connected_limiter(self) -> SlidingWindowCounterRateLimiter:
         if self._limiter is None:
-            storage = storage_from_string(
-                self._redis_url,
-                wrap_exceptions=True,
-                key_prefix="b2copy:rate",
-                socket_timeout=_TIMEOUT_S,
-                socket_connect_timeout=_TIMEOUT_S,
-            )
+            storage = RedisStorage("redis://", self._pool, key_prefix="b2copy:rate", wrap_exceptions=True)
             self._limiter = SlidingWindowCounterRateLimiter(storage)
         return self._limiter

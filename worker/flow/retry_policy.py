@@ -97,7 +97,7 @@ class RetryPolicy:
 
     def _reject(self, attempt: Finished) -> Transition:
         """The destination refused the request. If an earlier request may have done it, the refusal proves nothing."""
-        if attempt.claim.outcome_unknown:
+        if attempt.claim.outcome_unknown or attempt.unknown_step is not None:
             match attempt.permits:
                 case OnUnknown.READ_BACK:
                     return self._wait_or_give_up(attempt)
@@ -120,10 +120,8 @@ class RetryPolicy:
 
     def _give_up(self, attempt: Finished) -> Transition:
         """The deadline has passed: nothing was done (expired), or what was done is not known (unresolved)."""
-        claim = attempt.claim
-        begun = claim.phase == Phase.POLL or claim.progress is not None
-        unknown = claim.outcome_unknown or attempt.unknown_step is not None
-        return self._fail(attempt, FailureReason.UNRESOLVED if begun or unknown else FailureReason.EXPIRED)
+        is_unknown = attempt.unknown_step is not None or bool(attempt.progress)
+        return self._fail(attempt, FailureReason.UNRESOLVED if is_unknown else reason_when_overdue(attempt.claim))
 
     def _wait(self, attempt: Finished, due_in_s: float, outcome_known: bool = False) -> Transition:
         return Transition(
@@ -132,7 +130,7 @@ class RetryPolicy:
             wait_reason=attempt.meaning.wait_reason or WaitReason.BACKOFF,
             due_in_s=due_in_s,
             attempt=attempt.record,
-            outcome_unknown=attempt.unknown_step is not None,
+            outcome_unknown=attempt.unknown_step is not None and not outcome_known,
             outcome_known=outcome_known,
             unknown_step=attempt.unknown_step,
             progress=attempt.progress,
@@ -145,7 +143,7 @@ class RetryPolicy:
             State.FAILED,
             failure_reason=reason,
             attempt=attempt.record,
-            outcome_unknown=attempt.unknown_step is not None,
+            outcome_unknown=attempt.unknown_step is not None and not outcome_known,
             outcome_known=outcome_known,
             unknown_step=attempt.unknown_step,
             progress=attempt.progress,
@@ -167,6 +165,12 @@ class RetryPolicy:
         last_s = claim.last_wait_s if claim.wait_reason == WaitReason.PENDING_AT_B2COPY else 0.0
         scheduled_s = min(attempt.polls.max_s, max(attempt.polls.first_s, last_s * POLL_WIDENING))
         return max(scheduled_s, self._spacing_s(attempt.record.duration_ms / 1000))
+
+
+def reason_when_overdue(claim: Claim) -> FailureReason:
+    """Return why an operation fails whose deadline has passed, as far as its earlier attempts tell."""
+    begun = claim.phase == Phase.POLL or bool(claim.progress)
+    return FailureReason.UNRESOLVED if begun or claim.outcome_unknown else FailureReason.EXPIRED
 
 
 def counts(claim: Claim, meaning: Meaning, others_are_served: bool) -> bool:

@@ -7,12 +7,12 @@ from collections.abc import Callable, Coroutine, Mapping
 from queue import SimpleQueue
 from typing import Any, NamedTuple, TypeVar
 
-from worker.errors import B2CopyError
+from worker.errors import B2CopyError, GateClosed
 from worker.flow.attempt import Destination, RunningAttempt
 from worker.flow.gate import Gate
 from worker.flow.lease_renewal import LeaseRenewal
 from worker.flow.meaning import Meaning, meaning_of
-from worker.flow.retry_policy import Finished, RetryPolicy, counts
+from worker.flow.retry_policy import Finished, RetryPolicy, counts, reason_when_overdue
 from worker.http.answer import one_line
 from worker.kind import Kind
 from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, Ledger
@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 UNKNOWN_KIND_WAIT_S = 30.0  # a kind that only a newer version of this code knows is left to that version
+LEDGER_PAUSE_S = 1.0  # an attempt that could not read the ledger is made again after this time
 
 
 class Return(NamedTuple):
@@ -91,58 +92,56 @@ class Senders:
             claim, times_opened = self.queue.get()
             try:
                 result = self.check_before_send(claim, times_opened) or self._make_attempt(claim)
-            except Exception:
+            except BaseException:  # a sender that ended here would take its claim with it
                 log.exception("operation %s failed on our side", claim.key)
-                result = Transition(claim, State.FAILED, failure_reason=FailureReason.INTERNAL, outcome_unknown=True)
+                result = _internal(claim)
             self._results.put(result)
 
     def check_before_send(self, claim: Claim, times_opened: int) -> Result | None:
         """Return what becomes of a claim that must not be sent, or not now. None: send it."""
         kind = self._kinds.get(claim.kind)
-        if kind is None:
-            log.error("operation %s waits: this version knows no kind %r", claim.key, claim.kind)
-            return Transition(
-                claim, State.WAITING, WaitReason.BACKOFF, due_in_s=UNKNOWN_KIND_WAIT_S, progress=claim.progress,
-                sent=False,
-            )  # fmt: skip
+        if kind is None or claim.destination not in self._gates:
+            return _left_to_newer_version(claim)
         if claim.outcome_unknown and kind.permits(claim) == OnUnknown.STOP:
             return Transition(
                 claim, State.FAILED, failure_reason=FailureReason.UNRESOLVED, outcome_unknown=True,
-                unknown_step=claim.unknown_step, progress=claim.progress,
+                unknown_step=claim.unknown_step, progress=claim.progress, sent=False,
             )  # fmt: skip
-        if not self._gates[claim.destination].is_current(times_opened) or not self._leases.is_valid(claim):
+        if not self._gates[claim.destination].may_send(times_opened) or not self._leases.is_valid(claim):
             return Return(claim)
         return None
 
-    def _make_attempt(self, claim: Claim) -> Result:
+    def _make_attempt(self, claim: Claim) -> Transition:
         """Make one attempt and return what becomes of the operation."""
         kind, gate = self._kinds[claim.kind], self._gates[claim.destination]
         permits = kind.permits(claim)
-        attempt = RunningAttempt(
-            claim, permits, self._destinations[claim.destination](), gate, self._leases.is_valid, self._ledger,
-            self._settings, self._urgent,
-        )  # fmt: skip
         began, started_at = time.monotonic(), time.time()
+        attempt: RunningAttempt | None = None
         learned: Outcome | Exception
         try:
+            attempt = RunningAttempt(
+                claim, permits, self._destinations[claim.destination](), gate, self._leases.is_valid, self._ledger,
+                self._settings, self._urgent,
+            )  # fmt: skip
             learned = run_without_waiting(kind.attempt(attempt, kind.checked(claim.payload)))
         except DATABASE_UNAVAILABLE_ERRORS:  # from a kind that reads the ledger
-            if not attempt.steps:
-                log.warning("operation %s was not sent, the ledger is unavailable", claim.key)
-                return Return(claim)
-            learned = Later(1.0)
+            learned = Later(LEDGER_PAUSE_S, "the ledger is unavailable")
         except Exception as error:  # the table of meanings sorts them
             learned = error
         duration_s = time.monotonic() - began
         self.attempt_s += (duration_s - self.attempt_s) * 0.1
         meaning = meaning_of(learned)
         others_are_served = gate.served_since(began - claim.last_wait_s)
-        gate.record(learned, meaning)
+        unknown_step = attempt.unknown_step if attempt else None
+        progress = attempt.progress if attempt else claim.progress
+        if unknown_step is not None:  # the kind may answer differently now that it knows which step it is
+            known_now = claim._replace(outcome_unknown=True, unknown_step=unknown_step, progress=progress)
+            permits = kind.permits(known_now)
         record = _record_of(
             attempt, learned, meaning, started_at, duration_s, self._leases.owner,
             counted=counts(claim, meaning, others_are_served),
         )  # fmt: skip
-        return self._policy.decide(
+        transition = self._policy.decide(
             Finished(
                 claim=claim,
                 permits=permits,
@@ -150,11 +149,40 @@ class Senders:
                 meaning=meaning,
                 record=record,
                 polls=kind.polls(self._settings),
-                unknown_step=attempt.unknown_step,
-                progress=attempt.progress,
-                sent=meaning.may_have_left or len(attempt.steps) > 1,
+                unknown_step=unknown_step,
+                progress=progress,
+                sent=attempt is not None and attempt.sent,
             )
         )
+        if attempt is None or attempt.steps:  # an attempt without a call says nothing about the destination
+            self._tell_gate(gate, learned, meaning)
+        return transition
+
+    def _tell_gate(self, gate: Gate, learned: Outcome | Exception, meaning: Meaning) -> None:
+        try:
+            gate.record(learned, meaning)
+        except Exception:  # the operation's result must not be lost with it
+            log.exception("the gate could not record an attempt")
+
+
+def _left_to_newer_version(claim: Claim) -> Transition:
+    """An operation whose kind or destination only a newer version of this code knows waits for that version."""
+    if claim.overdue:
+        return Transition(
+            claim, State.FAILED, failure_reason=reason_when_overdue(claim), progress=claim.progress, sent=False
+        )
+    log.error("operation %s waits: this version knows no kind %r to %r", claim.key, claim.kind, claim.destination)
+    return Transition(
+        claim, State.WAITING, WaitReason.BACKOFF, due_in_s=UNKNOWN_KIND_WAIT_S, progress=claim.progress, sent=False
+    )
+
+
+def _internal(claim: Claim) -> Transition:
+    """The engine itself has failed, and does not know how far the attempt came."""
+    return Transition(
+        claim, State.FAILED, failure_reason=FailureReason.INTERNAL, outcome_unknown=True,
+        unknown_step=claim.unknown_step, progress=claim.progress,
+    )  # fmt: skip
 
 
 def run_without_waiting(attempt: Coroutine[Any, Any, T]) -> T:
@@ -169,7 +197,7 @@ def run_without_waiting(attempt: Coroutine[Any, Any, T]) -> T:
 
 
 def _record_of(
-    attempt: RunningAttempt,
+    attempt: RunningAttempt | None,
     learned: Outcome | Exception,
     meaning: Meaning,
     started_at: float,
@@ -179,7 +207,8 @@ def _record_of(
     counted: bool,
 ) -> AttemptRecord:
     """Return the evidence of an attempt: when, how long, what the destination answered."""
-    status = attempt.last_status
+    steps = attempt.steps if attempt else []
+    status = steps[-1].http_status if steps else None
     message: str | None
     request_id = None
     match learned:
@@ -197,7 +226,8 @@ def _record_of(
         http_status=status,
         outcome=meaning.word,
         message=message,
-        steps=tuple(attempt.steps) if len(attempt.steps) > 1 else (),
+        # Of a single call the attempt itself says all there is to say, unless it was not the last one wanted.
+        steps=tuple(steps) if len(steps) > 1 or isinstance(learned, GateClosed) else (),
         counted=counted,
         request_id=request_id,
         worker=worker,

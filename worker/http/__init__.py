@@ -1,7 +1,34 @@
-"""How any request travels: one deadline, one size limit, TLS, and failures sorted by whether the request was sent."""
+"""How any request travels: one deadline, one size limit, TLS, and failures sorted by whether the request was sent.
+
+The HTTP client is loaded when it is first used. A CRM that enqueues imports the routes, which only read answers.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from worker.http.answer import Answer
-from worker.http.client import Http, TokenSource
-from worker.http.transport import USER_AGENT, StaleConnection, Transport
 
-__all__ = ["USER_AGENT", "Answer", "Http", "StaleConnection", "TokenSource", "Transport"]
+if TYPE_CHECKING:
+    from worker.http.adapter import Transport
+    from worker.http.client import Http, TokenSource
+    from worker.http.connections import check
+    from worker.http.curl import USER_AGENT, StaleConnection
+    from worker.http.loop import event_loop
+
+__all__ = ["USER_AGENT", "Answer", "Http", "StaleConnection", "TokenSource", "Transport", "check", "event_loop"]
+
+_MODULES = {
+    "Http": "client",
+    "StaleConnection": "curl",
+    "TokenSource": "client",
+    "Transport": "adapter",
+    "USER_AGENT": "curl",
+    "check": "connections",
+    "event_loop": "loop",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

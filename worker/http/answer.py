@@ -46,8 +46,10 @@ class Answer:
     @property
     def is_empty(self) -> bool:
         """Whether the server said that there is no body; a connection cut before the body is not such an answer."""
+        if self.body:
+            return False
         framed = self.headers.get("Content-Length", "").strip() == "0" or "Transfer-Encoding" in self.headers
-        return not self.body and (self.status in {204, 205} or framed)
+        return self.status in {204, 205} or framed
 
     def json(self) -> Any:
         """Return the decoded body. Raises `ValueError` if it is not JSON (RFC 8259), cut, or nested too deep."""

@@ -8,18 +8,19 @@ from functools import lru_cache
 from typing import Any, Protocol
 from urllib.parse import urlencode
 
-import requests
-from requests.auth import AuthBase
-
 from worker.errors import AccessRejected, BadPayload, Unavailable
 from worker.http.answer import Answer
-from worker.http.transport import USER_AGENT, StaleConnection, Transport
+from worker.http.connections import Connections
+from worker.http.curl import USER_AGENT, Request, StaleConnection
+from worker.http.look_ups import LookUps
+from worker.http.loop import event_loop
 from worker.operation import OnUnknown
 from worker.process import PerProcess
 from worker.settings import Settings
 
 _PATH = re.compile(r"/(?!/)[A-Za-z0-9._~%/-]*")
-_RESENT = frozenset({OnUnknown.START_OR_GET, OnUnknown.REPEAT})
+_RESENDABLE = frozenset({OnUnknown.START_OR_GET, OnUnknown.REPEAT})
+_REFUSED = frozenset(range(400, 500)) - {401, 403, 408, 425, 429}  # a 4xx about what was sent
 
 
 class Token(Protocol):
@@ -33,7 +34,9 @@ class Token(Protocol):
 
 
 class TokenSource(Protocol):
-    """A shared session, as far as a request needs it."""
+    """A shared session, as far as a request needs it. Everything but `cached` may block."""
+
+    def cached(self) -> Any: ...
 
     def current(self) -> Any: ...
 
@@ -42,28 +45,17 @@ class TokenSource(Protocol):
     def clock(self) -> int: ...
 
 
-class Bearer(AuthBase):
-    """Puts the access token on a request as it is sent. This is `auth=` and no header, so no `.netrc` replaces it."""
-
-    def __init__(self, token: Token) -> None:
-        self._token = token
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers["Authorization"] = f"Bearer {self._token.access}"
-        return request
-
-
 class Http:
     """Sends requests to `settings.host`. Safe to share between threads and across a fork."""
 
     def __init__(self, logins: Mapping[str, TokenSource], settings: Settings, connections: int | None = None) -> None:
         """`logins` by name. Up to `connections` are kept alive, `settings.concurrency` by default."""
         self._logins = logins
-        self._settings = settings
+        self._host, self._deadline_s = settings.host, settings.call_deadline
         size = connections or settings.concurrency
         ca_file = str(settings.ca_file) if settings.ca_file else None
-        self._transport = PerProcess(lambda: Transport(ca_file, size))
-        self._template = lru_cache(maxsize=256)(self._prepared)
+        self._connections = PerProcess(lambda: Connections(ca_file, size))
+        self._look_ups = PerProcess(LookUps)
 
     async def request(
         self,
@@ -80,68 +72,75 @@ class Http:
         A 401 is final only for a token made after the first 401. A token that existed already may have been ended by
         the same revocation, so it is replaced once more.
 
-        `on_unknown` says whether sending twice does harm. If it does not, a kept-alive connection that turns out to be
-        closed is replaced, once. Raises `Unavailable` (not sent), `UnknownOutcome` (sent, no whole answer),
-        `AccessRejected` (401 twice), `BadPayload`, and what `SharedSession.current` raises.
+        `on_unknown` says whether sending twice does harm. If it does, the request gets a connection of its own. If it
+        does not, a reused connection that turns out to be closed is replaced, once.
+
+        The request is sent on the event loop of this process. Called from a thread that runs no event loop, this
+        blocks the thread instead of suspending, so that a caller without a loop can step it with one `send(None)`.
+
+        Raises `Unavailable` (not sent), `UnknownOutcome` (sent, no whole answer), `AccessRejected` (401 twice),
+        `BadPayload`, and what `SharedSession.current` raises.
         """
-        url = path + (f"?{urlencode(query)}" if query else "")
+        url = self._host + _checked(path) + (f"?{urlencode(query)}" if query else "")
         body = None if json is None else _encoded(json)
-        resend = on_unknown in _RESENT
-        if login is None:
-            return self._send(method, path, url, body, None, resend)
-        session = self._logins[login]
-        token = session.current()
-        answer = self._send(method, path, url, body, token, resend)
-        if answer.status != 401:
-            return answer
-        refused_at = session.clock()
-        for _ in range(2):
-            token = session.rejected(token)
-            answer = self._send(method, path, url, body, token, resend)
-            if answer.status != 401:
-                return answer
-            if token.generation >= refused_at:
-                break
-        raise AccessRejected(f"{method} {path}: a new access token was refused too", 401)
+        headers = {"User-Agent": USER_AGENT, "Accept": "application/json"}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        request = Request(method, url, f"{method} {path}", headers, body, on_unknown in _RESENDABLE)
+        return await event_loop().join(self._authenticated(request, login) if login else self._send(request, None))
 
     def reach(self) -> Answer:
         """GET the host's base URL without a token: does it answer, and what time is it there (`Answer.server_time`)?
 
         Raises `Unavailable` (name, network, certificate) or `UnknownOutcome`. Any status is an answer.
         """
-        request = requests.Request("GET", self._settings.host + "/", headers={"User-Agent": USER_AGENT}).prepare()
-        return self._transport().send(request, self._settings.call_deadline)
+        request = Request("GET", self._host + "/", "GET /", {"User-Agent": USER_AGENT})
+        return event_loop().run(self._send(request, None))
 
-    def _send(self, method: str, path: str, url: str, body: bytes | None, token: Token | None, resend: bool) -> Answer:
-        request = self._template(method, path).copy()
-        request.url = self._settings.host + url
-        if body is not None:
-            request.body = body
-            request.headers["Content-Length"] = str(len(body))
-            request.headers["Content-Type"] = "application/json"
+    async def _authenticated(self, request: Request, login: str) -> Answer:
+        session, look_ups = self._logins[login], self._look_ups()
+        token = session.cached() or await look_ups.call(login, session.current)
+        answer = await self._send(request, token)
+        if answer.status != 401:
+            return answer
+        refused_at = await look_ups.call((login, "clock"), session.clock)
+        for _ in range(2):
+            token = await look_ups.call((login, token.generation), session.rejected, token)
+            answer = await self._send(request, token)
+            if answer.status != 401:
+                return answer
+            if token.generation >= refused_at:
+                break
+        raise AccessRejected(f"{request.name}: a new access token was refused too", 401)
+
+    async def _send(self, request: Request, token: Token | None) -> Answer:
         if token is not None:
-            Bearer(token)(request)
-        transport, deadline = self._transport(), self._settings.call_deadline
+            request = replace(request, headers={**request.headers, "Authorization": f"Bearer {token.access}"})
+        connections = self._connections()
         try:
-            answer = transport.send(request, deadline)
+            answer = await connections.send(request, self._deadline_s)
         except StaleConnection as stale:
-            if not resend:
+            if not request.resendable:
                 raise
             try:
-                answer = transport.send(request, deadline)
+                answer = await connections.send(request, self._deadline_s)
             except Unavailable:  # this one was not sent, but the first may have been read
+                raise stale from None
+            # The first request may have been carried out, so a refusal of the second one proves nothing.
+            if answer.status in _REFUSED:
                 raise stale from None
         if token is not None and (secret := token.access.encode()) in answer.body:  # some servers echo the request
             answer = replace(answer, body=answer.body.replace(secret, b"[redacted]"))
         return answer
 
-    def _prepared(self, method: str, path: str) -> requests.PreparedRequest:
-        if not _PATH.fullmatch(path) or ".." in path:
-            raise BadPayload(
-                f"{path!r} is not a path at B2COPY: it must begin with one slash and hold no dots, spaces or query"
-            )
-        headers = {"User-Agent": USER_AGENT, "Accept": "application/json"}
-        return requests.Request(method, self._settings.host + path, headers=headers).prepare()
+
+@lru_cache(maxsize=256)
+def _checked(path: str) -> str:
+    if not _PATH.fullmatch(path) or ".." in path:
+        raise BadPayload(
+            f"{path!r} is not a path at B2COPY: it must begin with one slash and hold no dots, spaces or query"
+        )
+    return path
 
 
 def _encoded(payload: Mapping[str, Any]) -> bytes:

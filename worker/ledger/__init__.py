@@ -2,7 +2,7 @@
 
     record ──> claim ──> (renew_leases) ──> settle       what the engine does
     find, attempts_of, search                            what anybody may ask
-    replay, resolve, cancel, stop_asking, pause          what people decide
+    replay, correct, resolve, cancel, stop_asking, pause what people decide
 
 Every function is one transaction that happens completely or not at all. SQLAlchemy's errors (disk full, database gone)
 pass through. `worker.operation` holds the vocabulary and the table of states.
@@ -11,20 +11,11 @@ pass through. `worker.operation` holds the vocabulary and the table of states.
 from worker.ledger.claims import LEASE_S, claim, renew_leases, return_unsent
 from worker.ledger.database import DATABASE_UNAVAILABLE_ERRORS, Ledger, open_ledger
 from worker.ledger.due import count_due, count_waiting, make_due, try_start_dispatch
-from worker.ledger.operator_actions import (
-    cancel,
-    lower_flag,
-    pause,
-    poll_now,
-    raise_flag,
-    replay,
-    resolve,
-    resume,
-    stop_asking,
-)
+from worker.ledger.flags import lower_flag, pause, raise_flag, resume
+from worker.ledger.operator_actions import cancel, correct, poll_now, replay, resolve, stop_asking
 from worker.ledger.purge import purge
 from worker.ledger.queries import active_flags, attempts_of, audit_of, find, find_many, search
-from worker.ledger.record import fail_message, record
+from worker.ledger.record import check_recordable, fail_message, record
 from worker.ledger.settle import settle, settle_and_claim
 
 __all__ = [
@@ -35,7 +26,9 @@ __all__ = [
     "attempts_of",
     "audit_of",
     "cancel",
+    "check_recordable",
     "claim",
+    "correct",
     "count_due",
     "count_waiting",
     "fail_message",

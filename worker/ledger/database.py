@@ -1,25 +1,16 @@
 """The ledger's database: connections, transactions, and whether this code may run on its schema."""
 
-import os
-import sqlite3
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TypeVar
 
-from sqlalchemy import Connection, Engine, column, create_engine, event, inspect, select, table
-from sqlalchemy.engine import make_url
+from sqlalchemy import Connection, Engine, column, inspect, select, table
 from sqlalchemy.exc import IntegrityError, InterfaceError, InternalError, OperationalError, TimeoutError
-from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_random
 
 from worker.errors import SettingsError
 from worker.ledger import schema
-
-if TYPE_CHECKING:
-    import psycopg
-
-BUSY_TIMEOUT_S = 10.0  # seconds that a writer waits for SQLite's one write lock, longer than any of our transactions
+from worker.ledger.engine import connect, create_private_file, exists, reading
 
 DATABASE_UNAVAILABLE_ERRORS = (OperationalError, InterfaceError, InternalError, TimeoutError)
 """What SQLAlchemy raises while the database cannot be used: gone, full, locked, a standby, out of connections."""
@@ -62,70 +53,49 @@ class Ledger:
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """One transaction that only reads. On SQLite it does not wait for a writer, and no writer waits for it."""
-        with _reading(self.engine) as connection:
+        with reading(self.engine) as connection:
             yield connection
 
     def close(self) -> None:
         self.engine.dispose()
 
 
-def open_ledger(url: str) -> Ledger:
-    """Open the ledger at an SQLAlchemy URL; on a database that holds none of our tables, create them.
+def open_ledger(url: str, create: bool = False) -> Ledger:
+    """Open the ledger at an SQLAlchemy URL. `create`: make its tables if the database holds none of ours.
 
-    Raises `SettingsError` if the schema is older or newer than this code, and SQLAlchemy's `OperationalError` if the
-    database cannot be reached.
+    Only `migrate` and the start of a worker create a ledger. Anybody else who finds none has most likely mistyped the
+    URL, and would record operations that no worker ever sees.
+
+    Raises `SettingsError` if there is no ledger, or if its schema is older or newer than this code, and SQLAlchemy's
+    `OperationalError` if the database cannot be reached.
     """
     engine = connect(url)
     try:
-        version = schema_version(engine)
+        if create:
+            create_private_file(engine)
+        version = schema_version(engine) if exists(engine) else None
         if version is None:
+            if not create:
+                where = engine.url.render_as_string(hide_password=True)
+                raise SettingsError(
+                    f"B2COPY_DATABASE_URL: there is no ledger at {where}: correct the URL, or run `b2copy-sync migrate`"
+                )
             from worker.ledger.migrations import migrate  # Alembic takes long to import and is needed once
 
             migrate(url)
         elif not _can_run_on(version, engine):
             raise SettingsError(_schema_problem(version))
         # This only reads, because a CRM may enqueue for the first time while it holds SQLite's one write lock.
-        with _reading(engine) as connection:
+        with reading(engine) as connection:
             return Ledger(engine, connection.execute(select(schema.ledger.c.id)).scalar_one())
     except BaseException:
         engine.dispose()
         raise
 
 
-def _reading(engine: Engine) -> Connection:
-    return engine.connect().execution_options(b2copy_reading=True)
-
-
-def connect(url: str) -> Engine:
-    """Return an engine whose transactions are what the ledger needs. Nothing is connected yet."""
-    parsed = make_url(url)
-    if parsed.get_backend_name() == "sqlite":
-        engine = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_S}, hide_parameters=True)
-        event.listen(engine, "connect", _prepare_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
-    else:
-        # With these a dead server is noticed within seconds instead of TCP's two hours.
-        alive = {"connect_timeout": 5, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
-        engine = create_engine(parsed, connect_args=alive, hide_parameters=True)  # payloads belong in no log
-        event.listen(engine, "connect", _prepare_postgresql)
-    _forget_when_forked(engine)
-    return engine
-
-
-def _forget_when_forked(engine: Engine) -> None:
-    """Drop the inherited connections in a forked child. A CRM may enqueue first and fork its server processes then."""
-    known = weakref.ref(engine)
-
-    def forget() -> None:
-        if inherited := known():
-            inherited.dispose(close=False)
-
-    os.register_at_fork(after_in_child=forget)
-
-
 def schema_version(engine: Engine) -> str | None:
     """Return the database's schema revision, or None if it holds no table of ours."""
-    with _reading(engine) as connection:
+    with reading(engine) as connection:
         ours = [name for name in inspect(connection).get_table_names() if name.startswith("b2copy_")]
         if not ours:
             return None
@@ -141,7 +111,10 @@ def _can_run_on(version: str, engine: Engine) -> bool:
         return True
     if not version.isdigit() or version < schema.HEAD:
         return False
-    with _reading(engine) as connection:
+    with reading(engine) as connection:
+        columns = {found["name"] for found in inspect(connection).get_columns(schema.VERSION_TABLE)}
+        if "oldest_reader" not in columns:
+            return False
         oldest = connection.execute(select(column("oldest_reader")).select_from(table(schema.VERSION_TABLE))).scalar()
     return oldest is not None and str(oldest) <= schema.HEAD
 
@@ -152,34 +125,3 @@ def _schema_problem(version: str) -> str:
     else:
         remedy = "run `b2copy-sync migrate`"
     return f"B2COPY_DATABASE_URL: the ledger's schema is {version}, this version needs {schema.HEAD}: {remedy}"
-
-
-def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
-    # The driver would begin each transaction as a reader. A reader that then writes fails at once if another process
-    # has written meanwhile, so we begin transactions ourselves.
-    connection.isolation_level = None
-    _use_wal(connection)
-    connection.execute("PRAGMA synchronous=FULL")  # an accepted operation survives a power cut
-    connection.execute("PRAGMA foreign_keys=ON")
-
-
-# WAL is stored in the file: only the first call changes it. SQLite does not wait for other processes then, it fails.
-@retry(
-    retry=retry_if_exception_type(sqlite3.OperationalError),
-    wait=wait_random(0.01, 0.05),
-    stop=stop_after_delay(BUSY_TIMEOUT_S),
-    reraise=True,
-)
-def _use_wal(connection: sqlite3.Connection) -> None:
-    connection.execute("PRAGMA journal_mode=WAL")
-
-
-def _prepare_postgresql(connection: "psycopg.Connection", _record: Any) -> None:
-    # A process that is suspended inside a transaction must not hold its locks for ever.
-    connection.execute("SET idle_in_transaction_session_timeout = '30s'")
-    connection.commit()
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    reading = connection.get_execution_options().get("b2copy_reading", False)
-    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")

@@ -21,8 +21,10 @@ class Ended(NamedTuple):
 def ended(connection: Connection, operations: Sequence[Ended], now: int) -> None:
     """Release the next operation of each entity, and the children of those that succeeded. `now` is in ms.
 
-    Called wherever an operation becomes final: settle, cancel, stop asking, resolve, expiry, unusable message. A child
-    whose parent failed is not released: it waits for the parent's replay until its own deadline.
+    Called wherever an operation becomes final: settle, late answer, cancel, stop asking, resolve, expiry, unusable
+    message. A child whose parent failed is not released: it waits for the parent's replay until its own deadline.
     """
+    if not operations:
+        return
     release_line(connection, [one.entity for one in operations if one.entity], now)
     release_children(connection, [one.key for one in operations if one.state == State.SUCCEEDED], now)

@@ -1,7 +1,7 @@
-"""What people decide: replay, resolve, cancel, stop asking, poll now, pause. Each is stored in the audit."""
+"""What people decide about operations: replay, correct, resolve, cancel, stop asking, poll now. See also `flags`."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -13,9 +13,7 @@ from sqlalchemy import (
     and_,
     bindparam,
     case,
-    delete,
     false,
-    insert,
     not_,
     null,
     select,
@@ -24,37 +22,47 @@ from sqlalchemy import (
 )
 
 from worker.errors import NotAllowed
+from worker.ledger.audit import record_audit
 from worker.ledger.database import Ledger
 from worker.ledger.ended import Ended, ended
 from worker.ledger.queries import BY_KEY, operation_of
-from worker.ledger.schema import allowed_from, audit, c, flags, in_list, now_ms, operations, sql_literal
+from worker.ledger.record import encode_payload
+from worker.ledger.schema import allowed_from, c, now_ms, operations, sql_literal
 from worker.operation import MESSAGE_KIND, FailureReason, OnUnknown, Operation, Phase, State
-from worker.queues import LANES
 
 _LOCK = select(operations, now_ms().label("now")).where(c.key == bindparam("wanted")).with_for_update()
 
 _now: BindParameter[int] = bindparam("now")
+_AGAIN: dict[str, Any] = {
+    "state": sql_literal(State.QUEUED),
+    "failure_reason": null(),
+    "phase": sql_literal(Phase.SUBMIT),
+    "due_at": _now,
+    "state_since": _now,
+    "ended_at": null(),
+    "position": bindparam("at_the_end"),
+    "counted_attempts": 0,
+    "polls": 0,
+    "replays": c.replays + 1,
+    "last_wait_ms": 0,
+    "deadline_at": _now + c.time_allowed_ms,
+    "result": null(),
+    "last_answer": null(),
+    "last_answer_fence": null(),
+}
+"""What a replay writes: the operation is queued with fresh attempts and deadline, at the end of its entity's line."""
+
 _REPLAY = (
     update(operations)
     .where(c.id == bindparam("wanted"), allowed_from("replay"))
-    .values(
-        state=sql_literal(State.QUEUED),
-        failure_reason=null(),
-        phase=sql_literal(Phase.SUBMIT),
-        due_at=_now,
-        state_since=_now,
-        ended_at=null(),
-        position=bindparam("at_the_end"),
-        counted_attempts=0,
-        polls=0,
-        replays=c.replays + 1,
-        last_wait_ms=0,
-        deadline_at=_now + c.time_allowed_ms,
-        result=null(),
-        last_answer=null(),
-        last_answer_fence=null(),
-        outcome_unknown=and_(c.outcome_unknown, not_(bindparam("not_done", type_=Boolean))),
-    )
+    .values(_AGAIN)
+    .values(outcome_unknown=and_(c.outcome_unknown, not_(bindparam("not_done", type_=Boolean))))
+)
+_CORRECT = (
+    update(operations)
+    .where(c.id == bindparam("wanted"), allowed_from("correct"), ~c.outcome_unknown)
+    .values(_AGAIN)
+    .values(payload=bindparam("new_payload"), entity=bindparam("new_entity"), progress=null())
 )
 _RESOLVE = (
     update(operations)
@@ -65,6 +73,7 @@ _RESOLVE = (
         result=bindparam("new_result"),
         outcome_unknown=False,
         unknown_step=null(),
+        progress=case((bindparam("new_state") == State.FAILED, c.progress), else_=null()),
         state_since=_now,
         ended_at=_now,
     )
@@ -92,20 +101,6 @@ _POLL_NOW = (
     .where(c.key == bindparam("wanted"), c.state == sql_literal(State.WAITING))
     .values(due_at=now_ms(), phase=sql_literal(Phase.SUBMIT))
 )
-# The time that a due operation stood still because of the pause is not ours.
-_COUNT_PAUSE = (
-    update(operations)
-    .where(
-        in_list(c.lane, "lanes"),
-        c.state.in_([sql_literal(State.QUEUED), sql_literal(State.WAITING)]),
-        c.due_at <= now_ms(),
-    )
-    .values(
-        external_wait_ms=c.external_wait_ms
-        + now_ms()
-        - case((c.due_at > bindparam("since"), c.due_at), else_=bindparam("since"))
-    )
-)
 
 
 def replay(ledger: Ledger, keys: Sequence[str], actor: str, note: str, not_done: bool = False) -> list[str]:
@@ -128,9 +123,42 @@ def replay(ledger: Ledger, keys: Sequence[str], actor: str, note: str, not_done:
             position = _end_of_line(connection) if row.entity else None
             values = {"wanted": row.id, "now": row.now, "at_the_end": position, "not_done": not_done}
             connection.execute(_REPLAY, values)
-            _record(connection, "replay, was not done" if not_done else "replay", actor, note, key)
+            record_audit(connection, "replay, was not done" if not_done else "replay", actor, note, key)
             replayed.append(key)
         return replayed
+
+    return ledger.write(work)
+
+
+def correct(
+    ledger: Ledger, key: str, payload: Mapping[str, Any], actor: str, note: str, *, entity: str | None = None
+) -> Operation:
+    """Queue a failed operation again with another payload, because the one it had was wrong. The audit keeps both.
+
+    `payload` must have been checked by the operation's kind. `entity` replaces the operation's entity, if the payload
+    decides it. Raises `BadPayload` if the payload cannot be stored, and `NotAllowed` if the operation is not failed, or
+    if it is not certain that the destination did nothing: another payload under the same key would hide that.
+    """
+    encoded = encode_payload(key, payload)
+
+    def work(connection: Connection) -> Operation:
+        row = _lock_failed(connection, key, "corrected")
+        if row.outcome_unknown or row.failure_reason in (FailureReason.UNRESOLVED, FailureReason.EXHAUSTED):
+            raise NotAllowed(
+                f"{key}: it is not certain that the destination did nothing ({row.failure_reason}): resolve it first"
+            )
+        values = {
+            "wanted": row.id,
+            "now": row.now,
+            "at_the_end": _end_of_line(connection) if entity or row.entity else None,
+            "new_payload": encoded,
+            "new_entity": entity or row.entity,
+        }
+        connection.execute(_CORRECT, values)
+        before = {"payload": json.loads(row.payload), "entity": row.entity, "failure_reason": row.failure_reason}
+        after = {"payload": json.loads(encoded), "entity": values["new_entity"]}
+        record_audit(connection, "correct", actor, note, key, before, after)
+        return operation_of(connection.execute(BY_KEY, {"wanted": key}).one())
 
     return ledger.write(work)
 
@@ -151,23 +179,26 @@ def resolve(
     """
 
     def work(connection: Connection) -> Operation:
-        row = _lock(connection, key)
-        if row is None:
-            raise NotAllowed(f"{key}: there is no such operation")
-        if row.state != State.FAILED or row.kind == MESSAGE_KIND:
-            what = "stores a message that could not be used" if row.kind == MESSAGE_KIND else f"is {row.state}"
-            raise NotAllowed(f"{key} {what}: only a failed operation can be resolved")
+        row = _lock_failed(connection, key, "resolved")
         state = State.SUCCEEDED if succeeded else State.FAILED
+        failure_reason = None if succeeded else FailureReason.REJECTED
         values = {
             "wanted": row.id,
             "now": row.now,
             "new_state": state,
-            "new_failure_reason": None if succeeded else FailureReason.REJECTED,
+            "new_failure_reason": failure_reason,
             "new_result": None if result is None else json.dumps(result),
         }
         connection.execute(_RESOLVE, values)
-        before = {"failure_reason": row.failure_reason, "outcome_unknown": row.outcome_unknown, "result": result}
-        _record(connection, "resolve, succeeded" if succeeded else "resolve, failed", actor, note, key, before)
+        before = {
+            "failure_reason": row.failure_reason,
+            "outcome_unknown": bool(row.outcome_unknown),
+            "unknown_step": row.unknown_step,
+            "progress": row.progress and json.loads(row.progress),
+            "result": row.result and json.loads(row.result),
+        }
+        after = {"state": state, "failure_reason": failure_reason, "result": result}
+        record_audit(connection, f"resolve, {state}", actor, note, key, before, after)
         ended(connection, [Ended(row.id, row.key, row.entity, state)], row.now)
         return operation_of(connection.execute(BY_KEY, {"wanted": key}).one())
 
@@ -199,45 +230,6 @@ def poll_now(ledger: Ledger, key: str) -> bool:
         return connection.execute(_POLL_NOW, {"wanted": key}).rowcount == 1
 
 
-def pause(ledger: Ledger, lane: str, actor: str, note: str) -> None:
-    """Stop claims of a lane, or of `all`. Operations already claimed are finished."""
-    raise_flag(ledger, f"pause:{lane}", actor, note)
-
-
-def resume(ledger: Ledger, lane: str, actor: str, note: str) -> bool:
-    """End a pause, and add its time to `external_wait_ms` of what stood still. Returns whether there was a pause."""
-
-    def work(connection: Connection) -> bool:
-        since = connection.execute(select(flags.c.since).where(flags.c.name == f"pause:{lane}")).scalar()
-        if since is None:
-            return False
-        lanes = list(LANES) if lane == "all" else [lane]
-        connection.execute(_COUNT_PAUSE, {"lanes": lanes, "since": since})
-        return _lower_flag(connection, f"pause:{lane}", actor, note)
-
-    return ledger.write(work)
-
-
-def raise_flag(ledger: Ledger, name: str, actor: str, note: str) -> None:
-    """Raise a flag that the whole fleet sees. A flag that is raised already keeps its first actor and note."""
-    with ledger.writing() as connection:
-        if connection.execute(select(flags.c.name).where(flags.c.name == name)).first() is None:
-            connection.execute(insert(flags).values(name=name, since=now_ms(), actor=actor, note=note))
-            _record(connection, "raise", actor, note, name)
-
-
-def lower_flag(ledger: Ledger, name: str, actor: str, note: str) -> bool:
-    """Lower a flag. Returns whether it was raised."""
-    return ledger.write(lambda connection: _lower_flag(connection, name, actor, note))
-
-
-def _lower_flag(connection: Connection, name: str, actor: str, note: str) -> bool:
-    lowered = connection.execute(delete(flags).where(flags.c.name == name)).rowcount == 1
-    if lowered:
-        _record(connection, "lower", actor, note, name)
-    return lowered
-
-
 def _end(
     ledger: Ledger, key: str, statement: Update, state: State, action: str, actor: str, note: str, otherwise: str
 ) -> Operation:
@@ -250,7 +242,7 @@ def _end(
                 raise NotAllowed(f"{key}: a call may be under way this very moment: try again in some seconds")
             final = f"it is {row.state} already"
             raise NotAllowed(f"{key}: {otherwise if row.due_at is not None else final}")
-        _record(connection, action, actor, note, key)
+        record_audit(connection, action, actor, note, key)
         ended(connection, [Ended(row.id, row.key, row.entity, state)], row.now)
         return operation_of(connection.execute(BY_KEY, {"wanted": key}).one())
 
@@ -261,6 +253,18 @@ def _lock(connection: Connection, key: str) -> Row[Any] | None:
     return connection.execute(_LOCK, {"wanted": key}).first()
 
 
+def _lock_failed(connection: Connection, key: str, action: str) -> Row[Any]:
+    """Lock a failed operation and return its row. `action` completes the error: "only a failed one can be ..."."""
+    row = _lock(connection, key)
+    if row is None:
+        raise NotAllowed(f"{key}: there is no such operation")
+    if row.kind == MESSAGE_KIND:
+        raise NotAllowed(f"{key} stores a message that could not be used: only an operation can be {action}")
+    if row.state != State.FAILED:
+        raise NotAllowed(f"{key} is {row.state}: only a failed operation can be {action}")
+    return row
+
+
 def _end_of_line(connection: Connection) -> int:
     """Draw a number from the sequence that ids come from: every operation recorded before has a smaller one."""
     if connection.dialect.name == "sqlite":
@@ -268,12 +272,3 @@ def _end_of_line(connection: Connection) -> int:
     else:
         sequence = "SELECT nextval(pg_get_serial_sequence('b2copy_operations', 'id'))"
     return int(connection.execute(text(sequence)).scalar_one())
-
-
-def _record(
-    connection: Connection, action: str, actor: str, note: str, subject: str, detail: dict[str, Any] | None = None
-) -> None:
-    stored = None if detail is None else json.dumps(detail)
-    connection.execute(
-        insert(audit).values(at=now_ms(), actor=actor, action=action, subject=subject, note=note, detail=stored)
-    )

@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, case, exists, func, select, update
 
+from worker.ledger.prepared import Prepared
 from worker.ledger.schema import c, in_list, operations, queue_position, sql_literal
 from worker.operation import State, WaitReason
 
@@ -62,7 +63,7 @@ _next = (
 )
 _RELEASE_NEXT = update(operations).where(c.id == _next).values(due_at=bindparam("now"))
 
-_RELEASE_CHILDREN = (
+_RELEASE_CHILDREN = Prepared(
     update(operations)
     .where(
         in_list(c.parent, "parents"),
@@ -96,4 +97,4 @@ def release_line(connection: Connection, entities: Iterable[str], now: int) -> N
 def release_children(connection: Connection, parents: Sequence[str], now: int) -> None:
     """Make the children of these operations due."""
     if parents:
-        connection.execute(_RELEASE_CHILDREN, {"parents": list(parents), "now": now})
+        _RELEASE_CHILDREN.run(connection, parents=list(parents), now=now)

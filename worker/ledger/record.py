@@ -22,6 +22,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from worker.errors import BadPayload, PayloadConflict
 from worker.ledger.database import Ledger
+from worker.ledger.ended import Ended, ended
 from worker.ledger.schema import c, in_list, now_ms, operations, sql_literal
 from worker.operation import MESSAGE_KIND, FailureReason, New, Phase, Recorded, State
 
@@ -49,7 +50,7 @@ def _insert(dialect: str, **state: ColumnElement[Any]) -> Any:
     # SQLite needs a WHERE here, or it reads ON CONFLICT as the ON of a join.
     rows = select(*values.values()).where(true())
     insert = (sqlite if dialect == "sqlite" else postgresql).insert(operations).from_select(list(values), rows)
-    return insert.on_conflict_do_nothing(index_elements=["key"]).returning(c.id, c.key)
+    return insert.on_conflict_do_nothing(index_elements=["key"]).returning(c.id, c.key, c.state_since)
 
 
 def _sqlite_rows() -> Mapping[str, ColumnElement[Any]]:
@@ -74,6 +75,10 @@ _FAIL = {dialect: _insert(dialect, **_FAILED) for dialect in _DIALECTS}
 
 _EXISTING = select(c.id, c.key, c.kind, c.state, c.payload).where(in_list(operations.c.key, "keys"))
 
+# A cycle through recorded operations needs one that waits for a new one.
+_WAITED_FOR = select(c.id).where(in_list(c.parent, "keys"), c.due_at.is_not(None)).limit(1)
+_PARENT_OF = select(c.parent).where(c.key == bindparam("wanted"))
+
 
 def record(ledger: Ledger, news: Sequence[New], by: str, connection: Connection | None = None) -> list[Recorded]:
     """Record operations, in this order, and return what became of each. `by` says who asks.
@@ -90,6 +95,11 @@ def record(ledger: Ledger, news: Sequence[New], by: str, connection: Connection 
     return ledger.write(lambda own: _record(own, rows))
 
 
+def check_recordable(new: New) -> None:
+    """Raise `BadPayload` if this operation could never be recorded, whatever the ledger holds."""
+    _given(new, by="")
+
+
 def fail_message(ledger: Ledger, message_id: str, task: str, problem: str, by: str, raw: str) -> Recorded:
     """Store a message that could not be recorded as a failed operation `message:<id>`. The same id is stored once."""
     payload = {"task": _printable(task), "message": raw[: PAYLOAD_LIMIT // 8]}
@@ -98,6 +108,7 @@ def fail_message(ledger: Ledger, message_id: str, task: str, problem: str, by: s
     with ledger.writing() as connection:
         stored = connection.execute(_FAIL[connection.dialect.name], {"rows": _batch([row])}).first()
         if stored is not None:
+            ended(connection, [Ended(stored.id, new.key, None, State.FAILED)], stored.state_since)
             return Recorded(stored.id, new.key, State.FAILED, created=True)
         existing = connection.execute(_EXISTING, {"keys": [new.key]}).one()
         return Recorded(existing.id, existing.key, State(existing.state), created=False)
@@ -109,16 +120,37 @@ def _record(connection: Connection, rows: list[dict[str, Any]]) -> list[Recorded
         earlier = first.setdefault(row["key"], row)
         if earlier is not row:
             _check_same(earlier, row)
+    _check_no_cycle(connection, {key: row["parent"] for key, row in first.items() if row["parent"]})
     found: dict[str, Recorded] = {}
     # The loop runs a second time only if a key's operation is purged between the two statements.
     while missing := [row for key, row in first.items() if key not in found]:
-        for id_, key in connection.execute(_QUEUE[connection.dialect.name], {"rows": _batch(missing)}):
+        for id_, key, _ in connection.execute(_QUEUE[connection.dialect.name], {"rows": _batch(missing)}):
             found[key] = Recorded(id_, key, State.QUEUED, created=True)
         if known := [row["key"] for row in missing if row["key"] not in found]:
             for stored in connection.execute(_EXISTING, {"keys": known}).mappings():
                 _check_same(stored, first[stored["key"]])
                 found[stored["key"]] = Recorded(stored["id"], stored["key"], State(stored["state"]), created=False)
     return [found[row["key"]] for row in rows]
+
+
+def _check_no_cycle(connection: Connection, parents: dict[str, str]) -> None:
+    """Raise `BadPayload` if one of these operations (key -> parent) would wait for itself, through others.
+
+    A cycle that two transactions close at the same moment is not found: its operations wait until their deadlines.
+    """
+    if not parents:
+        return
+    is_waited_for = connection.execute(_WAITED_FOR, {"keys": list(parents)}).first() is not None
+    for key in parents:
+        chain = [key]
+        while (parent := parents.get(chain[-1])) or is_waited_for:
+            parent = parent or connection.execute(_PARENT_OF, {"wanted": chain[-1]}).scalar()
+            if parent == key:
+                waits = " waits for ".join([*chain, key])
+                raise BadPayload(f"{key}: its parent {parents[key]} makes it wait for itself ({waits}): leave one out")
+            if parent is None or parent in chain:
+                break
+            chain.append(parent)
 
 
 def _check_same(stored: Any, row: dict[str, Any]) -> None:
@@ -135,16 +167,10 @@ def _given(new: New, by: str) -> dict[str, Any]:
             raise BadPayload(f"{field} must be 1 to {KEY_LIMIT} printable characters, and is {value[:KEY_LIMIT]!r}")
     if new.parent == new.key:
         raise BadPayload(f"{new.key} cannot be its own parent")
-    try:
-        payload = _encode(new.payload)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise BadPayload(f"{new.key}: the payload is not JSON: {error}") from None
-    if len(payload) > PAYLOAD_LIMIT:
-        raise BadPayload(f"{new.key}: the payload has {len(payload)} characters of JSON, {PAYLOAD_LIMIT} are allowed")
     return {
         "key": new.key,
         "kind": new.kind,
-        "payload": payload,
+        "payload": encode_payload(new.key, new.payload),
         "lane": new.lane,
         "entity": new.entity,
         "parent": new.parent,
@@ -156,6 +182,17 @@ def _given(new: New, by: str) -> dict[str, Any]:
         "time_allowed_ms": None if new.time_allowed_s is None else round(new.time_allowed_s * 1000),
         "result": None,
     }
+
+
+def encode_payload(key: str, payload: Mapping[str, Any]) -> str:
+    """Return a payload as it is stored: equal payloads are equal texts. Raises `BadPayload`."""
+    try:
+        encoded = _encode(payload)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadPayload(f"{key}: the payload is not JSON: {error}") from None
+    if len(encoded) > PAYLOAD_LIMIT:
+        raise BadPayload(f"{key}: the payload has {len(encoded)} characters of JSON, {PAYLOAD_LIMIT} are allowed")
+    return encoded
 
 
 def _printable(value: str) -> str:

@@ -214,7 +214,7 @@ def now_ms() -> ColumnElement[int]:
     return _Now()
 
 
-class _Listed(TypeDecorator[list[Any]]):
+class Listed(TypeDecorator[list[Any]]):
     """A list as one parameter: JSON on SQLite, an array on PostgreSQL."""
 
     impl = Text
@@ -255,7 +255,7 @@ def in_list(column: Column[Any], listed: str) -> ColumnElement[bool]:
 
     The list is one parameter whatever its length, so the statement's text and the database's plan stay the same.
     """
-    return _InList(column, bindparam(listed, type_=_Listed(column.type)))
+    return _InList(column, bindparam(listed, type_=Listed(column.type)))
 
 
 def sql_literal(value: str) -> ColumnElement[str]:

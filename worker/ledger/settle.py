@@ -1,84 +1,87 @@
 """Settle: write state, evidence and everything that follows from them, in one transaction.
 
-Equal answers in a row ("pending" for three days, "unavailable" during an outage) extend one row of evidence, which
-counts them and knows the first and the last. A transition whose lease was lost changes no state, but its evidence is
-stored, marked `late`.
+Only the holder of a claim changes the state. A transition whose lease was lost is stored as evidence, marked `late`;
+`late_answers` tells when it may still decide.
 """
 
-import hashlib
 import json
 from collections.abc import Sequence
-from time import monotonic, time
-from typing import Any
+from time import monotonic
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, bindparam, case, null, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, Integer, Row, Text, case, null, select, update
 
-from worker.ledger.claims import LEASE_LAPSED, claim_within
+from worker.ledger.claims import claim_within
 from worker.ledger.database import Ledger
 from worker.ledger.ended import Ended, ended
-from worker.ledger.schema import allowed_from, attempts, c, in_list, now_ms, operations, sql_literal
-from worker.operation import (
-    FINAL,
-    MESSAGE_LIMIT,
-    MOVES,
-    AttemptRecord,
-    Claim,
-    Phase,
-    State,
-    Transition,
-    WaitReason,
-)
+from worker.ledger.evidence import Evidence, digest, fence_of_answer
+from worker.ledger.late_answers import decide_by_late_answers
+from worker.ledger.prepared import Given, Prepared, PreparedForRows
+from worker.ledger.schema import allowed_from, c, in_list, now_ms, operations, sql_literal
+from worker.operation import MOVES, PROGRESS_LIMIT, Claim, Phase, State, Transition, WaitReason
 
-_NOW = select(now_ms())
-_HELD = (
-    select(c.id, c.lease_owner, c.fence, c.counted_attempts, c.polls)
-    .where(in_list(c.id, "ids"), allowed_from("settle"))
+_LOCK = Prepared(
+    select(c.id, c.state, c.lease_owner, c.fence, now_ms().label("now"))
+    .where(in_list(c.id, "ids"))
     .order_by(c.id)  # so that two transactions lock in the same order
     .with_for_update()
 )
 
-_EXISTING = select(c.id).where(in_list(c.id, "ids"))
 
-_SETTLE = (
-    update(operations)
-    .where(c.id == bindparam("row"))
-    .values(
-        {
-            name: bindparam(f"new_{name}")
-            for name in (
-                "state", "wait_reason", "failure_reason", "due_at", "counted_attempts", "polls", "sent",
-                "outcome_unknown", "unknown_step", "progress", "state_since", "last_wait_ms", "ended_at", "result",
-                "last_answer", "last_answer_fence",
-            )
-        }
-    )
-    .values(lease_owner=null(), phase=case((bindparam("polling"), sql_literal(Phase.POLL)), else_=c.phase))
+class _Settled(NamedTuple):
+    """The values that a transition writes. `owner` and `held` guard them: the claim must still hold the operation."""
+
+    id: int
+    owner: str
+    held: int
+    state: str
+    wait_reason: str | None
+    failure_reason: str | None
+    due_at: int | None
+    counted: int
+    polled: int
+    sent: bool
+    outcome_unknown: bool
+    unknown_step: str | None
+    progress: str | None
+    state_since: int
+    last_wait_ms: int
+    ended_at: int | None
+    result: str | None
+    last_answer: str | None
+    last_answer_fence: int | None
+
+
+_TYPES: dict[str, Any] = {name: c[name].type if name in c else Integer() for name in _Settled._fields}
+_TYPES |= {"owner": Text()}
+_WRITTEN = (
+    "state", "wait_reason", "failure_reason", "due_at", "sent", "outcome_unknown", "unknown_step", "progress",
+    "state_since", "last_wait_ms", "ended_at", "result", "last_answer", "last_answer_fence",
 )  # fmt: skip
 
 
-def _upsert(dialect: Any) -> Any:
-    insert = dialect.insert(attempts)
-    new = insert.excluded
-    # The row exists if this answer equals the last one, or if the lease lapsed and another process took over.
-    return insert.on_conflict_do_update(
-        index_elements=["operation_id", "fence"],
-        set_={
-            "times": case((new.late, new.times), else_=attempts.c.times + new.times),
-            **{
-                name: new[name]
-                for name in (
-                    "last_at", "duration_ms", "outcome", "http_status", "message", "steps", "request_id", "worker",
-                    "version", "late",
-                )
-            },
-        },
-        # Late evidence never replaces what the holder wrote itself, for instance when the answer to its COMMIT is lost.
-        where=~new.late | (attempts.c.outcome == LEASE_LAPSED),
-    )  # fmt: skip
+def _update(given: Given, _dialect: str) -> Any:
+    return (
+        update(operations)
+        .where(
+            c.id == given["id"],
+            allowed_from("settle"),
+            c.lease_owner == given["owner"],
+            c.fence == given["held"],
+        )
+        .values(
+            {name: given[name] for name in _WRITTEN}
+            | {
+                "lease_owner": null(),
+                "counted_attempts": c.counted_attempts + given["counted"],
+                "polls": c.polls + given["polled"],
+                "phase": case((given["polled"] == 1, sql_literal(Phase.POLL)), else_=c.phase),
+            }
+        )
+    )
 
 
-_STORE_ATTEMPT = {"sqlite": _upsert(sqlite), "postgresql": _upsert(postgresql)}
+_SETTLE = PreparedForRows(_TYPES, _update)
 
 
 def settle(ledger: Ledger, transitions: Sequence[Transition]) -> list[Claim]:
@@ -103,31 +106,42 @@ def _settle(connection: Connection, transitions: Sequence[Transition]) -> list[C
         return []
     for transition in transitions:
         _check(transition)
-    now = connection.execute(_NOW).scalar_one()
-    clock_offset_ms = now - round(time() * 1000)  # database time minus local time; attempts are stored in database time
-    held = {row.id: row for row in connection.execute(_HELD, {"ids": [each.claim.id for each in transitions]})}
-    ours: list[Transition] = []
+    rows: dict[int, Row[Any]] = {
+        row[0]: row for row in _LOCK.run(connection, ids=[transition.claim.id for transition in transitions])
+    }
+    if not rows:  # all of them have been purged
+        return [transition.claim for transition in transitions]
+    now: int = next(iter(rows.values())).now
+    evidence = Evidence(now)
+    settled: list[_Settled] = []
+    final: list[Ended] = []
     lost: list[Transition] = []
     for transition in transitions:
-        row = held.get(transition.claim.id)
-        claim = transition.claim
-        is_held = row is not None and row.lease_owner == claim.lease_owner and row.fence == claim.fence
-        (ours if is_held else lost).append(transition)
-    if ours:
-        connection.execute(_SETTLE, [_columns(each, held[each.claim.id], now) for each in ours])
-        final = [each for each in ours if each.state in FINAL]
-        ended(connection, [Ended(each.claim.id, each.claim.key, each.claim.entity, each.state) for each in final], now)
-    evidence = [_attempt_columns(each, each.attempt, clock_offset_ms, late=False) for each in ours if each.attempt]
+        claim, attempt = transition.claim, transition.attempt
+        row = rows.get(claim.id)
+        if row is None or not _is_held(row, claim):
+            lost.append(transition)
+            if row is not None and attempt is not None:
+                evidence.add(claim, attempt, claim.fence, late=True)
+            continue
+        waits = transition.state == State.WAITING
+        answer = digest(attempt) if attempt is not None and waits else None
+        fence = claim.fence if answer is None else fence_of_answer(claim, answer)
+        settled.append(_settled(transition, answer, fence, now))
+        if not waits:
+            final.append(Ended(claim.id, claim.key, claim.entity, transition.state))
+        if attempt is not None:
+            evidence.add(claim, attempt, fence)
+    _SETTLE.run(connection, settled)
+    evidence.store(connection)
+    ended(connection, final, now)
     if lost:
-        existing = set(connection.execute(_EXISTING, {"ids": [each.claim.id for each in lost]}).scalars())
-        evidence += [
-            _attempt_columns(each, each.attempt, clock_offset_ms, late=True)
-            for each in lost
-            if each.attempt and each.claim.id in existing
-        ]
-    if evidence:
-        connection.execute(_STORE_ATTEMPT[connection.dialect.name], evidence)
+        decide_by_late_answers(connection, [each for each in lost if each.claim.id in rows], now)
     return [transition.claim for transition in lost]
+
+
+def _is_held(row: Row[Any], claim: Claim) -> bool:
+    return bool(row.state == State.RUNNING and row.lease_owner == claim.lease_owner and row.fence == claim.fence)
 
 
 def _check(transition: Transition) -> None:
@@ -144,74 +158,42 @@ def _check(transition: Transition) -> None:
         )
 
 
-def _columns(transition: Transition, row: Any, now: int) -> dict[str, Any]:
+def _settled(transition: Transition, answer: str | None, fence: int, now: int) -> _Settled:
     claim, attempt = transition.claim, transition.attempt
-    waiting = transition.state == State.WAITING
-    pending = transition.wait_reason == WaitReason.PENDING_AT_B2COPY
+    waits = transition.state == State.WAITING
     wait_ms = round((transition.due_in_s or 0.0) * 1000)
-    answer = _digest(attempt) if attempt and waiting else None
     unknown = transition.outcome_unknown or (claim.outcome_unknown and not transition.outcome_known)
-    return {
-        "row": claim.id,
-        "new_state": transition.state,
-        "new_wait_reason": transition.wait_reason,
-        "new_failure_reason": transition.failure_reason,
-        "new_due_at": now + wait_ms if waiting else None,
-        "new_counted_attempts": row.counted_attempts + (attempt is not None and attempt.counted),
-        "new_polls": row.polls + pending,
-        "new_sent": claim.sent or transition.sent,
-        "new_outcome_unknown": unknown,
-        "new_unknown_step": (transition.unknown_step or claim.unknown_step) if unknown else None,
-        "new_progress": None if transition.progress is None else json.dumps(transition.progress),
-        "new_state_since": now,
-        "new_last_wait_ms": wait_ms,
-        "new_ended_at": None if waiting else now,
-        "new_result": None if transition.result is None else json.dumps(transition.result),
-        "new_last_answer": answer,
-        "new_last_answer_fence": None if answer is None else _evidence_fence(claim, answer),
-        "polling": pending,
-    }
+    return _Settled(
+        id=claim.id,
+        owner=claim.lease_owner,
+        held=claim.fence,
+        state=str(transition.state),
+        wait_reason=None if transition.wait_reason is None else str(transition.wait_reason),
+        failure_reason=None if transition.failure_reason is None else str(transition.failure_reason),
+        due_at=now + wait_ms if waits else None,
+        counted=int(attempt is not None and attempt.counted),
+        polled=int(transition.wait_reason == WaitReason.PENDING_AT_B2COPY),
+        sent=claim.sent or transition.sent,
+        outcome_unknown=unknown,
+        unknown_step=(transition.unknown_step or claim.unknown_step) if unknown else None,
+        progress=_progress(transition),
+        state_since=now,
+        last_wait_ms=wait_ms,
+        ended_at=None if waits else now,
+        result=None if transition.result is None else json.dumps(transition.result),
+        last_answer=answer,
+        last_answer_fence=None if answer is None else fence,
+    )
 
 
-def _attempt_columns(
-    transition: Transition, attempt: AttemptRecord, clock_offset_ms: int, *, late: bool
-) -> dict[str, Any]:
-    merged = transition.state == State.WAITING and not late
-    started_at = attempt.started_at + clock_offset_ms
-    return {
-        "operation_id": transition.claim.id,
-        "fence": _evidence_fence(transition.claim, _digest(attempt)) if merged else transition.claim.fence,
-        "started_at": started_at,
-        "last_at": started_at + attempt.duration_ms,
-        "times": 1,
-        "duration_ms": attempt.duration_ms,
-        "http_status": attempt.http_status,
-        "outcome": attempt.outcome,
-        "message": _message(attempt),
-        "steps": json.dumps([list(step) for step in attempt.steps]) if attempt.steps else None,
-        "counted": attempt.counted,
-        "request_id": attempt.request_id,
-        "worker": attempt.worker,
-        "version": attempt.version,
-        "late": late,
-    }
-
-
-def _evidence_fence(claim: Claim, answer: str) -> int:
-    """Return the fence of the row that stores an answer: the last answer's row if the two are equal."""
-    is_equal = claim.last_answer_fence is not None and claim.last_answer == answer
-    return claim.last_answer_fence if is_equal and claim.last_answer_fence is not None else claim.fence
-
-
-def _digest(attempt: AttemptRecord) -> str:
-    steps = tuple((step.name, step.http_status, step.outcome) for step in attempt.steps)
-    answer = (
-        attempt.http_status, attempt.outcome, _message(attempt), attempt.counted, attempt.request_id, attempt.version,
-        steps,
-    )  # fmt: skip
-    return hashlib.blake2b(repr(answer).encode(), digest_size=8).hexdigest()
-
-
-def _message(attempt: AttemptRecord) -> str | None:
-    # PostgreSQL's text cannot hold NUL, and the server's text is not ours to trust.
-    return attempt.message and attempt.message[:MESSAGE_LIMIT].replace("\0", "\ufffd")
+def _progress(transition: Transition) -> str | None:
+    """Return the progress to store: the transition's, or if it has none, what an earlier attempt stored."""
+    progress = transition.claim.progress if transition.progress is None else transition.progress
+    if not progress or transition.state == State.SUCCEEDED:
+        return None
+    text = json.dumps(progress)
+    if len(text) > PROGRESS_LIMIT:
+        raise ValueError(
+            f"{transition.claim.key}: the progress has {len(text)} characters of JSON, {PROGRESS_LIMIT} are allowed"
+        )
+    return text

@@ -1,21 +1,31 @@
-"""Store what cannot become a task: an unknown name, a pickle body, arguments that are no arguments.
+"""Read every message before Celery does, so that no message ends the worker and none is dropped.
 
-Celery acknowledges such a message and writes a log line. Here it is first stored as a failed operation that people see,
-and only then acknowledged. While the ledger is unavailable it goes back to the queue.
+Celery acknowledges an unknown name, wrong arguments or a pickle body with a log line, and some bodies raise in its own
+code. Here each message is read first and handed to Celery in one plain form: what it asks for, or a call of the task
+`b2copy.message.store`, which stores it as a failed operation that people see.
 """
 
+import inspect
 import logging
+from datetime import UTC, datetime
 from typing import Any
 
 from celery.worker.consumer import Consumer
+from kombu.utils.json import dumps
 
-from worker.messages.inbox import store_failed
+from worker.messages.envelope import UNUSABLE, Unusable
+from worker.messages.evidence import PROBLEM_LIMIT, short, storable
+from worker.messages.inbox import STORE_TASK, store_failed
+from worker.messages.task_message import TaskMessage, read_task_message
+from worker.queues import LANES
 
 log = logging.getLogger(__name__)
 
+_OURS = "b2copy."  # Celery's own tasks would run any task that a message names
+
 
 class Inbox(Consumer):
-    """Celery's consumer (`worker_consumer`). Its callbacks for messages that it cannot use store them."""
+    """Celery's consumer (`worker_consumer`)."""
 
     def __init__(self, *args: Any, worker_options: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Leave out gossip, mingle and heartbeat between workers.
@@ -26,63 +36,92 @@ class Inbox(Consumer):
         super().__init__(*args, worker_options={**(worker_options or {}), **alone}, **kwargs)
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what kombu calls for each message."""
         take = super().create_task_handler(*args, **kwargs)
 
         def take_or_store(message: Any) -> None:
-            if problem := _problem_with(message):
-                self._store(message, problem)
-            else:
-                take(message)
+            original = message.body
+            try:
+                if self._prepare(message):
+                    take(message)
+                else:
+                    message.ack_log_error(log, self.connection_errors)
+            except Exception as error:
+                # kombu counts KeyError among the connection errors.
+                if isinstance(error, self.connection_errors) and not isinstance(error, KeyError):
+                    raise
+                log.exception("Celery failed on a message")
+                self._store_here(message, original, f"Celery failed on it: {type(error).__name__}")
 
         return take_or_store
 
     def on_unknown_message(self, body: Any, message: Any) -> None:
-        self._store(message, "not a task message")
+        self._store_here(message, message.body, "not a task message")
 
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
-        self._store(message, f"there is no task {_name(message)!r}")
+        self._store_here(message, message.body, f"there is no task {exc}")
 
     def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
-        self._store(message, str(exc))
+        self._store_here(message, message.body, str(exc))
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
-        self._store(message, f"the body cannot be decoded: {exc}")
+        self._store_here(message, message.body, f"the body cannot be decoded: {exc}")
 
-    def _store(self, message: Any, problem: str) -> None:
-        headers = message.headers if isinstance(message.headers, dict) else {}
-        # A message without an id of its own is identified by its delivery tag.
-        message_id = str(headers.get("id") or message.properties.get("correlation_id") or message.delivery_tag)
-        raw = message.body if isinstance(message.body, str) else message.body.decode(errors="backslashreplace")
-        if store_failed(message_id, _name(message), problem, headers.get("origin"), raw):
+    def _prepare(self, message: Any) -> bool:
+        """Give `message` its plain form. Returns False if nothing needs to be done about it."""
+        try:
+            wanted = read_task_message(message)
+            self._check(wanted)
+            is_late = wanted.expires_at is not None and wanted.expires_at <= datetime.now(UTC)
+            if is_late and self._is_internal(wanted.task):
+                return False  # a tick of the schedule: the next one does the work
+            if is_late:
+                raise Unusable(f"it expired at {wanted.expires_at} before a worker could record it")
+        except Exception as error:  # whatever a stranger's bytes raise
+            problem = str(error) if isinstance(error, Unusable) else f"{type(error).__name__}: {error}"
+            wanted = _storing(message, problem)
+        message.headers = {"lang": "py", "task": wanted.task, "id": wanted.id, "origin": wanted.origin}
+        message.properties = {"correlation_id": wanted.id}
+        message.body = dumps([wanted.args, wanted.kwargs, {}])
+        message.content_type, message.content_encoding = "application/json", "utf-8"
+        return True
+
+    def _check(self, wanted: TaskMessage) -> None:
+        if not wanted.task.startswith(_OURS) or wanted.task == STORE_TASK or wanted.task not in self.app.tasks:
+            raise Unusable(f"there is no task {short(wanted.task)!r}")
+        if self._is_internal(wanted.task):
+            try:
+                given = inspect.signature(self.app.tasks[wanted.task].run).bind(*wanted.args, **wanted.kwargs)
+            except TypeError as error:
+                raise Unusable(f"{wanted.task} is internal, and its arguments are wrong: {error}") from None
+            if given.arguments.get("lane", LANES[0]) not in LANES:
+                raise Unusable(f"{wanted.task}: there is no such lane; there are {', '.join(LANES)}")
+
+    def _is_internal(self, task: str) -> bool:
+        return not self.app.tasks[task].acks_late
+
+    def _store_here(self, message: Any, body: Any, problem: str) -> None:
+        """Store a message in this thread. Only what Celery finds after `_prepare` comes here."""
+        arguments = _storing(message, problem, body).kwargs
+        if store_failed(**arguments):
             message.ack_log_error(log, self.connection_errors)
         else:
             message.reject_log_error(log, self.connection_errors, requeue=True)
 
 
-def _name(message: Any) -> str:
-    return str(message.headers.get("task", "unknown")) if isinstance(message.headers, dict) else "unknown"
-
-
-def _problem_with(message: Any) -> str | None:
-    """Return why a pool could not run this message, or None.
-
-    Celery reads the body only in the pool, where a failure holds its slot for ever.
-    https://docs.celeryq.dev/en/stable/internals/protocol.html#version-2
-    """
+def _storing(message: Any, problem: str, body: Any = None) -> TaskMessage:
+    """Return the call that stores a bad message."""
     headers = message.headers
-    if not isinstance(headers, dict) or "task" not in headers:
-        return None  # protocol version 1, which Celery checks itself
-    if not isinstance(headers["task"], str) or not isinstance(headers.get("id"), str):
-        return "the headers task and id must be text"
-    if headers.get("eta"):
-        return "an eta or countdown is not supported here: send the message when it is time"
-    try:
-        body = message.payload
-    except Exception:  # Celery meets it too and calls `on_decode_error`
-        return None
-    if isinstance(body, dict) and "args" in body:
-        return None  # a mix of both versions, which Celery checks itself
-    match body:
-        case [list(), dict(), dict()]:
-            return None
-    return "the body must be three parts: a list of arguments, named arguments and options"
+    body = message.body if body is None else body
+    raw = body if isinstance(body, bytes | str) else b""
+    message_id = headers.get("id") or message.delivery_tag
+    kwargs = {
+        "message_id": message_id,
+        "task": short(headers.get("task", "unknown")),
+        "problem": storable(problem, PROBLEM_LIMIT),
+        "origin": short(headers["origin"]) if headers.get("origin") else None,
+        # An unusable envelope holds its evidence already.
+        "raw": raw.decode("ascii", "replace") if message.content_type == UNUSABLE and isinstance(raw, bytes)
+        else storable(raw),
+    }  # fmt: skip
+    return TaskMessage(message.delivery_tag, STORE_TASK, [], kwargs, None, None)

@@ -6,28 +6,35 @@ from typing import Any
 
 from celery import bootsteps
 
+from worker.watch.outage_log import OutageLog
+
 log = logging.getLogger(__name__)
+
+DISPATCH_EVERY_S = 1.0
 
 
 class DispatchTimer(bootsteps.StartStopStep):
-    """A thread of the worker's main process. Celery's own timer would stop consuming while the ledger is unavailable."""
+    """A thread of the worker's main process. In Celery's own timer an unavailable ledger would stop consuming."""
 
     def __init__(self, worker: Any, **kwargs: Any) -> None:
         super().__init__(worker, **kwargs)
         self._stopping = threading.Event()
+        self._outage = OutageLog(log, "dispatch failed, the next second tries again")
 
     def start(self, worker: Any) -> None:
         """Start a thread that dispatches once a second."""
-        threading.Thread(target=self._tick, args=(worker.app,), name="b2copy-dispatch", daemon=True).start()
+        threading.Thread(target=self._run, args=(worker.app,), name="b2copy-dispatch", daemon=True).start()
 
     def stop(self, worker: Any) -> None:
         """End the thread."""
         self._stopping.set()
 
-    def _tick(self, app: Any) -> None:
+    def _run(self, app: Any) -> None:
         dispatch = app.tasks["b2copy.ledger.dispatch"]
-        while not self._stopping.wait(1.0):
+        while not self._stopping.wait(DISPATCH_EVERY_S):
             try:
                 dispatch()
-            except Exception as error:  # whatever it was, the next second tries again
-                log.warning("dispatch failed: %s", error)
+            except Exception as error:
+                self._outage.failed(error)
+            else:
+                self._outage.succeeded()

@@ -1,9 +1,10 @@
 """Take in messages: record what they ask for, wake a worker, acknowledge.
 
-Acknowledgement is late: a message leaves the broker only after the ledger has committed.
+Acknowledgement is late: a message leaves the broker only after the ledger has committed. A message that cannot be
+recorded is stored as a failed operation `message:<id>`.
 """
 
-import json
+import hashlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,18 +16,27 @@ from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_d
 from worker.app import app, ledger
 from worker.errors import BadPayload
 from worker.kind import Kind
-from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, fail_message, record
+from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, fail_message, find, record
+from worker.messages.evidence import NAME_LIMIT, PROBLEM_LIMIT, short, storable
+from worker.messages.task_message import arguments_as_text
 from worker.messages.wake_up import wake_soon
 from worker.settings import crm_settings
+from worker.watch.outage_log import OutageLog
 
 log = logging.getLogger(__name__)
 
+STORE_TASK = "b2copy.message.store"
+
 # Acknowledged when the ledger has it, and not lost with the pool process that was recording it. Such a task does
 # nothing else, so that no message can kill one process after the other.
-_OPTIONS = {"bind": True, "acks_late": True, "reject_on_worker_lost": True}
+_OPTIONS = {"acks_late": True, "reject_on_worker_lost": True}
 
 PATIENCE_S = 3.0  # for a database that is unavailable; shorter than the broker's visibility timeout, after which the
 # message would come a second time
+_RETRY_S = 0.25
+_RETURN_PAUSE_S = 1.0  # before a message goes back to the queue, which hands it out again at once
+
+_outage = OutageLog(log, "the ledger is unavailable: messages go back to the queue")
 
 
 def register_task(kind: Kind[Any]) -> None:
@@ -36,7 +46,14 @@ def register_task(kind: Kind[Any]) -> None:
         take_in(kind, self.request, args, kwargs)
 
     take.__doc__ = f"Take in a message that asks for {kind.name}: {', '.join(kind.payload.model_fields)}."
-    app.task(name=f"b2copy.{kind.name}", **_OPTIONS)(take)
+    app.task(name=f"b2copy.{kind.name}", bind=True, **_OPTIONS)(take)
+
+
+@app.task(name=STORE_TASK, **_OPTIONS)
+def store(message_id: str, task: str, problem: str, origin: str | None, raw: str) -> None:
+    """Store a bad message. Internal: started by the consumer."""
+    if not store_failed(message_id, task, problem, origin, raw):
+        raise Reject("the ledger is unavailable", requeue=True)
 
 
 def take_in(kind: Kind[Any], request: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
@@ -44,40 +61,70 @@ def take_in(kind: Kind[Any], request: Any, args: Sequence[Any], kwargs: Mapping[
     try:
         new = kind.new(_fields(kind, args, kwargs), crm_settings())
         _with_patience(lambda: record(ledger(), [new], by=_sender(request.origin)))
-    except RetryError:
-        log.warning("the ledger is unavailable: message %s goes back to the queue", request.id)
+    except RetryError as error:
+        _return_later(error)
         raise Reject("the ledger is unavailable", requeue=True) from None
     except Exception as error:  # BadPayload is the sender's fault, anything else is ours: both must be seen
         if not isinstance(error, BadPayload):
-            log.exception("message %s failed on our side", request.id)
-        raw = json.dumps({"args": args, "kwargs": kwargs}, default=str)
-        if not store_failed(request.id, request.task, str(error), request.origin, raw):
+            log.exception("message %s failed on our side", short(request.id))
+        problem, raw = storable(str(error), PROBLEM_LIMIT), storable(arguments_as_text(args, kwargs))
+        if not store_failed(request.id, request.task, problem, request.origin, raw):
             raise Reject("the ledger is unavailable", requeue=True) from None
     else:
+        _outage.succeeded()
         wake_soon(new.lane)
 
 
 def store_failed(message_id: str, task: str, problem: str, origin: str | None, raw: str) -> bool:
-    """Store a message that cannot be recorded as a failed operation. Returns False if it could not be stored."""
-    log.error("message %s cannot be recorded: %s", message_id, problem)
+    """Store a message that cannot be recorded as a failed operation. Returns False if the ledger is unavailable.
+
+    `problem` and `raw` are texts of `worker.messages.evidence`. If they cannot be stored all the same, the message is
+    stored without them, because a message must not come back for ever.
+    """
+    log.error("message %s cannot be recorded: %s", short(message_id), problem)
     try:
-        _with_patience(lambda: fail_message(ledger(), message_id, task, problem, by=_sender(origin), raw=raw))
-    except Exception:  # whatever it was, a message that is not stored must not be acknowledged
-        log.exception("message %s was not stored and goes back to the queue", message_id)
-        time.sleep(1)
-        return False
+        _store(message_id, task, problem, origin, raw)
+    except Exception as error:
+        digest = hashlib.sha256(raw.encode()).hexdigest()
+        try:
+            _store(digest, "unknown", "neither it nor its evidence can be stored", None, f"sha256 {digest}")
+        except Exception:
+            _return_later(error)
+            return False
+        log.exception("message %s was stored without its evidence", short(message_id))
+    _outage.succeeded()
     return True
 
 
+def _store(message_id: str, task: str, problem: str, origin: str | None, raw: str) -> None:
+    """Raises `RetryError` if the ledger is unavailable, and what the database raises about these values."""
+    name = message_id if len(message_id) <= NAME_LIMIT and message_id.isprintable() else short(message_id)
+    by = _sender(origin)
+
+    def store_once() -> None:
+        stored = fail_message(ledger(), name, short(task), problem, by=by, raw=raw)
+        if not stored.created and (known := find(ledger(), stored.key)) and known.payload.get("message") != raw:
+            # Another message has the same id. Both must be seen.
+            digest = hashlib.sha256(raw.encode()).hexdigest()[:16]
+            fail_message(ledger(), f"{name}:{digest}", short(task), problem, by=by, raw=raw)
+
+    _with_patience(store_once)
+
+
+def _return_later(error: Exception) -> None:
+    _outage.failed(error.last_attempt.exception() or error if isinstance(error, RetryError) else error)
+    time.sleep(_RETURN_PAUSE_S)
+
+
 def _sender(origin: str | None) -> str:
-    return f"message from {origin or 'unknown'}"
+    return f"message from {short(origin) if origin else 'unknown'}"
 
 
 def _with_patience(work: Callable[[], Any]) -> None:
     """Raises `RetryError` if the ledger is still unavailable after `PATIENCE_S`."""
     retrying = Retrying(
         retry=retry_if_exception_type(DATABASE_UNAVAILABLE_ERRORS),
-        wait=wait_fixed(0.25),
+        wait=wait_fixed(_RETRY_S),
         stop=stop_after_delay(PATIENCE_S),
     )
     retrying(work)

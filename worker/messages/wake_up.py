@@ -1,38 +1,46 @@
 """Wake-ups: messages that say "this lane of this ledger has something due", and nothing else.
 
 A wake-up may be lost, doubled or late without harm: dispatch repeats what was lost, and a worker that finds nothing due
-stops at once.
+stops at once. So nothing that sending one raises reaches a caller, whose operation is recorded already.
 """
 
 import logging
 import time
 
-from kombu.exceptions import OperationalError
-
 from worker.app import app, ledger
 from worker.queues import WAKE_UP_LASTS_S, queue_of
+from worker.watch.outage_log import OutageLog
 
 log = logging.getLogger(__name__)
 
 AFTER_FAILURE_S = 5.0  # without wake-ups after the broker took none, so that a CRM does not wait for it at every call
 
+DUE_PER_WAKE_UP = 100  # operations that justify one more worker
+WAKE_UPS_MAX = 16  # per lane and second: more than the workers can take would only pile up
+
 _sent_at: dict[str, float] = {}  # lane -> when this process last sent a wake-up, monotonic seconds
+_outage = OutageLog(log, "no wake-up was sent, dispatch will repeat it")
 
 
-def wake_soon(lane: str) -> None:
-    """Send a wake-up unless this process sent one for the lane less than 20 ms ago.
+def wake_ups_for(due: int) -> int:
+    """Return how many wake-ups so many due operations are worth: each one lets a worker start."""
+    return min(WAKE_UPS_MAX, -(-due // DUE_PER_WAKE_UP))
+
+
+def wake_soon(lane: str, times: int = 1) -> None:
+    """Send up to `times` wake-ups unless this process sent one for the lane less than 20 ms ago.
 
     The worker that receives that one queries the ledger again after 30 ms and finds this operation too.
     """
     now = time.monotonic()
     if now - _sent_at.get(lane, -WAKE_UP_LASTS_S) >= WAKE_UP_LASTS_S:
         _sent_at[lane] = now
-        if not wake(lane):
+        if not wake(lane, times):
             _sent_at[lane] = time.monotonic() + AFTER_FAILURE_S
 
 
 def wake(lane: str, times: int = 1) -> bool:
-    """Send up to `times` wake-ups for a lane; return False if the broker did not take them.
+    """Send up to `times` wake-ups for a lane; return False if the broker did not take them. Never raises.
 
     A wake-up that nobody has read yet will find this work too, so the queue never holds more than `times`.
     """
@@ -47,8 +55,8 @@ def wake(lane: str, times: int = 1) -> bool:
                     queue=queue,
                     producer=producer,
                 )
-    except (OperationalError, *app.connection_for_write().connection_errors) as error:
-        # The operation is safe in the ledger. Dispatch sends a wake-up when the broker is available again.
-        log.warning("no wake-up for lane %s, dispatch will repeat it: %s", lane, error)
+    except Exception as error:
+        _outage.failed(error)
         return False
+    _outage.succeeded()
     return True

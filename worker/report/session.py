@@ -8,7 +8,7 @@ from worker.session import State
 
 OUTCOMES = {
     "refresh": "renewed with the refresh token",
-    "jwt": "renewed by a login",
+    "login": "renewed by a login",
     "adopted": "renewed by another process at the same time",
     "conflict": "renewed by another process at the same time; our tokens were dropped",
     "fresh": "still fresh",
@@ -17,7 +17,7 @@ OUTCOMES = {
 }
 """What each outcome of a renewal means."""
 
-RENEWED = frozenset({"refresh", "jwt", "adopted", "conflict"})
+RENEWED = frozenset({"refresh", "login", "adopted", "conflict"})
 
 
 def document(state: State) -> dict[str, Any]:
@@ -27,13 +27,13 @@ def document(state: State) -> dict[str, Any]:
         "generation": state.generation or None,
         "fingerprint": state.fingerprint,
         "origin": state.origin,
-        "key_id": state.key_id,
-        "writer": state.writer,
+        "key_id": state.credential,
+        "writer": state.written_by,
         "readable": state.readable,
         "age_s": state.age,
         "expires_in_s": state.expires_in,
         "renews_in_s": state.renews_in,
-        "refresh_token_used": state.refresh_token_spent,
+        "refresh_token_used": state.refresh_token_used,
         "leader": state.leader,
         "cooldown": None if cooldown is None else asdict(cooldown),
     }
@@ -50,14 +50,14 @@ def facts(state: State) -> list[tuple[str, str]]:
 
 def _session(state: State) -> list[tuple[str, str]]:
     left_s, renews_s = state.expires_in or 0.0, state.renews_in or 0.0
-    origin = "a login" if state.origin == "jwt" else "a refresh"
+    origin = "a login" if state.origin == "login" else "a refresh"
     return [
         ("generation", str(state.generation)),
-        ("made by", f"{origin} with key {state.key_id}, {state.writer}"),
+        ("made by", f"{origin} with key {state.credential}, {state.written_by}"),
         ("age", span(state.age or 0.0)),
         ("expires", f"in {span(left_s)}" if left_s > 0 else "expired"),
         ("renewed", f"in {span(renews_s)}" if renews_s > 0 else "due"),
         ("fingerprint", state.fingerprint or ""),
-        ("refresh token", "used: the next renewal is a login" if state.refresh_token_spent else "unused"),
+        ("refresh token", "used: the next renewal is a login" if state.refresh_token_used else "unused"),
         ("readable", "" if state.readable else "NO: no storage key opens it; the next call logs in"),
     ]

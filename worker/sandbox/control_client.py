@@ -46,6 +46,11 @@ class SandboxControl:
         told: list[Record] = self._ask("GET", "token-calls")
         return told
 
+    def calls(self) -> list[Record]:
+        """Every other call while the switch `call_log` was on: route, arrived, answered (monotonic, s), status."""
+        told: list[Record] = self._ask("GET", "calls")
+        return told
+
     def reset(self, **switches: Any) -> None:
         """Forget everything; keys and switches as at the start, save the switches given."""
         self._ask("POST", "reset", switches)

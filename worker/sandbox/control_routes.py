@@ -1,7 +1,7 @@
 """The sandbox's own routes under /_sandbox/, for tests and the demo; `worker.sandbox.control_client` is their client.
 
-GET|PATCH switches · GET counters · GET effects · GET pairs · GET token-calls · POST reset · POST revoke-all ·
-POST fees · POST away · PUT|DELETE keys · GET /openapi.json
+GET|PATCH switches · GET counters · GET effects · GET pairs · GET token-calls · GET calls · POST reset ·
+POST revoke-all · POST fees · POST away · PUT|DELETE keys · GET /openapi.json
 """
 
 import asyncio
@@ -9,19 +9,31 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from aiohttp import web
 
+from worker.sandbox.b2copy import B2Copy
+from worker.sandbox.counters import Counters
+from worker.sandbox.listener import Listener
 from worker.sandbox.openapi import DOCUMENT
-from worker.sandbox.switches import TOKEN_ROUTES
+from worker.sandbox.switches import TOKEN_ROUTES, Switches
 
-if TYPE_CHECKING:
-    from worker.sandbox.server import Server
+
+class Controlled(Protocol):
+    """The server that these routes control: see `worker.sandbox.server.Server`."""
+
+    b2copy: B2Copy
+    counters: Counters
+    listener: Listener
+
+    def switch(self, changes: dict[str, Any]) -> Switches: ...
+
+    def forget(self) -> None: ...
 
 
 class Control:
-    def __init__(self, server: "Server") -> None:
+    def __init__(self, server: Controlled) -> None:
         self._server = server
         self._start_switches = server.b2copy.switches
         self._start_keys = server.b2copy.keys.copy()
@@ -33,6 +45,7 @@ class Control:
             ("GET", "effects"): self._effects,
             ("GET", "pairs"): self._pairs,
             ("GET", "token-calls"): self._token_calls,
+            ("GET", "calls"): self._calls,
             ("POST", "reset"): self._reset,
             ("POST", "revoke-all"): self._revoke_all,
             ("POST", "fees"): self._finish_fees,
@@ -93,6 +106,9 @@ class Control:
 
     def _token_calls(self, query: dict[str, str], body: Any) -> Any:
         return self._server.counters.token_calls_told()
+
+    def _calls(self, query: dict[str, str], body: Any) -> Any:
+        return self._server.counters.api_calls_told()
 
     def _reset(self, query: dict[str, str], body: Any) -> Any:
         """Forget everything; keys and switches go back to those of the start, changed as the body says."""

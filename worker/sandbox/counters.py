@@ -16,6 +16,16 @@ class TokenCall:
     status: int = 0
 
 
+@dataclass(slots=True)
+class ApiCall:
+    """A call that is no token call. Times are on the server's monotonic clock, s; `status` 0: never answered."""
+
+    route: str
+    arrived: float
+    answered: float
+    status: int
+
+
 class Counters:
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()
@@ -24,6 +34,7 @@ class Counters:
         self.token_calls_at_once = 0
         self.token_calls_at_once_max = 0
         self.token_calls: deque[TokenCall] = deque(maxlen=10_000)
+        self.api_calls: deque[ApiCall] = deque(maxlen=100_000)
 
     def answered(self, route: str, status: int) -> None:
         statuses = self.statuses.get(route)
@@ -44,3 +55,6 @@ class Counters:
 
     def token_calls_told(self) -> list[dict[str, Any]]:
         return [asdict(call) for call in self.token_calls]
+
+    def api_calls_told(self) -> list[dict[str, Any]]:
+        return [asdict(call) for call in self.api_calls]

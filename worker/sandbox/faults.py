@@ -112,6 +112,13 @@ def drop(request: web.BaseRequest, reset: bool = False) -> Dropped:
     return Dropped()
 
 
+def send_interim(request: web.BaseRequest) -> None:
+    """Send interim responses ahead of the answer: 102 Processing, 103 Early Hints (RFC 9110 section 15.2)."""
+    _write(
+        request, b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n"
+    )
+
+
 def _gone(request: web.BaseRequest) -> bool:
     return request.transport is None or request.transport.is_closing()
 

@@ -13,8 +13,8 @@ from aiohttp import web
 
 from worker.sandbox.b2copy import B2Copy, Call
 from worker.sandbox.control_routes import Control
-from worker.sandbox.counters import Counters
-from worker.sandbox.faults import Dropped, Faults, break_off, drop, spoil
+from worker.sandbox.counters import ApiCall, Counters
+from worker.sandbox.faults import Dropped, Faults, break_off, drop, send_interim, spoil
 from worker.sandbox.listener import Listener
 from worker.sandbox.responses import Answer, Refused, refusal
 from worker.sandbox.switches import TOKEN_ROUTES, Switches
@@ -53,7 +53,13 @@ class Server:
         counters = self.counters  # these, even if all is forgotten meanwhile
         counters.calls[route] += 1
         if route not in TOKEN_ROUTES:
-            return await self._serve(route, request)
+            if not self.b2copy.switches.call_log:
+                return await self._serve(route, request)
+            arrived = time.monotonic()
+            response = await self._serve(route, request)
+            status = 0 if isinstance(response, Dropped) else response.status
+            counters.api_calls.append(ApiCall(route, arrived, time.monotonic(), status))
+            return response
         call = counters.token_call_starts(route)
         try:
             response = await self._serve(route, request)
@@ -79,6 +85,9 @@ class Server:
         if fault is None:
             return self._respond(route, self.b2copy.carry_out(route, call))
         self.counters.faults[fault.what] += 1
+        if fault.what == "interim":
+            send_interim(request)
+            return self._respond(route, self.b2copy.carry_out(route, call))
         said = self._faults.effect(fault, lambda: self.b2copy.carry_out(route, call))
         spoilt = spoil(fault, said)
         if spoilt is None:

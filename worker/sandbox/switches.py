@@ -34,7 +34,7 @@ class FeeRule(Strict):
 class Fault(Strict):
     """One way for calls to go wrong. `effect` says whether the call was carried out all the same."""
 
-    what: Literal["status", "drop", "reset", "silence", "trickle", "cut", "html", "empty", "huge", "lacks"]
+    what: Literal["status", "drop", "reset", "silence", "trickle", "cut", "html", "empty", "huge", "lacks", "interim"]
     route: str = Field("*", description="A route's name, `token`, `api` (all that are not `token`), or `*`.")
     next: int | None = Field(None, ge=1, description="Only the next N calls; unset: until taken away.")
     share: float = Field(1.0, gt=0, le=1, description="The share of calls that meet it, at random.")
@@ -108,6 +108,7 @@ class Switches(Strict):
     idle_timeout: float | None = Field(None, gt=0, description="Idle kept-alive connections are closed after this, s.")
     drop_reused: bool = Field(False, description="A second request on a connection meets a closed one.")
     faults: list[Fault] = Field(default_factory=list)
+    call_log: bool = Field(False, description="Write down every call that is no token call, for `GET calls`.")
 
     def changed(self, changes: dict[str, Any]) -> Self:
         """Return a copy with `changes` applied. Raises ValueError, a line for each switch that cannot be set."""

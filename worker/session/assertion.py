@@ -3,21 +3,21 @@
 Source: B2COPY's "Integrate your external CRM system with B2COPY API"; ES256 is RFC 7518 section 3.4.
 """
 
-from collections.abc import Callable
-
 import jwt
 
 from worker.session.key_files import SigningKey
+from worker.session.secret import Secret
 from worker.settings import Settings
 
 
-def assertion(settings: Settings, key: SigningKey, now: Callable[[], float], backdate: float = 30.0) -> str:
+def assertion(settings: Settings, key: SigningKey, now: float, backdate: float = 30.0) -> Secret[str]:
     """Sign a new assertion: the documented claims and no others.
 
-    `now` gives Unix seconds as B2COPY's clock has them. `iat` is back-dated against what is left of the skew, and
-    `exp - iat` stays the configured life (at most 1800 s). One is made for every attempt: B2COPY may take each once.
+    `now` is in Unix seconds by B2COPY's clock. `iat` is `backdate` seconds earlier, so that a small difference between
+    the clocks does no harm, and `exp - iat` is the configured life (at most 1800 s). B2COPY may accept an assertion
+    once only, so each attempt needs a new one.
     """
-    issued = int(now() - backdate)
+    issued = int(now - backdate)
     claims = {
         "admin_id": int(settings.admin_id) if settings.admin_id_type == "integer" else settings.admin_id,
         "device_ip": settings.device_ip,
@@ -26,4 +26,4 @@ def assertion(settings: Settings, key: SigningKey, now: Callable[[], float], bac
         "iat": issued,
         "exp": issued + int(settings.assertion_ttl),
     }
-    return jwt.encode(claims, key.private, algorithm="ES256")
+    return Secret(jwt.encode(claims, key.private, algorithm="ES256"))

@@ -1,28 +1,25 @@
-"""Key files: the P-256 keys that sign the login, and the keys that encrypt the tokens in Redis.
+"""The keys: those of P-256 that sign the login, and those that encrypt the tokens in Redis.
 
-They are read from files alone, never from the environment, and no error ever quotes their text. A file is read again
-when it changes, so that rotating a key means writing a file.
+They are read from files only, never from the environment, and no error quotes their text. A file is read again when it
+changes, so that writing a file is all it takes to rotate a key.
 """
 
 import hashlib
-import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.fernet import Fernet, MultiFernet
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from worker.errors import CredentialsRejected, SettingsError
+from worker.session import secret_file
+from worker.session.pem import load_private_key
+from worker.session.secret import Secret
 from worker.settings import Settings
-
-_TOO_OPEN = 0o037  # group may read (Kubernetes does), nobody else may do anything
-_LARGEST = 64 * 1024  # bytes: no key file is larger
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -34,7 +31,7 @@ class SigningKey:
 
     @property
     def fingerprint(self) -> str:
-        """Identify the key id and the public key, without telling either."""
+        """Identify the key id and the public key, without showing either."""
         public = self.private.public_key().public_bytes(
             serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
         )
@@ -45,18 +42,17 @@ class SigningKey:
 
 
 def signing_keys(settings: Settings) -> list[SigningKey]:
-    """Read the signing keys, newest first; an absent file is skipped, so that a key can be announced before it exists.
+    """Read the signing keys, newest first. An absent file is skipped, so that a key can be announced before it exists.
 
-    Raises `SettingsError` when there is none at all, or when one that exists is unusable.
+    Raises `SettingsError` if none exists, or if one that exists is unusable.
     """
     passphrase = None
-    if settings.private_key_passphrase_file is not None:
-        secret = _read("B2COPY_PRIVATE_KEY_PASSPHRASE_FILE", settings.private_key_passphrase_file)
-        passphrase = secret.rstrip(b"\r\n")
+    if (path := settings.private_key_passphrase_file) is not None:
+        passphrase = Secret(secret_file.read("B2COPY_PRIVATE_KEY_PASSPHRASE_FILE", path).rstrip(b"\r\n"))
     found = [
-        SigningKey(key_id, _private_key(str(path), _version(path), passphrase))
+        SigningKey(key_id, _private_key(str(path), secret_file.version(path), passphrase))
         for key_id, path in zip(settings.key_id, settings.private_key_file, strict=True)
-        if path.exists()
+        if secret_file.exists(path)
     ]
     if not found:
         names = ", ".join(str(path) for path in settings.private_key_file)
@@ -68,11 +64,11 @@ def signing_keys(settings: Settings) -> list[SigningKey]:
 
 def storage_keys(settings: Settings) -> MultiFernet:
     """Read the keys that encrypt the tokens in Redis; the first one encrypts, all decrypt. Raises `SettingsError`."""
-    return _storage_keys(str(settings.storage_key_file), _version(settings.storage_key_file))
+    return _storage_keys(str(settings.storage_key_file), secret_file.version(settings.storage_key_file))
 
 
 def fingerprint(settings: Settings) -> str:
-    """Identify the signing keys there are now: it changes when one comes, goes or is replaced."""
+    """Identify the signing keys that exist now: it changes when one is added, removed or replaced."""
     try:
         found = signing_keys(settings)
     except SettingsError:
@@ -81,8 +77,11 @@ def fingerprint(settings: Settings) -> str:
 
 
 @contextmanager
-def at_work() -> Iterator[None]:
-    """Once started, an unusable key file is a login that cannot be made: operations wait for it, none fails."""
+def key_errors_as_refused_login() -> Iterator[None]:
+    """Convert `SettingsError` to `CredentialsRejected`.
+
+    At start a bad key file stops the process; later it must only make operations wait.
+    """
     try:
         yield
     except SettingsError as error:
@@ -92,8 +91,12 @@ def at_work() -> Iterator[None]:
 def check(settings: Settings) -> None:
     """Read every key file once, at start. Raises `SettingsError` with a line for each that is unusable."""
     problems = []
-    if settings.ca_file is not None and not settings.ca_file.is_file():
-        problems.append(f"B2COPY_CA_FILE: {settings.ca_file} is not a file; correct the path")
+    if settings.ca_file is not None:
+        try:
+            with settings.ca_file.open("rb"):
+                pass
+        except OSError as error:
+            problems.append(f"B2COPY_CA_FILE: {settings.ca_file} cannot be read ({error.strerror}); correct the path")
     for read in (signing_keys, storage_keys):
         try:
             read(settings)
@@ -106,103 +109,51 @@ def check(settings: Settings) -> None:
 def generate(private: Path, public: Path) -> None:
     """Write a new P-256 key: PKCS#8 PEM with mode 0600, its public half beside it with 0644.
 
-    Raises `FileExistsError` rather than overwrite a key. The same as B2COPY's integration guide does with openssl.
+    Raises `FileExistsError` rather than overwrite a key. B2COPY's integration guide does the same with openssl.
     """
     key = ec.generate_private_key(ec.SECP256R1())
-    pem = serialization.PrivateFormat.PKCS8
-    _write(private, key.private_bytes(serialization.Encoding.PEM, pem, serialization.NoEncryption()), mode=0o600)
-    _write(
-        public,
-        key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo),
-        mode=0o644,
+    pkcs8 = serialization.PrivateFormat.PKCS8
+    secret_file.write(
+        private, key.private_bytes(serialization.Encoding.PEM, pkcs8, serialization.NoEncryption()), 0o600
     )
+    spki = serialization.PublicFormat.SubjectPublicKeyInfo
+    secret_file.write(public, key.public_key().public_bytes(serialization.Encoding.PEM, spki), 0o644)
 
 
 def generate_storage(path: Path) -> None:
     """Write a new storage key file, mode 0600. Raises `FileExistsError` rather than overwrite one."""
-    _write(path, Fernet.generate_key() + b"\n", mode=0o600)
+    secret_file.write(path, Fernet.generate_key() + b"\n", 0o600)
 
 
 @lru_cache(maxsize=16)
-def _private_key(path: str, version: tuple[int, ...], passphrase: bytes | None) -> ec.EllipticCurvePrivateKey:
-    name = "B2COPY_PRIVATE_KEY_FILE"
-    text = _read(name, Path(path))
-    how = "make one with `b2copy-sync keygen`, or openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256"
-    if b"PRIVATE KEY" not in text:
-        kind = "a public key" if b"PUBLIC KEY" in text else "no PEM private key"
-        raise SettingsError(f"{name}: {path} holds {kind}; {how}")
-    encrypted = b"ENCRYPTED" in text
-    if encrypted and passphrase is None:
-        raise SettingsError(
-            f"{name}: {path} is encrypted; name the file with its passphrase in {name[:-5]}_PASSPHRASE_FILE"
-        )
-    try:
-        key = serialization.load_pem_private_key(text, password=passphrase if encrypted else None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        # The library's own words are dropped: they may quote what it read.
-        reason = "the passphrase does not open it" if encrypted else "it cannot be parsed"
-        raise SettingsError(f"{name}: {path} is unusable: {reason}; {how}") from None
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise SettingsError(f"{name}: {path} is not a P-256 key, which ES256 needs (RFC 7518 section 3.4); {how}")
-    return key
+def _private_key(path: str, version: tuple[int, ...], passphrase: Secret[bytes] | None) -> ec.EllipticCurvePrivateKey:
+    setting = "B2COPY_PRIVATE_KEY_FILE"
+    found = load_private_key(secret_file.read(setting, Path(path)), passphrase)
+    if isinstance(found, str):
+        raise SettingsError(f"{setting}: {path} {found}")
+    return found
 
 
 @lru_cache(maxsize=16)
 def _storage_keys(path: str, version: tuple[int, ...]) -> MultiFernet:
-    name = "B2COPY_STORAGE_KEY_FILE"
-    keys = []
-    for number, line in enumerate(_read(name, Path(path)).splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            keys.append(Fernet(line.strip()))
-        except ValueError:
-            raise SettingsError(
-                f"{name}: line {number} of {path} is not urlsafe base64 of 32 bytes; see `b2copy-sync keygen --storage`"
-            ) from None
-    if not keys:
-        raise SettingsError(f"{name}: {path} is empty; `b2copy-sync keygen --storage` makes a key")
-    return MultiFernet(keys)
-
-
-def _version(path: Path) -> tuple[int, ...]:
-    """What changes when the file does; symlinks are followed, as Kubernetes swaps those."""
-    try:
-        found = path.stat()
-    except OSError:
-        return ()
-    return found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_size
-
-
-def _read(name: str, path: Path) -> bytes:
-    """Read a secret file that is nobody else's to read or write. Raises `SettingsError` naming the setting."""
-    try:
-        # O_NONBLOCK: opening a pipe must not hang the start.
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            found = os.fstat(file.fileno())
-            for problem in _problems(found):
-                raise SettingsError(f"{name}: {path} {problem}")
-            return file.read(_LARGEST)
-    except OSError as error:
+    setting = "B2COPY_STORAGE_KEY_FILE"
+    found = _fernets(secret_file.read(setting, Path(path)))
+    if isinstance(found, int):
         raise SettingsError(
-            f"{name}: {path} cannot be read ({error.strerror}); correct the path or its owner"
-        ) from None
+            f"{setting}: line {found} of {path} is not urlsafe base64 of 32 bytes; see `b2copy-sync keygen --storage`"
+        )
+    if not found:
+        raise SettingsError(f"{setting}: {path} is empty; `b2copy-sync keygen --storage` makes a key")
+    return MultiFernet(found)
 
 
-def _problems(found: os.stat_result) -> Iterator[str]:
-    mode = stat.S_IMODE(found.st_mode)
-    if not stat.S_ISREG(found.st_mode):
-        yield "is not a regular file"
-    if mode & _TOO_OPEN:
-        yield f"has mode {mode:04o}, so that others may read or change it; chmod 600 (or 640) it"
-    if found.st_uid not in {0, os.geteuid()}:
-        yield "belongs to another user; chown it to the user this runs as"
-    if found.st_size > _LARGEST:
-        yield "is too large to be a key"
-
-
-def _write(path: Path, content: bytes, mode: int) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        os.fchmod(descriptor, mode)  # whatever the umask says
-        file.write(content)
+def _fernets(text: bytes) -> list[Fernet] | int:
+    """Return the keys, one per line, or the number of the first line that is none. It raises nothing."""
+    keys = []
+    for number, line in enumerate(text.removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
+        try:
+            if line.strip():
+                keys.append(Fernet(line.strip()))
+        except ValueError:
+            return number
+    return keys

@@ -1,8 +1,11 @@
-"""What the holder of the lease does: one renewal, from the refresh token if it may be used, else by a fresh login."""
+"""What the holder of the renewal lease does: one renewal, by the refresh token if it may be used, else by a login.
+
+The renewal lease and its generation are the session's own protocol. The leases and fences of operations in the ledger
+are another one, and the two know nothing of each other.
+"""
 
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import get_args
 
@@ -17,16 +20,15 @@ from worker.errors import (
     StoreUnavailable,
     Unavailable,
 )
+from worker.http.answer import one_line
 from worker.session import key_files
-from worker.session.assertion import assertion
-from worker.session.redis_store import Lease, Origin, Store, Stored
+from worker.session.login import Login
+from worker.session.redis_store import Origin, RenewalLease, Store, Stored
 from worker.session.timings import Timings
-from worker.session.token_encryption import Secrets, seal, unseal
-from worker.session.token_endpoints import Endpoints
+from worker.session.token_encryption import seal, unseal
 from worker.session.tokens import Pair, fingerprint
 from worker.settings import Settings
 from worker.watch import metrics
-from worker.watch.redact import redacted
 
 log = logging.getLogger(__name__)
 
@@ -40,15 +42,15 @@ class LeaseLostError(Exception):
 
 
 class MovedError(Exception):
-    """Somebody else stored a newer session meanwhile: use that one."""
+    """Another process has stored a newer session: use that one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Renewal:
-    """How an attempt to renew ended, and the generation that stands now.
+    """How an attempt to renew ended, and the generation that is stored now.
 
-    `outcome`: `refresh` or `jwt` (we renewed), `adopted` or `conflict` (somebody else did; ours was dropped), `fresh`
-    (nothing to do), `busy` (somebody else is at it), `cooldown` (nobody asks for a while).
+    `outcome`: `refresh` or `login` (we renewed), `adopted` or `conflict` (another process did, and ours was dropped),
+    `fresh` (nothing to do), `busy` (another process is renewing), `cooldown` (nobody asks for `left` seconds).
     """
 
     outcome: str
@@ -60,26 +62,26 @@ class Renewal:
 class _Obtained:
     pair: Pair
     origin: Origin
-    key_id: str
-    asked: int  # Redis' clock in ms, before the call: the new token is at least this young
+    credential: str
+    at: int  # Redis' clock in ms before the call: the new token is at least this young
 
 
 class Leader:
     """Renews under a lease. One per process."""
 
-    def __init__(
-        self, settings: Settings, timings: Timings, store: Store, endpoints: Endpoints, wall: Callable[[], float]
-    ) -> None:
-        self._settings, self._timings, self._store, self._endpoints = settings, timings, store, endpoints
-        self._wall = wall
-        self._spent = 0  # the newest generation whose refresh token this process has presented
+    def __init__(self, settings: Settings, timings: Timings, store: Store, login: Login) -> None:
+        self._settings, self._timings, self._store, self._login = settings, timings, store, login
+        self._newest_used = 0  # the newest generation whose refresh token this process has presented
 
-    def renew(self, lease: Lease, expected: int, trigger: str) -> Renewal:
-        """Renew once, and free the lease whatever happens. Raises what B2COPY's answer or the store's silence means."""
+    def renew(self, lease: RenewalLease, expected: int, trigger: str) -> Renewal:
+        """Renew once, and free the lease whatever happens.
+
+        Raises `Unavailable`, `RateLimited`, `CredentialsRejected`, `StoreUnavailable`.
+        """
         started = time.monotonic()
         outcome = "failed"
         try:
-            obtained = self._refreshed(lease, expected) or self._logged_in(lease)
+            obtained = self._refresh(lease, expected) or self._log_in_repeatedly(lease)
             committed, stored = self._commit(lease, obtained)
             outcome = obtained.origin if committed else "conflict"
         except LeaseLostError:
@@ -93,50 +95,52 @@ class Leader:
             raise
         finally:
             seconds = time.monotonic() - started
-            metrics.RENEWALS.labels(trigger, outcome).inc()
+            metrics.RENEWALS.labels(self._login.identity.login, trigger, outcome).inc()
             metrics.RENEWAL_SECONDS.observe(seconds)
         generation = stored.generation if stored else 0
         log.info(
-            "session %s: generation %d, by %s, trigger %s, %.3f s, token %s",
+            "session of %s %s: generation %d, by %s, trigger %s, %.3f s, token %s", self._login.identity.login,
             "renewed" if outcome in get_args(Origin) else "left to another", generation, outcome, trigger, seconds,
             stored.fingerprint if stored else "-",
         )  # fmt: skip
         return Renewal(outcome, generation)
 
-    def _refreshed(self, lease: Lease, expected: int) -> _Obtained | None:
-        """Present the refresh token, if nobody ever did and there is no doubt about it. None: log in instead.
+    def _refresh(self, lease: RenewalLease, expected: int) -> _Obtained | None:
+        """Present the refresh token if nobody did and there is no doubt about it. None: log in instead.
 
-        Doubt is: the store fell behind what a process remembers, or the access token has outlived its time; in both
-        cases what is stored may be an old copy whose refresh token was spent long ago.
+        There is doubt if the store is older than what a process remembers, or if the access token has outlived its
+        time. In both cases the stored refresh token may be an old copy that was used long ago.
         """
         stored = lease.session
-        if stored is None or stored.burnt or stored.generation < max(expected, self._spent + 1):
+        if stored is None or stored.refresh_token_used_by or stored.generation < max(expected, self._newest_used + 1):
             return None
-        if self._store.now() >= stored.born + max(stored.life, self._settings.token_ttl * 1000):
+        if self._store.now() >= stored.obtained_at + max(stored.life, self._settings.token_ttl * 1000):
             return None
-        secrets = unseal(self._storage_keys(), self._store.place, stored.generation, stored.blob)
-        if secrets is None or secrets.refresh is None:
+        pair = unseal(self._storage_keys(), self._store.key_prefix, stored.generation, stored.blob)
+        if pair is None or pair.refresh is None:
             return None
-        asked = self._extend(lease)
-        if not self._store.burn(lease, stored.generation):
+        at = self._extend(lease)
+        if not self._store.mark_refresh_token_used(lease, stored.generation):
             return None
-        self._spent = stored.generation
+        self._newest_used = stored.generation
         try:
-            return _Obtained(self._endpoints.refresh(secrets.refresh), "refresh", stored.key_id, asked)
+            renewed = self._login.refresh(pair.refresh)
         except CredentialsRejected as error:
             metrics.REFRESH_REJECTED.inc()
-            # RFC 9700 section 4.14.2: a token that only we hold and never used can be spent only by somebody else.
+            # RFC 9700 section 4.14.2: only another holder can have used a token that we never used.
             log.warning(
-                "B2COPY refused the refresh token of generation %d, which nobody here had used (%s):"
-                " the session was ended over there, or there is a second holder of the refresh token",
+                "B2COPY refused the refresh token of generation %d, which no process of ours had used (%s):"
+                " the session was ended there, or somebody else holds the refresh token",
                 stored.generation, error,
             )  # fmt: skip
+            return None
         except Unavailable as error:
-            log.warning("no refresh (%s): logging in instead, as the refresh token may be spent", error)
-        return None
+            log.warning("no refresh (%s): logging in instead, as the refresh token may be used up", error)
+            return None
+        return _Obtained(renewed, "refresh", stored.credential, at) if renewed else None
 
-    def _logged_in(self, lease: Lease) -> _Obtained:
-        """Log in with fresh assertions until B2COPY answers for good or patience ends: the only retry there is."""
+    def _log_in_repeatedly(self, lease: RenewalLease) -> _Obtained:
+        """Log in until B2COPY accepts or refuses, or the patience ends. This is the only retry there is."""
         timings = self._timings
         retrying = Retrying(
             retry=retry_if_exception(lambda error: isinstance(error, Unavailable) and error.retry_after is None),
@@ -148,91 +152,81 @@ class Leader:
         )
         return retrying(self._log_in, lease)
 
-    def _log_in(self, lease: Lease) -> _Obtained:
-        """Log in with the newest key B2COPY accepts; files are read anew after each refusal, as one may have come."""
-        refused: dict[str, CredentialsRejected] = {}
-        corrected = False
-        while key := next((key for key in self._signing_keys() if key.fingerprint not in refused), None):
-            ahead = self._ahead()
-            asked = self._extend(lease)
-            signed = assertion(self._settings, key, lambda ahead=ahead: self._wall() + ahead, self._timings.backdate)  # type: ignore[misc]
-            try:
-                return _Obtained(self._endpoints.log_in(signed), "jwt", key.key_id, asked)
-            except CredentialsRejected as error:
-                if not corrected and abs(self._ahead() - ahead) > self._timings.skew:
-                    corrected = True
-                    log.warning("our clock is %.0f s behind B2COPY's: corrected", self._ahead())
-                    continue  # the same key, dated by B2COPY's clock
-                log.error("B2COPY refused the login with key %s: %s", key.key_id, error)
-                refused[key.fingerprint] = error
-        raise next(reversed(refused.values()))
+    def _log_in(self, lease: RenewalLease) -> _Obtained:
+        at = self._store.at_least()
 
-    def _signing_keys(self) -> list[key_files.SigningKey]:
-        with key_files.at_work():
-            return key_files.signing_keys(self._settings)
+        def before_call() -> float:
+            nonlocal at
+            at = self._extend(lease)
+            return at / 1000
+
+        pair = self._login.log_in(before_call)
+        return _Obtained(pair, "login", pair.credential, at)
 
     def _storage_keys(self) -> MultiFernet:
-        with key_files.at_work():
+        with key_files.key_errors_as_refused_login():
             return key_files.storage_keys(self._settings)
 
-    def _ahead(self) -> float:
-        """How far B2COPY's clock is ahead of ours, in seconds; 0 as long as the two are about equal."""
-        ahead = self._endpoints.ahead
-        return ahead if ahead is not None and abs(ahead) > self._timings.skew else 0.0
-
-    def _extend(self, lease: Lease) -> int:
-        """Hold the lease for the next token call; return Redis' clock. Raises `LeaseLostError` or `MovedError`."""
-        life = lease.session.life / 1000 if lease.session else self._settings.token_ttl
+    def _extend(self, lease: RenewalLease) -> int:
+        """Hold the lease for the next token call; return Redis' clock in ms. Raises `LeaseLostError`, `MovedError`."""
+        life = lease.session.life_s if lease.session else self._settings.token_ttl
         generation = self._store.extend(lease, self._timings.pace_for(life))
         if generation is None:
             raise LeaseLostError
         if generation > (lease.session.generation if lease.session else 0):
             raise MovedError
-        return self._store.now()
+        return self._store.at_least()  # a token must never seem younger than it is
 
-    def _commit(self, lease: Lease, obtained: _Obtained) -> tuple[bool, Stored | None]:
-        """Store the pair. A store that is away is offered it again for a while: a pair that exists is not wasted."""
+    def _commit(self, lease: RenewalLease, obtained: _Obtained) -> tuple[bool, Stored | None]:
+        """Store the pair. While the store does not answer, try again for a while, because the pair cannot be replaced.
+
+        Returns whether it was stored, and what is stored now.
+        """
         pair = obtained.pair
-        life = pair.life or self._guessed_life(lease.session)
-        blob = seal(self._storage_keys(), self._store.place, lease.fence, Secrets(pair.access, pair.refresh))
-        ends = time.monotonic() + self._timings.commit_patience
+        life = pair.life_s or self._guessed_life(lease.session)
+        blob = seal(self._storage_keys(), self._store.key_prefix, lease.generation, pair)
+        deadline = time.monotonic() + self._timings.commit_patience
         while True:
             try:
-                return self._store.commit(
-                    lease, blob, obtained.asked, life, self._timings.renew_after(life), obtained.origin,
-                    obtained.key_id, fingerprint(pair.access),
+                committed = self._store.commit(
+                    lease, blob, obtained.at, life, self._timings.renew_after(life), obtained.origin,
+                    obtained.credential, fingerprint(pair.access),
                 )  # fmt: skip
             except StoreUnavailable:
-                if time.monotonic() >= ends:
+                if time.monotonic() >= deadline:
                     raise
                 time.sleep(self._timings.store_pause)
+            else:
+                self._store.register()
+                return committed
 
     def _guessed_life(self, before: Stored | None) -> float:
-        """How long an opaque token is taken to live, in seconds.
+        """Return how long an opaque token is assumed to live, in seconds.
 
-        The setting, unless the one before was refused earlier: then as long as that one lived, growing back with each
-        that holds, since it may have been refused for another reason.
+        It is the setting, unless the token before was refused earlier: then it is as long as that one lived. It grows
+        with each token that lives that long, because the refusal may have had another reason.
         """
-        most = self._settings.token_ttl
+        longest = self._settings.token_ttl
         if before is None:
-            return most
-        lived = before.expires - before.born if before.expires < before.lived else before.life * _GROWTH
-        return min(most, max(most / 10, lived / 1000))
+            return longest
+        ended_early = before.expires_at < before.expected_end
+        lived = before.expires_at - before.obtained_at if ended_early else before.life * _GROWTH
+        return min(longest, max(longest / 10, lived / 1000))
 
-    def _give_up(self, lease: Lease, error: BaseException) -> None:
-        """Free the lease, and let the fleet rest for as long as this kind of failure deserves."""
+    def _give_up(self, lease: RenewalLease, error: BaseException) -> None:
+        """Free the lease, and start the cool-down that this kind of failure needs."""
         pause = self._timings.cooldown_for(lease.failures)
         if isinstance(error, CredentialsRejected):
-            kind, pause = TERMINAL, self._timings.terminal
+            kind, pause = TERMINAL, self._timings.refused_cooldown
         elif isinstance(error, RateLimited | Unavailable):
             kind = "rate_limited" if isinstance(error, RateLimited) else "unavailable"
             pause = max(pause, error.retry_after or 0.0)
         elif isinstance(error, SessionUnavailable):
-            return  # the store is away: the lease lapses by itself
+            return  # the store does not answer: the lease expires by itself
         else:
             kind, pause = "internal", pause if isinstance(error, Exception) else 0.0
-        reason = redacted(str(error))[:300] if isinstance(error, B2CopyError) else type(error).__name__
+        reason = one_line(str(error))[:300] if isinstance(error, B2CopyError) else type(error).__name__
         try:
-            self._store.fail(lease, kind, reason, pause, key_files.fingerprint(self._settings))
+            self._store.fail(lease, kind, reason, pause, self._login.fingerprint())
         except StoreUnavailable:
-            log.warning("the lease could not be freed, and lapses within %.0f s", self._timings.lease)
+            log.warning("the renewal lease could not be freed, and expires within %.0f s", self._timings.lease)

@@ -1,86 +1,281 @@
-"""What one process knows of the shared session."""
+"""What one process does to have an access token: use its own copy, read Redis, wait, or lead a renewal."""
 
+import logging
+import os
 import threading
 import time
-from collections.abc import Callable
+import uuid
 from dataclasses import dataclass, replace
 
-from worker.errors import B2CopyError, CredentialsRejected
-from worker.session.leader import COOLDOWNS, Leader, Renewal
-from worker.session.redis_store import Store, View
+from worker.errors import B2CopyError, CredentialsRejected, SessionUnavailable, StoreUnavailable
+from worker.session import key_files
+from worker.session.leader import COOLDOWNS, TERMINAL, Leader, Renewal
+from worker.session.login import Login
+from worker.session.redis_store import Cooldown, NoLease, RenewalLease, Store, Stored, View
+from worker.session.stage import Stage, stage
 from worker.session.timings import Timings
-from worker.session.token_endpoints import Endpoints
+from worker.session.token_encryption import unseal
 from worker.session.tokens import Token
 from worker.settings import Settings
 from worker.watch import metrics
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """This process's own copy: until `look_at` (monotonic) it is used without asking Redis."""
+class LocalCopy:
+    """This process's own copy of the token: until `look_at` (monotonic) it is used without asking Redis."""
 
     token: Token
-    expires: int  # Redis' clock, ms
+    expires_at: int  # Redis' clock, ms
     look_at: float
     recheck: float  # seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """There will be no token until `ends` (monotonic), unless things have changed since; known well until `look_at`."""
+    """There will be no token until `ends` (monotonic), unless something changes. Redis is read again at `look_at`."""
 
     error: B2CopyError
     ends: float
     look_at: float
 
-    def stands(self, patience: float) -> bool:
-        """Is it no use to look again, for somebody who waits until `patience`?"""
-        hopeless = self.ends >= patience or isinstance(self.error, CredentialsRejected)
+    def blocks_until(self, deadline: float) -> bool:
+        """Return True if no token can be expected before `deadline`, so that the caller should fail at once."""
+        hopeless = self.ends >= deadline or isinstance(self.error, CredentialsRejected)
         return hopeless and time.monotonic() < self.look_at
 
 
-class Process:
-    """What one process knows: built on first use in it, so that no socket and no lock crosses a fork."""
+class Member:
+    """One process's part in the shared session. It is made on first use in the process, so that no fork shares it."""
 
-    def __init__(self, settings: Settings, timings: Timings, wall: Callable[[], float]) -> None:
-        self.store = Store(settings, timings)
-        self.endpoints = Endpoints(settings, timings, wall)
-        self.leader = Leader(settings, timings, self.store, self.endpoints, wall)
-        self.lock = threading.Lock()  # one thread asks Redis, the others wait for what it learns
-        self.leading: threading.Thread | None = None
-        self.held: Held | None = None
-        self.newest = 0  # the newest generation ever seen: the store may lose data, a process does not go back
-        self.refusal: Refusal | None = None
-        metrics.SESSION_EXPIRES_IN.set_function(self.expires_in)
+    def __init__(self, settings: Settings, timings: Timings, login: Login) -> None:
+        self.store = Store(settings, timings, login.identity)
+        self.identity = login.identity
+        self._settings, self._timings, self._login = settings, timings, login
+        self._leader = Leader(settings, timings, self.store, login)
+        self._lock = threading.Lock()  # one thread reads Redis, the others wait for what it learns
+        self._renewing: threading.Thread | None = None
+        self._copy: LocalCopy | None = None
+        self._newest = 0  # the newest generation ever seen: the store may lose data, a process does not go back
+        self._refusal: Refusal | None = None
+        metrics.SESSION_EXPIRES_IN.labels(login.identity.login).set_function(self._expires_in)
 
-    def spare(self, above: int) -> Token | None:
-        """The own copy, if it is newer than `above` and not expired."""
-        held = self.held
-        if held is None or held.token.generation <= above or self.store.now() >= held.expires:
+    def cached(self) -> Token | None:
+        copy = self._copy
+        return copy.token if copy is not None and time.monotonic() < copy.look_at else None
+
+    def current(self, wait: float) -> Token:
+        return self.cached() or self._obtain(0, wait)
+
+    def rejected(self, token: Token, wait: float) -> Token:
+        metrics.UNAUTHORIZED.inc()
+        if (newer := self._usable_cached_token(token.generation)) is not None:
+            return newer
+        self._copy = None
+        self.store.invalidate(token.generation)
+        return self._obtain(token.generation, wait)
+
+    def renew(self, trigger: str, force: bool, wait: float) -> Renewal:
+        deadline = time.monotonic() + wait
+        stored = self.store.look().session
+        generation = stored.generation if stored else 0
+        usable = stored and generation >= self._newest and self._readable(stored) is not None
+        if stored and usable and not force and stage(stored, self.store.now(), self._timings) is Stage.FRESH:
+            return Renewal("fresh", generation)
+        expected = max(generation, self._newest)
+        while True:
+            lease = self._acquire(expected, force)
+            if isinstance(lease, RenewalLease):
+                renewal = self._leader.renew(lease, expected, trigger)
+                self._learn(renewal)
+                return renewal
+            if lease.reason == "newer":
+                return Renewal("adopted", expected)
+            if lease.reason == "cooldown" or time.monotonic() >= deadline:
+                return Renewal(lease.reason, generation, lease.left)
+            time.sleep(self._timings.poll_pause())
+
+    def forget(self) -> None:
+        self.store.forget()
+        self._copy = None
+
+    def is_readable(self, stored: Stored) -> bool:
+        """Return whether the stored token can be decrypted at present."""
+        try:
+            return self._readable(stored) is not None
+        except CredentialsRejected:
+            return False
+
+    def _readable(self, stored: Stored) -> Token | None:
+        """Return the stored access token, decrypted. None if no storage key opens it: then there is no session.
+
+        Raises `CredentialsRejected` if the storage key file cannot be used.
+        """
+        copy = self._copy
+        if (
+            copy is not None
+            and copy.token.generation == stored.generation
+            and copy.token.fingerprint == stored.fingerprint
+        ):
+            return copy.token
+        with key_files.key_errors_as_refused_login():
+            fernet = key_files.storage_keys(self._settings)
+        pair = unseal(fernet, self.store.key_prefix, stored.generation, stored.blob)
+        if pair is None:
+            metrics.UNREADABLE.inc()
+            log.warning("no storage key opens generation %d of the session: logging in again", stored.generation)
             return None
-        return held.token
+        return Token(pair.access, stored.generation)
 
-    def keep(self, token: Token) -> Token:
-        """Go on with the own copy for a while without asking Redis again."""
-        if (held := self.held) is not None and held.token is token:
-            left = (held.expires - self.store.now()) / 1000
-            self.held = replace(held, look_at=time.monotonic() + min(held.recheck, left))
+    def _obtain(self, above: int, wait: float) -> Token:
+        """Find a token of a generation above `above`. One thread searches; those with a usable copy do not wait."""
+        started = time.monotonic()
+        cached = self._usable_cached_token(above)
+        if not (self._lock.acquire(blocking=False) if cached else self._lock.acquire(timeout=wait)):
+            if cached:
+                return cached
+            raise SessionUnavailable("no access token yet", None, None, 1.0)
+        try:
+            copy = self._copy
+            if copy is not None and copy.token.generation > above and time.monotonic() < copy.look_at:
+                return copy.token
+            return self._search(above, started + wait)
+        except StoreUnavailable:
+            metrics.STORE_UNAVAILABLE.inc()
+            raise
+        finally:
+            self._lock.release()
+            metrics.LEASE_WAIT_SECONDS.observe(time.monotonic() - started)
+
+    def _search(self, above: int, deadline: float) -> Token:
+        """Read Redis repeatedly until there is a token or the deadline has passed."""
+        if (refusal := self._refusal) is not None and refusal.blocks_until(deadline):
+            raise type(refusal.error)(*refusal.error.args)
+        while True:
+            try:
+                found = self._look(above, deadline)
+            except (StoreUnavailable, CredentialsRejected):  # Redis or a key file cannot be read
+                if (token := self._usable_cached_token(above)) is None:
+                    raise
+                return self._use_cached_longer(token)
+            if isinstance(found, Token):
+                return found
+            left = deadline - time.monotonic()
+            if left <= 0:
+                if (token := self._usable_cached_token(above)) is not None:
+                    return token
+                raise SessionUnavailable("no access token yet: its renewal takes long", None, None, 1.0)
+            time.sleep(min(left, found))
+
+    def _look(self, above: int, deadline: float) -> Token | float:
+        """Read Redis once and do what is due. Return a token to use, or the seconds to wait before the next read."""
+        view = self.store.look()
+        self._show(view)
+        stored, now = view.session, self.store.now()
+        token, trigger, expected = None, "unauthorized" if above else "missing", max(above, self._newest)
+        if stored is not None and stored.generation >= expected:
+            expected = self._newest = stored.generation
+            at = stage(stored, now, self._timings, grace_s=self._timings.grace(stored.life_s))
+            if stored.generation > above and at is not Stage.GONE:
+                token = self._readable(stored)
+            if (copy := self._copy) is not None and copy.token.generation == stored.generation:
+                self._copy = replace(copy, expires_at=stored.expires_at)  # earlier, if another process got a 401
+            if token is not None:
+                self._remember(token, stored, now)
+                if at is Stage.FRESH:
+                    return token
+                trigger = at
+        refused = self._lead(expected, trigger)
+        cooling = refused is not None and refused.reason == "cooldown"
+        usable = self._usable_cached_token(above)  # what is stored, or what the store has lost and we have not
+        if usable is not None and (trigger != Stage.BLOCKING or cooling):
+            return self._use_cached_longer(usable)
+        if refused is not None and cooling:
+            terminal = view.cooldown is not None and view.cooldown.kind == TERMINAL
+            if terminal or time.monotonic() + refused.left >= deadline:
+                raise self._refuse(view.cooldown, refused.left)
+            return refused.left + self._timings.poll_pause()
+        return self._timings.poll_pause()
+
+    def _remember(self, token: Token, stored: Stored, now: int) -> None:
+        """Copy the token, for use without Redis until it is due for renewal, a second at most."""
+        recheck = self._timings.recheck_for(stored.life_s)
+        due_in = (stored.renew_after - now) / 1000 + self._timings.grace(stored.life_s)
+        self._copy = LocalCopy(token, stored.expires_at, time.monotonic() + min(recheck, due_in), recheck)
+
+    def _lead(self, expected: int, trigger: str) -> NoLease | None:
+        """Start a renewal in a thread of its own if no process is renewing. None: it runs in this process."""
+        if self._renewing is not None and self._renewing.is_alive():
+            return None
+        lease = self._acquire(expected, forced=False)
+        if isinstance(lease, NoLease):
+            return lease
+        # Not a daemon thread: a process that exits now still stores the pair it obtained.
+        self._renewing = threading.Thread(
+            target=self._renew_quietly, args=(lease, expected, trigger), name="b2copy-session"
+        )
+        try:
+            self._renewing.start()
+        except RuntimeError:  # no thread can be started: the lease is ours all the same
+            self._renew_quietly(lease, expected, trigger)
+        return None
+
+    def _renew_quietly(self, lease: RenewalLease, expected: int, trigger: str) -> None:
+        """Renew in a thread. The result is in the store, where all who wait read it."""
+        try:
+            renewal = self._leader.renew(lease, expected, trigger)
+        except B2CopyError as error:
+            log.warning("session not renewed: %s", error)
+        except Exception:
+            log.exception("session not renewed: our own fault")
+        else:
+            self._learn(renewal)
+
+    def _acquire(self, expected: int, forced: bool) -> RenewalLease | NoLease:
+        owner = f"{os.uname().nodename}:{os.getpid()}:{uuid.uuid4().hex[:12]}"
+        return self.store.acquire(owner, expected, self._login.fingerprint(), forced)
+
+    def _refuse(self, cooldown: Cooldown | None, left: float) -> B2CopyError:
+        """Return the error that a cool-down means, and remember it so that callers who ask again cost no round trip."""
+        reason = cooldown.reason if cooldown else None
+        error: B2CopyError = SessionUnavailable("B2COPY gives no token for now", None, reason, left)
+        if cooldown and cooldown.kind == TERMINAL:
+            error = CredentialsRejected("B2COPY refuses our login", None, reason, left)
+        now = time.monotonic()
+        self._refusal = Refusal(error, now + left, now + min(left, self._timings.recheck))
+        return error
+
+    def _usable_cached_token(self, above: int) -> Token | None:
+        """Return the own copy if it is newer than `above` and not expired."""
+        copy = self._copy
+        if copy is None or copy.token.generation <= above or self.store.now() >= copy.expires_at:
+            return None
+        return copy.token
+
+    def _use_cached_longer(self, token: Token) -> Token:
+        """Use the own copy for another while without asking Redis."""
+        if (copy := self._copy) is not None and copy.token is token:
+            left = (copy.expires_at - self.store.now()) / 1000
+            self._copy = replace(copy, look_at=time.monotonic() + min(copy.recheck, left))
         return token
 
-    def learn(self, renewal: Renewal) -> None:
-        """Look at once where this process would otherwise have gone on with what it knew."""
-        self.newest = max(self.newest, renewal.generation)
-        self.refusal = None
-        if (held := self.held) is not None:
-            self.held = replace(held, look_at=0.0)
+    def _learn(self, renewal: Renewal) -> None:
+        """Read Redis at the next use, because there is something new."""
+        self._newest = max(self._newest, renewal.generation)
+        self._refusal = None
+        if (copy := self._copy) is not None:
+            self._copy = replace(copy, look_at=0.0)
 
-    def tell(self, view: View) -> None:
-        """Let the metrics show what the store shows."""
-        metrics.SESSION_GENERATION.set(view.session.generation if view.session else 0)
+    def _show(self, view: View) -> None:
+        """Set the metrics to what the store holds."""
+        login = self._login.identity.login
+        metrics.SESSION_GENERATION.labels(login).set(view.session.generation if view.session else 0)
         for kind in COOLDOWNS:
-            metrics.COOLDOWN.labels(kind).set(view.cooldown is not None and view.cooldown.kind == kind)
+            active = view.cooldown is not None and view.cooldown.kind == kind
+            metrics.COOLDOWN.labels(login, kind).set(active)
 
-    def expires_in(self) -> float:
-        """Seconds for which the own copy is good; 0 without one."""
-        held = self.held
-        return max(0.0, (held.expires - self.store.now()) / 1000) if held else 0.0
+    def _expires_in(self) -> float:
+        """Return for how many seconds the own copy is valid; 0 without one."""
+        copy = self._copy
+        return max(0.0, (copy.expires_at - self.store.now()) / 1000) if copy else 0.0

@@ -1,85 +1,107 @@
-"""The shared session's Redis scripts: each is one atomic step of the protocol told in `shared.py`.
+"""The shared session's Redis scripts: each is one atomic step of the protocol that `shared.py` describes.
 
 Every script may be run twice for the same owner, because a client that lost the answer asks again: the second run
-gives the same answer and leaves the same state. All durations are milliseconds, all times Redis' own clock.
+gives the same answer and leaves the same state. All durations are milliseconds, all times are Redis' own clock.
 
 All take the same KEYS, which share one hash tag so that Redis Cluster keeps them together:
 
-    KEYS[1] session   hash   gen, blob, at_exp, refresh_after, born, life, origin, key_id, writer, fp, burnt
-    KEYS[2] lease     hash   owner, fence                         expires unless extended
-    KEYS[3] fence     int    the last fence handed out
-    KEYS[4] cooldown  hash   class, reason, until, failures, and refused:<fingerprint of the signing keys>
-    KEYS[5] pace      owner of the last token call               expires
+    KEYS[1] session           hash   generation, blob, expires_at, renew_after, obtained_at, life, origin, credential,
+                                     written_by, fingerprint, refresh_token_used_by
+    KEYS[2] renewal_lease     hash   owner, generation                     expires unless extended
+    KEYS[3] last_generation   int    the last generation that a lease was given
+    KEYS[4] cooldown          hash   class, reason, until, failures, and refused:<fingerprint of the credentials>
+    KEYS[5] pace              owner of the last token call                 expires
 
-All answer an array: a word, Redis' clock, then what that word brings. `SESSION` below stands for the eleven fields of
-the session in the order above (missing ones are nil).
+All answer an array: a word, Redis' clock, then what belongs to that word. `SESSION` below stands for the eleven fields
+of the session in the order above. They are nil if the session is not whole: any other value in one of our keys, from
+whatever wrote it, counts as no session and no lease, so that the fleet logs in again.
 """
 
 _HEAD = """
-local S, L, F, C, P = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local S, L, G, C, P = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
+local LONGEST_COOLDOWN = 3600000
+local HIGHEST = now * 200  -- a generation above that was not made by these scripts, and would leave none to come
 local function int(x) return string.format('%.0f', x) end
-local function field(key, name) return redis.call('HGET', key, name) or nil end
-local function gen() return tonumber(field(S, 'gen') or 0) end
+local function is(key, type) return redis.call('TYPE', key).ok == type end
+local function field(key, name) return is(key, 'hash') and redis.call('HGET', key, name) or nil end
+local function text(key) return is(key, 'string') and redis.call('GET', key) or nil end
+local function number(value)
+  if not value or not string.match(value, '^%d+$') or #value > 15 then return nil end
+  return tonumber(value)
+end
 local function reply(word, more)
   local out = {word, int(now)}
   for i = 1, #more do out[i + 2] = more[i] end
   return out
 end
 local function session()
-  return redis.call('HMGET', S, 'gen', 'blob', 'at_exp', 'refresh_after', 'born', 'life',
-                    'origin', 'key_id', 'writer', 'fp', 'burnt')
+  local none = {false, false, false, false, false, false, false, false, false, false, false}
+  if not is(S, 'hash') then return none end
+  local found = redis.call('HMGET', S, 'generation', 'blob', 'expires_at', 'renew_after', 'obtained_at', 'life',
+                           'origin', 'credential', 'written_by', 'fingerprint', 'refresh_token_used_by')
+  for i = 1, 10 do if not found[i] then return none end end
+  for _, i in ipairs({1, 3, 4, 5, 6}) do if not number(found[i]) then return none end end
+  if number(found[1]) > HIGHEST then return none end
+  return found
 end
+local function generation() return number(session()[1]) or 0 end
+local function lease_owner() return redis.call('PTTL', L) >= 0 and field(L, 'owner') or nil end
+local function cooldown_left()
+  local left = (number(field(C, 'until')) or 0) - now
+  return left > 0 and left <= LONGEST_COOLDOWN and left or 0
+end
+local function failures() return number(field(C, 'failures')) or 0 end
 """
 
-# SEEN, now, SESSION, lease owner, lease ttl, cooldown class, reason, ms left (0: none), failures
+# SEEN, now, SESSION, lease owner, cooldown class, reason, ms left (0: none)
 LOOK = (
     _HEAD
     + """
 local out = reply('SEEN', session())
-out[14] = field(L, 'owner') or false
-out[15] = math.max(0, redis.call('PTTL', L))
-out[16] = field(C, 'class') or false
-out[17] = field(C, 'reason') or false
-out[18] = int(math.max(0, tonumber(field(C, 'until') or 0) - now))
-out[19] = tonumber(field(C, 'failures') or 0)
+out[14] = lease_owner() or false
+out[15] = field(C, 'class') or false
+out[16] = field(C, 'reason') or false
+out[17] = int(cooldown_left())
 return out
 """
 )
 
-# ARGV: owner, expected generation, lease ms, fingerprint of the signing keys, '1' = through a cooldown
+# ARGV: owner, expected generation, lease ms, fingerprint of the credentials, '1' = in spite of a cool-down
 # NEWER, now, SESSION    the stored generation is above the expected one: use it
 # BUSY, now, ttl         another owner holds the lease, or has just talked to B2COPY
 # COOLDOWN, now, left    nobody asks for so long
-# LEADER, now, SESSION, fence, failures so far
+# LEADER, now, SESSION, generation to write, failures so far
 ACQUIRE = (
     _HEAD
     + """
-local owner, expected, lease, keys, forced = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5] == '1'
-local stored = gen()
+local owner, expected, lease, credentials, forced = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5] == '1'
+local stored = generation()
 if stored > expected then return reply('NEWER', session()) end
-local holder = field(L, 'owner')
+local holder = lease_owner()
 if holder and holder ~= owner then return reply('BUSY', {redis.call('PTTL', L)}) end
-local left = tonumber(field(C, 'until') or 0) - now
+local left = cooldown_left()
 if left > 0 and not forced and not holder then
-  -- A refused login is not repeated, unless by somebody with other keys than those that were refused.
-  local other_keys = field(C, 'class') == 'terminal' and redis.call('HEXISTS', C, 'refused:' .. keys) == 0
-  if not other_keys then return reply('COOLDOWN', {int(left)}) end
+  -- A refused login is not repeated, unless by somebody with other credentials than those that were refused.
+  local others = field(C, 'class') == 'terminal' and redis.call('HEXISTS', C, 'refused:' .. credentials) == 0
+  if not others then return reply('COOLDOWN', {int(left)}) end
 end
-local paced = redis.call('GET', P)
+local paced = redis.call('PTTL', P) >= 0 and text(P)
 if paced and paced ~= owner then return reply('BUSY', {redis.call('PTTL', P)}) end
-local fence = tonumber(field(L, 'fence') or 0)
+local mine = number(field(L, 'generation')) or 0
 if not holder then
-  -- Redis' clock keeps fences rising even when everything stored was lost.
-  fence = math.max(tonumber(redis.call('GET', F) or 0) + 1, stored + 1, expected + 1, now)
-  redis.call('SET', F, int(fence))
-  redis.call('HSET', L, 'owner', owner, 'fence', int(fence))
+  -- Redis' clock lets generations rise even when everything stored was lost.
+  local last = number(text(G)) or 0
+  mine = math.max((last <= HIGHEST and last or 0) + 1, stored + 1, expected + 1, now)
+  redis.call('SET', G, int(mine))  -- first, because a Redis that is out of memory refuses it, but no write after a DEL
+  redis.call('DEL', L)
+  redis.call('HSET', L, 'owner', owner, 'generation', int(mine))
 end
 redis.call('PEXPIRE', L, lease)
 local out = reply('LEADER', session())
-out[14] = int(fence)
-out[15] = tonumber(field(C, 'failures') or 0)
+out[14] = int(mine)
+out[15] = int(failures())
 return out
 """
 )
@@ -89,61 +111,62 @@ return out
 EXTEND = (
     _HEAD
     + """
-if field(L, 'owner') ~= ARGV[1] then return reply('LOST', {}) end
+if lease_owner() ~= ARGV[1] then return reply('LOST', {}) end
 redis.call('PEXPIRE', L, ARGV[2])
 redis.call('SET', P, ARGV[1], 'PX', ARGV[3])
-return reply('HELD', {int(gen())})
+return reply('HELD', {int(generation())})
 """
 )
 
 # ARGV: owner, generation              before the refresh token leaves the process
-# BURNT, now         by this owner: present it, once
-# SPENT, now         somebody else did, or this generation is no longer the stored one: do not
+# MARKED, now        by this owner: present it, once
+# USED, now          somebody else marked it, or this generation is no longer the stored one: do not present it
 # LOST, now
-BURN = (
+MARK_REFRESH_TOKEN_USED = (
     _HEAD
     + """
-if field(L, 'owner') ~= ARGV[1] then return reply('LOST', {}) end
-if gen() ~= tonumber(ARGV[2]) then return reply('SPENT', {}) end
-redis.call('HSETNX', S, 'burnt', ARGV[1])
-return reply(field(S, 'burnt') == ARGV[1] and 'BURNT' or 'SPENT', {})
+if lease_owner() ~= ARGV[1] then return reply('LOST', {}) end
+if generation() ~= tonumber(ARGV[2]) then return reply('USED', {}) end
+redis.call('HSETNX', S, 'refresh_token_used_by', ARGV[1])
+return reply(field(S, 'refresh_token_used_by') == ARGV[1] and 'MARKED' or 'USED', {})
 """
 )
 
-# ARGV: owner, fence, ttl ms, then blob, at_exp, refresh_after, born, life, origin, key_id, fp
-# COMMITTED, now, SESSION | CONFLICT, now, SESSION      a newer generation stands: drop the pair
+# ARGV: owner, generation, ttl ms, blob, expires_at, renew_after, obtained_at, life, origin, credential, fingerprint
+# COMMITTED, now, SESSION | CONFLICT, now, SESSION      a newer generation is stored: drop the pair
 COMMIT = (
     _HEAD
     + """
-local owner, fence = ARGV[1], tonumber(ARGV[2])
-local stored = gen()
-local mine = stored == fence and field(S, 'writer') == owner
-if field(L, 'owner') == owner then redis.call('DEL', L) end
-if fence <= stored and not mine then return reply('CONFLICT', session()) end
-if not mine then
+local owner, mine = ARGV[1], tonumber(ARGV[2])
+local stored = generation()
+local done = stored == mine and field(S, 'written_by') == owner
+if lease_owner() == owner then redis.call('DEL', L) end
+if mine <= stored and not done then return reply('CONFLICT', session()) end
+if not done then
   redis.call('DEL', S, C)
-  redis.call('HSET', S, 'gen', ARGV[2], 'writer', owner, 'blob', ARGV[4], 'at_exp', ARGV[5], 'refresh_after', ARGV[6],
-             'born', ARGV[7], 'life', ARGV[8], 'origin', ARGV[9], 'key_id', ARGV[10], 'fp', ARGV[11])
+  redis.call('HSET', S, 'generation', ARGV[2], 'written_by', owner, 'blob', ARGV[4], 'expires_at', ARGV[5],
+             'renew_after', ARGV[6], 'obtained_at', ARGV[7], 'life', ARGV[8], 'origin', ARGV[9], 'credential', ARGV[10],
+             'fingerprint', ARGV[11])
   redis.call('PEXPIRE', S, ARGV[3])
-  if tonumber(redis.call('GET', F) or 0) < fence then redis.call('SET', F, ARGV[2]) end
+  if (number(text(G)) or 0) < mine then redis.call('SET', G, ARGV[2]) end
 end
 return reply('COMMITTED', session())
 """
 )
 
-# ARGV: owner, class, reason, cooldown ms (0: none), fingerprint of the signing keys
+# ARGV: owner, class, reason, cool-down ms (0: none), fingerprint of the credentials
 # FREED, now | LOST, now
 FAIL = (
     _HEAD
     + """
-if field(L, 'owner') ~= ARGV[1] then return reply('LOST', {}) end
+if lease_owner() ~= ARGV[1] then return reply('LOST', {}) end
 redis.call('DEL', L)
-if redis.call('GET', P) == ARGV[1] then redis.call('DEL', P) end
+if text(P) == ARGV[1] then redis.call('DEL', P) end
 local pause = tonumber(ARGV[4])
 if pause > 0 then
-  if field(C, 'class') ~= ARGV[2] then redis.call('DEL', C) end
-  redis.call('HSET', C, 'class', ARGV[2], 'reason', ARGV[3], 'until', int(now + pause))
-  redis.call('HINCRBY', C, 'failures', 1)
+  local count = field(C, 'class') == ARGV[2] and failures() or 0
+  if count == 0 then redis.call('DEL', C) end
+  redis.call('HSET', C, 'class', ARGV[2], 'reason', ARGV[3], 'until', int(now + pause), 'failures', int(count + 1))
   if ARGV[2] == 'terminal' then redis.call('HSET', C, 'refused:' .. ARGV[5], '1') end
   redis.call('PEXPIRE', C, pause + 60000)
 end
@@ -156,15 +179,16 @@ return reply('FREED', {})
 INVALIDATE = (
     _HEAD
     + """
-if gen() == tonumber(ARGV[1]) then
-  local at = math.min(tonumber(field(S, 'at_exp')), now)
-  redis.call('HSET', S, 'at_exp', int(at), 'refresh_after', int(math.min(tonumber(field(S, 'refresh_after')), at)))
+local found = session()
+if number(found[1]) == tonumber(ARGV[1]) then
+  local at = math.min(number(found[3]), now)
+  redis.call('HSET', S, 'expires_at', int(at), 'renew_after', int(math.min(number(found[4]), at)))
 end
 return reply('DONE', {})
 """
 )
 
-# DONE, now                            the fence stays, so that generations go on rising
+# DONE, now                            last_generation stays, so that generations go on rising
 FORGET = (
     _HEAD
     + """
@@ -173,4 +197,4 @@ return reply('DONE', {})
 """
 )
 
-ALL = (LOOK, ACQUIRE, EXTEND, BURN, COMMIT, FAIL, INVALIDATE, FORGET)
+ALL = (LOOK, ACQUIRE, EXTEND, MARK_REFRESH_TOKEN_USED, COMMIT, FAIL, INVALIDATE, FORGET)

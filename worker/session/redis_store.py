@@ -1,47 +1,55 @@
 """The shared session in Redis: one method per script, typed.
 
 The client is this store's own: short timeouts, no retry after a timeout, one after a broken connection (each script may
-run twice), so that a Redis that is away costs a caller a fraction of a second.
+run twice), so that a Redis that does not answer costs a caller a fraction of a second. It sends no CLIENT command,
+because managed Redis services forbid some of them.
 """
 
-import hashlib
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from worker.errors import StoreUnavailable
+from worker.redis_connection import redis_client
 from worker.session import redis_scripts
+from worker.session.login import Identity
 from worker.session.timings import Timings
 from worker.settings import Settings
+from worker.watch.redact import redacted
 
-Origin = Literal["refresh", "jwt"]
+Origin = Literal["refresh", "login"]
+
+IDENTITIES = "b2copy:sessions"  # sorted set of identities as JSON, scored by the Unix time of their last renewal
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """The session as Redis holds it, tokens still sealed. Times are Redis' clock, in milliseconds."""
+    """The session as Redis holds it, with its tokens encrypted. Times are Redis' clock, in milliseconds."""
 
     generation: int
     blob: bytes
-    expires: int
-    refresh_after: int
-    born: int
+    expires_at: int
+    renew_after: int
+    obtained_at: int
     life: int
     origin: str
-    key_id: str
-    writer: str
+    credential: str
+    written_by: str
     fingerprint: str
-    burnt: str | None
+    refresh_token_used_by: str | None
 
     @property
-    def lived(self) -> int:
-        """When the access token was to expire before anybody refused it."""
-        return self.born + self.life
+    def life_s(self) -> float:
+        return self.life / 1000
+
+    @property
+    def expected_end(self) -> int:
+        """When the access token was to expire before a 401 ended it."""
+        return self.obtained_at + self.life
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +63,7 @@ class Cooldown:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One look at the store."""
+    """What the store holds. `leader` is the owner of the renewal lease."""
 
     session: Stored | None
     leader: str | None
@@ -63,139 +71,144 @@ class View:
 
 
 @dataclass(frozen=True, slots=True)
-class Lease:
-    """The right to talk to B2COPY's token endpoints, for as long as it is extended."""
+class RenewalLease:
+    """The right to talk to the token endpoints, for as long as it is extended, and to write `generation`."""
 
     owner: str
-    fence: int
+    generation: int
     session: Stored | None
     failures: int
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
-    """No lease: `why` is `newer` (use what is stored), `busy` or `cooldown`; `left` in seconds."""
+class NoLease:
+    """`reason` is `newer` (use what is stored), `busy` or `cooldown`; `left` in seconds."""
 
-    why: Literal["newer", "busy", "cooldown"]
+    reason: Literal["newer", "busy", "cooldown"]
     left: float = 0.0
 
 
 class Store:
-    """The five keys of one session: the service admin `admin_id` at `host`, seen from `device_ip`."""
+    """The five keys of one session."""
 
-    def __init__(self, settings: Settings, timings: Timings) -> None:
+    def __init__(self, settings: Settings, timings: Timings, identity: Identity) -> None:
         self._timings = timings
-        identity = "\n".join((settings.host, settings.admin_id, settings.device_ip))
-        self.place = f"b2copy:{{{hashlib.sha256(identity.encode()).hexdigest()[:16]}}}"
-        self._keys = [f"{self.place}:{name}" for name in ("session", "lease", "fence", "cooldown", "pace")]
-        self._redis: redis.Redis = redis.Redis.from_url(
-            settings.redis_url.replace("redis+socket://", "unix://"),  # kombu's name for it
-            socket_timeout=timings.store_timeout,
-            socket_connect_timeout=timings.store_timeout,
-            retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
-            protocol=2,
-            client_name="b2copy-session",
-        )
+        self._identity = identity
+        self.key_prefix = identity.key_prefix
+        names = ("session", "renewal_lease", "last_generation", "cooldown", "pace")
+        self._keys = [f"{self.key_prefix}:{name}" for name in names]
+        self._redis = redis_client(settings, timings.store_timeout, retries=1)
         self._scripts = {text: self._redis.register_script(text) for text in redis_scripts.ALL}
-        self._behind = 0.0  # the same, but never too late
-        self._clock = 0.0  # Redis' clock minus this process's monotonic one, seconds
-        self._away_until = 0.0
+        self._clock = 0.0  # Redis' clock minus this process's monotonic one, in seconds; at most a round trip too late
+        self._clock_at_least = 0.0  # the same difference, at most a round trip too early
+        self._unavailable_until = 0.0
 
     def now(self) -> int:
-        """Redis' clock in milliseconds, as of its last answer plus what has passed since."""
+        """Return Redis' clock in milliseconds, or up to a round trip later: nothing expires later than we assume."""
         return int((self._clock + time.monotonic()) * 1000)
 
     def at_least(self) -> int:
-        """As `now`, but never ahead of Redis."""
-        return int((self._behind + time.monotonic()) * 1000)
+        """Return Redis' clock in milliseconds, or up to a round trip earlier."""
+        return int((self._clock_at_least + time.monotonic()) * 1000)
 
     def look(self) -> View:
         """Read everything, change nothing."""
         answer = self._run(redis_scripts.LOOK)
-        kind, reason, left = answer[15], answer[16], float(answer[17]) / 1000
+        kind, reason, left = answer[14], answer[15], float(answer[16]) / 1000
         return View(
             _stored(answer[2:13]),
             _text(answer[13]),
             Cooldown(_text(kind) or "", _text(reason) or "", left) if kind and left > 0 else None,
         )
 
-    def acquire(self, owner: str, expected: int, keys: str, forced: bool = False) -> Lease | Refused:
-        """Ask for the lease in order to replace generation `expected` (or anything older)."""
-        word, answer = self._said(
-            redis_scripts.ACQUIRE, owner, expected, _ms(self._timings.lease), keys, "1" if forced else "0"
+    def acquire(self, owner: str, expected: int, credentials: str, forced: bool = False) -> RenewalLease | NoLease:
+        """Ask for the lease in order to replace generation `expected` (or anything older).
+
+        `credentials` is their fingerprint: a cool-down after a refused login binds only those who have the same.
+        """
+        answer = self._run(
+            redis_scripts.ACQUIRE, owner, expected, _ms(self._timings.lease), credentials, "1" if forced else "0"
         )
-        if word == "LEADER":
-            return Lease(owner, int(answer[13]), _stored(answer[2:13]), int(answer[14]))
-        if word == "NEWER":
-            return Refused("newer")
-        return Refused("busy" if word == "BUSY" else "cooldown", max(0.0, float(answer[2]) / 1000))
+        match answer[0]:
+            case b"LEADER":
+                return RenewalLease(owner, int(answer[13]), _stored(answer[2:13]), int(answer[14]))
+            case b"NEWER":
+                return NoLease("newer")
+            case word:
+                return NoLease("busy" if word == b"BUSY" else "cooldown", max(0.0, float(answer[2]) / 1000))
 
-    def extend(self, lease: Lease, pace: float) -> int | None:
-        """Hold the lease for its full time from now; the stored generation, or None: it is lost, send nothing."""
-        word, answer = self._said(redis_scripts.EXTEND, lease.owner, _ms(self._timings.lease), _ms(pace))
-        return int(answer[2]) if word == "HELD" else None
+    def extend(self, lease: RenewalLease, pace: float) -> int | None:
+        """Hold the lease for its full time from now. Return the stored generation; None: it is lost, send nothing."""
+        answer = self._run(redis_scripts.EXTEND, lease.owner, _ms(self._timings.lease), _ms(pace))
+        return int(answer[2]) if answer[0] == b"HELD" else None
 
-    def burn(self, lease: Lease, generation: int) -> bool:
-        """Mark the refresh token of `generation` as spent. True: by us and just now, so it may be presented, once."""
-        word, _ = self._said(redis_scripts.BURN, lease.owner, generation)
-        return word == "BURNT"
+    def mark_refresh_token_used(self, lease: RenewalLease, generation: int) -> bool:
+        """Mark the refresh token of `generation`. True: marked by us and just now, so it may be presented, once."""
+        return bool(self._run(redis_scripts.MARK_REFRESH_TOKEN_USED, lease.owner, generation)[0] == b"MARKED")
 
     def commit(
         self,
-        lease: Lease,
+        lease: RenewalLease,
         blob: bytes,
-        born: int,
+        obtained_at: int,
         life: float,
-        refresh_after: float,
+        renew_after: float,
         origin: Origin,
-        key_id: str,
-        fp: str,
+        credential: str,
+        fingerprint: str,
     ) -> tuple[bool, Stored | None]:
-        """Store a new pair as generation `lease.fence`, unless a newer one stands. Frees the lease.
+        """Store a new pair as the lease's generation, unless a newer one is stored. Frees the lease.
 
-        `born` is Redis' clock in ms when the token call began, `life` and `refresh_after` seconds from then.
-        Gives whether it was stored, and what is stored now.
+        `obtained_at` is Redis' clock in ms when the token call began, `life` and `renew_after` are seconds from then.
+        Returns whether it was stored, and what is stored now.
         """
-        kept = max(self._timings.kept, life)
-        word, answer = self._said(
-            redis_scripts.COMMIT, lease.owner, lease.fence, _ms(kept),
-            blob, born + _ms(life), born + _ms(refresh_after), born, _ms(life), origin, key_id, fp,
+        ttl = max(self._timings.session_ttl, life)
+        answer = self._run(
+            redis_scripts.COMMIT, lease.owner, lease.generation, _ms(ttl), blob, obtained_at + _ms(life),
+            obtained_at + _ms(renew_after), obtained_at, _ms(life), origin, credential, fingerprint,
         )  # fmt: skip
-        return word == "COMMITTED", _stored(answer[2:13])
+        return answer[0] == b"COMMITTED", _stored(answer[2:13])
 
-    def fail(self, lease: Lease, kind: str, reason: str, pause: float, keys: str) -> None:
-        """Free the lease; nobody asks for `pause` seconds."""
-        self._said(redis_scripts.FAIL, lease.owner, kind, reason, _ms(pause), keys)
+    def fail(self, lease: RenewalLease, kind: str, reason: str, pause: float, credentials: str) -> None:
+        """Free the lease; nobody asks B2COPY for `pause` seconds."""
+        self._run(redis_scripts.FAIL, lease.owner, kind, reason, round(pause * 1000), credentials)
 
     def invalidate(self, generation: int) -> None:
-        """Let nobody use this generation's access token any more, if it is still the stored one."""
+        """End this generation's access token for everybody, if it is still the stored one."""
         self._run(redis_scripts.INVALIDATE, generation)
 
     def forget(self) -> None:
         """Remove the session; generations go on rising."""
         self._run(redis_scripts.FORGET)
 
-    def concerns(self) -> list[str]:
-        """What in this Redis' configuration may lose the session or the broker's messages: a line each, with remedy."""
+    def register(self) -> None:
+        """Enter our identity into the list of those that have a session on this Redis. Failure does no harm."""
+        ttl = round(self._timings.session_ttl)
         try:
-            told = self._redis.info()
-        except redis.RedisError as error:
-            raise StoreUnavailable(f"Redis does not answer ({type(error).__name__})") from None
-        concerns = []
-        if (policy := told.get("maxmemory_policy", "noeviction")) != "noeviction":
-            concerns.append(f"maxmemory-policy is {policy}: sessions and messages may be evicted; set noeviction")
-        if not told.get("aof_enabled", 1):
-            concerns.append("appendonly is off: messages not yet recorded die with Redis; set appendonly yes")
-        return concerns
+            with self._redis.pipeline(transaction=False) as commands:
+                commands.zadd(IDENTITIES, {self._identity.as_json(): self.now() / 1000})
+                commands.expire(IDENTITIES, ttl)
+                commands.execute()
+        except redis.RedisError:
+            return
 
-    def _said(self, script: str, *args: Any) -> tuple[str, Sequence[Any]]:
-        answer = self._run(script, *args)
-        return answer[0].decode(), answer
+    def identities(self) -> list[Identity]:
+        """Return those that had a session on this Redis within its time to live, ours included, latest first.
+
+        Raises `StoreUnavailable`.
+        """
+        self.look()  # for the clock
+        since = self.now() / 1000 - self._timings.session_ttl
+        try:
+            found: Any = self._redis.zrevrangebyscore(IDENTITIES, "+inf", since, start=0, num=100)
+        except redis.RedisError as error:
+            raise _unavailable(error, self._timings.store_pause) from None
+        return [identity for member in found if (identity := _identity(member)) is not None]
 
     def _run(self, script: str, *args: Any) -> Sequence[Any]:
-        """Run a script. Raises `StoreUnavailable`; a store that has just been away is not asked again at once."""
+        """Run a script. Raises `StoreUnavailable`; a store that has just not answered is not asked again at once."""
         started = time.monotonic()
-        if started < self._away_until:
+        if started < self._unavailable_until:
             raise StoreUnavailable("Redis does not answer", None, None, self._timings.store_pause)
         try:
             answer: Sequence[Any] = self._scripts[script](keys=self._keys, args=list(args))
@@ -203,21 +216,26 @@ class Store:
             # A closed port answers at once and may soon be open; a silent one costs each caller the whole timeout.
             silent = isinstance(error, redis.TimeoutError)
             pause = self._timings.store_pause if silent else self._timings.store_pause / 5
-            self._away_until = time.monotonic() + pause
-            raise StoreUnavailable(
-                f"Redis does not answer ({type(error).__name__})", None, None, self._timings.store_pause
-            ) from None
-        except redis.ReadOnlyError:
-            # A primary that was demoted keeps its connections: only a new one finds its successor.
-            self._redis.connection_pool.disconnect()
-            raise StoreUnavailable("Redis is a replica now", None, None, 1.0) from None
+            self._unavailable_until = time.monotonic() + pause
+            raise _unavailable(error, self._timings.store_pause) from None
         except redis.RedisError as error:
-            # Out of memory, no permission: as good as away, but the words help.
-            raise StoreUnavailable("Redis refuses the session's script", None, str(error)[:200], 1.0) from None
+            if isinstance(error, redis.ReadOnlyError):
+                # A primary that was demoted keeps its connections: only a new one finds its successor.
+                self._redis.connection_pool.disconnect()
+            raise _unavailable(error, 1.0) from None
         # As if Redis had read its clock when we asked: it may only seem later than it is, never earlier.
         self._clock = float(answer[1]) / 1000 - started
-        self._behind = float(answer[1]) / 1000 - time.monotonic()
+        self._clock_at_least = float(answer[1]) / 1000 - time.monotonic()
         return answer
+
+
+def _unavailable(error: redis.RedisError, retry_after: float) -> StoreUnavailable:
+    if isinstance(error, redis.ConnectionError | redis.TimeoutError):
+        return StoreUnavailable(f"Redis does not answer ({type(error).__name__})", None, None, retry_after)
+    if isinstance(error, redis.ReadOnlyError):
+        return StoreUnavailable("Redis is a replica now", None, None, retry_after)
+    # Out of memory, no permission: Redis' own text says which.
+    return StoreUnavailable("Redis refuses the session's commands", None, redacted(str(error))[:200], retry_after)
 
 
 def _ms(seconds: float) -> int:
@@ -225,15 +243,23 @@ def _ms(seconds: float) -> int:
 
 
 def _text(value: bytes | None) -> str | None:
-    return value.decode() if value else None
+    return value.decode("utf-8", "replace") if value else None
 
 
 def _stored(fields: Sequence[bytes | None]) -> Stored | None:
-    """None when there is no session, or when what is there is not whole."""
-    if any(value is None for value in fields[:10]):
+    """None when there is no whole session: the script has checked that."""
+    if fields[0] is None:
         return None
-    gen, blob, expires, refresh_after, born, life, origin, key_id, writer, fp = (field or b"" for field in fields[:10])
+    generation, blob, expires_at, renew_after, obtained_at, life, *labels, used_by = (field or b"" for field in fields)
+    origin, credential, written_by, fingerprint = (_text(label) or "" for label in labels)
     return Stored(
-        int(gen), blob, int(expires), int(refresh_after), int(born), int(life),
-        origin.decode(), key_id.decode(), writer.decode(), fp.decode(), _text(fields[10]),
+        int(generation), blob, int(expires_at), int(renew_after), int(obtained_at), int(life),
+        origin, credential, written_by, fingerprint, _text(used_by),
     )  # fmt: skip
+
+
+def _identity(member: bytes) -> Identity | None:
+    try:
+        return Identity(**{str(name): str(value) for name, value in json.loads(member).items()})
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return None

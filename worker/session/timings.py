@@ -3,37 +3,37 @@
 import random
 from dataclasses import dataclass
 
-_chance = random.SystemRandom()  # forked processes share the state of any other, and would all wait equally long
+_random = random.SystemRandom()  # forked processes share the state of any other generator, and would wait equally long
 
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """The constants of the protocol. A test may shorten them; nobody else has a reason to."""
+    """The constants of the protocol. Only tests change them."""
 
-    lease: float = 20.0  # how long a leader may be silent; re-armed before every token call
+    lease: float = 20.0  # how long a leader may be silent; extended before every token call
     token_deadline: float = 12.0  # a whole token call, connection to last byte
-    lease_margin: float = 5.0  # what a name look-up or a paused leader may take on top
+    lease_margin: float = 5.0  # what a name look-up or a suspended leader may take in addition
     login_attempts: int = 3
-    login_patience: float = 25.0  # no new login attempt is begun after this
+    login_patience: float = 25.0  # no login attempt is begun later than this
     login_backoff: float = 0.5  # first wait between two attempts, doubling
     login_backoff_max: float = 5.0
-    pace: float = 2.0  # least time between two leaders' token calls
-    cooldown: float = 0.5  # nobody asks after a failed renewal, doubling
+    pace: float = 2.0  # least time between the token calls of two leaders
+    cooldown: float = 0.5  # no token calls after a failed renewal, doubling
     cooldown_max: float = 4.0
-    retry_after_max: float = 300.0  # the longest Retry-After we obey
-    terminal: float = 60.0  # nobody asks after a refused login
-    recheck: float = 1.0  # age at which a process looks at the store again
-    poll: float = 0.04  # pause between two looks while waiting, +- half
-    mandatory: float = 30.0  # before expiry: from here on callers wait for the renewal
+    retry_after_max: float = 300.0  # the longest Retry-After of a token endpoint that is obeyed
+    refused_cooldown: float = 60.0  # no token calls after a refused login
+    recheck: float = 1.0  # age at which a process reads the store again
+    poll: float = 0.04  # pause between two reads while waiting, +- half
+    blocking: float = 30.0  # before expiry: from here on callers wait for the renewal
     commit_patience: float = 10.0  # how long a new pair is offered to a store that does not answer
-    kept: float = 24 * 3600.0  # the session's time to live in Redis after a renewal
+    session_ttl: float = 24 * 3600.0  # how long Redis holds the session after a renewal
     skew: float = 5.0  # clocks that differ by less are taken as equal
     backdate: float = 30.0  # subtracted from `iat`
     store_timeout: float = 0.25  # one Redis call, and its connection
-    store_pause: float = 0.5  # a store that did not answer is left alone for so long
+    store_pause: float = 0.5  # a store that did not answer is not asked again for so long
 
     def checked(self) -> "Timings":
-        """Refuse figures under which two leaders could talk to B2COPY at once as a matter of course."""
+        """Raise `ValueError` if two leaders could talk to B2COPY at the same time in normal operation."""
         if self.lease <= self.token_deadline + self.lease_margin:
             raise ValueError(
                 f"a lease of {self.lease} s does not cover a token call of {self.token_deadline} s"
@@ -42,29 +42,29 @@ class Timings:
         return self
 
     def renew_after(self, life: float) -> float:
-        """Draw when a token of this life is renewed: different instances differ, workers agree on what is stored."""
-        return life * _chance.uniform(0.60, 0.75)
+        """Draw when a token of this life becomes due for renewal: differs between sessions, stored for all workers."""
+        return life * _random.uniform(0.60, 0.75)
 
     def grace(self, life: float) -> float:
-        """How much later than beat a worker begins the renewal by itself."""
+        """Return how much later than beat a worker begins the renewal by itself."""
         return life / 20
 
-    def mandatory_for(self, life: float) -> float:
-        """How long before expiry callers wait for the renewal."""
-        return min(self.mandatory, life / 5)
+    def blocking_for(self, life: float) -> float:
+        """Return how long before expiry callers wait for the renewal."""
+        return min(self.blocking, life / 5)
 
     def recheck_for(self, life: float) -> float:
-        """How old a process's own copy may become."""
+        """Return how old a process's own copy may become."""
         return min(self.recheck, life / 10)
 
     def pace_for(self, life: float) -> float:
-        """Least time between two leaders' token calls."""
+        """Return the least time between the token calls of two leaders."""
         return min(self.pace, life / 2)
 
     def cooldown_for(self, failures: int) -> float:
-        """Draw the pause after the n-th failure in a row (0 = the first)."""
-        return min(self.cooldown_max, self.cooldown * 2.0 ** min(failures, 10)) * _chance.uniform(0.5, 1.0)
+        """Draw the cool-down after one more failure; `failures` counts those before it in a row."""
+        return min(self.cooldown_max, self.cooldown * 2.0 ** min(failures, 10)) * _random.uniform(0.5, 1.0)
 
     def poll_pause(self) -> float:
-        """Draw the pause between two looks."""
-        return self.poll * _chance.uniform(0.5, 1.5)
+        """Draw the pause between two reads."""
+        return self.poll * _random.uniform(0.5, 1.5)

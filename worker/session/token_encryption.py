@@ -1,31 +1,32 @@
-"""Tokens at rest: encrypted, and bound to the place and generation they were stored for."""
+"""Tokens at rest: encrypted, and bound to the Redis key and the generation they were stored for."""
 
 import json
-from dataclasses import dataclass
 
 from cryptography.fernet import InvalidToken, MultiFernet
 
-
-@dataclass(frozen=True, slots=True, repr=False)
-class Secrets:
-    """What a sealed blob holds."""
-
-    access: str
-    refresh: str | None
+from worker.session.secret import Secret
+from worker.session.tokens import Pair
 
 
-def seal(keys: MultiFernet, place: str, generation: int, secrets: Secrets) -> bytes:
-    """Encrypt a pair for `place` (its Redis key) and `generation`."""
-    content = {"access": secrets.access, "refresh": secrets.refresh, "gen": generation, "key": place}
+def seal(keys: MultiFernet, key_prefix: str, generation: int, pair: Pair) -> bytes:
+    """Encrypt a pair for the session at `key_prefix` and for `generation`."""
+    content = {
+        "access": pair.access.reveal(),
+        "refresh": pair.refresh.reveal() if pair.refresh else None,
+        "generation": generation,
+        "key_prefix": key_prefix,
+    }
     return keys.encrypt(json.dumps(content).encode())
 
 
-def unseal(keys: MultiFernet, place: str, generation: int, blob: bytes) -> Secrets | None:
-    """Decrypt a pair; None if it cannot be, or was moved here from elsewhere: then it is no session."""
+def unseal(keys: MultiFernet, key_prefix: str, generation: int, blob: bytes) -> Pair | None:
+    """Decrypt a pair. None if no key opens it, or if it was copied here from another session or generation."""
     try:
         content = json.loads(keys.decrypt(blob))
     except (InvalidToken, ValueError):
         return None
-    if content.get("gen") != generation or content.get("key") != place:
-        return None
-    return Secrets(content["access"], content["refresh"])
+    match content:
+        case {"access": str(access), "refresh": str() | None as refresh, "generation": at, "key_prefix": prefix}:
+            if (at, prefix) == (generation, key_prefix):
+                return Pair(Secret(access), Secret(refresh) if refresh else None)
+    return None

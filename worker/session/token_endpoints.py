@@ -1,106 +1,119 @@
-"""B2COPY's two token endpoints, and the one function that talks to them.
+"""Requests to token endpoints, and what their answers mean. Nothing here repeats a request: the leader decides.
 
-Source: B2COPY's "Integrate your external CRM system with B2COPY API". Nothing here repeats a call: whoever calls holds
-the lease, and decides.
+Source: B2COPY's "Integrate your external CRM system with B2COPY API", and RFC 6750 for the shape of a token.
 """
 
 import json
-from collections.abc import Callable
-from typing import Any
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, TypeGuard
 
 import requests
 
 from worker.errors import CredentialsRejected, RateLimited, Unavailable, UnknownOutcome
 from worker.http import USER_AGENT, Answer, Transport
+from worker.http.answer import one_line
+from worker.session.secret import Secret
 from worker.session.timings import Timings
 from worker.session.tokens import Pair, life_of
 from worker.settings import Settings
-from worker.watch import metrics
-from worker.watch.redact import redacted
 
-LOGIN = "/api/admin/auth/v2/admin/adminservice/authexternalcrm"
-REFRESH = "/api/admin/auth/v2/admin/adminservice/refreshtoken"
-_READ = 16 * 1024  # bytes read of what B2COPY said
-_WORDS = 200  # characters kept of it
+TOKEN_LIMIT = 16 * 1024  # characters; servers refuse a header that is longer
+_TOKEN = re.compile(rf"[!-~]{{1,{TOKEN_LIMIT}}}")  # visible ASCII: anything else cannot stand in a header
+_READ = 16 * 1024  # bytes of an answer from which its text is taken
+_MESSAGE_LIMIT = 200  # characters of it in an error
+
+Present = Callable[[requests.PreparedRequest, str], None]
+"""Writes the secret that is presented onto a request."""
 
 
-class Endpoints:
-    """Exchanges an assertion, or a refresh token, for a token pair. Each call is a fresh connection."""
+def as_bearer(request: requests.PreparedRequest, secret: str) -> None:
+    request.headers["Authorization"] = f"Bearer {secret}"
+
+
+def as_field(name: str, **others: str) -> Present:
+    """Present the secret as a field of a JSON body, beside `others`."""
+
+    def present(request: requests.PreparedRequest, secret: str) -> None:
+        request.prepare_body(json.dumps({**others, name: secret}).encode(), None)
+        request.headers["Content-Type"] = "application/json"
+
+    return present
+
+
+class TokenEndpoints:
+    """Sends requests to token endpoints, each on a fresh connection."""
 
     def __init__(self, settings: Settings, timings: Timings, wall: Callable[[], float]) -> None:
         self._wall = wall
         self._host = settings.host
         self._deadline = timings.token_deadline
         self._retry_after_max = timings.retry_after_max
-        self._transport = Transport(str(settings.ca_file) if settings.ca_file else None, size=0)
-        self.ahead: float | None = None  # B2COPY's clock minus ours, from the last answer that told
+        self._transport = Transport(str(settings.ca_file) if settings.ca_file else None)
+        self.server_ahead: float | None = None  # the server's clock minus ours, in seconds, from its last `Date`
 
-    def log_in(self, assertion: str) -> Pair:
-        """Exchange a signed assertion. Raises as `_exchange`."""
-        body = json.dumps({"external_token": assertion}).encode()
-        return self._exchange(LOGIN, assertion, body, {"Content-Type": "application/json"})
+    def post(self, path: str, secret: Secret[str], present: Present) -> Answer:
+        """Send the only kind of request there is to a token endpoint, and return a 200 answer.
 
-    def refresh(self, refresh_token: str) -> Pair:
-        """Exchange a refresh token, which is spent by that whatever comes back. Raises as `_exchange`."""
-        return self._exchange(REFRESH, refresh_token, b"", {"Authorization": f"Bearer {refresh_token}"})
-
-    def _exchange(self, path: str, secret: str, body: bytes, headers: dict[str, str]) -> Pair:
-        """The only place from which a token endpoint is called.
-
-        Raises `RateLimited` for 429, `CredentialsRejected` when B2COPY refuses what was presented (any other 4xx), and
-        `Unavailable` for everything else: no answer, 5xx, a redirect, a 200 that is not a token pair.
+        Raises `RateLimited` for 429, `CredentialsRejected` when what was presented is refused (any other 4xx but 408),
+        and `Unavailable` for everything else: no answer, 5xx, a redirect. No frame of the error holds the secret.
         """
         request = requests.Request(
-            "POST",
-            self._host + path,
-            data=body,
-            headers={"User-Agent": USER_AGENT, "Accept": "application/json", **headers},
+            "POST", self._host + path, headers={"User-Agent": USER_AGENT, "Accept": "application/json"}
         ).prepare()
+        present(request, secret.reveal())
         try:
             answer = self._transport.send(request, self._deadline)
         except UnknownOutcome as error:
             raise Unavailable(error.message) from None
-        server_time = answer.server_time
-        if server_time is not None:
-            self.ahead = server_time - self._wall()
-            metrics.CLOCK_OFFSET.set(self.ahead)
-        if answer.status == 200:
-            return _pair(path, answer, server_time)
-        what, words = f"POST {path}", _said(answer, secret)
-        if answer.status == 429:
-            raise RateLimited(what, 429, words, _retry_after(answer, self._retry_after_max))
-        if 400 <= answer.status < 500 and answer.status != 408:
-            raise CredentialsRejected(what, answer.status, words)
-        raise Unavailable(what, answer.status, words, _retry_after(answer, self._retry_after_max))
+        if answer.server_time is not None:
+            self.server_ahead = answer.server_time - self._wall()
+        return accepted(answer, f"POST {path}", secret, self._retry_after_max)
 
 
-def _pair(path: str, answer: Answer, server_time: float | None) -> Pair:
-    """Read a token pair. Raises `Unavailable` when it is not one: what was said is not kept, it may hold a token."""
-    said = _json(answer.body)
-    if not isinstance(said, dict):
-        raise Unavailable(f"POST {path}: the answer is not a JSON object", 200)
-    access = said.get("accessToken") or said.get("access_token")
-    refresh = said.get("refreshToken") or said.get("refresh_token")
-    told = said.get("expiresIn") or said.get("expires_in")
-    if not isinstance(access, str) or not access or not access.isascii() or not access.isprintable():
-        raise Unavailable(f"POST {path}: the answer holds no access token", 200)
-    usable = isinstance(refresh, str) and refresh.isascii() and refresh.isprintable()
-    return Pair(access, refresh if usable and refresh else None, life_of(access, server_time, told))
+def accepted(answer: Answer, what: str, secret: Secret[str], retry_after_max: float) -> Answer:
+    """Return the answer if it is a 200. Raises as `TokenEndpoints.post`."""
+    if answer.status == 200:
+        return answer
+    message = _message(answer, secret)
+    retry_after = None if answer.retry_after is None else min(retry_after_max, answer.retry_after)
+    if answer.status == 429:
+        raise RateLimited(what, 429, message, retry_after)
+    if 400 <= answer.status < 500 and answer.status != 408:
+        raise CredentialsRejected(what, answer.status, message)
+    raise Unavailable(what, answer.status, message, retry_after)
 
 
-def _json(body: bytes) -> Any:
-    """None if it is no JSON: the error would hold all of what it could not read."""
+def read_pair(answer: Answer, what: str) -> Pair:
+    """Read a token pair. Raises `Unavailable` if it is none, and quotes nothing: the body may hold a token."""
+    pair = _pair_of(answer)
+    if isinstance(pair, str):
+        raise Unavailable(f"{what}: {pair}", answer.status)
+    return pair
+
+
+def is_token(value: Any) -> TypeGuard[str]:
+    return isinstance(value, str) and _TOKEN.fullmatch(value) is not None
+
+
+def _pair_of(answer: Answer) -> Pair | str:
+    """Return the pair, or what is wrong. It raises nothing, because its frame holds the tokens."""
     try:
-        return json.loads(body)
+        body = answer.json()
     except ValueError:
-        return None
+        return "the answer is not JSON"
+    if not isinstance(body, Mapping):
+        return "the answer is not a JSON object"
+    access = body.get("accessToken") or body.get("access_token")
+    refresh = body.get("refreshToken") or body.get("refresh_token")
+    expires_in = body.get("expiresIn") or body.get("expires_in")
+    if not is_token(access):
+        return "the answer holds no usable access token"
+    secret = Secret(access)
+    return Pair(secret, Secret(refresh) if is_token(refresh) else None, life_of(secret, answer.server_time, expires_in))
 
 
-def _retry_after(answer: Answer, longest: float) -> float | None:
-    return None if answer.retry_after is None else min(longest, answer.retry_after)
-
-
-def _said(answer: Answer, secret: str) -> str | None:
-    """B2COPY's own words, shortened to one line, without what was presented: some servers repeat it."""
-    text = " ".join(answer.body[:_READ].decode("utf-8", "replace").replace(secret, "[redacted]").split())
-    return redacted(text)[:_WORDS] or None
+def _message(answer: Answer, secret: Secret[str]) -> str | None:
+    """Return the server's own text as one line, without what was presented: some servers repeat it."""
+    text = answer.body[:_READ].decode("utf-8", "replace").replace(secret.reveal(), "[redacted]")
+    return one_line(text)[:_MESSAGE_LIMIT] or None

@@ -1,65 +1,70 @@
-"""Tokens: immutable, and silent about what they hold."""
+"""Access tokens and token pairs. They are immutable, and neither repr nor pickle shows what they hold."""
 
 import base64
 import hashlib
 import json
 import math
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
-LONGEST_LIFE = 30 * 86400.0  # seconds: a token that claims more is not believed
+from worker.session.secret import Secret
+
+LIFE_MAX_S = 30 * 86400.0  # seconds; a longer life is not believed
 
 
-def fingerprint(text: str) -> str:
-    """Twelve hex digits of SHA-256: enough to tell two tokens apart in a log, useless to anybody else."""
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+def fingerprint(token: Secret[str]) -> str:
+    """Return twelve hex digits of the token's SHA-256: enough to tell two tokens apart in a log."""
+    return hashlib.sha256(token.reveal().encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Token:
     """An access token, and the generation of the session it belongs to."""
 
-    access: str
+    secret: Secret[str]
     generation: int
 
     @property
+    def access(self) -> str:
+        """The token itself, for the `Authorization` header."""
+        return self.secret.reveal()
+
+    @property
     def fingerprint(self) -> str:
-        return fingerprint(self.access)
+        return fingerprint(self.secret)
 
     def __repr__(self) -> str:
         return f"<Token generation {self.generation}, {self.fingerprint}>"
 
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a token does not leave its process: ask the shared session for one where it is used")
-
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Pair:
-    """What a token call answered. `life` is in seconds; None: the answer did not tell."""
+    """What a token endpoint answered. `life_s` is None if the answer does not tell.
 
-    access: str
-    refresh: str | None
-    life: float | None
+    `credential` names what was logged in with, for people: a key id, never a secret. Empty after a refresh.
+    """
+
+    access: Secret[str]
+    refresh: Secret[str] | None
+    life_s: float | None = None
+    credential: str = ""
 
     def __repr__(self) -> str:
         return f"<Pair {fingerprint(self.access)}>"
 
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a token pair does not leave its process")
 
+def life_of(access: Secret[str], server_time: float | None, expires_in: Any = None) -> float | None:
+    """Return how long `access` lives, in seconds: `expires_in` of the answer, or the token's own claims if it is a JWT.
 
-def life_of(access: str, server_time: float | None, told: Any = None) -> float | None:
-    """How long `access` lives, in seconds: what the answer told, else what the token itself says if it is a JWT.
-
-    `exp - iat` are both in the server's clock; with `exp` alone, `server_time` (the `Date` header, Unix seconds) is
-    what it is compared with. None for an opaque token, and for any figure that cannot be true.
+    `exp - iat` are both in the server's clock. With `exp` alone, it is compared with `server_time` (the `Date` header,
+    Unix seconds). None for an opaque token, and for any figure that cannot be true.
     """
-    life = _number(told)
+    life = _number(expires_in)
     if life is None and (claims := _claims(access)) is not None:
         expires, issued = _number(claims.get("exp")), _number(claims.get("iat"))
         issued = server_time if issued is None else issued
         life = expires - issued if expires is not None and issued is not None else None
-    return life if life is not None and 0 < life <= LONGEST_LIFE else None
+    return life if life is not None and 0 < life <= LIFE_MAX_S else None
 
 
 def _number(value: Any) -> float | None:
@@ -67,18 +72,18 @@ def _number(value: Any) -> float | None:
         return None
     try:
         number = float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None
 
 
-def _claims(access: str) -> dict[str, Any] | None:
-    """Read a JWT's claims without verifying it: it is B2COPY's to verify, and only its lifetime is read here."""
-    parts = access.split(".")
+def _claims(access: Secret[str]) -> dict[str, Any] | None:
+    """Read a JWT's claims without verifying it: B2COPY verifies it, and only its lifetime is read here."""
+    parts = access.reveal().split(".")
     if len(parts) != 3:
         return None
     try:
         claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return claims if isinstance(claims, dict) else None

@@ -2,9 +2,11 @@
 
 from prometheus_client import Counter, Gauge, Histogram
 
-SESSION_GENERATION = Gauge("b2copy_session_generation", "Generation of the session this process last saw.")
-SESSION_EXPIRES_IN = Gauge("b2copy_session_expires_in_seconds", "How long this process's access token is still good.")
-RENEWALS = Counter("b2copy_session_renewals", "Renewals this process led.", ["trigger", "outcome"])
+SESSION_GENERATION = Gauge("b2copy_session_generation", "Generation of the session this process last saw.", ["login"])
+SESSION_EXPIRES_IN = Gauge(
+    "b2copy_session_expires_in_seconds", "How long this process's access token is still good.", ["login"]
+)
+RENEWALS = Counter("b2copy_session_renewals", "Renewals this process led.", ["login", "trigger", "outcome"])
 RENEWAL_SECONDS = Histogram(
     "b2copy_session_renewal_seconds", "Duration of a renewal.", buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60)
 )
@@ -17,4 +19,4 @@ REFRESH_REJECTED = Counter("b2copy_session_rt_rejected", "Refresh tokens B2COPY 
 STORE_UNAVAILABLE = Counter("b2copy_session_store_unavailable", "Callers turned away because Redis did not answer.")
 UNREADABLE = Counter("b2copy_session_unreadable", "Stored sessions no storage key could decrypt.")
 CLOCK_OFFSET = Gauge("b2copy_session_clock_offset_seconds", "B2COPY's clock minus ours.")
-COOLDOWN = Gauge("b2copy_session_cooldown_active", "1 while nobody asks for a token.", ["class"])
+COOLDOWN = Gauge("b2copy_session_cooldown_active", "1 while nobody asks for a token.", ["login", "class"])

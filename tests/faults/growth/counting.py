@@ -1,4 +1,4 @@
-"""Loaded into a worker (`celery worker --include`): counts its SQL statements into a file, for us to read."""
+"""Loaded into a worker (`celery worker --include`): writes the number of its SQL statements to a file."""
 
 import itertools
 import os
@@ -20,11 +20,11 @@ def _count(*_: object) -> None:
 def _write(path: Path) -> None:
     written = -1
     while True:
-        told = _statements[0]
-        if told != written:
-            path.with_suffix(".new").write_text(str(told))
+        count = _statements[0]
+        if count != written:
+            path.with_suffix(".new").write_text(str(count))
             path.with_suffix(".new").rename(path)
-            written = told
+            written = count
         time.sleep(0.1)
 
 

@@ -1,16 +1,17 @@
-"""A CRM that asks for things at a steady rate, by one door or both, and notes what was accepted.
+"""A CRM that requests operations at a steady rate, and writes down which requests were accepted.
 
-    enqueue   `tasks.enqueue`: accepted when it returns
-    message   a foreign Celery app's `send_task`: accepted when a worker has recorded it
+    enqueue      `tasks.enqueue`: accepted when it returns
+    message      `send_task` of a foreign Celery app: accepted when a worker has recorded it
+    transaction  `tasks.enqueue` inside a transaction of the CRM: accepted when that commits; one in ten rolls back
 
-An ask that fails is asked again until it is taken, as a CRM's own job would.
+A request that fails is repeated until it is accepted, as a job of the CRM would do.
 """
 
 import json
 import sys
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,36 +20,47 @@ from kombu.exceptions import OperationalError
 from sqlalchemy.exc import SQLAlchemyError
 
 from tasks import enqueue
+from worker.app import ledger
 from worker.settings import crm_settings
 
 PATH = "/api/admin/crm/v2/notes/noteservice/add"
-DOORS = ("enqueue", "message")
+CLIENTS = ("enqueue", "message", "transaction")
 
-# What is asked for, in turn: fee runs by how they go (the sandbox has a rule for each login), and generic calls.
+# What is requested, in this order: fee runs by how they end (the sandbox has a rule for each login), generic calls.
 MIX = ("none_due", "pending", "call", "none_due", "error", "repeatable", "none_due", "pending", "ordered", "none_due")
+FEE_RUNS = {"none_due", "pending", "error"}
+ROLLED_BACK = "rolled back"  # stands in the notes where the kind of request stands
 
 
-def ask_of(door: str, number: int) -> tuple[str, str, dict[str, Any]]:
-    """The ask of a number: what of the mix, the operation's key, and its fields."""
-    name, what = f"{door}-{number}", MIX[number % len(MIX)]
-    if what in {"none_due", "pending", "error"}:
+class RolledBack(Exception):
+    """The CRM's own transaction was rolled back, so the request does not exist."""
+
+
+Send = Callable[[str, dict[str, Any]], None]
+
+
+def request_of(client: str, number: int, mix: tuple[str, ...]) -> tuple[str, str, dict[str, Any]]:
+    """Return the request with this number: what of the mix, the operation's key, and its fields."""
+    name, what = f"{client}-{number}", mix[number % len(mix)]
+    if what in FEE_RUNS:
         return what, f"fees.process:{name}", {"account_login": what, "request_id": name}
     fields: dict[str, Any] = {"path": PATH, "payload": {"name": name}, "key": name}
     if what == "repeatable":
         fields["repeatable"] = True
     if what == "ordered":
-        fields["entity"] = f"client-{number // len(MIX) % 20}"
+        fields["entity"] = f"client-{number // len(mix) % 20}"
     return what, f"call:{name}", fields
 
 
-def by_enqueue(key: str, fields: dict[str, Any]) -> None:
+def by_enqueue(key: str, fields: dict[str, Any], **options: Any) -> None:
     if key.startswith("fees"):
-        enqueue.fees(**fields)
+        enqueue.fees(**fields, **options)
     else:
-        enqueue.call(fields.pop("path"), fields.pop("payload"), **fields)
+        named = {name: value for name, value in fields.items() if name not in {"path", "payload"}}
+        enqueue.call(fields["path"], fields["payload"], **named, **options)
 
 
-def by_message(app: Celery) -> Callable[[str, dict[str, Any]], None]:
+def by_message(app: Celery) -> Send:
     def send(key: str, fields: dict[str, Any]) -> None:
         task = "b2copy.fees.process" if key.startswith("fees") else "b2copy.call"
         app.send_task(task, kwargs=fields, queue="b2copy.inbox")
@@ -56,40 +68,55 @@ def by_message(app: Celery) -> Callable[[str, dict[str, Any]], None]:
     return send
 
 
+def by_transaction(key: str, fields: dict[str, Any]) -> None:
+    """Raises RolledBack for every tenth request."""
+    with ledger().writing() as connection:
+        by_enqueue(key, fields, connection=connection)
+        if key.endswith("7"):
+            raise RolledBack
+
+
 def foreign_app(broker_url: str) -> Celery:
-    """An app that knows of us no more than names and the broker's URL."""
+    """Return an app that knows nothing of ours but the names of tasks and queues, and the broker's URL."""
     app = Celery("crm", broker=broker_url, set_as_current=False)
     app.conf.broker_transport_options = {"socket_timeout": 3, "socket_connect_timeout": 1}
     app.conf.task_publish_retry = False
     return app
 
 
-def keep_asking(door: str, give: Callable[[str, dict[str, Any]], None], folder: Path, per_second: float) -> None:
-    """Ask until the file `stop` appears; note what was asked for, its key, and when it was taken, s since 1970."""
+def keep_requesting(client: str, send: Send, folder: Path, per_second: float, mix: tuple[str, ...]) -> None:
+    """Request until the file `stop` appears. Each accepted request is one line: what, key, and when (Unix time, s)."""
     due, number = time.monotonic(), 0
-    with (folder / f"{door}.notes").open("w", buffering=1) as notes:
+    with (folder / f"{client}.notes").open("w", buffering=1) as notes:
         while not (folder / "stop").exists():
             time.sleep(max(0.0, due - time.monotonic()))
             due = max(due + 1 / per_second, time.monotonic() - 1.0)
-            what, key, fields = ask_of(door, number)
+            what, key, fields = request_of(client, number, mix)
             try:
-                give(key, fields)
-            except (SQLAlchemyError, OperationalError, OSError):
-                continue  # the same again, in its turn
+                send(key, fields)
+            except RolledBack:
+                what = ROLLED_BACK
+            except (SQLAlchemyError, OperationalError, OSError) as error:
+                print(f"{key} is requested again: {type(error).__name__}: {error}", file=sys.stderr)
+                continue
             notes.write(json.dumps([what, key, time.time()]) + "\n")
             number += 1
 
 
 def main(task: dict[str, Any]) -> None:
-    gives = {"enqueue": by_enqueue, "message": by_message(foreign_app(crm_settings().redis_url))}
-    threads = [
-        threading.Thread(target=keep_asking, args=(door, gives[door], Path(task["folder"]), task["per_second"]))
-        for door in task["doors"]
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    senders: dict[str, Send] = {
+        "enqueue": by_enqueue,
+        "message": by_message(foreign_app(crm_settings().redis_url)),
+        "transaction": by_transaction,
+    }
+    folder, per_second, mix = Path(task["folder"]), task["per_second"], tuple(task["mix"])
+    with ThreadPoolExecutor() as threads:
+        clients = [
+            threads.submit(keep_requesting, client, senders[client], folder, per_second, mix)
+            for client in task["clients"]
+        ]
+    for client in clients:
+        client.result()  # raises what ended the client
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Ten thousand fee runs pending at once: they hold no slot, cost no memory, and are asked about in time."""
+"""Ten thousand fee runs pending at once: they hold no slot, cost no memory, and are polled in time."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -6,38 +6,38 @@ from typing import Any
 
 from sqlalchemy import func, select
 
+from tests.faults.ledger.promises import operations_by_key
 from tests.faults.ledger.system import DATABASES, System
-from tests.faults.load.measure import ask, rss
+from tests.faults.load.measure import enqueue_fees, rss
 from tests.faults.table import Scenario
 from tests.support import until
-from worker.ledger.schema import operations
+from worker.ledger.schema import c
 from worker.testbed.environment import Stage
 
 TITLE = "Fee runs pending at once: one worker, a beat, no rate limit"
 
-_row = operations.c
-_pending = _row.wait_reason == "pending_at_b2copy"
+_pending = c.wait_reason == "pending_at_b2copy"
 
 
 def pending_at_once(database: str, count: int = 10_000) -> dict[str, Any]:
-    """So many runs are pending at B2COPY; another operation goes through; then B2COPY ends them all."""
-    with Stage() as stage, System(stage, database, workers=1, latency=0.0, doors=()) as system:
+    """So many runs are pending at B2COPY, another operation is served, then B2COPY ends all runs."""
+    with Stage() as stage, System(stage, database, workers=1, latency=0.0, clients=()) as system:
         stage.sandbox.control.switches(logins={"slow": {"until_told": True}, "none_due": {}})
         idle = rss(system.workers[0])
-        ask(stage, "slow", count)
+        enqueue_fees(system, "slow", count)
         until(lambda: system.count(_pending) == count, within=60, every=0.25)
-        system.go_on(10.0)  # the submits' own memory settles
+        system.go_on(10.0)  # until the memory that the submits needed is stable
         before = rss(system.workers[0])
         system.go_on(20.0)
         grown = rss(system.workers[0]) - before
-        ask(stage, "none_due", 1)
-        until(lambda: system.count(_row.state == "succeeded") == 1, within=30)
-        (other,) = (row for row in system.operations().values() if row.state == "succeeded")
+        enqueue_fees(system, "none_due", 1)
+        until(lambda: system.count(c.state == "succeeded") == 1, within=30)
+        (other,) = (row for row in operations_by_key(system).values() if row.state == "succeeded")
         interval = longest_wait(system)
         with system.fault():
             stage.sandbox.control.finish_fees()
-        until(lambda: system.count(_row.due_at.is_not(None)) == 0, within=180, every=0.5)
-        ended = [row.ended_at / 1000 - system.fault_ended for row in system.operations().values()]
+        until(lambda: system.count(c.due_at.is_not(None)) == 0, within=180, every=0.5)
+        ended = [row.ended_at / 1000 - system.fault_ended for row in operations_by_key(system).values()]
         return {
             "pending": count,
             "MB idle": idle,
@@ -46,17 +46,17 @@ def pending_at_once(database: str, count: int = 10_000) -> dict[str, Any]:
             "another s": (other.ended_at - other.requested_at) / 1000,
             "interval s": interval,
             "last final s": max(ended),
-            "succeeded": system.count(_row.state == "succeeded"),
+            "succeeded": system.count(c.state == "succeeded"),
         }
 
 
 def longest_wait(system: System) -> float:
-    """The longest interval between two polls that is under way, s."""
+    """Return the longest interval between two polls at present, s."""
     with system.ledger() as ledger, ledger.reading() as connection:
-        return int(connection.execute(select(func.max(_row.last_wait_ms)).where(_pending)).scalar_one()) / 1000
+        return int(connection.execute(select(func.max(c.last_wait_ms)).where(_pending)).scalar_one()) / 1000
 
 
-def patient(figures: Mapping[str, Any]) -> list[str]:
+def in_time(figures: Mapping[str, Any]) -> list[str]:
     problems = []
     if figures["MB grown"] > 5:
         problems.append(f"memory grew by {figures['MB grown']:.1f} MB while they were pending")
@@ -70,6 +70,6 @@ def patient(figures: Mapping[str, Any]) -> list[str]:
 
 
 SCENARIOS = [
-    Scenario(f"10,000 fee runs pending, {database}", partial(pending_at_once, database), patient)
+    Scenario(f"10,000 fee runs pending, {database}", partial(pending_at_once, database), in_time)
     for database in DATABASES
 ]

@@ -1,4 +1,4 @@
-"""A fleet of calling processes, the faults it went through, and what came of its calls."""
+"""A fleet of processes that call B2COPY, the faults it goes through, and the figures of its calls."""
 
 import contextlib
 import json
@@ -18,8 +18,14 @@ from worker.session.timings import Timings
 from worker.settings import Settings, load, worker_settings
 from worker.testbed.environment import Stage
 
-# The protocol's figures for tokens that live 3 s rather than 15 min.
-SHORT = {"lease": 2.0, "token_deadline": 1.2, "lease_margin": 0.5, "login_backoff": 0.1, "cooldown_max": 2.0}
+# Timings for tokens that live 3 s instead of 15 min.
+SHORT: dict[str, Any] = {
+    "lease": 2.0,
+    "token_deadline": 1.2,
+    "lease_margin": 0.5,
+    "login_backoff": 0.1,
+    "cooldown_max": 2.0,
+}
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,7 @@ class Call:
     ended: float
     result: str
     generation: int
-    mark: str
+    token: str  # its fingerprint
 
     @property
     def succeeded(self) -> bool:
@@ -37,7 +43,10 @@ class Call:
 
 
 class Fleet:
-    """`count` processes calling every `pause` seconds until `stop`, or for `seconds`. A context manager."""
+    """A context manager: `count` processes, each of which calls every `pause` seconds, for at most `seconds`.
+
+    `clocks` are how many seconds the processes' wall clocks are ahead; the first process has the first one, and so on.
+    """
 
     def __init__(
         self,
@@ -46,7 +55,7 @@ class Fleet:
         seconds: float = 120.0,
         pause: float = 0.2,
         clocks: Sequence[float] = (0.0,),
-        timings: Mapping[str, float] | None = None,
+        timings: Mapping[str, Any] | None = None,
     ) -> None:
         self._stage, self._count = stage, count
         self._timings = SHORT | dict(timings or {})
@@ -76,7 +85,7 @@ class Fleet:
 
     @property
     def session(self) -> SharedSession:
-        """Another member of the fleet, in this process: to look, not to call."""
+        """The session as another member of the fleet sees it. This process makes no call."""
         return SharedSession(self.settings, Timings(**self._timings))
 
     @property
@@ -86,37 +95,37 @@ class Fleet:
             return load(Settings)
 
     def all_call(self, within: float = 20.0) -> None:
-        """Wait until every process that lives has made a successful call (again, if called again)."""
+        """Wait until every living process has made a successful call that started after now."""
         since = time.monotonic()
         until(lambda: len({call.process for call in self.calls() if call.succeeded and call.started > since})
               >= self._count - self._dead(), within=within, every=0.1)  # fmt: skip
 
     def go_on(self, seconds: float) -> None:
-        """Let them call: a fault run is measured over a time."""
+        """Let the fleet call for some seconds, because a fault run is measured over a time."""
         time.sleep(seconds)
 
-    def renew(self) -> None:
-        """Wait until the session has been renewed."""
+    def wait_for_renewal(self) -> None:
+        """Wait until the session is renewed."""
         session = self.session
         generation = session.state().generation
         until(lambda: session.state().generation > generation, within=5)
 
     def recover(self, seconds: float) -> None:
-        """Every living process succeeds again within 5 s; then let them call on."""
+        """Wait until every living process succeeds again, at most 5 s; then let the fleet call for some seconds."""
         self.all_call(within=5.0)
         self.go_on(seconds)
 
     @contextlib.contextmanager
     def fault(self) -> Iterator[None]:
-        """What happens in here is a fault window: calls begun in it are not counted."""
+        """A context that is a fault window: calls that begin in it are not counted as failures."""
         started = time.monotonic()
         try:
             yield
         finally:
             self.windows.append((started, time.monotonic()))
 
-    def holder(self, within: float = 10.0) -> int:
-        """Wait for a living one of the fleet to hold the lease; return its pid."""
+    def wait_for_leader(self, within: float = 10.0) -> int:
+        """Wait until a living process of the fleet holds the renewal lease; return its pid."""
         session, pids = self.session, self.pids
 
         def leader() -> int | None:
@@ -133,12 +142,12 @@ class Fleet:
         found = []
         for path in self._folder.glob("*.calls"):
             for line in path.read_text().splitlines():
-                with contextlib.suppress(ValueError):  # a killed process's last line
+                with contextlib.suppress(ValueError):  # the last line of a killed process is incomplete
                     found.append(Call(int(path.stem), *json.loads(line)))
         return sorted(found, key=lambda call: call.started)
 
     def figures(self) -> dict[str, Any]:
-        """The row of the table; `trouble` counts what failed outside the windows, by type."""
+        """Return the row of the table. `failures` counts the calls that failed outside the fault windows, by type."""
         calls, counters = self.calls(), self._stage.sandbox.control.counters()
         outside = [call for call in calls if not any(start <= call.started <= end for start, end in self.windows)]
         failed = [call for call in outside if not call.succeeded]
@@ -152,12 +161,12 @@ class Fleet:
             "401s visible": sum(call.result in {"401", "AccessRejected"} for call in calls),
             "success %": 100.0 * (len(outside) - len(failed)) / max(1, len(outside)),
             "recovery s": self._recovery(calls),
-            "went back": _went_back(calls),
-            "trouble": ", ".join(f"{n} {kind}" for kind, n in Counter(call.result for call in failed).items()) or "-",
+            "old tokens": _count_old_tokens(calls),
+            "failures": ", ".join(f"{n} {kind}" for kind, n in Counter(call.result for call in failed).items()) or "-",
         }
 
     def _recovery(self, calls: Sequence[Call]) -> float:
-        """The longest time from a fault's end to the end of the last call that failed before the next fault."""
+        """Return the longest time from the end of a fault to the last call that failed before the next fault."""
         worst = 0.0
         for (_, end), (next_start, _) in zip(self.windows, [*self.windows[1:], (float("inf"), 0.0)], strict=False):
             late = [call.ended - end for call in calls if end <= call.ended < next_start and not call.succeeded]
@@ -168,16 +177,16 @@ class Fleet:
         return sum(not _lives(pid) for pid in self.pids)
 
 
-def _went_back(calls: Sequence[Call]) -> int:
-    """How often a process used an older generation than before, or two tokens went under one generation."""
+def _count_old_tokens(calls: Sequence[Call]) -> int:
+    """Count calls with an older generation than the process used before, and generations with two different tokens."""
     newest: dict[int, int] = {}
-    marks: dict[int, str] = {}
+    tokens: dict[int, str] = {}
     count = 0
     for call in calls:
         if call.generation:
             count += call.generation < newest.get(call.process, 0)
             newest[call.process] = call.generation
-            count += marks.setdefault(call.generation, call.mark) != call.mark
+            count += tokens.setdefault(call.generation, call.token) != call.token
     return count
 
 

@@ -13,17 +13,17 @@ from worker.testbed.environment import Stage
 
 @pytest.fixture
 def fleet(stage: Stage) -> Callable[..., Any]:
-    """A fleet of six on tokens that live 3 s, once all of them have called."""
+    """Start a fleet of six with tokens that live 3 s, and wait until every process has called."""
 
     @contextmanager
-    def on_stage(switches: dict[str, Any] | None = None, **options: Any) -> Iterator[Fleet]:
-        stage.sandbox.control.switches(access_lifetime=scenarios.LIFE, **(switches or {}))
-        stage.settings["B2COPY_TOKEN_TTL"] = str(scenarios.LIFE)
+    def start(switches: dict[str, Any] | None = None, **options: Any) -> Iterator[Fleet]:
+        stage.sandbox.control.switches(access_lifetime=scenarios.TOKEN_LIFE_S, **(switches or {}))
+        stage.settings["B2COPY_TOKEN_TTL"] = str(scenarios.TOKEN_LIFE_S)
         with Fleet(stage, count=6, pause=0.1, **options) as fleet:
             fleet.all_call()
             yield fleet
 
-    return on_stage
+    return start
 
 
 @pytest.mark.failure_mode("F1", "F5", "F6", "F7", "F9", "F16", "F17", "F24", "F31", "F32", "F46")
@@ -31,8 +31,8 @@ def test_a_fleet_goes_through_every_fault_and_presents_no_refresh_token_twice(
     fleet: Callable[..., Any], stage: Stage
 ) -> None:
     with fleet(clocks=(0.0, 3600.0, -3600.0)) as six:
-        scenarios.holder_killed(six, stage, after=0.0)
-        scenarios.holder_stopped(six, stage, seconds=2.5, after=0.0)
+        scenarios.leader_killed(six, stage, after=0.0)
+        scenarios.leader_stopped(six, stage, seconds=2.5, after=0.0)
         scenarios.answers_lost(six, stage, times=1, after=0.0)
         scenarios.redis_killed(six, stage, seconds=1.0, after=0.0)
         scenarios.redis_flushed(six, stage, times=1, after=0.0)

@@ -11,9 +11,12 @@ from typing import Any
 
 from worker.b2copy.route import Route
 from worker.errors import UnknownOutcome
-from worker.http.answer import one_line, server_message
+from worker.http.answer import server_message
 
 log = logging.getLogger(__name__)
+
+_STATUS_LIMIT = 100  # characters of an unknown status that are logged and stored
+_DIGITS = 4  # of a status that is written as text
 
 
 class FeeState(IntEnum):
@@ -40,11 +43,11 @@ def read_status(body: Any, sent: Mapping[str, Any]) -> FeeStatus:
     if not isinstance(body, dict) or "status" not in body:
         raise UnknownOutcome("processext: an answer without a status", 200, server_message(body))
     for name in ("account_login", "request_id"):
-        if str(body.get(name, sent[name])) != sent[name]:
+        if not _is_same(body.get(name, sent[name]), sent[name]):
             raise UnknownOutcome(f"processext: an answer about another {name}", 200, server_message(body))
     state = _state(body["status"])
     if state is None:
-        text = one_line(f"unknown status {body['status']!r}"[:200])
+        text = f"unknown status {server_message(body['status'])[:_STATUS_LIMIT]}"
         log.warning("processext answered with an %s: counted as pending", text)
         return FeeStatus(FeeState.PENDING, text)
     details = {name: body[name] for name in ("error", "message", "details") if body.get(name)}
@@ -53,12 +56,19 @@ def read_status(body: Any, sent: Mapping[str, Any]) -> FeeStatus:
 
 def _state(status: Any) -> FeeState | None:
     """Read the enum, which may be its number or its name."""
-    try:
-        if isinstance(status, str) and not status.isdecimal():
-            return FeeState[status.removeprefix("FEE_PROCESS_STATUS_")]
-        return FeeState(int(status) if isinstance(status, str) else status)
-    except (KeyError, ValueError):
-        return None
+    match status:
+        case bool():
+            return None
+        case str() if status.isascii() and status.isdigit() and len(status) <= _DIGITS:
+            status = int(status)
+        case str():
+            return FeeState.__members__.get(status.removeprefix("FEE_PROCESS_STATUS_"))
+    return next((state for state in FeeState if state == status), None)
+
+
+def _is_same(echoed: Any, sent: str) -> bool:
+    """Compare an id with its echo, which may have become a number."""
+    return isinstance(echoed, str | int) and not isinstance(echoed, bool) and str(echoed) == sent
 
 
 PROCESS = Route(

@@ -1,36 +1,50 @@
-"""Any other method of the Admin v2 API, with a path from the caller."""
+"""Any other method of the Admin v2 API, with a path from the caller.
+
+`B2COPY_CALL_PATHS` says which paths a CRM may call. Anybody who can reach the ledger or Redis can ask for a call, and
+the service admin may be permitted much. By default every method without a kind of its own is allowed, because nothing
+is documented from which a shorter list could be made; an installation that calls three methods should list the three.
+"""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 from worker.b2copy.route import Route
 from worker.b2copy.routes import fees
+from worker.b2copy.storable import storable
 from worker.errors import BadPayload
 
-_PATH = re.compile(r"/api/admin/[A-Za-z0-9_-]+/v[0-9]+(?:/[A-Za-z0-9_-]+){2,4}")
-_LOGIN = "/api/admin/auth/"
-_OWN_KIND = frozenset({fees.PROCESS.path})  # lower case; routes that have a kind of their own
+# ASCII letters and digits only: no dot, percent sign, second slash or query can lead to another path.
+_PATH = re.compile(r"/api/admin/(?P<domain>[A-Za-z0-9_-]+)/v[0-9]+(?:/[A-Za-z0-9_-]+){2,4}")
+_LOGIN = frozenset({("adminservice", "authexternalcrm"), ("adminservice", "refreshtoken")})
+_OWN_KIND = frozenset({tuple(fees.PROCESS.path.split("/")[-2:])})
 
 
-def checked_path(path: str) -> str:
-    """Return `path` if a generic call may go there. Raises `BadPayload` otherwise.
+def checked_path(path: str, allowed: Sequence[str]) -> str:
+    """Return `path` if a generic call may go there: `allowed` are the patterns of `B2COPY_CALL_PATHS`.
 
-    The login's routes and the routes with a kind of their own are refused: they are reached through that kind alone.
+    Raises `BadPayload` otherwise. A login's routes and those with a kind of their own are always refused, in any case
+    and version: they are reached through that kind only, which knows what may be repeated.
     """
-    if not _PATH.fullmatch(path):
+    found = _PATH.fullmatch(path)
+    if found is None:
         raise BadPayload(f"path: {path!r} is not /api/admin/<domain>/<version>/<pkg>/<service>/<method>")
-    if path.lower().startswith(_LOGIN) or path.lower() in _OWN_KIND:
+    folded = path.lower()
+    service, method = folded.split("/")[-2:]
+    if found["domain"].lower() == "auth" or (service, method) in _LOGIN | _OWN_KIND:
         raise BadPayload(f"path: {path!r} is not for generic calls: use the kind of operation made for it")
+    if not any(fnmatchcase(folded, pattern.lower()) for pattern in allowed):
+        raise BadPayload(f"path: {path!r} is not among B2COPY_CALL_PATHS: add it there, on CRM hosts and workers")
     return path
 
 
-def route_to(path: str) -> Route[dict[str, Any]]:
+def route_to(path: str, allowed: Sequence[str]) -> Route[dict[str, Any]]:
     """Return the route of a generic call. Raises `BadPayload` as `checked_path`."""
-    return Route(checked_path(path), "", "POST", path, _read)
+    return Route(checked_path(path, allowed), "", "POST", path, _read)
 
 
 def _read(body: Any, sent: Mapping[str, Any]) -> dict[str, Any]:
-    if body is None:
-        return {}
-    return body if isinstance(body, dict) else {"answer": body}
+    """Return the answer as a result that any database stores. An answer that says it has no body is an empty one."""
+    result = storable({} if body is None else body)
+    return result if isinstance(result, dict) else {"answer": result}

@@ -8,7 +8,7 @@ from alembic.config import Config
 from sqlalchemy import insert, select, text
 
 from worker.ledger import schema
-from worker.ledger.database import connect
+from worker.ledger.engine import connect, create_private_file
 
 _ADVISORY_LOCK = 0xB2C0
 
@@ -21,6 +21,7 @@ def migrate(url: str) -> None:
     """
     engine = connect(url)
     try:
+        create_private_file(engine)
         with engine.begin() as connection:
             if engine.dialect.name == "postgresql":
                 connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _ADVISORY_LOCK})

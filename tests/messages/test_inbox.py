@@ -3,13 +3,12 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from celery import Celery
 
+from tests.messages.conftest import FEES, Name, Publish, problem_of, send, stored
 from tests.support import until
 from tests.tasks.conftest import ended
 from worker.app import ledger
@@ -19,10 +18,7 @@ from worker.sandbox.control_client import SandboxControl
 from worker.testbed.environment import Stage
 from worker.testbed.processes import clean_environment
 
-FEES = "b2copy.fees.process"
 UPDATE = "/api/admin/clients/v2/client/clientservice/update"
-Name = Callable[[], str]
-Publish = Callable[..., None]
 
 FOREIGN = """
 import sys
@@ -35,41 +31,6 @@ for _ in range(2):
     )
 assert not [name for name in sys.modules if name.split(".")[0] in {"worker", "tasks"}]
 """
-
-
-@pytest.fixture
-def crm(fleet: Stage) -> Any:
-    """A Celery app that knows nothing of ours but the broker."""
-    with Celery("crm", broker=fleet.broker.url, set_as_current=False) as app:
-        yield app
-
-
-@pytest.fixture
-def publish(crm: Any) -> Publish:
-    """Publish what no Celery would."""
-
-    def raw(body: Any, headers: dict[str, Any], **more: Any) -> None:
-        with crm.connection_for_write() as connection:
-            connection.Producer().publish(body, exchange="", routing_key="b2copy.inbox", headers=headers, **more)
-
-    return raw
-
-
-def send(crm: Any, task: str = FEES, *args: Any, **options: Any) -> str:
-    return str(crm.send_task(task, args, queue="b2copy.inbox", **options).id)
-
-
-def kept(message_id: str) -> Operation:
-    """A message that was kept as a failed operation."""
-    operation = ended(f"message:{message_id}")
-    assert (operation.state, operation.failure_reason) == (State.FAILED, FailureReason.BAD_PAYLOAD)
-    assert operation.result is not None
-    return operation
-
-
-def why(operation: Operation) -> str:
-    assert operation.result is not None
-    return str(operation.result["error"])
 
 
 def test_a_script_that_imports_nothing_of_ours_has_fees_run_and_sent_twice_they_run_once(
@@ -129,16 +90,16 @@ def test_a_call_is_made(crm: Any, control: SandboxControl, name: Name) -> None:
     ids=lambda value: json.dumps(value)[:40] if isinstance(value, dict) else None,
 )
 def test_wrong_arguments_are_kept_and_say_what_is_wrong(crm: Any, arguments: dict[str, Any], told: str) -> None:
-    operation = kept(send(crm, kwargs=arguments))
+    operation = stored(send(crm, kwargs=arguments))
 
-    assert told in why(operation)
+    assert told in problem_of(operation)
     assert operation.payload["task"] == FEES
     assert json.loads(operation.payload["message"])["kwargs"] == arguments
 
 
-def test_too_many_or_doubled_arguments_are_kept(crm: Any) -> None:
-    assert "3 arguments for 2 fields" in why(kept(send(crm, FEES, "7", "W", "x")))
-    assert "account_login given twice" in why(kept(send(crm, FEES, "7", kwargs={"account_login": "8"})))
+def test_too_many_or_doubled_arguments_are_stored(crm: Any) -> None:
+    assert "3 arguments for 2 fields" in problem_of(stored(send(crm, FEES, "7", "W", "x")))
+    assert "account_login given twice" in problem_of(stored(send(crm, FEES, "7", kwargs={"account_login": "8"})))
 
 
 def test_the_same_id_with_other_data_is_kept_and_shows_both(crm: Any, control: SandboxControl, name: Name) -> None:
@@ -146,17 +107,17 @@ def test_the_same_id_with_other_data_is_kept_and_shows_both(crm: Any, control: S
     send(crm, FEES, "7", request_id)
     ended(f"fees.process:{request_id}")
 
-    told = why(kept(send(crm, FEES, "8", request_id)))
+    told = problem_of(stored(send(crm, FEES, "8", request_id)))
 
     assert '"account_login":"7"' in told
     assert '"account_login":"8"' in told
     assert control.effects("fees.process", f"8/{request_id}") == []
 
 
-def test_an_unknown_task_is_kept(crm: Any) -> None:
-    operation = kept(send(crm, "b2copy.nonsense", kwargs={"a": 1}))
+def test_an_unknown_task_is_stored(crm: Any) -> None:
+    operation = stored(send(crm, "b2copy.nonsense", kwargs={"a": 1}))
 
-    assert "b2copy.nonsense" in why(operation)
+    assert "b2copy.nonsense" in problem_of(operation)
     assert '{"a": 1}' in operation.payload["message"]
 
 
@@ -165,14 +126,14 @@ def test_a_pickle_is_kept_and_never_opened(crm: Any, tmp_path: Path) -> None:
         def __reduce__(self) -> tuple[Any, ...]:
             return (Path.touch, (tmp_path / "exploded",))
 
-    operation = kept(send(crm, FEES, Bomb(), serializer="pickle"))
+    operation = stored(send(crm, FEES, Bomb(), serializer="pickle"))
 
-    assert "pickle" in why(operation)
+    assert "pickle" in problem_of(operation)
     assert not (tmp_path / "exploded").exists()
 
 
 def test_a_message_for_later_is_kept_since_no_time_is_kept_here(crm: Any, name: Name) -> None:
-    assert "countdown" in why(kept(send(crm, FEES, "7", name(), countdown=3600)))
+    assert "countdown" in problem_of(stored(send(crm, FEES, "7", name(), countdown=3600)))
 
 
 @pytest.mark.parametrize(
@@ -191,11 +152,11 @@ def test_a_message_for_later_is_kept_since_no_time_is_kept_here(crm: Any, name: 
     ],
     ids=lambda value: value[:12],
 )
-def test_a_body_that_holds_no_arguments_is_kept(publish: Publish, name: Name, body: str, told: str) -> None:
+def test_a_body_that_holds_no_arguments_is_stored(publish: Publish, name: Name, body: str, told: str) -> None:
     message_id = name()
     publish(body, {"task": FEES, "id": message_id}, content_type="application/json", content_encoding="utf-8")
 
-    assert told in why(kept(message_id))
+    assert told in problem_of(stored(message_id))
 
 
 @pytest.mark.parametrize(
@@ -210,7 +171,7 @@ def test_a_body_that_holds_no_arguments_is_kept(publish: Publish, name: Name, bo
     ],
     ids=str,
 )
-def test_what_is_no_task_message_at_all_is_kept(
+def test_what_is_no_task_message_at_all_is_stored(
     fleet: Stage, publish: Publish, headers: dict[str, Any], body: Any
 ) -> None:
     before = {operation.key for operation in messages()}
@@ -218,7 +179,7 @@ def test_what_is_no_task_message_at_all_is_kept(
 
     [new] = until(lambda: [operation for operation in messages() if operation.key not in before])
 
-    assert new.failure_reason is FailureReason.BAD_PAYLOAD
+    assert new.failure_reason == FailureReason.BAD_PAYLOAD
 
 
 def messages() -> list[Operation]:
@@ -236,7 +197,7 @@ def test_another_ledgers_wake_up_is_refused_loudly(fleet: Stage, crm: Any) -> No
 
 
 def test_a_kept_message_is_not_attempted_and_the_queue_is_empty(fleet: Stage, crm: Any) -> None:
-    operation = kept(send(crm, "b2copy.nonsense"))
+    operation = stored(send(crm, "b2copy.nonsense"))
 
     assert attempts_of(ledger(), operation.id) == []
     with fleet.broker.client as client:

@@ -1,0 +1,81 @@
+"""Planted bugs, each of which breaks one promise on purpose: they show that the checks of a random run can fail.
+
+Loaded into a worker with `celery worker --include`; the variable `PLANTED_BUG` names the bug. One chance in five is
+taken, so that a check has to find single operations.
+"""
+
+import itertools
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from worker.b2copy import client as client_module
+from worker.errors import Rejected, Unavailable
+from worker.flow import lane as lane_module
+from worker.messages import inbox as inbox_module
+
+MODULE = __name__
+client: Any = client_module.B2Copy  # Any, because what is replaced here is no public name
+lane: Any = lane_module
+inbox: Any = inbox_module
+_chances = itertools.count(1)
+
+
+def _is_taken() -> bool:
+    return next(_chances) % 5 == 0
+
+
+def carry_out_twice() -> None:
+    """Send a request a second time after its answer."""
+    send = client.send
+
+    async def send_twice(self: Any, route: Any, body: Mapping[str, Any], on_unknown: Any) -> Any:
+        answer = await send(self, route, body, on_unknown)
+        return await send(self, route, body, on_unknown) if _is_taken() else answer
+
+    client.send = send_twice
+
+
+def fail_in_an_outage() -> None:
+    """Take "unavailable" for a refusal of the operation."""
+    send = client.send
+
+    async def send_once(self: Any, route: Any, body: Mapping[str, Any], on_unknown: Any) -> Any:
+        try:
+            return await send(self, route, body, on_unknown)
+        except Unavailable as error:
+            raise Rejected(*error.args) from None
+
+    client.send = send_once
+
+
+def store_no_evidence() -> None:
+    """Settle operations without their attempts."""
+    settle = lane.settle_and_claim
+
+    def settle_without(ledger: Any, transitions: Sequence[Any], *more: Any) -> Any:
+        return settle(ledger, [each._replace(attempt=None) if _is_taken() else each for each in transitions], *more)
+
+    lane.settle_and_claim = settle_without
+
+
+def lose_messages() -> None:
+    """Acknowledge messages that are not recorded."""
+    record = inbox.record
+
+    def record_most(*given: Any, **named: Any) -> Any:
+        return [] if _is_taken() else record(*given, **named)
+
+    inbox.record = record_most
+
+
+BUGS: dict[str, tuple[Callable[[], None], str]] = {
+    "carried out twice": (carry_out_twice, "was carried out 2 times"),
+    "failed in an outage": (fail_in_an_outage, "is failed rejected"),
+    "no evidence": (store_no_evidence, "without any evidence"),
+    "messages lost": (lose_messages, "messages are lost"),
+}
+"""What plants each bug, and what the check that finds it says."""
+
+if bug := os.environ.get("PLANTED_BUG"):
+    BUGS[bug][0]()

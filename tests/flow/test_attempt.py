@@ -1,0 +1,278 @@
+"""An attempt of several calls: its steps, its progress, what it leaves unknown, and what a lost process leaves."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tasks.fees import Fees
+from tests.flow.conftest import (
+    CALL,
+    LOOK,
+    Engine,
+    LocalDestination,
+    drain_until_final,
+    fees_kind,
+    in_background,
+    make_lease_lapse,
+)
+from tests.operations import claim_one, find_operation, record_operation
+from tests.support import until
+from worker.b2copy import Route
+from worker.errors import BadPayload, Rejected, Unavailable, UnknownOutcome
+from worker.flow import gate as gate_module
+from worker.flow.circuit_breaker import FAILURES_TO_OPEN
+from worker.flow.lease_renewal import LeaseRenewal
+from worker.flow.meaning import meaning_of
+from worker.kind import Attempt
+from worker.ledger import Ledger, attempts_of
+from worker.operation import PROGRESS_LIMIT, Claim, Done, FailureReason, Later, OnUnknown, Outcome, State, WaitReason
+
+CREATE = Route("create", "", "POST", "/create", lambda body, sent: body)
+
+
+async def create_then_process(attempt: Attempt, fees: Fees) -> Outcome:
+    """Two calls with an effect; the first one's answer is stored as progress."""
+    if attempt.progress is None:
+        attempt.progress = {"created": await attempt.call(CREATE, {"request_id": fees.request_id + "/create"})}
+    await attempt.call(CALL, {"request_id": fees.request_id})
+    return Done(attempt.progress)
+
+
+def failing(request_id: str, error: Exception) -> Callable[[str], Any]:
+    """Return an answer that raises `error` for the first call about this id."""
+    errors = [error]
+
+    def answer(asked: str) -> Any:
+        if asked == request_id and errors:
+            raise errors.pop()
+        return {"id": 7}
+
+    return answer
+
+
+def test_the_steps_of_an_attempt_are_stored_with_their_names_and_outcomes(ledger: Ledger, engine: Engine) -> None:
+    record_operation(ledger)
+    engine(LocalDestination(failing("W1", Unavailable("x", 503))), fees_kind(create_then_process)).drain("money")
+
+    [attempt] = attempts_of(ledger, find_operation(ledger).id)
+    assert [(step.name, step.http_status, step.outcome) for step in attempt.steps] == [
+        ("create", 200, "answered"),
+        ("processext", 503, "not_processed"),
+    ]
+    assert (attempt.outcome, attempt.http_status) == ("not_processed", 503)
+
+
+def test_an_attempt_of_one_call_stores_no_steps(ledger: Ledger, engine: Engine) -> None:
+    record_operation(ledger)
+    engine().drain("money")
+
+    [attempt] = attempts_of(ledger, find_operation(ledger).id)
+    assert (attempt.steps, attempt.http_status) == ((), 200)
+
+
+def test_the_next_attempt_continues_from_the_progress_of_the_last(ledger: Ledger, engine: Engine) -> None:
+    destination = LocalDestination(failing("W1", Unavailable("x", 503)))
+    record_operation(ledger)
+    pusher = engine(destination, fees_kind(create_then_process))
+    pusher.drain("money")
+    assert find_operation(ledger).progress == {"created": {"id": 7}}
+
+    drain_until_final(ledger, pusher)
+
+    assert destination.calls == ["W1/create", "W1", "W1"]
+    assert find_operation(ledger).result == {"created": {"id": 7}}
+
+
+def test_the_step_whose_outcome_is_unknown_is_named(ledger: Ledger, engine: Engine) -> None:
+    record_operation(ledger, on_unknown=OnUnknown.STOP)
+    kind = fees_kind(create_then_process)
+    engine(LocalDestination(failing("W1", UnknownOutcome("lost"))), kind).drain("money")
+
+    failed = find_operation(ledger)
+    assert (failed.failure_reason, failed.outcome_unknown, failed.unknown_step) == (
+        FailureReason.UNRESOLVED,
+        True,
+        "processext",
+    )
+    assert failed.progress == {"created": {"id": 7}}
+
+
+def test_a_lost_answer_to_a_call_without_an_effect_leaves_nothing_unknown(ledger: Ledger, engine: Engine) -> None:
+    async def look(attempt: Attempt, fees: Fees) -> Outcome:
+        return Done(await attempt.call(LOOK, {"request_id": fees.request_id}))
+
+    destination = LocalDestination(failing("W1", UnknownOutcome("lost")))
+    record_operation(ledger, on_unknown=OnUnknown.STOP)
+    pusher = engine(destination, fees_kind(look))
+    pusher.drain("money")
+    waiting = find_operation(ledger)
+    assert (waiting.state, waiting.outcome_unknown) == (State.WAITING, False)
+
+    drain_until_final(ledger, pusher)
+
+    assert find_operation(ledger).state == State.SUCCEEDED
+    assert destination.on_unknown == [OnUnknown.REPEAT] * 2  # a connection found closed may be replaced
+
+
+def test_looking_does_not_forget_that_an_earlier_call_was_lost(ledger: Ledger, engine: Engine) -> None:
+    async def catch_and_look(attempt: Attempt, fees: Fees) -> Outcome:
+        try:
+            await attempt.call(CREATE, {"request_id": fees.request_id})
+        except UnknownOutcome:
+            await attempt.call(LOOK, {"request_id": "look"})
+        return Later(60.0)
+
+    record_operation(ledger, on_unknown=OnUnknown.READ_BACK)
+    engine(LocalDestination(failing("W1", UnknownOutcome("lost"))), fees_kind(catch_and_look)).drain("money")
+
+    waiting = find_operation(ledger)
+    assert (waiting.wait_reason, waiting.outcome_unknown, waiting.unknown_step) == (
+        WaitReason.NEXT_STEP,
+        True,
+        "create",
+    )
+
+
+def test_a_gate_that_closes_between_two_calls_makes_the_operation_continue_later(
+    ledger: Ledger, engine: Engine
+) -> None:
+    record_operation(ledger)
+    gates: list[Any] = []
+
+    def answer(request_id: str) -> Any:
+        for _ in range(FAILURES_TO_OPEN if request_id == "W1/create" else 0):
+            error = Unavailable("another operation's call")
+            gates[0].record(error, meaning_of(error))
+        return {"id": 7}
+
+    destination = LocalDestination(answer)
+    pusher = engine(destination, fees_kind(create_then_process))
+    gates.append(pusher._lanes["money"]._gate)
+    in_background(pusher)
+    until(lambda: find_operation(ledger).state == State.WAITING)
+
+    waiting = find_operation(ledger)
+    assert (waiting.wait_reason, waiting.outcome_unknown) == (WaitReason.CIRCUIT_OPEN, False)
+    assert waiting.sent  # the first call was: nobody may cancel it
+    assert waiting.progress == {"created": {"id": 7}}
+    [attempt] = attempts_of(ledger, waiting.id)
+    assert [step.name for step in attempt.steps] == ["create"]
+    drain_until_final(ledger, pusher)
+    assert destination.calls == ["W1/create", "W1"]
+
+
+def test_a_lease_that_is_too_short_between_two_calls_makes_the_operation_continue_later(
+    ledger: Ledger, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    destination = LocalDestination(lambda request_id: {"id": 7})
+    record_operation(ledger)
+    is_valid = LeaseRenewal.is_valid
+    monkeypatch.setattr(
+        LeaseRenewal, "is_valid", lambda self, claim: not destination.calls and is_valid(self, claim)
+    )  # as if the process had been suspended during the first call
+    pusher = engine(destination, fees_kind(create_then_process))
+    pusher.drain("money")
+
+    waiting = find_operation(ledger)
+    assert (waiting.state, waiting.wait_reason, waiting.sent) == (State.WAITING, WaitReason.BACKOFF, True)
+    assert [one.outcome for one in attempts_of(ledger, waiting.id)] == ["lease_too_short"]
+    monkeypatch.undo()
+
+
+def test_progress_that_is_too_large_is_our_own_fault_and_is_not_stored(ledger: Ledger, engine: Engine) -> None:
+    async def store_too_much(attempt: Attempt, fees: Fees) -> Outcome:
+        attempt.progress = {"text": "x" * PROGRESS_LIMIT}
+        return Later(1.0)
+
+    record_operation(ledger)
+    engine(None, fees_kind(store_too_much)).drain("money")
+
+    assert find_operation(ledger).failure_reason == FailureReason.INTERNAL
+    assert find_operation(ledger).progress is None
+
+
+def test_an_attempt_that_fails_before_its_first_call_has_sent_nothing(ledger: Ledger, engine: Engine) -> None:
+    async def refuse(attempt: Attempt, fees: Fees) -> Outcome:
+        raise BadPayload("account_login: unknown here")
+
+    record_operation(ledger)
+    engine(None, fees_kind(refuse)).drain("money")
+
+    assert (find_operation(ledger).failure_reason, find_operation(ledger).sent) == (FailureReason.BAD_PAYLOAD, False)
+
+
+class TestOnUnknownAsAFunction:
+    """A kind whose `create` can be read back, and whose `processext` cannot."""
+
+    @staticmethod
+    def permits(claim: Claim) -> OnUnknown:
+        return OnUnknown.STOP if claim.unknown_step == "processext" else OnUnknown.READ_BACK
+
+    async def attempt(self, attempt: Attempt, fees: Fees) -> Outcome:
+        looked = attempt.claim.outcome_unknown and await attempt.call(LOOK, {"request_id": "look"})
+        if not looked:
+            await attempt.call(CREATE, {"request_id": fees.request_id + "/create"})
+        await attempt.call(CALL, {"request_id": fees.request_id})
+        return Done()
+
+    def kind(self) -> Any:
+        return fees_kind(self.attempt, on_unknown=self.permits)
+
+    def test_ends_an_operation_whose_step_must_not_be_repeated_and_names_it(
+        self, ledger: Ledger, engine: Engine
+    ) -> None:
+        record_operation(ledger)
+        destination = LocalDestination(failing("W1", UnknownOutcome("lost")))
+        engine(destination, self.kind()).drain("money")
+
+        failed = find_operation(ledger)
+        assert (failed.failure_reason, failed.unknown_step) == (FailureReason.UNRESOLVED, "processext")
+        assert destination.calls == ["W1/create", "W1"]
+
+    def test_lets_an_operation_look_first_whose_step_can_be_read_back(self, ledger: Ledger, engine: Engine) -> None:
+        record_operation(ledger)
+        destination = LocalDestination(failing("W1/create", UnknownOutcome("lost")))
+        pusher = engine(destination, self.kind())
+        pusher.drain("money")
+        assert find_operation(ledger).unknown_step == "create"
+
+        drain_until_final(ledger, pusher)
+
+        assert find_operation(ledger).state == State.SUCCEEDED
+        assert destination.calls == ["W1/create", "look", "W1"]
+
+    def test_is_asked_about_a_claim_that_a_killed_process_left(self, ledger: Ledger, engine: Engine) -> None:
+        record_operation(ledger)
+        claim_one(ledger, "a killed process")
+        make_lease_lapse(ledger)
+        destination = LocalDestination(lambda request_id: {"id": 7})
+        drain_until_final(ledger, engine(destination, self.kind()))
+
+        assert destination.calls == ["look", "W1"]  # nobody knows which step it was: it looks
+
+    def test_ends_what_a_killed_process_left_if_it_must_not_be_repeated(self, ledger: Ledger, engine: Engine) -> None:
+        record_operation(ledger)
+        claim_one(ledger, "a killed process")
+        make_lease_lapse(ledger)
+        destination = LocalDestination(lambda request_id: {})
+        engine(destination, fees_kind(self.attempt, on_unknown=lambda claim: OnUnknown.STOP)).drain("money")
+
+        assert find_operation(ledger).failure_reason == FailureReason.UNRESOLVED
+        assert destination.calls == []
+
+
+def test_a_refusal_of_what_may_have_been_done_before_is_unresolved(ledger: Ledger, engine: Engine) -> None:
+    record_operation(ledger, on_unknown=OnUnknown.REPEAT)
+    claim_one(ledger, "a killed process")
+    make_lease_lapse(ledger)
+    engine(LocalDestination(failing("W1", Rejected("exists", 409)))).drain("money")
+
+    assert find_operation(ledger).failure_reason == FailureReason.UNRESOLVED
+
+
+def test_a_later_call_waits_no_longer_than_a_lease_lasts() -> None:
+    from worker.flow.lease_renewal import MARGIN_S
+    from worker.ledger import LEASE_S
+
+    assert gate_module.PERMIT_PATIENCE_S < LEASE_S - MARGIN_S

@@ -1,0 +1,347 @@
+"""The gate to a destination: circuit, login, rate limit and hold, seen from the operations that pass it or wait."""
+
+import logging
+import time
+from typing import Any
+
+import pytest
+
+from tasks.fees import Fees
+from tests.flow.conftest import (
+    CALL,
+    LOOK,
+    Engine,
+    LocalDestination,
+    drain_until_final,
+    fees_kind,
+    in_background,
+    make_all_due,
+    states,
+)
+from tests.operations import find_operation, record_operation, record_operations
+from tests.support import until
+from worker.errors import (
+    AccessRejected,
+    CircuitOpen,
+    CredentialsRejected,
+    PermitRefused,
+    RateLimited,
+    SessionUnavailable,
+    SettingsError,
+    StoreUnavailable,
+    Unavailable,
+)
+from worker.flow import circuit_breaker, gate, rate_limit
+from worker.flow.circuit_breaker import FAILURES_TO_OPEN
+from worker.flow.gate import Gate
+from worker.flow.meaning import meaning_of
+from worker.kind import Attempt
+from worker.ledger import Ledger, attempts_of, search
+from worker.operation import Done, FailureReason, Outcome, State, WaitReason
+from worker.settings import worker_settings
+from worker.testbed.environment import Stage
+
+
+@pytest.fixture(autouse=True)
+def _probe_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(circuit_breaker, "PROBE_EVERY_S", 0.2)
+    monkeypatch.setattr(rate_limit, "PROBE_EVERY_S", 0.2)
+
+
+def a_gate(**settings: Any) -> Gate:
+    return Gate("b2copy", worker_settings().model_copy(update=settings), lambda destination, reasons: None)
+
+
+def record(gate: Gate, learned: Outcome | Exception) -> None:
+    gate.record(learned, meaning_of(learned))
+
+
+class Switched(LocalDestination):
+    """A destination that raises `error` until it is set to None."""
+
+    def __init__(self, error: Exception | None) -> None:
+        super().__init__(self._answer_or_raise)
+        self.error = error
+
+    def _answer_or_raise(self, request_id: str) -> Any:
+        if self.error is not None:
+            raise self.error
+        return {}
+
+
+class TestCircuit:
+    def test_an_outage_costs_few_calls_and_everything_resumes_afterwards(self, ledger: Ledger, engine: Engine) -> None:
+        destination = Switched(Unavailable("no answer"))
+        names = [f"W{number}" for number in range(100)]
+        record_operations(ledger, *names)
+        drain = in_background(engine(destination))
+        concurrency = worker_settings().concurrency
+        until(lambda: len(destination.calls) >= FAILURES_TO_OPEN + 2)
+        until(lambda: "waiting" in states(ledger).values())
+        began = time.monotonic()
+        until(lambda: find_operation(ledger, "W99").state == State.QUEUED and time.monotonic() - began > 1.0)
+
+        probes = (time.monotonic() - began) / 0.2 + 4
+        assert len(destination.calls) <= FAILURES_TO_OPEN + concurrency + probes
+        assert not {"failed", "succeeded"} & set(states(ledger).values())
+
+        destination.error = None
+        until(lambda: set(states(ledger).values()) == {"succeeded"})
+        drain.join(20)
+        assert len(destination.calls) <= 100 + FAILURES_TO_OPEN + concurrency + probes + 4
+
+    def test_a_claim_that_is_queued_when_the_circuit_opens_is_returned_unsent(
+        self, ledger: Ledger, engine: Engine
+    ) -> None:
+        def answer(request_id: str) -> Any:
+            raise Unavailable("no answer")
+
+        destination = LocalDestination(answer)
+        record_operations(ledger, *(f"W{number:02}" for number in range(60)))
+        in_background(engine(destination, concurrency=1))  # one after the other
+
+        until(lambda: len(destination.calls) >= FAILURES_TO_OPEN)
+        until(lambda: list(states(ledger).values()).count("running") <= 1)
+
+        untouched = [one for one in search(ledger, limit=1000) if one.state == State.QUEUED]
+        assert len(untouched) >= 60 - FAILURES_TO_OPEN - 10
+        assert not any(one.sent for one in untouched)
+
+    def test_no_probe_is_taken_while_nothing_is_due(self, ledger: Ledger, engine: Engine, in_stage: Stage) -> None:
+        pusher = engine(Switched(Unavailable("no answer")))
+        record_operations(ledger, *(f"W{number}" for number in range(FAILURES_TO_OPEN)))
+        pusher.drain("money")  # opens the circuit, and ends when nothing more is due
+
+        with in_stage.broker.client as client:
+            client.delete("b2copy:gate:b2copy:probe")
+            pusher.drain("money")
+            assert not client.exists("b2copy:gate:b2copy:probe")
+
+    def test_closing_makes_due_what_waited_for_the_destination(
+        self, ledger: Ledger, engine: Engine, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        destination = Switched(Unavailable("no answer"))
+        record_operations(ledger, *(f"W{number}" for number in range(FAILURES_TO_OPEN + 20)))
+        drain = in_background(engine(destination))
+        until(lambda: "waiting" in states(ledger).values())
+
+        destination.error = None
+        with caplog.at_level(logging.INFO):
+            until(lambda: set(states(ledger).values()) == {"succeeded"})
+        drain.join(10)
+
+        assert "waiting operations are due now" in caplog.text
+
+
+class TestAccess:
+    def test_a_403_to_everybody_fails_nothing_opens_the_circuit_and_names_our_address(
+        self, ledger: Ledger, engine: Engine, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        destination = Switched(AccessRejected("processext", 403, "not allowed from here"))
+        names = [f"W{number}" for number in range(30)]
+        record_operations(ledger, *names)
+        pusher = engine(destination, max_attempts=2)
+        drain = in_background(pusher)
+        until(lambda: "waiting" in states(ledger).values())
+        for _ in range(6):  # more often than max_attempts
+            wanted = len(destination.calls) + 1
+            make_all_due(ledger)
+            destination.wait_for_calls(wanted)
+
+        waiting = [one for one in search(ledger, limit=100) if one.state == State.WAITING]
+        assert not {"failed", "succeeded"} & set(states(ledger).values())
+        assert {one.wait_reason for one in waiting} == {WaitReason.NO_ACCESS}
+        assert {one.counted_attempts for one in search(ledger, limit=100)} == {0}
+        assert "refuses our access" in caplog.text
+        assert worker_settings().device_ip in caplog.text
+
+        destination.error = None
+        until(lambda: set(states(ledger).values()) == {"succeeded"})
+        drain.join(10)
+
+    def test_a_403_to_one_operation_fails_it_while_others_are_served(self, ledger: Ledger, engine: Engine) -> None:
+        def answer(request_id: str) -> Any:
+            if request_id == "forbidden":
+                raise AccessRejected("processext", 403, "not this account")
+            return {}
+
+        pusher = engine(LocalDestination(answer), max_attempts=3)
+        record_operation(ledger, "forbidden")
+        attempts = 0
+        while find_operation(ledger, "forbidden").state != State.FAILED:
+            make_all_due(ledger)
+            pusher.drain("money")
+            attempts += 1
+            assert attempts <= 6
+            record_operation(ledger, f"W{attempts}")
+            pusher.drain("money")
+
+        failed = find_operation(ledger, "forbidden")
+        assert failed.failure_reason == FailureReason.REJECTED
+        assert failed.counted_attempts == 3
+        assert attempts == 4  # the first 403 may be everybody's
+        assert set(states(ledger).values()) == {"failed", "succeeded"}
+
+
+class TestLogin:
+    @pytest.mark.parametrize(
+        "error",
+        [CredentialsRejected("x", 401), SessionUnavailable("x"), StoreUnavailable("x"), SettingsError("no key file")],
+        ids=lambda error: type(error).__name__,
+    )
+    def test_without_a_token_only_probes_are_claimed_and_all_resume_with_one(
+        self, ledger: Ledger, engine: Engine, error: Exception
+    ) -> None:
+        destination = Switched(error)
+        record_operations(ledger, *(f"W{number}" for number in range(60)))
+        drain = in_background(engine(destination))
+        until(lambda: "waiting" in states(ledger).values())
+        until(lambda: len(destination.calls) >= worker_settings().concurrency)
+
+        assert not {"failed", "succeeded"} & set(states(ledger).values())
+        waiting = [one for one in search(ledger, limit=100) if one.state == State.WAITING]
+        assert {one.wait_reason for one in waiting} == {WaitReason.NO_SESSION}
+        assert not any(one.sent for one in waiting)
+
+        destination.error = None
+        until(lambda: set(states(ledger).values()) == {"succeeded"}, within=5)
+        drain.join(10)
+
+    def test_a_destination_that_cannot_be_made_makes_operations_wait(self, ledger: Ledger, engine: Engine) -> None:
+        def unusable() -> Any:
+            raise SettingsError("B2COPY_CA_FILE cannot be read")
+
+        record_operation(ledger)
+        engine(open_destination=unusable).drain("money")
+
+        waiting = find_operation(ledger)
+        assert (waiting.state, waiting.wait_reason) == (State.WAITING, WaitReason.NO_SESSION)
+        assert (waiting.sent, waiting.outcome_unknown) == (False, False)
+
+    def test_a_refused_access_closes_the_login(self, in_stage: Stage) -> None:
+        gate = a_gate()
+        record(gate, SessionUnavailable("x"))
+        assert not gate.is_open
+
+        record(gate, AccessRejected("x", 403))
+
+        assert gate.is_open
+
+    def test_one_lost_token_does_not_stop_a_process_that_is_served(self, in_stage: Stage) -> None:
+        gate = a_gate()
+        record(gate, StoreUnavailable("x"))
+        assert gate.available(10, urgent=True) == 0
+
+        record(gate, Done())
+
+        assert gate.available(10, urgent=True) == 10
+
+
+class TestHold:
+    def test_a_429_holds_what_this_process_has_claimed_already(self, ledger: Ledger, engine: Engine) -> None:
+        sent_at: list[float] = []
+
+        def answer(request_id: str) -> Any:
+            sent_at.append(time.monotonic())
+            if len(sent_at) == 1:
+                raise RateLimited("processext", 429, "slow down", 0.8)
+            return {}
+
+        record_operations(ledger, *(f"W{number}" for number in range(30)))
+        drain = in_background(engine(LocalDestination(answer), concurrency=1))
+        until(lambda: list(states(ledger).values()).count("succeeded") >= 29)
+        drain.join(10)
+
+        assert sent_at[1] - sent_at[0] >= 0.75
+
+    def test_a_429_holds_every_process_of_the_fleet(self, ledger: Ledger, engine: Engine) -> None:
+        limited = Switched(RateLimited("processext", 429, "slow down", 1.0))
+        other = LocalDestination(lambda request_id: {})
+        record_operation(ledger, "W1")
+        in_background(engine(limited))
+        until(lambda: find_operation(ledger, "W1").state == State.WAITING)
+        held_at = time.monotonic()
+        record_operation(ledger, "W2", lane="bulk")
+
+        drain = in_background(engine(other), "bulk")
+        until(lambda: find_operation(ledger, "W2").state == State.SUCCEEDED)
+        drain.join(10)
+
+        assert time.monotonic() - held_at >= 0.8
+        assert other.calls == ["W2"]
+
+
+class TestRateLimit:
+    def test_a_lane_asks_for_permits_again_although_calls_are_in_flight(self, ledger: Ledger, engine: Engine) -> None:
+        done: list[str] = []
+
+        def answer(request_id: str) -> Any:
+            if request_id == "W0":
+                until(lambda: len(done) == 19, within=15)  # in flight until all others are done
+            else:
+                done.append(request_id)
+            return {}
+
+        record_operations(ledger, *(f"W{number}" for number in range(20)))
+        drain = in_background(engine(LocalDestination(answer), rate_limit="10/second"))
+        drain.join(20)
+
+        assert set(states(ledger).values()) == {"succeeded"}
+
+    def test_attempts_of_two_calls_end_under_a_limit_that_is_used_up(self, ledger: Ledger, engine: Engine) -> None:
+        async def look_then_call(attempt: Attempt, fees: Fees) -> Outcome:
+            await attempt.call(LOOK, {"request_id": fees.request_id})
+            await attempt.call(CALL, {"request_id": fees.request_id})
+            return Done()
+
+        destination = LocalDestination(lambda request_id: {})
+        record_operations(ledger, *(f"W{number}" for number in range(15)))
+        drain = in_background(engine(destination, fees_kind(look_then_call), rate_limit="10/second"))
+        drain.join(20)
+
+        assert set(states(ledger).values()) == {"succeeded"}
+        assert len(destination.calls) == 30  # no attempt was begun twice
+
+    def test_a_later_call_gives_up_after_its_patience(self, in_stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(gate, "PERMIT_PATIENCE_S", 0.3)
+        full = a_gate(rate_limit="1/minute")
+        assert full.take(1, urgent=True) == 1
+
+        began = time.monotonic()
+        with pytest.raises(PermitRefused):
+            full.pass_one(urgent=True)
+
+        assert time.monotonic() - began < 1.0
+
+    def test_a_later_call_does_not_pass_an_open_circuit(self, in_stage: Stage) -> None:
+        closed_gate = a_gate()
+        for _ in range(FAILURES_TO_OPEN):
+            record(closed_gate, Unavailable("x"))
+
+        with pytest.raises(CircuitOpen):
+            closed_gate.pass_one(urgent=True)
+
+
+def test_a_closed_gate_makes_no_lane_claim_in_a_loop(ledger: Ledger, engine: Engine, in_stage: Stage) -> None:
+    destination = LocalDestination(lambda request_id: {})
+    record_operations(ledger, *(f"W{number}" for number in range(50)))
+    pusher = engine(destination, rate_limit="5/minute")
+    in_background(pusher)
+    until(lambda: len(destination.calls) == 5)
+    time.sleep(1.0)  # the time in which a loop would show
+
+    assert len(destination.calls) == 5
+    fences = [one for one in search(ledger, limit=100) if one.state == State.QUEUED]
+    with ledger.reading() as connection:
+        most = connection.exec_driver_sql("SELECT max(fence) FROM b2copy_operations").scalar_one()
+    assert len(fences) == 45
+    assert most <= 2
+
+
+def test_an_operation_that_was_held_back_leaves_no_evidence_of_a_call(ledger: Ledger, engine: Engine) -> None:
+    record_operation(ledger, "W1")
+    engine(Switched(RateLimited("processext", 429, "slow down", 0.5))).drain("money")
+    record_operation(ledger, "W2")
+    drain_until_final(ledger, engine(), "W2")
+
+    assert [one.outcome for one in attempts_of(ledger, find_operation(ledger, "W2").id)] == ["done"]

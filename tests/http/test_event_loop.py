@@ -1,0 +1,132 @@
+"""What blocks stays off the event loop, and every kind of caller reaches it."""
+
+import asyncio
+import threading
+import time
+from typing import NamedTuple
+
+import pytest
+
+from tests.http.raw_server import OK, Wire
+from tests.test_app import refused, run
+from worker.errors import SessionUnavailable
+from worker.http import Http, event_loop
+from worker.operation import OnUnknown
+from worker.settings import Settings
+from worker.testbed.environment import Stage
+
+
+class Token(NamedTuple):
+    access: str
+    generation: int
+
+
+class SlowTokens:
+    """A token source that blocks until it is released."""
+
+    def __init__(self) -> None:
+        self.released = threading.Event()
+        self.calls: list[str] = []
+        self.token: Token | None = None
+        self.error: Exception | None = None
+
+    def cached(self) -> Token | None:
+        return self.token
+
+    def current(self) -> Token:
+        self.calls.append(threading.current_thread().name)
+        assert self.released.wait(10)
+        if self.error:
+            raise self.error
+        self.token = Token("access", 1)
+        return self.token
+
+    def rejected(self, token: Token) -> Token:
+        return Token("newer", token.generation + 1)
+
+    def clock(self) -> int:
+        return 0
+
+
+@pytest.fixture
+def tokens() -> SlowTokens:
+    return SlowTokens()
+
+
+@pytest.fixture
+def http(wire: Wire, tokens: SlowTokens, settings: Settings) -> Http:
+    return Http({"service_admin": tokens}, settings.model_copy(update={"host": wire.url}), connections=50)
+
+
+def test_a_slow_token_holds_up_no_other_request_and_is_looked_up_once_for_all(http: Http, tokens: SlowTokens) -> None:
+    waiting = [event_loop().submit(http.request("POST", "/x", json={})) for _ in range(40)]
+
+    assert event_loop().run(http.request("POST", "/x", json={}, login=None)).status == 200
+    assert not any(one.done() for one in waiting)
+    tokens.released.set()
+    assert {one.result(10).status for one in waiting} == {200}
+    assert len(tokens.calls) == 1
+    assert tokens.calls[0].startswith("b2copy-blocking")
+
+
+def test_all_who_wait_learn_that_there_is_no_token(http: Http, tokens: SlowTokens) -> None:
+    tokens.error = SessionUnavailable("no access token yet")
+    waiting = [event_loop().submit(http.request("POST", "/x", json={})) for _ in range(5)]
+    tokens.released.set()
+
+    for one in waiting:
+        with pytest.raises(SessionUnavailable):
+            one.result(10)
+    tokens.error = None
+    assert event_loop().run(http.request("POST", "/x", json={})).status == 200  # nothing of it is left
+
+
+def test_a_request_that_is_cancelled_leaves_the_others_their_token(http: Http, tokens: SlowTokens) -> None:
+    first, second = (event_loop().submit(http.request("POST", "/x", json={})) for _ in range(2))
+    while not tokens.calls:
+        time.sleep(0.005)
+
+    assert first.cancel()
+    tokens.released.set()
+    assert second.result(10).status == 200
+
+
+def test_a_request_that_is_cancelled_leaves_the_connections_usable(http: Http, wire: Wire, tokens: SlowTokens) -> None:
+    tokens.token = Token("access", 1)
+    wire.answer = lambda connection, request: None
+    running = event_loop().submit(http.request("POST", "/x", json={}, on_unknown=OnUnknown.REPEAT))
+    while not wire.requests:
+        time.sleep(0.005)
+
+    assert running.cancel()
+    wire.answer = lambda connection, request: connection.sendall(OK)
+    for _ in range(3):
+        again = event_loop().run(http.request("POST", "/x", json={}, on_unknown=OnUnknown.REPEAT))
+        assert again.status == 200
+    assert wire.connections == 2
+
+
+def test_another_event_loop_awaits_a_request(http: Http, tokens: SlowTokens) -> None:
+    tokens.token = Token("access", 1)
+
+    async def both() -> list[int]:
+        answers = await asyncio.gather(*[http.request("POST", "/x", json={}) for _ in range(2)])
+        return [answer.status for answer in answers]
+
+    assert asyncio.run(both()) == [200, 200]
+
+
+def test_waiting_for_the_loop_on_the_loop_is_refused(http: Http) -> None:
+    async def wait() -> None:
+        http.reach()
+
+    with pytest.raises(RuntimeError, match="must not wait"):
+        event_loop().run(wait())
+
+
+def test_a_worker_does_not_start_with_certificates_that_cannot_be_read(stage: Stage) -> None:
+    (stage.folder / "ca.pem").write_text("nonsense")
+
+    [line] = refused(run(stage, "worker", B2COPY_CA_FILE=str(stage.folder / "ca.pem")))
+
+    assert line.startswith("B2COPY_CA_FILE: ")

@@ -1,0 +1,59 @@
+"""B2COPY_DATABASE_URL as hosts, secret stores and other tools write it: used, or refused with the remedy."""
+
+import pytest
+from sqlalchemy import make_url
+
+from worker.errors import SettingsError
+from worker.settings import LedgerSettings, load
+
+
+@pytest.mark.parametrize(
+    ("url", "remedy"),
+    [
+        ("postgresql://u:hunter2@h1:5432,h2:5432/d?target_session_attrs=read-write", r"\?host=h1:5432&host=h2:5432"),
+        ("postgresql://u:hunter2,x/y@h/d", "several hosts"),
+        ("postgresql://u:hunter2@h:${PORT}/d", r"\$\{PORT\}: nothing has put a value in its place"),
+        ("postgresql://u:[YOUR-PASSWORD]@h/d", r"\[YOUR-PASSWORD\]"),
+        ("postgresql://u:hunter2@h/{{ name }}", r"\{\{ name \}\}"),
+        ("postgresql+psycopg2://u:hunter2@h/d", "driver psycopg2: write postgresql://"),
+        ("postgresql+asyncpg://u:hunter2@h/d", "driver asyncpg: write postgresql://"),
+        ("sqlite+aiosqlite:////var/lib/ledger.db", r"not sqlite\+aiosqlite"),
+        ("mysql://u:hunter2@h/d", "sqlite or postgresql, not mysql"),
+        ("jdbc:postgresql://h/d?user=u&password=hunter2", "an SQLAlchemy URL"),
+        ("host=h dbname=d user=u password=hunter2", "an SQLAlchemy URL"),
+        ("postgresql://u:hun/ter2@h:1/d", "port number"),
+        ("postgresql://u:hunter2#x@h:1/d", "%40, %3A, %2F"),
+        ("postgresql://u:hunter2@h:0/d", "port number"),
+        ('"postgresql://u:hunter2@h/d"', "remove them"),
+    ],
+)
+def test_an_unusable_database_url_is_refused_with_the_remedy_and_without_its_password(
+    monkeypatch: pytest.MonkeyPatch, url: str, remedy: str
+) -> None:
+    monkeypatch.setenv("B2COPY_DATABASE_URL", url)
+
+    with pytest.raises(SettingsError, match=f"B2COPY_DATABASE_URL must .*{remedy}") as refused:
+        load(LedgerSettings)
+
+    assert "hunter2" not in str(refused.value)
+    assert "ter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "port"),
+    [
+        ("postgresql://u:pw@[::1]:5433/d", "::1", 5433),
+        ("postgres://u:pw@[::1]/d\n", "::1", None),
+        ("postgresql://u:pw@db.example/d?sslmode=require", "db.example", None),
+        ("postgresql+psycopg://postgres@/postgres?host=/run/postgresql", None, None),
+        ("postgresql://u@/d?host=h1:5432&host=h2:5432&target_session_attrs=read-write", None, None),
+    ],
+)
+def test_a_postgresql_url_is_read_by_sqlalchemy(
+    monkeypatch: pytest.MonkeyPatch, url: str, host: str | None, port: int | None
+) -> None:
+    monkeypatch.setenv("B2COPY_DATABASE_URL", url)
+
+    parsed = make_url(load(LedgerSettings).database_url)
+
+    assert (parsed.drivername, parsed.host, parsed.port) == ("postgresql+psycopg", host, port)

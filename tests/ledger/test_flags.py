@@ -1,0 +1,96 @@
+"""Flags and pauses: seen by the whole fleet, and the time of a pause is not ours."""
+
+import pytest
+
+from tests.operations import (
+    LedgerClock,
+    claim_due,
+    claim_one,
+    find_operation,
+    make_wait,
+    record_operations,
+)
+from worker.ledger import Ledger, active_flags, lower_flag, pause, raise_flag, resume
+from worker.operation import WaitReason
+
+
+def test_a_flag_is_seen_by_all_until_it_is_lowered(ledger: Ledger) -> None:
+    raise_flag(ledger, "login_refused", "worker 1", "B2COPY refused our login three times")
+    raise_flag(ledger, "login_refused", "worker 2", "refused here as well")
+    pause(ledger, "bulk", "ada", "month end")
+
+    raised = active_flags(ledger)
+    assert list(raised) == ["login_refused", "pause:bulk"]
+    assert (raised["login_refused"].actor, raised["pause:bulk"].note) == ("worker 1", "month end")
+    assert lower_flag(ledger, "login_refused", "ada", "new key registered")
+    assert resume(ledger, "bulk", "ada", "month end is over")
+    assert active_flags(ledger) == {}
+
+
+def external_wait_s(ledger: Ledger, name: str = "W1") -> float:
+    return find_operation(ledger, name).external_wait_ms / 1000
+
+
+def test_the_time_of_a_pause_is_external_wait(ledger: Ledger, clock: LedgerClock) -> None:
+    record_operations(ledger, "W1")
+    record_operations(ledger, "W2", lane="bulk")
+    clock.advance(100)
+    pause(ledger, "money", "ada", "upgrade")
+    clock.advance(60)
+
+    resume(ledger, "money", "ada", "done")
+
+    assert 60 <= external_wait_s(ledger) < 75, "the 100 s before the pause are ours"
+    assert external_wait_s(ledger, "W2") == 0
+    claim_due(ledger)
+    assert 60 <= external_wait_s(ledger) < 75
+
+
+def test_an_operation_that_became_due_during_a_pause_stood_still_from_then_on(
+    ledger: Ledger, clock: LedgerClock
+) -> None:
+    record_operations(ledger, "W1", "W2")
+    first, second = claim_due(ledger)
+    make_wait(ledger, first, due_in_s=40)
+    make_wait(ledger, second, due_in_s=4000)
+    pause(ledger, "all", "ada", "upgrade")
+    clock.advance(60)
+
+    resume(ledger, "all", "ada", "done")
+
+    assert 20 <= external_wait_s(ledger, "W1") < 35
+    assert external_wait_s(ledger, "W2") == 0
+
+
+def test_a_pause_is_not_added_to_the_time_pending_at_the_destination(ledger: Ledger, clock: LedgerClock) -> None:
+    record_operations(ledger, "W1")
+    make_wait(ledger, claim_one(ledger), wait_reason=WaitReason.PENDING_AT_B2COPY, due_in_s=1)
+    clock.advance(10)
+    pause(ledger, "money", "ada", "upgrade")
+    clock.advance(60)
+    resume(ledger, "money", "ada", "done")
+
+    claim_due(ledger)
+
+    assert 70 <= external_wait_s(ledger) < 85
+
+
+@pytest.mark.parametrize("first", ["money", "all"])
+@pytest.mark.parametrize("resumed_first", ["money", "all"])
+def test_the_time_of_two_overlapping_pauses_is_counted_once(
+    ledger: Ledger, clock: LedgerClock, first: str, resumed_first: str
+) -> None:
+    record_operations(ledger, "W1")
+    second = "all" if first == "money" else "money"
+    resumed_second = "all" if resumed_first == "money" else "money"
+    pause(ledger, first, "ada", "upgrade")
+    clock.advance(100)
+    pause(ledger, second, "ada", "incident")
+    clock.advance(100)
+    resume(ledger, resumed_first, "ada", "done")
+    clock.advance(100)
+    resume(ledger, resumed_second, "ada", "done")
+    clock.advance(100)
+    claim_due(ledger)
+
+    assert 300 <= external_wait_s(ledger) < 330

@@ -1,0 +1,182 @@
+"""Late answers: what a holder knows although its lease was lost decides, unless a later request may have changed it."""
+
+import pytest
+
+from tests.operations import (
+    LedgerClock,
+    attempt_record,
+    claim_due,
+    claim_one,
+    fail,
+    find_operation,
+    hold_operation,
+    make_wait,
+    names_of,
+    record_operations,
+    succeed,
+)
+from worker.ledger import LEASE_S, Ledger, attempts_of, audit_of, replay, resolve, settle, stop_asking
+from worker.operation import Claim, FailureReason, OnUnknown, State, Transition, WaitReason
+
+W1 = "fees.process:W1"
+
+
+@pytest.fixture
+def answered(ledger: Ledger) -> Claim:
+    """A claim whose request has been answered, but whose holder cannot write the answer."""
+    return hold_operation(ledger, "W1", owner="worker 1", on_unknown=OnUnknown.STOP, entity="7")
+
+
+@pytest.fixture
+def second(ledger: Ledger, clock: LedgerClock, answered: Claim) -> Claim:
+    """The claim of the next holder, after the lease of the first has lapsed."""
+    clock.advance(LEASE_S + 1)
+    return claim_one(ledger, "worker 2")
+
+
+def leave_unresolved(ledger: Ledger, claim: Claim) -> None:
+    """Settle as the engine does what must not be repeated: nothing is sent."""
+    unresolved = Transition(
+        claim, State.FAILED, failure_reason=FailureReason.UNRESOLVED, outcome_unknown=True, unknown_step="charge"
+    )
+    assert settle(ledger, [unresolved]) == []
+
+
+def done(claim: Claim) -> Transition:
+    return Transition(claim, State.SUCCEEDED, result={"fee": "1.20"}, attempt=attempt_record(), outcome_known=True)
+
+
+def rejected(claim: Claim) -> Transition:
+    return Transition(
+        claim, State.FAILED, failure_reason=FailureReason.REJECTED, attempt=attempt_record("no"), outcome_known=True
+    )
+
+
+def test_a_late_success_resolves_what_the_next_holder_left_unresolved(
+    ledger: Ledger, answered: Claim, second: Claim
+) -> None:
+    leave_unresolved(ledger, second)
+
+    assert settle(ledger, [done(answered)]) == [answered], "the claim was lost all the same"
+
+    found = find_operation(ledger, "W1")
+    assert (found.state, found.failure_reason, found.result) == (State.SUCCEEDED, None, {"fee": "1.20"})
+    assert (found.outcome_unknown, found.unknown_step) == (False, None)
+    [attempt] = attempts_of(ledger, answered.id)
+    assert (attempt.outcome, attempt.late) == ("done", True)
+
+
+def test_a_late_rejection_resolves_it_too(ledger: Ledger, answered: Claim, second: Claim) -> None:
+    leave_unresolved(ledger, second)
+
+    settle(ledger, [rejected(answered)])
+
+    found = find_operation(ledger, "W1")
+    assert (found.state, found.failure_reason, found.outcome_unknown) == (State.FAILED, FailureReason.REJECTED, False)
+
+
+def test_a_late_answer_that_decides_is_stored_in_the_audit(ledger: Ledger, answered: Claim, second: Claim) -> None:
+    leave_unresolved(ledger, second)
+
+    settle(ledger, [done(answered)])
+
+    [entry] = audit_of(ledger, W1)
+    assert (entry.action, entry.actor) == ("late_answer", "worker 1")
+    assert entry.detail is not None
+    assert entry.detail["before"] == {"state": "failed", "failure_reason": "unresolved"}
+    assert entry.detail["after"] == {"state": "succeeded", "failure_reason": None}
+
+
+def test_a_late_success_is_final_while_the_next_holder_must_not_send(
+    ledger: Ledger, answered: Claim, second: Claim
+) -> None:
+    record_operations(ledger, "W2", entity="7")
+
+    settle(ledger, [done(answered)])
+
+    assert find_operation(ledger, "W1").state == State.SUCCEEDED
+    assert names_of(claim_due(ledger)) == ["W2"], "the entity's next operation was not released"
+    assert succeed(ledger, second) == [second]
+
+
+def test_a_late_success_releases_the_children(ledger: Ledger, answered: Claim, second: Claim) -> None:
+    record_operations(ledger, "child", parent=W1)
+    leave_unresolved(ledger, second)
+    assert claim_due(ledger) == []
+
+    settle(ledger, [done(answered)])
+
+    assert names_of(claim_due(ledger)) == ["child"]
+
+
+def test_a_late_rejection_does_not_end_what_another_process_holds(
+    ledger: Ledger, answered: Claim, second: Claim
+) -> None:
+    settle(ledger, [rejected(answered)])
+
+    assert find_operation(ledger, "W1").state == State.RUNNING
+    assert succeed(ledger, second) == []
+
+
+def test_a_late_answer_does_not_end_what_another_process_may_be_sending_again(
+    ledger: Ledger, clock: LedgerClock
+) -> None:
+    answered = hold_operation(ledger, "W1", on_unknown=OnUnknown.START_OR_GET)
+    clock.advance(LEASE_S + 1)
+    second = claim_one(ledger, "worker 2")
+
+    settle(ledger, [done(answered)])
+
+    assert find_operation(ledger, "W1").state == State.RUNNING
+    assert succeed(ledger, second) == []
+
+
+@pytest.mark.parametrize("sent_by", ["an attempt that was settled", "a claim whose lease lapsed"])
+def test_a_late_answer_does_not_decide_if_something_was_sent_after_it(
+    ledger: Ledger, clock: LedgerClock, answered: Claim, second: Claim, sent_by: str
+) -> None:
+    if sent_by == "an attempt that was settled":
+        fail(ledger, second, failure_reason=FailureReason.UNRESOLVED, outcome_unknown=True)
+    else:
+        clock.advance(LEASE_S + 1)
+        leave_unresolved(ledger, claim_one(ledger, "worker 3"))
+
+    settle(ledger, [done(answered)])
+
+    assert find_operation(ledger, "W1").failure_reason == FailureReason.UNRESOLVED
+    assert audit_of(ledger, W1) == []
+
+
+@pytest.mark.parametrize("decision", ["replay", "resolve", "stop_asking"])
+def test_a_late_answer_does_not_change_what_a_person_decided(
+    ledger: Ledger, answered: Claim, second: Claim, decision: str
+) -> None:
+    if decision == "stop_asking":
+        make_wait(ledger, second, wait_reason=WaitReason.NO_SESSION, sent=False)
+        stop_asking(ledger, W1, "ada", "support decides")
+    else:
+        leave_unresolved(ledger, second)
+    if decision == "replay":
+        replay(ledger, [W1], "ada", "looked: not there", not_done=True)
+        leave_unresolved(ledger, claim_one(ledger))
+    if decision == "resolve":
+        resolve(ledger, W1, "ada", "looked: not there", succeeded=False)
+    before = find_operation(ledger, "W1")
+
+    settle(ledger, [done(answered)])
+
+    assert find_operation(ledger, "W1") == before
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_only_a_final_answer_that_is_known_decides(ledger: Ledger, answered: Claim, second: Claim, known: bool) -> None:
+    leave_unresolved(ledger, second)
+    late = (
+        Transition(answered, State.WAITING, WaitReason.PENDING_AT_B2COPY, due_in_s=1.0, outcome_known=True)
+        if known
+        else Transition(answered, State.FAILED, failure_reason=FailureReason.EXHAUSTED)
+    )
+
+    settle(ledger, [late])
+
+    assert find_operation(ledger, "W1").failure_reason == FailureReason.UNRESOLVED

@@ -1,0 +1,185 @@
+"""Resolve: a person records what the destination did. Correct: a failed operation gets another payload."""
+
+from typing import Any
+
+import pytest
+
+from tests.operations import (
+    claim_due,
+    claim_one,
+    fail,
+    fail_operation,
+    find_operation,
+    hold_operation,
+    names_of,
+    record_operation,
+    record_operations,
+    succeed_operation,
+)
+from worker.errors import BadPayload, NotAllowed
+from worker.ledger import Ledger, attempts_of, audit_of, correct, fail_message, replay, resolve
+from worker.operation import FailureReason, OnUnknown, Phase, State
+
+W1 = "fees.process:W1"
+WRONG = {"account_login": "7", "request_id": "W1"}
+RIGHT = {"account_login": "8", "request_id": "W1"}
+
+
+def leave_unresolved(ledger: Ledger, name: str = "W1", **fields: Any) -> None:
+    claimed = hold_operation(ledger, name, on_unknown=OnUnknown.STOP, **fields)
+    fail(
+        ledger,
+        claimed,
+        failure_reason=FailureReason.UNRESOLVED,
+        outcome_unknown=True,
+        unknown_step="charge",
+        progress={"client": 5},
+    )
+
+
+def test_an_unresolved_operation_is_resolved_as_succeeded_with_the_result(ledger: Ledger) -> None:
+    leave_unresolved(ledger)
+
+    resolved = resolve(ledger, W1, "ada", "support says it was charged", succeeded=True, result={"fee": "1.20"})
+
+    assert resolved == find_operation(ledger, "W1")
+    assert (resolved.state, resolved.failure_reason, resolved.result) == (State.SUCCEEDED, None, {"fee": "1.20"})
+    assert (resolved.outcome_unknown, resolved.unknown_step, resolved.progress) == (False, None, None)
+    assert resolved.ended_at == resolved.state_since
+
+
+def test_an_operation_that_was_not_done_stays_failed_as_rejected_with_its_outcome_known(ledger: Ledger) -> None:
+    leave_unresolved(ledger)
+
+    resolved = resolve(ledger, W1, "ada", "support finds nothing", succeeded=False)
+
+    assert (resolved.state, resolved.failure_reason) == (State.FAILED, FailureReason.REJECTED)
+    assert (resolved.outcome_unknown, resolved.unknown_step, resolved.progress) == (False, None, {"client": 5})
+    assert replay(ledger, [W1], "ada", "it was not done") == [W1], "its outcome is known, so it may be replayed"
+
+
+@pytest.mark.parametrize("succeeded", [True, False])
+def test_the_audit_of_a_resolve_holds_what_was_before(ledger: Ledger, succeeded: bool) -> None:
+    leave_unresolved(ledger)
+
+    resolve(ledger, W1, "ada", "asked support", succeeded=succeeded, result={"by": "hand"} if succeeded else None)
+
+    [entry] = audit_of(ledger, W1)
+    assert (entry.actor, entry.note) == ("ada", "asked support")
+    assert entry.action == ("resolve, succeeded" if succeeded else "resolve, failed")
+    assert entry.detail == {
+        "before": {
+            "failure_reason": "unresolved",
+            "outcome_unknown": True,
+            "unknown_step": "charge",
+            "progress": {"client": 5},
+            "result": None,
+        },
+        "after": {
+            "state": "succeeded" if succeeded else "failed",
+            "failure_reason": None if succeeded else "rejected",
+            "result": {"by": "hand"} if succeeded else None,
+        },
+    }
+
+
+@pytest.mark.parametrize("succeeded", [True, False])
+def test_children_are_released_if_the_parent_is_resolved_as_succeeded(ledger: Ledger, succeeded: bool) -> None:
+    leave_unresolved(ledger)
+    record_operations(ledger, "child", parent=W1)
+    assert claim_due(ledger) == []
+
+    resolve(ledger, W1, "ada", "asked support", succeeded=succeeded)
+
+    assert names_of(claim_due(ledger)) == (["child"] if succeeded else [])
+
+
+@pytest.mark.parametrize("action", ["resolved", "corrected"])
+def test_only_a_failed_operation_can_be_resolved_or_corrected(ledger: Ledger, action: str) -> None:
+    succeed_operation(ledger, "W1")
+    fail_message(ledger, "m-1", "b2copy.fees.process", "no arguments", by="crm", raw="[]")
+
+    def decide(key: str) -> None:
+        if action == "resolved":
+            resolve(ledger, key, "ada", "no", succeeded=True)
+        else:
+            correct(ledger, key, RIGHT, "ada", "no")
+
+    with pytest.raises(NotAllowed, match=f"is succeeded: only a failed operation can be {action}"):
+        decide(W1)
+    with pytest.raises(NotAllowed, match="stores a message"):
+        decide("message:m-1")
+    with pytest.raises(NotAllowed, match="no such operation"):
+        decide("fees.process:none")
+    assert audit_of(ledger, W1) == []
+
+
+@pytest.mark.parametrize("reason", [FailureReason.REJECTED, FailureReason.BAD_PAYLOAD, "fee_error"])
+def test_a_corrected_operation_is_queued_with_the_new_payload(ledger: Ledger, reason: str) -> None:
+    fail_operation(ledger, "W1", failure_reason=reason, time_allowed_s=100.0)
+
+    corrected = correct(ledger, W1, RIGHT, "ada", "the login was mistyped")
+
+    assert (corrected.state, corrected.failure_reason, corrected.payload) == (State.QUEUED, None, RIGHT)
+    assert (corrected.counted_attempts, corrected.replays, corrected.phase) == (0, 1, Phase.SUBMIT)
+    assert corrected.deadline_at == corrected.state_since + 100_000
+    assert len(attempts_of(ledger, corrected.id)) == 1, "the earlier evidence is lost"
+    assert claim_one(ledger).payload == RIGHT
+
+
+def test_the_audit_of_a_correction_holds_both_payloads(ledger: Ledger) -> None:
+    fail_operation(ledger, "W1", entity="7")
+
+    correct(ledger, W1, RIGHT, "ada", "the login was mistyped", entity="8")
+
+    [entry] = audit_of(ledger, W1)
+    assert (entry.action, entry.actor, entry.note) == ("correct", "ada", "the login was mistyped")
+    assert entry.detail == {
+        "before": {"payload": WRONG, "entity": "7", "failure_reason": "rejected"},
+        "after": {"payload": RIGHT, "entity": "8"},
+    }
+    assert find_operation(ledger, "W1").entity == "8"
+
+
+def test_a_correction_forgets_the_progress_made_with_the_wrong_payload(ledger: Ledger) -> None:
+    fail(ledger, hold_operation(ledger, "W1"), progress={"client": 5}, outcome_known=True)
+
+    correct(ledger, W1, RIGHT, "ada", "the login was mistyped")
+
+    assert find_operation(ledger, "W1").progress is None
+
+
+def test_the_corrected_payload_is_what_the_key_now_stands_for(ledger: Ledger) -> None:
+    fail_operation(ledger, "W1")
+    correct(ledger, W1, RIGHT, "ada", "the login was mistyped")
+
+    assert not record_operation(ledger, "W1", payload=RIGHT).created
+
+
+@pytest.mark.parametrize("reason", [FailureReason.UNRESOLVED, FailureReason.EXHAUSTED, FailureReason.INTERNAL])
+def test_an_operation_that_may_have_been_done_is_not_corrected(ledger: Ledger, reason: FailureReason) -> None:
+    unknown = reason != FailureReason.EXHAUSTED
+    fail(ledger, hold_operation(ledger, "W1"), failure_reason=reason, outcome_unknown=unknown)
+
+    with pytest.raises(NotAllowed, match="resolve it first"):
+        correct(ledger, W1, RIGHT, "ada", "the login was mistyped")
+
+    assert find_operation(ledger, "W1").payload == WRONG
+
+
+def test_a_correction_that_is_not_json_is_refused(ledger: Ledger) -> None:
+    fail_operation(ledger, "W1")
+
+    with pytest.raises(BadPayload, match="not JSON"):
+        correct(ledger, W1, {"when": object()}, "ada", "no")
+
+    assert find_operation(ledger, "W1").state == State.FAILED
+
+
+def test_a_corrected_operation_goes_to_the_end_of_its_entitys_line(ledger: Ledger) -> None:
+    fail_operation(ledger, "A1", entity="A")
+    record_operations(ledger, "A2", entity="A")
+
+    correct(ledger, "fees.process:A1", {"account_login": "8", "request_id": "A1"}, "ada", "mistyped")
+
+    assert names_of(claim_due(ledger)) == ["A2"]

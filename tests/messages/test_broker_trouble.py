@@ -1,0 +1,175 @@
+"""A Redis that is gone, read-only, out of memory, or lacks commands: work waits and goes on, and nobody is refused."""
+
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from tasks import enqueue
+from tests.messages.conftest import FEES, send
+from tests.support import until
+from tests.tasks.conftest import ended
+from worker.operation import State
+from worker.testbed import broker as testbed_broker
+from worker.testbed.environment import Stage
+from worker.testbed.processes import Process
+
+Worker = Callable[..., Process]
+DOCTOR = (sys.executable, "-m", "worker.cli", "doctor")
+
+
+@pytest.fixture
+def crm(in_stage: Stage) -> Iterator[Any]:
+    with Celery("crm", broker=in_stage.broker.url, set_as_current=False) as app:
+        yield app
+
+
+def refuse_memory(client: Any) -> Callable[[], None]:
+    client.config_set("maxmemory", "1")
+    return lambda: client.config_set("maxmemory", "0")
+
+
+def become_replica(client: Any) -> Callable[[], None]:
+    client.execute_command("REPLICAOF", "127.0.0.1", "1")
+    return lambda: client.execute_command("REPLICAOF", "NO", "ONE")
+
+
+def demand_replicas(client: Any) -> Callable[[], None]:
+    client.config_set("min-replicas-to-write", "3")
+    return lambda: client.config_set("min-replicas-to-write", "0")
+
+
+@pytest.mark.parametrize("refuse_writes", [refuse_memory, become_replica, demand_replicas])
+def test_a_redis_that_refuses_writes_is_waited_for(
+    in_stage: Stage, worker: Worker, refuse_writes: Callable[[Any], Callable[[], None]]
+) -> None:
+    process = worker()
+    enqueue.fees(account_login="7", request_id="before")
+    ended("fees.process:before")
+    with in_stage.broker.client as client:
+        accept_writes = refuse_writes(client)
+        try:
+            assert enqueue.fees(account_login="7", request_id="during").created
+            time.sleep(2)  # so that the worker meets the refusal several times
+        finally:
+            accept_writes()
+
+    assert ended("fees.process:during").state == State.SUCCEEDED
+    assert process.started == 1
+    assert len(process.said().splitlines()) < 250
+
+
+def test_a_message_taken_from_a_redis_without_memory_is_recorded(in_stage: Stage, worker: Worker, crm: Any) -> None:
+    process = worker()
+    process.send(signal.SIGSTOP)
+    try:
+        send(crm, FEES, "7", "taken")
+        with in_stage.broker.client as client:
+            client.config_set("maxmemory", "1")
+            process.send(signal.SIGCONT)
+            try:
+                until(lambda: not client.llen("b2copy.inbox"))
+                assert until(lambda: enqueue.status("fees.process:taken")) is not None
+            finally:
+                client.config_set("maxmemory", "0")
+    finally:
+        process.send(signal.SIGCONT)
+
+    assert ended("fees.process:taken").state == State.SUCCEEDED
+
+
+def test_an_outage_of_redis_leaves_few_lines(in_stage: Stage, worker: Worker) -> None:
+    process = worker()
+    before = len(process.said().splitlines())
+    in_stage.broker.kill()
+    recorded = [enqueue.fees(account_login="7", request_id=f"R{number}") for number in range(3)]
+    time.sleep(4)
+    in_stage.broker.start()
+
+    for operation in recorded:
+        assert ended(operation.key, within=20).state == State.SUCCEEDED
+    assert len(process.said().splitlines()) - before < 120
+    assert process.started == 1
+
+
+def test_the_lock_of_a_worker_that_was_killed_ends_soon(in_stage: Stage, worker: Worker) -> None:
+    worker()
+    with in_stage.broker.client as client, client.monitor() as commands:
+        for command in commands.listen():
+            if command["command"].startswith("SET unacked_mutex"):
+                break
+
+    assert 0 < int(command["command"].split()[-1]) <= 5_000
+
+
+def test_a_redis_without_client_and_config_is_served(
+    in_stage: Stage, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    forbidden = 'rename-command CLIENT ""\nrename-command CONFIG ""\n'
+    monkeypatch.setattr(testbed_broker, "_CONFIGURATION", testbed_broker._CONFIGURATION + forbidden)
+    broker = testbed_broker.Broker(tmp_path / "managed").start()
+    try:
+        monkeypatch.setenv("B2COPY_REDIS_URL", broker.url)
+        in_stage.settings["B2COPY_REDIS_URL"] = broker.url
+        process = in_stage.worker()
+        until(lambda: " ready." in process.said(), within=20)
+        enqueue.fees(account_login="7", request_id="managed")
+
+        assert ended("fees.process:managed").state == State.SUCCEEDED
+        doctor = subprocess.run(
+            DOCTOR, env=in_stage.environment, capture_output=True, text=True, timeout=30, check=False
+        )
+        assert doctor.returncode == 0, doctor.stderr
+    finally:
+        for process in in_stage.processes:
+            process.stop()
+        broker.stop()
+
+
+ENQUEUE = """
+from tasks import enqueue
+for number in range(3):
+    print(enqueue.fees(account_login="7", request_id=f"R{number}").created)
+"""
+
+
+class Nonsense:
+    """A server that answers every request with what no Redis says."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"redis://127.0.0.1:{self._listener.getsockname()[1]}/0"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                with connection:
+                    connection.recv(1000)
+                    connection.sendall(b"<html>\r\n" * 20)
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+
+def test_nothing_that_a_wake_up_raises_reaches_a_caller_whose_operation_is_recorded(stage: Stage) -> None:
+    nonsense = Nonsense()
+    environment = stage.environment | {"B2COPY_REDIS_URL": nonsense.url}
+    ran = subprocess.run(
+        [sys.executable, "-c", ENQUEUE], env=environment, capture_output=True, text=True, timeout=30, check=False
+    )
+    nonsense.close()
+
+    assert ran.stdout.split() == ["True"] * 3, ran.stderr
+    assert ran.stderr.count("no wake-up was sent") == 1
+    assert "Traceback" not in ran.stderr

@@ -1,0 +1,55 @@
+"""A leader that dies or fails frees its lease, and its error is the one that surfaces."""
+
+import time
+
+import pytest
+from celery.exceptions import SoftTimeLimitExceeded
+
+from tests.conftest import Configure, Member
+from tests.session.fleet import store_of
+from worker.sandbox.control_client import SandboxControl
+from worker.session.redis_store import RenewalLease
+from worker.session.timings import Timings
+from worker.testbed.broker import Broker
+
+
+class TestLeadersThatFail:
+    @pytest.mark.failure_mode("F3")
+    def test_a_lease_nobody_frees_lapses(self, member: Member, configure: Configure) -> None:
+        dead = store_of(configure(), Timings(lease=0.5))
+        assert isinstance(dead.acquire("the dead", 0, "keys"), RenewalLease)
+
+        started = time.monotonic()
+        assert member().current().generation
+        assert time.monotonic() - started < 2.5
+
+    @pytest.mark.failure_mode("F15", "F35", "F42")
+    @pytest.mark.parametrize("fatal", [SystemExit, KeyboardInterrupt, SoftTimeLimitExceeded, MemoryError])
+    def test_whatever_ends_a_leader_surfaces_and_frees_the_lease(
+        self, member: Member, sandbox: SandboxControl, fatal: type[BaseException]
+    ) -> None:
+        session = member()
+        session.current()
+        sandbox.faults({"what": "status", "status": 503, "route": "refreshtoken"})
+
+        def clock() -> float:
+            raise fatal
+
+        with pytest.raises(fatal):
+            member(wall=clock).renew(force=True, wait=1)
+
+        state = session.state()
+        assert state.leader is None
+        assert state.refresh_token_used
+        assert sandbox.counters()["calls"] == {"authexternalcrm": 1, "refreshtoken": 1}
+        assert session.renew(force=True, wait=1).outcome == "login"
+
+    @pytest.mark.failure_mode("F35")
+    def test_its_error_is_not_hidden_by_a_lease_that_lapsed(self, member: Member, broker: Broker) -> None:
+        def clock() -> float:
+            with broker.client as client:
+                client.flushall()
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            member(wall=clock).renew()

@@ -1,0 +1,153 @@
+"""Keys that are replaced, or become unusable, while the fleet runs."""
+
+import ctypes
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Configure, Member
+from tests.session.fleet import token_calls, token_or_none
+from tests.support import until
+from worker.errors import (
+    CredentialsRejected,
+)
+from worker.sandbox.control_client import SandboxControl
+from worker.testbed.keys import new_key_pair, new_storage_key
+
+
+class TestKeyRotation:
+    @pytest.mark.failure_mode("F56")
+    def test_a_rehearsal_without_a_restart_and_without_a_failed_call(
+        self, member: Member, configure: Configure, sandbox: SandboxControl, tmp_path: Path
+    ) -> None:
+        settings = configure()
+        old_id, old_file = settings.key_id[0], settings.private_key_file[0]
+        session = member(configure(key_id=f"new,{old_id}", private_key_file=f"{tmp_path}/new.pem,{old_file}"))
+        session.current()
+        assert session.state().credential == old_id
+
+        new = new_key_pair(tmp_path, "new")  # written, and not yet registered
+        session.forget()
+        assert session.current().generation
+        assert session.state().credential == old_id
+
+        sandbox.register_key("new", new.public_key)
+        session.forget()
+        assert session.current().generation
+        assert session.state().credential == "new"
+
+        sandbox.withdraw_key(old_id)
+        Path(old_file).rename(tmp_path / "old.pem")
+        try:
+            session.forget()
+            assert session.current().generation
+        finally:
+            (tmp_path / "old.pem").rename(old_file)
+
+    @pytest.mark.failure_mode("F56")
+    def test_a_new_key_ends_the_rest_after_a_refused_login(
+        self, member: Member, configure: Configure, sandbox: SandboxControl, tmp_path: Path
+    ) -> None:
+        wrong = new_key_pair(tmp_path, "test-key")
+        session = member(configure(private_key_file=wrong.private_file), recheck=0.05)
+        with pytest.raises(CredentialsRejected):
+            session.current()
+
+        wrong.private_file.unlink()
+        sandbox.register_key("test-key", new_key_pair(tmp_path, "test-key").public_key)
+
+        assert until(lambda: token_or_none(session))
+
+    @pytest.mark.failure_mode("F57")
+    def test_a_session_no_storage_key_opens_costs_one_login(
+        self, member: Member, configure: Configure, sandbox: SandboxControl, tmp_path: Path
+    ) -> None:
+        member().current()
+        other = member(configure(storage_key_file=new_storage_key(tmp_path)))
+
+        assert not other.state().readable
+        assert other.current().generation
+        assert other.state().readable
+        assert sandbox.counters()["logins"] == 2
+
+
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """Let this thread, and those it starts, open only what any user may open: root may open everything."""
+    libc = ctypes.CDLL(None)
+    libc.setfsuid(65534)
+    try:
+        yield
+    finally:
+        libc.setfsuid(os.geteuid())
+
+
+@pytest.fixture
+def key_folder(configure: Configure, tmp_path: Path) -> Path:
+    """The keys in a folder of their own, and settings that name it."""
+    folder = tmp_path / "keys"
+    folder.mkdir()
+    settings = configure()
+    for name, path in (
+        ("private_key_file", settings.private_key_file[0]),
+        ("storage_key_file", settings.storage_key_file),
+    ):
+        (folder / name).write_bytes(path.read_bytes())
+        (folder / name).chmod(0o600)
+        configure(**{name: folder / name})
+    return folder
+
+
+class TestKeysThatBecomeUnusable:
+    """They were checked at start: later on they are a login that cannot be made, and no operation fails for it."""
+
+    @pytest.mark.parametrize("name", ["private_key_file", "storage_key_file"])
+    def test_nobody_logs_in_until_they_are_repaired(self, member: Member, key_folder: Path, name: str) -> None:
+        (key_folder / name).chmod(0o644)
+        session = member(recheck=0.05, refused_cooldown=0.2)
+
+        with pytest.raises(CredentialsRejected, match="chmod 600"):
+            session.current()
+
+        (key_folder / name).chmod(0o600)
+        assert until(lambda: token_or_none(session))
+
+    def test_callers_wait_while_their_folder_cannot_be_searched(
+        self, member: Member, key_folder: Path, sandbox: SandboxControl
+    ) -> None:
+        session = member(recheck=0.05)
+        key_folder.chmod(0)
+        try:
+            with unprivileged():
+                with pytest.raises(CredentialsRejected, match=r"cannot be read \(Permission denied\)"):
+                    session.current()
+                assert session.renew().outcome == "cooldown"
+        finally:
+            key_folder.chmod(0o700)
+
+        assert token_calls(sandbox) == 0
+        assert until(lambda: token_or_none(session))  # at once: other keys than those that were refused
+
+    @pytest.mark.parametrize("broken", ["x" * 300, "private_key_file"], ids=["name too long", "loop of links"])
+    def test_a_path_that_leads_nowhere_is_reported_with_its_reason(
+        self, member: Member, key_folder: Path, broken: str
+    ) -> None:
+        (key_folder / "private_key_file").unlink()
+        (key_folder / "private_key_file").symlink_to(broken)
+
+        with pytest.raises(CredentialsRejected, match=r"private_key_file cannot be read \(.+\)"):
+            member().current()
+
+    def test_a_process_with_a_token_of_its_own_goes_on_with_it(self, member: Member, key_folder: Path) -> None:
+        session, other = member(recheck=0.001), member()
+        token = session.current()
+        other.renew(force=True, wait=1)
+        (key_folder / "storage_key_file").chmod(0o644)
+
+        assert session.current() == token
+        assert not session.state().readable
+        (key_folder / "storage_key_file").chmod(0o600)
+        assert until(lambda: session.current() == other.current())

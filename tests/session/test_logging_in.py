@@ -1,0 +1,195 @@
+"""What B2COPY's answer to a login makes the fleet do."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.conftest import Member
+from tests.session.fleet import together, token_calls
+from tests.support import until
+from worker.errors import (
+    B2CopyError,
+    CredentialsRejected,
+    RateLimited,
+    SessionUnavailable,
+    Transient,
+    Unavailable,
+)
+from worker.sandbox.control_client import SandboxControl
+from worker.session.shared import SharedSession
+from worker.testbed.broker import Broker
+
+
+class TestLoggingIn:
+    @pytest.mark.failure_mode("F44")
+    @pytest.mark.parametrize(
+        ("fault", "error", "kind"),
+        [
+            ({"what": "status", "status": 400}, CredentialsRejected, "terminal"),
+            ({"what": "status", "status": 401}, CredentialsRejected, "terminal"),
+            ({"what": "status", "status": 403}, CredentialsRejected, "terminal"),
+            ({"what": "status", "status": 429}, RateLimited, "rate_limited"),
+            ({"what": "status", "status": 500}, Unavailable, "unavailable"),
+            ({"what": "status", "status": 503}, Unavailable, "unavailable"),
+            ({"what": "silence"}, Unavailable, "unavailable"),
+            ({"what": "html"}, Unavailable, "unavailable"),
+            ({"what": "huge"}, Unavailable, "unavailable"),
+        ],
+        ids=lambda value: " ".join(str(part) for part in value.values()) if isinstance(value, dict) else None,
+    )
+    def test_what_b2copy_says_decides_what_we_do(
+        self, member: Member, sandbox: SandboxControl, fault: dict[str, Any], error: type[B2CopyError], kind: str
+    ) -> None:
+        session = member(token_deadline=0.3, login_attempts=2)
+        sandbox.faults({"route": "authexternalcrm", **fault})
+
+        with pytest.raises(error):
+            session.renew()
+
+        cooldown = session.state().cooldown
+        assert cooldown is not None
+        assert cooldown.kind == kind
+
+    @pytest.mark.failure_mode("F45")
+    def test_a_refused_login_is_not_repeated(self, member: Member, sandbox: SandboxControl) -> None:
+        sandbox.faults({"what": "status", "status": 401, "route": "authexternalcrm"})
+        members = [member() for _ in range(4)]
+
+        for session in members:
+            for _ in range(3):
+                with pytest.raises(CredentialsRejected, match="401"):
+                    session.current()
+
+        assert token_calls(sandbox) == 1
+        sandbox.faults()
+        assert members[0].renew(force=True, wait=1).outcome == "login"  # a person says: now
+
+    @pytest.mark.failure_mode("F26")
+    def test_a_repeated_login_carries_another_assertion(self, member: Member, sandbox: SandboxControl) -> None:
+        sandbox.switches(assertion_single_use=True)
+        sandbox.faults({"what": "status", "status": 503, "route": "authexternalcrm", "next": 1, "effect": "done"})
+
+        assert member().current().generation
+        assert sandbox.counters()["calls"]["authexternalcrm"] == 2
+
+    @pytest.mark.failure_mode("F40")
+    def test_a_silent_server_is_given_up_on_within_the_lease(self, member: Member, sandbox: SandboxControl) -> None:
+        sandbox.faults({"what": "silence", "route": "authexternalcrm"})
+        session = member(token_deadline=0.3, login_attempts=1)
+
+        started = time.monotonic()
+        with pytest.raises(Unavailable):
+            session.renew()
+        assert time.monotonic() - started < 0.6
+
+    @pytest.mark.failure_mode("F16", "F43")
+    def test_while_b2copy_is_down_the_fleet_asks_as_rarely_as_one(
+        self, member: Member, sandbox: SandboxControl, due: Callable[[], None]
+    ) -> None:
+        old = member().current()
+        due()
+        sandbox.faults({"what": "status", "status": 503, "route": "token"})
+        members = [member(cooldown=0.5, cooldown_max=1.0) for _ in range(8)]
+        ends = time.monotonic() + 1.0
+
+        def hammer(session: SharedSession) -> set[object]:
+            seen: set[object] = set()
+            while time.monotonic() < ends:
+                seen.add(session.current().generation)
+                time.sleep(0.005)
+            return seen
+
+        seen = together(*[lambda session=session: hammer(session) for session in members])
+
+        assert seen == [{old.generation}] * 8  # and all went on with the token they had
+        assert token_calls(sandbox) <= 1 + 1 + 4 * 3  # login, refresh, and at most four leaders with three tries each
+
+    def test_callers_who_keep_asking_during_a_rest_cost_redis_nothing(
+        self, member: Member, sandbox: SandboxControl, broker: Broker
+    ) -> None:
+        sandbox.faults({"what": "status", "status": 503, "route": "token", "retry_after": "20"})
+        session = member()
+        with pytest.raises(SessionUnavailable):
+            session.current()
+
+        with broker.client as client:
+            before = client.info("commandstats")["cmdstat_evalsha"]["calls"]
+            for _ in range(100):
+                with pytest.raises(SessionUnavailable):
+                    session.current()
+            after = client.info("commandstats")["cmdstat_evalsha"]["calls"]
+
+        assert after - before <= 2
+
+    @pytest.mark.failure_mode("F41")
+    def test_the_error_is_ours_and_says_when_to_come_back(self, member: Member, sandbox: SandboxControl) -> None:
+        sandbox.faults({"what": "status", "status": 503, "route": "token", "retry_after": "20"})
+        session = member()
+
+        with pytest.raises(SessionUnavailable, match="503") as raised:
+            session.current()
+
+        assert 15 < (raised.value.retry_after or 0) <= 20
+        assert token_calls(sandbox) == 1
+        assert isinstance(raised.value, Transient)
+        assert raised.value.__cause__ is None
+
+    @pytest.mark.failure_mode("F48")
+    def test_one_failed_refresh_does_not_end_all_later_ones(
+        self, member: Member, sandbox: SandboxControl, due: Callable[[], None]
+    ) -> None:
+        session = member()
+        session.current()
+        due()
+        sandbox.faults({"what": "status", "status": 503, "route": "token"})
+        with pytest.raises(Unavailable):
+            session.renew()
+        assert session.renew().outcome == "cooldown"
+        sandbox.faults()
+
+        assert until(lambda: session.renew().outcome == "login")
+
+    @pytest.mark.failure_mode("F24")
+    @pytest.mark.parametrize("ahead", [3600.0, -3600.0])
+    def test_a_clock_of_ours_an_hour_off_costs_one_refused_login(
+        self, member: Member, sandbox: SandboxControl, ahead: float
+    ) -> None:
+        session = member(wall=lambda: time.time() + ahead)
+
+        assert session.current().generation
+
+        assert sandbox.counters()["statuses"]["authexternalcrm"] == {"401": 1, "200": 1}
+
+    @pytest.mark.failure_mode("F24")
+    @pytest.mark.parametrize("ahead", [600.0, -600.0])
+    def test_a_clock_of_b2copys_ten_minutes_off_is_followed(
+        self, member: Member, sandbox: SandboxControl, ahead: float
+    ) -> None:
+        sandbox.switches(clock_offset=ahead)
+
+        assert member().current().generation
+
+        assert sandbox.counters()["statuses"]["authexternalcrm"] == {"401": 1, "200": 1}
+
+    def test_a_date_that_neither_clock_of_ours_confirms_is_not_believed(
+        self, member: Member, sandbox: SandboxControl, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        sandbox.switches(clock_offset=365 * 86400.0)
+
+        with pytest.raises(CredentialsRejected):
+            member().current()
+
+        assert sandbox.counters()["statuses"]["authexternalcrm"] == {"401": 1}
+        assert "B2COPY_CLOCK_TOLERANCE" in caplog.text
+
+    @pytest.mark.failure_mode("F58")
+    def test_leaders_do_not_log_each_other_out(self, member: Member, sandbox: SandboxControl) -> None:
+        sandbox.switches(one_session=True, latency={"token": 0.4})
+        members = [member(lease=0.1, pace=2.0) for _ in range(4)]
+
+        tokens = together(*[session.current for session in members])
+
+        assert len(set(tokens)) == 1
+        assert sandbox.counters()["logins"] == 1

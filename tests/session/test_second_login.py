@@ -1,0 +1,145 @@
+"""Another way to log in needs one class: both share the machinery, and neither touches the other."""
+
+import time
+from collections.abc import Callable
+
+import pytest
+import redis
+
+from tests.conftest import quick
+from tests.session.fleet import token_calls
+from tests.support import until
+from worker.errors import CredentialsRejected
+from worker.sandbox.control_client import SandboxControl
+from worker.session import Identity, Login, SharedSession
+from worker.session.login import BeforeCall
+from worker.session.secret import Secret
+from worker.session.timings import Timings
+from worker.session.tokens import Pair
+from worker.settings import Settings
+from worker.testbed.broker import Broker
+
+
+class Password:
+    """A login with a password and without a refresh token."""
+
+    def __init__(self, settings: Settings, timings: Timings, wall: Callable[[], float]) -> None:
+        self.identity = Identity("password", settings.host, "ada@example.com")
+        self.password = "right"
+        self.life_s = 600.0
+        self.logins = 0
+
+    def fingerprint(self) -> str:
+        return self.password
+
+    def log_in(self, before_call: BeforeCall) -> Pair:
+        before_call()
+        self.logins += 1
+        if self.password != "right":
+            raise CredentialsRejected("POST /api/v2/signin", 401, "wrong password")
+        return Pair(Secret(f"access-{self.logins}"), None, self.life_s, credential="ada@example.com")
+
+    def refresh(self, refresh_token: Secret[str]) -> Pair | None:
+        return None
+
+
+@pytest.fixture
+def login(settings: Settings) -> Password:
+    return Password(settings, quick(), time.time)
+
+
+@pytest.fixture
+def password(settings: Settings, login: Password) -> SharedSession:
+    def made(settings: Settings, timings: Timings, wall: Callable[[], float]) -> Login:
+        return login
+
+    return SharedSession(settings, quick(recheck=0.01), login=made)
+
+
+@pytest.fixture
+def service_admin(settings: Settings) -> SharedSession:
+    return SharedSession(settings, quick(recheck=0.01))
+
+
+def test_each_login_has_a_session_and_keys_of_its_own(
+    password: SharedSession, service_admin: SharedSession, broker: Broker, sandbox: SandboxControl
+) -> None:
+    assert password.current().access == "access-1"
+    assert service_admin.current().access != "access-1"
+
+    with redis.Redis.from_url(broker.url, decode_responses=True) as client:
+        prefixes = {name.rpartition(":")[0] for name in client.scan_iter("b2copy:{*")}
+    identities = [password.state().identity, service_admin.state().identity]
+    assert prefixes == {identity.key_prefix for identity in identities}
+    assert len(prefixes) == 2
+    assert token_calls(sandbox) == 1
+
+
+def test_without_a_refresh_token_it_logs_in_again_ahead_of_expiry(password: SharedSession, login: Password) -> None:
+    login.life_s = 0.5
+    before = password.current()
+
+    assert until(lambda: password.current() != before)
+
+    state = password.state()
+    assert (login.logins, state.origin, state.credential) == (2, "login", "ada@example.com")
+    assert password.renew(force=True, wait=1).outcome == "login"
+
+
+def test_a_refused_login_does_not_touch_the_other(
+    password: SharedSession, service_admin: SharedSession, login: Password, sandbox: SandboxControl
+) -> None:
+    login.password = "wrong"
+    with pytest.raises(CredentialsRejected, match="wrong password"):
+        password.current()
+
+    assert service_admin.current().generation
+    assert service_admin.state().cooldown is None
+    with pytest.raises(CredentialsRejected):
+        password.current()
+    assert login.logins == 1
+
+    login.password = "right"  # other credentials end the cool-down
+    assert until(lambda: token_or_none(password))
+    sandbox.faults({"what": "status", "status": 401, "route": "token"})
+    service_admin.forget()
+    with pytest.raises(CredentialsRejected):
+        service_admin.current()
+    assert password.current().access == "access-2"
+
+
+def token_or_none(session: SharedSession) -> object:
+    try:
+        return session.current()
+    except CredentialsRejected:
+        return None
+
+
+def test_a_refresh_token_that_the_login_cannot_use_leads_to_a_login(
+    settings: Settings, login: Password, password: SharedSession
+) -> None:
+    given = login.log_in
+
+    def with_refresh_token(before_call: BeforeCall) -> Pair:
+        pair = given(before_call)
+        return Pair(pair.access, Secret("of no use"), pair.life_s)
+
+    login.log_in = with_refresh_token  # type: ignore[method-assign]
+    password.current()
+
+    assert password.renew(force=True, wait=1).outcome == "login"
+    assert login.logins == 2
+
+
+def test_sessions_on_this_redis_are_listed_by_whose_they_are(
+    password: SharedSession, service_admin: SharedSession, settings: Settings
+) -> None:
+    elsewhere = SharedSession(settings.model_copy(update={"device_ip": "127.0.0.2"}), quick())
+    password.current()
+    service_admin.current()
+    with pytest.raises(CredentialsRejected):  # the sandbox sees another address
+        elsewhere.current()
+
+    assert service_admin.sessions() == [service_admin.state().identity, password.state().identity]
+    assert str(service_admin.state().identity) == f"service_admin 42 at {settings.host}, from 127.0.0.1"
+    assert elsewhere.state().identity.key_prefix != service_admin.state().identity.key_prefix

@@ -1,0 +1,115 @@
+"""Any answer whatever of a token endpoint is a pair that can be used, or an error of ours."""
+
+import base64
+import json
+import socket
+import time
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from tests.conftest import Configure, Member
+from tests.http.raw_server import Wire
+from tests.session.frames import shown_by
+from worker.errors import B2CopyError, CredentialsRejected, RateLimited, SessionUnavailable, Unavailable
+from worker.http import Answer
+from worker.session.secret import Secret
+from worker.session.token_endpoints import TOKEN_LIMIT, accepted, read_pair
+from worker.session.tokens import LIFE_MAX_S, Pair
+
+PRESENTED = Secret("presented-canary")
+
+
+def pair_of(status: int, headers: dict[str, str], body: bytes) -> Pair | B2CopyError:
+    try:
+        answer = accepted(Answer(status, headers, body), "POST /x", PRESENTED, 300.0)
+        return read_pair(answer, "POST /x")
+    except B2CopyError as error:
+        return error
+
+
+TEXT = st.text(st.characters(), max_size=20)
+TOKENS = TEXT | st.sampled_from(["a", "x" * TOKEN_LIMIT, "x" * 900_000, "two words", "new\nline", "\ud800", ""])
+NESTED = base64.urlsafe_b64encode(b'{"exp":' * 50_000).decode()
+JWTS = st.sampled_from([f"a.{NESTED}.c", "a.b.c", "a..c"])
+ODD_LIVES: list[Any] = [1e400, -1, 0, 10**400, "²", "300", True, [], {}, None, float("nan")]
+LIVES = st.sampled_from(ODD_LIVES) | st.integers() | st.floats() | TEXT
+PAIRS = st.fixed_dictionaries(
+    {},
+    optional={
+        "accessToken": TOKENS | JWTS | LIVES,
+        "access_token": TOKENS,
+        "refreshToken": TOKENS | LIVES,
+        "expiresIn": LIVES,
+        "expires_in": LIVES,
+    },
+).map(lambda pair: json.dumps(pair).encode())
+DEEP = st.integers(1, 50_000).map(lambda depth: b'{"accessToken":' * depth)
+BODIES = st.binary(max_size=100) | PAIRS | DEEP | TEXT.map(lambda text: json.dumps(text).encode())
+ODD_HEADERS = ["²", "-1", "1e400", "9" * 400, "Mon, 01 Jan 0001 00:00:00 -0000", "Fri, 31 Dec 9999 23:59:59 GMT"]
+HEADERS = st.dictionaries(
+    st.sampled_from(["Retry-After", "Date"]),
+    st.sampled_from(ODD_HEADERS) | st.text(st.characters(codec="latin-1"), max_size=30),
+)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(status=st.sampled_from([200, 429, 503, 401]) | st.integers(100, 999), headers=HEADERS, body=BODIES)
+@example(status=200, headers={}, body=b'{"accessToken": "a", "expiresIn": 1e400}')
+@example(status=200, headers={"Date": ODD_HEADERS[4]}, body=b'{"accessToken": "a.eyJleHAiOjF9.c"}')
+@example(status=429, headers={"Retry-After": "²"}, body=b"presented-canary")
+def test_any_answer_whatever_is_a_usable_pair_or_an_error_of_ours(
+    status: int, headers: dict[str, str], body: bytes
+) -> None:
+    found = pair_of(status, headers, body)
+
+    if isinstance(found, Pair):
+        assert f"Bearer {found.access.reveal()}".isprintable()
+        assert len(found.access.reveal()) <= TOKEN_LIMIT
+        assert found.life_s is None or 0 < found.life_s <= LIFE_MAX_S
+    else:
+        assert isinstance(found, Unavailable | RateLimited | CredentialsRejected)
+        assert found.retry_after is None or 0 <= found.retry_after <= 300
+        assert len(str(found).encode()) < 1000
+        assert "presented-canary" not in str(found)
+        assert not [where for where, text in shown_by(found) if "presented-canary" in text]
+
+
+@pytest.mark.parametrize("lacking", [{"accessToken": 7}, {"accessToken": "x" * 900_000}, {}, {"accessToken": "a b"}])
+def test_an_error_about_a_pair_holds_nothing_of_it(lacking: dict[str, Any]) -> None:
+    body = json.dumps({"refreshToken": "refresh-canary", "id_token": "access-canary", **lacking}).encode()
+
+    found = pair_of(200, {}, body)
+
+    assert isinstance(found, Unavailable)
+    assert "canary" not in str(found)
+    assert not [where for where, text in shown_by(found) if "canary" in text]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"accessToken": "' + b"x" * 900_000 + b'"}',
+        b'{"accessToken":' * 50_000,
+        b'{"accessToken": "\\ud800", "refreshToken": "\\ud800"}',
+        b"\xff\xfe\x00",
+    ],
+    ids=["900 KB token", "nested 50,000 deep", "lone surrogates", "not text"],
+)
+def test_callers_wait_while_a_login_is_answered_with_rubbish(
+    wire: Wire, member: Member, configure: Configure, body: bytes
+) -> None:
+    def answer(connection: socket.socket, request: bytes) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+
+    wire.login = wire.answer = answer
+    session = member(configure(host=wire.url), login_attempts=1)
+
+    started = time.monotonic()
+    with pytest.raises(SessionUnavailable) as caught:
+        session.current(wait=1.0)
+
+    assert time.monotonic() - started < 1.5
+    assert caught.value.retry_after

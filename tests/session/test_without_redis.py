@@ -1,0 +1,74 @@
+"""What a process does while Redis does not answer, or has lost everything."""
+
+import time
+from functools import partial
+
+import pytest
+
+from tests.conftest import Configure, Member
+from tests.session.fleet import above, token_calls
+from tests.support import until
+from worker.errors import (
+    StoreUnavailable,
+)
+from worker.sandbox.control_client import SandboxControl
+from worker.testbed.broker import Broker
+
+
+class TestWithoutRedis:
+    @pytest.mark.failure_mode("F30")
+    def test_a_copy_of_ones_own_is_used_and_nothing_renewed(
+        self, member: Member, sandbox: SandboxControl, broker: Broker
+    ) -> None:
+        session, newcomer = member(recheck=0.0), member()
+        token = session.current()
+        broker.kill()
+
+        started = time.monotonic()
+        assert all(session.current() == token for _ in range(50))
+        with pytest.raises(StoreUnavailable):
+            newcomer.current()
+        assert time.monotonic() - started < 0.6
+
+        with pytest.raises(StoreUnavailable):
+            session.rejected(token)
+        assert token_calls(sandbox) == 1
+
+    def test_a_copy_is_used_to_its_end_and_not_beyond(
+        self, member: Member, configure: Configure, broker: Broker
+    ) -> None:
+        session = member(configure(token_ttl=0.8), store_pause=0.01)
+        token = session.current()
+        ends = time.monotonic() + (session.state().expires_in or 0)
+        broker.kill()
+
+        until(lambda: time.monotonic() > ends - 0.03, every=0.002)
+        assert session.current() == token
+        until(lambda: time.monotonic() > ends + 0.01, every=0.002)
+        with pytest.raises(StoreUnavailable):
+            session.current()
+
+    def test_a_lost_session_is_replaced_while_the_copy_is_used(
+        self, member: Member, sandbox: SandboxControl, broker: Broker
+    ) -> None:
+        session = member(recheck=0.0)
+        token = session.current()
+        sandbox.switches(latency={"token": 0.2})
+        broker.flush()
+
+        started = time.monotonic()
+        assert session.current() == token
+        assert time.monotonic() - started < 0.15
+        assert until(lambda: session.current().generation > token.generation)
+
+    @pytest.mark.failure_mode("F31")
+    def test_each_loss_costs_one_login(self, member: Member, sandbox: SandboxControl, broker: Broker) -> None:
+        members = [member(recheck=0.01) for _ in range(4)]
+        generations: list[int] = []
+        for _ in range(3):
+            newest = max([0, *generations])
+            broker.flush()
+            generations.append(until(partial(above, newest, members)))
+
+        assert generations == sorted(generations)
+        assert sandbox.counters()["logins"] == 3

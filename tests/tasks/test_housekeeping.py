@@ -1,0 +1,55 @@
+"""The scheduled jobs: wake what is due, renew the session."""
+
+from collections.abc import Callable
+
+import pytest
+
+from tasks import housekeeping
+from tests.operations import find_operation, hold_operation, make_wait, record_operations
+from worker.app import ledger
+from worker.operation import WaitReason
+from worker.sandbox.control_client import SandboxControl
+from worker.testbed.environment import Stage
+
+
+@pytest.fixture
+def due_in_ms(in_stage: Stage, sandbox: SandboxControl) -> Callable[[], int]:
+    """An operation waits for a session, for another minute. Returns for how long."""
+    make_wait(ledger(), hold_operation(ledger()), wait_reason=WaitReason.NO_SESSION, due_in_s=60.0)
+
+    def remaining() -> int:
+        waiting = find_operation(ledger())
+        assert waiting.due_at is not None
+        return waiting.due_at - waiting.state_since
+
+    return remaining
+
+
+def test_what_waits_for_a_session_is_due_when_there_is_one(due_in_ms: Callable[[], int]) -> None:
+    assert due_in_ms() == 60_000
+
+    housekeeping.refresh()
+
+    assert due_in_ms() < 30_000
+
+
+def test_what_waits_for_a_session_waits_while_the_login_is_refused(
+    due_in_ms: Callable[[], int], sandbox: SandboxControl, in_stage: Stage
+) -> None:
+    sandbox.withdraw_key(in_stage.keys.key_id)
+
+    housekeeping.refresh()
+    housekeeping.refresh()  # while the fleet rests after the refused login
+
+    assert due_in_ms() == 60_000
+
+
+def test_dispatch_wakes_once_a_second_in_the_whole_fleet(in_stage: Stage) -> None:
+    record_operations(ledger(), *(f"W{number}" for number in range(250)))
+    with in_stage.broker.client as client:
+        housekeeping.dispatch()
+        assert client.llen("b2copy.money") == 3
+
+        client.delete("b2copy.money")
+        housekeeping.dispatch()
+        assert client.llen("b2copy.money") == 0

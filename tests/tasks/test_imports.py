@@ -1,0 +1,35 @@
+"""What a CRM loads when it imports `tasks.enqueue`: no HTTP client and no cryptography, for it calls nobody."""
+
+import subprocess
+import sys
+
+MAY_LOAD = {
+    "tasks", "worker",
+    "sqlalchemy", "tenacity",  # the ledger; with its driver when it is opened
+    "pydantic", "pydantic_core", "pydantic_settings", "annotated_types", "typing_extensions", "typing_inspection",
+    "dotenv",
+    "celery", "kombu", "amqp", "billiard", "vine", "click", "dateutil", "six", "tzlocal",  # wake-ups
+    "cffi", "cython_runtime",  # by billiard and celery, if they are installed
+}  # fmt: skip
+
+LIST = """
+import sys
+import tasks.enqueue
+found = {name.split(".")[0] for name in sys.modules} - set(sys.stdlib_module_names)
+print(*sorted(name for name in found if not name.startswith("_")))
+"""
+
+
+def test_importing_enqueue_loads_neither_http_nor_cryptography() -> None:
+    listed = subprocess.run([sys.executable, "-c", LIST], capture_output=True, text=True, timeout=55, check=True)
+
+    assert set(listed.stdout.split()) - MAY_LOAD == set()
+
+
+def test_a_worker_has_the_client_all_the_same() -> None:
+    from worker.b2copy import B2Copy, client
+    from worker.http import Http, Transport
+
+    assert B2Copy is client.B2Copy
+    assert Http.__module__ == "worker.http.client"
+    assert Transport.__module__ == "worker.http.adapter"

@@ -1,0 +1,84 @@
+"""libcurl's connections of one process, as coroutines of its event loop."""
+
+import ssl
+import time
+from pathlib import Path
+
+import certifi
+import pycurl
+
+from worker.errors import SettingsError
+from worker.http.answer import Answer
+from worker.http.curl import Ends, Handle, NothingSent, Request
+
+_SOCKETS_MAX = 1000  # entries for connections, closed ones included, after which all are forgotten
+
+
+class Connections:
+    """Up to `size` idle connections. Every method must be called on the event loop of this process."""
+
+    def __init__(self, ca_file: str | None, size: int) -> None:
+        self._ca_file = ca_file
+        self._multi = pycurl.AsyncCurlMulti()
+        self._multi.setopt(pycurl.M_MAXCONNECTS, max(1, size))
+        self._sockets: dict[Ends, int] = {}
+        self._idle: dict[tuple[str, bool], list[Handle]] = {}
+
+    async def send(self, request: Request, deadline_s: float) -> Answer:
+        """Send `request` and return the whole answer. It is sent once, and no redirect is followed.
+
+        Everything together may take `deadline_s` seconds. Raises `Unavailable` when nothing was sent,
+        `StaleConnection` or `UnknownOutcome` when something may have been.
+        """
+        ends = time.monotonic() + deadline_s
+        key = request.method, request.body is not None
+        idle = self._idle.setdefault(key, [])
+        handle = idle.pop() if idle else Handle(*key, self._ca_file, self._sockets)
+        if len(self._sockets) > _SOCKETS_MAX:
+            self._sockets.clear()
+        try:
+            handle.start(request, deadline_s, reuse=request.may_reuse)
+            answer = await self._perform(handle)
+        except NothingSent:
+            handle.start(request, ends - time.monotonic(), reuse=False)
+            answer = await self._perform(handle)
+        # After a failure or a cancellation the handle is given up: libcurl may still be busy with it.
+        idle.append(handle)
+        return answer
+
+    async def _perform(self, handle: Handle) -> Answer:
+        failure: pycurl.error | None = None
+        try:
+            await self._multi.perform(handle.curl)
+        except pycurl.error as error:
+            failure = error
+        return handle.answer(failure)
+
+
+def check(ca_file: Path | None) -> None:
+    """Check that requests can be sent at all. Raises `SettingsError`, so that a worker does not start."""
+    features = pycurl.version_info()[4]
+    missing = [
+        name
+        for name, is_there in (
+            ("TLS", features & pycurl.VERSION_SSL),
+            ("names resolved in a thread", features & pycurl.VERSION_ASYNCHDNS),
+            ("AsyncCurlMulti", hasattr(pycurl, "AsyncCurlMulti")),
+            ("PREREQFUNCTION", hasattr(pycurl, "PREREQFUNCTION")),
+        )
+        if not is_there
+    ]
+    if missing:
+        raise SettingsError(
+            f"pycurl {pycurl.version} lacks {', '.join(missing)}: install the wheel from PyPI, pycurl 7.49 or later"
+        )
+    _check_certificates(ca_file)
+
+
+def _check_certificates(ca_file: Path | None) -> None:
+    path = ca_file or certifi.where()
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except (OSError, ValueError) as error:
+        name = "B2COPY_CA_FILE" if ca_file else "certifi's certificates"
+        raise SettingsError(f"{name}: {path} does not hold PEM certificates that can be read ({error})") from None

@@ -1,0 +1,209 @@
+"""One request by libcurl: a handle that is set up safely, and what its result means.
+
+libcurl sends a request again by itself, without telling, when a connection that it reuses breaks before the first byte
+of an answer. Two things prevent that here:
+
+* A body is read from a function that cannot be rewound, so libcurl fails with `E_SEND_FAIL_REWIND` instead.
+* A request that must not be sent twice, and one without a body whose method may have an effect, never goes out on a
+  reused connection.
+"""
+
+import os
+import select
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import certifi
+
+# libcurl writes the keys of every TLS connection to the file that this variable names. It reads the variable itself.
+os.environ.pop("SSLKEYLOGFILE", None)
+
+import pycurl
+
+from worker.errors import Unavailable, UnknownOutcome
+from worker.http.answer import Answer
+from worker.http.headers import Headers
+
+USER_AGENT = f"b2copy-sync/{version('b2copy-sync')}"
+BODY_LIMIT = 1024 * 1024  # bytes of an answer, decoded
+IDLE_S = 1  # seconds; an older idle connection is not reused, as servers close them from 2 s on
+
+_CLOSED = frozenset({pycurl.E_GOT_NOTHING, pycurl.E_SEND_ERROR, pycurl.E_RECV_ERROR, pycurl.E_SEND_FAIL_REWIND})
+_HARMLESS = frozenset({"GET", "HEAD"})
+
+Ends = tuple[str | int, ...]
+"""Both ends of a connection: remote address, local address, remote port, local port."""
+
+
+class StaleConnection(UnknownOutcome):
+    """A reused connection was closed before any byte of the answer came: the request was most likely not read."""
+
+
+class NothingSent(Exception):
+    """A reused connection could not be used, and no byte was sent: send the request on a new connection."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Request:
+    """A request to send. `name` stands for it in errors. `resendable`: sending it twice does no harm."""
+
+    method: str
+    url: str
+    name: str
+    headers: Mapping[str, str]
+    body: bytes | None = None
+    resendable: bool = False
+
+    @property
+    def may_reuse(self) -> bool:
+        """Whether it may go out on a connection that other requests have used."""
+        return self.resendable and (bool(self.body) or self.method in _HARMLESS)
+
+    def __repr__(self) -> str:
+        return f"<Request {self.name}>"
+
+
+class Handle:
+    """A libcurl handle for requests of one method, one after the other.
+
+    `sockets` holds the socket of every open connection. It is shared by all handles that share connections.
+    """
+
+    def __init__(self, method: str, has_body: bool, ca_file: str | None, sockets: dict[Ends, int]) -> None:
+        self.curl = curl = pycurl.Curl()
+        self._sockets = sockets
+        self._name = ""
+        self._unsent = b""
+        self._reset()
+        for option, value in (
+            (curl.NOSIGNAL, 1),
+            (curl.PROXY, ""),  # none, whatever the environment says
+            (curl.NETRC, curl.NETRC_IGNORED),
+            (curl.FOLLOWLOCATION, 0),
+            (curl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS),
+            (curl.PATH_AS_IS, 1),
+            (curl.HTTP_VERSION, curl.CURL_HTTP_VERSION_1_1),
+            (curl.SSLVERSION, curl.SSLVERSION_TLSv1_2),  # or later
+            (curl.SSL_VERIFYPEER, 1),
+            (curl.SSL_VERIFYHOST, 2),
+            (curl.CAINFO, ca_file or certifi.where()),
+            (curl.ACCEPT_ENCODING, ""),  # decode what comes encoded; the request header is removed again below
+            (curl.MAXAGE_CONN, IDLE_S),
+            (curl.SOCKOPTFUNCTION, self._on_new_socket),
+            (curl.PREREQFUNCTION, self._before_request),
+            (curl.HEADERFUNCTION, self._on_header),
+            (curl.WRITEFUNCTION, self._on_body),
+        ):
+            curl.setopt(option, value)
+        curl.unsetopt(curl.CAPATH)  # no certificates but those in CAINFO
+        if has_body or method == "POST":
+            curl.setopt(curl.POST, 1)
+            curl.setopt(curl.READFUNCTION, self._read_body)  # and no SEEKFUNCTION: see above
+        elif method == "HEAD":
+            curl.setopt(curl.NOBODY, 1)
+        curl.setopt(curl.CUSTOMREQUEST, method)
+
+    def start(self, request: Request, time_left_s: float, *, reuse: bool) -> None:
+        """Make the handle ready to send `request`. `reuse`: on a connection that other requests have used, if any."""
+        curl = self.curl
+        self._reset()
+        self._name = request.name
+        curl.setopt(curl.URL, request.url)
+        headers = [f"{name}: {value}" for name, value in request.headers.items() if name != "Content-Length"]
+        curl.setopt(curl.HTTPHEADER, [*headers, "Expect:", "Accept-Encoding:"])
+        if request.body is not None:
+            self._unsent = request.body
+            curl.setopt(curl.POSTFIELDSIZE, len(request.body))
+        elif request.method == "POST":
+            curl.setopt(curl.POSTFIELDSIZE, 0)
+        curl.setopt(curl.TIMEOUT_MS, max(1, int(time_left_s * 1000)))  # for all: name, connection, TLS, answer
+        curl.setopt(curl.FRESH_CONNECT, not reuse)
+        curl.setopt(curl.FORBID_REUSE, not request.may_reuse)
+
+    def answer(self, error: pycurl.error | None) -> Answer:
+        """Return the answer. Raises `NothingSent`, `Unavailable`, `StaleConnection` or `UnknownOutcome`.
+
+        A connection that is cut inside the headers is a success for libcurl, so only the empty line after the headers
+        makes an answer.
+        """
+        curl, name = self.curl, self._name
+        if error is None and self._head_is_whole:
+            return Answer(curl.getinfo(curl.RESPONSE_CODE), Headers(self._head), b"".join(self._parts))
+        code, text = (0, "cut inside the headers") if error is None else (error.args[0], str(error.args[1])[:150])
+        is_closed = code in _CLOSED and not self._opened and not self._head
+        if curl.getinfo(curl.REQUEST_SIZE) == 0:
+            if self._is_unusable or is_closed:
+                raise NothingSent
+            raise Unavailable(f"{name}: no connection ({text})")
+        if is_closed:
+            raise StaleConnection(f"{name}: the connection was closed before an answer came")
+        if self._size > BODY_LIMIT:
+            raise UnknownOutcome(f"{name}: the answer is longer than {BODY_LIMIT} bytes")
+        raise UnknownOutcome(f"{name}: no whole answer ({text})")
+
+    def _reset(self) -> None:
+        self._head: list[bytes] = []  # lines of the last response, interim ones included
+        self._head_is_whole = False
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._opened: list[int] = []  # sockets; none if the connection is a reused one
+        self._is_unusable = False
+
+    def _on_new_socket(self, number: int, purpose: int) -> int:
+        self._opened.append(number)
+        return int(pycurl.SOCKOPT_OK)
+
+    def _before_request(self, *ends: str | int) -> int:
+        """Refuse an idle connection on which something has arrived: its end, or an answer to another request."""
+        if self._opened:
+            self._sockets.update((ends, number) for number in self._opened if _local_port(number) == ends[3])
+        elif _is_readable(self._sockets.get(ends)):
+            self._is_unusable = True
+            return int(pycurl.PREREQFUNC_ABORT)
+        return int(pycurl.PREREQFUNC_OK)
+
+    def _read_body(self, size: int) -> bytes:
+        part, self._unsent = self._unsent[:size], self._unsent[size:]
+        return part
+
+    def _on_header(self, line: bytes) -> None:
+        if self._head_is_whole:  # a trailer
+            return
+        if line.startswith(b"HTTP/"):  # after an interim response, the next one
+            self._head = []
+        self._head.append(line)
+        if line in {b"\r\n", b"\n"}:
+            self._head_is_whole = not _is_interim(self._head[0])
+
+    def _on_body(self, part: bytes) -> int | None:
+        self._size += len(part)
+        if self._size > BODY_LIMIT:
+            return 0  # ends the transfer
+        self._parts.append(part)
+        return None
+
+
+def _is_interim(status_line: bytes) -> bool:
+    """Return whether a status line is that of a 1xx response (RFC 9110 section 15.2)."""
+    return status_line.partition(b" ")[2].lstrip()[:1] == b"1"
+
+
+def _local_port(number: int) -> int | None:
+    """Return the local port of a socket, None if the socket has been closed again."""
+    try:
+        with socket.socket(fileno=os.dup(number)) as copy:
+            port: int = copy.getsockname()[1]
+            return port
+    except OSError:
+        return None
+
+
+def _is_readable(number: int | None) -> bool:
+    """Return whether bytes or the end of the connection can be read. True for a socket that is not known."""
+    if number is None:
+        return True
+    poll = select.poll()
+    poll.register(number, select.POLLIN)
+    return bool(poll.poll(0))

@@ -1,0 +1,126 @@
+"""Engines whose transactions are what the ledger needs, on SQLite and PostgreSQL."""
+
+import os
+import re
+import sqlite3
+import weakref
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event
+from sqlalchemy.engine import make_url
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_random
+
+if TYPE_CHECKING:
+    import psycopg
+
+BUSY_TIMEOUT_S = 10.0  # seconds that a writer waits for SQLite's one write lock, longer than any of our transactions
+
+_POSTGRESQL_OPTIONS = {
+    # With these a dead server is noticed within seconds instead of TCP's two hours.
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    # No named prepared statements: behind a transaction pooler the next transaction may run on another server session.
+    "prepare_threshold": None,
+}
+
+
+def connect(url: str) -> Engine:
+    """Return an engine whose transactions are what the ledger needs. Nothing is connected yet."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        # hide_parameters: payloads belong in no log
+        engine = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_S}, hide_parameters=True)
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+    else:
+        engine = create_engine(parsed, connect_args=_POSTGRESQL_OPTIONS, hide_parameters=True)
+        event.listen(engine, "connect", _prepare_postgresql)
+        event.listen(engine, "begin", _begin_postgresql)
+        event.listen(engine, "handle_error", _remove_row_values)
+    _forget_when_forked(engine)
+    return engine
+
+
+def _forget_when_forked(engine: Engine) -> None:
+    """Drop the inherited connections in a forked child. A CRM may enqueue first and fork its server processes then."""
+    known = weakref.ref(engine)
+
+    def forget() -> None:
+        if inherited := known():
+            inherited.dispose(close=False)
+
+    os.register_at_fork(after_in_child=forget)
+
+
+def reading(engine: Engine) -> Connection:
+    """Return a new connection whose transactions only read: on SQLite they take no write lock."""
+    return engine.connect().execution_options(b2copy_reading=True)
+
+
+def exists(engine: Engine) -> bool:
+    """Return False if the database is an SQLite file that is not there: connecting would create an empty one."""
+    is_file = engine.dialect.name == "sqlite" and engine.url.database not in (None, "", ":memory:")
+    return not is_file or os.path.exists(str(engine.url.database))
+
+
+def create_private_file(engine: Engine) -> None:
+    """Create the file of an SQLite ledger, if it is absent, with mode 0600 under any umask.
+
+    SQLite gives the files beside it (-wal, -shm) the same mode.
+    """
+    if exists(engine):
+        return
+    with suppress(OSError):  # another process was faster; or nobody can, which SQLite says when it opens the file
+        file = os.open(str(engine.url.database), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        try:
+            os.fchmod(file, 0o600)
+        finally:
+            os.close(file)
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
+    # The driver would begin each transaction as a reader. A reader that then writes fails at once if another process
+    # has written meanwhile, so we begin transactions ourselves.
+    connection.isolation_level = None
+    _use_wal(connection)
+    connection.execute("PRAGMA synchronous=FULL")  # an accepted operation survives a power cut
+    connection.execute("PRAGMA foreign_keys=ON")
+
+
+# WAL is stored in the file: only the first call changes it. SQLite does not wait for other processes then, it fails.
+@retry(
+    retry=retry_if_exception_type(sqlite3.OperationalError),
+    wait=wait_random(0.01, 0.05),
+    stop=stop_after_delay(BUSY_TIMEOUT_S),
+    reraise=True,
+)
+def _use_wal(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA journal_mode=WAL")
+
+
+def _prepare_postgresql(connection: "psycopg.Connection", _record: Any) -> None:
+    connection.autocommit = True  # so that psycopg sends no BEGIN of its own
+
+
+def _begin_postgresql(connection: Connection) -> None:
+    # One round trip, as for a plain BEGIN. Nothing is set for the session, because a transaction pooler gives the
+    # session to other clients. READ COMMITTED is what our locks are made for, whatever the database's default.
+    # The timeout: a process that is suspended inside a transaction must not hold its locks for ever.
+    connection.exec_driver_sql(
+        "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout = '30s'"
+    )
+
+
+def _remove_row_values(context: ExceptionContext) -> None:
+    """Remove PostgreSQL's DETAIL and CONTEXT from errors: they quote the row, and payloads belong in no log."""
+    for error in (context.original_exception, context.sqlalchemy_exception):
+        if error is not None and error.args and isinstance(error.args[0], str):
+            error.args = (re.split(r"\n(?:DETAIL|CONTEXT):", error.args[0], maxsplit=1)[0], *error.args[1:])
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    reading = connection.get_execution_options().get("b2copy_reading", False)
+    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")

@@ -1,0 +1,67 @@
+"""Flags that the whole fleet sees, and pauses, which are flags too. Each change is stored in the audit."""
+
+from sqlalchemy import Connection, bindparam, case, delete, insert, select, update
+
+from worker.ledger.audit import record_audit
+from worker.ledger.database import Ledger
+from worker.ledger.schema import c, flags, now_ms, operations, sql_literal
+from worker.operation import State, WaitReason
+from worker.queues import LANES
+
+_paused_from = case((c.due_at > bindparam("since"), c.due_at), else_=bindparam("since"))
+# While a lane is paused its due operations stand still, and that time is not ours. The time of those that are pending
+# at the destination is added by their next claim, all of it.
+_COUNT_PAUSE = (
+    update(operations)
+    .where(
+        c.lane == bindparam("paused"),
+        c.state.in_([sql_literal(State.QUEUED), sql_literal(State.WAITING)]),
+        c.wait_reason.is_distinct_from(sql_literal(WaitReason.PENDING_AT_B2COPY)),
+        c.due_at < bindparam("until"),
+    )
+    .values(external_wait_ms=c.external_wait_ms + bindparam("until") - _paused_from)
+)
+
+
+def pause(ledger: Ledger, lane: str, actor: str, note: str) -> None:
+    """Stop claims of a lane, or of `all`. Operations already claimed are finished."""
+    raise_flag(ledger, f"pause:{lane}", actor, note)
+
+
+def resume(ledger: Ledger, lane: str, actor: str, note: str) -> bool:
+    """End a pause, and add its time to `external_wait_ms` of what stood still. Returns whether there was a pause."""
+
+    def work(connection: Connection) -> bool:
+        raised = {row.name: row.since for row in connection.execute(select(flags.c.name, flags.c.since))}
+        if f"pause:{lane}" not in raised:
+            return False
+        now = connection.execute(select(now_ms())).scalar_one()
+        since = raised[f"pause:{lane}"]
+        for each in LANES if lane == "all" else [lane]:
+            # If the lane stays paused by the other flag, its own resume counts the time since that one was raised.
+            until = raised.get(f"pause:{each}" if lane == "all" else "pause:all", now)
+            if until > since:
+                connection.execute(_COUNT_PAUSE, {"paused": each, "since": since, "until": until})
+        return _lower_flag(connection, f"pause:{lane}", actor, note)
+
+    return ledger.write(work)
+
+
+def raise_flag(ledger: Ledger, name: str, actor: str, note: str) -> None:
+    """Raise a flag that the whole fleet sees. A flag that is raised already keeps its first actor and note."""
+    with ledger.writing() as connection:
+        if connection.execute(select(flags.c.name).where(flags.c.name == name)).first() is None:
+            connection.execute(insert(flags).values(name=name, since=now_ms(), actor=actor, note=note))
+            record_audit(connection, "raise", actor, note, name)
+
+
+def lower_flag(ledger: Ledger, name: str, actor: str, note: str) -> bool:
+    """Lower a flag. Returns whether it was raised."""
+    return ledger.write(lambda connection: _lower_flag(connection, name, actor, note))
+
+
+def _lower_flag(connection: Connection, name: str, actor: str, note: str) -> bool:
+    lowered = connection.execute(delete(flags).where(flags.c.name == name)).rowcount == 1
+    if lowered:
+        record_audit(connection, "lower", actor, note, name)
+    return lowered

@@ -1,0 +1,96 @@
+"""Late answers: what a holder knows although it lost its lease, for instance in an outage of the ledger.
+
+    worker 1   claim, fence 4 ── request ── answer ── (the ledger is unavailable) ── settle: lost, and known
+    worker 2                                          claim, fence 5: the outcome is unknown ── failed: unresolved
+
+An operation that must not be repeated ends as unresolved in the hands of the next holder, which sends nothing. If then
+the first holder's answer arrives and tells how the operation stands, it is what happened, and it decides:
+
+* if the operation has failed as unresolved, nothing was sent after the claim that was answered, and no person has
+  decided anything since; or
+* if the next holder still holds it and must not send anything (`on_unknown` is "stop"), and the answer is a success.
+
+In any other case a later request may have changed what the answer tells. Then the answer is evidence only.
+"""
+
+import json
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, bindparam, exists, null, select, update
+
+from worker.ledger.audit import record_audit
+from worker.ledger.ended import Ended, ended
+from worker.ledger.schema import allowed_from, attempts, audit, c, operations, sql_literal
+from worker.operation import FINAL, FailureReason, OnUnknown, State, Transition
+
+_later_claim = c.fence > bindparam("answered")
+_nothing_sent_since = ~exists().where(attempts.c.operation_id == c.id, attempts.c.fence > bindparam("answered"))
+_nobody_stopped_it = ~exists().where(audit.c.subject == c.key, audit.c.action == "stop_asking")
+_UNRESOLVED = select(c.state, c.failure_reason).where(
+    c.id == bindparam("wanted"),
+    c.state == sql_literal(State.FAILED),
+    c.failure_reason == sql_literal(FailureReason.UNRESOLVED),
+    c.outcome_unknown,
+    c.replays == bindparam("replayed"),
+    _later_claim,
+    _nothing_sent_since,
+    _nobody_stopped_it,
+)
+_ABOUT_TO_FAIL = select(c.state, c.failure_reason).where(
+    c.id == bindparam("wanted"),
+    c.state == sql_literal(State.RUNNING),
+    c.on_unknown == sql_literal(OnUnknown.STOP),
+    c.outcome_unknown,
+    c.replays == bindparam("replayed"),
+    _later_claim,
+    _nothing_sent_since,
+)
+_DECIDE = (
+    update(operations)
+    .where(c.id == bindparam("wanted"), allowed_from("late_answer"))
+    .values(
+        state=bindparam("new_state"),
+        wait_reason=null(),
+        failure_reason=bindparam("new_failure_reason"),
+        lease_owner=null(),
+        due_at=null(),
+        outcome_unknown=False,
+        unknown_step=null(),
+        progress=null(),
+        result=bindparam("new_result"),
+        state_since=bindparam("now"),
+        ended_at=bindparam("now"),
+    )
+)
+
+
+def decide_by_late_answers(connection: Connection, lost: Sequence[Transition], now: int) -> None:
+    """Let the late answers that may still decide do so. Their operations are locked, and their evidence is stored."""
+    for transition in lost:
+        if transition.state not in FINAL or not transition.outcome_known:
+            continue
+        claim = transition.claim
+        asked = {"wanted": claim.id, "replayed": claim.replays, "answered": claim.fence}
+        before = connection.execute(_UNRESOLVED, asked).first()
+        if before is None and transition.state == State.SUCCEEDED:
+            before = connection.execute(_ABOUT_TO_FAIL, asked).first()
+        if before is None:
+            continue
+        values = {
+            "wanted": claim.id,
+            "now": now,
+            "new_state": transition.state,
+            "new_failure_reason": transition.failure_reason,
+            "new_result": None if transition.result is None else json.dumps(transition.result),
+        }
+        connection.execute(_DECIDE, values)
+        record_audit(
+            connection,
+            "late_answer",
+            claim.lease_owner,
+            "the answer came after the lease had lapsed",
+            claim.key,
+            before=before._asdict(),
+            after={"state": transition.state, "failure_reason": transition.failure_reason},
+        )
+        ended(connection, [Ended(claim.id, claim.key, claim.entity, transition.state)], now)

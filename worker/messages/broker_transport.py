@@ -1,0 +1,91 @@
+"""kombu's Redis transport, with four changes. It uses kombu's inner names: kombu is pinned, and tests hold each change.
+
+* TLS connections verify certificate and host name (`worker.redis_connection`).
+* Each item taken from a queue is checked before kombu reads it (`worker.messages.envelope`).
+* A message that Redis handed out, but whose note it refuses (out of memory, read-only, gone), is delivered all the
+  same. kombu would lose it.
+* Broadcasts are questions only (`worker.messages.remote_control`).
+"""
+
+import json
+import logging
+from typing import Any
+
+import redis
+from kombu.transport import redis as kombu_redis
+from kombu.transport import virtual
+
+from worker.messages.envelope import deliverable, restorable
+from worker.messages.remote_control import is_allowed
+from worker.redis_connection import VerifiedTlsConnection
+
+log = logging.getLogger(__name__)
+
+
+class _Client(redis.Redis):
+    """Replaces an item of a queue by what kombu can deliver."""
+
+    def parse_response(self, connection: Any, command_name: Any, **options: Any) -> Any:
+        answer = super().parse_response(connection, command_name, **options)
+        if command_name == "BRPOP" and answer:
+            key, item = answer
+            queue = key.decode().partition(kombu_redis.Channel.sep)[0]
+            return key, deliverable(item, queue)
+        return answer
+
+
+class _QoS(kombu_redis.QoS):
+    """Notes which messages were handed out and not acknowledged."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._without_note: dict[str, Any] = {}  # delivery tag -> message that Redis has no note of
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        try:
+            super().append(message, delivery_tag)
+        except (redis.RedisError, OSError) as error:
+            log.warning("Redis does not note that a message was taken: %s", error)
+            self._without_note[delivery_tag] = message
+            virtual.QoS.append(self, message, delivery_tag)
+
+    def ack(self, delivery_tag: str) -> None:
+        self._without_note.pop(delivery_tag, None)
+        super().ack(delivery_tag)
+
+    def restore_by_tag(self, tag: Any, client: Any = None, leftmost: bool = False) -> None:
+        """Put a message back into its queue. A note that is not kombu's goes to the inbox instead of ending us."""
+
+        def move(pipe: Any) -> None:
+            stored = pipe.hget(self.unacked_key, tag)
+            pipe.multi()
+            self._remove_from_indices(tag, pipe)
+            if stored is None and tag in self._without_note:
+                message = self._without_note[tag]
+                stored = json.dumps([message._raw, "", message.delivery_info["routing_key"]]).encode()
+            if stored is not None:
+                queue, item = restorable(stored)
+                (pipe.lpush if leftmost else pipe.rpush)(queue, item)
+
+        with self.channel.conn_or_acquire(client) as connected:
+            connected.transaction(move, self.unacked_key)
+        self._without_note.pop(tag, None)
+
+
+class Channel(kombu_redis.Channel):
+    QoS = _QoS
+    connection_class_ssl = VerifiedTlsConnection
+
+    def _get_client(self) -> Any:
+        super()._get_client()  # checks the version of redis-py
+        return _Client
+
+    def _deliver_fanout_message(self, message: Any, exchange: str) -> bool:
+        if not is_allowed(message):
+            log.warning("a remote command was ignored: only questions are answered here")
+            return False
+        return bool(super()._deliver_fanout_message(message, exchange))
+
+
+class Transport(kombu_redis.Transport):
+    Channel = Channel

@@ -1,0 +1,77 @@
+"""Every connection to Redis is made with these: Celery's, the shared session's, the rate limit's and doctor's.
+
+TLS verifies the certificate and the host name. SSLKEYLOGFILE is not obeyed, because whoever may set it could read the
+tokens' traffic.
+"""
+
+import os
+import socket
+import ssl
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from worker.errors import SettingsError
+from worker.redis_url import uses_tls, verifies_certificate, without_query
+from worker.settings import CrmSettings
+
+
+class VerifiedTlsConnection(redis.SSLConnection):
+    """redis-py's TLS connection on a context of our own: `ssl.create_default_context` obeys SSLKEYLOGFILE."""
+
+    def _wrap_socket_with_ssl(self, sock: socket.socket) -> ssl.SSLSocket:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.check_hostname = bool(self.check_hostname)
+        context.verify_mode = ssl.VerifyMode(self.cert_reqs)
+        if self.ca_certs is not None:
+            context.load_verify_locations(cafile=self.ca_certs)
+        else:
+            context.load_default_certs()
+        return context.wrap_socket(sock, server_hostname=self.host)
+
+
+def tls_options(settings: CrmSettings) -> dict[str, Any]:
+    """Return redis-py's TLS arguments; empty for a plain connection. Raises `SettingsError`."""
+    if not uses_tls(settings.redis_url):
+        return {}
+    verified = verifies_certificate(settings.redis_url)
+    ca_file = settings.redis_ca_file
+    if ca_file is not None and not os.access(ca_file, os.R_OK):
+        raise SettingsError(f"B2COPY_REDIS_CA_FILE names {ca_file}, which cannot be read")
+    return {
+        "ssl_cert_reqs": "required" if verified else "none",
+        "ssl_check_hostname": verified,
+        "ssl_ca_certs": str(ca_file) if ca_file else None,
+    }
+
+
+def connection_pool(
+    settings: CrmSettings, timeout_s: float, connect_timeout_s: float | None = None, retries: int = 0
+) -> redis.ConnectionPool:
+    """Return a pool of connections that fail after `timeout_s`. `retries` counts those after a broken connection.
+
+    A Redis without the command CLIENT is served too, because connections carry no name.
+    """
+    return redis.ConnectionPool.from_url(
+        without_query(settings.redis_url),
+        socket_timeout=timeout_s,
+        socket_connect_timeout=connect_timeout_s or timeout_s,
+        retry=Retry(NoBackoff(), retries, supported_errors=(redis.ConnectionError,)),
+        protocol=2,
+        **_connection_class(settings),
+    )
+
+
+def redis_client(
+    settings: CrmSettings, timeout_s: float, connect_timeout_s: float | None = None, retries: int = 0
+) -> redis.Redis:
+    """Return a client with a pool of its own: see `connection_pool`."""
+    return redis.Redis(connection_pool=connection_pool(settings, timeout_s, connect_timeout_s, retries))
+
+
+def _connection_class(settings: CrmSettings) -> dict[str, Any]:
+    options = tls_options(settings)
+    return {"connection_class": VerifiedTlsConnection, **options} if options else {}

@@ -1,0 +1,68 @@
+"""Files that hold a secret: read only if no other user may read or change them, written with such a mode."""
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from worker.errors import SettingsError
+
+_FORBIDDEN = 0o037  # the group may read, as it does in Kubernetes; others may do nothing
+_SIZE_LIMIT = 64 * 1024  # bytes; no key file is larger
+
+
+def exists(path: Path) -> bool:
+    """Return whether there is a file, readable or not. A folder that cannot be searched counts as one that has it."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def version(path: Path) -> tuple[int, ...]:
+    """Return what changes when the file does. Symlinks are followed, because Kubernetes swaps those."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_size
+
+
+def read(setting: str, path: Path) -> bytes:
+    """Read a secret file. Raises `SettingsError` naming the setting. Do not bind the result in a frame that raises."""
+    try:
+        # O_NONBLOCK: opening a pipe must not hang the start.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            for problem in _problems(os.fstat(file.fileno())):
+                raise SettingsError(f"{setting}: {path} {problem}")
+            return file.read(_SIZE_LIMIT)
+    except OSError as error:
+        raise SettingsError(
+            f"{setting}: {path} cannot be read ({error.strerror}); correct the path, its owner, or its folder's mode"
+        ) from None
+
+
+def write(path: Path, content: bytes, mode: int) -> None:
+    """Write a new file. Raises `FileExistsError` rather than overwrite one."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        os.fchmod(descriptor, mode)  # whatever the umask is
+        file.write(content)
+
+
+def _problems(found: os.stat_result) -> Iterator[str]:
+    mode = stat.S_IMODE(found.st_mode)
+    if not stat.S_ISREG(found.st_mode):
+        yield "is not a regular file"
+    if mode & _FORBIDDEN:
+        yield (
+            f"has mode {mode:04o}, so that others may read or change it; chmod 600 (or 640) it,"
+            " or in a mounted secret set defaultMode 0440 (Kubernetes) or mode 0400 (Docker)"
+        )
+    if found.st_uid not in {0, os.geteuid()}:
+        yield "belongs to another user; chown it to the user this runs as"
+    if found.st_size > _SIZE_LIMIT:
+        yield "is too large to be a key"
