@@ -14,6 +14,7 @@ from worker.cli import (
     import_file,
     keygen,
     migrate,
+    output,
     pause,
     purge,
     request,
@@ -67,12 +68,13 @@ def main() -> None:
     guard()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # B2COPY's words may hold what this terminal's encoding does not
+            stream.reconfigure(errors="replace")  # a message of B2COPY may hold what this terminal's encoding does not
     try:
         sys.exit(app(standalone_mode=False))
     except Exception as error:
         stopped = stopped_by(error)
         if stopped is None:
             raise
-        sys.stderr.write(f"{stopped.told}\n")
+        for text in stopped.lines:
+            output.note(text)
         sys.exit(stopped.code)

@@ -24,7 +24,9 @@ def check(settings: Settings) -> Iterator[CheckResult]:
         else:
             yield CheckResult("keys", "ok", f"{key_id}: {path}, P-256, mode {_mode(path)}")
     if not present:
-        yield CheckResult("keys", "FAIL", "no private key exists", "correct the path, or `b2copy-sync keygen` makes one")
+        yield CheckResult(
+            "keys", "FAIL", "no private key exists", "correct the path, or `b2copy-sync keygen` makes one"
+        )
     try:
         key_files.storage_keys(settings)
     except SettingsError as error:

@@ -28,7 +28,9 @@ def check(settings: CrmSettings) -> Iterator[CheckResult]:
         yield from _configuration(info)
         if foreign := sorted(foreign_queues(client)):
             listed = ", ".join(foreign[:_LISTED]) + (" ..." if len(foreign) > _LISTED else "")
-            remedy = "give us a Redis database of our own (the /0 in the URL): the shortest visibility timeout rules all"
+            remedy = (
+                "give us a Redis database of our own (the /0 in the URL): the shortest visibility timeout rules all"
+            )
             yield CheckResult("redis", "warn", f"queues of somebody else, now or once: {listed}", remedy)
     except redis.RedisError as error:
         yield CheckResult("redis", "FAIL", f"{url}: {error}", "is Redis running, and B2COPY_REDIS_URL right?")

@@ -4,6 +4,7 @@ import ipaddress
 import logging
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 from worker.doctor import CheckResult
 from worker.errors import B2CopyError, CredentialsRejected, SettingsError, StoreUnavailable
@@ -18,7 +19,9 @@ _MEANWHILE = "operations wait meanwhile, and none fails"
 def check(settings: Settings, login: bool) -> Iterator[CheckResult]:
     """Report on the session that exists. Without one, renew it like a worker would, so that the reason is known."""
     try:
-        yield from _session(quiet_session(settings), login)
+        shared = quiet_session(settings)
+        yield from _session(shared, login)
+        yield from _other_addresses(shared)
     except SettingsError as error:
         yield CheckResult("session", "skip", f"not without its keys: {str(error).splitlines()[0]}")
     except CredentialsRejected as error:
@@ -54,6 +57,18 @@ def _session(shared: SharedSession, login: bool) -> Iterator[CheckResult]:
     yield CheckResult("session", "FAIL" if renewal.outcome == "busy" else "ok", message)
 
 
+def _other_addresses(shared: SharedSession) -> Iterator[CheckResult]:
+    """Report sessions of the same admin from other addresses: each egress address is a session of its own."""
+    ours = shared.state().identity
+    others = sorted(
+        other.address for other in shared.sessions() if other != ours and replace(other, address=ours.address) == ours
+    )
+    if others:
+        message = f"the same admin has sessions from other addresses within a day: {', '.join(others)}"
+        remedy = f"set one B2COPY_DEVICE_IP on every host, unless they send from several; here it is {ours.address}"
+        yield CheckResult("session", "warn", message, remedy)
+
+
 def _refused(error: CredentialsRejected, settings: Settings) -> Iterator[CheckResult]:
     """Only B2COPY's message tells what it dislikes. An address in the message is the one that B2COPY sees."""
     yield CheckResult(
@@ -65,7 +80,9 @@ def _refused(error: CredentialsRejected, settings: Settings) -> Iterator[CheckRe
     found = (text.rstrip(".,:") for text in re.findall(r"[0-9a-fA-F:.]{3,45}", error.server_message or ""))
     if seen := sorted({text for text in found if _is_address(text)} - {settings.device_ip}):
         message = f"we send {settings.device_ip}, B2COPY sees {', '.join(seen)}"
-        yield CheckResult("device_ip", "FAIL", message, "set B2COPY_DEVICE_IP to what it sees, and have that registered")
+        yield CheckResult(
+            "device_ip", "FAIL", message, "set B2COPY_DEVICE_IP to what it sees, and have that registered"
+        )
 
 
 def _is_address(text: str) -> bool:

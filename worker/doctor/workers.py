@@ -40,7 +40,9 @@ def check(settings: CrmSettings) -> Iterator[CheckResult]:
 def _foreign(node: Node, own_timeout_s: float) -> Iterator[CheckResult]:
     if node.foreign_queues:
         message = f"{node.name} serves {', '.join(sorted(node.foreign_queues))}, which is not ours"
-        yield CheckResult("workers", "warn", message, "B2COPY_REDIS_URL must name a Redis database of this system alone")
+        yield CheckResult(
+            "workers", "warn", message, "B2COPY_REDIS_URL must name a Redis database of this system alone"
+        )
     if node.visibility_timeout is not None and node.visibility_timeout != own_timeout_s:
         message = f"{node.name} has a visibility timeout of {node.visibility_timeout:g} s, ours is {own_timeout_s:g} s"
         remedy = "the shortest one on a Redis database rules all of them: give each system its own database"

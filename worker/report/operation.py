@@ -46,9 +46,7 @@ def report_on(ledger: Ledger, operation: Operation, kinds: Kinds) -> OperationRe
     """Gather an operation's evidence."""
     flags = active_flags(ledger)
     pause = flags.get("pause:all") or flags.get(f"pause:{operation.lane}")
-    return OperationReport(
-        operation, attempts_of(ledger, operation.id), audit_of(ledger, operation.key), pause, kinds
-    )
+    return OperationReport(operation, attempts_of(ledger, operation.id), audit_of(ledger, operation.key), pause, kinds)
 
 
 def summary(report: OperationReport) -> dict[str, Any]:
