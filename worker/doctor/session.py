@@ -33,7 +33,7 @@ def check(settings: Settings, login: bool) -> Iterator[CheckResult]:
 
 
 def quiet_session(settings: Settings) -> SharedSession:
-    """Return the fleet's session for a command, whose answer says what the session would log. Raises `SettingsError`."""
+    """Return the fleet's session for a command, which prints what the session would log. Raises `SettingsError`."""
     check_keys(settings)
     logging.getLogger("worker.session").setLevel(logging.CRITICAL)
     return SharedSession(settings)

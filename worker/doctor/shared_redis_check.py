@@ -74,7 +74,7 @@ def nodes(app: Any, limit: int | None, patience: float = 1.0) -> list[Node]:
 
 
 def _visibility_timeout(conf: Any) -> float | None:
-    """Return a worker's own timeout. Its configuration holds the transport's options as a mapping or as a repr of it."""
+    """Return a worker's own timeout. Its configuration holds the transport's options as a mapping or its repr."""
     options = (conf or {}).get("broker_transport_options")
     if isinstance(options, str):
         try:

@@ -21,7 +21,7 @@ class Health:
 
 
 def health_of(ledger: Ledger, late_s: float, max_failed: int | None = None) -> Health:
-    """Examine the ledger. Unhealthy: something has been due for more than `late_s`, or more than `max_failed` failed."""
+    """Examine the ledger. Unhealthy: something is due for more than `late_s`, or more than `max_failed` failed."""
     found = statistics(ledger)
     pauses = [flag for name, flag in active_flags(ledger).items() if name.startswith("pause:")]
     problems = [

@@ -66,9 +66,10 @@ def redacted_value(value: Any) -> Any:
         case dict():
             return {name: _redacted_field(name, content) for name, content in value.items()}
         case list() | tuple() if type(value) in {list, tuple}:
+            make = list if isinstance(value, list) else tuple
             if len(value) == 2 and isinstance(value[0], str) and _IS_NAME.fullmatch(value[0]):  # one of many headers
-                return type(value)((value[0], _redacted_field(*value)))
-            return type(value)(redacted_value(item) for item in value)
+                return make((value[0], _redacted_field(*value)))
+            return make(redacted_value(item) for item in value)
     return value
 
 
