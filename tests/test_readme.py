@@ -146,5 +146,5 @@ class TestEnvExample:
 
         for name, field in Settings.model_fields.items():
             assert variable(name) in os.environ
-            if field.default not in {PydanticUndefined, None}:
+            if field.default not in (PydanticUndefined, None):
                 assert getattr(settings, name) == field.default, name

@@ -51,8 +51,8 @@ def test_an_unknown_key_is_answered_with_near_ones(b2copy_sync: Command, ledger:
 
 
 def test_an_id_that_two_kinds_have_is_not_guessed(b2copy_sync: Command, ledger: Ledger) -> None:
-    record_operation(ledger, "W1").key
-    record_operation(ledger, "W1", kind="call").key
+    record_operation(ledger, "W1")
+    record_operation(ledger, "W1", kind="call")
 
     ran = b2copy_sync("status", "W1")
 
@@ -74,7 +74,7 @@ def test_what_others_wrote_does_not_steer_the_terminal(b2copy_sync: Command, led
 
     ran = b2copy_sync("status", "W1")
 
-    assert "closed?]0;owned??[2J" in ran.out
+    assert r"closed\u001b]0;owned\u0007\u001b[2J" in ran.out
     assert "\x1b" not in ran.out
 
 

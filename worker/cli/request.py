@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -107,8 +107,12 @@ def request(
 
 def _fields(payload: "type[Payload]", texts: dict[str, str]) -> dict[str, Any]:
     """Return the values that these texts stand for, as the payload's fields need them."""
-    known = payload.model_fields
-    takes_text = {name for name, field in known.items() if str in (field.annotation, *get_args(field.annotation))}
+    schemas = payload.model_json_schema()["properties"]
+    takes_text = {
+        name
+        for name, schema in schemas.items()
+        if "string" in {one.get("type") for one in (schema, *schema.get("anyOf", ()))}
+    }
     return {name: text if name in takes_text else json_or_text(text) for name, text in texts.items()}
 
 
