@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 @contextmanager
 def existing_ledger(settings: "LedgerSettings | None" = None) -> Iterator["Ledger"]:
-    """Open the ledger of the settings. One that is not there is never made by looking for it: raises `Stop`."""
+    """Open the ledger of the settings. Raises `Stop` if there is none: a mistyped URL must not create one."""
+    from worker.doctor.ledger import version_at
     from worker.ledger import open_ledger
-    from worker.ledger.database import version_of
     from worker.settings import LedgerSettings, load
 
     url = (settings or load(LedgerSettings)).database_url
-    if version_of(url) is None:
+    if version_at(url) is None:
         raise Stop(Exit.USAGE, "B2COPY_DATABASE_URL: there is no ledger yet; `b2copy-sync migrate` makes it")
     ledger = open_ledger(url)
     try:

@@ -1,1 +1,1 @@
-"""What people and programs are told about operations, the session and health. No terminal in it."""
+"""What people and programs are told about operations, the session and health: sentences and documents, no terminal."""

@@ -1,6 +1,8 @@
 """How values are written for people and programs."""
 
+import os
 from datetime import UTC, datetime
+from typing import Any
 
 
 def count(number: int, what: str = "operation") -> str:
@@ -28,3 +30,17 @@ def span(seconds: float) -> str:
         if seconds < limit:
             return f"{seconds / size:.{0 if unit == 'min' else 1}f} {unit}"
     return f"{seconds / 86400:.1f} d"
+
+
+def with_iso_times(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields with every instant (ms since the epoch) as ISO 8601. An instant's name ends as a column's."""
+    return {
+        name: iso(value) if name == "at" or name.endswith(("_at", "_since")) else value
+        for name, value in fields.items()
+    }
+
+
+def our_address() -> str:
+    """Return how to name the address that our requests come from, as far as this machine knows it."""
+    address = os.environ.get("B2COPY_DEVICE_IP", "").strip()
+    return f"{address} (B2COPY_DEVICE_IP)" if address else "B2COPY_DEVICE_IP of the workers"
