@@ -4,6 +4,7 @@ import logging
 
 import pytest
 
+from tasks import housekeeping
 from worker.sandbox.control_client import SandboxControl
 from worker.testbed.broker import Broker
 from worker.testbed.environment import Stage
