@@ -14,16 +14,16 @@ from worker.testbed.broker import Broker
 from worker.testbed.environment import Environment
 
 
-def verdicts(ran: Ran) -> dict[str, set[str]]:
+def grades(ran: Ran) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for check in ran.document["checks"]:
-        found.setdefault(check["check"], set()).add(check["verdict"])
+        found.setdefault(check["check"], set()).add(check["grade"])
     return found
 
 
-def said(ran: Ran, about: str) -> str:
+def messages(ran: Ran, about: str) -> str:
     return "\n".join(
-        f"{check['verdict']} {check['said']}: {check['remedy']}"
+        f"{check['grade']} {check['message']}: {check['remedy']}"
         for check in ran.document["checks"]
         if check["check"] == about
     )
@@ -55,8 +55,8 @@ def test_logs_in_only_if_there_is_no_session(b2copy_sync: Command, sandbox: Sand
     first = b2copy_sync("doctor", "--json")
     second = b2copy_sync("doctor", "--json")
 
-    assert "there was none" in said(first, "session")
-    assert "is shared" in said(second, "session")
+    assert "there was none" in messages(first, "session")
+    assert "is shared" in messages(second, "session")
     assert logins(sandbox) == ["authexternalcrm"]
 
 
@@ -64,7 +64,7 @@ def test_offline_asks_nobody(b2copy_sync: Command, sandbox: SandboxControl) -> N
     ran = b2copy_sync("doctor", "--offline", "--json", B2COPY_REDIS_URL="redis://127.0.0.1:1/0")
 
     assert ran.code == 0
-    assert verdicts(ran) == {"settings": {"ok"}, "keys": {"ok"}, "the rest": {"skip"}}
+    assert grades(ran) == {"settings": {"ok"}, "keys": {"ok"}, "the rest": {"skip"}}
     assert sandbox.counters()["calls"] == {}
 
 
@@ -82,16 +82,17 @@ def test_goes_on_after_what_fails(b2copy_sync: Command, tmp_path: Path) -> None:
     )
 
     assert ran.code == 1
-    assert verdicts(ran) == {
+    assert grades(ran) == {
         "settings": {"ok"},
         "keys": {"FAIL", "ok"},
         "ledger": {"FAIL"},
         "redis": {"FAIL"},
+        "workers": {"skip"},
         "b2copy": {"ok"},
         "clock": {"ok"},
         "session": {"skip"},
     }
-    assert "chmod 600" in said(ran, "keys")
+    assert "chmod 600" in messages(ran, "keys")
     assert "hunter2" not in ran.out + ran.err
 
 
@@ -99,10 +100,10 @@ def test_a_wrong_setting_is_exit_code_2_and_the_rest_is_looked_at(b2copy_sync: C
     ran = b2copy_sync("doctor", "--json", B2COPY_HOST="http://b2copy.example.com", B2COPY_KEYID="x")
 
     assert ran.code == 2
-    assert "FAIL B2COPY_KEYID is not a setting: did you mean B2COPY_KEY_ID?" in said(ran, "settings")
-    assert "FAIL B2COPY_HOST must be https" in said(ran, "settings")
-    assert verdicts(ran)["ledger"] == {"ok"}
-    assert verdicts(ran)["redis"] == {"ok"}
+    assert "FAIL B2COPY_KEYID is not a setting: did you mean B2COPY_KEY_ID?" in messages(ran, "settings")
+    assert "FAIL B2COPY_HOST must be https" in messages(ran, "settings")
+    assert grades(ran)["ledger"] == {"ok"}
+    assert grades(ran)["redis"] == {"ok"}
 
 
 def test_an_older_ledger_fails_with_the_command(b2copy_sync: Command, ledger: Ledger) -> None:
@@ -112,8 +113,8 @@ def test_an_older_ledger_fails_with_the_command(b2copy_sync: Command, ledger: Le
     ran = b2copy_sync("doctor", "--json")
 
     assert ran.code == 1
-    assert "FAIL" in said(ran, "ledger")
-    assert "`b2copy-sync migrate`" in said(ran, "ledger")
+    assert "FAIL" in messages(ran, "ledger")
+    assert "`b2copy-sync migrate`" in messages(ran, "ledger")
 
 
 def test_compares_our_address_with_the_one_b2copy_sees(b2copy_sync: Command, sandbox: SandboxControl) -> None:
@@ -122,8 +123,8 @@ def test_compares_our_address_with_the_one_b2copy_sees(b2copy_sync: Command, san
 
     assert ran.code == resting.code == 1
     for told in (ran, resting):
-        assert "the login is refused" in said(told, "session")
-        assert "we say 192.0.2.7, B2COPY says 127.0.0.1" in said(told, "device_ip")
+        assert "the login is refused" in messages(told, "session")
+        assert "we send 192.0.2.7, B2COPY sees 127.0.0.1" in messages(told, "device_ip")
     assert logins(sandbox) == ["authexternalcrm"]
 
 
@@ -133,9 +134,9 @@ def test_compares_the_clocks(offset: float, way: str, b2copy_sync: Command, sand
 
     ran = b2copy_sync("doctor", "--json")
 
-    assert f"s {way} B2COPY's" in said(ran, "clock")
-    assert verdicts(ran)["clock"] == {"warn"}
-    assert verdicts(ran)["session"] == {"ok"}
+    assert f"s {way} B2COPY's" in messages(ran, "clock")
+    assert grades(ran)["clock"] == {"warn"}
+    assert grades(ran)["session"] == {"ok"}
 
 
 @pytest.mark.failure_mode("F33")
@@ -156,7 +157,7 @@ def test_warns_of_a_redis_that_may_lose_messages_or_is_shared(
             client.config_set("maxmemory-policy", "noeviction")
             client.config_set("appendonly", "yes")
 
-    assert verdicts(ran)["redis"] == {"ok", "warn"}
-    assert "maxmemory-policy is allkeys-lru" in said(ran, "redis")
-    assert "appendonly is off" in said(ran, "redis")
-    assert "queues of somebody else, now or once: reports" in said(ran, "redis")
+    assert grades(ran)["redis"] == {"ok", "warn"}
+    assert "maxmemory-policy is allkeys-lru" in messages(ran, "redis")
+    assert "appendonly is off" in messages(ran, "redis")
+    assert "queues of somebody else, now or once: reports" in messages(ran, "redis")

@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable
 
 from tests.cli.conftest import Command
-from tests.cli.operations import failed
-from worker.ledger import Ledger, find
+from tests.operations import fail_operation
+from worker.ledger import Ledger, find, search
 from worker.sandbox.control_client import SandboxControl
 from worker.testbed.processes import Process
 
@@ -36,14 +36,14 @@ def test_the_exit_code_tells_how_it_ended(
     )
 
     assert paid[:2] == (0, "fees.process:W1 succeeded")
-    assert "waiting: B2COPY has not finished it" in paid[2]
+    assert "waiting (pending_at_b2copy): B2COPY has not finished it" in paid[2]
     assert refused[:2] == (
         3,
         "fees.process:W2 failed (fee_error): B2COPY ended the fee run with an error: no funds",
     )
     assert "b2copy-sync failed replay fees.process:W2" in refused[2]
     assert pending[0] == 4
-    assert "waiting: B2COPY has not finished it" in pending[1]
+    assert "waiting (pending_at_b2copy): B2COPY has not finished it" in pending[1]
     assert refreshed.document["state"] == "succeeded"
     assert (called.code, called.document["state"]) == (0, "succeeded")
 
@@ -63,7 +63,7 @@ def test_is_accepted_without_a_worker_and_without_redis(b2copy_sync: Command, le
 
 
 def test_a_known_one_is_not_asked_for_again(b2copy_sync: Command, ledger: Ledger) -> None:
-    failed(ledger, "W1", message="account 7 is closed")
+    fail_operation(ledger, "W1", message="account 7 is closed")
 
     same = b2copy_sync("fees", "--account", "7", "--request-id", "W1")
     other = b2copy_sync("fees", "--account", "8", "--request-id", "W1")
@@ -74,6 +74,37 @@ def test_a_known_one_is_not_asked_for_again(b2copy_sync: Command, ledger: Ledger
     assert other.code == 2
     assert '{"account_login":"7","request_id":"W1"}' in other.err
     assert '{"account_login":"8","request_id":"W1"}' in other.err
+
+
+def test_an_operation_of_any_kind_is_requested_by_its_fields(b2copy_sync: Command, ledger: Ledger) -> None:
+    fees = b2copy_sync("request", "fees.process", "account_login=101", "request_id=1e5", "--by", "ann")
+    path = "path=/api/admin/users/v2/user/userservice/tag"
+    call = b2copy_sync("request", "call", path, "key=C1", 'payload={"id": 7}', "repeatable=true", "--json")
+
+    assert (fees.code, fees.out) == (0, "fees.process:1e5 is accepted\n")
+    operation = find(ledger, "fees.process:1e5")
+    assert operation is not None
+    assert (operation.payload, operation.requested_by) == ({"account_login": "101", "request_id": "1e5"}, "ann")
+    assert (call.code, call.document["key"], call.document["created"]) == (0, "call:C1", True)
+    called = find(ledger, "call:C1")
+    assert called is not None
+    assert called.payload["payload"] == {"id": 7}
+    assert called.on_unknown == "repeat"
+
+
+def test_a_request_that_cannot_be_used_names_what_is_wrong(b2copy_sync: Command, ledger: Ledger) -> None:
+    for arguments, message in (
+        (["fee"], "'fee' is none of call, fees.process"),
+        (["fees.process", "request_id=1"], "fees.process: account_login is missing"),
+        (["fees.process", "login=1"], "login is not a field: there are account_login, request_id"),
+        (["fees.process", "request_id"], "'request_id' must be NAME=VALUE"),
+    ):
+        ran = b2copy_sync("request", *arguments)
+
+        assert (ran.code, ran.out) == (2, "")
+        assert message in ran.err
+        assert ran.err.count("\n") == 1
+    assert search(ledger) == []
 
 
 def test_a_path_outside_the_admin_api_is_refused(b2copy_sync: Command, ledger: Ledger) -> None:

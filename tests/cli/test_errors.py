@@ -13,7 +13,7 @@ from worker.testbed.environment import Environment
     [
         (["statsu"], "b2copy-sync: No such command 'statsu'"),
         (["fees", "--account", "1"], "b2copy-sync fees: Missing option '--request-id'"),
-        (["failed", "replay", "--why", " ", "W1"], "must not be empty: it is kept as evidence"),
+        (["failed", "replay", "--why", " ", "W1"], "must not be empty: it is stored as evidence"),
         (["failed", "list", "--since", "yesterday"], "'yesterday' is no duration: 90s, 5m, 72h, 400d"),
         (["failed", "list", "--since", "2026-13-01"], "'2026-13-01' is no date"),
         (["failed", "replay", "--all", "--why", "x", "--rate", "0"], "'0' is no rate"),

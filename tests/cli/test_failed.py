@@ -3,8 +3,8 @@
 import time
 
 from tests.cli.conftest import Command
-from tests.cli.operations import failed, many_failed, put, succeeded
-from tests.ledger.actors import Clock
+from tests.cli.operations import many_failed
+from tests.operations import LedgerClock, fail_operation, record_operation, succeed_operation
 from worker.ledger import Ledger, attempts_of, audit_of, fail_message, find, search
 from worker.operation import FailureReason, State
 
@@ -15,21 +15,21 @@ def states(ledger: Ledger, *keys: str) -> list[str]:
 
 class TestList:
     def test_shows_the_reason_and_the_last_words(self, b2copy_sync: Command, ledger: Ledger) -> None:
-        failed(ledger, "W1", message="account 7 is closed")
-        succeeded(ledger, "W2")
+        fail_operation(ledger, "W1", message="account 7 is closed")
+        succeed_operation(ledger, "W2")
 
         ran = b2copy_sync("failed", "list")
 
         heading, line = ran.out.splitlines()
-        assert heading.split() == ["Key", "Lane", "Reason", "Failed", "(UTC)", "Last", "words"]
+        assert heading.split() == ["Key", "Lane", "Reason", "Failed", "(UTC)", "Last", "message"]
         assert line.startswith("fees.process:W1  money  rejected  20")
         assert line.rstrip().endswith("account 7 is closed")
 
     def test_filters(self, b2copy_sync: Command, ledger: Ledger) -> None:
-        failed(ledger, "old", failure_reason=FailureReason.EXHAUSTED)
-        Clock(ledger).passes(7200)
-        failed(ledger, "W1")
-        failed(ledger, "C1", kind="call", lane="default", failure_reason=FailureReason.EXHAUSTED)
+        fail_operation(ledger, "old", failure_reason=FailureReason.EXHAUSTED)
+        LedgerClock(ledger).advance(7200)
+        fail_operation(ledger, "W1")
+        fail_operation(ledger, "C1", kind="call", lane="default", failure_reason=FailureReason.EXHAUSTED)
 
         def listed(*filters: str) -> list[str]:
             told = b2copy_sync("failed", "list", "--json", *filters).document
@@ -49,7 +49,7 @@ class TestList:
 
 class TestReplay:
     def test_queues_again_and_keeps_who_and_why(self, b2copy_sync: Command, ledger: Ledger) -> None:
-        key = failed(ledger, "C1", kind="call", lane="default")
+        key = fail_operation(ledger, "C1", kind="call", lane="default")
 
         ran = b2copy_sync("failed", "replay", "C1", "--why", "the account is open again", "--by", "ann")
 
@@ -61,7 +61,7 @@ class TestReplay:
         assert (decision.action, decision.actor, decision.note) == ("replay", "ann", "the account is open again")
 
     def test_a_dry_run_changes_nothing(self, b2copy_sync: Command, ledger: Ledger) -> None:
-        keys = [failed(ledger, name) for name in ("W1", "W2")]
+        keys = [fail_operation(ledger, name) for name in ("W1", "W2")]
 
         ran = b2copy_sync("failed", "replay", "--all", "--why", "x", "--dry-run")
 
@@ -70,7 +70,7 @@ class TestReplay:
         assert states(ledger, *keys) == ["failed", "failed"]
 
     def test_money_needs_a_yes_in_whatever_lane(self, b2copy_sync: Command, ledger: Ledger) -> None:
-        key = failed(ledger, "W1", lane="bulk")
+        key = fail_operation(ledger, "W1", lane="bulk")
 
         refused = b2copy_sync("failed", "replay", "W1", "--why", "x")
         before = states(ledger, key)
@@ -82,26 +82,26 @@ class TestReplay:
         assert (allowed.code, states(ledger, key)) == (0, ["queued"])
 
     def test_leaves_alone_what_must_not_be_done_again(self, b2copy_sync: Command, ledger: Ledger) -> None:
-        call = failed(ledger, "C1", kind="call", lane="default", failure_reason=FailureReason.UNRESOLVED)
+        call = fail_operation(ledger, "C1", kind="call", lane="default", failure_reason=FailureReason.UNRESOLVED)
         message = fail_message(ledger, "m-1", "b2copy.call", "no path", by="crm", raw="{}").key
-        done = succeeded(ledger, "W1")
+        done = succeed_operation(ledger, "W1")
 
         ran = b2copy_sync("failed", "replay", call, message, done, "--why", "x", "--yes", "--json")
 
         assert ran.code == 1
         assert ran.document["replayed"] == []
         assert ran.document["left_alone"] == {
-            call: "whether B2COPY did it is not known, and it must not be done twice:"
-            " look there, then --it-was-not-done",
-            message: "it only keeps a message that could not be taken",
+            call: "whether it was done is not known, and it must not be done twice: look there, then"
+            " `failed resolve --succeeded`, or `failed replay --it-was-not-done`",
+            message: "it only stores a message that could not be used",
             done: "it is succeeded",
         }
         assert states(ledger, call, message, done) == ["failed", "failed", "succeeded"]
 
     def test_in_bulk_it_takes_only_those_chosen_at_the_rate_given(self, b2copy_sync: Command, ledger: Ledger) -> None:
         for number in range(5):
-            failed(ledger, f"C{number}", kind="call", lane="default", failure_reason=FailureReason.EXHAUSTED)
-        other = failed(ledger, "other", kind="call", lane="default")
+            fail_operation(ledger, f"C{number}", kind="call", lane="default", failure_reason=FailureReason.EXHAUSTED)
+        other = fail_operation(ledger, "other", kind="call", lane="default")
 
         began = time.monotonic()
         ran = b2copy_sync(
@@ -122,7 +122,7 @@ class TestReplay:
         assert search(ledger, state=State.FAILED) == []
 
     def test_never_takes_all_by_accident(self, b2copy_sync: Command, ledger: Ledger) -> None:
-        key = failed(ledger, "W1")
+        key = fail_operation(ledger, "W1")
 
         ran = b2copy_sync("failed", "replay", "--why", "x", "--yes")
 
@@ -131,9 +131,49 @@ class TestReplay:
         assert states(ledger, key) == ["failed"]
 
 
+class TestResolve:
+    def test_records_that_it_was_done_with_its_result_and_who_found_out(
+        self, b2copy_sync: Command, ledger: Ledger
+    ) -> None:
+        key = fail_operation(ledger, "C1", kind="call", lane="default", failure_reason=FailureReason.UNRESOLVED)
+        options = ("--result", "id=7", "--result", "name=x y", "--why", "seen in the back office", "--by", "ann")
+
+        ran = b2copy_sync("failed", "resolve", "C1", "--succeeded", *options)
+
+        assert (ran.code, ran.out) == (0, f"{key} succeeded\n")
+        operation = find(ledger, key)
+        assert operation is not None
+        assert (operation.state, operation.result) == (State.SUCCEEDED, {"id": 7, "name": "x y"})
+        assert operation.outcome_unknown is False
+        [entry] = audit_of(ledger, key)
+        assert (entry.action, entry.actor, entry.note) == ("resolve, succeeded", "ann", "seen in the back office")
+
+    def test_records_that_it_was_not_done_which_permits_a_replay(self, b2copy_sync: Command, ledger: Ledger) -> None:
+        key = fail_operation(ledger, "C1", kind="call", lane="default", failure_reason=FailureReason.UNRESOLVED)
+
+        ran = b2copy_sync("failed", "resolve", key, "--failed", "--why", "not there", "--by", "ann", "--json")
+        replayed = b2copy_sync("failed", "replay", key, "--why", "now do it")
+
+        assert ran.code == 0
+        assert (ran.document["state"], ran.document["failure_reason"]) == ("failed", "rejected")
+        assert ran.document["standing"] == "failed (rejected): ann found that it was not done: not there"
+        assert (replayed.code, states(ledger, key)) == (0, ["queued"])
+
+    def test_needs_a_finding_and_a_failed_operation(self, b2copy_sync: Command, ledger: Ledger) -> None:
+        key = record_operation(ledger, "W1").key
+
+        without = b2copy_sync("failed", "resolve", key, "--why", "x")
+        too_early = b2copy_sync("failed", "resolve", key, "--succeeded", "--why", "x")
+
+        assert (without.code, too_early.code) == (2, 1)
+        assert "say --succeeded or --failed" in without.err
+        assert "only a failed operation can be resolved" in too_early.err
+        assert states(ledger, key) == ["queued"]
+
+
 class TestCancel:
     def test_ends_what_was_never_sent(self, b2copy_sync: Command, ledger: Ledger) -> None:
-        key = put(ledger, "W1")
+        key = record_operation(ledger, "W1").key
 
         ran = b2copy_sync("failed", "cancel", "W1", "--why", "the client withdrew")
 
@@ -141,7 +181,7 @@ class TestCancel:
         assert states(ledger, key) == ["cancelled"]
 
     def test_what_was_sent_can_only_be_asked_about_no_more(self, b2copy_sync: Command, ledger: Ledger) -> None:
-        key = failed(ledger, "W1")
+        key = fail_operation(ledger, "W1")
         b2copy_sync("failed", "replay", key, "--why", "again", "--yes")
 
         refused = b2copy_sync("failed", "cancel", key, "--why", "x")
@@ -152,7 +192,7 @@ class TestCancel:
         assert (ended.document["state"], ended.document["failure_reason"]) == ("failed", "unresolved")
 
     def test_show_names_the_way_out(self, b2copy_sync: Command, ledger: Ledger) -> None:
-        key = failed(ledger, "W1", failure_reason="fee_error", message="the master account cannot be credited")
+        key = fail_operation(ledger, "W1", failure_reason="fee_error", message="the master account cannot be credited")
 
         ran = b2copy_sync("failed", "show", "W1")
 

@@ -16,7 +16,7 @@ def test_renews_shows_and_forgets_the_shared_session(b2copy_sync: Command, sandb
     assert "none: the next call logs in" in none.out
     assert "renewed by a login" in login.out
     assert f"generation {shown.document['generation']}, renewed with the refresh token" in doctor.out
-    assert shown.document["expires_in_seconds"] > 0
+    assert shown.document["expires_in_s"] > 0
     assert "made by        a refresh with key test-key" in words.out
     assert "is forgotten: the next call logs in" in forgotten.out
     assert gone.document["generation"] is None

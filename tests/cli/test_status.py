@@ -1,12 +1,12 @@
 """status: the whole story of an operation."""
 
 from tests.cli.conftest import Command
-from tests.cli.operations import failed, put, succeeded
+from tests.operations import fail_operation, record_operation, succeed_operation
 from worker.ledger import Ledger, fail_message, replay
 
 
 def test_tells_who_asked_what_b2copy_said_and_who_decided(b2copy_sync: Command, ledger: Ledger) -> None:
-    key = failed(ledger, "W1", message="account 7 is closed")
+    key = fail_operation(ledger, "W1", message="account 7 is closed", by="crm@shop")
     replay(ledger, [key], actor="ann@desk", note="reopened")
 
     ran = b2copy_sync("status", "W1")
@@ -15,13 +15,13 @@ def test_tells_who_asked_what_b2copy_said_and_who_decided(b2copy_sync: Command, 
     told = [line.split() for line in ran.out.splitlines() if line.startswith("20")]
     assert [words[2] for words in told] == ["requested", "rejected", "replayed"]
     assert told[0][3] == "crm@shop"
-    assert told[1][3:] == ["400", "12", "ms", "worker-1", "0.1.0", "account", "7", "is", "closed"]
+    assert told[1][3:] == ["400", "12", "ms", "worker", "1", "0.1.0", "account", "7", "is", "closed"]
     assert told[2][3:] == ["ann@desk", "reopened"]
     assert "queued: no worker has taken it yet" in ran.out
 
 
 def test_exports_the_evidence(b2copy_sync: Command, ledger: Ledger) -> None:
-    key = failed(ledger, "W1", message="account 7 is closed")
+    key = fail_operation(ledger, "W1", message="account 7 is closed", by="crm@shop")
     replay(ledger, [key], actor="ann@desk", note="reopened")
 
     told = b2copy_sync("status", key, "--json").document
@@ -31,7 +31,7 @@ def test_exports_the_evidence(b2copy_sync: Command, ledger: Ledger) -> None:
     [attempt] = told["attempts"]
     assert attempt["message"] == "account 7 is closed"
     assert (attempt["http_status"], attempt["request_id"], attempt["counted"]) == (400, "W1", True)
-    assert (attempt["worker"], attempt["version"], attempt["duration_ms"]) == ("worker-1", "0.1.0", 12)
+    assert (attempt["worker"], attempt["version"], attempt["duration_ms"]) == ("worker 1", "0.1.0", 12)
     assert attempt["started_at"].endswith("Z")
     [decision] = told["audit"]
     assert (decision["action"], decision["actor"], decision["note"]) == ("replay", "ann@desk", "reopened")
@@ -39,7 +39,7 @@ def test_exports_the_evidence(b2copy_sync: Command, ledger: Ledger) -> None:
 
 
 def test_an_unknown_key_is_answered_with_near_ones(b2copy_sync: Command, ledger: Ledger) -> None:
-    succeeded(ledger, "withdrawal-1001")
+    succeed_operation(ledger, "withdrawal-1001")
 
     near = b2copy_sync("status", "withdrawal-1010")
     far = b2copy_sync("status", "fees.process:X", "--json")
@@ -51,8 +51,8 @@ def test_an_unknown_key_is_answered_with_near_ones(b2copy_sync: Command, ledger:
 
 
 def test_an_id_that_two_kinds_have_is_not_guessed(b2copy_sync: Command, ledger: Ledger) -> None:
-    put(ledger, "W1")
-    put(ledger, "W1", kind="call")
+    record_operation(ledger, "W1")
+    record_operation(ledger, "W1", kind="call")
 
     ran = b2copy_sync("status", "W1")
 
@@ -66,20 +66,20 @@ def test_shows_why_a_message_could_not_be_taken(b2copy_sync: Command, ledger: Le
     ran = b2copy_sync("failed", "show", "m-1", "--json")
 
     assert ran.document["result"] == {"error": "request_id is missing"}
-    assert ran.document["remedy"].startswith("Send it again")
+    assert ran.document["remedy"].startswith("Request it again")
 
 
 def test_what_others_wrote_does_not_steer_the_terminal(b2copy_sync: Command, ledger: Ledger) -> None:
-    failed(ledger, "W1", message="closed\x1b]0;owned\x07\x1b[2J")
+    fail_operation(ledger, "W1", message="closed\x1b]0;owned\x07\x1b[2J")
 
     ran = b2copy_sync("status", "W1")
 
-    assert "closed?]0;owned??[2J" in ran.out
+    assert r"closed\u001b]0;owned\u0007\u001b[2J" in ran.out
     assert "\x1b" not in ran.out
 
 
 def test_refresh_says_when_there_is_nothing_to_ask(b2copy_sync: Command, ledger: Ledger) -> None:
-    succeeded(ledger, "W1")
+    succeed_operation(ledger, "W1")
 
     ran = b2copy_sync("status", "W1", "--refresh")
 

@@ -9,14 +9,15 @@ import typer
 from worker.cli import (
     demo,
     doctor,
-    enqueue,
     failed,
     health,
     import_file,
     keygen,
     migrate,
+    output,
     pause,
     purge,
+    request,
     sandbox,
     session,
     status,
@@ -46,8 +47,9 @@ for command, panel in (
     (migrate.migrate, SET_UP),
     (doctor.doctor, SET_UP),
     (sandbox.sandbox, SET_UP),
-    (enqueue.fees, OPERATIONS),
-    (enqueue.call, OPERATIONS),
+    (request.fees, OPERATIONS),
+    (request.call, OPERATIONS),
+    (request.request, OPERATIONS),
     (import_file.import_, OPERATIONS),
     (status.status, OPERATIONS),
     (health.health, OPERATE),
@@ -66,12 +68,13 @@ def main() -> None:
     guard()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # B2COPY's words may hold what this terminal's encoding does not
+            stream.reconfigure(errors="replace")  # a message of B2COPY may hold what this terminal's encoding does not
     try:
         sys.exit(app(standalone_mode=False))
     except Exception as error:
         stopped = stopped_by(error)
         if stopped is None:
             raise
-        sys.stderr.write(f"{stopped.told}\n")
+        for text in stopped.lines:
+            output.note(text)
         sys.exit(stopped.code)

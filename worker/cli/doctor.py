@@ -1,71 +1,54 @@
 """`doctor`: is everything there that a worker needs? One line a check, with the remedy."""
 
-from collections.abc import Iterator
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from worker.cli import output
 from worker.cli.exits import Exit
 from worker.cli.options import Json
-from worker.doctor import checks
-from worker.doctor.checks import FAIL, Finding
 
-_STYLES = {"ok": "green", "warn": "yellow", FAIL: "bold red", "skip": "dim"}
+if TYPE_CHECKING:
+    from worker.doctor import CheckResult
+
+_STYLES = {"ok": "green", "warn": "yellow", "FAIL": "bold red", "skip": "dim"}
 
 
 def doctor(
-    login: Annotated[bool, typer.Option("--login", help="Renew the session, even a good one.")] = False,
+    login: Annotated[bool, typer.Option("--login", help="Renew the session, even a valid one.")] = False,
     offline: Annotated[
-        bool, typer.Option("--offline", help="Ask nobody: only the settings and the key files are looked at.")
+        bool, typer.Option("--offline", help="Open no connection: check only the settings and the key files.")
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Check everything a worker needs, a line each: ok, warn or FAIL, and what to do.
 
     Settings, key files, the ledger, Redis and who else uses it, running workers, B2COPY and its clock, and the shared
-    session: one that exists is used, only if there is none it logs in, like any worker would. A failing check does not
+    session: one that exists is used; if there is none, it logs in like any worker would. A failing check does not
     stop the others. Exit code 1 if a check failed, 2 if it was a setting.
     """
-    found: list[Finding] = []
-    for finding in _examine(login, offline):
-        found.append(finding)
+    from worker.doctor.examine import examine
+
+    results: list[CheckResult] = []
+    for result in examine(login, offline):
+        results.append(result)
         if not as_json:
-            _tell(finding)
-    failed = [finding for finding in found if finding.verdict == FAIL]
+            _print(result)
+    failed = [result for result in results if result.grade == "FAIL"]
     if as_json:
-        output.document({"ok": not failed, "checks": [finding._asdict() for finding in found]})
+        output.document({"ok": not failed, "checks": [result._asdict() for result in results]})
     elif not failed:
-        warned = sum(finding.verdict == "warn" for finding in found)
-        output.line(f"\nnothing failed{f', {warned} to look at' if warned else ''}")
+        warnings = sum(result.grade == "warn" for result in results)
+        output.line()
+        output.line(f"nothing failed{f', {warnings} to look at' if warnings else ''}")
     if failed:
-        raise typer.Exit(Exit.USAGE if any(one.check == "settings" for one in failed) else Exit.FAILED)
+        raise typer.Exit(Exit.USAGE if any(result.check == "settings" for result in failed) else Exit.FAILED)
 
 
-def _examine(login: bool, offline: bool) -> Iterator[Finding]:
-    settings = yield from checks.settings()
-    if settings.worker:
-        yield from checks.key_files(settings.worker)
-    if offline:
-        yield Finding("the rest", "skip", "not asked: --offline")
-        return
-    if settings.ledger:
-        yield from checks.ledger(settings.ledger)
-    if settings.crm:
-        yield from checks.redis(settings.crm)
-    if settings.worker:
-        yield from checks.b2copy(settings.worker)
-        yield from checks.session(settings.worker, login)
-
-
-def _tell(finding: Finding) -> None:
-    from rich.text import Text
-
-    text = Text.assemble(
-        (f"{finding.verdict:<5}", _STYLES[finding.verdict]),
-        (f"{finding.check:<10}", "bold"),
-        output.printable(finding.said),
-    )
-    if finding.remedy:
-        text.append(f": {output.printable(finding.remedy)}")
+def _print(result: "CheckResult") -> None:
+    text = output.safe(f"{result.grade:<5}", _STYLES[result.grade])
+    text += output.safe(f"{result.check:<10}", "bold")
+    text += output.safe(result.message)
+    if result.remedy:
+        text += output.safe(f": {result.remedy}")
     output.out().print(text, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""How a command ends: the exit codes scripts may rely on, and the errors that lead to them."""
+"""How a command ends: the exit codes that scripts may rely on, and the errors that lead to them."""
 
 from enum import IntEnum
 from typing import Any
@@ -19,33 +19,45 @@ class Exit(IntEnum):
     NOT_FOUND = 5
 
 
-EXITS = """Exit codes: 0 done · 1 it failed, or a check did · 2 a setting or an argument is wrong · \
-3 the operation failed or was cancelled · 4 the operation is not finished yet · 5 no such operation."""
+MEANINGS = {
+    Exit.OK: "done",
+    Exit.FAILED: "it failed, or a check did",
+    Exit.USAGE: "a setting or an argument is wrong",
+    Exit.NOT_DONE: "the operation failed or was cancelled",
+    Exit.WAITING: "the operation is not finished yet",
+    Exit.NOT_FOUND: "no such operation",
+}
+
+EXITS = "Exit codes: " + " · ".join(f"{code.value} {meaning}" for code, meaning in MEANINGS.items()) + "."
+
+_EXTRAS = {"psycopg": "postgres", "aiohttp": "sandbox"}
 
 
 class Stop(Exception):
-    """End the command with a code and a few plain lines for stderr."""
+    """End the command with an exit code and a few lines on stderr."""
 
-    def __init__(self, code: Exit, told: str) -> None:
-        super().__init__(code, told)
+    def __init__(self, code: Exit, *lines: str) -> None:
+        super().__init__(code, *lines)
         self.code = code
-        self.told = told
+        self.lines = lines
 
 
-# typer shows only this one of its errors about arguments; its base is what they share.
+# typer exports only this one of its errors about arguments. The base class is what all of them share.
 _UsageError: Any = typer.BadParameter.__mro__[1]
 
 
 def stopped_by(error: Exception) -> Stop | None:
-    """Return how to end because of `error`; None if it is a fault of ours, whose traceback is worth more than words."""
+    """Return how to end because of `error`; None for a fault of ours, where the traceback helps more."""
     match error:
         case Stop():
             return error
         case _UsageError():
-            return Stop(Exit.USAGE, _usage(error))
+            return Stop(Exit.USAGE, *_usage(error))
         case typer.Abort():
             return Stop(Exit.FAILED, "aborted")
-        case SettingsError() | BadPayload():
+        case SettingsError():
+            return Stop(Exit.USAGE, *str(error).splitlines())
+        case BadPayload():
             return Stop(Exit.USAGE, str(error))
         case NotAllowed() | B2CopyError():
             return Stop(Exit.FAILED, str(error))
@@ -57,22 +69,17 @@ def stopped_by(error: Exception) -> Stop | None:
     from sqlalchemy.exc import DBAPIError
 
     if isinstance(error, DBAPIError):
-        # Not str(error): that is the statement with its parameters, which may be personal data.
-        return Stop(Exit.FAILED, f"the ledger (B2COPY_DATABASE_URL) cannot be used: {first_line(error.orig)}")
+        # Not str(error), which is the statement with its parameters: those may be personal data.
+        reason = str(error.orig).strip().partition("\n")[0]
+        return Stop(
+            Exit.FAILED, f"the ledger (B2COPY_DATABASE_URL) cannot be used: {reason}", "b2copy-sync doctor checks it"
+        )
     return None
 
 
-def _usage(error: Any) -> str:
-    """Say in a line what is wrong with the arguments; without any, all of the command's help."""
-    told: str = error.format_message()
+def _usage(error: Any) -> list[str]:
+    """Return a line that says what is wrong with the arguments; without any arguments, the command's whole help."""
+    message: str = error.format_message()
     if error.ctx is None or type(error).__name__ == "NoArgsIsHelpError":
-        return told.rstrip()
-    return f"{error.ctx.command_path}: {told} (--help tells more)"
-
-
-def first_line(error: object) -> str:
-    """Return the first line of what an error says."""
-    return str(error).strip().partition("\n")[0]
-
-
-_EXTRAS = {"psycopg": "postgres", "aiohttp": "sandbox"}
+        return message.rstrip().splitlines()
+    return [f"{error.ctx.command_path}: {message} (--help tells more)"]

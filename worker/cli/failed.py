@@ -1,4 +1,4 @@
-"""Dead letters: failed operations, on which people decide."""
+"""`failed`: the operations that failed, on which people decide."""
 
 import time
 from collections.abc import Iterator
@@ -6,18 +6,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from worker.cli import output
+from worker.cli import operation_view, output
 from worker.cli.exits import EXITS, Exit, Stop
 from worker.cli.open_ledger import existing_ledger
-from worker.cli.operation_view import document, remedy, story_of, summary, tell
-from worker.cli.options import By, Json, Key, Lane, Reason, Why, moment, per_second
+from worker.cli.options import By, Json, Key, Lane, Reason, Why, json_or_text, moment, named_texts, per_second
 from worker.cli.status import look_up
 
 if TYPE_CHECKING:
     from worker.ledger import Ledger
     from worker.operation import FailureReason, Operation, State
 
-app = typer.Typer(help="Failed operations: list them, see why, replay or cancel.", no_args_is_help=True, epilog=EXITS)
+app = typer.Typer(
+    help="Failed operations: list them, see why, replay, resolve or cancel.", no_args_is_help=True, epilog=EXITS
+)
 
 WHICH = "Which ones"
 _PAGE = 500
@@ -48,34 +49,35 @@ def list_(
     limit: Annotated[int, typer.Option(min=1, help="Show no more than this many, newest first.")] = 50,
     as_json: Json = False,
 ) -> None:
-    """List failed operations, newest first, with B2COPY's last words."""
+    """List failed operations, newest first, with the last message of the other side."""
+    from tasks.registry import KINDS
     from worker.ledger import search
+    from worker.report.operation import report_on, summary
+    from worker.report.text import clock
 
     with existing_ledger() as ledger:
         found = search(
             ledger, state=_failed(), failure_reason=_reason(reason), kind=kind, lane=lane, since=since, limit=limit + 1
         )
-        stories = [story_of(ledger, operation) for operation in found[:limit]]
+        reports = [report_on(ledger, operation, KINDS) for operation in found[:limit]]
     more = len(found) > limit
     if as_json:
-        output.document(
-            {"failed": [{**summary(one.operation), "words": one.words or None} for one in stories], "more": more}
-        )
+        output.document({"failed": [summary(report) for report in reports], "more": more})
         return
-    if not stories:
-        output.line("no failed operations" + (" of this sort" if reason or kind or lane or since else ""))
+    if not reports:
+        output.line("no failed operations" + (" that match" if reason or kind or lane or since else ""))
         return
     output.table(
-        ("Key", "Lane", "Reason", "Failed (UTC)", "Last words"),
+        ("Key", "Lane", "Reason", "Failed (UTC)", "Last message"),
         [
             (
                 one.operation.key,
                 one.operation.lane,
                 str(one.operation.failure_reason),
-                output.clock(one.operation.state_since),
-                one.words,
+                clock(one.operation.state_since),
+                one.server_message,
             )
-            for one in stories
+            for one in reports
         ],
     )
     if more:
@@ -84,15 +86,18 @@ def list_(
 
 @app.command(epilog=EXITS)
 def show(key: Key, as_json: Json = False) -> None:
-    """Tell a failed operation's story, and what can be done about it."""
+    """Show a failed operation with all evidence, and what can be done about it."""
+    from tasks.registry import KINDS
+    from worker.report.operation import document, report_on
+
     with existing_ledger() as ledger:
-        story = story_of(ledger, look_up(ledger, key))
+        report = report_on(ledger, look_up(ledger, key), KINDS)
     if as_json:
-        output.document({**document(story), "remedy": remedy(story.operation) or None})
+        output.document(document(report))
         return
-    tell(story)
-    if story.operation.state != "failed":
-        output.note(f"it has not failed: it is {story.operation.state}")
+    operation_view.show(report)
+    if report.operation.state != "failed":
+        output.note(f"it has not failed: it is {report.operation.state}")
 
 
 @app.command(epilog=EXITS)
@@ -124,8 +129,11 @@ def replay(
     Left alone is what cannot be done again: messages that could not be taken, and calls whose outcome is unknown and
     which must not be repeated, unless you name their KEYs and say --it-was-not-done.
     """
+    from tasks.registry import KINDS
     from worker.ledger import replay as queue_again
     from worker.messages.wake_up import wake
+    from worker.report.replay import moves_money, why_not_replayable
+    from worker.report.text import count
     from worker.settings import CrmSettings, load
 
     filtered = any((reason, kind, lane, since is not None))
@@ -139,13 +147,13 @@ def replay(
             if keys
             else list(_all_failed(ledger, reason=reason, kind=kind, lane=lane, since=since))
         )
-        left = {one.key: why_not for one in chosen if (why_not := _not_replayable(one, not_done))}
+        left = {one.key: why_not for one in chosen if (why_not := why_not_replayable(one, not_done))}
         wanted = [one for one in chosen if one.key not in left]
-        money = sum(_moves_money(one) for one in wanted)
+        money = sum(moves_money(one, KINDS) for one in wanted)
         replayed: list[str] = []
         if not dry_run:
             if money and not yes:
-                chosen_are = f"{output.count(len(wanted))} chosen, {money} of which move money"
+                chosen_are = f"{count(len(wanted))} chosen, {money} of which move money"
                 raise Stop(Exit.USAGE, f"{chosen_are}: look with --dry-run, then --yes")
             try:
                 for batch in _paced([one.key for one in wanted], rate):
@@ -155,8 +163,8 @@ def replay(
                     if len(replayed) < len(wanted) and output.err().is_terminal:
                         output.note(f"{len(replayed)} of {len(wanted)} replayed")
             except KeyboardInterrupt:
-                told = f"interrupted: {len(replayed)} of {len(wanted)} replayed, the others are as they were"
-                raise Stop(Exit.FAILED, told) from None
+                message = f"interrupted: {len(replayed)} of {len(wanted)} replayed, the others are as they were"
+                raise Stop(Exit.FAILED, message) from None
     if as_json:
         would = [one.key for one in wanted]
         output.document({"dry_run": dry_run, "chosen": would, "replayed": replayed, "left_alone": left})
@@ -164,14 +172,52 @@ def replay(
         output.table(
             ("Would replay", "Lane", "Failed for"), [(one.key, one.lane, str(one.failure_reason)) for one in wanted]
         )
-        output.line(f"{output.count(len(wanted))} would be replayed, {money} of which move money; nothing was changed")
+        output.line(f"{count(len(wanted))} would be replayed, {money} of which move money; nothing was changed")
     else:
-        output.line(f"{output.count(len(replayed))} replayed")
+        output.line(f"{count(len(replayed))} replayed")
     if not as_json:
         for key, why_not in left.items():
             output.note(f"left alone: {key}: {why_not}")
     if keys and left:
         raise typer.Exit(Exit.FAILED)
+
+
+@app.command(epilog=EXITS)
+def resolve(
+    key: Key,
+    why: Why,
+    by: By,
+    succeeded: Annotated[
+        bool | None, typer.Option("--succeeded/--failed", help="It was done; or it was not.", show_default=False)
+    ] = None,
+    result: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="What it brought, for --succeeded; JSON or a text; may be repeated."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Record what you found out at B2COPY about a failed operation: it was done, or it was not.
+
+    --succeeded ends it as succeeded, and what waits for it continues. --failed leaves it failed (rejected), and it may
+    then be replayed. Nothing is sent to B2COPY.
+    """
+    from tasks.registry import KINDS
+    from worker import ledger as decisions
+    from worker.report.operation import report_on, summary
+
+    if succeeded is None:
+        raise typer.BadParameter("say --succeeded or --failed", param_hint="--succeeded")
+    if result and not succeeded:
+        raise typer.BadParameter("only what succeeded has a result", param_hint="--result")
+    values = {name: json_or_text(text) for name, text in named_texts(result or [], "--result").items()}
+    with existing_ledger() as ledger:
+        found = look_up(ledger, key)
+        operation = decisions.resolve(ledger, found.key, by, why, succeeded=succeeded, result=values or None)
+        report = report_on(ledger, operation, KINDS)
+    if as_json:
+        output.document(summary(report))
+    else:
+        output.line(f"{operation.key} {report.standing}", style=operation_view.STYLES.get(operation.state, ""))
 
 
 @app.command(epilog=EXITS)
@@ -186,37 +232,24 @@ def cancel(
 ) -> None:
     """Cancel an operation of which nothing was sent yet.
 
-    Once an attempt was made it cannot be undone from here: B2COPY goes on whatever we say. --stop-asking then ends it
-    for us, as failed (unresolved), and a person finds out at B2COPY what became of it.
+    Once a request was sent, the operation cannot be cancelled: B2COPY continues it. --stop-asking then ends it on our
+    side as failed (unresolved), and a person finds out at B2COPY whether it was done.
     """
+    from tasks.registry import KINDS
     from worker import ledger as decisions
+    from worker.report.operation import report_on, summary
 
     with existing_ledger() as ledger:
         operation = look_up(ledger, key)
         decide = decisions.stop_asking if stop_asking else decisions.cancel
         operation = decide(ledger, operation.key, by, why)
+        report = report_on(ledger, operation, KINDS)
     if as_json:
-        output.document(summary(operation))
+        output.document(summary(report))
     elif stop_asking:
         output.line(f"{operation.key} failed (unresolved): we ask no more, B2COPY may still do it")
     else:
         output.line(f"{operation.key} cancelled: nothing of it was sent")
-
-
-def _moves_money(operation: "Operation") -> bool:
-    """Fee runs do in whatever lane: an import may have put them into bulk."""
-    return operation.lane == "money" or operation.kind.startswith("fees.")
-
-
-def _not_replayable(operation: "Operation", not_done: bool = False) -> str:
-    """Tell why a replay would do nothing, or nothing good; empty if it may be replayed."""
-    if operation.state != "failed":
-        return f"it is {operation.state}"
-    if operation.kind == "message":
-        return "it only keeps a message that could not be taken"
-    if operation.outcome_unknown and operation.on_unknown == "stop" and not not_done:
-        return "whether B2COPY did it is not known, and it must not be done twice: look there, then --it-was-not-done"
-    return ""
 
 
 def _all_failed(

@@ -1,7 +1,7 @@
-"""Is the ledger reachable, and is what is due being done? For a monitoring script, and at a glance."""
+"""`health`: is the ledger reachable, and is what is due being done?"""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,13 +10,16 @@ from worker.cli.exits import Exit
 from worker.cli.open_ledger import existing_ledger
 from worker.cli.options import Json, duration
 
+if TYPE_CHECKING:
+    from worker.report.health import Health
+
 
 def health(
     late: Annotated[
-        float, typer.Option(parser=duration, metavar="DURATION", help="Unwell if something is due for longer.")
+        float, typer.Option(parser=duration, metavar="DURATION", help="Unhealthy if something is due for longer.")
     ] = 60.0,
     max_failed: Annotated[
-        int | None, typer.Option(min=0, help="Unwell if more have failed.", show_default="any number is well")
+        int | None, typer.Option(min=0, help="Unhealthy if more have failed.", show_default="any number is healthy")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -25,45 +28,33 @@ def health(
     Asks the database alone. Exit code 1 if it cannot be reached, if something has been due for long and is not being
     done (no worker runs?), or if too many have failed.
     """
-    from worker.ledger import active_flags
-    from worker.ledger.statistics import statistics
+    from worker.report.health import document, health_of
 
     with existing_ledger() as ledger:
-        found = statistics(ledger)
-        pauses = [flag for name, flag in active_flags(ledger).items() if name.startswith("pause:")]
-    failed = sum(found.failed.values())
-    problems = [
-        f"lane {lane}: something has been due for {output.span(seconds)}: is a worker running?"
-        for lane, seconds in found.late_s.items()
-        if seconds > late
-    ]
-    if max_failed is not None and failed > max_failed:
-        problems.append(f"failed: {failed} (b2copy-sync failed list)")
+        found = health_of(ledger, late, max_failed)
     if as_json:
-        output.document(
-            {
-                "well": not problems,
-                "problems": problems,
-                "due": found.due,
-                "late_seconds": found.late_s,
-                "waiting": found.waiting,
-                "failed": found.failed,
-                "paused": [flag.subject.removeprefix("pause:") for flag in pauses],
-            }
-        )
+        output.document(document(found))
     else:
-        lanes = [
-            f"{lane} {count} (late {output.span(found.late_s[lane])})" for lane, count in found.due.items() if count
-        ]
-        output.line(f"due:     {', '.join(lanes) or 'none'}")
-        output.line(f"waiting: {_counts(found.waiting)}")
-        output.line(f"failed:  {_counts(found.failed)}")
-        for flag in pauses:
-            output.line(f"paused:  {flag.subject.removeprefix('pause:')}, by {flag.actor}: {flag.note}", style="yellow")
-        for problem in problems:
-            output.line(f"UNWELL   {problem}", style="red")
-    if problems:
+        _print(found)
+    if found.problems:
         raise typer.Exit(Exit.FAILED)
+
+
+def _print(found: "Health") -> None:
+    from worker.report.sentences import paused_by
+    from worker.report.text import span
+
+    late_s = found.statistics.late_s
+    due = [f"{lane} {count} (late {span(late_s[lane])})" for lane, count in found.statistics.due.items() if count]
+    output.line(f"due:     {', '.join(due) or 'none'}")
+    output.line(f"waiting: {_counts(found.statistics.waiting)}")
+    output.line(f"failed:  {_counts(found.statistics.failed)}")
+    for pause in found.pauses:
+        output.line(f"paused:  {pause.subject.removeprefix('pause:')} {paused_by(pause)}", style="yellow")
+    for note in found.notes:
+        output.line(f"note:    {note}", style="yellow")
+    for problem in found.problems:
+        output.line(f"PROBLEM  {problem}", style="red")
 
 
 def _counts(counts: Mapping[Any, int]) -> str:

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -44,23 +44,23 @@ def import_(
     """
     from tasks import enqueue
     from tasks.registry import KINDS
+    from worker.report.text import count
     from worker.settings import CrmSettings, load
 
     load(CrmSettings)
     if kind not in KINDS:
         raise typer.BadParameter(f"{kind!r} is none of {', '.join(sorted(KINDS))}", param_hint="--kind")
-    # The file is read twice, so that a million rows never are in memory at once.
-    count = _check(file, KINDS[kind], _rows(file, KINDS[kind], ignore_extra))
+    rows = list(_rows(file, KINDS[kind], ignore_extra))
+    _check(file, KINDS[kind], rows)
     created = 0
     if not dry_run:
-        fields = (fields for _, fields in _rows(file, KINDS[kind], ignore_extra))
-        created = enqueue.many(kind, fields, lane=lane, by=by).created
+        created = sum(one.created for one in enqueue.many(kind, [fields for _, fields in rows], lane=lane, by=by))
     if as_json:
-        output.document({"rows": count, "dry_run": dry_run, "accepted": created, "known": count - created})
+        output.document({"rows": len(rows), "dry_run": dry_run, "accepted": created, "known": len(rows) - created})
     elif dry_run:
-        output.line(f"{output.count(count, 'row')} can be taken; nothing was recorded")
+        output.line(f"{count(len(rows), 'row')} can be taken; nothing was recorded")
     else:
-        output.line(f"{output.count(created)} accepted in lane {lane}, {count - created} known already")
+        output.line(f"{count(created)} accepted in lane {lane}, {len(rows) - created} known already")
 
 
 def _rows(file: Path, kind: "Kind[Any]", ignore_extra: bool) -> Iterator[Row]:
@@ -106,23 +106,19 @@ def _json_lines(file: Path) -> Iterator[Row]:
             yield number, fields
 
 
-def _check(file: Path, kind: "Kind[Any]", rows: Iterable[Row]) -> int:
-    """Return how many rows there are. Raises `Stop` with the rows that cannot be taken."""
+def _check(file: Path, kind: "Kind[Any]", rows: list[Row]) -> None:
+    """Raise `Stop` with the rows that cannot be taken."""
     from worker.errors import BadPayload
 
-    problems: list[str] = []
-    count = bad = 0
-    for count, (line, fields) in enumerate(rows, start=1):  # noqa: B007
+    problems = []
+    for line, fields in rows:
         try:
             kind.checked(fields)
         except BadPayload as error:
-            bad += 1
-            if bad <= _SHOWN:
-                problems.append(f"{file}, line {line}: {error}")
-    if bad:
-        more = [f"... and {bad - _SHOWN} more"] if bad > _SHOWN else []
-        told = [*problems, *more, f"{bad} of {count} rows cannot be taken: nothing was recorded"]
+            problems.append(f"{file}, line {line}: {error}")
+    if problems:
+        more = [f"... and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
+        told = [*problems[:_SHOWN], *more, f"{len(problems)} of {len(rows)} rows cannot be taken: nothing was recorded"]
         raise Stop(Exit.USAGE, "\n".join(told))
-    if not count:
+    if not rows:
         raise Stop(Exit.USAGE, f"{file}: no rows")
-    return count

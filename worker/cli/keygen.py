@@ -1,4 +1,4 @@
-"""Make the keys a worker needs, and say what B2COPY support must be told."""
+"""`keygen`: make the keys that a worker needs, and say what B2COPY support must know."""
 
 from pathlib import Path
 from typing import Annotated
@@ -43,19 +43,23 @@ def keygen(
         generate_storage(stored)
         settings["B2COPY_STORAGE_KEY_FILE"] = str(stored)
     if as_json:
-        told = {"key_id": key_id, "public_key": public.read_text(), "ip_addresses": ip or []}
-        output.document({"settings": settings, "send_to_b2copy_support": told})
+        for_support = {"key_id": key_id, "public_key": public.read_text(), "ip_addresses": ip or []}
+        output.document({"settings": settings, "send_to_b2copy_support": for_support})
         return
     output.line("Settings:", style="bold")
     for name, value in settings.items():
         output.line(f"  {name}={value}")
-    output.line("\nSend B2COPY support (never the private key):", style="bold")
+    output.line()
+    output.line("Send B2COPY support (never the private key):", style="bold")
     output.line(f"  key identifier:  {key_id}")
-    output.line(f"  IP addresses:    {', '.join(ip or []) or 'those our requests come from, as B2COPY sees them'}")
+    output.line(f"  IP addresses:    {', '.join(ip or []) or 'those that our requests come from, as B2COPY sees them'}")
     output.line(f"  public key:      {public}")
-    output.line(f"\n{public.read_text().strip()}")
+    output.line()
+    for line in public.read_text().strip().splitlines():
+        output.line(line)
     if not ip:
-        output.line("\nThe address B2COPY sees is also B2COPY_DEVICE_IP: behind NAT it is the gateway's.")
+        output.line()
+        output.line("The address B2COPY sees is also B2COPY_DEVICE_IP: behind NAT it is the gateway's.")
 
 
 def _check(key_id: str, addresses: list[str]) -> None:

@@ -1,22 +1,22 @@
 """`migrate`: make or update the ledger's tables."""
 
 from worker.cli import output
-from worker.cli.open_ledger import version_of
 from worker.cli.options import Json
 
 
 def migrate(as_json: Json = False) -> None:
     """Make the ledger's tables, or bring them to this version.
 
-    Needs B2COPY_DATABASE_URL alone. Does nothing if they are there; safe while others migrate too.
+    Needs B2COPY_DATABASE_URL alone. Does nothing if they are up to date; safe while others migrate too.
     """
-    from worker.ledger.migrations import migrate as bring_up
+    from worker.doctor.ledger import version_at
+    from worker.ledger.migrations import migrate as migrate_to_head
     from worker.settings import LedgerSettings, load
 
     url = load(LedgerSettings).database_url
-    before = version_of(url)
-    bring_up(url)
-    after = version_of(url)
+    before = version_at(url)
+    migrate_to_head(url)
+    after = version_at(url)
     if as_json:
         output.document({"before": before, "after": after})
     elif before == after:

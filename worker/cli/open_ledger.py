@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worker.cli.exits import Exit, Stop
@@ -14,32 +13,16 @@ if TYPE_CHECKING:
 
 @contextmanager
 def existing_ledger(settings: "LedgerSettings | None" = None) -> Iterator["Ledger"]:
-    """Open the ledger of the settings. One that is not there is never made by looking for it: raises `Stop`."""
+    """Open the ledger of the settings. Raises `Stop` if there is none: a mistyped URL must not create one."""
+    from worker.doctor.ledger import version_at
     from worker.ledger import open_ledger
     from worker.settings import LedgerSettings, load
 
     url = (settings or load(LedgerSettings)).database_url
-    if version_of(url) is None:
+    if version_at(url) is None:
         raise Stop(Exit.USAGE, "B2COPY_DATABASE_URL: there is no ledger yet; `b2copy-sync migrate` makes it")
     ledger = open_ledger(url)
     try:
         yield ledger
     finally:
         ledger.close()
-
-
-def version_of(url: str) -> str | None:
-    """Return the schema version at `url`, or None if there is no ledger. Makes nothing, not even an SQLite file."""
-    from sqlalchemy.engine import make_url
-
-    from worker.ledger.database import schema_version
-    from worker.ledger.engine import connect
-
-    parsed = make_url(url)
-    if parsed.get_backend_name() == "sqlite" and not (parsed.database and Path(parsed.database).exists()):
-        return None
-    engine = connect(url)
-    try:
-        return schema_version(engine)
-    finally:
-        engine.dispose()

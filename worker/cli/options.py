@@ -1,19 +1,31 @@
 """Options that several commands share, and how they are read."""
 
+import json
 import re
 import time
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-# Repeated from worker.operation and tasks/, which takes too long to import for a --help; a test compares them.
-Lane = Literal["money", "default", "bulk"]
-Reason = Literal["rejected", "fee_error", "unresolved", "exhausted", "expired", "bad_payload", "internal"]
+from worker.operation import FailureReason
+from worker.queues import LANES
+
+KIND_REASONS = ("fee_error",)
+"""The failure reasons of the kinds. Importing the kinds takes too long for a --help; a test compares the two."""
+
+if TYPE_CHECKING:
+    Lane = str
+    LaneOrAll = str
+    Reason = str
+else:
+    Lane = Literal[LANES]
+    LaneOrAll = Literal[("all", *LANES)]
+    Reason = Literal[(*map(str, FailureReason), *KIND_REASONS)]
 
 
 def _me() -> str:
-    from worker.process import me  # with it comes SQLAlchemy, which takes too long for a --help
+    from worker.process import me
 
     return me()
 
@@ -35,7 +47,7 @@ def moment(value: str) -> int:
     if re.match(r"\d{4}-", value):
         try:
             return int(datetime.fromisoformat(value).timestamp() * 1000)
-        except ValueError:
+        except (ValueError, OverflowError):
             raise typer.BadParameter(f"{value!r} is no date: 2026-05-01 or 2026-05-01T12:00") from None
     return int((time.time() - duration(value)) * 1000)
 
@@ -48,9 +60,30 @@ def per_second(value: str) -> float:
     return float(found[1]) / {"second": 1, "minute": 60, "hour": 3600}[found[2] or "second"]
 
 
-def _some(value: str) -> str:
+def named_texts(pairs: list[str], hint: str) -> dict[str, str]:
+    """Read `name=value` pairs. Raises `typer.BadParameter` for what is no pair and for a name that comes twice."""
+    found: dict[str, str] = {}
+    for pair in pairs:
+        name, separator, text = pair.partition("=")
+        if not separator or not name:
+            raise typer.BadParameter(f"{pair!r} must be NAME=VALUE", param_hint=hint)
+        if name in found:
+            raise typer.BadParameter(f"{name} is given twice", param_hint=hint)
+        found[name] = text
+    return found
+
+
+def json_or_text(text: str) -> Any:
+    """Read JSON; what is not JSON is a text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _not_empty(value: str) -> str:
     if not value.strip():
-        raise typer.BadParameter("must not be empty: it is kept as evidence")
+        raise typer.BadParameter("must not be empty: it is stored as evidence")
     return value
 
 
@@ -58,5 +91,5 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and 
 By = Annotated[
     str, typer.Option("--by", help="Who asks, for the evidence.", default_factory=_me, show_default="user@host")
 ]
-Why = Annotated[str, typer.Option("--why", callback=_some, help="Your reason, for the evidence.")]
+Why = Annotated[str, typer.Option("--why", callback=_not_empty, help="Your reason, for the evidence.")]
 Key = Annotated[str, typer.Argument(metavar="KEY", help="An operation's key (fees.process:W1), or its id alone (W1).")]

@@ -1,9 +1,12 @@
-"""What is printed: lines and tables for people, one JSON document for programs."""
+"""What is printed: lines and tables for people, one JSON document for programs.
+
+Whatever is printed may hold text from outside. It is never markup, a control character or a second line, and what
+looks like a secret is blanked.
+"""
 
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
@@ -11,7 +14,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-_PIPED = 10_000  # characters: piped, a line is never broken or cut, as it may be somebody's input
+from worker.watch.printable import many_lines, one_line
+from worker.watch.redact import redacted, redacted_value
+
+_PIPED_WIDTH = 10_000  # characters: a line that goes to a pipe is never broken or cut, as a program may read it
 
 
 @cache
@@ -28,74 +34,48 @@ def err() -> Console:
 
 def _console(stderr: bool) -> Console:
     stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() else _PIPED
+    width = None if stream.isatty() else _PIPED_WIDTH
     return Console(stderr=stderr, width=width, highlight=False, markup=False, emoji=False)
 
 
-def line(text: str, style: str = "") -> None:
-    """Print a line to standard output."""
-    out().print(Text(printable(text), style), soft_wrap=True)
+def safe(text: str, style: str = "") -> Text:
+    """Return text as it may be printed."""
+    return Text(one_line(redacted(text)), style)
+
+
+def line(text: str = "", style: str = "") -> None:
+    """Print one line to standard output."""
+    out().print(safe(text, style), soft_wrap=True)
 
 
 def note(text: str) -> None:
-    """Print a line to standard error: beside the answer, not part of it."""
-    err().print(Text(printable(text)), soft_wrap=True)
+    """Print one line to standard error: beside the answer, not part of it."""
+    err().print(safe(text), soft_wrap=True)
 
 
 def document(value: Any) -> None:
     """Print one JSON document to standard output."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-    sys.stdout.flush()  # a reader who has gone is noticed here, not at the interpreter's end
+    text = json.dumps(redacted_value(value), indent=2, ensure_ascii=False)
+    sys.stdout.write(many_lines(text) + "\n")
+    sys.stdout.flush()  # if the reader has closed the pipe, the error comes here and not at the interpreter's end
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> None:
-    """Print aligned columns. A column without any content is left out, long texts are folded, never cut."""
+    """Print aligned columns. A column without any content is left out; long texts are folded, never cut."""
     _print(headings, rows, show_header=True)
 
 
 def facts(rows: Iterable[tuple[str, str | Text | None]]) -> None:
-    """Print names and values, those that there are."""
+    """Print names and values, those that are not empty."""
     _print(("", ""), [(f"  {name}", value) for name, value in rows if value], show_header=False)
 
 
 def _print(headings: Sequence[str], rows: Iterable[Sequence[str | Text]], show_header: bool) -> None:
-    cells = [[printable(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
-    shown = [number for number in range(len(headings)) if any(str(row[number]) for row in cells)]
+    cells = [[safe(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
+    shown = [number for number in range(len(headings)) if any(row[number].plain for row in cells)]
     grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_header=show_header)
     for number in shown:
         grid.add_column(headings[number], overflow="fold")
     for row in cells:
         grid.add_row(*(row[number] for number in shown))
     out().print(grid)
-
-
-def printable(text: str) -> str:
-    """Return `text` without control characters: what others wrote must not steer our terminal."""
-    return "".join(char if char.isprintable() or char == "\n" else "?" for char in text)
-
-
-def count(number: int, what: str = "operation") -> str:
-    """Return `1 operation`, `2 operations`."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-def clock(ms: int) -> str:
-    """Return a time of day for people, in UTC as the evidence has it. `ms` since the epoch."""
-    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
-
-
-def iso(ms: int | None) -> str | None:
-    """Return a time for programs: ISO 8601, UTC, to the millisecond. `ms` since the epoch."""
-    if ms is None:
-        return None
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def span(seconds: float) -> str:
-    """Return a duration for people: `340 ms`, `3.2 s`, `12 min`, `5.0 h`, `3.1 d`."""
-    if seconds < 1:
-        return f"{max(0.0, seconds) * 1000:.0f} ms"
-    for limit, unit, size in ((100, "s", 1), (100 * 60, "min", 60), (100 * 3600, "h", 3600)):
-        if seconds < limit:
-            return f"{seconds / size:.{0 if unit == 'min' else 1}f} {unit}"
-    return f"{seconds / 86400:.1f} d"

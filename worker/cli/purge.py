@@ -30,17 +30,20 @@ def purge(
     """
     from worker.ledger import purge as remove
     from worker.ledger.purge import count_purgeable
+    from worker.report.text import count, span
     from worker.settings import LedgerSettings, load
 
     settings = load(LedgerSettings)
     age = older_than or settings.retention
     if age < settings.retention and not (yes or dry_run):
-        kept = output.span(settings.retention)
-        raise Stop(Exit.USAGE, f"B2COPY_RETENTION keeps evidence for {kept}: --yes removes it after {output.span(age)}")
+        raise Stop(
+            Exit.USAGE,
+            f"B2COPY_RETENTION keeps evidence for {span(settings.retention)}: --yes removes it after {span(age)}",
+        )
     with existing_ledger(settings) as ledger:
-        count = count_purgeable(ledger, age) if dry_run else remove(ledger, age)
+        purged = count_purgeable(ledger, age) if dry_run else remove(ledger, age)
     if as_json:
-        output.document({"older_than_seconds": age, "dry_run": dry_run, "operations": count})
+        output.document({"older_than_s": age, "dry_run": dry_run, "operations": purged})
     else:
         done = "would be removed" if dry_run else "removed"
-        output.line(f"{output.count(count)} that ended more than {output.span(age)} ago {done}")
+        output.line(f"{count(purged)} that ended more than {span(age)} ago {done}")

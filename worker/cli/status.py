@@ -8,7 +8,7 @@ import typer
 from worker.cli import output
 from worker.cli.exits import Exit, Stop
 from worker.cli.open_ledger import existing_ledger
-from worker.cli.operation_view import document, story_of, tell
+from worker.cli.operation_view import show
 from worker.cli.options import Json, Key
 
 if TYPE_CHECKING:
@@ -24,19 +24,22 @@ def status(
     refresh: Annotated[bool, typer.Option("--refresh", help="Ask B2COPY now, if it waits.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Tell the whole story of an operation: every attempt, B2COPY's words, why it waits, who decided what.
+    """Show an operation with all evidence: every attempt, B2COPY's messages, why it waits, who decided what.
 
     --json is the export for a regulator or a dispute. The exit code says whether it is known, not how it ended.
     """
+    from tasks.registry import KINDS
+    from worker.report.operation import document, report_on
+
     with existing_ledger() as ledger:
         operation = look_up(ledger, key)
         if refresh:
             operation = _refreshed(ledger, operation)
-        story = story_of(ledger, operation)
+        report = report_on(ledger, operation, KINDS)
     if as_json:
-        output.document(document(story))
+        output.document(document(report))
     else:
-        tell(story)
+        show(report)
 
 
 def look_up(ledger: "Ledger", name: str) -> "Operation":
@@ -46,7 +49,7 @@ def look_up(ledger: "Ledger", name: str) -> "Operation":
 
     if (exact := find(ledger, name)) is not None:
         return exact
-    from tasks.registry import KINDS  # brings all of Celery: a key is found without
+    from tasks.registry import KINDS  # imports Celery, which a look-up by key does not need
 
     found = find_many(ledger, [f"{kind}:{name}" for kind in (*KINDS, MESSAGE_KIND)])
     if len(found) > 1:
@@ -74,6 +77,7 @@ def _refreshed(ledger: "Ledger", operation: "Operation") -> "Operation":
     from worker.ledger import attempts_of, find, poll_now
     from worker.messages.wake_up import wake
     from worker.operation import FINAL
+    from worker.report.text import span
 
     def tried() -> int:
         return sum(attempt.times for attempt in attempts_of(ledger, operation.id))
@@ -86,7 +90,7 @@ def _refreshed(ledger: "Ledger", operation: "Operation") -> "Operation":
     ends = time.monotonic() + _PATIENCE
     while (now := find(ledger, operation.key) or operation).state not in FINAL and tried() == before:
         if time.monotonic() > ends:
-            output.note(f"not asked within {output.span(_PATIENCE)}: is a worker running? (b2copy-sync doctor)")
+            output.note(f"not asked within {span(_PATIENCE)}: is a worker running? (b2copy-sync doctor)")
             break
         time.sleep(0.1)
     return now

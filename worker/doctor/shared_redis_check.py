@@ -1,4 +1,4 @@
-"""Who else uses our Redis database: its shortest visibility timeout rules every app on it, so it must be ours alone."""
+"""Who else uses our Redis database. Its shortest visibility timeout rules every app on it, so it must be ours alone."""
 
 import json
 from typing import Any, NamedTuple
@@ -9,12 +9,12 @@ from worker.queues import HOUSEKEEPING, INBOX, LANES, queue_of
 
 OURS = frozenset({INBOX, HOUSEKEEPING, *map(queue_of, LANES)})
 _BINDING = "_kombu.binding."
-_LOOKED_AT = 20_000  # keys: a database with more is not ours alone either way, and looking must end
-_CELERYS = ("celery.pidbox", "reply.celery.pidbox", "celeryev")  # every app's own, ours included
+_KEYS_MAX = 20_000  # keys examined: a database with more is not ours alone either way, and the search must end
+_CELERY_QUEUES = ("celery.pidbox", "reply.celery.pidbox", "celeryev")  # every app has these, ours too
 
 
 class Node(NamedTuple):
-    """A Celery worker that answered. `visibility_timeout` in seconds; None: it did not tell."""
+    """A Celery worker that answered. `visibility_timeout` in seconds; None if it is not known."""
 
     name: str
     queues: frozenset[str]
@@ -33,26 +33,26 @@ def foreign_queues(client: redis.Redis) -> set[str]:
     """Return the queues on this Redis database that are not ours: bound, or holding messages. Raises `RedisError`."""
     found: set[str] = set()
     for number, key in enumerate(client.scan_iter(match=f"{_BINDING}*", count=1000)):
-        if number >= _LOOKED_AT:
+        if number >= _KEYS_MAX:
             break
         for member in client.smembers(key):  # routing key, pattern and queue
             found.add(_text(member).rpartition("\x06\x16")[2])
     for number, key in enumerate(client.scan_iter(_type="list", count=1000)):
-        if number >= _LOOKED_AT:
+        if number >= _KEYS_MAX:
             break
         found.add(_text(key).partition("\x06\x16")[0])  # kombu's priorities are lists of their own
-    return {name for name in found if name not in OURS and not any(own in name for own in _CELERYS)}
+    return {name for name in found if name not in OURS and not any(own in name for own in _CELERY_QUEUES)}
 
 
 def listeners(client: redis.Redis) -> int | None:
-    """Count the connections on which workers of this database listen for questions; None: Redis does not let us look.
+    """Count the connections on which workers of this database listen for remote control; None if Redis forbids that.
 
-    Raises `RedisError`.
+    A managed Redis may forbid CLIENT or rename it. Raises `RedisError`.
     """
     database = str(client.connection_pool.connection_kwargs.get("db", 0))
     try:
         connections = client.client_list()
-    except redis.ResponseError:  # no permission, or a Redis without CLIENT
+    except redis.ResponseError:  # no permission, or no such command
         return None
     return sum(connection["db"] == database and connection["psub"] != "0" for connection in connections)
 
@@ -66,15 +66,15 @@ def nodes(app: Any, limit: int | None, patience: float = 1.0) -> list[Node]:
         return []
     inspect = app.control.inspect(timeout=patience, limit=limit)
     queues = inspect.active_queues() or {}
-    told = inspect.conf() or {} if queues else {}
+    conf = inspect.conf() or {} if queues else {}
     return [
-        Node(name, frozenset(queue["name"] for queue in served), _visibility(told.get(name)))
+        Node(name, frozenset(queue["name"] for queue in served), _visibility_timeout(conf.get(name)))
         for name, served in sorted(queues.items())
     ]
 
 
-def _visibility(conf: Any) -> float | None:
-    """What a worker says about itself; the transport's options come as a mapping or as its text."""
+def _visibility_timeout(conf: Any) -> float | None:
+    """Return a worker's own timeout. Its configuration holds the transport's options as a mapping or its repr."""
     options = (conf or {}).get("broker_transport_options")
     if isinstance(options, str):
         try:

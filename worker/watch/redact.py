@@ -65,10 +65,11 @@ def redacted_value(value: Any) -> Any:
             return redacted(value)
         case dict():
             return {name: _redacted_field(name, content) for name, content in value.items()}
-        case [str() as name, content] if _IS_NAME.fullmatch(name):  # a pair, as in a list of headers
-            return type(value)((name, _redacted_field(name, content)))
         case list() | tuple() if type(value) in {list, tuple}:
-            return type(value)(redacted_value(item) for item in value)
+            make = list if isinstance(value, list) else tuple
+            if len(value) == 2 and isinstance(value[0], str) and _IS_NAME.fullmatch(value[0]):  # one of many headers
+                return make((value[0], _redacted_field(*value)))
+            return make(redacted_value(item) for item in value)
     return value
 
 

@@ -1,4 +1,4 @@
-"""Ask for an operation, and wait for it if told to."""
+"""Request an operation, and wait for its end with --wait."""
 
 import json
 import sys
@@ -10,10 +10,11 @@ import typer
 
 from worker.cli import output
 from worker.cli.exits import Exit, Stop
-from worker.cli.operation_view import STYLES, remedy, standing, story_of, summary
-from worker.cli.options import By, Json, duration
+from worker.cli.operation_view import STYLES
+from worker.cli.options import By, Json, duration, json_or_text, named_texts
 
 if TYPE_CHECKING:
+    from worker.kind import Payload
     from worker.operation import Operation, Recorded
 
 _LOOK_EVERY = 0.2  # seconds
@@ -76,6 +77,45 @@ def call(
     _follow(recorded, wait, timeout, as_json)
 
 
+def request(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="The kind, e.g. fees.process.")],
+    by: By,
+    values: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME=VALUE", help="The payload's fields. JSON; what is not JSON is a text."),
+    ] = None,
+    wait: Wait = False,
+    timeout: Timeout = None,
+    as_json: Json = False,
+) -> None:
+    """Request an operation of any kind.
+
+    The fields are the kind's: `b2copy-sync request fees.process account_login=101 request_id=W1`. A field that holds a
+    text takes the value as it stands, also if it looks like a number. The same id again is the same operation.
+    """
+    from tasks import enqueue
+    from tasks.registry import KINDS
+    from worker.settings import CrmSettings, load
+
+    load(CrmSettings)
+    if kind not in KINDS:
+        raise typer.BadParameter(f"{kind!r} is none of {', '.join(sorted(KINDS))}", param_hint="KIND")
+    fields = _fields(KINDS[kind].payload, named_texts(values or [], "NAME=VALUE"))
+    KINDS[kind].checked(fields)  # `many` would name a row
+    _follow(enqueue.many(kind, [fields], by=by)[0], wait, timeout, as_json)
+
+
+def _fields(payload: "type[Payload]", texts: dict[str, str]) -> dict[str, Any]:
+    """Return the values that these texts stand for, as the payload's fields need them."""
+    schemas = payload.model_json_schema()["properties"]
+    takes_text = {
+        name
+        for name, schema in schemas.items()
+        if "string" in {one.get("type") for one in (schema, *schema.get("anyOf", ()))}
+    }
+    return {name: text if name in takes_text else json_or_text(text) for name, text in texts.items()}
+
+
 def _payload(text: str) -> dict[str, Any]:
     if text == "-":
         text = sys.stdin.read()
@@ -91,10 +131,12 @@ def _payload(text: str) -> dict[str, Any]:
 
 
 def _follow(recorded: "Recorded", wait: bool, timeout: float | None, as_json: bool) -> None:
-    """Say how an accepted operation stands; with `wait`, when it has ended. Exits accordingly."""
+    """Print how an accepted operation stands; with `wait`, once it has ended. Exits accordingly."""
+    from tasks.registry import KINDS
     from worker.app import ledger
     from worker.ledger import find
     from worker.operation import FINAL
+    from worker.report.operation import report_on, summary
 
     if not (as_json or wait):
         output.line(f"{recorded.key} is {'accepted' if recorded.created else 'known already'}")
@@ -103,17 +145,17 @@ def _follow(recorded: "Recorded", wait: bool, timeout: float | None, as_json: bo
         try:
             operation = _ended(recorded.key, timeout)
         except KeyboardInterrupt:
-            raise Stop(Exit.WAITING, f"it goes on without you: b2copy-sync status {recorded.key}") from None
+            raise Stop(Exit.WAITING, f"the operation continues: b2copy-sync status {recorded.key}") from None
     if operation is None:
-        raise Stop(Exit.NOT_FOUND, f"{recorded.key} was purged meanwhile")
-    story = story_of(ledger(), operation)
+        raise Stop(Exit.NOT_FOUND, f"{recorded.key} has been purged")
+    report = report_on(ledger(), operation, KINDS)
     if as_json:
-        output.document({**summary(operation), "created": recorded.created, "words": story.words or None})
+        output.document({**summary(report), "created": recorded.created})
     elif wait or not recorded.created:
-        said = f": {story.words}" if story.words and operation.state != "succeeded" else ""
-        output.line(f"{operation.key} {standing(operation)}{said}", style=STYLES.get(operation.state, ""))
-        if advice := remedy(operation):
-            output.note(advice)
+        message = f": {report.server_message}" if report.server_message and operation.state != "succeeded" else ""
+        output.line(f"{operation.key} {report.standing}{message}", style=STYLES.get(operation.state, ""))
+        if report.remedy:
+            output.note(report.remedy)
     if operation.state in FINAL and operation.state != "succeeded":
         raise typer.Exit(Exit.NOT_DONE)
     if wait and operation.state not in FINAL:
@@ -121,24 +163,27 @@ def _follow(recorded: "Recorded", wait: bool, timeout: float | None, as_json: bo
 
 
 def _ended(key: str, timeout: float | None) -> "Operation | None":
-    """Wait for an operation to end, and show on stderr how it goes."""
+    """Wait for an operation to end, and show its progress on stderr."""
+    from tasks.registry import KINDS
     from worker.app import ledger
     from worker.ledger import find
     from worker.operation import FINAL
+    from worker.report.sentences import standing
+    from worker.watch.printable import one_line
 
-    began, told = time.monotonic(), ""
+    began, shown = time.monotonic(), ""
     with output.err().status("") as spinner:
         while (operation := find(ledger(), key)) is not None and operation.state not in FINAL:
             waited = time.monotonic() - began
             if timeout is not None and waited >= timeout:
                 break
-            stands = standing(operation)
+            stands = standing(operation, KINDS)
             if operation.state == "queued" and waited > _NOBODY:
                 stands += "; is one running? (b2copy-sync doctor)"
             if output.err().is_terminal:
-                spinner.update(output.printable(f"{key} {stands}"))
-            elif (brief := stands.partition(";")[0]) != told:  # without the countdown: a line for each change
-                told = brief
+                spinner.update(one_line(f"{key} {stands}"))
+            elif (brief := stands.partition(";")[0]) != shown:  # without the countdown: a line for each change
+                shown = brief
                 output.note(f"{key} {stands}")
             time.sleep(_LOOK_EVERY)
     return operation

@@ -1,0 +1,46 @@
+"""How values are written for people and programs."""
+
+import os
+from datetime import UTC, datetime
+from typing import Any
+
+
+def count(number: int, what: str = "operation") -> str:
+    """Return `1 operation`, `2 operations`."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def clock(ms: int) -> str:
+    """Return date and time for people, in UTC as the evidence has it. `ms` since the epoch."""
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def iso(ms: int | None) -> str | None:
+    """Return a time for programs: ISO 8601, UTC, to the millisecond. `ms` since the epoch."""
+    if ms is None:
+        return None
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def span(seconds: float) -> str:
+    """Return a duration for people: `340 ms`, `3.2 s`, `12 min`, `5.0 h`, `3.1 d`."""
+    if seconds < 1:
+        return f"{max(0.0, seconds) * 1000:.0f} ms"
+    for limit, unit, size in ((100, "s", 1), (100 * 60, "min", 60), (100 * 3600, "h", 3600)):
+        if seconds < limit:
+            return f"{seconds / size:.{0 if unit == 'min' else 1}f} {unit}"
+    return f"{seconds / 86400:.1f} d"
+
+
+def with_iso_times(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields with every instant (ms since the epoch) as ISO 8601. An instant's name ends as a column's."""
+    return {
+        name: iso(value) if name == "at" or name.endswith(("_at", "_since")) else value
+        for name, value in fields.items()
+    }
+
+
+def our_address() -> str:
+    """Return how to name the address that our requests come from, as far as this machine knows it."""
+    address = os.environ.get("B2COPY_DEVICE_IP", "").strip()
+    return f"{address} (B2COPY_DEVICE_IP)" if address else "B2COPY_DEVICE_IP of the workers"
