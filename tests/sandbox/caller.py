@@ -1,4 +1,4 @@
-"""A plain HTTP caller of the sandbox: it signs, logs in and calls, and believes nothing."""
+"""A plain HTTP caller of the sandbox: it signs assertions, logs in and calls routes."""
 
 import socket
 import time
@@ -20,10 +20,10 @@ class Caller:
         self._key: Any = load_pem_private_key(keys.private_file.read_bytes(), None)
 
     def assertion(self, **changes: Any) -> str:
-        """A good assertion, with claims changed; None leaves a claim out."""
+        """Return a valid assertion with changed claims; None leaves a claim out."""
         now = int(time.time())
-        good = {"admin_id": 42, "device_ip": "127.0.0.1", "key_id": self.keys.key_id}
-        claims = good | {"iss": "test", "iat": now, "exp": now + 300} | changes
+        valid = {"admin_id": 42, "device_ip": "127.0.0.1", "key_id": self.keys.key_id}
+        claims = valid | {"iss": "test", "iat": now, "exp": now + 300} | changes
         return jwt.encode({name: value for name, value in claims.items() if value is not None}, self._key, "ES256")
 
     def log_in(self, **claims: Any) -> requests.Response:
@@ -31,8 +31,8 @@ class Caller:
 
     def pair(self) -> tuple[str, str]:
         """Log in; return access and refresh token."""
-        told = self.log_in().json()
-        return told["accessToken"], told["refreshToken"]
+        pair = self.log_in().json()
+        return pair["accessToken"], pair["refreshToken"]
 
     def refresh(self, token: str) -> requests.Response:
         return self.post(REFRESH, token=token)
@@ -45,7 +45,7 @@ class Caller:
         return self.http.post(self.base_url + path, json=body, headers=headers, timeout=timeout, allow_redirects=False)
 
     def raw(self, path: str, body: bytes, token: str, keep: bool = False) -> bytes:
-        """Everything that comes back until the connection ends; `keep`: we do not ask for its end."""
+        """Return all bytes until the connection ends; with `keep` the request does not ask to close it."""
         host, _, port = self.base_url.removeprefix("http://").partition(":")
         with socket.create_connection((host, int(port)), timeout=5) as wire:
             head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\n"

@@ -1,4 +1,4 @@
-"""What the sandbox does wrong on demand, as a caller meets it."""
+"""The sandbox's faults, as a caller sees them."""
 
 import time
 from typing import Any
@@ -49,7 +49,7 @@ class TestStatus:
         assert caller.fees(token, request_id="poison").status_code == 400
         assert caller.fees(token).status_code == 200
 
-    def test_says_when_to_come_back_or_where_to_go(self, caller: Caller, token: str, sandbox: SandboxControl) -> None:
+    def test_may_have_a_retry_after_or_a_location(self, caller: Caller, token: str, sandbox: SandboxControl) -> None:
         sandbox.faults({"what": "status", "status": 429, "retry_after": "7", "next": 1})
         assert caller.fees(token).headers["Retry-After"] == "7"
 
@@ -66,7 +66,7 @@ class TestStatus:
         assert started(sandbox) is took_effect
 
     @pytest.mark.parametrize(
-        ("shape", "said"),
+        ("shape", "body"),
         [
             ("grpc", b'{"code": 14, "message": "gone", "details": []}'),
             ("error", b'{"error": "gone"}'),
@@ -77,11 +77,11 @@ class TestStatus:
         ],
     )
     def test_comes_in_many_shapes(
-        self, caller: Caller, token: str, sandbox: SandboxControl, shape: str, said: bytes
+        self, caller: Caller, token: str, sandbox: SandboxControl, shape: str, body: bytes
     ) -> None:
         sandbox.switches(error_shape=shape, faults=[{"what": "status", "message": "gone"}])
 
-        assert caller.fees(token).content == said
+        assert caller.fees(token).content == body
 
 
 class TestLostAnswers:
@@ -117,7 +117,7 @@ class TestLostAnswers:
         assert not started(sandbox)
         until(lambda: started(sandbox), within=2)
 
-    def test_nothing_is_ever_said(self, caller: Caller, token: str, sandbox: SandboxControl) -> None:
+    def test_an_answer_never_comes(self, caller: Caller, token: str, sandbox: SandboxControl) -> None:
         sandbox.faults({"what": "silence", "effect": "done"})
 
         with pytest.raises(requests.ReadTimeout):
@@ -135,7 +135,7 @@ class TestLostAnswers:
         assert sandbox.counters()["refreshes"] == 1
         assert sandbox.token_calls()[-1]["status"] == 0
 
-    def test_a_server_that_is_away_refuses_connections_and_forgets_nothing(
+    def test_an_unavailable_server_refuses_connections_and_keeps_its_state(
         self, caller: Caller, token: str, sandbox: SandboxControl
     ) -> None:
         caller.fees(token)
@@ -153,7 +153,7 @@ class TestLostAnswers:
         assert sandbox.effects()[0]["times"] == 1
 
 
-class TestSpoiltAnswers:
+class TestWrongAnswers:
     def test_an_answer_is_cut_at_any_byte(self, caller: Caller, token: str, sandbox: SandboxControl) -> None:
         whole = caller.raw(PROCESS, FEES, token).partition(b"\r\n\r\n")[2]
         sandbox.faults({"what": "cut"})
@@ -167,27 +167,36 @@ class TestSpoiltAnswers:
 
     def test_an_answer_trickles(self, caller: Caller, token: str, sandbox: SandboxControl) -> None:
         sandbox.faults({"what": "trickle", "seconds": 0.002})
-        begun = time.monotonic()
+        started_at = time.monotonic()
 
-        told = caller.raw(PROCESS, FEES, token)
+        raw = caller.raw(PROCESS, FEES, token)
 
-        assert told.endswith(b'"status":2}')
-        assert time.monotonic() - begun >= 0.002 * len(told)
+        assert raw.endswith(b'"status":2}')
+        assert time.monotonic() - started_at >= 0.002 * len(raw)
 
     @pytest.mark.parametrize(
-        ("fault", "told"),
+        ("fault", "start"),
         [({"what": "html"}, "<html>"), ({"what": "empty"}, ""), ({"what": "lacks", "field": "status"}, "{")],
     )
     def test_a_200_is_not_what_it_should_be(
-        self, caller: Caller, token: str, sandbox: SandboxControl, fault: dict[str, Any], told: str
+        self, caller: Caller, token: str, sandbox: SandboxControl, fault: dict[str, Any], start: str
     ) -> None:
         sandbox.faults(fault)
 
         answer = caller.fees(token)
 
         assert answer.status_code == 200
-        assert answer.text.startswith(told)
+        assert answer.text.startswith(start)
         assert "status" not in answer.text
+
+    def test_an_answer_has_no_content(self, caller: Caller, token: str, sandbox: SandboxControl) -> None:
+        sandbox.faults({"what": "no_content", "effect": "done", "next": 1})
+
+        answer = caller.fees(token)
+
+        assert (answer.status_code, answer.content) == (204, b"")
+        assert started(sandbox)
+        assert caller.fees(token).status_code == 200
 
     def test_a_pair_may_lack_its_refresh_token(self, caller: Caller, sandbox: SandboxControl) -> None:
         sandbox.faults({"what": "lacks", "field": "refreshToken", "route": "token"})
@@ -205,16 +214,14 @@ class TestSpoiltAnswers:
 class TestConnections:
     def test_an_idle_connection_is_closed(self, caller: Caller, token: str, sandbox: SandboxControl) -> None:
         sandbox.switches(idle_timeout=0.1)
-        begun = time.monotonic()
+        started_at = time.monotonic()
 
-        told = caller.raw(PROCESS, FEES, token, keep=True)
+        raw = caller.raw(PROCESS, FEES, token, keep=True)
 
-        assert told.endswith(b'"status":2}')
-        assert 0.1 <= time.monotonic() - begun < 3
+        assert raw.endswith(b'"status":2}')
+        assert 0.1 <= time.monotonic() - started_at < 3
 
-    def test_a_kept_connection_is_dead_when_used_again(
-        self, caller: Caller, token: str, sandbox: SandboxControl
-    ) -> None:
+    def test_a_reused_connection_is_closed(self, caller: Caller, token: str, sandbox: SandboxControl) -> None:
         sandbox.switches(drop_reused=True)
         with requests.Session() as fresh:
             caller.http = fresh
@@ -226,18 +233,19 @@ class TestConnections:
             assert caller.fees(token).status_code == 200
 
 
-class TestPace:
-    def test_calls_above_the_rate_are_told_to_come_back(
-        self, caller: Caller, token: str, sandbox: SandboxControl
+class TestRateAndLatency:
+    @pytest.mark.parametrize("retry_after", ["3", None])
+    def test_calls_above_the_rate_are_refused_with_or_without_retry_after(
+        self, caller: Caller, token: str, sandbox: SandboxControl, retry_after: str | None
     ) -> None:
-        sandbox.switches(rate_limit=2, rate_limit_retry_after="3")
+        sandbox.switches(rate_limit=2, rate_limit_retry_after=retry_after)
 
         answers = [caller.fees(token) for _ in range(6)]
 
         refused = [answer for answer in answers if answer.status_code == 429]
         assert answers[0].status_code == 200
         assert refused
-        assert {answer.headers["Retry-After"] for answer in refused} == {"3"}
+        assert {answer.headers.get("Retry-After") for answer in refused} == {retry_after}
 
     def test_latency_is_set_by_route(self, caller: Caller, token: str, sandbox: SandboxControl) -> None:
         sandbox.switches(latency={"processext": 0.4, "*": 0.0})
@@ -259,7 +267,7 @@ class TestControl:
 
         assert sandbox.switches() == before
 
-    def test_reset_forgets_everything(self, caller: Caller, token: str, sandbox: SandboxControl) -> None:
+    def test_reset_clears_the_state(self, caller: Caller, token: str, sandbox: SandboxControl) -> None:
         sandbox.switches(access_lifetime=5)
         sandbox.withdraw_key(caller.keys.key_id)
         caller.fees(token)

@@ -1,4 +1,4 @@
-"""Fee runs at the sandbox, and what its effect log says of them."""
+"""Fee runs at the sandbox, and their entries in the effect log."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ def statuses(caller: Caller, token: str, calls: int, login: str = "1001") -> lis
     return [caller.fees(token, login).json()["status"] for _ in range(calls)]
 
 
-def test_success_is_told_at_once_when_no_fee_is_due(caller: Caller, token: str) -> None:
+def test_success_is_answered_at_once_when_no_fee_is_due(caller: Caller, token: str) -> None:
     assert caller.fees(token).json() == {"account_login": "1001", "request_id": "W1", "status": SUCCESS}
 
 
@@ -31,7 +31,7 @@ def test_a_run_is_pending_for_some_polls(caller: Caller, token: str, sandbox: Sa
     assert statuses(caller, token, 4) == [PENDING, PENDING, SUCCESS, SUCCESS]
 
 
-def test_asking_again_starts_nothing(caller: Caller, token: str, sandbox: SandboxControl) -> None:
+def test_a_poll_starts_nothing(caller: Caller, token: str, sandbox: SandboxControl) -> None:
     statuses(caller, token, 3)
     caller.fees(token, request_id="W2")
 
@@ -48,14 +48,14 @@ def test_a_run_is_pending_for_some_time(caller: Caller, token: str, sandbox: San
     until(lambda: statuses(caller, token, 1) == [SUCCESS])
 
 
-def test_a_run_is_pending_until_told(caller: Caller, token: str, sandbox: SandboxControl) -> None:
+def test_a_run_is_pending_until_finished(caller: Caller, token: str, sandbox: SandboxControl) -> None:
     sandbox.switches(fees={"until_finished": True})
     assert statuses(caller, token, 2) == [PENDING, PENDING]
 
     assert sandbox.finish_fees("1001", "W1", "ERROR", "no money") == 1
 
-    told = caller.fees(token).json()
-    assert (told["status"], told["error"]) == (ERROR, "no money")
+    answer = caller.fees(token).json()
+    assert (answer["status"], answer["error"]) == (ERROR, "no money")
 
 
 def test_each_login_has_its_own_rule(caller: Caller, token: str, sandbox: SandboxControl) -> None:
@@ -70,9 +70,13 @@ def test_each_login_has_its_own_rule(caller: Caller, token: str, sandbox: Sandbo
 def test_an_unknown_login_may_be_an_error_inside_a_200(caller: Caller, token: str, sandbox: SandboxControl) -> None:
     sandbox.switches(fees={"known": False}, unknown_login="status_error", error_message_in="message")
 
-    told = caller.fees(token)
+    answer = caller.fees(token)
 
-    assert (told.status_code, told.json()["status"], told.json()["message"]) == (200, ERROR, "account is not found")
+    assert (answer.status_code, answer.json()["status"], answer.json()["message"]) == (
+        200,
+        ERROR,
+        "account is not found",
+    )
 
 
 def test_an_error_stays(caller: Caller, token: str, sandbox: SandboxControl) -> None:
@@ -89,19 +93,19 @@ def test_an_error_may_be_restarted_by_the_same_request(caller: Caller, token: st
 
 
 @pytest.mark.parametrize(
-    ("switches", "told"),
+    ("switches", "status"),
     [
         ({"status_as": "name"}, "FEE_PROCESS_STATUS_SUCCESS"),
         ({"fees": {"pending_polls": 1, "pending_status": 0}}, 0),
         ({"fees": {"pending_polls": 1, "pending_status": "FEE_PROCESS_STATUS_QUEUED"}}, "FEE_PROCESS_STATUS_QUEUED"),
     ],
 )
-def test_a_status_may_be_a_name_or_unheard_of(
-    caller: Caller, token: str, sandbox: SandboxControl, switches: dict[str, Any], told: Any
+def test_a_status_may_be_a_name_or_unknown(
+    caller: Caller, token: str, sandbox: SandboxControl, switches: dict[str, Any], status: Any
 ) -> None:
     sandbox.switches(**switches)
 
-    assert statuses(caller, token, 1) == [told]
+    assert statuses(caller, token, 1) == [status]
 
 
 @pytest.mark.parametrize(
@@ -113,10 +117,26 @@ def test_both_fields_must_be_strings(caller: Caller, token: str, sandbox: Sandbo
     assert sandbox.effects() == []
 
 
-def test_the_permission_may_be_lacking(caller: Caller, token: str, sandbox: SandboxControl) -> None:
+@pytest.mark.parametrize(
+    ("switches", "one", "other"),
+    [
+        ({"fee_permission": False}, 403, 403),
+        ({"access": False}, 403, 403),
+        ({"logins": {"7": {"permitted": False}}}, 403, 200),
+    ],
+)
+def test_fees_may_be_forbidden_to_all_or_for_one_login(
+    caller: Caller, token: str, sandbox: SandboxControl, switches: dict[str, Any], one: int, other: int
+) -> None:
+    sandbox.switches(**switches)
+
+    assert [caller.fees(token, login).status_code for login in ("7", "8")] == [one, other]
+
+
+def test_without_the_fee_permission_other_calls_succeed(caller: Caller, token: str, sandbox: SandboxControl) -> None:
     sandbox.switches(fee_permission=False)
 
-    assert caller.fees(token).status_code == 403
+    assert caller.post("/api/admin/clients/v2/client/clientservice/update", {}, token).status_code == 200
 
 
 def test_another_call_takes_effect_each_time(caller: Caller, token: str, sandbox: SandboxControl) -> None:

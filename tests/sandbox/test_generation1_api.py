@@ -1,4 +1,4 @@
-"""The sandbox's generation 1: sign-in, accounts, clients."""
+"""Generation 1 of the sandbox's API: sign-in, accounts, widgets, clients."""
 
 import base64
 from typing import Any
@@ -7,8 +7,19 @@ import pytest
 import requests
 
 from tests.sandbox.caller import Caller
+from tests.support import until
 from worker.sandbox.control_client import SandboxControl
-from worker.sandbox.routes import ACCOUNTS, AUTH_URL, CREATE, INIT, SIGN_IN, WIZARDS
+from worker.sandbox.routes import (
+    ACCOUNTS,
+    AUTH_URL,
+    CREATE,
+    DETAIL,
+    INIT,
+    LEADERBOARD,
+    SIGN_IN,
+    STATISTICS,
+    WIZARDS,
+)
 
 ACCOUNT = {
     "clientId": 5,
@@ -27,29 +38,51 @@ def accounts(caller: Caller, token: str, query: dict[str, Any], body: dict[str, 
     return found
 
 
+def numbers(listed: list[Any]) -> list[str]:
+    return [account["accountNumber"] for account in listed]
+
+
+def get(caller: Caller, path: str, token: str, **query: Any) -> requests.Response:
+    headers = {"Authorization": f"Bearer {token}"}
+    return caller.http.get(caller.base_url + path, params=query, headers=headers, timeout=5)
+
+
 def sign_in(caller: Caller, password: str = "sandbox") -> requests.Response:
     return caller.post(SIGN_IN, {"email": "office@broker.example", "password": password})
 
 
 class TestSignIn:
     def test_answers_dated_tokens(self, caller: Caller) -> None:
-        told = sign_in(caller).json()
+        answer = sign_in(caller).json()
 
-        assert told["2faRequired"] is False
-        assert set(told["accessToken"]) == set(told["refreshToken"]) == {"token", "createdAt", "expiresAt"}
+        assert answer["2faRequired"] is False
+        assert set(answer["accessToken"]) == set(answer["refreshToken"]) == {"token", "createdAt", "expiresAt"}
 
     def test_is_refused_with_a_wrong_password(self, caller: Caller) -> None:
         assert sign_in(caller, "wrong").status_code == 401
 
-    def test_may_want_a_second_factor_that_nobody_documents(self, caller: Caller, sandbox: SandboxControl) -> None:
+    def test_may_require_a_second_factor(self, caller: Caller, sandbox: SandboxControl) -> None:
         sandbox.switches(two_factor=True)
 
         assert sign_in(caller).json() == {"2faRequired": True}
 
+    def test_is_refused_while_the_account_is_locked(self, caller: Caller, sandbox: SandboxControl) -> None:
+        sandbox.switches(locked=True)
+
+        assert sign_in(caller).status_code == 403
+        assert sign_in(caller, "wrong").status_code == 401
+
+    def test_answers_tokens_that_expire(self, caller: Caller, sandbox: SandboxControl) -> None:
+        sandbox.switches(sign_in_lifetime=0.5)
+        token = sign_in(caller).json()["accessToken"]["token"]
+        assert get(caller, ACCOUNTS, token).status_code == 200
+
+        until(lambda: get(caller, ACCOUNTS, token).status_code == 401, within=3)
+
     @pytest.mark.parametrize(
         ("opens", "crm", "office"), [("external_crm", 200, 401), ("back_office", 401, 200), ("either", 200, 200)]
     )
-    def test_which_login_opens_generation_1_is_a_switch(
+    def test_which_login_is_valid_for_generation_1_is_a_switch(
         self, caller: Caller, sandbox: SandboxControl, opens: str, crm: int, office: int
     ) -> None:
         sandbox.switches(generation1_login=opens, duplicate_accounts="returned")
@@ -82,6 +115,12 @@ class TestAccounts:
         assert caller.post(CREATE, ACCOUNT, token).status_code == status
         assert sandbox.effects("accounts.create")[0]["times"] == times
 
+    def test_may_be_forbidden_to_all(self, caller: Caller, token: str, sandbox: SandboxControl) -> None:
+        sandbox.switches(access=False)
+
+        assert get(caller, ACCOUNTS, token).status_code == 403
+        assert caller.post(CREATE, ACCOUNT, token).status_code == 403
+
     def test_may_need_a_registered_client(self, caller: Caller, token: str, sandbox: SandboxControl) -> None:
         sandbox.switches(clients="registered")
 
@@ -105,9 +144,66 @@ class TestAccounts:
         for number in ("1", "2", "3"):
             caller.post(CREATE, ACCOUNT | {"accountNumber": number}, token)
 
-        listed = accounts(caller, token, {"limit": 2, "offset": 1})
+        assert numbers(accounts(caller, token, {"limit": 2, "offset": 1})) == ["2", "3"]
+        assert numbers(accounts(caller, token, {"limit": 2, "sort_order": "desc"})) == ["3", "2"]
 
-        assert [account["accountNumber"] for account in listed] == ["2", "3"]
+    def test_a_page_may_be_shorter_than_asked_or_always_the_first(
+        self, caller: Caller, token: str, sandbox: SandboxControl
+    ) -> None:
+        for number in ("1", "2", "3"):
+            caller.post(CREATE, ACCOUNT | {"accountNumber": number}, token)
+
+        sandbox.switches(list_limit_max=2)
+        assert numbers(accounts(caller, token, {"limit": 3})) == ["1", "2"]
+
+        sandbox.switches(list_pages=False)
+        assert numbers(accounts(caller, token, {"limit": 1, "offset": 2})) == ["1", "2"]
+
+    def test_the_order_may_shift_between_two_pages(self, caller: Caller, token: str, sandbox: SandboxControl) -> None:
+        created = [str(number) for number in range(12)]
+        for number in created:
+            caller.post(CREATE, ACCOUNT | {"accountNumber": number}, token)
+        assert numbers(accounts(caller, token, {})) == numbers(accounts(caller, token, {})) == created
+
+        sandbox.switches(list_order="shifting")
+
+        first, second = (numbers(accounts(caller, token, {})) for _ in range(2))
+        assert first != second  # two of 12! orders
+        assert sorted(first) == sorted(second) == sorted(created)
+
+    @pytest.mark.parametrize(
+        "wrong", [{"limit": -1}, {"offset": "x"}, {"sort_by": "name"}, {"sort_order": "up"}], ids=str
+    )
+    def test_a_wrong_parameter_is_refused(self, caller: Caller, token: str, wrong: dict[str, Any]) -> None:
+        assert get(caller, ACCOUNTS, token, **wrong).status_code == 400
+
+    def test_are_found_by_the_email_of_their_client(self, caller: Caller, token: str) -> None:
+        caller.post(CREATE, ACCOUNT, token)
+
+        assert numbers(accounts(caller, token, {"email": "client-5@sandbox.example"})) == ["700100"]
+        assert accounts(caller, token, {"email": "client-6@sandbox.example"}) == []
+
+
+class TestWidgets:
+    @pytest.fixture
+    def token(self, caller: Caller) -> str:
+        token = caller.pair()[0]
+        caller.post(CREATE, ACCOUNT | {"accountName": "Ada"}, token)
+        caller.post(CREATE, ACCOUNT | {"accountNumber": "700101", "isMaster": 0}, token)
+        return token
+
+    @pytest.mark.parametrize("path", [DETAIL, STATISTICS])
+    def test_describe_one_account(self, caller: Caller, token: str, path: str) -> None:
+        assert get(caller, path + "700100", token, investment_platform_id=1).json()["data"]["id"] == 1
+        assert get(caller, path + "700100", token, investment_platform_id=2).status_code == 404
+        assert get(caller, path + "1", token, investment_platform_id=1).status_code == 404
+        assert get(caller, path + "700100", token).status_code == 400
+
+    def test_the_leaderboard_lists_masters(self, caller: Caller, token: str) -> None:
+        board = get(caller, LEADERBOARD, token, investment_platform_id=1, platform=2).json()["data"]
+
+        assert [(account["login"], account["name"]) for account in board["accounts"]] == [("700100", "Ada")]
+        assert get(caller, LEADERBOARD, token, investment_platform_id=1, platform=4).status_code == 400
 
 
 class TestClients:
@@ -137,10 +233,23 @@ class TestClients:
         assert self.register(caller, **changes).status_code == status
         assert sandbox.effects() == []
 
-    def test_registered_twice_are_refused(self, caller: Caller) -> None:
-        assert [self.register(caller).status_code for _ in range(2)] == [200, 409]
+    @pytest.mark.parametrize(
+        ("duplicates", "status", "times"), [("refused", 409, 1), ("returned", 200, 1), ("created", 200, 2)]
+    )
+    def test_registered_twice_are_what_the_switch_says(
+        self, caller: Caller, sandbox: SandboxControl, duplicates: str, status: int, times: int
+    ) -> None:
+        sandbox.switches(duplicate_clients=duplicates)
+        first = self.register(caller).json()["data"]
 
-    def test_are_refused_while_the_back_office_holds_no_secret(self, caller: Caller, sandbox: SandboxControl) -> None:
+        second = self.register(caller)
+
+        assert second.status_code == status
+        assert sandbox.effects("clients.register")[0]["times"] == times
+        if status == 200:
+            assert (second.json()["data"] == first) == (duplicates == "returned")
+
+    def test_are_refused_while_the_back_office_has_no_secret(self, caller: Caller, sandbox: SandboxControl) -> None:
         sandbox.switches(secret_key=None)
 
         assert self.visitor(caller).status_code == 403

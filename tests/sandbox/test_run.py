@@ -14,7 +14,7 @@ from worker.testbed.keys import new_key_pair
 SANDBOX = [sys.executable, "-m", "worker.sandbox"]
 
 
-def test_says_where_it_is_and_ends_when_told(tmp_path: Path) -> None:
+def test_prints_its_url_and_ends_on_sigterm(tmp_path: Path) -> None:
     public = tmp_path / "public.pem"
     public.write_text(new_key_pair(tmp_path, "k1").public_key)
     switches = tmp_path / "switches.json"
@@ -25,13 +25,13 @@ def test_says_where_it_is_and_ends_when_told(tmp_path: Path) -> None:
     with subprocess.Popen(SANDBOX + given, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         control = SandboxControl(process.stdout.readline().strip())
-        told = control.switches()
+        current = control.switches()
         process.terminate()
 
     assert process.returncode == 0
-    assert (told["access_lifetime"], told["status_as"], told["clock_skew"]) == (5, "name", 5)
-    assert told["admin_id"] == "7"
-    assert told["fees"]["pending_polls"] == 3
+    assert (current["access_lifetime"], current["status_as"], current["clock_skew"]) == (5, "name", 5)
+    assert current["admin_id"] == "7"
+    assert current["fees"]["pending_polls"] == 3
 
 
 def test_lists_its_switches(capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,7 +43,7 @@ def test_lists_its_switches(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         (["--host", "0.0.0.0"], "0.0.0.0 is not a loopback address"),
         (["--set", "acces_lifetime=5"], "acces_lifetime is not a switch: did you mean access_lifetime?"),
@@ -53,7 +53,7 @@ def test_lists_its_switches(capsys: pytest.CaptureFixture[str]) -> None:
         (["--key", "k1=/nowhere.pem"], "/nowhere.pem"),
     ],
 )
-def test_refuses_what_it_cannot_use(given: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_refuses_unusable_arguments(given: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(given) == 2
 
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err

@@ -26,7 +26,7 @@ class TestAssertion:
         assert sandbox.counters()["logins"] == 1
 
     @pytest.mark.parametrize(
-        ("claims", "said"),
+        ("claims", "message"),
         [
             ({"admin_id": "42"}, "admin_id must be integer"),
             ({"admin_id": True}, "admin_id must be integer"),
@@ -46,12 +46,12 @@ class TestAssertion:
         ],
     )
     def test_is_refused_when_a_claim_is_not_as_documented(
-        self, caller: Caller, sandbox: SandboxControl, claims: dict[str, Any], said: str
+        self, caller: Caller, sandbox: SandboxControl, claims: dict[str, Any], message: str
     ) -> None:
         refused = caller.log_in(**claims)
 
         assert refused.status_code == 401
-        assert said in refused.json()["message"]
+        assert message in refused.json()["message"]
         assert sandbox.counters()["logins"] == 0
 
     def test_signed_by_another_key_is_refused(self, caller: Caller, tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ class TestAssertion:
         for forged in (jwt.encode(claims, "s" * 32, "HS256"), jwt.encode(claims, "", "none")):
             assert caller.post(AUTH, {"external_token": forged}).status_code == 401
 
-    def test_is_good_once_when_single_use_is_on(self, caller: Caller, sandbox: SandboxControl) -> None:
+    def test_is_valid_once_when_single_use_is_on(self, caller: Caller, sandbox: SandboxControl) -> None:
         sandbox.switches(assertion_single_use=True)
         body = {"external_token": caller.assertion()}
 
@@ -77,7 +77,7 @@ class TestAssertion:
         assert caller.log_in(admin_id="42", device_ip="203.0.113.8").status_code == 401
         assert caller.log_in(device_ip="203.0.113.7").status_code == 401
 
-    def test_is_judged_by_the_servers_clock_which_its_date_header_shows(
+    def test_is_checked_by_the_servers_clock_which_its_date_header_shows(
         self, caller: Caller, sandbox: SandboxControl
     ) -> None:
         sandbox.switches(clock_offset=3600.0)
@@ -100,7 +100,7 @@ class TestAssertion:
         assert caller.log_in().status_code == 401
 
     @pytest.mark.parametrize("text", ["x", "a.b.c", "\ud800", "e30.e30.e30"])
-    def test_is_refused_when_it_is_no_jwt(self, caller: Caller, text: str) -> None:
+    def test_is_refused_unless_it_is_a_jwt(self, caller: Caller, text: str) -> None:
         assert caller.post(AUTH, {"external_token": text}).status_code == 401
 
     @pytest.mark.parametrize("body", [None, [], {"external_token": 7}, {"token": "x"}])
@@ -131,7 +131,7 @@ class TestRefresh:
         assert (counters["refresh_reuses"], counters["refresh_presented_max"]) == (1, 2)
         assert counters["unauthorized"] == 1
 
-    def test_token_used_twice_may_merely_be_refused(self, caller: Caller, sandbox: SandboxControl) -> None:
+    def test_token_used_twice_may_only_be_refused(self, caller: Caller, sandbox: SandboxControl) -> None:
         sandbox.switches(refresh_reuse="refused")
         _, refresh = caller.pair()
         renewed = caller.refresh(refresh).json()
@@ -153,7 +153,7 @@ class TestRefresh:
 
         assert caller.fees(access).status_code == 401
 
-    def test_wants_the_refresh_token_and_not_the_access_token(self, caller: Caller) -> None:
+    def test_needs_the_refresh_token_and_not_the_access_token(self, caller: Caller) -> None:
         access, refresh = caller.pair()
 
         assert caller.refresh(access).status_code == 401
@@ -171,7 +171,7 @@ class TestTokens:
 
         assert caller.refresh(refresh).status_code == 401
 
-    def test_may_be_jwts_that_tell_their_life(self, caller: Caller, sandbox: SandboxControl) -> None:
+    def test_may_be_jwts_that_hold_their_lifetime(self, caller: Caller, sandbox: SandboxControl) -> None:
         sandbox.switches(access_format="jwt", access_lifetime=120)
         access, _ = caller.pair()
 
@@ -205,7 +205,7 @@ class TestTokens:
         assert caller.fees(access).status_code == 401
         assert caller.refresh(refresh).status_code == refreshed
 
-    def test_are_wanted_on_every_route(self, caller: Caller) -> None:
+    def test_are_required_on_every_route(self, caller: Caller) -> None:
         for path in (PROCESS, "/api/admin/clients/v2/client/clientservice/update"):
             assert caller.post(path, {"account_login": "1", "request_id": "W"}).status_code == 401
 
