@@ -1,32 +1,68 @@
 """sandbox: a local B2COPY, and the settings to use it."""
 
+import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+import redis
+
+from tests.cli.command import run
 from tests.cli.conftest import Command
 from worker.testbed.processes import clean_environment
 
 COMMAND = [sys.executable, "-m", "worker.cli", "sandbox", "--port", "0"]
 
 
-def test_prints_settings_with_which_a_login_succeeds(b2copy_sync: Command, tmp_path: Path) -> None:
-    command = [*COMMAND, "--set", "access_lifetime=5"]
-    with subprocess.Popen(command, env=clean_environment(), stdout=subprocess.PIPE, text=True) as process:
+@contextmanager
+def running(*options: str, lines: int = 6) -> Iterator[dict[str, str]]:
+    """Run the command until the end of the context, and yield the settings that it prints."""
+    with subprocess.Popen([*COMMAND, *options], env=clean_environment(), stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        lines = [process.stdout.readline() for _ in range(6)]
-        settings = dict(line.removeprefix("export ").strip().split("=", 1) for line in lines)
+        exports = [shlex.split(process.stdout.readline())[1] for _ in range(lines)]
+        yield dict(export.split("=", 1) for export in exports)
+        process.send_signal(signal.SIGINT)
+    assert process.returncode == 0
+
+
+def test_prints_settings_with_which_a_login_succeeds(b2copy_sync: Command) -> None:
+    with running("--set", "access_lifetime=5") as settings:
         ran = b2copy_sync("session", "renew", "--json", **settings)
         keys = Path(settings["B2COPY_PRIVATE_KEY_FILE"]).parent
-        process.send_signal(signal.SIGINT)
+        assert keys.exists()
 
     assert ran.document["outcome"] == "login"
-    assert process.returncode == 0
     assert not keys.exists()
 
 
-def test_refuses_a_switch_that_is_none(b2copy_sync: Command) -> None:
+def test_with_a_broker_it_prints_all_that_a_worker_needs(tmp_path: Path) -> None:
+    with running("--with-broker", lines=8) as settings:
+        environment = clean_environment(**settings)
+        migrated = run(tmp_path, environment, "migrate")
+        renewed = run(tmp_path, environment, "session", "renew", "--json")
+        with redis.Redis.from_url(settings["B2COPY_REDIS_URL"]) as client:
+            assert client.ping()
+
+    assert migrated.code == 0, migrated.err
+    assert renewed.document["outcome"] == "login"
+    assert not Path(settings["B2COPY_STORAGE_KEY_FILE"]).parent.exists()
+    with redis.Redis.from_url(settings["B2COPY_REDIS_URL"]) as client, pytest.raises(redis.ConnectionError):
+        client.ping()
+
+
+def test_keys_in_a_folder_are_used_again(tmp_path: Path) -> None:
+    options = ("--keys", str(tmp_path / "key folder"))
+    with running(*options) as first:
+        key = Path(first["B2COPY_PRIVATE_KEY_FILE"]).read_bytes()
+    with running(*options) as second:
+        assert Path(second["B2COPY_PRIVATE_KEY_FILE"]).read_bytes() == key
+
+
+def test_refuses_an_unknown_switch(b2copy_sync: Command) -> None:
     ran = b2copy_sync("sandbox", "--set", "acces_lifetime=5")
 
     assert ran.code == 2

@@ -1,8 +1,11 @@
-"""The local B2COPY alone, to try things out on."""
+"""`b2copy-sync sandbox`: a local B2COPY to try a worker with."""
 
 import json
 import os
+import shlex
+import sys
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,8 +19,16 @@ def sandbox(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8400,
     folder: Annotated[
         Path | None,
-        typer.Option("--keys", metavar="DIR", help="Keep the keys there.", show_default="made anew, gone at the end"),
+        typer.Option(
+            "--keys",
+            metavar="DIR",
+            help="Use the keys in this folder, and create those that are absent.",
+            show_default="new ones, removed at the end",
+        ),
     ] = None,
+    with_broker: Annotated[
+        bool, typer.Option("--with-broker", help="Run a Redis server too, so that a worker needs nothing else.")
+    ] = False,
     switch: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=JSON", help="A switch, e.g. access_lifetime=5; may be repeated."),
@@ -26,12 +37,14 @@ def sandbox(
 ) -> None:
     """Run a local B2COPY on this machine, with a key of its own, until Ctrl-C.
 
-    It keeps everything in memory and answers like B2COPY's documented API; switches decide what the documentation
-    leaves open. Prints the settings a worker needs to talk to it.
+    It keeps everything in memory and answers as B2COPY's documentation says; switches decide what the documentation
+    leaves open. It prints the settings that a worker needs to use it, as lines for a shell.
     """
     from worker.sandbox.run import serve
     from worker.sandbox.switches import Switches, describe
+    from worker.testbed.broker import Broker
     from worker.testbed.environment import ADMIN_ID, DEVICE_IP
+    from worker.testbed.processes import ProcessFailed
 
     if listed:
         output.line(describe())
@@ -40,33 +53,45 @@ def sandbox(
         switches = Switches().changed({"admin_id": ADMIN_ID, **dict(map(_pair, switch or []))})
     except ValueError as error:
         raise Stop(Exit.USAGE, str(error)) from None
-    with tempfile.TemporaryDirectory(prefix="b2copy-sandbox-") as made:
-        private, public, storage = _keys(folder or Path(made))
+    with tempfile.TemporaryDirectory(prefix="b2copy-sandbox-") as temporary, ExitStack() as stack:
+        private, public, storage = _keys(folder or Path(temporary))
+        settings = {
+            "B2COPY_ADMIN_ID": ADMIN_ID,
+            "B2COPY_KEY_ID": private.stem,
+            "B2COPY_PRIVATE_KEY_FILE": private,
+            "B2COPY_STORAGE_KEY_FILE": storage,
+            "B2COPY_DEVICE_IP": DEVICE_IP,
+        }
+        if with_broker:
+            try:
+                broker = Broker(Path(temporary) / "broker").start()
+            except ProcessFailed as error:
+                raise Stop(Exit.FAILED, str(error)) from None
+            stack.callback(broker.stop)
+            settings["B2COPY_REDIS_URL"] = broker.url
+            settings["B2COPY_DATABASE_URL"] = f"sqlite:///{Path(temporary).resolve() / 'ledger.sqlite'}"
 
         def ready(url: str) -> None:
-            settings = {
-                "B2COPY_HOST": url,
-                "B2COPY_ADMIN_ID": ADMIN_ID,
-                "B2COPY_KEY_ID": private.stem,
-                "B2COPY_PRIVATE_KEY_FILE": private,
-                "B2COPY_STORAGE_KEY_FILE": storage,
-                "B2COPY_DEVICE_IP": DEVICE_IP,
-            }
-            for name, value in settings.items():
-                output.line(f"export {name}={value}")
-            output.line("# and yours: B2COPY_REDIS_URL=redis://... B2COPY_DATABASE_URL=sqlite:////absolute/path")
-            output.note(f"B2COPY's sandbox listens on {url}; Ctrl-C ends it")
+            for name, value in {"B2COPY_HOST": url, **settings}.items():
+                # Not by `output`, which removes passwords: that of the broker is needed, and is valid only here.
+                sys.stdout.write(f"export {name}={shlex.quote(str(value))}\n")
+            sys.stdout.flush()
+            output.note(
+                f"B2COPY's sandbox listens on {url}; Ctrl-C ends it. Paste these lines into another shell, then:"
+            )
+            if not with_broker:
+                output.note("  export B2COPY_REDIS_URL=redis://...  B2COPY_DATABASE_URL=sqlite:////absolute/path")
+            output.note("  b2copy-sync migrate; celery -A worker.app worker &")
+            output.note("  b2copy-sync fees --account 123456 --request-id W1 --wait")
 
         try:
             serve(switches, {private.stem: public.read_text()}, port=port, ready=ready)
         except OSError as error:
-            raise Stop(
-                Exit.FAILED, f"port {port}: {os.strerror(error.errno or 0)}; --port 0 takes a free one"
-            ) from None
+            raise Stop(Exit.FAILED, f"port {port}: {os.strerror(error.errno or 0)}; --port 0 uses a free one") from None
 
 
 def _keys(folder: Path) -> tuple[Path, Path, Path]:
-    """Make what is absent, keep what is there."""
+    """Return the private, public and storage key files of the folder; create those that are absent."""
     from worker.session import generate, generate_storage
 
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
