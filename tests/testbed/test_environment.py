@@ -20,7 +20,7 @@ def test_gives_a_worker_every_setting_it_needs(active_environment: Environment) 
     assert settings.database_url == active_environment.database_url
 
 
-def test_keeps_its_secrets_to_itself(environment: Environment) -> None:
+def test_only_its_owner_can_read_its_secrets(environment: Environment) -> None:
     for name in ("B2COPY_PRIVATE_KEY_FILE", "B2COPY_STORAGE_KEY_FILE"):
         assert stat.S_IMODE(Path(environment.settings[name]).stat().st_mode) == 0o600
     assert stat.S_IMODE(environment.folder.stat().st_mode) == 0o700
@@ -44,8 +44,9 @@ def test_leaves_nothing_behind() -> None:
 
 
 def test_passes_settings_to_one_process_alone(environment: Environment) -> None:
-    said = "printenv B2COPY_ADMIN_ID B2COPY_RATE_LIMIT"
-    process = environment.run("printenv", "sh", "-c", said, restarts=False, B2COPY_ADMIN_ID="7")
+    process = environment.run(
+        "printenv", "sh", "-c", "printenv B2COPY_ADMIN_ID B2COPY_RATE_LIMIT", restarts=False, B2COPY_ADMIN_ID="7"
+    )
 
     assert process.wait(5) == 0
 
@@ -53,14 +54,14 @@ def test_passes_settings_to_one_process_alone(environment: Environment) -> None:
     assert environment.settings["B2COPY_ADMIN_ID"] == "42"
 
 
-def test_tells_why_a_worker_did_not_start(environment: Environment) -> None:
+def test_an_error_holds_the_log_of_a_worker_that_did_not_start(environment: Environment) -> None:
     process = environment.run("worker", "sh", "-c", "echo no such setting; exit 2", restarts=False)
 
     with pytest.raises(ProcessFailed, match="no such setting"):
         wait_for_worker(process)
 
 
-def test_brings_a_dead_worker_back(environment: Environment) -> None:
+def test_starts_a_dead_worker_again(environment: Environment) -> None:
     process = environment.run("worker", "sh", "-c", "echo celery@here ready.; exec sleep 60")
     wait_for_worker(process)
 

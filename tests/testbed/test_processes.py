@@ -1,4 +1,4 @@
-"""Local processes: supervised, clean, and gone when they should be."""
+"""Local processes: supervised, in a clean environment, and ended with their supervisor. The broker."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ PROC = Path("/proc/self").exists()
 
 
 def alive(pid: int) -> bool:
-    """A zombie is dead: whoever should reap it may be slow."""
+    """Return whether the process runs. A zombie does not: it only waits to be reaped."""
     try:
         if PROC:
             return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -51,17 +51,15 @@ def test_a_stopped_process_stays_stopped(tmp_path: Path) -> None:
     assert not process.running
 
 
-def test_a_process_deaf_to_sigterm_is_killed_after_the_grace(tmp_path: Path) -> None:
-    deaf = (
-        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
-    )
-    process = Process("deaf", [sys.executable, "-c", deaf], tmp_path / "log").start()
-    until(lambda: "deaf" in process.tail())
+def test_a_process_that_ignores_sigterm_is_killed_after_the_grace_period(tmp_path: Path) -> None:
+    ignoring = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ignoring', flush=True); time.sleep(60)"
+    process = Process("ignoring", [sys.executable, "-c", ignoring], tmp_path / "log").start()
+    until(lambda: "ignoring" in process.tail())
 
     assert process.stop(grace=0.1) == -signal.SIGKILL
 
 
-def test_the_children_of_a_killed_process_go_with_it(tmp_path: Path) -> None:
+def test_the_children_of_a_killed_process_end_with_it(tmp_path: Path) -> None:
     parent = "import subprocess, time; print(subprocess.Popen(['sleep', '60']).pid, flush=True); time.sleep(60)"
     process = Process("parent", [sys.executable, "-c", parent], tmp_path / "log", restarts=False).start()
     child = int(until(process.tail))
@@ -71,7 +69,7 @@ def test_the_children_of_a_killed_process_go_with_it(tmp_path: Path) -> None:
     until(lambda: not alive(child))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent has died")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux signals a child when its parent dies")
 def test_processes_do_not_outlive_a_killed_supervisor(tmp_path: Path) -> None:
     supervisor = f"""
 import sys, time
@@ -85,7 +83,7 @@ time.sleep(60)
     assert started.stdout is not None
     with started, started.stdout:
         pid = int(started.stdout.readline())
-        # It is ours to end once it has become `sleep`; before, the tether sees by itself that its parent is gone.
+        # Once it is `sleep`, the kernel ends it. Before that, die_with_parent.py sees that its parent has ended.
         until(lambda: Path(f"/proc/{pid}/comm").read_text() == "sleep\n")
 
         started.kill()
@@ -93,7 +91,7 @@ time.sleep(60)
     until(lambda: not alive(pid))
 
 
-def test_nobody_elses_settings_reach_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_foreign_setting_reaches_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("REDIS_URL", "DATABASE_URL", "CELERY_BROKER_URL", "B2COPY_HOST"):
         monkeypatch.setenv(name, "redis://somebody")
 
@@ -104,7 +102,7 @@ def test_nobody_elses_settings_reach_a_process(monkeypatch: pytest.MonkeyPatch) 
     assert environment["PATH"] == os.environ["PATH"]
 
 
-def test_what_the_current_run_says_is_told_apart(tmp_path: Path) -> None:
+def test_the_log_of_the_current_run_can_be_read_alone(tmp_path: Path) -> None:
     process = Process("sleeper", SLEEPER, tmp_path / "log").start()
     until(lambda: process.current_log() == "up\n")
 
@@ -116,7 +114,7 @@ def test_what_the_current_run_says_is_told_apart(tmp_path: Path) -> None:
 
 
 class TestBroker:
-    def test_remembers_after_being_killed(self, tmp_path: Path) -> None:
+    def test_has_its_data_after_a_kill(self, tmp_path: Path) -> None:
         broker = Broker(tmp_path / "broker").start()
         url, client = broker.url, broker.client
         client.rpush("queue", "message")
@@ -130,14 +128,14 @@ class TestBroker:
         client.close()
         broker.stop()
 
-    def test_opens_to_nobody_without_its_password(self, broker: Broker) -> None:
+    def test_requires_its_password(self, broker: Broker) -> None:
         with socket.create_connection(("127.0.0.1", broker.port)) as stranger:
             stranger.sendall(b"FLUSHALL\r\n")
 
             assert stranger.recv(100).startswith(b"-NOAUTH")
 
     @pytest.mark.skipif(not PROC, reason="reads /proc")
-    def test_keeps_its_password_off_the_command_line(self, broker: Broker) -> None:
+    def test_its_password_is_not_on_the_command_line(self, broker: Broker) -> None:
         command = Path(f"/proc/{broker.pid}/cmdline").read_text()
 
         assert broker.url.split("@")[0].rpartition(":")[2] not in command
