@@ -52,7 +52,10 @@ def test_a_stopped_process_stays_stopped(tmp_path: Path) -> None:
 
 
 def test_a_process_that_ignores_sigterm_is_killed_after_the_grace_period(tmp_path: Path) -> None:
-    ignoring = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ignoring', flush=True); time.sleep(60)"
+    ignoring = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+        " print('ignoring', flush=True); time.sleep(60)"
+    )
     process = Process("ignoring", [sys.executable, "-c", ignoring], tmp_path / "log").start()
     until(lambda: "ignoring" in process.tail())
 
