@@ -77,14 +77,14 @@ def test_a_known_one_is_not_asked_for_again(b2copy_sync: Command, ledger: Ledger
 
 
 def test_an_operation_of_any_kind_is_requested_by_its_fields(b2copy_sync: Command, ledger: Ledger) -> None:
-    fees = b2copy_sync("request", "fees.process", "account_login=101", "request_id=7", "--by", "ann")
+    fees = b2copy_sync("request", "fees.process", "account_login=101", "request_id=1e5", "--by", "ann")
     path = "path=/api/admin/users/v2/user/userservice/tag"
     call = b2copy_sync("request", "call", path, "key=C1", 'payload={"id": 7}', "repeatable=true", "--json")
 
-    assert (fees.code, fees.out) == (0, "fees.process:7 is accepted\n")
-    operation = find(ledger, "fees.process:7")
+    assert (fees.code, fees.out) == (0, "fees.process:1e5 is accepted\n")
+    operation = find(ledger, "fees.process:1e5")
     assert operation is not None
-    assert (operation.payload, operation.requested_by) == ({"account_login": "101", "request_id": "7"}, "ann")
+    assert (operation.payload, operation.requested_by) == ({"account_login": "101", "request_id": "1e5"}, "ann")
     assert (call.code, call.document["key"], call.document["created"]) == (0, "call:C1", True)
     called = find(ledger, "call:C1")
     assert called is not None
