@@ -1,1 +1,1 @@
-"""What runs: one module per kind of record. `enqueue` is the CRM's door."""
+"""What runs: one module per kind of operation, the internal jobs, and `enqueue`, which a CRM calls."""

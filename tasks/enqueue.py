@@ -1,4 +1,4 @@
-"""The CRM's door: say what should happen at B2COPY, and ask what became of it.
+"""What a CRM calls: request operations at B2COPY, and ask what became of them.
 
     from tasks import enqueue
 
@@ -6,8 +6,9 @@
     enqueue.status("fees.process:W1").state
 
 It needs only B2COPY_DATABASE_URL and B2COPY_REDIS_URL: a CRM host holds no private key. When a call returns, the
-operation is in the ledger and will be done even if Redis is lost the next moment. The same request again returns the
-operation that exists; the same id with other data raises `PayloadConflict`.
+operation is in the ledger and will be done even if Redis is lost the next moment: nothing that goes wrong with Redis
+reaches the caller. The same request again returns the operation that exists; the same id with other data raises
+`PayloadConflict`. Ids are printable ASCII without spaces.
 
 With the ledger's tables in the CRM's own database, pass the SQLAlchemy connection of your transaction: the operation is
 then recorded or rolled back together with your own rows.

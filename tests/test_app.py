@@ -13,6 +13,7 @@ from sqlalchemy import text
 from tests.support import until
 from worker.ledger.database import schema_version
 from worker.ledger.engine import connect
+from worker.ledger.migrations import migrate
 from worker.process import PerProcess
 from worker.testbed.environment import CELERY, Stage, wait_for_worker
 
@@ -157,6 +158,7 @@ assert celery.current_app._get_current_object() is mine
 
 
 def test_a_crm_needs_database_and_redis_only_and_its_own_celery_stays_current(stage: Stage, tmp_path: Path) -> None:
+    migrate(stage.database_url)
     script = tmp_path / "crm.py"
     script.write_text(CRM)
     environment = {name: value for name, value in stage.environment.items() if not name.startswith("B2COPY_")}

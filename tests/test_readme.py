@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from sqlalchemy import create_engine, text
 from tests import env_example
 from tests.support import until
 from worker.cli import app
-from worker.ledger import find, open_ledger
+from worker.ledger import Ledger, find, open_ledger
 from worker.operation import State
 from worker.session import check_keys
 from worker.settings import Settings, load, variable
@@ -27,6 +28,11 @@ from worker.testbed.processes import Process, clean_environment
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+
+
+def succeeded(ledger: Ledger, key: str) -> bool:
+    operation = find(ledger, key)
+    return operation is not None and operation.state is State.SUCCEEDED
 
 
 def sample(name: str) -> str:
@@ -66,7 +72,7 @@ def test_its_samples_get_the_fees_of_three_withdrawals_charged(
 
     ledger = open_ledger(stage.database_url)
     for key in ("fees.process:W1", "fees.process:W2", "fees.process:W3"):
-        until(lambda key=key: getattr(find(ledger, key), "state", None) is State.SUCCEEDED)
+        until(partial(succeeded, ledger, key))
     assert said.strip() in set(State)
     with crm.connect() as connection:
         assert connection.execute(text("SELECT state FROM withdrawals")).scalar() == "fees"
@@ -146,5 +152,5 @@ class TestEnvExample:
 
         for name, field in Settings.model_fields.items():
             assert variable(name) in os.environ
-            if field.default not in (PydanticUndefined, None):
+            if field.default is not None and field.default is not PydanticUndefined:
                 assert getattr(settings, name) == field.default, name

@@ -23,7 +23,9 @@ from worker.testbed.environment import Stage
 
 CLIENTS = """
 import json
+import time
 from worker.app import app
+from worker.session.service_admin import ServiceAdmin
 from worker.flow.rate_limit import RateLimit
 from worker.session.redis_store import Store
 from worker.session.timings import Timings
@@ -33,10 +35,13 @@ def celery():
     with app.connection_for_write() as connection:
         return connection.default_channel.client.ping()
 
+def identity():
+    return ServiceAdmin(worker_settings(), Timings(), time.time).identity
+
 connected = {}
 for name, connect in {
     "celery": celery,
-    "session": lambda: bool(Store(worker_settings(), Timings()).look()),
+    "session": lambda: bool(Store(worker_settings(), Timings(), identity()).look()),
     "rate limit": lambda: RateLimit("b2copy", worker_settings()).available(1, urgent=True) == 1,
 }.items():
     try:

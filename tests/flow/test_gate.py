@@ -69,6 +69,11 @@ class Switched(LocalDestination):
         return {}
 
 
+def wait_for_claims(ledger: Ledger, *names: str) -> None:
+    """Wait until the lane has claimed these, which the only sender, in this thread, cannot have begun."""
+    until(lambda: {states(ledger)[name] for name in names} == {"running"})
+
+
 class TestCircuit:
     def test_an_outage_costs_few_calls_and_everything_resumes_afterwards(self, ledger: Ledger, engine: Engine) -> None:
         destination = Switched(Unavailable("no answer"))
@@ -91,20 +96,28 @@ class TestCircuit:
         assert len(destination.calls) <= 100 + FAILURES_TO_OPEN + concurrency + probes + 4
 
     def test_a_claim_that_is_queued_when_the_circuit_opens_is_returned_unsent(
-        self, ledger: Ledger, engine: Engine
+        self, ledger: Ledger, engine: Engine, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.setattr(circuit_breaker, "PROBE_EVERY_S", 60.0)
+        calls_to_open = 1 + FAILURES_TO_OPEN
+
         def answer(request_id: str) -> Any:
+            if len(destination.calls) == 1:
+                return {}  # from now on more is claimed than the one sender can send
+            if len(destination.calls) == calls_to_open:
+                wait_for_claims(ledger, "W06", "W07")
             raise Unavailable("no answer")
 
         destination = LocalDestination(answer)
         record_operations(ledger, *(f"W{number:02}" for number in range(60)))
-        in_background(engine(destination, concurrency=1))  # one after the other
+        in_background(engine(destination, concurrency=1))
+        until(lambda: len(destination.calls) >= calls_to_open)
 
-        until(lambda: len(destination.calls) >= FAILURES_TO_OPEN)
-        until(lambda: list(states(ledger).values()).count("running") <= 1)
+        until(lambda: "running" not in states(ledger).values())
 
+        assert len(destination.calls) == calls_to_open
         untouched = [one for one in search(ledger, limit=1000) if one.state == State.QUEUED]
-        assert len(untouched) >= 60 - FAILURES_TO_OPEN - 10
+        assert len(untouched) == 60 - calls_to_open
         assert not any(one.sent for one in untouched)
 
     def test_no_probe_is_taken_while_nothing_is_due(self, ledger: Ledger, engine: Engine, in_stage: Stage) -> None:
@@ -242,8 +255,10 @@ class TestHold:
         sent_at: list[float] = []
 
         def answer(request_id: str) -> Any:
-            sent_at.append(time.monotonic())
             if len(sent_at) == 1:
+                wait_for_claims(ledger, "W2", "W3")
+            sent_at.append(time.monotonic())
+            if len(sent_at) == 2:
                 raise RateLimited("processext", 429, "slow down", 0.8)
             return {}
 
@@ -252,7 +267,7 @@ class TestHold:
         until(lambda: list(states(ledger).values()).count("succeeded") >= 29)
         drain.join(10)
 
-        assert sent_at[1] - sent_at[0] >= 0.75
+        assert sent_at[2] - sent_at[1] >= 0.75
 
     def test_a_429_holds_every_process_of_the_fleet(self, ledger: Ledger, engine: Engine) -> None:
         limited = Switched(RateLimited("processext", 429, "slow down", 1.0))

@@ -17,6 +17,7 @@ from tasks import enqueue
 from tests.messages.conftest import FEES, send
 from tests.support import until
 from tests.tasks.conftest import ended
+from worker.ledger.migrations import migrate
 from worker.operation import State
 from worker.testbed import broker as testbed_broker
 from worker.testbed.environment import Stage
@@ -163,6 +164,7 @@ class Nonsense:
 
 
 def test_nothing_that_a_wake_up_raises_reaches_a_caller_whose_operation_is_recorded(stage: Stage) -> None:
+    migrate(stage.database_url)
     nonsense = Nonsense()
     environment = stage.environment | {"B2COPY_REDIS_URL": nonsense.url}
     ran = subprocess.run(

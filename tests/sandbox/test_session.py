@@ -61,7 +61,7 @@ class TestAssertion:
 
     def test_signed_with_another_algorithm_is_refused(self, caller: Caller) -> None:
         claims = jwt.decode(caller.assertion(), options={"verify_signature": False})
-        for forged in (jwt.encode(claims, "s" * 32, "HS256"), jwt.encode(claims, None, "none")):
+        for forged in (jwt.encode(claims, "s" * 32, "HS256"), jwt.encode(claims, "", "none")):
             assert caller.post(AUTH, {"external_token": forged}).status_code == 401
 
     def test_is_good_once_when_single_use_is_on(self, caller: Caller, sandbox: SandboxControl) -> None:

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from tasks.housekeeping import refresh
+from tasks import housekeeping
 from worker.sandbox.control_client import SandboxControl
 from worker.testbed.broker import Broker
 from worker.testbed.environment import Stage
@@ -19,7 +19,7 @@ def test_an_outage_is_one_warning_without_a_traceback(
     else:
         sandbox.faults({"what": "status", "status": outage, "route": "token", "retry_after": "5"})
 
-    refresh.run()
+    housekeeping.refresh.run()
 
     lines = [record for record in caplog.records if record.name == "tasks.housekeeping"]
     assert [record.levelno for record in lines] == [logging.WARNING]

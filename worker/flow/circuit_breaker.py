@@ -72,7 +72,7 @@ class CircuitBreaker:
             self._on_open()
 
     def record_success(self) -> None:
-        """Note that the destination answered, whatever it said about the operation."""
+        """Note that the destination answered, whatever it answered about the operation."""
         if not self._failures:  # the usual case takes no lock
             return
         with self._lock:

@@ -92,7 +92,7 @@ class RateLimit:
         return max(0.0, self.held_s(), self._next_permit[urgent] - time.monotonic())
 
     def _refuse_for(self, seconds: float, urgent: bool) -> None:
-        """Ask Redis for no permit for so long: whoever finds none must wait, and not claim and return in a loop."""
+        """Ask Redis for no permit for so long, so that a lane waits and does not claim and return in a loop."""
         self._next_permit[urgent] = max(self._next_permit[urgent], time.monotonic() + seconds)
 
     def hold(self, seconds: float) -> None:

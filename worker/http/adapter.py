@@ -8,6 +8,7 @@ from requests.adapters import BaseAdapter
 from requests.structures import CaseInsensitiveDict
 from requests.utils import get_encoding_from_headers
 
+from worker.errors import B2CopyError
 from worker.http.answer import Answer
 from worker.http.connections import Connections
 from worker.http.curl import Request
@@ -72,6 +73,14 @@ class Transport:
             self._session.mount(scheme, CurlAdapter(ca_file))
 
     def send(self, request: requests.PreparedRequest, deadline: float) -> Answer:
-        """Send `request` and read the whole answer in `deadline` seconds. Raises as `Connections.send`."""
-        response = self._session.send(request, timeout=deadline, allow_redirects=False)
-        return Answer(response.status_code, response.headers, response.content)
+        """Send `request` and read the whole answer in `deadline` seconds. Raises as `Connections.send`.
+
+        The error is raised without the frames below, because they hold the request's body and headers.
+        """
+        try:
+            response = self._session.send(request, timeout=deadline, allow_redirects=False)
+        except B2CopyError as error:
+            failure = error.with_traceback(None)
+        else:
+            return Answer(response.status_code, response.headers, response.content)
+        raise failure from None

@@ -105,6 +105,15 @@ def schema_version(engine: Engine) -> str | None:
         return str(version) if version is not None else "unknown"
 
 
+def version_of(url: str) -> str | None:
+    """Return the schema revision at a URL, or None if there is no ledger. Creates nothing, not even an SQLite file."""
+    engine = connect(url)
+    try:
+        return schema_version(engine) if exists(engine) else None
+    finally:
+        engine.dispose()
+
+
 def _can_run_on(version: str, engine: Engine) -> bool:
     """Return whether this code may run on a schema: its own, or a newer one that older code can still read."""
     if version == schema.HEAD:

@@ -84,11 +84,14 @@ def store_failed(message_id: str, task: str, problem: str, origin: str | None, r
     log.error("message %s cannot be recorded: %s", short(message_id), problem)
     try:
         _store(message_id, task, problem, origin, raw)
-    except Exception as error:
+    except RetryError as error:  # an outage is no reason to drop the evidence
+        _return_later(error)
+        return False
+    except Exception:
         digest = hashlib.sha256(raw.encode()).hexdigest()
         try:
             _store(digest, "unknown", "neither it nor its evidence can be stored", None, f"sha256 {digest}")
-        except Exception:
+        except Exception as error:
             _return_later(error)
             return False
         log.exception("message %s was stored without its evidence", short(message_id))
