@@ -27,7 +27,7 @@ from worker.watch.logs import guard
 
 app = typer.Typer(
     name="b2copy-sync",
-    help="Keep a broker's CRM and B2COPY in step: ask for operations, see what became of them, decide on failed ones.",
+    help="Keep a broker's CRM and B2COPY in step: request operations, see how they stand, decide on failed ones.",
     epilog=EXITS,
     no_args_is_help=True,
     add_completion=False,

@@ -1,4 +1,4 @@
-"""Print what `worker.report` says about an operation."""
+"""Print an operation as `worker.report` describes it."""
 
 import json
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ _ACTIONS = {
     "resolve, succeeded": "found done",
     "resolve, failed": "found not done",
     "cancel": "cancelled",
-    "stop_asking": "told to stop asking",
+    "stop_asking": "polling stopped",
 }
 
 Cells = tuple["str | Text", ...]

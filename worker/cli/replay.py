@@ -43,7 +43,7 @@ def replay(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Queue failed operations again, with fresh attempts and a fresh deadline. Who and why are kept as evidence.
+    """Queue failed operations again, with fresh attempts and a fresh deadline. Who and why are stored as evidence.
 
     Left alone is what cannot be done again: messages that could not be used, and operations whose outcome is unknown
     and which must not be repeated, unless you name their KEYs and say --it-was-not-done.
