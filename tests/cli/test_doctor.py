@@ -8,7 +8,9 @@ from celery import Celery
 
 from tests.cli.command import Ran
 from tests.cli.conftest import Command
+from tests.operations import hold_operation, make_wait
 from worker.ledger import Ledger
+from worker.operation import WaitReason
 from worker.sandbox.control_client import SandboxControl
 from worker.testbed.broker import Broker
 from worker.testbed.environment import Environment
@@ -161,3 +163,60 @@ def test_warns_of_a_redis_that_may_lose_messages_or_is_shared(
     assert "maxmemory-policy is allkeys-lru" in messages(ran, "redis")
     assert "appendonly is off" in messages(ran, "redis")
     assert "queues of somebody else, now or once: reports" in messages(ran, "redis")
+
+
+def test_names_what_refuses_our_access_and_from_which_address(b2copy_sync: Command, ledger: Ledger) -> None:
+    make_wait(ledger, hold_operation(ledger), wait_reason=WaitReason.NO_ACCESS)
+
+    ran = b2copy_sync("doctor", "--json")
+
+    assert "warn B2COPY refuses our access to 1 operation; our requests come from 127.0.0.1" in messages(ran, "ledger")
+    assert "allow-list" in messages(ran, "ledger")
+
+
+def test_says_that_a_proxy_is_not_used(b2copy_sync: Command) -> None:
+    ran = b2copy_sync("doctor", "--offline", "--json", HTTPS_PROXY="http://proxy.example:3128")
+
+    assert "warn HTTPS_PROXY is set and is not used" in messages(ran, "settings")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:p@hunter2@127.0.0.1:1/0",
+        "redis://u:a%2Fhunter2@127.0.0.1:1/0",
+        "redis://127.0.0.1:1/0?password=hunter2",
+        "rediss://127.0.0.1:1/0?username=u&password=hunter2",
+    ],
+)
+def test_shows_no_password_of_a_redis_url(url: str, b2copy_sync: Command) -> None:
+    for ran in (b2copy_sync("doctor", B2COPY_REDIS_URL=url), b2copy_sync("doctor", "--json", B2COPY_REDIS_URL=url)):
+        assert "hunter2" not in ran.out + ran.err
+        assert ran.code in {1, 2}
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["postgresql://h1:5432,h2:5432/x", "postgresql://u:hunter2@h:${PORT}/x", "postgresql+psycopg2://u:hunter2@h/x"],
+)
+def test_an_unusable_database_url_is_a_line_and_no_traceback(url: str, b2copy_sync: Command) -> None:
+    ran = b2copy_sync("doctor", "--json", B2COPY_DATABASE_URL=url)
+
+    assert ran.code in {1, 2}
+    assert "FAIL" in {grade for found in grades(ran).values() for grade in found}
+    assert "Traceback" not in ran.err
+    assert "hunter2" not in ran.out + ran.err
+
+
+def test_a_redis_that_forbids_client_is_examined_all_the_same(b2copy_sync: Command, broker: Broker) -> None:
+    with broker.client as client:
+        client.execute_command("ACL", "SETUSER", "default", "-client")
+    try:
+        ran = b2copy_sync("doctor", "--json")
+    finally:
+        with broker.client as client:
+            client.execute_command("ACL", "SETUSER", "default", "+client")
+
+    assert "Traceback" not in ran.err
+    assert grades(ran)["redis"] == {"ok"}
+    assert grades(ran)["workers"] == {"warn"}

@@ -11,6 +11,7 @@ from worker.testbed.environment import Environment
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["status", "W\udcff"], "the argument W\\udcff is not UTF-8"),
         (["statsu"], "b2copy-sync: No such command 'statsu'"),
         (["fees", "--account", "1"], "b2copy-sync fees: Missing option '--request-id'"),
         (["failed", "replay", "--why", " ", "W1"], "must not be empty: it is stored as evidence"),

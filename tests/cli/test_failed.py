@@ -37,6 +37,7 @@ class TestList:
 
         assert listed() == ["C1", "W1", "old"]
         assert listed("--reason", "exhausted") == ["C1", "old"]
+        assert listed("--reason", "fee_error") == []
         assert listed("--kind", "call") == ["C1"]
         assert listed("--lane", "money") == ["W1", "old"]
         assert listed("--since", "1h") == ["C1", "W1"]

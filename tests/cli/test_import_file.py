@@ -34,7 +34,7 @@ def test_one_unusable_row_stops_all_with_its_line(b2copy_sync: Command, ledger: 
     assert f"{file}, line 3: fees.process: account_login is missing" in ran.err
     assert f"{file}, line 4: fees.process: request_id: " in ran.err
     assert "amount is not a field" in ran.err
-    assert "2 of 3 rows cannot be taken: nothing was recorded" in ran.err
+    assert "2 of 3 rows cannot be used: nothing was recorded" in ran.err
     assert search(ledger) == []
 
 
@@ -46,7 +46,7 @@ def test_leaves_out_columns_it_does_not_know_if_told(b2copy_sync: Command, ledge
     nothing = search(ledger)
     done = b2copy_sync("import", str(file), "--ignore-extra", "--lane", "money")
 
-    assert dry.out == "1 row can be taken; nothing was recorded\n"
+    assert dry.out == "1 row can be recorded; nothing was recorded\n"
     assert nothing == []
     assert done.out == "1 operation accepted in lane money, 0 known already\n"
 
@@ -84,4 +84,59 @@ def test_says_what_is_wrong_with_a_file(
 
     assert ran.code == 2
     assert said in ran.err
+    assert search(ledger) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("account_login,request_id,account_login\n7,W1,8\n", "line 1: the heading names 'account_login' twice"),
+        ("account_login,request_id\n1.23457E+11,W1\n", "line 2: fees.process: account_login: "),
+        ("account_login,request_id\n123456.0,W1\n", "line 2: fees.process: account_login: "),
+        ("account_login,request_id\n7,W1\n8,nan\n", "line 3: fees.process: request_id: "),
+        ("account_login,request_id\n'00123,W1\n", 'line 2: account_login: "\'00123" begins with the apostrophe'),
+        ('account_login,request_id\n7,"=""W1"""\n', "line 2: request_id: '=\"W1\"' is a formula"),
+        ('account_login,request_id\n7,"123,456"\n', "line 2: request_id: '123,456' is a number with separators"),
+        ("account_login;request_id\n7;#N/A\n", "line 2: request_id: '#N/A' is an error of a spreadsheet"),
+        ("account_login,request_id\n7, W1\n", "line 2: request_id: ' W1' has blanks around it"),
+        ("account_login,request_id\n\u202d7\u202c,W1\n", "line 2: fees.process: account_login: "),
+    ],
+)
+def test_what_a_spreadsheet_damaged_is_refused_with_line_and_column(
+    content: str, message: str, b2copy_sync: Command, ledger: Ledger, tmp_path: Path
+) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text(content)
+
+    ran = b2copy_sync("import", str(file))
+
+    assert ran.code == 2
+    assert message in ran.err
+    assert search(ledger) == []
+
+
+def test_every_kind_can_be_imported_from_csv(b2copy_sync: Command, ledger: Ledger, tmp_path: Path) -> None:
+    file = tmp_path / "calls.csv"
+    file.write_text(
+        "path,payload,key,repeatable\n"
+        '/api/admin/users/v2/user/userservice/tag,"{""id"": 7, ""tag"": ""a""}",0017,true\n'
+    )
+
+    ran = b2copy_sync("import", str(file), "--kind", "call")
+
+    assert ran.code == 0, ran.err
+    operation = find(ledger, "call:0017")
+    assert operation is not None
+    assert operation.payload["payload"] == {"id": 7, "tag": "a"}
+    assert operation.payload["repeatable"] is True
+
+
+def test_a_doubled_name_in_a_line_of_json_is_refused(b2copy_sync: Command, ledger: Ledger, tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"account_login": "7", "request_id": "W1", "account_login": "8"}\n')
+
+    ran = b2copy_sync("import", str(file))
+
+    assert ran.code == 2
+    assert "line 1: not JSON: 'account_login' is given twice" in ran.err
     assert search(ledger) == []

@@ -1,8 +1,18 @@
 """status: the whole story of an operation."""
 
+import re
+
 from tests.cli.conftest import Command
-from tests.operations import fail_operation, record_operation, succeed_operation
-from worker.ledger import Ledger, fail_message, replay
+from tests.operations import (
+    attempt_record,
+    fail,
+    fail_operation,
+    hold_operation,
+    record_operation,
+    succeed_operation,
+)
+from worker.ledger import Ledger, fail_message, pause, replay
+from worker.operation import FailureReason, OnUnknown, Step
 
 
 def test_tells_who_asked_what_b2copy_said_and_who_decided(b2copy_sync: Command, ledger: Ledger) -> None:
@@ -85,3 +95,38 @@ def test_refresh_says_when_there_is_nothing_to_ask(b2copy_sync: Command, ledger:
 
     assert ran.code == 0
     assert "it does not wait: there is nothing to ask" in ran.err
+
+
+def test_shows_progress_steps_and_what_is_not_known(b2copy_sync: Command, ledger: Ledger) -> None:
+    claimed = hold_operation(ledger, on_unknown=OnUnknown.STOP)
+    steps = (Step("find client", 7, 200, "done"), Step("create account", 12, None, "no_answer"))
+    fail(
+        ledger,
+        claimed,
+        failure_reason=FailureReason.UNRESOLVED,
+        attempt=attempt_record("no_answer", steps=steps),
+        outcome_unknown=True,
+        unknown_step="create account",
+        progress={"client_id": 7},
+    )
+
+    ran = b2copy_sync("status", "W1")
+
+    assert "what create account did is not known" in ran.out
+    assert '{"client_id": 7}' in ran.out
+    assert re.search(r"- find client: done +200 +7 ms", ran.out)
+    assert re.search(r"- create account: no_answer +12 ms", ran.out)
+    assert f"b2copy-sync failed resolve {claimed.key} --succeeded" in ran.out
+    assert f"b2copy-sync failed replay {claimed.key} --it-was-not-done" in ran.out
+
+
+def test_a_paused_lane_is_named(b2copy_sync: Command, ledger: Ledger) -> None:
+    record_operation(ledger)
+    pause(ledger, "money", "ann@desk", "B2COPY is upgraded")
+
+    ran = b2copy_sync("status", "W1")
+    exported = b2copy_sync("status", "W1", "--json").document
+
+    assert "queued: its lane is paused since " in ran.out
+    assert "by ann@desk: B2COPY is upgraded" in ran.out
+    assert (exported["paused"]["actor"], exported["paused"]["note"]) == ("ann@desk", "B2COPY is upgraded")

@@ -22,12 +22,12 @@ from worker.cli import (
     session,
     status,
 )
-from worker.cli.exits import EXITS, stopped_by
+from worker.cli.exits import EXITS, Exit, Stop, stopped_by
 from worker.watch.logs import guard
 
 app = typer.Typer(
     name="b2copy-sync",
-    help="Keep a broker's CRM and B2COPY in step: ask for operations, see what became of them, decide on failed ones.",
+    help="Keep a broker's CRM and B2COPY in step: request operations, see how they stand, decide on failed ones.",
     epilog=EXITS,
     no_args_is_help=True,
     add_completion=False,
@@ -70,6 +70,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a message of B2COPY may hold what this terminal's encoding does not
     try:
+        _check_arguments()
         sys.exit(app(standalone_mode=False))
     except Exception as error:
         stopped = stopped_by(error)
@@ -78,3 +79,12 @@ def main() -> None:
         for text in stopped.lines:
             output.note(text)
         sys.exit(stopped.code)
+
+
+def _check_arguments() -> None:
+    """Refuse bytes that are not UTF-8. Python passes them on as lone surrogates, which no database takes."""
+    for argument in sys.argv[1:]:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise Stop(Exit.USAGE, f"the argument {argument} is not UTF-8") from None

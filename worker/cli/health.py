@@ -23,7 +23,7 @@ def health(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Tell how the ledger stands: what is due and how late, what waits and why, what has failed.
+    """Show how the ledger stands: what is due and how late, what waits and why, what has failed.
 
     Asks the database alone. Exit code 1 if it cannot be reached, if something has been due for long and is not being
     done (no worker runs?), or if too many have failed.

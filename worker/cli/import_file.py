@@ -1,7 +1,5 @@
-"""Ask for many operations at once, from a file."""
+"""`import`: request many operations at once, from a file."""
 
-import csv
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,13 +9,15 @@ import typer
 from worker.cli import output
 from worker.cli.exits import Exit, Stop
 from worker.cli.options import By, Json, Lane
+from worker.cli.payload_fields import text_fields
+from worker.cli.request import kind_named
+from worker.cli.rows import csv_rows, json_rows
 
 if TYPE_CHECKING:
+    from worker.cli.rows import Row
     from worker.kind import Kind
 
 _SHOWN = 10  # unusable rows that are listed
-
-Row = tuple[int, dict[str, Any]]  # line of the file, fields
 
 
 def import_(
@@ -28,97 +28,65 @@ def import_(
         ),
     ],
     by: By,
-    kind: Annotated[str, typer.Option(help="What each row asks for: fees.process, call, ...")] = "fees.process",
+    kind: Annotated[str, typer.Option(help="What each row requests: fees.process, call, ...")] = "fees.process",
     lane: Annotated[Lane, typer.Option(help="Whose share of the workers it takes; bulk never delays others.")] = "bulk",
     ignore_extra: Annotated[
-        bool, typer.Option("--ignore-extra", help="Leave out columns the kind does not know.")
+        bool, typer.Option("--ignore-extra", help="Leave out columns that the kind does not know.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check every row, record nothing.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Ask for an operation for each row of a file.
+    """Request an operation for each row of a file.
 
     The columns are the kind's fields: account_login, request_id for fees.process. Every row is checked before the
-    first is recorded; one that cannot be taken stops all, with its line. Rows that are known already are counted, not
-    done again, so that an interrupted import is simply repeated.
+    first is recorded; one that cannot be used stops all, with its line and column. Rows that are known already are
+    counted, not done again, so an import that was interrupted is completed by the same command.
     """
     from tasks import enqueue
-    from tasks.registry import KINDS
     from worker.report.text import count
     from worker.settings import CrmSettings, load
 
     load(CrmSettings)
-    if kind not in KINDS:
-        raise typer.BadParameter(f"{kind!r} is none of {', '.join(sorted(KINDS))}", param_hint="--kind")
-    rows = list(_rows(file, KINDS[kind], ignore_extra))
-    _check(file, KINDS[kind], rows)
+    chosen = kind_named(kind, "--kind")
+    total = _check(file, chosen, ignore_extra)
     created = 0
-    if not dry_run:
-        created = sum(one.created for one in enqueue.many(kind, [fields for _, fields in rows], lane=lane, by=by))
+    if not dry_run:  # the file is read once more, so that no number of rows fills the memory
+        rows = (fields for _, fields in _rows(file, chosen, ignore_extra))
+        created = enqueue.many(kind, rows, lane=lane, by=by).created
     if as_json:
-        output.document({"rows": len(rows), "dry_run": dry_run, "accepted": created, "known": len(rows) - created})
+        output.document({"rows": total, "dry_run": dry_run, "accepted": created, "known": total - created})
     elif dry_run:
-        output.line(f"{count(len(rows), 'row')} can be taken; nothing was recorded")
+        output.line(f"{count(total, 'row')} can be recorded; nothing was recorded")
     else:
-        output.line(f"{count(created)} accepted in lane {lane}, {len(rows) - created} known already")
+        output.line(f"{count(created)} accepted in lane {lane}, {total - created} known already")
 
 
-def _rows(file: Path, kind: "Kind[Any]", ignore_extra: bool) -> Iterator[Row]:
+def _rows(file: Path, kind: "Kind[Any]", ignore_extra: bool) -> "Iterator[Row]":
     """Read a file's rows. Raises `Stop` naming the line."""
     known = kind.payload.model_fields
-    for line, fields in _json_lines(file) if file.suffix == ".jsonl" else _csv(file, list(known)):
+    rows = json_rows(file) if file.suffix == ".jsonl" else csv_rows(file, list(known), text_fields(kind))
+    for line, fields in rows:
         yield line, {name: value for name, value in fields.items() if name in known or not ignore_extra}
 
 
-def _csv(file: Path, known: list[str]) -> Iterator[Row]:
-    reader = None
-    with file.open(encoding="utf-8-sig", newline="") as stream:  # -sig: spreadsheets put a mark at the beginning
-        try:
-            # Spreadsheets separate by what the machine's region has.
-            separator = max(",;\t", key=stream.readline().count)
-            stream.seek(0)
-            reader = csv.DictReader(stream, delimiter=separator, strict=True)
-            columns = [name.strip() for name in reader.fieldnames or []]
-            if not set(columns) & set(known):
-                raise Stop(Exit.USAGE, f"{file}: the first line must name the columns: {', '.join(known)}")
-            reader.fieldnames = columns
-            for fields in reader:
-                if None in fields or None in fields.values():
-                    raise Stop(Exit.USAGE, f"{file}, line {reader.line_num}: {len(columns)} columns are needed")
-                # An empty cell is nothing: a field that is needed is then missing, another is left out.
-                yield reader.line_num, {name: value for name, value in fields.items() if value}
-        except (csv.Error, UnicodeDecodeError) as error:
-            line = reader.line_num if reader else 1
-            raise Stop(Exit.USAGE, f"{file}, after line {line}: not CSV in UTF-8: {error}") from None
-
-
-def _json_lines(file: Path) -> Iterator[Row]:
-    with file.open(encoding="utf-8-sig") as stream:
-        for number, text in enumerate(stream, start=1):
-            if not text.strip():
-                continue
-            try:
-                fields = json.loads(text)
-            except ValueError as error:
-                raise Stop(Exit.USAGE, f"{file}, line {number}: not JSON: {error}") from None
-            if not isinstance(fields, dict):
-                raise Stop(Exit.USAGE, f"{file}, line {number}: must be a JSON object")
-            yield number, fields
-
-
-def _check(file: Path, kind: "Kind[Any]", rows: list[Row]) -> None:
-    """Raise `Stop` with the rows that cannot be taken."""
+def _check(file: Path, kind: "Kind[Any]", ignore_extra: bool) -> int:
+    """Return the number of rows. Raises `Stop` with the rows that cannot be used."""
     from worker.errors import BadPayload
 
-    problems = []
-    for line, fields in rows:
+    problems: list[str] = []
+    total = unusable = 0
+    for line, fields in _rows(file, kind, ignore_extra):
+        total += 1
         try:
             kind.checked(fields)
         except BadPayload as error:
-            problems.append(f"{file}, line {line}: {error}")
-    if problems:
-        more = [f"... and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
-        told = [*problems[:_SHOWN], *more, f"{len(problems)} of {len(rows)} rows cannot be taken: nothing was recorded"]
-        raise Stop(Exit.USAGE, "\n".join(told))
-    if not rows:
+            unusable += 1
+            if len(problems) < _SHOWN:
+                problems.append(f"{file}, line {line}: {error}")
+    if unusable:
+        more = [f"... and {unusable - _SHOWN} more"] if unusable > _SHOWN else []
+        end = f"{unusable} of {total} rows cannot be used: nothing was recorded"
+        raise Stop(Exit.USAGE, *problems, *more, end)
+    if not total:
         raise Stop(Exit.USAGE, f"{file}: no rows")
+    return total

@@ -1,4 +1,4 @@
-"""Print what `worker.report` says about an operation."""
+"""Print an operation as `worker.report` describes it."""
 
 import json
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,14 @@ if TYPE_CHECKING:
 STYLES = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "waiting": "cyan", "running": "cyan"}
 
 _FACT_LIMIT = 500  # characters of a payload or result that are shown
-_ACTIONS = {"replay": "replayed", "cancel": "cancelled", "stop_asking": "told to stop asking"}
+_ACTIONS = {
+    "replay": "replayed",
+    "replay, was not done": "replayed, was not done",
+    "resolve, succeeded": "found done",
+    "resolve, failed": "found not done",
+    "cancel": "cancelled",
+    "stop_asking": "polling stopped",
+}
 
 Cells = tuple["str | Text", ...]
 
@@ -38,7 +45,10 @@ def show(report: "OperationReport") -> None:
         ("polls", str(operation.polls) if operation.polls else None),
         ("deadline", f"{clock(operation.deadline_at)} UTC" if operation.deadline_at else None),
         ("took", span((operation.ended_at - operation.requested_at) / 1000) if operation.ended_at else None),
-        ("not ours", f"{span(operation.external_wait_ms / 1000)} of it" if operation.external_wait_ms else None),
+        (
+            "external wait",
+            f"{span(operation.external_wait_ms / 1000)}, pending or paused" if operation.external_wait_ms else None,
+        ),
         ("result", _short(operation.result) if operation.result else None),
     ]
     output.facts(facts)

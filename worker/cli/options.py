@@ -93,3 +93,20 @@ By = Annotated[
 ]
 Why = Annotated[str, typer.Option("--why", callback=_not_empty, help="Your reason, for the evidence.")]
 Key = Annotated[str, typer.Argument(metavar="KEY", help="An operation's key (fees.process:W1), or its id alone (W1).")]
+
+WHICH = "Which ones"  # the panel of the options that choose failed operations
+ByReason = Annotated[
+    Reason | None, typer.Option("--reason", help="Only those that failed for this reason.", rich_help_panel=WHICH)
+]
+ByKind = Annotated[str | None, typer.Option("--kind", help="Only this kind, e.g. fees.process.", rich_help_panel=WHICH)]
+ByLane = Annotated[Lane | None, typer.Option("--lane", help="Only this lane.", rich_help_panel=WHICH)]
+Since = Annotated[
+    int | None,
+    typer.Option(
+        "--since",
+        parser=moment,
+        metavar="WHEN",
+        help="Only those failed since 2h, 3d, 2026-05-01, 2026-05-01T12:00.",
+        rich_help_panel=WHICH,
+    ),
+]

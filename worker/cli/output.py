@@ -75,7 +75,7 @@ def _print(headings: Sequence[str], rows: Iterable[Sequence[str | Text]], show_h
     shown = [number for number in range(len(headings)) if any(row[number].plain for row in cells)]
     grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_header=show_header)
     for number in shown:
-        grid.add_column(headings[number], overflow="fold")
+        grid.add_column(headings[number], overflow="fold", no_wrap=headings[number].endswith("(UTC)"))
     for row in cells:
         grid.add_row(*(row[number] for number in shown))
     out().print(grid)

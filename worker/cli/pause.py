@@ -46,7 +46,10 @@ def resume(why: Why, by: By, lane: Which = "all", as_json: Json = False) -> None
     if as_json:
         output.document({"lane": lane, "was_paused": was_paused, "still_paused": still_paused})
         return
-    output.line(f"{_named(lane)} resumed" if was_paused else f"{_named(lane)} not paused: nothing to resume")
+    if was_paused:
+        output.line(f"{_named(lane)} resumed")
+    else:
+        output.line(f"nothing to resume: there is no pause of {'all lanes' if lane == 'all' else f'lane {lane}'}")
     for other in still_paused:
         output.line(f"still paused: {other} (b2copy-sync resume --lane {other})")
 

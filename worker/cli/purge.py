@@ -38,7 +38,7 @@ def purge(
     if age < settings.retention and not (yes or dry_run):
         raise Stop(
             Exit.USAGE,
-            f"B2COPY_RETENTION keeps evidence for {span(settings.retention)}: --yes removes it after {span(age)}",
+            f"B2COPY_RETENTION stores evidence for {span(settings.retention)}: --yes removes it after {span(age)}",
         )
     with existing_ledger(settings) as ledger:
         purged = count_purgeable(ledger, age) if dry_run else remove(ledger, age)

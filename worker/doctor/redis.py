@@ -1,4 +1,4 @@
-"""Whether Redis answers, keeps what it is given, and is ours alone."""
+"""Whether Redis answers, stores messages safely, and is ours alone."""
 
 import time
 from collections.abc import Iterator

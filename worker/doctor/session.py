@@ -13,7 +13,7 @@ from worker.session import SharedSession, check_keys
 from worker.settings import Settings
 
 PATIENCE_S = 30.0  # seconds for a login
-_MEANWHILE = "operations wait meanwhile, and none fails"
+_EFFECT = "until then operations wait, and none fails"
 
 
 def check(settings: Settings, login: bool) -> Iterator[CheckResult]:
@@ -29,7 +29,7 @@ def check(settings: Settings, login: bool) -> Iterator[CheckResult]:
     except StoreUnavailable:
         yield CheckResult("session", "FAIL", "there is none without Redis")
     except B2CopyError as error:
-        yield CheckResult("session", "FAIL", str(error), _MEANWHILE)
+        yield CheckResult("session", "FAIL", str(error), _EFFECT)
 
 
 def quiet_session(settings: Settings) -> SharedSession:
@@ -50,7 +50,7 @@ def _session(shared: SharedSession, login: bool) -> Iterator[CheckResult]:
         if cooldown.kind == "terminal":
             raise CredentialsRejected("the login", None, cooldown.reason)
         message = f"nobody asks B2COPY for {cooldown.left:.0f} s, after: {cooldown.reason}"
-        yield CheckResult("session", "FAIL", message, _MEANWHILE)
+        yield CheckResult("session", "FAIL", message, _EFFECT)
         return
     before = "" if login else "there was none: "
     message = f"{before}generation {renewal.generation}, {OUTCOMES[renewal.outcome]}"
@@ -75,7 +75,7 @@ def _refused(error: CredentialsRejected, settings: Settings) -> Iterator[CheckRe
         "session",
         "FAIL",
         f"the login is refused: {error.server_message or error}",
-        f"compare admin id, key id and public key with what B2COPY support registered; {_MEANWHILE}",
+        f"compare admin id, key id and public key with what B2COPY support registered; {_EFFECT}",
     )
     found = (text.rstrip(".,:") for text in re.findall(r"[0-9a-fA-F:.]{3,45}", error.server_message or ""))
     if seen := sorted({text for text in found if _is_address(text)} - {settings.device_ip}):

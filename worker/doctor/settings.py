@@ -43,9 +43,6 @@ def _contradictions(settings: Settings) -> Iterator[CheckResult]:
     if proxies := sorted(name for name in os.environ if name.upper() in {"HTTPS_PROXY", "ALL_PROXY"}):
         message = f"{' and '.join(proxies)} is set and is not used: our requests go to {settings.host} directly"
         yield CheckResult("settings", "warn", message, "let the network route them, or give this host the address")
-    if "SSLKEYLOGFILE" in os.environ:
-        message = "SSLKEYLOGFILE is set: whoever reads that file can decrypt our TLS connections"
-        yield CheckResult("settings", "warn", message, "unset it")
 
 
 def _read(kind: type[AnySettings]) -> AnySettings | None:

@@ -1,1 +1,1 @@
-"""What people and programs are told about operations, the session and health: sentences and documents, no terminal."""
+"""Reports for people and programs about operations, the session and health: sentences and documents, no terminal."""

@@ -44,9 +44,14 @@ class OperationReport:
 
 def report_on(ledger: Ledger, operation: Operation, kinds: Kinds) -> OperationReport:
     """Gather an operation's evidence."""
+    attempts, audit = attempts_of(ledger, operation.id), audit_of(ledger, operation.key)
+    return OperationReport(operation, attempts, audit, pause_of(ledger, operation), kinds)
+
+
+def pause_of(ledger: Ledger, operation: Operation) -> AuditEntry | None:
+    """Return the pause that holds an operation's lane, if there is one."""
     flags = active_flags(ledger)
-    pause = flags.get("pause:all") or flags.get(f"pause:{operation.lane}")
-    return OperationReport(operation, attempts_of(ledger, operation.id), audit_of(ledger, operation.key), pause, kinds)
+    return flags.get("pause:all") or flags.get(f"pause:{operation.lane}")
 
 
 def summary(report: OperationReport) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What people and programs are told about the shared session. No token in it."""
+"""The shared session for people and for programs. No token in it."""
 
 from dataclasses import asdict
 from typing import Any

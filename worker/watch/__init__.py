@@ -1,1 +1,1 @@
-"""Logs, metrics, health: what the worker tells about itself."""
+"""Metrics and logs, and the redaction of secrets."""

@@ -94,7 +94,7 @@ def test_an_operation_of_any_kind_is_requested_by_its_fields(b2copy_sync: Comman
 
 def test_a_request_that_cannot_be_used_names_what_is_wrong(b2copy_sync: Command, ledger: Ledger) -> None:
     for arguments, message in (
-        (["fee"], "'fee' is none of call, fees.process"),
+        (["fee"], "'fee' is not a kind. There are: fees.process (account_login, request_id); call (path, "),
         (["fees.process", "request_id=1"], "fees.process: account_login is missing"),
         (["fees.process", "login=1"], "login is not a field: there are account_login, request_id"),
         (["fees.process", "request_id"], "'request_id' must be NAME=VALUE"),

@@ -1,0 +1,132 @@
+"""Each way to wait or to fail has its sentence and its remedy, and the remedy does what it says."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tasks.registry import KINDS
+from tests.operations import fail_operation, find_operation, hold_operation, make_wait, record_operation
+from worker.ledger import Ledger, audit_of, open_ledger, pause, resolve
+from worker.ledger import replay as replay_in_ledger
+from worker.operation import FailureReason, OnUnknown, Operation, State, WaitReason
+from worker.report.operation import document, report_on
+from worker.report.replay import moves_money, why_not_replayable
+from worker.report.sentences import remedy, standing
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    ledger = open_ledger(f"sqlite:///{tmp_path}/ledger.sqlite", create=True)
+    yield ledger
+    ledger.close()
+
+
+def waiting_for(ledger: Ledger, reason: WaitReason, due_in_s: float = 30.0) -> Operation:
+    make_wait(
+        ledger, hold_operation(ledger, reason, entity=f"entity of {reason}"), wait_reason=reason, due_in_s=due_in_s
+    )
+    return find_operation(ledger, reason)
+
+
+@pytest.mark.parametrize("reason", WaitReason)
+def test_each_wait_reason_has_its_sentence(reason: WaitReason, ledger: Ledger) -> None:
+    text = standing(waiting_for(ledger, reason), KINDS)
+
+    assert text.startswith(f"waiting ({reason}): ")
+    assert "; next look in " in text
+    assert "{" not in text
+
+
+def test_no_access_names_our_address_and_what_to_ask(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("B2COPY_DEVICE_IP", "203.0.113.7")
+    operation = waiting_for(ledger, WaitReason.NO_ACCESS)
+
+    assert "our requests come from 203.0.113.7 (B2COPY_DEVICE_IP)" in standing(operation, KINDS)
+    assert "whether 203.0.113.7 (B2COPY_DEVICE_IP) is on the service admin's allow-list" in remedy(operation)
+
+
+@pytest.mark.parametrize("reason", [*FailureReason, *KINDS["fees.process"].failure_reasons])
+def test_each_failure_reason_has_its_sentence_and_remedy(reason: str, ledger: Ledger) -> None:
+    fail_operation(ledger, failure_reason=reason)
+    operation = find_operation(ledger)
+
+    assert standing(operation, KINDS).startswith(f"failed ({reason}): ")
+    assert remedy(operation)
+    assert "{" not in standing(operation, KINDS) + remedy(operation)
+
+
+def test_the_words_of_a_kind_are_the_kinds_own(ledger: Ledger) -> None:
+    fail_operation(ledger, failure_reason="fee_error")
+    operation = find_operation(ledger)
+    of_the_kind = KINDS["fees.process"].failure_reasons["fee_error"]
+
+    assert standing(operation, KINDS) == f"failed (fee_error): {of_the_kind}"
+    assert "not known to this version" in standing(operation, {})
+
+
+@pytest.mark.parametrize("on_unknown", OnUnknown)
+def test_the_remedy_of_unresolved_is_what_the_ledger_permits(on_unknown: OnUnknown, ledger: Ledger) -> None:
+    key = fail_operation(ledger, failure_reason=FailureReason.UNRESOLVED, on_unknown=on_unknown)
+    operation = find_operation(ledger)
+    advice = remedy(operation)
+
+    replayed = replay_in_ledger(ledger, [key], "ann", "x")
+
+    must_look = on_unknown == OnUnknown.STOP
+    assert bool(replayed) is not must_look
+    assert bool(why_not_replayable(operation)) is must_look
+    assert why_not_replayable(operation, was_not_done=True) == ""
+    assert ("--it-was-not-done" in advice) is must_look
+    assert (f"failed resolve {key} --succeeded" in advice) is must_look
+    assert f"b2copy-sync failed replay {key}" in advice
+
+
+def test_unresolved_names_the_step_whose_effect_is_unknown(ledger: Ledger) -> None:
+    fail_operation(ledger, failure_reason=FailureReason.UNRESOLVED, on_unknown=OnUnknown.STOP)
+    operation = replace(find_operation(ledger), unknown_step="create account")
+
+    assert "whether create account was done" in remedy(operation)
+
+
+def test_what_a_person_found_out_is_told_instead_of_b2copys_refusal(ledger: Ledger) -> None:
+    key = fail_operation(ledger, failure_reason=FailureReason.UNRESOLVED, on_unknown=OnUnknown.STOP)
+
+    operation = resolve(ledger, key, "ann", "not in the panel", succeeded=False)
+
+    text = standing(operation, KINDS, audit=audit_of(ledger, key))
+    assert text == "failed (rejected): ann found that it was not done: not in the panel"
+
+
+@pytest.mark.parametrize("lane", ["all", "money"])
+def test_a_due_operation_of_a_paused_lane_says_so(lane: str, ledger: Ledger) -> None:
+    record_operation(ledger, "queued")
+    due, later = waiting_for(ledger, WaitReason.BACKOFF, 0.0), waiting_for(ledger, WaitReason.RATE_LIMITED)
+    pause(ledger, lane, "ann", "B2COPY is upgraded")
+
+    texts = [report_on(ledger, one, KINDS).standing for one in (find_operation(ledger, "queued"), due, later)]
+
+    assert [("its lane is paused since" in text and "by ann" in text) for text in texts] == [True, True, False]
+
+
+def test_money_is_moved_by_kinds_and_lanes_and_by_what_nobody_knows(ledger: Ledger) -> None:
+    record_operation(ledger, "W1", lane="bulk")
+    fees = find_operation(ledger, "W1")
+    call = replace(fees, kind="call", lane="default")
+
+    assert moves_money(fees, KINDS)
+    assert not moves_money(call, KINDS)
+    assert moves_money(replace(call, lane="money"), KINDS)
+    assert moves_money(replace(call, kind="of.another.version"), KINDS)
+
+
+def test_a_document_has_every_column(ledger: Ledger) -> None:
+    fail_operation(ledger)
+
+    exported = document(report_on(ledger, find_operation(ledger), KINDS))
+
+    assert set(Operation.__dataclass_fields__) - {"id"} <= exported.keys()
+    assert exported["state"] == State.FAILED
+    assert exported["state_since"].endswith("Z")
+    assert exported["server_message"] == "no such account"

@@ -1,0 +1,129 @@
+"""`failed replay`: queue failed operations again."""
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from worker.cli import output
+from worker.cli.exits import Exit, Stop
+from worker.cli.open_ledger import existing_ledger
+from worker.cli.options import WHICH, By, ByKind, ByLane, ByReason, Json, Since, Why, per_second
+from worker.cli.status import look_up
+from worker.operation import State
+
+if TYPE_CHECKING:
+    from worker.ledger import Ledger
+    from worker.operation import Operation
+
+_PAGE = 500  # operations read, or replayed without --rate, in one transaction
+
+
+def replay(
+    why: Why,
+    by: By,
+    keys: Annotated[list[str] | None, typer.Argument(metavar="KEY", help="Which; or choose by the filters.")] = None,
+    reason: ByReason = None,
+    kind: ByKind = None,
+    lane: ByLane = None,
+    since: Since = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="All failed operations there are.", rich_help_panel=WHICH)
+    ] = False,
+    rate: Annotated[
+        float | None,
+        typer.Option(parser=per_second, metavar="N/second", help="No faster than this.", show_default="all at once"),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be replayed, change nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Needed if any of them moves money.")] = False,
+    not_done: Annotated[
+        bool,
+        typer.Option("--it-was-not-done", help="You have looked at B2COPY: a call of unknown outcome was not made."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Queue failed operations again, with fresh attempts and a fresh deadline. Who and why are stored as evidence.
+
+    Left alone is what cannot be done again: messages that could not be used, and operations whose outcome is unknown
+    and which must not be repeated, unless you name their KEYs and say --it-was-not-done.
+    """
+    from tasks.registry import KINDS
+    from worker.report.replay import moves_money, why_not_replayable
+    from worker.report.text import count
+    from worker.settings import CrmSettings, load
+
+    is_filtered = any((reason, kind, lane, since is not None))
+    if bool(keys) + (is_filtered or everything) != 1:
+        raise typer.BadParameter("name KEYs, or choose by filters, or say --all", param_hint="KEY")
+    if not_done and not keys:
+        raise typer.BadParameter("name the KEYs you have looked at", param_hint="--it-was-not-done")
+    with existing_ledger(load(CrmSettings)) as ledger:
+        if keys:
+            chosen = [look_up(ledger, key) for key in dict.fromkeys(keys)]
+        else:
+            chosen = list(_all_failed(ledger, failure_reason=reason, kind=kind, lane=lane, since=since))
+        left_alone = {one.key: why_not for one in chosen if (why_not := why_not_replayable(one, not_done))}
+        wanted = [one for one in chosen if one.key not in left_alone]
+        money = sum(moves_money(one, KINDS) for one in wanted)
+        if money and not (yes or dry_run):
+            chosen_are = f"{count(len(wanted))} chosen, {money} of which move money"
+            raise Stop(Exit.USAGE, f"{chosen_are}: look with --dry-run, then --yes")
+        replayed = [] if dry_run else _queue_again(ledger, wanted, by, why, not_done, rate)
+    if as_json:
+        names = [one.key for one in wanted]
+        output.document({"dry_run": dry_run, "chosen": names, "replayed": replayed, "left_alone": left_alone})
+    elif dry_run:
+        output.table(
+            ("Would replay", "Lane", "Failed for"), [(one.key, one.lane, one.failure_reason or "") for one in wanted]
+        )
+        output.line(f"{count(len(wanted))} would be replayed, {money} of which move money; nothing was changed")
+    else:
+        output.line(f"{count(len(replayed))} replayed")
+    if not as_json:
+        for key, why_not in left_alone.items():
+            output.note(f"left alone: {key}: {why_not}")
+    if keys and left_alone:
+        raise typer.Exit(Exit.FAILED)
+
+
+def _queue_again(
+    ledger: "Ledger", wanted: "list[Operation]", by: str, why: str, not_done: bool, rate: float | None
+) -> list[str]:
+    """Replay in batches, at the rate given. Returns the keys replayed."""
+    from worker.ledger import replay as replay_batch
+    from worker.messages.wake_up import wake
+
+    lanes = {one.lane for one in wanted}
+    replayed: list[str] = []
+    try:
+        for batch in _paced([one.key for one in wanted], rate):
+            replayed += replay_batch(ledger, batch, by, why, not_done)
+            for lane in lanes:
+                wake(lane)
+            if len(replayed) < len(wanted) and output.err().is_terminal:
+                output.note(f"{len(replayed)} of {len(wanted)} replayed")
+    except KeyboardInterrupt:
+        message = f"interrupted: {len(replayed)} of {len(wanted)} replayed, the others are as they were"
+        raise Stop(Exit.FAILED, message) from None
+    return replayed
+
+
+def _all_failed(ledger: "Ledger", **filters: Any) -> "Iterator[Operation]":
+    """Yield every failed operation that the filters choose, newest first."""
+    from worker.ledger import search
+
+    before = None
+    while page := search(ledger, state=State.FAILED, **filters, before=before, limit=_PAGE):
+        yield from page
+        before = page[-1].id
+
+
+def _paced(keys: list[str], rate: float | None) -> Iterator[list[str]]:
+    """Yield the keys in batches: with a rate, so many each second, or one each time that its second has come."""
+    size = _PAGE if rate is None else max(1, int(rate))
+    began = time.monotonic()
+    for start in range(0, len(keys), size):
+        if rate is not None and (early_s := began + start / rate - time.monotonic()) > 0:
+            time.sleep(early_s)
+        yield keys[start : start + size]
