@@ -24,8 +24,10 @@ def running(*options: str, lines: int = 6) -> Iterator[dict[str, str]]:
     with subprocess.Popen([*COMMAND, *options], env=clean_environment(), stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         exports = [shlex.split(process.stdout.readline())[1] for _ in range(lines)]
-        yield dict(export.split("=", 1) for export in exports)
-        process.send_signal(signal.SIGINT)
+        try:
+            yield dict(export.split("=", 1) for export in exports)
+        finally:
+            process.send_signal(signal.SIGINT)
     assert process.returncode == 0
 
 
