@@ -119,6 +119,20 @@ def test_an_older_ledger_fails_with_the_command(b2copy_sync: Command, ledger: Le
     assert "`b2copy-sync migrate`" in messages(ran, "ledger")
 
 
+def test_a_newer_ledger_that_this_version_may_use_is_no_fault(b2copy_sync: Command, ledger: Ledger) -> None:
+    with ledger.writing() as connection:
+        connection.exec_driver_sql("UPDATE b2copy_schema_version SET version_num = '0002', oldest_reader = '0001'")
+
+    usable = b2copy_sync("doctor", "--json")
+    with ledger.writing() as connection:
+        connection.exec_driver_sql("UPDATE b2copy_schema_version SET oldest_reader = '0002'")
+    unusable = b2copy_sync("doctor", "--json")
+
+    assert grades(usable)["ledger"] == {"ok"}
+    assert grades(unusable)["ledger"] == {"FAIL"}
+    assert "install the b2copy-sync that made it, or a newer one" in messages(unusable, "ledger")
+
+
 def test_compares_our_address_with_the_one_b2copy_sees(b2copy_sync: Command, sandbox: SandboxControl) -> None:
     ran = b2copy_sync("doctor", "--json", B2COPY_DEVICE_IP="192.0.2.7")
     resting = b2copy_sync("doctor", "--json", B2COPY_DEVICE_IP="192.0.2.7")

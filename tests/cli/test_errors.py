@@ -41,7 +41,8 @@ def test_never_makes_a_ledger_by_looking_for_one(b2copy_sync: Command, tmp_path:
     ran = b2copy_sync("status", "W1", B2COPY_DATABASE_URL=f"sqlite:///{tmp_path}/typo.sqlite")
 
     assert ran.code == 2
-    assert "there is no ledger yet; `b2copy-sync migrate` makes it" in ran.err
+    assert f"B2COPY_DATABASE_URL: there is no ledger at sqlite:///{tmp_path}/typo.sqlite" in ran.err
+    assert "correct the URL, or run `b2copy-sync migrate`" in ran.err
     assert not (tmp_path / "typo.sqlite").exists()
 
 

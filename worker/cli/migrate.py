@@ -9,14 +9,14 @@ def migrate(as_json: Json = False) -> None:
 
     Needs B2COPY_DATABASE_URL alone. Does nothing if they are up to date; safe while others migrate too.
     """
-    from worker.doctor.ledger import version_at
+    from worker.ledger.database import version_of
     from worker.ledger.migrations import migrate as migrate_to_head
     from worker.settings import LedgerSettings, load
 
     url = load(LedgerSettings).database_url
-    before = version_at(url)
+    before = version_of(url)
     migrate_to_head(url)
-    after = version_at(url)
+    after = version_of(url)
     if as_json:
         output.document({"before": before, "after": after})
     elif before == after:
