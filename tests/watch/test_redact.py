@@ -156,9 +156,9 @@ def test_values_are_redacted_before_they_are_serialised() -> None:
 
 
 def test_a_hostile_text_costs_no_more_than_its_length() -> None:
-    from time import perf_counter
+    from time import process_time
 
     for piece in ("a://b:", "token ", "eyJ.", "password=", '"token":"', "-----BEGIN PRIVATE KEY-----", "x" * 64, '\\"'):
-        began = perf_counter()
+        began = process_time()
         redacted((piece * (200_000 // len(piece))) + "token")
-        assert perf_counter() - began < 5.0, piece
+        assert process_time() - began < 2.0, piece
