@@ -1,7 +1,7 @@
 """Every connection to Redis is made with these: Celery's, the shared session's, the rate limit's and doctor's.
 
-TLS verifies the certificate and the host name. SSLKEYLOGFILE is not obeyed, because whoever may set it could read the
-tokens' traffic.
+TLS verifies the certificate and the host name. SSLKEYLOGFILE is not obeyed, because a person who can set it
+could decrypt the traffic that carries the tokens.
 """
 
 import os

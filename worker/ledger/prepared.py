@@ -1,7 +1,7 @@
 """Statements that run for every operation: SQLAlchemy compiles each once, and then only the values are passed.
 
-SQLAlchemy's own execution binds every value of every row anew. For a batch of settled operations that takes longer than
-the database needs to write them.
+SQLAlchemy's own execution binds every value of every row again. For a batch of settled operations that takes longer
+than the database needs to write them.
 """
 
 import json

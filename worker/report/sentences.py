@@ -52,7 +52,7 @@ _KIND_REMEDY = f"Clear up at {{destination}} what it says, then: {_REPLAY}"
 _UNRESOLVED_REMEDIES = {
     OnUnknown.START_OR_GET: f"A replay does no harm, because the same call returns how it stands: {_REPLAY}",
     OnUnknown.READ_BACK: f"A replay does no harm, because it looks first whether it was done: {_REPLAY}",
-    OnUnknown.REPEAT: f"A replay does no harm, as its sender said: {_REPLAY}",
+    OnUnknown.REPEAT: f"A replay does no harm, because its sender allowed it: {_REPLAY}",
     OnUnknown.STOP: (
         "Find out at {destination} whether {step} was done. If it was:"
         ' `b2copy-sync failed resolve {key} --succeeded --why "..."`. If it was not:'
