@@ -21,17 +21,23 @@ class Interrupts:
         """Inside this context the first signal raises SystemExit with a shell's exit code for it, e.g. 130 or 143."""
         try:
             self._armed = True
-            if self.number:
-                self._exit()
+            self.exit_if_signalled()
             yield
+            self.exit_if_signalled()
         finally:
             self._armed = False
+
+    def exit_if_signalled(self) -> None:
+        """Raise SystemExit if a signal has arrived.
+
+        Python drops an exception that a signal handler raises while a destructor or a weakref callback runs. So a loop
+        that waits calls this, too.
+        """
+        if self.number:
+            self._armed = False
+            sys.exit(128 + self.number)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         self.number = self.number or number
         if self._armed:
-            self._exit()
-
-    def _exit(self) -> None:
-        self._armed = False
-        sys.exit(128 + self.number)
+            self.exit_if_signalled()

@@ -31,16 +31,16 @@ def run(rows: list[Withdrawal], view: View) -> Report:
         environment = Environment(access_lifetime=TOKEN_LIFETIME_S, logins=rules(rows))
         environment.settings |= QUICK_POLLS
         with environment, interrupts.armed():
-            return _run_and_report(rows, environment, view)
+            return _run_and_report(rows, environment, view, interrupts)
     finally:
         if interrupts.number:
             view.print("stopped: every process has ended, nothing is left behind")
 
 
-def _run_and_report(rows: list[Withdrawal], environment: Environment, view: View) -> Report:
+def _run_and_report(rows: list[Withdrawal], environment: Environment, view: View, interrupts: Interrupts) -> Report:
     """Show the report. Save the logs if anything went wrong."""
     try:
-        report = _run(rows, environment, view)
+        report = _run(rows, environment, view, interrupts)
     except Exception:
         view.print(f"The logs are saved in {_save_logs(environment)}")
         raise
@@ -50,7 +50,7 @@ def _run_and_report(rows: list[Withdrawal], environment: Environment, view: View
     return report
 
 
-def _run(rows: list[Withdrawal], environment: Environment, view: View) -> Report:
+def _run(rows: list[Withdrawal], environment: Environment, view: View, interrupts: Interrupts) -> Report:
     broker, sandbox = environment.broker, environment.sandbox
     view.started("broker", f"redis://127.0.0.1:{broker.port}, wakes the worker and holds the shared session")
     view.started("B2COPY", f"{sandbox.url}, a local sandbox; its access tokens live {TOKEN_LIFETIME_S} s")
@@ -68,17 +68,25 @@ def _run(rows: list[Withdrawal], environment: Environment, view: View) -> Report
     enqueue.many("fees.process", [row.fields for row in rows], by="demo")
     took = time.monotonic() - started
     view.started("CRM", f"enqueued {len(rows)} withdrawals in {took:.2f} s: the ledger has them")
-    _watch(ledger(), rows, environment, view, started)
+    _watch(ledger(), rows, environment, view, interrupts, started)
     restarts = sum(process.started - 1 for process in environment.processes)
     return compare(ledger(), rows, sandbox.control.counters(), restarts)
 
 
-def _watch(ledger: Ledger, rows: list[Withdrawal], environment: Environment, view: View, started: float) -> None:
+def _watch(
+    ledger: Ledger,
+    rows: list[Withdrawal],
+    environment: Environment,
+    view: View,
+    interrupts: Interrupts,
+    started: float,
+) -> None:
     """Return when every operation is final and the session was renewed, or at the time limit."""
     keys = [row.key for row in rows]
     deadline = started + max(row.pending_seconds for row in rows) + TIME_LIMIT_S
     with view.progress():
         while True:
+            interrupts.exit_if_signalled()
             states = Counter(str(operation.state) for operation in find_many(ledger, keys).values())
             counters = environment.sandbox.control.counters()
             now = time.monotonic()
