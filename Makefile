@@ -60,8 +60,8 @@ env: setup  ## write deploy/env.example from the settings
 
 cover: setup  ## branch coverage, child processes included; a report in .coverage-html/
 	@$(CLEAN) $(BIN)/coverage erase
-	@$(CLEAN) COVERAGE_PROCESS_START=pyproject.toml $(BIN)/coverage run -m pytest -q -n 4 --dist worksteal --ignore tests/faults tests
-	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report --skip-covered && $(BIN)/coverage html --quiet
+	@$(CLEAN) $(BIN)/coverage run -m pytest -q -n 4 --dist worksteal --ignore tests/faults tests; failed=$$?; \
+	$(BIN)/coverage combine --quiet && $(BIN)/coverage report --skip-covered && $(BIN)/coverage html --quiet && exit $$failed
 
 lock: setup  ## compile the hashed locks (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
