@@ -8,16 +8,6 @@ from worker.testbed.broker import Broker
 
 
 @pytest.fixture
-def redis_now(broker: Broker) -> Callable[[], float]:
-    def now() -> float:
-        with broker.client as client:
-            seconds, micros = client.time()
-            return float(seconds) + float(micros) / 1e6
-
-    return now
-
-
-@pytest.fixture
 def session_key(broker: Broker) -> Callable[[], str]:
     def find() -> str:
         with broker.client as client:
