@@ -13,7 +13,7 @@ TASK = {"task": "b2copy.fees.process", "id": "a", "lang": "py", "argsrepr": "", 
 
 
 def send_all(broker_url: str) -> int:
-    """Send one of each sort. Returns how many of them are messages, and so must be stored in the ledger."""
+    """Send one of each sort. Returns how many: each must be stored in the ledger, also what is no message at all."""
     app = foreign_app(broker_url)
     app.send_task("b2copy.nonsense", kwargs={"a": 1}, queue=INBOX)
     app.send_task("b2copy.fees.process", kwargs={"account": "1"}, queue=INBOX)
@@ -27,7 +27,7 @@ def send_all(broker_url: str) -> int:
         _publish(producer, "bytes", b"\xff\xfe\x00", "application/json", "utf-8")
         _publish(producer, "number", b"7", "application/json", "utf-8")
         connection.default_channel.client.lpush(INBOX, "not a message")
-    return 7
+    return 8
 
 
 def _publish(producer: Any, name: str, body: bytes, content_type: str, encoding: str) -> None:

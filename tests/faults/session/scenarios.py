@@ -96,12 +96,12 @@ def redis_restored(fleet: Fleet, environment: Environment, after: float = 4.0) -
 
     with redis.Redis.from_url(environment.broker.url) as client:
         key = next(iter(client.scan_iter("b2copy:*:session")))
-        old, generation = client.dump(key), client.hget(key, "gen")
+        old, generation = client.dump(key), client.hget(key, "generation")
         before = refreshes()
         until(lambda: refreshes() >= before + 2, within=15)
         with fleet.fault():
             client.restore(key, 0, old, replace=True)
-        until(lambda: client.hget(key, "gen") != generation, within=5)
+        until(lambda: client.hget(key, "generation") != generation, within=5)
     fleet.recover(after)
 
 
