@@ -1,13 +1,17 @@
 """The scheduled jobs: wake what is due, renew the session."""
 
 import logging
+from collections.abc import Mapping
 
+from tasks.registry import KINDS
 from worker.app import app, ledger, session
+from worker.crm.requests import take_requests
 from worker.errors import B2CopyError
 from worker.ledger import count_due, make_due, try_start_dispatch
 from worker.messages.wake_up import wake, wake_ups_for
 from worker.operation import WaitReason
 from worker.queues import LANES
+from worker.settings import crm_settings
 
 log = logging.getLogger(__name__)
 
@@ -16,13 +20,18 @@ WITHOUT_SESSION = {"busy", "cooldown"}  # outcomes of a renewal that say nothing
 
 @app.task(name="b2copy.ledger.dispatch")
 def dispatch() -> None:
-    """Repeat the wake-ups of everything due, once a second in the whole fleet, money first.
+    """Repeat the wake-ups of everything due, money first, and take in the requests of the SQL API.
 
-    Started by beat and by a timer in every worker; a compare-and-set in the ledger lets one of them act.
+    Started by beat and by a timer in every worker; a compare-and-set in the ledger lets one of them act, once a second.
     """
     if not try_start_dispatch(ledger()):
         return
-    due = count_due(ledger())
+    _wake_lanes(count_due(ledger()))
+    for queued in take_requests(ledger(), KINDS, crm_settings()):
+        _wake_lanes(queued)
+
+
+def _wake_lanes(due: Mapping[str, int]) -> None:
     for lane in LANES:
         if count := due.get(lane, 0):
             wake(lane, wake_ups_for(count))

@@ -27,9 +27,13 @@ MAY_IMPORT = {
         "tasks", "worker/app.py", "worker/ledger", "worker/operation.py", "worker/sandbox", "worker/testbed",
     },
     "tasks": {
-        "worker/app.py", "worker/b2copy", "worker/errors.py", "worker/flow", "worker/ids.py", "worker/json_lines.py",
-        "worker/kind.py", "worker/ledger", "worker/messages", "worker/operation.py", "worker/process.py",
-        "worker/queues.py", "worker/settings.py", "worker/watch",
+        "worker/app.py", "worker/b2copy", "worker/crm", "worker/errors.py", "worker/flow", "worker/ids.py",
+        "worker/json_lines.py", "worker/kind.py", "worker/ledger", "worker/messages", "worker/operation.py",
+        "worker/process.py", "worker/queues.py", "worker/settings.py", "worker/watch",
+    },
+    "worker/crm": {
+        "worker/errors.py", "worker/kind.py", "worker/ledger", "worker/messages", "worker/operation.py",
+        "worker/queues.py", "worker/settings.py",
     },
     "worker/messages": {
         "worker/app.py", "worker/errors.py", "worker/kind.py", "worker/ledger", "worker/operation.py",

@@ -100,18 +100,30 @@ def check_recordable(new: New) -> None:
     _given(new, by="")
 
 
-def fail_message(ledger: Ledger, message_id: str, task: str, problem: str, by: str, raw: str) -> Recorded:
-    """Store a message that could not be recorded as a failed operation `message:<id>`. The same id is stored once."""
+def fail_message(
+    ledger: Ledger, message_id: str, task: str, problem: str, by: str, raw: str, connection: Connection | None = None
+) -> Recorded:
+    """Store a message that could not be recorded as a failed operation `message:<id>`. The same id is stored once.
+
+    With `connection`, inside the caller's own transaction.
+    """
     payload = {"task": _printable(task), "message": raw[: PAYLOAD_LIMIT // 8]}
     new = New(MESSAGE_KIND, _printable(f"message:{message_id}"), payload, lane="default")
     row = _given(new, by) | {"result": _encode({"error": problem})}
-    with ledger.writing() as connection:
-        stored = connection.execute(_FAIL[connection.dialect.name], {"rows": _batch([row])}).first()
-        if stored is not None:
-            ended(connection, [Ended(stored.id, new.key, None, State.FAILED)], stored.state_since)
-            return Recorded(stored.id, new.key, State.FAILED, created=True)
-        existing = connection.execute(_EXISTING, {"keys": [new.key]}).one()
-        return Recorded(existing.id, existing.key, State(existing.state), created=False)
+    if connection is not None:
+        return _store_failed(connection, row)
+    with ledger.writing() as own:
+        return _store_failed(own, row)
+
+
+def _store_failed(connection: Connection, row: dict[str, Any]) -> Recorded:
+    key = row["key"]
+    stored = connection.execute(_FAIL[connection.dialect.name], {"rows": _batch([row])}).first()
+    if stored is not None:
+        ended(connection, [Ended(stored.id, key, None, State.FAILED)], stored.state_since)
+        return Recorded(stored.id, key, State.FAILED, created=True)
+    existing = connection.execute(_EXISTING, {"keys": [key]}).one()
+    return Recorded(existing.id, key, State(existing.state), created=False)
 
 
 def _record(connection: Connection, rows: list[dict[str, Any]]) -> list[Recorded]:
