@@ -33,7 +33,7 @@ from worker.ledger import check_recordable, find, record
 from worker.messages.wake_up import wake_soon, wake_ups_for
 from worker.operation import New, OnUnknown, Operation, Recorded, State
 from worker.process import me
-from worker.queues import LANES
+from worker.queues import REQUEST_LANES
 from worker.settings import crm_settings
 from worker.watch.logs import guard_our_loggers
 
@@ -139,8 +139,8 @@ def many(
 
     `lane` moves them, a backfill to `bulk` for instance.
     """
-    if lane is not None and lane not in LANES:
-        raise BadPayload(f"lane: {lane!r} is none of {', '.join(LANES)}")
+    if lane is not None and lane not in REQUEST_LANES:
+        raise BadPayload(f"lane: {lane!r} is none of {', '.join(REQUEST_LANES)}")
     checked = JsonLines()
     for new in _checked(kind, rows):
         values = list(_values_of(new))

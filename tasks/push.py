@@ -5,9 +5,10 @@ from typing import Any
 
 from celery import signals
 
-from tasks.registry import KINDS
-from worker.app import app, b2copy, ledger
+from tasks.registry import ALL_KINDS
+from worker.app import app, b2copy, ledger, webhook
 from worker.flow.pusher import Pusher
+from worker.ledger.notices import CRM
 from worker.messages.wake_up import wake
 from worker.process import PerProcess
 from worker.settings import worker_settings
@@ -18,7 +19,7 @@ log = logging.getLogger(__name__)
 @PerProcess
 def pusher() -> Pusher:
     """This process's pusher."""
-    return Pusher(ledger(), KINDS, {"b2copy": b2copy}, worker_settings())
+    return Pusher(ledger(), ALL_KINDS, {"b2copy": b2copy, CRM: webhook}, worker_settings())
 
 
 @app.task(name="b2copy.push")

@@ -46,6 +46,11 @@ MAY_IMPORT = {
     "worker/app.py": {
         "worker/b2copy", "worker/celery_app.py", "worker/errors.py", "worker/http", "worker/ledger",
         "worker/process.py", "worker/queues.py", "worker/session", "worker/settings.py", "worker/watch",
+        "worker/webhook",
+    },
+    "worker/webhook": {
+        "worker/b2copy", "worker/errors.py", "worker/http", "worker/operation.py", "worker/process.py",
+        "worker/session", "worker/settings.py",
     },
     "worker/celery_app.py": {
         "worker/queues.py", "worker/redis_connection.py", "worker/redis_url.py", "worker/schedule.py",
@@ -201,7 +206,9 @@ def test_every_queue_we_name_is_served_and_none_that_is_not_ours(registered: dic
     served = {queue.name for queue in app.conf.task_queues}
 
     assert served == {INBOX, HOUSEKEEPING, *map(queue_of, LANES)}
-    assert served == {"b2copy.inbox", "b2copy.housekeeping", "b2copy.money", "b2copy.default", "b2copy.bulk"}
+    assert served == {
+        "b2copy.inbox", "b2copy.housekeeping", "b2copy.money", "b2copy.default", "b2copy.bulk", "b2copy.notify",
+    }  # fmt: skip
     assert "celery" not in served
     assert all(queue.exchange.name == queue.routing_key == queue.name for queue in app.conf.task_queues)
     for task in registered:

@@ -1,4 +1,4 @@
-"""The Celery app, and what each process holds one of: `ledger()`, `session()`, `b2copy()`.
+"""The Celery app, and what each process holds one of: `ledger()`, `session()`, `b2copy()`, `webhook()`.
 
 Importing this connects to nothing, reads no setting and loads neither the HTTP client nor cryptography, so that a CRM
 can import `tasks.enqueue` cheaply and a fork finds no socket to share.
@@ -17,7 +17,7 @@ from worker.celery_app import App, celery_settings
 from worker.errors import SettingsError
 from worker.ledger import Ledger, open_ledger
 from worker.process import PerProcess
-from worker.queues import LANES, MIN_CONCURRENCY
+from worker.queues import MIN_CONCURRENCY, REQUEST_LANES
 from worker.settings import crm_settings, worker_settings
 from worker.watch.logs import guard, guard_our_loggers
 from worker.watch.repeat_limit import limit_repeats
@@ -25,12 +25,14 @@ from worker.watch.repeat_limit import limit_repeats
 if TYPE_CHECKING:
     from worker.b2copy import B2Copy
     from worker.session import SharedSession
+    from worker.webhook.endpoint import Endpoint
 
 
 @PerProcess
 def ledger() -> Ledger:
     """This process's ledger. Raises `SettingsError` if its schema is not this version's."""
-    return open_ledger(crm_settings().database_url)
+    settings = crm_settings()
+    return open_ledger(settings.database_url, with_notices=settings.webhook_url is not None)
 
 
 @PerProcess
@@ -49,7 +51,15 @@ def b2copy() -> "B2Copy":
 
     settings = worker_settings()
     # Each lane has senders of its own.
-    return B2Copy(Http({"service_admin": session()}, settings, connections=settings.concurrency * len(LANES)))
+    return B2Copy(Http({"service_admin": session()}, settings, connections=settings.concurrency * len(REQUEST_LANES)))
+
+
+@PerProcess
+def webhook() -> "Endpoint":
+    """This process's client of the CRM's webhook."""
+    from worker.webhook.endpoint import Endpoint
+
+    return Endpoint(worker_settings())
 
 
 def _settings_or_exit() -> dict[str, Any]:
@@ -80,11 +90,13 @@ def check_before_work(conf: Any = None, options: Any = None, **_: Any) -> None:
         return
     from worker.http import check as check_transport
     from worker.session import check_keys
+    from worker.webhook.endpoint import check_webhook
 
     try:
         check_options(options or {})
         check_keys(worker_settings())
         check_transport(worker_settings().ca_file)
+        check_webhook(worker_settings())
         open_ledger(crm_settings().database_url, create=True).close()
         ledger()
     except SettingsError as error:

@@ -1,6 +1,12 @@
 """The queues: which messages go where, and in which order the lanes are served."""
 
-LANES = ("money", "default", "bulk")
+NOTIFY = "notify"
+"""The lane of notices to the CRM. Nobody requests these operations: the ledger records them."""
+
+REQUEST_LANES = ("money", "default", "bulk")
+"""The lanes of operations at B2COPY, in the order they are served."""
+
+LANES = (*REQUEST_LANES, NOTIFY)
 """Which queue an operation's wake-ups go through, in the order they are served."""
 
 INBOX = "b2copy.inbox"  # messages with arguments, from anywhere

@@ -52,6 +52,18 @@ def _base_url(value: str) -> str:
     return f"{parts.scheme}://{parts.netloc.lower()}"
 
 
+def _webhook_url(value: str) -> str:
+    """Accept an absolute http or https URL without user and fragment."""
+    parts = urlsplit(value.strip())
+    if parts.scheme not in {"https", "http"} or not parts.hostname or parts.port == 0:
+        raise ValueError("must be a URL such as https://crm.example.com/webhooks/b2copy")
+    if parts.username or parts.password or parts.fragment:
+        raise ValueError("must hold no user, password or fragment: notices are signed")
+    if not re.fullmatch(r"[!-~]+", value.strip()):
+        raise ValueError("must hold printable ASCII characters without spaces alone")
+    return value.strip()
+
+
 def _ip_address(value: str) -> str:
     try:
         return str(ipaddress.ip_address(value.strip()))
@@ -113,6 +125,7 @@ def _call_paths(value: list[str]) -> list[str]:
 
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=False)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
+WebhookUrl = Annotated[str, AfterValidator(_webhook_url)]
 IpAddress = Annotated[str, AfterValidator(_ip_address)]
 DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
 RedisUrl = Annotated[str, AfterValidator(checked_redis_url)]
@@ -129,6 +142,15 @@ class LedgerSettings(BaseSettings):
         description="The ledger: sqlite:////absolute/path, or postgresql://user@host/name.",
     )
     retention: Seconds = Field(400 * 86400.0, description="How long a final operation is kept before purge takes it.")
+
+    webhook_url: WebhookUrl | None = Field(
+        None,
+        description="Where the CRM is told what became of each operation, by signed webhook: https://..., or http:// to"
+        " a loopback address. The same for all processes, CRM hosts included.",
+    )
+    webhook_plaintext: Literal["refused", "allowed"] = Field(
+        "refused", description="Whether notices may go to another host by http:// without TLS."
+    )
 
 
 class CrmSettings(LedgerSettings):
@@ -202,6 +224,13 @@ class Settings(CrmSettings):
     fees_restart: Literal["same", "suffixed"] = Field(
         "same", description="The request_id of a replayed fee run that ended in error: the same, or with a suffix."
     )
+    webhook_secret_file: Path | None = Field(
+        None,
+        description="Secrets that sign the notices, whsec_ and base64 of 24 to 64 bytes, one per line, newest first.",
+    )
+    webhook_ca_file: Path | None = Field(
+        None, description="CA certificates for the CRM's host in B2COPY_WEBHOOK_URL, if not the usual ones."
+    )
 
 
 AnySettings = TypeVar("AnySettings", bound=LedgerSettings)
@@ -215,6 +244,7 @@ def load(kind: type[AnySettings]) -> AnySettings:
     except ValidationError as error:
         problems += [_describe(kind, dict(problem)) for problem in error.errors()]
     else:
+        problems += _webhook_problems(settings)
         if isinstance(settings, CrmSettings):
             problems += _redis_problems(settings)
         if isinstance(settings, Settings):
@@ -258,6 +288,17 @@ def _redis_problems(settings: CrmSettings) -> Iterator[str]:
             "B2COPY_REDIS_URL must be rediss:// (TLS): plain redis:// is accepted to a loopback address only."
             " Where the network between is encrypted, set B2COPY_REDIS_PLAINTEXT=allowed"
         )
+
+
+def _webhook_problems(settings: LedgerSettings) -> Iterator[str]:
+    url = urlsplit(settings.webhook_url or "")
+    if url.scheme == "http" and not is_loopback(url.hostname or "") and settings.webhook_plaintext != "allowed":
+        yield (
+            "B2COPY_WEBHOOK_URL must be https: plain http is accepted to a loopback address only."
+            " Where the network between is encrypted, set B2COPY_WEBHOOK_PLAINTEXT=allowed"
+        )
+    if isinstance(settings, Settings) and settings.webhook_url and not settings.webhook_secret_file:
+        yield "B2COPY_WEBHOOK_SECRET_FILE is not set: notices to B2COPY_WEBHOOK_URL must be signed"
 
 
 def _contradictions(settings: Settings) -> list[str]:

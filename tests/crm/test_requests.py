@@ -120,8 +120,8 @@ def test_another_spelling_of_an_equal_payload_is_the_same_operation(
         ({"payload": FEES % ("W" * 200_000)}, "payload: has more than 131072 characters"),
         ({"kind": "call", "payload": NOT_A_NUMBER}, "not JSON"),
         ({"lane": "fast"}, "lane: 'fast' is none of money, default, bulk"),
-        ({"batch": "two\nlines"}, "batch must be at most 255 printable characters"),
-        ({"trace_id": "t" * 256}, "trace_id must be at most 255 printable characters"),
+        ({"batch": "two\nlines"}, "batch must be 1 to 255 printable characters"),
+        ({"trace_id": "t" * 256}, "trace_id must be 1 to 255 printable characters"),
         ({"kind": "k" * 5_000}, "is not a kind"),
     ],
 )

@@ -27,7 +27,7 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List failed operations, newest first, with the last message of the other side."""
-    from tasks.registry import KINDS
+    from tasks.registry import ALL_KINDS
     from worker.ledger import search
     from worker.report.operation import report_on, summary
     from worker.report.text import clock
@@ -36,7 +36,7 @@ def list_(
         found = search(
             ledger, state=State.FAILED, failure_reason=reason, kind=kind, lane=lane, since=since, limit=limit + 1
         )
-        reports = [report_on(ledger, operation, KINDS) for operation in found[:limit]]
+        reports = [report_on(ledger, operation, ALL_KINDS) for operation in found[:limit]]
     more = len(found) > limit
     if as_json:
         output.document({"failed": [summary(report) for report in reports], "more": more})
@@ -63,11 +63,11 @@ def list_(
 
 def show(key: Key, as_json: Json = False) -> None:
     """Show a failed operation with all evidence, and what can be done about it."""
-    from tasks.registry import KINDS
+    from tasks.registry import ALL_KINDS
     from worker.report.operation import document, report_on
 
     with existing_ledger() as ledger:
-        report = report_on(ledger, look_up(ledger, key), KINDS)
+        report = report_on(ledger, look_up(ledger, key), ALL_KINDS)
     if as_json:
         output.document(document(report))
         return

@@ -23,11 +23,10 @@ from sqlalchemy.exc import DataError, DBAPIError
 from worker.errors import BadPayload
 from worker.kind import Kind
 from worker.ledger import Ledger, fail_message, record
-from worker.ledger.record import KEY_LIMIT
 from worker.ledger.schema import in_list, requests
 from worker.messages.evidence import PROBLEM_LIMIT, short, storable
 from worker.operation import New
-from worker.queues import LANES
+from worker.queues import REQUEST_LANES
 from worker.settings import CrmSettings
 
 log = logging.getLogger(__name__)
@@ -132,11 +131,8 @@ def _new(row: Row[Any], kinds: Mapping[str, Kind[Any]], settings: CrmSettings) -
     kind = kinds.get(name)
     if kind is None:
         raise BadPayload(f"kind: {name[:100]!r} is not a kind: there are {', '.join(sorted(kinds))}")
-    if lane is not None and lane not in LANES:
-        raise BadPayload(f"lane: {lane[:100]!r} is none of {', '.join(LANES)}")
-    for column, value in (("batch", batch), ("trace_id", trace_id)):
-        if value is not None and not (len(value) <= KEY_LIMIT and value.isprintable()):
-            raise BadPayload(f"{column} must be at most {KEY_LIMIT} printable characters, and is {value[:KEY_LIMIT]!r}")
+    if lane is not None and lane not in REQUEST_LANES:
+        raise BadPayload(f"lane: {lane[:100]!r} is none of {', '.join(REQUEST_LANES)}")
     new = kind.new(_object(_utf8(row, "payload")), settings)
     return replace(new, lane=lane or new.lane, batch=batch, trace_id=trace_id)
 

@@ -47,7 +47,10 @@ class NothingSent(Exception):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Request:
-    """A request to send. `name` stands for it in errors. `resendable`: sending it twice does no harm."""
+    """A request to send. `name` stands for it in errors. `resendable`: sending it twice does no harm.
+
+    Of an answer with a longer body than `answer_limit` (bytes, at most `BODY_LIMIT`) only the beginning is read.
+    """
 
     method: str
     url: str
@@ -55,6 +58,7 @@ class Request:
     headers: Mapping[str, str]
     body: bytes | None = None
     resendable: bool = False
+    answer_limit: int | None = None
 
     @property
     def may_reuse(self) -> bool:
@@ -76,6 +80,7 @@ class Handle:
         self._sockets = sockets
         self._name = ""
         self._unsent = b""
+        self._answer_limit: int | None = None
         self._reset()
         for option, value in (
             (curl.NOSIGNAL, 1),
@@ -110,6 +115,7 @@ class Handle:
         curl = self.curl
         self._reset()
         self._name = request.name
+        self._answer_limit = request.answer_limit
         curl.setopt(curl.URL, request.url)
         headers = [f"{name}: {value}" for name, value in request.headers.items() if name != "Content-Length"]
         curl.setopt(curl.HTTPHEADER, [*headers, "Expect:", "Accept-Encoding:"])
@@ -129,7 +135,8 @@ class Handle:
         makes an answer.
         """
         curl, name = self.curl, self._name
-        if error is None and self._head_is_whole:
+        is_cut_by_us = self._answer_limit is not None and self._size > self._answer_limit
+        if (error is None or is_cut_by_us) and self._head_is_whole:
             return Answer(curl.getinfo(curl.RESPONSE_CODE), Headers(self._head), b"".join(self._parts))
         code, text = (0, "cut inside the headers") if error is None else (error.args[0], str(error.args[1])[:150])
         is_closed = code in _CLOSED and not self._opened and not self._head
@@ -179,7 +186,7 @@ class Handle:
 
     def _on_body(self, part: bytes) -> int | None:
         self._size += len(part)
-        if self._size > BODY_LIMIT:
+        if self._size > (self._answer_limit or BODY_LIMIT):
             return 0  # ends the transfer
         self._parts.append(part)
         return None

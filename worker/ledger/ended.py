@@ -5,8 +5,12 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection
 
+from worker.ledger.notices import record_notices
 from worker.ledger.ordering import release_children, release_line
 from worker.operation import State
+
+WITH_NOTICES = "b2copy_with_notices"
+"""The option of a ledger's engine that says whether the CRM wants notices."""
 
 
 class Ended(NamedTuple):
@@ -21,6 +25,8 @@ class Ended(NamedTuple):
 def ended(connection: Connection, operations: Sequence[Ended], now: int) -> None:
     """Release the next operation of each entity, and the children of those that succeeded. `now` is in ms.
 
+    If the CRM wants notices, record one for each.
+
     Called wherever an operation becomes final: settle, late answer, cancel, stop asking, resolve, expiry, unusable
     message. A child whose parent failed is not released: it waits for the parent's replay until its own deadline.
     """
@@ -28,3 +34,5 @@ def ended(connection: Connection, operations: Sequence[Ended], now: int) -> None
         return
     release_line(connection, [one.entity for one in operations if one.entity], now)
     release_children(connection, [one.key for one in operations if one.state == State.SUCCEEDED], now)
+    if connection.get_execution_options().get(WITH_NOTICES):
+        record_notices(connection, [one.id for one in operations], now)
