@@ -4,8 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from worker.flow.sender import run_without_waiting
-from worker.http import Answer, Http
+from worker.http import Answer, Http, event_loop
 from worker.operation import OnUnknown
 
 Found = TypeVar("Found")
@@ -25,4 +24,4 @@ def until(condition: Callable[[], Found], within: float = 10.0, every: float = 0
 
 def post(http: Http, path: str, payload: Mapping[str, Any], on_unknown: OnUnknown = OnUnknown.STOP) -> Answer:
     """Send one POST with the service admin's token, in this thread."""
-    return run_without_waiting(http.request("POST", path, json=payload, on_unknown=on_unknown))
+    return event_loop().run(http.request("POST", path, json=payload, on_unknown=on_unknown))

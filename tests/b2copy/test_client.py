@@ -21,8 +21,7 @@ from worker.errors import (
     Unavailable,
     UnknownOutcome,
 )
-from worker.flow.sender import run_without_waiting
-from worker.http import Http
+from worker.http import Http, event_loop
 from worker.operation import OnUnknown
 from worker.sandbox.control_client import SandboxControl
 from worker.testbed.environment import Environment
@@ -35,11 +34,11 @@ ALL = ["/api/admin/*"]
 
 def process_fees(client: B2Copy, login: str, request_id: str) -> FeeStatus:
     body = {"account_login": login, "request_id": request_id}
-    return run_without_waiting(client.send(PROCESS, body, OnUnknown.START_OR_GET))
+    return event_loop().run(client.send(PROCESS, body, OnUnknown.START_OR_GET))
 
 
 def call(client: B2Copy, path: str, payload: dict[str, Any]) -> dict[str, Any]:
-    return run_without_waiting(client.send(route_to(path, ALL), payload, OnUnknown.STOP))
+    return event_loop().run(client.send(route_to(path, ALL), payload, OnUnknown.STOP))
 
 
 @pytest.fixture

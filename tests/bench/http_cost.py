@@ -122,12 +122,7 @@ def by_threads(url: str, at_once: int, ca_file: str | None) -> Callable[[int], N
     http = our_http(url, at_once, ca_file)
 
     def call() -> Any:
-        request = http.request("POST", PATH, json=BODY, on_unknown=OnUnknown.START_OR_GET)
-        try:
-            request.send(None)
-        except StopIteration as end:
-            return end.value.json()
-        raise AssertionError("the request was suspended")
+        return event_loop().run(http.request("POST", PATH, json=BODY, on_unknown=OnUnknown.START_OR_GET)).json()
 
     return in_threads(at_once, lambda: call)
 

@@ -1,8 +1,10 @@
 """A ledger of this test's own, and an engine that runs the test's own kind of operation."""
 
+import asyncio
 import dataclasses
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -31,10 +33,14 @@ LOOK = Route("list", "", "GET", "/list", lambda body, sent: body, has_effect=Fal
 
 
 class LocalDestination:
-    """A destination in this process, so that a test decides what each call meets and when it ends."""
+    """A destination in this process, so that a test decides what each call meets and when it ends.
+
+    Each call runs in a thread of its own, so that it may block as a slow server does.
+    """
 
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
+        self._threads = ThreadPoolExecutor(100)
         self.calls: list[str] = []  # request ids
         self.on_unknown: list[OnUnknown] = []
 
@@ -44,7 +50,7 @@ class LocalDestination:
     async def send(self, route: Route[Any], body: Mapping[str, Any], on_unknown: OnUnknown) -> Any:
         self.calls.append(body["request_id"])
         self.on_unknown.append(on_unknown)
-        return self._answer(body["request_id"])
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._answer, body["request_id"])
 
 
 async def call_once(attempt: Attempt, fees: Fees) -> Outcome:

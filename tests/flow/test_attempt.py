@@ -24,6 +24,7 @@ from worker.flow import gate as gate_module
 from worker.flow.circuit_breaker import FAILURES_TO_OPEN
 from worker.flow.lease_renewal import LeaseRenewal
 from worker.flow.meaning import meaning_of
+from worker.http import event_loop
 from worker.kind import Attempt
 from worker.ledger import Ledger, attempts_of
 from worker.operation import PROGRESS_LIMIT, Claim, Done, FailureReason, Later, OnUnknown, Outcome, State, WaitReason
@@ -143,7 +144,7 @@ def test_a_gate_that_closes_between_two_calls_makes_the_operation_continue_later
     def answer(request_id: str) -> Any:
         for _ in range(FAILURES_TO_OPEN if request_id == "W1/create" else 0):
             error = Unavailable("another operation's call")
-            gates[0].record(error, meaning_of(error))
+            event_loop().run(gates[0].record(error, meaning_of(error)))
         return {"id": 7}
 
     destination = LocalDestination(answer)

@@ -1,7 +1,5 @@
 """While a destination is unavailable, one call per interval probes it."""
 
-from collections.abc import Callable
-
 import pytest
 
 from tests.support import until
@@ -15,24 +13,13 @@ def _probe_often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def events() -> list[str]:
-    return []
+def breaker() -> CircuitBreaker:
+    return CircuitBreaker(may_probe=lambda: True)
 
 
-def a_breaker(
-    events: list[str], may_probe: Callable[[], bool] = lambda: True, failures_to_open: int = FAILURES_TO_OPEN
-) -> CircuitBreaker:
-    return CircuitBreaker(lambda: events.append("opened"), lambda: events.append("closed"), may_probe, failures_to_open)
-
-
-@pytest.fixture
-def breaker(events: list[str]) -> CircuitBreaker:
-    return a_breaker(events)
-
-
-def fail(breaker: CircuitBreaker, times: int = FAILURES_TO_OPEN) -> None:
-    for _ in range(times):
-        breaker.record_failure()
+def fail(breaker: CircuitBreaker, times: int = FAILURES_TO_OPEN) -> list[bool]:
+    """Record failures; return for each of them whether it opened the breaker."""
+    return [breaker.record_failure() for _ in range(times)]
 
 
 def test_a_closed_breaker_lets_everything_pass(breaker: CircuitBreaker) -> None:
@@ -40,29 +27,29 @@ def test_a_closed_breaker_lets_everything_pass(breaker: CircuitBreaker) -> None:
     assert breaker.until_probe_s() == 0.0
 
 
-def test_failures_with_a_success_between_them_do_not_open_it(breaker: CircuitBreaker, events: list[str]) -> None:
-    fail(breaker, FAILURES_TO_OPEN - 1)
-    breaker.record_success()
-    fail(breaker, FAILURES_TO_OPEN - 1)
+def test_failures_with_a_success_between_them_do_not_open_it(breaker: CircuitBreaker) -> None:
+    assert not any(fail(breaker, FAILURES_TO_OPEN - 1))
+    assert not breaker.record_success()
+    assert not any(fail(breaker, FAILURES_TO_OPEN - 1))
 
     assert not breaker.is_open
     assert breaker.take(50) == 50
-    assert events == []
 
 
-def test_failures_in_a_row_open_it(breaker: CircuitBreaker, events: list[str]) -> None:
-    fail(breaker, FAILURES_TO_OPEN + 3)
+def test_failures_in_a_row_open_it(breaker: CircuitBreaker) -> None:
+    opened = fail(breaker, FAILURES_TO_OPEN + 3)
 
     assert breaker.is_open
     assert (breaker.available(50), breaker.take(50)) == (0, 0)
     assert 0 < breaker.until_probe_s() <= 0.1
-    assert events == ["opened"]
+    assert opened.count(True) == 1
+    assert opened.index(True) == FAILURES_TO_OPEN - 1
 
 
-def test_one_failure_opens_a_breaker_that_is_made_so(events: list[str]) -> None:
-    breaker = a_breaker(events, failures_to_open=1)
+def test_one_failure_opens_a_breaker_that_is_made_so() -> None:
+    breaker = CircuitBreaker(lambda: True, failures_to_open=1)
 
-    breaker.record_failure()
+    assert breaker.record_failure()
 
     assert breaker.is_open
 
@@ -87,8 +74,8 @@ def test_asking_what_is_available_takes_no_probe(breaker: CircuitBreaker) -> Non
     assert breaker.take(1) == 1
 
 
-def test_only_the_process_that_may_probe_does(events: list[str]) -> None:
-    breaker = a_breaker(events, may_probe=lambda: False)
+def test_only_the_process_that_may_probe_does() -> None:
+    breaker = CircuitBreaker(may_probe=lambda: False)
     fail(breaker)
     until(lambda: breaker.until_probe_s() == 0.0)
 
@@ -97,14 +84,13 @@ def test_only_the_process_that_may_probe_does(events: list[str]) -> None:
     assert breaker.until_probe_s() > 0  # and it asks again only after the interval
 
 
-def test_one_success_closes_it(breaker: CircuitBreaker, events: list[str]) -> None:
+def test_one_success_closes_it(breaker: CircuitBreaker) -> None:
     fail(breaker)
-    breaker.record_success()
-    breaker.record_success()
 
+    assert breaker.record_success()
+    assert not breaker.record_success()
     assert not breaker.is_open
     assert breaker.take(50) == 50
-    assert events == ["opened", "closed"]
 
 
 def test_times_opened_counts_the_openings(breaker: CircuitBreaker) -> None:

@@ -35,6 +35,7 @@ from worker.flow import circuit_breaker, gate, rate_limit
 from worker.flow.circuit_breaker import FAILURES_TO_OPEN
 from worker.flow.gate import Gate
 from worker.flow.meaning import meaning_of
+from worker.http import event_loop
 from worker.kind import Attempt
 from worker.ledger import Ledger, attempts_of, search
 from worker.operation import Done, FailureReason, Outcome, State, WaitReason
@@ -53,7 +54,7 @@ def a_gate(**settings: Any) -> Gate:
 
 
 def record(gate: Gate, learned: Outcome | Exception) -> None:
-    gate.record(learned, meaning_of(learned))
+    event_loop().run(gate.record(learned, meaning_of(learned)))
 
 
 class Switched(LocalDestination):
@@ -328,7 +329,7 @@ class TestRateLimit:
 
         began = time.monotonic()
         with pytest.raises(PermitRefused):
-            full.pass_one(urgent=True)
+            event_loop().run(full.pass_one(urgent=True))
 
         assert time.monotonic() - began < 1.0
 
@@ -338,7 +339,7 @@ class TestRateLimit:
             record(closed_gate, Unavailable("x"))
 
         with pytest.raises(CircuitOpen):
-            closed_gate.pass_one(urgent=True)
+            event_loop().run(closed_gate.pass_one(urgent=True))
 
 
 def test_a_closed_gate_makes_no_lane_claim_in_a_loop(

@@ -1,19 +1,26 @@
 """Polls of pending operations take at most half of the capacity."""
 
+import asyncio
+
 import pytest
 from sqlalchemy.exc import OperationalError
 
 from worker.flow.poll_spacing import PollSpacing
 
 
+def counted(spacing: PollSpacing) -> PollSpacing:
+    asyncio.run(spacing.recount())
+    return spacing
+
+
 def test_under_a_rate_limit_polls_take_half_of_it() -> None:
-    spacing = PollSpacing(lambda: 10_000, concurrency=10, per_second=10.0)
+    spacing = counted(PollSpacing(lambda: 10_000, concurrency=10, per_second=10.0))
 
     assert spacing.between_polls_s(0.05) == pytest.approx(10_000 / 5)
 
 
 def test_without_a_limit_the_capacity_is_measured_from_the_calls() -> None:
-    spacing = PollSpacing(lambda: 1_000, concurrency=10, per_second=None)
+    spacing = counted(PollSpacing(lambda: 1_000, concurrency=10, per_second=None))
 
     assert spacing.between_polls_s(0.1) == pytest.approx(1_000 / 50)  # 10 at once, 0.1 s each: 100/s, half of it polls
     for _ in range(100):
@@ -22,34 +29,43 @@ def test_without_a_limit_the_capacity_is_measured_from_the_calls() -> None:
 
 
 def test_a_few_pending_operations_are_polled_as_scheduled() -> None:
-    assert PollSpacing(lambda: 3, concurrency=10, per_second=None).between_polls_s(0.01) < 0.01
+    assert counted(PollSpacing(lambda: 3, concurrency=10, per_second=None)).between_polls_s(0.01) < 0.01
 
 
 def test_an_answer_that_took_no_time_does_not_mean_endless_capacity() -> None:
-    assert PollSpacing(lambda: 10_000, concurrency=10, per_second=None).between_polls_s(0.0) > 1
+    assert counted(PollSpacing(lambda: 10_000, concurrency=10, per_second=None)).between_polls_s(0.0) > 1
 
 
 def test_the_ledger_counts_once_a_second_however_many_polls_there_are() -> None:
-    counted: list[int] = []
+    counts: list[int] = []
 
     def count_pending() -> int:
-        counted.append(1)
+        counts.append(1)
         return 100
 
     spacing = PollSpacing(count_pending, concurrency=10, per_second=10.0)
-    assert {spacing.between_polls_s(0.01) for _ in range(1000)} == {20.0}
-    assert len(counted) == 1
+
+    async def poll_at_once() -> set[float]:
+        async def poll() -> float:
+            await spacing.recount()
+            return spacing.between_polls_s(0.01)
+
+        return set(await asyncio.gather(*[poll() for _ in range(1000)]))
+
+    asyncio.run(poll_at_once())
+    assert asyncio.run(poll_at_once()) == {20.0}
+    assert len(counts) == 1
 
 
 def test_the_last_count_is_used_while_the_ledger_is_unavailable() -> None:
     def unavailable() -> int:
         raise OperationalError("SELECT", {}, Exception("gone"))
 
-    assert PollSpacing(unavailable, concurrency=10, per_second=10.0).between_polls_s(0.01) == 0.0
+    assert counted(PollSpacing(unavailable, concurrency=10, per_second=10.0)).between_polls_s(0.01) == 0.0
 
 
 def test_calls_that_were_in_flight_while_the_process_was_suspended_do_not_make_b2copy_slow() -> None:
-    spacing = PollSpacing(lambda: 100, concurrency=10, per_second=None)
+    spacing = counted(PollSpacing(lambda: 100, concurrency=10, per_second=None))
     usual_s = spacing.between_polls_s(0.2)
 
     for _ in range(10):

@@ -96,29 +96,6 @@ def test_an_operation_that_fails_on_our_side_does_not_stop_the_next(ledger: Ledg
     assert (evidence.outcome, evidence.message) == ("internal", "ZeroDivisionError: ours")
 
 
-def test_an_attempt_that_waits_for_something_else_than_its_calls_is_our_fault(ledger: Ledger, engine: Engine) -> None:
-    import asyncio
-
-    async def attempt(attempt: Attempt, fees: Fees) -> Outcome:
-        await asyncio.sleep(0)
-        return Done()
-
-    record_operation(ledger)
-    engine(None, fees_kind(attempt)).drain("money")
-
-    assert find_operation(ledger).failure_reason == FailureReason.INTERNAL
-
-
-def test_a_sender_that_meets_the_worst_still_returns_its_claim(ledger: Ledger, engine: Engine) -> None:
-    async def attempt(attempt: Attempt, fees: Fees) -> Outcome:
-        raise SystemExit("a kind that ends its thread")
-
-    record_operations(ledger, *(f"W{number}" for number in range(worker_settings().concurrency + 1)))
-    engine(None, fees_kind(attempt)).drain("money")
-
-    assert set(states(ledger).values()) == {"failed"}
-
-
 def test_a_kind_that_this_version_does_not_know_waits_for_a_newer_one(ledger: Ledger, engine: Engine) -> None:
     record_operation(ledger)
     engine(None, fees_kind(name="other")).drain("money")

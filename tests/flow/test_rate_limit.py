@@ -120,6 +120,7 @@ def test_a_hold_is_for_the_whole_fleet_and_ends(settings: Settings) -> None:
     one, other = limit(settings, "0"), limit(settings, "0")
 
     one.hold(0.5)
+    one.share_hold()
 
     assert (one.take(5, urgent=True), other.take(5, urgent=True), other.available(5, urgent=True)) == (0, 0, 0)
     assert 0 < other.held_s() <= 0.5
@@ -133,6 +134,7 @@ def test_a_process_notices_the_hold_of_another_within_the_check_interval(setting
     assert other.take(1, urgent=True) == 1  # it has just looked
 
     one.hold(5.0)
+    one.share_hold()
 
     until(lambda: other.take(1, urgent=True) == 0, within=rate_limit.HOLD_CHECK_S * 5)
 
@@ -141,22 +143,29 @@ def test_a_shorter_hold_does_not_end_a_longer_one(settings: Settings) -> None:
     one, other = limit(settings, "0"), limit(settings, "0")
 
     one.hold(60.0)
+    one.share_hold()
     one.hold(1.0)
+    one.share_hold()
+    other.look_at_hold()
 
     assert one.held_s() > 50
     assert other.held_s() > 50
 
 
 def test_a_hold_does_not_concern_another_destination(settings: Settings) -> None:
-    limit(settings, "0").hold(60.0)
+    one, other = limit(settings, "0"), limit(settings, "0", destination="crm")
 
-    assert limit(settings, "0", destination="crm").held_s() == 0
+    one.hold(60.0)
+    one.share_hold()
+
+    assert other.take(1, urgent=True) == 1
 
 
 def test_a_process_holds_by_itself_if_redis_does_not_answer(settings: Settings) -> None:
     alone = limit(settings, "0", **NOWHERE)
 
     alone.hold(60.0)
+    alone.share_hold()
 
     assert alone.take(1, urgent=True) == 0
 

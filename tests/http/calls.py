@@ -3,11 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from worker.flow.sender import run_without_waiting
-from worker.http import Answer, Http
+from worker.http import Answer, Http, event_loop
 from worker.operation import OnUnknown
 
 
 def post(http: Http, path: str, json: Mapping[str, Any] | None, on_unknown: OnUnknown = OnUnknown.REPEAT) -> Answer:
     """POST `json` and return the answer."""
-    return run_without_waiting(http.request("POST", path, json=json, on_unknown=on_unknown))
+    return event_loop().run(http.request("POST", path, json=json, on_unknown=on_unknown))

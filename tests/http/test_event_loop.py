@@ -1,13 +1,17 @@
 """What blocks stays off the event loop, and every kind of caller reaches it."""
 
 import asyncio
+import socket
 import threading
 import time
-from typing import NamedTuple
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any, NamedTuple
 
 import pytest
 
 from tests.http.raw_server import OK, Wire
+from tests.support import until
 from tests.test_app import refused, run
 from worker.errors import SessionUnavailable
 from worker.http import Http, event_loop
@@ -106,14 +110,35 @@ def test_a_request_that_is_cancelled_leaves_the_connections_usable(http: Http, w
     assert wire.connections == 2
 
 
-def test_another_event_loop_awaits_a_request(http: Http, tokens: SlowTokens) -> None:
+async def end_the_thread() -> None:
+    raise SystemExit("a task that ends its thread")
+
+
+async def stop_the_loop() -> None:
+    asyncio.get_running_loop().stop()
+
+
+@pytest.mark.parametrize("task", [end_the_thread, stop_the_loop])
+def test_nothing_ends_the_loop_and_the_requests_in_flight(
+    http: Http, wire: Wire, tokens: SlowTokens, task: Callable[[], Coroutine[Any, Any, None]]
+) -> None:
     tokens.token = Token("access", 1)
+    may_answer = threading.Event()
 
-    async def both() -> list[int]:
-        answers = await asyncio.gather(*[http.request("POST", "/x", json={}) for _ in range(2)])
-        return [answer.status for answer in answers]
+    def answer(connection: socket.socket, request: bytes) -> None:
+        assert may_answer.wait(10)
+        connection.sendall(OK)
 
-    assert asyncio.run(both()) == [200, 200]
+    wire.answer = answer
+    running = event_loop().submit(http.request("POST", "/x", json={}))
+    until(lambda: wire.requests)
+
+    with suppress(SystemExit):
+        event_loop().submit(task()).result(10)
+    may_answer.set()
+
+    assert running.result(10).status == 200
+    assert event_loop().run(http.request("POST", "/x", json={})).status == 200
 
 
 def test_waiting_for_the_loop_on_the_loop_is_refused(http: Http) -> None:

@@ -1,5 +1,6 @@
 """One attempt at an operation, as its kind sees it: the HTTP calls it makes, and the evidence it leaves."""
 
+import asyncio
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -59,7 +60,7 @@ class RunningAttempt:
 
     async def call(self, route: Route[Any], body: Mapping[str, Any]) -> Any:
         if self.steps:  # the permit of the first call was taken when the operation was claimed
-            self._gate.pass_one(self._urgent)
+            await self._gate.pass_one(self._urgent)
             if not self._lease_is_valid(self.claim):
                 raise LeaseTooShort("too little is left of the lease")
         # A request without an effect may be sent twice, whatever the operation permits.
@@ -74,7 +75,7 @@ class RunningAttempt:
         return answer
 
     async def earlier_attempts(self) -> list[AttemptRecord]:
-        return attempts_of(self._ledger, self.claim.id)
+        return await asyncio.to_thread(attempts_of, self._ledger, self.claim.id)
 
     def _record_step(self, route: Route[Any], began: float, error: Exception | None) -> None:
         status: int | None

@@ -17,19 +17,11 @@ PROBE_EVERY_S = 2.0  # between two probes while open
 class CircuitBreaker:
     """Closed: all may call. Open: one probe every `PROBE_EVERY_S`. Any success closes it. Thread-safe.
 
-    `may_probe` is asked for each probe, so that one process of the fleet makes it. `on_open` and `on_close` are called
-    in the thread of the call that opened or closed it.
+    `may_probe` is asked for each probe, so that one process of the fleet makes it.
     """
 
-    def __init__(
-        self,
-        on_open: Callable[[], None],
-        on_close: Callable[[], None],
-        may_probe: Callable[[], bool],
-        failures_to_open: int = FAILURES_TO_OPEN,
-    ) -> None:
-        self._on_open, self._on_close, self._may_probe = on_open, on_close, may_probe
-        self._failures_to_open = failures_to_open
+    def __init__(self, may_probe: Callable[[], bool], failures_to_open: int = FAILURES_TO_OPEN) -> None:
+        self._may_probe, self._failures_to_open = may_probe, failures_to_open
         self._lock = threading.Lock()
         self._failures = 0
         self._next_probe = 0.0  # monotonic seconds
@@ -60,22 +52,26 @@ class CircuitBreaker:
         """Return the seconds until this process may try to probe; 0 if the circuit is closed."""
         return max(0.0, self._next_probe - time.monotonic()) if self.is_open else 0.0
 
-    def record_failure(self) -> None:
-        """Note that the destination did not answer, or answered with a failure of its own."""
+    def record_failure(self) -> bool:
+        """Note that the destination did not answer, or answered with a failure of its own.
+
+        Returns whether this opens the breaker.
+        """
         with self._lock:
             self._failures += 1
             opened = self._failures == self._failures_to_open
             if opened:
                 self.times_opened += 1
                 self._next_probe = time.monotonic() + PROBE_EVERY_S
-        if opened:
-            self._on_open()
+        return opened
 
-    def record_success(self) -> None:
-        """Note that the destination answered, whatever it answered about the operation."""
+    def record_success(self) -> bool:
+        """Note that the destination answered, whatever it answered about the operation.
+
+        Returns whether this closes the breaker.
+        """
         if not self._failures:  # the usual case takes no lock
-            return
+            return False
         with self._lock:
             was_open, self._failures = self.is_open, 0
-        if was_open:
-            self._on_close()
+        return was_open

@@ -1,18 +1,23 @@
 """The gate to one destination: everything that must be open before a request is sent.
 
     lane, when it claims:      gate.available(wanted)  ->  claim so many  ->  gate.take(claimed)
-    sender, before it sends:   gate.may_send(times_opened), lease valid
-    attempt, its later calls:  gate.pass_one()
-    sender, after an attempt:  gate.record(...)
+    sender, before it sends:   await gate.may_send(times_opened), lease valid
+    attempt, its later calls:  await gate.pass_one()
+    sender, after an attempt:  await gate.record(...)
 
 The permits for first calls are taken when operations are claimed, so that no sender waits for the rate limit then, and
 no permit is taken when nothing is due. A later call of an attempt does wait for its permit, in the sender: otherwise
 first calls would take all permits, and attempts of two calls would begin again and again without ever ending.
+
+What a lane asks blocks its thread. What senders and attempts ask runs on the event loop: a thread asks Redis and the
+ledger for them.
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from worker.errors import AccessRejected, B2CopyError, CircuitOpen, PermitRefused, RateLimited
 from worker.flow.circuit_breaker import CircuitBreaker
@@ -25,6 +30,7 @@ log = logging.getLogger(__name__)
 
 HOLD_WITHOUT_RETRY_AFTER_S = 1.0  # after a 429 that does not say how long
 PERMIT_PATIENCE_S = 5.0  # that a later call of an attempt waits for its permit
+WAITS_FOR_CIRCUIT = (WaitReason.BACKOFF, WaitReason.CIRCUIT_OPEN, WaitReason.NO_ACCESS)
 
 
 class Gate:
@@ -38,23 +44,13 @@ class Gate:
     ) -> None:
         self._destination = destination
         self._device_ip = settings.device_ip
+        self._make_due = make_due
         self.rate_limit = RateLimit(destination, settings)
-        self._last_failure: Outcome | Exception | None = None
         self._last_served = 0.0  # monotonic seconds
-        waits_for_destination = (WaitReason.BACKOFF, WaitReason.CIRCUIT_OPEN, WaitReason.NO_ACCESS)
-        self._circuit = CircuitBreaker(
-            on_open=self._log_opened,
-            on_close=lambda: self._close_circuit(lambda: make_due(destination, waits_for_destination)),
-            may_probe=self.rate_limit.may_probe,
-        )
+        self._circuit = CircuitBreaker(self.rate_limit.may_probe)
         # Without a token no operation can be sent: one failure is enough to let only probes through. A probe asks for
         # the shared session's token and costs the destination nothing, so every process may make its own.
-        self._login = CircuitBreaker(
-            on_open=lambda: None,
-            on_close=lambda: make_due(destination, (WaitReason.NO_SESSION,)),
-            may_probe=lambda: True,
-            failures_to_open=1,
-        )
+        self._login = CircuitBreaker(lambda: True, failures_to_open=1)
 
     @property
     def times_opened(self) -> int:
@@ -74,24 +70,24 @@ class Gate:
         """Take the permits for the first calls of claimed operations; return for how many there are permits."""
         return self.rate_limit.take(self._login.take(self._circuit.take(claimed)), urgent)
 
-    def pass_one(self, urgent: bool) -> None:
+    async def pass_one(self, urgent: bool) -> None:
         """Let one further call of an attempt pass, waiting for its permit for at most `PERMIT_PATIENCE_S`.
 
         Raises `GateClosed`: the operation waits and continues later.
         """
         ends = time.monotonic() + PERMIT_PATIENCE_S
         while self.is_open:
-            if self.rate_limit.take(1, urgent):
+            if await self._take_one(urgent):
                 return
             wait_s = self.rate_limit.until_permit_s(urgent)
             if time.monotonic() + wait_s > ends:
                 raise PermitRefused("the rate limit is reached", None, None, wait_s)
-            time.sleep(wait_s)
+            await asyncio.sleep(wait_s)
         raise CircuitOpen("the circuit is open", None, None, self.until_open_s(urgent))
 
-    def may_send(self, times_opened: int) -> bool:
+    async def may_send(self, times_opened: int) -> bool:
         """Return whether a claim made at `times_opened` may still be sent: the gate has not closed since."""
-        return (self.is_open or times_opened == self.times_opened) and not self.rate_limit.held_s()
+        return not await self._is_held() and (self.is_open or times_opened == self.times_opened)
 
     def until_open_s(self, urgent: bool) -> float:
         """Return the seconds after which it makes sense to ask again; 0 if the gate is open."""
@@ -101,29 +97,40 @@ class Gate:
         """Return whether the destination has answered an operation sensibly since then."""
         return self._last_served > monotonic_s
 
-    def record(self, learned: Outcome | Exception, meaning: Meaning) -> None:
-        """Note what an attempt says about the destination and its login."""
+    async def record(self, learned: Outcome | Exception, meaning: Meaning) -> None:
+        """Note what an attempt says about the destination and its login: at once for this process, then for others."""
+        then: list[Callable[[], None]] = []
         if isinstance(learned, RateLimited):
             hold_s = learned.retry_after or HOLD_WITHOUT_RETRY_AFTER_S
             log.warning("%s asks us to slow down: nobody sends to it for %.0f s", self._destination, hold_s)
             self.rate_limit.hold(hold_s)
+            then.append(self.rate_limit.share_hold)
         if meaning.login == "success":
-            self._login.record_success()
+            if self._login.record_success():
+                then.append(partial(self._make_due, self._destination, (WaitReason.NO_SESSION,)))
         elif meaning.login == "failure":
             self._login.record_failure()
         if meaning.circuit == "success":
             self._last_served = time.monotonic()
-            self._circuit.record_success()
-        elif meaning.circuit == "failure":
-            self._last_failure = learned
-            self._circuit.record_failure()
+            if self._circuit.record_success():
+                then.append(self.rate_limit.allow_next_probe)
+                then.append(partial(self._make_due, self._destination, WAITS_FOR_CIRCUIT))
+        elif meaning.circuit == "failure" and self._circuit.record_failure():
+            self._log_opened(learned)
+        for blocks in then:
+            await asyncio.to_thread(blocks)
 
-    def _close_circuit(self, make_due: Callable[[], None]) -> None:
-        self.rate_limit.allow_next_probe()
-        make_due()
+    async def _take_one(self, urgent: bool) -> bool:
+        if self.rate_limit.per_second is None:
+            return not await self._is_held()
+        return await asyncio.to_thread(self.rate_limit.take, 1, urgent) == 1
 
-    def _log_opened(self) -> None:
-        failure = self._last_failure
+    async def _is_held(self) -> bool:
+        if self.rate_limit.must_look_at_hold():
+            await asyncio.to_thread(self.rate_limit.look_at_hold)
+        return self.rate_limit.held_s() > 0
+
+    def _log_opened(self, failure: Outcome | Exception) -> None:
         if isinstance(failure, AccessRejected):
             log.error(
                 "%s refuses our access for every operation (%s). They wait and none fails. Our address is %s"

@@ -1,6 +1,6 @@
-"""One lane of this process: the loop that claims and settles, and the senders it feeds.
+"""One lane of this process: the thread that claims and settles, and the senders it feeds.
 
-    claim ──> senders.queue ──> attempts ──> results ──> settle, and claim the next in the same transaction
+    claim ──> senders (on the event loop) ──> results ──> settle, and claim the next in the same transaction
 
 The batch grows with the load: a single operation is claimed, sent and settled at once; with a backlog one transaction
 serves a hundred.
@@ -15,9 +15,10 @@ from queue import Empty, SimpleQueue
 
 from sqlalchemy.exc import DataError, DBAPIError
 
+from worker.flow.attempt_maker import AttemptMaker, Result, Return
 from worker.flow.gate import Gate
 from worker.flow.lease_renewal import LeaseRenewal
-from worker.flow.sender import Result, Return, Senders, ToSend
+from worker.flow.sender import LINGER_S, Senders
 from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, Ledger, return_unsent, settle, settle_and_claim
 from worker.operation import Claim, FailureReason, OnUnknown, State, Transition
 from worker.queues import WAKE_UP_LASTS_S
@@ -29,7 +30,6 @@ SHUTDOWN_PATIENCE_S = 20.0  # that a worker which shall end waits for a ledger t
 PREFETCH_S = 0.2  # of sending that is claimed ahead, so that no sender waits for the ledger
 PREFETCH_MAX = 250  # operations
 STAY_S = 1.5 * WAKE_UP_LASTS_S  # that a drain stays after a wake-up
-LINGER_S = 0.05  # that results may wait for others while the senders are busy
 DATABASE_PAUSE_S = 0.5  # between two tries to write results to a ledger that is unavailable
 REFUSED_PAUSE_S = 2.0  # between two tries to write a result that the ledger refuses though it is available
 
@@ -43,15 +43,17 @@ class Lane:
         ledger: Ledger,
         gate: Gate,
         leases: LeaseRenewal,
+        attempts: AttemptMaker,
         senders: Senders,
-        results: "SimpleQueue[Result | None]",
+        results: "SimpleQueue[list[Result]]",
         concurrency: int,
         urgent: bool,
         stopping: threading.Event,
     ) -> None:
         self.name = name
-        self._ledger, self._gate, self._leases, self._senders = ledger, gate, leases, senders
-        self._results, self._concurrency, self._urgent, self._stopping = results, concurrency, urgent, stopping
+        self._ledger, self._gate, self._leases, self._attempts = ledger, gate, leases, attempts
+        self._senders, self._results, self._concurrency = senders, results, concurrency
+        self._urgent, self._stopping = urgent, stopping
         self._lock = threading.Lock()
         self._draining = False
         # The last batch held operations that must not be repeated. If this process is killed, each claimed one ends as
@@ -67,7 +69,7 @@ class Lane:
         The sender of this wake-up sends no other for `WAKE_UP_LASTS_S`, and relies on the second query.
         """
         self._recheck_until = time.monotonic() + STAY_S
-        self._results.put(None)
+        self._results.put([])
 
     def drain(self) -> bool:
         """See `Pusher.drain`. A second drain of the same lane only makes the first one query the ledger again."""
@@ -88,7 +90,6 @@ class Lane:
         return work_is_left
 
     def _drain(self) -> bool:
-        self._senders.start()
         has_slot_of_its_own = threading.current_thread() is not threading.main_thread()
         ends = math.inf if has_slot_of_its_own else time.monotonic() + DRAIN_FOR_S
         results: list[Result] = []
@@ -106,7 +107,7 @@ class Lane:
             gate_is_short = permitted < wanted and len(claims) == permitted
             if self._in_hand:
                 if self._stopping.is_set():
-                    self._recall()
+                    self._senders.recall()
                 is_worth_asking = gate_is_short and self._gate.is_open
                 results = self._collect_results(self._gate.until_open_s(self._urgent) if is_worth_asking else None)
             elif time_is_up:
@@ -131,7 +132,7 @@ class Lane:
         """Return how many operations the senders could take now."""
         if not self._gate.is_open:
             return 0 if self._in_hand else 1
-        ahead = 0 if self._no_prefetch else int(self._concurrency * PREFETCH_S / self._senders.attempt_s)
+        ahead = 0 if self._no_prefetch else int(self._concurrency * PREFETCH_S / self._attempts.attempt_s)
         return max(0, self._concurrency + min(PREFETCH_MAX, ahead) - self._in_hand)
 
     def _hand_over(self, claims: list[Claim]) -> None:
@@ -141,10 +142,10 @@ class Lane:
         times_opened = self._gate.times_opened
         permitted = self._gate.take(len(claims), self._urgent)
         self._in_hand += len(claims)
-        for claim in claims[:permitted]:
-            self._senders.queue.put(ToSend(claim, times_opened))
-        for claim in claims[permitted:]:
-            self._results.put(Return(claim))
+        if permitted:
+            self._senders.send(claims[:permitted], times_opened)
+        if permitted < len(claims):
+            self._results.put([Return(claim) for claim in claims[permitted:]])
 
     def _settle_and_claim(self, results: list[Result], want: int) -> list[Claim]:
         """Write results and claim what is due, in one transaction. Results are held until they are written."""
@@ -222,12 +223,8 @@ class Lane:
             self._log_not_written([result for result in results if isinstance(result, Transition)])
             return
 
-        def put_back() -> None:
-            for result in results:
-                self._results.put(result)
-
         self._in_hand += len(results)
-        timer = threading.Timer(REFUSED_PAUSE_S, put_back)
+        timer = threading.Timer(REFUSED_PAUSE_S, self._results.put, [list(results)])
         timer.daemon = True
         timer.start()
 
@@ -236,32 +233,18 @@ class Lane:
             log.error("not written before the end: %s is %s", transition.claim.key, transition.state)
 
     def _collect_results(self, timeout: float | None) -> list[Result]:
-        """Wait for the first result, then collect more for at most `LINGER_S` so that one transaction writes them all.
+        """Wait for the first results, and collect more until the ledger may be asked again: one transaction for all.
 
-        Wait less if a sender is idle. `request_recheck` ends the wait too.
+        `request_recheck` ends the wait too.
         """
         collected: list[Result] = []
-        began = None
-        while True:
-            try:
-                result = self._results.get(timeout=timeout)
-            except Empty:
-                return collected
-            if result is not None:
-                collected.append(result)
-                self._in_hand -= 1
-            if self._stopping.is_set():
-                return collected
-            now = time.monotonic()
-            began = began or now
-            is_busy = self._senders.queue.qsize() >= self._concurrency
-            timeout = max(0.0, (began + LINGER_S if is_busy else self._next_query_at) - now)
-
-    def _recall(self) -> None:
-        """Take back what no sender has begun."""
-        while True:
-            try:
-                claim, _ = self._senders.queue.get_nowait()
-            except Empty:
-                return
-            self._results.put(Return(claim))
+        try:
+            collected += self._results.get(timeout=timeout)
+            if not self._stopping.is_set():
+                time.sleep(max(0.0, self._next_query_at - time.monotonic()))
+            while True:
+                collected += self._results.get_nowait()
+        except Empty:
+            pass
+        self._in_hand -= len(collected)
+        return collected

@@ -1,7 +1,7 @@
 """How far apart the polls of pending operations must be so that first submits keep half of the capacity."""
 
+import asyncio
 import logging
-import threading
 import time
 from collections.abc import Callable
 
@@ -18,12 +18,11 @@ class PollSpacing:
     """`count_pending` counts the operations that are polled, in the whole ledger; `per_second` is the rate limit.
 
     Without a limit the capacity is what this process's `concurrency` calls at once can do at their measured speed, so a
-    fleet of many processes polls more rarely than it must. Thread-safe.
+    fleet of many processes polls more rarely than it must. Used on the event loop alone.
     """
 
     def __init__(self, count_pending: Callable[[], int], concurrency: int, per_second: float | None) -> None:
         self._count_pending, self._concurrency, self._per_second = count_pending, concurrency, per_second
-        self._lock = threading.Lock()
         self._count = 0
         self._count_again_at = 0.0  # monotonic seconds
         self._poll_s: float | None = None  # a moving average
@@ -35,15 +34,14 @@ class PollSpacing:
         sample = min(duration_s, OUTLIER * average)
         self._poll_s = average = average + (sample - average) * 0.1
         capacity = self._per_second or self._concurrency / average
-        return self._pending_now() / (capacity / 2)
+        return self._count / (capacity / 2)
 
-    def _pending_now(self) -> int:
-        with self._lock:
-            if time.monotonic() < self._count_again_at:
-                return self._count
-            self._count_again_at = time.monotonic() + COUNT_VALID_S
+    async def recount(self) -> None:
+        """Count the pending operations again, if the last count is too old and no other attempt is counting them."""
+        if time.monotonic() < self._count_again_at:
+            return
+        self._count_again_at = time.monotonic() + COUNT_VALID_S
         try:
-            self._count = self._count_pending()
+            self._count = await asyncio.to_thread(self._count_pending)
         except SQLAlchemyError as error:
             log.warning("pending operations not counted, the ledger is unavailable: %s", error)
-        return self._count

@@ -1,7 +1,7 @@
 """Push what is due to its destination. One pusher per process.
 
-Each lane has a loop and senders of its own, so that a backfill in `bulk` never stands in front of a withdrawal in
-`money`. What the lanes share is here: the leases, the gates and the retry policy.
+Each lane has a thread and senders of its own, so that a backfill in `bulk` never stands in front of a withdrawal in
+`money`. What the lanes share is here: the leases and the gates. All attempts run on the event loop of the process.
 """
 
 import logging
@@ -16,12 +16,12 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from worker.flow.attempt import Destination
+from worker.flow.attempt_maker import AttemptMaker, Result
 from worker.flow.gate import Gate
 from worker.flow.lane import Lane
 from worker.flow.lease_renewal import LeaseRenewal
 from worker.flow.poll_spacing import PollSpacing
-from worker.flow.retry_policy import RetryPolicy
-from worker.flow.sender import Result, Senders
+from worker.flow.sender import Senders
 from worker.kind import Kind
 from worker.ledger import Ledger, count_waiting, make_due
 from worker.operation import WaitReason
@@ -50,27 +50,16 @@ class Pusher:
             settings.concurrency,
             gates["b2copy"].rate_limit.per_second,
         )
-        policy = RetryPolicy(settings.max_attempts, spacing.between_polls_s)
         self._lanes: dict[str, Lane] = {}
         for name in LANES:
             urgent = name == LANES[0]
-            results: SimpleQueue[Result | None] = SimpleQueue()
-            senders = Senders(
-                name,
-                settings.concurrency,
-                ledger,
-                kinds,
-                destinations,
-                gates,
-                leases,
-                policy,
-                settings,
-                urgent,
-                results,
-            )
+            attempts = AttemptMaker(ledger, kinds, destinations, gates, leases, spacing, settings, urgent)
+            results: SimpleQueue[list[Result]] = SimpleQueue()
+            senders = Senders(settings.concurrency, attempts.make, results)
             self._lanes[name] = Lane(
-                name, ledger, gates["b2copy"], leases, senders, results, settings.concurrency, urgent, self._stopping
-            )
+                name, ledger, gates["b2copy"], leases, attempts, senders, results, settings.concurrency, urgent,
+                self._stopping,
+            )  # fmt: skip
 
     def drain(self, lane: str) -> bool:
         """Send what is due in a lane until nothing is. Returns True if time was up and work is left."""

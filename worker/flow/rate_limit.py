@@ -29,9 +29,10 @@ _SOONEST_S, _LATEST_S = 0.02, 0.25  # between two questions for a permit that wa
 
 
 class RateLimit:
-    """Permits for the calls of the whole fleet to one destination. Nothing here sleeps.
+    """Permits for the calls of the whole fleet to one destination. Nothing here sleeps, but what asks Redis blocks.
 
-    If Redis does not answer and there is a limit, there are no permits: waiting is safe, flooding is not.
+    `hold`, `held_s`, `must_look_at_hold` and `until_permit_s` ask nothing: they know what this process knows. If Redis
+    does not answer and there is a limit, there are no permits: waiting is safe, flooding is not.
     """
 
     def __init__(self, destination: str, settings: Settings) -> None:
@@ -52,7 +53,7 @@ class RateLimit:
 
     def available(self, wanted: int, urgent: bool) -> int:
         """Return how many of `wanted` permits could be taken now. Takes none."""
-        if wanted < 1 or self.held_s() > 0:
+        if wanted < 1 or self._is_held():
             return 0
         if self._rate is None:
             return wanted
@@ -71,7 +72,7 @@ class RateLimit:
 
     def take(self, count: int, urgent: bool) -> int:
         """Take up to `count` permits; return how many were taken. Another process may have been faster."""
-        if count < 1 or self.held_s() > 0:
+        if count < 1 or self._is_held():
             return 0
         if self._rate is None:
             return count
@@ -96,9 +97,12 @@ class RateLimit:
         self._next_permit[urgent] = max(self._next_permit[urgent], time.monotonic() + seconds)
 
     def hold(self, seconds: float) -> None:
-        """Let nobody of the fleet send for so long: the destination has answered 429."""
-        ms = max(1, round(seconds * 1000))
-        self._held_until = max(self._held_until, time.monotonic() + ms / 1000)
+        """Let this process send nothing for so long: the destination has answered 429."""
+        self._held_until = max(self._held_until, time.monotonic() + seconds)
+
+    def share_hold(self) -> None:
+        """Let nobody of the fleet send for as long as this process does not."""
+        ms = max(1, round(self.held_s() * 1000))
         try:
             client = self._connected_redis()
             if client.pttl(self._hold_key) < ms:  # two 429s at the same time: the longer hold counts
@@ -107,20 +111,33 @@ class RateLimit:
             pass  # this process holds all the same; others will meet a 429 of their own
 
     def held_s(self) -> float:
-        """Return for how many seconds nobody may send; 0 without a hold. Looks at Redis every `HOLD_CHECK_S`."""
+        """Return for how many seconds nobody may send, as far as this process knows; 0 without a hold."""
+        return max(0.0, self._held_until - time.monotonic())
+
+    def must_look_at_hold(self) -> bool:
+        """Return True to one caller if the last look is older than `HOLD_CHECK_S`. The others go on meanwhile."""
         now = time.monotonic()
-        if now >= self._look_again:
-            self._look_again = now + 2 * _TIMEOUT_S  # one thread looks, the others go on meanwhile
-            try:
-                left_ms = self._connected_redis().pttl(self._hold_key)
-            except redis.RedisError:
-                self._look_again = time.monotonic() + _RETRY_HOLD_S
-            else:
-                now = time.monotonic()
-                self._look_again = now + HOLD_CHECK_S
-                if left_ms > 0:
-                    self._held_until = max(self._held_until, now + left_ms / 1000)
-        return max(0.0, self._held_until - now)
+        if now < self._look_again:
+            return False
+        self._look_again = now + 2 * _TIMEOUT_S
+        return True
+
+    def look_at_hold(self) -> None:
+        """Ask Redis whether another process has met a 429."""
+        try:
+            left_ms = self._connected_redis().pttl(self._hold_key)
+        except redis.RedisError:
+            self._look_again = time.monotonic() + _RETRY_HOLD_S
+        else:
+            now = time.monotonic()
+            self._look_again = now + HOLD_CHECK_S
+            if left_ms > 0:
+                self._held_until = max(self._held_until, now + left_ms / 1000)
+
+    def _is_held(self) -> bool:
+        if self.must_look_at_hold():
+            self.look_at_hold()
+        return self.held_s() > 0
 
     def may_probe(self) -> bool:
         """Return True for one process of the fleet per `PROBE_EVERY_S`. Without Redis every process may probe."""

@@ -1,234 +1,97 @@
-"""Senders: threads that make the attempts of one lane. They never talk to the ledger."""
+"""The senders of one lane: tasks on this process's event loop, each of which makes one attempt."""
 
+import asyncio
 import logging
-import threading
-import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from queue import SimpleQueue
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
-from worker.errors import B2CopyError, GateClosed
-from worker.flow.attempt import Destination, RunningAttempt
-from worker.flow.gate import Gate
-from worker.flow.lease_renewal import LeaseRenewal
-from worker.flow.meaning import Meaning, meaning_of
-from worker.flow.retry_policy import Finished, RetryPolicy, counts, reason_when_overdue
-from worker.http.answer import one_line
-from worker.kind import Kind
-from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, Ledger
-from worker.operation import (
-    AttemptRecord,
-    Claim,
-    Done,
-    Failed,
-    FailureReason,
-    Later,
-    OnUnknown,
-    Outcome,
-    Pending,
-    State,
-    Transition,
-    WaitReason,
-)
-from worker.settings import Settings
+from worker.flow.attempt_maker import Result, Return
+from worker.http import event_loop
+from worker.operation import Claim, FailureReason, State, Transition
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
-UNKNOWN_KIND_WAIT_S = 30.0  # a kind that only a newer version of this code knows is left to that version
-LEDGER_PAUSE_S = 1.0  # an attempt that could not read the ledger is made again after this time
-
-
-class Return(NamedTuple):
-    """A claim for which nothing was sent: the operation is again what it was."""
-
-    claim: Claim
-
-
-Result = Transition | Return
-
-
-class ToSend(NamedTuple):
-    """A claim, and how often the gate had closed when it was claimed."""
-
-    claim: Claim
-    times_opened: int
+LINGER_S = 0.05  # that a result may wait for others while many claims wait
 
 
 class Senders:
-    """The sending threads of one lane. Each takes a claim, makes one attempt and puts the result into `results`."""
+    """Makes at most `count` attempts at the same time. Each entry of `results` is a batch.
+
+    `make` makes one attempt for a claim; its second argument says how often the gate had closed when the operation was
+    claimed. The lane's thread calls `send` and `recall`. Everything else runs on the event loop, so it needs no lock.
+    """
 
     def __init__(
         self,
-        lane: str,
         count: int,
-        ledger: Ledger,
-        kinds: Mapping[str, Kind[Any]],
-        destinations: Mapping[str, Callable[[], Destination]],
-        gates: Mapping[str, Gate],
-        leases: LeaseRenewal,
-        policy: RetryPolicy,
-        settings: Settings,
-        urgent: bool,
-        results: "SimpleQueue[Result | None]",
+        make: Callable[[Claim, int], Coroutine[Any, Any, Result]],
+        results: "SimpleQueue[list[Result]]",
     ) -> None:
-        self._lane, self._count, self._ledger, self._kinds = lane, count, ledger, kinds
-        self._destinations, self._gates, self._leases, self._policy = destinations, gates, leases, policy
-        self._settings, self._urgent, self._results = settings, urgent, results
-        self.queue: SimpleQueue[ToSend] = SimpleQueue()
-        self._threads: list[threading.Thread] = []
-        self.attempt_s = 0.05  # seconds an attempt takes: a first guess, then the moving average
+        self._count, self._make, self._results = count, make, results
+        self._waiting: deque[tuple[Claim, int]] = deque()
+        self._few = 0  # if no more claims than these wait, the lane should claim more
+        self._senders: set[asyncio.Task[Result]] = set()
+        self._finished: list[Result] = []
+        self._delivery: asyncio.TimerHandle | None = None
 
-    def start(self) -> None:
-        """Start the threads that are not running yet."""
-        while (number := len(self._threads)) < self._count:
-            thread = threading.Thread(target=self._run, name=f"b2copy-{self._lane}-{number}", daemon=True)
-            thread.start()
-            self._threads.append(thread)
+    def send(self, claims: Sequence[Claim], times_opened: int) -> None:
+        """Make an attempt for each claim. Whatever happens, a result for each comes back through `results`."""
+        event_loop().call(self._accept, claims, times_opened)
 
-    def _run(self) -> None:
-        while True:
-            claim, times_opened = self.queue.get()
-            try:
-                result = self.check_before_send(claim, times_opened) or self._make_attempt(claim)
-            except BaseException:  # a sender that ended here would take its claim with it
-                log.exception("operation %s failed on our side", claim.key)
-                result = _internal(claim)
-            self._results.put(result)
+    def recall(self) -> None:
+        """Return the claims for which no attempt has begun."""
+        event_loop().call(self._return_waiting)
 
-    def check_before_send(self, claim: Claim, times_opened: int) -> Result | None:
-        """Return what becomes of a claim that must not be sent, or not now. None: send it."""
-        kind = self._kinds.get(claim.kind)
-        if kind is None or claim.destination not in self._gates:
-            return _left_to_newer_version(claim)
-        if claim.outcome_unknown and kind.permits(claim) == OnUnknown.STOP:
-            return Transition(
-                claim, State.FAILED, failure_reason=FailureReason.UNRESOLVED, outcome_unknown=True,
-                unknown_step=claim.unknown_step, progress=claim.progress, sent=False,
-            )  # fmt: skip
-        if not self._gates[claim.destination].may_send(times_opened) or not self._leases.is_valid(claim):
-            return Return(claim)
-        return None
+    def _accept(self, claims: Sequence[Claim], times_opened: int) -> None:
+        self._waiting.extend((claim, times_opened) for claim in claims)
+        self._few = len(self._waiting) // 2
+        self._start()
 
-    def _make_attempt(self, claim: Claim) -> Transition:
-        """Make one attempt and return what becomes of the operation."""
-        kind, gate = self._kinds[claim.kind], self._gates[claim.destination]
-        permits = kind.permits(claim)
-        began, started_at = time.monotonic(), time.time()
-        attempt: RunningAttempt | None = None
-        learned: Outcome | Exception
+    def _start(self) -> None:
+        while self._waiting and len(self._senders) < self._count:
+            claim, times_opened = self._waiting.popleft()
+            sender = asyncio.get_running_loop().create_task(self._make(claim, times_opened))
+            self._senders.add(sender)
+            sender.add_done_callback(partial(self._finish, claim))
+
+    def _finish(self, claim: Claim, sender: "asyncio.Task[Result]") -> None:
+        self._senders.discard(sender)
         try:
-            attempt = RunningAttempt(
-                claim, permits, self._destinations[claim.destination](), gate, self._leases.is_valid, self._ledger,
-                self._settings, self._urgent,
-            )  # fmt: skip
-            learned = run_without_waiting(kind.attempt(attempt, kind.checked(claim.payload)))
-        except DATABASE_UNAVAILABLE_ERRORS:  # from a kind that reads the ledger
-            learned = Later(LEDGER_PAUSE_S, "the ledger is unavailable")
-        except Exception as error:  # the table of meanings sorts them
-            learned = error
-        duration_s = time.monotonic() - began
-        self.attempt_s += (duration_s - self.attempt_s) * 0.1
-        meaning = meaning_of(learned)
-        others_are_served = gate.served_since(began - claim.last_wait_s)
-        unknown_step = attempt.unknown_step if attempt else None
-        progress = attempt.progress if attempt else claim.progress
-        if unknown_step is not None:  # the kind may answer differently now that it knows which step it is
-            known_now = claim._replace(outcome_unknown=True, unknown_step=unknown_step, progress=progress)
-            permits = kind.permits(known_now)
-        record = _record_of(
-            attempt, learned, meaning, started_at, duration_s, self._leases.owner,
-            counted=counts(claim, meaning, others_are_served),
-        )  # fmt: skip
-        transition = self._policy.decide(
-            Finished(
-                claim=claim,
-                permits=permits,
-                learned=learned,
-                meaning=meaning,
-                record=record,
-                polls=kind.polls(self._settings),
-                unknown_step=unknown_step,
-                progress=progress,
-                sent=attempt is not None and attempt.sent,
-            )
-        )
-        if attempt is None or attempt.steps:  # an attempt without a call says nothing about the destination
-            self._tell_gate(gate, learned, meaning)
-        return transition
+            result = sender.result()
+        except BaseException:  # the engine failed, or a kind raised SystemExit or cancelled its task
+            log.exception("operation %s failed on our side", claim.key)
+            result = _internal(claim)
+        self._start()
+        self._hand_in(result)
 
-    def _tell_gate(self, gate: Gate, learned: Outcome | Exception, meaning: Meaning) -> None:
-        try:
-            gate.record(learned, meaning)
-        except Exception:  # the operation's result must not be lost with it
-            log.exception("the gate could not record an attempt")
+    def _hand_in(self, result: Result) -> None:
+        """Give the lane a result: now if few claims wait, so that the lane claims more; otherwise with later ones."""
+        self._finished.append(result)
+        if len(self._waiting) <= self._few:
+            self._deliver()
+        elif self._delivery is None:
+            self._delivery = asyncio.get_running_loop().call_later(LINGER_S, self._deliver)
 
+    def _return_waiting(self) -> None:
+        self._finished += [Return(claim) for claim, _ in self._waiting]
+        self._waiting.clear()
+        if self._finished:  # an empty batch would make the lane recall again, and again
+            self._deliver()
 
-def _left_to_newer_version(claim: Claim) -> Transition:
-    """An operation whose kind or destination only a newer version of this code knows waits for that version."""
-    if claim.overdue:
-        return Transition(
-            claim, State.FAILED, failure_reason=reason_when_overdue(claim), progress=claim.progress, sent=False
-        )
-    log.error("operation %s waits: this version knows no kind %r to %r", claim.key, claim.kind, claim.destination)
-    return Transition(
-        claim, State.WAITING, WaitReason.BACKOFF, due_in_s=UNKNOWN_KIND_WAIT_S, progress=claim.progress, sent=False
-    )
+    def _deliver(self) -> None:
+        if self._delivery is not None:
+            self._delivery.cancel()
+            self._delivery = None
+        self._results.put(self._finished)
+        self._finished = []
 
 
 def _internal(claim: Claim) -> Transition:
-    """The engine itself has failed, and does not know how far the attempt came."""
+    """Return what becomes of a claim when nobody knows how far its attempt came."""
     return Transition(
         claim, State.FAILED, failure_reason=FailureReason.INTERNAL, outcome_unknown=True,
         unknown_step=claim.unknown_step, progress=claim.progress,
     )  # fmt: skip
-
-
-def run_without_waiting(attempt: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine that waits for nothing: its calls block this thread instead."""
-    try:
-        attempt.send(None)
-    except StopIteration as finished:
-        value: T = finished.value
-        return value
-    attempt.close()
-    raise RuntimeError("an attempt may await nothing but its own calls")
-
-
-def _record_of(
-    attempt: RunningAttempt | None,
-    learned: Outcome | Exception,
-    meaning: Meaning,
-    started_at: float,
-    duration_s: float,
-    worker: str,
-    *,
-    counted: bool,
-) -> AttemptRecord:
-    """Return the evidence of an attempt: when, how long, what the destination answered."""
-    steps = attempt.steps if attempt else []
-    status = steps[-1].http_status if steps else None
-    message: str | None
-    request_id = None
-    match learned:
-        case Done() | Pending() | Failed():
-            message, request_id = learned.message, learned.request_id
-        case Later():
-            message = learned.message
-        case B2CopyError():
-            status, message = learned.status, one_line(str(learned))
-        case _:
-            message = one_line(f"{type(learned).__name__}: {learned}")
-    return AttemptRecord(
-        started_at=int(started_at * 1000),
-        duration_ms=int(duration_s * 1000),
-        http_status=status,
-        outcome=meaning.word,
-        message=message,
-        # Of a single call the attempt itself says all there is to say, unless it was not the last one wanted.
-        steps=tuple(steps) if len(steps) > 1 or isinstance(learned, GateClosed) else (),
-        counted=counted,
-        request_id=request_id,
-        worker=worker,
-    )

@@ -75,8 +75,7 @@ class Http:
         `on_unknown` says whether sending twice does harm. If it does, the request gets a connection of its own. If it
         does not, a reused connection that turns out to be closed is replaced, once.
 
-        The request is sent on the event loop of this process. Called from a thread that runs no event loop, this
-        blocks the thread instead of suspending, so that a caller without a loop can step it with one `send(None)`.
+        Must be awaited on the event loop of this process. A thread calls `event_loop().run(http.request(...))`.
 
         Raises `Unavailable` (not sent), `UnknownOutcome` (sent, no whole answer), `AccessRejected` (401 twice),
         `BadPayload`, and what `SharedSession.current` raises.
@@ -87,7 +86,7 @@ class Http:
         if body is not None:
             headers["Content-Type"] = "application/json"
         request = Request(method, url, f"{method} {path}", headers, body, on_unknown in _RESENDABLE)
-        return await event_loop().join(self._authenticated(request, login) if login else self._send(request, None))
+        return await (self._authenticated(request, login) if login else self._send(request, None))
 
     def reach(self) -> Answer:
         """GET the host's base URL without a token: does it answer, and what time is it there (`Answer.server_time`)?

@@ -1,12 +1,15 @@
-"""The event loop of this process: one thread on which all requests are sent."""
+"""The event loop of this process: one thread on which all attempts are made and all requests are sent."""
 
 import asyncio
+import logging
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from worker.process import PerProcess
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -19,8 +22,12 @@ class EventLoop:
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._loop.set_default_executor(ThreadPoolExecutor(BLOCKING_THREADS, "b2copy-blocking"))
-        self._thread = threading.Thread(target=self._loop.run_forever, name="b2copy-loop", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="b2copy-loop", daemon=True)
         self._thread.start()
+
+    def call(self, function: Callable[..., object], *args: Any) -> None:
+        """Call a function on the loop, soon."""
+        self._loop.call_soon_threadsafe(function, *args)
 
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> "Future[T]":
         """Start a coroutine on the loop."""
@@ -33,18 +40,14 @@ class EventLoop:
             raise RuntimeError("this thread runs the event loop: it must not wait for it")
         return self.submit(coroutine).result()
 
-    async def join(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine on the loop, called from wherever.
-
-        On the loop itself, and on another running loop, this awaits. In a thread without a running loop it blocks the
-        thread instead and never suspends, so that a caller may step it with a single `send(None)`.
-        """
-        running = asyncio._get_running_loop()  # `get_running_loop` raises, which costs more than the rest
-        if running is self._loop:
-            return await coroutine
-        if running is None:
-            return self.run(coroutine)
-        return await asyncio.wrap_future(self.submit(coroutine))
+    def _run(self) -> None:
+        """Run the loop for ever: a task that raises SystemExit, or stops the loop, must not end all others."""
+        while True:
+            try:
+                self._loop.run_forever()
+                log.error("something stopped the event loop: it runs again")
+            except BaseException:
+                log.exception("the event loop was interrupted: it runs again")
 
 
 event_loop = PerProcess(EventLoop)

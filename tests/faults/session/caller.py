@@ -3,7 +3,6 @@
 One process imports everything and forks the others, as a prefork worker does; that is also the fastest start.
 """
 
-import asyncio
 import json
 import os
 import random
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from worker.errors import B2CopyError
-from worker.http import Http
+from worker.http import Http, event_loop
 from worker.operation import OnUnknown
 from worker.session.shared import SharedSession
 from worker.session.timings import Timings
@@ -45,7 +44,7 @@ class RecordingSession(SharedSession):
 def keep_calling(number: int, task: dict[str, Any], session: RecordingSession, http: Http) -> None:
     """Call every `pause` seconds until `ends`. Each call is one line: started, ended, result, generation, token."""
     random.seed(number)
-    with asyncio.Runner() as runner, (Path(task["folder"]) / f"{number}.calls").open("w", buffering=1) as calls:
+    with (Path(task["folder"]) / f"{number}.calls").open("w", buffering=1) as calls:
         due = time.monotonic() + random.random() * task["pause"]
         while due < task["ends"]:
             time.sleep(max(0.0, due - time.monotonic()))
@@ -54,7 +53,7 @@ def keep_calling(number: int, task: dict[str, Any], session: RecordingSession, h
             session.token = None
             payload = {"account_login": "123456", "request_id": f"{number}-{started}"}
             try:
-                answer = runner.run(http.request("POST", PATH, json=payload, on_unknown=OnUnknown.START_OR_GET))
+                answer = event_loop().run(http.request("POST", PATH, json=payload, on_unknown=OnUnknown.START_OR_GET))
                 result = str(answer.status)
             except B2CopyError as error:
                 result = type(error).__name__
