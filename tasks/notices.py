@@ -2,8 +2,9 @@
 
 from worker.b2copy.route import Route
 from worker.kind import Attempt, Description, Kind, Payload
-from worker.ledger.notices import CRM, GIVES_UP_AFTER_S
+from worker.ledger.notices import GIVES_UP_AFTER_S
 from worker.operation import NOTICE_KIND, Done, OnUnknown, Outcome
+from worker.queues import CRM
 from worker.queues import NOTIFY as LANE
 
 WAITS_S = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 1800.0, 3600.0, 7200.0)

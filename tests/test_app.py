@@ -70,7 +70,7 @@ def test_a_missing_redis_authority_is_one_line_and_exit_2(environment: Environme
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        (("-c", "1"), "-c 1 is too few: a worker needs 5 slots"),
+        (("-c", "1"), "-c 1 is too few: a worker needs 6 slots"),
         (("-c", "4"), "-c 4 is too few"),
         (("-P", "processes", "-c", "2"), "-c 2 is too few"),
         (("--autoscale=8,2",), "--autoscale is not supported"),

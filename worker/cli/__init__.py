@@ -21,6 +21,7 @@ from worker.cli import (
     sandbox,
     session,
     status,
+    webhook,
 )
 from worker.cli.exits import EXITS, Exit, Stop, stopped_by
 from worker.watch.logs import guard
@@ -60,6 +61,7 @@ for command, panel in (
     app.command(command.__name__.rstrip("_"), rich_help_panel=panel, epilog=EXITS)(command)
 app.add_typer(failed.app, name="failed", rich_help_panel=OPERATIONS)
 app.add_typer(session.app, name="session", rich_help_panel=OPERATE)
+app.add_typer(webhook.app, name="webhook", rich_help_panel=OPERATE)
 
 
 def main() -> None:

@@ -15,10 +15,7 @@ from worker.ledger.audit import record_audit
 from worker.ledger.insert import encode, insert_queued, row_of
 from worker.ledger.schema import allowed_from, attempts, c, in_list, operations, sql_literal
 from worker.operation import MESSAGE_KIND, NOTICE_KIND, New, OnUnknown, State
-from worker.queues import NOTIFY
-
-CRM = "crm"
-"""The destination of notices."""
+from worker.queues import CRM, NOTIFY
 
 GIVES_UP_AFTER_S = 72 * 3600.0
 BY = "b2copy-sync"

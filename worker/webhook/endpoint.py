@@ -1,5 +1,6 @@
 """Send notices to the CRM's webhook."""
 
+import asyncio
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -7,7 +8,7 @@ from typing import Any
 
 from worker.b2copy.route import Route
 from worker.errors import RateLimited, SettingsError, Unavailable
-from worker.http import USER_AGENT, Answer, event_loop
+from worker.http import USER_AGENT, Answer
 from worker.http.connections import Connections, check
 from worker.http.curl import Request
 from worker.operation import OnUnknown
@@ -37,16 +38,18 @@ class Endpoint:
     async def deliver(self, notice_id: str, body: str, trace_id: str | None = None) -> Answer:
         """Send a signed notice. It is delivered if the answer's status is 2xx; redirects are not followed.
 
+        Must run on the event loop of this process.
         Raises `Unavailable` (not sent, or any other status), `RateLimited` (429) or `UnknownOutcome` (no whole answer).
         """
         headers = {"User-Agent": USER_AGENT, "Content-Type": "application/json"}
         if trace_id and _TRACEPARENT.fullmatch(trace_id):
             headers["traceparent"] = trace_id
-        headers |= self._secrets().headers(notice_id, body, datetime.now(UTC))
+        secrets = await asyncio.to_thread(self._secrets)
+        headers |= secrets.headers(notice_id, body, datetime.now(UTC))
         request = Request(
             "POST", str(self._url), "notice", headers, body.encode(), resendable=True, answer_limit=ANSWER_LIMIT
         )
-        answer = await event_loop().join(self._send(request))
+        answer = await self._connections().send(request, DEADLINE_S)
         if 200 <= answer.status < 300:
             return answer
         wait_s = None if answer.retry_after is None else min(RETRY_AFTER_MAX_S, answer.retry_after)
@@ -54,9 +57,6 @@ class Endpoint:
             raise RateLimited("notice", 429, answer.server_message(), wait_s)
         name = "notice: redirected, and redirects are not followed" if 300 <= answer.status < 400 else "notice"
         raise Unavailable(name, answer.status, answer.server_message(), wait_s)
-
-    async def _send(self, request: Request) -> Answer:
-        return await self._connections().send(request, DEADLINE_S)
 
     def _secrets(self) -> Secrets:
         """Read the secrets for each delivery, so that a rotation needs no restart. Raises `Unavailable`."""
