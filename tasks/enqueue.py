@@ -26,11 +26,10 @@ from sqlalchemy import Connection
 from tasks.fees import FEES
 from tasks.generic_call import CALL
 from tasks.registry import KINDS
-from worker.app import ledger
 from worker.errors import BadPayload
+from worker.instances import ledger
 from worker.json_lines import JsonLines
 from worker.ledger import check_recordable, find, record
-from worker.messages.wake_up import wake_soon, wake_ups_for
 from worker.operation import New, OnUnknown, Operation, Recorded, State
 from worker.process import me
 from worker.queues import REQUEST_LANES
@@ -152,7 +151,7 @@ def many(
         recorded.add(record(ledger(), batch, by=by or me(), connection=connection))
         if connection is None:
             for name, count in Counter(new.lane for new in batch).items():
-                wake_soon(name, wake_ups_for(count))
+                _wake(name, count)
     return recorded
 
 
@@ -164,8 +163,15 @@ def status(key: str) -> Operation | None:
 def _accept(new: New, by: str | None, connection: Connection | None) -> Recorded:
     (recorded,) = record(ledger(), [new], by=by or me(), connection=connection)
     if connection is None:  # else it is not committed yet: dispatch wakes it within a second of the commit
-        wake_soon(new.lane)
+        _wake(new.lane)
     return recorded
+
+
+def _wake(lane: str, count: int = 1) -> None:
+    """Send wake-ups. Celery is imported here, because it takes a CRM's process as long as everything else."""
+    from worker.messages.wake_up import wake_soon, wake_ups_for
+
+    wake_soon(lane, wake_ups_for(count))
 
 
 def _checked(kind: str, rows: Iterable[Mapping[str, Any]]) -> Iterator[New]:

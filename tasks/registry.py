@@ -1,4 +1,4 @@
-"""All kinds of operation, and a Celery task for each: `b2copy.<kind>` takes in messages that ask for one."""
+"""All kinds of operation."""
 
 from typing import Any
 
@@ -6,12 +6,8 @@ from tasks.fees import FEES
 from tasks.generic_call import CALL
 from tasks.notices import NOTIFY
 from worker.kind import Kind
-from worker.messages.inbox import register_task
 
 KINDS: dict[str, Kind[Any]] = {kind.name: kind for kind in (FEES, CALL)}
 
 ALL_KINDS: dict[str, Kind[Any]] = KINDS | {NOTIFY.name: NOTIFY}
 """With the kind that nobody requests: the ledger records it."""
-
-for kind in KINDS.values():
-    register_task(kind)

@@ -19,35 +19,39 @@ ROOT = Path(__file__).parents[1]
 # Room -> what of ours it may import, besides itself. From top to bottom: a room may import only rooms below it.
 MAY_IMPORT = {
     "worker/cli": {
-        "tasks", "worker/app.py", "worker/demo", "worker/doctor", "worker/errors.py", "worker/kind.py", "worker/ledger",
+        "tasks", "worker/app.py", "worker/demo", "worker/doctor", "worker/errors.py", "worker/instances.py",
+        "worker/kind.py", "worker/ledger",
         "worker/messages", "worker/operation.py", "worker/process.py", "worker/queues.py", "worker/report",
         "worker/http", "worker/sandbox", "worker/session", "worker/settings.py", "worker/testbed", "worker/watch",
         "worker/webhook",
     },
     "worker/demo": {
-        "tasks", "worker/app.py", "worker/ledger", "worker/operation.py", "worker/sandbox", "worker/testbed",
+        "tasks", "worker/instances.py", "worker/ledger", "worker/operation.py", "worker/sandbox", "worker/testbed",
     },
     "tasks": {
         "worker/app.py", "worker/b2copy", "worker/crm", "worker/errors.py", "worker/flow", "worker/ids.py",
-        "worker/json_lines.py", "worker/kind.py", "worker/ledger", "worker/messages", "worker/operation.py",
-        "worker/process.py", "worker/queues.py", "worker/settings.py", "worker/watch",
+        "worker/instances.py", "worker/json_lines.py", "worker/kind.py", "worker/ledger", "worker/messages",
+        "worker/operation.py", "worker/process.py", "worker/queues.py", "worker/settings.py", "worker/watch",
     },
     "worker/crm": {
         "worker/errors.py", "worker/kind.py", "worker/ledger", "worker/messages", "worker/operation.py",
         "worker/queues.py", "worker/settings.py",
     },
     "worker/messages": {
-        "worker/app.py", "worker/errors.py", "worker/kind.py", "worker/ledger", "worker/operation.py",
-        "worker/process.py", "worker/queues.py", "worker/redis_connection.py", "worker/settings.py", "worker/watch",
+        "worker/app.py", "worker/errors.py", "worker/instances.py", "worker/kind.py", "worker/ledger",
+        "worker/operation.py", "worker/process.py", "worker/queues.py", "worker/redis_connection.py", "worker/settings.py", "worker/watch",
     },
     "worker/doctor": {
         "worker/app.py", "worker/errors.py", "worker/http", "worker/ledger", "worker/operation.py", "worker/queues.py",
         "worker/redis_connection.py", "worker/report", "worker/session", "worker/settings.py", "worker/watch",
     },
     "worker/app.py": {
-        "worker/b2copy", "worker/celery_app.py", "worker/errors.py", "worker/http", "worker/ledger",
-        "worker/process.py", "worker/queues.py", "worker/session", "worker/settings.py", "worker/watch",
-        "worker/webhook",
+        "worker/celery_app.py", "worker/errors.py", "worker/http", "worker/instances.py", "worker/ledger",
+        "worker/queues.py", "worker/session", "worker/settings.py", "worker/watch", "worker/webhook",
+    },
+    "worker/instances.py": {
+        "worker/b2copy", "worker/http", "worker/ledger", "worker/process.py", "worker/queues.py", "worker/session",
+        "worker/settings.py", "worker/webhook",
     },
     "worker/webhook": {
         "worker/b2copy", "worker/errors.py", "worker/http", "worker/operation.py", "worker/process.py",

@@ -1,7 +1,6 @@
-"""The Celery app, and what each process holds one of: `ledger()`, `session()`, `b2copy()`, `webhook()`.
+"""The Celery app, and what each process holds one of (see `worker.instances`).
 
-Importing this connects to nothing, reads no setting and loads neither the HTTP client nor cryptography, so that a CRM
-can import `tasks.enqueue` cheaply and a fork finds no socket to share.
+Importing this connects to nothing and reads no setting, so that a fork finds no socket to share.
 """
 
 import logging
@@ -9,57 +8,20 @@ import os
 import signal
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery import current_app, signals
 
 from worker.celery_app import App, celery_settings
 from worker.errors import SettingsError
-from worker.ledger import Ledger, open_ledger
-from worker.process import PerProcess
-from worker.queues import MIN_CONCURRENCY, REQUEST_LANES
+from worker.instances import b2copy, ledger, session, webhook
+from worker.ledger import open_ledger
+from worker.queues import MIN_CONCURRENCY
 from worker.settings import crm_settings, worker_settings
 from worker.watch.logs import guard, guard_our_loggers
 from worker.watch.repeat_limit import limit_repeats
 
-if TYPE_CHECKING:
-    from worker.b2copy import B2Copy
-    from worker.session import SharedSession
-    from worker.webhook.endpoint import Endpoint
-
-
-@PerProcess
-def ledger() -> Ledger:
-    """This process's ledger. Raises `SettingsError` if its schema is not this version's."""
-    settings = crm_settings()
-    return open_ledger(settings.database_url, with_notices=settings.webhook_url is not None)
-
-
-@PerProcess
-def session() -> "SharedSession":
-    """This process's view of the session that the whole fleet shares."""
-    from worker.session import SharedSession
-
-    return SharedSession(worker_settings())
-
-
-@PerProcess
-def b2copy() -> "B2Copy":
-    """This process's client."""
-    from worker.b2copy import B2Copy
-    from worker.http import Http
-
-    settings = worker_settings()
-    # Each lane has senders of its own.
-    return B2Copy(Http({"service_admin": session()}, settings, connections=settings.concurrency * len(REQUEST_LANES)))
-
-
-@PerProcess
-def webhook() -> "Endpoint":
-    """This process's client of the CRM's webhook."""
-    from worker.webhook.endpoint import Endpoint
-
-    return Endpoint(worker_settings())
+__all__ = ["app", "b2copy", "ledger", "session", "webhook"]
 
 
 def _settings_or_exit() -> dict[str, Any]:

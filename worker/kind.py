@@ -19,7 +19,7 @@ from worker.settings import CrmSettings, Settings
 class Payload(BaseModel):
     """What a kind needs to know. Unknown fields are refused, because a misspelt one would be lost in silence."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=False, defer_build=True)
 
 
 P = TypeVar("P", bound=Payload)

@@ -135,7 +135,10 @@ Rate = Annotated[str, AfterValidator(_rate)]
 class LedgerSettings(BaseSettings):
     """What `b2copy-sync migrate` needs."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", populate_by_name=True)
+    # Built at first use: a CRM's process never needs what a worker's settings are checked with.
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="ignore", populate_by_name=True, defer_build=True
+    )
 
     database_url: DatabaseUrl = Field(
         validation_alias=AliasChoices("B2COPY_DATABASE_URL", "DATABASE_URL"),

@@ -38,7 +38,6 @@ def ledger(active_environment: Environment, wire: Wire, tmp_path: Path, monkeypa
     secret.chmod(0o600)
     monkeypatch.setenv("B2COPY_WEBHOOK_URL", wire.url)
     monkeypatch.setenv("B2COPY_WEBHOOK_SECRET_FILE", str(secret))
-    webhook.forget()
     return open_this_ledger()
 
 

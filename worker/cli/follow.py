@@ -29,7 +29,7 @@ Timeout = Annotated[
 def follow(recorded: "Recorded", wait: bool, timeout_s: float | None, as_json: bool) -> None:
     """Print how an accepted operation stands; with `wait`, once it has ended. Exits accordingly."""
     from tasks.registry import ALL_KINDS
-    from worker.app import ledger
+    from worker.instances import ledger
     from worker.ledger import find
     from worker.report.operation import report_on, summary
 
@@ -66,7 +66,7 @@ def _wait_for_end(key: str, timeout_s: float | None) -> "Operation | None":
 def _watch(key: str, timeout_s: float | None) -> "Operation | None":
     """Show the progress on stderr: on a terminal one line that changes, elsewhere a line for each change."""
     from tasks.registry import ALL_KINDS
-    from worker.app import ledger
+    from worker.instances import ledger
     from worker.ledger import find
     from worker.report.operation import pause_of
     from worker.report.sentences import standing
