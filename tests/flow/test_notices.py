@@ -125,10 +125,9 @@ def test_a_notice_that_nobody_takes_fails_at_its_deadline_and_can_be_replayed(
 def test_a_hanging_crm_holds_up_no_operation_at_b2copy(ledger: Ledger, pusher: Pusher, wire: Wire) -> None:
     released = threading.Event()
 
-    def hang(connection: socket.socket, request: bytes) -> bool:
+    def hang(connection: socket.socket, request: bytes) -> None:
         released.wait(20)
         connection.sendall(OK)
-        return True
 
     wire.answer = hang
     record_operations(ledger, *(f"W{number}" for number in range(30)))
