@@ -39,7 +39,8 @@ MAY_IMPORT = {
     },
     "worker/messages": {
         "worker/app.py", "worker/errors.py", "worker/instances.py", "worker/kind.py", "worker/ledger",
-        "worker/operation.py", "worker/process.py", "worker/queues.py", "worker/redis_connection.py", "worker/settings.py", "worker/watch",
+        "worker/operation.py", "worker/process.py", "worker/queues.py", "worker/redis_connection.py",
+        "worker/settings.py", "worker/watch",
     },
     "worker/doctor": {
         "worker/app.py", "worker/errors.py", "worker/http", "worker/ledger", "worker/operation.py", "worker/queues.py",
