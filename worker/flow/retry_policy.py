@@ -107,7 +107,7 @@ class RetryPolicy:
         return self._fail_as_rejected(attempt)
 
     def _fail_as_rejected(self, attempt: Finished) -> Transition:
-        """A refusal proves nothing if an earlier request may have done it, unless the answer tells what that one did."""
+        """A refusal proves nothing if an earlier request may have done it, unless its answer tells what was done."""
         if attempt.outcome_is_unknown and attempt.permits != OnUnknown.START_OR_GET:
             return self._fail(attempt, FailureReason.UNRESOLVED)
         return self._fail(attempt, FailureReason.REJECTED, outcome_known=True)
