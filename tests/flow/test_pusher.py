@@ -1,6 +1,7 @@
 """What a process does with what is due: claim, send, and write what became of it."""
 
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -189,6 +190,9 @@ def test_stopping_finishes_what_was_sent_and_returns_the_rest(ledger: Ledger, en
 
     pusher.stop()
     until(lambda: list(states(ledger).values()).count("running") <= concurrency)
+    cpu_s = time.process_time()
+    time.sleep(0.3)  # the time in which a loop would show
+    assert time.process_time() - cpu_s < 0.2
     may_answer.set()
     drain.join(20)
 
