@@ -1,5 +1,6 @@
 """Push what is due. Internal: started by wake-ups."""
 
+import gc
 import logging
 from typing import Any
 
@@ -19,6 +20,9 @@ log = logging.getLogger(__name__)
 @PerProcess
 def pusher() -> Pusher:
     """This process's pusher."""
+    # Everything is loaded by now and stays. Otherwise the garbage collector would look at all of it again and again.
+    gc.collect()
+    gc.freeze()
     return Pusher(ledger(), ALL_KINDS, {B2COPY: b2copy, CRM: webhook}, worker_settings())
 
 

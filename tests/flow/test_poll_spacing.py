@@ -1,10 +1,12 @@
 """Polls of pending operations take at most half of the capacity."""
 
 import asyncio
+import threading
 
 import pytest
 from sqlalchemy.exc import OperationalError
 
+from worker.flow import poll_spacing
 from worker.flow.poll_spacing import PollSpacing
 
 
@@ -55,6 +57,30 @@ def test_the_ledger_counts_once_a_second_however_many_polls_there_are() -> None:
     asyncio.run(poll_at_once())
     assert asyncio.run(poll_at_once()) == {20.0}
     assert len(counts) == 1
+
+
+def test_a_count_that_takes_long_holds_one_thread_and_no_other_poll(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(poll_spacing, "COUNT_VALID_S", 0.0)
+    counts, may_end = list[int](), threading.Event()
+
+    def count_pending() -> int:
+        counts.append(1)
+        assert may_end.wait(10)
+        return 100
+
+    spacing = PollSpacing(count_pending, concurrency=10, per_second=10.0)
+
+    async def poll() -> None:
+        first = asyncio.create_task(spacing.recount())
+        await asyncio.sleep(0)
+        await spacing.recount()
+        assert not first.done()
+        may_end.set()
+        await first
+
+    asyncio.run(poll())
+    assert len(counts) == 1
+    assert spacing.between_polls_s(0.01) == 20.0
 
 
 def test_the_last_count_is_used_while_the_ledger_is_unavailable() -> None:

@@ -1,6 +1,7 @@
 """What a process does with what is due: claim, send, and write what became of it."""
 
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from worker.app import b2copy
 from worker.flow import lane as lane_module
 from worker.flow import lease_renewal
 from worker.flow.gate import Gate
+from worker.flow.sender import Senders
 from worker.kind import Attempt
 from worker.ledger import Ledger, attempts_of, search
 from worker.operation import Done, FailureReason, OnUnknown, Outcome, State, WaitReason
@@ -171,8 +173,16 @@ def test_a_backfill_does_not_stand_in_front_of_a_withdrawal(ledger: Ledger, engi
     assert set(states(ledger).values()) == {"succeeded"}
 
 
-def test_stopping_finishes_what_was_sent_and_returns_the_rest(ledger: Ledger, engine: Engine) -> None:
-    may_answer = threading.Event()
+def test_stopping_finishes_what_was_sent_and_returns_the_rest(
+    ledger: Ledger, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_answer, recalls, recall = threading.Event(), list[int](), Senders.recall
+
+    def count_and_recall(self: Senders) -> None:
+        recalls.append(1)
+        recall(self)
+
+    monkeypatch.setattr(Senders, "recall", count_and_recall)
 
     def answer(request_id: str) -> Any:
         # The first calls end at once, so that more is claimed ahead than is sent.
@@ -189,6 +199,8 @@ def test_stopping_finishes_what_was_sent_and_returns_the_rest(ledger: Ledger, en
 
     pusher.stop()
     until(lambda: list(states(ledger).values()).count("running") <= concurrency)
+    time.sleep(0.3)  # the time in which a loop would show
+    assert len(recalls) <= 3
     may_answer.set()
     drain.join(20)
 

@@ -1,6 +1,5 @@
 """From what an attempt learned to what becomes of the operation."""
 
-import dataclasses
 import itertools
 import logging
 import time
@@ -71,7 +70,7 @@ def finished(claim: Claim, learned: Outcome | Exception, **fields: Any) -> Finis
         progress=claim.progress,
         sent=meaning.may_have_left,
     )
-    return dataclasses.replace(ended, **fields)
+    return ended._replace(**fields)
 
 
 def decide(policy: RetryPolicy, learned: Outcome | Exception, **fields: Any) -> Transition:

@@ -15,6 +15,7 @@ from tests.support import until
 from tests.test_app import refused, run
 from worker.errors import SessionUnavailable
 from worker.http import Http, event_loop
+from worker.http.loop import BLOCKING_THREADS
 from worker.operation import OnUnknown
 from worker.settings import Settings
 from worker.testbed.environment import Environment
@@ -70,7 +71,17 @@ def test_a_slow_token_holds_up_no_other_request_and_is_looked_up_once_for_all(ht
     tokens.released.set()
     assert {one.result(10).status for one in waiting} == {200}
     assert len(tokens.calls) == 1
-    assert tokens.calls[0].startswith("b2copy-blocking")
+    assert tokens.calls[0].startswith("b2copy-tokens")
+
+
+def test_a_ledger_that_does_not_answer_holds_up_no_token(http: Http, tokens: SlowTokens) -> None:
+    tokens.released.set()
+    answered = threading.Event()
+    waiting = [event_loop().submit(asyncio.to_thread(answered.wait, 20)) for _ in range(BLOCKING_THREADS)]
+
+    assert event_loop().submit(http.request("POST", "/x", json={})).result(10).status == 200
+    answered.set()
+    assert all(one.result(10) for one in waiting)
 
 
 def test_all_who_wait_learn_that_there_is_no_token(http: Http, tokens: SlowTokens) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable
 
@@ -40,8 +41,10 @@ class PollSpacing:
         """Count the pending operations again, if the last count is too old and no other attempt is counting them."""
         if time.monotonic() < self._count_again_at:
             return
-        self._count_again_at = time.monotonic() + COUNT_VALID_S
+        self._count_again_at = math.inf
         try:
             self._count = await asyncio.to_thread(self._count_pending)
         except SQLAlchemyError as error:
             log.warning("pending operations not counted, the ledger is unavailable: %s", error)
+        finally:
+            self._count_again_at = time.monotonic() + COUNT_VALID_S

@@ -3,8 +3,7 @@
 import logging
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, assert_never
+from typing import Any, NamedTuple, assert_never
 
 from worker.errors import B2CopyError
 from worker.flow.meaning import Becomes, Counted, Meaning
@@ -31,8 +30,7 @@ BACKOFF_MAX_S = 10.0  # while the circuit is open few operations are tried, so a
 POLL_WIDENING = 1.5
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(NamedTuple):
     """An attempt that is over: what it learned, what that means, and the evidence to store.
 
     `permits` says what an unknown outcome of this operation permits. `unknown_step` names the request whose effect is

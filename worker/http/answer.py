@@ -54,7 +54,7 @@ class Answer:
     def json(self) -> Any:
         """Return the decoded body. Raises `ValueError` if it is not JSON (RFC 8259), cut, or nested too deep."""
         try:
-            return json.loads(self.body, parse_constant=_refuse_constant)
+            return _DECODER.decode(self.body.decode(json.detect_encoding(self.body), "surrogatepass"))
         except RecursionError:
             raise ValueError("nested too deep") from None
 
@@ -109,3 +109,6 @@ def _instant(value: str | None) -> float | None:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)

@@ -23,6 +23,10 @@ _RESENDABLE = frozenset({OnUnknown.START_OR_GET, OnUnknown.REPEAT})
 _REFUSED = frozenset(range(400, 500)) - {401, 403, 408, 425, 429}  # a 4xx about what was sent
 
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+NO_HEADERS: Mapping[str, str] = {}
+
+
 class Token(Protocol):
     """An access token, and the generation of the session it belongs to."""
 
@@ -56,6 +60,7 @@ class Http:
         ca_file = str(settings.ca_file) if settings.ca_file else None
         self._connections = PerProcess(lambda: Connections(ca_file, size))
         self._look_ups = PerProcess(LookUps)
+        self._last_headers: dict[bool, tuple[str | None, Mapping[str, str]]] = {}  # by whether there is a body
 
     async def request(
         self,
@@ -82,10 +87,7 @@ class Http:
         """
         url = self._host + _checked(path) + (f"?{urlencode(query)}" if query else "")
         body = None if json is None else _encoded(json)
-        headers = {"User-Agent": USER_AGENT, "Accept": "application/json"}
-        if body is not None:
-            headers["Content-Type"] = "application/json"
-        request = Request(method, url, f"{method} {path}", headers, body, on_unknown in _RESENDABLE)
+        request = Request(method, url, f"{method} {path}", NO_HEADERS, body, on_unknown in _RESENDABLE)
         return await (self._authenticated(request, login) if login else self._send(request, None))
 
     def reach(self) -> Answer:
@@ -93,15 +95,15 @@ class Http:
 
         Raises `Unavailable` (name, network, certificate) or `UnknownOutcome`. Any status is an answer.
         """
-        request = Request("GET", self._host + "/", "GET /", {"User-Agent": USER_AGENT})
-        return event_loop().run(self._send(request, None))
+        return event_loop().run(self._send(Request("GET", self._host + "/", "GET /", NO_HEADERS), None))
 
     async def _authenticated(self, request: Request, login: str) -> Answer:
-        session, look_ups = self._logins[login], self._look_ups()
-        token = session.cached() or await look_ups.call(login, session.current)
+        session = self._logins[login]
+        token = session.cached() or await self._look_ups().call(login, session.current)
         answer = await self._send(request, token)
         if answer.status != 401:
             return answer
+        look_ups = self._look_ups()
         refused_at = await look_ups.call((login, "clock"), session.clock)
         for _ in range(2):
             token = await look_ups.call((login, token.generation), session.rejected, token)
@@ -113,8 +115,7 @@ class Http:
         raise AccessRejected(f"{request.name}: a new access token was refused too", 401)
 
     async def _send(self, request: Request, token: Token | None) -> Answer:
-        if token is not None:
-            request = replace(request, headers={**request.headers, "Authorization": f"Bearer {token.access}"})
+        request = request._replace(headers=self._headers(request.body is not None, token.access if token else None))
         connections = self._connections()
         try:
             answer = await connections.send(request, self._deadline_s)
@@ -132,6 +133,18 @@ class Http:
             answer = replace(answer, body=answer.body.replace(secret, b"[redacted]"))
         return answer
 
+    def _headers(self, has_body: bool, access: str | None) -> Mapping[str, str]:
+        """Return the same object while the token is the same."""
+        last_access, headers = self._last_headers.get(has_body, (None, NO_HEADERS))
+        if headers is NO_HEADERS or access != last_access:
+            headers = {"User-Agent": USER_AGENT, "Accept": "application/json"}
+            if has_body:
+                headers["Content-Type"] = "application/json"
+            if access is not None:
+                headers["Authorization"] = f"Bearer {access}"
+            self._last_headers[has_body] = access, headers
+        return headers
+
 
 @lru_cache(maxsize=256)
 def _checked(path: str) -> str:
@@ -144,6 +157,6 @@ def _checked(path: str) -> str:
 
 def _encoded(payload: Mapping[str, Any]) -> bytes:
     try:
-        return json.dumps(payload, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+        return _ENCODER.encode(payload).encode()
     except (TypeError, ValueError) as error:
         raise BadPayload(f"the payload cannot be written as JSON: {error}") from None

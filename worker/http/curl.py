@@ -11,9 +11,9 @@ of an answer. Two things prevent that here:
 import os
 import select
 import socket
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from typing import NamedTuple
 
 import certifi
 
@@ -31,6 +31,7 @@ BODY_LIMIT = 1024 * 1024  # bytes of an answer, decoded
 IDLE_S = 1  # seconds; an older idle connection is not reused, as servers close them from 2 s on
 
 _CLOSED = frozenset({pycurl.E_GOT_NOTHING, pycurl.E_SEND_ERROR, pycurl.E_RECV_ERROR, pycurl.E_SEND_FAIL_REWIND})
+_EMPTY_LINES = frozenset({b"\r\n", b"\n"})
 _HARMLESS = frozenset({"GET", "HEAD"})
 
 Ends = tuple[str | int, ...]
@@ -45,11 +46,11 @@ class NothingSent(Exception):
     """A reused connection could not be used, and no byte was sent: send the request on a new connection."""
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Request:
+class Request(NamedTuple):
     """A request to send. `name` stands for it in errors. `resendable`: sending it twice does no harm.
 
-    Of an answer with a longer body than `answer_limit` (bytes, at most `BODY_LIMIT`) only the beginning is read.
+    Requests with equal headers should hold the same object: then libcurl need not be given the headers again. Of an
+    answer with a longer body than `answer_limit` (bytes, at most `BODY_LIMIT`) only the beginning is read.
     """
 
     method: str
@@ -78,9 +79,11 @@ class Handle:
     def __init__(self, method: str, has_body: bool, ca_file: str | None, sockets: dict[Ends, int]) -> None:
         self.curl = curl = pycurl.Curl()
         self._sockets = sockets
-        self._name = ""
+        self._name = self._url = ""
+        self._headers: Mapping[str, str] | None = None
         self._unsent = b""
         self._answer_limit: int | None = None
+        self._lines: list[bytes] = []  # of all responses: interim ones, their headers, trailers
         self._reset()
         for option, value in (
             (curl.NOSIGNAL, 1),
@@ -98,7 +101,7 @@ class Handle:
             (curl.MAXAGE_CONN, IDLE_S),
             (curl.SOCKOPTFUNCTION, self._on_new_socket),
             (curl.PREREQFUNCTION, self._before_request),
-            (curl.HEADERFUNCTION, self._on_header),
+            (curl.HEADERFUNCTION, self._lines.append),
             (curl.WRITEFUNCTION, self._on_body),
         ):
             curl.setopt(option, value)
@@ -116,9 +119,13 @@ class Handle:
         self._reset()
         self._name = request.name
         self._answer_limit = request.answer_limit
-        curl.setopt(curl.URL, request.url)
-        headers = [f"{name}: {value}" for name, value in request.headers.items() if name != "Content-Length"]
-        curl.setopt(curl.HTTPHEADER, [*headers, "Expect:", "Accept-Encoding:"])
+        if request.url != self._url:
+            curl.setopt(curl.URL, request.url)
+            self._url = request.url
+        if request.headers is not self._headers:
+            headers = [f"{name}: {value}" for name, value in request.headers.items() if name != "Content-Length"]
+            curl.setopt(curl.HTTPHEADER, [*headers, "Expect:", "Accept-Encoding:"])
+            self._headers = request.headers
         if request.body is not None:
             self._unsent = request.body
             curl.setopt(curl.POSTFIELDSIZE, len(request.body))
@@ -136,10 +143,10 @@ class Handle:
         """
         curl, name = self.curl, self._name
         is_cut_by_us = self._answer_limit is not None and self._size > self._answer_limit
-        if (error is None or is_cut_by_us) and self._head_is_whole:
-            return Answer(curl.getinfo(curl.RESPONSE_CODE), Headers(self._head), b"".join(self._parts))
+        if (error is None or is_cut_by_us) and (head := _final_head(self._lines)):
+            return Answer(curl.getinfo(curl.RESPONSE_CODE), Headers(head), b"".join(self._parts))
         code, text = (0, "cut inside the headers") if error is None else (error.args[0], str(error.args[1])[:150])
-        is_closed = code in _CLOSED and not self._opened and not self._head
+        is_closed = code in _CLOSED and not self._opened and not self._lines
         if curl.getinfo(curl.REQUEST_SIZE) == 0:
             if self._is_unusable or is_closed:
                 raise NothingSent
@@ -151,8 +158,7 @@ class Handle:
         raise UnknownOutcome(f"{name}: no whole answer ({text})")
 
     def _reset(self) -> None:
-        self._head: list[bytes] = []  # lines of the last response, interim ones included
-        self._head_is_whole = False
+        self._lines.clear()
         self._parts: list[bytes] = []
         self._size = 0
         self._opened: list[int] = []  # sockets; none if the connection is a reused one
@@ -175,21 +181,23 @@ class Handle:
         part, self._unsent = self._unsent[:size], self._unsent[size:]
         return part
 
-    def _on_header(self, line: bytes) -> None:
-        if self._head_is_whole:  # a trailer
-            return
-        if line.startswith(b"HTTP/"):  # after an interim response, the next one
-            self._head = []
-        self._head.append(line)
-        if line in {b"\r\n", b"\n"}:
-            self._head_is_whole = not _is_interim(self._head[0])
-
     def _on_body(self, part: bytes) -> int | None:
         self._size += len(part)
         if self._size > (self._answer_limit or BODY_LIMIT):
             return 0  # ends the transfer
         self._parts.append(part)
         return None
+
+
+def _final_head(lines: Sequence[bytes]) -> Sequence[bytes]:
+    """Return the lines of the first response that is not an interim one; nothing if its end has not come."""
+    begin = 0
+    for number, line in enumerate(lines):
+        if line in _EMPTY_LINES:
+            if not _is_interim(lines[begin]):
+                return lines[begin:number]
+            begin = number + 1
+    return ()
 
 
 def _is_interim(status_line: bytes) -> bool:

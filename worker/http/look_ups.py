@@ -1,23 +1,29 @@
-"""Look-ups that block, made in threads beside the event loop."""
+"""Look-ups of access tokens, which block, made in threads beside the event loop."""
 
 import asyncio
 from collections.abc import Callable, Hashable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+
+_THREADS = 4  # there are few logins, and all requests share a look-up
 
 
 class LookUps:
     """Runs blocking functions in threads. Coroutines that need the same look-up at the same time share one call.
 
-    Otherwise every request that waits for an access token would hold a thread of its own.
+    Otherwise every request that waits for an access token would hold a thread of its own. The threads are no others'
+    (`asyncio.to_thread`), because a ledger that does not answer must not hold up a request beyond its lease.
     """
 
     def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(_THREADS, "b2copy-tokens")
         self._running: dict[Hashable, asyncio.Future[Any]] = {}
 
     async def call(self, key: Hashable, function: Callable[..., Any], *args: Any) -> Any:
         """Return the result of `function(*args)`. Raises what it raises."""
         running = self._running.get(key)
         if running is None:
-            running = self._running[key] = asyncio.ensure_future(asyncio.to_thread(function, *args))
+            running = asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+            self._running[key] = running
             running.add_done_callback(lambda _: self._running.pop(key))
         return await asyncio.shield(running)
