@@ -73,6 +73,9 @@ class PollSchedule:
 class Kind(Generic[P]):
     """`describe` names a valid payload's operation. `attempt` makes one attempt and returns what it learned.
 
+    All attempts of a process run on one event loop. So an attempt awaits what takes time, and leaves what blocks to
+    `asyncio.to_thread`.
+
     `on_unknown` says what an unknown outcome permits; a function is asked about each claim. `failure_reasons` are the
     reasons of `Failed` outcomes, each with a sentence for people. `time_allowed_s` and `polls` read the settings.
     `waits_s` are the seconds between two attempts that brought nothing, until the time allowed is over; the last one is

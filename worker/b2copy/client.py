@@ -12,7 +12,7 @@ A = TypeVar("A")
 
 
 class B2Copy:
-    """B2COPY, through one authenticated HTTP client. Safe to share between threads."""
+    """B2COPY, through one authenticated HTTP client."""
 
     def __init__(self, http: Http) -> None:
         self._http = http

@@ -31,6 +31,7 @@ class Senders:
         results: "SimpleQueue[list[Result]]",
     ) -> None:
         self._count, self._make, self._results = count, make, results
+        self._loop = event_loop()  # now, so that a loop that cannot be started is found before anything is claimed
         self._waiting: deque[tuple[Claim, int]] = deque()
         self._few = 0  # if no more claims than these wait, the lane should claim more
         self._senders: set[asyncio.Task[Result]] = set()
@@ -39,11 +40,11 @@ class Senders:
 
     def send(self, claims: Sequence[Claim], times_opened: int) -> None:
         """Make an attempt for each claim. Whatever happens, a result for each comes back through `results`."""
-        event_loop().call(self._accept, claims, times_opened)
+        self._loop.call(self._accept, claims, times_opened)
 
     def recall(self) -> None:
         """Return the claims for which no attempt has begun."""
-        event_loop().call(self._return_waiting)
+        self._loop.call(self._return_waiting)
 
     def _accept(self, claims: Sequence[Claim], times_opened: int) -> None:
         self._waiting.extend((claim, times_opened) for claim in claims)

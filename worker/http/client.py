@@ -50,7 +50,7 @@ class TokenSource(Protocol):
 
 
 class Http:
-    """Sends requests to `settings.host`. Safe to share between threads and across a fork."""
+    """Sends requests to `settings.host`, on the event loop of this process. Safe to share across a fork."""
 
     def __init__(self, logins: Mapping[str, TokenSource], settings: Settings, connections: int | None = None) -> None:
         """`logins` by name. Up to `connections` are kept alive, `settings.concurrency` by default."""
