@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection
 
+from worker.ledger.identities import learn_identities
 from worker.ledger.ordering import release_children, release_line
 from worker.operation import State
 
@@ -19,12 +20,13 @@ class Ended(NamedTuple):
 
 
 def ended(connection: Connection, operations: Sequence[Ended], now: int) -> None:
-    """Release the next operation of each entity, and the children of those that succeeded. `now` is in ms.
+    """Store the identities that were learned; release the next operation of each entity, and the children. `now` is ms.
 
     Called wherever an operation becomes final: settle, late answer, cancel, stop asking, resolve, expiry, unusable
     message. A child whose parent failed is not released: it waits for the parent's replay until its own deadline.
     """
     if not operations:
         return
+    learn_identities(connection, [(one.id, one.key) for one in operations if one.state == State.SUCCEEDED])
     release_line(connection, [one.entity for one in operations if one.entity], now)
     release_children(connection, [one.key for one in operations if one.state == State.SUCCEEDED], now)
