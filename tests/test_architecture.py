@@ -55,7 +55,10 @@ MAY_IMPORT = {
         "worker/b2copy", "worker/errors.py", "worker/http", "worker/kind.py", "worker/ledger", "worker/operation.py",
         "worker/process.py", "worker/queues.py", "worker/redis_connection.py", "worker/settings.py", "worker/watch",
     },
-    "worker/b2copy": {"worker/errors.py", "worker/http", "worker/operation.py", "worker/settings.py", "worker/watch"},
+    "worker/b2copy": {
+        "worker/errors.py", "worker/http", "worker/operation.py", "worker/session", "worker/settings.py",
+        "worker/watch",
+    },
     "worker/session": {
         "worker/errors.py", "worker/http", "worker/process.py", "worker/redis_connection.py", "worker/settings.py",
         "worker/watch",
@@ -176,6 +179,8 @@ def registered(active_environment: object) -> dict[str, object]:
 def test_the_tasks_that_outsiders_name_are_there(registered: dict[str, object]) -> None:
     assert set(registered) >= {
         "b2copy.fees.process",
+        "b2copy.clients.register",
+        "b2copy.accounts.create",
         "b2copy.call",
         "b2copy.push",
         "b2copy.ledger.dispatch",

@@ -6,7 +6,7 @@
     - RateLimited           429
     - SessionUnavailable    there is no access token right now
       - StoreUnavailable    because Redis does not answer
-    - BackOfficeUnavailable there is no token of the Back Office, which only some operations need
+    - BackOfficeUnavailable the Back Office gives no token, or refuses our shared secret: only some operations wait
     - AccessRejected        401 twice in a row, or 403: our access, or this operation's, is refused
     - GateClosed            we do not send just now: nothing was sent
       - CircuitOpen         because the destination is unavailable
@@ -75,7 +75,7 @@ class StoreUnavailable(SessionUnavailable):
 
 
 class BackOfficeUnavailable(Transient):
-    """There is no access token of the Back Office: only the operations that need it wait."""
+    """The Back Office gives us no token, or refuses our shared secret: only the operations that need it wait."""
 
 
 class AccessRejected(Transient):
