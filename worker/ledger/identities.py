@@ -8,6 +8,8 @@ one as it is.
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, func, select
@@ -21,6 +23,8 @@ LEARNED_FROM = ("clients.register:", "accounts.create:")
 
 IMPORTED = "import"
 """What an identity was learned from that no operation has found out."""
+
+BATCH = 1_000  # identities stored in one transaction
 
 _IDS = ("crm_id", "client_id", "account_id", "payment_account")
 
@@ -71,10 +75,12 @@ def identity_of(ledger: Ledger, platform: str, login: str) -> Identity | None:
 
 
 def store_identities(ledger: Ledger, known: Iterable[Identity]) -> int:
-    """Store identities that were found out elsewhere, in one transaction. Returns how many."""
-    rows = list(known)
-    ledger.write(lambda connection: _store(connection, rows))
-    return len(rows)
+    """Store identities that were found out elsewhere, in transactions of `BATCH`. Returns how many."""
+    left, stored = iter(known), 0
+    while batch := list(islice(left, BATCH)):
+        ledger.write(partial(_store, rows=batch))
+        stored += len(batch)
+    return stored
 
 
 def learn_identities(connection: Connection, succeeded: Sequence[tuple[int, str]]) -> None:
