@@ -122,7 +122,7 @@ def forget() -> None:
     """What this process has read or made belongs to the settings before."""
     crm_settings.cache_clear()
     worker_settings.cache_clear()
-    for made in (worker_app.ledger, worker_app.session, worker_app.b2copy):
+    for made in (worker_app.ledger, worker_app.session, worker_app.back_office, worker_app.b2copy):
         made.forget()
 
 

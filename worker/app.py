@@ -1,4 +1,4 @@
-"""The Celery app, and what each process holds one of: `ledger()`, `session()`, `b2copy()`.
+"""The Celery app, and what each process holds one of: `ledger()`, `session()`, `back_office()`, `b2copy()`.
 
 Importing this connects to nothing, reads no setting and loads neither the HTTP client nor cryptography, so that a CRM
 can import `tasks.enqueue` cheaply and a fork finds no socket to share.
@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery import current_app, signals
@@ -16,7 +17,7 @@ from celery import current_app, signals
 from worker.celery_app import App, celery_settings
 from worker.errors import SettingsError
 from worker.ledger import Ledger, open_ledger
-from worker.process import PerProcess
+from worker.process import PerProcess, me
 from worker.queues import LANES, MIN_CONCURRENCY
 from worker.settings import crm_settings, worker_settings
 from worker.watch.logs import guard, guard_our_loggers
@@ -42,14 +43,29 @@ def session() -> "SharedSession":
 
 
 @PerProcess
+def back_office() -> "SharedSession":
+    """This process's view of the Back Office's session. Raises `SettingsError` if that login is not set."""
+    from worker.ledger.refused_passwords import RefusedPasswords
+    from worker.session import SharedSession
+    from worker.session.back_office import BackOffice
+
+    login = partial(BackOffice, refusals=RefusedPasswords(ledger, me()))
+    return SharedSession(worker_settings(), login=login)
+
+
+@PerProcess
 def b2copy() -> "B2Copy":
     """This process's client."""
     from worker.b2copy import B2Copy
     from worker.http import Http
 
     settings = worker_settings()
+    sessions = {"service_admin": session()}
+    if settings.back_office_email is not None:
+        sessions["back_office"] = back_office()
     # Each lane has senders of its own.
-    return B2Copy(Http({"service_admin": session()}, settings, connections=settings.concurrency * len(LANES)))
+    http = Http(sessions, settings, connections=settings.concurrency * len(LANES))
+    return B2Copy(http, {"accounts": settings.accounts_login, "widgets": settings.widgets_login})
 
 
 def _settings_or_exit() -> dict[str, Any]:
@@ -80,10 +96,12 @@ def check_before_work(conf: Any = None, options: Any = None, **_: Any) -> None:
         return
     from worker.http import check as check_transport
     from worker.session import check_keys
+    from worker.session.back_office import check_password
 
     try:
         check_options(options or {})
         check_keys(worker_settings())
+        check_password(worker_settings())
         check_transport(worker_settings().ca_file)
         open_ledger(crm_settings().database_url, create=True).close()
         ledger()
