@@ -1,8 +1,9 @@
 """The routes of generation 1: real requests to the sandbox, and answers in every documented shape."""
 
+from collections.abc import Coroutine
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
 import jsonschema
 import pytest
@@ -19,13 +20,18 @@ from worker.b2copy.routes.leaderboard import Board, Product, read_leaders
 from worker.b2copy.routes.seamless_login import Visitor, read_url
 from worker.b2copy.routes.statistics import OfAccount
 from worker.errors import Conflict, NotFound, Rejected, Unavailable, UnknownOutcome
-from worker.flow.sender import run_without_waiting as now
+from worker.http import event_loop
 from worker.sandbox.control_client import SandboxControl
 from worker.testbed.environment import Environment
 
 NEW = NewAccount(client_id=5, platform=1, number="700100", product_currency_id=2, is_master=1, name="Master of one")
+T = TypeVar("T")
 SECRET = "sandbox-secret"
 VISITOR = Visitor(account="700100", secret_key=SECRET)
+
+
+def now(sent: Coroutine[Any, Any, T]) -> T:
+    return event_loop().run(sent)
 
 
 @pytest.fixture
