@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Any, overload
 
 from sqlalchemy import Connection
 
+from tasks.accounts import ACCOUNTS
+from tasks.clients import CLIENTS
 from tasks.fees import FEES
 from tasks.generic_call import CALL
 from tasks.registry import KINDS
@@ -59,6 +61,48 @@ def fees(
     `account_login` is the MT login, `request_id` your id of the withdrawal, `by` who asks (for the evidence).
     """
     return _accept(FEES.new({"account_login": account_login, "request_id": request_id}, crm_settings()), by, connection)
+
+
+def register_client(
+    *,
+    login: str,
+    platform: int = 1,
+    crm_id: str | None = None,
+    by: str | None = None,
+    connection: Connection | None = None,
+) -> Recorded:
+    """Ask for the client of an MT login to be registered, which gives it a payment account.
+
+    `platform` is B2COPY's number of the trading platform, `crm_id` your id of the client.
+    """
+    fields = {"login": login, "platform": platform, "crm_id": crm_id}
+    return _accept(CLIENTS.new(fields, crm_settings()), by, connection)
+
+
+def open_account(
+    *,
+    login: str,
+    product_currency_id: int,
+    platform: int = 1,
+    client_id: int | None = None,
+    registration: str | None = None,
+    is_master: bool = False,
+    name: str | None = None,
+    description: str | None = None,
+    by: str | None = None,
+    connection: Connection | None = None,
+) -> Recorded:
+    """Ask for a master or investment account to be opened for an MT login that exists.
+
+    Its client is `client_id` (B2COPY's id), or whom the operation `registration` registers (its key: the account is
+    opened after it), or without both, whom the identity map holds for the login. B2COPY's support tells the
+    `product_currency_id`.
+    """
+    fields = {
+        "login": login, "platform": platform, "product_currency_id": product_currency_id, "client_id": client_id,
+        "registration": registration, "is_master": is_master, "name": name, "description": description,
+    }  # fmt: skip
+    return _accept(ACCOUNTS.new(fields, crm_settings()), by, connection)
 
 
 def call(

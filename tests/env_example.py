@@ -37,6 +37,9 @@ _EXAMPLES = {
     "device_ip": "203.0.113.7",
     "storage_key_file": "/etc/b2copy/storage.key",
     "ca_file": "/etc/b2copy/ca.pem",
+    "seamless_secret_file": "/etc/b2copy/seamless-secret",
+    "back_office_email": "sync@broker.example",
+    "back_office_password_file": "/etc/b2copy/back-office-password",
 }
 _UNITS = {"d": 86400, "h": 3600, "m": 60}
 

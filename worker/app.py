@@ -52,11 +52,13 @@ def check_before_work(conf: Any = None, options: Any = None, **_: Any) -> None:
         return
     from worker.http import check as check_transport
     from worker.session import check_keys
+    from worker.session.back_office import check_password
     from worker.webhook.endpoint import check_webhook
 
     try:
         check_options(options or {})
         check_keys(worker_settings())
+        check_password(worker_settings())
         check_transport(worker_settings().ca_file)
         check_webhook(worker_settings())
         open_ledger(crm_settings().database_url, create=True).close()

@@ -234,6 +234,23 @@ class Settings(CrmSettings):
     webhook_ca_file: Path | None = Field(
         None, description="CA certificates for the CRM's host in B2COPY_WEBHOOK_URL, if not the usual ones."
     )
+    seamless_secret_file: Path | None = Field(
+        None, description="A file with the secret that B2COPY's Back Office shows, to register clients."
+    )
+    duplicate_clients: Literal["unknown", "refused", "returned"] = Field(
+        "unknown",
+        description="What B2COPY does with a second registration; if unknown, a lost answer is left to a person.",
+    )
+    back_office_email: str | None = Field(
+        None, pattern=r"[^@\s]+@[^@\s]+", description="Who signs in to the Back Office, if some routes need that."
+    )
+    back_office_password_file: Path | None = Field(None, description="A file with the password of that e-mail address.")
+    accounts_login: Literal["service_admin", "back_office"] = Field(
+        "service_admin", description="Which login lists and creates accounts: B2COPY's documentation leaves it open."
+    )
+    widgets_login: Literal["service_admin", "back_office"] = Field(
+        "service_admin", description="Which login reads the widgets."
+    )
 
 
 AnySettings = TypeVar("AnySettings", bound=LedgerSettings)
@@ -312,6 +329,15 @@ def _contradictions(settings: Settings) -> list[str]:
         problems.append(
             f"B2COPY_KEY_ID names {len(settings.key_id)} keys and B2COPY_PRIVATE_KEY_FILE"
             f" {len(settings.private_key_file)} files: list one file per key, in the same order"
+        )
+    signs_in = settings.back_office_email is not None
+    if signs_in != (settings.back_office_password_file is not None):
+        problems.append(
+            "B2COPY_BACK_OFFICE_EMAIL and B2COPY_BACK_OFFICE_PASSWORD_FILE belong together: set both or none"
+        )
+    if not signs_in and "back_office" in (settings.accounts_login, settings.widgets_login):
+        problems.append(
+            "B2COPY_BACK_OFFICE_EMAIL is not set: B2COPY_ACCOUNTS_LOGIN or B2COPY_WIDGETS_LOGIN is back_office"
         )
     return problems
 

@@ -10,8 +10,7 @@ from sqlalchemy.exc import IntegrityError, InterfaceError, InternalError, Operat
 
 from worker.errors import SettingsError
 from worker.ledger import schema
-from worker.ledger.ended import WITH_NOTICES
-from worker.ledger.engine import connect, create_private_file, exists, reading
+from worker.ledger.engine import WITH_NOTICES, connect, create_private_file, exists, reading
 
 DATABASE_UNAVAILABLE_ERRORS = (OperationalError, InterfaceError, InternalError, TimeoutError)
 """What SQLAlchemy raises while the database cannot be used: gone, full, locked, a standby, out of connections."""
