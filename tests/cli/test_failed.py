@@ -1,6 +1,7 @@
 """failed list, show, replay, cancel: dead letters, and who decided what."""
 
 import time
+from typing import Any
 
 from tests.cli.conftest import Command
 from tests.cli.operations import many_failed
@@ -156,7 +157,13 @@ class TestCorrect:
         self, b2copy_sync: Command, ledger: Ledger
     ) -> None:
         key = fail_operation(ledger, "W1")
-        fields = {"path": "/api/admin/x", "payload": {}, "key": "C1", "entity": None, "parent": None}
+        fields: dict[str, Any] = {
+            "path": "/api/admin/a/v1/b/c/d",
+            "payload": {},
+            "key": "C1",
+            "entity": None,
+            "parent": None,
+        }
         call = fail_operation(
             ledger, "C1", kind="call", lane="default", payload=fields | {"repeatable": False}, on_unknown=OnUnknown.STOP
         )
