@@ -73,6 +73,8 @@ def _database_url(value: str) -> str:
     if dialect == "sqlite" and not driver:
         if not rest.startswith("//"):
             raise ValueError("must name an absolute path: sqlite:////absolute/path (four slashes)")
+        if "?" in rest:
+            raise ValueError("must not hold options: an SQLite ledger takes none")
         return f"sqlite://{rest}"
     if dialect not in {"postgres", "postgresql"}:
         raise ValueError(f"must be on sqlite or postgresql, not {scheme}")
