@@ -28,20 +28,21 @@ MAY_IMPORT = {
     },
     "tasks": {
         "worker/app.py", "worker/b2copy", "worker/errors.py", "worker/flow", "worker/ids.py", "worker/json_lines.py",
-        "worker/kind.py", "worker/ledger", "worker/messages", "worker/operation.py", "worker/process.py",
-        "worker/queues.py", "worker/settings.py", "worker/watch",
+        "worker/kind.py", "worker/ledger", "worker/messages", "worker/operation.py", "worker/packages.py",
+        "worker/process.py", "worker/queues.py", "worker/settings.py", "worker/watch",
     },
     "worker/messages": {
         "worker/app.py", "worker/errors.py", "worker/kind.py", "worker/ledger", "worker/operation.py",
         "worker/process.py", "worker/queues.py", "worker/redis_connection.py", "worker/settings.py", "worker/watch",
     },
     "worker/doctor": {
-        "worker/app.py", "worker/errors.py", "worker/http", "worker/ledger", "worker/operation.py", "worker/queues.py",
-        "worker/redis_connection.py", "worker/report", "worker/session", "worker/settings.py", "worker/watch",
+        "worker/app.py", "worker/errors.py", "worker/http", "worker/ledger", "worker/operation.py", "worker/packages.py",
+        "worker/queues.py", "worker/redis_connection.py", "worker/report", "worker/session", "worker/settings.py",
+        "worker/watch",
     },
     "worker/app.py": {
         "worker/b2copy", "worker/celery_app.py", "worker/errors.py", "worker/http", "worker/ledger",
-        "worker/process.py", "worker/queues.py", "worker/session", "worker/settings.py", "worker/watch",
+        "worker/packages.py", "worker/process.py", "worker/queues.py", "worker/session", "worker/settings.py", "worker/watch",
     },
     "worker/celery_app.py": {
         "worker/queues.py", "worker/redis_connection.py", "worker/redis_url.py", "worker/schedule.py",
@@ -74,6 +75,7 @@ MAY_IMPORT = {
     "worker/redis_url.py": set(),
     "worker/ids.py": set(),
     "worker/json_lines.py": set(),
+    "worker/packages.py": set(),
     "worker/process.py": set(),
     "worker/queues.py": set(),
     "worker/operation.py": set(),

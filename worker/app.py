@@ -16,6 +16,7 @@ from celery import current_app, signals
 from worker.celery_app import App, celery_settings
 from worker.errors import SettingsError
 from worker.ledger import Ledger, open_ledger
+from worker.packages import check_ours
 from worker.process import PerProcess
 from worker.queues import LANES, MIN_CONCURRENCY
 from worker.settings import crm_settings, worker_settings
@@ -25,6 +26,9 @@ from worker.watch.repeat_limit import limit_repeats
 if TYPE_CHECKING:
     from worker.b2copy import B2Copy
     from worker.session import SharedSession
+
+
+check_ours("tasks")  # which the app imports by name
 
 
 @PerProcess
