@@ -27,8 +27,8 @@ MAY_IMPORT = {
         "tasks", "worker/app.py", "worker/ledger", "worker/operation.py", "worker/sandbox", "worker/testbed",
     },
     "tasks": {
-        "worker/app.py", "worker/b2copy", "worker/errors.py", "worker/flow", "worker/ids.py", "worker/json_lines.py",
-        "worker/kind.py", "worker/ledger", "worker/messages", "worker/operation.py", "worker/packages.py",
+        "worker/app.py", "worker/b2copy", "worker/errors.py", "worker/flow", "worker/ids.py",
+        "worker/json_lines.py", "worker/kind.py", "worker/ledger", "worker/messages", "worker/operation.py",
         "worker/process.py", "worker/queues.py", "worker/settings.py", "worker/watch",
     },
     "worker/messages": {
@@ -36,13 +36,14 @@ MAY_IMPORT = {
         "worker/process.py", "worker/queues.py", "worker/redis_connection.py", "worker/settings.py", "worker/watch",
     },
     "worker/doctor": {
-        "worker/app.py", "worker/errors.py", "worker/http", "worker/ledger", "worker/operation.py", "worker/packages.py",
-        "worker/queues.py", "worker/redis_connection.py", "worker/report", "worker/session", "worker/settings.py",
-        "worker/watch",
+        "worker/app.py", "worker/errors.py", "worker/http", "worker/ledger", "worker/operation.py",
+        "worker/packages.py", "worker/queues.py", "worker/redis_connection.py", "worker/report", "worker/session",
+        "worker/settings.py", "worker/watch",
     },
     "worker/app.py": {
         "worker/b2copy", "worker/celery_app.py", "worker/errors.py", "worker/http", "worker/ledger",
-        "worker/packages.py", "worker/process.py", "worker/queues.py", "worker/session", "worker/settings.py", "worker/watch",
+        "worker/packages.py", "worker/process.py", "worker/queues.py", "worker/session", "worker/settings.py",
+        "worker/watch",
     },
     "worker/celery_app.py": {
         "worker/queues.py", "worker/redis_connection.py", "worker/redis_url.py", "worker/schedule.py",
