@@ -93,7 +93,7 @@ def test_a_pool_of_green_threads_is_refused() -> None:
         is_green = True  # as celery.concurrency.gevent and eventlet say it
 
     with pytest.raises(SettingsError, match="--pool gevent and eventlet are not supported"):
-        check_options({"pool_cls": GreenPool})
+        check_options({"pool": GreenPool})
 
 
 def test_a_key_that_others_may_read_stops_a_worker(environment: Environment, tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def check_options(options: dict[str, Any]) -> None:
     """Raises `SettingsError` if a worker's command line would starve the inbox or end the worker under load."""
     if options.get("autoscale"):
         raise SettingsError("--autoscale is not supported: threads cost little, set their number with -c")
-    if getattr(options.get("pool_cls"), "is_green", False):
+    if getattr(options.get("pool"), "is_green", False):
         # gevent and eventlet replace threads and sockets under libcurl's event loop: every operation would fail.
         raise SettingsError("--pool gevent and eventlet are not supported: leave --pool out, threads wait for B2COPY")
     concurrency = options.get("concurrency")
