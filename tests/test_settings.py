@@ -206,3 +206,14 @@ def test_a_refused_url_does_not_show_its_password(active_environment: Environmen
     monkeypatch.setenv("B2COPY_DATABASE_URL", "mysql://ada:pass-word@db/x")
 
     assert "pass-word" not in refused()
+
+
+def test_the_passwords_in_urls_are_in_no_repr(active_environment: Environment, monkeypatch: Monkey) -> None:
+    monkeypatch.setenv("B2COPY_DATABASE_URL", "postgresql://u:hunter2@db/x")
+    monkeypatch.setenv("B2COPY_REDIS_URL", "rediss://u:hunter3@redis/0?password=hunter3")
+
+    with pytest.raises(SettingsError):  # an option that is refused
+        load(Settings)
+    monkeypatch.setenv("B2COPY_REDIS_URL", "rediss://u:hunter3@redis/0")
+
+    assert "hunter" not in repr(load(Settings)) + str(load(Settings))
