@@ -41,12 +41,14 @@ def main() -> None:
         survived = [mutant for mutant, result in results.items() if result == "survived"]
         unexplained = [mutant for mutant in survived if mutant not in reasons]
         survivors += len(unexplained)
-        ran, dead = len(results), len(results) - len(survived)
-        share = 100 * dead / max(1, ran - (len(survived) - len(unexplained)))
+        killed, timeouts = (sum(result == word for result in results.values()) for word in ("killed", "timeout"))
+        share = 100 * killed / max(1, killed + len(unexplained))
         print(
-            f"\n{name}: {ran} of {len(mutants_in(PARTS[name]))} mutants run, {dead} killed ({share:.0f} % without the"
+            f"\n{name}: {len(results)} of {len(mutants_in(PARTS[name]))} mutants run: {killed} killed ({share:.0f} %),"
         )
-        print(f"{len(survived) - len(unexplained)} justified); survivors to look at: {len(unexplained)}")
+        print(
+            f"{len(survived) - len(unexplained)} justified, {timeouts} without a result in time, {len(unexplained)} to look at"
+        )
         for mutant in unexplained:
             print(f"    {mutant}")
     sys.exit(bool(survivors))
