@@ -47,7 +47,8 @@ def main() -> None:
             f"\n{name}: {len(results)} of {len(mutants_in(PARTS[name]))} mutants run: {killed} killed ({share:.0f} %),"
         )
         print(
-            f"{len(survived) - len(unexplained)} justified, {timeouts} without a result in time, {len(unexplained)} to look at"
+            f"{len(survived) - len(unexplained)} justified, {timeouts} without a result in time,"
+            f" {len(unexplained)} to look at"
         )
         for mutant in unexplained:
             print(f"    {mutant}")
