@@ -8,9 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from celery.concurrency.base import BasePool
 from sqlalchemy import text
 
 from tests.support import until
+from worker.app import check_options
+from worker.errors import SettingsError
 from worker.ledger.database import schema_version
 from worker.ledger.engine import connect
 from worker.ledger.migrations import migrate
@@ -83,6 +86,14 @@ def test_options_that_would_starve_the_inbox_or_end_the_worker_are_refused(
     [line] = refused(run(environment, "worker", options=options))
 
     assert line.startswith(problem)
+
+
+def test_a_pool_of_green_threads_is_refused() -> None:
+    class GreenPool(BasePool):  # type: ignore[misc]
+        is_green = True  # as celery.concurrency.gevent and eventlet say it
+
+    with pytest.raises(SettingsError, match="--pool gevent and eventlet are not supported"):
+        check_options({"pool": GreenPool})
 
 
 def test_a_key_that_others_may_read_stops_a_worker(environment: Environment, tmp_path: Path) -> None:

@@ -42,12 +42,14 @@ MAY_IMPORT = {
         "worker/settings.py", "worker/watch",
     },
     "worker/doctor": {
-        "worker/app.py", "worker/errors.py", "worker/http", "worker/ledger", "worker/operation.py", "worker/queues.py",
-        "worker/redis_connection.py", "worker/report", "worker/session", "worker/settings.py", "worker/watch",
+        "worker/app.py", "worker/errors.py", "worker/http", "worker/ledger", "worker/operation.py",
+        "worker/packages.py", "worker/queues.py", "worker/redis_connection.py", "worker/report", "worker/session",
+        "worker/settings.py", "worker/watch",
     },
     "worker/app.py": {
         "worker/celery_app.py", "worker/errors.py", "worker/http", "worker/instances.py", "worker/ledger",
-        "worker/queues.py", "worker/session", "worker/settings.py", "worker/watch", "worker/webhook",
+        "worker/packages.py", "worker/queues.py", "worker/session", "worker/settings.py", "worker/watch",
+        "worker/webhook",
     },
     "worker/instances.py": {
         "worker/b2copy", "worker/http", "worker/ledger", "worker/process.py", "worker/queues.py", "worker/session",
@@ -91,6 +93,7 @@ MAY_IMPORT = {
     "worker/redis_url.py": set(),
     "worker/ids.py": set(),
     "worker/json_lines.py": set(),
+    "worker/packages.py": set(),
     "worker/process.py": set(),
     "worker/queues.py": set(),
     "worker/operation.py": set(),

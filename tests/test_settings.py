@@ -229,3 +229,14 @@ def test_notices_may_go_to_another_host_in_plain_text_only_if_that_is_allowed(
     assert refused().startswith("B2COPY_WEBHOOK_URL must be https")
     monkeypatch.setenv("B2COPY_WEBHOOK_PLAINTEXT", "allowed")
     assert load(Settings).webhook_url == "http://crm.internal/hook"
+
+
+def test_the_passwords_in_urls_are_in_no_repr(active_environment: Environment, monkeypatch: Monkey) -> None:
+    monkeypatch.setenv("B2COPY_DATABASE_URL", "postgresql://u:hunter2@db/x")
+    monkeypatch.setenv("B2COPY_REDIS_URL", "rediss://u:hunter3@redis/0?password=hunter3")
+
+    with pytest.raises(SettingsError):  # an option that is refused
+        load(Settings)
+    monkeypatch.setenv("B2COPY_REDIS_URL", "rediss://u:hunter3@redis/0")
+
+    assert "hunter" not in repr(load(Settings)) + str(load(Settings))

@@ -16,12 +16,15 @@ from worker.celery_app import App, celery_settings
 from worker.errors import SettingsError
 from worker.instances import b2copy, ledger, session, webhook
 from worker.ledger import open_ledger
+from worker.packages import check_ours
 from worker.queues import MIN_CONCURRENCY
 from worker.settings import crm_settings, worker_settings
 from worker.watch.logs import guard, guard_our_loggers
 from worker.watch.repeat_limit import limit_repeats
 
 __all__ = ["app", "b2copy", "ledger", "session", "webhook"]
+
+check_ours("tasks")  # which the app imports by name
 
 
 def _settings_or_exit() -> dict[str, Any]:
@@ -71,6 +74,9 @@ def check_options(options: dict[str, Any]) -> None:
     """Raises `SettingsError` if a worker's command line would starve the inbox or end the worker under load."""
     if options.get("autoscale"):
         raise SettingsError("--autoscale is not supported: threads cost little, set their number with -c")
+    if getattr(options.get("pool"), "is_green", False):
+        # gevent and eventlet replace threads and sockets under libcurl's event loop: every operation would fail.
+        raise SettingsError("--pool gevent and eventlet are not supported: leave --pool out, threads wait for B2COPY")
     concurrency = options.get("concurrency")
     if concurrency and str(concurrency).isdigit() and int(concurrency) < MIN_CONCURRENCY:
         raise SettingsError(

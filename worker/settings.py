@@ -85,6 +85,8 @@ def _database_url(value: str) -> str:
     if dialect == "sqlite" and not driver:
         if not rest.startswith("//"):
             raise ValueError("must name an absolute path: sqlite:////absolute/path (four slashes)")
+        if "?" in rest:
+            raise ValueError("must not hold options: an SQLite ledger takes none")
         return f"sqlite://{rest}"
     if dialect not in {"postgres", "postgresql"}:
         raise ValueError(f"must be on sqlite or postgresql, not {scheme}")
@@ -142,6 +144,7 @@ class LedgerSettings(BaseSettings):
 
     database_url: DatabaseUrl = Field(
         validation_alias=AliasChoices("B2COPY_DATABASE_URL", "DATABASE_URL"),
+        repr=False,  # it may hold a password
         description="The ledger: sqlite:////absolute/path, or postgresql://user@host/name.",
     )
     retention: Seconds = Field(400 * 86400.0, description="How long a final operation is kept before purge takes it.")
@@ -161,6 +164,7 @@ class CrmSettings(LedgerSettings):
 
     redis_url: RedisUrl = Field(
         validation_alias=AliasChoices("B2COPY_REDIS_URL", "REDIS_URL"),
+        repr=False,  # it may hold a password
         description="Broker and session, a Redis database of our own: rediss://host:6379/0 (TLS).",
     )
     redis_ca_file: Path | None = Field(None, description="CA certificates for Redis, if not the usual ones.")

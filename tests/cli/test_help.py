@@ -49,7 +49,14 @@ def test_help_brings_none_of_the_heavy_packages() -> None:
 def test_every_command_and_every_option_is_explained() -> None:
     found = dict(commands(typer.main.get_command(app)))
 
-    assert {"failed list", "failed show", "failed replay", "failed cancel", "session renew"} <= found.keys()
+    assert {
+        "failed list",
+        "failed show",
+        "failed replay",
+        "failed correct",
+        "failed cancel",
+        "session renew",
+    } <= found.keys()
     for name, command in found.items():
         assert command.help, name
         assert command.epilog, name

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from worker.cli import operation_view, output
+from worker.cli.correct import correct
 from worker.cli.decide import cancel, resolve
 from worker.cli.exits import EXITS
 from worker.cli.open_ledger import existing_ledger
@@ -14,7 +15,9 @@ from worker.cli.status import look_up
 from worker.operation import State
 
 app = typer.Typer(
-    help="Failed operations: list them, see why, replay, resolve or cancel.", no_args_is_help=True, epilog=EXITS
+    help="Failed operations: list them, see why, replay, correct, resolve or cancel.",
+    no_args_is_help=True,
+    epilog=EXITS,
 )
 
 
@@ -76,5 +79,12 @@ def show(key: Key, as_json: Json = False) -> None:
         output.note(f"it has not failed: it is {report.operation.state}")
 
 
-for name, command in (("list", list_), ("show", show), ("replay", replay), ("resolve", resolve), ("cancel", cancel)):
+for name, command in (
+    ("list", list_),
+    ("show", show),
+    ("replay", replay),
+    ("correct", correct),
+    ("resolve", resolve),
+    ("cancel", cancel),
+):
     app.command(name, epilog=EXITS)(command)

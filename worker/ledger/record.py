@@ -109,4 +109,5 @@ def _check_same(stored: Any, row: dict[str, Any]) -> None:
         raise PayloadConflict(
             f"{row['key']} exists as {stored['kind']} {stored['payload']}, and was now asked for as {row['kind']}"
             f" {row['payload']}: one key is one operation, give the other a key of its own"
+            " (or, if the first was wrong and has failed: b2copy-sync failed correct)"
         )
