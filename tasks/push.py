@@ -11,6 +11,8 @@ from worker.flow.pusher import Pusher
 from worker.messages.wake_up import wake
 from worker.process import PerProcess
 from worker.settings import worker_settings
+from worker.watch import metrics
+from worker.watch.observe import observe_transactions
 
 log = logging.getLogger(__name__)
 
@@ -18,6 +20,7 @@ log = logging.getLogger(__name__)
 @PerProcess
 def pusher() -> Pusher:
     """This process's pusher."""
+    observe_transactions(ledger().engine)
     return Pusher(ledger(), KINDS, {"b2copy": b2copy}, worker_settings())
 
 
@@ -32,6 +35,7 @@ def push(ledger_id: str, lane: str) -> None:
             ledger().id,
         )
         return
+    metrics.WAKE_UPS.labels(lane).inc()
     if pusher().drain(lane):
         wake(lane)
 

@@ -34,6 +34,7 @@ _EXAMPLES = {
     "device_ip": "203.0.113.7",
     "storage_key_file": "/etc/b2copy/storage.key",
     "ca_file": "/etc/b2copy/ca.pem",
+    "metrics_listen": "127.0.0.1:9464",
 }
 _UNITS = {"d": 86400, "h": 3600, "m": 60}
 

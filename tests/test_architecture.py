@@ -41,7 +41,8 @@ MAY_IMPORT = {
     },
     "worker/app.py": {
         "worker/b2copy", "worker/celery_app.py", "worker/errors.py", "worker/http", "worker/ledger",
-        "worker/process.py", "worker/queues.py", "worker/session", "worker/settings.py", "worker/watch",
+        "worker/operation.py", "worker/process.py", "worker/queues.py", "worker/session", "worker/settings.py",
+        "worker/watch",
     },
     "worker/celery_app.py": {
         "worker/queues.py", "worker/redis_connection.py", "worker/redis_url.py", "worker/schedule.py",
@@ -69,7 +70,7 @@ MAY_IMPORT = {
     "worker/kind.py": {"worker/errors.py", "worker/operation.py", "worker/settings.py"},
     "worker/redis_connection.py": {"worker/errors.py", "worker/redis_url.py", "worker/settings.py"},
     "worker/schedule.py": {"worker/queues.py"},
-    "worker/watch": {"worker/operation.py"},
+    "worker/watch": {"worker/errors.py", "worker/operation.py", "worker/settings.py"},
     "worker/settings.py": {"worker/errors.py", "worker/redis_url.py"},
     "worker/redis_url.py": set(),
     "worker/ids.py": set(),

@@ -16,6 +16,7 @@ from celery import current_app, signals
 from worker.celery_app import App, celery_settings
 from worker.errors import SettingsError
 from worker.ledger import Ledger, open_ledger
+from worker.operation import VERSION
 from worker.process import PerProcess
 from worker.queues import LANES, MIN_CONCURRENCY
 from worker.settings import crm_settings, worker_settings
@@ -71,6 +72,7 @@ def stop(error: SettingsError) -> None:
 app = App()
 app.add_defaults(_settings_or_exit)
 app.steps["worker"].add("worker.messages.dispatch_timer:DispatchTimer")
+app.steps["worker"].add("worker.watch.bootsteps:MetricsServer")
 
 
 @signals.celeryd_init.connect
@@ -79,16 +81,24 @@ def check_before_work(conf: Any = None, options: Any = None, **_: Any) -> None:
     if conf is not app.conf:
         return
     from worker.http import check as check_transport
+    from worker.ledger.schema import HEAD
     from worker.session import check_keys
+    from worker.watch import metrics
+    from worker.watch.bootsteps import uses_processes
+    from worker.watch.metrics_server import check_folder
 
     try:
         check_options(options or {})
+        in_processes = uses_processes((options or {}).get("pool"))
+        if worker_settings().metrics_listen and in_processes:
+            check_folder()
         check_keys(worker_settings())
         check_transport(worker_settings().ca_file)
         open_ledger(crm_settings().database_url, create=True).close()
         ledger()
     except SettingsError as error:
         stop(error)
+    metrics.BUILD_INFO.labels(VERSION, HEAD, "processes" if in_processes else "threads").set(1)
 
 
 def check_options(options: dict[str, Any]) -> None:

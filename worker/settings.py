@@ -111,12 +111,21 @@ def _call_paths(value: list[str]) -> list[str]:
     return value
 
 
+def _listen(value: str) -> str:
+    """Accept `host:port`, and a port alone, which means the loopback address."""
+    host, _, port = value.strip().rpartition(":")
+    if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        raise ValueError("must be host:port, for instance 127.0.0.1:9464")
+    return f"{host or '127.0.0.1'}:{port}"
+
+
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=False)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 IpAddress = Annotated[str, AfterValidator(_ip_address)]
 DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
 RedisUrl = Annotated[str, AfterValidator(checked_redis_url)]
 Rate = Annotated[str, AfterValidator(_rate)]
+Listen = Annotated[str, AfterValidator(_listen)]
 
 
 class LedgerSettings(BaseSettings):
@@ -201,6 +210,9 @@ class Settings(CrmSettings):
     fees_poll_max: Seconds = Field(60.0, description="The longest wait between two polls of a pending fee run.")
     fees_restart: Literal["same", "suffixed"] = Field(
         "same", description="The request_id of a replayed fee run that ended in error: the same, or with a suffix."
+    )
+    metrics_listen: Listen | None = Field(
+        None, description="host:port where a worker serves its metrics; a port alone is on 127.0.0.1. Unset: none."
     )
 
 

@@ -20,6 +20,7 @@ from worker.flow.meaning import Meaning
 from worker.flow.rate_limit import RateLimit
 from worker.operation import Outcome, WaitReason
 from worker.settings import Settings
+from worker.watch import metrics
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class Gate:
         self.rate_limit = RateLimit(destination, settings)
         self._last_failure: Outcome | Exception | None = None
         self._last_served = 0.0  # monotonic seconds
+        metrics.CIRCUIT_OPEN.labels(destination).set(0)
         waits_for_destination = (WaitReason.BACKOFF, WaitReason.CIRCUIT_OPEN, WaitReason.NO_ACCESS)
         self._circuit = CircuitBreaker(
             on_open=self._log_opened,
@@ -107,6 +109,7 @@ class Gate:
             hold_s = learned.retry_after or HOLD_WITHOUT_RETRY_AFTER_S
             log.warning("%s asks us to slow down: nobody sends to it for %.0f s", self._destination, hold_s)
             self.rate_limit.hold(hold_s)
+            metrics.HOLDS.labels(self._destination).inc()
         if meaning.login == "success":
             self._login.record_success()
         elif meaning.login == "failure":
@@ -119,10 +122,12 @@ class Gate:
             self._circuit.record_failure()
 
     def _close_circuit(self, make_due: Callable[[], None]) -> None:
+        metrics.CIRCUIT_OPEN.labels(self._destination).set(0)
         self.rate_limit.allow_next_probe()
         make_due()
 
     def _log_opened(self) -> None:
+        metrics.CIRCUIT_OPEN.labels(self._destination).set(1)
         failure = self._last_failure
         if isinstance(failure, AccessRejected):
             log.error(

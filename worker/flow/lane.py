@@ -21,6 +21,7 @@ from worker.flow.sender import Result, Return, Senders, ToSend
 from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, Ledger, return_unsent, settle, settle_and_claim
 from worker.operation import Claim, FailureReason, OnUnknown, State, Transition
 from worker.queues import WAKE_UP_LASTS_S
+from worker.watch.observe import observe_claimed, observe_settled
 
 log = logging.getLogger(__name__)
 
@@ -182,9 +183,12 @@ class Lane:
                 # One of them may be impossible to write, and that must not hold up the others.
                 refused = [transition for transition in transitions if not self._settle_alone(transition)]
                 self._settled += len(transitions) - len(refused)
+                observe_settled(self.name, [one for one in transitions if one not in refused], [])
                 self._leases.remove(transition.claim for transition in transitions if transition not in refused)
                 self._write_later(refused)
                 results = [result for result in results if isinstance(result, Return)]
+        observe_settled(self.name, transitions, lost)
+        observe_claimed(claims)
         for claim in lost:
             log.warning("operation %s was taken over before its result was written", claim.key)
         self._settled += len(transitions)
