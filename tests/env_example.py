@@ -35,6 +35,7 @@ _EXAMPLES = {
     "storage_key_file": "/etc/b2copy/storage.key",
     "ca_file": "/etc/b2copy/ca.pem",
     "metrics_listen": "127.0.0.1:9464",
+    "heartbeat_file": "/run/b2copy/worker.alive",
 }
 _UNITS = {"d": 86400, "h": 3600, "m": 60}
 

@@ -73,6 +73,7 @@ app = App()
 app.add_defaults(_settings_or_exit)
 app.steps["worker"].add("worker.messages.dispatch_timer:DispatchTimer")
 app.steps["worker"].add("worker.watch.bootsteps:MetricsServer")
+app.steps["worker"].add("worker.watch.bootsteps:Heartbeat")
 
 
 @signals.celeryd_init.connect

@@ -214,6 +214,10 @@ class Settings(CrmSettings):
     metrics_listen: Listen | None = Field(
         None, description="host:port where a worker serves its metrics; a port alone is on 127.0.0.1. Unset: none."
     )
+    heartbeat_file: Path | None = Field(
+        None,
+        description="A file that a worker touches every 2 s while it works; `b2copy-sync health --live` reads its age.",
+    )
 
 
 AnySettings = TypeVar("AnySettings", bound=LedgerSettings)
