@@ -1,7 +1,5 @@
 """health: is what is due being done, and could a worker work?"""
 
-import pytest
-
 from tests.cli.conftest import Command
 from tests.operations import hold_operation, make_wait
 from worker.ledger import Ledger
@@ -24,8 +22,8 @@ def test_an_old_withdrawal_is_a_problem_whatever_it_waits_for(b2copy_sync: Comma
     longer = b2copy_sync("health", "--money-late", "5m")
 
     assert (red.code, longer.code) == (1, 0)
-    assert red.document["oldest_s"]["money"] == pytest.approx(150, abs=5)
-    assert "lane money: the oldest operation is 2 min old, more than 2 min" in "".join(red.document["problems"])
+    assert red.document["oldest_s"]["money"] >= 150
+    assert "s old, more than 120 s: b2copy-sync status" in "".join(red.document["problems"])
 
 
 def test_a_withdrawal_that_b2copy_has_begun_is_no_problem_of_ours(b2copy_sync: Command, ledger: Ledger) -> None:

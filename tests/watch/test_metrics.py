@@ -113,8 +113,8 @@ def test_the_ledgers_metrics_say_what_is_open_and_how_old_it_is(b2copy_sync: Com
     assert (
         value(samples, "b2copy_operations", **group | {"lane": "bulk", "state": "waiting", "reason": "no_access"}) == 1
     )
-    assert value(samples, "b2copy_oldest_seconds", lane="money", clock="ours") == pytest.approx(90, abs=5)
-    assert value(samples, "b2copy_oldest_due_seconds", lane="money") == pytest.approx(60, abs=5)
+    assert value(samples, "b2copy_oldest_seconds", lane="money", clock="ours") == pytest.approx(90, abs=30)
+    assert value(samples, "b2copy_oldest_due_seconds", lane="money") == pytest.approx(60, abs=30)
     assert value(samples, "b2copy_oldest_due_seconds", lane="bulk") == 0
     assert value(samples, "b2copy_paused", lane="bulk") == 1
     assert value(samples, "b2copy_paused", lane="money") == 0
@@ -132,8 +132,8 @@ def test_pending_time_is_not_ours(b2copy_sync: Command, ledger: Ledger) -> None:
 
     samples = samples_of(b2copy_sync("metrics", "--once").out)
 
-    assert value(samples, "b2copy_oldest_seconds", lane="money", clock="ours") == pytest.approx(10, abs=5)
-    assert value(samples, "b2copy_oldest_seconds", lane="money", clock="theirs") == pytest.approx(90, abs=5)
+    assert value(samples, "b2copy_oldest_seconds", lane="money", clock="ours") == pytest.approx(10, abs=30)
+    assert value(samples, "b2copy_oldest_seconds", lane="money", clock="theirs") == pytest.approx(90, abs=30)
 
 
 def test_a_ledger_that_cannot_be_read_leaves_no_old_value(b2copy_sync: Command, environment: Environment) -> None:

@@ -45,16 +45,15 @@ def health_of(
     money = lanes[0]
     if money_late_s is not None and (money.oldest_s or 0.0) > money_late_s:
         problems.append(
-            f"lane {money.lane}: the oldest operation is {span(money.oldest_s or 0.0)} old, more than"
-            f" {span(money_late_s)}: b2copy-sync status says what it waits for"
+            f"lane {money.lane}: the oldest operation is {money.oldest_s:.0f} s old, more than"
+            f" {money_late_s:.0f} s: b2copy-sync status says what it waits for"
         )
     failed = sum(found.failed.values())
     if max_failed is not None and failed > max_failed:
         problems.append(f"{count(failed)} failed, more than {max_failed}: b2copy-sync failed list")
     notes = access_notes(found)
-    notes += [
-        f"lane {lane.lane} holds more than {COUNT_LIMIT} operations: counted so far" for lane in lanes if lane.capped
-    ]
+    capped = [lane.lane for lane in lanes if lane.capped]
+    notes += [f"lane {lane} holds more: counting stopped at {COUNT_LIMIT} operations" for lane in capped]
     oldest_s = {lane.lane: lane.oldest_s for lane in lanes if lane.oldest_s is not None}
     return Health(found, pauses, problems, notes, oldest_s)
 

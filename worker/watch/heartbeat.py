@@ -32,7 +32,7 @@ def stalled_loops(longest_s: float) -> list[str]:
 
 
 def touch(path: str | os.PathLike[str]) -> None:
-    """Set the file's time to now; create it, readable by its owner alone. Raises `OSError`, also for a symbolic link."""
+    """Set the file's time to now. Create it, for its owner alone. Raises `OSError`, also for a symbolic link."""
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         os.utime(file)
