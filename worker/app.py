@@ -120,12 +120,22 @@ def check_options(options: dict[str, Any]) -> None:
 def set_up_logs(logger: Any = None, **_: Any) -> None:
     """Redact secrets in all Celery log handlers, limit repeats, and silence Celery's two lines per message.
 
+    With B2COPY_LOG_FORMAT=json they write a JSON object a line. Warnings and exceptions that nobody caught are written
+    the same way.
+
     Wake-ups come by the thousand, and what became of an operation stands in the ledger.
     """
     if current_app != app:  # a CRM's own worker, which only imports `tasks.enqueue`
         return
+    from worker.watch.log_count import count_records
+    from worker.watch.log_format import log_what_nobody_catches, use_json
+
+    if crm_settings().log_format == "json":
+        use_json(logger)
     guard(logger)
     limit_repeats(logger)
+    count_records(logger)
+    log_what_nobody_catches()
     for chatty in ("celery.worker.strategy", "celery.app.trace"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
 

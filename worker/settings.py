@@ -152,6 +152,9 @@ class CrmSettings(LedgerSettings):
         "refused",
         description="Whether redis:// without TLS may go to another host: tokens and passwords can be read on the way.",
     )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="How worker and beat log: text for people, or json, an object a line."
+    )
     token_ttl: Seconds = Field(600.0, description="An opaque access token's life; a JWT tells its own.")
     fees_deadline: Seconds = Field(
         72 * 3600.0, description="How long a fee run may take; PAMM stays pending until a rollover."

@@ -17,7 +17,8 @@ from worker.watch.redact import redacted, redacted_value
 OUR_LOGGERS = ("worker", "tasks")
 LIMIT = 32_768  # characters of one message
 _INDENT = "    "
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+"""What every record has; its other fields were given as `extra`."""
 _COLOUR = re.compile(r"(\x1b\[[\d;]*m)")  # Celery's formatter adds these; those in a message are escaped before
 _plain = logging.Formatter()
 
@@ -65,7 +66,7 @@ def clean(record: logging.LogRecord) -> None:
         record.exc_text = _plain.formatException(record.exc_info)  # formatters use it instead of making their own
     record.exc_text = record.exc_text and _indented(record.exc_text)
     record.stack_info = record.stack_info and _indented(record.stack_info)
-    for name in vars(record).keys() - _STANDARD:
+    for name in vars(record).keys() - STANDARD_FIELDS:
         setattr(record, name, redacted_value(getattr(record, name)))
 
 

@@ -1,13 +1,19 @@
-"""What the engine reports while it works, as metrics. The engine calls these functions; they never raise."""
+"""What the engine reports while it works: metrics, and a log line for each attempt.
 
+The engine calls these functions. They never raise.
+"""
+
+import logging
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Engine, ExceptionContext, event
 
-from worker.operation import FINAL, Claim, Phase, State, Transition
+from worker.operation import FINAL, AttemptRecord, Claim, Phase, State, Transition
 from worker.watch import metrics
+
+log = logging.getLogger(__name__)
 
 _BEGAN = "b2copy_began"
 
@@ -29,6 +35,8 @@ def observe_settled(lane: str, transitions: Sequence[Transition], lost: Sequence
             metrics.ATTEMPT_SECONDS.labels(claim.kind).observe(attempt.duration_ms / 1000)
             if claim.phase == Phase.POLL:
                 metrics.POLLS.labels(claim.kind, attempt.outcome).inc()
+            if log.isEnabledFor(logging.INFO):
+                _log_attempt(lane, transition, attempt, claim.id in late)
         if transition.state in FINAL and claim.id not in late:
             reason = transition.failure_reason or ""
             metrics.ENDED.labels(claim.kind, lane, transition.state, reason).inc()
@@ -59,3 +67,31 @@ def observe_transactions(engine: Engine) -> None:
     listeners: dict[str, Any] = {"begin": begin, "commit": commit, "handle_error": count_error}
     for name, listener in listeners.items():
         event.listen(engine, name, listener)
+
+
+def _log_attempt(lane: str, transition: Transition, attempt: AttemptRecord, late: bool) -> None:
+    """Log one attempt, for people as a sentence and for programs as fields."""
+    claim, reason = transition.claim, transition.wait_reason or transition.failure_reason
+    fields = {
+        "operation": claim.key,
+        "kind": claim.kind,
+        "lane": lane,
+        "fence": claim.fence,
+        "outcome": attempt.outcome,
+        "state": str(transition.state),
+        "reason": reason and str(reason),
+        "http_status": attempt.http_status,
+        "duration_ms": attempt.duration_ms,
+        "due_in_s": transition.due_in_s,
+        "worker": attempt.worker,
+        "trace_id": claim.trace_id,
+        "request_id": attempt.request_id,
+        "late": late,
+    }
+    becomes = "too late" if late else f"{transition.state} {reason}" if reason else transition.state
+    log.info(
+        "%s: %s in %d ms, %s (HTTP %s, claim %d, %s, trace %s)",
+        claim.key, attempt.outcome, attempt.duration_ms, becomes, attempt.http_status or "-", claim.fence,
+        attempt.worker, claim.trace_id or "-",
+        extra={name: value for name, value in fields.items() if value not in (None, False)},
+    )  # fmt: skip
