@@ -2,7 +2,7 @@
 
 | incident | first failed line | remedy, as the test applies it |
 |---|---|---|
-| egress address changed | B2COPY refuses our access; our requests come from ... | the address is allowed, session renew |
+| egress address changed | B2COPY refuses our access; our requests come from ... | it is allowed, session renew |
 | our clock is ten minutes off | our clock is 600 s behind | the clock is corrected |
 | key file replaced | the key in ... is not the one that B2COPY has registered | the registered key is put back |
 | wrong key id | B2COPY knows no key called ... | B2COPY_KEY_ID |
