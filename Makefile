@@ -61,8 +61,10 @@ format: setup  ## format the code
 	$(BIN)/ruff check --fix --quiet worker tasks tests
 	$(BIN)/ruff format worker tasks tests
 
-env: setup  ## write deploy/env.example from the settings
+env: setup  ## write deploy/env.example, metrics.md and grafana/ from the code
 	$(BIN)/python -m tests.env_example
+	$(BIN)/python -m tests.watch.metrics_table
+	$(BIN)/python -m tests.watch.dashboard
 
 cover: setup  ## branch coverage, child processes included; a report in .coverage-html/
 	@$(CLEAN) $(BIN)/coverage erase

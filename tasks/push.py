@@ -13,6 +13,8 @@ from worker.messages.wake_up import wake, wake_soon
 from worker.process import PerProcess
 from worker.queues import B2COPY, CRM, NOTIFY
 from worker.settings import worker_settings
+from worker.watch import metrics
+from worker.watch.observe import observe_transactions
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +25,7 @@ def pusher() -> Pusher:
     # Everything is loaded by now and stays. Otherwise the garbage collector would look at all of it again and again.
     gc.collect()
     gc.freeze()
+    observe_transactions(ledger().engine)
     return Pusher(ledger(), ALL_KINDS, {B2COPY: b2copy, CRM: webhook}, worker_settings())
 
 
@@ -37,6 +40,7 @@ def push(ledger_id: str, lane: str) -> None:
             ledger().id,
         )
         return
+    metrics.WAKE_UPS.labels(lane).inc()
     if pusher().drain(lane):
         wake(lane)
     if lane != NOTIFY and worker_settings().webhook_url:

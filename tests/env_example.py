@@ -40,6 +40,8 @@ _EXAMPLES = {
     "seamless_secret_file": "/etc/b2copy/seamless-secret",
     "back_office_email": "sync@broker.example",
     "back_office_password_file": "/etc/b2copy/back-office-password",
+    "metrics_listen": "127.0.0.1:9464",
+    "heartbeat_file": "/run/b2copy/worker.alive",
 }
 _UNITS = {"d": 86400, "h": 3600, "m": 60}
 

@@ -16,6 +16,7 @@ from worker.celery_app import App, celery_settings
 from worker.errors import SettingsError
 from worker.instances import b2copy, ledger, session, webhook
 from worker.ledger import open_ledger
+from worker.operation import VERSION
 from worker.packages import check_ours
 from worker.queues import MIN_CONCURRENCY
 from worker.settings import crm_settings, worker_settings
@@ -46,6 +47,8 @@ def stop(error: SettingsError) -> None:
 app = App()
 app.add_defaults(_settings_or_exit)
 app.steps["worker"].add("worker.messages.dispatch_timer:DispatchTimer")
+app.steps["worker"].add("worker.watch.bootsteps:MetricsServer")
+app.steps["worker"].add("worker.watch.bootsteps:Heartbeat")
 
 
 @signals.celeryd_init.connect
@@ -54,12 +57,19 @@ def check_before_work(conf: Any = None, options: Any = None, **_: Any) -> None:
     if conf is not app.conf:
         return
     from worker.http import check as check_transport
+    from worker.ledger.schema import HEAD
     from worker.session import check_keys
     from worker.session.back_office import check_password
+    from worker.watch import metrics
+    from worker.watch.bootsteps import uses_processes
+    from worker.watch.metrics_server import check_folder
     from worker.webhook.endpoint import check_webhook
 
     try:
         check_options(options or {})
+        in_processes = uses_processes((options or {}).get("pool"))
+        if worker_settings().metrics_listen and in_processes:
+            check_folder()
         check_keys(worker_settings())
         check_password(worker_settings())
         check_transport(worker_settings().ca_file)
@@ -68,6 +78,7 @@ def check_before_work(conf: Any = None, options: Any = None, **_: Any) -> None:
         ledger()
     except SettingsError as error:
         stop(error)
+    metrics.BUILD_INFO.labels(VERSION, HEAD, "processes" if in_processes else "threads").set(1)
 
 
 def check_options(options: dict[str, Any]) -> None:
@@ -91,12 +102,22 @@ def check_options(options: dict[str, Any]) -> None:
 def set_up_logs(logger: Any = None, **_: Any) -> None:
     """Redact secrets in all Celery log handlers, limit repeats, and silence Celery's two lines per message.
 
+    With B2COPY_LOG_FORMAT=json they write a JSON object a line. Warnings and exceptions that nobody caught are written
+    the same way.
+
     Wake-ups come by the thousand, and what became of an operation stands in the ledger.
     """
     if current_app != app:  # a CRM's own worker, which only imports `tasks.enqueue`
         return
+    from worker.watch.log_count import count_records
+    from worker.watch.log_format import log_what_nobody_catches, use_json
+
+    if crm_settings().log_format == "json":
+        use_json(logger)
     guard(logger)
     limit_repeats(logger)
+    count_records(logger)
+    log_what_nobody_catches()
     for chatty in ("celery.worker.strategy", "celery.app.trace"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
 

@@ -125,6 +125,14 @@ def _call_paths(value: list[str]) -> list[str]:
     return value
 
 
+def _listen(value: str) -> str:
+    """Accept `host:port`, and a port alone, which means the loopback address."""
+    host, _, port = value.strip().rpartition(":")
+    if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        raise ValueError("must be host:port, for instance 127.0.0.1:9464")
+    return f"{host or '127.0.0.1'}:{port}"
+
+
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=False)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 WebhookUrl = Annotated[str, AfterValidator(_webhook_url)]
@@ -132,6 +140,7 @@ IpAddress = Annotated[str, AfterValidator(_ip_address)]
 DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
 RedisUrl = Annotated[str, AfterValidator(checked_redis_url)]
 Rate = Annotated[str, AfterValidator(_rate)]
+Listen = Annotated[str, AfterValidator(_listen)]
 
 
 class LedgerSettings(BaseSettings):
@@ -171,6 +180,9 @@ class CrmSettings(LedgerSettings):
     redis_plaintext: Literal["refused", "allowed"] = Field(
         "refused",
         description="Whether redis:// without TLS may go to another host: tokens and passwords can be read on the way.",
+    )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="How worker and beat log: text for people, or json, an object a line."
     )
     token_ttl: Seconds = Field(600.0, description="An opaque access token's life; a JWT tells its own.")
     fees_deadline: Seconds = Field(
@@ -254,6 +266,13 @@ class Settings(CrmSettings):
     )
     widgets_login: Literal["service_admin", "back_office"] = Field(
         "service_admin", description="Which login reads the widgets."
+    )
+    metrics_listen: Listen | None = Field(
+        None, description="host:port where a worker serves its metrics; a port alone is on 127.0.0.1. Unset: none."
+    )
+    heartbeat_file: Path | None = Field(
+        None,
+        description="A file that a worker touches every 2 s while it works; `b2copy-sync health --live` reads its age.",
     )
 
 

@@ -173,7 +173,7 @@ def test_warns_of_a_redis_that_may_lose_messages_or_is_shared(
             client.config_set("maxmemory-policy", "noeviction")
             client.config_set("appendonly", "yes")
 
-    assert grades(ran)["redis"] == {"ok", "warn"}
+    assert grades(ran)["redis"] == {"ok", "FAIL"}
     assert "maxmemory-policy is allkeys-lru" in messages(ran, "redis")
     assert "appendonly is off" in messages(ran, "redis")
     assert "queues of somebody else, now or once: reports" in messages(ran, "redis")
@@ -184,7 +184,7 @@ def test_names_what_refuses_our_access_and_from_which_address(b2copy_sync: Comma
 
     ran = b2copy_sync("doctor", "--json")
 
-    assert "warn B2COPY refuses our access to 1 operation; our requests come from 127.0.0.1" in messages(ran, "ledger")
+    assert "FAIL B2COPY refuses our access to 1 operation; our requests come from 127.0.0.1" in messages(ran, "ledger")
     assert "allow-list" in messages(ran, "ledger")
 
 

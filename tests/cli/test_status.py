@@ -60,14 +60,21 @@ def test_an_unknown_key_is_answered_with_near_ones(b2copy_sync: Command, ledger:
     assert "Is it the right B2COPY_DATABASE_URL?" in far.err
 
 
-def test_an_id_that_two_kinds_have_is_not_guessed(b2copy_sync: Command, ledger: Ledger) -> None:
+def test_an_id_finds_every_operation_that_has_it(b2copy_sync: Command, ledger: Ledger) -> None:
     record_operation(ledger, "W1")
     record_operation(ledger, "W1", kind="call")
+    raw = '{"request_id": "W1", "login": "7"}'
+    fail_message(ledger, "m-1", "b2copy.fees.process", "login is not a field", by="message from crm", raw=raw)
+    fail_message(ledger, "m-2", "b2copy.fees.process", "login is not a field", by="message from crm", raw="W11")
 
     ran = b2copy_sync("status", "W1")
+    listed = b2copy_sync("status", "W1", "--json").document
+    asked = b2copy_sync("status", "W1", "--refresh")
 
-    assert ran.code == 2
-    assert "call:W1 or fees.process:W1" in ran.err
+    assert ran.code == 0
+    assert {line.split()[0] for line in ran.out.splitlines()[1:]} == {"fees.process:W1", "call:W1", "message:m-1"}
+    assert {one["key"] for one in listed["operations"]} == {"fees.process:W1", "call:W1", "message:m-1"}
+    assert asked.code == 2
 
 
 def test_shows_why_a_message_could_not_be_taken(b2copy_sync: Command, ledger: Ledger) -> None:

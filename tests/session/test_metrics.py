@@ -1,5 +1,6 @@
 """What the session's metrics are called, and that they tell what happened."""
 
+import time
 from collections.abc import Callable
 
 import pytest
@@ -10,8 +11,9 @@ from worker.errors import Unavailable
 from worker.sandbox.control_client import SandboxControl
 
 NAMES = """
-    generation expires_in_seconds renewals_total renewal_seconds lease_wait_seconds lease_lost_total unauthorized_total
-    rt_rejected_total store_unavailable_total clock_offset_seconds cooldown_active unreadable_total
+    generation expires_timestamp_seconds renewals_total renewal_seconds lease_wait_seconds lease_lost_total
+    unauthorized_total refresh_rejected_total store_unavailable_total clock_offset_seconds
+    cooldown_active unreadable_total
 """
 
 
@@ -47,7 +49,7 @@ def test_a_life_of_a_session_is_told(
         ("renewals_total", {"login": "service_admin", "trigger": "unauthorized", "outcome": "login"}),
         ("renewals_total", {"login": "service_admin", "trigger": "beat", "outcome": "failed"}),
         ("unauthorized_total", {}),
-        ("rt_rejected_total", {}),
+        ("refresh_rejected_total", {}),
     ]
     assert [added(name, **labels) for name, labels in counted] == [0] * 5
 
@@ -60,7 +62,7 @@ def test_a_life_of_a_session_is_told(
 
     assert [added(name, **labels) for name, labels in counted] == [1] * 5
     assert value("generation", login="service_admin") == token.generation
-    assert 0 < value("expires_in_seconds", login="service_admin") <= 600
+    assert 0 < value("expires_timestamp_seconds", login="service_admin") - time.time() <= 600
     lines = [
         record.getMessage() for record in caplog.records if record.levelname == "INFO" and "session" in record.name
     ]

@@ -1,4 +1,4 @@
-"""`health`: is the ledger reachable, and is what is due being done?"""
+"""`health`: is what is due being done? `--live` and `--ready` are for probes."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,9 +15,21 @@ if TYPE_CHECKING:
 
 
 def health(
+    live: Annotated[
+        bool, typer.Option("--live", help="Only: has the worker touched B2COPY_HEARTBEAT_FILE within 30 s?")
+    ] = False,
+    ready: Annotated[
+        bool, typer.Option("--ready", help="Only: do ledger and Redis answer, and is the login not refused?")
+    ] = False,
     late: Annotated[
         float, typer.Option(parser=duration, metavar="DURATION", help="Unhealthy if something is due for longer.")
     ] = 60.0,
+    money_late: Annotated[
+        float,
+        typer.Option(
+            parser=duration, metavar="DURATION", help="Unhealthy if an operation of the lane money is older than this."
+        ),
+    ] = 120.0,
     max_failed: Annotated[
         int | None, typer.Option(min=0, help="Unhealthy if more have failed.", show_default="any number is healthy")
     ] = None,
@@ -26,17 +38,45 @@ def health(
     """Show how the ledger stands: what is due and how late, what waits and why, what has failed.
 
     Asks the database alone. Exit code 1 if it cannot be reached, if something has been due for long and is not being
-    done (no worker runs?), or if too many have failed.
+    done (no worker runs?), if the oldest operation in the lane money is too old, or if too many have failed. The time
+    that an operation was pending at B2COPY or paused does not count.
+
+    --live asks nobody: it looks at a file, for a probe that restarts a frozen worker. --ready asks ledger and Redis.
     """
+    if live and ready:
+        raise typer.BadParameter("--live and --ready are two probes: use one of them", param_hint="--live")
+    if live or ready:
+        _probe(live, as_json)
+        return
     from worker.report.health import document, health_of
 
     with existing_ledger() as ledger:
-        found = health_of(ledger, late, max_failed)
+        found = health_of(ledger, late, max_failed, money_late)
     if as_json:
         output.document(document(found))
     else:
         _print(found)
     if found.problems:
+        raise typer.Exit(Exit.FAILED)
+
+
+def _probe(live: bool, as_json: bool) -> None:
+    if live:
+        import os
+
+        from worker.watch import heartbeat
+
+        problem = heartbeat.problem(os.environ.get(heartbeat.VARIABLE, ""))
+    else:
+        from worker.doctor.readiness import not_ready
+        from worker.settings import Settings, load
+
+        problem = not_ready(load(Settings))
+    if as_json:
+        output.document({"live" if live else "ready": not problem, "problem": problem or None})
+    elif problem:
+        output.note(problem)
+    if problem:
         raise typer.Exit(Exit.FAILED)
 
 
@@ -47,6 +87,7 @@ def _print(found: "Health") -> None:
     late_s = found.statistics.late_s
     due = [f"{lane} {count} (late {span(late_s[lane])})" for lane, count in found.statistics.due.items() if count]
     output.line(f"due:     {', '.join(due) or 'none'}")
+    output.line(f"oldest:  {', '.join(f'{lane} {span(age_s)}' for lane, age_s in found.oldest_s.items()) or 'none'}")
     output.line(f"waiting: {_counts(found.statistics.waiting)}")
     output.line(f"failed:  {_counts(found.statistics.failed)}")
     for pause in found.pauses:

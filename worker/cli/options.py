@@ -95,6 +95,14 @@ By = Annotated[
 ]
 Why = Annotated[str, typer.Option("--why", callback=_not_empty, help="Your reason, for the evidence.")]
 Key = Annotated[str, typer.Argument(metavar="KEY", help="An operation's key (fees.process:W1), or its id alone (W1).")]
+OptionalKey = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[KEY]",
+        help="An operation's key (fees.process:W1), or its id alone (W1).",
+        show_default="the overview of the whole system",
+    ),
+]
 
 WHICH = "Which ones"  # the panel of the options that choose failed operations
 ByReason = Annotated[

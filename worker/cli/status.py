@@ -1,5 +1,6 @@
-"""What became of an operation."""
+"""What became of an operation; without a key, how the whole system stands."""
 
+import re
 import time
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,30 +10,50 @@ from worker.cli import output
 from worker.cli.exits import Exit, Stop
 from worker.cli.open_ledger import existing_ledger
 from worker.cli.operation_view import show
-from worker.cli.options import Json, Key
+from worker.cli.options import Json, OptionalKey
 
 if TYPE_CHECKING:
     from worker.ledger import Ledger
     from worker.operation import Operation
+    from worker.report.operation import OperationReport
+    from worker.session import State
 
 _PATIENCE = 10.0  # seconds for a worker to take it and B2COPY to answer
 _RECENT = 500  # operations among which a mistyped key is looked for
 
 
 def status(
-    key: Key,
+    key: OptionalKey = None,
     refresh: Annotated[bool, typer.Option("--refresh", help="Ask B2COPY now, if it waits.")] = False,
+    keep_watching: Annotated[
+        bool, typer.Option("--watch", help="Without a KEY: show the overview until Ctrl-C, every two seconds.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Show an operation with all evidence: every attempt, B2COPY's messages, why it waits, who decided what.
+
+    An id that several operations have lists them all, also messages that could not be used and name it. Without a KEY:
+    the overview of lanes, ages, rates, session, what waits and what failed.
 
     --json is the export for a regulator or a dispute. The exit code says whether it is known, not how it ended.
     """
     from tasks.registry import ALL_KINDS
     from worker.report.operation import document, report_on
 
+    if key is None:
+        if refresh:
+            raise typer.BadParameter("name the KEY to ask about", param_hint="--refresh")
+        _overview(keep_watching, as_json)
+        return
+    if keep_watching:
+        raise typer.BadParameter("it shows the overview: leave KEY out", param_hint="--watch")
     with existing_ledger() as ledger:
-        operation = look_up(ledger, key)
+        if len(named := all_named(ledger, key)) > 1:
+            if refresh:
+                raise Stop(Exit.USAGE, f"{key} is the id of several operations: name one of {', '.join(named)}")
+            _show_all([report_on(ledger, one, ALL_KINDS) for one in named.values()], as_json)
+            return
+        operation = next(iter(named.values())) if named else look_up(ledger, key)
         if refresh:
             operation = _refreshed(ledger, operation)
         report = report_on(ledger, operation, ALL_KINDS)
@@ -42,6 +63,59 @@ def status(
         show(report)
 
 
+def _overview(keep_watching: bool, as_json: bool) -> None:
+    from worker.cli import overview_view
+    from worker.report.overview import SystemOverview, document, system_overview
+
+    with existing_ledger() as ledger:
+
+        def look() -> SystemOverview:
+            return system_overview(ledger, _session_state)
+
+        if as_json:
+            output.document(document(look()))
+        elif keep_watching:
+            try:
+                overview_view.watch(look)
+            except KeyboardInterrupt:
+                return
+        else:
+            overview_view.show(look())
+
+
+def _session_state() -> "State":
+    from worker.doctor.session import quiet_session
+    from worker.settings import Settings, load
+
+    return quiet_session(load(Settings)).state()
+
+
+def _show_all(reports: "list[OperationReport]", as_json: bool) -> None:
+    from worker.cli.list_operations import show_table
+    from worker.report.operation import summary
+
+    if as_json:
+        output.document({"operations": [summary(report) for report in reports]})
+        return
+    show_table(reports)
+    output.note("several operations have this id: b2copy-sync status KEY shows one of them")
+
+
+def all_named(ledger: "Ledger", name: str) -> "dict[str, Operation]":
+    """Return every operation called `name` by key: the key itself, an id, or a failed message that names the id."""
+    from tasks.registry import ALL_KINDS
+    from worker.ledger import find, find_many, search
+    from worker.operation import MESSAGE_KIND
+    from worker.operation import State as OperationState
+
+    if (exact := find(ledger, name)) is not None:
+        return {name: exact}
+    found = find_many(ledger, [f"{kind}:{name}" for kind in (*ALL_KINDS, MESSAGE_KIND)])
+    messages = search(ledger, state=OperationState.FAILED, kind=MESSAGE_KIND, limit=_RECENT)
+    is_named = re.compile(rf"(?<![\w-]){re.escape(name)}(?![\w-])")
+    return found | {one.key: one for one in messages if is_named.search(str(one.payload.get("message", "")))}
+
+
 def look_up(ledger: "Ledger", name: str) -> "Operation":
     """Return the operation called `name`: its key, or its id alone if one kind has it. Raises `Stop`."""
     from worker.ledger import find, find_many
@@ -49,9 +123,9 @@ def look_up(ledger: "Ledger", name: str) -> "Operation":
 
     if (exact := find(ledger, name)) is not None:
         return exact
-    from tasks.registry import KINDS  # imports Celery, which a look-up by key does not need
+    from tasks.registry import ALL_KINDS  # imports Celery, which a look-up by key does not need
 
-    found = find_many(ledger, [f"{kind}:{name}" for kind in (*KINDS, MESSAGE_KIND)])
+    found = find_many(ledger, [f"{kind}:{name}" for kind in (*ALL_KINDS, MESSAGE_KIND)])
     if len(found) > 1:
         raise Stop(Exit.USAGE, f"{name} is the id of several operations: say which, {' or '.join(sorted(found))}")
     if not found:

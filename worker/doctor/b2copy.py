@@ -3,13 +3,14 @@
 import time
 from collections.abc import Iterator
 
-from worker.doctor import CheckResult
+from worker.doctor import CheckResult, Grade
 from worker.errors import B2CopyError
 from worker.http import Http
 from worker.session import SharedSession
 from worker.settings import Settings
 
 SKEW_S = 5.0  # seconds; B2COPY's Date header has whole ones
+WRONG_S = 300.0  # seconds beyond which the clock is a fault and no longer a remark
 
 
 def check(settings: Settings) -> Iterator[CheckResult]:
@@ -29,4 +30,6 @@ def check(settings: Settings) -> Iterator[CheckResult]:
         yield CheckResult("clock", "ok", "equal to B2COPY's within seconds")
     else:
         message = f"our clock is {abs(ahead_s):.0f} s {'behind' if ahead_s > 0 else 'ahead of'} B2COPY's"
-        yield CheckResult("clock", "warn", message, "logins are dated by B2COPY's clock, but correct NTP here")
+        grade: Grade = "warn" if abs(ahead_s) <= WRONG_S else "FAIL"
+        remedy = "sudo timedatectl set-ntp true (logins are dated by B2COPY's clock until then)"
+        yield CheckResult("clock", grade, message, remedy)

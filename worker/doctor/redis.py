@@ -28,10 +28,8 @@ def check(settings: CrmSettings) -> Iterator[CheckResult]:
         yield from _configuration(info)
         if foreign := sorted(foreign_queues(client)):
             listed = ", ".join(foreign[:_LISTED]) + (" ..." if len(foreign) > _LISTED else "")
-            remedy = (
-                "give us a Redis database of our own (the /0 in the URL): the shortest visibility timeout rules all"
-            )
-            yield CheckResult("redis", "warn", f"queues of somebody else, now or once: {listed}", remedy)
+            message = f"queues of somebody else, now or once: {listed}. The shortest visibility timeout rules all"
+            yield CheckResult("redis", "FAIL", message, _own_database(client, info))
     except redis.RedisError as error:
         yield CheckResult("redis", "FAIL", f"{url}: {error}", "is Redis running, and B2COPY_REDIS_URL right?")
     finally:
@@ -47,7 +45,26 @@ def _configuration(info: dict[str, Any]) -> Iterator[CheckResult]:
     """Report what in Redis' configuration may lose the session or messages."""
     if (policy := info.get("maxmemory_policy", "noeviction")) != "noeviction":
         message = f"maxmemory-policy is {policy}: sessions and messages may be evicted"
-        yield CheckResult("redis", "warn", message, "set noeviction")
+        yield CheckResult("redis", "FAIL", message, _set("maxmemory-policy noeviction"))
     if not info.get("aof_enabled", 1):
         message = "appendonly is off: messages that no worker has recorded are lost with Redis"
-        yield CheckResult("redis", "warn", message, "set appendonly yes")
+        yield CheckResult("redis", "FAIL", message, _set("appendonly yes"))
+
+
+def _set(directive: str) -> str:
+    """Return the command that sets it now, and a word about the restart."""
+    return f'redis-cli -u "$B2COPY_REDIS_URL" CONFIG SET {directive} (and in redis.conf, for its next start)'
+
+
+def _own_database(client: redis.Redis, info: dict[str, Any]) -> str:
+    """Return how to name a database of our own: the first that is empty, where Redis says how many there are."""
+    try:
+        count = int(client.config_get("databases")["databases"] or 0)
+    except (redis.RedisError, KeyError, ValueError):  # a managed Redis may forbid CONFIG
+        return "end B2COPY_REDIS_URL with the number of a Redis database that nobody else uses, for all our processes"
+    empty = next((number for number in range(count) if f"db{number}" not in info), None)
+    if empty is None:
+        return "every database of this Redis is in use: give us a Redis of our own"
+    return (
+        f'database {empty} is empty. For all our processes: export B2COPY_REDIS_URL="${{B2COPY_REDIS_URL%/*}}/{empty}"'
+    )

@@ -71,11 +71,9 @@ def _other_addresses(shared: SharedSession) -> Iterator[CheckResult]:
 
 def _refused(error: CredentialsRejected, settings: Settings) -> Iterator[CheckResult]:
     """Only B2COPY's message tells what it dislikes. An address in the message is the one that B2COPY sees."""
+    cause, remedy = _cause_of_refusal(error.server_message or str(error), settings)
     yield CheckResult(
-        "session",
-        "FAIL",
-        f"the login is refused: {error.server_message or error}",
-        f"compare admin id, key id and public key with what B2COPY support registered; {_EFFECT}",
+        "session", "FAIL", f"the login is refused: {error.server_message or error}{cause}", f"{remedy}; {_EFFECT}"
     )
     found = (text.rstrip(".,:") for text in re.findall(r"[0-9a-fA-F:.]{3,45}", error.server_message or ""))
     if seen := sorted({text for text in found if _is_address(text)} - {settings.device_ip}):
@@ -83,6 +81,18 @@ def _refused(error: CredentialsRejected, settings: Settings) -> Iterator[CheckRe
         yield CheckResult(
             "device_ip", "FAIL", message, "set B2COPY_DEVICE_IP to what it sees, and have that registered"
         )
+
+
+def _cause_of_refusal(message: str, settings: Settings) -> tuple[str, str]:
+    """Return what B2COPY's message points to, and what to do about it."""
+    key_id, file = settings.key_id[0], settings.private_key_file[0]
+    if "signature" in message.lower():
+        cause = f" (the key in {file} is not the one that B2COPY has registered as {key_id})"
+        return cause, f"put the registered key back, or have this one registered: openssl pkey -in {file} -pubout"
+    if re.search(r"\bkid\b|\bkey[ _]?id\b", message, re.IGNORECASE):
+        cause = f" (B2COPY knows no key called {key_id})"
+        return cause, "set B2COPY_KEY_ID to the identifier under which B2COPY support registered the public key"
+    return "", "compare admin id, key id and public key with what B2COPY support registered"
 
 
 def _is_address(text: str) -> bool:

@@ -4,20 +4,26 @@ from collections.abc import Iterator
 
 import redis
 from kombu.exceptions import OperationalError
+from sqlalchemy.exc import SQLAlchemyError
 
 from worker.app import app
 from worker.doctor import CheckResult
 from worker.doctor.redis import connect
 from worker.doctor.shared_redis_check import Node, listeners, nodes
 from worker.errors import SettingsError
+from worker.ledger import open_ledger
+from worker.ledger.overview import overview
 from worker.settings import CrmSettings
+
+LATE_S = 15.0  # seconds that something may be due while no worker runs, for instance during a restart
 
 
 def check(settings: CrmSettings) -> Iterator[CheckResult]:
     client = connect(settings)
     try:
         own_timeout_s = float(app.conf.broker_transport_options["visibility_timeout"])
-        found = nodes(app, listeners(client))
+        connected = listeners(client)
+        found = nodes(app, connected)
     except SettingsError:
         yield CheckResult("workers", "skip", "not asked before the settings are right")
         return
@@ -31,10 +37,41 @@ def check(settings: CrmSettings) -> Iterator[CheckResult]:
         client.close()
     if ours := [node.name for node in found if node.ours]:
         yield CheckResult("workers", "ok", ", ".join(ours))
+    elif connected:
+        message = f"{connected} connected, and none answers: the worker is frozen or stopped"
+        remedy = "restart it. Its operations are taken over after 10 s, and nothing is sent twice"
+        yield CheckResult("workers", "FAIL", f"{message} ({', '.join(_addresses(settings))})", remedy)
     else:
-        yield CheckResult("workers", "warn", "none answers", "start one: celery -A worker.app worker")
+        late_s = _due_for_s(settings)
+        remedy = "start one: celery -A worker.app worker"
+        if late_s > LATE_S:
+            message = f"none runs, and something has been due for {late_s:.0f} s"
+            yield CheckResult("workers", "FAIL", message, remedy)
+        else:
+            yield CheckResult("workers", "warn", "none answers", remedy)
     for node in found:
         yield from _foreign(node, own_timeout_s)
+
+
+def _due_for_s(settings: CrmSettings) -> float:
+    """Return for how long something in the ledger has been due; 0 if the ledger cannot be read."""
+    try:
+        ledger = open_ledger(settings.database_url)
+    except (SettingsError, SQLAlchemyError):  # reported by the check of the ledger
+        return 0.0
+    try:
+        return max((lane.oldest_due_s or 0.0 for lane in overview(ledger).lanes), default=0.0)
+    finally:
+        ledger.close()
+
+
+def _addresses(settings: CrmSettings) -> list[str]:
+    """Return the addresses from which workers are connected, so that a person finds the right one."""
+    client = connect(settings)
+    try:
+        return sorted(str(one["addr"]) for one in client.client_list() if one["psub"] != "0")
+    finally:
+        client.close()
 
 
 def _foreign(node: Node, own_timeout_s: float) -> Iterator[CheckResult]:

@@ -13,6 +13,7 @@ from worker.flow.meaning import Becomes, meaning_of
 from worker.ledger import Ledger, attempts_of
 from worker.operation import PROGRESS_LIMIT, AttemptRecord, Claim, OnUnknown, Step
 from worker.settings import Settings
+from worker.watch.observe import observe_request
 
 
 class Destination(Protocol):
@@ -92,4 +93,6 @@ class RunningAttempt:
             self.unknown_step = route.name
         elif error is None and self.unknown_step == route.name:
             self.unknown_step = None  # an earlier call of this attempt was lost, and this one was answered
-        self.steps.append(Step(route.name, round((time.monotonic() - began) * 1000), status, word))
+        took_s = time.monotonic() - began
+        observe_request(self.claim.destination, route.name, took_s, status, has_left)
+        self.steps.append(Step(route.name, round(took_s * 1000), status, word))

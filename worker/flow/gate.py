@@ -25,6 +25,7 @@ from worker.flow.meaning import Meaning
 from worker.flow.rate_limit import RateLimit
 from worker.operation import Outcome, WaitReason
 from worker.settings import Settings
+from worker.watch import metrics
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class Gate:
         self._make_due = make_due
         self.rate_limit = RateLimit(destination, settings)
         self._last_served = 0.0  # monotonic seconds
+        metrics.CIRCUIT_OPEN.labels(destination).set(0)
         self._circuit = CircuitBreaker(self.rate_limit.may_probe)
         # Without a token no operation can be sent: one failure is enough to let only probes through. A probe asks for
         # the shared session's token and costs the destination nothing, so every process may make its own.
@@ -105,6 +107,7 @@ class Gate:
             log.warning("%s asks us to slow down: nobody sends to it for %.0f s", self._destination, hold_s)
             self.rate_limit.hold(hold_s)
             then.append(self.rate_limit.share_hold)
+            metrics.HOLDS.labels(self._destination).inc()
         if meaning.login == "success":
             if self._login.record_success():
                 then.append(partial(self._make_due, self._destination, (WaitReason.NO_SESSION,)))
@@ -113,6 +116,7 @@ class Gate:
         if meaning.circuit == "success":
             self._last_served = time.monotonic()
             if self._circuit.record_success():
+                metrics.CIRCUIT_OPEN.labels(self._destination).set(0)
                 then.append(self.rate_limit.allow_next_probe)
                 then.append(partial(self._make_due, self._destination, WAITS_FOR_CIRCUIT))
         elif meaning.circuit == "failure" and self._circuit.record_failure():
@@ -131,6 +135,7 @@ class Gate:
         return self.rate_limit.held_s() > 0
 
     def _log_opened(self, failure: Outcome | Exception) -> None:
+        metrics.CIRCUIT_OPEN.labels(self._destination).set(1)
         if isinstance(failure, AccessRejected):
             log.error(
                 "%s refuses our access for every operation (%s). They wait and none fails. Our address is %s"

@@ -22,6 +22,8 @@ from worker.flow.sender import LINGER_S, Senders
 from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, Ledger, return_unsent, settle, settle_and_claim
 from worker.operation import Claim, FailureReason, OnUnknown, State, Transition
 from worker.queues import WAKE_UP_LASTS_S
+from worker.watch.heartbeat import note_end, note_progress
+from worker.watch.observe import observe_claimed, observe_settled
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +87,8 @@ class Lane:
         except BaseException:
             self._draining = False
             raise
+        finally:
+            note_end(self.name)
         if self._settled:
             log.info("lane %s: %d attempts in %.2f s", self.name, self._settled, time.monotonic() - began)
         return work_is_left
@@ -94,6 +98,7 @@ class Lane:
         ends = math.inf if has_slot_of_its_own else time.monotonic() + DRAIN_FOR_S
         results: list[Result] = []
         while True:
+            note_progress(self.name)
             time_is_up = time.monotonic() > ends or self._stopping.is_set()
             wanted = 0 if time_is_up else self._count_room()
             permitted = self._gate.available(wanted, self._urgent) if wanted else 0
@@ -163,6 +168,7 @@ class Lane:
                 break
             except DATABASE_UNAVAILABLE_ERRORS as error:
                 log.warning("the ledger is unavailable, %d results wait: %s", len(results), error)
+                note_progress(self.name)  # a ledger that is unavailable is no reason to restart this process
                 time.sleep(DATABASE_PAUSE_S)
                 if not results:
                     return []
@@ -183,9 +189,12 @@ class Lane:
                 # One of them may be impossible to write, and that must not hold up the others.
                 refused = [transition for transition in transitions if not self._settle_alone(transition)]
                 self._settled += len(transitions) - len(refused)
+                observe_settled(self.name, [one for one in transitions if one not in refused], [])
                 self._leases.remove(transition.claim for transition in transitions if transition not in refused)
                 self._write_later(refused)
                 results = [result for result in results if isinstance(result, Return)]
+        observe_settled(self.name, transitions, lost)
+        observe_claimed(claims)
         for claim in lost:
             log.warning("operation %s was taken over before its result was written", claim.key)
         self._settled += len(transitions)

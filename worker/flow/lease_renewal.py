@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, LEASE_S, Ledger, renew_leases
 from worker.operation import Claim
+from worker.watch import metrics
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ class LeaseRenewal:
                 self._renewed = time.monotonic()
             for claim in claims:
                 self._held[claim.id], self._until[claim.id] = claim, claim.lease_until
+            metrics.CLAIMS_HELD.set(len(self._held))
         self._holds_some.set()
 
     def remove(self, claims: Iterable[Claim]) -> None:
@@ -46,6 +48,7 @@ class LeaseRenewal:
             for claim in claims:
                 if self._holds(claim):  # not if the operation was claimed again since
                     del self._held[claim.id], self._until[claim.id]
+            metrics.CLAIMS_HELD.set(len(self._held))
             if not self._held:
                 self._holds_some.clear()
 

@@ -20,6 +20,7 @@ from worker.flow.circuit_breaker import PROBE_EVERY_S
 from worker.queues import CRM
 from worker.redis_connection import connection_pool
 from worker.settings import Settings
+from worker.watch import metrics
 
 RESERVED_SHARE = 5  # one permit in five is for urgent calls alone, so that a backfill never uses up a withdrawal's
 HOLD_CHECK_S = 0.05  # how long a look at the hold is valid
@@ -97,6 +98,7 @@ class RateLimit:
 
     def _refuse_for(self, seconds: float, urgent: bool) -> None:
         """Ask Redis for no permit for so long, so that a lane waits and does not claim and return in a loop."""
+        metrics.PERMITS_REFUSED.labels(self._destination).inc()
         self._next_permit[urgent] = max(self._next_permit[urgent], time.monotonic() + seconds)
 
     def hold(self, seconds: float) -> None:

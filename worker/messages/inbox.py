@@ -61,7 +61,7 @@ def take_in(kind: Kind[Any], request: Any, args: Sequence[Any], kwargs: Mapping[
     """Record the operation that a message asks for. If that is impossible, store a failed operation that people see."""
     try:
         new = kind.new(_fields(kind, args, kwargs), crm_settings())
-        _with_patience(lambda: record(ledger(), [new], by=_sender(request.origin)))
+        [recorded] = _with_patience(lambda: record(ledger(), [new], by=_sender(request.origin)))
     except RetryError as error:
         _return_later(error)
         raise Reject("the ledger is unavailable", requeue=True) from None
@@ -73,6 +73,7 @@ def take_in(kind: Kind[Any], request: Any, args: Sequence[Any], kwargs: Mapping[
             raise Reject("the ledger is unavailable", requeue=True) from None
     else:
         _outage.succeeded()
+        _count("recorded" if recorded.created else "known")
         wake_soon(new.lane)
 
 
@@ -97,6 +98,7 @@ def store_failed(message_id: str, task: str, problem: str, origin: str | None, r
             return False
         log.exception("message %s was stored without its evidence", short(message_id))
     _outage.succeeded()
+    _count("refused")
     return True
 
 
@@ -115,7 +117,14 @@ def _store(message_id: str, task: str, problem: str, origin: str | None, raw: st
     _with_patience(store_once)
 
 
+def _count(result: str) -> None:
+    from worker.watch import metrics  # not at the top: a CRM imports this file and exports no metrics
+
+    metrics.INBOX_MESSAGES.labels(result).inc()
+
+
 def _return_later(error: Exception) -> None:
+    _count("returned")
     _outage.failed(error.last_attempt.exception() or error if isinstance(error, RetryError) else error)
     time.sleep(_RETURN_PAUSE_S)
 
@@ -124,14 +133,14 @@ def _sender(origin: str | None) -> str:
     return f"message from {short(origin) if origin else 'unknown'}"
 
 
-def _with_patience(work: Callable[[], Any]) -> None:
+def _with_patience(work: Callable[[], Any]) -> Any:
     """Raises `RetryError` if the ledger is still unavailable after `PATIENCE_S`."""
     retrying = Retrying(
         retry=retry_if_exception_type(DATABASE_UNAVAILABLE_ERRORS),
         wait=wait_fixed(_RETRY_S),
         stop=stop_after_delay(PATIENCE_S),
     )
-    retrying(work)
+    return retrying(work)
 
 
 def _fields(kind: Kind[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:

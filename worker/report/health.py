@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from worker.ledger import Ledger, active_flags
+from worker.ledger.due import COUNT_LIMIT
+from worker.ledger.overview import overview
 from worker.ledger.statistics import Statistics, statistics
 from worker.operation import AuditEntry, WaitReason
 from worker.report.operation import pause_document
@@ -12,27 +14,48 @@ from worker.report.text import count, our_address, span
 
 @dataclass(frozen=True)
 class Health:
-    """`problems` are sentences; without one the ledger is healthy. `notes` are worth knowing and no fault of ours."""
+    """`problems` are sentences; without one the ledger is healthy. `notes` are worth knowing and no fault of ours.
+
+    `oldest_s`: the age of the oldest open operation of each lane that holds one, without the time that it was pending
+    at B2COPY or paused.
+    """
 
     statistics: Statistics
     pauses: list[AuditEntry]
     problems: list[str]
     notes: list[str]
+    oldest_s: dict[str, float]
 
 
-def health_of(ledger: Ledger, late_s: float, max_failed: int | None = None) -> Health:
-    """Examine the ledger. Unhealthy: something is due for more than `late_s`, or more than `max_failed` failed."""
-    found = statistics(ledger)
+def health_of(
+    ledger: Ledger, late_s: float, max_failed: int | None = None, money_late_s: float | None = None
+) -> Health:
+    """Examine the ledger.
+
+    Unhealthy: something is due for more than `late_s`, an operation of the lane money is older than `money_late_s`, or
+    more than `max_failed` failed.
+    """
+    found, lanes = statistics(ledger), overview(ledger).lanes
     pauses = [flag for name, flag in active_flags(ledger).items() if name.startswith("pause:")]
     problems = [
         f"lane {lane}: something has been due for {span(seconds)}: is a worker running? (b2copy-sync doctor)"
         for lane, seconds in found.late_s.items()
         if seconds > late_s
     ]
+    money = lanes[0]
+    if money_late_s is not None and (money.oldest_s or 0.0) > money_late_s:
+        problems.append(
+            f"lane {money.lane}: the oldest operation is {money.oldest_s:.0f} s old, more than"
+            f" {money_late_s:.0f} s: b2copy-sync status says what it waits for"
+        )
     failed = sum(found.failed.values())
     if max_failed is not None and failed > max_failed:
         problems.append(f"{count(failed)} failed, more than {max_failed}: b2copy-sync failed list")
-    return Health(found, pauses, problems, access_notes(found))
+    notes = access_notes(found)
+    capped = [lane.lane for lane in lanes if lane.capped]
+    notes += [f"lane {lane} holds more: counting stopped at {COUNT_LIMIT} operations" for lane in capped]
+    oldest_s = {lane.lane: lane.oldest_s for lane in lanes if lane.oldest_s is not None}
+    return Health(found, pauses, problems, notes, oldest_s)
 
 
 def access_notes(found: Statistics) -> list[str]:
@@ -53,6 +76,7 @@ def document(health: Health) -> dict[str, Any]:
         "notes": health.notes,
         "due": health.statistics.due,
         "late_s": health.statistics.late_s,
+        "oldest_s": health.oldest_s,
         "waiting": health.statistics.waiting,
         "failed": health.statistics.failed,
         "paused": [pause_document(pause) for pause in health.pauses],

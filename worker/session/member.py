@@ -59,7 +59,6 @@ class Member:
         self._copy: LocalCopy | None = None
         self._newest = 0  # the newest generation ever seen: the store may lose data, a process does not go back
         self._refusal: Refusal | None = None
-        metrics.SESSION_EXPIRES_IN.labels(login.identity.login).set_function(self._expires_in)
 
     def cached(self) -> Token | None:
         copy = self._copy
@@ -183,6 +182,7 @@ class Member:
                 self._copy = replace(copy, expires_at=stored.expires_at)  # earlier, if another process got a 401
             if token is not None:
                 self._remember(token, stored, now)
+                self._show_expiry(stored.expires_at - now)
                 if at is Stage.FRESH:
                     return token
                 trigger = at
@@ -275,7 +275,6 @@ class Member:
             active = view.cooldown is not None and view.cooldown.kind == kind
             metrics.COOLDOWN.labels(login, kind).set(active)
 
-    def _expires_in(self) -> float:
-        """Return for how many seconds the own copy is valid; 0 without one."""
-        copy = self._copy
-        return max(0.0, (copy.expires_at - self.store.now()) / 1000) if copy else 0.0
+    def _show_expiry(self, left_ms: int) -> None:
+        """Set the metric to the end of the own copy by this machine's clock, which a scraper can compare."""
+        metrics.SESSION_EXPIRES.labels(self._login.identity.login).set(time.time() + left_ms / 1000)

@@ -10,6 +10,7 @@ end in a value from outside forges no record.
 import copy
 import logging
 import re
+from typing import Any
 
 from worker.watch.printable import many_lines, one_line
 from worker.watch.redact import redacted, redacted_value
@@ -17,7 +18,9 @@ from worker.watch.redact import redacted, redacted_value
 OUR_LOGGERS = ("worker", "tasks")
 LIMIT = 32_768  # characters of one message
 _INDENT = "    "
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+_CLEANED = "b2copy_cleaned"  # the record's field that says so
+STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", _CLEANED}
+"""What every record has; its other fields were given as `extra`."""
 _COLOUR = re.compile(r"(\x1b\[[\d;]*m)")  # Celery's formatter adds these; those in a message are escaped before
 _plain = logging.Formatter()
 
@@ -53,6 +56,8 @@ class Redacted(logging.Formatter):
 
 def clean(record: logging.LogRecord) -> None:
     """Redact and escape a record in place: message, traceback and extra fields. Doing it twice changes nothing."""
+    if getattr(record, _CLEANED, None) == _state_of(record):  # by our logger's filter, and unchanged since
+        return
     try:
         message = record.getMessage()
     except (TypeError, ValueError, KeyError):  # the arguments do not fit: logging would report that with all of them
@@ -65,8 +70,14 @@ def clean(record: logging.LogRecord) -> None:
         record.exc_text = _plain.formatException(record.exc_info)  # formatters use it instead of making their own
     record.exc_text = record.exc_text and _indented(record.exc_text)
     record.stack_info = record.stack_info and _indented(record.stack_info)
-    for name in vars(record).keys() - _STANDARD:
+    for name in vars(record).keys() - STANDARD_FIELDS:
         setattr(record, name, redacted_value(getattr(record, name)))
+    setattr(record, _CLEANED, None)
+    setattr(record, _CLEANED, _state_of(record))
+
+
+def _state_of(record: logging.LogRecord) -> tuple[Any, ...]:
+    return record.msg, record.args, record.exc_info, record.exc_text, record.stack_info, len(vars(record))
 
 
 def guard(logger: logging.Logger | None = None) -> None:

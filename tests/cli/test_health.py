@@ -1,0 +1,67 @@
+"""health: is what is due being done, and could a worker work?"""
+
+from tests.cli.conftest import Command
+from tests.operations import hold_operation, make_wait
+from worker.ledger import Ledger
+from worker.operation import WaitReason
+from worker.sandbox.control_client import SandboxControl
+
+
+def make_older(ledger: Ledger, seconds: float) -> None:
+    with ledger.writing() as connection:
+        connection.exec_driver_sql(
+            f"UPDATE b2copy_operations SET requested_at = requested_at - {round(seconds * 1000)}"
+        )
+
+
+def test_an_old_withdrawal_is_a_problem_whatever_it_waits_for(b2copy_sync: Command, ledger: Ledger) -> None:
+    make_wait(ledger, hold_operation(ledger), wait_reason=WaitReason.BACKOFF)
+    make_older(ledger, 150)
+
+    red = b2copy_sync("health", "--json")
+    longer = b2copy_sync("health", "--money-late", "5m")
+
+    assert (red.code, longer.code) == (1, 0)
+    assert red.document["oldest_s"]["money"] >= 150
+    assert "s old, more than 120 s: b2copy-sync status" in "".join(red.document["problems"])
+
+
+def test_a_withdrawal_that_b2copy_has_begun_is_no_problem_of_ours(b2copy_sync: Command, ledger: Ledger) -> None:
+    make_wait(ledger, hold_operation(ledger), wait_reason=WaitReason.PENDING_AT_B2COPY)
+    make_older(ledger, 150)
+    with ledger.writing() as connection:
+        connection.exec_driver_sql("UPDATE b2copy_operations SET state_since = state_since - 149000")
+
+    assert b2copy_sync("health").code == 0
+
+
+def test_an_old_backfill_is_no_problem(b2copy_sync: Command, ledger: Ledger) -> None:
+    make_wait(ledger, hold_operation(ledger, lane="bulk"), wait_reason=WaitReason.BACKOFF)
+    make_older(ledger, 150)
+
+    assert b2copy_sync("health").code == 0
+
+
+def test_ready_means_ledger_redis_and_a_login_that_is_not_refused(
+    b2copy_sync: Command, ledger: Ledger, sandbox: SandboxControl
+) -> None:
+    ready = b2copy_sync("health", "--ready", "--json")
+    without_redis = b2copy_sync("health", "--ready", B2COPY_REDIS_URL="redis://127.0.0.1:1/0")
+    without_ledger = b2copy_sync("health", "--ready", B2COPY_DATABASE_URL="sqlite:////nowhere/ledger")
+    assert sandbox.counters()["calls"] == {}
+    sandbox.faults({"what": "status", "status": 401, "route": "token"})
+    b2copy_sync("doctor")
+    refused = b2copy_sync("health", "--ready", "--json")
+
+    assert (ready.code, ready.document) == (0, {"ready": True, "problem": None})
+    assert (without_redis.code, without_ledger.code, refused.code) == (1, 1, 1)
+    assert "Redis cannot be used" in without_redis.err
+    assert "there is no ledger" in without_ledger.err
+    assert "refuses our login" in refused.document["problem"]
+
+
+def test_live_asks_nobody(b2copy_sync: Command) -> None:
+    ran = b2copy_sync("health", "--live", B2COPY_REDIS_URL="redis://127.0.0.1:1/0")
+
+    assert ran.code == 1
+    assert "B2COPY_HEARTBEAT_FILE is not set" in ran.err

@@ -1,0 +1,80 @@
+"""status without a key, and list: what is going on, and which operations are meant."""
+
+import pytest
+
+from tests.cli.conftest import Command
+from tests.operations import fail_operation, hold_operation, make_wait, record_operation, succeed_operation
+from worker.ledger import Ledger, pause
+from worker.operation import WaitReason
+
+
+def test_the_overview_says_first_what_to_look_at(b2copy_sync: Command, ledger: Ledger) -> None:
+    record_operation(ledger, "W1")
+    make_wait(ledger, hold_operation(ledger, "W2", lane="bulk"), wait_reason=WaitReason.NO_ACCESS)
+    fail_operation(ledger, "W3")
+    succeed_operation(ledger, "W4")
+    pause(ledger, "bulk", "ann@desk", "B2COPY is upgraded")
+    with ledger.writing() as connection:
+        connection.exec_driver_sql("UPDATE b2copy_operations SET due_at = due_at - 60000 WHERE state = 'queued'")
+
+    ran = b2copy_sync("status")
+    found = b2copy_sync("status", "--json").document
+
+    assert ran.code == 0
+    alarms = [line for line in ran.out.splitlines() if line.startswith("! ")]
+    assert "nobody works on lane money: something has been due for" in alarms[0]
+    assert "no_access, 1 operation waiting" in alarms[1]
+    assert "Requests come from 127.0.0.1" in alarms[1]
+    assert "bulk since" in ran.out
+    assert "by ann@desk: B2COPY is upgraded" in ran.out
+    money = next(lane for lane in found["lanes"] if lane["lane"] == "money")
+    assert (money["open"], money["succeeded_per_minute"], money["failed_per_minute"]) == (1, 0.2, 0.2)
+    assert (found["waiting"], found["failed"]) == ({"no_access": 1}, {"rejected": 1})
+    assert found["session"] == {"generation": None, "expires_in_s": None}
+
+
+def test_the_overview_needs_no_redis(b2copy_sync: Command, ledger: Ledger) -> None:
+    ran = b2copy_sync("status", "--json", B2COPY_REDIS_URL="redis://127.0.0.1:1/0")
+
+    assert ran.code == 0
+    assert "the session cannot be read" in "".join(ran.document["concerns"])
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ([], ["W4", "W3", "W2", "W1"]),
+        (["--account", "8"], ["W2"]),
+        (["--request-id", "W1"], ["W1"]),
+        (["--state", "failed"], ["W3"]),
+        (["--open"], ["W2", "W1"]),
+        (["--reason", "no_access"], ["W2"]),
+        (["--lane", "bulk", "--open"], ["W2"]),
+        (["--kind", "fees.process", "--batch", "october"], ["W1"]),
+        (["--older", "1h"], []),
+    ],
+)
+def test_list_finds_what_is_meant(options: list[str], names: list[str], b2copy_sync: Command, ledger: Ledger) -> None:
+    record_operation(ledger, "W1", batch="october")
+    payload = {"account_login": "8", "request_id": "W2"}
+    make_wait(ledger, hold_operation(ledger, "W2", lane="bulk", payload=payload), wait_reason=WaitReason.NO_ACCESS)
+    fail_operation(ledger, "W3")
+    succeed_operation(ledger, "W4")
+
+    found = b2copy_sync("list", "--json", *options).document
+
+    assert [one["key"].partition(":")[2] for one in found["operations"]] == names
+    assert found["next"] is None
+
+
+def test_list_says_how_to_continue(b2copy_sync: Command, ledger: Ledger) -> None:
+    for name in ("W1", "W2", "W3"):
+        record_operation(ledger, name)
+
+    first = b2copy_sync("list", "--limit", "2")
+    after = first.err.split()[-1]
+    second = b2copy_sync("list", "--limit", "2", "--after", after)
+
+    assert [line.split()[0] for line in first.out.splitlines()[1:]] == ["fees.process:W3", "fees.process:W2"]
+    assert [line.split()[0] for line in second.out.splitlines()[1:]] == ["fees.process:W1"]
+    assert second.err == ""

@@ -1,0 +1,87 @@
+"""A probe finds a frozen worker, asks nobody for that, and costs next to nothing."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support import until
+from worker.testbed.environment import Environment
+from worker.testbed.processes import Process
+from worker.watch import heartbeat
+
+PROBE = [sys.executable, "-c", "import sys; sys.argv[1:] = ['health', '--live']; from worker.entry import main; main()"]
+
+
+def probe(file: Path | str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(PROBE, env=os.environ | {heartbeat.VARIABLE: str(file)}, capture_output=True, text=True)
+
+
+def cpu_s(command: list[str], file: Path) -> float:
+    """Return the CPU of a command, the smallest of five."""
+
+    def once() -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(command, env=os.environ | {heartbeat.VARIABLE: str(file)}, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    return min(once() for _ in range(5))
+
+
+def test_a_worker_touches_its_file_until_it_is_frozen(worker: Callable[..., Process], environment: Environment) -> None:
+    file = environment.folder / "worker.alive"
+    process = worker(B2COPY_HEARTBEAT_FILE=str(file))
+    until(file.exists)
+    first = file.stat().st_mtime
+    until(lambda: file.stat().st_mtime > first, 10)
+
+    assert (heartbeat.problem(str(file)), file.stat().st_mode & 0o777) == ("", 0o600)
+    process.send(signal.SIGSTOP)
+    until(lambda: "frozen or has ended" in heartbeat.problem(str(file), oldest_s=3), 10)
+
+
+def test_a_probe_says_what_is_wrong(tmp_path: Path) -> None:
+    file = tmp_path / "worker.alive"
+    heartbeat.touch(file)
+    fresh = probe(file)
+    os.utime(file, (time.time() - 31, time.time() - 31))
+    old, absent, unnamed = probe(file), probe(tmp_path / "other"), probe("")
+
+    assert (fresh.returncode, fresh.stderr) == (0, "")
+    assert (old.returncode, absent.returncode, unnamed.returncode) == (1, 1, 1)
+    assert "last touched 31 s ago" in old.stderr
+    assert "no worker has touched it" in absent.stderr
+    assert "B2COPY_HEARTBEAT_FILE is not set" in unnamed.stderr
+
+
+def test_a_probe_costs_little_more_than_the_interpreter(tmp_path: Path) -> None:
+    file = tmp_path / "worker.alive"
+    heartbeat.touch(file)
+
+    assert cpu_s(PROBE, file) - cpu_s([sys.executable, "-c", "pass"], file) <= 0.06
+
+
+def test_a_loop_that_does_not_come_round_is_stalled_and_one_that_has_ended_is_not() -> None:
+    heartbeat.note_progress("money")
+    began = time.monotonic()
+    until(lambda: time.monotonic() - began > 0.02)
+
+    assert heartbeat.stalled_loops(0.02) == ["money"]
+    assert heartbeat.stalled_loops(60) == []
+    heartbeat.note_end("money")
+    assert heartbeat.stalled_loops(0.02) == []
+
+
+def test_a_link_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+
+    with pytest.raises(OSError, match="Too many levels"):
+        heartbeat.touch(tmp_path / "link")
+    assert not (tmp_path / "target").exists()

@@ -1,0 +1,170 @@
+"""A scraper finds what happened, in a worker's metrics and in those of the ledger."""
+
+import socket
+import urllib.request
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tasks import enqueue
+from tests.cli.conftest import Command, b2copy_sync, ledger
+from tests.conftest import forget
+from tests.operations import fail_operation, hold_operation, make_wait, record_operation, succeed_operation
+from tests.support import until
+from tests.watch import metrics_table
+from worker.ledger import Ledger, pause
+from worker.operation import FINAL, WaitReason
+from worker.testbed.broker import Broker
+from worker.testbed.environment import Environment, Sandbox, wait_for_worker
+from worker.testbed.ports import free_port
+
+__all__ = ["b2copy_sync", "ledger"]  # fixtures
+
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+def samples_of(text: str) -> Samples:
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def value(samples: Samples, name: str, **labels: str) -> float | None:
+    return samples.get((name, tuple(sorted(labels.items()))))
+
+
+def scrape(port: int) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        return str(answer.read().decode())
+
+
+@pytest.fixture(scope="module", params=["threads", "processes"])
+def port(
+    request: pytest.FixtureRequest,
+    one_broker: Broker,
+    one_sandbox: Sandbox,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[int]:
+    """A worker that serves metrics, with this process's environment set to its; the port."""
+    one_broker.start()
+    one_broker.flush()
+    one_sandbox.start()
+    one_sandbox.control.reset()
+    port = free_port()
+    folder = tmp_path_factory.mktemp("pool")
+    (folder / "counter_999999999.db").write_bytes(b"of a process that has ended")
+    with Environment(one_broker, one_sandbox) as environment, pytest.MonkeyPatch.context() as patch:
+        for name, setting in environment.settings.items():
+            patch.setenv(name, setting)
+        forget()
+        settings: dict[str, Any] = {"B2COPY_METRICS_LISTEN": str(port)}
+        options: list[str] = []
+        if request.param == "processes":
+            settings["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+            options = ["--pool", "processes", "-c", "5"]
+        wait_for_worker(environment.worker(*options, **settings))
+        enqueue.fees(account_login="7", request_id="M1")
+        until(lambda: (found := enqueue.status("fees.process:M1")) and found.state in FINAL, 15)
+        yield port
+        forget()
+
+
+def test_a_worker_serves_what_it_did(port: int) -> None:
+    until(lambda: 'b2copy_attempts_total{kind="fees.process",outcome="done"}' in scrape(port))
+
+    text = scrape(port)
+    samples = samples_of(text)
+    assert value(samples, "b2copy_attempts_total", kind="fees.process", outcome="done") == 1
+    ended = {"kind": "fees.process", "lane": "money", "state": "succeeded", "reason": ""}
+    assert value(samples, "b2copy_operations_ended_total", **ended) == 1
+    assert (
+        value(samples, "b2copy_http_requests_total", destination="b2copy", route="processext", status="2xx") or 0
+    ) >= 1
+    assert value(samples, "b2copy_circuit_open", destination="b2copy") == 0
+    assert (value(samples, "b2copy_ledger_transaction_seconds_count") or 0) > 1
+    assert (value(samples, "b2copy_wake_ups_total", lane="money") or 0) >= 1
+    assert len([name for name, labels in samples if name == "b2copy_build_info"]) == 1
+    ours = {name for name, _ in samples if name.startswith("b2copy_") and not name.endswith("_created")}
+    assert ours - metrics_table.names().keys() == set()
+    assert len(samples) < 600
+    assert "M1" not in text
+
+
+def test_the_ledgers_metrics_say_what_is_open_and_how_old_it_is(b2copy_sync: Command, ledger: Ledger) -> None:
+    record_operation(ledger, "W1")
+    make_wait(ledger, hold_operation(ledger, "W2", lane="bulk"), wait_reason=WaitReason.NO_ACCESS)
+    fail_operation(ledger, "W3")
+    succeed_operation(ledger, "W4")
+    with ledger.writing() as connection:
+        connection.exec_driver_sql("UPDATE b2copy_operations SET requested_at = requested_at - 90000")
+        connection.exec_driver_sql("UPDATE b2copy_operations SET due_at = due_at - 60000 WHERE state = 'queued'")
+    pause(ledger, "bulk", "ann@desk", "B2COPY is upgraded")
+
+    ran = b2copy_sync("metrics", "--once")
+
+    samples = samples_of(ran.out)
+    group = {"lane": "money", "kind": "fees.process", "state": "queued", "reason": ""}
+    assert value(samples, "b2copy_operations", **group) == 1
+    assert value(samples, "b2copy_operations", **group | {"state": "failed", "reason": "rejected"}) == 1
+    assert (
+        value(samples, "b2copy_operations", **group | {"lane": "bulk", "state": "waiting", "reason": "no_access"}) == 1
+    )
+    assert value(samples, "b2copy_oldest_seconds", lane="money", clock="ours") == pytest.approx(90, abs=30)
+    assert value(samples, "b2copy_oldest_due_seconds", lane="money") == pytest.approx(60, abs=30)
+    assert value(samples, "b2copy_oldest_due_seconds", lane="bulk") == 0
+    assert value(samples, "b2copy_paused", lane="bulk") == 1
+    assert value(samples, "b2copy_paused", lane="money") == 0
+    assert value(samples, "b2copy_ledger_up") == 1
+    assert {name for name, _ in samples} - metrics_table.names().keys() == set()
+    assert "W2" not in ran.out
+
+
+def test_pending_time_is_not_ours(b2copy_sync: Command, ledger: Ledger) -> None:
+    make_wait(ledger, hold_operation(ledger, "W1"), wait_reason=WaitReason.PENDING_AT_B2COPY, outcome_known=True)
+    with ledger.writing() as connection:
+        connection.exec_driver_sql(
+            "UPDATE b2copy_operations SET requested_at = requested_at - 90000, state_since = state_since - 80000"
+        )
+
+    samples = samples_of(b2copy_sync("metrics", "--once").out)
+
+    assert value(samples, "b2copy_oldest_seconds", lane="money", clock="ours") == pytest.approx(10, abs=30)
+    assert value(samples, "b2copy_oldest_seconds", lane="money", clock="theirs") == pytest.approx(90, abs=30)
+
+
+def test_a_ledger_that_cannot_be_read_leaves_no_old_value(b2copy_sync: Command, environment: Environment) -> None:
+    ran = b2copy_sync("metrics", "--once")
+
+    assert samples_of(ran.out) == {("b2copy_ledger_up", ()): 0}
+
+
+def test_a_taken_port_is_a_line_and_not_the_end_of_a_worker(b2copy_sync: Command, ledger: Ledger) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ran = b2copy_sync("metrics", "--listen", str(taken.getsockname()[1]))
+
+    assert ran.code == 1
+    assert "Address already in use" in ran.err
+
+
+def test_pool_processes_need_a_folder(environment: Environment) -> None:
+    process = environment.worker("--pool", "processes", "-c", "5", restarts=False, B2COPY_METRICS_LISTEN="9464")
+
+    assert process.wait(20) == 2
+    assert "PROMETHEUS_MULTIPROC_DIR" in process.tail()
+
+
+def test_the_table_of_metrics_is_that_of_the_code() -> None:
+    assert metrics_table.PATH.read_text() == metrics_table.text(), "write it anew: make env"
+
+
+def test_the_names_are_as_prometheus_wants_them(
+    promtool: Callable[..., str], b2copy_sync: Command, ledger: Ledger
+) -> None:
+    from prometheus_client import generate_latest
+
+    text = generate_latest().decode() + b2copy_sync("metrics", "--once").out
+    assert promtool("check", "metrics", stdin=text) == ""

@@ -1,0 +1,50 @@
+"""`metrics`: what the ledger holds, for a scraper."""
+
+import threading
+from typing import Annotated
+
+import typer
+
+from worker.cli import output
+from worker.cli.exits import Exit, Stop
+
+DEFAULT_LISTEN = "127.0.0.1:9465"
+
+
+def metrics(
+    listen: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Where to serve; a port alone is on 127.0.0.1.")
+    ] = DEFAULT_LISTEN,
+    once: Annotated[bool, typer.Option("--once", help="Print the metrics once and end.")] = False,
+) -> None:
+    """Serve the metrics of the ledger: ages, backlog, what waits and why, what failed.
+
+    One such process for each ledger is enough. Workers serve their own metrics at B2COPY_METRICS_LISTEN.
+    """
+    from prometheus_client import CollectorRegistry, generate_latest
+    from pydantic import TypeAdapter, ValidationError
+
+    from worker.ledger import open_ledger
+    from worker.report.ledger_metrics import LedgerCollector
+    from worker.settings import LedgerSettings, Listen, load
+    from worker.watch.metrics_server import serve
+
+    settings = load(LedgerSettings)
+    registry = CollectorRegistry()
+    registry.register(LedgerCollector(lambda: open_ledger(settings.database_url)))
+    if once:
+        output.out().file.write(generate_latest(registry).decode())
+        return
+    try:
+        address = TypeAdapter(Listen).validate_python(listen)
+    except ValidationError:
+        raise typer.BadParameter("must be host:port, for instance 127.0.0.1:9465", param_hint="--listen") from None
+    try:
+        serve(address, registry)
+    except OSError as error:
+        raise Stop(Exit.FAILED, f"{address}: {error.strerror or error}") from None
+    output.note(f"the ledger's metrics are served at http://{address}/metrics")
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        return

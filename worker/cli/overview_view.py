@@ -1,0 +1,92 @@
+"""Print the overview of `worker.report.overview`."""
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+
+from worker.cli import output
+
+if TYPE_CHECKING:
+    from worker.ledger.overview import LaneOverview
+    from worker.report.overview import SystemOverview
+
+REFRESH_S = 2.0
+
+
+def show(found: "SystemOverview") -> None:
+    """Print it once."""
+    output.out().print(rendered(found), soft_wrap=True)
+
+
+def watch(look: "Callable[[], SystemOverview]") -> None:
+    """Show it until Ctrl-C, renewed every two seconds. Where there is no terminal, print it again each time."""
+    if not output.out().is_terminal:
+        while True:
+            show(look())
+            time.sleep(REFRESH_S)
+    with Live(rendered(look()), console=output.out(), screen=True, auto_refresh=False) as live:
+        while True:
+            time.sleep(REFRESH_S)
+            live.update(rendered(look()), refresh=True)
+
+
+def rendered(found: "SystemOverview") -> RenderableType:
+    """Return the overview: what to look at first, then the lanes, then what waits and what failed."""
+    from worker.operation import State
+    from worker.report.overview import concerns, ended_per_minute, failed_by_reason, waiting_by_reason
+    from worker.report.sentences import paused_by
+    from worker.report.text import clock, span
+
+    lanes = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
+    for heading in ("lane", "open", "oldest", "pending at B2COPY", "due since", "succeeded/min", "failed/min"):
+        lanes.add_column(heading, justify="left" if heading == "lane" else "right")
+    for lane in found.ledger.lanes:
+        lanes.add_row(
+            output.safe(lane.lane, "bold"),
+            f"{lane.open:,}{'+' if lane.capped else ''}",
+            _age(lane.oldest_s),
+            _age(lane.oldest_pending_s),
+            output.safe(_age(lane.oldest_due_s), _urgency(lane)),
+            f"{ended_per_minute(found.ledger, lane.lane, State.SUCCEEDED):.1f}",
+            f"{ended_per_minute(found.ledger, lane.lane, State.FAILED):.1f}",
+        )
+    facts = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), show_header=False)
+    session = found.session
+    left_s = session.expires_in if session else None
+    facts.add_row("waiting", output.safe(_counts(waiting_by_reason(found.ledger))))
+    facts.add_row("failed", output.safe(_counts(failed_by_reason(found.ledger))))
+    facts.add_row(
+        "session",
+        output.safe(
+            found.session_problem
+            or (f"generation {session.generation}, expires in {span(left_s)}" if session and left_s else "none yet")
+        ),
+    )
+    facts.add_row("dispatched", f"{span(found.ledger.dispatch_age_s)} ago")
+    for pause in found.pauses:
+        text = f"{pause.subject.removeprefix('pause:')} {paused_by(pause)}"
+        facts.add_row("paused", output.safe(text, "yellow"))
+    parts: list[RenderableType] = [output.safe(f"b2copy-sync at {clock(found.ledger.at)} UTC", "dim"), ""]
+    urgent = concerns(found)
+    parts += [output.safe(f"! {text}", "bold red") for text in urgent] or [output.safe("nothing to look at", "green")]
+    return Group(*parts, "", lanes, "", facts)
+
+
+def _age(seconds: float | None) -> str:
+    from worker.report.text import span
+
+    return "-" if seconds is None else span(seconds)
+
+
+def _urgency(lane: "LaneOverview") -> str:
+    from worker.report.overview import LATE_S
+
+    return "bold red" if (lane.oldest_due_s or 0.0) > LATE_S else ""
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{reason} {count:,}" for reason, count in counts.items()) or "none"

@@ -1,0 +1,175 @@
+"""The ledger at a glance: what is open, how old it is, what ended lately, what failed. One read-only transaction.
+
+No count looks at more than `COUNT_LIMIT` rows of a lane, so that the cost does not grow with the backlog. Of a longer
+backlog the operations that are due first are counted, and `capped` says so.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Integer, Select, Subquery, bindparam, case, func, select, union_all
+
+from worker.ledger import schema
+from worker.ledger.claims import is_paused
+from worker.ledger.database import Ledger
+from worker.ledger.due import COUNT_LIMIT
+from worker.ledger.schema import c, now_ms, sql_literal
+from worker.operation import Phase, State, WaitReason
+from worker.queues import LANES
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """How many operations have this lane, kind, state and reason. `reason`: why they wait or failed, or empty."""
+
+    lane: str
+    kind: str
+    state: str
+    reason: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class LaneOverview:
+    """How a lane stands. Ages are in seconds; None if the lane holds nothing of the sort.
+
+    `oldest_s`: the oldest open operation by our clock, which leaves out the time that it was pending at the destination
+    or paused. `oldest_pending_s`: the oldest operation that the destination has begun, since it was requested.
+    `oldest_due_s`: what has been due longest and was not claimed; nothing is due in a paused lane. `open`: how many
+    operations are open, `capped`: there are more.
+    """
+
+    lane: str
+    open: int
+    capped: bool
+    oldest_s: float | None
+    oldest_pending_s: float | None
+    oldest_due_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """`open` and `failed` count what is there now, `ended` what ended within the last `RECENT_S` seconds.
+
+    `dispatch_age_s`: since any process last repeated the wake-ups. `requests_age_s`: the oldest row of the requests
+    table that no worker has taken; None if there is none.
+    """
+
+    at: int
+    lanes: list[LaneOverview]
+    open: list[Group]
+    failed: list[Group]
+    ended: list[Group]
+    dispatch_age_s: float
+    requests_age_s: float | None
+
+
+RECENT_S = 300  # seconds
+
+_is_pending = c.wait_reason.is_not_distinct_from(sql_literal(WaitReason.PENDING_AT_B2COPY))
+_current_wait = case((_is_pending, now_ms() - c.state_since), else_=0)
+
+
+def _first(lane: str, phase: Phase) -> Subquery:
+    """The operations of a lane and phase that are due first, as the index has them."""
+    columns = (c.lane, c.kind, c.state, c.wait_reason, c.phase, c.requested_at, c.external_wait_ms, c.due_at)
+    return (
+        select(*columns, _current_wait.label("current_wait"))
+        .where(c.lane == sql_literal(lane), c.phase == sql_literal(phase), c.due_at.is_not(None))
+        .order_by(c.due_at)
+        .limit(COUNT_LIMIT)
+        .subquery()
+    )
+
+
+def _open_groups(first: Subquery) -> Select[Any]:
+    f = first.c
+    ours_ms = now_ms() - f.requested_at - f.external_wait_ms - f.current_wait
+    is_due = (f.due_at <= now_ms()) & (f.state != sql_literal(State.RUNNING))
+    return select(
+        f.lane, f.kind, f.state, f.wait_reason, f.phase, func.count(), func.max(ours_ms),
+        func.min(f.requested_at), func.min(case((is_due, f.due_at))),
+    ).group_by(f.lane, f.kind, f.state, f.wait_reason, f.phase)  # fmt: skip
+
+
+_OPEN = union_all(*(_open_groups(_first(lane, phase)) for lane in LANES for phase in Phase))
+_newest_failed = (
+    select(c.lane, c.kind, c.failure_reason)
+    .where(c.state == sql_literal(State.FAILED))
+    .order_by(c.id.desc())
+    .limit(COUNT_LIMIT)
+    .subquery()
+)
+_FAILED = select(_newest_failed, func.count()).group_by(*_newest_failed.c)
+_newest_ended = (
+    select(c.lane, c.kind, c.state, c.failure_reason)
+    .where(c.ended_at >= now_ms() - bindparam("recent", type_=Integer))
+    .order_by(c.ended_at.desc())
+    .limit(COUNT_LIMIT)
+    .subquery()
+)
+_ENDED = select(_newest_ended, func.count()).group_by(*_newest_ended.c)
+_NOW = select(
+    now_ms(),
+    select(schema.ledger.c.dispatched_at).scalar_subquery(),
+    select(func.min(schema.requests.c.requested_at)).scalar_subquery(),
+    *(is_paused(lane) for lane in LANES),
+)
+
+
+def overview(ledger: Ledger) -> Overview:
+    """Look at the ledger. The cost does not grow with what it holds."""
+    with ledger.reading() as connection:
+        now, dispatched_at, requested_at, *paused = connection.execute(_NOW).one()
+        rows = connection.execute(_OPEN).all()
+        failed = [
+            Group(lane, kind, State.FAILED, reason, count) for lane, kind, reason, count in connection.execute(_FAILED)
+        ]
+        ended = [
+            Group(lane, kind, state, reason or "", count)
+            for lane, kind, state, reason, count in connection.execute(_ENDED, {"recent": RECENT_S * 1000})
+        ]
+    lanes = [
+        _lane(lane, now, is_lane_paused, [row for row in rows if row[0] == lane])
+        for lane, is_lane_paused in zip(LANES, paused, strict=True)
+    ]
+    counts: dict[tuple[str, str, str, str], int] = {}
+    for lane, kind, state, reason, _, count, *_ in rows:  # the phases of one group
+        group = (lane, kind, state, reason or "")
+        counts[group] = counts.get(group, 0) + count
+    return Overview(
+        at=now,
+        lanes=lanes,
+        open=[Group(*group, count) for group, count in counts.items()],
+        failed=failed,
+        ended=ended,
+        dispatch_age_s=max(0.0, (now - dispatched_at) / 1000),
+        requests_age_s=None if requested_at is None else max(0.0, (now - requested_at) / 1000),
+    )
+
+
+def _lane(lane: str, now: int, paused: bool, rows: Iterable[Any]) -> LaneOverview:
+    counts = dict.fromkeys(Phase, 0)
+    ours: list[int] = []
+    due: list[int] = []
+    pending: list[int] = []
+    for _, _, _, _, phase, count, ours_ms, requested_at, due_at in rows:
+        counts[Phase(phase)] += count
+        ours.append(ours_ms)
+        if due_at is not None and not paused:
+            due.append(now - due_at)
+        if phase == Phase.POLL:
+            pending.append(now - requested_at)
+    return LaneOverview(
+        lane=lane,
+        open=sum(counts.values()),
+        capped=max(counts.values()) >= COUNT_LIMIT,
+        oldest_s=_seconds(ours),
+        oldest_pending_s=_seconds(pending),
+        oldest_due_s=_seconds(due),
+    )
+
+
+def _seconds(ms: list[int]) -> float | None:
+    return max(0.0, max(ms) / 1000) if ms else None

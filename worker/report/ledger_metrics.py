@@ -1,0 +1,138 @@
+"""What the ledger holds, as metrics: exported once for each ledger, by `b2copy-sync metrics`.
+
+The ledger is read when a scraper asks, at most every five seconds. If it cannot be read, `b2copy_ledger_up` is 0 and
+the others are absent: an old value would look like a healthy one.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from prometheus_client import Metric
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from worker.ledger import Ledger, active_flags
+from worker.ledger.overview import Overview, overview
+from worker.operation import AuditEntry
+from worker.watch.outage_log import OutageLog
+
+log = logging.getLogger(__name__)
+
+CACHED_S = 5.0  # seconds that a reading is served again
+
+Rows = list[tuple[tuple[str, ...], float]]
+"""Label values and value."""
+
+
+class Family(NamedTuple):
+    """A gauge of the ledger, and how it is read."""
+
+    name: str
+    documentation: str
+    labels: tuple[str, ...]
+    read: Callable[[Overview, dict[str, AuditEntry]], Rows]
+
+
+def _ages(found: Overview, _: dict[str, AuditEntry]) -> Rows:
+    ours: Rows = [((lane.lane, "ours"), lane.oldest_s or 0.0) for lane in found.lanes]
+    theirs: Rows = [((lane.lane, "theirs"), lane.oldest_pending_s or 0.0) for lane in found.lanes]
+    return ours + theirs
+
+
+FAMILIES = (
+    Family(
+        "b2copy_operations",
+        "Operations that are open or failed, up to 10,000 of a lane and phase; `reason`: why they wait or failed.",
+        ("lane", "kind", "state", "reason"),
+        lambda found, flags: [((g.lane, g.kind, g.state, g.reason), g.count) for g in (*found.open, *found.failed)],
+    ),
+    Family(
+        "b2copy_operations_capped",
+        "1 if the lane holds more than `b2copy_operations` counts.",
+        ("lane",),
+        lambda found, flags: [((lane.lane,), float(lane.capped)) for lane in found.lanes],
+    ),
+    Family(
+        "b2copy_oldest_seconds",
+        "Age of the oldest open operation; `ours` leaves out the time pending at B2COPY or paused, `theirs` is the"
+        " oldest one that B2COPY has begun.",
+        ("lane", "clock"),
+        _ages,
+    ),
+    Family(
+        "b2copy_oldest_due_seconds",
+        "For how long something has been due and no worker has taken it.",
+        ("lane",),
+        lambda found, flags: [((lane.lane,), lane.oldest_due_s or 0.0) for lane in found.lanes],
+    ),
+    Family(
+        "b2copy_dispatch_age_seconds",
+        "Since any process last repeated the wake-ups.",
+        (),
+        lambda found, flags: [((), found.dispatch_age_s)],
+    ),
+    Family(
+        "b2copy_requests_age_seconds",
+        "Age of the oldest row of b2copy_requests that no worker has taken.",
+        (),
+        lambda found, flags: [((), found.requests_age_s or 0.0)],
+    ),
+    Family(
+        "b2copy_paused",
+        "1 while a person has paused the lane, or `all`.",
+        ("lane",),
+        lambda found, flags: [
+            ((lane,), float(f"pause:{lane}" in flags)) for lane in ("all", *(one.lane for one in found.lanes))
+        ],
+    ),
+    Family(
+        "b2copy_ledger_collected_timestamp_seconds",
+        "When the ledger was read, in Unix seconds.",
+        (),
+        lambda found, flags: [((), found.at / 1000)],
+    ),
+)
+UP = ("b2copy_ledger_up", "1 if the ledger could be read.")
+
+
+class LedgerCollector(Collector):
+    """Reads the ledger for a scraper. `open_ledger` is called until it succeeds, then the ledger is reused."""
+
+    def __init__(self, open_ledger: Callable[[], Ledger]) -> None:
+        self._open = open_ledger
+        self._ledger: Ledger | None = None
+        self._lock = threading.Lock()
+        self._cached: list[Metric] = []
+        self._read_at = float("-inf")  # monotonic seconds
+        self._outage = OutageLog(log, "the ledger cannot be read, its metrics are absent")
+
+    def describe(self) -> list[Metric]:
+        """Return nothing: registering a collector must not read the ledger."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        with self._lock:  # two scrapers at the same time cost one reading
+            if time.monotonic() - self._read_at >= CACHED_S:
+                self._cached, self._read_at = self._read(), time.monotonic()
+        yield from self._cached
+
+    def _read(self) -> list[Metric]:
+        try:
+            self._ledger = self._ledger or self._open()
+            found, flags = overview(self._ledger), active_flags(self._ledger)
+            families = [_family(family, found, flags) for family in FAMILIES]
+        except Exception as error:  # whatever it is, the scraper must learn that there are no values
+            self._outage.failed(error)
+            return [GaugeMetricFamily(*UP, value=0)]
+        self._outage.succeeded()
+        return [GaugeMetricFamily(*UP, value=1), *families]
+
+
+def _family(family: Family, found: Overview, flags: dict[str, AuditEntry]) -> Metric:
+    gauge = GaugeMetricFamily(family.name, family.documentation, labels=family.labels)
+    for labels, value in family.read(found, flags):
+        gauge.add_metric(labels, value)
+    return gauge

@@ -1,0 +1,115 @@
+"""The whole system at a glance: lanes, ages, rates, session, pauses, what waits and what failed."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from worker.ledger import Ledger, active_flags
+from worker.ledger.overview import RECENT_S, Group, LaneOverview, Overview, overview
+from worker.operation import AuditEntry, State, WaitReason
+from worker.report.operation import pause_document
+from worker.report.text import count, iso, our_address, span
+from worker.session import State as SessionState
+
+LATE_S = 30.0  # seconds that something may be due before a person should look
+DISPATCH_LATE_S = 15.0  # seconds without any process that dispatches
+_REMEDIES = {
+    WaitReason.NO_SESSION: "`b2copy-sync doctor` says why the login is refused",
+    WaitReason.NO_ACCESS: "is our egress address on the service admin's allow-list? Requests come from {address}",
+    WaitReason.CIRCUIT_OPEN: "B2COPY is unavailable. Nothing is lost, and operations continue by themselves",
+}
+
+
+@dataclass(frozen=True)
+class SystemOverview:
+    """`session` is None if Redis could not be asked; `session_problem` says why."""
+
+    ledger: Overview
+    pauses: list[AuditEntry]
+    session: SessionState | None
+    session_problem: str
+
+
+def system_overview(ledger: Ledger, session: Callable[[], SessionState]) -> SystemOverview:
+    """Look at the ledger and at the session. An error of `session` is reported and hides nothing else."""
+    found = overview(ledger)
+    pauses = [flag for name, flag in active_flags(ledger).items() if name.startswith("pause:")]
+    try:
+        return SystemOverview(found, pauses, session(), "")
+    except Exception as error:  # the ledger is worth showing whatever is wrong with the session
+        return SystemOverview(found, pauses, None, str(error).splitlines()[0])
+
+
+def waiting_by_reason(found: Overview, lane: str | None = None) -> dict[str, int]:
+    """Return how many operations wait for each reason, most first."""
+    groups = [one for one in found.open if one.state == State.WAITING and lane in (None, one.lane)]
+    return _by_reason(groups)
+
+
+def failed_by_reason(found: Overview) -> dict[str, int]:
+    """Return how many operations have failed for each reason, most first."""
+    return _by_reason(found.failed)
+
+
+def ended_per_minute(found: Overview, lane: str, state: State) -> float:
+    """Return how many operations of a lane reached `state` a minute, over the last five minutes."""
+    ended = sum(one.count for one in found.ended if one.lane == lane and one.state == state)
+    return ended / (RECENT_S / 60)
+
+
+def concerns(found: SystemOverview) -> list[str]:
+    """Return what a person should look at now, the most urgent first; empty if nothing is wrong."""
+    texts = []
+    for lane in found.ledger.lanes:
+        if (lane.oldest_due_s or 0.0) > LATE_S:
+            texts.append(
+                f"nobody works on lane {lane.lane}: something has been due for {span(lane.oldest_due_s or 0.0)};"
+                " `b2copy-sync doctor` says why"
+            )
+    if found.session_problem:
+        texts.append(f"the session cannot be read: {found.session_problem}")
+    waiting = waiting_by_reason(found.ledger)
+    for reason, remedy in _REMEDIES.items():
+        if reason in waiting:
+            texts.append(f"{reason}, {count(waiting[reason])} waiting: {remedy.format(address=our_address())}")
+    if unresolved := failed_by_reason(found.ledger).get("unresolved"):
+        texts.append(f"{count(unresolved)} unresolved: look at B2COPY, then `b2copy-sync failed list`")
+    if found.ledger.dispatch_age_s > DISPATCH_LATE_S:
+        age = span(found.ledger.dispatch_age_s)
+        texts.append(f"no worker and no beat has looked at the ledger for {age}: are they running?")
+    return texts
+
+
+def document(found: SystemOverview) -> dict[str, Any]:
+    """Return the same for programs. Ages are in seconds, rates per minute over the last five minutes."""
+    return {
+        "at": iso(found.ledger.at),
+        "concerns": concerns(found),
+        "lanes": [_lane(found.ledger, lane) for lane in found.ledger.lanes],
+        "waiting": waiting_by_reason(found.ledger),
+        "failed": failed_by_reason(found.ledger),
+        "paused": [pause_document(pause) for pause in found.pauses],
+        "dispatch_age_s": found.ledger.dispatch_age_s,
+        "requests_age_s": found.ledger.requests_age_s,
+        "session": found.session and {
+            "generation": found.session.generation or None, "expires_in_s": found.session.expires_in,
+        },
+        "session_problem": found.session_problem or None,
+    }  # fmt: skip
+
+
+def _lane(found: Overview, lane: LaneOverview) -> dict[str, Any]:
+    rates = {state: ended_per_minute(found, lane.lane, state) for state in (State.SUCCEEDED, State.FAILED)}
+    return {
+        **asdict(lane),
+        "waiting": waiting_by_reason(found, lane.lane),
+        "succeeded_per_minute": rates[State.SUCCEEDED],
+        "failed_per_minute": rates[State.FAILED],
+    }
+
+
+def _by_reason(groups: list[Group]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for group in groups:
+        counts[group.reason] = counts.get(group.reason, 0) + group.count
+    return dict(sorted(counts.items(), key=lambda one: -one[1]))

@@ -1,0 +1,61 @@
+"""The file that a working worker touches, and the look at its age that a liveness probe takes.
+
+A probe runs every few seconds on a small machine, so this file imports the standard library alone. It asks neither
+Redis nor the database: an outage of one of them must not restart every worker.
+"""
+
+import os
+import sys
+import time
+
+VARIABLE = "B2COPY_HEARTBEAT_FILE"
+TOUCH_EVERY_S = 2.0
+OLDEST_S = 30.0  # seconds since the last touch, after which a worker counts as frozen
+
+_progress: dict[str, float] = {}  # loop that runs -> when it last came round, monotonic seconds
+
+
+def note_progress(loop: str) -> None:
+    """Note that a loop runs and has just come round."""
+    _progress[loop] = time.monotonic()
+
+
+def note_end(loop: str) -> None:
+    """Note that a loop has ended: it has nothing to do."""
+    _progress.pop(loop, None)
+
+
+def stalled_loops(longest_s: float) -> list[str]:
+    """Return the loops that run and have not come round for `longest_s` seconds."""
+    now = time.monotonic()
+    return sorted(loop for loop, at in list(_progress.items()) if now - at > longest_s)
+
+
+def touch(path: str | os.PathLike[str]) -> None:
+    """Set the file's time to now. Create it, for its owner alone. Raises `OSError`, also for a symbolic link."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        os.utime(file)
+    finally:
+        os.close(file)
+
+
+def problem(path: str, oldest_s: float = OLDEST_S) -> str:
+    """Return why the worker that touches `path` counts as dead; empty if it is alive."""
+    if not path:
+        return f"{VARIABLE} is not set: name the file that the worker touches, for the worker and for this command"
+    try:
+        age_s = time.time() - os.stat(path).st_mtime
+    except OSError as error:
+        return f"{path}: {error.strerror}: no worker has touched it"
+    if age_s > oldest_s:
+        return f"{path}: last touched {age_s:.0f} s ago, more than {oldest_s:g} s: the worker is frozen or has ended"
+    return ""
+
+
+def check() -> int:
+    """Run `b2copy-sync health --live` and return its exit code."""
+    found = problem(os.environ.get(VARIABLE, ""))
+    if found:
+        print(found, file=sys.stderr)  # noqa: T201
+    return 1 if found else 0

@@ -1,0 +1,97 @@
+"""What the engine reports while it works: metrics, and a log line for each attempt.
+
+The engine calls these functions. They never raise.
+"""
+
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Engine, ExceptionContext, event
+
+from worker.operation import FINAL, AttemptRecord, Claim, Phase, State, Transition
+from worker.watch import metrics
+
+log = logging.getLogger(__name__)
+
+_BEGAN = "b2copy_began"
+
+
+def observe_claimed(claims: Iterable[Claim]) -> None:
+    """Count the claims that were taken over from a process that let its lease lapse."""
+    if lapsed := sum(claim.previous_state == State.RUNNING for claim in claims):
+        metrics.LEASES_LAPSED.inc(lapsed)
+
+
+def observe_settled(lane: str, transitions: Sequence[Transition], lost: Sequence[Claim]) -> None:
+    """Count results once they are written. Those of `lost` claims came too late and decided nothing."""
+    late = {claim.id for claim in lost}
+    metrics.RESULTS_LATE.inc(len(late))
+    for transition in transitions:
+        claim, attempt = transition.claim, transition.attempt
+        if attempt is not None:
+            metrics.ATTEMPTS.labels(claim.kind, attempt.outcome).inc()
+            metrics.ATTEMPT_SECONDS.labels(claim.kind).observe(attempt.duration_ms / 1000)
+            if claim.phase == Phase.POLL:
+                metrics.POLLS.labels(claim.kind, attempt.outcome).inc()
+            if log.isEnabledFor(logging.INFO):
+                _log_attempt(lane, transition, attempt, claim.id in late)
+        if transition.state in FINAL and claim.id not in late:
+            reason = transition.failure_reason or ""
+            metrics.ENDED.labels(claim.kind, lane, transition.state, reason).inc()
+
+
+def observe_request(destination: str, route: str, seconds: float, status: int | None, has_left: bool) -> None:
+    """Count a request and its duration. `status` is None if no whole answer came, `has_left` False if none was sent."""
+    if status is not None:
+        group = "429" if status == 429 else f"{status // 100}xx"
+    else:
+        group = "no_answer" if has_left else "not_sent"
+    metrics.REQUESTS.labels(destination, route, group).inc()
+    metrics.REQUEST_SECONDS.labels(destination, route).observe(seconds)
+
+
+def observe_transactions(engine: Engine) -> None:
+    """Measure the transactions that `engine` commits, and count its errors."""
+
+    def begin(connection: Connection) -> None:
+        connection.info[_BEGAN] = time.perf_counter()
+
+    def commit(connection: Connection) -> None:
+        metrics.TRANSACTION_SECONDS.observe(time.perf_counter() - connection.info[_BEGAN])
+
+    def count_error(context: ExceptionContext) -> None:
+        metrics.LEDGER_ERRORS.inc()
+
+    listeners: dict[str, Any] = {"begin": begin, "commit": commit, "handle_error": count_error}
+    for name, listener in listeners.items():
+        event.listen(engine, name, listener)
+
+
+def _log_attempt(lane: str, transition: Transition, attempt: AttemptRecord, late: bool) -> None:
+    """Log one attempt, for people as a sentence and for programs as fields."""
+    claim, reason = transition.claim, transition.wait_reason or transition.failure_reason
+    fields = {
+        "operation": claim.key,
+        "kind": claim.kind,
+        "lane": lane,
+        "fence": claim.fence,
+        "outcome": attempt.outcome,
+        "state": str(transition.state),
+        "reason": reason and str(reason),
+        "http_status": attempt.http_status,
+        "duration_ms": attempt.duration_ms,
+        "due_in_s": transition.due_in_s,
+        "worker": attempt.worker,
+        "trace_id": claim.trace_id,
+        "request_id": attempt.request_id,
+        "late": late,
+    }
+    becomes = "too late" if late else f"{transition.state} {reason}" if reason else transition.state
+    log.info(
+        "%s: %s in %d ms, %s (HTTP %s, claim %d, %s, trace %s)",
+        claim.key, attempt.outcome, attempt.duration_ms, becomes, attempt.http_status or "-", claim.fence,
+        attempt.worker, claim.trace_id or "-",
+        extra={name: value for name, value in fields.items() if value not in (None, False)},
+    )  # fmt: skip
