@@ -25,6 +25,8 @@ _GROUPS = {
 _EXAMPLES = {
     "database_url": "postgresql://b2copy@db.internal/b2copy",
     "redis_url": "rediss://redis.internal:6379/3",
+    "database_password_file": "/etc/b2copy/database.password",
+    "redis_password_file": "/etc/b2copy/redis.password",
     "redis_ca_file": "/etc/b2copy/redis-ca.pem",
     "host": "https://b2copy.example.com",
     "admin_id": "42",
