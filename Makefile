@@ -68,6 +68,8 @@ lock: setup  ## compile the hashed locks (needs uv)
 	  --extra postgres --extra sandbox pyproject.toml -o deploy/requirements.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	  --extra postgres --extra demo --group dev pyproject.toml -o deploy/requirements-dev.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	  --only-group build --constraint deploy/requirements-dev.txt pyproject.toml -o deploy/requirements-build.txt
 
 clean:  ## remove what set-up and the tools made
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* .coverage-html

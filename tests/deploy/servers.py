@@ -3,21 +3,23 @@
 Both are reached over TLS alone, by clients that verify the certificate, and every user has a password.
 """
 
-import hashlib
+import os
 import re
-import secrets
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import redis
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from tests.postgres import Postgres
-from tests.tls import Authority, TlsProxy, sign
+from tests.tls import Authority, TlsProxy
 from worker.ledger.migrations import migrate
 from worker.testbed.broker import Broker
-from worker.testbed.keys import write_secret
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 ROLES_SQL = (DEPLOY / "postgres" / "roles.sql").read_text()
@@ -26,7 +28,7 @@ _REDIS = """\
 bind 127.0.0.1
 port {port}
 dir "{folder}"
-aclfile "{folder}/users.acl"
+aclfile "{acl_file}"
 appendonly yes
 save ""
 maxmemory-policy noeviction
@@ -35,30 +37,40 @@ acllog-max-len 1000
 _HBA = "local all postgres trust\nlocal all all scram-sha-256\n"
 
 
-class Passwords:
-    """A password for each user, in a file of mode 0600."""
+class Secrets:
+    """What `deploy/new-secrets` makes: passwords, Redis' ACL file, an authority and the servers' certificates."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
+        subprocess.run([str(DEPLOY / "new-secrets"), str(folder)], check=True, capture_output=True, timeout=30)
+        for path in folder.rglob("*"):  # the script gives files to users of containers; here all run as us
+            os.chown(path, os.geteuid(), os.getegid())
+
+    @property
+    def ca_file(self) -> Path:
+        return self.folder / "ca.pem"
 
     def file(self, user: str) -> Path:
-        """Return the file with the user's password; made at its first use."""
-        path = self._folder / f"{user}.password"
-        if not path.exists():
-            write_secret(path, secrets.token_urlsafe(24).encode() + b"\n")
-        return path
+        """Return the file with a user's password: `b2copy-worker` is one of Redis, `b2copy_worker` of PostgreSQL."""
+        server = "redis" if "-" in user else "postgres"
+        return self.folder / "b2copy" / f"{server}-{re.split('[-_]', user)[1]}.password"
 
-    def of(self, user: str) -> str:
+    def password(self, user: str) -> str:
         return self.file(user).read_text().strip()
+
+    def identity(self, server: str) -> Authority:
+        """Return the certificate and key of `redis` or `postgres`."""
+        key: Any = load_pem_private_key((self.folder / server / "server.key").read_bytes(), None)
+        return Authority(x509.load_pem_x509_certificate((self.folder / server / "server.pem").read_bytes()), key)
 
 
 class RedisWithUsers(Broker):
     """Redis with the shipped ACL file. `settings(user)` are for a process: through TLS, with a password file."""
 
-    def __init__(self, folder: Path, authority: Authority, passwords: Passwords) -> None:
+    def __init__(self, folder: Path, secrets: Secrets) -> None:
         super().__init__(folder)
-        self._passwords = passwords
-        self._proxy = TlsProxy(("127.0.0.1", self.port), sign("redis", "127.0.0.1", authority), folder)
+        self._secrets = secrets
+        self._proxy = TlsProxy(("127.0.0.1", self.port), secrets.identity("redis"), folder)
 
     @property
     def url(self) -> str:
@@ -71,14 +83,14 @@ class RedisWithUsers(Broker):
     def client_of(self, user: str | None, password: str | None = None) -> redis.Redis:
         """Return a client without TLS, so that a test sees what the server allows."""
         if user and password is None:
-            password = self._passwords.of(user)
+            password = self._secrets.password(user)
         no_retry = Retry(NoBackoff(), 0)
         return redis.Redis(port=self.port, username=user, password=password, decode_responses=True, retry=no_retry)
 
     def settings(self, user: str) -> dict[str, str]:
         return {
             "B2COPY_REDIS_URL": f"rediss://{user}@127.0.0.1:{self._proxy.port}/0",
-            "B2COPY_REDIS_PASSWORD_FILE": str(self._passwords.file(user)),
+            "B2COPY_REDIS_PASSWORD_FILE": str(self._secrets.file(user)),
         }
 
     def stop(self) -> None:
@@ -86,38 +98,31 @@ class RedisWithUsers(Broker):
         super().stop()
 
     def _configure(self) -> Path:
-        shipped = (DEPLOY / "redis" / "users.acl").read_text()
-        acl = re.sub(r"@REDIS_(\w+)@", self._digest, re.sub(r"(?m)^#.*\n", "", shipped))
-        (self._folder / "users.acl").write_text(acl)
         path = self._folder / "redis.conf"
-        path.write_text(_REDIS.format(port=self.port, folder=self._folder))
+        acl_file = self._secrets.folder / "redis" / "users.acl"
+        path.write_text(_REDIS.format(port=self.port, folder=self._folder, acl_file=acl_file))
         return path
-
-    def _digest(self, placeholder: re.Match[str]) -> str:
-        user = f"b2copy-{placeholder[1].lower()}"
-        return hashlib.sha256(self._passwords.of(user).encode()).hexdigest()
 
 
 class PostgresWithRoles:
     """PostgreSQL with the shipped roles and a migrated ledger in a schema of its own, owned by b2copy_owner."""
 
-    def __init__(self, folder: Path, authority: Authority, passwords: Passwords) -> None:
-        self._passwords = passwords
-        self._ca = authority.write(folder / "ca.pem")
+    def __init__(self, folder: Path, secrets: Secrets) -> None:
+        self._secrets = secrets
         self.server = Postgres().start()
         self._proxy = TlsProxy(
-            self.server.folder / ".s.PGSQL.5432", sign("postgres", "127.0.0.1", authority), folder, postgres=True
+            self.server.folder / ".s.PGSQL.5432", secrets.identity("postgres"), folder, postgres=True
         )
         self.server.url()
         self._options = "options=-csearch_path%3Dt1"
         self.run_roles_sql()
         with self.server.connect() as admin:
             for (role,) in admin.execute("SELECT rolname FROM pg_roles WHERE rolname LIKE 'b2copy%'").fetchall():
-                admin.execute(f"ALTER ROLE {role} PASSWORD '{passwords.of(role)}'".encode())
+                admin.execute(f"ALTER ROLE {role} PASSWORD '{secrets.password(role)}'".encode())
             (hba,) = admin.execute("SHOW hba_file").fetchone() or ("",)
             Path(hba).write_text(_HBA)
             admin.execute("SELECT pg_reload_conf()")
-        migrate(self._url("b2copy_owner", passwords.of("b2copy_owner"), "postgresql+psycopg"))
+        migrate(self._url("b2copy_owner", secrets.password("b2copy_owner"), "postgresql+psycopg"))
         self.run_roles_sql()
 
     def run_roles_sql(self) -> None:
@@ -128,17 +133,17 @@ class PostgresWithRoles:
 
     def connect(self, role: str, password: str | None = None) -> psycopg.Connection:
         """Return a connection over TLS, with the server's certificate verified."""
-        return psycopg.connect(self._url(role, password or self._passwords.of(role)), autocommit=True)
+        return psycopg.connect(self._url(role, password or self._secrets.password(role)), autocommit=True)
 
     def settings(self, role: str) -> dict[str, str]:
         return {
             "B2COPY_DATABASE_URL": self._url(role),
-            "B2COPY_DATABASE_PASSWORD_FILE": str(self._passwords.file(role)),
+            "B2COPY_DATABASE_PASSWORD_FILE": str(self._secrets.file(role)),
         }
 
     def _url(self, role: str, password: str = "", scheme: str = "postgresql") -> str:
         login = f"{role}:{password}" if password else role
-        tls = f"sslmode=verify-full&sslrootcert={self._ca}"
+        tls = f"sslmode=verify-full&sslrootcert={self._secrets.ca_file}"
         return f"{scheme}://{login}@127.0.0.1:{self._proxy.port}/postgres?{tls}&{self._options}"
 
     def stop(self) -> None:

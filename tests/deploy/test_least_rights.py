@@ -10,9 +10,8 @@ import pytest
 import redis
 
 from tests.cli.command import Ran, run
-from tests.deploy.servers import Passwords, PostgresWithRoles, RedisWithUsers
+from tests.deploy.servers import PostgresWithRoles, RedisWithUsers, Secrets
 from tests.support import until
-from tests.tls import sign
 from worker.testbed.environment import Environment, Sandbox, wait_for_worker
 from worker.testbed.processes import Process
 
@@ -68,15 +67,14 @@ class System(NamedTuple):
 def system(one_sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """Worker and beat, each with its own user of Redis and PostgreSQL, over verified TLS."""
     folder = tmp_path_factory.mktemp("least")
-    folder.chmod(0o755)
-    authority, passwords = sign("our authority"), Passwords(folder)
-    postgres = PostgresWithRoles(folder, authority, passwords)
-    server = RedisWithUsers(folder, authority, passwords)
+    secrets = Secrets(folder / "secrets")
+    postgres = PostgresWithRoles(folder, secrets)
+    server = RedisWithUsers(folder, secrets)
     server.start()
     one_sandbox.start()
     one_sandbox.control.reset()
     with Environment(server, one_sandbox) as environment:
-        environment.settings |= {"B2COPY_REDIS_CA_FILE": str(folder / "ca.pem"), "B2COPY_RATE_LIMIT": "1000/second"}
+        environment.settings |= {"B2COPY_REDIS_CA_FILE": str(secrets.ca_file), "B2COPY_RATE_LIMIT": "1000/second"}
         made = System(environment, server, postgres, [])
         as_worker: Any = made.settings("b2copy-worker", "b2copy_worker")
         as_beat: Any = made.settings("b2copy-beat", "b2copy_viewer")
