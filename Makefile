@@ -46,10 +46,12 @@ chaos: setup  ## real processes through every fault, and a table of the results 
 bench: setup  ## beside a bare loop and a plain Celery task: rates, delays, CPU, memory (minutes)
 	@$(CLEAN) $(BIN)/python -m tests.bench
 
-check: setup  ## lint and types
+check: setup  ## lint, types, and secrets in the history
 	$(BIN)/ruff check worker tasks tests
 	$(BIN)/ruff format --check worker tasks tests
 	$(BIN)/mypy
+	$(BIN)/bandit --quiet --recursive --severity-level medium worker tasks
+	$(BIN)/python -m tests.secret_scan
 
 format: setup  ## format the code
 	$(BIN)/ruff check --fix --quiet worker tasks tests
@@ -71,7 +73,10 @@ lock: setup  ## compile the hashed locks (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	  --only-group build --constraint deploy/requirements-dev.txt pyproject.toml -o deploy/requirements-build.txt
 
-clean:  ## remove what set-up and the tools made
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* .coverage-html
+sbom: setup  ## write sbom.json: what a worker is made of, with versions and hashes (CycloneDX)
+	$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible --of JSON -o sbom.json deploy/requirements.txt
 
-.PHONY: help setup demo test chaos bench check format env cover lock clean
+clean:  ## remove what set-up and the tools made
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* .coverage-html sbom.json
+
+.PHONY: help setup demo test chaos bench check format env cover lock sbom clean
