@@ -8,7 +8,7 @@ BIN := .venv/bin
 CLEAN := env -u REDIS_URL -u DATABASE_URL -u PYTHONPATH -u PYTHONHOME
 
 help:  ## list the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/ready  ## build .venv/ with everything in it
 
@@ -36,9 +36,12 @@ test: setup  ## the tests, on a broker and databases of their own; a part of the
 ifdef T
 	@$(CLEAN) $(BIN)/python -m pytest -q -n 2 --dist worksteal $(T)
 else
-	@$(CLEAN) $(BIN)/python -m pytest -q -n 4 --dist worksteal --ignore tests/faults tests
+	@$(CLEAN) $(BIN)/python -m pytest -q -n 4 --dist worksteal --ignore tests/faults --ignore tests/deploy tests
 	@$(CLEAN) $(BIN)/python -m pytest -q -n 2 --dist loadfile tests/faults  # alone: they measure how fast a fleet recovers
 endif
+
+test-deploy: setup  ## what is in deploy/: least rights, files by their validators, handbook (a minute)
+	@$(CLEAN) $(BIN)/python -m pytest -q -n 2 --dist loadfile -rs tests/deploy
 
 chaos: setup  ## real processes through every fault, and a table of the results (about half an hour)
 	@$(CLEAN) $(BIN)/python -m tests.faults
@@ -79,4 +82,4 @@ sbom: setup  ## write sbom.json: what a worker is made of, with versions and has
 clean:  ## remove what set-up and the tools made
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* .coverage-html sbom.json
 
-.PHONY: help setup demo test chaos bench check format env cover lock sbom clean
+.PHONY: help setup demo test test-deploy chaos bench check format env cover lock sbom clean

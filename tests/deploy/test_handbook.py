@@ -29,6 +29,7 @@ def lines_of(language: str) -> list[str]:
     return [line for block in blocks for line in block.splitlines() if line.strip()]
 
 
+@pytest.mark.timeout(180)  # many commands, one after the other
 def test_every_command_in_it_runs(
     environment: Environment, worker: Callable[..., Process], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

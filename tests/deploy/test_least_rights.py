@@ -15,6 +15,8 @@ from tests.support import until
 from worker.testbed.environment import Environment, Sandbox, wait_for_worker
 from worker.testbed.processes import Process
 
+pytestmark = pytest.mark.timeout(180)  # many processes, one after the other
+
 CRM = """
 import os
 

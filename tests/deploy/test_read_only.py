@@ -25,6 +25,7 @@ def inside(environment: Environment) -> list[str]:
     return [*AS_CONTAINER, str(environment.folder), sys.base_prefix, str(ROOT)]
 
 
+@pytest.mark.timeout(120)
 @pytest.mark.skipif(
     os.geteuid() != 0 or not shutil.which("unshare") or not shutil.which("setpriv"),
     reason="NOT REHEARSED: a read-only file system needs root, unshare and setpriv",
