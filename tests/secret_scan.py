@@ -21,7 +21,7 @@ _PLUGINS = (
 # What looks like a secret and is none. Each pattern is for a line; made-up passwords are words that say so.
 ALLOWED = (
     r"(?i)://[^/\s:@]*:(?:\{[^}]*\}|\$\{?\w+|\.\.\.|[a-z%#0-9/@;$<>*-]*(?:word|secret|pass|pw|hunter|canary)[^@\s]*)@",
-    r"[\"'`].*-----BEGIN [A-Z ]*PRIVATE KEY(?:-----|\" \+)(?!\\n[A-Za-z0-9+/]{30})",  # the line in a text about it
+    r"[\"'`].*-----BEGIN [A-Z ]*PRIVATE KEY(?:-----|[\"'] \+)(?!\\n[A-Za-z0-9+/]{30})",  # the line in a text about it
     r"eyJ[\w-]+\.[\w-]+\.c2lnbmF0dXJl",  # "signature"
 )
 
