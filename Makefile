@@ -8,7 +8,7 @@ BIN := .venv/bin
 CLEAN := env -u REDIS_URL -u DATABASE_URL -u PYTHONPATH -u PYTHONHOME
 
 help:  ## list the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/ready  ## build .venv/ with everything in it
 
@@ -36,9 +36,12 @@ test: setup  ## the tests, on a broker and databases of their own; a part of the
 ifdef T
 	@$(CLEAN) $(BIN)/python -m pytest -q -n 2 --dist worksteal $(T)
 else
-	@$(CLEAN) $(BIN)/python -m pytest -q -n 4 --dist worksteal --ignore tests/faults tests
+	@$(CLEAN) $(BIN)/python -m pytest -q -n 4 --dist worksteal --ignore tests/faults --ignore tests/deploy tests
 	@$(CLEAN) $(BIN)/python -m pytest -q -n 2 --dist loadfile tests/faults  # alone: they measure how fast a fleet recovers
 endif
+
+test-deploy: setup  ## what is in deploy/: least rights, files by their validators, handbook (a minute)
+	@$(CLEAN) $(BIN)/python -m pytest -q -n 2 --dist loadfile -rs tests/deploy
 
 chaos: setup  ## real processes through every fault, and a table of the results (about half an hour)
 	@$(CLEAN) $(BIN)/python -m tests.faults
@@ -52,10 +55,12 @@ fuzz: setup  ## random input at every place where bytes of strangers come in (te
 mutants: setup  ## faults put into copies of the code: which ones does no test notice? (an hour; `make mutants P=ledger`)
 	@$(CLEAN) $(BIN)/python -m tests.mutants $(P)
 
-check: setup  ## lint and types
+check: setup  ## lint, types, and secrets in the history
 	$(BIN)/ruff check worker tasks tests
 	$(BIN)/ruff format --check worker tasks tests
 	$(BIN)/mypy
+	$(BIN)/bandit --quiet --recursive --severity-level medium worker tasks
+	$(BIN)/python -m tests.secret_scan
 
 format: setup  ## format the code
 	$(BIN)/ruff check --fix --quiet worker tasks tests
@@ -76,8 +81,13 @@ lock: setup  ## compile the hashed locks (needs uv)
 	  --extra postgres --extra sandbox pyproject.toml -o deploy/requirements.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	  --extra postgres --extra demo --group dev pyproject.toml -o deploy/requirements-dev.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	  --only-group build --constraint deploy/requirements-dev.txt pyproject.toml -o deploy/requirements-build.txt
+
+sbom: setup  ## write sbom.json: what a worker is made of, with versions and hashes (CycloneDX)
+	$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible --of JSON -o sbom.json deploy/requirements.txt
 
 clean:  ## remove what set-up and the tools made
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* .coverage-html
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* .coverage-html sbom.json
 
-.PHONY: help setup demo test chaos bench fuzz mutants check format env cover lock clean
+.PHONY: help setup demo test test-deploy chaos bench fuzz mutants check format env cover lock sbom clean

@@ -28,6 +28,8 @@ _EXAMPLES = {
     "webhook_secret_file": "/etc/b2copy/webhook.secret",
     "webhook_ca_file": "/etc/b2copy/crm-ca.pem",
     "redis_url": "rediss://redis.internal:6379/3",
+    "database_password_file": "/etc/b2copy/database.password",
+    "redis_password_file": "/etc/b2copy/redis.password",
     "redis_ca_file": "/etc/b2copy/redis-ca.pem",
     "host": "https://b2copy.example.com",
     "admin_id": "42",

@@ -77,8 +77,8 @@ MAY_IMPORT = {
         "worker/watch",
     },
     "worker/session": {
-        "worker/errors.py", "worker/http", "worker/process.py", "worker/redis_connection.py", "worker/settings.py",
-        "worker/watch",
+        "worker/errors.py", "worker/http", "worker/process.py", "worker/redis_connection.py", "worker/secret_file.py",
+        "worker/settings.py", "worker/watch",
     },
     "worker/http": {
         "worker/errors.py", "worker/operation.py", "worker/process.py", "worker/settings.py", "worker/watch",
@@ -90,7 +90,8 @@ MAY_IMPORT = {
     "worker/redis_connection.py": {"worker/errors.py", "worker/redis_url.py", "worker/settings.py"},
     "worker/schedule.py": {"worker/queues.py"},
     "worker/watch": {"worker/errors.py", "worker/operation.py", "worker/settings.py"},
-    "worker/settings.py": {"worker/errors.py", "worker/redis_url.py"},
+    "worker/settings.py": {"worker/errors.py", "worker/redis_url.py", "worker/secret_file.py"},
+    "worker/secret_file.py": {"worker/errors.py"},
     "worker/redis_url.py": set(),
     "worker/ids.py": set(),
     "worker/json_lines.py": set(),

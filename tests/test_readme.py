@@ -27,6 +27,7 @@ from worker.sandbox.openapi import DOCUMENT
 from worker.session import check_keys
 from worker.settings import Settings, load, variable
 from worker.testbed.environment import Environment
+from worker.testbed.keys import write_secret
 from worker.testbed.processes import Process, clean_environment
 
 ROOT = Path(__file__).parents[1]
@@ -160,9 +161,10 @@ class TestEnvExample:
     def test_is_what_the_settings_say(self) -> None:
         assert env_example.PATH.read_text() == env_example.text(), "run: python -m tests.env_example"
 
-    def test_is_accepted_with_every_line_in_force(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_is_accepted_with_every_line_in_force(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        write_secret(tmp_path / "password", b"word")
         for name, value in re.findall(r"^#?(B2COPY_\w+)=(.+)$", env_example.PATH.read_text(), re.M):
-            monkeypatch.setenv(name, value)
+            monkeypatch.setenv(name, str(tmp_path / "password") if name.endswith("_PASSWORD_FILE") else value)
 
         settings = load(Settings)
 

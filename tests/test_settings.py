@@ -7,6 +7,7 @@ import pytest
 from worker.errors import SettingsError
 from worker.settings import CrmSettings, LedgerSettings, Settings, load, variable
 from worker.testbed.environment import Environment
+from worker.testbed.keys import write_secret
 
 Monkey = pytest.MonkeyPatch
 
@@ -240,3 +241,52 @@ def test_the_passwords_in_urls_are_in_no_repr(active_environment: Environment, m
     monkeypatch.setenv("B2COPY_REDIS_URL", "rediss://u:hunter3@redis/0")
 
     assert "hunter" not in repr(load(Settings)) + str(load(Settings))
+
+
+@pytest.mark.parametrize(
+    ("name", "url", "read"),
+    [
+        ("redis", "rediss://ada@redis/1", "rediss://ada:p%40ss%2F%3Bword@redis/1"),
+        ("redis", "rediss://redis/1", "rediss://:p%40ss%2F%3Bword@redis/1"),
+        ("database", "postgresql://ada@db/x?sslmode=verify-full", "ada:p%40ss%2F%3Bword@db/x?sslmode=verify-full"),
+        ("database", "postgresql://ada@/x?host=a@b", "ada:p%40ss%2F%3Bword@/x?host=a@b"),
+    ],
+)
+def test_a_password_is_read_from_a_file(
+    active_environment: Environment, monkeypatch: Monkey, tmp_path: Path, name: str, url: str, read: str
+) -> None:
+    write_secret(tmp_path / "password", b"p@ss/;word\n")
+    monkeypatch.setenv(variable(f"{name}_password_file"), str(tmp_path / "password"))
+    monkeypatch.setenv(variable(f"{name}_url"), url)
+
+    assert getattr(load(CrmSettings), f"{name}_url").endswith(read)
+
+
+@pytest.mark.parametrize(
+    ("url", "content", "mode", "problem"),
+    [
+        ("postgresql://ada@db/x", b"word", 0o644, "_PASSWORD_FILE is not usable: {path} has mode 0644"),
+        ("postgresql://ada@db/x", b"\nword", 0o600, "_PASSWORD_FILE is not usable: {path} has no password"),
+        ("postgresql://ada:pw@db/x", b"word", 0o600, "_URL must not hold a password while"),
+        ("postgresql://db/x", b"word", 0o600, "_URL must name the user"),
+    ],
+)
+def test_a_password_file_that_cannot_be_meant_is_refused(
+    active_environment: Environment,
+    monkeypatch: Monkey,
+    tmp_path: Path,
+    url: str,
+    content: bytes,
+    mode: int,
+    problem: str,
+) -> None:
+    path = tmp_path / "password"
+    write_secret(path, content)
+    path.chmod(mode)
+    monkeypatch.setenv("B2COPY_DATABASE_PASSWORD_FILE", str(path))
+    monkeypatch.setenv("B2COPY_DATABASE_URL", url)
+
+    [line] = refused().splitlines()
+
+    assert line.startswith("B2COPY_DATABASE" + problem.format(path=path))
+    assert "word" not in line.replace("password", "")

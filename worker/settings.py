@@ -15,11 +15,12 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
-from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, ValidationError, ValidationInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from worker import secret_file
 from worker.errors import SettingsError
 from worker.redis_url import checked_redis_url, is_loopback, is_plaintext_to_another_host
 
@@ -110,6 +111,38 @@ def _check_hosts(hosts: str) -> None:
         )
 
 
+def _password_file(path: Path) -> Path:
+    """Accept a file that holds a password in its first line, and that no other user may read."""
+    try:
+        content = secret_file.read("is not usable", path)
+    except SettingsError as error:
+        raise ValueError(str(error)) from None
+    if not _first_line(content):
+        raise ValueError(f"is not usable: {path} has no password in its first line")
+    return path
+
+
+def _first_line(content: bytes) -> str:
+    return content.partition(b"\n")[0].decode(errors="replace").strip()
+
+
+def _with_password(url: str, info: ValidationInfo) -> str:
+    """Put the password of the field `<name>_password_file` into the URL of the field `<name>_url`."""
+    password_field = f"{str(info.field_name).removesuffix('_url')}_password_file"
+    path = info.data.get(password_field)
+    if path is None:
+        return url
+    scheme, _, rest = url.partition("://")
+    login, at, _ = re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")
+    user, _, password = login.partition(":")
+    if password:
+        raise ValueError(f"must not hold a password while {variable(password_field)} names a file with one")
+    if not user and not scheme.startswith("redis"):
+        raise ValueError(f"must name the user whose password is in {variable(password_field)}: postgresql://user@host")
+    password = quote(_first_line(secret_file.read(variable(password_field), path)), safe="")
+    return f"{scheme}://{user}:{password}@{rest.removeprefix(login + at)}"
+
+
 def _rate(value: str) -> str:
     if value.strip() in {"", "0"}:
         return "0"
@@ -137,8 +170,9 @@ Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 WebhookUrl = Annotated[str, AfterValidator(_webhook_url)]
 IpAddress = Annotated[str, AfterValidator(_ip_address)]
-DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
-RedisUrl = Annotated[str, AfterValidator(checked_redis_url)]
+PasswordFile = Annotated[Path, AfterValidator(_password_file)]
+DatabaseUrl = Annotated[str, AfterValidator(_database_url), AfterValidator(_with_password)]
+RedisUrl = Annotated[str, AfterValidator(checked_redis_url), AfterValidator(_with_password)]
 Rate = Annotated[str, AfterValidator(_rate)]
 Listen = Annotated[str, AfterValidator(_listen)]
 
@@ -151,6 +185,10 @@ class LedgerSettings(BaseSettings):
         env_prefix=PREFIX, frozen=True, extra="ignore", populate_by_name=True, defer_build=True
     )
 
+    # Above its URL, because the password is put into the URL when that is read.
+    database_password_file: PasswordFile | None = Field(
+        None, description="A file with the password of the database's user, where the URL holds none."
+    )
     database_url: DatabaseUrl = Field(
         validation_alias=AliasChoices("B2COPY_DATABASE_URL", "DATABASE_URL"),
         repr=False,  # it may hold a password
@@ -171,6 +209,9 @@ class LedgerSettings(BaseSettings):
 class CrmSettings(LedgerSettings):
     """What a CRM host needs to enqueue, and beat to tick: database and Redis, no private key."""
 
+    redis_password_file: PasswordFile | None = Field(
+        None, description="A file with the password of Redis' user, where the URL holds none."
+    )
     redis_url: RedisUrl = Field(
         validation_alias=AliasChoices("B2COPY_REDIS_URL", "REDIS_URL"),
         repr=False,  # it may hold a password

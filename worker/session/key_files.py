@@ -15,8 +15,8 @@ from cryptography.fernet import Fernet, MultiFernet
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from worker import secret_file
 from worker.errors import CredentialsRejected, SettingsError
-from worker.session import secret_file
 from worker.session.pem import load_private_key
 from worker.session.secret import Secret
 from worker.settings import Settings

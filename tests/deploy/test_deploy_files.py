@@ -1,0 +1,222 @@
+"""The files under deploy/ are what their tools accept, name only what exists, and keep the same promises everywhere."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+
+from worker.cli import app
+from worker.flow.lane import SHUTDOWN_PATIENCE_S
+from worker.settings import PREFIX, Settings, variable
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
+COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+OURS = {name: service for name, service in COMPOSE["services"].items() if "b2copy-sync" in service["image"]}
+MANIFESTS = [
+    document
+    for path in sorted((DEPLOY / "kubernetes" / "base").glob("*.yaml"))
+    for document in yaml.safe_load_all(path.read_text())
+]
+PODS = {
+    manifest["metadata"]["name"]: manifest["spec"]["template"]["spec"]
+    for manifest in MANIFESTS
+    if manifest["kind"] in {"Deployment", "Job"}
+}
+SHIPPED = [
+    path
+    for path in DEPLOY.rglob("*")
+    if path.is_file() and not path.name.startswith("requirements") and "secrets" not in path.parts[:-1]
+]
+EXPOSURE_MAX = 2.0  # of `systemd-analyze security`, from 0 (safe) to 10
+
+# Made by others at this time; the tests below allow them to be absent, and nothing else.
+COMING_COMMANDS = {("metrics", "--listen"), ("health", "--live")}
+COMING_SETTINGS = {"B2COPY_METRICS_LISTEN"}
+
+
+def tool(name: str) -> str:
+    """Return the path of a validator: beside Python, or on PATH. Skips the test if there is none."""
+    beside = Path(sys.executable).with_name(name)
+    found = str(beside) if beside.exists() else shutil.which(name)
+    if found is None:
+        pytest.skip(f"NOT VALIDATED: {name} is not installed")
+    return found
+
+
+def validated(*command: str | Path, **options: Any) -> str:
+    ran = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=60, **options)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return str(ran.stdout + ran.stderr)
+
+
+def test_hadolint_accepts_the_containerfile() -> None:
+    validated(tool("hadolint"), DEPLOY / "Containerfile")
+
+
+def test_the_compose_file_and_the_workflow_fit_their_schemas() -> None:
+    check = tool("check-jsonschema")
+    validated(check, "--builtin-schema", "vendor.compose-spec", DEPLOY / "compose.yaml")
+    validated(check, "--builtin-schema", "vendor.github-workflows", *sorted((ROOT / ".github/workflows").glob("*.yml")))
+
+
+def test_the_manifests_are_kubernetes(tmp_path: Path) -> None:
+    validate = tool("kubernetes-validate")
+    for number, manifest in enumerate(MANIFESTS):
+        if manifest["kind"] != "Kustomization":
+            (tmp_path / f"{number}.yaml").write_text(yaml.safe_dump(manifest))
+    validated(validate, "--strict", *sorted(tmp_path.glob("*.yaml")))
+
+
+def test_the_overlay_builds_and_keeps_every_manifest() -> None:
+    built = validated(tool("kubectl"), "kustomize", DEPLOY / "kubernetes" / "overlays" / "production")
+    kinds = sorted(document["kind"] for document in yaml.safe_load_all(built))
+
+    assert kinds == sorted(manifest["kind"] for manifest in MANIFESTS if manifest["kind"] != "Kustomization")
+    pods = [found for found in yaml.safe_load_all(built) if found["kind"] == "Deployment"]
+    assert all("app.kubernetes.io/name" in pod["spec"]["template"]["metadata"]["labels"] for pod in pods)
+
+
+def test_systemd_accepts_the_units_and_finds_them_hardened(tmp_path: Path) -> None:
+    analyze = tool("systemd-analyze")
+    for unit in UNITS:  # with a program that exists here
+        (tmp_path / unit.name).write_text(re.sub(r"/opt/b2copy-sync/venv/bin/\S+", "/bin/true", unit.read_text()))
+    copies = sorted(tmp_path.glob("*.service"))
+    assert "Unknown" not in validated(analyze, "verify", *copies)
+    for unit in copies:
+        validated(analyze, "security", "--offline=true", f"--threshold={EXPOSURE_MAX * 10:g}", unit)
+
+
+def test_the_scripts_are_shell() -> None:
+    for script in (DEPLOY / "new-secrets", DEPLOY / "postgres" / "init.sh"):
+        validated("sh", "-n", script)
+
+
+def test_every_setting_they_name_exists() -> None:
+    known = {variable(field) for field in Settings.model_fields} | COMING_SETTINGS
+    unknown = {
+        (path.name, name)
+        for path in SHIPPED
+        for name in re.findall(rf"\b{PREFIX}[A-Z_]+\b", path.read_text())
+        if name not in known
+    }
+
+    assert unknown == set()
+
+
+def started_commands() -> list[list[str]]:
+    """Return every command line that the files start, as words."""
+    found = [service["command"] for service in OURS.values()]
+    found += [container["command"] for pod in PODS.values() for container in pod["containers"]]
+    found += [pod["containers"][0]["livenessProbe"]["exec"]["command"] for pod in PODS.values() if has_probe(pod)]
+    for unit in UNITS:
+        found += [shlex.split(line)[0:] for line in re.findall(r"^ExecStart=(.*)$", unit.read_text(), re.M)]
+    found += [
+        re.findall(r'"([^"]+)"', line) for line in re.findall(r"CMD (\[.*\])", (DEPLOY / "Containerfile").read_text())
+    ]
+    return [[Path(words[0]).name, *words[1:]] for words in found]
+
+
+def has_probe(pod: dict[str, Any]) -> bool:
+    return "livenessProbe" in pod["containers"][0]
+
+
+def test_every_command_they_start_exists() -> None:
+    for program, *words in started_commands():
+        if program == "celery":
+            assert words[:2] == ["-A", "worker.app"]
+            continue
+        assert program == "b2copy-sync"
+        if tuple(words[:2]) in COMING_COMMANDS:
+            continue
+        command: Any = typer.main.get_command(app).commands[words[0]]  # type: ignore[attr-defined]
+        command.make_parser(command.context_class(command)).parse_args(words[1:])  # raises NoSuchOption
+
+
+def stop_timeouts(name: str) -> list[int]:
+    """Return how many seconds a process has to stop: by compose, Kubernetes and systemd."""
+    (unit,) = (DEPLOY / "systemd").glob(f"b2copy-sync-{name}*.service")
+    by_systemd = re.findall(r"^TimeoutStopSec=(\d+)s$", unit.read_text(), re.M)
+    by_compose = COMPOSE["services"][name]["stop_grace_period"].removesuffix("s")
+    return [int(by_compose), int(PODS[f"b2copy-{name}"]["terminationGracePeriodSeconds"]), *map(int, by_systemd)]
+
+
+def test_a_worker_has_time_for_its_longest_call_and_its_patience_before_it_is_killed() -> None:
+    field = Settings.model_fields["call_deadline"]
+    (longest,) = [limit.le for limit in field.metadata if getattr(limit, "le", None)]
+    assert field.default < SHUTDOWN_PATIENCE_S
+
+    timeouts = stop_timeouts("worker")
+
+    assert len(timeouts) == 3
+    assert len(set(timeouts)) == 1, "compose, Kubernetes and systemd must say the same"
+    assert timeouts[0] > longest + SHUTDOWN_PATIENCE_S
+    assert len(set(stop_timeouts("beat"))) == 1
+
+
+def test_sigterm_reaches_the_main_process_alone() -> None:
+    containerfile = (DEPLOY / "Containerfile").read_text()
+    assert "STOPSIGNAL SIGTERM" in containerfile
+    assert re.findall(r"^CMD \[", containerfile, re.M)  # exec form: no shell in between
+    for unit in UNITS:
+        if "Type=oneshot" not in unit.read_text():
+            assert "KillMode=mixed" in unit.read_text()
+            assert "Restart=always" in unit.read_text()
+
+
+def test_nothing_runs_with_more_rights_than_it_needs() -> None:
+    for name, service in COMPOSE["services"].items():
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert "no-new-privileges:true" in service["security_opt"], name
+        assert not service["user"].startswith("0"), name
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), name
+    for name, pod in PODS.items():
+        assert pod["automountServiceAccountToken"] is False, name
+        assert pod["securityContext"]["runAsNonRoot"] is True, name
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        for container in pod["containers"]:
+            context = container["securityContext"]
+            assert context["readOnlyRootFilesystem"] is True, name
+            assert context["allowPrivilegeEscalation"] is False, name
+            assert context["capabilities"] == {"drop": ["ALL"]}, name
+    assert re.search(r"^USER \d+:\d+$", (DEPLOY / "Containerfile").read_text(), re.M)
+    for unit in UNITS:
+        assert "DynamicUser=yes" in unit.read_text()
+
+
+def test_no_secret_is_an_environment_variable() -> None:
+    for path in SHIPPED:
+        for scheme, login in re.findall(r"(rediss?|postgresql)://([^/\s@]+)@", path.read_text()):
+            assert ":" not in login or path.suffix == ".md", f"{path.name}: {scheme} with a password"
+    units = "".join(unit.read_text() for unit in UNITS)
+    assert units.count("LoadCredential=") >= 4
+    assert not re.search(r"PASSWORD=", (DEPLOY / "compose.yaml").read_text())
+
+
+def test_every_image_has_a_version_and_redis_keeps_its_messages() -> None:
+    images = [service["image"] for service in COMPOSE["services"].values()]
+    images += [container["image"] for pod in PODS.values() for container in pod["containers"]]
+    images += re.findall(r"^ARG PYTHON=(.*)$", (DEPLOY / "Containerfile").read_text(), re.M)
+    for image in images:
+        assert re.search(r":-?[^:]*\d+\.\d+", image), image
+        assert "latest" not in image
+    redis = (DEPLOY / "redis" / "redis.conf").read_text()
+    assert "\nappendonly yes\n" in redis
+    assert "\nmaxmemory-policy noeviction\n" in redis
+    assert "\nport 0\n" in redis
+
+
+def test_the_build_lock_is_a_part_of_the_lock_for_development() -> None:
+    def entries(name: str) -> set[str]:
+        return set(re.split(r"\n(?=\S)", (DEPLOY / name).read_text().strip()))
+
+    assert entries("requirements-build.txt") <= entries("requirements-dev.txt")

@@ -1,0 +1,112 @@
+"""deploy/README.md promises only what exists: its commands run, its names are real, its messages are the code's."""
+
+import os
+import re
+import shlex
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.cli.command import run
+from tests.operations import fail_operation
+from worker.cli.exits import MEANINGS
+from worker.ledger import open_ledger
+from worker.operation import FailureReason
+from worker.settings import Settings, variable
+from worker.testbed.environment import Environment
+from worker.testbed.processes import Process
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+TEXT = (DEPLOY / "README.md").read_text()
+COMING_SETTINGS = {"B2COPY_METRICS_LISTEN"}
+
+
+def lines_of(language: str) -> list[str]:
+    blocks = re.findall(rf"```{language}\n(.*?)```", TEXT, re.S)
+    return [line for block in blocks for line in block.splitlines() if line.strip()]
+
+
+@pytest.mark.timeout(180)  # many commands, one after the other
+def test_every_command_in_it_runs(
+    environment: Environment, worker: Callable[..., Process], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker()
+    ledger = open_ledger(environment.database_url)
+    fail_operation(ledger, "W7")
+    fail_operation(ledger, "W8", failure_reason=FailureReason.UNRESOLVED)
+    ledger.close()
+    os.symlink(DEPLOY, tmp_path / "deploy")
+    monkeypatch.chdir(tmp_path)
+    failed = {}
+    for line in lines_of("sh"):
+        if line.startswith("b2copy-sync "):
+            ran = run(tmp_path, environment.variables, *shlex.split(line)[1:])
+            code, output = ran.code, ran.out + ran.err
+        else:
+            done = subprocess.run(
+                ["sh", "-c", line], env=environment.variables, capture_output=True, text=True, timeout=30
+            )
+            code, output = done.returncode, done.stdout + done.stderr
+        if code != 0:
+            failed[line] = output[-300:]
+
+    assert failed == {}
+    assert (tmp_path / "backup.sqlite").stat().st_size > 0
+    assert len(lines_of("sh")) > 20
+
+
+def test_every_file_and_service_it_names_exists() -> None:
+    named = set(re.findall(r"(?<![\w/.])deploy/[\w./@-]*\w", TEXT)) - {"deploy/secrets", "deploy/.env"}
+    named |= {f"deploy/{link}" for link in re.findall(r"\]\(([^)#]+)\)", TEXT)}
+    units = set(re.findall(r"b2copy-sync-\w+@?", " ".join(lines_of("console"))))
+
+    assert len(named) > 10
+    assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
+    assert [unit for unit in sorted(units) if not (DEPLOY / "systemd" / f"{unit}.service").exists()] == []
+    for line in lines_of("console"):
+        for service in re.findall(r"compose .* exec (\S+)", line):
+            assert f"\n  {service}:\n" in (DEPLOY / "compose.yaml").read_text()
+
+
+def test_every_anchor_exists() -> None:
+    headings = {
+        re.sub(r"[^\w -]", "", text).strip().lower().replace(" ", "-") for text in re.findall(r"^#+ (.*)$", TEXT, re.M)
+    }
+
+    assert set(re.findall(r"\(#([\w-]+)\)", TEXT)) - headings == set()
+
+
+def test_every_alert_has_its_section() -> None:
+    rules = DEPLOY / "prometheus" / "rules.yml"
+    if not rules.exists():
+        pytest.skip("NOT CHECKED: there are no alert rules yet")
+
+    alerts = set(re.findall(r"- alert: (\w+)", rules.read_text()))
+
+    assert alerts - set(re.findall(r"^### (\w+)$", TEXT, re.M)) == set()
+
+
+def test_every_setting_it_names_exists() -> None:
+    named = set(re.findall(r"\bB2COPY_[A-Z_]*[A-Z]\b", TEXT))
+
+    assert named - {variable(field) for field in Settings.model_fields} - COMING_SETTINGS == set()
+
+
+def test_every_message_of_an_incident_is_in_the_code() -> None:
+    code = "".join(path.read_text() for path in (ROOT / "worker").rglob("*.py"))
+    joined = re.sub(r'"\s*\n\s*f?"', "", code)  # a text over several lines
+    section = TEXT.partition("## Incidents by message")[2].partition("\n## ")[0]
+    messages = re.findall(r"^\| `([^`]+)` \|", section, re.M)
+    by_postgresql = {"permission denied for table"}
+
+    assert len(messages) > 10
+    assert [message for message in messages if message not in joined and message not in by_postgresql] == []
+
+
+def test_its_exit_codes_are_those_of_the_command() -> None:
+    table = dict(re.findall(r"^\| (\d) \| (.*) \|$", TEXT, re.M))
+
+    assert table == {str(code.value): meaning for code, meaning in MEANINGS.items()}
