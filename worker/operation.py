@@ -289,6 +289,12 @@ class Operation:
     external_wait_ms: int
     ended_at: int | None
     result: dict[str, Any] | None
+    fence: int
+
+    @property
+    def change_mark(self) -> str:
+        """A text that changes whenever the operation is claimed or its state changes."""
+        return f"{self.fence}.{self.state_since}"
 
 
 @dataclass(frozen=True, slots=True)
