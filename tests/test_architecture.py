@@ -19,9 +19,14 @@ ROOT = Path(__file__).parents[1]
 # Room -> what of ours it may import, besides itself. From top to bottom: a room may import only rooms below it.
 MAY_IMPORT = {
     "worker/cli": {
-        "tasks", "worker/app.py", "worker/demo", "worker/doctor", "worker/errors.py", "worker/kind.py", "worker/ledger",
-        "worker/messages", "worker/operation.py", "worker/process.py", "worker/queues.py", "worker/report",
-        "worker/sandbox", "worker/session", "worker/settings.py", "worker/testbed", "worker/watch",
+        "tasks", "worker/app.py", "worker/console", "worker/demo", "worker/doctor", "worker/errors.py",
+        "worker/kind.py", "worker/ledger", "worker/messages", "worker/operation.py", "worker/process.py",
+        "worker/queues.py", "worker/report", "worker/sandbox", "worker/session", "worker/settings.py", "worker/testbed", "worker/watch",
+    },
+    "worker/console": {
+        "tasks", "worker/doctor", "worker/errors.py", "worker/ledger", "worker/messages", "worker/operation.py",
+        "worker/process.py", "worker/queues.py", "worker/redis_url.py", "worker/report", "worker/session",
+        "worker/settings.py", "worker/watch",
     },
     "worker/demo": {
         "tasks", "worker/app.py", "worker/ledger", "worker/operation.py", "worker/sandbox", "worker/testbed",

@@ -7,6 +7,9 @@ import sys
 import typer
 
 from worker.cli import (
+    approvals,
+    console,
+    console_user,
     demo,
     doctor,
     failed,
@@ -56,9 +59,12 @@ for command, panel in (
     (pause.pause, OPERATE),
     (pause.resume, OPERATE),
     (purge.purge, OPERATE),
+    (console.console, OPERATE),
+    (console_user.console_user, OPERATE),
 ):
-    app.command(command.__name__.rstrip("_"), rich_help_panel=panel, epilog=EXITS)(command)
+    app.command(command.__name__.rstrip("_").replace("_", "-"), rich_help_panel=panel, epilog=EXITS)(command)
 app.add_typer(failed.app, name="failed", rich_help_panel=OPERATIONS)
+app.add_typer(approvals.app, name="approvals", rich_help_panel=OPERATIONS)
 app.add_typer(session.app, name="session", rich_help_panel=OPERATE)
 
 

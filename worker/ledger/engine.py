@@ -27,16 +27,19 @@ _POSTGRESQL_OPTIONS = {
 }
 
 
-def connect(url: str) -> Engine:
-    """Return an engine whose transactions are what the ledger needs. Nothing is connected yet."""
+def connect(url: str, **pool: int) -> Engine:
+    """Return an engine whose transactions are what the ledger needs. Nothing is connected yet.
+
+    `pool`: SQLAlchemy's `pool_size` and `max_overflow`.
+    """
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite":
         # hide_parameters: payloads belong in no log
-        engine = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_S}, hide_parameters=True)
+        engine = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_S}, hide_parameters=True, **pool)
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     else:
-        engine = create_engine(parsed, connect_args=_POSTGRESQL_OPTIONS, hide_parameters=True)
+        engine = create_engine(parsed, connect_args=_POSTGRESQL_OPTIONS, hide_parameters=True, **pool)
         event.listen(engine, "connect", _prepare_postgresql)
         event.listen(engine, "begin", _begin_postgresql)
         event.listen(engine, "handle_error", _remove_row_values)

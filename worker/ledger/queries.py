@@ -19,15 +19,18 @@ from worker.operation import (
     WaitReason,
 )
 
-_FIELDS = [c[name] for name in Operation.__dataclass_fields__]
-BY_KEY = select(*_FIELDS).where(c.key == bindparam("wanted"))
-_BY_KEYS = select(*_FIELDS).where(in_list(c.key, "keys"))
+FIELDS = [c[name] for name in Operation.__dataclass_fields__]
+BY_KEY = select(*FIELDS).where(c.key == bindparam("wanted"))
+_BY_KEYS = select(*FIELDS).where(in_list(c.key, "keys"))
 _ATTEMPTS = (
     select(schema.attempts)
     .where(schema.attempts.c.operation_id == bindparam("wanted"))
     .order_by(schema.attempts.c.fence)
 )
 _AUDIT = select(audit).where(audit.c.subject == bindparam("wanted")).order_by(audit.c.id)
+
+AUDIT_WINDOW = 20_000
+"""Entries of the audit that one page looks through."""
 
 
 def find(ledger: Ledger, key: str) -> Operation | None:
@@ -53,10 +56,39 @@ def audit_of(ledger: Ledger, subject: str) -> list[AuditEntry]:
     """Return what people decided about a key or a flag, oldest first."""
     with ledger.reading() as connection:
         found = connection.execute(_AUDIT, {"wanted": subject})
-        return [
-            AuditEntry(row.at, row.actor, row.action, row.subject, row.note, row.detail and json.loads(row.detail))
-            for row in found
-        ]
+        return [_entry_of(row) for row in found]
+
+
+def audit_page(
+    ledger: Ledger,
+    *,
+    actor: str | None = None,
+    subject: str | None = None,
+    before: int | None = None,
+    limit: int = 50,
+) -> list[tuple[int, AuditEntry]]:
+    """Return entries of the audit with their ids, newest first, from a window of `AUDIT_WINDOW` entries.
+
+    `before`: only entries with a smaller id, to continue where the last answer ended.
+    """
+    window = select(audit).order_by(audit.c.id.desc()).limit(AUDIT_WINDOW)
+    if subject is not None:
+        window = window.where(audit.c.subject == subject)
+    if before is not None:
+        window = window.where(audit.c.id < before)
+    found = window.subquery()
+    wanted = select(found).order_by(found.c.id.desc()).limit(limit)
+    if actor is not None:
+        wanted = wanted.where(found.c.actor == actor)
+    with ledger.reading() as connection:
+        return [(row.id, _entry_of(row)) for row in connection.execute(wanted)]
+
+
+def children_of(ledger: Ledger, key: str, limit: int = 20) -> list[Operation]:
+    """Return the open operations that wait for this one."""
+    wanted = select(*FIELDS).where(c.parent == key, c.due_at.is_not(None)).order_by(c.id).limit(limit)
+    with ledger.reading() as connection:
+        return [operation_of(row) for row in connection.execute(wanted)]
 
 
 def search(
@@ -75,7 +107,7 @@ def search(
     `since`: in their present state since then or later (ms since the epoch). `before`: only those with a smaller id,
     to continue where the last answer ended.
     """
-    wanted = select(*_FIELDS).order_by(c.id.desc()).limit(limit)
+    wanted = select(*FIELDS).order_by(c.id.desc()).limit(limit)
     if failure_reason is not None:
         state = State.FAILED
     if state is not None:
@@ -108,6 +140,10 @@ def operation_of(row: Row[Any]) -> Operation:
     values["on_unknown"] = OnUnknown(values["on_unknown"])
     values["wait_reason"] = values["wait_reason"] and WaitReason(values["wait_reason"])
     return Operation(**values)
+
+
+def _entry_of(row: Row[Any]) -> AuditEntry:
+    return AuditEntry(row.at, row.actor, row.action, row.subject, row.note, row.detail and json.loads(row.detail))
 
 
 def _attempt_of(row: Row[Any]) -> AttemptRecord:

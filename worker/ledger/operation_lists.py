@@ -1,0 +1,148 @@
+"""Lists of operations for people: filtered, page by page, at a cost that does not grow with the ledger.
+
+A filter may match few of a million operations, and no index serves every filter. So a list first takes a bounded
+window through an index, at most `WINDOW` operations, and filters inside it:
+
+    open states       the operations of each lane and phase that are due first
+    failed            the newest failed ones
+    a batch           its newest ones
+    anything else     the newest operations of all
+
+A page says where the next one begins, also if its window held no match at all.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, func, select, union_all
+from sqlalchemy.sql import Subquery
+
+from worker.ledger.database import Ledger
+from worker.ledger.queries import FIELDS, operation_of
+from worker.ledger.schema import c, now_ms, operations, sql_literal
+from worker.operation import Operation, Phase, State
+from worker.queues import LANES
+
+WINDOW = 10_000  # operations that one page looks through, per lane and phase for the open ones
+PAGE = 50
+OPEN = (State.QUEUED, State.RUNNING, State.WAITING)
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which operations. An absent field does not restrict. `older_ms`: in their state for longer than that."""
+
+    states: tuple[State, ...] = ()
+    lane: str | None = None
+    kind: str | None = None
+    reason: str | None = None
+    account: str | None = None
+    batch: str | None = None
+    older_ms: int | None = None
+    newer_ms: int | None = None
+    oldest_first: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """`next` is the id after which the next page begins, None at the end. `all_seen`: no window cut the list."""
+
+    operations: list[Operation]
+    next: int | None
+    all_seen: bool
+
+
+def list_operations(ledger: Ledger, wanted: Filter, after: int | None = None, limit: int = PAGE) -> Page:
+    """Return a page of operations, newest first or oldest first. `after` is the `next` of the page before."""
+    window = _window(wanted, after)
+    order = window.c.id.asc() if wanted.oldest_first else window.c.id.desc()
+    ids = select(window.c.id).where(*_beyond(wanted, after, window.c.id)).order_by(order).limit(limit + 1)
+    chosen = ids.subquery()
+    direction = c.id.asc() if wanted.oldest_first else c.id.desc()
+    rows = select(*FIELDS).join(chosen, chosen.c.id == c.id).order_by(direction)
+    with ledger.reading() as connection:
+        found = [operation_of(row) for row in connection.execute(rows)]
+        if len(found) > limit:
+            return Page(found[:limit], found[limit - 1].id, True)
+        last = _end_of_window(wanted, after)
+        end: int | None = None if last is None else connection.scalar(last)
+    return Page(found, end, end is None)
+
+
+def count_operations(ledger: Ledger, wanted: Filter) -> tuple[int, bool]:
+    """Count what the filter matches in its first window. Returns (count, whether that is all there is)."""
+    window = _window(wanted, None)
+    count = select(func.count()).select_from(window)
+    last = _end_of_window(wanted, None)
+    with ledger.reading() as connection:
+        found = connection.execute(count).scalar_one()
+        return found, last is None or connection.scalar(last) is None
+
+
+def _window(wanted: Filter, after: int | None) -> Subquery:
+    """Return the ids of the window that match the filter."""
+    inside = union_all(*(select(source.subquery()) for source in _sources(wanted, after))).subquery()
+    return select(c.id).join(inside, inside.c.id == c.id).where(*_conditions(wanted)).subquery()
+
+
+def _sources(wanted: Filter, after: int | None) -> list[Select[tuple[int]]]:
+    """Return bounded queries for ids, each through one index."""
+    if wanted.states and set(wanted.states) <= set(OPEN):
+        return [
+            select(c.id)
+            .where(c.lane == sql_literal(lane), c.phase == sql_literal(phase), c.due_at.is_not(None))
+            .order_by(c.due_at)
+            .limit(WINDOW)
+            for lane in (LANES if wanted.lane is None else (wanted.lane,))
+            for phase in Phase
+        ]
+    return [_by_id(wanted, after).limit(WINDOW)]
+
+
+def _by_id(wanted: Filter, after: int | None) -> Select[Any]:
+    order = c.id.asc() if wanted.oldest_first else c.id.desc()
+    source = select(c.id).where(*_beyond(wanted, after, c.id)).order_by(order)
+    if wanted.states == (State.FAILED,):
+        return source.where(c.state == sql_literal(State.FAILED))
+    if wanted.batch is not None:
+        return source.where(c.batch == wanted.batch)
+    return source
+
+
+def _end_of_window(wanted: Filter, after: int | None) -> Select[Any] | None:
+    """Return a query for the id at which the window ends; None if open operations are listed, which have no order."""
+    if wanted.states and set(wanted.states) <= set(OPEN):
+        return None
+    return _by_id(wanted, after).offset(WINDOW - 1).limit(1)
+
+
+def _beyond(wanted: Filter, after: int | None, column: ColumnElement[int]) -> Iterable[ColumnElement[bool]]:
+    if after is None:
+        return ()
+    return (column > after,) if wanted.oldest_first else (column < after,)
+
+
+def _conditions(wanted: Filter) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = []
+    if wanted.states:
+        conditions.append(c.state.in_([sql_literal(state) for state in wanted.states]))
+    for column, value in ((c.lane, wanted.lane), (c.kind, wanted.kind), (c.batch, wanted.batch)):
+        if value is not None:
+            conditions.append(column == value)
+    if wanted.reason is not None:
+        conditions.append(func.coalesce(c.failure_reason, c.wait_reason) == wanted.reason)
+    if wanted.account is not None:
+        conditions.append(_is_of_account(wanted.account))
+    if wanted.older_ms is not None:
+        conditions.append(c.state_since < now_ms() - wanted.older_ms)
+    if wanted.newer_ms is not None:
+        conditions.append(c.state_since >= now_ms() - wanted.newer_ms)
+    return conditions
+
+
+def _is_of_account(login: str) -> ColumnElement[bool]:
+    """Return the condition that an operation names an account: as its entity, or as a text in its payload."""
+    text = json.dumps(login, ensure_ascii=False).replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    return (c.entity == login) | operations.c.payload.like(f"%{text}%", escape="\\")
