@@ -21,7 +21,8 @@ MAY_IMPORT = {
     "worker/cli": {
         "tasks", "worker/app.py", "worker/console", "worker/demo", "worker/doctor", "worker/errors.py",
         "worker/kind.py", "worker/ledger", "worker/messages", "worker/operation.py", "worker/process.py",
-        "worker/queues.py", "worker/report", "worker/sandbox", "worker/session", "worker/settings.py", "worker/testbed", "worker/watch",
+        "worker/queues.py", "worker/report", "worker/sandbox", "worker/session", "worker/settings.py",
+        "worker/testbed", "worker/watch",
     },
     "worker/console": {
         "tasks", "worker/doctor", "worker/errors.py", "worker/ledger", "worker/messages", "worker/operation.py",

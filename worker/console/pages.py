@@ -10,6 +10,7 @@ from starlette.responses import Response
 from worker.console.actions import permitted_actions
 from worker.console.asked import Asked, NotFound, csv_file, json_file, see
 from worker.console.charts import ended_chart, late_chart
+from worker.console.next_step import next_step
 from worker.console.parameters import FIELDS, ListQuery, address, known_reasons, list_query, number, text
 from worker.ledger import active_flags, find, find_many
 from worker.ledger.approvals import approvals_of, open_approvals
@@ -25,7 +26,7 @@ from worker.report.operation import document, report_on
 from worker.report.rates import points
 from worker.report.replay import moves_money
 from worker.report.session import facts as session_facts
-from worker.report.text import iso
+from worker.report.text import iso, span
 from worker.report.timeline import timeline
 from worker.session import State as SessionState
 from worker.watch.redact import redacted_value
@@ -81,7 +82,7 @@ def work_list(asked: Asked) -> Response:
             ("Failed: correct, then replay", others, "state=failed"),
             ("Money that waits for longer than five minutes", by_us, f"state=open&lane={LANES[0]}&older=5m"),
         ],
-        next_step=lambda operation: sentences.remedy(operation) or _standing(asked, operation, flags),
+        next_step=lambda operation: next_step(operation) or _standing(asked, operation, flags),
         actions=lambda operation: permitted_actions(asked, operation),
         page=PAGE,
         first=address("/operations", state="failed", sort="oldest"),
@@ -122,6 +123,7 @@ def operation(asked: Asked) -> Response:
         "operation.html",
         live=True,
         report=report,
+        next_step=next_step(found),
         one=found,
         account=account_of(found),
         money=moves_money(found, asked.console.kinds),
@@ -166,9 +168,15 @@ def system(asked: Asked) -> Response:
     """Session, pauses, settings by name, versions."""
     console = asked.console
     flags = active_flags(asked.ledger)
+    chosen = console.settings
     settings = [
-        (name, getattr(console.settings, name))
-        for name in ("console_access", "console_read_only", "four_eyes", "retention", "fees_deadline", "call_paths")
+        ("console_access", chosen.console_access),
+        ("console_read_only", str(chosen.console_read_only).lower()),
+        ("four_eyes", chosen.four_eyes),
+        ("retention", span(chosen.retention)),
+        ("fees_deadline", span(chosen.fees_deadline)),
+        ("calls_deadline", span(chosen.calls_deadline)),
+        ("call_paths", ", ".join(chosen.call_paths)),
     ]
     url = asked.ledger.engine.url.render_as_string(hide_password=True)
     return asked.page(
