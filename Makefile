@@ -65,9 +65,9 @@ cover: setup  ## branch coverage, child processes included; a report in .coverag
 
 lock: setup  ## compile the hashed locks (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-	  --extra postgres --extra sandbox pyproject.toml -o deploy/requirements.txt
+	  --extra postgres --extra sandbox --extra console pyproject.toml -o deploy/requirements.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-	  --extra postgres --extra demo --group dev pyproject.toml -o deploy/requirements-dev.txt
+	  --extra postgres --extra demo --extra console --group dev pyproject.toml -o deploy/requirements-dev.txt
 
 clean:  ## remove what set-up and the tools made
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* .coverage-html

@@ -91,10 +91,10 @@ def fill_hostile(ledger: Ledger) -> list[str]:
     keys = []
     for number, text in enumerate(HOSTILE):
         short = text[:400]
-        stored = short.replace("\x1b", "?") if number == 2 else short
+        name = "".join(char if char.isprintable() else "?" for char in short[:80])  # the ledger takes no other key
         key = fail_operation(
             ledger,
-            f"H{number}{stored[:80]}",
+            f"H{number}{name}",
             message=text,
             payload={"account_login": short, "note": short},
             batch=short,

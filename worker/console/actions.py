@@ -33,7 +33,7 @@ class Action:
 _REPLAY = Action(
     "replay",
     "Replay",
-    "It is queued again with fresh attempts and a fresh deadline, and the worker sends it to B2COPY.",
+    "It is queued again with fresh attempts and a fresh deadline, and is sent to B2COPY.",
 )
 _NOT_DONE = Action(
     "replay-not-done",

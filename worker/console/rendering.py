@@ -1,6 +1,7 @@
 """How templates write values: text from outside is one line without control characters, and secrets are blanked."""
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ BLOCK_LIMIT = 20_000  # characters of a payload or result
 STATE_SIGNS = {"queued": "○", "running": "▶", "waiting": "◔", "succeeded": "✓", "failed": "✕", "cancelled": "\u2013"}
 
 
+@cache
 def environment() -> Environment:
     """Return the templates. A name that does not exist is an error."""
     made = Environment(
