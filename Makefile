@@ -40,6 +40,9 @@ else
 	@$(CLEAN) $(BIN)/python -m pytest -q -n 2 --dist loadfile tests/faults  # alone: they measure how fast a fleet recovers
 endif
 
+browser: setup  ## the console in a real Chromium: accessibility, refresh, keyboard (needs chromium and the group browser)
+	@$(CLEAN) TEST_BROWSER=required $(BIN)/python -m pytest -q tests/console/test_browser.py
+
 chaos: setup  ## real processes through every fault, and a table of the results (about half an hour)
 	@$(CLEAN) $(BIN)/python -m tests.faults
 
@@ -72,4 +75,4 @@ lock: setup  ## compile the hashed locks (needs uv)
 clean:  ## remove what set-up and the tools made
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* .coverage-html
 
-.PHONY: help setup demo test chaos bench check format env cover lock clean
+.PHONY: help setup demo test browser chaos bench check format env cover lock clean

@@ -22,8 +22,12 @@ document.addEventListener("htmx:before:request", (event) => {
 });
 
 // An opened <details> stays open when the page is refreshed: the server does not know that it is open.
+let opened = [];
 document.addEventListener("htmx:before:swap", () => {
-  for (const one of document.querySelectorAll("#live details[open]")) one.dataset.open = "";
+  opened = [...document.querySelectorAll("#live details")].map((one) => one.open);
+});
+document.addEventListener("htmx:after:swap", () => {
+  document.querySelectorAll("#live details").forEach((one, number) => { one.open ||= Boolean(opened[number]); });
 });
 
 // A form is sent once: the server answers the second one like the first, and the button shows that it was pressed.
