@@ -8,7 +8,7 @@ from worker.ledger.database import Ledger
 from worker.ledger.schema import c, now_ms, sql_literal
 from worker.operation import Phase, WaitReason
 
-WINDOW = 10_000  # open operations of each phase that are looked at, those that are due first
+WINDOW = 5_000  # open operations of each phase that are looked at, those that are due first
 
 
 class Oldest(NamedTuple):
@@ -21,30 +21,39 @@ class Oldest(NamedTuple):
 
 _pending = c.wait_reason == sql_literal(WaitReason.PENDING_AT_B2COPY)
 _theirs = (c.external_wait_ms + case((_pending, now_ms() - c.state_since), else_=0)).label("their_ms")
-_open = union_all(
-    *(
-        select(
-            select(c.key, (now_ms() - c.requested_at).label("total_ms"), _theirs)
-            .where(c.lane == bindparam("lane"), c.phase == sql_literal(phase), c.due_at.is_not(None))
-            .order_by(c.due_at)
-            .limit(WINDOW)
-            .subquery()
-        )
-        for phase in Phase
+_open = (
+    select(
+        union_all(
+            *(
+                select(
+                    select(c.key, (now_ms() - c.requested_at).label("total_ms"), _theirs)
+                    .where(c.lane == bindparam("lane"), c.phase == sql_literal(phase), c.due_at.is_not(None))
+                    .order_by(c.due_at)
+                    .limit(WINDOW)
+                    .subquery()
+                )
+                for phase in Phase
+            )
+        ).subquery()
     )
-).subquery()
+    .cte("w")
+    .prefix_with("MATERIALIZED")
+)
 _ours = (_open.c.total_ms - _open.c.their_ms).label("our_ms")
-_LONGEST_OURS = select(_open.c.key, _ours, _open.c.their_ms).order_by(_ours.desc()).limit(1)
-_LONGEST_THEIRS = select(_open.c.key, _ours, _open.c.their_ms).order_by(_open.c.their_ms.desc()).limit(1)
+_BOTH = union_all(
+    *(
+        select(select(_open.c.key, _ours, _open.c.their_ms).order_by(longest.desc()).limit(1).subquery())
+        for longest in (_ours, _open.c.their_ms)
+    )
+)
 
 
 def oldest_open(ledger: Ledger, lane: str) -> tuple[Oldest | None, Oldest | None]:
     """Return the open operations of a lane that are oldest on our clock and on theirs; None if none is open."""
     with ledger.reading() as connection:
-        ours = connection.execute(_LONGEST_OURS, {"lane": lane}).first()
-        theirs = connection.execute(_LONGEST_THEIRS, {"lane": lane}).first()
-    return _oldest(ours), None if theirs is None or theirs.their_ms <= 0 else _oldest(theirs)
-
-
-def _oldest(row: object) -> Oldest | None:
-    return None if row is None else Oldest(*row)  # type: ignore[misc]
+        found = [Oldest(*row) for row in connection.execute(_BOTH, {"lane": lane})]
+    if not found:
+        return None, None
+    ours = max(found, key=lambda one: one.our_ms)
+    theirs = max(found, key=lambda one: one.their_ms)
+    return ours, theirs if theirs.their_ms > 0 else None

@@ -4,6 +4,7 @@ A filter may match few of a million operations, and no index serves every filter
 window through an index, at most `WINDOW` operations, and filters inside it:
 
     open states       the operations of each lane and phase that are due first
+    one wait reason   some that wait for it
     failed            the newest failed ones
     a batch           its newest ones
     anything else     the newest operations of all
@@ -21,12 +22,13 @@ from sqlalchemy.sql import Subquery
 
 from worker.ledger.database import Ledger
 from worker.ledger.queries import FIELDS, operation_of
-from worker.ledger.schema import c, now_ms, operations, sql_literal
+from worker.ledger.schema import c, now_ms, sql_literal
 from worker.operation import Operation, Phase, State
 from worker.queues import LANES
 
-WINDOW = 10_000  # operations that one page looks through, per lane and phase for the open ones
+WINDOW = 5_000  # operations that one page looks through, per lane and phase for the open ones
 PAGE = 50
+_COLUMNS = (c.id, c.lane, c.kind, c.state, c.wait_reason, c.failure_reason, c.batch, c.state_since)
 OPEN = (State.QUEUED, State.RUNNING, State.WAITING)
 
 
@@ -56,7 +58,7 @@ class Page:
 
 def list_operations(ledger: Ledger, wanted: Filter, after: int | None = None, limit: int = PAGE) -> Page:
     """Return a page of operations, newest first or oldest first. `after` is the `next` of the page before."""
-    window = _window(wanted, after)
+    window = _window(wanted, after, limit + 1)
     order = window.c.id.asc() if wanted.oldest_first else window.c.id.desc()
     ids = select(window.c.id).where(*_beyond(wanted, after, window.c.id)).order_by(order).limit(limit + 1)
     chosen = ids.subquery()
@@ -73,7 +75,7 @@ def list_operations(ledger: Ledger, wanted: Filter, after: int | None = None, li
 
 def count_operations(ledger: Ledger, wanted: Filter) -> tuple[int, bool]:
     """Count what the filter matches in its first window. Returns (count, whether that is all there is)."""
-    window = _window(wanted, None)
+    window = _window(wanted, None, WINDOW)
     count = select(func.count()).select_from(window)
     last = _end_of_window(wanted, None)
     with ledger.reading() as connection:
@@ -81,29 +83,44 @@ def count_operations(ledger: Ledger, wanted: Filter) -> tuple[int, bool]:
         return found, last is None or connection.scalar(last) is None
 
 
-def _window(wanted: Filter, after: int | None) -> Subquery:
-    """Return the ids of the window that match the filter."""
-    inside = union_all(*(select(source.subquery()) for source in _sources(wanted, after))).subquery()
-    return select(c.id).join(inside, inside.c.id == c.id).where(*_conditions(wanted)).subquery()
+def _window(wanted: Filter, after: int | None, limit: int) -> Subquery:
+    """Return the ids of the window that match the filter, at least `limit` of them if there are as many."""
+    is_exact = not _is_open(wanted) and _is_source_exact(wanted)
+    size = limit if is_exact else WINDOW
+    inside = union_all(*(select(source.limit(size).subquery()) for source in _sources(wanted, after))).subquery()
+    return select(inside.c.id).where(*_conditions(wanted, inside.c)).subquery()
 
 
-def _sources(wanted: Filter, after: int | None) -> list[Select[tuple[int]]]:
-    """Return bounded queries for ids, each through one index."""
-    if wanted.states and set(wanted.states) <= set(OPEN):
+def _sources(wanted: Filter, after: int | None) -> list[Select[Any]]:
+    """Return bounded queries for what the filter looks at, each through one index."""
+    columns = _COLUMNS if wanted.account is None else (*_COLUMNS, c.entity, c.payload)
+    if wanted.states == (State.WAITING,) and wanted.reason is not None:
+        waits = c.state == sql_literal(State.WAITING)
+        return [select(*columns).where(waits, c.wait_reason == wanted.reason)]
+    if _is_open(wanted):
         return [
-            select(c.id)
+            select(*columns)
             .where(c.lane == sql_literal(lane), c.phase == sql_literal(phase), c.due_at.is_not(None))
             .order_by(c.due_at)
-            .limit(WINDOW)
             for lane in (LANES if wanted.lane is None else (wanted.lane,))
             for phase in Phase
         ]
-    return [_by_id(wanted, after).limit(WINDOW)]
+    return [_by_id(wanted, after, *columns)]
 
 
-def _by_id(wanted: Filter, after: int | None) -> Select[Any]:
+def _is_open(wanted: Filter) -> bool:
+    return bool(wanted.states) and set(wanted.states) <= set(OPEN)
+
+
+def _is_source_exact(wanted: Filter) -> bool:
+    """Return whether the index already gives what the filter matches, so that a window need not be larger."""
+    unfiltered = Filter(wanted.states, oldest_first=wanted.oldest_first)
+    return wanted == unfiltered and wanted.states in ((), (State.FAILED,))
+
+
+def _by_id(wanted: Filter, after: int | None, *columns: ColumnElement[Any]) -> Select[Any]:
     order = c.id.asc() if wanted.oldest_first else c.id.desc()
-    source = select(c.id).where(*_beyond(wanted, after, c.id)).order_by(order)
+    source = select(*columns).where(*_beyond(wanted, after, c.id)).order_by(order)
     if wanted.states == (State.FAILED,):
         return source.where(c.state == sql_literal(State.FAILED))
     if wanted.batch is not None:
@@ -113,9 +130,7 @@ def _by_id(wanted: Filter, after: int | None) -> Select[Any]:
 
 def _end_of_window(wanted: Filter, after: int | None) -> Select[Any] | None:
     """Return a query for the id at which the window ends; None if open operations are listed, which have no order."""
-    if wanted.states and set(wanted.states) <= set(OPEN):
-        return None
-    return _by_id(wanted, after).offset(WINDOW - 1).limit(1)
+    return None if _is_open(wanted) else _by_id(wanted, after, c.id).offset(WINDOW - 1).limit(1)
 
 
 def _beyond(wanted: Filter, after: int | None, column: ColumnElement[int]) -> Iterable[ColumnElement[bool]]:
@@ -124,25 +139,27 @@ def _beyond(wanted: Filter, after: int | None, column: ColumnElement[int]) -> It
     return (column > after,) if wanted.oldest_first else (column < after,)
 
 
-def _conditions(wanted: Filter) -> list[ColumnElement[bool]]:
+def _conditions(wanted: Filter, w: Any) -> list[ColumnElement[bool]]:
+    """Return the conditions of a filter on the columns `w` of a window."""
     conditions: list[ColumnElement[bool]] = []
     if wanted.states:
-        conditions.append(c.state.in_([sql_literal(state) for state in wanted.states]))
-    for column, value in ((c.lane, wanted.lane), (c.kind, wanted.kind), (c.batch, wanted.batch)):
+        conditions.append(w.state.in_([sql_literal(state) for state in wanted.states]))
+    for column, value in ((w.lane, wanted.lane), (w.kind, wanted.kind), (w.batch, wanted.batch)):
         if value is not None:
             conditions.append(column == value)
     if wanted.reason is not None:
-        conditions.append(func.coalesce(c.failure_reason, c.wait_reason) == wanted.reason)
+        conditions.append(func.coalesce(w.failure_reason, w.wait_reason) == wanted.reason)
     if wanted.account is not None:
-        conditions.append(_is_of_account(wanted.account))
+        conditions.append(_is_of_account(wanted.account, w))
     if wanted.older_ms is not None:
-        conditions.append(c.state_since < now_ms() - wanted.older_ms)
+        conditions.append(w.state_since < now_ms() - wanted.older_ms)
     if wanted.newer_ms is not None:
-        conditions.append(c.state_since >= now_ms() - wanted.newer_ms)
+        conditions.append(w.state_since >= now_ms() - wanted.newer_ms)
     return conditions
 
 
-def _is_of_account(login: str) -> ColumnElement[bool]:
+def _is_of_account(login: str, w: Any) -> ColumnElement[bool]:
     """Return the condition that an operation names an account: as its entity, or as a text in its payload."""
     text = json.dumps(login, ensure_ascii=False).replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-    return (c.entity == login) | operations.c.payload.like(f"%{text}%", escape="\\")
+    found: ColumnElement[bool] = (w.entity == login) | w.payload.like(f"%{text}%", escape="\\")
+    return found

@@ -86,9 +86,10 @@ def audit_page(
 
 def children_of(ledger: Ledger, key: str, limit: int = 20) -> list[Operation]:
     """Return the open operations that wait for this one."""
-    wanted = select(*FIELDS).where(c.parent == key, c.due_at.is_not(None)).order_by(c.id).limit(limit)
+    # Sorted here: with ORDER BY id, PostgreSQL might read the whole table in the order of the ids.
+    wanted = select(*FIELDS).where(c.parent == key, c.due_at.is_not(None)).limit(limit)
     with ledger.reading() as connection:
-        return [operation_of(row) for row in connection.execute(wanted)]
+        return sorted((operation_of(row) for row in connection.execute(wanted)), key=lambda one: one.id)
 
 
 def search(

@@ -97,7 +97,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("key"),
         sqlite_autoincrement=True,
     )
-    _partial_index("b2copy_operations_batch", ["batch"], "batch IS NOT NULL")
+    _partial_index("b2copy_operations_batch", ["batch", "id"], "batch IS NOT NULL")
     _partial_index("b2copy_operations_children", ["parent"], "parent IS NOT NULL AND due_at IS NOT NULL")
     _partial_index("b2copy_operations_due", ["lane", "phase", "due_at"], "due_at IS NOT NULL")
     _partial_index("b2copy_operations_ended", ["ended_at"], "ended_at IS NOT NULL")
