@@ -28,8 +28,8 @@ setup: .venv/ready  ## build .venv/ with everything in it
 	fi
 	@touch $@
 
-demo: setup  ## the fees of 200 withdrawals, end to end, on this machine alone
-	@$(CLEAN) $(BIN)/b2copy-sync demo
+demo: setup  ## the fees of 200 withdrawals, end to end, on this machine alone; with CONSOLE=1 look at them
+	@$(CLEAN) $(BIN)/b2copy-sync demo $(if $(CONSOLE),--console)
 
 # All tests, or a part of them: make test T=tests/flow
 test: setup  ## the tests, on a broker and databases of their own; a part of them with T=tests/flow

@@ -16,8 +16,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from tasks.registry import KINDS
-from worker.console.access import Access, Person, Role
+from worker.console.access import Access, Person
 from worker.console.app import make_app
+from worker.console.roles import Role
 from worker.console.state import Console
 from worker.ledger import Ledger, open_ledger
 from worker.ledger.limits import limit_queries

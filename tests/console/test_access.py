@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.console.conftest import ADDRESS, client_of
-from worker.console.access import ProxyAccess, Role, read_secret
+from worker.console.access import ProxyAccess, read_secret
 from worker.console.passwords import PasswordAccess, read_people, set_person
+from worker.console.roles import Role
 from worker.console.serve import check_listen, make_console, split_address
 from worker.console.state import Console
 from worker.errors import SettingsError

@@ -6,8 +6,8 @@ import pytest
 
 from tests.console.conftest import ADDRESS, As, client_of
 from tests.console.test_roles import TABLE, address
-from worker.console.access import Role
 from worker.console.protection import HEADERS, foreign_origin
+from worker.console.roles import Role
 from worker.console.state import Console
 from worker.ledger import Ledger, active_flags
 

@@ -10,23 +10,15 @@ import hmac
 import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
 from starlette.requests import Request
 
+from worker.console.roles import Role
 from worker.errors import SettingsError
 
 NAME_LIMIT = 100  # characters of a person's name
-
-
-class Role(StrEnum):
-    """What a person may do. Each role includes reading, and no other role."""
-
-    VIEWER = "viewer"
-    OPERATOR = "operator"
-    APPROVER = "approver"
 
 
 @dataclass(frozen=True)

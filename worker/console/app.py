@@ -13,11 +13,11 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from worker.console import actions, approval_pages, bulk, fleet, login, pages
-from worker.console.access import Role
 from worker.console.asked import FORM_LIMIT, Asked, NotFound, read_form
 from worker.console.parameters import BadParameter
 from worker.console.protection import Protection
 from worker.console.rendering import HERE
+from worker.console.roles import Role
 from worker.console.state import Console
 from worker.ledger import DATABASE_UNAVAILABLE_ERRORS
 from worker.ledger.limits import is_timeout

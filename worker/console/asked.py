@@ -11,8 +11,9 @@ from urllib.parse import parse_qsl
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from worker.console.access import Person, Role
+from worker.console.access import Person
 from worker.console.parameters import BadParameter, storable
+from worker.console.roles import Role
 from worker.console.state import Console
 from worker.ledger import Ledger
 from worker.watch.printable import many_lines, one_line

@@ -16,7 +16,8 @@ from argon2 import PasswordHasher
 from argon2.exceptions import Argon2Error, InvalidHashError
 from starlette.requests import Request
 
-from worker.console.access import NAME_LIMIT, Person, Role
+from worker.console.access import NAME_LIMIT, Person
+from worker.console.roles import Role
 from worker.errors import SettingsError
 
 SESSION_S = 8 * 3600.0
