@@ -10,7 +10,7 @@ MAY_LOAD = {
     "pydantic", "pydantic_core", "pydantic_settings", "annotated_types", "typing_extensions", "typing_inspection",
     "dotenv",
     "celery", "kombu", "amqp", "billiard", "vine", "click", "dateutil", "six", "tzlocal",  # wake-ups
-    "cffi", "cython_runtime", "yaml",  # by billiard, celery and kombu, if they are installed
+    "cffi", "cython_runtime", "yaml", "greenlet",  # by billiard, celery, kombu, sqlalchemy, if they are installed
 }  # fmt: skip
 
 LIST = """
