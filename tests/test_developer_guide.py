@@ -11,6 +11,7 @@ import pytest
 
 from worker.flow.meaning import TABLE, Meaning
 from worker.ledger.migrations import migrate
+from worker.session.redis_store import IDENTITIES, SESSION_KEYS
 from worker.testbed.environment import Environment
 
 ROOT = Path(__file__).parents[1]
@@ -80,6 +81,23 @@ def test_its_meaning_table_is_that_of_the_code() -> None:
     guide = GUIDE.read_text()
 
     assert meaning_table() in guide, f"put this table behind {MARK}{meaning_table()}"
+
+
+def test_it_names_every_redis_key_of_the_session() -> None:
+    named = set(re.findall(r"`b2copy:\{<identity>\}:(\w+)`", GUIDE.read_text()))
+
+    assert named == set(SESSION_KEYS)
+    assert f"`{IDENTITIES}`" in GUIDE.read_text()
+
+
+def test_the_files_it_names_exist() -> None:
+    """It names a file by its path below the project, or below worker/."""
+    way = GUIDE.read_text().partition("## The way of an operation")[2].partition("## How to add")[0]
+    named = re.findall(r"`((?:[a-z_]+/)*[a-z0-9_]+\.py)`", way)
+
+    assert len(named) > 15
+    missing = [name for name in named if not any((ROOT / base / name).exists() for base in ("", "worker"))]
+    assert not missing
 
 
 def test_there_are_examples() -> None:

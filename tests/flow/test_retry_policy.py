@@ -1,6 +1,7 @@
 """From what an attempt learned to what becomes of the operation."""
 
 import dataclasses
+import itertools
 import logging
 import time
 from typing import Any
@@ -45,6 +46,13 @@ from worker.operation import (
 )
 
 START_OR_GET, READ_BACK, REPEAT, STOP = OnUnknown
+
+EVERY_ERROR: list[Exception] = [
+    AccessRejected("x", 403), BadPayload("x"), CircuitOpen("x"), Conflict("x", 409), CredentialsRejected("x"),
+    LeaseTooShort("x"), NotFound("x", 404), PermitRefused("x"), RateLimited("x", 429), Rejected("x", 400),
+    SessionUnavailable("x"), StoreUnavailable("x"), Unavailable("x"), Unavailable("x", 500), Unavailable("x", 503),
+    UnknownOutcome("x"), UnknownOutcome("x", 200),
+]  # fmt: skip
 
 
 def finished(claim: Claim, learned: Outcome | Exception, **fields: Any) -> Finished:
@@ -258,6 +266,46 @@ def test_reading_back_after_refusals_ends_as_exhausted(policy: RetryPolicy) -> N
 
 
 WAITS = [Unavailable("x"), RateLimited("x", 429), CredentialsRejected("x", 401), Later(1.0), AccessRejected("x", 403)]
+
+
+@pytest.mark.parametrize(
+    ("permits", "expected"),
+    [(START_OR_GET, "failed rejected"), (READ_BACK, "failed unresolved"), (REPEAT, "failed unresolved"),
+     (STOP, "failed unresolved")],
+)  # fmt: skip
+def test_the_last_403_proves_nothing_about_an_earlier_request(
+    policy: RetryPolicy, permits: OnUnknown, expected: str
+) -> None:
+    claim = a_claim(
+        outcome_unknown=True, unknown_step="create", on_unknown=permits, counted_attempts=11,
+        wait_reason=WaitReason.NO_ACCESS,
+    )  # fmt: skip
+
+    transition = policy.decide(finished(claim, AccessRejected("x", 403), counted=True))
+
+    assert summary(transition) == expected
+
+
+EVERY_OUTCOME = [Done(), Pending(), Failed("fee_error"), Later(1.0), *EVERY_ERROR, ValueError("ours")]
+
+
+@pytest.mark.parametrize("learned", EVERY_OUTCOME, ids=lambda learned: type(learned).__name__)
+def test_every_outcome_is_decided_whatever_the_operation_has_behind_it(
+    policy: RetryPolicy, learned: Outcome | Exception
+) -> None:
+    for permits, unknown, counted, attempts, deadline, step in itertools.product(
+        OnUnknown, (False, True), (False, True), (0, 11, 12), (None, 0.0), (None, "create")
+    ):
+        claim = a_claim(
+            outcome_unknown=unknown, on_unknown=permits, counted_attempts=attempts, deadline=deadline,
+            unknown_step="create" if unknown else None,
+        )  # fmt: skip
+
+        transition = policy.decide(finished(claim, learned, counted=counted, unknown_step=step))
+
+        assert transition.state in {State.SUCCEEDED, State.FAILED, State.WAITING}
+        if transition.failure_reason in {FailureReason.REJECTED, FailureReason.EXPIRED} and (unknown or step):
+            assert permits == START_OR_GET, "an operation that may have been done is not called undone"
 
 
 @pytest.mark.parametrize("learned", WAITS, ids=lambda learned: type(learned).__name__)

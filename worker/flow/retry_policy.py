@@ -49,6 +49,11 @@ class Finished:
     progress: dict[str, Any] | None
     sent: bool
 
+    @property
+    def outcome_is_unknown(self) -> bool:
+        """Whether this attempt or an earlier one sent a request whose effect is not known."""
+        return self.claim.outcome_unknown or self.unknown_step is not None
+
 
 class RetryPolicy:
     """Decides what becomes of an operation after each attempt. Thread-safe.
@@ -96,22 +101,22 @@ class RetryPolicy:
         assert_never(attempt.meaning.becomes)
 
     def _reject(self, attempt: Finished) -> Transition:
-        """The destination refused the request. If an earlier request may have done it, the refusal proves nothing."""
-        if attempt.claim.outcome_unknown or attempt.unknown_step is not None:
-            match attempt.permits:
-                case OnUnknown.READ_BACK:
-                    return self._wait_or_give_up(attempt)
-                case OnUnknown.REPEAT | OnUnknown.STOP:
-                    return self._fail(attempt, FailureReason.UNRESOLVED)
-                case OnUnknown.START_OR_GET:
-                    pass
+        """The destination refused the request. A kind that reads back looks first what an earlier request did."""
+        if attempt.outcome_is_unknown and attempt.permits == OnUnknown.READ_BACK:
+            return self._wait_or_give_up(attempt)
+        return self._fail_as_rejected(attempt)
+
+    def _fail_as_rejected(self, attempt: Finished) -> Transition:
+        """A refusal proves nothing if an earlier request may have done it, unless its answer tells what was done."""
+        if attempt.outcome_is_unknown and attempt.permits != OnUnknown.START_OR_GET:
+            return self._fail(attempt, FailureReason.UNRESOLVED)
         return self._fail(attempt, FailureReason.REJECTED, outcome_known=True)
 
     def _wait_or_give_up(self, attempt: Finished) -> Transition:
         claim, meaning = attempt.claim, attempt.meaning
         if attempt.record.counted and claim.counted_attempts + 1 >= self._max_attempts:
             if meaning.wait_reason == WaitReason.NO_ACCESS:
-                return self._reject(attempt)
+                return self._fail_as_rejected(attempt)
             return self._fail(attempt, FailureReason.EXHAUSTED)
         if claim.overdue:
             return self._give_up(attempt)

@@ -23,6 +23,7 @@ from worker.watch.redact import redacted
 
 Origin = Literal["refresh", "login"]
 
+SESSION_KEYS = ("session", "renewal_lease", "last_generation", "cooldown", "pace")  # in the order of the scripts' KEYS
 IDENTITIES = "b2copy:sessions"  # sorted set of identities as JSON, scored by the Unix time of their last renewal
 
 
@@ -95,8 +96,7 @@ class Store:
         self._timings = timings
         self._identity = identity
         self.key_prefix = identity.key_prefix
-        names = ("session", "renewal_lease", "last_generation", "cooldown", "pace")
-        self._keys = [f"{self.key_prefix}:{name}" for name in names]
+        self._keys = [f"{self.key_prefix}:{name}" for name in SESSION_KEYS]
         self._redis = redis_client(settings, timings.store_timeout, retries=1)
         self._scripts = {text: self._redis.register_script(text) for text in redis_scripts.ALL}
         self._clock = 0.0  # Redis' clock minus this process's monotonic one, in seconds; at most a round trip too late
