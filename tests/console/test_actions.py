@@ -15,9 +15,12 @@ from tests.operations import (
     make_wait,
     record_operation,
 )
+from worker.console.serve import make_console
 from worker.console.state import Console
 from worker.ledger import Ledger, active_flags, audit_of, replay
 from worker.operation import FailureReason, OnUnknown, State, WaitReason
+from worker.settings import ConsoleSettings, load
+from worker.testbed.environment import Environment
 
 OpenConsole = Callable[..., Console]
 W1 = "?key=fees.process:W1"
@@ -143,6 +146,20 @@ def test_a_host_without_keys_cannot_renew_the_session_and_says_where_to(open_con
 
     assert answer.status_code == 409
     assert "b2copy-sync session renew" in answer.text
+
+
+def test_the_session_is_renewed_and_the_audit_says_why(active_environment: Environment) -> None:
+    console = make_console(load(ConsoleSettings), True, lambda lane: None)
+    client = client_of(console)
+
+    answer = fill_and_send(client, "/fleet/renew", note="the key was registered again")
+
+    assert (answer.status_code, "generation" in answer.headers["location"]) == (303, True)
+    assert [(entry.action, entry.note) for entry in audit_of(console.ledger, "session")] == [
+        ("renew", "the key was registered again")
+    ]
+    assert "generation" in client.get("/system").text
+    console.ledger.close()
 
 
 def test_money_needs_a_second_person(open_console: OpenConsole, ledger: Ledger) -> None:

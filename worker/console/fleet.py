@@ -11,6 +11,7 @@ from worker.errors import B2CopyError
 from worker.ledger import active_flags, pause
 from worker.ledger.approvals import Approval, resume_or_propose
 from worker.ledger.flags import RESUME
+from worker.ledger.operator_actions import record_renewal
 from worker.queues import LANES
 from worker.report.session import OUTCOMES
 
@@ -40,7 +41,7 @@ def act(asked: Asked) -> Response:
 def _act(asked: Asked, note: str) -> Response:
     action, lane = _what(asked)
     if action == "renew":
-        return _renew(asked)
+        return _renew(asked, note)
     if action == "pause":
         pause(asked.ledger, lane, asked.person.name, note)
     else:
@@ -52,10 +53,11 @@ def _act(asked: Asked, note: str) -> Response:
     return see("/system")
 
 
-def _renew(asked: Asked) -> Response:
+def _renew(asked: Asked, note: str) -> Response:
     session = asked.console.session
     if session is None:
         return _form(asked, "This host has no keys: run `b2copy-sync session renew` on one that has.", 409)
+    record_renewal(asked.ledger, asked.person.name, note)
     try:
         renewal = session.renew("operator", force=True, wait=RENEWAL_S)
     except B2CopyError as error:

@@ -32,7 +32,7 @@ def make_console(settings: ConsoleSettings, alone: bool = False, wake_lane: Call
     """
     access = _access(settings, alone)
     read_only = settings.console_read_only or (settings.console_access == "none" and not alone)
-    ledger = open_ledger(settings.database_url, pool_size=CONNECTIONS, max_overflow=0)
+    ledger = open_ledger(settings.database_url, pool_size=CONNECTIONS, max_overflow=0, pool_timeout=5)
     limit_queries(ledger.engine, read_only)
     ledger = replace(ledger, needs_approval=needs_approval(settings.four_eyes, lambda: KINDS))
     return Console(ledger, settings, access, KINDS, read_only, _session(), wake_lane)

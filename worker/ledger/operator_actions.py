@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Row, bindparam, update
 
 from worker.errors import NotAllowed
 from worker.ledger import decisions
+from worker.ledger.audit import record_audit
 from worker.ledger.database import Ledger
 from worker.ledger.queries import BY_KEY, operation_of
 from worker.ledger.record import encode_payload
@@ -143,6 +144,12 @@ def poll_now(ledger: Ledger, key: str) -> bool:
     """Make a waiting operation due now, before others. Returns whether it was waiting."""
     with ledger.writing() as connection:
         return connection.execute(_POLL_NOW, {"wanted": key}).rowcount == 1
+
+
+def record_renewal(ledger: Ledger, actor: str, note: str) -> None:
+    """Store who had the session renewed and why. The session itself is in Redis."""
+    with ledger.writing() as connection:
+        record_audit(connection, "renew", actor, note, "session")
 
 
 def _check_one_person_decides(ledger: Ledger, row: Row[Any]) -> None:
