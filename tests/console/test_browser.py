@@ -81,14 +81,15 @@ def test_without_javascript_a_person_finds_an_operation_and_replays_it(
     page.goto(address)
     page.get_by_role("searchbox").fill("W3")
     page.keyboard.press("Enter")
+    page.wait_for_url(f"{address}/operation?key=*")
     assert page.get_by_role("heading", level=1).inner_text() == "fees.process:W3"
     assert "no open positions" in page.inner_text("main")
 
     page.get_by_role("link", name="Replay").click()
     page.get_by_label("Your reason").fill("the account has positions again")
     page.get_by_role("button", name="Replay").click()
+    page.wait_for_url(f"{address}/operation?key=fees.process%3AW3")
 
-    assert page.url == f"{address}/operation?key=fees.process%3AW3"
     assert "queued" in page.inner_text(".standing")
     assert find_operation(ledger, "W3").state == State.QUEUED
     page.context.close()
