@@ -28,8 +28,8 @@ setup: .venv/ready  ## build .venv/ with everything in it
 	fi
 	@touch $@
 
-demo: setup  ## the fees of 200 withdrawals, end to end, on this machine alone
-	@$(CLEAN) $(BIN)/b2copy-sync demo
+demo: setup  ## the fees of 200 withdrawals, end to end, on this machine alone; with CONSOLE=1 look at them
+	@$(CLEAN) $(BIN)/b2copy-sync demo $(if $(CONSOLE),--console)
 
 # All tests, or a part of them: make test T=tests/flow
 test: setup  ## the tests, on a broker and databases of their own; a part of them with T=tests/flow
@@ -42,6 +42,9 @@ endif
 
 test-deploy: setup  ## what is in deploy/: least rights, files by their validators, handbook (a minute)
 	@$(CLEAN) $(BIN)/python -m pytest -q -n 2 --dist loadfile -rs tests/deploy
+
+browser: setup  ## the console in a real Chromium: accessibility, refresh, keyboard (needs chromium and the group browser)
+	@$(CLEAN) TEST_BROWSER=required $(BIN)/python -m pytest -q tests/console/test_browser.py
 
 chaos: setup  ## real processes through every fault, and a table of the results (about half an hour)
 	@$(CLEAN) $(BIN)/python -m tests.faults
@@ -78,9 +81,9 @@ cover: setup  ## branch coverage, child processes included; a report in .coverag
 
 lock: setup  ## compile the hashed locks (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-	  --extra postgres --extra sandbox pyproject.toml -o deploy/requirements.txt
+	  --extra postgres --extra sandbox --extra console pyproject.toml -o deploy/requirements.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-	  --extra postgres --extra demo --group dev pyproject.toml -o deploy/requirements-dev.txt
+	  --extra postgres --extra demo --extra console --group dev pyproject.toml -o deploy/requirements-dev.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	  --only-group build --constraint deploy/requirements-dev.txt pyproject.toml -o deploy/requirements-build.txt
 
@@ -90,4 +93,4 @@ sbom: setup  ## write sbom.json: what a worker is made of, with versions and has
 clean:  ## remove what set-up and the tools made
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* .coverage-html sbom.json
 
-.PHONY: help setup demo test test-deploy chaos bench fuzz mutants check format env cover lock sbom clean
+.PHONY: help setup demo test test-deploy browser chaos bench fuzz mutants check format env cover lock sbom clean

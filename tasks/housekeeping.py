@@ -1,6 +1,7 @@
 """The scheduled jobs: wake what is due, renew the session."""
 
 import logging
+import time
 from collections.abc import Mapping
 
 from tasks.registry import KINDS
@@ -9,6 +10,7 @@ from worker.crm.requests import take_requests
 from worker.errors import B2CopyError
 from worker.instances import back_office, ledger, session
 from worker.ledger import count_due, make_due, try_start_dispatch
+from worker.ledger.minutes import MINUTE_MS, SETTLED_MS, summarize_minutes
 from worker.messages.wake_up import wake, wake_ups_for
 from worker.operation import WaitReason
 from worker.queues import LANES
@@ -16,6 +18,7 @@ from worker.settings import crm_settings, worker_settings
 
 log = logging.getLogger(__name__)
 
+_summarized = -1  # the minute since the epoch in which this process last summarized
 WITHOUT_SESSION = {"busy", "cooldown"}  # outcomes of a renewal that say nothing about a usable session
 
 
@@ -30,12 +33,22 @@ def dispatch() -> None:
     _wake_lanes(count_due(ledger()))
     for queued in take_requests(ledger(), KINDS, crm_settings()):
         _wake_lanes(queued)
+    _summarize_minutes_if_due()
 
 
 def _wake_lanes(due: Mapping[str, int]) -> None:
     for lane in LANES:
         if count := due.get(lane, 0):
             wake(lane, wake_ups_for(count))
+
+
+def _summarize_minutes_if_due() -> None:
+    """Have the ledger summarize the minutes that ended, if this process has not done so in this minute."""
+    global _summarized
+    minute = int(time.time() * 1000 - SETTLED_MS) // MINUTE_MS
+    if minute != _summarized:
+        summarize_minutes(ledger())
+        _summarized = minute
 
 
 @app.task(name="b2copy.session.refresh")

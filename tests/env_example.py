@@ -6,7 +6,7 @@ from typing import get_type_hints
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from worker.settings import CrmSettings, LedgerSettings, Settings, variable
+from worker.settings import ConsoleSettings, CrmSettings, LedgerSettings, Settings, variable
 
 PATH = Path(__file__).parents[1] / "deploy" / "env.example"
 
@@ -20,6 +20,7 @@ _GROUPS = {
     LedgerSettings: "For every process, and all that `b2copy-sync migrate` needs",
     CrmSettings: "And for beat and for a CRM host that enqueues: it holds no key",
     Settings: "And for a worker",
+    ConsoleSettings: "And for the console",
 }
 # What stands in the file for settings without a default.
 _EXAMPLES = {
@@ -44,6 +45,10 @@ _EXAMPLES = {
     "back_office_password_file": "/etc/b2copy/back-office-password",
     "metrics_listen": "127.0.0.1:9464",
     "heartbeat_file": "/run/b2copy/worker.alive",
+    "console_origin": "https://ops.example.com",
+    "console_trusted_proxies": "10.0.0.5",
+    "console_proxy_secret_file": "/etc/b2copy/console-proxy.secret",
+    "console_password_file": "/etc/b2copy/console-users",
 }
 _UNITS = {"d": 86400, "h": 3600, "m": 60}
 

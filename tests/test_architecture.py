@@ -20,10 +20,15 @@ ROOT = Path(__file__).parents[1]
 MAY_IMPORT = {
     "worker/entry.py": {"worker/cli", "worker/watch"},
     "worker/cli": {
-        "tasks", "worker/app.py", "worker/b2copy", "worker/demo", "worker/doctor", "worker/errors.py", "worker/http",
-        "worker/ids.py", "worker/instances.py", "worker/kind.py", "worker/ledger", "worker/messages",
+        "tasks", "worker/app.py", "worker/b2copy", "worker/console", "worker/demo", "worker/doctor", "worker/errors.py",
+        "worker/http", "worker/ids.py", "worker/instances.py", "worker/kind.py", "worker/ledger", "worker/messages",
         "worker/operation.py", "worker/process.py", "worker/queues.py", "worker/report", "worker/sandbox",
         "worker/session", "worker/settings.py", "worker/testbed", "worker/watch", "worker/webhook",
+    },
+    "worker/console": {
+        "tasks", "worker/doctor", "worker/errors.py", "worker/ledger", "worker/messages", "worker/operation.py",
+        "worker/process.py", "worker/queues.py", "worker/redis_url.py", "worker/report", "worker/session",
+        "worker/settings.py", "worker/watch",
     },
     "worker/demo": {
         "tasks", "worker/instances.py", "worker/ledger", "worker/operation.py", "worker/sandbox", "worker/testbed",
@@ -58,7 +63,7 @@ MAY_IMPORT = {
     },
     "worker/webhook": {
         "worker/b2copy", "worker/errors.py", "worker/http", "worker/operation.py", "worker/process.py",
-        "worker/session", "worker/settings.py",
+        "worker/secret_file.py", "worker/session", "worker/settings.py",
     },
     "worker/celery_app.py": {
         "worker/queues.py", "worker/redis_connection.py", "worker/redis_url.py", "worker/schedule.py",
@@ -73,8 +78,8 @@ MAY_IMPORT = {
         "worker/process.py", "worker/queues.py", "worker/redis_connection.py", "worker/settings.py", "worker/watch",
     },
     "worker/b2copy": {
-        "worker/errors.py", "worker/http", "worker/operation.py", "worker/session", "worker/settings.py",
-        "worker/watch",
+        "worker/errors.py", "worker/http", "worker/operation.py", "worker/secret_file.py", "worker/session",
+        "worker/settings.py", "worker/watch",
     },
     "worker/session": {
         "worker/errors.py", "worker/http", "worker/process.py", "worker/redis_connection.py", "worker/secret_file.py",

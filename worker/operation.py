@@ -294,6 +294,23 @@ class Operation:
     external_wait_ms: int
     ended_at: int | None
     result: dict[str, Any] | None
+    fence: int
+
+    @property
+    def change_mark(self) -> str:
+        """A text that changes when a decision about the operation must be thought over again. See `change_mark`."""
+        return change_mark(self.state, self.fence, self.state_since, self.replays, self.sent)
+
+
+def change_mark(state: str, fence: int, state_since: int, replays: int, sent: bool) -> str:
+    """Return a text by which a person's decision names the operation as that person saw it.
+
+    A final operation has another mark after every change. An open one is claimed and polled all the time: its mark only
+    changes when it ends, is replayed, or is sent for the first time.
+    """
+    if state in FINAL:
+        return f"{fence}.{state_since}"
+    return f"open.{replays}.{'sent' if sent else 'unsent'}"
 
 
 @dataclass(frozen=True, slots=True)

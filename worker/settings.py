@@ -151,6 +151,15 @@ def _rate(value: str) -> str:
     return re.sub(r"\s+", "", value)
 
 
+def _networks(value: list[str]) -> list[str]:
+    for text in value:
+        try:
+            ipaddress.ip_network(text)
+        except ValueError:
+            raise ValueError(f"must list addresses or networks such as 10.0.0.0/8, and {text!r} is none") from None
+    return value
+
+
 def _call_paths(value: list[str]) -> list[str]:
     for pattern in value:
         if not re.fullmatch(r"/api/admin/[A-Za-z0-9_/*-]+", pattern):
@@ -195,6 +204,11 @@ class LedgerSettings(BaseSettings):
         description="The ledger: sqlite:////absolute/path, or postgresql://user@host/name.",
     )
     retention: Seconds = Field(400 * 86400.0, description="How long a final operation is kept before purge takes it.")
+    four_eyes: Literal["off", "money", "all"] = Field(
+        "off",
+        description="What people decide needs a second person: off, money (replay, resolve, cancel, stop asking of what"
+        " moves money), or all (every operation, and the end of a pause).",
+    )
 
     webhook_url: WebhookUrl | None = Field(
         None,
@@ -317,6 +331,29 @@ class Settings(CrmSettings):
     )
 
 
+class ConsoleSettings(CrmSettings):
+    """What `b2copy-sync console` needs. It renews the session too, where a worker's settings are set."""
+
+    console_access: Literal["none", "proxy", "password"] = Field(
+        "none",
+        description="Who may use the console: none (loopback alone, reading), proxy (a proxy names the person), or"
+        " password (a file of people).",
+    )
+    console_read_only: bool = Field(False, description="Whether the console shows and changes nothing.")
+    console_origin: str | None = Field(
+        None, description="The console's address as browsers see it, if a proxy changes it: https://ops.example.com."
+    )
+    console_trusted_proxies: Annotated[list[str], NoDecode, BeforeValidator(_comma_list), AfterValidator(_networks)] = (
+        Field([], description="Addresses or networks of the proxies that may name the person.")
+    )
+    console_proxy_secret_file: Path | None = Field(
+        None, description="A file with the secret that the proxy sends as X-Console-Secret."
+    )
+    console_password_file: Path | None = Field(
+        None, description="The people of the console, written by `b2copy-sync console-user`; mode 0600."
+    )
+
+
 AnySettings = TypeVar("AnySettings", bound=LedgerSettings)
 
 
@@ -356,7 +393,7 @@ def variable(field: str) -> str:
 
 
 def _misspelt() -> list[str]:
-    known = [variable(field) for field in Settings.model_fields]
+    known = [variable(field) for field in (*Settings.model_fields, *ConsoleSettings.model_fields)]
     problems = []
     for name in sorted(os.environ):
         if name.startswith(PREFIX) and name not in known:

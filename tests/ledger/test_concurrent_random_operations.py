@@ -6,6 +6,7 @@ concurrently. Then no transaction may fail, no claim is given twice, every move 
 
 import os
 import random
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -62,7 +63,10 @@ class Actor:
 
     def decide(self) -> None:
         key = new_operation(self.random.choice(NAMES)).key
-        decision = self.random.choice([self.replay, cancel, stop_asking, self.poll_now, self.make_due, self.purge])
+        decisions: list[Callable[..., object]] = [
+            self.replay, cancel, stop_asking, self.poll_now, self.make_due, self.purge,
+        ]  # fmt: skip
+        decision = self.random.choice(decisions)
         with suppress(NotAllowed):
             decision(self.ledger, key, "ada", "random")
 

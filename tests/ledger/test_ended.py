@@ -122,7 +122,7 @@ def note_calls(monkeypatch: pytest.MonkeyPatch) -> list[Ended]:
         calls.extend(operations)
         ended(connection, operations, now)  # type: ignore[arg-type]
 
-    for module in ("claims", "late_answers", "operator_actions", "record", "settle"):
+    for module in ("claims", "late_answers", "decisions", "record", "settle"):
         # Some of these modules share their name with a function of the package.
         monkeypatch.setattr(import_module(f"worker.ledger.{module}"), "ended", noting)
     return calls

@@ -12,7 +12,7 @@ MAY_LOAD = {
     "sqlalchemy", "tenacity",  # the ledger; with its driver when it is opened
     "pydantic", "pydantic_core", "pydantic_settings", "annotated_types", "typing_extensions", "typing_inspection",
     "dotenv",
-    "cython_runtime",  # by SQLAlchemy
+    "cython_runtime", "greenlet",  # by SQLAlchemy, if it is installed
 }  # fmt: skip
 
 LIST = """

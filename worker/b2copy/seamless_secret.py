@@ -10,7 +10,7 @@ _SETTING = "B2COPY_SEAMLESS_SECRET_FILE"
 
 def seamless_secret(settings: Settings) -> SecretStr:
     """Read the secret; the file is read again each time, so that a new one counts at once. Raises `SettingsError`."""
-    from worker.session import secret_file  # here, because a CRM that enqueues loads no cryptography
+    from worker import secret_file  # here, because a CRM that enqueues loads no cryptography
 
     if settings.seamless_secret_file is None:
         raise SettingsError(f"{_SETTING} is not set: a file with the secret that the Back Office shows")

@@ -8,7 +8,10 @@ import typer
 
 from worker.cli import (
     accounts,
+    approvals,
     clients,
+    console,
+    console_user,
     demo,
     doctor,
     failed,
@@ -65,12 +68,15 @@ for command, panel in (
     (pause.pause, OPERATE),
     (pause.resume, OPERATE),
     (purge.purge, OPERATE),
+    (console.console, OPERATE),
+    (console_user.console_user, OPERATE),
 ):
     app.command(command.__name__.rstrip("_").replace("_", "-"), rich_help_panel=panel, epilog=EXITS)(command)
 app.add_typer(clients.app, name="clients", rich_help_panel=OPERATIONS)
 app.add_typer(accounts.app, name="accounts", rich_help_panel=OPERATIONS)
 app.add_typer(identity.app, name="identity", rich_help_panel=OPERATIONS)
 app.add_typer(failed.app, name="failed", rich_help_panel=OPERATIONS)
+app.add_typer(approvals.app, name="approvals", rich_help_panel=OPERATIONS)
 app.add_typer(session.app, name="session", rich_help_panel=OPERATE)
 app.add_typer(webhook.app, name="webhook", rich_help_panel=OPERATE)
 

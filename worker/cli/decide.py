@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from worker.cli import operation_view, output
+from worker.cli.approvals import show_proposal
 from worker.cli.open_ledger import existing_ledger
 from worker.cli.options import By, Json, Key, Why, json_or_text, named_texts
 from worker.cli.status import look_up
@@ -29,7 +30,7 @@ def resolve(
     then be replayed. Nothing is sent to B2COPY.
     """
     from tasks.registry import ALL_KINDS
-    from worker import ledger as decisions
+    from worker.ledger.approvals import Approval, decide_or_propose
     from worker.report.operation import report_on, summary
 
     if succeeded is None:
@@ -39,8 +40,11 @@ def resolve(
     values = {name: json_or_text(text) for name, text in named_texts(result or [], "--result").items()}
     with existing_ledger() as ledger:
         found = look_up(ledger, key)
-        operation = decisions.resolve(ledger, found.key, by, why, succeeded=succeeded, result=values or None)
-        report = report_on(ledger, operation, ALL_KINDS)
+        decided = decide_or_propose(ledger, "resolve", found, by, why, succeeded=succeeded, result=values or None)
+        if isinstance(decided, Approval):
+            show_proposal(decided, as_json)
+            return
+        operation, report = decided, report_on(ledger, decided, ALL_KINDS)
     if as_json:
         output.document(summary(report))
     else:
@@ -62,14 +66,16 @@ def cancel(
     side as failed (unresolved), and a person finds out at B2COPY whether it was done.
     """
     from tasks.registry import ALL_KINDS
-    from worker import ledger as decisions
+    from worker.ledger.approvals import Approval, decide_or_propose
     from worker.report.operation import report_on, summary
 
     with existing_ledger() as ledger:
-        operation = look_up(ledger, key)
-        decide = decisions.stop_asking if stop_asking else decisions.cancel
-        operation = decide(ledger, operation.key, by, why)
-        report = report_on(ledger, operation, ALL_KINDS)
+        found = look_up(ledger, key)
+        decided = decide_or_propose(ledger, "stop_asking" if stop_asking else "cancel", found, by, why)
+        if isinstance(decided, Approval):
+            show_proposal(decided, as_json)
+            return
+        operation, report = decided, report_on(ledger, decided, ALL_KINDS)
     if as_json:
         output.document(summary(report))
     elif stop_asking:

@@ -16,6 +16,9 @@ def demo(
         typer.Option(help="Withdrawals, each row with how it must end.", show_default="200 sample withdrawals"),
     ] = None,
     rows: Annotated[int | None, typer.Option(min=1, help="Only the first N rows.")] = None,
+    console: Annotated[
+        bool, typer.Option("--console", help="Open the operations console, and keep it open until Ctrl-C.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Process the fees of sample withdrawals with a broker, a sandbox B2COPY, a worker and a beat of its own.
@@ -38,7 +41,7 @@ def demo(
     except ValueError as error:
         raise Stop(Exit.USAGE, str(error)) from None
     try:
-        report = run(withdrawals, View(output.err() if json else output.out()))
+        report = run(withdrawals, View(output.err() if json else output.out()), console)
     except ProcessFailed as error:
         raise Stop(Exit.FAILED, str(error)) from None
     if json:

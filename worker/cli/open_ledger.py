@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from worker.ledger import Ledger
+    from worker.report.sentences import Kinds
     from worker.settings import LedgerSettings
 
 
@@ -13,11 +15,19 @@ if TYPE_CHECKING:
 def existing_ledger(settings: "LedgerSettings | None" = None) -> Iterator["Ledger"]:
     """Open the ledger of the settings. Raises `SettingsError` if there is none: a mistyped URL must not create one."""
     from worker.ledger import open_ledger
+    from worker.report.four_eyes import needs_approval
     from worker.settings import LedgerSettings, load
 
     settings = settings or load(LedgerSettings)
-    ledger = open_ledger(settings.database_url, with_notices=settings.webhook_url is not None)
+    opened = open_ledger(settings.database_url, with_notices=settings.webhook_url is not None)
+    ledger = replace(opened, needs_approval=needs_approval(settings.four_eyes, _kinds))
     try:
         yield ledger
     finally:
         ledger.close()
+
+
+def _kinds() -> "Kinds":
+    from tasks.registry import KINDS  # imports Celery, which few commands need
+
+    return KINDS

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from worker.cli import output
+from worker.cli.approvals import show_proposal
 from worker.cli.open_ledger import existing_ledger
 from worker.cli.options import By, Json, LaneOrAll, Why
 
@@ -32,13 +33,17 @@ def pause(why: Why, by: By, lane: Which = "all", as_json: Json = False) -> None:
 def resume(why: Why, by: By, lane: Which = "all", as_json: Json = False) -> None:
     """End a pause: what is due is sent again."""
     from worker import ledger as operations
+    from worker.ledger.approvals import Approval, resume_or_propose
     from worker.messages.wake_up import wake
     from worker.queues import LANES
     from worker.settings import CrmSettings, load
 
     settings = load(CrmSettings)
     with existing_ledger(settings) as ledger:
-        was_paused = operations.resume(ledger, lane, by, why)
+        was_paused = resume_or_propose(ledger, lane, by, why)
+        if isinstance(was_paused, Approval):
+            show_proposal(was_paused, as_json)
+            return
         flags = operations.active_flags(ledger)
     still_paused = [name.removeprefix("pause:") for name in flags if name.startswith("pause:")]
     for each in LANES if lane == "all" else [lane]:

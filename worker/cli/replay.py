@@ -65,21 +65,41 @@ def replay(
             chosen = list(_all_failed(ledger, failure_reason=reason, kind=kind, lane=lane, since=since))
         left_alone = {one.key: why_not for one in chosen if (why_not := why_not_replayable(one, not_done))}
         wanted = [one for one in chosen if one.key not in left_alone]
+        to_propose = [one for one in wanted if ledger.needs_approval(one.kind, one.lane)]
         money = sum(moves_money(one, ALL_KINDS) for one in wanted)
         if money and not (yes or dry_run):
             chosen_are = f"{count(len(wanted))} chosen, {money} of which move money"
             raise Stop(Exit.USAGE, f"{chosen_are}: look with --dry-run, then --yes")
-        replayed = [] if dry_run else _queue_again(ledger, wanted, by, why, not_done, rate)
+        proposed: dict[str, str] = {}
+        replayed: list[str] = []
+        if not dry_run:
+            proposed = _propose(ledger, to_propose, by, why, not_done, left_alone)
+            alone = [one for one in wanted if one not in to_propose]
+            replayed = _queue_again(ledger, alone, by, why, not_done, rate)
     if as_json:
         names = [one.key for one in wanted]
-        output.document({"dry_run": dry_run, "chosen": names, "replayed": replayed, "left_alone": left_alone})
+        output.document(
+            {
+                "dry_run": dry_run,
+                "chosen": names,
+                "replayed": replayed,
+                "proposed": proposed,
+                "left_alone": left_alone,
+            }
+        )
     elif dry_run:
         output.table(
             ("Would replay", "Lane", "Failed for"), [(one.key, one.lane, one.failure_reason or "") for one in wanted]
         )
         output.line(f"{count(len(wanted))} would be replayed, {money} of which move money; nothing was changed")
+        if to_propose:
+            output.line(f"{count(len(to_propose))} of these would be proposed: a second person must approve them")
     else:
         output.line(f"{count(len(replayed))} replayed")
+        if proposed:
+            first, *others = proposed.values()
+            named = f"{first} to {others[-1]}" if others else first
+            output.line(f"{count(len(proposed))} proposed as {named}: another person runs `b2copy-sync approvals`")
     if not as_json:
         for key, why_not in left_alone.items():
             output.note(f"left alone: {key}: {why_not}")
@@ -107,6 +127,23 @@ def _queue_again(
         message = f"interrupted: {len(replayed)} of {len(wanted)} replayed, the others are as they were"
         raise Stop(Exit.FAILED, message) from None
     return replayed
+
+
+def _propose(
+    ledger: "Ledger", wanted: "list[Operation]", by: str, why: str, not_done: bool, left_alone: dict[str, str]
+) -> dict[str, str]:
+    """Propose what needs a second person. Returns the name of each proposal by key; adds what cannot be proposed."""
+    from worker.errors import NotAllowed
+    from worker.ledger.approvals import propose
+
+    proposed = {}
+    for one in wanted:
+        arguments = {"not_done": True} if not_done else {}
+        try:
+            proposed[one.key] = propose(ledger, "replay", one.key, by, why, one.change_mark, arguments).name
+        except NotAllowed as error:
+            left_alone[one.key] = str(error)
+    return proposed
 
 
 def _all_failed(ledger: "Ledger", **filters: Any) -> "Iterator[Operation]":

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -15,6 +16,7 @@ from worker.demo.view import Progress, View
 from worker.ledger import Ledger, find_many
 from worker.operation import FINAL
 from worker.testbed.environment import Environment, wait_for_worker
+from worker.testbed.ports import free_port, wait_for_port
 
 TOKEN_LIFETIME_S = 5  # seconds; short enough to see beat renew the session before it expires
 TIME_LIMIT_S = 30.0  # seconds, added to the longest `pending_seconds`
@@ -23,34 +25,57 @@ INTERVAL_S = 0.2  # seconds between two queries
 QUICK_POLLS = {"B2COPY_FEES_POLL_FIRST": "1", "B2COPY_FEES_POLL_MAX": "1"}
 
 
-def run(rows: list[Withdrawal], view: View) -> Report:
-    """Run the rows and return the report. Raises ProcessFailed, and SystemExit if a signal ended the demo."""
+def run(rows: list[Withdrawal], view: View, console: bool = False) -> Report:
+    """Run the rows and return the report. Raises ProcessFailed, and SystemExit if a signal ended the demo.
+
+    `console`: open the operations console, and keep everything running after the report until Ctrl-C.
+    """
     interrupts = Interrupts()
     view.opening(len(rows))
     try:
         environment = Environment(access_lifetime=TOKEN_LIFETIME_S, logins=rules(rows))
         environment.settings |= QUICK_POLLS
         with environment, interrupts.armed():
-            return _run_and_report(rows, environment, view, interrupts)
+            return _run_and_report(rows, environment, view, interrupts, console)
     finally:
         if interrupts.number:
             view.print("stopped: every process has ended, nothing is left behind")
 
 
-def _run_and_report(rows: list[Withdrawal], environment: Environment, view: View, interrupts: Interrupts) -> Report:
+def _run_and_report(
+    rows: list[Withdrawal], environment: Environment, view: View, interrupts: Interrupts, console: bool
+) -> Report:
     """Show the report. Save the logs if anything went wrong."""
     try:
-        report = _run(rows, environment, view, interrupts)
+        report = _run(rows, environment, view, interrupts, console)
     except Exception:
         view.print(f"The logs are saved in {_save_logs(environment)}")
         raise
     view.report(report)
     if not report.passed:
         view.print(f"The logs and the ledger are saved in {_save_logs(environment)}")
+    if console:
+        _keep_running(environment, view, interrupts)
     return report
 
 
-def _run(rows: list[Withdrawal], environment: Environment, view: View, interrupts: Interrupts) -> Report:
+def _open_console(environment: Environment, view: View) -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "worker.cli", "console", "--listen", f"127.0.0.1:{port}", "--yes-i-am-alone"]
+    wait_for_port(port, environment.run("console", *command))
+    view.started("console", f"http://127.0.0.1:{port}, shows every operation and lets you act")
+
+
+def _keep_running(environment: Environment, view: View, interrupts: Interrupts) -> None:
+    """Leave all processes running until a signal comes or the console ends."""
+    console = next(process for process in environment.processes if process.name == "console")
+    view.print("\nThe console stays open: look around, and end everything with Ctrl-C.")
+    while console.running:
+        interrupts.exit_if_signalled()
+        time.sleep(INTERVAL_S)
+
+
+def _run(rows: list[Withdrawal], environment: Environment, view: View, interrupts: Interrupts, console: bool) -> Report:
     broker, sandbox = environment.broker, environment.sandbox
     view.started("broker", f"redis://127.0.0.1:{broker.port}, wakes the worker and holds the shared session")
     view.started("B2COPY", f"{sandbox.url}, a local sandbox; its access tokens live {TOKEN_LIFETIME_S} s")
@@ -64,6 +89,8 @@ def _run(rows: list[Withdrawal], environment: Environment, view: View, interrupt
     wait_for_worker(worker)
     view.started("worker", "celery -A worker.app worker, starts fee runs, polls until all are final")
     view.started("beat", "celery -A worker.app beat, has the session renewed before it expires")
+    if console:
+        _open_console(environment, view)
     started = time.monotonic()
     enqueue.many("fees.process", [row.fields for row in rows], by="demo")
     took = time.monotonic() - started

@@ -21,12 +21,25 @@ _RETRIED_SQLSTATES = {"23505", "40001", "40P01"}  # unique_violation, serializat
 Result = TypeVar("Result")
 
 
+NeedsApproval = Callable[[str, str], bool]
+"""Whether what a person decides about an operation needs a second person, from the operation's kind and lane."""
+
+
+def no_approval(kind: str, lane: str) -> bool:
+    """One person decides."""
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """An open ledger. `id` identifies it among all ledgers; every wake-up carries it."""
+    """An open ledger. `id` identifies it among all ledgers; every wake-up carries it.
+
+    `needs_approval` says which decisions of people need a second person (four eyes).
+    """
 
     engine: Engine
     id: str
+    needs_approval: NeedsApproval = no_approval
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
@@ -60,10 +73,11 @@ class Ledger:
         self.engine.dispose()
 
 
-def open_ledger(url: str, create: bool = False, *, with_notices: bool = False) -> Ledger:
+def open_ledger(url: str, create: bool = False, *, with_notices: bool = False, **pool: int) -> Ledger:
     """Open the ledger at an SQLAlchemy URL. `create`: make its tables if the database holds none of ours.
 
     `with_notices`: operations that end through this ledger record a notice to the CRM. All processes must agree on it.
+    `pool`: SQLAlchemy's `pool_size` and `max_overflow`.
 
     Only `migrate` and the start of a worker create a ledger. Anybody else who finds none has most likely mistyped the
     URL, and would record operations that no worker ever sees.
@@ -71,7 +85,7 @@ def open_ledger(url: str, create: bool = False, *, with_notices: bool = False) -
     Raises `SettingsError` if there is no ledger, or if its schema is older or newer than this code, and SQLAlchemy's
     `OperationalError` if the database cannot be reached.
     """
-    engine = connect(url)
+    engine = connect(url, **pool)
     engine.update_execution_options(**{WITH_NOTICES: with_notices})
     try:
         if create:

@@ -41,20 +41,22 @@ _VALUES = {
 _failed_at: weakref.WeakKeyDictionary[Engine, float] = weakref.WeakKeyDictionary()  # seconds of `time.monotonic`
 
 
-def connect(url: str) -> Engine:
+def connect(url: str, **pool: int) -> Engine:
     """Return an engine whose transactions are what the ledger needs. Nothing is connected yet.
+
+    `pool`: SQLAlchemy's `pool_size` and `max_overflow`.
 
     Raises `SettingsError` if the URL of a PostgreSQL server holds an option that libpq does not know.
     """
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite":
         # hide_parameters: payloads belong in no log
-        engine = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_S}, hide_parameters=True)
+        engine = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_S}, hide_parameters=True, **pool)
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     else:
         _check_options(parsed)
-        engine = create_engine(parsed, connect_args=_POSTGRESQL_OPTIONS, hide_parameters=True)
+        engine = create_engine(parsed, connect_args=_POSTGRESQL_OPTIONS, hide_parameters=True, **pool)
         event.listen(engine, "connect", _prepare_postgresql)
         event.listen(engine, "begin", _begin_postgresql)
         event.listen(engine, "handle_error", _remove_row_values)

@@ -2,11 +2,15 @@
 
 from sqlalchemy import Connection, bindparam, case, delete, insert, select, update
 
+from worker.errors import NotAllowed
 from worker.ledger.audit import record_audit
 from worker.ledger.database import Ledger
 from worker.ledger.schema import c, flags, now_ms, operations, sql_literal
 from worker.operation import State, WaitReason
 from worker.queues import LANES
+
+RESUME = "resume"
+"""What `Ledger.needs_approval` is asked about the end of a pause, in place of a kind."""
 
 _paused_from = case((c.due_at > bindparam("since"), c.due_at), else_=bindparam("since"))
 # While a lane is paused its due operations stand still, and that time is not ours. The time of those that are pending
@@ -29,22 +33,28 @@ def pause(ledger: Ledger, lane: str, actor: str, note: str) -> None:
 
 
 def resume(ledger: Ledger, lane: str, actor: str, note: str) -> bool:
-    """End a pause, and add its time to `external_wait_ms` of what stood still. Returns whether there was a pause."""
+    """End a pause, and add its time to `external_wait_ms` of what stood still. Returns whether there was a pause.
 
-    def work(connection: Connection) -> bool:
-        raised = {row.name: row.since for row in connection.execute(select(flags.c.name, flags.c.since))}
-        if f"pause:{lane}" not in raised:
-            return False
-        now = connection.execute(select(now_ms())).scalar_one()
-        since = raised[f"pause:{lane}"]
-        for each in LANES if lane == "all" else [lane]:
-            # If the lane stays paused by the other flag, its own resume counts the time since that one was raised.
-            until = raised.get(f"pause:{each}" if lane == "all" else "pause:all", now)
-            if until > since:
-                connection.execute(_COUNT_PAUSE, {"paused": each, "since": since, "until": until})
-        return _lower_flag(connection, f"pause:{lane}", actor, note)
+    Raises `NotAllowed` if it needs a second person; see `approvals`.
+    """
+    if ledger.needs_approval(RESUME, lane):
+        raise NotAllowed(f"pause:{lane} needs a second person to end (B2COPY_FOUR_EYES): propose it")
+    return ledger.write(lambda connection: resume_within(connection, lane, actor, note))
 
-    return ledger.write(work)
+
+def resume_within(connection: Connection, lane: str, actor: str, note: str) -> bool:
+    """End a pause within the caller's transaction."""
+    raised = {row.name: row.since for row in connection.execute(select(flags.c.name, flags.c.since))}
+    if f"pause:{lane}" not in raised:
+        return False
+    now = connection.execute(select(now_ms())).scalar_one()
+    since = raised[f"pause:{lane}"]
+    for each in LANES if lane == "all" else [lane]:
+        # If the lane stays paused by the other flag, its own resume counts the time since that one was raised.
+        until = raised.get(f"pause:{each}" if lane == "all" else "pause:all", now)
+        if until > since:
+            connection.execute(_COUNT_PAUSE, {"paused": each, "since": since, "until": until})
+    return _lower_flag(connection, f"pause:{lane}", actor, note)
 
 
 def raise_flag(ledger: Ledger, name: str, actor: str, note: str) -> None:

@@ -113,7 +113,7 @@ _partial("b2copy_operations_children", c.parent, where=c.parent.is_not(None) & c
 _partial("b2copy_operations_waiting", c.wait_reason, where=c.state == "waiting")
 _partial("b2copy_operations_failed", c.id, where=c.state == "failed")
 _partial("b2copy_operations_ended", c.ended_at, where=c.ended_at.is_not(None))
-_partial("b2copy_operations_batch", c.batch, where=c.batch.is_not(None))
+_partial("b2copy_operations_batch", c.batch, c.id, where=c.batch.is_not(None))
 
 attempts = Table(
     "b2copy_attempts",
@@ -192,6 +192,44 @@ identities = Table(  # who is who: the CRM's ids, the trading platform's logins,
     Column("learned_from", Text, nullable=False),  # the key of the operation that learned it, or "import"
     Column("learned_at", BigInteger, nullable=False),
 )
+
+
+minutes = Table(  # what ended in each minute, and how each lane stood at its end; see worker/ledger/minutes.py
+    "b2copy_minutes",
+    metadata,
+    Column("minute", BigInteger, primary_key=True, autoincrement=False),  # its first instant
+    Column("lane", Text, primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("outcome", Text, primary_key=True),
+    Column("operations", Integer, nullable=False),
+    Column("total_ms", BigInteger, nullable=False),
+    Column("external_ms", BigInteger, nullable=False),
+)
+
+approvals = Table(  # four eyes: what one person proposed, and what another decided
+    "b2copy_approvals",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("action", Text, nullable=False),
+    Column("subject", Text, nullable=False),  # the operation's key, or the flag's name
+    Column("arguments", Text),  # JSON
+    Column("seen", Text, nullable=False),  # the version of the subject for which it was proposed
+    Column("proposed_at", BigInteger, nullable=False),
+    Column("proposed_by", Text, nullable=False),
+    Column("note", Text, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("decision", Text),  # approved, rejected, withdrawn, changed, expired
+    Column("decided_at", BigInteger),
+    Column("decided_by", Text),
+    Column("decided_note", Text),
+    CheckConstraint("(decision IS NULL) = (decided_by IS NULL)", name="b2copy_decided_by_somebody"),
+    CheckConstraint(
+        "decision <> 'approved' OR lower(trim(decided_by)) <> lower(trim(proposed_by))", name="b2copy_four_eyes"
+    ),
+    sqlite_autoincrement=True,
+)
+_open_approval = approvals.c.decision.is_(None)
+_partial("b2copy_approvals_open", approvals.c.subject, where=_open_approval, unique=True)
 
 
 class _Now(FunctionElement[int]):

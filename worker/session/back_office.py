@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from worker import secret_file
 from worker.errors import CredentialsRejected, SettingsError, Unavailable
 from worker.http import Answer
-from worker.session import secret_file
 from worker.session.key_files import key_errors_as_refused_login
 from worker.session.login import BeforeCall, Identity
 from worker.session.secret import Secret

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from standardwebhooks import Webhook, WebhookVerificationError
 
+from worker import secret_file
 from worker.errors import SettingsError
-from worker.session import secret_file
 
 PREFIX = "whsec_"
 _BYTES = range(24, 65)  # of a secret: the specification's limits

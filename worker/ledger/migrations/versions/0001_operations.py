@@ -1,4 +1,4 @@
-"""All tables: operations, attempts, audit, flags, requests, identities, and the ledger's own row."""
+"""All tables: operations, attempts, audit, flags, requests, identities, minutes, approvals, the ledger's own row."""
 
 from typing import Any
 
@@ -99,7 +99,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("key"),
         sqlite_autoincrement=True,
     )
-    _partial_index("b2copy_operations_batch", ["batch"], "batch IS NOT NULL")
+    _partial_index("b2copy_operations_batch", ["batch", "id"], "batch IS NOT NULL")
     _partial_index("b2copy_operations_children", ["parent"], "parent IS NOT NULL AND due_at IS NOT NULL")
     _partial_index("b2copy_operations_due", ["lane", "phase", "due_at"], "due_at IS NOT NULL")
     _partial_index("b2copy_operations_ended", ["ended_at"], "ended_at IS NOT NULL")
@@ -171,6 +171,48 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("destination", "platform", "login"),
     )
     op.execute(_status_view(op.get_bind().dialect.name))
+    op.create_table(
+        "b2copy_minutes",
+        _big("minute", autoincrement=False),
+        _text("lane"),
+        _text("kind"),
+        _text("outcome"),
+        _integer("operations"),
+        _big("total_ms"),
+        _big("external_ms"),
+        sa.PrimaryKeyConstraint("minute", "lane", "kind", "outcome"),
+    )
+    op.create_table(
+        "b2copy_approvals",
+        sa.Column("id", _ID, nullable=False),
+        _text("action"),
+        _text("subject"),
+        _text("arguments", required=False),
+        _text("seen"),
+        _big("proposed_at"),
+        _text("proposed_by"),
+        _text("note"),
+        _big("expires_at"),
+        _text("decision", required=False),
+        _big("decided_at", required=False),
+        _text("decided_by", required=False),
+        _text("decided_note", required=False),
+        sa.CheckConstraint("(decision IS NULL) = (decided_by IS NULL)", name="b2copy_decided_by_somebody"),
+        sa.CheckConstraint(
+            "decision <> 'approved' OR lower(trim(decided_by)) <> lower(trim(proposed_by))", name="b2copy_four_eyes"
+        ),
+        sa.PrimaryKeyConstraint("id"),
+        sqlite_autoincrement=True,
+    )
+    still_open = sa.text("decision IS NULL")
+    op.create_index(
+        "b2copy_approvals_open",
+        "b2copy_approvals",
+        ["subject"],
+        unique=True,
+        sqlite_where=still_open,
+        postgresql_where=still_open,
+    )
 
 
 def _status_view(dialect: str) -> str:

@@ -1,0 +1,54 @@
+"""The console as a process: what it refuses, and that it serves and ends."""
+
+import stat
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+from tests.cli.conftest import Command
+from tests.support import until
+from worker.ledger import Ledger
+from worker.testbed.environment import Environment
+from worker.testbed.ports import free_port
+
+
+def test_it_listens_for_others_only_with_access_control(b2copy_sync: Command, ledger: Ledger) -> None:
+    ran = b2copy_sync("console", "--listen", "0.0.0.0:8080")
+
+    assert ran.code == 2
+    assert "B2COPY_CONSOLE_ACCESS=proxy or password" in ran.err
+
+
+def test_it_serves_until_a_signal(environment: Environment, ledger: Ledger) -> None:
+    port = free_port()
+    process = environment.run(
+        "console", sys.executable, "-m", "worker.cli", "console", "--listen", f"127.0.0.1:{port}", restarts=False
+    )
+
+    def page() -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/system", timeout=5) as answer:
+            return str(answer.read().decode())
+
+    def answers() -> bool:
+        try:
+            return "read-only" in page()
+        except OSError:
+            return False
+
+    until(answers, within=20)
+    process.terminate()
+    process.wait(10)
+
+    assert "Traceback" not in process.tail(100)
+
+
+def test_a_person_is_added_with_a_password_from_standard_input(tmp_path: Path) -> None:
+    path = tmp_path / "people"
+
+    command = [sys.executable, "-m", "worker.cli", "console-user", "ann", "--role", "operator", "--file", str(path)]
+    ran = subprocess.run(command, input="a long password 1\n", capture_output=True, text=True, check=True)
+
+    assert ran.stdout == "ann: operator\n"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert path.read_text().startswith("ann:$argon2id$")

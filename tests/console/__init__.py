@@ -1,0 +1,1 @@
+"""The operations console: pages, actions, access; a real browser in test_browser.py."""

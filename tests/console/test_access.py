@@ -1,0 +1,178 @@
+"""Who may come in: by a proxy's word, by password, or only from this machine."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.console.conftest import ADDRESS, client_of
+from worker.console.access import ProxyAccess, read_secret
+from worker.console.passwords import PasswordAccess, read_people, set_person
+from worker.console.roles import Role
+from worker.console.serve import check_listen, make_console, split_address
+from worker.console.state import Console
+from worker.errors import SettingsError
+from worker.settings import ConsoleSettings
+
+OpenConsole = Callable[..., Console]
+SECRET = "s" * 40
+PASSWORD = "correct horse battery"
+
+
+def by_proxy(console: OpenConsole, trusted: str = "127.0.0.0/8") -> Console:
+    return console(ProxyAccess([trusted], SECRET), console_access="proxy")
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"x-forwarded-user": "ann", "x-forwarded-groups": "staff, b2copy-viewer", "x-console-secret": SECRET}, 200),
+        ({"x-forwarded-user": "ann", "x-forwarded-groups": "b2copy-operator", "x-console-secret": SECRET}, 200),
+        ({"x-forwarded-user": "ann", "x-forwarded-groups": "staff", "x-console-secret": SECRET}, 403),
+        ({"x-forwarded-user": "ann", "x-console-secret": SECRET}, 403),
+        ({"x-forwarded-user": "ann", "x-forwarded-groups": "b2copy-viewer"}, 401),
+        ({"x-forwarded-user": "ann", "x-forwarded-groups": "b2copy-viewer", "x-console-secret": "x" * 40}, 401),
+        ({"x-forwarded-user": "  ", "x-forwarded-groups": "b2copy-viewer", "x-console-secret": SECRET}, 401),
+        ({"x-forwarded-user": "a" * 101, "x-forwarded-groups": "b2copy-viewer", "x-console-secret": SECRET}, 401),
+        ({"x-forwarded-groups": "b2copy-viewer", "x-console-secret": SECRET}, 401),
+        ({}, 401),
+    ],
+)
+def test_a_proxy_names_the_person(open_console: OpenConsole, headers: dict[str, str], status: int) -> None:
+    from starlette.testclient import TestClient
+
+    from worker.console.app import make_app
+
+    client = TestClient(make_app(by_proxy(open_console)), base_url=ADDRESS, client=("127.0.0.1", 5000))
+    assert client.get("/", headers=headers).status_code == status
+    foreign = TestClient(make_app(by_proxy(open_console)), base_url=ADDRESS, client=("10.9.9.9", 5000))
+    assert foreign.get("/", headers=headers).status_code == 401
+
+
+@pytest.fixture
+def people(tmp_path: Path) -> Path:
+    path = tmp_path / "people"
+    set_person(path, "ann", PASSWORD, [Role.OPERATOR])
+    set_person(path, "bob", "another long password", [Role.VIEWER, Role.APPROVER])
+    return path
+
+
+def test_the_file_of_people_is_private_and_holds_no_password(people: Path) -> None:
+    assert people.stat().st_mode & 0o777 == 0o600
+    assert PASSWORD not in people.read_text()
+    assert "$argon2id$" in people.read_text()
+    assert {name: person.roles for name, (_, person) in read_people(people).items()} == {
+        "ann": {Role.OPERATOR},
+        "bob": {Role.VIEWER, Role.APPROVER},
+    }
+    people.chmod(0o644)
+    with pytest.raises(SettingsError, match="chmod 600"):
+        read_people(people)
+
+
+@pytest.mark.parametrize(("name", "password"), [("a:b", PASSWORD), ("", PASSWORD), (" a", PASSWORD), ("a", "short")])
+def test_a_name_or_password_that_cannot_be_used_is_refused(tmp_path: Path, name: str, password: str) -> None:
+    with pytest.raises(SettingsError):
+        set_person(tmp_path / "people", name, password, [Role.VIEWER])
+    assert not (tmp_path / "people").exists()
+
+
+def test_a_person_logs_in_and_out(open_console: OpenConsole, people: Path) -> None:
+    client = client_of(open_console(PasswordAccess(people, False), console_access="password"))
+
+    assert client.get("/").headers["location"] == "/login"
+    assert client.post("/login", data={"name": "ann", "password": "wrong one, sorry"}).status_code == 401
+    entered = client.post("/login", data={"name": "ann", "password": PASSWORD})
+    cookie = entered.headers["set-cookie"]
+    assert entered.status_code == 303
+    assert {part.strip().lower() for part in cookie.split(";")[1:]} >= {"httponly", "samesite=strict", "path=/"}
+    page = client.get("/")
+    assert (page.status_code, "ann" in page.text) == (200, True)
+    client.post("/logout")
+
+    assert client.get("/").headers["location"] == "/login"
+
+
+def test_over_https_the_cookie_is_bound_to_the_host(open_console: OpenConsole, people: Path) -> None:
+    client = client_of(open_console(PasswordAccess(people, True), console_access="password"))
+
+    cookie = client.post("/login", data={"name": "ann", "password": PASSWORD}).headers["set-cookie"]
+
+    assert cookie.startswith("__Host-b2copy=")
+    assert "secure" in cookie.lower()
+
+
+def test_a_change_of_the_file_ends_all_sessions(open_console: OpenConsole, people: Path) -> None:
+    client = client_of(open_console(PasswordAccess(people, False), console_access="password"))
+    client.post("/login", data={"name": "ann", "password": PASSWORD})
+    assert client.get("/").status_code == 200
+
+    set_person(people, "carl", "yet another password", [Role.VIEWER])
+
+    assert client.get("/").status_code == 303
+
+
+def test_passwords_cannot_be_tried_without_end(open_console: OpenConsole, people: Path) -> None:
+    client = client_of(open_console(PasswordAccess(people, False), console_access="password"))
+    tries = [client.post("/login", data={"name": "eve", "password": "guess"}).status_code for _ in range(6)]
+
+    assert tries == [401] * 5 + [429]
+    assert client.post("/login", data={"name": "ann", "password": PASSWORD}).status_code == 303
+
+
+def settings(console_url: str, **given: object) -> ConsoleSettings:
+    return ConsoleSettings(database_url=console_url, redis_url="redis://127.0.0.1:1/0", **given)  # type: ignore[arg-type]
+
+
+def test_others_reach_no_console_without_access_control(console_url: str) -> None:
+    check_listen(settings(console_url), "127.0.0.1")
+    check_listen(settings(console_url, console_access="proxy"), "0.0.0.0")
+    check_listen(settings(console_url, console_access="password", console_origin="https://x.example"), "10.0.0.1")
+    for given, host in (({}, "0.0.0.0"), ({}, "192.168.1.5"), ({"console_access": "password"}, "10.0.0.1")):
+        with pytest.raises(SettingsError, match=host):
+            check_listen(settings(console_url, **given), host)
+
+
+def test_without_access_control_the_console_only_reads(console_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for alone in (False, True):
+        console = make_console(settings(console_url), alone, lambda lane: None)
+        assert console.read_only is not alone
+        page = client_of(console).get("/system").text
+        assert ("/fleet/pause" in page) is alone
+        assert client_of(console).get("/fleet/pause").status_code == (200 if alone else 404)
+        console.ledger.close()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"console_access": "proxy"},
+        {"console_access": "proxy", "console_trusted_proxies": ["10.0.0.1"]},
+        {"console_access": "password"},
+        {"console_access": "password", "console_password_file": Path("/nowhere/people")},
+    ],
+)
+def test_incomplete_settings_are_refused_with_the_name_of_what_is_missing(
+    console_url: str, given: dict[str, object]
+) -> None:
+    with pytest.raises(SettingsError, match="B2COPY_CONSOLE_"):
+        make_console(settings(console_url, **given), False, lambda lane: None)
+
+
+def test_the_proxys_secret_is_long_and_private(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    for content, mode in (("short", 0o600), (SECRET, 0o644)):
+        path.write_text(content)
+        os.chmod(path, mode)
+        with pytest.raises(SettingsError, match="B2COPY_CONSOLE_PROXY_SECRET_FILE"):
+            read_secret(path)
+    os.chmod(path, 0o640)
+    assert read_secret(path) == SECRET
+
+
+@pytest.mark.parametrize("text", ["8080", "127.0.0.1", "example.com:80", "127.0.0.1:0", "127.0.0.1:x", ":8080"])
+def test_an_address_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match="--listen"):
+        split_address(text)
+    assert split_address("[::1]:8080") == ("::1", 8080)

@@ -1,0 +1,196 @@
+"""What a person does with the console: once, with a reason, and only to what that person saw."""
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.console.conftest import client_of
+from tests.console.forms import fields_of, fill_and_send
+from tests.operations import (
+    claim_named,
+    fail,
+    fail_operation,
+    find_operation,
+    hold_operation,
+    make_wait,
+    record_operation,
+)
+from worker.console.serve import make_console
+from worker.console.state import Console
+from worker.ledger import Ledger, active_flags, audit_of, replay
+from worker.operation import FailureReason, OnUnknown, State, WaitReason
+from worker.settings import ConsoleSettings, load
+from worker.testbed.environment import Environment
+
+OpenConsole = Callable[..., Console]
+W1 = "?key=fees.process:W1"
+
+
+def test_a_replay_says_what_it_does_and_stores_who_and_why(open_console: OpenConsole, ledger: Ledger) -> None:
+    key = fail_operation(ledger, "W1")
+    client = client_of(open_console())
+
+    page = client.get(f"/operation/replay{W1}").text
+    answer = fill_and_send(client, f"/operation/replay{W1}", note="the account has positions again")
+
+    assert "is sent to B2COPY" in page
+    assert "moves money" in page
+    assert (answer.status_code, answer.headers["location"]) == (303, "/operation?key=fees.process%3AW1")
+    assert find_operation(ledger).state == State.QUEUED
+    [entry] = audit_of(ledger, key)
+    assert (entry.actor, entry.action, entry.note) == ("ann", "replay", "the account has positions again")
+
+
+@pytest.mark.parametrize("note", ["", "   ", "short", "x" * 1001])
+def test_without_a_reason_nothing_is_done(open_console: OpenConsole, ledger: Ledger, note: str) -> None:
+    fail_operation(ledger, "W1")
+
+    answer = fill_and_send(client_of(open_console()), f"/operation/replay{W1}", note=note)
+
+    assert answer.status_code == 400
+    assert "Give your reason" in answer.text
+    assert find_operation(ledger).state == State.FAILED
+
+
+def test_a_double_click_is_one_act_with_one_answer(open_console: OpenConsole, ledger: Ledger) -> None:
+    key = fail_operation(ledger, "W1")
+    client = client_of(open_console())
+    form = fields_of(client.get(f"/operation/replay{W1}").text) | {"note": "clicked twice, as people do"}
+
+    first, second = (client.post(f"/operation/replay{W1}", data=form) for _ in range(2))
+
+    assert (first.status_code, first.headers["location"]) == (second.status_code, second.headers["location"])
+    assert len(audit_of(ledger, key)) == 1
+
+
+def test_an_operation_that_has_changed_meanwhile_is_left_as_it_is(open_console: OpenConsole, ledger: Ledger) -> None:
+    key = fail_operation(ledger, "W1")
+    client = client_of(open_console())
+    form = fields_of(client.get(f"/operation/replay{W1}").text) | {"note": "this page is an old one"}
+    replay(ledger, [key], "bob", "meanwhile")
+    fail(ledger, claim_named(ledger, "W1"))
+
+    answer = client.post(f"/operation/replay{W1}", data=form)
+
+    assert answer.status_code == 409
+    assert "has changed since you looked" in answer.text
+    assert find_operation(ledger).replays == 1
+
+
+def test_what_an_operation_does_not_permit_is_not_offered_and_not_done(
+    open_console: OpenConsole, ledger: Ledger
+) -> None:
+    fail_operation(ledger, "W1", kind="call", failure_reason=FailureReason.UNRESOLVED, on_unknown=OnUnknown.STOP)
+    client = client_of(open_console())
+    page = client.get("/operation?key=call:W1").text
+
+    answer = client.post("/operation/replay?key=call:W1", data={"note": "I press it all the same", "seen": ""})
+
+    assert "/operation/replay?" not in page
+    assert "/operation/replay-not-done?" in page
+    assert answer.status_code == 409
+    assert find_operation(ledger, kind="call").state == State.FAILED
+
+
+@pytest.mark.parametrize(
+    ("action", "state"),
+    [("resolve-done", State.SUCCEEDED), ("resolve-failed", State.FAILED), ("replay-not-done", State.QUEUED)],
+)
+def test_a_person_who_has_looked_says_what_was_done(
+    open_console: OpenConsole, ledger: Ledger, action: str, state: State
+) -> None:
+    fail_operation(ledger, "W1", kind="call", failure_reason=FailureReason.UNRESOLVED, on_unknown=OnUnknown.STOP)
+
+    assert fill_and_send(client_of(open_console()), f"/operation/{action}?key=call:W1").status_code == 303
+
+    operation = find_operation(ledger, kind="call")
+    assert (operation.state, operation.outcome_unknown) == (state, False)
+
+
+def test_what_was_not_sent_is_cancelled_and_what_was_sent_is_not_asked_any_more(
+    open_console: OpenConsole, ledger: Ledger
+) -> None:
+    record_operation(ledger, "W1")
+    make_wait(ledger, hold_operation(ledger, "W2"), wait_reason=WaitReason.PENDING_AT_B2COPY)
+    client = client_of(open_console())
+
+    fill_and_send(client, f"/operation/cancel{W1}")
+    fill_and_send(client, "/operation/stop-asking?key=fees.process:W2")
+
+    assert find_operation(ledger, "W1").state == State.CANCELLED
+    assert find_operation(ledger, "W2").failure_reason == FailureReason.UNRESOLVED
+
+
+def test_an_operation_that_waits_is_asked_about_now(open_console: OpenConsole, ledger: Ledger) -> None:
+    make_wait(ledger, hold_operation(ledger, "W1"), wait_reason=WaitReason.PENDING_AT_B2COPY, due_in_s=3600)
+    before = find_operation(ledger).due_at or 0
+
+    assert fill_and_send(client_of(open_console()), f"/operation/poll-now{W1}", note="").status_code == 303
+
+    assert (find_operation(ledger).due_at or 0) < before - 3_000_000
+
+
+def test_a_lane_is_paused_and_resumed(open_console: OpenConsole, ledger: Ledger) -> None:
+    client = client_of(open_console())
+
+    fill_and_send(client, "/fleet/pause?lane=money", note="B2COPY is in maintenance")
+    assert active_flags(ledger)["pause:money"].actor == "ann"
+    assert "Lane money is paused" in client.get("/").text
+    fill_and_send(client, "/fleet/resume?lane=money")
+
+    assert active_flags(ledger) == {}
+
+
+def test_a_host_without_keys_cannot_renew_the_session_and_says_where_to(open_console: OpenConsole) -> None:
+    answer = fill_and_send(client_of(open_console()), "/fleet/renew")
+
+    assert answer.status_code == 409
+    assert "b2copy-sync session renew" in answer.text
+
+
+def test_the_session_is_renewed_and_the_audit_says_why(active_environment: Environment) -> None:
+    console = make_console(load(ConsoleSettings), True, lambda lane: None)
+    client = client_of(console)
+
+    answer = fill_and_send(client, "/fleet/renew", note="the key was registered again")
+
+    assert (answer.status_code, "generation" in answer.headers["location"]) == (303, True)
+    assert [(entry.action, entry.note) for entry in audit_of(console.ledger, "session")] == [
+        ("renew", "the key was registered again")
+    ]
+    assert "generation" in client.get("/system").text
+    console.ledger.close()
+
+
+def test_money_needs_a_second_person(open_console: OpenConsole, ledger: Ledger) -> None:
+    fail_operation(ledger, "W1")
+    console = open_console(four_eyes="money")
+    ann, bob = client_of(console, "ann"), client_of(console, "bob")
+
+    answer = fill_and_send(ann, f"/operation/replay{W1}")
+    assert answer.headers["location"] == "/approvals?made=A1"
+    assert find_operation(ledger).state == State.FAILED
+    assert "Your own proposal" in ann.get("/approvals").text
+    assert ann.post("/approvals/approve?id=1", data={"note": "I approve my own"}).status_code == 409
+    assert find_operation(ledger).state == State.FAILED
+
+    assert fill_and_send(bob, "/approvals/approve?id=1").status_code == 303
+
+    assert find_operation(ledger).state == State.QUEUED
+    assert bob.post("/approvals/approve?id=1", data={"note": "once more, please"}).status_code == 409
+
+
+def test_a_proposal_is_rejected_or_withdrawn(open_console: OpenConsole, ledger: Ledger) -> None:
+    fail_operation(ledger, "W1")
+    console = open_console(four_eyes="all")
+    ann, bob = client_of(console, "ann"), client_of(console, "bob")
+
+    fill_and_send(ann, f"/operation/replay{W1}")
+    fill_and_send(bob, "/approvals/reject?id=1")
+    fill_and_send(ann, f"/operation/replay{W1}")
+    fill_and_send(ann, "/approvals/reject?id=2")
+
+    decided = ann.get("/approvals").text
+    assert "rejected" in decided
+    assert "withdrawn" in decided
+    assert find_operation(ledger).state == State.FAILED

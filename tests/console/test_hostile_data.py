@@ -1,0 +1,119 @@
+"""Text from outside is data on every page: no element, no attribute, no control character, no secret comes of it."""
+
+from collections.abc import Callable
+from html.parser import HTMLParser
+
+import pytest
+from sqlalchemy import text
+
+from tests.console.conftest import client_of
+from tests.console.sample import HOSTILE, fill_hostile
+from tests.operations import fail_operation
+from worker.console.state import Console
+from worker.ledger import Ledger, replay
+
+OpenConsole = Callable[..., Console]
+
+ELEMENTS = {
+    "a", "b", "blockquote", "body", "button", "dd", "details", "div", "dl", "dt", "figcaption", "figure", "footer",
+    "form",
+    "h1", "h2", "h3", "head", "header", "html", "input", "label", "li", "line", "link", "main", "meta", "nav", "ol",
+    "option", "p", "pre", "rect", "script", "section", "select", "small", "span", "summary", "svg", "table", "tbody",
+    "td",
+    "textarea", "tfoot", "th", "thead", "time", "title", "tr", "ul",
+}  # fmt: skip
+
+
+class Elements(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attributes)))
+
+
+@pytest.fixture
+def keys(ledger: Ledger) -> list[str]:
+    keys = fill_hostile(ledger)
+    with ledger.writing() as connection:  # as another program with rights to the database could have stored it
+        connection.execute(text("UPDATE b2copy_audit SET actor = actor || char(27) || '[31m', note = note || '\u202e'"))
+    return keys
+
+
+def check(page: str, where: str) -> None:
+    parser = Elements()
+    parser.feed(page)
+    assert {tag for tag, _ in parser.found} <= ELEMENTS, where
+    for tag, attributes in parser.found:
+        assert not [name for name in attributes if name.startswith("on") or name == "style"], (where, tag, attributes)
+        for name in ("href", "src", "action", "hx-get"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("/", "#")), (where, tag, attributes)
+            assert value is None or not value.startswith("//"), (where, tag, attributes)
+    scripts = [attributes for tag, attributes in parser.found if tag == "script"]
+    assert [one.get("src") for one in scripts] == ["/static/htmx-4.0.1.min.js", "/static/console.js"], where
+    bad = [char for char in page if not char.isprintable() and char != "\n"]
+    assert bad == [], (where, bad)
+    assert "eyJhbGciOiJFUzI1NiJ9" not in page, where
+    assert len(page) < 400_000, where
+
+
+def test_no_page_takes_data_for_markup(open_console: OpenConsole, ledger: Ledger, keys: list[str]) -> None:
+    client = client_of(open_console(four_eyes="off"))
+    pages = ["/", "/todo", "/operations", "/operations?state=failed", "/operations?state=open", "/approvals", "/audit"]
+    pages += ["/system", "/fleet/resume?lane=default", "/bulk/replay?state=failed"]
+    for path in pages:
+        answer = client.get(path)
+        assert answer.status_code == 200, path
+        check(answer.text, path)
+    for key in keys:
+        for path in ("/operation", "/operation/cancel", "/operation/replay"):
+            answer = client.get(path, params={"key": key})
+            assert answer.status_code == 200, (path, key)
+            check(answer.text, path)
+
+
+@pytest.mark.parametrize("canary", [HOSTILE[0], HOSTILE[3], "\u202e\x1b[31m", "\ud800", "a\x00b"])
+def test_no_parameter_becomes_markup_or_an_error(open_console: OpenConsole, canary: str) -> None:
+    client = client_of(open_console())
+    canary = canary.encode("utf-8", "surrogatepass").decode("latin-1")
+    for name in (
+        "find",
+        "account",
+        "batch",
+        "state",
+        "reason",
+        "older",
+        "after",
+        "actor",
+        "subject",
+        "before",
+        "key",
+        "made",
+    ):
+        for path in ("/operations", "/audit", "/operation", "/approvals", "/system"):
+            answer = client.get(path, params={name: canary})
+            assert answer.status_code in (200, 400, 404), (path, name)
+            check(answer.text, path)
+
+
+def test_a_spreadsheet_reads_no_formula(open_console: OpenConsole, ledger: Ledger) -> None:
+    key = fail_operation(ledger, "=1+1", payload={"account_login": "@SUM(A1)"})
+    replay(ledger, [key], "-2+3", "=HYPERLINK(1)")
+    client = client_of(open_console())
+
+    for path in ("/operations.csv", "/audit.csv"):
+        cells = [cell for line in client.get(path).text.splitlines()[1:] for cell in line.split(",")]
+        assert not [cell for cell in cells if cell[:1] in "=+-@" and cell], cells
+    assert "'@SUM(A1)" in client.get("/operations.csv").text
+
+
+def test_the_evidence_has_a_digest_and_no_secret(open_console: OpenConsole, keys: list[str]) -> None:
+    client = client_of(open_console())
+
+    for key in keys:
+        answer = client.get("/evidence.json", params={"key": key})
+        assert answer.json()["evidence"]["key"]
+        assert len(answer.json()["sha256_of_evidence"]) == 64
+        assert "eyJhbGciOiJFUzI1NiJ9" not in answer.text

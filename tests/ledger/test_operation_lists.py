@@ -1,0 +1,112 @@
+"""Lists of operations: filtered, page by page, nothing skipped, at a bounded cost."""
+
+import pytest
+
+from tests.operations import (
+    LedgerClock,
+    claim_named,
+    fail_operation,
+    hold_operation,
+    make_wait,
+    record_operations,
+    succeed_operation,
+)
+from worker.ledger import Ledger, operation_lists
+from worker.ledger.oldest import oldest_open
+from worker.ledger.operation_lists import OPEN, Filter, count_operations, list_operations
+from worker.operation import FailureReason, State, WaitReason
+
+FAILED = (State.FAILED,)
+
+
+def names(ledger: Ledger, wanted: Filter, **page: int) -> list[str]:
+    return [one.key.partition(":")[2] for one in list_operations(ledger, wanted, **page).operations]
+
+
+@pytest.fixture
+def filled(ledger: Ledger) -> Ledger:
+    fail_operation(ledger, "F1", payload={"account_login": "1007", "request_id": "F1"})
+    fail_operation(ledger, "F2", failure_reason=FailureReason.UNRESOLVED, batch="monday")
+    succeed_operation(ledger, "S1", lane="bulk")
+    make_wait(ledger, hold_operation(ledger, "P1"), wait_reason=WaitReason.PENDING_AT_B2COPY)
+    record_operations(ledger, "Q1", "Q2", lane="default", entity="100_7", batch="monday")
+    return ledger
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        (Filter(), ["Q2", "Q1", "P1", "S1", "F2", "F1"]),
+        (Filter(oldest_first=True), ["F1", "F2", "S1", "P1", "Q1", "Q2"]),
+        (Filter(FAILED), ["F2", "F1"]),
+        (Filter(FAILED, reason="unresolved"), ["F2"]),
+        (Filter(OPEN), ["Q2", "Q1", "P1"]),
+        (Filter(OPEN, lane="money"), ["P1"]),
+        (Filter((State.WAITING,), reason="pending_at_b2copy"), ["P1"]),
+        (Filter((State.SUCCEEDED,)), ["S1"]),
+        (Filter(batch="monday"), ["Q2", "Q1", "F2"]),
+        (Filter(FAILED, batch="monday"), ["F2"]),
+        (Filter(account="1007"), ["F1"]),
+        (Filter(account="100_7"), ["Q2", "Q1"]),
+        (Filter(account="100"), []),
+        (Filter(account="%"), []),
+        (Filter(kind="call"), []),
+        (Filter(older_ms=60_000), []),
+        (Filter(newer_ms=60_000, lane="bulk"), ["S1"]),
+    ],
+)
+def test_a_filter_chooses(filled: Ledger, wanted: Filter, found: list[str]) -> None:
+    assert names(filled, wanted) == found
+    assert count_operations(filled, wanted) == (len(found), True)
+
+
+@pytest.mark.parametrize("states", [(), FAILED, OPEN])
+@pytest.mark.parametrize("oldest_first", [True, False])
+def test_pages_skip_nothing_and_repeat_nothing(ledger: Ledger, states: tuple[State, ...], oldest_first: bool) -> None:
+    for number in range(7):
+        fail_operation(ledger, f"F{number}")
+    record_operations(ledger, *(f"Q{number}" for number in range(7)))
+    wanted = Filter(states, oldest_first=oldest_first)
+    seen: list[int] = []
+    after = None
+    while True:
+        page = list_operations(ledger, wanted, after, limit=3)
+        seen += [one.id for one in page.operations]
+        after = page.next
+        if after is None:
+            break
+
+    assert seen == sorted(set(seen), reverse=not oldest_first)
+    assert len(seen) == (7 if states else 14)
+
+
+def test_a_window_without_a_match_says_where_to_go_on(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operation_lists, "WINDOW", 5)
+    succeed_operation(ledger, "old", lane="bulk")
+    for number in range(8):
+        fail_operation(ledger, f"F{number}")
+    wanted = Filter(lane="bulk")
+
+    first = list_operations(ledger, wanted)
+    assert (first.operations, first.all_seen, count_operations(ledger, wanted)) == ([], False, (0, False))
+    second = list_operations(ledger, wanted, first.next)
+
+    assert [one.key for one in second.operations] == ["fees.process:old"]
+    assert (second.next, second.all_seen) == (None, True)
+
+
+def test_the_oldest_is_known_on_both_clocks(ledger: Ledger, clock: LedgerClock) -> None:
+    assert oldest_open(ledger, "money") == (None, None)
+    record_operations(ledger, "theirs")
+    make_wait(ledger, claim_named(ledger, "theirs"), wait_reason=WaitReason.PENDING_AT_B2COPY, due_in_s=900)
+    clock.advance(300)
+    record_operations(ledger, "ours")
+    clock.advance(20)
+
+    ours, theirs = oldest_open(ledger, "money")
+
+    assert ours is not None
+    assert theirs is not None
+    assert (ours.key, theirs.key) == ("fees.process:ours", "fees.process:theirs")
+    assert 20_000 <= ours.our_ms < 30_000
+    assert 320_000 <= theirs.their_ms < 330_000

@@ -1,0 +1,30 @@
+"""`console-user`: a person of the console's password file."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from worker.cli import output
+from worker.cli.exits import Exit, Stop
+from worker.console.roles import Role
+
+
+def console_user(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The person; stored as the actor of every decision.")],
+    role: Annotated[list[Role], typer.Option(help="What the person may do; may be repeated.")],
+    file: Annotated[Path, typer.Option(envvar="B2COPY_CONSOLE_PASSWORD_FILE", help="The file of people.")],
+) -> None:
+    """Add a person to the console, or set another password and other roles. The password is read, not shown."""
+    try:
+        from worker.console.passwords import set_person
+    except ModuleNotFoundError as error:
+        raise Stop(Exit.USAGE, f"this needs the package {error.name}: install b2copy-sync[console]") from None
+
+    if sys.stdin.isatty():
+        password = typer.prompt("Password", hide_input=True, confirmation_prompt=True)
+    else:
+        password = sys.stdin.readline().rstrip("\n")
+    set_person(file, name, password, list(dict.fromkeys(role)))
+    output.line(f"{name}: {', '.join(dict.fromkeys(role))}")

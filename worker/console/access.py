@@ -1,0 +1,98 @@
+"""Who is asking, and what that person may do.
+
+none        everybody on this machine reads; with --yes-i-am-alone the person who runs the console does everything
+proxy       a proxy has authenticated the person: X-Forwarded-User and X-Forwarded-Groups, from a trusted address
+            and with the shared secret X-Console-Secret
+password    a file of people and a login form (`passwords`)
+"""
+
+import hmac
+import ipaddress
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from starlette.requests import Request
+
+from worker.console.roles import Role
+from worker.errors import SettingsError
+
+NAME_LIMIT = 100  # characters of a person's name
+
+
+@dataclass(frozen=True)
+class Person:
+    """Somebody who is known. `name` is stored as the actor of what the person decides."""
+
+    name: str
+    roles: frozenset[Role]
+
+    def may(self, role: Role) -> bool:
+        return role in self.roles or (role is Role.VIEWER and bool(self.roles))
+
+
+class Access(Protocol):
+    """Tells who sent a request; None if that is not known."""
+
+    login_page: bool
+
+    def person(self, request: Request) -> Person | None: ...
+
+
+class LocalAccess:
+    """Everybody who reaches the loopback address. `alone`: the console's own user, with all roles."""
+
+    login_page = False
+
+    def __init__(self, name: str, alone: bool) -> None:
+        self._person = Person(name, frozenset(Role) if alone else frozenset({Role.VIEWER}))
+
+    def person(self, request: Request) -> Person | None:
+        return self._person
+
+
+class ProxyAccess:
+    """A proxy that has authenticated the person. Groups `b2copy-viewer`, `-operator` and `-approver` are the roles."""
+
+    login_page = False
+
+    def __init__(self, trusted: Iterable[str], secret: str) -> None:
+        self._networks = [ipaddress.ip_network(text) for text in trusted]
+        self._secret = secret.encode()
+
+    def person(self, request: Request) -> Person | None:
+        headers = request.headers
+        if not (self._is_trusted(request) and self._has_secret(headers.getlist("x-console-secret"))):
+            return None
+        names = headers.getlist("x-forwarded-user")
+        if len(names) != 1 or not 0 < len(names[0].strip()) <= NAME_LIMIT:
+            return None
+        groups = {group.strip() for line in headers.getlist("x-forwarded-groups") for group in line.split(",")}
+        return Person(names[0].strip(), frozenset(role for role in Role if f"b2copy-{role}" in groups))
+
+    def _is_trusted(self, request: Request) -> bool:
+        try:
+            address = ipaddress.ip_address(request.client.host if request.client else "")
+        except ValueError:
+            return False
+        return any(address in network for network in self._networks)
+
+    def _has_secret(self, secrets: list[str]) -> bool:
+        return len(secrets) == 1 and hmac.compare_digest(secrets[0].encode("latin-1", "replace"), self._secret)
+
+
+def read_secret(path: Path | None) -> str:
+    """Read the proxy's secret. Raises `SettingsError` if it is absent, short, or readable by everybody."""
+    name = "B2COPY_CONSOLE_PROXY_SECRET_FILE"
+    if path is None:
+        raise SettingsError(f"{name} is not set: access by proxy needs a secret that the proxy sends")
+    try:
+        secret, mode = path.read_text().strip(), path.stat().st_mode
+    except OSError as error:
+        raise SettingsError(f"{name}: {path}: {error.strerror}") from None
+    if mode & 0o007:
+        raise SettingsError(f"{name}: {path} may be read by everybody: chmod 640 {path}")
+    if len(secret) < 32:
+        raise SettingsError(f"{name}: {path} holds {len(secret)} characters, at least 32 are needed")
+    return secret

@@ -1,0 +1,135 @@
+"""The application: the table of routes with the role that each needs, and what becomes of errors."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from sqlalchemy.exc import OperationalError
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from worker.console import actions, approval_pages, bulk, fleet, login, pages
+from worker.console.asked import FORM_LIMIT, Asked, NotFound, read_form
+from worker.console.parameters import BadParameter
+from worker.console.protection import Protection
+from worker.console.rendering import HERE
+from worker.console.roles import Role
+from worker.console.state import Console
+from worker.ledger import DATABASE_UNAVAILABLE_ERRORS
+from worker.ledger.limits import is_timeout
+
+Handler = Callable[[Asked], Response]
+
+
+class Page(NamedTuple):
+    """A route: its path, what shows it, what a form sent to it does, and the role that each of these needs."""
+
+    path: str
+    show: Handler
+    reads: Role
+    act: Handler | None = None
+    acts: Role = Role.OPERATOR
+
+
+PAGES = (
+    Page("/", pages.now, Role.VIEWER),
+    Page("/todo", pages.work_list, Role.VIEWER),
+    Page("/operations", pages.operations, Role.VIEWER),
+    Page("/operations.csv", pages.operations_csv, Role.VIEWER),
+    Page("/operation", pages.operation, Role.VIEWER),
+    Page("/evidence.json", pages.evidence, Role.VIEWER),
+    Page("/approvals", approval_pages.approvals, Role.VIEWER),
+    Page("/audit", pages.audit, Role.VIEWER),
+    Page("/audit.csv", pages.audit_csv, Role.VIEWER),
+    Page("/system", pages.system, Role.VIEWER),
+    Page("/operation/{action}", actions.preview, Role.OPERATOR, actions.act),
+    Page("/bulk/replay", bulk.preview, Role.OPERATOR, bulk.act),
+    Page("/fleet/{action}", fleet.preview, Role.OPERATOR, fleet.act),
+    Page("/approvals/{action}", approval_pages.preview, Role.APPROVER, approval_pages.act, Role.APPROVER),
+)
+"""All pages. Those that act are not mounted in a console that only reads."""
+
+
+def make_app(console: Console) -> Starlette:
+    """Return the console's application."""
+    routes: list[BaseRoute] = []
+    for page in PAGES:
+        if page.act is not None and console.read_only:
+            continue
+        routes.append(Route(page.path, _endpoint(console, page.show, page.reads), methods=["GET"]))
+        if page.act is not None:
+            routes.append(Route(page.path, _endpoint(console, page.act, page.acts), methods=["POST"]))
+    if console.access.login_page:
+        routes += [
+            Route("/login", _endpoint(console, login.login_page, None), methods=["GET"]),
+            Route("/login", _endpoint(console, login.log_in, None), methods=["POST"]),
+            Route("/logout", _endpoint(console, login.log_out, None), methods=["POST"]),
+        ]
+    routes += [
+        Route("/healthz", lambda request: PlainTextResponse("ok\n"), methods=["GET"]),
+        Route("/readyz", _ready(console), methods=["GET"]),
+        Mount("/static", StaticFiles(directory=HERE / "static")),
+    ]
+    settings = console.settings
+    protection = Middleware(Protection, origin=settings.console_origin, local=settings.console_access == "none")
+    return Starlette(routes=routes, middleware=[protection], exception_handlers={404: _no_such_page})
+
+
+def _no_such_page(request: Request, error: Exception) -> Response:
+    return PlainTextResponse("There is no such page.\n", 404)
+
+
+def _ready(console: Console) -> Callable[[Request], Response]:
+    def ready(request: Request) -> Response:
+        try:
+            with console.ledger.reading() as connection:
+                connection.exec_driver_sql("SELECT 1")
+        except DATABASE_UNAVAILABLE_ERRORS:
+            return PlainTextResponse("the ledger does not answer\n", 503)
+        return PlainTextResponse("ok\n")
+
+    return ready
+
+
+def _endpoint(console: Console, handler: Handler, role: Role | None) -> Callable[[Request], object]:
+    async def endpoint(request: Request) -> Response:
+        body = b""
+        if request.method == "POST":
+            async for part in request.stream():
+                body += part
+                if len(body) > FORM_LIMIT:
+                    return PlainTextResponse("The form is too large.\n", 413)
+        return await run_in_threadpool(_answer, console, handler, role, request, body)
+
+    return endpoint
+
+
+def _answer(console: Console, handler: Handler, role: Role | None, request: Request, body: bytes) -> Response:
+    person = console.access.person(request)
+    asked = Asked(request, console, person or login.NOBODY)
+    if role is not None and person is None:
+        if console.access.login_page:
+            return RedirectResponse("/login", 303)
+        return PlainTextResponse("Nobody has said who you are: use the address of the proxy in front.\n", 401)
+    if role is not None and not asked.person.may(role):
+        return asked.page("error.html", 403, title="Not permitted", text=f"This needs the role {role}.")
+    try:
+        if request.method == "POST":
+            asked = Asked(request, console, asked.person, read_form(body))
+        return handler(asked)
+    except NotFound as error:
+        return asked.page("error.html", 404, title="Not found", text=str(error))
+    except BadParameter as error:
+        return asked.page("error.html", 400, title="This address cannot be used", text=str(error))
+    except DATABASE_UNAVAILABLE_ERRORS as error:
+        slow = isinstance(error, OperationalError) and is_timeout(error)
+        text = (
+            "The ledger took too long to answer, so the query was ended. Narrow the filter, or look again in a moment."
+            if slow
+            else "The ledger does not answer. The workers may have the same trouble: operations wait and none is lost."
+        )
+        return asked.page("error.html", 503, live=request.method == "GET", title="No answer from the ledger", text=text)

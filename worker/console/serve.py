@@ -1,0 +1,109 @@
+"""Run the console: check its settings, open the ledger with limits, serve."""
+
+import ipaddress
+from collections.abc import Callable
+from dataclasses import replace
+
+import uvicorn
+
+from tasks.registry import KINDS
+from worker.console.access import Access, LocalAccess, ProxyAccess, read_secret
+from worker.console.app import make_app
+from worker.console.passwords import PasswordAccess
+from worker.console.state import Console
+from worker.doctor.session import quiet_session
+from worker.errors import SettingsError
+from worker.ledger import open_ledger
+from worker.ledger.limits import limit_queries
+from worker.messages.wake_up import wake
+from worker.process import me
+from worker.redis_url import is_loopback
+from worker.report.four_eyes import needs_approval
+from worker.session import SharedSession
+from worker.settings import ConsoleSettings, Settings, load
+
+CONNECTIONS = 2
+
+
+def make_console(settings: ConsoleSettings, alone: bool = False, wake_lane: Callable[[str], object] = wake) -> Console:
+    """Return the console's parts. `alone`: without access control, the person who runs the console may do everything.
+
+    Raises `SettingsError`.
+    """
+    access = _access(settings, alone)
+    read_only = settings.console_read_only or (settings.console_access == "none" and not alone)
+    ledger = open_ledger(settings.database_url, pool_size=CONNECTIONS, max_overflow=0, pool_timeout=5)
+    limit_queries(ledger.engine, read_only)
+    ledger = replace(ledger, needs_approval=needs_approval(settings.four_eyes, lambda: KINDS))
+    return Console(ledger, settings, access, KINDS, read_only, _session(), wake_lane)
+
+
+def check_listen(settings: ConsoleSettings, host: str) -> None:
+    """Raises `SettingsError` if others could reach the console without access control or read its passwords."""
+    if is_loopback(host):
+        return
+    if settings.console_access == "none":
+        raise SettingsError(
+            f"--listen {host} is no loopback address: set B2COPY_CONSOLE_ACCESS=proxy or password, or others could"
+            " read every operation"
+        )
+    if settings.console_access == "password" and not (settings.console_origin or "").startswith("https://"):
+        raise SettingsError(
+            f"--listen {host}: passwords must travel by https: put a proxy with TLS in front, and set"
+            " B2COPY_CONSOLE_ORIGIN=https://..."
+        )
+
+
+def serve(settings: ConsoleSettings, host: str, port: int, alone: bool) -> None:
+    """Serve until a signal ends the process. Raises `SettingsError` before anything listens."""
+    check_listen(settings, host)
+    console = make_console(settings, alone)
+    try:
+        # Without proxy_headers, so that a client cannot choose the address that a trusted proxy is known by.
+        uvicorn.run(
+            make_app(console),
+            host=host,
+            port=port,
+            proxy_headers=False,
+            server_header=False,
+            access_log=False,
+            log_level="warning",
+            timeout_graceful_shutdown=5,
+        )
+    finally:
+        console.ledger.close()
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """Read `127.0.0.1:8080` or `[::1]:8080`. Raises `SettingsError`."""
+    host, _, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    try:
+        if host != "localhost":
+            ipaddress.ip_address(host)
+        if not 0 < int(port) < 65536:
+            raise ValueError
+    except ValueError:
+        raise SettingsError(f"--listen {text} is no address and port: 127.0.0.1:8080") from None
+    return host, int(port)
+
+
+def _access(settings: ConsoleSettings, alone: bool) -> Access:
+    match settings.console_access:
+        case "proxy":
+            if not settings.console_trusted_proxies:
+                raise SettingsError(
+                    "B2COPY_CONSOLE_TRUSTED_PROXIES is not set: access by proxy needs the proxy's address"
+                )
+            return ProxyAccess(settings.console_trusted_proxies, read_secret(settings.console_proxy_secret_file))
+        case "password":
+            secure = (settings.console_origin or "").startswith("https://")
+            return PasswordAccess(settings.console_password_file, secure)
+    return LocalAccess(me(), alone)
+
+
+def _session() -> SharedSession | None:
+    try:
+        return quiet_session(load(Settings))
+    except SettingsError:
+        return None  # a host without keys: the console works, but cannot show or renew the session

@@ -1,0 +1,263 @@
+"""Four eyes: one person proposes a decision, another one approves it, and only then it is made.
+
+A proposal names action, subject and the subject as the proposer saw it (its change mark). It is void if the subject has
+changed, and after a day. Its decision and what it decides are one transaction. The second person is enforced here and
+by a CHECK of the table, so that command line and console obey alike.
+
+A name is a claim where people run commands on a host with the right to write to the database. The console knows who
+somebody is.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, Row, bindparam, insert, select, update
+
+from worker.errors import NotAllowed
+from worker.ledger import decisions, operator_actions
+from worker.ledger.audit import record_audit
+from worker.ledger.database import Ledger
+from worker.ledger.flags import RESUME, resume, resume_within
+from worker.ledger.queries import active_flags
+from worker.ledger.schema import approvals, flags, now_ms
+from worker.operation import Operation
+
+EXPIRES_MS = 24 * 3_600_000
+OURSELVES = "b2copy-sync"
+"""Who closed a proposal that is void, in the place of a person."""
+
+a = approvals.c
+
+
+class Approval(NamedTuple):
+    """A proposal, and what became of it. `decision` is None while it is open. Times are ms since the epoch."""
+
+    id: int
+    action: str
+    subject: str
+    arguments: dict[str, Any]
+    seen: str
+    proposed_at: int
+    proposed_by: str
+    note: str
+    expires_at: int
+    decision: str | None
+    decided_at: int | None
+    decided_by: str | None
+    decided_note: str | None
+
+    @property
+    def name(self) -> str:
+        """How people call it."""
+        return f"A{self.id}"
+
+
+def _replay(connection: Connection, row: Row[Any], actor: str, note: str, not_done: bool = False) -> None:
+    if not decisions.is_replayable(row, not_done):
+        raise NotAllowed(f"{row.key} cannot be replayed")
+    decisions.replay_row(connection, row, actor, note, not_done)
+
+
+def _resolve(
+    connection: Connection,
+    row: Row[Any],
+    actor: str,
+    note: str,
+    succeeded: bool,
+    result: dict[str, Any] | None = None,
+) -> None:
+    decisions.lock_failed(connection, row.key, "resolved")
+    decisions.resolve_row(connection, row, actor, note, succeeded, result)
+
+
+_ON_OPERATIONS: dict[str, Callable[..., None]] = {
+    "replay": _replay,
+    "resolve": _resolve,
+    "cancel": decisions.cancel_row,
+    "stop_asking": decisions.stop_asking_row,
+}
+
+
+def decide_or_propose(
+    ledger: Ledger,
+    action: str,
+    operation: Operation,
+    actor: str,
+    note: str,
+    seen: str | None = None,
+    **arguments: Any,
+) -> Operation | Approval:
+    """Do `replay`, `resolve`, `cancel` or `stop_asking`; if that needs a second person, propose it.
+
+    Returns the operation as it is afterwards, or the proposal. `arguments` are those of the function in
+    `operator_actions`. Raises `NotAllowed` if the operation does not permit it or has changed since it was `seen`.
+    """
+    seen = operation.change_mark if seen is None else seen
+    if ledger.needs_approval(operation.kind, operation.lane):
+        return propose(ledger, action, operation.key, actor, note, seen, arguments)
+    match action:
+        case "replay":
+            if not operator_actions.replay(
+                ledger, [operation.key], actor, note, seen={operation.key: seen}, **arguments
+            ):
+                raise NotAllowed(f"{operation.key} has changed since you looked, or may not be replayed: look again")
+        case "resolve":
+            return operator_actions.resolve(ledger, operation.key, actor, note, seen=seen, **arguments)
+        case "cancel":
+            return operator_actions.cancel(ledger, operation.key, actor, note, seen)
+        case "stop_asking":
+            return operator_actions.stop_asking(ledger, operation.key, actor, note, seen)
+    return operation
+
+
+def resume_or_propose(ledger: Ledger, lane: str, actor: str, note: str) -> bool | Approval:
+    """End a pause and return whether there was one; if that needs a second person, propose it."""
+    if not ledger.needs_approval(RESUME, lane):
+        return resume(ledger, lane, actor, note)
+    flag = active_flags(ledger).get(f"pause:{lane}")
+    if flag is None:
+        return False
+    return propose(ledger, RESUME, f"pause:{lane}", actor, note, str(flag.at), {})
+
+
+def propose(
+    ledger: Ledger, action: str, subject: str, actor: str, note: str, seen: str, arguments: Mapping[str, Any]
+) -> Approval:
+    """Propose a decision. The same proposal made twice is one.
+
+    Raises `NotAllowed` if the subject has changed, if it does not permit the action, or if another proposal is open.
+    """
+
+    def work(connection: Connection) -> Approval:
+        now = connection.execute(select(now_ms())).scalar_one()
+        _check_possible(connection, action, subject, seen, arguments)
+        encoded = json.dumps(arguments, sort_keys=True)
+        for row in connection.execute(select(approvals).where(a.subject == subject, a.decision.is_(None))):
+            if row.seen != seen or row.expires_at <= now:
+                _close(connection, row, "expired" if row.expires_at <= now else "changed", OURSELVES, "", now)
+            elif (row.action, row.arguments, row.proposed_by) == (action, encoded, actor):
+                return _approval_of(row)
+            else:
+                raise NotAllowed(
+                    f"{subject}: A{row.id} is open, {row.proposed_by} proposes {row.action}: decide it first"
+                )
+        values = {"action": action, "subject": subject, "arguments": encoded, "seen": seen, "proposed_by": actor}
+        added = connection.execute(
+            insert(approvals)
+            .values(**values, note=note, proposed_at=now, expires_at=now + EXPIRES_MS)
+            .returning(approvals)
+        ).one()
+        record_audit(connection, f"propose {action}, A{added.id}", actor, note, subject)
+        return _approval_of(added)
+
+    return ledger.write(work)
+
+
+def approve(ledger: Ledger, number: int, actor: str, note: str) -> Approval:
+    """Approve a proposal, and make the decision in the same transaction.
+
+    Returns it as it is afterwards: `approved`, or `changed` or `expired` if it was void. Raises `NotAllowed` if it is
+    not open, or if the person who proposed it tries to approve it.
+    """
+
+    def work(connection: Connection) -> Approval:
+        row, now = _open(connection, number)
+        if _same_person(actor, row.proposed_by):
+            raise NotAllowed(f"A{number} is your own proposal: another person must approve it")
+        if row.expires_at <= now:
+            return _close(connection, row, "expired", OURSELVES, "", now)
+        arguments = json.loads(row.arguments or "{}")
+        try:
+            _check_possible(connection, row.action, row.subject, row.seen, arguments)
+        except NotAllowed as error:
+            return _close(connection, row, "changed", OURSELVES, str(error), now)
+        closed = _close(connection, row, "approved", actor, note, now)
+        reason = f"{row.note} (A{number}, proposed by {row.proposed_by}; approved: {note})"
+        if row.action == RESUME:
+            resume_within(connection, row.subject.removeprefix("pause:"), actor, reason)
+        else:
+            operation = decisions.lock(connection, row.subject)
+            _ON_OPERATIONS[row.action](connection, operation, actor, reason, **arguments)
+        return closed
+
+    return ledger.write(work)
+
+
+def reject(ledger: Ledger, number: int, actor: str, note: str) -> Approval:
+    """Close a proposal without making its decision; its own proposer withdraws it. Raises `NotAllowed` if not open."""
+
+    def work(connection: Connection) -> Approval:
+        row, now = _open(connection, number)
+        return _close(
+            connection, row, "withdrawn" if _same_person(actor, row.proposed_by) else "rejected", actor, note, now
+        )
+
+    return ledger.write(work)
+
+
+def open_approvals(ledger: Ledger, limit: int = 200) -> list[Approval]:
+    """Return the open proposals that have not expired, oldest first."""
+    wanted = select(approvals).where(a.decision.is_(None), a.expires_at > now_ms()).order_by(a.id).limit(limit)
+    with ledger.reading() as connection:
+        return [_approval_of(row) for row in connection.execute(wanted)]
+
+
+def decided_approvals(ledger: Ledger, limit: int = 50) -> list[Approval]:
+    """Return the newest proposals that are closed, newest first."""
+    wanted = select(approvals).where(a.decision.is_not(None)).order_by(a.id.desc()).limit(limit)
+    with ledger.reading() as connection:
+        return [_approval_of(row) for row in connection.execute(wanted)]
+
+
+def approvals_of(ledger: Ledger, subject: str) -> list[Approval]:
+    """Return the open proposal about an operation or a flag, if there is one."""
+    wanted = select(approvals).where(a.subject == subject, a.decision.is_(None), a.expires_at > now_ms())
+    with ledger.reading() as connection:
+        return [_approval_of(row) for row in connection.execute(wanted)]
+
+
+def _check_possible(connection: Connection, action: str, subject: str, seen: str, arguments: Mapping[str, Any]) -> None:
+    """Raises `NotAllowed` if the subject is not as it was seen, or if it does not permit the action."""
+    if action == RESUME:
+        since = connection.execute(select(flags.c.since).where(flags.c.name == subject)).scalar()
+        if str(since) != seen:
+            raise NotAllowed(f"{subject} has changed since you looked: look again")
+        return
+    row = decisions.lock(connection, subject, seen)
+    if action == "resolve":
+        decisions.lock_failed(connection, subject, "resolved")
+    possible = {
+        "replay": lambda: decisions.is_replayable(row, arguments.get("not_done", False)),
+        "cancel": lambda: row.due_at is not None and not row.sent,
+        "stop_asking": lambda: row.due_at is not None and bool(row.sent),
+    }
+    if action in possible and not possible[action]():
+        raise NotAllowed(f"{subject} is {row.state} and does not permit this")
+
+
+def _open(connection: Connection, number: int) -> tuple[Row[Any], int]:
+    wanted = select(approvals, now_ms().label("now")).where(a.id == number).with_for_update()
+    row = connection.execute(wanted).first()
+    if row is None:
+        raise NotAllowed(f"A{number}: there is no such proposal")
+    if row.decision is not None:
+        raise NotAllowed(f"A{number} is {row.decision} already, by {row.decided_by}")
+    return row, row.now
+
+
+def _close(connection: Connection, row: Row[Any], decision: str, actor: str, note: str, now: int) -> Approval:
+    decided = {"decision": decision, "decided_at": now, "decided_by": actor, "decided_note": note}
+    connection.execute(update(approvals).where(a.id == bindparam("wanted")), {"wanted": row.id, **decided})
+    record_audit(connection, f"{decision} A{row.id}", actor, note or f"its proposal to {row.action}", row.subject)
+    return _approval_of(row)._replace(**decided)  # type: ignore[arg-type]
+
+
+def _same_person(one: str, other: str) -> bool:
+    return one.strip().casefold() == other.strip().casefold()
+
+
+def _approval_of(row: Row[Any]) -> Approval:
+    values = {name: getattr(row, name) for name in Approval._fields}
+    values["arguments"] = json.loads(values["arguments"] or "{}")
+    return Approval(**values)

@@ -1,0 +1,25 @@
+"""Which decisions of people need a second person."""
+
+from collections.abc import Callable
+
+from worker.ledger.database import NeedsApproval, no_approval
+from worker.ledger.flags import RESUME
+from worker.queues import LANES
+from worker.report.sentences import Kinds
+
+
+def needs_approval(four_eyes: str, kinds: Callable[[], Kinds]) -> NeedsApproval:
+    """Return the rule of B2COPY_FOUR_EYES: `off`, `money` or `all`. `kinds` is only called if the rule needs it."""
+
+    def moves_money(kind: str, lane: str) -> bool:
+        if kind == RESUME:
+            return False
+        known = kinds().get(kind)
+        return known is None or known.moves_money or lane == LANES[0]
+
+    match four_eyes:
+        case "all":
+            return lambda kind, lane: True
+        case "money":
+            return moves_money
+    return no_approval

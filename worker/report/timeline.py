@@ -1,0 +1,62 @@
+"""What happened to an operation, as one list: requested, attempts, waits, decisions, end."""
+
+from dataclasses import dataclass
+
+from worker.operation import AttemptRecord, Step
+from worker.report.operation import OperationReport
+from worker.report.text import span
+
+WAIT_SHOWN_MS = 1_000  # shorter gaps between two attempts are no wait
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened at `at` (ms since the epoch). `what` is a word or a few, `text` the message or note."""
+
+    at: int
+    what: str
+    by: str = ""
+    text: str = ""
+    http_status: int | None = None
+    duration_ms: int | None = None
+    steps: tuple[Step, ...] = ()
+    kind: str = "attempt"
+
+
+def timeline(report: OperationReport) -> list[Event]:
+    """Return all events, oldest first."""
+    operation = report.operation
+    events = [Event(operation.requested_at, "requested", operation.requested_by, kind="request")]
+    events += [_attempt(attempt) for attempt in report.attempts]
+    events += [Event(entry.at, entry.action, entry.actor, entry.note, kind="decision") for entry in report.audit]
+    if operation.ended_at:
+        events.append(Event(operation.ended_at, str(operation.state), text=operation.failure_reason or "", kind="end"))
+    events.sort(key=lambda event: event.at)
+    return _with_waits(events, report.attempts)
+
+
+def _attempt(attempt: AttemptRecord) -> Event:
+    what = attempt.outcome
+    if attempt.times > 1:
+        what += f" x{attempt.times}"
+    if attempt.late:
+        what += " (too late, decided nothing)"
+    by = f"{attempt.worker} {attempt.version}".strip()
+    steps = attempt.steps
+    return Event(
+        attempt.started_at, what, by, attempt.message or "", attempt.http_status, attempt.duration_ms, steps=steps
+    )
+
+
+def _with_waits(events: list[Event], attempts: list[AttemptRecord]) -> list[Event]:
+    """Add a wait where more than a second passed between the end of one event and the start of an attempt."""
+    ends = {attempt.started_at: attempt.last_at or attempt.started_at + attempt.duration_ms for attempt in attempts}
+    with_waits: list[Event] = []
+    until: int | None = None
+    for event in events:
+        if until is not None and event.kind == "attempt" and event.at - until >= WAIT_SHOWN_MS:
+            gap_s = (event.at - until) / 1000
+            with_waits.append(Event(until, f"waited {span(gap_s)}", kind="wait"))
+        with_waits.append(event)
+        until = max(until or 0, ends.get(event.at, event.at) if event.kind == "attempt" else event.at)
+    return with_waits
