@@ -46,6 +46,12 @@ chaos: setup  ## real processes through every fault, and a table of the results 
 bench: setup  ## beside a bare loop and a plain Celery task: rates, delays, CPU, memory (minutes)
 	@$(CLEAN) $(BIN)/python -m tests.bench
 
+fuzz: setup  ## random input at every place where bytes of strangers come in (ten minutes)
+	@$(CLEAN) $(BIN)/python -m tests.fuzz
+
+mutants: setup  ## faults put into copies of the code: which ones does no test notice? (an hour; `make mutants P=ledger`)
+	@$(CLEAN) $(BIN)/python -m tests.mutants $(P)
+
 check: setup  ## lint and types
 	$(BIN)/ruff check worker tasks tests
 	$(BIN)/ruff format --check worker tasks tests
@@ -72,4 +78,4 @@ lock: setup  ## compile the hashed locks (needs uv)
 clean:  ## remove what set-up and the tools made
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* .coverage-html
 
-.PHONY: help setup demo test chaos bench check format env cover lock clean
+.PHONY: help setup demo test chaos bench fuzz mutants check format env cover lock clean

@@ -10,34 +10,43 @@ operation is in the ledger and will be done even if Redis is lost the next momen
 reaches the caller. The same request again returns the operation that exists; the same id with other data raises
 `PayloadConflict`. Ids are printable ASCII without spaces.
 
-With the ledger's tables in the CRM's own database, pass the SQLAlchemy connection of your transaction: the operation is
-then recorded or rolled back together with your own rows.
+With the ledger's tables in the CRM's own database, pass the SQLAlchemy connection or session of your transaction: the
+operation is then recorded or rolled back together with your own rows.
 """
 
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from itertools import islice
 from operator import attrgetter
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from sqlalchemy import Connection
 
+from tasks.accounts import ACCOUNTS
+from tasks.clients import CLIENTS
 from tasks.fees import FEES
 from tasks.generic_call import CALL
 from tasks.registry import KINDS
-from worker.app import ledger
 from worker.errors import BadPayload
+from worker.instances import ledger
 from worker.json_lines import JsonLines
+from worker.ledger import cancel as cancel_operation
 from worker.ledger import check_recordable, find, record
-from worker.messages.wake_up import wake_soon, wake_ups_for
-from worker.operation import New, OnUnknown, Operation, Recorded, State
+from worker.operation import FINAL, New, OnUnknown, Operation, Recorded, State
 from worker.process import me
-from worker.queues import LANES
+from worker.queues import REQUEST_LANES
 from worker.settings import crm_settings
 from worker.watch.logs import guard_our_loggers
 
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    Transaction = Connection | Session
+
 BATCH = 5_000  # operations recorded in one transaction by `many`
+WAIT_FIRST_S, WAIT_MAX_S = 0.05, 1.0  # between two looks of `wait`
 
 _FIELDS = [field.name for field in fields(New)]
 _LANE, _ON_UNKNOWN = _FIELDS.index("lane"), _FIELDS.index("on_unknown")
@@ -45,13 +54,55 @@ _values_of = attrgetter(*_FIELDS)
 
 
 def fees(
-    *, account_login: str, request_id: str, by: str | None = None, connection: Connection | None = None
+    *, account_login: str, request_id: str, by: str | None = None, connection: "Transaction | None" = None
 ) -> Recorded:
     """Ask for the fees of a withdrawal to be run before its money leaves.
 
     `account_login` is the MT login, `request_id` your id of the withdrawal, `by` who asks (for the evidence).
     """
     return _accept(FEES.new({"account_login": account_login, "request_id": request_id}, crm_settings()), by, connection)
+
+
+def register_client(
+    *,
+    login: str,
+    platform: int = 1,
+    crm_id: str | None = None,
+    by: str | None = None,
+    connection: Connection | None = None,
+) -> Recorded:
+    """Ask for the client of an MT login to be registered, which gives it a payment account.
+
+    `platform` is B2COPY's number of the trading platform, `crm_id` your id of the client.
+    """
+    fields = {"login": login, "platform": platform, "crm_id": crm_id}
+    return _accept(CLIENTS.new(fields, crm_settings()), by, connection)
+
+
+def open_account(
+    *,
+    login: str,
+    product_currency_id: int,
+    platform: int = 1,
+    client_id: int | None = None,
+    registration: str | None = None,
+    is_master: bool = False,
+    name: str | None = None,
+    description: str | None = None,
+    by: str | None = None,
+    connection: Connection | None = None,
+) -> Recorded:
+    """Ask for a master or investment account to be opened for an MT login that exists.
+
+    Its client is `client_id` (B2COPY's id), or whom the operation `registration` registers (its key: the account is
+    opened after it), or without both, whom the identity map holds for the login. B2COPY's support tells the
+    `product_currency_id`.
+    """
+    fields = {
+        "login": login, "platform": platform, "product_currency_id": product_currency_id, "client_id": client_id,
+        "registration": registration, "is_master": is_master, "name": name, "description": description,
+    }  # fmt: skip
+    return _accept(ACCOUNTS.new(fields, crm_settings()), by, connection)
 
 
 def call(
@@ -63,7 +114,7 @@ def call(
     parent: str | None = None,
     repeatable: bool = False,
     by: str | None = None,
-    connection: Connection | None = None,
+    connection: "Transaction | None" = None,
 ) -> Recorded:
     """Ask for any other Admin v2 method to be called once, under a key of yours.
 
@@ -128,7 +179,7 @@ def many(
     *,
     lane: str | None = None,
     by: str | None = None,
-    connection: Connection | None = None,
+    connection: "Transaction | None" = None,
 ) -> RecordedMany:
     """Ask for many operations of one kind (`fees.process`, `call`), each row holding the fields of one.
 
@@ -139,8 +190,8 @@ def many(
 
     `lane` moves them, a backfill to `bulk` for instance.
     """
-    if lane is not None and lane not in LANES:
-        raise BadPayload(f"lane: {lane!r} is none of {', '.join(LANES)}")
+    if lane is not None and lane not in REQUEST_LANES:
+        raise BadPayload(f"lane: {lane!r} is none of {', '.join(REQUEST_LANES)}")
     checked = JsonLines()
     for new in _checked(kind, rows):
         values = list(_values_of(new))
@@ -149,10 +200,10 @@ def many(
     recorded = RecordedMany()
     left = map(_new_of, checked.read())
     while batch := list(islice(left, BATCH)):
-        recorded.add(record(ledger(), batch, by=by or me(), connection=connection))
+        recorded.add(record(ledger(), batch, by=by or me(), connection=_connection_of(connection)))
         if connection is None:
             for name, count in Counter(new.lane for new in batch).items():
-                wake_soon(name, wake_ups_for(count))
+                _wake(name, count)
     return recorded
 
 
@@ -161,11 +212,52 @@ def status(key: str) -> Operation | None:
     return find(ledger(), key)
 
 
-def _accept(new: New, by: str | None, connection: Connection | None) -> Recorded:
-    (recorded,) = record(ledger(), [new], by=by or me(), connection=connection)
+def wait(key: str, timeout_s: float) -> Operation | None:
+    """Wait until an operation has ended, and return it; after `timeout_s` seconds, return it as it stands then.
+
+    This reads the operation by its key, which is one indexed SELECT, after 0.05 s at first and then ever less often, at
+    least once a second. In between the thread sleeps. None if there is no such operation within the time: a request of
+    the SQL API becomes one within a second.
+    """
+    ends = time.monotonic() + timeout_s
+    pause_s = WAIT_FIRST_S
+    while True:
+        found = status(key)
+        left_s = ends - time.monotonic()
+        if (found is not None and found.state in FINAL) or left_s <= 0:
+            return found
+        time.sleep(min(pause_s, left_s))
+        pause_s = min(WAIT_MAX_S, pause_s * 1.5)
+
+
+def cancel(key: str, *, why: str, by: str | None = None) -> Operation:
+    """Cancel an operation of which nothing was ever sent. `why` and `by` are stored in the audit.
+
+    Raises `NotAllowed` if it has ended or something of it may have reached B2COPY, which then continues it, and
+    `BadPayload` if there is no such operation.
+    """
+    if status(key) is None:
+        raise BadPayload(f"{key}: there is no such operation")
+    return cancel_operation(ledger(), key, by or me(), why)
+
+
+def _accept(new: New, by: str | None, connection: "Transaction | None") -> Recorded:
+    (recorded,) = record(ledger(), [new], by=by or me(), connection=_connection_of(connection))
     if connection is None:  # else it is not committed yet: dispatch wakes it within a second of the commit
-        wake_soon(new.lane)
+        _wake(new.lane)
     return recorded
+
+
+def _connection_of(transaction: "Transaction | None") -> Connection | None:
+    """Return the connection of the CRM's transaction. Not `isinstance(..., Session)`: that imports SQLAlchemy's ORM."""
+    return transaction if transaction is None or isinstance(transaction, Connection) else transaction.connection()
+
+
+def _wake(lane: str, count: int = 1) -> None:
+    """Send wake-ups. Celery is imported here, because it takes a CRM's process as long as everything else."""
+    from worker.messages.wake_up import wake_soon, wake_ups_for
+
+    wake_soon(lane, wake_ups_for(count))
 
 
 def _checked(kind: str, rows: Iterable[Mapping[str, Any]]) -> Iterator[New]:

@@ -1,13 +1,18 @@
 """The scheduled jobs: wake what is due, renew the session."""
 
 import logging
+from collections.abc import Mapping
 
-from worker.app import app, ledger, session
+from tasks.registry import KINDS
+from worker.app import app
+from worker.crm.requests import take_requests
 from worker.errors import B2CopyError
+from worker.instances import back_office, ledger, session
 from worker.ledger import count_due, make_due, try_start_dispatch
 from worker.messages.wake_up import wake, wake_ups_for
 from worker.operation import WaitReason
 from worker.queues import LANES
+from worker.settings import crm_settings, worker_settings
 
 log = logging.getLogger(__name__)
 
@@ -16,13 +21,18 @@ WITHOUT_SESSION = {"busy", "cooldown"}  # outcomes of a renewal that say nothing
 
 @app.task(name="b2copy.ledger.dispatch")
 def dispatch() -> None:
-    """Repeat the wake-ups of everything due, once a second in the whole fleet, money first.
+    """Repeat the wake-ups of everything due, money first, and take in the requests of the SQL API.
 
-    Started by beat and by a timer in every worker; a compare-and-set in the ledger lets one of them act.
+    Started by beat and by a timer in every worker; a compare-and-set in the ledger lets one of them act, once a second.
     """
     if not try_start_dispatch(ledger()):
         return
-    due = count_due(ledger())
+    _wake_lanes(count_due(ledger()))
+    for queued in take_requests(ledger(), KINDS, crm_settings()):
+        _wake_lanes(queued)
+
+
+def _wake_lanes(due: Mapping[str, int]) -> None:
     for lane in LANES:
         if count := due.get(lane, 0):
             wake(lane, wake_ups_for(count))
@@ -30,16 +40,20 @@ def dispatch() -> None:
 
 @app.task(name="b2copy.session.refresh")
 def refresh() -> None:
-    """Renew the shared session if it is time. Started by beat; the workers' own path is the same function.
+    """Renew the shared sessions if it is time. Started by beat; the workers' own path is the same function.
 
     Operations that waited for a session become due when there is one, for instance after a person has corrected the key
     and logged in.
     """
-    try:
-        renewal = session().renew("beat")
-    except B2CopyError as error:
-        # Operations wait by themselves, and the next tick tries again.
-        log.warning("the session was not renewed: %s", error)
-        return
-    if renewal.outcome not in WITHOUT_SESSION:
-        make_due(ledger(), "b2copy", WaitReason.NO_SESSION)
+    shared = [session]
+    if worker_settings().back_office_email is not None:
+        shared.append(back_office)
+    for each in shared:
+        try:
+            renewal = each().renew("beat")
+        except B2CopyError as error:
+            # Operations wait by themselves, and the next tick tries again.
+            log.warning("the session was not renewed: %s", error)
+            continue
+        if renewal.outcome not in WITHOUT_SESSION:
+            make_due(ledger(), "b2copy", WaitReason.NO_SESSION)

@@ -6,11 +6,12 @@ from typing import Any
 
 from celery import signals
 
-from tasks.registry import KINDS
-from worker.app import app, b2copy, ledger
+from tasks.registry import ALL_KINDS
+from worker.app import app, b2copy, ledger, webhook
 from worker.flow.pusher import Pusher
-from worker.messages.wake_up import wake
+from worker.messages.wake_up import wake, wake_soon
 from worker.process import PerProcess
+from worker.queues import B2COPY, CRM, NOTIFY
 from worker.settings import worker_settings
 
 log = logging.getLogger(__name__)
@@ -22,7 +23,7 @@ def pusher() -> Pusher:
     # Everything is loaded by now and stays. Otherwise the garbage collector would look at all of it again and again.
     gc.collect()
     gc.freeze()
-    return Pusher(ledger(), KINDS, {"b2copy": b2copy}, worker_settings())
+    return Pusher(ledger(), ALL_KINDS, {B2COPY: b2copy, CRM: webhook}, worker_settings())
 
 
 @app.task(name="b2copy.push")
@@ -38,6 +39,8 @@ def push(ledger_id: str, lane: str) -> None:
         return
     if pusher().drain(lane):
         wake(lane)
+    if lane != NOTIFY and worker_settings().webhook_url:
+        wake_soon(NOTIFY)  # so that the CRM is told at once what the lane has ended
 
 
 @signals.worker_shutting_down.connect

@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 from tests.http.raw_server import Wire
-from worker import app as worker_app
+from worker import instances
 from worker.ledger.migrations import migrate
 from worker.sandbox.control_client import SandboxControl
 from worker.session.shared import SharedSession
@@ -122,7 +122,7 @@ def forget() -> None:
     """What this process has read or made belongs to the settings before."""
     crm_settings.cache_clear()
     worker_settings.cache_clear()
-    for made in (worker_app.ledger, worker_app.session, worker_app.b2copy):
+    for made in (instances.ledger, instances.session, instances.back_office, instances.b2copy, instances.webhook):
         made.forget()
 
 

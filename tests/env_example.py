@@ -24,6 +24,9 @@ _GROUPS = {
 # What stands in the file for settings without a default.
 _EXAMPLES = {
     "database_url": "postgresql://b2copy@db.internal/b2copy",
+    "webhook_url": "https://crm.example.com/webhooks/b2copy",
+    "webhook_secret_file": "/etc/b2copy/webhook.secret",
+    "webhook_ca_file": "/etc/b2copy/crm-ca.pem",
     "redis_url": "rediss://redis.internal:6379/3",
     "redis_ca_file": "/etc/b2copy/redis-ca.pem",
     "host": "https://b2copy.example.com",
@@ -34,6 +37,9 @@ _EXAMPLES = {
     "device_ip": "203.0.113.7",
     "storage_key_file": "/etc/b2copy/storage.key",
     "ca_file": "/etc/b2copy/ca.pem",
+    "seamless_secret_file": "/etc/b2copy/seamless-secret",
+    "back_office_email": "sync@broker.example",
+    "back_office_password_file": "/etc/b2copy/back-office-password",
 }
 _UNITS = {"d": 86400, "h": 3600, "m": 60}
 

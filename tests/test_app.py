@@ -8,9 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from celery.concurrency.base import BasePool
 from sqlalchemy import text
 
 from tests.support import until
+from worker.app import check_options
+from worker.errors import SettingsError
 from worker.ledger.database import schema_version
 from worker.ledger.engine import connect
 from worker.ledger.migrations import migrate
@@ -70,7 +73,7 @@ def test_a_missing_redis_authority_is_one_line_and_exit_2(environment: Environme
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        (("-c", "1"), "-c 1 is too few: a worker needs 5 slots"),
+        (("-c", "1"), "-c 1 is too few: a worker needs 6 slots"),
         (("-c", "4"), "-c 4 is too few"),
         (("-P", "processes", "-c", "2"), "-c 2 is too few"),
         (("--autoscale=8,2",), "--autoscale is not supported"),
@@ -83,6 +86,14 @@ def test_options_that_would_starve_the_inbox_or_end_the_worker_are_refused(
     [line] = refused(run(environment, "worker", options=options))
 
     assert line.startswith(problem)
+
+
+def test_a_pool_of_green_threads_is_refused() -> None:
+    class GreenPool(BasePool):  # type: ignore[misc]
+        is_green = True  # as celery.concurrency.gevent and eventlet say it
+
+    with pytest.raises(SettingsError, match="--pool gevent and eventlet are not supported"):
+        check_options({"pool": GreenPool})
 
 
 def test_a_key_that_others_may_read_stops_a_worker(environment: Environment, tmp_path: Path) -> None:

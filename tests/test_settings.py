@@ -87,6 +87,11 @@ def test_an_unknown_setting_is_refused(active_environment: Environment, monkeypa
         ("host", "https://b2copy.example.com:99999"),
         ("host", "https://"),
         ("host", "http://127.0.0.1.example.com"),
+        ("webhook_url", "crm.example.com/hook"),
+        ("webhook_url", "ftp://crm.example.com/hook"),
+        ("webhook_url", "https://user:word@crm.example.com/hook"),
+        ("webhook_url", "https://crm.example.com/hook#part"),
+        ("webhook_url", "https://crm.example.com/a hook"),
         ("redis_url", "localhost:6379"),
         ("redis_url", "http://localhost"),
         ("redis_url", "redis://localhost/0?health_check_interval=30"),
@@ -206,3 +211,32 @@ def test_a_refused_url_does_not_show_its_password(active_environment: Environmen
     monkeypatch.setenv("B2COPY_DATABASE_URL", "mysql://ada:pass-word@db/x")
 
     assert "pass-word" not in refused()
+
+
+def test_notices_must_be_signed(active_environment: Environment, monkeypatch: Monkey) -> None:
+    monkeypatch.setenv("B2COPY_WEBHOOK_URL", "https://crm.example.com/hook?of=b2copy")
+
+    assert refused() == "B2COPY_WEBHOOK_SECRET_FILE is not set: notices to B2COPY_WEBHOOK_URL must be signed"
+    assert load(CrmSettings).webhook_url == "https://crm.example.com/hook?of=b2copy"  # a CRM host signs nothing
+
+
+def test_notices_may_go_to_another_host_in_plain_text_only_if_that_is_allowed(
+    active_environment: Environment, monkeypatch: Monkey
+) -> None:
+    monkeypatch.setenv("B2COPY_WEBHOOK_URL", "http://crm.internal/hook")
+    monkeypatch.setenv("B2COPY_WEBHOOK_SECRET_FILE", "/etc/b2copy/webhook.secret")
+
+    assert refused().startswith("B2COPY_WEBHOOK_URL must be https")
+    monkeypatch.setenv("B2COPY_WEBHOOK_PLAINTEXT", "allowed")
+    assert load(Settings).webhook_url == "http://crm.internal/hook"
+
+
+def test_the_passwords_in_urls_are_in_no_repr(active_environment: Environment, monkeypatch: Monkey) -> None:
+    monkeypatch.setenv("B2COPY_DATABASE_URL", "postgresql://u:hunter2@db/x")
+    monkeypatch.setenv("B2COPY_REDIS_URL", "rediss://u:hunter3@redis/0?password=hunter3")
+
+    with pytest.raises(SettingsError):  # an option that is refused
+        load(Settings)
+    monkeypatch.setenv("B2COPY_REDIS_URL", "rediss://u:hunter3@redis/0")
+
+    assert "hunter" not in repr(load(Settings)) + str(load(Settings))

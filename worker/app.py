@@ -1,7 +1,6 @@
-"""The Celery app, and what each process holds one of: `ledger()`, `session()`, `b2copy()`.
+"""The Celery app, and what each process holds one of (see `worker.instances`).
 
-Importing this connects to nothing, reads no setting and loads neither the HTTP client nor cryptography, so that a CRM
-can import `tasks.enqueue` cheaply and a fork finds no socket to share.
+Importing this connects to nothing and reads no setting, so that a fork finds no socket to share.
 """
 
 import logging
@@ -9,47 +8,23 @@ import os
 import signal
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery import current_app, signals
 
 from worker.celery_app import App, celery_settings
 from worker.errors import SettingsError
-from worker.ledger import Ledger, open_ledger
-from worker.process import PerProcess
-from worker.queues import LANES, MIN_CONCURRENCY
+from worker.instances import b2copy, ledger, session, webhook
+from worker.ledger import open_ledger
+from worker.packages import check_ours
+from worker.queues import MIN_CONCURRENCY
 from worker.settings import crm_settings, worker_settings
 from worker.watch.logs import guard, guard_our_loggers
 from worker.watch.repeat_limit import limit_repeats
 
-if TYPE_CHECKING:
-    from worker.b2copy import B2Copy
-    from worker.session import SharedSession
+__all__ = ["app", "b2copy", "ledger", "session", "webhook"]
 
-
-@PerProcess
-def ledger() -> Ledger:
-    """This process's ledger. Raises `SettingsError` if its schema is not this version's."""
-    return open_ledger(crm_settings().database_url)
-
-
-@PerProcess
-def session() -> "SharedSession":
-    """This process's view of the session that the whole fleet shares."""
-    from worker.session import SharedSession
-
-    return SharedSession(worker_settings())
-
-
-@PerProcess
-def b2copy() -> "B2Copy":
-    """This process's client."""
-    from worker.b2copy import B2Copy
-    from worker.http import Http
-
-    settings = worker_settings()
-    # Each lane has senders of its own.
-    return B2Copy(Http({"service_admin": session()}, settings, connections=settings.concurrency * len(LANES)))
+check_ours("tasks")  # which the app imports by name
 
 
 def _settings_or_exit() -> dict[str, Any]:
@@ -80,11 +55,15 @@ def check_before_work(conf: Any = None, options: Any = None, **_: Any) -> None:
         return
     from worker.http import check as check_transport
     from worker.session import check_keys
+    from worker.session.back_office import check_password
+    from worker.webhook.endpoint import check_webhook
 
     try:
         check_options(options or {})
         check_keys(worker_settings())
+        check_password(worker_settings())
         check_transport(worker_settings().ca_file)
+        check_webhook(worker_settings())
         open_ledger(crm_settings().database_url, create=True).close()
         ledger()
     except SettingsError as error:
@@ -95,6 +74,9 @@ def check_options(options: dict[str, Any]) -> None:
     """Raises `SettingsError` if a worker's command line would starve the inbox or end the worker under load."""
     if options.get("autoscale"):
         raise SettingsError("--autoscale is not supported: threads cost little, set their number with -c")
+    if getattr(options.get("pool"), "is_green", False):
+        # gevent and eventlet replace threads and sockets under libcurl's event loop: every operation would fail.
+        raise SettingsError("--pool gevent and eventlet are not supported: leave --pool out, threads wait for B2COPY")
     concurrency = options.get("concurrency")
     if concurrency and str(concurrency).isdigit() and int(concurrency) < MIN_CONCURRENCY:
         raise SettingsError(

@@ -59,7 +59,7 @@ def celery_settings() -> dict[str, Any]:
         "broker_url": without_query(settings.redis_url),
         "broker_transport": _TRANSPORT,
         "broker_use_ssl": tls_options(settings) or None,
-        "imports": ("tasks.registry", "tasks.push", "tasks.housekeeping"),
+        "imports": ("tasks.inbox", "tasks.push", "tasks.housekeeping"),
         # Arguments come from outside: pickle would let a message run code.
         "accept_content": ["json"],
         "task_serializer": "json",

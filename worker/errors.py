@@ -6,6 +6,7 @@
     - RateLimited           429
     - SessionUnavailable    there is no access token right now
       - StoreUnavailable    because Redis does not answer
+    - BackOfficeUnavailable the Back Office gives no token, or refuses our shared secret: only some operations wait
     - AccessRejected        401 twice in a row, or 403: our access, or this operation's, is refused
     - GateClosed            we do not send just now: nothing was sent
       - CircuitOpen         because the destination is unavailable
@@ -71,6 +72,10 @@ class SessionUnavailable(Transient):
 
 class StoreUnavailable(SessionUnavailable):
     """Redis does not answer, and no local copy of the token is still good."""
+
+
+class BackOfficeUnavailable(Transient):
+    """The Back Office gives us no token, or refuses our shared secret: only the operations that need it wait."""
 
 
 class AccessRejected(Transient):

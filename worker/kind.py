@@ -19,7 +19,7 @@ from worker.settings import CrmSettings, Settings
 class Payload(BaseModel):
     """What a kind needs to know. Unknown fields are refused, because a misspelt one would be lost in silence."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=False, defer_build=True)
 
 
 P = TypeVar("P", bound=Payload)
@@ -78,6 +78,8 @@ class Kind(Generic[P]):
 
     `on_unknown` says what an unknown outcome permits; a function is asked about each claim. `failure_reasons` are the
     reasons of `Failed` outcomes, each with a sentence for people. `time_allowed_s` and `polls` read the settings.
+    `waits_s` are the seconds between two attempts that brought nothing, until the time allowed is over; the last one is
+    repeated with a jitter of 20 %. Without them the engine backs off for at most ten seconds.
     """
 
     name: str
@@ -90,6 +92,7 @@ class Kind(Generic[P]):
     destination: str = "b2copy"
     failure_reasons: Mapping[str, str] = field(default_factory=dict)
     polls: Callable[[Settings], PollSchedule] = lambda _: PollSchedule()
+    waits_s: tuple[float, ...] = ()
 
     def new(self, fields: Mapping[str, Any], settings: CrmSettings) -> New:
         """Return the operation that these fields ask for. Raises `BadPayload` naming the field and the remedy."""

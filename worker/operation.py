@@ -21,6 +21,9 @@ from typing import Any, NamedTuple
 MESSAGE_KIND = "message"
 """The kind of an operation that only stores a message which could not be recorded as an operation."""
 
+NOTICE_KIND = "crm.notify"
+"""The kind of an operation that tells the CRM what became of another operation."""
+
 MESSAGE_LIMIT = 500
 """Characters stored of a server message. There is one limit, so that the same text is the same wherever it is shown."""
 
@@ -109,6 +112,8 @@ MOVES = {
     "correct": _move({State.FAILED}, {State.QUEUED}),  # a replay with another payload
     "resolve": _move({State.FAILED}, {State.SUCCEEDED, State.FAILED}),  # a person records what the destination did
     "cancel": _move({State.QUEUED, State.WAITING}, {State.CANCELLED}),  # only while nothing was ever sent
+    # A notice of which the CRM has not confirmed the receipt, by a newer one about the same operation.
+    "supersede": _move({State.QUEUED, State.WAITING, State.RUNNING}, {State.CANCELLED}),
     "stop_asking": _move({State.QUEUED, State.WAITING}, {State.FAILED}),  # only after something was sent
 }
 

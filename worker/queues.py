@@ -1,11 +1,25 @@
 """The queues: which messages go where, and in which order the lanes are served."""
 
-LANES = ("money", "default", "bulk")
+NOTIFY = "notify"
+"""The lane of notices to the CRM. Nobody requests these operations: the ledger records them."""
+
+REQUEST_LANES = ("money", "default", "bulk")
+"""The lanes of operations at B2COPY, in the order they are served."""
+
+B2COPY, CRM = "b2copy", "crm"
+"""The destinations: what operations talk to."""
+
+LANES = (*REQUEST_LANES, NOTIFY)
 """Which queue an operation's wake-ups go through, in the order they are served."""
 
 INBOX = "b2copy.inbox"  # messages with arguments, from anywhere
 HOUSEKEEPING = "b2copy.housekeeping"  # the session's refresh and the ledger's dispatch
 WAKE_UP_LASTS_S = 0.02  # seconds; a wake-up also serves what its sender enqueues within this time
+
+
+def destination_of(lane: str) -> str:
+    """Return the destination of a lane's operations."""
+    return CRM if lane == NOTIFY else B2COPY
 
 
 def queue_of(lane: str) -> str:

@@ -52,6 +52,18 @@ def _base_url(value: str) -> str:
     return f"{parts.scheme}://{parts.netloc.lower()}"
 
 
+def _webhook_url(value: str) -> str:
+    """Accept an absolute http or https URL without user and fragment."""
+    parts = urlsplit(value.strip())
+    if parts.scheme not in {"https", "http"} or not parts.hostname or parts.port == 0:
+        raise ValueError("must be a URL such as https://crm.example.com/webhooks/b2copy")
+    if parts.username or parts.password or parts.fragment:
+        raise ValueError("must hold no user, password or fragment: notices are signed")
+    if not re.fullmatch(r"[!-~]+", value.strip()):
+        raise ValueError("must hold printable ASCII characters without spaces alone")
+    return value.strip()
+
+
 def _ip_address(value: str) -> str:
     try:
         return str(ipaddress.ip_address(value.strip()))
@@ -73,6 +85,8 @@ def _database_url(value: str) -> str:
     if dialect == "sqlite" and not driver:
         if not rest.startswith("//"):
             raise ValueError("must name an absolute path: sqlite:////absolute/path (four slashes)")
+        if "?" in rest:
+            raise ValueError("must not hold options: an SQLite ledger takes none")
         return f"sqlite://{rest}"
     if dialect not in {"postgres", "postgresql"}:
         raise ValueError(f"must be on sqlite or postgresql, not {scheme}")
@@ -113,6 +127,7 @@ def _call_paths(value: list[str]) -> list[str]:
 
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=False)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
+WebhookUrl = Annotated[str, AfterValidator(_webhook_url)]
 IpAddress = Annotated[str, AfterValidator(_ip_address)]
 DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
 RedisUrl = Annotated[str, AfterValidator(checked_redis_url)]
@@ -122,13 +137,26 @@ Rate = Annotated[str, AfterValidator(_rate)]
 class LedgerSettings(BaseSettings):
     """What `b2copy-sync migrate` needs."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", populate_by_name=True)
+    # Built at first use: a CRM's process never needs what a worker's settings are checked with.
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="ignore", populate_by_name=True, defer_build=True
+    )
 
     database_url: DatabaseUrl = Field(
         validation_alias=AliasChoices("B2COPY_DATABASE_URL", "DATABASE_URL"),
+        repr=False,  # it may hold a password
         description="The ledger: sqlite:////absolute/path, or postgresql://user@host/name.",
     )
     retention: Seconds = Field(400 * 86400.0, description="How long a final operation is kept before purge takes it.")
+
+    webhook_url: WebhookUrl | None = Field(
+        None,
+        description="Where the CRM is told what became of each operation, by signed webhook: https://..., or http:// to"
+        " a loopback address. The same for all processes, CRM hosts included.",
+    )
+    webhook_plaintext: Literal["refused", "allowed"] = Field(
+        "refused", description="Whether notices may go to another host by http:// without TLS."
+    )
 
 
 class CrmSettings(LedgerSettings):
@@ -136,6 +164,7 @@ class CrmSettings(LedgerSettings):
 
     redis_url: RedisUrl = Field(
         validation_alias=AliasChoices("B2COPY_REDIS_URL", "REDIS_URL"),
+        repr=False,  # it may hold a password
         description="Broker and session, a Redis database of our own: rediss://host:6379/0 (TLS).",
     )
     redis_ca_file: Path | None = Field(None, description="CA certificates for Redis, if not the usual ones.")
@@ -202,6 +231,30 @@ class Settings(CrmSettings):
     fees_restart: Literal["same", "suffixed"] = Field(
         "same", description="The request_id of a replayed fee run that ended in error: the same, or with a suffix."
     )
+    webhook_secret_file: Path | None = Field(
+        None,
+        description="Secrets that sign the notices, whsec_ and base64 of 24 to 64 bytes, one per line, newest first.",
+    )
+    webhook_ca_file: Path | None = Field(
+        None, description="CA certificates for the CRM's host in B2COPY_WEBHOOK_URL, if not the usual ones."
+    )
+    seamless_secret_file: Path | None = Field(
+        None, description="A file with the secret that B2COPY's Back Office shows, to register clients."
+    )
+    duplicate_clients: Literal["unknown", "refused", "returned"] = Field(
+        "unknown",
+        description="What B2COPY does with a second registration; if unknown, a lost answer is left to a person.",
+    )
+    back_office_email: str | None = Field(
+        None, pattern=r"[^@\s]+@[^@\s]+", description="Who signs in to the Back Office, if some routes need that."
+    )
+    back_office_password_file: Path | None = Field(None, description="A file with the password of that e-mail address.")
+    accounts_login: Literal["service_admin", "back_office"] = Field(
+        "service_admin", description="Which login lists and creates accounts: B2COPY's documentation leaves it open."
+    )
+    widgets_login: Literal["service_admin", "back_office"] = Field(
+        "service_admin", description="Which login reads the widgets."
+    )
 
 
 AnySettings = TypeVar("AnySettings", bound=LedgerSettings)
@@ -215,6 +268,7 @@ def load(kind: type[AnySettings]) -> AnySettings:
     except ValidationError as error:
         problems += [_describe(kind, dict(problem)) for problem in error.errors()]
     else:
+        problems += _webhook_problems(settings)
         if isinstance(settings, CrmSettings):
             problems += _redis_problems(settings)
         if isinstance(settings, Settings):
@@ -260,6 +314,17 @@ def _redis_problems(settings: CrmSettings) -> Iterator[str]:
         )
 
 
+def _webhook_problems(settings: LedgerSettings) -> Iterator[str]:
+    url = urlsplit(settings.webhook_url or "")
+    if url.scheme == "http" and not is_loopback(url.hostname or "") and settings.webhook_plaintext != "allowed":
+        yield (
+            "B2COPY_WEBHOOK_URL must be https: plain http is accepted to a loopback address only."
+            " Where the network between is encrypted, set B2COPY_WEBHOOK_PLAINTEXT=allowed"
+        )
+    if isinstance(settings, Settings) and settings.webhook_url and not settings.webhook_secret_file:
+        yield "B2COPY_WEBHOOK_SECRET_FILE is not set: notices to B2COPY_WEBHOOK_URL must be signed"
+
+
 def _contradictions(settings: Settings) -> list[str]:
     problems = []
     if settings.admin_id_type == "integer" and not re.fullmatch(r"[1-9]\d{0,18}", settings.admin_id):
@@ -268,6 +333,15 @@ def _contradictions(settings: Settings) -> list[str]:
         problems.append(
             f"B2COPY_KEY_ID names {len(settings.key_id)} keys and B2COPY_PRIVATE_KEY_FILE"
             f" {len(settings.private_key_file)} files: list one file per key, in the same order"
+        )
+    signs_in = settings.back_office_email is not None
+    if signs_in != (settings.back_office_password_file is not None):
+        problems.append(
+            "B2COPY_BACK_OFFICE_EMAIL and B2COPY_BACK_OFFICE_PASSWORD_FILE belong together: set both or none"
+        )
+    if not signs_in and "back_office" in (settings.accounts_login, settings.widgets_login):
+        problems.append(
+            "B2COPY_BACK_OFFICE_EMAIL is not set: B2COPY_ACCOUNTS_LOGIN or B2COPY_WIDGETS_LOGIN is back_office"
         )
     return problems
 

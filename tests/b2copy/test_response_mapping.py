@@ -167,3 +167,13 @@ def test_any_answer_whatever_is_a_value_or_an_error_of_ours(status: int, headers
             shown, retry_after = json.dumps(result, ensure_ascii=False, allow_nan=False, default=repr), None
         shown.encode()
         assert retry_after is None or 0 <= retry_after <= 86400
+
+
+@pytest.mark.parametrize("escape", ["\\u009b31m", "\\u202e", "\\ua7d2"])
+def test_redacting_a_servers_json_turns_no_escape_into_a_character_that_steers_a_terminal(escape: str) -> None:
+    body = f'{{"token": "x", "no JSON number": Infinity, "other": "{escape}"}}'.encode()
+
+    text = Answer(400, {}, body).server_message()
+
+    assert "[redacted]" in text
+    assert text.isprintable()

@@ -15,7 +15,7 @@ from typing import Any
 
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
-    ["worker.cli", "worker.ledger.statistics", "tasks.enqueue", "tasks.registry", "tests.cli.command"]
+    ["worker.cli", "worker.ledger.statistics", "tasks.enqueue", "tasks.registry", "tasks.inbox", "tests.cli.command"]
 )
 
 

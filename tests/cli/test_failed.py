@@ -1,12 +1,13 @@
 """failed list, show, replay, cancel: dead letters, and who decided what."""
 
 import time
+from typing import Any
 
 from tests.cli.conftest import Command
 from tests.cli.operations import many_failed
 from tests.operations import LedgerClock, fail_operation, record_operation, succeed_operation
 from worker.ledger import Ledger, attempts_of, audit_of, fail_message, find, search
-from worker.operation import FailureReason, State
+from worker.operation import FailureReason, OnUnknown, State
 
 
 def states(ledger: Ledger, *keys: str) -> list[str]:
@@ -130,6 +131,55 @@ class TestReplay:
         assert ran.code == 2
         assert "name KEYs, or choose by filters, or say --all" in ran.err
         assert states(ledger, key) == ["failed"]
+
+
+class TestCorrect:
+    def test_a_wrong_login_is_replaced_and_both_payloads_are_stored_with_who_and_why(
+        self, b2copy_sync: Command, ledger: Ledger
+    ) -> None:
+        key = fail_operation(ledger, "W1")
+        options = ("account_login=00123", "--why", "mistyped", "--by", "ann")
+
+        asked = b2copy_sync("failed", "correct", "W1", *options)
+        before = states(ledger, key)
+        ran = b2copy_sync("failed", "correct", "W1", *options, "--yes")
+
+        assert (asked.code, before) == (2, ["failed"])
+        assert "moves money: it is done with {'account_login': '00123', 'request_id': 'W1'}" in asked.err
+        assert (ran.code, ran.out) == (0, f"{key} corrected: queued: no worker has taken it yet\n")
+        [entry] = audit_of(ledger, key)
+        assert (entry.action, entry.actor, entry.note) == ("correct", "ann", "mistyped")
+        assert entry.detail is not None
+        assert entry.detail["before"]["payload"] == {"account_login": "7", "request_id": "W1"}
+        assert entry.detail["after"]["payload"] == {"account_login": "00123", "request_id": "W1"}
+
+    def test_a_correction_that_is_none_or_would_be_another_operation_is_refused(
+        self, b2copy_sync: Command, ledger: Ledger
+    ) -> None:
+        key = fail_operation(ledger, "W1")
+        fields: dict[str, Any] = {
+            "path": "/api/admin/a/v1/b/c/d",
+            "payload": {},
+            "key": "C1",
+            "entity": None,
+            "parent": None,
+        }
+        call = fail_operation(
+            ledger, "C1", kind="call", lane="default", payload=fields | {"repeatable": False}, on_unknown=OnUnknown.STOP
+        )
+
+        def refused(name: str, *values: str) -> str:
+            ran = b2copy_sync("failed", "correct", name, *values, "--why", "x", "--yes")
+            assert ran.code == 2
+            return ran.err
+
+        assert "it would be fees.process:W2" in refused(key, "request_id=W2")
+        assert "has this payload already" in refused(key, "account_login=7")
+        assert "is not a login" in refused(key, "account_login='7")
+        assert "is not a field" in refused(key, "login=7")
+        assert "cannot be corrected" in refused(call, "repeatable=true")
+        assert "cannot be corrected" in refused(call, "parent=call:other")
+        assert states(ledger, key, call) == ["failed", "failed"]
 
 
 class TestResolve:

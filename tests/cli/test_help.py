@@ -12,7 +12,7 @@ import typer
 from tasks.registry import KINDS
 from worker.cli import app, options
 from worker.operation import FailureReason
-from worker.queues import LANES
+from worker.queues import LANES, REQUEST_LANES
 
 HEAVY = {"celery", "sqlalchemy", "redis", "requests", "cryptography", "pydantic", "aiohttp"}
 
@@ -49,7 +49,14 @@ def test_help_brings_none_of_the_heavy_packages() -> None:
 def test_every_command_and_every_option_is_explained() -> None:
     found = dict(commands(typer.main.get_command(app)))
 
-    assert {"failed list", "failed show", "failed replay", "failed cancel", "session renew"} <= found.keys()
+    assert {
+        "failed list",
+        "failed show",
+        "failed replay",
+        "failed correct",
+        "failed cancel",
+        "session renew",
+    } <= found.keys()
     for name, command in found.items():
         assert command.help, name
         assert command.epilog, name
@@ -57,6 +64,7 @@ def test_every_command_and_every_option_is_explained() -> None:
 
 
 def test_the_words_offered_are_the_ledgers() -> None:
-    assert get_args(options.Lane) == LANES
+    assert get_args(options.AnyLane) == LANES
+    assert get_args(options.Lane) == REQUEST_LANES
     of_kinds = {reason for kind in KINDS.values() for reason in kind.failure_reasons}
     assert set(get_args(options.Reason)) == set(FailureReason) | of_kinds

@@ -58,7 +58,7 @@ def test_health_counts_and_is_well(b2copy_sync: Command, ledger: Ledger) -> None
     ran = b2copy_sync("health", "--json")
 
     assert ran.code == 0
-    assert ran.document["due"] == {"money": 1, "default": 0, "bulk": 0}
+    assert ran.document["due"] == {"money": 1, "default": 0, "bulk": 0, "notify": 0}
     assert ran.document["failed"] == {"rejected": 1}
     assert ran.document["problems"] == []
 

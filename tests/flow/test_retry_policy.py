@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tasks.notices import WAITS_S
 from tests.flow.conftest import a_claim
 from tests.operations import attempt_record
 from worker.errors import (
@@ -421,3 +422,28 @@ def test_every_transition_carries_its_evidence(policy: RetryPolicy) -> None:
     for learned in (Done(), Pending(), Unavailable("x"), Rejected("x"), KeyError("x"), Later(1.0), BadPayload("x")):
         attempt = finished(a_claim(), learned)
         assert policy.decide(attempt).attempt is attempt.record
+
+
+def test_a_kind_with_waits_of_its_own_waits_longer_after_each_attempt(policy: RetryPolicy) -> None:
+    waits_s: list[float] = []
+    for _ in range(12):
+        claim = a_claim(wait_reason=WaitReason.BACKOFF, last_wait_s=waits_s[-1] if waits_s else 0.0)
+        decided = policy.decide(finished(claim, Unavailable("notice", 500), waits_s=WAITS_S))
+        assert decided.due_in_s is not None
+        waits_s.append(decided.due_in_s)
+
+    assert waits_s[:8] == [1, 5, 15, 60, 300, 900, 1800, 3600]
+    assert all(0.8 * 7200 <= wait_s <= 1.2 * 7200 for wait_s in waits_s[8:])
+    assert len(set(waits_s[8:])) > 1
+
+
+def test_retry_after_is_a_floor_of_such_waits(policy: RetryPolicy) -> None:
+    decided = policy.decide(finished(a_claim(), Unavailable("notice", 503, None, 30.0), waits_s=WAITS_S))
+
+    assert decided.due_in_s == 30.0
+
+
+def test_such_a_kind_is_exhausted_at_its_deadline(policy: RetryPolicy) -> None:
+    claim = a_claim(deadline=time.monotonic() - 1)
+
+    assert policy.decide(finished(claim, Unavailable("notice", 500), waits_s=WAITS_S)).failure_reason == "exhausted"

@@ -62,7 +62,9 @@ def ledger_url(database: str, request: pytest.FixtureRequest, tmp_path: Path) ->
     url = str(request.getfixturevalue("migrated_schema"))
     engine = create_engine(url)
     with engine.begin() as connection:
-        connection.execute(text("TRUNCATE b2copy_operations, b2copy_flags, b2copy_audit CASCADE"))
+        connection.execute(
+            text("TRUNCATE b2copy_operations, b2copy_flags, b2copy_audit, b2copy_requests, b2copy_identities CASCADE")
+        )
         connection.execute(text("UPDATE b2copy_ledger SET dispatched_at = 0"))
     engine.dispose()
     return url

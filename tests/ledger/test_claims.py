@@ -5,6 +5,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 
 from tests.operations import (
     LedgerClock,
@@ -16,7 +18,19 @@ from tests.operations import (
     record_operations,
     succeed,
 )
-from worker.ledger import LEASE_S, Ledger, attempts_of, cancel, claim, pause, renew_leases, resume, return_unsent
+from tests.support import until
+from worker.ledger import (
+    LEASE_S,
+    Ledger,
+    attempts_of,
+    cancel,
+    claim,
+    claims,
+    pause,
+    renew_leases,
+    resume,
+    return_unsent,
+)
 from worker.operation import Phase, State, WaitReason
 
 
@@ -132,6 +146,63 @@ def test_a_renewed_lease_does_not_lapse(ledger: Ledger, clock: LedgerClock) -> N
 
     clock.advance(LEASE_S - 1)
     assert claim_due(ledger, "worker 2") == []
+
+
+def test_after_an_outage_of_the_ledger_the_holder_goes_first(
+    ledger: Ledger, open_again: Callable[[], Ledger], clock: LedgerClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "HOLDERS_FIRST_S", 0.5)
+    record_operations(ledger, "W1", "W2")
+    [held] = claim_due(ledger, "worker 1", limit=1)
+    other = open_again()
+    clock.advance(LEASE_S + 1)
+    lose_connection(other)
+
+    soon = claim_due(other, "worker 2")
+    renewed = renew_leases(ledger, "worker 1", [held])
+    time.sleep(0.6)  # the time that is tested
+    later = claim_due(other, "worker 2")
+
+    assert (names_of(soon), later, renewed) == (["W2"], [], {held.id})
+    assert succeed(ledger, held) == []
+
+
+def test_a_lease_that_nobody_renews_after_an_outage_is_taken_over(
+    ledger: Ledger, clock: LedgerClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "HOLDERS_FIRST_S", 0.3)
+    record_operations(ledger, "W1")
+    claim_one(ledger, "worker 1")
+    clock.advance(LEASE_S + 1)
+    lose_connection(ledger)
+
+    assert claim_due(ledger, "worker 2") == []
+    taken = until(lambda: claim_due(ledger, "worker 2"), within=3)
+
+    assert names_of(taken) == ["W1"]
+    assert taken[0].outcome_unknown
+
+
+def test_a_claim_that_a_suspended_database_delayed_takes_over_no_lapsed_lease(
+    ledger: Ledger, clock: LedgerClock
+) -> None:
+    record_operations(ledger, "W1", "W2")
+    claim_due(ledger, "worker 1", limit=1)
+    clock.advance(LEASE_S + 1)
+
+    delayed = ledger.write(
+        lambda connection: claims.claim_within(connection, "money", "worker 2", 10, time.monotonic() - 20.0)
+    )
+
+    assert names_of(delayed) == ["W2"]
+    assert claim_due(ledger, "worker 2") == []
+
+
+def lose_connection(ledger: Ledger) -> None:
+    """Let a statement fail as it does when the database is gone."""
+    statement = "SELECT pg_terminate_backend(pg_backend_pid())"
+    with pytest.raises(OperationalError), ledger.writing() as connection:
+        connection.execute(text(statement if connection.dialect.name == "postgresql" else "SELECT 1 FROM nothing"))
 
 
 def test_a_lapsed_lease_can_be_renewed_until_another_process_claims_the_operation(

@@ -4,6 +4,7 @@ import pytest
 from sqlalchemy import make_url
 
 from worker.errors import SettingsError
+from worker.ledger import open_ledger
 from worker.settings import LedgerSettings, load
 
 
@@ -18,6 +19,7 @@ from worker.settings import LedgerSettings, load
         ("postgresql+psycopg2://u:hunter2@h/d", "driver psycopg2: write postgresql://"),
         ("postgresql+asyncpg://u:hunter2@h/d", "driver asyncpg: write postgresql://"),
         ("sqlite+aiosqlite:////var/lib/ledger.db", r"not sqlite\+aiosqlite"),
+        ("sqlite:////var/lib/ledger.db?mode=ro", "takes none"),
         ("mysql://u:hunter2@h/d", "sqlite or postgresql, not mysql"),
         ("jdbc:postgresql://h/d?user=u&password=hunter2", "an SQLAlchemy URL"),
         ("host=h dbname=d user=u password=hunter2", "an SQLAlchemy URL"),
@@ -57,3 +59,18 @@ def test_a_postgresql_url_is_read_by_sqlalchemy(
     parsed = make_url(load(LedgerSettings).database_url)
 
     assert (parsed.drivername, parsed.host, parsed.port) == ("postgresql+psycopg", host, port)
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ("schema=public", "must not hold the option 'schema'"),
+        ("sslmode=require&pgbouncer=true", "must not hold the option 'pgbouncer'"),
+        ("prepare_threshold=5", "must not hold the option 'prepare_threshold'"),
+        ("sslmode=on", "sslmode must be allow, disable,"),
+        ("target_session_attrs=rw", "target_session_attrs must be any,"),
+    ],
+)
+def test_an_option_that_libpq_does_not_take_is_no_outage(options: str, problem: str) -> None:
+    with pytest.raises(SettingsError, match=f"B2COPY_DATABASE_URL.* {problem}"):
+        open_ledger(f"postgresql+psycopg://u:hunter2@127.0.0.1:1/d?{options}")

@@ -41,7 +41,7 @@ def test_count_due_counts_what_may_be_claimed_now(ledger: Ledger, clock: LedgerC
     clock.advance(2)
     record_operations(ledger, "new", "newer", lane="bulk")
 
-    assert count_due(ledger) == {"money": 1, "default": 0, "bulk": 3}
+    assert count_due(ledger) == {"money": 1, "default": 0, "bulk": 3, "notify": 0}
 
 
 def test_a_paused_lane_has_nothing_due(ledger: Ledger) -> None:
@@ -50,7 +50,7 @@ def test_a_paused_lane_has_nothing_due(ledger: Ledger) -> None:
 
     pause(ledger, "bulk", "ada", "not today")
 
-    assert count_due(ledger) == {"money": 1, "default": 0, "bulk": 0}
+    assert count_due(ledger) == {"money": 1, "default": 0, "bulk": 0, "notify": 0}
 
 
 def test_make_due_makes_due_what_waits_for_one_reason(ledger: Ledger) -> None:

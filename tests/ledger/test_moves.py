@@ -13,10 +13,10 @@ from worker.ledger.schema import operations
 from worker.operation import FINAL, MOVES, State
 
 
-def test_only_a_claim_its_end_and_a_late_answer_leave_the_state_running() -> None:
+def test_only_a_claim_its_end_a_late_answer_and_a_newer_notice_leave_the_state_running() -> None:
     leaving = {name for name, move in MOVES.items() if State.RUNNING in move.before}
 
-    assert leaving == {"claim", "settle", "return_unsent", "late_answer"}
+    assert leaving == {"claim", "settle", "return_unsent", "late_answer", "supersede"}
 
 
 def test_a_final_state_is_left_only_by_a_persons_decision_or_a_late_answer() -> None:
@@ -48,7 +48,7 @@ def test_every_statement_that_writes_a_state_is_guarded() -> None:
     assert writing == {
         "claims._CLAIM", "claims._PARK", "claims._EXPIRE", "claims._RETURN_UNSENT", "settle._SETTLE",
         "late_answers._DECIDE", "operator_actions._REPLAY", "operator_actions._CORRECT", "operator_actions._RESOLVE",
-        "operator_actions._CANCEL", "operator_actions._STOP_ASKING",
+        "operator_actions._CANCEL", "operator_actions._STOP_ASKING", "notices._SUPERSEDE",
     }  # fmt: skip
     guard = "b2copy_operations.state IN ("
     assert {name for name in writing if guard not in texts[name].rpartition("WHERE b2copy_operations")[2]} == set()

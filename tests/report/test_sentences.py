@@ -8,7 +8,7 @@ import pytest
 
 from tasks.registry import KINDS
 from tests.operations import fail_operation, find_operation, hold_operation, make_wait, record_operation
-from worker.ledger import Ledger, audit_of, open_ledger, pause, resolve
+from worker.ledger import Ledger, audit_of, fail_message, find, open_ledger, pause, resolve
 from worker.ledger import replay as replay_in_ledger
 from worker.operation import FailureReason, OnUnknown, Operation, State, WaitReason
 from worker.report.operation import document, report_on
@@ -55,6 +55,16 @@ def test_each_failure_reason_has_its_sentence_and_remedy(reason: str, ledger: Le
     assert standing(operation, KINDS).startswith(f"failed ({reason}): ")
     assert remedy(operation)
     assert "{" not in standing(operation, KINDS) + remedy(operation)
+
+
+def test_a_payload_that_cannot_be_used_is_corrected_under_its_key_and_a_message_is_sent_again(ledger: Ledger) -> None:
+    key = fail_operation(ledger, failure_reason=FailureReason.BAD_PAYLOAD)
+    message = fail_message(ledger, "m-1", "b2copy.fees.process", "no arguments", by="crm", raw="[]").key
+
+    texts = [remedy(operation) for one in (key, message) if (operation := find(ledger, one))]
+
+    assert f"b2copy-sync failed correct {key} NAME=VALUE" in texts[0]
+    assert texts[1].startswith("Request it again")
 
 
 def test_the_words_of_a_kind_are_the_kinds_own(ledger: Ledger) -> None:

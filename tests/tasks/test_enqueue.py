@@ -5,15 +5,16 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy.orm import Session
 
 from tasks import enqueue
 from tests.support import until
 from tests.tasks.conftest import ended
 from worker.app import ledger
-from worker.errors import BadPayload, PayloadConflict
-from worker.ledger import attempts_of
-from worker.operation import FailureReason, State, WaitReason
+from worker.errors import BadPayload, NotAllowed, PayloadConflict
+from worker.ledger import attempts_of, audit_of
+from worker.operation import FINAL, FailureReason, State, WaitReason
 from worker.sandbox.control_client import SandboxControl
 from worker.testbed.environment import Environment
 
@@ -122,12 +123,80 @@ class TestInTheCrmsOwnTransaction:
 
         assert ended(f"fees.process:{request_id}", within=3.0).state == State.SUCCEEDED
 
+    def test_a_session_is_committed_or_rolled_back_with_it(self, crm: Engine, name: Name) -> None:
+        ids = [name(), name()]
+        with Session(crm) as session:
+            session.execute(text("INSERT INTO withdrawals VALUES (:id)"), {"id": ids[0]})
+            enqueue.fees(account_login="7", request_id=ids[0], connection=session)
+            session.rollback()
+            enqueue.fees(account_login="7", request_id=ids[1], connection=session)
+            session.commit()
+
+        done = enqueue.wait(f"fees.process:{ids[1]}", 5)
+        assert done is not None
+        assert done.state == State.SUCCEEDED
+        assert enqueue.status(f"fees.process:{ids[0]}") is None
+
     def test_many_are_committed_together(self, crm: Engine, name: Name) -> None:
         rows = [{"account_login": "7", "request_id": name()} for _ in range(20)]
         with crm.begin() as connection:
             recorded = enqueue.many("fees.process", rows, connection=connection)
 
         assert {ended(one.key).state for one in recorded} == {State.SUCCEEDED}
+
+
+class TestWait:
+    def test_returns_an_operation_when_it_has_ended(self, name: Name) -> None:
+        recorded = enqueue.fees(account_login="7", request_id=name())
+
+        ended_now = enqueue.wait(recorded.key, 10)
+
+        assert ended_now is not None
+        assert ended_now.state == State.SUCCEEDED
+
+    def test_returns_an_operation_as_it_stands_when_the_time_is_up(self, control: SandboxControl, name: Name) -> None:
+        control.switches(fees={"until_finished": True})
+        request_id = name()
+        recorded = enqueue.fees(account_login="7", request_id=request_id)
+
+        standing = enqueue.wait(recorded.key, 0.5)
+
+        assert standing is not None
+        assert standing.state not in FINAL
+        control.finish_fees("7", request_id)
+
+    def test_returns_nothing_for_an_operation_that_there_is_not(self) -> None:
+        assert enqueue.wait("fees.process:nobody-asked", 0.1) is None
+
+    def test_reads_the_ledger_a_few_times_and_not_all_the_time(self) -> None:
+        looks: list[object] = []
+
+        def note(*call: object) -> None:
+            looks.append(call[2])
+
+        event.listen(ledger().engine, "before_cursor_execute", note)
+        enqueue.wait("fees.process:nobody-asked", 1.0)
+        event.remove(ledger().engine, "before_cursor_execute", note)
+
+        assert 3 <= len(looks) <= 20
+
+
+class TestCancel:
+    def test_ends_an_operation_of_which_nothing_was_sent(self, name: Name) -> None:
+        child = enqueue.call(UPDATE, {}, key=name(), parent="fees.process:nobody-asked")
+
+        cancelled = enqueue.cancel(child.key, why="not wanted", by="Ada")
+
+        assert cancelled.state == State.CANCELLED
+        assert [(entry.actor, entry.note) for entry in audit_of(ledger(), child.key)] == [("Ada", "not wanted")]
+
+    def test_of_a_sent_or_unknown_operation_is_refused(self, name: Name) -> None:
+        done = ended(enqueue.fees(account_login="7", request_id=name()).key)
+
+        with pytest.raises(NotAllowed):
+            enqueue.cancel(done.key, why="too late")
+        with pytest.raises(BadPayload, match="there is no such operation"):
+            enqueue.cancel("fees.process:nobody-asked", why="?")
 
 
 class TestMany:

@@ -3,14 +3,14 @@
 from collections.abc import Callable
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import text, update
 
 from tasks import housekeeping
 from tests.operations import find_operation, hold_operation, make_wait, record_operations
 from worker.app import ledger
 from worker.ledger.schema import ledger as ledger_row
 from worker.ledger.schema import now_ms
-from worker.operation import WaitReason
+from worker.operation import State, WaitReason
 from worker.sandbox.control_client import SandboxControl
 from worker.testbed.environment import Environment
 
@@ -58,3 +58,18 @@ def test_dispatch_wakes_once_a_second_in_the_whole_fleet(active_environment: Env
             connection.execute(update(ledger_row).values(dispatched_at=now_ms()))
         housekeeping.dispatch()
         assert client.llen("b2copy.money") == 0
+
+
+def test_dispatch_takes_the_requests_of_the_sql_api_and_wakes_a_worker_for_them(
+    active_environment: Environment,
+) -> None:
+    with ledger().writing() as crm:
+        crm.execute(
+            text("INSERT INTO b2copy_requests (kind, payload) VALUES ('fees.process', :payload)"),
+            {"payload": '{"account_login": "7", "request_id": "W1"}'},
+        )
+    with active_environment.broker.client as client:
+        housekeeping.dispatch()
+
+        assert find_operation(ledger()).state == State.QUEUED
+        assert client.llen("b2copy.money") == 1

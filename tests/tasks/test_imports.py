@@ -1,4 +1,7 @@
-"""What a CRM loads when it imports `tasks.enqueue`: no HTTP client and no cryptography, for it calls nobody."""
+"""What a CRM loads when it imports `tasks.enqueue`: no HTTP client, no cryptography, and no Celery before a wake-up.
+
+SQLAlchemy (0.18 s, 30 MB) and pydantic (0.08 s, 10 MB) are most of what is left; our own files are 0.07 s and 4 MB.
+"""
 
 import os
 import subprocess
@@ -9,8 +12,7 @@ MAY_LOAD = {
     "sqlalchemy", "tenacity",  # the ledger; with its driver when it is opened
     "pydantic", "pydantic_core", "pydantic_settings", "annotated_types", "typing_extensions", "typing_inspection",
     "dotenv",
-    "celery", "kombu", "amqp", "billiard", "vine", "click", "dateutil", "six", "tzlocal",  # wake-ups
-    "cffi", "cython_runtime", "yaml",  # by billiard, celery and kombu, if they are installed
+    "cython_runtime",  # by SQLAlchemy
 }  # fmt: skip
 
 LIST = """
@@ -21,7 +23,7 @@ print(*sorted(name for name in found if not name.startswith("_")))
 """
 
 
-def test_importing_enqueue_loads_neither_http_nor_cryptography() -> None:
+def test_importing_enqueue_loads_neither_http_nor_cryptography_nor_celery() -> None:
     unmeasured = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
     listed = subprocess.run(
         [sys.executable, "-c", LIST], env=unmeasured, capture_output=True, text=True, timeout=55, check=True

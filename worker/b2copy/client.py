@@ -1,23 +1,99 @@
 """B2COPY's API: every route is sent the same way."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from worker.b2copy.response_mapping import value_of
-from worker.b2copy.route import Route
-from worker.http import Http
+from worker.b2copy.route import Request, Route
+from worker.b2copy.routes import account_create, account_list, client_registration, leaderboard, seamless_login
+from worker.b2copy.routes import fees as fee_run
+from worker.b2copy.routes import statistics as statistics_widget
+from worker.b2copy.routes.account import Account
+from worker.errors import BackOfficeUnavailable, CredentialsRejected, SessionUnavailable
+from worker.http import Answer, Http
 from worker.operation import OnUnknown
 
 A = TypeVar("A")
 
+SERVICE_ADMIN, BACK_OFFICE = "service_admin", "back_office"
+"""The names of the logins."""
+
 
 class B2Copy:
-    """B2COPY, through one authenticated HTTP client."""
+    """B2COPY, through one authenticated HTTP client.
 
-    def __init__(self, http: Http) -> None:
+    Every method sends one request and raises the errors of `worker.errors`. An operation of the ledger does not call
+    these methods but `worker.kind.Attempt.call`, which passes the gate and leaves evidence.
+    """
+
+    def __init__(self, http: Http, logins: Mapping[str, str] | None = None) -> None:
+        """`logins` says which login the route groups `accounts` and `widgets` use: the service admin's by default."""
         self._http = http
+        self._logins = {"accounts": SERVICE_ADMIN, "widgets": SERVICE_ADMIN, **(logins or {})}
 
     async def send(self, route: Route[A], body: Mapping[str, Any], on_unknown: OnUnknown) -> A:
         """Send one request and return what the route reads in its answer. Raises the errors of `worker.errors`."""
-        answer = await self._http.request(route.method, route.path, json=body, login=route.login, on_unknown=on_unknown)
-        return route.read(value_of(answer, route.name), body)
+        message, login = route.message(body), route.login and self._logins.get(route.login, route.login)
+        try:
+            answer = await self._http.request(
+                route.method, message.path, query=message.query, json=message.body, login=login, on_unknown=on_unknown
+            )
+        except (CredentialsRejected, SessionUnavailable) as error:
+            if login != BACK_OFFICE:
+                raise
+            raise BackOfficeUnavailable(
+                "no token of the Back Office", error.status, str(error), error.retry_after
+            ) from None
+        if route.secrets:
+            answer = _without(answer, [body[name] for name in route.secrets])
+        return route.read(value_of(answer, route.name, is_secret=route.is_secret), body)
+
+    async def process_fees(self, account_login: str, request_id: str) -> fee_run.FeeStatus:
+        """Start the fee run of a withdrawal, or ask how far it is."""
+        body = {"account_login": account_login, "request_id": request_id}
+        return await self.send(fee_run.PROCESS, body, OnUnknown.START_OR_GET)
+
+    async def accounts(self, search: account_list.AccountSearch) -> list[Account]:
+        """Return one page of the master and investment accounts that match."""
+        return await self._look(account_list.LIST, search)
+
+    async def create_account(self, account: account_create.NewAccount) -> Account:
+        """Create a master or investment account for an MT login that exists."""
+        return await self.send(account_create.CREATE, account.fields(), OnUnknown.STOP)
+
+    async def account_detail(self, account: statistics_widget.OfAccount) -> statistics_widget.Detail:
+        """Return what the statistics widget shows about an account."""
+        return await self._look(statistics_widget.DETAIL, account)
+
+    async def account_statistics(self, account: statistics_widget.OfAccount) -> statistics_widget.Statistics:
+        """Return the figures of the statistics widget."""
+        return await self._look(statistics_widget.STATISTICS, account)
+
+    async def leaderboard(self, board: leaderboard.Board) -> list[leaderboard.Leader]:
+        """Return the master accounts of the leaderboard widget."""
+        return await self._look(leaderboard.LEADERBOARD, board)
+
+    async def seamless_url(self, visitor: seamless_login.Visitor) -> seamless_login.SeamlessUrl:
+        """Return the URL that logs a client in. Whoever has it is logged in: do not log or store it."""
+        return await self._look(seamless_login.GET_AUTH_URL, visitor)
+
+    async def start_wizard(self) -> str:
+        """Return the UUID of a new wizard, in which a client is registered."""
+        return await self.send(client_registration.INIT, {}, OnUnknown.REPEAT)
+
+    async def register_client(self, client: client_registration.NewClient) -> client_registration.Client:
+        """Register a client, which gives it a payment account."""
+        return await self.send(client_registration.REGISTER, client.fields(), OnUnknown.STOP)
+
+    async def _look(self, route: Route[A], request: Request) -> A:
+        """Send a request without an effect."""
+        return await self.send(route, request.fields(), OnUnknown.REPEAT)
+
+
+def _without(answer: Answer, secrets: list[str]) -> Answer:
+    """Return the answer without these secrets, which some servers repeat."""
+    body = answer.body
+    for secret in secrets:
+        body = body.replace(secret.encode(), b"[redacted]")
+    return replace(answer, body=body)

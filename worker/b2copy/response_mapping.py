@@ -18,30 +18,53 @@ from worker.errors import (
     UnknownOutcome,
 )
 from worker.http import Answer
+from worker.http.answer import server_message
 
 
-def value_of(answer: Answer, name: str) -> Any:
+def value_of(answer: Answer, name: str, is_secret: bool = False) -> Any:
     """Return the JSON of a 2xx answer, None if it says that it has no body. `name` is the route's, for messages.
 
     Raises the error that any other answer means, and `UnknownOutcome` for a 2xx without whole JSON: a connection cut
-    inside the headers can look like an empty 200.
+    inside the headers can look like an empty 200. Nothing of a 2xx that `is_secret` is quoted.
     """
     if not 200 <= answer.status < 300:
-        raise _error_of(answer, name)
+        raise _error_of(answer.status, answer.server_message(), answer.retry_after, name)
     if answer.is_empty:
         return None
     try:
         return answer.json()
     except ValueError:
-        text = answer.server_message() or "an empty body"
+        text = "" if is_secret else answer.server_message() or "an empty body"
         raise UnknownOutcome(f"{name}: HTTP {answer.status} without whole JSON", answer.status, text) from None
 
 
-def _error_of(answer: Answer, name: str) -> B2CopyError:
-    status, text = answer.status, answer.server_message()
+def data_of(body: Any, name: str) -> Any:
+    """Return what an answer of generation 1 holds, in its envelope (`status`, `meta`, `data`) or bare.
+
+    The envelope has a status of its own, also inside a 200. Raises the error that such a status means.
+    """
+    if not isinstance(body, dict):
+        return body
+    meta = body.get("meta")
+    for status in (_status(body), _status(meta)):
+        if status is not None and status >= 400:
+            raise _error_of(status, server_message(body), None, name)
+    is_envelope = "data" in body and ("meta" in body or _status(body) is not None)
+    return body["data"] if is_envelope else body
+
+
+def _status(part: Any) -> int | None:
+    """Return the HTTP status that part of an envelope holds, as a number or as text."""
+    status = part.get("status") if isinstance(part, dict) else None
+    if isinstance(status, str) and status.isascii() and status.isdigit() and len(status) == 3:
+        status = int(status)
+    return status if type(status) is int and 100 <= status <= 599 else None
+
+
+def _error_of(status: int, text: str, retry_after: float | None, name: str) -> B2CopyError:
     match status:
         case 429:
-            return RateLimited(name, status, text, answer.retry_after)
+            return RateLimited(name, status, text, retry_after)
         case 401 | 403:
             return AccessRejected(name, status, text)
         case 404:
@@ -53,7 +76,7 @@ def _error_of(answer: Answer, name: str) -> B2CopyError:
         case 307 | 308:  # "repeat it at another address": not processed here, and not followed with our token
             return Unavailable(f"{name}: redirected, is B2COPY_HOST right?", status, text)
     if status >= 500 or status in {408, 425}:
-        return Unavailable(name, status, text, answer.retry_after)
+        return Unavailable(name, status, text, retry_after)
     if 400 <= status < 500:
         return Rejected(name, status, text)
     return UnknownOutcome(f"{name}: an answer that nobody understands", status, text)

@@ -7,10 +7,13 @@ import sys
 import typer
 
 from worker.cli import (
+    accounts,
+    clients,
     demo,
     doctor,
     failed,
     health,
+    identity,
     import_file,
     keygen,
     migrate,
@@ -21,6 +24,7 @@ from worker.cli import (
     sandbox,
     session,
     status,
+    webhook,
 )
 from worker.cli.exits import EXITS, Exit, Stop, stopped_by
 from worker.watch.logs import guard
@@ -51,15 +55,20 @@ for command, panel in (
     (request.call, OPERATIONS),
     (request.request, OPERATIONS),
     (import_file.import_, OPERATIONS),
+    (clients.seamless_url, OPERATIONS),
     (status.status, OPERATIONS),
     (health.health, OPERATE),
     (pause.pause, OPERATE),
     (pause.resume, OPERATE),
     (purge.purge, OPERATE),
 ):
-    app.command(command.__name__.rstrip("_"), rich_help_panel=panel, epilog=EXITS)(command)
+    app.command(command.__name__.rstrip("_").replace("_", "-"), rich_help_panel=panel, epilog=EXITS)(command)
+app.add_typer(clients.app, name="clients", rich_help_panel=OPERATIONS)
+app.add_typer(accounts.app, name="accounts", rich_help_panel=OPERATIONS)
+app.add_typer(identity.app, name="identity", rich_help_panel=OPERATIONS)
 app.add_typer(failed.app, name="failed", rich_help_panel=OPERATIONS)
 app.add_typer(session.app, name="session", rich_help_panel=OPERATE)
+app.add_typer(webhook.app, name="webhook", rich_help_panel=OPERATE)
 
 
 def main() -> None:

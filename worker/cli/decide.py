@@ -28,7 +28,7 @@ def resolve(
     --succeeded ends it as succeeded, and what waits for it continues. --failed leaves it failed (rejected), and it may
     then be replayed. Nothing is sent to B2COPY.
     """
-    from tasks.registry import KINDS
+    from tasks.registry import ALL_KINDS
     from worker import ledger as decisions
     from worker.report.operation import report_on, summary
 
@@ -40,7 +40,7 @@ def resolve(
     with existing_ledger() as ledger:
         found = look_up(ledger, key)
         operation = decisions.resolve(ledger, found.key, by, why, succeeded=succeeded, result=values or None)
-        report = report_on(ledger, operation, KINDS)
+        report = report_on(ledger, operation, ALL_KINDS)
     if as_json:
         output.document(summary(report))
     else:
@@ -61,7 +61,7 @@ def cancel(
     Once a request was sent, the operation cannot be cancelled: B2COPY continues it. --stop-asking then ends it on our
     side as failed (unresolved), and a person finds out at B2COPY whether it was done.
     """
-    from tasks.registry import KINDS
+    from tasks.registry import ALL_KINDS
     from worker import ledger as decisions
     from worker.report.operation import report_on, summary
 
@@ -69,7 +69,7 @@ def cancel(
         operation = look_up(ledger, key)
         decide = decisions.stop_asking if stop_asking else decisions.cancel
         operation = decide(ledger, operation.key, by, why)
-        report = report_on(ledger, operation, KINDS)
+        report = report_on(ledger, operation, ALL_KINDS)
     if as_json:
         output.document(summary(report))
     elif stop_asking:

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from worker.cli import operation_view, output
+from worker.cli.correct import correct
 from worker.cli.decide import cancel, resolve
 from worker.cli.exits import EXITS
 from worker.cli.open_ledger import existing_ledger
@@ -14,7 +15,9 @@ from worker.cli.status import look_up
 from worker.operation import State
 
 app = typer.Typer(
-    help="Failed operations: list them, see why, replay, resolve or cancel.", no_args_is_help=True, epilog=EXITS
+    help="Failed operations: list them, see why, replay, correct, resolve or cancel.",
+    no_args_is_help=True,
+    epilog=EXITS,
 )
 
 
@@ -27,7 +30,7 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List failed operations, newest first, with the last message of the other side."""
-    from tasks.registry import KINDS
+    from tasks.registry import ALL_KINDS
     from worker.ledger import search
     from worker.report.operation import report_on, summary
     from worker.report.text import clock
@@ -36,7 +39,7 @@ def list_(
         found = search(
             ledger, state=State.FAILED, failure_reason=reason, kind=kind, lane=lane, since=since, limit=limit + 1
         )
-        reports = [report_on(ledger, operation, KINDS) for operation in found[:limit]]
+        reports = [report_on(ledger, operation, ALL_KINDS) for operation in found[:limit]]
     more = len(found) > limit
     if as_json:
         output.document({"failed": [summary(report) for report in reports], "more": more})
@@ -63,11 +66,11 @@ def list_(
 
 def show(key: Key, as_json: Json = False) -> None:
     """Show a failed operation with all evidence, and what can be done about it."""
-    from tasks.registry import KINDS
+    from tasks.registry import ALL_KINDS
     from worker.report.operation import document, report_on
 
     with existing_ledger() as ledger:
-        report = report_on(ledger, look_up(ledger, key), KINDS)
+        report = report_on(ledger, look_up(ledger, key), ALL_KINDS)
     if as_json:
         output.document(document(report))
         return
@@ -76,5 +79,12 @@ def show(key: Key, as_json: Json = False) -> None:
         output.note(f"it has not failed: it is {report.operation.state}")
 
 
-for name, command in (("list", list_), ("show", show), ("replay", replay), ("resolve", resolve), ("cancel", cancel)):
+for name, command in (
+    ("list", list_),
+    ("show", show),
+    ("replay", replay),
+    ("correct", correct),
+    ("resolve", resolve),
+    ("cancel", cancel),
+):
     app.command(name, epilog=EXITS)(command)

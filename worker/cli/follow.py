@@ -28,8 +28,8 @@ Timeout = Annotated[
 
 def follow(recorded: "Recorded", wait: bool, timeout_s: float | None, as_json: bool) -> None:
     """Print how an accepted operation stands; with `wait`, once it has ended. Exits accordingly."""
-    from tasks.registry import KINDS
-    from worker.app import ledger
+    from tasks.registry import ALL_KINDS
+    from worker.instances import ledger
     from worker.ledger import find
     from worker.report.operation import report_on, summary
 
@@ -38,7 +38,7 @@ def follow(recorded: "Recorded", wait: bool, timeout_s: float | None, as_json: b
     operation = _wait_for_end(recorded.key, timeout_s) if wait else find(ledger(), recorded.key)
     if operation is None:
         raise Stop(Exit.NOT_FOUND, f"{recorded.key} has been purged")
-    report = report_on(ledger(), operation, KINDS)
+    report = report_on(ledger(), operation, ALL_KINDS)
     if as_json:
         output.document({**summary(report), "created": recorded.created})
     elif wait or not recorded.created:
@@ -65,8 +65,8 @@ def _wait_for_end(key: str, timeout_s: float | None) -> "Operation | None":
 
 def _watch(key: str, timeout_s: float | None) -> "Operation | None":
     """Show the progress on stderr: on a terminal one line that changes, elsewhere a line for each change."""
-    from tasks.registry import KINDS
-    from worker.app import ledger
+    from tasks.registry import ALL_KINDS
+    from worker.instances import ledger
     from worker.ledger import find
     from worker.report.operation import pause_of
     from worker.report.sentences import standing
@@ -78,7 +78,7 @@ def _watch(key: str, timeout_s: float | None) -> "Operation | None":
             if timeout_s is not None and waited_s >= timeout_s:
                 break
             pause = pause_of(ledger(), operation)
-            text = standing(operation, KINDS, pause)
+            text = standing(operation, ALL_KINDS, pause)
             if operation.state == State.QUEUED and pause is None and waited_s > _NO_WORKER_S:
                 text += "; is one running? (b2copy-sync doctor)"
             if output.err().is_terminal:

@@ -15,7 +15,8 @@ def existing_ledger(settings: "LedgerSettings | None" = None) -> Iterator["Ledge
     from worker.ledger import open_ledger
     from worker.settings import LedgerSettings, load
 
-    ledger = open_ledger((settings or load(LedgerSettings)).database_url)
+    settings = settings or load(LedgerSettings)
+    ledger = open_ledger(settings.database_url, with_notices=settings.webhook_url is not None)
     try:
         yield ledger
     finally:

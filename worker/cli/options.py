@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from worker.operation import FailureReason
-from worker.queues import LANES
+from worker.queues import LANES, REQUEST_LANES
 
-KIND_REASONS = ("fee_error",)
+KIND_REASONS = ("fee_error", "client_unknown", "other_client")
 """The failure reasons of the kinds. Importing the kinds takes too long for a --help; a test compares the two."""
 
 if TYPE_CHECKING:
     Lane = str
+    AnyLane = str
     LaneOrAll = str
     Reason = str
 else:
-    Lane = Literal[LANES]
+    Lane = Literal[REQUEST_LANES]
+    AnyLane = Literal[LANES]
     LaneOrAll = Literal[("all", *LANES)]
     Reason = Literal[(*map(str, FailureReason), *KIND_REASONS)]
 
@@ -99,7 +101,7 @@ ByReason = Annotated[
     Reason | None, typer.Option("--reason", help="Only those that failed for this reason.", rich_help_panel=WHICH)
 ]
 ByKind = Annotated[str | None, typer.Option("--kind", help="Only this kind, e.g. fees.process.", rich_help_panel=WHICH)]
-ByLane = Annotated[Lane | None, typer.Option("--lane", help="Only this lane.", rich_help_panel=WHICH)]
+ByLane = Annotated[AnyLane | None, typer.Option("--lane", help="Only this lane.", rich_help_panel=WHICH)]
 Since = Annotated[
     int | None,
     typer.Option(

@@ -48,7 +48,7 @@ def replay(
     Left alone is what cannot be done again: messages that could not be used, and operations whose outcome is unknown
     and which must not be repeated, unless you name their KEYs and say --it-was-not-done.
     """
-    from tasks.registry import KINDS
+    from tasks.registry import ALL_KINDS
     from worker.report.replay import moves_money, why_not_replayable
     from worker.report.text import count
     from worker.settings import CrmSettings, load
@@ -65,7 +65,7 @@ def replay(
             chosen = list(_all_failed(ledger, failure_reason=reason, kind=kind, lane=lane, since=since))
         left_alone = {one.key: why_not for one in chosen if (why_not := why_not_replayable(one, not_done))}
         wanted = [one for one in chosen if one.key not in left_alone]
-        money = sum(moves_money(one, KINDS) for one in wanted)
+        money = sum(moves_money(one, ALL_KINDS) for one in wanted)
         if money and not (yes or dry_run):
             chosen_are = f"{count(len(wanted))} chosen, {money} of which move money"
             raise Stop(Exit.USAGE, f"{chosen_are}: look with --dry-run, then --yes")

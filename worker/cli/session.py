@@ -1,6 +1,6 @@
 """The fleet's shared session at B2COPY: show it, renew it, forget it. No token is ever printed."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -13,15 +13,19 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="The fleet's shared session: show, renew or forget it.", no_args_is_help=True, epilog=EXITS)
 
+Login = Annotated[
+    Literal["service_admin", "back_office"], typer.Option("--login", help="Whose session, if there are two.")
+]
+
 PATIENCE_S = 30.0  # seconds to wait for another process's renewal
 
 
 @app.command(epilog=EXITS)
-def show(as_json: Json = False) -> None:
+def show(login: Login = "service_admin", as_json: Json = False) -> None:
     """Show the session: its age, how long it is valid, who made it with which key. Changes nothing, asks nobody."""
     from worker.report.session import document, facts
 
-    state = _session().state()
+    state = _session(login).state()
     if as_json:
         output.document(document(state))
     else:
@@ -29,11 +33,11 @@ def show(as_json: Json = False) -> None:
 
 
 @app.command(epilog=EXITS)
-def renew(as_json: Json = False) -> None:
+def renew(login: Login = "service_admin", as_json: Json = False) -> None:
     """Renew the session now, as a worker would, but also during a cool-down."""
     from worker.report.session import OUTCOMES, RENEWED
 
-    renewal = _session().renew("operator", force=True, wait=PATIENCE_S)
+    renewal = _session(login).renew("operator", force=True, wait=PATIENCE_S)
     renewed = renewal.outcome in RENEWED
     if as_json:
         output.document({"outcome": renewal.outcome, "generation": renewal.generation, "renewed": renewed})
@@ -44,11 +48,20 @@ def renew(as_json: Json = False) -> None:
 
 
 @app.command(epilog=EXITS)
-def forget(as_json: Json = False) -> None:
-    """Remove the session and any cool-down from Redis: the next call logs in. No operation is lost by it."""
-    session = _session()
+def forget(login: Login = "service_admin", as_json: Json = False) -> None:
+    """Remove the session and any cool-down from Redis: the next call logs in. No operation is lost by it.
+
+    For the Back Office, a password that was refused is then tried again. Do that when the account has been unlocked.
+    """
+    session = _session(login)
     generation = session.state().generation
     session.forget()
+    if login == "back_office":
+        from worker.instances import ledger
+        from worker.ledger.refused_passwords import RefusedPasswords
+        from worker.process import me
+
+        RefusedPasswords(ledger, me()).clear("the session was forgotten by hand")
     if as_json:
         output.document({"forgotten": generation or None})
     else:
@@ -56,8 +69,13 @@ def forget(as_json: Json = False) -> None:
         output.line(f"{what}: the next call logs in")
 
 
-def _session() -> "SharedSession":
+def _session(login: str) -> "SharedSession":
     from worker.doctor.session import quiet_session
     from worker.settings import Settings, load
 
-    return quiet_session(load(Settings))
+    settings = load(Settings)
+    if login == "service_admin":
+        return quiet_session(settings)
+    from worker.instances import back_office
+
+    return back_office()

@@ -28,14 +28,14 @@ def status(
 
     --json is the export for a regulator or a dispute. The exit code says whether it is known, not how it ended.
     """
-    from tasks.registry import KINDS
+    from tasks.registry import ALL_KINDS
     from worker.report.operation import document, report_on
 
     with existing_ledger() as ledger:
         operation = look_up(ledger, key)
         if refresh:
             operation = _refreshed(ledger, operation)
-        report = report_on(ledger, operation, KINDS)
+        report = report_on(ledger, operation, ALL_KINDS)
     if as_json:
         output.document(document(report))
     else:

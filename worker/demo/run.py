@@ -59,7 +59,7 @@ def _run(rows: list[Withdrawal], environment: Environment, view: View, interrupt
     os.environ.clear()
     os.environ.update(environment.variables)
     from tasks import enqueue
-    from worker.app import ledger
+    from worker.instances import ledger
 
     wait_for_worker(worker)
     view.started("worker", "celery -A worker.app worker, starts fee runs, polls until all are final")

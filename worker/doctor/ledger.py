@@ -8,6 +8,7 @@ from worker.doctor import CheckResult
 from worker.errors import SettingsError
 from worker.ledger import Ledger, active_flags, open_ledger
 from worker.ledger.database import version_of
+from worker.ledger.refused_passwords import PREFIX as REFUSED_PASSWORD
 from worker.ledger.statistics import statistics
 from worker.report.health import access_notes
 from worker.report.sentences import paused_by
@@ -39,6 +40,11 @@ def check(settings: LedgerSettings) -> Iterator[CheckResult]:
 
 def _hindrances(ledger: Ledger) -> Iterator[CheckResult]:
     for name, flag in active_flags(ledger).items():
+        if name.startswith(REFUSED_PASSWORD):
+            message = f"the Back Office refused the password {paused_by(flag)}"
+            remedy = "correct it; if it is right now: `b2copy-sync session forget --login back_office`"
+            yield CheckResult("ledger", "warn", message, remedy)
+            continue
         lane = name.removeprefix("pause:")
         what = f"{'every lane' if lane == 'all' else f'lane {lane}'} is paused" if name != lane else name
         yield CheckResult("ledger", "warn", f"{what} {paused_by(flag)}", "`b2copy-sync resume` ends a pause")

@@ -3,12 +3,14 @@
 import ipaddress
 import os
 from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
 from worker.doctor import CheckResult
 from worker.errors import SettingsError
+from worker.packages import OTHER_WAYS, hiding_files
 from worker.settings import CrmSettings, LedgerSettings, Settings, load
 
 AnySettings = TypeVar("AnySettings", bound=LedgerSettings)
@@ -24,6 +26,9 @@ class Readable(NamedTuple):
 
 def check() -> Generator[CheckResult, None, Readable]:
     """Report every problem in a result of its own. Returns what can be read, so that it is checked further."""
+    for hides in hiding_files(Path.cwd()):
+        message = f"{hides} hides ours from `celery -A worker.app` and from scripts in this folder"
+        yield CheckResult("settings", "warn", message, OTHER_WAYS)
     try:
         worker = load(Settings)
     except SettingsError as error:

@@ -128,6 +128,7 @@ class AttemptMaker:
                 unknown_step=unknown_step,
                 progress=progress,
                 sent=attempt is not None and attempt.sent,
+                waits_s=kind.waits_s,
             )
         )
         if attempt is None or attempt.steps:  # an attempt without a call says nothing about the destination

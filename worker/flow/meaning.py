@@ -10,6 +10,7 @@ from typing import Literal, assert_never
 
 from worker.errors import (
     AccessRejected,
+    BackOfficeUnavailable,
     BadPayload,
     CircuitOpen,
     Conflict,
@@ -79,6 +80,8 @@ _LATER = Meaning("later", Becomes.LATER, WaitReason.NEXT_STEP, circuit="success"
 _RATE_LIMITED = Meaning("rate_limited", Becomes.WAIT, WaitReason.RATE_LIMITED, login="success")
 _LOGIN_REFUSED = Meaning("login_refused", Becomes.WAIT, WaitReason.NO_SESSION, login="failure", may_have_left=False)
 _NO_SESSION = Meaning("no_session", Becomes.WAIT, WaitReason.NO_SESSION, login="failure", may_have_left=False)
+# The service admin's login is another one. So this says nothing about it, and other operations go on.
+_NO_BACK_OFFICE = Meaning("no_back_office", Becomes.WAIT, WaitReason.NO_SESSION, may_have_left=False)
 _UNUSABLE_SETTINGS = Meaning(
     "unusable_settings", Becomes.WAIT, WaitReason.NO_SESSION, login="failure", may_have_left=False
 )
@@ -130,6 +133,7 @@ TABLE: tuple[tuple[str, Meaning], ...] = (
     ("RateLimited (429)", _RATE_LIMITED),
     ("CredentialsRejected", _LOGIN_REFUSED),
     ("SessionUnavailable, StoreUnavailable", _NO_SESSION),
+    ("BackOfficeUnavailable", _NO_BACK_OFFICE),
     ("SettingsError (a key or certificate file of ours)", _UNUSABLE_SETTINGS),
     ("AccessRejected (403, or 401 twice)", _ACCESS_REFUSED),
     ("CircuitOpen", _CIRCUIT_OPEN),
@@ -173,6 +177,8 @@ def _meaning_of_error(error: Exception) -> Meaning:
             return _LOGIN_REFUSED
         case SessionUnavailable():
             return _NO_SESSION
+        case BackOfficeUnavailable():
+            return _NO_BACK_OFFICE
         case SettingsError():
             return _UNUSABLE_SETTINGS
         case AccessRejected():

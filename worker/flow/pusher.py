@@ -25,7 +25,7 @@ from worker.flow.sender import Senders
 from worker.kind import Kind
 from worker.ledger import Ledger, count_waiting, make_due
 from worker.operation import WaitReason
-from worker.queues import LANES
+from worker.queues import B2COPY, LANES, destination_of
 from worker.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -48,16 +48,18 @@ class Pusher:
         spacing = PollSpacing(
             lambda: count_waiting(ledger, WaitReason.PENDING_AT_B2COPY),
             settings.concurrency,
-            gates["b2copy"].rate_limit.per_second,
+            gates[B2COPY].rate_limit.per_second,
         )
         self._lanes: dict[str, Lane] = {}
         for name in LANES:
+            if (destination := destination_of(name)) not in gates:
+                continue
             urgent = name == LANES[0]
             attempts = AttemptMaker(ledger, kinds, destinations, gates, leases, spacing, settings, urgent)
             results: SimpleQueue[list[Result]] = SimpleQueue()
             senders = Senders(settings.concurrency, attempts.make, results)
             self._lanes[name] = Lane(
-                name, ledger, gates["b2copy"], leases, attempts, senders, results, settings.concurrency, urgent,
+                name, ledger, gates[destination], leases, attempts, senders, results, settings.concurrency, urgent,
                 self._stopping,
             )  # fmt: skip
 

@@ -17,6 +17,7 @@ from limits.storage import RedisStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 
 from worker.flow.circuit_breaker import PROBE_EVERY_S
+from worker.queues import CRM
 from worker.redis_connection import connection_pool
 from worker.settings import Settings
 
@@ -36,7 +37,9 @@ class RateLimit:
     """
 
     def __init__(self, destination: str, settings: Settings) -> None:
-        self._rate = parse(settings.rate_limit) if settings.rate_limit != "0" else None
+        # The setting limits B2COPY alone: the CRM answers 429 if notices come too fast for it.
+        is_limited = destination != CRM and settings.rate_limit != "0"
+        self._rate = parse(settings.rate_limit) if is_limited else None
         self._destination = destination
         self._pool = connection_pool(settings, _TIMEOUT_S)
         self._limiter: SlidingWindowCounterRateLimiter | None = None

@@ -2,7 +2,7 @@
 
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, assert_never
 
 from worker.errors import B2CopyError
@@ -34,7 +34,7 @@ class Finished(NamedTuple):
     """An attempt that is over: what it learned, what that means, and the evidence to store.
 
     `permits` says what an unknown outcome of this operation permits. `unknown_step` names the request whose effect is
-    not known now, if there is one. `sent`: something left this process during the claim.
+    not known now, if there is one. `sent`: something left this process during the claim. `waits_s`: see `Kind`.
     """
 
     claim: Claim
@@ -46,6 +46,7 @@ class Finished(NamedTuple):
     unknown_step: str | None
     progress: dict[str, Any] | None
     sent: bool
+    waits_s: tuple[float, ...] = ()
 
     @property
     def outcome_is_unknown(self) -> bool:
@@ -123,6 +124,8 @@ class RetryPolicy:
 
     def _give_up(self, attempt: Finished) -> Transition:
         """The deadline has passed: nothing was done (expired), or what was done is not known (unresolved)."""
+        if attempt.waits_s:
+            return self._fail(attempt, FailureReason.EXHAUSTED)
         is_unknown = attempt.unknown_step is not None or bool(attempt.progress)
         return self._fail(attempt, FailureReason.UNRESOLVED if is_unknown else reason_when_overdue(attempt.claim))
 
@@ -160,6 +163,8 @@ class RetryPolicy:
         """
         claim = attempt.claim
         last_s = claim.last_wait_s if claim.wait_reason == attempt.meaning.wait_reason else 0.0
+        if attempt.waits_s:
+            return next_wait_s(attempt.waits_s, last_s)
         longest_s = max(BACKOFF_FIRST_S, last_s * 3)
         return min(BACKOFF_MAX_S, random.uniform(BACKOFF_FIRST_S, longest_s))  # noqa: S311
 
@@ -168,6 +173,12 @@ class RetryPolicy:
         last_s = claim.last_wait_s if claim.wait_reason == WaitReason.PENDING_AT_B2COPY else 0.0
         scheduled_s = min(attempt.polls.max_s, max(attempt.polls.first_s, last_s * POLL_WIDENING))
         return max(scheduled_s, self._spacing_s(attempt.record.duration_ms / 1000))
+
+
+def next_wait_s(waits_s: Sequence[float], last_s: float) -> float:
+    """Return the first of these waits that is longer than the last one, or the longest with a jitter of 20 %."""
+    longer = [wait_s for wait_s in waits_s[:-1] if wait_s > last_s]
+    return longer[0] if longer else waits_s[-1] * random.uniform(0.8, 1.2)  # noqa: S311
 
 
 def reason_when_overdue(claim: Claim) -> FailureReason:

@@ -78,8 +78,12 @@ def server_message(body: Any) -> str:
 def one_line(text: str) -> str:
     """Return a server's text as it may be stored, logged and shown: one line, bounded, redacted, valid Unicode."""
     text = text[: MESSAGE_LIMIT * 8].encode("utf-8", "replace").decode()  # a lone surrogate is valid JSON
-    text = "".join(char if char.isprintable() else " " for char in text)
-    return redacted(re.sub(r" +", " ", text).strip())[:MESSAGE_LIMIT]
+    # Twice, because redacting JSON writes it again, and then what was an escape may be the character itself.
+    return _printable(redacted(_printable(text)))[:MESSAGE_LIMIT]
+
+
+def _printable(text: str) -> str:
+    return re.sub(r" +", " ", "".join(char if char.isprintable() else " " for char in text)).strip()
 
 
 def _text_of(body: Any, depth: int) -> str:

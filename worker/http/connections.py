@@ -55,8 +55,11 @@ class Connections:
         return handle.answer(failure)
 
 
-def check(ca_file: Path | None) -> None:
-    """Check that requests can be sent at all. Raises `SettingsError`, so that a worker does not start."""
+def check(ca_file: Path | None, setting: str = "B2COPY_CA_FILE") -> None:
+    """Check that requests can be sent at all. Raises `SettingsError`, so that a worker does not start.
+
+    `setting` is the one that names `ca_file`.
+    """
     features = pycurl.version_info()[4]
     missing = [
         name
@@ -72,13 +75,13 @@ def check(ca_file: Path | None) -> None:
         raise SettingsError(
             f"pycurl {pycurl.version} lacks {', '.join(missing)}: install the wheel from PyPI, pycurl 7.49 or later"
         )
-    _check_certificates(ca_file)
+    _check_certificates(ca_file, setting)
 
 
-def _check_certificates(ca_file: Path | None) -> None:
+def _check_certificates(ca_file: Path | None, setting: str) -> None:
     path = ca_file or certifi.where()
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
     except (OSError, ValueError) as error:
-        name = "B2COPY_CA_FILE" if ca_file else "certifi's certificates"
+        name = setting if ca_file else "certifi's certificates"
         raise SettingsError(f"{name}: {path} does not hold PEM certificates that can be read ({error})") from None

@@ -50,7 +50,8 @@ class NothingSent(Exception):
 class Request:
     """A request to send. `name` stands for it in errors. `resendable`: sending it twice does no harm.
 
-    Requests with equal headers should hold the same object: then libcurl need not be given the headers again.
+    Requests with equal headers should hold the same object: then libcurl need not be given the headers again. Of an
+    answer with a longer body than `answer_limit` (bytes, at most `BODY_LIMIT`) only the beginning is read.
     """
 
     method: str
@@ -59,6 +60,7 @@ class Request:
     headers: Mapping[str, str]
     body: bytes | None = None
     resendable: bool = False
+    answer_limit: int | None = None
 
     @property
     def may_reuse(self) -> bool:
@@ -81,6 +83,7 @@ class Handle:
         self._name = self._url = ""
         self._headers: Mapping[str, str] | None = None
         self._unsent = b""
+        self._answer_limit: int | None = None
         self._lines: list[bytes] = []  # of all responses: interim ones, their headers, trailers
         self._reset()
         for option, value in (
@@ -116,6 +119,7 @@ class Handle:
         curl = self.curl
         self._reset()
         self._name = request.name
+        self._answer_limit = request.answer_limit
         if request.url != self._url:
             curl.setopt(curl.URL, request.url)
             self._url = request.url
@@ -139,7 +143,8 @@ class Handle:
         makes an answer.
         """
         curl, name = self.curl, self._name
-        if error is None and (head := _final_head(self._lines)):
+        is_cut_by_us = self._answer_limit is not None and self._size > self._answer_limit
+        if (error is None or is_cut_by_us) and (head := _final_head(self._lines)):
             return Answer(curl.getinfo(curl.RESPONSE_CODE), Headers(head), b"".join(self._parts))
         code, text = (0, "cut inside the headers") if error is None else (error.args[0], str(error.args[1])[:150])
         is_closed = code in _CLOSED and not self._opened and not self._lines
@@ -179,7 +184,7 @@ class Handle:
 
     def _on_body(self, part: bytes) -> int | None:
         self._size += len(part)
-        if self._size > BODY_LIMIT:
+        if self._size > (self._answer_limit or BODY_LIMIT):
             return 0  # ends the transfer
         self._parts.append(part)
         return None

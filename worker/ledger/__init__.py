@@ -12,6 +12,7 @@ from worker.ledger.claims import LEASE_S, claim, renew_leases, return_unsent
 from worker.ledger.database import DATABASE_UNAVAILABLE_ERRORS, Ledger, open_ledger
 from worker.ledger.due import count_due, count_waiting, make_due, try_start_dispatch
 from worker.ledger.flags import lower_flag, pause, raise_flag, resume
+from worker.ledger.identities import Identity, identities_of, identity_of, store_identities
 from worker.ledger.operator_actions import cancel, correct, poll_now, replay, resolve, stop_asking
 from worker.ledger.purge import purge
 from worker.ledger.queries import active_flags, attempts_of, audit_of, find, find_many, search
@@ -21,6 +22,7 @@ from worker.ledger.settle import settle, settle_and_claim
 __all__ = [
     "DATABASE_UNAVAILABLE_ERRORS",
     "LEASE_S",
+    "Identity",
     "Ledger",
     "active_flags",
     "attempts_of",
@@ -34,6 +36,8 @@ __all__ = [
     "fail_message",
     "find",
     "find_many",
+    "identities_of",
+    "identity_of",
     "lower_flag",
     "make_due",
     "open_ledger",
@@ -51,5 +55,6 @@ __all__ = [
     "settle",
     "settle_and_claim",
     "stop_asking",
+    "store_identities",
     "try_start_dispatch",
 ]

@@ -17,6 +17,7 @@ from typing import Any
 
 from sqlalchemy import (
     BindParameter,
+    Boolean,
     ColumnElement,
     Connection,
     Row,
@@ -32,6 +33,7 @@ from sqlalchemy import (
 
 from worker.ledger.database import Ledger
 from worker.ledger.ended import Ended, ended
+from worker.ledger.engine import note_outage, seconds_since_outage
 from worker.ledger.evidence import LEASE_LAPSED
 from worker.ledger.ordering import RECHECK_MS, find_blocked
 from worker.ledger.prepared import Prepared
@@ -39,6 +41,10 @@ from worker.ledger.schema import allowed_from, attempts, c, flags, in_list, now_
 from worker.operation import Claim, FailureReason, OnUnknown, Phase, State, WaitReason
 
 LEASE_S = 10.0  # seconds
+
+HOLDERS_FIRST_S = 5.0  # seconds after an outage of the ledger in which a process takes over no lapsed lease
+"""In an outage leases lapse although their holders live and know an answer. A holder renews them every three seconds,
+so after this time it has done so. A claim that the database has delayed for as long as this counts as an outage too."""
 
 _PHASES = {phase.value: phase for phase in Phase}
 _STATES = {state.value: state for state in State}
@@ -63,6 +69,7 @@ _CANDIDATES = Prepared(
         c.phase == bindparam("phase"),
         c.due_at <= now_ms(),
         ~is_paused(bindparam("lane", type_=Text)),
+        bindparam("takes_over", type_=Boolean) | (c.state != sql_literal(State.RUNNING)),
     )
     .order_by(c.due_at)
     .limit(bindparam("limit"))
@@ -188,9 +195,15 @@ def claim_within(connection: Connection, lane: str, owner: str, limit: int, aske
     for phase in (Phase.SUBMIT, Phase.POLL):
         page = limit
         while limit > len(taken):
-            candidates = _CANDIDATES.run(connection, lane=lane, phase=str(phase), limit=page).all()
+            takes_over = seconds_since_outage(connection.engine) >= HOLDERS_FIRST_S
+            candidates = _CANDIDATES.run(
+                connection, lane=lane, phase=str(phase), limit=page, takes_over=takes_over
+            ).all()
             if not candidates:
                 break
+            if monotonic() - asked_at >= HOLDERS_FIRST_S and any(row.state == State.RUNNING for row in candidates):
+                note_outage(connection.engine)  # the database was suspended: the holders have waited as long as we have
+                continue
             blocked = find_blocked(connection, candidates)
             if blocked:
                 _park(connection, [row for row in candidates if row.id in blocked], blocked)

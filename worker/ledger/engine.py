@@ -3,16 +3,23 @@
 import os
 import re
 import sqlite3
+import time
 import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine, event
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_random
+
+from worker.errors import SettingsError
 
 if TYPE_CHECKING:
     import psycopg
+
+WITH_NOTICES = "b2copy_with_notices"
+"""The option of a ledger's engine that says whether the CRM wants notices."""
 
 BUSY_TIMEOUT_S = 10.0  # seconds that a writer waits for SQLite's one write lock, longer than any of our transactions
 
@@ -26,9 +33,19 @@ _POSTGRESQL_OPTIONS = {
     "prepare_threshold": None,
 }
 
+_VALUES = {
+    "sslmode": {"disable", "allow", "prefer", "require", "verify-ca", "verify-full"},
+    "target_session_attrs": {"any", "read-write", "read-only", "primary", "standby", "prefer-standby"},
+}
+
+_failed_at: weakref.WeakKeyDictionary[Engine, float] = weakref.WeakKeyDictionary()  # seconds of `time.monotonic`
+
 
 def connect(url: str) -> Engine:
-    """Return an engine whose transactions are what the ledger needs. Nothing is connected yet."""
+    """Return an engine whose transactions are what the ledger needs. Nothing is connected yet.
+
+    Raises `SettingsError` if the URL of a PostgreSQL server holds an option that libpq does not know.
+    """
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite":
         # hide_parameters: payloads belong in no log
@@ -36,12 +53,31 @@ def connect(url: str) -> Engine:
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     else:
+        _check_options(parsed)
         engine = create_engine(parsed, connect_args=_POSTGRESQL_OPTIONS, hide_parameters=True)
         event.listen(engine, "connect", _prepare_postgresql)
         event.listen(engine, "begin", _begin_postgresql)
         event.listen(engine, "handle_error", _remove_row_values)
+    event.listen(engine, "handle_error", _note_error)
     _forget_when_forked(engine)
     return engine
+
+
+def _check_options(url: URL) -> None:
+    """Refuse options of other drivers and mistyped values. A worker would otherwise take them for an outage.
+
+    Documentation: https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS
+    """
+    from psycopg.pq import Conninfo
+
+    known = {option.keyword.decode() for option in Conninfo.get_defaults()}
+    for name, value in url.query.items():
+        if name not in known:
+            raise SettingsError(
+                f"B2COPY_DATABASE_URL must not hold the option {name!r}: libpq does not know it, remove it"
+            )
+        if (values := _VALUES.get(name)) and value not in values:
+            raise SettingsError(f"B2COPY_DATABASE_URL: {name} must be {', '.join(sorted(values))}")
 
 
 def _forget_when_forked(engine: Engine) -> None:
@@ -79,6 +115,27 @@ def create_private_file(engine: Engine) -> None:
             os.fchmod(file, 0o600)
         finally:
             os.close(file)
+
+
+def seconds_since_outage(engine: Engine) -> float:
+    """Return for how long no statement of this process has failed because the database was unavailable."""
+    return time.monotonic() - _failed_at.get(engine, float("-inf"))
+
+
+def note_outage(engine: Engine) -> None:
+    """Note that the database has just been unavailable to this process."""
+    _failed_at[engine] = time.monotonic()
+
+
+def _note_error(context: ExceptionContext) -> None:
+    is_unavailable = isinstance(context.sqlalchemy_exception, OperationalError | InterfaceError | InternalError)
+    if context.engine is not None and is_unavailable and not _is_conflict(context.original_exception):
+        note_outage(context.engine)
+
+
+def _is_conflict(error: BaseException) -> bool:
+    """Return whether a transaction was rolled back because of another one: a deadlock or a serialization failure."""
+    return str(getattr(error, "sqlstate", None)).startswith("40")
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:

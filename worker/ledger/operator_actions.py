@@ -25,8 +25,8 @@ from worker.errors import NotAllowed
 from worker.ledger.audit import record_audit
 from worker.ledger.database import Ledger
 from worker.ledger.ended import Ended, ended
+from worker.ledger.insert import encode_payload
 from worker.ledger.queries import BY_KEY, operation_of
-from worker.ledger.record import encode_payload
 from worker.ledger.schema import allowed_from, c, now_ms, operations, sql_literal
 from worker.operation import MESSAGE_KIND, FailureReason, OnUnknown, Operation, Phase, State
 

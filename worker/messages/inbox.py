@@ -13,8 +13,9 @@ from typing import Any
 from celery.exceptions import Reject
 from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from worker.app import app, ledger
+from worker.app import app
 from worker.errors import BadPayload
+from worker.instances import ledger
 from worker.kind import Kind
 from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, fail_message, find, record
 from worker.messages.evidence import NAME_LIMIT, PROBLEM_LIMIT, short, storable

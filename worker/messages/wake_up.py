@@ -7,7 +7,8 @@ stops at once. So nothing that sending one raises reaches a caller, whose operat
 import logging
 import time
 
-from worker.app import app, ledger
+from worker.app import app
+from worker.instances import ledger
 from worker.queues import WAKE_UP_LASTS_S, queue_of
 from worker.watch.outage_log import OutageLog
 

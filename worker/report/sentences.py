@@ -41,13 +41,15 @@ _FAILED = {
     FailureReason.INTERNAL: "the fault is ours: the worker's log has the traceback",
 }
 _REPLAY = '`b2copy-sync failed replay {key} --why "..."`'
+_CORRECT = '`b2copy-sync failed correct {key} NAME=VALUE --why "..."`'
 _FAILED_REMEDIES = {
-    FailureReason.REJECTED: f"Correct what {{destination}} names, then: {_REPLAY}",
+    FailureReason.REJECTED: f"Correct what {{destination}} names, then: {_REPLAY}. If the payload is wrong: {_CORRECT}",
     FailureReason.EXHAUSTED: f"Find out at {{destination}} why, then: {_REPLAY}",
     FailureReason.EXPIRED: f"If it is still wanted: {_REPLAY}",
-    FailureReason.BAD_PAYLOAD: "Request it again with the payload corrected. Nothing of this one was sent.",
+    FailureReason.BAD_PAYLOAD: f"Nothing of it was sent. Correct its payload: {_CORRECT}",
     FailureReason.INTERNAL: f"Once the fault is corrected: {_REPLAY}",
 }
+_MESSAGE_REMEDY = "Request it again with the payload corrected. Nothing of this one was sent."
 _KIND_REMEDY = f"Clear up at {{destination}} what it says, then: {_REPLAY}"
 _UNRESOLVED_REMEDIES = {
     OnUnknown.START_OR_GET: f"A replay does no harm, because the same call returns how it stands: {_REPLAY}",
@@ -87,7 +89,7 @@ def remedy(operation: Operation) -> str:
     if reason is None:
         return ""
     if operation.kind == MESSAGE_KIND:
-        return _FAILED_REMEDIES[FailureReason.BAD_PAYLOAD]
+        return _MESSAGE_REMEDY
     if reason == FailureReason.UNRESOLVED:
         must_look = operation.outcome_unknown and operation.on_unknown == OnUnknown.STOP
         by_rule = OnUnknown.STOP if must_look else operation.on_unknown

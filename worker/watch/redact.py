@@ -16,7 +16,7 @@ MASK = "[redacted]"
 
 _HEADER = r"(?:proxy-)?authorization|(?:set-)?cookie"
 _NAME = (
-    r"[\w-]*(?:token|secret|passw(?:or)?d|passphrase|api[_-]?key|secret[_-]?key|private[_-]?key|assertion)"
+    r"[\w-]*(?:token|secret|passw(?:or)?d|passphrase|api[_-]?key|secrete?[_-]?key|private[_-]?key|assertion)"
     rf"|pwd|{_HEADER}"
 )
 _IS_NAME = re.compile(_NAME, re.IGNORECASE)

@@ -3,6 +3,7 @@
     enqueue      `tasks.enqueue`: accepted when it returns
     message      `send_task` of a foreign Celery app: accepted when a worker has recorded it
     transaction  `tasks.enqueue` inside a transaction of the CRM: accepted when that commits; one in ten rolls back
+    sql          an INSERT into `b2copy_requests`: accepted when its transaction commits; every second one rolls back
 
 A request that fails is repeated until it is accepted, as a job of the CRM would do.
 """
@@ -17,6 +18,7 @@ from typing import Any
 
 from celery import Celery
 from kombu.exceptions import OperationalError
+from sqlalchemy import create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from tasks import enqueue
@@ -24,7 +26,7 @@ from worker.app import ledger
 from worker.settings import crm_settings
 
 PATH = "/api/admin/crm/v2/notes/noteservice/add"
-CLIENTS = ("enqueue", "message", "transaction")
+CLIENTS = ("enqueue", "message", "transaction", "sql")
 
 # What is requested, in this order: fee runs by how they end (the sandbox has a rule for each login), generic calls.
 MIX = ("none_due", "pending", "call", "none_due", "error", "repeatable", "none_due", "pending", "ordered", "none_due")
@@ -76,6 +78,23 @@ def by_transaction(key: str, fields: dict[str, Any]) -> None:
             raise RolledBack
 
 
+def by_sql(database_url: str) -> Send:
+    engine = create_engine(database_url)
+
+    def send(key: str, fields: dict[str, Any]) -> None:
+        """Raises RolledBack for every second request."""
+        with engine.begin() as connection:
+            kind = "fees.process" if key.startswith("fees") else "call"
+            connection.execute(
+                text("INSERT INTO b2copy_requests (kind, payload) VALUES (:kind, :payload)"),
+                {"kind": kind, "payload": json.dumps(fields)},
+            )
+            if int(key[-1]) % 2:
+                raise RolledBack
+
+    return send
+
+
 def foreign_app(broker_url: str) -> Celery:
     """Return an app that knows nothing of ours but the names of tasks and queues, and the broker's URL."""
     app = Celery("crm", broker=broker_url, set_as_current=False)
@@ -108,6 +127,7 @@ def main(task: dict[str, Any]) -> None:
         "enqueue": by_enqueue,
         "message": by_message(foreign_app(crm_settings().redis_url)),
         "transaction": by_transaction,
+        "sql": by_sql(crm_settings().database_url),
     }
     folder, per_second, mix = Path(task["folder"]), task["per_second"], tuple(task["mix"])
     with ThreadPoolExecutor() as threads:

@@ -61,6 +61,7 @@ CALLS_IN_FLIGHT: dict[str, Any] = {"B2COPY_CONCURRENCY": "50", "per_second": 30.
 
 SCENARIOS = [
     *scenario("worker killed x3", process_faults.worker_killed, nearly_lossless),
+    *scenario("SQL API, worker killed x3", process_faults.worker_killed, clients=("sql",), per_second=60.0, after=8.0),
     *scenario("Redis killed 5 s", store_faults.redis_killed, safe),
     *scenario("Redis flushed x3", store_faults.redis_flushed, safe),
     *scenario("Redis full 20 s", store_faults.redis_full, seldom_restarted),

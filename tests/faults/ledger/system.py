@@ -21,7 +21,7 @@ from tests.postgres import Postgres
 from tests.support import until
 from worker.ledger import Ledger, open_ledger
 from worker.ledger.engine import connect
-from worker.ledger.schema import attempts, c, operations
+from worker.ledger.schema import attempts, c, operations, requests
 from worker.testbed.environment import Environment, wait_for_worker
 from worker.testbed.processes import Process
 
@@ -124,11 +124,14 @@ class System:
         self.fault_ended = time.time()
 
     def drain(self, within: float = 60.0) -> None:
-        """Wait until no operation is open, and no message is anywhere."""
+        """Wait until no operation is open, and no message and no request is anywhere."""
 
         def nothing_left() -> bool:
             with self.environment.broker.client as client:
                 if client.llen("b2copy.inbox") or client.hlen("unacked"):
+                    return False
+            with self.ledger() as ledger, ledger.reading() as connection:
+                if connection.execute(select(requests.c.id).limit(1)).first() is not None:
                     return False
             return self.count(c.due_at.is_not(None)) == 0
 

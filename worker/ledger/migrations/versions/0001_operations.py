@@ -10,6 +10,7 @@ down_revision = None
 oldest_reader = "0001"
 
 _ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+_RESULT_ERROR = {"sqlite": "json_extract(o.result, '$.error')", "postgresql": "CAST(o.result AS json) ->> 'error'"}
 _NOW = {
     "sqlite": "(CAST(ROUND((julianday('now') - 2440587.5) * 86400000) AS INTEGER))",
     "postgresql": "CAST(EXTRACT(EPOCH FROM statement_timestamp()) * 1000 AS BIGINT)",
@@ -87,6 +88,7 @@ def upgrade() -> None:
         _text("result", required=False),
         _text("last_answer", required=False),
         _integer("last_answer_fence", required=False),
+        _integer("notices", server_default="0"),
         sa.CheckConstraint("(state = 'failed') = (failure_reason IS NOT NULL)", name="b2copy_failed_has_reason"),
         sa.CheckConstraint("(state = 'running') = (lease_owner IS NOT NULL)", name="b2copy_running_has_owner"),
         sa.CheckConstraint("(state = 'waiting') = (wait_reason IS NOT NULL)", name="b2copy_waiting_has_reason"),
@@ -168,3 +170,19 @@ def upgrade() -> None:
         _big("learned_at"),
         sa.PrimaryKeyConstraint("destination", "platform", "login"),
     )
+    op.execute(_status_view(op.get_bind().dialect.name))
+
+
+def _status_view(dialect: str) -> str:
+    """What a CRM may read: each operation with the last text of the other side, or why a message is unusable."""
+    return f"""
+        CREATE VIEW b2copy_status AS
+        SELECT o.key, o.kind, o.payload, o.lane, o.state, o.wait_reason, o.failure_reason,
+               CASE WHEN o.kind = 'message' THEN {_RESULT_ERROR[dialect]} ELSE (
+                   SELECT a.message FROM b2copy_attempts a
+                   WHERE a.operation_id = o.id AND a.message <> '' ORDER BY a.fence DESC LIMIT 1
+               ) END AS server_message,
+               o.result, o.batch, o.trace_id, o.requested_by, o.requested_at, o.state_since, o.due_at, o.deadline_at,
+               o.ended_at
+        FROM b2copy_operations o
+    """  # noqa: S608

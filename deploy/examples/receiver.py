@@ -1,0 +1,35 @@
+"""Receive notices in Python.  pip install standardwebhooks;  python receiver.py PORT SECRET_FILE DATABASE"""
+
+import json
+import sqlite3
+import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from standardwebhooks import Webhook
+
+port, secret_file, database = sys.argv[1:]
+webhook = Webhook(Path(secret_file).read_text().split()[0])
+UPSERT = """INSERT INTO fees (key, state, sequence) VALUES (:key, :state, :sequence)
+    ON CONFLICT (key) DO UPDATE SET state = excluded.state, sequence = excluded.sequence
+    WHERE excluded.sequence > fees.sequence"""  # a notice may come twice, or after a newer one
+
+
+class Receiver(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))  # these bytes are signed: verify them, then parse
+        try:
+            webhook.verify(body, dict(self.headers))
+        except Exception:  # a malformed signature raises another error than a wrong one
+            return self.answer(401)
+        with sqlite3.connect(database) as crm:
+            if json.loads(body)["type"].startswith("operation."):
+                crm.execute(UPSERT, json.loads(body)["data"])
+        return self.answer(204)  # only now: until a 2xx it comes again
+
+    def answer(self, status: int) -> None:
+        self.send_response(status)
+        self.end_headers()
+
+
+ThreadingHTTPServer(("127.0.0.1", int(port)), Receiver).serve_forever()

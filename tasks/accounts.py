@@ -1,0 +1,121 @@
+"""Open a master or investment account at B2COPY for an MT login that exists."""
+
+import asyncio
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from tasks.clients import CLIENTS, login_key
+from worker.b2copy.routes.account import Account
+from worker.b2copy.routes.account_create import CREATE, NewAccount
+from worker.b2copy.routes.account_list import LIST, AccountSearch
+from worker.errors import Conflict
+from worker.ids import Key, Login
+from worker.instances import ledger
+from worker.kind import Attempt, Description, Kind, Payload, read_back
+from worker.ledger import identity_of
+from worker.operation import Done, Failed, OnUnknown, Outcome
+
+CLIENT_UNKNOWN = "client_unknown"
+OTHER_CLIENT = "other_client"
+_REGISTRATION = f"{CLIENTS.name}:"
+_TEXT_LIMIT = 255  # characters of a name or a description
+
+
+class Opening(Payload):
+    """`login` is the MT login on `platform`; B2COPY's support tells the `product_currency_id`.
+
+    Its client is `client_id`, B2COPY's id; or who was registered by the operation `registration` (a key), after which
+    the account is opened; or, without both, the client that the identity map holds for the login.
+    """
+
+    login: Login
+    platform: int = Field(1, ge=1, le=2**31 - 1)
+    product_currency_id: int = Field(ge=1, le=2**31 - 1)
+    client_id: int | None = Field(None, ge=1, le=2**63 - 1)
+    registration: Key | None = None
+    is_master: bool = False
+    name: str | None = Field(None, max_length=_TEXT_LIMIT)
+    description: str | None = Field(None, max_length=_TEXT_LIMIT)
+
+    @model_validator(mode="after")
+    def _check_client(self) -> Self:
+        if self.registration is None:
+            return self
+        if self.client_id is not None:
+            raise ValueError("client_id and registration are both given: the account has one client")
+        platform, slash, login = self.registration.removeprefix(_REGISTRATION).partition("/")
+        if not self.registration.startswith(_REGISTRATION) or not (platform and slash and login):
+            raise ValueError(f"registration: {self.registration!r} is not the key {_REGISTRATION}<platform>/<login>")
+        return self
+
+
+def describe(opening: Opening) -> Description:
+    """One account per login, opened after the registration that it names, or after what was requested for its login.
+
+    Not after both: an opening that is requested before its registration would stand in front of it and wait for it.
+    """
+    login = login_key(opening.platform, opening.login)
+    return Description(login, entity=None if opening.registration else login, parent=opening.registration)
+
+
+async def attempt(attempt: Attempt, opening: Opening) -> Outcome:
+    """Open it. If an earlier request may have opened it, or B2COPY has it already, look first what is there."""
+    client_id = await asyncio.to_thread(client_id_of, opening)  # it reads the ledger
+    if client_id is None:
+        return Failed(CLIENT_UNKNOWN, "identity import stores the id of a client that exists")
+
+    async def look() -> Outcome | None:
+        search = AccountSearch(platform=opening.platform, number=opening.login)
+        found: list[Account] = await attempt.call(LIST, search.fields())
+        return _outcome(found[0], client_id) if found else None
+
+    if (outcome := await read_back(attempt, look)) is not None:
+        return outcome
+    new = NewAccount(
+        client_id=client_id,
+        platform=opening.platform,
+        number=opening.login,
+        product_currency_id=opening.product_currency_id,
+        is_master=1 if opening.is_master else 0,
+        name=opening.name,
+        description=opening.description,
+    )
+    try:
+        return _outcome(await attempt.call(CREATE, new.fields()), client_id)
+    except Conflict:
+        if (outcome := await look()) is not None:
+            return outcome
+        raise
+
+
+def client_id_of(opening: Opening) -> int | None:
+    """Return the client's id at B2COPY; None if it is not known."""
+    if opening.client_id is not None:
+        return opening.client_id
+    platform, login = str(opening.platform), opening.login
+    if opening.registration is not None:
+        platform, _, login = opening.registration.removeprefix(_REGISTRATION).partition("/")
+    known = identity_of(ledger(), platform, login)
+    client_id = known.client_id if known else None
+    return int(client_id) if client_id is not None and client_id.isascii() and client_id.isdigit() else None
+
+
+def _outcome(account: Account, client_id: int) -> Outcome:
+    if account.client_id not in {None, str(client_id)}:
+        return Failed(OTHER_CLIENT, f"account {account.number} belongs to client {account.client_id}, not {client_id}")
+    return Done({"account_id": account.account_id, "client_id": client_id, "answer": account.raw})
+
+
+ACCOUNTS = Kind(
+    name="accounts.create",
+    payload=Opening,
+    describe=describe,
+    attempt=attempt,
+    on_unknown=OnUnknown.READ_BACK,
+    time_allowed_s=lambda settings: settings.calls_deadline,
+    failure_reasons={
+        CLIENT_UNKNOWN: "the client's id at B2COPY is not known: `b2copy-sync identity import` stores it",
+        OTHER_CLIENT: "B2COPY has an account with this number, and it belongs to another client",
+    },
+)

@@ -1,0 +1,75 @@
+"""Register a client at B2COPY, which gives it a payment account (only for a standalone solution)."""
+
+from pydantic import Field
+
+from worker.b2copy.routes.client_registration import INIT, REGISTER, Client, NewClient
+from worker.b2copy.routes.seamless_login import GET_AUTH_URL, SeamlessUrl, Visitor
+from worker.b2copy.seamless_secret import seamless_secret
+from worker.errors import AccessRejected, BackOfficeUnavailable, Conflict
+from worker.ids import Id, Login
+from worker.kind import Attempt, Description, Kind, Payload
+from worker.operation import Claim, Done, OnUnknown, Outcome
+from worker.settings import worker_settings
+
+_REFUSED_HINT = (
+    "B2COPY refuses the shared secret: compare B2COPY_SEAMLESS_SECRET_FILE with the Back Office, which may have blanked"
+    " its secret when other settings of that page were saved"
+)
+
+
+class Registration(Payload):
+    """`login` is the MT login on `platform`, a B2COPY investment platform; `crm_id` the CRM's id of the client."""
+
+    login: Login
+    platform: int = Field(1, ge=1, le=2**31 - 1)
+    crm_id: Id | None = None
+
+
+def describe(registration: Registration) -> Description:
+    """One registration per login. What is done for one login is done in order."""
+    login = login_key(registration.platform, registration.login)
+    return Description(login, entity=login)
+
+
+def login_key(platform: int, login: str) -> str:
+    """Return what names a login: the natural id of its operations, and their entity."""
+    return f"{platform}/{login}"
+
+
+async def attempt(attempt: Attempt, registration: Registration) -> Outcome:
+    """Get a seamless URL, start a wizard with its token, finish the wizard.
+
+    Only the last call has an effect, so the first two are made again by every attempt. Nothing of them is stored,
+    because the URL is a login.
+    """
+    platform, login = str(registration.platform), registration.login
+    visitor = Visitor(account=login, secret_key=seamless_secret(attempt.settings), platform=platform)
+    try:
+        url: SeamlessUrl = await attempt.call(GET_AUTH_URL, visitor.fields())
+    except AccessRejected as error:
+        raise BackOfficeUnavailable(_REFUSED_HINT, error.status, error.server_message) from None
+    wizard: str = await attempt.call(INIT, {})
+    new = NewClient(uuid=wizard, login=login, token=url.token, platform=platform)
+    try:
+        client: Client = await attempt.call(REGISTER, new.fields())
+    except Conflict as error:
+        if not attempt.claim.outcome_unknown or attempt.settings.duplicate_clients != "refused":
+            raise
+        # An earlier request of ours may have registered it, and this B2COPY refuses a second one. So it exists.
+        return Done({"client_id": None, "payment_account": None}, f"exists, its id is not known: {error}")
+    return Done({"client_id": client.client_id, "payment_account": client.payment_account, "answer": client.raw})
+
+
+def on_unknown(_: Claim) -> OnUnknown:
+    """A repeat does no harm if B2COPY refuses or returns a second registration, which is not documented."""
+    return OnUnknown.STOP if worker_settings().duplicate_clients == "unknown" else OnUnknown.REPEAT
+
+
+CLIENTS = Kind(
+    name="clients.register",
+    payload=Registration,
+    describe=describe,
+    attempt=attempt,
+    on_unknown=on_unknown,
+    time_allowed_s=lambda settings: settings.calls_deadline,
+)

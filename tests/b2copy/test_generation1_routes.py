@@ -1,0 +1,189 @@
+"""The routes of generation 1: real requests to the sandbox, and answers in every documented shape."""
+
+from collections.abc import Coroutine
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, TypeVar
+
+import jsonschema
+import pytest
+
+from tests.b2copy.documented import check
+from worker.b2copy import B2Copy
+from worker.b2copy.routes import account_create, account_list, client_registration, leaderboard, seamless_login
+from worker.b2copy.routes import statistics as statistics_widget
+from worker.b2copy.routes.account_create import NewAccount
+from worker.b2copy.routes.account_list import AccountSearch, read_accounts
+from worker.b2copy.routes.client_registration import NewClient, read_client
+from worker.b2copy.routes.leaderboard import Board, Product, read_leaders
+from worker.b2copy.routes.seamless_login import Visitor, read_url
+from worker.b2copy.routes.statistics import OfAccount
+from worker.errors import Conflict, NotFound, Rejected, Unavailable, UnknownOutcome
+from worker.http import event_loop
+from worker.instances import b2copy
+from worker.sandbox.control_client import SandboxControl
+from worker.testbed.environment import Environment
+
+NEW = NewAccount(client_id=5, platform=1, number="700100", product_currency_id=2, is_master=1, name="Master of one")
+T = TypeVar("T")
+SECRET = "sandbox-secret"
+VISITOR = Visitor(account="700100", secret_key=SECRET)
+
+
+def now(sent: Coroutine[Any, Any, T]) -> T:
+    return event_loop().run(sent)
+
+
+@pytest.fixture
+def client(active_environment: Environment) -> B2Copy:
+    return b2copy()
+
+
+@pytest.mark.parametrize("where", ["query", "body", "either"])
+def test_an_account_is_created_and_found_by_its_number_wherever_the_list_reads_its_parameters(
+    client: B2Copy, sandbox: SandboxControl, where: str
+) -> None:
+    sandbox.switches(list_parameters=where)
+    created = now(client.create_account(NEW))
+    now(client.create_account(NEW.model_copy(update={"number": "700101", "is_master": 0})))
+
+    [found] = now(client.accounts(AccountSearch(platform=1, number="700100", is_master=True)))
+
+    assert found == created
+    assert (found.number, found.client_id, found.platform, found.is_master) == ("700100", "5", 1, True)
+    assert (found.name, found.product_currency_id) == ("Master of one", 2)
+    assert found.created is not None
+    assert found.created.tzinfo is not None
+    assert len(now(client.accounts(AccountSearch(limit=1, sort_by="created_at", sort_order="desc")))) == 1
+    assert now(client.accounts(AccountSearch(number="1"))) == []
+
+
+def test_a_list_that_was_not_searched_says_nothing_about_an_account() -> None:
+    with pytest.raises(UnknownOutcome, match="asked for account 7, and the answer holds 8"):
+        read_accounts([{"accountNumber": "8"}], {"account_number": "7"})
+
+
+def test_the_widgets_show_an_account(client: B2Copy) -> None:
+    now(client.create_account(NEW))
+    account = OfAccount(account="700100", platform=1)
+
+    detail = now(client.account_detail(account))
+    assert (detail.aum, detail.followers, detail.currency) == (Decimal("0.00"), 0, "USD")
+    assert detail.created is not None
+    assert now(client.account_statistics(account)).raw["profit"] == []
+    [leader] = now(client.leaderboard(Board(product=Product.PAMM)))
+    assert (leader.login, leader.risk, leader.created) == ("700100", Decimal(0), detail.created)
+    with pytest.raises(NotFound):
+        now(client.account_detail(OfAccount(account="1")))
+
+
+def test_a_client_is_registered_through_its_seamless_url(client: B2Copy, sandbox: SandboxControl) -> None:
+    url = now(client.seamless_url(VISITOR))
+    uuid = now(client.start_wizard())
+    new = NewClient(uuid=uuid, login="700100", token=url.token)
+    registered = now(client.register_client(new))
+
+    assert registered.client_id == 1
+    assert registered.payment_account == "2"
+    assert [effect["key"] for effect in sandbox.effects("clients.register")] == ["1/700100"]
+    secret = url.token.get_secret_value()
+    assert secret not in repr((url, new, registered))
+    again = NewClient(uuid=now(client.start_wizard()), login="700100", token=now(client.seamless_url(VISITOR)).token)
+    with pytest.raises(Conflict):
+        now(client.register_client(again))
+
+
+def test_nothing_quotes_the_shared_secret_or_the_url(client: B2Copy, sandbox: SandboxControl) -> None:
+    sandbox.faults({"what": "status", "status": 400, "route": "auth_url", "message": f"{SECRET} is not right"})
+    with pytest.raises(Rejected) as refused:
+        now(client.seamless_url(VISITOR))
+    assert SECRET not in str(refused.value)
+    assert "is not right" in str(refused.value)
+
+    with pytest.raises(UnknownOutcome) as unclear:
+        read_url({"data": {"a": "https://copy.example/t0p", "b": "https://copy.example/t0p"}, "status": 200}, {})
+    assert "t0p" not in str(unclear.value)
+    assert SECRET not in repr(VISITOR)
+
+
+@pytest.mark.parametrize(
+    ("message", "name"),
+    [
+        (account_create.CREATE.message(NEW.fields()), account_create.CREATE),
+        (account_list.LIST.message(AccountSearch(platform=1, number="7", limit=5).fields()), account_list.LIST),
+        (statistics_widget.DETAIL.message(OfAccount(account="7").fields()), statistics_widget.DETAIL),
+        (statistics_widget.STATISTICS.message(OfAccount(account="7").fields()), statistics_widget.STATISTICS),
+        (leaderboard.LEADERBOARD.message(Board().fields()), leaderboard.LEADERBOARD),
+        (seamless_login.GET_AUTH_URL.message(VISITOR.fields()), seamless_login.GET_AUTH_URL),
+        (client_registration.INIT.message({}), client_registration.INIT),
+        (
+            client_registration.REGISTER.message(NewClient(uuid="u-1", login="7", token="t").fields()),
+            client_registration.REGISTER,
+        ),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_our_requests_are_as_documented(message: Any, name: Any) -> None:
+    check(name, message)
+
+    if message.body:
+        with pytest.raises(jsonschema.ValidationError):  # the check does find a mistake
+            check(name, message._replace(body={key: ["wrong"] for key in message.body}))
+
+
+def test_both_spellings_of_a_parameter_are_sent() -> None:
+    assert account_create.CREATE.message(NEW.fields()).body == NEW.fields() | {"clientID": 5}
+    assert seamless_login.GET_AUTH_URL.message(VISITOR.fields()).body == {
+        "account_id": "700100", "investment_platform_id": "1", "secret_key": SECRET, "secrete_key": SECRET,
+    }  # fmt: skip
+    listed = account_list.LIST.message({"investment_platform_id": 1, "is_master": True})
+    assert listed.query == {"investment_platform_id": "1", "investmentPlatformId": "1", "is_master": "true"}
+    assert listed.body == {"investment_platform_id": 1, "investmentPlatformId": 1, "is_master": True}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"status": 200, "meta": {"behaviours": [], "status": 200}, "data": {"id": 7, "payment_account": {"id": 9}}},
+        {"status": "200", "data": {"client_id": "7", "paymentAccount": 9, "side_login": 12}},
+        {"id": 7, "payment_account": "9", "side_login": "12"},
+        {"status": 200, "data": {"id": 3, "client": {"id": 7, "payment_account": {"id": "9"}, "side_login": "12"}}},
+    ],
+)
+def test_a_client_is_read_from_an_envelope_or_bare_with_numbers_as_text(body: dict[str, Any]) -> None:
+    read = read_client(body, {"side_login": "12"})
+
+    assert (read.client_id, read.payment_account) == (7, "9")
+    assert read.raw == body.get("data", body)
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        ({"status": 409, "meta": {"status": 409}, "data": None, "message": "it exists"}, Conflict),
+        ({"status": 200, "meta": {"status": "404"}, "data": {}}, NotFound),
+        ({"status": 500, "data": []}, Unavailable),
+        ({"status": 422}, Rejected),
+        ({"status": 200, "data": {"id": True}}, UnknownOutcome),
+        ({"status": 200, "data": {"id": "7x"}}, UnknownOutcome),
+        ({"status": 200, "data": {"id": 7, "side_login": "13"}}, UnknownOutcome),
+        ({"status": 200, "data": [7]}, UnknownOutcome),
+        (None, UnknownOutcome),
+    ],
+)
+def test_what_cannot_be_believed_is_no_client(body: Any, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        read_client(body, {"side_login": "12"})
+
+
+def test_dates_have_two_formats_and_figures_are_exact() -> None:
+    sample = {"login": 12, "risk": "86", "created": "2024-07-18T08:19:11+00:00", "profit": [{"x": 1}], "new": "x"}
+    detail = statistics_widget.DETAIL.read({"data": {"aum": 0.1, "created": "2024-07-18 08:19:11"}, "status": 200}, {})
+
+    [leader] = read_leaders({"status": 200, "data": {"accounts": [sample]}}, {})
+
+    assert (leader.login, leader.risk, leader.raw["new"]) == ("12", Decimal(86), "x")
+    assert leader.created == detail.created == datetime(2024, 7, 18, 8, 19, 11, tzinfo=UTC)
+    assert detail.aum == Decimal("0.1")
+    odd = statistics_widget.DETAIL.read({"data": {"aum": "a lot", "created": "soon", "followers": []}, "meta": {}}, {})
+    assert (odd.aum, odd.created, odd.followers) == (None, None, None)

@@ -1,0 +1,298 @@
+"""The SQL API: rows of `b2copy_requests` become operations once, in order, and none holds the others up."""
+
+import json
+import multiprocessing
+import os
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, text
+
+from tasks.registry import KINDS
+from tests.crm.conftest import Insert
+from tests.ledger.databases import on_postgresql, on_sqlite
+from tests.operations import fail_operation, key_of, record_operation, succeed_operation
+from worker.crm import requests
+from worker.crm.requests import take_requests
+from worker.ledger import Ledger, find, open_ledger, search
+from worker.operation import FailureReason, Operation, State
+from worker.settings import crm_settings
+
+UPDATE = "/api/admin/clients/v2/client/clientservice/update"
+NOT_A_NUMBER = f'{{"path": "{UPDATE}", "key": "K", "payload": {{"n": NaN}}}}'
+FEES = '{"account_login": "7", "request_id": "%s"}'
+
+
+def take(ledger: Ledger) -> Counter[str]:
+    """Take all rows. Returns how many operations are queued, by lane."""
+    return sum(take_requests(ledger, KINDS, crm_settings()), Counter())
+
+
+def rows_left(ledger: Ledger) -> int:
+    with ledger.reading() as connection:
+        return int(connection.execute(text("SELECT count(*) FROM b2copy_requests")).scalar_one())
+
+
+def status_rows(ledger: Ledger, key: str) -> list[dict[str, Any]]:
+    """Return what a CRM reads about a key with a plain SELECT."""
+    with ledger.reading() as connection:
+        found = connection.execute(text("SELECT * FROM b2copy_status WHERE key = :key"), {"key": key})
+        return [dict(row) for row in found.mappings()]
+
+
+def failed_request(ledger: Ledger, row_id: int) -> Operation:
+    """Return the failed operation that a bad row has become."""
+    found = find(ledger, f"message:request-{row_id}")
+    assert found is not None
+    assert (found.state, found.failure_reason) == (State.FAILED, FailureReason.BAD_PAYLOAD)
+    return found
+
+
+def test_one_insert_requests_an_operation(ledger: Ledger, insert: Insert) -> None:
+    insert(kind="fees.process", payload=FEES % "W1")
+
+    assert take(ledger) == {"money": 1}
+
+    operation = find(ledger, "fees.process:W1")
+    assert operation is not None
+    assert (operation.state, operation.lane, operation.requested_by) == (State.QUEUED, "money", "sql")
+    assert operation.payload == {"account_login": "7", "request_id": "W1"}
+    assert operation.deadline_at == operation.requested_at + 72 * 3_600_000
+    assert rows_left(ledger) == 0
+
+
+def test_an_empty_optional_column_is_as_if_it_were_absent(ledger: Ledger, insert: Insert) -> None:
+    insert(kind="fees.process", payload=FEES % "W1", lane="", requested_by="", batch="", trace_id="")
+
+    assert take(ledger) == {"money": 1}
+
+    operation = find(ledger, "fees.process:W1")
+    assert operation is not None
+    assert (operation.requested_by, operation.batch, operation.trace_id) == ("sql", None, None)
+
+
+def test_the_optional_columns_are_stored_with_the_operation(ledger: Ledger, insert: Insert) -> None:
+    insert(
+        kind="fees.process", payload=FEES % "W1", lane="bulk", requested_by="Zoë", batch="2026-11", trace_id="00-ab-01"
+    )
+
+    assert take(ledger) == {"bulk": 1}
+
+    operation = find(ledger, "fees.process:W1")
+    assert operation is not None
+    assert (operation.lane, operation.requested_by) == ("bulk", "Zoë")
+    assert (operation.batch, operation.trace_id) == ("2026-11", "00-ab-01")
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        '{"request_id":"W1","account_login":"7"}',
+        ' {\n "account_login" : 7,\t"request_id" : "\\u00571" } ',
+    ],
+)
+def test_another_spelling_of_an_equal_payload_is_the_same_operation(
+    ledger: Ledger, insert: Insert, spelling: str
+) -> None:
+    succeed_operation(ledger, "W1")
+    insert(kind="fees.process", payload=spelling)
+
+    assert take(ledger) == {}
+
+    assert [one.key for one in search(ledger)] == ["fees.process:W1"]
+    assert rows_left(ledger) == 0
+
+
+@pytest.mark.parametrize(
+    ("columns", "problem"),
+    [
+        ({"kind": "fees"}, "kind: 'fees' is not a kind: there are call, fees.process"),
+        ({"payload": "{"}, "payload: not JSON"),
+        ({"payload": "[1]"}, "payload: must be a JSON object"),
+        ({"payload": ""}, "payload: not JSON"),
+        ({"payload": '{"account_login": "7"}'}, "request_id is missing"),
+        ({"payload": '{"account_login": "7", "request_id": "W1", "amount": 5}'}, "amount is not a field"),
+        ({"payload": '{"account_login": "7", "request_id": "W1", "request_id": "W2"}'}, "a name stands twice"),
+        ({"payload": "[" * 100_000}, "payload: not JSON"),
+        ({"payload": FEES % ("W" * 200_000)}, "payload: has more than 131072 characters"),
+        ({"kind": "call", "payload": NOT_A_NUMBER}, "not JSON"),
+        ({"lane": "fast"}, "lane: 'fast' is none of money, default, bulk"),
+        ({"batch": "two\nlines"}, "batch must be 1 to 255 printable characters"),
+        ({"trace_id": "t" * 256}, "trace_id must be 1 to 255 printable characters"),
+        ({"kind": "k" * 5_000}, "is not a kind"),
+    ],
+)
+def test_a_bad_row_becomes_a_failed_operation_and_holds_no_other_up(
+    ledger: Ledger, insert: Insert, columns: dict[str, Any], problem: str
+) -> None:
+    insert(kind="fees.process", payload=FEES % "before")
+    bad = insert(**({"kind": "fees.process", "payload": FEES % "W1", "requested_by": "Ada"} | columns))
+    insert(kind="fees.process", payload=FEES % "behind")
+
+    assert take(ledger) == {"money": 2}
+
+    failed = failed_request(ledger, bad)
+    assert problem in str((failed.result or {})["error"])
+    assert failed.requested_by == "Ada"
+    assert len(search(ledger)) == 3
+    assert rows_left(ledger) == 0
+    [status] = status_rows(ledger, f"message:request-{bad}")
+    assert (status["state"], status["failure_reason"]) == ("failed", "bad_payload")
+    assert problem in status["server_message"]
+
+
+@on_sqlite
+@pytest.mark.parametrize("column", ["kind", "payload", "lane", "requested_by", "batch", "trace_id"])
+def test_a_row_in_another_encoding_than_utf_8_holds_no_other_up(ledger: Ledger, insert: Insert, column: str) -> None:
+    columns = {"kind": "fees.process", "payload": FEES % "W1", column: '{"name": "Zoë"}'.encode("cp1252")}
+    names = ", ".join(columns)
+    values = ", ".join(f"CAST(:{name} AS TEXT)" for name in columns)
+    with ledger.writing() as connection:
+        connection.execute(text(f"INSERT INTO b2copy_requests ({names}) VALUES ({values})"), columns)
+    insert(kind="fees.process", payload=FEES % "W2")
+
+    take(ledger)
+
+    assert key_of("W2") in {one.key for one in search(ledger)}
+    if column == "requested_by":  # it only says who, so it is escaped
+        assert "Zo" in str(getattr(find(ledger, key_of("W1")), "requested_by", None))
+    else:
+        assert f"{column}: is not UTF-8 text" in str(failed_request(ledger, 1).result)
+    assert rows_left(ledger) == 0
+
+
+def test_a_request_with_other_data_than_the_operation_of_its_key_fails(ledger: Ledger, insert: Insert) -> None:
+    record_operation(ledger, "W1")
+    bad = insert(kind="fees.process", payload='{"account_login": "8", "request_id": "W1"}')
+    twice = [insert(kind="fees.process", payload=f'{{"account_login": "{n}", "request_id": "W2"}}') for n in (7, 8)]
+
+    assert take(ledger) == {"money": 1}
+
+    assert "exists as fees.process" in str(failed_request(ledger, bad).result)
+    assert "exists as fees.process" in str(failed_request(ledger, twice[1]).result)
+
+
+def test_an_error_of_our_own_fails_its_row_alone(ledger: Ledger, insert: Insert, monkeypatch: Any) -> None:
+    def describe(payload: Any) -> Any:
+        if payload.request_id == "W1":
+            raise RuntimeError("a fault of ours")
+        return original(payload)
+
+    original = KINDS["fees.process"].describe
+    monkeypatch.setitem(vars(KINDS["fees.process"]), "describe", describe)
+    bad = insert(kind="fees.process", payload=FEES % "W1")
+    insert(kind="fees.process", payload=FEES % "W2")
+
+    assert take(ledger) == {"money": 1}
+
+    assert "a fault of ours" in str(failed_request(ledger, bad).result)
+
+
+def test_two_bad_rows_with_one_id_are_both_stored(ledger: Ledger, insert: Insert) -> None:
+    insert(id=5, kind="fees", payload="{}")
+    take(ledger)
+    insert(id=5, kind="fee", payload="{}")  # the table was restored, and its ids began again
+
+    take(ledger)
+
+    assert sorted(one.payload["task"] for one in search(ledger)) == ["fee", "fees"]
+
+
+def test_a_rolled_back_insert_was_never_requested(ledger: Ledger) -> None:
+    with ledger.engine.connect() as crm:
+        crm.execute(text("INSERT INTO b2copy_requests (kind, payload) VALUES ('fees', '{}')"))
+        crm.rollback()
+
+    assert take(ledger) == {}
+    assert search(ledger) == []
+
+
+def test_many_rows_are_taken_in_batches_and_in_order(
+    ledger: Ledger, insert: Insert, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requests, "BATCH", 10)
+    for number in range(25):
+        by = ("Ada", "Bob")[number % 3 == 0]
+        insert(kind="fees.process", payload=FEES % f"W{number}", requested_by=by)
+
+    assert [sum(queued.values()) for queued in take_requests(ledger, KINDS, crm_settings())] == [10, 10, 5]
+
+    found = sorted(search(ledger), key=lambda one: one.id)
+    assert [one.key for one in found] == [f"fees.process:W{number}" for number in range(25)]
+
+
+def test_two_dispatchers_at_once_take_each_row_once(
+    ledger: Ledger, open_again: Callable[[], Ledger], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requests, "BATCH", 7)
+    rows = [{"payload": FEES % f"W{number}"} for number in range(100)]
+    with ledger.writing() as connection:
+        connection.execute(text("INSERT INTO b2copy_requests (kind, payload) VALUES ('fees.process', :payload)"), rows)
+    others = [open_again(), open_again()]
+
+    with ThreadPoolExecutor(2) as threads:
+        taken = sum(threads.map(take, others), Counter())
+    taken += take(ledger)  # a dispatcher leaves the rest to the other one, which may have ended just then
+
+    assert taken == {"money": 100}
+    assert rows_left(ledger) == 0
+    assert len(search(ledger, limit=1000)) == 100
+
+
+@on_postgresql
+def test_rows_behind_those_that_another_dispatcher_holds_wait_for_it(
+    ledger: Ledger, insert: Insert, open_again: Callable[[], Ledger]
+) -> None:
+    insert(kind="fees.process", payload=FEES % "first")
+    with open_again().writing() as other:
+        other.execute(text("SELECT id FROM b2copy_requests FOR UPDATE"))
+        insert(kind="fees.process", payload=FEES % "second")
+        assert take(ledger) == {}
+
+    assert take(ledger) == {"money": 2}
+    assert [one.key for one in search(ledger)] == ["fees.process:second", "fees.process:first"]
+
+
+def _take_and_die(url: str) -> None:
+    """Take the rows, and die before the transaction commits."""
+    from sqlalchemy import event
+
+    own = open_ledger(url)
+
+    @event.listens_for(own.engine, "commit")
+    def die(_connection: Connection) -> None:
+        os.kill(os.getpid(), 9)
+
+    take(own)
+
+
+def test_a_dispatcher_that_is_killed_leaves_its_rows_to_the_next(
+    ledger: Ledger, ledger_url: str, insert: Insert
+) -> None:
+    insert(kind="fees.process", payload=FEES % "W1")
+    insert(kind="fees", payload="{}")
+    process = multiprocessing.get_context("fork").Process(target=_take_and_die, args=(ledger_url,))
+    process.start()
+    process.join(20)
+    assert process.exitcode == -9
+    assert (rows_left(ledger), search(ledger)) == (2, [])
+
+    assert take(ledger) == {"money": 1}
+    assert len(search(ledger)) == 2
+
+
+def test_the_status_view_shows_state_reason_and_the_servers_text(ledger: Ledger) -> None:
+    key = fail_operation(ledger, "W1", message="no such account", batch="B", trace_id="T")
+
+    [row] = status_rows(ledger, key)
+
+    assert json.loads(row.pop("payload")) == {"account_login": "7", "request_id": "W1"}
+    assert (row["state"], row["failure_reason"], row["server_message"]) == ("failed", "rejected", "no such account")
+    assert row["requested_at"] <= row["state_since"] == row["ended_at"]
+    assert row.keys() == {
+        "key", "kind", "lane", "state", "wait_reason", "failure_reason", "server_message", "result", "batch",
+        "trace_id", "requested_by", "requested_at", "state_since", "due_at", "deadline_at", "ended_at",
+    }  # fmt: skip

@@ -1,0 +1,163 @@
+"""Notices go through the engine in a lane with a gate of its own: the CRM's faults hold up no operation at B2COPY."""
+
+import json
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from tasks.notices import NOTIFY, WAITS_S
+from tests.flow.conftest import LocalDestination, fees_kind, in_background, make_all_due
+from tests.http.raw_server import OK, Wire
+from tests.http.test_wire import answers
+from tests.operations import find_operation, record_operation, record_operations
+from tests.support import until
+from tests.webhook.conftest import SECRETS
+from tests.webhook.test_endpoint import answer, head_and_body
+from worker.app import ledger as open_this_ledger
+from worker.app import webhook
+from worker.flow.pusher import Pusher
+from worker.ledger import Ledger, attempts_of, replay, search
+from worker.operation import NOTICE_KIND, FailureReason, Operation, State, WaitReason
+from worker.queues import NOTIFY as LANE
+from worker.settings import worker_settings
+from worker.testbed.environment import Environment
+from worker.webhook.signing import Secrets
+
+REFUSES = answers(answer("500 Internal Server Error", body=b"out of order"))
+
+
+@pytest.fixture
+def ledger(active_environment: Environment, wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ledger:
+    """A ledger whose CRM has a webhook at `wire`."""
+    secret = tmp_path / "webhook.secret"
+    secret.write_text(SECRETS[0])
+    secret.chmod(0o600)
+    monkeypatch.setenv("B2COPY_WEBHOOK_URL", wire.url)
+    monkeypatch.setenv("B2COPY_WEBHOOK_SECRET_FILE", str(secret))
+    return open_this_ledger()
+
+
+@pytest.fixture
+def pusher(ledger: Ledger) -> Any:
+    kinds = {kind.name: kind for kind in (fees_kind(), NOTIFY)}
+    made = Pusher(ledger, kinds, {"b2copy": lambda: LocalDestination(lambda _: {}), "crm": webhook}, worker_settings())
+    yield made
+    made.stop()
+
+
+def notice(ledger: Ledger) -> Operation:
+    """Return the only notice."""
+    [found] = search(ledger, kind=NOTICE_KIND)
+    return found
+
+
+def test_the_end_of_an_operation_is_told(ledger: Ledger, pusher: Pusher, wire: Wire) -> None:
+    record_operation(ledger)
+    pusher.drain("money")
+    pusher.drain(LANE)
+
+    [request] = wire.requests
+    _, headers, body = head_and_body(request)
+    assert Secrets(SECRETS[:1]).problem(body, headers) is None
+    told = json.loads(body)
+    assert (told["type"], told["data"]["key"]) == ("operation.succeeded", "fees.process:W1")
+    assert notice(ledger).state == State.SUCCEEDED
+
+
+def test_every_try_sends_the_same_bytes_under_the_same_id(ledger: Ledger, pusher: Pusher, wire: Wire) -> None:
+    wire.answer = REFUSES
+    record_operation(ledger)
+    pusher.drain("money")
+    for _ in range(3):
+        make_all_due(ledger)
+        pusher.drain(LANE)
+    wire.answer = answers(OK)
+    make_all_due(ledger)
+    pusher.drain(LANE)
+
+    requests = [head_and_body(request) for request in wire.requests]
+    assert len(requests) == 4
+    assert len({body for _, _, body in requests}) == 1
+    assert len({headers["webhook-id"] for _, headers, _ in requests}) == 1
+    assert notice(ledger).state == State.SUCCEEDED
+
+
+def test_a_notice_waits_longer_after_each_try(ledger: Ledger, pusher: Pusher, wire: Wire) -> None:
+    wire.answer = REFUSES
+    record_operation(ledger)
+    pusher.drain("money")
+    waits_ms = []
+    for _ in range(5):  # the sixth would be a probe, as the circuit opens
+        make_all_due(ledger)
+        pusher.drain(LANE)
+        waiting = notice(ledger)
+        assert (waiting.state, waiting.wait_reason) == (State.WAITING, WaitReason.BACKOFF)
+        waits_ms.append(waiting.last_wait_ms)
+
+    assert waits_ms == [wait_s * 1000 for wait_s in WAITS_S[:5]]
+    [attempt] = attempts_of(ledger, notice(ledger).id)
+    assert (attempt.outcome, attempt.http_status, attempt.times) == ("server_error", 500, 5)
+    assert "out of order" in str(attempt.message)
+
+
+def test_a_notice_that_nobody_takes_fails_at_its_deadline_and_can_be_replayed(
+    ledger: Ledger, pusher: Pusher, wire: Wire
+) -> None:
+    wire.answer = REFUSES
+    record_operation(ledger)
+    pusher.drain("money")
+    with ledger.writing() as connection:
+        connection.execute(text("UPDATE b2copy_operations SET deadline_at = 1 WHERE state = 'queued'"))
+    pusher.drain(LANE)
+
+    dead = notice(ledger)
+    assert (dead.state, dead.failure_reason) == (State.FAILED, FailureReason.EXHAUSTED)
+    wire.answer = answers(OK)
+    replay(ledger, [dead.key], "ada", "the CRM is back")
+    pusher.drain(LANE)
+    assert notice(ledger).state == State.SUCCEEDED
+
+
+def test_a_hanging_crm_holds_up_no_operation_at_b2copy(ledger: Ledger, pusher: Pusher, wire: Wire) -> None:
+    released = threading.Event()
+
+    def hang(connection: socket.socket, request: bytes) -> None:
+        released.wait(20)
+        connection.sendall(OK)
+
+    wire.answer = hang
+    record_operations(ledger, *(f"W{number}" for number in range(30)))
+    pusher.drain("money")
+    telling = in_background(pusher, LANE)
+    until(lambda: len(wire.requests) == worker_settings().concurrency)
+
+    record_operations(ledger, *(f"V{number}" for number in range(30)))
+    pusher.drain("money")
+
+    assert {find_operation(ledger, f"V{number}").state for number in range(30)} == {State.SUCCEEDED}
+    released.set()
+    until(lambda: {one.state for one in search(ledger, kind=NOTICE_KIND)} == {State.SUCCEEDED})
+    telling.join(10)
+
+
+def test_a_dead_crm_opens_its_own_circuit_and_not_that_of_b2copy(
+    ledger: Ledger, pusher: Pusher, monkeypatch: pytest.MonkeyPatch, wire: Wire
+) -> None:
+    wire.answer = lambda connection, request: True  # closes the connection without an answer
+    record_operations(ledger, *(f"W{number}" for number in range(30)))
+    pusher.drain("money")
+    telling = in_background(pusher, LANE)
+    until(lambda: WaitReason.BACKOFF in {one.wait_reason for one in search(ledger, kind=NOTICE_KIND)})
+
+    record_operation(ledger, "V1")
+    pusher.drain("money")
+
+    assert find_operation(ledger, "V1").state == State.SUCCEEDED
+    assert len(wire.requests) < 31  # the others wait for a probe
+    wire.answer = answers(OK)
+    until(lambda: {one.state for one in search(ledger, kind=NOTICE_KIND)} == {State.SUCCEEDED})
+    telling.join(10)

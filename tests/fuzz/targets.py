@@ -1,0 +1,167 @@
+"""What is fuzzed: each target takes random input and fails if the code answers otherwise than it promises."""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hypothesis import strategies as st
+from kombu.connection import Connection
+
+from tasks.registry import KINDS
+from tests.fuzz import strategies as given
+from worker.b2copy.response_mapping import value_of
+from worker.b2copy.routes.fees import PROCESS
+from worker.b2copy.routes.generic import route_to
+from worker.cli.exits import Stop
+from worker.cli.payload_fields import text_fields
+from worker.cli.rows import csv_rows, json_rows
+from worker.errors import B2CopyError, BadPayload, SettingsError
+from worker.flow.meaning import meaning_of
+from worker.http.answer import Answer
+from worker.http.headers import Headers
+from worker.ledger import Ledger, fail_message, find, open_ledger, record
+from worker.ledger.engine import connect
+from worker.messages.consumer import _storing
+from worker.messages.envelope import Unusable, deliverable, restorable
+from worker.messages.evidence import storable
+from worker.messages.inbox import _fields
+from worker.messages.task_message import arguments_as_text, read_task_message
+from worker.operation import MESSAGE_LIMIT
+from worker.redis_connection import tls_options
+from worker.session.token_endpoints import read_pair
+from worker.settings import CrmSettings, Settings, crm_settings, load, variable
+
+FEES_SENT = {"account_login": "123456", "request_id": "W1"}
+SECRET = "hunter2-canary"
+
+
+@cache
+def ledger() -> Ledger:
+    """Return a ledger of this run. What is recorded must be found again as it was."""
+    folder = tempfile.mkdtemp(prefix="b2copy-fuzz-")
+    os.environ["B2COPY_DATABASE_URL"] = f"sqlite:///{folder}/ledger.sqlite"
+    os.environ["B2COPY_REDIS_URL"] = "redis://127.0.0.1:1/0"
+    return open_ledger(os.environ["B2COPY_DATABASE_URL"], create=True)
+
+
+@cache
+def channel() -> Any:
+    """Return a channel of kombu's, which decodes what `deliverable` wrote."""
+    return Connection("memory://").channel()
+
+
+def envelope(item: bytes) -> None:
+    """Any item of a queue becomes an envelope that kombu delivers, and is an operation's message or stored as bad."""
+    queue, raw = restorable(item)
+    assert isinstance(queue, str)
+    assert isinstance(raw, bytes)
+    message = channel().message_to_python(json.loads(deliverable(item, "b2copy.inbox")))
+    try:
+        read = read_task_message(message)
+        take_arguments(read.args, read.kwargs)
+    except Exception as error:  # the consumer stores whatever a decoder raises
+        problem = str(error) if isinstance(error, Unusable) else f"{type(error).__name__}: {error}"
+        kept = _storing(message, problem).kwargs
+        fail_message(ledger(), kept["message_id"][:100] or "none", kept["task"], kept["problem"], "fuzz", kept["raw"])
+        json.dumps(kept)
+
+
+def arguments(given: tuple[list[Any], dict[str, Any]]) -> None:
+    """Arguments of a message become an operation that is stored as it was asked for, or a `BadPayload`."""
+    take_arguments(*given)
+
+
+def take_arguments(args: list[Any], kwargs: dict[str, Any]) -> None:
+    for kind in KINDS.values():
+        try:
+            new = kind.new(_fields(kind, args, kwargs), crm_settings())
+            record(ledger(), [new], by="fuzz")
+        except BadPayload as error:
+            problem = storable(str(error), 2000)
+            fail_message(ledger(), "m", "b2copy.call", problem, "fuzz", storable(arguments_as_text(args, kwargs)))
+            continue
+        stored = find(ledger(), new.key)
+        assert stored is not None, new
+        assert stored.payload == dict(new.payload), (stored.payload, new.payload)
+        assert new.key.isascii()
+        assert new.key.isprintable()
+
+
+def answer(given: tuple[int, list[bytes], bytes]) -> None:
+    """Any answer is a value or one of our errors, which has a meaning and a text that can be stored."""
+    status, lines, body = given
+    got = Answer(status, Headers(lines), body)
+    assert got.retry_after is None or 0 <= got.retry_after <= 86400
+    assert got.server_time is None or isinstance(got.server_time, float)
+    for route, sent in ((PROCESS, FEES_SENT), (route_to("/api/admin/x/v1/p/s/m", ["/api/admin/*"]), {})):
+        try:
+            json.dumps(getattr(route.read(value_of(got, route.name), sent), "message", "")).encode()
+        except B2CopyError as error:
+            if meaning_of(error).word == "internal":
+                raise AssertionError("an answer became a fault of ours") from error
+            _check_text(str(error.server_message or ""))
+    with suppress(B2CopyError):
+        pair = read_pair(got, "token")
+        assert "canary" not in repr(pair)
+    _check_text(got.server_message())
+
+
+def _check_text(text: str) -> None:
+    assert len(text) <= MESSAGE_LIMIT
+    assert text.isprintable() or text == ""
+    text.encode()
+
+
+def import_file(given: tuple[str, bytes]) -> None:
+    """Any file is read as rows, each good or refused in words, or is refused naming the line."""
+    suffix, content = given
+    file = Path(tempfile.gettempdir()) / f"b2copy-fuzz-{os.getpid()}{suffix}"
+    file.write_bytes(content)
+    try:
+        for kind in KINDS.values():
+            with suppress(Stop):
+                rows = (
+                    json_rows(file)
+                    if suffix == ".jsonl"
+                    else csv_rows(file, list(kind.payload.model_fields), text_fields(kind))
+                )
+                for _, fields in rows:
+                    with suppress(BadPayload):
+                        kind.new(fields, crm_settings())
+    finally:
+        file.unlink()
+
+
+def settings(changes: dict[str, str]) -> None:
+    """Any environment is read, or refused in lines that name a variable and hold no secret."""
+    before = dict(os.environ)
+    try:
+        for name, value in changes.items():
+            os.environ[variable(name)] = value
+        for kind in (CrmSettings, Settings):
+            try:
+                read = load(kind)
+                connect(read.database_url).dispose()
+                tls_options(read)
+                text = repr(read)
+            except SettingsError as error:
+                text = str(error)
+                assert all(line.startswith("B2COPY_") for line in text.splitlines()), text
+            assert SECRET not in text, text
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+TARGETS: dict[str, tuple[Callable[[Any], None], st.SearchStrategy[Any]]] = {
+    "message arguments": (arguments, given.arguments()),
+    "envelopes": (envelope, given.envelopes()),
+    "answers": (answer, given.answers()),
+    "import files": (import_file, given.files()),
+    "settings": (settings, given.environments(SECRET)),
+}

@@ -1,0 +1,111 @@
+"""The identity map: written in the transaction that ends an operation as succeeded, whoever ends it."""
+
+import pytest
+
+from tests.operations import OWNER, claim_one, fail, hold_operation, record_operations, succeed
+from worker.ledger import Identity, Ledger, identities_of, identity_of, resolve, settle, store_identities
+from worker.ledger import identities as identity_map
+from worker.operation import OnUnknown, State, Transition
+
+REGISTERED = {"client_id": 17, "payment_account": "9", "raw": {"id": 17}}
+
+
+def registration(ledger: Ledger, login: str = "700100", crm_id: str | None = None) -> None:
+    payload = {"login": login, "platform": 1, "crm_id": crm_id}
+    record_operations(ledger, f"1/{login}", kind="clients.register", payload=payload, lane="default")
+
+
+def opening(ledger: Ledger, login: str = "700100") -> None:
+    record_operations(
+        ledger, f"1/{login}", kind="accounts.create", payload={"login": login, "platform": 1}, lane="default"
+    )
+
+
+def known(ledger: Ledger, login: str = "700100") -> Identity:
+    found = identity_of(ledger, "1", login)
+    assert found is not None
+    return found
+
+
+def test_a_registration_and_an_account_teach_one_identity(ledger: Ledger) -> None:
+    registration(ledger, crm_id="C-1")
+    succeed(ledger, claim_one(ledger, lane="default"), result=REGISTERED)
+    first = known(ledger)
+    assert (first.crm_id, first.client_id, first.payment_account, first.account_id) == ("C-1", "17", "9", None)
+    assert first.learned_from == "clients.register:1/700100"
+
+    opening(ledger)
+    succeed(ledger, claim_one(ledger, lane="default"), result={"account_id": "33", "client_id": "17"})
+
+    both = known(ledger)
+    assert (both.crm_id, both.client_id, both.payment_account, both.account_id) == ("C-1", "17", "9", "33")
+    assert both.learned_from == "accounts.create:1/700100"
+    assert identities_of(ledger, crm_id="C-1") == identities_of(ledger, login="700100") == [both]
+    assert identity_of(ledger, "2", "700100") is None
+
+
+def test_what_failed_or_is_of_another_kind_teaches_nothing(ledger: Ledger) -> None:
+    registration(ledger)
+    fail(ledger, claim_one(ledger, lane="default"))
+    succeed(ledger, hold_operation(ledger, "W1"), result=REGISTERED)
+
+    assert identities_of(ledger, login="700100") == []
+
+
+def test_a_person_who_resolves_a_registration_teaches_its_result(ledger: Ledger) -> None:
+    registration(ledger)
+    fail(ledger, claim_one(ledger, lane="default"), failure_reason="unresolved", outcome_unknown=True)
+
+    resolve(ledger, "clients.register:1/700100", "ada", "looked it up", succeeded=True, result={"client_id": "18"})
+
+    assert known(ledger).client_id == "18"
+
+
+@pytest.mark.parametrize("result", [None, {}, {"client_id": True}, {"client_id": [1], "account_id": ""}])
+def test_a_result_without_ids_still_ends_the_operation(ledger: Ledger, result: dict[str, object] | None) -> None:
+    registration(ledger)
+
+    succeed(ledger, claim_one(ledger, lane="default"), result=result)
+
+    assert known(ledger) == Identity(
+        "1", "700100", learned_from="clients.register:1/700100", learned_at=known(ledger).learned_at
+    )
+
+
+def test_identity_and_end_are_one_transaction(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the identity cannot be written, the operation has not ended; if it has ended, the identity is there."""
+    registration(ledger)
+    claim = claim_one(ledger, lane="default")
+    transition = Transition(claim, State.SUCCEEDED, result=REGISTERED, outcome_known=True)
+    with monkeypatch.context() as broken:
+        broken.setattr(identity_map, "_UPSERT", {})
+        with pytest.raises(KeyError):
+            settle(ledger, [transition])
+    assert identities_of(ledger, login="700100") == []
+
+    assert settle(ledger, [transition]) == []
+    assert known(ledger).client_id == "17"
+
+
+def test_a_late_answer_teaches_too(ledger: Ledger) -> None:
+    payload = {"login": "700100", "platform": 1, "crm_id": None}
+    record_operations(
+        ledger, "1/700100", kind="clients.register", payload=payload, lane="default", on_unknown=OnUnknown.STOP
+    )
+    first = claim_one(ledger, OWNER, lane="default")
+    with ledger.writing() as connection:
+        connection.exec_driver_sql("UPDATE b2copy_operations SET due_at = 1")
+    claim_one(ledger, "worker 2", lane="default")
+
+    settle(ledger, [Transition(first, State.SUCCEEDED, result=REGISTERED, outcome_known=True)])
+
+    assert known(ledger).client_id == "17"
+
+
+def test_identities_found_out_elsewhere_are_stored_and_newer_values_win(ledger: Ledger) -> None:
+    assert store_identities(ledger, [Identity("1", "7", crm_id="C", client_id="1"), Identity("2", "7")]) == 2
+    assert store_identities(ledger, [Identity("1", "7", client_id="2")]) == 1
+
+    [first, second] = identities_of(ledger, login="7")
+    assert (first.platform, first.crm_id, first.client_id, first.learned_from) == ("1", "C", "2", "import")
+    assert second.platform == "2"

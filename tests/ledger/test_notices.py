@@ -1,0 +1,197 @@
+"""Each end of an operation has a notice: recorded with it, numbered, and replaced by the notice of the next end."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.operations import (
+    attempt_record,
+    claim_due,
+    claim_one,
+    fail,
+    fail_operation,
+    hold_operation,
+    make_wait,
+    record_operation,
+    record_operations,
+    succeed,
+    succeed_operation,
+)
+from worker.ledger import (
+    Ledger,
+    attempts_of,
+    audit_of,
+    cancel,
+    fail_message,
+    find,
+    open_ledger,
+    replay,
+    resolve,
+    search,
+)
+from worker.ledger.notices import GIVES_UP_AFTER_S
+from worker.operation import NOTICE_KIND, OnUnknown, Operation, State
+
+W1 = "fees.process:W1"
+
+
+@pytest.fixture
+def noticing(ledger_url: str) -> Iterator[Ledger]:
+    """A ledger whose CRM wants notices."""
+    ledger = open_ledger(ledger_url, with_notices=True)
+    yield ledger
+    ledger.close()
+
+
+def notices(ledger: Ledger) -> list[Operation]:
+    """Return all notices, oldest first."""
+    return sorted(search(ledger, kind=NOTICE_KIND), key=lambda one: one.id)
+
+
+def body(notice: Operation) -> dict[str, Any]:
+    return dict(json.loads(notice.payload["body"]))
+
+
+def test_a_success_is_told(noticing: Ledger) -> None:
+    key = succeed_operation(noticing, trace_id="T")
+
+    [notice] = notices(noticing)
+
+    operation = find(noticing, key)
+    assert operation is not None
+    assert operation.ended_at is not None
+    assert notice.key == f"crm.notify:{operation.id}.1"
+    assert notice.payload["id"] == f"ntc_{operation.id}_1"
+    assert (notice.state, notice.lane, notice.destination) == (State.QUEUED, "notify", "crm")
+    assert (notice.on_unknown, notice.trace_id) == (OnUnknown.REPEAT, "T")
+    assert notice.deadline_at == notice.requested_at + GIVES_UP_AFTER_S * 1000
+    told = body(notice)
+    assert told["type"] == "operation.succeeded"
+    ended_at = told["data"].pop("ended_at")
+    assert ended_at == told["timestamp"]
+    assert ended_at.endswith("Z")
+    assert told["data"].pop("requested_at") <= ended_at
+    assert told["data"] == {
+        "key": W1,
+        "kind": "fees.process",
+        "state": "succeeded",
+        "failure_reason": None,
+        "server_message": None,
+        "payload": {"account_login": "7", "request_id": "W1"},
+        "attempts": 1,
+        "sequence": 1,
+        "trace_id": "T",
+    }
+
+
+def test_a_failure_is_told_with_its_reason_and_the_servers_text(noticing: Ledger) -> None:
+    fail_operation(noticing, message="no such account")
+
+    [notice] = notices(noticing)
+
+    told = body(notice)
+    assert told["type"] == "operation.failed"
+    assert (told["data"]["failure_reason"], told["data"]["server_message"]) == ("rejected", "no such account")
+
+
+def test_a_message_that_is_no_operation_is_told_with_what_is_wrong(noticing: Ledger) -> None:
+    fail_message(noticing, "m-1", "b2copy.fees.process", "request_id is missing", by="crm", raw="[]")
+
+    [notice] = notices(noticing)
+
+    assert body(notice)["data"]["server_message"] == "request_id is missing"
+    assert body(notice)["data"]["failure_reason"] == "bad_payload"
+
+
+def test_long_and_nested_fields_of_a_payload_are_not_told(noticing: Ledger) -> None:
+    payload = {"key": "K", "path": "/p", "payload": {"name": "Ada"}, "note": "x" * 300, "repeatable": True}
+    record_operation(noticing, "K", kind="call", payload=payload)
+
+    cancel(noticing, "call:K", "ada", "not wanted")
+
+    [notice] = notices(noticing)
+    assert body(notice)["type"] == "operation.cancelled"
+    assert body(notice)["data"]["payload"] == {"key": "K", "path": "/p", "repeatable": True}
+
+
+def test_nothing_is_told_of_operations_that_have_not_ended(noticing: Ledger) -> None:
+    make_wait(noticing, hold_operation(noticing))
+
+    assert notices(noticing) == []
+
+
+def test_nothing_is_told_of_notices(noticing: Ledger) -> None:
+    succeed_operation(noticing)
+    succeed(noticing, claim_one(noticing, lane="notify"))
+
+    assert [one.state for one in notices(noticing)] == [State.SUCCEEDED]
+
+
+def test_nothing_is_recorded_if_the_crm_wants_no_notices(ledger: Ledger) -> None:
+    succeed_operation(ledger)
+
+    assert notices(ledger) == []
+
+
+def test_each_end_has_a_higher_sequence(noticing: Ledger) -> None:
+    fail_operation(noticing)
+    succeed(noticing, claim_one(noticing, lane="notify"))
+    replay(noticing, [W1], "ada", "again")
+    fail(noticing, claim_one(noticing))
+    succeed(noticing, claim_one(noticing, lane="notify"))
+    resolve(noticing, W1, "ada", "asked", succeeded=True)
+
+    told = [body(one)["data"] for one in notices(noticing)]
+
+    assert [(one["sequence"], one["state"]) for one in told] == [(1, "failed"), (2, "failed"), (3, "succeeded")]
+    assert len({one.payload["id"] for one in notices(noticing)}) == 3
+
+
+@pytest.mark.parametrize("state", [State.QUEUED, State.WAITING, State.RUNNING])
+def test_a_newer_notice_supersedes_one_that_was_not_delivered(noticing: Ledger, state: State) -> None:
+    fail_operation(noticing)
+    held = None if state == State.QUEUED else claim_one(noticing, lane="notify")
+    if held and state == State.WAITING:
+        make_wait(noticing, held)
+
+    resolve(noticing, W1, "ada", "asked", succeeded=True)
+
+    older, newer = notices(noticing)
+    assert (older.state, newer.state) == (State.CANCELLED, State.QUEUED)
+    assert [entry.action for entry in audit_of(noticing, older.key)] == ["supersede"]
+    if held and state == State.RUNNING:  # what its holder learns is evidence, and does not send it again
+        assert make_wait(noticing, held, attempt=attempt_record("server_error")) == [held]
+        assert [one.state for one in notices(noticing)] == [State.CANCELLED, State.QUEUED]
+        assert [one.late for one in attempts_of(noticing, older.id)] == [True]
+
+
+def test_a_notice_that_was_delivered_stays_so(noticing: Ledger) -> None:
+    fail_operation(noticing)
+    succeed(noticing, claim_one(noticing, lane="notify"))
+
+    resolve(noticing, W1, "ada", "asked", succeeded=True)
+
+    assert [one.state for one in notices(noticing)] == [State.SUCCEEDED, State.QUEUED]
+
+
+def test_a_hundred_ends_have_a_notice_each(noticing: Ledger) -> None:
+    record_operations(noticing, *(f"W{number}" for number in range(100)))
+
+    succeed(noticing, *claim_due(noticing))
+
+    keys = {body(one)["data"]["key"] for one in notices(noticing)}
+    assert keys == {f"fees.process:W{number}" for number in range(100)}
+
+
+def test_a_transaction_that_fails_tells_nothing(noticing: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = hold_operation(noticing)
+    monkeypatch.setattr("worker.ledger.ended.record_notices", lambda *_: 1 / 0)
+
+    with pytest.raises(ZeroDivisionError):
+        succeed(noticing, held)
+
+    operation = find(noticing, W1)
+    assert operation is not None
+    assert operation.state == State.RUNNING

@@ -1,0 +1,149 @@
+"""The faults: each replaces one expression or statement of a file. A mutant's name does not depend on line numbers."""
+
+import ast
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+_COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
+    ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt,
+    ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
+}  # fmt: skip
+_OPERATORS: dict[type[ast.operator], type[ast.operator]] = {
+    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.FloorDiv, ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd,
+}  # fmt: skip
+_CONDITIONS = {"where", "and_", "or_", "having"}  # calls whose arguments are conditions: each is left out once
+_LOGS = {"debug", "info", "warning", "error", "exception", "critical"}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """`name` is `<file>::<function>: <before> -> <after>`, with a number if a function has several of these."""
+
+    file: str
+    name: str
+    line: int
+    source: str  # of the whole file, with the fault
+
+
+def mutants_of(file: str, source: str) -> list[Mutant]:
+    """Return every mutant of a file."""
+    found: list[Mutant] = []
+    seen: Counter[str] = Counter()
+    for node, replacement, function in _faults(ast.parse(source)):
+        before = ast.get_source_segment(source, node) or ""
+        name = f"{file}::{function}: {_short(before)} -> {_short(replacement)}"
+        seen[name] += 1
+        number = f" #{seen[name]}" if seen[name] > 1 else ""
+        found.append(Mutant(file, name + number, node.lineno, _replaced(source, node, replacement)))
+    return found
+
+
+def _faults(tree: ast.AST, function: str = "") -> Iterator[tuple[ast.expr | ast.stmt, str, str]]:
+    """Yield what is replaced, by which text, and in which function."""
+    for child in ast.iter_child_nodes(tree):
+        if isinstance(child, ast.stmt | ast.expr):
+            if _is_no_code(child):
+                continue
+            for replacement in _replacements(child):
+                yield child, replacement, function
+        inner = function
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            inner = f"{function}.{child.name}".lstrip(".")
+        yield from _faults_within(child, inner)
+
+
+def _faults_within(node: ast.AST, function: str) -> Iterator[tuple[ast.expr | ast.stmt, str, str]]:
+    if isinstance(node, ast.arg):  # its annotation
+        return
+    if isinstance(node, ast.AnnAssign):
+        if node.value is not None:
+            yield from _faults(ast.Expression(node.value), function)
+        return
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):  # without decorators and annotations
+        yield from _faults(ast.Module([*node.body], []), function)
+        yield from _faults(ast.Tuple([one for one in (*node.args.defaults, *node.args.kw_defaults) if one]), function)
+        return
+    yield from _faults(node, function)
+
+
+def _is_no_code(node: ast.stmt | ast.expr) -> bool:
+    """Return whether a node is an import, a docstring, a line for the log, or what only a type checker reads."""
+    match node:
+        case ast.Import() | ast.ImportFrom() | ast.Raise() | ast.JoinedStr():
+            return True  # the text of an error is not mutated; that the error is raised is
+        case ast.Expr(value=ast.Constant()):
+            return True
+        case ast.If(test=ast.Name(id="TYPE_CHECKING")):
+            return True
+        case ast.Expr(value=ast.Call(func=ast.Attribute(value=ast.Name(id="log"), attr=name))):
+            return name in _LOGS
+    return False
+
+
+def _replacements(node: ast.stmt | ast.expr) -> Iterator[str]:
+    match node:
+        case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in _COMPARISONS:
+            yield ast.unparse(ast.Compare(left, [_COMPARISONS[type(op)]()], [right]))
+        case ast.BoolOp(op=op, values=values):
+            yield "(" + ast.unparse(ast.BoolOp(ast.Or() if isinstance(op, ast.And) else ast.And(), values)) + ")"
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
+            yield "(" + ast.unparse(ast.BinOp(left, _OPERATORS[type(op)](), right)) + ")"
+        case ast.UnaryOp(op=ast.Not() | ast.Invert(), operand=operand):
+            yield "(" + ast.unparse(operand) + ")"
+        case ast.Constant(value=bool(value)):
+            yield str(not value)
+        case ast.Constant(value=int(value)):
+            yield str(value + 1)
+        case ast.If(test=test, body=[ast.Raise()], orelse=[]):
+            yield f"if False and ({ast.unparse(test)}): pass"
+        case ast.If(test=test) | ast.While(test=test) | ast.IfExp(test=test) if not isinstance(test, ast.Compare):
+            yield _with_test(node, ast.UnaryOp(ast.Not(), test))
+        case ast.Return(value=value) if value is not None and not isinstance(value, ast.Constant):
+            yield "return None"
+        case ast.Continue() | ast.Break():
+            yield "pass"
+        case ast.Expr(value=ast.Call() | ast.Await()):
+            yield "pass"
+    yield from _left_out(node)
+
+
+def _with_test(node: ast.stmt | ast.expr, test: ast.expr) -> str:
+    if isinstance(node, ast.IfExp):
+        return "(" + ast.unparse(ast.IfExp(test, node.body, node.orelse)) + ")"
+    assert isinstance(node, ast.If | ast.While)
+    changed = ast.If if isinstance(node, ast.If) else ast.While
+    indent = "\n" + " " * node.col_offset
+    return indent.join(ast.unparse(changed(test, node.body, node.orelse)).splitlines())
+
+
+def _left_out(node: ast.stmt | ast.expr) -> Iterator[str]:
+    """Yield a call without one of its conditions or columns, and a dict without one of its items."""
+    match node:
+        case ast.Call(func=ast.Attribute(attr=name) | ast.Name(id=name)) if name in _CONDITIONS and len(node.args) > 1:
+            for one in node.args:
+                yield ast.unparse(
+                    ast.Call(node.func, [other for other in node.args if other is not one], node.keywords)
+                )
+        case ast.Call(func=ast.Attribute(attr="values")) if len(node.keywords) > 1:
+            for key in node.keywords:
+                yield ast.unparse(
+                    ast.Call(node.func, node.args, [other for other in node.keywords if other is not key])
+                )
+        case ast.Dict(keys=keys, values=values) if len(keys) > 1:
+            for number in range(len(keys)):
+                yield ast.unparse(ast.Dict(keys[:number] + keys[number + 1 :], values[:number] + values[number + 1 :]))
+
+
+def _replaced(source: str, node: ast.expr | ast.stmt, replacement: str) -> str:
+    lines = source.encode().splitlines(keepends=True)
+    assert node.end_lineno is not None
+    assert node.end_col_offset is not None
+    before = b"".join(lines[: node.lineno - 1]) + lines[node.lineno - 1][: node.col_offset]
+    after = lines[node.end_lineno - 1][node.end_col_offset :] + b"".join(lines[node.end_lineno :])
+    return (before + replacement.encode() + after).decode()
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 90 else f"{text[:60]} ... {text[-25:]}"

@@ -1,0 +1,274 @@
+"""Register clients and open their accounts: exactly once, or unresolved where nobody can know."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tasks.accounts import ACCOUNTS, Opening, describe
+from tasks.clients import CLIENTS
+from tests.conftest import Configure
+from tests.flow.conftest import make_all_due, make_lease_lapse
+from tests.support import until
+from worker.errors import BadPayload
+from worker.flow.pusher import Pusher
+from worker.instances import b2copy
+from worker.instances import ledger as open_this_ledger
+from worker.ledger import (
+    Identity,
+    Ledger,
+    attempts_of,
+    claim,
+    find,
+    identity_of,
+    record,
+    replay,
+    resolve,
+    store_identities,
+)
+from worker.operation import FINAL, Operation, State, WaitReason
+from worker.report.sentences import remedy
+from worker.sandbox.control_client import SandboxControl
+from worker.settings import worker_settings
+from worker.testbed.environment import Environment
+
+REGISTRATION, OPENING = "clients.register:1/700100", "accounts.create:1/700100"
+SECRET = "sandbox-secret"
+
+
+class System:
+    """This process's worker for both kinds."""
+
+    def __init__(self, configure: Configure, environment: Environment) -> None:
+        secret = environment.folder / "secret"
+        secret.write_text(f"{SECRET}\n")
+        secret.chmod(0o600)
+        configure(seamless_secret_file=secret, call_deadline=0.6)
+        self.configure, self.secret = configure, secret
+        self.ledger: Ledger = open_this_ledger()
+        self._pusher: Pusher | None = None
+
+    def request(self, kind: Any, **fields: Any) -> str:
+        [recorded] = record(self.ledger, [kind.new({"login": "700100", **fields}, worker_settings())], by="a test")
+        return recorded.key
+
+    def drain(self) -> None:
+        if self._pusher is None:
+            kinds = {kind.name: kind for kind in (CLIENTS, ACCOUNTS)}
+            self._pusher = Pusher(self.ledger, kinds, {"b2copy": b2copy}, worker_settings())
+        self._pusher.drain("default")
+
+    def stop(self) -> None:
+        if self._pusher is not None:
+            self._pusher.stop()
+
+    def operation(self, key: str) -> Operation:
+        found = find(self.ledger, key)
+        assert found is not None
+        return found
+
+    def end_of(self, key: str) -> Operation:
+        """Drain without waiting for back-offs until the operation has ended."""
+
+        def is_final() -> bool:
+            make_all_due(self.ledger)
+            self.drain()
+            return self.operation(key).state in FINAL
+
+        until(is_final)
+        return self.operation(key)
+
+
+@pytest.fixture
+def system(configure: Configure, active_environment: Environment) -> Any:
+    system = System(configure, active_environment)
+    yield system
+    system.stop()
+
+
+def times(sandbox: SandboxControl, kind: str) -> int:
+    return sum(effect["times"] for effect in sandbox.effects(kind))
+
+
+def test_a_client_is_registered_and_its_account_opened_after_it(system: System, sandbox: SandboxControl) -> None:
+    sandbox.switches(clients="registered")
+    opening = system.request(ACCOUNTS, product_currency_id=2, registration=REGISTRATION, is_master=True, name="M")
+    system.drain()
+    assert system.operation(opening).wait_reason == WaitReason.BEHIND_PARENT
+    system.request(CLIENTS, crm_id="C-1")
+
+    registered, opened = system.end_of(REGISTRATION), system.end_of(OPENING)
+
+    assert (registered.state, opened.state) == (State.SUCCEEDED, State.SUCCEEDED)
+    result = registered.result or {}
+    assert (result["client_id"], result["payment_account"]) == (1, "2")
+    assert (opened.result or {})["account_id"] == "1"
+    assert (opened.result or {})["answer"]["isMaster"] == 1
+    identity = identity_of(system.ledger, "1", "700100")
+    assert identity is not None
+    assert (identity.crm_id, identity.client_id, identity.payment_account, identity.account_id) == (
+        "C-1",
+        "1",
+        "2",
+        "1",
+    )
+    [attempt] = attempts_of(system.ledger, registered.id)
+    assert [step.name for step in attempt.steps] == ["auth_url", "wizard.init", "wizard"]
+
+
+def test_the_secret_and_the_url_are_stored_nowhere(system: System, sandbox: SandboxControl) -> None:
+    system.request(CLIENTS)
+    system.end_of(REGISTRATION)
+
+    with system.ledger.reading() as connection:
+        rows = [
+            str(row)
+            for table in ("b2copy_operations", "b2copy_attempts", "b2copy_audit", "b2copy_identities")
+            for row in connection.exec_driver_sql(f"SELECT * FROM {table}")
+        ]
+    assert rows
+    assert [row for row in rows if SECRET in row or "copy.broker.example" in row] == []
+
+
+@pytest.mark.parametrize("effect", ["none", "done"])
+@pytest.mark.parametrize(
+    ("knowledge", "state", "registrations"),
+    [("unknown", State.FAILED, None), ("refused", State.SUCCEEDED, 1), ("returned", State.SUCCEEDED, 1)],
+)
+def test_a_lost_answer_of_the_wizard_is_treated_as_the_setting_says(
+    system: System, sandbox: SandboxControl, knowledge: str, state: State, registrations: int | None, effect: str
+) -> None:
+    system.configure(duplicate_clients=knowledge)
+    sandbox.switches(duplicate_clients="created" if knowledge == "unknown" else knowledge)
+    sandbox.faults({"what": "drop", "route": "wizard", "effect": effect, "next": 1})
+    system.request(CLIENTS)
+
+    ended = system.end_of(REGISTRATION)
+
+    assert ended.state == state
+    expected = registrations if registrations is not None else int(effect == "done")
+    assert times(sandbox, "clients.register") == expected
+    if knowledge == "unknown":
+        assert (ended.failure_reason, ended.unknown_step) == ("unresolved", "wizard")
+        assert "whether wizard was done" in remedy(ended)
+    else:
+        is_told = knowledge == "returned" or effect == "none"
+        assert (ended.result or {})["client_id"] == (1 if is_told else None)
+
+
+def test_a_person_resolves_a_registration_and_the_account_is_opened(system: System, sandbox: SandboxControl) -> None:
+    sandbox.faults({"what": "drop", "route": "wizard", "effect": "done", "next": 1})
+    system.request(CLIENTS)
+    system.request(ACCOUNTS, product_currency_id=2, registration=REGISTRATION)
+    assert system.end_of(REGISTRATION).failure_reason == "unresolved"
+    assert system.operation(OPENING).state == State.WAITING
+
+    resolve(system.ledger, REGISTRATION, "ada", "found it", succeeded=True, result={"client_id": 1})
+
+    assert system.end_of(OPENING).state == State.SUCCEEDED
+
+
+def test_a_second_registration_of_a_client_of_others_is_refused(system: System, sandbox: SandboxControl) -> None:
+    system.configure(duplicate_clients="refused")
+    system.request(CLIENTS)
+    system.end_of(REGISTRATION)
+    with system.ledger.writing() as connection:  # another CRM's client, of whom this ledger knows nothing
+        connection.exec_driver_sql("DELETE FROM b2copy_operations")
+    system.request(CLIENTS)
+
+    assert system.end_of(REGISTRATION).failure_reason == "rejected"
+
+
+def test_a_refused_secret_makes_registrations_wait_and_says_what_may_have_blanked_it(
+    system: System, sandbox: SandboxControl
+) -> None:
+    sandbox.switches(secret_key=None)
+    system.request(CLIENTS)
+    system.drain()
+    waiting = system.operation(REGISTRATION)
+    assert waiting.wait_reason == WaitReason.NO_SESSION
+    [attempt] = attempts_of(system.ledger, waiting.id)
+    assert "may have blanked its secret" in str(attempt.message)
+
+    sandbox.switches(secret_key="new")
+    system.secret.write_text("new")
+
+    assert system.end_of(REGISTRATION).state == State.SUCCEEDED
+
+
+@pytest.mark.parametrize("duplicates", ["refused", "returned", "created"])
+@pytest.mark.parametrize("effect", ["none", "done"])
+def test_an_account_exists_once_whatever_a_second_creation_would_do(
+    system: System, sandbox: SandboxControl, duplicates: str, effect: str
+) -> None:
+    sandbox.switches(duplicate_accounts=duplicates)
+    sandbox.faults({"what": "drop", "route": "accounts.create", "effect": effect, "next": 1})
+    system.request(ACCOUNTS, product_currency_id=2, client_id=5)
+
+    assert system.end_of(OPENING).state == State.SUCCEEDED
+    assert times(sandbox, "accounts.create") == 1
+
+
+def test_an_account_that_exists_already_is_the_result_unless_it_is_another_clients(
+    system: System, sandbox: SandboxControl
+) -> None:
+    system.request(ACCOUNTS, product_currency_id=2, client_id=5)
+    system.end_of(OPENING)
+    for client_id, state, reason in ((5, State.SUCCEEDED, None), (6, State.FAILED, "other_client")):
+        with system.ledger.writing() as connection:
+            connection.exec_driver_sql("DELETE FROM b2copy_operations")
+        system.request(ACCOUNTS, product_currency_id=2, client_id=client_id)
+        ended = system.end_of(OPENING)
+        assert (ended.state, ended.failure_reason) == (state, reason)
+    assert times(sandbox, "accounts.create") == 1
+
+
+def test_an_account_whose_client_is_not_known_fails_and_is_opened_once_it_is(
+    system: System, sandbox: SandboxControl
+) -> None:
+    system.request(ACCOUNTS, product_currency_id=2)
+    ended = system.end_of(OPENING)
+    assert (ended.failure_reason, ended.sent) == ("client_unknown", False)
+
+    store_identities(system.ledger, [Identity("1", "700100", client_id="5")])
+    replay(system.ledger, [OPENING], "ada", "imported")
+
+    assert system.end_of(OPENING).state == State.SUCCEEDED
+    assert sandbox.effects("accounts.create")[0]["body"]["clientId"] == 5
+
+
+def test_an_opening_whose_worker_died_is_read_back_even_if_nothing_was_sent(
+    system: System, sandbox: SandboxControl
+) -> None:
+    system.request(ACCOUNTS, product_currency_id=2, client_id=5)
+    claim(system.ledger, "default", "a worker that dies", 1)
+    make_lease_lapse(system.ledger)
+
+    assert system.end_of(OPENING).state == State.SUCCEEDED
+    assert sandbox.counters()["calls"]["accounts.list"] >= 2
+    assert times(sandbox, "accounts.create") == 1
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"login": "7"}, "product_currency_id is missing"),
+    ({"login": "7", "product_currency_id": 1, "client_id": 5, "registration": REGISTRATION}, "are both given"),
+    ({"login": "7", "product_currency_id": 1, "registration": "call:7"}, "is not the key clients.register:"),
+    ({"login": "1.0", "product_currency_id": 1}, "spreadsheet"),
+    ({"login": "7", "product_currency_id": 1, "client": 5}, "client is not a field"),
+]
+
+
+@pytest.mark.parametrize(("fields", "problem"), REFUSED)
+def test_a_payload_that_cannot_be_meant_is_refused(
+    fields: dict[str, Any], problem: str, configure: Callable[..., Any]
+) -> None:
+    with pytest.raises(BadPayload, match=problem):
+        ACCOUNTS.new(fields, configure())
+
+
+def test_an_opening_comes_after_its_registration_or_after_what_was_requested_for_its_login() -> None:
+    after = describe(Opening(login="7", platform=3, product_currency_id=1, registration="clients.register:1/9"))
+    alone = describe(Opening(login="7", platform=3, product_currency_id=1))
+
+    assert (after.natural_id, after.entity, after.parent) == ("3/7", None, "clients.register:1/9")
+    assert (alone.natural_id, alone.entity, alone.parent) == ("3/7", "3/7", None)

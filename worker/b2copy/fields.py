@@ -1,0 +1,108 @@
+"""Fields of generation 1, whose answers have numbers as texts, two formats of dates and names in two spellings.
+
+What we only show is read leniently: a value that cannot be read is None, and all that came is in `raw`. What we act on
+is read strictly: an answer that does not have it cannot be believed.
+"""
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AliasChoices, AliasPath, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from worker.b2copy.response_mapping import data_of
+from worker.b2copy.storable import storable
+from worker.errors import UnknownOutcome
+from worker.http.answer import server_message
+
+
+def _text(value: Any) -> str | None:
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        return None
+    return str(value) or None
+
+
+def _whole_number(value: Any) -> int | None:
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 19:
+        value = int(value)
+    return value if type(value) is int else None
+
+
+def _decimal(value: Any) -> Decimal | None:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    try:
+        number = Decimal(str(value))  # str: of a float, the shortest text that stands for it
+    except InvalidOperation:
+        return None
+    return number if number.is_finite() else None
+
+
+def _instant(value: Any) -> datetime | None:
+    """Read `2024-07-18 08:19:11` (counted as UTC: the documentation does not say) or `2024-07-18T08:19:11+00:00`."""
+    try:
+        instant = datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        return None
+    return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
+
+
+def _flag(value: Any) -> bool | None:
+    return {"1": True, "true": True, "0": False, "false": False}.get(str(value).lower())
+
+
+Text = Annotated[str | None, BeforeValidator(_text)]
+"""A text or a whole number, such as an id or a login."""
+WholeNumber = Annotated[int | None, BeforeValidator(_whole_number)]
+Money = Annotated[Decimal | None, BeforeValidator(_decimal)]
+"""An amount or another figure, exactly as it came."""
+Instant = Annotated[datetime | None, BeforeValidator(_instant)]
+Flag = Annotated[bool | None, BeforeValidator(_flag)]
+
+Needed = Annotated[str, BeforeValidator(_text)]
+"""A text that we act on: an answer without it cannot be believed."""
+NeededNumber = Annotated[int, BeforeValidator(_whole_number)]
+"""A whole number that we act on."""
+
+
+def named(*names: str | AliasPath, default: Any = None) -> Any:
+    """Return a field that stands under one of these names, whichever comes first."""
+    return Field(default, validation_alias=AliasChoices(*names))
+
+
+def needed(*names: str | AliasPath) -> Any:
+    """Return a field that an answer must have under one of these names."""
+    return Field(validation_alias=AliasChoices(*names))
+
+
+class Answered(BaseModel):
+    """An object of an answer. `raw` is all of it, in a form that every database stores."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    raw: dict[str, Any] = Field(default_factory=dict, repr=False)
+
+
+M = TypeVar("M", bound=Answered)
+
+
+def read_object(model: type[M], body: Any, name: str) -> M:
+    """Read an object, without its envelope. Raises `UnknownOutcome` if it lacks what we act on."""
+    return object_of(model, data_of(body, name), name)
+
+
+def object_of(model: type[M], data: Any, name: str) -> M:
+    """Read an object that stood in an envelope. Raises as `read_object`."""
+    if not isinstance(data, dict):
+        raise UnknownOutcome(f"{name}: the answer is not an object", 200, server_message(data))
+    try:
+        return model.model_validate({**data, "raw": storable(data)})
+    except ValidationError as error:
+        missing = ", ".join(sorted({str(problem["loc"][0]) for problem in error.errors()}))
+        raise UnknownOutcome(f"{name}: an answer without a usable {missing}", 200, server_message(data)) from None
+
+
+def reader(model: type[M], name: str) -> Callable[[Any, Mapping[str, Any]], M]:
+    """Return what a `Route` needs to read an object."""
+    return lambda body, sent: read_object(model, body, name)

@@ -1,0 +1,21 @@
+"""A master or investment account, as the pages of the list and of the creation describe it.
+
+The field names of an answer are not documented. Those of the requests are assumed, in both spellings.
+"""
+
+from worker.b2copy.fields import Answered, Flag, Instant, Needed, Text, WholeNumber, named, needed
+
+
+class Account(Answered):
+    """`number` is the MT login, `account_id` B2COPY's own id of the account."""
+
+    number: Needed = needed("accountNumber", "account_number", "login")
+    account_id: Text = named("id", "accountId", "account_id")
+    client_id: Text = named("clientId", "clientID", "client_id")
+    platform: WholeNumber = named("investmentPlatformId", "investment_platform_id")
+    product_currency_id: WholeNumber = named("productCurrencyId", "product_currency_id")
+    is_master: Flag = named("isMaster", "is_master")
+    name: Text = named("accountName", "account_name", "name")
+    description: Text = named("accountDescription", "account_description", "description")
+    email: Text = named("email")
+    created: Instant = named("createdAt", "created_at", "created")

@@ -1,0 +1,64 @@
+"""Get a list of master and investment accounts: the only way to read back what a creation did.
+
+Documentation: docs.b2copy.b2broker.com, get-a-list-of-master-and-investment-accounts. The parameters stand in the JSON
+body of a GET, which many servers do not read. So they are sent in the query as well.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field
+
+from worker.b2copy.fields import object_of
+from worker.b2copy.response_mapping import data_of
+from worker.b2copy.route import Request, Route
+from worker.b2copy.routes.account import Account
+from worker.errors import UnknownOutcome
+from worker.http.answer import server_message
+
+_NAME = "accounts.list"
+_LISTS = ("items", "accounts", "data", "rows", "list")
+
+
+class AccountSearch(Request):
+    """Which accounts, and which page of them. What is None is not asked for."""
+
+    platform: int | None = Field(None, alias="investment_platform_id", ge=1)
+    number: str | None = Field(None, alias="account_number", min_length=1)
+    email: str | None = Field(None, min_length=1)
+    is_master: bool | None = None
+    limit: int | None = Field(None, ge=1)
+    offset: int | None = Field(None, ge=0)
+    sort_by: Literal["created_at"] | None = None
+    sort_order: Literal["asc", "desc"] | None = None
+
+
+def read_accounts(body: Any, sent: Mapping[str, Any]) -> list[Account]:
+    """Return the accounts of one page.
+
+    Raises `UnknownOutcome` if the answer is no list, if an account has no number, or if there is an account with
+    another number than the one that was asked for: such a list says nothing about an account that it does not hold.
+    """
+    data = data_of(body, _NAME)
+    if isinstance(data, dict):
+        data = next((data[name] for name in _LISTS if isinstance(data.get(name), list)), data)
+    if not isinstance(data, list):
+        raise UnknownOutcome(f"{_NAME}: the answer is not a list", 200, server_message(data))
+    accounts = [object_of(Account, one, _NAME) for one in data]
+    wanted = sent.get("account_number")
+    if wanted is not None and (others := [account.number for account in accounts if account.number != wanted]):
+        raise UnknownOutcome(f"{_NAME}: asked for account {wanted}, and the answer holds {others[0]}", 200)
+    return accounts
+
+
+LIST = Route(
+    name=_NAME,
+    page_url="https://docs.b2copy.b2broker.com/get-a-list-of-master-and-investment-accounts",
+    method="GET",
+    path="/api/v2/b2copy/accounts",
+    read=read_accounts,
+    login="accounts",
+    has_effect=False,
+    parameters_in="query and body",
+    also_as={"investment_platform_id": "investmentPlatformId"},
+)

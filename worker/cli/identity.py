@@ -1,0 +1,106 @@
+"""`identity`: the CRM's ids, the MT logins and B2COPY's ids, side by side."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from worker.cli import output
+from worker.cli.exits import EXITS, Exit, Stop
+from worker.cli.open_ledger import existing_ledger
+from worker.cli.options import Json
+from worker.cli.rows import csv_rows, json_rows
+
+if TYPE_CHECKING:
+    from worker.ledger import Identity
+
+app = typer.Typer(help="Who is who: CRM ids, MT logins, B2COPY's ids.", no_args_is_help=True, epilog=EXITS)
+
+_COLUMNS = ("platform", "login", "crm_id", "client_id", "account_id", "payment_account")
+
+
+@app.command(epilog=EXITS)
+def show(
+    login: Annotated[str | None, typer.Argument(metavar="LOGIN", help="An MT login.")] = None,
+    crm_id: Annotated[str | None, typer.Option("--crm-id", metavar="ID", help="Or the CRM's id of a client.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what is known of a login, or of a client of the CRM."""
+    from worker.ledger import identities_of
+    from worker.report.text import clock, with_iso_times
+
+    if (login is None) == (crm_id is None):
+        raise typer.BadParameter("give either LOGIN or --crm-id")
+    with existing_ledger() as ledger:
+        found = identities_of(ledger, login=login, crm_id=crm_id)
+    if as_json:
+        output.document([with_iso_times(asdict(one)) for one in found])
+    elif found:
+        output.table(
+            (*_COLUMNS, "learned from", "at (UTC)"),
+            [
+                (*(getattr(one, name) or "" for name in _COLUMNS), one.learned_from, clock(one.learned_at or 0))
+                for one in found
+            ],
+        )
+    if not found:
+        raise Stop(Exit.NOT_FOUND, f"nothing is known of {login or crm_id}")
+
+
+@app.command("import", epilog=EXITS)
+def import_(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", exists=True, dir_okay=False, help="CSV with a heading line, or JSON Lines (.jsonl)."
+        ),
+    ],
+    as_json: Json = False,
+) -> None:
+    """Store the identities of clients that existed before this system.
+
+    Columns: login, and platform (1 if left out), crm_id, client_id, account_id, payment_account. Every row is checked
+    before the first is stored. A cell that is empty leaves what is known as it is; the same file again does no harm.
+    """
+    from worker.ledger import store_identities
+
+    total = sum(1 for _ in _identities(file))
+    if not total:
+        raise Stop(Exit.USAGE, f"{file}: no rows")
+    with existing_ledger() as ledger:
+        store_identities(ledger, _identities(file))
+    if as_json:
+        output.document({"rows": total})
+    else:
+        output.line(f"{total} identities stored")
+
+
+def _identities(file: Path) -> "Iterator[Identity]":
+    """Read a file's rows. Raises `Stop` naming the line."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from worker.ids import Id, Login
+    from worker.ledger import Identity
+
+    login, id_ = TypeAdapter[str](Login), TypeAdapter[str](Id)
+    rows = json_rows(file) if file.suffix == ".jsonl" else csv_rows(file, list(_COLUMNS), set(_COLUMNS))
+    for line, fields in rows:
+        if unknown := sorted(fields.keys() - set(_COLUMNS)):
+            raise _stop(file, line, f"{', '.join(unknown)}: there are {', '.join(_COLUMNS)}")
+        if "login" not in fields:
+            raise _stop(file, line, "login is missing")
+        values: dict[str, Any] = {"platform": "1"}
+        for name, value in fields.items():
+            if value is None:
+                continue
+            try:
+                values[name] = (login if name == "login" else id_).validate_python(value)
+            except ValidationError as error:
+                raise _stop(file, line, f"{name}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+        yield Identity(**values)
+
+
+def _stop(file: Path, line: int, message: str) -> Stop:
+    return Stop(Exit.USAGE, f"{file}, line {line}: {message}")

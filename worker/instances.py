@@ -1,0 +1,67 @@
+"""What each process holds one of: `ledger()`, `session()`, `back_office()`, `b2copy()`, `webhook()`.
+
+Importing this connects to nothing, reads no setting and loads neither Celery nor the HTTP client nor cryptography, so
+that a CRM can import `tasks.enqueue` cheaply.
+"""
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from worker.ledger import Ledger, open_ledger
+from worker.process import PerProcess, me
+from worker.queues import REQUEST_LANES
+from worker.settings import crm_settings, worker_settings
+
+if TYPE_CHECKING:
+    from worker.b2copy import B2Copy
+    from worker.session import SharedSession
+    from worker.webhook.endpoint import Endpoint
+
+
+@PerProcess
+def ledger() -> Ledger:
+    """This process's ledger. Raises `SettingsError` if its schema is not this version's."""
+    settings = crm_settings()
+    return open_ledger(settings.database_url, with_notices=settings.webhook_url is not None)
+
+
+@PerProcess
+def session() -> "SharedSession":
+    """This process's view of the session that the whole fleet shares."""
+    from worker.session import SharedSession
+
+    return SharedSession(worker_settings())
+
+
+@PerProcess
+def back_office() -> "SharedSession":
+    """This process's view of the Back Office's session. Raises `SettingsError` if that login is not set."""
+    from worker.ledger.refused_passwords import RefusedPasswords
+    from worker.session import SharedSession
+    from worker.session.back_office import BackOffice
+
+    login = partial(BackOffice, refusals=RefusedPasswords(ledger, me()))
+    return SharedSession(worker_settings(), login=login)
+
+
+@PerProcess
+def b2copy() -> "B2Copy":
+    """This process's client."""
+    from worker.b2copy import B2Copy
+    from worker.http import Http
+
+    settings = worker_settings()
+    sessions = {"service_admin": session()}
+    if settings.back_office_email is not None:
+        sessions["back_office"] = back_office()
+    # Each lane has senders of its own.
+    http = Http(sessions, settings, connections=settings.concurrency * len(REQUEST_LANES))
+    return B2Copy(http, {"accounts": settings.accounts_login, "widgets": settings.widgets_login})
+
+
+@PerProcess
+def webhook() -> "Endpoint":
+    """This process's client of the CRM's webhook."""
+    from worker.webhook.endpoint import Endpoint
+
+    return Endpoint(worker_settings())

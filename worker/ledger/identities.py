@@ -1,0 +1,116 @@
+"""Who is who: an MT login on a platform, the CRM's id of the client, and B2COPY's ids.
+
+Operations of the kinds in `LEARNED_FROM` teach it: in the transaction that ends one as succeeded, whoever ends it, the
+ids in its result are stored beside the platform and login of its payload. A value that is not given leaves the stored
+one as it is.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, func, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from worker.ledger.database import Ledger
+from worker.ledger.schema import c, identities, in_list, now_ms, operations
+
+LEARNED_FROM = ("clients.register:", "accounts.create:")
+"""What the keys of operations begin with whose results name identities."""
+
+IMPORTED = "import"
+"""What an identity was learned from that no operation has found out."""
+
+BATCH = 1_000  # identities stored in one transaction
+
+_IDS = ("crm_id", "client_id", "account_id", "payment_account")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """One login. `learned_from` is the key of the operation that learned of it last, or `import`."""
+
+    platform: str
+    login: str
+    crm_id: str | None = None
+    client_id: str | None = None
+    account_id: str | None = None
+    payment_account: str | None = None
+    learned_from: str = IMPORTED
+    learned_at: int | None = None
+    destination: str = "b2copy"
+
+
+_FIELDS = [identities.c[name] for name in Identity.__dataclass_fields__]
+_BY_LOGIN = select(*_FIELDS).where(identities.c.login == bindparam("wanted")).order_by(identities.c.platform)
+_BY_CRM_ID = select(*_FIELDS).where(identities.c.crm_id == bindparam("wanted")).order_by(identities.c.learned_at)
+_ENDED = select(c.key, c.destination, c.payload, c.result).where(in_list(operations.c.id, "ids")).order_by(c.key)
+
+
+def _upsert(dialect: str) -> Any:
+    insert = (sqlite if dialect == "sqlite" else postgresql).insert(identities)
+    values: dict[str, Any] = {name: bindparam(name) for name in Identity.__dataclass_fields__ if name != "learned_at"}
+    insert = insert.values({**values, "learned_at": now_ms()})
+    newer: dict[str, Any] = {name: func.coalesce(insert.excluded[name], identities.c[name]) for name in _IDS}
+    newer |= {name: insert.excluded[name] for name in ("learned_from", "learned_at")}
+    return insert.on_conflict_do_update(index_elements=["destination", "platform", "login"], set_=newer)
+
+
+_UPSERT = {dialect: _upsert(dialect) for dialect in ("sqlite", "postgresql")}
+
+
+def identities_of(ledger: Ledger, *, login: str | None = None, crm_id: str | None = None) -> list[Identity]:
+    """Return what is known of a login on every platform, or of a CRM id."""
+    query, wanted = (_BY_LOGIN, login) if login is not None else (_BY_CRM_ID, crm_id)
+    with ledger.reading() as connection:
+        return [Identity(**row._asdict()) for row in connection.execute(query, {"wanted": wanted})]
+
+
+def identity_of(ledger: Ledger, platform: str, login: str) -> Identity | None:
+    """Return what is known of a login on one platform."""
+    return next((one for one in identities_of(ledger, login=login) if one.platform == platform), None)
+
+
+def store_identities(ledger: Ledger, known: Iterable[Identity]) -> int:
+    """Store identities that were found out elsewhere, in transactions of `BATCH`. Returns how many."""
+    left, stored = iter(known), 0
+    while batch := list(islice(left, BATCH)):
+        ledger.write(partial(_store, rows=batch))
+        stored += len(batch)
+    return stored
+
+
+def learn_identities(connection: Connection, succeeded: Sequence[tuple[int, str]]) -> None:
+    """Store what these operations (id, key), which have succeeded in this transaction, have found out."""
+    teachers = [id_ for id_, key in succeeded if key.startswith(LEARNED_FROM)]
+    if teachers:
+        found = connection.execute(_ENDED, {"ids": teachers}).all()
+        _store(connection, [_learned(*row) for row in found])
+
+
+def _learned(key: str, destination: str, payload: str, result: str | None) -> Identity:
+    """Return the identity. A person may have supplied the result, so nothing in it is relied on."""
+    known = json.loads(payload)
+    given = known | (json.loads(result) if result else {})
+    crm_id, client_id, account_id, payment_account = (_id(given.get(name)) for name in _IDS)
+    return Identity(
+        str(known["platform"]), known["login"], crm_id, client_id, account_id, payment_account, key,
+        destination=destination,
+    )  # fmt: skip
+
+
+def _id(value: Any) -> str | None:
+    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) and value != "" else None
+
+
+def _store(connection: Connection, rows: Sequence[Identity]) -> None:
+    # In one order, so that two transactions lock the same rows in the same order.
+    ordered = sorted(rows, key=lambda row: (row.destination, row.platform, row.login))
+    values = [
+        {name: getattr(row, name) for name in Identity.__dataclass_fields__ if name != "learned_at"} for row in ordered
+    ]
+    if values:
+        connection.execute(_UPSERT[connection.dialect.name], values)

@@ -1,0 +1,76 @@
+"""Send notices to the CRM's webhook."""
+
+import asyncio
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from worker.b2copy.route import Route
+from worker.errors import RateLimited, SettingsError, Unavailable
+from worker.http import USER_AGENT, Answer
+from worker.http.connections import Connections, check
+from worker.http.curl import Request
+from worker.operation import OnUnknown
+from worker.process import PerProcess
+from worker.settings import Settings
+from worker.webhook.signing import Secrets, read_secrets
+
+DEADLINE_S = 15.0  # for a whole delivery; the specification recommends 15 to 30
+ANSWER_LIMIT = 64 * 1024  # bytes of an answer that are read
+RETRY_AFTER_MAX_S = 3600.0
+
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")  # https://www.w3.org/TR/trace-context/
+
+
+class Endpoint:
+    """The CRM's webhook as a destination of operations. Safe to share between threads and across a fork."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._url, self._secret_file = settings.webhook_url, settings.webhook_secret_file
+        ca_file = str(settings.webhook_ca_file) if settings.webhook_ca_file else None
+        self._connections = PerProcess(lambda: Connections(ca_file, settings.concurrency))
+
+    async def send(self, route: Route[Any], body: Mapping[str, Any], on_unknown: OnUnknown) -> Any:
+        """Deliver one notice: `id`, `body` (text) and `trace_id`. See `deliver`."""
+        return await self.deliver(body["id"], body["body"], body.get("trace_id"))
+
+    async def deliver(self, notice_id: str, body: str, trace_id: str | None = None) -> Answer:
+        """Send a signed notice. It is delivered if the answer's status is 2xx; redirects are not followed.
+
+        Must run on the event loop of this process.
+        Raises `Unavailable` (not sent, or any other status), `RateLimited` (429) or `UnknownOutcome` (no whole answer).
+        """
+        headers = {"User-Agent": USER_AGENT, "Content-Type": "application/json"}
+        if trace_id and _TRACEPARENT.fullmatch(trace_id):
+            headers["traceparent"] = trace_id
+        secrets = await asyncio.to_thread(self._secrets)
+        headers |= secrets.headers(notice_id, body, datetime.now(UTC))
+        request = Request(
+            "POST", str(self._url), "notice", headers, body.encode(), resendable=True, answer_limit=ANSWER_LIMIT
+        )
+        answer = await self._connections().send(request, DEADLINE_S)
+        if 200 <= answer.status < 300:
+            return answer
+        wait_s = None if answer.retry_after is None else min(RETRY_AFTER_MAX_S, answer.retry_after)
+        if answer.status == 429:
+            raise RateLimited("notice", 429, answer.server_message(), wait_s)
+        name = "notice: redirected, and redirects are not followed" if 300 <= answer.status < 400 else "notice"
+        raise Unavailable(name, answer.status, answer.server_message(), wait_s)
+
+    def _secrets(self) -> Secrets:
+        """Read the secrets for each delivery, so that a rotation needs no restart. Raises `Unavailable`."""
+        if self._url is None or self._secret_file is None:
+            raise Unavailable("notice: B2COPY_WEBHOOK_URL or B2COPY_WEBHOOK_SECRET_FILE is not set")
+        try:
+            return read_secrets(self._secret_file)
+        except SettingsError as error:
+            raise Unavailable(f"notice: {error}") from None
+
+
+def check_webhook(settings: Settings) -> None:
+    """Raise `SettingsError` if notices are wanted and cannot be signed or sent."""
+    if settings.webhook_url is None or settings.webhook_secret_file is None:
+        return
+    read_secrets(settings.webhook_secret_file)
+    check(settings.webhook_ca_file, "B2COPY_WEBHOOK_CA_FILE")

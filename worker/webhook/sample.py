@@ -1,0 +1,27 @@
+"""A sample notice, to try a receiver with."""
+
+import json
+from datetime import UTC, datetime
+from secrets import token_hex
+
+TYPE = "webhook.test"
+"""No operation's notice has this type, so that a receiver cannot take a sample for the end of a withdrawal."""
+
+
+def sample() -> tuple[str, str]:
+    """Return the id and the body of a sample, in the shape of a notice."""
+    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    data = {
+        "key": "fees.process:W1",
+        "kind": "fees.process",
+        "state": "succeeded",
+        "failure_reason": None,
+        "server_message": None,
+        "payload": {"account_login": "123456", "request_id": "W1"},
+        "attempts": 1,
+        "requested_at": now,
+        "ended_at": now,
+        "sequence": 1,
+        "trace_id": None,
+    }
+    return f"ntc_test_{token_hex(8)}", json.dumps({"type": TYPE, "timestamp": now, "data": data}, sort_keys=True)
