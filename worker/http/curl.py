@@ -12,8 +12,8 @@ import os
 import select
 import socket
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
-from typing import NamedTuple
 
 import certifi
 
@@ -46,7 +46,8 @@ class NothingSent(Exception):
     """A reused connection could not be used, and no byte was sent: send the request on a new connection."""
 
 
-class Request(NamedTuple):
+@dataclass(frozen=True, slots=True, repr=False)
+class Request:
     """A request to send. `name` stands for it in errors. `resendable`: sending it twice does no harm.
 
     Requests with equal headers should hold the same object: then libcurl need not be given the headers again. Of an
