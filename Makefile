@@ -85,7 +85,7 @@ lock: setup  ## compile the hashed locks (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	  --extra postgres --extra demo --extra console --group dev pyproject.toml -o deploy/requirements-dev.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-	  --only-group build --constraint deploy/requirements-dev.txt pyproject.toml -o deploy/requirements-build.txt
+	  --group build --constraint deploy/requirements-dev.txt -o deploy/requirements-build.txt
 
 sbom: setup  ## write sbom.json: what a worker is made of, with versions and hashes (CycloneDX)
 	$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible --of JSON -o sbom.json deploy/requirements.txt
