@@ -18,7 +18,7 @@ from worker.messages.wake_up import wake_ups_for
 from worker.operation import OnUnknown
 from worker.testbed.environment import Environment
 
-ROWS = 100_000
+ROWS = 200_000
 MEASURE = f"""
 import resource
 from tasks import enqueue
