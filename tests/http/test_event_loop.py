@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.http.raw_server import OK, Wire
-from tests.test_app import Run, refused, run
+from tests.test_app import Run, refused, run  # noqa: F401
 from worker.errors import SessionUnavailable
 from worker.http import Http, event_loop
 from worker.operation import OnUnknown
