@@ -5,12 +5,16 @@ import pickle
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from celery.__main__ import main as celery_main
 from celery.concurrency.base import BasePool
 from sqlalchemy import text
 
+from tests import forked
+from tests.forked import Ran
 from tests.support import until
 from worker.app import check_options
 from worker.errors import SettingsError
@@ -20,22 +24,26 @@ from worker.ledger.migrations import migrate
 from worker.process import PerProcess
 from worker.testbed.environment import CELERY, Environment, wait_for_worker
 
-
-def run(
-    environment: Environment, command: str, *without: str, options: tuple[str, ...] = (), **changes: str
-) -> subprocess.CompletedProcess[str]:
-    """Run `celery -A worker.app <command>` with settings changed or left out, until it ends."""
-    variables = {name: value for name, value in (environment.variables | changes).items() if name not in without}
-    return subprocess.run(
-        [*CELERY, command, *options], env=variables, capture_output=True, text=True, timeout=30, check=False
-    )
+Run = Callable[..., Ran]
 
 
-def refused(process: subprocess.CompletedProcess[str]) -> list[str]:
+@pytest.fixture
+def run(environment: Environment, tmp_path: Path) -> Run:
+    """Run `celery -A worker.app <arguments>` with settings changed, until it ends."""
+
+    def celery(*arguments: str, **changes: str) -> Ran:
+        return forked.run(
+            celery_main, tmp_path, environment.variables | changes, ["celery", "-A", "worker.app", *arguments]
+        )
+
+    return celery
+
+
+def refused(ran: Ran) -> list[str]:
     """Return the lines on stderr of a process that did not start."""
-    assert process.returncode == 2, process.stderr
-    assert "Traceback" not in process.stderr + process.stdout
-    return [line for line in process.stderr.splitlines() if line.strip()]
+    assert ran.code == 2, ran.err
+    assert "Traceback" not in ran.err + ran.out
+    return [line for line in ran.err.splitlines() if line.strip()]
 
 
 @pytest.mark.parametrize(
@@ -43,29 +51,33 @@ def refused(process: subprocess.CompletedProcess[str]) -> list[str]:
     [("worker", "B2COPY_HOST"), ("beat", "B2COPY_REDIS_URL")],
 )
 def test_a_missing_setting_is_one_line_and_exit_2(environment: Environment, command: str, missing: str) -> None:
-    [line] = refused(run(environment, command, missing))
+    variables = {name: value for name, value in environment.variables.items() if name != missing}
+
+    ran = subprocess.run([*CELERY, command], env=variables, capture_output=True, text=True, timeout=30, check=False)
+
+    [line] = refused(Ran(ran.returncode, ran.stdout, ran.stderr))
 
     assert line.startswith(f"{missing} is not set: ")
 
 
-def test_a_misspelt_setting_is_one_line_and_exit_2(environment: Environment) -> None:
-    [line] = refused(run(environment, "worker", B2COPY_RATELIMIT="5/second"))
+def test_a_misspelt_setting_is_one_line_and_exit_2(run: Run) -> None:
+    [line] = refused(run("worker", B2COPY_RATELIMIT="5/second"))
 
     assert line == "B2COPY_RATELIMIT is not a setting: did you mean B2COPY_RATE_LIMIT?"
 
 
 @pytest.mark.parametrize("command", ["worker", "beat"])
-def test_a_redis_url_with_an_option_is_one_line_and_exit_2(environment: Environment, command: str) -> None:
-    [line] = refused(run(environment, command, B2COPY_REDIS_URL=f"{environment.broker.url}?health_check_interval=30"))
+def test_a_redis_url_with_an_option_is_one_line_and_exit_2(environment: Environment, run: Run, command: str) -> None:
+    [line] = refused(run(command, B2COPY_REDIS_URL=f"{environment.broker.url}?health_check_interval=30"))
 
     assert line.startswith("B2COPY_REDIS_URL must not hold the option 'health_check_interval'")
     assert environment.broker.url.split(":")[2].partition("@")[0] not in line
 
 
 @pytest.mark.parametrize("command", ["worker", "beat"])
-def test_a_missing_redis_authority_is_one_line_and_exit_2(environment: Environment, command: str) -> None:
+def test_a_missing_redis_authority_is_one_line_and_exit_2(environment: Environment, run: Run, command: str) -> None:
     url = environment.broker.url.replace("redis://", "rediss://")
-    [line] = refused(run(environment, command, B2COPY_REDIS_URL=url, B2COPY_REDIS_CA_FILE="/no/such/file"))
+    [line] = refused(run(command, B2COPY_REDIS_URL=url, B2COPY_REDIS_CA_FILE="/no/such/file"))
 
     assert line == "B2COPY_REDIS_CA_FILE names /no/such/file, which cannot be read"
 
@@ -81,9 +93,9 @@ def test_a_missing_redis_authority_is_one_line_and_exit_2(environment: Environme
     ids=" ".join,
 )
 def test_options_that_would_starve_the_inbox_or_end_the_worker_are_refused(
-    environment: Environment, options: tuple[str, ...], problem: str
+    run: Run, options: tuple[str, ...], problem: str
 ) -> None:
-    [line] = refused(run(environment, "worker", options=options))
+    [line] = refused(run("worker", *options))
 
     assert line.startswith(problem)
 
@@ -96,22 +108,22 @@ def test_a_pool_of_green_threads_is_refused() -> None:
         check_options({"pool": GreenPool})
 
 
-def test_a_key_that_others_may_read_stops_a_worker(environment: Environment, tmp_path: Path) -> None:
+def test_a_key_that_others_may_read_stops_a_worker(environment: Environment, run: Run, tmp_path: Path) -> None:
     copy = tmp_path / "key.pem"
     copy.write_bytes(environment.keys.private_file.read_bytes())
     copy.chmod(0o644)
 
-    process = run(environment, "worker", B2COPY_PRIVATE_KEY_FILE=str(copy))
+    ran = run("worker", B2COPY_PRIVATE_KEY_FILE=str(copy))
 
-    assert any("B2COPY_PRIVATE_KEY_FILE" in line for line in refused(process))
-    assert "PRIVATE KEY" not in process.stderr + process.stdout
+    assert any("B2COPY_PRIVATE_KEY_FILE" in line for line in refused(ran))
+    assert "PRIVATE KEY" not in ran.err + ran.out
 
 
 @pytest.mark.parametrize(
     ("version", "remedy"), [("0000", "run `b2copy-sync migrate`"), ("9999", "install the b2copy-sync that made it")]
 )
 def test_another_schema_stops_a_worker_and_names_the_remedy(
-    environment: Environment, version: str, remedy: str
+    environment: Environment, run: Run, version: str, remedy: str
 ) -> None:
     engine = connect(environment.database_url)
     with engine.begin() as connection:
@@ -119,7 +131,7 @@ def test_another_schema_stops_a_worker_and_names_the_remedy(
         connection.execute(text("INSERT INTO b2copy_schema_version VALUES (:version, :version)"), {"version": version})
     engine.dispose()
 
-    [line] = refused(run(environment, "worker"))
+    [line] = refused(run("worker"))
 
     assert line.startswith(f"B2COPY_DATABASE_URL: the ledger's schema is {version}")
     assert remedy in line

@@ -12,7 +12,7 @@ import pytest
 
 from tests.http.raw_server import OK, Wire
 from tests.support import until
-from tests.test_app import refused, run
+from tests.test_app import Run, refused, run  # noqa: F401
 from worker.errors import SessionUnavailable
 from worker.http import Http, event_loop
 from worker.http.loop import BLOCKING_THREADS
@@ -160,9 +160,9 @@ def test_waiting_for_the_loop_on_the_loop_is_refused(http: Http) -> None:
         event_loop().run(wait())
 
 
-def test_a_worker_does_not_start_with_certificates_that_cannot_be_read(environment: Environment) -> None:
+def test_a_worker_does_not_start_with_certificates_that_cannot_be_read(environment: Environment, run: Run) -> None:  # noqa: F811
     (environment.folder / "ca.pem").write_text("nonsense")
 
-    [line] = refused(run(environment, "worker", B2COPY_CA_FILE=str(environment.folder / "ca.pem")))
+    [line] = refused(run("worker", B2COPY_CA_FILE=str(environment.folder / "ca.pem")))
 
     assert line.startswith("B2COPY_CA_FILE: ")

@@ -1,6 +1,5 @@
 """The database: its schema is created once and checked at every start, and its failures are raised."""
 
-import multiprocessing
 import os
 import sqlite3
 import subprocess
@@ -8,7 +7,6 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
@@ -20,7 +18,9 @@ from sqlalchemy import create_engine, inspect, text
 from sqlalchemy.exc import OperationalError
 
 import worker.ledger.migrations
+from tests.forked import SERVER
 from tests.ledger.databases import on_postgresql, on_sqlite
+from tests.ledger.migrate_together import migrate_together
 from tests.operations import claim_due, claim_one, find_operation, record_operations, succeed
 from tests.postgres import Postgres
 from tests.support import until
@@ -157,16 +157,9 @@ def test_migrating_again_changes_nothing(ledger_url: str) -> None:
     after.close()
 
 
-def migrate_together(barrier: Barrier, ledger_url: str) -> None:
-    barrier.wait(30)
-    open_ledger(ledger_url, create=True).close()
-    migrate(ledger_url)
-
-
 def test_several_processes_may_migrate_at_once(empty_database_url: str) -> None:
-    spawn = multiprocessing.get_context("spawn")
-    together = spawn.Barrier(3)
-    processes = [spawn.Process(target=migrate_together, args=(together, empty_database_url)) for _ in range(3)]
+    together = SERVER.Barrier(3)
+    processes = [SERVER.Process(target=migrate_together, args=(together, empty_database_url)) for _ in range(3)]
     for process in processes:
         process.start()
     for process in processes:

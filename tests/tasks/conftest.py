@@ -1,7 +1,10 @@
 """One worker for all tests of a module, and the CRM's side of it in this process."""
 
+import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import count
+from pathlib import Path
 
 import pytest
 
@@ -18,21 +21,30 @@ ALONE = ("--without-mingle", "--without-gossip")  # asking other workers costs a
 _names = count(1)
 
 
-@pytest.fixture(scope="module")
-def fleet(one_broker: Broker, one_sandbox: Sandbox) -> Iterator[Environment]:
-    """An environment with a worker, and this process's environment set to it."""
-    one_broker.start()
-    one_broker.flush()
-    one_sandbox.start()
-    one_sandbox.control.reset()
-    with Environment(one_broker, one_sandbox) as environment, pytest.MonkeyPatch.context() as patch:
-        environment.settings["B2COPY_FEES_POLL_FIRST"] = "0.2"
+@contextmanager
+def running_fleet(
+    broker: Broker, sandbox: Sandbox, migrated_file: Path, *options: str, **settings: str
+) -> Iterator[Environment]:
+    """Run an environment with an empty ledger and a worker, and set this process's environment to it."""
+    broker.start()
+    broker.flush()
+    sandbox.start()
+    sandbox.control.reset()
+    with Environment(broker, sandbox) as environment, pytest.MonkeyPatch.context() as patch:
+        shutil.copy(migrated_file, environment.database_url.removeprefix("sqlite:///"))
+        environment.settings.update(settings)
         for name, value in environment.settings.items():
             patch.setenv(name, value)
         forget()
-        wait_for_worker(environment.worker(*ALONE))
+        wait_for_worker(environment.worker(*options))
         yield environment
         forget()
+
+
+@pytest.fixture(scope="module")
+def fleet(one_broker: Broker, one_sandbox: Sandbox, migrated_file: Path) -> Iterator[Environment]:
+    with running_fleet(one_broker, one_sandbox, migrated_file, *ALONE, B2COPY_FEES_POLL_FIRST="0.2") as environment:
+        yield environment
 
 
 @pytest.fixture
