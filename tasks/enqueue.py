@@ -29,16 +29,16 @@ from tasks.clients import CLIENTS
 from tasks.fees import FEES
 from tasks.generic_call import CALL
 from tasks.registry import KINDS
+from worker.current_user import current_user
 from worker.errors import BadPayload
 from worker.instances import ledger
-from worker.json_lines import JsonLines
 from worker.ledger import cancel as cancel_operation
 from worker.ledger import check_recordable, find, record
 from worker.operation import FINAL, New, OnUnknown, Operation, Recorded, State
-from worker.process import me
 from worker.queues import REQUEST_LANES
 from worker.settings import crm_settings
-from worker.watch.logs import guard_our_loggers
+from worker.spooled_list import JsonLines
+from worker.watch.log_redaction import guard_our_loggers
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -200,7 +200,7 @@ def many(
     recorded = RecordedMany()
     left = map(_new_of, checked.read())
     while batch := list(islice(left, BATCH)):
-        recorded.add(record(ledger(), batch, by=by or me(), connection=_connection_of(connection)))
+        recorded.add(record(ledger(), batch, by=by or current_user(), connection=_connection_of(connection)))
         if connection is None:
             for name, count in Counter(new.lane for new in batch).items():
                 _wake(name, count)
@@ -238,11 +238,11 @@ def cancel(key: str, *, why: str, by: str | None = None) -> Operation:
     """
     if status(key) is None:
         raise BadPayload(f"{key}: there is no such operation")
-    return cancel_operation(ledger(), key, by or me(), why)
+    return cancel_operation(ledger(), key, by or current_user(), why)
 
 
 def _accept(new: New, by: str | None, connection: "Transaction | None") -> Recorded:
-    (recorded,) = record(ledger(), [new], by=by or me(), connection=_connection_of(connection))
+    (recorded,) = record(ledger(), [new], by=by or current_user(), connection=_connection_of(connection))
     if connection is None:  # else it is not committed yet: dispatch wakes it within a second of the commit
         _wake(new.lane)
     return recorded

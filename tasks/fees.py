@@ -5,7 +5,7 @@ from typing import assert_never
 from pydantic import field_validator
 
 from worker.b2copy.routes.fees import PROCESS, FeeState, FeeStatus
-from worker.ids import Id, Login
+from worker.id_fields import Id, Login
 from worker.kind import Attempt, Description, Kind, Payload, PollSchedule
 from worker.operation import Done, Failed, OnUnknown, Outcome, Pending
 

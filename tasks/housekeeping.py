@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 from tasks.registry import KINDS
 from worker.app import app
-from worker.crm.requests import take_requests
+from worker.crm.requests_table import take_requests
 from worker.errors import B2CopyError
 from worker.instances import back_office, ledger, session
 from worker.ledger import count_due, make_due, try_start_dispatch
-from worker.ledger.minutes import MINUTE_MS, SETTLED_MS, summarize_minutes
+from worker.ledger.minute_statistics import MINUTE_MS, SETTLED_MS, summarize_minutes
 from worker.messages.wake_up import wake, wake_ups_for
 from worker.operation import WaitReason
 from worker.queues import LANES

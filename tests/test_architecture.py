@@ -10,9 +10,9 @@ import pytest
 
 from tasks.registry import KINDS
 from worker.app import app
+from worker.beat_schedule import schedule
 from worker.messages.inbox import STORE_TASK
 from worker.queues import HOUSEKEEPING, INBOX, LANES, queue_of
-from worker.schedule import schedule
 
 ROOT = Path(__file__).parents[1]
 
@@ -20,23 +20,25 @@ ROOT = Path(__file__).parents[1]
 MAY_IMPORT = {
     "worker/entry.py": {"worker/cli", "worker/watch"},
     "worker/cli": {
-        "tasks", "worker/app.py", "worker/b2copy", "worker/console", "worker/demo", "worker/doctor", "worker/errors.py",
-        "worker/http", "worker/ids.py", "worker/instances.py", "worker/kind.py", "worker/ledger", "worker/messages",
-        "worker/operation.py", "worker/process.py", "worker/queues.py", "worker/report", "worker/sandbox",
-        "worker/session", "worker/settings.py", "worker/testbed", "worker/watch", "worker/webhook",
+        "tasks", "worker/app.py", "worker/b2copy", "worker/console", "worker/current_user.py", "worker/demo",
+        "worker/doctor", "worker/errors.py", "worker/http", "worker/id_fields.py", "worker/instances.py",
+        "worker/kind.py", "worker/ledger", "worker/messages", "worker/operation.py", "worker/per_process.py",
+        "worker/queues.py", "worker/report", "worker/sandbox", "worker/session", "worker/settings.py", "worker/testbed",
+        "worker/watch", "worker/webhook",
     },
     "worker/console": {
-        "tasks", "worker/doctor", "worker/errors.py", "worker/ledger", "worker/messages", "worker/operation.py",
-        "worker/process.py", "worker/queues.py", "worker/redis_url.py", "worker/report", "worker/session",
-        "worker/settings.py", "worker/watch",
+        "tasks", "worker/current_user.py", "worker/doctor", "worker/errors.py", "worker/ledger", "worker/messages",
+        "worker/operation.py", "worker/per_process.py", "worker/queues.py", "worker/redis_url.py", "worker/report",
+        "worker/session", "worker/settings.py", "worker/watch",
     },
     "worker/demo": {
         "tasks", "worker/instances.py", "worker/ledger", "worker/operation.py", "worker/sandbox", "worker/testbed",
     },
     "tasks": {
-        "worker/app.py", "worker/b2copy", "worker/crm", "worker/errors.py", "worker/flow", "worker/ids.py",
-        "worker/instances.py", "worker/json_lines.py", "worker/kind.py", "worker/ledger", "worker/messages",
-        "worker/operation.py", "worker/process.py", "worker/queues.py", "worker/settings.py", "worker/watch",
+        "worker/app.py", "worker/b2copy", "worker/crm", "worker/current_user.py", "worker/errors.py", "worker/flow",
+        "worker/id_fields.py", "worker/instances.py", "worker/kind.py", "worker/ledger", "worker/messages",
+        "worker/operation.py", "worker/per_process.py", "worker/queues.py", "worker/settings.py",
+        "worker/spooled_list.py", "worker/watch",
     },
     "worker/crm": {
         "worker/errors.py", "worker/kind.py", "worker/ledger", "worker/messages", "worker/operation.py",
@@ -44,29 +46,29 @@ MAY_IMPORT = {
     },
     "worker/messages": {
         "worker/app.py", "worker/errors.py", "worker/instances.py", "worker/kind.py", "worker/ledger",
-        "worker/operation.py", "worker/process.py", "worker/queues.py", "worker/redis_connection.py",
+        "worker/operation.py", "worker/per_process.py", "worker/queues.py", "worker/redis_connection.py",
         "worker/settings.py", "worker/watch",
     },
     "worker/doctor": {
         "worker/app.py", "worker/errors.py", "worker/http", "worker/ledger", "worker/operation.py",
-        "worker/packages.py", "worker/queues.py", "worker/redis_connection.py", "worker/report", "worker/session",
-        "worker/settings.py", "worker/watch",
+        "worker/package_conflicts.py", "worker/queues.py", "worker/redis_connection.py", "worker/report",
+        "worker/session", "worker/settings.py", "worker/watch",
     },
     "worker/app.py": {
-        "worker/celery_app.py", "worker/errors.py", "worker/http", "worker/instances.py", "worker/ledger",
-        "worker/operation.py", "worker/packages.py", "worker/queues.py", "worker/session", "worker/settings.py",
-        "worker/watch", "worker/webhook",
+        "worker/celery_settings.py", "worker/errors.py", "worker/http", "worker/instances.py", "worker/ledger",
+        "worker/operation.py", "worker/package_conflicts.py", "worker/queues.py", "worker/session",
+        "worker/settings.py", "worker/watch", "worker/webhook",
     },
     "worker/instances.py": {
-        "worker/b2copy", "worker/http", "worker/ledger", "worker/process.py", "worker/queues.py", "worker/session",
-        "worker/settings.py", "worker/webhook",
+        "worker/b2copy", "worker/current_user.py", "worker/http", "worker/ledger", "worker/per_process.py",
+        "worker/queues.py", "worker/session", "worker/settings.py", "worker/webhook",
     },
     "worker/webhook": {
-        "worker/b2copy", "worker/errors.py", "worker/http", "worker/operation.py", "worker/process.py",
+        "worker/b2copy", "worker/errors.py", "worker/http", "worker/operation.py", "worker/per_process.py",
         "worker/secret_file.py", "worker/session", "worker/settings.py",
     },
-    "worker/celery_app.py": {
-        "worker/queues.py", "worker/redis_connection.py", "worker/redis_url.py", "worker/schedule.py",
+    "worker/celery_settings.py": {
+        "worker/beat_schedule.py", "worker/queues.py", "worker/redis_connection.py", "worker/redis_url.py",
         "worker/settings.py",
     },
     "worker/report": {
@@ -75,34 +77,35 @@ MAY_IMPORT = {
     },
     "worker/flow": {
         "worker/b2copy", "worker/errors.py", "worker/http", "worker/kind.py", "worker/ledger", "worker/operation.py",
-        "worker/process.py", "worker/queues.py", "worker/redis_connection.py", "worker/settings.py", "worker/watch",
+        "worker/per_process.py", "worker/queues.py", "worker/redis_connection.py", "worker/settings.py", "worker/watch",
     },
     "worker/b2copy": {
         "worker/errors.py", "worker/http", "worker/operation.py", "worker/secret_file.py", "worker/session",
         "worker/settings.py", "worker/watch",
     },
     "worker/session": {
-        "worker/errors.py", "worker/http", "worker/process.py", "worker/redis_connection.py", "worker/secret_file.py",
-        "worker/settings.py", "worker/watch",
+        "worker/errors.py", "worker/http", "worker/per_process.py", "worker/redis_connection.py",
+        "worker/secret_file.py", "worker/settings.py", "worker/watch",
     },
     "worker/http": {
-        "worker/errors.py", "worker/operation.py", "worker/process.py", "worker/settings.py", "worker/watch",
+        "worker/errors.py", "worker/operation.py", "worker/per_process.py", "worker/settings.py", "worker/watch",
     },
     "worker/ledger": {"worker/errors.py", "worker/operation.py", "worker/queues.py"},
     "worker/testbed": {"worker/sandbox", "worker/settings.py"},
     "worker/sandbox": set(),
     "worker/kind.py": {"worker/errors.py", "worker/operation.py", "worker/settings.py"},
     "worker/redis_connection.py": {"worker/errors.py", "worker/redis_url.py", "worker/settings.py"},
-    "worker/schedule.py": {"worker/queues.py"},
+    "worker/beat_schedule.py": {"worker/queues.py"},
     "worker/watch": {"worker/errors.py", "worker/operation.py", "worker/settings.py"},
     "worker/settings.py": {"worker/errors.py", "worker/redis_url.py", "worker/secret_file.py"},
     "worker/secret_file.py": {"worker/errors.py"},
     "worker/redis_url.py": set(),
-    "worker/ids.py": set(),
-    "worker/json_lines.py": set(),
-    "worker/packages.py": set(),
-    "worker/process.py": set(),
+    "worker/id_fields.py": set(),
+    "worker/spooled_list.py": set(),
+    "worker/package_conflicts.py": set(),
+    "worker/per_process.py": set(),
     "worker/queues.py": set(),
+    "worker/current_user.py": set(),
     "worker/operation.py": set(),
     "worker/errors.py": set(),
 }  # fmt: skip

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 
 SHOW = """
 from worker.app import app
@@ -33,4 +33,4 @@ def test_no_variable_of_a_crms_own_celery_changes_ours(environment: Environment,
     ).stdout.splitlines()
 
     assert shown[:3] == [f"127.0.0.1 {environment.broker.port}"] * 3
-    assert shown[3] == "DisabledBackend ['json'] False worker.celery_app"
+    assert shown[3] == "DisabledBackend ['json'] False worker.celery_settings"

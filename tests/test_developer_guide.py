@@ -12,7 +12,7 @@ import pytest
 from worker.flow.meaning import TABLE, Meaning
 from worker.ledger.migrations import migrate
 from worker.session.redis_store import IDENTITIES, SESSION_KEYS
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 
 ROOT = Path(__file__).parents[1]
 GUIDE = ROOT / "worker" / "README.md"

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from worker.doctor.settings import check
-from worker.packages import hiding_files
-from worker.testbed.environment import Environment
+from worker.doctor.check_settings import check
+from worker.package_conflicts import hiding_files
+from worker.testbed.local_system import Environment
 
 CELERY = "from celery.__main__ import main; import sys; sys.argv = ['celery', '-A', 'worker.app', 'report']; main()"
 

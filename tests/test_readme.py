@@ -26,8 +26,8 @@ from worker.operation import State
 from worker.sandbox.openapi import DOCUMENT
 from worker.session import check_keys
 from worker.settings import Settings, load, variable
-from worker.testbed.environment import Environment
 from worker.testbed.keys import write_secret
+from worker.testbed.local_system import Environment
 from worker.testbed.processes import Process, clean_environment
 
 ROOT = Path(__file__).parents[1]

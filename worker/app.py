@@ -12,16 +12,16 @@ from typing import Any
 
 from celery import current_app, signals
 
-from worker.celery_app import App, celery_settings
+from worker.celery_settings import App, celery_settings
 from worker.errors import SettingsError
 from worker.instances import b2copy, ledger, session, webhook
 from worker.ledger import open_ledger
 from worker.operation import VERSION
-from worker.packages import check_ours
+from worker.package_conflicts import check_ours
 from worker.queues import MIN_CONCURRENCY
 from worker.settings import crm_settings, worker_settings
-from worker.watch.logs import guard, guard_our_loggers
-from worker.watch.repeat_limit import limit_repeats
+from worker.watch.log_redaction import guard, guard_our_loggers
+from worker.watch.log_repeat_limit import limit_repeats
 
 __all__ = ["app", "b2copy", "ledger", "session", "webhook"]
 
@@ -59,7 +59,7 @@ def check_before_work(conf: Any = None, options: Any = None, **_: Any) -> None:
     from worker.http import check as check_transport
     from worker.ledger.schema import HEAD
     from worker.session import check_keys
-    from worker.session.back_office import check_password
+    from worker.session.back_office_login import check_password
     from worker.watch import metrics
     from worker.watch.bootsteps import uses_processes
     from worker.watch.metrics_server import check_folder
@@ -109,8 +109,8 @@ def set_up_logs(logger: Any = None, **_: Any) -> None:
     """
     if current_app != app:  # a CRM's own worker, which only imports `tasks.enqueue`
         return
+    from worker.watch.json_logs import log_what_nobody_catches, use_json
     from worker.watch.log_count import count_records
-    from worker.watch.log_format import log_what_nobody_catches, use_json
 
     if crm_settings().log_format == "json":
         use_json(logger)

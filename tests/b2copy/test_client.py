@@ -24,7 +24,7 @@ from worker.errors import (
 from worker.http import Http, event_loop
 from worker.operation import OnUnknown
 from worker.sandbox.control_client import SandboxControl
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 
 UPDATE = "/api/admin/clients/v2/client/clientservice/update"
 

@@ -13,7 +13,7 @@ from worker.ledger import Ledger
 from worker.operation import WaitReason
 from worker.sandbox.control_client import SandboxControl
 from worker.testbed.broker import Broker
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 
 
 def grades(ran: Ran) -> dict[str, set[str]]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Command
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from tests.cli.operations import many_failed
 from tests.console.conftest import client_of
 from tests.console.forms import fields_of, fill_and_send
 from tests.operations import fail_operation, find_operation
-from worker.console.state import Console
+from worker.console.process_state import Console
 from worker.ledger import Ledger, audit_of, search
 from worker.ledger.approvals import open_approvals
 from worker.operation import FailureReason, OnUnknown, State

@@ -6,9 +6,9 @@ import pytest
 
 from tests.console.conftest import ADDRESS, As, client_of
 from tests.console.test_roles import TABLE, address
-from worker.console.protection import HEADERS, foreign_origin
+from worker.console.browser_protection import HEADERS, foreign_origin
+from worker.console.process_state import Console
 from worker.console.roles import Role
-from worker.console.state import Console
 from worker.ledger import Ledger, active_flags
 
 OpenConsole = Callable[..., Console]

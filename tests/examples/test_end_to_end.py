@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.examples.conftest import EXAMPLES, WITHDRAWALS, Start, run, tool
 from tests.support import until
 from worker.operation import State
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 from worker.testbed.processes import Process
 
 

@@ -24,7 +24,7 @@ from worker.ledger import Ledger, attempts_of, replay, search
 from worker.operation import NOTICE_KIND, FailureReason, Operation, State, WaitReason
 from worker.queues import NOTIFY as LANE
 from worker.settings import worker_settings
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 from worker.webhook.signing import Secrets
 
 REFUSES = answers(answer("500 Internal Server Error", body=b"out of order"))

@@ -16,7 +16,7 @@ from worker.messages import wake_up
 from worker.operation import State
 from worker.queues import WAKE_UP_LASTS_S, queue_of
 from worker.testbed.broker import Broker
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 
 CountUnread = Callable[[], int]
 

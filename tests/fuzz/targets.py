@@ -17,19 +17,19 @@ from tests.fuzz import strategies as given
 from worker.b2copy.response_mapping import value_of
 from worker.b2copy.routes.fees import PROCESS
 from worker.b2copy.routes.generic import route_to
-from worker.cli.exits import Stop
+from worker.cli.exit_codes import Stop
 from worker.cli.payload_fields import text_fields
-from worker.cli.rows import csv_rows, json_rows
+from worker.cli.read_rows import csv_rows, json_rows
 from worker.errors import B2CopyError, BadPayload, SettingsError
 from worker.flow.meaning import meaning_of
 from worker.http.answer import Answer
 from worker.http.headers import Headers
 from worker.ledger import Ledger, fail_message, find, open_ledger, record
 from worker.ledger.engine import connect
+from worker.messages.bad_message_text import bounded_ascii
 from worker.messages.consumer import _storing
-from worker.messages.envelope import Unusable, deliverable, restorable
-from worker.messages.evidence import storable
 from worker.messages.inbox import _fields
+from worker.messages.safe_envelope import Unusable, deliverable, restorable
 from worker.messages.task_message import arguments_as_text, read_task_message
 from worker.operation import MESSAGE_LIMIT
 from worker.redis_connection import tls_options
@@ -82,8 +82,8 @@ def take_arguments(args: list[Any], kwargs: dict[str, Any]) -> None:
             new = kind.new(_fields(kind, args, kwargs), crm_settings())
             record(ledger(), [new], by="fuzz")
         except BadPayload as error:
-            problem = storable(str(error), 2000)
-            fail_message(ledger(), "m", "b2copy.call", problem, "fuzz", storable(arguments_as_text(args, kwargs)))
+            problem = bounded_ascii(str(error), 2000)
+            fail_message(ledger(), "m", "b2copy.call", problem, "fuzz", bounded_ascii(arguments_as_text(args, kwargs)))
             continue
         stored = find(ledger(), new.key)
         assert stored is not None, new

@@ -25,8 +25,8 @@ from worker.errors import AccessRejected, BadPayload, Unavailable, UnknownOutcom
 from worker.http.client import Http
 from worker.operation import OnUnknown
 from worker.sandbox.control_client import SandboxControl
-from worker.session.shared import SharedSession
-from worker.testbed.environment import Environment
+from worker.session.shared_session import SharedSession
+from worker.testbed.local_system import Environment
 
 FEES = "/api/admin/fees/v2/fee/feeservice/processext"
 PAYLOAD = {"account_login": "123456", "request_id": "w1"}

@@ -25,7 +25,7 @@ from worker.ledger import (
     settle,
     stop_asking,
 )
-from worker.ledger.ended import Ended, ended
+from worker.ledger.on_operation_end import Ended, ended
 from worker.operation import FailureReason, OnUnknown, State, Transition
 
 W1 = "fees.process:W1"
@@ -122,7 +122,7 @@ def note_calls(monkeypatch: pytest.MonkeyPatch) -> list[Ended]:
         calls.extend(operations)
         ended(connection, operations, now)  # type: ignore[arg-type]
 
-    for module in ("claims", "late_answers", "decisions", "record", "settle"):
+    for module in ("claims", "late_answers", "decision_sql", "record", "settle"):
         # Some of these modules share their name with a function of the package.
         monkeypatch.setattr(import_module(f"worker.ledger.{module}"), "ended", noting)
     return calls

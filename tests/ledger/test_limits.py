@@ -5,8 +5,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from tests.operations import record_operation
-from worker.ledger import Ledger, find, limits
-from worker.ledger.limits import is_timeout, limit_queries
+from worker.ledger import Ledger, find, query_limits
+from worker.ledger.query_limits import is_timeout, limit_queries
 
 SLOW = {
     "sqlite": "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 99999999) SELECT max(i) FROM n",
@@ -15,7 +15,7 @@ SLOW = {
 
 
 def test_a_query_that_takes_too_long_is_ended(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "QUERY_S", 0.1)
+    monkeypatch.setattr(query_limits, "QUERY_S", 0.1)
     limit_queries(ledger.engine)
 
     with pytest.raises(OperationalError) as caught, ledger.reading() as connection:

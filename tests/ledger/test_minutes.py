@@ -4,7 +4,7 @@ from sqlalchemy import text
 
 from tests.operations import LedgerClock, fail_operation, record_operations, succeed_operation
 from worker.ledger import Ledger
-from worker.ledger.minutes import DUE, MINUTE_MS, minutes_since, summarize_minutes
+from worker.ledger.minute_statistics import DUE, MINUTE_MS, minutes_since, summarize_minutes
 
 
 def forget_minutes(ledger: Ledger) -> None:

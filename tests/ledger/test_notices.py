@@ -187,7 +187,7 @@ def test_a_hundred_ends_have_a_notice_each(noticing: Ledger) -> None:
 
 def test_a_transaction_that_fails_tells_nothing(noticing: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     held = hold_operation(noticing)
-    monkeypatch.setattr("worker.ledger.ended.record_notices", lambda *_: 1 / 0)
+    monkeypatch.setattr("worker.ledger.on_operation_end.record_notices", lambda *_: 1 / 0)
 
     with pytest.raises(ZeroDivisionError):
         succeed(noticing, held)

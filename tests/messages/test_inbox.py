@@ -15,7 +15,7 @@ from worker.app import ledger
 from worker.ledger import attempts_of, search
 from worker.operation import FailureReason, Operation, State
 from worker.sandbox.control_client import SandboxControl
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 from worker.testbed.processes import clean_environment
 
 UPDATE = "/api/admin/clients/v2/client/clientservice/update"

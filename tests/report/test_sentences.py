@@ -11,8 +11,8 @@ from tests.operations import fail_operation, find_operation, hold_operation, mak
 from worker.ledger import Ledger, audit_of, fail_message, find, open_ledger, pause, resolve
 from worker.ledger import replay as replay_in_ledger
 from worker.operation import FailureReason, OnUnknown, Operation, State, WaitReason
-from worker.report.operation import document, report_on
-from worker.report.replay import moves_money, why_not_replayable
+from worker.report.operation_report import document, report_on
+from worker.report.replayable import moves_money, why_not_replayable
 from worker.report.sentences import remedy, standing
 
 

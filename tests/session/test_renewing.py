@@ -16,7 +16,7 @@ from worker.sandbox.control_client import SandboxControl
 from worker.session import key_files
 from worker.session.redis_store import RenewalLease
 from worker.session.secret import Secret
-from worker.session.shared import SharedSession
+from worker.session.shared_session import SharedSession
 from worker.session.timings import Timings
 from worker.session.token_encryption import seal
 from worker.session.tokens import Pair, fingerprint

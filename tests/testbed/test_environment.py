@@ -8,7 +8,7 @@ import requests
 
 from tests.support import until
 from worker.settings import Settings, load
-from worker.testbed.environment import Environment, wait_for_worker
+from worker.testbed.local_system import Environment, wait_for_worker
 from worker.testbed.processes import ProcessFailed
 
 

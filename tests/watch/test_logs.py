@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support import until
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 from worker.testbed.processes import Process, clean_environment
-from worker.watch.logs import LIMIT, guard
+from worker.watch.log_redaction import LIMIT, guard
 from worker.watch.printable import one_line
 
 FORGED = "x\n[2026-11-24 12:00:00: INFO] operation W9 succeeded\x1b[2K\x1b]0;owned\x07\u202e\x9b31m"

@@ -17,7 +17,7 @@ from tests.watch import metrics_table
 from worker.ledger import Ledger, pause
 from worker.operation import FINAL, WaitReason
 from worker.testbed.broker import Broker
-from worker.testbed.environment import Environment, Sandbox, wait_for_worker
+from worker.testbed.local_system import Environment, Sandbox, wait_for_worker
 from worker.testbed.ports import free_port
 
 __all__ = ["b2copy_sync", "ledger"]  # fixtures

@@ -4,8 +4,8 @@ import logging
 
 import pytest
 
+from worker.watch.log_repeat_limit import BURST, RepeatLimit
 from worker.watch.outage_log import OutageLog
-from worker.watch.repeat_limit import BURST, RepeatLimit
 
 
 def test_the_same_trouble_is_written_a_few_times_and_other_lines_always() -> None:
@@ -20,7 +20,7 @@ def test_the_same_trouble_is_written_a_few_times_and_other_lines_always() -> Non
 
 
 def test_the_first_line_after_the_window_says_how_many_were_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.watch.repeat_limit.WINDOW_S", 0.0)
+    monkeypatch.setattr("worker.watch.log_repeat_limit.WINDOW_S", 0.0)
     limit = RepeatLimit()
     record = logging.LogRecord("worker", logging.ERROR, "file.py", 1, "it failed: %s", ("x",), None)
     limit._seen[("file.py", 1, "")] = (0.0, BURST + 7)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AliasChoices, AliasPath, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from worker.b2copy.response_mapping import data_of
-from worker.b2copy.storable import storable
+from worker.b2copy.storable_json import storable_json
 from worker.errors import UnknownOutcome
 from worker.http.answer import server_message
 
@@ -97,7 +97,7 @@ def object_of(model: type[M], data: Any, name: str) -> M:
     if not isinstance(data, dict):
         raise UnknownOutcome(f"{name}: the answer is not an object", 200, server_message(data))
     try:
-        return model.model_validate({**data, "raw": storable(data)})
+        return model.model_validate({**data, "raw": storable_json(data)})
     except ValidationError as error:
         missing = ", ".join(sorted({str(problem["loc"][0]) for problem in error.errors()}))
         raise UnknownOutcome(f"{name}: an answer without a usable {missing}", 200, server_message(data)) from None

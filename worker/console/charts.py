@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from worker.report.rates import Point
-from worker.report.text import clock
+from worker.report.chart_series import Point
+from worker.report.format_values import clock
 
 WIDTH, HEIGHT = 600, 80  # units of the SVG's own coordinates
 

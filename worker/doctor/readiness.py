@@ -3,7 +3,7 @@
 import redis
 from sqlalchemy.exc import SQLAlchemyError
 
-from worker.doctor.redis import connect
+from worker.doctor.check_redis import connect
 from worker.errors import B2CopyError, SettingsError
 from worker.ledger import open_ledger
 from worker.session import SharedSession

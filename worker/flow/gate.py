@@ -21,8 +21,8 @@ from functools import partial
 
 from worker.errors import AccessRejected, B2CopyError, CircuitOpen, PermitRefused, RateLimited
 from worker.flow.circuit_breaker import CircuitBreaker
+from worker.flow.fleet_limits import FleetLimits
 from worker.flow.meaning import Meaning
-from worker.flow.rate_limit import RateLimit
 from worker.operation import Outcome, WaitReason
 from worker.settings import Settings
 from worker.watch import metrics
@@ -46,10 +46,10 @@ class Gate:
         self._destination = destination
         self._device_ip = settings.device_ip
         self._make_due = make_due
-        self.rate_limit = RateLimit(destination, settings)
+        self.fleet_limits = FleetLimits(destination, settings)
         self._last_served = 0.0  # monotonic seconds
         metrics.CIRCUIT_OPEN.labels(destination).set(0)
-        self._circuit = CircuitBreaker(self.rate_limit.may_probe)
+        self._circuit = CircuitBreaker(self.fleet_limits.may_probe)
         # Without a token no operation can be sent: one failure is enough to let only probes through. A probe asks for
         # the shared session's token and costs the destination nothing, so every process may make its own.
         self._login = CircuitBreaker(lambda: True, failures_to_open=1)
@@ -66,11 +66,11 @@ class Gate:
 
     def available(self, wanted: int, urgent: bool) -> int:
         """Return how many operations may be claimed now: `wanted`, fewer, or a single probe. Takes no permit."""
-        return self.rate_limit.available(self._login.available(self._circuit.available(wanted)), urgent)
+        return self.fleet_limits.available(self._login.available(self._circuit.available(wanted)), urgent)
 
     def take(self, claimed: int, urgent: bool) -> int:
         """Take the permits for the first calls of claimed operations; return for how many there are permits."""
-        return self.rate_limit.take(self._login.take(self._circuit.take(claimed)), urgent)
+        return self.fleet_limits.take(self._login.take(self._circuit.take(claimed)), urgent)
 
     async def pass_one(self, urgent: bool) -> None:
         """Let one further call of an attempt pass, waiting for its permit for at most `PERMIT_PATIENCE_S`.
@@ -81,7 +81,7 @@ class Gate:
         while self.is_open:
             if await self._take_one(urgent):
                 return
-            wait_s = self.rate_limit.until_permit_s(urgent)
+            wait_s = self.fleet_limits.until_permit_s(urgent)
             if time.monotonic() + wait_s > ends:
                 raise PermitRefused("the rate limit is reached", None, None, wait_s)
             await asyncio.sleep(wait_s)
@@ -93,7 +93,7 @@ class Gate:
 
     def until_open_s(self, urgent: bool) -> float:
         """Return the seconds after which it makes sense to ask again; 0 if the gate is open."""
-        return max(self._circuit.until_probe_s(), self._login.until_probe_s(), self.rate_limit.until_permit_s(urgent))
+        return max(self._circuit.until_probe_s(), self._login.until_probe_s(), self.fleet_limits.until_permit_s(urgent))
 
     def served_since(self, monotonic_s: float) -> bool:
         """Return whether the destination has answered an operation sensibly since then."""
@@ -105,8 +105,8 @@ class Gate:
         if isinstance(learned, RateLimited):
             hold_s = learned.retry_after or HOLD_WITHOUT_RETRY_AFTER_S
             log.warning("%s asks us to slow down: nobody sends to it for %.0f s", self._destination, hold_s)
-            self.rate_limit.hold(hold_s)
-            then.append(self.rate_limit.share_hold)
+            self.fleet_limits.hold(hold_s)
+            then.append(self.fleet_limits.share_hold)
             metrics.HOLDS.labels(self._destination).inc()
         if meaning.login == "success":
             if self._login.record_success():
@@ -117,7 +117,7 @@ class Gate:
             self._last_served = time.monotonic()
             if self._circuit.record_success():
                 metrics.CIRCUIT_OPEN.labels(self._destination).set(0)
-                then.append(self.rate_limit.allow_next_probe)
+                then.append(self.fleet_limits.allow_next_probe)
                 then.append(partial(self._make_due, self._destination, WAITS_FOR_CIRCUIT))
         elif meaning.circuit == "failure" and self._circuit.record_failure():
             self._log_opened(learned)
@@ -125,14 +125,14 @@ class Gate:
             await asyncio.to_thread(blocks)
 
     async def _take_one(self, urgent: bool) -> bool:
-        if self.rate_limit.per_second is None:
+        if self.fleet_limits.per_second is None:
             return not await self._is_held()
-        return await asyncio.to_thread(self.rate_limit.take, 1, urgent) == 1
+        return await asyncio.to_thread(self.fleet_limits.take, 1, urgent) == 1
 
     async def _is_held(self) -> bool:
-        if self.rate_limit.must_look_at_hold():
-            await asyncio.to_thread(self.rate_limit.look_at_hold)
-        return self.rate_limit.held_s() > 0
+        if self.fleet_limits.must_look_at_hold():
+            await asyncio.to_thread(self.fleet_limits.look_at_hold)
+        return self.fleet_limits.held_s() > 0
 
     def _log_opened(self, failure: Outcome | Exception) -> None:
         metrics.CIRCUIT_OPEN.labels(self._destination).set(1)

@@ -12,10 +12,10 @@ from worker.errors import AccessRejected, BadPayload, Unavailable
 from worker.http.answer import Answer
 from worker.http.connections import Connections
 from worker.http.curl import USER_AGENT, Request, StaleConnection
-from worker.http.look_ups import LookUps
-from worker.http.loop import event_loop
+from worker.http.event_loop_thread import event_loop
+from worker.http.shared_blocking_calls import LookUps
 from worker.operation import OnUnknown
-from worker.process import PerProcess
+from worker.per_process import PerProcess
 from worker.settings import Settings
 
 _PATH = re.compile(r"/(?!/)[A-Za-z0-9._~%/-]*")

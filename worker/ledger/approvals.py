@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
 from worker.errors import NotAllowed
-from worker.ledger import decisions, operator_actions
+from worker.ledger import decision_sql, operator_actions
 from worker.ledger.audit import record_audit
 from worker.ledger.database import Ledger
 from worker.ledger.flags import RESUME, resume, resume_within
@@ -54,9 +54,9 @@ class Approval(NamedTuple):
 
 
 def _replay(connection: Connection, row: Row[Any], actor: str, note: str, not_done: bool = False) -> None:
-    if not decisions.is_replayable(row, not_done):
+    if not decision_sql.is_replayable(row, not_done):
         raise NotAllowed(f"{row.key} cannot be replayed")
-    decisions.replay_row(connection, row, actor, note, not_done)
+    decision_sql.replay_row(connection, row, actor, note, not_done)
 
 
 def _resolve(
@@ -67,15 +67,15 @@ def _resolve(
     succeeded: bool,
     result: dict[str, Any] | None = None,
 ) -> None:
-    decisions.lock_failed(connection, row.key, "resolved")
-    decisions.resolve_row(connection, row, actor, note, succeeded, result)
+    decision_sql.lock_failed(connection, row.key, "resolved")
+    decision_sql.resolve_row(connection, row, actor, note, succeeded, result)
 
 
 _ON_OPERATIONS: dict[str, Callable[..., None]] = {
     "replay": _replay,
     "resolve": _resolve,
-    "cancel": decisions.cancel_row,
-    "stop_asking": decisions.stop_asking_row,
+    "cancel": decision_sql.cancel_row,
+    "stop_asking": decision_sql.stop_asking_row,
 }
 
 
@@ -177,7 +177,7 @@ def approve(ledger: Ledger, number: int, actor: str, note: str) -> Approval:
         if row.action == RESUME:
             resume_within(connection, row.subject.removeprefix("pause:"), actor, reason)
         else:
-            operation = decisions.lock(connection, row.subject)
+            operation = decision_sql.lock(connection, row.subject)
             _ON_OPERATIONS[row.action](connection, operation, actor, reason, **arguments)
         return closed
 
@@ -224,11 +224,11 @@ def _check_possible(connection: Connection, action: str, subject: str, seen: str
         if str(since) != seen:
             raise NotAllowed(f"{subject} has changed since you looked: look again")
         return
-    row = decisions.lock(connection, subject, seen)
+    row = decision_sql.lock(connection, subject, seen)
     if action == "resolve":
-        decisions.lock_failed(connection, subject, "resolved")
+        decision_sql.lock_failed(connection, subject, "resolved")
     possible = {
-        "replay": lambda: decisions.is_replayable(row, arguments.get("not_done", False)),
+        "replay": lambda: decision_sql.is_replayable(row, arguments.get("not_done", False)),
         "cancel": lambda: row.due_at is not None and not row.sent,
         "stop_asking": lambda: row.due_at is not None and bool(row.sent),
     }

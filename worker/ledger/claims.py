@@ -31,12 +31,12 @@ from sqlalchemy import (
     update,
 )
 
+from worker.ledger.attempt_evidence import LEASE_LAPSED
 from worker.ledger.database import Ledger
-from worker.ledger.ended import Ended, ended
 from worker.ledger.engine import note_outage, seconds_since_outage
-from worker.ledger.evidence import LEASE_LAPSED
+from worker.ledger.on_operation_end import Ended, ended
 from worker.ledger.ordering import RECHECK_MS, find_blocked
-from worker.ledger.prepared import Prepared
+from worker.ledger.prepared_statements import Prepared
 from worker.ledger.schema import allowed_from, attempts, c, flags, in_list, now_ms, operations, sql_literal
 from worker.operation import Claim, FailureReason, OnUnknown, Phase, State, WaitReason
 

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, bindparam, exists, null, select, update
 
 from worker.ledger.audit import record_audit
-from worker.ledger.ended import Ended, ended
+from worker.ledger.on_operation_end import Ended, ended
 from worker.ledger.schema import allowed_from, attempts, audit, c, operations, sql_literal
 from worker.operation import FINAL, FailureReason, OnUnknown, State, Transition
 

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, func, null, select, update
 
 from worker.ledger.audit import record_audit
-from worker.ledger.insert import encode, insert_queued, row_of
+from worker.ledger.insert_operations import encode, insert_queued, row_of
 from worker.ledger.schema import allowed_from, attempts, c, in_list, operations, sql_literal
 from worker.operation import MESSAGE_KIND, NOTICE_KIND, New, OnUnknown, State
 from worker.queues import CRM, NOTIFY

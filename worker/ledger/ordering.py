@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, case, exists, func, select, update
 
-from worker.ledger.prepared import Prepared
+from worker.ledger.prepared_statements import Prepared
 from worker.ledger.schema import c, in_list, operations, queue_position, sql_literal
 from worker.operation import State, WaitReason
 

@@ -7,8 +7,8 @@ from sqlalchemy import Connection, bindparam, select
 
 from worker.errors import BadPayload, PayloadConflict
 from worker.ledger.database import Ledger
-from worker.ledger.ended import Ended, ended
-from worker.ledger.insert import PAYLOAD_LIMIT, encode, insert_failed, insert_queued, printable, row_of
+from worker.ledger.insert_operations import PAYLOAD_LIMIT, encode, insert_failed, insert_queued, printable, row_of
+from worker.ledger.on_operation_end import Ended, ended
 from worker.ledger.schema import c, in_list, operations
 from worker.operation import MESSAGE_KIND, New, Recorded, State
 

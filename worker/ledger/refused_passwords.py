@@ -13,7 +13,7 @@ PREFIX = "refused:back_office:"
 
 
 class RefusedPasswords:
-    """See `worker.session.back_office.Refusals`. `actor` is who writes into the audit."""
+    """See `worker.session.back_office_login.Refusals`. `actor` is who writes into the audit."""
 
     def __init__(self, ledger: Callable[[], Ledger], actor: str) -> None:
         self._ledger, self._actor = ledger, actor

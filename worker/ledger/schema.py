@@ -194,16 +194,18 @@ identities = Table(  # who is who: the CRM's ids, the trading platform's logins,
 )
 
 
-minutes = Table(  # what ended in each minute, and how each lane stood at its end; see worker/ledger/minutes.py
-    "b2copy_minutes",
-    metadata,
-    Column("minute", BigInteger, primary_key=True, autoincrement=False),  # its first instant
-    Column("lane", Text, primary_key=True),
-    Column("kind", Text, primary_key=True),
-    Column("outcome", Text, primary_key=True),
-    Column("operations", Integer, nullable=False),
-    Column("total_ms", BigInteger, nullable=False),
-    Column("external_ms", BigInteger, nullable=False),
+minutes = (
+    Table(  # what ended in each minute, and how each lane stood at its end; see worker/ledger/minute_statistics.py
+        "b2copy_minutes",
+        metadata,
+        Column("minute", BigInteger, primary_key=True, autoincrement=False),  # its first instant
+        Column("lane", Text, primary_key=True),
+        Column("kind", Text, primary_key=True),
+        Column("outcome", Text, primary_key=True),
+        Column("operations", Integer, nullable=False),
+        Column("total_ms", BigInteger, nullable=False),
+        Column("external_ms", BigInteger, nullable=False),
+    )
 )
 
 approvals = Table(  # four eyes: what one person proposed, and what another decided

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Integer, Row, Text, case, null, select, update
 
+from worker.ledger.attempt_evidence import Evidence, digest, fence_of_answer
 from worker.ledger.claims import claim_within
 from worker.ledger.database import Ledger
-from worker.ledger.ended import Ended, ended
-from worker.ledger.evidence import Evidence, digest, fence_of_answer
 from worker.ledger.late_answers import decide_by_late_answers
-from worker.ledger.prepared import Given, Prepared, PreparedForRows
+from worker.ledger.on_operation_end import Ended, ended
+from worker.ledger.prepared_statements import Given, Prepared, PreparedForRows
 from worker.ledger.schema import allowed_from, c, in_list, now_ms, operations, sql_literal
 from worker.operation import MOVES, PROGRESS_LIMIT, Claim, Phase, State, Transition, WaitReason
 

@@ -13,9 +13,9 @@ from typing import Any
 from celery.worker.consumer import Consumer
 from kombu.utils.json import dumps
 
-from worker.messages.envelope import UNUSABLE, Unusable
-from worker.messages.evidence import PROBLEM_LIMIT, short, storable
+from worker.messages.bad_message_text import PROBLEM_LIMIT, bounded_ascii, short
 from worker.messages.inbox import STORE_TASK, store_failed
+from worker.messages.safe_envelope import UNUSABLE, Unusable
 from worker.messages.task_message import TaskMessage, read_task_message
 from worker.queues import LANES
 
@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 _OURS = "b2copy."  # Celery's own tasks would run any task that a message names
 
 
-class Inbox(Consumer):
-    """Celery's consumer (`worker_consumer`)."""
+class CheckingConsumer(Consumer):
+    """Celery's consumer, which checks each message before Celery reads it. Set as `worker_consumer`."""
 
     def __init__(self, *args: Any, worker_options: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Leave out gossip, mingle and heartbeat between workers.
@@ -118,10 +118,10 @@ def _storing(message: Any, problem: str, body: Any = None) -> TaskMessage:
     kwargs = {
         "message_id": message_id,
         "task": short(headers.get("task", "unknown")),
-        "problem": storable(problem, PROBLEM_LIMIT),
+        "problem": bounded_ascii(problem, PROBLEM_LIMIT),
         "origin": short(headers["origin"]) if headers.get("origin") else None,
         # An unusable envelope holds its evidence already.
         "raw": raw.decode("ascii", "replace") if message.content_type == UNUSABLE and isinstance(raw, bytes)
-        else storable(raw),
+        else bounded_ascii(raw),
     }  # fmt: skip
     return TaskMessage(message.delivery_tag, STORE_TASK, [], kwargs, None, None)

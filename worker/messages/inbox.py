@@ -18,7 +18,7 @@ from worker.errors import BadPayload
 from worker.instances import ledger
 from worker.kind import Kind
 from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, fail_message, find, record
-from worker.messages.evidence import NAME_LIMIT, PROBLEM_LIMIT, short, storable
+from worker.messages.bad_message_text import NAME_LIMIT, PROBLEM_LIMIT, bounded_ascii, short
 from worker.messages.task_message import arguments_as_text
 from worker.messages.wake_up import wake_soon
 from worker.settings import crm_settings
@@ -68,7 +68,7 @@ def take_in(kind: Kind[Any], request: Any, args: Sequence[Any], kwargs: Mapping[
     except Exception as error:  # BadPayload is the sender's fault, anything else is ours: both must be seen
         if not isinstance(error, BadPayload):
             log.exception("message %s failed on our side", short(request.id))
-        problem, raw = storable(str(error), PROBLEM_LIMIT), storable(arguments_as_text(args, kwargs))
+        problem, raw = bounded_ascii(str(error), PROBLEM_LIMIT), bounded_ascii(arguments_as_text(args, kwargs))
         if not store_failed(request.id, request.task, problem, request.origin, raw):
             raise Reject("the ledger is unavailable", requeue=True) from None
     else:
@@ -80,8 +80,8 @@ def take_in(kind: Kind[Any], request: Any, args: Sequence[Any], kwargs: Mapping[
 def store_failed(message_id: str, task: str, problem: str, origin: str | None, raw: str) -> bool:
     """Store a message that cannot be recorded as a failed operation. Returns False if the ledger is unavailable.
 
-    `problem` and `raw` are texts of `worker.messages.evidence`. If they cannot be stored all the same, the message is
-    stored without them, because a message must not come back for ever.
+    `problem` and `raw` are texts of `bad_message_text`. If they cannot be stored all the same, the message is stored
+    without them, because a message must not come back for ever.
     """
     log.error("message %s cannot be recorded: %s", short(message_id), problem)
     try:

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from kombu.serialization import loads
 
-from worker.messages.envelope import UNUSABLE, Unusable
-from worker.messages.evidence import short
+from worker.messages.bad_message_text import short
+from worker.messages.safe_envelope import UNUSABLE, Unusable
 
 _ACCEPTED = ("application/json",)
 # What the sender wants to happen after the task. This worker would publish it with its own rights, and "after the task"

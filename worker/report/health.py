@@ -8,8 +8,8 @@ from worker.ledger.due import COUNT_LIMIT
 from worker.ledger.overview import overview
 from worker.ledger.statistics import Statistics, statistics
 from worker.operation import AuditEntry, WaitReason
-from worker.report.operation import pause_document
-from worker.report.text import count, our_address, span
+from worker.report.format_values import count, our_address, span
+from worker.report.operation_report import pause_document
 
 
 @dataclass(frozen=True)

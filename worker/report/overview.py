@@ -7,8 +7,8 @@ from typing import Any
 from worker.ledger import Ledger, active_flags
 from worker.ledger.overview import RECENT_S, Group, LaneOverview, Overview, overview
 from worker.operation import AuditEntry, State, WaitReason
-from worker.report.operation import pause_document
-from worker.report.text import count, iso, our_address, span
+from worker.report.format_values import count, iso, our_address, span
+from worker.report.operation_report import pause_document
 from worker.session import State as SessionState
 
 LATE_S = 30.0  # seconds that something may be due before a person should look

@@ -22,7 +22,7 @@ from worker.errors import (
 )
 from worker.http.answer import one_line
 from worker.session import key_files
-from worker.session.login import Login
+from worker.session.login_interface import Login
 from worker.session.redis_store import Origin, RenewalLease, Store, Stored
 from worker.session.timings import Timings
 from worker.session.token_encryption import seal, unseal

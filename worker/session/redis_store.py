@@ -16,7 +16,7 @@ import redis
 from worker.errors import StoreUnavailable
 from worker.redis_connection import redis_client
 from worker.session import redis_scripts
-from worker.session.login import Identity
+from worker.session.session_identity import SessionIdentity
 from worker.session.timings import Timings
 from worker.settings import Settings
 from worker.watch.redact import redacted
@@ -92,7 +92,7 @@ class NoLease:
 class Store:
     """The five keys of one session."""
 
-    def __init__(self, settings: Settings, timings: Timings, identity: Identity) -> None:
+    def __init__(self, settings: Settings, timings: Timings, identity: SessionIdentity) -> None:
         self._timings = timings
         self._identity = identity
         self.key_prefix = identity.key_prefix
@@ -192,7 +192,7 @@ class Store:
         except redis.RedisError:
             return
 
-    def identities(self) -> list[Identity]:
+    def identities(self) -> list[SessionIdentity]:
         """Return those that had a session on this Redis within its time to live, ours included, latest first.
 
         Raises `StoreUnavailable`.
@@ -258,8 +258,8 @@ def _stored(fields: Sequence[bytes | None]) -> Stored | None:
     )  # fmt: skip
 
 
-def _identity(member: bytes) -> Identity | None:
+def _identity(member: bytes) -> SessionIdentity | None:
     try:
-        return Identity(**{str(name): str(value) for name, value in json.loads(member).items()})
+        return SessionIdentity(**{str(name): str(value) for name, value in json.loads(member).items()})
     except (ValueError, TypeError, AttributeError, RecursionError):
         return None

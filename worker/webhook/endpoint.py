@@ -12,7 +12,7 @@ from worker.http import USER_AGENT, Answer
 from worker.http.connections import Connections, check
 from worker.http.curl import Request
 from worker.operation import OnUnknown
-from worker.process import PerProcess
+from worker.per_process import PerProcess
 from worker.settings import Settings
 from worker.webhook.signing import Secrets, read_secrets
 

@@ -15,7 +15,7 @@ from tests.faults.table import Scenario
 from worker.ledger import find, open_ledger
 from worker.operation import Operation, State
 from worker.sandbox.control_client import SandboxControl
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 
 TITLE = "Registration and account, the worker SIGKILLed at each point: how they end by the duplicate switch"
 
