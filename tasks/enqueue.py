@@ -282,4 +282,4 @@ def _recorded_of(values: list[Any]) -> Recorded:
     return Recorded(id_, key, State(state), created)
 
 
-guard_our_loggers()  # after all imports that run in a CRM's process
+guard_our_loggers()  # also of what is imported later, in the CRM's process

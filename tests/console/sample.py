@@ -97,7 +97,7 @@ def fill_hostile(ledger: Ledger) -> list[str]:
             f"H{number}{name}",
             message=text,
             payload={"account_login": short, "note": short},
-            batch=short,
+            batch=f"B{number}{name}",
         )
         keys.append(key)
         replay(ledger, [key], short, text)

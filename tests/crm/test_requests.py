@@ -109,7 +109,7 @@ def test_another_spelling_of_an_equal_payload_is_the_same_operation(
 @pytest.mark.parametrize(
     ("columns", "problem"),
     [
-        ({"kind": "fees"}, "kind: 'fees' is not a kind: there are call, fees.process"),
+        ({"kind": "fees"}, "kind: 'fees' is not a kind: there are accounts.create, call"),
         ({"payload": "{"}, "payload: not JSON"),
         ({"payload": "[1]"}, "payload: must be a JSON object"),
         ({"payload": ""}, "payload: not JSON"),

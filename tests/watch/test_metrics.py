@@ -65,7 +65,7 @@ def port(
         options: list[str] = []
         if request.param == "processes":
             settings["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
-            options = ["--pool", "processes", "-c", "5"]
+            options = ["--pool", "processes", "-c", "6"]
         wait_for_worker(environment.worker(*options, **settings))
         enqueue.fees(account_login="7", request_id="M1")
         until(lambda: (found := enqueue.status("fees.process:M1")) and found.state in FINAL, 15)
@@ -151,7 +151,7 @@ def test_a_taken_port_is_a_line_and_not_the_end_of_a_worker(b2copy_sync: Command
 
 
 def test_pool_processes_need_a_folder(environment: Environment) -> None:
-    process = environment.worker("--pool", "processes", "-c", "5", restarts=False, B2COPY_METRICS_LISTEN="9464")
+    process = environment.worker("--pool", "processes", "-c", "6", restarts=False, B2COPY_METRICS_LISTEN="9464")
 
     assert process.wait(20) == 2
     assert "PROMETHEUS_MULTIPROC_DIR" in process.tail()

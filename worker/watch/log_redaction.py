@@ -10,6 +10,8 @@ end in a value from outside forges no record.
 import copy
 import logging
 import re
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from worker.watch.printable import many_lines, one_line
@@ -90,13 +92,19 @@ def guard(logger: logging.Logger | None = None) -> None:
 def guard_our_loggers() -> None:
     """Redact what our own loggers log, whatever handlers they reach. Touches no logger and no handler of others.
 
-    A filter holds for one logger and not for those below it, so call this once our modules are imported.
+    A filter holds for one logger and not for those below it. So each of our modules gets one, imported or not: some are
+    imported later, with the first message to the broker for instance.
     """
-    for name in OUR_LOGGERS:
+    for name in _our_modules():
         logging.getLogger(name).addFilter(_redaction)
-    for name, logger in list(logging.root.manager.loggerDict.items()):
-        if isinstance(logger, logging.Logger) and name.partition(".")[0] in OUR_LOGGERS:
-            logger.addFilter(_redaction)
+
+
+def _our_modules() -> Iterator[str]:
+    """Return the names of all modules and packages of ours."""
+    root = Path(__file__).parents[2]
+    for package in OUR_LOGGERS:
+        for path in (root / package).rglob("*.py"):
+            yield ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
 
 
 def _indented(text: str) -> str:
