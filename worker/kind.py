@@ -118,7 +118,7 @@ class Kind(Generic[P]):
         except ValidationError as error:
             raise BadPayload(f"{self.name}: {_problems(error, self.payload.model_fields)}") from None
 
-    def permits(self, claim: Claim) -> OnUnknown:
+    def on_unknown_for(self, claim: Claim) -> OnUnknown:
         """Return what an unknown outcome of this operation permits, for the claim as it stands."""
         return self.on_unknown(claim) if callable(self.on_unknown) else claim.on_unknown
 

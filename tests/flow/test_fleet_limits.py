@@ -123,7 +123,7 @@ def test_a_hold_is_for_the_whole_fleet_and_ends(settings: Settings) -> None:
     one.share_hold()
 
     assert (one.take(5, urgent=True), other.take(5, urgent=True), other.available(5, urgent=True)) == (0, 0, 0)
-    assert 0 < other.held_s() <= 0.5
+    assert 0 < other.hold_left_s() <= 0.5
     assert 0 < other.until_permit_s(urgent=True) <= 0.5
     until(lambda: other.take(5, urgent=True) == 5)
     assert one.take(5, urgent=True) == 5
@@ -146,10 +146,10 @@ def test_a_shorter_hold_does_not_end_a_longer_one(settings: Settings) -> None:
     one.share_hold()
     one.hold(1.0)
     one.share_hold()
-    other.look_at_hold()
+    other.read_hold()
 
-    assert one.held_s() > 50
-    assert other.held_s() > 50
+    assert one.hold_left_s() > 50
+    assert other.hold_left_s() > 50
 
 
 def test_a_hold_does_not_concern_another_destination(settings: Settings) -> None:

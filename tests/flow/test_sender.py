@@ -171,13 +171,13 @@ class TestTheLoopThread:
     ) -> None:
         monkeypatch.setattr(fleet_limits, "HOLD_CHECK_S", 0.0)  # every look is out of date at once
         looked_in: list[str] = []
-        look = FleetLimits.look_at_hold
+        look = FleetLimits.read_hold
 
         def look_and_note(self: FleetLimits) -> None:
             looked_in.append(threading.current_thread().name)
             look(self)
 
-        monkeypatch.setattr(FleetLimits, "look_at_hold", look_and_note)
+        monkeypatch.setattr(FleetLimits, "read_hold", look_and_note)
         record_operations(ledger, *(f"W{number}" for number in range(20)))
         engine().drain("money")
 

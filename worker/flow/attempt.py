@@ -33,7 +33,7 @@ class RunningAttempt:
     def __init__(
         self,
         claim: Claim,
-        permits: OnUnknown,
+        on_unknown: OnUnknown,
         destination: Destination,
         gate: Gate,
         lease_is_valid: Callable[[Claim], bool],
@@ -42,7 +42,7 @@ class RunningAttempt:
         urgent: bool,
     ) -> None:
         self.claim, self.settings = claim, settings
-        self._permits, self._destination, self._gate, self._ledger = permits, destination, gate, ledger
+        self._on_unknown, self._destination, self._gate, self._ledger = on_unknown, destination, gate, ledger
         self._lease_is_valid, self._urgent = lease_is_valid, urgent
         self._progress = claim.progress
         self.steps: list[Step] = []
@@ -65,7 +65,7 @@ class RunningAttempt:
             if not self._lease_is_valid(self.claim):
                 raise LeaseTooShort("too little is left of the lease")
         # A request without an effect may be sent twice, whatever the operation permits.
-        on_unknown = self._permits if route.has_effect else OnUnknown.REPEAT
+        on_unknown = self._on_unknown if route.has_effect else OnUnknown.REPEAT
         began = time.monotonic()
         try:
             answer = await self._destination.send(route, body, on_unknown)

@@ -1,7 +1,8 @@
-"""Stop asking while a destination, or its login, is unavailable.
+"""Send only probes while a destination, or its login, is unavailable.
 
-Each process has its own breaker in memory. That costs a call nothing, and every process finds out by itself. Closing
-one has an effect for the fleet: the ledger makes everything due that waited for it, and the next process may probe.
+Each process has its own circuit breaker in memory, so a call costs no request to Redis, and every process notices an
+outage by itself. When one process closes its circuit, the whole fleet gains: the ledger makes the operations due that
+waited for the destination, and the other processes may probe at once.
 
 We do not use pybreaker, because it holds its lock during the call and so lets through one request at a time.
 """
@@ -25,7 +26,7 @@ class CircuitBreaker:
         self._lock = threading.Lock()
         self._failures = 0
         self._next_probe = 0.0  # monotonic seconds
-        self.times_opened = 0  # a claim made before the circuit opened is returned unsent; one made after is a probe
+        self.times_opened = 0  # a claim made before the last opening is returned unsent, one made after it is a probe
 
     @property
     def is_open(self) -> bool:

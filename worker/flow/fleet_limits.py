@@ -23,18 +23,21 @@ from worker.settings import Settings
 from worker.watch import metrics
 
 RESERVED_SHARE = 5  # one permit in five is for urgent calls alone, so that a backfill never uses up a withdrawal's
-HOLD_CHECK_S = 0.05  # how long a look at the hold is valid
-_TIMEOUT_S = 1.0
-_RETRY_STORE_S = 0.5  # Redis did not answer: it is asked for permits again after this time
-_RETRY_HOLD_S = 2.0  # and for the hold after this one; without a rate limit nothing else waits for Redis
-_SOONEST_S, _LATEST_S = 0.02, 0.25  # between two questions for a permit that was refused
+HOLD_CHECK_S = 0.05  # seconds; the hold read from Redis is valid so long
+_TIMEOUT_S = 1.0  # seconds that Redis has for an answer
+_RETRY_STORE_S = 0.5  # seconds; if Redis did not answer, it is asked for permits again after this time
+# Seconds; if Redis did not answer, the hold is read again after this time. It may be longer than the one above: without
+# a rate limit, only the hold is read from Redis, and each read delays the sender that makes it.
+_RETRY_HOLD_S = 2.0
+_SOONEST_S, _LATEST_S = 0.02, 0.25  # seconds; least and most between two requests for a permit that was refused
 
 
 class FleetLimits:
-    """Permits for the calls of the whole fleet to one destination. Nothing here sleeps, but what asks Redis blocks.
+    """Rate limit, hold and probe of one destination, shared by the fleet. Nothing here sleeps.
 
-    `hold`, `held_s`, `must_look_at_hold` and `until_permit_s` ask nothing: they know what this process knows. If Redis
-    does not answer and there is a limit, there are no permits: waiting is safe, flooding is not.
+    `hold`, `hold_left_s`, `must_read_hold` and `until_permit_s` use what this process knows. All other methods block,
+    because they ask Redis. If there is a rate limit and Redis does not answer, there are no permits, because operations
+    that wait do no harm and a flood of calls does.
     """
 
     def __init__(self, destination: str, settings: Settings) -> None:
@@ -46,7 +49,7 @@ class FleetLimits:
         self._limiter: SlidingWindowCounterRateLimiter | None = None
         self._redis: redis.Redis | None = None
         self._hold_key, self._probe_key = f"b2copy:gate:{destination}:hold", f"b2copy:gate:{destination}:probe"
-        self._held_until = 0.0  # monotonic seconds
+        self._hold_until = 0.0  # monotonic seconds
         self._look_again = 0.0  # monotonic seconds
         self._next_permit = {True: 0.0, False: 0.0}  # urgent or not -> monotonic seconds before which there is none
 
@@ -57,7 +60,7 @@ class FleetLimits:
 
     def available(self, wanted: int, urgent: bool) -> int:
         """Return how many of `wanted` permits could be taken now. Takes none."""
-        if wanted < 1 or self._is_held():
+        if wanted < 1 or self._is_on_hold():
             return 0
         if self._rate is None:
             return wanted
@@ -76,7 +79,7 @@ class FleetLimits:
 
     def take(self, count: int, urgent: bool) -> int:
         """Take up to `count` permits; return how many were taken. Another process may have been faster."""
-        if count < 1 or self._is_held():
+        if count < 1 or self._is_on_hold():
             return 0
         if self._rate is None:
             return count
@@ -94,7 +97,7 @@ class FleetLimits:
 
     def until_permit_s(self, urgent: bool) -> float:
         """Return the seconds after which it makes sense to ask for a permit again; 0 if there may be one."""
-        return max(0.0, self.held_s(), self._next_permit[urgent] - time.monotonic())
+        return max(0.0, self.hold_left_s(), self._next_permit[urgent] - time.monotonic())
 
     def _refuse_for(self, seconds: float, urgent: bool) -> None:
         """Ask Redis for no permit for so long, so that a lane waits and does not claim and return in a loop."""
@@ -103,32 +106,32 @@ class FleetLimits:
 
     def hold(self, seconds: float) -> None:
         """Let this process send nothing for so long: the destination has answered 429."""
-        self._held_until = max(self._held_until, time.monotonic() + seconds)
+        self._hold_until = max(self._hold_until, time.monotonic() + seconds)
 
     def share_hold(self) -> None:
-        """Let nobody of the fleet send for as long as this process does not."""
-        ms = max(1, round(self.held_s() * 1000))
+        """Store this process's hold in Redis, so that no process of the fleet sends until it ends."""
+        ms = max(1, round(self.hold_left_s() * 1000))
         try:
             client = self._connected_redis()
             if client.pttl(self._hold_key) < ms:  # two 429s at the same time: the longer hold counts
                 client.set(self._hold_key, "429", px=ms)
         except redis.RedisError:
-            pass  # this process holds all the same; others will meet a 429 of their own
+            pass  # this process sends nothing all the same; the others get a 429 of their own
 
-    def held_s(self) -> float:
+    def hold_left_s(self) -> float:
         """Return for how many seconds nobody may send, as far as this process knows; 0 without a hold."""
-        return max(0.0, self._held_until - time.monotonic())
+        return max(0.0, self._hold_until - time.monotonic())
 
-    def must_look_at_hold(self) -> bool:
-        """Return True to one caller if the last look is older than `HOLD_CHECK_S`. The others go on meanwhile."""
+    def must_read_hold(self) -> bool:
+        """Return True to one caller if the hold was read longer than `HOLD_CHECK_S` ago, and False to all others."""
         now = time.monotonic()
         if now < self._look_again:
             return False
         self._look_again = now + 2 * _TIMEOUT_S
         return True
 
-    def look_at_hold(self) -> None:
-        """Ask Redis whether another process has met a 429."""
+    def read_hold(self) -> None:
+        """Read from Redis whether another process got a 429."""
         try:
             left_ms = self._connected_redis().pttl(self._hold_key)
         except redis.RedisError:
@@ -137,12 +140,12 @@ class FleetLimits:
             now = time.monotonic()
             self._look_again = now + HOLD_CHECK_S
             if left_ms > 0:
-                self._held_until = max(self._held_until, now + left_ms / 1000)
+                self._hold_until = max(self._hold_until, now + left_ms / 1000)
 
-    def _is_held(self) -> bool:
-        if self.must_look_at_hold():
-            self.look_at_hold()
-        return self.held_s() > 0
+    def _is_on_hold(self) -> bool:
+        if self.must_read_hold():
+            self.read_hold()
+        return self.hold_left_s() > 0
 
     def may_probe(self) -> bool:
         """Return True for one process of the fleet per `PROBE_EVERY_S`. Without Redis every process may probe."""
@@ -152,7 +155,7 @@ class FleetLimits:
             return True
 
     def allow_next_probe(self) -> None:
-        """Let the next process probe at once: this one's probe was answered, so theirs should not wait for it."""
+        """Let any process probe at once: this process's probe was answered."""
         with contextlib.suppress(redis.RedisError):
             self._connected_redis().delete(self._probe_key)
 

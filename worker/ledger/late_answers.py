@@ -1,16 +1,17 @@
-"""Late answers: what a holder knows although it lost its lease, for instance in an outage of the ledger.
+"""Late answers: answers of B2COPY that a process could store only after its lease had lapsed.
 
     worker 1   claim, fence 4 ── request ── answer ── (the ledger is unavailable) ── settle: lost, and known
     worker 2                                          claim, fence 5: the outcome is unknown ── failed: unresolved
 
-An operation that must not be repeated ends as unresolved in the hands of the next holder, which sends nothing. If then
-the first holder's answer arrives and tells how the operation stands, it is what happened, and it decides:
+The next holder of an operation that must not be repeated sends nothing, and fails it as unresolved. If the first
+holder's answer arrives then and says how the operation ended, the answer decides the operation in two cases.
 
-* if the operation has failed as unresolved, nothing was sent after the claim that was answered, and no person has
-  decided anything since; or
-* if the next holder still holds it and must not send anything (`on_unknown` is "stop"), and the answer is a success.
+1. All three hold: the operation has failed as unresolved; nothing was sent after the claim whose request was answered;
+   and no person has decided anything about the operation since.
+2. The next holder still holds the operation and must not send anything (`on_unknown` is "stop"), and the answer is a
+   success.
 
-In any other case a later request may have changed what the answer tells. Then the answer is evidence only.
+In any other case a later request may have changed what the answer says. Then the answer is stored as evidence only.
 """
 
 import json
@@ -65,7 +66,7 @@ _DECIDE = (
 
 
 def decide_by_late_answers(connection: Connection, lost: Sequence[Transition], now: int) -> None:
-    """Let the late answers that may still decide do so. Their operations are locked, and their evidence is stored."""
+    """Apply the late answers that may still decide. The caller has locked the operations and stored the evidence."""
     for transition in lost:
         if transition.state not in FINAL or not transition.outcome_known:
             continue

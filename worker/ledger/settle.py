@@ -29,11 +29,11 @@ _LOCK = Prepared(
 
 
 class _Settled(NamedTuple):
-    """The values that a transition writes. `owner` and `held` guard them: the claim must still hold the operation."""
+    """The values that a transition writes, if `owner` and `claim_fence` are still those of the operation's claim."""
 
     id: int
     owner: str
-    held: int
+    claim_fence: int
     state: str
     wait_reason: str | None
     failure_reason: str | None
@@ -67,7 +67,7 @@ def _update(given: Given, _dialect: str) -> Any:
             c.id == given["id"],
             allowed_from("settle"),
             c.lease_owner == given["owner"],
-            c.fence == given["held"],
+            c.fence == given["claim_fence"],
         )
         .values(
             {name: given[name] for name in _WRITTEN}
@@ -166,7 +166,7 @@ def _settled(transition: Transition, answer: str | None, fence: int, now: int) -
     return _Settled(
         id=claim.id,
         owner=claim.lease_owner,
-        held=claim.fence,
+        claim_fence=claim.fence,
         state=str(transition.state),
         wait_reason=None if transition.wait_reason is None else str(transition.wait_reason),
         failure_reason=None if transition.failure_reason is None else str(transition.failure_reason),

@@ -1,40 +1,48 @@
 """One authenticated session for any number of processes on any number of machines.
 
-B2COPY gives a pair: an access token, which every call carries, and a refresh token, which buys the next pair and must
-never be presented twice (a strict server then ends the session for everybody). The pair lives in Redis, encrypted. The
-protocol, which the scripts, the store, the leader and the members share:
+B2COPY gives a pair of tokens: an access token, which every call carries, and a refresh token, which is exchanged for
+the next pair. A refresh token must never be presented twice, because a strict server then ends the session for
+everybody. The pair is stored in Redis, encrypted. Scripts, store, leader and members share this protocol:
 
 **Generations.** Each stored pair has a generation, which only rises. A process that wants to renew takes the *renewal
 lease*, and with it the generation it may write: a number above every earlier one (Redis' clock in ms, or one more than
-the last). The pair is stored only if that number is above the stored generation. The lease merely saves work: what
-stops a leader that was suspended, or believed dead, from overwriting a newer pair is the generation. (The leases and
+the last). The pair is stored only if that number is above the stored generation. The generation stops a leader that was
+suspended, or taken for dead, from overwriting a newer pair. The lease only prevents needless renewals. (The leases and
 fences of operations in the ledger are a separate protocol.)
 
-**The refresh token is presented once.** Before it leaves the process the leader marks it as used, in Redis, where only
-one owner can set the mark. Whatever happens then - killed, answer lost, Redis gone, bad JSON - the mark stays, and the
-next leader logs in instead. So does a leader in doubt: if the store is older than what the process remembers, or if
-the access token has outlived its time. Any doubt costs one login, never a refresh token used twice.
+**The refresh token is presented once.** Before the leader sends the refresh token, it marks the token as used, in
+Redis, where only one owner can set the mark. If the leader is then killed, or the answer is lost, unusable or cannot be
+stored, the mark stays, and the next leader logs in instead. A leader also logs in if the stored pair is older than the
+one that its process remembers, or if the access token has expired. Any doubt costs one login, never a refresh token
+used twice.
 
-**When** (`stage.py`). A token's life is cut into: *fresh*; *early*, from a point between 60 and 75 % which the leader
-draws and stores, in which beat, and 5 % later any worker, renews while all go on with the token they have; *blocking*,
-the last fifth or 30 s, in which callers wait for the renewal; *gone*. Nobody waits longer than `wait`: then
-`SessionUnavailable`, and the operation waits in the ledger. The leader goes on in a thread of its own.
+**When** (`stage.py`). The stages of an access token's life:
 
-**A 401 is an opinion about one generation.** If a newer one is stored, that is used. Otherwise the generation is marked
-as expired, so that nobody uses it further, and renewed like any other.
+    stage      from                               who renews                          who waits for the renewal
+    fresh      the login or refresh               nobody                              nobody
+    early      60 to 75 % of its life: a random   beat; any worker if 5 % more of     nobody: all use the token
+               point that the leader stores       its life is over
+    blocking   the last fifth, at most 30 s       any process                         every caller
+    gone       its end                            any process                         every caller
+
+A caller waits at most `wait` seconds. Then it raises `SessionUnavailable`, and the operation waits in the ledger, while
+the leader continues in a thread of its own.
+
+**A 401 concerns one generation.** If a newer generation is stored, the caller gets that one. Otherwise the generation
+is marked as expired, so that no process uses it, and renewed like any other.
 
 **Failure never deletes a usable token.** After a failed renewal the whole fleet makes no token calls for a while (the
-*cool-down*), and goes on with the old token until it expires. The longest cool-down follows a refused login; other
-credentials or a forced renewal end it. Without Redis each process goes on with its own copy and renews nothing, because
-a pair that cannot be stored must not be made.
+*cool-down*), and uses the old token until it expires. The longest cool-down follows a refused login; other credentials
+or a forced renewal end it. Without Redis each process uses its own copy and renews nothing, because a pair that cannot
+be stored must not be requested.
 
-**Time** is Redis' clock, so that no machine's own clock can break it; a token's life counts from before the call that
-obtained it. Assertions are dated by B2COPY's clock, known from its `Date` header, if ours is wrong.
+**Time** is Redis' clock, so that no machine's own clock matters. A token's life counts from before the call that
+obtained it. If our clock is wrong, assertions are dated by B2COPY's clock, known from its `Date` header.
 
-**How** one logs in is `login.py`'s: each login has an identity, and each identity has a session and Redis keys of its
-own. One that is refused does not touch another.
+**Logins** implement `login_interface.py`. Each login has an identity, and each identity has a session and Redis keys of
+its own. So a refused login does not affect the session of another login.
 
-Between two reads of Redis a process uses its own copy for a second: the hot path costs one round trip a second.
+A process reads Redis at most once a second, and uses its own copy in between.
 """
 
 import time
