@@ -1,4 +1,4 @@
-"""What each room may import, that no two files import each other, and names that outsiders rely on."""
+"""What each package may import, that no two files import each other, and names that outsiders rely on."""
 
 import ast
 import inspect
@@ -16,7 +16,8 @@ from worker.queues import HOUSEKEEPING, INBOX, LANES, queue_of
 
 ROOT = Path(__file__).parents[1]
 
-# Room -> what of ours it may import, besides itself. From top to bottom: a room may import only rooms below it.
+# Package -> what of ours it may import, besides itself. A package may import only packages below it in the table. A
+# package here is a folder of `worker`, a file of `worker`, or `tasks`.
 MAY_IMPORT = {
     "worker/entry.py": {"worker/cli", "worker/watch"},
     "worker/cli": {
@@ -142,8 +143,8 @@ def file_of(name: str) -> str | None:
     raise AssertionError(f"{name} is no module")
 
 
-def room_of(file: str) -> str:
-    """Return the room of a file: `tasks`, a folder of `worker`, or a file in `worker`."""
+def package_of(file: str) -> str:
+    """Return the package of a file: `tasks`, a folder of `worker`, or a file in `worker`."""
     parts = file.split("/")
     if parts[0] != "worker":
         return parts[0]
@@ -155,28 +156,28 @@ def our_files() -> Iterator[str]:
         yield from (str(path.relative_to(ROOT)) for path in sorted((ROOT / folder).rglob("*.py")))
 
 
-def test_every_room_is_in_the_table() -> None:
-    assert {room_of(file) for file in our_files()} - {"worker/__init__.py"} == set(MAY_IMPORT)
+def test_every_package_is_in_the_table() -> None:
+    assert {package_of(file) for file in our_files()} - {"worker/__init__.py"} == set(MAY_IMPORT)
 
 
 def test_the_table_has_no_circle() -> None:
     order = list(MAY_IMPORT)
 
     assert [
-        (room, below)
-        for room, allowed in MAY_IMPORT.items()
+        (package, below)
+        for package, allowed in MAY_IMPORT.items()
         for below in allowed
-        if order.index(below) <= order.index(room)
+        if order.index(below) <= order.index(package)
     ] == []
 
 
-@pytest.mark.parametrize("room", MAY_IMPORT)
-def test_a_room_imports_only_what_the_table_allows(room: str) -> None:
-    files = [file for file in our_files() if room_of(file) == room]
-    allowed = MAY_IMPORT[room] | {room}
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_a_package_imports_only_what_the_table_allows(package: str) -> None:
+    files = [file for file in our_files() if package_of(file) == package]
+    allowed = MAY_IMPORT[package] | {package}
 
     assert files
-    assert [(file, name) for file in files for name in imports_of(ROOT / file) if room_of(name) not in allowed] == []
+    assert [(file, name) for file in files for name in imports_of(ROOT / file) if package_of(name) not in allowed] == []
 
 
 def test_no_two_files_import_each_other_directly_or_around() -> None:

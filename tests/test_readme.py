@@ -151,10 +151,10 @@ def test_every_file_and_link_it_names_exists() -> None:
     assert [path for path in tree + links if not (ROOT / path).exists()] == []
 
 
-def test_every_room_is_on_its_map() -> None:
-    rooms = {f"worker/{path.parent.name}/" for path in (ROOT / "worker").glob("*/__init__.py")}
+def test_every_package_is_on_its_map() -> None:
+    packages = {f"worker/{path.parent.name}/" for path in (ROOT / "worker").glob("*/__init__.py")}
 
-    assert [room for room in sorted(rooms) if f"\n{room}" not in README] == []
+    assert [package for package in sorted(packages) if f"\n{package}" not in README] == []
 
 
 class TestEnvExample:
