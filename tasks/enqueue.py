@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     Transaction = Connection | Session
 
 BATCH = 5_000  # operations recorded in one transaction by `many`
-WAIT_FIRST_S, WAIT_MAX_S = 0.05, 1.0  # between two looks of `wait`
+WAIT_FIRST_S, WAIT_MAX_S = 0.05, 1.0  # seconds; first and longest pause between two queries of `wait`
 
 _FIELDS = [field.name for field in fields(New)]
 _LANE, _ON_UNKNOWN = _FIELDS.index("lane"), _FIELDS.index("on_unknown")

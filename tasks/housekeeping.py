@@ -19,7 +19,7 @@ from worker.settings import crm_settings, worker_settings
 log = logging.getLogger(__name__)
 
 _summarized = -1  # the minute since the epoch in which this process last summarized
-WITHOUT_SESSION = {"busy", "cooldown"}  # outcomes of a renewal that say nothing about a usable session
+WITHOUT_SESSION = {"busy", "cooldown"}  # outcomes of a renewal after which there may be no usable session
 
 
 @app.task(name="b2copy.ledger.dispatch")

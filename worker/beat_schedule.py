@@ -8,7 +8,7 @@ from worker.queues import HOUSEKEEPING
 def schedule(token_ttl: float) -> dict[str, dict[str, Any]]:
     """Return beat's schedule for access tokens that live `token_ttl` seconds.
 
-    Each entry expires with the next tick: a worker that was away must not catch up on a pile of them.
+    Each entry expires with the next tick: a worker that was unavailable must not run a pile of old ones.
     """
     refresh_every = min(30.0, token_ttl / 10)
     return {

@@ -16,9 +16,9 @@ from worker.queues import HOUSEKEEPING, INBOX, QUEUES
 from worker.redis_url import without_query
 from worker.settings import crm_settings
 
-CONCURRENCY = 8  # Celery's threads: at most one drains each lane, the others take messages in and keep house
+CONCURRENCY = 8  # Celery's threads: at most one for each lane; the others record messages and run the scheduled jobs
 
-_TRANSPORT = "b2copy-redis"  # the name in logs: kombu shows the transport as the scheme of its URL
+_TRANSPORT = "b2copy-redis"  # logs show this name, because kombu writes the transport as the scheme of its URL
 TRANSPORT_ALIASES[_TRANSPORT] = "worker.messages.broker_transport:Transport"
 
 

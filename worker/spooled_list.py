@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 IN_MEMORY = 1024 * 1024  # bytes; a shorter list stays in memory
-BLOCK = 1000  # values between two remembered positions
+BLOCK = 1000  # values; the file position of every such block is stored
 
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 

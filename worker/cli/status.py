@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from worker.session import State
 
 _PATIENCE = 10.0  # seconds for a worker to take it and B2COPY to answer
-_RECENT = 500  # operations among which a mistyped key is looked for
+_RECENT = 500  # newest operations whose keys are compared with a mistyped key
 
 
 def status(

@@ -15,8 +15,8 @@ from worker.ledger.operation_lists import list_operations
 from worker.operation import FailureReason, Operation, State
 from worker.report.replayable import moves_money, why_not_replayable
 
-CAP = 1_000  # operations in one go
-_BATCH = 100  # in one transaction, so that workers never wait long for its locks
+CAP = 1_000  # most operations that one replay queues again
+_BATCH = 100  # operations in one transaction, so that workers never wait long for its locks
 
 
 def preview(page_request: PageRequest) -> Response:

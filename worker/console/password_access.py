@@ -20,14 +20,14 @@ from worker.console.access import NAME_LIMIT, Person
 from worker.console.roles import Role
 from worker.errors import SettingsError
 
-SESSION_S = 8 * 3600.0
-TRIES = 5  # per name and address, and minute
-SESSIONS = 1000
+SESSION_S = 8 * 3600.0  # seconds; a login is valid so long
+TRIES = 5  # passwords that a name and address may try in a minute
+SESSIONS = 1000  # most sessions that are stored
 PASSWORD_MIN = 12  # characters
-PASSWORD_LIMIT = 1024
+PASSWORD_LIMIT = 1024  # characters
 
 _HASHER = PasswordHasher()
-_NOBODY = _HASHER.hash(secrets.token_urlsafe())  # verified for unknown names, so that both answers take as long
+_NOBODY = _HASHER.hash(secrets.token_urlsafe())  # verified for unknown names: all answers take equally long
 
 
 class TooManyTries(Exception):

@@ -31,9 +31,9 @@ from worker.report.timeline import timeline
 from worker.session import State as SessionState
 from worker.watch.redact import redacted_value
 
-EXPORT_LIMIT = 1_000
-LATE_MS = 5 * 60_000  # on our clock: a money operation that is open for longer stands on the work list
-LATE_DUE_S = 60.0
+EXPORT_LIMIT = 1_000  # rows of an exported file
+LATE_MS = 5 * 60_000  # ms; the work list shows a money operation that is open for longer, by our clock
+LATE_DUE_S = 60.0  # seconds; the work list shows a lane whose oldest due operation waits for longer
 
 
 def now(page_request: PageRequest) -> Response:

@@ -12,7 +12,7 @@ from worker.redis_connection import redis_client
 from worker.settings import CrmSettings
 from worker.watch.redact import redacted
 
-_LISTED = 5  # queues of others that are named
+_LISTED = 5  # most queues of other programs that are named
 
 
 def check(settings: CrmSettings) -> Iterator[CheckResult]:

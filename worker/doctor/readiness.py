@@ -9,7 +9,7 @@ from worker.ledger import open_ledger
 from worker.session import SharedSession
 from worker.settings import Settings
 
-TERMINAL = "terminal"  # the cool-down after a refused login
+TERMINAL = "terminal"  # name of the cool-down after a refused login
 
 
 def not_ready(settings: Settings) -> str:

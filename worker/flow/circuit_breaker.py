@@ -11,8 +11,8 @@ import threading
 import time
 from collections.abc import Callable
 
-FAILURES_TO_OPEN = 5  # failures in a row, with no success between them
-PROBE_EVERY_S = 2.0  # between two probes while open
+FAILURES_TO_OPEN = 5  # failures in a row, without a success between them, that open the circuit
+PROBE_EVERY_S = 2.0  # seconds between two probes while the circuit is open
 
 
 class CircuitBreaker:
@@ -67,7 +67,7 @@ class CircuitBreaker:
         return opened
 
     def record_success(self) -> bool:
-        """Note that the destination answered, whatever it answered about the operation.
+        """Note that the destination answered an operation, with success or failure.
 
         Returns whether this closes the breaker.
         """

@@ -22,7 +22,7 @@ from worker.redis_connection import connection_pool
 from worker.settings import Settings
 from worker.watch import metrics
 
-RESERVED_SHARE = 5  # one permit in five is for urgent calls alone, so that a backfill never uses up a withdrawal's
+RESERVED_SHARE = 5  # one permit in five is for the money lane alone, so that a backfill never delays withdrawals
 HOLD_CHECK_S = 0.05  # seconds; the hold read from Redis is valid so long
 _TIMEOUT_S = 1.0  # seconds that Redis has for an answer
 _RETRY_STORE_S = 0.5  # seconds; if Redis did not answer, it is asked for permits again after this time

@@ -76,7 +76,7 @@ class LeaseRenewal:
         with self._lock:
             self._renewed = asked_at
             for claim in claims:
-                if not self._holds(claim):  # removed meanwhile, perhaps claimed again
+                if not self._holds(claim):  # removed during the UPDATE, or claimed again
                     continue
                 # Nothing more may be sent on a claim that another process has taken over.
                 self._until[claim.id] = asked_at + LEASE_S if claim.id in still_ours else 0.0

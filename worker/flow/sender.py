@@ -91,7 +91,7 @@ class Senders:
 
 
 def _internal(claim: Claim) -> Transition:
-    """Return what becomes of a claim when nobody knows how far its attempt came."""
+    """Return the transition for a claim whose attempt ended in an error of the engine: its outcome is unknown."""
     return Transition(
         claim, State.FAILED, failure_reason=FailureReason.INTERNAL, outcome_unknown=True,
         unknown_step=claim.unknown_step, progress=claim.progress,

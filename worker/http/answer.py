@@ -11,10 +11,10 @@ from typing import Any
 from worker.operation import MESSAGE_LIMIT
 from worker.watch.redact import redacted
 
-RETRY_AFTER_MAX = 86400.0  # seconds; a longer one is a mistake and would hold an operation beyond its deadline
+RETRY_AFTER_MAX = 86400.0  # seconds; a longer Retry-After is cut, because operations would miss their deadlines
 
 _READ = 16 * 1024  # bytes of a body from which a server message is taken
-_DEPTH = 4  # levels of a JSON body in which a server message is looked for
+_DEPTH = 4  # levels of a JSON body that are searched for a server message
 _NAMES = ("message", "error", "errors", "details")
 
 

@@ -13,14 +13,14 @@ from worker.http.answer import Answer
 from worker.http.connections import Connections
 from worker.http.curl import USER_AGENT, Request, StaleConnection
 from worker.http.event_loop_thread import event_loop
-from worker.http.shared_blocking_calls import LookUps
+from worker.http.shared_blocking_calls import SharedBlockingCalls
 from worker.operation import OnUnknown
 from worker.per_process import PerProcess
 from worker.settings import Settings
 
 _PATH = re.compile(r"/(?!/)[A-Za-z0-9._~%/-]*")
 _RESENDABLE = frozenset({OnUnknown.START_OR_GET, OnUnknown.REPEAT})
-_REFUSED = frozenset(range(400, 500)) - {401, 403, 408, 425, 429}  # a 4xx about what was sent
+_REFUSED = frozenset(range(400, 500)) - {401, 403, 408, 425, 429}  # statuses that refuse the request itself
 
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
@@ -59,7 +59,7 @@ class Http:
         size = connections or settings.concurrency
         ca_file = str(settings.ca_file) if settings.ca_file else None
         self._connections = PerProcess(lambda: Connections(ca_file, size))
-        self._look_ups = PerProcess(LookUps)
+        self._shared_calls = PerProcess(SharedBlockingCalls)
         self._last_headers: dict[bool, tuple[str | None, Mapping[str, str]]] = {}  # by whether there is a body
 
     async def request(
@@ -99,14 +99,14 @@ class Http:
 
     async def _authenticated(self, request: Request, login: str) -> Answer:
         session = self._logins[login]
-        token = session.cached() or await self._look_ups().call(login, session.current)
+        token = session.cached() or await self._shared_calls().call(login, session.current)
         answer = await self._send(request, token)
         if answer.status != 401:
             return answer
-        look_ups = self._look_ups()
-        refused_at = await look_ups.call((login, "clock"), session.clock)
+        shared_calls = self._shared_calls()
+        refused_at = await shared_calls.call((login, "clock"), session.clock)
         for _ in range(2):
-            token = await look_ups.call((login, token.generation), session.rejected, token)
+            token = await shared_calls.call((login, token.generation), session.rejected, token)
             answer = await self._send(request, token)
             if answer.status != 401:
                 return answer

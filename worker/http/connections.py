@@ -11,7 +11,7 @@ from worker.errors import SettingsError
 from worker.http.answer import Answer
 from worker.http.curl import Ends, Handle, NothingSent, Request
 
-_SOCKETS_MAX = 1000  # entries for connections, closed ones included, after which all are forgotten
+_SOCKETS_MAX = 1000  # entries of `_sockets`, closed connections included; with more, all entries are removed
 
 
 class Connections:

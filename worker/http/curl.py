@@ -88,7 +88,7 @@ class Handle:
         self._reset()
         for option, value in (
             (curl.NOSIGNAL, 1),
-            (curl.PROXY, ""),  # none, whatever the environment says
+            (curl.PROXY, ""),  # no proxy, even if the environment names one
             (curl.NETRC, curl.NETRC_IGNORED),
             (curl.FOLLOWLOCATION, 0),
             (curl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS),

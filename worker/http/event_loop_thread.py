@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-BLOCKING_THREADS = 8  # for `asyncio.to_thread`: what reads Redis, the ledger or a file must not hold up the loop
+BLOCKING_THREADS = 8  # for `asyncio.to_thread`, because reads of Redis, the ledger or a file must not block the loop
 
 
 class EventLoop:

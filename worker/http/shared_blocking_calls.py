@@ -1,18 +1,18 @@
-"""Look-ups of access tokens, which block, made in threads beside the event loop."""
+"""Run blocking look-ups of access tokens in threads. Coroutines that need the same look-up share one call."""
 
 import asyncio
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-_THREADS = 4  # there are few logins, and all requests share a look-up
+_THREADS = 4  # few, because there are few logins, and all requests of a login share one look-up
 
 
-class LookUps:
+class SharedBlockingCalls:
     """Runs blocking functions in threads. Coroutines that need the same look-up at the same time share one call.
 
-    Otherwise every request that waits for an access token would hold a thread of its own. The threads are no others'
-    (`asyncio.to_thread`), because a ledger that does not answer must not hold up a request beyond its lease.
+    Otherwise every request that waits for an access token would occupy a thread. `asyncio.to_thread` has other threads.
+    If the ledger does not answer and all of those wait for it, requests still get their tokens before their leases end.
     """
 
     def __init__(self) -> None:

@@ -15,7 +15,7 @@ from worker.ledger.engine import WITH_NOTICES, connect, create_private_file, exi
 DATABASE_UNAVAILABLE_ERRORS = (OperationalError, InterfaceError, InternalError, TimeoutError)
 """What SQLAlchemy raises while the database cannot be used: gone, full, locked, a standby, out of connections."""
 
-TRANSACTION_RETRIES = 3  # after a deadlock, a serialization failure or a unique violation
+TRANSACTION_RETRIES = 3  # most retries after a deadlock, a serialization failure or a unique violation
 _RETRIED_SQLSTATES = {"23505", "40001", "40P01"}  # unique_violation, serialization_failure, deadlock_detected
 
 Result = TypeVar("Result")

@@ -19,9 +19,9 @@ from worker.ledger.schema import c, minutes, now_ms
 from worker.ledger.statistics import statistics
 
 MINUTE_MS = 60_000
-SETTLED_MS = 5_000  # ms after its end a minute is summarized: a transaction that began in it may commit later
-CATCH_UP = 60  # minutes at most in one call, after a time in which nobody dispatched
-KEEP_MS = 90 * 86_400_000
+SETTLED_MS = 5_000  # ms; a minute is summarized so long after its end, when its last transactions have committed
+CATCH_UP = 60  # most minutes that one call summarizes, after a time without dispatch
+KEEP_MS = 90 * 86_400_000  # ms; older rows are deleted
 DUE = "due"
 """The outcome of the rows that say how a lane stood."""
 

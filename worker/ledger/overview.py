@@ -77,7 +77,7 @@ class Oldest(NamedTuple):
 
 
 RECENT_S = 300  # seconds
-OLDEST_WINDOW = 5_000  # `oldest_open` reads as many open operations of each phase, those that are due first
+OLDEST_WINDOW = 5_000  # open operations of each phase that `oldest_open` reads, those that are due first
 
 _is_pending = c.wait_reason.is_not_distinct_from(sql_literal(WaitReason.PENDING_AT_B2COPY))
 _current_wait = case((_is_pending, now_ms() - c.state_since), else_=0)

@@ -1,4 +1,4 @@
-"""Limits for a process that serves people: few connections, short queries, and if wanted no write at all."""
+"""Limits for the console's queries: statements end after some seconds, and with `read_only` every write is refused."""
 
 import time
 from typing import Any
@@ -7,8 +7,8 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import OperationalError
 
 QUERY_S = 2.0  # seconds that a statement of a reading transaction may take
-WRITE_S = 30.0  # seconds for one that writes: the end of a long pause touches all operations of a lane
-_STEPS = 20_000  # instructions of SQLite's machine between two looks at the clock, some ms
+WRITE_S = 30.0  # seconds for a statement that writes; the end of a long pause updates all operations of a lane
+_STEPS = 20_000  # instructions of SQLite's virtual machine between two checks of the time; some ms
 
 
 def limit_queries(engine: Engine, read_only: bool = False) -> None:

@@ -21,7 +21,7 @@ from worker.queues import LANES
 
 log = logging.getLogger(__name__)
 
-_OURS = "b2copy."  # Celery's own tasks would run any task that a message names
+_OURS = "b2copy."  # other names are refused, because Celery's own tasks run any task that a message names
 
 
 class CheckingConsumer(Consumer):
@@ -77,7 +77,7 @@ class CheckingConsumer(Consumer):
                 return False  # a tick of the schedule: the next one does the work
             if is_late:
                 raise Unusable(f"it expired at {wanted.expires_at} before a worker could record it")
-        except Exception as error:  # whatever a stranger's bytes raise
+        except Exception as error:  # any error that decoding foreign bytes raises
             problem = str(error) if isinstance(error, Unusable) else f"{type(error).__name__}: {error}"
             wanted = _storing(message, problem)
         message.headers = {"lang": "py", "task": wanted.task, "id": wanted.id, "origin": wanted.origin}

@@ -28,14 +28,15 @@ log = logging.getLogger(__name__)
 
 STORE_TASK = "b2copy.message.store"
 
-# Acknowledged when the ledger has it, and not lost with the pool process that was recording it. Such a task does
-# nothing else, so that no message can kill one process after the other.
+# A message is acknowledged when the ledger has it, and is delivered again if the pool process dies while recording it.
+# These tasks do nothing but record, so that no message can kill one process after the other.
 _OPTIONS = {"acks_late": True, "reject_on_worker_lost": True}
 
-PATIENCE_S = 3.0  # for a database that is unavailable; shorter than the broker's visibility timeout, after which the
-# message would come a second time
-_RETRY_S = 0.25
-_RETURN_PAUSE_S = 1.0  # before a message goes back to the queue, which hands it out again at once
+# Seconds to wait for an unavailable ledger. Shorter than the broker's visibility timeout, after which the message would
+# be delivered a second time.
+PATIENCE_S = 3.0
+_RETRY_S = 0.25  # seconds between two tries to record
+_RETURN_PAUSE_S = 1.0  # seconds before a message goes back to the queue, because the queue delivers it again at once
 
 _outage = OutageLog(log, "the ledger is unavailable: messages go back to the queue")
 

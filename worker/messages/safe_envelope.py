@@ -1,4 +1,4 @@
-"""Make each item of a queue an envelope that kombu can deliver. Strangers may put any bytes there.
+"""Make each item of a queue an envelope that kombu can deliver. Other programs may put any bytes into a queue.
 
 kombu reads the envelope right after it has taken the item from Redis. If that fails, the worker ends and the item is
 lost. It would also unpack a compressed body (a few hundred bytes may become gigabytes), restore typed objects from
@@ -17,8 +17,8 @@ from worker.messages.bad_message_text import PROBLEM_LIMIT, bounded_ascii, short
 from worker.queues import INBOX, QUEUES
 
 ENVELOPE_LIMIT = 1024 * 1024  # bytes; a payload may have 64 KB of JSON
-UNUSABLE = "application/x-b2copy-unusable"  # content type of an envelope that only holds evidence
-_HEADERS = ("task", "id", "origin", "eta", "expires", "problem")  # of those that a sender gives, all others are dropped
+UNUSABLE = "application/x-b2copy-unusable"  # content type of an envelope that holds only the text of a bad message
+_HEADERS = ("task", "id", "origin", "eta", "expires", "problem")  # headers that are taken over; all others are dropped
 _TEXT_HEADERS = ("task", "id", "problem")
 
 
@@ -51,7 +51,7 @@ def restorable(stored: bytes) -> tuple[str, bytes]:
         raw, _, queue = json.loads(stored)
         if isinstance(raw, dict) and queue in QUEUES:
             return queue, json.dumps(raw).encode()
-    except Exception:  # noqa: S110  # whatever it is, it is no note of ours
+    except Exception:  # noqa: S110  # any error: kombu did not write it
         pass
     return INBOX, stored
 

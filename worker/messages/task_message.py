@@ -32,7 +32,7 @@ class TaskMessage(NamedTuple):
 
 
 def read_task_message(message: Any) -> TaskMessage:
-    """Read a kombu message. Raises `Unusable`, and whatever a decoder raises on a stranger's bytes."""
+    """Read a kombu message. Raises `Unusable`, and any error that decoding foreign bytes raises."""
     headers: Mapping[str, Any] = message.headers
     if message.content_type == UNUSABLE:
         raise Unusable(headers.get("problem", "no message of Celery's"))

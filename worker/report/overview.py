@@ -36,7 +36,7 @@ def system_overview(ledger: Ledger, session: Callable[[], SessionState]) -> Syst
     pauses = [flag for name, flag in active_flags(ledger).items() if name.startswith("pause:")]
     try:
         return SystemOverview(found, pauses, session(), "")
-    except Exception as error:  # the ledger is worth showing whatever is wrong with the session
+    except Exception as error:  # any error of the session: the ledger is shown all the same
         return SystemOverview(found, pauses, None, str(error).splitlines()[0])
 
 

@@ -7,7 +7,7 @@ from worker.sandbox.fields import date, text
 from worker.sandbox.responses import Refused
 from worker.sandbox.switches import Switches
 
-PREFIX = "bo_"  # of an access token that sign-in issued
+PREFIX = "bo_"  # access tokens of sign-in begin with it
 
 
 class SignIn:

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 SIGN_IN = "/api/v2/signin"
 _SETTING = "B2COPY_BACK_OFFICE_PASSWORD_FILE"
-_NOT_FOUND = 404  # says something about the host, and nothing about the password
+_NOT_FOUND = 404  # the host is wrong; the password may be right
 
 
 class Refusals(Protocol):

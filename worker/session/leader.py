@@ -32,17 +32,17 @@ from worker.watch import metrics
 
 log = logging.getLogger(__name__)
 
-TERMINAL = "terminal"  # the login was refused
+TERMINAL = "terminal"  # name of the cool-down after a refused login
 COOLDOWNS = (TERMINAL, "rate_limited", "unavailable", "internal")
-_GROWTH = 1.25  # a guessed life that held is tried this much longer next time
+_GROWTH = 1.25  # if tokens lived as long as we guessed, the next guess is so many times as long
 
 
 class LeaseLostError(Exception):
-    """Another process may lead by now: stop, send nothing."""
+    """The renewal lease has lapsed. Another process may be the leader by now, so send nothing."""
 
 
 class MovedError(Exception):
-    """Another process has stored a newer session: use that one."""
+    """Another process has stored a newer session, which must be used."""
 
 
 @dataclass(frozen=True, slots=True)

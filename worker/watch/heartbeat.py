@@ -1,4 +1,4 @@
-"""The file that a working worker touches, and the look at its age that a liveness probe takes.
+"""The file that a working worker touches, and the check of its age for a liveness probe.
 
 A probe runs every few seconds on a small machine, so this file imports the standard library alone. It asks neither
 Redis nor the database: an outage of one of them must not restart every worker.
@@ -9,8 +9,8 @@ import sys
 import time
 
 VARIABLE = "B2COPY_HEARTBEAT_FILE"
-TOUCH_EVERY_S = 2.0
-OLDEST_S = 30.0  # seconds since the last touch, after which a worker counts as frozen
+TOUCH_EVERY_S = 2.0  # seconds
+OLDEST_S = 30.0  # seconds since the last touch after which a worker counts as stalled
 
 _progress: dict[str, float] = {}  # loop that runs -> when it last came round, monotonic seconds
 

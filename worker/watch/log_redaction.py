@@ -3,8 +3,8 @@
     our loggers ── Redaction ──> handlers of anybody: the CRM's, an error tracker's, added at any time
     all loggers ───────────────> our handlers ── Redacted ──> the line
 
-A line that begins at the margin begins a record. Tracebacks, and whatever a format string puts in, are indented: a line
-end in a value from outside forges no record.
+A line that begins at the margin begins a record. All further lines of a record, such as tracebacks, are indented. So a
+line end in a value from outside cannot forge a record.
 """
 
 import copy
@@ -20,10 +20,10 @@ from worker.watch.redact import redacted, redacted_value
 OUR_LOGGERS = ("worker", "tasks")
 LIMIT = 32_768  # characters of one message
 _INDENT = "    "
-_CLEANED = "b2copy_cleaned"  # the record's field that says so
+_CLEANED = "b2copy_cleaned"  # field of a record that was cleaned
 STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", _CLEANED}
 """What every record has; its other fields were given as `extra`."""
-_COLOUR = re.compile(r"(\x1b\[[\d;]*m)")  # Celery's formatter adds these; those in a message are escaped before
+_COLOUR = re.compile(r"(\x1b\[[\d;]*m)")  # colour codes of Celery's formatter; those in a message are escaped
 _plain = logging.Formatter()
 
 
@@ -83,14 +83,14 @@ def _state_of(record: logging.LogRecord) -> tuple[Any, ...]:
 
 
 def guard(logger: logging.Logger | None = None) -> None:
-    """Redact whatever the handlers of `logger` (the root logger) write. Doing it twice changes nothing."""
+    """Redact what the handlers of `logger` (the root logger) write. Doing it twice changes nothing."""
     for handler in (logger or logging.getLogger()).handlers:
         if not isinstance(handler.formatter, Redacted):
             handler.setFormatter(Redacted(handler.formatter))
 
 
 def guard_our_loggers() -> None:
-    """Redact what our own loggers log, whatever handlers they reach. Touches no logger and no handler of others.
+    """Redact what our own loggers log, for all handlers. Touches no logger and no handler of others.
 
     A filter holds for one logger and not for those below it. So each of our modules gets one, imported or not: some are
     imported later, with the first message to the broker for instance.

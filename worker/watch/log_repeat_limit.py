@@ -1,4 +1,4 @@
-"""How often a log handler writes the same trouble.
+"""Limit how often a log handler writes the same warning or error.
 
 While Redis or the ledger is unavailable, Celery and our own threads meet the same error many times a second.
 """
@@ -7,8 +7,8 @@ import logging
 import threading
 import time
 
-BURST = 3  # lines of one kind of trouble that are written at once
-WINDOW_S = 10.0  # seconds in which further ones are only counted
+BURST = 3  # warnings of one kind that are written in a window
+WINDOW_S = 10.0  # seconds; further warnings of the kind are only counted
 
 
 class RepeatLimit(logging.Filter):
