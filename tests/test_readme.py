@@ -70,14 +70,14 @@ def test_its_samples_get_the_fees_of_three_withdrawals_charged(
         transaction.execute(text("INSERT INTO withdrawals VALUES ('W2', 'new')"))
     ours = {name: environment.settings[name] for name in ("B2COPY_DATABASE_URL", "B2COPY_REDIS_URL")}
 
-    said = run(tmp_path, "enqueue.py", **ours)
+    output = run(tmp_path, "enqueue.py", **ours)
     run(tmp_path, "outbox.py", CRM_DATABASE_URL=environment.database_url, **ours)
     run(tmp_path, "send.py", B2COPY_REDIS_URL=environment.broker.url)
 
     ledger = open_ledger(environment.database_url)
     for key in ("fees.process:W1", "fees.process:W2", "fees.process:W3"):
         until(partial(succeeded, ledger, key))
-    assert said.strip() in set(State)
+    assert output.strip() in set(State)
     with crm.connect() as connection:
         assert connection.execute(text("SELECT state FROM withdrawals")).scalar() == "fees"
     ledger.close()

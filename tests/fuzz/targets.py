@@ -66,9 +66,11 @@ def envelope(item: bytes) -> None:
         take_arguments(read.args, read.kwargs)
     except Exception as error:  # the consumer stores whatever a decoder raises
         problem = str(error) if isinstance(error, Unusable) else f"{type(error).__name__}: {error}"
-        kept = _storing(message, problem).kwargs
-        fail_message(ledger(), kept["message_id"][:100] or "none", kept["task"], kept["problem"], "fuzz", kept["raw"])
-        json.dumps(kept)
+        stored = _storing(message, problem).kwargs
+        fail_message(
+            ledger(), stored["message_id"][:100] or "none", stored["task"], stored["problem"], "fuzz", stored["raw"]
+        )
+        json.dumps(stored)
 
 
 def arguments(given: tuple[list[Any], dict[str, Any]]) -> None:

@@ -411,7 +411,7 @@ class TestRejectedTokens:
     def test_a_token_that_expires_on_its_way_is_replaced(
         self, configure: Configure, member: Member, sandbox: SandboxControl
     ) -> None:
-        sandbox.switches(access_lifetime=0.3)  # we were told nothing and believe in 600 s
+        sandbox.switches(access_lifetime=0.3)  # B2COPY names no lifetime, so we assume 600 s
         session: SharedSession = member()
         http = Http({"service_admin": session}, configure())
         post(http, FEES, PAYLOAD)

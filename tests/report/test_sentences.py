@@ -100,7 +100,7 @@ def test_unresolved_names_the_step_whose_effect_is_unknown(ledger: Ledger) -> No
     assert "whether create account was done" in remedy(operation)
 
 
-def test_what_a_person_found_out_is_told_instead_of_b2copys_refusal(ledger: Ledger) -> None:
+def test_what_a_person_found_out_is_shown_instead_of_b2copys_refusal(ledger: Ledger) -> None:
     key = fail_operation(ledger, failure_reason=FailureReason.UNRESOLVED, on_unknown=OnUnknown.STOP)
 
     operation = resolve(ledger, key, "ann", "not in the panel", succeeded=False)
