@@ -136,7 +136,7 @@ def call(
 class RecordedMany(Sequence[Recorded]):
     """What `many` did, in the order of the rows: `created` operations are new, `known` ones existed already.
 
-    However many there are, they stand in a temporary file and not in memory.
+    They are stored in a temporary file and not in memory, so there may be any number.
     """
 
     def __init__(self) -> None:
@@ -183,10 +183,10 @@ def many(
 ) -> RecordedMany:
     """Ask for many operations of one kind (`fees.process`, `call`), each row holding the fields of one.
 
-    Every row is checked before the first is recorded: one that cannot be taken raises `BadPayload` with its number, and
-    nothing is recorded. Then they are recorded in batches; if the process dies between two, the same call again
-    completes it. So does `PayloadConflict`, which a key raises that exists with other data: the batches before are
-    recorded. `rows` may be a generator of any length, because checked rows wait in a temporary file.
+    Every row is checked before the first is recorded. An unusable row raises `BadPayload` with its number, and nothing
+    is recorded. Then the rows are recorded in batches. If the process dies between two batches, the same call
+    again completes the work. A key that exists with other data raises `PayloadConflict`; the batches before it are
+    recorded. `rows` may be a generator of any length, because checked rows are stored in a temporary file.
 
     `lane` moves them, a backfill to `bulk` for instance.
     """
@@ -233,8 +233,8 @@ def wait(key: str, timeout_s: float) -> Operation | None:
 def cancel(key: str, *, why: str, by: str | None = None) -> Operation:
     """Cancel an operation of which nothing was ever sent. `why` and `by` are stored in the audit.
 
-    Raises `NotAllowed` if it has ended or something of it may have reached B2COPY, which then continues it, and
-    `BadPayload` if there is no such operation.
+    Raises `NotAllowed` if the operation has ended, or if a request may have reached B2COPY, which then continues the
+    operation. Raises `BadPayload` if there is no such operation.
     """
     if status(key) is None:
         raise BadPayload(f"{key}: there is no such operation")

@@ -53,7 +53,7 @@ app.steps["worker"].add("worker.watch.bootsteps:Heartbeat")
 
 @signals.celeryd_init.connect
 def check_before_work(conf: Any = None, options: Any = None, **_: Any) -> None:
-    """Refuse to start on bad settings, options, keys or schema: a task must not be the first to find out."""
+    """Refuse to start on bad settings, options, keys or schema, before a task needs them."""
     if conf is not app.conf:
         return
     from worker.http import check as check_transport
@@ -102,10 +102,8 @@ def check_options(options: dict[str, Any]) -> None:
 def set_up_logs(logger: Any = None, **_: Any) -> None:
     """Redact secrets in all Celery log handlers, limit repeats, and silence Celery's two lines per message.
 
-    With B2COPY_LOG_FORMAT=json they write a JSON object a line. Warnings and exceptions that nobody caught are written
-    the same way.
-
-    Wake-ups come by the thousand, and what became of an operation stands in the ledger.
+    The two lines are silenced because there are thousands of wake-ups, and the ledger has what became of an operation.
+    With B2COPY_LOG_FORMAT=json the handlers write a JSON object a line, also for warnings and uncaught exceptions.
     """
     if current_app != app:  # a CRM's own worker, which only imports `tasks.enqueue`
         return
@@ -126,8 +124,8 @@ def set_up_logs(logger: Any = None, **_: Any) -> None:
 def end_beat_between_ticks(sender: Any = None, **_: Any) -> None:
     """Let SIGTERM and SIGINT end beat at its next tick, within a second.
 
-    Celery raises SystemExit wherever beat is. During a call of Redis the client turns SystemExit into an error of its
-    own, which beat logs, and beat then runs on until it is killed.
+    Celery raises SystemExit at any point of beat's code. During a call of Redis, the Redis client turns SystemExit into
+    an error of its own. Beat logs that error and then runs until it is killed.
     """
     if sender.app is app and threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):

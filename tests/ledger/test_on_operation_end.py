@@ -1,4 +1,4 @@
-"""Whatever makes an operation final calls `ended`, with its key and its state."""
+"""Whatever makes an operation final calls `finish_ended`, with its key and its state."""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -25,7 +25,7 @@ from worker.ledger import (
     settle,
     stop_asking,
 )
-from worker.ledger.on_operation_end import Ended, ended
+from worker.ledger.on_operation_end import Ended, finish_ended
 from worker.operation import FailureReason, OnUnknown, State, Transition
 
 W1 = "fees.process:W1"
@@ -115,14 +115,14 @@ def test_a_message_that_is_stored_already_does_not_end_again(
 
 
 def note_calls(monkeypatch: pytest.MonkeyPatch) -> list[Ended]:
-    """Collect what `ended` is called with, wherever it is called. It still does its work."""
+    """Collect what `finish_ended` is called with, wherever it is called. It still does its work."""
     calls: list[Ended] = []
 
     def noting(connection: object, operations: list[Ended], now: int) -> None:
         calls.extend(operations)
-        ended(connection, operations, now)  # type: ignore[arg-type]
+        finish_ended(connection, operations, now)  # type: ignore[arg-type]
 
     for module in ("claims", "late_answers", "decision_sql", "record", "settle"):
         # Some of these modules share their name with a function of the package.
-        monkeypatch.setattr(import_module(f"worker.ledger.{module}"), "ended", noting)
+        monkeypatch.setattr(import_module(f"worker.ledger.{module}"), "finish_ended", noting)
     return calls

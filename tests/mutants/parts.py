@@ -16,8 +16,8 @@ _LEDGER = tuple(
     f"tests/ledger/test_{name}.py"
     for name in (
         "moves", "settle", "claims", "record", "operator_actions", "resolve_and_correct", "late_answers", "ordering",
-        "ended", "due", "flags", "audit", "purge", "database_url", "random_state_machine", "postgres_lock_conflicts",
-        "database",
+        "on_operation_end", "due", "flags", "audit", "purge", "database_url", "random_state_machine",
+        "postgres_lock_conflicts", "database",
     )
 )  # fmt: skip
 

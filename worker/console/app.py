@@ -58,7 +58,7 @@ PAGES = (
     Page("/fleet/{action}", pause_and_renew.preview, Role.OPERATOR, pause_and_renew.act),
     Page("/approvals/{action}", approval_pages.preview, Role.APPROVER, approval_pages.act, Role.APPROVER),
 )
-"""All read_only_pages. Those that act are not mounted in a console that only reads."""
+"""All pages. The pages that act are not mounted in a console that only reads."""
 
 
 def make_app(console: Console) -> Starlette:

@@ -1,4 +1,4 @@
-"""One request as the pages see it, and the answers that they give."""
+"""What a page gets, a request with its person and fields, and the answers that pages give."""
 
 import csv
 import io
@@ -29,7 +29,7 @@ class NotFound(Exception):
 
 @dataclass(frozen=True)
 class PageRequest:
-    """A request: who sent it, its address's parameters and, if something is to change, the form's fields."""
+    """A request: the person who sent it, the parameters of its address and, for a POST, the fields of the form."""
 
     request: Request
     console: Console

@@ -5,7 +5,7 @@
 
 The operation is accepted when the CRM's transaction commits. Once a second dispatch turns the rows into operations, in
 the order of their ids. A row that cannot become an operation becomes a failed one, `message:request-<id of the row>`
-with `bad_payload`, so that people see it and the rows behind it go on.
+with `bad_payload`, so that people see it and later rows are not blocked.
 """
 
 import hashlib
@@ -43,8 +43,8 @@ _TEXTS = ("kind", "payload", "lane", "requested_by", "batch", "trace_id")
 def _oldest(dialect: str) -> Any:
     """Return the SELECT of the oldest rows, locked, each with the id of the oldest row that anybody sees.
 
-    SQLite's driver raises an error for a text that is not UTF-8, which would hold all rows up. So the texts are read as
-    bytes there. No text is read beyond its limit.
+    On SQLite the texts are read as bytes, because the driver raises an error for a text that is not UTF-8, and that
+    error would block all rows. No text is read beyond its limit.
     """
     texts = []
     for name in _TEXTS:
@@ -119,7 +119,7 @@ def _record(
 
 
 def _raise_if_unavailable(error: Exception) -> None:
-    """Raise what says nothing about the row: the database is unavailable, or the transaction must be repeated."""
+    """Raise `error` if its cause is not the row: the database is unavailable, or the transaction must be repeated."""
     if isinstance(error, DBAPIError) and not isinstance(error, DataError):
         raise error
 
@@ -165,7 +165,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _fail(connection: Connection, ledger: Ledger, row: Row[Any], by: str, error: Exception) -> None:
-    """Store a row that cannot become an operation as a failed one. People see it, and it holds no other row up."""
+    """Store a row that cannot become an operation as a failed operation, which people see."""
     if isinstance(error, BadPayload):
         log.error("request %s in b2copy_requests cannot be recorded: %s", row.id, error)
     else:
@@ -180,7 +180,7 @@ def _fail(connection: Connection, ledger: Ledger, row: Row[Any], by: str, error:
 
 
 def _for_people(row: Row[Any], column: str) -> str:
-    """Return a column whatever it holds. What is not UTF-8 is escaped."""
+    """Return the text of a column. Bytes that are not UTF-8 are escaped."""
     try:
         return _utf8(row, column)
     except BadPayload:

@@ -1,11 +1,11 @@
 """Four eyes: one person proposes a decision, another one approves it, and only then it is made.
 
-A proposal names action, subject and the subject as the proposer saw it (its change mark). It is void if the subject has
-changed, and after a day. Its decision and what it decides are one transaction. The second person is enforced here and
-by a CHECK of the table, so that command line and console obey alike.
+A proposal names the action, the subject, and the change mark of the subject that the proposer saw. A proposal is void
+if the subject has changed, and after a day. The approval and the decision are one transaction. This file and a CHECK of
+the table both enforce the second person, so command line and console obey the same rule.
 
-A name is a claim where people run commands on a host with the right to write to the database. The console knows who
-somebody is.
+On the command line the name of a person is not proved: who may write to the database may give any name. The console
+proves who a person is.
 """
 
 import json
@@ -49,7 +49,7 @@ class Approval(NamedTuple):
 
     @property
     def name(self) -> str:
-        """How people call it."""
+        """The name of the subject that people see."""
         return f"A{self.id}"
 
 
@@ -88,7 +88,7 @@ def decide_or_propose(
     seen: str | None = None,
     **arguments: Any,
 ) -> Operation | Approval:
-    """Do `replay`, `resolve`, `cancel` or `stop_asking`; if that needs a second person, propose it.
+    """Do `replay`, `resolve`, `cancel` or `stop_asking`, or propose the action if it needs a second person.
 
     Returns the operation as it is afterwards, or the proposal. `arguments` are those of the function in
     `operator_actions`. Raises `NotAllowed` if the operation does not permit it or has changed since it was `seen`.
@@ -112,7 +112,7 @@ def decide_or_propose(
 
 
 def resume_or_propose(ledger: Ledger, lane: str, actor: str, note: str) -> bool | Approval:
-    """End a pause and return whether there was one; if that needs a second person, propose it."""
+    """End a pause and return whether there was one, or propose the end if it needs a second person."""
     if not ledger.needs_approval(RESUME, lane):
         return resume(ledger, lane, actor, note)
     flag = active_flags(ledger).get(f"pause:{lane}")
@@ -124,7 +124,7 @@ def resume_or_propose(ledger: Ledger, lane: str, actor: str, note: str) -> bool 
 def propose(
     ledger: Ledger, action: str, subject: str, actor: str, note: str, seen: str, arguments: Mapping[str, Any]
 ) -> Approval:
-    """Propose a decision. The same proposal made twice is one.
+    """Propose a decision. A proposal that is open already is returned, not made twice.
 
     Raises `NotAllowed` if the subject has changed, if it does not permit the action, or if another proposal is open.
     """
@@ -157,8 +157,8 @@ def propose(
 def approve(ledger: Ledger, number: int, actor: str, note: str) -> Approval:
     """Approve a proposal, and make the decision in the same transaction.
 
-    Returns it as it is afterwards: `approved`, or `changed` or `expired` if it was void. Raises `NotAllowed` if it is
-    not open, or if the person who proposed it tries to approve it.
+    Returns the proposal with its decision: `approved`, or `changed` or `expired` if the proposal was void. Raises
+    `NotAllowed` if the proposal is not open, or if `actor` is its proposer.
     """
 
     def work(connection: Connection) -> Approval:
@@ -185,7 +185,7 @@ def approve(ledger: Ledger, number: int, actor: str, note: str) -> Approval:
 
 
 def reject(ledger: Ledger, number: int, actor: str, note: str) -> Approval:
-    """Close a proposal without making its decision; its own proposer withdraws it. Raises `NotAllowed` if not open."""
+    """Close a proposal as rejected, or as withdrawn by its own proposer. Raises `NotAllowed` if it is not open."""
 
     def work(connection: Connection) -> Approval:
         row, now = _open(connection, number)

@@ -1,6 +1,6 @@
 """Evidence: every attempt is stored. Equal answers in a row ("pending" for three days) extend one row.
 
-Such a row counts the answers (`times`) and knows the first (`started_at`) and the last (`last_at`).
+Such a row has the number of answers (`times`), and the times of the first (`started_at`) and last (`last_at`).
 """
 
 import hashlib

@@ -34,7 +34,7 @@ from sqlalchemy import (
 from worker.ledger.attempt_evidence import LEASE_LAPSED
 from worker.ledger.database import Ledger
 from worker.ledger.engine import note_outage, seconds_since_outage
-from worker.ledger.on_operation_end import Ended, ended
+from worker.ledger.on_operation_end import Ended, finish_ended
 from worker.ledger.ordering import RECHECK_MS, find_blocked
 from worker.ledger.prepared_statements import Prepared
 from worker.ledger.schema import allowed_from, attempts, c, flags, in_list, now_ms, operations, sql_literal
@@ -299,7 +299,7 @@ def _park(connection: Connection, rows: Sequence[Row[Any]], blocked: dict[int, W
     ]
     if parked:
         connection.execute(_PARK, parked)
-    # Expire after parking: `ended` then finds the operations that wait behind an expired one, and makes them due.
+    # Expire after parking: `finish_ended` then finds the operations behind an expired one, and makes them due.
     if expired:
         connection.execute(_EXPIRE, {"ids": [row.id for row in expired], "now": now})
-        ended(connection, [Ended(row.id, row.key, row.entity, State.FAILED) for row in expired], now)
+        finish_ended(connection, [Ended(row.id, row.key, row.entity, State.FAILED) for row in expired], now)

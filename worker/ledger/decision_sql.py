@@ -22,7 +22,7 @@ from sqlalchemy import (
 
 from worker.errors import NotAllowed
 from worker.ledger.audit import record_audit
-from worker.ledger.on_operation_end import Ended, ended
+from worker.ledger.on_operation_end import Ended, finish_ended
 from worker.ledger.schema import allowed_from, c, now_ms, operations, sql_literal
 from worker.operation import MESSAGE_KIND, FailureReason, OnUnknown, Phase, State, change_mark
 
@@ -175,7 +175,7 @@ def resolve_row(
     }
     after = {"state": state, "failure_reason": failure_reason, "result": result}
     record_audit(connection, f"resolve, {state}", actor, note, row.key, before, after)
-    ended(connection, [Ended(row.id, row.key, row.entity, state)], row.now)
+    finish_ended(connection, [Ended(row.id, row.key, row.entity, state)], row.now)
 
 
 def cancel_row(connection: Connection, row: Row[Any], actor: str, note: str) -> None:
@@ -207,7 +207,7 @@ def _end_row(
         final = f"it is {row.state} already"
         raise NotAllowed(f"{row.key}: {otherwise if row.due_at is not None else final}")
     record_audit(connection, action, actor, note, row.key)
-    ended(connection, [Ended(row.id, row.key, row.entity, state)], row.now)
+    finish_ended(connection, [Ended(row.id, row.key, row.entity, state)], row.now)
 
 
 def _end_of_line(connection: Connection) -> int:

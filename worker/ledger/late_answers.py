@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, bindparam, exists, null, select, update
 
 from worker.ledger.audit import record_audit
-from worker.ledger.on_operation_end import Ended, ended
+from worker.ledger.on_operation_end import Ended, finish_ended
 from worker.ledger.schema import allowed_from, attempts, audit, c, operations, sql_literal
 from worker.operation import FINAL, FailureReason, OnUnknown, State, Transition
 
@@ -94,4 +94,4 @@ def decide_by_late_answers(connection: Connection, lost: Sequence[Transition], n
             before=before._asdict(),
             after={"state": transition.state, "failure_reason": transition.failure_reason},
         )
-        ended(connection, [Ended(claim.id, claim.key, claim.entity, transition.state)], now)
+        finish_ended(connection, [Ended(claim.id, claim.key, claim.entity, transition.state)], now)

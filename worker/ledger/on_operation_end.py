@@ -21,10 +21,11 @@ class Ended(NamedTuple):
     state: State
 
 
-def ended(connection: Connection, operations: Sequence[Ended], now: int) -> None:
-    """Store the identities that were learned; release the next operation of each entity, and the children. `now` is ms.
+def finish_ended(connection: Connection, operations: Sequence[Ended], now: int) -> None:
+    """Do what follows from the end of these operations. `now` is ms.
 
-    If the CRM wants notices, record one for each.
+    Store the identities that they name, release the next operation of each entity and the children, and record a notice
+    for each if the CRM wants notices.
 
     Called wherever an operation becomes final: settle, late answer, cancel, stop asking, resolve, expiry, unusable
     message. A child whose parent failed is not released: it waits for the parent's replay until its own deadline.

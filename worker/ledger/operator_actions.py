@@ -62,7 +62,7 @@ def replay(
 def correct(
     ledger: Ledger, key: str, payload: Mapping[str, Any], actor: str, note: str, *, entity: str | None = None
 ) -> Operation:
-    """Queue a failed operation again with another payload, because the one it had was wrong. The audit keeps both.
+    """Queue a failed operation again with another payload, because the one it had was wrong. The audit stores both.
 
     `payload` must have been checked by the operation's kind. `entity` replaces the operation's entity, if the payload
     decides it. Raises `BadPayload` if the payload cannot be stored, and `NotAllowed` if the operation is not failed, or
@@ -111,7 +111,7 @@ def resolve(
 def cancel(ledger: Ledger, key: str, actor: str, note: str, seen: str | None = None) -> Operation:
     """Cancel an operation of which nothing was ever sent.
 
-    Raises `NotAllowed` if something may have been sent (the destination continues whatever we do), it has ended or
+    Raises `NotAllowed` if a request may have been sent (the destination continues the operation), it has ended or
     changed, or needs a second person.
     """
 

@@ -15,7 +15,7 @@ from worker.ledger.attempt_evidence import Evidence, digest, fence_of_answer
 from worker.ledger.claims import claim_within
 from worker.ledger.database import Ledger
 from worker.ledger.late_answers import decide_by_late_answers
-from worker.ledger.on_operation_end import Ended, ended
+from worker.ledger.on_operation_end import Ended, finish_ended
 from worker.ledger.prepared_statements import Given, Prepared, PreparedForRows
 from worker.ledger.schema import allowed_from, c, in_list, now_ms, operations, sql_literal
 from worker.operation import MOVES, PROGRESS_LIMIT, Claim, Phase, State, Transition, WaitReason
@@ -134,7 +134,7 @@ def _settle(connection: Connection, transitions: Sequence[Transition]) -> list[C
             evidence.add(claim, attempt, fence)
     _SETTLE.run(connection, settled)
     evidence.store(connection)
-    ended(connection, final, now)
+    finish_ended(connection, final, now)
     if lost:
         decide_by_late_answers(connection, [each for each in lost if each.claim.id in rows], now)
     return [transition.claim for transition in lost]

@@ -1,8 +1,9 @@
 """Read every message before Celery does, so that no message ends the worker and none is dropped.
 
-Celery acknowledges an unknown name, wrong arguments or a pickle body with a log line, and some bodies raise in its own
-code. Here each message is read first and handed to Celery in one plain form: what it asks for, or a call of the task
-`b2copy.message.store`, which stores it as a failed operation that people see.
+If a message has an unknown name, wrong arguments or a pickle body, Celery writes a log line and acknowledges it; some
+bodies raise an error in Celery's own code. Here each message is read first and handed to Celery in one plain form: as a
+task of ours with its arguments, or as a call of `b2copy.message.store`, which stores the message as a failed operation
+that people see.
 """
 
 import inspect
@@ -68,13 +69,13 @@ class CheckingConsumer(Consumer):
         self._store_here(message, message.body, f"the body cannot be decoded: {exc}")
 
     def _prepare(self, message: Any) -> bool:
-        """Give `message` its plain form. Returns False if nothing needs to be done about it."""
+        """Give `message` its plain form. Returns False if the message needs no work."""
         try:
             wanted = read_task_message(message)
             self._check(wanted)
             is_late = wanted.expires_at is not None and wanted.expires_at <= datetime.now(UTC)
             if is_late and self._is_internal(wanted.task):
-                return False  # a tick of the schedule: the next one does the work
+                return False  # an expired message of the schedule; the next one does the work
             if is_late:
                 raise Unusable(f"it expired at {wanted.expires_at} before a worker could record it")
         except Exception as error:  # any error that decoding foreign bytes raises
@@ -101,7 +102,7 @@ class CheckingConsumer(Consumer):
         return not self.app.tasks[task].acks_late
 
     def _store_here(self, message: Any, body: Any, problem: str) -> None:
-        """Store a message in this thread. Only what Celery finds after `_prepare` comes here."""
+        """Store a message in this thread, for errors that Celery finds after `_prepare`."""
         arguments = _storing(message, problem, body).kwargs
         if store_failed(**arguments):
             message.ack_log_error(log, self.connection_errors)
