@@ -1,7 +1,7 @@
 """Fields of generation 1, whose answers have numbers as texts, two formats of dates and names in two spellings.
 
-What we only show is read leniently: a value that cannot be read is None, and all that came is in `raw`. What we act on
-is read strictly: an answer that does not have it cannot be believed.
+Fields that we only show are read leniently: a value that cannot be read is None, and `raw` has the whole answer. Fields
+that we act on are read strictly: an answer without them raises `UnknownOutcome`.
 """
 
 from collections.abc import Callable, Mapping

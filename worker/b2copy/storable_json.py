@@ -2,7 +2,7 @@
 
 from typing import Any
 
-DEPTH_LIMIT = 64  # levels; JSON writers and databases give up somewhere above
+DEPTH_LIMIT = 64  # levels; JSON writers and databases fail on much deeper values
 
 
 def storable_json(value: Any, depth: int = DEPTH_LIMIT) -> Any:

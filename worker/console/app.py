@@ -1,4 +1,4 @@
-"""The application: the table of routes with the role that each needs, and what becomes of errors."""
+"""The console's application: the table of pages with the role that each needs, and the pages for errors."""
 
 from collections.abc import Callable
 from typing import NamedTuple

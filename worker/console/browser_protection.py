@@ -1,8 +1,8 @@
-"""What every request must pass and every answer carries: the origin check, and headers that bind the browser.
+"""Check the origin of every request, and add security headers to every answer.
 
-A request that changes something must come from a page of the console itself. Browsers say so in `Sec-Fetch-Site`
-(https://www.w3.org/TR/fetch-metadata/). A browser sends it over https and to a loopback address; to any other plain
-http address it does not, and then `Origin` must be the console's own.
+A request that changes something must come from a page of the console itself. Browsers say so in the header
+`Sec-Fetch-Site` (https://www.w3.org/TR/fetch-metadata/), which they send over https and to a loopback address. To any
+other address over plain http they do not send it, and then `Origin` must be the console's own.
 """
 
 from urllib.parse import urlsplit

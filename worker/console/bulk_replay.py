@@ -1,4 +1,4 @@
-"""Replay everything that the filter matches: previewed by reason, capped, never what is unresolved, and reported."""
+"""Replay all operations that the filter matches, up to a limit, after a preview by reason. Never unresolved ones."""
 
 import secrets
 from collections import Counter
@@ -20,7 +20,7 @@ _BATCH = 100  # operations in one transaction, so that workers never wait long f
 
 
 def preview(page_request: PageRequest) -> Response:
-    """Say what would be replayed, by reason, and what is left alone and why."""
+    """Show how many operations would be replayed, by reason, and how many not and why."""
     return _form(page_request, _chosen(page_request), "")
 
 
@@ -35,7 +35,7 @@ def _act(page_request: PageRequest) -> Response:
     as_of, note = number(page_request.form, "as_of"), page_request.form.get("note", "").strip()
     if as_of is None:
         raise BadParameter("as_of is missing: open the preview again")
-    chosen = [one for one in _chosen(page_request) if one.state_since <= as_of]  # not what failed after the preview
+    chosen = [one for one in _chosen(page_request) if one.state_since <= as_of]  # none that failed after the preview
     wanted, left_alone = _sorted_out(chosen)
     alone = [one for one in wanted if not page_request.ledger.needs_approval(one.kind, one.lane)]
     proposed, refused = _propose(page_request, [one for one in wanted if one not in alone], note)

@@ -1,4 +1,4 @@
-"""What people do with one operation: a page that says what will happen and asks for the reason, and the act itself."""
+"""Actions on one operation. A page says what the action will do and asks for the reason; then the action is done."""
 
 import secrets
 from dataclasses import dataclass
@@ -110,7 +110,7 @@ def preview(page_request: PageRequest) -> Response:
 
 
 def act(page_request: PageRequest) -> Response:
-    """Do it, or propose it where a second person is needed."""
+    """Do the action, or propose it if a second person is needed."""
     operation, action = _operation_and_action(page_request)
     note = page_request.form.get("note", "").strip()
     if action is not _POLL and (problem := note_problem(note)):

@@ -1,4 +1,4 @@
-"""What people do with the fleet: pause and resume a lane, renew the session."""
+"""Actions on the fleet: pause and resume a lane, renew the session."""
 
 import secrets
 

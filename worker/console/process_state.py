@@ -17,12 +17,12 @@ from worker.report.sentences import Kinds
 from worker.session import SharedSession, State
 from worker.settings import ConsoleSettings
 
-SESSION_CACHE_S = 3.0
-REMEMBERED_FORMS = 1000
+SESSION_CACHE_S = 3.0  # seconds
+REMEMBERED_FORMS = 1000  # most forms whose answers are stored
 
 
 class OneTimeForms:
-    """Forms that were sent: the same form sent twice (a double click) acts once, and both get the first answer."""
+    """Answers to forms. A form that is sent twice, by a double click, acts once, and both requests get its answer."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -32,7 +32,7 @@ class OneTimeForms:
         """Return what `act` returns, or what it returned for the same form before."""
         if not form:
             return act()
-        with self._lock:  # actions are short: they may wait for each other
+        with self._lock:  # one action at a time, because actions are short
             if form not in self._answers:
                 self._answers[form] = act()
                 if len(self._answers) > REMEMBERED_FORMS:
@@ -61,7 +61,7 @@ class Console:
         return HTMLResponse(text.encode("utf-8", "replace"), status)
 
     def session_state(self) -> State | str:
-        """Return the shared session's state, or why it cannot be shown. At most one question to Redis in 3 s."""
+        """Return the shared session's state, or why it cannot be shown. Redis is read at most once in 3 s."""
         read_at, seen = self._session_seen
         if time.monotonic() - read_at > SESSION_CACHE_S or not read_at:
             seen = self._read_session()

@@ -1,4 +1,4 @@
-"""The pages that show: Now, Work list, Operations, Operation, Audit, System."""
+"""The pages that change nothing: Now, Work list, Operations, Operation, Audit, System."""
 
 import hashlib
 import json
@@ -37,7 +37,7 @@ LATE_DUE_S = 60.0  # seconds; the work list shows a lane whose oldest due operat
 
 
 def now(page_request: PageRequest) -> Response:
-    """Lanes, session, pauses, failures, charts: is it us or B2COPY, and since when?"""
+    """Lanes, session, pauses, failures and charts: what is wrong, whether at B2COPY or with us, and since when."""
     ledger = page_request.ledger
     health = health_of(ledger, LATE_DUE_S)
     series = points(ledger, int(time.time() * 1000))

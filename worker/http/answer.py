@@ -78,7 +78,7 @@ def server_message(body: Any) -> str:
 def one_line(text: str) -> str:
     """Return a server's text as it may be stored, logged and shown: one line, bounded, redacted, valid Unicode."""
     text = text[: MESSAGE_LIMIT * 8].encode("utf-8", "replace").decode()  # a lone surrogate is valid JSON
-    # Twice, because redacting JSON writes it again, and then what was an escape may be the character itself.
+    # Twice, because redacting JSON writes it again, and an escape may then be written as the character itself.
     return _printable(redacted(_printable(text)))[:MESSAGE_LIMIT]
 
 

@@ -53,14 +53,16 @@ class Http:
     """Sends requests to `settings.host`, on the event loop of this process. Safe to share across a fork."""
 
     def __init__(self, logins: Mapping[str, TokenSource], settings: Settings, connections: int | None = None) -> None:
-        """`logins` by name. Up to `connections` are kept alive, `settings.concurrency` by default."""
+        """`logins` are by name. Up to `connections` idle connections are reused, `settings.concurrency` by default."""
         self._logins = logins
         self._host, self._deadline_s = settings.host, settings.call_deadline
         size = connections or settings.concurrency
         ca_file = str(settings.ca_file) if settings.ca_file else None
         self._connections = PerProcess(lambda: Connections(ca_file, size))
         self._shared_calls = PerProcess(SharedBlockingCalls)
-        self._last_headers: dict[bool, tuple[str | None, Mapping[str, str]]] = {}  # by whether there is a body
+        self._last_headers: dict[
+            bool, tuple[str | None, Mapping[str, str]]
+        ] = {}  # whether there is a body -> access token, headers
 
     async def request(
         self,
@@ -72,10 +74,10 @@ class Http:
         login: str | None = "service_admin",
         on_unknown: OnUnknown = OnUnknown.STOP,
     ) -> Answer:
-        """Send a request and return the answer, whatever its status, except a 401: that renews the token, once.
+        """Send a request and return the answer, of any status but 401. After a 401 it is sent with a newer token.
 
-        A 401 is final only for a token made after the first 401. A token that existed already may have been ended by
-        the same revocation, so it is replaced once more.
+        A 401 is final only for a token made after the first 401. An older token may have been ended by the same
+        revocation, so it is replaced once more.
 
         `on_unknown` says whether sending twice does harm. If it does, the request gets a connection of its own. If it
         does not, a reused connection that turns out to be closed is replaced, once.
@@ -91,7 +93,7 @@ class Http:
         return await (self._authenticated(request, login) if login else self._send(request, None))
 
     def reach(self) -> Answer:
-        """GET the host's base URL without a token: does it answer, and what time is it there (`Answer.server_time`)?
+        """GET the host's base URL without a token, to see that it answers and to read its clock (`Answer.server_time`).
 
         Raises `Unavailable` (name, network, certificate) or `UnknownOutcome`. Any status is an answer.
         """
@@ -124,7 +126,7 @@ class Http:
                 raise
             try:
                 answer = await connections.send(request, self._deadline_s)
-            except Unavailable:  # this one was not sent, but the first may have been read
+            except Unavailable:  # the second request was not sent, but the first may have been read
                 raise stale from None
             # The first request may have been carried out, so a refusal of the second one proves nothing.
             if answer.status in _REFUSED:

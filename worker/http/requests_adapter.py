@@ -51,7 +51,7 @@ class CurlAdapter(BaseAdapter):
 
 
 def _converted(request: requests.PreparedRequest) -> Request:
-    """Return the request as libcurl gets it. In a function of its own, so that no frame of an error holds the body."""
+    """Return the request as libcurl gets it. A function of its own, so that no frame of an error holds the body."""
     method, url = str(request.method), str(request.url)
     name = f"{method} {request.path_url.partition('?')[0]}"
     headers = {str(name): str(value) for name, value in request.headers.items()}

@@ -1,4 +1,4 @@
-"""Statistics per minute: what ended in each minute, and how each lane stood when the minute was over.
+"""Statistics per minute: how many operations ended in each minute, and how many were due when it was over.
 
 One row per minute, lane, kind and outcome (`succeeded`, `cancelled`, or the failure reason): how many operations ended,
 `total_ms` from request to end together, and `external_ms` of that spent pending at the destination or paused.
@@ -6,7 +6,7 @@ One row per minute, lane, kind and outcome (`succeeded`, `cancelled`, or the fai
 One row more per minute and lane, with an empty kind and the outcome `due`: how many operations were due, and in
 `total_ms` for how long the longest-due one had been due. So a minute in which nothing ended has rows, too.
 
-Written once a minute by the process that dispatches, from the index over `ended_at`. Settling costs nothing more.
+The process that dispatches writes the rows once a minute, from the index over `ended_at`. So settling costs no more.
 """
 
 from typing import NamedTuple

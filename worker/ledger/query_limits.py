@@ -31,7 +31,7 @@ class _SqliteDeadline:
         self._read_only = read_only
 
     def watch(self, connection: Any, record: Any) -> None:
-        """Have a new connection look at its deadline while a statement runs."""
+        """Let a new connection check its deadline while a statement runs."""
 
         def is_late() -> bool:
             return bool(time.monotonic() > record.info.get("deadline", float("inf")))

@@ -1,4 +1,4 @@
-"""Passwords that the Back Office refused, by fingerprint: flags, which the fleet sees and no flush of Redis removes."""
+"""Fingerprints of passwords that the Back Office refused, as flags of the ledger, which survive a flush of Redis."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,7 +37,7 @@ class RefusedPasswords:
 
 @contextmanager
 def _unavailable() -> Iterator[None]:
-    """Without the ledger nobody can tell whether a password was refused. So it is not presented."""
+    """Raise an error if the ledger is unavailable: a password that may have been refused must not be presented."""
     try:
         yield
     except DATABASE_UNAVAILABLE_ERRORS as error:

@@ -1,7 +1,7 @@
 """Settle: write state, evidence and everything that follows from them, in one transaction.
 
 Only the holder of a claim changes the state. A transition whose lease was lost is stored as evidence, marked `late`;
-`late_answers` tells when it may still decide.
+`late_answers` says when it may still decide.
 """
 
 import json

@@ -28,7 +28,7 @@ class OperationReport:
 
     @property
     def server_message(self) -> str:
-        """The last text of the other side about it, or why a message could not be used."""
+        """The last server message about the operation, or why a message could not be used."""
         if self.operation.kind == MESSAGE_KIND:
             return str((self.operation.result or {}).get("error", ""))
         return next((attempt.message for attempt in reversed(self.attempts) if attempt.message), "")

@@ -31,7 +31,7 @@ class SystemOverview:
 
 
 def system_overview(ledger: Ledger, session: Callable[[], SessionState]) -> SystemOverview:
-    """Look at the ledger and at the session. An error of `session` is reported and hides nothing else."""
+    """Read the ledger and the session. An error of `session` is reported, and the rest is shown."""
     found = overview(ledger)
     pauses = [flag for name, flag in active_flags(ledger).items() if name.startswith("pause:")]
     try:
@@ -81,7 +81,7 @@ def concerns(found: SystemOverview) -> list[str]:
 
 
 def document(found: SystemOverview) -> dict[str, Any]:
-    """Return the same for programs. Ages are in seconds, rates per minute over the last five minutes."""
+    """Return the overview as a JSON document. Ages are in seconds, rates per minute over the last five minutes."""
     return {
         "at": iso(found.ledger.at),
         "concerns": concerns(found),

@@ -8,7 +8,7 @@ from worker.report.sentences import Kinds
 def why_not_replayable(operation: Operation, was_not_done: bool = False) -> str:
     """Return why a replay would do nothing, or harm; empty if the operation may be replayed.
 
-    `was_not_done`: a person has looked at the destination and says so. `worker.ledger.replay` keeps the same rules.
+    `was_not_done`: a person has looked at the destination and says so. `worker.ledger.replay` has the same rules.
     """
     if operation.state != State.FAILED:
         return f"it is {operation.state}"
@@ -23,6 +23,6 @@ def why_not_replayable(operation: Operation, was_not_done: bool = False) -> str:
 
 
 def moves_money(operation: Operation, kinds: Kinds) -> bool:
-    """Return whether an operation moves money: its kind does, it was put in the lane for money, or nobody knows."""
+    """Return whether an operation moves money: its kind does, it is in the lane for money, or its kind is not known."""
     kind = kinds.get(operation.kind)
     return kind is None or kind.moves_money or operation.lane == LANES[0]

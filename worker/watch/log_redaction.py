@@ -1,6 +1,6 @@
-"""Log records: no secret, one line each, and nothing that steers a terminal.
+"""Clean log records: blank secrets, and escape line ends and terminal codes.
 
-    our loggers ── Redaction ──> handlers of anybody: the CRM's, an error tracker's, added at any time
+    our loggers ── Redaction ──> any handlers, also those of the CRM or an error tracker
     all loggers ───────────────> our handlers ── Redacted ──> the line
 
 A line that begins at the margin begins a record. All further lines of a record, such as tracebacks, are indented. So a
@@ -39,7 +39,7 @@ _redaction = Redaction()
 
 
 class Redacted(logging.Formatter):
-    """Another formatter's output, from a cleaned copy of the record, and checked once more."""
+    """Formats a cleaned copy of the record with another formatter, and redacts the result once more."""
 
     def __init__(self, formatter: logging.Formatter | None) -> None:
         super().__init__()
@@ -58,18 +58,18 @@ class Redacted(logging.Formatter):
 
 def clean(record: logging.LogRecord) -> None:
     """Redact and escape a record in place: message, traceback and extra fields. Doing it twice changes nothing."""
-    if getattr(record, _CLEANED, None) == _state_of(record):  # by our logger's filter, and unchanged since
+    if getattr(record, _CLEANED, None) == _state_of(record):  # cleaned already, and unchanged since
         return
     try:
         message = record.getMessage()
-    except (TypeError, ValueError, KeyError):  # the arguments do not fit: logging would report that with all of them
+    except (TypeError, ValueError, KeyError):  # logging would report arguments that do not fit, with their values
         message = f"{record.msg!r} {record.args!r}"
     message = message.rstrip("\n")
     if len(message) > LIMIT:
         message = f"{message[:LIMIT]} ... ({len(message) - LIMIT} more characters)"
     record.msg, record.args = one_line(redacted(message)), ()
     if record.exc_info and not record.exc_text:
-        record.exc_text = _plain.formatException(record.exc_info)  # formatters use it instead of making their own
+        record.exc_text = _plain.formatException(record.exc_info)  # formatters use this text
     record.exc_text = record.exc_text and _indented(record.exc_text)
     record.stack_info = record.stack_info and _indented(record.stack_info)
     for name in vars(record).keys() - STANDARD_FIELDS:
