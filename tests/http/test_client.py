@@ -4,7 +4,6 @@ import gzip
 import json
 import os
 import pickle
-import resource
 import socket
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from tests.conftest import Configure, Member
 from tests.http.calls import post
 from tests.http.certificate import make_certificate
 from tests.http.raw_server import OK, Wire
-from tests.support import until
+from tests.support import PeakMemory, until
 from worker.errors import AccessRejected, BadPayload, Unavailable, UnknownOutcome
 from worker.http.client import Http
 from worker.operation import OnUnknown
@@ -243,25 +242,25 @@ class TestAnswersThatAreNotWhole:
 
     def test_an_endless_answer_is_not_swallowed(self, http: Http, sandbox: SandboxControl) -> None:
         post(http, FEES, PAYLOAD)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        memory = PeakMemory()
         sandbox.faults({"what": "huge", "route": "api"})
 
         with pytest.raises(UnknownOutcome, match="longer than 1048576 bytes"):
             post(http, FEES, PAYLOAD)
 
-        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 10 * 1024
+        assert memory.grown_mb < 10
 
     def test_a_bomb_is_not_unpacked(self, wire: Wire, on_wire: Callable[..., Http]) -> None:
         bomb = gzip.compress(b" " * (50 << 20))
         head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(bomb)
         wire.answer = lambda connection, request: connection.sendall(head + bomb)
         http = on_wire()
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        memory = PeakMemory()
 
         with pytest.raises(UnknownOutcome, match="longer than"):
             post(http, "/api/admin/x", {})
 
-        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 10 * 1024
+        assert memory.grown_mb < 10
 
 
 class TestWhereACallGoes:

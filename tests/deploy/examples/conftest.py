@@ -14,7 +14,7 @@ from tests.webhook.conftest import SECRETS, secret_file  # noqa: F401
 from worker.testbed.ports import free_port
 from worker.testbed.processes import clean_environment
 
-EXAMPLES = Path(__file__).parents[2] / "deploy" / "examples"
+EXAMPLES = Path(__file__).parents[3] / "deploy" / "examples"
 SECRET = SECRETS[0]
 WITHDRAWALS = "CREATE TABLE withdrawals (id TEXT, state TEXT); INSERT INTO withdrawals VALUES ('W1', 'new');"
 """The CRM's own table."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.examples.conftest import EXAMPLES, SECRET, Start, tool
+from tests.deploy.examples.conftest import EXAMPLES, SECRET, Start, tool
 from worker.webhook.sample_notice import sample
 from worker.webhook.signing import Secrets
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.examples.conftest import EXAMPLES, WITHDRAWALS, Start, run, tool
+from tests.deploy.examples.conftest import EXAMPLES, WITHDRAWALS, Start, run, tool
 from tests.support import until
 from worker.operation import State
 from worker.testbed.local_system import Environment

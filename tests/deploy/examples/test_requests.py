@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from tests.crm.conftest import crm_host  # noqa: F401
 from tests.crm.test_requests import take
-from tests.examples.conftest import EXAMPLES, WITHDRAWALS, run, tool
+from tests.deploy.examples.conftest import EXAMPLES, WITHDRAWALS, run, tool
 from tests.ledger.conftest import (  # noqa: F401
     database,
     ledger,
