@@ -149,6 +149,22 @@ class TestCircuit:
         assert "waiting operations are due now" in caplog.text
 
 
+    def test_operations_of_several_calls_alone_close_the_circuit(self, ledger: Ledger, engine: Engine) -> None:
+        async def look_then_call(attempt: Attempt, fees: Fees) -> Outcome:
+            await attempt.call(LOOK, {"request_id": fees.request_id})
+            await attempt.call(CALL, {"request_id": fees.request_id})
+            return Done()
+
+        destination = Switched(Unavailable("no answer"))
+        record_operations(ledger, *(f"W{number}" for number in range(FAILURES_TO_OPEN)))
+        drain = in_background(engine(destination, fees_kind(look_then_call)))
+        until(lambda: set(states(ledger).values()) == {"waiting"})
+
+        destination.error = None
+        drain.join(20)
+        drain_until_final(ledger, engine(destination, fees_kind(look_then_call)), "W0")
+
+
 class TestAccess:
     def test_a_403_to_everybody_fails_nothing_opens_the_circuit_and_names_our_address(
         self, ledger: Ledger, engine: Engine, caplog: pytest.LogCaptureFixture
@@ -329,7 +345,7 @@ class TestRateLimit:
 
         began = time.monotonic()
         with pytest.raises(PermitRefused):
-            event_loop().run(full.pass_one(urgent=True))
+            event_loop().run(full.pass_one(urgent=True, times_closed=0))
 
         assert time.monotonic() - began < 1.0
 
@@ -339,7 +355,7 @@ class TestRateLimit:
             record(closed_gate, Unavailable("x"))
 
         with pytest.raises(CircuitOpen):
-            event_loop().run(closed_gate.pass_one(urgent=True))
+            event_loop().run(closed_gate.pass_one(urgent=True, times_closed=0))
 
 
 def test_a_closed_gate_makes_no_lane_claim_in_a_loop(

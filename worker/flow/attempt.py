@@ -40,10 +40,11 @@ class RunningAttempt:
         ledger: Ledger,
         settings: Settings,
         urgent: bool,
+        times_closed: int,
     ) -> None:
         self.claim, self.settings = claim, settings
         self._on_unknown, self._destination, self._gate, self._ledger = on_unknown, destination, gate, ledger
-        self._lease_is_valid, self._urgent = lease_is_valid, urgent
+        self._lease_is_valid, self._urgent, self._times_closed = lease_is_valid, urgent, times_closed
         self._progress = claim.progress
         self.steps: list[Step] = []
         self.unknown_step: str | None = None
@@ -61,7 +62,7 @@ class RunningAttempt:
 
     async def call(self, route: Route[Any], body: Mapping[str, Any]) -> Any:
         if self.steps:  # the permit of the first call was taken when the operation was claimed
-            await self._gate.pass_one(self._urgent)
+            await self._gate.pass_one(self._urgent, self._times_closed)
             if not self._lease_is_valid(self.claim):
                 raise LeaseTooShort("too little is left of the lease")
         # A request without an effect may be sent twice, for any `on_unknown` of the operation.

@@ -70,7 +70,7 @@ class AttemptMaker:
 
         `times_closed`: the gate's `times_closed` when the operation was claimed.
         """
-        return await self._check_before_send(claim, times_closed) or await self._make_attempt(claim)
+        return await self._check_before_send(claim, times_closed) or await self._make_attempt(claim, times_closed)
 
     async def _check_before_send(self, claim: Claim, times_closed: int) -> Result | None:
         """Return the result of a claim that must not be sent, or not now. None if it must be sent."""
@@ -86,7 +86,7 @@ class AttemptMaker:
             return Return(claim)
         return None
 
-    async def _make_attempt(self, claim: Claim) -> Transition:
+    async def _make_attempt(self, claim: Claim, times_closed: int) -> Transition:
         kind, gate = self._kinds[claim.kind], self._gates[claim.destination]
         on_unknown = kind.on_unknown_for(claim)
         began, started_at = time.monotonic(), time.time()
@@ -95,7 +95,7 @@ class AttemptMaker:
         try:
             attempt = RunningAttempt(
                 claim, on_unknown, self._destinations[claim.destination](), gate, self._leases.is_valid, self._ledger,
-                self._settings, self._urgent,
+                self._settings, self._urgent, times_closed,
             )  # fmt: skip
             learned = await kind.attempt(attempt, kind.checked(claim.payload))
         except DATABASE_UNAVAILABLE_ERRORS:  # from a kind that reads the ledger

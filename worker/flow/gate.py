@@ -2,7 +2,7 @@
 
     lane, when it claims:      gate.available(wanted)  ->  claim so many  ->  gate.take(claimed)
     sender, before it sends:   await gate.may_send(times_closed), lease valid
-    attempt, its later calls:  await gate.pass_one()
+    attempt, its later calls:  await gate.pass_one(times_closed)
     sender, after an attempt:  await gate.record(...)
 
 The lane takes the permit for an operation's first call when it claims the operation. So no sender waits for the rate
@@ -73,13 +73,13 @@ class Gate:
         """Take the permits for the first calls of claimed operations; return for how many there are permits."""
         return self.fleet_limits.take(self._login.take(self._circuit.take(claimed)), urgent)
 
-    async def pass_one(self, urgent: bool) -> None:
+    async def pass_one(self, urgent: bool, times_closed: int) -> None:
         """Let one further call of an attempt pass, waiting for its permit for at most `PERMIT_PATIENCE_S`.
 
-        Raises `GateClosed`: the operation waits and continues later.
+        `times_closed`: see `lets_pass`. Raises `GateClosed`: the operation waits and continues later.
         """
         ends = time.monotonic() + PERMIT_PATIENCE_S
-        while self.is_open:
+        while self.lets_pass(times_closed):
             if await self._take_one(urgent):
                 return
             wait_s = self.fleet_limits.until_permit_s(urgent)
@@ -89,8 +89,16 @@ class Gate:
         raise CircuitOpen("the circuit is open", None, None, self.until_open_s(urgent))
 
     async def may_send(self, times_closed: int) -> bool:
-        """Return whether a claim may be sent for which `times_closed` was noted: the gate has not closed since."""
-        return not await self._is_on_hold() and (self.is_open or times_closed == self.times_closed)
+        """Return whether a claim may be sent for which `times_closed` was noted: no hold, and `lets_pass`."""
+        return not await self._is_on_hold() and self.lets_pass(times_closed)
+
+    def lets_pass(self, times_closed: int) -> bool:
+        """Return whether the gate is open, or has not closed since `times_closed` was noted for a claim.
+
+        In the second case the claim is a probe. All calls of a probe pass: if its second call did not, operations of
+        several calls alone could never close the circuit.
+        """
+        return self.is_open or times_closed == self.times_closed
 
     def until_open_s(self, urgent: bool) -> float:
         """Return the seconds after which it makes sense to ask again; 0 if the gate is open."""
