@@ -181,6 +181,34 @@ def test_a_lease_that_is_too_short_between_two_calls_makes_the_operation_continu
     monkeypatch.undo()
 
 
+@pytest.mark.parametrize("closes", ["lease", "hold", "circuit"])
+def test_no_first_call_is_made_if_the_gate_closed_while_the_attempt_prepared_it(
+    ledger: Ledger, engine: Engine, monkeypatch: pytest.MonkeyPatch, closes: str
+) -> None:
+    async def prepare_and_call(attempt: Attempt, fees: Fees) -> Outcome:
+        await attempt.earlier_attempts()
+        gate = pusher._lanes["money"]._gate
+        is_prepared.append(True)
+        if closes == "hold":
+            gate.fleet_limits.hold(60.0)
+        for _ in range(FAILURES_TO_OPEN if closes == "circuit" else 0):
+            error = Unavailable("another operation's call")
+            await gate.record(error, meaning_of(error))
+        await attempt.call(CALL, {"request_id": fees.request_id})
+        return Done()
+
+    is_prepared, is_valid = list[bool](), LeaseRenewal.is_valid
+    if closes == "lease":  # as if the process had been suspended
+        monkeypatch.setattr(LeaseRenewal, "is_valid", lambda self, claim: not is_prepared and is_valid(self, claim))
+    destination = LocalDestination(lambda request_id: {})
+    record_operation(ledger)
+    pusher = engine(destination, fees_kind(prepare_and_call))
+    in_background(pusher)
+    until(lambda: find_operation(ledger).state == State.WAITING)
+
+    assert (destination.calls, find_operation(ledger).sent) == ([], False)
+
+
 def test_progress_that_is_too_large_is_our_own_fault_and_is_not_stored(ledger: Ledger, engine: Engine) -> None:
     async def store_too_much(attempt: Attempt, fees: Fees) -> Outcome:
         attempt.progress = {"text": "x" * PROGRESS_LIMIT}

@@ -148,7 +148,6 @@ class TestCircuit:
 
         assert "waiting operations are due now" in caplog.text
 
-
     def test_operations_of_several_calls_alone_close_the_circuit(self, ledger: Ledger, engine: Engine) -> None:
         async def look_then_call(attempt: Attempt, fees: Fees) -> Outcome:
             await attempt.call(LOOK, {"request_id": fees.request_id})

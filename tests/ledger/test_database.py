@@ -331,3 +331,11 @@ def test_transactions_are_read_committed_whatever_the_databases_default(
 def test_an_idle_transaction_is_ended_by_the_server(ledger: Ledger) -> None:
     with ledger.reading() as connection:
         assert connection.execute(text("SHOW idle_in_transaction_session_timeout")).scalar_one() == "30s"
+
+
+def test_a_dead_postgresql_server_is_noticed_within_seconds(postgres_server: Postgres) -> None:
+    with open_ledger(postgres_server.url()).reading() as connection:
+        parameters = connection.connection.dbapi_connection.info.get_parameters()
+
+    assert int(parameters["tcp_user_timeout"]) <= 20_000  # milliseconds until a statement that gets no answer fails
+    assert int(parameters["keepalives_idle"]) <= 20  # seconds

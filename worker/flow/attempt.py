@@ -19,7 +19,9 @@ from worker.watch.observe import observe_request
 class Destination(Protocol):
     """What operations talk to, for instance `worker.b2copy.B2Copy`."""
 
-    async def send(self, route: Route[Any], body: Mapping[str, Any], on_unknown: OnUnknown) -> Any: ...
+    async def send(
+        self, route: Route[Any], body: Mapping[str, Any], on_unknown: OnUnknown, before_send: Callable[[], None]
+    ) -> Any: ...
 
 
 class RunningAttempt:
@@ -63,13 +65,12 @@ class RunningAttempt:
     async def call(self, route: Route[Any], body: Mapping[str, Any]) -> Any:
         if self.steps:  # the permit of the first call was taken when the operation was claimed
             await self._gate.pass_one(self._urgent, self._times_closed)
-            if not self._lease_is_valid(self.claim):
-                raise LeaseTooShort("too little is left of the lease")
+        self._check_may_send()
         # A request without an effect may be sent twice, for any `on_unknown` of the operation.
         on_unknown = self._on_unknown if route.has_effect else OnUnknown.REPEAT
         began = time.monotonic()
         try:
-            answer = await self._destination.send(route, body, on_unknown)
+            answer = await self._destination.send(route, body, on_unknown, self._check_may_send)
         except Exception as error:
             self._record_step(route, began, error)
             raise
@@ -78,6 +79,15 @@ class RunningAttempt:
 
     async def earlier_attempts(self) -> list[AttemptRecord]:
         return await asyncio.to_thread(attempts_of, self._ledger, self.claim.id)
+
+    def _check_may_send(self) -> None:
+        """Raise `GateClosed` if no request may be sent now.
+
+        Called before each call, and again just before a request is sent: between the two a token may be looked up.
+        """
+        if not self._lease_is_valid(self.claim):
+            raise LeaseTooShort("too little is left of the lease")
+        self._gate.check(self._times_closed)
 
     def _record_step(self, route: Route[Any], began: float, error: Exception | None) -> None:
         status: int | None

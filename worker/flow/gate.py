@@ -92,6 +92,13 @@ class Gate:
         """Return whether a claim may be sent for which `times_closed` was noted: no hold, and `lets_pass`."""
         return not await self._is_on_hold() and self.lets_pass(times_closed)
 
+    def check(self, times_closed: int) -> None:
+        """Raise `GateClosed` if no request may be sent now, as far as this process knows. Asks nobody."""
+        if not self.lets_pass(times_closed):
+            raise CircuitOpen("the circuit is open", None, None, self.until_open_s(urgent=True))
+        if hold_left_s := self.fleet_limits.hold_left_s():
+            raise PermitRefused("the destination asked everybody to wait", None, None, hold_left_s)
+
     def lets_pass(self, times_closed: int) -> bool:
         """Return whether the gate is open, or has not closed since `times_closed` was noted for a claim.
 
