@@ -28,6 +28,7 @@ from worker.http import event_loop
 from worker.kind import Attempt
 from worker.ledger import Ledger, attempts_of
 from worker.operation import PROGRESS_LIMIT, Claim, Done, FailureReason, Later, OnUnknown, Outcome, State, WaitReason
+from worker.watch import metrics
 
 CREATE = Route("create", "", "POST", "/create", lambda body, sent: body)
 
@@ -219,6 +220,36 @@ def test_progress_that_is_too_large_is_our_own_fault_and_is_not_stored(ledger: L
 
     assert find_operation(ledger).failure_reason == FailureReason.INTERNAL
     assert find_operation(ledger).progress is None
+
+
+def test_an_attempt_that_fails_on_our_side_after_an_effect_leaves_the_outcome_unknown(
+    ledger: Ledger, engine: Engine
+) -> None:
+    async def call_and_fail(attempt: Attempt, fees: Fees) -> Outcome:
+        answer = await attempt.call(CALL, {"request_id": fees.request_id})
+        await attempt.call(LOOK, {"request_id": fees.request_id})
+        return Done(answer["a field that is missing"])
+
+    record_operation(ledger)
+    engine(None, fees_kind(call_and_fail)).drain("money")
+
+    failed = find_operation(ledger)
+    assert failed.failure_reason == FailureReason.INTERNAL
+    assert (failed.outcome_unknown, failed.unknown_step) == (True, "processext")
+
+
+def test_a_request_that_cannot_be_counted_is_an_answer_all_the_same(
+    ledger: Ledger, engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError("the metrics' folder is full")
+
+    monkeypatch.setattr(metrics.REQUESTS, "labels", fail)
+    record_operation(ledger)
+    engine().drain("money")
+
+    assert find_operation(ledger).state == State.SUCCEEDED
+    assert "observe_request failed" in caplog.text
 
 
 def test_an_attempt_that_fails_before_its_first_call_has_sent_nothing(ledger: Ledger, engine: Engine) -> None:

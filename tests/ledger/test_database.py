@@ -334,7 +334,7 @@ def test_an_idle_transaction_is_ended_by_the_server(ledger: Ledger) -> None:
 
 
 def test_a_dead_postgresql_server_is_noticed_within_seconds(postgres_server: Postgres) -> None:
-    with open_ledger(postgres_server.url()).reading() as connection:
+    with open_ledger(postgres_server.url()).engine.connect() as connection:
         parameters = connection.connection.dbapi_connection.info.get_parameters()
 
     assert int(parameters["tcp_user_timeout"]) <= 20_000  # milliseconds until a statement that gets no answer fails

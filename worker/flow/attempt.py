@@ -27,8 +27,8 @@ class Destination(Protocol):
 class RunningAttempt:
     """See `worker.kind.Attempt`. Used by one sender, once.
 
-    `unknown_step`: the request with an effect that was sent and whose effect is not known yet. `sent`: some request may
-    have reached the destination. `progress` is stored with the operation after every attempt, so that the next attempt
+    `unknown_step`: the request with an effect that was sent and whose effect is not known yet. `effect_step`: the last
+    request that had an effect or may have had one. `sent`: some request may have reached the destination. `progress` is stored with the operation after every attempt, so that the next attempt
     continues there.
     """
 
@@ -50,6 +50,7 @@ class RunningAttempt:
         self._progress = claim.progress
         self.steps: list[Step] = []
         self.unknown_step: str | None = None
+        self.effect_step: str | None = None
         self.sent = False
 
     @property
@@ -100,10 +101,12 @@ class RunningAttempt:
             # A fault of ours says nothing about what the request did.
             is_unknown = meaning.outcome == "unknown" or meaning.becomes == Becomes.INTERNAL
         self.sent = self.sent or has_left
+        if route.has_effect and (error is None or is_unknown):
+            self.effect_step = route.name
         if route.has_effect and is_unknown:
             self.unknown_step = route.name
         elif error is None and self.unknown_step == route.name:
             self.unknown_step = None  # an earlier call of this step had no answer, and this call has one
         took_s = time.monotonic() - began
-        observe_request(self.claim.destination, route.name, took_s, status, has_left)
         self.steps.append(Step(route.name, round(took_s * 1000), status, word))
+        observe_request(self.claim.destination, route.name, took_s, status, has_left)

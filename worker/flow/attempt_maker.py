@@ -107,6 +107,9 @@ class AttemptMaker:
         meaning = meaning_of(learned)
         others_are_served = gate.served_since(began - claim.last_wait_s)
         unknown_step = attempt.unknown_step if attempt else None
+        if attempt and meaning.becomes == Becomes.INTERNAL:
+            # Our own code failed after the request had its effect. A person who repeats the operation must know that.
+            unknown_step = unknown_step or attempt.effect_step
         progress = attempt.progress if attempt else claim.progress
         if unknown_step is not None:  # a kind's `on_unknown` may depend on the step whose outcome is unknown
             known_now = claim._replace(outcome_unknown=True, unknown_step=unknown_step, progress=progress)
