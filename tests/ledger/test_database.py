@@ -26,6 +26,7 @@ from tests.postgres import Postgres
 from tests.support import until
 from worker.errors import SettingsError
 from worker.ledger import Ledger, open_ledger, search
+from worker.ledger.engine import connect
 from worker.ledger.migrations import migrate
 from worker.ledger.schema import HEAD, VERSION_TABLE, metadata
 from worker.operation import State
@@ -334,7 +335,7 @@ def test_an_idle_transaction_is_ended_by_the_server(ledger: Ledger) -> None:
 
 
 def test_a_dead_postgresql_server_is_noticed_within_seconds(postgres_server: Postgres) -> None:
-    with open_ledger(postgres_server.url()).engine.connect() as connection:
+    with connect(postgres_server.url()).connect() as connection:
         parameters = connection.connection.dbapi_connection.info.get_parameters()
 
     assert int(parameters["tcp_user_timeout"]) <= 20_000  # milliseconds until a statement that gets no answer fails

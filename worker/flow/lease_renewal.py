@@ -3,6 +3,9 @@
 A lease lasts ten seconds and is renewed every three, so it outlives any call. If the process is killed, suspended or
 cut off from the database, the lease lapses and another worker takes over. So nothing may be sent for a claim whose
 lease ends in less than `MARGIN_S` by this process's own monotonic clock.
+
+If something blocks the event loop, this process makes no progress with its claims, although this thread runs. Then the
+leases are not renewed either, and other workers take over.
 """
 
 import logging
@@ -10,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterable
 
+from worker.http import event_loop
 from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, LEASE_S, Ledger, renew_leases
 from worker.operation import Claim
 from worker.watch import metrics
@@ -17,6 +21,7 @@ from worker.watch import metrics
 log = logging.getLogger(__name__)
 
 RENEW_EVERY_S = 3.0  # seconds
+BLOCKED_MAX_S = 20.0  # seconds; if the event loop is blocked longer, no lease is renewed
 MARGIN_S = 3.0  # seconds; nothing is sent for a claim whose lease ends sooner
 
 
@@ -70,6 +75,9 @@ class LeaseRenewal:
         with self._lock:
             claims = list(self._claims.values())
         if not claims:
+            return
+        if (blocked_s := event_loop().blocked_s) > BLOCKED_MAX_S:
+            log.error("leases not renewed: something has blocked the event loop for %.0f s", blocked_s)
             return
         asked_at = time.monotonic()
         still_ours = renew_leases(self._ledger, self.owner, claims)

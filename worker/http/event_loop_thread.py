@@ -3,16 +3,19 @@
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from worker.per_process import PerProcess
+from worker.watch.heartbeat import note_progress
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+BEAT_S = 0.5  # seconds between two notes that the loop runs
 BLOCKING_THREADS = 8  # for `asyncio.to_thread`, because reads of Redis, the ledger or a file must not block the loop
 
 
@@ -23,7 +26,14 @@ class EventLoop:
         self._loop = asyncio.new_event_loop()
         self._loop.set_default_executor(ThreadPoolExecutor(BLOCKING_THREADS, "b2copy-blocking"))
         self._thread = threading.Thread(target=self._run, name="b2copy-loop", daemon=True)
+        self._last_beat = time.monotonic()
+        self.call(self._beat)
         self._thread.start()
+
+    @property
+    def blocked_s(self) -> float:
+        """For how many seconds nothing has run on the loop, because something blocks it; about 0 otherwise."""
+        return max(0.0, time.monotonic() - self._last_beat - BEAT_S)
 
     def call(self, function: Callable[..., object], *args: Any) -> None:
         """Call a function on the loop, soon."""
@@ -39,6 +49,11 @@ class EventLoop:
             coroutine.close()
             raise RuntimeError("this thread runs the event loop: it must not wait for it")
         return self.submit(coroutine).result()
+
+    def _beat(self) -> None:
+        self._last_beat = time.monotonic()
+        note_progress("attempts")
+        self._loop.call_later(BEAT_S, self._beat)
 
     def _run(self) -> None:
         """Run the loop for ever: a task that raises SystemExit, or stops the loop, must not end all others."""
