@@ -116,6 +116,18 @@ def test_no_lease_is_renewed_while_something_blocks_the_event_loop(
     until(lambda: lapses_at(ledger) > before)
 
 
+def test_a_claim_that_is_held_longer_than_any_attempt_lasts_is_an_error_once(
+    ledger: Ledger, renewing: Hold, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(lease_renewal, "HELD_MAX_S", 0.2)
+    leases = renewing(hold_operation(ledger))
+
+    until(lambda: "is held for" in caplog.text)
+    leases.renew()
+
+    assert caplog.text.count("is held for") == 1
+
+
 def test_a_ledger_that_is_unavailable_for_a_moment_costs_no_lease(
     ledger: Ledger, renewing: Hold, caplog: pytest.LogCaptureFixture
 ) -> None:

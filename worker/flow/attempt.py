@@ -28,8 +28,8 @@ class RunningAttempt:
     """See `worker.kind.Attempt`. Used by one sender, once.
 
     `unknown_step`: the request with an effect that was sent and whose effect is not known yet. `effect_step`: the last
-    request that had an effect or may have had one. `sent`: some request may have reached the destination. `progress` is stored with the operation after every attempt, so that the next attempt
-    continues there.
+    request that had an effect or may have had one. `sent`: some request may have reached the destination. `progress` is
+    stored with the operation after every attempt, so that the next attempt continues there.
     """
 
     def __init__(
