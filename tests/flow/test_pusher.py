@@ -22,8 +22,8 @@ from tests.flow.conftest import (
 from tests.operations import claim_one, find_operation, record_operation, record_operations
 from tests.support import until
 from worker.app import b2copy
+from worker.flow import attempt_maker, lease_renewal
 from worker.flow import lane as lane_module
-from worker.flow import lease_renewal
 from worker.flow.gate import Gate
 from worker.flow.sender import Senders
 from worker.kind import Attempt
@@ -305,6 +305,23 @@ class TestTheLedgerInTrouble:
 
         make_all_due(ledger)
         pusher.drain("money")
+        assert find_operation(ledger).state == State.SUCCEEDED
+
+    def test_a_check_that_fails_before_anything_was_sent_fails_no_operation(
+        self, ledger: Ledger, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        failures, may_send = [RuntimeError("can't start new thread")], Gate.may_send
+
+        async def fail_once(self: Gate, times_closed: int) -> bool:
+            if failures:
+                raise failures.pop()
+            return await may_send(self, times_closed)
+
+        monkeypatch.setattr(Gate, "may_send", fail_once)
+        monkeypatch.setattr(attempt_maker, "CHECK_PAUSE_S", 0.01)
+        record_operation(ledger)
+        engine().drain("money")
+
         assert find_operation(ledger).state == State.SUCCEEDED
 
     def test_a_gate_that_fails_costs_no_result(

@@ -2,6 +2,8 @@
 
 import asyncio
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -210,3 +212,13 @@ def test_a_worker_does_not_start_with_certificates_that_cannot_be_read(environme
     [line] = refused(run("worker", B2COPY_CA_FILE=str(environment.folder / "ca.pem")))
 
     assert line.startswith("B2COPY_CA_FILE: ")
+
+
+def test_the_end_of_the_process_waits_for_no_blocking_call() -> None:
+    code = """
+import asyncio, time
+from worker.http import event_loop
+event_loop().submit(asyncio.to_thread(time.sleep, 60))
+event_loop().token_threads.submit(time.sleep, 60)
+"""
+    subprocess.run([sys.executable, "-c", code], timeout=20, check=True)

@@ -1,5 +1,6 @@
 """Make one attempt for a claim: check before sending, run the kind's coroutine, build evidence and transition."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -34,6 +35,7 @@ from worker.settings import Settings
 log = logging.getLogger(__name__)
 
 UNKNOWN_KIND_WAIT_S = 30.0  # seconds; an operation waits so long if only a newer version of this code knows its kind
+CHECK_PAUSE_S = 1.0  # seconds; a claim is returned after this time if the check before sending failed
 LEDGER_PAUSE_S = 1.0  # seconds; an attempt that could not read the ledger is made again after this time
 
 
@@ -70,7 +72,13 @@ class AttemptMaker:
 
         `times_closed`: the gate's `times_closed` when the operation was claimed.
         """
-        return await self._check_before_send(claim, times_closed) or await self._make_attempt(claim, times_closed)
+        try:
+            not_sent = await self._check_before_send(claim, times_closed)
+        except Exception:  # nothing was sent, so that our own fault need not fail the operation
+            log.exception("operation %s cannot be sent now", claim.key)
+            await asyncio.sleep(CHECK_PAUSE_S)
+            return Return(claim)
+        return not_sent or await self._make_attempt(claim, times_closed)
 
     async def _check_before_send(self, claim: Claim, times_closed: int) -> Result | None:
         """Return the result of a claim that must not be sent, or not now. None if it must be sent."""

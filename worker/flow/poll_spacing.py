@@ -46,5 +46,7 @@ class PollSpacing:
             self._count = await asyncio.to_thread(self._count_pending)
         except SQLAlchemyError as error:
             log.warning("pending operations not counted, the ledger is unavailable: %s", error)
+        except Exception:  # an attempt must not fail because of it
+            log.exception("pending operations not counted")
         finally:
             self._count_again_at = time.monotonic() + COUNT_VALID_S
