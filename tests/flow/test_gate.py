@@ -1,6 +1,7 @@
 """The gate to a destination: circuit, login, rate limit and hold, seen from the operations that pass it or wait."""
 
 import logging
+import threading
 import time
 from typing import Any
 
@@ -320,6 +321,23 @@ class TestRateLimit:
         drain.join(20)
 
         assert set(states(ledger).values()) == {"succeeded"}
+
+    def test_no_more_is_claimed_ahead_than_the_limit_lets_pass_meanwhile(self, ledger: Ledger, engine: Engine) -> None:
+        may_answer = threading.Event()
+
+        def answer(request_id: str) -> Any:
+            assert request_id != "W20" or may_answer.wait(20)
+            return {}
+
+        record_operations(ledger, *(f"W{number:02}" for number in range(90)))
+        drain = in_background(engine(LocalDestination(answer), rate_limit="100/minute", concurrency=1))
+        until(lambda: find_operation(ledger, "W20").state == State.RUNNING)
+        until(lambda: find_operation(ledger, "W19").state == State.SUCCEEDED)
+        time.sleep(0.3)  # the time in which more would be claimed
+
+        assert list(states(ledger).values()).count("running") == 1
+        may_answer.set()
+        drain.join(20)
 
     def test_attempts_of_two_calls_end_under_a_limit_that_is_used_up(self, ledger: Ledger, engine: Engine) -> None:
         async def look_then_call(attempt: Attempt, fees: Fees) -> Outcome:

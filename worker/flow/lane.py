@@ -142,6 +142,9 @@ class Lane:
         if not self._gate.is_open:
             return 0 if self._in_hand else 1
         ahead = 0 if self._no_prefetch else int(self._concurrency * PREFETCH_S / self._attempts.attempt_s)
+        if per_second := self._gate.fleet_limits.per_second:
+            # Permits are taken for what is claimed ahead. After a hang of this process they would be used all at once.
+            ahead = min(ahead, int(per_second * PREFETCH_S))
         return max(0, self._concurrency + min(PREFETCH_MAX, ahead) - self._in_hand)
 
     def _hand_over(self, claims: list[Claim]) -> None:

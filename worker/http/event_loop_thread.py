@@ -25,8 +25,8 @@ BLOCKING_THREADS = 8  # for `asyncio.to_thread`, because reads of the ledger or 
 class EventLoop:
     """An asyncio loop in a daemon thread, which ends with the process. Safe to use from any thread.
 
-    `token_threads` and `redis_threads` are executors for calls that block. `asyncio.to_thread` has other threads: if the
-    ledger does not answer and all of those wait for it, requests still get their tokens before their leases end.
+    `token_threads` and `redis_threads` are executors for calls that block. `asyncio.to_thread` has other threads: if
+    the ledger does not answer and all of those wait for it, requests still get their tokens before their leases end.
     """
 
     def __init__(self) -> None:
