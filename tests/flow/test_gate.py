@@ -1,6 +1,9 @@
 """The gate to a destination: circuit, login, rate limit and hold, seen from the operations that pass it or wait."""
 
+import asyncio
 import logging
+import os
+import signal
 import threading
 import time
 from typing import Any
@@ -365,6 +368,24 @@ class TestRateLimit:
             event_loop().run(full.pass_one(urgent=True, times_closed=0))
 
         assert time.monotonic() - began < 1.0
+
+    def test_later_calls_give_up_in_time_and_leave_the_other_threads_alone_if_redis_is_frozen(
+        self, active_environment: Environment, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(gate, "PERMIT_PATIENCE_S", 0.5)
+        frozen = a_gate(rate_limit="1000/second")
+        assert frozen.take(1, urgent=True) == 1
+        os.kill(active_environment.broker.pid, signal.SIGSTOP)
+        began = time.monotonic()
+        waiting = [event_loop().submit(frozen.pass_one(urgent=True, times_closed=0)) for _ in range(50)]
+        event_loop().submit(asyncio.to_thread(time.monotonic)).result(0.4)  # a look-up of another attempt
+
+        for one in waiting:
+            with pytest.raises(PermitRefused):
+                one.result(10)
+
+        assert time.monotonic() - began < 1.0
+        os.kill(active_environment.broker.pid, signal.SIGCONT)
 
     def test_a_later_call_does_not_pass_an_open_circuit(self, active_environment: Environment) -> None:
         closed_gate = a_gate()

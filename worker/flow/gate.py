@@ -18,16 +18,20 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
+from typing import TypeVar
 
 from worker.errors import AccessRejected, B2CopyError, CircuitOpen, PermitRefused, RateLimited
 from worker.flow.circuit_breaker import CircuitBreaker
 from worker.flow.fleet_limits import FleetLimits
 from worker.flow.meaning import Meaning
+from worker.http import event_loop
 from worker.operation import Outcome, WaitReason
 from worker.settings import Settings
 from worker.watch import metrics
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 HOLD_WITHOUT_RETRY_AFTER_S = 1.0  # seconds; nobody sends for so long after a 429 without Retry-After
 PERMIT_PATIENCE_S = 5.0  # seconds; a later call of an attempt waits at most so long for its permit
@@ -48,6 +52,7 @@ class Gate:
         self._device_ip = settings.device_ip
         self._make_due = make_due
         self.fleet_limits = FleetLimits(destination, settings)
+        self._asking = {True: asyncio.Lock(), False: asyncio.Lock()}  # urgent or not
         self._last_served = 0.0  # monotonic seconds
         metrics.CIRCUIT_OPEN.labels(destination).set(0)
         self._circuit = CircuitBreaker(self.fleet_limits.may_probe)
@@ -79,13 +84,17 @@ class Gate:
         `times_closed`: see `lets_pass`. Raises `GateClosed`: the operation waits and continues later.
         """
         ends = time.monotonic() + PERMIT_PATIENCE_S
-        while self.lets_pass(times_closed):
-            if await self._take_one(urgent):
-                return
-            wait_s = self.fleet_limits.until_permit_s(urgent)
-            if time.monotonic() + wait_s > ends:
-                raise PermitRefused("the rate limit is reached", None, None, wait_s)
-            await asyncio.sleep(wait_s)
+        try:
+            async with asyncio.timeout(PERMIT_PATIENCE_S):  # Redis may be frozen
+                while self.lets_pass(times_closed):
+                    if wait_s := self.fleet_limits.until_permit_s(urgent):
+                        if time.monotonic() + wait_s > ends:
+                            raise PermitRefused("the rate limit is reached", None, None, wait_s)
+                        await asyncio.sleep(wait_s)
+                    elif await self._take_one(urgent):
+                        return
+        except TimeoutError:
+            raise PermitRefused("no permit came in time", None, None, PERMIT_PATIENCE_S) from None
         raise CircuitOpen("the circuit is open", None, None, self.until_open_s(urgent))
 
     async def may_send(self, times_closed: int) -> bool:
@@ -143,11 +152,17 @@ class Gate:
     async def _take_one(self, urgent: bool) -> bool:
         if self.fleet_limits.per_second is None:
             return not await self._is_on_hold()
-        return await asyncio.to_thread(self.fleet_limits.take, 1, urgent) == 1
+        async with self._asking[urgent]:  # one asks at a time: if Redis refuses it or is frozen, the others do not ask
+            if self.fleet_limits.until_permit_s(urgent):
+                return False
+            return await self._in_redis_thread(partial(self.fleet_limits.take, 1, urgent)) == 1
+
+    async def _in_redis_thread(self, blocks: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(event_loop().redis_threads, blocks)
 
     async def _is_on_hold(self) -> bool:
         if self.fleet_limits.must_read_hold():
-            await asyncio.to_thread(self.fleet_limits.read_hold)
+            await self._in_redis_thread(self.fleet_limits.read_hold)
         return self.fleet_limits.hold_left_s() > 0
 
     def _log_opened(self, failure: Outcome | Exception) -> None:
