@@ -308,6 +308,23 @@ class TestHold:
         assert other.calls == ["W2"]
 
 
+    def test_a_429_holds_before_it_is_logged(self, active_environment: Environment) -> None:
+        """A log may block, for instance on a full pipe."""
+        holding, held_s = a_gate(), list[float]()
+
+        class NoteHold(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                held_s.append(holding.fleet_limits.hold_left_s())
+
+        handler = NoteHold()
+        gate.log.addHandler(handler)
+        record(holding, RateLimited("x", 429, "slow down", 60.0))
+        gate.log.removeHandler(handler)
+
+        assert held_s
+        assert min(held_s) > 0
+
+
 class TestRateLimit:
     def test_a_lane_asks_for_permits_again_although_calls_are_in_flight(self, ledger: Ledger, engine: Engine) -> None:
         done: list[str] = []

@@ -129,8 +129,8 @@ class Gate:
         then: list[Callable[[], None]] = []
         if isinstance(learned, RateLimited):
             hold_s = learned.retry_after or HOLD_WITHOUT_RETRY_AFTER_S
+            self.fleet_limits.hold(hold_s)  # before the log, which may block
             log.warning("%s asks us to slow down: nobody sends to it for %.0f s", self._destination, hold_s)
-            self.fleet_limits.hold(hold_s)
             then.append(self.fleet_limits.share_hold)
             metrics.HOLDS.labels(self._destination).inc()
         if meaning.login == "success":
