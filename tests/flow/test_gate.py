@@ -39,6 +39,7 @@ from worker.flow import circuit_breaker, fleet_limits, gate
 from worker.flow.circuit_breaker import FAILURES_TO_OPEN
 from worker.flow.gate import Gate
 from worker.flow.meaning import meaning_of
+from worker.flow.pusher import Pusher
 from worker.http import event_loop
 from worker.kind import Attempt
 from worker.ledger import Ledger, attempts_of, search
@@ -242,6 +243,24 @@ class TestLogin:
         until(lambda: set(states(ledger).values()) == {"succeeded"}, within=5)
         drain.join(10)
 
+    def test_no_result_waits_until_other_operations_are_due(
+        self, ledger: Ledger, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        may_continue = threading.Event()
+        monkeypatch.setattr(Pusher, "_make_due", lambda *_: may_continue.wait(20))
+        destination = Switched(SessionUnavailable("x"))
+        record_operation(ledger)
+        pusher = engine(destination)
+        pusher.drain("money")
+        destination.error = None
+
+        make_all_due(ledger)
+        drain = in_background(pusher)
+        until(lambda: find_operation(ledger).state == State.SUCCEEDED)
+
+        may_continue.set()
+        drain.join(20)
+
     def test_a_destination_that_cannot_be_made_makes_operations_wait(self, ledger: Ledger, engine: Engine) -> None:
         def unusable() -> Any:
             raise SettingsError("B2COPY_CA_FILE cannot be read")
@@ -306,7 +325,6 @@ class TestHold:
 
         assert time.monotonic() - held_at >= 0.8
         assert other.calls == ["W2"]
-
 
     def test_a_429_holds_before_it_is_logged(self, active_environment: Environment) -> None:
         """A log may block, for instance on a full pipe."""

@@ -123,7 +123,7 @@ class AttemptMaker:
             known_now = claim._replace(outcome_unknown=True, unknown_step=unknown_step, progress=progress)
             on_unknown = kind.on_unknown_for(known_now)
         if meaning.becomes == Becomes.PENDING:
-            await self._spacing.recount()
+            self._spacing.recount_soon()
         record = _record_of(
             attempt, learned, meaning, started_at, duration_s, self._leases.owner,
             counted=counts(claim, meaning, others_are_served),

@@ -53,6 +53,7 @@ class Gate:
         self._make_due = make_due
         self.fleet_limits = FleetLimits(destination, settings)
         self._asking = {True: asyncio.Lock(), False: asyncio.Lock()}  # urgent or not
+        self._tasks: set[asyncio.Task[None]] = set()  # asyncio itself holds only weak references
         self._last_served = 0.0  # monotonic seconds
         metrics.CIRCUIT_OPEN.labels(destination).set(0)
         self._circuit = CircuitBreaker(self.fleet_limits.may_probe)
@@ -125,7 +126,10 @@ class Gate:
         return self._last_served > monotonic_s
 
     async def record(self, learned: Outcome | Exception, meaning: Meaning) -> None:
-        """Note what an attempt says about the destination and its login: at once for this process, then for others."""
+        """Note what an attempt says about the destination and its login: at once for this process, soon for others.
+
+        What blocks runs in a thread after this has returned, so that the attempt's result need not wait for it.
+        """
         then: list[Callable[[], None]] = []
         if isinstance(learned, RateLimited):
             hold_s = learned.retry_after or HOLD_WITHOUT_RETRY_AFTER_S
@@ -146,8 +150,17 @@ class Gate:
                 then.append(partial(self._make_due, self._destination, WAITS_FOR_CIRCUIT))
         elif meaning.circuit == "failure" and self._circuit.record_failure():
             self._log_opened(learned)
-        for blocks in then:
-            await asyncio.to_thread(blocks)
+        if then:
+            task = asyncio.create_task(self._run_in_thread(then))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _run_in_thread(self, functions: Iterable[Callable[[], None]]) -> None:
+        for function in functions:
+            try:
+                await asyncio.to_thread(function)
+            except Exception:
+                log.exception("the gate could not share what it learned")
 
     async def _take_one(self, urgent: bool) -> bool:
         if self.fleet_limits.per_second is None:
