@@ -47,6 +47,9 @@ class LocalDestination:
     def wait_for_calls(self, count: int) -> None:
         until(lambda: len(self.calls) >= count)
 
+    def proves_login(self, route: Route[Any]) -> bool:
+        return route.login == "service_admin"
+
     async def send(
         self, route: Route[Any], body: Mapping[str, Any], on_unknown: OnUnknown, before_send: Callable[[], None]
     ) -> Any:

@@ -1,6 +1,7 @@
 """The gate to a destination: circuit, login, rate limit and hold, seen from the operations that pass it or wait."""
 
 import asyncio
+import dataclasses
 import logging
 import os
 import signal
@@ -242,6 +243,23 @@ class TestLogin:
         destination.error = None
         until(lambda: set(states(ledger).values()) == {"succeeded"}, within=5)
         drain.join(10)
+
+    @pytest.mark.parametrize(("login", "is_open"), [("service_admin", True), ("back_office", False), (None, False)])
+    def test_only_an_answer_to_the_service_admin_closes_the_login(
+        self, ledger: Ledger, engine: Engine, login: str | None, is_open: bool
+    ) -> None:
+        async def attempt(attempt: Attempt, fees: Fees) -> Outcome:
+            await attempt.call(dataclasses.replace(CALL, login=login), {"request_id": fees.request_id})
+            return Done()
+
+        pusher = engine(None, fees_kind(attempt))
+        gate = pusher._lanes["money"]._gate
+        record(gate, SessionUnavailable("the service admin cannot log in"))
+        record_operation(ledger)
+        pusher.drain("money")
+        until(lambda: find_operation(ledger).state == State.SUCCEEDED)
+
+        assert gate.is_open == is_open
 
     def test_no_result_waits_until_other_operations_are_due(
         self, ledger: Ledger, engine: Engine, monkeypatch: pytest.MonkeyPatch

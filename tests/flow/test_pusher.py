@@ -21,6 +21,7 @@ from tests.flow.conftest import (
 )
 from tests.operations import claim_one, find_operation, record_operation, record_operations
 from tests.support import until
+from worker import ledger as ledger_module
 from worker.app import b2copy
 from worker.flow import attempt_maker, lease_renewal
 from worker.flow import lane as lane_module
@@ -342,7 +343,7 @@ class TestADrainThatFails:
     def test_leaves_its_results_to_the_next_one(
         self, ledger: Ledger, engine: Engine, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        failures, settle_and_claim = [SystemExit("a time limit")], lane_module.settle_and_claim
+        failures, settle_and_claim = [SystemExit("a time limit")], ledger_module.settle_and_claim
 
         def fail_with_results(ledger: Ledger, transitions: list[Transition], *rest: Any) -> Any:
             if transitions and failures:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -336,7 +337,8 @@ def test_an_idle_transaction_is_ended_by_the_server(ledger: Ledger) -> None:
 
 def test_a_dead_postgresql_server_is_noticed_within_seconds(postgres_server: Postgres) -> None:
     with connect(postgres_server.url()).connect() as connection:
-        parameters = connection.connection.dbapi_connection.info.get_parameters()
+        driver_connection: Any = connection.connection.driver_connection
+        parameters = driver_connection.info.get_parameters()
 
     assert int(parameters["tcp_user_timeout"]) <= 20_000  # milliseconds until a statement that gets no answer fails
     assert int(parameters["keepalives_idle"]) <= 20  # seconds

@@ -44,7 +44,7 @@ class B2Copy:
 
         `before_send`: see `Http.request`.
         """
-        message, login = route.message(body), route.login and self._logins.get(route.login, route.login)
+        message, login = route.message(body), self._login_of(route)
         try:
             answer = await self._http.request(
                 route.method, message.path, query=message.query, json=message.body, login=login, on_unknown=on_unknown,
@@ -59,6 +59,13 @@ class B2Copy:
         if route.secrets:
             answer = _without(answer, [body[name] for name in route.secrets])
         return route.read(value_of(answer, route.name, is_secret=route.is_secret), body)
+
+    def proves_login(self, route: Route[Any]) -> bool:
+        """Return whether the route's requests carry the service admin's token."""
+        return self._login_of(route) == SERVICE_ADMIN
+
+    def _login_of(self, route: Route[Any]) -> str | None:
+        return route.login and self._logins.get(route.login, route.login)
 
     async def process_fees(self, account_login: str, request_id: str) -> fee_run.FeeStatus:
         """Start the fee run of a withdrawal, or ask how far it is."""

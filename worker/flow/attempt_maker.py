@@ -144,7 +144,7 @@ class AttemptMaker:
         )
         if attempt is None or attempt.steps:  # an attempt without a call says nothing about the destination
             try:
-                await gate.record(learned, meaning)
+                await gate.record(learned, meaning, proves_login=attempt is not None and attempt.proves_login)
             except BaseException:  # the operation's result must not be lost with it
                 log.exception("the gate could not record an attempt")
         return transition

@@ -125,8 +125,10 @@ class Gate:
         """Return whether the destination has served an operation, `circuit` success, since this monotonic time."""
         return self._last_served > monotonic_s
 
-    async def record(self, learned: Outcome | Exception, meaning: Meaning) -> None:
+    async def record(self, learned: Outcome | Exception, meaning: Meaning, proves_login: bool = True) -> None:
         """Note what an attempt says about the destination and its login: at once for this process, soon for others.
+
+        `proves_login`: the attempt used the login that this gate watches. Another login says nothing about this one.
 
         What blocks runs in a thread after this has returned, so that the attempt's result need not wait for it.
         """
@@ -137,7 +139,7 @@ class Gate:
             log.warning("%s asks us to slow down: nobody sends to it for %.0f s", self._destination, hold_s)
             then.append(self.fleet_limits.share_hold)
             metrics.HOLDS.labels(self._destination).inc()
-        if meaning.login == "success":
+        if meaning.login == "success" and proves_login:
             if self._login.record_success():
                 then.append(partial(self._make_due, self._destination, (WaitReason.NO_SESSION,)))
         elif meaning.login == "failure":

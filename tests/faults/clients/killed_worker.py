@@ -82,6 +82,9 @@ class _Killer:
         if point == self._kill:
             os.kill(os.getpid(), signal.SIGKILL)
 
+    def proves_login(self, route: Route[Any]) -> bool:
+        return b2copy().proves_login(route)
+
     async def send(
         self, route: Route[Any], body: Mapping[str, Any], on_unknown: OnUnknown, before_send: Callable[[], None]
     ) -> Any:
