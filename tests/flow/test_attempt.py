@@ -1,5 +1,7 @@
 """An attempt of several calls: its steps, its progress, what it leaves unknown, and what a lost process leaves."""
 
+import asyncio
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +22,7 @@ from tests.operations import claim_one, find_operation, record_operation
 from tests.support import until
 from worker.b2copy import Route
 from worker.errors import BadPayload, Rejected, Unavailable, UnknownOutcome
+from worker.flow import attempt_maker
 from worker.flow import gate as gate_module
 from worker.flow.circuit_breaker import FAILURES_TO_OPEN
 from worker.flow.lease_renewal import LeaseRenewal
@@ -208,6 +211,27 @@ def test_no_first_call_is_made_if_the_gate_closed_while_the_attempt_prepared_it(
     until(lambda: find_operation(ledger).state == State.WAITING)
 
     assert (destination.calls, find_operation(ledger).sent) == ([], False)
+
+
+@pytest.mark.parametrize("hangs_in", ["call", "kind"])
+def test_an_attempt_that_does_not_end_leaves_the_outcome_unknown(
+    ledger: Ledger, engine: Engine, monkeypatch: pytest.MonkeyPatch, hangs_in: str
+) -> None:
+    async def attempt(attempt: Attempt, fees: Fees) -> Outcome:
+        await attempt.call(CALL, {"request_id": fees.request_id})
+        await asyncio.sleep(60)
+        return Done()
+
+    monkeypatch.setattr(attempt_maker, "CALLS_MAX", 0.02)
+    may_answer = threading.Event()
+    destination = LocalDestination(lambda request_id: hangs_in == "kind" or may_answer.wait(20))
+    record_operation(ledger, on_unknown=OnUnknown.STOP)
+    drain = in_background(engine(destination, fees_kind(attempt)))
+    drain.join(10)
+    may_answer.set()
+
+    failed = find_operation(ledger)
+    assert (failed.failure_reason, failed.unknown_step) == (FailureReason.UNRESOLVED, "processext")
 
 
 def test_progress_that_is_too_large_is_our_own_fault_and_is_not_stored(ledger: Ledger, engine: Engine) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from worker.b2copy.route import Route
-from worker.errors import B2CopyError, LeaseTooShort
+from worker.errors import B2CopyError, LeaseTooShort, UnknownOutcome
 from worker.flow.gate import Gate
 from worker.flow.meaning import Becomes, meaning_of
 from worker.ledger import Ledger, attempts_of
@@ -77,6 +77,9 @@ class RunningAttempt:
         began = time.monotonic()
         try:
             answer = await self._destination.send(route, body, on_unknown, self._check_may_send)
+        except asyncio.CancelledError:
+            self._record_step(route, began, UnknownOutcome("the attempt was cancelled"))
+            raise
         except Exception as error:
             self._record_step(route, began, error)
             raise

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from worker.errors import B2CopyError, GateClosed
+from worker.errors import B2CopyError, GateClosed, UnknownOutcome
 from worker.flow.attempt import Destination, RunningAttempt
-from worker.flow.gate import Gate
+from worker.flow.gate import PERMIT_PATIENCE_S, Gate
 from worker.flow.lease_renewal import LeaseRenewal
 from worker.flow.meaning import Becomes, Meaning, meaning_of
 from worker.flow.poll_spacing import PollSpacing
@@ -34,6 +34,7 @@ from worker.settings import Settings
 
 log = logging.getLogger(__name__)
 
+CALLS_MAX = 8  # an attempt may take as long as so many calls, each with its longest wait for a permit
 UNKNOWN_KIND_WAIT_S = 30.0  # seconds; an operation waits so long if only a newer version of this code knows its kind
 CHECK_PAUSE_S = 1.0  # seconds; a claim is returned after this time if the check before sending failed
 LEDGER_PAUSE_S = 1.0  # seconds; an attempt that could not read the ledger is made again after this time
@@ -65,6 +66,7 @@ class AttemptMaker:
         self._ledger, self._kinds, self._destinations, self._gates = ledger, kinds, destinations, gates
         self._leases, self._spacing, self._settings, self._urgent = leases, spacing, settings, urgent
         self._policy = RetryPolicy(settings.max_attempts, spacing.between_polls_s)
+        self._limit_s = CALLS_MAX * (settings.call_deadline + PERMIT_PATIENCE_S)
         self.attempt_s = 0.05  # seconds an attempt takes: a first guess, then the moving average
 
     async def make(self, claim: Claim, times_closed: int) -> Result:
@@ -100,23 +102,27 @@ class AttemptMaker:
         began, started_at = time.monotonic(), time.time()
         attempt: RunningAttempt | None = None
         learned: Outcome | Exception
+        limit = asyncio.timeout(self._limit_s)
         try:
             attempt = RunningAttempt(
                 claim, on_unknown, self._destinations[claim.destination](), gate, self._leases.is_valid, self._ledger,
                 self._settings, self._urgent, times_closed,
             )  # fmt: skip
-            learned = await kind.attempt(attempt, kind.checked(claim.payload))
+            async with limit:
+                learned = await kind.attempt(attempt, kind.checked(claim.payload))
         except DATABASE_UNAVAILABLE_ERRORS:  # from a kind that reads the ledger
             learned = Later(LEDGER_PAUSE_S, "the ledger is unavailable")
         except Exception as error:  # the table of meanings sorts them
             learned = error
+            if limit.expired() and isinstance(error, TimeoutError):
+                learned = UnknownOutcome(f"the attempt took longer than {self._limit_s:.0f} s")
         duration_s = time.monotonic() - began
         self.attempt_s += (duration_s - self.attempt_s) * 0.1
         meaning = meaning_of(learned)
         others_are_served = gate.served_since(began - claim.last_wait_s)
         unknown_step = attempt.unknown_step if attempt else None
-        if attempt and meaning.becomes == Becomes.INTERNAL:
-            # Our own code failed after the request had its effect. A person who repeats the operation must know that.
+        if attempt and (meaning.becomes == Becomes.INTERNAL or limit.expired()):
+            # Our own code failed or hung after the request had its effect. A repetition might repeat the effect.
             unknown_step = unknown_step or attempt.effect_step
         progress = attempt.progress if attempt else claim.progress
         if unknown_step is not None:  # a kind's `on_unknown` may depend on the step whose outcome is unknown
