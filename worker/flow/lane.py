@@ -31,6 +31,7 @@ DRAIN_FOR_S = 10.0  # after which a drain gives its Celery slot back, in pools t
 SHUTDOWN_PATIENCE_S = 20.0  # that a worker which shall end waits for a ledger that is unavailable
 PREFETCH_S = 0.2  # of sending that is claimed ahead, so that no sender waits for the ledger
 PREFETCH_MAX = 250  # operations
+LONGEST_PAUSE_S = 1.0  # between two looks at a closed gate: a hold may last a day, and the heartbeat needs progress
 STAY_S = 1.5 * WAKE_UP_LASTS_S  # that a drain stays after a wake-up
 DATABASE_PAUSE_S = 0.5  # between two tries to write results to a ledger that is unavailable
 REFUSED_PAUSE_S = 2.0  # between two tries to write a result that the ledger refuses though it is available
@@ -119,7 +120,7 @@ class Lane:
                 self._draining = False
                 return not self._stopping.is_set()
             elif gate_is_short:
-                results = self._collect_results(self._gate.until_open_s(self._urgent))
+                results = self._collect_results(min(LONGEST_PAUSE_S, self._gate.until_open_s(self._urgent)))
             else:
                 if self._try_finish(asked_at):
                     return False
