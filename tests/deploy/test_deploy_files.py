@@ -234,6 +234,33 @@ def test_no_secret_is_an_environment_variable() -> None:
     assert not re.search(r"PASSWORD=", (DEPLOY / "compose.yaml").read_text())
 
 
+def files_read(pod: dict[str, Any]) -> set[str]:
+    """Return the names of the mounted secret files that the settings of a pod's container name."""
+    return {name for one in pod["containers"][0]["env"] for name in re.findall(r"/run/secrets/([\w.-]+)", one["value"])}
+
+
+def test_each_process_is_given_the_secrets_that_it_reads_and_no_other() -> None:
+    handbook = (DEPLOY / "README.md").read_text().replace("\\\n", " ")
+    given = {
+        secret: {Path(file).name for file in re.findall(r"--from-file=(\S+)", line)}
+        for secret, line in re.findall(r"create secret generic (\S+) (.*)", handbook)
+    }
+    secret_of = {
+        name: [volume["secret"]["secretName"] for volume in pod["volumes"] if "secret" in volume]
+        for name, pod in PODS.items()
+    }
+    assert {name: given[secret] for name, [secret] in secret_of.items()} == {
+        name: files_read(pod) for name, pod in PODS.items()
+    }
+
+    on_workers_host, elsewhere = re.findall(r"```console\n([^`]*?install -m[^`]*)```", handbook)
+    for block, units in ((on_workers_host, "worker@"), (elsewhere, "[!w]*")):
+        copied = {Path(file).name for file in re.findall(r"secrets/\S+", block)} | {"ca.pem"}
+        texts = [unit.read_text() for unit in (DEPLOY / "systemd").glob(f"b2copy-sync-{units}.service")]
+        loaded = {Path(file).name for text in texts for file in re.findall(r"^LoadCredential=\w+:(.*)$", text, re.M)}
+        assert copied == loaded
+
+
 def test_every_image_has_a_version_and_redis_keeps_its_messages() -> None:
     images = [service["image"] for service in COMPOSE["services"].values()]
     images += [container["image"] for pod in PODS.values() for container in pod["containers"]]
