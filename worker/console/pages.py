@@ -15,8 +15,8 @@ from worker.console.parameters import FIELDS, ListQuery, address, known_reasons,
 from worker.ledger import active_flags, find, find_many
 from worker.ledger.approvals import approvals_of, open_approvals
 from worker.ledger.due import COUNT_LIMIT
-from worker.ledger.oldest import oldest_open
 from worker.ledger.operation_lists import OPEN, PAGE, Filter, Page, count_operations, list_operations
+from worker.ledger.overview import oldest_open
 from worker.ledger.queries import audit_page, children_of
 from worker.operation import MESSAGE_KIND, FailureReason, Operation, State, WaitReason
 from worker.queues import LANES
