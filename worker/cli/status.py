@@ -151,13 +151,14 @@ def _refreshed(ledger: "Ledger", operation: "Operation") -> "Operation":
     from worker.ledger import attempts_of, find, poll_now
     from worker.messages.wake_up import wake
     from worker.operation import FINAL
+    from worker.process import me
     from worker.report.text import span
 
     def tried() -> int:
         return sum(attempt.times for attempt in attempts_of(ledger, operation.id))
 
     before = tried()
-    if not poll_now(ledger, operation.key):
+    if not poll_now(ledger, operation.key, me(), "status --refresh"):
         output.note(f"{operation.key} is {operation.state}, it does not wait: there is nothing to ask")
         return operation
     wake(operation.lane)

@@ -130,7 +130,7 @@ def note_problem(note: str) -> str:
 def _act(asked: Asked, operation: Operation, action: Action, note: str) -> Response:
     page = address("/operation", key=operation.key)
     if action is _POLL:
-        poll_now(asked.ledger, operation.key)
+        poll_now(asked.ledger, operation.key, asked.person.name, note)
         asked.console.wake(operation.lane)
         return see(page)
     name, arguments = _DECISIONS[action.name]
