@@ -1,8 +1,11 @@
 """The overview: ages by our clock and by the others', and what is due."""
 
+from tests.ledger.databases import on_sqlite
 from tests.operations import LedgerClock, claim_due, hold_operation, make_wait, record_operations
 from worker.ledger import LEASE_S, Ledger, count_due, pause, resume
+from worker.ledger.due import COUNT_LIMIT
 from worker.ledger.overview import LaneOverview, oldest_open, overview
+from worker.ledger.statistics import statistics, statistics_of
 from worker.operation import WaitReason
 
 
@@ -60,3 +63,29 @@ def test_what_runs_is_due_once_its_lease_has_lapsed(ledger: Ledger, clock: Ledge
 
     assert (lane(ledger).oldest_due_s or 0) >= 60
     assert count_due(ledger)["money"] == 1
+
+
+def test_overview_statistics_and_claims_mean_the_same_by_due(ledger: Ledger, clock: LedgerClock) -> None:
+    record_operations(ledger, "W1", "W2", "W3")
+    claim_due(ledger)
+    record_operations(ledger, "B1", lane="bulk")
+    pause(ledger, "bulk", "ann", "a quiet hour")
+    clock.advance(LEASE_S + 60)
+    record_operations(ledger, "W4")
+
+    found = statistics(ledger)
+
+    assert found.due == count_due(ledger) == {one.lane: one.due for one in overview(ledger).lanes}
+    assert (found.due["money"], found.due["bulk"]) == (4, 0)
+    assert found.late_s["money"] >= 60
+
+
+@on_sqlite
+def test_a_backlog_that_is_due_first_hides_nothing_that_waits(ledger: Ledger) -> None:
+    make_wait(ledger, hold_operation(ledger, "W0"), wait_reason=WaitReason.NO_ACCESS, due_in_s=900)
+    record_operations(ledger, *(f"W{number}" for number in range(1, COUNT_LIMIT + 2)))
+
+    found = overview(ledger)
+
+    assert statistics_of(found).waiting == {WaitReason.NO_ACCESS: 1}
+    assert lane(ledger).capped

@@ -14,7 +14,7 @@ from worker.ledger import Ledger, active_flags, open_ledger, schema
 from worker.ledger.database import version_of
 from worker.ledger.overview import overview
 from worker.ledger.refused_passwords import PREFIX as REFUSED_PASSWORD
-from worker.ledger.statistics import statistics
+from worker.ledger.statistics import statistics_of
 from worker.report.health import access_notes
 from worker.report.sentences import paused_by
 from worker.report.text import count
@@ -46,7 +46,8 @@ def check(settings: LedgerSettings) -> Iterator[CheckResult]:
 
 
 def _hindrances(ledger: Ledger) -> Iterator[CheckResult]:
-    open_in = {lane.lane: lane.open for lane in overview(ledger).lanes}
+    seen = overview(ledger)
+    open_in = {lane.lane: lane.open for lane in seen.lanes}
     for name, flag in active_flags(ledger).items():
         if name.startswith(REFUSED_PASSWORD):
             message = f"the Back Office refused the password {paused_by(flag)}"
@@ -59,7 +60,7 @@ def _hindrances(ledger: Ledger) -> Iterator[CheckResult]:
         remedy = f'`b2copy-sync resume --lane {lane} --why "..."`'
         grade: Grade = "FAIL" if held else "warn"
         yield CheckResult("ledger", grade, f"{what} {paused_by(flag)} ({count(held)} waiting)", remedy)
-    for note in access_notes(statistics(ledger)):
+    for note in access_notes(statistics_of(seen)):
         is_refused = "refuses our access" in note
         remedy = (
             "ask B2COPY support to put that address on the service admin's allow-list. If our address is another one"

@@ -49,11 +49,12 @@ class LaneOverview:
     `oldest_s`: the oldest open operation by our clock, which leaves out the time that it was pending at the destination
     or paused. `oldest_pending_s`: the oldest operation that the destination has begun, since it was requested.
     `oldest_due_s`: what has been due longest, also by a lease that has lapsed; nothing is due in a paused lane. `open`:
-    how many operations are open, `capped`: there are more.
+    how many operations are open, `due`: how many of them may be claimed now, `capped`: there are more.
     """
 
     lane: str
     open: int
+    due: int
     capped: bool
     oldest_s: float | None
     oldest_pending_s: float | None
@@ -124,11 +125,19 @@ def _open_groups(first: Subquery) -> Select[Any]:
     is_due = f.due_at <= now_ms()  # what runs is due when its lease has lapsed
     return select(
         f.lane, f.kind, f.state, f.wait_reason, f.phase, func.count(), func.max(ours_ms),
-        func.min(f.requested_at), func.min(case((is_due, f.due_at))),
+        func.min(f.requested_at), func.min(case((is_due, f.due_at))), func.count(case((is_due, 1))),
     ).group_by(f.lane, f.kind, f.state, f.wait_reason, f.phase)  # fmt: skip
 
 
 _OPEN = union_all(*(_open_groups(_first(lane, phase)) for lane in LANES for phase in Phase))
+_waiting = [  # by the index over reasons: a longer backlog that is due first must not hide them
+    select(c.lane, c.kind, c.state, c.wait_reason)
+    .where(c.state == sql_literal(State.WAITING), c.wait_reason == sql_literal(reason))
+    .limit(COUNT_LIMIT)
+    .subquery()
+    for reason in WaitReason
+]
+_WAITING = union_all(*(select(*one.c, func.count()).group_by(*one.c) for one in _waiting))
 _newest_failed = (
     select(c.lane, c.kind, c.failure_reason)
     .where(c.state == sql_literal(State.FAILED))
@@ -205,6 +214,7 @@ def overview(ledger: Ledger) -> Overview:
     with ledger.reading() as connection:
         now, dispatched_at, requested_at, *paused = connection.execute(_NOW).one()
         rows = connection.execute(_OPEN).all()
+        waiting = connection.execute(_WAITING).all()
         failed = [
             Group(lane, kind, State.FAILED, reason, count) for lane, kind, reason, count in connection.execute(_FAILED)
         ]
@@ -217,8 +227,11 @@ def overview(ledger: Ledger) -> Overview:
         for lane, is_lane_paused in zip(LANES, paused, strict=True)
     ]
     counts: dict[tuple[str, str, str, str], int] = {}
-    for lane, kind, state, reason, _, count, *_ in rows:  # the phases of one group
-        group = (lane, kind, state, reason or "")
+    not_waiting = [
+        (lane, kind, state, "", count) for lane, kind, state, _, _, count, *_ in rows if state != State.WAITING
+    ]
+    for lane, kind, state, reason, count in (*not_waiting, *waiting):  # the phases of one group
+        group = (lane, kind, state, reason)
         counts[group] = counts.get(group, 0) + count
     return Overview(
         at=now,
@@ -236,16 +249,19 @@ def _lane(lane: str, now: int, paused: bool, rows: Iterable[Any]) -> LaneOvervie
     ours: list[int] = []
     due: list[int] = []
     pending: list[int] = []
-    for _, _, _, _, phase, count, ours_ms, requested_at, due_at in rows:
+    due_count = 0
+    for _, _, _, _, phase, count, ours_ms, requested_at, due_at, count_due in rows:
         counts[Phase(phase)] += count
         ours.append(ours_ms)
         if due_at is not None and not paused:
             due.append(now - due_at)
+            due_count += count_due
         if phase == Phase.POLL:
             pending.append(now - requested_at)
     return LaneOverview(
         lane=lane,
         open=sum(counts.values()),
+        due=min(due_count, COUNT_LIMIT),
         capped=max(counts.values()) >= COUNT_LIMIT,
         oldest_s=_seconds(ours),
         oldest_pending_s=_seconds(pending),
