@@ -49,7 +49,7 @@ MAY_IMPORT = {
     },
     "worker/doctor": {
         "worker/app.py", "worker/errors.py", "worker/http", "worker/ledger", "worker/operation.py",
-        "worker/packages.py", "worker/queues.py", "worker/redis_connection.py", "worker/report", "worker/session",
+        "worker/packages.py", "worker/queues.py", "worker/redis_connection.py", "worker/redis_url.py", "worker/report", "worker/session",
         "worker/settings.py", "worker/watch",
     },
     "worker/app.py": {
