@@ -1,12 +1,14 @@
 """Register a client at B2COPY, which gives it a payment account (only for a standalone solution)."""
 
+import asyncio
+
 from pydantic import Field
 
 from worker.b2copy.routes.client_registration import INIT, REGISTER, Client, NewClient
 from worker.b2copy.routes.seamless_login import GET_AUTH_URL, SeamlessUrl, Visitor
 from worker.b2copy.seamless_secret import seamless_secret
 from worker.errors import AccessRejected, BackOfficeUnavailable, Conflict
-from worker.ids import Id, Login
+from worker.id_fields import Id, Login
 from worker.kind import Attempt, Description, Kind, Payload
 from worker.operation import Claim, Done, OnUnknown, Outcome
 from worker.settings import worker_settings
@@ -43,7 +45,8 @@ async def attempt(attempt: Attempt, registration: Registration) -> Outcome:
     because the URL is a login.
     """
     platform, login = str(registration.platform), registration.login
-    visitor = Visitor(account=login, secret_key=seamless_secret(attempt.settings), platform=platform)
+    secret = await asyncio.to_thread(seamless_secret, attempt.settings)  # reads a file
+    visitor = Visitor(account=login, secret_key=secret, platform=platform)
     try:
         url: SeamlessUrl = await attempt.call(GET_AUTH_URL, visitor.fields())
     except AccessRejected as error:
