@@ -19,7 +19,7 @@ from worker.ledger import open_ledger
 from worker.operation import VERSION
 from worker.package_conflicts import check_ours
 from worker.queues import MIN_CONCURRENCY
-from worker.settings import crm_settings, worker_settings
+from worker.settings import Settings, crm_settings, worker_settings
 from worker.watch.log_redaction import guard, guard_our_loggers
 from worker.watch.log_repeat_limit import limit_repeats
 
@@ -62,14 +62,13 @@ def check_before_work(conf: Any = None, options: Any = None, **_: Any) -> None:
     from worker.session.back_office_login import check_password
     from worker.watch import metrics
     from worker.watch.bootsteps import uses_processes
-    from worker.watch.metrics_server import check_folder
     from worker.webhook.endpoint import check_webhook
 
     try:
         check_options(options or {})
         in_processes = uses_processes((options or {}).get("pool"))
-        if worker_settings().metrics_listen and in_processes:
-            check_folder()
+        if in_processes:
+            check_process_pool(worker_settings())
         check_keys(worker_settings())
         check_password(worker_settings())
         check_transport(worker_settings().ca_file)
@@ -79,6 +78,19 @@ def check_before_work(conf: Any = None, options: Any = None, **_: Any) -> None:
     except SettingsError as error:
         stop(error)
     metrics.BUILD_INFO.labels(VERSION, HEAD, "processes" if in_processes else "threads").set(1)
+
+
+def check_process_pool(settings: Settings) -> None:
+    """Raises `SettingsError` if `settings` cannot be served by a worker whose lanes run in child processes."""
+    from worker.watch.metrics_server import check_folder
+
+    if settings.metrics_listen:
+        check_folder()
+    if settings.heartbeat_file:
+        # The main process touches the file. It would do so although every lane is stalled.
+        raise SettingsError(
+            "B2COPY_HEARTBEAT_FILE cannot be used with --pool processes: remove it, or leave --pool out"
+        )
 
 
 def check_options(options: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """doctor: a line each, and the remedy."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def test_a_sound_system_has_a_line_for_everything(b2copy_sync: Command, ledger: 
         ["ok", "clock"],
         ["ok", "session"],
     ]
-    assert "start one: celery -A worker.app worker" in ran.out
+    assert "start one: `celery -A worker.app worker`" in ran.out
 
 
 def test_logs_in_only_if_there_is_no_session(b2copy_sync: Command, sandbox: SandboxControl) -> None:
@@ -177,6 +178,7 @@ def test_warns_of_a_redis_that_may_lose_messages_or_is_shared(
     assert "maxmemory-policy is allkeys-lru" in messages(ran, "redis")
     assert "appendonly is off" in messages(ran, "redis")
     assert "queues of somebody else, now or once: reports" in messages(ran, "redis")
+    assert re.search(r"`export B2COPY_REDIS_URL=redis://127\.0\.0\.1:\d+/[1-9]`", messages(ran, "redis"))
 
 
 def test_names_what_refuses_our_access_and_from_which_address(b2copy_sync: Command, ledger: Ledger) -> None:

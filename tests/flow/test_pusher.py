@@ -23,15 +23,18 @@ from tests.operations import claim_one, find_operation, record_operation, record
 from tests.support import until
 from worker import ledger as ledger_module
 from worker.app import b2copy
+from worker.errors import RateLimited
 from worker.flow import attempt_maker, lease_renewal
 from worker.flow import lane as lane_module
 from worker.flow.gate import Gate
+from worker.flow.lane import LONGEST_PAUSE_S
 from worker.flow.sender import Senders
 from worker.kind import Attempt
 from worker.ledger import Ledger, attempts_of, search
 from worker.operation import Done, FailureReason, OnUnknown, Outcome, State, Transition, WaitReason
 from worker.sandbox.control_client import SandboxControl
 from worker.settings import worker_settings
+from worker.watch import heartbeat
 
 REFUSE_TO_SETTLE = (
     "CREATE TRIGGER wall BEFORE UPDATE ON b2copy_operations WHEN OLD.state = 'running' AND OLD.key LIKE '%W1'"
@@ -82,6 +85,27 @@ class TestAtTheSandbox:
         waiting = find_operation(ledger)
         assert (waiting.state, waiting.wait_reason) == (State.WAITING, WaitReason.PENDING_AT_B2COPY)
         assert waiting.lease_owner is None
+
+
+def test_a_lane_that_waits_out_a_long_hold_is_not_stalled(ledger: Ledger, engine: Engine) -> None:
+    def hold(request_id: str) -> dict[str, Any]:
+        raise RateLimited("processext", 429, "slow down", 3600)
+
+    record_operation(ledger)
+    pusher = engine(LocalDestination(hold))
+    drain = in_background(pusher)
+    until(lambda: find_operation(ledger).wait_reason == WaitReason.RATE_LIMITED)
+    record_operation(ledger, "W2")  # due, and held
+    pusher.drain("money")
+    came_round = time.monotonic()
+
+    def comes_round_for_three_pauses() -> bool:
+        assert heartbeat.stalled_loops(2 * LONGEST_PAUSE_S) == []
+        return time.monotonic() - came_round > 3 * LONGEST_PAUSE_S
+
+    until(comes_round_for_three_pauses)
+    assert drain.is_alive()
+    assert find_operation(ledger, "W2").state == State.QUEUED
 
 
 def test_an_operation_that_fails_on_our_side_does_not_stop_the_next(ledger: Ledger, engine: Engine) -> None:

@@ -61,6 +61,23 @@ def test_a_probe_says_what_is_wrong(tmp_path: Path) -> None:
     assert "B2COPY_HEARTBEAT_FILE is not set" in unnamed.stderr
 
 
+def test_a_file_dated_in_the_future_is_not_a_living_worker(tmp_path: Path) -> None:
+    file = tmp_path / "worker.alive"
+    heartbeat.touch(file)
+    os.utime(file, (time.time() + 3600, time.time() + 3600))
+
+    assert "s in the future: the worker is frozen or has ended" in heartbeat.problem(str(file))
+
+
+def test_a_pool_of_processes_is_refused_a_heartbeat_file(environment: Environment) -> None:
+    file = environment.folder / "worker.alive"
+    process = environment.worker("--pool", "processes", "-c", "6", restarts=False, B2COPY_HEARTBEAT_FILE=str(file))
+
+    assert process.wait(20) == 2
+    assert "B2COPY_HEARTBEAT_FILE cannot be used with --pool processes" in process.tail()
+    assert not file.exists()
+
+
 def test_a_probe_costs_little_more_than_the_interpreter(tmp_path: Path) -> None:
     file = tmp_path / "worker.alive"
     heartbeat.touch(file)

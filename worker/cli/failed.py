@@ -26,7 +26,7 @@ def list_(
     kind: ByKind = None,
     lane: ByLane = None,
     since: Since = None,
-    limit: Annotated[int, typer.Option(min=1, help="Show no more than this many, newest first.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Show no more than this many, newest first.")] = 50,
     as_json: Json = False,
 ) -> None:
     """List failed operations, newest first, with the last message of the other side."""

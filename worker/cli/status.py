@@ -148,6 +148,7 @@ def _near(ledger: "Ledger", name: str) -> str:
 
 def _refreshed(ledger: "Ledger", operation: "Operation") -> "Operation":
     """Have a waiting operation asked about, and return it as it stands when that is done."""
+    from worker.current_user import current_user
     from worker.ledger import attempts_of, find, poll_now
     from worker.messages.wake_up import wake
     from worker.operation import FINAL
@@ -157,7 +158,7 @@ def _refreshed(ledger: "Ledger", operation: "Operation") -> "Operation":
         return sum(attempt.times for attempt in attempts_of(ledger, operation.id))
 
     before = tried()
-    if not poll_now(ledger, operation.key):
+    if not poll_now(ledger, operation.key, current_user(), "status --refresh"):
         output.note(f"{operation.key} is {operation.state}, it does not wait: there is nothing to ask")
         return operation
     wake(operation.lane)

@@ -132,7 +132,7 @@ def note_problem(note: str) -> str:
 def _act(page_request: PageRequest, operation: Operation, action: Action, note: str) -> Response:
     page = address("/operation", key=operation.key)
     if action is _POLL:
-        poll_now(page_request.ledger, operation.key)
+        poll_now(page_request.ledger, operation.key, page_request.person.name, note)
         page_request.console.wake(operation.lane)
         return see(page)
     name, arguments = _DECISIONS[action.name]

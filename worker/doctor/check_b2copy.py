@@ -31,5 +31,5 @@ def check(settings: Settings) -> Iterator[CheckResult]:
     else:
         message = f"our clock is {abs(ahead_s):.0f} s {'behind' if ahead_s > 0 else 'ahead of'} B2COPY's"
         grade: Grade = "warn" if abs(ahead_s) <= WRONG_S else "FAIL"
-        remedy = "sudo timedatectl set-ntp true (logins are dated by B2COPY's clock until then)"
+        remedy = "logins are dated by B2COPY's clock until then. Let NTP set ours: `sudo timedatectl set-ntp true`"
         yield CheckResult("clock", grade, message, remedy)

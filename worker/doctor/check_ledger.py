@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 
 from sqlalchemy import update
 from sqlalchemy.engine import make_url
@@ -13,7 +14,7 @@ from worker.ledger import Ledger, active_flags, open_ledger, schema
 from worker.ledger.database import version_of
 from worker.ledger.overview import overview
 from worker.ledger.refused_passwords import PREFIX as REFUSED_PASSWORD
-from worker.ledger.statistics import statistics
+from worker.ledger.statistics import statistics_of
 from worker.report.format_values import count
 from worker.report.health import access_notes
 from worker.report.sentences import paused_by
@@ -45,7 +46,8 @@ def check(settings: LedgerSettings) -> Iterator[CheckResult]:
 
 
 def _hindrances(ledger: Ledger) -> Iterator[CheckResult]:
-    open_in = {lane.lane: lane.open for lane in overview(ledger).lanes}
+    seen = overview(ledger)
+    open_in = {lane.lane: lane.open for lane in seen.lanes}
     for name, flag in active_flags(ledger).items():
         if name.startswith(REFUSED_PASSWORD):
             message = f"the Back Office refused the password {paused_by(flag)}"
@@ -55,14 +57,14 @@ def _hindrances(ledger: Ledger) -> Iterator[CheckResult]:
         lane = name.removeprefix("pause:")
         what = f"{'every lane' if lane == 'all' else f'lane {lane}'} is paused" if name != lane else name
         held = sum(open_in.values()) if lane == "all" else open_in.get(lane, 0)
-        remedy = f'b2copy-sync resume --lane {lane} --why "..."'
+        remedy = f'`b2copy-sync resume --lane {lane} --why "..."`'
         grade: Grade = "FAIL" if held else "warn"
         yield CheckResult("ledger", grade, f"{what} {paused_by(flag)} ({count(held)} waiting)", remedy)
-    for note in access_notes(statistics(ledger)):
+    for note in access_notes(statistics_of(seen)):
         is_refused = "refuses our access" in note
         remedy = (
             "ask B2COPY support to put that address on the service admin's allow-list. If our address is another one"
-            " now, correct B2COPY_DEVICE_IP. Then: b2copy-sync session renew"
+            " now, correct B2COPY_DEVICE_IP. Then: `b2copy-sync session renew`"
         )
         yield CheckResult("ledger", "FAIL" if is_refused else "warn", note, remedy if is_refused else "")
 
@@ -79,6 +81,6 @@ def _try_to_write(ledger: Ledger) -> None:
 def _remedy(message: str, url: str) -> str:
     if any(text in message for text in ("full", "No space", "disk I/O")):
         path = make_url(url).database if url.startswith("sqlite") else None
-        where = f"df -h {Path(path).parent}" if path else "df -h, on the database's host"
+        where = f"`df -h {quote(str(Path(path).parent))}`" if path else "on the database's host, `df -h`"
         return f"make room on its disk, then everything continues by itself: {where}"
     return "is the database running, and the URL right?"

@@ -2,13 +2,16 @@
 
 import time
 from collections.abc import Iterator
+from shlex import quote
 from typing import Any
+from urllib.parse import urlsplit
 
 import redis
 
 from worker.doctor import CheckResult
 from worker.doctor.shared_redis_check import foreign_queues
 from worker.redis_connection import redis_client
+from worker.redis_url import without_password
 from worker.settings import CrmSettings
 from worker.watch.redact import redacted
 
@@ -29,7 +32,7 @@ def check(settings: CrmSettings) -> Iterator[CheckResult]:
         if foreign := sorted(foreign_queues(client)):
             listed = ", ".join(foreign[:_LISTED]) + (" ..." if len(foreign) > _LISTED else "")
             message = f"queues of somebody else, now or once: {listed}. The shortest visibility timeout rules all"
-            yield CheckResult("redis", "FAIL", message, _own_database(client, info))
+            yield CheckResult("redis", "FAIL", message, _own_database(client, info, settings))
     except redis.RedisError as error:
         yield CheckResult("redis", "FAIL", f"{url}: {error}", "is Redis running, and B2COPY_REDIS_URL right?")
     finally:
@@ -52,11 +55,11 @@ def _configuration(info: dict[str, Any]) -> Iterator[CheckResult]:
 
 
 def _set(directive: str) -> str:
-    """Return the command that sets it now, and a word about the restart."""
-    return f'redis-cli -u "$B2COPY_REDIS_URL" CONFIG SET {directive} (and in redis.conf, for its next start)'
+    """Return where it is set for the next start, and the command that sets it now."""
+    return f'set it in redis.conf for later starts, and now: `redis-cli -u "$B2COPY_REDIS_URL" CONFIG SET {directive}`'
 
 
-def _own_database(client: redis.Redis, info: dict[str, Any]) -> str:
+def _own_database(client: redis.Redis, info: dict[str, Any], settings: CrmSettings) -> str:
     """Return how to name a database of our own: the first that is empty, where Redis says how many there are."""
     try:
         count = int(client.config_get("databases")["databases"] or 0)
@@ -65,6 +68,7 @@ def _own_database(client: redis.Redis, info: dict[str, Any]) -> str:
     empty = next((number for number in range(count) if f"db{number}" not in info), None)
     if empty is None:
         return "every database of this Redis is in use: give us a Redis of our own"
-    return (
-        f'database {empty} is empty. For all our processes: export B2COPY_REDIS_URL="${{B2COPY_REDIS_URL%/*}}/{empty}"'
-    )
+    new = without_password(settings.redis_url, empty)
+    has_password_in_url = settings.redis_password_file is None and urlsplit(settings.redis_url).password
+    hint = ", with the password put back into it" if has_password_in_url else ""
+    return f"database {empty} is empty. For all our processes{hint}: `export B2COPY_REDIS_URL={quote(new)}`"

@@ -5,6 +5,7 @@ import logging
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from shlex import quote
 
 from worker.doctor import CheckResult
 from worker.errors import B2CopyError, CredentialsRejected, SettingsError, StoreUnavailable
@@ -13,7 +14,7 @@ from worker.session import SharedSession, check_keys
 from worker.settings import Settings
 
 PATIENCE_S = 30.0  # seconds for a login
-_EFFECT = "until then operations wait, and none fails"
+_EFFECT = "operations wait meanwhile, and none fails"
 
 
 def check(settings: Settings, login: bool) -> Iterator[CheckResult]:
@@ -73,7 +74,7 @@ def _refused(error: CredentialsRejected, settings: Settings) -> Iterator[CheckRe
     """Only B2COPY's message tells what it dislikes. An address in the message is the one that B2COPY sees."""
     cause, remedy = _cause_of_refusal(error.server_message or str(error), settings)
     yield CheckResult(
-        "session", "FAIL", f"the login is refused: {error.server_message or error}{cause}", f"{remedy}; {_EFFECT}"
+        "session", "FAIL", f"the login is refused: {error.server_message or error}{cause}", f"{_EFFECT}; {remedy}"
     )
     found = (text.rstrip(".,:") for text in re.findall(r"[0-9a-fA-F:.]{3,45}", error.server_message or ""))
     if seen := sorted({text for text in found if _is_address(text)} - {settings.device_ip}):
@@ -88,7 +89,10 @@ def _cause_of_refusal(message: str, settings: Settings) -> tuple[str, str]:
     key_id, file = settings.key_id[0], settings.private_key_file[0]
     if "signature" in message.lower():
         cause = f" (the key in {file} is not the one that B2COPY has registered as {key_id})"
-        return cause, f"put the registered key back, or have this one registered: openssl pkey -in {file} -pubout"
+        return (
+            cause,
+            f"put the registered key back, or have this one registered: `openssl pkey -in {quote(str(file))} -pubout`",
+        )
     if re.search(r"\bkid\b|\bkey[ _]?id\b", message, re.IGNORECASE):
         cause = f" (B2COPY knows no key called {key_id})"
         return cause, "set B2COPY_KEY_ID to the identifier under which B2COPY support registered the public key"

@@ -39,11 +39,11 @@ def check(settings: CrmSettings) -> Iterator[CheckResult]:
         yield CheckResult("workers", "ok", ", ".join(ours))
     elif connected:
         message = f"{connected} connected, and none answers: the worker is frozen or stopped"
-        remedy = "restart it. Its operations are taken over after 10 s, and nothing is sent twice"
+        remedy = "restart it. Its operations are taken over after 10 s, and what is sent again is what its kind permits"
         yield CheckResult("workers", "FAIL", f"{message} ({', '.join(_addresses(settings))})", remedy)
     else:
         late_s = _due_for_s(settings)
-        remedy = "start one: celery -A worker.app worker"
+        remedy = "start one: `celery -A worker.app worker`"
         if late_s > LATE_S:
             message = f"none runs, and something has been due for {late_s:.0f} s"
             yield CheckResult("workers", "FAIL", message, remedy)

@@ -31,6 +31,7 @@ DRAIN_FOR_S = 10.0  # seconds; in a pool with one Celery slot per process, a dra
 SHUTDOWN_PATIENCE_S = 20.0  # seconds; a worker that is ending waits so long for an unavailable ledger
 PREFETCH_S = 0.2  # seconds; claim what the senders can send in this time, so that no sender waits for the ledger
 PREFETCH_MAX = 250  # operations; most that are claimed before senders are free
+LONGEST_PAUSE_S = 1.0  # seconds between two looks at a closed gate: a hold may last a day, the heartbeat needs progress
 RECHECK_AFTER_S = 1.5 * WAKE_UP_LASTS_S  # seconds; a drain queries again so long after a wake-up before it ends
 DATABASE_PAUSE_S = 0.5  # seconds between two tries to write results to a ledger that is unavailable
 REFUSED_PAUSE_S = 2.0  # seconds between two tries to write a result that the ledger refuses though it is available
@@ -123,7 +124,7 @@ class Lane:
                 self._draining = False
                 return not self._stopping.is_set()
             elif gate_is_short:
-                self._collect_results(self._gate.until_open_s(self._urgent))
+                self._collect_results(min(LONGEST_PAUSE_S, self._gate.until_open_s(self._urgent)))
             else:
                 if self._try_finish(asked_at):
                     return False

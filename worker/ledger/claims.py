@@ -21,10 +21,12 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Row,
+    ScalarSelect,
     Text,
     bindparam,
     case,
     exists,
+    func,
     insert,
     null,
     select,
@@ -55,6 +57,11 @@ _WAIT_REASONS: dict[str | None, WaitReason | None] = {None: None} | {reason.valu
 def is_paused(lane: str | BindParameter[str]) -> ColumnElement[bool]:
     """Return the SQL condition that a lane, or all lanes, are paused."""
     return exists().where(flags.c.name.in_(["pause:all", "pause:" + lane]))
+
+
+def paused_since(lane: str | BindParameter[str]) -> ScalarSelect[int]:
+    """Return the SQL value since when a lane has been paused, in ms since the epoch; NULL if it is not paused."""
+    return select(func.min(flags.c.since)).where(flags.c.name.in_(["pause:all", "pause:" + lane])).scalar_subquery()
 
 
 _COLUMNS = (

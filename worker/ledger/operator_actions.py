@@ -140,10 +140,13 @@ def stop_asking(ledger: Ledger, key: str, actor: str, note: str, seen: str | Non
     return ledger.write(work)
 
 
-def poll_now(ledger: Ledger, key: str) -> bool:
+def poll_now(ledger: Ledger, key: str, actor: str, note: str = "") -> bool:
     """Make a waiting operation due now, before others. Returns whether it was waiting."""
     with ledger.writing() as connection:
-        return connection.execute(_POLL_NOW, {"wanted": key}).rowcount == 1
+        was_waiting = connection.execute(_POLL_NOW, {"wanted": key}).rowcount == 1
+        if was_waiting:
+            record_audit(connection, "poll now", actor, note, key)
+        return was_waiting
 
 
 def record_renewal(ledger: Ledger, actor: str, note: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from worker.ledger import Ledger, active_flags
 from worker.ledger.due import COUNT_LIMIT
 from worker.ledger.overview import overview
-from worker.ledger.statistics import Statistics, statistics
+from worker.ledger.statistics import Statistics, statistics_of
 from worker.operation import AuditEntry, WaitReason
 from worker.report.format_values import count, our_address, span
 from worker.report.operation_report import pause_document
@@ -35,7 +35,8 @@ def health_of(
     Unhealthy: something is due for more than `late_s`, an operation of the lane money is older than `money_late_s`, or
     more than `max_failed` failed.
     """
-    found, lanes = statistics(ledger), overview(ledger).lanes
+    seen = overview(ledger)
+    found, lanes = statistics_of(seen), seen.lanes
     pauses = [flag for name, flag in active_flags(ledger).items() if name.startswith("pause:")]
     problems = [
         f"lane {lane}: something has been due for {span(seconds)}: is a worker running? (b2copy-sync doctor)"

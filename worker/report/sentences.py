@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from shlex import quote
 from typing import Any
 
 from worker.kind import Kind
@@ -128,7 +129,7 @@ def _filled(sentence: str, operation: Operation) -> str:
         destination=names.get(operation.destination, operation.destination),
         entity=operation.entity,
         parent=operation.parent,
-        key=operation.key,
+        key=quote(operation.key),
         step=operation.unknown_step or "it",
         address=our_address(),
     )

@@ -49,6 +49,8 @@ def problem(path: str, oldest_s: float = OLDEST_S) -> str:
         age_s = time.time() - os.stat(path).st_mtime
     except OSError as error:
         return f"{path}: {error.strerror}: no worker has touched it"
+    if age_s < -oldest_s:  # nobody has touched it since the clock was set back
+        return f"{path}: dated {-age_s:.0f} s in the future: the worker is frozen or has ended"
     if age_s > oldest_s:
         return f"{path}: last touched {age_s:.0f} s ago, more than {oldest_s:g} s: the worker is frozen or has ended"
     return ""
