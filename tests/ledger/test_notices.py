@@ -1,10 +1,11 @@
 """Each end of an operation has a notice: recorded with it, numbered, and replaced by the notice of the next end."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from tests.operations import (
     attempt_record,
@@ -31,7 +32,7 @@ from worker.ledger import (
     resolve,
     search,
 )
-from worker.ledger.notices import GIVES_UP_AFTER_S
+from worker.ledger.notices import GIVES_UP_AFTER_S, WANTED_FOR_S, notices_wanted_until, want_notices
 from worker.operation import NOTICE_KIND, OnUnknown, Operation, State
 
 W1 = "fees.process:W1"
@@ -40,7 +41,8 @@ W1 = "fees.process:W1"
 @pytest.fixture
 def noticing(ledger_url: str) -> Iterator[Ledger]:
     """A ledger whose CRM wants notices."""
-    ledger = open_ledger(ledger_url, with_notices=True)
+    ledger = open_ledger(ledger_url)
+    want_notices(ledger)
     yield ledger
     ledger.close()
 
@@ -147,6 +149,41 @@ def test_each_end_has_a_higher_sequence(noticing: Ledger) -> None:
 
     assert [(one["sequence"], one["state"]) for one in told] == [(1, "failed"), (2, "failed"), (3, "succeeded")]
     assert len({one.payload["id"] for one in notices(noticing)}) == 3
+
+
+def test_every_process_that_opens_the_ledger_records_notices(
+    noticing: Ledger, open_again: Callable[[], Ledger]
+) -> None:
+    record_operation(noticing)
+
+    cancel(open_again(), W1, "ada", "decided in the console")
+
+    assert len(notices(noticing)) == 1
+
+
+def test_no_notice_is_recorded_a_week_after_the_last_worker_that_delivered_some(
+    noticing: Ledger, open_again: Callable[[], Ledger]
+) -> None:
+    with noticing.writing() as connection:
+        connection.execute(text(f"UPDATE b2copy_ledger SET notices_until = notices_until - {WANTED_FOR_S * 1000:.0f}"))
+    record_operation(noticing)
+
+    cancel(open_again(), W1, "ada", "not wanted")
+
+    assert notices(noticing) == []
+    assert notices_wanted_until(noticing) is None
+
+
+def test_a_process_that_runs_already_records_notices_as_soon_as_it_looks_again(
+    ledger: Ledger, open_again: Callable[[], Ledger], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    succeed_operation(ledger, "before")
+    want_notices(open_again())
+    monkeypatch.setattr("worker.ledger.notices.LOOK_AGAIN_S", 0.0)
+
+    succeed_operation(ledger, "after")
+
+    assert [body(one)["data"]["key"] for one in notices(ledger)] == ["fees.process:after"]
 
 
 @pytest.mark.parametrize("state", [State.QUEUED, State.WAITING, State.RUNNING])

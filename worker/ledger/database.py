@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError, InterfaceError, InternalError, Operat
 
 from worker.errors import SettingsError
 from worker.ledger import schema
-from worker.ledger.engine import WITH_NOTICES, connect, create_private_file, exists, reading
+from worker.ledger.engine import connect, create_private_file, exists, reading
 
 DATABASE_UNAVAILABLE_ERRORS = (OperationalError, InterfaceError, InternalError, TimeoutError)
 """What SQLAlchemy raises while the database cannot be used: gone, full, locked, a standby, out of connections."""
@@ -73,10 +73,9 @@ class Ledger:
         self.engine.dispose()
 
 
-def open_ledger(url: str, create: bool = False, *, with_notices: bool = False, **pool: int) -> Ledger:
+def open_ledger(url: str, create: bool = False, **pool: int) -> Ledger:
     """Open the ledger at an SQLAlchemy URL. `create`: make its tables if the database holds none of ours.
 
-    `with_notices`: operations that end through this ledger record a notice to the CRM. All processes must agree on it.
     `pool`: SQLAlchemy's `pool_size` and `max_overflow`.
 
     Only `migrate` and the start of a worker create a ledger. Anybody else who finds none has most likely mistyped the
@@ -86,7 +85,6 @@ def open_ledger(url: str, create: bool = False, *, with_notices: bool = False, *
     `OperationalError` if the database cannot be reached.
     """
     engine = connect(url, **pool)
-    engine.update_execution_options(**{WITH_NOTICES: with_notices})
     try:
         if create:
             create_private_file(engine)

@@ -18,9 +18,6 @@ from worker.errors import SettingsError
 if TYPE_CHECKING:
     import psycopg
 
-WITH_NOTICES = "b2copy_with_notices"
-"""The option of a ledger's engine that says whether the CRM wants notices."""
-
 BUSY_TIMEOUT_S = 10.0  # seconds that a writer waits for SQLite's one write lock, longer than any of our transactions
 
 _POSTGRESQL_OPTIONS = {

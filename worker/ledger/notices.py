@@ -1,24 +1,38 @@
 """Notices: operations that tell the CRM what became of another operation, recorded in the transaction that ended it.
 
 Each end of an operation has a notice of its own, with a higher `sequence`: a replay that succeeds is told although the
-failure before it was told. A newer notice supersedes an older one that was not delivered yet.
+the failure
+before it was told. A newer notice supersedes an older one that was not delivered yet.
+
+Whether the CRM wants notices stands in the ledger, because operations end in many processes: workers, the console, the
+command line, the CRM. A worker with `B2COPY_WEBHOOK_URL` says so (`want_notices`) for the next week, again and again.
 """
 
 import json
+import time
+import weakref
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, null, select, update
+from sqlalchemy import Connection, Engine, bindparam, func, null, select, update
 
 from worker.ledger.audit import record_audit
+from worker.ledger.database import Ledger
 from worker.ledger.insert import encode, insert_queued, row_of
-from worker.ledger.schema import allowed_from, attempts, c, in_list, operations, sql_literal
+from worker.ledger.schema import allowed_from, attempts, c, in_list, now_ms, operations, sql_literal
+from worker.ledger.schema import ledger as ledger_row
 from worker.operation import MESSAGE_KIND, NOTICE_KIND, New, OnUnknown, State
 from worker.queues import CRM, NOTIFY
 
 GIVES_UP_AFTER_S = 72 * 3600.0
+WANTED_FOR_S = 7 * 86_400.0  # after the last worker with a webhook: an outage of all workers loses no notice
+LOOK_AGAIN_S = 10.0  # between two looks of one process whether the CRM wants notices
 BY = "b2copy-sync"
+
+_WANT = update(ledger_row).values(notices_until=now_ms() + round(WANTED_FOR_S * 1000))
+_WANTED_UNTIL = select(ledger_row.c.notices_until, ledger_row.c.notices_until > now_ms())
+_looked: weakref.WeakKeyDictionary[Engine, tuple[float, bool]] = weakref.WeakKeyDictionary()  # monotonic s, answer
 
 _IDENTIFIER_LIMIT = 255  # characters of a payload field that a notice repeats
 
@@ -57,6 +71,29 @@ _SUPERSEDE = (
     )
     .returning(c.key)
 )
+
+
+def want_notices(ledger: Ledger) -> None:
+    """Have every process record notices for the next `WANTED_FOR_S`. Called by workers that can deliver them."""
+    with ledger.writing() as connection:
+        connection.execute(_WANT)
+    _looked.pop(ledger.engine, None)
+
+
+def notices_wanted_until(ledger: Ledger) -> int | None:
+    """Return until when the CRM wants notices (ms since the epoch), or None if it wants none."""
+    with ledger.reading() as connection:
+        until, is_wanted = connection.execute(_WANTED_UNTIL).one()
+    return int(until) if is_wanted else None
+
+
+def are_notices_wanted(connection: Connection) -> bool:
+    """Return whether the CRM wants notices. The answer may be `LOOK_AGAIN_S` old, so that settling costs no more."""
+    looked_at, is_wanted = _looked.get(connection.engine, (-LOOK_AGAIN_S, False))
+    if time.monotonic() - looked_at >= LOOK_AGAIN_S:
+        is_wanted = bool(connection.execute(_WANTED_UNTIL).one()[1])
+        _looked[connection.engine] = (time.monotonic(), is_wanted)
+    return is_wanted
 
 
 def record_notices(connection: Connection, ids: Sequence[int], now: int) -> None:

@@ -162,6 +162,7 @@ ledger = Table(
     metadata,
     Column("id", Text, primary_key=True),
     Column("dispatched_at", BigInteger, nullable=False),
+    Column("notices_until", BigInteger, nullable=False, server_default="0"),  # until when the CRM wants notices
 )
 
 

@@ -48,7 +48,13 @@ def upgrade() -> None:
         _text("note"),
         sa.PrimaryKeyConstraint("name"),
     )
-    op.create_table("b2copy_ledger", _text("id"), _big("dispatched_at"), sa.PrimaryKeyConstraint("id"))
+    op.create_table(
+        "b2copy_ledger",
+        _text("id"),
+        _big("dispatched_at"),
+        _big("notices_until", server_default="0"),
+        sa.PrimaryKeyConstraint("id"),
+    )
     op.create_table(
         "b2copy_operations",
         sa.Column("id", _ID, nullable=False),
