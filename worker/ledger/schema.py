@@ -89,7 +89,7 @@ operations = Table(
     Column("result", Text),
     Column("last_answer", Text),  # digest of the last answer
     Column("last_answer_fence", Integer),  # the attempt that stores that answer
-    Column("notices", Integer, nullable=False, server_default="0"),  # how many notices tell of its end
+    Column("notice_sequence", BigInteger, nullable=False, server_default="0"),  # of its last notice; 0: it has none
     CheckConstraint("(state IN ('queued', 'waiting', 'running')) = (due_at IS NOT NULL)", name="b2copy_open_is_due"),
     CheckConstraint("(state = 'waiting') = (wait_reason IS NOT NULL)", name="b2copy_waiting_has_reason"),
     CheckConstraint("(state = 'failed') = (failure_reason IS NOT NULL)", name="b2copy_failed_has_reason"),

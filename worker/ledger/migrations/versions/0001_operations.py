@@ -94,7 +94,7 @@ def upgrade() -> None:
         _text("result", required=False),
         _text("last_answer", required=False),
         _integer("last_answer_fence", required=False),
-        _integer("notices", server_default="0"),
+        _big("notice_sequence", server_default="0"),
         sa.CheckConstraint("(state = 'failed') = (failure_reason IS NOT NULL)", name="b2copy_failed_has_reason"),
         sa.CheckConstraint("(state = 'running') = (lease_owner IS NOT NULL)", name="b2copy_running_has_owner"),
         sa.CheckConstraint("(state = 'waiting') = (wait_reason IS NOT NULL)", name="b2copy_waiting_has_reason"),
