@@ -133,6 +133,7 @@ class New:
     destination: str = "b2copy"
     batch: str | None = None
     trace_id: str | None = None
+    requested_at: int | None = None
 
 
 class Recorded(NamedTuple):

@@ -133,8 +133,8 @@ def _note_error(context: ExceptionContext) -> None:
 
 
 def _is_conflict(error: BaseException) -> bool:
-    """Return whether a transaction was rolled back because of another one: a deadlock or a serialization failure."""
-    return str(getattr(error, "sqlstate", None)).startswith("40")
+    """Return whether another transaction was in the way: deadlock, serialization failure, or a lock held too long."""
+    return str(getattr(error, "sqlstate", None)).startswith(("40", "55P03"))
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
