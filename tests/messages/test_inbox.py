@@ -102,15 +102,17 @@ def test_too_many_or_doubled_arguments_are_stored(crm: Any) -> None:
     assert "account_login given twice" in problem_of(stored(send(crm, FEES, "7", kwargs={"account_login": "8"})))
 
 
-def test_the_same_id_with_other_data_is_kept_and_shows_both(crm: Any, control: SandboxControl, name: Name) -> None:
+def test_the_same_id_with_other_data_is_stored_and_tells_no_value_of_the_first(
+    crm: Any, control: SandboxControl, name: Name
+) -> None:
     request_id = name()
     send(crm, FEES, "7", request_id)
     ended(f"fees.process:{request_id}")
 
     told = problem_of(stored(send(crm, FEES, "8", request_id)))
 
-    assert '"account_login":"7"' in told
-    assert '"account_login":"8"' in told
+    assert "exists with another account_login" in told
+    assert '"7"' not in told
     assert control.effects("fees.process", f"8/{request_id}") == []
 
 

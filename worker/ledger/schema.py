@@ -94,6 +94,8 @@ operations = Table(
     CheckConstraint("(state = 'waiting') = (wait_reason IS NOT NULL)", name="b2copy_waiting_has_reason"),
     CheckConstraint("(state = 'failed') = (failure_reason IS NOT NULL)", name="b2copy_failed_has_reason"),
     CheckConstraint("(state = 'running') = (lease_owner IS NOT NULL)", name="b2copy_running_has_owner"),
+    CheckConstraint("phase IN ('submit', 'poll')", name="b2copy_known_phase"),
+    CheckConstraint("on_unknown IN ('start_or_get', 'read_back', 'repeat', 'stop')", name="b2copy_known_on_unknown"),
     sqlite_autoincrement=True,  # the id of a purged operation is never used again
 )
 

@@ -95,6 +95,10 @@ def upgrade() -> None:
         _text("last_answer", required=False),
         _integer("last_answer_fence", required=False),
         _big("notice_sequence", server_default="0"),
+        sa.CheckConstraint("phase IN ('submit', 'poll')", name="b2copy_known_phase"),
+        sa.CheckConstraint(
+            "on_unknown IN ('start_or_get', 'read_back', 'repeat', 'stop')", name="b2copy_known_on_unknown"
+        ),
         sa.CheckConstraint("(state = 'failed') = (failure_reason IS NOT NULL)", name="b2copy_failed_has_reason"),
         sa.CheckConstraint("(state = 'running') = (lease_owner IS NOT NULL)", name="b2copy_running_has_owner"),
         sa.CheckConstraint("(state = 'waiting') = (wait_reason IS NOT NULL)", name="b2copy_waiting_has_reason"),
