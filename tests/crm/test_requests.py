@@ -6,20 +6,23 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from celery.exceptions import Reject
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, make_url, text
 
 from tasks.registry import KINDS
+from tests.conftest import forget
 from tests.crm.conftest import Insert
 from tests.ledger.databases import on_postgresql, on_sqlite
 from tests.operations import fail_operation, key_of, record_operation, succeed_operation
 from worker import instances
 from worker.crm import requests
 from worker.crm.requests import take_requests
+from worker.errors import NotAllowed
 from worker.ledger import Ledger, find, open_ledger, record, search
 from worker.ledger.engine import seconds_since_outage
 from worker.operation import FailureReason, Operation, State
@@ -416,3 +419,28 @@ def test_a_message_waits_a_second_for_a_transaction_that_holds_its_key(
     instances.ledger().close()
 
     assert [one.key for one in search(ledger)] == [key_of("W1")]
+
+
+@on_postgresql
+def test_a_role_that_may_not_change_operations_is_told_who_may(
+    ledger: Ledger, ledger_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tasks import enqueue
+
+    key = record_operation(ledger, "W1").key
+    roles = Path(__file__).parents[2] / "deploy" / "postgres" / "roles.sql"
+    names = "b2copy_owner, b2copy_worker, b2copy_enqueue, b2copy_crm, b2copy_viewer"
+    with ledger.writing() as connection:
+        connection.exec_driver_sql(roles.read_text().replace("%", "%%"), ())
+    try:
+        url = make_url(ledger_url)
+        as_enqueue = url.update_query_dict({"options": f"{url.query['options']} -crole=b2copy_enqueue"})
+        monkeypatch.setenv("B2COPY_DATABASE_URL", as_enqueue.render_as_string(hide_password=False))
+        forget()
+        assert enqueue.fees(account_login="7", request_id="W2").created
+        with pytest.raises(NotAllowed, match="b2copy-sync failed cancel"):
+            enqueue.cancel(key, why="not wanted")
+        instances.ledger().close()
+    finally:
+        with ledger.writing() as connection:
+            connection.exec_driver_sql(f"DROP OWNED BY {names}; DROP ROLE {names}")
