@@ -2,12 +2,14 @@
 
 import gc
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from celery import signals
 
 from tasks.registry import ALL_KINDS
 from worker.app import app, b2copy, ledger, webhook
+from worker.flow.attempt import Destination
 from worker.flow.pusher import Pusher
 from worker.messages.wake_up import wake, wake_soon
 from worker.per_process import PerProcess
@@ -26,7 +28,11 @@ def pusher() -> Pusher:
     gc.collect()
     gc.freeze()
     observe_transactions(ledger().engine)
-    return Pusher(ledger(), ALL_KINDS, {B2COPY: b2copy, CRM: webhook}, worker_settings())
+    settings = worker_settings()
+    destinations: dict[str, Callable[[], Destination]] = {B2COPY: b2copy}
+    if settings.webhook_url:  # without it, notices are left to the workers that can deliver them
+        destinations[CRM] = webhook
+    return Pusher(ledger(), ALL_KINDS, destinations, settings)
 
 
 @app.task(name="b2copy.push")

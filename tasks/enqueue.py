@@ -23,6 +23,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, overload
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import ProgrammingError
 
 from tasks.accounts import ACCOUNTS
 from tasks.clients import CLIENTS
@@ -30,7 +31,7 @@ from tasks.fees import FEES
 from tasks.generic_call import CALL
 from tasks.registry import KINDS
 from worker.current_user import current_user
-from worker.errors import BadPayload
+from worker.errors import BadPayload, NotAllowed
 from worker.instances import ledger
 from worker.ledger import cancel as cancel_operation
 from worker.ledger import check_recordable, find, record
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
     Transaction = Connection | Session
 
+INSUFFICIENT_PRIVILEGE = "42501"  # https://www.postgresql.org/docs/current/errcodes-appendix.html
 BATCH = 5_000  # operations recorded in one transaction by `many`
 WAIT_FIRST_S, WAIT_MAX_S = 0.05, 1.0  # seconds; first and longest pause between two queries of `wait`
 
@@ -233,12 +235,21 @@ def wait(key: str, timeout_s: float) -> Operation | None:
 def cancel(key: str, *, why: str, by: str | None = None) -> Operation:
     """Cancel an operation of which nothing was ever sent. `why` and `by` are stored in the audit.
 
-    Raises `NotAllowed` if the operation has ended, or if a request may have reached B2COPY, which then continues the
-    operation. Raises `BadPayload` if there is no such operation.
+    Raises `NotAllowed` if it has ended or something of it may have reached B2COPY, which then continues it, or if the
+    database's role may not change operations (b2copy_enqueue may not: on a worker's host `b2copy-sync failed cancel`
+    does it), and `BadPayload` if there is no such operation.
     """
     if status(key) is None:
         raise BadPayload(f"{key}: there is no such operation")
-    return cancel_operation(ledger(), key, by or current_user(), why)
+    try:
+        return cancel_operation(ledger(), key, by or current_user(), why)
+    except ProgrammingError as error:
+        if getattr(error.orig, "sqlstate", None) != INSUFFICIENT_PRIVILEGE:
+            raise
+        raise NotAllowed(
+            f"{key}: the role of B2COPY_DATABASE_URL may not change operations: cancel it on a worker's host, with"
+            f' `b2copy-sync failed cancel {key} --why "..."`'
+        ) from None
 
 
 def _accept(new: New, by: str | None, connection: "Transaction | None") -> Recorded:

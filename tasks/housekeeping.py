@@ -11,6 +11,7 @@ from worker.errors import B2CopyError
 from worker.instances import back_office, ledger, session
 from worker.ledger import count_due, make_due, try_start_dispatch
 from worker.ledger.minute_statistics import MINUTE_MS, SETTLED_MS, summarize_minutes
+from worker.ledger.notices import want_notices
 from worker.messages.wake_up import wake, wake_ups_for
 from worker.operation import WaitReason
 from worker.queues import LANES
@@ -43,11 +44,16 @@ def _wake_lanes(due: Mapping[str, int]) -> None:
 
 
 def _summarize_minutes_if_due() -> None:
-    """Have the ledger summarize the minutes that ended, if this process has not done so in this minute."""
+    """Have the ledger summarize the minutes that ended, if this process has not done so in this minute.
+
+    A worker that delivers notices also says again that the CRM wants them.
+    """
     global _summarized
     minute = int(time.time() * 1000 - SETTLED_MS) // MINUTE_MS
     if minute != _summarized:
         summarize_minutes(ledger())
+        if crm_settings().webhook_url:
+            want_notices(ledger())
         _summarized = minute
 
 

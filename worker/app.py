@@ -16,9 +16,10 @@ from worker.celery_settings import App, celery_settings
 from worker.errors import SettingsError
 from worker.instances import b2copy, ledger, session, webhook
 from worker.ledger import open_ledger
+from worker.ledger.notices import want_notices
 from worker.operation import VERSION
 from worker.package_conflicts import check_ours
-from worker.queues import MIN_CONCURRENCY
+from worker.queues import MIN_CONCURRENCY, NOTIFY, queue_of
 from worker.settings import Settings, crm_settings, worker_settings
 from worker.watch.log_redaction import guard, guard_our_loggers
 from worker.watch.log_repeat_limit import limit_repeats
@@ -74,6 +75,10 @@ def check_before_work(conf: Any = None, options: Any = None, **_: Any) -> None:
         check_transport(worker_settings().ca_file)
         check_webhook(worker_settings())
         open_ledger(crm_settings().database_url, create=True).close()
+        if worker_settings().webhook_url:
+            want_notices(ledger())
+        elif not (options or {}).get("queues"):
+            app.amqp.queues.deselect([queue_of(NOTIFY)])  # this worker cannot deliver notices: leave them to others
         ledger()
     except SettingsError as error:
         stop(error)

@@ -127,7 +127,17 @@ class BadPayload(ValueError):
 
 
 class PayloadConflict(BadPayload):
-    """The key belongs to another operation already: the message shows both payloads."""
+    """The key belongs to another operation already: the message shows both payloads.
+
+    `summary` names the fields that differ, and no value: for logs, and for whoever may not read the first operation.
+    """
+
+    def __init__(self, summary: str, both: str = "") -> None:
+        super().__init__(summary, both)
+        self.summary, self._both = summary, both
+
+    def __str__(self) -> str:
+        return self.summary + self._both
 
 
 class NotAllowed(ValueError):

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 @PerProcess
 def ledger() -> Ledger:
     """This process's ledger. Raises `SettingsError` if its schema is not this version's."""
-    settings = crm_settings()
-    return open_ledger(settings.database_url, with_notices=settings.webhook_url is not None)
+    return open_ledger(crm_settings().database_url)
 
 
 @PerProcess

@@ -104,6 +104,7 @@ MOVES = {
     "claim": _move({State.QUEUED, State.WAITING, State.RUNNING}, {State.RUNNING}),  # running: its lease has lapsed
     "park": _move({State.QUEUED, State.WAITING}, {State.WAITING}),  # behind its entity or its parent
     "expire": _move({State.QUEUED, State.WAITING}, {State.FAILED}),  # parked until its deadline
+    "refuse": _move({State.QUEUED, State.WAITING, State.RUNNING}, {State.FAILED}),  # a row that cannot be read
     "return_unsent": _move({State.RUNNING}, {State.QUEUED, State.WAITING}),  # nothing was sent
     "settle": _move({State.RUNNING}, {State.WAITING, State.SUCCEEDED, State.FAILED}),
     # An answer whose lease was lost may decide an operation that the next holder must leave unresolved.
@@ -133,6 +134,7 @@ class New:
     destination: str = "b2copy"
     batch: str | None = None
     trace_id: str | None = None
+    requested_at: int | None = None
 
 
 class Recorded(NamedTuple):

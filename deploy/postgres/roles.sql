@@ -63,7 +63,13 @@ BEGIN
         END IF;
         CASE found.name
             WHEN 'b2copy_operations' THEN
-                GRANT SELECT, INSERT ON b2copy_operations TO b2copy_enqueue;
+                GRANT SELECT ON b2copy_operations TO b2copy_enqueue;
+                -- What a new operation needs, and nothing that only its way to the end writes.
+                GRANT INSERT (
+                    key, kind, payload, lane, entity, parent, destination, on_unknown, batch, trace_id, requested_at,
+                    requested_by, time_allowed_ms, deadline_at, result, state, state_since, due_at, phase, fence,
+                    counted_attempts, polls, replays, last_wait_ms, external_wait_ms, sent, outcome_unknown
+                ) ON b2copy_operations TO b2copy_enqueue;
             WHEN 'b2copy_operations_id_seq' THEN
                 GRANT USAGE ON SEQUENCE b2copy_operations_id_seq TO b2copy_enqueue;
             WHEN 'b2copy_ledger' THEN

@@ -11,6 +11,7 @@ from tests.cli.command import Ran
 from tests.cli.conftest import Command
 from tests.operations import hold_operation, make_wait
 from worker.ledger import Ledger
+from worker.ledger.notices import want_notices
 from worker.operation import WaitReason
 from worker.sandbox.control_client import SandboxControl
 from worker.testbed.broker import Broker
@@ -52,6 +53,16 @@ def test_a_sound_system_has_a_line_for_everything(b2copy_sync: Command, ledger: 
         ["ok", "session"],
     ]
     assert "start one: `celery -A worker.app worker`" in ran.out
+
+
+def test_a_host_that_differs_from_the_ledger_about_notices_is_named(b2copy_sync: Command, ledger: Ledger) -> None:
+    url = "http://127.0.0.1:1/"
+    with_url = b2copy_sync("doctor", "--json", B2COPY_WEBHOOK_URL=url, B2COPY_WEBHOOK_SECRET_FILE="/dev/null")
+    want_notices(ledger)
+    without_url = b2copy_sync("doctor", "--json")
+
+    assert "no notice is recorded" in messages(with_url, "notices")
+    assert "this host has no B2COPY_WEBHOOK_URL" in messages(without_url, "notices")
 
 
 def test_logs_in_only_if_there_is_no_session(b2copy_sync: Command, sandbox: SandboxControl) -> None:

@@ -6,23 +6,32 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, text
+from celery.exceptions import Reject
+from sqlalchemy import Connection, make_url, text
 
 from tasks.registry import KINDS
+from tests.conftest import forget
 from tests.crm.conftest import Insert
 from tests.ledger.databases import on_postgresql, on_sqlite
 from tests.operations import fail_operation, key_of, record_operation, succeed_operation
+from worker import instances
 from worker.crm import requests_table
 from worker.crm.requests_table import take_requests
-from worker.ledger import Ledger, find, open_ledger, search
+from worker.errors import NotAllowed
+from worker.ledger import Ledger, find, open_ledger, record, search
+from worker.ledger.engine import seconds_since_outage
 from worker.operation import FailureReason, Operation, State
 from worker.settings import crm_settings
 
 UPDATE = "/api/admin/clients/v2/client/clientservice/update"
 NOT_A_NUMBER = f'{{"path": "{UPDATE}", "key": "K", "payload": {{"n": NaN}}}}'
+LONG_AGO = 1_700_000_000_000  # ms since the epoch
+CALL = f'{{"path": "{UPDATE}", "key": "%s", "entity": "%s", "payload": {{}}}}'
 FEES = '{"account_login": "7", "request_id": "%s"}'
 
 
@@ -83,7 +92,7 @@ def test_the_optional_columns_are_stored_with_the_operation(ledger: Ledger, inse
 
     operation = find(ledger, "fees.process:W1")
     assert operation is not None
-    assert (operation.lane, operation.requested_by) == ("bulk", "Zoë")
+    assert (operation.lane, operation.requested_by) == ("bulk", "sql: Zoë")
     assert (operation.batch, operation.trace_id) == ("2026-11", "00-ab-01")
 
 
@@ -109,7 +118,7 @@ def test_another_spelling_of_an_equal_payload_is_the_same_operation(
 @pytest.mark.parametrize(
     ("columns", "problem"),
     [
-        ({"kind": "fees"}, "kind: 'fees' is not a kind: there are accounts.create, call"),
+        ({"kind": "fees", "requested_at": LONG_AGO}, "kind: 'fees' is not a kind: there are accounts.create, call"),
         ({"payload": "{"}, "payload: not JSON"),
         ({"payload": "[1]"}, "payload: must be a JSON object"),
         ({"payload": ""}, "payload: not JSON"),
@@ -122,7 +131,7 @@ def test_another_spelling_of_an_equal_payload_is_the_same_operation(
         ({"lane": "fast"}, "lane: 'fast' is none of money, default, bulk"),
         ({"batch": "two\nlines"}, "batch must be 1 to 255 printable characters"),
         ({"trace_id": "t" * 256}, "trace_id must be 1 to 255 printable characters"),
-        ({"kind": "k" * 5_000}, "is not a kind"),
+        ({"kind": "k" * 5_000, "requested_at": LONG_AGO}, "is not a kind"),
     ],
 )
 def test_a_bad_row_becomes_a_failed_operation_and_holds_no_other_up(
@@ -136,7 +145,7 @@ def test_a_bad_row_becomes_a_failed_operation_and_holds_no_other_up(
 
     failed = failed_request(ledger, bad)
     assert problem in str((failed.result or {})["error"])
-    assert failed.requested_by == "Ada"
+    assert failed.requested_by == "sql: Ada"
     assert len(search(ledger)) == 3
     assert rows_left(ledger) == 0
     [status] = status_rows(ledger, f"message:request-{bad}")
@@ -171,30 +180,124 @@ def test_a_request_with_other_data_than_the_operation_of_its_key_fails(ledger: L
 
     assert take(ledger) == {"money": 1}
 
-    assert "exists as fees.process" in str(failed_request(ledger, bad).result)
-    assert "exists as fees.process" in str(failed_request(ledger, twice[1]).result)
+    for row_id in (bad, twice[1]):
+        assert "exists with another account_login" in str(failed_request(ledger, row_id).result)
 
 
-def test_an_error_of_our_own_fails_its_row_alone(ledger: Ledger, insert: Insert, monkeypatch: Any) -> None:
+def test_a_conflict_tells_nobody_the_payload_of_the_first_operation(
+    ledger: Ledger, insert: Insert, caplog: pytest.LogCaptureFixture
+) -> None:
+    record_operation(ledger, "W1", payload={"account_login": "4711", "request_id": "W1"})
+    bad = insert(kind="fees.process", payload='{"account_login": "8899", "request_id": "W1"}')
+
+    take(ledger)
+
+    assert "fees.process:W1" in caplog.text
+    assert "4711" not in caplog.text
+    assert "8899" not in caplog.text
+    assert "4711" not in str(failed_request(ledger, bad).result)
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("a fault of ours"), MemoryError()])
+def test_a_row_that_meets_an_error_of_our_own_waits_and_holds_no_other_up(
+    ledger: Ledger, insert: Insert, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fault: Exception
+) -> None:
     def describe(payload: Any) -> Any:
         if payload.request_id == "W1":
-            raise RuntimeError("a fault of ours")
+            raise fault
         return original(payload)
 
     original = KINDS["fees.process"].describe
-    monkeypatch.setitem(vars(KINDS["fees.process"]), "describe", describe)
-    bad = insert(kind="fees.process", payload=FEES % "W1")
+    monkeypatch.setattr(requests_table, "_logged", set())
+    monkeypatch.setattr(requests_table, "BATCH", 1)  # it holds up no later batch either
+    insert(kind="fees.process", payload=FEES % "W1")
     insert(kind="fees.process", payload=FEES % "W2")
+
+    with monkeypatch.context() as patch:
+        patch.setitem(vars(KINDS["fees.process"]), "describe", describe)
+        assert take(ledger) == {"money": 1}
+        assert take(ledger) == {}
+
+    assert (rows_left(ledger), [one.key for one in search(ledger)]) == (1, [key_of("W2")])
+    assert len(caplog.records) == 1, "the trouble is logged every second"
+    assert take(ledger) == {"money": 1}
+
+
+def test_later_rows_of_an_entity_wait_for_a_row_that_meets_an_error_of_our_own(
+    ledger: Ledger, insert: Insert, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def record_but(ledger: Ledger, news: Any, by: str, connection: Connection) -> Any:
+        if any(new.key == "call:K1" for new in news):
+            raise RuntimeError("a fault of ours")
+        return original(ledger, news, by, connection)
+
+    original = record
+    monkeypatch.setattr(requests_table, "BATCH", 2)
+    for of in (("K1", "A"), ("K2", "A"), ("K3", "A"), ("K4", "B")):
+        insert(kind="call", payload=CALL % of)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(requests_table, "record", record_but)
+        assert take(ledger) == {"default": 1}
+    assert [one.key for one in search(ledger)] == ["call:K4"]
+
+    take(ledger)
+
+    in_order = [one.key for one in sorted(search(ledger), key=lambda one: one.id)]
+    assert in_order == ["call:K4", "call:K1", "call:K2", "call:K3"]
+
+
+def test_a_kind_of_a_newer_version_waits_for_a_worker_that_knows_it(ledger: Ledger, insert: Insert) -> None:
+    insert(kind="fees.of_tomorrow", payload="{}")
+    insert(kind="fees.process", payload=FEES % "W1")
 
     assert take(ledger) == {"money": 1}
 
-    assert "a fault of ours" in str(failed_request(ledger, bad).result)
+    assert (rows_left(ledger), len(search(ledger))) == (1, 1)
+    with ledger.writing() as connection:
+        connection.execute(text(f"UPDATE b2copy_requests SET requested_at = {LONG_AGO}"))
+    take(ledger)
+    assert rows_left(ledger) == 0
+
+
+@on_postgresql
+def test_an_open_transaction_that_holds_a_key_holds_up_its_entity_alone(
+    ledger: Ledger, insert: Insert, open_again: Callable[[], Ledger]
+) -> None:
+    first = KINDS["call"].new(json.loads(CALL % ("K1", "A")), crm_settings())
+    with open_again().writing() as crm:
+        record(ledger, [first], "crm", crm)
+        for of in (("K1", "A"), ("K2", "A"), ("K3", "B")):
+            insert(kind="call", payload=CALL % of)
+
+        assert take(ledger) == {"default": 1}
+        assert [one.key for one in search(ledger)] == ["call:K3"]
+        assert seconds_since_outage(ledger.engine) > 60, "the database is taken for unavailable"
+
+    assert take(ledger) == {"default": 1}
+    assert rows_left(ledger) == 0
+    assert {one.key for one in search(ledger)} == {"call:K1", "call:K2", "call:K3"}
+
+
+def test_the_time_of_an_operation_begins_with_its_request(ledger: Ledger, insert: Insert) -> None:
+    insert(kind="fees.process", payload=FEES % "W1", requested_at=LONG_AGO)
+    bad = insert(kind="fees.process", payload="{", requested_at=LONG_AGO, batch="B", trace_id="T")
+    insert(kind="fees.process", payload=FEES % "W2", requested_at=2**50)  # in the future
+
+    take(ledger)
+
+    operation, failed, future = find(ledger, key_of("W1")), failed_request(ledger, bad), find(ledger, key_of("W2"))
+    assert operation is not None
+    assert future is not None
+    assert (operation.requested_at, operation.deadline_at) == (LONG_AGO, LONG_AGO + 72 * 3_600_000)
+    assert (failed.requested_at, failed.batch, failed.trace_id) == (LONG_AGO, "B", "T")
+    assert future.requested_at == future.state_since
 
 
 def test_two_bad_rows_with_one_id_are_both_stored(ledger: Ledger, insert: Insert) -> None:
-    insert(id=5, kind="fees", payload="{}")
+    insert(id=5, kind="fees", payload="{}", requested_at=LONG_AGO)
     take(ledger)
-    insert(id=5, kind="fee", payload="{}")  # the table was restored, and its ids began again
+    insert(id=5, kind="fee", payload="{}", requested_at=LONG_AGO)  # the table was restored, and its ids began again
 
     take(ledger)
 
@@ -273,7 +376,7 @@ def test_a_dispatcher_that_is_killed_leaves_its_rows_to_the_next(
     ledger: Ledger, ledger_url: str, insert: Insert
 ) -> None:
     insert(kind="fees.process", payload=FEES % "W1")
-    insert(kind="fees", payload="{}")
+    insert(kind="fees.process", payload="{}")
     process = multiprocessing.get_context("fork").Process(target=_take_and_die, args=(ledger_url,))
     process.start()
     process.join(20)
@@ -296,3 +399,48 @@ def test_the_status_view_shows_state_reason_and_the_servers_text(ledger: Ledger)
         "key", "kind", "lane", "state", "wait_reason", "failure_reason", "server_message", "result", "batch",
         "trace_id", "requested_by", "requested_at", "state_since", "due_at", "deadline_at", "ended_at",
     }  # fmt: skip
+
+
+@on_postgresql
+def test_a_message_waits_a_second_for_a_transaction_that_holds_its_key(
+    ledger: Ledger, open_again: Callable[[], Ledger], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from worker.messages import inbox  # reads the settings, which the fixtures have made
+
+    monkeypatch.setattr(inbox, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(inbox, "LOCK_WAIT_MS", 50)
+    monkeypatch.setattr(inbox, "_RETURN_PAUSE_S", 0.0)
+    fields = {"account_login": "7", "request_id": "W1"}
+    request = SimpleNamespace(origin="crm", id="m-1", task="b2copy.fees.process")
+    with open_again().writing() as crm:
+        record(ledger, [KINDS["fees.process"].new(fields, crm_settings())], "crm", crm)
+        with pytest.raises(Reject):
+            inbox.take_in(KINDS["fees.process"], request, (), fields)
+    instances.ledger().close()
+
+    assert [one.key for one in search(ledger)] == [key_of("W1")]
+
+
+@on_postgresql
+def test_a_role_that_may_not_change_operations_is_told_who_may(
+    ledger: Ledger, ledger_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tasks import enqueue
+
+    key = record_operation(ledger, "W1").key
+    roles = Path(__file__).parents[2] / "deploy" / "postgres" / "roles.sql"
+    names = "b2copy_owner, b2copy_worker, b2copy_enqueue, b2copy_crm, b2copy_viewer"
+    with ledger.writing() as connection:
+        connection.exec_driver_sql(roles.read_text().replace("%", "%%"), ())
+    try:
+        url = make_url(ledger_url)
+        as_enqueue = url.update_query_dict({"options": f"{url.query['options']} -crole=b2copy_enqueue"})
+        monkeypatch.setenv("B2COPY_DATABASE_URL", as_enqueue.render_as_string(hide_password=False))
+        forget()
+        assert enqueue.fees(account_login="7", request_id="W2").created
+        with pytest.raises(NotAllowed, match="b2copy-sync failed cancel"):
+            enqueue.cancel(key, why="not wanted")
+        instances.ledger().close()
+    finally:
+        with ledger.writing() as connection:
+            connection.exec_driver_sql(f"DROP OWNED BY {names}; DROP ROLE {names}")

@@ -202,6 +202,8 @@ REFUSED_BY_POSTGRES = [
         "b2copy_enqueue": [
             "UPDATE b2copy_operations SET state = 'queued', due_at = 0, failure_reason = NULL",
             "DELETE FROM b2copy_operations",
+            "INSERT INTO b2copy_operations (key, lease_owner) VALUES ('x', 'x')",
+            "INSERT INTO b2copy_operations (key, failure_reason) VALUES ('x', 'x')",
             "SELECT * FROM b2copy_attempts",
             "INSERT INTO b2copy_audit SELECT * FROM b2copy_audit",
             "SELECT * FROM b2copy_flags",

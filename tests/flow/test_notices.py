@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from tasks.notices import NOTIFY, WAITS_S
+from tests.conftest import forget
 from tests.flow.conftest import LocalDestination, fees_kind, in_background, make_all_due
 from tests.http.raw_server import OK, Wire
 from tests.http.test_wire import answers
@@ -21,6 +22,7 @@ from worker.app import ledger as open_this_ledger
 from worker.app import webhook
 from worker.flow.pusher import Pusher
 from worker.ledger import Ledger, attempts_of, replay, search
+from worker.ledger.notices import want_notices
 from worker.operation import NOTICE_KIND, FailureReason, Operation, State, WaitReason
 from worker.queues import NOTIFY as LANE
 from worker.settings import worker_settings
@@ -38,6 +40,7 @@ def ledger(active_environment: Environment, wire: Wire, tmp_path: Path, monkeypa
     secret.chmod(0o600)
     monkeypatch.setenv("B2COPY_WEBHOOK_URL", wire.url)
     monkeypatch.setenv("B2COPY_WEBHOOK_SECRET_FILE", str(secret))
+    want_notices(open_this_ledger())
     return open_this_ledger()
 
 
@@ -66,6 +69,21 @@ def test_the_end_of_an_operation_has_a_notice(ledger: Ledger, pusher: Pusher, wi
     notice_body = json.loads(body)
     assert (notice_body["type"], notice_body["data"]["key"]) == ("operation.succeeded", "fees.process:W1")
     assert notice(ledger).state == State.SUCCEEDED
+
+
+def test_a_worker_without_the_webhook_leaves_notices_to_others(
+    ledger: Ledger, pusher: Pusher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tasks.drain_lane import push  # reads the settings, which the fixtures have made
+
+    record_operation(ledger)
+    pusher.drain("money")
+    monkeypatch.delenv("B2COPY_WEBHOOK_URL")
+    forget()
+
+    push(ledger.id, LANE)
+
+    assert notice(ledger).state == State.QUEUED
 
 
 def test_every_try_sends_the_same_bytes_under_the_same_id(ledger: Ledger, pusher: Pusher, wire: Wire) -> None:

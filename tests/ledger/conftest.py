@@ -65,7 +65,7 @@ def ledger_url(database: str, request: pytest.FixtureRequest, tmp_path: Path) ->
         connection.execute(
             text("TRUNCATE b2copy_operations, b2copy_flags, b2copy_audit, b2copy_requests, b2copy_identities CASCADE")
         )
-        connection.execute(text("UPDATE b2copy_ledger SET dispatched_at = 0"))
+        connection.execute(text("UPDATE b2copy_ledger SET dispatched_at = 0, notices_until = 0"))
     engine.dispose()
     return url
 

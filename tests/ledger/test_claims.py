@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from tests.operations import (
     LedgerClock,
@@ -30,8 +30,10 @@ from worker.ledger import (
     renew_leases,
     resume,
     return_unsent,
+    search,
 )
-from worker.operation import Phase, State, WaitReason
+from worker.ledger.notices import want_notices
+from worker.operation import NOTICE_KIND, FailureReason, Phase, State, WaitReason
 
 
 def test_a_claim_holds_what_has_been_due_longest(ledger: Ledger, clock: LedgerClock) -> None:
@@ -307,3 +309,25 @@ def test_a_claim_with_limit_0_claims_nothing(ledger: Ledger) -> None:
 
     assert claim(ledger, "money", "worker 1", 0) == []
     assert cancel(ledger, "fees.process:W1", "ada", "nothing was sent").state == State.CANCELLED
+
+
+@pytest.mark.parametrize("column", ["payload", "progress"])
+def test_a_row_that_cannot_be_read_fails_and_holds_no_other_up(ledger: Ledger, column: str) -> None:
+    want_notices(ledger)
+    record_operations(ledger, "bad", "W1", entity="7")
+    with ledger.writing() as connection:
+        connection.execute(text(f"UPDATE b2copy_operations SET {column} = '{{' WHERE key = 'fees.process:bad'"))
+
+    assert names_of(claim_due(ledger)) + names_of(claim_due(ledger)) == ["W1"]
+
+    bad = find_operation(ledger, "bad")
+    assert (bad.state, bad.failure_reason) == (State.FAILED, FailureReason.BAD_PAYLOAD)
+    assert [one.payload["id"].startswith(f"ntc_{bad.id}_") for one in search(ledger, kind=NOTICE_KIND)] == [True]
+
+
+@pytest.mark.parametrize("column", ["phase", "on_unknown"])
+def test_the_database_refuses_a_word_that_nobody_knows(ledger: Ledger, column: str) -> None:
+    record_operations(ledger, "W1")
+
+    with pytest.raises(IntegrityError), ledger.writing() as connection:
+        connection.execute(text(f"UPDATE b2copy_operations SET {column} = 'foreign'"))

@@ -10,7 +10,16 @@ from sqlalchemy import event
 from tests.ledger.databases import on_postgresql, on_sqlite
 from tests.operations import attempt_record, claim_due, make_wait, record_operations, succeed
 from worker.ledger import Ledger, count_due, renew_leases, settle_and_claim
+from worker.ledger.notices import are_notices_wanted
 from worker.operation import State, Transition, WaitReason
+
+
+@pytest.fixture(autouse=True)
+def without_a_look_for_notices(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the CRM wants notices is looked up every ten seconds, however many operations end: not counted here."""
+    with ledger.reading() as connection:
+        are_notices_wanted(connection)
+    monkeypatch.setattr("worker.ledger.notices.LOOK_AGAIN_S", 3600.0)
 
 
 @contextmanager

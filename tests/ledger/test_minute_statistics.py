@@ -55,3 +55,16 @@ def test_at_most_an_hour_is_caught_up(ledger: Ledger) -> None:
         connection.execute(text(f"UPDATE b2copy_minutes SET minute = minute - {1000 * MINUTE_MS}"))
 
     assert summarize_minutes(ledger) == 60
+
+
+def test_what_is_due_now_is_not_written_for_the_minutes_of_a_gap(ledger: Ledger, clock: LedgerClock) -> None:
+    forget_minutes(ledger)
+    summarize_minutes(ledger)
+    with ledger.writing() as connection:
+        connection.execute(text(f"UPDATE b2copy_minutes SET minute = minute - {5 * MINUTE_MS}, operations = 0"))
+    record_operations(ledger, "W1")
+    clock.advance(1)
+
+    assert summarize_minutes(ledger) == 5
+
+    assert [row.operations for row in minutes_since(ledger, 0) if row.lane == "money"] == [0, 1]

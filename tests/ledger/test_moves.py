@@ -13,10 +13,10 @@ from worker.ledger.schema import operations
 from worker.operation import FINAL, MOVES, State
 
 
-def test_only_a_claim_its_end_a_late_answer_and_a_newer_notice_leave_the_state_running() -> None:
+def test_only_a_claim_its_end_a_late_answer_a_newer_notice_and_an_unreadable_row_leave_the_state_running() -> None:
     leaving = {name for name, move in MOVES.items() if State.RUNNING in move.before}
 
-    assert leaving == {"claim", "settle", "return_unsent", "late_answer", "supersede"}
+    assert leaving == {"claim", "settle", "return_unsent", "late_answer", "supersede", "refuse"}
 
 
 def test_a_final_state_is_left_only_by_a_persons_decision_or_a_late_answer() -> None:
@@ -46,7 +46,7 @@ def test_every_statement_that_writes_a_state_is_guarded() -> None:
     writing = {name for name, sql in texts.items() if " state=" in sql.partition("WHERE")[0]}
 
     assert writing == {
-        "claims._CLAIM", "claims._PARK", "claims._EXPIRE", "claims._RETURN_UNSENT", "settle._SETTLE",
+        "claims._CLAIM", "claims._PARK", "claims._EXPIRE", "claims._REFUSE", "claims._RETURN_UNSENT", "settle._SETTLE",
         "late_answers._DECIDE", "decision_sql._REPLAY", "decision_sql._CORRECT", "decision_sql._RESOLVE",
         "decision_sql._CANCEL", "decision_sql._STOP_ASKING", "notices._SUPERSEDE",
     }  # fmt: skip

@@ -1,12 +1,15 @@
 """Each end of an operation has a notice: recorded with it, numbered, and replaced by the notice of the next end."""
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from tests.operations import (
+    LedgerClock,
     attempt_record,
     claim_due,
     claim_one,
@@ -27,11 +30,12 @@ from worker.ledger import (
     fail_message,
     find,
     open_ledger,
+    purge,
     replay,
     resolve,
     search,
 )
-from worker.ledger.notices import GIVES_UP_AFTER_S
+from worker.ledger.notices import GIVES_UP_AFTER_S, WANTED_FOR_S, notices_wanted_until, want_notices
 from worker.operation import NOTICE_KIND, OnUnknown, Operation, State
 
 W1 = "fees.process:W1"
@@ -40,7 +44,8 @@ W1 = "fees.process:W1"
 @pytest.fixture
 def noticing(ledger_url: str) -> Iterator[Ledger]:
     """A ledger whose CRM wants notices."""
-    ledger = open_ledger(ledger_url, with_notices=True)
+    ledger = open_ledger(ledger_url)
+    want_notices(ledger)
     yield ledger
     ledger.close()
 
@@ -62,8 +67,8 @@ def test_a_success_has_a_notice(noticing: Ledger) -> None:
     operation = find(noticing, key)
     assert operation is not None
     assert operation.ended_at is not None
-    assert notice.key == f"crm.notify:{operation.id}.1"
-    assert notice.payload["id"] == f"ntc_{operation.id}_1"
+    assert notice.key == f"crm.notify:{operation.id}.{operation.ended_at}"
+    assert re.fullmatch(f"ntc_{operation.id}_[0-9a-f]{{16}}", notice.payload["id"])
     assert (notice.state, notice.lane, notice.destination) == (State.QUEUED, "notify", "crm")
     assert (notice.on_unknown, notice.trace_id) == (OnUnknown.REPEAT, "T")
     assert notice.deadline_at == notice.requested_at + GIVES_UP_AFTER_S * 1000
@@ -81,7 +86,7 @@ def test_a_success_has_a_notice(noticing: Ledger) -> None:
         "server_message": None,
         "payload": {"account_login": "7", "request_id": "W1"},
         "attempts": 1,
-        "sequence": 1,
+        "sequence": operation.ended_at,
         "trace_id": "T",
     }
 
@@ -148,8 +153,81 @@ def test_each_end_has_a_higher_sequence(noticing: Ledger) -> None:
 
     bodies = [body(one)["data"] for one in notices(noticing)]
 
-    assert [(one["sequence"], one["state"]) for one in bodies] == [(1, "failed"), (2, "failed"), (3, "succeeded")]
+    assert [one["state"] for one in bodies] == ["failed", "failed", "succeeded"]
+    assert bodies[0]["sequence"] < bodies[1]["sequence"] < bodies[2]["sequence"]
     assert len({one.payload["id"] for one in notices(noticing)}) == 3
+
+
+def test_every_process_that_opens_the_ledger_records_notices(
+    noticing: Ledger, open_again: Callable[[], Ledger]
+) -> None:
+    record_operation(noticing)
+
+    cancel(open_again(), W1, "ada", "decided in the console")
+
+    assert len(notices(noticing)) == 1
+
+
+def test_no_notice_is_recorded_a_week_after_the_last_worker_that_delivered_some(
+    noticing: Ledger, open_again: Callable[[], Ledger]
+) -> None:
+    with noticing.writing() as connection:
+        connection.execute(text(f"UPDATE b2copy_ledger SET notices_until = notices_until - {WANTED_FOR_S * 1000:.0f}"))
+    record_operation(noticing)
+
+    cancel(open_again(), W1, "ada", "not wanted")
+
+    assert notices(noticing) == []
+    assert notices_wanted_until(noticing) is None
+
+
+def test_a_process_that_runs_already_records_notices_as_soon_as_it_looks_again(
+    ledger: Ledger, open_again: Callable[[], Ledger], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    succeed_operation(ledger, "before")
+    want_notices(open_again())
+    monkeypatch.setattr("worker.ledger.notices.LOOK_AGAIN_S", 0.0)
+
+    succeed_operation(ledger, "after")
+
+    assert [body(one)["data"]["key"] for one in notices(ledger)] == ["fees.process:after"]
+
+
+def test_the_sequence_grows_although_the_clock_goes_back(noticing: Ledger) -> None:
+    fail_operation(noticing)
+    ahead = text("UPDATE b2copy_operations SET notice_sequence = notice_sequence + 7200000 RETURNING notice_sequence")
+    with noticing.writing() as connection:  # the clock was two hours ahead then
+        before = max(connection.execute(ahead).scalars())
+
+    resolve(noticing, W1, "ada", "asked", succeeded=True)
+
+    assert body(notices(noticing)[-1])["data"]["sequence"] == before + 1
+
+
+def test_the_sequence_grows_although_the_operation_was_purged_and_requested_again(
+    noticing: Ledger, clock: LedgerClock
+) -> None:
+    fail_operation(noticing)
+    resolve(noticing, W1, "ada", "asked", succeeded=False)
+    before = [body(one)["data"]["sequence"] for one in notices(noticing)]
+    clock.advance(1)
+    assert purge(noticing, 0.5) == 2
+
+    succeed_operation(noticing)
+
+    assert body(notices(noticing)[-1])["data"]["sequence"] > max(before)
+
+
+def test_a_notice_is_recorded_although_somebody_has_taken_its_key(
+    noticing: Ledger, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    record_operation(noticing, "taken", kind=NOTICE_KIND, lane="bulk")
+    monkeypatch.setattr("worker.ledger.notices._key", lambda *_: f"{NOTICE_KIND}:taken")
+
+    succeed_operation(noticing)
+
+    assert "crm.notify:taken" in caplog.text
+    assert body(notices(noticing)[-1])["data"]["key"] == W1
 
 
 @pytest.mark.parametrize("state", [State.QUEUED, State.WAITING, State.RUNNING])

@@ -1,6 +1,7 @@
 """What people decide about operations, and what the ledger does not allow."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -17,11 +18,13 @@ from tests.operations import (
     succeed,
 )
 from worker.errors import NotAllowed
+from worker.flow.retry_policy import reason_when_overdue
 from worker.ledger import (
     Ledger,
     attempts_of,
     audit_of,
     cancel,
+    correct,
     fail_message,
     poll_now,
     replay,
@@ -99,6 +102,52 @@ def test_an_operation_that_must_not_be_done_twice_is_replayed_only_if_a_person_s
 
     assert claim_one(ledger).outcome_unknown is False
     assert [entry.action for entry in audit_of(ledger, W1)] == ["replay, was not done"]
+
+
+def begin_and_fail(ledger: Ledger, clock: LedgerClock, failure_reason: str, **fields: Any) -> None:
+    """B2COPY begins an operation, and then it fails without an answer that tells what B2COPY did."""
+    record_operations(ledger, "W1", **fields)
+    pending: dict[str, Any] = {"wait_reason": WaitReason.PENDING_AT_B2COPY, "due_in_s": 1, "outcome_known": True}
+    make_wait(ledger, claim_one(ledger), **pending)
+    clock.advance(2)
+    fail(ledger, claim_one(ledger), failure_reason=failure_reason)
+
+
+@pytest.mark.parametrize("failure_reason", [FailureReason.UNRESOLVED, FailureReason.INTERNAL])
+def test_a_replay_of_what_the_destination_had_begun_does_not_forget_that(
+    ledger: Ledger, clock: LedgerClock, failure_reason: str
+) -> None:
+    begin_and_fail(ledger, clock, failure_reason)
+    with pytest.raises(NotAllowed, match="not certain that the destination did nothing"):
+        correct(ledger, W1, {"account_login": "8", "request_id": "W1"}, "ada", "typo")
+
+    replay(ledger, [W1], "ada", "again")
+
+    claimed = claim_one(ledger)
+    assert (claimed.phase, claimed.outcome_unknown) == (Phase.SUBMIT, True)
+    assert reason_when_overdue(claimed) == FailureReason.UNRESOLVED
+
+
+def test_what_the_destination_had_begun_and_must_not_repeat_is_replayed_only_if_it_was_not_done(
+    ledger: Ledger, clock: LedgerClock
+) -> None:
+    begin_and_fail(ledger, clock, FailureReason.UNRESOLVED, on_unknown=OnUnknown.STOP)
+
+    assert replay(ledger, [W1], "ada", "again") == []
+    assert replay(ledger, [W1], "ada", "looked: nothing there", not_done=True) == [W1]
+
+    assert claim_one(ledger).outcome_unknown is False
+
+
+def test_polling_now_does_not_forget_that_the_destination_has_begun_it(ledger: Ledger) -> None:
+    record_operations(ledger, "W1")
+    make_wait(ledger, claim_one(ledger), wait_reason=WaitReason.PENDING_AT_B2COPY, due_in_s=3600)
+
+    poll_now(ledger, W1, "ada")
+
+    claimed = claim_one(ledger)
+    assert claimed.phase == Phase.POLL
+    assert reason_when_overdue(claimed) == FailureReason.UNRESOLVED
 
 
 def test_only_failed_operations_are_replayed(ledger: Ledger) -> None:

@@ -1,7 +1,18 @@
 """Purge: old final operations are removed with their attempts; open ones and the audit stay."""
 
-from tests.operations import LedgerClock, claim_due, claim_one, fail, find_operation, record_operations, succeed
+from tests.operations import (
+    LedgerClock,
+    claim_due,
+    claim_one,
+    fail,
+    fail_operation,
+    find_operation,
+    record_operations,
+    succeed,
+)
 from worker.ledger import Ledger, attempts_of, audit_of, find, purge, replay
+from worker.ledger.purge import count_purgeable
+from worker.operation import FailureReason
 
 DAY = 86_400.0
 
@@ -45,3 +56,17 @@ def test_the_id_of_a_purged_operation_is_never_used_again(ledger: Ledger, clock:
 
     assert again.created
     assert again.id > gone.id
+
+
+def test_a_failed_operation_of_which_nobody_knows_what_was_done_stays(ledger: Ledger, clock: LedgerClock) -> None:
+    fail_operation(ledger, "unknown", failure_reason=FailureReason.UNRESOLVED)
+    fail_operation(ledger, "rejected")
+    clock.advance(2 * DAY)
+
+    assert (count_purgeable(ledger, DAY), count_purgeable(ledger, DAY, undecided=True)) == (1, 2)
+    assert purge(ledger, DAY, by="ada") == 1
+    assert find_operation(ledger, "unknown").failure_reason == FailureReason.UNRESOLVED
+    assert purge(ledger, DAY, by="ada", undecided=True) == 1
+
+    entries = audit_of(ledger, "operations")
+    assert [(one.action, one.actor, one.note.split()[0]) for one in entries] == [("purge", "ada", "1")] * 2

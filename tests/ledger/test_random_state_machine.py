@@ -280,7 +280,7 @@ class Machine(RuleBasedStateMachine):
     def purge(self) -> None:
         gone = [key for key, modelled in self.operations.items() if modelled.state in FINAL]
 
-        assert purge(self.ledger, -3600, batch=3) == len(gone)
+        assert purge(self.ledger, -3600, batch=3, undecided=True) == len(gone)
 
         for key in gone:
             del self.operations[key]

@@ -19,7 +19,7 @@ def existing_ledger(settings: "LedgerSettings | None" = None) -> Iterator["Ledge
     from worker.settings import LedgerSettings, load
 
     settings = settings or load(LedgerSettings)
-    opened = open_ledger(settings.database_url, with_notices=settings.webhook_url is not None)
+    opened = open_ledger(settings.database_url)
     ledger = replace(opened, needs_approval=needs_approval(settings.four_eyes, _kinds))
     try:
         yield ledger

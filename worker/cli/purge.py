@@ -22,11 +22,15 @@ def purge(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count, remove nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Allow a time shorter than B2COPY_RETENTION.")] = False,
+    undecided: Annotated[
+        bool,
+        typer.Option("--undecided", help="Also failed ones of which nobody knows what B2COPY did: resolve them first."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Remove operations that ended long ago, with their evidence.
 
-    What is queued, running or waiting is never purged, however old.
+    What is queued, running or waiting is never purged, however old. The audit stores who purged, and how many.
     """
     from worker.ledger import purge as remove
     from worker.ledger.purge import count_purgeable
@@ -41,7 +45,10 @@ def purge(
             f"B2COPY_RETENTION stores evidence for {span(settings.retention)}: --yes removes it after {span(age)}",
         )
     with existing_ledger(settings) as ledger:
-        purged = count_purgeable(ledger, age) if dry_run else remove(ledger, age)
+        if dry_run:
+            purged = count_purgeable(ledger, age, undecided=undecided)
+        else:
+            purged = remove(ledger, age, by=current_user(), undecided=undecided)
     if as_json:
         output.document({"older_than_s": age, "dry_run": dry_run, "operations": purged})
     else:

@@ -14,16 +14,19 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import groupby
 from typing import Any
 
 from sqlalchemy import Connection, LargeBinary, Row, bindparam, cast, delete, func, literal_column, select
 from sqlalchemy.exc import DataError, DBAPIError
 
-from worker.errors import BadPayload
+from worker.errors import BadPayload, PayloadConflict
 from worker.kind import Kind
 from worker.ledger import Ledger, fail_message, record
-from worker.ledger.schema import in_list, requests
+from worker.ledger.database import is_lock_timeout, limit_lock_waits
+from worker.ledger.insert_operations import printable
+from worker.ledger.schema import in_list, now_ms, requests
 from worker.messages.bad_message_text import PROBLEM_LIMIT, bounded_ascii, short
 from worker.operation import New
 from worker.queues import REQUEST_LANES
@@ -34,8 +37,13 @@ log = logging.getLogger(__name__)
 BATCH = 500  # rows per transaction
 ROW_PAYLOAD_LIMIT = 128 * 1024  # characters (PostgreSQL) or bytes (SQLite), with the blanks that the ledger leaves out
 ROW_TEXT_LIMIT = 1_000  # characters or bytes, of any other column
+LOCK_WAIT_MS = 500  # that a batch waits for a transaction which records the same key and has not ended
+LOCK_WAIT_ALONE_MS = 20  # that each row waits then
+UNKNOWN_KIND_WAIT_MS = 5 * 60_000  # after which an unknown kind is not taken for one of a newer version any more
 BY = "sql"
-"""Who requested an operation if the row does not say it."""
+"""Who requested an operation, followed by the name that the row gives."""
+
+_logged: set[str] = set()  # troubles of ours that this process has logged
 
 _TEXTS = ("kind", "payload", "lane", "requested_by", "batch", "trace_id")
 
@@ -51,8 +59,10 @@ def _oldest(dialect: str) -> Any:
         text = cast(requests.c[name], LargeBinary) if dialect == "sqlite" else requests.c[name]
         limit = ROW_PAYLOAD_LIMIT if name == "payload" else ROW_TEXT_LIMIT
         texts.append(func.substr(text, 1, literal_column(str(limit + 1)), type_=text.type).label(name))
-    oldest = select(func.min(requests.c.id)).scalar_subquery().label("oldest")
-    statement = select(requests.c.id, oldest, *texts).order_by(requests.c.id).limit(bindparam("limit"))
+    left = requests.c.id > bindparam("after")
+    oldest = select(func.min(requests.c.id)).where(left).scalar_subquery().label("oldest")
+    columns = (requests.c.id, requests.c.requested_at, now_ms().label("now"), oldest)
+    statement = select(*columns, *texts).where(left).order_by(requests.c.id).limit(bindparam("limit"))
     return statement.with_for_update(skip_locked=True)
 
 
@@ -65,76 +75,136 @@ def take_requests(ledger: Ledger, kinds: Mapping[str, Kind[Any]], settings: CrmS
 
     Each batch is one transaction, which deletes its rows: a row becomes an operation exactly once. Any number of
     processes may do this at once. Raises SQLAlchemy's errors if the database cannot be used; the rows then wait.
+
+    A row stays for the next call if the trouble is ours (an error of this code), if a transaction that has not ended
+    holds its key, or if its kind may be one of a newer version. So do later rows of its entity, if that is known.
     """
-    is_last = False
-    while not is_last:
-        queued, is_last = ledger.write(lambda connection: _take_batch(connection, ledger, kinds, settings))
-        yield queued
+    after: int | None = 0
+    held: frozenset[str] = frozenset()
+    while after is not None:
+        batch = _Batch(ledger, kinds, settings, held)
+        after = ledger.write(partial(batch.take, after=after))
+        held = frozenset(batch.held)
+        yield batch.queued
 
 
-def _take_batch(
-    connection: Connection, ledger: Ledger, kinds: Mapping[str, Kind[Any]], settings: CrmSettings
-) -> tuple[Counter[str], bool]:
-    rows = connection.execute(_OLDEST[connection.dialect.name], {"limit": BATCH}).all()
-    queued: Counter[str] = Counter()
-    # If the oldest row is locked, another process is recording it. Leave it the rows behind it too, because operations
-    # of one entity must be recorded in order.
-    if not rows or rows[0].id > rows[0].oldest:
-        return queued, True
-    for by, group in groupby(rows, lambda row: _for_people(row, "requested_by") or BY):
-        queued += _record(connection, ledger, list(group), by, kinds, settings)
-    connection.execute(_DELETE, {"ids": [row.id for row in rows]})
-    return queued, len(rows) < BATCH
+class _Batch:
+    """The rows of one transaction. `held`: the entities of rows that stay for the next call."""
 
+    def __init__(
+        self, ledger: Ledger, kinds: Mapping[str, Kind[Any]], settings: CrmSettings, held: frozenset[str]
+    ) -> None:
+        self._ledger, self._kinds, self._settings, self._held_before = ledger, kinds, settings, held
+        self.held = set(held)
+        self.queued: Counter[str] = Counter()
 
-def _record(
-    connection: Connection,
-    ledger: Ledger,
-    rows: Sequence[Row[Any]],
-    by: str,
-    kinds: Mapping[str, Kind[Any]],
-    settings: CrmSettings,
-) -> Counter[str]:
-    """Record these rows together. If one of them is refused, record each by itself, in the same order."""
-    try:
-        with connection.begin_nested():
-            news = [_new(row, kinds, settings) for row in rows]
-            recorded = record(ledger, news, by, connection)
-    except Exception as error:
-        _raise_if_unavailable(error)
-    else:
-        return Counter(new.lane for new, one in zip(news, recorded, strict=True) if one.created)
-    queued: Counter[str] = Counter()
-    for row in rows:
+    def take(self, connection: Connection, after: int) -> int | None:
+        """Record the rows behind `after`. Returns the id behind which others are left, or None."""
+        self.held, self.queued = set(self._held_before), Counter()  # the transaction may be repeated
+        limit_lock_waits(connection, LOCK_WAIT_MS)
+        rows = connection.execute(_OLDEST[connection.dialect.name], {"limit": BATCH, "after": after}).all()
+        # If the oldest row is locked, another process is recording it. Leave it the rows behind it too, because
+        # operations of one entity must be recorded in order.
+        if not rows or rows[0].id > rows[0].oldest:
+            return None
+        taken: list[int] = []
+        for by, group in groupby(rows, _by):
+            taken += self._record(connection, list(group), by)
+        if taken:
+            connection.execute(_DELETE, {"ids": taken})
+        return rows[-1].id if len(rows) == BATCH else None
+
+    def _record(self, connection: Connection, rows: Sequence[Row[Any]], by: str) -> list[int]:
+        """Record these rows together, or, if one of them cannot be, each by itself in the same order.
+
+        Returns the ids of the rows that are done.
+        """
         try:
             with connection.begin_nested():
-                new = _new(row, kinds, settings)
-                [one] = record(ledger, [new], by, connection)
+                news = [_new(row, self._kinds, self._settings) for row in rows]
+                if self.held.isdisjoint(new.entity for new in news if new.entity):
+                    recorded = record(self._ledger, news, by, connection)
+                    self.queued += Counter(new.lane for new, one in zip(news, recorded, strict=True) if one.created)
+                    return [row.id for row in rows]
         except Exception as error:
             _raise_if_unavailable(error)
-            _fail(connection, ledger, row, by, error)
+            limit_lock_waits(connection, LOCK_WAIT_ALONE_MS)
+        return [row.id for row in rows if self._record_alone(connection, row, by)]
+
+    def _record_alone(self, connection: Connection, row: Row[Any], by: str) -> bool:
+        """Record one row, or store it as a failed operation. Returns False if it stays."""
+        new: New | None = None
+        try:
+            with connection.begin_nested():
+                new = _new(row, self._kinds, self._settings)
+                if new.entity in self.held:
+                    return False
+                [one] = record(self._ledger, [new], by, connection)
+        except (BadPayload, DataError) as error:
+            try:
+                with connection.begin_nested():
+                    _fail(connection, self._ledger, row, by, error)
+            except Exception as trouble:
+                _raise_if_unavailable(trouble)
+                _log_once(row, trouble)
+                return False
+        except Exception as error:
+            _raise_if_unavailable(error)
+            _log_once(row, error)
+            if new is not None and new.entity:
+                self.held.add(new.entity)
+            return False
         else:
-            queued[new.lane] += one.created
-    return queued
+            self.queued[new.lane] += one.created
+        return True
+
+
+def _by(row: Row[Any]) -> str:
+    """Return who requested an operation. What the row says is a claim of whoever may insert rows."""
+    name = _for_people(row, "requested_by")
+    return f"{BY}: {name}" if name else BY
 
 
 def _raise_if_unavailable(error: Exception) -> None:
     """Raise `error` if its cause is not the row: the database is unavailable, or the transaction must be repeated."""
-    if isinstance(error, DBAPIError) and not isinstance(error, DataError):
+    if isinstance(error, DBAPIError) and not isinstance(error, DataError) and not is_lock_timeout(error):
         raise error
 
 
+def _log_once(row: Row[Any], error: Exception) -> None:
+    """Log why a row stays, once in this process for each kind of trouble: the row is tried again every second."""
+    trouble = f"{_for_people(row, 'kind')[:100]}: {type(error).__name__}"
+    if trouble not in _logged:
+        _logged.add(trouble)
+        why = "a transaction that has not ended holds its key" if is_lock_timeout(error) else trouble
+        cause = None if is_lock_timeout(error) or isinstance(error, _PerhapsNewer) else error
+        log.error("request %s in b2copy_requests waits, as may others: %s", row.id, why, exc_info=cause)
+
+
+class _PerhapsNewer(Exception):
+    """The row's kind is unknown here, and may be one of a newer version."""
+
+
 def _new(row: Row[Any], kinds: Mapping[str, Kind[Any]], settings: CrmSettings) -> New:
-    """Return the operation that a row asks for. Raises `BadPayload`, naming the column."""
+    """Return the operation that a row asks for. Raises `BadPayload`, naming the column, and `_PerhapsNewer`."""
     name = _utf8(row, "kind")
     lane, batch, trace_id = (_utf8(row, column) or None for column in ("lane", "batch", "trace_id"))
     kind = kinds.get(name)
+    requested_at = _requested_at(row)
     if kind is None:
+        if requested_at is not None and row.now - requested_at < UNKNOWN_KIND_WAIT_MS:
+            raise _PerhapsNewer(f"{name[:100]!r} is no kind that this version knows")
         raise BadPayload(f"kind: {name[:100]!r} is not a kind: there are {', '.join(sorted(kinds))}")
     if lane is not None and lane not in REQUEST_LANES:
         raise BadPayload(f"lane: {lane[:100]!r} is none of {', '.join(REQUEST_LANES)}")
     new = kind.new(_object(_utf8(row, "payload")), settings)
-    return replace(new, lane=lane or new.lane, batch=batch, trace_id=trace_id)
+    return replace(new, lane=lane or new.lane, batch=batch, trace_id=trace_id, requested_at=requested_at)
+
+
+def _requested_at(row: Row[Any]) -> int | None:
+    """Return the instant of the request, or None if the row's column holds none (SQLite takes any value)."""
+    at = row.requested_at
+    return at if isinstance(at, int) and 0 < at <= row.now else None
 
 
 def _utf8(row: Row[Any], column: str) -> str:
@@ -165,18 +235,18 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _fail(connection: Connection, ledger: Ledger, row: Row[Any], by: str, error: Exception) -> None:
-    """Store a row that cannot become an operation as a failed operation, which people see."""
-    if isinstance(error, BadPayload):
-        log.error("request %s in b2copy_requests cannot be recorded: %s", row.id, error)
-    else:
-        log.error("request %s in b2copy_requests failed on our side", row.id, exc_info=error)
-    task, problem = short(_for_people(row, "kind")), bounded_ascii(str(error), PROBLEM_LIMIT)
+    """Store a row that cannot become an operation as a failed one. People see it, and it holds no other row up."""
+    problem = error.summary if isinstance(error, PayloadConflict) else str(error)
+    log.error("request %s in b2copy_requests cannot be recorded: %s", row.id, problem)
+    fields: dict[str, Any] = {name: printable(_for_people(row, name)) or None for name in ("batch", "trace_id")}
+    fields["requested_at"] = _requested_at(row)
+    task, problem = short(_for_people(row, "kind")), bounded_ascii(problem, PROBLEM_LIMIT)
     raw = json.dumps({column: bounded_ascii(text) for column in _TEXTS if (text := _for_people(row, column))})
     name = f"request-{row.id}"
-    stored = fail_message(ledger, name, task, problem, by, raw, connection)
+    stored = fail_message(ledger, name, task, problem, by, raw, connection, **fields)
     if not stored.created:  # the table has been emptied, and its ids begin again
         digest = hashlib.sha256(f"{stored.id} {raw}".encode()).hexdigest()[:16]
-        fail_message(ledger, f"{name}:{digest}", task, problem, by, raw, connection)
+        fail_message(ledger, f"{name}:{digest}", task, problem, by, raw, connection, **fields)
 
 
 def _for_people(row: Row[Any], column: str) -> str:

@@ -12,10 +12,11 @@ from worker.doctor import CheckResult, Grade
 from worker.errors import SettingsError
 from worker.ledger import Ledger, active_flags, open_ledger, schema
 from worker.ledger.database import version_of
+from worker.ledger.notices import notices_wanted_until
 from worker.ledger.overview import overview
 from worker.ledger.refused_passwords import PREFIX as REFUSED_PASSWORD
 from worker.ledger.statistics import statistics_of
-from worker.report.format_values import count
+from worker.report.format_values import count, iso
 from worker.report.health import access_notes
 from worker.report.sentences import paused_by
 from worker.settings import LedgerSettings
@@ -34,6 +35,7 @@ def check(settings: LedgerSettings) -> Iterator[CheckResult]:
             _try_to_write(ledger)
             yield CheckResult("ledger", "ok", f"{url}, schema {version}")
             yield from _hindrances(ledger)
+            yield from _notices(ledger, settings)
         finally:
             ledger.close()
     except SettingsError as error:  # the schema is one that this version cannot use
@@ -67,6 +69,18 @@ def _hindrances(ledger: Ledger) -> Iterator[CheckResult]:
             " now, correct B2COPY_DEVICE_IP. Then: `b2copy-sync session renew`"
         )
         yield CheckResult("ledger", "FAIL" if is_refused else "warn", note, remedy if is_refused else "")
+
+
+def _notices(ledger: Ledger, settings: LedgerSettings) -> Iterator[CheckResult]:
+    """Compare what the ledger says about notices with this host's settings."""
+    until = notices_wanted_until(ledger)
+    if until is not None and settings.webhook_url is None:
+        message = f"the CRM wants notices until {iso(until)}, and this host has no B2COPY_WEBHOOK_URL"
+        remedy = "set it for every worker; or, if nobody wants notices any more, leave it out everywhere until then"
+        yield CheckResult("notices", "warn", message, remedy)
+    if until is None and settings.webhook_url is not None:
+        message = "B2COPY_WEBHOOK_URL is set, and no worker with it has started in the last days: no notice is recorded"
+        yield CheckResult("notices", "warn", message, "restart the workers with B2COPY_WEBHOOK_URL")
 
 
 def _try_to_write(ledger: Ledger) -> None:

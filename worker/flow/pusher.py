@@ -64,8 +64,11 @@ class Pusher:
             )  # fmt: skip
 
     def drain(self, lane: str) -> bool:
-        """Send what is due in a lane until nothing is. Returns True if time was up and work is left."""
-        return self._lanes[lane].drain()
+        """Send what is due in a lane until nothing is. Returns True if time was up and work is left.
+
+        A lane whose destination this process does not know is left to others.
+        """
+        return lane in self._lanes and self._lanes[lane].drain()
 
     def stop(self) -> None:
         """Claim nothing more. Calls in flight are finished; claims that were not sent yet are returned."""

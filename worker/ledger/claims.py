@@ -11,6 +11,7 @@ nothing clears `sent` with `return_unsent` or in the transition.
 """
 
 import json
+import logging
 from collections.abc import Iterable, Sequence
 from time import monotonic
 from typing import Any
@@ -41,6 +42,8 @@ from worker.ledger.ordering import RECHECK_MS, find_blocked
 from worker.ledger.prepared_statements import Prepared
 from worker.ledger.schema import allowed_from, attempts, c, flags, in_list, now_ms, operations, sql_literal
 from worker.operation import Claim, FailureReason, OnUnknown, Phase, State, WaitReason
+
+log = logging.getLogger(__name__)
 
 LEASE_S = 10.0  # seconds; renewed every three
 
@@ -124,6 +127,24 @@ _EXPIRE = (
         failure_reason=case(
             (_may_have_been_done, sql_literal(FailureReason.UNRESOLVED)), else_=sql_literal(FailureReason.EXPIRED)
         ),
+        due_at=null(),
+        state_since=bindparam("now"),
+        ended_at=bindparam("now"),
+    )
+)
+_REFUSE = (
+    update(operations)
+    .where(in_list(c.id, "ids"), allowed_from("refuse"))
+    .values(
+        state=sql_literal(State.FAILED),
+        wait_reason=null(),
+        failure_reason=sql_literal(FailureReason.BAD_PAYLOAD),
+        lease_owner=null(),
+        # Replaced, because everybody who looks at the operation must be able to read it.
+        payload=sql_literal("{}"),
+        progress=null(),
+        result=bindparam("problem"),
+        outcome_unknown=c.outcome_unknown | (c.state == sql_literal(State.RUNNING)),
         due_at=null(),
         state_since=bindparam("now"),
         ended_at=bindparam("now"),
@@ -229,11 +250,25 @@ def _claim_rows(connection: Connection, rows: Sequence[Row[Any]], owner: str, as
         return []
     now = rows[0].now
     until = now + round(LEASE_S * 1000)
-    _CLAIM.run(connection, ids=[row[0] for row in rows], holder=owner, until=until, now=now)
-    claims = [_claim_of(row, owner, asked_at) for row in rows]
+    claims = []
+    for row in rows:
+        try:
+            claims.append(_claim_of(row, owner, asked_at))
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            _refuse(connection, row, error)
+    if claims:
+        _CLAIM.run(connection, ids=[claim.id for claim in claims], holder=owner, until=until, now=now)
     if lapsed := [row for row in rows if row.state == State.RUNNING]:
         connection.execute(_STORE_LAPSED, [_lapsed_attempt(row) for row in lapsed])
     return claims
+
+
+def _refuse(connection: Connection, row: Row[Any], error: Exception) -> None:
+    """Fail an operation whose row cannot be read: somebody else than this code has written it."""
+    log.error("the row of operation %s cannot be read: %r", row.key, error)
+    problem = {"error": f"the row cannot be read: {type(error).__name__}", "payload": row.payload[:1000]}
+    connection.execute(_REFUSE, {"ids": [row.id], "problem": json.dumps(problem), "now": row.now})
+    finish_ended(connection, [Ended(row.id, row.key, row.entity, State.FAILED)], row.now)
 
 
 def _claim_of(row: Row[Any], owner: str, asked_at: float) -> Claim:

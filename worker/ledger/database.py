@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from sqlalchemy import Connection, Engine, column, inspect, select, table
-from sqlalchemy.exc import IntegrityError, InterfaceError, InternalError, OperationalError, TimeoutError
+from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, InternalError, OperationalError, TimeoutError
 
 from worker.errors import SettingsError
 from worker.ledger import schema
-from worker.ledger.engine import WITH_NOTICES, connect, create_private_file, exists, reading
+from worker.ledger.engine import connect, create_private_file, exists, reading
 
 DATABASE_UNAVAILABLE_ERRORS = (OperationalError, InterfaceError, InternalError, TimeoutError)
 """What SQLAlchemy raises while the database cannot be used: gone, full, locked, a standby, out of connections."""
@@ -28,6 +28,20 @@ NeedsApproval = Callable[[str, str], bool]
 def no_approval(kind: str, lane: str) -> bool:
     """One person decides."""
     return False
+
+
+def limit_lock_waits(connection: Connection, ms: int) -> None:
+    """Let this transaction wait at most `ms` for a lock. Then a statement fails with an error that `is_lock_timeout`.
+
+    On PostgreSQL only: SQLite has one writer, and `BUSY_TIMEOUT_S` is its limit.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{ms}ms'")
+
+
+def is_lock_timeout(error: Exception) -> bool:
+    """Return whether another transaction held a lock for longer than `limit_lock_waits` allows."""
+    return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) == "55P03"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +87,9 @@ class Ledger:
         self.engine.dispose()
 
 
-def open_ledger(url: str, create: bool = False, *, with_notices: bool = False, **pool: int) -> Ledger:
+def open_ledger(url: str, create: bool = False, **pool: int) -> Ledger:
     """Open the ledger at an SQLAlchemy URL. `create`: make its tables if the database holds none of ours.
 
-    `with_notices`: operations that end through this ledger record a notice to the CRM. All processes must agree on it.
     `pool`: SQLAlchemy's `pool_size` and `max_overflow`.
 
     Only `migrate` and the start of a worker create a ledger. If any other process finds none, the URL is most likely
@@ -86,7 +99,6 @@ def open_ledger(url: str, create: bool = False, *, with_notices: bool = False, *
     `OperationalError` if the database cannot be reached.
     """
     engine = connect(url, **pool)
-    engine.update_execution_options(**{WITH_NOTICES: with_notices})
     try:
         if create:
             create_private_file(engine)

@@ -9,11 +9,9 @@ from sqlalchemy import (
     Connection,
     Row,
     Update,
-    and_,
     bindparam,
     case,
     false,
-    not_,
     null,
     select,
     text,
@@ -27,6 +25,9 @@ from worker.ledger.schema import allowed_from, c, now_ms, operations, sql_litera
 from worker.operation import MESSAGE_KIND, FailureReason, OnUnknown, Phase, State, change_mark
 
 _LOCK = select(operations, now_ms().label("now")).where(c.key == bindparam("wanted")).with_for_update()
+
+# Reasons that do not tell what the destination did of an operation that it had begun.
+_WITHOUT_ANSWER = frozenset(FailureReason) - {FailureReason.REJECTED}
 
 _now: BindParameter[int] = bindparam("now")
 _AGAIN: dict[str, Any] = {
@@ -52,7 +53,7 @@ _REPLAY = (
     update(operations)
     .where(c.id == bindparam("wanted"), allowed_from("replay"))
     .values(_AGAIN)
-    .values(outcome_unknown=and_(c.outcome_unknown, not_(bindparam("not_done", type_=Boolean))))
+    .values(outcome_unknown=bindparam("is_unknown", type_=Boolean))
 )
 _CORRECT = (
     update(operations)
@@ -122,17 +123,25 @@ def lock_failed(connection: Connection, key: str, action: str, seen: str | None 
     return row
 
 
+def may_have_been_done(row: Row[Any]) -> bool:
+    """Return whether it is not known what the destination did, or is still doing, of a failed operation."""
+    begun = row.phase == Phase.POLL and row.failure_reason in _WITHOUT_ANSWER
+    return bool(row.outcome_unknown or begun)
+
+
 def is_replayable(row: Row[Any], not_done: bool) -> bool:
     """Return whether a replay is possible and does no harm."""
     if row.state != State.FAILED or row.kind == MESSAGE_KIND:
         return False
-    return not_done or not (row.outcome_unknown and row.on_unknown == OnUnknown.STOP)
+    return not_done or not (may_have_been_done(row) and row.on_unknown == OnUnknown.STOP)
 
 
 def replay_row(connection: Connection, row: Row[Any], actor: str, note: str, not_done: bool) -> None:
     """Queue a replayable operation again."""
     position = _end_of_line(connection) if row.entity else None
-    values = {"wanted": row.id, "now": row.now, "at_the_end": position, "not_done": not_done}
+    values: dict[str, Any] = {"wanted": row.id, "now": row.now, "at_the_end": position}
+    # A replay submits it, so from here on its phase does not tell that the destination had begun it.
+    values["is_unknown"] = may_have_been_done(row) and not not_done
     connection.execute(_REPLAY, values)
     record_audit(connection, "replay, was not done" if not_done else "replay", actor, note, row.key)
 

@@ -18,9 +18,6 @@ from worker.errors import SettingsError
 if TYPE_CHECKING:
     import psycopg
 
-WITH_NOTICES = "b2copy_with_notices"
-"""The option of a ledger's engine that says whether the CRM wants notices."""
-
 BUSY_TIMEOUT_S = 10.0  # seconds that a writer waits for SQLite's one write lock, longer than any of our transactions
 
 _POSTGRESQL_OPTIONS = {
@@ -137,8 +134,8 @@ def _note_error(context: ExceptionContext) -> None:
 
 
 def _is_conflict(error: BaseException) -> bool:
-    """Return whether a transaction was rolled back because of another one: a deadlock or a serialization failure."""
-    return str(getattr(error, "sqlstate", None)).startswith("40")
+    """Return whether another transaction was in the way: deadlock, serialization failure, or a lock held too long."""
+    return str(getattr(error, "sqlstate", None)).startswith(("40", "55P03"))
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:

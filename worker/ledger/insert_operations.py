@@ -11,6 +11,7 @@ from sqlalchemy import (
     Row,
     Text,
     bindparam,
+    case,
     cast,
     column,
     false,
@@ -33,7 +34,7 @@ _encode_rows = json.JSONEncoder(separators=(",", ":")).encode
 
 _GIVEN = (
     "key", "kind", "payload", "lane", "entity", "parent", "destination", "on_unknown", "batch", "trace_id",
-    "requested_by", "time_allowed_ms", "result",
+    "requested_at", "requested_by", "time_allowed_ms", "result",
 )  # fmt: skip
 _ZERO = ("fence", "counted_attempts", "polls", "replays", "last_wait_ms", "external_wait_ms")
 
@@ -44,7 +45,10 @@ def _insert(dialect: str, **state: ColumnElement[Any]) -> Any:
     values: dict[str, ColumnElement[Any]] = {name: given[name].label(name) for name in _GIVEN}
     values |= dict.fromkeys(_ZERO, literal_column("0")) | {"sent": false(), "outcome_unknown": false()}
     values |= {"phase": sql_literal(Phase.SUBMIT)}
-    values |= {"requested_at": now_ms(), "state_since": now_ms(), "deadline_at": now_ms() + given["time_allowed_ms"]}
+    # The time allowed begins with the request, which may have waited to be recorded. It is never in the future.
+    requested_at = case((given["requested_at"] < now_ms(), given["requested_at"]), else_=now_ms())
+    values |= {"requested_at": requested_at, "state_since": now_ms()}
+    values |= {"deadline_at": requested_at + given["time_allowed_ms"]}
     values |= state
     # SQLite needs a WHERE here, or it reads ON CONFLICT as the ON of a join.
     rows = select(*values.values()).where(true())
@@ -102,6 +106,7 @@ def row_of(new: New, by: str) -> dict[str, Any]:
         "on_unknown": new.on_unknown,
         "batch": new.batch,
         "trace_id": new.trace_id,
+        "requested_at": new.requested_at,
         "requested_by": printable(by),
         "time_allowed_ms": None if new.time_allowed_s is None else round(new.time_allowed_s * 1000),
         "result": None,

@@ -4,7 +4,8 @@ One row per minute, lane, kind and outcome (`succeeded`, `cancelled`, or the fai
 `total_ms` from request to end together, and `external_ms` of that spent pending at the destination or paused.
 
 One row more per minute and lane, with an empty kind and the outcome `due`: how many operations were due, and in
-`total_ms` for how long the longest-due one had been due. So a minute in which nothing ended has rows, too.
+`total_ms` for how long the longest-due one had been due. So a minute in which nothing ended has rows, too. A minute
+without them is one in which nobody dispatched.
 
 The process that dispatches writes the rows once a minute, from the index over `ended_at`. So settling costs no more.
 """
@@ -75,19 +76,19 @@ def summarize_minutes(ledger: Ledger) -> int:
     standing = statistics(ledger)
     with ledger.reading() as connection:
         rows = [row._asdict() for row in connection.execute(_ENDED, {"from": start, "until": until})]
-    for minute in range(start, until, MINUTE_MS):
-        for lane, late_s in standing.late_s.items():
-            rows.append(
-                {
-                    "minute": minute,
-                    "lane": lane,
-                    "kind": "",
-                    "outcome": DUE,
-                    "operations": standing.due.get(lane, 0),
-                    "total_ms": round(late_s * 1000),
-                    "external_ms": 0,
-                }
-            )
+    # For the newest minute only: how the lanes stood in the minutes before it, nobody knows now.
+    rows += [
+        {
+            "minute": until - MINUTE_MS,
+            "lane": lane,
+            "kind": "",
+            "outcome": DUE,
+            "operations": standing.due.get(lane, 0),
+            "total_ms": round(late_s * 1000),
+            "external_ms": 0,
+        }
+        for lane, late_s in standing.late_s.items()
+    ]
     with ledger.writing() as connection:
         _insert(connection, rows)
         connection.execute(_FORGET, {"until": now - KEEP_MS})

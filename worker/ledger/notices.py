@@ -2,32 +2,46 @@
 
 Each end of an operation has a notice of its own, with a higher `sequence`. So the CRM learns of a failure, and then of
 the replay that succeeded. A newer notice supersedes an older one that was not delivered yet.
+
+Whether the CRM wants notices stands in the ledger, because operations end in many processes: workers, the console, the
+command line, the CRM. A worker with `B2COPY_WEBHOOK_URL` says so (`want_notices`) for the next week, again and again.
 """
 
 import json
+import logging
+import time
+import weakref
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from secrets import token_hex
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, null, select, update
+from sqlalchemy import Connection, Engine, bindparam, case, func, null, select, update
 
 from worker.ledger.audit import record_audit
+from worker.ledger.database import Ledger
 from worker.ledger.insert_operations import encode, insert_queued, row_of
-from worker.ledger.schema import allowed_from, attempts, c, in_list, operations, sql_literal
+from worker.ledger.schema import allowed_from, attempts, c, in_list, now_ms, operations, sql_literal
+from worker.ledger.schema import ledger as ledger_row
 from worker.operation import MESSAGE_KIND, NOTICE_KIND, New, OnUnknown, State
 from worker.queues import CRM, NOTIFY
 
+log = logging.getLogger(__name__)
+
 GIVES_UP_AFTER_S = 72 * 3600.0
+WANTED_FOR_S = 7 * 86_400.0  # after the last worker with a webhook: an outage of all workers loses no notice
+LOOK_AGAIN_S = 10.0  # between two looks of one process whether the CRM wants notices
 BY = "b2copy-sync"
+
+_WANT = update(ledger_row).values(notices_until=now_ms() + round(WANTED_FOR_S * 1000))
+_WANTED_UNTIL = select(ledger_row.c.notices_until, ledger_row.c.notices_until > now_ms())
+_looked: weakref.WeakKeyDictionary[Engine, tuple[float, bool]] = weakref.WeakKeyDictionary()  # monotonic s, answer
 
 _IDENTIFIER_LIMIT = 255  # characters of a payload field that a notice repeats
 
-_NUMBER = (
-    update(operations)
-    .where(in_list(c.id, "ids"), c.kind != sql_literal(NOTICE_KIND))
-    .values(notices=c.notices + 1)
-    .returning(c.id)
-)
+# Higher than that of any earlier operation of the same key, which may have been purged: so it begins with the time.
+_next_sequence = case((c.notice_sequence < c.ended_at, c.ended_at), else_=c.notice_sequence + 1)
+_NUMBER = update(operations).where(in_list(c.id, "ids")).values(notice_sequence=_next_sequence)
 _last_message = (
     select(attempts.c.message)
     .where(attempts.c.operation_id == c.id, attempts.c.message != "")
@@ -39,9 +53,10 @@ _made = select(func.sum(attempts.c.times)).where(attempts.c.operation_id == c.id
 _ENDED = (
     select(
         c.id, c.key, c.kind, c.payload, c.state, c.failure_reason, c.requested_at, c.ended_at, c.result, c.trace_id,
-        c.notices, _last_message.label("message"), _made.label("attempts"),
+        c.notice_sequence.label("earlier"), _next_sequence.label("sequence"), _last_message.label("message"),
+        _made.label("attempts"),
     )
-    .where(in_list(c.id, "ids"))
+    .where(in_list(c.id, "ids"), c.kind != sql_literal(NOTICE_KIND))
     .order_by(c.id)
 )  # fmt: skip
 _SUPERSEDE = (
@@ -59,16 +74,43 @@ _SUPERSEDE = (
 )
 
 
+def want_notices(ledger: Ledger) -> None:
+    """Have every process record notices for the next `WANTED_FOR_S`. Called by workers that can deliver them."""
+    with ledger.writing() as connection:
+        connection.execute(_WANT)
+    _looked.pop(ledger.engine, None)
+
+
+def notices_wanted_until(ledger: Ledger) -> int | None:
+    """Return until when the CRM wants notices (ms since the epoch), or None if it wants none."""
+    with ledger.reading() as connection:
+        until, is_wanted = connection.execute(_WANTED_UNTIL).one()
+    return int(until) if is_wanted else None
+
+
+def are_notices_wanted(connection: Connection) -> bool:
+    """Return whether the CRM wants notices. The answer may be `LOOK_AGAIN_S` old, so that settling costs no more."""
+    looked_at, is_wanted = _looked.get(connection.engine, (-LOOK_AGAIN_S, False))
+    if time.monotonic() - looked_at >= LOOK_AGAIN_S:
+        is_wanted = bool(connection.execute(_WANTED_UNTIL).one()[1])
+        _looked[connection.engine] = (time.monotonic(), is_wanted)
+    return is_wanted
+
+
 def record_notices(connection: Connection, ids: Sequence[int], now: int) -> None:
     """Record a notice for each of these operations, which have just ended. An end of a notice has no notice."""
-    ended = connection.execute(_NUMBER, {"ids": list(ids)}).scalars().all()
-    if not ended:
+    rows = connection.execute(_ENDED, {"ids": list(ids)}).all()
+    if not rows:
         return
-    rows = connection.execute(_ENDED, {"ids": list(ended)}).all()
-    if earlier := [_key(row.id, row.notices - 1) for row in rows if row.notices > 1]:
+    connection.execute(_NUMBER, {"ids": [row.id for row in rows]})
+    if earlier := [_key(row.id, row.earlier) for row in rows if row.earlier]:
         for key in connection.execute(_SUPERSEDE, {"keys": earlier, "now": now}).scalars():
             record_audit(connection, "supersede", BY, "a newer notice about the same operation was recorded", key)
-    insert_queued(connection, [row_of(_notice(row), BY) for row in rows])
+    notices = [row_of(_notice(row), BY) for row in rows]
+    recorded = {row.key for row in insert_queued(connection, notices)}
+    if taken := [notice for notice in notices if notice["key"] not in recorded]:
+        log.error("the keys of notices were taken by somebody else: %s", ", ".join(one["key"] for one in taken))
+        insert_queued(connection, [one | {"key": f"{one['key']}.{token_hex(8)}"} for one in taken])
 
 
 def _key(operation_id: int, sequence: int) -> str:
@@ -78,9 +120,10 @@ def _key(operation_id: int, sequence: int) -> str:
 def _notice(row: Any) -> New:
     return New(
         kind=NOTICE_KIND,
-        key=_key(row.id, row.notices),
-        # The text of the body is stored once, so that every try sends the same bytes.
-        payload={"id": f"ntc_{row.id}_{row.notices}", "body": encode(_body(row))},
+        key=_key(row.id, row.sequence),
+        # Both are stored, so that every try sends the same bytes. The id is random, because operation ids repeat: in a
+        # ledger that was restored, and in a second one.
+        payload={"id": f"ntc_{row.id}_{token_hex(8)}", "body": encode(_body(row))},
         lane=NOTIFY,
         time_allowed_s=GIVES_UP_AFTER_S,
         on_unknown=OnUnknown.REPEAT,
@@ -105,7 +148,7 @@ def _body(row: Any) -> dict[str, Any]:
             "attempts": int(row.attempts or 0),
             "requested_at": _iso(row.requested_at),
             "ended_at": _iso(row.ended_at),
-            "sequence": row.notices,
+            "sequence": row.sequence,
             "trace_id": row.trace_id,
         },
     }

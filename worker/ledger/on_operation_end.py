@@ -5,9 +5,8 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection
 
-from worker.ledger.engine import WITH_NOTICES
 from worker.ledger.identities import learn_identities
-from worker.ledger.notices import record_notices
+from worker.ledger.notices import are_notices_wanted, record_notices
 from worker.ledger.ordering import release_children, release_line
 from worker.operation import State
 
@@ -35,5 +34,5 @@ def finish_ended(connection: Connection, operations: Sequence[Ended], now: int) 
     learn_identities(connection, [(one.id, one.key) for one in operations if one.state == State.SUCCEEDED])
     release_line(connection, [one.entity for one in operations if one.entity], now)
     release_children(connection, [one.key for one in operations if one.state == State.SUCCEEDED], now)
-    if connection.get_execution_options().get(WITH_NOTICES):
+    if are_notices_wanted(connection):
         record_notices(connection, [one.id for one in operations], now)

@@ -17,12 +17,12 @@ from worker.ledger.database import Ledger
 from worker.ledger.insert_operations import encode_payload
 from worker.ledger.queries import BY_KEY, operation_of
 from worker.ledger.schema import c, now_ms, operations, sql_literal
-from worker.operation import FailureReason, Operation, Phase, State
+from worker.operation import FailureReason, Operation, State
 
 _POLL_NOW = (
     update(operations)
     .where(c.key == bindparam("wanted"), c.state == sql_literal(State.WAITING))
-    .values(due_at=now_ms(), phase=sql_literal(Phase.SUBMIT))
+    .values(due_at=now_ms())  # not the phase: it tells that the destination has begun it
 )
 
 
@@ -72,7 +72,10 @@ def correct(
 
     def work(connection: Connection) -> Operation:
         row = decision_sql.lock_failed(connection, key, "corrected")
-        if row.outcome_unknown or row.failure_reason in (FailureReason.UNRESOLVED, FailureReason.EXHAUSTED):
+        if decision_sql.may_have_been_done(row) or row.failure_reason in (
+            FailureReason.UNRESOLVED,
+            FailureReason.EXHAUSTED,
+        ):
             raise NotAllowed(
                 f"{key}: it is not certain that the destination did nothing ({row.failure_reason}): resolve it first"
             )
@@ -141,7 +144,7 @@ def stop_asking(ledger: Ledger, key: str, actor: str, note: str, seen: str | Non
 
 
 def poll_now(ledger: Ledger, key: str, actor: str, note: str = "") -> bool:
-    """Make a waiting operation due now, before others. Returns whether it was waiting."""
+    """Make a waiting operation due now. Returns whether it was waiting."""
     with ledger.writing() as connection:
         was_waiting = connection.execute(_POLL_NOW, {"wanted": key}).rowcount == 1
         if was_waiting:

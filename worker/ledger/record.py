@@ -1,5 +1,6 @@
 """Record operations. A recorded operation is accepted: it is never lost from here on."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,14 +41,21 @@ def check_recordable(new: New) -> None:
 
 
 def fail_message(
-    ledger: Ledger, message_id: str, task: str, problem: str, by: str, raw: str, connection: Connection | None = None
+    ledger: Ledger,
+    message_id: str,
+    task: str,
+    problem: str,
+    by: str,
+    raw: str,
+    connection: Connection | None = None,
+    **fields: Any,
 ) -> Recorded:
     """Store a message that could not be recorded as a failed operation `message:<id>`. The same id is stored once.
 
-    With `connection`, the message is stored in the caller's own transaction.
+    With `connection`, the message is stored in the caller's own transaction. `fields` are further fields of `New`.
     """
     payload = {"task": printable(task), "message": raw[: PAYLOAD_LIMIT // 8]}
-    new = New(MESSAGE_KIND, printable(f"message:{message_id}"), payload, lane="default")
+    new = New(MESSAGE_KIND, printable(f"message:{message_id}"), payload, lane="default", **fields)
     row = row_of(new, by) | {"result": encode({"error": problem})}
     if connection is not None:
         return _store_failed(connection, row)
@@ -107,7 +115,16 @@ def _check_no_cycle(connection: Connection, parents: dict[str, str]) -> None:
 def _check_same(stored: Any, row: dict[str, Any]) -> None:
     if stored["kind"] != row["kind"] or stored["payload"] != row["payload"]:
         raise PayloadConflict(
-            f"{row['key']} exists as {stored['kind']} {stored['payload']}, and was now asked for as {row['kind']}"
-            f" {row['payload']}: one key is one operation, give the other a key of its own"
-            " (or, if the first was wrong and has failed: b2copy-sync failed correct)"
+            f"{row['key']} exists with another {_difference(stored, row)}: one key is one operation, give the other a"
+            " key of its own (or, if the first was wrong and has failed: b2copy-sync failed correct)",
+            f". It exists as {stored['kind']} {stored['payload']}, and was now asked for as {row['kind']}"
+            f" {row['payload']}",
         )
+
+
+def _difference(stored: Any, row: dict[str, Any]) -> str:
+    """Name the fields that differ."""
+    if stored["kind"] != row["kind"]:
+        return "kind"
+    first, other = json.loads(stored["payload"]), json.loads(row["payload"])
+    return ", ".join(name for name in sorted(first | other) if first.get(name) != other.get(name)) or "payload"

@@ -11,16 +11,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from celery.exceptions import Reject
+from sqlalchemy import Connection
 from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from worker.app import app
-from worker.errors import BadPayload
+from worker.errors import BadPayload, PayloadConflict
 from worker.instances import ledger
 from worker.kind import Kind
 from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, fail_message, find, record
+from worker.ledger.database import limit_lock_waits
 from worker.messages.bad_message_text import NAME_LIMIT, PROBLEM_LIMIT, bounded_ascii, short
 from worker.messages.task_message import arguments_as_text
 from worker.messages.wake_up import wake_soon
+from worker.operation import New, Recorded
 from worker.settings import crm_settings
 from worker.watch.outage_log import OutageLog
 
@@ -36,6 +39,7 @@ _OPTIONS = {"acks_late": True, "reject_on_worker_lost": True}
 # be delivered a second time.
 PATIENCE_S = 3.0
 _RETRY_S = 0.25  # seconds between two tries to record
+LOCK_WAIT_MS = 1_000  # for another transaction that records the same key and has not ended
 _RETURN_PAUSE_S = 1.0  # seconds before a message goes back to the queue, because the queue delivers it again at once
 
 _outage = OutageLog(log, "the ledger is unavailable: messages go back to the queue")
@@ -62,20 +66,31 @@ def take_in(kind: Kind[Any], request: Any, args: Sequence[Any], kwargs: Mapping[
     """Record the operation that a message asks for. If that is impossible, store a failed operation that people see."""
     try:
         new = kind.new(_fields(kind, args, kwargs), crm_settings())
-        [recorded] = _with_patience(lambda: record(ledger(), [new], by=_sender(request.origin)))
+        recorded = _with_patience(lambda: _record(new, _sender(request.origin)))
     except RetryError as error:
         _return_later(error)
         raise Reject("the ledger is unavailable", requeue=True) from None
     except Exception as error:  # BadPayload is the sender's fault, anything else is ours: both must be seen
         if not isinstance(error, BadPayload):
             log.exception("message %s failed on our side", short(request.id))
-        problem, raw = bounded_ascii(str(error), PROBLEM_LIMIT), bounded_ascii(arguments_as_text(args, kwargs))
+        problem = error.summary if isinstance(error, PayloadConflict) else str(error)
+        problem, raw = bounded_ascii(problem, PROBLEM_LIMIT), bounded_ascii(arguments_as_text(args, kwargs))
         if not store_failed(request.id, request.task, problem, request.origin, raw):
             raise Reject("the ledger is unavailable", requeue=True) from None
     else:
         _outage.succeeded()
         _count("recorded" if recorded.created else "known")
         wake_soon(new.lane)
+
+
+def _record(new: New, by: str) -> Recorded:
+    """Record one operation. A transaction that holds its key for long holds this process up for a second only."""
+
+    def work(connection: Connection) -> Recorded:
+        limit_lock_waits(connection, LOCK_WAIT_MS)
+        return record(ledger(), [new], by, connection)[0]
+
+    return ledger().write(work)
 
 
 def store_failed(message_id: str, task: str, problem: str, origin: str | None, raw: str) -> bool:

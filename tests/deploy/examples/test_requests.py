@@ -37,6 +37,9 @@ def file_of(ledger: Ledger) -> str:  # noqa: F811
     return str(ledger.engine.url.database)
 
 
+ROLES = "b2copy_owner, b2copy_worker, b2copy_enqueue, b2copy_crm, b2copy_viewer"
+
+
 def url_of(ledger: Ledger) -> str:  # noqa: F811
     """Return the URL of the ledger as the programs of PostgreSQL read it."""
     return ledger.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
@@ -63,7 +66,13 @@ def test_sqlite3(crm: Ledger) -> None:
 @on_postgresql
 def test_psql_as_a_role_with_the_least_rights(crm: Ledger) -> None:
     psql = (tool("psql"), url_of(crm), "-v", "ON_ERROR_STOP=1", "-At")
-    run(*psql, "-f", EXAMPLES / "postgresql_roles.sql", "-c", "GRANT UPDATE, SELECT ON withdrawals TO b2copy_crm")
+    run(
+        *psql,
+        "-f",
+        EXAMPLES.parent / "postgres" / "roles.sql",
+        "-c",
+        "GRANT UPDATE, SELECT ON withdrawals TO b2copy_crm",
+    )
     try:
         run(*psql, "-c", "SET ROLE b2copy_crm", "-f", EXAMPLES / "request.sql")
         assert was_requested(crm)
@@ -77,7 +86,7 @@ def test_psql_as_a_role_with_the_least_rights(crm: Ledger) -> None:
             with pytest.raises(AssertionError, match="permission denied"):
                 run(*psql, "-c", "SET ROLE b2copy_crm", "-c", forbidden)
     finally:
-        run(*psql, "-c", "DROP OWNED BY b2copy_crm", "-c", "DROP ROLE b2copy_crm")
+        run(*psql, "-c", f"DROP OWNED BY {ROLES}", "-c", f"DROP ROLE {ROLES}")
 
 
 @on_postgresql

@@ -48,7 +48,13 @@ def upgrade() -> None:
         _text("note"),
         sa.PrimaryKeyConstraint("name"),
     )
-    op.create_table("b2copy_ledger", _text("id"), _big("dispatched_at"), sa.PrimaryKeyConstraint("id"))
+    op.create_table(
+        "b2copy_ledger",
+        _text("id"),
+        _big("dispatched_at"),
+        _big("notices_until", server_default="0"),
+        sa.PrimaryKeyConstraint("id"),
+    )
     op.create_table(
         "b2copy_operations",
         sa.Column("id", _ID, nullable=False),
@@ -88,7 +94,11 @@ def upgrade() -> None:
         _text("result", required=False),
         _text("last_answer", required=False),
         _integer("last_answer_fence", required=False),
-        _integer("notices", server_default="0"),
+        _big("notice_sequence", server_default="0"),
+        sa.CheckConstraint("phase IN ('submit', 'poll')", name="b2copy_known_phase"),
+        sa.CheckConstraint(
+            "on_unknown IN ('start_or_get', 'read_back', 'repeat', 'stop')", name="b2copy_known_on_unknown"
+        ),
         sa.CheckConstraint("(state = 'failed') = (failure_reason IS NOT NULL)", name="b2copy_failed_has_reason"),
         sa.CheckConstraint("(state = 'running') = (lease_owner IS NOT NULL)", name="b2copy_running_has_owner"),
         sa.CheckConstraint("(state = 'waiting') = (wait_reason IS NOT NULL)", name="b2copy_waiting_has_reason"),
