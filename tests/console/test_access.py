@@ -5,9 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from starlette.testclient import TestClient
 
 from tests.console.conftest import ADDRESS, client_of
 from worker.console.access import ProxyAccess, read_secret
+from worker.console.app import make_app
 from worker.console.passwords import PasswordAccess, read_people, set_person
 from worker.console.roles import Role
 from worker.console.serve import check_listen, make_console, split_address
@@ -40,14 +42,20 @@ def by_proxy(console: OpenConsole, trusted: str = "127.0.0.0/8") -> Console:
     ],
 )
 def test_a_proxy_names_the_person(open_console: OpenConsole, headers: dict[str, str], status: int) -> None:
-    from starlette.testclient import TestClient
-
-    from worker.console.app import make_app
-
     client = TestClient(make_app(by_proxy(open_console)), base_url=ADDRESS, client=("127.0.0.1", 5000))
     assert client.get("/", headers=headers).status_code == status
     foreign = TestClient(make_app(by_proxy(open_console)), base_url=ADDRESS, client=("10.9.9.9", 5000))
     assert foreign.get("/", headers=headers).status_code == 401
+
+
+@pytest.mark.parametrize("doubled", ["x-forwarded-groups", "x-forwarded-user", "x-console-secret"])
+def test_a_header_that_stands_twice_names_nobody(open_console: OpenConsole, doubled: str) -> None:
+    headers = {"x-forwarded-user": "ann", "x-forwarded-groups": "b2copy-viewer", "x-console-secret": SECRET}
+    by_client = {"x-forwarded-user": "bob", "x-forwarded-groups": "b2copy-approver", "x-console-secret": SECRET}
+    client = TestClient(make_app(by_proxy(open_console)), base_url=ADDRESS, client=("127.0.0.1", 5000))
+
+    assert client.get("/", headers=list(headers.items())).status_code == 200
+    assert client.get("/", headers=[*headers.items(), (doubled, by_client[doubled])]).status_code == 401
 
 
 @pytest.fixture
