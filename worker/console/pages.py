@@ -67,25 +67,24 @@ def now(asked: Asked) -> Response:
 def work_list(asked: Asked) -> Response:
     """What a person must decide, oldest first, each with its next step."""
     ledger = asked.ledger
-    unresolved = list_operations(ledger, Filter((State.FAILED,), reason=FailureReason.UNRESOLVED, oldest_first=True))
-    failed = list_operations(ledger, Filter((State.FAILED,), oldest_first=True))
-    others = [one for one in failed.operations if one.failure_reason != FailureReason.UNRESOLVED]
-    late = list_operations(ledger, Filter(OPEN, lane=LANES[0], older_ms=LATE_MS, oldest_first=True))
-    by_us = [one for one in late.operations if one.wait_reason != WaitReason.PENDING_AT_B2COPY]
+    unresolved = Filter((State.FAILED,), reason=FailureReason.UNRESOLVED, oldest_first=True)
+    others = Filter((State.FAILED,), without_reason=FailureReason.UNRESOLVED, oldest_first=True)
+    by_us = Filter(
+        OPEN, lane=LANES[0], without_reason=WaitReason.PENDING_AT_B2COPY, older_ms=LATE_MS, oldest_first=True
+    )
+    sections = (
+        ("Was it done? B2COPY must be looked at", unresolved, "reason=unresolved&state=failed"),
+        ("Failed: correct, then replay", others, "state=failed"),
+        ("Money that waits for longer than five minutes", by_us, f"state=open&lane={LANES[0]}&older=5m"),
+    )
     flags = active_flags(ledger)
     return asked.page(
         "work_list.html",
         live=True,
         approvals=open_approvals(ledger),
-        sections=[
-            ("Was it done? B2COPY must be looked at", unresolved.operations, "reason=unresolved&state=failed"),
-            ("Failed: correct, then replay", others, "state=failed"),
-            ("Money that waits for longer than five minutes", by_us, f"state=open&lane={LANES[0]}&older=5m"),
-        ],
+        sections=[(title, list_operations(ledger, wanted), query) for title, wanted, query in sections],
         next_step=lambda operation: next_step(operation) or _standing(asked, operation, flags),
         actions=lambda operation: permitted_actions(asked, operation),
-        page=PAGE,
-        first=address("/operations", state="failed", sort="oldest"),
     )
 
 
