@@ -14,6 +14,7 @@ from tests.operations import (
 from worker.ledger import Ledger, operation_lists
 from worker.ledger.oldest import oldest_open
 from worker.ledger.operation_lists import OPEN, Filter, count_operations, list_operations
+from worker.ledger.queries import find_by_ids
 from worker.operation import FailureReason, State, WaitReason
 
 FAILED = (State.FAILED,)
@@ -95,6 +96,14 @@ def test_a_window_without_a_match_says_where_to_go_on(ledger: Ledger, monkeypatc
 
     assert [one.key for one in second.operations] == ["fees.process:old"]
     assert (second.next, second.all_seen) == (None, True)
+
+
+def test_operations_are_found_by_their_ids(filled: Ledger) -> None:
+    ids = {one.key: one.id for one in list_operations(filled, Filter()).operations}
+
+    found = find_by_ids(filled, [ids["fees.process:F1"], ids["fees.process:S1"], 999])
+
+    assert [one.key for one in found] == ["fees.process:S1", "fees.process:F1"]
 
 
 def test_a_list_of_open_operations_says_that_its_window_was_cut(

@@ -1,17 +1,23 @@
-"""Replay everything that the filter matches: previewed by reason, capped, never what is unresolved, and reported."""
+"""Replay everything that the filter matches: previewed by reason, capped, never what is unresolved, and reported.
 
+The preview's form names each operation and its change mark, so that exactly what a person was shown is replayed.
+"""
+
+import re
 import secrets
 from collections import Counter
 
+from markupsafe import Markup
 from starlette.responses import Response
 
 from worker.console.actions import note_problem
 from worker.console.asked import Asked
-from worker.console.parameters import BadParameter, list_query, number
+from worker.console.parameters import BadParameter, list_query
 from worker.errors import NotAllowed
 from worker.ledger import Ledger, replay
 from worker.ledger.approvals import propose
-from worker.ledger.operation_lists import list_operations
+from worker.ledger.operation_lists import Page, list_operations
+from worker.ledger.queries import find_by_ids
 from worker.operation import FailureReason, Operation, State
 from worker.report.replay import moves_money, why_not_replayable
 
@@ -21,28 +27,27 @@ _BATCH = 100  # in one transaction, so that workers never wait long for its lock
 
 def preview(asked: Asked) -> Response:
     """Say what would be replayed, by reason, and what is left alone and why."""
-    return _form(asked, _chosen(asked), "")
+    return _form(asked, "")
 
 
 def act(asked: Asked) -> Response:
-    """Replay what matched when the preview was made and has not changed since. Report what was done and what not."""
+    """Replay what the preview showed and has not changed since. Report what was done and what not."""
     if problem := note_problem(asked.form.get("note", "").strip()):
-        return _form(asked, _chosen(asked), problem, 400)
+        return _form(asked, problem, 400)
     return asked.console.forms.once(asked.form.get("form", ""), lambda: _act(asked))
 
 
 def _act(asked: Asked) -> Response:
-    as_of, note = number(asked.form, "as_of"), asked.form.get("note", "").strip()
-    if as_of is None:
-        raise BadParameter("as_of is missing: open the preview again")
-    chosen = [one for one in _chosen(asked) if one.state_since <= as_of]  # not what failed after the preview
-    wanted, left_alone = _sorted_out(chosen)
+    shown, note = _read_shown(asked.form.get("shown", "")), asked.form.get("note", "").strip()
+    unchanged = [one for one in find_by_ids(asked.ledger, list(shown)) if shown[one.id] == one.change_mark]
+    wanted, left_alone = _sorted_out(unchanged)
     alone = [one for one in wanted if not asked.ledger.needs_approval(one.kind, one.lane)]
     proposed, refused = _propose(asked, [one for one in wanted if one not in alone], note)
     replayed = _replay(asked.ledger, alone, asked.person.name, note)
     for lane in {one.lane for one in alone}:
         asked.console.wake(lane)
-    changed = Counter({"it changed meanwhile": len(alone) - len(replayed)} if len(replayed) < len(alone) else {})
+    lost = len(shown) - len(unchanged) + len(alone) - len(replayed)
+    changed = Counter({"it changed meanwhile": lost} if lost else {})
     return asked.page(
         "bulk_done.html",
         replayed=len(replayed),
@@ -73,11 +78,24 @@ def _propose(asked: Asked, wanted: list[Operation], note: str) -> tuple[int, Cou
     return proposed, refused
 
 
-def _chosen(asked: Asked) -> list[Operation]:
+def _chosen(asked: Asked) -> Page:
     query = list_query(asked.query, asked.console.kinds)
     if query.filter.states != (State.FAILED,):
         raise BadParameter("state must be failed: only failed operations are replayed")
-    return list_operations(asked.ledger, query.filter, limit=CAP).operations
+    return list_operations(asked.ledger, query.filter, limit=CAP)
+
+
+def _write_shown(chosen: list[Operation]) -> Markup:
+    """Return ids and change marks, as the form holds them: `7-1.1764154534000 8-1.1764154534111`."""
+    return Markup(" ").join(f"{one.id}-{one.change_mark}" for one in chosen)  # not cut as other texts are
+
+
+def _read_shown(text: str) -> dict[int, str]:
+    """Return the change mark of each operation that the preview showed, by id. Raises `BadParameter`."""
+    items = text.split(" ")
+    if len(items) > CAP or not all(re.fullmatch(r"[0-9]{1,18}-[0-9.]{1,40}", item, re.ASCII) for item in items):
+        raise BadParameter("shown must be what the preview wrote: open the preview again")
+    return {int(number): mark for number, _, mark in (item.partition("-") for item in items)}
 
 
 def _sorted_out(chosen: list[Operation]) -> tuple[list[Operation], Counter[str]]:
@@ -93,8 +111,9 @@ def _sorted_out(chosen: list[Operation]) -> tuple[list[Operation], Counter[str]]
     return wanted, left_alone
 
 
-def _form(asked: Asked, chosen: list[Operation], problem: str, status: int = 200) -> Response:
-    wanted, left_alone = _sorted_out(chosen)
+def _form(asked: Asked, problem: str, status: int = 200) -> Response:
+    page = _chosen(asked)
+    wanted, left_alone = _sorted_out(page.operations)
     rows = Counter((one.failure_reason or "", one.kind, one.lane) for one in wanted)
     return asked.page(
         "bulk.html",
@@ -105,9 +124,9 @@ def _form(asked: Asked, chosen: list[Operation], problem: str, status: int = 200
         count=len(wanted),
         money=sum(moves_money(one, asked.console.kinds) for one in wanted),
         approvals=sum(asked.ledger.needs_approval(one.kind, one.lane) for one in wanted),
-        capped=len(chosen) == CAP,
+        capped=not page.all_seen or page.next is not None,
         cap=CAP,
-        as_of=max((one.state_since for one in chosen), default=0),
+        shown=_write_shown(page.operations),
         form=secrets.token_urlsafe(12),
         problem=problem,
         note=asked.form.get("note", ""),

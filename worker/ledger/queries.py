@@ -22,6 +22,7 @@ from worker.operation import (
 FIELDS = [c[name] for name in Operation.__dataclass_fields__]
 BY_KEY = select(*FIELDS).where(c.key == bindparam("wanted"))
 _BY_KEYS = select(*FIELDS).where(in_list(c.key, "keys"))
+_BY_IDS = select(*FIELDS).where(in_list(c.id, "ids"))
 _ATTEMPTS = (
     select(schema.attempts)
     .where(schema.attempts.c.operation_id == bindparam("wanted"))
@@ -44,6 +45,13 @@ def find_many(ledger: Ledger, keys: list[str]) -> dict[str, Operation]:
     """Return the operations of these keys by key, those that exist."""
     with ledger.reading() as connection:
         return {row.key: operation_of(row) for row in connection.execute(_BY_KEYS, {"keys": keys})}
+
+
+def find_by_ids(ledger: Ledger, ids: list[int]) -> list[Operation]:
+    """Return the operations with these ids, newest first, those that exist."""
+    with ledger.reading() as connection:
+        found = [operation_of(row) for row in connection.execute(_BY_IDS, {"ids": ids})]
+    return sorted(found, key=lambda one: one.id, reverse=True)
 
 
 def attempts_of(ledger: Ledger, operation_id: int) -> list[AttemptRecord]:
