@@ -115,7 +115,7 @@ def act(asked: Asked) -> Response:
     note = asked.form.get("note", "").strip()
     if action is not _POLL and (problem := note_problem(note)):
         return _form(asked, operation, action, problem, 400)
-    return asked.console.forms.once(asked.form.get("form", ""), lambda: _act(asked, operation, action, note))
+    return asked.once(lambda: _act(asked, operation, action, note))
 
 
 def note_problem(note: str) -> str:

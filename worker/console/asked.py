@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl
@@ -14,7 +14,7 @@ from starlette.responses import RedirectResponse, Response
 from worker.console.access import Person
 from worker.console.parameters import BadParameter, storable
 from worker.console.roles import Role
-from worker.console.state import Console
+from worker.console.state import Console, SentForm
 from worker.ledger import Ledger
 from worker.watch.printable import many_lines, one_line
 from worker.watch.redact import redacted, redacted_value
@@ -48,6 +48,17 @@ class Asked:
         """Return whether the person may do what needs this role, here and now."""
         return self.person.may(Role(role)) and (role == Role.VIEWER or not self.console.read_only)
 
+    def once(self, act: Callable[[], Response]) -> Response:
+        """Do what the form asks for, or return the answer that the same form got before."""
+        sent = SentForm(self.person.name, self.here, self.form.get("form", ""))
+        return self.console.forms.once(sent, act)
+
+    @property
+    def here(self) -> str:
+        """Path and query of this request."""
+        url = self.request.url
+        return url.path + (f"?{url.query}" if url.query else "")
+
     def page(self, template: str, status: int = 200, live: bool = False, **values: Any) -> Response:
         """Return a page. `live`: it refreshes itself."""
         return self.console.render(
@@ -56,7 +67,7 @@ class Asked:
             asked=self,
             person=self.person,
             path=self.request.url.path,
-            here=self.request.url.path + (f"?{self.request.url.query}" if self.request.url.query else ""),
+            here=self.here,
             live=live,
             **values,
         )

@@ -34,7 +34,7 @@ def act(asked: Asked) -> Response:
     """Replay what the preview showed and has not changed since. Report what was done and what not."""
     if problem := note_problem(asked.form.get("note", "").strip()):
         return _form(asked, problem, 400)
-    return asked.console.forms.once(asked.form.get("form", ""), lambda: _act(asked))
+    return asked.once(lambda: _act(asked))
 
 
 def _act(asked: Asked) -> Response:

@@ -35,7 +35,7 @@ def act(asked: Asked) -> Response:
     note = asked.form.get("note", "").strip()
     if problem := note_problem(note):
         return _form(asked, problem, 400)
-    return asked.console.forms.once(asked.form.get("form", ""), lambda: _act(asked, note))
+    return asked.once(lambda: _act(asked, note))
 
 
 def _act(asked: Asked, note: str) -> Response:
