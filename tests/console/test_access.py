@@ -1,13 +1,18 @@
 """Who may come in: by a proxy's word, by password, or only from this machine."""
 
 import os
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import pytest
+from argon2 import PasswordHasher
 from starlette.testclient import TestClient
 
 from tests.console.conftest import ADDRESS, client_of
+from worker.console import passwords
 from worker.console.access import ProxyAccess, read_secret
 from worker.console.app import make_app
 from worker.console.passwords import PasswordAccess, read_people, set_person
@@ -121,12 +126,53 @@ def test_a_change_of_the_file_ends_all_sessions(open_console: OpenConsole, peopl
     assert client.get("/").status_code == 303
 
 
-def test_passwords_cannot_be_tried_without_end(open_console: OpenConsole, people: Path) -> None:
+def test_passwords_cannot_be_tried_without_end(
+    open_console: OpenConsole, people: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passwords, "TRIES_PER_S", 0.001)
+    monkeypatch.setattr(passwords, "TRIES_AT_ONCE", 4)
+    monkeypatch.setattr(passwords, "WRONG_S", 0.0)
     client = client_of(open_console(PasswordAccess(people, False), console_access="password"))
-    tries = [client.post("/login", data={"name": "eve", "password": "guess"}).status_code for _ in range(6)]
 
-    assert tries == [401] * 5 + [429]
+    tries = [client.post("/login", data={"name": f"eve {n}", "password": "guess"}).status_code for n in range(6)]
+
+    assert tries == [401] * 4 + [429] * 2
+
+
+def test_wrong_tries_in_a_persons_name_do_not_lock_the_person_out(
+    open_console: OpenConsole, people: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passwords, "WRONG_S", 0.0)
+    client = client_of(open_console(PasswordAccess(people, False), console_access="password"))
+
+    for _ in range(6):
+        assert client.post("/login", data={"name": "ann", "password": "guess"}).status_code == 401
+
     assert client.post("/login", data={"name": "ann", "password": PASSWORD}).status_code == 303
+
+
+def test_a_flood_of_logins_has_two_passwords_verified_at_once(people: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once, highest, lock = 0, 0, threading.Lock()
+
+    class Counted(PasswordHasher):
+        def verify(self, hash: str | bytes, password: str | bytes) -> Literal[True]:
+            nonlocal at_once, highest
+            with lock:
+                at_once += 1
+                highest = max(highest, at_once)
+            try:
+                return super().verify(hash, password)
+            finally:
+                with lock:
+                    at_once -= 1
+
+    monkeypatch.setattr(passwords, "_HASHER", Counted())
+    access = PasswordAccess(people, False)
+    with ThreadPoolExecutor(4) as threads:
+        tokens = list(threads.map(lambda _: access.log_in("ann", PASSWORD), range(4)))
+
+    assert len(set(tokens)) == 4
+    assert highest == 2
 
 
 def settings(console_url: str, **given: object) -> ConsoleSettings:

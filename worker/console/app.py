@@ -1,5 +1,6 @@
 """The application: the table of routes with the role that each needs, and what becomes of errors."""
 
+import asyncio
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from worker.console import actions, approval_pages, bulk, fleet, login, pages
+from worker.console import actions, approval_pages, bulk, fleet, login, pages, passwords
 from worker.console.asked import FORM_LIMIT, Asked, NotFound, read_form
 from worker.console.parameters import BadParameter
 from worker.console.protection import Protection
@@ -103,7 +104,10 @@ def _endpoint(console: Console, handler: Handler, role: Role | None) -> Callable
                 body += part
                 if len(body) > FORM_LIMIT:
                     return PlainTextResponse("The form is too large.\n", 413)
-        return await run_in_threadpool(_answer, console, handler, role, request, body)
+        answer = await run_in_threadpool(_answer, console, handler, role, request, body)
+        if handler is login.log_in and answer.status_code == 401:
+            await asyncio.sleep(passwords.WRONG_S)  # here, where it occupies no thread
+        return answer
 
     return endpoint
 

@@ -17,11 +17,12 @@ def login_page(asked: Asked) -> Response:
 def log_in(asked: Asked) -> Response:
     """Check name and password, and begin a session."""
     access = _access(asked)
-    name, client = asked.form.get("name", ""), asked.request.client
+    name = asked.form.get("name", "")
     try:
-        token = access.log_in(name, asked.form.get("password", ""), client.host if client else "")
+        token = access.log_in(name, asked.form.get("password", ""))
     except TooManyTries:
-        return asked.page("login.html", 429, problem="Too many tries: wait a minute.", name=name)
+        problem = "Too many passwords are being tried, by you or by others: try again in a few seconds."
+        return asked.page("login.html", 429, problem=problem, name=name)
     if token is None:
         return asked.page("login.html", 401, problem="Name or password is wrong.", name=name)
     answer = RedirectResponse("/", 303)
