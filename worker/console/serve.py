@@ -59,19 +59,24 @@ def serve(settings: ConsoleSettings, host: str, port: int, alone: bool) -> None:
     check_listen(settings, host)
     console = make_console(settings, alone)
     try:
-        # Without proxy_headers, so that a client cannot choose the address that a trusted proxy is known by.
-        uvicorn.run(
-            make_app(console),
-            host=host,
-            port=port,
-            proxy_headers=False,
-            server_header=False,
-            access_log=False,
-            log_level="warning",
-            timeout_graceful_shutdown=5,
-        )
+        uvicorn.Server(server_config(console, host, port)).run()
     finally:
         console.ledger.close()
+
+
+def server_config(console: Console, host: str, port: int) -> uvicorn.Config:
+    """Return how the HTTP server runs."""
+    return uvicorn.Config(
+        make_app(console),
+        host=host,
+        port=port,
+        proxy_headers=False,  # a client must not choose the address that a trusted proxy is known by
+        server_header=False,
+        access_log=False,
+        log_config=None,  # our handlers, which redact, and not handlers of its own
+        log_level="warning",
+        timeout_graceful_shutdown=5,
+    )
 
 
 def split_address(text: str) -> tuple[str, int]:
