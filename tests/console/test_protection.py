@@ -6,6 +6,7 @@ import pytest
 
 from tests.console.conftest import ADDRESS, As, client_of
 from tests.console.test_roles import TABLE, address
+from tests.operations import fail_operation
 from worker.console.protection import HEADERS, foreign_origin
 from worker.console.roles import Role
 from worker.console.state import Console
@@ -73,6 +74,24 @@ def test_every_answer_has_the_headers(open_console: OpenConsole) -> None:
     policy = HEADERS["Content-Security-Policy"]
     assert "unsafe" not in policy
     assert "http" not in policy
+
+
+def test_a_fault_of_ours_has_the_headers_and_its_log_shows_no_payload(
+    open_console: OpenConsole, ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    fail_operation(ledger, "W1")
+    with ledger.writing() as connection:  # as another program could have stored it
+        connection.exec_driver_sql("UPDATE b2copy_operations SET on_unknown = 'account 1007'")
+    client = client_of(open_console())
+
+    answer = client.get("/operation?key=fees.process:W1")
+
+    assert (answer.status_code, "its log names where" in answer.text) == (500, True)
+    assert {name: answer.headers.get(name) for name in HEADERS} == HEADERS
+    assert "GET /operation failed" in caplog.text
+    assert "operation_of" in caplog.text
+    assert "ValueError" in caplog.text
+    assert "1007" not in caplog.text
 
 
 def test_without_access_control_only_loopback_names_are_served(open_console: OpenConsole) -> None:

@@ -7,11 +7,11 @@ from typing import NamedTuple
 from sqlalchemy.exc import OperationalError
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
 
 from worker.console import actions, approval_pages, bulk, fleet, login, pages, passwords
 from worker.console.asked import FORM_LIMIT, Asked, NotFound, read_form
@@ -55,8 +55,16 @@ PAGES = (
 """All pages. Those that act are not mounted in a console that only reads."""
 
 
-def make_app(console: Console) -> Starlette:
+def make_app(console: Console) -> ASGIApp:
     """Return the console's application."""
+    handlers = {404: _no_such_page, Exception: _fault}
+    app = Starlette(routes=make_routes(console), exception_handlers=handlers)
+    settings = console.settings
+    return Protection(app, origin=settings.console_origin, local=settings.console_access == "none")
+
+
+def make_routes(console: Console) -> list[BaseRoute]:
+    """Return the routes that a console has."""
     routes: list[BaseRoute] = []
     for page in PAGES:
         if page.act is not None and console.read_only:
@@ -70,18 +78,20 @@ def make_app(console: Console) -> Starlette:
             Route("/login", _endpoint(console, login.log_in, None), methods=["POST"]),
             Route("/logout", _endpoint(console, login.log_out, None), methods=["POST"]),
         ]
-    routes += [
+    return [
+        *routes,
         Route("/healthz", lambda request: PlainTextResponse("ok\n"), methods=["GET"]),
         Route("/readyz", _ready(console), methods=["GET"]),
         Mount("/static", StaticFiles(directory=HERE / "static")),
     ]
-    settings = console.settings
-    protection = Middleware(Protection, origin=settings.console_origin, local=settings.console_access == "none")
-    return Starlette(routes=routes, middleware=[protection], exception_handlers={404: _no_such_page})
 
 
 def _no_such_page(request: Request, error: Exception) -> Response:
     return PlainTextResponse("There is no such page.\n", 404)
+
+
+def _fault(request: Request, error: Exception) -> Response:
+    return PlainTextResponse("The console has a fault: its log names where. Nothing else is affected.\n", 500)
 
 
 def _ready(console: Console) -> Callable[[Request], Response]:

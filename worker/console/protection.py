@@ -5,6 +5,7 @@ A request that changes something must come from a page of the console itself. Br
 http address it does not, and then `Origin` must be the console's own.
 """
 
+import logging
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -12,6 +13,8 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from worker.redis_url import is_loopback
+
+log = logging.getLogger(__name__)
 
 HEADERS = {
     "Content-Security-Policy": (
@@ -28,7 +31,9 @@ HEADERS = {
 
 
 class Protection:
-    """ASGI middleware. `origin`: the console's address as browsers see it, if a proxy changes it.
+    """Stands around the whole application, so that its errors are answered with the headers, too.
+
+    `origin`: the console's address as browsers see it, if a proxy changes it.
 
     `local`: only requests to a loopback name are served, so that a foreign name which resolves to this machine (DNS
     rebinding) reads nothing.
@@ -51,7 +56,10 @@ class Protection:
 
         problem = self._problem(scope)
         app = self._app if problem is None else PlainTextResponse(problem, 403)
-        await app(scope, receive, send_with_headers)
+        try:
+            await app(scope, receive, send_with_headers)
+        except Exception as error:  # answered already, by the handler of the application
+            _log_fault(scope, error)
 
     def _problem(self, scope: Scope) -> str | None:
         headers = Headers(scope=scope)
@@ -77,6 +85,12 @@ def foreign_origin(site: str | None, origin: str | None, own: str) -> str | None
         f"This must be sent by a page of the console: Origin is {origin}, the console is {own}.\n"
         "Behind a proxy, set B2COPY_CONSOLE_ORIGIN to the address in the browser.\n"
     )
+
+
+def _log_fault(scope: Scope, error: Exception) -> None:
+    """Log where an error was raised, and not its text: that may hold a payload, for instance of a row."""
+    where = RuntimeError(f"{type(error).__name__}; its text is left out, because it may hold a payload")
+    log.error("%s %s failed", scope["method"], scope["path"], exc_info=(RuntimeError, where, error.__traceback__))
 
 
 def _host_of(host: str) -> str:
