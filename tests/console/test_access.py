@@ -126,6 +126,24 @@ def test_a_change_of_the_file_ends_all_sessions(open_console: OpenConsole, peopl
     assert client.get("/").status_code == 303
 
 
+def test_a_password_file_that_others_may_read_closes_the_console_and_the_log_says_why(
+    open_console: OpenConsole, people: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = client_of(open_console(PasswordAccess(people, False), console_access="password"))
+    client.post("/login", data={"name": "ann", "password": PASSWORD})
+    people.chmod(0o644)
+
+    for answer in (client.get("/"), client.get("/login"), client.post("/login", data={"name": "ann"})):
+        assert (answer.status_code, answer.text) == (
+            503,
+            "The console's settings cannot be used: its log says which and why.\n",
+        )
+    assert f"chmod 600 {people}" in caplog.text
+
+    people.chmod(0o600)
+    assert client.get("/login").status_code == 200
+
+
 def test_passwords_cannot_be_tried_without_end(
     open_console: OpenConsole, people: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,7 @@
 """The application: the table of routes with the role that each needs, and what becomes of errors."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -20,8 +21,11 @@ from worker.console.protection import Protection
 from worker.console.rendering import HERE
 from worker.console.roles import Role
 from worker.console.state import Console
+from worker.errors import SettingsError
 from worker.ledger import DATABASE_UNAVAILABLE_ERRORS
 from worker.ledger.limits import is_timeout
+
+log = logging.getLogger(__name__)
 
 Handler = Callable[[Asked], Response]
 
@@ -123,7 +127,11 @@ def _endpoint(console: Console, handler: Handler, role: Role | None) -> Callable
 
 
 def _answer(console: Console, handler: Handler, role: Role | None, request: Request, body: bytes) -> Response:
-    person = console.access.person(request)
+    try:
+        person = console.access.person(request)
+    except SettingsError as error:
+        log.error("nobody can use the console: %s", error)
+        return PlainTextResponse("The console's settings cannot be used: its log says which and why.\n", 503)
     asked = Asked(request, console, person or login.NOBODY)
     if role is not None and person is None:
         if console.access.login_page:

@@ -110,11 +110,14 @@ class PasswordAccess:
         except OSError as error:
             raise SettingsError(f"B2COPY_CONSOLE_PASSWORD_FILE: {path}: {error.strerror}") from None
         with self._lock:
-            if self._stamp == (state.st_mtime_ns, state.st_ino):
+            if self._stamp == (state.st_ctime_ns, state.st_ino):
                 return
-            self._people = read_people(path)
+            try:
+                self._people = read_people(path)
+            except OSError as error:
+                raise SettingsError(f"B2COPY_CONSOLE_PASSWORD_FILE: {path}: {error.strerror}") from None
             self._sessions.clear()
-            self._stamp = (state.st_mtime_ns, state.st_ino)
+            self._stamp = (state.st_ctime_ns, state.st_ino)
 
 
 def read_people(path: Path) -> dict[str, tuple[str, Person]]:
