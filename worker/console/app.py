@@ -64,7 +64,9 @@ def make_app(console: Console) -> ASGIApp:
     handlers = {404: _no_such_page, Exception: _fault}
     app = Starlette(routes=make_routes(console), exception_handlers=handlers)
     settings = console.settings
-    return Protection(app, origin=settings.console_origin, local=settings.console_access == "none")
+    # A proxy may call the console by any name: there, its secret keeps others out.
+    by_any_name = settings.console_access == "proxy" and settings.console_origin is None
+    return Protection(app, settings.console_origin, by_any_name)
 
 
 def make_routes(console: Console) -> list[BaseRoute]:

@@ -30,17 +30,21 @@ HEADERS = {
 }
 
 
+HEALTH = ("/healthz", "/readyz")
+
+
 class Protection:
     """Stands around the whole application, so that its errors are answered with the headers, too.
 
     `origin`: the console's address as browsers see it, if a proxy changes it.
 
-    `local`: only requests to a loopback name are served, so that a foreign name which resolves to this machine (DNS
-    rebinding) reads nothing.
+    Only requests to a loopback name or to the name in `origin` are served, so that a foreign name which resolves to
+    this machine (DNS rebinding) reads nothing. `by_any_name`: this is not checked. A probe of health may use any name.
     """
 
-    def __init__(self, app: ASGIApp, origin: str | None, local: bool) -> None:
-        self._app, self._origin, self._local = app, origin, local
+    def __init__(self, app: ASGIApp, origin: str | None, by_any_name: bool) -> None:
+        self._app, self._origin, self._by_any_name = app, origin, by_any_name
+        self._name = urlsplit(origin or "").hostname
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -63,12 +67,18 @@ class Protection:
 
     def _problem(self, scope: Scope) -> str | None:
         headers = Headers(scope=scope)
-        if self._local and not is_loopback(_host_of(headers.get("host", ""))):
-            return f"The console answers on loopback names only, not as {headers.get('host')}.\n"
+        if not (self._by_any_name or scope["path"] in HEALTH or self._is_ours(_host_of(headers.get("host", "")))):
+            return (
+                f"The console does not answer as {headers.get('host')}: only on a loopback name, or on the name in"
+                " B2COPY_CONSOLE_ORIGIN.\n"
+            )
         if scope["method"] in {"GET", "HEAD"}:
             return None
         own = self._origin or f"{scope['scheme']}://{headers.get('host')}"
         return foreign_origin(headers.get("sec-fetch-site"), headers.get("origin"), own)
+
+    def _is_ours(self, name: str) -> bool:
+        return is_loopback(name) or name == self._name
 
 
 def foreign_origin(site: str | None, origin: str | None, own: str) -> str | None:
