@@ -1,5 +1,6 @@
 """Approvals: what waits for a second person, what it would do, and the decision."""
 
+import re
 import secrets
 
 from starlette.responses import Response
@@ -20,7 +21,7 @@ def approvals(asked: Asked) -> Response:
     operations = find_many(asked.ledger, [one.subject for one in found if one.action != RESUME])
     return asked.page(
         "approvals.html", live=True, approvals=found, operations=operations, decided=decided_approvals(asked.ledger),
-        made=asked.query.get("made", ""), is_own=lambda one: _is_own(asked, one),
+        made=_made(asked), is_own=lambda one: _is_own(asked, one),
         changed=lambda one: one.subject in operations and operations[one.subject].change_mark != one.seen,
     )  # fmt: skip
 
@@ -51,6 +52,12 @@ def _act(asked: Asked, note: str) -> Response:
     elif action == "approve":
         return _form(asked, f"Nothing was done: the proposal is void ({decided.decision}). {decided.decided_note}", 409)
     return see("/approvals" if decided.action == RESUME else address("/operation", key=decided.subject))
+
+
+def _made(asked: Asked) -> str:
+    """Return the name of the proposal that was just made. Any other text in the address is not shown."""
+    made = asked.query.get("made", "")
+    return made if re.fullmatch(r"A[0-9]{1,18}", made, re.ASCII) else ""
 
 
 def _what(asked: Asked) -> tuple[str, int]:

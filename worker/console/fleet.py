@@ -7,13 +7,13 @@ from starlette.responses import Response
 from worker.console.actions import note_problem
 from worker.console.asked import Asked, NotFound, see
 from worker.console.parameters import address, word
-from worker.errors import B2CopyError
+from worker.errors import B2CopyError, SettingsError
 from worker.ledger import active_flags, pause
 from worker.ledger.approvals import Approval, resume_or_propose
 from worker.ledger.flags import RESUME
 from worker.ledger.operator_actions import record_renewal
 from worker.queues import LANES
-from worker.report.session import OUTCOMES
+from worker.report.session import OUTCOMES, RENEWED
 
 RENEWAL_S = 20.0  # seconds to wait for another process's renewal
 TITLES = {"pause": "Pause", "resume": "Resume", "renew": "Renew the session"}
@@ -60,9 +60,11 @@ def _renew(asked: Asked, note: str) -> Response:
     record_renewal(asked.ledger, asked.person.name, note)
     try:
         renewal = session.renew("operator", force=True, wait=RENEWAL_S)
-    except B2CopyError as error:
+    except (B2CopyError, SettingsError) as error:
         return _form(asked, f"The session was not renewed: {error}", 409)
-    return see(address("/system", renewed=f"generation {renewal.generation}: {OUTCOMES[renewal.outcome]}"))
+    if renewal.outcome not in RENEWED:
+        return _form(asked, f"The session was not renewed: {OUTCOMES[renewal.outcome]}.", 409)
+    return see(address("/system", renewed=renewal.outcome))
 
 
 def _what(asked: Asked) -> tuple[str, str]:

@@ -25,6 +25,7 @@ from worker.report.health import health_of
 from worker.report.operation import document, report_on
 from worker.report.rates import points
 from worker.report.replay import moves_money
+from worker.report.session import OUTCOMES, RENEWED
 from worker.report.session import facts as session_facts
 from worker.report.text import iso, span
 from worker.report.timeline import timeline
@@ -180,7 +181,7 @@ def system(asked: Asked) -> Response:
     url = asked.ledger.engine.url.render_as_string(hide_password=True)
     return asked.page(
         "system.html", session=_session(asked), flags=flags, lanes=LANES, settings=settings, database=url,
-        can_renew=console.session is not None,
+        can_renew=console.session is not None, renewed=_renewed(asked),
     )  # fmt: skip
 
 
@@ -247,6 +248,12 @@ def _audit_entries(asked: Asked, limit: int) -> tuple[list[Any], str | None, str
     found = audit_page(asked.ledger, actor=actor, subject=subject, before=before, limit=limit)
     last = found[-1][0] if len(found) == limit else None
     return [entry for _, entry in found], actor, subject, last
+
+
+def _renewed(asked: Asked) -> str:
+    """Return how the session was just renewed. Any other text in the address is not shown."""
+    outcome = asked.query.get("renewed", "")
+    return OUTCOMES[outcome] if outcome in RENEWED else ""
 
 
 def _session(asked: Asked) -> list[tuple[str, str]]:
