@@ -1,5 +1,6 @@
 """Text from outside is data on every page: no element, no attribute, no control character, no secret comes of it."""
 
+import re
 from collections.abc import Callable
 from html.parser import HTMLParser
 
@@ -10,7 +11,7 @@ from tests.console.conftest import client_of
 from tests.console.sample import HOSTILE, fill_hostile
 from tests.operations import fail_operation
 from worker.console.state import Console
-from worker.ledger import Ledger, replay
+from worker.ledger import Ledger, pause, replay
 
 OpenConsole = Callable[..., Console]
 
@@ -100,12 +101,15 @@ def test_no_parameter_becomes_markup_or_an_error(open_console: OpenConsole, cana
 
 def test_a_spreadsheet_reads_no_formula(open_console: OpenConsole, ledger: Ledger) -> None:
     key = fail_operation(ledger, "=1+1", payload={"account_login": "@SUM(A1)"})
+    fail_operation(ledger, "2", payload={"account_login": "7;=1+1;"})
     replay(ledger, [key], "-2+3", "=HYPERLINK(1)")
+    pause(ledger, "money", "ann", '7; "@SUM(A1)"\t+1|-1')
     client = client_of(open_console())
 
     for path in ("/operations.csv", "/audit.csv"):
-        cells = [cell for line in client.get(path).text.splitlines()[1:] for cell in line.split(",")]
-        assert not [cell for cell in cells if cell[:1] in "=+-@" and cell], cells
+        for separator in (",", ";", "|", "\t"):
+            cells = [cell for line in client.get(path).text.splitlines()[1:] for cell in line.split(separator)]
+            assert not [cell for cell in cells if re.match(r'[ "]*[=+@-]', cell)], cells
     assert "'@SUM(A1)" in client.get("/operations.csv").text
 
 

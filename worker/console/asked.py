@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,7 @@ from worker.watch.redact import redacted, redacted_value
 
 FORM_LIMIT = 64 * 1024  # bytes
 FIELDS_LIMIT = 500
+_FORMULA = re.compile(r"""(?:^|[;,|\t])[\s"]*(?=[=+\-@\uff1d\uff0b\uff0d\uff20])""")
 
 
 class NotFound(Exception):
@@ -97,7 +99,10 @@ def json_file(name: str, value: Any) -> Response:
 
 
 def csv_file(name: str, headings: Sequence[str], rows: Iterable[Sequence[object]]) -> Response:
-    """Return a table to be saved. A text that a spreadsheet would read as a formula begins with a quotation mark."""
+    """Return a table to be saved. What a spreadsheet would read as a formula begins with a quotation mark.
+
+    Also inside a text, after a character at which a spreadsheet of another country splits the line.
+    """
     out = io.StringIO()
     writer = csv.writer(out)
     writer.writerow(headings)
@@ -108,7 +113,7 @@ def csv_file(name: str, headings: Sequence[str], rows: Iterable[Sequence[object]
 
 def _cell(value: object) -> str:
     text = "" if value is None else one_line(redacted(str(value)))
-    return f"'{text}" if text[:1] in {"=", "+", "-", "@", "\t", "\r"} else text
+    return _FORMULA.sub(r"\g<0>'", text)
 
 
 def _file(name: str, text: str, media_type: str) -> Response:
