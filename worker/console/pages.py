@@ -60,7 +60,7 @@ def now(asked: Asked) -> Response:
         charts=[ended_chart(series), late_chart(series)],
         has_series=any(point.ended or point.late_s for point in series),
         session=_session(asked),
-        decisions=[entry for _, entry in audit_page(ledger, limit=6)],
+        decisions=audit_page(ledger, limit=6)[0],
         approvals=len(open_approvals(ledger)),
     )
 
@@ -245,9 +245,8 @@ def _standing(asked: Asked, operation: Operation, flags: dict[str, Any]) -> str:
 def _audit_entries(asked: Asked, limit: int) -> tuple[list[Any], str | None, str | None, int | None]:
     actor, subject = text(asked.query, "actor"), text(asked.query, "subject")
     before = number(asked.query, "before")
-    found = audit_page(asked.ledger, actor=actor, subject=subject, before=before, limit=limit)
-    last = found[-1][0] if len(found) == limit else None
-    return [entry for _, entry in found], actor, subject, last
+    found, last = audit_page(asked.ledger, actor=actor, subject=subject, before=before, limit=limit)
+    return found, actor, subject, last
 
 
 def _renewed(asked: Asked) -> str:

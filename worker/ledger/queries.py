@@ -74,10 +74,11 @@ def audit_page(
     subject: str | None = None,
     before: int | None = None,
     limit: int = 50,
-) -> list[tuple[int, AuditEntry]]:
-    """Return entries of the audit with their ids, newest first, from a window of `AUDIT_WINDOW` entries.
+) -> tuple[list[AuditEntry], int | None]:
+    """Return entries of the audit, newest first, from a window of `AUDIT_WINDOW` entries, and where to go on.
 
-    `before`: only entries with a smaller id, to continue where the last answer ended.
+    `before`: only entries with a smaller id, to continue where the last answer ended. There may be more entries even if
+    the window held none that matches.
     """
     window = select(audit).order_by(audit.c.id.desc()).limit(AUDIT_WINDOW)
     if subject is not None:
@@ -85,11 +86,15 @@ def audit_page(
     if before is not None:
         window = window.where(audit.c.id < before)
     found = window.subquery()
-    wanted = select(found).order_by(found.c.id.desc()).limit(limit)
+    wanted = select(found).order_by(found.c.id.desc()).limit(limit + 1)
     if actor is not None:
         wanted = wanted.where(found.c.actor == actor)
     with ledger.reading() as connection:
-        return [(row.id, _entry_of(row)) for row in connection.execute(wanted)]
+        rows = connection.execute(wanted).all()
+        if len(rows) > limit:
+            return [_entry_of(row) for row in rows[:limit]], rows[limit - 1].id
+        end = connection.scalar(window.with_only_columns(audit.c.id).offset(AUDIT_WINDOW - 1).limit(1))
+        return [_entry_of(row) for row in rows], end
 
 
 def children_of(ledger: Ledger, key: str, limit: int = 20) -> list[Operation]:
