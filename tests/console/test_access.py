@@ -12,6 +12,7 @@ from argon2 import PasswordHasher
 from starlette.testclient import TestClient
 
 from tests.console.conftest import ADDRESS, client_of
+from tests.operations import fail_operation
 from worker.console import passwords
 from worker.console.access import ProxyAccess, read_secret
 from worker.console.app import make_app
@@ -20,6 +21,7 @@ from worker.console.roles import Role
 from worker.console.serve import check_listen, make_console, split_address
 from worker.console.state import Console
 from worker.errors import SettingsError
+from worker.ledger import Ledger
 from worker.settings import ConsoleSettings
 
 OpenConsole = Callable[..., Console]
@@ -214,6 +216,17 @@ def test_without_access_control_the_console_only_reads(console_url: str, monkeyp
         assert ("/fleet/pause" in page) is alone
         assert client_of(console).get("/fleet/pause").status_code == (200 if alone else 404)
         console.ledger.close()
+
+
+def test_the_console_knows_notices_too(console_url: str, ledger: Ledger) -> None:
+    fail_operation(ledger, "N1", kind="crm.notify", lane="notify", failure_reason="gone")
+    console = make_console(settings(console_url), True, lambda lane: None)
+    client = client_of(console)
+
+    assert "crm.notify:N1" in client.get("/operations?kind=crm.notify").text
+    assert "moves money" not in client.get("/operation?key=crm.notify:N1").text
+    assert client.get("/operations?find=N1").headers["location"] == "/operation?key=crm.notify%3AN1"
+    console.ledger.close()
 
 
 @pytest.mark.parametrize(

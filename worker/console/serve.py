@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import uvicorn
 
-from tasks.registry import KINDS
+from tasks.registry import ALL_KINDS
 from worker.console.access import Access, LocalAccess, ProxyAccess, read_secret
 from worker.console.app import make_app
 from worker.console.passwords import PasswordAccess
@@ -34,8 +34,8 @@ def make_console(settings: ConsoleSettings, alone: bool = False, wake_lane: Call
     read_only = settings.console_read_only or (settings.console_access == "none" and not alone)
     ledger = open_ledger(settings.database_url, pool_size=CONNECTIONS, max_overflow=0, pool_timeout=5)
     limit_queries(ledger.engine, read_only)
-    ledger = replace(ledger, needs_approval=needs_approval(settings.four_eyes, lambda: KINDS))
-    return Console(ledger, settings, access, KINDS, read_only, _session(), wake_lane)
+    ledger = replace(ledger, needs_approval=needs_approval(settings.four_eyes, lambda: ALL_KINDS))
+    return Console(ledger, settings, access, ALL_KINDS, read_only, _session(), wake_lane)
 
 
 def check_listen(settings: ConsoleSettings, host: str) -> None:
