@@ -211,6 +211,20 @@ def test_money_needs_a_second_person(open_console: OpenConsole, ledger: Ledger) 
     assert bob.post("/approvals/approve?id=1", data={"note": "once more, please"}).status_code == 409
 
 
+def test_who_only_operates_withdraws_an_own_proposal(open_console: OpenConsole, ledger: Ledger) -> None:
+    fail_operation(ledger, "W1")
+    client = client_of(open_console(four_eyes="all"), "operator")
+
+    fill_and_send(client, f"/operation/replay{W1}")
+    page = client.get("/approvals").text
+    answer = fill_and_send(client, "/approvals/withdraw?id=1")
+
+    assert "/approvals/withdraw?id=1" in page
+    assert "/approvals/approve" not in page
+    assert answer.status_code == 303
+    assert "withdrawn" in client.get("/approvals").text
+
+
 def test_a_proposal_is_rejected_or_withdrawn(open_console: OpenConsole, ledger: Ledger) -> None:
     fail_operation(ledger, "W1")
     console = open_console(four_eyes="all")
@@ -219,7 +233,9 @@ def test_a_proposal_is_rejected_or_withdrawn(open_console: OpenConsole, ledger: 
     fill_and_send(ann, f"/operation/replay{W1}")
     fill_and_send(bob, "/approvals/reject?id=1")
     fill_and_send(ann, f"/operation/replay{W1}")
-    fill_and_send(ann, "/approvals/reject?id=2")
+    assert bob.get("/approvals/withdraw?id=2").text.count("Only the person who proposed it") == 1
+    assert bob.post("/approvals/withdraw?id=2", data={"note": "it is not mine"}).status_code == 409
+    fill_and_send(ann, "/approvals/withdraw?id=2")
 
     decided = ann.get("/approvals").text
     assert "rejected" in decided

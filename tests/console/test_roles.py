@@ -34,6 +34,8 @@ TABLE = {
     ("POST", "/bulk/replay"): OPERATE,
     ("GET", "/fleet/{action}"): OPERATE,
     ("POST", "/fleet/{action}"): OPERATE,
+    ("GET", "/approvals/withdraw"): OPERATE,
+    ("POST", "/approvals/withdraw"): OPERATE,
     ("GET", "/approvals/{action}"): APPROVE,
     ("POST", "/approvals/{action}"): APPROVE,
 }

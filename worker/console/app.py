@@ -54,6 +54,7 @@ PAGES = (
     Page("/operation/{action}", actions.preview, Role.OPERATOR, actions.act),
     Page("/bulk/replay", bulk.preview, Role.OPERATOR, bulk.act),
     Page("/fleet/{action}", fleet.preview, Role.OPERATOR, fleet.act),
+    Page("/approvals/withdraw", approval_pages.preview, Role.OPERATOR, approval_pages.act),
     Page("/approvals/{action}", approval_pages.preview, Role.APPROVER, approval_pages.act, Role.APPROVER),
 )
 """All pages. Those that act are not mounted in a console that only reads."""

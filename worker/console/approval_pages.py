@@ -14,6 +14,9 @@ from worker.ledger.approvals import Approval, approve, decided_approvals, open_a
 from worker.ledger.flags import RESUME
 from worker.queues import LANES
 
+WITHDRAW = "withdraw"
+_NOT_YOURS = "Only the person who proposed it withdraws it; an approver rejects it."
+
 
 def approvals(asked: Asked) -> Response:
     """The open proposals, oldest first, and the newest decisions."""
@@ -32,7 +35,7 @@ def preview(asked: Asked) -> Response:
 
 
 def act(asked: Asked) -> Response:
-    """Approve or reject."""
+    """Approve or reject; or withdraw, which the person who proposed does without being an approver."""
     note = asked.form.get("note", "").strip()
     if problem := note_problem(note):
         return _form(asked, problem, 400)
@@ -41,6 +44,8 @@ def act(asked: Asked) -> Response:
 
 def _act(asked: Asked, note: str) -> Response:
     action, wanted = _what(asked)
+    if action == WITHDRAW and not _is_own(asked, _open(asked, wanted)):
+        return _form(asked, f"Nothing was done. {_NOT_YOURS}", 409)
     try:
         decided = (approve if action == "approve" else reject)(asked.ledger, wanted, asked.person.name, note)
     except NotAllowed as error:
@@ -61,21 +66,23 @@ def _made(asked: Asked) -> str:
 
 
 def _what(asked: Asked) -> tuple[str, int]:
-    action, wanted = asked.request.path_params["action"], number(asked.query, "id")
-    if action not in ("approve", "reject") or wanted is None:
+    action, wanted = asked.request.path_params.get("action", WITHDRAW), number(asked.query, "id")
+    if action not in ("approve", "reject", WITHDRAW) or wanted is None:
         raise NotFound("there is no such action")
     return action, wanted
 
 
 def _form(asked: Asked, problem: str, status: int = 200) -> Response:
     action, wanted = _what(asked)
-    proposal = next((one for one in open_approvals(asked.ledger) if one.id == wanted), None)
+    proposal = _open(asked, wanted)
     operation = None if proposal is None else find(asked.ledger, proposal.subject)
     if proposal is None and not problem:
         raise NotFound(f"A{wanted} is not open")
     own = proposal is not None and _is_own(asked, proposal)
-    if own and action == "approve":
-        problem = problem or "This is your own proposal: another person must approve it."
+    if own and action != WITHDRAW:
+        problem = problem or "This is your own proposal: another person must approve it, or you withdraw it."
+    if action == WITHDRAW and proposal is not None and not own:
+        problem = problem or _NOT_YOURS
     return asked.page(
         "approval.html", status, action=action, proposal=proposal, one=operation, problem=problem, own=own,
         changed=proposal is not None and operation is not None and operation.change_mark != proposal.seen,
@@ -83,5 +90,9 @@ def _form(asked: Asked, problem: str, status: int = 200) -> Response:
     )  # fmt: skip
 
 
-def _is_own(asked: Asked, one: Approval) -> bool:
-    return one.proposed_by.strip().casefold() == asked.person.name.strip().casefold()
+def _open(asked: Asked, wanted: int) -> Approval | None:
+    return next((one for one in open_approvals(asked.ledger) if one.id == wanted), None)
+
+
+def _is_own(asked: Asked, one: Approval | None) -> bool:
+    return one is not None and one.proposed_by.strip().casefold() == asked.person.name.strip().casefold()
