@@ -1,17 +1,22 @@
 """Text from outside is data on every page: no element, no attribute, no control character, no secret comes of it."""
 
+import hashlib
+import json
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 from sqlalchemy import text
 
 from tests.console.conftest import client_of
 from tests.console.sample import HOSTILE, fill_hostile
-from tests.operations import fail_operation
+from tests.operations import fail_operation, hold_operation, make_wait
+from tests.support import until
 from worker.console.state import Console
 from worker.ledger import Ledger, pause, replay
+from worker.operation import WaitReason
 
 OpenConsole = Callable[..., Console]
 
@@ -113,11 +118,28 @@ def test_a_spreadsheet_reads_no_formula(open_console: OpenConsole, ledger: Ledge
     assert "'@SUM(A1)" in client.get("/operations.csv").text
 
 
-def test_the_evidence_has_a_digest_and_no_secret(open_console: OpenConsole, keys: list[str]) -> None:
+def test_the_evidence_has_its_digest_and_no_secret(open_console: OpenConsole, keys: list[str]) -> None:
     client = client_of(open_console())
 
     for key in keys:
         answer = client.get("/evidence.json", params={"key": key})
-        assert answer.json()["evidence"]["key"]
-        assert len(answer.json()["sha256_of_evidence"]) == 64
+        bundle = answer.json()
+        canonical = json.dumps(bundle["evidence"], sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        assert bundle["evidence"]["attempts"]
+        assert bundle["sha256_of_evidence"] == hashlib.sha256(canonical.encode()).hexdigest()
         assert "eyJhbGciOiJFUzI1NiJ9" not in answer.text
+
+
+def test_two_exports_of_the_same_evidence_are_equal(open_console: OpenConsole, ledger: Ledger) -> None:
+    make_wait(ledger, hold_operation(ledger, "W1"), wait_reason=WaitReason.PENDING_AT_B2COPY, due_in_s=5000.4)
+    client = client_of(open_console())
+
+    def export() -> dict[str, Any]:
+        return dict(client.get("/evidence.json?key=fees.process:W1").json())
+
+    first = export()
+    second = until(lambda: later if (later := export())["exported_at"] != first["exported_at"] else None)
+
+    assert "next look in" in first["standing"]
+    assert "next look in" not in json.dumps(first["evidence"])
+    assert (first["evidence"], first["sha256_of_evidence"]) == (second["evidence"], second["sha256_of_evidence"])

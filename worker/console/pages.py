@@ -18,11 +18,12 @@ from worker.ledger.due import COUNT_LIMIT
 from worker.ledger.oldest import oldest_open
 from worker.ledger.operation_lists import OPEN, PAGE, Filter, Page, count_operations, list_operations
 from worker.ledger.queries import audit_page, children_of
-from worker.operation import MESSAGE_KIND, FailureReason, Operation, State, WaitReason
+from worker.operation import MESSAGE_KIND, VERSION, FailureReason, Operation, State, WaitReason
 from worker.queues import LANES
 from worker.report import sentences
 from worker.report.health import health_of
-from worker.report.operation import document, report_on
+from worker.report.operation import evidence as stored_evidence
+from worker.report.operation import report_on
 from worker.report.rates import points
 from worker.report.replay import moves_money
 from worker.report.session import OUTCOMES, RENEWED
@@ -137,11 +138,20 @@ def operation(asked: Asked) -> Response:
 
 
 def evidence(asked: Asked) -> Response:
-    """All evidence of an operation as JSON, with the SHA-256 of its canonical form."""
-    found = one_operation(asked)
-    content = redacted_value(document(report_on(asked.ledger, found, asked.console.kinds)))
+    """All evidence of an operation as JSON, with the SHA-256 of `evidence` in its canonical form.
+
+    Canonical: names sorted, no spaces, all but ASCII escaped. Two exports of the same evidence have the same digest.
+    """
+    report = report_on(asked.ledger, one_operation(asked), asked.console.kinds)
+    content = redacted_value(stored_evidence(report))
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    bundle = {"sha256_of_evidence": hashlib.sha256(canonical.encode()).hexdigest(), "evidence": content}
+    bundle = {
+        "sha256_of_evidence": hashlib.sha256(canonical.encode()).hexdigest(),
+        "exported_at": iso(int(time.time() * 1000)),
+        "exported_by_version": VERSION,
+        "standing": report.standing,
+        "evidence": content,
+    }
     return json_file("evidence.json", bundle)
 
 
