@@ -138,7 +138,8 @@ def test_two_exports_of_the_same_evidence_are_equal(open_console: OpenConsole, l
         return dict(client.get("/evidence.json?key=fees.process:W1").json())
 
     first = export()
-    second = until(lambda: later if (later := export())["exported_at"] != first["exported_at"] else None)
+    until(lambda: export()["exported_at"] != first["exported_at"])
+    second = export()
 
     assert "next look in" in first["standing"]
     assert "next look in" not in json.dumps(first["evidence"])
