@@ -8,7 +8,7 @@ from tests.console.conftest import client_of
 from tests.operations import LedgerClock, fail_operation, hold_operation, make_wait, record_operations
 from worker.console.state import Console
 from worker.ledger import Ledger, operation_lists
-from worker.operation import FailureReason, WaitReason
+from worker.operation import FailureReason, OnUnknown, WaitReason
 
 OpenConsole = Callable[..., Console]
 NOTHING = "Nothing to do here"
@@ -51,3 +51,14 @@ def test_a_window_that_was_cut_is_no_proof_that_nothing_is_to_be_done(
 
     assert page.count("and there are more") == 1
     assert page.count(NOTHING) == 1
+
+
+def test_the_next_step_names_buttons_and_no_command(open_console: OpenConsole, ledger: Ledger) -> None:
+    fail_operation(ledger, "W1", failure_reason=FailureReason.EXPIRED)
+    fail_operation(ledger, "W2", kind="call", failure_reason=FailureReason.UNRESOLVED, on_unknown=OnUnknown.STOP)
+
+    page = client_of(open_console()).get("/todo").text
+
+    assert "If it is still wanted: replay it" in page
+    assert "press “It was done”" in page
+    assert "b2copy-sync failed" not in page

@@ -10,7 +10,7 @@ from worker.console.asked import Asked, NotFound, see
 from worker.console.parameters import address, number
 from worker.errors import NotAllowed
 from worker.ledger import find, find_many
-from worker.ledger.approvals import Approval, approve, decided_approvals, open_approvals, reject
+from worker.ledger.approvals import Approval, approve, decided_approvals, is_same_person, open_approvals, reject
 from worker.ledger.flags import RESUME
 from worker.queues import LANES
 
@@ -95,4 +95,4 @@ def _open(asked: Asked, wanted: int) -> Approval | None:
 
 
 def _is_own(asked: Asked, one: Approval | None) -> bool:
-    return one is not None and one.proposed_by.strip().casefold() == asked.person.name.strip().casefold()
+    return one is not None and is_same_person(one.proposed_by, asked.person.name)

@@ -13,11 +13,10 @@ from starlette.responses import Response
 from worker.console.actions import note_problem
 from worker.console.asked import Asked
 from worker.console.parameters import BadParameter, list_query
-from worker.errors import NotAllowed
 from worker.ledger import Ledger, replay
-from worker.ledger.approvals import propose
 from worker.ledger.operation_lists import Page, list_operations
 from worker.ledger.queries import find_by_ids
+from worker.ledger.replay_proposals import propose_replays
 from worker.operation import FailureReason, Operation, State
 from worker.report.replay import moves_money, why_not_replayable
 
@@ -41,8 +40,11 @@ def _act(asked: Asked) -> Response:
     shown, note = _read_shown(asked.form.get("shown", "")), asked.form.get("note", "").strip()
     unchanged = [one for one in find_by_ids(asked.ledger, list(shown)) if shown[one.id] == one.change_mark]
     wanted, left_alone = _sorted_out(unchanged)
-    alone = [one for one in wanted if not asked.ledger.needs_approval(one.kind, one.lane)]
-    proposed, refused = _propose(asked, [one for one in wanted if one not in alone], note)
+    needs = asked.ledger.needs_approval
+    alone = [one for one in wanted if not needs(one.kind, one.lane)]
+    to_propose = [one for one in wanted if needs(one.kind, one.lane)]
+    proposed, not_proposed = propose_replays(asked.ledger, to_propose, asked.person.name, note)
+    refused = Counter({"another proposal is open, or it changed meanwhile": len(not_proposed)} if not_proposed else {})
     replayed = _replay(asked.ledger, alone, asked.person.name, note)
     for lane in {one.lane for one in alone}:
         asked.console.wake(lane)
@@ -51,7 +53,7 @@ def _act(asked: Asked) -> Response:
     return asked.page(
         "bulk_done.html",
         replayed=len(replayed),
-        proposed=proposed,
+        proposed=len(proposed),
         left_alone=left_alone + changed + refused,
         query=list_query(asked.query, asked.console.kinds),
     )
@@ -64,18 +66,6 @@ def _replay(ledger: Ledger, wanted: list[Operation], actor: str, note: str) -> l
         marks = {one.key: one.change_mark for one in batch}
         replayed += replay(ledger, list(marks), actor, note, seen=marks)
     return replayed
-
-
-def _propose(asked: Asked, wanted: list[Operation], note: str) -> tuple[int, Counter[str]]:
-    proposed, refused = 0, Counter[str]()
-    for one in wanted:
-        try:
-            propose(asked.ledger, "replay", one.key, asked.person.name, note, one.change_mark, {})
-        except NotAllowed:
-            refused["another proposal is open, or it changed meanwhile"] += 1
-        else:
-            proposed += 1
-    return proposed, refused
 
 
 def _chosen(asked: Asked) -> Page:

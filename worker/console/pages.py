@@ -10,7 +10,6 @@ from starlette.responses import Response
 from worker.console.actions import permitted_actions
 from worker.console.asked import Asked, NotFound, csv_file, json_file, see
 from worker.console.charts import ended_chart, late_chart
-from worker.console.next_step import next_step
 from worker.console.parameters import FIELDS, ListQuery, address, known_reasons, list_query, number, text
 from worker.ledger import active_flags, find, find_many
 from worker.ledger.approvals import approvals_of, open_approvals
@@ -33,6 +32,13 @@ from worker.report.timeline import timeline
 from worker.session import State as SessionState
 from worker.watch.redact import redacted_value
 
+BUTTONS = sentences.Ways(
+    session="The System page",
+    replay="replay it",
+    correct=sentences.COMMANDS.correct,  # the console has no page for it
+    resolve_done="press “It was done”",
+    replay_not_done="press “It was not done: replay”",
+)
 EXPORT_LIMIT = 1_000
 LATE_MS = 5 * 60_000  # on our clock: a money operation that is open for longer stands on the work list
 LATE_DUE_S = 60.0
@@ -85,7 +91,7 @@ def work_list(asked: Asked) -> Response:
         live=True,
         approvals=open_approvals(ledger),
         sections=[(title, list_operations(ledger, wanted), query) for title, wanted, query in sections],
-        next_step=lambda operation: next_step(operation) or _standing(asked, operation, flags),
+        next_step=lambda operation: sentences.remedy(operation, BUTTONS) or _standing(asked, operation, flags),
         actions=lambda operation: permitted_actions(asked, operation),
     )
 
@@ -124,7 +130,7 @@ def operation(asked: Asked) -> Response:
         "operation.html",
         live=True,
         report=report,
-        next_step=next_step(found),
+        next_step=sentences.remedy(found, BUTTONS),
         one=found,
         account=account_of(found),
         money=moves_money(found, asked.console.kinds),
