@@ -6,7 +6,7 @@ from worker.b2copy.routes.client_registration import INIT, REGISTER, Client, New
 from worker.b2copy.routes.seamless_login import GET_AUTH_URL, SeamlessUrl, Visitor
 from worker.b2copy.seamless_secret import seamless_secret
 from worker.errors import AccessRejected, BackOfficeUnavailable, Conflict
-from worker.ids import Id, Login
+from worker.id_fields import Id, Login
 from worker.kind import Attempt, Description, Kind, Payload
 from worker.operation import Claim, Done, OnUnknown, Outcome
 from worker.settings import worker_settings

@@ -12,16 +12,16 @@ from typing import Any
 
 from celery import current_app, signals
 
-from worker.celery_app import App, celery_settings
+from worker.celery_settings import App, celery_settings
 from worker.errors import SettingsError
 from worker.instances import b2copy, ledger, session, webhook
 from worker.ledger import open_ledger
 from worker.operation import VERSION
-from worker.packages import check_ours
+from worker.package_conflicts import check_ours
 from worker.queues import MIN_CONCURRENCY
 from worker.settings import crm_settings, worker_settings
-from worker.watch.logs import guard, guard_our_loggers
-from worker.watch.repeat_limit import limit_repeats
+from worker.watch.log_redaction import guard, guard_our_loggers
+from worker.watch.log_repeat_limit import limit_repeats
 
 __all__ = ["app", "b2copy", "ledger", "session", "webhook"]
 
@@ -53,13 +53,13 @@ app.steps["worker"].add("worker.watch.bootsteps:Heartbeat")
 
 @signals.celeryd_init.connect
 def check_before_work(conf: Any = None, options: Any = None, **_: Any) -> None:
-    """Refuse to start on bad settings, options, keys or schema: a task must not be the first to find out."""
+    """Refuse to start on bad settings, options, keys or schema, before a task needs them."""
     if conf is not app.conf:
         return
     from worker.http import check as check_transport
     from worker.ledger.schema import HEAD
     from worker.session import check_keys
-    from worker.session.back_office import check_password
+    from worker.session.back_office_login import check_password
     from worker.watch import metrics
     from worker.watch.bootsteps import uses_processes
     from worker.watch.metrics_server import check_folder
@@ -102,15 +102,13 @@ def check_options(options: dict[str, Any]) -> None:
 def set_up_logs(logger: Any = None, **_: Any) -> None:
     """Redact secrets in all Celery log handlers, limit repeats, and silence Celery's two lines per message.
 
-    With B2COPY_LOG_FORMAT=json they write a JSON object a line. Warnings and exceptions that nobody caught are written
-    the same way.
-
-    Wake-ups come by the thousand, and what became of an operation stands in the ledger.
+    The two lines are silenced because there are thousands of wake-ups, and the ledger has what became of an operation.
+    With B2COPY_LOG_FORMAT=json the handlers write a JSON object a line, also for warnings and uncaught exceptions.
     """
     if current_app != app:  # a CRM's own worker, which only imports `tasks.enqueue`
         return
+    from worker.watch.json_logs import log_what_nobody_catches, use_json
     from worker.watch.log_count import count_records
-    from worker.watch.log_format import log_what_nobody_catches, use_json
 
     if crm_settings().log_format == "json":
         use_json(logger)
@@ -126,8 +124,8 @@ def set_up_logs(logger: Any = None, **_: Any) -> None:
 def end_beat_between_ticks(sender: Any = None, **_: Any) -> None:
     """Let SIGTERM and SIGINT end beat at its next tick, within a second.
 
-    Celery raises SystemExit wherever beat is. During a call of Redis the client turns SystemExit into an error of its
-    own, which beat logs, and beat then runs on until it is killed.
+    Celery raises SystemExit at any point of beat's code. During a call of Redis, the Redis client turns SystemExit into
+    an error of its own. Beat logs that error and then runs until it is killed.
     """
     if sender.app is app and threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):

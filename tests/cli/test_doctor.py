@@ -13,7 +13,7 @@ from worker.ledger import Ledger
 from worker.operation import WaitReason
 from worker.sandbox.control_client import SandboxControl
 from worker.testbed.broker import Broker
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 
 
 def grades(ran: Ran) -> dict[str, set[str]]:
@@ -138,9 +138,9 @@ def test_compares_our_address_with_the_one_b2copy_sees(b2copy_sync: Command, san
     resting = b2copy_sync("doctor", "--json", B2COPY_DEVICE_IP="192.0.2.7")
 
     assert ran.code == resting.code == 1
-    for told in (ran, resting):
-        assert "the login is refused" in messages(told, "session")
-        assert "we send 192.0.2.7, B2COPY sees 127.0.0.1" in messages(told, "device_ip")
+    for one in (ran, resting):
+        assert "the login is refused" in messages(one, "session")
+        assert "we send 192.0.2.7, B2COPY sees 127.0.0.1" in messages(one, "device_ip")
     assert logins(sandbox) == ["authexternalcrm"]
 
 

@@ -37,8 +37,8 @@ from worker.ledger import Ledger, pause
 from worker.operation import WaitReason
 from worker.sandbox.control_client import SandboxControl
 from worker.testbed.broker import Broker
-from worker.testbed.environment import Environment
 from worker.testbed.keys import new_key_pair
+from worker.testbed.local_system import Environment
 from worker.testbed.processes import Process
 
 

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import uvicorn
 
+from worker.console.process_state import Console
 from worker.console.serve import server_config
-from worker.console.state import Console
 from worker.testbed.ports import free_port
 
 

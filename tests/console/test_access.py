@@ -13,13 +13,13 @@ from starlette.testclient import TestClient
 
 from tests.console.conftest import ADDRESS, client_of
 from tests.operations import fail_operation
-from worker.console import passwords
+from worker.console import password_access
 from worker.console.access import ProxyAccess, read_secret
 from worker.console.app import make_app
-from worker.console.passwords import PasswordAccess, read_people, set_person
+from worker.console.password_access import PasswordAccess, read_people, set_person
+from worker.console.process_state import Console
 from worker.console.roles import Role
 from worker.console.serve import check_listen, make_console, split_address
-from worker.console.state import Console
 from worker.errors import SettingsError
 from worker.ledger import Ledger
 from worker.settings import ConsoleSettings
@@ -149,9 +149,9 @@ def test_a_password_file_that_others_may_read_closes_the_console_and_the_log_say
 def test_passwords_cannot_be_tried_without_end(
     open_console: OpenConsole, people: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(passwords, "TRIES_PER_S", 0.001)
-    monkeypatch.setattr(passwords, "TRIES_AT_ONCE", 4)
-    monkeypatch.setattr(passwords, "WRONG_S", 0.0)
+    monkeypatch.setattr(password_access, "TRIES_PER_S", 0.001)
+    monkeypatch.setattr(password_access, "TRIES_AT_ONCE", 4)
+    monkeypatch.setattr(password_access, "WRONG_S", 0.0)
     client = client_of(open_console(PasswordAccess(people, False), console_access="password"))
 
     tries = [client.post("/login", data={"name": f"eve {n}", "password": "guess"}).status_code for n in range(6)]
@@ -162,7 +162,7 @@ def test_passwords_cannot_be_tried_without_end(
 def test_wrong_tries_in_a_persons_name_do_not_lock_the_person_out(
     open_console: OpenConsole, people: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(passwords, "WRONG_S", 0.0)
+    monkeypatch.setattr(password_access, "WRONG_S", 0.0)
     client = client_of(open_console(PasswordAccess(people, False), console_access="password"))
 
     for _ in range(6):
@@ -186,7 +186,7 @@ def test_a_flood_of_logins_has_two_passwords_verified_at_once(people: Path, monk
                 with lock:
                     at_once -= 1
 
-    monkeypatch.setattr(passwords, "_HASHER", Counted())
+    monkeypatch.setattr(password_access, "_HASHER", Counted())
     access = PasswordAccess(people, False)
     with ThreadPoolExecutor(4) as threads:
         tokens = list(threads.map(lambda _: access.log_in("ann", PASSWORD), range(4)))

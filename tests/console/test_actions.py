@@ -16,14 +16,14 @@ from tests.operations import (
     make_wait,
     record_operation,
 )
-from worker.console import fleet
+from worker.console import pause_and_renew
+from worker.console.process_state import Console
 from worker.console.serve import make_console
-from worker.console.state import Console
 from worker.ledger import Ledger, active_flags, audit_of, replay
 from worker.operation import FailureReason, OnUnknown, State, WaitReason
 from worker.session import SharedSession
 from worker.settings import ConsoleSettings, Settings, load
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 
 OpenConsole = Callable[..., Console]
 NO_CERTIFICATES = {"redis_url": "rediss://127.0.0.1:1/0", "redis_ca_file": Path("/nowhere/ca.pem")}
@@ -170,7 +170,7 @@ def test_the_session_is_renewed_and_the_audit_says_why(active_environment: Envir
 def test_a_renewal_that_did_not_happen_is_no_success(
     active_environment: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fleet, "RENEWAL_S", 0.0)
+    monkeypatch.setattr(pause_and_renew, "RENEWAL_S", 0.0)
     console = make_console(load(ConsoleSettings), True, lambda lane: None)
     client = client_of(console)
     fill_and_send(client, "/fleet/renew")

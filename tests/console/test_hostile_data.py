@@ -14,7 +14,7 @@ from tests.console.conftest import client_of
 from tests.console.sample import HOSTILE, fill_hostile
 from tests.operations import fail_operation, hold_operation, make_wait
 from tests.support import until
-from worker.console.state import Console
+from worker.console.process_state import Console
 from worker.ledger import Ledger, pause, replay
 from worker.operation import WaitReason
 

@@ -5,7 +5,7 @@ import threading
 import pytest
 from starlette.responses import PlainTextResponse, Response
 
-from worker.console.state import OneTimeForms, SentForm
+from worker.console.process_state import OneTimeForms, SentForm
 
 ANN = SentForm("ann", "/fleet/pause?lane=money", "t1")
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.console.conftest import client_of
 from tests.operations import LedgerClock, fail_operation, hold_operation, make_wait, record_operations
-from worker.console.state import Console
+from worker.console.process_state import Console
 from worker.ledger import Ledger, operation_lists
 from worker.operation import FailureReason, OnUnknown, WaitReason
 

@@ -12,7 +12,7 @@ import redis
 from tests.cli.command import Ran, run
 from tests.deploy.servers import PostgresWithRoles, RedisWithUsers, Secrets
 from tests.support import until
-from worker.testbed.environment import Environment, Sandbox, wait_for_worker
+from worker.testbed.local_system import Environment, Sandbox, wait_for_worker
 from worker.testbed.processes import Process
 
 pytestmark = pytest.mark.timeout(180)  # many processes, one after the other

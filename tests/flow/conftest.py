@@ -22,7 +22,7 @@ from worker.kind import Attempt, Kind
 from worker.ledger import Ledger, search
 from worker.operation import Claim, Done, OnUnknown, Outcome, State
 from worker.settings import worker_settings
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 
 AttemptFunction = Callable[[Attempt, Fees], Coroutine[Any, Any, Outcome]]
 Answer = Callable[[str], Any]

@@ -207,7 +207,7 @@ class TestOnUnknownAsAFunction:
     """A kind whose `create` can be read back, and whose `processext` cannot."""
 
     @staticmethod
-    def permits(claim: Claim) -> OnUnknown:
+    def on_unknown(claim: Claim) -> OnUnknown:
         return OnUnknown.STOP if claim.unknown_step == "processext" else OnUnknown.READ_BACK
 
     async def attempt(self, attempt: Attempt, fees: Fees) -> Outcome:
@@ -218,7 +218,7 @@ class TestOnUnknownAsAFunction:
         return Done()
 
     def kind(self) -> Any:
-        return fees_kind(self.attempt, on_unknown=self.permits)
+        return fees_kind(self.attempt, on_unknown=self.on_unknown)
 
     def test_ends_an_operation_whose_step_must_not_be_repeated_and_names_it(
         self, ledger: Ledger, engine: Engine

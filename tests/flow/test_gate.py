@@ -31,7 +31,7 @@ from worker.errors import (
     StoreUnavailable,
     Unavailable,
 )
-from worker.flow import circuit_breaker, gate, rate_limit
+from worker.flow import circuit_breaker, fleet_limits, gate
 from worker.flow.circuit_breaker import FAILURES_TO_OPEN
 from worker.flow.gate import Gate
 from worker.flow.meaning import meaning_of
@@ -40,13 +40,13 @@ from worker.kind import Attempt
 from worker.ledger import Ledger, attempts_of, search
 from worker.operation import Done, FailureReason, Outcome, State, WaitReason
 from worker.settings import worker_settings
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 
 
 @pytest.fixture(autouse=True)
 def _probe_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(circuit_breaker, "PROBE_EVERY_S", 0.2)
-    monkeypatch.setattr(rate_limit, "PROBE_EVERY_S", 0.2)
+    monkeypatch.setattr(fleet_limits, "PROBE_EVERY_S", 0.2)
 
 
 def a_gate(**settings: Any) -> Gate:

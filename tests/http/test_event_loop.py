@@ -15,10 +15,10 @@ from tests.support import until
 from tests.test_app import Run, refused, run  # noqa: F401
 from worker.errors import SessionUnavailable
 from worker.http import Http, event_loop
-from worker.http.loop import BLOCKING_THREADS
+from worker.http.event_loop_thread import BLOCKING_THREADS
 from worker.operation import OnUnknown
 from worker.settings import Settings
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 
 
 class Token(NamedTuple):

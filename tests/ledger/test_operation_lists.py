@@ -12,8 +12,8 @@ from tests.operations import (
     succeed_operation,
 )
 from worker.ledger import Ledger, operation_lists
-from worker.ledger.oldest import oldest_open
 from worker.ledger.operation_lists import OPEN, Filter, count_operations, list_operations
+from worker.ledger.overview import oldest_open
 from worker.ledger.queries import find_by_ids
 from worker.operation import FailureReason, State, WaitReason
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import until
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 from worker.testbed.processes import Process
 from worker.watch import heartbeat
 

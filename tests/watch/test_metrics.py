@@ -17,7 +17,7 @@ from tests.watch import metrics_table
 from worker.ledger import Ledger, pause
 from worker.operation import FINAL, WaitReason
 from worker.testbed.broker import Broker
-from worker.testbed.environment import Environment, Sandbox, wait_for_worker
+from worker.testbed.local_system import Environment, Sandbox, wait_for_worker
 from worker.testbed.ports import free_port
 
 __all__ = ["b2copy_sync", "ledger"]  # fixtures
@@ -158,7 +158,7 @@ def test_pool_processes_need_a_folder(environment: Environment) -> None:
 
 
 def test_the_table_of_metrics_is_that_of_the_code() -> None:
-    assert metrics_table.PATH.read_text() == metrics_table.text(), "write it anew: make env"
+    assert metrics_table.PATH.read_text() == metrics_table.text(), "write it again: make env"
 
 
 def test_the_names_are_as_prometheus_wants_them(

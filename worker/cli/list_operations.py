@@ -11,7 +11,7 @@ from worker.cli.options import Json, Lane, duration
 from worker.operation import State
 
 if TYPE_CHECKING:
-    from worker.report.operation import OperationReport
+    from worker.report.operation_report import OperationReport
 
 
 def list_(
@@ -38,7 +38,7 @@ def list_(
     """List operations, newest first. Each page looks through a bounded part of the ledger, and says how to continue."""
     from tasks.registry import KINDS
     from worker.ledger.operation_lists import OPEN, Filter, list_operations
-    from worker.report.operation import report_on, summary
+    from worker.report.operation_report import report_on, summary
 
     if state is not None and still_open:
         raise typer.BadParameter("a state and --open are two filters: use one of them", param_hint="--open")
@@ -66,7 +66,7 @@ def list_(
 
 def show_table(reports: "list[OperationReport]") -> None:
     """Print operations, one a line."""
-    from worker.report.text import clock
+    from worker.report.format_values import clock
 
     rows: list[tuple[Any, ...]] = [
         (

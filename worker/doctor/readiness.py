@@ -3,13 +3,13 @@
 import redis
 from sqlalchemy.exc import SQLAlchemyError
 
-from worker.doctor.redis import connect
+from worker.doctor.check_redis import connect
 from worker.errors import B2CopyError, SettingsError
 from worker.ledger import open_ledger
 from worker.session import SharedSession
 from worker.settings import Settings
 
-TERMINAL = "terminal"  # the cool-down after a refused login
+TERMINAL = "terminal"  # name of the cool-down after a refused login
 
 
 def not_ready(settings: Settings) -> str:

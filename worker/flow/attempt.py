@@ -25,15 +25,15 @@ class Destination(Protocol):
 class RunningAttempt:
     """See `worker.kind.Attempt`. Used by one sender, once.
 
-    `unknown_step`: a request with an effect was sent, and what it did is not known (yet). `sent`: some request may have
-    reached the destination. `progress` is stored with the operation whatever becomes of the attempt, so that the next
-    one continues there.
+    `unknown_step`: the request with an effect that was sent and whose effect is not known yet. `sent`: some request may
+    have reached the destination. `progress` is stored with the operation after every attempt, so that the next attempt
+    continues there.
     """
 
     def __init__(
         self,
         claim: Claim,
-        permits: OnUnknown,
+        on_unknown: OnUnknown,
         destination: Destination,
         gate: Gate,
         lease_is_valid: Callable[[Claim], bool],
@@ -42,7 +42,7 @@ class RunningAttempt:
         urgent: bool,
     ) -> None:
         self.claim, self.settings = claim, settings
-        self._permits, self._destination, self._gate, self._ledger = permits, destination, gate, ledger
+        self._on_unknown, self._destination, self._gate, self._ledger = on_unknown, destination, gate, ledger
         self._lease_is_valid, self._urgent = lease_is_valid, urgent
         self._progress = claim.progress
         self.steps: list[Step] = []
@@ -64,8 +64,8 @@ class RunningAttempt:
             await self._gate.pass_one(self._urgent)
             if not self._lease_is_valid(self.claim):
                 raise LeaseTooShort("too little is left of the lease")
-        # A request without an effect may be sent twice, whatever the operation permits.
-        on_unknown = self._permits if route.has_effect else OnUnknown.REPEAT
+        # A request without an effect may be sent twice, for any `on_unknown` of the operation.
+        on_unknown = self._on_unknown if route.has_effect else OnUnknown.REPEAT
         began = time.monotonic()
         try:
             answer = await self._destination.send(route, body, on_unknown)
@@ -92,7 +92,7 @@ class RunningAttempt:
         if route.has_effect and is_unknown:
             self.unknown_step = route.name
         elif error is None and self.unknown_step == route.name:
-            self.unknown_step = None  # an earlier call of this attempt was lost, and this one was answered
+            self.unknown_step = None  # an earlier call of this step had no answer, and this call has one
         took_s = time.monotonic() - began
         observe_request(self.claim.destination, route.name, took_s, status, has_left)
         self.steps.append(Step(route.name, round(took_s * 1000), status, word))

@@ -1,4 +1,4 @@
-"""From a claim to what becomes of it: checks before sending, one attempt, its evidence, the policy's decision."""
+"""Make one attempt for a claim: check before sending, run the kind's coroutine, build evidence and transition."""
 
 import logging
 import time
@@ -33,12 +33,12 @@ from worker.settings import Settings
 
 log = logging.getLogger(__name__)
 
-UNKNOWN_KIND_WAIT_S = 30.0  # a kind that only a newer version of this code knows is left to that version
-LEDGER_PAUSE_S = 1.0  # an attempt that could not read the ledger is made again after this time
+UNKNOWN_KIND_WAIT_S = 30.0  # seconds; an operation waits so long if only a newer version of this code knows its kind
+LEDGER_PAUSE_S = 1.0  # seconds; an attempt that could not read the ledger is made again after this time
 
 
 class Return(NamedTuple):
-    """A claim for which nothing was sent: the operation is again what it was."""
+    """A claim for which nothing was sent. The operation gets back the state that it had before the claim."""
 
     claim: Claim
 
@@ -65,36 +65,36 @@ class AttemptMaker:
         self._policy = RetryPolicy(settings.max_attempts, spacing.between_polls_s)
         self.attempt_s = 0.05  # seconds an attempt takes: a first guess, then the moving average
 
-    async def make(self, claim: Claim, times_opened: int) -> Result:
+    async def make(self, claim: Claim, times_closed: int) -> Result:
         """Make one attempt, unless something forbids it, and return what becomes of the operation.
 
-        `times_opened`: how often the gate had closed when the operation was claimed.
+        `times_closed`: the gate's `times_closed` when the operation was claimed.
         """
-        return await self._check_before_send(claim, times_opened) or await self._make_attempt(claim)
+        return await self._check_before_send(claim, times_closed) or await self._make_attempt(claim)
 
-    async def _check_before_send(self, claim: Claim, times_opened: int) -> Result | None:
-        """Return what becomes of a claim that must not be sent, or not now. None: send it."""
+    async def _check_before_send(self, claim: Claim, times_closed: int) -> Result | None:
+        """Return the result of a claim that must not be sent, or not now. None if it must be sent."""
         kind = self._kinds.get(claim.kind)
         if kind is None or claim.destination not in self._gates:
             return _left_to_newer_version(claim)
-        if claim.outcome_unknown and kind.permits(claim) == OnUnknown.STOP:
+        if claim.outcome_unknown and kind.on_unknown_for(claim) == OnUnknown.STOP:
             return Transition(
                 claim, State.FAILED, failure_reason=FailureReason.UNRESOLVED, outcome_unknown=True,
                 unknown_step=claim.unknown_step, progress=claim.progress, sent=False,
             )  # fmt: skip
-        if not await self._gates[claim.destination].may_send(times_opened) or not self._leases.is_valid(claim):
+        if not await self._gates[claim.destination].may_send(times_closed) or not self._leases.is_valid(claim):
             return Return(claim)
         return None
 
     async def _make_attempt(self, claim: Claim) -> Transition:
         kind, gate = self._kinds[claim.kind], self._gates[claim.destination]
-        permits = kind.permits(claim)
+        on_unknown = kind.on_unknown_for(claim)
         began, started_at = time.monotonic(), time.time()
         attempt: RunningAttempt | None = None
         learned: Outcome | Exception
         try:
             attempt = RunningAttempt(
-                claim, permits, self._destinations[claim.destination](), gate, self._leases.is_valid, self._ledger,
+                claim, on_unknown, self._destinations[claim.destination](), gate, self._leases.is_valid, self._ledger,
                 self._settings, self._urgent,
             )  # fmt: skip
             learned = await kind.attempt(attempt, kind.checked(claim.payload))
@@ -108,9 +108,9 @@ class AttemptMaker:
         others_are_served = gate.served_since(began - claim.last_wait_s)
         unknown_step = attempt.unknown_step if attempt else None
         progress = attempt.progress if attempt else claim.progress
-        if unknown_step is not None:  # the kind may answer differently now that it knows which step it is
+        if unknown_step is not None:  # a kind's `on_unknown` may depend on the step whose outcome is unknown
             known_now = claim._replace(outcome_unknown=True, unknown_step=unknown_step, progress=progress)
-            permits = kind.permits(known_now)
+            on_unknown = kind.on_unknown_for(known_now)
         if meaning.becomes == Becomes.PENDING:
             await self._spacing.recount()
         record = _record_of(
@@ -120,7 +120,7 @@ class AttemptMaker:
         transition = self._policy.decide(
             Finished(
                 claim=claim,
-                permits=permits,
+                on_unknown=on_unknown,
                 learned=learned,
                 meaning=meaning,
                 record=record,
@@ -181,7 +181,8 @@ def _record_of(
         http_status=status,
         outcome=meaning.word,
         message=message,
-        # Of a single call the attempt itself says all there is to say, unless it was not the last one wanted.
+        # Steps are stored if there were several, or if the gate stopped a further call. The step of a single call would
+        # repeat what the attempt says.
         steps=tuple(steps) if len(steps) > 1 or isinstance(learned, GateClosed) else (),
         counted=counted,
         request_id=request_id,

@@ -10,9 +10,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 log = logging.getLogger(__name__)
 
-COUNT_VALID_S = 1.0  # for how long a count of the pending operations is used
-QUICKEST_S = 0.001  # a poll counts for at least this, so that the clock's resolution does not give endless capacity
-OUTLIER = 1.5  # cap one sample at 1.5 times the average, because the process may have been suspended
+COUNT_VALID_S = 1.0  # seconds; a count of the pending operations is used so long
+QUICKEST_S = 0.001  # seconds; a shorter poll counts as this long, because a measured 0 would mean infinite capacity
+OUTLIER = 1.5  # cap one sample at so many times the average, because the process may have been suspended
 
 
 class PollSpacing:

@@ -142,7 +142,7 @@ def _is_conflict(error: BaseException) -> bool:
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
     # The driver would begin each transaction as a reader. A reader that then writes fails at once if another process
-    # has written meanwhile, so we begin transactions ourselves.
+    # has written since, so we begin transactions ourselves.
     connection.isolation_level = None
     _use_wal(connection)
     connection.execute("PRAGMA synchronous=FULL")  # an accepted operation survives a power cut

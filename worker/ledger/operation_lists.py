@@ -4,12 +4,12 @@ A filter may match few of a million operations, and no index serves every filter
 window through an index, at most `WINDOW` operations, and filters inside it:
 
     open states       the operations of each lane and phase that are due first
-    one wait reason   some that wait for it
-    failed            the newest failed ones
-    a batch           its newest ones
-    anything else     the newest operations of all
+    one wait reason   operations that wait for this reason, in no certain order
+    failed            the newest failed operations
+    a batch           the newest operations of the batch
+    anything else     the newest operations
 
-A page says where the next one begins, also if its window held no match at all.
+A page says where the next page begins, even if the window held no match.
 """
 
 import json
@@ -26,8 +26,8 @@ from worker.ledger.schema import c, now_ms, sql_literal
 from worker.operation import Operation, Phase, State
 from worker.queues import LANES
 
-WINDOW = 5_000  # operations that one page looks through, per lane and phase for the open ones
-PAGE = 50
+WINDOW = 5_000  # operations that one page searches; for open operations, in each lane and phase
+PAGE = 50  # operations on one page
 _COLUMNS = (c.id, c.lane, c.kind, c.state, c.wait_reason, c.failure_reason, c.batch, c.state_since)
 OPEN = (State.QUEUED, State.RUNNING, State.WAITING)
 

@@ -1,4 +1,4 @@
-"""The ledger at a glance: what is open, how old it is, what ended lately, what failed. One read-only transaction.
+"""The ledger at a glance: what is open, how old it is, what ended lately, what failed.
 
 No count looks at more than `COUNT_LIMIT` rows of a lane, so that the cost does not grow with the backlog. Of a longer
 backlog the operations that are due first are counted, and `capped` says so.
@@ -6,7 +6,7 @@ backlog the operations that are due first are counted, and `capped` says so.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Integer, Select, Subquery, bindparam, case, func, select, union_all
 
@@ -65,7 +65,19 @@ class Overview:
     requests_age_s: float | None
 
 
+class Oldest(NamedTuple):
+    """An operation's key, and how long it has taken so far, in ms.
+
+    `their_ms`: how long it was pending at the destination or paused; `our_ms`: all other time.
+    """
+
+    key: str
+    our_ms: int
+    their_ms: int
+
+
 RECENT_S = 300  # seconds
+OLDEST_WINDOW = 5_000  # open operations of each phase that `oldest_open` reads, those that are due first
 
 _is_pending = c.wait_reason.is_not_distinct_from(sql_literal(WaitReason.PENDING_AT_B2COPY))
 _current_wait = case((_is_pending, now_ms() - c.state_since), else_=0)
@@ -118,8 +130,55 @@ _NOW = select(
 )
 
 
+_open_of_lane = (
+    select(
+        union_all(
+            *(
+                select(
+                    select(
+                        c.key,
+                        (now_ms() - c.requested_at).label("total_ms"),
+                        (c.external_wait_ms + _current_wait).label("their_ms"),
+                    )
+                    .where(c.lane == bindparam("lane"), c.phase == sql_literal(phase), c.due_at.is_not(None))
+                    .order_by(c.due_at)
+                    .limit(OLDEST_WINDOW)
+                    .subquery()
+                )
+                for phase in Phase
+            )
+        ).subquery()
+    )
+    .cte("w")
+    .prefix_with("MATERIALIZED")
+)
+_our_ms = (_open_of_lane.c.total_ms - _open_of_lane.c.their_ms).label("our_ms")
+_OLDEST = union_all(
+    *(
+        select(
+            select(_open_of_lane.c.key, _our_ms, _open_of_lane.c.their_ms).order_by(longest.desc()).limit(1).subquery()
+        )
+        for longest in (_our_ms, _open_of_lane.c.their_ms)
+    )
+)
+
+
+def oldest_open(ledger: Ledger, lane: str) -> tuple[Oldest | None, Oldest | None]:
+    """Return the open operations of a lane that are oldest by our clock and by the destination's.
+
+    None if none is open, or if none was pending at the destination or paused.
+    """
+    with ledger.reading() as connection:
+        found = [Oldest(*row) for row in connection.execute(_OLDEST, {"lane": lane})]
+    if not found:
+        return None, None
+    ours = max(found, key=lambda one: one.our_ms)
+    theirs = max(found, key=lambda one: one.their_ms)
+    return ours, theirs if theirs.their_ms > 0 else None
+
+
 def overview(ledger: Ledger) -> Overview:
-    """Look at the ledger. The cost does not grow with what it holds."""
+    """Read the overview in one read-only transaction. The cost does not grow with what it holds."""
     with ledger.reading() as connection:
         now, dispatched_at, requested_at, *paused = connection.execute(_NOW).one()
         rows = connection.execute(_OPEN).all()

@@ -1,4 +1,4 @@
-"""Passwords that the Back Office refused, by fingerprint: flags, which the fleet sees and no flush of Redis removes."""
+"""Fingerprints of passwords that the Back Office refused, as flags of the ledger, which survive a flush of Redis."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ PREFIX = "refused:back_office:"
 
 
 class RefusedPasswords:
-    """See `worker.session.back_office.Refusals`. `actor` is who writes into the audit."""
+    """See `worker.session.back_office_login.Refusals`. `actor` is who writes into the audit."""
 
     def __init__(self, ledger: Callable[[], Ledger], actor: str) -> None:
         self._ledger, self._actor = ledger, actor
@@ -37,7 +37,7 @@ class RefusedPasswords:
 
 @contextmanager
 def _unavailable() -> Iterator[None]:
-    """Without the ledger nobody can tell whether a password was refused. So it is not presented."""
+    """Raise an error if the ledger is unavailable: a password that may have been refused must not be presented."""
     try:
         yield
     except DATABASE_UNAVAILABLE_ERRORS as error:

@@ -1,4 +1,4 @@
-"""Whether what is due is being done: the ledger as a whole, for a monitoring script and at a glance."""
+"""Whether the ledger as a whole is healthy, that is, whether due operations are being sent."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,13 +8,13 @@ from worker.ledger.due import COUNT_LIMIT
 from worker.ledger.overview import overview
 from worker.ledger.statistics import Statistics, statistics
 from worker.operation import AuditEntry, WaitReason
-from worker.report.operation import pause_document
-from worker.report.text import count, our_address, span
+from worker.report.format_values import count, our_address, span
+from worker.report.operation_report import pause_document
 
 
 @dataclass(frozen=True)
 class Health:
-    """`problems` are sentences; without one the ledger is healthy. `notes` are worth knowing and no fault of ours.
+    """`problems` are sentences; without a problem the ledger is healthy. `notes` are facts that are no fault of ours.
 
     `oldest_s`: the age of the oldest open operation of each lane that holds one, without the time that it was pending
     at B2COPY or paused.
@@ -69,7 +69,7 @@ def access_notes(found: Statistics) -> list[str]:
 
 
 def document(health: Health) -> dict[str, Any]:
-    """Return the same for programs."""
+    """Return the health as a JSON document."""
     return {
         "healthy": not health.problems,
         "problems": health.problems,

@@ -124,7 +124,7 @@ class LedgerCollector(Collector):
             self._ledger = self._ledger or self._open()
             found, flags = overview(self._ledger), active_flags(self._ledger)
             families = [_family(family, found, flags) for family in FAMILIES]
-        except Exception as error:  # whatever it is, the scraper must learn that there are no values
+        except Exception as error:  # any error: the scraper must learn that there are no values
             self._outage.failed(error)
             return [GaugeMetricFamily(*UP, value=0)]
         self._outage.succeeded()

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from worker.kind import Kind
 from worker.operation import MESSAGE_KIND, AuditEntry, FailureReason, OnUnknown, Operation, State, WaitReason
-from worker.report.text import clock, our_address
+from worker.report.format_values import clock, our_address
 
 Kinds = Mapping[str, Kind[Any]]
 """All kinds by name."""

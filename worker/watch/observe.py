@@ -1,6 +1,6 @@
-"""What the engine reports while it works: metrics, and a log line for each attempt.
+"""Metrics of claims, attempts, requests and transactions, and a log line for each attempt.
 
-The engine calls these functions. They never raise.
+The engine calls these functions, and they never raise.
 """
 
 import logging
@@ -25,7 +25,7 @@ def observe_claimed(claims: Iterable[Claim]) -> None:
 
 
 def observe_settled(lane: str, transitions: Sequence[Transition], lost: Sequence[Claim]) -> None:
-    """Count results once they are written. Those of `lost` claims came too late and decided nothing."""
+    """Count results once they are written. The results of `lost` claims came too late and decided nothing."""
     late = {claim.id for claim in lost}
     metrics.RESULTS_LATE.inc(len(late))
     for transition in transitions:

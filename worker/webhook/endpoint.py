@@ -12,13 +12,13 @@ from worker.http import USER_AGENT, Answer
 from worker.http.connections import Connections, check
 from worker.http.curl import Request
 from worker.operation import OnUnknown
-from worker.process import PerProcess
+from worker.per_process import PerProcess
 from worker.settings import Settings
 from worker.webhook.signing import Secrets, read_secrets
 
-DEADLINE_S = 15.0  # for a whole delivery; the specification recommends 15 to 30
+DEADLINE_S = 15.0  # seconds for a whole delivery; the specification recommends 15 to 30
 ANSWER_LIMIT = 64 * 1024  # bytes of an answer that are read
-RETRY_AFTER_MAX_S = 3600.0
+RETRY_AFTER_MAX_S = 3600.0  # seconds; a longer Retry-After is cut
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")  # https://www.w3.org/TR/trace-context/
 

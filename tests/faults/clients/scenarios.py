@@ -15,7 +15,7 @@ from tests.faults.table import Scenario
 from worker.ledger import find, open_ledger
 from worker.operation import Operation, State
 from worker.sandbox.control_client import SandboxControl
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 
 TITLE = "Registration and account, the worker SIGKILLed at each point: how they end by the duplicate switch"
 
@@ -85,7 +85,7 @@ ID_UNKNOWN = "1 client, 0 account, accounts.create client_unknown"
 
 
 def holds(row: Mapping[str, Any]) -> Sequence[str]:
-    """One client and one account, unless B2COPY did not tell that it has the client (unknown), or its id (refused)."""
+    """One client and one account, unless B2COPY hid that it has the client (unknown), or hid its id (refused)."""
     allowed = {"unknown": {ONCE} | UNRESOLVED, "refused": {ONCE, ID_UNKNOWN}, "returned": {ONCE}}
     return [f"{switch}: {end}" for switch, end in row.items() if end not in allowed[switch]]
 
