@@ -1,5 +1,7 @@
 """Register a client at B2COPY, which gives it a payment account (only for a standalone solution)."""
 
+import asyncio
+
 from pydantic import Field
 
 from worker.b2copy.routes.client_registration import INIT, REGISTER, Client, NewClient
@@ -43,7 +45,8 @@ async def attempt(attempt: Attempt, registration: Registration) -> Outcome:
     because the URL is a login.
     """
     platform, login = str(registration.platform), registration.login
-    visitor = Visitor(account=login, secret_key=seamless_secret(attempt.settings), platform=platform)
+    secret = await asyncio.to_thread(seamless_secret, attempt.settings)  # reads a file
+    visitor = Visitor(account=login, secret_key=secret, platform=platform)
     try:
         url: SeamlessUrl = await attempt.call(GET_AUTH_URL, visitor.fields())
     except AccessRejected as error:

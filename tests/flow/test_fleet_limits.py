@@ -84,6 +84,13 @@ def test_a_fifth_is_for_urgent_calls_alone(settings: Settings) -> None:
     assert limited.take(limited.available(20, urgent=True), urgent=True) == 2
 
 
+def test_a_call_that_is_not_urgent_takes_no_permit_of_the_reserve(settings: Settings) -> None:
+    limited = limit(settings, "10/minute")
+
+    assert [limited.take(1, urgent=False) for _ in range(10)] == [1] * 8 + [0] * 2
+    assert limited.take(2, urgent=True) == 2
+
+
 def test_a_refused_permit_is_not_asked_for_again_at_once(settings: Settings, active_environment: Environment) -> None:
     limited = limit(settings, "1/minute")
     assert limited.take(1, urgent=True) == 1

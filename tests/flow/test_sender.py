@@ -182,7 +182,7 @@ class TestTheLoopThread:
         engine().drain("money")
 
         assert set(states(ledger).values()) == {"succeeded"}
-        assert any(name.startswith("b2copy-blocking") for name in looked_in)
+        assert any(name.startswith("b2copy-redis") for name in looked_in)
         assert loop_blocked == []
 
     def test_takes_no_permit(self, ledger: Ledger, engine: Engine, loop_blocked: list[str]) -> None:

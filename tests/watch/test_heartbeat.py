@@ -73,10 +73,10 @@ def test_a_loop_that_does_not_come_round_is_stalled_and_one_that_has_ended_is_no
     began = time.monotonic()
     until(lambda: time.monotonic() - began > 0.02)
 
-    assert heartbeat.stalled_loops(0.02) == ["money"]
+    assert "money" in heartbeat.stalled_loops(0.02)
     assert heartbeat.stalled_loops(60) == []
     heartbeat.note_end("money")
-    assert heartbeat.stalled_loops(0.02) == []
+    assert "money" not in heartbeat.stalled_loops(0.02)
 
 
 def test_a_link_is_not_followed(tmp_path: Path) -> None:

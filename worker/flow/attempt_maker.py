@@ -1,13 +1,14 @@
 """Make one attempt for a claim: check before sending, run the kind's coroutine, build evidence and transition."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from worker.errors import B2CopyError, GateClosed
+from worker.errors import B2CopyError, GateClosed, UnknownOutcome
 from worker.flow.attempt import Destination, RunningAttempt
-from worker.flow.gate import Gate
+from worker.flow.gate import PERMIT_PATIENCE_S, Gate
 from worker.flow.lease_renewal import LeaseRenewal
 from worker.flow.meaning import Becomes, Meaning, meaning_of
 from worker.flow.poll_spacing import PollSpacing
@@ -33,7 +34,9 @@ from worker.settings import Settings
 
 log = logging.getLogger(__name__)
 
+CALLS_MAX = 8  # an attempt may take as long as so many calls, each with its longest wait for a permit
 UNKNOWN_KIND_WAIT_S = 30.0  # seconds; an operation waits so long if only a newer version of this code knows its kind
+CHECK_PAUSE_S = 1.0  # seconds; a claim is returned after this time if the check before sending failed
 LEDGER_PAUSE_S = 1.0  # seconds; an attempt that could not read the ledger is made again after this time
 
 
@@ -63,6 +66,7 @@ class AttemptMaker:
         self._ledger, self._kinds, self._destinations, self._gates = ledger, kinds, destinations, gates
         self._leases, self._spacing, self._settings, self._urgent = leases, spacing, settings, urgent
         self._policy = RetryPolicy(settings.max_attempts, spacing.between_polls_s)
+        self._limit_s = CALLS_MAX * (settings.call_deadline + PERMIT_PATIENCE_S)
         self.attempt_s = 0.05  # seconds an attempt takes: a first guess, then the moving average
 
     async def make(self, claim: Claim, times_closed: int) -> Result:
@@ -70,7 +74,13 @@ class AttemptMaker:
 
         `times_closed`: the gate's `times_closed` when the operation was claimed.
         """
-        return await self._check_before_send(claim, times_closed) or await self._make_attempt(claim)
+        try:
+            not_sent = await self._check_before_send(claim, times_closed)
+        except Exception:  # nothing was sent, so that our own fault need not fail the operation
+            log.exception("operation %s cannot be sent now", claim.key)
+            await asyncio.sleep(CHECK_PAUSE_S)
+            return Return(claim)
+        return not_sent or await self._make_attempt(claim, times_closed)
 
     async def _check_before_send(self, claim: Claim, times_closed: int) -> Result | None:
         """Return the result of a claim that must not be sent, or not now. None if it must be sent."""
@@ -86,33 +96,40 @@ class AttemptMaker:
             return Return(claim)
         return None
 
-    async def _make_attempt(self, claim: Claim) -> Transition:
+    async def _make_attempt(self, claim: Claim, times_closed: int) -> Transition:
         kind, gate = self._kinds[claim.kind], self._gates[claim.destination]
         on_unknown = kind.on_unknown_for(claim)
         began, started_at = time.monotonic(), time.time()
         attempt: RunningAttempt | None = None
         learned: Outcome | Exception
+        limit = asyncio.timeout(self._limit_s)
         try:
             attempt = RunningAttempt(
                 claim, on_unknown, self._destinations[claim.destination](), gate, self._leases.is_valid, self._ledger,
-                self._settings, self._urgent,
+                self._settings, self._urgent, times_closed,
             )  # fmt: skip
-            learned = await kind.attempt(attempt, kind.checked(claim.payload))
+            async with limit:
+                learned = await kind.attempt(attempt, kind.checked(claim.payload))
         except DATABASE_UNAVAILABLE_ERRORS:  # from a kind that reads the ledger
             learned = Later(LEDGER_PAUSE_S, "the ledger is unavailable")
         except Exception as error:  # the table of meanings sorts them
             learned = error
+            if limit.expired() and isinstance(error, TimeoutError):
+                learned = UnknownOutcome(f"the attempt took longer than {self._limit_s:.0f} s")
         duration_s = time.monotonic() - began
         self.attempt_s += (duration_s - self.attempt_s) * 0.1
         meaning = meaning_of(learned)
         others_are_served = gate.served_since(began - claim.last_wait_s)
         unknown_step = attempt.unknown_step if attempt else None
+        if attempt and (meaning.becomes == Becomes.INTERNAL or limit.expired()):
+            # Our own code failed or hung after the request had its effect. A repetition might repeat the effect.
+            unknown_step = unknown_step or attempt.effect_step
         progress = attempt.progress if attempt else claim.progress
         if unknown_step is not None:  # a kind's `on_unknown` may depend on the step whose outcome is unknown
             known_now = claim._replace(outcome_unknown=True, unknown_step=unknown_step, progress=progress)
             on_unknown = kind.on_unknown_for(known_now)
         if meaning.becomes == Becomes.PENDING:
-            await self._spacing.recount()
+            self._spacing.recount_soon()
         record = _record_of(
             attempt, learned, meaning, started_at, duration_s, self._leases.owner,
             counted=counts(claim, meaning, others_are_served),
@@ -133,7 +150,7 @@ class AttemptMaker:
         )
         if attempt is None or attempt.steps:  # an attempt without a call says nothing about the destination
             try:
-                await gate.record(learned, meaning)
+                await gate.record(learned, meaning, proves_login=attempt is not None and attempt.proves_login)
             except BaseException:  # the operation's result must not be lost with it
                 log.exception("the gate could not record an attempt")
         return transition

@@ -83,6 +83,8 @@ class FleetLimits:
             return 0
         if self._rate is None:
             return count
+        if not urgent:  # the limiter knows no reserve
+            count = self.available(count, urgent)
         try:
             limiter = self._connected_limiter()
             while count > 0:

@@ -64,7 +64,9 @@ class Lane:
         self._no_prefetch = True
         self._recheck_at = self._next_query_at = 0.0  # monotonic seconds
         self._settled = 0  # in the present drain
-        self._in_hand = 0  # operations that are claimed and whose results were not collected; a failed drain leaves it
+        # The next drain continues with what a failed one left in these two.
+        self._in_hand = 0  # operations that are claimed and whose results were not collected
+        self._unwritten: list[Result] = []  # results that were collected
 
     def request_recheck(self) -> None:
         """Make the running drain query the ledger now, and again after `RECHECK_AFTER_S`.
@@ -98,14 +100,13 @@ class Lane:
     def _drain(self) -> bool:
         has_slot_of_its_own = threading.current_thread() is not threading.main_thread()
         ends = math.inf if has_slot_of_its_own else time.monotonic() + DRAIN_FOR_S
-        results: list[Result] = []
         while True:
             note_progress(self.name)
             time_is_up = time.monotonic() > ends or self._stopping.is_set()
             wanted = 0 if time_is_up else self._count_room()
             permitted = self._gate.available(wanted, self._urgent) if wanted else 0
             asked_at = time.monotonic()
-            claims = self._settle_and_claim(results, permitted)
+            claims = self._settle_and_claim(permitted)
             done_at = time.monotonic()
             # Leave the ledger to others half of the time: SQLite has one writer, and those who enqueue write too.
             self._next_query_at = done_at + min(done_at - asked_at, BATCH_WAIT_S)
@@ -117,16 +118,16 @@ class Lane:
                 if self._stopping.is_set():
                     self._senders.recall()
                 is_worth_asking = gate_is_short and self._gate.is_open
-                results = self._collect_results(self._gate.until_open_s(self._urgent) if is_worth_asking else None)
+                self._collect_results(self._gate.until_open_s(self._urgent) if is_worth_asking else None)
             elif time_is_up:
                 self._draining = False
                 return not self._stopping.is_set()
             elif gate_is_short:
-                results = self._collect_results(self._gate.until_open_s(self._urgent))
+                self._collect_results(self._gate.until_open_s(self._urgent))
             else:
                 if self._try_finish(asked_at):
                     return False
-                results = self._collect_results(max(0.0, self._recheck_at - time.monotonic()))
+                self._collect_results(max(0.0, self._recheck_at - time.monotonic()))
 
     def _try_finish(self, asked_at: float) -> bool:
         """Stop draining, unless a wake-up arrived after our last query."""
@@ -141,22 +142,32 @@ class Lane:
         if not self._gate.is_open:
             return 0 if self._in_hand else 1
         ahead = 0 if self._no_prefetch else int(self._concurrency * PREFETCH_S / self._attempts.attempt_s)
+        if per_second := self._gate.fleet_limits.per_second:
+            # Permits are taken for what is claimed ahead. After a hang of this process they would be used all at once.
+            ahead = min(ahead, int(per_second * PREFETCH_S))
         return max(0, self._concurrency + min(PREFETCH_MAX, ahead) - self._in_hand)
 
     def _hand_over(self, claims: list[Claim]) -> None:
         """Give claims to the senders, as many as there are permits for. The others are returned unsent."""
         if not claims:
             return
-        times_closed = self._gate.times_closed
-        permitted = self._gate.take(len(claims), self._urgent)
         self._in_hand += len(claims)
-        if permitted:
-            self._senders.send(claims[:permitted], times_closed)
-        if permitted < len(claims):
-            self._results.put([Return(claim) for claim in claims[permitted:]])
+        permitted = 0
+        try:
+            times_closed = self._gate.times_closed
+            permitted = self._gate.take(len(claims), self._urgent)
+            if permitted:
+                self._senders.send(claims[:permitted], times_closed)
+        except BaseException:
+            permitted = 0
+            raise
+        finally:
+            if permitted < len(claims):
+                self._results.put([Return(claim) for claim in claims[permitted:]])
 
-    def _settle_and_claim(self, results: list[Result], want: int) -> list[Claim]:
+    def _settle_and_claim(self, want: int) -> list[Claim]:
         """Write results and claim what is due, in one transaction. Results are held until they are written."""
+        results = self._unwritten
         if not results and not want:
             return []
         began = time.monotonic()
@@ -168,6 +179,8 @@ class Lane:
                 if unsent:
                     return_unsent(self._ledger, unsent)
                 lost, claims = settle_and_claim(self._ledger, transitions, self.name, self._leases.owner, want)
+                self._leases.add(claims)
+                self._unwritten = []
                 break
             except DATABASE_UNAVAILABLE_ERRORS as error:
                 log.warning("the ledger is unavailable, %d results wait: %s", len(results), error)
@@ -179,12 +192,14 @@ class Lane:
                     want = 0
                     if time.monotonic() - began > SHUTDOWN_PATIENCE_S:
                         self._log_not_written(transitions)
+                        self._unwritten = []
                         return []
             except Exception:
                 log.exception("lane %s: %d results could not be written together", self.name, len(results))
                 if not transitions:
                     # The results of claimed operations reach this drain alone. So it continues while any is claimed.
                     self._write_later(results)
+                    self._unwritten = []
                     if not self._in_hand and not self._stopping.is_set():
                         raise
                     time.sleep(DATABASE_PAUSE_S)
@@ -195,14 +210,13 @@ class Lane:
                 observe_settled(self.name, [one for one in transitions if one not in refused], [])
                 self._leases.remove(transition.claim for transition in transitions if transition not in refused)
                 self._write_later(refused)
-                results = [result for result in results if isinstance(result, Return)]
+                self._unwritten = results = [result for result in results if isinstance(result, Return)]
         observe_settled(self.name, transitions, lost)
         observe_claimed(claims)
         for claim in lost:
             log.warning("operation %s was taken over before its result was written", claim.key)
         self._settled += len(transitions)
         self._leases.remove(result.claim for result in results)
-        self._leases.add(claims)
         if claims:
             self._no_prefetch = any(claim.on_unknown == OnUnknown.STOP for claim in claims)
         return claims
@@ -244,19 +258,20 @@ class Lane:
         for transition in transitions:
             log.error("not written before the end: %s is %s", transition.claim.key, transition.state)
 
-    def _collect_results(self, timeout: float | None) -> list[Result]:
+    def _collect_results(self, timeout: float | None) -> None:
         """Wait for the first results, and collect more until the ledger may be asked again: one transaction for all.
 
         `request_recheck` ends the wait too.
         """
-        collected: list[Result] = []
         try:
-            collected += self._results.get(timeout=timeout)
+            self._note_collected(self._results.get(timeout=timeout))
             if not self._stopping.is_set():
                 time.sleep(max(0.0, self._next_query_at - time.monotonic()))
             while True:
-                collected += self._results.get_nowait()
+                self._note_collected(self._results.get_nowait())
         except Empty:
             pass
-        self._in_hand -= len(collected)
-        return collected
+
+    def _note_collected(self, results: list[Result]) -> None:
+        self._unwritten += results
+        self._in_hand -= len(results)

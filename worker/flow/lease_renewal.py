@@ -3,20 +3,27 @@
 A lease lasts ten seconds and is renewed every three, so it outlives any call. If the process is killed, suspended or
 cut off from the database, the lease lapses and another worker takes over. So nothing may be sent for a claim whose
 lease ends in less than `MARGIN_S` by this process's own monotonic clock.
+
+If something blocks the event loop, this process makes no progress with its claims, although this thread runs. Then the
+leases are not renewed either, and other workers take over.
 """
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Iterable
 
+from worker.http import event_loop
 from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, LEASE_S, Ledger, renew_leases
 from worker.operation import Claim
 from worker.watch import metrics
 
 log = logging.getLogger(__name__)
 
+HELD_MAX_S = 900.0  # seconds; a claim that is held longer was forgotten, because every attempt ends sooner
 RENEW_EVERY_S = 3.0  # seconds
+BLOCKED_MAX_S = 20.0  # seconds; if the event loop is blocked longer, no lease is renewed
 MARGIN_S = 3.0  # seconds; nothing is sent for a claim whose lease ends sooner
 
 
@@ -27,6 +34,7 @@ class LeaseRenewal:
         self._ledger, self.owner = ledger, owner
         self._until: dict[int, float] = {}  # operation id -> monotonic seconds
         self._claims: dict[int, Claim] = {}
+        self._held_since: dict[int, float] = {}  # operation id -> monotonic seconds; infinite once it was logged
         self._renewed = 0.0  # monotonic seconds
         self._lock = threading.Lock()
         self._holds_some = threading.Event()
@@ -39,6 +47,7 @@ class LeaseRenewal:
                 self._renewed = time.monotonic()
             for claim in claims:
                 self._claims[claim.id], self._until[claim.id] = claim, claim.lease_until
+                self._held_since[claim.id] = time.monotonic()
             metrics.CLAIMS_HELD.set(len(self._claims))
         self._holds_some.set()
 
@@ -47,7 +56,7 @@ class LeaseRenewal:
         with self._lock:
             for claim in claims:
                 if self._holds(claim):  # not if the operation was claimed again since
-                    del self._claims[claim.id], self._until[claim.id]
+                    del self._claims[claim.id], self._until[claim.id], self._held_since[claim.id]
             metrics.CLAIMS_HELD.set(len(self._claims))
             if not self._claims:
                 self._holds_some.clear()
@@ -71,6 +80,9 @@ class LeaseRenewal:
             claims = list(self._claims.values())
         if not claims:
             return
+        if (blocked_s := event_loop().blocked_s) > BLOCKED_MAX_S:
+            log.error("leases not renewed: something has blocked the event loop for %.0f s", blocked_s)
+            return
         asked_at = time.monotonic()
         still_ours = renew_leases(self._ledger, self.owner, claims)
         with self._lock:
@@ -80,6 +92,9 @@ class LeaseRenewal:
                     continue
                 # Nothing more may be sent on a claim that another process has taken over.
                 self._until[claim.id] = asked_at + LEASE_S if claim.id in still_ours else 0.0
+                if asked_at - self._held_since[claim.id] > HELD_MAX_S:
+                    self._held_since[claim.id] = math.inf
+                    log.error("operation %s is held for %.0f s without a result", claim.key, HELD_MAX_S)
 
     def _holds(self, claim: Claim) -> bool:
         current = self._claims.get(claim.id)

@@ -2,16 +2,16 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Protocol
 from urllib.parse import urlencode
 
-from worker.errors import AccessRejected, BadPayload, Unavailable
+from worker.errors import AccessRejected, BadPayload, GateClosed, Unavailable
 from worker.http.answer import Answer
 from worker.http.connections import Connections
-from worker.http.curl import USER_AGENT, Request, StaleConnection
+from worker.http.curl import USER_AGENT, Request, StaleConnection, always_allowed
 from worker.http.event_loop_thread import event_loop
 from worker.http.shared_blocking_calls import SharedBlockingCalls
 from worker.operation import OnUnknown
@@ -73,6 +73,7 @@ class Http:
         json: Mapping[str, Any] | None = None,
         login: str | None = "service_admin",
         on_unknown: OnUnknown = OnUnknown.STOP,
+        before_send: Callable[[], None] = always_allowed,
     ) -> Answer:
         """Send a request and return the answer, of any status but 401. After a 401 it is sent with a newer token.
 
@@ -82,14 +83,19 @@ class Http:
         `on_unknown` says whether sending twice does harm. If it does, the request gets a connection of its own. If it
         does not, a reused connection that turns out to be closed is replaced, once.
 
+        `before_send` is called just before each time that the request is sent: looking up a token may take seconds. It
+        raises `GateClosed` if the request must not be sent any more.
+
         Must be awaited on the event loop of this process. A thread calls `event_loop().run(http.request(...))`.
 
         Raises `Unavailable` (not sent), `UnknownOutcome` (sent, no whole answer), `AccessRejected` (401 twice),
-        `BadPayload`, and what `SharedSession.current` raises.
+        `BadPayload`, and what `SharedSession.current` and `before_send` raise.
         """
         url = self._host + _checked(path) + (f"?{urlencode(query)}" if query else "")
         body = None if json is None else _encoded(json)
-        request = Request(method, url, f"{method} {path}", NO_HEADERS, body, on_unknown in _RESENDABLE)
+        request = Request(
+            method, url, f"{method} {path}", NO_HEADERS, body, on_unknown in _RESENDABLE, before_send=before_send
+        )
         return await (self._authenticated(request, login) if login else self._send(request, None))
 
     def reach(self) -> Answer:
@@ -126,7 +132,7 @@ class Http:
                 raise
             try:
                 answer = await connections.send(request, self._deadline_s)
-            except Unavailable:  # the second request was not sent, but the first may have been read
+            except (Unavailable, GateClosed):  # the second request was not sent, but the first may have been read
                 raise stale from None
             # The first request may have been carried out, so a refusal of the second one proves nothing.
             if answer.status in _REFUSED:

@@ -28,8 +28,9 @@ class Connections:
         """Send `request` once and return the whole answer. No redirect is followed.
 
         Everything together may take `deadline_s` seconds. Raises `Unavailable` when nothing was sent,
-        `StaleConnection` or `UnknownOutcome` when something may have been.
+        `StaleConnection` or `UnknownOutcome` when something may have been, and what `request.before_send` raises.
         """
+        request.before_send()
         ends = time.monotonic() + deadline_s
         key = request.method, request.body is not None
         idle = self._idle.setdefault(key, [])
@@ -40,6 +41,7 @@ class Connections:
             handle.start(request, deadline_s, reuse=request.may_reuse)
             answer = await self._perform(handle)
         except NothingSent:
+            request.before_send()
             handle.start(request, ends - time.monotonic(), reuse=False)
             answer = await self._perform(handle)
         # After a failure or a cancellation the handle is given up: libcurl may still be busy with it.

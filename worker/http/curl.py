@@ -11,7 +11,7 @@ that. Two things prevent a second request here:
 import os
 import select
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -46,12 +46,17 @@ class NothingSent(Exception):
     """A reused connection could not be used, and no byte was sent: send the request on a new connection."""
 
 
+def always_allowed() -> None:
+    """The `before_send` of a request that may be sent at any time."""
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Request:
     """A request to send. `name` stands for it in errors. `resendable`: sending it twice does no harm.
 
     Requests with equal headers should hold the same `headers` object, because libcurl gets the headers again only if
     the object is another one. `answer_limit` (bytes, at most `BODY_LIMIT`): the rest of a longer answer is not read.
+    `before_send` is called each time just before the request is sent. What it raises ends the request unsent.
     """
 
     method: str
@@ -61,6 +66,7 @@ class Request:
     body: bytes | None = None
     resendable: bool = False
     answer_limit: int | None = None
+    before_send: Callable[[], None] = always_allowed
 
     @property
     def may_reuse(self) -> bool:

@@ -2,28 +2,25 @@
 
 import asyncio
 from collections.abc import Callable, Hashable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-_THREADS = 4  # few, because there are few logins, and all requests of a login share one look-up
+from worker.http.event_loop_thread import event_loop
 
 
 class SharedBlockingCalls:
     """Runs blocking functions in threads. Coroutines that need the same look-up at the same time share one call.
 
-    Otherwise every request that waits for an access token would occupy a thread. `asyncio.to_thread` has other threads.
-    If the ledger does not answer and all of those wait for it, requests still get their tokens before their leases end.
+    Otherwise every request that waits for an access token would occupy a thread.
     """
 
     def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(_THREADS, "b2copy-tokens")
         self._running: dict[Hashable, asyncio.Future[Any]] = {}
 
     async def call(self, key: Hashable, function: Callable[..., Any], *args: Any) -> Any:
         """Return the result of `function(*args)`. Raises what it raises."""
         running = self._running.get(key)
         if running is None:
-            running = asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+            running = asyncio.get_running_loop().run_in_executor(event_loop().token_threads, function, *args)
             self._running[key] = running
             running.add_done_callback(lambda _: self._running.pop(key))
         return await asyncio.shield(running)

@@ -29,6 +29,7 @@ _POSTGRESQL_OPTIONS = {
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,  # milliseconds; for a statement that was sent and is not acknowledged
     # No named prepared statements: behind a transaction pooler the next transaction may run on another server session.
     "prepare_threshold": None,
 }

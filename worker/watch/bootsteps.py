@@ -63,7 +63,7 @@ class Heartbeat(bootsteps.StartStopStep):
         while True:
             try:
                 if stalled := heartbeat.stalled_loops(longest_s):
-                    raise TimeoutError(f"lane {', '.join(stalled)} has not come round for {longest_s:.0f} s")
+                    raise TimeoutError(f"loop {', '.join(stalled)} has not come round for {longest_s:.0f} s")
                 heartbeat.touch(path)
             except OSError as error:
                 self._outage.failed(error)

@@ -13,6 +13,7 @@ TOUCH_EVERY_S = 2.0  # seconds
 OLDEST_S = 30.0  # seconds since the last touch after which a worker counts as stalled
 
 _progress: dict[str, float] = {}  # running loop -> when its last pass began, monotonic seconds
+os.register_at_fork(after_in_child=_progress.clear)  # the parent's loops do not run in a forked child
 
 
 def note_progress(loop: str) -> None:

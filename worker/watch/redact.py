@@ -53,10 +53,10 @@ def redacted(text: str) -> str:
     if text.lstrip()[:1] in {"{", "[", '"'}:
         try:
             value = json.loads(text, object_pairs_hook=_unique)
-        except (ValueError, RecursionError):
+            cleaned = redacted_value(value)
+        except (ValueError, RecursionError):  # fewer levels can be redacted than read
             pass
         else:
-            cleaned = redacted_value(value)
             return text if cleaned == value else json.dumps(cleaned, ensure_ascii=not text.isprintable())
     return _SHAPES.sub(_blank_shape, _blank_fields(text))
 
