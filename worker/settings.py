@@ -151,6 +151,13 @@ def _rate(value: str) -> str:
     return re.sub(r"\s+", "", value)
 
 
+def _origin(value: str | None) -> str | None:
+    """Check a scheme and a host, as a browser writes an origin: https://ops.example.com."""
+    if value is not None and not re.fullmatch(r"https?://([\w.-]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?", value, re.ASCII):
+        raise ValueError("must be scheme and host, without a path or a slash at the end: https://ops.example.com")
+    return value
+
+
 def _networks(value: list[str]) -> list[str]:
     for text in value:
         try:
@@ -341,7 +348,7 @@ class ConsoleSettings(CrmSettings):
         " password (a file of people).",
     )
     console_read_only: bool = Field(False, description="Whether the console shows and changes nothing.")
-    console_origin: str | None = Field(
+    console_origin: Annotated[str | None, AfterValidator(_origin)] = Field(
         None, description="The console's address as browsers see it, if a proxy changes it: https://ops.example.com."
     )
     console_trusted_proxies: Annotated[list[str], NoDecode, BeforeValidator(_comma_list), AfterValidator(_networks)] = (

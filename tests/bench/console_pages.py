@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from sqlalchemy import text
 from starlette.testclient import TestClient
 
-from tasks.registry import KINDS
+from tasks.registry import ALL_KINDS
 from tests.postgres import Postgres
 from worker.console.access import LocalAccess
 from worker.console.app import make_app
@@ -113,7 +113,7 @@ def measure(ledger: Ledger, rounds: int) -> dict[str, list[float]]:
     )
     limited = open_ledger(settings.database_url, pool_size=2, max_overflow=0)
     limit_queries(limited.engine)
-    console = Console(limited, settings, LocalAccess("ann", True), KINDS, False, None, lambda lane: None)
+    console = Console(limited, settings, LocalAccess("ann", True), ALL_KINDS, False, None, lambda lane: None)
     client = TestClient(make_app(console), base_url="http://127.0.0.1", follow_redirects=False)
     took: dict[str, list[float]] = {page: [] for page in PAGES}
     for number in range(rounds + 1):

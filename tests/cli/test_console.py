@@ -1,5 +1,6 @@
 """The console as a process: what it refuses, and that it serves and ends."""
 
+import socket
 import stat
 import subprocess
 import sys
@@ -37,10 +38,16 @@ def test_it_serves_until_a_signal(environment: Environment, ledger: Ledger) -> N
             return False
 
     until(answers, within=20)
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        connection.sendall(b"access_token=abc\r\n\r\n")
+        connection.recv(1000)
     process.terminate()
     process.wait(10)
 
-    assert "Traceback" not in process.tail(100)
+    log = process.tail(100)
+    assert "Traceback" not in log
+    assert "Invalid HTTP request received" in log
+    assert "WARNING:" not in log, "the HTTP server has log handlers of its own, which do not redact"
 
 
 def test_a_person_is_added_with_a_password_from_standard_input(tmp_path: Path) -> None:

@@ -51,6 +51,9 @@ def test_ready_means_ledger_redis_and_a_login_that_is_not_refused(
 ) -> None:
     ready = b2copy_sync("health", "--ready", "--json")
     without_redis = b2copy_sync("health", "--ready", B2COPY_REDIS_URL="redis://127.0.0.1:1/0")
+    without_certificates = b2copy_sync(
+        "health", "--ready", B2COPY_REDIS_URL="rediss://127.0.0.1:1/0", B2COPY_REDIS_CA_FILE="/nowhere/ca.pem"
+    )
     without_ledger = b2copy_sync("health", "--ready", B2COPY_DATABASE_URL="sqlite:////nowhere/ledger")
     assert sandbox.counters()["calls"] == {}
     sandbox.faults({"what": "status", "status": 401, "route": "token"})
@@ -60,6 +63,7 @@ def test_ready_means_ledger_redis_and_a_login_that_is_not_refused(
     assert (ready.code, ready.document) == (0, {"ready": True, "problem": None})
     assert (without_redis.code, without_ledger.code, refused.code) == (1, 1, 1)
     assert "Redis cannot be used" in without_redis.err
+    assert (without_certificates.code, "B2COPY_REDIS_CA_FILE" in without_certificates.err) == (1, True)
     assert "there is no ledger" in without_ledger.err
     assert "refuses our login" in refused.document["problem"]
 

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import uvicorn
 
-from worker.console.app import make_app
 from worker.console.process_state import Console
+from worker.console.serve import server_config
 from worker.testbed.ports import free_port
 
 
@@ -16,10 +16,7 @@ from worker.testbed.ports import free_port
 def listening(console: Console, port: int | None = None) -> Iterator[str]:
     """Serve a console on a free loopback port. Yields its address."""
     port = port or free_port()
-    config = uvicorn.Config(
-        make_app(console), host="127.0.0.1", port=port, proxy_headers=False, access_log=False, log_level="warning"
-    )
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(server_config(console, "127.0.0.1", port))
     thread = threading.Thread(target=server.run, name="console", daemon=True)
     thread.start()
     ends = time.monotonic() + 10

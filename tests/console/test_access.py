@@ -1,18 +1,27 @@
 """Who may come in: by a proxy's word, by password, or only from this machine."""
 
 import os
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import pytest
+from argon2 import PasswordHasher
+from starlette.testclient import TestClient
 
 from tests.console.conftest import ADDRESS, client_of
+from tests.operations import fail_operation
+from worker.console import password_access
 from worker.console.access import ProxyAccess, read_secret
+from worker.console.app import make_app
 from worker.console.password_access import PasswordAccess, read_people, set_person
 from worker.console.process_state import Console
 from worker.console.roles import Role
 from worker.console.serve import check_listen, make_console, split_address
 from worker.errors import SettingsError
+from worker.ledger import Ledger
 from worker.settings import ConsoleSettings
 
 OpenConsole = Callable[..., Console]
@@ -40,14 +49,20 @@ def by_proxy(console: OpenConsole, trusted: str = "127.0.0.0/8") -> Console:
     ],
 )
 def test_a_proxy_names_the_person(open_console: OpenConsole, headers: dict[str, str], status: int) -> None:
-    from starlette.testclient import TestClient
-
-    from worker.console.app import make_app
-
     client = TestClient(make_app(by_proxy(open_console)), base_url=ADDRESS, client=("127.0.0.1", 5000))
     assert client.get("/", headers=headers).status_code == status
     foreign = TestClient(make_app(by_proxy(open_console)), base_url=ADDRESS, client=("10.9.9.9", 5000))
     assert foreign.get("/", headers=headers).status_code == 401
+
+
+@pytest.mark.parametrize("doubled", ["x-forwarded-groups", "x-forwarded-user", "x-console-secret"])
+def test_a_header_that_stands_twice_names_nobody(open_console: OpenConsole, doubled: str) -> None:
+    headers = {"x-forwarded-user": "ann", "x-forwarded-groups": "b2copy-viewer", "x-console-secret": SECRET}
+    by_client = {"x-forwarded-user": "bob", "x-forwarded-groups": "b2copy-approver", "x-console-secret": SECRET}
+    client = TestClient(make_app(by_proxy(open_console)), base_url=ADDRESS, client=("127.0.0.1", 5000))
+
+    assert client.get("/", headers=list(headers.items())).status_code == 200
+    assert client.get("/", headers=[*headers.items(), (doubled, by_client[doubled])]).status_code == 401
 
 
 @pytest.fixture
@@ -113,12 +128,71 @@ def test_a_change_of_the_file_ends_all_sessions(open_console: OpenConsole, peopl
     assert client.get("/").status_code == 303
 
 
-def test_passwords_cannot_be_tried_without_end(open_console: OpenConsole, people: Path) -> None:
+def test_a_password_file_that_others_may_read_closes_the_console_and_the_log_says_why(
+    open_console: OpenConsole, people: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     client = client_of(open_console(PasswordAccess(people, False), console_access="password"))
-    tries = [client.post("/login", data={"name": "eve", "password": "guess"}).status_code for _ in range(6)]
+    client.post("/login", data={"name": "ann", "password": PASSWORD})
+    people.chmod(0o644)
 
-    assert tries == [401] * 5 + [429]
+    for answer in (client.get("/"), client.get("/login"), client.post("/login", data={"name": "ann"})):
+        assert (answer.status_code, answer.text) == (
+            503,
+            "The console's settings cannot be used: its log says which and why.\n",
+        )
+    assert f"chmod 600 {people}" in caplog.text
+
+    people.chmod(0o600)
+    assert client.get("/login").status_code == 200
+
+
+def test_passwords_cannot_be_tried_without_end(
+    open_console: OpenConsole, people: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(password_access, "TRIES_PER_S", 0.001)
+    monkeypatch.setattr(password_access, "TRIES_AT_ONCE", 4)
+    monkeypatch.setattr(password_access, "WRONG_S", 0.0)
+    client = client_of(open_console(PasswordAccess(people, False), console_access="password"))
+
+    tries = [client.post("/login", data={"name": f"eve {n}", "password": "guess"}).status_code for n in range(6)]
+
+    assert tries == [401] * 4 + [429] * 2
+
+
+def test_wrong_tries_in_a_persons_name_do_not_lock_the_person_out(
+    open_console: OpenConsole, people: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(password_access, "WRONG_S", 0.0)
+    client = client_of(open_console(PasswordAccess(people, False), console_access="password"))
+
+    for _ in range(6):
+        assert client.post("/login", data={"name": "ann", "password": "guess"}).status_code == 401
+
     assert client.post("/login", data={"name": "ann", "password": PASSWORD}).status_code == 303
+
+
+def test_a_flood_of_logins_has_two_passwords_verified_at_once(people: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once, highest, lock = 0, 0, threading.Lock()
+
+    class Counted(PasswordHasher):
+        def verify(self, hash: str | bytes, password: str | bytes) -> Literal[True]:
+            nonlocal at_once, highest
+            with lock:
+                at_once += 1
+                highest = max(highest, at_once)
+            try:
+                return super().verify(hash, password)
+            finally:
+                with lock:
+                    at_once -= 1
+
+    monkeypatch.setattr(password_access, "_HASHER", Counted())
+    access = PasswordAccess(people, False)
+    with ThreadPoolExecutor(4) as threads:
+        tokens = list(threads.map(lambda _: access.log_in("ann", PASSWORD), range(4)))
+
+    assert len(set(tokens)) == 4
+    assert highest == 2
 
 
 def settings(console_url: str, **given: object) -> ConsoleSettings:
@@ -142,6 +216,17 @@ def test_without_access_control_the_console_only_reads(console_url: str, monkeyp
         assert ("/fleet/pause" in page) is alone
         assert client_of(console).get("/fleet/pause").status_code == (200 if alone else 404)
         console.ledger.close()
+
+
+def test_the_console_knows_notices_too(console_url: str, ledger: Ledger) -> None:
+    fail_operation(ledger, "N1", kind="crm.notify", lane="notify", failure_reason="gone")
+    console = make_console(settings(console_url), True, lambda lane: None)
+    client = client_of(console)
+
+    assert "crm.notify:N1" in client.get("/operations?kind=crm.notify").text
+    assert "moves money" not in client.get("/operation?key=crm.notify:N1").text
+    assert client.get("/operations?find=N1").headers["location"] == "/operation?key=crm.notify%3AN1"
+    console.ledger.close()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What a person does with the console: once, with a reason, and only to what that person saw."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -15,14 +16,17 @@ from tests.operations import (
     make_wait,
     record_operation,
 )
+from worker.console import pause_and_renew
 from worker.console.process_state import Console
 from worker.console.serve import make_console
 from worker.ledger import Ledger, active_flags, audit_of, replay
 from worker.operation import FailureReason, OnUnknown, State, WaitReason
-from worker.settings import ConsoleSettings, load
+from worker.session import SharedSession
+from worker.settings import ConsoleSettings, Settings, load
 from worker.testbed.local_system import Environment
 
 OpenConsole = Callable[..., Console]
+NO_CERTIFICATES = {"redis_url": "rediss://127.0.0.1:1/0", "redis_ca_file": Path("/nowhere/ca.pem")}
 W1 = "?key=fees.process:W1"
 
 
@@ -154,12 +158,39 @@ def test_the_session_is_renewed_and_the_audit_says_why(active_environment: Envir
 
     answer = fill_and_send(client, "/fleet/renew", note="the key was registered again")
 
-    assert (answer.status_code, "generation" in answer.headers["location"]) == (303, True)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/system?renewed=login")
+    assert "The session was renewed by a login." in client.get(answer.headers["location"]).text
     assert [(entry.action, entry.note) for entry in audit_of(console.ledger, "session")] == [
         ("renew", "the key was registered again")
     ]
     assert "generation" in client.get("/system").text
     console.ledger.close()
+
+
+def test_a_renewal_that_did_not_happen_is_no_success(
+    active_environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pause_and_renew, "RENEWAL_S", 0.0)
+    console = make_console(load(ConsoleSettings), True, lambda lane: None)
+    client = client_of(console)
+    fill_and_send(client, "/fleet/renew")
+
+    busy = fill_and_send(client, "/fleet/renew")  # B2COPY is asked once in two seconds
+    console.session = SharedSession(load(Settings).model_copy(update=NO_CERTIFICATES))
+    unusable = fill_and_send(client, "/fleet/renew")
+
+    assert (busy.status_code, unusable.status_code) == (409, 409)
+    assert "was not renewed: another process renews it" in busy.text
+    assert "was not renewed: B2COPY_REDIS_CA_FILE" in unusable.text
+    console.ledger.close()
+
+
+@pytest.mark.parametrize("path", ["/system?renewed=", "/approvals?made="])
+@pytest.mark.parametrize("text", ["All is well", "A1 and more", "A", "busy", "fresh", "A\u0661"])
+def test_no_text_of_the_address_is_shown_as_done(open_console: OpenConsole, path: str, text: str) -> None:
+    page = client_of(open_console()).get(f"{path}{text}").text
+
+    assert 'role="status"' not in page
 
 
 def test_money_needs_a_second_person(open_console: OpenConsole, ledger: Ledger) -> None:
@@ -180,6 +211,20 @@ def test_money_needs_a_second_person(open_console: OpenConsole, ledger: Ledger) 
     assert bob.post("/approvals/approve?id=1", data={"note": "once more, please"}).status_code == 409
 
 
+def test_who_only_operates_withdraws_an_own_proposal(open_console: OpenConsole, ledger: Ledger) -> None:
+    fail_operation(ledger, "W1")
+    client = client_of(open_console(four_eyes="all"), "operator")
+
+    fill_and_send(client, f"/operation/replay{W1}")
+    page = client.get("/approvals").text
+    answer = fill_and_send(client, "/approvals/withdraw?id=1")
+
+    assert "/approvals/withdraw?id=1" in page
+    assert "/approvals/approve" not in page
+    assert answer.status_code == 303
+    assert "withdrawn" in client.get("/approvals").text
+
+
 def test_a_proposal_is_rejected_or_withdrawn(open_console: OpenConsole, ledger: Ledger) -> None:
     fail_operation(ledger, "W1")
     console = open_console(four_eyes="all")
@@ -188,7 +233,9 @@ def test_a_proposal_is_rejected_or_withdrawn(open_console: OpenConsole, ledger: 
     fill_and_send(ann, f"/operation/replay{W1}")
     fill_and_send(bob, "/approvals/reject?id=1")
     fill_and_send(ann, f"/operation/replay{W1}")
-    fill_and_send(ann, "/approvals/reject?id=2")
+    assert bob.get("/approvals/withdraw?id=2").text.count("Only the person who proposed it") == 1
+    assert bob.post("/approvals/withdraw?id=2", data={"note": "it is not mine"}).status_code == 409
+    fill_and_send(ann, "/approvals/withdraw?id=2")
 
     decided = ann.get("/approvals").text
     assert "rejected" in decided

@@ -6,10 +6,13 @@ import pytest
 
 from tests.console.conftest import ADDRESS, As, client_of
 from tests.console.test_roles import TABLE, address
+from tests.operations import fail_operation
 from worker.console.browser_protection import HEADERS, foreign_origin
 from worker.console.process_state import Console
 from worker.console.roles import Role
+from worker.errors import SettingsError
 from worker.ledger import Ledger, active_flags
+from worker.settings import ConsoleSettings, load
 
 OpenConsole = Callable[..., Console]
 OWN = "https://ops.example.com"
@@ -75,17 +78,57 @@ def test_every_answer_has_the_headers(open_console: OpenConsole) -> None:
     assert "http" not in policy
 
 
-def test_without_access_control_only_loopback_names_are_served(open_console: OpenConsole) -> None:
-    client = client_of(open_console(As(ann={Role.VIEWER})))
+def test_a_fault_of_ours_has_the_headers_and_its_log_shows_no_payload(
+    open_console: OpenConsole, ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    fail_operation(ledger, "W1")
+    with ledger.writing() as connection:  # as another program could have stored it
+        connection.exec_driver_sql("UPDATE b2copy_operations SET on_unknown = 'account 1007'")
+    client = client_of(open_console())
 
-    for host, status in (
-        ("127.0.0.1:8080", 200),
-        ("localhost", 200),
-        ("[::1]:80", 200),
-        ("evil.example", 403),
-        ("", 403),
-    ):
+    answer = client.get("/operation?key=fees.process:W1")
+
+    assert (answer.status_code, "its log names where" in answer.text) == (500, True)
+    assert {name: answer.headers.get(name) for name in HEADERS} == HEADERS
+    assert "GET /operation failed" in caplog.text
+    assert "operation_of" in caplog.text
+    assert "ValueError" in caplog.text
+    assert "1007" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("given", "own", "foreign"),
+    [
+        ({"console_access": "none"}, 403, 403),
+        ({"console_access": "none", "console_origin": OWN}, 200, 403),
+        ({"console_access": "password", "console_origin": OWN}, 200, 403),
+        ({"console_access": "proxy", "console_origin": OWN}, 200, 403),
+        ({"console_access": "proxy"}, 200, 200),
+    ],
+)
+def test_only_our_own_names_are_served(
+    open_console: OpenConsole, given: dict[str, str], own: int, foreign: int
+) -> None:
+    client = client_of(open_console(As(ann={Role.VIEWER}), **given))
+    wanted = {"127.0.0.1:8080": 200, "localhost": 200, "[::1]:80": 200, "ops.example.com": own, "OPS.example.com": own}
+    wanted |= {"evil.example": foreign, "ops.example.com.evil.example": foreign, "": foreign}
+
+    for host, status in wanted.items():
         assert client.get("/", headers={"host": host}).status_code == status, host
+    assert client.get("/healthz", headers={"host": "10.1.2.3:8080"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "origin", ["ops.example.com", "https://", "https://ops.example.com/", "ftp://x", "https://a@b"]
+)
+def test_an_origin_that_no_browser_sends_is_refused(monkeypatch: pytest.MonkeyPatch, origin: str) -> None:
+    monkeypatch.setenv("B2COPY_DATABASE_URL", "sqlite:////tmp/ledger.db")
+    monkeypatch.setenv("B2COPY_REDIS_URL", "redis://127.0.0.1:1/0")
+    monkeypatch.setenv("B2COPY_CONSOLE_ORIGIN", OWN)
+    assert load(ConsoleSettings).console_origin == OWN
+    monkeypatch.setenv("B2COPY_CONSOLE_ORIGIN", origin)
+    with pytest.raises(SettingsError, match="B2COPY_CONSOLE_ORIGIN must be scheme and host"):
+        load(ConsoleSettings)
 
 
 def test_a_form_has_a_limit(open_console: OpenConsole) -> None:

@@ -7,9 +7,10 @@ import pytest
 from tests.cli.operations import many_failed
 from tests.console.conftest import client_of
 from tests.console.forms import fields_of, fill_and_send
-from tests.operations import fail_operation, find_operation
+from tests.operations import claim_named, fail, fail_operation, find_operation
+from worker.console import bulk_replay
 from worker.console.process_state import Console
-from worker.ledger import Ledger, audit_of, search
+from worker.ledger import Ledger, audit_of, replay, search
 from worker.ledger.approvals import open_approvals
 from worker.operation import FailureReason, OnUnknown, State
 
@@ -42,15 +43,53 @@ def test_what_fails_after_the_preview_is_not_touched(open_console: OpenConsole, 
     fail_operation(ledger, "W1")
     client = client_of(open_console())
     form = fields_of(client.get("/bulk/replay?state=failed").text) | {"note": "those that I have seen"}
-    with ledger.writing() as connection:
-        connection.exec_driver_sql("UPDATE b2copy_operations SET state_since = state_since - 1000")
-    form["as_of"] = str(find_operation(ledger).state_since)
     fail_operation(ledger, "W2")
 
     report = client.post("/bulk/replay?state=failed", data=form)
 
     assert "Replayed: 1" in report.text
     assert find_operation(ledger, "W2").state == State.FAILED
+
+
+def test_what_failed_again_after_the_preview_is_named_and_not_touched(
+    open_console: OpenConsole, ledger: Ledger
+) -> None:
+    key = fail_operation(ledger, "W1")
+    client = client_of(open_console())
+    form = fields_of(client.get("/bulk/replay?state=failed").text) | {"note": "those that I have seen"}
+    replay(ledger, [key], "bob", "meanwhile")
+    fail(ledger, claim_named(ledger, "W1"))
+
+    report = client.post("/bulk/replay?state=failed", data=form).text
+
+    assert "Replayed: 0" in report
+    assert "1: it changed meanwhile" in report
+    assert find_operation(ledger, "W1").replays == 1
+
+
+def test_beyond_the_cap_only_what_the_preview_showed_is_replayed(
+    open_console: OpenConsole, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk_replay, "CAP", 3)
+    for number in range(5):
+        fail_operation(ledger, f"W{number}")
+    client = client_of(open_console())
+    form = fields_of(client.get("/bulk/replay?state=failed").text) | {"note": "those that I have seen"}
+    replay(ledger, ["fees.process:W4"], "bob", "meanwhile")
+
+    report = client.post("/bulk/replay?state=failed", data=form).text
+
+    assert "Replayed: 2" in report
+    assert "1: it changed meanwhile" in report
+    assert [find_operation(ledger, f"W{number}").state for number in (0, 1)] == [State.FAILED] * 2
+
+
+@pytest.mark.parametrize("shown", ["", "1", "1-x", "1-1.1,2-1.1", " ", "1-1.1 " * 1001])
+def test_what_no_preview_wrote_is_refused(open_console: OpenConsole, ledger: Ledger, shown: str) -> None:
+    fail_operation(ledger, "W1")
+    form = {"note": "a reason that is long enough", "shown": shown}
+
+    assert client_of(open_console()).post("/bulk/replay?state=failed", data=form).status_code == 400
 
 
 def test_at_most_a_thousand_at_once(open_console: OpenConsole, ledger: Ledger) -> None:
@@ -61,6 +100,8 @@ def test_at_most_a_thousand_at_once(open_console: OpenConsole, ledger: Ledger) -
 
     assert "At most 1,000" in preview
     assert "Replay 1,000" in preview
+    form = fields_of(preview) | {"note": "those that I have seen"}
+    assert "Replayed: 1,000" in client.post("/bulk/replay?state=failed", data=form).text
 
 
 @pytest.mark.parametrize("query", ["", "state=waiting", "state=open", "state=succeeded"])

@@ -1,16 +1,22 @@
 """Text from outside is data on every page: no element, no attribute, no control character, no secret comes of it."""
 
+import hashlib
+import json
+import re
 from collections.abc import Callable
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 from sqlalchemy import text
 
 from tests.console.conftest import client_of
 from tests.console.sample import HOSTILE, fill_hostile
-from tests.operations import fail_operation
+from tests.operations import fail_operation, hold_operation, make_wait
+from tests.support import until
 from worker.console.process_state import Console
-from worker.ledger import Ledger, replay
+from worker.ledger import Ledger, pause, replay
+from worker.operation import WaitReason
 
 OpenConsole = Callable[..., Console]
 
@@ -100,20 +106,41 @@ def test_no_parameter_becomes_markup_or_an_error(open_console: OpenConsole, cana
 
 def test_a_spreadsheet_reads_no_formula(open_console: OpenConsole, ledger: Ledger) -> None:
     key = fail_operation(ledger, "=1+1", payload={"account_login": "@SUM(A1)"})
+    fail_operation(ledger, "2", payload={"account_login": "7;=1+1;"})
     replay(ledger, [key], "-2+3", "=HYPERLINK(1)")
+    pause(ledger, "money", "ann", '7; "@SUM(A1)"\t+1|-1')
     client = client_of(open_console())
 
     for path in ("/operations.csv", "/audit.csv"):
-        cells = [cell for line in client.get(path).text.splitlines()[1:] for cell in line.split(",")]
-        assert not [cell for cell in cells if cell[:1] in "=+-@" and cell], cells
+        for separator in (",", ";", "|", "\t"):
+            cells = [cell for line in client.get(path).text.splitlines()[1:] for cell in line.split(separator)]
+            assert not [cell for cell in cells if re.match(r'[ "]*[=+@-]', cell)], cells
     assert "'@SUM(A1)" in client.get("/operations.csv").text
 
 
-def test_the_evidence_has_a_digest_and_no_secret(open_console: OpenConsole, keys: list[str]) -> None:
+def test_the_evidence_has_its_digest_and_no_secret(open_console: OpenConsole, keys: list[str]) -> None:
     client = client_of(open_console())
 
     for key in keys:
         answer = client.get("/evidence.json", params={"key": key})
-        assert answer.json()["evidence"]["key"]
-        assert len(answer.json()["sha256_of_evidence"]) == 64
+        bundle = answer.json()
+        canonical = json.dumps(bundle["evidence"], sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        assert bundle["evidence"]["attempts"]
+        assert bundle["sha256_of_evidence"] == hashlib.sha256(canonical.encode()).hexdigest()
         assert "eyJhbGciOiJFUzI1NiJ9" not in answer.text
+
+
+def test_two_exports_of_the_same_evidence_are_equal(open_console: OpenConsole, ledger: Ledger) -> None:
+    make_wait(ledger, hold_operation(ledger, "W1"), wait_reason=WaitReason.PENDING_AT_B2COPY, due_in_s=5000.4)
+    client = client_of(open_console())
+
+    def export() -> dict[str, Any]:
+        return dict(client.get("/evidence.json?key=fees.process:W1").json())
+
+    first = export()
+    until(lambda: export()["exported_at"] != first["exported_at"])
+    second = export()
+
+    assert "next look in" in first["standing"]
+    assert "next look in" not in json.dumps(first["evidence"])
+    assert (first["evidence"], first["sha256_of_evidence"]) == (second["evidence"], second["sha256_of_evidence"])

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import pytest
 from sqlalchemy import event
 
 import worker
@@ -15,13 +16,36 @@ from worker.ledger import (
     lower_flag,
     pause,
     purge,
+    queries,
     raise_flag,
     replay,
     resolve,
     resume,
 )
+from worker.ledger.operator_actions import record_renewal
+from worker.ledger.queries import audit_page
 
 ROOT = Path(worker.__file__).parents[1]
+
+
+def test_a_page_says_where_to_go_on_also_if_its_window_held_no_match(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record_renewal(ledger, "bob", "the first of all")
+    for number in range(5):
+        record_renewal(ledger, "ann", f"again {number}")
+    monkeypatch.setattr(queries, "AUDIT_WINDOW", 3)
+
+    notes, pages, before = list[str](), 0, None
+    while pages == 0 or before is not None:
+        found, before = audit_page(ledger, actor="bob", before=before)
+        notes += [entry.note for entry in found]
+        pages += 1
+    assert (notes, pages) == (["the first of all"], 3)
+
+    first, before = audit_page(ledger, limit=2)
+    second, _ = audit_page(ledger, limit=2, before=before)
+    assert [entry.note for entry in (*first, *second)] == ["again 4", "again 3", "again 2", "again 1"]
 
 
 def test_every_decision_adds_one_entry_and_a_purge_removes_none(ledger: Ledger, clock: LedgerClock) -> None:

@@ -14,6 +14,7 @@ from tests.operations import (
 from worker.ledger import Ledger, operation_lists
 from worker.ledger.operation_lists import OPEN, Filter, count_operations, list_operations
 from worker.ledger.overview import oldest_open
+from worker.ledger.queries import find_by_ids
 from worker.operation import FailureReason, State, WaitReason
 
 FAILED = (State.FAILED,)
@@ -40,6 +41,8 @@ def filled(ledger: Ledger) -> Ledger:
         (Filter(oldest_first=True), ["F1", "F2", "S1", "P1", "Q1", "Q2"]),
         (Filter(FAILED), ["F2", "F1"]),
         (Filter(FAILED, reason="unresolved"), ["F2"]),
+        (Filter(FAILED, without_reason="unresolved"), ["F1"]),
+        (Filter(OPEN, without_reason="pending_at_b2copy"), ["Q2", "Q1"]),
         (Filter(OPEN), ["Q2", "Q1", "P1"]),
         (Filter(OPEN, lane="money"), ["P1"]),
         (Filter((State.WAITING,), reason="pending_at_b2copy"), ["P1"]),
@@ -97,6 +100,28 @@ def test_a_window_without_a_match_says_where_to_go_on(ledger: Ledger, monkeypatc
 
     assert [one.key for one in second.operations] == ["fees.process:old"]
     assert (second.next, second.all_seen) == (None, True)
+
+
+def test_operations_are_found_by_their_ids(filled: Ledger) -> None:
+    ids = {one.key: one.id for one in list_operations(filled, Filter()).operations}
+
+    found = find_by_ids(filled, [ids["fees.process:F1"], ids["fees.process:S1"], 999])
+
+    assert [one.key for one in found] == ["fees.process:S1", "fees.process:F1"]
+
+
+def test_a_list_of_open_operations_says_that_its_window_was_cut(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operation_lists, "WINDOW", 5)
+    record_operations(ledger, *(f"Q{number}" for number in range(6)))
+    wanted = Filter(OPEN, kind="call")
+
+    assert list_operations(ledger, wanted) == operation_lists.Page([], None, False)
+    assert count_operations(ledger, wanted) == (0, False)
+    monkeypatch.setattr(operation_lists, "WINDOW", 6)
+    assert list_operations(ledger, wanted) == operation_lists.Page([], None, True)
+    assert count_operations(ledger, wanted) == (0, True)
 
 
 def test_the_oldest_is_known_on_both_clocks(ledger: Ledger, clock: LedgerClock) -> None:

@@ -127,13 +127,13 @@ def test_pending_time_is_not_ours(b2copy_sync: Command, ledger: Ledger) -> None:
     make_wait(ledger, hold_operation(ledger, "W1"), wait_reason=WaitReason.PENDING_AT_B2COPY, outcome_known=True)
     with ledger.writing() as connection:
         connection.exec_driver_sql(
-            "UPDATE b2copy_operations SET requested_at = requested_at - 90000, state_since = state_since - 80000"
+            "UPDATE b2copy_operations SET requested_at = requested_at - 900000, state_since = state_since - 800000"
         )
 
     samples = samples_of(b2copy_sync("metrics", "--once").out)
 
-    assert value(samples, "b2copy_oldest_seconds", lane="money", clock="ours") == pytest.approx(10, abs=30)
-    assert value(samples, "b2copy_oldest_seconds", lane="money", clock="theirs") == pytest.approx(90, abs=30)
+    assert value(samples, "b2copy_oldest_seconds", lane="money", clock="ours") == pytest.approx(100, abs=30)
+    assert value(samples, "b2copy_oldest_seconds", lane="money", clock="theirs") == pytest.approx(900, abs=30)
 
 
 def test_a_ledger_that_cannot_be_read_leaves_no_old_value(b2copy_sync: Command, environment: Environment) -> None:

@@ -32,6 +32,7 @@ def purge(
 
     What is queued, running or waiting is never purged, however old. The audit stores who purged, and how many.
     """
+    from worker.current_user import current_user
     from worker.ledger import purge as remove
     from worker.ledger.purge import count_purgeable
     from worker.report.format_values import count, span

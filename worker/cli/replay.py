@@ -49,6 +49,7 @@ def replay(
     and which must not be repeated, unless you name their KEYs and say --it-was-not-done.
     """
     from tasks.registry import ALL_KINDS
+    from worker.ledger.replay_proposals import propose_replays
     from worker.report.format_values import count
     from worker.report.replayable import moves_money, why_not_replayable
     from worker.settings import CrmSettings, load
@@ -73,8 +74,9 @@ def replay(
         proposed: dict[str, str] = {}
         replayed: list[str] = []
         if not dry_run:
-            proposed = _propose(ledger, to_propose, by, why, not_done, left_alone)
-            alone = [one for one in wanted if one not in to_propose]
+            proposed, refused = propose_replays(ledger, to_propose, by, why, not_done)
+            left_alone |= refused
+            alone = [one for one in wanted if not ledger.needs_approval(one.kind, one.lane)]
             replayed = _queue_again(ledger, alone, by, why, not_done, rate)
     if as_json:
         names = [one.key for one in wanted]
@@ -127,23 +129,6 @@ def _queue_again(
         message = f"interrupted: {len(replayed)} of {len(wanted)} replayed, the others are as they were"
         raise Stop(Exit.FAILED, message) from None
     return replayed
-
-
-def _propose(
-    ledger: "Ledger", wanted: "list[Operation]", by: str, why: str, not_done: bool, left_alone: dict[str, str]
-) -> dict[str, str]:
-    """Propose what needs a second person. Returns the name of each proposal by key; adds what cannot be proposed."""
-    from worker.errors import NotAllowed
-    from worker.ledger.approvals import propose
-
-    proposed = {}
-    for one in wanted:
-        arguments = {"not_done": True} if not_done else {}
-        try:
-            proposed[one.key] = propose(ledger, "replay", one.key, by, why, one.change_mark, arguments).name
-        except NotAllowed as error:
-            left_alone[one.key] = str(error)
-    return proposed
 
 
 def _all_failed(ledger: "Ledger", **filters: Any) -> "Iterator[Operation]":

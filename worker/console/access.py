@@ -53,7 +53,11 @@ class LocalAccess:
 
 
 class ProxyAccess:
-    """A proxy that has authenticated the person. Groups `b2copy-viewer`, `-operator` and `-approver` are the roles."""
+    """A proxy that has authenticated the person. Groups `b2copy-viewer`, `-operator` and `-approver` are the roles.
+
+    The proxy must replace X-Forwarded-User, X-Forwarded-Groups and X-Console-Secret, not add to what the client sent. A
+    request with two lines of one of these is from nobody: the second line may be the client's own.
+    """
 
     login_page = False
 
@@ -68,7 +72,10 @@ class ProxyAccess:
         names = headers.getlist("x-forwarded-user")
         if len(names) != 1 or not 0 < len(names[0].strip()) <= NAME_LIMIT:
             return None
-        groups = {group.strip() for line in headers.getlist("x-forwarded-groups") for group in line.split(",")}
+        lines = headers.getlist("x-forwarded-groups")
+        if len(lines) > 1:
+            return None
+        groups = {group.strip() for line in lines for group in line.split(",")}
         return Person(names[0].strip(), frozenset(role for role in Role if f"b2copy-{role}" in groups))
 
     def _is_trusted(self, request: Request) -> bool:

@@ -1,22 +1,25 @@
 """The console's application: the table of pages with the role that each needs, and the pages for errors."""
 
+import asyncio
+import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
 from sqlalchemy.exc import OperationalError
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
 
 from worker.console import (
     approval_pages,
     bulk_replay,
     login_pages,
     operation_actions,
+    password_access,
     pause_and_renew,
     read_only_pages,
 )
@@ -26,8 +29,11 @@ from worker.console.process_state import Console
 from worker.console.rendering import HERE
 from worker.console.roles import Role
 from worker.console.url_parameters import BadParameter
+from worker.errors import SettingsError
 from worker.ledger import DATABASE_UNAVAILABLE_ERRORS
 from worker.ledger.query_limits import is_timeout
+
+log = logging.getLogger(__name__)
 
 Handler = Callable[[PageRequest], Response]
 
@@ -56,13 +62,24 @@ PAGES = (
     Page("/operation/{action}", operation_actions.preview, Role.OPERATOR, operation_actions.act),
     Page("/bulk/replay", bulk_replay.preview, Role.OPERATOR, bulk_replay.act),
     Page("/fleet/{action}", pause_and_renew.preview, Role.OPERATOR, pause_and_renew.act),
+    Page("/approvals/withdraw", approval_pages.preview, Role.OPERATOR, approval_pages.act),
     Page("/approvals/{action}", approval_pages.preview, Role.APPROVER, approval_pages.act, Role.APPROVER),
 )
 """All pages. The pages that act are not mounted in a console that only reads."""
 
 
-def make_app(console: Console) -> Starlette:
+def make_app(console: Console) -> ASGIApp:
     """Return the console's application."""
+    handlers = {404: _no_such_page, Exception: _fault}
+    app = Starlette(routes=make_routes(console), exception_handlers=handlers)
+    settings = console.settings
+    # A proxy may call the console by any name: there, its secret keeps others out.
+    by_any_name = settings.console_access == "proxy" and settings.console_origin is None
+    return Protection(app, settings.console_origin, by_any_name)
+
+
+def make_routes(console: Console) -> list[BaseRoute]:
+    """Return the routes that a console has."""
     routes: list[BaseRoute] = []
     for page in PAGES:
         if page.act is not None and console.read_only:
@@ -76,18 +93,20 @@ def make_app(console: Console) -> Starlette:
             Route("/login", _endpoint(console, login_pages.log_in, None), methods=["POST"]),
             Route("/logout", _endpoint(console, login_pages.log_out, None), methods=["POST"]),
         ]
-    routes += [
+    return [
+        *routes,
         Route("/healthz", lambda request: PlainTextResponse("ok\n"), methods=["GET"]),
         Route("/readyz", _ready(console), methods=["GET"]),
         Mount("/static", StaticFiles(directory=HERE / "static")),
     ]
-    settings = console.settings
-    protection = Middleware(Protection, origin=settings.console_origin, local=settings.console_access == "none")
-    return Starlette(routes=routes, middleware=[protection], exception_handlers={404: _no_such_page})
 
 
 def _no_such_page(request: Request, error: Exception) -> Response:
     return PlainTextResponse("There is no such page.\n", 404)
+
+
+def _fault(request: Request, error: Exception) -> Response:
+    return PlainTextResponse("The console has a fault: its log names where. Nothing else is affected.\n", 500)
 
 
 def _ready(console: Console) -> Callable[[Request], Response]:
@@ -110,13 +129,20 @@ def _endpoint(console: Console, handler: Handler, role: Role | None) -> Callable
                 body += part
                 if len(body) > FORM_LIMIT:
                     return PlainTextResponse("The form is too large.\n", 413)
-        return await run_in_threadpool(_answer, console, handler, role, request, body)
+        answer = await run_in_threadpool(_answer, console, handler, role, request, body)
+        if handler is login_pages.log_in and answer.status_code == 401:
+            await asyncio.sleep(password_access.WRONG_S)  # here, where it occupies no thread
+        return answer
 
     return endpoint
 
 
 def _answer(console: Console, handler: Handler, role: Role | None, request: Request, body: bytes) -> Response:
-    person = console.access.person(request)
+    try:
+        person = console.access.person(request)
+    except SettingsError as error:
+        log.error("nobody can use the console: %s", error)
+        return PlainTextResponse("The console's settings cannot be used: its log says which and why.\n", 503)
     page_request = PageRequest(request, console, person or login_pages.NOBODY)
     if role is not None and person is None:
         if console.access.login_page:

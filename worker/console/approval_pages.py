@@ -1,5 +1,6 @@
 """Approvals: what waits for a second person, what it would do, and the decision."""
 
+import re
 import secrets
 
 from starlette.responses import Response
@@ -9,9 +10,12 @@ from worker.console.page_request import NotFound, PageRequest, see
 from worker.console.url_parameters import address, number
 from worker.errors import NotAllowed
 from worker.ledger import find, find_many
-from worker.ledger.approvals import Approval, approve, decided_approvals, open_approvals, reject
+from worker.ledger.approvals import Approval, approve, decided_approvals, is_same_person, open_approvals, reject
 from worker.ledger.flags import RESUME
 from worker.queues import LANES
+
+WITHDRAW = "withdraw"
+_NOT_YOURS = "Only the person who proposed it withdraws it; an approver rejects it."
 
 
 def approvals(page_request: PageRequest) -> Response:
@@ -20,7 +24,7 @@ def approvals(page_request: PageRequest) -> Response:
     operations = find_many(page_request.ledger, [one.subject for one in found if one.action != RESUME])
     return page_request.page(
         "approvals.html", live=True, approvals=found, operations=operations,
-        decided=decided_approvals(page_request.ledger), made=page_request.query.get("made", ""),
+        decided=decided_approvals(page_request.ledger), made=_made(page_request),
         is_own=lambda one: _is_own(page_request, one),
         changed=lambda one: one.subject in operations and operations[one.subject].change_mark != one.seen,
     )  # fmt: skip
@@ -32,15 +36,17 @@ def preview(page_request: PageRequest) -> Response:
 
 
 def act(page_request: PageRequest) -> Response:
-    """Approve or reject."""
+    """Approve or reject; or withdraw, which the person who proposed does without being an approver."""
     note = page_request.form.get("note", "").strip()
     if problem := note_problem(note):
         return _form(page_request, problem, 400)
-    return page_request.console.forms.once(page_request.form.get("form", ""), lambda: _act(page_request, note))
+    return page_request.once(lambda: _act(page_request, note))
 
 
 def _act(page_request: PageRequest, note: str) -> Response:
     action, wanted = _what(page_request)
+    if action == WITHDRAW and not _is_own(page_request, _open(page_request, wanted)):
+        return _form(page_request, f"Nothing was done. {_NOT_YOURS}", 409)
     try:
         decided = (approve if action == "approve" else reject)(
             page_request.ledger, wanted, page_request.person.name, note
@@ -58,22 +64,30 @@ def _act(page_request: PageRequest, note: str) -> Response:
     return see("/approvals" if decided.action == RESUME else address("/operation", key=decided.subject))
 
 
+def _made(page_request: PageRequest) -> str:
+    """Return the name of the proposal that was just made. Any other text in the address is not shown."""
+    made = page_request.query.get("made", "")
+    return made if re.fullmatch(r"A[0-9]{1,18}", made, re.ASCII) else ""
+
+
 def _what(page_request: PageRequest) -> tuple[str, int]:
-    action, wanted = page_request.request.path_params["action"], number(page_request.query, "id")
-    if action not in ("approve", "reject") or wanted is None:
+    action, wanted = page_request.request.path_params.get("action", WITHDRAW), number(page_request.query, "id")
+    if action not in ("approve", "reject", WITHDRAW) or wanted is None:
         raise NotFound("there is no such action")
     return action, wanted
 
 
 def _form(page_request: PageRequest, problem: str, status: int = 200) -> Response:
     action, wanted = _what(page_request)
-    proposal = next((one for one in open_approvals(page_request.ledger) if one.id == wanted), None)
+    proposal = _open(page_request, wanted)
     operation = None if proposal is None else find(page_request.ledger, proposal.subject)
     if proposal is None and not problem:
         raise NotFound(f"A{wanted} is not open")
     own = proposal is not None and _is_own(page_request, proposal)
-    if own and action == "approve":
-        problem = problem or "This is your own proposal: another person must approve it."
+    if own and action != WITHDRAW:
+        problem = problem or "This is your own proposal: another person must approve it, or you withdraw it."
+    if action == WITHDRAW and proposal is not None and not own:
+        problem = problem or _NOT_YOURS
     return page_request.page(
         "approval.html", status, action=action, proposal=proposal, one=operation, problem=problem, own=own,
         changed=proposal is not None and operation is not None and operation.change_mark != proposal.seen,
@@ -81,5 +95,9 @@ def _form(page_request: PageRequest, problem: str, status: int = 200) -> Respons
     )  # fmt: skip
 
 
-def _is_own(page_request: PageRequest, one: Approval) -> bool:
-    return one.proposed_by.strip().casefold() == page_request.person.name.strip().casefold()
+def _open(page_request: PageRequest, wanted: int) -> Approval | None:
+    return next((one for one in open_approvals(page_request.ledger) if one.id == wanted), None)
+
+
+def _is_own(page_request: PageRequest, one: Approval | None) -> bool:
+    return one is not None and is_same_person(one.proposed_by, page_request.person.name)

@@ -5,6 +5,7 @@ A request that changes something must come from a page of the console itself. Br
 other address over plain http they do not send it, and then `Origin` must be the console's own.
 """
 
+import logging
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -12,6 +13,8 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from worker.redis_url import is_loopback
+
+log = logging.getLogger(__name__)
 
 HEADERS = {
     "Content-Security-Policy": (
@@ -27,15 +30,21 @@ HEADERS = {
 }
 
 
-class Protection:
-    """ASGI middleware. `origin`: the console's address as browsers see it, if a proxy changes it.
+HEALTH = ("/healthz", "/readyz")
 
-    `local`: only requests to a loopback name are served, so that a foreign name which resolves to this machine (DNS
-    rebinding) reads nothing.
+
+class Protection:
+    """Stands around the whole application, so that its errors are answered with the headers, too.
+
+    `origin`: the console's address as browsers see it, if a proxy changes it.
+
+    Only requests to a loopback name or to the name in `origin` are served, so that a foreign name which resolves to
+    this machine (DNS rebinding) reads nothing. `by_any_name`: this is not checked. A probe of health may use any name.
     """
 
-    def __init__(self, app: ASGIApp, origin: str | None, local: bool) -> None:
-        self._app, self._origin, self._local = app, origin, local
+    def __init__(self, app: ASGIApp, origin: str | None, by_any_name: bool) -> None:
+        self._app, self._origin, self._by_any_name = app, origin, by_any_name
+        self._name = urlsplit(origin or "").hostname
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -51,16 +60,25 @@ class Protection:
 
         problem = self._problem(scope)
         app = self._app if problem is None else PlainTextResponse(problem, 403)
-        await app(scope, receive, send_with_headers)
+        try:
+            await app(scope, receive, send_with_headers)
+        except Exception as error:  # answered already, by the handler of the application
+            _log_fault(scope, error)
 
     def _problem(self, scope: Scope) -> str | None:
         headers = Headers(scope=scope)
-        if self._local and not is_loopback(_host_of(headers.get("host", ""))):
-            return f"The console answers on loopback names only, not as {headers.get('host')}.\n"
+        if not (self._by_any_name or scope["path"] in HEALTH or self._is_ours(_host_of(headers.get("host", "")))):
+            return (
+                f"The console does not answer as {headers.get('host')}: only on a loopback name, or on the name in"
+                " B2COPY_CONSOLE_ORIGIN.\n"
+            )
         if scope["method"] in {"GET", "HEAD"}:
             return None
         own = self._origin or f"{scope['scheme']}://{headers.get('host')}"
         return foreign_origin(headers.get("sec-fetch-site"), headers.get("origin"), own)
+
+    def _is_ours(self, name: str) -> bool:
+        return is_loopback(name) or name == self._name
 
 
 def foreign_origin(site: str | None, origin: str | None, own: str) -> str | None:
@@ -77,6 +95,12 @@ def foreign_origin(site: str | None, origin: str | None, own: str) -> str | None
         f"This must be sent by a page of the console: Origin is {origin}, the console is {own}.\n"
         "Behind a proxy, set B2COPY_CONSOLE_ORIGIN to the address in the browser.\n"
     )
+
+
+def _log_fault(scope: Scope, error: Exception) -> None:
+    """Log where an error was raised, and not its text: that may hold a payload, for instance of a row."""
+    where = RuntimeError(f"{type(error).__name__}; its text is left out, because it may hold a payload")
+    log.error("%s %s failed", scope["method"], scope["path"], exc_info=(RuntimeError, where, error.__traceback__))
 
 
 def _host_of(host: str) -> str:

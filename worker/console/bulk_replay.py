@@ -1,17 +1,22 @@
-"""Replay all operations that the filter matches, up to a limit, after a preview by reason. Never unresolved ones."""
+"""Replay all operations that the filter matches, up to a limit, after a preview by reason. Never unresolved ones.
 
+The preview's form names each operation and its change mark, so that exactly what a person was shown is replayed.
+"""
+
+import re
 import secrets
 from collections import Counter
 
+from markupsafe import Markup
 from starlette.responses import Response
 
 from worker.console.operation_actions import note_problem
 from worker.console.page_request import PageRequest
-from worker.console.url_parameters import BadParameter, list_query, number
-from worker.errors import NotAllowed
+from worker.console.url_parameters import BadParameter, list_query
 from worker.ledger import Ledger, replay
-from worker.ledger.approvals import propose
-from worker.ledger.operation_lists import list_operations
+from worker.ledger.operation_lists import Page, list_operations
+from worker.ledger.queries import find_by_ids
+from worker.ledger.replay_proposals import propose_replays
 from worker.operation import FailureReason, Operation, State
 from worker.report.replayable import moves_money, why_not_replayable
 
@@ -21,32 +26,34 @@ _BATCH = 100  # operations in one transaction, so that workers never wait long f
 
 def preview(page_request: PageRequest) -> Response:
     """Show how many operations would be replayed, by reason, and how many not and why."""
-    return _form(page_request, _chosen(page_request), "")
+    return _form(page_request, "")
 
 
 def act(page_request: PageRequest) -> Response:
-    """Replay what matched when the preview was made and has not changed since. Report what was done and what not."""
+    """Replay what the preview showed and has not changed since. Report what was done and what not."""
     if problem := note_problem(page_request.form.get("note", "").strip()):
-        return _form(page_request, _chosen(page_request), problem, 400)
-    return page_request.console.forms.once(page_request.form.get("form", ""), lambda: _act(page_request))
+        return _form(page_request, problem, 400)
+    return page_request.once(lambda: _act(page_request))
 
 
 def _act(page_request: PageRequest) -> Response:
-    as_of, note = number(page_request.form, "as_of"), page_request.form.get("note", "").strip()
-    if as_of is None:
-        raise BadParameter("as_of is missing: open the preview again")
-    chosen = [one for one in _chosen(page_request) if one.state_since <= as_of]  # none that failed after the preview
-    wanted, left_alone = _sorted_out(chosen)
-    alone = [one for one in wanted if not page_request.ledger.needs_approval(one.kind, one.lane)]
-    proposed, refused = _propose(page_request, [one for one in wanted if one not in alone], note)
+    shown, note = _read_shown(page_request.form.get("shown", "")), page_request.form.get("note", "").strip()
+    unchanged = [one for one in find_by_ids(page_request.ledger, list(shown)) if shown[one.id] == one.change_mark]
+    wanted, left_alone = _sorted_out(unchanged)
+    needs = page_request.ledger.needs_approval
+    alone = [one for one in wanted if not needs(one.kind, one.lane)]
+    to_propose = [one for one in wanted if needs(one.kind, one.lane)]
+    proposed, not_proposed = propose_replays(page_request.ledger, to_propose, page_request.person.name, note)
+    refused = Counter({"another proposal is open, or it changed meanwhile": len(not_proposed)} if not_proposed else {})
     replayed = _replay(page_request.ledger, alone, page_request.person.name, note)
     for lane in {one.lane for one in alone}:
         page_request.console.wake(lane)
-    changed = Counter({"it changed meanwhile": len(alone) - len(replayed)} if len(replayed) < len(alone) else {})
+    lost = len(shown) - len(unchanged) + len(alone) - len(replayed)
+    changed = Counter({"it changed meanwhile": lost} if lost else {})
     return page_request.page(
         "bulk_done.html",
         replayed=len(replayed),
-        proposed=proposed,
+        proposed=len(proposed),
         left_alone=left_alone + changed + refused,
         query=list_query(page_request.query, page_request.console.kinds),
     )
@@ -61,23 +68,24 @@ def _replay(ledger: Ledger, wanted: list[Operation], actor: str, note: str) -> l
     return replayed
 
 
-def _propose(page_request: PageRequest, wanted: list[Operation], note: str) -> tuple[int, Counter[str]]:
-    proposed, refused = 0, Counter[str]()
-    for one in wanted:
-        try:
-            propose(page_request.ledger, "replay", one.key, page_request.person.name, note, one.change_mark, {})
-        except NotAllowed:
-            refused["another proposal is open, or it changed meanwhile"] += 1
-        else:
-            proposed += 1
-    return proposed, refused
-
-
-def _chosen(page_request: PageRequest) -> list[Operation]:
+def _chosen(page_request: PageRequest) -> Page:
     query = list_query(page_request.query, page_request.console.kinds)
     if query.filter.states != (State.FAILED,):
         raise BadParameter("state must be failed: only failed operations are replayed")
-    return list_operations(page_request.ledger, query.filter, limit=CAP).operations
+    return list_operations(page_request.ledger, query.filter, limit=CAP)
+
+
+def _write_shown(chosen: list[Operation]) -> Markup:
+    """Return ids and change marks, as the form holds them: `7-1.1764154534000 8-1.1764154534111`."""
+    return Markup(" ").join(f"{one.id}-{one.change_mark}" for one in chosen)  # not cut as other texts are
+
+
+def _read_shown(text: str) -> dict[int, str]:
+    """Return the change mark of each operation that the preview showed, by id. Raises `BadParameter`."""
+    items = text.split(" ")
+    if len(items) > CAP or not all(re.fullmatch(r"[0-9]{1,18}-[0-9.]{1,40}", item, re.ASCII) for item in items):
+        raise BadParameter("shown must be what the preview wrote: open the preview again")
+    return {int(number): mark for number, _, mark in (item.partition("-") for item in items)}
 
 
 def _sorted_out(chosen: list[Operation]) -> tuple[list[Operation], Counter[str]]:
@@ -93,8 +101,9 @@ def _sorted_out(chosen: list[Operation]) -> tuple[list[Operation], Counter[str]]
     return wanted, left_alone
 
 
-def _form(page_request: PageRequest, chosen: list[Operation], problem: str, status: int = 200) -> Response:
-    wanted, left_alone = _sorted_out(chosen)
+def _form(page_request: PageRequest, problem: str, status: int = 200) -> Response:
+    page = _chosen(page_request)
+    wanted, left_alone = _sorted_out(page.operations)
     rows = Counter((one.failure_reason or "", one.kind, one.lane) for one in wanted)
     return page_request.page(
         "bulk.html",
@@ -105,9 +114,9 @@ def _form(page_request: PageRequest, chosen: list[Operation], problem: str, stat
         count=len(wanted),
         money=sum(moves_money(one, page_request.console.kinds) for one in wanted),
         approvals=sum(page_request.ledger.needs_approval(one.kind, one.lane) for one in wanted),
-        capped=len(chosen) == CAP,
+        capped=not page.all_seen or page.next is not None,
         cap=CAP,
-        as_of=max((one.state_since for one in chosen), default=0),
+        shown=_write_shown(page.operations),
         form=secrets.token_urlsafe(12),
         problem=problem,
         note=page_request.form.get("note", ""),

@@ -17,11 +17,12 @@ def login_page(page_request: PageRequest) -> Response:
 def log_in(page_request: PageRequest) -> Response:
     """Check name and password, and begin a session."""
     access = _access(page_request)
-    name, client = page_request.form.get("name", ""), page_request.request.client
+    name = page_request.form.get("name", "")
     try:
-        token = access.log_in(name, page_request.form.get("password", ""), client.host if client else "")
+        token = access.log_in(name, page_request.form.get("password", ""))
     except TooManyTries:
-        return page_request.page("login.html", 429, problem="Too many tries: wait a minute.", name=name)
+        problem = "Too many passwords are being tried, by you or by others: try again in a few seconds."
+        return page_request.page("login.html", 429, problem=problem, name=name)
     if token is None:
         return page_request.page("login.html", 401, problem="Name or password is wrong.", name=name)
     answer = RedirectResponse("/", 303)

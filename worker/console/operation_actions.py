@@ -64,7 +64,12 @@ _STOP = Action(
     " find out whether it was done.",
     danger=True,
 )
-_POLL = Action("poll-now", "Ask B2COPY now", "It becomes due now, before others. Nothing else changes.")
+_POLL = Action(
+    "poll-now",
+    "Ask B2COPY now",
+    "It becomes due now: a worker asks B2COPY about it, or sends it, as soon as its lane, the rate limit and what it"
+    " waits behind permit. Nothing else changes.",
+)
 
 ACTIONS = {action.name: action for action in (_REPLAY, _NOT_DONE, _DONE, _NOT, _CANCEL, _STOP, _POLL)}
 _DECISIONS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -115,9 +120,7 @@ def act(page_request: PageRequest) -> Response:
     note = page_request.form.get("note", "").strip()
     if action is not _POLL and (problem := note_problem(note)):
         return _form(page_request, operation, action, problem, 400)
-    return page_request.console.forms.once(
-        page_request.form.get("form", ""), lambda: _act(page_request, operation, action, note)
-    )
+    return page_request.once(lambda: _act(page_request, operation, action, note))
 
 
 def note_problem(note: str) -> str:

@@ -3,7 +3,8 @@
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl
@@ -12,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from worker.console.access import Person
-from worker.console.process_state import Console
+from worker.console.process_state import Console, SentForm
 from worker.console.roles import Role
 from worker.console.url_parameters import BadParameter, is_storable
 from worker.ledger import Ledger
@@ -21,6 +22,7 @@ from worker.watch.redact import redacted, redacted_value
 
 FORM_LIMIT = 64 * 1024  # bytes
 FIELDS_LIMIT = 500
+_FORMULA = re.compile(r"""(?:^|[;,|\t])[\s"]*(?=[=+\-@\uff1d\uff0b\uff0d\uff20])""")
 
 
 class NotFound(Exception):
@@ -48,6 +50,17 @@ class PageRequest:
         """Return whether the person may do what needs this role, here and now."""
         return self.person.may(Role(role)) and (role == Role.VIEWER or not self.console.read_only)
 
+    def once(self, act: Callable[[], Response]) -> Response:
+        """Do what the form asks for, or return the answer that the same form got before."""
+        sent = SentForm(self.person.name, self.here, self.form.get("form", ""))
+        return self.console.forms.once(sent, act)
+
+    @property
+    def here(self) -> str:
+        """Path and query of this request."""
+        url = self.request.url
+        return url.path + (f"?{url.query}" if url.query else "")
+
     def page(self, template: str, status: int = 200, live: bool = False, **values: Any) -> Response:
         """Return a page. `live`: it refreshes itself."""
         return self.console.render(
@@ -56,7 +69,7 @@ class PageRequest:
             page_request=self,
             person=self.person,
             path=self.request.url.path,
-            here=self.request.url.path + (f"?{self.request.url.query}" if self.request.url.query else ""),
+            here=self.here,
             live=live,
             **values,
         )
@@ -86,7 +99,10 @@ def json_file(name: str, value: Any) -> Response:
 
 
 def csv_file(name: str, headings: Sequence[str], rows: Iterable[Sequence[object]]) -> Response:
-    """Return a table to be saved. A text that a spreadsheet would read as a formula begins with a quotation mark."""
+    """Return a table to be saved. What a spreadsheet would read as a formula begins with a quotation mark.
+
+    Also inside a text, after a character at which a spreadsheet of another country splits the line.
+    """
     out = io.StringIO()
     writer = csv.writer(out)
     writer.writerow(headings)
@@ -97,7 +113,7 @@ def csv_file(name: str, headings: Sequence[str], rows: Iterable[Sequence[object]
 
 def _cell(value: object) -> str:
     text = "" if value is None else one_line(redacted(str(value)))
-    return f"'{text}" if text[:1] in {"=", "+", "-", "@", "\t", "\r"} else text
+    return _FORMULA.sub(r"\g<0>'", text)
 
 
 def _file(name: str, text: str, media_type: str) -> Response:

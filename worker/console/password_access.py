@@ -2,6 +2,9 @@
 
 A line of the file is `name:argon2id hash:roles`. The file is read again when it changes, which ends all sessions. So
 does a restart of the console. A session lasts eight hours; its cookie is random and only its hash is stored.
+
+Guessing is limited for the console as a whole and not per name, so that nobody can lock a person out by wrong tries in
+that person's name. Two hashes are computed at once, each with 64 MiB. Sessions that exist do not notice a flood.
 """
 
 import hashlib
@@ -9,7 +12,6 @@ import os
 import secrets
 import threading
 import time
-from collections import deque
 from pathlib import Path
 
 from argon2 import PasswordHasher
@@ -21,7 +23,10 @@ from worker.console.roles import Role
 from worker.errors import SettingsError
 
 SESSION_S = 8 * 3600.0  # seconds; a login is valid so long
-TRIES = 5  # passwords that a name and address may try in a minute
+TRIES_PER_S = 5.0  # passwords that the whole console verifies each second; more are refused unread
+TRIES_AT_ONCE = 10  # passwords that may come at once
+VERIFIED_AT_ONCE = 2
+WRONG_S = 0.5  # seconds until a wrong password is answered
 SESSIONS = 1000  # most sessions that are stored
 PASSWORD_MIN = 12  # characters
 PASSWORD_LIMIT = 1024  # characters
@@ -31,7 +36,7 @@ _NOBODY = _HASHER.hash(secrets.token_urlsafe())  # verified for unknown names: a
 
 
 class TooManyTries(Exception):
-    """Somebody tried too many passwords within a minute."""
+    """More passwords are tried than the console verifies."""
 
 
 class PasswordAccess:
@@ -47,7 +52,8 @@ class PasswordAccess:
         self._stamp: tuple[int, int] | None = None
         self._people: dict[str, tuple[str, Person]] = {}
         self._sessions: dict[str, tuple[Person, float]] = {}
-        self._tries: dict[tuple[str, str], deque[float]] = {}
+        self._tries_left, self._tried_at = float(TRIES_AT_ONCE), time.monotonic()
+        self._verifying = threading.Semaphore(VERIFIED_AT_ONCE)
         self._read()
 
     @property
@@ -61,20 +67,20 @@ class PasswordAccess:
             person, ends = self._sessions.get(_hashed(token), (None, 0.0))
             return person if time.monotonic() < ends else None
 
-    def log_in(self, name: str, password: str, address: str) -> str | None:
+    def log_in(self, name: str, password: str) -> str | None:
         """Return the new session's cookie, None if name or password is wrong. Raises `TooManyTries`."""
         self._read()
-        self._count_try((name[:NAME_LIMIT], address))
+        self._count_try()
         hashed, person = self._people.get(name, (_NOBODY, None))
         try:
-            _HASHER.verify(hashed, password[:PASSWORD_LIMIT])
+            with self._verifying:
+                _HASHER.verify(hashed, password[:PASSWORD_LIMIT])
         except (Argon2Error, InvalidHashError):
             return None
         if person is None:
             return None
         token = secrets.token_urlsafe(32)
         with self._lock:
-            self._tries.pop((name[:NAME_LIMIT], address), None)
             while len(self._sessions) >= SESSIONS:
                 self._sessions.pop(next(iter(self._sessions)))
             self._sessions[_hashed(token)] = (person, time.monotonic() + SESSION_S)
@@ -85,17 +91,14 @@ class PasswordAccess:
         with self._lock:
             self._sessions.pop(_hashed(request.cookies.get(self.cookie, "")), None)
 
-    def _count_try(self, who: tuple[str, str]) -> None:
+    def _count_try(self) -> None:
         now = time.monotonic()
         with self._lock:
-            if len(self._tries) > 10_000:
-                self._tries.clear()
-            tries = self._tries.setdefault(who, deque())
-            while tries and tries[0] < now - 60:
-                tries.popleft()
-            if len(tries) >= TRIES:
+            self._tries_left = min(TRIES_AT_ONCE, self._tries_left + (now - self._tried_at) * TRIES_PER_S)
+            self._tried_at = now
+            if self._tries_left < 1:
                 raise TooManyTries
-            tries.append(now)
+            self._tries_left -= 1
 
     def _read(self) -> None:
         """Read the file if it has changed. Raises `SettingsError` if it cannot be used."""
@@ -107,11 +110,14 @@ class PasswordAccess:
         except OSError as error:
             raise SettingsError(f"B2COPY_CONSOLE_PASSWORD_FILE: {path}: {error.strerror}") from None
         with self._lock:
-            if self._stamp == (state.st_mtime_ns, state.st_ino):
+            if self._stamp == (state.st_ctime_ns, state.st_ino):
                 return
-            self._people = read_people(path)
+            try:
+                self._people = read_people(path)
+            except OSError as error:
+                raise SettingsError(f"B2COPY_CONSOLE_PASSWORD_FILE: {path}: {error.strerror}") from None
             self._sessions.clear()
-            self._stamp = (state.st_mtime_ns, state.st_ino)
+            self._stamp = (state.st_ctime_ns, state.st_ino)
 
 
 def read_people(path: Path) -> dict[str, tuple[str, Person]]:

@@ -7,13 +7,13 @@ from starlette.responses import Response
 from worker.console.operation_actions import note_problem
 from worker.console.page_request import NotFound, PageRequest, see
 from worker.console.url_parameters import address, word
-from worker.errors import B2CopyError
+from worker.errors import B2CopyError, SettingsError
 from worker.ledger import active_flags, pause
 from worker.ledger.approvals import Approval, resume_or_propose
 from worker.ledger.flags import RESUME
 from worker.ledger.operator_actions import record_renewal
 from worker.queues import LANES
-from worker.report.session_report import OUTCOMES
+from worker.report.session_report import OUTCOMES, RENEWED
 
 RENEWAL_S = 20.0  # seconds to wait for another process's renewal
 TITLES = {"pause": "Pause", "resume": "Resume", "renew": "Renew the session"}
@@ -35,7 +35,7 @@ def act(page_request: PageRequest) -> Response:
     note = page_request.form.get("note", "").strip()
     if problem := note_problem(note):
         return _form(page_request, problem, 400)
-    return page_request.console.forms.once(page_request.form.get("form", ""), lambda: _act(page_request, note))
+    return page_request.once(lambda: _act(page_request, note))
 
 
 def _act(page_request: PageRequest, note: str) -> Response:
@@ -60,9 +60,11 @@ def _renew(page_request: PageRequest, note: str) -> Response:
     record_renewal(page_request.ledger, page_request.person.name, note)
     try:
         renewal = session.renew("operator", force=True, wait=RENEWAL_S)
-    except B2CopyError as error:
+    except (B2CopyError, SettingsError) as error:
         return _form(page_request, f"The session was not renewed: {error}", 409)
-    return see(address("/system", renewed=f"generation {renewal.generation}: {OUTCOMES[renewal.outcome]}"))
+    if renewal.outcome not in RENEWED:
+        return _form(page_request, f"The session was not renewed: {OUTCOMES[renewal.outcome]}.", 409)
+    return see(address("/system", renewed=renewal.outcome))
 
 
 def _what(page_request: PageRequest) -> tuple[str, str]:

@@ -4,8 +4,9 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from starlette.responses import HTMLResponse, Response
 
@@ -21,23 +22,43 @@ SESSION_CACHE_S = 3.0  # seconds
 REMEMBERED_FORMS = 1000  # most forms whose answers are stored
 
 
+class SentForm(NamedTuple):
+    """Who sent a form, to which path and query, and the token that the page wrote into it."""
+
+    person: str
+    address: str
+    token: str
+
+
 class OneTimeForms:
-    """Answers to forms. A form that is sent twice, by a double click, acts once, and both requests get its answer."""
+    """Answers to forms. A form that is sent twice, by a double click, acts once, and both requests get its answer.
+
+    The second waits for the first; other forms wait for neither. A form whose act raised an error may be sent again.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._answers: OrderedDict[str, Response] = OrderedDict()
+        self._answers: OrderedDict[SentForm, Future[Response]] = OrderedDict()
 
-    def once(self, form: str, act: Callable[[], Response]) -> Response:
+    def once(self, form: SentForm, act: Callable[[], Response]) -> Response:
         """Return what `act` returns, or what it returned for the same form before."""
-        if not form:
+        if not form.token:
             return act()
-        with self._lock:  # one action at a time, because actions are short
-            if form not in self._answers:
-                self._answers[form] = act()
+        with self._lock:
+            answer = self._answers.get(form)
+            is_first = answer is None
+            if answer is None:
+                answer = self._answers[form] = Future()
                 if len(self._answers) > REMEMBERED_FORMS:
                     self._answers.popitem(last=False)
-            return self._answers[form]
+        if is_first:
+            try:
+                answer.set_result(act())
+            except BaseException as error:
+                with self._lock:
+                    self._answers.pop(form, None)
+                answer.set_exception(error)
+        return answer.result()
 
 
 @dataclass

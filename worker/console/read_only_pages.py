@@ -8,7 +8,6 @@ from typing import Any
 from starlette.responses import Response
 
 from worker.console.charts import ended_chart, late_chart
-from worker.console.next_step import next_step
 from worker.console.operation_actions import permitted_actions
 from worker.console.page_request import NotFound, PageRequest, csv_file, json_file, see
 from worker.console.url_parameters import FIELDS, ListQuery, address, known_reasons, list_query, number, text
@@ -18,19 +17,28 @@ from worker.ledger.due import COUNT_LIMIT
 from worker.ledger.operation_lists import OPEN, PAGE, Filter, Page, count_operations, list_operations
 from worker.ledger.overview import oldest_open
 from worker.ledger.queries import audit_page, children_of
-from worker.operation import MESSAGE_KIND, FailureReason, Operation, State, WaitReason
+from worker.operation import MESSAGE_KIND, VERSION, FailureReason, Operation, State, WaitReason
 from worker.queues import LANES
 from worker.report import sentences
 from worker.report.chart_series import points
 from worker.report.format_values import iso, span
 from worker.report.health import health_of
-from worker.report.operation_report import document, report_on
+from worker.report.operation_report import evidence as stored_evidence
+from worker.report.operation_report import report_on
 from worker.report.replayable import moves_money
+from worker.report.session_report import OUTCOMES, RENEWED
 from worker.report.session_report import facts as session_facts
 from worker.report.timeline import timeline
 from worker.session import State as SessionState
 from worker.watch.redact import redacted_value
 
+BUTTONS = sentences.Ways(
+    session="The System page",
+    replay="replay it",
+    correct=sentences.COMMANDS.correct,  # the console has no page for it
+    resolve_done="press “It was done”",
+    replay_not_done="press “It was not done: replay”",
+)
 EXPORT_LIMIT = 1_000  # rows of an exported file
 LATE_MS = 5 * 60_000  # ms; the work list shows a money operation that is open for longer, by our clock
 LATE_DUE_S = 60.0  # seconds; the work list shows a lane whose oldest due operation waits for longer
@@ -59,7 +67,7 @@ def now(page_request: PageRequest) -> Response:
         charts=[ended_chart(series), late_chart(series)],
         has_series=any(point.ended or point.late_s for point in series),
         session=_session(page_request),
-        decisions=[entry for _, entry in audit_page(ledger, limit=6)],
+        decisions=audit_page(ledger, limit=6)[0],
         approvals=len(open_approvals(ledger)),
     )
 
@@ -67,25 +75,24 @@ def now(page_request: PageRequest) -> Response:
 def work_list(page_request: PageRequest) -> Response:
     """What a person must decide, oldest first, each with its next step."""
     ledger = page_request.ledger
-    unresolved = list_operations(ledger, Filter((State.FAILED,), reason=FailureReason.UNRESOLVED, oldest_first=True))
-    failed = list_operations(ledger, Filter((State.FAILED,), oldest_first=True))
-    others = [one for one in failed.operations if one.failure_reason != FailureReason.UNRESOLVED]
-    late = list_operations(ledger, Filter(OPEN, lane=LANES[0], older_ms=LATE_MS, oldest_first=True))
-    by_us = [one for one in late.operations if one.wait_reason != WaitReason.PENDING_AT_B2COPY]
+    unresolved = Filter((State.FAILED,), reason=FailureReason.UNRESOLVED, oldest_first=True)
+    others = Filter((State.FAILED,), without_reason=FailureReason.UNRESOLVED, oldest_first=True)
+    by_us = Filter(
+        OPEN, lane=LANES[0], without_reason=WaitReason.PENDING_AT_B2COPY, older_ms=LATE_MS, oldest_first=True
+    )
+    sections = (
+        ("Was it done? B2COPY must be looked at", unresolved, "reason=unresolved&state=failed"),
+        ("Failed: correct, then replay", others, "state=failed"),
+        ("Money that waits for longer than five minutes", by_us, f"state=open&lane={LANES[0]}&older=5m"),
+    )
     flags = active_flags(ledger)
     return page_request.page(
         "work_list.html",
         live=True,
         approvals=open_approvals(ledger),
-        sections=[
-            ("Was it done? B2COPY must be looked at", unresolved.operations, "reason=unresolved&state=failed"),
-            ("Failed: correct, then replay", others, "state=failed"),
-            ("Money that waits for longer than five minutes", by_us, f"state=open&lane={LANES[0]}&older=5m"),
-        ],
-        next_step=lambda operation: next_step(operation) or _standing(page_request, operation, flags),
+        sections=[(title, list_operations(ledger, wanted), query) for title, wanted, query in sections],
+        next_step=lambda operation: sentences.remedy(operation, BUTTONS) or _standing(page_request, operation, flags),
         actions=lambda operation: permitted_actions(page_request, operation),
-        page=PAGE,
-        first=address("/operations", state="failed", sort="oldest"),
     )
 
 
@@ -123,7 +130,7 @@ def operation(page_request: PageRequest) -> Response:
         "operation.html",
         live=True,
         report=report,
-        next_step=next_step(found),
+        next_step=sentences.remedy(found, BUTTONS),
         one=found,
         account=account_of(found),
         money=moves_money(found, page_request.console.kinds),
@@ -137,11 +144,20 @@ def operation(page_request: PageRequest) -> Response:
 
 
 def evidence(page_request: PageRequest) -> Response:
-    """All evidence of an operation as JSON, with the SHA-256 of its canonical form."""
-    found = one_operation(page_request)
-    content = redacted_value(document(report_on(page_request.ledger, found, page_request.console.kinds)))
+    """All evidence of an operation as JSON, with the SHA-256 of `evidence` in its canonical form.
+
+    Canonical: names sorted, no spaces, all but ASCII escaped. Two exports of the same evidence have the same digest.
+    """
+    report = report_on(page_request.ledger, one_operation(page_request), page_request.console.kinds)
+    content = redacted_value(stored_evidence(report))
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    bundle = {"sha256_of_evidence": hashlib.sha256(canonical.encode()).hexdigest(), "evidence": content}
+    bundle = {
+        "sha256_of_evidence": hashlib.sha256(canonical.encode()).hexdigest(),
+        "exported_at": iso(int(time.time() * 1000)),
+        "exported_by_version": VERSION,
+        "standing": report.standing,
+        "evidence": content,
+    }
     return json_file("evidence.json", bundle)
 
 
@@ -181,7 +197,7 @@ def system(page_request: PageRequest) -> Response:
     url = page_request.ledger.engine.url.render_as_string(hide_password=True)
     return page_request.page(
         "system.html", session=_session(page_request), flags=flags, lanes=LANES, settings=settings, database=url,
-        can_renew=console.session is not None,
+        can_renew=console.session is not None, renewed=_renewed(page_request),
     )  # fmt: skip
 
 
@@ -245,9 +261,14 @@ def _standing(page_request: PageRequest, operation: Operation, flags: dict[str, 
 def _audit_entries(page_request: PageRequest, limit: int) -> tuple[list[Any], str | None, str | None, int | None]:
     actor, subject = text(page_request.query, "actor"), text(page_request.query, "subject")
     before = number(page_request.query, "before")
-    found = audit_page(page_request.ledger, actor=actor, subject=subject, before=before, limit=limit)
-    last = found[-1][0] if len(found) == limit else None
-    return [entry for _, entry in found], actor, subject, last
+    found, last = audit_page(page_request.ledger, actor=actor, subject=subject, before=before, limit=limit)
+    return found, actor, subject, last
+
+
+def _renewed(page_request: PageRequest) -> str:
+    """Return how the session was just renewed. Any other text in the address is not shown."""
+    outcome = page_request.query.get("renewed", "")
+    return OUTCOMES[outcome] if outcome in RENEWED else ""
 
 
 def _session(page_request: PageRequest) -> list[tuple[str, str]]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import uvicorn
 
-from tasks.registry import KINDS
+from tasks.registry import ALL_KINDS
 from worker.console.access import Access, LocalAccess, ProxyAccess, read_secret
 from worker.console.app import make_app
 from worker.console.password_access import PasswordAccess
@@ -34,8 +34,8 @@ def make_console(settings: ConsoleSettings, alone: bool = False, wake_lane: Call
     read_only = settings.console_read_only or (settings.console_access == "none" and not alone)
     ledger = open_ledger(settings.database_url, pool_size=CONNECTIONS, max_overflow=0, pool_timeout=5)
     limit_queries(ledger.engine, read_only)
-    ledger = replace(ledger, needs_approval=needs_approval(settings.four_eyes, lambda: KINDS))
-    return Console(ledger, settings, access, KINDS, read_only, _session(), wake_lane)
+    ledger = replace(ledger, needs_approval=needs_approval(settings.four_eyes, lambda: ALL_KINDS))
+    return Console(ledger, settings, access, ALL_KINDS, read_only, _session(), wake_lane)
 
 
 def check_listen(settings: ConsoleSettings, host: str) -> None:
@@ -59,19 +59,24 @@ def serve(settings: ConsoleSettings, host: str, port: int, alone: bool) -> None:
     check_listen(settings, host)
     console = make_console(settings, alone)
     try:
-        # Without proxy_headers, so that a client cannot choose the address that a trusted proxy is known by.
-        uvicorn.run(
-            make_app(console),
-            host=host,
-            port=port,
-            proxy_headers=False,
-            server_header=False,
-            access_log=False,
-            log_level="warning",
-            timeout_graceful_shutdown=5,
-        )
+        uvicorn.Server(server_config(console, host, port)).run()
     finally:
         console.ledger.close()
+
+
+def server_config(console: Console, host: str, port: int) -> uvicorn.Config:
+    """Return how the HTTP server runs."""
+    return uvicorn.Config(
+        make_app(console),
+        host=host,
+        port=port,
+        proxy_headers=False,  # a client must not choose the address that a trusted proxy is known by
+        server_header=False,
+        access_log=False,
+        log_config=None,  # our handlers, which redact, and not handlers of its own
+        log_level="warning",
+        timeout_graceful_shutdown=5,
+    )
 
 
 def split_address(text: str) -> tuple[str, int]:

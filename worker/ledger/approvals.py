@@ -163,7 +163,7 @@ def approve(ledger: Ledger, number: int, actor: str, note: str) -> Approval:
 
     def work(connection: Connection) -> Approval:
         row, now = _open(connection, number)
-        if _same_person(actor, row.proposed_by):
+        if is_same_person(actor, row.proposed_by):
             raise NotAllowed(f"A{number} is your own proposal: another person must approve it")
         if row.expires_at <= now:
             return _close(connection, row, "expired", OURSELVES, "", now)
@@ -190,7 +190,7 @@ def reject(ledger: Ledger, number: int, actor: str, note: str) -> Approval:
     def work(connection: Connection) -> Approval:
         row, now = _open(connection, number)
         return _close(
-            connection, row, "withdrawn" if _same_person(actor, row.proposed_by) else "rejected", actor, note, now
+            connection, row, "withdrawn" if is_same_person(actor, row.proposed_by) else "rejected", actor, note, now
         )
 
     return ledger.write(work)
@@ -253,7 +253,8 @@ def _close(connection: Connection, row: Row[Any], decision: str, actor: str, not
     return _approval_of(row)._replace(**decided)  # type: ignore[arg-type]
 
 
-def _same_person(one: str, other: str) -> bool:
+def is_same_person(one: str, other: str) -> bool:
+    """Return whether two names are one person's, in whatever case they are written."""
     return one.strip().casefold() == other.strip().casefold()
 
 

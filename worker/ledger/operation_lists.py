@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, func, select, union_all
+from sqlalchemy import ColumnElement, Connection, Select, func, select, union_all
 from sqlalchemy.sql import Subquery
 
 from worker.ledger.database import Ledger
@@ -40,6 +40,7 @@ class Filter:
     lane: str | None = None
     kind: str | None = None
     reason: str | None = None
+    without_reason: str | None = None
     account: str | None = None
     request_id: str | None = None
     batch: str | None = None
@@ -50,7 +51,10 @@ class Filter:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """`next` is the id after which the next page begins, None at the end. `all_seen`: no window cut the list."""
+    """`next` is the id after which the next page begins, None at the end.
+
+    `all_seen`: no window cut the list. If one cut a list of open operations, there is no next page.
+    """
 
     operations: list[Operation]
     next: int | None
@@ -69,8 +73,9 @@ def list_operations(ledger: Ledger, wanted: Filter, after: int | None = None, li
         found = [operation_of(row) for row in connection.execute(rows)]
         if len(found) > limit:
             return Page(found[:limit], found[limit - 1].id, True)
-        last = _end_of_window(wanted, after)
-        end: int | None = None if last is None else connection.scalar(last)
+        if _is_open(wanted):
+            return Page(found, None, not _is_cut(connection, wanted))
+        end: int | None = connection.scalar(_end_of_window(wanted, after))
     return Page(found, end, end is None)
 
 
@@ -78,10 +83,9 @@ def count_operations(ledger: Ledger, wanted: Filter) -> tuple[int, bool]:
     """Count what the filter matches in its first window. Returns (count, whether that is all there is)."""
     window = _window(wanted, None, WINDOW)
     count = select(func.count()).select_from(window)
-    last = _end_of_window(wanted, None)
     with ledger.reading() as connection:
         found = connection.execute(count).scalar_one()
-        return found, last is None or connection.scalar(last) is None
+        return found, not _is_cut(connection, wanted)
 
 
 def _window(wanted: Filter, after: int | None, limit: int) -> Subquery:
@@ -130,9 +134,16 @@ def _by_id(wanted: Filter, after: int | None, *columns: ColumnElement[Any]) -> S
     return source
 
 
-def _end_of_window(wanted: Filter, after: int | None) -> Select[Any] | None:
-    """Return a query for the id at which the window ends; None if open operations are listed, which have no order."""
-    return None if _is_open(wanted) else _by_id(wanted, after, c.id).offset(WINDOW - 1).limit(1)
+def _end_of_window(wanted: Filter, after: int | None) -> Select[Any]:
+    """Return a query for the id at which the window ends, if operations are listed by their ids."""
+    return _by_id(wanted, after, c.id).offset(WINDOW - 1).limit(1)
+
+
+def _is_cut(connection: Connection, wanted: Filter) -> bool:
+    """Return whether there are more operations than the first window holds."""
+    sources = _sources(wanted, None) if _is_open(wanted) else [_by_id(wanted, None, c.id)]
+    beyond = (source.with_only_columns(c.id).offset(WINDOW).limit(1) for source in sources)
+    return any(connection.scalar(one) is not None for one in beyond)
 
 
 def _beyond(wanted: Filter, after: int | None, column: ColumnElement[int]) -> Iterable[ColumnElement[bool]]:
@@ -151,6 +162,8 @@ def _conditions(wanted: Filter, w: Any) -> list[ColumnElement[bool]]:
             conditions.append(column == value)
     if wanted.reason is not None:
         conditions.append(func.coalesce(w.failure_reason, w.wait_reason) == wanted.reason)
+    if wanted.without_reason is not None:
+        conditions.append(func.coalesce(w.failure_reason, w.wait_reason, "") != wanted.without_reason)
     if wanted.account is not None:
         conditions.append(_is_of_account(wanted.account, w))
     if wanted.request_id is not None:

@@ -22,6 +22,7 @@ from worker.operation import (
 FIELDS = [c[name] for name in Operation.__dataclass_fields__]
 BY_KEY = select(*FIELDS).where(c.key == bindparam("wanted"))
 _BY_KEYS = select(*FIELDS).where(in_list(c.key, "keys"))
+_BY_IDS = select(*FIELDS).where(in_list(c.id, "ids"))
 _ATTEMPTS = (
     select(schema.attempts)
     .where(schema.attempts.c.operation_id == bindparam("wanted"))
@@ -46,6 +47,13 @@ def find_many(ledger: Ledger, keys: list[str]) -> dict[str, Operation]:
         return {row.key: operation_of(row) for row in connection.execute(_BY_KEYS, {"keys": keys})}
 
 
+def find_by_ids(ledger: Ledger, ids: list[int]) -> list[Operation]:
+    """Return the operations with these ids, newest first, those that exist."""
+    with ledger.reading() as connection:
+        found = [operation_of(row) for row in connection.execute(_BY_IDS, {"ids": ids})]
+    return sorted(found, key=lambda one: one.id, reverse=True)
+
+
 def attempts_of(ledger: Ledger, operation_id: int) -> list[AttemptRecord]:
     """Return an operation's attempts, oldest first."""
     with ledger.reading() as connection:
@@ -66,10 +74,11 @@ def audit_page(
     subject: str | None = None,
     before: int | None = None,
     limit: int = 50,
-) -> list[tuple[int, AuditEntry]]:
-    """Return entries of the audit with their ids, newest first, from a window of `AUDIT_WINDOW` entries.
+) -> tuple[list[AuditEntry], int | None]:
+    """Return entries of the audit, newest first, from a window of `AUDIT_WINDOW` entries, and where to go on.
 
-    `before`: only entries with a smaller id, to continue where the last answer ended.
+    `before`: only entries with a smaller id, to continue where the last answer ended. There may be more entries even if
+    the window held none that matches.
     """
     window = select(audit).order_by(audit.c.id.desc()).limit(AUDIT_WINDOW)
     if subject is not None:
@@ -77,11 +86,15 @@ def audit_page(
     if before is not None:
         window = window.where(audit.c.id < before)
     found = window.subquery()
-    wanted = select(found).order_by(found.c.id.desc()).limit(limit)
+    wanted = select(found).order_by(found.c.id.desc()).limit(limit + 1)
     if actor is not None:
         wanted = wanted.where(found.c.actor == actor)
     with ledger.reading() as connection:
-        return [(row.id, _entry_of(row)) for row in connection.execute(wanted)]
+        rows = connection.execute(wanted).all()
+        if len(rows) > limit:
+            return [_entry_of(row) for row in rows[:limit]], rows[limit - 1].id
+        end = connection.scalar(window.with_only_columns(audit.c.id).offset(AUDIT_WINDOW - 1).limit(1))
+        return [_entry_of(row) for row in rows], end
 
 
 def children_of(ledger: Ledger, key: str, limit: int = 20) -> list[Operation]:

@@ -65,16 +65,26 @@ def summary(report: OperationReport) -> dict[str, Any]:
     }
 
 
-def document(report: OperationReport) -> dict[str, Any]:
-    """Return all evidence, for programs: the export for a regulator or a dispute. Names and times as in `summary`."""
+def evidence(report: OperationReport) -> dict[str, Any]:
+    """Return what is stored about an operation, and nothing that depends on when it is looked at.
+
+    It is the same until the operation changes or a person decides about it. Names and times as in `summary`.
+    """
     fields = asdict(report.operation)
     del fields["id"]
     return {
-        **summary(report),
         **with_iso_times(fields),
-        "paused": report.pause and pause_document(report.pause),
         "attempts": [_attempt(attempt) for attempt in report.attempts],
         "audit": [_audit(entry) for entry in report.audit],
+    }
+
+
+def document(report: OperationReport) -> dict[str, Any]:
+    """Return all evidence and how the operation stands, for programs. Names and times as in `summary`."""
+    return {
+        **summary(report),
+        **evidence(report),
+        "paused": report.pause and pause_document(report.pause),
         "exported_at": iso(int(time.time() * 1000)),
         "exported_by_version": VERSION,
     }

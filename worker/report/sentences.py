@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from shlex import quote
-from typing import Any
+from typing import Any, NamedTuple
 
 from worker.kind import Kind
 from worker.operation import MESSAGE_KIND, AuditEntry, FailureReason, OnUnknown, Operation, State, WaitReason
@@ -27,7 +27,7 @@ _WAITS = {
     WaitReason.BEHIND_PARENT: "{parent} has not succeeded yet",
 }
 _WAIT_REMEDIES = {
-    WaitReason.NO_SESSION: "`b2copy-sync session show` says why. It continues by itself once a login succeeds.",
+    WaitReason.NO_SESSION: "{session} says why. It continues by itself once a login succeeds.",
     WaitReason.NO_ACCESS: (
         "Ask {destination} whether {address} is on the service admin's allow-list and whether the admin has the"
         " permission. It continues by itself once access is granted."
@@ -41,25 +41,40 @@ _FAILED = {
     FailureReason.BAD_PAYLOAD: "its payload cannot be used",
     FailureReason.INTERNAL: "the fault is ours: the worker's log has the traceback",
 }
-_REPLAY = '`b2copy-sync failed replay {key} --why "..."`'
-_CORRECT = '`b2copy-sync failed correct {key} NAME=VALUE --why "..."`'
+
+
+class Ways(NamedTuple):
+    """How a person does what a remedy names: commands of the shell, or buttons of the console."""
+
+    session: str
+    replay: str
+    correct: str
+    resolve_done: str
+    replay_not_done: str
+
+
+COMMANDS = Ways(
+    session="`b2copy-sync session show`",
+    replay='`b2copy-sync failed replay {key} --why "..."`',
+    correct='`b2copy-sync failed correct {key} NAME=VALUE --why "..."`',
+    resolve_done='`b2copy-sync failed resolve {key} --succeeded --why "..."`',
+    replay_not_done='`b2copy-sync failed replay {key} --it-was-not-done --why "..."`',
+)
 _FAILED_REMEDIES = {
-    FailureReason.REJECTED: f"Correct what {{destination}} names, then: {_REPLAY}. If the payload is wrong: {_CORRECT}",
-    FailureReason.EXHAUSTED: f"Find out at {{destination}} why, then: {_REPLAY}",
-    FailureReason.EXPIRED: f"If it is still wanted: {_REPLAY}",
-    FailureReason.BAD_PAYLOAD: f"Nothing of it was sent. Correct its payload: {_CORRECT}",
-    FailureReason.INTERNAL: f"Once the fault is corrected: {_REPLAY}",
+    FailureReason.REJECTED: "Correct what {destination} names, then: {replay}. If the payload is wrong: {correct}",
+    FailureReason.EXHAUSTED: "Find out at {destination} why, then: {replay}",
+    FailureReason.EXPIRED: "If it is still wanted: {replay}",
+    FailureReason.BAD_PAYLOAD: "Nothing of it was sent. Correct its payload: {correct}",
+    FailureReason.INTERNAL: "Once the fault is corrected: {replay}",
 }
 _MESSAGE_REMEDY = "Request it again with the payload corrected. Nothing of this one was sent."
-_KIND_REMEDY = f"Clear up at {{destination}} what it says, then: {_REPLAY}"
+_KIND_REMEDY = "Clear up at {destination} what it says, then: {replay}"
 _UNRESOLVED_REMEDIES = {
-    OnUnknown.START_OR_GET: f"A replay does no harm, because the same call returns how it stands: {_REPLAY}",
-    OnUnknown.READ_BACK: f"A replay does no harm, because it looks first whether it was done: {_REPLAY}",
-    OnUnknown.REPEAT: f"A replay does no harm, because its sender allowed it: {_REPLAY}",
+    OnUnknown.START_OR_GET: "A replay does no harm, because the same call returns how it stands: {replay}",
+    OnUnknown.READ_BACK: "A replay does no harm, because it looks first whether it was done: {replay}",
+    OnUnknown.REPEAT: "A replay does no harm, because its sender allowed it: {replay}",
     OnUnknown.STOP: (
-        "Find out at {destination} whether {step} was done. If it was:"
-        ' `b2copy-sync failed resolve {key} --succeeded --why "..."`. If it was not:'
-        ' `b2copy-sync failed replay {key} --it-was-not-done --why "..."`'
+        "Find out at {destination} whether {step} was done. If it was: {resolve_done}. If it was not: {replay_not_done}"
     ),
 }
 
@@ -82,10 +97,10 @@ def standing(
     return str(operation.state)
 
 
-def remedy(operation: Operation) -> str:
+def remedy(operation: Operation, ways: Ways = COMMANDS) -> str:
     """Return what a person can do about an operation that failed or waits; empty if there is nothing to do."""
     if operation.wait_reason in _WAIT_REMEDIES:
-        return _filled(_WAIT_REMEDIES[operation.wait_reason], operation)
+        return _filled(_WAIT_REMEDIES[operation.wait_reason], operation, ways)
     reason = operation.failure_reason
     if reason is None:
         return ""
@@ -95,10 +110,10 @@ def remedy(operation: Operation) -> str:
         must_look = operation.outcome_unknown and operation.on_unknown == OnUnknown.STOP
         by_rule = OnUnknown.STOP if must_look else operation.on_unknown
         if by_rule == OnUnknown.STOP and not must_look:
-            return _filled(_FAILED_REMEDIES[FailureReason.EXHAUSTED], operation)
-        return _filled(_UNRESOLVED_REMEDIES[by_rule], operation)
+            return _filled(_FAILED_REMEDIES[FailureReason.EXHAUSTED], operation, ways)
+        return _filled(_UNRESOLVED_REMEDIES[by_rule], operation, ways)
     known = reason in FailureReason.__members__.values()
-    return _filled(_FAILED_REMEDIES[FailureReason(reason)] if known else _KIND_REMEDY, operation)
+    return _filled(_FAILED_REMEDIES[FailureReason(reason)] if known else _KIND_REMEDY, operation, ways)
 
 
 def paused_by(pause: AuditEntry) -> str:
@@ -123,7 +138,7 @@ def _due(operation: Operation, now: float) -> str:
     return f"next look in {seconds:.0f} s" if seconds >= 1 else "due now"
 
 
-def _filled(sentence: str, operation: Operation) -> str:
+def _filled(sentence: str, operation: Operation, ways: Ways = COMMANDS) -> str:
     names = {"b2copy": "B2COPY", "crm": "the CRM"}
     return sentence.format(
         destination=names.get(operation.destination, operation.destination),
@@ -132,4 +147,5 @@ def _filled(sentence: str, operation: Operation) -> str:
         key=quote(operation.key),
         step=operation.unknown_step or "it",
         address=our_address(),
+        **{name: way.format(key=quote(operation.key)) for name, way in ways._asdict().items()},
     )

@@ -1,0 +1,64 @@
+"""The work list: it says that nothing is to be done only if nothing is."""
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.console.conftest import client_of
+from tests.operations import LedgerClock, fail_operation, hold_operation, make_wait, record_operations
+from worker.console.process_state import Console
+from worker.ledger import Ledger, operation_lists
+from worker.operation import FailureReason, OnUnknown, WaitReason
+
+OpenConsole = Callable[..., Console]
+NOTHING = "Nothing to do here"
+
+
+def test_what_failed_is_shown_behind_many_that_are_unresolved(open_console: OpenConsole, ledger: Ledger) -> None:
+    for number in range(operation_lists.PAGE):
+        fail_operation(ledger, f"U{number}", failure_reason=FailureReason.UNRESOLVED)
+    fail_operation(ledger, "refused")
+
+    page = client_of(open_console()).get("/todo").text
+
+    assert "fees.process:refused" in page
+    assert page.count(NOTHING) == 1  # no money waits
+
+
+def test_money_that_waits_for_us_is_shown_behind_many_that_wait_for_b2copy(
+    open_console: OpenConsole, ledger: Ledger
+) -> None:
+    for number in range(operation_lists.PAGE):
+        make_wait(ledger, hold_operation(ledger, f"P{number}"), wait_reason=WaitReason.PENDING_AT_B2COPY)
+    record_operations(ledger, "forgotten")
+    LedgerClock(ledger).advance(600)
+
+    page = client_of(open_console()).get("/todo").text
+
+    assert "fees.process:forgotten" in page
+    assert page.count(NOTHING) == 2
+
+
+def test_a_window_that_was_cut_is_no_proof_that_nothing_is_to_be_done(
+    open_console: OpenConsole, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operation_lists, "WINDOW", 5)
+    for number in range(6):
+        fail_operation(ledger, f"F{number}")
+    fail_operation(ledger, "lost", failure_reason=FailureReason.UNRESOLVED)
+
+    page = client_of(open_console()).get("/todo").text
+
+    assert page.count("and there are more") == 1
+    assert page.count(NOTHING) == 1
+
+
+def test_the_next_step_names_buttons_and_no_command(open_console: OpenConsole, ledger: Ledger) -> None:
+    fail_operation(ledger, "W1", failure_reason=FailureReason.EXPIRED)
+    fail_operation(ledger, "W2", kind="call", failure_reason=FailureReason.UNRESOLVED, on_unknown=OnUnknown.STOP)
+
+    page = client_of(open_console()).get("/todo").text
+
+    assert "If it is still wanted: replay it" in page
+    assert "press “It was done”" in page
+    assert "b2copy-sync failed" not in page
