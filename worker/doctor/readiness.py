@@ -35,8 +35,6 @@ def not_ready(settings: Settings) -> str:
         return str(error).splitlines()[0]
     except (redis.RedisError, B2CopyError) as error:
         return f"Redis cannot be used: {error}"
-    except SettingsError as error:
-        return str(error).splitlines()[0]
     if cooldown is not None and cooldown.kind == TERMINAL:
         return f"B2COPY refuses our login: {cooldown.reason}"
     return ""
