@@ -79,7 +79,7 @@ MAY_IMPORT = {
     },
     "worker/b2copy": {
         "worker/errors.py", "worker/http", "worker/operation.py", "worker/secret_file.py", "worker/session",
-        "worker/settings.py", "worker/watch",
+        "worker/settings.py", "worker/storable.py", "worker/watch",
     },
     "worker/session": {
         "worker/errors.py", "worker/http", "worker/process.py", "worker/redis_connection.py", "worker/secret_file.py",
@@ -88,7 +88,7 @@ MAY_IMPORT = {
     "worker/http": {
         "worker/errors.py", "worker/operation.py", "worker/process.py", "worker/settings.py", "worker/watch",
     },
-    "worker/ledger": {"worker/errors.py", "worker/operation.py", "worker/queues.py"},
+    "worker/ledger": {"worker/errors.py", "worker/operation.py", "worker/queues.py", "worker/storable.py"},
     "worker/testbed": {"worker/sandbox", "worker/settings.py"},
     "worker/sandbox": set(),
     "worker/kind.py": {"worker/errors.py", "worker/operation.py", "worker/settings.py"},
@@ -102,6 +102,7 @@ MAY_IMPORT = {
     "worker/json_lines.py": set(),
     "worker/packages.py": set(),
     "worker/process.py": set(),
+    "worker/storable.py": set(),
     "worker/queues.py": set(),
     "worker/operation.py": set(),
     "worker/errors.py": set(),

@@ -23,6 +23,7 @@ from sqlalchemy import (
 from worker.errors import NotAllowed
 from worker.ledger.audit import record_audit
 from worker.ledger.ended import Ended, ended
+from worker.ledger.insert import encode_result
 from worker.ledger.schema import allowed_from, c, now_ms, operations, sql_literal
 from worker.operation import MESSAGE_KIND, FailureReason, OnUnknown, Phase, State, change_mark
 
@@ -163,7 +164,7 @@ def resolve_row(
         "now": row.now,
         "new_state": state,
         "new_failure_reason": failure_reason,
-        "new_result": None if result is None else json.dumps(result),
+        "new_result": encode_result(result),
     }
     connection.execute(_RESOLVE, values)
     before = {

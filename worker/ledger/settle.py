@@ -15,6 +15,7 @@ from worker.ledger.claims import claim_within
 from worker.ledger.database import Ledger
 from worker.ledger.ended import Ended, ended
 from worker.ledger.evidence import Evidence, digest, fence_of_answer
+from worker.ledger.insert import encode_result
 from worker.ledger.late_answers import decide_by_late_answers
 from worker.ledger.prepared import Given, Prepared, PreparedForRows
 from worker.ledger.schema import allowed_from, c, in_list, now_ms, operations, sql_literal
@@ -180,7 +181,7 @@ def _settled(transition: Transition, answer: str | None, fence: int, now: int) -
         state_since=now,
         last_wait_ms=wait_ms,
         ended_at=None if waits else now,
-        result=None if transition.result is None else json.dumps(transition.result),
+        result=encode_result(transition.result),
         last_answer=answer,
         last_answer_fence=None if answer is None else fence,
     )
