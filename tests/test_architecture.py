@@ -88,7 +88,9 @@ MAY_IMPORT = {
     "worker/http": {
         "worker/errors.py", "worker/operation.py", "worker/process.py", "worker/settings.py", "worker/watch",
     },
-    "worker/ledger": {"worker/errors.py", "worker/operation.py", "worker/queues.py", "worker/storable.py"},
+    "worker/ledger": {
+        "worker/errors.py", "worker/operation.py", "worker/queues.py", "worker/storable.py", "worker/watch",
+    },
     "worker/testbed": {"worker/sandbox", "worker/settings.py"},
     "worker/sandbox": set(),
     "worker/kind.py": {"worker/errors.py", "worker/operation.py", "worker/settings.py"},

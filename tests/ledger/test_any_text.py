@@ -9,9 +9,10 @@ from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as any_
 
-from tests.operations import attempt_record, claim_one, fail, find_operation, make_wait, record_operations
-from worker.ledger import Ledger, attempts_of, identity_of, resolve, settle
+from tests.operations import LedgerClock, attempt_record, claim_one, fail, find_operation, make_wait, record_operations
+from worker.ledger import LEASE_S, Ledger, attempts_of, audit_of, identity_of, resolve, settle
 from worker.operation import State, Transition
+from worker.watch.redact import MASK
 
 NAMES = count(1)
 KINDS = any_.sampled_from(["clients.register", "accounts.create", "call"])
@@ -70,3 +71,23 @@ def test_a_person_may_give_a_result_with_any_text(ledger: Ledger, kind: str) -> 
     known = identity_of(ledger, "1", login)
     assert known is not None
     assert known.client_id == "5\ufffd\ufffd"
+
+
+@pytest.mark.parametrize("by", ["an attempt", "a late answer", "a person"])
+def test_no_result_is_stored_with_its_secrets(ledger: Ledger, clock: LedgerClock, by: str) -> None:
+    _, name = begun(ledger, "clients.register")
+    result = {"client_id": 5, "answer": {"client": {"password": "hunter2"}, "access_token": "hunter2"}}
+    claim = claim_one(ledger, lane="default")
+    if by != "an attempt":
+        clock.advance(LEASE_S + 1)
+        second = claim_one(ledger, "worker 2", lane="default")
+        settle(ledger, [Transition(second, State.FAILED, failure_reason="unresolved", outcome_unknown=True)])
+    if by == "a person":
+        resolve(ledger, f"clients.register:{name}", "ada", "looked", succeeded=True, result=result)
+    else:
+        settle(ledger, [Transition(claim, State.SUCCEEDED, result=result, outcome_known=True)])
+
+    found = find_operation(ledger, name, "clients.register")
+    assert found.state == State.SUCCEEDED
+    assert found.result == {"client_id": 5, "answer": {"client": {"password": MASK}, "access_token": MASK}}
+    assert "hunter2" not in str(audit_of(ledger, found.key))

@@ -159,12 +159,13 @@ def resolve_row(
     """Record what the destination did of a failed operation."""
     state = State.SUCCEEDED if succeeded else State.FAILED
     failure_reason = None if succeeded else FailureReason.REJECTED
+    new_result = encode_result(result)
     values = {
         "wanted": row.id,
         "now": row.now,
         "new_state": state,
         "new_failure_reason": failure_reason,
-        "new_result": encode_result(result),
+        "new_result": new_result,
     }
     connection.execute(_RESOLVE, values)
     before = {
@@ -174,7 +175,7 @@ def resolve_row(
         "progress": row.progress and json.loads(row.progress),
         "result": row.result and json.loads(row.result),
     }
-    after = {"state": state, "failure_reason": failure_reason, "result": result}
+    after = {"state": state, "failure_reason": failure_reason, "result": new_result and json.loads(new_result)}
     record_audit(connection, f"resolve, {state}", actor, note, row.key, before, after)
     ended(connection, [Ended(row.id, row.key, row.entity, state)], row.now)
 

@@ -25,6 +25,7 @@ from worker.errors import BadPayload
 from worker.ledger.schema import c, now_ms, operations, sql_literal
 from worker.operation import FailureReason, New, Phase, State
 from worker.storable import storable
+from worker.watch.redact import redacted_value
 
 KEY_LIMIT = 255  # characters: well within what an index of either database takes
 PAYLOAD_LIMIT = 64 * 1024  # characters
@@ -121,8 +122,8 @@ def encode_payload(key: str, payload: Mapping[str, Any]) -> str:
 
 
 def encode_result(result: Mapping[str, Any] | None) -> str | None:
-    """Return a result as both databases store it, also one that a person has supplied."""
-    return None if result is None else json.dumps(storable(dict(result)))
+    """Return a result as it is stored: without secrets, and with texts that both databases take."""
+    return None if result is None else json.dumps(redacted_value(storable(dict(result))))
 
 
 def printable(value: str) -> str:
