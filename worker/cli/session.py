@@ -61,7 +61,7 @@ def forget(login: Login = "service_admin", as_json: Json = False) -> None:
         from worker.ledger.refused_passwords import RefusedPasswords
         from worker.process import me
 
-        RefusedPasswords(ledger, me()).clear("the session was forgotten by hand")
+        RefusedPasswords(ledger, me()).forget("the session was forgotten by hand")
     if as_json:
         output.document({"forgotten": generation or None})
     else:
