@@ -10,8 +10,10 @@ from tasks.clients import CLIENTS
 from tests.conftest import Configure
 from tests.flow.conftest import make_all_due, make_lease_lapse
 from tests.support import until
+from worker.b2copy.routes.account_create import NewAccount
 from worker.errors import BadPayload
 from worker.flow.pusher import Pusher
+from worker.http import event_loop
 from worker.instances import b2copy
 from worker.instances import ledger as open_this_ledger
 from worker.ledger import (
@@ -221,6 +223,46 @@ def test_an_account_that_exists_already_is_the_result_unless_it_is_another_clien
         ended = system.end_of(OPENING)
         assert (ended.state, ended.failure_reason) == (state, reason)
     assert times(sandbox, "accounts.create") == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason", "words"),
+    [
+        ({"is_master": False, "product_currency_id": 2}, None, ""),
+        ({"is_master": True, "product_currency_id": 2}, "other_account", "is of type investment"),
+        ({"is_master": False, "product_currency_id": 3}, "other_account", "product_currency_id 2, not 3"),
+    ],
+)
+def test_an_account_of_another_type_or_product_is_not_the_one_that_was_asked_for(
+    system: System, sandbox: SandboxControl, asked: dict[str, Any], reason: str | None, words: str
+) -> None:
+    system.request(ACCOUNTS, product_currency_id=2, client_id=5)
+    system.end_of(OPENING)
+    with system.ledger.writing() as connection:
+        connection.exec_driver_sql("DELETE FROM b2copy_operations")
+    system.request(ACCOUNTS, client_id=5, **asked)
+
+    ended = system.end_of(OPENING)
+
+    assert ended.failure_reason == reason
+    assert words in str(attempts_of(system.ledger, ended.id)[-1].message)
+    assert times(sandbox, "accounts.create") == 1
+
+
+def test_several_accounts_with_one_number_are_no_success(system: System, sandbox: SandboxControl) -> None:
+    sandbox.switches(duplicate_accounts="created")
+    for _ in range(2):
+        event_loop().run(
+            b2copy().create_account(NewAccount(client_id=5, platform=1, number="700100", product_currency_id=2))
+        )
+    system.request(ACCOUNTS, product_currency_id=2, client_id=5)
+    claim(system.ledger, "default", "a worker that dies", 1)
+    make_lease_lapse(system.ledger)
+
+    ended = system.end_of(OPENING)
+
+    assert ended.failure_reason == "other_account"
+    assert "2 accounts" in str(attempts_of(system.ledger, ended.id)[-1].message)
 
 
 def test_an_account_whose_client_is_not_known_fails_and_is_opened_once_it_is(
