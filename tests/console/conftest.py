@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from tasks.registry import KINDS
+from tasks.registry import ALL_KINDS, KINDS
 from worker.console.access import Access, Person
 from worker.console.app import make_app
 from worker.console.roles import Role
@@ -73,7 +73,7 @@ def open_console(console_url: str) -> Iterator[Callable[..., Console]]:
         )
         ledger = open_ledger(console_url, pool_size=2, max_overflow=0)
         limit_queries(ledger.engine, read_only)
-        ledger = replace(ledger, needs_approval=needs_approval(four_eyes, lambda: KINDS))
+        ledger = replace(ledger, needs_approval=needs_approval(four_eyes, lambda: ALL_KINDS))
         access = access or As(**EVERYBODY)
         opened.append(Console(ledger, chosen, access, KINDS, read_only, None, lambda lane: None))
         return opened[-1]

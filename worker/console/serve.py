@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import uvicorn
 
-from tasks.registry import KINDS
+from tasks.registry import ALL_KINDS, KINDS
 from worker.console.access import Access, LocalAccess, ProxyAccess, read_secret
 from worker.console.app import make_app
 from worker.console.passwords import PasswordAccess
@@ -14,6 +14,7 @@ from worker.console.state import Console
 from worker.doctor.session import quiet_session
 from worker.errors import SettingsError
 from worker.ledger import open_ledger
+from worker.ledger.four_eyes import stricter
 from worker.ledger.limits import limit_queries
 from worker.messages.wake_up import wake
 from worker.process import me
@@ -34,7 +35,8 @@ def make_console(settings: ConsoleSettings, alone: bool = False, wake_lane: Call
     read_only = settings.console_read_only or (settings.console_access == "none" and not alone)
     ledger = open_ledger(settings.database_url, pool_size=CONNECTIONS, max_overflow=0, pool_timeout=5)
     limit_queries(ledger.engine, read_only)
-    ledger = replace(ledger, needs_approval=needs_approval(settings.four_eyes, lambda: KINDS))
+    rule = stricter(settings.four_eyes, ledger.four_eyes)
+    ledger = replace(ledger, needs_approval=needs_approval(rule, lambda: ALL_KINDS))
     return Console(ledger, settings, access, KINDS, read_only, _session(), wake_lane)
 
 
