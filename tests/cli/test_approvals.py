@@ -50,6 +50,20 @@ def test_a_person_cannot_relax_the_ledgers_rule_in_the_environment(b2copy_sync: 
     assert changes[0][1] == {"before": {"rule": "off"}, "after": {"rule": "money"}}
 
 
+def test_a_notice_moves_no_money_and_a_correction_is_proposed(b2copy_sync: Command, ledger: Ledger) -> None:
+    fail_operation(ledger, "W1")
+    fail_operation(ledger, "N1", kind="crm.notify", lane="notify")
+    why = ("--why", "mistyped", "--by", "ann")
+
+    corrected = b2copy_sync("failed", "correct", "W1", "account_login=8", "--yes", *why, B2COPY_FOUR_EYES="money")
+    replayed = b2copy_sync("failed", "replay", "crm.notify:N1", *why, B2COPY_FOUR_EYES="money")
+
+    assert "proposed as A1" in corrected.out
+    assert find_operation(ledger, "N1", "crm.notify").state == State.QUEUED, replayed
+    assert b2copy_sync("approvals", "approve", "A1", "--why", "right", "--by", "bob").code == 0
+    assert find_operation(ledger).payload["account_login"] == "8"
+
+
 def test_the_open_proposals_are_listed_and_one_is_rejected(b2copy_sync: Command, ledger: Ledger) -> None:
     fail_operation(ledger, "W1")
     why = ("--why", "it was done, I saw it", "--by", "ann")

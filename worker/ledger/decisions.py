@@ -153,6 +153,14 @@ def correct_row(connection: Connection, row: Row[Any], payload: str, entity: str
     record_audit(connection, "correct", actor, note, row.key, before, after)
 
 
+def check_correctable(row: Row[Any]) -> None:
+    """Raises `NotAllowed` if it is not certain that the destination did nothing."""
+    if row.outcome_unknown or row.failure_reason in (FailureReason.UNRESOLVED, FailureReason.EXHAUSTED):
+        raise NotAllowed(
+            f"{row.key}: it is not certain that the destination did nothing ({row.failure_reason}): resolve it first"
+        )
+
+
 def resolve_row(
     connection: Connection, row: Row[Any], actor: str, note: str, succeeded: bool, result: dict[str, Any] | None
 ) -> None:
