@@ -40,7 +40,7 @@ async def attempt(attempt: Attempt, registration: Registration) -> Outcome:
     """Get a seamless URL, start a wizard with its token, finish the wizard.
 
     Only the last call has an effect, so the first two are made again by every attempt. Nothing of them is stored,
-    because the URL is a login.
+    because the URL is a login. That the last one begins is stored: a worker that is lost before has done nothing.
     """
     platform, login = str(registration.platform), registration.login
     visitor = Visitor(account=login, secret_key=seamless_secret(attempt.settings), platform=platform)
@@ -50,10 +50,12 @@ async def attempt(attempt: Attempt, registration: Registration) -> Outcome:
         raise BackOfficeUnavailable(_REFUSED_HINT, error.status, error.server_message) from None
     wizard: str = await attempt.call(INIT, {})
     new = NewClient(uuid=wizard, login=login, token=url.token, platform=platform)
+    await attempt.begin(REGISTER)
     try:
         client: Client = await attempt.call(REGISTER, new.fields())
     except Conflict as error:
-        if not attempt.claim.outcome_unknown or attempt.settings.duplicate_clients != "refused":
+        may_be_ours = attempt.claim.outcome_unknown and attempt.claim.unknown_step == REGISTER.name
+        if not may_be_ours or attempt.settings.duplicate_clients != "refused":
             raise
         # An earlier request of ours may have registered it, and this B2COPY refuses a second one. So it exists.
         return Done({"client_id": None, "payment_account": None}, f"exists, its id is not known: {error}")
@@ -72,4 +74,5 @@ CLIENTS = Kind(
     attempt=attempt,
     on_unknown=on_unknown,
     time_allowed_s=lambda settings: settings.calls_deadline,
+    begins_steps=True,
 )

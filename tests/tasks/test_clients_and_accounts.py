@@ -28,6 +28,7 @@ from worker.ledger import (
     resolve,
     store_identities,
 )
+from worker.ledger.begun_steps import begin_step
 from worker.operation import FINAL, Operation, State, WaitReason
 from worker.report.sentences import remedy
 from worker.sandbox.control_client import SandboxControl
@@ -156,6 +157,64 @@ def test_a_lost_answer_of_the_wizard_is_treated_as_the_setting_says(
     else:
         is_told = knowledge == "returned" or effect == "none"
         assert (ended.result or {})["client_id"] == (1 if is_told else None)
+
+
+@pytest.mark.parametrize("knowledge", ["unknown", "refused", "returned"])
+def test_a_registration_whose_worker_was_lost_before_the_wizard_is_made_again(
+    system: System, sandbox: SandboxControl, knowledge: str
+) -> None:
+    system.configure(duplicate_clients=knowledge)
+    system.request(CLIENTS)
+    claim(system.ledger, "default", "a worker that dies", 1)
+    make_lease_lapse(system.ledger)
+
+    assert system.end_of(REGISTRATION).state == State.SUCCEEDED
+    assert times(sandbox, "clients.register") == 1
+
+
+def test_a_registration_whose_worker_was_lost_in_the_wizard_is_unresolved_and_names_it(
+    system: System, sandbox: SandboxControl
+) -> None:
+    system.request(CLIENTS)
+    [held] = claim(system.ledger, "default", "a worker that dies", 1)
+    assert begin_step(system.ledger, held, "wizard", None)
+    make_lease_lapse(system.ledger)
+
+    ended = system.end_of(REGISTRATION)
+
+    assert (ended.failure_reason, ended.unknown_step) == ("unresolved", "wizard")
+    assert times(sandbox, "clients.register") == 0
+    replay(system.ledger, [REGISTRATION], "ada", "it is not there", not_done=True)
+    assert system.operation(REGISTRATION).unknown_step is None
+    assert system.end_of(REGISTRATION).state == State.SUCCEEDED
+
+
+def test_a_worker_that_was_suspended_before_the_wizard_does_not_send_it_after_another_has_taken_over(
+    system: System, sandbox: SandboxControl
+) -> None:
+    system.request(CLIENTS)
+    [held] = claim(system.ledger, "default", "a suspended worker", 1)
+    make_lease_lapse(system.ledger)
+    claim(system.ledger, "default", "the next worker", 1)
+
+    assert not begin_step(system.ledger, held, "wizard", None)
+    assert system.operation(REGISTRATION).unknown_step is None
+
+
+def test_a_conflict_after_a_worker_was_lost_before_the_wizard_is_a_client_of_others(
+    system: System, sandbox: SandboxControl
+) -> None:
+    system.configure(duplicate_clients="refused")
+    sandbox.switches(duplicate_clients="refused")
+    system.request(CLIENTS)
+    system.end_of(REGISTRATION)
+    with system.ledger.writing() as connection:  # another CRM's client, of whom this ledger knows nothing
+        connection.exec_driver_sql("DELETE FROM b2copy_operations")
+    system.request(CLIENTS)
+    claim(system.ledger, "default", "a worker that dies", 1)
+    make_lease_lapse(system.ledger)
+
+    assert system.end_of(REGISTRATION).failure_reason == "rejected"
 
 
 def test_a_person_resolves_a_registration_and_the_account_is_opened(system: System, sandbox: SandboxControl) -> None:

@@ -70,6 +70,9 @@ class AttemptMaker:
 
         `times_opened`: how often the gate had closed when the operation was claimed.
         """
+        kind = self._kinds.get(claim.kind)
+        if kind is not None and kind.begins_steps and claim.unknown_step is None:
+            claim = claim._replace(outcome_unknown=False)  # a worker was lost before it began a step with an effect
         return await self._check_before_send(claim, times_opened) or await self._make_attempt(claim)
 
     async def _check_before_send(self, claim: Claim, times_opened: int) -> Result | None:

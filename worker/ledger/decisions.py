@@ -53,7 +53,10 @@ _REPLAY = (
     update(operations)
     .where(c.id == bindparam("wanted"), allowed_from("replay"))
     .values(_AGAIN)
-    .values(outcome_unknown=and_(c.outcome_unknown, not_(bindparam("not_done", type_=Boolean))))
+    .values(
+        outcome_unknown=and_(c.outcome_unknown, not_(bindparam("not_done", type_=Boolean))),
+        unknown_step=case((bindparam("not_done", type_=Boolean), null()), else_=c.unknown_step),
+    )
 )
 _CORRECT = (
     update(operations)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from time import monotonic
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Integer, Row, Text, case, null, select, update
+from sqlalchemy import Connection, Integer, Row, Text, case, func, null, select, update
 
 from worker.ledger.claims import claim_within
 from worker.ledger.database import Ledger
@@ -74,6 +74,10 @@ def _update(given: Given, _dialect: str) -> Any:
             {name: given[name] for name in _WRITTEN}
             | {
                 "lease_owner": null(),
+                # A step that this claim has begun is stored in the row, and nobody else may know of it.
+                "unknown_step": case(
+                    (given["outcome_unknown"], func.coalesce(given["unknown_step"], c.unknown_step)), else_=null()
+                ),
                 "counted_attempts": c.counted_attempts + given["counted"],
                 "polls": c.polls + given["polled"],
                 "phase": case((given["polled"] == 1, sql_literal(Phase.POLL)), else_=c.phase),
