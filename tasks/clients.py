@@ -1,5 +1,7 @@
 """Register a client at B2COPY, which gives it a payment account (only for a standalone solution)."""
 
+import asyncio
+
 from pydantic import Field
 
 from worker.b2copy.routes.client_registration import INIT, REGISTER, Client, NewClient
@@ -7,8 +9,11 @@ from worker.b2copy.routes.seamless_login import GET_AUTH_URL, SeamlessUrl, Visit
 from worker.b2copy.seamless_secret import seamless_secret
 from worker.errors import AccessRejected, BackOfficeUnavailable, Conflict
 from worker.ids import Id, Login
+from worker.instances import ledger
 from worker.kind import Attempt, Description, Kind, Payload
+from worker.ledger.refused_secret import HOLD_S, end_hold, hold, may_present
 from worker.operation import Claim, Done, OnUnknown, Outcome
+from worker.process import me
 from worker.settings import worker_settings
 
 _REFUSED_HINT = (
@@ -43,11 +48,16 @@ async def attempt(attempt: Attempt, registration: Registration) -> Outcome:
     because the URL is a login. That the last one begins is stored: a worker that is lost before has done nothing.
     """
     platform, login = str(registration.platform), registration.login
-    visitor = Visitor(account=login, secret_key=seamless_secret(attempt.settings), platform=platform)
+    secret = seamless_secret(attempt.settings)
+    visitor = Visitor(account=login, secret_key=secret, platform=platform)
+    if not await asyncio.to_thread(may_present, ledger(), secret, me()):
+        raise BackOfficeUnavailable(f"{_REFUSED_HINT}; it is presented once a minute", retry_after=HOLD_S / 4)
     try:
         url: SeamlessUrl = await attempt.call(GET_AUTH_URL, visitor.fields())
     except AccessRejected as error:
+        await asyncio.to_thread(hold, ledger(), secret, me())
         raise BackOfficeUnavailable(_REFUSED_HINT, error.status, error.server_message) from None
+    await asyncio.to_thread(end_hold, ledger(), secret)
     wizard: str = await attempt.call(INIT, {})
     new = NewClient(uuid=wizard, login=login, token=url.token, platform=platform)
     await attempt.begin(REGISTER)

@@ -19,6 +19,7 @@ from worker.instances import ledger as open_this_ledger
 from worker.ledger import (
     Identity,
     Ledger,
+    active_flags,
     attempts_of,
     claim,
     find,
@@ -255,6 +256,41 @@ def test_a_refused_secret_makes_registrations_wait_and_says_what_may_have_blanke
     system.secret.write_text("new")
 
     assert system.end_of(REGISTRATION).state == State.SUCCEEDED
+
+
+def test_a_refused_secret_is_presented_once_a_minute_and_a_new_one_at_once(
+    system: System, sandbox: SandboxControl
+) -> None:
+    def presented() -> int:
+        return int(sandbox.counters()["calls"]["auth_url"])
+
+    sandbox.switches(secret_key="another")
+    system.request(CLIENTS)
+    system.drain()
+    for login in ("700101", "700102"):
+        system.request(CLIENTS, login=login)
+    for _ in range(3):
+        make_all_due(system.ledger)
+        system.drain()
+    assert presented() == 1
+    waiting = system.operation("clients.register:1/700101")
+    assert "once a minute" in str(attempts_of(system.ledger, waiting.id)[-1].message)
+
+    with system.ledger.writing() as connection:
+        connection.exec_driver_sql("UPDATE b2copy_flags SET since = since - 60000")
+    make_all_due(system.ledger)
+    system.drain()
+    assert presented() == 2
+
+    system.secret.write_text("another")
+    assert system.end_of(REGISTRATION).state == State.SUCCEEDED
+    system.secret.write_text(SECRET)
+    sandbox.switches(secret_key=SECRET)
+    with system.ledger.writing() as connection:
+        connection.exec_driver_sql("UPDATE b2copy_flags SET since = since - 60000")
+    system.request(CLIENTS, login="700103")
+    assert system.end_of("clients.register:1/700103").state == State.SUCCEEDED
+    assert active_flags(system.ledger) == {}
 
 
 @pytest.mark.parametrize("duplicates", ["refused", "returned", "created"])

@@ -11,9 +11,9 @@ from worker.doctor import CheckResult, Grade
 from worker.errors import SettingsError
 from worker.ledger import Ledger, active_flags, open_ledger, schema
 from worker.ledger.database import version_of
+from worker.ledger.flags import TRYING
 from worker.ledger.overview import overview
 from worker.ledger.refused_passwords import PREFIX as REFUSED_PASSWORD
-from worker.ledger.refused_passwords import TRYING
 from worker.ledger.statistics import statistics
 from worker.report.health import access_notes
 from worker.report.sentences import paused_by

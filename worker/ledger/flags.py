@@ -15,6 +15,9 @@ from worker.queues import LANES
 RESUME = "resume"
 """What `Ledger.needs_approval` is asked about the end of a pause, in place of a kind."""
 
+TRYING = "trying:"
+"""What the name of a flag begins with that `start_try` raises."""
+
 _paused_from = case((c.due_at > bindparam("since"), c.due_at), else_=bindparam("since"))
 # While a lane is paused its due operations stand still, and that time is not ours. The time of those that are pending
 # at the destination is added by their next claim, all of it.
