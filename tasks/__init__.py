@@ -4,7 +4,7 @@ from importlib.util import find_spec
 
 _found = find_spec("worker")
 try:
-    _ours = find_spec("worker.packages")
+    _ours = find_spec("worker.package_conflicts")
 except ModuleNotFoundError:  # `worker` is no package
     _ours = None
 if _ours is None:

@@ -10,7 +10,7 @@ from worker.b2copy.routes.account import Account
 from worker.b2copy.routes.account_create import CREATE, NewAccount
 from worker.b2copy.routes.account_list import LIST, AccountSearch
 from worker.errors import Conflict
-from worker.ids import Key, Login
+from worker.id_fields import Key, Login
 from worker.instances import ledger
 from worker.kind import Attempt, Description, Kind, Payload, read_back
 from worker.ledger import identity_of

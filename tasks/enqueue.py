@@ -29,17 +29,17 @@ from tasks.clients import CLIENTS
 from tasks.fees import FEES
 from tasks.generic_call import CALL
 from tasks.registry import KINDS
+from worker.current_user import current_user
 from worker.errors import BadPayload
 from worker.instances import ledger
-from worker.json_lines import JsonLines
 from worker.ledger import cancel as cancel_operation
 from worker.ledger import check_recordable, find, record
 from worker.ledger.database import no_approval
 from worker.operation import FINAL, New, OnUnknown, Operation, Recorded, State
-from worker.process import me
 from worker.queues import REQUEST_LANES
 from worker.settings import crm_settings
-from worker.watch.logs import guard_our_loggers
+from worker.spooled_list import JsonLines
+from worker.watch.log_redaction import guard_our_loggers
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     Transaction = Connection | Session
 
 BATCH = 5_000  # operations recorded in one transaction by `many`
-WAIT_FIRST_S, WAIT_MAX_S = 0.05, 1.0  # between two looks of `wait`
+WAIT_FIRST_S, WAIT_MAX_S = 0.05, 1.0  # seconds; first and longest pause between two queries of `wait`
 
 _FIELDS = [field.name for field in fields(New)]
 _LANE, _ON_UNKNOWN = _FIELDS.index("lane"), _FIELDS.index("on_unknown")
@@ -137,7 +137,7 @@ def call(
 class RecordedMany(Sequence[Recorded]):
     """What `many` did, in the order of the rows: `created` operations are new, `known` ones existed already.
 
-    However many there are, they stand in a temporary file and not in memory.
+    They are stored in a temporary file and not in memory, so there may be any number.
     """
 
     def __init__(self) -> None:
@@ -184,10 +184,10 @@ def many(
 ) -> RecordedMany:
     """Ask for many operations of one kind (`fees.process`, `call`), each row holding the fields of one.
 
-    Every row is checked before the first is recorded: one that cannot be taken raises `BadPayload` with its number, and
-    nothing is recorded. Then they are recorded in batches; if the process dies between two, the same call again
-    completes it. So does `PayloadConflict`, which a key raises that exists with other data: the batches before are
-    recorded. `rows` may be a generator of any length, because checked rows wait in a temporary file.
+    Every row is checked before the first is recorded. An unusable row raises `BadPayload` with its number, and nothing
+    is recorded. Then the rows are recorded in batches. If the process dies between two batches, the same call
+    again completes the work. A key that exists with other data raises `PayloadConflict`; the batches before it are
+    recorded. `rows` may be a generator of any length, because checked rows are stored in a temporary file.
 
     `lane` moves them, a backfill to `bulk` for instance.
     """
@@ -201,7 +201,7 @@ def many(
     recorded = RecordedMany()
     left = map(_new_of, checked.read())
     while batch := list(islice(left, BATCH)):
-        recorded.add(record(ledger(), batch, by=by or me(), connection=_connection_of(connection)))
+        recorded.add(record(ledger(), batch, by=by or current_user(), connection=_connection_of(connection)))
         if connection is None:
             for name, count in Counter(new.lane for new in batch).items():
                 _wake(name, count)
@@ -234,17 +234,17 @@ def wait(key: str, timeout_s: float) -> Operation | None:
 def cancel(key: str, *, why: str, by: str | None = None) -> Operation:
     """Cancel an operation of which nothing was ever sent. `why` and `by` are stored in the audit.
 
-    Raises `NotAllowed` if it has ended or something of it may have reached B2COPY, which then continues it, and
-    `BadPayload` if there is no such operation. It needs no second person (B2COPY_FOUR_EYES): the CRM takes back its own
-    request, of which B2COPY never heard.
+    Raises `NotAllowed` if the operation has ended, or if a request may have reached B2COPY, which then continues the
+    operation. Raises `BadPayload` if there is no such operation. It needs no second person (B2COPY_FOUR_EYES): the CRM
+    takes back its own request, of which B2COPY never heard.
     """
     if status(key) is None:
         raise BadPayload(f"{key}: there is no such operation")
-    return cancel_operation(replace(ledger(), needs_approval=no_approval), key, by or me(), why)
+    return cancel_operation(replace(ledger(), needs_approval=no_approval), key, by or current_user(), why)
 
 
 def _accept(new: New, by: str | None, connection: "Transaction | None") -> Recorded:
-    (recorded,) = record(ledger(), [new], by=by or me(), connection=_connection_of(connection))
+    (recorded,) = record(ledger(), [new], by=by or current_user(), connection=_connection_of(connection))
     if connection is None:  # else it is not committed yet: dispatch wakes it within a second of the commit
         _wake(new.lane)
     return recorded

@@ -5,12 +5,12 @@ from typing import assert_never
 from pydantic import field_validator
 
 from worker.b2copy.routes.fees import PROCESS, FeeState, FeeStatus
-from worker.ids import Id, Login
+from worker.id_fields import Id, Login
 from worker.kind import Attempt, Description, Kind, Payload, PollSchedule
 from worker.operation import Done, Failed, OnUnknown, Outcome, Pending
 
 FEE_ERROR = "fee_error"
-RESTART = "~"  # between a withdrawal's id and the number of its restart; no withdrawal's own id may hold it
+RESTART = "~"  # between a withdrawal's id and the number of the restart; a withdrawal's id must not contain it
 
 
 class Fees(Payload):

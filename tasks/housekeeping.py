@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 from tasks.registry import KINDS
 from worker.app import app
-from worker.crm.requests import take_requests
+from worker.crm.requests_table import take_requests
 from worker.errors import B2CopyError
 from worker.instances import back_office, ledger, session
 from worker.ledger import count_due, make_due, try_start_dispatch
-from worker.ledger.minutes import MINUTE_MS, SETTLED_MS, summarize_minutes
+from worker.ledger.minute_statistics import MINUTE_MS, SETTLED_MS, summarize_minutes
 from worker.messages.wake_up import wake, wake_ups_for
 from worker.operation import WaitReason
 from worker.queues import LANES
@@ -19,7 +19,7 @@ from worker.settings import crm_settings, worker_settings
 log = logging.getLogger(__name__)
 
 _summarized = -1  # the minute since the epoch in which this process last summarized
-WITHOUT_SESSION = {"busy", "cooldown"}  # outcomes of a renewal that say nothing about a usable session
+WITHOUT_SESSION = {"busy", "cooldown"}  # outcomes of a renewal after which there may be no usable session
 
 
 @app.task(name="b2copy.ledger.dispatch")

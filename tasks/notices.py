@@ -17,7 +17,7 @@ DELIVER = Route(
     path="",
     read=lambda body, sent: body,
     login=None,
-    has_effect=False,  # the CRM knows a notice that comes twice by its id
+    has_effect=False,  # the CRM recognizes a repeated notice by its id
 )
 
 
@@ -34,7 +34,7 @@ def describe(notice: Notice) -> Description:
 
 
 async def attempt(attempt: Attempt, notice: Notice) -> Outcome:
-    """Deliver it once. Whatever the CRM answers except 2xx is tried again until the deadline."""
+    """Send the notice once. After any answer but 2xx the engine sends it again until the deadline."""
     await attempt.call(DELIVER, {"id": notice.id, "body": notice.body, "trace_id": attempt.claim.trace_id})
     return Done()
 

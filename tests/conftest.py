@@ -3,7 +3,7 @@
 * `broker`   (worker.testbed.broker.Broker) empty and running at the start of each test
 * `sandbox`  (worker.sandbox.control_client.SandboxControl) freshly reset: its switches, counters and effects
 * `keys`     the key pair registered at the sandbox, `device_ip` 127.0.0.1, `admin_id` 42
-* `environment`  folder, fresh ledger URL, settings and supervised processes (worker.testbed.environment.Environment)
+* `environment`  folder, fresh ledger URL, settings and supervised processes (worker.testbed.local_system.Environment)
 * `active_environment`  the same, with an empty ledger, and its settings in this process's environment variables
 * `worker`   starts `celery -A worker.app worker` and returns when it takes messages
 * `configure`, `settings`  the environment's settings, with changes or as they are
@@ -26,12 +26,12 @@ from tests.http.raw_server import Wire
 from worker import instances
 from worker.ledger.migrations import migrate
 from worker.sandbox.control_client import SandboxControl
-from worker.session.shared import SharedSession
+from worker.session.shared_session import SharedSession
 from worker.session.timings import Timings
 from worker.settings import Settings, crm_settings, variable, worker_settings
 from worker.testbed.broker import Broker
-from worker.testbed.environment import Environment, Sandbox, wait_for_worker
 from worker.testbed.keys import KeyPair, new_key_pair
+from worker.testbed.local_system import Environment, Sandbox, wait_for_worker
 from worker.testbed.processes import Process, clean_environment
 
 Configure = Callable[..., Settings]

@@ -21,8 +21,8 @@ from worker.errors import SettingsError
 from worker.ledger.database import schema_version
 from worker.ledger.engine import connect
 from worker.ledger.migrations import migrate
-from worker.process import PerProcess
-from worker.testbed.environment import CELERY, Environment, wait_for_worker
+from worker.per_process import PerProcess
+from worker.testbed.local_system import CELERY, Environment, wait_for_worker
 
 Run = Callable[..., Ran]
 

@@ -1,4 +1,4 @@
-"""What each room may import, that no two files import each other, and names that outsiders rely on."""
+"""What each package may import, that no two files import each other, and names that outsiders rely on."""
 
 import ast
 import inspect
@@ -10,33 +10,36 @@ import pytest
 
 from tasks.registry import KINDS
 from worker.app import app
+from worker.beat_schedule import schedule
 from worker.messages.inbox import STORE_TASK
 from worker.queues import HOUSEKEEPING, INBOX, LANES, queue_of
-from worker.schedule import schedule
 
 ROOT = Path(__file__).parents[1]
 
-# Room -> what of ours it may import, besides itself. From top to bottom: a room may import only rooms below it.
+# Package -> what of ours it may import, besides itself. A package may import only packages below it in the table. A
+# package here is a folder of `worker`, a file of `worker`, or `tasks`.
 MAY_IMPORT = {
     "worker/entry.py": {"worker/cli", "worker/watch"},
     "worker/cli": {
-        "tasks", "worker/app.py", "worker/b2copy", "worker/console", "worker/demo", "worker/doctor", "worker/errors.py",
-        "worker/http", "worker/ids.py", "worker/instances.py", "worker/kind.py", "worker/ledger", "worker/messages",
-        "worker/operation.py", "worker/process.py", "worker/queues.py", "worker/report", "worker/sandbox",
-        "worker/session", "worker/settings.py", "worker/testbed", "worker/watch", "worker/webhook",
+        "tasks", "worker/app.py", "worker/b2copy", "worker/console", "worker/current_user.py", "worker/demo",
+        "worker/doctor", "worker/errors.py", "worker/http", "worker/id_fields.py", "worker/instances.py",
+        "worker/kind.py", "worker/ledger", "worker/messages", "worker/operation.py", "worker/per_process.py",
+        "worker/queues.py", "worker/report", "worker/sandbox", "worker/session", "worker/settings.py", "worker/testbed",
+        "worker/watch", "worker/webhook",
     },
     "worker/console": {
-        "tasks", "worker/doctor", "worker/errors.py", "worker/ledger", "worker/messages", "worker/operation.py",
-        "worker/process.py", "worker/queues.py", "worker/redis_url.py", "worker/report", "worker/session",
-        "worker/settings.py", "worker/watch",
+        "tasks", "worker/current_user.py", "worker/doctor", "worker/errors.py", "worker/ledger", "worker/messages",
+        "worker/operation.py", "worker/per_process.py", "worker/queues.py", "worker/redis_url.py", "worker/report",
+        "worker/session", "worker/settings.py", "worker/watch",
     },
     "worker/demo": {
         "tasks", "worker/instances.py", "worker/ledger", "worker/operation.py", "worker/sandbox", "worker/testbed",
     },
     "tasks": {
-        "worker/app.py", "worker/b2copy", "worker/crm", "worker/errors.py", "worker/flow", "worker/ids.py",
-        "worker/instances.py", "worker/json_lines.py", "worker/kind.py", "worker/ledger", "worker/messages",
-        "worker/operation.py", "worker/process.py", "worker/queues.py", "worker/settings.py", "worker/watch",
+        "worker/app.py", "worker/b2copy", "worker/crm", "worker/current_user.py", "worker/errors.py", "worker/flow",
+        "worker/id_fields.py", "worker/instances.py", "worker/kind.py", "worker/ledger", "worker/messages",
+        "worker/operation.py", "worker/per_process.py", "worker/queues.py", "worker/settings.py",
+        "worker/spooled_list.py", "worker/watch",
     },
     "worker/crm": {
         "worker/errors.py", "worker/kind.py", "worker/ledger", "worker/messages", "worker/operation.py",
@@ -44,29 +47,29 @@ MAY_IMPORT = {
     },
     "worker/messages": {
         "worker/app.py", "worker/errors.py", "worker/instances.py", "worker/kind.py", "worker/ledger",
-        "worker/operation.py", "worker/process.py", "worker/queues.py", "worker/redis_connection.py",
+        "worker/operation.py", "worker/per_process.py", "worker/queues.py", "worker/redis_connection.py",
         "worker/settings.py", "worker/watch",
     },
     "worker/doctor": {
         "worker/app.py", "worker/errors.py", "worker/http", "worker/ledger", "worker/operation.py",
-        "worker/packages.py", "worker/queues.py", "worker/redis_connection.py", "worker/report", "worker/session",
-        "worker/settings.py", "worker/watch",
+        "worker/package_conflicts.py", "worker/queues.py", "worker/redis_connection.py", "worker/redis_url.py",
+        "worker/report", "worker/session", "worker/settings.py", "worker/watch",
     },
     "worker/app.py": {
-        "worker/celery_app.py", "worker/errors.py", "worker/http", "worker/instances.py", "worker/ledger",
-        "worker/operation.py", "worker/packages.py", "worker/queues.py", "worker/session", "worker/settings.py",
-        "worker/watch", "worker/webhook",
+        "worker/celery_settings.py", "worker/errors.py", "worker/http", "worker/instances.py", "worker/ledger",
+        "worker/operation.py", "worker/package_conflicts.py", "worker/queues.py", "worker/session",
+        "worker/settings.py", "worker/watch", "worker/webhook",
     },
     "worker/instances.py": {
-        "worker/b2copy", "worker/http", "worker/ledger", "worker/process.py", "worker/queues.py", "worker/session",
-        "worker/settings.py", "worker/webhook",
+        "worker/b2copy", "worker/current_user.py", "worker/http", "worker/ledger", "worker/per_process.py",
+        "worker/queues.py", "worker/session", "worker/settings.py", "worker/webhook",
     },
     "worker/webhook": {
-        "worker/b2copy", "worker/errors.py", "worker/http", "worker/operation.py", "worker/process.py",
+        "worker/b2copy", "worker/errors.py", "worker/http", "worker/operation.py", "worker/per_process.py",
         "worker/secret_file.py", "worker/session", "worker/settings.py",
     },
-    "worker/celery_app.py": {
-        "worker/queues.py", "worker/redis_connection.py", "worker/redis_url.py", "worker/schedule.py",
+    "worker/celery_settings.py": {
+        "worker/beat_schedule.py", "worker/queues.py", "worker/redis_connection.py", "worker/redis_url.py",
         "worker/settings.py",
     },
     "worker/report": {
@@ -75,18 +78,18 @@ MAY_IMPORT = {
     },
     "worker/flow": {
         "worker/b2copy", "worker/errors.py", "worker/http", "worker/kind.py", "worker/ledger", "worker/operation.py",
-        "worker/process.py", "worker/queues.py", "worker/redis_connection.py", "worker/settings.py", "worker/watch",
+        "worker/per_process.py", "worker/queues.py", "worker/redis_connection.py", "worker/settings.py", "worker/watch",
     },
     "worker/b2copy": {
         "worker/errors.py", "worker/http", "worker/operation.py", "worker/secret_file.py", "worker/session",
         "worker/settings.py", "worker/storable.py", "worker/watch",
     },
     "worker/session": {
-        "worker/errors.py", "worker/http", "worker/process.py", "worker/redis_connection.py", "worker/secret_file.py",
-        "worker/settings.py", "worker/watch",
+        "worker/errors.py", "worker/http", "worker/per_process.py", "worker/redis_connection.py",
+        "worker/secret_file.py", "worker/settings.py", "worker/watch",
     },
     "worker/http": {
-        "worker/errors.py", "worker/operation.py", "worker/process.py", "worker/settings.py", "worker/watch",
+        "worker/errors.py", "worker/operation.py", "worker/per_process.py", "worker/settings.py", "worker/watch",
     },
     "worker/ledger": {
         "worker/errors.py", "worker/operation.py", "worker/queues.py", "worker/storable.py", "worker/watch",
@@ -95,17 +98,18 @@ MAY_IMPORT = {
     "worker/sandbox": set(),
     "worker/kind.py": {"worker/errors.py", "worker/operation.py", "worker/settings.py"},
     "worker/redis_connection.py": {"worker/errors.py", "worker/redis_url.py", "worker/settings.py"},
-    "worker/schedule.py": {"worker/queues.py"},
+    "worker/beat_schedule.py": {"worker/queues.py"},
     "worker/watch": {"worker/errors.py", "worker/operation.py", "worker/settings.py"},
     "worker/settings.py": {"worker/errors.py", "worker/redis_url.py", "worker/secret_file.py"},
     "worker/secret_file.py": {"worker/errors.py"},
     "worker/redis_url.py": set(),
-    "worker/ids.py": set(),
-    "worker/json_lines.py": set(),
-    "worker/packages.py": set(),
-    "worker/process.py": set(),
+    "worker/id_fields.py": set(),
+    "worker/spooled_list.py": set(),
+    "worker/package_conflicts.py": set(),
+    "worker/per_process.py": set(),
     "worker/storable.py": set(),
     "worker/queues.py": set(),
+    "worker/current_user.py": set(),
     "worker/operation.py": set(),
     "worker/errors.py": set(),
 }  # fmt: skip
@@ -142,8 +146,8 @@ def file_of(name: str) -> str | None:
     raise AssertionError(f"{name} is no module")
 
 
-def room_of(file: str) -> str:
-    """Return the room of a file: `tasks`, a folder of `worker`, or a file in `worker`."""
+def package_of(file: str) -> str:
+    """Return the package of a file: `tasks`, a folder of `worker`, or a file in `worker`."""
     parts = file.split("/")
     if parts[0] != "worker":
         return parts[0]
@@ -155,28 +159,28 @@ def our_files() -> Iterator[str]:
         yield from (str(path.relative_to(ROOT)) for path in sorted((ROOT / folder).rglob("*.py")))
 
 
-def test_every_room_is_in_the_table() -> None:
-    assert {room_of(file) for file in our_files()} - {"worker/__init__.py"} == set(MAY_IMPORT)
+def test_every_package_is_in_the_table() -> None:
+    assert {package_of(file) for file in our_files()} - {"worker/__init__.py"} == set(MAY_IMPORT)
 
 
 def test_the_table_has_no_circle() -> None:
     order = list(MAY_IMPORT)
 
     assert [
-        (room, below)
-        for room, allowed in MAY_IMPORT.items()
+        (package, below)
+        for package, allowed in MAY_IMPORT.items()
         for below in allowed
-        if order.index(below) <= order.index(room)
+        if order.index(below) <= order.index(package)
     ] == []
 
 
-@pytest.mark.parametrize("room", MAY_IMPORT)
-def test_a_room_imports_only_what_the_table_allows(room: str) -> None:
-    files = [file for file in our_files() if room_of(file) == room]
-    allowed = MAY_IMPORT[room] | {room}
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_a_package_imports_only_what_the_table_allows(package: str) -> None:
+    files = [file for file in our_files() if package_of(file) == package]
+    allowed = MAY_IMPORT[package] | {package}
 
     assert files
-    assert [(file, name) for file in files for name in imports_of(ROOT / file) if room_of(name) not in allowed] == []
+    assert [(file, name) for file in files for name in imports_of(ROOT / file) if package_of(name) not in allowed] == []
 
 
 def test_no_two_files_import_each_other_directly_or_around() -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.test_architecture import MAY_IMPORT
 from worker.flow.meaning import TABLE, Meaning
 from worker.ledger.migrations import migrate
 from worker.session.redis_store import IDENTITIES, SESSION_KEYS
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 
 ROOT = Path(__file__).parents[1]
 GUIDE = ROOT / "worker" / "README.md"
@@ -90,14 +91,40 @@ def test_it_names_every_redis_key_of_the_session() -> None:
     assert f"`{IDENTITIES}`" in GUIDE.read_text()
 
 
-def test_the_files_it_names_exist() -> None:
-    """It names a file by its path below the project, or below worker/."""
-    way = GUIDE.read_text().partition("## The way of an operation")[2].partition("## How to add")[0]
-    named = re.findall(r"`((?:[a-z_]+/)*[a-z0-9_]+\.py)`", way)
+def path_of(name: str) -> Path:
+    """Return the path of a file that the guide names below the project, or below worker/."""
+    return ROOT / name if (ROOT / name).exists() else ROOT / "worker" / name
 
-    assert len(named) > 15
-    missing = [name for name in named if not any((ROOT / base / name).exists() for base in ("", "worker"))]
-    assert not missing
+
+def test_the_files_it_names_exist() -> None:
+    named = re.findall(r"`((?:[a-z_]+/)*[a-z0-9_]+\.py)`", GUIDE.read_text().partition("## How to add")[0])
+
+    assert len(named) > 30
+    assert [name for name in named if not path_of(name).exists()] == []
+
+
+def test_the_functions_that_it_sends_readers_to_are_in_these_files() -> None:
+    index = GUIDE.read_text().partition("## Where to look")[2].partition("\n## ")[0]
+    named = [
+        (file, name)
+        for file, names in re.findall(r"`([a-z0-9_/]+\.py)`: ((?:`\w+`(?:, )?)+)", index)
+        for name in re.findall(r"`(\w+)`", names)
+    ]
+
+    assert len(named) > 10
+    missing = [
+        (file, name)
+        for file, name in named
+        if not re.search(rf"^ *(?:(?:async )?def |class )?{name}\b(?:\(| = |:)", path_of(file).read_text(), re.M)
+    ]
+    assert missing == []
+
+
+def test_its_list_of_packages_is_that_of_the_architecture_test() -> None:
+    block = GUIDE.read_text().partition("## Packages")[2].split("```")[1]
+    named = [line.split()[0] for line in block.strip().splitlines()]
+
+    assert named == [package.removeprefix("worker/").removesuffix(".py") for package in MAY_IMPORT]
 
 
 def test_there_are_examples() -> None:

@@ -26,8 +26,8 @@ from worker.operation import State
 from worker.sandbox.openapi import DOCUMENT
 from worker.session import check_keys
 from worker.settings import Settings, load, variable
-from worker.testbed.environment import Environment
 from worker.testbed.keys import write_secret
+from worker.testbed.local_system import Environment
 from worker.testbed.processes import Process, clean_environment
 
 ROOT = Path(__file__).parents[1]
@@ -70,14 +70,14 @@ def test_its_samples_get_the_fees_of_three_withdrawals_charged(
         transaction.execute(text("INSERT INTO withdrawals VALUES ('W2', 'new')"))
     ours = {name: environment.settings[name] for name in ("B2COPY_DATABASE_URL", "B2COPY_REDIS_URL")}
 
-    said = run(tmp_path, "enqueue.py", **ours)
+    output = run(tmp_path, "enqueue.py", **ours)
     run(tmp_path, "outbox.py", CRM_DATABASE_URL=environment.database_url, **ours)
     run(tmp_path, "send.py", B2COPY_REDIS_URL=environment.broker.url)
 
     ledger = open_ledger(environment.database_url)
     for key in ("fees.process:W1", "fees.process:W2", "fees.process:W3"):
         until(partial(succeeded, ledger, key))
-    assert said.strip() in set(State)
+    assert output.strip() in set(State)
     with crm.connect() as connection:
         assert connection.execute(text("SELECT state FROM withdrawals")).scalar() == "fees"
     ledger.close()
@@ -151,10 +151,10 @@ def test_every_file_and_link_it_names_exists() -> None:
     assert [path for path in tree + links if not (ROOT / path).exists()] == []
 
 
-def test_every_room_is_on_its_map() -> None:
-    rooms = {f"worker/{path.parent.name}/" for path in (ROOT / "worker").glob("*/__init__.py")}
+def test_every_package_is_on_its_map() -> None:
+    packages = {f"worker/{path.parent.name}/" for path in (ROOT / "worker").glob("*/__init__.py")}
 
-    assert [room for room in sorted(rooms) if f"\n{room}" not in README] == []
+    assert [package for package in sorted(packages) if f"\n{package}" not in README] == []
 
 
 class TestEnvExample:

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from tests.tls import Authority, TlsProxy, sign
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 
 CLIENTS = """
 import json
 import time
 from worker.app import app
-from worker.session.service_admin import ServiceAdmin
-from worker.flow.rate_limit import RateLimit
+from worker.session.service_admin_login import ServiceAdmin
+from worker.flow.fleet_limits import FleetLimits
 from worker.session.redis_store import Store
 from worker.session.timings import Timings
 from worker.settings import worker_settings
@@ -32,7 +32,7 @@ connected = {}
 for name, connect in {
     "celery": celery,
     "session": lambda: bool(Store(worker_settings(), Timings(), identity()).look()),
-    "rate limit": lambda: RateLimit("b2copy", worker_settings()).available(1, urgent=True) == 1,
+    "rate limit": lambda: FleetLimits("b2copy", worker_settings()).available(1, urgent=True) == 1,
 }.items():
     try:
         connected[name] = connect()

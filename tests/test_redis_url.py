@@ -6,7 +6,13 @@ import pytest
 import redis
 from kombu.connection import Connection
 
-from worker.redis_url import checked_redis_url, is_plaintext_to_another_host, verifies_certificate, without_query
+from worker.redis_url import (
+    checked_redis_url,
+    is_plaintext_to_another_host,
+    verifies_certificate,
+    without_password,
+    without_query,
+)
 
 
 @pytest.mark.parametrize(
@@ -70,3 +76,16 @@ def test_only_loopback_may_do_without_tls_or_verification() -> None:
     assert is_plaintext_to_another_host("redis://10.0.0.5/0")
     assert not is_plaintext_to_another_host("rediss://10.0.0.5/0")
     assert not verifies_certificate(checked_redis_url("rediss://localhost/0?ssl_cert_reqs=none"))
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("rediss://b2copy-worker:hunter2@redis.example:6380/0", "rediss://b2copy-worker@redis.example:6380/2"),
+        ("redis://:hunter2@127.0.0.1/0", "redis://127.0.0.1/2"),
+        ("redis://127.0.0.1:6379", "redis://127.0.0.1:6379/2"),
+        ("rediss://[::1]:6379/0?ssl_cert_reqs=none", "rediss://[::1]:6379/2?ssl_cert_reqs=none"),
+    ],
+)
+def test_a_url_for_a_person_names_another_database_and_no_password(url: str, shown: str) -> None:
+    assert without_password(checked_redis_url(url), 2) == shown

@@ -6,8 +6,8 @@ import pytest
 
 from worker.errors import SettingsError
 from worker.settings import CrmSettings, LedgerSettings, Settings, load, variable
-from worker.testbed.environment import Environment
 from worker.testbed.keys import write_secret
+from worker.testbed.local_system import Environment
 
 Monkey = pytest.MonkeyPatch
 

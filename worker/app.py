@@ -12,16 +12,16 @@ from typing import Any
 
 from celery import current_app, signals
 
-from worker.celery_app import App, celery_settings
+from worker.celery_settings import App, celery_settings
 from worker.errors import SettingsError
 from worker.instances import b2copy, ledger, session, webhook
 from worker.ledger import open_ledger
 from worker.operation import VERSION
-from worker.packages import check_ours
+from worker.package_conflicts import check_ours
 from worker.queues import MIN_CONCURRENCY
-from worker.settings import crm_settings, worker_settings
-from worker.watch.logs import guard, guard_our_loggers
-from worker.watch.repeat_limit import limit_repeats
+from worker.settings import Settings, crm_settings, worker_settings
+from worker.watch.log_redaction import guard, guard_our_loggers
+from worker.watch.log_repeat_limit import limit_repeats
 
 __all__ = ["app", "b2copy", "ledger", "session", "webhook"]
 
@@ -53,23 +53,22 @@ app.steps["worker"].add("worker.watch.bootsteps:Heartbeat")
 
 @signals.celeryd_init.connect
 def check_before_work(conf: Any = None, options: Any = None, **_: Any) -> None:
-    """Refuse to start on bad settings, options, keys or schema: a task must not be the first to find out."""
+    """Refuse to start on bad settings, options, keys or schema, before a task needs them."""
     if conf is not app.conf:
         return
     from worker.http import check as check_transport
     from worker.ledger.schema import HEAD
     from worker.session import check_keys
-    from worker.session.back_office import check_password
+    from worker.session.back_office_login import check_password
     from worker.watch import metrics
     from worker.watch.bootsteps import uses_processes
-    from worker.watch.metrics_server import check_folder
     from worker.webhook.endpoint import check_webhook
 
     try:
         check_options(options or {})
         in_processes = uses_processes((options or {}).get("pool"))
-        if worker_settings().metrics_listen and in_processes:
-            check_folder()
+        if in_processes:
+            check_process_pool(worker_settings())
         check_keys(worker_settings())
         check_password(worker_settings())
         check_transport(worker_settings().ca_file)
@@ -79,6 +78,19 @@ def check_before_work(conf: Any = None, options: Any = None, **_: Any) -> None:
     except SettingsError as error:
         stop(error)
     metrics.BUILD_INFO.labels(VERSION, HEAD, "processes" if in_processes else "threads").set(1)
+
+
+def check_process_pool(settings: Settings) -> None:
+    """Raises `SettingsError` if `settings` cannot be served by a worker whose lanes run in child processes."""
+    from worker.watch.metrics_server import check_folder
+
+    if settings.metrics_listen:
+        check_folder()
+    if settings.heartbeat_file:
+        # The main process touches the file. It would do so although every lane is stalled.
+        raise SettingsError(
+            "B2COPY_HEARTBEAT_FILE cannot be used with --pool processes: remove it, or leave --pool out"
+        )
 
 
 def check_options(options: dict[str, Any]) -> None:
@@ -102,15 +114,13 @@ def check_options(options: dict[str, Any]) -> None:
 def set_up_logs(logger: Any = None, **_: Any) -> None:
     """Redact secrets in all Celery log handlers, limit repeats, and silence Celery's two lines per message.
 
-    With B2COPY_LOG_FORMAT=json they write a JSON object a line. Warnings and exceptions that nobody caught are written
-    the same way.
-
-    Wake-ups come by the thousand, and what became of an operation stands in the ledger.
+    The two lines are silenced because there are thousands of wake-ups, and the ledger has what became of an operation.
+    With B2COPY_LOG_FORMAT=json the handlers write a JSON object a line, also for warnings and uncaught exceptions.
     """
     if current_app != app:  # a CRM's own worker, which only imports `tasks.enqueue`
         return
+    from worker.watch.json_logs import log_what_nobody_catches, use_json
     from worker.watch.log_count import count_records
-    from worker.watch.log_format import log_what_nobody_catches, use_json
 
     if crm_settings().log_format == "json":
         use_json(logger)
@@ -126,8 +136,8 @@ def set_up_logs(logger: Any = None, **_: Any) -> None:
 def end_beat_between_ticks(sender: Any = None, **_: Any) -> None:
     """Let SIGTERM and SIGINT end beat at its next tick, within a second.
 
-    Celery raises SystemExit wherever beat is. During a call of Redis the client turns SystemExit into an error of its
-    own, which beat logs, and beat then runs on until it is killed.
+    Celery raises SystemExit at any point of beat's code. During a call of Redis, the Redis client turns SystemExit into
+    an error of its own. Beat logs that error and then runs until it is killed.
     """
     if sender.app is app and threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -23,8 +23,8 @@
 * NotAllowed                a person's decision that the operation's state does not allow
 * SettingsError             a setting is missing, misspelt or unusable: the process must not start
 
-Every error takes its arguments by position and keeps them in `args`, so that it survives pickling, and none ever
-holds a request, a response or a token.
+Every error takes its arguments by position and stores them in `args`, so that it can be pickled. No error holds a
+request, a response or a token.
 """
 
 
@@ -71,7 +71,7 @@ class SessionUnavailable(Transient):
 
 
 class StoreUnavailable(SessionUnavailable):
-    """Redis does not answer, and no local copy of the token is still good."""
+    """Redis does not answer, and no local copy of the token is valid."""
 
 
 class BackOfficeUnavailable(Transient):
@@ -83,7 +83,7 @@ class AccessRejected(Transient):
 
 
 class GateClosed(Transient):
-    """The gate lets no request pass just now: nothing was sent."""
+    """The gate lets no request pass now. Nothing was sent."""
 
 
 class CircuitOpen(GateClosed):

@@ -7,8 +7,9 @@ that a CRM can import `tasks.enqueue` cheaply.
 from functools import partial
 from typing import TYPE_CHECKING
 
+from worker.current_user import current_user
 from worker.ledger import Ledger, open_ledger
-from worker.process import PerProcess, me
+from worker.per_process import PerProcess
 from worker.queues import REQUEST_LANES
 from worker.settings import crm_settings, worker_settings
 
@@ -38,9 +39,9 @@ def back_office() -> "SharedSession":
     """This process's view of the Back Office's session. Raises `SettingsError` if that login is not set."""
     from worker.ledger.refused_passwords import RefusedPasswords
     from worker.session import SharedSession
-    from worker.session.back_office import BackOffice
+    from worker.session.back_office_login import BackOffice
 
-    login = partial(BackOffice, refusals=RefusedPasswords(ledger, me()))
+    login = partial(BackOffice, refusals=RefusedPasswords(ledger, current_user()))
     return SharedSession(worker_settings(), login=login)
 
 

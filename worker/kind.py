@@ -28,8 +28,8 @@ P = TypeVar("P", bound=Payload)
 class Attempt(Protocol):
     """One attempt at an operation, as its kind sees it.
 
-    `progress` (JSON, <= 4 KB) is stored with the operation whatever becomes of the attempt: the next one finds it. An
-    empty dict clears it.
+    `progress` (JSON, <= 4 KB) is stored with the operation after every attempt, and the next attempt gets it. An empty
+    dict clears it.
     """
 
     progress: dict[str, Any] | None
@@ -80,15 +80,15 @@ class PollSchedule:
 class Kind(Generic[P]):
     """`describe` names a valid payload's operation. `attempt` makes one attempt and returns what it learned.
 
-    All attempts of a process run on one event loop. So an attempt awaits what takes time, and leaves what blocks to
+    All attempts of a process run on one event loop. So an attempt must not block: it runs blocking code in
     `asyncio.to_thread`.
 
-    `on_unknown` says what an unknown outcome permits; a function is asked about each claim. `failure_reasons` are the
-    reasons of `Failed` outcomes, each with a sentence for people. `time_allowed_s` and `polls` read the settings.
+    `on_unknown` is what an unknown outcome permits, or a function that returns it for a claim. `failure_reasons` are
+    the reasons of `Failed` outcomes, each with a sentence for people. `time_allowed_s` and `polls` read the settings.
     `begins_steps`: its attempts call `Attempt.begin` before each request with an effect. So if a worker is lost, it is
     known whether it may have sent one: without a begun step nothing was done, and the next attempt starts again.
-    `waits_s` are the seconds between two attempts that brought nothing, until the time allowed is over; the last one is
-    repeated with a jitter of 20 %. Without them the engine backs off for at most ten seconds.
+    `waits_s` are the seconds between two attempts that decided nothing, until the time allowed is over; the last one is
+    repeated with a jitter of 20 %. Without `waits_s` the engine backs off for at most ten seconds.
     """
 
     name: str
@@ -128,7 +128,7 @@ class Kind(Generic[P]):
         except ValidationError as error:
             raise BadPayload(f"{self.name}: {_problems(error, self.payload.model_fields)}") from None
 
-    def permits(self, claim: Claim) -> OnUnknown:
+    def on_unknown_for(self, claim: Claim) -> OnUnknown:
         """Return what an unknown outcome of this operation permits, for the claim as it stands."""
         return self.on_unknown(claim) if callable(self.on_unknown) else claim.on_unknown
 
@@ -137,7 +137,7 @@ LOOKED_AT = "looked_at"
 
 
 async def read_back(attempt: Attempt, look: Callable[[], Coroutine[Any, Any, Outcome | None]]) -> Outcome | None:
-    """Look whether an earlier request did it, for a kind with `OnUnknown.READ_BACK`. None: it did not, so do it now.
+    """Look whether an earlier request had its effect, for a kind with `OnUnknown.READ_BACK`. None if it had not.
 
     `look` makes calls without an effect and returns the outcome if it finds the effect, None if it does not. An effect
     may come late. So if the first look finds nothing, the second is made one HTTP deadline later.

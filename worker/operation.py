@@ -1,4 +1,4 @@
-"""The vocabulary: an operation, its states, and which state may follow which. Standard library only.
+"""An operation, its states and the moves between them, claims, attempts, outcomes. Standard library only.
 
     queued -> running -> succeeded
                  |-> waiting -> running
@@ -82,9 +82,9 @@ class OnUnknown(StrEnum):
     """What an unknown outcome permits: a request was sent, and what it did is not known."""
 
     START_OR_GET = "start_or_get"  # send the same call again; its answer tells how the operation stands
-    READ_BACK = "read_back"  # look first whether it was done, then create it or take what is there
+    READ_BACK = "read_back"  # look first whether it was done, and send the request only if it was not
     REPEAT = "repeat"  # the caller says that doing it twice does no harm
-    STOP = "stop"  # never again by itself: a person decides
+    STOP = "stop"  # never send again without a person's decision
 
 
 class Move(NamedTuple):
@@ -221,9 +221,9 @@ class AttemptRecord(NamedTuple):
 class Transition(NamedTuple):
     """What becomes of a claimed operation. Waiting has `wait_reason` and `due_in_s`; failed has `failure_reason`.
 
-    `sent=False`: nothing left the process during this claim. `outcome_unknown`: it did, and what it did is not known.
-    `outcome_known`: the destination has said how the operation stands, which ends an earlier unknown outcome.
-    `progress` replaces the stored progress. None keeps what an earlier attempt stored, so that a transition without an
+    `sent=False`: nothing left the process during this claim. `outcome_unknown`: a request left it, and what the request
+    did is not known. `outcome_known`: the destination has said how the operation stands, which ends an earlier unknown
+    outcome. `progress` replaces the stored progress. None leaves the stored progress, so that a transition without an
     attempt loses nothing; an empty dict clears it, and so does success. At most `PROGRESS_LIMIT` characters of JSON.
     """
 
@@ -298,12 +298,12 @@ class Operation:
 
     @property
     def change_mark(self) -> str:
-        """A text that changes when a decision about the operation must be thought over again. See `change_mark`."""
+        """A text that changes whenever the operation changes in a way that matters to a decision. See `change_mark`."""
         return change_mark(self.state, self.fence, self.state_since, self.replays, self.sent)
 
 
 def change_mark(state: str, fence: int, state_since: int, replays: int, sent: bool) -> str:
-    """Return a text by which a person's decision names the operation as that person saw it.
+    """Return a text that stands for the operation as a person saw it when deciding.
 
     A final operation has another mark after every change. An open one is claimed and polled all the time: its mark only
     changes when it ends, is replayed, or is sent for the first time.
@@ -332,7 +332,7 @@ class Pending:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The destination has ended it otherwise than wanted. `reason` is one of the kind's `failure_reasons`."""
+    """The destination has ended the operation without success. `reason` is one of the kind's `failure_reasons`."""
 
     reason: str
     message: str = ""
@@ -341,7 +341,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Later:
-    """Not finished, and nothing is to be decided yet: continue in `after_s` seconds from the attempt's `progress`.
+    """The attempt is not finished and decides nothing: continue in `after_s` seconds from the attempt's `progress`.
 
     What was unknown before this attempt stays unknown.
     """

@@ -69,6 +69,14 @@ def without_query(url: str) -> str:
     return url.partition("?")[0]
 
 
+def without_password(url: str, database: int) -> str:
+    """Return a checked URL with another database and without its password, for a person."""
+    parts = urlsplit(url)
+    login, _, address = parts.netloc.rpartition("@")
+    name = login.partition(":")[0]
+    return parts._replace(netloc=f"{name}@{address}" if name else address, path=f"/{database}").geturl()
+
+
 def _is_verified(options: dict[str, str], scheme: str, host: str) -> bool:
     for name in options:
         if name in _OWN_SETTING:

@@ -49,7 +49,7 @@ def write(path: Path, content: bytes, mode: int) -> None:
     """Write a new file. Raises `FileExistsError` rather than overwrite one."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     with os.fdopen(descriptor, "wb") as file:
-        os.fchmod(descriptor, mode)  # whatever the umask is
+        os.fchmod(descriptor, mode)  # independent of the umask
         file.write(content)
 
 

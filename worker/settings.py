@@ -327,7 +327,8 @@ class Settings(CrmSettings):
     )
     heartbeat_file: Path | None = Field(
         None,
-        description="A file that a worker touches every 2 s while it works; `b2copy-sync health --live` reads its age.",
+        description="A file that a worker touches every 2 s while it works; `b2copy-sync health --live` reads its age."
+        " Each worker needs its own. Not with --pool processes.",
     )
 
 

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-DEPTH_LIMIT = 64  # levels; JSON writers and databases give up somewhere above
+DEPTH_LIMIT = 64  # levels; JSON writers and databases fail on much deeper values
 
 
-def storable(value: Any, depth: int = DEPTH_LIMIT) -> Any:
+def storable_json(value: Any, depth: int = DEPTH_LIMIT) -> Any:
     """Return decoded JSON without what some database refuses.
 
     Lone surrogates and NUL become U+FFFD, numbers that JSON cannot write become text, and what is nested deeper than
@@ -19,7 +19,7 @@ def storable(value: Any, depth: int = DEPTH_LIMIT) -> Any:
         case dict() | list() | tuple() if not depth:
             return "(nested too deep)"
         case dict():
-            return {storable(name): storable(item, depth - 1) for name, item in value.items()}
+            return {storable_json(name): storable_json(item, depth - 1) for name, item in value.items()}
         case list() | tuple():
-            return [storable(item, depth - 1) for item in value]
+            return [storable_json(item, depth - 1) for item in value]
     return value

@@ -53,6 +53,8 @@ BEGIN
                     WHEN 'b2copy_schema_version' THEN 'SELECT'
                     WHEN 'b2copy_audit' THEN 'SELECT, INSERT'  -- what somebody decided is never changed
                     WHEN 'b2copy_operations' THEN 'SELECT, INSERT, UPDATE'  -- only `purge` removes operations
+                    WHEN 'b2copy_approvals' THEN  -- what somebody proposed is never changed
+                        'SELECT, INSERT, UPDATE (decision, decided_at, decided_by, decided_note)'
                     WHEN 'b2copy_attempts' THEN 'SELECT, INSERT, UPDATE'
                     ELSE 'SELECT, INSERT, UPDATE, DELETE'
                 END,

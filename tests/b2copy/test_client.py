@@ -24,7 +24,7 @@ from worker.errors import (
 from worker.http import Http, event_loop
 from worker.operation import OnUnknown
 from worker.sandbox.control_client import SandboxControl
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 
 UPDATE = "/api/admin/clients/v2/client/clientservice/update"
 
@@ -85,7 +85,7 @@ def test_an_unknown_login_is_not_found_or_an_error_inside_a_200(client: B2Copy, 
 
 
 @pytest.mark.parametrize("shape", ["grpc", "error", "errors", "text", "html", "empty"])
-def test_a_missing_permission_is_told_whatever_the_body(client: B2Copy, sandbox: SandboxControl, shape: str) -> None:
+def test_a_missing_permission_is_reported_for_any_body(client: B2Copy, sandbox: SandboxControl, shape: str) -> None:
     sandbox.switches(fee_permission=False, error_shape=shape)
 
     with pytest.raises(AccessRejected) as caught:

@@ -22,7 +22,7 @@ from worker.errors import Conflict, NotFound, Rejected, Unavailable, UnknownOutc
 from worker.http import event_loop
 from worker.instances import b2copy
 from worker.sandbox.control_client import SandboxControl
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 
 NEW = NewAccount(client_id=5, platform=1, number="700100", product_currency_id=2, is_master=1, name="Master of one")
 T = TypeVar("T")

@@ -22,7 +22,7 @@ from tests.bench.memory import memory
 from tests.bench.races import race
 from tests.bench.report import Report
 from tests.bench.usage import fsync_ms
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 
 RACES = (  # seconds that the sandbox takes, sends at once, operations per run, aim: times the plain task's rate
     (0.010, 10, 3000, 2.0),

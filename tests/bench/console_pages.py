@@ -19,11 +19,11 @@ from tasks.registry import KINDS
 from tests.postgres import Postgres
 from worker.console.access import LocalAccess
 from worker.console.app import make_app
-from worker.console.state import Console
+from worker.console.process_state import Console
 from worker.ledger import Ledger, open_ledger
-from worker.ledger.limits import limit_queries
 from worker.ledger.migrations import migrate
-from worker.ledger.minutes import summarize_minutes
+from worker.ledger.minute_statistics import summarize_minutes
+from worker.ledger.query_limits import limit_queries
 from worker.settings import ConsoleSettings
 
 LIMIT_MS = 300.0

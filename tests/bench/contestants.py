@@ -19,7 +19,7 @@ from worker.operation import State
 from worker.sandbox.control_client import SandboxControl
 from worker.sandbox.routes import PROCESS
 from worker.testbed.broker import Broker
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 from worker.testbed.processes import Process, ProcessFailed
 
 RUN_MAX_S = 60.0  # seconds that a run may take

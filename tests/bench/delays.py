@@ -6,7 +6,7 @@ from tests.bench.contestants import Ours
 from tests.bench.part import Part
 from tests.bench.report import Figure, at_least, at_most, percentile
 from worker.ledger import open_ledger
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 
 ROWS = 20_000  # in one call of `many`
 CALLS = 150  # of `enqueue.fees` in a round, fifty a second

@@ -151,8 +151,8 @@ def measure(contestant: str, url: str, at_once: int, ca_file: str | None) -> dic
 
 def start(*arguments: str) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "tests.bench.http_cost", *arguments]
-    tether = [sys.executable, str(die_with_parent.__file__), str(os.getpid())]
-    return subprocess.Popen([*tether, *command], stdout=subprocess.PIPE, text=True)
+    wrapper = [sys.executable, str(die_with_parent.__file__), str(os.getpid())]
+    return subprocess.Popen([*wrapper, *command], stdout=subprocess.PIPE, text=True)
 
 
 def race(rounds: int, folder: Path) -> None:

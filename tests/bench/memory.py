@@ -3,7 +3,7 @@
 from tests.bench.contestants import Ours
 from tests.bench.report import Figure, at_most
 from tests.bench.usage import peak_rss
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 
 OPERATIONS, AT_ONCE = 10_000, 100
 LATENCY = 0.1  # seconds: long enough for all sends to be in flight at once

@@ -12,7 +12,7 @@ from tests.bench.report import Figure, at_least, at_most
 from tests.bench.usage import cpu_seconds
 from worker.session import SharedSession
 from worker.settings import PREFIX, Settings
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 
 SINGLES_AIM = 1.5  # times the plain task's rate
 

@@ -7,7 +7,7 @@ from tests.bench.part import Part
 from tests.bench.races import run_rounds
 from tests.bench.report import Report, at_least, at_most, percentile
 from worker.ledger import open_ledger, search
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 from worker.testbed.processes import ProcessFailed
 
 

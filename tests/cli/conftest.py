@@ -7,7 +7,7 @@ import pytest
 
 from tests.cli.command import Ran, run
 from worker.ledger import Ledger, open_ledger
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 
 Command = Callable[..., Ran]
 

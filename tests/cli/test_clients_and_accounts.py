@@ -8,7 +8,7 @@ import pytest
 from tests.cli.conftest import Command
 from worker.ledger import Ledger, find
 from worker.sandbox.control_client import SandboxControl
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 from worker.testbed.processes import Process
 
 REGISTRATION = "clients.register:1/700100"

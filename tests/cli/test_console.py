@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.cli.conftest import Command
 from tests.support import until
 from worker.ledger import Ledger
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 from worker.testbed.ports import free_port
 
 

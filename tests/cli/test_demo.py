@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.support import until
-from worker.demo.report import compare
-from worker.demo.rows import SAMPLE, read
+from worker.demo.endings import compare
+from worker.demo.read_withdrawals import SAMPLE, read
 from worker.ledger import Ledger, open_ledger
 
 README = Path(__file__).parents[2] / "README.md"

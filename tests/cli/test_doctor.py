@@ -1,5 +1,6 @@
 """doctor: a line each, and the remedy."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from worker.ledger import Ledger
 from worker.operation import WaitReason
 from worker.sandbox.control_client import SandboxControl
 from worker.testbed.broker import Broker
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 
 
 def grades(ran: Ran) -> dict[str, set[str]]:
@@ -50,7 +51,7 @@ def test_a_sound_system_has_a_line_for_everything(b2copy_sync: Command, ledger: 
         ["ok", "clock"],
         ["ok", "session"],
     ]
-    assert "start one: celery -A worker.app worker" in ran.out
+    assert "start one: `celery -A worker.app worker`" in ran.out
 
 
 def test_logs_in_only_if_there_is_no_session(b2copy_sync: Command, sandbox: SandboxControl) -> None:
@@ -138,9 +139,9 @@ def test_compares_our_address_with_the_one_b2copy_sees(b2copy_sync: Command, san
     resting = b2copy_sync("doctor", "--json", B2COPY_DEVICE_IP="192.0.2.7")
 
     assert ran.code == resting.code == 1
-    for told in (ran, resting):
-        assert "the login is refused" in messages(told, "session")
-        assert "we send 192.0.2.7, B2COPY sees 127.0.0.1" in messages(told, "device_ip")
+    for one in (ran, resting):
+        assert "the login is refused" in messages(one, "session")
+        assert "we send 192.0.2.7, B2COPY sees 127.0.0.1" in messages(one, "device_ip")
     assert logins(sandbox) == ["authexternalcrm"]
 
 
@@ -177,6 +178,7 @@ def test_warns_of_a_redis_that_may_lose_messages_or_is_shared(
     assert "maxmemory-policy is allkeys-lru" in messages(ran, "redis")
     assert "appendonly is off" in messages(ran, "redis")
     assert "queues of somebody else, now or once: reports" in messages(ran, "redis")
+    assert re.search(r"`export B2COPY_REDIS_URL=redis://127\.0\.0\.1:\d+/[1-9]`", messages(ran, "redis"))
 
 
 def test_names_what_refuses_our_access_and_from_which_address(b2copy_sync: Command, ledger: Ledger) -> None:

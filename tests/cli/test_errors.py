@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Command
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["status", "W\udcff"], "the argument W\\udcff is not UTF-8"),
         (["statsu"], "b2copy-sync: No such command 'statsu'"),
@@ -21,11 +21,13 @@ from worker.testbed.environment import Environment
         (["call", "/x", "--key", "1", "--payload", "[1]"], "must be a JSON object"),
     ],
 )
-def test_says_in_a_line_what_is_wrong_with_the_arguments(arguments: list[str], said: str, b2copy_sync: Command) -> None:
+def test_says_in_a_line_what_is_wrong_with_the_arguments(
+    arguments: list[str], message: str, b2copy_sync: Command
+) -> None:
     ran = b2copy_sync(*arguments)
 
     assert ran.code == 2
-    assert said in ran.err
+    assert message in ran.err
     assert ran.err.count("\n") == 1
     assert ran.out == ""
 
@@ -46,7 +48,7 @@ def test_never_makes_a_ledger_by_looking_for_one(b2copy_sync: Command, tmp_path:
     assert not (tmp_path / "typo.sqlite").exists()
 
 
-def test_tells_no_password_when_the_database_is_away(b2copy_sync: Command) -> None:
+def test_shows_no_password_when_the_database_is_unavailable(b2copy_sync: Command) -> None:
     ran = b2copy_sync("failed", "list", B2COPY_DATABASE_URL="postgresql://me:hunter2@127.0.0.1:1/crm")
 
     assert ran.code == 1
@@ -54,7 +56,7 @@ def test_tells_no_password_when_the_database_is_away(b2copy_sync: Command) -> No
     assert "hunter2" not in ran.err
 
 
-def test_says_when_redis_is_away(b2copy_sync: Command, environment: Environment) -> None:
+def test_says_when_redis_is_unavailable(b2copy_sync: Command, environment: Environment) -> None:
     ran = b2copy_sync("session", "show", B2COPY_REDIS_URL="redis://127.0.0.1:1/0")
 
     assert (ran.code, ran.err) == (1, "Redis does not answer (ConnectionError)\n")

@@ -33,8 +33,8 @@ class TestList:
         fail_operation(ledger, "C1", kind="call", lane="default", failure_reason=FailureReason.EXHAUSTED)
 
         def listed(*filters: str) -> list[str]:
-            told = b2copy_sync("failed", "list", "--json", *filters).document
-            return [one["key"].partition(":")[2] for one in told["failed"]]
+            listed = b2copy_sync("failed", "list", "--json", *filters).document
+            return [one["key"].partition(":")[2] for one in listed["failed"]]
 
         assert listed() == ["C1", "W1", "old"]
         assert listed("--reason", "exhausted") == ["C1", "old"]

@@ -38,7 +38,7 @@ def test_one_unusable_row_stops_all_with_its_line(b2copy_sync: Command, ledger: 
     assert search(ledger) == []
 
 
-def test_leaves_out_columns_it_does_not_know_if_told(b2copy_sync: Command, ledger: Ledger, tmp_path: Path) -> None:
+def test_leaves_out_unknown_columns_if_an_option_says_so(b2copy_sync: Command, ledger: Ledger, tmp_path: Path) -> None:
     file = tmp_path / "withdrawals.csv"
     file.write_text("account_login,request_id,amount\n7,W1,100.00\n")
 
@@ -64,7 +64,7 @@ def test_takes_json_lines_for_what_is_nested(b2copy_sync: Command, ledger: Ledge
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("a.csv", b"login,id\n7,W1\n", "the first line must name the columns: account_login, request_id"),
         ("a.csv", b"account_login,request_id\n7\n", "line 2: 2 columns are needed"),
@@ -76,14 +76,14 @@ def test_takes_json_lines_for_what_is_nested(b2copy_sync: Command, ledger: Ledge
     ],
 )
 def test_says_what_is_wrong_with_a_file(
-    name: str, content: bytes, said: str, b2copy_sync: Command, ledger: Ledger, tmp_path: Path
+    name: str, content: bytes, message: str, b2copy_sync: Command, ledger: Ledger, tmp_path: Path
 ) -> None:
     (tmp_path / name).write_bytes(content)
 
     ran = b2copy_sync("import", str(tmp_path / name))
 
     assert ran.code == 2
-    assert said in ran.err
+    assert message in ran.err
     assert search(ledger) == []
 
 

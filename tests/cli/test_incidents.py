@@ -17,6 +17,7 @@
 """
 
 import json
+import re
 import resource
 import shlex
 import shutil
@@ -37,8 +38,8 @@ from worker.ledger import Ledger, pause
 from worker.operation import WaitReason
 from worker.sandbox.control_client import SandboxControl
 from worker.testbed.broker import Broker
-from worker.testbed.environment import Environment
 from worker.testbed.keys import new_key_pair
+from worker.testbed.local_system import Environment
 from worker.testbed.processes import Process
 
 
@@ -47,6 +48,13 @@ def first_red(ran: Ran) -> tuple[str, str]:
     assert ran.code in {1, 2}, ran.out
     first = next(check for check in ran.document["checks"] if check["grade"] == "FAIL")
     return first["message"], first["remedy"]
+
+
+def command_of(remedy: str) -> str:
+    """Return the command at the end of a remedy, as a person pastes it."""
+    found = re.fullmatch(r".*`([^`]+)`", remedy)
+    assert found, remedy
+    return found[1]
 
 
 def is_sound(ran: Ran) -> bool:
@@ -65,7 +73,7 @@ def test_egress_address_changed(doctor: Command, ledger: Ledger) -> None:
 
     assert "B2COPY refuses our access to 1 operation; our requests come from 127.0.0.1" in message
     assert "allow-list" in remedy
-    assert remedy.endswith("b2copy-sync session renew")
+    assert command_of(remedy) == "b2copy-sync session renew"
 
 
 @pytest.mark.parametrize(("offset", "way"), [(600, "behind"), (-600, "ahead of")])
@@ -77,7 +85,7 @@ def test_a_clock_is_ten_minutes_off(
     message, remedy = first_red(doctor())
 
     assert f"s {way} B2COPY's" in message
-    assert remedy.startswith("sudo timedatectl set-ntp true")
+    assert command_of(remedy) == "sudo timedatectl set-ntp true"
     sandbox.switches(clock_offset=0)
     assert is_sound(doctor())
 
@@ -90,9 +98,8 @@ def test_key_file_replaced_by_another_key(
     message, remedy = first_red(doctor(B2COPY_PRIVATE_KEY_FILE=str(other.private_file)))
 
     assert f"the key in {other.private_file} is not the one that B2COPY has registered" in message
-    command = remedy.partition("have this one registered: ")[2].partition(";")[0]
     if shutil.which("openssl"):
-        shown = subprocess.run(shlex.split(command), capture_output=True, text=True, check=True)
+        shown = subprocess.run(shlex.split(command_of(remedy)), capture_output=True, text=True, check=True)
         assert shown.stdout == other.public_key
 
 
@@ -119,7 +126,7 @@ def test_redis_may_lose_data(
         client.config_set(name, wrong)
         try:
             message, remedy = first_red(doctor())
-            words = shlex.split(remedy.partition(" (")[0])
+            words = shlex.split(command_of(remedy))
             assert words[:3] == ["redis-cli", "-u", "$B2COPY_REDIS_URL"]
             client.execute_command(*words[3:])
         finally:
@@ -139,13 +146,14 @@ def test_a_foreign_celery_app_on_our_redis_database(
     message, remedy = first_red(doctor())
 
     assert "queues of somebody else, now or once: reports" in message
-    line = remedy.partition("For all our processes: ")[2]
     pasted = subprocess.run(
-        ["sh", "-c", f'{line}; printf %s "$B2COPY_REDIS_URL"'],
+        ["sh", "-c", f'{command_of(remedy)}; printf %s "$B2COPY_REDIS_URL"'],
         env=environment.variables, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert pasted.stdout == broker.url.removesuffix("/0") + "/1"
-    assert is_sound(doctor(B2COPY_REDIS_URL=pasted.stdout))
+    login, _, address = broker.url.removesuffix("/0").removeprefix("redis://").rpartition("@")
+    assert pasted.stdout == f"redis://{address}/1"
+    assert "with the password put back into it" in remedy
+    assert is_sound(doctor(B2COPY_REDIS_URL=f"redis://{login}@{address}/1"))
 
 
 def test_a_worker_is_frozen(doctor: Command, ledger: Ledger, worker: Callable[..., Process]) -> None:
@@ -172,7 +180,7 @@ def test_the_ledgers_disk_is_full(ledger: Ledger, environment: Environment, doct
 
     message, remedy = first_red(Ran(ran.returncode, ran.stdout, ran.stderr))
     assert "disk I/O error" in message
-    assert remedy == f"make room on its disk, then everything continues by itself: df -h {environment.folder}"
+    assert remedy == f"make room on its disk, then everything continues by itself: `df -h {environment.folder}`"
     assert json.loads(ran.stdout)["ok"] is False
     assert is_sound(doctor())
 
@@ -194,7 +202,7 @@ def test_no_beat_and_no_worker(doctor: Command, ledger: Ledger, worker: Callable
     message, remedy = first_red(doctor())
 
     assert message.startswith("none runs, and something has been due for 6")
-    assert remedy == "start one: celery -A worker.app worker"
+    assert command_of(remedy) == "celery -A worker.app worker"
     worker()
     assert is_sound(doctor())
 
@@ -207,5 +215,5 @@ def test_a_lane_paused_by_somebody(doctor: Command, ledger: Ledger, b2copy_sync:
 
     assert message.startswith("lane money is paused since ")
     assert message.endswith("by ann@desk: B2COPY is upgraded (1 operation waiting)")
-    assert b2copy_sync(*shlex.split(remedy)[1:]).code == 0
+    assert b2copy_sync(*shlex.split(command_of(remedy))[1:]).code == 0
     assert is_sound(doctor())

@@ -20,7 +20,7 @@ def test_makes_keys_that_only_we_can_read_and_a_worker_takes(b2copy_sync: Comman
     assert checked.code == 0, checked.out
 
 
-def test_says_what_support_must_be_told_and_nothing_else(tmp_path: Path) -> None:
+def test_says_what_support_must_know_and_nothing_else(tmp_path: Path) -> None:
     ran = run(tmp_path, clean_environment(), "keygen", str(tmp_path), "--key-id", "k7", "--ip", "192.0.2.7")
 
     assert ran.code == 0

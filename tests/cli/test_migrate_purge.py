@@ -27,11 +27,11 @@ def test_purge_removes_only_what_ended_long_ago(b2copy_sync: Command, ledger: Le
     recent = succeed_operation(ledger, "W3")
 
     would = b2copy_sync("purge", "--dry-run", "--json")
-    kept = find(ledger, old)
+    remaining = find(ledger, old)
     done = b2copy_sync("purge")
 
     assert would.document["operations"] == 1
-    assert kept is not None
+    assert remaining is not None
     assert done.out == "1 operation that ended more than 400.0 d ago removed\n"
     assert [find(ledger, key) is None for key in (old, opened, recent)] == [True, False, False]
 
@@ -41,12 +41,12 @@ def test_purge_asks_before_evidence_goes_too_early(b2copy_sync: Command, ledger:
     LedgerClock(ledger).advance(100)
 
     refused = b2copy_sync("purge", "--older-than", "90s")
-    kept = find(ledger, key)
+    remaining = find(ledger, key)
     allowed = b2copy_sync("purge", "--older-than", "90s", "--yes")
 
     assert refused.code == 2
     assert "--yes" in refused.err
-    assert kept is not None
+    assert remaining is not None
     assert allowed.code == 0
     assert find(ledger, key) is None
 
@@ -76,7 +76,7 @@ def test_health_is_unwell_when_nobody_does_what_is_due(b2copy_sync: Command, led
     assert "PROBLEM  1 operation failed, more than 0: b2copy-sync failed list" in failures.out
 
 
-def test_a_paused_lane_is_told_but_not_unwell(b2copy_sync: Command, ledger: Ledger) -> None:
+def test_a_paused_lane_is_shown_and_is_healthy(b2copy_sync: Command, ledger: Ledger) -> None:
     record_operation(ledger, "W1")
     LedgerClock(ledger).advance(90)
     b2copy_sync("pause", "--lane", "money", "--why", "B2COPY is being upgraded", "--by", "ann")

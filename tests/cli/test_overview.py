@@ -46,6 +46,9 @@ def test_the_overview_needs_no_redis(b2copy_sync: Command, ledger: Ledger) -> No
         ([], ["W4", "W3", "W2", "W1"]),
         (["--account", "8"], ["W2"]),
         (["--request-id", "W1"], ["W1"]),
+        (["--request-id", "8"], []),
+        (["--request-id", "W2", "--account", "8"], ["W2"]),
+        (["--lane", "notify"], []),
         (["--state", "failed"], ["W3"]),
         (["--open"], ["W2", "W1"]),
         (["--reason", "no_access"], ["W2"]),
@@ -65,6 +68,23 @@ def test_list_finds_what_is_meant(options: list[str], names: list[str], b2copy_s
 
     assert [one["key"].partition(":")[2] for one in found["operations"]] == names
     assert found["next"] is None
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("list", "--after", "9" * 20),
+        ("list", "--after", "-1"),
+        ("list", "--limit", "9" * 20),
+        ("failed", "list", "--limit", "9" * 20),
+    ],
+)
+def test_a_number_that_no_page_has_is_refused(words: tuple[str, ...], b2copy_sync: Command, ledger: Ledger) -> None:
+    ran = b2copy_sync(*words)
+
+    assert ran.code == 2
+    assert "Input should be " in ran.err
+    assert "Traceback" not in ran.err
 
 
 def test_list_says_how_to_continue(b2copy_sync: Command, ledger: Ledger) -> None:

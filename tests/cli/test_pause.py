@@ -4,7 +4,7 @@ from tests.cli.conftest import Command
 from worker.ledger import Ledger, active_flags
 
 
-def test_a_pause_stays_as_it_was_first_said(b2copy_sync: Command, ledger: Ledger) -> None:
+def test_a_second_pause_does_not_change_the_first(b2copy_sync: Command, ledger: Ledger) -> None:
     first = b2copy_sync("pause", "--lane", "bulk", "--why", "B2COPY asked for it", "--by", "ann")
     second = b2copy_sync("pause", "--lane", "bulk", "--why", "me too", "--by", "bob", "--json")
 

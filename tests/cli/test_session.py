@@ -27,7 +27,7 @@ def test_renews_shows_and_forgets_the_shared_session(b2copy_sync: Command, sandb
     assert [token for token in tokens if token in printed] == []
 
 
-def test_a_refused_login_is_told_in_b2copys_words(b2copy_sync: Command) -> None:
+def test_a_refused_login_is_shown_in_b2copys_words(b2copy_sync: Command) -> None:
     ran = b2copy_sync("session", "renew", B2COPY_ADMIN_ID="7")
 
     assert ran.code == 1

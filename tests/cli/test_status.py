@@ -1,4 +1,4 @@
-"""status: the whole story of an operation."""
+"""status: everything that is known about an operation."""
 
 import re
 
@@ -15,18 +15,18 @@ from worker.ledger import Ledger, fail_message, pause, replay
 from worker.operation import FailureReason, OnUnknown, Step
 
 
-def test_tells_who_asked_what_b2copy_said_and_who_decided(b2copy_sync: Command, ledger: Ledger) -> None:
+def test_shows_who_requested_what_b2copy_answered_and_who_decided(b2copy_sync: Command, ledger: Ledger) -> None:
     key = fail_operation(ledger, "W1", message="account 7 is closed", by="crm@shop")
     replay(ledger, [key], actor="ann@desk", note="reopened")
 
     ran = b2copy_sync("status", "W1")
 
     assert ran.code == 0
-    told = [line.split() for line in ran.out.splitlines() if line.startswith("20")]
-    assert [words[2] for words in told] == ["requested", "rejected", "replayed"]
-    assert told[0][3] == "crm@shop"
-    assert told[1][3:] == ["400", "12", "ms", "worker", "1", "0.1.0", "account", "7", "is", "closed"]
-    assert told[2][3:] == ["ann@desk", "reopened"]
+    lines = [line.split() for line in ran.out.splitlines() if line.startswith("20")]
+    assert [words[2] for words in lines] == ["requested", "rejected", "replayed"]
+    assert lines[0][3] == "crm@shop"
+    assert lines[1][3:] == ["400", "12", "ms", "worker", "1", "0.1.0", "account", "7", "is", "closed"]
+    assert lines[2][3:] == ["ann@desk", "reopened"]
     assert "queued: no worker has taken it yet" in ran.out
 
 
@@ -34,18 +34,18 @@ def test_exports_the_evidence(b2copy_sync: Command, ledger: Ledger) -> None:
     key = fail_operation(ledger, "W1", message="account 7 is closed", by="crm@shop")
     replay(ledger, [key], actor="ann@desk", note="reopened")
 
-    told = b2copy_sync("status", key, "--json").document
+    document = b2copy_sync("status", key, "--json").document
 
-    assert (told["key"], told["state"], told["requested_by"]) == (key, "queued", "crm@shop")
-    assert told["payload"] == {"account_login": "7", "request_id": "W1"}
-    [attempt] = told["attempts"]
+    assert (document["key"], document["state"], document["requested_by"]) == (key, "queued", "crm@shop")
+    assert document["payload"] == {"account_login": "7", "request_id": "W1"}
+    [attempt] = document["attempts"]
     assert attempt["message"] == "account 7 is closed"
     assert (attempt["http_status"], attempt["request_id"], attempt["counted"]) == (400, "W1", True)
     assert (attempt["worker"], attempt["version"], attempt["duration_ms"]) == ("worker 1", "0.1.0", 12)
     assert attempt["started_at"].endswith("Z")
-    [decision] = told["audit"]
+    [decision] = document["audit"]
     assert (decision["action"], decision["actor"], decision["note"]) == ("replay", "ann@desk", "reopened")
-    assert told["replays"] == 1
+    assert document["replays"] == 1
 
 
 def test_an_unknown_key_is_answered_with_near_ones(b2copy_sync: Command, ledger: Ledger) -> None:

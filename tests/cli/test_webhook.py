@@ -26,9 +26,9 @@ def secret_file(tmp_path: Path) -> Path:
 def test_a_sample_reaches_the_crm_and_verify_finds_it_genuine(
     b2copy_sync: Command, wire: Wire, secret_file: Path
 ) -> None:
-    told = {"B2COPY_WEBHOOK_URL": wire.url, "B2COPY_WEBHOOK_SECRET_FILE": str(secret_file)}
+    settings = {"B2COPY_WEBHOOK_URL": wire.url, "B2COPY_WEBHOOK_SECRET_FILE": str(secret_file)}
 
-    ran = b2copy_sync("webhook", "test", "--json", **told)
+    ran = b2copy_sync("webhook", "test", "--json", **settings)
 
     assert (ran.code, ran.document["delivered"], ran.document["status"]) == (0, True, 200)
     _, headers, body = head_and_body(wire.requests[0])

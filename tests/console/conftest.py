@@ -18,10 +18,10 @@ from starlette.testclient import TestClient
 from tasks.registry import ALL_KINDS, KINDS
 from worker.console.access import Access, Person
 from worker.console.app import make_app
+from worker.console.process_state import Console
 from worker.console.roles import Role
-from worker.console.state import Console
 from worker.ledger import Ledger, open_ledger
-from worker.ledger.limits import limit_queries
+from worker.ledger.query_limits import limit_queries
 from worker.report.four_eyes import needs_approval
 from worker.settings import ConsoleSettings
 

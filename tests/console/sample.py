@@ -17,7 +17,7 @@ from tests.operations import (
     succeed_operation,
 )
 from worker.ledger import Ledger, cancel, pause, replay, settle
-from worker.ledger.minutes import MINUTE_MS, summarize_minutes
+from worker.ledger.minute_statistics import MINUTE_MS, summarize_minutes
 from worker.ledger.schema import minutes
 from worker.operation import FailureReason, State, Step, Transition, WaitReason
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import uvicorn
 
 from worker.console.app import make_app
-from worker.console.state import Console
+from worker.console.process_state import Console
 from worker.testbed.ports import free_port
 
 

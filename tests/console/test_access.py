@@ -8,10 +8,10 @@ import pytest
 
 from tests.console.conftest import ADDRESS, client_of
 from worker.console.access import ProxyAccess, read_secret
-from worker.console.passwords import PasswordAccess, read_people, set_person
+from worker.console.password_access import PasswordAccess, read_people, set_person
+from worker.console.process_state import Console
 from worker.console.roles import Role
 from worker.console.serve import check_listen, make_console, split_address
-from worker.console.state import Console
 from worker.errors import SettingsError
 from worker.settings import ConsoleSettings
 

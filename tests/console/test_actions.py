@@ -15,12 +15,12 @@ from tests.operations import (
     make_wait,
     record_operation,
 )
+from worker.console.process_state import Console
 from worker.console.serve import make_console
-from worker.console.state import Console
 from worker.ledger import Ledger, active_flags, audit_of, replay
 from worker.operation import FailureReason, OnUnknown, State, WaitReason
 from worker.settings import ConsoleSettings, load
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 
 OpenConsole = Callable[..., Console]
 W1 = "?key=fees.process:W1"

@@ -9,7 +9,7 @@ from sqlalchemy import text
 from tests.console.conftest import client_of
 from tests.console.sample import HOSTILE, fill_hostile
 from tests.operations import fail_operation
-from worker.console.state import Console
+from worker.console.process_state import Console
 from worker.ledger import Ledger, replay
 
 OpenConsole = Callable[..., Console]

@@ -8,7 +8,7 @@ from starlette.routing import Route
 from tests.console.conftest import client_of
 from tests.operations import fail_operation
 from worker.console.app import PAGES, make_app
-from worker.console.state import Console
+from worker.console.process_state import Console
 from worker.ledger import Ledger
 
 OpenConsole = Callable[..., Console]

@@ -15,8 +15,8 @@ from tasks.registry import KINDS
 from tests.crm.conftest import Insert
 from tests.ledger.databases import on_postgresql, on_sqlite
 from tests.operations import fail_operation, key_of, record_operation, succeed_operation
-from worker.crm import requests
-from worker.crm.requests import take_requests
+from worker.crm import requests_table
+from worker.crm.requests_table import take_requests
 from worker.ledger import Ledger, find, open_ledger, search
 from worker.operation import FailureReason, Operation, State
 from worker.settings import crm_settings
@@ -213,7 +213,7 @@ def test_a_rolled_back_insert_was_never_requested(ledger: Ledger) -> None:
 def test_many_rows_are_taken_in_batches_and_in_order(
     ledger: Ledger, insert: Insert, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(requests, "BATCH", 10)
+    monkeypatch.setattr(requests_table, "BATCH", 10)
     for number in range(25):
         by = ("Ada", "Bob")[number % 3 == 0]
         insert(kind="fees.process", payload=FEES % f"W{number}", requested_by=by)
@@ -227,7 +227,7 @@ def test_many_rows_are_taken_in_batches_and_in_order(
 def test_two_dispatchers_at_once_take_each_row_once(
     ledger: Ledger, open_again: Callable[[], Ledger], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(requests, "BATCH", 7)
+    monkeypatch.setattr(requests_table, "BATCH", 7)
     rows = [{"payload": FEES % f"W{number}"} for number in range(100)]
     with ledger.writing() as connection:
         connection.execute(text("INSERT INTO b2copy_requests (kind, payload) VALUES ('fees.process', :payload)"), rows)

@@ -1,5 +1,6 @@
 """The files under deploy/ are what their tools accept, name only what exists, and keep the same promises everywhere."""
 
+import json
 import re
 import shlex
 import shutil
@@ -15,6 +16,7 @@ import yaml
 from worker.cli import app
 from worker.flow.lane import SHUTDOWN_PATIENCE_S
 from worker.settings import PREFIX, ConsoleSettings, Settings, variable
+from worker.watch import heartbeat
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -135,6 +137,42 @@ def test_every_command_they_start_exists() -> None:
         command.make_parser(command.context_class(command)).parse_args(words[1:])  # raises NoSuchOption
 
 
+def writable_folders(pod: dict[str, Any]) -> set[str]:
+    """Return the mount paths of a pod's container that are not read-only and are lost with the pod."""
+    emptied = {volume["name"] for volume in pod["volumes"] if "emptyDir" in volume}
+    return {mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"] if mount["name"] in emptied}
+
+
+def test_what_is_probed_touches_the_file_that_the_probe_reads() -> None:
+    live = ["b2copy-sync", "health", "--live"]
+    containerfile = (DEPLOY / "Containerfile").read_text()
+    assert (
+        f"HEALTHCHECK --interval=30s --timeout=5s --start-period=30s --retries=3 CMD {json.dumps(live)}"
+        in containerfile
+    )
+    assert re.search(rf"^ENV {heartbeat.VARIABLE}=/tmp/\S+$", containerfile, re.M)
+    probed = {name: pod for name, pod in PODS.items() if has_probe(pod)}
+    assert probed.keys() == {"b2copy-worker"}
+    for pod in probed.values():
+        (container,) = pod["containers"]
+        assert container["livenessProbe"]["exec"]["command"] == live
+        (file,) = [one["value"] for one in container["env"] if one["name"] == heartbeat.VARIABLE]
+        assert str(Path(file).parent) in writable_folders(pod)
+    checked = {name: service for name, service in OURS.items() if not service.get("healthcheck", {}).get("disable")}
+    assert checked.keys() == {"worker"}
+    for service in checked.values():
+        folder = Path(service["environment"][heartbeat.VARIABLE]).parent
+        assert [mount for mount in service["tmpfs"] if mount.startswith(f"{folder}:")]
+
+
+def test_each_worker_of_one_host_has_a_heartbeat_file_of_its_own() -> None:
+    unit = (DEPLOY / "systemd" / "b2copy-sync-worker@.service").read_text()
+    (folder,) = re.findall(r"^RuntimeDirectory=(.*)$", unit, re.M)  # removed when this worker stops
+
+    assert "%i" in folder
+    assert f"Environment={heartbeat.VARIABLE}=%t/{folder}/alive" in unit
+
+
 def stop_timeouts(name: str) -> list[int]:
     """Return how many seconds a process has to stop: by compose, Kubernetes and systemd."""
     (unit,) = (DEPLOY / "systemd").glob(f"b2copy-sync-{name}*.service")
@@ -194,6 +232,33 @@ def test_no_secret_is_an_environment_variable() -> None:
     units = "".join(unit.read_text() for unit in UNITS)
     assert units.count("LoadCredential=") >= 4
     assert not re.search(r"PASSWORD=", (DEPLOY / "compose.yaml").read_text())
+
+
+def files_read(pod: dict[str, Any]) -> set[str]:
+    """Return the names of the mounted secret files that the settings of a pod's container name."""
+    return {name for one in pod["containers"][0]["env"] for name in re.findall(r"/run/secrets/([\w.-]+)", one["value"])}
+
+
+def test_each_process_is_given_the_secrets_that_it_reads_and_no_other() -> None:
+    handbook = (DEPLOY / "README.md").read_text().replace("\\\n", " ")
+    given = {
+        secret: {Path(file).name for file in re.findall(r"--from-file=(\S+)", line)}
+        for secret, line in re.findall(r"create secret generic (\S+) (.*)", handbook)
+    }
+    secret_of = {
+        name: [volume["secret"]["secretName"] for volume in pod["volumes"] if "secret" in volume]
+        for name, pod in PODS.items()
+    }
+    assert {name: given[secret] for name, [secret] in secret_of.items()} == {
+        name: files_read(pod) for name, pod in PODS.items()
+    }
+
+    on_workers_host, elsewhere = re.findall(r"```console\n([^`]*?install -m[^`]*)```", handbook)
+    for block, units in ((on_workers_host, "worker@"), (elsewhere, "[!w]*")):
+        copied = {Path(file).name for file in re.findall(r"secrets/\S+", block)} | {"ca.pem"}
+        texts = [unit.read_text() for unit in (DEPLOY / "systemd").glob(f"b2copy-sync-{units}.service")]
+        loaded = {Path(file).name for text in texts for file in re.findall(r"^LoadCredential=\w+:(.*)$", text, re.M)}
+        assert copied == loaded
 
 
 def test_every_image_has_a_version_and_redis_keeps_its_messages() -> None:

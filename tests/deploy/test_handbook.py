@@ -11,11 +11,11 @@ import pytest
 
 from tests.cli.command import run
 from tests.operations import fail_operation
-from worker.cli.exits import MEANINGS
+from worker.cli.exit_codes import MEANINGS
 from worker.ledger import open_ledger
 from worker.operation import FailureReason
 from worker.settings import ConsoleSettings, Settings, variable
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 from worker.testbed.processes import Process
 
 ROOT = Path(__file__).parents[2]

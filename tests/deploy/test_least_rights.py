@@ -12,7 +12,7 @@ import redis
 from tests.cli.command import Ran, run
 from tests.deploy.servers import PostgresWithRoles, RedisWithUsers, Secrets
 from tests.support import until
-from worker.testbed.environment import Environment, Sandbox, wait_for_worker
+from worker.testbed.local_system import Environment, Sandbox, wait_for_worker
 from worker.testbed.processes import Process
 
 pytestmark = pytest.mark.timeout(180)  # many processes, one after the other
@@ -190,6 +190,9 @@ REFUSED_BY_POSTGRES = [
             "DELETE FROM b2copy_attempts",
             "UPDATE b2copy_audit SET actor = 'x'",
             "DELETE FROM b2copy_audit",
+            "UPDATE b2copy_approvals SET proposed_by = 'x'",
+            "UPDATE b2copy_approvals SET arguments = '{}'",
+            "DELETE FROM b2copy_approvals",
             "UPDATE b2copy_schema_version SET version_num = 'x'",
             "UPDATE b2copy_schema_version SET four_eyes = 'off'",
             "DROP TABLE b2copy_operations",
@@ -235,6 +238,18 @@ def test_postgresql_refuses_what_a_role_does_not_need(system: System) -> None:
         allowed.append((role, statement))
 
     assert allowed == []
+
+
+def test_a_worker_may_decide_what_was_proposed(system: System) -> None:
+    columns = "action, subject, seen, proposed_at, proposed_by, note, expires_at"
+    with system.postgres.connect("b2copy_worker") as connection:
+        connection.execute(
+            f"INSERT INTO b2copy_approvals ({columns}) VALUES ('cancel', 'x', '', 0, 'ann', '', 0)".encode()
+        )
+        connection.execute(b"SELECT * FROM b2copy_approvals FOR UPDATE")
+        decided = b"UPDATE b2copy_approvals SET decision = 'withdrawn', decided_at = 0, decided_by = 'ann'"
+        assert connection.execute(decided).rowcount == 1
+        connection.rollback()
 
 
 def test_a_crm_that_speaks_sql_may_insert_and_get_the_number(system: System) -> None:

@@ -12,7 +12,7 @@ from tests.support import until
 from worker.ledger import find, open_ledger
 from worker.ledger.migrations import migrate
 from worker.operation import State
-from worker.testbed.environment import CELERY, Environment, wait_for_worker
+from worker.testbed.local_system import CELERY, Environment, wait_for_worker
 
 ROOT = Path(__file__).parents[2]
 USER = 10001

@@ -22,7 +22,7 @@ from worker.kind import Attempt, Kind
 from worker.ledger import Ledger, search
 from worker.operation import Claim, Done, OnUnknown, Outcome, State
 from worker.settings import worker_settings
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 
 AttemptFunction = Callable[[Attempt, Fees], Coroutine[Any, Any, Outcome]]
 Answer = Callable[[str], Any]
@@ -47,7 +47,12 @@ class LocalDestination:
     def wait_for_calls(self, count: int) -> None:
         until(lambda: len(self.calls) >= count)
 
-    async def send(self, route: Route[Any], body: Mapping[str, Any], on_unknown: OnUnknown) -> Any:
+    def proves_login(self, route: Route[Any]) -> bool:
+        return route.login == "service_admin"
+
+    async def send(
+        self, route: Route[Any], body: Mapping[str, Any], on_unknown: OnUnknown, before_send: Callable[[], None]
+    ) -> Any:
         self.calls.append(body["request_id"])
         self.on_unknown.append(on_unknown)
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._answer, body["request_id"])

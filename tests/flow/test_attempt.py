@@ -1,5 +1,7 @@
 """An attempt of several calls: its steps, its progress, what it leaves unknown, and what a lost process leaves."""
 
+import asyncio
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +22,7 @@ from tests.operations import claim_one, find_operation, record_operation
 from tests.support import until
 from worker.b2copy import Route
 from worker.errors import BadPayload, Rejected, Unavailable, UnknownOutcome
+from worker.flow import attempt_maker
 from worker.flow import gate as gate_module
 from worker.flow.circuit_breaker import FAILURES_TO_OPEN
 from worker.flow.lease_renewal import LeaseRenewal
@@ -28,6 +31,7 @@ from worker.http import event_loop
 from worker.kind import Attempt
 from worker.ledger import Ledger, attempts_of
 from worker.operation import PROGRESS_LIMIT, Claim, Done, FailureReason, Later, OnUnknown, Outcome, State, WaitReason
+from worker.watch import metrics
 
 CREATE = Route("create", "", "POST", "/create", lambda body, sent: body)
 
@@ -181,6 +185,55 @@ def test_a_lease_that_is_too_short_between_two_calls_makes_the_operation_continu
     monkeypatch.undo()
 
 
+@pytest.mark.parametrize("closes", ["lease", "hold", "circuit"])
+def test_no_first_call_is_made_if_the_gate_closed_while_the_attempt_prepared_it(
+    ledger: Ledger, engine: Engine, monkeypatch: pytest.MonkeyPatch, closes: str
+) -> None:
+    async def prepare_and_call(attempt: Attempt, fees: Fees) -> Outcome:
+        await attempt.earlier_attempts()
+        gate = pusher._lanes["money"]._gate
+        is_prepared.append(True)
+        if closes == "hold":
+            gate.fleet_limits.hold(60.0)
+        for _ in range(FAILURES_TO_OPEN if closes == "circuit" else 0):
+            error = Unavailable("another operation's call")
+            await gate.record(error, meaning_of(error))
+        await attempt.call(CALL, {"request_id": fees.request_id})
+        return Done()
+
+    is_prepared, is_valid = list[bool](), LeaseRenewal.is_valid
+    if closes == "lease":  # as if the process had been suspended
+        monkeypatch.setattr(LeaseRenewal, "is_valid", lambda self, claim: not is_prepared and is_valid(self, claim))
+    destination = LocalDestination(lambda request_id: {})
+    record_operation(ledger)
+    pusher = engine(destination, fees_kind(prepare_and_call))
+    in_background(pusher)
+    until(lambda: find_operation(ledger).state == State.WAITING)
+
+    assert (destination.calls, find_operation(ledger).sent) == ([], False)
+
+
+@pytest.mark.parametrize("hangs_in", ["call", "kind"])
+def test_an_attempt_that_does_not_end_leaves_the_outcome_unknown(
+    ledger: Ledger, engine: Engine, monkeypatch: pytest.MonkeyPatch, hangs_in: str
+) -> None:
+    async def attempt(attempt: Attempt, fees: Fees) -> Outcome:
+        await attempt.call(CALL, {"request_id": fees.request_id})
+        await asyncio.sleep(60)
+        return Done()
+
+    monkeypatch.setattr(attempt_maker, "CALLS_MAX", 0.02)
+    may_answer = threading.Event()
+    destination = LocalDestination(lambda request_id: hangs_in == "kind" or may_answer.wait(20))
+    record_operation(ledger, on_unknown=OnUnknown.STOP)
+    drain = in_background(engine(destination, fees_kind(attempt)))
+    drain.join(10)
+    may_answer.set()
+
+    failed = find_operation(ledger)
+    assert (failed.failure_reason, failed.unknown_step) == (FailureReason.UNRESOLVED, "processext")
+
+
 def test_progress_that_is_too_large_is_our_own_fault_and_is_not_stored(ledger: Ledger, engine: Engine) -> None:
     async def store_too_much(attempt: Attempt, fees: Fees) -> Outcome:
         attempt.progress = {"text": "x" * PROGRESS_LIMIT}
@@ -191,6 +244,36 @@ def test_progress_that_is_too_large_is_our_own_fault_and_is_not_stored(ledger: L
 
     assert find_operation(ledger).failure_reason == FailureReason.INTERNAL
     assert find_operation(ledger).progress is None
+
+
+def test_an_attempt_that_fails_on_our_side_after_an_effect_leaves_the_outcome_unknown(
+    ledger: Ledger, engine: Engine
+) -> None:
+    async def call_and_fail(attempt: Attempt, fees: Fees) -> Outcome:
+        answer = await attempt.call(CALL, {"request_id": fees.request_id})
+        await attempt.call(LOOK, {"request_id": fees.request_id})
+        return Done(answer["a field that is missing"])
+
+    record_operation(ledger)
+    engine(None, fees_kind(call_and_fail)).drain("money")
+
+    failed = find_operation(ledger)
+    assert failed.failure_reason == FailureReason.INTERNAL
+    assert (failed.outcome_unknown, failed.unknown_step) == (True, "processext")
+
+
+def test_a_request_that_cannot_be_counted_is_an_answer_all_the_same(
+    ledger: Ledger, engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError("the metrics' folder is full")
+
+    monkeypatch.setattr(metrics.REQUESTS, "labels", fail)
+    record_operation(ledger)
+    engine().drain("money")
+
+    assert find_operation(ledger).state == State.SUCCEEDED
+    assert "observe_request failed" in caplog.text
 
 
 def test_an_attempt_that_fails_before_its_first_call_has_sent_nothing(ledger: Ledger, engine: Engine) -> None:
@@ -207,7 +290,7 @@ class TestOnUnknownAsAFunction:
     """A kind whose `create` can be read back, and whose `processext` cannot."""
 
     @staticmethod
-    def permits(claim: Claim) -> OnUnknown:
+    def on_unknown(claim: Claim) -> OnUnknown:
         return OnUnknown.STOP if claim.unknown_step == "processext" else OnUnknown.READ_BACK
 
     async def attempt(self, attempt: Attempt, fees: Fees) -> Outcome:
@@ -218,7 +301,7 @@ class TestOnUnknownAsAFunction:
         return Done()
 
     def kind(self) -> Any:
-        return fees_kind(self.attempt, on_unknown=self.permits)
+        return fees_kind(self.attempt, on_unknown=self.on_unknown)
 
     def test_ends_an_operation_whose_step_must_not_be_repeated_and_names_it(
         self, ledger: Ledger, engine: Engine

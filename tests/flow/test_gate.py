@@ -1,6 +1,11 @@
 """The gate to a destination: circuit, login, rate limit and hold, seen from the operations that pass it or wait."""
 
+import asyncio
+import dataclasses
 import logging
+import os
+import signal
+import threading
 import time
 from typing import Any
 
@@ -31,22 +36,23 @@ from worker.errors import (
     StoreUnavailable,
     Unavailable,
 )
-from worker.flow import circuit_breaker, gate, rate_limit
+from worker.flow import circuit_breaker, fleet_limits, gate
 from worker.flow.circuit_breaker import FAILURES_TO_OPEN
 from worker.flow.gate import Gate
 from worker.flow.meaning import meaning_of
+from worker.flow.pusher import Pusher
 from worker.http import event_loop
 from worker.kind import Attempt
 from worker.ledger import Ledger, attempts_of, search
 from worker.operation import Done, FailureReason, Outcome, State, WaitReason
 from worker.settings import worker_settings
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 
 
 @pytest.fixture(autouse=True)
 def _probe_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(circuit_breaker, "PROBE_EVERY_S", 0.2)
-    monkeypatch.setattr(rate_limit, "PROBE_EVERY_S", 0.2)
+    monkeypatch.setattr(fleet_limits, "PROBE_EVERY_S", 0.2)
 
 
 def a_gate(**settings: Any) -> Gate:
@@ -148,6 +154,21 @@ class TestCircuit:
 
         assert "waiting operations are due now" in caplog.text
 
+    def test_operations_of_several_calls_alone_close_the_circuit(self, ledger: Ledger, engine: Engine) -> None:
+        async def look_then_call(attempt: Attempt, fees: Fees) -> Outcome:
+            await attempt.call(LOOK, {"request_id": fees.request_id})
+            await attempt.call(CALL, {"request_id": fees.request_id})
+            return Done()
+
+        destination = Switched(Unavailable("no answer"))
+        record_operations(ledger, *(f"W{number}" for number in range(FAILURES_TO_OPEN)))
+        drain = in_background(engine(destination, fees_kind(look_then_call)))
+        until(lambda: set(states(ledger).values()) == {"waiting"})
+
+        destination.error = None
+        drain.join(20)
+        drain_until_final(ledger, engine(destination, fees_kind(look_then_call)), "W0")
+
 
 class TestAccess:
     def test_a_403_to_everybody_fails_nothing_opens_the_circuit_and_names_our_address(
@@ -223,6 +244,41 @@ class TestLogin:
         until(lambda: set(states(ledger).values()) == {"succeeded"}, within=5)
         drain.join(10)
 
+    @pytest.mark.parametrize(("login", "is_open"), [("service_admin", True), ("back_office", False), (None, False)])
+    def test_only_an_answer_to_the_service_admin_closes_the_login(
+        self, ledger: Ledger, engine: Engine, login: str | None, is_open: bool
+    ) -> None:
+        async def attempt(attempt: Attempt, fees: Fees) -> Outcome:
+            await attempt.call(dataclasses.replace(CALL, login=login), {"request_id": fees.request_id})
+            return Done()
+
+        pusher = engine(None, fees_kind(attempt))
+        gate = pusher._lanes["money"]._gate
+        record(gate, SessionUnavailable("the service admin cannot log in"))
+        record_operation(ledger)
+        pusher.drain("money")
+        until(lambda: find_operation(ledger).state == State.SUCCEEDED)
+
+        assert gate.is_open == is_open
+
+    def test_no_result_waits_until_other_operations_are_due(
+        self, ledger: Ledger, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        may_continue = threading.Event()
+        monkeypatch.setattr(Pusher, "_make_due", lambda *_: may_continue.wait(20))
+        destination = Switched(SessionUnavailable("x"))
+        record_operation(ledger)
+        pusher = engine(destination)
+        pusher.drain("money")
+        destination.error = None
+
+        make_all_due(ledger)
+        drain = in_background(pusher)
+        until(lambda: find_operation(ledger).state == State.SUCCEEDED)
+
+        may_continue.set()
+        drain.join(20)
+
     def test_a_destination_that_cannot_be_made_makes_operations_wait(self, ledger: Ledger, engine: Engine) -> None:
         def unusable() -> Any:
             raise SettingsError("B2COPY_CA_FILE cannot be read")
@@ -288,6 +344,22 @@ class TestHold:
         assert time.monotonic() - held_at >= 0.8
         assert other.calls == ["W2"]
 
+    def test_a_429_holds_before_it_is_logged(self, active_environment: Environment) -> None:
+        """A log may block, for instance on a full pipe."""
+        holding, held_s = a_gate(), list[float]()
+
+        class NoteHold(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                held_s.append(holding.fleet_limits.hold_left_s())
+
+        handler = NoteHold()
+        gate.log.addHandler(handler)
+        record(holding, RateLimited("x", 429, "slow down", 60.0))
+        gate.log.removeHandler(handler)
+
+        assert held_s
+        assert min(held_s) > 0
+
 
 class TestRateLimit:
     def test_a_lane_asks_for_permits_again_although_calls_are_in_flight(self, ledger: Ledger, engine: Engine) -> None:
@@ -305,6 +377,23 @@ class TestRateLimit:
         drain.join(20)
 
         assert set(states(ledger).values()) == {"succeeded"}
+
+    def test_no_more_is_claimed_ahead_than_the_limit_lets_pass_meanwhile(self, ledger: Ledger, engine: Engine) -> None:
+        may_answer = threading.Event()
+
+        def answer(request_id: str) -> Any:
+            assert request_id != "W20" or may_answer.wait(20)
+            return {}
+
+        record_operations(ledger, *(f"W{number:02}" for number in range(90)))
+        drain = in_background(engine(LocalDestination(answer), rate_limit="100/minute", concurrency=1))
+        until(lambda: find_operation(ledger, "W20").state == State.RUNNING)
+        until(lambda: find_operation(ledger, "W19").state == State.SUCCEEDED)
+        time.sleep(0.3)  # the time in which more would be claimed
+
+        assert list(states(ledger).values()).count("running") == 1
+        may_answer.set()
+        drain.join(20)
 
     def test_attempts_of_two_calls_end_under_a_limit_that_is_used_up(self, ledger: Ledger, engine: Engine) -> None:
         async def look_then_call(attempt: Attempt, fees: Fees) -> Outcome:
@@ -329,9 +418,27 @@ class TestRateLimit:
 
         began = time.monotonic()
         with pytest.raises(PermitRefused):
-            event_loop().run(full.pass_one(urgent=True))
+            event_loop().run(full.pass_one(urgent=True, times_closed=0))
 
         assert time.monotonic() - began < 1.0
+
+    def test_later_calls_give_up_in_time_and_leave_the_other_threads_alone_if_redis_is_frozen(
+        self, active_environment: Environment, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(gate, "PERMIT_PATIENCE_S", 0.5)
+        frozen = a_gate(rate_limit="1000/second")
+        assert frozen.take(1, urgent=True) == 1
+        os.kill(active_environment.broker.pid, signal.SIGSTOP)
+        began = time.monotonic()
+        waiting = [event_loop().submit(frozen.pass_one(urgent=True, times_closed=0)) for _ in range(50)]
+        event_loop().submit(asyncio.to_thread(time.monotonic)).result(0.4)  # a look-up of another attempt
+
+        for one in waiting:
+            with pytest.raises(PermitRefused):
+                one.result(10)
+
+        assert time.monotonic() - began < 1.0
+        os.kill(active_environment.broker.pid, signal.SIGCONT)
 
     def test_a_later_call_does_not_pass_an_open_circuit(self, active_environment: Environment) -> None:
         closed_gate = a_gate()
@@ -339,7 +446,7 @@ class TestRateLimit:
             record(closed_gate, Unavailable("x"))
 
         with pytest.raises(CircuitOpen):
-            event_loop().run(closed_gate.pass_one(urgent=True))
+            event_loop().run(closed_gate.pass_one(urgent=True, times_closed=0))
 
 
 def test_a_closed_gate_makes_no_lane_claim_in_a_loop(

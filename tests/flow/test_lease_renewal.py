@@ -1,5 +1,6 @@
 """A lease is renewed while its claim is held, and nothing is sent on a lease that is about to lapse."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -10,8 +11,10 @@ from tests.operations import OWNER, claim_one, find_operation, hold_operation
 from tests.support import until
 from worker.flow import lease_renewal
 from worker.flow.lease_renewal import MARGIN_S, LeaseRenewal
+from worker.http import event_loop
 from worker.ledger import Ledger
 from worker.operation import Claim
+from worker.watch.heartbeat import stalled_loops
 
 Hold = Callable[[Claim], LeaseRenewal]
 
@@ -94,6 +97,35 @@ def test_an_earlier_claim_of_the_same_operation_is_not_valid_and_removing_it_end
     leases.remove([earlier])
     assert leases.is_valid(later)
     leases.remove([later])
+
+
+def test_no_lease_is_renewed_while_something_blocks_the_event_loop(
+    ledger: Ledger, renewing: Hold, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(lease_renewal, "BLOCKED_MAX_S", 0.2)
+    leases, may_continue = renewing(hold_operation(ledger)), threading.Event()
+
+    event_loop().call(may_continue.wait, 20)
+    until(lambda: "blocked the event loop" in caplog.text)
+
+    assert "attempts" in stalled_loops(0.2)
+    before = lapses_at(ledger)
+    leases.renew()
+    assert lapses_at(ledger) == before
+    may_continue.set()
+    until(lambda: lapses_at(ledger) > before)
+
+
+def test_a_claim_that_is_held_longer_than_any_attempt_lasts_is_an_error_once(
+    ledger: Ledger, renewing: Hold, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(lease_renewal, "HELD_MAX_S", 0.2)
+    leases = renewing(hold_operation(ledger))
+
+    until(lambda: "is held for" in caplog.text)
+    leases.renew()
+
+    assert caplog.text.count("is held for") == 1
 
 
 def test_a_ledger_that_is_unavailable_for_a_moment_costs_no_lease(

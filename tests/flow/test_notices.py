@@ -24,7 +24,7 @@ from worker.ledger import Ledger, attempts_of, replay, search
 from worker.operation import NOTICE_KIND, FailureReason, Operation, State, WaitReason
 from worker.queues import NOTIFY as LANE
 from worker.settings import worker_settings
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 from worker.webhook.signing import Secrets
 
 REFUSES = answers(answer("500 Internal Server Error", body=b"out of order"))
@@ -55,7 +55,7 @@ def notice(ledger: Ledger) -> Operation:
     return found
 
 
-def test_the_end_of_an_operation_is_told(ledger: Ledger, pusher: Pusher, wire: Wire) -> None:
+def test_the_end_of_an_operation_has_a_notice(ledger: Ledger, pusher: Pusher, wire: Wire) -> None:
     record_operation(ledger)
     pusher.drain("money")
     pusher.drain(LANE)
@@ -63,8 +63,8 @@ def test_the_end_of_an_operation_is_told(ledger: Ledger, pusher: Pusher, wire: W
     [request] = wire.requests
     _, headers, body = head_and_body(request)
     assert Secrets(SECRETS[:1]).problem(body, headers) is None
-    told = json.loads(body)
-    assert (told["type"], told["data"]["key"]) == ("operation.succeeded", "fees.process:W1")
+    notice_body = json.loads(body)
+    assert (notice_body["type"], notice_body["data"]["key"]) == ("operation.succeeded", "fees.process:W1")
     assert notice(ledger).state == State.SUCCEEDED
 
 

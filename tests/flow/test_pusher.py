@@ -21,16 +21,20 @@ from tests.flow.conftest import (
 )
 from tests.operations import claim_one, find_operation, record_operation, record_operations
 from tests.support import until
+from worker import ledger as ledger_module
 from worker.app import b2copy
+from worker.errors import RateLimited
+from worker.flow import attempt_maker, lease_renewal
 from worker.flow import lane as lane_module
-from worker.flow import lease_renewal
 from worker.flow.gate import Gate
+from worker.flow.lane import LONGEST_PAUSE_S
 from worker.flow.sender import Senders
 from worker.kind import Attempt
 from worker.ledger import Ledger, attempts_of, search
-from worker.operation import Done, FailureReason, OnUnknown, Outcome, State, WaitReason
+from worker.operation import Done, FailureReason, OnUnknown, Outcome, State, Transition, WaitReason
 from worker.sandbox.control_client import SandboxControl
 from worker.settings import worker_settings
+from worker.watch import heartbeat
 
 REFUSE_TO_SETTLE = (
     "CREATE TRIGGER wall BEFORE UPDATE ON b2copy_operations WHEN OLD.state = 'running' AND OLD.key LIKE '%W1'"
@@ -81,6 +85,27 @@ class TestAtTheSandbox:
         waiting = find_operation(ledger)
         assert (waiting.state, waiting.wait_reason) == (State.WAITING, WaitReason.PENDING_AT_B2COPY)
         assert waiting.lease_owner is None
+
+
+def test_a_lane_that_waits_out_a_long_hold_is_not_stalled(ledger: Ledger, engine: Engine) -> None:
+    def hold(request_id: str) -> dict[str, Any]:
+        raise RateLimited("processext", 429, "slow down", 3600)
+
+    record_operation(ledger)
+    pusher = engine(LocalDestination(hold))
+    drain = in_background(pusher)
+    until(lambda: find_operation(ledger).wait_reason == WaitReason.RATE_LIMITED)
+    record_operation(ledger, "W2")  # due, and held
+    pusher.drain("money")
+    came_round = time.monotonic()
+
+    def comes_round_for_three_pauses() -> bool:
+        assert heartbeat.stalled_loops(2 * LONGEST_PAUSE_S) == []
+        return time.monotonic() - came_round > 3 * LONGEST_PAUSE_S
+
+    until(comes_round_for_three_pauses)
+    assert drain.is_alive()
+    assert find_operation(ledger, "W2").state == State.QUEUED
 
 
 def test_an_operation_that_fails_on_our_side_does_not_stop_the_next(ledger: Ledger, engine: Engine) -> None:
@@ -307,6 +332,23 @@ class TestTheLedgerInTrouble:
         pusher.drain("money")
         assert find_operation(ledger).state == State.SUCCEEDED
 
+    def test_a_check_that_fails_before_anything_was_sent_fails_no_operation(
+        self, ledger: Ledger, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        failures, may_send = [RuntimeError("can't start new thread")], Gate.may_send
+
+        async def fail_once(self: Gate, times_closed: int) -> bool:
+            if failures:
+                raise failures.pop()
+            return await may_send(self, times_closed)
+
+        monkeypatch.setattr(Gate, "may_send", fail_once)
+        monkeypatch.setattr(attempt_maker, "CHECK_PAUSE_S", 0.01)
+        record_operation(ledger)
+        engine().drain("money")
+
+        assert find_operation(ledger).state == State.SUCCEEDED
+
     def test_a_gate_that_fails_costs_no_result(
         self, ledger: Ledger, engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -319,6 +361,50 @@ class TestTheLedgerInTrouble:
 
         assert find_operation(ledger).state == State.SUCCEEDED
         assert "the gate could not record an attempt" in caplog.text
+
+
+class TestADrainThatFails:
+    def test_leaves_its_results_to_the_next_one(
+        self, ledger: Ledger, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        failures, settle_and_claim = [SystemExit("a time limit")], ledger_module.settle_and_claim
+
+        def fail_with_results(ledger: Ledger, transitions: list[Transition], *rest: Any) -> Any:
+            if transitions and failures:
+                raise failures[-1]
+            return settle_and_claim(ledger, transitions, *rest)
+
+        monkeypatch.setattr(lane_module, "settle_and_claim", fail_with_results)
+        destination = LocalDestination(lambda request_id: {})
+        record_operation(ledger)
+        pusher = engine(destination)
+        with pytest.raises(SystemExit):
+            pusher.drain("money")
+        failures.clear()
+
+        pusher.drain("money")
+
+        assert (find_operation(ledger).state, destination.calls) == (State.SUCCEEDED, ["W1"])
+
+    def test_leaves_its_claims_to_the_next_one(
+        self, ledger: Ledger, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        failures, take = [TypeError("a Redis option that nobody knows")], Gate.take
+
+        def fail_once(self: Gate, claimed: int, urgent: bool) -> int:
+            if failures:
+                raise failures.pop()
+            return take(self, claimed, urgent)
+
+        monkeypatch.setattr(Gate, "take", fail_once)
+        record_operations(ledger, "W1", "W2")
+        pusher = engine()
+        with pytest.raises(TypeError):
+            pusher.drain("money")
+
+        drain = in_background(pusher)
+        until(lambda: set(states(ledger).values()) == {"succeeded"})
+        drain.join(20)
 
 
 def test_a_running_drain_finds_what_was_recorded_meanwhile(ledger: Ledger, engine: Engine) -> None:

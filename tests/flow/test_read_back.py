@@ -14,7 +14,7 @@ from worker.ledger import Ledger, attempts_of, find, record
 from worker.operation import Operation, State, WaitReason
 from worker.sandbox.control_client import SandboxControl
 from worker.settings import worker_settings
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 from worker.testbed.processes import Process
 
 KEY = "test.account:77"

@@ -61,7 +61,7 @@ def finished(claim: Claim, learned: Outcome | Exception, **fields: Any) -> Finis
     is_counted = fields.pop("counted", meaning.counted is Counted.YES)
     ended = Finished(
         claim=claim,
-        permits=claim.on_unknown,
+        on_unknown=claim.on_unknown,
         learned=learned,
         meaning=meaning,
         record=attempt_record(meaning.word, counted=is_counted),
@@ -269,15 +269,15 @@ WAITS = [Unavailable("x"), RateLimited("x", 429), CredentialsRejected("x", 401),
 
 
 @pytest.mark.parametrize(
-    ("permits", "expected"),
+    ("on_unknown", "expected"),
     [(START_OR_GET, "failed rejected"), (READ_BACK, "failed unresolved"), (REPEAT, "failed unresolved"),
      (STOP, "failed unresolved")],
 )  # fmt: skip
 def test_the_last_403_proves_nothing_about_an_earlier_request(
-    policy: RetryPolicy, permits: OnUnknown, expected: str
+    policy: RetryPolicy, on_unknown: OnUnknown, expected: str
 ) -> None:
     claim = a_claim(
-        outcome_unknown=True, unknown_step="create", on_unknown=permits, counted_attempts=11,
+        outcome_unknown=True, unknown_step="create", on_unknown=on_unknown, counted_attempts=11,
         wait_reason=WaitReason.NO_ACCESS,
     )  # fmt: skip
 
@@ -293,11 +293,11 @@ EVERY_OUTCOME = [Done(), Pending(), Failed("fee_error"), Later(1.0), *EVERY_ERRO
 def test_every_outcome_is_decided_whatever_the_operation_has_behind_it(
     policy: RetryPolicy, learned: Outcome | Exception
 ) -> None:
-    for permits, unknown, counted, attempts, deadline, step in itertools.product(
+    for on_unknown, unknown, counted, attempts, deadline, step in itertools.product(
         OnUnknown, (False, True), (False, True), (0, 11, 12), (None, 0.0), (None, "create")
     ):
         claim = a_claim(
-            outcome_unknown=unknown, on_unknown=permits, counted_attempts=attempts, deadline=deadline,
+            outcome_unknown=unknown, on_unknown=on_unknown, counted_attempts=attempts, deadline=deadline,
             unknown_step="create" if unknown else None,
         )  # fmt: skip
 
@@ -305,7 +305,7 @@ def test_every_outcome_is_decided_whatever_the_operation_has_behind_it(
 
         assert transition.state in {State.SUCCEEDED, State.FAILED, State.WAITING}
         if transition.failure_reason in {FailureReason.REJECTED, FailureReason.EXPIRED} and (unknown or step):
-            assert permits == START_OR_GET, "an operation that may have been done is not called undone"
+            assert on_unknown == START_OR_GET, "an operation that may have been done is not called undone"
 
 
 @pytest.mark.parametrize("learned", WAITS, ids=lambda learned: type(learned).__name__)

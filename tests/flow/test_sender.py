@@ -23,16 +23,16 @@ from tests.operations import find_operation, record_operation, record_operations
 from tests.support import until
 from worker.b2copy import B2Copy
 from worker.errors import RateLimited, SessionUnavailable, Unavailable
-from worker.flow import circuit_breaker, rate_limit
+from worker.flow import circuit_breaker, fleet_limits
 from worker.flow.circuit_breaker import FAILURES_TO_OPEN
-from worker.flow.rate_limit import RateLimit
+from worker.flow.fleet_limits import FleetLimits
 from worker.http import Http, event_loop
-from worker.http.loop import BLOCKING_THREADS
+from worker.http.event_loop_thread import BLOCKING_THREADS
 from worker.kind import Attempt
 from worker.ledger import Ledger
 from worker.operation import Done, FailureReason, Outcome, Pending, State
 from worker.settings import worker_settings
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 
 LOOP = "b2copy-loop"
 
@@ -169,20 +169,20 @@ class TestTheLoopThread:
     def test_looks_at_no_hold(
         self, ledger: Ledger, engine: Engine, loop_blocked: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(rate_limit, "HOLD_CHECK_S", 0.0)  # every look is out of date at once
+        monkeypatch.setattr(fleet_limits, "HOLD_CHECK_S", 0.0)  # every look is out of date at once
         looked_in: list[str] = []
-        look = RateLimit.look_at_hold
+        look = FleetLimits.read_hold
 
-        def look_and_note(self: RateLimit) -> None:
+        def look_and_note(self: FleetLimits) -> None:
             looked_in.append(threading.current_thread().name)
             look(self)
 
-        monkeypatch.setattr(RateLimit, "look_at_hold", look_and_note)
+        monkeypatch.setattr(FleetLimits, "read_hold", look_and_note)
         record_operations(ledger, *(f"W{number}" for number in range(20)))
         engine().drain("money")
 
         assert set(states(ledger).values()) == {"succeeded"}
-        assert any(name.startswith("b2copy-blocking") for name in looked_in)
+        assert any(name.startswith("b2copy-redis") for name in looked_in)
         assert loop_blocked == []
 
     def test_takes_no_permit(self, ledger: Ledger, engine: Engine, loop_blocked: list[str]) -> None:
@@ -214,7 +214,7 @@ class TestTheLoopThread:
         self, ledger: Ledger, engine: Engine, loop_blocked: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(circuit_breaker, "PROBE_EVERY_S", 0.1)
-        monkeypatch.setattr(rate_limit, "PROBE_EVERY_S", 0.1)
+        monkeypatch.setattr(fleet_limits, "PROBE_EVERY_S", 0.1)
         errors: list[Exception] = [RateLimited("x", 429, "slow down", 0.1), *[Unavailable("x")] * FAILURES_TO_OPEN]
 
         def answer(request_id: str) -> Any:

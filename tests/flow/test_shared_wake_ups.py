@@ -16,7 +16,7 @@ from worker.messages import wake_up
 from worker.operation import State
 from worker.queues import WAKE_UP_LASTS_S, queue_of
 from worker.testbed.broker import Broker
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 
 CountUnread = Callable[[], int]
 
@@ -51,7 +51,7 @@ def test_a_wake_up_serves_what_is_enqueued_soon_after(
 def test_a_drain_stays_for_what_is_recorded_without_a_wake_up(
     ledger: Ledger, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lane, "STAY_S", 1.0)
+    monkeypatch.setattr(lane, "RECHECK_AFTER_S", 1.0)
     queries: list[object] = []
     event.listen(ledger.engine, "commit", queries.append)
     drain = threading.Thread(target=engine().drain, args=("money",))
@@ -65,4 +65,4 @@ def test_a_drain_stays_for_what_is_recorded_without_a_wake_up(
 
 
 def test_a_drain_stays_longer_than_a_wake_up_lasts() -> None:
-    assert lane.STAY_S > WAKE_UP_LASTS_S
+    assert lane.RECHECK_AFTER_S > WAKE_UP_LASTS_S

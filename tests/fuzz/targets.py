@@ -17,19 +17,19 @@ from tests.fuzz import strategies as given
 from worker.b2copy.response_mapping import value_of
 from worker.b2copy.routes.fees import PROCESS
 from worker.b2copy.routes.generic import route_to
-from worker.cli.exits import Stop
+from worker.cli.exit_codes import Stop
 from worker.cli.payload_fields import text_fields
-from worker.cli.rows import csv_rows, json_rows
+from worker.cli.read_rows import csv_rows, json_rows
 from worker.errors import B2CopyError, BadPayload, SettingsError
 from worker.flow.meaning import meaning_of
 from worker.http.answer import Answer
 from worker.http.headers import Headers
 from worker.ledger import Ledger, fail_message, find, open_ledger, record
 from worker.ledger.engine import connect
+from worker.messages.bad_message_text import bounded_ascii
 from worker.messages.consumer import _storing
-from worker.messages.envelope import Unusable, deliverable, restorable
-from worker.messages.evidence import storable
 from worker.messages.inbox import _fields
+from worker.messages.safe_envelope import Unusable, deliverable, restorable
 from worker.messages.task_message import arguments_as_text, read_task_message
 from worker.operation import MESSAGE_LIMIT
 from worker.redis_connection import tls_options
@@ -66,9 +66,11 @@ def envelope(item: bytes) -> None:
         take_arguments(read.args, read.kwargs)
     except Exception as error:  # the consumer stores whatever a decoder raises
         problem = str(error) if isinstance(error, Unusable) else f"{type(error).__name__}: {error}"
-        kept = _storing(message, problem).kwargs
-        fail_message(ledger(), kept["message_id"][:100] or "none", kept["task"], kept["problem"], "fuzz", kept["raw"])
-        json.dumps(kept)
+        stored = _storing(message, problem).kwargs
+        fail_message(
+            ledger(), stored["message_id"][:100] or "none", stored["task"], stored["problem"], "fuzz", stored["raw"]
+        )
+        json.dumps(stored)
 
 
 def arguments(given: tuple[list[Any], dict[str, Any]]) -> None:
@@ -82,8 +84,8 @@ def take_arguments(args: list[Any], kwargs: dict[str, Any]) -> None:
             new = kind.new(_fields(kind, args, kwargs), crm_settings())
             record(ledger(), [new], by="fuzz")
         except BadPayload as error:
-            problem = storable(str(error), 2000)
-            fail_message(ledger(), "m", "b2copy.call", problem, "fuzz", storable(arguments_as_text(args, kwargs)))
+            problem = bounded_ascii(str(error), 2000)
+            fail_message(ledger(), "m", "b2copy.call", problem, "fuzz", bounded_ascii(arguments_as_text(args, kwargs)))
             continue
         stored = find(ledger(), new.key)
         assert stored is not None, new

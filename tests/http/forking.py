@@ -4,7 +4,7 @@ import os
 
 from tests.http.calls import post
 from worker.http import Http
-from worker.session.shared import SharedSession
+from worker.session.shared_session import SharedSession
 from worker.settings import worker_settings
 
 

@@ -24,8 +24,8 @@ from worker.errors import AccessRejected, BadPayload, Unavailable, UnknownOutcom
 from worker.http.client import Http
 from worker.operation import OnUnknown
 from worker.sandbox.control_client import SandboxControl
-from worker.session.shared import SharedSession
-from worker.testbed.environment import Environment
+from worker.session.shared_session import SharedSession
+from worker.testbed.local_system import Environment
 
 FEES = "/api/admin/fees/v2/fee/feeservice/processext"
 PAYLOAD = {"account_login": "123456", "request_id": "w1"}
@@ -410,7 +410,7 @@ class TestRejectedTokens:
     def test_a_token_that_expires_on_its_way_is_replaced(
         self, configure: Configure, member: Member, sandbox: SandboxControl
     ) -> None:
-        sandbox.switches(access_lifetime=0.3)  # we were told nothing and believe in 600 s
+        sandbox.switches(access_lifetime=0.3)  # B2COPY names no lifetime, so we assume 600 s
         session: SharedSession = member()
         http = Http({"service_admin": session}, configure())
         post(http, FEES, PAYLOAD)

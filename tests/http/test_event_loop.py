@@ -2,6 +2,8 @@
 
 import asyncio
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -13,17 +15,27 @@ import pytest
 from tests.http.raw_server import OK, Wire
 from tests.support import until
 from tests.test_app import Run, refused, run  # noqa: F401
-from worker.errors import SessionUnavailable
+from worker.errors import LeaseTooShort, SessionUnavailable
 from worker.http import Http, event_loop
-from worker.http.loop import BLOCKING_THREADS
+from worker.http.event_loop_thread import BLOCKING_THREADS
 from worker.operation import OnUnknown
 from worker.settings import Settings
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 
 
 class Token(NamedTuple):
     access: str
     generation: int
+
+
+def allowing(allowed: list[bool]) -> Callable[[], None]:
+    """Return a `before_send` that raises as soon as `allowed` holds False."""
+
+    def before_send() -> None:
+        if not allowed[0]:
+            raise LeaseTooShort("too little is left of the lease")
+
+    return before_send
 
 
 class SlowTokens:
@@ -96,6 +108,40 @@ def test_all_who_wait_learn_that_there_is_no_token(http: Http, tokens: SlowToken
     assert event_loop().run(http.request("POST", "/x", json={})).status == 200  # nothing of it is left
 
 
+class TestWhatForbidsARequest:
+    """`before_send` is asked just before each time that a request is sent."""
+
+    def test_while_its_token_is_looked_up_keeps_it_from_being_sent(
+        self, http: Http, wire: Wire, tokens: SlowTokens
+    ) -> None:
+        allowed = [True]
+        running = event_loop().submit(http.request("POST", "/x", json={}, before_send=allowing(allowed)))
+        until(lambda: tokens.calls)
+
+        allowed[0] = False
+        tokens.released.set()
+
+        with pytest.raises(LeaseTooShort):
+            running.result(10)
+        assert wire.requests == []
+
+    def test_after_a_401_keeps_it_from_being_sent_with_the_next_token(
+        self, http: Http, wire: Wire, tokens: SlowTokens
+    ) -> None:
+        allowed = [True]
+
+        def refuse(connection: socket.socket, request: bytes) -> None:
+            allowed[0] = False
+            connection.sendall(OK.replace(b"200 OK", b"401 Unauthorized"))
+
+        wire.answer = refuse
+        tokens.token = Token("access", 1)
+
+        with pytest.raises(LeaseTooShort):
+            event_loop().run(http.request("POST", "/x", json={}, before_send=allowing(allowed)))
+        assert len(wire.requests) == 1
+
+
 def test_a_request_that_is_cancelled_leaves_the_others_their_token(http: Http, tokens: SlowTokens) -> None:
     first, second = (event_loop().submit(http.request("POST", "/x", json={})) for _ in range(2))
     while not tokens.calls:
@@ -166,3 +212,13 @@ def test_a_worker_does_not_start_with_certificates_that_cannot_be_read(environme
     [line] = refused(run("worker", B2COPY_CA_FILE=str(environment.folder / "ca.pem")))
 
     assert line.startswith("B2COPY_CA_FILE: ")
+
+
+def test_the_end_of_the_process_waits_for_no_blocking_call() -> None:
+    code = """
+import asyncio, time
+from worker.http import event_loop
+event_loop().submit(asyncio.to_thread(time.sleep, 60))
+event_loop().token_threads.submit(time.sleep, 60)
+"""
+    subprocess.run([sys.executable, "-c", code], timeout=20, check=True)

@@ -64,7 +64,7 @@ class Actor:
     def decide(self) -> None:
         key = new_operation(self.random.choice(NAMES)).key
         decisions: list[Callable[..., object]] = [
-            self.replay, cancel, stop_asking, self.poll_now, self.make_due, self.purge,
+            self.replay, cancel, stop_asking, poll_now, self.make_due, self.purge,
         ]  # fmt: skip
         decision = self.random.choice(decisions)
         with suppress(NotAllowed):
@@ -72,9 +72,6 @@ class Actor:
 
     def replay(self, ledger: Ledger, key: str, actor: str, note: str) -> None:
         replay(ledger, [key, new_operation(self.random.choice(NAMES)).key], actor, note)
-
-    def poll_now(self, ledger: Ledger, key: str, _actor: str, _note: str) -> None:
-        poll_now(ledger, key)
 
     def make_due(self, ledger: Ledger, _key: str, _actor: str, _note: str) -> None:
         make_due(ledger, "b2copy", WaitReason.BACKOFF)

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -26,6 +27,7 @@ from tests.postgres import Postgres
 from tests.support import until
 from worker.errors import SettingsError
 from worker.ledger import Ledger, open_ledger, search
+from worker.ledger.engine import connect
 from worker.ledger.migrations import migrate
 from worker.ledger.schema import HEAD, VERSION_TABLE, metadata
 from worker.operation import State
@@ -331,3 +333,12 @@ def test_transactions_are_read_committed_whatever_the_databases_default(
 def test_an_idle_transaction_is_ended_by_the_server(ledger: Ledger) -> None:
     with ledger.reading() as connection:
         assert connection.execute(text("SHOW idle_in_transaction_session_timeout")).scalar_one() == "30s"
+
+
+def test_a_dead_postgresql_server_is_noticed_within_seconds(postgres_server: Postgres) -> None:
+    with connect(postgres_server.url()).connect() as connection:
+        driver_connection: Any = connection.connection.driver_connection
+        parameters = driver_connection.info.get_parameters()
+
+    assert int(parameters["tcp_user_timeout"]) <= 20_000  # milliseconds until a statement that gets no answer fails
+    assert int(parameters["keepalives_idle"]) <= 20  # seconds

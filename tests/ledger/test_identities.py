@@ -1,4 +1,4 @@
-"""The identity map: written in the transaction that ends an operation as succeeded, whoever ends it."""
+"""The identity map: written in the transaction that ends an operation as succeeded."""
 
 import pytest
 

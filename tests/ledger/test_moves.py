@@ -8,7 +8,7 @@ from sqlalchemy import Update
 from sqlalchemy.dialects import sqlite
 
 import worker.ledger
-from worker.ledger.prepared import Prepared, PreparedForRows
+from worker.ledger.prepared_statements import Prepared, PreparedForRows
 from worker.ledger.schema import operations
 from worker.operation import FINAL, MOVES, State
 
@@ -47,8 +47,8 @@ def test_every_statement_that_writes_a_state_is_guarded() -> None:
 
     assert writing == {
         "claims._CLAIM", "claims._PARK", "claims._EXPIRE", "claims._RETURN_UNSENT", "settle._SETTLE",
-        "late_answers._DECIDE", "decisions._REPLAY", "decisions._CORRECT", "decisions._RESOLVE",
-        "decisions._CANCEL", "decisions._STOP_ASKING", "notices._SUPERSEDE",
+        "late_answers._DECIDE", "decision_sql._REPLAY", "decision_sql._CORRECT", "decision_sql._RESOLVE",
+        "decision_sql._CANCEL", "decision_sql._STOP_ASKING", "notices._SUPERSEDE",
     }  # fmt: skip
     guard = "b2copy_operations.state IN ("
     assert {name for name in writing if guard not in texts[name].rpartition("WHERE b2copy_operations")[2]} == set()

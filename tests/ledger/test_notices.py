@@ -54,7 +54,7 @@ def body(notice: Operation) -> dict[str, Any]:
     return dict(json.loads(notice.payload["body"]))
 
 
-def test_a_success_is_told(noticing: Ledger) -> None:
+def test_a_success_has_a_notice(noticing: Ledger) -> None:
     key = succeed_operation(noticing, trace_id="T")
 
     [notice] = notices(noticing)
@@ -67,13 +67,13 @@ def test_a_success_is_told(noticing: Ledger) -> None:
     assert (notice.state, notice.lane, notice.destination) == (State.QUEUED, "notify", "crm")
     assert (notice.on_unknown, notice.trace_id) == (OnUnknown.REPEAT, "T")
     assert notice.deadline_at == notice.requested_at + GIVES_UP_AFTER_S * 1000
-    told = body(notice)
-    assert told["type"] == "operation.succeeded"
-    ended_at = told["data"].pop("ended_at")
-    assert ended_at == told["timestamp"]
+    notice_body = body(notice)
+    assert notice_body["type"] == "operation.succeeded"
+    ended_at = notice_body["data"].pop("ended_at")
+    assert ended_at == notice_body["timestamp"]
     assert ended_at.endswith("Z")
-    assert told["data"].pop("requested_at") <= ended_at
-    assert told["data"] == {
+    assert notice_body["data"].pop("requested_at") <= ended_at
+    assert notice_body["data"] == {
         "key": W1,
         "kind": "fees.process",
         "state": "succeeded",
@@ -86,17 +86,20 @@ def test_a_success_is_told(noticing: Ledger) -> None:
     }
 
 
-def test_a_failure_is_told_with_its_reason_and_the_servers_text(noticing: Ledger) -> None:
+def test_the_notice_of_a_failure_has_its_reason_and_the_servers_text(noticing: Ledger) -> None:
     fail_operation(noticing, message="no such account")
 
     [notice] = notices(noticing)
 
-    told = body(notice)
-    assert told["type"] == "operation.failed"
-    assert (told["data"]["failure_reason"], told["data"]["server_message"]) == ("rejected", "no such account")
+    notice_body = body(notice)
+    assert notice_body["type"] == "operation.failed"
+    assert (notice_body["data"]["failure_reason"], notice_body["data"]["server_message"]) == (
+        "rejected",
+        "no such account",
+    )
 
 
-def test_a_message_that_is_no_operation_is_told_with_what_is_wrong(noticing: Ledger) -> None:
+def test_the_notice_of_a_bad_message_says_what_is_wrong(noticing: Ledger) -> None:
     fail_message(noticing, "m-1", "b2copy.fees.process", "request_id is missing", by="crm", raw="[]")
 
     [notice] = notices(noticing)
@@ -105,7 +108,7 @@ def test_a_message_that_is_no_operation_is_told_with_what_is_wrong(noticing: Led
     assert body(notice)["data"]["failure_reason"] == "bad_payload"
 
 
-def test_long_and_nested_fields_of_a_payload_are_not_told(noticing: Ledger) -> None:
+def test_long_and_nested_fields_of_a_payload_are_in_no_notice(noticing: Ledger) -> None:
     payload = {"key": "K", "path": "/p", "payload": {"name": "Ada"}, "note": "x" * 300, "repeatable": True}
     record_operation(noticing, "K", kind="call", payload=payload)
 
@@ -116,13 +119,13 @@ def test_long_and_nested_fields_of_a_payload_are_not_told(noticing: Ledger) -> N
     assert body(notice)["data"]["payload"] == {"key": "K", "path": "/p", "repeatable": True}
 
 
-def test_nothing_is_told_of_operations_that_have_not_ended(noticing: Ledger) -> None:
+def test_operations_that_have_not_ended_have_no_notice(noticing: Ledger) -> None:
     make_wait(noticing, hold_operation(noticing))
 
     assert notices(noticing) == []
 
 
-def test_nothing_is_told_of_notices(noticing: Ledger) -> None:
+def test_notices_have_no_notice(noticing: Ledger) -> None:
     succeed_operation(noticing)
     succeed(noticing, claim_one(noticing, lane="notify"))
 
@@ -143,9 +146,9 @@ def test_each_end_has_a_higher_sequence(noticing: Ledger) -> None:
     succeed(noticing, claim_one(noticing, lane="notify"))
     resolve(noticing, W1, "ada", "asked", succeeded=True)
 
-    told = [body(one)["data"] for one in notices(noticing)]
+    bodies = [body(one)["data"] for one in notices(noticing)]
 
-    assert [(one["sequence"], one["state"]) for one in told] == [(1, "failed"), (2, "failed"), (3, "succeeded")]
+    assert [(one["sequence"], one["state"]) for one in bodies] == [(1, "failed"), (2, "failed"), (3, "succeeded")]
     assert len({one.payload["id"] for one in notices(noticing)}) == 3
 
 
@@ -187,7 +190,7 @@ def test_a_hundred_ends_have_a_notice_each(noticing: Ledger) -> None:
 
 def test_a_transaction_that_fails_tells_nothing(noticing: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     held = hold_operation(noticing)
-    monkeypatch.setattr("worker.ledger.ended.record_notices", lambda *_: 1 / 0)
+    monkeypatch.setattr("worker.ledger.on_operation_end.record_notices", lambda *_: 1 / 0)
 
     with pytest.raises(ZeroDivisionError):
         succeed(noticing, held)

@@ -12,8 +12,8 @@ from tests.operations import (
     succeed_operation,
 )
 from worker.ledger import Ledger, operation_lists
-from worker.ledger.oldest import oldest_open
 from worker.ledger.operation_lists import OPEN, Filter, count_operations, list_operations
+from worker.ledger.overview import oldest_open
 from worker.operation import FailureReason, State, WaitReason
 
 FAILED = (State.FAILED,)
@@ -50,6 +50,10 @@ def filled(ledger: Ledger) -> Ledger:
         (Filter(account="100_7"), ["Q2", "Q1"]),
         (Filter(account="100"), []),
         (Filter(account="%"), []),
+        (Filter(request_id="F1"), ["F1"]),
+        (Filter(request_id="Q1"), ["Q1"]),
+        (Filter(request_id="1007"), []),
+        (Filter(request_id="F_"), []),
         (Filter(kind="call"), []),
         (Filter(older_ms=60_000), []),
         (Filter(newer_ms=60_000, lane="bulk"), ["S1"]),

@@ -192,10 +192,12 @@ def test_poll_now_makes_a_waiting_operation_due(ledger: Ledger) -> None:
     record_operations(ledger, "W1")
     make_wait(ledger, claim_one(ledger), wait_reason=WaitReason.PENDING_AT_B2COPY, due_in_s=3600)
 
-    assert poll_now(ledger, W1)
+    assert poll_now(ledger, W1, "ann", "B2COPY was slow")
 
     assert names_of(claim_due(ledger)) == ["W1"]
-    assert not poll_now(ledger, W1), "a running operation does not wait"
+    assert not poll_now(ledger, W1, "ann", "B2COPY was slow"), "a running operation does not wait"
+    [entry] = audit_of(ledger, W1)
+    assert (entry.action, entry.actor, entry.note) == ("poll now", "ann", "B2COPY was slow")
 
 
 def test_search_finds_operations_by_state_reason_kind_lane_and_time(ledger: Ledger, clock: LedgerClock) -> None:

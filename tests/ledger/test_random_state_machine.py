@@ -262,7 +262,7 @@ class Machine(RuleBasedStateMachine):
         key = self.named(name).key
         waits = key in self.operations and self.operations[key].state == State.WAITING
 
-        assert poll_now(self.ledger, key) == waits
+        assert poll_now(self.ledger, key, "ann") == waits
 
         if waits:
             self.operations[key].due = True

@@ -24,7 +24,7 @@ def test_a_recorded_operation_is_queued(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("state", [State.QUEUED, State.RUNNING, State.SUCCEEDED, State.FAILED, State.CANCELLED])
-def test_a_known_key_returns_the_existing_operation_whatever_its_state(ledger: Ledger, state: State) -> None:
+def test_a_known_key_returns_the_existing_operation_in_any_state(ledger: Ledger, state: State) -> None:
     [first] = record_operations(ledger, "W1")
     match state:
         case State.RUNNING:

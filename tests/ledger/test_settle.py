@@ -279,7 +279,7 @@ def test_evidence_is_dated_by_the_databases_clock_if_the_workers_clock_is_wrong(
 ) -> None:
     claimed = hold_operation(ledger, "W1")
     an_hour_ahead = time.time() + 3600
-    monkeypatch.setattr("worker.ledger.evidence.time", lambda: an_hour_ahead)
+    monkeypatch.setattr("worker.ledger.attempt_evidence.time", lambda: an_hour_ahead)
 
     succeed_at = attempt_record(started_at=round(an_hour_ahead * 1000))
     settle(ledger, [Transition(claimed, State.SUCCEEDED, attempt=succeed_at)])

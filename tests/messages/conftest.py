@@ -9,7 +9,7 @@ from celery import Celery
 
 from tests.tasks.conftest import control, ended, fleet, name
 from worker.operation import FailureReason, Operation, State
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 
 __all__ = ["control", "crm", "fleet", "name", "publish", "push"]
 

@@ -19,10 +19,10 @@ from tests.support import until
 from tests.tasks.conftest import ended
 from worker.app import ledger
 from worker.ledger import search
-from worker.messages.evidence import EVIDENCE_LIMIT
+from worker.messages.bad_message_text import EVIDENCE_LIMIT
 from worker.operation import Operation, State
 from worker.sandbox.control_client import SandboxControl
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 
 Push = Callable[[Any], None]
 

@@ -22,7 +22,7 @@ from worker.ledger.migrations import migrate
 from worker.operation import State
 from worker.testbed import broker as testbed_broker
 from worker.testbed.broker import Broker
-from worker.testbed.environment import Environment, Sandbox
+from worker.testbed.local_system import Environment, Sandbox
 from worker.testbed.processes import Process
 
 DOCTOR = (sys.executable, "-m", "worker.cli", "doctor")

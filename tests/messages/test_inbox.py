@@ -15,7 +15,7 @@ from worker.app import ledger
 from worker.ledger import attempts_of, search
 from worker.operation import FailureReason, Operation, State
 from worker.sandbox.control_client import SandboxControl
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 from worker.testbed.processes import clean_environment
 
 UPDATE = "/api/admin/clients/v2/client/clientservice/update"
@@ -75,7 +75,7 @@ def test_a_call_is_made(crm: Any, control: SandboxControl, name: Name) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ({}, "account_login is missing; request_id is missing"),
         ({"account_login": "7"}, "request_id is missing"),
@@ -89,10 +89,10 @@ def test_a_call_is_made(crm: Any, control: SandboxControl, name: Name) -> None:
     ],
     ids=lambda value: json.dumps(value)[:40] if isinstance(value, dict) else None,
 )
-def test_wrong_arguments_are_kept_and_say_what_is_wrong(crm: Any, arguments: dict[str, Any], told: str) -> None:
+def test_wrong_arguments_are_stored_and_say_what_is_wrong(crm: Any, arguments: dict[str, Any], message: str) -> None:
     operation = stored(send(crm, kwargs=arguments))
 
-    assert told in problem_of(operation)
+    assert message in problem_of(operation)
     assert operation.payload["task"] == FEES
     assert json.loads(operation.payload["message"])["kwargs"] == arguments
 
@@ -102,15 +102,15 @@ def test_too_many_or_doubled_arguments_are_stored(crm: Any) -> None:
     assert "account_login given twice" in problem_of(stored(send(crm, FEES, "7", kwargs={"account_login": "8"})))
 
 
-def test_the_same_id_with_other_data_is_kept_and_shows_both(crm: Any, control: SandboxControl, name: Name) -> None:
+def test_the_same_id_with_other_data_is_stored_and_shows_both(crm: Any, control: SandboxControl, name: Name) -> None:
     request_id = name()
     send(crm, FEES, "7", request_id)
     ended(f"fees.process:{request_id}")
 
-    told = problem_of(stored(send(crm, FEES, "8", request_id)))
+    message = problem_of(stored(send(crm, FEES, "8", request_id)))
 
-    assert '"account_login":"7"' in told
-    assert '"account_login":"8"' in told
+    assert '"account_login":"7"' in message
+    assert '"account_login":"8"' in message
     assert control.effects("fees.process", f"8/{request_id}") == []
 
 
@@ -121,7 +121,7 @@ def test_an_unknown_task_is_stored(crm: Any) -> None:
     assert '{"a": 1}' in operation.payload["message"]
 
 
-def test_a_pickle_is_kept_and_never_opened(crm: Any, tmp_path: Path) -> None:
+def test_a_pickle_is_stored_and_never_opened(crm: Any, tmp_path: Path) -> None:
     class Bomb:
         def __reduce__(self) -> tuple[Any, ...]:
             return (Path.touch, (tmp_path / "exploded",))
@@ -132,12 +132,12 @@ def test_a_pickle_is_kept_and_never_opened(crm: Any, tmp_path: Path) -> None:
     assert not (tmp_path / "exploded").exists()
 
 
-def test_a_message_for_later_is_kept_since_no_time_is_kept_here(crm: Any, name: Name) -> None:
+def test_a_message_with_an_eta_is_stored_as_failed_and_not_sent_later(crm: Any, name: Name) -> None:
     assert "countdown" in problem_of(stored(send(crm, FEES, "7", name(), countdown=3600)))
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "message"),
     [
         ("{nope", "decoded"),
         ("", "list of arguments"),
@@ -152,11 +152,11 @@ def test_a_message_for_later_is_kept_since_no_time_is_kept_here(crm: Any, name: 
     ],
     ids=lambda value: value[:12],
 )
-def test_a_body_that_holds_no_arguments_is_stored(publish: Publish, name: Name, body: str, told: str) -> None:
+def test_a_body_that_holds_no_arguments_is_stored(publish: Publish, name: Name, body: str, message: str) -> None:
     message_id = name()
     publish(body, {"task": FEES, "id": message_id}, content_type="application/json", content_encoding="utf-8")
 
-    assert told in problem_of(stored(message_id))
+    assert message in problem_of(stored(message_id))
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_another_ledgers_wake_up_is_refused_loudly(fleet: Environment, crm: Any)
     assert "B2COPY_REDIS_URL" in worker.current_log()
 
 
-def test_a_kept_message_is_not_attempted_and_the_queue_is_empty(fleet: Environment, crm: Any) -> None:
+def test_a_stored_message_is_not_attempted_and_the_queue_is_empty(fleet: Environment, crm: Any) -> None:
     operation = stored(send(crm, "b2copy.nonsense"))
 
     assert attempts_of(ledger(), operation.id) == []

@@ -11,8 +11,8 @@ from tests.postgres import Postgres
 from tests.tasks.conftest import ended
 from worker.app import ledger
 from worker.operation import State
-from worker.testbed.environment import Environment, wait_for_worker
-from worker.watch.repeat_limit import BURST
+from worker.testbed.local_system import Environment, wait_for_worker
+from worker.watch.log_repeat_limit import BURST
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from tests.support import until
 from tests.tasks.conftest import ended
 from worker.operation import State
 from worker.queues import QUEUES
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 
 
 def test_a_worker_answers_what_doctor_asks_and_does_not_tell_the_password(fleet: Environment, crm: Any) -> None:

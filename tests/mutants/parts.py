@@ -16,8 +16,8 @@ _LEDGER = tuple(
     f"tests/ledger/test_{name}.py"
     for name in (
         "moves", "settle", "claims", "record", "operator_actions", "resolve_and_correct", "late_answers", "ordering",
-        "ended", "due", "flags", "audit", "purge", "database_url", "random_state_machine", "postgres_lock_conflicts",
-        "database",
+        "on_operation_end", "due", "flags", "audit", "purge", "database_url", "random_state_machine",
+        "postgres_lock_conflicts", "database",
     )
 )  # fmt: skip
 
@@ -30,7 +30,7 @@ PARTS = {
     ),
     "flow": Part(("worker/flow",), ("tests/flow", "tests/tasks/test_worker_failures.py")),
     "session": Part(("worker/session",), ("tests/session",)),
-    "b2copy": Part(("worker/b2copy",), ("tests/b2copy", "tests/tasks/test_ids.py")),
+    "b2copy": Part(("worker/b2copy",), ("tests/b2copy", "tests/tasks/test_id_fields.py")),
     "messages": Part(
         ("worker/messages",),
         ("tests/messages/test_inbox.py", "tests/messages", "tests/tasks/test_housekeeping.py"),
@@ -38,8 +38,8 @@ PARTS = {
     "tasks": Part(
         ("tasks",),
         (
-            "tests/tasks/test_ids.py", "tests/tasks/test_enqueue.py", "tests/tasks/test_many.py", "tests/tasks",
-            "tests/b2copy", "tests/test_packages.py",
+            "tests/tasks/test_id_fields.py", "tests/tasks/test_enqueue.py", "tests/tasks/test_many.py", "tests/tasks",
+            "tests/b2copy", "tests/test_package_conflicts.py",
         ),
     ),
 }  # fmt: skip

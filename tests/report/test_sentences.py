@@ -11,8 +11,8 @@ from tests.operations import fail_operation, find_operation, hold_operation, mak
 from worker.ledger import Ledger, audit_of, fail_message, find, open_ledger, pause, resolve
 from worker.ledger import replay as replay_in_ledger
 from worker.operation import FailureReason, OnUnknown, Operation, State, WaitReason
-from worker.report.operation import document, report_on
-from worker.report.replay import moves_money, why_not_replayable
+from worker.report.operation_report import document, report_on
+from worker.report.replayable import moves_money, why_not_replayable
 from worker.report.sentences import remedy, standing
 
 
@@ -100,7 +100,7 @@ def test_unresolved_names_the_step_whose_effect_is_unknown(ledger: Ledger) -> No
     assert "whether create account was done" in remedy(operation)
 
 
-def test_what_a_person_found_out_is_told_instead_of_b2copys_refusal(ledger: Ledger) -> None:
+def test_what_a_person_found_out_is_shown_instead_of_b2copys_refusal(ledger: Ledger) -> None:
     key = fail_operation(ledger, failure_reason=FailureReason.UNRESOLVED, on_unknown=OnUnknown.STOP)
 
     operation = resolve(ledger, key, "ann", "not in the panel", succeeded=False)

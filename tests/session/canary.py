@@ -7,7 +7,7 @@ from celery import Celery
 from tests.support import post as send
 from worker.http import Http
 from worker.operation import OnUnknown
-from worker.session.shared import SharedSession
+from worker.session.shared_session import SharedSession
 from worker.settings import worker_settings
 
 URL = os.environ.get("B2COPY_REDIS_URL", "")

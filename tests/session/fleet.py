@@ -9,8 +9,8 @@ from typing import Any
 from worker.errors import B2CopyError, CredentialsRejected
 from worker.sandbox.control_client import SandboxControl
 from worker.session.redis_store import Store
-from worker.session.service_admin import ServiceAdmin
-from worker.session.shared import SharedSession
+from worker.session.service_admin_login import ServiceAdmin
+from worker.session.shared_session import SharedSession
 from worker.session.timings import Timings
 from worker.settings import Settings
 

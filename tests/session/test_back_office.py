@@ -22,10 +22,10 @@ from worker.ledger.refused_passwords import PREFIX, TRYING, UNANSWERED_S, Refuse
 from worker.operation import Operation, State, WaitReason
 from worker.sandbox.control_client import SandboxControl
 from worker.session import SharedSession
-from worker.session.back_office import BackOffice, check_password
+from worker.session.back_office_login import BackOffice, check_password
 from worker.settings import Settings, load, worker_settings
 from worker.testbed.broker import Broker
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 
 EMAIL = "office@broker.example"
 NewMember = Callable[[], SharedSession]

@@ -7,7 +7,7 @@ import pytest
 from tasks import housekeeping
 from worker.sandbox.control_client import SandboxControl
 from worker.testbed.broker import Broker
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 
 
 @pytest.mark.parametrize("outage", [429, 503, 401, "redis"])

@@ -11,7 +11,7 @@ from tests.conftest import Member
 from tests.support import until
 from worker.errors import SessionUnavailable
 from worker.sandbox.control_client import SandboxControl
-from worker.session.shared import SharedSession
+from worker.session.shared_session import SharedSession
 from worker.testbed.broker import Broker
 
 SESSION = """generation blob expires_at renew_after obtained_at life origin credential written_by fingerprint

@@ -76,7 +76,7 @@ OTHER_SHAPES = {
 
 
 @pytest.mark.parametrize(("text", "remedy"), OTHER_SHAPES.values(), ids=OTHER_SHAPES)
-def test_a_good_key_in_another_shape_is_converted_and_not_replaced(
+def test_a_valid_key_in_another_shape_is_converted_and_not_replaced(
     configure: Configure, tmp_path: Path, text: bytes, remedy: str
 ) -> None:
     settings = configure(private_key_file=secret(tmp_path / "key", text))

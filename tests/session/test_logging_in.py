@@ -18,7 +18,7 @@ from worker.errors import (
     Unavailable,
 )
 from worker.sandbox.control_client import SandboxControl
-from worker.session.shared import SharedSession
+from worker.session.shared_session import SharedSession
 from worker.testbed.broker import Broker
 
 

@@ -39,7 +39,7 @@ def test_the_names_that_dashboards_rely_on_exist() -> None:
     assert [n for n in NAMES.split() if f"b2copy_session_{n.removesuffix('_total')}" not in exported] == []
 
 
-def test_a_life_of_a_session_is_told(
+def test_the_metrics_count_what_happened_to_a_session(
     member: Member, sandbox: SandboxControl, added: Callable[..., float], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")

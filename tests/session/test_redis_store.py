@@ -51,7 +51,7 @@ def stored(store: Store) -> Stored:
     return session
 
 
-def test_one_holds_the_lease_and_the_others_are_told_for_how_long(store: Store) -> None:
+def test_one_holds_the_lease_and_the_others_learn_for_how_long(store: Store) -> None:
     lead(store, "ada")
 
     refused = store.acquire("bob", 0, KEYS)
@@ -103,7 +103,7 @@ def test_a_leader_that_lost_its_lease_but_to_nobody_may_still_store(store: Store
 
 
 @pytest.mark.failure_mode("F6")
-def test_a_refresh_token_is_burnt_by_one_owner_only(store: Store, client: redis.Redis) -> None:
+def test_a_refresh_token_is_marked_as_used_by_one_owner_only(store: Store, client: redis.Redis) -> None:
     commit(store, lead(store))
     generation = stored(store).generation
     first = lead(store, "ada", generation)
@@ -117,7 +117,7 @@ def test_a_refresh_token_is_burnt_by_one_owner_only(store: Store, client: redis.
     assert second.session.refresh_token_used_by == "ada"
 
 
-def test_a_refresh_token_of_an_older_generation_is_not_burnt(store: Store) -> None:
+def test_a_refresh_token_of_an_older_generation_is_not_marked_as_used(store: Store) -> None:
     commit(store, lead(store))
     generation = stored(store).generation
 
@@ -304,7 +304,7 @@ def looked(store: Store) -> bool:
     return True
 
 
-def test_words_of_a_redis_that_refuses_are_kept(store: Store, client: redis.Redis) -> None:
+def test_the_error_message_of_a_redis_that_refuses_is_shown(store: Store, client: redis.Redis) -> None:
     client.config_set("maxmemory", "1")
     try:
         with pytest.raises(StoreUnavailable, match="used memory"):

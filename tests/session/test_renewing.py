@@ -16,7 +16,7 @@ from worker.sandbox.control_client import SandboxControl
 from worker.session import key_files
 from worker.session.redis_store import RenewalLease
 from worker.session.secret import Secret
-from worker.session.shared import SharedSession
+from worker.session.shared_session import SharedSession
 from worker.session.timings import Timings
 from worker.session.token_encryption import seal
 from worker.session.tokens import Pair, fingerprint
@@ -91,7 +91,7 @@ class TestRenewing:
         assert max(waited) < 0.5 + 0.7
         assert token_calls(sandbox) == 1
 
-    def test_while_a_token_is_good_for_long_nobody_waits_for_the_next(
+    def test_while_a_token_is_valid_for_long_nobody_waits_for_the_next(
         self, member: Member, sandbox: SandboxControl, due: Callable[[], None]
     ) -> None:
         old = member().current()
@@ -139,7 +139,7 @@ class TestRenewing:
         assert session.current(wait=0.2) == old
         assert session.current() != old
 
-    def test_nobody_waits_longer_than_told_and_the_leader_goes_on(
+    def test_nobody_waits_longer_than_asked_for_and_the_leader_continues(
         self, member: Member, sandbox: SandboxControl
     ) -> None:
         sandbox.switches(latency={"token": 0.6})

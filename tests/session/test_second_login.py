@@ -11,8 +11,8 @@ from tests.session.fleet import token_calls
 from tests.support import until
 from worker.errors import CredentialsRejected
 from worker.sandbox.control_client import SandboxControl
-from worker.session import Identity, Login, SharedSession
-from worker.session.login import BeforeCall
+from worker.session import Login, SessionIdentity, SharedSession
+from worker.session.login_interface import BeforeCall
 from worker.session.secret import Secret
 from worker.session.timings import Timings
 from worker.session.tokens import Pair
@@ -24,7 +24,7 @@ class Password:
     """A login with a password and without a refresh token."""
 
     def __init__(self, settings: Settings, timings: Timings, wall: Callable[[], float]) -> None:
-        self.identity = Identity("password", settings.host, "ada@example.com")
+        self.identity = SessionIdentity("password", settings.host, "ada@example.com")
         self.password = "right"
         self.life_s = 600.0
         self.logins = 0

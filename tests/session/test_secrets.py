@@ -28,8 +28,8 @@ from worker.http import Http
 from worker.operation import OnUnknown
 from worker.sandbox.control_client import SandboxControl
 from worker.testbed.broker import Broker
-from worker.testbed.environment import Environment
-from worker.watch.logs import Redacted, guard
+from worker.testbed.local_system import Environment
+from worker.watch.log_redaction import Redacted, guard
 from worker.watch.redact import redacted
 
 FEES = "/api/admin/fees/v2/fee/feeservice/processext"

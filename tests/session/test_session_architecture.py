@@ -25,7 +25,7 @@ def test_one_function_talks_to_the_token_endpoints() -> None:
         if "transport.send" in ast.unparse(function)
     ]
 
-    assert [path for path in naming if "sandbox" not in path.parts] == [SESSION / "service_admin.py"]
+    assert [path for path in naming if "sandbox" not in path.parts] == [SESSION / "service_admin_login.py"]
     assert sending == [("token_endpoints.py", "post")]
 
 
@@ -75,7 +75,7 @@ def test_the_session_imports_nothing_from_above() -> None:
         "worker.session",
         "worker.http",
         "worker.redis_connection",
-        "worker.process",
+        "worker.per_process",
         "worker.errors",
         "worker.settings",
         "worker.watch",

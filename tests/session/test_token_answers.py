@@ -60,9 +60,7 @@ HEADERS = st.dictionaries(
 @example(status=200, headers={}, body=b'{"accessToken": "a", "expiresIn": 1e400}')
 @example(status=200, headers={"Date": ODD_HEADERS[4]}, body=b'{"accessToken": "a.eyJleHAiOjF9.c"}')
 @example(status=429, headers={"Retry-After": "²"}, body=b"presented-canary")
-def test_any_answer_whatever_is_a_usable_pair_or_an_error_of_ours(
-    status: int, headers: dict[str, str], body: bytes
-) -> None:
+def test_any_answer_is_a_usable_pair_or_an_error_of_ours(status: int, headers: dict[str, str], body: bytes) -> None:
     found = pair_of(status, headers, body)
 
     if isinstance(found, Pair):

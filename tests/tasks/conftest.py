@@ -14,7 +14,7 @@ from tests.support import until
 from worker.operation import FINAL, Operation
 from worker.sandbox.control_client import SandboxControl
 from worker.testbed.broker import Broker
-from worker.testbed.environment import Environment, Sandbox, wait_for_worker
+from worker.testbed.local_system import Environment, Sandbox, wait_for_worker
 
 ALONE = ("--without-mingle", "--without-gossip")  # asking other workers costs a worker's start a second
 

@@ -34,7 +34,7 @@ from worker.operation import FINAL, Operation, State, WaitReason
 from worker.report.sentences import remedy
 from worker.sandbox.control_client import SandboxControl
 from worker.settings import worker_settings
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 
 REGISTRATION, OPENING = "clients.register:1/700100", "accounts.create:1/700100"
 SECRET = "sandbox-secret"

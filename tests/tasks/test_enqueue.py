@@ -16,7 +16,7 @@ from worker.errors import BadPayload, NotAllowed, PayloadConflict
 from worker.ledger import attempts_of, audit_of
 from worker.operation import FINAL, FailureReason, State, WaitReason
 from worker.sandbox.control_client import SandboxControl
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 
 UPDATE = "/api/admin/clients/v2/client/clientservice/update"
 Name = Callable[[], str]

@@ -13,7 +13,7 @@ from worker.ledger import LEASE_S, attempts_of, replay
 from worker.operation import State
 from worker.sandbox.control_client import SandboxControl
 from worker.settings import worker_settings
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 
 
 @pytest.mark.parametrize(("restart", "expected"), [("same", ["W1", "W1"]), ("suffixed", ["W1", "W1~1"])])

@@ -8,7 +8,7 @@ from worker.instances import ledger
 from worker.ledger import cancel
 from worker.ledger.migrations import migrate
 from worker.operation import State
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 
 
 def test_a_crm_cancels_its_own_request_although_people_need_a_second_person(active_environment: Environment) -> None:

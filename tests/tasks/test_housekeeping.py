@@ -12,7 +12,7 @@ from worker.ledger.schema import ledger as ledger_row
 from worker.ledger.schema import now_ms
 from worker.operation import State, WaitReason
 from worker.sandbox.control_client import SandboxControl
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 
 
 @pytest.fixture

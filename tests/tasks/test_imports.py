@@ -38,4 +38,4 @@ def test_a_worker_has_the_client_all_the_same() -> None:
 
     assert B2Copy is client.B2Copy
     assert Http.__module__ == "worker.http.client"
-    assert Transport.__module__ == "worker.http.adapter"
+    assert Transport.__module__ == "worker.http.requests_adapter"

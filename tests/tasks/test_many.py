@@ -11,12 +11,12 @@ from tasks import enqueue
 from tests.operations import find_operation
 from worker.app import ledger
 from worker.errors import BadPayload
-from worker.json_lines import BLOCK, JsonLines
 from worker.ledger import search
 from worker.messages import wake_up
 from worker.messages.wake_up import wake_ups_for
 from worker.operation import OnUnknown
-from worker.testbed.environment import Environment
+from worker.spooled_list import BLOCK, JsonLines
+from worker.testbed.local_system import Environment
 
 ROWS = 20_000  # of 2 KB: 40 MB if they stayed in memory
 MEASURE = f"""

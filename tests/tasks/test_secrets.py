@@ -8,7 +8,7 @@ from tests.session.test_secrets import ASSERTION, dumped
 from tests.tasks.conftest import ended
 from worker.sandbox.control_client import SandboxControl
 from worker.testbed.broker import Broker
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 from worker.testbed.processes import Process
 
 

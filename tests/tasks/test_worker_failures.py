@@ -19,7 +19,7 @@ from worker.messages import wake_up
 from worker.messages.wake_up import wake
 from worker.operation import FailureReason, State, WaitReason
 from worker.sandbox.control_client import SandboxControl
-from worker.testbed.environment import Environment, wait_for_worker
+from worker.testbed.local_system import Environment, wait_for_worker
 from worker.testbed.processes import Process
 
 UPDATE = "/api/admin/clients/v2/client/clientservice/update"

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from tasks import enqueue
 from tests.support import until
 from worker.operation import FINAL
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 from worker.testbed.processes import Process
-from worker.watch.log_format import log_what_nobody_catches, use_json
-from worker.watch.logs import guard
+from worker.watch.json_logs import log_what_nobody_catches, use_json
+from worker.watch.log_redaction import guard
 
 CANARY = "canary7"
 
@@ -102,7 +102,7 @@ def test_warnings_and_exceptions_that_nobody_caught_are_records(records: pytest.
         warnings.warn("token=canary7", stacklevel=1)
 
     assert "ended the thread sender 3" in records.text
-    assert [record.name for record in records.records] == ["worker.watch.log_format", "py.warnings"]
+    assert [record.name for record in records.records] == ["worker.watch.json_logs", "py.warnings"]
 
 
 def test_a_worker_logs_a_line_for_each_attempt_and_everything_as_json(

@@ -17,7 +17,7 @@ from tests.watch import metrics_table
 from worker.ledger import Ledger, pause
 from worker.operation import FINAL, WaitReason
 from worker.testbed.broker import Broker
-from worker.testbed.environment import Environment, Sandbox, wait_for_worker
+from worker.testbed.local_system import Environment, Sandbox, wait_for_worker
 from worker.testbed.ports import free_port
 
 __all__ = ["b2copy_sync", "ledger"]  # fixtures
@@ -157,8 +157,20 @@ def test_pool_processes_need_a_folder(environment: Environment) -> None:
     assert "PROMETHEUS_MULTIPROC_DIR" in process.tail()
 
 
+def test_an_unknown_kind_is_no_label_of_its_own(b2copy_sync: Command, ledger: Ledger) -> None:
+    for number in range(3):
+        record_operation(ledger, f"W{number}", kind=f"invented {number}")
+    record_operation(ledger, "W9")
+
+    text = b2copy_sync("metrics", "--once").out
+
+    assert 'b2copy_operations{kind="other",lane="money",reason="",state="queued"} 3.0' in text
+    assert 'b2copy_operations{kind="fees.process",lane="money",reason="",state="queued"} 1.0' in text
+    assert "invented" not in text
+
+
 def test_the_table_of_metrics_is_that_of_the_code() -> None:
-    assert metrics_table.PATH.read_text() == metrics_table.text(), "write it anew: make env"
+    assert metrics_table.PATH.read_text() == metrics_table.text(), "write it again: make env"
 
 
 def test_the_names_are_as_prometheus_wants_them(

@@ -162,3 +162,11 @@ def test_a_hostile_text_costs_no_more_than_its_length() -> None:
         began = process_time()
         redacted((piece * (200_000 // len(piece))) + "token")
         assert process_time() - began < 2.0, piece
+
+
+@pytest.mark.parametrize("levels", [100, 700, 5000])
+def test_json_of_any_depth_is_redacted(levels: int) -> None:
+    text = '{"a":' * levels + '{"password": "canary"}' + "}" * levels
+
+    assert "canary" not in redacted(text)
+    assert MASK in redacted(text)

@@ -1,6 +1,6 @@
 """B2COPY's API: every route is sent the same way."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -12,6 +12,7 @@ from worker.b2copy.routes import statistics as statistics_widget
 from worker.b2copy.routes.account import Account
 from worker.errors import BackOfficeUnavailable, CredentialsRejected, SessionUnavailable
 from worker.http import Answer, Http
+from worker.http.curl import always_allowed
 from worker.operation import OnUnknown
 
 A = TypeVar("A")
@@ -32,13 +33,23 @@ class B2Copy:
         self._http = http
         self._logins = {"accounts": SERVICE_ADMIN, "widgets": SERVICE_ADMIN, **(logins or {})}
 
-    async def send(self, route: Route[A], body: Mapping[str, Any], on_unknown: OnUnknown) -> A:
-        """Send one request and return what the route reads in its answer. Raises the errors of `worker.errors`."""
-        message, login = route.message(body), route.login and self._logins.get(route.login, route.login)
+    async def send(
+        self,
+        route: Route[A],
+        body: Mapping[str, Any],
+        on_unknown: OnUnknown,
+        before_send: Callable[[], None] = always_allowed,
+    ) -> A:
+        """Send one request and return what the route reads in its answer. Raises the errors of `worker.errors`.
+
+        `before_send`: see `Http.request`.
+        """
+        message, login = route.message(body), self._login_of(route)
         try:
             answer = await self._http.request(
-                route.method, message.path, query=message.query, json=message.body, login=login, on_unknown=on_unknown
-            )
+                route.method, message.path, query=message.query, json=message.body, login=login, on_unknown=on_unknown,
+                before_send=before_send,
+            )  # fmt: skip
         except (CredentialsRejected, SessionUnavailable) as error:
             if login != BACK_OFFICE:
                 raise
@@ -48,6 +59,13 @@ class B2Copy:
         if route.secrets:
             answer = _without(answer, [body[name] for name in route.secrets])
         return route.read(value_of(answer, route.name, is_secret=route.is_secret), body)
+
+    def proves_login(self, route: Route[Any]) -> bool:
+        """Return whether the route's requests carry the service admin's token."""
+        return self._login_of(route) == SERVICE_ADMIN
+
+    def _login_of(self, route: Route[Any]) -> str | None:
+        return route.login and self._logins.get(route.login, route.login)
 
     async def process_fees(self, account_login: str, request_id: str) -> fee_run.FeeStatus:
         """Start the fee run of a withdrawal, or ask how far it is."""

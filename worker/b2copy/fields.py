@@ -1,7 +1,7 @@
 """Fields of generation 1, whose answers have numbers as texts, two formats of dates and names in two spellings.
 
-What we only show is read leniently: a value that cannot be read is None, and all that came is in `raw`. What we act on
-is read strictly: an answer that does not have it cannot be believed.
+Fields that we only show are read leniently: a value that cannot be read is None, and `raw` has the whole answer. Fields
+that we act on are read strictly: an answer without them raises `UnknownOutcome`.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,13 +14,13 @@ from pydantic import AliasChoices, AliasPath, BaseModel, BeforeValidator, Config
 from worker.b2copy.response_mapping import data_of
 from worker.errors import UnknownOutcome
 from worker.http.answer import server_message
-from worker.storable import storable
+from worker.storable import storable_json
 
 
 def _text(value: Any) -> str | None:
     if isinstance(value, bool) or not isinstance(value, str | int):
         return None
-    return storable(str(value)) or None
+    return storable_json(str(value)) or None
 
 
 def _whole_number(value: Any) -> int | None:
@@ -97,7 +97,7 @@ def object_of(model: type[M], data: Any, name: str) -> M:
     if not isinstance(data, dict):
         raise UnknownOutcome(f"{name}: the answer is not an object", 200, server_message(data))
     try:
-        return model.model_validate({**data, "raw": storable(data)})
+        return model.model_validate({**data, "raw": storable_json(data)})
     except ValidationError as error:
         missing = ", ".join(sorted({str(problem["loc"][0]) for problem in error.errors()}))
         raise UnknownOutcome(f"{name}: an answer without a usable {missing}", 200, server_message(data)) from None

@@ -1,8 +1,8 @@
 """The one place that turns an HTTP answer into a JSON value or an error of `worker.errors`.
 
 B2COPY documents no error bodies. Its routes look like gRPC behind HTTP, `{"code": 5, "message": "...", "details": []}`,
-so that mapping is assumed (https://grpc.github.io/grpc/core/md_doc_statuscodes.html). Whatever the body holds is stored
-as evidence, and its shape never fails us.
+so that mapping is assumed (https://grpc.github.io/grpc/core/md_doc_statuscodes.html). A body of
+any shape is stored as evidence and raises no other error.
 """
 
 from typing import Any

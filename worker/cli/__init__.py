@@ -31,8 +31,8 @@ from worker.cli import (
     status,
     webhook,
 )
-from worker.cli.exits import EXITS, Exit, Stop, stopped_by
-from worker.watch.logs import guard
+from worker.cli.exit_codes import EXITS, Exit, Stop, stopped_by
+from worker.watch.log_redaction import guard
 
 app = typer.Typer(
     name="b2copy-sync",

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from worker.cli import output
-from worker.cli.exits import EXITS, Exit
+from worker.cli.exit_codes import EXITS, Exit
 from worker.cli.open_ledger import existing_ledger
 from worker.cli.options import By, Json, Why
 
@@ -31,7 +31,7 @@ Number = Annotated[int, typer.Argument(parser=_number, metavar="A17", help="Whic
 def list_(as_json: Json = False) -> None:
     """List the open proposals, oldest first."""
     from worker.ledger.approvals import open_approvals
-    from worker.report.text import clock
+    from worker.report.format_values import clock
 
     with existing_ledger() as ledger:
         found = open_approvals(ledger)
@@ -96,7 +96,7 @@ def show_proposal(approval: "Approval", as_json: bool) -> None:
 
 def document(approval: "Approval") -> dict[str, Any]:
     """Return a proposal for programs."""
-    from worker.report.text import with_iso_times
+    from worker.report.format_values import with_iso_times
 
     fields = with_iso_times(approval._asdict())
     del fields["seen"]

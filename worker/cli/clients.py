@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from worker.cli.exits import EXITS
-from worker.cli.follow import Timeout, Wait, follow
+from worker.cli.exit_codes import EXITS
 from worker.cli.options import By, Json
+from worker.cli.wait_for_end import Timeout, Wait, follow
 
 app = typer.Typer(help="Clients at B2COPY: register them.", no_args_is_help=True, epilog=EXITS)
 

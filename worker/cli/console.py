@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from worker.cli import output
-from worker.cli.exits import Exit, Stop
+from worker.cli.exit_codes import Exit, Stop
 
 
 def console(

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from worker.cli import output
-from worker.cli.exits import Exit, Stop
+from worker.cli.exit_codes import Exit, Stop
 from worker.console.roles import Role
 
 
@@ -18,7 +18,7 @@ def console_user(
 ) -> None:
     """Add a person to the console, or set another password and other roles. The password is read, not shown."""
     try:
-        from worker.console.passwords import set_person
+        from worker.console.password_access import set_person
     except ModuleNotFoundError as error:
         raise Stop(Exit.USAGE, f"this needs the package {error.name}: install b2copy-sync[console]") from None
 

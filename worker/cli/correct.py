@@ -6,7 +6,7 @@ import typer
 
 from worker.cli import output
 from worker.cli.approvals import show_proposal
-from worker.cli.exits import Exit, Stop
+from worker.cli.exit_codes import Exit, Stop
 from worker.cli.open_ledger import existing_ledger
 from worker.cli.options import By, Json, Key, Why, named_texts
 from worker.cli.payload_fields import fields_of
@@ -38,8 +38,8 @@ def correct(
     from tasks.registry import KINDS
     from worker.ledger.approvals import Approval, decide_or_propose
     from worker.messages.wake_up import wake
-    from worker.report.operation import report_on, summary
-    from worker.report.replay import moves_money
+    from worker.report.operation_report import report_on, summary
+    from worker.report.replayable import moves_money
     from worker.settings import CrmSettings, load
 
     settings = load(CrmSettings)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from worker.cli import output
-from worker.cli.exits import Exit, Stop
+from worker.cli.exit_codes import Exit, Stop
 from worker.cli.options import Json
 
 
@@ -31,7 +31,7 @@ def demo(
     except ModuleNotFoundError:
         raise Stop(Exit.USAGE, "the demo needs the package aiohttp: pip install 'b2copy-sync[demo]'") from None
 
-    from worker.demo.rows import SAMPLE, read
+    from worker.demo.read_withdrawals import SAMPLE, read
     from worker.demo.run import run
     from worker.demo.view import View
     from worker.testbed.processes import ProcessFailed

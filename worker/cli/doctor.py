@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from worker.cli import output
-from worker.cli.exits import Exit
+from worker.cli.exit_codes import Exit
 from worker.cli.options import Json
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def doctor(
     session: one that exists is used; if there is none, it logs in like any worker would. A failing check does not
     stop the others. Exit code 1 if a check failed, 2 if it was a setting.
     """
-    from worker.doctor.examine import examine
+    from worker.doctor.run_checks import examine
 
     results: list[CheckResult] = []
     for result in examine(login, offline):

@@ -6,11 +6,11 @@ import typer
 
 from worker.cli import operation_view, output
 from worker.cli.correct import correct
-from worker.cli.decide import cancel, resolve
-from worker.cli.exits import EXITS
+from worker.cli.exit_codes import EXITS
 from worker.cli.open_ledger import existing_ledger
 from worker.cli.options import ByKind, ByLane, ByReason, Json, Key, Since
 from worker.cli.replay import replay
+from worker.cli.resolve_and_cancel import cancel, resolve
 from worker.cli.status import look_up
 from worker.operation import State
 
@@ -26,14 +26,14 @@ def list_(
     kind: ByKind = None,
     lane: ByLane = None,
     since: Since = None,
-    limit: Annotated[int, typer.Option(min=1, help="Show no more than this many, newest first.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Show no more than this many, newest first.")] = 50,
     as_json: Json = False,
 ) -> None:
     """List failed operations, newest first, with the last message of the other side."""
     from tasks.registry import ALL_KINDS
     from worker.ledger import search
-    from worker.report.operation import report_on, summary
-    from worker.report.text import clock
+    from worker.report.format_values import clock
+    from worker.report.operation_report import report_on, summary
 
     with existing_ledger() as ledger:
         found = search(
@@ -67,7 +67,7 @@ def list_(
 def show(key: Key, as_json: Json = False) -> None:
     """Show a failed operation with all evidence, and what can be done about it."""
     from tasks.registry import ALL_KINDS
-    from worker.report.operation import document, report_on
+    from worker.report.operation_report import document, report_on
 
     with existing_ledger() as ledger:
         report = report_on(ledger, look_up(ledger, key), ALL_KINDS)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from worker.cli import output
-from worker.cli.exits import Exit
+from worker.cli.exit_codes import Exit
 from worker.cli.open_ledger import existing_ledger
 from worker.cli.options import Json, duration
 
@@ -81,8 +81,8 @@ def _probe(live: bool, as_json: bool) -> None:
 
 
 def _print(found: "Health") -> None:
+    from worker.report.format_values import span
     from worker.report.sentences import paused_by
-    from worker.report.text import span
 
     late_s = found.statistics.late_s
     due = [f"{lane} {count} (late {span(late_s[lane])})" for lane, count in found.statistics.due.items() if count]

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from worker.cli import output
-from worker.cli.exits import EXITS, Exit, Stop
+from worker.cli.exit_codes import EXITS, Exit, Stop
 from worker.cli.open_ledger import existing_ledger
 from worker.cli.options import Json
-from worker.cli.rows import csv_rows, json_rows
+from worker.cli.read_rows import csv_rows, json_rows
 
 if TYPE_CHECKING:
     from worker.ledger import Identity
@@ -29,7 +29,7 @@ def show(
 ) -> None:
     """Show what is known of a login, or of a client of the CRM."""
     from worker.ledger import identities_of
-    from worker.report.text import clock, with_iso_times
+    from worker.report.format_values import clock, with_iso_times
 
     if (login is None) == (crm_id is None):
         raise typer.BadParameter("give either LOGIN or --crm-id")
@@ -81,7 +81,7 @@ def _identities(file: Path) -> "Iterator[Identity]":
     """Read a file's rows. Raises `Stop` naming the line."""
     from pydantic import TypeAdapter, ValidationError
 
-    from worker.ids import Id, Login
+    from worker.id_fields import Id, Login
     from worker.ledger import Identity
 
     login, id_ = TypeAdapter[str](Login), TypeAdapter[str](Id)

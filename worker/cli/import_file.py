@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from worker.cli import output
-from worker.cli.exits import Exit, Stop
+from worker.cli.exit_codes import Exit, Stop
 from worker.cli.options import By, Json, Lane
 from worker.cli.payload_fields import text_fields
+from worker.cli.read_rows import csv_rows, json_rows
 from worker.cli.request import kind_named
-from worker.cli.rows import csv_rows, json_rows
 
 if TYPE_CHECKING:
-    from worker.cli.rows import Row
+    from worker.cli.read_rows import Row
     from worker.kind import Kind
 
 _SHOWN = 10  # unusable rows that are listed
@@ -43,7 +43,7 @@ def import_(
     counted, not done again, so an import that was interrupted is completed by the same command.
     """
     from tasks import enqueue
-    from worker.report.text import count
+    from worker.report.format_values import count
     from worker.settings import CrmSettings, load
 
     load(CrmSettings)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from worker.cli import output
-from worker.cli.exits import Exit, Stop
+from worker.cli.exit_codes import Exit, Stop
 from worker.cli.options import Json
 
 

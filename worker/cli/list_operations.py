@@ -7,11 +7,11 @@ import typer
 from worker.cli import output
 from worker.cli.open_ledger import existing_ledger
 from worker.cli.operation_view import STYLES
-from worker.cli.options import Json, Lane, duration
+from worker.cli.options import AnyLane, Json, duration
 from worker.operation import State
 
 if TYPE_CHECKING:
-    from worker.report.operation import OperationReport
+    from worker.report.operation_report import OperationReport
 
 
 def list_(
@@ -23,14 +23,15 @@ def list_(
     still_open: Annotated[bool, typer.Option("--open", help="Only those that have not ended.")] = False,
     reason: Annotated[str | None, typer.Option(help="Only those that wait or failed for this reason.")] = None,
     kind: Annotated[str | None, typer.Option(help="Only this kind, e.g. fees.process.")] = None,
-    lane: Annotated[Lane | None, typer.Option(help="Only this lane.")] = None,
+    lane: Annotated[AnyLane | None, typer.Option(help="Only this lane.")] = None,
     batch: Annotated[str | None, typer.Option(help="Only those of this import or batch.")] = None,
     older: Annotated[
         float | None,
         typer.Option(parser=duration, metavar="DURATION", help="Only those in their state for longer than this."),
     ] = None,
     after: Annotated[
-        int | None, typer.Option(metavar="ID", help="Continue after this id, as the last page says.")
+        int | None,
+        typer.Option(metavar="ID", min=0, max=2**63 - 1, help="Continue after this id, as the last page says."),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="Show no more than this many.")] = 50,
     as_json: Json = False,
@@ -38,16 +39,14 @@ def list_(
     """List operations, newest first. Each page looks through a bounded part of the ledger, and says how to continue."""
     from tasks.registry import KINDS
     from worker.ledger.operation_lists import OPEN, Filter, list_operations
-    from worker.report.operation import report_on, summary
+    from worker.report.operation_report import report_on, summary
 
     if state is not None and still_open:
         raise typer.BadParameter("a state and --open are two filters: use one of them", param_hint="--open")
-    if account and request_id:
-        raise typer.BadParameter("an account and a request id are two filters: use one of them", param_hint="--account")
     states: tuple[State, ...] = OPEN if still_open else () if state is None else (state,)
     older_ms = None if older is None else round(older * 1000)
     wanted = Filter(
-        states=states, lane=lane, kind=kind, reason=reason, account=request_id or account, batch=batch,
+        states=states, lane=lane, kind=kind, reason=reason, account=account, request_id=request_id, batch=batch,
         older_ms=older_ms,
     )  # fmt: skip
     with existing_ledger() as ledger:
@@ -66,7 +65,7 @@ def list_(
 
 def show_table(reports: "list[OperationReport]") -> None:
     """Print operations, one a line."""
-    from worker.report.text import clock
+    from worker.report.format_values import clock
 
     rows: list[tuple[Any, ...]] = [
         (

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from worker.cli import output
-from worker.cli.exits import Exit, Stop
+from worker.cli.exit_codes import Exit, Stop
 
 DEFAULT_LISTEN = "127.0.0.1:9465"
 
@@ -24,6 +24,7 @@ def metrics(
     from prometheus_client import CollectorRegistry, generate_latest
     from pydantic import TypeAdapter, ValidationError
 
+    from tasks.registry import ALL_KINDS
     from worker.ledger import open_ledger
     from worker.report.ledger_metrics import LedgerCollector
     from worker.settings import LedgerSettings, Listen, load
@@ -31,7 +32,7 @@ def metrics(
 
     settings = load(LedgerSettings)
     registry = CollectorRegistry()
-    registry.register(LedgerCollector(lambda: open_ledger(settings.database_url)))
+    registry.register(LedgerCollector(lambda: open_ledger(settings.database_url), ALL_KINDS))
     if once:
         output.out().file.write(generate_latest(registry).decode())
         return

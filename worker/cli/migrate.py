@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import typer
 
 from worker.cli import output
-from worker.cli.exits import Exit, Stop
+from worker.cli.exit_codes import Exit, Stop
 from worker.cli.options import By, Json
 
 

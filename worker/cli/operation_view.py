@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from worker.operation import AttemptRecord, Step
-    from worker.report.operation import OperationReport
+    from worker.report.operation_report import OperationReport
 
 STYLES = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "waiting": "cyan", "running": "cyan"}
 
@@ -28,7 +28,7 @@ Cells = tuple["str | Text", ...]
 
 def show(report: "OperationReport") -> None:
     """Print an operation with all its evidence."""
-    from worker.report.text import clock, span
+    from worker.report.format_values import clock, span
 
     operation = report.operation
     output.line(operation.key, style="bold")
@@ -61,7 +61,7 @@ def show(report: "OperationReport") -> None:
 
 def _history(report: "OperationReport") -> list[Cells]:
     """Return everything that happened, oldest first."""
-    from worker.report.text import clock
+    from worker.report.format_values import clock
 
     operation = report.operation
     events: list[tuple[int, list[Cells]]] = [
@@ -80,7 +80,7 @@ def _history(report: "OperationReport") -> list[Cells]:
 
 
 def _attempt(attempt: "AttemptRecord") -> list[Cells]:
-    from worker.report.text import clock, span
+    from worker.report.format_values import clock, span
 
     what = attempt.outcome
     if attempt.times > 1:
@@ -94,7 +94,7 @@ def _attempt(attempt: "AttemptRecord") -> list[Cells]:
 
 
 def _step(step: "Step") -> Cells:
-    from worker.report.text import span
+    from worker.report.format_values import span
 
     return f"- {step.name}: {step.outcome}", str(step.http_status or ""), span(step.duration_ms / 1000), "", ""
 

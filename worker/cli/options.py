@@ -26,10 +26,10 @@ else:
     Reason = Literal[(*map(str, FailureReason), *KIND_REASONS)]
 
 
-def _me() -> str:
-    from worker.process import me
+def _current_user() -> str:
+    from worker.current_user import current_user
 
-    return me()
+    return current_user()
 
 
 def duration(value: Any) -> float:
@@ -91,7 +91,8 @@ def _not_empty(value: str) -> str:
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 By = Annotated[
-    str, typer.Option("--by", help="Who asks, for the evidence.", default_factory=_me, show_default="user@host")
+    str,
+    typer.Option("--by", help="Who asks, for the evidence.", default_factory=_current_user, show_default="user@host"),
 ]
 Why = Annotated[str, typer.Option("--why", callback=_not_empty, help="Your reason, for the evidence.")]
 Key = Annotated[str, typer.Argument(metavar="KEY", help="An operation's key (fees.process:W1), or its id alone (W1).")]

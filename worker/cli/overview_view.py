@@ -37,9 +37,9 @@ def watch(look: "Callable[[], SystemOverview]") -> None:
 def rendered(found: "SystemOverview") -> RenderableType:
     """Return the overview: what to look at first, then the lanes, then what waits and what failed."""
     from worker.operation import State
+    from worker.report.format_values import clock, span
     from worker.report.overview import concerns, ended_per_minute, failed_by_reason, waiting_by_reason
     from worker.report.sentences import paused_by
-    from worker.report.text import clock, span
 
     lanes = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
     for heading in ("lane", "open", "oldest", "pending at B2COPY", "due since", "succeeded/min", "failed/min"):
@@ -77,7 +77,7 @@ def rendered(found: "SystemOverview") -> RenderableType:
 
 
 def _age(seconds: float | None) -> str:
-    from worker.report.text import span
+    from worker.report.format_values import span
 
     return "-" if seconds is None else span(seconds)
 

@@ -18,7 +18,7 @@ def pause(why: Why, by: By, lane: Which = "all", as_json: Json = False) -> None:
     What is being sent is finished; everything else waits in the ledger, and new operations are still accepted.
     """
     from worker import ledger as operations
-    from worker.report.operation import pause_document
+    from worker.report.operation_report import pause_document
     from worker.report.sentences import paused_by
 
     with existing_ledger() as ledger:

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from worker.cli import output
-from worker.cli.exits import Exit, Stop
+from worker.cli.exit_codes import Exit, Stop
 from worker.cli.open_ledger import existing_ledger
 from worker.cli.options import Json, duration
 
@@ -30,7 +30,7 @@ def purge(
     """
     from worker.ledger import purge as remove
     from worker.ledger.purge import count_purgeable
-    from worker.report.text import count, span
+    from worker.report.format_values import count, span
     from worker.settings import LedgerSettings, load
 
     settings = load(LedgerSettings)

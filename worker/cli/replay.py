@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from worker.cli import output
-from worker.cli.exits import Exit, Stop
+from worker.cli.exit_codes import Exit, Stop
 from worker.cli.open_ledger import existing_ledger
 from worker.cli.options import WHICH, By, ByKind, ByLane, ByReason, Json, Since, Why, per_second
 from worker.cli.status import look_up
@@ -49,8 +49,8 @@ def replay(
     and which must not be repeated, unless you name their KEYs and say --it-was-not-done.
     """
     from tasks.registry import ALL_KINDS
-    from worker.report.replay import moves_money, why_not_replayable
-    from worker.report.text import count
+    from worker.report.format_values import count
+    from worker.report.replayable import moves_money, why_not_replayable
     from worker.settings import CrmSettings, load
 
     is_filtered = any((reason, kind, lane, since is not None))

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from worker.cli.follow import Timeout, Wait, follow
 from worker.cli.options import By, Json, Lane, named_texts
 from worker.cli.payload_fields import fields_of
+from worker.cli.wait_for_end import Timeout, Wait, follow
 
 if TYPE_CHECKING:
     from worker.kind import Kind

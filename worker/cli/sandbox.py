@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from worker.cli import output
-from worker.cli.exits import Exit, Stop
+from worker.cli.exit_codes import Exit, Stop
 
 
 def sandbox(
@@ -43,7 +43,7 @@ def sandbox(
     from worker.sandbox.run import serve
     from worker.sandbox.switches import Switches, describe
     from worker.testbed.broker import Broker
-    from worker.testbed.environment import ADMIN_ID, DEVICE_IP
+    from worker.testbed.local_system import ADMIN_ID, DEVICE_IP
     from worker.testbed.processes import ProcessFailed
 
     if listed:

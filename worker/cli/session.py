@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from worker.cli import output
-from worker.cli.exits import EXITS, Exit
+from worker.cli.exit_codes import EXITS, Exit
 from worker.cli.options import Json
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ PATIENCE_S = 30.0  # seconds to wait for another process's renewal
 @app.command(epilog=EXITS)
 def show(login: Login = "service_admin", as_json: Json = False) -> None:
     """Show the session: its age, how long it is valid, who made it with which key. Changes nothing, asks nobody."""
-    from worker.report.session import document, facts
+    from worker.report.session_report import document, facts
 
     state = _session(login).state()
     if as_json:
@@ -35,7 +35,7 @@ def show(login: Login = "service_admin", as_json: Json = False) -> None:
 @app.command(epilog=EXITS)
 def renew(login: Login = "service_admin", as_json: Json = False) -> None:
     """Renew the session now, as a worker would, but also during a cool-down."""
-    from worker.report.session import OUTCOMES, RENEWED
+    from worker.report.session_report import OUTCOMES, RENEWED
 
     renewal = _session(login).renew("operator", force=True, wait=PATIENCE_S)
     renewed = renewal.outcome in RENEWED
@@ -57,11 +57,11 @@ def forget(login: Login = "service_admin", as_json: Json = False) -> None:
     generation = session.state().generation
     session.forget()
     if login == "back_office":
+        from worker.current_user import current_user
         from worker.instances import ledger
         from worker.ledger.refused_passwords import RefusedPasswords
-        from worker.process import me
 
-        RefusedPasswords(ledger, me()).forget("the session was forgotten by hand")
+        RefusedPasswords(ledger, current_user()).forget("the session was forgotten by hand")
     if as_json:
         output.document({"forgotten": generation or None})
     else:
@@ -70,7 +70,7 @@ def forget(login: Login = "service_admin", as_json: Json = False) -> None:
 
 
 def _session(login: str) -> "SharedSession":
-    from worker.doctor.session import quiet_session
+    from worker.doctor.check_session import quiet_session
     from worker.settings import Settings, load
 
     settings = load(Settings)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from worker.cli import output
-from worker.cli.exits import Exit, Stop
+from worker.cli.exit_codes import Exit, Stop
 from worker.cli.open_ledger import existing_ledger
 from worker.cli.operation_view import show
 from worker.cli.options import Json, OptionalKey
@@ -15,11 +15,11 @@ from worker.cli.options import Json, OptionalKey
 if TYPE_CHECKING:
     from worker.ledger import Ledger
     from worker.operation import Operation
-    from worker.report.operation import OperationReport
+    from worker.report.operation_report import OperationReport
     from worker.session import State
 
 _PATIENCE = 10.0  # seconds for a worker to take it and B2COPY to answer
-_RECENT = 500  # operations among which a mistyped key is looked for
+_RECENT = 500  # newest operations whose keys are compared with a mistyped key
 
 
 def status(
@@ -38,7 +38,7 @@ def status(
     --json is the export for a regulator or a dispute. The exit code says whether it is known, not how it ended.
     """
     from tasks.registry import ALL_KINDS
-    from worker.report.operation import document, report_on
+    from worker.report.operation_report import document, report_on
 
     if key is None:
         if refresh:
@@ -84,7 +84,7 @@ def _overview(keep_watching: bool, as_json: bool) -> None:
 
 
 def _session_state() -> "State":
-    from worker.doctor.session import quiet_session
+    from worker.doctor.check_session import quiet_session
     from worker.settings import Settings, load
 
     return quiet_session(load(Settings)).state()
@@ -92,7 +92,7 @@ def _session_state() -> "State":
 
 def _show_all(reports: "list[OperationReport]", as_json: bool) -> None:
     from worker.cli.list_operations import show_table
-    from worker.report.operation import summary
+    from worker.report.operation_report import summary
 
     if as_json:
         output.document({"operations": [summary(report) for report in reports]})
@@ -148,16 +148,17 @@ def _near(ledger: "Ledger", name: str) -> str:
 
 def _refreshed(ledger: "Ledger", operation: "Operation") -> "Operation":
     """Have a waiting operation asked about, and return it as it stands when that is done."""
+    from worker.current_user import current_user
     from worker.ledger import attempts_of, find, poll_now
     from worker.messages.wake_up import wake
     from worker.operation import FINAL
-    from worker.report.text import span
+    from worker.report.format_values import span
 
     def tried() -> int:
         return sum(attempt.times for attempt in attempts_of(ledger, operation.id))
 
     before = tried()
-    if not poll_now(ledger, operation.key):
+    if not poll_now(ledger, operation.key, current_user(), "status --refresh"):
         output.note(f"{operation.key} is {operation.state}, it does not wait: there is nothing to ask")
         return operation
     wake(operation.lane)

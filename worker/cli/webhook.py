@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from worker.cli import output
-from worker.cli.exits import EXITS, Exit
+from worker.cli.exit_codes import EXITS, Exit
 from worker.cli.options import Json
 
 app = typer.Typer(help="The CRM's webhook: send a sample, check a notice.", no_args_is_help=True, epilog=EXITS)
@@ -20,7 +20,7 @@ def send_sample(as_json: Json = False) -> None:
     from worker.http import event_loop
     from worker.settings import Settings, load
     from worker.webhook.endpoint import Endpoint, check_webhook
-    from worker.webhook.sample import sample
+    from worker.webhook.sample_notice import sample
 
     settings = load(Settings)
     if settings.webhook_url is None:

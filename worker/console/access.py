@@ -1,9 +1,9 @@
-"""Who is asking, and what that person may do.
+"""Who sent a request, and what that person may do.
 
 none        everybody on this machine reads; with --yes-i-am-alone the person who runs the console does everything
 proxy       a proxy has authenticated the person: X-Forwarded-User and X-Forwarded-Groups, from a trusted address
             and with the shared secret X-Console-Secret
-password    a file of people and a login form (`passwords`)
+password    a file of people and a login form (`password_access`)
 """
 
 import hmac
@@ -23,7 +23,7 @@ NAME_LIMIT = 100  # characters of a person's name
 
 @dataclass(frozen=True)
 class Person:
-    """Somebody who is known. `name` is stored as the actor of what the person decides."""
+    """A known person. `name` is stored as the actor of the person's decisions."""
 
     name: str
     roles: frozenset[Role]
@@ -33,7 +33,7 @@ class Person:
 
 
 class Access(Protocol):
-    """Tells who sent a request; None if that is not known."""
+    """Returns the person who sent a request; None if that is not known."""
 
     login_page: bool
 

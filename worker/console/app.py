@@ -1,4 +1,4 @@
-"""The application: the table of routes with the role that each needs, and what becomes of errors."""
+"""The console's application: the table of pages with the role that each needs, and the pages for errors."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,17 +12,24 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from worker.console import actions, approval_pages, bulk, fleet, login, pages
-from worker.console.asked import FORM_LIMIT, Asked, NotFound, read_form
-from worker.console.parameters import BadParameter
-from worker.console.protection import Protection
+from worker.console import (
+    approval_pages,
+    bulk_replay,
+    login_pages,
+    operation_actions,
+    pause_and_renew,
+    read_only_pages,
+)
+from worker.console.browser_protection import Protection
+from worker.console.page_request import FORM_LIMIT, NotFound, PageRequest, read_form
+from worker.console.process_state import Console
 from worker.console.rendering import HERE
 from worker.console.roles import Role
-from worker.console.state import Console
+from worker.console.url_parameters import BadParameter
 from worker.ledger import DATABASE_UNAVAILABLE_ERRORS
-from worker.ledger.limits import is_timeout
+from worker.ledger.query_limits import is_timeout
 
-Handler = Callable[[Asked], Response]
+Handler = Callable[[PageRequest], Response]
 
 
 class Page(NamedTuple):
@@ -36,22 +43,22 @@ class Page(NamedTuple):
 
 
 PAGES = (
-    Page("/", pages.now, Role.VIEWER),
-    Page("/todo", pages.work_list, Role.VIEWER),
-    Page("/operations", pages.operations, Role.VIEWER),
-    Page("/operations.csv", pages.operations_csv, Role.VIEWER),
-    Page("/operation", pages.operation, Role.VIEWER),
-    Page("/evidence.json", pages.evidence, Role.VIEWER),
+    Page("/", read_only_pages.now, Role.VIEWER),
+    Page("/todo", read_only_pages.work_list, Role.VIEWER),
+    Page("/operations", read_only_pages.operations, Role.VIEWER),
+    Page("/operations.csv", read_only_pages.operations_csv, Role.VIEWER),
+    Page("/operation", read_only_pages.operation, Role.VIEWER),
+    Page("/evidence.json", read_only_pages.evidence, Role.VIEWER),
     Page("/approvals", approval_pages.approvals, Role.VIEWER),
-    Page("/audit", pages.audit, Role.VIEWER),
-    Page("/audit.csv", pages.audit_csv, Role.VIEWER),
-    Page("/system", pages.system, Role.VIEWER),
-    Page("/operation/{action}", actions.preview, Role.OPERATOR, actions.act),
-    Page("/bulk/replay", bulk.preview, Role.OPERATOR, bulk.act),
-    Page("/fleet/{action}", fleet.preview, Role.OPERATOR, fleet.act),
+    Page("/audit", read_only_pages.audit, Role.VIEWER),
+    Page("/audit.csv", read_only_pages.audit_csv, Role.VIEWER),
+    Page("/system", read_only_pages.system, Role.VIEWER),
+    Page("/operation/{action}", operation_actions.preview, Role.OPERATOR, operation_actions.act),
+    Page("/bulk/replay", bulk_replay.preview, Role.OPERATOR, bulk_replay.act),
+    Page("/fleet/{action}", pause_and_renew.preview, Role.OPERATOR, pause_and_renew.act),
     Page("/approvals/{action}", approval_pages.preview, Role.APPROVER, approval_pages.act, Role.APPROVER),
 )
-"""All pages. Those that act are not mounted in a console that only reads."""
+"""All pages. The pages that act are not mounted in a console that only reads."""
 
 
 def make_app(console: Console) -> Starlette:
@@ -65,9 +72,9 @@ def make_app(console: Console) -> Starlette:
             routes.append(Route(page.path, _endpoint(console, page.act, page.acts), methods=["POST"]))
     if console.access.login_page:
         routes += [
-            Route("/login", _endpoint(console, login.login_page, None), methods=["GET"]),
-            Route("/login", _endpoint(console, login.log_in, None), methods=["POST"]),
-            Route("/logout", _endpoint(console, login.log_out, None), methods=["POST"]),
+            Route("/login", _endpoint(console, login_pages.login_page, None), methods=["GET"]),
+            Route("/login", _endpoint(console, login_pages.log_in, None), methods=["POST"]),
+            Route("/logout", _endpoint(console, login_pages.log_out, None), methods=["POST"]),
         ]
     routes += [
         Route("/healthz", lambda request: PlainTextResponse("ok\n"), methods=["GET"]),
@@ -110,21 +117,21 @@ def _endpoint(console: Console, handler: Handler, role: Role | None) -> Callable
 
 def _answer(console: Console, handler: Handler, role: Role | None, request: Request, body: bytes) -> Response:
     person = console.access.person(request)
-    asked = Asked(request, console, person or login.NOBODY)
+    page_request = PageRequest(request, console, person or login_pages.NOBODY)
     if role is not None and person is None:
         if console.access.login_page:
             return RedirectResponse("/login", 303)
         return PlainTextResponse("Nobody has said who you are: use the address of the proxy in front.\n", 401)
-    if role is not None and not asked.person.may(role):
-        return asked.page("error.html", 403, title="Not permitted", text=f"This needs the role {role}.")
+    if role is not None and not page_request.person.may(role):
+        return page_request.page("error.html", 403, title="Not permitted", text=f"This needs the role {role}.")
     try:
         if request.method == "POST":
-            asked = Asked(request, console, asked.person, read_form(body))
-        return handler(asked)
+            page_request = PageRequest(request, console, page_request.person, read_form(body))
+        return handler(page_request)
     except NotFound as error:
-        return asked.page("error.html", 404, title="Not found", text=str(error))
+        return page_request.page("error.html", 404, title="Not found", text=str(error))
     except BadParameter as error:
-        return asked.page("error.html", 400, title="This address cannot be used", text=str(error))
+        return page_request.page("error.html", 400, title="This address cannot be used", text=str(error))
     except DATABASE_UNAVAILABLE_ERRORS as error:
         slow = isinstance(error, OperationalError) and is_timeout(error)
         text = (
@@ -132,4 +139,6 @@ def _answer(console: Console, handler: Handler, role: Role | None, request: Requ
             if slow
             else "The ledger does not answer. The workers may have the same trouble: operations wait and none is lost."
         )
-        return asked.page("error.html", 503, live=request.method == "GET", title="No answer from the ledger", text=text)
+        return page_request.page(
+            "error.html", 503, live=request.method == "GET", title="No answer from the ledger", text=text
+        )

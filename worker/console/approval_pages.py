@@ -4,9 +4,9 @@ import secrets
 
 from starlette.responses import Response
 
-from worker.console.actions import note_problem
-from worker.console.asked import Asked, NotFound, see
-from worker.console.parameters import address, number
+from worker.console.operation_actions import note_problem
+from worker.console.page_request import NotFound, PageRequest, see
+from worker.console.url_parameters import address, number
 from worker.errors import NotAllowed
 from worker.ledger import find, find_many
 from worker.ledger.approvals import Approval, approve, decided_approvals, open_approvals, reject
@@ -14,67 +14,72 @@ from worker.ledger.flags import RESUME
 from worker.queues import LANES
 
 
-def approvals(asked: Asked) -> Response:
+def approvals(page_request: PageRequest) -> Response:
     """The open proposals, oldest first, and the newest decisions."""
-    found = open_approvals(asked.ledger)
-    operations = find_many(asked.ledger, [one.subject for one in found if one.action != RESUME])
-    return asked.page(
-        "approvals.html", live=True, approvals=found, operations=operations, decided=decided_approvals(asked.ledger),
-        made=asked.query.get("made", ""), is_own=lambda one: _is_own(asked, one),
+    found = open_approvals(page_request.ledger)
+    operations = find_many(page_request.ledger, [one.subject for one in found if one.action != RESUME])
+    return page_request.page(
+        "approvals.html", live=True, approvals=found, operations=operations,
+        decided=decided_approvals(page_request.ledger), made=page_request.query.get("made", ""),
+        is_own=lambda one: _is_own(page_request, one),
         changed=lambda one: one.subject in operations and operations[one.subject].change_mark != one.seen,
     )  # fmt: skip
 
 
-def preview(asked: Asked) -> Response:
+def preview(page_request: PageRequest) -> Response:
     """Show one proposal with its operation, and ask for the reason."""
-    return _form(asked, "")
+    return _form(page_request, "")
 
 
-def act(asked: Asked) -> Response:
+def act(page_request: PageRequest) -> Response:
     """Approve or reject."""
-    note = asked.form.get("note", "").strip()
+    note = page_request.form.get("note", "").strip()
     if problem := note_problem(note):
-        return _form(asked, problem, 400)
-    return asked.console.forms.once(asked.form.get("form", ""), lambda: _act(asked, note))
+        return _form(page_request, problem, 400)
+    return page_request.console.forms.once(page_request.form.get("form", ""), lambda: _act(page_request, note))
 
 
-def _act(asked: Asked, note: str) -> Response:
-    action, wanted = _what(asked)
+def _act(page_request: PageRequest, note: str) -> Response:
+    action, wanted = _what(page_request)
     try:
-        decided = (approve if action == "approve" else reject)(asked.ledger, wanted, asked.person.name, note)
+        decided = (approve if action == "approve" else reject)(
+            page_request.ledger, wanted, page_request.person.name, note
+        )
     except NotAllowed as error:
-        return _form(asked, f"Nothing was done. {error}", 409)
+        return _form(page_request, f"Nothing was done. {error}", 409)
     if decided.decision == "approved":
-        operation = find(asked.ledger, decided.subject)
+        operation = find(page_request.ledger, decided.subject)
         for lane in LANES if operation is None else [operation.lane]:
-            asked.console.wake(lane)
+            page_request.console.wake(lane)
     elif action == "approve":
-        return _form(asked, f"Nothing was done: the proposal is void ({decided.decision}). {decided.decided_note}", 409)
+        return _form(
+            page_request, f"Nothing was done: the proposal is void ({decided.decision}). {decided.decided_note}", 409
+        )
     return see("/approvals" if decided.action == RESUME else address("/operation", key=decided.subject))
 
 
-def _what(asked: Asked) -> tuple[str, int]:
-    action, wanted = asked.request.path_params["action"], number(asked.query, "id")
+def _what(page_request: PageRequest) -> tuple[str, int]:
+    action, wanted = page_request.request.path_params["action"], number(page_request.query, "id")
     if action not in ("approve", "reject") or wanted is None:
         raise NotFound("there is no such action")
     return action, wanted
 
 
-def _form(asked: Asked, problem: str, status: int = 200) -> Response:
-    action, wanted = _what(asked)
-    proposal = next((one for one in open_approvals(asked.ledger) if one.id == wanted), None)
-    operation = None if proposal is None else find(asked.ledger, proposal.subject)
+def _form(page_request: PageRequest, problem: str, status: int = 200) -> Response:
+    action, wanted = _what(page_request)
+    proposal = next((one for one in open_approvals(page_request.ledger) if one.id == wanted), None)
+    operation = None if proposal is None else find(page_request.ledger, proposal.subject)
     if proposal is None and not problem:
         raise NotFound(f"A{wanted} is not open")
-    own = proposal is not None and _is_own(asked, proposal)
+    own = proposal is not None and _is_own(page_request, proposal)
     if own and action == "approve":
         problem = problem or "This is your own proposal: another person must approve it."
-    return asked.page(
+    return page_request.page(
         "approval.html", status, action=action, proposal=proposal, one=operation, problem=problem, own=own,
         changed=proposal is not None and operation is not None and operation.change_mark != proposal.seen,
-        form=secrets.token_urlsafe(12), note=asked.form.get("note", ""),
+        form=secrets.token_urlsafe(12), note=page_request.form.get("note", ""),
     )  # fmt: skip
 
 
-def _is_own(asked: Asked, one: Approval) -> bool:
-    return one.proposed_by.strip().casefold() == asked.person.name.strip().casefold()
+def _is_own(page_request: PageRequest, one: Approval) -> bool:
+    return one.proposed_by.strip().casefold() == page_request.person.name.strip().casefold()

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from worker.report.rates import Point
-from worker.report.text import clock
+from worker.report.chart_series import Point
+from worker.report.format_values import clock
 
 WIDTH, HEIGHT = 600, 80  # units of the SVG's own coordinates
 
@@ -33,7 +33,7 @@ class Chart:
 
 
 def ended_chart(points: list[Point]) -> Chart:
-    """Return bars of what succeeded, with what failed on top of each."""
+    """Return bars of how many operations succeeded, with the failed ones on top."""
     top = max((point.ended for point in points), default=0)
     bars = []
     for number, point in enumerate(points):

@@ -8,9 +8,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from worker.console.parameters import address
+from worker.console.url_parameters import address
 from worker.operation import VERSION, Operation
-from worker.report.text import clock, iso, span
+from worker.report.format_values import clock, iso, span
 from worker.watch.printable import many_lines, one_line
 from worker.watch.redact import redacted, redacted_value
 

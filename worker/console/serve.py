@@ -9,15 +9,15 @@ import uvicorn
 from tasks.registry import ALL_KINDS, KINDS
 from worker.console.access import Access, LocalAccess, ProxyAccess, read_secret
 from worker.console.app import make_app
-from worker.console.passwords import PasswordAccess
-from worker.console.state import Console
-from worker.doctor.session import quiet_session
+from worker.console.password_access import PasswordAccess
+from worker.console.process_state import Console
+from worker.current_user import current_user
+from worker.doctor.check_session import quiet_session
 from worker.errors import SettingsError
 from worker.ledger import open_ledger
 from worker.ledger.four_eyes import stricter
-from worker.ledger.limits import limit_queries
+from worker.ledger.query_limits import limit_queries
 from worker.messages.wake_up import wake
-from worker.process import me
 from worker.redis_url import is_loopback
 from worker.report.four_eyes import needs_approval
 from worker.session import SharedSession
@@ -101,7 +101,7 @@ def _access(settings: ConsoleSettings, alone: bool) -> Access:
         case "password":
             secure = (settings.console_origin or "").startswith("https://")
             return PasswordAccess(settings.console_password_file, secure)
-    return LocalAccess(me(), alone)
+    return LocalAccess(current_user(), alone)
 
 
 def _session() -> SharedSession | None:

@@ -9,13 +9,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from worker.demo.endings import Report, compare
 from worker.demo.interrupts import Interrupts
-from worker.demo.report import Report, compare
-from worker.demo.rows import Withdrawal, rules
+from worker.demo.read_withdrawals import Withdrawal, rules
 from worker.demo.view import Progress, View
 from worker.ledger import Ledger, find_many
 from worker.operation import FINAL
-from worker.testbed.environment import Environment, wait_for_worker
+from worker.testbed.local_system import Environment, wait_for_worker
 from worker.testbed.ports import free_port, wait_for_port
 
 TOKEN_LIFETIME_S = 5  # seconds; short enough to see beat renew the session before it expires

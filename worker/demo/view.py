@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from worker.demo.report import Ending, Report
+from worker.demo.endings import Ending, Report
 
 BAR_COLUMNS = 60
 ROWS_SHOWN = 20  # unexpected endings that are listed

@@ -3,13 +3,13 @@
 import redis
 from sqlalchemy.exc import SQLAlchemyError
 
-from worker.doctor.redis import connect
+from worker.doctor.check_redis import connect
 from worker.errors import B2CopyError, SettingsError
 from worker.ledger import open_ledger
-from worker.session import SharedSession
+from worker.session import SharedSession, check_keys
 from worker.settings import Settings
 
-TERMINAL = "terminal"  # the cool-down after a refused login
+TERMINAL = "terminal"  # name of the cool-down after a refused login
 
 
 def not_ready(settings: Settings) -> str:
@@ -18,6 +18,7 @@ def not_ready(settings: Settings) -> str:
     A session that has expired is no obstacle, because the next call renews it. A login that B2COPY refuses is one.
     """
     try:
+        check_keys(settings)
         open_ledger(settings.database_url).close()
     except SettingsError as error:
         return str(error).splitlines()[0]
@@ -30,6 +31,8 @@ def not_ready(settings: Settings) -> str:
         finally:
             client.close()
         cooldown = SharedSession(settings).state().cooldown
+    except SettingsError as error:  # the file of certificates
+        return str(error).splitlines()[0]
     except (redis.RedisError, B2CopyError) as error:
         return f"Redis cannot be used: {error}"
     if cooldown is not None and cooldown.kind == TERMINAL:

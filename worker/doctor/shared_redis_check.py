@@ -9,8 +9,8 @@ from worker.queues import HOUSEKEEPING, INBOX, LANES, queue_of
 
 OURS = frozenset({INBOX, HOUSEKEEPING, *map(queue_of, LANES)})
 _BINDING = "_kombu.binding."
-_KEYS_MAX = 20_000  # keys examined: a database with more is not ours alone either way, and the search must end
-_CELERY_QUEUES = ("celery.pidbox", "reply.celery.pidbox", "celeryev")  # every app has these, ours too
+_KEYS_MAX = 20_000  # most keys that are examined; a database with more holds keys of other programs
+_CELERY_QUEUES = ("celery.pidbox", "reply.celery.pidbox", "celeryev")  # every Celery app has these queues, ours too
 
 
 class Node(NamedTuple):

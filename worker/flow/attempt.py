@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from worker.b2copy.route import Route
-from worker.errors import B2CopyError, LeaseTooShort
+from worker.errors import B2CopyError, LeaseTooShort, UnknownOutcome
 from worker.flow.gate import Gate
 from worker.flow.meaning import Becomes, meaning_of
 from worker.ledger import Ledger, attempts_of
@@ -20,35 +20,44 @@ from worker.watch.observe import observe_request
 class Destination(Protocol):
     """What operations talk to, for instance `worker.b2copy.B2Copy`."""
 
-    async def send(self, route: Route[Any], body: Mapping[str, Any], on_unknown: OnUnknown) -> Any: ...
+    async def send(
+        self, route: Route[Any], body: Mapping[str, Any], on_unknown: OnUnknown, before_send: Callable[[], None]
+    ) -> Any: ...
+
+    def proves_login(self, route: Route[Any]) -> bool:
+        """Return whether an answer to a request of this route proves that the destination's main login works."""
 
 
 class RunningAttempt:
     """See `worker.kind.Attempt`. Used by one sender, once.
 
-    `unknown_step`: a request with an effect was sent, and what it did is not known (yet). `sent`: some request may have
-    reached the destination. `progress` is stored with the operation whatever becomes of the attempt, so that the next
-    one continues there.
+    `unknown_step`: the request with an effect that was sent and whose effect is not known yet. `effect_step`: the last
+    request that had an effect or may have had one. `sent`: some request may have reached the destination.
+    `proves_login`: one that the main login's token was on. `progress` is stored with the operation after every attempt,
+    so that the next attempt continues there.
     """
 
     def __init__(
         self,
         claim: Claim,
-        permits: OnUnknown,
+        on_unknown: OnUnknown,
         destination: Destination,
         gate: Gate,
         lease_is_valid: Callable[[Claim], bool],
         ledger: Ledger,
         settings: Settings,
         urgent: bool,
+        times_closed: int,
     ) -> None:
         self.claim, self.settings = claim, settings
-        self._permits, self._destination, self._gate, self._ledger = permits, destination, gate, ledger
-        self._lease_is_valid, self._urgent = lease_is_valid, urgent
+        self._on_unknown, self._destination, self._gate, self._ledger = on_unknown, destination, gate, ledger
+        self._lease_is_valid, self._urgent, self._times_closed = lease_is_valid, urgent, times_closed
         self._progress = claim.progress
         self.steps: list[Step] = []
         self.unknown_step: str | None = None
+        self.effect_step: str | None = None
         self.sent = False
+        self.proves_login = False
 
     @property
     def progress(self) -> dict[str, Any] | None:
@@ -62,14 +71,16 @@ class RunningAttempt:
 
     async def call(self, route: Route[Any], body: Mapping[str, Any]) -> Any:
         if self.steps:  # the permit of the first call was taken when the operation was claimed
-            await self._gate.pass_one(self._urgent)
-            if not self._lease_is_valid(self.claim):
-                raise LeaseTooShort("too little is left of the lease")
-        # A request without an effect may be sent twice, whatever the operation permits.
-        on_unknown = self._permits if route.has_effect else OnUnknown.REPEAT
+            await self._gate.pass_one(self._urgent, self._times_closed)
+        self._check_may_send()
+        # A request without an effect may be sent twice, for any `on_unknown` of the operation.
+        on_unknown = self._on_unknown if route.has_effect else OnUnknown.REPEAT
         began = time.monotonic()
         try:
-            answer = await self._destination.send(route, body, on_unknown)
+            answer = await self._destination.send(route, body, on_unknown, self._check_may_send)
+        except asyncio.CancelledError:
+            self._record_step(route, began, UnknownOutcome("the attempt was cancelled"))
+            raise
         except Exception as error:
             self._record_step(route, began, error)
             raise
@@ -83,6 +94,15 @@ class RunningAttempt:
     async def earlier_attempts(self) -> list[AttemptRecord]:
         return await asyncio.to_thread(attempts_of, self._ledger, self.claim.id)
 
+    def _check_may_send(self) -> None:
+        """Raise `GateClosed` if no request may be sent now.
+
+        Called before each call, and again just before a request is sent: between the two a token may be looked up.
+        """
+        if not self._lease_is_valid(self.claim):
+            raise LeaseTooShort("too little is left of the lease")
+        self._gate.check(self._times_closed)
+
     def _record_step(self, route: Route[Any], began: float, error: Exception | None) -> None:
         status: int | None
         if error is None:
@@ -94,10 +114,13 @@ class RunningAttempt:
             # A fault of ours says nothing about what the request did.
             is_unknown = meaning.outcome == "unknown" or meaning.becomes == Becomes.INTERNAL
         self.sent = self.sent or has_left
+        self.proves_login = self.proves_login or (has_left and self._destination.proves_login(route))
+        if route.has_effect and (error is None or is_unknown):
+            self.effect_step = route.name
         if route.has_effect and is_unknown:
             self.unknown_step = route.name
         elif error is None and self.unknown_step == route.name:
-            self.unknown_step = None  # an earlier call of this attempt was lost, and this one was answered
+            self.unknown_step = None  # an earlier call of this step had no answer, and this call has one
         took_s = time.monotonic() - began
-        observe_request(self.claim.destination, route.name, took_s, status, has_left)
         self.steps.append(Step(route.name, round(took_s * 1000), status, word))
+        observe_request(self.claim.destination, route.name, took_s, status, has_left)

@@ -1,13 +1,14 @@
-"""From a claim to what becomes of it: checks before sending, one attempt, its evidence, the policy's decision."""
+"""Make one attempt for a claim: check before sending, run the kind's coroutine, build evidence and transition."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from worker.errors import B2CopyError, GateClosed
+from worker.errors import B2CopyError, GateClosed, UnknownOutcome
 from worker.flow.attempt import Destination, RunningAttempt
-from worker.flow.gate import Gate
+from worker.flow.gate import PERMIT_PATIENCE_S, Gate
 from worker.flow.lease_renewal import LeaseRenewal
 from worker.flow.meaning import Becomes, Meaning, meaning_of
 from worker.flow.poll_spacing import PollSpacing
@@ -33,12 +34,14 @@ from worker.settings import Settings
 
 log = logging.getLogger(__name__)
 
-UNKNOWN_KIND_WAIT_S = 30.0  # a kind that only a newer version of this code knows is left to that version
-LEDGER_PAUSE_S = 1.0  # an attempt that could not read the ledger is made again after this time
+CALLS_MAX = 8  # an attempt may take as long as so many calls, each with its longest wait for a permit
+UNKNOWN_KIND_WAIT_S = 30.0  # seconds; an operation waits so long if only a newer version of this code knows its kind
+CHECK_PAUSE_S = 1.0  # seconds; a claim is returned after this time if the check before sending failed
+LEDGER_PAUSE_S = 1.0  # seconds; an attempt that could not read the ledger is made again after this time
 
 
 class Return(NamedTuple):
-    """A claim for which nothing was sent: the operation is again what it was."""
+    """A claim for which nothing was sent. The operation gets back the state that it had before the claim."""
 
     claim: Claim
 
@@ -63,59 +66,73 @@ class AttemptMaker:
         self._ledger, self._kinds, self._destinations, self._gates = ledger, kinds, destinations, gates
         self._leases, self._spacing, self._settings, self._urgent = leases, spacing, settings, urgent
         self._policy = RetryPolicy(settings.max_attempts, spacing.between_polls_s)
+        self._limit_s = CALLS_MAX * (settings.call_deadline + PERMIT_PATIENCE_S)
         self.attempt_s = 0.05  # seconds an attempt takes: a first guess, then the moving average
 
-    async def make(self, claim: Claim, times_opened: int) -> Result:
+    async def make(self, claim: Claim, times_closed: int) -> Result:
         """Make one attempt, unless something forbids it, and return what becomes of the operation.
 
-        `times_opened`: how often the gate had closed when the operation was claimed.
+        `times_closed`: the gate's `times_closed` when the operation was claimed.
         """
         kind = self._kinds.get(claim.kind)
         if kind is not None and kind.begins_steps and claim.unknown_step is None:
             claim = claim._replace(outcome_unknown=False)  # a worker was lost before it began a step with an effect
-        return await self._check_before_send(claim, times_opened) or await self._make_attempt(claim)
+        try:
+            not_sent = await self._check_before_send(claim, times_closed)
+        except Exception:  # nothing was sent, so that our own fault need not fail the operation
+            log.exception("operation %s cannot be sent now", claim.key)
+            await asyncio.sleep(CHECK_PAUSE_S)
+            return Return(claim)
+        return not_sent or await self._make_attempt(claim, times_closed)
 
-    async def _check_before_send(self, claim: Claim, times_opened: int) -> Result | None:
-        """Return what becomes of a claim that must not be sent, or not now. None: send it."""
+    async def _check_before_send(self, claim: Claim, times_closed: int) -> Result | None:
+        """Return the result of a claim that must not be sent, or not now. None if it must be sent."""
         kind = self._kinds.get(claim.kind)
         if kind is None or claim.destination not in self._gates:
             return _left_to_newer_version(claim)
-        if claim.outcome_unknown and kind.permits(claim) == OnUnknown.STOP:
+        if claim.outcome_unknown and kind.on_unknown_for(claim) == OnUnknown.STOP:
             return Transition(
                 claim, State.FAILED, failure_reason=FailureReason.UNRESOLVED, outcome_unknown=True,
                 unknown_step=claim.unknown_step, progress=claim.progress, sent=False,
             )  # fmt: skip
-        if not await self._gates[claim.destination].may_send(times_opened) or not self._leases.is_valid(claim):
+        if not await self._gates[claim.destination].may_send(times_closed) or not self._leases.is_valid(claim):
             return Return(claim)
         return None
 
-    async def _make_attempt(self, claim: Claim) -> Transition:
+    async def _make_attempt(self, claim: Claim, times_closed: int) -> Transition:
         kind, gate = self._kinds[claim.kind], self._gates[claim.destination]
-        permits = kind.permits(claim)
+        on_unknown = kind.on_unknown_for(claim)
         began, started_at = time.monotonic(), time.time()
         attempt: RunningAttempt | None = None
         learned: Outcome | Exception
+        limit = asyncio.timeout(self._limit_s)
         try:
             attempt = RunningAttempt(
-                claim, permits, self._destinations[claim.destination](), gate, self._leases.is_valid, self._ledger,
-                self._settings, self._urgent,
+                claim, on_unknown, self._destinations[claim.destination](), gate, self._leases.is_valid, self._ledger,
+                self._settings, self._urgent, times_closed,
             )  # fmt: skip
-            learned = await kind.attempt(attempt, kind.checked(claim.payload))
+            async with limit:
+                learned = await kind.attempt(attempt, kind.checked(claim.payload))
         except DATABASE_UNAVAILABLE_ERRORS:  # from a kind that reads the ledger
             learned = Later(LEDGER_PAUSE_S, "the ledger is unavailable")
         except Exception as error:  # the table of meanings sorts them
             learned = error
+            if limit.expired() and isinstance(error, TimeoutError):
+                learned = UnknownOutcome(f"the attempt took longer than {self._limit_s:.0f} s")
         duration_s = time.monotonic() - began
         self.attempt_s += (duration_s - self.attempt_s) * 0.1
         meaning = meaning_of(learned)
         others_are_served = gate.served_since(began - claim.last_wait_s)
         unknown_step = attempt.unknown_step if attempt else None
+        if attempt and (meaning.becomes == Becomes.INTERNAL or limit.expired()):
+            # Our own code failed or hung after the request had its effect. A repetition might repeat the effect.
+            unknown_step = unknown_step or attempt.effect_step
         progress = attempt.progress if attempt else claim.progress
-        if unknown_step is not None:  # the kind may answer differently now that it knows which step it is
+        if unknown_step is not None:  # a kind's `on_unknown` may depend on the step whose outcome is unknown
             known_now = claim._replace(outcome_unknown=True, unknown_step=unknown_step, progress=progress)
-            permits = kind.permits(known_now)
+            on_unknown = kind.on_unknown_for(known_now)
         if meaning.becomes == Becomes.PENDING:
-            await self._spacing.recount()
+            self._spacing.recount_soon()
         record = _record_of(
             attempt, learned, meaning, started_at, duration_s, self._leases.owner,
             counted=counts(claim, meaning, others_are_served),
@@ -123,7 +140,7 @@ class AttemptMaker:
         transition = self._policy.decide(
             Finished(
                 claim=claim,
-                permits=permits,
+                on_unknown=on_unknown,
                 learned=learned,
                 meaning=meaning,
                 record=record,
@@ -136,7 +153,7 @@ class AttemptMaker:
         )
         if attempt is None or attempt.steps:  # an attempt without a call says nothing about the destination
             try:
-                await gate.record(learned, meaning)
+                await gate.record(learned, meaning, proves_login=attempt is not None and attempt.proves_login)
             except BaseException:  # the operation's result must not be lost with it
                 log.exception("the gate could not record an attempt")
         return transition
@@ -184,7 +201,8 @@ def _record_of(
         http_status=status,
         outcome=meaning.word,
         message=message,
-        # Of a single call the attempt itself says all there is to say, unless it was not the last one wanted.
+        # Steps are stored if there were several, or if the gate stopped a further call. The step of a single call would
+        # repeat what the attempt says.
         steps=tuple(steps) if len(steps) > 1 or isinstance(learned, GateClosed) else (),
         counted=counted,
         request_id=request_id,

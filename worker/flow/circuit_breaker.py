@@ -1,7 +1,8 @@
-"""Stop asking while a destination, or its login, is unavailable.
+"""Send only probes while a destination, or its login, is unavailable.
 
-Each process has its own breaker in memory. That costs a call nothing, and every process finds out by itself. Closing
-one has an effect for the fleet: the ledger makes everything due that waited for it, and the next process may probe.
+Each process has its own circuit breaker in memory, so a call costs no request to Redis, and every process notices an
+outage by itself. When one process closes its circuit, the whole fleet gains: the ledger makes the operations due that
+waited for the destination, and the other processes may probe at once.
 
 We do not use pybreaker, because it holds its lock during the call and so lets through one request at a time.
 """
@@ -10,8 +11,8 @@ import threading
 import time
 from collections.abc import Callable
 
-FAILURES_TO_OPEN = 5  # failures in a row, with no success between them
-PROBE_EVERY_S = 2.0  # between two probes while open
+FAILURES_TO_OPEN = 5  # failures in a row, without a success between them, that open the circuit
+PROBE_EVERY_S = 2.0  # seconds between two probes while the circuit is open
 
 
 class CircuitBreaker:
@@ -25,7 +26,7 @@ class CircuitBreaker:
         self._lock = threading.Lock()
         self._failures = 0
         self._next_probe = 0.0  # monotonic seconds
-        self.times_opened = 0  # a claim made before the circuit opened is returned unsent; one made after is a probe
+        self.times_opened = 0  # a claim made before the last opening is returned unsent, one made after it is a probe
 
     @property
     def is_open(self) -> bool:
@@ -66,7 +67,7 @@ class CircuitBreaker:
         return opened
 
     def record_success(self) -> bool:
-        """Note that the destination answered, whatever it answered about the operation.
+        """Note that the destination answered an operation, with success or failure.
 
         Returns whether this closes the breaker.
         """

@@ -1,16 +1,16 @@
 """The gate to one destination: everything that must be open before a request is sent.
 
     lane, when it claims:      gate.available(wanted)  ->  claim so many  ->  gate.take(claimed)
-    sender, before it sends:   await gate.may_send(times_opened), lease valid
-    attempt, its later calls:  await gate.pass_one()
+    sender, before it sends:   await gate.may_send(times_closed), lease valid
+    attempt, its later calls:  await gate.pass_one(times_closed)
     sender, after an attempt:  await gate.record(...)
 
-The permits for first calls are taken when operations are claimed, so that no sender waits for the rate limit then, and
-no permit is taken when nothing is due. A later call of an attempt does wait for its permit, in the sender: otherwise
-first calls would take all permits, and attempts of two calls would begin again and again without ever ending.
+The lane takes the permit for an operation's first call when it claims the operation. So no sender waits for the rate
+limit before a first call, and no permit is taken when nothing is due. For each later call of an attempt, the sender
+waits for a permit. Otherwise first calls would take all permits, and attempts of two calls would never end.
 
-What a lane asks blocks its thread. What senders and attempts ask runs on the event loop: a thread asks Redis and the
-ledger for them.
+The lane's calls block its thread. Senders and attempts call the gate on the event loop, and it reads Redis and the
+ledger for them in other threads.
 """
 
 import asyncio
@@ -18,26 +18,31 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
+from typing import TypeVar
 
 from worker.errors import AccessRejected, B2CopyError, CircuitOpen, PermitRefused, RateLimited
 from worker.flow.circuit_breaker import CircuitBreaker
+from worker.flow.fleet_limits import FleetLimits
 from worker.flow.meaning import Meaning
-from worker.flow.rate_limit import RateLimit
+from worker.http import event_loop
 from worker.operation import Outcome, WaitReason
 from worker.settings import Settings
 from worker.watch import metrics
 
 log = logging.getLogger(__name__)
 
-HOLD_WITHOUT_RETRY_AFTER_S = 1.0  # after a 429 that does not say how long
-PERMIT_PATIENCE_S = 5.0  # that a later call of an attempt waits for its permit
+T = TypeVar("T")
+
+HOLD_WITHOUT_RETRY_AFTER_S = 1.0  # seconds; nobody sends for so long after a 429 without Retry-After
+PERMIT_PATIENCE_S = 5.0  # seconds; a later call of an attempt waits at most so long for its permit
 WAITS_FOR_CIRCUIT = (WaitReason.BACKOFF, WaitReason.CIRCUIT_OPEN, WaitReason.NO_ACCESS)
 
 
 class Gate:
     """Circuit, login, rate limit and hold of one destination. One per process. Thread-safe.
 
-    `make_due` makes due what waits for any of these reasons; it is called when a circuit closes or a login succeeds.
+    When a circuit closes or a login succeeds, the gate calls `make_due(destination, reasons)`, which makes the
+    operations due that wait for one of the reasons.
     """
 
     def __init__(
@@ -46,17 +51,19 @@ class Gate:
         self._destination = destination
         self._device_ip = settings.device_ip
         self._make_due = make_due
-        self.rate_limit = RateLimit(destination, settings)
+        self.fleet_limits = FleetLimits(destination, settings)
+        self._asking = {True: asyncio.Lock(), False: asyncio.Lock()}  # urgent or not
+        self._tasks: set[asyncio.Task[None]] = set()  # asyncio itself holds only weak references
         self._last_served = 0.0  # monotonic seconds
         metrics.CIRCUIT_OPEN.labels(destination).set(0)
-        self._circuit = CircuitBreaker(self.rate_limit.may_probe)
+        self._circuit = CircuitBreaker(self.fleet_limits.may_probe)
         # Without a token no operation can be sent: one failure is enough to let only probes through. A probe asks for
         # the shared session's token and costs the destination nothing, so every process may make its own.
         self._login = CircuitBreaker(lambda: True, failures_to_open=1)
 
     @property
-    def times_opened(self) -> int:
-        """Changes whenever the circuit or the login closes the gate."""
+    def times_closed(self) -> int:
+        """How often the gate was closed, because the circuit opened or the login failed."""
         return self._circuit.times_opened + self._login.times_opened
 
     @property
@@ -66,49 +73,73 @@ class Gate:
 
     def available(self, wanted: int, urgent: bool) -> int:
         """Return how many operations may be claimed now: `wanted`, fewer, or a single probe. Takes no permit."""
-        return self.rate_limit.available(self._login.available(self._circuit.available(wanted)), urgent)
+        return self.fleet_limits.available(self._login.available(self._circuit.available(wanted)), urgent)
 
     def take(self, claimed: int, urgent: bool) -> int:
         """Take the permits for the first calls of claimed operations; return for how many there are permits."""
-        return self.rate_limit.take(self._login.take(self._circuit.take(claimed)), urgent)
+        return self.fleet_limits.take(self._login.take(self._circuit.take(claimed)), urgent)
 
-    async def pass_one(self, urgent: bool) -> None:
+    async def pass_one(self, urgent: bool, times_closed: int) -> None:
         """Let one further call of an attempt pass, waiting for its permit for at most `PERMIT_PATIENCE_S`.
 
-        Raises `GateClosed`: the operation waits and continues later.
+        `times_closed`: see `lets_pass`. Raises `GateClosed`: the operation waits and continues later.
         """
         ends = time.monotonic() + PERMIT_PATIENCE_S
-        while self.is_open:
-            if await self._take_one(urgent):
-                return
-            wait_s = self.rate_limit.until_permit_s(urgent)
-            if time.monotonic() + wait_s > ends:
-                raise PermitRefused("the rate limit is reached", None, None, wait_s)
-            await asyncio.sleep(wait_s)
+        try:
+            async with asyncio.timeout(PERMIT_PATIENCE_S):  # Redis may be frozen
+                while self.lets_pass(times_closed):
+                    if wait_s := self.fleet_limits.until_permit_s(urgent):
+                        if time.monotonic() + wait_s > ends:
+                            raise PermitRefused("the rate limit is reached", None, None, wait_s)
+                        await asyncio.sleep(wait_s)
+                    elif await self._take_one(urgent):
+                        return
+        except TimeoutError:
+            raise PermitRefused("no permit came in time", None, None, PERMIT_PATIENCE_S) from None
         raise CircuitOpen("the circuit is open", None, None, self.until_open_s(urgent))
 
-    async def may_send(self, times_opened: int) -> bool:
-        """Return whether a claim made at `times_opened` may still be sent: the gate has not closed since."""
-        return not await self._is_held() and (self.is_open or times_opened == self.times_opened)
+    async def may_send(self, times_closed: int) -> bool:
+        """Return whether a claim may be sent for which `times_closed` was noted: no hold, and `lets_pass`."""
+        return not await self._is_on_hold() and self.lets_pass(times_closed)
+
+    def check(self, times_closed: int) -> None:
+        """Raise `GateClosed` if no request may be sent now, as far as this process knows. Asks nobody."""
+        if not self.lets_pass(times_closed):
+            raise CircuitOpen("the circuit is open", None, None, self.until_open_s(urgent=True))
+        if hold_left_s := self.fleet_limits.hold_left_s():
+            raise PermitRefused("the destination asked everybody to wait", None, None, hold_left_s)
+
+    def lets_pass(self, times_closed: int) -> bool:
+        """Return whether the gate is open, or has not closed since `times_closed` was noted for a claim.
+
+        In the second case the claim is a probe. All calls of a probe pass: if its second call did not, operations of
+        several calls alone could never close the circuit.
+        """
+        return self.is_open or times_closed == self.times_closed
 
     def until_open_s(self, urgent: bool) -> float:
         """Return the seconds after which it makes sense to ask again; 0 if the gate is open."""
-        return max(self._circuit.until_probe_s(), self._login.until_probe_s(), self.rate_limit.until_permit_s(urgent))
+        return max(self._circuit.until_probe_s(), self._login.until_probe_s(), self.fleet_limits.until_permit_s(urgent))
 
     def served_since(self, monotonic_s: float) -> bool:
-        """Return whether the destination has answered an operation sensibly since then."""
+        """Return whether the destination has served an operation, `circuit` success, since this monotonic time."""
         return self._last_served > monotonic_s
 
-    async def record(self, learned: Outcome | Exception, meaning: Meaning) -> None:
-        """Note what an attempt says about the destination and its login: at once for this process, then for others."""
+    async def record(self, learned: Outcome | Exception, meaning: Meaning, proves_login: bool = True) -> None:
+        """Note what an attempt says about the destination and its login: at once for this process, soon for others.
+
+        `proves_login`: the attempt used the login that this gate watches. Another login says nothing about this one.
+
+        What blocks runs in a thread after this has returned, so that the attempt's result need not wait for it.
+        """
         then: list[Callable[[], None]] = []
         if isinstance(learned, RateLimited):
             hold_s = learned.retry_after or HOLD_WITHOUT_RETRY_AFTER_S
+            self.fleet_limits.hold(hold_s)  # before the log, which may block
             log.warning("%s asks us to slow down: nobody sends to it for %.0f s", self._destination, hold_s)
-            self.rate_limit.hold(hold_s)
-            then.append(self.rate_limit.share_hold)
+            then.append(self.fleet_limits.share_hold)
             metrics.HOLDS.labels(self._destination).inc()
-        if meaning.login == "success":
+        if meaning.login == "success" and proves_login:
             if self._login.record_success():
                 then.append(partial(self._make_due, self._destination, (WaitReason.NO_SESSION,)))
         elif meaning.login == "failure":
@@ -117,22 +148,37 @@ class Gate:
             self._last_served = time.monotonic()
             if self._circuit.record_success():
                 metrics.CIRCUIT_OPEN.labels(self._destination).set(0)
-                then.append(self.rate_limit.allow_next_probe)
+                then.append(self.fleet_limits.allow_next_probe)
                 then.append(partial(self._make_due, self._destination, WAITS_FOR_CIRCUIT))
         elif meaning.circuit == "failure" and self._circuit.record_failure():
             self._log_opened(learned)
-        for blocks in then:
-            await asyncio.to_thread(blocks)
+        if then:
+            task = asyncio.create_task(self._run_in_thread(then))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _run_in_thread(self, functions: Iterable[Callable[[], None]]) -> None:
+        for function in functions:
+            try:
+                await asyncio.to_thread(function)
+            except Exception:
+                log.exception("the gate could not share what it learned")
 
     async def _take_one(self, urgent: bool) -> bool:
-        if self.rate_limit.per_second is None:
-            return not await self._is_held()
-        return await asyncio.to_thread(self.rate_limit.take, 1, urgent) == 1
+        if self.fleet_limits.per_second is None:
+            return not await self._is_on_hold()
+        async with self._asking[urgent]:  # one asks at a time: if Redis refuses it or is frozen, the others do not ask
+            if self.fleet_limits.until_permit_s(urgent):
+                return False
+            return await self._in_redis_thread(partial(self.fleet_limits.take, 1, urgent)) == 1
 
-    async def _is_held(self) -> bool:
-        if self.rate_limit.must_look_at_hold():
-            await asyncio.to_thread(self.rate_limit.look_at_hold)
-        return self.rate_limit.held_s() > 0
+    async def _in_redis_thread(self, blocks: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(event_loop().redis_threads, blocks)
+
+    async def _is_on_hold(self) -> bool:
+        if self.fleet_limits.must_read_hold():
+            await self._in_redis_thread(self.fleet_limits.read_hold)
+        return self.fleet_limits.hold_left_s() > 0
 
     def _log_opened(self, failure: Outcome | Exception) -> None:
         metrics.CIRCUIT_OPEN.labels(self._destination).set(1)

@@ -18,7 +18,7 @@ from sqlalchemy.exc import DataError, DBAPIError
 from worker.flow.attempt_maker import AttemptMaker, Result, Return
 from worker.flow.gate import Gate
 from worker.flow.lease_renewal import LeaseRenewal
-from worker.flow.sender import LINGER_S, Senders
+from worker.flow.sender import BATCH_WAIT_S, Senders
 from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, Ledger, return_unsent, settle, settle_and_claim
 from worker.operation import Claim, FailureReason, OnUnknown, State, Transition
 from worker.queues import WAKE_UP_LASTS_S
@@ -27,13 +27,14 @@ from worker.watch.observe import observe_claimed, observe_settled
 
 log = logging.getLogger(__name__)
 
-DRAIN_FOR_S = 10.0  # after which a drain gives its Celery slot back, in pools that have one slot per process
-SHUTDOWN_PATIENCE_S = 20.0  # that a worker which shall end waits for a ledger that is unavailable
-PREFETCH_S = 0.2  # of sending that is claimed ahead, so that no sender waits for the ledger
-PREFETCH_MAX = 250  # operations
-STAY_S = 1.5 * WAKE_UP_LASTS_S  # that a drain stays after a wake-up
-DATABASE_PAUSE_S = 0.5  # between two tries to write results to a ledger that is unavailable
-REFUSED_PAUSE_S = 2.0  # between two tries to write a result that the ledger refuses though it is available
+DRAIN_FOR_S = 10.0  # seconds; in a pool with one Celery slot per process, a drain gives its slot back after this time
+SHUTDOWN_PATIENCE_S = 20.0  # seconds; a worker that is ending waits so long for an unavailable ledger
+PREFETCH_S = 0.2  # seconds; claim what the senders can send in this time, so that no sender waits for the ledger
+PREFETCH_MAX = 250  # operations; most that are claimed before senders are free
+LONGEST_PAUSE_S = 1.0  # seconds between two looks at a closed gate: a hold may last a day, the heartbeat needs progress
+RECHECK_AFTER_S = 1.5 * WAKE_UP_LASTS_S  # seconds; a drain queries again so long after a wake-up before it ends
+DATABASE_PAUSE_S = 0.5  # seconds between two tries to write results to a ledger that is unavailable
+REFUSED_PAUSE_S = 2.0  # seconds between two tries to write a result that the ledger refuses though it is available
 
 
 class Lane:
@@ -58,19 +59,23 @@ class Lane:
         self._urgent, self._stopping = urgent, stopping
         self._lock = threading.Lock()
         self._draining = False
-        # The last batch held operations that must not be repeated. If this process is killed, each claimed one ends as
-        # unresolved even if it was never sent. So claim no more than the senders can start at once.
+        # True while the last batch held operations that must not be repeated. If this process is killed, each of them
+        # that is claimed ends as unresolved even if it was never sent. So claim no more than the senders can start at
+        # once.
         self._no_prefetch = True
-        self._recheck_until = self._next_query_at = 0.0  # monotonic seconds
+        self._recheck_at = self._next_query_at = 0.0  # monotonic seconds
         self._settled = 0  # in the present drain
-        self._in_hand = 0  # claimed, and not yet back in `_results`; survives a drain that failed
+        # The next drain continues with what a failed one left in these two.
+        self._in_hand = 0  # operations that are claimed and whose results were not collected
+        self._unwritten: list[Result] = []  # results that were collected
 
     def request_recheck(self) -> None:
-        """Make the running drain query the ledger now, and again after `STAY_S`.
+        """Make the running drain query the ledger now, and again after `RECHECK_AFTER_S`.
 
-        The sender of this wake-up sends no other for `WAKE_UP_LASTS_S`, and relies on the second query.
+        The process that sent this wake-up sends no further one for the lane within `WAKE_UP_LASTS_S`. What it records
+        in that time is found by the second query.
         """
-        self._recheck_until = time.monotonic() + STAY_S
+        self._recheck_at = time.monotonic() + RECHECK_AFTER_S
         self._results.put([])
 
     def drain(self) -> bool:
@@ -80,7 +85,7 @@ class Lane:
                 self.request_recheck()
                 return False
             self._draining = True
-            self._recheck_until = time.monotonic() + STAY_S
+            self._recheck_at = time.monotonic() + RECHECK_AFTER_S
         began, self._settled = time.monotonic(), 0
         try:
             work_is_left = self._drain()
@@ -96,39 +101,39 @@ class Lane:
     def _drain(self) -> bool:
         has_slot_of_its_own = threading.current_thread() is not threading.main_thread()
         ends = math.inf if has_slot_of_its_own else time.monotonic() + DRAIN_FOR_S
-        results: list[Result] = []
         while True:
             note_progress(self.name)
             time_is_up = time.monotonic() > ends or self._stopping.is_set()
             wanted = 0 if time_is_up else self._count_room()
             permitted = self._gate.available(wanted, self._urgent) if wanted else 0
             asked_at = time.monotonic()
-            claims = self._settle_and_claim(results, permitted)
+            claims = self._settle_and_claim(permitted)
             done_at = time.monotonic()
             # Leave the ledger to others half of the time: SQLite has one writer, and those who enqueue write too.
-            self._next_query_at = done_at + min(done_at - asked_at, LINGER_S)
+            self._next_query_at = done_at + min(done_at - asked_at, BATCH_WAIT_S)
             self._hand_over(claims)
-            # More may be due than the gate lets pass: ask it again, even if no result comes until then.
+            # More operations may be due than the gate lets pass now. Ask the gate again when it may let more pass, even
+            # if no result arrives before that.
             gate_is_short = permitted < wanted and len(claims) == permitted
             if self._in_hand:
                 if self._stopping.is_set():
                     self._senders.recall()
                 is_worth_asking = gate_is_short and self._gate.is_open
-                results = self._collect_results(self._gate.until_open_s(self._urgent) if is_worth_asking else None)
+                self._collect_results(self._gate.until_open_s(self._urgent) if is_worth_asking else None)
             elif time_is_up:
                 self._draining = False
                 return not self._stopping.is_set()
             elif gate_is_short:
-                results = self._collect_results(self._gate.until_open_s(self._urgent))
+                self._collect_results(min(LONGEST_PAUSE_S, self._gate.until_open_s(self._urgent)))
             else:
                 if self._try_finish(asked_at):
                     return False
-                results = self._collect_results(max(0.0, self._recheck_until - time.monotonic()))
+                self._collect_results(max(0.0, self._recheck_at - time.monotonic()))
 
     def _try_finish(self, asked_at: float) -> bool:
         """Stop draining, unless a wake-up arrived after our last query."""
         with self._lock:
-            if asked_at < self._recheck_until:
+            if asked_at < self._recheck_at:
                 return False
             self._draining = False
             return True
@@ -138,22 +143,32 @@ class Lane:
         if not self._gate.is_open:
             return 0 if self._in_hand else 1
         ahead = 0 if self._no_prefetch else int(self._concurrency * PREFETCH_S / self._attempts.attempt_s)
+        if per_second := self._gate.fleet_limits.per_second:
+            # Permits are taken for what is claimed ahead. After a hang of this process they would be used all at once.
+            ahead = min(ahead, int(per_second * PREFETCH_S))
         return max(0, self._concurrency + min(PREFETCH_MAX, ahead) - self._in_hand)
 
     def _hand_over(self, claims: list[Claim]) -> None:
         """Give claims to the senders, as many as there are permits for. The others are returned unsent."""
         if not claims:
             return
-        times_opened = self._gate.times_opened
-        permitted = self._gate.take(len(claims), self._urgent)
         self._in_hand += len(claims)
-        if permitted:
-            self._senders.send(claims[:permitted], times_opened)
-        if permitted < len(claims):
-            self._results.put([Return(claim) for claim in claims[permitted:]])
+        permitted = 0
+        try:
+            times_closed = self._gate.times_closed
+            permitted = self._gate.take(len(claims), self._urgent)
+            if permitted:
+                self._senders.send(claims[:permitted], times_closed)
+        except BaseException:
+            permitted = 0
+            raise
+        finally:
+            if permitted < len(claims):
+                self._results.put([Return(claim) for claim in claims[permitted:]])
 
-    def _settle_and_claim(self, results: list[Result], want: int) -> list[Claim]:
+    def _settle_and_claim(self, want: int) -> list[Claim]:
         """Write results and claim what is due, in one transaction. Results are held until they are written."""
+        results = self._unwritten
         if not results and not want:
             return []
         began = time.monotonic()
@@ -165,6 +180,8 @@ class Lane:
                 if unsent:
                     return_unsent(self._ledger, unsent)
                 lost, claims = settle_and_claim(self._ledger, transitions, self.name, self._leases.owner, want)
+                self._leases.add(claims)
+                self._unwritten = []
                 break
             except DATABASE_UNAVAILABLE_ERRORS as error:
                 log.warning("the ledger is unavailable, %d results wait: %s", len(results), error)
@@ -176,12 +193,14 @@ class Lane:
                     want = 0
                     if time.monotonic() - began > SHUTDOWN_PATIENCE_S:
                         self._log_not_written(transitions)
+                        self._unwritten = []
                         return []
             except Exception:
                 log.exception("lane %s: %d results could not be written together", self.name, len(results))
                 if not transitions:
-                    # What is claimed comes back to this drain alone. So it goes on as long as something is.
+                    # The results of claimed operations reach this drain alone. So it continues while any is claimed.
                     self._write_later(results)
+                    self._unwritten = []
                     if not self._in_hand and not self._stopping.is_set():
                         raise
                     time.sleep(DATABASE_PAUSE_S)
@@ -192,22 +211,21 @@ class Lane:
                 observe_settled(self.name, [one for one in transitions if one not in refused], [])
                 self._leases.remove(transition.claim for transition in transitions if transition not in refused)
                 self._write_later(refused)
-                results = [result for result in results if isinstance(result, Return)]
+                self._unwritten = results = [result for result in results if isinstance(result, Return)]
         observe_settled(self.name, transitions, lost)
         observe_claimed(claims)
         for claim in lost:
             log.warning("operation %s was taken over before its result was written", claim.key)
         self._settled += len(transitions)
         self._leases.remove(result.claim for result in results)
-        self._leases.add(claims)
         if claims:
             self._no_prefetch = any(claim.on_unknown == OnUnknown.STOP for claim in claims)
         return claims
 
     def _settle_alone(self, transition: Transition) -> bool:
-        """Write one result. Returns False if the database refuses it, for whatever reason: it stays the result.
+        """Write one result. Returns False if the database refuses the result: then it must be written later.
 
-        Only a result that can never be written, because its values are impossible, becomes `failed: internal`.
+        Only a result whose values can never be written becomes `failed: internal`.
         """
         claim = transition.claim
         impossible = Transition(
@@ -225,7 +243,7 @@ class Lane:
         return False
 
     def _write_later(self, results: Sequence[Result]) -> None:
-        """Let results come back after a pause, as if they came from a sender then."""
+        """Put results into `_results` after a pause, as a sender does."""
         if not results:
             return
         if self._stopping.is_set():
@@ -241,19 +259,20 @@ class Lane:
         for transition in transitions:
             log.error("not written before the end: %s is %s", transition.claim.key, transition.state)
 
-    def _collect_results(self, timeout: float | None) -> list[Result]:
+    def _collect_results(self, timeout: float | None) -> None:
         """Wait for the first results, and collect more until the ledger may be asked again: one transaction for all.
 
         `request_recheck` ends the wait too.
         """
-        collected: list[Result] = []
         try:
-            collected += self._results.get(timeout=timeout)
+            self._note_collected(self._results.get(timeout=timeout))
             if not self._stopping.is_set():
                 time.sleep(max(0.0, self._next_query_at - time.monotonic()))
             while True:
-                collected += self._results.get_nowait()
+                self._note_collected(self._results.get_nowait())
         except Empty:
             pass
-        self._in_hand -= len(collected)
-        return collected
+
+    def _note_collected(self, results: list[Result]) -> None:
+        self._unwritten += results
+        self._in_hand -= len(results)

@@ -1,23 +1,30 @@
 """Renew this process's leases, one UPDATE for all of them.
 
-A lease lasts ten seconds. Renewed every three, it outlives any call. If the process is killed, suspended or cut off
-from the database, the lease lapses and another worker takes over. So nothing may be sent on a claim of which less than
-`MARGIN_S` is left by this process's own monotonic clock.
+A lease lasts ten seconds and is renewed every three, so it outlives any call. If the process is killed, suspended or
+cut off from the database, the lease lapses and another worker takes over. So nothing may be sent for a claim whose
+lease ends in less than `MARGIN_S` by this process's own monotonic clock.
+
+If something blocks the event loop, this process makes no progress with its claims, although this thread runs. Then the
+leases are not renewed either, and other workers take over.
 """
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Iterable
 
+from worker.http import event_loop
 from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, LEASE_S, Ledger, renew_leases
 from worker.operation import Claim
 from worker.watch import metrics
 
 log = logging.getLogger(__name__)
 
-RENEW_EVERY_S = 3.0
-MARGIN_S = 3.0  # of the lease, without which nothing is sent
+HELD_MAX_S = 900.0  # seconds; a claim that is held longer was forgotten, because every attempt ends sooner
+RENEW_EVERY_S = 3.0  # seconds
+BLOCKED_MAX_S = 20.0  # seconds; if the event loop is blocked longer, no lease is renewed
+MARGIN_S = 3.0  # seconds; nothing is sent for a claim whose lease ends sooner
 
 
 class LeaseRenewal:
@@ -26,30 +33,32 @@ class LeaseRenewal:
     def __init__(self, ledger: Ledger, owner: str) -> None:
         self._ledger, self.owner = ledger, owner
         self._until: dict[int, float] = {}  # operation id -> monotonic seconds
-        self._held: dict[int, Claim] = {}
+        self._claims: dict[int, Claim] = {}
+        self._held_since: dict[int, float] = {}  # operation id -> monotonic seconds; infinite once it was logged
         self._renewed = 0.0  # monotonic seconds
         self._lock = threading.Lock()
         self._holds_some = threading.Event()
         threading.Thread(target=self._run, name="b2copy-leases", daemon=True).start()
 
     def add(self, claims: Iterable[Claim]) -> None:
-        """Renew these from now on."""
+        """Renew the leases of these claims from now on."""
         with self._lock:
-            if not self._held:
+            if not self._claims:
                 self._renewed = time.monotonic()
             for claim in claims:
-                self._held[claim.id], self._until[claim.id] = claim, claim.lease_until
-            metrics.CLAIMS_HELD.set(len(self._held))
+                self._claims[claim.id], self._until[claim.id] = claim, claim.lease_until
+                self._held_since[claim.id] = time.monotonic()
+            metrics.CLAIMS_HELD.set(len(self._claims))
         self._holds_some.set()
 
     def remove(self, claims: Iterable[Claim]) -> None:
-        """Stop renewing these: their outcome is written, or they were returned."""
+        """Stop renewing the leases of these claims: their results are written, or the claims were returned."""
         with self._lock:
             for claim in claims:
                 if self._holds(claim):  # not if the operation was claimed again since
-                    del self._held[claim.id], self._until[claim.id]
-            metrics.CLAIMS_HELD.set(len(self._held))
-            if not self._held:
+                    del self._claims[claim.id], self._until[claim.id], self._held_since[claim.id]
+            metrics.CLAIMS_HELD.set(len(self._claims))
+            if not self._claims:
                 self._holds_some.clear()
 
     def is_valid(self, claim: Claim) -> bool:
@@ -57,9 +66,10 @@ class LeaseRenewal:
         return self._holds(claim) and self._until.get(claim.id, 0.0) - time.monotonic() >= MARGIN_S
 
     def renew_if_overdue(self) -> None:
-        """Renew now if that is overdue, for instance after an outage of the ledger.
+        """Renew now if the last renewal is too long ago, for instance after an outage of the ledger.
 
-        Otherwise this process would find its own leases lapsed, claim them and take its own calls for unknown.
+        Otherwise this process would find that its own leases have lapsed. It would claim its own operations again, and
+        the outcome of its calls in flight would count as unknown.
         """
         if time.monotonic() - self._renewed > RENEW_EVERY_S + 1:
             self.renew()
@@ -67,22 +77,28 @@ class LeaseRenewal:
     def renew(self) -> None:
         """Renew all leases. One that lapsed but that nobody took over is valid again."""
         with self._lock:
-            held = list(self._held.values())
-        if not held:
+            claims = list(self._claims.values())
+        if not claims:
+            return
+        if (blocked_s := event_loop().blocked_s) > BLOCKED_MAX_S:
+            log.error("leases not renewed: something has blocked the event loop for %.0f s", blocked_s)
             return
         asked_at = time.monotonic()
-        still_ours = renew_leases(self._ledger, self.owner, held)
+        still_ours = renew_leases(self._ledger, self.owner, claims)
         with self._lock:
             self._renewed = asked_at
-            for claim in held:
-                if not self._holds(claim):  # removed meanwhile, perhaps claimed again
+            for claim in claims:
+                if not self._holds(claim):  # removed during the UPDATE, or claimed again
                     continue
                 # Nothing more may be sent on a claim that another process has taken over.
                 self._until[claim.id] = asked_at + LEASE_S if claim.id in still_ours else 0.0
+                if asked_at - self._held_since[claim.id] > HELD_MAX_S:
+                    self._held_since[claim.id] = math.inf
+                    log.error("operation %s is held for %.0f s without a result", claim.key, HELD_MAX_S)
 
     def _holds(self, claim: Claim) -> bool:
-        held = self._held.get(claim.id)
-        return held is not None and held.fence == claim.fence
+        current = self._claims.get(claim.id)
+        return current is not None and current.fence == claim.fence
 
     def _run(self) -> None:
         while True:

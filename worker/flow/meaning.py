@@ -1,4 +1,4 @@
-"""The one table from what an attempt learned to what that means.
+"""The table that says what each outcome or error of an attempt means.
 
 Retry policy, circuit breaker, evidence, cancel and "is the outcome known" all read this table. A test demands a row for
 every class of `worker.errors`.
@@ -80,7 +80,7 @@ _LATER = Meaning("later", Becomes.LATER, WaitReason.NEXT_STEP, circuit="success"
 _RATE_LIMITED = Meaning("rate_limited", Becomes.WAIT, WaitReason.RATE_LIMITED, login="success")
 _LOGIN_REFUSED = Meaning("login_refused", Becomes.WAIT, WaitReason.NO_SESSION, login="failure", may_have_left=False)
 _NO_SESSION = Meaning("no_session", Becomes.WAIT, WaitReason.NO_SESSION, login="failure", may_have_left=False)
-# The service admin's login is another one. So this says nothing about it, and other operations go on.
+# Says nothing about the service admin's login, which is another one. Operations that use that login continue.
 _NO_BACK_OFFICE = Meaning("no_back_office", Becomes.WAIT, WaitReason.NO_SESSION, may_have_left=False)
 _UNUSABLE_SETTINGS = Meaning(
     "unusable_settings", Becomes.WAIT, WaitReason.NO_SESSION, login="failure", may_have_left=False
@@ -90,7 +90,7 @@ _ACCESS_REFUSED = Meaning(
     Becomes.WAIT,
     WaitReason.NO_ACCESS,
     circuit="failure",
-    login="success",  # a token was made, and it is this that is refused
+    login="success",  # there is a token, and the token is refused
     counted=Counted.IF_OTHERS_ARE_SERVED,
 )
 _CIRCUIT_OPEN = Meaning("circuit_open", Becomes.WAIT, WaitReason.CIRCUIT_OPEN, may_have_left=False)

@@ -10,9 +10,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 log = logging.getLogger(__name__)
 
-COUNT_VALID_S = 1.0  # for how long a count of the pending operations is used
-QUICKEST_S = 0.001  # a poll counts for at least this, so that the clock's resolution does not give endless capacity
-OUTLIER = 1.5  # cap one sample at 1.5 times the average, because the process may have been suspended
+COUNT_VALID_S = 1.0  # seconds; a count of the pending operations is used so long
+QUICKEST_S = 0.001  # seconds; a shorter poll counts as this long, because a measured 0 would mean infinite capacity
+OUTLIER = 1.5  # cap one sample at so many times the average, because the process may have been suspended
 
 
 class PollSpacing:
@@ -27,6 +27,7 @@ class PollSpacing:
         self._count = 0
         self._count_again_at = 0.0  # monotonic seconds
         self._poll_s: float | None = None  # a moving average
+        self._task: asyncio.Task[None] | None = None  # asyncio itself holds only a weak reference
 
     def between_polls_s(self, duration_s: float) -> float:
         """Return the seconds between two polls of one operation, after a poll that took `duration_s`."""
@@ -37,6 +38,11 @@ class PollSpacing:
         capacity = self._per_second or self._concurrency / average
         return self._count / (capacity / 2)
 
+    def recount_soon(self) -> None:
+        """Start `recount`. The result of the attempt that calls this need not wait for the count."""
+        if time.monotonic() >= self._count_again_at:
+            self._task = asyncio.get_running_loop().create_task(self.recount())
+
     async def recount(self) -> None:
         """Count the pending operations again, if the last count is too old and no other attempt is counting them."""
         if time.monotonic() < self._count_again_at:
@@ -46,5 +52,7 @@ class PollSpacing:
             self._count = await asyncio.to_thread(self._count_pending)
         except SQLAlchemyError as error:
             log.warning("pending operations not counted, the ledger is unavailable: %s", error)
+        except Exception:  # an attempt must not fail because of it
+            log.exception("pending operations not counted")
         finally:
             self._count_again_at = time.monotonic() + COUNT_VALID_S

@@ -48,7 +48,7 @@ class Pusher:
         spacing = PollSpacing(
             lambda: count_waiting(ledger, WaitReason.PENDING_AT_B2COPY),
             settings.concurrency,
-            gates[B2COPY].rate_limit.per_second,
+            gates[B2COPY].fleet_limits.per_second,
         )
         self._lanes: dict[str, Lane] = {}
         for name in LANES:

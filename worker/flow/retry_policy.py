@@ -25,20 +25,20 @@ from worker.operation import (
 
 log = logging.getLogger(__name__)
 
-BACKOFF_FIRST_S = 1.0
-BACKOFF_MAX_S = 10.0  # while the circuit is open few operations are tried, so a short wait costs little and ends soon
-POLL_WIDENING = 1.5
+BACKOFF_FIRST_S = 1.0  # seconds
+BACKOFF_MAX_S = 10.0  # seconds; short, so that waits end soon after an outage. The open circuit limits the calls
+POLL_WIDENING = 1.5  # the wait before a poll is so many times the last one, up to the kind's maximum
 
 
 class Finished(NamedTuple):
     """An attempt that is over: what it learned, what that means, and the evidence to store.
 
-    `permits` says what an unknown outcome of this operation permits. `unknown_step` names the request whose effect is
-    not known now, if there is one. `sent`: something left this process during the claim. `waits_s`: see `Kind`.
+    `on_unknown` is what an unknown outcome of this operation permits. `unknown_step` names the request whose effect is
+    not known now, if there is one. `sent`: a request may have left this process. `waits_s`: see `Kind`.
     """
 
     claim: Claim
-    permits: OnUnknown
+    on_unknown: OnUnknown
     learned: Outcome | Exception
     meaning: Meaning
     record: AttemptRecord
@@ -57,9 +57,9 @@ class Finished(NamedTuple):
 class RetryPolicy:
     """Decides what becomes of an operation after each attempt. Thread-safe.
 
-    `max_attempts`: how many answers about one operation may fail to decide it. `spacing_s` returns the least time
-    between two polls of one operation, given how long the last poll took: with many pending operations, polls would
-    otherwise take more than half of the capacity.
+    `max_attempts`: after so many answers that decide nothing, the operation fails. `spacing_s` gets how long the last
+    poll took, and returns the least time between two polls of one operation, both in seconds. Without it the polls of
+    many pending operations would take more than half of the capacity.
     """
 
     def __init__(self, max_attempts: int, spacing_s: Callable[[float], float]) -> None:
@@ -86,7 +86,7 @@ class RetryPolicy:
             case Becomes.WAIT:
                 return self._wait_or_give_up(attempt)
             case Becomes.BY_ON_UNKNOWN:
-                if attempt.unknown_step is not None and attempt.permits == OnUnknown.STOP:
+                if attempt.unknown_step is not None and attempt.on_unknown == OnUnknown.STOP:
                     return self._fail(attempt, FailureReason.UNRESOLVED)
                 return self._wait_or_give_up(attempt)
             case Becomes.REJECTED:
@@ -101,13 +101,13 @@ class RetryPolicy:
 
     def _reject(self, attempt: Finished) -> Transition:
         """The destination refused the request. A kind that reads back looks first what an earlier request did."""
-        if attempt.outcome_is_unknown and attempt.permits == OnUnknown.READ_BACK:
+        if attempt.outcome_is_unknown and attempt.on_unknown == OnUnknown.READ_BACK:
             return self._wait_or_give_up(attempt)
         return self._fail_as_rejected(attempt)
 
     def _fail_as_rejected(self, attempt: Finished) -> Transition:
         """A refusal proves nothing if an earlier request may have done it, unless its answer tells what was done."""
-        if attempt.outcome_is_unknown and attempt.permits != OnUnknown.START_OR_GET:
+        if attempt.outcome_is_unknown and attempt.on_unknown != OnUnknown.START_OR_GET:
             return self._fail(attempt, FailureReason.UNRESOLVED)
         return self._fail(attempt, FailureReason.REJECTED, outcome_known=True)
 
@@ -190,8 +190,8 @@ def reason_when_overdue(claim: Claim) -> FailureReason:
 def counts(claim: Claim, meaning: Meaning, others_are_served: bool) -> bool:
     """Return whether an attempt counts towards `max_attempts`: the destination answered about this operation.
 
-    For 403 and for an unclear answer that is so only if the operation met the same before and the destination served
-    another operation since. Otherwise every operation may be meeting it, and then none must fail.
+    A 403 and an unclear answer count only if the operation got the same answer before, and the destination has served
+    another operation between the two. Otherwise every operation may be getting this answer, and then none must fail.
     """
     match meaning.counted:
         case Counted.YES:

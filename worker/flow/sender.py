@@ -14,13 +14,13 @@ from worker.operation import Claim, FailureReason, State, Transition
 
 log = logging.getLogger(__name__)
 
-LINGER_S = 0.05  # that a result may wait for others while many claims wait
+BATCH_WAIT_S = 0.05  # seconds; a result waits at most so long for others, to be written in one transaction
 
 
 class Senders:
     """Makes at most `count` attempts at the same time. Each entry of `results` is a batch.
 
-    `make` makes one attempt for a claim; its second argument says how often the gate had closed when the operation was
+    `make` makes one attempt for a claim. Its second argument is the gate's `times_closed` when the operation was
     claimed. The lane's thread calls `send` and `recall`. Everything else runs on the event loop, so it needs no lock.
     """
 
@@ -31,30 +31,30 @@ class Senders:
         results: "SimpleQueue[list[Result]]",
     ) -> None:
         self._count, self._make, self._results = count, make, results
-        self._loop = event_loop()  # now, so that a loop that cannot be started is found before anything is claimed
+        self._loop = event_loop()  # started here: if it cannot start, nothing must be claimed
         self._waiting: deque[tuple[Claim, int]] = deque()
         self._few = 0  # if no more claims than these wait, the lane should claim more
         self._senders: set[asyncio.Task[Result]] = set()
         self._finished: list[Result] = []
         self._delivery: asyncio.TimerHandle | None = None
 
-    def send(self, claims: Sequence[Claim], times_opened: int) -> None:
+    def send(self, claims: Sequence[Claim], times_closed: int) -> None:
         """Make an attempt for each claim. Whatever happens, a result for each comes back through `results`."""
-        self._loop.call(self._accept, claims, times_opened)
+        self._loop.call(self._accept, claims, times_closed)
 
     def recall(self) -> None:
         """Return the claims for which no attempt has begun."""
         self._loop.call(self._return_waiting)
 
-    def _accept(self, claims: Sequence[Claim], times_opened: int) -> None:
-        self._waiting.extend((claim, times_opened) for claim in claims)
+    def _accept(self, claims: Sequence[Claim], times_closed: int) -> None:
+        self._waiting.extend((claim, times_closed) for claim in claims)
         self._few = len(self._waiting) // 2
         self._start()
 
     def _start(self) -> None:
         while self._waiting and len(self._senders) < self._count:
-            claim, times_opened = self._waiting.popleft()
-            sender = asyncio.get_running_loop().create_task(self._make(claim, times_opened))
+            claim, times_closed = self._waiting.popleft()
+            sender = asyncio.get_running_loop().create_task(self._make(claim, times_closed))
             self._senders.add(sender)
             sender.add_done_callback(partial(self._finish, claim))
 
@@ -74,7 +74,7 @@ class Senders:
         if len(self._waiting) <= self._few:
             self._deliver()
         elif self._delivery is None:
-            self._delivery = asyncio.get_running_loop().call_later(LINGER_S, self._deliver)
+            self._delivery = asyncio.get_running_loop().call_later(BATCH_WAIT_S, self._deliver)
 
     def _return_waiting(self) -> None:
         self._finished += [Return(claim) for claim, _ in self._waiting]
@@ -91,7 +91,7 @@ class Senders:
 
 
 def _internal(claim: Claim) -> Transition:
-    """Return what becomes of a claim when nobody knows how far its attempt came."""
+    """Return the transition for a claim whose attempt ended in an error of the engine: its outcome is unknown."""
     return Transition(
         claim, State.FAILED, failure_reason=FailureReason.INTERNAL, outcome_unknown=True,
         unknown_step=claim.unknown_step, progress=claim.progress,

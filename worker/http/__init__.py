@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from worker.http.answer import Answer
 
 if TYPE_CHECKING:
-    from worker.http.adapter import Transport
     from worker.http.client import Http, TokenSource
     from worker.http.connections import check
     from worker.http.curl import USER_AGENT, StaleConnection
-    from worker.http.loop import event_loop
+    from worker.http.event_loop_thread import event_loop
+    from worker.http.requests_adapter import Transport
 
 __all__ = ["USER_AGENT", "Answer", "Http", "StaleConnection", "TokenSource", "Transport", "check", "event_loop"]
 
@@ -21,10 +21,10 @@ _MODULES = {
     "Http": "client",
     "StaleConnection": "curl",
     "TokenSource": "client",
-    "Transport": "adapter",
+    "Transport": "requests_adapter",
     "USER_AGENT": "curl",
     "check": "connections",
-    "event_loop": "loop",
+    "event_loop": "event_loop_thread",
 }
 
 

@@ -11,10 +11,10 @@ from typing import Any
 from worker.operation import MESSAGE_LIMIT
 from worker.watch.redact import redacted
 
-RETRY_AFTER_MAX = 86400.0  # seconds; a longer one is a mistake and would hold an operation beyond its deadline
+RETRY_AFTER_MAX = 86400.0  # seconds; a longer Retry-After is cut, because operations would miss their deadlines
 
 _READ = 16 * 1024  # bytes of a body from which a server message is taken
-_DEPTH = 4  # levels of a JSON body in which a server message is looked for
+_DEPTH = 4  # levels of a JSON body that are searched for a server message
 _NAMES = ("message", "error", "errors", "details")
 
 
@@ -78,7 +78,7 @@ def server_message(body: Any) -> str:
 def one_line(text: str) -> str:
     """Return a server's text as it may be stored, logged and shown: one line, bounded, redacted, valid Unicode."""
     text = text[: MESSAGE_LIMIT * 8].encode("utf-8", "replace").decode()  # a lone surrogate is valid JSON
-    # Twice, because redacting JSON writes it again, and then what was an escape may be the character itself.
+    # Twice, because redacting JSON writes it again, and an escape may then be written as the character itself.
     return _printable(redacted(_printable(text)))[:MESSAGE_LIMIT]
 
 

@@ -2,25 +2,25 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Protocol
 from urllib.parse import urlencode
 
-from worker.errors import AccessRejected, BadPayload, Unavailable
+from worker.errors import AccessRejected, BadPayload, GateClosed, Unavailable
 from worker.http.answer import Answer
 from worker.http.connections import Connections
-from worker.http.curl import USER_AGENT, Request, StaleConnection
-from worker.http.look_ups import LookUps
-from worker.http.loop import event_loop
+from worker.http.curl import USER_AGENT, Request, StaleConnection, always_allowed
+from worker.http.event_loop_thread import event_loop
+from worker.http.shared_blocking_calls import SharedBlockingCalls
 from worker.operation import OnUnknown
-from worker.process import PerProcess
+from worker.per_process import PerProcess
 from worker.settings import Settings
 
 _PATH = re.compile(r"/(?!/)[A-Za-z0-9._~%/-]*")
 _RESENDABLE = frozenset({OnUnknown.START_OR_GET, OnUnknown.REPEAT})
-_REFUSED = frozenset(range(400, 500)) - {401, 403, 408, 425, 429}  # a 4xx about what was sent
+_REFUSED = frozenset(range(400, 500)) - {401, 403, 408, 425, 429}  # statuses that refuse the request itself
 
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
@@ -53,14 +53,16 @@ class Http:
     """Sends requests to `settings.host`, on the event loop of this process. Safe to share across a fork."""
 
     def __init__(self, logins: Mapping[str, TokenSource], settings: Settings, connections: int | None = None) -> None:
-        """`logins` by name. Up to `connections` are kept alive, `settings.concurrency` by default."""
+        """`logins` are by name. Up to `connections` idle connections are reused, `settings.concurrency` by default."""
         self._logins = logins
         self._host, self._deadline_s = settings.host, settings.call_deadline
         size = connections or settings.concurrency
         ca_file = str(settings.ca_file) if settings.ca_file else None
         self._connections = PerProcess(lambda: Connections(ca_file, size))
-        self._look_ups = PerProcess(LookUps)
-        self._last_headers: dict[bool, tuple[str | None, Mapping[str, str]]] = {}  # by whether there is a body
+        self._shared_calls = PerProcess(SharedBlockingCalls)
+        self._last_headers: dict[
+            bool, tuple[str | None, Mapping[str, str]]
+        ] = {}  # whether there is a body -> access token, headers
 
     async def request(
         self,
@@ -71,27 +73,33 @@ class Http:
         json: Mapping[str, Any] | None = None,
         login: str | None = "service_admin",
         on_unknown: OnUnknown = OnUnknown.STOP,
+        before_send: Callable[[], None] = always_allowed,
     ) -> Answer:
-        """Send a request and return the answer, whatever its status, except a 401: that renews the token, once.
+        """Send a request and return the answer, of any status but 401. After a 401 it is sent with a newer token.
 
-        A 401 is final only for a token made after the first 401. A token that existed already may have been ended by
-        the same revocation, so it is replaced once more.
+        A 401 is final only for a token made after the first 401. An older token may have been ended by the same
+        revocation, so it is replaced once more.
 
         `on_unknown` says whether sending twice does harm. If it does, the request gets a connection of its own. If it
         does not, a reused connection that turns out to be closed is replaced, once.
 
+        `before_send` is called just before each time that the request is sent: looking up a token may take seconds. It
+        raises `GateClosed` if the request must not be sent any more.
+
         Must be awaited on the event loop of this process. A thread calls `event_loop().run(http.request(...))`.
 
         Raises `Unavailable` (not sent), `UnknownOutcome` (sent, no whole answer), `AccessRejected` (401 twice),
-        `BadPayload`, and what `SharedSession.current` raises.
+        `BadPayload`, and what `SharedSession.current` and `before_send` raise.
         """
         url = self._host + _checked(path) + (f"?{urlencode(query)}" if query else "")
         body = None if json is None else _encoded(json)
-        request = Request(method, url, f"{method} {path}", NO_HEADERS, body, on_unknown in _RESENDABLE)
+        request = Request(
+            method, url, f"{method} {path}", NO_HEADERS, body, on_unknown in _RESENDABLE, before_send=before_send
+        )
         return await (self._authenticated(request, login) if login else self._send(request, None))
 
     def reach(self) -> Answer:
-        """GET the host's base URL without a token: does it answer, and what time is it there (`Answer.server_time`)?
+        """GET the host's base URL without a token, to see that it answers and to read its clock (`Answer.server_time`).
 
         Raises `Unavailable` (name, network, certificate) or `UnknownOutcome`. Any status is an answer.
         """
@@ -99,14 +107,14 @@ class Http:
 
     async def _authenticated(self, request: Request, login: str) -> Answer:
         session = self._logins[login]
-        token = session.cached() or await self._look_ups().call(login, session.current)
+        token = session.cached() or await self._shared_calls().call(login, session.current)
         answer = await self._send(request, token)
         if answer.status != 401:
             return answer
-        look_ups = self._look_ups()
-        refused_at = await look_ups.call((login, "clock"), session.clock)
+        shared_calls = self._shared_calls()
+        refused_at = await shared_calls.call((login, "clock"), session.clock)
         for _ in range(2):
-            token = await look_ups.call((login, token.generation), session.rejected, token)
+            token = await shared_calls.call((login, token.generation), session.rejected, token)
             answer = await self._send(request, token)
             if answer.status != 401:
                 return answer
@@ -124,7 +132,7 @@ class Http:
                 raise
             try:
                 answer = await connections.send(request, self._deadline_s)
-            except Unavailable:  # this one was not sent, but the first may have been read
+            except (Unavailable, GateClosed):  # the second request was not sent, but the first may have been read
                 raise stale from None
             # The first request may have been carried out, so a refusal of the second one proves nothing.
             if answer.status in _REFUSED:

@@ -11,7 +11,7 @@ from worker.errors import SettingsError
 from worker.http.answer import Answer
 from worker.http.curl import Ends, Handle, NothingSent, Request
 
-_SOCKETS_MAX = 1000  # entries for connections, closed ones included, after which all are forgotten
+_SOCKETS_MAX = 1000  # entries of `_sockets`, closed connections included; with more, all entries are removed
 
 
 class Connections:
@@ -25,11 +25,12 @@ class Connections:
         self._idle: dict[tuple[str, bool], list[Handle]] = {}
 
     async def send(self, request: Request, deadline_s: float) -> Answer:
-        """Send `request` and return the whole answer. It is sent once, and no redirect is followed.
+        """Send `request` once and return the whole answer. No redirect is followed.
 
         Everything together may take `deadline_s` seconds. Raises `Unavailable` when nothing was sent,
-        `StaleConnection` or `UnknownOutcome` when something may have been.
+        `StaleConnection` or `UnknownOutcome` when something may have been, and what `request.before_send` raises.
         """
+        request.before_send()
         ends = time.monotonic() + deadline_s
         key = request.method, request.body is not None
         idle = self._idle.setdefault(key, [])
@@ -40,6 +41,7 @@ class Connections:
             handle.start(request, deadline_s, reuse=request.may_reuse)
             answer = await self._perform(handle)
         except NothingSent:
+            request.before_send()
             handle.start(request, ends - time.monotonic(), reuse=False)
             answer = await self._perform(handle)
         # After a failure or a cancellation the handle is given up: libcurl may still be busy with it.
@@ -58,7 +60,7 @@ class Connections:
 def check(ca_file: Path | None, setting: str = "B2COPY_CA_FILE") -> None:
     """Check that requests can be sent at all. Raises `SettingsError`, so that a worker does not start.
 
-    `setting` is the one that names `ca_file`.
+    `setting` is the name of the setting that holds `ca_file`.
     """
     features = pycurl.version_info()[4]
     missing = [

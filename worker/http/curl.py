@@ -1,17 +1,17 @@
 """One request by libcurl: a handle that is set up safely, and what its result means.
 
-libcurl sends a request again by itself, without telling, when a connection that it reuses breaks before the first byte
-of an answer. Two things prevent that here:
+If a reused connection breaks before the first byte of an answer, libcurl sends the request again and does not report
+that. Two things prevent a second request here:
 
 * A body is read from a function that cannot be rewound, so libcurl fails with `E_SEND_FAIL_REWIND` instead.
-* A request that must not be sent twice, and one without a body whose method may have an effect, never goes out on a
-  reused connection.
+* Two sorts of requests are never sent on a reused connection: those that must not be sent twice, and those without a
+  body whose method may have an effect.
 """
 
 import os
 import select
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -28,7 +28,7 @@ from worker.http.headers import Headers
 
 USER_AGENT = f"b2copy-sync/{version('b2copy-sync')}"
 BODY_LIMIT = 1024 * 1024  # bytes of an answer, decoded
-IDLE_S = 1  # seconds; an older idle connection is not reused, as servers close them from 2 s on
+IDLE_S = 1  # seconds; a connection that was idle for longer is not reused, because servers close some after 2 s
 
 _CLOSED = frozenset({pycurl.E_GOT_NOTHING, pycurl.E_SEND_ERROR, pycurl.E_RECV_ERROR, pycurl.E_SEND_FAIL_REWIND})
 _EMPTY_LINES = frozenset({b"\r\n", b"\n"})
@@ -46,12 +46,17 @@ class NothingSent(Exception):
     """A reused connection could not be used, and no byte was sent: send the request on a new connection."""
 
 
+def always_allowed() -> None:
+    """The `before_send` of a request that may be sent at any time."""
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Request:
     """A request to send. `name` stands for it in errors. `resendable`: sending it twice does no harm.
 
-    Requests with equal headers should hold the same object: then libcurl need not be given the headers again. Of an
-    answer with a longer body than `answer_limit` (bytes, at most `BODY_LIMIT`) only the beginning is read.
+    Requests with equal headers should hold the same `headers` object, because libcurl gets the headers again only if
+    the object is another one. `answer_limit` (bytes, at most `BODY_LIMIT`): the rest of a longer answer is not read.
+    `before_send` is called each time just before the request is sent. What it raises ends the request unsent.
     """
 
     method: str
@@ -61,10 +66,11 @@ class Request:
     body: bytes | None = None
     resendable: bool = False
     answer_limit: int | None = None
+    before_send: Callable[[], None] = always_allowed
 
     @property
     def may_reuse(self) -> bool:
-        """Whether it may go out on a connection that other requests have used."""
+        """Whether the request may be sent on a connection that other requests have used."""
         return self.resendable and (bool(self.body) or self.method in _HARMLESS)
 
     def __repr__(self) -> str:
@@ -88,7 +94,7 @@ class Handle:
         self._reset()
         for option, value in (
             (curl.NOSIGNAL, 1),
-            (curl.PROXY, ""),  # none, whatever the environment says
+            (curl.PROXY, ""),  # no proxy, even if the environment names one
             (curl.NETRC, curl.NETRC_IGNORED),
             (curl.FOLLOWLOCATION, 0),
             (curl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS),

@@ -1,11 +1,11 @@
 """Four eyes: one person proposes a decision, another one approves it, and only then it is made.
 
-A proposal names action, subject and the subject as the proposer saw it (its change mark). It is void if the subject has
-changed, and after a day. Its decision and what it decides are one transaction. The second person is enforced here and
-by a CHECK of the table, so that command line and console obey alike.
+A proposal names the action, the subject, and the change mark of the subject that the proposer saw. A proposal is void
+if the subject has changed, and after a day. The approval and the decision are one transaction. This file and a CHECK of
+the table both enforce the second person, so command line and console obey the same rule.
 
-A name is a claim where people run commands on a host with the right to write to the database. The console knows who
-somebody is.
+On the command line the name of a person is not proved: who may write to the database may give any name. The console
+proves who a person is.
 """
 
 import json
@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
 from worker.errors import NotAllowed
-from worker.ledger import decisions, operator_actions
+from worker.ledger import decision_sql, operator_actions
 from worker.ledger.audit import record_audit
 from worker.ledger.database import Ledger
 from worker.ledger.flags import RESUME, resume, resume_within
-from worker.ledger.insert import encode_payload
+from worker.ledger.insert_operations import encode_payload
 from worker.ledger.queries import active_flags
 from worker.ledger.schema import approvals, flags, now_ms
 from worker.operation import Operation
@@ -50,14 +50,14 @@ class Approval(NamedTuple):
 
     @property
     def name(self) -> str:
-        """How people call it."""
+        """The name of the subject that people see."""
         return f"A{self.id}"
 
 
 def _replay(connection: Connection, row: Row[Any], actor: str, note: str, not_done: bool = False) -> None:
-    if not decisions.is_replayable(row, not_done):
+    if not decision_sql.is_replayable(row, not_done):
         raise NotAllowed(f"{row.key} cannot be replayed")
-    decisions.replay_row(connection, row, actor, note, not_done)
+    decision_sql.replay_row(connection, row, actor, note, not_done)
 
 
 def _resolve(
@@ -68,24 +68,24 @@ def _resolve(
     succeeded: bool,
     result: dict[str, Any] | None = None,
 ) -> None:
-    decisions.lock_failed(connection, row.key, "resolved")
-    decisions.resolve_row(connection, row, actor, note, succeeded, result)
+    decision_sql.lock_failed(connection, row.key, "resolved")
+    decision_sql.resolve_row(connection, row, actor, note, succeeded, result)
 
 
 def _correct(
     connection: Connection, row: Row[Any], actor: str, note: str, payload: Mapping[str, Any], entity: str | None = None
 ) -> None:
-    decisions.lock_failed(connection, row.key, "corrected")
-    decisions.check_correctable(row)
-    decisions.correct_row(connection, row, encode_payload(row.key, payload), entity, actor, note)
+    decision_sql.lock_failed(connection, row.key, "corrected")
+    decision_sql.check_correctable(row)
+    decision_sql.correct_row(connection, row, encode_payload(row.key, payload), entity, actor, note)
 
 
 _ON_OPERATIONS: dict[str, Callable[..., None]] = {
     "replay": _replay,
     "correct": _correct,
     "resolve": _resolve,
-    "cancel": decisions.cancel_row,
-    "stop_asking": decisions.stop_asking_row,
+    "cancel": decision_sql.cancel_row,
+    "stop_asking": decision_sql.stop_asking_row,
 }
 
 
@@ -98,7 +98,7 @@ def decide_or_propose(
     seen: str | None = None,
     **arguments: Any,
 ) -> Operation | Approval:
-    """Do `replay`, `correct`, `resolve`, `cancel` or `stop_asking`; if that needs a second person, propose it.
+    """Do `replay`, `correct`, `resolve`, `cancel` or `stop_asking`, or propose it if it needs a second person.
 
     Returns the operation as it is afterwards, or the proposal. `arguments` are those of the function in
     `operator_actions`. Raises `NotAllowed` if the operation does not permit it or has changed since it was `seen`.
@@ -124,7 +124,7 @@ def decide_or_propose(
 
 
 def resume_or_propose(ledger: Ledger, lane: str, actor: str, note: str) -> bool | Approval:
-    """End a pause and return whether there was one; if that needs a second person, propose it."""
+    """End a pause and return whether there was one, or propose the end if it needs a second person."""
     if not ledger.needs_approval(RESUME, lane):
         return resume(ledger, lane, actor, note)
     flag = active_flags(ledger).get(f"pause:{lane}")
@@ -136,7 +136,7 @@ def resume_or_propose(ledger: Ledger, lane: str, actor: str, note: str) -> bool 
 def propose(
     ledger: Ledger, action: str, subject: str, actor: str, note: str, seen: str, arguments: Mapping[str, Any]
 ) -> Approval:
-    """Propose a decision. The same proposal made twice is one.
+    """Propose a decision. A proposal that is open already is returned, not made twice.
 
     Raises `NotAllowed` if the subject has changed, if it does not permit the action, or if another proposal is open.
     """
@@ -169,8 +169,8 @@ def propose(
 def approve(ledger: Ledger, number: int, actor: str, note: str) -> Approval:
     """Approve a proposal, and make the decision in the same transaction.
 
-    Returns it as it is afterwards: `approved`, or `changed` or `expired` if it was void. Raises `NotAllowed` if it is
-    not open, or if the person who proposed it tries to approve it.
+    Returns the proposal with its decision: `approved`, or `changed` or `expired` if the proposal was void. Raises
+    `NotAllowed` if the proposal is not open, or if `actor` is its proposer.
     """
 
     def work(connection: Connection) -> Approval:
@@ -189,7 +189,7 @@ def approve(ledger: Ledger, number: int, actor: str, note: str) -> Approval:
         if row.action == RESUME:
             resume_within(connection, row.subject.removeprefix("pause:"), actor, reason)
         else:
-            operation = decisions.lock(connection, row.subject)
+            operation = decision_sql.lock(connection, row.subject)
             _ON_OPERATIONS[row.action](connection, operation, actor, reason, **arguments)
         return closed
 
@@ -197,7 +197,7 @@ def approve(ledger: Ledger, number: int, actor: str, note: str) -> Approval:
 
 
 def reject(ledger: Ledger, number: int, actor: str, note: str) -> Approval:
-    """Close a proposal without making its decision; its own proposer withdraws it. Raises `NotAllowed` if not open."""
+    """Close a proposal as rejected, or as withdrawn by its own proposer. Raises `NotAllowed` if it is not open."""
 
     def work(connection: Connection) -> Approval:
         row, now = _open(connection, number)
@@ -236,15 +236,15 @@ def _check_possible(connection: Connection, action: str, subject: str, seen: str
         if str(since) != seen:
             raise NotAllowed(f"{subject} has changed since you looked: look again")
         return
-    row = decisions.lock(connection, subject, seen)
+    row = decision_sql.lock(connection, subject, seen)
     if action == "resolve":
-        decisions.lock_failed(connection, subject, "resolved")
+        decision_sql.lock_failed(connection, subject, "resolved")
     if action == "correct":
-        decisions.lock_failed(connection, subject, "corrected")
-        decisions.check_correctable(row)
+        decision_sql.lock_failed(connection, subject, "corrected")
+        decision_sql.check_correctable(row)
         encode_payload(subject, arguments["payload"])
     possible = {
-        "replay": lambda: decisions.is_replayable(row, arguments.get("not_done", False)),
+        "replay": lambda: decision_sql.is_replayable(row, arguments.get("not_done", False)),
         "cancel": lambda: row.due_at is not None and not row.sent,
         "stop_asking": lambda: row.due_at is not None and bool(row.sent),
     }

@@ -5,9 +5,9 @@
 
 Each claim adds one to the row's `fence`. Every write of the holder is guarded by state, lease owner and fence.
 
-`sent` is set when the operation is claimed, before the HTTP call. If the worker dies we must assume that the call was
-made, and nobody can cancel an operation that is being called. A holder that sends nothing says so with `return_unsent`
-or in the transition.
+`sent` is set when the operation is claimed, before the HTTP call, for two reasons. If the worker dies, we must assume
+that the call was made. And a person must not cancel an operation while its call is in flight. A holder that sends
+nothing clears `sent` with `return_unsent` or in the transition.
 """
 
 import json
@@ -21,26 +21,28 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Row,
+    ScalarSelect,
     Text,
     bindparam,
     case,
     exists,
+    func,
     insert,
     null,
     select,
     update,
 )
 
+from worker.ledger.attempt_evidence import LEASE_LAPSED
 from worker.ledger.database import Ledger
-from worker.ledger.ended import Ended, ended
 from worker.ledger.engine import note_outage, seconds_since_outage
-from worker.ledger.evidence import LEASE_LAPSED
+from worker.ledger.on_operation_end import Ended, finish_ended
 from worker.ledger.ordering import RECHECK_MS, find_blocked
-from worker.ledger.prepared import Prepared
+from worker.ledger.prepared_statements import Prepared
 from worker.ledger.schema import allowed_from, attempts, c, flags, in_list, now_ms, operations, sql_literal
 from worker.operation import Claim, FailureReason, OnUnknown, Phase, State, WaitReason
 
-LEASE_S = 10.0  # seconds
+LEASE_S = 10.0  # seconds; renewed every three
 
 HOLDERS_FIRST_S = 5.0  # seconds after an outage of the ledger in which a process takes over no lapsed lease
 """In an outage leases lapse although their holders live and know an answer. A holder renews them every three seconds,
@@ -48,13 +50,18 @@ so after this time it has done so. A claim that the database has delayed for as 
 
 _PHASES = {phase.value: phase for phase in Phase}
 _STATES = {state.value: state for state in State}
-_ON_UNKNOWN = {permits.value: permits for permits in OnUnknown}
+_ON_UNKNOWN = {one.value: one for one in OnUnknown}
 _WAIT_REASONS: dict[str | None, WaitReason | None] = {None: None} | {reason.value: reason for reason in WaitReason}
 
 
 def is_paused(lane: str | BindParameter[str]) -> ColumnElement[bool]:
     """Return the SQL condition that a lane, or all lanes, are paused."""
     return exists().where(flags.c.name.in_(["pause:all", "pause:" + lane]))
+
+
+def paused_since(lane: str | BindParameter[str]) -> ScalarSelect[int]:
+    """Return the SQL value since when a lane has been paused, in ms since the epoch; NULL if it is not paused."""
+    return select(func.min(flags.c.since)).where(flags.c.name.in_(["pause:all", "pause:" + lane])).scalar_subquery()
 
 
 _COLUMNS = (
@@ -76,7 +83,7 @@ _CANDIDATES = Prepared(
     .with_for_update(skip_locked=True)
 )
 
-# The time since the operation was found pending is the destination's, not ours.
+# `external_wait_ms` counts the time for which an operation was pending at the destination.
 _external_wait = case(
     (c.wait_reason == sql_literal(WaitReason.PENDING_AT_B2COPY), bindparam("now") - c.state_since), else_=0
 )
@@ -106,7 +113,7 @@ _PARK = (
         state_since=bindparam("at"),
     )
 )
-# The destination has begun it, or a request was sent and what it did is not known.
+# The destination has begun the operation, or the outcome of a request is unknown.
 _may_have_been_done = c.outcome_unknown | (c.phase == sql_literal(Phase.POLL)) | c.progress.is_not(None)
 _EXPIRE = (
     update(operations)
@@ -135,7 +142,7 @@ _RETURN_UNSENT = (
         c.id == bindparam("row"),
         allowed_from("return_unsent"),
         c.lease_owner == bindparam("holder"),
-        c.fence == bindparam("held"),
+        c.fence == bindparam("claim_fence"),
     )
     .values(
         state=bindparam("back_to"),
@@ -152,8 +159,8 @@ _RETURN_UNSENT = (
 def claim(ledger: Ledger, lane: str, owner: str, limit: int) -> list[Claim]:
     """Claim up to `limit` due operations of a lane in one transaction, first those to submit, then those to poll.
 
-    `owner` identifies this process. No other process may use it, nor this one after a restart. A paused lane gives
-    nothing.
+    `owner` identifies this process. No other process may use it, and after a restart this process uses another one. No
+    operation of a paused lane is claimed.
     """
     asked_at = monotonic()
     return ledger.write(lambda connection: claim_within(connection, lane, owner, limit, asked_at))
@@ -164,19 +171,19 @@ def renew_leases(ledger: Ledger, owner: str, claims: Iterable[Claim]) -> set[int
 
     A lease that has lapsed but that nobody took over is valid again.
     """
-    held = {claim.id: claim.fence for claim in claims}
+    fences = {claim.id: claim.fence for claim in claims}
     with ledger.writing() as connection:
-        renewed = connection.execute(_RENEW, {"ids": list(held), "holder": owner}).all()
-    return {id_ for id_, fence in renewed if held[id_] == fence}
+        renewed = connection.execute(_RENEW, {"ids": list(fences), "holder": owner}).all()
+    return {id_ for id_, fence in renewed if fences[id_] == fence}
 
 
 def return_unsent(ledger: Ledger, claims: Iterable[Claim]) -> None:
-    """Give claims back for which nothing was sent: each operation is again what it was, and due now."""
+    """Return claims for which nothing was sent. Each operation gets back its earlier state, and is due now."""
     rows = [
         {
             "row": claim.id,
             "holder": claim.lease_owner,
-            "held": claim.fence,
+            "claim_fence": claim.fence,
             "back_to": claim.previous_state if claim.previous_state != State.RUNNING else State.WAITING,
             "because": claim.wait_reason if claim.previous_state != State.RUNNING else WaitReason.BACKOFF,
             "was_sent": claim.sent,
@@ -202,7 +209,8 @@ def claim_within(connection: Connection, lane: str, owner: str, limit: int, aske
             if not candidates:
                 break
             if monotonic() - asked_at >= HOLDERS_FIRST_S and any(row.state == State.RUNNING for row in candidates):
-                note_outage(connection.engine)  # the database was suspended: the holders have waited as long as we have
+                # The database was suspended, and other processes could not renew their leases either.
+                note_outage(connection.engine)
                 continue
             blocked = find_blocked(connection, candidates)
             if blocked:
@@ -211,7 +219,7 @@ def claim_within(connection: Connection, lane: str, owner: str, limit: int, aske
             taken += _claim_rows(connection, free, owner, asked_at)
             if len(candidates) < page:
                 break
-            # The whole page was blocked, for instance by a long line of one entity. Read larger pages from here on.
+            # All operations of the page were blocked, for instance by one entity. Read larger pages from here on.
             page = min(page * 4, 2000)
     return taken
 
@@ -283,7 +291,7 @@ def _lapsed_attempt(row: Row[Any]) -> dict[str, Any]:
 
 
 def _park(connection: Connection, rows: Sequence[Row[Any]], blocked: dict[int, WaitReason]) -> None:
-    """Let operations wait for those ahead of them. An operation whose deadline has passed meanwhile fails."""
+    """Let blocked operations wait (`blocked`: id -> wait reason). An operation whose deadline has passed fails."""
     now = rows[0].now
     expired = [row for row in rows if row.deadline_at is not None and row.deadline_at <= now]
     parked = [
@@ -298,6 +306,7 @@ def _park(connection: Connection, rows: Sequence[Row[Any]], blocked: dict[int, W
     ]
     if parked:
         connection.execute(_PARK, parked)
-    if expired:  # after parking, so that those which wait behind an expired one are found parked and released
+    # Expire after parking: `finish_ended` then finds the operations behind an expired one, and makes them due.
+    if expired:
         connection.execute(_EXPIRE, {"ids": [row.id for row in expired], "now": now})
-        ended(connection, [Ended(row.id, row.key, row.entity, State.FAILED) for row in expired], now)
+        finish_ended(connection, [Ended(row.id, row.key, row.entity, State.FAILED) for row in expired], now)

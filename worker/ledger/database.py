@@ -16,7 +16,7 @@ from worker.ledger.four_eyes import Rule, rule_of
 DATABASE_UNAVAILABLE_ERRORS = (OperationalError, InterfaceError, InternalError, TimeoutError)
 """What SQLAlchemy raises while the database cannot be used: gone, full, locked, a standby, out of connections."""
 
-TRANSACTION_RETRIES = 3  # after a deadlock, a serialization failure or a unique violation
+TRANSACTION_RETRIES = 3  # most retries after a deadlock, a serialization failure or a unique violation
 _RETRIED_SQLSTATES = {"23505", "40001", "40P01"}  # unique_violation, serialization_failure, deadlock_detected
 
 Result = TypeVar("Result")
@@ -88,8 +88,8 @@ def open_ledger(url: str, create: bool = False, *, with_notices: bool = False, *
     `with_notices`: operations that end through this ledger record a notice to the CRM. All processes must agree on it.
     `pool`: SQLAlchemy's `pool_size` and `max_overflow`.
 
-    Only `migrate` and the start of a worker create a ledger. Anybody else who finds none has most likely mistyped the
-    URL, and would record operations that no worker ever sees.
+    Only `migrate` and the start of a worker create a ledger. If any other process finds none, the URL is most likely
+    mistyped, and that process would record operations that no worker ever sees.
 
     Raises `SettingsError` if there is no ledger, or if its schema is older or newer than this code, and SQLAlchemy's
     `OperationalError` if the database cannot be reached.

@@ -36,7 +36,7 @@ _COUNT_WAITING = select(func.count()).where(
 
 
 def try_start_dispatch(ledger: Ledger, every_s: float = 1.0) -> bool:
-    """Return True for one caller in the whole fleet per `every_s` seconds: it shall wake what is due."""
+    """Return True for one caller in the whole fleet per `every_s` seconds: the caller must send the wake-ups."""
     asked = {"every": round(every_s * 1000)}
     with ledger.reading() as connection:
         if connection.execute(_READ, asked).first() is None:

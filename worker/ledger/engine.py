@@ -29,6 +29,7 @@ _POSTGRESQL_OPTIONS = {
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,  # milliseconds; for a statement that was sent and is not acknowledged
     # No named prepared statements: behind a transaction pooler the next transaction may run on another server session.
     "prepare_threshold": None,
 }
@@ -142,7 +143,7 @@ def _is_conflict(error: BaseException) -> bool:
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
     # The driver would begin each transaction as a reader. A reader that then writes fails at once if another process
-    # has written meanwhile, so we begin transactions ourselves.
+    # has written since, so we begin transactions ourselves.
     connection.isolation_level = None
     _use_wal(connection)
     connection.execute("PRAGMA synchronous=FULL")  # an accepted operation survives a power cut

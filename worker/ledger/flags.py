@@ -19,8 +19,8 @@ TRYING = "trying:"
 """What the name of a flag begins with that `start_try` raises."""
 
 _paused_from = case((c.due_at > bindparam("since"), c.due_at), else_=bindparam("since"))
-# While a lane is paused its due operations stand still, and that time is not ours. The time of those that are pending
-# at the destination is added by their next claim, all of it.
+# While a lane is paused its due operations wait, and `external_wait_ms` counts that time. For operations that are
+# pending at the destination, their next claim adds the whole time.
 _COUNT_PAUSE = (
     update(operations)
     .where(
@@ -39,9 +39,9 @@ def pause(ledger: Ledger, lane: str, actor: str, note: str) -> None:
 
 
 def resume(ledger: Ledger, lane: str, actor: str, note: str) -> bool:
-    """End a pause, and add its time to `external_wait_ms` of what stood still. Returns whether there was a pause.
+    """End a pause, and add its time to `external_wait_ms` of the operations that waited for it.
 
-    Raises `NotAllowed` if it needs a second person; see `approvals`.
+    Returns whether there was a pause. Raises `NotAllowed` if a second person must agree; see `approvals`.
     """
     if ledger.needs_approval(RESUME, lane):
         raise NotAllowed(f"pause:{lane} needs a second person to end (B2COPY_FOUR_EYES): propose it")
@@ -64,7 +64,7 @@ def resume_within(connection: Connection, lane: str, actor: str, note: str) -> b
 
 
 def raise_flag(ledger: Ledger, name: str, actor: str, note: str) -> None:
-    """Raise a flag that the whole fleet sees. A flag that is raised already keeps its first actor and note."""
+    """Raise a flag that the whole fleet sees. The actor and note of a flag that is raised already stay as they are."""
     with ledger.writing() as connection:
         row = _insert(connection).values(name=name, since=now_ms(), actor=actor, note=note)
         if connection.execute(row.on_conflict_do_nothing()).rowcount == 1:

@@ -1,6 +1,6 @@
 """Who is who: an MT login on a platform, the CRM's id of the client, and B2COPY's ids.
 
-Operations of the kinds in `LEARNED_FROM` teach it: in the transaction that ends one as succeeded, whoever ends it, the
+Operations of the kinds in `LEARNED_FROM` teach it: in the transaction that ends one as succeeded, the
 ids in its result are stored beside the platform and login of its payload. A value that is not given leaves the stored
 one as it is.
 

@@ -1,16 +1,17 @@
-"""Late answers: what a holder knows although it lost its lease, for instance in an outage of the ledger.
+"""Late answers: answers of B2COPY that a process could store only after its lease had lapsed.
 
     worker 1   claim, fence 4 ── request ── answer ── (the ledger is unavailable) ── settle: lost, and known
     worker 2                                          claim, fence 5: the outcome is unknown ── failed: unresolved
 
-An operation that must not be repeated ends as unresolved in the hands of the next holder, which sends nothing. If then
-the first holder's answer arrives and tells how the operation stands, it is what happened, and it decides:
+The next holder of an operation that must not be repeated sends nothing, and fails it as unresolved. If the first
+holder's answer arrives then and says how the operation ended, the answer decides the operation in two cases.
 
-* if the operation has failed as unresolved, nothing was sent after the claim that was answered, and no person has
-  decided anything since; or
-* if the next holder still holds it and must not send anything (`on_unknown` is "stop"), and the answer is a success.
+1. All three hold: the operation has failed as unresolved; nothing was sent after the claim whose request was answered;
+   and no person has decided anything about the operation since.
+2. The next holder still holds the operation and must not send anything (`on_unknown` is "stop"), and the answer is a
+   success.
 
-In any other case a later request may have changed what the answer tells. Then the answer is evidence only.
+In any other case a later request may have changed what the answer says. Then the answer is stored as evidence only.
 """
 
 from collections.abc import Sequence
@@ -18,8 +19,8 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, bindparam, exists, null, select, update
 
 from worker.ledger.audit import record_audit
-from worker.ledger.ended import Ended, ended
-from worker.ledger.insert import encode_result
+from worker.ledger.insert_operations import encode_result
+from worker.ledger.on_operation_end import Ended, finish_ended
 from worker.ledger.schema import allowed_from, attempts, audit, c, operations, sql_literal
 from worker.operation import FINAL, FailureReason, OnUnknown, State, Transition
 
@@ -65,7 +66,7 @@ _DECIDE = (
 
 
 def decide_by_late_answers(connection: Connection, lost: Sequence[Transition], now: int) -> None:
-    """Let the late answers that may still decide do so. Their operations are locked, and their evidence is stored."""
+    """Apply the late answers that may still decide. The caller has locked the operations and stored the evidence."""
     for transition in lost:
         if transition.state not in FINAL or not transition.outcome_known:
             continue
@@ -93,4 +94,4 @@ def decide_by_late_answers(connection: Connection, lost: Sequence[Transition], n
             before=before._asdict(),
             after={"state": transition.state, "failure_reason": transition.failure_reason},
         )
-        ended(connection, [Ended(claim.id, claim.key, claim.entity, transition.state)], now)
+        finish_ended(connection, [Ended(claim.id, claim.key, claim.entity, transition.state)], now)

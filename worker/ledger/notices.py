@@ -1,7 +1,7 @@
 """Notices: operations that tell the CRM what became of another operation, recorded in the transaction that ended it.
 
-Each end of an operation has a notice of its own, with a higher `sequence`: a replay that succeeds is told although the
-failure before it was told. A newer notice supersedes an older one that was not delivered yet.
+Each end of an operation has a notice of its own, with a higher `sequence`. So the CRM learns of a failure, and then of
+the replay that succeeded. A newer notice supersedes an older one that was not delivered yet.
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, func, null, select, update
 
 from worker.ledger.audit import record_audit
-from worker.ledger.insert import encode, insert_queued, row_of
+from worker.ledger.insert_operations import encode, insert_queued, row_of
 from worker.ledger.schema import allowed_from, attempts, c, in_list, operations, sql_literal
 from worker.operation import MESSAGE_KIND, NOTICE_KIND, New, OnUnknown, State
 from worker.queues import CRM, NOTIFY
@@ -60,7 +60,7 @@ _SUPERSEDE = (
 
 
 def record_notices(connection: Connection, ids: Sequence[int], now: int) -> None:
-    """Record a notice for each of these operations, which have just ended. Notices themselves are not told of."""
+    """Record a notice for each of these operations, which have just ended. An end of a notice has no notice."""
     ended = connection.execute(_NUMBER, {"ids": list(ids)}).scalars().all()
     if not ended:
         return
@@ -90,7 +90,7 @@ def _notice(row: Any) -> New:
 
 
 def _body(row: Any) -> dict[str, Any]:
-    """Return what the CRM is told: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec"""
+    """Return the body of a notice: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec"""
     message = json.loads(row.result).get("error") if row.kind == MESSAGE_KIND and row.result else row.message
     return {
         "type": f"operation.{row.state}",

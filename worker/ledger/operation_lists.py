@@ -4,12 +4,12 @@ A filter may match few of a million operations, and no index serves every filter
 window through an index, at most `WINDOW` operations, and filters inside it:
 
     open states       the operations of each lane and phase that are due first
-    one wait reason   some that wait for it
-    failed            the newest failed ones
-    a batch           its newest ones
-    anything else     the newest operations of all
+    one wait reason   operations that wait for this reason, in no certain order
+    failed            the newest failed operations
+    a batch           the newest operations of the batch
+    anything else     the newest operations
 
-A page says where the next one begins, also if its window held no match at all.
+A page says where the next page begins, even if the window held no match.
 """
 
 import json
@@ -26,8 +26,8 @@ from worker.ledger.schema import c, now_ms, sql_literal
 from worker.operation import Operation, Phase, State
 from worker.queues import LANES
 
-WINDOW = 5_000  # operations that one page looks through, per lane and phase for the open ones
-PAGE = 50
+WINDOW = 5_000  # operations that one page searches; for open operations, in each lane and phase
+PAGE = 50  # operations on one page
 _COLUMNS = (c.id, c.lane, c.kind, c.state, c.wait_reason, c.failure_reason, c.batch, c.state_since)
 OPEN = (State.QUEUED, State.RUNNING, State.WAITING)
 
@@ -41,6 +41,7 @@ class Filter:
     kind: str | None = None
     reason: str | None = None
     account: str | None = None
+    request_id: str | None = None
     batch: str | None = None
     older_ms: int | None = None
     newer_ms: int | None = None
@@ -93,7 +94,8 @@ def _window(wanted: Filter, after: int | None, limit: int) -> Subquery:
 
 def _sources(wanted: Filter, after: int | None) -> list[Select[Any]]:
     """Return bounded queries for what the filter looks at, each through one index."""
-    columns = _COLUMNS if wanted.account is None else (*_COLUMNS, c.entity, c.payload)
+    reads_payload = wanted.account is not None or wanted.request_id is not None
+    columns = (*_COLUMNS, c.key, c.entity, c.payload) if reads_payload else _COLUMNS
     if wanted.states == (State.WAITING,) and wanted.reason is not None:
         waits = c.state == sql_literal(State.WAITING)
         return [select(*columns).where(waits, c.wait_reason == wanted.reason)]
@@ -151,6 +153,8 @@ def _conditions(wanted: Filter, w: Any) -> list[ColumnElement[bool]]:
         conditions.append(func.coalesce(w.failure_reason, w.wait_reason) == wanted.reason)
     if wanted.account is not None:
         conditions.append(_is_of_account(wanted.account, w))
+    if wanted.request_id is not None:
+        conditions.append(_has_request_id(wanted.request_id, w))
     if wanted.older_ms is not None:
         conditions.append(w.state_since < now_ms() - wanted.older_ms)
     if wanted.newer_ms is not None:
@@ -160,6 +164,18 @@ def _conditions(wanted: Filter, w: Any) -> list[ColumnElement[bool]]:
 
 def _is_of_account(login: str, w: Any) -> ColumnElement[bool]:
     """Return the condition that an operation names an account: as its entity, or as a text in its payload."""
-    text = json.dumps(login, ensure_ascii=False).replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-    found: ColumnElement[bool] = (w.entity == login) | w.payload.like(f"%{text}%", escape="\\")
+    found: ColumnElement[bool] = (w.entity == login) | _payload_holds(w, json.dumps(login, ensure_ascii=False))
+    return found
+
+
+def _has_request_id(request_id: str, w: Any) -> ColumnElement[bool]:
+    """Return the condition that an operation has a request id: as its natural id, or in its payload."""
+    field = json.dumps({"request_id": request_id}, ensure_ascii=False)[1:-1]
+    found: ColumnElement[bool] = (w.key == w.kind + f":{request_id}") | _payload_holds(w, field)
+    return found | _payload_holds(w, field.replace(": ", ":", 1))
+
+
+def _payload_holds(w: Any, text: str) -> ColumnElement[bool]:
+    escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    found: ColumnElement[bool] = w.payload.like(f"%{escaped}%", escape="\\")
     return found

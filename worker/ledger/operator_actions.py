@@ -11,10 +11,10 @@ from typing import Any
 from sqlalchemy import Connection, Row, bindparam, update
 
 from worker.errors import NotAllowed
-from worker.ledger import decisions
+from worker.ledger import decision_sql
 from worker.ledger.audit import record_audit
 from worker.ledger.database import Ledger
-from worker.ledger.insert import encode_payload
+from worker.ledger.insert_operations import encode_payload
 from worker.ledger.queries import BY_KEY, operation_of
 from worker.ledger.schema import c, now_ms, operations, sql_literal
 from worker.operation import Operation, Phase, State
@@ -48,11 +48,11 @@ def replay(
         replayed.clear()
         for key in sorted(set(keys)):
             try:
-                row = decisions.lock(connection, key, marks.get(key))
+                row = decision_sql.lock(connection, key, marks.get(key))
             except NotAllowed:
                 continue
-            if decisions.is_replayable(row, not_done) and not ledger.needs_approval(row.kind, row.lane):
-                decisions.replay_row(connection, row, actor, note, not_done)
+            if decision_sql.is_replayable(row, not_done) and not ledger.needs_approval(row.kind, row.lane):
+                decision_sql.replay_row(connection, row, actor, note, not_done)
                 replayed.append(key)
         return replayed
 
@@ -69,7 +69,7 @@ def correct(
     entity: str | None = None,
     seen: str | None = None,
 ) -> Operation:
-    """Queue a failed operation again with another payload, because the one it had was wrong. The audit keeps both.
+    """Queue a failed operation again with another payload, because the one it had was wrong. The audit stores both.
 
     `payload` must have been checked by the operation's kind. `entity` replaces the operation's entity, if the payload
     decides it. Raises `BadPayload` if the payload cannot be stored, and `NotAllowed` if the operation is not failed, or
@@ -78,10 +78,10 @@ def correct(
     encoded = encode_payload(key, payload)
 
     def work(connection: Connection) -> Operation:
-        row = decisions.lock_failed(connection, key, "corrected", seen)
-        decisions.check_correctable(row)
+        row = decision_sql.lock_failed(connection, key, "corrected", seen)
+        decision_sql.check_correctable(row)
         _check_one_person_decides(ledger, row)
-        decisions.correct_row(connection, row, encoded, entity, actor, note)
+        decision_sql.correct_row(connection, row, encoded, entity, actor, note)
         return _operation(connection, key)
 
     return ledger.write(work)
@@ -104,9 +104,9 @@ def resolve(
     """
 
     def work(connection: Connection) -> Operation:
-        row = decisions.lock_failed(connection, key, "resolved", seen)
+        row = decision_sql.lock_failed(connection, key, "resolved", seen)
         _check_one_person_decides(ledger, row)
-        decisions.resolve_row(connection, row, actor, note, succeeded, result)
+        decision_sql.resolve_row(connection, row, actor, note, succeeded, result)
         return _operation(connection, key)
 
     return ledger.write(work)
@@ -115,14 +115,14 @@ def resolve(
 def cancel(ledger: Ledger, key: str, actor: str, note: str, seen: str | None = None) -> Operation:
     """Cancel an operation of which nothing was ever sent.
 
-    Raises `NotAllowed` if something may have been sent (the destination continues whatever we do), it has ended or
+    Raises `NotAllowed` if a request may have been sent (the destination continues the operation), it has ended or
     changed, or needs a second person.
     """
 
     def work(connection: Connection) -> Operation:
-        row = decisions.lock(connection, key, seen)
+        row = decision_sql.lock(connection, key, seen)
         _check_one_person_decides(ledger, row)
-        decisions.cancel_row(connection, row, actor, note)
+        decision_sql.cancel_row(connection, row, actor, note)
         return _operation(connection, key)
 
     return ledger.write(work)
@@ -136,18 +136,21 @@ def stop_asking(ledger: Ledger, key: str, actor: str, note: str, seen: str | Non
     """
 
     def work(connection: Connection) -> Operation:
-        row = decisions.lock(connection, key, seen)
+        row = decision_sql.lock(connection, key, seen)
         _check_one_person_decides(ledger, row)
-        decisions.stop_asking_row(connection, row, actor, note)
+        decision_sql.stop_asking_row(connection, row, actor, note)
         return _operation(connection, key)
 
     return ledger.write(work)
 
 
-def poll_now(ledger: Ledger, key: str) -> bool:
+def poll_now(ledger: Ledger, key: str, actor: str, note: str = "") -> bool:
     """Make a waiting operation due now, before others. Returns whether it was waiting."""
     with ledger.writing() as connection:
-        return connection.execute(_POLL_NOW, {"wanted": key}).rowcount == 1
+        was_waiting = connection.execute(_POLL_NOW, {"wanted": key}).rowcount == 1
+        if was_waiting:
+            record_audit(connection, "poll now", actor, note, key)
+        return was_waiting
 
 
 def record_renewal(ledger: Ledger, actor: str, note: str) -> None:

@@ -1,11 +1,11 @@
 """Order: the operations of an entity one after the other, a child after its parent.
 
 An operation that may not start yet is parked: it waits `behind_entity` or `behind_parent`. The transaction that ends
-what it waits for makes it due.
+the operation ahead, or the parent, makes the parked operation due.
 
-On PostgreSQL another transaction may be parking the same row. The UPDATEs here do not require `state = 'waiting'`, so
-each waits for that transaction's lock and then sees the new state. Should a release be missed all the same, a parked
-operation is examined again after `RECHECK_MS`.
+On PostgreSQL another transaction may be parking a row at the moment when an UPDATE here releases it. That UPDATE does
+not require `state = 'waiting'`. So PostgreSQL lets it wait for the lock of the parking transaction, and it then makes
+the parked row due. If a release is missed all the same, a parked operation is examined again after `RECHECK_MS`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, case, exists, func, select, update
 
-from worker.ledger.prepared import Prepared
+from worker.ledger.prepared_statements import Prepared
 from worker.ledger.schema import c, in_list, operations, queue_position, sql_literal
 from worker.operation import State, WaitReason
 
@@ -28,7 +28,8 @@ _earlier = exists().where(
     _ahead_position < queue_position,
     _ahead.c.id != c.id,
 )
-# A running operation may stand behind: a replay moved it to the end of the line, or an earlier one was committed later.
+# A running operation may have a later position: a replay moved it to the end of the line, or an operation with an
+# earlier position was committed after this one was claimed.
 _running = exists().where(
     _ahead.c.entity == c.entity, _ahead.c.state == sql_literal(State.RUNNING), _ahead.c.id != c.id
 )
@@ -75,10 +76,10 @@ _RELEASE_CHILDREN = Prepared(
 
 
 def find_blocked(connection: Connection, candidates: Sequence[Row[Any]]) -> dict[int, WaitReason]:
-    """Return the candidates that may not start yet, by id, and why. Runs no SQL if none has an entity or a parent.
+    """Return the candidates that may not start yet: id -> wait reason. Runs no SQL if none has an entity or a parent.
 
-    A running candidate is never blocked: its lease has lapsed, it was past its parent when it was first sent, and it
-    still holds its entity.
+    A candidate in state running, whose lease has lapsed, is never blocked. Its parent had succeeded before it was first
+    claimed, and no other operation of its entity may start before it ends.
     """
     asked = [row.id for row in candidates if row.state != State.RUNNING and (row.entity or row.parent)]
     if not asked:

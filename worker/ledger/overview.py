@@ -1,4 +1,4 @@
-"""The ledger at a glance: what is open, how old it is, what ended lately, what failed. One read-only transaction.
+"""The ledger at a glance: what is open, how old it is, what ended lately, what failed.
 
 No count looks at more than `COUNT_LIMIT` rows of a lane, so that the cost does not grow with the backlog. Of a longer
 backlog the operations that are due first are counted, and `capped` says so.
@@ -6,12 +6,24 @@ backlog the operations that are due first are counted, and `capped` says so.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Integer, Select, Subquery, bindparam, case, func, select, union_all
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Integer,
+    Select,
+    Subquery,
+    Text,
+    bindparam,
+    case,
+    func,
+    select,
+    union_all,
+)
 
 from worker.ledger import schema
-from worker.ledger.claims import is_paused
+from worker.ledger.claims import is_paused, paused_since
 from worker.ledger.database import Ledger
 from worker.ledger.due import COUNT_LIMIT
 from worker.ledger.schema import c, now_ms, sql_literal
@@ -36,12 +48,13 @@ class LaneOverview:
 
     `oldest_s`: the oldest open operation by our clock, which leaves out the time that it was pending at the destination
     or paused. `oldest_pending_s`: the oldest operation that the destination has begun, since it was requested.
-    `oldest_due_s`: what has been due longest and was not claimed; nothing is due in a paused lane. `open`: how many
-    operations are open, `capped`: there are more.
+    `oldest_due_s`: what has been due longest, also by a lease that has lapsed; nothing is due in a paused lane. `open`:
+    how many operations are open, `due`: how many of them may be claimed now, `capped`: there are more.
     """
 
     lane: str
     open: int
+    due: int
     capped: bool
     oldest_s: float | None
     oldest_pending_s: float | None
@@ -65,17 +78,40 @@ class Overview:
     requests_age_s: float | None
 
 
+class Oldest(NamedTuple):
+    """An operation's key, and how long it has taken so far, in ms.
+
+    `their_ms`: how long it was pending at the destination or paused; `our_ms`: all other time.
+    """
+
+    key: str
+    our_ms: int
+    their_ms: int
+
+
 RECENT_S = 300  # seconds
+OLDEST_WINDOW = 5_000  # open operations of each phase that `oldest_open` reads, those that are due first
 
 _is_pending = c.wait_reason.is_not_distinct_from(sql_literal(WaitReason.PENDING_AT_B2COPY))
-_current_wait = case((_is_pending, now_ms() - c.state_since), else_=0)
+_can_stand_still = c.state.in_([sql_literal(State.QUEUED), sql_literal(State.WAITING)]) & (c.due_at < now_ms())
+
+
+def _current_wait(lane: str | BindParameter[str]) -> ColumnElement[int]:
+    """The present wait that is not ours, in ms: pending at the destination, or due and held by a pause.
+
+    `resume` adds the same time to `external_wait_ms` when the pause ends.
+    """
+    since = paused_since(lane)
+    held_from = case((c.due_at > since, c.due_at), else_=since)  # NULL without a pause
+    waited = case((_is_pending, now_ms() - c.state_since), (_can_stand_still, now_ms() - held_from), else_=0)
+    return func.coalesce(waited, 0)
 
 
 def _first(lane: str, phase: Phase) -> Subquery:
     """The operations of a lane and phase that are due first, as the index has them."""
     columns = (c.lane, c.kind, c.state, c.wait_reason, c.phase, c.requested_at, c.external_wait_ms, c.due_at)
     return (
-        select(*columns, _current_wait.label("current_wait"))
+        select(*columns, _current_wait(lane).label("current_wait"))
         .where(c.lane == sql_literal(lane), c.phase == sql_literal(phase), c.due_at.is_not(None))
         .order_by(c.due_at)
         .limit(COUNT_LIMIT)
@@ -86,14 +122,22 @@ def _first(lane: str, phase: Phase) -> Subquery:
 def _open_groups(first: Subquery) -> Select[Any]:
     f = first.c
     ours_ms = now_ms() - f.requested_at - f.external_wait_ms - f.current_wait
-    is_due = (f.due_at <= now_ms()) & (f.state != sql_literal(State.RUNNING))
+    is_due = f.due_at <= now_ms()  # what runs is due when its lease has lapsed
     return select(
         f.lane, f.kind, f.state, f.wait_reason, f.phase, func.count(), func.max(ours_ms),
-        func.min(f.requested_at), func.min(case((is_due, f.due_at))),
+        func.min(f.requested_at), func.min(case((is_due, f.due_at))), func.count(case((is_due, 1))),
     ).group_by(f.lane, f.kind, f.state, f.wait_reason, f.phase)  # fmt: skip
 
 
 _OPEN = union_all(*(_open_groups(_first(lane, phase)) for lane in LANES for phase in Phase))
+_waiting = [  # by the index over reasons: a longer backlog that is due first must not hide them
+    select(c.lane, c.kind, c.state, c.wait_reason)
+    .where(c.state == sql_literal(State.WAITING), c.wait_reason == sql_literal(reason))
+    .limit(COUNT_LIMIT)
+    .subquery()
+    for reason in WaitReason
+]
+_WAITING = union_all(*(select(*one.c, func.count()).group_by(*one.c) for one in _waiting))
 _newest_failed = (
     select(c.lane, c.kind, c.failure_reason)
     .where(c.state == sql_literal(State.FAILED))
@@ -118,11 +162,59 @@ _NOW = select(
 )
 
 
+_open_of_lane = (
+    select(
+        union_all(
+            *(
+                select(
+                    select(
+                        c.key,
+                        (now_ms() - c.requested_at).label("total_ms"),
+                        (c.external_wait_ms + _current_wait(bindparam("lane", type_=Text))).label("their_ms"),
+                    )
+                    .where(c.lane == bindparam("lane"), c.phase == sql_literal(phase), c.due_at.is_not(None))
+                    .order_by(c.due_at)
+                    .limit(OLDEST_WINDOW)
+                    .subquery()
+                )
+                for phase in Phase
+            )
+        ).subquery()
+    )
+    .cte("w")
+    .prefix_with("MATERIALIZED")
+)
+_our_ms = (_open_of_lane.c.total_ms - _open_of_lane.c.their_ms).label("our_ms")
+_OLDEST = union_all(
+    *(
+        select(
+            select(_open_of_lane.c.key, _our_ms, _open_of_lane.c.their_ms).order_by(longest.desc()).limit(1).subquery()
+        )
+        for longest in (_our_ms, _open_of_lane.c.their_ms)
+    )
+)
+
+
+def oldest_open(ledger: Ledger, lane: str) -> tuple[Oldest | None, Oldest | None]:
+    """Return the open operations of a lane that are oldest by our clock and by the destination's.
+
+    None if none is open, or if none was pending at the destination or paused.
+    """
+    with ledger.reading() as connection:
+        found = [Oldest(*row) for row in connection.execute(_OLDEST, {"lane": lane})]
+    if not found:
+        return None, None
+    ours = max(found, key=lambda one: one.our_ms)
+    theirs = max(found, key=lambda one: one.their_ms)
+    return ours, theirs if theirs.their_ms > 0 else None
+
+
 def overview(ledger: Ledger) -> Overview:
-    """Look at the ledger. The cost does not grow with what it holds."""
+    """Read the overview in one read-only transaction. The cost does not grow with what it holds."""
     with ledger.reading() as connection:
         now, dispatched_at, requested_at, *paused = connection.execute(_NOW).one()
         rows = connection.execute(_OPEN).all()
+        waiting = connection.execute(_WAITING).all()
         failed = [
             Group(lane, kind, State.FAILED, reason, count) for lane, kind, reason, count in connection.execute(_FAILED)
         ]
@@ -135,8 +227,11 @@ def overview(ledger: Ledger) -> Overview:
         for lane, is_lane_paused in zip(LANES, paused, strict=True)
     ]
     counts: dict[tuple[str, str, str, str], int] = {}
-    for lane, kind, state, reason, _, count, *_ in rows:  # the phases of one group
-        group = (lane, kind, state, reason or "")
+    not_waiting = [
+        (lane, kind, state, "", count) for lane, kind, state, _, _, count, *_ in rows if state != State.WAITING
+    ]
+    for lane, kind, state, reason, count in (*not_waiting, *waiting):  # the phases of one group
+        group = (lane, kind, state, reason)
         counts[group] = counts.get(group, 0) + count
     return Overview(
         at=now,
@@ -154,16 +249,19 @@ def _lane(lane: str, now: int, paused: bool, rows: Iterable[Any]) -> LaneOvervie
     ours: list[int] = []
     due: list[int] = []
     pending: list[int] = []
-    for _, _, _, _, phase, count, ours_ms, requested_at, due_at in rows:
+    due_count = 0
+    for _, _, _, _, phase, count, ours_ms, requested_at, due_at, count_due in rows:
         counts[Phase(phase)] += count
         ours.append(ours_ms)
         if due_at is not None and not paused:
             due.append(now - due_at)
+            due_count += count_due
         if phase == Phase.POLL:
             pending.append(now - requested_at)
     return LaneOverview(
         lane=lane,
         open=sum(counts.values()),
+        due=min(due_count, COUNT_LIMIT),
         capped=max(counts.values()) >= COUNT_LIMIT,
         oldest_s=_seconds(ours),
         oldest_pending_s=_seconds(pending),

@@ -20,7 +20,7 @@ _COUNT = select(func.count()).where(c.ended_at < now_ms() - bindparam("age"))
 def purge(ledger: Ledger, older_than_s: float, batch: int = 1000) -> int:
     """Remove operations that ended more than `older_than_s` seconds ago, in short transactions of `batch`.
 
-    Returns how many. An open operation is never purged, however old it is.
+    Returns how many. An open operation of any age is never purged.
     """
     purged = 0
     while True:

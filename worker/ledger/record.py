@@ -7,8 +7,8 @@ from sqlalchemy import Connection, bindparam, select
 
 from worker.errors import BadPayload, PayloadConflict
 from worker.ledger.database import Ledger
-from worker.ledger.ended import Ended, ended
-from worker.ledger.insert import PAYLOAD_LIMIT, encode, insert_failed, insert_queued, printable, row_of
+from worker.ledger.insert_operations import PAYLOAD_LIMIT, encode, insert_failed, insert_queued, printable, row_of
+from worker.ledger.on_operation_end import Ended, finish_ended
 from worker.ledger.schema import c, in_list, operations
 from worker.operation import MESSAGE_KIND, New, Recorded, State
 
@@ -22,8 +22,8 @@ _PARENT_OF = select(c.parent).where(c.key == bindparam("wanted"))
 def record(ledger: Ledger, news: Sequence[New], by: str, connection: Connection | None = None) -> list[Recorded]:
     """Record operations, in this order, and return what became of each. `by` says who asks.
 
-    A key that exists is not recorded again, whatever its state. All are recorded or none; with `connection`, inside
-    the caller's own transaction: it commits or rolls back with what the caller wrote beside it.
+    A key that exists is not recorded again, in any state. All operations are recorded or none. With `connection` they
+    are recorded in the caller's own transaction, and commit or roll back with what the caller wrote in it.
 
     Raises `PayloadConflict` if a key exists with another payload, `BadPayload` if a `New` cannot be recorded, and
     SQLAlchemy's errors if the database cannot take it.
@@ -35,7 +35,7 @@ def record(ledger: Ledger, news: Sequence[New], by: str, connection: Connection 
 
 
 def check_recordable(new: New) -> None:
-    """Raise `BadPayload` if this operation could never be recorded, whatever the ledger holds."""
+    """Raise `BadPayload` if this operation cannot be recorded in any ledger."""
     row_of(new, by="")
 
 
@@ -44,7 +44,7 @@ def fail_message(
 ) -> Recorded:
     """Store a message that could not be recorded as a failed operation `message:<id>`. The same id is stored once.
 
-    With `connection`, inside the caller's own transaction.
+    With `connection`, the message is stored in the caller's own transaction.
     """
     payload = {"task": printable(task), "message": raw[: PAYLOAD_LIMIT // 8]}
     new = New(MESSAGE_KIND, printable(f"message:{message_id}"), payload, lane="default")
@@ -59,7 +59,7 @@ def _store_failed(connection: Connection, row: dict[str, Any]) -> Recorded:
     key = row["key"]
     stored = insert_failed(connection, row)
     if stored is not None:
-        ended(connection, [Ended(stored.id, key, None, State.FAILED)], stored.state_since)
+        finish_ended(connection, [Ended(stored.id, key, None, State.FAILED)], stored.state_since)
         return Recorded(stored.id, key, State.FAILED, created=True)
     existing = connection.execute(_EXISTING, {"keys": [key]}).one()
     return Recorded(existing.id, key, State(existing.state), created=False)

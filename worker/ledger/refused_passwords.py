@@ -23,7 +23,7 @@ UNANSWERED_S = 900.0  # at most four presentations an hour whose answers are los
 
 
 class RefusedPasswords:
-    """See `worker.session.back_office.Refusals`. `actor` is who writes into the audit."""
+    """See `worker.session.back_office_login.Refusals`. `actor` is who writes into the audit."""
 
     def __init__(self, ledger: Callable[[], Ledger], actor: str) -> None:
         self._ledger, self._actor = ledger, actor
@@ -63,7 +63,7 @@ class RefusedPasswords:
 
 @contextmanager
 def _unavailable() -> Iterator[None]:
-    """Without the ledger nobody can tell whether a password was refused. So it is not presented."""
+    """Raise an error if the ledger is unavailable: a password that may have been refused must not be presented."""
     try:
         yield
     except DATABASE_UNAVAILABLE_ERRORS as error:

@@ -1,7 +1,7 @@
 """The ledger's tables, one definition for SQLite (3.35 or newer) and PostgreSQL (14 or newer).
 
 All names begin with `b2copy_`, because the tables may stand in the CRM's own database. Instants (`_at`, `since`) are ms
-since the epoch by the database's clock: there are many machines and one clock. Durations end in `_ms`.
+since the epoch by the database's clock, because the machines' own clocks may differ. Durations end in `_ms`.
 
 `due_at` says when an operation may be claimed next: queued: now; waiting: when its wait ends; running: when its lease
 ends; final: NULL. The index over `due_at` holds open operations only, so that the cost of a claim does not grow with
@@ -107,7 +107,7 @@ def _partial(name: str, *columns: Any, where: ColumnElement[bool], unique: bool 
 
 
 _partial("b2copy_operations_due", c.lane, c.phase, c.due_at, where=c.due_at.is_not(None))
-# At most one running operation per entity, whatever runs at the same time.
+# At most one running operation per entity, also with concurrent transactions.
 _partial("b2copy_operations_held", c.entity, unique=True, where=(c.state == "running") & c.entity.is_not(None))
 _partial("b2copy_operations_line", c.entity, queue_position, where=c.entity.is_not(None) & c.due_at.is_not(None))
 _partial("b2copy_operations_children", c.parent, where=c.parent.is_not(None) & c.due_at.is_not(None))
@@ -195,16 +195,18 @@ identities = Table(  # who is who: the CRM's ids, the trading platform's logins,
 )
 
 
-minutes = Table(  # what ended in each minute, and how each lane stood at its end; see worker/ledger/minutes.py
-    "b2copy_minutes",
-    metadata,
-    Column("minute", BigInteger, primary_key=True, autoincrement=False),  # its first instant
-    Column("lane", Text, primary_key=True),
-    Column("kind", Text, primary_key=True),
-    Column("outcome", Text, primary_key=True),
-    Column("operations", Integer, nullable=False),
-    Column("total_ms", BigInteger, nullable=False),
-    Column("external_ms", BigInteger, nullable=False),
+minutes = (
+    Table(  # what ended in each minute, and how each lane stood at its end; see worker/ledger/minute_statistics.py
+        "b2copy_minutes",
+        metadata,
+        Column("minute", BigInteger, primary_key=True, autoincrement=False),  # its first instant
+        Column("lane", Text, primary_key=True),
+        Column("kind", Text, primary_key=True),
+        Column("outcome", Text, primary_key=True),
+        Column("operations", Integer, nullable=False),
+        Column("total_ms", BigInteger, nullable=False),
+        Column("external_ms", BigInteger, nullable=False),
+    )
 )
 
 approvals = Table(  # four eyes: what one person proposed, and what another decided
@@ -293,7 +295,7 @@ def _postgresql_in_list(element: _InList, compiler: SQLCompiler, **options: Any)
 def in_list(column: Column[Any], listed: str) -> ColumnElement[bool]:
     """Return the condition that `column` is one of the list passed as parameter `listed`.
 
-    The list is one parameter whatever its length, so the statement's text and the database's plan stay the same.
+    A list of any length is one parameter, so the statement's text and the database's plan stay the same.
     """
     return _InList(column, bindparam(listed, type_=Listed(column.type)))
 

@@ -1,7 +1,7 @@
 """Settle: write state, evidence and everything that follows from them, in one transaction.
 
 Only the holder of a claim changes the state. A transition whose lease was lost is stored as evidence, marked `late`;
-`late_answers` tells when it may still decide.
+`late_answers` says when it may still decide.
 """
 
 import json
@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Integer, Row, Text, case, func, null, select, update
 
+from worker.ledger.attempt_evidence import Evidence, digest, fence_of_answer
 from worker.ledger.claims import claim_within
 from worker.ledger.database import Ledger
-from worker.ledger.ended import Ended, ended
-from worker.ledger.evidence import Evidence, digest, fence_of_answer
-from worker.ledger.insert import encode_result
+from worker.ledger.insert_operations import encode_result
 from worker.ledger.late_answers import decide_by_late_answers
-from worker.ledger.prepared import Given, Prepared, PreparedForRows
+from worker.ledger.on_operation_end import Ended, finish_ended
+from worker.ledger.prepared_statements import Given, Prepared, PreparedForRows
 from worker.ledger.schema import allowed_from, c, in_list, now_ms, operations, sql_literal
 from worker.operation import MOVES, PROGRESS_LIMIT, Claim, Phase, State, Transition, WaitReason
 
@@ -30,11 +30,11 @@ _LOCK = Prepared(
 
 
 class _Settled(NamedTuple):
-    """The values that a transition writes. `owner` and `held` guard them: the claim must still hold the operation."""
+    """The values that a transition writes, if `owner` and `claim_fence` are still those of the operation's claim."""
 
     id: int
     owner: str
-    held: int
+    claim_fence: int
     state: str
     wait_reason: str | None
     failure_reason: str | None
@@ -68,7 +68,7 @@ def _update(given: Given, _dialect: str) -> Any:
             c.id == given["id"],
             allowed_from("settle"),
             c.lease_owner == given["owner"],
-            c.fence == given["held"],
+            c.fence == given["claim_fence"],
         )
         .values(
             {name: given[name] for name in _WRITTEN}
@@ -139,7 +139,7 @@ def _settle(connection: Connection, transitions: Sequence[Transition]) -> list[C
             evidence.add(claim, attempt, fence)
     _SETTLE.run(connection, settled)
     evidence.store(connection)
-    ended(connection, final, now)
+    finish_ended(connection, final, now)
     if lost:
         decide_by_late_answers(connection, [each for each in lost if each.claim.id in rows], now)
     return [transition.claim for transition in lost]
@@ -171,7 +171,7 @@ def _settled(transition: Transition, answer: str | None, fence: int, now: int) -
     return _Settled(
         id=claim.id,
         owner=claim.lease_owner,
-        held=claim.fence,
+        claim_fence=claim.fence,
         state=str(transition.state),
         wait_reason=None if transition.wait_reason is None else str(transition.wait_reason),
         failure_reason=None if transition.failure_reason is None else str(transition.failure_reason),

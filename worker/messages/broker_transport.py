@@ -1,7 +1,7 @@
 """kombu's Redis transport, with four changes. It uses kombu's inner names: kombu is pinned, and tests hold each change.
 
 * TLS connections verify certificate and host name (`worker.redis_connection`).
-* Each item taken from a queue is checked before kombu reads it (`worker.messages.envelope`).
+* Each item taken from a queue is checked before kombu reads it (`worker.messages.safe_envelope`).
 * A message that Redis handed out, but whose note it refuses (out of memory, read-only, gone), is delivered all the
   same. kombu would lose it.
 * Broadcasts are questions only (`worker.messages.remote_control`).
@@ -15,8 +15,8 @@ import redis
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 
-from worker.messages.envelope import deliverable, restorable
 from worker.messages.remote_control import is_allowed
+from worker.messages.safe_envelope import deliverable, restorable
 from worker.redis_connection import VerifiedTlsConnection
 
 log = logging.getLogger(__name__)

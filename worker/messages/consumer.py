@@ -1,8 +1,9 @@
 """Read every message before Celery does, so that no message ends the worker and none is dropped.
 
-Celery acknowledges an unknown name, wrong arguments or a pickle body with a log line, and some bodies raise in its own
-code. Here each message is read first and handed to Celery in one plain form: what it asks for, or a call of the task
-`b2copy.message.store`, which stores it as a failed operation that people see.
+If a message has an unknown name, wrong arguments or a pickle body, Celery writes a log line and acknowledges it; some
+bodies raise an error in Celery's own code. Here each message is read first and handed to Celery in one plain form: as a
+task of ours with its arguments, or as a call of `b2copy.message.store`, which stores the message as a failed operation
+that people see.
 """
 
 import inspect
@@ -13,19 +14,19 @@ from typing import Any
 from celery.worker.consumer import Consumer
 from kombu.utils.json import dumps
 
-from worker.messages.envelope import UNUSABLE, Unusable
-from worker.messages.evidence import PROBLEM_LIMIT, short, storable
+from worker.messages.bad_message_text import PROBLEM_LIMIT, bounded_ascii, short
 from worker.messages.inbox import STORE_TASK, store_failed
+from worker.messages.safe_envelope import UNUSABLE, Unusable
 from worker.messages.task_message import TaskMessage, read_task_message
 from worker.queues import LANES
 
 log = logging.getLogger(__name__)
 
-_OURS = "b2copy."  # Celery's own tasks would run any task that a message names
+_OURS = "b2copy."  # other names are refused, because Celery's own tasks run any task that a message names
 
 
-class Inbox(Consumer):
-    """Celery's consumer (`worker_consumer`)."""
+class CheckingConsumer(Consumer):
+    """Celery's consumer, which checks each message before Celery reads it. Set as `worker_consumer`."""
 
     def __init__(self, *args: Any, worker_options: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Leave out gossip, mingle and heartbeat between workers.
@@ -68,16 +69,16 @@ class Inbox(Consumer):
         self._store_here(message, message.body, f"the body cannot be decoded: {exc}")
 
     def _prepare(self, message: Any) -> bool:
-        """Give `message` its plain form. Returns False if nothing needs to be done about it."""
+        """Give `message` its plain form. Returns False if the message needs no work."""
         try:
             wanted = read_task_message(message)
             self._check(wanted)
             is_late = wanted.expires_at is not None and wanted.expires_at <= datetime.now(UTC)
             if is_late and self._is_internal(wanted.task):
-                return False  # a tick of the schedule: the next one does the work
+                return False  # an expired message of the schedule; the next one does the work
             if is_late:
                 raise Unusable(f"it expired at {wanted.expires_at} before a worker could record it")
-        except Exception as error:  # whatever a stranger's bytes raise
+        except Exception as error:  # any error that decoding foreign bytes raises
             problem = str(error) if isinstance(error, Unusable) else f"{type(error).__name__}: {error}"
             wanted = _storing(message, problem)
         message.headers = {"lang": "py", "task": wanted.task, "id": wanted.id, "origin": wanted.origin}
@@ -101,7 +102,7 @@ class Inbox(Consumer):
         return not self.app.tasks[task].acks_late
 
     def _store_here(self, message: Any, body: Any, problem: str) -> None:
-        """Store a message in this thread. Only what Celery finds after `_prepare` comes here."""
+        """Store a message in this thread, for errors that Celery finds after `_prepare`."""
         arguments = _storing(message, problem, body).kwargs
         if store_failed(**arguments):
             message.ack_log_error(log, self.connection_errors)
@@ -118,10 +119,10 @@ def _storing(message: Any, problem: str, body: Any = None) -> TaskMessage:
     kwargs = {
         "message_id": message_id,
         "task": short(headers.get("task", "unknown")),
-        "problem": storable(problem, PROBLEM_LIMIT),
+        "problem": bounded_ascii(problem, PROBLEM_LIMIT),
         "origin": short(headers["origin"]) if headers.get("origin") else None,
         # An unusable envelope holds its evidence already.
         "raw": raw.decode("ascii", "replace") if message.content_type == UNUSABLE and isinstance(raw, bytes)
-        else storable(raw),
+        else bounded_ascii(raw),
     }  # fmt: skip
     return TaskMessage(message.delivery_tag, STORE_TASK, [], kwargs, None, None)

@@ -18,7 +18,7 @@ from worker.errors import BadPayload
 from worker.instances import ledger
 from worker.kind import Kind
 from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, fail_message, find, record
-from worker.messages.evidence import NAME_LIMIT, PROBLEM_LIMIT, short, storable
+from worker.messages.bad_message_text import NAME_LIMIT, PROBLEM_LIMIT, bounded_ascii, short
 from worker.messages.task_message import arguments_as_text
 from worker.messages.wake_up import wake_soon
 from worker.settings import crm_settings
@@ -28,14 +28,15 @@ log = logging.getLogger(__name__)
 
 STORE_TASK = "b2copy.message.store"
 
-# Acknowledged when the ledger has it, and not lost with the pool process that was recording it. Such a task does
-# nothing else, so that no message can kill one process after the other.
+# A message is acknowledged when the ledger has it, and is delivered again if the pool process dies while recording it.
+# These tasks do nothing but record, so that no message can kill one process after the other.
 _OPTIONS = {"acks_late": True, "reject_on_worker_lost": True}
 
-PATIENCE_S = 3.0  # for a database that is unavailable; shorter than the broker's visibility timeout, after which the
-# message would come a second time
-_RETRY_S = 0.25
-_RETURN_PAUSE_S = 1.0  # before a message goes back to the queue, which hands it out again at once
+# Seconds to wait for an unavailable ledger. Shorter than the broker's visibility timeout, after which the message would
+# be delivered a second time.
+PATIENCE_S = 3.0
+_RETRY_S = 0.25  # seconds between two tries to record
+_RETURN_PAUSE_S = 1.0  # seconds before a message goes back to the queue, because the queue delivers it again at once
 
 _outage = OutageLog(log, "the ledger is unavailable: messages go back to the queue")
 
@@ -68,7 +69,7 @@ def take_in(kind: Kind[Any], request: Any, args: Sequence[Any], kwargs: Mapping[
     except Exception as error:  # BadPayload is the sender's fault, anything else is ours: both must be seen
         if not isinstance(error, BadPayload):
             log.exception("message %s failed on our side", short(request.id))
-        problem, raw = storable(str(error), PROBLEM_LIMIT), storable(arguments_as_text(args, kwargs))
+        problem, raw = bounded_ascii(str(error), PROBLEM_LIMIT), bounded_ascii(arguments_as_text(args, kwargs))
         if not store_failed(request.id, request.task, problem, request.origin, raw):
             raise Reject("the ledger is unavailable", requeue=True) from None
     else:
@@ -80,8 +81,8 @@ def take_in(kind: Kind[Any], request: Any, args: Sequence[Any], kwargs: Mapping[
 def store_failed(message_id: str, task: str, problem: str, origin: str | None, raw: str) -> bool:
     """Store a message that cannot be recorded as a failed operation. Returns False if the ledger is unavailable.
 
-    `problem` and `raw` are texts of `worker.messages.evidence`. If they cannot be stored all the same, the message is
-    stored without them, because a message must not come back for ever.
+    `problem` and `raw` are texts of `bad_message_text`. If they cannot be stored all the same, the message is stored
+    without them, because a message must not come back for ever.
     """
     log.error("message %s cannot be recorded: %s", short(message_id), problem)
     try:

@@ -29,7 +29,7 @@ def is_allowed(message: Any) -> bool:
             and not body.get("pattern")  # a regular expression of a stranger's may run for hours
             and (body.get("reply_to") is None or _is_reply_queue(body["reply_to"]))
         )
-    except Exception:  # whatever a stranger's bytes raise
+    except Exception:  # any error that decoding foreign bytes raises
         return False
 
 

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from kombu.serialization import loads
 
-from worker.messages.envelope import UNUSABLE, Unusable
-from worker.messages.evidence import short
+from worker.messages.bad_message_text import short
+from worker.messages.safe_envelope import UNUSABLE, Unusable
 
 _ACCEPTED = ("application/json",)
 # What the sender wants to happen after the task. This worker would publish it with its own rights, and "after the task"
@@ -32,7 +32,7 @@ class TaskMessage(NamedTuple):
 
 
 def read_task_message(message: Any) -> TaskMessage:
-    """Read a kombu message. Raises `Unusable`, and whatever a decoder raises on a stranger's bytes."""
+    """Read a kombu message. Raises `Unusable`, and any error that decoding foreign bytes raises."""
     headers: Mapping[str, Any] = message.headers
     if message.content_type == UNUSABLE:
         raise Unusable(headers.get("problem", "no message of Celery's"))

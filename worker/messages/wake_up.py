@@ -1,7 +1,7 @@
 """Wake-ups: messages that say "this lane of this ledger has something due", and nothing else.
 
-A wake-up may be lost, doubled or late without harm: dispatch repeats what was lost, and a worker that finds nothing due
-stops at once. So nothing that sending one raises reaches a caller, whose operation is recorded already.
+A wake-up may be lost, doubled or late without harm: dispatch repeats lost ones, and a worker that finds nothing due
+stops at once. So an error while sending a wake-up never reaches the caller, whose operation is recorded already.
 """
 
 import logging
@@ -14,24 +14,24 @@ from worker.watch.outage_log import OutageLog
 
 log = logging.getLogger(__name__)
 
-AFTER_FAILURE_S = 5.0  # without wake-ups after the broker took none, so that a CRM does not wait for it at every call
+AFTER_FAILURE_S = 5.0  # seconds without wake-ups after the broker failed, so that not every call of a CRM waits for it
 
-DUE_PER_WAKE_UP = 100  # operations that justify one more worker
-WAKE_UPS_MAX = 16  # per lane and second: more than the workers can take would only pile up
+DUE_PER_WAKE_UP = 100  # due operations for which one more wake-up is sent
+WAKE_UPS_MAX = 16  # most wake-ups for a lane in a second, because more than the workers take would pile up
 
 _sent_at: dict[str, float] = {}  # lane -> when this process last sent a wake-up, monotonic seconds
 _outage = OutageLog(log, "no wake-up was sent, dispatch will repeat it")
 
 
 def wake_ups_for(due: int) -> int:
-    """Return how many wake-ups so many due operations are worth: each one lets a worker start."""
+    """Return how many wake-ups to send for `due` operations. Each lets one more worker drain the lane."""
     return min(WAKE_UPS_MAX, -(-due // DUE_PER_WAKE_UP))
 
 
 def wake_soon(lane: str, times: int = 1) -> None:
     """Send up to `times` wake-ups unless this process sent one for the lane less than 20 ms ago.
 
-    The worker that receives that one queries the ledger again after 30 ms and finds this operation too.
+    The worker that receives the earlier wake-up queries the ledger again after 30 ms and finds this operation too.
     """
     now = time.monotonic()
     if now - _sent_at.get(lane, -WAKE_UP_LASTS_S) >= WAKE_UP_LASTS_S:
@@ -43,7 +43,8 @@ def wake_soon(lane: str, times: int = 1) -> None:
 def wake(lane: str, times: int = 1) -> bool:
     """Send up to `times` wake-ups for a lane; return False if the broker did not take them. Never raises.
 
-    A wake-up that nobody has read yet will find this work too, so the queue never holds more than `times`.
+    The worker that reads a wake-up which is still in the queue finds this work too. So the queue never holds more than
+    `times` wake-ups.
     """
     queue = queue_of(lane)
     try:

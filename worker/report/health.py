@@ -1,4 +1,4 @@
-"""Whether what is due is being done: the ledger as a whole, for a monitoring script and at a glance."""
+"""Whether the ledger as a whole is healthy, that is, whether due operations are being sent."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,15 +6,15 @@ from typing import Any
 from worker.ledger import Ledger, active_flags
 from worker.ledger.due import COUNT_LIMIT
 from worker.ledger.overview import overview
-from worker.ledger.statistics import Statistics, statistics
+from worker.ledger.statistics import Statistics, statistics_of
 from worker.operation import AuditEntry, WaitReason
-from worker.report.operation import pause_document
-from worker.report.text import count, our_address, span
+from worker.report.format_values import count, our_address, span
+from worker.report.operation_report import pause_document
 
 
 @dataclass(frozen=True)
 class Health:
-    """`problems` are sentences; without one the ledger is healthy. `notes` are worth knowing and no fault of ours.
+    """`problems` are sentences; without a problem the ledger is healthy. `notes` are facts that are no fault of ours.
 
     `oldest_s`: the age of the oldest open operation of each lane that holds one, without the time that it was pending
     at B2COPY or paused.
@@ -35,7 +35,8 @@ def health_of(
     Unhealthy: something is due for more than `late_s`, an operation of the lane money is older than `money_late_s`, or
     more than `max_failed` failed.
     """
-    found, lanes = statistics(ledger), overview(ledger).lanes
+    seen = overview(ledger)
+    found, lanes = statistics_of(seen), seen.lanes
     pauses = [flag for name, flag in active_flags(ledger).items() if name.startswith("pause:")]
     problems = [
         f"lane {lane}: something has been due for {span(seconds)}: is a worker running? (b2copy-sync doctor)"
@@ -69,7 +70,7 @@ def access_notes(found: Statistics) -> list[str]:
 
 
 def document(health: Health) -> dict[str, Any]:
-    """Return the same for programs."""
+    """Return the health as a JSON document."""
     return {
         "healthy": not health.problems,
         "problems": health.problems,

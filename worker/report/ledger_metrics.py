@@ -7,7 +7,7 @@ the others are absent: an old value would look like a healthy one.
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
 
 from prometheus_client import Metric
@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 
 from worker.ledger import Ledger, active_flags
 from worker.ledger.overview import Overview, overview
-from worker.operation import AuditEntry
+from worker.operation import MESSAGE_KIND, AuditEntry
 from worker.watch.outage_log import OutageLog
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,8 @@ def _ages(found: Overview, _: dict[str, AuditEntry]) -> Rows:
 FAMILIES = (
     Family(
         "b2copy_operations",
-        "Operations that are open or failed, up to 10,000 of a lane and phase; `reason`: why they wait or failed.",
+        "Operations that are open or failed, up to 10,000 of a lane and phase or of a reason to wait;"
+        " `reason`: why they wait or failed.",
         ("lane", "kind", "state", "reason"),
         lambda found, flags: [((g.lane, g.kind, g.state, g.reason), g.count) for g in (*found.open, *found.failed)],
     ),
@@ -99,10 +100,13 @@ UP = ("b2copy_ledger_up", "1 if the ledger could be read.")
 
 
 class LedgerCollector(Collector):
-    """Reads the ledger for a scraper. `open_ledger` is called until it succeeds, then the ledger is reused."""
+    """Reads the ledger for a scraper. `open_ledger` is called until it succeeds, then the ledger is reused.
 
-    def __init__(self, open_ledger: Callable[[], Ledger]) -> None:
-        self._open = open_ledger
+    A row may hold any text as its kind. What is none of `kinds` becomes `other`, so that labels stay few.
+    """
+
+    def __init__(self, open_ledger: Callable[[], Ledger], kinds: Collection[str]) -> None:
+        self._open, self._kinds = open_ledger, {MESSAGE_KIND, *kinds}
         self._ledger: Ledger | None = None
         self._lock = threading.Lock()
         self._cached: list[Metric] = []
@@ -123,16 +127,20 @@ class LedgerCollector(Collector):
         try:
             self._ledger = self._ledger or self._open()
             found, flags = overview(self._ledger), active_flags(self._ledger)
-            families = [_family(family, found, flags) for family in FAMILIES]
-        except Exception as error:  # whatever it is, the scraper must learn that there are no values
+            families = [self._family(family, found, flags) for family in FAMILIES]
+        except Exception as error:  # any error: the scraper must learn that there are no values
             self._outage.failed(error)
             return [GaugeMetricFamily(*UP, value=0)]
         self._outage.succeeded()
         return [GaugeMetricFamily(*UP, value=1), *families]
 
-
-def _family(family: Family, found: Overview, flags: dict[str, AuditEntry]) -> Metric:
-    gauge = GaugeMetricFamily(family.name, family.documentation, labels=family.labels)
-    for labels, value in family.read(found, flags):
-        gauge.add_metric(labels, value)
-    return gauge
+    def _family(self, family: Family, found: Overview, flags: dict[str, AuditEntry]) -> Metric:
+        gauge = GaugeMetricFamily(family.name, family.documentation, labels=family.labels)
+        values: dict[tuple[str, ...], float] = {}
+        for labels, value in family.read(found, flags):
+            named = zip(family.labels, labels, strict=True)
+            known = tuple("other" if name == "kind" and label not in self._kinds else label for name, label in named)
+            values[known] = values.get(known, 0.0) + value
+        for known, value in values.items():
+            gauge.add_metric(known, value)
+        return gauge

@@ -7,8 +7,8 @@ from typing import Any
 from worker.ledger import Ledger, active_flags
 from worker.ledger.overview import RECENT_S, Group, LaneOverview, Overview, overview
 from worker.operation import AuditEntry, State, WaitReason
-from worker.report.operation import pause_document
-from worker.report.text import count, iso, our_address, span
+from worker.report.format_values import count, iso, our_address, span
+from worker.report.operation_report import pause_document
 from worker.session import State as SessionState
 
 LATE_S = 30.0  # seconds that something may be due before a person should look
@@ -31,12 +31,12 @@ class SystemOverview:
 
 
 def system_overview(ledger: Ledger, session: Callable[[], SessionState]) -> SystemOverview:
-    """Look at the ledger and at the session. An error of `session` is reported and hides nothing else."""
+    """Read the ledger and the session. An error of `session` is reported, and the rest is shown."""
     found = overview(ledger)
     pauses = [flag for name, flag in active_flags(ledger).items() if name.startswith("pause:")]
     try:
         return SystemOverview(found, pauses, session(), "")
-    except Exception as error:  # the ledger is worth showing whatever is wrong with the session
+    except Exception as error:  # any error of the session: the ledger is shown all the same
         return SystemOverview(found, pauses, None, str(error).splitlines()[0])
 
 
@@ -81,7 +81,7 @@ def concerns(found: SystemOverview) -> list[str]:
 
 
 def document(found: SystemOverview) -> dict[str, Any]:
-    """Return the same for programs. Ages are in seconds, rates per minute over the last five minutes."""
+    """Return the overview as a JSON document. Ages are in seconds, rates per minute over the last five minutes."""
     return {
         "at": iso(found.ledger.at),
         "concerns": concerns(found),

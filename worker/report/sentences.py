@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from shlex import quote
 from typing import Any
 
 from worker.kind import Kind
 from worker.operation import MESSAGE_KIND, AuditEntry, FailureReason, OnUnknown, Operation, State, WaitReason
-from worker.report.text import clock, our_address
+from worker.report.format_values import clock, our_address
 
 Kinds = Mapping[str, Kind[Any]]
 """All kinds by name."""
@@ -128,7 +129,7 @@ def _filled(sentence: str, operation: Operation) -> str:
         destination=names.get(operation.destination, operation.destination),
         entity=operation.entity,
         parent=operation.parent,
-        key=operation.key,
+        key=quote(operation.key),
         step=operation.unknown_step or "it",
         address=our_address(),
     )

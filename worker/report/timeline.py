@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 from worker.operation import AttemptRecord, Step
-from worker.report.operation import OperationReport
-from worker.report.text import span
+from worker.report.format_values import span
+from worker.report.operation_report import OperationReport
 
-WAIT_SHOWN_MS = 1_000  # shorter gaps between two attempts are no wait
+WAIT_SHOWN_MS = 1_000  # ms; shorter gaps between two attempts are not shown as waits
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,15 @@ import json
 import time
 from collections.abc import Callable
 
-from worker.sandbox import sign_in, widgets
+from worker.sandbox import statistics_and_leaderboard
 from worker.sandbox.accounts import Accounts
 from worker.sandbox.assertion import Keys
+from worker.sandbox.back_office_sign_in import PREFIX, SignIn
 from worker.sandbox.clients import Clients
 from worker.sandbox.effect_log import Effects
 from worker.sandbox.fees import Fees
 from worker.sandbox.responses import Answer, Refused, answer, refusal
 from worker.sandbox.routes import Call
-from worker.sandbox.sign_in import SignIn
 from worker.sandbox.switches import Switches
 from worker.sandbox.tokens import Pair, Tokens
 
@@ -115,15 +115,15 @@ class B2Copy:
 
     def _widget_detail(self, call: Call) -> Answer:
         self._check_generation1(call)
-        return answer(widgets.detail(self.accounts, call.last_segment(), dict(call.url.query)))
+        return answer(statistics_and_leaderboard.detail(self.accounts, call.last_segment(), dict(call.url.query)))
 
     def _widget_statistics(self, call: Call) -> Answer:
         self._check_generation1(call)
-        return answer(widgets.statistics(self.accounts, call.last_segment(), dict(call.url.query)))
+        return answer(statistics_and_leaderboard.statistics(self.accounts, call.last_segment(), dict(call.url.query)))
 
     def _widget_leaderboard(self, call: Call) -> Answer:
         self._check_generation1(call)
-        return answer(widgets.leaderboard(self.accounts, dict(call.url.query)))
+        return answer(statistics_and_leaderboard.leaderboard(self.accounts, dict(call.url.query)))
 
     def _auth_url(self, call: Call) -> Answer:
         return answer(self.clients.auth_url(call.json(), self.switches))
@@ -142,7 +142,7 @@ class B2Copy:
     def _check_generation1(self, call: Call) -> None:
         """As `_check_admin`, for the login that the switch asks for: the documentation does not say which is right."""
         access, mono = call.bearer(), time.monotonic()
-        is_back_office = access.startswith(sign_in.PREFIX)
+        is_back_office = access.startswith(PREFIX)
         if self.switches.generation1_login == "external_crm" and is_back_office:
             raise Refused(401, "a Back Office token is not valid here")
         if self.switches.generation1_login == "back_office" and not is_back_office:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-MAX_EFFECTS = 500_000  # distinct ones; older effects are forgotten and counted in `forgotten`
+MAX_EFFECTS = 500_000  # distinct effects that are stored; older ones are removed and counted in `forgotten`
 
 
 @dataclass(slots=True)

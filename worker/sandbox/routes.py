@@ -12,17 +12,17 @@ from worker.sandbox.responses import Refused
 AUTH = "/api/admin/auth/v2/admin/adminservice/authexternalcrm"
 REFRESH = "/api/admin/auth/v2/admin/adminservice/refreshtoken"
 PROCESS = "/api/admin/fees/v2/fee/feeservice/processext"
-ADMIN = "/api/admin/"  # any other method of generation 2 begins so
+ADMIN = "/api/admin/"  # the paths of all methods of generation 2 begin with it
 # Generation 1, "Back Office"
 SIGN_IN = "/api/v2/signin"
 ACCOUNTS = "/api/v2/b2copy/accounts"
 CREATE = "/api/v2/b2copy/accounts/create"
-DETAIL = "/api/v1/investment/widget/detail/"  # then the account
-STATISTICS = "/api/v1/investment/widget/statistics/"  # then the account
+DETAIL = "/api/v1/investment/widget/detail/"  # the account follows
+STATISTICS = "/api/v1/investment/widget/statistics/"  # the account follows
 LEADERBOARD = "/api/v1/investment/widget/leaderboard"
 AUTH_URL = "/api/v1/standalone/auth/getAuthUrl"
 INIT = "/api/v1/standalone/auth/init"
-WIZARDS = "/api/v1/wizards/"  # then the UUID
+WIZARDS = "/api/v1/wizards/"  # the UUID follows
 
 _BY_PATH = {
     ("POST", AUTH): "authexternalcrm",

@@ -10,7 +10,7 @@ import jwt
 from worker.sandbox.responses import Refused
 from worker.sandbox.switches import Switches
 
-MAX_PAIRS = 50_000  # older pairs are forgotten
+MAX_PAIRS = 50_000  # token pairs that are stored; older ones are removed
 
 
 @dataclass(slots=True)

@@ -1,7 +1,7 @@
-"""What the holder of the renewal lease does: one renewal, by the refresh token if it may be used, else by a login.
+"""Renew the session as holder of the renewal lease: by the refresh token if it may be used, otherwise by a login.
 
 The renewal lease and its generation are the session's own protocol. The leases and fences of operations in the ledger
-are another one, and the two know nothing of each other.
+are a separate protocol.
 """
 
 import logging
@@ -22,7 +22,7 @@ from worker.errors import (
 )
 from worker.http.answer import one_line
 from worker.session import key_files
-from worker.session.login import Login
+from worker.session.login_interface import Login
 from worker.session.redis_store import Origin, RenewalLease, Store, Stored
 from worker.session.timings import Timings
 from worker.session.token_encryption import seal, unseal
@@ -32,17 +32,17 @@ from worker.watch import metrics
 
 log = logging.getLogger(__name__)
 
-TERMINAL = "terminal"  # the login was refused
+TERMINAL = "terminal"  # name of the cool-down after a refused login
 COOLDOWNS = (TERMINAL, "rate_limited", "unavailable", "internal")
-_GROWTH = 1.25  # a guessed life that held is tried this much longer next time
+_GROWTH = 1.25  # if tokens lived as long as we guessed, the next guess is so many times as long
 
 
 class LeaseLostError(Exception):
-    """Another process may lead by now: stop, send nothing."""
+    """The renewal lease has lapsed. Another process may be the leader by now, so send nothing."""
 
 
 class MovedError(Exception):
-    """Another process has stored a newer session: use that one."""
+    """Another process has stored a newer session, which must be used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class Leader:
         self._newest_used = 0  # the newest generation whose refresh token this process has presented
 
     def renew(self, lease: RenewalLease, expected: int, trigger: str) -> Renewal:
-        """Renew once, and free the lease whatever happens.
+        """Renew once, and always free the lease.
 
         Raises `Unavailable`, `RateLimited`, `CredentialsRejected`, `StoreUnavailable`.
         """
@@ -106,9 +106,9 @@ class Leader:
         return Renewal(outcome, generation)
 
     def _refresh(self, lease: RenewalLease, expected: int) -> _Obtained | None:
-        """Present the refresh token if nobody did and there is no doubt about it. None: log in instead.
+        """Present the refresh token if it was certainly not presented before. Return None if a login is needed instead.
 
-        There is doubt if the store is older than what a process remembers, or if the access token has outlived its
+        It is not certain if the store is older than what a process remembers, or if the access token has outlived its
         time. In both cases the stored refresh token may be an old copy that was used long ago.
         """
         stored = lease.session
@@ -140,7 +140,7 @@ class Leader:
         return _Obtained(renewed, "refresh", stored.credential, at) if renewed else None
 
     def _log_in_repeatedly(self, lease: RenewalLease) -> _Obtained:
-        """Log in until B2COPY accepts or refuses, or the patience ends. This is the only retry there is."""
+        """Log in until B2COPY accepts or refuses, or `login_patience` is over. No other code repeats a login."""
         timings = self._timings
         retrying = Retrying(
             retry=retry_if_exception(lambda error: isinstance(error, Unavailable) and error.retry_after is None),
@@ -203,8 +203,8 @@ class Leader:
     def _guessed_life(self, before: Stored | None) -> float:
         """Return how long an opaque token is assumed to live, in seconds.
 
-        It is the setting, unless the token before was refused earlier: then it is as long as that one lived. It grows
-        with each token that lives that long, because the refusal may have had another reason.
+        That is the setting. If the last token was refused earlier, it is the time for which that token was valid. The
+        assumed time grows with each token that is valid so long, because the refusal may have had another reason.
         """
         longest = self._settings.token_ttl
         if before is None:

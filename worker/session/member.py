@@ -1,4 +1,4 @@
-"""What one process does to have an access token: use its own copy, read Redis, wait, or lead a renewal."""
+"""How one process gets an access token: from its own copy, from Redis, by waiting, or by leading a renewal."""
 
 import logging
 import os
@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from worker.errors import B2CopyError, CredentialsRejected, SessionUnavailable, StoreUnavailable
 from worker.session import key_files
 from worker.session.leader import COOLDOWNS, TERMINAL, Leader, Renewal
-from worker.session.login import Login
+from worker.session.login_interface import Login
 from worker.session.redis_store import Cooldown, NoLease, RenewalLease, Store, Stored, View
 from worker.session.stage import Stage, stage
 from worker.session.timings import Timings
@@ -47,17 +47,17 @@ class Refusal:
 
 
 class Member:
-    """One process's part in the shared session. It is made on first use in the process, so that no fork shares it."""
+    """One process's part in the shared session. It is made at first use in each process, so that no fork shares it."""
 
     def __init__(self, settings: Settings, timings: Timings, login: Login) -> None:
         self.store = Store(settings, timings, login.identity)
         self.identity = login.identity
         self._settings, self._timings, self._login = settings, timings, login
         self._leader = Leader(settings, timings, self.store, login)
-        self._lock = threading.Lock()  # one thread reads Redis, the others wait for what it learns
+        self._lock = threading.Lock()  # one thread reads Redis, and the others wait for its result
         self._renewing: threading.Thread | None = None
         self._copy: LocalCopy | None = None
-        self._newest = 0  # the newest generation ever seen: the store may lose data, a process does not go back
+        self._newest = 0  # the newest generation seen; an older one is never used, even if Redis lost data
         self._refusal: Refusal | None = None
 
     def cached(self) -> Token | None:
@@ -168,7 +168,7 @@ class Member:
             time.sleep(min(left, found))
 
     def _look(self, above: int, deadline: float) -> Token | float:
-        """Read Redis once and do what is due. Return a token to use, or the seconds to wait before the next read."""
+        """Read Redis once, and start a renewal if one is due. Return a token, or the seconds until the next read."""
         view = self.store.look()
         self._show(view)
         stored, now = view.session, self.store.now()
@@ -188,7 +188,7 @@ class Member:
                 trigger = at
         refused = self._lead(expected, trigger)
         cooling = refused is not None and refused.reason == "cooldown"
-        usable = self._usable_cached_token(above)  # what is stored, or what the store has lost and we have not
+        usable = self._usable_cached_token(above)  # the stored token, or our own copy if the store has lost it
         if usable is not None and (trigger != Stage.BLOCKING or cooling):
             return self._use_cached_longer(usable)
         if refused is not None and cooling:
@@ -199,13 +199,13 @@ class Member:
         return self._timings.poll_pause()
 
     def _remember(self, token: Token, stored: Stored, now: int) -> None:
-        """Copy the token, for use without Redis until it is due for renewal, a second at most."""
+        """Store the token as own copy. It is used without Redis until it is due for renewal, for at most a second."""
         recheck = self._timings.recheck_for(stored.life_s)
         due_in = (stored.renew_after - now) / 1000 + self._timings.grace(stored.life_s)
         self._copy = LocalCopy(token, stored.expires_at, time.monotonic() + min(recheck, due_in), recheck)
 
     def _lead(self, expected: int, trigger: str) -> NoLease | None:
-        """Start a renewal in a thread of its own if no process is renewing. None: it runs in this process."""
+        """Start a renewal in a thread of its own if no process is renewing. Return None if it runs in this process."""
         if self._renewing is not None and self._renewing.is_alive():
             return None
         lease = self._acquire(expected, forced=False)
@@ -217,12 +217,12 @@ class Member:
         )
         try:
             self._renewing.start()
-        except RuntimeError:  # no thread can be started: the lease is ours all the same
+        except RuntimeError:  # no thread can be started, and this process holds the lease
             self._renew_quietly(lease, expected, trigger)
         return None
 
     def _renew_quietly(self, lease: RenewalLease, expected: int, trigger: str) -> None:
-        """Renew in a thread. The result is in the store, where all who wait read it."""
+        """Renew in a thread. The result is in the store, where all waiting callers read it."""
         try:
             renewal = self._leader.renew(lease, expected, trigger)
         except B2CopyError as error:
@@ -237,7 +237,7 @@ class Member:
         return self.store.acquire(owner, expected, self._login.fingerprint(), forced)
 
     def _refuse(self, cooldown: Cooldown | None, left: float) -> B2CopyError:
-        """Return the error that a cool-down means, and remember it so that callers who ask again cost no round trip."""
+        """Return the error for a cool-down, and store it, so that the next callers get it without a read of Redis."""
         reason = cooldown.reason if cooldown else None
         error: B2CopyError = SessionUnavailable("B2COPY gives no token for now", None, reason, left)
         if cooldown and cooldown.kind == TERMINAL:
@@ -254,7 +254,7 @@ class Member:
         return copy.token
 
     def _use_cached_longer(self, token: Token) -> Token:
-        """Use the own copy for another while without asking Redis."""
+        """Extend the time for which the own copy is used without asking Redis."""
         if (copy := self._copy) is not None and copy.token is token:
             left = (copy.expires_at - self.store.now()) / 1000
             self._copy = replace(copy, look_at=time.monotonic() + min(copy.recheck, left))

@@ -1,4 +1,4 @@
-"""The shared session's Redis scripts: each is one atomic step of the protocol that `shared.py` describes.
+"""The shared session's Redis scripts: each is one atomic step of the protocol that `shared_session.py` describes.
 
 Every script may be run twice for the same owner, because a client that lost the answer asks again: the second run
 gives the same answer and leaves the same state. All durations are milliseconds, all times are Redis' own clock.

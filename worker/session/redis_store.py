@@ -1,8 +1,8 @@
 """The shared session in Redis: one method per script, typed.
 
-The client is this store's own: short timeouts, no retry after a timeout, one after a broken connection (each script may
-run twice), so that a Redis that does not answer costs a caller a fraction of a second. It sends no CLIENT command,
-because managed Redis services forbid some of them.
+The store has a Redis client of its own with short timeouts, so that a Redis that does not answer delays a caller by a
+fraction of a second. The client retries once after a broken connection, because each script may run twice, and never
+after a timeout. It sends no CLIENT command, because managed Redis services forbid some of them.
 """
 
 import json
@@ -16,7 +16,7 @@ import redis
 from worker.errors import StoreUnavailable
 from worker.redis_connection import redis_client
 from worker.session import redis_scripts
-from worker.session.login import Identity
+from worker.session.session_identity import SessionIdentity
 from worker.session.timings import Timings
 from worker.settings import Settings
 from worker.watch.redact import redacted
@@ -92,7 +92,7 @@ class NoLease:
 class Store:
     """The five keys of one session."""
 
-    def __init__(self, settings: Settings, timings: Timings, identity: Identity) -> None:
+    def __init__(self, settings: Settings, timings: Timings, identity: SessionIdentity) -> None:
         self._timings = timings
         self._identity = identity
         self.key_prefix = identity.key_prefix
@@ -138,12 +138,12 @@ class Store:
                 return NoLease("busy" if word == b"BUSY" else "cooldown", max(0.0, float(answer[2]) / 1000))
 
     def extend(self, lease: RenewalLease, pace: float) -> int | None:
-        """Hold the lease for its full time from now. Return the stored generation; None: it is lost, send nothing."""
+        """Hold the lease for its full time from now. Return the stored generation; None if the lease is lost."""
         answer = self._run(redis_scripts.EXTEND, lease.owner, _ms(self._timings.lease), _ms(pace))
         return int(answer[2]) if answer[0] == b"HELD" else None
 
     def mark_refresh_token_used(self, lease: RenewalLease, generation: int) -> bool:
-        """Mark the refresh token of `generation`. True: marked by us and just now, so it may be presented, once."""
+        """Mark the refresh token of `generation`. Return True if we have just marked it: it may be presented once."""
         return bool(self._run(redis_scripts.MARK_REFRESH_TOKEN_USED, lease.owner, generation)[0] == b"MARKED")
 
     def commit(
@@ -178,7 +178,7 @@ class Store:
         self._run(redis_scripts.INVALIDATE, generation)
 
     def forget(self) -> None:
-        """Remove the session; generations go on rising."""
+        """Remove the session. The next one has a higher generation all the same."""
         self._run(redis_scripts.FORGET)
 
     def register(self) -> None:
@@ -192,7 +192,7 @@ class Store:
         except redis.RedisError:
             return
 
-    def identities(self) -> list[Identity]:
+    def identities(self) -> list[SessionIdentity]:
         """Return those that had a session on this Redis within its time to live, ours included, latest first.
 
         Raises `StoreUnavailable`.
@@ -213,7 +213,7 @@ class Store:
         try:
             answer: Sequence[Any] = self._scripts[script](keys=self._keys, args=list(args))
         except (redis.ConnectionError, redis.TimeoutError, redis.exceptions.BusyLoadingError) as error:
-            # A closed port answers at once and may soon be open; a silent one costs each caller the whole timeout.
+            # A closed port answers at once and may soon be open. A silent one delays each caller by the whole timeout.
             silent = isinstance(error, redis.TimeoutError)
             pause = self._timings.store_pause if silent else self._timings.store_pause / 5
             self._unavailable_until = time.monotonic() + pause
@@ -258,8 +258,8 @@ def _stored(fields: Sequence[bytes | None]) -> Stored | None:
     )  # fmt: skip
 
 
-def _identity(member: bytes) -> Identity | None:
+def _identity(member: bytes) -> SessionIdentity | None:
     try:
-        return Identity(**{str(name): str(value) for name, value in json.loads(member).items()})
+        return SessionIdentity(**{str(name): str(value) for name, value in json.loads(member).items()})
     except (ValueError, TypeError, AttributeError, RecursionError):
         return None

@@ -10,7 +10,7 @@ class Stage(StrEnum):
     """How far an access token's life has gone."""
 
     FRESH = "fresh"  # use it
-    EARLY = "early"  # renew it, and use it meanwhile
+    EARLY = "early"  # renew it, and use it until then
     BLOCKING = "blocking"  # renew it, and wait for the new one
     GONE = "gone"  # expired: there is nothing to use
 

@@ -19,7 +19,7 @@ from worker.session.tokens import Pair, life_of
 from worker.settings import Settings
 
 TOKEN_LIMIT = 16 * 1024  # characters; servers refuse a header that is longer
-_TOKEN = re.compile(rf"[!-~]{{1,{TOKEN_LIMIT}}}")  # visible ASCII: anything else cannot stand in a header
+_TOKEN = re.compile(rf"[!-~]{{1,{TOKEN_LIMIT}}}")  # visible ASCII, because a header cannot hold anything else
 _READ = 16 * 1024  # bytes of an answer from which its text is taken
 _MESSAGE_LIMIT = 200  # characters of it in an error
 

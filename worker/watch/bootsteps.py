@@ -1,4 +1,4 @@
-"""What a worker starts beside its work: the metrics server, and the heartbeat that a liveness probe looks at."""
+"""What a worker's main process starts: the metrics server, and the heartbeat that a liveness probe checks."""
 
 import logging
 import os
@@ -21,7 +21,7 @@ class MetricsServer(bootsteps.StartStopStep):
     requires = ("celery.worker.components:Pool",)
 
     def start(self, worker: Any) -> None:
-        """Serve the metrics. If the port is taken, work without."""
+        """Serve the metrics. If the port is taken, the worker runs without them."""
         listen = worker_settings().metrics_listen
         if listen is None:
             return
@@ -42,7 +42,7 @@ class MetricsServer(bootsteps.StartStopStep):
 class Heartbeat(bootsteps.StartStopStep):
     """Touches B2COPY_HEARTBEAT_FILE from a thread of the main process, as long as no lane's loop is stalled."""
 
-    STALLED_CALLS = 5  # an attempt may make several calls, and a loop waits for it
+    STALLED_CALLS = 5  # calls of full length after which a loop counts as stalled, because an attempt may make several
 
     def __init__(self, worker: Any, **kwargs: Any) -> None:
         super().__init__(worker, **kwargs)
@@ -63,7 +63,7 @@ class Heartbeat(bootsteps.StartStopStep):
         while True:
             try:
                 if stalled := heartbeat.stalled_loops(longest_s):
-                    raise TimeoutError(f"lane {', '.join(stalled)} has not come round for {longest_s:.0f} s")
+                    raise TimeoutError(f"loop {', '.join(stalled)} has not come round for {longest_s:.0f} s")
                 heartbeat.touch(path)
             except OSError as error:
                 self._outage.failed(error)

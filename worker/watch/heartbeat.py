@@ -1,4 +1,4 @@
-"""The file that a working worker touches, and the look at its age that a liveness probe takes.
+"""The file that a working worker touches, and the check of its age for a liveness probe.
 
 A probe runs every few seconds on a small machine, so this file imports the standard library alone. It asks neither
 Redis nor the database: an outage of one of them must not restart every worker.
@@ -9,24 +9,25 @@ import sys
 import time
 
 VARIABLE = "B2COPY_HEARTBEAT_FILE"
-TOUCH_EVERY_S = 2.0
-OLDEST_S = 30.0  # seconds since the last touch, after which a worker counts as frozen
+TOUCH_EVERY_S = 2.0  # seconds
+OLDEST_S = 30.0  # seconds since the last touch after which a worker counts as stalled
 
-_progress: dict[str, float] = {}  # loop that runs -> when it last came round, monotonic seconds
+_progress: dict[str, float] = {}  # running loop -> when its last pass began, monotonic seconds
+os.register_at_fork(after_in_child=_progress.clear)  # the parent's loops do not run in a forked child
 
 
 def note_progress(loop: str) -> None:
-    """Note that a loop runs and has just come round."""
+    """Note that a loop has just begun another pass."""
     _progress[loop] = time.monotonic()
 
 
 def note_end(loop: str) -> None:
-    """Note that a loop has ended: it has nothing to do."""
+    """Note that a loop has ended, so that it does not count as stalled."""
     _progress.pop(loop, None)
 
 
 def stalled_loops(longest_s: float) -> list[str]:
-    """Return the loops that run and have not come round for `longest_s` seconds."""
+    """Return the running loops that have not begun a pass for `longest_s` seconds."""
     now = time.monotonic()
     return sorted(loop for loop, at in list(_progress.items()) if now - at > longest_s)
 
@@ -48,6 +49,8 @@ def problem(path: str, oldest_s: float = OLDEST_S) -> str:
         age_s = time.time() - os.stat(path).st_mtime
     except OSError as error:
         return f"{path}: {error.strerror}: no worker has touched it"
+    if age_s < -oldest_s:  # nobody has touched it since the clock was set back
+        return f"{path}: dated {-age_s:.0f} s in the future: the worker is frozen or has ended"
     if age_s > oldest_s:
         return f"{path}: last touched {age_s:.0f} s ago, more than {oldest_s:g} s: the worker is frozen or has ended"
     return ""

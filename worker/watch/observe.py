@@ -1,12 +1,13 @@
-"""What the engine reports while it works: metrics, and a log line for each attempt.
+"""Metrics of claims, attempts, requests and transactions, and a log line for each attempt.
 
-The engine calls these functions. They never raise.
+The engine calls these functions, and they never raise: what was done must not fail because it cannot be counted.
 """
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from functools import wraps
+from typing import Any, ParamSpec
 
 from sqlalchemy import Connection, Engine, ExceptionContext, event
 
@@ -17,15 +18,36 @@ log = logging.getLogger(__name__)
 
 _BEGAN = "b2copy_began"
 
+P = ParamSpec("P")
 
+
+def _never_raising(observe: Callable[P, None]) -> Callable[P, None]:
+    """Log the first error of `observe` and ignore all others."""
+    is_logged = False
+
+    @wraps(observe)
+    def observe_or_log(*args: P.args, **options: P.kwargs) -> None:
+        nonlocal is_logged
+        try:
+            observe(*args, **options)
+        except Exception:
+            if not is_logged:
+                is_logged = True
+                log.exception("%s failed: metrics may be too low", observe.__name__)
+
+    return observe_or_log
+
+
+@_never_raising
 def observe_claimed(claims: Iterable[Claim]) -> None:
     """Count the claims that were taken over from a process that let its lease lapse."""
     if lapsed := sum(claim.previous_state == State.RUNNING for claim in claims):
         metrics.LEASES_LAPSED.inc(lapsed)
 
 
+@_never_raising
 def observe_settled(lane: str, transitions: Sequence[Transition], lost: Sequence[Claim]) -> None:
-    """Count results once they are written. Those of `lost` claims came too late and decided nothing."""
+    """Count results once they are written. The results of `lost` claims came too late and decided nothing."""
     late = {claim.id for claim in lost}
     metrics.RESULTS_LATE.inc(len(late))
     for transition in transitions:
@@ -42,6 +64,7 @@ def observe_settled(lane: str, transitions: Sequence[Transition], lost: Sequence
             metrics.ENDED.labels(claim.kind, lane, transition.state, reason).inc()
 
 
+@_never_raising
 def observe_request(destination: str, route: str, seconds: float, status: int | None, has_left: bool) -> None:
     """Count a request and its duration. `status` is None if no whole answer came, `has_left` False if none was sent."""
     if status is not None:

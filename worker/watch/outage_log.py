@@ -1,4 +1,4 @@
-"""One line when something begins to fail, and a count when it works again: an outage must not fill the log."""
+"""Log a line when some work begins to fail and when it succeeds again, so that an outage does not fill the log."""
 
 import logging
 import threading
@@ -11,7 +11,7 @@ class OutageLog:
     `failed` logs the first failure and one every `REMIND_S`; `succeeded` logs how many there were.
     """
 
-    REMIND_S = 60.0
+    REMIND_S = 60.0  # seconds
 
     def __init__(self, log: logging.Logger, problem: str) -> None:
         """`problem` says what does not work and what happens instead."""
@@ -38,7 +38,7 @@ class OutageLog:
             self._log.warning("%s: %s (%d times in %.0f s)", self._problem, text, count, now - self._began)
 
     def succeeded(self) -> None:
-        """Note that it works. Costs nothing while nothing has failed."""
+        """Note a success. Takes no lock while nothing has failed."""
         if not self._count:
             return
         with self._lock:

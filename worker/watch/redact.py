@@ -1,11 +1,12 @@
-"""Secrets in text and in values: found by their names, their schemes and their shapes, and blanked.
+"""Blank secrets in text and in values. Secrets are found by their names, schemes and shapes.
 
-Redact values before they are serialised (`redacted_value`): there the structure tells where a secret ends. Redact the
-text once more where it leaves the process (`redacted`): it may hold JSON inside JSON, a repr, a URL or headers. Text
-that is JSON is still JSON afterwards. Where it is unclear where a secret ends, too much is blanked rather than too
+Redact values before they are serialised (`redacted_value`), because their structure shows where a secret ends. Redact
+text once more before it leaves the process (`redacted`), because it may hold JSON in JSON, a repr, a URL or headers.
+Text that is JSON is still JSON afterwards. If it is unclear where a secret ends, too much is blanked rather than too
 little.
 
-Not found: a secret without a name, scheme or shape that tells what it is, or one that is encoded again (base64, %XX).
+Two sorts of secrets are not found: those without a telling name, scheme or shape, and those that are encoded again
+(base64, %XX).
 """
 
 import json
@@ -52,10 +53,10 @@ def redacted(text: str) -> str:
     if text.lstrip()[:1] in {"{", "[", '"'}:
         try:
             value = json.loads(text, object_pairs_hook=_unique)
-        except (ValueError, RecursionError):
+            cleaned = redacted_value(value)
+        except (ValueError, RecursionError):  # fewer levels can be redacted than read
             pass
         else:
-            cleaned = redacted_value(value)
             return text if cleaned == value else json.dumps(cleaned, ensure_ascii=not text.isprintable())
     return _SHAPES.sub(_blank_shape, _blank_fields(text))
 
@@ -76,7 +77,7 @@ def redacted_value(value: Any) -> Any:
 
 
 def _may_hold_secret(text: str) -> bool:
-    """Return False for text without any of the hints: most text is such, and this costs a tenth of the regex."""
+    """Return False for text without any of the hints. Most text has none, and this check costs a tenth of the regex."""
     if not text.isascii():  # a letter such as U+017F is equal to an s for the regular expressions below
         return _HINT.search(text) is not None
     lower = text.lower()
@@ -84,7 +85,7 @@ def _may_hold_secret(text: str) -> bool:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuse doubled names: of two values, Python would show us the last one only."""
+    """Refuse doubled names, because Python would show us only the last of two values."""
     if len(content := dict(pairs)) < len(pairs):
         raise ValueError("doubled name")
     return content
@@ -113,10 +114,10 @@ def _blank_fields(text: str) -> str:
 
 
 def _span(text: str, start: int, is_header: bool) -> tuple[int, int]:
-    """Return where a value begins and ends that stands at `start`.
+    """Return where the value at `start` begins and ends.
 
     A quoted value ends at the next quote of its kind that is not escaped more often than the first one. Each level of
-    JSON in JSON adds backslashes. Without such a quote the text was cut off: all the rest is the value.
+    JSON in JSON adds backslashes. Without such a quote the text was cut off, and all the rest is the value.
     """
     if opening := _QUOTE.match(text, start):
         depth, kind = len(opening[1]), opening[2]

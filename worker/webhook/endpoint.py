@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,15 +10,15 @@ from worker.b2copy.route import Route
 from worker.errors import RateLimited, SettingsError, Unavailable
 from worker.http import USER_AGENT, Answer
 from worker.http.connections import Connections, check
-from worker.http.curl import Request
+from worker.http.curl import Request, always_allowed
 from worker.operation import OnUnknown
-from worker.process import PerProcess
+from worker.per_process import PerProcess
 from worker.settings import Settings
 from worker.webhook.signing import Secrets, read_secrets
 
-DEADLINE_S = 15.0  # for a whole delivery; the specification recommends 15 to 30
+DEADLINE_S = 15.0  # seconds for a whole delivery; the specification recommends 15 to 30
 ANSWER_LIMIT = 64 * 1024  # bytes of an answer that are read
-RETRY_AFTER_MAX_S = 3600.0
+RETRY_AFTER_MAX_S = 3600.0  # seconds; a longer Retry-After is cut
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")  # https://www.w3.org/TR/trace-context/
 
@@ -31,14 +31,30 @@ class Endpoint:
         ca_file = str(settings.webhook_ca_file) if settings.webhook_ca_file else None
         self._connections = PerProcess(lambda: Connections(ca_file, settings.concurrency))
 
-    async def send(self, route: Route[Any], body: Mapping[str, Any], on_unknown: OnUnknown) -> Any:
+    async def send(
+        self,
+        route: Route[Any],
+        body: Mapping[str, Any],
+        on_unknown: OnUnknown,
+        before_send: Callable[[], None] = always_allowed,
+    ) -> Any:
         """Deliver one notice: `id`, `body` (text) and `trace_id`. See `deliver`."""
-        return await self.deliver(body["id"], body["body"], body.get("trace_id"))
+        return await self.deliver(body["id"], body["body"], body.get("trace_id"), before_send)
 
-    async def deliver(self, notice_id: str, body: str, trace_id: str | None = None) -> Answer:
+    def proves_login(self, route: Route[Any]) -> bool:
+        """There is no login that could fail."""
+        return True
+
+    async def deliver(
+        self,
+        notice_id: str,
+        body: str,
+        trace_id: str | None = None,
+        before_send: Callable[[], None] = always_allowed,
+    ) -> Answer:
         """Send a signed notice. It is delivered if the answer's status is 2xx; redirects are not followed.
 
-        Must run on the event loop of this process.
+        Must run on the event loop of this process. `before_send`: see `Http.request`.
         Raises `Unavailable` (not sent, or any other status), `RateLimited` (429) or `UnknownOutcome` (no whole answer).
         """
         headers = {"User-Agent": USER_AGENT, "Content-Type": "application/json"}
@@ -47,8 +63,9 @@ class Endpoint:
         secrets = await asyncio.to_thread(self._secrets)
         headers |= secrets.headers(notice_id, body, datetime.now(UTC))
         request = Request(
-            "POST", str(self._url), "notice", headers, body.encode(), resendable=True, answer_limit=ANSWER_LIMIT
-        )
+            "POST", str(self._url), "notice", headers, body.encode(), resendable=True, answer_limit=ANSWER_LIMIT,
+            before_send=before_send,
+        )  # fmt: skip
         answer = await self._connections().send(request, DEADLINE_S)
         if 200 <= answer.status < 300:
             return answer

@@ -15,7 +15,7 @@ from worker import secret_file
 from worker.errors import SettingsError
 
 PREFIX = "whsec_"
-_BYTES = range(24, 65)  # of a secret: the specification's limits
+_BYTES = range(24, 65)  # bytes that a secret may have, by the specification
 _SETTING = "B2COPY_WEBHOOK_SECRET_FILE"
 
 

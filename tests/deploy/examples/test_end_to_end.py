@@ -1,4 +1,4 @@
-"""A CRM without Python: sqlite3 requests, a worker does it, and a receiver is told."""
+"""A CRM without Python: sqlite3 requests, a worker does it, and a receiver gets a notice."""
 
 import shutil
 import sqlite3
@@ -9,11 +9,11 @@ from pathlib import Path
 from tests.deploy.examples.conftest import EXAMPLES, WITHDRAWALS, Start, run, tool
 from tests.support import until
 from worker.operation import State
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 from worker.testbed.processes import Process
 
 
-def test_what_sqlite3_requests_is_done_by_a_worker_and_told_to_a_receiver(
+def test_what_sqlite3_requests_is_done_by_a_worker_and_a_receiver_gets_a_notice(
     environment: Environment,
     migrated_file: Path,
     worker: Callable[..., Process],
@@ -34,9 +34,9 @@ def test_what_sqlite3_requests_is_done_by_a_worker_and_told_to_a_receiver(
 
     run(tool("sqlite3"), "-bail", file, stdin=(EXAMPLES / "request.sql").read_bytes())
 
-    def told() -> list[tuple[str, str, int]]:
+    def received() -> list[tuple[str, str, int]]:
         with sqlite3.connect(tmp_path / "crm.sqlite") as crm:
             return crm.execute("SELECT key, state, sequence FROM fees").fetchall()
 
-    until(told)
-    assert told() == [("fees.process:W1", State.SUCCEEDED, 1)]
+    until(received)
+    assert received() == [("fees.process:W1", State.SUCCEEDED, 1)]

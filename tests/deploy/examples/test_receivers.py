@@ -9,7 +9,7 @@ import pytest
 import requests
 
 from tests.deploy.examples.conftest import EXAMPLES, SECRET, Start, tool
-from worker.webhook.sample import sample
+from worker.webhook.sample_notice import sample
 from worker.webhook.signing import Secrets
 
 BODY = sample()[1].replace("webhook.test", "operation.succeeded")

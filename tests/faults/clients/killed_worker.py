@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sqlalchemy import text
@@ -82,9 +82,14 @@ class _Killer:
         if point == self._kill:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    async def send(self, route: Route[Any], body: Mapping[str, Any], on_unknown: OnUnknown) -> Any:
+    def proves_login(self, route: Route[Any]) -> bool:
+        return b2copy().proves_login(route)
+
+    async def send(
+        self, route: Route[Any], body: Mapping[str, Any], on_unknown: OnUnknown, before_send: Callable[[], None]
+    ) -> Any:
         self._at(f"before the call {route.name}")
-        answer = await b2copy().send(route, body, on_unknown)
+        answer = await b2copy().send(route, body, on_unknown, before_send)
         self._at(f"after the call {route.name}")
         return answer
 

@@ -15,7 +15,7 @@ from tests.faults.table import Scenario
 from worker.ledger import find, open_ledger
 from worker.operation import Operation, State
 from worker.sandbox.control_client import SandboxControl
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 
 TITLE = "Registration and account, the worker SIGKILLed at each point: how they end by the duplicate switch"
 
@@ -88,7 +88,7 @@ BEFORE_THE_WIZARD = {f"{when} the call {name}" for when in ("before", "after") f
 
 
 def holds(point: str, row: Mapping[str, Any]) -> Sequence[str]:
-    """One client and one account, unless B2COPY did not tell that it has the client (unknown), or its id (refused).
+    """One client and one account, unless B2COPY hid that it has the client (unknown), or hid its id (refused).
 
     If the worker was killed before it began the wizard, it is one client and one account under every switch.
     """

@@ -12,7 +12,7 @@ from tests.faults.load.measure import cpu_seconds, enqueue_fees
 from tests.faults.table import Scenario
 from tests.support import until
 from worker.ledger.schema import c, operations
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 from worker.testbed.processes import Process
 
 TITLE = "A worker's cost per operation in a small ledger and in a large one"

@@ -8,7 +8,7 @@ from tests.faults.ledger import b2copy_faults, process_faults, store_faults
 from tests.faults.ledger.promises import figures, lossless, nearly_lossless, none_unresolved, safe
 from tests.faults.ledger.system import DATABASES, System
 from tests.faults.table import Scenario
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 
 TITLE = "The ledger: two workers, a beat, 15 operations/s through enqueue and 15/s through foreign messages"
 

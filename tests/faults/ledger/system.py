@@ -22,7 +22,7 @@ from tests.support import until
 from worker.ledger import Ledger, open_ledger
 from worker.ledger.engine import connect
 from worker.ledger.schema import attempts, c, operations, requests
-from worker.testbed.environment import Environment, wait_for_worker
+from worker.testbed.local_system import Environment, wait_for_worker
 from worker.testbed.processes import Process
 
 DATABASES = ("sqlite", "postgresql")

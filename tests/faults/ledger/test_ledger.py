@@ -4,7 +4,7 @@ from tests.faults.ledger.process_faults import worker_killed
 from tests.faults.ledger.promises import figures, safe
 from tests.faults.ledger.store_faults import redis_flushed, redis_killed
 from tests.faults.ledger.system import System
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 
 
 def test_nothing_is_lost_or_done_twice_when_redis_and_workers_die(environment: Environment) -> None:

@@ -12,7 +12,7 @@ from tests.faults.load.measure import enqueue_fees, rss
 from tests.faults.table import Scenario
 from tests.support import until
 from worker.ledger.schema import c
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 
 TITLE = "Fee runs pending at once: one worker, a beat, no rate limit"
 

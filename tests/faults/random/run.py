@@ -11,7 +11,7 @@ from tests.faults.random.judge import broken_promises, not_drained
 from tests.faults.random.operator import Operator
 from tests.faults.random.plan import Event, Plan
 from worker.ledger.schema import c
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 
 
 def run_plan(plan: Plan, saves_logs: bool = True, **more: Any) -> tuple[dict[str, Any], list[str]]:

@@ -15,7 +15,7 @@ from typing import Any
 from worker.errors import B2CopyError
 from worker.http import Http, event_loop
 from worker.operation import OnUnknown
-from worker.session.shared import SharedSession
+from worker.session.shared_session import SharedSession
 from worker.session.timings import Timings
 from worker.session.tokens import Token
 from worker.settings import worker_settings

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.support import until
-from worker.session.shared import SharedSession
+from worker.session.shared_session import SharedSession
 from worker.session.timings import Timings
 from worker.settings import Settings, load, worker_settings
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 
 # Timings for tokens that live 3 s instead of 15 min.
 SHORT: dict[str, Any] = {

@@ -11,7 +11,7 @@ import redis
 from tests.faults.session.fleet import Fleet
 from tests.faults.table import Scenario
 from tests.support import until
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 
 TITLE = "The shared session: 16 processes, 5 calls/s each, tokens of 3 s, a lease of 2 s"
 TOKEN_LIFE_S = 3.0

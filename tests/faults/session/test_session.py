@@ -8,7 +8,7 @@ import pytest
 
 from tests.faults.session import scenarios
 from tests.faults.session.fleet import Fleet
-from worker.testbed.environment import Environment
+from worker.testbed.local_system import Environment
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from worker.http.answer import server_message
 log = logging.getLogger(__name__)
 
 _STATUS_LIMIT = 100  # characters of an unknown status that are logged and stored
-_DIGITS = 4  # of a status that is written as text
+_DIGITS = 4  # most digits of a status that is written as text
 
 
 class FeeState(IntEnum):

@@ -13,7 +13,7 @@ from typing import Any
 from worker.b2copy.route import Route
 from worker.b2copy.routes import fees
 from worker.errors import BadPayload
-from worker.storable import storable
+from worker.storable import storable_json
 
 # ASCII letters and digits only: no dot, percent sign, second slash or query can lead to another path.
 _PATH = re.compile(r"/api/admin/(?P<domain>[A-Za-z0-9_-]+)/v[0-9]+(?:/[A-Za-z0-9_-]+){2,4}")
@@ -46,5 +46,5 @@ def route_to(path: str, allowed: Sequence[str]) -> Route[dict[str, Any]]:
 
 def _read(body: Any, sent: Mapping[str, Any]) -> dict[str, Any]:
     """Return the answer as a result that any database stores. An answer that says it has no body is an empty one."""
-    result = storable({} if body is None else body)
+    result = storable_json({} if body is None else body)
     return result if isinstance(result, dict) else {"answer": result}

@@ -1,0 +1,54 @@
+"""Push what is due. Internal: started by wake-ups."""
+
+import gc
+import logging
+from typing import Any
+
+from celery import signals
+
+from tasks.registry import ALL_KINDS
+from worker.app import app, b2copy, ledger, webhook
+from worker.flow.pusher import Pusher
+from worker.messages.wake_up import wake, wake_soon
+from worker.per_process import PerProcess
+from worker.queues import B2COPY, CRM, NOTIFY
+from worker.settings import worker_settings
+from worker.watch import metrics
+from worker.watch.observe import observe_transactions
+
+log = logging.getLogger(__name__)
+
+
+@PerProcess
+def pusher() -> Pusher:
+    """This process's pusher."""
+    # Everything is loaded by now and stays. Otherwise the garbage collector would look at all of it again and again.
+    gc.collect()
+    gc.freeze()
+    observe_transactions(ledger().engine)
+    return Pusher(ledger(), ALL_KINDS, {B2COPY: b2copy, CRM: webhook}, worker_settings())
+
+
+@app.task(name="b2copy.push")
+def push(ledger_id: str, lane: str) -> None:
+    """Send what is due in a lane. A wake-up of another ledger means that two systems share one Redis database."""
+    if ledger_id != ledger().id:
+        log.critical(
+            "a wake-up came from another ledger (%s; ours is %s): B2COPY_REDIS_URL must name a Redis database of this"
+            " system alone",
+            ledger_id,
+            ledger().id,
+        )
+        return
+    metrics.WAKE_UPS.labels(lane).inc()
+    if pusher().drain(lane):
+        wake(lane)
+    if lane != NOTIFY and worker_settings().webhook_url:
+        wake_soon(NOTIFY)  # so that the CRM is told at once what the lane has ended
+
+
+@signals.worker_shutting_down.connect
+def finish_in_flight(**_: Any) -> None:
+    """Warm shutdown: claim nothing more, finish what is in flight."""
+    if pusher.made:
+        pusher.made.stop()

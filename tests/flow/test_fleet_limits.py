@@ -1,0 +1,196 @@
+"""What the fleet shares about a destination, in a real broker: the rate limit, the hold after a 429, the probe."""
+
+import time
+
+import pytest
+
+from tests.support import until
+from worker.flow import fleet_limits
+from worker.flow.fleet_limits import FleetLimits
+from worker.settings import Settings, worker_settings
+from worker.testbed.local_system import Environment
+
+NOWHERE = {"redis_url": "redis://127.0.0.1:1/0"}
+
+
+@pytest.fixture
+def settings(active_environment: Environment) -> Settings:
+    return worker_settings()
+
+
+def limit(settings: Settings, rate: str, destination: str = "b2copy", **changes: str) -> FleetLimits:
+    return FleetLimits(destination, settings.model_copy(update={"rate_limit": rate, **changes}))
+
+
+@pytest.mark.parametrize(("rate", "per_second"), [("10/second", 10.0), ("600/minute", 10.0), ("36000/hour", 10.0)])
+def test_a_rate_is_known_in_calls_per_second(settings: Settings, rate: str, per_second: float) -> None:
+    assert limit(settings, rate).per_second == per_second
+
+
+def test_without_a_limit_every_permit_is_there_although_redis_is_not(settings: Settings) -> None:
+    unlimited = limit(settings, "0", **NOWHERE)
+
+    assert unlimited.per_second is None
+    assert (unlimited.available(1000, urgent=False), unlimited.take(1000, urgent=False)) == (1000, 1000)
+
+
+def test_without_a_limit_redis_is_asked_for_nothing_but_the_hold(
+    settings: Settings, active_environment: Environment
+) -> None:
+    unlimited = limit(settings, "0")
+    unlimited.take(1, urgent=True)
+    with active_environment.broker.client as client:
+        before = client.info("commandstats")
+        began = time.monotonic()
+        for _ in range(1000):
+            assert unlimited.take(unlimited.available(5, urgent=True), urgent=True) == 5
+        took_s = time.monotonic() - began
+        after = client.info("commandstats")
+
+    new = {name: after[name]["calls"] - before.get(name, {"calls": 0})["calls"] for name in after}
+    asked = {name for name, calls in new.items() if calls and name != "cmdstat_info"}
+    assert asked <= {"cmdstat_pttl"}
+    assert new["cmdstat_pttl"] <= took_s / fleet_limits.HOLD_CHECK_S + 1
+
+
+def test_asking_what_is_available_takes_no_permit(settings: Settings) -> None:
+    limited = limit(settings, "10/minute")
+
+    assert [limited.available(100, urgent=True) for _ in range(20)] == [10] * 20
+
+
+def test_two_processes_share_one_limit(settings: Settings) -> None:
+    one, other = limit(settings, "8/minute"), limit(settings, "8/minute")
+
+    assert one.take(5, urgent=True) == 5
+    assert other.take(5, urgent=True) == 3
+    assert other.take(1, urgent=True) == 0
+    assert one.available(1, urgent=True) == 0
+    assert one.until_permit_s(urgent=True) > 0
+
+
+def test_two_destinations_have_a_limit_each(settings: Settings) -> None:
+    one, other = limit(settings, "8/minute"), limit(settings, "8/minute", destination="crm")
+
+    assert one.take(8, urgent=True) == 8
+    assert other.take(8, urgent=True) == 8
+
+
+def test_a_fifth_is_for_urgent_calls_alone(settings: Settings) -> None:
+    limited = limit(settings, "10/minute")
+
+    assert limited.take(limited.available(20, urgent=False), urgent=False) == 8
+    assert limited.available(20, urgent=False) == 0
+    assert limited.take(limited.available(20, urgent=True), urgent=True) == 2
+
+
+def test_a_call_that_is_not_urgent_takes_no_permit_of_the_reserve(settings: Settings) -> None:
+    limited = limit(settings, "10/minute")
+
+    assert [limited.take(1, urgent=False) for _ in range(10)] == [1] * 8 + [0] * 2
+    assert limited.take(2, urgent=True) == 2
+
+
+def test_a_refused_permit_is_not_asked_for_again_at_once(settings: Settings, active_environment: Environment) -> None:
+    limited = limit(settings, "1/minute")
+    assert limited.take(1, urgent=True) == 1
+    assert limited.take(1, urgent=True) == 0
+
+    active_environment.broker.kill()  # the next answers come from memory
+    assert limited.available(1, urgent=True) == 0
+    assert 0 < limited.until_permit_s(urgent=True) <= 0.3
+
+
+def test_permits_come_back_with_the_window(settings: Settings) -> None:
+    limited = limit(settings, "5/second")
+    began = time.monotonic()
+
+    for _ in range(9):
+        until(lambda: limited.take(1, urgent=True))
+
+    assert time.monotonic() - began >= 0.7
+
+
+def test_without_redis_there_are_no_permits(settings: Settings, active_environment: Environment) -> None:
+    limited = limit(settings, "100/second")
+    assert limited.take(1, urgent=True) == 1
+
+    active_environment.broker.kill()
+    assert (limited.available(1, urgent=True), limited.take(1, urgent=True)) == (0, 0)
+    assert limited.until_permit_s(urgent=True) > 0
+
+    active_environment.broker.start()
+    until(lambda: limited.take(limited.available(1, urgent=True), urgent=True))
+
+
+def test_a_hold_is_for_the_whole_fleet_and_ends(settings: Settings) -> None:
+    one, other = limit(settings, "0"), limit(settings, "0")
+
+    one.hold(0.5)
+    one.share_hold()
+
+    assert (one.take(5, urgent=True), other.take(5, urgent=True), other.available(5, urgent=True)) == (0, 0, 0)
+    assert 0 < other.hold_left_s() <= 0.5
+    assert 0 < other.until_permit_s(urgent=True) <= 0.5
+    until(lambda: other.take(5, urgent=True) == 5)
+    assert one.take(5, urgent=True) == 5
+
+
+def test_a_process_notices_the_hold_of_another_within_the_check_interval(settings: Settings) -> None:
+    one, other = limit(settings, "0"), limit(settings, "0")
+    assert other.take(1, urgent=True) == 1  # it has just looked
+
+    one.hold(5.0)
+    one.share_hold()
+
+    until(lambda: other.take(1, urgent=True) == 0, within=fleet_limits.HOLD_CHECK_S * 5)
+
+
+def test_a_shorter_hold_does_not_end_a_longer_one(settings: Settings) -> None:
+    one, other = limit(settings, "0"), limit(settings, "0")
+
+    one.hold(60.0)
+    one.share_hold()
+    one.hold(1.0)
+    one.share_hold()
+    other.read_hold()
+
+    assert one.hold_left_s() > 50
+    assert other.hold_left_s() > 50
+
+
+def test_a_hold_does_not_concern_another_destination(settings: Settings) -> None:
+    one, other = limit(settings, "0"), limit(settings, "0", destination="crm")
+
+    one.hold(60.0)
+    one.share_hold()
+
+    assert other.take(1, urgent=True) == 1
+
+
+def test_a_process_holds_by_itself_if_redis_does_not_answer(settings: Settings) -> None:
+    alone = limit(settings, "0", **NOWHERE)
+
+    alone.hold(60.0)
+    alone.share_hold()
+
+    assert alone.take(1, urgent=True) == 0
+
+
+def test_one_process_of_the_fleet_probes(settings: Settings) -> None:
+    one, other = limit(settings, "0"), limit(settings, "0")
+
+    assert [one.may_probe(), other.may_probe(), one.may_probe()] == [True, False, False]
+
+
+def test_the_next_process_may_probe_once_a_probe_was_answered(settings: Settings) -> None:
+    one, other = limit(settings, "0"), limit(settings, "0")
+    assert one.may_probe()
+
+    one.allow_next_probe()
+
+    assert other.may_probe()
+
+
+def test_every_process_may_probe_if_redis_does_not_answer(settings: Settings) -> None:
+    assert limit(settings, "0", **NOWHERE).may_probe()

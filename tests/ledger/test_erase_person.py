@@ -1,0 +1,79 @@
+"""deploy/postgres/erase_person.sql leaves nothing about a login, and everything about the others."""
+
+from pathlib import Path
+from typing import Any
+
+from tests.ledger.databases import on_postgresql
+from tests.operations import fail_operation, find_operation
+from worker.ledger import Identity, Ledger, correct, store_identities
+from worker.ledger.approvals import propose
+from worker.ledger.schema import metadata
+
+SCRIPT = Path(__file__).parents[2] / "deploy" / "postgres" / "erase_person.sql"
+THEIRS, OTHER = "700100", "1700100"
+LEFT_IN_KEYS = {"b2copy_audit", "b2copy_approvals"}
+
+
+def fill(ledger: Ledger, login: str) -> None:
+    payload = {"account_login": login, "request_id": f"W{login}"}
+    fail_operation(ledger, f"W{login}", payload=payload, message=f"account {login} is closed")
+    correct(ledger, f"fees.process:W{login}", payload | {"request_id": "W"}, "ann", f"typed {login} wrong")
+    body = {"path": "/x", "body": {"account": int(login)}}
+    fail_operation(ledger, f"call {login}", kind="call", payload=body, lane="money")
+    proposed = fail_operation(ledger, f"P{login}", payload=payload | {"request_id": f"P{login}"})
+    seen = find_operation(ledger, f"P{login}").change_mark
+    result = {"succeeded": True, "result": {"login": login}}
+    propose(ledger, "resolve", proposed, "ann", f"{login} was paid", seen, result)
+    fail_operation(ledger, f"N{login}", kind="crm.notify", payload={"id": login, "body": f'{{"login":"{login}"}}'})
+    store_identities(ledger, [Identity("1", login, f"C-{login}")])
+    with ledger.writing() as connection:
+        insert = (
+            "INSERT INTO b2copy_requests (kind, payload) VALUES ('fees.process', '{\"account_login\": \""
+            + login
+            + "\"}')"
+        )
+        connection.exec_driver_sql(insert)
+
+
+def rows_with(ledger: Ledger, text: str) -> dict[str, int]:
+    """Return how many rows of each table hold a text, as a word of its own, anywhere."""
+    found = {}
+    with ledger.reading() as connection:
+        for table in metadata.sorted_tables:
+            query = f"SELECT count(*) FROM {table.name} AS t WHERE t::text ~ '\\y[WPNC]?-?{text}\\y'"
+            if count := connection.exec_driver_sql(query).scalar_one():
+                found[table.name] = count
+    return found
+
+
+def run_script(ledger: Ledger) -> None:
+    statements: Any = SCRIPT.read_text().replace(":'login'", f"'{THEIRS}'")
+    with ledger.writing() as connection:
+        driver: Any = connection.connection.dbapi_connection
+        driver.execute(statements)
+
+
+@on_postgresql
+def test_a_person_is_erased_from_every_table_and_the_others_stay(ledger: Ledger) -> None:
+    fill(ledger, THEIRS)
+    fill(ledger, OTHER)
+    before, of_others = rows_with(ledger, THEIRS), rows_with(ledger, OTHER)
+    assert len(before) == 6
+    assert before == of_others
+
+    run_script(ledger)
+    # What the correction has queued again stays until it has ended.
+    assert rows_with(ledger, THEIRS).keys() <= {"b2copy_operations", "b2copy_attempts"} | LEFT_IN_KEYS
+    with ledger.writing() as connection:
+        ends = "state = 'cancelled', due_at = NULL, ended_at = 1"
+        connection.exec_driver_sql(f"UPDATE b2copy_operations SET {ends} WHERE state = 'queued'")
+    run_script(ledger)
+    assert rows_with(ledger, THEIRS).keys() <= LEFT_IN_KEYS
+
+    with ledger.reading() as connection:
+        texts = connection.exec_driver_sql(
+            "SELECT concat(actor, note, detail) FROM b2copy_audit UNION ALL"
+            " SELECT concat(proposed_by, note, arguments, decided_note) FROM b2copy_approvals"
+        ).scalars()
+        assert not [found for found in texts if THEIRS in found.replace(OTHER, "")]
+    assert rows_with(ledger, OTHER) == of_others

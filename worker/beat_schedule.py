@@ -1,0 +1,21 @@
+"""What beat starts, and when. Tasks are named as strings: `worker` imports nothing of `tasks`."""
+
+from typing import Any
+
+from worker.queues import HOUSEKEEPING
+
+
+def schedule(token_ttl: float) -> dict[str, dict[str, Any]]:
+    """Return beat's schedule for access tokens that live `token_ttl` seconds.
+
+    Each entry expires with the next tick: a worker that was unavailable must not run a pile of old ones.
+    """
+    refresh_every = min(30.0, token_ttl / 10)
+    return {
+        "renew the session ahead of expiry": _entry("b2copy.session.refresh", refresh_every),
+        "wake what is due": _entry("b2copy.ledger.dispatch", 1.0),
+    }
+
+
+def _entry(task: str, every: float) -> dict[str, Any]:
+    return {"task": task, "schedule": every, "options": {"queue": HOUSEKEEPING, "expires": every}}

@@ -1,0 +1,84 @@
+"""`failed resolve` and `failed cancel`: what people decide about one operation."""
+
+from typing import Annotated
+
+import typer
+
+from worker.cli import operation_view, output
+from worker.cli.approvals import show_proposal
+from worker.cli.open_ledger import existing_ledger
+from worker.cli.options import By, Json, Key, Why, json_or_text, named_texts
+from worker.cli.status import look_up
+
+
+def resolve(
+    key: Key,
+    why: Why,
+    by: By,
+    succeeded: Annotated[
+        bool | None, typer.Option("--succeeded/--failed", help="It was done; or it was not.", show_default=False)
+    ] = None,
+    result: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="What it brought, for --succeeded; JSON or a text; may be repeated."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Record what you found out at B2COPY about a failed operation: it was done, or it was not.
+
+    --succeeded ends it as succeeded, and what waits for it continues. --failed leaves it failed (rejected), and it may
+    then be replayed. Nothing is sent to B2COPY.
+    """
+    from tasks.registry import ALL_KINDS
+    from worker.ledger.approvals import Approval, decide_or_propose
+    from worker.report.operation_report import report_on, summary
+
+    if succeeded is None:
+        raise typer.BadParameter("say --succeeded or --failed", param_hint="--succeeded")
+    if result and not succeeded:
+        raise typer.BadParameter("only what succeeded has a result", param_hint="--result")
+    values = {name: json_or_text(text) for name, text in named_texts(result or [], "--result").items()}
+    with existing_ledger() as ledger:
+        found = look_up(ledger, key)
+        decided = decide_or_propose(ledger, "resolve", found, by, why, succeeded=succeeded, result=values or None)
+        if isinstance(decided, Approval):
+            show_proposal(decided, as_json)
+            return
+        operation, report = decided, report_on(ledger, decided, ALL_KINDS)
+    if as_json:
+        output.document(summary(report))
+    else:
+        output.line(f"{operation.key} {report.standing}", style=operation_view.STYLES.get(operation.state, ""))
+
+
+def cancel(
+    key: Key,
+    why: Why,
+    by: By,
+    stop_asking: Annotated[
+        bool, typer.Option("--stop-asking", help="It was sent already: end it as failed, unresolved.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Cancel an operation of which nothing was sent yet.
+
+    Once a request was sent, the operation cannot be cancelled: B2COPY continues it. --stop-asking then ends it on our
+    side as failed (unresolved), and a person finds out at B2COPY whether it was done.
+    """
+    from tasks.registry import ALL_KINDS
+    from worker.ledger.approvals import Approval, decide_or_propose
+    from worker.report.operation_report import report_on, summary
+
+    with existing_ledger() as ledger:
+        found = look_up(ledger, key)
+        decided = decide_or_propose(ledger, "stop_asking" if stop_asking else "cancel", found, by, why)
+        if isinstance(decided, Approval):
+            show_proposal(decided, as_json)
+            return
+        operation, report = decided, report_on(ledger, decided, ALL_KINDS)
+    if as_json:
+        output.document(summary(report))
+    elif stop_asking:
+        output.line(f"{operation.key} failed (unresolved): we ask no more, B2COPY may still do it")
+    else:
+        output.line(f"{operation.key} cancelled: nothing of it was sent")

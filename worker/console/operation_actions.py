@@ -1,0 +1,194 @@
+"""Actions on one operation. A page says what the action will do and asks for the reason; then the action is done."""
+
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.responses import Response
+
+from worker.console.page_request import NotFound, PageRequest, see
+from worker.console.url_parameters import BadParameter, address, text
+from worker.errors import NotAllowed
+from worker.ledger import find, poll_now
+from worker.ledger.approvals import Approval, decide_or_propose
+from worker.operation import MESSAGE_KIND, OnUnknown, Operation, State
+from worker.report.operation_report import pause_of
+from worker.report.replayable import moves_money, why_not_replayable
+from worker.report.sentences import standing
+
+NOTE_MIN, NOTE_LIMIT = 8, 1000  # characters
+
+
+@dataclass(frozen=True)
+class Action:
+    """Something a person may do. `effect` says in a sentence what it does."""
+
+    name: str
+    label: str
+    effect: str
+    address: str = ""
+    danger: bool = False
+
+
+_REPLAY = Action(
+    "replay",
+    "Replay",
+    "It is queued again with fresh attempts and a fresh deadline, and is sent to B2COPY.",
+)
+_NOT_DONE = Action(
+    "replay-not-done",
+    "It was not done: replay",
+    "You say that you have looked at B2COPY and that it was not done. It is queued again and sent to B2COPY. If it was"
+    " done after all, it is done twice.",
+    danger=True,
+)
+_DONE = Action(
+    "resolve-done",
+    "It was done",
+    "You say that you have looked at B2COPY and that it was done. It ends as succeeded, and what waits for it goes on."
+    " Nothing is sent to B2COPY.",
+)
+_NOT = Action(
+    "resolve-failed",
+    "It was not done",
+    "You say that you have looked at B2COPY and that it was not done. It stays failed, as rejected, and may be"
+    " replayed. Nothing is sent to B2COPY.",
+)
+_CANCEL = Action(
+    "cancel", "Cancel", "Nothing of it was sent to B2COPY, and nothing will be. It ends as cancelled.", danger=True
+)
+_STOP = Action(
+    "stop-asking",
+    "Stop asking",
+    "It was sent to B2COPY, which may still do it. We ask no more: it ends as failed, unresolved, and a person must"
+    " find out whether it was done.",
+    danger=True,
+)
+_POLL = Action("poll-now", "Ask B2COPY now", "It becomes due now, before others. Nothing else changes.")
+
+ACTIONS = {action.name: action for action in (_REPLAY, _NOT_DONE, _DONE, _NOT, _CANCEL, _STOP, _POLL)}
+_DECISIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "replay": ("replay", {}),
+    "replay-not-done": ("replay", {"not_done": True}),
+    "resolve-done": ("resolve", {"succeeded": True}),
+    "resolve-failed": ("resolve", {"succeeded": False}),
+    "cancel": ("cancel", {}),
+    "stop-asking": ("stop_asking", {}),
+}
+
+
+def possible_actions(operation: Operation) -> list[Action]:
+    """Return what an operation permits, the most likely first."""
+    if operation.state == State.FAILED:
+        if operation.kind == MESSAGE_KIND:
+            return []
+        if operation.outcome_unknown and operation.on_unknown == OnUnknown.STOP:
+            return [_DONE, _NOT, _NOT_DONE]
+        return [_REPLAY, _DONE, _NOT] if operation.outcome_unknown else [_REPLAY, _DONE]
+    if operation.state == State.WAITING:
+        return [_POLL, _STOP if operation.sent else _CANCEL]
+    if operation.state == State.QUEUED:
+        return [_STOP if operation.sent else _CANCEL]
+    return []
+
+
+def permitted_actions(page_request: PageRequest, operation: Operation) -> list[Action]:
+    """Return what this person may do with an operation, with the address of each."""
+    if not page_request.may("operator"):
+        return []
+    return [
+        Action(one.name, one.label, one.effect, address(f"/operation/{one.name}", key=operation.key), one.danger)
+        for one in possible_actions(operation)
+    ]
+
+
+def preview(page_request: PageRequest) -> Response:
+    """Say what the action will do, and ask for the reason."""
+    operation, action = _operation_and_action(page_request)
+    problem = "" if action in possible_actions(operation) else _why_not(operation, action)
+    return _form(page_request, operation, action, problem)
+
+
+def act(page_request: PageRequest) -> Response:
+    """Do the action, or propose it if a second person is needed."""
+    operation, action = _operation_and_action(page_request)
+    note = page_request.form.get("note", "").strip()
+    if action is not _POLL and (problem := note_problem(note)):
+        return _form(page_request, operation, action, problem, 400)
+    return page_request.console.forms.once(
+        page_request.form.get("form", ""), lambda: _act(page_request, operation, action, note)
+    )
+
+
+def note_problem(note: str) -> str:
+    """Return what is wrong with a reason; empty if nothing is."""
+    if len(note) < NOTE_MIN:
+        return f"Give your reason in {NOTE_MIN} characters or more: it is stored as evidence."
+    if len(note) > NOTE_LIMIT:
+        return f"Give your reason in {NOTE_LIMIT} characters or less."
+    return ""
+
+
+def _act(page_request: PageRequest, operation: Operation, action: Action, note: str) -> Response:
+    page = address("/operation", key=operation.key)
+    if action is _POLL:
+        poll_now(page_request.ledger, operation.key, page_request.person.name, note)
+        page_request.console.wake(operation.lane)
+        return see(page)
+    name, arguments = _DECISIONS[action.name]
+    try:
+        decided = decide_or_propose(
+            page_request.ledger,
+            name,
+            operation,
+            page_request.person.name,
+            note,
+            page_request.form.get("seen", ""),
+            **arguments,
+        )
+    except NotAllowed as error:
+        fresh = find(page_request.ledger, operation.key) or operation
+        return _form(page_request, fresh, action, f"Nothing was done. {error}", 409)
+    if isinstance(decided, Approval):
+        return see(address("/approvals", made=decided.name))
+    page_request.console.wake(operation.lane)
+    return see(page)
+
+
+def _form(page_request: PageRequest, operation: Operation, action: Action, problem: str, status: int = 200) -> Response:
+    needs_approval = action is not _POLL and page_request.ledger.needs_approval(operation.kind, operation.lane)
+    return page_request.page(
+        "action.html",
+        status,
+        one=operation,
+        action=action,
+        problem=problem,
+        possible=action in possible_actions(operation),
+        standing=standing(operation, page_request.console.kinds, pause_of(page_request.ledger, operation)),
+        money=moves_money(operation, page_request.console.kinds),
+        needs_approval=needs_approval,
+        needs_note=action is not _POLL,
+        form=secrets.token_urlsafe(12),
+        note=page_request.form.get("note", ""),
+        note_min=NOTE_MIN,
+        note_limit=NOTE_LIMIT,
+    )
+
+
+def _why_not(operation: Operation, action: Action) -> str:
+    if action in (_REPLAY, _NOT_DONE) and (why_not := why_not_replayable(operation, action is _NOT_DONE)):
+        return f"This cannot be done now: {why_not}."
+    return f"This cannot be done now: it is {operation.state}."
+
+
+def _operation_and_action(page_request: PageRequest) -> tuple[Operation, Action]:
+    action = ACTIONS.get(page_request.request.path_params["action"])
+    if action is None:
+        raise NotFound("there is no such action")
+    key = text(page_request.query, "key")
+    if key is None:
+        raise BadParameter("key names the operation")
+    operation = find(page_request.ledger, key)
+    if operation is None:
+        raise NotFound(f"{key}: there is no such operation")
+    return operation, action

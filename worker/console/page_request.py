@@ -1,0 +1,108 @@
+"""What a page gets, a request with its person and fields, and the answers that pages give."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from worker.console.access import Person
+from worker.console.process_state import Console
+from worker.console.roles import Role
+from worker.console.url_parameters import BadParameter, is_storable
+from worker.ledger import Ledger
+from worker.watch.printable import many_lines, one_line
+from worker.watch.redact import redacted, redacted_value
+
+FORM_LIMIT = 64 * 1024  # bytes
+FIELDS_LIMIT = 500
+
+
+class NotFound(Exception):
+    """There is no such operation, proposal or page."""
+
+
+@dataclass(frozen=True)
+class PageRequest:
+    """A request: the person who sent it, the parameters of its address and, for a POST, the fields of the form."""
+
+    request: Request
+    console: Console
+    person: Person
+    form: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def ledger(self) -> Ledger:
+        return self.console.ledger
+
+    @property
+    def query(self) -> Mapping[str, str]:
+        return self.request.query_params
+
+    def may(self, role: str) -> bool:
+        """Return whether the person may do what needs this role, here and now."""
+        return self.person.may(Role(role)) and (role == Role.VIEWER or not self.console.read_only)
+
+    def page(self, template: str, status: int = 200, live: bool = False, **values: Any) -> Response:
+        """Return a page. `live`: it refreshes itself."""
+        return self.console.render(
+            template,
+            status,
+            page_request=self,
+            person=self.person,
+            path=self.request.url.path,
+            here=self.request.url.path + (f"?{self.request.url.query}" if self.request.url.query else ""),
+            live=live,
+            **values,
+        )
+
+
+def see(address: str) -> Response:
+    """Return the answer to a form: look at this page now."""
+    return RedirectResponse(address, 303)
+
+
+def read_form(body: bytes) -> dict[str, str]:
+    """Read a form's fields. Raises `BadParameter`."""
+    try:
+        pairs = parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=FIELDS_LIMIT)
+    except ValueError:
+        raise BadParameter(f"a form may have {FIELDS_LIMIT} fields") from None
+    for name, value in pairs:
+        if not is_storable(value):
+            raise BadParameter(f"{name} holds a character that no text of the ledger holds")
+    return dict(pairs)
+
+
+def json_file(name: str, value: Any) -> Response:
+    """Return a JSON document to be saved."""
+    text = many_lines(json.dumps(redacted_value(value), indent=2, ensure_ascii=False)) + "\n"
+    return _file(name, text, "application/json")
+
+
+def csv_file(name: str, headings: Sequence[str], rows: Iterable[Sequence[object]]) -> Response:
+    """Return a table to be saved. A text that a spreadsheet would read as a formula begins with a quotation mark."""
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(headings)
+    for row in rows:
+        writer.writerow([_cell(value) for value in row])
+    return _file(name, out.getvalue(), "text/csv")
+
+
+def _cell(value: object) -> str:
+    text = "" if value is None else one_line(redacted(str(value)))
+    return f"'{text}" if text[:1] in {"=", "+", "-", "@", "\t", "\r"} else text
+
+
+def _file(name: str, text: str, media_type: str) -> Response:
+    return Response(
+        text.encode("utf-8", "replace"),
+        media_type=media_type,
+        headers={"Content-Disposition": f'attachment; filename="{name}"'},
+    )

@@ -1,0 +1,151 @@
+"""Access by password: a file of people, a login form, and sessions in the memory of the console's process.
+
+A line of the file is `name:argon2id hash:roles`. The file is read again when it changes, which ends all sessions. So
+does a restart of the console. A session lasts eight hours; its cookie is random and only its hash is stored.
+"""
+
+import hashlib
+import os
+import secrets
+import threading
+import time
+from collections import deque
+from pathlib import Path
+
+from argon2 import PasswordHasher
+from argon2.exceptions import Argon2Error, InvalidHashError
+from starlette.requests import Request
+
+from worker.console.access import NAME_LIMIT, Person
+from worker.console.roles import Role
+from worker.errors import SettingsError
+
+SESSION_S = 8 * 3600.0  # seconds; a login is valid so long
+TRIES = 5  # passwords that a name and address may try in a minute
+SESSIONS = 1000  # most sessions that are stored
+PASSWORD_MIN = 12  # characters
+PASSWORD_LIMIT = 1024  # characters
+
+_HASHER = PasswordHasher()
+_NOBODY = _HASHER.hash(secrets.token_urlsafe())  # verified for unknown names: all answers take equally long
+
+
+class TooManyTries(Exception):
+    """Somebody tried too many passwords within a minute."""
+
+
+class PasswordAccess:
+    """People of a file. `secure`: browsers reach the console by https only, so the cookie is sent by https only."""
+
+    login_page = True
+
+    def __init__(self, path: Path | None, secure: bool) -> None:
+        self._path = path
+        self._secure = secure
+        self.cookie = "__Host-b2copy" if secure else "b2copy"
+        self._lock = threading.Lock()
+        self._stamp: tuple[int, int] | None = None
+        self._people: dict[str, tuple[str, Person]] = {}
+        self._sessions: dict[str, tuple[Person, float]] = {}
+        self._tries: dict[tuple[str, str], deque[float]] = {}
+        self._read()
+
+    @property
+    def secure(self) -> bool:
+        return self._secure
+
+    def person(self, request: Request) -> Person | None:
+        self._read()
+        token = request.cookies.get(self.cookie, "")
+        with self._lock:
+            person, ends = self._sessions.get(_hashed(token), (None, 0.0))
+            return person if time.monotonic() < ends else None
+
+    def log_in(self, name: str, password: str, address: str) -> str | None:
+        """Return the new session's cookie, None if name or password is wrong. Raises `TooManyTries`."""
+        self._read()
+        self._count_try((name[:NAME_LIMIT], address))
+        hashed, person = self._people.get(name, (_NOBODY, None))
+        try:
+            _HASHER.verify(hashed, password[:PASSWORD_LIMIT])
+        except (Argon2Error, InvalidHashError):
+            return None
+        if person is None:
+            return None
+        token = secrets.token_urlsafe(32)
+        with self._lock:
+            self._tries.pop((name[:NAME_LIMIT], address), None)
+            while len(self._sessions) >= SESSIONS:
+                self._sessions.pop(next(iter(self._sessions)))
+            self._sessions[_hashed(token)] = (person, time.monotonic() + SESSION_S)
+        return token
+
+    def log_out(self, request: Request) -> None:
+        """End the session of a request."""
+        with self._lock:
+            self._sessions.pop(_hashed(request.cookies.get(self.cookie, "")), None)
+
+    def _count_try(self, who: tuple[str, str]) -> None:
+        now = time.monotonic()
+        with self._lock:
+            if len(self._tries) > 10_000:
+                self._tries.clear()
+            tries = self._tries.setdefault(who, deque())
+            while tries and tries[0] < now - 60:
+                tries.popleft()
+            if len(tries) >= TRIES:
+                raise TooManyTries
+            tries.append(now)
+
+    def _read(self) -> None:
+        """Read the file if it has changed. Raises `SettingsError` if it cannot be used."""
+        path = self._path
+        if path is None:
+            raise SettingsError("B2COPY_CONSOLE_PASSWORD_FILE is not set: access by password needs it")
+        try:
+            state = path.stat()
+        except OSError as error:
+            raise SettingsError(f"B2COPY_CONSOLE_PASSWORD_FILE: {path}: {error.strerror}") from None
+        with self._lock:
+            if self._stamp == (state.st_mtime_ns, state.st_ino):
+                return
+            self._people = read_people(path)
+            self._sessions.clear()
+            self._stamp = (state.st_mtime_ns, state.st_ino)
+
+
+def read_people(path: Path) -> dict[str, tuple[str, Person]]:
+    """Read the file of people: name -> (hash, person). Raises `SettingsError` naming the line that is wrong."""
+    where = f"B2COPY_CONSOLE_PASSWORD_FILE: {path}"
+    if path.stat().st_mode & 0o077:
+        raise SettingsError(f"{where} may be read by others: chmod 600 {path}")
+    people = {}
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            name, hashed, roles = line.split(":")
+            people[name] = hashed, Person(name, frozenset(Role(role) for role in roles.split(",")))
+        except ValueError:
+            raise SettingsError(f"{where}: line {number} is not name:hash:roles") from None
+    return people
+
+
+def set_person(path: Path, name: str, password: str, roles: list[Role]) -> None:
+    """Add a person to the file or change one. Raises `SettingsError` for a name or password that cannot be used."""
+    if not name.isprintable() or ":" in name or not 0 < len(name.strip()) <= NAME_LIMIT or name != name.strip():
+        raise SettingsError("the name must be printable, without a colon and without spaces at its ends")
+    if not PASSWORD_MIN <= len(password) <= PASSWORD_LIMIT:
+        raise SettingsError(f"the password must have {PASSWORD_MIN} to {PASSWORD_LIMIT} characters")
+    lines = path.read_text().splitlines() if path.exists() else []
+    lines = [line for line in lines if line.partition(":")[0] != name]
+    lines.append(f"{name}:{_HASHER.hash(password)}:{','.join(roles)}")
+    new = path.with_name(f"{path.name}.new")
+    file = os.open(new, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
+    with os.fdopen(file, "w") as out:
+        out.write("\n".join(lines) + "\n")
+    new.rename(path)
+
+
+def _hashed(token: str) -> str:
+    return hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()

@@ -1,0 +1,90 @@
+"""Actions on the fleet: pause and resume a lane, renew the session."""
+
+import secrets
+
+from starlette.responses import Response
+
+from worker.console.operation_actions import note_problem
+from worker.console.page_request import NotFound, PageRequest, see
+from worker.console.url_parameters import address, word
+from worker.errors import B2CopyError
+from worker.ledger import active_flags, pause
+from worker.ledger.approvals import Approval, resume_or_propose
+from worker.ledger.flags import RESUME
+from worker.ledger.operator_actions import record_renewal
+from worker.queues import LANES
+from worker.report.session_report import OUTCOMES
+
+RENEWAL_S = 20.0  # seconds to wait for another process's renewal
+TITLES = {"pause": "Pause", "resume": "Resume", "renew": "Renew the session"}
+_EFFECTS = {
+    "pause": "Nothing more is sent from {lane}, in the whole fleet, until it is resumed. What is being sent is"
+    " finished; everything else waits, and new operations are still accepted.",
+    "resume": "What is due in {lane} is sent again, at the usual rate.",
+    "renew": "The fleet gets a new access token from B2COPY now, also during a cool-down. No operation is touched.",
+}
+
+
+def preview(page_request: PageRequest) -> Response:
+    """Say what the action will do, and ask for the reason."""
+    return _form(page_request, "")
+
+
+def act(page_request: PageRequest) -> Response:
+    """Pause, resume or renew."""
+    note = page_request.form.get("note", "").strip()
+    if problem := note_problem(note):
+        return _form(page_request, problem, 400)
+    return page_request.console.forms.once(page_request.form.get("form", ""), lambda: _act(page_request, note))
+
+
+def _act(page_request: PageRequest, note: str) -> Response:
+    action, lane = _what(page_request)
+    if action == "renew":
+        return _renew(page_request, note)
+    if action == "pause":
+        pause(page_request.ledger, lane, page_request.person.name, note)
+    else:
+        done = resume_or_propose(page_request.ledger, lane, page_request.person.name, note)
+        if isinstance(done, Approval):
+            return see(address("/approvals", made=done.name))
+        for each in LANES if lane == "all" else [lane]:
+            page_request.console.wake(each)
+    return see("/system")
+
+
+def _renew(page_request: PageRequest, note: str) -> Response:
+    session = page_request.console.session
+    if session is None:
+        return _form(page_request, "This host has no keys: run `b2copy-sync session renew` on one that has.", 409)
+    record_renewal(page_request.ledger, page_request.person.name, note)
+    try:
+        renewal = session.renew("operator", force=True, wait=RENEWAL_S)
+    except B2CopyError as error:
+        return _form(page_request, f"The session was not renewed: {error}", 409)
+    return see(address("/system", renewed=f"generation {renewal.generation}: {OUTCOMES[renewal.outcome]}"))
+
+
+def _what(page_request: PageRequest) -> tuple[str, str]:
+    action = page_request.request.path_params["action"]
+    if action not in TITLES:
+        raise NotFound("there is no such action")
+    return action, word(page_request.query, "lane", ("all", *LANES)) or "all"
+
+
+def _form(page_request: PageRequest, problem: str, status: int = 200) -> Response:
+    action, lane = _what(page_request)
+    named = "all lanes" if lane == "all" else f"lane {lane}"
+    flag = active_flags(page_request.ledger).get(f"pause:{lane}")
+    return page_request.page(
+        "fleet.html",
+        status,
+        title=TITLES[action] if action == "renew" else f"{TITLES[action]} {named}",
+        effect=_EFFECTS[action].format(lane=named),
+        flag=flag,
+        problem=problem,
+        danger=action == "pause",
+        needs_approval=action == "resume" and page_request.ledger.needs_approval(RESUME, lane),
+        form=secrets.token_urlsafe(12),
+        note=page_request.form.get("note", ""),
+    )

@@ -1,0 +1,257 @@
+"""The pages that change nothing: Now, Work list, Operations, Operation, Audit, System."""
+
+import hashlib
+import json
+import time
+from typing import Any
+
+from starlette.responses import Response
+
+from worker.console.charts import ended_chart, late_chart
+from worker.console.next_step import next_step
+from worker.console.operation_actions import permitted_actions
+from worker.console.page_request import NotFound, PageRequest, csv_file, json_file, see
+from worker.console.url_parameters import FIELDS, ListQuery, address, known_reasons, list_query, number, text
+from worker.ledger import active_flags, find, find_many
+from worker.ledger.approvals import approvals_of, open_approvals
+from worker.ledger.due import COUNT_LIMIT
+from worker.ledger.operation_lists import OPEN, PAGE, Filter, Page, count_operations, list_operations
+from worker.ledger.overview import oldest_open
+from worker.ledger.queries import audit_page, children_of
+from worker.operation import MESSAGE_KIND, FailureReason, Operation, State, WaitReason
+from worker.queues import LANES
+from worker.report import sentences
+from worker.report.chart_series import points
+from worker.report.format_values import iso, span
+from worker.report.health import health_of
+from worker.report.operation_report import document, report_on
+from worker.report.replayable import moves_money
+from worker.report.session_report import facts as session_facts
+from worker.report.timeline import timeline
+from worker.session import State as SessionState
+from worker.watch.redact import redacted_value
+
+EXPORT_LIMIT = 1_000  # rows of an exported file
+LATE_MS = 5 * 60_000  # ms; the work list shows a money operation that is open for longer, by our clock
+LATE_DUE_S = 60.0  # seconds; the work list shows a lane whose oldest due operation waits for longer
+
+
+def now(page_request: PageRequest) -> Response:
+    """Lanes, session, pauses, failures and charts: what is wrong, whether at B2COPY or with us, and since when."""
+    ledger = page_request.ledger
+    health = health_of(ledger, LATE_DUE_S)
+    series = points(ledger, int(time.time() * 1000))
+    ours, theirs = oldest_open(ledger, LANES[0])
+    recent = series[-6:]
+    return page_request.page(
+        "now.html",
+        live=True,
+        health=health,
+        ours=ours,
+        theirs=theirs,
+        lanes=LANES,
+        cap=COUNT_LIMIT,
+        failed=sum(health.statistics.failed.values()),
+        waiting=sum(health.statistics.waiting.values()),
+        pauses={flag.subject.removeprefix("pause:"): flag for flag in health.pauses},
+        ended_5_min=sum(point.ended for point in recent),
+        failed_5_min=sum(point.failed for point in recent),
+        charts=[ended_chart(series), late_chart(series)],
+        has_series=any(point.ended or point.late_s for point in series),
+        session=_session(page_request),
+        decisions=[entry for _, entry in audit_page(ledger, limit=6)],
+        approvals=len(open_approvals(ledger)),
+    )
+
+
+def work_list(page_request: PageRequest) -> Response:
+    """What a person must decide, oldest first, each with its next step."""
+    ledger = page_request.ledger
+    unresolved = list_operations(ledger, Filter((State.FAILED,), reason=FailureReason.UNRESOLVED, oldest_first=True))
+    failed = list_operations(ledger, Filter((State.FAILED,), oldest_first=True))
+    others = [one for one in failed.operations if one.failure_reason != FailureReason.UNRESOLVED]
+    late = list_operations(ledger, Filter(OPEN, lane=LANES[0], older_ms=LATE_MS, oldest_first=True))
+    by_us = [one for one in late.operations if one.wait_reason != WaitReason.PENDING_AT_B2COPY]
+    flags = active_flags(ledger)
+    return page_request.page(
+        "work_list.html",
+        live=True,
+        approvals=open_approvals(ledger),
+        sections=[
+            ("Was it done? B2COPY must be looked at", unresolved.operations, "reason=unresolved&state=failed"),
+            ("Failed: correct, then replay", others, "state=failed"),
+            ("Money that waits for longer than five minutes", by_us, f"state=open&lane={LANES[0]}&older=5m"),
+        ],
+        next_step=lambda operation: next_step(operation) or _standing(page_request, operation, flags),
+        actions=lambda operation: permitted_actions(page_request, operation),
+        page=PAGE,
+        first=address("/operations", state="failed", sort="oldest"),
+    )
+
+
+def operations(page_request: PageRequest) -> Response:
+    """The list of operations: filters in the address, pages by key, capped counts that say so."""
+    wanted = (page_request.query.get("find") or "").strip()
+    query = list_query(page_request.query, page_request.console.kinds)
+    if wanted:
+        return _found(page_request, wanted, query)
+    page = list_operations(page_request.ledger, query.filter, query.after)
+    return _list(page_request, query, page)
+
+
+def operations_csv(page_request: PageRequest) -> Response:
+    """The first thousand operations that the filter matches."""
+    query = list_query(page_request.query, page_request.console.kinds)
+    page = list_operations(page_request.ledger, query.filter, query.after, EXPORT_LIMIT)
+    headings = ("key", "kind", "lane", "state", "reason", "account", "requested_at", "state_since", "ended_at")
+    rows = (
+        (
+            one.key, one.kind, one.lane, one.state, one.failure_reason or one.wait_reason, account_of(one),
+            iso(one.requested_at), iso(one.state_since), iso(one.ended_at),
+        )
+        for one in page.operations
+    )  # fmt: skip
+    return csv_file("operations.csv", headings, rows)
+
+
+def operation(page_request: PageRequest) -> Response:
+    """One operation: how it stands, what happened, what was decided, what is related, what may be done."""
+    found = one_operation(page_request)
+    report = report_on(page_request.ledger, found, page_request.console.kinds)
+    related = find_many(page_request.ledger, [found.parent] if found.parent else [])
+    return page_request.page(
+        "operation.html",
+        live=True,
+        report=report,
+        next_step=next_step(found),
+        one=found,
+        account=account_of(found),
+        money=moves_money(found, page_request.console.kinds),
+        events=timeline(report),
+        parent=related.get(found.parent or ""),
+        children=children_of(page_request.ledger, found.key),
+        proposals=approvals_of(page_request.ledger, found.key),
+        actions=permitted_actions(page_request, found),
+        our_ms=(found.ended_at or int(time.time() * 1000)) - found.requested_at - found.external_wait_ms,
+    )
+
+
+def evidence(page_request: PageRequest) -> Response:
+    """All evidence of an operation as JSON, with the SHA-256 of its canonical form."""
+    found = one_operation(page_request)
+    content = redacted_value(document(report_on(page_request.ledger, found, page_request.console.kinds)))
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    bundle = {"sha256_of_evidence": hashlib.sha256(canonical.encode()).hexdigest(), "evidence": content}
+    return json_file("evidence.json", bundle)
+
+
+def audit(page_request: PageRequest) -> Response:
+    """Who decided what, when and why."""
+    entries, actor, subject, last = _audit_entries(page_request, PAGE)
+    more = address("/audit", actor=actor, subject=subject, before=last) if last else None
+    export = address("/audit.csv", actor=actor, subject=subject)
+    return page_request.page("audit.html", entries=entries, actor=actor, subject=subject, more=more, export=export)
+
+
+def audit_csv(page_request: PageRequest) -> Response:
+    """The newest thousand entries of the audit that the filter matches."""
+    entries, _, _, _ = _audit_entries(page_request, EXPORT_LIMIT)
+    headings = ("at", "actor", "action", "subject", "note", "detail")
+    rows = (
+        (iso(one.at), one.actor, one.action, one.subject, one.note, one.detail and json.dumps(one.detail))
+        for one in entries
+    )
+    return csv_file("audit.csv", headings, rows)
+
+
+def system(page_request: PageRequest) -> Response:
+    """Session, pauses, settings by name, versions."""
+    console = page_request.console
+    flags = active_flags(page_request.ledger)
+    chosen = console.settings
+    settings = [
+        ("console_access", chosen.console_access),
+        ("console_read_only", str(chosen.console_read_only).lower()),
+        ("four_eyes", chosen.four_eyes),
+        ("retention", span(chosen.retention)),
+        ("fees_deadline", span(chosen.fees_deadline)),
+        ("calls_deadline", span(chosen.calls_deadline)),
+        ("call_paths", ", ".join(chosen.call_paths)),
+    ]
+    url = page_request.ledger.engine.url.render_as_string(hide_password=True)
+    return page_request.page(
+        "system.html", session=_session(page_request), flags=flags, lanes=LANES, settings=settings, database=url,
+        can_renew=console.session is not None,
+    )  # fmt: skip
+
+
+def one_operation(page_request: PageRequest) -> Operation:
+    """Return the operation that the address names. Raises `NotFound`."""
+    key = text(page_request.query, "key") or ""
+    found = find(page_request.ledger, key)
+    if found is None:
+        raise NotFound(f"{key}: no such operation was ever recorded here, or it has been purged")
+    return found
+
+
+def account_of(operation: Operation) -> str:
+    """Return the account that an operation is about, if its payload names one."""
+    found = operation.payload.get("account_login") or operation.entity
+    return "" if found is None else str(found)
+
+
+def _found(page_request: PageRequest, wanted: str, query: ListQuery) -> Response:
+    """Find a key, an id without its kind, or an account."""
+    wanted = text({"find": wanted}, "find") or ""
+    keys = [wanted, *(f"{kind}:{wanted}" for kind in (*page_request.console.kinds, MESSAGE_KIND))]
+    found = list(find_many(page_request.ledger, keys).values())
+    by_account = list_operations(page_request.ledger, Filter(account=wanted))
+    waiting = list_operations(page_request.ledger, Filter(OPEN, account=wanted))
+    every = {one.key: one for one in (*found, *waiting.operations, *by_account.operations)}
+    if len(every) == 1:
+        return see(address("/operation", key=next(iter(every))))
+    return _list(page_request, query, Page(list(every.values()), None, True), wanted)
+
+
+def _list(page_request: PageRequest, query: ListQuery, page: Page, wanted: str = "") -> Response:
+    count, is_all = (len(page.operations), True) if wanted else count_operations(page_request.ledger, query.filter)
+    flags = active_flags(page_request.ledger)
+    return page_request.page(
+        "operations.html",
+        live=query.after is None and not wanted,
+        query=query,
+        page=page,
+        wanted=wanted,
+        count=count,
+        capped=not is_all,
+        more=query.address(after=page.next) if page.next is not None else None,
+        export=query.address("/operations.csv"),
+        bulk=query.address("/bulk/replay") if query.filter.states == (State.FAILED,) else None,
+        standing=lambda operation: _standing(page_request, operation, flags),
+        account_of=account_of,
+        states=[*State, "open"],
+        lanes=LANES,
+        kinds=[*page_request.console.kinds, MESSAGE_KIND],
+        reasons=known_reasons(page_request.console.kinds),
+        written={name: query.written.get(name, "") for name in FIELDS},
+    )
+
+
+def _standing(page_request: PageRequest, operation: Operation, flags: dict[str, Any]) -> str:
+    pause = flags.get("pause:all") or flags.get(f"pause:{operation.lane}")
+    return sentences.standing(operation, page_request.console.kinds, pause)
+
+
+def _audit_entries(page_request: PageRequest, limit: int) -> tuple[list[Any], str | None, str | None, int | None]:
+    actor, subject = text(page_request.query, "actor"), text(page_request.query, "subject")
+    before = number(page_request.query, "before")
+    found = audit_page(page_request.ledger, actor=actor, subject=subject, before=before, limit=limit)
+    last = found[-1][0] if len(found) == limit else None
+    return [entry for _, entry in found], actor, subject, last
+
+
+def _session(page_request: PageRequest) -> list[tuple[str, str]]:
+    state = page_request.console.session_state()
+    if isinstance(state, SessionState):
+        return [(name, value) for name, value in session_facts(state) if value]
+    return [("session", state)]

@@ -1,0 +1,89 @@
+"""Whether the ledger is there, has this version's schema, and what hinders the operations in it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from shlex import quote
+
+from sqlalchemy import update
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
+
+from worker.doctor import CheckResult, Grade
+from worker.errors import SettingsError
+from worker.ledger import Ledger, active_flags, open_ledger, schema
+from worker.ledger.database import version_of
+from worker.ledger.flags import TRYING
+from worker.ledger.overview import overview
+from worker.ledger.refused_passwords import PREFIX as REFUSED_PASSWORD
+from worker.ledger.statistics import statistics_of
+from worker.report.format_values import count
+from worker.report.health import access_notes
+from worker.report.sentences import paused_by
+from worker.settings import LedgerSettings
+from worker.watch.redact import redacted
+
+
+def check(settings: LedgerSettings) -> Iterator[CheckResult]:
+    url = redacted(settings.database_url)
+    try:
+        version = version_of(settings.database_url)
+        if version is None:
+            yield CheckResult("ledger", "warn", f"{url} holds no ledger yet", "`b2copy-sync migrate` makes it")
+            return
+        ledger = open_ledger(settings.database_url)
+        try:
+            _try_to_write(ledger)
+            yield CheckResult("ledger", "ok", f"{url}, schema {version}")
+            yield from _hindrances(ledger)
+        finally:
+            ledger.close()
+    except SettingsError as error:  # the schema is one that this version cannot use
+        yield CheckResult("ledger", "FAIL", str(error))
+    except DBAPIError as error:
+        message = str(error.orig).strip().partition("\n")[0]
+        yield CheckResult("ledger", "FAIL", f"{url}: {message}", _remedy(message, settings.database_url))
+    except ModuleNotFoundError as error:
+        yield CheckResult("ledger", "FAIL", f"the package {error.name} is absent", "install b2copy-sync[postgres]")
+
+
+def _hindrances(ledger: Ledger) -> Iterator[CheckResult]:
+    seen = overview(ledger)
+    open_in = {lane.lane: lane.open for lane in seen.lanes}
+    for name, flag in active_flags(ledger).items():
+        if name.startswith(REFUSED_PASSWORD):
+            message = f"the Back Office refused the password {paused_by(flag)}"
+            remedy = "correct it; if it is right now: `b2copy-sync session forget --login back_office`"
+            yield CheckResult("ledger", "warn", message, remedy)
+            continue
+        if name.startswith(TRYING):
+            continue
+        lane = name.removeprefix("pause:")
+        what = f"{'every lane' if lane == 'all' else f'lane {lane}'} is paused" if name != lane else name
+        held = sum(open_in.values()) if lane == "all" else open_in.get(lane, 0)
+        remedy = f'`b2copy-sync resume --lane {lane} --why "..."`'
+        grade: Grade = "FAIL" if held else "warn"
+        yield CheckResult("ledger", grade, f"{what} {paused_by(flag)} ({count(held)} waiting)", remedy)
+    for note in access_notes(statistics_of(seen)):
+        is_refused = "refuses our access" in note
+        remedy = (
+            "ask B2COPY support to put that address on the service admin's allow-list. If our address is another one"
+            " now, correct B2COPY_DEVICE_IP. Then: `b2copy-sync session renew`"
+        )
+        yield CheckResult("ledger", "FAIL" if is_refused else "warn", note, remedy if is_refused else "")
+
+
+def _try_to_write(ledger: Ledger) -> None:
+    """Write one value: a full disk, a standby or a missing right shows only then.
+
+    A millisecond earlier changes nothing for dispatch. Without a change, SQLite would write nothing.
+    """
+    with ledger.writing() as connection:
+        connection.execute(update(schema.ledger).values(dispatched_at=schema.ledger.c.dispatched_at - 1))
+
+
+def _remedy(message: str, url: str) -> str:
+    if any(text in message for text in ("full", "No space", "disk I/O")):
+        path = make_url(url).database if url.startswith("sqlite") else None
+        where = f"`df -h {quote(str(Path(path).parent))}`" if path else "on the database's host, `df -h`"
+        return f"make room on its disk, then everything continues by itself: {where}"
+    return "is the database running, and the URL right?"

@@ -1,0 +1,86 @@
+"""Whether workers run, and whether another Celery app shares our Redis database."""
+
+from collections.abc import Iterator
+
+import redis
+from kombu.exceptions import OperationalError
+from sqlalchemy.exc import SQLAlchemyError
+
+from worker.app import app
+from worker.doctor import CheckResult
+from worker.doctor.check_redis import connect
+from worker.doctor.shared_redis_check import Node, listeners, nodes
+from worker.errors import SettingsError
+from worker.ledger import open_ledger
+from worker.ledger.overview import overview
+from worker.settings import CrmSettings
+
+LATE_S = 15.0  # seconds that something may be due while no worker runs, for instance during a restart
+
+
+def check(settings: CrmSettings) -> Iterator[CheckResult]:
+    client = connect(settings)
+    try:
+        own_timeout_s = float(app.conf.broker_transport_options["visibility_timeout"])
+        connected = listeners(client)
+        found = nodes(app, connected)
+    except SettingsError:
+        yield CheckResult("workers", "skip", "not asked before the settings are right")
+        return
+    except (redis.ConnectionError, redis.TimeoutError):
+        yield CheckResult("workers", "skip", "cannot be asked without Redis")
+        return
+    except (OperationalError, redis.RedisError) as error:
+        yield CheckResult("workers", "FAIL", f"cannot be asked: {error}")
+        return
+    finally:
+        client.close()
+    if ours := [node.name for node in found if node.ours]:
+        yield CheckResult("workers", "ok", ", ".join(ours))
+    elif connected:
+        message = f"{connected} connected, and none answers: the worker is frozen or stopped"
+        remedy = "restart it. Its operations are taken over after 10 s, and what is sent again is what its kind permits"
+        yield CheckResult("workers", "FAIL", f"{message} ({', '.join(_addresses(settings))})", remedy)
+    else:
+        late_s = _due_for_s(settings)
+        remedy = "start one: `celery -A worker.app worker`"
+        if late_s > LATE_S:
+            message = f"none runs, and something has been due for {late_s:.0f} s"
+            yield CheckResult("workers", "FAIL", message, remedy)
+        else:
+            yield CheckResult("workers", "warn", "none answers", remedy)
+    for node in found:
+        yield from _foreign(node, own_timeout_s)
+
+
+def _due_for_s(settings: CrmSettings) -> float:
+    """Return for how long something in the ledger has been due; 0 if the ledger cannot be read."""
+    try:
+        ledger = open_ledger(settings.database_url)
+    except (SettingsError, SQLAlchemyError):  # reported by the check of the ledger
+        return 0.0
+    try:
+        return max((lane.oldest_due_s or 0.0 for lane in overview(ledger).lanes), default=0.0)
+    finally:
+        ledger.close()
+
+
+def _addresses(settings: CrmSettings) -> list[str]:
+    """Return the addresses from which workers are connected, so that a person finds the right one."""
+    client = connect(settings)
+    try:
+        return sorted(str(one["addr"]) for one in client.client_list() if one["psub"] != "0")
+    finally:
+        client.close()
+
+
+def _foreign(node: Node, own_timeout_s: float) -> Iterator[CheckResult]:
+    if node.foreign_queues:
+        message = f"{node.name} serves {', '.join(sorted(node.foreign_queues))}, which is not ours"
+        yield CheckResult(
+            "workers", "warn", message, "B2COPY_REDIS_URL must name a Redis database of this system alone"
+        )
+    if node.visibility_timeout is not None and node.visibility_timeout != own_timeout_s:
+        message = f"{node.name} has a visibility timeout of {node.visibility_timeout:g} s, ours is {own_timeout_s:g} s"
+        remedy = "the shortest one on a Redis database rules all of them: give each system its own database"
+        yield CheckResult("workers", "warn", message, remedy)

@@ -1,0 +1,41 @@
+"""All checks, in the order in which one depends on the other."""
+
+from collections.abc import Iterable, Iterator
+
+from worker.doctor import (
+    CheckResult,
+    check_b2copy,
+    check_key_files,
+    check_ledger,
+    check_redis,
+    check_session,
+    check_settings,
+    check_workers,
+)
+
+
+def examine(login: bool = False, offline: bool = False) -> Iterator[CheckResult]:
+    """Run the checks. `login` renews the session even if it is valid; `offline` opens no connection."""
+    readable = yield from check_settings.check()
+    if readable.worker:
+        yield from _guarded("keys", check_key_files.check(readable.worker))
+    if offline:
+        yield CheckResult("the rest", "skip", "not checked, because of --offline")
+        return
+    if readable.ledger:
+        yield from _guarded("ledger", check_ledger.check(readable.ledger))
+    if readable.crm:
+        yield from _guarded("redis", check_redis.check(readable.crm))
+        yield from _guarded("workers", check_workers.check(readable.crm))
+    if readable.worker:
+        yield from _guarded("b2copy", check_b2copy.check(readable.worker))
+        yield from _guarded("session", check_session.check(readable.worker, login))
+
+
+def _guarded(name: str, results: Iterable[CheckResult]) -> Iterator[CheckResult]:
+    """Turn an error that a check did not foresee into a result, so that the other checks still run."""
+    try:
+        yield from results
+    except Exception as error:
+        text = str(error).strip().partition("\n")[0]
+        yield CheckResult(name, "FAIL", f"this check ended with {type(error).__name__}: {text}", "please report it")

@@ -1,0 +1,173 @@
+"""What the whole fleet shares about one destination, in Redis: the rate limit, the hold after a 429, the probe.
+
+Redis keys (all expire by themselves):
+
+    b2copy:rate:...                         the limiter's windows (package `limits`)
+    b2copy:gate:<destination>:hold    text  nobody sends before it expires
+    b2copy:gate:<destination>:probe   text  the process that made the last probe
+"""
+
+import contextlib
+import time
+
+import redis
+from limits import parse
+from limits.errors import StorageError
+from limits.storage import RedisStorage
+from limits.strategies import SlidingWindowCounterRateLimiter
+
+from worker.flow.circuit_breaker import PROBE_EVERY_S
+from worker.queues import CRM
+from worker.redis_connection import connection_pool
+from worker.settings import Settings
+from worker.watch import metrics
+
+RESERVED_SHARE = 5  # one permit in five is for the money lane alone, so that a backfill never delays withdrawals
+HOLD_CHECK_S = 0.05  # seconds; the hold read from Redis is valid so long
+_TIMEOUT_S = 1.0  # seconds that Redis has for an answer
+_RETRY_STORE_S = 0.5  # seconds; if Redis did not answer, it is asked for permits again after this time
+# Seconds; if Redis did not answer, the hold is read again after this time. It may be longer than the one above: without
+# a rate limit, only the hold is read from Redis, and each read delays the sender that makes it.
+_RETRY_HOLD_S = 2.0
+_SOONEST_S, _LATEST_S = 0.02, 0.25  # seconds; least and most between two requests for a permit that was refused
+
+
+class FleetLimits:
+    """Rate limit, hold and probe of one destination, shared by the fleet. Nothing here sleeps.
+
+    `hold`, `hold_left_s`, `must_read_hold` and `until_permit_s` use what this process knows. All other methods block,
+    because they ask Redis. If there is a rate limit and Redis does not answer, there are no permits, because operations
+    that wait do no harm and a flood of calls does.
+    """
+
+    def __init__(self, destination: str, settings: Settings) -> None:
+        # The setting limits B2COPY alone: the CRM answers 429 if notices come too fast for it.
+        is_limited = destination != CRM and settings.rate_limit != "0"
+        self._rate = parse(settings.rate_limit) if is_limited else None
+        self._destination = destination
+        self._pool = connection_pool(settings, _TIMEOUT_S)
+        self._limiter: SlidingWindowCounterRateLimiter | None = None
+        self._redis: redis.Redis | None = None
+        self._hold_key, self._probe_key = f"b2copy:gate:{destination}:hold", f"b2copy:gate:{destination}:probe"
+        self._hold_until = 0.0  # monotonic seconds
+        self._look_again = 0.0  # monotonic seconds
+        self._next_permit = {True: 0.0, False: 0.0}  # urgent or not -> monotonic seconds before which there is none
+
+    @property
+    def per_second(self) -> float | None:
+        """The rate in calls per second; None without a limit."""
+        return self._rate.amount / self._rate.get_expiry() if self._rate else None
+
+    def available(self, wanted: int, urgent: bool) -> int:
+        """Return how many of `wanted` permits could be taken now. Takes none."""
+        if wanted < 1 or self._is_on_hold():
+            return 0
+        if self._rate is None:
+            return wanted
+        if time.monotonic() < self._next_permit[urgent]:
+            return 0
+        try:
+            window = self._connected_limiter().get_window_stats(self._rate, self._destination)
+        except StorageError:
+            self._refuse_for(_RETRY_STORE_S, urgent)
+            return 0
+        reserved = 0 if urgent else self._rate.amount // RESERVED_SHARE
+        available = max(0, window.remaining - reserved)
+        if available < 1:
+            self._refuse_for(max(_SOONEST_S, min(_LATEST_S, window.reset_time - time.time())), urgent)
+        return min(wanted, available)
+
+    def take(self, count: int, urgent: bool) -> int:
+        """Take up to `count` permits; return how many were taken. Another process may have been faster."""
+        if count < 1 or self._is_on_hold():
+            return 0
+        if self._rate is None:
+            return count
+        if not urgent:  # the limiter knows no reserve
+            count = self.available(count, urgent)
+        try:
+            limiter = self._connected_limiter()
+            while count > 0:
+                if limiter.hit(self._rate, self._destination, cost=count):
+                    return count
+                count = min(count - 1, self.available(count, urgent))
+        except StorageError:
+            self._refuse_for(_RETRY_STORE_S, urgent)
+            return 0
+        self._refuse_for(_SOONEST_S, urgent)
+        return 0
+
+    def until_permit_s(self, urgent: bool) -> float:
+        """Return the seconds after which it makes sense to ask for a permit again; 0 if there may be one."""
+        return max(0.0, self.hold_left_s(), self._next_permit[urgent] - time.monotonic())
+
+    def _refuse_for(self, seconds: float, urgent: bool) -> None:
+        """Ask Redis for no permit for so long, so that a lane waits and does not claim and return in a loop."""
+        metrics.PERMITS_REFUSED.labels(self._destination).inc()
+        self._next_permit[urgent] = max(self._next_permit[urgent], time.monotonic() + seconds)
+
+    def hold(self, seconds: float) -> None:
+        """Let this process send nothing for so long: the destination has answered 429."""
+        self._hold_until = max(self._hold_until, time.monotonic() + seconds)
+
+    def share_hold(self) -> None:
+        """Store this process's hold in Redis, so that no process of the fleet sends until it ends."""
+        ms = max(1, round(self.hold_left_s() * 1000))
+        try:
+            client = self._connected_redis()
+            if client.pttl(self._hold_key) < ms:  # two 429s at the same time: the longer hold counts
+                client.set(self._hold_key, "429", px=ms)
+        except redis.RedisError:
+            pass  # this process sends nothing all the same; the others get a 429 of their own
+
+    def hold_left_s(self) -> float:
+        """Return for how many seconds nobody may send, as far as this process knows; 0 without a hold."""
+        return max(0.0, self._hold_until - time.monotonic())
+
+    def must_read_hold(self) -> bool:
+        """Return True to one caller if the hold was read longer than `HOLD_CHECK_S` ago, and False to all others."""
+        now = time.monotonic()
+        if now < self._look_again:
+            return False
+        self._look_again = now + 2 * _TIMEOUT_S
+        return True
+
+    def read_hold(self) -> None:
+        """Read from Redis whether another process got a 429."""
+        try:
+            left_ms = self._connected_redis().pttl(self._hold_key)
+        except redis.RedisError:
+            self._look_again = time.monotonic() + _RETRY_HOLD_S
+        else:
+            now = time.monotonic()
+            self._look_again = now + HOLD_CHECK_S
+            if left_ms > 0:
+                self._hold_until = max(self._hold_until, now + left_ms / 1000)
+
+    def _is_on_hold(self) -> bool:
+        if self.must_read_hold():
+            self.read_hold()
+        return self.hold_left_s() > 0
+
+    def may_probe(self) -> bool:
+        """Return True for one process of the fleet per `PROBE_EVERY_S`. Without Redis every process may probe."""
+        try:
+            return bool(self._connected_redis().set(self._probe_key, "1", nx=True, px=round(PROBE_EVERY_S * 900)))
+        except redis.RedisError:
+            return True
+
+    def allow_next_probe(self) -> None:
+        """Let any process probe at once: this process's probe was answered."""
+        with contextlib.suppress(redis.RedisError):
+            self._connected_redis().delete(self._probe_key)
+
+    def _connected_redis(self) -> redis.Redis:
+        if self._redis is None:
+            self._redis = redis.Redis(connection_pool=self._pool)
+        return self._redis
+
+    def _connected_limiter(self) -> SlidingWindowCounterRateLimiter:
+        if self._limiter is None:
+            storage = RedisStorage("redis://", self._pool, key_prefix="b2copy:rate", wrap_exceptions=True)
+            self._limiter = SlidingWindowCounterRateLimiter(storage)
+        return self._limiter

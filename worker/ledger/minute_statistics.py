@@ -1,0 +1,105 @@
+"""Statistics per minute: how many operations ended in each minute, and how many were due when it was over.
+
+One row per minute, lane, kind and outcome (`succeeded`, `cancelled`, or the failure reason): how many operations ended,
+`total_ms` from request to end together, and `external_ms` of that spent pending at the destination or paused.
+
+One row more per minute and lane, with an empty kind and the outcome `due`: how many operations were due, and in
+`total_ms` for how long the longest-due one had been due. So a minute in which nothing ended has rows, too.
+
+The process that dispatches writes the rows once a minute, from the index over `ended_at`. So settling costs no more.
+"""
+
+from typing import NamedTuple
+
+from sqlalchemy import BindParameter, Connection, bindparam, case, delete, func, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from worker.ledger.database import Ledger
+from worker.ledger.schema import c, minutes, now_ms
+from worker.ledger.statistics import statistics
+
+MINUTE_MS = 60_000
+SETTLED_MS = 5_000  # ms; a minute is summarized so long after its end, when its last transactions have committed
+CATCH_UP = 60  # most minutes that one call summarizes, after a time without dispatch
+KEEP_MS = 90 * 86_400_000  # ms; older rows are deleted
+DUE = "due"
+"""The outcome of the rows that say how a lane stood."""
+
+
+class Minute(NamedTuple):
+    """A row of the statistics. `minute` is its first instant, ms since the epoch."""
+
+    minute: int
+    lane: str
+    kind: str
+    outcome: str
+    operations: int
+    total_ms: int
+    external_ms: int
+
+
+_from: BindParameter[int] = bindparam("from")
+_until: BindParameter[int] = bindparam("until")
+_minute = (c.ended_at - c.ended_at % MINUTE_MS).label("minute")
+_outcome = case((c.failure_reason.is_not(None), c.failure_reason), else_=c.state).label("outcome")
+_ENDED = (
+    select(
+        _minute,
+        c.lane,
+        c.kind,
+        _outcome,
+        func.count().label("operations"),
+        func.sum(c.ended_at - c.requested_at).label("total_ms"),
+        func.sum(c.external_wait_ms).label("external_ms"),
+    )
+    .where(c.ended_at >= _from, c.ended_at < _until)
+    .group_by(_minute, c.lane, c.kind, _outcome)
+)
+_NEWEST = select(func.max(minutes.c.minute), now_ms())
+_SINCE = select(minutes).where(minutes.c.minute >= _from).order_by(minutes.c.minute).limit(bindparam("limit"))
+_FORGET = delete(minutes).where(minutes.c.minute < _until)
+
+
+def summarize_minutes(ledger: Ledger) -> int:
+    """Write the rows of all minutes that have ended since the last call. Returns how many minutes.
+
+    Two processes may do so at once: the rows of the second are ignored. After more than an hour without a call only the
+    last hour is summarized, so that one call never reads more than an hour's operations.
+    """
+    with ledger.reading() as connection:
+        newest, now = connection.execute(_NEWEST).one()
+    until = (now - SETTLED_MS) // MINUTE_MS * MINUTE_MS
+    start = max(until - CATCH_UP * MINUTE_MS, until - MINUTE_MS if newest is None else newest + MINUTE_MS)
+    if start >= until:
+        return 0
+    standing = statistics(ledger)
+    with ledger.reading() as connection:
+        rows = [row._asdict() for row in connection.execute(_ENDED, {"from": start, "until": until})]
+    for minute in range(start, until, MINUTE_MS):
+        for lane, late_s in standing.late_s.items():
+            rows.append(
+                {
+                    "minute": minute,
+                    "lane": lane,
+                    "kind": "",
+                    "outcome": DUE,
+                    "operations": standing.due.get(lane, 0),
+                    "total_ms": round(late_s * 1000),
+                    "external_ms": 0,
+                }
+            )
+    with ledger.writing() as connection:
+        _insert(connection, rows)
+        connection.execute(_FORGET, {"until": now - KEEP_MS})
+    return int(until - start) // MINUTE_MS
+
+
+def minutes_since(ledger: Ledger, since: int, limit: int = 20_000) -> list[Minute]:
+    """Return the rows of the minutes since an instant (ms since the epoch), oldest first."""
+    with ledger.reading() as connection:
+        return [Minute(*row) for row in connection.execute(_SINCE, {"from": since, "limit": limit})]
+
+
+def _insert(connection: Connection, rows: list[dict[str, object]]) -> None:
+    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
+    connection.execute(dialect.insert(minutes).on_conflict_do_nothing(), rows)

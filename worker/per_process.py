@@ -1,0 +1,32 @@
+"""Values that each process makes for itself, so that a forked child does not use its parent's connections."""
+
+import os
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class PerProcess(Generic[T]):
+    """Make one, at first use, in each process: a forked child makes its own and leaves the parent's sockets alone."""
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make, self._made, self._lock = make, dict[int, T](), threading.Lock()
+
+    def __call__(self) -> T:
+        pid = os.getpid()
+        if pid not in self._made:
+            with self._lock:
+                if pid not in self._made:
+                    self._made[pid] = self._make()
+        return self._made[pid]
+
+    @property
+    def made(self) -> T | None:
+        """What this process made, if it did."""
+        return self._made.get(os.getpid())
+
+    def forget(self) -> None:
+        """Make another one at the next use: the settings have changed."""
+        self._made.clear()

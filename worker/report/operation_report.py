@@ -1,0 +1,96 @@
+"""An operation with all its evidence, for a support person and, as a document, for a regulator."""
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from worker.ledger import Ledger, active_flags, attempts_of, audit_of
+from worker.operation import MESSAGE_KIND, VERSION, AttemptRecord, AuditEntry, Operation
+from worker.report import sentences
+from worker.report.format_values import iso, with_iso_times
+from worker.report.sentences import Kinds
+
+_LISTED = (
+    "key", "kind", "lane", "entity", "parent", "state", "wait_reason", "failure_reason", "requested_at",
+    "requested_by", "state_since", "due_at", "ended_at",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class OperationReport:
+    """An operation, its attempts, what people decided about it, and the pause of its lane."""
+
+    operation: Operation
+    attempts: list[AttemptRecord]
+    audit: list[AuditEntry]
+    pause: AuditEntry | None
+    kinds: Kinds
+
+    @property
+    def server_message(self) -> str:
+        """The last server message about the operation, or why a message could not be used."""
+        if self.operation.kind == MESSAGE_KIND:
+            return str((self.operation.result or {}).get("error", ""))
+        return next((attempt.message for attempt in reversed(self.attempts) if attempt.message), "")
+
+    @property
+    def standing(self) -> str:
+        return sentences.standing(self.operation, self.kinds, self.pause, self.audit)
+
+    @property
+    def remedy(self) -> str:
+        return sentences.remedy(self.operation)
+
+
+def report_on(ledger: Ledger, operation: Operation, kinds: Kinds) -> OperationReport:
+    """Gather an operation's evidence."""
+    attempts, audit = attempts_of(ledger, operation.id), audit_of(ledger, operation.key)
+    return OperationReport(operation, attempts, audit, pause_of(ledger, operation), kinds)
+
+
+def pause_of(ledger: Ledger, operation: Operation) -> AuditEntry | None:
+    """Return the pause that holds an operation's lane, if there is one."""
+    flags = active_flags(ledger)
+    return flags.get("pause:all") or flags.get(f"pause:{operation.lane}")
+
+
+def summary(report: OperationReport) -> dict[str, Any]:
+    """Return how an operation stands, for programs. Names are the ledger's columns, times ISO 8601 in UTC."""
+    fields = asdict(report.operation)
+    return {
+        **with_iso_times({name: fields[name] for name in _LISTED}),
+        "server_message": report.server_message or None,
+        "standing": report.standing,
+        "remedy": report.remedy or None,
+    }
+
+
+def document(report: OperationReport) -> dict[str, Any]:
+    """Return all evidence, for programs: the export for a regulator or a dispute. Names and times as in `summary`."""
+    fields = asdict(report.operation)
+    del fields["id"]
+    return {
+        **summary(report),
+        **with_iso_times(fields),
+        "paused": report.pause and pause_document(report.pause),
+        "attempts": [_attempt(attempt) for attempt in report.attempts],
+        "audit": [_audit(entry) for entry in report.audit],
+        "exported_at": iso(int(time.time() * 1000)),
+        "exported_by_version": VERSION,
+    }
+
+
+def pause_document(pause: AuditEntry) -> dict[str, Any]:
+    """Return a pause for programs."""
+    lane = pause.subject.removeprefix("pause:")
+    return {"lane": lane, "since": iso(pause.at), "actor": pause.actor, "note": pause.note}
+
+
+def _attempt(attempt: AttemptRecord) -> dict[str, Any]:
+    return {**with_iso_times(attempt._asdict()), "steps": [step._asdict() for step in attempt.steps]}
+
+
+def _audit(entry: AuditEntry) -> dict[str, Any]:
+    fields = with_iso_times(entry._asdict())
+    del fields["subject"]
+    return fields

@@ -1,0 +1,28 @@
+"""Which failed operations may be replayed, why others may not, and which move money."""
+
+from worker.operation import MESSAGE_KIND, OnUnknown, Operation, State
+from worker.queues import LANES
+from worker.report.sentences import Kinds
+
+
+def why_not_replayable(operation: Operation, was_not_done: bool = False) -> str:
+    """Return why a replay would do nothing, or harm; empty if the operation may be replayed.
+
+    `was_not_done`: a person has looked at the destination and says so. `worker.ledger.replay` has the same rules.
+    """
+    if operation.state != State.FAILED:
+        return f"it is {operation.state}"
+    if operation.kind == MESSAGE_KIND:
+        return "it only stores a message that could not be used"
+    if operation.outcome_unknown and operation.on_unknown == OnUnknown.STOP and not was_not_done:
+        return (
+            "whether it was done is not known, and it must not be done twice: look there, then"
+            " `failed resolve --succeeded`, or `failed replay --it-was-not-done`"
+        )
+    return ""
+
+
+def moves_money(operation: Operation, kinds: Kinds) -> bool:
+    """Return whether an operation moves money: its kind does, it is in the lane for money, or its kind is not known."""
+    kind = kinds.get(operation.kind)
+    return kind is None or kind.moves_money or operation.lane == LANES[0]

@@ -1,0 +1,36 @@
+"""What the shared session needs of a way to log in. Each way is one class, such as `service_admin_login.ServiceAdmin`.
+
+Leases, generations, cool-downs and encryption are the same for every login (`leader.py`, `member.py`).
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from worker.session.secret import Secret
+from worker.session.session_identity import SessionIdentity
+from worker.session.tokens import Pair
+
+BeforeCall = Callable[[], float]
+"""Called before each request to a token endpoint: extends the renewal lease and returns Redis' clock in Unix seconds.
+
+It raises if the lease is lost: then nothing may be sent.
+"""
+
+
+class Login(Protocol):
+    """One way to get a token pair. It is made in each process and called by one thread at a time.
+
+    `log_in` and `refresh` raise `RateLimited`, `CredentialsRejected` (what was presented is refused) or `Unavailable`.
+    """
+
+    @property
+    def identity(self) -> SessionIdentity: ...
+
+    def fingerprint(self) -> str:
+        """Identify the present credentials without showing them: a refused login is repeated once this changes."""
+
+    def log_in(self, before_call: BeforeCall) -> Pair:
+        """Log in, with as many requests as there are credentials to try. Call `before_call` before each of them."""
+
+    def refresh(self, refresh_token: Secret[str]) -> Pair | None:
+        """Exchange the refresh token, with one request. None if this login has no refresh: then `log_in` follows."""

@@ -1,0 +1,96 @@
+"""The service admin's login: a signed assertion for a token pair, a refresh token for the next one."""
+
+import logging
+from collections.abc import Callable
+
+from worker.errors import CredentialsRejected
+from worker.http import Answer
+from worker.session import key_files
+from worker.session.assertion import assertion
+from worker.session.login_interface import BeforeCall
+from worker.session.secret import Secret
+from worker.session.session_identity import SessionIdentity
+from worker.session.timings import Timings
+from worker.session.token_endpoints import TokenEndpoints, as_bearer, as_field, read_pair
+from worker.session.tokens import Pair
+from worker.settings import Settings
+from worker.watch import metrics
+
+log = logging.getLogger(__name__)
+
+LOGIN = "/api/admin/auth/v2/admin/adminservice/authexternalcrm"
+REFRESH = "/api/admin/auth/v2/admin/adminservice/refreshtoken"
+
+
+class ServiceAdmin:
+    """Logs in with an assertion that names the admin and the egress address, signed with a registered key.
+
+    B2COPY registers keys together with the addresses they are used from, and may bind a token to its address. So
+    `device_ip` is part of the identity: workers that leave through two addresses have two sessions.
+    """
+
+    def __init__(self, settings: Settings, timings: Timings, wall: Callable[[], float]) -> None:
+        """`wall` gives this machine's clock in Unix seconds."""
+        self._settings, self._timings, self._wall = settings, timings, wall
+        self._endpoints = TokenEndpoints(settings, timings, wall)
+        self.identity = SessionIdentity("service_admin", settings.host, settings.admin_id, settings.device_ip)
+
+    def fingerprint(self) -> str:
+        """Identify the signing keys that exist now."""
+        return key_files.fingerprint(self._settings)
+
+    def log_in(self, before_call: BeforeCall) -> Pair:
+        """Log in with the newest key that B2COPY accepts. The files are read again after each refusal.
+
+        A refusal that came with a `Date` far from our clock is repeated once, dated by B2COPY's clock.
+        """
+        refused: dict[str, CredentialsRejected] = {}
+        corrected = False
+        while key := next((key for key in self._signing_keys() if key.fingerprint not in refused), None):
+            fleet_ahead = before_call() - self._wall()
+            ahead = self._server_ahead(fleet_ahead)
+            signed = assertion(self._settings, key, self._wall() + ahead, self._timings.backdate)
+            try:
+                pair = read_pair(self._post(LOGIN, signed, as_field("external_token")), f"POST {LOGIN}")
+                return Pair(pair.access, pair.refresh, pair.life_s, credential=key.key_id)
+            except CredentialsRejected as error:
+                now_ahead = self._server_ahead(fleet_ahead)
+                if not corrected and abs(now_ahead - ahead) > self._timings.skew:
+                    corrected = True
+                    log.warning("our clock is %.0f s behind B2COPY's: corrected", now_ahead)
+                    continue  # the same key, dated by B2COPY's clock
+                log.error("B2COPY refused the login with key %s: %s", key.key_id, error)
+                refused[key.fingerprint] = error
+        raise next(reversed(refused.values()))
+
+    def refresh(self, refresh_token: Secret[str]) -> Pair:
+        """Exchange the refresh token, which counts as used from then on, whatever is answered."""
+        return read_pair(self._post(REFRESH, refresh_token, as_bearer), f"POST {REFRESH}")
+
+    def _post(self, path: str, secret: Secret[str], present: Callable[..., None]) -> Answer:
+        try:
+            return self._endpoints.post(path, secret, present)
+        finally:
+            if self._endpoints.server_ahead is not None:
+                metrics.CLOCK_OFFSET.set(self._endpoints.server_ahead)
+
+    def _server_ahead(self, fleet_ahead: float) -> float:
+        """Return by how much B2COPY's clock is ahead of ours, in seconds; 0 if they are about equal.
+
+        A `Date` far from our clock is believed only if Redis' clock confirms it (`fleet_ahead` is Redis' clock minus
+        ours): a wrong one would make us sign assertions for another time.
+        """
+        ahead, tolerance = self._endpoints.server_ahead, self._settings.clock_tolerance
+        if ahead is None or abs(ahead) <= self._timings.skew:
+            return 0.0
+        if min(abs(ahead), abs(ahead - fleet_ahead)) > tolerance:
+            log.error(
+                "B2COPY's Date is %.0f s ahead of our clock: not believed, as that is more than B2COPY_CLOCK_TOLERANCE"
+                " (%.0f s); correct whichever clock is wrong", ahead, tolerance,
+            )  # fmt: skip
+            return 0.0
+        return ahead
+
+    def _signing_keys(self) -> list[key_files.SigningKey]:
+        with key_files.key_errors_as_refused_login():
+            return key_files.signing_keys(self._settings)
