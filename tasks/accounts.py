@@ -18,6 +18,7 @@ from worker.operation import Done, Failed, OnUnknown, Outcome
 
 CLIENT_UNKNOWN = "client_unknown"
 OTHER_CLIENT = "other_client"
+OTHER_ACCOUNT = "other_account"
 _REGISTRATION = f"{CLIENTS.name}:"
 _TEXT_LIMIT = 255  # characters of a name or a description
 
@@ -68,7 +69,10 @@ async def attempt(attempt: Attempt, opening: Opening) -> Outcome:
     async def look() -> Outcome | None:
         search = AccountSearch(platform=opening.platform, number=opening.login)
         found: list[Account] = await attempt.call(LIST, search.fields())
-        return _outcome(found[0], client_id) if found else None
+        if len(found) > 1:
+            ids = ", ".join(str(account.account_id) for account in found[:5])
+            return Failed(OTHER_ACCOUNT, f"B2COPY has {len(found)} accounts with number {opening.login}: ids {ids}")
+        return _outcome(found[0], opening, client_id) if found else None
 
     if (outcome := await read_back(attempt, look)) is not None:
         return outcome
@@ -82,7 +86,7 @@ async def attempt(attempt: Attempt, opening: Opening) -> Outcome:
         description=opening.description,
     )
     try:
-        return _outcome(await attempt.call(CREATE, new.fields()), client_id)
+        return _outcome(await attempt.call(CREATE, new.fields()), opening, client_id)
     except Conflict:
         if (outcome := await look()) is not None:
             return outcome
@@ -101,9 +105,16 @@ def client_id_of(opening: Opening) -> int | None:
     return int(client_id) if client_id is not None and client_id.isascii() and client_id.isdigit() else None
 
 
-def _outcome(account: Account, client_id: int) -> Outcome:
+def _outcome(account: Account, opening: Opening, client_id: int) -> Outcome:
+    """Return success if the account is the one that was asked for, as far as the answer tells."""
     if account.client_id not in {None, str(client_id)}:
         return Failed(OTHER_CLIENT, f"account {account.number} belongs to client {account.client_id}, not {client_id}")
+    if account.is_master not in {None, opening.is_master}:
+        is_, asked = ("master", "an investment") if account.is_master else ("investment", "a master")
+        return Failed(OTHER_ACCOUNT, f"account {account.number} is of type {is_}, and {asked} account was asked for")
+    if account.product_currency_id not in {None, opening.product_currency_id}:
+        has, asked_id = account.product_currency_id, opening.product_currency_id
+        return Failed(OTHER_ACCOUNT, f"account {account.number} has product_currency_id {has}, not {asked_id}")
     return Done({"account_id": account.account_id, "client_id": client_id, "answer": account.raw})
 
 
@@ -117,5 +128,6 @@ ACCOUNTS = Kind(
     failure_reasons={
         CLIENT_UNKNOWN: "the client's id at B2COPY is not known: `b2copy-sync identity import` stores it",
         OTHER_CLIENT: "B2COPY has an account with this number, and it belongs to another client",
+        OTHER_ACCOUNT: "B2COPY has another account with this number: of another type or product, or several",
     },
 )

@@ -7,9 +7,12 @@ from pydantic import Field
 from worker.b2copy.routes.client_registration import INIT, REGISTER, Client, NewClient
 from worker.b2copy.routes.seamless_login import GET_AUTH_URL, SeamlessUrl, Visitor
 from worker.b2copy.seamless_secret import seamless_secret
+from worker.current_user import current_user
 from worker.errors import AccessRejected, BackOfficeUnavailable, Conflict
 from worker.id_fields import Id, Login
+from worker.instances import ledger
 from worker.kind import Attempt, Description, Kind, Payload
+from worker.ledger.refused_secret import HOLD_S, end_hold, hold, may_present
 from worker.operation import Claim, Done, OnUnknown, Outcome
 from worker.settings import worker_settings
 
@@ -42,21 +45,27 @@ async def attempt(attempt: Attempt, registration: Registration) -> Outcome:
     """Get a seamless URL, start a wizard with its token, finish the wizard.
 
     Only the last call has an effect, so the first two are made again by every attempt. Nothing of them is stored,
-    because the URL is a login.
+    because the URL is a login. That the last one begins is stored: a worker that is lost before has done nothing.
     """
     platform, login = str(registration.platform), registration.login
     secret = await asyncio.to_thread(seamless_secret, attempt.settings)  # reads a file
     visitor = Visitor(account=login, secret_key=secret, platform=platform)
+    if not await asyncio.to_thread(may_present, ledger(), secret, current_user()):
+        raise BackOfficeUnavailable(f"{_REFUSED_HINT}; it is presented once a minute", retry_after=HOLD_S / 4)
     try:
         url: SeamlessUrl = await attempt.call(GET_AUTH_URL, visitor.fields())
     except AccessRejected as error:
+        await asyncio.to_thread(hold, ledger(), secret, current_user())
         raise BackOfficeUnavailable(_REFUSED_HINT, error.status, error.server_message) from None
+    await asyncio.to_thread(end_hold, ledger(), secret)
     wizard: str = await attempt.call(INIT, {})
     new = NewClient(uuid=wizard, login=login, token=url.token, platform=platform)
+    await attempt.begin(REGISTER)
     try:
         client: Client = await attempt.call(REGISTER, new.fields())
     except Conflict as error:
-        if not attempt.claim.outcome_unknown or attempt.settings.duplicate_clients != "refused":
+        may_be_ours = attempt.claim.outcome_unknown and attempt.claim.unknown_step == REGISTER.name
+        if not may_be_ours or attempt.settings.duplicate_clients != "refused":
             raise
         # An earlier request of ours may have registered it, and this B2COPY refuses a second one. So it exists.
         return Done({"client_id": None, "payment_account": None}, f"exists, its id is not known: {error}")
@@ -75,4 +84,5 @@ CLIENTS = Kind(
     attempt=attempt,
     on_unknown=on_unknown,
     time_allowed_s=lambda settings: settings.calls_deadline,
+    begins_steps=True,
 )

@@ -17,7 +17,7 @@ operation is then recorded or rolled back together with your own rows.
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import islice
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, overload
@@ -35,6 +35,7 @@ from worker.errors import BadPayload, NotAllowed
 from worker.instances import ledger
 from worker.ledger import cancel as cancel_operation
 from worker.ledger import check_recordable, find, record
+from worker.ledger.database import no_approval
 from worker.operation import FINAL, New, OnUnknown, Operation, Recorded, State
 from worker.queues import REQUEST_LANES
 from worker.settings import crm_settings
@@ -235,14 +236,15 @@ def wait(key: str, timeout_s: float) -> Operation | None:
 def cancel(key: str, *, why: str, by: str | None = None) -> Operation:
     """Cancel an operation of which nothing was ever sent. `why` and `by` are stored in the audit.
 
-    Raises `NotAllowed` if it has ended or something of it may have reached B2COPY, which then continues it, or if the
-    database's role may not change operations (b2copy_enqueue may not: on a worker's host `b2copy-sync failed cancel`
-    does it), and `BadPayload` if there is no such operation.
+    Raises `NotAllowed` if the operation has ended, if a request may have reached B2COPY, which then continues the
+    operation, or if the database's role may not change operations (b2copy_enqueue may not: on a worker's host
+    `b2copy-sync failed cancel` does it). Raises `BadPayload` if there is no such operation. It needs no second person
+    (B2COPY_FOUR_EYES): the CRM takes back its own request, of which B2COPY never heard.
     """
     if status(key) is None:
         raise BadPayload(f"{key}: there is no such operation")
     try:
-        return cancel_operation(ledger(), key, by or current_user(), why)
+        return cancel_operation(replace(ledger(), needs_approval=no_approval), key, by or current_user(), why)
     except ProgrammingError as error:
         if getattr(error.orig, "sqlstate", None) != INSUFFICIENT_PRIVILEGE:
             raise

@@ -50,13 +50,19 @@ async def attempt(attempt: Attempt, fees: Fees) -> Outcome:
 async def _suffix(attempt: Attempt) -> str:
     """Return what a replayed run adds to its id: nothing, or with B2COPY_FEES_RESTART=suffixed `~` and a number.
 
-    The number counts the runs that ended in error. W1 becomes W1~1, which is no other withdrawal's id. A run whose
+    The number counts the runs that ended in error: W1 becomes W1~1, which is no other withdrawal's id. A run whose
     outcome is merely unknown keeps its id, because another id would charge the fees twice.
+
+    One run may have given its error several times. So ids are counted, not answers. A late answer is left out: it may
+    arrive while the next run is under way, and must not change the id of that one. An error that its holder has written
+    itself has ended the operation, so none is added between two decisions of people. Without the late ones, a replay
+    may get the old error once more, which the next replay then counts.
     """
     if not attempt.claim.replays or attempt.settings.fees_restart == "same":
         return ""
-    failed = sum(earlier.outcome == FEE_ERROR for earlier in await attempt.earlier_attempts())
-    return f"{RESTART}{failed}" if failed else ""
+    earlier = await attempt.earlier_attempts()
+    failed = {one.request_id for one in earlier if one.outcome == FEE_ERROR and not one.late}
+    return f"{RESTART}{len(failed)}" if failed else ""
 
 
 FEES = Kind(

@@ -82,7 +82,7 @@ MAY_IMPORT = {
     },
     "worker/b2copy": {
         "worker/errors.py", "worker/http", "worker/operation.py", "worker/secret_file.py", "worker/session",
-        "worker/settings.py", "worker/watch",
+        "worker/settings.py", "worker/storable.py", "worker/watch",
     },
     "worker/session": {
         "worker/errors.py", "worker/http", "worker/per_process.py", "worker/redis_connection.py",
@@ -91,7 +91,9 @@ MAY_IMPORT = {
     "worker/http": {
         "worker/errors.py", "worker/operation.py", "worker/per_process.py", "worker/settings.py", "worker/watch",
     },
-    "worker/ledger": {"worker/errors.py", "worker/operation.py", "worker/queues.py"},
+    "worker/ledger": {
+        "worker/errors.py", "worker/operation.py", "worker/queues.py", "worker/storable.py", "worker/watch",
+    },
     "worker/testbed": {"worker/sandbox", "worker/settings.py"},
     "worker/sandbox": set(),
     "worker/kind.py": {"worker/errors.py", "worker/operation.py", "worker/settings.py"},
@@ -105,6 +107,7 @@ MAY_IMPORT = {
     "worker/spooled_list.py": set(),
     "worker/package_conflicts.py": set(),
     "worker/per_process.py": set(),
+    "worker/storable.py": set(),
     "worker/queues.py": set(),
     "worker/current_user.py": set(),
     "worker/operation.py": set(),

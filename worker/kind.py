@@ -46,6 +46,13 @@ class Attempt(Protocol):
         Raises the errors of `worker.errors`. An attempt lets them through: the engine decides what they mean.
         """
 
+    async def begin(self, route: Any) -> None:
+        """Store, before the call is made, that this route's request may have been sent; and the progress with it.
+
+        For kinds with `begins_steps`. Raises `LeaseTooShort` if another process holds the operation now: then nothing
+        must be sent.
+        """
+
     async def earlier_attempts(self) -> list[AttemptRecord]:
         """Return the attempts that the ledger stores for this operation, oldest first."""
 
@@ -78,6 +85,8 @@ class Kind(Generic[P]):
 
     `on_unknown` is what an unknown outcome permits, or a function that returns it for a claim. `failure_reasons` are
     the reasons of `Failed` outcomes, each with a sentence for people. `time_allowed_s` and `polls` read the settings.
+    `begins_steps`: its attempts call `Attempt.begin` before each request with an effect. So if a worker is lost, it is
+    known whether it may have sent one: without a begun step nothing was done, and the next attempt starts again.
     `waits_s` are the seconds between two attempts that decided nothing, until the time allowed is over; the last one is
     repeated with a jitter of 20 %. Without `waits_s` the engine backs off for at most ten seconds.
     """
@@ -89,6 +98,7 @@ class Kind(Generic[P]):
     on_unknown: OnUnknown | Callable[[Claim], OnUnknown]
     time_allowed_s: Callable[[CrmSettings], float]
     moves_money: bool = False
+    begins_steps: bool = False
     destination: str = "b2copy"
     failure_reasons: Mapping[str, str] = field(default_factory=dict)
     polls: Callable[[Settings], PollSchedule] = lambda _: PollSchedule()

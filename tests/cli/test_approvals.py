@@ -1,8 +1,11 @@
 """Four eyes on the command line: the same rule as in the console."""
 
+import pytest
+
 from tests.cli.conftest import Command
-from tests.operations import fail_operation, find_operation
-from worker.ledger import Ledger
+from tests.operations import fail_operation, find_operation, record_operations
+from worker.errors import NotAllowed
+from worker.ledger import Ledger, audit_of, cancel, open_ledger
 from worker.operation import State
 
 
@@ -22,6 +25,43 @@ def test_money_is_proposed_and_another_person_approves_it(b2copy_sync: Command, 
 
     assert (approved.code, approved.out) == (0, "A1 approved: replay fees.process:W1\n")
     assert find_operation(ledger).state == State.QUEUED
+
+
+def test_a_person_cannot_relax_the_ledgers_rule_in_the_environment(b2copy_sync: Command, ledger: Ledger) -> None:
+    fail_operation(ledger, "W1")
+    record_operations(ledger, "W2")
+    assert b2copy_sync("migrate", B2COPY_FOUR_EYES="money").code == 0
+    replay = ("failed", "replay", "W1", "--yes", "--why", "it is open again", "--by", "ann")
+
+    assert "proposed as A1" in b2copy_sync(*replay, B2COPY_FOUR_EYES="off").out
+    assert b2copy_sync("migrate", B2COPY_FOUR_EYES="off").code == 0
+    assert find_operation(ledger).state == State.FAILED
+    with pytest.raises(NotAllowed, match="second person"):
+        cancel(open_ledger(ledger.engine.url.render_as_string(False)), "fees.process:W2", "ann", "in Python")
+
+    assert "give a reason" in b2copy_sync("migrate", "--four-eyes", "off").err
+    relaxed = b2copy_sync("migrate", "--four-eyes", "off", "--why", "ann works alone", "--by", "owner")
+    assert relaxed.code == 0
+    assert b2copy_sync("approvals", "reject", "A1", "--why", "no", "--by", "ann").code == 0
+    assert "A2" not in b2copy_sync(*replay).out
+    assert find_operation(ledger).state == State.QUEUED
+    changes = [(entry.actor, entry.detail) for entry in audit_of(ledger, "four_eyes")]
+    assert changes[1:] == [("owner", {"before": {"rule": "money"}, "after": {"rule": "off"}})]
+    assert changes[0][1] == {"before": {"rule": "off"}, "after": {"rule": "money"}}
+
+
+def test_a_notice_moves_no_money_and_a_correction_is_proposed(b2copy_sync: Command, ledger: Ledger) -> None:
+    fail_operation(ledger, "W1")
+    fail_operation(ledger, "N1", kind="crm.notify", lane="notify")
+    why = ("--why", "mistyped", "--by", "ann")
+
+    corrected = b2copy_sync("failed", "correct", "W1", "account_login=8", "--yes", *why, B2COPY_FOUR_EYES="money")
+    replayed = b2copy_sync("failed", "replay", "crm.notify:N1", *why, B2COPY_FOUR_EYES="money")
+
+    assert "proposed as A1" in corrected.out
+    assert find_operation(ledger, "N1", "crm.notify").state == State.QUEUED, replayed
+    assert b2copy_sync("approvals", "approve", "A1", "--why", "right", "--by", "bob").code == 0
+    assert find_operation(ledger).payload["account_login"] == "8"
 
 
 def test_the_open_proposals_are_listed_and_one_is_rejected(b2copy_sync: Command, ledger: Ledger) -> None:

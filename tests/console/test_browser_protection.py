@@ -83,7 +83,8 @@ def test_a_fault_of_ours_has_the_headers_and_its_log_shows_no_payload(
 ) -> None:
     fail_operation(ledger, "W1")
     with ledger.writing() as connection:  # as another program could have stored it
-        connection.exec_driver_sql("UPDATE b2copy_operations SET wait_reason = 'account 1007', state = 'waiting', failure_reason = NULL, due_at = 1")
+        change = "state = 'waiting', failure_reason = NULL, due_at = 1, wait_reason = 'account 1007'"
+        connection.exec_driver_sql(f"UPDATE b2copy_operations SET {change}")
     client = client_of(open_console())
 
     answer = client.get("/operation?key=fees.process:W1")

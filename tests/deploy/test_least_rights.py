@@ -194,6 +194,7 @@ REFUSED_BY_POSTGRES = [
             "UPDATE b2copy_approvals SET arguments = '{}'",
             "DELETE FROM b2copy_approvals",
             "UPDATE b2copy_schema_version SET version_num = 'x'",
+            "UPDATE b2copy_schema_version SET four_eyes = 'off'",
             "DROP TABLE b2copy_operations",
             "ALTER TABLE b2copy_audit ADD COLUMN x TEXT",
             "CREATE TABLE t1.x (i INT)",

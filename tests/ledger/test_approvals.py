@@ -9,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 
 from tests.operations import claim_one, fail, fail_operation, find_operation, record_operation
 from worker.errors import NotAllowed
-from worker.ledger import Ledger, active_flags, audit_of, cancel, pause, replay, resolve, resume, stop_asking
+from worker.ledger import Ledger, active_flags, audit_of, cancel, correct, pause, replay, resolve, resume, stop_asking
 from worker.ledger.approvals import (
     Approval,
     approve,
@@ -57,6 +57,27 @@ def test_no_function_goes_around_the_second_person(strict: Ledger) -> None:
         with pytest.raises(NotAllowed, match="second person"):
             refused()
     assert find_operation(strict, "W1").state == State.FAILED
+
+
+def test_a_correction_is_proposed_and_made_by_the_second_person(strict: Ledger) -> None:
+    key = fail_operation(strict, "W1")
+    payload = {"account_login": "8", "request_id": "W1"}
+    with pytest.raises(NotAllowed, match="second person"):
+        correct(strict, key, payload, "ann", "mistyped")
+    proposed = propose(strict, action="correct", payload=payload)
+    assert find_operation(strict, "W1").payload["account_login"] == "7"
+
+    assert approve(strict, proposed.id, "bob", "seen").decision == "approved"
+
+    found = find_operation(strict, "W1")
+    assert (found.state, found.payload, found.replays) == (State.QUEUED, payload, 1)
+
+
+def test_what_may_have_been_done_cannot_be_proposed_to_be_corrected(strict: Ledger) -> None:
+    fail_operation(strict, "W1", failure_reason=FailureReason.UNRESOLVED)
+
+    with pytest.raises(NotAllowed, match="resolve it first"):
+        propose(strict, action="correct", payload={"account_login": "8", "request_id": "W1"})
 
 
 def test_the_second_person_makes_the_decision(strict: Ledger) -> None:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.operations import OWNER, claim_one, fail, hold_operation, record_operations, succeed
-from worker.ledger import Identity, Ledger, identities_of, identity_of, resolve, settle, store_identities
+from tests.operations import OWNER, LedgerClock, claim_one, fail, hold_operation, record_operations, succeed
+from worker.ledger import Identity, Ledger, identities_of, identity_of, replay, resolve, settle, store_identities
 from worker.ledger import identities as identity_map
 from worker.operation import OnUnknown, State, Transition
 
@@ -42,6 +42,48 @@ def test_a_registration_and_an_account_teach_one_identity(ledger: Ledger) -> Non
     assert both.learned_from == "accounts.create:1/700100"
     assert identities_of(ledger, crm_id="C-1") == identities_of(ledger, login="700100") == [both]
     assert identity_of(ledger, "2", "700100") is None
+
+
+def test_an_account_tells_its_own_id_and_a_client_only_if_none_is_known(ledger: Ledger) -> None:
+    opening(ledger)
+    succeed(ledger, claim_one(ledger, lane="default"), result={"account_id": "33", "client_id": 5, "crm_id": "C-9"})
+    assert (known(ledger).client_id, known(ledger).crm_id) == ("5", None)
+    registration(ledger, crm_id="C-1")
+    succeed(ledger, claim_one(ledger, lane="default"), result=REGISTERED)
+    assert (known(ledger).client_id, known(ledger).account_id, known(ledger).crm_id) == ("17", "33", "C-1")
+
+    registration(ledger, "700101")
+    succeed(ledger, claim_one(ledger, lane="default"), result=REGISTERED)
+    opening(ledger, "700101")
+    succeed(ledger, claim_one(ledger, lane="default"), result={"account_id": "34", "client_id": 5})
+    assert (known(ledger, "700101").client_id, known(ledger, "700101").account_id) == ("17", "34")
+
+
+def test_an_older_operation_adds_to_a_newer_identity_and_overwrites_nothing(ledger: Ledger, clock: LedgerClock) -> None:
+    registration(ledger, crm_id="C-1")
+    fail(ledger, claim_one(ledger, lane="default"), failure_reason="unresolved", outcome_unknown=True)
+    clock.advance(60)
+    store_identities(ledger, [Identity("1", "700100", client_id="99")])
+    imported = known(ledger)
+
+    resolve(ledger, "clients.register:1/700100", "ada", "looked it up", succeeded=True, result=REGISTERED)
+
+    found = known(ledger)
+    assert (found.client_id, found.crm_id, found.payment_account) == ("99", "C-1", "9")
+    assert (found.learned_from, found.learned_at) == ("import", imported.learned_at)
+
+
+def test_an_operation_that_was_replayed_since_is_newer(ledger: Ledger, clock: LedgerClock) -> None:
+    payload = {"login": "700100", "platform": 1, "crm_id": None}
+    record_operations(ledger, "1/700100", kind="clients.register", payload=payload, lane="default", time_allowed_s=3600)
+    fail(ledger, claim_one(ledger, lane="default"))
+    clock.advance(60)
+    store_identities(ledger, [Identity("1", "700100", client_id="99")])
+    replay(ledger, ["clients.register:1/700100"], "ada", "corrected at B2COPY")
+
+    succeed(ledger, claim_one(ledger, lane="default"), result=REGISTERED)
+
+    assert known(ledger).client_id == "17"
 
 
 def test_what_failed_or_is_of_another_kind_teaches_nothing(ledger: Ledger) -> None:

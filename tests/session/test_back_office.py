@@ -12,12 +12,13 @@ from tasks.accounts import ACCOUNTS
 from tasks.fees import FEES
 from tests.conftest import Configure, quick
 from tests.flow.conftest import make_all_due
+from tests.http.raw_server import Wire
 from tests.support import until
 from worker.errors import B2CopyError, CredentialsRejected, SettingsError
 from worker.flow.pusher import Pusher
 from worker.instances import b2copy, ledger
 from worker.ledger import active_flags, attempts_of, audit_of, find, record
-from worker.ledger.refused_passwords import PREFIX, RefusedPasswords
+from worker.ledger.refused_passwords import PREFIX, TRYING, UNANSWERED_S, RefusedPasswords
 from worker.operation import Operation, State, WaitReason
 from worker.sandbox.control_client import SandboxControl
 from worker.session import SharedSession
@@ -95,25 +96,114 @@ def test_a_refused_password_is_presented_once_by_the_whole_fleet_also_after_a_fl
     password.write_text("sandbox")
     assert member().renew(force=True, wait=2).outcome == "login"
     assert sign_ins(sandbox) == 2
+    assert list(active_flags(ledger())) == [name], "another password's success says nothing about this one"
+
+    password.write_text("guessed")
+    broker.flush()
+    assert "is not tried again" in refusal_of(member())
+    assert sign_ins(sandbox) == 2
+    RefusedPasswords(ledger, "ada").forget("unlocked")
     assert active_flags(ledger()) == {}
     assert [entry.action for entry in audit_of(ledger(), name)] == ["raise", "lower"]
 
 
-@pytest.mark.parametrize(
-    ("switch", "message"), [({"two_factor": True}, "second factor"), ({"locked": True}, "is locked")]
-)
-def test_a_second_factor_and_a_locked_account_are_terminal_and_say_so(
-    member: NewMember, sandbox: SandboxControl, switch: dict[str, bool], message: str
+def test_a_locked_account_is_asked_once_until_a_person_says_that_it_is_unlocked(
+    member: NewMember, sandbox: SandboxControl
 ) -> None:
-    sandbox.switches(**switch)
-
-    assert message in refusal_of(member())
-    assert message in refusal_of(member())
+    sandbox.switches(locked=True)
+    assert "is locked" in refusal_of(member())
+    again = refusal_of(member())
+    assert "is locked" in again
+    assert "session forget --login back_office" in again
     assert sign_ins(sandbox) == 1
 
-    sandbox.switches(two_factor=False, locked=False)
-    RefusedPasswords(ledger, "ada").clear("unlocked")
+    sandbox.switches(locked=False)
+    RefusedPasswords(ledger, "ada").forget("unlocked")
     assert member().renew(force=True, wait=2).outcome == "login"
+
+
+def test_a_second_factor_is_a_setting_of_the_account_and_ends_when_it_is_switched_off(
+    member: NewMember, sandbox: SandboxControl, broker: Broker
+) -> None:
+    sandbox.switches(two_factor=True)
+    assert "second factor" in refusal_of(member())
+    assert active_flags(ledger()) == {}
+
+    sandbox.switches(two_factor=False)
+    broker.flush()  # the time after a refusal is over
+    assert member().renew(force=True, wait=2).outcome == "login"
+
+
+def raw_answer(status: int, body: str) -> bytes:
+    return f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}".encode()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "is_refused"),
+    [
+        (401, "", True),
+        (401, '{"message": "wrong"}', True),
+        (403, '{"message": "locked"}', True),
+        (422, '{"message": "wrong"}', True),
+        (403, "<html>Request blocked</html>", False),
+        (400, "bad request", False),
+        (404, '{"message": "no such route"}', False),
+    ],
+)
+def test_only_a_refusal_by_the_api_itself_is_remembered(
+    password: Path, member: NewMember, configure: Configure, wire: Wire, status: int, body: str, is_refused: bool
+) -> None:
+    wire.answer = wire.login = lambda connection, request: connection.sendall(raw_answer(status, body))
+    configure(host=wire.url)
+
+    refusal_of(member())
+
+    assert [name.startswith(PREFIX) for name in active_flags(ledger())] == ([True] if is_refused else [])
+
+
+@pytest.mark.parametrize("how", ["the answer is lost", "the process ends before it can write", "the write fails"])
+def test_a_password_whose_refusal_could_not_be_stored_is_not_presented_again(
+    password: Path, sandbox: SandboxControl, broker: Broker, how: str
+) -> None:
+    """The flag is raised before the password is presented."""
+    password.write_text("guessed")
+    if how == "the answer is lost":
+        sandbox.faults({"what": "drop", "route": "signin", "effect": "done", "next": 1})
+
+    class Broken(RefusedPasswords):
+        def refuse(self, fingerprint: str, reason: str) -> None:
+            if how == "the write fails":
+                raise RuntimeError("the disk is full")
+            if how == "the process ends before it can write":
+                raise SystemExit
+            super().refuse(fingerprint, reason)
+
+    session = SharedSession(
+        worker_settings(), quick(refused_cooldown=0.05), login=partial(BackOffice, refusals=Broken(ledger, "a test"))
+    )
+    expected = {"the write fails": CredentialsRejected, "the answer is lost": B2CopyError}
+    with pytest.raises(expected.get(how, BaseException)):
+        session.renew(force=True, wait=1)
+    assert sign_ins(sandbox) == 1
+    broker.flush()
+
+    again = SharedSession(
+        worker_settings(), quick(), login=partial(BackOffice, refusals=RefusedPasswords(ledger, "a test"))
+    )
+    with pytest.raises(B2CopyError, match="session forget --login back_office"):
+        again.renew(force=True, wait=1)
+    assert sign_ins(sandbox) == 1
+    [name] = active_flags(ledger())
+    with ledger().writing() as connection:
+        connection.exec_driver_sql(f"UPDATE b2copy_flags SET since = since - {round(UNANSWERED_S * 1000)}")
+    assert "wrong e-mail" in refusal_of(again)
+    assert name.startswith(TRYING)
+    assert [each.startswith(PREFIX) for each in active_flags(ledger())] == [True]
+
+
+def test_a_sign_in_that_succeeds_leaves_no_flag(member: NewMember) -> None:
+    assert member().renew(force=True, wait=2).outcome == "login"
+    assert active_flags(ledger()) == {}
 
 
 def test_without_the_ledger_no_password_is_tried(password: Path, sandbox: SandboxControl) -> None:

@@ -10,13 +10,16 @@ from tasks.clients import CLIENTS
 from tests.conftest import Configure
 from tests.flow.conftest import make_all_due, make_lease_lapse
 from tests.support import until
+from worker.b2copy.routes.account_create import NewAccount
 from worker.errors import BadPayload
 from worker.flow.pusher import Pusher
+from worker.http import event_loop
 from worker.instances import b2copy
 from worker.instances import ledger as open_this_ledger
 from worker.ledger import (
     Identity,
     Ledger,
+    active_flags,
     attempts_of,
     claim,
     find,
@@ -26,6 +29,7 @@ from worker.ledger import (
     resolve,
     store_identities,
 )
+from worker.ledger.begun_steps import begin_step
 from worker.operation import FINAL, Operation, State, WaitReason
 from worker.report.sentences import remedy
 from worker.sandbox.control_client import SandboxControl
@@ -156,6 +160,64 @@ def test_a_lost_answer_of_the_wizard_is_treated_as_the_setting_says(
         assert (ended.result or {})["client_id"] == (1 if is_told else None)
 
 
+@pytest.mark.parametrize("knowledge", ["unknown", "refused", "returned"])
+def test_a_registration_whose_worker_was_lost_before_the_wizard_is_made_again(
+    system: System, sandbox: SandboxControl, knowledge: str
+) -> None:
+    system.configure(duplicate_clients=knowledge)
+    system.request(CLIENTS)
+    claim(system.ledger, "default", "a worker that dies", 1)
+    make_lease_lapse(system.ledger)
+
+    assert system.end_of(REGISTRATION).state == State.SUCCEEDED
+    assert times(sandbox, "clients.register") == 1
+
+
+def test_a_registration_whose_worker_was_lost_in_the_wizard_is_unresolved_and_names_it(
+    system: System, sandbox: SandboxControl
+) -> None:
+    system.request(CLIENTS)
+    [held] = claim(system.ledger, "default", "a worker that dies", 1)
+    assert begin_step(system.ledger, held, "wizard", None)
+    make_lease_lapse(system.ledger)
+
+    ended = system.end_of(REGISTRATION)
+
+    assert (ended.failure_reason, ended.unknown_step) == ("unresolved", "wizard")
+    assert times(sandbox, "clients.register") == 0
+    replay(system.ledger, [REGISTRATION], "ada", "it is not there", not_done=True)
+    assert system.operation(REGISTRATION).unknown_step is None
+    assert system.end_of(REGISTRATION).state == State.SUCCEEDED
+
+
+def test_a_worker_that_was_suspended_before_the_wizard_does_not_send_it_after_another_has_taken_over(
+    system: System, sandbox: SandboxControl
+) -> None:
+    system.request(CLIENTS)
+    [held] = claim(system.ledger, "default", "a suspended worker", 1)
+    make_lease_lapse(system.ledger)
+    claim(system.ledger, "default", "the next worker", 1)
+
+    assert not begin_step(system.ledger, held, "wizard", None)
+    assert system.operation(REGISTRATION).unknown_step is None
+
+
+def test_a_conflict_after_a_worker_was_lost_before_the_wizard_is_a_client_of_others(
+    system: System, sandbox: SandboxControl
+) -> None:
+    system.configure(duplicate_clients="refused")
+    sandbox.switches(duplicate_clients="refused")
+    system.request(CLIENTS)
+    system.end_of(REGISTRATION)
+    with system.ledger.writing() as connection:  # another CRM's client, of whom this ledger knows nothing
+        connection.exec_driver_sql("DELETE FROM b2copy_operations")
+    system.request(CLIENTS)
+    claim(system.ledger, "default", "a worker that dies", 1)
+    make_lease_lapse(system.ledger)
+
+    assert system.end_of(REGISTRATION).failure_reason == "rejected"
+
+
 def test_a_person_resolves_a_registration_and_the_account_is_opened(system: System, sandbox: SandboxControl) -> None:
     sandbox.faults({"what": "drop", "route": "wizard", "effect": "done", "next": 1})
     system.request(CLIENTS)
@@ -196,6 +258,41 @@ def test_a_refused_secret_makes_registrations_wait_and_says_what_may_have_blanke
     assert system.end_of(REGISTRATION).state == State.SUCCEEDED
 
 
+def test_a_refused_secret_is_presented_once_a_minute_and_a_new_one_at_once(
+    system: System, sandbox: SandboxControl
+) -> None:
+    def presented() -> int:
+        return int(sandbox.counters()["calls"]["auth_url"])
+
+    sandbox.switches(secret_key="another")
+    system.request(CLIENTS)
+    system.drain()
+    for login in ("700101", "700102"):
+        system.request(CLIENTS, login=login)
+    for _ in range(3):
+        make_all_due(system.ledger)
+        system.drain()
+    assert presented() == 1
+    waiting = system.operation("clients.register:1/700101")
+    assert "once a minute" in str(attempts_of(system.ledger, waiting.id)[-1].message)
+
+    with system.ledger.writing() as connection:
+        connection.exec_driver_sql("UPDATE b2copy_flags SET since = since - 60000")
+    make_all_due(system.ledger)
+    system.drain()
+    assert presented() == 2
+
+    system.secret.write_text("another")
+    assert system.end_of(REGISTRATION).state == State.SUCCEEDED
+    system.secret.write_text(SECRET)
+    sandbox.switches(secret_key=SECRET)
+    with system.ledger.writing() as connection:
+        connection.exec_driver_sql("UPDATE b2copy_flags SET since = since - 60000")
+    system.request(CLIENTS, login="700103")
+    assert system.end_of("clients.register:1/700103").state == State.SUCCEEDED
+    assert active_flags(system.ledger) == {}
+
+
 @pytest.mark.parametrize("duplicates", ["refused", "returned", "created"])
 @pytest.mark.parametrize("effect", ["none", "done"])
 def test_an_account_exists_once_whatever_a_second_creation_would_do(
@@ -221,6 +318,46 @@ def test_an_account_that_exists_already_is_the_result_unless_it_is_another_clien
         ended = system.end_of(OPENING)
         assert (ended.state, ended.failure_reason) == (state, reason)
     assert times(sandbox, "accounts.create") == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason", "words"),
+    [
+        ({"is_master": False, "product_currency_id": 2}, None, ""),
+        ({"is_master": True, "product_currency_id": 2}, "other_account", "is of type investment"),
+        ({"is_master": False, "product_currency_id": 3}, "other_account", "product_currency_id 2, not 3"),
+    ],
+)
+def test_an_account_of_another_type_or_product_is_not_the_one_that_was_asked_for(
+    system: System, sandbox: SandboxControl, asked: dict[str, Any], reason: str | None, words: str
+) -> None:
+    system.request(ACCOUNTS, product_currency_id=2, client_id=5)
+    system.end_of(OPENING)
+    with system.ledger.writing() as connection:
+        connection.exec_driver_sql("DELETE FROM b2copy_operations")
+    system.request(ACCOUNTS, client_id=5, **asked)
+
+    ended = system.end_of(OPENING)
+
+    assert ended.failure_reason == reason
+    assert words in str(attempts_of(system.ledger, ended.id)[-1].message)
+    assert times(sandbox, "accounts.create") == 1
+
+
+def test_several_accounts_with_one_number_are_no_success(system: System, sandbox: SandboxControl) -> None:
+    sandbox.switches(duplicate_accounts="created")
+    for _ in range(2):
+        event_loop().run(
+            b2copy().create_account(NewAccount(client_id=5, platform=1, number="700100", product_currency_id=2))
+        )
+    system.request(ACCOUNTS, product_currency_id=2, client_id=5)
+    claim(system.ledger, "default", "a worker that dies", 1)
+    make_lease_lapse(system.ledger)
+
+    ended = system.end_of(OPENING)
+
+    assert ended.failure_reason == "other_account"
+    assert "2 accounts" in str(attempts_of(system.ledger, ended.id)[-1].message)
 
 
 def test_an_account_whose_client_is_not_known_fails_and_is_opened_once_it_is(

@@ -5,10 +5,11 @@ from typing import Literal
 import pytest
 
 from tasks.fees import FEES
-from tests.operations import find_operation, record_operation
+from tests.flow.conftest import make_all_due
+from tests.operations import LedgerClock, attempt_record, claim_one, fail, find_operation, record_operation
 from worker.app import b2copy, ledger
 from worker.flow.pusher import Pusher
-from worker.ledger import attempts_of, replay
+from worker.ledger import LEASE_S, attempts_of, replay
 from worker.operation import State
 from worker.sandbox.control_client import SandboxControl
 from worker.settings import worker_settings
@@ -34,4 +35,61 @@ def test_a_replayed_run_that_ended_in_error_has_the_id_that_is_set(
     assert [one.request_id for one in attempts_of(ledger(), find_operation(ledger()).id)] == expected
     ended_as = State.SUCCEEDED if restart == "suffixed" else State.FAILED
     assert find_operation(ledger()).state == ended_as
+    pusher.stop()
+
+
+@pytest.mark.parametrize("comes", ["before the replay", "while the next run is under way"])
+def test_a_late_answer_about_the_run_that_failed_starts_no_further_run(
+    active_environment: Environment, sandbox: SandboxControl, comes: str
+) -> None:
+    sandbox.switches(logins={"7": {"ends": "ERROR", "message": "no money"}})
+    settings = worker_settings().model_copy(update={"fees_restart": "suffixed"})
+    pusher = Pusher(ledger(), {FEES.name: FEES}, {"b2copy": b2copy}, settings)
+    key = record_operation(ledger()).key
+    suspended = claim_one(ledger(), "a suspended worker")
+    LedgerClock(ledger()).advance(LEASE_S + 1)
+    pusher.drain("money")
+    assert find_operation(ledger()).failure_reason == "fee_error"
+
+    def answer_late() -> None:
+        late = attempt_record("fee_error", request_id="W1")
+        assert fail(ledger(), suspended, failure_reason="fee_error", attempt=late, outcome_known=True) == [suspended]
+
+    if comes == "before the replay":
+        answer_late()
+    sandbox.switches(logins={"7": {"until_finished": True}})
+    replay(ledger(), [key], "Ada", "money was paid in")
+    pusher.drain("money")
+    running = find_operation(ledger())
+    assert (running.state, running.wait_reason) == (State.WAITING, "pending_at_b2copy")
+    if comes == "while the next run is under way":
+        answer_late()
+    make_all_due(ledger())
+    pusher.drain("money")
+
+    used = {one.request_id for one in attempts_of(ledger(), suspended.id)}
+    assert used == {"W1", "W1~1"}
+    pusher.stop()
+
+
+def test_a_late_error_of_the_restarted_run_does_not_start_another_one(
+    active_environment: Environment, sandbox: SandboxControl
+) -> None:
+    sandbox.switches(logins={"7": {"ends": "ERROR", "message": "no money"}})
+    settings = worker_settings().model_copy(update={"fees_restart": "suffixed"})
+    pusher = Pusher(ledger(), {FEES.name: FEES}, {"b2copy": b2copy}, settings)
+    key = record_operation(ledger()).key
+    pusher.drain("money")
+    replay(ledger(), [key], "Ada", "money was paid in")
+    suspended = claim_one(ledger(), "a suspended worker")
+    LedgerClock(ledger()).advance(LEASE_S + 1)
+    second = claim_one(ledger(), "a worker that is killed")
+    late = attempt_record("fee_error", request_id="W1~1")
+    fail(ledger(), suspended, failure_reason="fee_error", attempt=late, outcome_known=True)
+    LedgerClock(ledger()).advance(LEASE_S + 1)
+
+    pusher.drain("money")
+
+    assert second.replays == 1
+    assert [one.request_id for one in attempts_of(ledger(), suspended.id) if not one.late][-1] == "W1~1"
     pusher.stop()

@@ -12,15 +12,15 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AliasChoices, AliasPath, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from worker.b2copy.response_mapping import data_of
-from worker.b2copy.storable_json import storable_json
 from worker.errors import UnknownOutcome
 from worker.http.answer import server_message
+from worker.storable import storable_json
 
 
 def _text(value: Any) -> str | None:
     if isinstance(value, bool) or not isinstance(value, str | int):
         return None
-    return str(value) or None
+    return storable_json(str(value)) or None
 
 
 def _whole_number(value: Any) -> int | None:

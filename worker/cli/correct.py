@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from worker.cli import output
+from worker.cli.approvals import show_proposal
 from worker.cli.exit_codes import Exit, Stop
 from worker.cli.open_ledger import existing_ledger
 from worker.cli.options import By, Json, Key, Why, named_texts
@@ -35,7 +36,7 @@ def correct(
     may have done cannot be corrected either: resolve it first.
     """
     from tasks.registry import KINDS
-    from worker import ledger as decisions
+    from worker.ledger.approvals import Approval, decide_or_propose
     from worker.messages.wake_up import wake
     from worker.report.operation_report import report_on, summary
     from worker.report.replayable import moves_money
@@ -47,8 +48,13 @@ def correct(
         corrected = _corrected(found, values, settings)
         if moves_money(found, KINDS) and not yes:
             raise Stop(Exit.USAGE, f"{found.key} moves money: it is done with {dict(corrected.payload)}; then --yes")
-        operation = decisions.correct(ledger, found.key, corrected.payload, by, why, entity=corrected.entity)
-        report = report_on(ledger, operation, KINDS)
+        decided = decide_or_propose(
+            ledger, "correct", found, by, why, payload=dict(corrected.payload), entity=corrected.entity
+        )
+        if isinstance(decided, Approval):
+            show_proposal(decided, as_json)
+            return
+        operation, report = decided, report_on(ledger, decided, KINDS)
     wake(operation.lane)
     if as_json:
         output.document(summary(report))

@@ -15,12 +15,13 @@ if TYPE_CHECKING:
 def existing_ledger(settings: "LedgerSettings | None" = None) -> Iterator["Ledger"]:
     """Open the ledger of the settings. Raises `SettingsError` if there is none: a mistyped URL must not create one."""
     from worker.ledger import open_ledger
+    from worker.ledger.four_eyes import stricter
     from worker.report.four_eyes import needs_approval
     from worker.settings import LedgerSettings, load
 
     settings = settings or load(LedgerSettings)
     opened = open_ledger(settings.database_url)
-    ledger = replace(opened, needs_approval=needs_approval(settings.four_eyes, _kinds))
+    ledger = replace(opened, needs_approval=needs_approval(stricter(settings.four_eyes, opened.four_eyes), _kinds))
     try:
         yield ledger
     finally:
@@ -28,6 +29,6 @@ def existing_ledger(settings: "LedgerSettings | None" = None) -> Iterator["Ledge
 
 
 def _kinds() -> "Kinds":
-    from tasks.registry import KINDS  # imports Celery, which few commands need
+    from tasks.registry import ALL_KINDS  # imports Celery, which few commands need
 
-    return KINDS
+    return ALL_KINDS

@@ -11,7 +11,7 @@ import typer
 from worker.operation import FailureReason
 from worker.queues import LANES, REQUEST_LANES
 
-KIND_REASONS = ("fee_error", "client_unknown", "other_client")
+KIND_REASONS = ("fee_error", "client_unknown", "other_client", "other_account")
 """The failure reasons of the kinds. Importing the kinds takes too long for a --help; a test compares the two."""
 
 if TYPE_CHECKING:

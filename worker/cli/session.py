@@ -61,7 +61,7 @@ def forget(login: Login = "service_admin", as_json: Json = False) -> None:
         from worker.instances import ledger
         from worker.ledger.refused_passwords import RefusedPasswords
 
-        RefusedPasswords(ledger, current_user()).clear("the session was forgotten by hand")
+        RefusedPasswords(ledger, current_user()).forget("the session was forgotten by hand")
     if as_json:
         output.document({"forgotten": generation or None})
     else:

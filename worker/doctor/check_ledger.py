@@ -12,6 +12,7 @@ from worker.doctor import CheckResult, Grade
 from worker.errors import SettingsError
 from worker.ledger import Ledger, active_flags, open_ledger, schema
 from worker.ledger.database import version_of
+from worker.ledger.flags import TRYING
 from worker.ledger.notices import notices_wanted_until
 from worker.ledger.overview import overview
 from worker.ledger.refused_passwords import PREFIX as REFUSED_PASSWORD
@@ -55,6 +56,8 @@ def _hindrances(ledger: Ledger) -> Iterator[CheckResult]:
             message = f"the Back Office refused the password {paused_by(flag)}"
             remedy = "correct it; if it is right now: `b2copy-sync session forget --login back_office`"
             yield CheckResult("ledger", "warn", message, remedy)
+            continue
+        if name.startswith(TRYING):
             continue
         lane = name.removeprefix("pause:")
         what = f"{'every lane' if lane == 'all' else f'lane {lane}'} is paused" if name != lane else name

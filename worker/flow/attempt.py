@@ -11,6 +11,7 @@ from worker.errors import B2CopyError, LeaseTooShort, UnknownOutcome
 from worker.flow.gate import Gate
 from worker.flow.meaning import Becomes, meaning_of
 from worker.ledger import Ledger, attempts_of
+from worker.ledger.begun_steps import begin_step
 from worker.operation import PROGRESS_LIMIT, AttemptRecord, Claim, OnUnknown, Step
 from worker.settings import Settings
 from worker.watch.observe import observe_request
@@ -85,6 +86,10 @@ class RunningAttempt:
             raise
         self._record_step(route, began, None)
         return answer
+
+    async def begin(self, route: Route[Any]) -> None:
+        if not await asyncio.to_thread(begin_step, self._ledger, self.claim, route.name, self._progress):
+            raise LeaseTooShort("another process holds the operation")
 
     async def earlier_attempts(self) -> list[AttemptRecord]:
         return await asyncio.to_thread(attempts_of, self._ledger, self.claim.id)

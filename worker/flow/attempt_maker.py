@@ -74,6 +74,9 @@ class AttemptMaker:
 
         `times_closed`: the gate's `times_closed` when the operation was claimed.
         """
+        kind = self._kinds.get(claim.kind)
+        if kind is not None and kind.begins_steps and claim.unknown_step is None:
+            claim = claim._replace(outcome_unknown=False)  # a worker was lost before it began a step with an effect
         try:
             not_sent = await self._check_before_send(claim, times_closed)
         except Exception:  # nothing was sent, so that our own fault need not fail the operation

@@ -19,6 +19,7 @@ from worker.ledger import decision_sql, operator_actions
 from worker.ledger.audit import record_audit
 from worker.ledger.database import Ledger
 from worker.ledger.flags import RESUME, resume, resume_within
+from worker.ledger.insert_operations import encode_payload
 from worker.ledger.queries import active_flags
 from worker.ledger.schema import approvals, flags, now_ms
 from worker.operation import Operation
@@ -71,8 +72,17 @@ def _resolve(
     decision_sql.resolve_row(connection, row, actor, note, succeeded, result)
 
 
+def _correct(
+    connection: Connection, row: Row[Any], actor: str, note: str, payload: Mapping[str, Any], entity: str | None = None
+) -> None:
+    decision_sql.lock_failed(connection, row.key, "corrected")
+    decision_sql.check_correctable(row)
+    decision_sql.correct_row(connection, row, encode_payload(row.key, payload), entity, actor, note)
+
+
 _ON_OPERATIONS: dict[str, Callable[..., None]] = {
     "replay": _replay,
+    "correct": _correct,
     "resolve": _resolve,
     "cancel": decision_sql.cancel_row,
     "stop_asking": decision_sql.stop_asking_row,
@@ -88,7 +98,7 @@ def decide_or_propose(
     seen: str | None = None,
     **arguments: Any,
 ) -> Operation | Approval:
-    """Do `replay`, `resolve`, `cancel` or `stop_asking`, or propose the action if it needs a second person.
+    """Do `replay`, `correct`, `resolve`, `cancel` or `stop_asking`, or propose it if it needs a second person.
 
     Returns the operation as it is afterwards, or the proposal. `arguments` are those of the function in
     `operator_actions`. Raises `NotAllowed` if the operation does not permit it or has changed since it was `seen`.
@@ -102,6 +112,8 @@ def decide_or_propose(
                 ledger, [operation.key], actor, note, seen={operation.key: seen}, **arguments
             ):
                 raise NotAllowed(f"{operation.key} has changed since you looked, or may not be replayed: look again")
+        case "correct":
+            return operator_actions.correct(ledger, operation.key, actor=actor, note=note, seen=seen, **arguments)
         case "resolve":
             return operator_actions.resolve(ledger, operation.key, actor, note, seen=seen, **arguments)
         case "cancel":
@@ -227,6 +239,10 @@ def _check_possible(connection: Connection, action: str, subject: str, seen: str
     row = decision_sql.lock(connection, subject, seen)
     if action == "resolve":
         decision_sql.lock_failed(connection, subject, "resolved")
+    if action == "correct":
+        decision_sql.lock_failed(connection, subject, "corrected")
+        decision_sql.check_correctable(row)
+        encode_payload(subject, arguments["payload"])
     possible = {
         "replay": lambda: decision_sql.is_replayable(row, arguments.get("not_done", False)),
         "cancel": lambda: row.due_at is not None and not row.sent,

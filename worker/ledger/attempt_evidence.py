@@ -14,6 +14,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from worker.ledger.prepared_statements import Given, PreparedForRows
 from worker.ledger.schema import attempts
 from worker.operation import MESSAGE_LIMIT, AttemptRecord, Claim
+from worker.storable import storable_json
 
 LEASE_LAPSED = "lease_lapsed"
 """The outcome word of an attempt whose holder let its lease lapse."""
@@ -61,8 +62,8 @@ class Evidence:
         steps = json.dumps(attempt.steps) if attempt.steps else None
         self._rows.append((
             claim.id, fence, started_at, started_at + attempt.duration_ms, 1, attempt.duration_ms, attempt.http_status,
-            attempt.outcome, _message(attempt), steps, attempt.counted, attempt.request_id, attempt.worker,
-            attempt.version, late,
+            attempt.outcome, _message(attempt), steps, attempt.counted, storable_json(attempt.request_id),
+            attempt.worker, attempt.version, late,
         ))  # fmt: skip
 
     def store(self, connection: Connection) -> None:

@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, InternalE
 from worker.errors import SettingsError
 from worker.ledger import schema
 from worker.ledger.engine import connect, create_private_file, exists, reading
+from worker.ledger.four_eyes import Rule, rule_of
 
 DATABASE_UNAVAILABLE_ERRORS = (OperationalError, InterfaceError, InternalError, TimeoutError)
 """What SQLAlchemy raises while the database cannot be used: gone, full, locked, a standby, out of connections."""
@@ -44,16 +45,24 @@ def is_lock_timeout(error: Exception) -> bool:
     return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) == "55P03"
 
 
+def always_approval(kind: str, lane: str) -> bool:
+    """A second person must agree."""
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class Ledger:
     """An open ledger. `id` identifies it among all ledgers; every wake-up carries it.
 
-    `needs_approval` says which decisions of people need a second person (four eyes).
+    `needs_approval` says which decisions of people need a second person, `four_eyes` is the rule that the database
+    holds about it. With such a rule an opened ledger asks for a second person in any case, until its opener, who knows
+    the kinds, gives `needs_approval` (`worker.report.four_eyes`).
     """
 
     engine: Engine
     id: str
     needs_approval: NeedsApproval = no_approval
+    four_eyes: Rule = "off"
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
@@ -116,7 +125,10 @@ def open_ledger(url: str, create: bool = False, **pool: int) -> Ledger:
             raise SettingsError(_schema_problem(version))
         # This only reads, because a CRM may enqueue for the first time while it holds SQLite's one write lock.
         with reading(engine) as connection:
-            return Ledger(engine, connection.execute(select(schema.ledger.c.id)).scalar_one())
+            rule = rule_of(connection)
+            needs_approval = no_approval if rule == "off" else always_approval
+            id_ = connection.execute(select(schema.ledger.c.id)).scalar_one()
+        return Ledger(engine, id_, needs_approval, rule)
     except BaseException:
         engine.dispose()
         raise

@@ -20,6 +20,7 @@ from sqlalchemy import (
 
 from worker.errors import NotAllowed
 from worker.ledger.audit import record_audit
+from worker.ledger.insert_operations import encode_result
 from worker.ledger.on_operation_end import Ended, finish_ended
 from worker.ledger.schema import allowed_from, c, now_ms, operations, sql_literal
 from worker.operation import MESSAGE_KIND, FailureReason, OnUnknown, Phase, State, change_mark
@@ -53,7 +54,10 @@ _REPLAY = (
     update(operations)
     .where(c.id == bindparam("wanted"), allowed_from("replay"))
     .values(_AGAIN)
-    .values(outcome_unknown=bindparam("is_unknown", type_=Boolean))
+    .values(
+        outcome_unknown=bindparam("is_unknown", type_=Boolean),
+        unknown_step=case((bindparam("not_done", type_=Boolean), null()), else_=c.unknown_step),
+    )
 )
 _CORRECT = (
     update(operations)
@@ -139,7 +143,7 @@ def is_replayable(row: Row[Any], not_done: bool) -> bool:
 def replay_row(connection: Connection, row: Row[Any], actor: str, note: str, not_done: bool) -> None:
     """Queue a replayable operation again."""
     position = _end_of_line(connection) if row.entity else None
-    values: dict[str, Any] = {"wanted": row.id, "now": row.now, "at_the_end": position}
+    values: dict[str, Any] = {"wanted": row.id, "now": row.now, "at_the_end": position, "not_done": not_done}
     # A replay submits it, so from here on its phase does not tell that the destination had begun it.
     values["is_unknown"] = may_have_been_done(row) and not not_done
     connection.execute(_REPLAY, values)
@@ -161,18 +165,27 @@ def correct_row(connection: Connection, row: Row[Any], payload: str, entity: str
     record_audit(connection, "correct", actor, note, row.key, before, after)
 
 
+def check_correctable(row: Row[Any]) -> None:
+    """Raises `NotAllowed` if it is not certain that the destination did nothing."""
+    if may_have_been_done(row) or row.failure_reason in (FailureReason.UNRESOLVED, FailureReason.EXHAUSTED):
+        raise NotAllowed(
+            f"{row.key}: it is not certain that the destination did nothing ({row.failure_reason}): resolve it first"
+        )
+
+
 def resolve_row(
     connection: Connection, row: Row[Any], actor: str, note: str, succeeded: bool, result: dict[str, Any] | None
 ) -> None:
     """Record what the destination did of a failed operation."""
     state = State.SUCCEEDED if succeeded else State.FAILED
     failure_reason = None if succeeded else FailureReason.REJECTED
+    new_result = encode_result(result)
     values = {
         "wanted": row.id,
         "now": row.now,
         "new_state": state,
         "new_failure_reason": failure_reason,
-        "new_result": None if result is None else json.dumps(result),
+        "new_result": new_result,
     }
     connection.execute(_RESOLVE, values)
     before = {
@@ -182,7 +195,7 @@ def resolve_row(
         "progress": row.progress and json.loads(row.progress),
         "result": row.result and json.loads(row.result),
     }
-    after = {"state": state, "failure_reason": failure_reason, "result": result}
+    after = {"state": state, "failure_reason": failure_reason, "result": new_result and json.loads(new_result)}
     record_audit(connection, f"resolve, {state}", actor, note, row.key, before, after)
     finish_ended(connection, [Ended(row.id, row.key, row.entity, state)], row.now)
 

@@ -1,6 +1,9 @@
 """Flags that the whole fleet sees, and pauses, which are flags too. Each change is stored in the audit."""
 
-from sqlalchemy import Connection, bindparam, case, delete, insert, select, update
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, case, delete, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from worker.errors import NotAllowed
 from worker.ledger.audit import record_audit
@@ -11,6 +14,9 @@ from worker.queues import LANES
 
 RESUME = "resume"
 """What `Ledger.needs_approval` is asked about the end of a pause, in place of a kind."""
+
+TRYING = "trying:"
+"""What the name of a flag begins with that `start_try` raises."""
 
 _paused_from = case((c.due_at > bindparam("since"), c.due_at), else_=bindparam("since"))
 # While a lane is paused its due operations wait, and `external_wait_ms` counts that time. For operations that are
@@ -60,14 +66,39 @@ def resume_within(connection: Connection, lane: str, actor: str, note: str) -> b
 def raise_flag(ledger: Ledger, name: str, actor: str, note: str) -> None:
     """Raise a flag that the whole fleet sees. The actor and note of a flag that is raised already stay as they are."""
     with ledger.writing() as connection:
-        if connection.execute(select(flags.c.name).where(flags.c.name == name)).first() is None:
-            connection.execute(insert(flags).values(name=name, since=now_ms(), actor=actor, note=note))
+        row = _insert(connection).values(name=name, since=now_ms(), actor=actor, note=note)
+        if connection.execute(row.on_conflict_do_nothing()).rowcount == 1:
             record_audit(connection, "raise", actor, note, name)
 
 
 def lower_flag(ledger: Ledger, name: str, actor: str, note: str) -> bool:
     """Lower a flag. Returns whether it was raised."""
     return ledger.write(lambda connection: _lower_flag(connection, name, actor, note))
+
+
+def start_try(ledger: Ledger, name: str, actor: str, note: str, again_after_s: float) -> bool:
+    """Raise the flag of a try, before it is made. Returns False if that was raised less than `again_after_s` ago.
+
+    So one process tries, and after a try that nobody ended the next one waits. The audit holds decisions, not tries.
+    """
+    with ledger.writing() as connection:
+        row = _insert(connection).values(name=name, since=now_ms(), actor=actor, note=note)
+        again = row.on_conflict_do_update(
+            index_elements=["name"],
+            set_={each: row.excluded[each] for each in ("since", "actor", "note")},
+            where=flags.c.since <= now_ms() - round(again_after_s * 1000),
+        )
+        return bool(connection.execute(again).rowcount == 1)
+
+
+def end_try(ledger: Ledger, name: str) -> None:
+    """Lower the flag of a try whose answer is known."""
+    with ledger.writing() as connection:
+        connection.execute(delete(flags).where(flags.c.name == name))
+
+
+def _insert(connection: Connection) -> Any:
+    return (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(flags)
 
 
 def _lower_flag(connection: Connection, name: str, actor: str, note: str) -> bool:

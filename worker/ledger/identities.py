@@ -3,6 +3,11 @@
 Operations of the kinds in `LEARNED_FROM` teach it: in the transaction that ends one as succeeded, the
 ids in its result are stored beside the platform and login of its payload. A value that is not given leaves the stored
 one as it is.
+
+Operations may end in another order than they were requested in, for instance if a person resolves one days later. So
+each identity holds as of when it is known (`learned_at`): when the operation was requested or replayed, or when it was
+imported. What is older only adds values that are not known yet. An account only adds the client's id in any case: that
+is what the caller gave, while the registration is B2COPY's own answer.
 """
 
 import json
@@ -12,13 +17,14 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, select
+from sqlalchemy import BigInteger, Connection, bindparam, case, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from worker.ledger.database import Ledger
 from worker.ledger.schema import c, identities, in_list, now_ms, operations
 
-LEARNED_FROM = ("clients.register:", "accounts.create:")
+_ACCOUNT = "accounts.create:"
+LEARNED_FROM = ("clients.register:", _ACCOUNT)
 """What the keys of operations begin with whose results name identities."""
 
 IMPORTED = "import"
@@ -31,7 +37,10 @@ _IDS = ("crm_id", "client_id", "account_id", "payment_account")
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """One login. `learned_from` is the key of the operation that learned of it last, or `import`."""
+    """One login. `learned_from` is the key of the operation that told it, or `import`; of several, the newest.
+
+    `learned_at` is when that operation was requested or replayed, in ms since the epoch. None: now.
+    """
 
     platform: str
     login: str
@@ -47,16 +56,27 @@ class Identity:
 _FIELDS = [identities.c[name] for name in Identity.__dataclass_fields__]
 _BY_LOGIN = select(*_FIELDS).where(identities.c.login == bindparam("wanted")).order_by(identities.c.platform)
 _BY_CRM_ID = select(*_FIELDS).where(identities.c.crm_id == bindparam("wanted")).order_by(identities.c.learned_at)
-_ENDED = select(c.key, c.destination, c.payload, c.result).where(in_list(operations.c.id, "ids")).order_by(c.key)
+# deadline_at and time_allowed_ms are those of the last replay.
+_asked_at = func.coalesce(c.deadline_at - c.time_allowed_ms, c.requested_at)
+_ENDED = (
+    select(c.key, c.destination, c.payload, c.result, _asked_at).where(in_list(operations.c.id, "ids")).order_by(c.key)
+)
 
 
 def _upsert(dialect: str) -> Any:
     insert = (sqlite if dialect == "sqlite" else postgresql).insert(identities)
-    values: dict[str, Any] = {name: bindparam(name) for name in Identity.__dataclass_fields__ if name != "learned_at"}
-    insert = insert.values({**values, "learned_at": now_ms()})
-    newer: dict[str, Any] = {name: func.coalesce(insert.excluded[name], identities.c[name]) for name in _IDS}
-    newer |= {name: insert.excluded[name] for name in ("learned_from", "learned_at")}
-    return insert.on_conflict_do_update(index_elements=["destination", "platform", "login"], set_=newer)
+    values: dict[str, Any] = {name: bindparam(name) for name in Identity.__dataclass_fields__}
+    insert = insert.values({**values, "learned_at": func.coalesce(bindparam("learned_at", type_=BigInteger), now_ms())})
+    new, known = insert.excluded, identities.c
+    is_newer = new.learned_at >= known.learned_at
+    replaces = dict.fromkeys(_IDS, is_newer)
+    replaces["client_id"] = is_newer & ~new.learned_from.startswith(_ACCOUNT)
+    merged: dict[str, Any] = {
+        name: case((replaced, func.coalesce(new[name], known[name])), else_=func.coalesce(known[name], new[name]))
+        for name, replaced in replaces.items()
+    }
+    merged |= {name: case((is_newer, new[name]), else_=known[name]) for name in ("learned_from", "learned_at")}
+    return insert.on_conflict_do_update(index_elements=["destination", "platform", "login"], set_=merged)
 
 
 _UPSERT = {dialect: _upsert(dialect) for dialect in ("sqlite", "postgresql")}
@@ -91,15 +111,15 @@ def learn_identities(connection: Connection, succeeded: Sequence[tuple[int, str]
         _store(connection, [_learned(*row) for row in found])
 
 
-def _learned(key: str, destination: str, payload: str, result: str | None) -> Identity:
+def _learned(key: str, destination: str, payload: str, result: str | None, asked_at: int) -> Identity:
     """Return the identity. A person may have supplied the result, so nothing in it is relied on."""
     known = json.loads(payload)
     given = known | (json.loads(result) if result else {})
-    crm_id, client_id, account_id, payment_account = (_id(given.get(name)) for name in _IDS)
+    taught = ("client_id", "account_id") if key.startswith(_ACCOUNT) else _IDS
+    ids = {name: _id(given.get(name)) for name in taught}
     return Identity(
-        str(known["platform"]), known["login"], crm_id, client_id, account_id, payment_account, key,
-        destination=destination,
-    )  # fmt: skip
+        str(known["platform"]), known["login"], **ids, learned_from=key, learned_at=asked_at, destination=destination
+    )
 
 
 def _id(value: Any) -> str | None:
@@ -109,8 +129,6 @@ def _id(value: Any) -> str | None:
 def _store(connection: Connection, rows: Sequence[Identity]) -> None:
     # In one order, so that two transactions lock the same rows in the same order.
     ordered = sorted(rows, key=lambda row: (row.destination, row.platform, row.login))
-    values = [
-        {name: getattr(row, name) for name in Identity.__dataclass_fields__ if name != "learned_at"} for row in ordered
-    ]
+    values = [{name: getattr(row, name) for name in Identity.__dataclass_fields__} for row in ordered]
     if values:
         connection.execute(_UPSERT[connection.dialect.name], values)

@@ -25,6 +25,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from worker.errors import BadPayload
 from worker.ledger.schema import c, now_ms, operations, sql_literal
 from worker.operation import FailureReason, New, Phase, State
+from worker.storable import storable_json
+from worker.watch.redact import redacted_value
 
 KEY_LIMIT = 255  # characters: well within what an index of either database takes
 PAYLOAD_LIMIT = 64 * 1024  # characters
@@ -122,6 +124,11 @@ def encode_payload(key: str, payload: Mapping[str, Any]) -> str:
     if len(encoded) > PAYLOAD_LIMIT:
         raise BadPayload(f"{key}: the payload has {len(encoded)} characters of JSON, {PAYLOAD_LIMIT} are allowed")
     return encoded
+
+
+def encode_result(result: Mapping[str, Any] | None) -> str | None:
+    """Return a result as it is stored: without secrets, and with texts that both databases take."""
+    return None if result is None else json.dumps(redacted_value(storable_json(dict(result))))
 
 
 def printable(value: str) -> str:

@@ -14,12 +14,12 @@ holder's answer arrives then and says how the operation ended, the answer decide
 In any other case a later request may have changed what the answer says. Then the answer is stored as evidence only.
 """
 
-import json
 from collections.abc import Sequence
 
 from sqlalchemy import Connection, bindparam, exists, null, select, update
 
 from worker.ledger.audit import record_audit
+from worker.ledger.insert_operations import encode_result
 from worker.ledger.on_operation_end import Ended, finish_ended
 from worker.ledger.schema import allowed_from, attempts, audit, c, operations, sql_literal
 from worker.operation import FINAL, FailureReason, OnUnknown, State, Transition
@@ -82,7 +82,7 @@ def decide_by_late_answers(connection: Connection, lost: Sequence[Transition], n
             "now": now,
             "new_state": transition.state,
             "new_failure_reason": transition.failure_reason,
-            "new_result": None if transition.result is None else json.dumps(transition.result),
+            "new_result": encode_result(transition.result),
         }
         connection.execute(_DECIDE, values)
         record_audit(

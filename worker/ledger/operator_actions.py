@@ -17,7 +17,7 @@ from worker.ledger.database import Ledger
 from worker.ledger.insert_operations import encode_payload
 from worker.ledger.queries import BY_KEY, operation_of
 from worker.ledger.schema import c, now_ms, operations, sql_literal
-from worker.operation import FailureReason, Operation, State
+from worker.operation import Operation, State
 
 _POLL_NOW = (
     update(operations)
@@ -60,7 +60,14 @@ def replay(
 
 
 def correct(
-    ledger: Ledger, key: str, payload: Mapping[str, Any], actor: str, note: str, *, entity: str | None = None
+    ledger: Ledger,
+    key: str,
+    payload: Mapping[str, Any],
+    actor: str,
+    note: str,
+    *,
+    entity: str | None = None,
+    seen: str | None = None,
 ) -> Operation:
     """Queue a failed operation again with another payload, because the one it had was wrong. The audit stores both.
 
@@ -71,14 +78,8 @@ def correct(
     encoded = encode_payload(key, payload)
 
     def work(connection: Connection) -> Operation:
-        row = decision_sql.lock_failed(connection, key, "corrected")
-        if decision_sql.may_have_been_done(row) or row.failure_reason in (
-            FailureReason.UNRESOLVED,
-            FailureReason.EXHAUSTED,
-        ):
-            raise NotAllowed(
-                f"{key}: it is not certain that the destination did nothing ({row.failure_reason}): resolve it first"
-            )
+        row = decision_sql.lock_failed(connection, key, "corrected", seen)
+        decision_sql.check_correctable(row)
         _check_one_person_decides(ledger, row)
         decision_sql.correct_row(connection, row, encoded, entity, actor, note)
         return _operation(connection, key)

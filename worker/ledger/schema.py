@@ -42,7 +42,8 @@ HEAD = "0001"
 """The schema revision that this code writes: the newest one under migrations/versions."""
 
 VERSION_TABLE = "b2copy_schema_version"
-"""Alembic's table, with one more column: `oldest_reader`, the oldest revision whose code may run on this schema."""
+"""Alembic's table, with two more columns: `oldest_reader`, the oldest revision whose code may run on this schema, and
+`four_eyes`; see `worker.ledger.four_eyes`."""
 
 metadata = MetaData()
 

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from time import monotonic
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Integer, Row, Text, case, null, select, update
+from sqlalchemy import Connection, Integer, Row, Text, case, func, null, select, update
 
 from worker.ledger.attempt_evidence import Evidence, digest, fence_of_answer
 from worker.ledger.claims import claim_within
 from worker.ledger.database import Ledger
+from worker.ledger.insert_operations import encode_result
 from worker.ledger.late_answers import decide_by_late_answers
 from worker.ledger.on_operation_end import Ended, finish_ended
 from worker.ledger.prepared_statements import Given, Prepared, PreparedForRows
@@ -73,6 +74,10 @@ def _update(given: Given, _dialect: str) -> Any:
             {name: given[name] for name in _WRITTEN}
             | {
                 "lease_owner": null(),
+                # A step that this claim has begun is stored in the row, and nobody else may know of it.
+                "unknown_step": case(
+                    (given["outcome_unknown"], func.coalesce(given["unknown_step"], c.unknown_step)), else_=null()
+                ),
                 "counted_attempts": c.counted_attempts + given["counted"],
                 "polls": c.polls + given["polled"],
                 "phase": case((given["polled"] == 1, sql_literal(Phase.POLL)), else_=c.phase),
@@ -180,7 +185,7 @@ def _settled(transition: Transition, answer: str | None, fence: int, now: int) -
         state_since=now,
         last_wait_ms=wait_ms,
         ended_at=None if waits else now,
-        result=None if transition.result is None else json.dumps(transition.result),
+        result=encode_result(transition.result),
         last_answer=answer,
         last_answer_fence=None if answer is None else fence,
     )

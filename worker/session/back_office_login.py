@@ -19,7 +19,7 @@ from worker.session.login_interface import BeforeCall
 from worker.session.secret import Secret
 from worker.session.session_identity import SessionIdentity
 from worker.session.timings import Timings
-from worker.session.token_endpoints import TokenEndpoints, as_field, is_token
+from worker.session.token_endpoints import NoAnswer, NotFromTheApi, TokenEndpoints, as_field, is_token
 from worker.session.tokens import LIFE_MAX_S, Pair
 from worker.settings import Settings
 
@@ -27,17 +27,27 @@ log = logging.getLogger(__name__)
 
 SIGN_IN = "/api/v2/signin"
 _SETTING = "B2COPY_BACK_OFFICE_PASSWORD_FILE"
-_NOT_FOUND = 404  # the host is wrong; the password may be right
+_FORGET = "after the account was unlocked: `b2copy-sync session forget --login back_office`"
 
 
 class Refusals(Protocol):
     """Which passwords were refused, by fingerprint. Raises `Unavailable` if nobody can tell."""
 
-    def reason(self, fingerprint: str) -> str | None: ...
+    def begin(self, fingerprint: str) -> str | None:
+        """Store that this password is presented now, or return why it was refused: then it must not be presented.
 
-    def add(self, fingerprint: str, reason: str) -> None: ...
+        Raises `Unavailable` also if it is being presented, or was a short time ago and the answer is not known.
+        """
 
-    def clear(self) -> None: ...
+    def refuse(self, fingerprint: str, reason: str) -> None:
+        """Store that this password was refused."""
+
+    def end(self, fingerprint: str) -> None:
+        """Store that this password was not refused."""
+
+
+class SecondFactorRequired(CredentialsRejected):
+    """The password is right, and the account's settings are not: we cannot give a second factor."""
 
 
 class BackOffice:
@@ -65,31 +75,44 @@ class BackOffice:
         return self._fingerprint[1]
 
     def log_in(self, before_call: BeforeCall) -> Pair:
-        """Sign in, unless this password was refused before."""
+        """Sign in, unless this password was refused before.
+
+        Only an answer that refuses the password is remembered. Without any answer nobody presents it for a while.
+        """
         password = self._password()
         fingerprint = self._fingerprint_of(password)
-        if (reason := self._refusals.reason(fingerprint)) is not None:
-            raise CredentialsRejected("the Back Office refused this password, so it is not tried again", None, reason)
-        before_call()
+        if (reason := self._refusals.begin(fingerprint)) is not None:
+            what = f"the Back Office refused this password, so it is not tried again; {_FORGET}"
+            raise CredentialsRejected(what, None, reason)
         try:
+            before_call()
             answer = self._endpoints.post(SIGN_IN, password, as_field("password", email=self._email))
             pair = _read_pair(answer, self._email)
-        except CredentialsRejected as error:
-            if error.status != _NOT_FOUND:
-                self._remember(fingerprint, error)
+        except NoAnswer:
             raise
-        self._refusals.clear()
+        except CredentialsRejected as error:
+            is_refused = not isinstance(error, NotFromTheApi | SecondFactorRequired)
+            self._remember(fingerprint, str(error) if is_refused else None)
+            raise
+        except BaseException:
+            self._remember(fingerprint, None)
+            raise
+        self._remember(fingerprint, None)
         return pair
 
     def refresh(self, refresh_token: Secret[str]) -> Pair | None:
         """There is no documented route for the refresh token."""
         return None
 
-    def _remember(self, fingerprint: str, error: CredentialsRejected) -> None:
+    def _remember(self, fingerprint: str, refused: str | None) -> None:
+        """Store whether the password was refused. What goes wrong here changes nothing of what was learned."""
         try:
-            self._refusals.add(fingerprint, str(error))
-        except Unavailable as unavailable:
-            log.error("the refused password of %s could not be remembered: %s", self._email, unavailable)
+            if refused is None:
+                self._refusals.end(fingerprint)
+            else:
+                self._refusals.refuse(fingerprint, refused)
+        except Exception:
+            log.exception("what the Back Office answered to the password of %s could not be stored", self._email)
 
     def _password(self) -> Secret[str]:
         with key_errors_as_refused_login():
@@ -118,7 +141,7 @@ def _read_pair(answer: Answer, email: str) -> Pair:
     """Read the tokens. Raises `CredentialsRejected` for a second factor, `Unavailable` if there are no tokens."""
     pair = _pair_of(answer, email)
     if pair == "2faRequired":
-        raise CredentialsRejected(
+        raise SecondFactorRequired(
             f"POST {SIGN_IN}", answer.status,
             f"B2COPY asks {email} for a second factor, and documents no way to give one: switch it off for this"
             " account, or set B2COPY_ACCOUNTS_LOGIN and B2COPY_WIDGETS_LOGIN to service_admin",

@@ -23,6 +23,15 @@ _TOKEN = re.compile(rf"[!-~]{{1,{TOKEN_LIMIT}}}")  # visible ASCII, because a he
 _READ = 16 * 1024  # bytes of an answer from which its text is taken
 _MESSAGE_LIMIT = 200  # characters of it in an error
 
+
+class NoAnswer(Unavailable):
+    """The request was sent, and no answer came: whether what was presented is refused is not known."""
+
+
+class NotFromTheApi(CredentialsRejected):
+    """A 4xx that is not the API's: without a JSON object, as of a firewall, or 404. It says nothing of a password."""
+
+
 Present = Callable[[requests.PreparedRequest, str], None]
 """Writes the secret that is presented onto a request."""
 
@@ -65,7 +74,7 @@ class TokenEndpoints:
         try:
             answer = self._transport.send(request, self._deadline)
         except UnknownOutcome as error:
-            raise Unavailable(error.message) from None
+            raise NoAnswer(error.message) from None
         if answer.server_time is not None:
             self.server_ahead = answer.server_time - self._wall()
         return accepted(answer, f"POST {path}", secret, self._retry_after_max)
@@ -80,7 +89,8 @@ def accepted(answer: Answer, what: str, secret: Secret[str], retry_after_max: fl
     if answer.status == 429:
         raise RateLimited(what, 429, message, retry_after)
     if 400 <= answer.status < 500 and answer.status != 408:
-        raise CredentialsRejected(what, answer.status, message)
+        is_the_apis = answer.status == 401 or (answer.status != 404 and _is_object(answer))
+        raise (CredentialsRejected if is_the_apis else NotFromTheApi)(what, answer.status, message)
     raise Unavailable(what, answer.status, message, retry_after)
 
 
@@ -90,6 +100,13 @@ def read_pair(answer: Answer, what: str) -> Pair:
     if isinstance(pair, str):
         raise Unavailable(f"{what}: {pair}", answer.status)
     return pair
+
+
+def _is_object(answer: Answer) -> bool:
+    try:
+        return isinstance(answer.json(), Mapping)
+    except ValueError:
+        return False
 
 
 def is_token(value: Any) -> TypeGuard[str]:

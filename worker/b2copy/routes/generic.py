@@ -12,8 +12,8 @@ from typing import Any
 
 from worker.b2copy.route import Route
 from worker.b2copy.routes import fees
-from worker.b2copy.storable_json import storable_json
 from worker.errors import BadPayload
+from worker.storable import storable_json
 
 # ASCII letters and digits only: no dot, percent sign, second slash or query can lead to another path.
 _PATH = re.compile(r"/api/admin/(?P<domain>[A-Za-z0-9_-]+)/v[0-9]+(?:/[A-Za-z0-9_-]+){2,4}")

@@ -40,6 +40,7 @@ def _partial_index(name: str, columns: list[Any], condition: str, unique: bool =
 
 def upgrade() -> None:
     op.add_column("b2copy_schema_version", _text("oldest_reader", server_default=sa.text(f"'{oldest_reader}'")))
+    op.add_column("b2copy_schema_version", _text("four_eyes", server_default=sa.text("'off'")))
     op.create_table(
         "b2copy_flags",
         _text("name"),

@@ -16,10 +16,10 @@ def storable_json(value: Any, depth: int = DEPTH_LIMIT) -> Any:
             return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", "\ufffd")
         case float() if value != value or value in {float("inf"), float("-inf")}:
             return str(value)
-        case dict() | list() if not depth:
+        case dict() | list() | tuple() if not depth:
             return "(nested too deep)"
         case dict():
             return {storable_json(name): storable_json(item, depth - 1) for name, item in value.items()}
-        case list():
+        case list() | tuple():
             return [storable_json(item, depth - 1) for item in value]
     return value

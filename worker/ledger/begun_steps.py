@@ -1,0 +1,38 @@
+"""Steps with an effect that have begun: stored before the request, so that the next holder knows of it if we are lost.
+
+claim ── auth_url ── wizard.init ── begin "wizard" ── wizard ── settle
+         lost here: nothing was done                 | lost here: the outcome of "wizard" is unknown
+"""
+
+import json
+from typing import Any
+
+from sqlalchemy import bindparam, func, update
+
+from worker.ledger.database import Ledger
+from worker.ledger.schema import c, operations, sql_literal
+from worker.operation import Claim, State
+
+_BEGIN = (
+    update(operations)
+    .where(
+        c.id == bindparam("held_id"),
+        c.state == sql_literal(State.RUNNING),
+        c.lease_owner == bindparam("holder"),
+        c.fence == bindparam("held"),
+    )
+    .values(unknown_step=bindparam("step"), progress=func.coalesce(bindparam("reached"), c.progress))
+)
+
+
+def begin_step(ledger: Ledger, claim: Claim, step: str, progress: dict[str, Any] | None) -> bool:
+    """Store that the request of `step` may have been sent. Returns False if the claim holds the operation no more."""
+    values = {
+        "held_id": claim.id,
+        "holder": claim.lease_owner,
+        "held": claim.fence,
+        "step": step,
+        "reached": json.dumps(progress) if progress else None,
+    }
+    with ledger.writing() as connection:
+        return connection.execute(_BEGIN, values).rowcount == 1
