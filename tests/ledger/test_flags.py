@@ -11,6 +11,7 @@ from tests.operations import (
     record_operations,
 )
 from worker.ledger import Ledger, active_flags, lower_flag, pause, raise_flag, resume
+from worker.ledger.flags import end_try, start_try
 from worker.operation import WaitReason
 
 
@@ -94,3 +95,13 @@ def test_the_time_of_two_overlapping_pauses_is_counted_once(
     claim_due(ledger)
 
     assert 300 <= external_wait_s(ledger) < 330
+
+
+def test_one_process_tries_and_the_next_waits_until_the_try_has_ended_or_is_old(ledger: Ledger) -> None:
+    assert start_try(ledger, "trying:x", "worker 1", "", again_after_s=60)
+    assert not start_try(ledger, "trying:x", "worker 2", "", again_after_s=60)
+    assert start_try(ledger, "trying:x", "worker 2", "", again_after_s=0)
+
+    end_try(ledger, "trying:x")
+
+    assert start_try(ledger, "trying:x", "worker 3", "", again_after_s=60)

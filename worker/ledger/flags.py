@@ -67,7 +67,8 @@ def raise_flag(ledger: Ledger, name: str, actor: str, note: str) -> None:
     """Raise a flag that the whole fleet sees. The actor and note of a flag that is raised already stay as they are."""
     with ledger.writing() as connection:
         row = _insert(connection).values(name=name, since=now_ms(), actor=actor, note=note)
-        if connection.execute(row.on_conflict_do_nothing()).rowcount == 1:
+        raised = row.on_conflict_do_nothing().returning(flags.c.name)  # SQLAlchemy has no `rowcount` of an INSERT
+        if connection.execute(raised).first() is not None:
             record_audit(connection, "raise", actor, note, name)
 
 
@@ -88,7 +89,7 @@ def start_try(ledger: Ledger, name: str, actor: str, note: str, again_after_s: f
             set_={each: row.excluded[each] for each in ("since", "actor", "note")},
             where=flags.c.since <= now_ms() - round(again_after_s * 1000),
         )
-        return bool(connection.execute(again).rowcount == 1)
+        return connection.execute(again.returning(flags.c.name)).first() is not None
 
 
 def end_try(ledger: Ledger, name: str) -> None:
