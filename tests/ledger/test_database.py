@@ -336,9 +336,11 @@ def test_an_idle_transaction_is_ended_by_the_server(ledger: Ledger) -> None:
 
 
 def test_a_dead_postgresql_server_is_noticed_within_seconds(postgres_server: Postgres) -> None:
-    with connect(postgres_server.url()).connect() as connection:
+    engine = connect(postgres_server.url())
+    with engine.connect() as connection:
         driver_connection: Any = connection.connection.driver_connection
         parameters = driver_connection.info.get_parameters()
+    engine.dispose()
 
     assert int(parameters["tcp_user_timeout"]) <= 20_000  # milliseconds until a statement that gets no answer fails
     assert int(parameters["keepalives_idle"]) <= 20  # seconds
