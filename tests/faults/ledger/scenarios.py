@@ -80,7 +80,7 @@ SCENARIOS = [
     *scenario("SIGTERM during calls", process_faults.workers_terminated, **CALLS_IN_FLIGHT),
     *scenario("worker frozen 15 s", process_faults.worker_frozen),
     *scenario(
-        "pool processes killed x3", process_faults.pool_killed, options=("--pool", "processes", "--concurrency", "5")
+        "pool processes killed x3", process_faults.pool_killed, options=("--pool", "processes", "--concurrency", "6")
     ),
     *scenario("disk full 12 s", store_faults.disk_full, databases=("sqlite",)),
     *scenario("unusable messages", store_faults.unusable_messages),
