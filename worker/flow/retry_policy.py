@@ -34,7 +34,7 @@ class Finished(NamedTuple):
     """An attempt that is over: what it learned, what that means, and the evidence to store.
 
     `on_unknown` is what an unknown outcome of this operation permits. `unknown_step` names the request whose effect is
-    not known now, if there is one. `sent`: a request may have left this process. `waits_s`: see `Kind`.
+    not known now, if there is one. `sent`: a request may have left this process. `waits_s`: the kind's own waits.
     """
 
     claim: Claim
