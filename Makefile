@@ -38,8 +38,10 @@ ifdef T
 	@$(CLEAN) $(BIN)/python -m pytest -q -n 2 --dist worksteal $(T)
 else
 	@$(CLEAN) $(BIN)/python -m pytest -q -n 4 --dist worksteal --ignore tests/faults --ignore tests/deploy tests
-	@$(CLEAN) $(BIN)/python -m pytest -q -n 2 --dist loadfile tests/faults  # alone: they measure how fast a fleet recovers
 endif
+
+test-faults: setup  ## a short run of the faults of make chaos, alone on the machine: it measures how fast a fleet recovers
+	@$(CLEAN) $(BIN)/python -m pytest -q -n 2 --dist loadfile tests/faults
 
 test-deploy: setup  ## what is in deploy/: least rights, files by their validators, handbook (a minute)
 	@$(CLEAN) $(BIN)/python -m pytest -q -n 2 --dist loadfile -rs tests/deploy
@@ -94,4 +96,4 @@ sbom: setup  ## write sbom.json: what a worker is made of, with versions and has
 clean:  ## remove what set-up and the tools made
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* .coverage-html sbom.json
 
-.PHONY: help setup demo test test-deploy browser chaos bench fuzz mutants check format env cover lock sbom clean
+.PHONY: help setup demo test test-faults test-deploy browser chaos bench fuzz mutants check format env cover lock sbom clean
