@@ -238,4 +238,4 @@ def _status_view(dialect: str) -> str:
                o.result, o.batch, o.trace_id, o.requested_by, o.requested_at, o.state_since, o.due_at, o.deadline_at,
                o.ended_at
         FROM b2copy_operations o
-    """  # noqa: S608  # nosec B608: no value from outside is in it
+    """  # noqa: S608  # nosec B608
