@@ -16,7 +16,6 @@ from worker.per_process import PerProcess
 from worker.queues import B2COPY, CRM, NOTIFY
 from worker.settings import worker_settings
 from worker.watch import metrics
-from worker.watch.observe import observe_transactions
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +26,6 @@ def pusher() -> Pusher:
     # Everything is loaded by now and stays. Otherwise the garbage collector would look at all of it again and again.
     gc.collect()
     gc.freeze()
-    observe_transactions(ledger().engine)
     settings = worker_settings()
     destinations: dict[str, Callable[[], Destination]] = {B2COPY: b2copy}
     if settings.webhook_url:  # without it, notices are left to the workers that can deliver them

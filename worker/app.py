@@ -79,10 +79,19 @@ def check_before_work(conf: Any = None, options: Any = None, **_: Any) -> None:
             want_notices(ledger())
         elif not (options or {}).get("queues"):
             app.amqp.queues.deselect([queue_of(NOTIFY)])  # this worker cannot deliver notices: leave them to others
-        ledger()
+        observe_ledger()
     except SettingsError as error:
         stop(error)
     metrics.BUILD_INFO.labels(VERSION, HEAD, "processes" if in_processes else "threads").set(1)
+
+
+@signals.worker_process_init.connect
+def observe_ledger(**_: Any) -> None:
+    """Measure the transactions of this worker or pool process. No task has begun yet."""
+    if current_app == app:
+        from worker.watch.observe import observe_transactions
+
+        observe_transactions(ledger().engine)
 
 
 def check_process_pool(settings: Settings) -> None:

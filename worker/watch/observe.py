@@ -76,13 +76,17 @@ def observe_request(destination: str, route: str, seconds: float, status: int | 
 
 
 def observe_transactions(engine: Engine) -> None:
-    """Measure the transactions that `engine` commits, and count its errors."""
+    """Measure the transactions that `engine` commits, and count its errors.
+
+    Call it before other threads use the engine: SQLAlchemy cannot add a listener while it calls the others.
+    """
 
     def begin(connection: Connection) -> None:
         connection.info[_BEGAN] = time.perf_counter()
 
     def commit(connection: Connection) -> None:
-        metrics.TRANSACTION_SECONDS.observe(time.perf_counter() - connection.info[_BEGAN])
+        if (began := connection.info.pop(_BEGAN, None)) is not None:
+            metrics.TRANSACTION_SECONDS.observe(time.perf_counter() - began)
 
     def count_error(context: ExceptionContext) -> None:
         metrics.LEDGER_ERRORS.inc()
