@@ -48,7 +48,7 @@ def push(ledger_id: str, lane: str) -> None:
     if pusher().drain(lane):
         wake(lane)
     if lane != NOTIFY and worker_settings().webhook_url:
-        wake_soon(NOTIFY)  # so that the CRM is told at once what the lane has ended
+        wake_soon(NOTIFY)  # so that the CRM is notified at once of what has ended in this lane
 
 
 @signals.worker_shutting_down.connect

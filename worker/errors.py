@@ -129,7 +129,7 @@ class BadPayload(ValueError):
 class PayloadConflict(BadPayload):
     """The key belongs to another operation already: the message shows both payloads.
 
-    `summary` names the fields that differ, and no value: for logs, and for whoever may not read the first operation.
+    `summary` names the fields that differ, and no value: for logs, and for people who may not read the first operation.
     """
 
     def __init__(self, summary: str, both: str = "") -> None:

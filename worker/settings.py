@@ -219,8 +219,8 @@ class LedgerSettings(BaseSettings):
 
     webhook_url: WebhookUrl | None = Field(
         None,
-        description="Where the CRM is told what became of each operation, by signed webhook: https://..., or http:// to"
-        " a loopback address. The same for all workers.",
+        description="Where the CRM is notified of the end of each operation, by signed webhook: https://..., or http://"
+        " to a loopback address. The same for all workers.",
     )
     webhook_plaintext: Literal["refused", "allowed"] = Field(
         "refused", description="Whether notices may go to another host by http:// without TLS."

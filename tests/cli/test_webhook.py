@@ -55,4 +55,4 @@ def test_a_crm_that_refuses_the_sample_is_shown(b2copy_sync: Command, wire: Wire
 def test_without_a_url_there_is_nothing_to_try(b2copy_sync: Command) -> None:
     ran = b2copy_sync("webhook", "test")
 
-    assert (ran.code, ran.err) == (2, "B2COPY_WEBHOOK_URL is not set: the CRM is told nothing\n")
+    assert (ran.code, ran.err) == (2, "B2COPY_WEBHOOK_URL is not set: the CRM gets no notices\n")

@@ -172,10 +172,17 @@ class TestAccounts:
         assert sorted(first) == sorted(second) == sorted(created)
 
     @pytest.mark.parametrize(
-        "wrong", [{"limit": -1}, {"offset": "x"}, {"sort_by": "name"}, {"sort_order": "up"}], ids=str
+        "wrong",
+        [{"limit": -1}, {"offset": "x"}, {"sort_by": "name"}, {"sort_order": "up"}],
+        ids=str,
     )
     def test_a_wrong_parameter_is_refused(self, caller: Caller, token: str, wrong: dict[str, Any]) -> None:
         assert get(caller, ACCOUNTS, token, **wrong).status_code == 400
+
+    def test_a_parameter_in_the_body_may_be_no_text(self, caller: Caller, token: str) -> None:
+        answer: Any = accounts(caller, token, {}, {"sort_order": ["asc"]})
+
+        assert (answer["code"], answer["message"]) == (3, "sort_order must be asc or desc")
 
     def test_are_found_by_the_email_of_their_client(self, caller: Caller, token: str) -> None:
         caller.post(CREATE, ACCOUNT, token)

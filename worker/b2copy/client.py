@@ -93,7 +93,7 @@ class B2Copy:
         return await self._look(leaderboard.LEADERBOARD, board)
 
     async def seamless_url(self, visitor: seamless_login.Visitor) -> seamless_login.SeamlessUrl:
-        """Return the URL that logs a client in. Whoever has it is logged in: do not log or store it."""
+        """Return the URL that logs a client in. Anybody who has the URL is logged in: do not log or store it."""
         return await self._look(seamless_login.GET_AUTH_URL, visitor)
 
     async def start_wizard(self) -> str:

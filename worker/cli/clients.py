@@ -43,7 +43,7 @@ def register(
 
 
 def seamless_url(login: Login, platform: Platform = 1, as_json: Json = False) -> None:
-    """Print the URL that logs a client in. Whoever has it is logged in, so it is stored and logged nowhere.
+    """Print the URL that logs a client in. Anybody who has the URL is logged in, so it is stored and logged nowhere.
 
     Needs a worker's settings and B2COPY_SEAMLESS_SECRET_FILE.
     """

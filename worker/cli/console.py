@@ -14,7 +14,7 @@ def console(
         bool,
         typer.Option(
             "--yes-i-am-alone",
-            help="Without access control: whoever reaches the loopback address may do everything, in your name.",
+            help="Without access control: everybody who reaches the loopback address may do everything, in your name.",
         ),
     ] = False,
 ) -> None:

@@ -24,7 +24,7 @@ def send_sample(as_json: Json = False) -> None:
 
     settings = load(Settings)
     if settings.webhook_url is None:
-        raise SettingsError("B2COPY_WEBHOOK_URL is not set: the CRM is told nothing")
+        raise SettingsError("B2COPY_WEBHOOK_URL is not set: the CRM gets no notices")
     check_webhook(settings)
     notice_id, body = sample()
     problem: B2CopyError | None = None

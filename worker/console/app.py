@@ -147,7 +147,9 @@ def _answer(console: Console, handler: Handler, role: Role | None, request: Requ
     if role is not None and person is None:
         if console.access.login_page:
             return RedirectResponse("/login", 303)
-        return PlainTextResponse("Nobody has said who you are: use the address of the proxy in front.\n", 401)
+        return PlainTextResponse(
+            "This request names no person: use the address of the proxy that signs people in.\n", 401
+        )
     if role is not None and not page_request.person.may(role):
         return page_request.page("error.html", 403, title="Not permitted", text=f"This needs the role {role}.")
     try:

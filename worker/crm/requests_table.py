@@ -37,13 +37,13 @@ log = logging.getLogger(__name__)
 BATCH = 500  # rows per transaction
 ROW_PAYLOAD_LIMIT = 128 * 1024  # characters (PostgreSQL) or bytes (SQLite), with the blanks that the ledger leaves out
 ROW_TEXT_LIMIT = 1_000  # characters or bytes, of any other column
-LOCK_WAIT_MS = 500  # that a batch waits for a transaction which records the same key and has not ended
-LOCK_WAIT_ALONE_MS = 20  # that each row waits then
-UNKNOWN_KIND_WAIT_MS = 5 * 60_000  # after which an unknown kind is not taken for one of a newer version any more
+LOCK_WAIT_MS = 500  # ms; a batch waits so long for an open transaction that records the same key
+LOCK_WAIT_ALONE_MS = 20  # ms; after that each row is recorded alone, and waits so long
+UNKNOWN_KIND_WAIT_MS = 5 * 60_000  # ms; a row of an unknown kind waits so long for a worker of a newer version
 BY = "sql"
 """Who requested an operation, followed by the name that the row gives."""
 
-_logged: set[str] = set()  # troubles of ours that this process has logged
+_logged: set[str] = set()  # faults of our own that this process has logged
 
 _TEXTS = ("kind", "payload", "lane", "requested_by", "batch", "trace_id")
 
@@ -160,7 +160,7 @@ class _Batch:
 
 
 def _by(row: Row[Any]) -> str:
-    """Return who requested an operation. What the row says is a claim of whoever may insert rows."""
+    """Return who requested an operation. The name is a claim: anybody who may insert rows can write any name."""
     name = _for_people(row, "requested_by")
     return f"{BY}: {name}" if name else BY
 

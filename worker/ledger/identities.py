@@ -37,7 +37,7 @@ _IDS = ("crm_id", "client_id", "account_id", "payment_account")
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """One login. `learned_from` is the key of the operation that told it, or `import`; of several, the newest.
+    """One login. `learned_from` is the key of the operation that returned it, or `import`; of several, the newest.
 
     `learned_at` is when that operation was requested or replayed, in ms since the epoch. None: now.
     """

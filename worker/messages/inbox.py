@@ -39,7 +39,7 @@ _OPTIONS = {"acks_late": True, "reject_on_worker_lost": True}
 # be delivered a second time.
 PATIENCE_S = 3.0
 _RETRY_S = 0.25  # seconds between two tries to record
-LOCK_WAIT_MS = 1_000  # for another transaction that records the same key and has not ended
+LOCK_WAIT_MS = 1_000  # ms; a message waits so long for an open transaction that records the same key
 _RETURN_PAUSE_S = 1.0  # seconds before a message goes back to the queue, because the queue delivers it again at once
 
 _outage = OutageLog(log, "the ledger is unavailable: messages go back to the queue")

@@ -32,7 +32,7 @@ class Accounts:
             given |= body
         if given.get("sort_by", "created_at") != "created_at":
             raise Refused(400, "sort_by must be created_at")
-        if given.get("sort_order", "asc") not in {"asc", "desc"}:
+        if given.get("sort_order", "asc") not in ("asc", "desc"):
             raise Refused(400, "sort_order must be asc or desc")
         limit, offset = parameter(given, "limit", switches.list_limit_max), parameter(given, "offset", 0)
         found = [account for account in self.all if _matches(account, given)]
@@ -56,7 +56,7 @@ class Accounts:
             **optional_text(body, "accountName"),
             **optional_text(body, "accountDescription"),
         }
-        if account["isMaster"] not in {0, 1}:
+        if account["isMaster"] not in (0, 1):
             raise Refused(400, "isMaster must be 0 or 1")
         if switches.clients == "registered" and account["clientId"] not in clients:
             raise Refused(404, f"client {account['clientId']} is not registered")

@@ -125,7 +125,7 @@ class Control:
 
     def _finish_fees(self, query: dict[str, str], body: Any) -> Any:
         status = body.get("status", "SUCCESS")
-        if status not in {"SUCCESS", "ERROR"}:
+        if status not in ("SUCCESS", "ERROR"):
             raise ValueError("status must be SUCCESS or ERROR")
         fees = self._server.b2copy.fees
         login, request_id = body.get("account_login"), body.get("request_id")

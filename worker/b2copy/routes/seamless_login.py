@@ -1,7 +1,7 @@
 """The URL that logs a client in to B2COPY without a password (only for a standalone solution).
 
-Documentation: docs.b2copy.b2broker.com, seamless-authorization-only-for-a-standalone-solution. Whoever has the URL is
-logged in. So nothing of the answer is quoted, and the token in it is shown by no repr.
+Documentation: docs.b2copy.b2broker.com, seamless-authorization-only-for-a-standalone-solution. Anybody who has the URL
+is logged in. So nothing of the answer is quoted, and the token in it is shown by no repr.
 """
 
 from collections.abc import Mapping
