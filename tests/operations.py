@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import text
 
-from worker.ledger import Ledger, claim, find, record, return_unsent, settle
+from worker.ledger import Ledger, find, record, return_unsent, settle, settle_and_claim
 from worker.operation import (
     AttemptRecord,
     Claim,
@@ -46,6 +46,11 @@ class LedgerClock:
             earlier = ", ".join(f"{column} = {column} - {ms}" for column in columns)
             connection.execute(text(f"UPDATE b2copy_operations SET {earlier}"))
             connection.execute(text(f"UPDATE b2copy_flags SET since = since - {ms}"))
+
+
+def claim(ledger: Ledger, lane: str, owner: str, limit: int) -> list[Claim]:
+    """Claim up to `limit` due operations of a lane, as a lane does that has no results to write."""
+    return settle_and_claim(ledger, [], lane, owner, limit)[1]
 
 
 def key_of(name: str, kind: str = "fees.process") -> str:

@@ -1,6 +1,7 @@
 """Many failed operations at once; a single one is made with `tests.operations`."""
 
-from worker.ledger import Ledger, claim, record, settle
+from tests.operations import claim
+from worker.ledger import Ledger, record, settle
 from worker.operation import FailureReason, New, State, Transition
 
 

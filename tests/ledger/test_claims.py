@@ -10,6 +10,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 
 from tests.operations import (
     LedgerClock,
+    claim,
     claim_due,
     claim_one,
     find_operation,
@@ -24,7 +25,6 @@ from worker.ledger import (
     Ledger,
     attempts_of,
     cancel,
-    claim,
     claims,
     pause,
     renew_leases,

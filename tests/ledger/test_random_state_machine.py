@@ -22,12 +22,11 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import text
 
-from tests.operations import new_operation
+from tests.operations import claim, new_operation
 from worker.errors import NotAllowed
 from worker.ledger import (
     Ledger,
     cancel,
-    claim,
     make_due,
     open_ledger,
     poll_now,

@@ -9,6 +9,7 @@ from tasks.accounts import ACCOUNTS, Opening, describe
 from tasks.clients import CLIENTS
 from tests.conftest import Configure
 from tests.flow.conftest import make_all_due, make_lease_lapse
+from tests.operations import claim
 from tests.support import until
 from worker.b2copy.routes.account_create import NewAccount
 from worker.errors import BadPayload
@@ -21,7 +22,6 @@ from worker.ledger import (
     Ledger,
     active_flags,
     attempts_of,
-    claim,
     find,
     identity_of,
     record,

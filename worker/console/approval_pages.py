@@ -5,8 +5,7 @@ import secrets
 
 from starlette.responses import Response
 
-from worker.console.operation_actions import note_problem
-from worker.console.page_request import NotFound, PageRequest, see
+from worker.console.page_request import NotFound, PageRequest, note_problem, see
 from worker.console.url_parameters import address, number
 from worker.errors import NotAllowed
 from worker.ledger import find, find_many
@@ -37,7 +36,7 @@ def preview(page_request: PageRequest) -> Response:
 
 def act(page_request: PageRequest) -> Response:
     """Approve or reject; or withdraw, which the person who proposed does without being an approver."""
-    note = page_request.form.get("note", "").strip()
+    note = page_request.note
     if problem := note_problem(note):
         return _form(page_request, problem, 400)
     return page_request.once(lambda: _act(page_request, note))

@@ -10,8 +10,7 @@ from collections import Counter
 from markupsafe import Markup
 from starlette.responses import Response
 
-from worker.console.operation_actions import note_problem
-from worker.console.page_request import PageRequest
+from worker.console.page_request import PageRequest, note_problem
 from worker.console.url_parameters import BadParameter, list_query
 from worker.ledger import Ledger, replay
 from worker.ledger.operation_lists import Page, list_operations
@@ -31,13 +30,13 @@ def preview(page_request: PageRequest) -> Response:
 
 def act(page_request: PageRequest) -> Response:
     """Replay what the preview showed and has not changed since. Report what was done and what not."""
-    if problem := note_problem(page_request.form.get("note", "").strip()):
+    if problem := note_problem(page_request.note):
         return _form(page_request, problem, 400)
     return page_request.once(lambda: _act(page_request))
 
 
 def _act(page_request: PageRequest) -> Response:
-    shown, note = _read_shown(page_request.form.get("shown", "")), page_request.form.get("note", "").strip()
+    shown, note = _read_shown(page_request.form.get("shown", "")), page_request.note
     unchanged = [one for one in find_by_ids(page_request.ledger, list(shown)) if shown[one.id] == one.change_mark]
     wanted, left_alone = _sorted_out(unchanged)
     needs = page_request.ledger.needs_approval

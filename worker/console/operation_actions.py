@@ -6,7 +6,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from worker.console.page_request import NotFound, PageRequest, see
+from worker.console.page_request import NOTE_LIMIT, NOTE_MIN, NotFound, PageRequest, note_problem, see
 from worker.console.url_parameters import BadParameter, address, text
 from worker.errors import NotAllowed
 from worker.ledger import find, poll_now
@@ -15,8 +15,6 @@ from worker.operation import MESSAGE_KIND, OnUnknown, Operation, State
 from worker.report.operation_report import pause_of
 from worker.report.replayable import moves_money, why_not_replayable
 from worker.report.sentences import standing
-
-NOTE_MIN, NOTE_LIMIT = 8, 1000  # characters
 
 
 @dataclass(frozen=True)
@@ -117,19 +115,10 @@ def preview(page_request: PageRequest) -> Response:
 def act(page_request: PageRequest) -> Response:
     """Do the action, or propose it if a second person is needed."""
     operation, action = _operation_and_action(page_request)
-    note = page_request.form.get("note", "").strip()
+    note = page_request.note
     if action is not _POLL and (problem := note_problem(note)):
         return _form(page_request, operation, action, problem, 400)
     return page_request.once(lambda: _act(page_request, operation, action, note))
-
-
-def note_problem(note: str) -> str:
-    """Return what is wrong with a reason; empty if nothing is."""
-    if len(note) < NOTE_MIN:
-        return f"Give your reason in {NOTE_MIN} characters or more: it is stored as evidence."
-    if len(note) > NOTE_LIMIT:
-        return f"Give your reason in {NOTE_LIMIT} characters or less."
-    return ""
 
 
 def _act(page_request: PageRequest, operation: Operation, action: Action, note: str) -> Response:

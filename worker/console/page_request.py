@@ -29,6 +29,9 @@ class NotFound(Exception):
     """There is no such operation, proposal or page."""
 
 
+NOTE_MIN, NOTE_LIMIT = 8, 1000  # characters
+
+
 @dataclass(frozen=True)
 class PageRequest:
     """A request: the person who sent it, the parameters of its address and, for a POST, the fields of the form."""
@@ -37,6 +40,11 @@ class PageRequest:
     console: Console
     person: Person
     form: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def note(self) -> str:
+        """The reason that the person gives in the form."""
+        return self.form.get("note", "").strip()
 
     @property
     def ledger(self) -> Ledger:
@@ -122,3 +130,12 @@ def _file(name: str, text: str, media_type: str) -> Response:
         media_type=media_type,
         headers={"Content-Disposition": f'attachment; filename="{name}"'},
     )
+
+
+def note_problem(note: str) -> str:
+    """Return what is wrong with a reason; empty if nothing is."""
+    if len(note) < NOTE_MIN:
+        return f"Give your reason in {NOTE_MIN} characters or more: it is stored as evidence."
+    if len(note) > NOTE_LIMIT:
+        return f"Give your reason in {NOTE_LIMIT} characters or less."
+    return ""

@@ -4,8 +4,7 @@ import secrets
 
 from starlette.responses import Response
 
-from worker.console.operation_actions import note_problem
-from worker.console.page_request import NotFound, PageRequest, see
+from worker.console.page_request import NotFound, PageRequest, note_problem, see
 from worker.console.url_parameters import address, word
 from worker.errors import B2CopyError, SettingsError
 from worker.ledger import active_flags, pause
@@ -32,7 +31,7 @@ def preview(page_request: PageRequest) -> Response:
 
 def act(page_request: PageRequest) -> Response:
     """Pause, resume or renew."""
-    note = page_request.form.get("note", "").strip()
+    note = page_request.note
     if problem := note_problem(note):
         return _form(page_request, problem, 400)
     return page_request.once(lambda: _act(page_request, note))

@@ -8,7 +8,7 @@ Every function is one transaction that happens completely or not at all. SQLAlch
 pass through. `worker.operation` holds the vocabulary and the table of states.
 """
 
-from worker.ledger.claims import LEASE_S, claim, renew_leases, return_unsent
+from worker.ledger.claims import LEASE_S, renew_leases, return_unsent
 from worker.ledger.database import DATABASE_UNAVAILABLE_ERRORS, Ledger, open_ledger
 from worker.ledger.due import count_due, count_waiting, make_due, try_start_dispatch
 from worker.ledger.flags import lower_flag, pause, raise_flag, resume
@@ -29,7 +29,6 @@ __all__ = [
     "audit_of",
     "cancel",
     "check_recordable",
-    "claim",
     "correct",
     "count_due",
     "count_waiting",

@@ -177,16 +177,6 @@ _RETURN_UNSENT = (
 )
 
 
-def claim(ledger: Ledger, lane: str, owner: str, limit: int) -> list[Claim]:
-    """Claim up to `limit` due operations of a lane in one transaction, first those to submit, then those to poll.
-
-    `owner` identifies this process. No other process may use it, and after a restart this process uses another one. No
-    operation of a paused lane is claimed.
-    """
-    asked_at = monotonic()
-    return ledger.write(lambda connection: claim_within(connection, lane, owner, limit, asked_at))
-
-
 def renew_leases(ledger: Ledger, owner: str, claims: Iterable[Claim]) -> set[int]:
     """Extend the leases of all these claims in one UPDATE. Returns the ids that `owner` still holds by these claims.
 
