@@ -22,9 +22,15 @@ def python_of(rival: str) -> Path | None:
         return python
     print(f"making the environment of {rival} (once)", flush=True)
     uv = shutil.which("uv")
-    make = [uv, "venv", "--quiet", "--clear", "--python", sys.executable] if uv else [sys.executable, "-m", "venv"]
-    pip = [uv, "pip", "install", "--python", str(python)] if uv else [str(python), "-m", "pip", "install"]
-    for command in ([*make, str(folder)], [*pip, "--quiet", "--no-deps", *pinned]):
+    if uv:
+        make, install = (
+            [uv, "venv", "--quiet", "--clear", "--python", sys.executable],
+            [uv, "pip", "install", "--python", str(python)],
+        )
+    else:  # our own pip installs there, because a new environment takes long to get one
+        make = [sys.executable, "-m", "venv", "--without-pip"]
+        install = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(python), "install"]
+    for command in ([*make, str(folder)], [*install, "--quiet", "--no-deps", *pinned]):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             reason = done.stderr.strip().splitlines()[-1:] or ["no message"]
