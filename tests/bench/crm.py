@@ -6,7 +6,7 @@ from typing import Any
 from tasks import enqueue
 from tests.bench.serve import paced, serve
 
-PATH = "/api/admin/bench"
+PATH = "/api/admin/bench/v1/bench/benchservice/apply"
 
 
 def _rows(batch: str, count: int) -> Iterator[dict[str, str]]:
