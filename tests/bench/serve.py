@@ -31,7 +31,7 @@ def serve(**actions: Action) -> None:
 
 
 def _peak_mb() -> float:
-    """Return this process's peak memory. Not `ru_maxrss`, which begins with that of the process that forked this one."""
+    """Return the peak memory of this process. `ru_maxrss` would begin with that of the process that forked it."""
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
 
