@@ -32,13 +32,12 @@ from tests.bench.faulty_peer import faults
 from tests.bench.growth import growth
 from tests.bench.https import https
 from tests.bench.peer import CACHE, Peer
-from tests.bench.races import AT_ONCE, LATENCIES_MS, RUN_S, environment, field, race
+from tests.bench.races import AT_ONCE, DATABASES, LATENCIES_MS, RUN_S, database, environment, field, race
 from tests.bench.results import Results
 from tests.bench.rivals.environments import python_of
 from tests.bench.tables import tables
 from tests.bench.two_workers import two_workers
 from tests.bench.usage import fsync_ms
-from tests.postgres import Postgres
 
 PARTS = ("races", "enqueue", "delays", "faults", "workers", "backfill", "https", "statements")
 WAYS = 4 + len(LOOPS) + len(WORKERS)  # ours on two databases, in bulk and singly, and the rivals
@@ -63,22 +62,24 @@ def main(arguments: list[str]) -> int:
     text = tables(results)
     options.results.with_suffix(".md").write_text(text + "\n")
     print(f"\n{text}\n\n{(time.monotonic() - began) / 60:.1f} minutes; tables: {options.results.with_suffix('.md')}")
-    return 0
+    return 1 if results.of("failed") else 0
 
 
 def _measure(folder: Path, results: Results, options: argparse.Namespace) -> None:
     parts, rounds, only = options.only or PARTS, options.rounds, options.who
     for at_once in options.at_once:
-        beside = [part for part in ("enqueue", "delays", "faults") if part in parts and at_once == options.at_once[0]]
+        beside = [part for part in ("delays", "faults") if part in parts and at_once == options.at_once[0]]
         if "races" not in parts and not beside:
             continue
         with field(folder, at_once, only) as contestants:
             for latency_ms in options.latency if "races" in parts else ():
                 race(contestants, results, latency_ms, at_once, rounds)
-            for part, measure in (("enqueue", enqueue_alone), ("delays", delays), ("faults", faults)):
+            for part, measure in (("delays", delays), ("faults", faults)):
                 if part in beside and not results.of(part):
                     print(f"\n{part}", flush=True)
                     measure(contestants, results)
+    if "enqueue" in parts and not results.of("enqueue"):
+        enqueue_alone(folder, results, only)
     if "workers" in parts and not results.of("workers"):
         two_workers(folder, results, rounds)
     if "backfill" in parts and not results.of("backfill"):
@@ -93,18 +94,11 @@ def _measure(folder: Path, results: Results, options: argparse.Namespace) -> Non
 
 
 def _statements(folder: Path, results: Results) -> None:
-    for database in ("SQLite", "PostgreSQL"):
-        with ExitStack() as stack:
-            url = None
-            if database == "PostgreSQL":
-                server = Postgres(fsync=True).start()
-                stack.callback(server.stop)
-                url = server.url()
-            peer = stack.enter_context(Peer(folder))
-            made = stack.enter_context(environment(peer.url, url))
+    for name in DATABASES:
+        with Peer(folder) as peer, database(name) as url, environment(peer.url, url) as made:
             command = [sys.executable, "-m", "tests.bench.statements"]
             done = subprocess.run(command, env=made.variables, capture_output=True, text=True, check=True)
-            results.add("statements", database=database, **json.loads(done.stdout.splitlines()[-1]))
+            results.add("statements", who=name, **json.loads(done.stdout.splitlines()[-1]))
 
 
 def _options(arguments: list[str]) -> argparse.Namespace:
@@ -122,7 +116,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--largest", type=int, default=1_000_000, help="with --growth: operations of the largest ledger"
     )
-    parser.add_argument("--databases", nargs="+", default=["SQLite", "PostgreSQL"], help="with --growth")
+    parser.add_argument("--databases", nargs="+", default=list(DATABASES), help="with --growth: contestants")
     options = parser.parse_args(arguments)
     if options.growth and options.results == CACHE / "results.jsonl":
         options.results = CACHE / "growth.jsonl"

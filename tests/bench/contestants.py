@@ -158,11 +158,11 @@ class Rival:
     def __init__(self, name: str, python: Path, peer: Peer, at_once: int, folder: Path) -> None:
         self.name, self._peer = name, peer
         self._broker = Broker(folder / f"{name}-broker").start()
-        variables = _variables(peer, at_once) | {"BENCH_REDIS": self._broker.url}
+        variables = _variables(peer.url, at_once) | {"BENCH_REDIS": self._broker.url}
         module = f"tests.bench.rivals.{name}_task"
         command = [str(python), "-m", *(word.format(module=module, n=at_once) for word in WORKERS[name].split())]
         self._worker = Process(name, command, folder / f"{name}.log", variables, restarts=False).start()
-        self._feeder = Part(f"rivals.{name}_task", variables, folder / f"{name}-feeder.log", python)
+        self._feeder = rival_feeder(name, python, peer.url, at_once, self._broker, folder)
         self._batch = self._done = 0
 
     def run(self, count: int) -> Run:
@@ -218,7 +218,7 @@ class Loop:
 
     def __init__(self, name: str, python: Path, peer: Peer, at_once: int, folder: Path) -> None:
         self.name = f"{name} loop"
-        self._part = Part(f"rivals.{name}_loop", _variables(peer, at_once), folder / f"{name}.log", python)
+        self._part = Part(f"rivals.{name}_loop", _variables(peer.url, at_once), folder / f"{name}.log", python)
         self._batch = 0
 
     def run(self, count: int) -> Run:
@@ -243,9 +243,15 @@ def rivals(peer: Peer, at_once: int, folder: Path, only: list[str]) -> list[Riva
     return found
 
 
-def _variables(peer: Peer, at_once: int) -> dict[str, str]:
+def rival_feeder(name: str, python: Path, url: str, at_once: int, broker: Broker, folder: Path) -> Part:
+    """Start the process that enqueues for a task queue."""
+    variables = _variables(url, at_once) | {"BENCH_REDIS": broker.url}
+    return Part(f"rivals.{name}_task", variables, folder / f"{name}-feeder.log", python)
+
+
+def _variables(url: str, at_once: int) -> dict[str, str]:
     root = str(Path(__file__).parents[2])
-    return clean_environment(BENCH_URL=peer.url + ROUTE, BENCH_AT_ONCE=str(at_once), PYTHONPATH=root)
+    return clean_environment(BENCH_URL=url + ROUTE, BENCH_AT_ONCE=str(at_once), PYTHONPATH=root)
 
 
 def _traffic(broker: Broker) -> int:

@@ -1,38 +1,44 @@
-"""What it takes to enqueue, with the worker suspended; and how long an operation takes from there to the peer."""
+"""What it takes to enqueue, without a worker; and how long an operation takes from there to the peer."""
 
-import os
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from pathlib import Path
 
-from tests.bench.contestants import Calls, Ours, Rival
+from tests.bench.contestants import WORKERS, Calls, Ours, Rival, rival_feeder
+from tests.bench.part import Part
 from tests.bench.peer import Peer
-from tests.bench.races import Field
+from tests.bench.races import DATABASES, Field, database, environment, tolerated
 from tests.bench.results import Results, percentile
-from tests.bench.usage import family
+from tests.bench.rivals.environments import python_of
+from worker.ledger import open_ledger
+from worker.testbed.broker import Broker
 
 SINGLES, ROWS = 1000, 20_000  # operations that are enqueued one by one, and in one call
 SECONDS = 4.0  # for which operations are enqueued at half of the capacity
 BACKFILL, BESIDE, PER_SECOND = 100_000, 200, 20  # rows; operations of the money lane beside them, a second
 
 
-def enqueue_alone(contestants: Field, results: Results) -> None:
-    """The rate at which the contestants enqueue, one by one and (ours) in one call."""
-    contestants.peer.set()
-    for one in contestants.ours:
-        with suspended(*one.pids()):
-            many = one.crm.run("many", batch=one.batch(), count=ROWS)
-            results.add(
-                "enqueue", who=f"{one.name}, in one call", rate=ROWS / (many["ended"] - many["began"]),
-                cpu_ms=many["cpu"] / ROWS * 1000, peak_mb=many["peak_mb"],
-            )  # fmt: skip
-            _enqueue(results, f"{one.name}, singly", one.crm.run("feed", batch=one.batch(), count=SINGLES))
-        one.wait()
-    for rival in contestants.rivals:
-        if isinstance(rival, Rival):
-            with suspended(*rival.pids()):
-                _enqueue(results, rival.name, rival.enqueue(SINGLES))
-            rival.wait(SINGLES)
+def enqueue_alone(folder: Path, results: Results, only: Sequence[str]) -> None:
+    """The rate at which the contestants enqueue without a worker, one by one and (ours) in one call."""
+    for name in (name for name in DATABASES if not only or name in only):
+        with database(name) as url, environment("http://127.0.0.1:1", url) as made:
+            open_ledger(made.database_url, create=True).close()
+            crm = Part("crm", made.variables, made.folder / "crm.log")
+            try:
+                crm.run("many", batch="warm", count=100)
+                _enqueue(results, f"{name}, in one call", ROWS, crm.run("many", batch="rows", count=ROWS))
+                _enqueue(results, f"{name}, singly", SINGLES, crm.run("feed", batch="singles", count=SINGLES))
+            finally:
+                crm.close()
+    for name in (name for name in WORKERS if not only or name in only):
+        if python := python_of(name):
+            broker = Broker(folder / f"{name}-alone").start()
+            feeder = rival_feeder(name, python, "http://127.0.0.1:1", 1, broker, folder)
+            try:
+                feeder.run("feed", batch="warm", count=100)
+                _enqueue(results, name, SINGLES, feeder.run("feed", batch="singles", count=SINGLES))
+            finally:
+                feeder.close()
+                broker.stop()
 
 
 def delays(contestants: Field, results: Results) -> None:
@@ -43,10 +49,12 @@ def delays(contestants: Field, results: Results) -> None:
         name = f"{one.name}, singly" if isinstance(one, Ours) else one.name
         capacity = results.median("race", "rate", who=name, latency_ms=0, at_once=10)
         if capacity is None:
-            capacity = (one.singles if isinstance(one, Ours) else one.run)(1000).rate
+            run = one.singles if isinstance(one, Ours) else one.run
+            capacity = max(run(300).rate for _ in range(2))  # the first run warms it up
         contestants.peer.reset()
-        calls = one.feed(round(capacity / 2 * SECONDS), capacity / 2)
-        _delays(results, "delays", contestants.peer, calls, who=name, per_second=capacity / 2)
+        with tolerated(results, name):
+            calls = one.feed(round(capacity / 2 * SECONDS), capacity / 2)
+            _delays(results, "delays", contestants.peer, calls, who=name, per_second=capacity / 2)
 
 
 def beside_backfill(ours: Ours, peer: Peer, results: Results) -> None:
@@ -64,22 +72,9 @@ def beside_backfill(ours: Ours, peer: Peer, results: Results) -> None:
     _delays(results, "backfill", peer, calls, who=f"beside {BACKFILL:,} rows")
 
 
-@contextmanager
-def suspended(*pids: int) -> Iterator[None]:
-    """Suspend processes and their children."""
-    all_pids = family(*pids)
-    for pid in all_pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in all_pids:
-            os.kill(pid, signal.SIGCONT)
-
-
-def _enqueue(results: Results, name: str, fed: dict[str, float]) -> None:
+def _enqueue(results: Results, name: str, count: int, fed: dict[str, float]) -> None:
     results.add(
-        "enqueue", who=name, rate=SINGLES / (fed["ended"] - fed["began"]), cpu_ms=fed["cpu"] / SINGLES * 1000,
+        "enqueue", who=name, rate=count / (fed["ended"] - fed["began"]), cpu_ms=fed["cpu"] / count * 1000,
         peak_mb=fed["peak_mb"],
     )  # fmt: skip
 

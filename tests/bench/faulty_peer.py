@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from tests.bench.contestants import Rival
 from tests.bench.peer import Peer
-from tests.bench.races import Field
+from tests.bench.races import Field, tolerated
 from tests.bench.results import Results
 from worker.testbed.processes import ProcessFailed
 
@@ -29,12 +29,13 @@ def faults(contestants: Field, results: Results) -> None:
                 _add(results, peer, f"{one.name}, {what}", one.succeeded() - succeeded, one.failed() - failed)
         for rival in contestants.rivals:
             peer.reset()
-            if isinstance(rival, Rival):
-                rival.enqueue(OPERATIONS)
-                _wait_until_quiet(peer.ids)
-            else:
-                rival.run(OPERATIONS)
-            _add(results, peer, rival.name, None, None)
+            with tolerated(results, rival.name):
+                if isinstance(rival, Rival):
+                    rival.enqueue(OPERATIONS)
+                    _wait_until_quiet(peer.ids)
+                else:
+                    rival.run(OPERATIONS)
+                _add(results, peer, rival.name, None, None)
     finally:
         peer.set()
 

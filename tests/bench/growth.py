@@ -15,11 +15,10 @@ from tests.bench.console_pages import fill
 from tests.bench.contestants import Ours
 from tests.bench.enqueuing import SECONDS
 from tests.bench.peer import Peer
-from tests.bench.races import environment
+from tests.bench.races import database, environment
 from tests.bench.results import Results, percentile
 from tests.bench.two_workers import active
 from tests.bench.usage import cpu_seconds, peak_rss
-from tests.postgres import Postgres
 from worker.ledger import open_ledger
 
 LEDGERS, AT_ONCE, WORKERS, PENDING = (1_000, 10_000, 100_000, 1_000_000), (10, 50, 100, 200), (1, 2, 3, 4), 10_000
@@ -32,30 +31,25 @@ UPDATE b2copy_operations SET state = 'succeeded', wait_reason = NULL, failure_re
 
 def growth(folder: Path, results: Results, largest: int, databases: Sequence[str]) -> None:
     """`largest`: no ledger of more operations than this."""
-    for database in databases:
+    for name in databases:
         for size in (size for size in LEDGERS if size <= largest):
-            _measure(folder, results, database, grows="operations in the ledger", size=size, filled=size)
+            _measure(folder, results, name, grows="operations in the ledger", size=size, filled=size)
         for at_once in AT_ONCE:
-            _measure(folder, results, database, grows="calls at once", size=at_once, at_once=at_once)
+            _measure(folder, results, name, grows="calls at once", size=at_once, at_once=at_once)
         for workers in WORKERS:
-            _measure(folder, results, database, grows="workers", size=workers, workers=workers)
-        _measure(folder, results, database, grows="pending operations", size=min(PENDING, largest), pending=True)
+            _measure(folder, results, name, grows="workers", size=workers, workers=workers)
+        _measure(folder, results, name, grows="pending operations", size=min(PENDING, largest), pending=True)
 
 
 def _measure(
-    folder: Path, results: Results, database: str, *, grows: str, size: int, filled: int = 0, at_once: int = 10,
+    folder: Path, results: Results, name: str, *, grows: str, size: int, filled: int = 0, at_once: int = 10,
     workers: int = 1, pending: bool = False,
 ) -> None:  # fmt: skip
-    if results.of("growth", database=database, grows=grows, size=size):
+    if results.of("growth", who=name, grows=grows, size=size):
         return
     with ExitStack() as stack:
         peer = stack.enter_context(Peer(folder))
-        url = None
-        if database == "PostgreSQL":
-            server = Postgres(fsync=True).start()
-            stack.callback(server.stop)
-            url = server.url()
-        made = stack.enter_context(environment(peer.url, url))
+        made = stack.enter_context(environment(peer.url, stack.enter_context(database(name))))
         if filled:
             ledger = open_ledger(made.database_url, create=True)
             fill(ledger, filled)
@@ -69,7 +63,7 @@ def _measure(
             ours.add_worker()
         ours.run(500)
         found = _pending(ours, peer, size) if pending else _run(ours, peer, at_once, workers)
-        results.add("growth", database=database, grows=grows, size=size, **found)
+        results.add("growth", who=name, grows=grows, size=size, **found)
 
 
 def _run(ours: Ours, peer: Peer, at_once: int, workers: int) -> dict[str, Any]:

@@ -10,10 +10,13 @@ from tests.bench.peer import Peer
 from tests.bench.results import Results
 from tests.postgres import Postgres
 from worker.testbed.local_system import Environment
+from worker.testbed.processes import ProcessFailed
 
 RUN_S = 1.2  # seconds that a run is meant to take
 COUNT_MIN, COUNT_MAX = 200, 6000  # operations in a run
 LATENCIES_MS, AT_ONCE = (0, 10, 50), (10, 50)
+DATABASES = ("ours", "ours PostgreSQL")
+"""The names of ours, by the database of the ledger; the first is SQLite."""
 
 
 class Field(NamedTuple):
@@ -32,32 +35,36 @@ class Field(NamedTuple):
 
 
 @contextmanager
-def environment(url: str, database: str | None = None) -> Iterator[Environment]:
+def environment(url: str, ledger_url: str | None = None) -> Iterator[Environment]:
     """What our worker needs, with the peer in place of the sandbox."""
     with Environment() as made:
         made.settings["B2COPY_HOST"] = url
-        if database:
-            made.settings["B2COPY_DATABASE_URL"] = database
+        if ledger_url:
+            made.settings["B2COPY_DATABASE_URL"] = ledger_url
         yield made
 
 
 @contextmanager
-def ours_on_both(stack: ExitStack, peer: Peer, at_once: int, only: Sequence[str]) -> Iterator[list[Ours]]:
-    """Ours on SQLite and on PostgreSQL."""
-    found = []
-    for name in ("ours", "ours PostgreSQL"):
-        if only and name not in only:
-            continue
-        database = None
-        if name != "ours":
-            server = Postgres(fsync=True).start()
-            stack.callback(server.stop)
-            database = server.url()
-        made = stack.enter_context(environment(peer.url, database))
-        ours = Ours(made, at_once, name=name)
-        stack.callback(ours.close)
-        found.append(ours)
-    yield found
+def database(name: str) -> Iterator[str | None]:
+    """The URL of a new ledger for ours: None for the environment's own on SQLite."""
+    if name == "ours":
+        yield None
+        return
+    server = Postgres(fsync=True).start()
+    try:
+        yield server.url()
+    finally:
+        server.stop()
+
+
+@contextmanager
+def tolerated(results: Results, who: str) -> Iterator[None]:
+    """Go on if a contestant does not finish, and say so in the results."""
+    try:
+        yield
+    except ProcessFailed as error:
+        print(f"FAILED: {who}: {error}", flush=True)
+        results.add("failed", who=who, error=str(error).strip().splitlines()[-1])
 
 
 @contextmanager
@@ -65,7 +72,11 @@ def field(folder: Path, at_once: int, only: Sequence[str] = ()) -> Iterator[Fiel
     """Start all contestants. `only`: names, or nothing for all."""
     with ExitStack() as stack:
         peer = stack.enter_context(Peer(folder))
-        ours = stack.enter_context(ours_on_both(stack, peer, at_once, only))
+        ours = []
+        for name in (name for name in DATABASES if not only or name in only):
+            made = stack.enter_context(environment(peer.url, stack.enter_context(database(name))))
+            ours.append(Ours(made, at_once, name=name))
+            stack.callback(ours[-1].close)
         against = rivals(peer, at_once, folder, list(only))
         for rival in against:
             stack.callback(rival.close)
@@ -79,16 +90,20 @@ def race(contestants: Field, results: Results, latency_ms: int, at_once: int, ro
     contestants.peer.set(latency_ms)
     contestants.peer.reset()
     runs = contestants.runs
-    counts = {name: _count(run) for name, run in runs.items()}
-    for number, order in enumerate(rotations(list(runs), rounds)):
+    counts: dict[str, int] = {}
+    for name, run in runs.items():
+        with tolerated(results, name):
+            counts[name] = _count(run)
+    for number, order in enumerate(rotations(list(counts), rounds)):
         if results.of("race", round=number, **where):
             continue
         for name in order:
-            run = runs[name](counts[name])
-            results.add(
-                "race", **where, round=number, who=name, rate=run.rate, cpu_ms=run.cpu_ms, count=run.count,
-                redis_bytes=run.redis_bytes / run.count,
-            )  # fmt: skip
+            with tolerated(results, name):
+                done = runs[name](counts[name])
+                results.add(
+                    "race", **where, round=number, who=name, rate=done.rate, cpu_ms=done.cpu_ms, count=done.count,
+                    redis_bytes=done.redis_bytes / done.count,
+                )  # fmt: skip
     for one in [*contestants.ours, *contestants.rivals]:
         results.add("memory", **where, who=one.name, peak_mb=one.peak_mb())
 

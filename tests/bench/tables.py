@@ -29,6 +29,16 @@ def _number(digits: int) -> Callable[[float], str]:
 _rate, _cpu = _number(0), _number(2)
 
 
+_OTHERS = {
+    "workers": ("who", "workers"),
+    "https": ("scheme",),
+    "statements": ("who",),
+    "backfill": ("who",),
+    "failed": ("who", "error"),
+}
+"""The parts that are shown as lines of text, one for each combination of these values."""
+
+
 def tables(results: Results) -> str:
     """Return all tables for which there are results."""
     parts = [_races(results), _others(results), _aims(results), _growth(results)]
@@ -92,7 +102,7 @@ def _aims(results: Results) -> str:
         return ratio(results.of("race", who=ours, **where), results.of("race", who=theirs, **where), "rate")
 
     def workers(name: str) -> float | None:
-        two, one = (results.of("workers", database="SQLite", workers=count) for count in (2, 1))
+        two, one = (results.of("workers", who="ours", workers=count) for count in (2, 1))
         return ratio([row for row in two if row[name] is not None], one, name)
 
     def last(part: str, name: str, **where: object) -> float | None:
@@ -123,13 +133,16 @@ def _aims(results: Results) -> str:
     ]  # fmt: skip
     measured = [aim for aim in aims if aim.met is not None]
     lines = [table(["aim", "measured", "limit", ""], [_row(aim) for aim in measured])] if measured else []
-    for part, name in (("https", "scheme"), ("workers", "workers"), ("statements", "database"), ("backfill", "who")):
-        for value in dict.fromkeys(row[name] for row in results.of(part)):
-            rows = results.of(part, **{name: value})
-            keys = [key for key in rows[0] if key not in ("part", "round", name)]
-            numbers = {key: [row[key] for row in rows if isinstance(row[key], int | float)] for key in keys}
-            shown = (f"{key} {spread(found, '{:,.4g}'.format)}" for key, found in numbers.items() if found)
-            lines.append(f"{part}, {name} {value}: {'; '.join(shown)}")
+    for part, names in _OTHERS.items():
+        for values in dict.fromkeys(tuple(row[name] for name in names) for row in results.of(part)):
+            rows = results.of(part, **dict(zip(names, values, strict=True)))
+            found = {
+                key: [row[key] for row in rows if isinstance(row[key], int | float)]
+                for key in rows[0]
+                if key not in ("part", "round", *names)
+            }
+            shown = (f"{key} {spread(numbers, '{:,.4g}'.format)}" for key, numbers in found.items() if numbers)
+            lines.append(f"{part}, {', '.join(map(str, values))}: {'; '.join(shown)}")
     return "\n\n".join(lines)
 
 

@@ -11,28 +11,23 @@ from sqlalchemy import func, select
 
 from tests.bench.contestants import Ours
 from tests.bench.peer import Peer
-from tests.bench.races import environment
+from tests.bench.races import DATABASES, database, environment
 from tests.bench.results import Results
 from tests.bench.usage import busy_seconds
-from tests.postgres import Postgres
 from worker.ledger.schema import attempts
 
 LATENCY_MS, AT_ONCE, COUNT = 10, 10, 2500  # operations per worker
 
 
 def two_workers(folder: Path, results: Results, rounds: int) -> None:
-    for database in ("SQLite", "PostgreSQL"):
+    for name in DATABASES:
         with ExitStack() as stack:
             peer = stack.enter_context(Peer(folder))
             peer.set(LATENCY_MS)
             teams = {}
             for count in (1, 2):
-                url = None
-                if database == "PostgreSQL":
-                    server = Postgres(fsync=True).start()
-                    stack.callback(server.stop)
-                    url = server.url()
-                ours = Ours(stack.enter_context(environment(peer.url, url)), AT_ONCE)
+                made = stack.enter_context(environment(peer.url, stack.enter_context(database(name))))
+                ours = Ours(made, AT_ONCE)
                 stack.callback(ours.close)
                 for _ in range(count - 1):
                     ours.add_worker()
@@ -42,9 +37,7 @@ def two_workers(folder: Path, results: Results, rounds: int) -> None:
             for number in range(rounds):
                 for count, ours in sorted(teams.items(), reverse=bool(number % 2)):
                     rate, cpu_ms, busy = active(ours, COUNT * count, count)
-                    results.add(
-                        "workers", database=database, round=number, workers=count, rate=rate, cpu_ms=cpu_ms, cores=busy
-                    )
+                    results.add("workers", who=name, round=number, workers=count, rate=rate, cpu_ms=cpu_ms, cores=busy)
 
 
 def active(ours: Ours, count: int, workers: int) -> tuple[float | None, float, float]:
