@@ -32,7 +32,7 @@ from tests.bench.faulty_peer import faults
 from tests.bench.growth import growth
 from tests.bench.https import https
 from tests.bench.peer import CACHE, Peer
-from tests.bench.races import AT_ONCE, DATABASES, LATENCIES_MS, RUN_S, database, environment, field, race
+from tests.bench.races import AT_ONCE, DATABASES, LATENCIES_MS, RUN_S, database, databases, environment, field, race
 from tests.bench.results import Results
 from tests.bench.rivals.environments import python_of
 from tests.bench.tables import tables
@@ -81,7 +81,7 @@ def _measure(folder: Path, results: Results, options: argparse.Namespace) -> Non
     if "enqueue" in parts and not results.of("enqueue"):
         enqueue_alone(folder, results, only)
     if "workers" in parts and not results.of("workers"):
-        two_workers(folder, results, rounds)
+        two_workers(folder, results, rounds, only)
     if "backfill" in parts and not results.of("backfill"):
         with Peer(folder) as peer, environment(peer.url) as made, ExitStack() as stack:
             ours = Ours(made, 10)
@@ -90,11 +90,11 @@ def _measure(folder: Path, results: Results, options: argparse.Namespace) -> Non
     if "https" in parts and not results.of("https"):
         https(folder, results, rounds)
     if "statements" in parts and not results.of("statements"):
-        _statements(folder, results)
+        _statements(folder, results, only)
 
 
-def _statements(folder: Path, results: Results) -> None:
-    for name in DATABASES:
+def _statements(folder: Path, results: Results, only: list[str]) -> None:
+    for name in databases(only):
         with Peer(folder) as peer, database(name) as url, environment(peer.url, url) as made:
             command = [sys.executable, "-m", "tests.bench.statements"]
             done = subprocess.run(command, env=made.variables, capture_output=True, text=True, check=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from tests.bench.contestants import WORKERS, Calls, Ours, Rival, rival_feeder
 from tests.bench.part import Part
 from tests.bench.peer import Peer
-from tests.bench.races import DATABASES, Field, database, environment, tolerated
+from tests.bench.races import Field, database, databases, environment, tolerated
 from tests.bench.results import Results, percentile
 from tests.bench.rivals.environments import python_of
 from worker.ledger import open_ledger
@@ -19,7 +19,7 @@ BACKFILL, BESIDE, PER_SECOND = 100_000, 200, 20  # rows; operations of the money
 
 def enqueue_alone(folder: Path, results: Results, only: Sequence[str]) -> None:
     """The rate at which the contestants enqueue without a worker, one by one and (ours) in one call."""
-    for name in (name for name in DATABASES if not only or name in only):
+    for name in databases(only):
         with database(name) as url, environment("http://127.0.0.1:1", url) as made:
             open_ledger(made.database_url, create=True).close()
             crm = Part("crm", made.variables, made.folder / "crm.log")

@@ -57,6 +57,11 @@ def database(name: str) -> Iterator[str | None]:
         server.stop()
 
 
+def databases(only: Sequence[str]) -> list[str]:
+    """Return which of ours to measure. `only`: names of contestants, or nothing for all."""
+    return [name for name in DATABASES if not only or name in only]
+
+
 @contextmanager
 def tolerated(results: Results, who: str) -> Iterator[None]:
     """Go on if a contestant does not finish, and say so in the results."""
@@ -73,7 +78,7 @@ def field(folder: Path, at_once: int, only: Sequence[str] = ()) -> Iterator[Fiel
     with ExitStack() as stack:
         peer = stack.enter_context(Peer(folder))
         ours = []
-        for name in (name for name in DATABASES if not only or name in only):
+        for name in databases(only):
             made = stack.enter_context(environment(peer.url, stack.enter_context(database(name))))
             ours.append(Ours(made, at_once, name=name))
             stack.callback(ours[-1].close)

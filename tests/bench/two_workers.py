@@ -4,6 +4,7 @@ The second worker begins a little later, and the last operations are done by one
 the attempts in the ledger, between the moment when the last worker began and the moment when the first one ended.
 """
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from sqlalchemy import func, select
 
 from tests.bench.contestants import Ours
 from tests.bench.peer import Peer
-from tests.bench.races import DATABASES, database, environment
+from tests.bench.races import database, databases, environment
 from tests.bench.results import Results
 from tests.bench.usage import busy_seconds
 from worker.ledger.schema import attempts
@@ -19,8 +20,8 @@ from worker.ledger.schema import attempts
 LATENCY_MS, AT_ONCE, COUNT = 10, 10, 2500  # operations per worker
 
 
-def two_workers(folder: Path, results: Results, rounds: int) -> None:
-    for name in DATABASES:
+def two_workers(folder: Path, results: Results, rounds: int, only: Sequence[str]) -> None:
+    for name in databases(only):
         with ExitStack() as stack:
             peer = stack.enter_context(Peer(folder))
             peer.set(LATENCY_MS)
