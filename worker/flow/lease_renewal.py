@@ -38,6 +38,7 @@ class LeaseRenewal:
         self._renewed = 0.0  # monotonic seconds
         self._lock = threading.Lock()
         self._holds_some = threading.Event()
+        self._closed = False
         threading.Thread(target=self._run, name="b2copy-leases", daemon=True).start()
 
     def add(self, claims: Iterable[Claim]) -> None:
@@ -96,14 +97,19 @@ class LeaseRenewal:
                     self._held_since[claim.id] = math.inf
                     log.error("operation %s is held for %.0f s without a result", claim.key, HELD_MAX_S)
 
+    def close(self) -> None:
+        """End the thread that renews: this process holds no claim any more."""
+        self._closed = True
+        self._holds_some.set()
+
     def _holds(self, claim: Claim) -> bool:
         current = self._claims.get(claim.id)
         return current is not None and current.fence == claim.fence
 
     def _run(self) -> None:
-        while True:
+        while not self._closed:
             self._holds_some.wait()
-            time.sleep(RENEW_EVERY_S)
+            time.sleep(0.0 if self._closed else RENEW_EVERY_S)
             try:
                 self.renew()
             except DATABASE_UNAVAILABLE_ERRORS as error:
