@@ -18,8 +18,8 @@ from tests.operations import find_operation, record_operation, record_operations
 from tests.support import until
 from tests.webhook.conftest import SECRETS
 from tests.webhook.test_endpoint import answer, head_and_body
+from worker.app import crm
 from worker.app import ledger as open_this_ledger
-from worker.app import webhook
 from worker.flow.pusher import Pusher
 from worker.ledger import Ledger, attempts_of, replay, search
 from worker.ledger.notices import want_notices
@@ -47,7 +47,7 @@ def ledger(active_environment: Environment, wire: Wire, tmp_path: Path, monkeypa
 @pytest.fixture
 def pusher(ledger: Ledger) -> Any:
     kinds = {kind.name: kind for kind in (fees_kind(), NOTIFY)}
-    made = Pusher(ledger, kinds, {"b2copy": lambda: LocalDestination(lambda _: {}), "crm": webhook}, worker_settings())
+    made = Pusher(ledger, kinds, {"b2copy": lambda: LocalDestination(lambda _: {}), "crm": crm}, worker_settings())
     yield made
     made.stop()
 
