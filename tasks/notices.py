@@ -6,7 +6,7 @@ import logging
 from worker.errors import B2CopyError
 from worker.instances import ledger
 from worker.kind import Attempt, Description, Kind, Payload
-from worker.ledger import active_flags, pause
+from worker.ledger import pause
 from worker.ledger.notices import BY, GIVES_UP_AFTER_S
 from worker.operation import NOTICE_KIND, Done, OnUnknown, Outcome
 from worker.queues import CRM
@@ -66,8 +66,7 @@ def _hold_notices() -> None:
 
     https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md asks to disable it.
     """
-    if f"pause:{LANE}" not in active_flags(ledger()):
-        pause(ledger(), LANE, BY, GONE_NOTE)
+    if pause(ledger(), LANE, BY, GONE_NOTE):
         log.critical("notices are held: %s", GONE_NOTE)
 
 
