@@ -64,7 +64,7 @@ def resume_within(connection: Connection, lane: str, actor: str, note: str) -> b
 
 
 def raise_flag(ledger: Ledger, name: str, actor: str, note: str) -> bool:
-    """Raise a flag that the whole fleet sees. Returns False if it was raised: then its actor and note stay as they are."""
+    """Raise a flag that the whole fleet sees. Returns False if it is raised already: its actor and note stay."""
     with ledger.writing() as connection:
         row = _insert(connection).values(name=name, since=now_ms(), actor=actor, note=note)
         raised = row.on_conflict_do_nothing().returning(flags.c.name)  # SQLAlchemy has no `rowcount` of an INSERT
