@@ -20,7 +20,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, replace
-from functools import partial
 from itertools import islice
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, overload
@@ -300,7 +299,7 @@ def _wake_after_commit(lane: str, count: int, using: str | None) -> None:
         return
     from tasks.django_transaction import after_commit
 
-    after_commit(using, partial(_wake, lane, count))
+    after_commit(using, lambda: _wake(lane, count))
 
 
 def _wake(lane: str, count: int) -> None:

@@ -48,6 +48,8 @@ class App(Celery):
     """An app whose broker is the `redis_url` of its settings, and which stores no results."""
 
     backend_cls = "disabled"
+    # In a CRM on Django, Celery would set Django up, and fail because our loader is a class.
+    builtin_fixups: frozenset[str] = frozenset()
 
     def __init__(
         self,

@@ -134,6 +134,14 @@ def test_outside_a_transaction_it_is_recorded_and_woken_at_once(crm: Crm, ledger
     assert crm.wake_ups == 1
 
 
+def test_a_dead_broker_reaches_no_caller(crm: Crm, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.setattr(enqueue, "_wake", lambda lane, count: 1 / 0)
+    with transaction.atomic("crm"):
+        crm.request("W1")
+
+    assert find(ledger, "fees.process:W1") is not None
+
+
 def test_every_request_of_the_api_can_use_it(crm: Crm, ledger: Ledger) -> None:  # noqa: F811
     with transaction.atomic("crm"):
         enqueue.call("/api/admin/clients/v2/x/y/z", {}, key="K1", using="crm")

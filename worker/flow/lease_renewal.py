@@ -38,7 +38,7 @@ class LeaseRenewal:
         self._renewed = 0.0  # monotonic seconds
         self._lock = threading.Lock()
         self._holds_some = threading.Event()
-        self._closed = False
+        self._closed = threading.Event()
         threading.Thread(target=self._run, name="b2copy-leases", daemon=True).start()
 
     def add(self, claims: Iterable[Claim]) -> None:
@@ -99,7 +99,7 @@ class LeaseRenewal:
 
     def close(self) -> None:
         """End the thread that renews: this process holds no claim any more."""
-        self._closed = True
+        self._closed.set()
         self._holds_some.set()
 
     def _holds(self, claim: Claim) -> bool:
@@ -107,9 +107,10 @@ class LeaseRenewal:
         return current is not None and current.fence == claim.fence
 
     def _run(self) -> None:
-        while not self._closed:
+        while True:
             self._holds_some.wait()
-            time.sleep(0.0 if self._closed else RENEW_EVERY_S)
+            if self._closed.wait(RENEW_EVERY_S):
+                return
             try:
                 self.renew()
             except DATABASE_UNAVAILABLE_ERRORS as error:

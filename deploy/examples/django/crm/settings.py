@@ -20,4 +20,10 @@ DATABASES = {
         "TEST": {"NAME": FOLDER / "test.sqlite3"},
     }
 }
+LOGGING = {  # to stderr, also without DEBUG
+    "version": 1,
+    "disable_existing_loggers": False,
+    "handlers": {"console": {"class": "logging.StreamHandler"}},
+    "loggers": {"django": {"handlers": ["console"], "level": "WARNING", "propagate": False}},
+}
 WEBHOOK_SECRET_FILE = Path(os.environ.get("CRM_WEBHOOK_SECRET_FILE", FOLDER / "webhook.secret"))
