@@ -5,7 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from pytest_b2copy.sandbox import Sandbox
 from worker.testbed.processes import clean_environment
+
+PAGE = (Path(__file__).parents[2] / "deploy" / "testing-your-crm.md").read_text()
 
 OTHER_PLUGINS = [f"-pno:{name}" for name in ("django", "schemathesis", "valkey", "xdist", "cacheprovider", "anyio")]
 FAILS = """
@@ -49,6 +52,19 @@ def test_a_failed_test_shows_the_calls_and_operations(tmp_path: Path) -> None:
     assert len(re.findall("b2copy sandbox", output)) == 1  # not for the test that did not use it
     assert re.search(r'processext \{"account_login":"7","request_id":"W1"\} -> 200 \{.*"status":1\}', output)
     assert re.search(r"^fees.process:W1  succeeded$", output, re.M)
+
+
+def test_the_sample_of_the_page_passes(tmp_path: Path) -> None:
+    (sample,) = re.findall(r"```python\n# test_withdrawal.py\n(.*?)```", PAGE, re.S)
+
+    assert "1 passed" in run_suite(tmp_path, sample, code=0)
+
+
+def test_the_page_names_everything_that_the_fixture_has() -> None:
+    table = re.findall(r"^\| (`.*?) \|", PAGE, re.M)
+    named = {name for cell in table for name in re.findall(r"`(\w+)", cell)}
+
+    assert named == {name for name in vars(Sandbox) if not name.startswith("_")} - {"close"}
 
 
 def test_a_suite_without_the_fixture_loads_nothing_of_ours_but_the_plugin(tmp_path: Path) -> None:
