@@ -74,9 +74,8 @@ class _QoS(kombu_redis.QoS):
             connected.transaction(move, self.unacked_key)
         self._without_note.pop(tag, None)
 
-
     def restore_visible(self, *args: Any, **kwargs: Any) -> None:
-        """Put back what lost workers had taken. kombu calls this every second and waits for a lost connection itself."""
+        """Put back what lost workers had taken. kombu calls this every second."""
         try:
             super().restore_visible(*args, **kwargs)
         except redis.ResponseError as error:
