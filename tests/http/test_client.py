@@ -410,11 +410,11 @@ class TestRejectedTokens:
     def test_a_token_that_expires_on_its_way_is_replaced(
         self, configure: Configure, member: Member, sandbox: SandboxControl
     ) -> None:
-        sandbox.switches(access_lifetime=0.3)  # B2COPY names no lifetime, so we assume 600 s
+        sandbox.switches(access_lifetime=1.0)  # B2COPY names no lifetime, so we assume 600 s
         session: SharedSession = member()
         http = Http({"service_admin": session}, configure())
         post(http, FEES, PAYLOAD)
-        until(lambda: (session.state().age or 0) > 0.35)
+        until(lambda: (session.state().age or 0) > 1.05)
 
         assert post(http, FEES, PAYLOAD).status == 200
         assert sandbox.counters()["unauthorized"] == 1
