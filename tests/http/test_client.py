@@ -389,7 +389,7 @@ class TestRejectedTokens:
     def test_a_token_that_was_revoked_with_the_first_one_is_no_proof(
         self, member: Member, configure: Configure, sandbox: SandboxControl
     ) -> None:
-        session, other = member(), member()
+        session, other = member(recheck=60.0), member()
         http = Http({"service_admin": session}, configure())
         post(http, FEES, PAYLOAD)
         other.renew(force=True, wait=15)  # stored, and not yet seen by us
