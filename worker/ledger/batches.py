@@ -199,7 +199,7 @@ def standing_of(ledger: Ledger, names: Iterable[str]) -> dict[str, Standing]:
     with ledger.reading() as connection:
         for name, state, count in connection.execute(_COUNT, {"batches": list(states)}):
             states[name][State(state)] = count
-        recent = dict(connection.execute(_COUNT_RECENT).tuples().all())
+        recent = {name: count for name, count in connection.execute(_COUNT_RECENT)}  # noqa: C416
     return {name: Standing(counts, recent.get(name, 0)) for name, counts in states.items()}
 
 
