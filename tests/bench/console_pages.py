@@ -50,6 +50,8 @@ PAGES = (
     "/evidence.json?key=fees.process:W777777",
     "/operation/replay?key=fees.process:W100",
     "/bulk/replay?state=failed",
+    "/imports",
+    "/imports/pause?batch=book",
     "/approvals",
     "/audit",
     "/audit?actor=nobody",

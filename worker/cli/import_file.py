@@ -55,9 +55,6 @@ def file(
         Path,
         typer.Argument(
             metavar="FILE",
-            exists=True,
-            dir_okay=False,
-            allow_dash=True,
             help="CSV with a heading line, or JSON Lines; - for standard input.",
         ),
     ],
@@ -125,6 +122,8 @@ def _source(file: Path, encoding: str | None, stack: ExitStack) -> "Source":
     if str(file) == "-":
         into = stack.enter_context(tempfile.TemporaryFile())
         return open_source(STANDARD_INPUT, spooled(sys.stdin.buffer, into), encoding)
+    if not file.is_file():
+        raise Stop(Exit.USAGE, f"{file}: there is no such file")
     return open_source(str(file), stack.enter_context(file.open("rb")), encoding)
 
 
