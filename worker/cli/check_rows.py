@@ -3,7 +3,7 @@
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from itertools import islice
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
@@ -18,11 +18,12 @@ from worker.spooled_list import JsonLines
 if TYPE_CHECKING:
     from worker.cli.lost_zeros import LostZeros
     from worker.cli.read_rows import Row
-    from worker.kind import Kind
 
 LISTED = 100  # unusable rows that are listed
 CHUNK = 1_000  # keys that are looked up at once
-_values_of = attrgetter(*(one.name for one in fields(New)))
+_NAMES = [one.name for one in fields(New)]
+_LANE, _BATCH, _ON_UNKNOWN = (_NAMES.index(name) for name in ("lane", "batch", "on_unknown"))
+_values_of = attrgetter(*_NAMES)
 _PARTS = 16  # so that only a part of all keys is sorted at once
 
 
@@ -30,9 +31,12 @@ _PARTS = 16  # so that only a part of all keys is sorted at once
 class Checked:
     """The rows of a file: `total` of them, those that can be used as `New`, and what is wrong with the others.
 
+    All are recorded in `lane` as the batch `batch`.
     `known`: how many the ledger has already, by state. `repeated`: how many stand in the file more than once.
     """
 
+    lane: str
+    batch: str
     total: int = 0
     unusable: int = 0
     conflicting: int = 0
@@ -52,11 +56,13 @@ class Checked:
     def with_lines(self) -> Iterator[tuple[int, New]]:
         """Return the operations with the lines that they stand on."""
         for line, values in self._usable.read():
-            new = New(*values)
-            yield line, replace(new, on_unknown=OnUnknown(new.on_unknown))
+            values[_ON_UNKNOWN] = OnUnknown(values[_ON_UNKNOWN])
+            yield line, New(*values)
 
     def add(self, line: int, new: New) -> None:
-        self._usable.append((line, _values_of(new)))
+        values = list(_values_of(new))
+        values[_LANE], values[_BATCH] = self.lane, self.batch
+        self._usable.append((line, values))
 
     def refuse(self, line: int, problem: str, *, conflicts: bool = False) -> None:
         """Add an unusable row. Only the first are listed, all are counted."""
@@ -67,13 +73,14 @@ class Checked:
 
 
 def check_rows(
+    checked: Checked,
     rows: Iterable["Row"],
     new_of: Callable[[dict[str, Any]], New],
     lost_zeros: "LostZeros | None",
     seen: Callable[[int], None],
-) -> Checked:
+) -> None:
     """Check each row by itself, then by the others. `seen` is told how many rows have been read."""
-    checked, hashes = Checked(), [array("Q") for _ in range(_PARTS)]
+    hashes = [array("Q") for _ in range(_PARTS)]
     for row in rows:
         checked.total += 1
         if checked.total % CHUNK == 0:
@@ -99,7 +106,6 @@ def check_rows(
             checked.refuse(line, reason)
         checked.unusable += count - len(reasons)
     _check_repeated(checked, hashes)
-    return checked
 
 
 def check_against_ledger(checked: Checked, ledger: Ledger, seen: Callable[[int], None]) -> None:
@@ -138,7 +144,3 @@ def _check_repeated(checked: Checked, hashes: "list[array[int]]") -> None:
         else:
             checked.repeated += 1
 
-
-def new_operation(kind: "Kind[Any]", settings: Any, lane: str, batch: str) -> Callable[[dict[str, Any]], New]:
-    """Return what makes an operation of a row's fields. It raises `BadPayload`."""
-    return lambda fields: replace(kind.new(fields, settings), lane=lane, batch=batch)

@@ -86,7 +86,7 @@ def file(
     first is recorded; if one cannot be used, all such rows are listed and nothing is recorded. Rows that are known
     already are counted, not done again, so an import that was interrupted is completed by the same command.
     """
-    from worker.cli.check_rows import check_against_ledger, check_rows, new_operation
+    from worker.cli.check_rows import Checked, check_against_ledger, check_rows
     from worker.cli.lost_zeros import LostZeros
     from worker.instances import ledger as our_ledger
     from worker.settings import CrmSettings, load
@@ -99,8 +99,9 @@ def file(
         is_table = not (file.suffix == ".jsonl" or is_json(source))
         rows = _rows(source, chosen, is_table, ignore_extra)
         zeros = LostZeros() if is_table and not short_ids else None
+        checked = Checked(lane, name)
         with progress("checking") as seen:
-            checked = check_rows(rows, new_operation(chosen, settings, lane, name), zeros, seen)
+            check_rows(checked, rows, lambda fields: chosen.new(fields, settings), zeros, seen)
         if not checked.total:
             raise Stop(Exit.USAGE, f"{source.name}: no rows")
         ledger = our_ledger()
@@ -162,6 +163,8 @@ def _record(
     from tasks.enqueue import record_in_batches
     from worker.ledger.batches import begin_batch
 
+    if not checked.new:
+        return 0
     begin_batch(ledger, batch, kind=kind, lane=lane, source=Path(source).name, rows=checked.total, by=by)
     created = done = 0
     with progress("recording", checked.total) as seen:
@@ -208,7 +211,8 @@ def _show_recorded(checked: "Checked", batch: str, created: int, lane: str) -> N
 
     known = checked.total - created
     output.line(f"{count(created)} accepted in lane {lane}, {known} known already{_ended_otherwise(checked)}")
-    output.line(f"import {batch}: b2copy-sync import status {batch}")
+    if checked.new:
+        output.line(f"import {batch}: b2copy-sync import status {batch}")
 
 
 def _document(checked: "Checked", batch: str, created: int, dry_run: bool) -> dict[str, Any]:

@@ -24,15 +24,16 @@ class Row(NamedTuple):
 
 # Further damage is refused by the kinds' own fields, also where no file is involved (worker/id_fields.py).
 _MONTHS = "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"
-_DAMAGE = (
-    (re.compile(r'="?.*', re.DOTALL), "is a formula"),
-    (re.compile(r"'.*", re.DOTALL), "begins with the apostrophe that marks a text in a spreadsheet"),
-    (re.compile(r"#(?:N/A|REF!|VALUE!|NAME\?|NUM!|DIV/0!|NULL!|#+)"), "is an error of a spreadsheet"),
-    (re.compile(r"\d{1,3}(?:,\d{3})+"), "is a number with separators"),
-    (re.compile(r"[+-]?\d[.,]\d+e[+-]?\d+", re.IGNORECASE), "is a rounded number: its last digits are lost"),
-    (re.compile(rf"\d{{1,2}}[-. ](?:{_MONTHS})[a-z]*(?:[-. ]\d{{2,4}})?", re.IGNORECASE), "is what a date became"),
-    (re.compile(r"\s.*|.*\s", re.DOTALL), "has blanks around it"),
-)
+_DAMAGE = {
+    "is a formula": r'="?.*',
+    "begins with the apostrophe that marks a text in a spreadsheet": r"'.*",
+    "is an error of a spreadsheet": r"#(?:N/A|REF!|VALUE!|NAME\?|NUM!|DIV/0!|NULL!|#+)",
+    "is a number with separators": r"\d{1,3}(?:,\d{3})+",
+    "is a rounded number, whose last digits are lost": r"[+-]?\d(?:[.,]\d+)?e[+-]\d+|[+-]?\d[.,]\d+e\d+",
+    "is what a spreadsheet makes of a date": rf"\d{{1,2}}[-. ](?:{_MONTHS})[a-z]*(?:[-. ]\d{{2,4}})?",
+    "has blanks around it": r"\s.*|.*\s",
+}
+_DAMAGED = re.compile("|".join(f"({pattern})" for pattern in _DAMAGE.values()), re.DOTALL | re.IGNORECASE)
 
 
 def csv_rows(source: Source, known: list[str], texts: set[str]) -> Iterator[Row]:
@@ -120,10 +121,11 @@ def _columns(source: Source, heading: list[str], known: list[str]) -> list[str]:
 
 
 def _damage(column: str, cell: str) -> str:
-    for pattern, what in _DAMAGE:
-        if pattern.fullmatch(cell):
-            return f"{column}: {cell[:80]!r} {what}: export the column as text"
-    return ""
+    found = _DAMAGED.fullmatch(cell)
+    if found is None or found.lastindex is None:
+        return ""
+    what = list(_DAMAGE)[found.lastindex - 1]
+    return f"{column}: {cell[:80]!r} {what}: export the column as text"
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, bindparam, select
 
 from worker.errors import BadPayload, PayloadConflict
 from worker.ledger.database import Ledger
-from worker.ledger.insert_operations import PAYLOAD_LIMIT, encode, insert_failed, insert_queued, printable, row_of
+from worker.ledger.insert_operations import PAYLOAD_LIMIT, encode, encode_payload, insert_failed, insert_queued, printable, row_of
 from worker.ledger.on_operation_end import Ended, finish_ended
 from worker.ledger.schema import c, in_list, operations
 from worker.operation import MESSAGE_KIND, New, Recorded, State
@@ -44,7 +44,7 @@ class Known(NamedTuple):
 
 def known_among(ledger: Ledger, news: Sequence[New]) -> dict[str, Known]:
     """Return what the ledger holds of these keys already. `record` would leave it, or refuse it if it differs."""
-    rows = {new.key: row_of(new, by="") for new in news}
+    rows = {new.key: {"kind": new.kind, "payload": encode_payload(new.key, new.payload)} for new in news}
     with ledger.reading() as connection:
         found = connection.execute(_EXISTING, {"keys": list(rows)}).mappings()
         return {one["key"]: Known(State(one["state"]), difference_of(one, rows[one["key"]])) for one in found}
