@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-
 from tests.faults.imports.killed import killed_import
 
 

@@ -106,7 +106,7 @@ def test_a_cancelled_batch_ends_what_was_never_sent_and_tells_what_is_beyond_rec
     make_wait(ledger, begun)
     fail(ledger, failed)
 
-    cancelled, beyond = cancel_batch(ledger, "book", "ada", "wrong file")
+    _, beyond = cancel_batch(ledger, "book", "ada", "wrong file")
     sweep(ledger, 30.0)
 
     assert beyond == beyond_recall(ledger, "book") == 2

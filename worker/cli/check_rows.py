@@ -4,7 +4,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields
-from itertools import islice
+from itertools import islice, pairwise
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -128,7 +128,7 @@ def _check_repeated(checked: Checked, hashes: "list[array[int]]") -> None:
     doubled: set[int] = set()
     for part in hashes:
         ordered = sorted(part)
-        doubled.update(one for one, other in zip(ordered, ordered[1:], strict=False) if one == other)
+        doubled.update(one for one, other in pairwise(ordered) if one == other)
     if not doubled:
         return
     first: dict[str, tuple[int, dict[str, Any]]] = {}
@@ -143,4 +143,3 @@ def _check_repeated(checked: Checked, hashes: "list[array[int]]") -> None:
             checked.refuse(line, f"{new.key} stands on line {earlier} with another {difference}", conflicts=True)
         else:
             checked.repeated += 1
-

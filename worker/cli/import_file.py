@@ -35,9 +35,11 @@ PAUSED_LOOK_S = 1.0  # seconds between two looks whether a paused import goes on
 class _FileOrCommand(typer.core.TyperGroup):
     """`import FILE` is `import file FILE`."""
 
+    default = "file"
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in (*self.commands, *self.get_help_option_names(ctx)):
-            args = ["file", *args]
+            args = [self.default, *args]
         return super().parse_args(ctx, args)
 
 
@@ -121,7 +123,7 @@ def file(
 
 def _source(file: Path, encoding: str | None, stack: ExitStack) -> "Source":
     if str(file) == "-":
-        into = stack.enter_context(tempfile.TemporaryFile())
+        into = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
         return open_source(STANDARD_INPUT, spooled(sys.stdin.buffer, into), encoding)
     if not file.is_file():
         raise Stop(Exit.USAGE, f"{file}: there is no such file")
@@ -156,9 +158,7 @@ def _refuse(source: "Source", checked: "Checked") -> None:
     raise Stop(Exit.USAGE, *problems, *more, end)
 
 
-def _record(
-    ledger: "Ledger", checked: "Checked", batch: str, kind: str, lane: str, source: str, by: str
-) -> int:
+def _record(ledger: "Ledger", checked: "Checked", batch: str, kind: str, lane: str, source: str, by: str) -> int:
     """Record the operations, and return how many are new. Waits while the import is paused."""
     from tasks.enqueue import record_in_batches
     from worker.ledger.batches import begin_batch

@@ -26,7 +26,15 @@ def progress(doing: str, total: int | None = None) -> Iterator["Callable[[int], 
 
 @contextmanager
 def _bar(doing: str, total: int | None) -> Iterator["Callable[[int], None]"]:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
     from rich.text import Text
 
     class Rate(ProgressColumn):

@@ -1,14 +1,13 @@
 """Which encoding a file has: told by its first bytes and by strict decoding, never by likelihood.
 
 A file that begins with a byte order mark says what it is. One without is UTF-8 if all of it is, because hardly any text
-of another encoding happens to be UTF-8 by chance. For everything else a person must say it: in a table of names, a wrong
-guess is noticed by nobody.
+of another encoding is UTF-8 by chance. For everything else a person must say it: nobody notices a wrong guess in a
+table of names.
 """
 
 import codecs
 import hashlib
 import io
-from pathlib import Path
 from typing import BinaryIO, NamedTuple, TextIO
 
 from worker.cli.exit_codes import Exit, Stop
@@ -138,5 +137,3 @@ def spooled(stream: BinaryIO, into: BinaryIO) -> BinaryIO:
         into.write(block)
     into.seek(0)
     return into
-
-

@@ -7,9 +7,9 @@
 All three are about operations of which nothing was ever sent. What was sent is finished: B2COPY goes on with it anyway.
 
 A decision is one row, so it takes effect at once: a claim leaves held operations alone (`is_held`). Then `sweep` moves
-the operations, some thousands in a transaction: a paused one is put aside, so that no claim reads it again. Its `due_at`
-is then the instant at which it was put aside plus `HELD_MS`. A process that dies in between leaves no harm, because
-dispatch sweeps, too. A held operation that becomes due for another reason is put aside by the claim that meets it.
+the operations, some thousands in a transaction: a paused one is put aside, so that no claim reads it again. Its
+`due_at` is then the instant at which it was put aside plus `HELD_MS`. A process that dies in between does no harm,
+because dispatch sweeps, too. A held operation that becomes due otherwise is put aside by the claim that meets it.
 """
 
 import time
@@ -47,7 +47,7 @@ PAGE = 50  # batches on one page
 CHUNK = 2_000  # operations that one transaction of a sweep moves
 CANCEL_CHUNK = 500  # fewer, because each end has consequences
 RATE_MS = 60_000  # ms; the rate of a batch is what ended within this time
-RATE_LIMIT = 50_000  # ends that are looked at for it
+RATE_LIMIT = 20_000  # ends that are looked at for it
 
 b = batches.c
 
@@ -106,11 +106,7 @@ _FIRST = select(c.kind, c.lane, c.requested_by, c.requested_at).where(c.batch ==
 _TO_SWEEP = select(b.id).where(b.swept_to.is_not(None)).order_by(b.decided_at)
 _SWEPT = update(batches).where(b.id == _id).values(swept_to=bindparam("to"))
 _unsent = (c.state.in_([sql_literal(State.QUEUED), sql_literal(State.WAITING)]), ~c.sent)
-_HOLD = (
-    update(operations)
-    .where(in_list(c.id, "ids"), *_unsent, c.due_at < HELD_MS)
-    .values(due_at=now_ms() + HELD_MS)
-)
+_HOLD = update(operations).where(in_list(c.id, "ids"), *_unsent, c.due_at < HELD_MS).values(due_at=now_ms() + HELD_MS)
 _held_for = now_ms() - (c.due_at - HELD_MS)
 _RELEASE = (
     update(operations)
@@ -141,9 +137,8 @@ _recent = (
     select(c.batch).where(c.ended_at >= now_ms() - RATE_MS).order_by(c.ended_at.desc()).limit(RATE_LIMIT).subquery()
 )
 _COUNT_RECENT = select(_recent.c.batch, func.count()).where(_recent.c.batch.is_not(None)).group_by(_recent.c.batch)
-_BEYOND_RECALL = (
-    select(func.count())
-    .where(c.batch == _id, c.state.in_([sql_literal(State.QUEUED), sql_literal(State.WAITING)]), c.sent)
+_BEYOND_RECALL = select(func.count()).where(
+    c.batch == _id, c.state.in_([sql_literal(State.QUEUED), sql_literal(State.WAITING)]), c.sent
 )
 
 
@@ -340,9 +335,7 @@ def _running(batch: str) -> Any:
     return select(c.id).where(c.batch == batch, c.state == sql_literal(State.RUNNING)).limit(1)
 
 
-def _decide(
-    connection: Connection, batch: str, decision: str | None, actor: str, note: str, seen: str | None
-) -> Batch:
+def _decide(connection: Connection, batch: str, decision: str | None, actor: str, note: str, seen: str | None) -> Batch:
     found = check_decidable(connection, batch, decision, seen)
     values = {"decision": decision, "decided_by": actor, "note": note, "decided_at": now_ms(), "swept_to": 0}
     connection.execute(update(batches).where(b.id == batch).values(values))

@@ -8,7 +8,15 @@ from sqlalchemy import Connection, bindparam, select
 
 from worker.errors import BadPayload, PayloadConflict
 from worker.ledger.database import Ledger
-from worker.ledger.insert_operations import PAYLOAD_LIMIT, encode, encode_payload, insert_failed, insert_queued, printable, row_of
+from worker.ledger.insert_operations import (
+    PAYLOAD_LIMIT,
+    encode,
+    encode_payload,
+    insert_failed,
+    insert_queued,
+    printable,
+    row_of,
+)
 from worker.ledger.on_operation_end import Ended, finish_ended
 from worker.ledger.schema import c, in_list, operations
 from worker.operation import MESSAGE_KIND, New, Recorded, State

@@ -22,7 +22,7 @@ def on_sqlite() -> Mapping[str, Any]:
 
 def holds(figures: Mapping[str, Any]) -> Sequence[str]:
     wanted = {"kills": 3, "recorded": figures["rows"], "keys": figures["rows"], "imports": 1}
-    problems = [f"{name}: {figures[name]} instead of {value}" for name, value in wanted.items() if figures[name] != value]
+    problems = [f"{name}: {figures[name]} instead of {is_}" for name, is_ in wanted.items() if figures[name] != is_]
     if figures["peak MB"] > PEAK_MB:
         problems.append(f"the importing process took {figures['peak MB']} MB")
     return problems
