@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -33,7 +34,7 @@ from worker.ledger.batches import (
 from worker.operation import State
 
 
-def record_book(ledger: Ledger, *names: str, batch: str = "book", **fields: object) -> None:
+def record_book(ledger: Ledger, *names: str, batch: str = "book", **fields: Any) -> None:
     record_operations(ledger, *names, lane="bulk", batch=batch, **fields)
 
 

@@ -8,7 +8,7 @@ table of names.
 import codecs
 import hashlib
 import io
-from typing import BinaryIO, NamedTuple, TextIO
+from typing import Any, BinaryIO, NamedTuple, TextIO
 
 from worker.cli.exit_codes import Exit, Stop
 
@@ -36,7 +36,7 @@ class Source(NamedTuple):
     def text(self) -> TextIO:
         """Return the file's text from its beginning. Line ends stay as they are."""
         self.stream.seek(0)
-        return io.TextIOWrapper(_StaysOpen(self.stream), encoding=self.encoding, newline="")
+        return io.TextIOWrapper(io.BufferedReader(_StaysOpen(self.stream)), encoding=self.encoding, newline="")
 
 
 class _StaysOpen(io.RawIOBase):
@@ -48,11 +48,10 @@ class _StaysOpen(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def read(self, size: int = -1) -> bytes:
-        return self._stream.read(size)
-
-    def read1(self, size: int = -1) -> bytes:
-        return self._stream.read(size)
+    def readinto(self, buffer: Any) -> int:
+        block = self._stream.read(len(buffer))
+        buffer[: len(block)] = block
+        return len(block)
 
 
 def open_source(name: str, stream: BinaryIO, encoding: str | None) -> Source:

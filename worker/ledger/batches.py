@@ -20,7 +20,6 @@ from sqlalchemy import (
     BindParameter,
     Connection,
     FromClause,
-    Row,
     bindparam,
     func,
     insert,
@@ -318,10 +317,10 @@ def _move(connection: Connection, batch: Batch, ids: list[int]) -> None:
 
 
 def _next_ids(batch: Batch, limit: int) -> Any:
-    """Return a query for the next queued and waiting operations, in the order of their ids."""
+    """Return a query for the next queued and waiting operations never sent, in the order of their ids."""
     sources: list[FromClause] = [
         select(c.id)
-        .where(c.batch == batch.id, c.state == sql_literal(state), c.id > batch.swept_to)
+        .where(c.batch == batch.id, c.state == sql_literal(state), c.id > batch.swept_to, ~c.sent)
         .order_by(c.id)
         .limit(limit)
         .subquery()
@@ -353,7 +352,7 @@ def _beyond_recall(connection: Connection, batch: str) -> int:
 
 def _find(connection: Connection, batch: str, lock: bool = False) -> Batch | None:
     """Return a batch. One that no import began, as the SQL API may name one, is described by its first operation."""
-    row: Row[Any] | None = connection.execute(_LOCK if lock else _FIND, {"batch": batch}).first()
+    row = connection.execute(_LOCK if lock else _FIND, {"batch": batch}).first()
     if row is not None:
         return Batch(*row)
     first = connection.execute(_FIRST, {"batch": batch}).first()
@@ -361,7 +360,8 @@ def _find(connection: Connection, batch: str, lock: bool = False) -> Batch | Non
         return None
     if lock:
         connection.execute(insert(batches).values(id=batch, **first._asdict()))
-    return Batch(batch, first.kind, first.lane, None, None, first.requested_by, first.requested_at, *[None] * 5)
+    values: dict[str, Any] = dict.fromkeys(Batch._fields) | first._asdict() | {"id": batch}
+    return Batch(**values)
 
 
 def _locked(connection: Connection, batch: str) -> Batch:

@@ -150,7 +150,8 @@ def is_held(of: Any = c) -> ColumnElement[bool]:
     The same for every row without a batch: false, and no table is read. `of`: the operation's columns.
     """
     decided = select(batches.c.id).where(batches.c.decision.is_not(None))
-    return of.batch.is_not(None) & of.sent.is_(False) & of.batch.in_(decided)
+    held: ColumnElement[bool] = of.batch.is_not(None) & of.sent.is_(False) & of.batch.in_(decided)
+    return held
 
 
 attempts = Table(
