@@ -54,7 +54,7 @@ BATCH = 5_000  # operations recorded in one transaction by `many`
 WAIT_FIRST_S, WAIT_MAX_S = 0.05, 1.0  # seconds; first and longest pause between two queries of `wait`
 
 _FIELDS = [field.name for field in fields(New)]
-_LANE, _ON_UNKNOWN = _FIELDS.index("lane"), _FIELDS.index("on_unknown")
+_LANE, _BATCH, _ON_UNKNOWN = (_FIELDS.index(name) for name in ("lane", "batch", "on_unknown"))
 _values_of = attrgetter(*_FIELDS)
 
 
@@ -193,6 +193,7 @@ def many(
     *,
     lane: str | None = None,
     by: str | None = None,
+    batch: str | None = None,
     connection: "Transaction | None" = None,
     using: str | None = None,
 ) -> RecordedMany:
@@ -203,20 +204,35 @@ def many(
     again completes the work. A key that exists with other data raises `PayloadConflict`; the batches before it are
     recorded. `rows` may be a generator of any length, because checked rows are stored in a temporary file.
 
-    `lane` moves them, a backfill to `bulk` for instance.
+    `lane` moves them, a backfill to `bulk` for instance. `batch` names them together, so that a person can see how far
+    they are, pause, resume and cancel them (`b2copy-sync import status`).
     """
     if lane is not None and lane not in REQUEST_LANES:
         raise BadPayload(f"lane: {lane!r} is none of {', '.join(REQUEST_LANES)}")
     checked = JsonLines()
     for new in _checked(kind, rows):
         values = list(_values_of(new))
-        values[_LANE] = lane or new.lane
+        values[_LANE], values[_BATCH] = lane or new.lane, batch
         checked.append(values)
     recorded = RecordedMany()
-    left = map(_new_of, checked.read())
-    while batch := list(islice(left, BATCH)):
-        recorded.add(_record(batch, by, connection, using))
+    for batch_recorded in record_in_batches(map(_new_of, checked.read()), by, connection, using):
+        recorded.add(batch_recorded)
     return recorded
+
+
+def record_in_batches(
+    news: Iterable[New],
+    by: str | None = None,
+    connection: "Transaction | None" = None,
+    using: str | None = None,
+) -> Iterator[list[Recorded]]:
+    """Record checked operations, `BATCH` of them in a transaction. Yields after each transaction what became of them.
+
+    Each batch is recorded only when the one before it has been taken.
+    """
+    left = iter(news)
+    while batch := list(islice(left, BATCH)):
+        yield _record(batch, by, connection, using)
 
 
 def status(key: str) -> Operation | None:
