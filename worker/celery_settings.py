@@ -59,7 +59,7 @@ def celery_settings() -> dict[str, Any]:
         "broker_url": without_query(settings.redis_url),
         "broker_transport": _TRANSPORT,
         "broker_use_ssl": tls_options(settings) or None,
-        "imports": ("tasks.kind_tasks", "tasks.drain_lane", "tasks.housekeeping"),
+        "imports": ("tasks.kind_tasks", "tasks.drain_lane", "tasks.housekeeping", "tasks.reconcile"),
         # Arguments come from outside: pickle would let a message run code.
         "accept_content": ["json"],
         "task_serializer": "json",
@@ -115,5 +115,5 @@ def celery_settings() -> dict[str, Any]:
         # The schedule is all intervals: nothing to remember between two runs, no file to write.
         "beat_scheduler": "celery.beat:Scheduler",
         "beat_max_loop_interval": 1,
-        "beat_schedule": schedule(settings.token_ttl),
+        "beat_schedule": schedule(settings.token_ttl, settings.reconcile_every is not None),
     }
