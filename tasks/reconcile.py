@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from tasks import enqueue
@@ -164,9 +164,15 @@ def apply(run: Run, by: str) -> Applied:
 
 
 def _identity(one: Difference, run: Run) -> Identity:
-    # As of the run's beginning: what was learned since then is newer.
-    known = Identity(one.platform, one.login, learned_from=LEARNED_FROM, learned_at=run.started_at)
-    return replace(known, **{name: value for name, (_, value) in one.fields.items()})
+    there = {name: value for name, (_, value) in one.fields.items()}
+    return Identity(
+        one.platform,
+        one.login,
+        client_id=there.get("client_id"),
+        account_id=there.get("account_id"),
+        learned_from=LEARNED_FROM,
+        learned_at=run.started_at,  # what was learned since the run began is newer
+    )
 
 
 def _opening(one: Difference) -> str:

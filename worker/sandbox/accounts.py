@@ -6,7 +6,7 @@ account".
 
 import itertools
 import random
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from typing import Any
 
 from worker.sandbox.effect_log import Effects
@@ -74,14 +74,14 @@ class Accounts:
         self._effects.record("accounts.create", f"{platform}/{number}", mono, body)
         return account
 
-    def add(self, accounts: "list[Account]", now: float) -> None:
+    def add(self, accounts: Iterable[Account], now: float) -> None:
         """Add accounts that nobody has created here: clientId, accountNumber and what else is not as usual."""
         usual = {"investmentPlatformId": 1, "productCurrencyId": 1, "isMaster": 0, "createdAt": date(now)}
         for account in accounts:
             email = f"client-{account['clientId']}@sandbox.example"
             self._add({"id": next(self._ids), **usual, "email": email, **account})
 
-    def close(self, numbers: "list[str]") -> int:
+    def close(self, numbers: Iterable[str]) -> int:
         """Remove the accounts with these MT logins; return how many."""
         closed = {number for number in numbers if number in self._by_number}
         before = len(self.all)

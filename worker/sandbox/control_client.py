@@ -72,7 +72,7 @@ class SandboxControl:
         return ended
 
     def add_accounts(self, accounts: list[Record]) -> None:
-        """Add accounts that stand in B2COPY's list as if they had always been there: `clientId`, `accountNumber`, ..."""
+        """Add accounts to B2COPY's list that nobody has created here: `clientId`, `accountNumber`, ..."""
         for first in range(0, len(accounts), 10_000):  # a request's body has a limit
             self._ask("POST", "accounts", {"accounts": accounts[first : first + 10_000]})
 
