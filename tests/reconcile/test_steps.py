@@ -106,7 +106,7 @@ def test_a_list_that_moves_back_is_read_without_a_gap(
 ) -> None:
     plant(ledger, sandbox, 450)
     store_identities(ledger, [])
-    closed = [number_of(place) for place in range(0, 120)]
+    closed = [number_of(place) for place in range(120)]
     # Nobody here knows the last accounts: each must be found although the list moves by 120 under the reader.
     sandbox.add_accounts([{"accountNumber": f"9{number}", "clientId": 1} for number in range(120)])
 
