@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from worker.errors import B2CopyError, RateLimited, Transient, UnknownOutcome
+from worker.errors import AccessRejected, B2CopyError, RateLimited, Transient, UnknownOutcome
 from worker.ledger import Ledger, active_flags
 from worker.ledger.reconciliation import Run
 from worker.reconcile.pace import Pace
@@ -36,7 +36,7 @@ def run_to_end(ledger: Ledger, run: Run, find: Find, pace: Pace, show: Callable[
             run = reconciler.step(run) or run
         except (Transient, UnknownOutcome) as error:
             failures += 1
-            if failures >= FAILURES_MAX:
+            if failures >= FAILURES_MAX or isinstance(error, AccessRejected):
                 raise
             slow_down(pace, error)
             time.sleep(min(_WAIT_MAX_S, 2.0 ** (failures - 1) / 2))
