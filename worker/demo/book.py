@@ -1,0 +1,203 @@
+"""The story of a book: ten clients are registered, their accounts opened, their withdrawals' fees charged."""
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from worker.demo.book_view import BookView
+from worker.demo.interrupts import Interrupts
+from worker.demo.run import INTERVAL_S, QUICK_POLLS, TIME_LIMIT_S, TOKEN_LIFETIME_S, keep_running, save_logs, start
+from worker.demo.view import View
+from worker.ledger import Ledger, attempts_of, find_many, identities_of
+from worker.operation import FINAL, Operation, State
+from worker.testbed.local_system import Environment
+
+CLIENTS, MASTERS = 10, 2
+PRODUCT_CURRENCY_ID = 1
+REFUSED, NONE_DUE = 7, 5
+"""Which client's fees B2COPY cannot charge, and for which none are due."""
+YES, NO, NO_WITHDRAWAL = "yes", "no", "-"
+"""Whether the CRM may pay a withdrawal."""
+_NO_MONEY = "the master account cannot be credited"
+
+
+@dataclass(frozen=True)
+class Client:
+    """One client of the book, as the CRM knows it: `number` is 1 to 10. The first ones are masters."""
+
+    number: int
+
+    @property
+    def crm_id(self) -> str:
+        return f"C-{self.number:02}"
+
+    @property
+    def login(self) -> str:
+        return str(700_100 + self.number)
+
+    @property
+    def is_master(self) -> bool:
+        return self.number <= MASTERS
+
+    @property
+    def registration(self) -> str:
+        return f"clients.register:1/{self.login}"
+
+    @property
+    def opening(self) -> str:
+        return f"accounts.create:1/{self.login}"
+
+    @property
+    def withdrawal(self) -> str | None:
+        """The CRM's id of the client's withdrawal: investors withdraw, masters do not."""
+        return None if self.is_master else f"W-{self.number:02}"
+
+    @property
+    def fees(self) -> str | None:
+        return self.withdrawal and f"fees.process:{self.withdrawal}"
+
+    @property
+    def rule(self) -> dict[str, Any]:
+        """How the sandbox answers about the fees of this login."""
+        if self.number == REFUSED:
+            return {"pending_seconds": 1, "ends": "ERROR", "message": _NO_MONEY}
+        return {} if self.number == NONE_DUE else {"pending_seconds": self.number / 4}
+
+
+@dataclass(frozen=True)
+class Line:
+    """A client's line of the table. `fees` says how the fees stand, `payout` whether the CRM may pay.
+
+    `message` is B2COPY's own text about fees that failed.
+    """
+
+    client: str
+    login: str
+    client_id: str
+    account: str
+    sort: str
+    withdrawal: str
+    fees: str
+    payout: str
+    is_as_expected: bool
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class BookReport:
+    """The lines at the end, and what happened at B2COPY."""
+
+    lines: list[Line]
+    registered: int
+    opened: int
+    twice: int
+    logins: int
+    seconds: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether each client ended as the story says, with nothing done twice and one login."""
+        done = (self.registered, self.opened, self.twice, self.logins)
+        return all(line.is_as_expected for line in self.lines) and done == (CLIENTS, CLIENTS, 0, 1)
+
+    def document(self) -> dict[str, Any]:
+        """Return the report as one JSON document, for `--json`."""
+        return {"passed": self.passed, **asdict(self)}
+
+
+def run_book(view: View, console: bool = False) -> BookReport:
+    """Run the story and return the report. Raises as `worker.demo.run.run`."""
+    clients = [Client(number) for number in range(1, CLIENTS + 1)]
+    interrupts, book_view = Interrupts(), BookView(view)
+    book_view.opening()
+    try:
+        environment = Environment(
+            access_lifetime=TOKEN_LIFETIME_S, clients="registered", logins={one.login: one.rule for one in clients}
+        )
+        secret = environment.folder / "seamless-secret"
+        secret.write_text("sandbox-secret")  # the sandbox's own, see its switches
+        secret.chmod(0o600)
+        environment.settings |= {**QUICK_POLLS, "B2COPY_SEAMLESS_SECRET_FILE": str(secret)}
+        with environment, interrupts.armed():
+            try:
+                report = _run(clients, environment, book_view, interrupts, console)
+            except Exception:
+                view.print(f"The logs are saved in {save_logs(environment)}")
+                raise
+            book_view.report(report)
+            if not report.passed:
+                view.print(f"The logs and the ledger are saved in {save_logs(environment)}")
+            if console:
+                keep_running(environment, view, interrupts)
+            return report
+    finally:
+        if interrupts.number:
+            view.print("stopped: every process has ended, nothing is left behind")
+
+
+def _run(
+    clients: list[Client], environment: Environment, view: BookView, interrupts: Interrupts, console: bool
+) -> BookReport:
+    start(environment, view.view, "registers clients, opens accounts, has fees charged", console)
+    from tasks import enqueue
+    from worker.instances import ledger
+
+    began = time.monotonic()
+    for one in clients:
+        enqueue.register_client(login=one.login, crm_id=one.crm_id, by="demo")
+        enqueue.open_account(
+            login=one.login, product_currency_id=PRODUCT_CURRENCY_ID, registration=one.registration,
+            is_master=one.is_master, by="demo",
+        )  # fmt: skip
+    view.view.started("CRM", f"enqueued {len(clients)} registrations, and {len(clients)} accounts that come after them")
+    requested: set[str] = set()
+    with view.progress():
+        while True:
+            interrupts.exit_if_signalled()
+            found = find_many(
+                ledger(), [key for one in clients for key in (one.registration, one.opening, one.fees) if key]
+            )
+            for one in clients:  # what a CRM does when a client asks for money
+                opening = found.get(one.opening)
+                if one.withdrawal and one.withdrawal not in requested and opening and opening.state == State.SUCCEEDED:
+                    enqueue.fees(account_login=one.login, request_id=one.withdrawal, by="demo")
+                    requested.add(one.withdrawal)
+            lines = [_line(ledger(), one, found) for one in clients]
+            view.show(time.monotonic() - began, lines)
+            if all(line.payout for line in lines) or time.monotonic() - began > TIME_LIMIT_S:
+                break
+            time.sleep(INTERVAL_S)
+    counters = environment.sandbox.control.counters()
+    effects = counters["effects"]
+    return BookReport(
+        lines=lines,
+        registered=effects.get("clients.register", {}).get("distinct", 0),
+        opened=effects.get("accounts.create", {}).get("distinct", 0),
+        twice=sum(kind["more_than_once"] for kind in effects.values()),
+        logins=counters["logins"],
+        seconds=time.monotonic() - began,
+    )
+
+
+def _line(ledger: Ledger, one: Client, found: dict[str, Operation]) -> Line:
+    """Return how a client stands."""
+    opening, fees = found.get(one.opening), found.get(one.fees or "")
+    known = next(iter(identities_of(ledger, login=one.login)), None)
+    client_id, account_id = (known.client_id, known.account_id) if known else (None, None)
+    sort = "master" if one.is_master else "investor"
+    is_final = opening is not None and opening.state in FINAL
+    fees_text = payout = message = ""
+    if one.withdrawal is None:
+        fees_text, payout = ("", NO_WITHDRAWAL) if is_final else ("", "")
+    elif fees is not None and fees.state == State.SUCCEEDED:
+        fees_text, payout = ("charged" if fees.polls else "none due"), YES
+    elif fees is not None and fees.state in FINAL:
+        fees_text, payout = str(fees.failure_reason), NO
+        message = next((each.message or "" for each in reversed(attempts_of(ledger, fees.id))), "")
+    elif fees is not None:
+        fees_text = "pending" if fees.polls else "requested"
+    expected = NO_WITHDRAWAL if one.is_master else NO if one.number == REFUSED else YES
+    return Line(
+        one.crm_id, one.login, client_id or "", account_id or "", sort, one.withdrawal or "",
+        fees_text, payout, payout == expected and account_id is not None, message,
+    )  # fmt: skip
