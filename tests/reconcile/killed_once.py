@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks import enqueue
+from sqlalchemy import text
+
 from tests.reconcile.book import plant
 from tests.support import until
-from worker.ledger import Ledger
+from worker.ledger import Ledger, find_many
 from worker.ledger.reconciliation import current_run
 from worker.operation import State
 from worker.testbed.local_system import Environment
@@ -50,19 +51,17 @@ class Ended:
     seconds: float
 
 
-def reconcile_killed_once(
-    environment: Environment, ledger: Ledger, accounts: int, planted: int, opened: int, rate: int
-) -> Ended:
+def reconcile_killed_once(environment: Environment, ledger: Ledger, accounts: int, planted: int, opened: int) -> Ended:
     """Plant differences, run the command, kill it in the middle, run it again. A worker opens accounts all the time.
 
-    The environment has a worker, and this process its settings. `rate`: the fleet's calls in a second.
+    The environment has a worker.
     """
     control = environment.sandbox.control
     expected = plant(ledger, control, accounts, planted)
     control.switches(call_log=True)
     began = time.monotonic()
     stopped = threading.Event()
-    opener = threading.Thread(target=_open, args=(opened, stopped))
+    opener = threading.Thread(target=_open, args=(ledger, opened, stopped))
     opener.start()
     try:
         first = _start(environment)
@@ -81,7 +80,7 @@ def reconcile_killed_once(
     assert "continuing after" in err, err
     document = json.loads(out)
     found = {one["login"]: one["difference"] for one in document["plan"]}
-    until(lambda: enqueue.wait(_key(opened - 1), 0) and _all_opened(opened), within=30)
+    until(lambda: _opened(ledger, opened) == opened, within=30)
     arrivals = [call["arrived"] for call in control.calls() if call["route"] == LIST]
     return Ended(
         code=second.returncode,
@@ -108,17 +107,20 @@ def _start(environment: Environment) -> "subprocess.Popen[str]":
     )
 
 
-def _open(count: int, stopped: threading.Event) -> None:
+def _open(ledger: Ledger, count: int, stopped: threading.Event) -> None:
     """Have accounts opened one after the other, each by an operation."""
+    insert = text("INSERT INTO b2copy_requests (kind, payload) VALUES ('accounts.create', :payload)")
     for number in range(count):
-        enqueue.open_account(login=f"9{number:06}", product_currency_id=1, client_id=1)
+        payload = {"login": _login(number), "product_currency_id": 1, "client_id": 1}
+        with ledger.writing() as connection:
+            connection.execute(insert, {"payload": json.dumps(payload)})
         stopped.wait(0.02)
 
 
-def _key(number: int) -> str:
-    return f"accounts.create:1/9{number:06}"
+def _login(number: int) -> str:
+    return f"9{number:06}"
 
 
-def _all_opened(count: int) -> bool:
-    found = [enqueue.status(_key(number)) for number in range(count)]
-    return all(one is not None and one.state == State.SUCCEEDED for one in found)
+def _opened(ledger: Ledger, count: int) -> int:
+    found = find_many(ledger, [f"accounts.create:1/{_login(number)}" for number in range(count)])
+    return sum(one.state == State.SUCCEEDED for one in found.values())

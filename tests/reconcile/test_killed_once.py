@@ -16,7 +16,7 @@ def test_exactly_the_planted_differences_are_found_by_a_run_that_was_killed_once
     fleet.sandbox.control.switches(latency={"accounts.list": 0.01})
     worker(B2COPY_RATE_LIMIT="0")
 
-    ended = reconcile_killed_once(fleet, ledger, accounts=1_500, planted=10, opened=10, rate=0)
+    ended = reconcile_killed_once(fleet, ledger, accounts=1_500, planted=10, opened=10)
 
     assert (ended.code, ended.wrong) == (6, [])
     assert ended.document["differences"] == {"missing_there": 3, "missing_here": 3, "different": 4}
