@@ -1,4 +1,4 @@
-"""deploy/withdrawals.md names every state and failure reason, and its example pays what may be paid and nothing else."""
+"""deploy/withdrawals.md names every state and failure reason, and its example pays what may be paid, nothing else."""
 
 import re
 import shutil
@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from tasks.registry import KINDS
-from tests.deploy.examples.conftest import Start, secret_file, start  # noqa: F401
+from tests.deploy.examples.conftest import Start, start  # noqa: F401
 from tests.support import until
+from tests.webhook.conftest import secret_file  # noqa: F401
 from worker.operation import FailureReason, State
 from worker.testbed.local_system import Environment
 from worker.testbed.processes import Process

@@ -7,6 +7,7 @@ from tests.ledger.databases import on_postgresql
 from tests.operations import fail_operation, find_operation
 from worker.ledger import Identity, Ledger, correct, store_identities
 from worker.ledger.approvals import propose
+from worker.ledger.reconciliation import AccountThere, Candidate, Difference, decide, start_run, store_page
 from worker.ledger.schema import metadata
 
 SCRIPT = Path(__file__).parents[2] / "deploy" / "postgres" / "erase_person.sql"
@@ -33,6 +34,16 @@ def fill(ledger: Ledger, login: str) -> None:
             + "\"}')"
         )
         connection.exec_driver_sql(insert)
+    fill_reconciliation(ledger, login)
+
+
+def fill_reconciliation(ledger: Ledger, login: str) -> None:
+    account = AccountThere("1", login, "5", "6")
+    run = start_run(ledger, "ann")
+    run = store_page(ledger, run, [account], 1, is_end=login == THEIRS)
+    if login == THEIRS:
+        one = Candidate("here", "1", login, None, (account,))
+        decide(ledger, run, [one], [Difference("1", login, "different", {})], 1)
 
 
 def rows_with(ledger: Ledger, text: str) -> dict[str, int]:
@@ -55,8 +66,8 @@ def run_script(ledger: Ledger) -> None:
 
 @on_postgresql
 def test_a_person_is_erased_from_every_table_and_the_others_stay(ledger: Ledger) -> None:
-    fill(ledger, THEIRS)
     fill(ledger, OTHER)
+    fill(ledger, THEIRS)
     before, of_others = rows_with(ledger, THEIRS), rows_with(ledger, OTHER)
     assert len(before) == 6
     assert before == of_others
