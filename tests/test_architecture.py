@@ -73,12 +73,12 @@ MAY_IMPORT = {
         "worker/beat_schedule.py", "worker/queues.py", "worker/redis_connection.py", "worker/redis_url.py",
         "worker/settings.py",
     },
+    "worker/reconcile": {
+        "worker/b2copy", "worker/errors.py", "worker/flow", "worker/ledger", "worker/queues.py", "worker/settings.py",
+    },
     "worker/report": {
         "worker/errors.py", "worker/kind.py", "worker/ledger", "worker/operation.py", "worker/queues.py",
         "worker/session", "worker/settings.py", "worker/watch",
-    },
-    "worker/reconcile": {
-        "worker/b2copy", "worker/errors.py", "worker/flow", "worker/ledger", "worker/queues.py", "worker/settings.py",
     },
     "worker/flow": {
         "worker/b2copy", "worker/errors.py", "worker/http", "worker/kind.py", "worker/ledger", "worker/operation.py",

@@ -69,7 +69,7 @@ def test_a_person_is_erased_from_every_table_and_the_others_stay(ledger: Ledger)
     fill(ledger, OTHER)
     fill(ledger, THEIRS)
     before, of_others = rows_with(ledger, THEIRS), rows_with(ledger, OTHER)
-    assert len(before) == 6
+    assert len(before) == 9
     assert before == of_others
 
     run_script(ledger)

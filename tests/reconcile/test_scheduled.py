@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tasks.reconcile import reconcile
+from tasks import reconcile as job  # the module: pytest would look into a task before there are settings
 from tests.ledger.databases import on_sqlite
 from tests.reconcile.book import plant
 from tests.support import until
@@ -52,26 +52,26 @@ def test_a_slice_ends_soon_and_the_next_one_continues(
     plant(ledger, sandbox, 250)
     sandbox.switches(latency={"accounts.list": 0.3})
 
-    reconcile()
+    job.reconcile()
     first = current_run(ledger)
     pause(ledger, "all", "test", "quiet")
-    reconcile()
+    job.reconcile()
     assert current_run(ledger) == first
     with ledger.writing() as connection:
         connection.exec_driver_sql("DELETE FROM b2copy_flags")
     sandbox.switches(latency={})
-    reconcile()
+    job.reconcile()
 
     assert first is not None
     assert (first.phase, 0 < first.position < 250) == ("reading", True)
     assert is_finished(ledger)
-    reconcile()  # it is not due again
+    job.reconcile()  # it is not due again
     finished = current_run(ledger)
     assert finished is not None
     assert finished.started_at == first.started_at
     with ledger.writing() as connection:
         connection.execute(reconciliation.update().values(started_at=finished.started_at - 600_000))
-    reconcile()
+    job.reconcile()
     again = current_run(ledger)
     assert again is not None
     assert again.started_at > first.started_at

@@ -51,7 +51,7 @@ def demo(
     report: Report | BookReport
     try:
         if story == "book":
-            from worker.demo.book import run_book
+            from worker.demo.run_book import run_book
 
             report = run_book(view, console)
         else:

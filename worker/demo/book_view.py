@@ -2,15 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
 
+from worker.demo.book import BookReport, Line
 from worker.demo.view import View
-
-if TYPE_CHECKING:
-    from worker.demo.book import BookReport, Line
 
 _HEADINGS = ("client", "MT login", "client id", "account", "sort", "withdrawal", "fees", "pay out?")  # 80 columns
 
@@ -35,7 +32,7 @@ class BookView:
         with self.view.progress(transient=True):
             yield
 
-    def show(self, seconds: float, lines: "Sequence[Line]") -> None:
+    def show(self, seconds: float, lines: Sequence[Line]) -> None:
         """Update the table; without a terminal, print a line when a number has changed."""
         if self.view.update(_table(lines)):
             return
@@ -47,7 +44,7 @@ class BookView:
             self._said = text
             self.view.print(f"{seconds:4.0f} s {text}")
 
-    def report(self, report: "BookReport") -> None:
+    def report(self, report: BookReport) -> None:
         """Print the table as it is at the end, and what it says."""
         self.view.print_table(_table(report.lines))
         self.view.print("")
@@ -65,7 +62,7 @@ class BookView:
             )
 
 
-def _table(lines: "Sequence[Line]") -> Table:
+def _table(lines: Sequence[Line]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for heading in _HEADINGS:
         table.add_column(heading, overflow="fold")

@@ -1,6 +1,6 @@
 """Run the demo: start the environment, enqueue as a CRM does, watch until all operations are final, compare.
 
-`worker.demo.book` runs the other story in the same environment.
+`worker.demo.run_book` runs the other story in the same environment.
 """
 
 import os
