@@ -34,16 +34,13 @@ def fill(ledger: Ledger, login: str) -> None:
             + "\"}')"
         )
         connection.exec_driver_sql(insert)
-    fill_reconciliation(ledger, login)
 
 
-def fill_reconciliation(ledger: Ledger, login: str) -> None:
-    account = AccountThere("1", login, "5", "6")
-    run = start_run(ledger, "ann")
-    run = store_page(ledger, run, [account], 1, is_end=login == THEIRS)
-    if login == THEIRS:
-        one = Candidate("here", "1", login, None, (account,))
-        decide(ledger, run, [one], [Difference("1", login, "different", {})], 1)
+def fill_reconciliation(ledger: Ledger) -> None:
+    accounts = [AccountThere("1", login, "5", "6") for login in (OTHER, THEIRS)]
+    run = store_page(ledger, start_run(ledger, "ann"), accounts, 2, is_end=True)
+    differ = [Difference("1", login, "different", {}) for login in (OTHER, THEIRS)]
+    decide(ledger, run, [Candidate("here", "1", OTHER, None, ())], differ, 1)
 
 
 def rows_with(ledger: Ledger, text: str) -> dict[str, int]:
@@ -66,8 +63,9 @@ def run_script(ledger: Ledger) -> None:
 
 @on_postgresql
 def test_a_person_is_erased_from_every_table_and_the_others_stay(ledger: Ledger) -> None:
-    fill(ledger, OTHER)
     fill(ledger, THEIRS)
+    fill(ledger, OTHER)
+    fill_reconciliation(ledger)
     before, of_others = rows_with(ledger, THEIRS), rows_with(ledger, OTHER)
     assert len(before) == 9
     assert before == of_others

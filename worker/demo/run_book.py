@@ -73,7 +73,7 @@ def _run(
                     requested.add(one.withdrawal)
             lines = [line_of(ledger(), one, found) for one in clients]
             view.show(time.monotonic() - began, lines)
-            if all(line.payout for line in lines) or time.monotonic() - began > TIME_LIMIT_S:
+            if all(line.payout for line in lines) or time.monotonic() - began > 2 * TIME_LIMIT_S:
                 break
             time.sleep(INTERVAL_S)
     counters = environment.sandbox.control.counters()
