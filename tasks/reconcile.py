@@ -35,6 +35,7 @@ from worker.settings import crm_settings, worker_settings
 log = logging.getLogger(__name__)
 
 SLICE_S = 0.5  # seconds of each second for which the job keeps a worker's slot
+REST_S, LONG_REST_S = 10.0, 600.0  # seconds without a request after no usable answer, and after an unusable list
 LEARNED_FROM = "reconcile"
 """What an identity was learned from that B2COPY's list has told."""
 
@@ -48,18 +49,25 @@ class _Slices:
     """The scheduled reconciliation in this process: a slice of its steps at a time."""
 
     def __init__(self) -> None:
-        self._pace, self._until = Pace(worker_settings()), 0.0
+        self._pace, self._until, self._rests_until = Pace(worker_settings()), 0.0, 0.0
         self._reconciler = Reconciler(ledger(), find_accounts, lambda: self._pace.wait(self._until))
 
     def make(self, run: Run) -> Run:
         """Make steps until `SLICE_S` is over, or B2COPY or the rate limit lets none be made."""
+        if time.monotonic() < self._rests_until:
+            return run
         self._until = time.monotonic() + SLICE_S
         while run.phase != "finished" and time.monotonic() < self._until:
             try:
                 after = self._reconciler.step(run)
+            except ListUnusable as error:
+                log.error("the reconciliation cannot be made: %s", error)
+                self._rests_until = time.monotonic() + LONG_REST_S
+                break
             except B2CopyError as error:
-                slow_down(self._pace, error)
                 log.warning("the reconciliation waits: %s", error)
+                slow_down(self._pace, error)
+                self._rests_until = time.monotonic() + REST_S
                 break
             if after is None:
                 break
@@ -86,11 +94,7 @@ def reconcile() -> None:
         return
     if run is None or run.phase == "finished":
         run = start_run(ledger(), current_user())
-    try:
-        after = _slices().make(run)
-    except ListUnusable as error:
-        log.error("the reconciliation cannot be made: %s", error)
-        return
+    after = _slices().make(run)
     if after.phase == "finished":
         counted = count_differences(ledger())
         say = log.warning if counted else log.info

@@ -59,7 +59,6 @@ def reconcile(
     if after_restore:
         if not yes or not why.strip():
             raise Stop(Exit.USAGE, "--after-restore needs --yes and --why, and all workers stopped")
-        load(CrmSettings)
         _distrust(by, why, as_json)
         return
     load(CrmSettings if last else Settings)

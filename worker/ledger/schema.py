@@ -193,7 +193,7 @@ identities = Table(  # who is who: the CRM's ids, the trading platform's logins,
     Column("client_id", Text),
     Column("account_id", Text),
     Column("payment_account", Text),
-    Column("learned_from", Text, nullable=False),  # the key of the operation that learned it, or "import"
+    Column("learned_from", Text, nullable=False),  # the operation's key, "import" or "reconcile"
     Column("learned_at", BigInteger, nullable=False),
 )
 

@@ -11,6 +11,7 @@ How pages stay right while accounts are opened, closed and moved:
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import takewhile
 
 from worker.b2copy.routes.account import Account
 from worker.b2copy.routes.account_list import AccountSearch
@@ -49,6 +50,8 @@ class Reconciler:
     def __init__(self, ledger: Ledger, find: Find, wait: Callable[[], bool]) -> None:
         self._ledger, self._find, self._wait = ledger, find, wait
         self._moves = 0
+        self._ahead: list[Candidate] = []  # candidates that were read and are not decided
+        self._ahead_of: tuple[int, tuple[str, str, str]] | None = None  # the run, and what it must have decided last
 
     def step(self, run: Run) -> Run | None:
         """Make the next step and return the run after it; None if no request may be sent now.
@@ -68,6 +71,7 @@ class Reconciler:
             return store_page(self._ledger, run, page, first + len(page), is_end=len(page) <= bool(run.position))
         self._moves += 1
         if self._moves > MOVES_MAX:
+            self._moves = 0
             raise ListUnusable(
                 "the pages of B2COPY's list of accounts do not follow each other: it ignores limit, offset or"
                 " sort_order, or its accounts change faster than they are read. Nothing was compared"
@@ -79,30 +83,31 @@ class Reconciler:
 
     def _compare(self, run: Run) -> Run | None:
         """Decide the next candidates that need no request, or one that needs one."""
-        chosen = candidates(self._ledger, run)
-        if not chosen:
+        if self._ahead_of != (run.started_at, run.compared_to):
+            self._ahead = []
+        ahead = self._ahead or candidates(self._ledger, run)
+        if not ahead:
             return finish_run(self._ledger, run)
-        now = identities_now(self._ledger, chosen)
-        decided: list[Candidate] = []
-        differ: list[Difference] = []
-        for one in chosen:
-            difference = _difference(one, now, one.accounts)
-            if difference is not None and difference.difference != "missing_here":
-                break
-            decided.append(one)
-            differ += [difference] if difference else []
+        decided = list(takewhile(_needs_no_request, ahead))
         if decided:
-            return decide(self._ledger, run, decided, differ, 0)
-        return self._confirm(run, chosen[0])
-
-    def _confirm(self, run: Run, one: Candidate) -> Run | None:
-        """Ask B2COPY about one login, and compare it with what the identity map has after that."""
-        if not self._wait():
+            now = identities_now(self._ledger, decided)
+            differ = [difference for one in decided if (difference := _confirmed(one, now, one.accounts))]
+            after = decide(self._ledger, run, decided, differ, 0)
+        elif not self._wait():
             return None
+        else:
+            decided = ahead[:1]
+            after = decide(self._ledger, run, decided, self._ask_about(decided[0]), 1)
+        # If another process was faster, `after` is its step, and the next one reads the candidates again.
+        self._ahead, self._ahead_of = ahead[len(decided) :], (run.started_at, decided[-1].place)
+        return after
+
+    def _ask_about(self, one: Candidate) -> list[Difference]:
+        """Ask B2COPY about one login, and compare it with what the identity map has after that."""
         platform = int(one.platform) if one.platform.isascii() and one.platform.isdigit() else None
         accounts = tuple(_there(account) for account in self._find(AccountSearch(platform=platform, number=one.login)))
-        difference = _difference(one, identities_now(self._ledger, [one]), accounts)
-        return decide(self._ledger, run, [one], [difference] if difference else [], 1)
+        difference = _confirmed(one, identities_now(self._ledger, [one]), accounts)
+        return [difference] if difference else []
 
 
 def _there(account: Account) -> AccountThere:
@@ -110,22 +115,32 @@ def _there(account: Account) -> AccountThere:
     return AccountThere(platform, account.number, account.account_id or "", account.client_id)
 
 
-def _difference(
+def _needs_no_request(one: Candidate) -> bool:
+    """Return whether what the page showed is enough: an account was there, and nothing here contradicts it."""
+    difference = _difference(one, one.accounts)
+    return difference is None or difference.difference == "missing_here"
+
+
+def _confirmed(
     one: Candidate, now: Mapping[tuple[str, str], Identity | None], accounts: Sequence[AccountThere]
 ) -> Difference | None:
-    """Return how the identity map differs from these accounts of one login; None if it does not.
+    """Return the difference, unless something is changing at this moment. That is left to the next run.
 
-    What is changing at this moment is left to the next run: an account that is being opened, and an identity that is
-    not any more as it was when the candidate was found.
+    It is changing if an operation is opening the account (then `now` lacks it), or if the identity is not any more as
+    it was when the candidate was found.
     """
     place = (one.platform, one.login)
-    if place not in now or now[place] != one.identity:
-        return None
-    known = one.identity
+    return _difference(one, accounts) if place in now and now[place] == one.identity else None
+
+
+def _difference(one: Candidate, accounts: Sequence[AccountThere]) -> Difference | None:
+    """Return how the candidate's identity differs from these accounts of its login; None if it does not."""
+    place, known = (one.platform, one.login), one.identity
     here = {name: getattr(known, name, None) for name in FIELDS}
     if not accounts:
         is_expected = known is not None and (known.account_id is not None or known.learned_from.startswith(OPENING))
-        return Difference(*place, "missing_there", {n: [v, None] for n, v in here.items()}) if is_expected else None
+        fields = {name: [value, None] for name, value in here.items()}
+        return Difference(*place, "missing_there", fields) if is_expected else None
     if len(accounts) > 1:
         ids = ", ".join(sorted(account.account_id or "?" for account in accounts))
         return Difference(*place, "different", {"account_id": [here["account_id"], ids]})
