@@ -176,6 +176,8 @@ def _show(run: "Run", counted: dict[str, int], planned: "list[Planned]", applied
     if applied:
         done = f"{count(applied.learned, 'identity').replace('identitys', 'identities')} learned"
         output.line(f"{done}, {count(len(applied.enqueued))} accepted in lane bulk, {applied.left} left to a person")
+    elif total:
+        output.note("b2copy-sync reconcile --last --apply --yes does what the last column says")
 
 
 def _side(fields: dict[str, list[str | None]], side: int) -> str:
@@ -223,6 +225,9 @@ def _distrust(by: str, why: str, as_json: bool) -> None:
         counted = distrust_restored(ledger, steps, by, why)
     if as_json:
         output.document([one._asdict() | {"next": _NEXT[one.on_unknown]} for one in counted])
+        return
+    if not counted:
+        output.line("no operation in this ledger could be sent, so nothing has to be read back")
         return
     output.table(
         ("kind", "state", "operations", "what happens next"),
