@@ -28,8 +28,8 @@ MAY_IMPORT = {
         "tasks", "worker/app.py", "worker/b2copy", "worker/console", "worker/current_user.py", "worker/demo",
         "worker/doctor", "worker/errors.py", "worker/http", "worker/id_fields.py", "worker/instances.py",
         "worker/kind.py", "worker/ledger", "worker/messages", "worker/operation.py", "worker/per_process.py",
-        "worker/queues.py", "worker/report", "worker/sandbox", "worker/session", "worker/settings.py",
-        "worker/spooled_list.py", "worker/testbed", "worker/watch", "worker/webhook",
+        "worker/queues.py", "worker/reconcile", "worker/report", "worker/sandbox", "worker/session",
+        "worker/settings.py", "worker/spooled_list.py", "worker/testbed", "worker/watch", "worker/webhook",
     },
     "worker/console": {
         "tasks", "worker/current_user.py", "worker/doctor", "worker/errors.py", "worker/ledger", "worker/messages",
@@ -41,9 +41,9 @@ MAY_IMPORT = {
     },
     "tasks": {
         "worker/app.py", "worker/b2copy", "worker/crm", "worker/current_user.py", "worker/errors.py", "worker/flow",
-        "worker/id_fields.py", "worker/instances.py", "worker/kind.py", "worker/ledger", "worker/messages",
-        "worker/operation.py", "worker/per_process.py", "worker/queues.py", "worker/settings.py",
-        "worker/spooled_list.py", "worker/watch", "worker/webhook",
+        "worker/http", "worker/id_fields.py", "worker/instances.py", "worker/kind.py", "worker/ledger",
+        "worker/messages", "worker/operation.py", "worker/per_process.py", "worker/queues.py", "worker/reconcile",
+        "worker/settings.py", "worker/spooled_list.py", "worker/watch", "worker/webhook",
     },
     "worker/crm": {
         "worker/errors.py", "worker/kind.py", "worker/ledger", "worker/messages", "worker/operation.py",
@@ -76,6 +76,9 @@ MAY_IMPORT = {
     "worker/celery_settings.py": {
         "worker/beat_schedule.py", "worker/queues.py", "worker/redis_connection.py", "worker/redis_url.py",
         "worker/settings.py",
+    },
+    "worker/reconcile": {
+        "worker/b2copy", "worker/errors.py", "worker/flow", "worker/ledger", "worker/queues.py", "worker/settings.py",
     },
     "worker/report": {
         "worker/errors.py", "worker/kind.py", "worker/ledger", "worker/operation.py", "worker/queues.py",

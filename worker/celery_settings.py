@@ -97,7 +97,7 @@ def celery_settings() -> dict[str, Any]:
     """Return Celery's settings. The ledger holds the truth, so that messages may be lost, doubled or late."""
     settings = crm_settings()
     return publishing_settings(settings) | {
-        "imports": ("tasks.kind_tasks", "tasks.drain_lane", "tasks.housekeeping"),
+        "imports": ("tasks.kind_tasks", "tasks.drain_lane", "tasks.housekeeping", "tasks.reconcile"),
         # Arguments come from outside: pickle would let a message run code.
         "accept_content": ["json"],
         # What became of an operation stands in the ledger; results and their texts would only spread it.
@@ -139,5 +139,5 @@ def celery_settings() -> dict[str, Any]:
         # The schedule is all intervals: nothing to remember between two runs, no file to write.
         "beat_scheduler": "celery.beat:Scheduler",
         "beat_max_loop_interval": 1,
-        "beat_schedule": schedule(settings.token_ttl),
+        "beat_schedule": schedule(settings.token_ttl, settings.reconcile_every is not None),
     }

@@ -264,6 +264,11 @@ class CrmSettings(LedgerSettings):
     fees_deadline: Seconds = Field(
         72 * 3600.0, description="How long a fee run may take; PAMM stays pending until a rollover."
     )
+    reconcile_every: Annotated[Seconds, Field(ge=600)] | None = Field(
+        None,
+        description="How often the accounts at B2COPY are compared with the identity map, at least 10m apart. Unset:"
+        " only when somebody runs `b2copy-sync reconcile`.",
+    )
     calls_deadline: Seconds = Field(
         72 * 3600.0, description="How long any other call may wait, for B2COPY or for what it comes after."
     )
