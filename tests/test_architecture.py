@@ -12,7 +12,7 @@ from tasks.registry import KINDS
 from worker.app import app
 from worker.beat_schedule import schedule
 from worker.messages.inbox import STORE_TASK
-from worker.queues import HOUSEKEEPING, INBOX, LANES, queue_of
+from worker.queues import HOUSEKEEPING, INBOX, LANES, READS, queue_of
 
 ROOT = Path(__file__).parents[1]
 
@@ -37,7 +37,7 @@ MAY_IMPORT = {
     },
     "tasks": {
         "worker/app.py", "worker/b2copy", "worker/crm", "worker/current_user.py", "worker/errors.py", "worker/flow",
-        "worker/id_fields.py", "worker/instances.py", "worker/kind.py", "worker/ledger", "worker/messages",
+        "worker/http", "worker/id_fields.py", "worker/instances.py", "worker/kind.py", "worker/ledger", "worker/messages",
         "worker/operation.py", "worker/per_process.py", "worker/queues.py", "worker/settings.py",
         "worker/spooled_list.py", "worker/watch",
     },
@@ -232,9 +232,10 @@ def test_the_schedule_names_tasks_that_exist_and_queues_that_are_served(register
 def test_every_queue_we_name_is_served_and_none_that_is_not_ours(registered: dict[str, object]) -> None:
     served = {queue.name for queue in app.conf.task_queues}
 
-    assert served == {INBOX, HOUSEKEEPING, *map(queue_of, LANES)}
+    assert served == {INBOX, HOUSEKEEPING, READS, *map(queue_of, LANES)}
     assert served == {
         "b2copy.inbox", "b2copy.housekeeping", "b2copy.money", "b2copy.default", "b2copy.bulk", "b2copy.notify",
+        "b2copy.reads",
     }  # fmt: skip
     assert "celery" not in served
     assert all(queue.exchange.name == queue.routing_key == queue.name for queue in app.conf.task_queues)

@@ -12,7 +12,7 @@ from kombu.entity import Exchange, Queue
 from kombu.transport import TRANSPORT_ALIASES
 
 from worker.beat_schedule import schedule
-from worker.queues import HOUSEKEEPING, INBOX, QUEUES
+from worker.queues import HOUSEKEEPING, INBOX, QUEUES, READS
 from worker.redis_url import without_query
 from worker.settings import crm_settings
 
@@ -59,7 +59,7 @@ def celery_settings() -> dict[str, Any]:
         "broker_url": without_query(settings.redis_url),
         "broker_transport": _TRANSPORT,
         "broker_use_ssl": tls_options(settings) or None,
-        "imports": ("tasks.kind_tasks", "tasks.drain_lane", "tasks.housekeeping"),
+        "imports": ("tasks.kind_tasks", "tasks.drain_lane", "tasks.housekeeping", "tasks.answer_reads"),
         # Arguments come from outside: pickle would let a message run code.
         "accept_content": ["json"],
         "task_serializer": "json",
@@ -74,7 +74,7 @@ def celery_settings() -> dict[str, Any]:
         "task_queues": [Queue(name, Exchange(name), routing_key=name) for name in QUEUES],
         "task_create_missing_queues": False,
         "task_default_queue": INBOX,
-        "task_routes": {"b2copy.session.*": HOUSEKEEPING, "b2copy.ledger.*": HOUSEKEEPING},
+        "task_routes": {"b2copy.session.*": HOUSEKEEPING, "b2copy.ledger.*": HOUSEKEEPING, "b2copy.read": READS},
         # Threads: a worker of 50 MB, warm shutdowns that lose nothing. Every call has a deadline of its own.
         "worker_pool": "threads",
         "worker_concurrency": CONCURRENCY,

@@ -1,0 +1,370 @@
+"""Reads: a CRM host without any key reads at B2COPY through a worker."""
+
+import json
+import pickle
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from tasks import answer_reads, enqueue
+from tasks.reads import READS
+from tests.conftest import forget
+from tests.session.frames import shown_by
+from tests.session.test_secrets import dumped
+from tests.support import until
+from tests.tasks.conftest import ALONE, control, ended, name, running_fleet
+from worker.errors import (
+    B2CopyError,
+    BackOfficeUnavailable,
+    BadPayload,
+    CircuitOpen,
+    NoAnswerInTime,
+    NotFound,
+    PermitRefused,
+    RateLimited,
+    Unavailable,
+)
+from worker.ledger import Ledger, open_ledger
+from worker.ledger.queries import active_flags
+from worker.messages.ask_read import UNREAD_MAX
+from worker.messages.read_answers import Answers
+from worker.messages.sealed_answer import OneTimeKey, Seal
+from worker.operation import State
+from worker.queues import ANSWERS, READS as QUEUE
+from worker.sandbox.control_client import SandboxControl
+from worker.settings import CrmSettings, load
+from worker.testbed.broker import Broker
+from worker.testbed.local_system import Environment, Sandbox
+
+__all__ = ["control", "name"]
+
+SECRET = "sandbox-secret"
+URL = "https://copy.broker.example/"
+
+
+def write_secret(environment: Environment) -> dict[str, str]:
+    """Return the settings of a worker that may answer every read."""
+    file = environment.folder / "secret"
+    file.write_text(SECRET)
+    file.chmod(0o600)
+    return {"B2COPY_SEAMLESS_SECRET_FILE": str(file), "B2COPY_READS": ",".join(READS)}
+
+
+@pytest.fixture(scope="module")
+def fleet(one_broker: Broker, one_sandbox: Sandbox, migrated_file: Path) -> Iterator[Environment]:
+    """A worker that logs everything and sends events, and this process without any key: a CRM host."""
+    with running_fleet(
+        one_broker, one_sandbox, migrated_file, *ALONE, "-E", "--loglevel", "DEBUG", prepare=write_secret
+    ) as environment, pytest.MonkeyPatch.context() as patch:
+        kept = {"B2COPY_DATABASE_URL", "B2COPY_REDIS_URL"}
+        for variable in environment.settings.keys() - kept:
+            patch.delenv(variable)
+        forget()
+        yield environment
+    forget()
+
+
+@pytest.fixture
+def account(control: SandboxControl, name: Callable[[], str]) -> str:
+    """The MT login of a master account at B2COPY."""
+    login = name()
+    opened = enqueue.open_account(login=login, product_currency_id=2, client_id=1, is_master=True)
+    assert ended(opened.key).state is State.SUCCEEDED
+    return login
+
+
+def answer_keys(broker: Broker) -> list[Any]:
+    with broker.client as client:
+        return list(client.scan_iter(match=f"{ANSWERS}*"))
+
+
+def calls(control: SandboxControl, route: str) -> int:
+    return int(control.counters()["calls"].get(route, 0))
+
+
+def count_operations() -> int:
+    with open_ledger(load(CrmSettings).database_url).engine.connect() as connection:
+        return int(connection.exec_driver_sql("SELECT count(*) FROM b2copy_operations").scalar_one())
+
+
+def test_a_host_without_a_key_reads_everything_and_leaves_no_row(
+    fleet: Environment, account: str, one_broker: Broker
+) -> None:
+    rows = count_operations()
+
+    [found] = enqueue.read("accounts", login=account)
+    detail = enqueue.read("account_detail", login=account)
+    statistics = enqueue.read("account_statistics", login=account, platform=1)
+    leaders = enqueue.read("leaderboard", product=1)
+    url = enqueue.read("seamless_url", login=account)
+
+    assert (found["number"], found["is_master"], found["client_id"]) == (account, True, "1")
+    assert (detail["aum"], detail["followers"]) == ("0.00", 0)
+    assert statistics["raw"]["profit"] == []
+    assert account in [leader["login"] for leader in leaders]
+    assert url.reveal().startswith(URL)
+    assert count_operations() == rows
+    assert answer_keys(one_broker) == []
+
+
+def test_no_sink_holds_a_seamless_url_or_its_secret(fleet: Environment, account: str, one_broker: Broker) -> None:
+    url = enqueue.read("seamless_url", login=account)
+    token = url.token.get_secret_value()
+    assert len(token) > 20
+    try:
+        raise ValueError(f"a fault of the CRM about {url}")
+    except ValueError as error:
+        shown = [text for _, text in shown_by(error)] + traceback.format_exception(error) + [repr(locals()["url"])]
+    with pytest.raises(TypeError, match="a seamless URL is a login"):
+        pickle.dumps(url)
+
+    [process] = fleet.processes
+    until(lambda: "seamless_url" in process.log.read_text())
+    proc = Path(f"/proc/{process.pid}")
+    ledger = [path.read_bytes().decode("latin-1") for path in fleet.folder.glob("ledger.sqlite*")]
+    sinks = [*dumped(one_broker), *ledger, process.log.read_text(), *shown]
+    sinks += [(proc / what).read_bytes().decode() for what in ("environ", "cmdline")]
+    assert any("b2copy:answer:" in sink for sink in sinks)  # the sealed answer is in Redis' file
+    for secret in (token, SECRET):
+        assert [sink[:200] for sink in sinks if secret in sink] == []
+
+
+def test_what_b2copy_refuses_is_raised_with_its_words(
+    fleet: Environment, control: SandboxControl, name: Callable[[], str]
+) -> None:
+    with pytest.raises(NotFound, match="account .* is not found") as caught:
+        enqueue.read("account_detail", login=name())
+    assert caught.value.status == 404
+
+    control.switches(secret_key="another")
+    with pytest.raises(BackOfficeUnavailable, match="B2COPY refuses the shared secret"):
+        enqueue.read("seamless_url", login="1")
+    presented = calls(control, "auth_url")
+    with pytest.raises(BackOfficeUnavailable, match="presented once a minute"):
+        enqueue.read("seamless_url", login="1")
+    assert calls(control, "auth_url") == presented
+    with open_ledger(load(CrmSettings).database_url).writing() as connection:  # the next tests present it again
+        connection.exec_driver_sql("DELETE FROM b2copy_flags")
+
+
+@pytest.mark.parametrize(
+    ("what", "parameters", "problem"),
+    [
+        ("account", {}, "'account' is no read: there are accounts (login, platform"),
+        ("account_detail", {}, "account_detail: login is missing"),
+        ("account_detail", {"login": "a b"}, "printable ASCII"),
+        ("account_detail", {"login": "../x"}, "is not a login"),
+        ("account_detail", {"login": "1", "account": "1"}, "account is not a field: there are login, platform"),
+        ("accounts", {"limit": 1_001}, "limit: "),
+        ("leaderboard", {"product": 4}, "product: "),
+        ("accounts", {"timeout_s": 61}, "timeout_s: 61 must be a number of seconds up to 60"),
+        ("accounts", {"timeout_s": 0}, "timeout_s: 0 must be"),
+        ("accounts", {"timeout_s": float("nan")}, "timeout_s: nan must be"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_anything_is_sent(what: str, parameters: Any, problem: str) -> None:
+    with pytest.raises(BadPayload) as caught:
+        enqueue.read(what, **parameters)
+
+    assert problem in str(caught.value)
+
+
+def test_slow_reads_hold_up_no_withdrawal_and_those_that_expire_are_not_sent(
+    fleet: Environment, control: SandboxControl, name: Callable[[], str]
+) -> None:
+    control.switches(latency={"widget.detail": 2.5})
+    before = calls(control, "widget.detail")
+    with ThreadPoolExecutor(30) as hosts:
+        reads = [hosts.submit(enqueue.read, "account_detail", login="1", timeout_s=2) for _ in range(30)]
+        until(lambda: calls(control, "widget.detail") - before == 10)  # B2COPY_CONCURRENCY
+        began = time.monotonic()
+        keys = [enqueue.fees(account_login="1", request_id=name()).key for _ in range(20)]
+        assert {ended(key).state for key in keys} == {State.SUCCEEDED}
+        assert time.monotonic() - began < 2
+        assert [type(read.exception()) for read in reads] == [NoAnswerInTime] * 30
+    [process] = fleet.processes
+    until(lambda: process.log.read_text().count("not sent before its deadline") >= 20)
+    assert calls(control, "widget.detail") - before == 10
+
+
+def test_a_broken_widget_stops_the_reads_and_no_withdrawal(
+    fleet: Environment, control: SandboxControl, name: Callable[[], str]
+) -> None:
+    control.faults({"what": "status", "status": 500, "route": "widget.statistics"})
+    for _ in range(5):
+        with pytest.raises(Unavailable, match="HTTP 500"):
+            enqueue.read("account_statistics", login="1")
+    with pytest.raises(CircuitOpen, match="the circuit is open"):
+        enqueue.read("account_statistics", login="1")
+
+    began = time.monotonic()
+    assert ended(enqueue.fees(account_login="1", request_id=name()).key).state is State.SUCCEEDED
+    assert time.monotonic() - began < 1.5  # a probe would wait 2 s
+
+    control.faults()
+
+    def is_served() -> bool:
+        try:
+            return isinstance(enqueue.read("leaderboard"), list)
+        except CircuitOpen:
+            return False
+
+    until(is_served)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"key": "no key"},
+        {"key": ""},
+        {"ends_at": "soon"},
+        {"ends_at": 10**30},
+        {"parameters": []},
+        {"parameters": {"login": "a b"}},
+        {"name": "nothing\n2026-01-01 forged"},
+        {"name": ["x"]},
+        {"read_id": 5},
+    ],
+    ids=str,
+)
+def test_no_message_harms_the_worker(fleet: Environment, control: SandboxControl, arguments: Any) -> None:
+    from worker.app import app
+
+    whole = {"name": "accounts", "parameters": {}, "read_id": "x", "key": OneTimeKey().public, "ends_at": 2**53}
+    app.send_task("b2copy.read", kwargs=whole | arguments, queue=QUEUE)
+
+    assert isinstance(enqueue.read("leaderboard"), list)
+    [process] = fleet.processes
+    assert process.started == 1
+    assert "\n2026-01-01 forged" not in process.log.read_text()
+
+
+def test_a_message_that_is_no_read_is_stored_for_people(fleet: Environment) -> None:
+    from worker.app import app
+
+    sent = app.send_task("b2copy.read", kwargs={"what": "accounts"}, queue=QUEUE)
+
+    operation = ended(f"message:{sent.id}")
+    assert (operation.state, operation.failure_reason) == (State.FAILED, "bad_payload")
+
+
+class TestWithoutAWorker:
+    def test_says_so_in_time_and_a_worker_that_starts_later_sends_nothing(
+        self, active_environment: Environment, worker: Callable[..., Any], sandbox: SandboxControl, broker: Broker
+    ) -> None:
+        began = time.monotonic()
+        with pytest.raises(NoAnswerInTime, match="no worker has answered within 0.3 s") as caught:
+            enqueue.read("accounts", timeout_s=0.3)
+        assert time.monotonic() - began < 3
+        assert isinstance(caught.value, Unavailable)
+        with broker.client as client:
+            assert client.llen(QUEUE) == 1
+
+        process = worker(*ALONE)
+
+        until(lambda: "read accounts: expired before a worker took it" in process.log.read_text())
+        assert "accounts.list" not in sandbox.counters()["calls"]
+
+        # A worker that is told to end answers what it has begun to read.
+        sandbox.switches(latency={"accounts.list": 1.0})
+        with ThreadPoolExecutor(1) as host:
+            read = host.submit(enqueue.read, "accounts")
+            until(lambda: sandbox.counters()["calls"].get("accounts.list"))
+            process.stop()
+            assert read.result(5) == []
+
+    def test_the_queue_does_not_grow_without_end(self, active_environment: Environment, broker: Broker) -> None:
+        with broker.client as client:
+            client.lpush(QUEUE, *["x"] * UNREAD_MAX)
+            with pytest.raises(Unavailable, match="reads wait that no worker has taken"):
+                enqueue.read("accounts", timeout_s=5)
+            assert client.llen(QUEUE) == UNREAD_MAX
+
+    def test_without_redis_it_is_told_at_once(self, active_environment: Environment, broker: Broker) -> None:
+        broker.stop()
+        began = time.monotonic()
+
+        with pytest.raises(Unavailable, match="Redis does not answer"):
+            enqueue.read("accounts", timeout_s=30)
+
+        assert time.monotonic() - began < 5
+
+
+class TestInAWorker:
+    def test_only_what_the_setting_lists_is_read(self, configure: Any) -> None:
+        configure()
+        with pytest.raises(BadPayload, match="seamless_url: the workers' B2COPY_READS does not list it"):
+            self.value("seamless_url", login="1")
+
+        configure(reads="leaderboard")
+        with pytest.raises(BadPayload, match="accounts: the workers' B2COPY_READS"):
+            self.value("accounts")
+
+    def test_reads_leave_the_money_lanes_permits_alone(self, configure: Any) -> None:
+        from worker.errors import LeaseTooShort
+        from worker.flow.gate import Gate
+        from worker.settings import worker_settings
+
+        configure(rate_limit="5/minute")
+        for _ in range(4):
+            assert self.value("accounts") == []
+        with pytest.raises(LeaseTooShort):
+            self.value("accounts", within=0.3)
+
+        assert Gate("b2copy", worker_settings(), lambda *_: None).take(5, urgent=True) == 1
+
+    def test_a_429_of_a_read_holds_the_whole_fleet(self, configure: Any, sandbox: SandboxControl) -> None:
+        from worker.flow.gate import Gate
+        from worker.settings import worker_settings
+
+        configure()
+        gate = Gate("b2copy", worker_settings(), lambda *_: None)
+        sandbox.faults({"what": "status", "status": 429, "retry_after": "30", "next": 1})
+
+        with pytest.raises(RateLimited):
+            self.value("accounts")
+
+        until(lambda: gate.take(1, urgent=True) == 0)
+        with pytest.raises(PermitRefused):
+            self.value("accounts")
+
+    @staticmethod
+    def value(what: str, within: float = 10.0, **parameters: Any) -> Any:
+        from worker.http import event_loop
+
+        return event_loop().run(answer_reads._value(what, parameters, time.monotonic() + within))
+
+
+def test_an_answer_is_taken_once_and_expires_by_itself(active_environment: Environment, broker: Broker) -> None:
+    answers = Answers(load(CrmSettings))
+    answers.post("one", b"sealed", 5_000)
+    answers.post("two", b"sealed", 3_600_000)
+
+    with broker.client as client:
+        assert 0 < client.pttl(f"{ANSWERS}one") <= 5_000
+        assert 0 < client.pttl(f"{ANSWERS}two") <= 60_000
+        assert abs(answers.clock_ms() / 1000 - time.time()) < 5
+    assert answers.take("one", 1) == b"sealed"
+    assert answers.take("one", 0.01) is None
+    assert answers.take("another", 0.01) is None
+
+
+def test_only_who_asked_opens_the_answer_and_only_to_that_question() -> None:
+    key, other = OneTimeKey(), OneTimeKey()
+    sealed = Seal("one", key.public).seal(b"content")
+
+    assert b"content" not in sealed
+    assert key.unseal("one", sealed) == b"content"
+    assert key.unseal("two", sealed) is None
+    assert other.unseal("one", sealed) is None
+    assert key.unseal("one", sealed[:-1] + bytes([sealed[-1] ^ 1])) is None
+    assert key.unseal("one", b"") is None
