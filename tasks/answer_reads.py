@@ -82,7 +82,9 @@ async def _value(name: str, parameters: Mapping[str, Any], ends: float) -> Any:
     settings = worker_settings()
     wanted: Read[Any] = read_named(name)
     if name not in settings.reads:
-        raise BadPayload(f"{name}: the workers' {variable('reads')} does not list it. Add it there, if CRMs may read it")
+        raise BadPayload(
+            f"{name}: the workers' {variable('reads')} does not list it. Add it there, if CRMs may read it"
+        )
     checked = wanted.checked(parameters)
     return await reader().read(name, lambda call: wanted.make(call, checked, settings), ends)
 

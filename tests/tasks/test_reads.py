@@ -1,45 +1,29 @@
 """Reads: a CRM host without any key reads at B2COPY through a worker."""
 
-import json
 import pickle
-import socket
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 
-from tasks import answer_reads, enqueue
+from tasks import enqueue
 from tasks.reads import READS
 from tests.conftest import forget
 from tests.session.frames import shown_by
 from tests.session.test_secrets import dumped
 from tests.support import until
 from tests.tasks.conftest import ALONE, control, ended, name, running_fleet
-from worker.errors import (
-    B2CopyError,
-    BackOfficeUnavailable,
-    BadPayload,
-    CircuitOpen,
-    NoAnswerInTime,
-    NotFound,
-    PermitRefused,
-    RateLimited,
-    Unavailable,
-)
-from worker.ledger import Ledger, open_ledger
-from worker.ledger.queries import active_flags
-from worker.messages.ask_read import UNREAD_MAX
-from worker.messages.read_answers import Answers
-from worker.messages.sealed_answer import OneTimeKey, Seal
+from worker.app import app
+from worker.errors import BackOfficeUnavailable, BadPayload, CircuitOpen, NoAnswerInTime, NotFound, Unavailable
+from worker.ledger import open_ledger
+from worker.messages.sealed_answer import OneTimeKey
 from worker.operation import State
-from worker.queues import ANSWERS, READS as QUEUE
+from worker.queues import ANSWERS
+from worker.queues import READS as QUEUE
 from worker.sandbox.control_client import SandboxControl
 from worker.settings import CrmSettings, load
 from worker.testbed.broker import Broker
@@ -62,9 +46,12 @@ def write_secret(environment: Environment) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def fleet(one_broker: Broker, one_sandbox: Sandbox, migrated_file: Path) -> Iterator[Environment]:
     """A worker that logs everything and sends events, and this process without any key: a CRM host."""
-    with running_fleet(
-        one_broker, one_sandbox, migrated_file, *ALONE, "-E", "--loglevel", "DEBUG", prepare=write_secret
-    ) as environment, pytest.MonkeyPatch.context() as patch:
+    with (
+        running_fleet(
+            one_broker, one_sandbox, migrated_file, *ALONE, "-E", "--loglevel", "DEBUG", prepare=write_secret
+        ) as environment,
+        pytest.MonkeyPatch.context() as patch,
+    ):
         kept = {"B2COPY_DATABASE_URL", "B2COPY_REDIS_URL"}
         for variable in environment.settings.keys() - kept:
             patch.delenv(variable)
@@ -200,11 +187,13 @@ def test_a_broken_widget_stops_the_reads_and_no_withdrawal(
     fleet: Environment, control: SandboxControl, name: Callable[[], str]
 ) -> None:
     control.faults({"what": "status", "status": 500, "route": "widget.statistics"})
-    for _ in range(5):
-        with pytest.raises(Unavailable, match="HTTP 500"):
+
+    def is_refused() -> bool:
+        with pytest.raises((Unavailable, CircuitOpen)) as caught:
             enqueue.read("account_statistics", login="1")
-    with pytest.raises(CircuitOpen, match="the circuit is open"):
-        enqueue.read("account_statistics", login="1")
+        return isinstance(caught.value, CircuitOpen)
+
+    until(is_refused)  # the fifth failure in a row opens the circuit; reads of an earlier test may still succeed
 
     began = time.monotonic()
     assert ended(enqueue.fees(account_login="1", request_id=name()).key).state is State.SUCCEEDED
@@ -237,8 +226,6 @@ def test_a_broken_widget_stops_the_reads_and_no_withdrawal(
     ids=str,
 )
 def test_no_message_harms_the_worker(fleet: Environment, control: SandboxControl, arguments: Any) -> None:
-    from worker.app import app
-
     whole = {"name": "accounts", "parameters": {}, "read_id": "x", "key": OneTimeKey().public, "ends_at": 2**53}
     app.send_task("b2copy.read", kwargs=whole | arguments, queue=QUEUE)
 
@@ -249,122 +236,7 @@ def test_no_message_harms_the_worker(fleet: Environment, control: SandboxControl
 
 
 def test_a_message_that_is_no_read_is_stored_for_people(fleet: Environment) -> None:
-    from worker.app import app
-
     sent = app.send_task("b2copy.read", kwargs={"what": "accounts"}, queue=QUEUE)
 
     operation = ended(f"message:{sent.id}")
     assert (operation.state, operation.failure_reason) == (State.FAILED, "bad_payload")
-
-
-class TestWithoutAWorker:
-    def test_says_so_in_time_and_a_worker_that_starts_later_sends_nothing(
-        self, active_environment: Environment, worker: Callable[..., Any], sandbox: SandboxControl, broker: Broker
-    ) -> None:
-        began = time.monotonic()
-        with pytest.raises(NoAnswerInTime, match="no worker has answered within 0.3 s") as caught:
-            enqueue.read("accounts", timeout_s=0.3)
-        assert time.monotonic() - began < 3
-        assert isinstance(caught.value, Unavailable)
-        with broker.client as client:
-            assert client.llen(QUEUE) == 1
-
-        process = worker(*ALONE)
-
-        until(lambda: "read accounts: expired before a worker took it" in process.log.read_text())
-        assert "accounts.list" not in sandbox.counters()["calls"]
-
-        # A worker that is told to end answers what it has begun to read.
-        sandbox.switches(latency={"accounts.list": 1.0})
-        with ThreadPoolExecutor(1) as host:
-            read = host.submit(enqueue.read, "accounts")
-            until(lambda: sandbox.counters()["calls"].get("accounts.list"))
-            process.stop()
-            assert read.result(5) == []
-
-    def test_the_queue_does_not_grow_without_end(self, active_environment: Environment, broker: Broker) -> None:
-        with broker.client as client:
-            client.lpush(QUEUE, *["x"] * UNREAD_MAX)
-            with pytest.raises(Unavailable, match="reads wait that no worker has taken"):
-                enqueue.read("accounts", timeout_s=5)
-            assert client.llen(QUEUE) == UNREAD_MAX
-
-    def test_without_redis_it_is_told_at_once(self, active_environment: Environment, broker: Broker) -> None:
-        broker.stop()
-        began = time.monotonic()
-
-        with pytest.raises(Unavailable, match="Redis does not answer"):
-            enqueue.read("accounts", timeout_s=30)
-
-        assert time.monotonic() - began < 5
-
-
-class TestInAWorker:
-    def test_only_what_the_setting_lists_is_read(self, configure: Any) -> None:
-        configure()
-        with pytest.raises(BadPayload, match="seamless_url: the workers' B2COPY_READS does not list it"):
-            self.value("seamless_url", login="1")
-
-        configure(reads="leaderboard")
-        with pytest.raises(BadPayload, match="accounts: the workers' B2COPY_READS"):
-            self.value("accounts")
-
-    def test_reads_leave_the_money_lanes_permits_alone(self, configure: Any) -> None:
-        from worker.errors import LeaseTooShort
-        from worker.flow.gate import Gate
-        from worker.settings import worker_settings
-
-        configure(rate_limit="5/minute")
-        for _ in range(4):
-            assert self.value("accounts") == []
-        with pytest.raises(LeaseTooShort):
-            self.value("accounts", within=0.3)
-
-        assert Gate("b2copy", worker_settings(), lambda *_: None).take(5, urgent=True) == 1
-
-    def test_a_429_of_a_read_holds_the_whole_fleet(self, configure: Any, sandbox: SandboxControl) -> None:
-        from worker.flow.gate import Gate
-        from worker.settings import worker_settings
-
-        configure()
-        gate = Gate("b2copy", worker_settings(), lambda *_: None)
-        sandbox.faults({"what": "status", "status": 429, "retry_after": "30", "next": 1})
-
-        with pytest.raises(RateLimited):
-            self.value("accounts")
-
-        until(lambda: gate.take(1, urgent=True) == 0)
-        with pytest.raises(PermitRefused):
-            self.value("accounts")
-
-    @staticmethod
-    def value(what: str, within: float = 10.0, **parameters: Any) -> Any:
-        from worker.http import event_loop
-
-        return event_loop().run(answer_reads._value(what, parameters, time.monotonic() + within))
-
-
-def test_an_answer_is_taken_once_and_expires_by_itself(active_environment: Environment, broker: Broker) -> None:
-    answers = Answers(load(CrmSettings))
-    answers.post("one", b"sealed", 5_000)
-    answers.post("two", b"sealed", 3_600_000)
-
-    with broker.client as client:
-        assert 0 < client.pttl(f"{ANSWERS}one") <= 5_000
-        assert 0 < client.pttl(f"{ANSWERS}two") <= 60_000
-        assert abs(answers.clock_ms() / 1000 - time.time()) < 5
-    assert answers.take("one", 1) == b"sealed"
-    assert answers.take("one", 0.01) is None
-    assert answers.take("another", 0.01) is None
-
-
-def test_only_who_asked_opens_the_answer_and_only_to_that_question() -> None:
-    key, other = OneTimeKey(), OneTimeKey()
-    sealed = Seal("one", key.public).seal(b"content")
-
-    assert b"content" not in sealed
-    assert key.unseal("one", sealed) == b"content"
-    assert key.unseal("two", sealed) is None
-    assert other.unseal("one", sealed) is None
-    assert key.unseal("one", sealed[:-1] + bytes([sealed[-1] ^ 1])) is None
-    assert key.unseal("one", b"") is None
