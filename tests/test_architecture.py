@@ -37,8 +37,8 @@ MAY_IMPORT = {
     },
     "tasks": {
         "worker/app.py", "worker/b2copy", "worker/crm", "worker/current_user.py", "worker/errors.py", "worker/flow",
-        "worker/http", "worker/id_fields.py", "worker/instances.py", "worker/kind.py", "worker/ledger", "worker/messages",
-        "worker/operation.py", "worker/per_process.py", "worker/queues.py", "worker/settings.py",
+        "worker/http", "worker/id_fields.py", "worker/instances.py", "worker/kind.py", "worker/ledger",
+        "worker/messages", "worker/operation.py", "worker/per_process.py", "worker/queues.py", "worker/settings.py",
         "worker/spooled_list.py", "worker/watch",
     },
     "worker/crm": {

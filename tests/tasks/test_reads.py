@@ -128,7 +128,7 @@ def test_no_sink_holds_a_seamless_url_or_its_secret(fleet: Environment, account:
 def test_what_b2copy_refuses_is_raised_with_its_words(
     fleet: Environment, control: SandboxControl, name: Callable[[], str]
 ) -> None:
-    with pytest.raises(NotFound, match="account .* is not found") as caught:
+    with pytest.raises(NotFound, match=r"account N\d+ is not found") as caught:
         enqueue.read("account_detail", login=name())
     assert caught.value.status == 404
 

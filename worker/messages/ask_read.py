@@ -8,6 +8,7 @@ A lost message or answer is a read without an answer: the asker may ask again, b
 import json
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from secrets import token_urlsafe
 from typing import Any
 
@@ -80,10 +81,7 @@ def _error_of(name: str, answer: Mapping[str, Any]) -> Exception:
     """Return the worker's error: a class of `worker.errors` with the same arguments."""
     kind = getattr(errors, str(answer.get("error")), None)
     arguments = answer.get("arguments")
-    is_known = isinstance(kind, type) and issubclass(kind, B2CopyError | BadPayload) and isinstance(arguments, list)
-    if is_known:
-        try:
+    if isinstance(kind, type) and issubclass(kind, B2CopyError | BadPayload) and isinstance(arguments, list):
+        with suppress(TypeError):  # a class of another version may take others
             return kind(*arguments)
-        except TypeError:  # of another version
-            pass
     return Unavailable(f"{name}: {answer.get('error')}: {arguments}")

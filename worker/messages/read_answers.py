@@ -7,8 +7,6 @@ Deadlines are in the clock of Redis, because the clocks of the two hosts may dif
 
 from typing import cast
 
-import redis
-
 from worker.queues import ANSWERS
 from worker.redis_connection import redis_client
 from worker.settings import CrmSettings
@@ -26,7 +24,7 @@ class Answers:
 
     def clock_ms(self) -> int:
         """Return the time of Redis, in ms since the epoch."""
-        seconds, microseconds = cast("tuple[int, int]", self._redis.time())
+        seconds, microseconds = self._redis.time()
         return int(seconds) * 1000 + int(microseconds) // 1000
 
     def post(self, read_id: str, sealed: bytes, life_ms: int) -> None:
