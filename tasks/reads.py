@@ -50,15 +50,15 @@ class Board(Payload):
 
 @dataclass(frozen=True)
 class Read(Generic[P]):
-    """`make` sends requests by its first argument, and returns the value as JSON."""
+    """`payload` are the parameters. `make` sends requests by its first argument, and returns the value as JSON."""
 
     name: str
-    parameters: type[P]
+    payload: type[P]
     make: Callable[[Call, P, Settings], Coroutine[Any, Any, Any]]
 
     def checked(self, fields: Mapping[str, Any]) -> P:
         """Return the parameters. Raises `BadPayload` naming the field and the remedy."""
-        return checked_fields(self.name, self.parameters, fields)
+        return checked_fields(self.name, self.payload, fields)
 
 
 async def accounts(call: Call, which: Accounts, settings: Settings) -> Any:
@@ -104,6 +104,6 @@ READS: dict[str, Read[Any]] = {
 def read_named(name: str) -> Read[Any]:
     """Return a read. Raises `BadPayload` that lists them."""
     if name not in READS:
-        known = "; ".join(f"{read.name} ({', '.join(read.parameters.model_fields)})" for read in READS.values())
+        known = "; ".join(f"{read.name} ({', '.join(read.payload.model_fields)})" for read in READS.values())
         raise BadPayload(f"{name!r} is no read: there are {known}")
     return READS[name]
