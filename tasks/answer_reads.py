@@ -11,13 +11,13 @@ from typing import Any, TypeVar
 from celery import signals
 
 from tasks.reads import Read, read_named
-from worker.app import app, b2copy
+from worker.app import app, b2copy, ledger
 from worker.b2copy.routes.seamless_login import SeamlessUrl
-from worker.errors import B2CopyError, BadPayload, LeaseTooShort, SettingsError
+from worker.errors import B2CopyError, BadPayload, LeaseTooShort, PermitRefused, SettingsError
 from worker.flow.reader import Reader
 from worker.http import event_loop
 from worker.http.daemon_threads import DaemonThreads
-from worker.ledger import DATABASE_UNAVAILABLE_ERRORS
+from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, active_flags
 from worker.messages.ask_read import TASK, answers
 from worker.messages.read_answers import LIFE_MAX_S
 from worker.messages.sealed_answer import Seal
@@ -86,7 +86,14 @@ async def _value(name: str, parameters: Mapping[str, Any], ends: float) -> Any:
             f"{name}: the workers' {variable('reads')} does not list it. Add it there, if CRMs may read it"
         )
     checked = wanted.checked(parameters)
+    await _in_thread(_check_not_paused, name)
     return await reader().read(name, lambda call: wanted.make(call, checked, settings), ends)
+
+
+def _check_not_paused(name: str) -> None:
+    """Raise `PermitRefused` if a person has paused all lanes: B2COPY may have asked for quiet."""
+    if flag := active_flags(ledger()).get("pause:all"):
+        raise PermitRefused(f"{name}: everything is paused by {flag.actor}: {flag.note}")
 
 
 def _sealed(seal: Seal, answer: Mapping[str, Any]) -> bytes:

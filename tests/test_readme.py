@@ -70,11 +70,13 @@ def test_its_samples_get_the_fees_of_three_withdrawals_charged(
     output = run(tmp_path, "enqueue.py", **ours)
     run(tmp_path, "outbox.py", CRM_DATABASE_URL=environment.database_url, **ours)
     run(tmp_path, "send.py", B2COPY_REDIS_URL=environment.broker.url)
+    page = run(tmp_path, "page.py", **ours)
 
     ledger = open_ledger(environment.database_url)
     for key in ("fees.process:W1", "fees.process:W2", "fees.process:W3"):
         until(partial(succeeded, ledger, key))
     assert output.strip() in set(State)
+    assert page == "[]\n"
     with crm.connect() as connection:
         assert connection.execute(text("SELECT state FROM withdrawals")).scalar() == "fees"
     ledger.close()

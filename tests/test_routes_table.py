@@ -76,11 +76,9 @@ class Ways:
         return int(self.control.counters()["calls"].get(route, 0))
 
     def run(self, route: str, column: str, cell: str) -> None:
-        """Run a cell, and wait until its route was called. A cell that has reached the route already is not run again."""
-        name, login = (
-            route_of(*route.replace("{account}", "1").replace("{uuid}", "1").split(" ")),
-            str(next(self._logins)),
-        )
+        """Run a cell, and wait until its route was called, unless an earlier row's equal cell has reached it."""
+        method, path = re.sub(r"\{\w+\}", "1", route).split()
+        name, login = route_of(method, path), str(next(self._logins))
         forget = {"authexternalcrm": instances.session, "signin": instances.back_office}.get(name)
         if forget:
             forget().forget()

@@ -14,6 +14,8 @@ from tests.tasks.conftest import ALONE
 from worker.errors import BadPayload, LeaseTooShort, NoAnswerInTime, PermitRefused, RateLimited, Unavailable
 from worker.flow.gate import Gate
 from worker.http import event_loop
+from worker.instances import ledger
+from worker.ledger import pause
 from worker.messages.ask_read import UNREAD_MAX
 from worker.messages.read_answers import Answers
 from worker.messages.sealed_answer import OneTimeKey, Seal
@@ -96,6 +98,17 @@ class TestInAWorker:
         until(lambda: gate.take(1, urgent=True) == 0)
         with pytest.raises(PermitRefused):
             self.value("accounts")
+
+    def test_a_pause_of_all_lanes_stops_reads_too(self, configure: Configure, sandbox: SandboxControl) -> None:
+        configure()
+        pause(ledger(), "bulk", "ann", "a backfill")
+        assert self.value("accounts") == []
+        pause(ledger(), "all", "ann", "B2COPY asked for quiet")
+
+        with pytest.raises(PermitRefused, match="accounts: everything is paused by ann: B2COPY asked for quiet"):
+            self.value("accounts")
+
+        assert sandbox.counters()["calls"]["accounts.list"] == 1
 
     @staticmethod
     def value(what: str, within: float = 10.0, **parameters: Any) -> Any:

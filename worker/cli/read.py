@@ -26,8 +26,8 @@ def read(
     """Read something at B2COPY now, through a worker, and print it as JSON.
 
     For example `b2copy-sync read account_detail login=700100`. This host needs no key, and the read leaves no row in
-    the ledger. A wrong WHAT lists all reads with their parameters. Of seamless_url it prints the URL, which logs its client
-    in; the workers' B2COPY_READS must list it. Exits with 1 if B2COPY refuses or no worker answers in time.
+    the ledger. A wrong WHAT lists all reads with their parameters. Of seamless_url it prints the URL, which logs its
+    client in; the workers' B2COPY_READS must list it. Exits with 1 if B2COPY refuses or no worker answers in time.
     """
     from tasks import enqueue
     from tasks.reads import SEAMLESS_URL, read_named
