@@ -69,6 +69,10 @@ class TestWithoutAWorker:
 
 
 class TestInAWorker:
+    @pytest.fixture(autouse=True)
+    def _new_reader(self) -> None:
+        answer_reads.reader.forget()  # that of another test has other settings
+
     def test_only_what_the_setting_lists_is_read(self, configure: Configure) -> None:
         configure()
         with pytest.raises(BadPayload, match="seamless_url: the workers' B2COPY_READS does not list it"):
