@@ -5,7 +5,7 @@ follow from that.
 """
 
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -55,6 +55,12 @@ class Attempt(Protocol):
 
     async def earlier_attempts(self) -> list[AttemptRecord]:
         """Return the attempts that the ledger stores for this operation, oldest first."""
+
+
+class Call(Protocol):
+    """Sends one request through the gate and returns what the route reads in the answer: see `Attempt.call`."""
+
+    def __call__(self, route: Any, body: Mapping[str, Any]) -> Awaitable[Any]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,14 +131,19 @@ class Kind(Generic[P]):
 
     def checked(self, fields: Mapping[str, Any]) -> P:
         """Return the fields as this kind's payload. Raises `BadPayload`."""
-        try:
-            return self.payload.model_validate(fields)
-        except ValidationError as error:
-            raise BadPayload(f"{self.name}: {_problems(error, self.payload.model_fields)}") from None
+        return checked_fields(self.name, self.payload, fields)
 
     def on_unknown_for(self, claim: Claim) -> OnUnknown:
         """Return what an unknown outcome of this operation permits, for the claim as it stands."""
         return self.on_unknown(claim) if callable(self.on_unknown) else claim.on_unknown
+
+
+def checked_fields(name: str, payload: type[P], fields: Mapping[str, Any]) -> P:
+    """Return the fields as a payload. Raises `BadPayload`, which begins with `name`."""
+    try:
+        return payload.model_validate(fields)
+    except ValidationError as error:
+        raise BadPayload(f"{name}: {_problems(error, payload.model_fields)}") from None
 
 
 LOOKED_AT = "looked_at"

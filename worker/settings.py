@@ -185,6 +185,7 @@ def _listen(value: str) -> str:
     return f"{host or '127.0.0.1'}:{port}"
 
 
+ReadName = Literal["accounts", "account_detail", "account_statistics", "leaderboard", "seamless_url"]
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=False)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 WebhookUrl = Annotated[str, AfterValidator(_webhook_url)]
@@ -349,6 +350,11 @@ class Settings(CrmSettings):
     duplicate_clients: Literal["unknown", "refused", "returned"] = Field(
         "unknown",
         description="What B2COPY does with a second registration; if unknown, a lost answer is left to a person.",
+    )
+    reads: Annotated[list[ReadName], NoDecode, BeforeValidator(_comma_list)] = Field(
+        ["accounts", "account_detail", "account_statistics", "leaderboard"],
+        description="What CRM hosts may read through a worker. With seamless_url, whoever may send messages logs in as"
+        " any client.",
     )
     back_office_email: str | None = Field(
         None, pattern=r"[^@\s]+@[^@\s]+", description="Who signs in to the Back Office, if some routes need that."

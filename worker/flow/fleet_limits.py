@@ -4,7 +4,7 @@ Redis keys (all expire by themselves):
 
     b2copy:rate:...                         the limiter's windows (package `limits`)
     b2copy:gate:<destination>:hold    text  nobody sends before it expires
-    b2copy:gate:<destination>:probe   text  the process that made the last probe
+    b2copy:gate:<destination>:probe   text  the process that made the last probe; `b2copy.reads` probes by itself
     b2copy:gate:<destination>:pace    text  the reconciliation sends no request before it expires
 """
 
@@ -41,7 +41,8 @@ class FleetLimits:
     that wait do no harm and a flood of calls does.
     """
 
-    def __init__(self, destination: str, settings: Settings) -> None:
+    def __init__(self, destination: str, settings: Settings, circuit: str | None = None) -> None:
+        """`circuit` names whose probes these are, if they are not those of the destination's operations."""
         # The setting limits B2COPY alone: the CRM answers 429 if notices come too fast for it.
         is_limited = destination != CRM and settings.rate_limit != "0"
         self._rate = parse(settings.rate_limit) if is_limited else None
@@ -49,7 +50,8 @@ class FleetLimits:
         self._pool = connection_pool(settings, _TIMEOUT_S)
         self._limiter: SlidingWindowCounterRateLimiter | None = None
         self._redis: redis.Redis | None = None
-        self._hold_key, self._probe_key = f"b2copy:gate:{destination}:hold", f"b2copy:gate:{destination}:probe"
+        self._hold_key = f"b2copy:gate:{destination}:hold"
+        self._probe_key = f"b2copy:gate:{circuit or destination}:probe"
         self._pace_key = f"b2copy:gate:{destination}:pace"
         self._hold_until = 0.0  # monotonic seconds
         self._look_again = 0.0  # monotonic seconds
