@@ -19,6 +19,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -45,6 +46,7 @@ WAYS = 4 + len(LOOPS) + len(WORKERS)  # ours on two databases, in bulk and singl
 
 def main(arguments: list[str]) -> int:
     options = _options(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that every process is stopped, as after Ctrl-C
     results = Results(options.results, options.resume)
     began = time.monotonic()
     for rival in (*LOOPS, *WORKERS):
