@@ -41,8 +41,16 @@ _OTHERS = {
 
 def tables(results: Results) -> str:
     """Return all tables for which there are results."""
-    parts = [_races(results), _others(results), _aims(results), _growth(results)]
+    parts = [_machine(results), _races(results), _others(results), _aims(results), _growth(results)]
     return "\n\n".join(part for part in parts if part)
+
+
+def _machine(results: Results) -> str:
+    return "\n\n".join(
+        f"`{row['command']}` on {row['cores']} cores ({row['cpu']}), Python {row['python']}; at its start a load of"
+        f" {row['load']:.1f}, and {row['fsync_ms']:.2f} ms for an fsync. Medians, with the lowest and the highest round."
+        for row in results.of("machine")
+    )
 
 
 def _races(results: Results) -> str:
