@@ -48,7 +48,7 @@ def tables(results: Results) -> str:
 def _machine(results: Results) -> str:
     return "\n\n".join(
         f"`{row['command']}` on {row['cores']} cores ({row['cpu']}), Python {row['python']}; at its start a load of"
-        f" {row['load']:.1f}, and {row['fsync_ms']:.2f} ms for an fsync. Medians, with the lowest and the highest round."
+        f" {row['load']:.1f}, and {row['fsync_ms']:.2f} ms for an fsync. Medians, lowest and highest round."
         for row in results.of("machine")
     )
 
