@@ -54,7 +54,7 @@ BATCH = 5_000  # operations recorded in one transaction by `many`
 WAIT_FIRST_S, WAIT_MAX_S = 0.05, 1.0  # seconds; first and longest pause between two queries of `wait`
 
 _FIELDS = [field.name for field in fields(New)]
-_LANE, _ON_UNKNOWN = _FIELDS.index("lane"), _FIELDS.index("on_unknown")
+_LANE, _BATCH, _ON_UNKNOWN = (_FIELDS.index(name) for name in ("lane", "batch", "on_unknown"))
 _values_of = attrgetter(*_FIELDS)
 
 
@@ -193,6 +193,7 @@ def many(
     *,
     lane: str | None = None,
     by: str | None = None,
+    batch: str | None = None,
     connection: "Transaction | None" = None,
     using: str | None = None,
 ) -> RecordedMany:
@@ -203,20 +204,35 @@ def many(
     again completes the work. A key that exists with other data raises `PayloadConflict`; the batches before it are
     recorded. `rows` may be a generator of any length, because checked rows are stored in a temporary file.
 
-    `lane` moves them, a backfill to `bulk` for instance.
+    `lane` moves them, a backfill to `bulk` for instance. `batch` names them together, so that a person can see how far
+    they are, pause, resume and cancel them (`b2copy-sync import status`).
     """
     if lane is not None and lane not in REQUEST_LANES:
         raise BadPayload(f"lane: {lane!r} is none of {', '.join(REQUEST_LANES)}")
     checked = JsonLines()
     for new in _checked(kind, rows):
         values = list(_values_of(new))
-        values[_LANE] = lane or new.lane
+        values[_LANE], values[_BATCH] = lane or new.lane, batch
         checked.append(values)
     recorded = RecordedMany()
-    left = map(_new_of, checked.read())
-    while batch := list(islice(left, BATCH)):
-        recorded.add(_record(batch, by, connection, using))
+    for batch_recorded in record_in_batches(map(_new_of, checked.read()), by, connection, using):
+        recorded.add(batch_recorded)
     return recorded
+
+
+def record_in_batches(
+    news: Iterable[New],
+    by: str | None = None,
+    connection: "Transaction | None" = None,
+    using: str | None = None,
+) -> Iterator[list[Recorded]]:
+    """Record checked operations, `BATCH` of them in a transaction. Yields after each transaction what became of them.
+
+    Each batch is recorded only when the one before it has been taken.
+    """
+    left = iter(news)
+    while batch := list(islice(left, BATCH)):
+        yield _record(batch, by, connection, using)
 
 
 def status(key: str) -> Operation | None:
@@ -261,6 +277,34 @@ def cancel(key: str, *, why: str, by: str | None = None) -> Operation:
             f"{key}: the role of B2COPY_DATABASE_URL may not change operations: cancel it on a worker's host, with"
             f' `b2copy-sync failed cancel {key} --why "..."`'
         ) from None
+
+
+def read(what: str, *, timeout_s: float = 10.0, **parameters: Any) -> Any:
+    """Read something at B2COPY now, through a worker, for a page of the CRM. It leaves no row in the ledger.
+
+        read("account_detail", login="123456")["aum"]
+        read("seamless_url", login="123456").reveal()
+
+    `what` is `accounts` (all parameters optional: login, platform, email, is_master, limit, offset), `account_detail`,
+    `account_statistics`, `seamless_url` (login, platform) or `leaderboard` (platform, product). The value is JSON:
+    `accounts` and `leaderboard` a list of objects, the others an object; amounts are text, exactly as B2COPY wrote
+    them, and `raw` is the whole answer of B2COPY. A seamless URL logs its client in, so it comes as an object that no
+    log shows; the workers' B2COPY_READS must list it.
+
+    Raises `BadPayload` for wrong arguments, `NoAnswerInTime` if no worker has answered within `timeout_s` seconds
+    (60 at most), `Unavailable` if Redis does not answer, and what B2COPY refused as another `worker.errors.B2CopyError`
+    (`NotFound`, `RateLimited`, ...). A read that nobody waits for any more is not sent.
+    """
+    from tasks.reads import SEAMLESS_URL, read_named
+
+    checked = read_named(what).checked(parameters).model_dump(mode="json")
+    from worker.messages.ask_read import ask  # it loads Celery and cryptography
+
+    if what == SEAMLESS_URL:
+        from worker.b2copy.routes.seamless_login import SeamlessUrl
+
+        return SeamlessUrl(ask(what, checked, timeout_s))
+    return ask(what, checked, timeout_s)
 
 
 def _accept(new: New, by: str | None, connection: "Transaction | None", using: str | None) -> Recorded:
