@@ -56,7 +56,7 @@ def _summarize_minutes_if_due() -> None:
     minute = int(time.time() * 1000 - SETTLED_MS) // MINUTE_MS
     if minute != _summarized:
         summarize_minutes(ledger())
-        if crm_settings().webhook_url:
+        if crm_settings().wants_notices:
             want_notices(ledger())
         _summarized = minute
 
