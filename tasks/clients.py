@@ -65,4 +65,5 @@ CLIENTS = Kind(
     on_unknown=on_unknown,
     time_allowed_s=lambda settings: settings.calls_deadline,
     begins_steps=True,
+    effect_step=REGISTER.name,
 )

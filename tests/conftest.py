@@ -126,7 +126,7 @@ def forget() -> None:
     """What this process has read or made belongs to the settings before."""
     crm_settings.cache_clear()
     worker_settings.cache_clear()
-    for made in (instances.ledger, instances.session, instances.back_office, instances.b2copy, instances.webhook):
+    for made in (instances.ledger, instances.session, instances.back_office, instances.b2copy, instances.crm):
         made.forget()
     answers.forget()
 

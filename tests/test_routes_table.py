@@ -96,11 +96,12 @@ class Ways:
         self._reached[column, cell] = {each for each in now if now[each] > counted.get(each, 0)}
 
     def payload(self, kind: str, login: str) -> dict[str, Any]:
-        return {
+        payloads: dict[str, dict[str, Any]] = {
             "fees.process": {"account_login": login, "request_id": login},
             "accounts.create": {"login": login, "product_currency_id": 2, "client_id": 1},
             "clients.register": {"login": login},
-        }[kind]
+        }
+        return payloads[kind]
 
     def parameters(self, read: str) -> dict[str, Any]:
         return {} if read in {"accounts", "leaderboard"} else {"login": self.account}
@@ -164,6 +165,7 @@ class Ways:
             arguments = {"name": read, "parameters": self.parameters(read), "key": key.public, "ends_at": ends_at}
             app.send_task(cell, kwargs={**arguments, "read_id": f"{login}"}, queue=READS_QUEUE)
             sealed = until(lambda: answers().take(login, 1.0))
+            assert sealed
             assert "value" in json.loads(key.unseal(login, sealed) or b"")
         else:
             kind = cell.removeprefix("b2copy.")

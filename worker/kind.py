@@ -93,6 +93,7 @@ class Kind(Generic[P]):
     the reasons of `Failed` outcomes, each with a sentence for people. `time_allowed_s` and `polls` read the settings.
     `begins_steps`: its attempts call `Attempt.begin` before each request with an effect. So if a worker is lost, it is
     known whether it may have sent one: without a begun step nothing was done, and the next attempt starts again.
+    `effect_step` is then the name of the last of these routes, which a ledger from a backup may not know to have begun.
     `waits_s` are the seconds between two attempts that decided nothing, until the time allowed is over; the last one is
     repeated with a jitter of 20 %. Without `waits_s` the engine backs off for at most ten seconds.
     """
@@ -105,6 +106,7 @@ class Kind(Generic[P]):
     time_allowed_s: Callable[[CrmSettings], float]
     moves_money: bool = False
     begins_steps: bool = False
+    effect_step: str = ""
     destination: str = "b2copy"
     failure_reasons: Mapping[str, str] = field(default_factory=dict)
     polls: Callable[[Settings], PollSchedule] = lambda _: PollSchedule()
