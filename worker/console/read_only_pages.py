@@ -14,15 +14,16 @@ from worker.console.url_parameters import FIELDS, ListQuery, address, known_reas
 from worker.ledger import active_flags, find, find_many
 from worker.ledger.approvals import approvals_of, open_approvals
 from worker.ledger.due import COUNT_LIMIT
-from worker.ledger.operation_lists import OPEN, PAGE, Filter, Page, count_operations, list_operations
+from worker.ledger.operation_lists import OPEN, PAGE, Count, Filter, Page, count_operations, list_operations
 from worker.ledger.overview import oldest_open
 from worker.ledger.queries import audit_page, children_of
+from worker.ledger.statistics import statistics
 from worker.operation import MESSAGE_KIND, VERSION, FailureReason, Operation, State, WaitReason
 from worker.queues import LANES
 from worker.report import sentences
 from worker.report.chart_series import points
 from worker.report.format_values import iso, span
-from worker.report.health import health_of
+from worker.report.health import access_notes, late_lanes
 from worker.report.operation_report import evidence as stored_evidence
 from worker.report.operation_report import report_on
 from worker.report.replayable import moves_money
@@ -30,7 +31,7 @@ from worker.report.session_report import OUTCOMES, RENEWED
 from worker.report.session_report import facts as session_facts
 from worker.report.timeline import timeline
 from worker.session import State as SessionState
-from worker.watch.redact import redacted_value
+from worker.watch.redact import redacted, redacted_value
 
 BUTTONS = sentences.Ways(
     session="The System page",
@@ -40,6 +41,7 @@ BUTTONS = sentences.Ways(
     replay_not_done="press “It was not done: replay”",
 )
 EXPORT_LIMIT = 1_000  # rows of an exported file
+ATTEMPTS_LIMIT = 200  # newest attempts on the page of an operation; the evidence bundle has all
 LATE_MS = 5 * 60_000  # ms; the work list shows a money operation that is open for longer, by our clock
 LATE_DUE_S = 60.0  # seconds; the work list shows a lane whose oldest due operation waits for longer
 
@@ -47,21 +49,23 @@ LATE_DUE_S = 60.0  # seconds; the work list shows a lane whose oldest due operat
 def now(page_request: PageRequest) -> Response:
     """Lanes, session, pauses, failures and charts: what is wrong, whether at B2COPY or with us, and since when."""
     ledger = page_request.ledger
-    health = health_of(ledger, LATE_DUE_S)
+    found, flags = statistics(ledger), active_flags(ledger)
     series = points(ledger, int(time.time() * 1000))
     ours, theirs = oldest_open(ledger, LANES[0])
     recent = series[-6:]
     return page_request.page(
         "now.html",
         live=True,
-        health=health,
+        found=found,
+        problems=late_lanes(found, LATE_DUE_S),
+        notes=access_notes(found),
         ours=ours,
         theirs=theirs,
         lanes=LANES,
         cap=COUNT_LIMIT,
-        failed=sum(health.statistics.failed.values()),
-        waiting=sum(health.statistics.waiting.values()),
-        pauses={flag.subject.removeprefix("pause:"): flag for flag in health.pauses},
+        failed=sum(found.failed.values()),
+        waiting=sum(found.waiting.values()),
+        pauses={name.removeprefix("pause:"): flag for name, flag in flags.items() if name.startswith("pause:")},
         ended_5_min=sum(point.ended for point in recent),
         failed_5_min=sum(point.failed for point in recent),
         charts=[ended_chart(series), late_chart(series)],
@@ -124,7 +128,7 @@ def operations_csv(page_request: PageRequest) -> Response:
 def operation(page_request: PageRequest) -> Response:
     """One operation: how it stands, what happened, what was decided, what is related, what may be done."""
     found = one_operation(page_request)
-    report = report_on(page_request.ledger, found, page_request.console.kinds)
+    report = report_on(page_request.ledger, found, page_request.console.kinds, ATTEMPTS_LIMIT)
     related = find_many(page_request.ledger, [found.parent] if found.parent else [])
     return page_request.page(
         "operation.html",
@@ -135,6 +139,7 @@ def operation(page_request: PageRequest) -> Response:
         account=account_of(found),
         money=moves_money(found, page_request.console.kinds),
         events=timeline(report),
+        older=len(report.attempts) == ATTEMPTS_LIMIT,
         parent=related.get(found.parent or ""),
         children=children_of(page_request.ledger, found.key),
         proposals=approvals_of(page_request.ledger, found.key),
@@ -155,7 +160,7 @@ def evidence(page_request: PageRequest) -> Response:
         "sha256_of_evidence": hashlib.sha256(canonical.encode()).hexdigest(),
         "exported_at": iso(int(time.time() * 1000)),
         "exported_by_version": VERSION,
-        "standing": report.standing,
+        "standing": redacted(report.standing),
         "evidence": content,
     }
     return json_file("evidence.json", bundle)
@@ -230,7 +235,8 @@ def _found(page_request: PageRequest, wanted: str, query: ListQuery) -> Response
 
 
 def _list(page_request: PageRequest, query: ListQuery, page: Page, wanted: str = "") -> Response:
-    count, is_all = (len(page.operations), True) if wanted else count_operations(page_request.ledger, query.filter)
+    found = Count(len(page.operations), True) if wanted else page.count
+    count, is_all = found or count_operations(page_request.ledger, query.filter)
     flags = active_flags(page_request.ledger)
     return page_request.page(
         "operations.html",

@@ -15,10 +15,9 @@ A page says where the next page begins, even if the window held no match.
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Select, func, select, union_all
-from sqlalchemy.sql import Subquery
+from sqlalchemy import ColumnElement, Connection, FromClause, Select, func, literal_column, select, union_all
 
 from worker.ledger.database import Ledger
 from worker.ledger.queries import FIELDS, operation_of
@@ -49,51 +48,76 @@ class Filter:
     oldest_first: bool = False
 
 
+class Count(NamedTuple):
+    """How many operations of the first window match, and whether that is all there is."""
+
+    number: int
+    is_all: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Page:
     """`next` is the id after which the next page begins, None at the end.
 
-    `all_seen`: no window cut the list. If one cut a list of open operations, there is no next page.
+    `all_seen`: no window cut the list. If one cut a list of open operations, there is no next page. `count`: as of
+    `count_operations`, if the list has learned it anyway.
     """
 
     operations: list[Operation]
     next: int | None
     all_seen: bool
+    count: Count | None = None
 
 
 def list_operations(ledger: Ledger, wanted: Filter, after: int | None = None, limit: int = PAGE) -> Page:
     """Return a page of operations, newest first or oldest first. `after` is the `next` of the page before."""
-    window = _window(wanted, after, limit + 1)
-    order = window.c.id.asc() if wanted.oldest_first else window.c.id.desc()
-    ids = select(window.c.id).where(*_beyond(wanted, after, window.c.id)).order_by(order).limit(limit + 1)
-    chosen = ids.subquery()
-    direction = c.id.asc() if wanted.oldest_first else c.id.desc()
-    rows = select(*FIELDS).join(chosen, chosen.c.id == c.id).order_by(direction)
     with ledger.reading() as connection:
-        found = [operation_of(row) for row in connection.execute(rows)]
+        if _is_open(wanted):
+            return _list_open(connection, wanted, after, limit)
+        rows = connection.execute(_page(wanted, _window(wanted, after, limit + 1).subquery(), after, limit))
+        found = [operation_of(row) for row in rows]
         if len(found) > limit:
             return Page(found[:limit], found[limit - 1].id, True)
-        if _is_open(wanted):
-            return Page(found, None, not _is_cut(connection, wanted))
         end: int | None = connection.scalar(_end_of_window(wanted, after))
     return Page(found, end, end is None)
 
 
-def count_operations(ledger: Ledger, wanted: Filter) -> tuple[int, bool]:
-    """Count what the filter matches in its first window. Returns (count, whether that is all there is)."""
-    window = _window(wanted, None, WINDOW)
-    count = select(func.count()).select_from(window)
+def count_operations(ledger: Ledger, wanted: Filter) -> Count:
+    """Count what the filter matches in its first window."""
+    count = select(func.count()).select_from(_window(wanted, None, WINDOW).subquery())
     with ledger.reading() as connection:
-        found = connection.execute(count).scalar_one()
-        return found, not _is_cut(connection, wanted)
+        return Count(connection.execute(count).scalar_one(), not _is_cut(connection, wanted))
 
 
-def _window(wanted: Filter, after: int | None, limit: int) -> Subquery:
+def _list_open(connection: Connection, wanted: Filter, after: int | None, limit: int) -> Page:
+    """List and count in one look through the windows, which are the same for every page: they follow `due_at`."""
+    window = _window(wanted, after, limit + 1).cte("matches").prefix_with("MATERIALIZED")
+    count = select(func.count()).select_from(window).scalar_subquery().label("matches")
+    rows = connection.execute(_page(wanted, window, after, limit).add_columns(count)).all()
+    found = [operation_of(row) for row in rows[:limit]]
+    all_seen = not _is_cut(connection, wanted)
+    number = rows[0].matches if rows else 0 if after is None else None
+    counted = None if number is None else Count(number, all_seen)
+    if len(rows) > limit:
+        return Page(found, found[-1].id, True, counted)
+    return Page(found, None, all_seen, counted)
+
+
+def _page(wanted: Filter, window: FromClause, after: int | None, limit: int) -> Select[Any]:
+    """Return a query for the operations of a page, and one more if there is a next page."""
+    order = window.c.id.asc() if wanted.oldest_first else window.c.id.desc()
+    ids = select(window.c.id).where(*_beyond(wanted, after, window.c.id)).order_by(order).limit(limit + 1)
+    chosen = ids.subquery()
+    direction = c.id.asc() if wanted.oldest_first else c.id.desc()
+    return select(*FIELDS).join(chosen, chosen.c.id == c.id).order_by(direction)
+
+
+def _window(wanted: Filter, after: int | None, limit: int) -> Select[Any]:
     """Return the ids of the window that match the filter, at least `limit` of them if there are as many."""
     is_exact = not _is_open(wanted) and _is_source_exact(wanted)
     size = limit if is_exact else WINDOW
     inside = union_all(*(select(source.limit(size).subquery()) for source in _sources(wanted, after))).subquery()
-    return select(inside.c.id).where(*_conditions(wanted, inside.c)).subquery()
+    return select(inside.c.id).where(*_conditions(wanted, inside.c))
 
 
 def _sources(wanted: Filter, after: int | None) -> list[Select[Any]]:
@@ -142,7 +166,7 @@ def _end_of_window(wanted: Filter, after: int | None) -> Select[Any]:
 def _is_cut(connection: Connection, wanted: Filter) -> bool:
     """Return whether there are more operations than the first window holds."""
     sources = _sources(wanted, None) if _is_open(wanted) else [_by_id(wanted, None, c.id)]
-    beyond = (source.with_only_columns(c.id).offset(WINDOW).limit(1) for source in sources)
+    beyond = (source.with_only_columns(literal_column("1"), maintain_column_froms=True).offset(WINDOW).limit(1) for source in sources)
     return any(connection.scalar(one) is not None for one in beyond)
 
 

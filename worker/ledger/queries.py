@@ -26,7 +26,7 @@ _BY_IDS = select(*FIELDS).where(in_list(c.id, "ids"))
 _ATTEMPTS = (
     select(schema.attempts)
     .where(schema.attempts.c.operation_id == bindparam("wanted"))
-    .order_by(schema.attempts.c.fence)
+    .order_by(schema.attempts.c.fence.desc())
 )
 _AUDIT = select(audit).where(audit.c.subject == bindparam("wanted")).order_by(audit.c.id)
 
@@ -54,10 +54,11 @@ def find_by_ids(ledger: Ledger, ids: list[int]) -> list[Operation]:
     return sorted(found, key=lambda one: one.id, reverse=True)
 
 
-def attempts_of(ledger: Ledger, operation_id: int) -> list[AttemptRecord]:
-    """Return an operation's attempts, oldest first."""
+def attempts_of(ledger: Ledger, operation_id: int, newest: int | None = None) -> list[AttemptRecord]:
+    """Return an operation's attempts, oldest first: all of them, or so many of the newest."""
+    wanted = _ATTEMPTS if newest is None else _ATTEMPTS.limit(newest)
     with ledger.reading() as connection:
-        return [_attempt_of(row) for row in connection.execute(_ATTEMPTS, {"wanted": operation_id})]
+        return [_attempt_of(row) for row in connection.execute(wanted, {"wanted": operation_id})][::-1]
 
 
 def audit_of(ledger: Ledger, subject: str) -> list[AuditEntry]:
@@ -145,7 +146,8 @@ def active_flags(ledger: Ledger) -> dict[str, AuditEntry]:
 
 
 def operation_of(row: Row[Any]) -> Operation:
-    values = row._asdict()
+    """Return the operation of a row that begins with `FIELDS`."""
+    values: dict[str, Any] = dict(zip(Operation.__dataclass_fields__, row, strict=False))
     values["payload"] = json.loads(values["payload"])
     values["result"] = values["result"] and json.loads(values["result"])
     values["progress"] = values["progress"] and json.loads(values["progress"])

@@ -114,7 +114,7 @@ _partial("b2copy_operations_held", c.entity, unique=True, where=(c.state == "run
 _partial("b2copy_operations_line", c.entity, queue_position, where=c.entity.is_not(None) & c.due_at.is_not(None))
 _partial("b2copy_operations_children", c.parent, where=c.parent.is_not(None) & c.due_at.is_not(None))
 _partial("b2copy_operations_waiting", c.wait_reason, where=c.state == "waiting")
-_partial("b2copy_operations_failed", c.id, where=c.state == "failed")
+_partial("b2copy_operations_failed", c.id, c.failure_reason, where=c.state == "failed")
 _partial("b2copy_operations_ended", c.ended_at, where=c.ended_at.is_not(None))
 _partial("b2copy_operations_batch", c.batch, c.id, where=c.batch.is_not(None))
 

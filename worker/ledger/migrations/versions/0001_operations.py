@@ -114,7 +114,7 @@ def upgrade() -> None:
     _partial_index("b2copy_operations_children", ["parent"], "parent IS NOT NULL AND due_at IS NOT NULL")
     _partial_index("b2copy_operations_due", ["lane", "phase", "due_at"], "due_at IS NOT NULL")
     _partial_index("b2copy_operations_ended", ["ended_at"], "ended_at IS NOT NULL")
-    _partial_index("b2copy_operations_failed", ["id"], "state = 'failed'")
+    _partial_index("b2copy_operations_failed", ["id", "failure_reason"], "state = 'failed'")
     _partial_index("b2copy_operations_held", ["entity"], "state = 'running' AND entity IS NOT NULL", unique=True)
     _partial_index(
         "b2copy_operations_line",
