@@ -141,7 +141,7 @@ def fill(ledger: Ledger, count: int) -> None:
 def longest(connection: Connection) -> str:
     """Return the key of the operation with thousands of attempts."""
     found = select(c.key).where(c.wait_reason == "pending_at_b2copy").order_by(c.id).limit(1)
-    return connection.execute(found).scalar_one()
+    return str(connection.execute(found).scalar_one())
 
 
 def _values(parts: tuple[Part, ...]) -> str:

@@ -13,14 +13,14 @@ A page says where the next page begins, even if the window held no match.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, FromClause, Select, func, literal_column, select, union_all
 
 from worker.ledger.database import Ledger
-from worker.ledger.queries import FIELDS, operation_of
+from worker.ledger.queries import BY_IDS, operation_of
 from worker.ledger.schema import c, now_ms, sql_literal
 from worker.operation import Operation, Phase, State
 from worker.queues import LANES
@@ -74,10 +74,10 @@ def list_operations(ledger: Ledger, wanted: Filter, after: int | None = None, li
     with ledger.reading() as connection:
         if _is_open(wanted):
             return _list_open(connection, wanted, after, limit)
-        rows = connection.execute(_page(wanted, _window(wanted, after, limit + 1).subquery(), after, limit))
-        found = [operation_of(row) for row in rows]
-        if len(found) > limit:
-            return Page(found[:limit], found[limit - 1].id, True)
+        ids = connection.scalars(_ids(_window(wanted, after, limit + 1).subquery(), wanted, after, limit)).all()
+        found = _read(connection, wanted, ids[:limit])
+        if len(ids) > limit:
+            return Page(found, ids[limit - 1], True)
         end: int | None = connection.scalar(_end_of_window(wanted, after))
     return Page(found, end, end is None)
 
@@ -92,24 +92,25 @@ def count_operations(ledger: Ledger, wanted: Filter) -> Count:
 def _list_open(connection: Connection, wanted: Filter, after: int | None, limit: int) -> Page:
     """List and count in one look through the windows, which are the same for every page: they follow `due_at`."""
     window = _window(wanted, after, limit + 1).cte("matches").prefix_with("MATERIALIZED")
-    count = select(func.count()).select_from(window).scalar_subquery().label("matches")
-    rows = connection.execute(_page(wanted, window, after, limit).add_columns(count)).all()
-    found = [operation_of(row) for row in rows[:limit]]
-    all_seen = not _is_cut(connection, wanted)
-    number = rows[0].matches if rows else 0 if after is None else None
+    count = select(func.count()).select_from(window).scalar_subquery()
+    rows = connection.execute(_ids(window, wanted, after, limit).add_columns(count)).all()
+    ids = [id_ for id_, _ in rows]
+    found, all_seen = _read(connection, wanted, ids[:limit]), not _is_cut(connection, wanted)
+    number = rows[0][1] if rows else 0 if after is None else None
     counted = None if number is None else Count(number, all_seen)
-    if len(rows) > limit:
-        return Page(found, found[-1].id, True, counted)
-    return Page(found, None, all_seen, counted)
+    return Page(found, ids[limit - 1], True, counted) if len(ids) > limit else Page(found, None, all_seen, counted)
 
 
-def _page(wanted: Filter, window: FromClause, after: int | None, limit: int) -> Select[Any]:
-    """Return a query for the operations of a page, and one more if there is a next page."""
+def _ids(window: FromClause, wanted: Filter, after: int | None, limit: int) -> Select[Any]:
+    """Return a query for the ids of a page, and one more if there is a next page."""
     order = window.c.id.asc() if wanted.oldest_first else window.c.id.desc()
-    ids = select(window.c.id).where(*_beyond(wanted, after, window.c.id)).order_by(order).limit(limit + 1)
-    chosen = ids.subquery()
-    direction = c.id.asc() if wanted.oldest_first else c.id.desc()
-    return select(*FIELDS).join(chosen, chosen.c.id == c.id).order_by(direction)
+    return select(window.c.id).where(*_beyond(wanted, after, window.c.id)).order_by(order).limit(limit + 1)
+
+
+def _read(connection: Connection, wanted: Filter, ids: Sequence[int]) -> list[Operation]:
+    """Read the operations of a page. A join with the window could make PostgreSQL read all between two ids."""
+    found = [operation_of(row) for row in connection.execute(BY_IDS, {"ids": list(ids)})] if ids else []
+    return sorted(found, key=lambda one: one.id, reverse=not wanted.oldest_first)
 
 
 def _window(wanted: Filter, after: int | None, limit: int) -> Select[Any]:

@@ -22,7 +22,7 @@ from worker.operation import (
 FIELDS = [c[name] for name in Operation.__dataclass_fields__]
 BY_KEY = select(*FIELDS).where(c.key == bindparam("wanted"))
 _BY_KEYS = select(*FIELDS).where(in_list(c.key, "keys"))
-_BY_IDS = select(*FIELDS).where(in_list(c.id, "ids"))
+BY_IDS = select(*FIELDS).where(in_list(c.id, "ids"))
 _ATTEMPTS = (
     select(schema.attempts)
     .where(schema.attempts.c.operation_id == bindparam("wanted"))
@@ -50,7 +50,7 @@ def find_many(ledger: Ledger, keys: list[str]) -> dict[str, Operation]:
 def find_by_ids(ledger: Ledger, ids: list[int]) -> list[Operation]:
     """Return the operations with these ids, newest first, those that exist."""
     with ledger.reading() as connection:
-        found = [operation_of(row) for row in connection.execute(_BY_IDS, {"ids": ids})]
+        found = [operation_of(row) for row in connection.execute(BY_IDS, {"ids": ids})]
     return sorted(found, key=lambda one: one.id, reverse=True)
 
 
@@ -146,8 +146,7 @@ def active_flags(ledger: Ledger) -> dict[str, AuditEntry]:
 
 
 def operation_of(row: Row[Any]) -> Operation:
-    """Return the operation of a row that begins with `FIELDS`."""
-    values: dict[str, Any] = dict(zip(Operation.__dataclass_fields__, row, strict=False))
+    values = row._asdict()
     values["payload"] = json.loads(values["payload"])
     values["result"] = values["result"] and json.loads(values["result"])
     values["progress"] = values["progress"] and json.loads(values["progress"])

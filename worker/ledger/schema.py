@@ -236,6 +236,8 @@ approvals = Table(  # four eyes: what one person proposed, and what another deci
 )
 _open_approval = approvals.c.decision.is_(None)
 _partial("b2copy_approvals_open", approvals.c.subject, where=_open_approval, unique=True)
+_partial("b2copy_approvals_expiring", approvals.c.expires_at, approvals.c.id, where=_open_approval)
+_partial("b2copy_approvals_decided", approvals.c.id, where=approvals.c.decision.is_not(None))
 
 
 class _Now(FunctionElement[int]):

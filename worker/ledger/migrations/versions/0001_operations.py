@@ -224,6 +224,21 @@ def upgrade() -> None:
         sqlite_where=still_open,
         postgresql_where=still_open,
     )
+    op.create_index(
+        "b2copy_approvals_expiring",
+        "b2copy_approvals",
+        ["expires_at", "id"],
+        sqlite_where=still_open,
+        postgresql_where=still_open,
+    )
+    decided = sa.text("decision IS NOT NULL")
+    op.create_index(
+        "b2copy_approvals_decided",
+        "b2copy_approvals",
+        ["id"],
+        sqlite_where=decided,
+        postgresql_where=decided,
+    )
 
 
 def _status_view(dialect: str) -> str:
