@@ -3,6 +3,8 @@
     races     bulk and single operations, a bare `requests.Session` loop, a plain Celery task: rates and CPU
     delays    how long `enqueue` takes, and how long an operation takes from there to B2COPY
     memory    a worker with a hundred sends in flight
+    console   the rate with pages of the console that refresh themselves
+    pages     what each page of the console takes on a ledger of a million operations, on SQLite and PostgreSQL
 
 All against the local sandbox on this machine, with the rate limit off and a ledger on SQLite, `synchronous=FULL`. CPU
 is user and system time of all processes of a contestant (worker, beat, the process that enqueues), without Redis and
@@ -17,8 +19,10 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from tests.bench.console_pages import pages
 from tests.bench.delays import delays, many
 from tests.bench.memory import memory
+from tests.bench.open_console import open_console
 from tests.bench.races import race
 from tests.bench.report import Report
 from tests.bench.usage import fsync_ms
@@ -34,7 +38,7 @@ RACES = (  # seconds that the sandbox takes, sends at once, operations per run, 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench")
     parser.add_argument("--quick", action="store_true", help="two rounds instead of five")
-    parser.add_argument("only", nargs="*", help="words of the titles of the measurements to make")
+    parser.add_argument("only", nargs="*", help="words of the titles of the measurements to make, or: pages")
     options = parser.parse_args(arguments)
     rounds = 2 if options.quick else 5
     began, report = time.monotonic(), Report()
@@ -45,10 +49,12 @@ def main(arguments: list[str]) -> int:
         if all(word in title.split() for word in options.only):
             with Environment(latency={"api": latency}) as environment:
                 report.section(title, race(environment, at_once, rounds, count, aim))
-    for title, measure in (("many", many), ("delays", delays), ("memory", memory)):
+    for title, measure in (("many", many), ("delays", delays), ("memory", memory), ("console", open_console)):
         if all(word in title.split() for word in options.only):
             with Environment() as environment:
                 report.section(title, measure(environment, rounds))
+    if not options.only or options.only == ["pages"]:
+        pages(report, 100_000 if options.quick else 1_000_000, rounds=5)
     print(
         f"\n{time.monotonic() - began:.0f} s. "
         + (f"{len(report.missed)} aims missed." if report.missed else "All aims met.")

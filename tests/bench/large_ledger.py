@@ -65,13 +65,16 @@ _SERIES = {
 # 619 and 1000 have no common factor, so the parts of each thousand operations are mixed and each has its share.
 _OPERATIONS = """
 WITH RECURSIVE {series}, p(low, high, kind, lane, state, reason, phase) AS (VALUES {parts}),
-o AS (SELECT i, p.*, {began} + (i - {first}) * {step} AS at FROM n JOIN p ON i * 619 % 1000 >= low AND i * 619 % 1000 < high)
+o AS (
+    SELECT i, p.*, {began} + (i - {first}) * {step} AS at
+    FROM n JOIN p ON i * 619 % 1000 >= low AND i * 619 % 1000 < high)
 INSERT INTO b2copy_operations (
     key, kind, payload, lane, entity, destination, state, wait_reason, failure_reason, phase, due_at, fence,
     counted_attempts, polls, replays, sent, outcome_unknown, on_unknown, batch, requested_at, requested_by,
     time_allowed_ms, deadline_at, state_since, last_wait_ms, external_wait_ms, ended_at)
 SELECT kind || ':W' || i, kind,
-    '{{"account_login":"' || (100000 + i % 50000) || '","comment":"requested by the back office","request_id":"W' || i || '"}}',
+    '{{"account_login":"' || (100000 + i % 50000) || '","comment":"by the back office",'
+        || '"request_id":"W' || i || '"}}',
     lane, CASE lane WHEN 'default' THEN CAST(100000 + i % 50000 AS TEXT) END,
     CASE lane WHEN 'notify' THEN 'crm' ELSE 'b2copy' END, state,
     CASE state WHEN 'waiting' THEN reason END, CASE state WHEN 'failed' THEN reason END, phase,

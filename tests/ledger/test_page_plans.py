@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 import pytest
-from sqlalchemy import text
 
 from tests.bench.console_pages import PAGES, addresses, client_on
 from tests.bench.large_ledger import fill

@@ -70,7 +70,8 @@ def try_start_dispatch(ledger: Ledger, every_s: float = 1.0) -> bool:
 def read_due(connection: Connection, lanes: Iterable[str] = LANES) -> dict[str, Due]:
     """Read what may be claimed now, per lane, from the index alone. A paused lane has nothing due."""
     found = {lane: Due(0, 0.0) for lane in lanes}
-    for lane, count, late_ms in connection.execute(union_all(*(_DUE[lane, phase] for lane in found for phase in Phase))):
+    asked = union_all(*(_DUE[lane, phase] for lane in found for phase in Phase))
+    for lane, count, late_ms in connection.execute(asked):
         known = found[lane]
         found[lane] = Due(min(COUNT_LIMIT, known.count + count), max(known.late_s, (late_ms or 0) / 1000))
     return found

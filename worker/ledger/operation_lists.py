@@ -167,8 +167,13 @@ def _end_of_window(wanted: Filter, after: int | None) -> Select[Any]:
 def _is_cut(connection: Connection, wanted: Filter) -> bool:
     """Return whether there are more operations than the first window holds."""
     sources = _sources(wanted, None) if _is_open(wanted) else [_by_id(wanted, None, c.id)]
-    beyond = (source.with_only_columns(literal_column("1"), maintain_column_froms=True).offset(WINDOW).limit(1) for source in sources)
-    return any(connection.scalar(one) is not None for one in beyond)
+    return any(_has_more(connection, source) for source in sources)
+
+
+def _has_more(connection: Connection, source: Select[Any]) -> bool:
+    """Return whether a source holds more than a window. It selects no column, so that an index is enough."""
+    beyond = source.with_only_columns(literal_column("1"), maintain_column_froms=True).offset(WINDOW).limit(1)
+    return connection.scalar(beyond) is not None
 
 
 def _beyond(wanted: Filter, after: int | None, column: ColumnElement[int]) -> Iterable[ColumnElement[bool]]:

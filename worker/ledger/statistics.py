@@ -45,7 +45,7 @@ def statistics(ledger: Ledger) -> Statistics:
     with ledger.reading() as connection:
         due = read_due(connection)
         waiting = {WaitReason(reason): count for reason, count in connection.execute(_WAITING)}
-        failed: dict[str, int] = {reason: count for reason, count in connection.execute(_FAILED)}
+        failed = {str(reason): int(count) for reason, count in connection.execute(_FAILED)}
     return Statistics(
         due={lane: one.count for lane, one in due.items()},
         late_s={lane: one.late_s for lane, one in due.items()},
