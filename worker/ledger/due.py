@@ -34,13 +34,13 @@ _MAKE_DUE = (
 
 
 class Due(NamedTuple):
-    """How many operations of a lane may be claimed now, up to `COUNT_LIMIT`, and for how long the first has been."""
+    """How many operations of a lane may be claimed now, up to `COUNT_LIMIT`, and for how long the first has been due."""
 
-    count: int
+    operations: int
     late_s: float
 
 
-def _due(lane: str, phase: Phase) -> Select[Any]:
+def _due(lane: str, phase: Phase) -> Select[str, int, int]:
     first = (
         select(c.due_at)
         .where(c.lane == sql_literal(lane), c.phase == sql_literal(phase), c.due_at <= now_ms(), ~is_paused(lane))
@@ -73,14 +73,14 @@ def read_due(connection: Connection, lanes: Iterable[str] = LANES) -> dict[str, 
     asked = union_all(*(_DUE[lane, phase] for lane in found for phase in Phase))
     for lane, count, late_ms in connection.execute(asked):
         known = found[lane]
-        found[lane] = Due(min(COUNT_LIMIT, known.count + count), max(known.late_s, (late_ms or 0) / 1000))
+        found[lane] = Due(min(COUNT_LIMIT, known.operations + count), max(known.late_s, (late_ms or 0) / 1000))
     return found
 
 
 def count_due(ledger: Ledger, lanes: Iterable[str] = LANES) -> dict[str, int]:
     """Count what may be claimed now, per lane, up to `COUNT_LIMIT` each. A paused lane has nothing due."""
     with ledger.reading() as connection:
-        return {lane: due.count for lane, due in read_due(connection, lanes).items()}
+        return {lane: due.operations for lane, due in read_due(connection, lanes).items()}
 
 
 def count_waiting(ledger: Ledger, reason: WaitReason) -> int:

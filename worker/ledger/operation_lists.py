@@ -172,7 +172,9 @@ def _is_cut(connection: Connection, wanted: Filter) -> bool:
 
 def _has_more(connection: Connection, source: Select[Any]) -> bool:
     """Return whether a source holds more than a window. It selects no column, so that an index is enough."""
-    beyond = source.with_only_columns(literal_column("1"), maintain_column_froms=True).offset(WINDOW).limit(1)
+    beyond: Select[Any] = (
+        source.with_only_columns(literal_column("1"), maintain_column_froms=True).offset(WINDOW).limit(1)
+    )
     return connection.scalar(beyond) is not None
 
 

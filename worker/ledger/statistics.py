@@ -29,7 +29,7 @@ _waiting = [
     .subquery()
     for reason in WaitReason
 ]
-_WAITING = union_all(*(select(*one.c, func.count()).group_by(*one.c) for one in _waiting))
+_WAITING = union_all(*(select(one.c.wait_reason, func.count()).group_by(one.c.wait_reason) for one in _waiting))
 _newest_failed = (
     select(c.failure_reason)
     .where(c.state == sql_literal(State.FAILED))
@@ -37,7 +37,7 @@ _newest_failed = (
     .limit(COUNT_LIMIT)
     .subquery()
 )
-_FAILED = select(*_newest_failed.c, func.count()).group_by(*_newest_failed.c)
+_FAILED = select(_newest_failed.c.failure_reason, func.count()).group_by(_newest_failed.c.failure_reason)
 
 
 def statistics(ledger: Ledger) -> Statistics:
@@ -47,7 +47,7 @@ def statistics(ledger: Ledger) -> Statistics:
         waiting = {WaitReason(reason): count for reason, count in connection.execute(_WAITING)}
         failed = {str(reason): int(count) for reason, count in connection.execute(_FAILED)}
     return Statistics(
-        due={lane: one.count for lane, one in due.items()},
+        due={lane: one.operations for lane, one in due.items()},
         late_s={lane: one.late_s for lane, one in due.items()},
         waiting=waiting,
         failed=dict(sorted(failed.items())),
