@@ -11,7 +11,7 @@ from sqlalchemy import Connection, select, text
 
 from worker.ledger import Ledger
 from worker.ledger.minute_statistics import MINUTE_MS
-from worker.ledger.schema import c
+from worker.ledger.schema import c, sql_literal
 
 DAY_MS = 86_400_000
 
@@ -143,7 +143,8 @@ def fill(ledger: Ledger, count: int) -> None:
 
 def longest(connection: Connection) -> str:
     """Return the key of the operation with thousands of attempts."""
-    found = select(c.key).where(c.wait_reason == "pending_at_b2copy").order_by(c.id).limit(1)
+    waits = (c.state == sql_literal("waiting"), c.wait_reason == sql_literal("pending_at_b2copy"))
+    found = select(c.key).where(*waits).order_by(c.id).limit(1)
     return str(connection.execute(found).scalar_one())
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import time
 from typing import Any
 
@@ -10,6 +11,7 @@ from starlette.responses import Response
 from worker.console.charts import ended_chart, late_chart
 from worker.console.operation_actions import permitted_actions
 from worker.console.page_request import NotFound, PageRequest, csv_file, json_file, see
+from worker.console.rendering import account_of
 from worker.console.url_parameters import FIELDS, ListQuery, address, known_reasons, list_query, number, text
 from worker.ledger import active_flags, find, find_many
 from worker.ledger.approvals import approvals_of, open_approvals
@@ -18,7 +20,7 @@ from worker.ledger.operation_lists import OPEN, PAGE, Count, Filter, Page, count
 from worker.ledger.overview import oldest_open
 from worker.ledger.queries import audit_page, children_of
 from worker.ledger.statistics import statistics
-from worker.operation import MESSAGE_KIND, VERSION, FailureReason, Operation, State, WaitReason
+from worker.operation import MESSAGE_KIND, VERSION, AuditEntry, FailureReason, Operation, State, WaitReason
 from worker.queues import LANES
 from worker.report import sentences
 from worker.report.chart_series import points
@@ -65,7 +67,8 @@ def now(page_request: PageRequest) -> Response:
         cap=COUNT_LIMIT,
         failed=sum(found.failed.values()),
         waiting=sum(found.waiting.values()),
-        pauses={name.removeprefix("pause:"): flag for name, flag in flags.items() if name.startswith("pause:")},
+        pauses=_pauses(flags),
+        paused={flag.subject.removeprefix("pause:") for flag in _pauses(flags)},
         ended_5_min=sum(point.ended for point in recent),
         failed_5_min=sum(point.failed for point in recent),
         charts=[ended_chart(series), late_chart(series)],
@@ -134,9 +137,9 @@ def operation(page_request: PageRequest) -> Response:
         "operation.html",
         live=True,
         report=report,
+        standing=_without_state(report.standing, found),
         next_step=sentences.remedy(found, BUTTONS),
         one=found,
-        account=account_of(found),
         money=moves_money(found, page_request.console.kinds),
         events=timeline(report),
         older=len(report.attempts) == ATTEMPTS_LIMIT,
@@ -215,12 +218,6 @@ def one_operation(page_request: PageRequest) -> Operation:
     return found
 
 
-def account_of(operation: Operation) -> str:
-    """Return the account that an operation is about, if its payload names one."""
-    found = operation.payload.get("account_login") or operation.entity
-    return "" if found is None else str(found)
-
-
 def _found(page_request: PageRequest, wanted: str, query: ListQuery) -> Response:
     """Find a key, an id without its kind, or an account."""
     wanted = text({"find": wanted}, "find") or ""
@@ -249,8 +246,8 @@ def _list(page_request: PageRequest, query: ListQuery, page: Page, wanted: str =
         more=query.address(after=page.next) if page.next is not None else None,
         export=query.address("/operations.csv"),
         bulk=query.address("/bulk/replay") if query.filter.states == (State.FAILED,) else None,
-        standing=lambda operation: _standing(page_request, operation, flags),
-        account_of=account_of,
+        standing=lambda operation: _short(_standing(page_request, operation, flags), operation, flags),
+        pauses=_pauses(flags) if any(one.due_at for one in page.operations) else [],
         states=[*State, "open"],
         lanes=LANES,
         kinds=[*page_request.console.kinds, MESSAGE_KIND],
@@ -262,6 +259,22 @@ def _list(page_request: PageRequest, query: ListQuery, page: Page, wanted: str =
 def _standing(page_request: PageRequest, operation: Operation, flags: dict[str, Any]) -> str:
     pause = flags.get("pause:all") or flags.get(f"pause:{operation.lane}")
     return sentences.standing(operation, page_request.console.kinds, pause)
+
+
+def _without_state(standing: str, operation: Operation) -> str:
+    """Return how an operation stands without its state, which the page shows beside it."""
+    return re.sub(rf"^{operation.state}(?:: | \((\w+)\))?", lambda found: found[1] or "", standing)
+
+
+def _short(standing: str, operation: Operation, flags: dict[str, AuditEntry]) -> str:
+    """Return how an operation stands, for a line of a list: the list itself shows state and pauses."""
+    for pause in _pauses(flags):
+        standing = standing.replace(f" {sentences.paused_by(pause)}", "")
+    return _without_state(standing, operation)
+
+
+def _pauses(flags: dict[str, AuditEntry]) -> list[AuditEntry]:
+    return [flag for name, flag in flags.items() if name.startswith("pause:")]
 
 
 def _audit_entries(page_request: PageRequest, limit: int) -> tuple[list[Any], str | None, str | None, int | None]:

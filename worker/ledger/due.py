@@ -1,7 +1,7 @@
 """What is due, and which process wakes the workers for it."""
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sqlalchemy import BindParameter, Connection, Select, bindparam, func, select, union_all, update
 
@@ -34,7 +34,7 @@ _MAKE_DUE = (
 
 
 class Due(NamedTuple):
-    """How many operations of a lane may be claimed now, up to `COUNT_LIMIT`, and for how long the first has been due."""
+    """How many operations may be claimed now, up to `COUNT_LIMIT`, and for how long the first has been due."""
 
     operations: int
     late_s: float
@@ -52,6 +52,18 @@ def _due(lane: str, phase: Phase) -> Select[str, int, int]:
 
 
 _DUE = {(lane, phase): _due(lane, phase) for lane in LANES for phase in Phase}
+_OPEN = union_all(
+    *(
+        select(sql_literal(lane), func.count()).select_from(
+            select(c.due_at)
+            .where(c.lane == sql_literal(lane), c.phase == sql_literal(phase), c.due_at.is_not(None))
+            .limit(COUNT_LIMIT)
+            .subquery()
+        )
+        for lane in LANES
+        for phase in Phase
+    )
+)
 _COUNT_WAITING = select(func.count()).where(
     c.state == sql_literal(State.WAITING), c.wait_reason == bindparam("because")
 )
@@ -74,6 +86,14 @@ def read_due(connection: Connection, lanes: Iterable[str] = LANES) -> dict[str, 
     for lane, count, late_ms in connection.execute(asked):
         known = found[lane]
         found[lane] = Due(min(COUNT_LIMIT, known.operations + count), max(known.late_s, (late_ms or 0) / 1000))
+    return found
+
+
+def read_open(connection: Connection) -> dict[str, int]:
+    """Read how many operations of each lane have not ended, up to `COUNT_LIMIT` each."""
+    found = dict.fromkeys(LANES, 0)
+    for lane, count in connection.execute(_OPEN):
+        found[lane] = min(COUNT_LIMIT, found[lane] + count)
     return found
 
 

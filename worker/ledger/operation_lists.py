@@ -33,7 +33,10 @@ OPEN = (State.QUEUED, State.RUNNING, State.WAITING)
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which operations. An absent field does not restrict. `older_ms`: in their state for longer than that."""
+    """Which operations. An absent field does not restrict.
+
+    `older_ms`: in their state for longer than that. `since_at`: in their state since then, or later.
+    """
 
     states: tuple[State, ...] = ()
     lane: str | None = None
@@ -43,6 +46,8 @@ class Filter:
     account: str | None = None
     request_id: str | None = None
     batch: str | None = None
+    since_at: int | None = None
+    until_at: int | None = None
     older_ms: int | None = None
     newer_ms: int | None = None
     oldest_first: bool = False
@@ -200,6 +205,10 @@ def _conditions(wanted: Filter, w: Any) -> list[ColumnElement[bool]]:
         conditions.append(_is_of_account(wanted.account, w))
     if wanted.request_id is not None:
         conditions.append(_has_request_id(wanted.request_id, w))
+    if wanted.since_at is not None:
+        conditions.append(w.state_since >= wanted.since_at)
+    if wanted.until_at is not None:
+        conditions.append(w.state_since < wanted.until_at)
     if wanted.older_ms is not None:
         conditions.append(w.state_since < now_ms() - wanted.older_ms)
     if wanted.newer_ms is not None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy import func, select, union_all
 
 from worker.ledger.database import Ledger
-from worker.ledger.due import COUNT_LIMIT, read_due
+from worker.ledger.due import COUNT_LIMIT, read_due, read_open
 from worker.ledger.overview import Group, Overview
 from worker.ledger.schema import c, sql_literal
 from worker.operation import State, WaitReason
@@ -14,8 +14,12 @@ from worker.operation import State, WaitReason
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """Each count stops at `COUNT_LIMIT`. `late_s`: for how long the longest-due operation of a lane has been due."""
+    """`open`: operations that have not ended, `due`: those of them that may be claimed now, both by lane.
 
+    Each count stops at `COUNT_LIMIT`. `late_s`: for how long the longest-due operation of a lane has been due.
+    """
+
+    open: dict[str, int]
     due: dict[str, int]
     late_s: dict[str, float]
     waiting: dict[WaitReason, int]
@@ -43,10 +47,11 @@ _FAILED = select(_newest_failed.c.failure_reason, func.count()).group_by(_newest
 def statistics(ledger: Ledger) -> Statistics:
     """Count what the ledger holds. It reads indices and no operation, so it may be asked often."""
     with ledger.reading() as connection:
-        due = read_due(connection)
+        due, opened = read_due(connection), read_open(connection)
         waiting = {WaitReason(reason): count for reason, count in connection.execute(_WAITING)}
         failed = {str(reason): int(count) for reason, count in connection.execute(_FAILED)}
     return Statistics(
+        open=opened,
         due={lane: one.operations for lane, one in due.items()},
         late_s={lane: one.late_s for lane, one in due.items()},
         waiting=waiting,
@@ -58,6 +63,7 @@ def statistics_of(found: Overview) -> Statistics:
     """Return the counts of an overview, without its lanes and kinds."""
     waiting = _by_reason(one for one in found.open if one.state == State.WAITING)
     return Statistics(
+        open={lane.lane: min(lane.open, COUNT_LIMIT) for lane in found.lanes},
         due={lane.lane: lane.due for lane in found.lanes},
         late_s={lane.lane: lane.oldest_due_s or 0.0 for lane in found.lanes},
         waiting={reason: waiting[reason] for reason in WaitReason if reason in waiting},
