@@ -3,7 +3,8 @@
 from html.parser import HTMLParser
 
 ELEMENTS = {
-    "a", "b", "blockquote", "body", "button", "dd", "details", "div", "dl", "dt", "figcaption", "figure", "footer",
+    "a", "b", "blockquote", "body", "button", "code", "dd", "details", "div", "dl", "dt", "figcaption", "figure",
+    "footer",
     "form",
     "h1", "h2", "h3", "head", "header", "html", "input", "label", "li", "line", "link", "main", "meta", "nav", "ol",
     "option", "p", "pre", "rect", "script", "section", "select", "small", "span", "summary", "svg", "table", "tbody",
