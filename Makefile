@@ -46,8 +46,8 @@ test-faults: setup  ## a short run of the faults of make chaos, alone on the mac
 test-deploy: setup  ## what is in deploy/: least rights, files by their validators, handbook (a minute)
 	@$(CLEAN) $(BIN)/python -m pytest -q -n 2 --dist loadfile -rs tests/deploy
 
-browser: setup  ## the console in a real Chromium: accessibility, refresh, keyboard (needs chromium and the group browser)
-	@$(CLEAN) TEST_BROWSER=required $(BIN)/python -m pytest -q tests/console/test_browser.py
+browser: setup  ## the console in a real Chromium: accessibility, refresh, keyboard, ten tasks (needs chromium and the group browser)
+	@$(CLEAN) TEST_BROWSER=required $(BIN)/python -m pytest -q tests/console/test_browser.py tests/console/test_ten_tasks.py
 
 chaos: setup  ## real processes through every fault, and a table of the results (about half an hour)
 	@$(CLEAN) $(BIN)/python -m tests.faults

@@ -1,4 +1,4 @@
-"""An operator's ten tasks in a real Chromium, and what each costs: `make browser`."""
+"""An operator's ten tasks in a real Chromium, and what each costs."""
 
 from contextlib import closing
 from pathlib import Path
@@ -17,9 +17,18 @@ from worker.settings import ConsoleSettings, Settings, load
 from worker.testbed.local_system import Environment
 
 ABSENT = browser.why_absent()
-pytestmark = [pytest.mark.skipif(bool(ABSENT), reason=ABSENT), pytest.mark.timeout(300), long_run]
+HANDBOOK = Path(__file__).parents[2] / "deploy" / "README.md"
 
 
+def test_the_handbook_says_what_each_task_costs() -> None:
+    rows = [f"| {task.question} | {task.clicks} | {task.texts} |" for task in TASKS]
+
+    assert "\n".join(rows) in HANDBOOK.read_text()
+
+
+@long_run
+@pytest.mark.skipif(bool(ABSENT), reason=ABSENT)
+@pytest.mark.timeout(300)
 def test_ten_tasks_are_done_with_the_console_alone(
     active_environment: Environment, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
