@@ -1,4 +1,4 @@
-"""What each process holds one of: `ledger()`, `session()`, `back_office()`, `b2copy()`, `webhook()`.
+"""What each process holds one of: `ledger()`, `session()`, `back_office()`, `b2copy()`, `crm()`.
 
 Importing this connects to nothing, reads no setting and loads neither Celery nor the HTTP client nor cryptography, so
 that a CRM can import `tasks.enqueue` cheaply.
@@ -16,7 +16,7 @@ from worker.settings import crm_settings, worker_settings
 if TYPE_CHECKING:
     from worker.b2copy import B2Copy
     from worker.session import SharedSession
-    from worker.webhook.endpoint import Endpoint
+    from worker.webhook.crm import Crm
 
 
 @PerProcess
@@ -60,8 +60,8 @@ def b2copy() -> "B2Copy":
 
 
 @PerProcess
-def webhook() -> "Endpoint":
-    """This process's client of the CRM's webhook."""
-    from worker.webhook.endpoint import Endpoint
+def crm() -> "Crm":
+    """This process's client of the CRM, for notices."""
+    from worker.webhook.crm import Crm
 
-    return Endpoint(worker_settings())
+    return Crm(worker_settings())

@@ -80,7 +80,7 @@ SELECT kind || ':W' || i, kind,
     CASE state WHEN 'waiting' THEN reason END, CASE state WHEN 'failed' THEN reason END, phase,
     CASE state WHEN 'queued' THEN at WHEN 'waiting' THEN {now} + i * 7919 % 3600000 END,
     1, 1, 0, 0, {true}, {false}, CASE kind WHEN 'fees.process' THEN 'start_or_get' ELSE 'read_back' END,
-    'batch-' || (i / 5000), at, 'crm@backoffice', 259200000, at + 259200000,
+    'batch-' || (i / {of_batch}), at, 'crm@backoffice', 259200000, at + 259200000,
     at + i % 90000, 5000, CASE state WHEN 'waiting' THEN 0 ELSE i % 60000 END,
     CASE WHEN state NOT IN ('queued', 'waiting') THEN at + i % 90000 END
 FROM o ORDER BY i
@@ -107,6 +107,11 @@ INSERT INTO b2copy_audit (at, actor, action, subject, note)
 SELECT {now} - ({last} - i) * 60000, CASE i % 7 WHEN 0 THEN 'bob' ELSE 'ann' END, 'replay',
     'fees.process:W' || (i % 1000), 'the account was corrected with the client' FROM n
 """
+_BATCHES = """
+INSERT INTO b2copy_batches (id, kind, lane, source, rows, requested_by, requested_at)
+SELECT batch, 'fees.process', 'money', 'book.csv', count(*), 'crm@backoffice', min(requested_at)
+FROM b2copy_operations WHERE batch IS NOT NULL GROUP BY batch
+"""
 _APPROVALS = """
 WITH RECURSIVE {series}
 INSERT INTO b2copy_approvals (action, subject, seen, proposed_at, proposed_by, note, expires_at)
@@ -129,12 +134,13 @@ def fill(ledger: Ledger, count: int) -> None:
     backlog = count - history
     with ledger.writing() as connection:
         _run(connection, _OPERATIONS, 1, history, parts=_values(HISTORY), began=now - 91 * DAY_MS,
-             step=90 * DAY_MS // history, now=now)  # fmt: skip
+             step=90 * DAY_MS // history, now=now, of_batch=count // 200)  # fmt: skip
         _run(connection, _OPERATIONS, history + 1, count, parts=_values(BACKLOG), began=now - DAY_MS,
-             step=DAY_MS // backlog, now=now)  # fmt: skip
+             step=DAY_MS // backlog, now=now, of_batch=count // 200)  # fmt: skip
         _run(connection, _ATTEMPTS)
         _run(connection, _LONG, 2, min(3_000, count), key=longest(connection))
         _run(connection, _AUDIT, 1, count // 10, now=now)
+        _run(connection, _BATCHES)
         _run(connection, _APPROVALS, 1, min(200, count // 200), now=now)
         _run(connection, _MINUTES, 1, 60 if count < 100_000 else 7 * 24 * 60, minute=now // MINUTE_MS * MINUTE_MS)
     with ledger.writing() as connection:

@@ -1,6 +1,6 @@
 """Which statements of a page read more than they are bounded to, by the database's own plan.
 
-A statement may read one thing (an operation, its attempts, its decisions), or at most so many rows as its LIMIT says.
+A statement may read one thing (an operation, its attempts, its decisions, an import), or at most so many rows as its LIMIT says.
 A LIMIT bounds nothing if the rows below it are filtered or sorted first: then a database may read all of a table.
 """
 
@@ -13,10 +13,10 @@ from sqlalchemy import Engine, event
 
 from worker.ledger import Ledger
 
-GROWING = {f"b2copy_{name}" for name in ("operations", "attempts", "audit", "approvals", "minutes", "identities")}
+GROWING = {f"b2copy_{name}" for name in ("operations", "attempts", "audit", "approvals", "minutes", "batches")}
 MANY = 50_000  # rows; what a planner takes for fewer may be cheaper to read and sort than to read in order
-_ONE_THING = re.compile(r"\b(id|key|parent|operation_id|subject|login)\)?(::text)? = ")
-_READS_ALL = {"Sort", "Incremental Sort", "Aggregate", "Hash", "Unique", "WindowAgg", "SetOp"}
+_ONE_THING = re.compile(r"\b(id|key|parent|operation_id|subject|batch)\)?(::text)? = ")
+_READS_ALL = {"Sort", "Aggregate", "Hash", "Unique", "WindowAgg", "SetOp"}
 
 
 class Sent(NamedTuple):
@@ -57,14 +57,17 @@ def unbounded_parts(ledger: Ledger, sent: Sent, is_large: bool = False) -> list[
 
 
 def _of_sqlite(rows: Any) -> list[str]:
-    """SQLite's plan names no LIMIT. What it shows is a sort, which reads all that its siblings read."""
-    sorted_within = {parent for _, parent, _, detail in rows if detail.startswith("USE TEMP B-TREE")}
+    """SQLite's plan names no LIMIT. What it shows is a sort, which reads all that its siblings read.
+
+    A sort of the last terms alone goes on as it reads.
+    """
+    sorted_within = {parent for _, parent, _, detail in rows if re.match("USE TEMP B-TREE FOR (?!LAST|RIGHT)", detail)}
     found = []
     for _, parent, _, detail in rows:
         read = re.match(r"(SCAN|SEARCH) (\w+)(.*)", detail)
         if read is None or read[2] not in GROWING:
             continue
-        one_thing = read[1] == "SEARCH" and re.search(r"\((rowid|key|parent|operation_id|subject|login)=\?", read[3])
+        one_thing = read[1] == "SEARCH" and re.search(r"\((rowid|key|parent|operation_id|subject)=\?", read[3])
         if parent in sorted_within and not one_thing:
             found.append(detail)
     return found

@@ -20,6 +20,8 @@ PAGES = {
     "failed": "/operations?state=failed",
     "operation": "/operation?key=fees.process:W3",
     "unresolved": "/operation?key=call:create-77",
+    "imports": "/imports",
+    "import-cancel": "/imports/cancel?batch=march-77aa01bc",
     "approvals": "/approvals",
     "approve": "/approvals/approve?id=1",
     "resolve": "/operation/resolve-done?key=clients.register:1/1007",

@@ -89,7 +89,7 @@ class Hand:
         """Click on a link that gives a file. Returns the file."""
         with self.page.expect_download() as download:
             self.click(name, exact=False)
-        path = folder / download.value.suggested_filename
+        path = folder / str(download.value.suggested_filename)
         download.value.save_as(path)
         return path
 

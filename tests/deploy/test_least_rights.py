@@ -108,6 +108,16 @@ def test_everything_works_with_least_rights_and_no_command_is_refused(system: Sy
     assert system.command("pause", "--why", "a test of roles").code == 0
     assert system.command("fees", "--account", "9", "--request-id", "W9").code == 0
     assert system.command("resume", "--why", "a test of roles").code == 0
+    book = system.environment.folder / "book.csv"
+    book.write_text("account_login,request_id\n7,B1\n8,B2\n")
+    crm_host = system.postgres.settings("b2copy_enqueue")
+    imported = system.command("import", str(book), "--batch", "book", **crm_host)
+    assert imported.code == 0, imported.err
+    assert system.command("import", "pause", "book", "--why", "a test of roles", **crm_host).code == 1
+    for decision in ("pause", "resume", "cancel"):
+        decided = system.command("import", decision, "book", "--why", "a test of roles")
+        assert decided.code == 0, decided.err
+    assert system.command("import", "status", "book", **system.postgres.settings("b2copy_viewer")).code == 0
     assert "FAIL" not in system.command("doctor", "--login").out
     assert system.command("session", "renew").code == 0
     assert system.command("session", "forget").code == 0
@@ -190,6 +200,7 @@ REFUSED_BY_POSTGRES = [
             "DELETE FROM b2copy_attempts",
             "UPDATE b2copy_audit SET actor = 'x'",
             "DELETE FROM b2copy_audit",
+            "DELETE FROM b2copy_batches",
             "UPDATE b2copy_approvals SET proposed_by = 'x'",
             "UPDATE b2copy_approvals SET arguments = '{}'",
             "DELETE FROM b2copy_approvals",
@@ -208,6 +219,8 @@ REFUSED_BY_POSTGRES = [
             "SELECT * FROM b2copy_attempts",
             "INSERT INTO b2copy_audit SELECT * FROM b2copy_audit",
             "SELECT * FROM b2copy_flags",
+            "UPDATE b2copy_batches SET decision = NULL",
+            "INSERT INTO b2copy_batches (id, decision) VALUES ('x', 'paused')",
         ],
         "b2copy_crm": [
             "SELECT * FROM b2copy_operations",

@@ -25,13 +25,14 @@ _TEXTS = (
     "\\", "-1", "0", "1", "2", "9" * 40, str(2**63), "1e9", "\u0663", "5m", "999999d", "2026-02-30T25:61",
     "2026-11-26T14:30", "0001-01-01", "9999-12-31", "all", "money", "bulk", "failed", "open", "waiting", "unresolved",
     "rejected", "oldest", "fees.process", "call", "fees.process:W1", "fees.process:W2", "fees.process:W3",
-    "call:create-77", "pause:bulk", "A1", "a good reason of mine", "1-1.1764154534000", "7-1.1 8-1.2", "{{7*7}}",
+    "call:create-77", "pause:bulk", "book-3f9a2c11", "march-77aa01bc",
+    "A1", "a good reason of mine", "1-1.1764154534000", "7-1.1 8-1.2", "{{7*7}}",
     "9" * 18 + "-1.1",
 )  # fmt: skip
 _NAMES = (
     "key", "find", "state", "lane", "kind", "reason", "account", "batch", "since", "until", "older", "newer", "sort",
     "after", "actor", "subject", "before", "made", "renewed", "id", "note", "seen", "form", "shown", "client_id",
-    "payment_account", "account_id", "unknown",
+    "payment_account", "account_id", "batch", "unknown",
 )  # fmt: skip
 _ACTIONS = (*ACTIONS, "pause", "resume", "renew", "approve", "reject", "withdraw", "..", CANARY)
 _values = st.sampled_from(_TEXTS) | st.text(max_size=30)

@@ -9,6 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from worker.console.url_parameters import address
+from worker.ledger.schema import HELD_MS
 from worker.operation import VERSION, AuditEntry, Operation
 from worker.report.format_values import clock, iso, span
 from worker.watch.printable import many_lines, one_line
@@ -34,6 +35,7 @@ def environment() -> Environment:
     made.filters.update(when=when, span=span, block=block, thousands=thousands, key_url=key_url, ms=_milliseconds)
     made.filters.update(commands=commands, decision=decision)
     made.globals.update(address=address, account_of=account_of, version=VERSION, signs=STATE_SIGNS)
+    made.globals.update(HELD_MS=HELD_MS)
     return made
 
 

@@ -117,6 +117,42 @@ _partial("b2copy_operations_waiting", c.wait_reason, where=c.state == "waiting")
 _partial("b2copy_operations_failed", c.id, c.failure_reason, where=c.state == "failed")
 _partial("b2copy_operations_ended", c.ended_at, where=c.ended_at.is_not(None))
 _partial("b2copy_operations_batch", c.batch, c.id, where=c.batch.is_not(None))
+_partial("b2copy_operations_of_batch", c.batch, c.state, c.id, where=c.batch.is_not(None))  # counts, and the sweep
+
+batches = Table(  # operations that were recorded together; see worker/ledger/batches.py
+    "b2copy_batches",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("lane", Text, nullable=False),
+    Column("source", Text),  # the name of the file
+    Column("rows", Integer),  # how many rows it has
+    Column("requested_by", Text, nullable=False),
+    Column("requested_at", BigInteger, nullable=False),
+    Column("decision", Text),  # paused, cancelled
+    Column("decided_at", BigInteger),
+    Column("decided_by", Text),
+    Column("note", Text),
+    Column("swept_to", BigInteger),  # operations with larger ids do not obey the decision yet; NULL: all do
+    CheckConstraint("decision IN ('paused', 'cancelled')", name="b2copy_known_decision"),
+)
+_partial("b2copy_batches_decided", batches.c.id, where=batches.c.decision.is_not(None))
+_partial("b2copy_batches_to_sweep", batches.c.decided_at, where=batches.c.swept_to.is_not(None))
+Index("b2copy_batches_requested", batches.c.requested_at)
+
+HELD_MS = 200 * 365 * 86_400_000
+"""ms; what is added to the `due_at` of an operation that is put aside, because its batch is paused or cancelled."""
+
+
+def is_held(of: Any = c) -> ColumnElement[bool]:
+    """Return the SQL condition that an operation must not start, because its batch is paused or cancelled.
+
+    The same for every row without a batch: false, and no table is read. `of`: the operation's columns.
+    """
+    decided = select(batches.c.id).where(batches.c.decision.is_not(None))
+    held: ColumnElement[bool] = of.batch.is_not(None) & of.sent.is_(False) & of.batch.in_(decided)
+    return held
+
 
 attempts = Table(
     "b2copy_attempts",
