@@ -1,7 +1,8 @@
 """Which statements of a page read more than they are bounded to, by the database's own plan.
 
-A statement may read one thing (an operation, its attempts, its decisions, an import), or at most so many rows as its LIMIT says.
-A LIMIT bounds nothing if the rows below it are filtered or sorted first: then a database may read all of a table.
+A statement may read one thing (an operation, its attempts, its decisions, an import), or at most so many rows as its
+LIMIT says. A LIMIT bounds nothing if the rows below it are filtered or sorted first: then a database may read all of a
+table.
 """
 
 import re
