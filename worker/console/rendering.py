@@ -79,7 +79,8 @@ def decision(entry: AuditEntry) -> str:
 
 def account_of(operation: Operation) -> str:
     """Return the account that an operation is about, if its payload names one."""
-    found = operation.payload.get("account_login") or operation.entity
+    payload = operation.payload
+    found = payload.get("account_login") or payload.get("login") or operation.entity
     return "" if found is None else str(found)
 
 
