@@ -18,7 +18,7 @@ from worker.testbed.ports import free_port, wait_for_port
 
 PAGES = ("/", "/operations?state=open&sort=oldest", "/todo")
 EVERY_S = 3.0
-COUNT, AT_ONCE, WORST = 12_000, 10, 0.9
+COUNT, AT_ONCE, WORST = 6_000, 10, 0.9
 
 
 def open_console(environment: Environment, rounds: int) -> list[Figure]:
