@@ -74,7 +74,7 @@ def fill(ledger: Ledger) -> None:
     succeed(ledger, again)
     for book, rows in (("book-3f9a2c11", 60), ("march-77aa01bc", 40), ("wrong-0badf00d", 5)):
         begin_batch(ledger, book, kind="fees.process", lane="bulk", source=f"{book[:5]}.csv", rows=rows, by="ann@desk")
-        record_operations(ledger, *(f"{book[0]}{number}" for number in range(rows)), lane="bulk", batch=book)
+        record_operations(ledger, *(f"{book[:5]}{number}" for number in range(rows)), lane="bulk", batch=book)
     pause_batch(ledger, "march-77aa01bc", "bob", "the amounts are those of February")
     cancel_batch(ledger, "wrong-0badf00d", "ann", "the file of another broker")
     blocked = claim_due(ledger, limit=1)
