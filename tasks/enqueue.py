@@ -279,6 +279,34 @@ def cancel(key: str, *, why: str, by: str | None = None) -> Operation:
         ) from None
 
 
+def read(what: str, *, timeout_s: float = 10.0, **parameters: Any) -> Any:
+    """Read something at B2COPY now, through a worker, for a page of the CRM. It leaves no row in the ledger.
+
+        read("account_detail", login="123456")["aum"]
+        read("seamless_url", login="123456").reveal()
+
+    `what` is `accounts` (all parameters optional: login, platform, email, is_master, limit, offset), `account_detail`,
+    `account_statistics`, `seamless_url` (login, platform) or `leaderboard` (platform, product). The value is JSON:
+    `accounts` and `leaderboard` a list of objects, the others an object; amounts are text, exactly as B2COPY wrote
+    them, and `raw` is the whole answer of B2COPY. A seamless URL logs its client in, so it comes as an object that no
+    log shows; the workers' B2COPY_READS must list it.
+
+    Raises `BadPayload` for wrong arguments, `NoAnswerInTime` if no worker has answered within `timeout_s` seconds
+    (60 at most), `Unavailable` if Redis does not answer, and what B2COPY refused as another `worker.errors.B2CopyError`
+    (`NotFound`, `RateLimited`, ...). A read that nobody waits for any more is not sent.
+    """
+    from tasks.reads import SEAMLESS_URL, read_named
+
+    checked = read_named(what).checked(parameters).model_dump(mode="json")
+    from worker.messages.ask_read import ask  # it loads Celery and cryptography
+
+    if what == SEAMLESS_URL:
+        from worker.b2copy.routes.seamless_login import SeamlessUrl
+
+        return SeamlessUrl(ask(what, checked, timeout_s))
+    return ask(what, checked, timeout_s)
+
+
 def _accept(new: New, by: str | None, connection: "Transaction | None", using: str | None) -> Recorded:
     (recorded,) = _record([new], by, connection, using)
     return recorded

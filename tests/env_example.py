@@ -35,6 +35,7 @@ _EXAMPLES = {
     "database_password_file": "/etc/b2copy/database.password",
     "redis_password_file": "/etc/b2copy/redis.password",
     "redis_ca_file": "/etc/b2copy/redis-ca.pem",
+    "reconcile_every": "24h",
     "host": "https://b2copy.example.com",
     "admin_id": "42",
     "key_id": "broker-2026-01",

@@ -70,9 +70,12 @@ def test_a_misspelt_setting_is_refused_with_the_closest_name(
 
 
 def test_an_unknown_setting_is_refused(active_environment: Environment, monkeypatch: Monkey) -> None:
-    monkeypatch.setenv("B2COPY_QWERTZUIOPASDF", "x")
+    monkeypatch.setenv("B2COPY_QWERTZUIOPASDFGHJKLYXCV", "x")
 
-    assert refused() == "B2COPY_QWERTZUIOPASDF is not a setting: remove it, or see deploy/env.example for what there is"
+    assert (
+        refused()
+        == "B2COPY_QWERTZUIOPASDFGHJKLYXCV is not a setting: remove it, or see deploy/env.example for what there is"
+    )
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from kombu.entity import Exchange, Queue
 from kombu.transport import TRANSPORT_ALIASES
 
 from worker.beat_schedule import schedule
-from worker.queues import HOUSEKEEPING, INBOX, QUEUES
+from worker.queues import HOUSEKEEPING, INBOX, QUEUES, READS
 from worker.redis_url import without_query
 from worker.settings import CrmSettings, crm_settings
 
@@ -97,7 +97,13 @@ def celery_settings() -> dict[str, Any]:
     """Return Celery's settings. The ledger holds the truth, so that messages may be lost, doubled or late."""
     settings = crm_settings()
     return publishing_settings(settings) | {
-        "imports": ("tasks.kind_tasks", "tasks.drain_lane", "tasks.housekeeping"),
+        "imports": (
+            "tasks.kind_tasks",
+            "tasks.drain_lane",
+            "tasks.housekeeping",
+            "tasks.reconcile",
+            "tasks.answer_reads",
+        ),
         # Arguments come from outside: pickle would let a message run code.
         "accept_content": ["json"],
         # What became of an operation stands in the ledger; results and their texts would only spread it.
@@ -110,7 +116,7 @@ def celery_settings() -> dict[str, Any]:
         "task_queues": [Queue(name, Exchange(name), routing_key=name) for name in QUEUES],
         "task_create_missing_queues": False,
         "task_default_queue": INBOX,
-        "task_routes": {"b2copy.session.*": HOUSEKEEPING, "b2copy.ledger.*": HOUSEKEEPING},
+        "task_routes": {"b2copy.session.*": HOUSEKEEPING, "b2copy.ledger.*": HOUSEKEEPING, "b2copy.read": READS},
         # Threads: a worker of 50 MB, warm shutdowns that lose nothing. Every call has a deadline of its own.
         "worker_pool": "threads",
         "worker_concurrency": CONCURRENCY,
@@ -139,5 +145,5 @@ def celery_settings() -> dict[str, Any]:
         # The schedule is all intervals: nothing to remember between two runs, no file to write.
         "beat_scheduler": "celery.beat:Scheduler",
         "beat_max_loop_interval": 1,
-        "beat_schedule": schedule(settings.token_ttl),
+        "beat_schedule": schedule(settings.token_ttl, settings.reconcile_every is not None),
     }

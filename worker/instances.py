@@ -54,8 +54,8 @@ def b2copy() -> "B2Copy":
     sessions = {"service_admin": session()}
     if settings.back_office_email is not None:
         sessions["back_office"] = back_office()
-    # Each lane has senders of its own.
-    http = Http(sessions, settings, connections=settings.concurrency * len(REQUEST_LANES))
+    # Each lane has senders of its own, and reads have slots of their own.
+    http = Http(sessions, settings, connections=settings.concurrency * (len(REQUEST_LANES) + 1))
     return B2Copy(http, {"accounts": settings.accounts_login, "widgets": settings.widgets_login})
 
 

@@ -185,6 +185,7 @@ def _listen(value: str) -> str:
     return f"{host or '127.0.0.1'}:{port}"
 
 
+ReadName = Literal["accounts", "account_detail", "account_statistics", "leaderboard", "seamless_url"]
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=False)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 WebhookUrl = Annotated[str, AfterValidator(_webhook_url)]
@@ -263,6 +264,11 @@ class CrmSettings(LedgerSettings):
     token_ttl: Seconds = Field(600.0, description="An opaque access token's life; a JWT tells its own.")
     fees_deadline: Seconds = Field(
         72 * 3600.0, description="How long a fee run may take; PAMM stays pending until a rollover."
+    )
+    reconcile_every: Annotated[Seconds, Field(ge=600)] | None = Field(
+        None,
+        description="How often the accounts at B2COPY are compared with the identity map, at least 10m apart. Unset:"
+        " only when somebody runs `b2copy-sync reconcile`.",
     )
     calls_deadline: Seconds = Field(
         72 * 3600.0, description="How long any other call may wait, for B2COPY or for what it comes after."
@@ -344,6 +350,11 @@ class Settings(CrmSettings):
     duplicate_clients: Literal["unknown", "refused", "returned"] = Field(
         "unknown",
         description="What B2COPY does with a second registration; if unknown, a lost answer is left to a person.",
+    )
+    reads: Annotated[list[ReadName], NoDecode, BeforeValidator(_comma_list)] = Field(
+        ["accounts", "account_detail", "account_statistics", "leaderboard"],
+        description="What CRM hosts may read through a worker. With seamless_url, whoever may send messages logs in as"
+        " any client.",
     )
     back_office_email: str | None = Field(
         None, pattern=r"[^@\s]+@[^@\s]+", description="Who signs in to the Back Office, if some routes need that."

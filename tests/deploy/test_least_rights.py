@@ -27,6 +27,7 @@ from tasks import enqueue
 enqueue.fees(account_login="1", request_id="W1")
 enqueue.many("fees.process", [{"account_login": str(n), "request_id": f"M{n}"} for n in range(20)])
 print(enqueue.status("fees.process:W1").state)
+assert enqueue.read("accounts", timeout_s=30) == []
 """
 FOREIGN_CLIENT = """
 import os
@@ -151,11 +152,23 @@ REFUSED_BY_REDIS = [
             "BRPOP b2copy.housekeeping 1",
             "HGETALL b2copy:{x}:session",
             "EVAL x 0",
+            "LPUSH b2copy.reads x",
+            "BLPOP b2copy:answer:x 1",
         ],
         "b2copy-crm": [
             "BRPOP b2copy.inbox 1",
             "LRANGE b2copy.inbox 0 -1",
             "DEL b2copy.money",
+            "BRPOP b2copy.reads 1",
+            "LRANGE b2copy.reads 0 -1",
+            "BLPOP b2copy.inbox 1",
+            "BLPOP b2copy:answers 1",
+            "LPUSH b2copy:answer:x y",
+            "RPUSH b2copy:answer:x y",
+            "LRANGE b2copy:answer:x 0 -1",
+            "DEL b2copy:answer:x",
+            "PERSIST b2copy:answer:x",
+            "SCAN 0",
             "LPUSH b2copy.housekeeping x",
             "HGETALL b2copy:{x}:session",
             "HGETALL unacked",

@@ -47,11 +47,12 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "bin" / "python"
 
 
-def test_the_demo_runs_from_an_installed_wheel_in_any_folder(python: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [["--rows", "5"], ["--story", "book"]])
+def test_the_demo_runs_from_an_installed_wheel_in_any_folder(python: Path, tmp_path: Path, options: list[str]) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
     demo = subprocess.run(
-        [python, "-c", COMMAND, "demo", "--rows", "5", "--json"],
+        [python, "-c", COMMAND, "demo", *options, "--json"],
         cwd=tmp_path,
         env=environment,
         capture_output=True,
@@ -61,7 +62,7 @@ def test_the_demo_runs_from_an_installed_wheel_in_any_folder(python: Path, tmp_p
     )
 
     assert demo.returncode == 0, demo.stderr
-    assert json.loads(demo.stdout)["withdrawals"] == 5
+    assert json.loads(demo.stdout)["passed"] is True
 
 
 def test_pytest_finds_the_fixture_of_an_installed_wheel(python: Path, tmp_path: Path) -> None:

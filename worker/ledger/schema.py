@@ -229,10 +229,42 @@ identities = Table(  # who is who: the CRM's ids, the trading platform's logins,
     Column("client_id", Text),
     Column("account_id", Text),
     Column("payment_account", Text),
-    Column("learned_from", Text, nullable=False),  # the key of the operation that learned it, or "import"
+    Column("learned_from", Text, nullable=False),  # the operation's key, "import" or "reconcile"
     Column("learned_at", BigInteger, nullable=False),
 )
 
+reconciliation = Table(  # the comparison with B2COPY's accounts that is under way, or the last one: one row
+    "b2copy_reconciliation",
+    metadata,
+    Column("destination", Text, primary_key=True),
+    Column("started_at", BigInteger, nullable=False),
+    Column("started_by", Text, nullable=False),
+    Column("phase", Text, nullable=False),  # reading, comparing or finished
+    Column("version", Integer, nullable=False),  # each write adds one: of two processes, one makes a step
+    Column("position", Integer, nullable=False),  # how far B2COPY's list has been read
+    Column("anchor", Text),  # the last account that was read; JSON
+    Column("compared_to", Text),  # the last candidate that was decided; JSON
+    Column("requests", Integer, nullable=False),
+    Column("finished_at", BigInteger),
+)
+
+accounts_there = Table(  # the accounts that B2COPY has listed since the reconciliation began
+    "b2copy_reconciliation_accounts",
+    metadata,
+    Column("platform", Text, primary_key=True),
+    Column("login", Text, primary_key=True),
+    Column("account_id", Text, primary_key=True),  # empty: B2COPY gave none
+    Column("client_id", Text),
+)
+
+differences = Table(  # what the reconciliation has found
+    "b2copy_reconciliation_differences",
+    metadata,
+    Column("platform", Text, primary_key=True),
+    Column("login", Text, primary_key=True),
+    Column("difference", Text, nullable=False),  # missing_there, missing_here or different
+    Column("fields", Text, nullable=False),  # JSON: name -> [value here, value there]
+)
 
 minutes = (
     Table(  # what ended in each minute, and how each lane stood at its end; see worker/ledger/minute_statistics.py

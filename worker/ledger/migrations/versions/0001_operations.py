@@ -1,4 +1,4 @@
-"""All tables: operations, attempts, audit, flags, requests, identities, minutes, approvals, the ledger's own row."""
+"""All tables: see `worker/ledger/schema.py`."""
 
 from typing import Any
 
@@ -205,6 +205,36 @@ def upgrade() -> None:
         _text("learned_from"),
         _big("learned_at"),
         sa.PrimaryKeyConstraint("destination", "platform", "login"),
+    )
+    op.create_table(
+        "b2copy_reconciliation",
+        _text("destination"),
+        _big("started_at"),
+        _text("started_by"),
+        _text("phase"),
+        _integer("version"),
+        _integer("position"),
+        _text("anchor", required=False),
+        _text("compared_to", required=False),
+        _integer("requests"),
+        _big("finished_at", required=False),
+        sa.PrimaryKeyConstraint("destination"),
+    )
+    op.create_table(
+        "b2copy_reconciliation_accounts",
+        _text("platform"),
+        _text("login"),
+        _text("account_id"),
+        _text("client_id", required=False),
+        sa.PrimaryKeyConstraint("platform", "login", "account_id"),
+    )
+    op.create_table(
+        "b2copy_reconciliation_differences",
+        _text("platform"),
+        _text("login"),
+        _text("difference"),
+        _text("fields"),
+        sa.PrimaryKeyConstraint("platform", "login"),
     )
     op.execute(_status_view(op.get_bind().dialect.name))
     op.create_table(
