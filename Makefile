@@ -46,8 +46,8 @@ test-faults: setup  ## a short run of the faults of make chaos, alone on the mac
 test-deploy: setup  ## what is in deploy/: least rights, files by their validators, handbook (a minute)
 	@$(CLEAN) $(BIN)/python -m pytest -q -n 2 --dist loadfile -rs tests/deploy
 
-browser: setup  ## the console in a real Chromium: accessibility, refresh, keyboard (needs chromium and the group browser)
-	@$(CLEAN) TEST_BROWSER=required $(BIN)/python -m pytest -q tests/console/test_browser.py
+browser: setup  ## the console in a real Chromium: accessibility, refresh, keyboard, ten tasks (needs chromium and the group browser)
+	@$(CLEAN) TEST_BROWSER=required $(BIN)/python -m pytest -q tests/console/test_browser.py tests/console/test_ten_tasks.py
 
 chaos: setup  ## real processes through every fault, and a table of the results (about half an hour)
 	@$(CLEAN) $(BIN)/python -m tests.faults
@@ -55,6 +55,9 @@ chaos: setup  ## real processes through every fault, and a table of the results 
 # All of it, or a part: make bench B="--rounds 2 --only races --who ours taskiq"; how ours grows: make bench B=--growth
 bench: setup  ## beside seven other ways to do it: rates, CPU, memory, delays, faults (a quarter of an hour)
 	@$(CLEAN) $(BIN)/python -m tests.bench $(B)
+
+bench-console: setup  ## the console's pages on a million operations, and what an open console costs the workers (minutes)
+	@$(CLEAN) $(BIN)/python -m tests.bench.console
 
 fuzz: setup  ## random input at every place where bytes of strangers come in (ten minutes)
 	@$(CLEAN) $(BIN)/python -m tests.fuzz
@@ -97,4 +100,4 @@ sbom: setup  ## write sbom.json: what a worker is made of, with versions and has
 clean:  ## remove what set-up and the tools made
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* .coverage-html .bench sbom.json
 
-.PHONY: help setup demo test test-faults test-deploy browser chaos bench fuzz mutants check format env cover lock sbom clean
+.PHONY: help setup demo test test-faults test-deploy browser chaos bench bench-console fuzz mutants check format env cover lock sbom clean

@@ -139,6 +139,7 @@ ACCOUNTS = Kind(
     attempt=attempt,
     on_unknown=OnUnknown.READ_BACK,
     time_allowed_s=lambda settings: settings.calls_deadline,
+    result_ids=("account_id", "client_id"),
     failure_reasons={
         CLIENT_UNKNOWN: "the client's id at B2COPY is not known: `b2copy-sync identity import` stores it",
         OTHER_CLIENT: "B2COPY has an account with this number, and it belongs to another client",

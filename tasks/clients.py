@@ -65,5 +65,6 @@ CLIENTS = Kind(
     on_unknown=on_unknown,
     time_allowed_s=lambda settings: settings.calls_deadline,
     begins_steps=True,
+    result_ids=("client_id", "payment_account"),
     effect_step=REGISTER.name,
 )

@@ -89,6 +89,8 @@ class Kind(Generic[P]):
     All attempts of a process run on one event loop. So an attempt must not block: it runs blocking code in
     `asyncio.to_thread`.
 
+    `result_ids` are the ids in its result that other operations need: who resolves it as done may give them.
+
     `on_unknown` is what an unknown outcome permits, or a function that returns it for a claim. `failure_reasons` are
     the reasons of `Failed` outcomes, each with a sentence for people. `time_allowed_s` and `polls` read the settings.
     `begins_steps`: its attempts call `Attempt.begin` before each request with an effect. So if a worker is lost, it is
@@ -109,6 +111,7 @@ class Kind(Generic[P]):
     effect_step: str = ""
     destination: str = "b2copy"
     failure_reasons: Mapping[str, str] = field(default_factory=dict)
+    result_ids: tuple[str, ...] = ()
     polls: Callable[[Settings], PollSchedule] = lambda _: PollSchedule()
     waits_s: tuple[float, ...] = ()
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from sqlalchemy import text
 
-from tests.bench.console_pages import fill
 from tests.bench.contestants import Ours
 from tests.bench.enqueuing import SECONDS
+from tests.bench.large_ledger import fill
 from tests.bench.peer import Peer
 from tests.bench.races import database, environment
 from tests.bench.results import Results, percentile

@@ -1,6 +1,7 @@
 """A ledger with something of everything, for pages to show."""
 
 import time
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import insert
@@ -10,6 +11,7 @@ from tests.operations import (
     claim_due,
     claim_named,
     fail_operation,
+    find_operation,
     hold_operation,
     make_wait,
     record_operations,
@@ -17,6 +19,7 @@ from tests.operations import (
     succeed_operation,
 )
 from worker.ledger import Ledger, cancel, pause, replay, settle
+from worker.ledger.approvals import decide_or_propose
 from worker.ledger.batches import begin_batch, cancel_batch, pause_batch, sweep
 from worker.ledger.minute_statistics import MINUTE_MS, summarize_minutes
 from worker.ledger.schema import minutes
@@ -41,6 +44,11 @@ def fill(ledger: Ledger) -> None:
     waits = attempt_record("pending", http_status=200, message="The rollover is at 21:00 UTC", request_id="W2")
     make_wait(ledger, pending, wait_reason=WaitReason.PENDING_AT_B2COPY, attempt=waits)
     fail_operation(ledger, "W3", message="Account 1007 has no open positions")
+    strict = replace(ledger, needs_approval=lambda kind, lane: True)
+    decide_or_propose(strict, "replay", find_operation(ledger, "W3"), "cyd", "the account has positions again")
+    registration = {"login": "1007", "platform": 1}
+    unresolved = FailureReason.UNRESOLVED
+    fail_operation(ledger, "1/1007", unresolved, kind="clients.register", lane="default", payload=registration)
     steps = (Step("accounts", 41, 200, "done"), Step("create", 12_000, None, "no_answer"))
     lost = hold_operation(ledger, "create-77", kind="call", lane="default", entity="77")
     evidence = attempt_record("no_answer", message="no answer within 12 s", steps=steps, counted=True)
@@ -74,7 +82,7 @@ def fill(ledger: Ledger) -> None:
             rows=rows,
             by="ann@desk",
         )
-        record_operations(ledger, *(f"{book[0]}{number}" for number in range(rows)), lane="bulk", batch=book)
+        record_operations(ledger, *(f"{book[:5]}{number}" for number in range(rows)), lane="bulk", batch=book)
     pause_batch(ledger, "march-77aa01bc", "bob", "the amounts are those of February")
     cancel_batch(ledger, "wrong-0badf00d", "ann", "the file of another broker")
     sweep(ledger, 10.0)

@@ -3,16 +3,13 @@
 import os
 import sys
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 from tests.console import browser
 from tests.console.sample import fill, fill_minutes
 from tests.console.server import listening
-from tests.operations import find_operation
 from worker.console.serve import make_console
 from worker.ledger import open_ledger
-from worker.ledger.approvals import decide_or_propose
 from worker.ledger.migrations import migrate
 from worker.settings import ConsoleSettings, load
 
@@ -26,6 +23,8 @@ PAGES = {
     "imports": "/imports",
     "import-cancel": "/imports/cancel?batch=march-77aa01bc",
     "approvals": "/approvals",
+    "approve": "/approvals/approve?id=1",
+    "resolve": "/operation/resolve-done?key=clients.register:1/1007",
     "audit": "/audit",
     "system": "/system",
     "replay": "/operation/replay?key=fees.process:W3",
@@ -47,8 +46,6 @@ def main() -> None:
         ledger = open_ledger(url)
         fill(ledger)
         fill_minutes(ledger)
-        strict = replace(ledger, needs_approval=lambda kind, lane: True)
-        decide_or_propose(strict, "replay", find_operation(ledger, "W3"), "ann", "the account has positions again")
         console = make_console(load(ConsoleSettings), alone=True, wake_lane=lambda lane: None)
         with listening(console) as address, browser.started() as chromium:
             for size, (width, height) in SIZES.items():

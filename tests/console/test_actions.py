@@ -20,6 +20,8 @@ from worker.console import pause_and_renew
 from worker.console.process_state import Console
 from worker.console.serve import make_console
 from worker.ledger import Ledger, active_flags, audit_of, replay
+from worker.ledger.approvals import open_approvals
+from worker.ledger.identities import identity_of
 from worker.operation import FailureReason, OnUnknown, State, WaitReason
 from worker.session import SharedSession
 from worker.settings import ConsoleSettings, Settings, load
@@ -241,3 +243,43 @@ def test_a_proposal_is_rejected_or_withdrawn(open_console: OpenConsole, ledger: 
     assert "rejected" in decided
     assert "withdrawn" in decided
     assert find_operation(ledger).state == State.FAILED
+
+
+def unresolved_registration(ledger: Ledger) -> str:
+    registration = {"login": "1007", "platform": 1, "crm_id": "C7"}
+    unresolved = FailureReason.UNRESOLVED
+    return fail_operation(ledger, "1/1007", unresolved, kind="clients.register", lane="default", payload=registration)
+
+
+def test_who_resolves_a_registration_as_done_gives_its_client_id(open_console: OpenConsole, ledger: Ledger) -> None:
+    key = unresolved_registration(ledger)
+    client = client_of(open_console())
+    path = f"/operation/resolve-done?key={key}"
+
+    assert fill_and_send(client, path, client_id="4" * 65).status_code == 400
+    assert fill_and_send(client, path, client_id=" 4711 ").status_code == 303
+
+    resolved = find_operation(ledger, "1/1007", kind="clients.register")
+    known = identity_of(ledger, "1", "1007")
+    assert (resolved.state, resolved.result) == (State.SUCCEEDED, {"client_id": 4711})
+    assert known is not None
+    assert (known.client_id, known.crm_id) == ("4711", "C7")
+
+
+def test_the_given_client_id_is_part_of_the_proposal(open_console: OpenConsole, ledger: Ledger) -> None:
+    key = unresolved_registration(ledger)
+    client = client_of(open_console(four_eyes="all"))
+
+    fill_and_send(client, f"/operation/resolve-done?key={key}", client_id="4711")
+
+    [proposal] = open_approvals(ledger)
+    assert proposal.arguments == {"succeeded": True, "result": {"client_id": 4711}}
+
+
+def test_only_what_succeeds_has_ids(open_console: OpenConsole, ledger: Ledger) -> None:
+    key = unresolved_registration(ledger)
+    fees = fail_operation(ledger, "W1", FailureReason.UNRESOLVED)
+    client = client_of(open_console())
+
+    for path in (f"/operation/resolve-failed?key={key}", f"/operation/resolve-done?key={fees}"):
+        assert "client_id" not in client.get(path).text, path

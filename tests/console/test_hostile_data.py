@@ -4,13 +4,13 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
-from html.parser import HTMLParser
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 
 from tests.console.conftest import client_of
+from tests.console.markup import check
 from tests.console.sample import HOSTILE, fill_hostile
 from tests.operations import fail_operation, hold_operation, make_wait
 from tests.support import until
@@ -21,24 +21,6 @@ from worker.operation import WaitReason
 
 OpenConsole = Callable[..., Console]
 
-ELEMENTS = {
-    "a", "b", "blockquote", "body", "button", "dd", "details", "div", "dl", "dt", "figcaption", "figure", "footer",
-    "form",
-    "h1", "h2", "h3", "head", "header", "html", "input", "label", "li", "line", "link", "main", "meta", "nav", "ol",
-    "option", "p", "pre", "rect", "script", "section", "select", "small", "span", "summary", "svg", "table", "tbody",
-    "td",
-    "textarea", "tfoot", "th", "thead", "time", "title", "tr", "ul",
-}  # fmt: skip
-
-
-class Elements(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attributes)))
-
 
 @pytest.fixture
 def keys(ledger: Ledger) -> list[str]:
@@ -46,24 +28,6 @@ def keys(ledger: Ledger) -> list[str]:
     with ledger.writing() as connection:  # as another program with rights to the database could have stored it
         connection.execute(text("UPDATE b2copy_audit SET actor = actor || char(27) || '[31m', note = note || '\u202e'"))
     return keys
-
-
-def check(page: str, where: str) -> None:
-    parser = Elements()
-    parser.feed(page)
-    assert {tag for tag, _ in parser.found} <= ELEMENTS, where
-    for tag, attributes in parser.found:
-        assert not [name for name in attributes if name.startswith("on") or name == "style"], (where, tag, attributes)
-        for name in ("href", "src", "action", "hx-get"):
-            value = attributes.get(name)
-            assert value is None or value.startswith(("/", "#")), (where, tag, attributes)
-            assert value is None or not value.startswith("//"), (where, tag, attributes)
-    scripts = [attributes for tag, attributes in parser.found if tag == "script"]
-    assert [one.get("src") for one in scripts] == ["/static/htmx-4.0.1.min.js", "/static/console.js"], where
-    bad = [char for char in page if not char.isprintable() and char != "\n"]
-    assert bad == [], (where, bad)
-    assert "eyJhbGciOiJFUzI1NiJ9" not in page, where
-    assert len(page) < 400_000, where
 
 
 def test_no_page_takes_data_for_markup(open_console: OpenConsole, ledger: Ledger, keys: list[str]) -> None:

@@ -4,15 +4,18 @@ import json
 import os
 import tempfile
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from hypothesis import strategies as st
 from kombu.connection import Connection
+from starlette.testclient import TestClient
 
 from tasks.registry import KINDS
+from tests.console.sample import fill
+from tests.fuzz import pages
 from tests.fuzz import strategies as given
 from worker.b2copy.response_mapping import value_of
 from worker.b2copy.routes.fees import PROCESS
@@ -162,10 +165,26 @@ def settings(changes: dict[str, str]) -> None:
         os.environ.update(before)
 
 
+@cache
+def console() -> TestClient:
+    """Return a client of a console on a ledger of its own, open as long as this process."""
+    url = f"sqlite:///{tempfile.mkdtemp(prefix='b2copy-fuzz-pages-')}/ledger.sqlite"
+    made = open_ledger(url, create=True)
+    fill(made)
+    made.close()
+    return ExitStack().enter_context(pages.console_on(url))
+
+
+def console_page(request: pages.Request) -> None:
+    """Any request to the console is answered without a fault, and nothing of it becomes markup."""
+    pages.send(console(), request)
+
+
 TARGETS: dict[str, tuple[Callable[[Any], None], st.SearchStrategy[Any]]] = {
     "message arguments": (arguments, given.arguments()),
     "envelopes": (envelope, given.envelopes()),
     "answers": (answer, given.answers()),
     "import files": (import_file, given.files()),
+    "console pages": (console_page, pages.requests()),
     "settings": (settings, given.environments(SECRET)),
 }

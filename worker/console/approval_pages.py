@@ -14,18 +14,19 @@ from worker.ledger.batches import BATCH
 from worker.ledger.flags import RESUME
 from worker.queues import LANES
 
+OPEN_LIMIT = 200  # proposals on the page
 WITHDRAW = "withdraw"
 _NOT_YOURS = "Only the person who proposed it withdraws it; an approver rejects it."
 
 
 def approvals(page_request: PageRequest) -> Response:
     """The open proposals, oldest first, and the newest decisions."""
-    found = open_approvals(page_request.ledger)
+    found = open_approvals(page_request.ledger, OPEN_LIMIT)
     operations = find_many(page_request.ledger, [one.subject for one in found if one.action != RESUME])
     return page_request.page(
         "approvals.html", live=True, approvals=found, operations=operations,
         decided=decided_approvals(page_request.ledger), made=_made(page_request),
-        is_own=lambda one: _is_own(page_request, one),
+        limit=OPEN_LIMIT, is_own=lambda one: _is_own(page_request, one),
         changed=lambda one: one.subject in operations and operations[one.subject].change_mark != one.seen,
     )  # fmt: skip
 

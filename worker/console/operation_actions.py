@@ -1,5 +1,6 @@
 """Actions on one operation. A page says what the action will do and asks for the reason; then the action is done."""
 
+import re
 import secrets
 from dataclasses import dataclass
 from typing import Any
@@ -69,6 +70,7 @@ _POLL = Action(
     " waits behind permit. Nothing else changes.",
 )
 
+RESULT_LIMIT = 64  # characters of an id at B2COPY
 ACTIONS = {action.name: action for action in (_REPLAY, _NOT_DONE, _DONE, _NOT, _CANCEL, _STOP, _POLL)}
 _DECISIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "replay": ("replay", {}),
@@ -128,6 +130,8 @@ def _act(page_request: PageRequest, operation: Operation, action: Action, note: 
         page_request.console.wake(operation.lane)
         return see(page)
     name, arguments = _DECISIONS[action.name]
+    if result := _result(page_request, operation, action):
+        arguments = arguments | {"result": result}
     try:
         decided = decide_or_propose(
             page_request.ledger,
@@ -160,11 +164,27 @@ def _form(page_request: PageRequest, operation: Operation, action: Action, probl
         money=moves_money(operation, page_request.console.kinds),
         needs_approval=needs_approval,
         needs_note=action is not _POLL,
+        result=_written_result(page_request, operation, action),
+        result_limit=RESULT_LIMIT,
         form=secrets.token_urlsafe(12),
         note=page_request.form.get("note", ""),
         note_min=NOTE_MIN,
         note_limit=NOTE_LIMIT,
     )
+
+
+def _written_result(page_request: PageRequest, operation: Operation, action: Action) -> dict[str, str]:
+    """Return the ids that a person may give who says that it was done, as they are in the form so far."""
+    kind = page_request.console.kinds.get(operation.kind)
+    names = kind.result_ids if kind is not None and action is _DONE else ()
+    return {name: page_request.form.get(name, "").strip() for name in names}
+
+
+def _result(page_request: PageRequest, operation: Operation, action: Action) -> dict[str, str | int]:
+    """Return the given ids as B2COPY's answer would hold them. Raises `BadParameter`."""
+    written = _written_result(page_request, operation, action)
+    given = {name: value for name in written if (value := text(written, name, RESULT_LIMIT))}
+    return {name: int(value) if re.fullmatch("[0-9]{1,18}", value) else value for name, value in given.items()}
 
 
 def _why_not(operation: Operation, action: Action) -> str:

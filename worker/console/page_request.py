@@ -18,7 +18,7 @@ from worker.console.roles import Role
 from worker.console.url_parameters import BadParameter, is_storable
 from worker.ledger import Ledger
 from worker.watch.printable import many_lines, one_line
-from worker.watch.redact import redacted, redacted_value
+from worker.watch.redact import redacted
 
 FORM_LIMIT = 64 * 1024  # bytes
 FIELDS_LIMIT = 500
@@ -101,8 +101,8 @@ def read_form(body: bytes) -> dict[str, str]:
 
 
 def json_file(name: str, value: Any) -> Response:
-    """Return a JSON document to be saved."""
-    text = many_lines(json.dumps(redacted_value(value), indent=2, ensure_ascii=False)) + "\n"
+    """Return a JSON document to be saved. `value` is redacted already: a long document is not redacted twice."""
+    text = many_lines(json.dumps(value, indent=2, ensure_ascii=False)) + "\n"
     return _file(name, text, "application/json")
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import time
 from typing import Any
 
@@ -10,19 +11,21 @@ from starlette.responses import Response
 from worker.console.charts import ended_chart, late_chart
 from worker.console.operation_actions import permitted_actions
 from worker.console.page_request import NotFound, PageRequest, csv_file, json_file, see
+from worker.console.rendering import account_of
 from worker.console.url_parameters import FIELDS, ListQuery, address, known_reasons, list_query, number, text
 from worker.ledger import active_flags, find, find_many
 from worker.ledger.approvals import approvals_of, open_approvals
 from worker.ledger.due import COUNT_LIMIT
-from worker.ledger.operation_lists import OPEN, PAGE, Filter, Page, count_operations, list_operations
+from worker.ledger.operation_lists import OPEN, PAGE, Count, Filter, Page, count_operations, list_operations
 from worker.ledger.overview import oldest_open
 from worker.ledger.queries import audit_page, children_of
-from worker.operation import MESSAGE_KIND, VERSION, FailureReason, Operation, State, WaitReason
+from worker.ledger.statistics import statistics
+from worker.operation import MESSAGE_KIND, VERSION, AuditEntry, FailureReason, Operation, State, WaitReason
 from worker.queues import LANES
 from worker.report import sentences
 from worker.report.chart_series import points
 from worker.report.format_values import iso, span
-from worker.report.health import health_of
+from worker.report.health import access_notes, late_lanes
 from worker.report.operation_report import evidence as stored_evidence
 from worker.report.operation_report import report_on
 from worker.report.replayable import moves_money
@@ -30,7 +33,7 @@ from worker.report.session_report import OUTCOMES, RENEWED
 from worker.report.session_report import facts as session_facts
 from worker.report.timeline import timeline
 from worker.session import State as SessionState
-from worker.watch.redact import redacted_value
+from worker.watch.redact import redacted, redacted_value
 
 BUTTONS = sentences.Ways(
     session="The System page",
@@ -40,6 +43,7 @@ BUTTONS = sentences.Ways(
     replay_not_done="press “It was not done: replay”",
 )
 EXPORT_LIMIT = 1_000  # rows of an exported file
+ATTEMPTS_LIMIT = 200  # newest attempts on the page of an operation; the evidence bundle has all
 LATE_MS = 5 * 60_000  # ms; the work list shows a money operation that is open for longer, by our clock
 LATE_DUE_S = 60.0  # seconds; the work list shows a lane whose oldest due operation waits for longer
 
@@ -47,21 +51,24 @@ LATE_DUE_S = 60.0  # seconds; the work list shows a lane whose oldest due operat
 def now(page_request: PageRequest) -> Response:
     """Lanes, session, pauses, failures and charts: what is wrong, whether at B2COPY or with us, and since when."""
     ledger = page_request.ledger
-    health = health_of(ledger, LATE_DUE_S)
+    found, flags = statistics(ledger), active_flags(ledger)
     series = points(ledger, int(time.time() * 1000))
     ours, theirs = oldest_open(ledger, LANES[0])
     recent = series[-6:]
     return page_request.page(
         "now.html",
         live=True,
-        health=health,
+        found=found,
+        problems=late_lanes(found, LATE_DUE_S),
+        notes=access_notes(found),
         ours=ours,
         theirs=theirs,
         lanes=LANES,
         cap=COUNT_LIMIT,
-        failed=sum(health.statistics.failed.values()),
-        waiting=sum(health.statistics.waiting.values()),
-        pauses={flag.subject.removeprefix("pause:"): flag for flag in health.pauses},
+        failed=sum(found.failed.values()),
+        waiting=sum(found.waiting.values()),
+        pauses=_pauses(flags),
+        paused={flag.subject.removeprefix("pause:") for flag in _pauses(flags)},
         ended_5_min=sum(point.ended for point in recent),
         failed_5_min=sum(point.failed for point in recent),
         charts=[ended_chart(series), late_chart(series)],
@@ -124,17 +131,18 @@ def operations_csv(page_request: PageRequest) -> Response:
 def operation(page_request: PageRequest) -> Response:
     """One operation: how it stands, what happened, what was decided, what is related, what may be done."""
     found = one_operation(page_request)
-    report = report_on(page_request.ledger, found, page_request.console.kinds)
+    report = report_on(page_request.ledger, found, page_request.console.kinds, ATTEMPTS_LIMIT)
     related = find_many(page_request.ledger, [found.parent] if found.parent else [])
     return page_request.page(
         "operation.html",
         live=True,
         report=report,
+        standing=_without_state(report.standing, found),
         next_step=sentences.remedy(found, BUTTONS),
         one=found,
-        account=account_of(found),
         money=moves_money(found, page_request.console.kinds),
         events=timeline(report),
+        older=len(report.attempts) == ATTEMPTS_LIMIT,
         parent=related.get(found.parent or ""),
         children=children_of(page_request.ledger, found.key),
         proposals=approvals_of(page_request.ledger, found.key),
@@ -155,7 +163,7 @@ def evidence(page_request: PageRequest) -> Response:
         "sha256_of_evidence": hashlib.sha256(canonical.encode()).hexdigest(),
         "exported_at": iso(int(time.time() * 1000)),
         "exported_by_version": VERSION,
-        "standing": report.standing,
+        "standing": redacted(report.standing),
         "evidence": content,
     }
     return json_file("evidence.json", bundle)
@@ -210,12 +218,6 @@ def one_operation(page_request: PageRequest) -> Operation:
     return found
 
 
-def account_of(operation: Operation) -> str:
-    """Return the account that an operation is about, if its payload names one."""
-    found = operation.payload.get("account_login") or operation.entity
-    return "" if found is None else str(found)
-
-
 def _found(page_request: PageRequest, wanted: str, query: ListQuery) -> Response:
     """Find a key, an id without its kind, or an account."""
     wanted = text({"find": wanted}, "find") or ""
@@ -230,7 +232,8 @@ def _found(page_request: PageRequest, wanted: str, query: ListQuery) -> Response
 
 
 def _list(page_request: PageRequest, query: ListQuery, page: Page, wanted: str = "") -> Response:
-    count, is_all = (len(page.operations), True) if wanted else count_operations(page_request.ledger, query.filter)
+    found = Count(len(page.operations), True) if wanted else page.count
+    count, is_all = found or count_operations(page_request.ledger, query.filter)
     flags = active_flags(page_request.ledger)
     return page_request.page(
         "operations.html",
@@ -243,8 +246,8 @@ def _list(page_request: PageRequest, query: ListQuery, page: Page, wanted: str =
         more=query.address(after=page.next) if page.next is not None else None,
         export=query.address("/operations.csv"),
         bulk=query.address("/bulk/replay") if query.filter.states == (State.FAILED,) else None,
-        standing=lambda operation: _standing(page_request, operation, flags),
-        account_of=account_of,
+        standing=lambda operation: _short(_standing(page_request, operation, flags), operation, flags),
+        pauses=_pauses(flags) if any(one.due_at for one in page.operations) else [],
         states=[*State, "open"],
         lanes=LANES,
         kinds=[*page_request.console.kinds, MESSAGE_KIND],
@@ -256,6 +259,22 @@ def _list(page_request: PageRequest, query: ListQuery, page: Page, wanted: str =
 def _standing(page_request: PageRequest, operation: Operation, flags: dict[str, Any]) -> str:
     pause = flags.get("pause:all") or flags.get(f"pause:{operation.lane}")
     return sentences.standing(operation, page_request.console.kinds, pause)
+
+
+def _without_state(standing: str, operation: Operation) -> str:
+    """Return how an operation stands without its state, which the page shows beside it."""
+    return re.sub(rf"^{operation.state}(?:: | \((\w+)\))?", lambda found: found[1] or "", standing)
+
+
+def _short(standing: str, operation: Operation, flags: dict[str, AuditEntry]) -> str:
+    """Return how an operation stands, for a line of a list: the list itself shows state and pauses."""
+    for pause in _pauses(flags):
+        standing = standing.replace(f" {sentences.paused_by(pause)}", "")
+    return _without_state(standing, operation)
+
+
+def _pauses(flags: dict[str, AuditEntry]) -> list[AuditEntry]:
+    return [flag for name, flag in flags.items() if name.startswith("pause:")]
 
 
 def _audit_entries(page_request: PageRequest, limit: int) -> tuple[list[Any], str | None, str | None, int | None]:

@@ -10,7 +10,7 @@ from markupsafe import Markup, escape
 
 from worker.console.url_parameters import address
 from worker.ledger.schema import HELD_MS
-from worker.operation import VERSION, Operation
+from worker.operation import VERSION, AuditEntry, Operation
 from worker.report.format_values import clock, iso, span
 from worker.watch.printable import many_lines, one_line
 from worker.watch.redact import redacted, redacted_value
@@ -33,7 +33,9 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters.update(when=when, span=span, block=block, thousands=thousands, key_url=key_url, ms=_milliseconds)
-    made.globals.update(address=address, version=VERSION, signs=STATE_SIGNS, HELD_MS=HELD_MS)
+    made.filters.update(commands=commands, decision=decision)
+    made.globals.update(address=address, account_of=account_of, version=VERSION, signs=STATE_SIGNS)
+    made.globals.update(HELD_MS=HELD_MS)
     return made
 
 
@@ -60,6 +62,26 @@ def block(value: Any) -> Markup:
     if len(text) > BLOCK_LIMIT:
         text = f"{text[:BLOCK_LIMIT]}\n… ({len(text)} characters; the evidence bundle has all)"
     return Markup("<pre>{}</pre>").format(escape(many_lines(text)))
+
+
+def commands(text: str) -> Markup:
+    """Return a sentence with what stands in backticks, which a person pastes into a shell, as code."""
+    parts = enumerate(printable(text).split("`"))
+    return Markup("").join(Markup("<code>{}</code>").format(part) if number % 2 else part for number, part in parts)
+
+
+def decision(entry: AuditEntry) -> str:
+    """Return what was decided, in a person's words: a pause is a flag that is raised and lowered."""
+    if entry.subject.startswith("pause:"):
+        return {"raise": "pause", "lower": "resume"}.get(entry.action, entry.action)
+    return entry.action
+
+
+def account_of(operation: Operation) -> str:
+    """Return the account that an operation is about, if its payload names one."""
+    payload = operation.payload
+    found = payload.get("account_login") or payload.get("login") or operation.entity
+    return "" if found is None else str(found)
 
 
 def _milliseconds(ms: int) -> str:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from urllib.parse import urlencode
 
 from worker.ledger.operation_lists import OPEN, Filter
@@ -10,7 +11,7 @@ from worker.operation import FailureReason, State, WaitReason
 from worker.queues import LANES
 from worker.report.sentences import Kinds
 
-FIELDS = ("state", "lane", "kind", "reason", "account", "batch", "older", "newer", "sort")
+FIELDS = ("state", "lane", "kind", "reason", "account", "batch", "since", "until", "older", "newer", "sort")
 """The parameters of the list of operations."""
 
 TEXT_LIMIT = 300
@@ -54,6 +55,8 @@ def list_query(given: Mapping[str, str], kinds: Kinds) -> ListQuery:
         reason=word(written, "reason", known_reasons(kinds)),
         account=text(written, "account"),
         batch=text(written, "batch"),
+        since_at=instant(written, "since"),
+        until_at=instant(written, "until"),
         older_ms=milliseconds(written, "older"),
         newer_ms=milliseconds(written, "newer"),
         oldest_first=word(written, "sort", ["oldest", "newest"]) == "oldest",
@@ -107,6 +110,19 @@ def milliseconds(given: Mapping[str, str], name: str) -> int | None:
     if not found:
         raise BadParameter(f"{name} must be a duration: 90s, 5m, 2h, 3d")
     return int(found[1]) * _UNITS[found[2]] * 1000
+
+
+def instant(given: Mapping[str, str], name: str) -> int | None:
+    """Return a time such as 2026-11-26T14:30 or 2026-11-26, in UTC, in ms since the epoch; None if it is absent."""
+    value = given.get(name, "").strip()
+    if not value:
+        return None
+    if not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9]{2}:[0-9]{2}(:[0-9]{2})?)?", value, re.ASCII):
+        raise BadParameter(f"{name} must be a time in UTC: 2026-11-26T14:30")
+    try:
+        return int(datetime.fromisoformat(value).replace(tzinfo=UTC).timestamp() * 1000)
+    except ValueError:
+        raise BadParameter(f"{name} must be a day and a time that exist: 2026-11-26T14:30") from None
 
 
 def is_storable(value: str) -> bool:

@@ -250,7 +250,8 @@ def reject(ledger: Ledger, number: int, actor: str, note: str) -> Approval:
 
 def open_approvals(ledger: Ledger, limit: int = 200) -> list[Approval]:
     """Return the open proposals that have not expired, oldest first."""
-    wanted = select(approvals).where(a.decision.is_(None), a.expires_at > now_ms()).order_by(a.id).limit(limit)
+    is_open = (a.decision.is_(None), a.expires_at > now_ms())
+    wanted = select(approvals).where(*is_open).order_by(a.expires_at, a.id).limit(limit)  # all last equally long
     with ledger.reading() as connection:
         return [_approval_of(row) for row in connection.execute(wanted)]
 

@@ -1,8 +1,9 @@
 """What is due, and which process wakes the workers for it."""
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
-from sqlalchemy import BindParameter, bindparam, func, literal, select, union_all, update
+from sqlalchemy import BindParameter, Connection, Select, bindparam, func, select, union_all, update
 
 from worker.ledger.claims import is_paused
 from worker.ledger.database import Ledger
@@ -30,6 +31,39 @@ _MAKE_DUE = (
     )
     .values(due_at=now_ms())
 )
+
+
+class Due(NamedTuple):
+    """How many operations may be claimed now, up to `COUNT_LIMIT`, and for how long the first has been due."""
+
+    operations: int
+    late_s: float
+
+
+def _due(lane: str, phase: Phase) -> Select[str, int, int]:
+    first = (
+        select(c.due_at)
+        .where(c.lane == sql_literal(lane), c.phase == sql_literal(phase), c.due_at <= now_ms(), ~is_paused(lane))
+        .order_by(c.due_at)
+        .limit(COUNT_LIMIT)
+        .subquery()
+    )
+    return select(sql_literal(lane), func.count(), now_ms() - func.min(first.c.due_at)).select_from(first)
+
+
+_DUE = {(lane, phase): _due(lane, phase) for lane in LANES for phase in Phase}
+_OPEN = union_all(
+    *(
+        select(sql_literal(lane), func.count()).select_from(
+            select(c.due_at)
+            .where(c.lane == sql_literal(lane), c.phase == sql_literal(phase), c.due_at.is_not(None))
+            .limit(COUNT_LIMIT)
+            .subquery()
+        )
+        for lane in LANES
+        for phase in Phase
+    )
+)
 _COUNT_WAITING = select(func.count()).where(
     c.state == sql_literal(State.WAITING), c.wait_reason == bindparam("because")
 )
@@ -45,23 +79,28 @@ def try_start_dispatch(ledger: Ledger, every_s: float = 1.0) -> bool:
         return connection.execute(_START, asked).rowcount == 1
 
 
+def read_due(connection: Connection, lanes: Iterable[str] = LANES) -> dict[str, Due]:
+    """Read what may be claimed now, per lane, from the index alone. A paused lane has nothing due."""
+    found = {lane: Due(0, 0.0) for lane in lanes}
+    asked = union_all(*(_DUE[lane, phase] for lane in found for phase in Phase))
+    for lane, count, late_ms in connection.execute(asked):
+        known = found[lane]
+        found[lane] = Due(min(COUNT_LIMIT, known.operations + count), max(known.late_s, (late_ms or 0) / 1000))
+    return found
+
+
+def read_open(connection: Connection) -> dict[str, int]:
+    """Read how many operations of each lane have not ended, up to `COUNT_LIMIT` each."""
+    found = dict.fromkeys(LANES, 0)
+    for lane, count in connection.execute(_OPEN):
+        found[lane] = min(COUNT_LIMIT, found[lane] + count)
+    return found
+
+
 def count_due(ledger: Ledger, lanes: Iterable[str] = LANES) -> dict[str, int]:
     """Count what may be claimed now, per lane, up to `COUNT_LIMIT` each. A paused lane has nothing due."""
-    counts = [
-        select(literal(lane).label("lane"), func.count().label("count")).select_from(
-            select(c.id)
-            .where(c.lane == lane, c.phase == sql_literal(phase), c.due_at <= now_ms(), ~is_paused(lane))
-            .limit(COUNT_LIMIT)
-            .subquery()
-        )
-        for lane in lanes
-        for phase in Phase
-    ]
-    found: dict[str, int] = {}
     with ledger.reading() as connection:
-        for lane, count in connection.execute(union_all(*counts)):
-            found[lane] = min(COUNT_LIMIT, found.get(lane, 0) + count)
-    return found
+        return {lane: due.operations for lane, due in read_due(connection, lanes).items()}
 
 
 def count_waiting(ledger: Ledger, reason: WaitReason) -> int:

@@ -13,15 +13,14 @@ A page says where the next page begins, even if the window held no match.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Select, func, select, union_all
-from sqlalchemy.sql import Subquery
+from sqlalchemy import ColumnElement, Connection, FromClause, Select, func, literal_column, select, union_all
 
 from worker.ledger.database import Ledger
-from worker.ledger.queries import FIELDS, operation_of
+from worker.ledger.queries import BY_IDS, operation_of
 from worker.ledger.schema import c, now_ms, sql_literal
 from worker.operation import Operation, Phase, State
 from worker.queues import LANES
@@ -34,7 +33,10 @@ OPEN = (State.QUEUED, State.RUNNING, State.WAITING)
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which operations. An absent field does not restrict. `older_ms`: in their state for longer than that."""
+    """Which operations. An absent field does not restrict.
+
+    `older_ms`: in their state for longer than that. `since_at`: in their state since then, or later.
+    """
 
     states: tuple[State, ...] = ()
     lane: str | None = None
@@ -44,56 +46,84 @@ class Filter:
     account: str | None = None
     request_id: str | None = None
     batch: str | None = None
+    since_at: int | None = None
+    until_at: int | None = None
     older_ms: int | None = None
     newer_ms: int | None = None
     oldest_first: bool = False
+
+
+class Count(NamedTuple):
+    """How many operations of the first window match, and whether that is all there is."""
+
+    number: int
+    is_all: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
     """`next` is the id after which the next page begins, None at the end.
 
-    `all_seen`: no window cut the list. If one cut a list of open operations, there is no next page.
+    `all_seen`: no window cut the list. If one cut a list of open operations, there is no next page. `count`: as of
+    `count_operations`, if the list has learned it anyway.
     """
 
     operations: list[Operation]
     next: int | None
     all_seen: bool
+    count: Count | None = None
 
 
 def list_operations(ledger: Ledger, wanted: Filter, after: int | None = None, limit: int = PAGE) -> Page:
     """Return a page of operations, newest first or oldest first. `after` is the `next` of the page before."""
-    window = _window(wanted, after, limit + 1)
-    order = window.c.id.asc() if wanted.oldest_first else window.c.id.desc()
-    ids = select(window.c.id).where(*_beyond(wanted, after, window.c.id)).order_by(order).limit(limit + 1)
-    chosen = ids.subquery()
-    direction = c.id.asc() if wanted.oldest_first else c.id.desc()
-    rows = select(*FIELDS).join(chosen, chosen.c.id == c.id).order_by(direction)
     with ledger.reading() as connection:
-        found = [operation_of(row) for row in connection.execute(rows)]
-        if len(found) > limit:
-            return Page(found[:limit], found[limit - 1].id, True)
         if _is_open(wanted):
-            return Page(found, None, not _is_cut(connection, wanted))
+            return _list_open(connection, wanted, after, limit)
+        ids = connection.scalars(_ids(_window(wanted, after, limit + 1).subquery(), wanted, after, limit)).all()
+        found = _read(connection, wanted, ids[:limit])
+        if len(ids) > limit:
+            return Page(found, ids[limit - 1], True)
         end: int | None = connection.scalar(_end_of_window(wanted, after))
     return Page(found, end, end is None)
 
 
-def count_operations(ledger: Ledger, wanted: Filter) -> tuple[int, bool]:
-    """Count what the filter matches in its first window. Returns (count, whether that is all there is)."""
-    window = _window(wanted, None, WINDOW)
-    count = select(func.count()).select_from(window)
+def count_operations(ledger: Ledger, wanted: Filter) -> Count:
+    """Count what the filter matches in its first window."""
+    count = select(func.count()).select_from(_window(wanted, None, WINDOW).subquery())
     with ledger.reading() as connection:
-        found = connection.execute(count).scalar_one()
-        return found, not _is_cut(connection, wanted)
+        return Count(connection.execute(count).scalar_one(), not _is_cut(connection, wanted))
 
 
-def _window(wanted: Filter, after: int | None, limit: int) -> Subquery:
+def _list_open(connection: Connection, wanted: Filter, after: int | None, limit: int) -> Page:
+    """List and count in one look through the windows, which are the same for every page: they follow `due_at`."""
+    window = _window(wanted, after, limit + 1).cte("matches").prefix_with("MATERIALIZED")
+    count = select(func.count()).select_from(window).scalar_subquery()
+    rows = connection.execute(_ids(window, wanted, after, limit).add_columns(count)).all()
+    ids = [id_ for id_, _ in rows]
+    found, all_seen = _read(connection, wanted, ids[:limit]), not _is_cut(connection, wanted)
+    number = rows[0][1] if rows else 0 if after is None else None
+    counted = None if number is None else Count(number, all_seen)
+    return Page(found, ids[limit - 1], True, counted) if len(ids) > limit else Page(found, None, all_seen, counted)
+
+
+def _ids(window: FromClause, wanted: Filter, after: int | None, limit: int) -> Select[Any]:
+    """Return a query for the ids of a page, and one more if there is a next page."""
+    order = window.c.id.asc() if wanted.oldest_first else window.c.id.desc()
+    return select(window.c.id).where(*_beyond(wanted, after, window.c.id)).order_by(order).limit(limit + 1)
+
+
+def _read(connection: Connection, wanted: Filter, ids: Sequence[int]) -> list[Operation]:
+    """Read the operations of a page. A join with the window could make PostgreSQL read all between two ids."""
+    found = [operation_of(row) for row in connection.execute(BY_IDS, {"ids": list(ids)})] if ids else []
+    return sorted(found, key=lambda one: one.id, reverse=not wanted.oldest_first)
+
+
+def _window(wanted: Filter, after: int | None, limit: int) -> Select[Any]:
     """Return the ids of the window that match the filter, at least `limit` of them if there are as many."""
     is_exact = not _is_open(wanted) and _is_source_exact(wanted)
     size = limit if is_exact else WINDOW
     inside = union_all(*(select(source.limit(size).subquery()) for source in _sources(wanted, after))).subquery()
-    return select(inside.c.id).where(*_conditions(wanted, inside.c)).subquery()
+    return select(inside.c.id).where(*_conditions(wanted, inside.c))
 
 
 def _sources(wanted: Filter, after: int | None) -> list[Select[Any]]:
@@ -142,8 +172,15 @@ def _end_of_window(wanted: Filter, after: int | None) -> Select[Any]:
 def _is_cut(connection: Connection, wanted: Filter) -> bool:
     """Return whether there are more operations than the first window holds."""
     sources = _sources(wanted, None) if _is_open(wanted) else [_by_id(wanted, None, c.id)]
-    beyond = (source.with_only_columns(c.id).offset(WINDOW).limit(1) for source in sources)
-    return any(connection.scalar(one) is not None for one in beyond)
+    return any(_has_more(connection, source) for source in sources)
+
+
+def _has_more(connection: Connection, source: Select[Any]) -> bool:
+    """Return whether a source holds more than a window. It selects no column, so that an index is enough."""
+    beyond: Select[Any] = (
+        source.with_only_columns(literal_column("1"), maintain_column_froms=True).offset(WINDOW).limit(1)
+    )
+    return connection.scalar(beyond) is not None
 
 
 def _beyond(wanted: Filter, after: int | None, column: ColumnElement[int]) -> Iterable[ColumnElement[bool]]:
@@ -168,6 +205,10 @@ def _conditions(wanted: Filter, w: Any) -> list[ColumnElement[bool]]:
         conditions.append(_is_of_account(wanted.account, w))
     if wanted.request_id is not None:
         conditions.append(_has_request_id(wanted.request_id, w))
+    if wanted.since_at is not None:
+        conditions.append(w.state_since >= wanted.since_at)
+    if wanted.until_at is not None:
+        conditions.append(w.state_since < wanted.until_at)
     if wanted.older_ms is not None:
         conditions.append(w.state_since < now_ms() - wanted.older_ms)
     if wanted.newer_ms is not None:

@@ -22,11 +22,11 @@ from worker.operation import (
 FIELDS = [c[name] for name in Operation.__dataclass_fields__]
 BY_KEY = select(*FIELDS).where(c.key == bindparam("wanted"))
 _BY_KEYS = select(*FIELDS).where(in_list(c.key, "keys"))
-_BY_IDS = select(*FIELDS).where(in_list(c.id, "ids"))
+BY_IDS = select(*FIELDS).where(in_list(c.id, "ids"))
 _ATTEMPTS = (
     select(schema.attempts)
     .where(schema.attempts.c.operation_id == bindparam("wanted"))
-    .order_by(schema.attempts.c.fence)
+    .order_by(schema.attempts.c.fence.desc())
 )
 _AUDIT = select(audit).where(audit.c.subject == bindparam("wanted")).order_by(audit.c.id)
 
@@ -50,14 +50,15 @@ def find_many(ledger: Ledger, keys: list[str]) -> dict[str, Operation]:
 def find_by_ids(ledger: Ledger, ids: list[int]) -> list[Operation]:
     """Return the operations with these ids, newest first, those that exist."""
     with ledger.reading() as connection:
-        found = [operation_of(row) for row in connection.execute(_BY_IDS, {"ids": ids})]
+        found = [operation_of(row) for row in connection.execute(BY_IDS, {"ids": ids})]
     return sorted(found, key=lambda one: one.id, reverse=True)
 
 
-def attempts_of(ledger: Ledger, operation_id: int) -> list[AttemptRecord]:
-    """Return an operation's attempts, oldest first."""
+def attempts_of(ledger: Ledger, operation_id: int, newest: int | None = None) -> list[AttemptRecord]:
+    """Return an operation's attempts, oldest first: all of them, or so many of the newest."""
+    wanted = _ATTEMPTS if newest is None else _ATTEMPTS.limit(newest)
     with ledger.reading() as connection:
-        return [_attempt_of(row) for row in connection.execute(_ATTEMPTS, {"wanted": operation_id})]
+        return [_attempt_of(row) for row in connection.execute(wanted, {"wanted": operation_id})][::-1]
 
 
 def audit_of(ledger: Ledger, subject: str) -> list[AuditEntry]:

@@ -114,7 +114,7 @@ _partial("b2copy_operations_held", c.entity, unique=True, where=(c.state == "run
 _partial("b2copy_operations_line", c.entity, queue_position, where=c.entity.is_not(None) & c.due_at.is_not(None))
 _partial("b2copy_operations_children", c.parent, where=c.parent.is_not(None) & c.due_at.is_not(None))
 _partial("b2copy_operations_waiting", c.wait_reason, where=c.state == "waiting")
-_partial("b2copy_operations_failed", c.id, where=c.state == "failed")
+_partial("b2copy_operations_failed", c.id, c.failure_reason, where=c.state == "failed")
 _partial("b2copy_operations_ended", c.ended_at, where=c.ended_at.is_not(None))
 _partial("b2copy_operations_batch", c.batch, c.id, where=c.batch.is_not(None))
 _partial("b2copy_operations_of_batch", c.batch, c.state, c.id, where=c.batch.is_not(None))  # counts, and the sweep
@@ -304,6 +304,8 @@ approvals = Table(  # four eyes: what one person proposed, and what another deci
 )
 _open_approval = approvals.c.decision.is_(None)
 _partial("b2copy_approvals_open", approvals.c.subject, where=_open_approval, unique=True)
+_partial("b2copy_approvals_expiring", approvals.c.expires_at, approvals.c.id, where=_open_approval)
+_partial("b2copy_approvals_decided", approvals.c.id, where=approvals.c.decision.is_not(None))
 
 
 class _Now(FunctionElement[int]):

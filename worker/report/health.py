@@ -38,11 +38,7 @@ def health_of(
     seen = overview(ledger)
     found, lanes = statistics_of(seen), seen.lanes
     pauses = [flag for name, flag in active_flags(ledger).items() if name.startswith("pause:")]
-    problems = [
-        f"lane {lane}: something has been due for {span(seconds)}: is a worker running? (b2copy-sync doctor)"
-        for lane, seconds in found.late_s.items()
-        if seconds > late_s
-    ]
+    problems = late_lanes(found, late_s)
     money = lanes[0]
     if money_late_s is not None and (money.oldest_s or 0.0) > money_late_s:
         problems.append(
@@ -57,6 +53,15 @@ def health_of(
     notes += [f"lane {lane} holds more: counting stopped at {COUNT_LIMIT} operations" for lane in capped]
     oldest_s = {lane.lane: lane.oldest_s for lane in lanes if lane.oldest_s is not None}
     return Health(found, pauses, problems, notes, oldest_s)
+
+
+def late_lanes(found: Statistics, late_s: float) -> list[str]:
+    """Return a sentence for each lane in which something has been due for more than `late_s`."""
+    return [
+        f"lane {lane}: something has been due for {span(seconds)}: is a worker running? (b2copy-sync doctor)"
+        for lane, seconds in found.late_s.items()
+        if seconds > late_s
+    ]
 
 
 def access_notes(found: Statistics) -> list[str]:

@@ -45,9 +45,9 @@ class OperationReport:
         return sentences.remedy(self.operation)
 
 
-def report_on(ledger: Ledger, operation: Operation, kinds: Kinds) -> OperationReport:
-    """Gather an operation's evidence."""
-    attempts, audit = attempts_of(ledger, operation.id), audit_of(ledger, operation.key)
+def report_on(ledger: Ledger, operation: Operation, kinds: Kinds, newest: int | None = None) -> OperationReport:
+    """Gather an operation's evidence: all attempts, or so many of the newest."""
+    attempts, audit = attempts_of(ledger, operation.id, newest), audit_of(ledger, operation.key)
     batch_audit = audit_of(ledger, BATCH + operation.batch) if operation.batch else []
     return OperationReport(operation, attempts, audit, batch_audit, pause_of(ledger, operation), kinds)
 

@@ -11,6 +11,7 @@ Two sorts of secrets are not found: those without a telling name, scheme or shap
 
 import json
 import re
+from functools import lru_cache
 from typing import Any
 
 MASK = "[redacted]"
@@ -94,8 +95,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
+@lru_cache(1024)
+def _is_secret_name(name: str) -> bool:
+    return _IS_NAME.fullmatch(name) is not None
+
+
 def _redacted_field(name: Any, content: Any) -> Any:
-    is_secret = isinstance(name, str) and _IS_NAME.fullmatch(name) and content and content is not True
+    is_secret = isinstance(name, str) and _is_secret_name(name) and content and content is not True
     return MASK if is_secret else redacted_value(content)
 
 

@@ -115,7 +115,7 @@ def upgrade() -> None:
     _partial_index("b2copy_operations_children", ["parent"], "parent IS NOT NULL AND due_at IS NOT NULL")
     _partial_index("b2copy_operations_due", ["lane", "phase", "due_at"], "due_at IS NOT NULL")
     _partial_index("b2copy_operations_ended", ["ended_at"], "ended_at IS NOT NULL")
-    _partial_index("b2copy_operations_failed", ["id"], "state = 'failed'")
+    _partial_index("b2copy_operations_failed", ["id", "failure_reason"], "state = 'failed'")
     _partial_index("b2copy_operations_held", ["entity"], "state = 'running' AND entity IS NOT NULL", unique=True)
     _partial_index(
         "b2copy_operations_line",
@@ -278,6 +278,21 @@ def upgrade() -> None:
         unique=True,
         sqlite_where=still_open,
         postgresql_where=still_open,
+    )
+    op.create_index(
+        "b2copy_approvals_expiring",
+        "b2copy_approvals",
+        ["expires_at", "id"],
+        sqlite_where=still_open,
+        postgresql_where=still_open,
+    )
+    decided = sa.text("decision IS NOT NULL")
+    op.create_index(
+        "b2copy_approvals_decided",
+        "b2copy_approvals",
+        ["id"],
+        sqlite_where=decided,
+        postgresql_where=decided,
     )
 
 

@@ -1,0 +1,93 @@
+"""What the pages that change nothing say."""
+
+from collections.abc import Callable
+
+import pytest
+from sqlalchemy import text
+
+from tests.console.conftest import client_of
+from tests.operations import attempt_record, claim_named, fail_operation, hold_operation, make_wait, record_operations
+from worker.console import read_only_pages
+from worker.console.process_state import Console
+from worker.ledger import Ledger, pause, resume
+from worker.operation import WaitReason
+
+OpenConsole = Callable[..., Console]
+
+
+def test_a_paused_lane_shows_what_is_open_in_it(open_console: OpenConsole, ledger: Ledger) -> None:
+    record_operations(ledger, "B1", "B2", lane="bulk")
+    pause(ledger, "bulk", "bob", "B2COPY is in maintenance")
+
+    page = client_of(open_console()).get("/").text
+
+    assert '<td class="number" data-label="Open">2</td>\n<td class="number" data-label="Due">0</td>' in page
+    assert "Lane bulk is paused since" in page
+
+
+def test_the_audit_says_pause_and_resume(open_console: OpenConsole, ledger: Ledger) -> None:
+    pause(ledger, "money", "bob", "B2COPY is in maintenance")
+    resume(ledger, "money", "bob", "the maintenance is over")
+
+    page = client_of(open_console()).get("/audit").text
+
+    assert ('data-label="What">pause<' in page, 'data-label="What">resume<' in page) == (True, True)
+    assert '<a href="/audit?subject=pause%3Amoney">lane money</a>' in page
+
+
+@pytest.mark.parametrize(
+    ("parameters", "found"),
+    [
+        ("since=2026-01-02T10:00", ["new"]),
+        ("until=2026-01-02T10:00", ["old"]),
+        ("since=2026-01-02T08:59:59&until=2026-01-02T09:01", ["old"]),
+        ("since=2026-01-03", []),
+    ],
+)
+def test_a_list_begins_and_ends_at_a_time(
+    open_console: OpenConsole, ledger: Ledger, parameters: str, found: list[str]
+) -> None:
+    for name, at in (("old", 1_767_344_400_000), ("new", 1_767_348_000_000)):  # 2026-01-02, 9:00 and 10:00 UTC
+        key = fail_operation(ledger, name)
+        with ledger.writing() as connection:
+            aged = text("UPDATE b2copy_operations SET state_since = :at WHERE key = :key")
+            connection.execute(aged, {"at": at, "key": key})
+
+    page = client_of(open_console()).get(f"/operations.csv?state=failed&{parameters}").text
+
+    assert [line.partition(",")[0] for line in page.splitlines()[1:]] == [f"fees.process:{name}" for name in found]
+
+
+@pytest.mark.parametrize("wrong", ["yesterday", "2026-02-30T10:00", "2026-01-02T25:00", "12:00", "\u0662026-01-02"])
+def test_a_time_that_does_not_exist_is_refused_by_name(open_console: OpenConsole, wrong: str) -> None:
+    answer = client_of(open_console()).get("/operations", params={"since": wrong})
+
+    assert answer.status_code == 400
+    assert "since must be a" in answer.text
+
+
+def test_a_page_shows_the_newest_attempts_and_says_that_there_are_more(
+    open_console: OpenConsole, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(read_only_pages, "ATTEMPTS_LIMIT", 2)
+    claim = hold_operation(ledger, "W1")
+    for number in range(3):
+        record = attempt_record("pending", message=f"answer {number}", request_id="W1")
+        make_wait(ledger, claim, wait_reason=WaitReason.PENDING_AT_B2COPY, due_in_s=0, attempt=record)
+        claim = claim_named(ledger, "W1")
+    client = client_of(open_console())
+
+    page = client.get("/operation?key=fees.process:W1").text
+
+    assert [f"answer {number}" in page for number in range(3)] == [False, True, True]
+    assert "The newest 2 attempts" in page
+    assert len(client.get("/evidence.json?key=fees.process:W1").json()["evidence"]["attempts"]) == 3
+
+
+def test_a_command_in_a_sentence_is_set_apart_and_stays_text(open_console: OpenConsole, ledger: Ledger) -> None:
+    fail_operation(ledger, "<b>`W1")
+
+    page = client_of(open_console()).get("/todo").text
+
+    assert "<code>b2copy-sync failed correct " in page
+    assert "<b>`W1" not in page
