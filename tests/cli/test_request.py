@@ -17,7 +17,7 @@ def test_the_exit_code_tells_how_it_ended(
 ) -> None:
     sandbox.switches(
         logins={
-            "1": {"pending_polls": 1},
+            "1": {"pending_polls": 3},
             "2": {"ends": "ERROR", "message": "no funds"},
             "3": {"until_finished": True},
         }
