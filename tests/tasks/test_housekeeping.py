@@ -8,6 +8,7 @@ from sqlalchemy import text, update
 from tasks import housekeeping
 from tests.operations import find_operation, hold_operation, make_wait, record_operations
 from worker.app import ledger
+from worker.ledger.batches import cancel_batch
 from worker.ledger.schema import ledger as ledger_row
 from worker.ledger.schema import now_ms
 from worker.operation import State, WaitReason
@@ -73,3 +74,12 @@ def test_dispatch_takes_the_requests_of_the_sql_api_and_wakes_a_worker_for_them(
 
         assert find_operation(ledger()).state == State.QUEUED
         assert client.llen("b2copy.money") == 1
+
+
+def test_dispatch_cancels_what_a_person_cancelled_as_a_batch(active_environment: Environment) -> None:
+    record_operations(ledger(), "B1", "B2", lane="bulk", batch="book")
+    cancel_batch(ledger(), "book", "ada", "the wrong file")  # and the process of the person dies
+
+    housekeeping.dispatch()
+
+    assert {find_operation(ledger(), name).state for name in ("B1", "B2")} == {State.CANCELLED}
