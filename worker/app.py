@@ -48,6 +48,7 @@ def stop(error: SettingsError) -> None:
 app = App()
 app.add_defaults(_settings_or_exit)
 app.steps["worker"].add("worker.messages.dispatch_timer:DispatchTimer")
+app.steps["worker"].add("worker.messages.running_note:RunningNote")
 app.steps["worker"].add("worker.watch.bootsteps:MetricsServer")
 app.steps["worker"].add("worker.watch.bootsteps:Heartbeat")
 

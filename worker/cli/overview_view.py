@@ -66,7 +66,9 @@ def rendered(found: "SystemOverview") -> RenderableType:
             or (f"generation {session.generation}, expires in {span(left_s)}" if session and left_s else "none yet")
         ),
     )
-    facts.add_row("dispatched", f"{span(found.ledger.dispatch_age_s)} ago")
+    dispatch_age_s = found.ledger.dispatch_age_s
+    facts.add_row("dispatched", "never" if dispatch_age_s is None else f"{span(dispatch_age_s)} ago")
+    facts.add_row("workers", output.safe(_versions(found)))
     for pause in found.pauses:
         text = f"{pause.subject.removeprefix('pause:')} {paused_by(pause)}"
         facts.add_row("paused", output.safe(text, "yellow"))
@@ -86,6 +88,13 @@ def _urgency(lane: "LaneOverview") -> str:
     from worker.report.overview import LATE_S
 
     return "bold red" if (lane.oldest_due_s or 0.0) > LATE_S else ""
+
+
+def _versions(found: "SystemOverview") -> str:
+    from worker.ledger.running_workers import workers_by_version
+
+    counts = workers_by_version(found.ledger.workers)
+    return ", ".join(f"{count:,} of version {version}" for version, count in counts.items()) or "none seen"
 
 
 def _counts(counts: dict[str, int]) -> str:

@@ -19,7 +19,7 @@ from worker.errors import BadPayload, PayloadConflict
 from worker.instances import ledger
 from worker.kind import Kind
 from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, fail_message, find, record
-from worker.ledger.database import limit_lock_waits
+from worker.ledger.engine import limit_lock_waits
 from worker.messages.bad_message_text import NAME_LIMIT, PROBLEM_LIMIT, bounded_ascii, short
 from worker.messages.task_message import arguments_as_text
 from worker.messages.wake_up import wake_soon

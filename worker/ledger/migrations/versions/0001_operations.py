@@ -1,4 +1,4 @@
-"""All tables: operations, attempts, audit, flags, requests, identities, minutes, approvals, the ledger's own row."""
+"""All tables: operations, attempts, audit, flags, workers, requests, identities, minutes, approvals, ledger."""
 
 from typing import Any
 
@@ -54,6 +54,17 @@ def upgrade() -> None:
         _text("id"),
         _big("dispatched_at"),
         _big("notices_until", server_default="0"),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_table(
+        "b2copy_workers",
+        _text("id"),
+        _text("host"),
+        _integer("pid"),
+        _text("version"),
+        _text("schema_revision"),
+        _big("started_at"),
+        _big("seen_at"),
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_table(
