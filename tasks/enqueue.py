@@ -41,6 +41,7 @@ from worker.queues import REQUEST_LANES
 from worker.settings import crm_settings
 from worker.spooled_list import JsonLines
 from worker.watch.log_redaction import guard_our_loggers
+from worker.watch.tracing import requesting
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -255,7 +256,9 @@ def cancel(key: str, *, why: str, by: str | None = None) -> Operation:
 
 
 def _accept(new: New, by: str | None, connection: "Transaction | None") -> Recorded:
-    (recorded,) = record(ledger(), [new], by=by or current_user(), connection=_connection_of(connection))
+    with requesting(new.kind, new.lane) as trace:
+        new = replace(new, trace_id=trace)
+        (recorded,) = record(ledger(), [new], by=by or current_user(), connection=_connection_of(connection))
     if connection is None:  # else it is not committed yet: dispatch wakes it within a second of the commit
         _wake(new.lane)
     return recorded

@@ -99,7 +99,7 @@ MAY_IMPORT = {
     "worker/kind.py": {"worker/errors.py", "worker/operation.py", "worker/settings.py"},
     "worker/redis_connection.py": {"worker/errors.py", "worker/redis_url.py", "worker/settings.py"},
     "worker/beat_schedule.py": {"worker/queues.py"},
-    "worker/watch": {"worker/errors.py", "worker/operation.py", "worker/settings.py"},
+    "worker/watch": {"worker/errors.py", "worker/operation.py", "worker/per_process.py", "worker/settings.py"},
     "worker/settings.py": {"worker/errors.py", "worker/redis_url.py", "worker/secret_file.py"},
     "worker/secret_file.py": {"worker/errors.py"},
     "worker/redis_url.py": set(),

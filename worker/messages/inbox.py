@@ -8,6 +8,8 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from celery.exceptions import Reject
@@ -26,6 +28,7 @@ from worker.messages.wake_up import wake_soon
 from worker.operation import New, Recorded
 from worker.settings import crm_settings
 from worker.watch.outage_log import OutageLog
+from worker.watch.tracing import requesting
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +69,9 @@ def take_in(kind: Kind[Any], request: Any, args: Sequence[Any], kwargs: Mapping[
     """Record the operation that a message asks for. If that is impossible, store a failed operation that people see."""
     try:
         new = kind.new(_fields(kind, args, kwargs), crm_settings())
-        recorded = _with_patience(lambda: _record(new, _sender(request.origin)))
+        with requesting(new.kind, new.lane, getattr(request, "traceparent", None)) as trace:
+            new = replace(new, trace_id=trace)
+            recorded = _with_patience(partial(_record, new, _sender(request.origin)))
     except RetryError as error:
         _return_later(error)
         raise Reject("the ledger is unavailable", requeue=True) from None
