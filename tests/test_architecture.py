@@ -51,7 +51,7 @@ MAY_IMPORT = {
         "worker/settings.py", "worker/watch",
     },
     "worker/doctor": {
-        "worker/app.py", "worker/errors.py", "worker/http", "worker/ledger", "worker/operation.py",
+        "worker/app.py", "worker/b2copy", "worker/errors.py", "worker/http", "worker/ledger", "worker/operation.py",
         "worker/package_conflicts.py", "worker/queues.py", "worker/redis_connection.py", "worker/redis_url.py",
         "worker/report", "worker/session", "worker/settings.py", "worker/watch",
     },

@@ -5,9 +5,9 @@
     b2copy.call      one HTTP request of an attempt
 
 Off without B2COPY_TRACES_URL: then neither OpenTelemetry's SDK nor its exporter is imported. A CRM that has set up
-OpenTelemetry itself gets `b2copy.request` from its own provider. Names are constants. Attributes are the kind, the lane,
-the phase, the outcome, the route's name, the HTTP status, and a hash of the key: never an id, a payload, a message or a
-host. Nothing of a trace is sent to B2COPY.
+OpenTelemetry itself gets `b2copy.request` from its own provider. Names are constants. Attributes are the kind, the
+lane, the phase, the outcome, the route's name, the HTTP status, and a hash of the key: never an id, a payload, a
+message or a host. Nothing of a trace is sent to B2COPY.
 
 https://www.w3.org/TR/trace-context/#traceparent-header
 """
