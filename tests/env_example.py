@@ -28,6 +28,7 @@ _EXAMPLES = {
     "webhook_url": "https://crm.example.com/webhooks/b2copy",
     "webhook_secret_file": "/etc/b2copy/webhook.secret",
     "webhook_ca_file": "/etc/b2copy/crm-ca.pem",
+    "traces_url": "https://collector.example.com:4318/v1/traces",
     "redis_url": "rediss://redis.internal:6379/3",
     "database_password_file": "/etc/b2copy/database.password",
     "redis_password_file": "/etc/b2copy/redis.password",

@@ -266,7 +266,7 @@ class CrmSettings(LedgerSettings):
     )
     traces_url: TracesUrl | None = Field(
         None,
-        description="Where traces go, by OTLP over HTTP: https://collector:4318/v1/traces. Needs the extra `tracing`.",
+        description="Where traces go, by OTLP over HTTP, with the path. Needs the extra `tracing`.",
     )
     call_paths: Annotated[
         list[str], NoDecode, BeforeValidator(_comma_list), AfterValidator(_call_paths), Field(min_length=1)
