@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from tests.cli.command import Ran, run
 from tests.cli.conftest import Command
 from worker.b2copy.routes.account_create import NewAccount
 from worker.http import event_loop
-from worker.instances import b2copy
+from worker.instances import b2copy, session
 from worker.sandbox.control_client import SandboxControl
 from worker.testbed.local_system import Environment
 
@@ -31,17 +32,27 @@ def accounts(active_environment: Environment, sandbox: SandboxControl) -> list[s
     return logins
 
 
+@pytest.fixture
+def verify(environment: Environment, tmp_path: Path) -> Command:
+    """Run the command. It sends some twenty requests, which takes long on a busy machine."""
+
+    def command(*arguments: str, **settings: str) -> Ran:
+        return run(tmp_path, environment.variables | settings, "verify", *arguments, within=50.0)
+
+    return command
+
+
 def findings(text: str) -> dict[str, dict[str, Any]]:
     return {one["check"]: one for one in json.loads(text)["checks"]}
 
 
 def test_the_sandbox_is_as_assumed_and_nothing_is_changed(
-    accounts: list[str], b2copy_sync: Command, sandbox: SandboxControl, active_environment: Environment, tmp_path: Path
+    accounts: list[str], verify: Command, sandbox: SandboxControl, active_environment: Environment, tmp_path: Path
 ) -> None:
     file = tmp_path / "findings.json"
     before = sandbox.effects()
 
-    ran = b2copy_sync("verify", "--host", sandbox.base_url, "--to", str(file), B2COPY_HOST="https://b2copy.invalid")
+    ran = verify("--host", sandbox.base_url, "--to", str(file), B2COPY_HOST="https://b2copy.invalid")
 
     found = findings(file.read_text())
     assert [(one["check"], one["verdict"]) for one in found.values()] == [(name, "as assumed") for name in CHECKS]
@@ -53,12 +64,12 @@ def test_the_sandbox_is_as_assumed_and_nothing_is_changed(
 
 
 def test_nothing_private_is_in_the_file(
-    accounts: list[str], b2copy_sync: Command, sandbox: SandboxControl, active_environment: Environment, tmp_path: Path
+    accounts: list[str], verify: Command, sandbox: SandboxControl, active_environment: Environment, tmp_path: Path
 ) -> None:
     file = tmp_path / "findings.json"
     sandbox.switches(admin_id="42424242", error_shape="grpc")
 
-    b2copy_sync("verify", "--to", str(file), B2COPY_ADMIN_ID="42424242", B2COPY_KEY_ID="test-key")
+    verify("--to", str(file), B2COPY_ADMIN_ID="42424242", B2COPY_KEY_ID="test-key")
 
     text = file.read_text()
     tokens = [pair[name] for pair in sandbox.pairs() for name in ("access", "refresh")]
@@ -88,14 +99,14 @@ def test_a_difference_is_found_and_what_it_means(
     check: str,
     seen: str,
     accounts: list[str],
-    b2copy_sync: Command,
+    verify: Command,
     sandbox: SandboxControl,
     tmp_path: Path,
 ) -> None:
-    b2copy_sync("session", "forget")
+    session().forget()
     sandbox.switches(**switches)
 
-    ran = b2copy_sync("verify", "--json", "--to", str(tmp_path / "findings.json"))
+    ran = verify("--json", "--to", str(tmp_path / "findings.json"))
 
     found = findings(ran.out)[check]
     assert (ran.code, found["verdict"]) == (1, "differs"), found
@@ -107,20 +118,20 @@ def test_a_difference_is_found_and_what_it_means(
     ("parameters", "seen"), [("query", "read: the query"), ("body", "read: the body"), ("either", "query and the body")]
 )
 def test_it_tells_where_the_parameters_of_a_list_are_read(
-    parameters: str, seen: str, accounts: list[str], b2copy_sync: Command, sandbox: SandboxControl, tmp_path: Path
+    parameters: str, seen: str, accounts: list[str], verify: Command, sandbox: SandboxControl, tmp_path: Path
 ) -> None:
     sandbox.switches(list_parameters=parameters)
 
-    ran = b2copy_sync("verify", "--json", "--to", str(tmp_path / "findings.json"))
+    ran = verify("--json", "--to", str(tmp_path / "findings.json"))
 
     assert findings(ran.out)["accounts.parameters"]["seen"].endswith(seen)
 
 
 def test_what_cannot_be_told_is_said_so(
-    active_environment: Environment, b2copy_sync: Command, sandbox: SandboxControl, tmp_path: Path
+    active_environment: Environment, verify: Command, sandbox: SandboxControl, tmp_path: Path
 ) -> None:
-    ran = b2copy_sync("verify", "--json", "--to", str(tmp_path / "findings.json"))
-    away = b2copy_sync("verify", "--json", "--to", str(tmp_path / "b"), "--host", "http://127.0.0.1:1")
+    ran = verify("--json", "--to", str(tmp_path / "findings.json"))
+    away = verify("--json", "--to", str(tmp_path / "b"), "--host", "http://127.0.0.1:1")
 
     found = findings(ran.out)
     assert found["accounts.pages"]["seen"] == "it needs 2 accounts, and there are 0"
