@@ -23,16 +23,24 @@ _names = count(1)
 
 @contextmanager
 def running_fleet(
-    broker: Broker, sandbox: Sandbox, migrated_file: Path, *options: str, **settings: str
+    broker: Broker,
+    sandbox: Sandbox,
+    migrated_file: Path,
+    *options: str,
+    prepare: Callable[[Environment], dict[str, str]] = lambda _: {},
+    **settings: str,
 ) -> Iterator[Environment]:
-    """Run an environment with an empty ledger and a worker, and set this process's environment to it."""
+    """Run an environment with an empty ledger and a worker, and set this process's environment to it.
+
+    `prepare` writes files into the environment's folder and returns the settings that name them.
+    """
     broker.start()
     broker.flush()
     sandbox.start()
     sandbox.control.reset()
     with Environment(broker, sandbox) as environment, pytest.MonkeyPatch.context() as patch:
         shutil.copy(migrated_file, environment.database_url.removeprefix("sqlite:///"))
-        environment.settings.update(settings)
+        environment.settings.update(settings | prepare(environment))
         for name, value in environment.settings.items():
             patch.setenv(name, value)
         forget()
@@ -62,7 +70,7 @@ def name() -> Callable[[], str]:
     return lambda: f"N{next(_names)}"
 
 
-def ended(key: str, within: float = 10.0) -> Operation:
+def ended(key: str, within: float = 30.0) -> Operation:
     """Wait for an operation to be final."""
 
     def final() -> Operation | None:

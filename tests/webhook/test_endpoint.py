@@ -125,9 +125,9 @@ def test_no_more_than_the_beginning_of_an_answer_is_read(endpoint: MakeEndpoint,
 @pytest.mark.parametrize(
     "server",
     [
-        pytest.param(answers(pause=2.0), id="that does not answer"),
+        pytest.param(answers(pause=5.0), id="that does not answer"),
         pytest.param(
-            answers(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n", *[b"x"] * 8, pause=0.1), id="that trickles"
+            answers(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n", *[b"x"] * 8, pause=0.25), id="that trickles"
         ),
     ],
 )
@@ -141,7 +141,7 @@ def test_a_server_holds_a_delivery_no_longer_than_its_deadline(
     with pytest.raises(UnknownOutcome):
         deliver(endpoint())
 
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 4.0
 
 
 def test_a_dead_server_got_nothing(endpoint: MakeEndpoint) -> None:
@@ -149,6 +149,32 @@ def test_a_dead_server_got_nothing(endpoint: MakeEndpoint) -> None:
         deliver(endpoint(webhook_url="http://127.0.0.1:1/"))
 
     assert meaning_of(caught.value).word == "not_sent"
+
+
+@pytest.mark.parametrize("host", ["2852039166", "0xa9.0xfe.1", "0251.0376.0.1", "[::ffff:a9fe:a9fe]", "[fe80::1%251]"])
+def test_an_address_that_is_link_local_is_not_connected_to(endpoint: MakeEndpoint, host: str) -> None:
+    with pytest.raises(Unavailable, match="is no address to which anything may be sent") as caught:
+        deliver(endpoint(webhook_url=f"http://{host}/latest/meta-data"))
+
+    assert meaning_of(caught.value).word == "not_sent"
+
+
+def test_the_address_that_a_name_has_when_it_is_connected_to_is_what_counts(
+    endpoint: MakeEndpoint, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = wire.url.replace("127.0.0.1", "localhost")
+    assert deliver(endpoint(webhook_url=url)).status == 200
+    seen = []
+
+    def refuses(address: str) -> bool:
+        seen.append(address)
+        return True
+
+    monkeypatch.setattr(module, "is_refused_address", refuses)
+    with pytest.raises(Unavailable, match="is no address to which"):
+        deliver(endpoint(webhook_url=url))
+    assert "127.0.0.1" in seen
+    assert wire.connections == 1
 
 
 def test_a_secret_that_cannot_be_read_makes_a_notice_wait(endpoint: MakeEndpoint, secret_file: Path) -> None:

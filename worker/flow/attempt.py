@@ -75,12 +75,12 @@ class RunningAttempt:
     async def call(self, route: Route[Any], body: Mapping[str, Any]) -> Any:
         if self.steps:  # the permit of the first call was taken when the operation was claimed
             await self._gate.pass_one(self._urgent, self._times_closed)
+        steps_before = len(self.steps)
         with calling(self.claim.destination, route.name, route.method) as span:
             try:
                 return await self._call(route, body)
             finally:
-                if self.steps:
-                    step = self.steps[-1]
+                for step in self.steps[steps_before:]:  # none if nothing may be sent any more
                     span.note(step.outcome, step.http_status, failed=step.outcome != ANSWERED)
 
     async def _call(self, route: Route[Any], body: Mapping[str, Any]) -> Any:
@@ -118,7 +118,7 @@ class RunningAttempt:
     def _record_step(self, route: Route[Any], began: float, error: Exception | None) -> None:
         status: int | None
         if error is None:
-            status, word, has_left, is_unknown = 200, ANSWERED, True, False
+            status, word, has_left, is_unknown = 200 if route.over_http else None, ANSWERED, True, False
         else:
             meaning = meaning_of(error)
             word, status = meaning.word, error.status if isinstance(error, B2CopyError) else None
