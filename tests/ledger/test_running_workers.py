@@ -117,9 +117,11 @@ def test_a_migration_that_removes_is_refused_while_older_code_runs(
     assert "Traceback" not in refused.stderr
     assert version_of(own_ledger_url) == HEAD
 
+    note(own_ledger, me)  # on a busy machine the commands take longer than a note lasts
     without_reason = migrate_to(following, own_ledger_url, "--ignore-running-workers")
     assert without_reason.returncode == 2
 
+    note(own_ledger, me)
     done = migrate_to(following, own_ledger_url, "--ignore-running-workers", "--why", "its host burnt", "--by", "ann")
 
     assert done.returncode == 0, done.stderr
