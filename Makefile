@@ -88,9 +88,9 @@ cover: setup  ## branch coverage, child processes included; a report in .coverag
 
 lock: setup  ## compile the hashed locks (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-	  --extra postgres --extra sandbox --extra console pyproject.toml -o deploy/requirements.txt
+	  --extra postgres --extra sandbox --extra console --extra tracing pyproject.toml -o deploy/requirements.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-	  --extra postgres --extra demo --extra console --group dev pyproject.toml -o deploy/requirements-dev.txt
+	  --extra postgres --extra demo --extra console --extra tracing --group dev pyproject.toml -o deploy/requirements-dev.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	  --group build --constraint deploy/requirements-dev.txt -o deploy/requirements-build.txt
 

@@ -43,6 +43,7 @@ from worker.queues import REQUEST_LANES
 from worker.settings import crm_settings
 from worker.spooled_list import JsonLines
 from worker.watch.log_redaction import guard_our_loggers
+from worker.watch.tracing import requesting
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -308,7 +309,8 @@ def read(what: str, *, timeout_s: float = 10.0, **parameters: Any) -> Any:
 
 
 def _accept(new: New, by: str | None, connection: "Transaction | None", using: str | None) -> Recorded:
-    (recorded,) = _record([new], by, connection, using)
+    with requesting(new.kind, new.lane) as trace:
+        (recorded,) = _record([replace(new, trace_id=trace)], by, connection, using)
     return recorded
 
 

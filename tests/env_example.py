@@ -28,6 +28,7 @@ _EXAMPLES = {
     "webhook_url": "https://crm.example.com/webhooks/b2copy",
     "webhook_secret_file": "/etc/b2copy/webhook.secret",
     "webhook_ca_file": "/etc/b2copy/crm-ca.pem",
+    "traces_url": "https://collector.example.com:4318/v1/traces",
     "notify_task": "crm.tasks.fees_ended",
     "notify_broker_url": "rediss://crm@crm-redis.internal:6379/1",
     "notify_broker_password_file": "/etc/b2copy/crm-redis.password",

@@ -55,7 +55,7 @@ MAY_IMPORT = {
         "worker/settings.py", "worker/watch",
     },
     "worker/doctor": {
-        "worker/app.py", "worker/errors.py", "worker/http", "worker/instances.py", "worker/ledger",
+        "worker/app.py", "worker/b2copy", "worker/errors.py", "worker/http", "worker/instances.py", "worker/ledger",
         "worker/operation.py", "worker/package_conflicts.py", "worker/queues.py", "worker/redis_connection.py",
         "worker/redis_url.py", "worker/report", "worker/session", "worker/settings.py", "worker/watch",
     },
@@ -107,7 +107,7 @@ MAY_IMPORT = {
     "worker/kind.py": {"worker/errors.py", "worker/operation.py", "worker/settings.py"},
     "worker/redis_connection.py": {"worker/errors.py", "worker/redis_url.py", "worker/settings.py"},
     "worker/beat_schedule.py": {"worker/queues.py"},
-    "worker/watch": {"worker/errors.py", "worker/operation.py", "worker/settings.py"},
+    "worker/watch": {"worker/errors.py", "worker/operation.py", "worker/per_process.py", "worker/settings.py"},
     "worker/settings.py": {
         "worker/errors.py", "worker/redis_url.py", "worker/refused_addresses.py", "worker/secret_file.py",
     },

@@ -48,6 +48,7 @@ def stop(error: SettingsError) -> None:
 app = App()
 app.add_defaults(_settings_or_exit)
 app.steps["worker"].add("worker.messages.dispatch_timer:DispatchTimer")
+app.steps["worker"].add("worker.messages.running_note:RunningNote")
 app.steps["worker"].add("worker.watch.bootsteps:MetricsServer")
 app.steps["worker"].add("worker.watch.bootsteps:Heartbeat")
 
@@ -63,6 +64,7 @@ def check_before_work(conf: Any = None, options: Any = None, **_: Any) -> None:
     from worker.session.back_office_login import check_password
     from worker.watch import metrics
     from worker.watch.bootsteps import uses_processes
+    from worker.watch.tracing import check_tracing
     from worker.webhook.endpoint import check_webhook
 
     try:
@@ -74,6 +76,7 @@ def check_before_work(conf: Any = None, options: Any = None, **_: Any) -> None:
         check_password(worker_settings())
         check_transport(worker_settings().ca_file)
         check_webhook(worker_settings())
+        check_tracing()
         open_ledger(crm_settings().database_url, create=True).close()
         if worker_settings().wants_notices:
             want_notices(ledger())
@@ -92,6 +95,16 @@ def observe_ledger(**_: Any) -> None:
         from worker.watch.observe import observe_transactions
 
         observe_transactions(ledger().engine)
+
+
+@signals.worker_process_shutdown.connect
+@signals.worker_shutdown.connect
+def send_last_spans(**_: Any) -> None:
+    """Send the spans of this worker or pool process before it ends."""
+    if current_app == app:
+        from worker.watch.tracing import flush
+
+        flush()
 
 
 def check_process_pool(settings: Settings) -> None:

@@ -68,6 +68,16 @@ def _webhook_url(value: str) -> str:
     return value.strip()
 
 
+def _traces_url(value: str) -> str:
+    """Accept an absolute http or https URL with a path, and without a user."""
+    parts = urlsplit(value.strip())
+    if parts.scheme not in {"https", "http"} or not parts.hostname or parts.port == 0 or parts.path in {"", "/"}:
+        raise ValueError("must be a URL with its path, such as https://collector.example.com:4318/v1/traces")
+    if parts.username or parts.password:
+        raise ValueError("must hold no user or password: OTEL_EXPORTER_OTLP_HEADERS may hold a header that logs in")
+    return value.strip()
+
+
 def _ip_address(value: str) -> str:
     try:
         return str(ipaddress.ip_address(value.strip()))
@@ -188,6 +198,7 @@ def _listen(value: str) -> str:
 ReadName = Literal["accounts", "account_detail", "account_statistics", "leaderboard", "seamless_url"]
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=False)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
+TracesUrl = Annotated[str, AfterValidator(_traces_url)]
 WebhookUrl = Annotated[str, AfterValidator(_webhook_url)]
 IpAddress = Annotated[str, AfterValidator(_ip_address)]
 PasswordFile = Annotated[Path, AfterValidator(_password_file)]
@@ -272,6 +283,10 @@ class CrmSettings(LedgerSettings):
     )
     calls_deadline: Seconds = Field(
         72 * 3600.0, description="How long any other call may wait, for B2COPY or for what it comes after."
+    )
+    traces_url: TracesUrl | None = Field(
+        None,
+        description="Where traces go, by OTLP over HTTP, with the path. Needs the extra `tracing`.",
     )
     call_paths: Annotated[
         list[str], NoDecode, BeforeValidator(_comma_list), AfterValidator(_call_paths), Field(min_length=1)

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
+import pytest
 import typer
 
 from tasks.registry import KINDS
 from worker.cli import app, options
-from worker.operation import FailureReason
+from worker.operation import FailureReason, State
 from worker.queues import LANES, REQUEST_LANES
 
 HEAVY = {"celery", "sqlalchemy", "redis", "requests", "cryptography", "pydantic", "aiohttp"}
@@ -61,6 +62,43 @@ def test_every_command_and_every_option_is_explained() -> None:
         assert command.help, name
         assert command.epilog, name
         assert [param.name for param in command.params if not getattr(param, "help", "")] == [], name
+
+
+def test_every_command_answers_programs_too() -> None:
+    found = dict(commands(typer.main.get_command(app)))
+
+    without = {name for name, command in found.items() if not any("--json" in param.opts for param in command.params)}
+
+    # Servers that run until they are stopped and print nothing. What `metrics --once` prints is a format for programs.
+    assert without == {"console", "metrics"}
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("b2copy-sync st", ["status"]),
+        ("b2copy-sync failed re", ["replay", "resolve"]),
+        ("b2copy-sync list --state ", list(State)),
+    ],
+)
+def test_a_shell_completes_commands_and_values(words: str, offered: list[str]) -> None:
+    """As a bash does that has sourced `b2copy-sync --show-completion`."""
+    command = Path(sys.executable).with_name("b2copy-sync")
+    environment = {"PATH": f"{command.parent}:{os.environ['PATH']}"}
+    source = subprocess.run(
+        [command], env=environment | {"_B2COPY_SYNC_COMPLETE": "source_bash"}, capture_output=True, text=True
+    )
+    typed = words.split(" ")
+    script = f"""
+{source.stdout}
+COMP_WORDS=({" ".join(typed)} "{typed[-1]}") COMP_CWORD={len(typed) - 1}
+_b2copy_sync_completion b2copy-sync
+printf '%s\\n' "${{COMPREPLY[@]}}"
+"""
+
+    ran = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True)
+
+    assert (ran.stderr, ran.stdout.split()) == ("", offered)
 
 
 def test_the_words_offered_are_the_ledgers() -> None:

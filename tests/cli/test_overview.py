@@ -1,10 +1,13 @@
 """status without a key, and list: what is going on, and which operations are meant."""
 
+import re
+
 import pytest
 
 from tests.cli.conftest import Command
 from tests.operations import fail_operation, hold_operation, make_wait, record_operation, succeed_operation
 from worker.ledger import Ledger, pause
+from worker.ledger.running_workers import Self, note_running
 from worker.operation import WaitReason
 
 
@@ -31,6 +34,38 @@ def test_the_overview_says_first_what_to_look_at(b2copy_sync: Command, ledger: L
     assert (money["open"], money["succeeded_per_minute"], money["failed_per_minute"]) == (1, 0.2, 0.2)
     assert (found["waiting"], found["failed"]) == ({"no_access": 1}, {"rejected": 1})
     assert found["session"] == {"generation": None, "expires_in_s": None}
+
+
+def test_what_has_never_been_is_said_so(b2copy_sync: Command, ledger: Ledger) -> None:
+    ran = b2copy_sync("status")
+    document = b2copy_sync("status", "--json").document
+    b2copy_sync("doctor")  # tries to write
+    after_doctor = b2copy_sync("status")
+
+    for shown in (ran.out, after_doctor.out):
+        lines = [line.strip().split(maxsplit=1) for line in shown.splitlines() if line]
+        assert ["dispatched", "never"] in lines
+        assert ["workers", "none seen"] in lines
+        assert "! no worker and no beat has ever looked at this ledger" in shown
+    assert re.search(r"^session +none yet: the next call logs in *$", ran.out, re.M)
+    assert (document["dispatch_age_s"], document["workers"]) == (None, [])
+
+
+def test_the_overview_names_the_versions_that_run(b2copy_sync: Command, ledger: Ledger) -> None:
+    with ledger.writing() as connection:
+        for host, version in (("host-a", "0.1.0"), ("host-b", "0.1.0"), ("host-c", "0.2.0")):
+            note_running(connection, Self(host, 7, version))
+
+    shown = b2copy_sync("status").out
+    workers = b2copy_sync("status", "--json").document["workers"]
+    checked = b2copy_sync("doctor").out
+
+    assert re.search(r"^workers +2 of version 0.1.0, 1 of version 0.2.0 *$", shown, re.M)
+    assert [(one["host"], one["pid"], one["version"]) for one in workers] == [
+        ("host-a", 7, "0.1.0"), ("host-b", 7, "0.1.0"), ("host-c", 7, "0.2.0"),
+    ]  # fmt: skip
+    assert "workers of several versions run" in checked
+    assert "0.2.0 on host-c (pid 7)" in checked
 
 
 def test_the_overview_needs_no_redis(b2copy_sync: Command, ledger: Ledger) -> None:

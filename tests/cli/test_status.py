@@ -65,15 +65,17 @@ def test_an_id_finds_every_operation_that_has_it(b2copy_sync: Command, ledger: L
     record_operation(ledger, "W1", kind="call")
     raw = '{"request_id": "W1", "login": "7"}'
     fail_message(ledger, "m-1", "b2copy.fees.process", "login is not a field", by="message from crm", raw=raw)
+    record_operation(ledger, "note-1", kind="call", payload={"request_id": "W1"})
     fail_message(ledger, "m-2", "b2copy.fees.process", "login is not a field", by="message from crm", raw="W11")
 
     ran = b2copy_sync("status", "W1")
     listed = b2copy_sync("status", "W1", "--json").document
     asked = b2copy_sync("status", "W1", "--refresh")
 
+    all_of_it = {"fees.process:W1", "call:W1", "call:note-1", "message:m-1"}
     assert ran.code == 0
-    assert {line.split()[0] for line in ran.out.splitlines()[1:]} == {"fees.process:W1", "call:W1", "message:m-1"}
-    assert {one["key"] for one in listed["operations"]} == {"fees.process:W1", "call:W1", "message:m-1"}
+    assert {line.split()[0] for line in ran.out.splitlines()[1:]} == all_of_it
+    assert {one["key"] for one in listed["operations"]} == all_of_it
     assert asked.code == 2
 
 

@@ -13,6 +13,7 @@ from tests.cli.command import run
 from tests.operations import fail_operation
 from worker.cli.exit_codes import MEANINGS
 from worker.ledger import open_ledger
+from worker.ledger.schema import HEAD
 from worker.operation import FailureReason
 from worker.settings import ConsoleSettings, Settings, variable
 from worker.testbed.local_system import Environment
@@ -100,6 +101,15 @@ def test_every_message_of_an_incident_is_in_the_code() -> None:
 
     assert len(messages) > 10
     assert [message for message in messages if message not in joined and message not in by_postgresql] == []
+
+
+def test_every_release_says_its_schema_and_the_order_of_an_upgrade() -> None:
+    releases = re.split(r"^## ", (ROOT / "CHANGELOG.md").read_text(), flags=re.M)[1:]
+
+    for release in releases:
+        text = " ".join(release.split())
+        assert re.search(r"Schema revision \d{4}\. Older code that may run on it: .+\. Order of upgrade: .+\.", text)
+    assert f"Schema revision {HEAD}." in releases[0]
 
 
 def test_its_exit_codes_are_those_of_the_command() -> None:

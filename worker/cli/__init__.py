@@ -31,6 +31,7 @@ from worker.cli import (
     sandbox,
     session,
     status,
+    verify,
     webhook,
 )
 from worker.cli.exit_codes import EXITS, Exit, Stop, stopped_by
@@ -57,6 +58,7 @@ for command, panel in (
     (keygen.keygen, SET_UP),
     (migrate.migrate, SET_UP),
     (doctor.doctor, SET_UP),
+    (verify.verify, SET_UP),
     (sandbox.sandbox, SET_UP),
     (request.fees, OPERATIONS),
     (request.call, OPERATIONS),

@@ -8,6 +8,7 @@ import typer
 
 from worker.cli import output
 from worker.cli.exit_codes import Exit, Stop
+from worker.cli.options import Json
 from worker.console.roles import Role
 
 
@@ -15,6 +16,7 @@ def console_user(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The person; stored as the actor of every decision.")],
     role: Annotated[list[Role], typer.Option(help="What the person may do; may be repeated.")],
     file: Annotated[Path, typer.Option(envvar="B2COPY_CONSOLE_PASSWORD_FILE", help="The file of people.")],
+    as_json: Json = False,
 ) -> None:
     """Add a person to the console, or set another password and other roles. The password is read, not shown."""
     try:
@@ -26,5 +28,9 @@ def console_user(
         password = typer.prompt("Password", hide_input=True, confirmation_prompt=True)
     else:
         password = sys.stdin.readline().rstrip("\n")
-    set_person(file, name, password, list(dict.fromkeys(role)))
-    output.line(f"{name}: {', '.join(dict.fromkeys(role))}")
+    roles = list(dict.fromkeys(role))
+    set_person(file, name, password, roles)
+    if as_json:
+        output.document({"name": name, "roles": roles})
+    else:
+        output.line(f"{name}: {', '.join(roles)}")

@@ -61,7 +61,9 @@ def stopped_by(error: Exception) -> Stop | None:
             return Stop(Exit.USAGE, *str(error).splitlines())
         case BadPayload():
             return Stop(Exit.USAGE, str(error))
-        case NotAllowed() | B2CopyError():
+        case NotAllowed():
+            return Stop(Exit.FAILED, *str(error).splitlines())
+        case B2CopyError():
             return Stop(Exit.FAILED, str(error))
         case ModuleNotFoundError() if error.name in _EXTRAS:
             extra = _EXTRAS[error.name]

@@ -15,12 +15,26 @@ def migrate(
         Literal["off", "money", "all"] | None,
         typer.Option(help="Set the ledger's rule, also a less strict one. Without it, B2COPY_FOUR_EYES may raise it."),
     ] = None,
-    why: Annotated[str, typer.Option("--why", help="Your reason, for the evidence: needed with --four-eyes.")] = "",
+    ignore_running_workers: Annotated[
+        bool,
+        typer.Option(
+            "--ignore-running-workers",
+            help="Migrate although workers were seen that cannot use the new schema, because they do not run any more.",
+        ),
+    ] = False,
+    why: Annotated[
+        str,
+        typer.Option(
+            "--why", help="Your reason, for the evidence: needed with --four-eyes and --ignore-running-workers."
+        ),
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Make the ledger's tables, or bring them to this version.
 
-    Needs B2COPY_DATABASE_URL alone. Does nothing if they are up to date; safe while others migrate too.
+    Needs B2COPY_DATABASE_URL alone. Does nothing if they are up to date; safe while others migrate too, and while
+    workers run: those of the version before go on. A migration that older code cannot follow is refused while a worker
+    with such code runs, and the message names it.
 
     The ledger also holds the rule which decisions need a second person. Nobody's own environment relaxes it: only
     `migrate --four-eyes` does, which on PostgreSQL needs the role that owns the tables.
@@ -33,8 +47,10 @@ def migrate(
     url = settings.database_url
     if four_eyes is not None and not why.strip():
         raise Stop(Exit.USAGE, "--four-eyes changes who may decide: give a reason with --why")
+    if ignore_running_workers and not why.strip():
+        raise Stop(Exit.USAGE, "--ignore-running-workers can break workers that do run: give a reason with --why")
     before = version_of(url)
-    migrate_to_head(url, settings.four_eyes, four_eyes, by, why)
+    migrate_to_head(url, settings.four_eyes, four_eyes, by, why, ignore_running_workers)
     after = version_of(url)
     if as_json:
         output.document({"before": before, "after": after})

@@ -55,18 +55,12 @@ def rendered(found: "SystemOverview") -> RenderableType:
             f"{ended_per_minute(found.ledger, lane.lane, State.FAILED):.1f}",
         )
     facts = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), show_header=False)
-    session = found.session
-    left_s = session.expires_in if session else None
     facts.add_row("waiting", output.safe(_counts(waiting_by_reason(found.ledger))))
     facts.add_row("failed", output.safe(_counts(failed_by_reason(found.ledger))))
-    facts.add_row(
-        "session",
-        output.safe(
-            found.session_problem
-            or (f"generation {session.generation}, expires in {span(left_s)}" if session and left_s else "none yet")
-        ),
-    )
-    facts.add_row("dispatched", f"{span(found.ledger.dispatch_age_s)} ago")
+    facts.add_row("session", output.safe(_session(found)))
+    dispatch_age_s = found.ledger.dispatch_age_s
+    facts.add_row("dispatched", "never" if dispatch_age_s is None else f"{span(dispatch_age_s)} ago")
+    facts.add_row("workers", output.safe(_versions(found)))
     for pause in found.pauses:
         text = f"{pause.subject.removeprefix('pause:')} {paused_by(pause)}"
         facts.add_row("paused", output.safe(text, "yellow"))
@@ -86,6 +80,25 @@ def _urgency(lane: "LaneOverview") -> str:
     from worker.report.overview import LATE_S
 
     return "bold red" if (lane.oldest_due_s or 0.0) > LATE_S else ""
+
+
+def _session(found: "SystemOverview") -> str:
+    from worker.report.format_values import span
+
+    if found.session is None:
+        return found.session_problem
+    if not found.session.generation:
+        return "none yet: the next call logs in"
+    left_s = found.session.expires_in or 0.0
+    expires = f"expires in {span(left_s)}" if left_s > 0 else "expired: the next call renews it"
+    return f"generation {found.session.generation}, {expires}"
+
+
+def _versions(found: "SystemOverview") -> str:
+    from worker.ledger.running_workers import workers_by_version
+
+    counts = workers_by_version(found.ledger.workers)
+    return ", ".join(f"{count:,} of version {version}" for version, count in counts.items()) or "none seen"
 
 
 def _counts(counts: dict[str, int]) -> str:

@@ -13,6 +13,7 @@ import typer
 
 from worker.cli import output
 from worker.cli.exit_codes import Exit, Stop
+from worker.cli.options import Json
 
 
 def sandbox(
@@ -34,11 +35,12 @@ def sandbox(
         typer.Option("--set", metavar="NAME=JSON", help="A switch, e.g. access_lifetime=5; may be repeated."),
     ] = None,
     listed: Annotated[bool, typer.Option("--list", help="List the switches with their defaults, and end.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Run a local B2COPY on this machine, with a key of its own, until Ctrl-C.
 
     It keeps everything in memory and answers as B2COPY's documentation says; switches decide what the documentation
-    leaves open. It prints the settings that a worker needs to use it, as lines for a shell.
+    leaves open. It prints the settings that a worker needs to use it, as lines for a shell (--json: as one object).
     """
     from worker.sandbox.run import serve
     from worker.sandbox.switches import Switches, describe
@@ -47,7 +49,10 @@ def sandbox(
     from worker.testbed.processes import ProcessFailed
 
     if listed:
-        output.line(describe())
+        if as_json:
+            output.document({name: value.default for name, value in Switches.model_fields.items()})
+        else:
+            output.line(describe())
         return
     try:
         switches = Switches().changed({"admin_id": ADMIN_ID, **dict(map(_pair, switch or []))})
@@ -72,9 +77,12 @@ def sandbox(
             settings["B2COPY_DATABASE_URL"] = f"sqlite:///{Path(temporary).resolve() / 'ledger.sqlite'}"
 
         def ready(url: str) -> None:
-            for name, value in {"B2COPY_HOST": url, **settings}.items():
-                # Not by `output`, which removes passwords: that of the broker is needed, and is valid only here.
-                sys.stdout.write(f"export {name}={shlex.quote(str(value))}\n")
+            needed = {"B2COPY_HOST": url, **{name: str(value) for name, value in settings.items()}}
+            # Not by `output`, which removes passwords: that of the broker is needed, and is valid only here.
+            if as_json:
+                sys.stdout.write(json.dumps(needed) + "\n")
+            else:
+                sys.stdout.writelines(f"export {name}={shlex.quote(value)}\n" for name, value in needed.items())
             sys.stdout.flush()
             output.note(
                 f"B2COPY's sandbox listens on {url}; Ctrl-C ends it. Paste these lines into another shell, then:"

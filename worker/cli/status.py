@@ -102,15 +102,20 @@ def _show_all(reports: "list[OperationReport]", as_json: bool) -> None:
 
 
 def all_named(ledger: "Ledger", name: str) -> "dict[str, Operation]":
-    """Return every operation called `name` by key: the key itself, an id, or a failed message that names the id."""
+    """Return every operation called `name` by key: the key itself, an id, or a failed message that names the id.
+
+    Also those that have it as request id in their payload, among the newest `WINDOW` operations.
+    """
     from tasks.registry import ALL_KINDS
     from worker.ledger import find, find_many, search
+    from worker.ledger.operation_lists import Filter, list_operations
     from worker.operation import MESSAGE_KIND
     from worker.operation import State as OperationState
 
     if (exact := find(ledger, name)) is not None:
         return {name: exact}
     found = find_many(ledger, [f"{kind}:{name}" for kind in (*ALL_KINDS, MESSAGE_KIND)])
+    found |= {one.key: one for one in list_operations(ledger, Filter(request_id=name)).operations}
     messages = search(ledger, state=OperationState.FAILED, kind=MESSAGE_KIND, limit=_RECENT)
     is_named = re.compile(rf"(?<![\w-]){re.escape(name)}(?![\w-])")
     return found | {one.key: one for one in messages if is_named.search(str(one.payload.get("message", "")))}

@@ -19,6 +19,7 @@ from worker.ledger.due import COUNT_LIMIT
 from worker.ledger.operation_lists import OPEN, PAGE, Count, Filter, Page, count_operations, list_operations
 from worker.ledger.overview import oldest_open
 from worker.ledger.queries import audit_page, children_of
+from worker.ledger.running_workers import running_workers
 from worker.ledger.statistics import statistics
 from worker.operation import MESSAGE_KIND, VERSION, AuditEntry, FailureReason, Operation, State, WaitReason
 from worker.queues import LANES
@@ -203,9 +204,11 @@ def system(page_request: PageRequest) -> Response:
         ("call_paths", ", ".join(chosen.call_paths)),
     ]
     url = page_request.ledger.engine.url.render_as_string(hide_password=True)
+    with page_request.ledger.reading() as connection:
+        workers = running_workers(connection)
     return page_request.page(
-        "system.html", session=_session(page_request), flags=flags, lanes=LANES, settings=settings, database=url,
-        can_renew=console.session is not None, renewed=_renewed(page_request),
+        "system.html", workers=workers, session=_session(page_request), flags=flags, lanes=LANES, settings=settings,
+        database=url, can_renew=console.session is not None, renewed=_renewed(page_request),
     )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from sqlalchemy.exc import DataError, DBAPIError
 from worker.errors import BadPayload, PayloadConflict
 from worker.kind import Kind
 from worker.ledger import Ledger, fail_message, record
-from worker.ledger.database import is_lock_timeout, limit_lock_waits
+from worker.ledger.engine import is_lock_timeout, limit_lock_waits
 from worker.ledger.insert_operations import printable
 from worker.ledger.schema import in_list, now_ms, requests
 from worker.messages.bad_message_text import PROBLEM_LIMIT, bounded_ascii, short

@@ -16,6 +16,7 @@ from worker.ledger.flags import TRYING
 from worker.ledger.notices import notices_wanted_until
 from worker.ledger.overview import overview
 from worker.ledger.refused_passwords import PREFIX as REFUSED_PASSWORD
+from worker.ledger.running_workers import running_workers
 from worker.ledger.statistics import statistics_of
 from worker.report.format_values import count, iso
 from worker.report.health import access_notes
@@ -35,6 +36,7 @@ def check(settings: LedgerSettings) -> Iterator[CheckResult]:
         try:
             _try_to_write(ledger)
             yield CheckResult("ledger", "ok", f"{url}, schema {version}")
+            yield from _versions(ledger)
             yield from _hindrances(ledger)
             yield from _notices(ledger, settings)
         finally:
@@ -46,6 +48,20 @@ def check(settings: LedgerSettings) -> Iterator[CheckResult]:
         yield CheckResult("ledger", "FAIL", f"{url}: {message}", _remedy(message, settings.database_url))
     except ModuleNotFoundError as error:
         yield CheckResult("ledger", "FAIL", f"the package {error.name} is absent", "install b2copy-sync[postgres]")
+
+
+def _versions(ledger: Ledger) -> Iterator[CheckResult]:
+    """Say which code the workers run."""
+    with ledger.reading() as connection:
+        workers = running_workers(connection)
+    if not workers:
+        return  # the check of the workers reports it
+    message = ", ".join(f"{each.version} on {each.host} (pid {each.pid})" for each in workers)
+    if len({each.version for each in workers}) == 1:
+        yield CheckResult("versions", "ok", message)
+    else:
+        remedy = "if no upgrade is under way, restart the workers that run the older one"
+        yield CheckResult("versions", "warn", f"workers of several versions run: {message}", remedy)
 
 
 def _hindrances(ledger: Ledger) -> Iterator[CheckResult]:

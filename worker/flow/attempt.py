@@ -15,6 +15,9 @@ from worker.ledger.begun_steps import begin_step
 from worker.operation import PROGRESS_LIMIT, AttemptRecord, Claim, OnUnknown, Step
 from worker.settings import Settings
 from worker.watch.observe import observe_request
+from worker.watch.tracing import calling
+
+ANSWERED = "answered"  # the outcome of a step whose answer was read
 
 
 class Destination(Protocol):
@@ -72,6 +75,15 @@ class RunningAttempt:
     async def call(self, route: Route[Any], body: Mapping[str, Any]) -> Any:
         if self.steps:  # the permit of the first call was taken when the operation was claimed
             await self._gate.pass_one(self._urgent, self._times_closed)
+        steps_before = len(self.steps)
+        with calling(self.claim.destination, route.name, route.method) as span:
+            try:
+                return await self._call(route, body)
+            finally:
+                for step in self.steps[steps_before:]:  # none if nothing may be sent any more
+                    span.note(step.outcome, step.http_status, failed=step.outcome != ANSWERED)
+
+    async def _call(self, route: Route[Any], body: Mapping[str, Any]) -> Any:
         self._check_may_send()
         # A request without an effect may be sent twice, for any `on_unknown` of the operation.
         on_unknown = self._on_unknown if route.has_effect else OnUnknown.REPEAT
@@ -106,7 +118,7 @@ class RunningAttempt:
     def _record_step(self, route: Route[Any], began: float, error: Exception | None) -> None:
         status: int | None
         if error is None:
-            status, word, has_left, is_unknown = 200 if route.over_http else None, "answered", True, False
+            status, word, has_left, is_unknown = 200 if route.over_http else None, ANSWERED, True, False
         else:
             meaning = meaning_of(error)
             word, status = meaning.word, error.status if isinstance(error, B2CopyError) else None

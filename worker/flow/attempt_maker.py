@@ -31,6 +31,7 @@ from worker.operation import (
     WaitReason,
 )
 from worker.settings import Settings
+from worker.watch.tracing import attempting
 
 log = logging.getLogger(__name__)
 
@@ -62,9 +63,11 @@ class AttemptMaker:
         spacing: PollSpacing,
         settings: Settings,
         urgent: bool,
+        lane: str,
     ) -> None:
         self._ledger, self._kinds, self._destinations, self._gates = ledger, kinds, destinations, gates
         self._leases, self._spacing, self._settings, self._urgent = leases, spacing, settings, urgent
+        self._lane = lane
         self._policy = RetryPolicy(settings.max_attempts, spacing.between_polls_s)
         self._limit_s = CALLS_MAX * (settings.call_deadline + PERMIT_PATIENCE_S)
         self.attempt_s = 0.05  # seconds an attempt takes: a first guess, then the moving average
@@ -83,7 +86,13 @@ class AttemptMaker:
             log.exception("operation %s cannot be sent now", claim.key)
             await asyncio.sleep(CHECK_PAUSE_S)
             return Return(claim)
-        return not_sent or await self._make_attempt(claim, times_closed)
+        if not_sent is not None:
+            return not_sent
+        with attempting(claim, self._lane, self._ledger.id) as span:
+            transition = await self._make_attempt(claim, times_closed)
+            if (record := transition.attempt) is not None:
+                span.note(record.outcome, record.http_status, failed=transition.state == State.FAILED)
+        return transition
 
     async def _check_before_send(self, claim: Claim, times_closed: int) -> Result | None:
         """Return the result of a claim that must not be sent, or not now. None if it must be sent."""

@@ -55,7 +55,7 @@ class Pusher:
             if (destination := destination_of(name)) not in gates:
                 continue
             urgent = name == LANES[0]
-            attempts = AttemptMaker(ledger, kinds, destinations, gates, leases, spacing, settings, urgent)
+            attempts = AttemptMaker(ledger, kinds, destinations, gates, leases, spacing, settings, urgent, name)
             results: SimpleQueue[list[Result]] = SimpleQueue()
             senders = Senders(settings.concurrency, attempts.make, results)
             self._lanes[name] = Lane(

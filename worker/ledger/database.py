@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from sqlalchemy import Connection, Engine, column, inspect, select, table
-from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, InternalError, OperationalError, TimeoutError
+from sqlalchemy.exc import IntegrityError, InterfaceError, InternalError, OperationalError, TimeoutError
 
 from worker.errors import SettingsError
 from worker.ledger import schema
@@ -29,20 +29,6 @@ NeedsApproval = Callable[[str, str], bool]
 def no_approval(kind: str, lane: str) -> bool:
     """One person decides."""
     return False
-
-
-def limit_lock_waits(connection: Connection, ms: int) -> None:
-    """Let this transaction wait at most `ms` for a lock. Then a statement fails with an error that `is_lock_timeout`.
-
-    On PostgreSQL only: SQLite has one writer, and `BUSY_TIMEOUT_S` is its limit.
-    """
-    if connection.dialect.name == "postgresql":
-        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{ms}ms'")
-
-
-def is_lock_timeout(error: Exception) -> bool:
-    """Return whether another transaction held a lock for longer than `limit_lock_waits` allows."""
-    return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) == "55P03"
 
 
 def always_approval(kind: str, lane: str) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_random
 
 from worker.errors import SettingsError
@@ -94,6 +94,20 @@ def _forget_when_forked(engine: Engine) -> None:
 def reading(engine: Engine) -> Connection:
     """Return a new connection whose transactions only read: on SQLite they take no write lock."""
     return engine.connect().execution_options(b2copy_reading=True)
+
+
+def limit_lock_waits(connection: Connection, ms: int) -> None:
+    """Let this transaction wait at most `ms` for a lock. Then a statement fails with an error that `is_lock_timeout`.
+
+    On PostgreSQL only: SQLite has one writer, and `BUSY_TIMEOUT_S` is its limit.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{ms}ms'")
+
+
+def is_lock_timeout(error: Exception) -> bool:
+    """Return whether another transaction held a lock for longer than `limit_lock_waits` allows."""
+    return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) == "55P03"
 
 
 def exists(engine: Engine) -> bool:

@@ -26,6 +26,7 @@ from worker.ledger import schema
 from worker.ledger.claims import is_paused, paused_since
 from worker.ledger.database import Ledger
 from worker.ledger.due import COUNT_LIMIT
+from worker.ledger.running_workers import RunningWorker, running_workers
 from worker.ledger.schema import c, now_ms, sql_literal
 from worker.operation import Phase, State, WaitReason
 from worker.queues import LANES
@@ -65,8 +66,8 @@ class LaneOverview:
 class Overview:
     """`open` and `failed` count what is there now, `ended` what ended within the last `RECENT_S` seconds.
 
-    `dispatch_age_s`: since any process last repeated the wake-ups. `requests_age_s`: the oldest row of the requests
-    table that no worker has taken; None if there is none.
+    `dispatch_age_s`: since any process last repeated the wake-ups; None if none ever did. `requests_age_s`: the oldest
+    row of the requests table that no worker has taken; None if there is none. `workers`: those that run.
     """
 
     at: int
@@ -74,8 +75,9 @@ class Overview:
     open: list[Group]
     failed: list[Group]
     ended: list[Group]
-    dispatch_age_s: float
+    dispatch_age_s: float | None
     requests_age_s: float | None
+    workers: list[RunningWorker]
 
 
 class Oldest(NamedTuple):
@@ -222,6 +224,7 @@ def overview(ledger: Ledger) -> Overview:
             Group(lane, kind, state, reason or "", count)
             for lane, kind, state, reason, count in connection.execute(_ENDED, {"recent": RECENT_S * 1000})
         ]
+        workers = running_workers(connection)
     lanes = [
         _lane(lane, now, is_lane_paused, [row for row in rows if row[0] == lane])
         for lane, is_lane_paused in zip(LANES, paused, strict=True)
@@ -239,8 +242,10 @@ def overview(ledger: Ledger) -> Overview:
         open=[Group(*group, count) for group, count in counts.items()],
         failed=failed,
         ended=ended,
-        dispatch_age_s=max(0.0, (now - dispatched_at) / 1000),
+        # 0 is what a new ledger holds. `doctor` writes one ms less to see whether it may write.
+        dispatch_age_s=max(0.0, (now - dispatched_at) / 1000) if dispatched_at > 0 else None,
         requests_age_s=None if requested_at is None else max(0.0, (now - requested_at) / 1000),
+        workers=workers,
     )
 
 

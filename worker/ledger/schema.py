@@ -204,6 +204,17 @@ ledger = Table(
     Column("notices_until", BigInteger, nullable=False, server_default="0"),  # until when the CRM wants notices
 )
 
+workers = Table(  # which workers run, and by which code; see worker/ledger/running_workers.py
+    "b2copy_workers",
+    metadata,
+    Column("id", Text, primary_key=True),  # one for each start
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("version", Text, nullable=False),  # of b2copy-sync
+    Column("schema_revision", Text, nullable=False),  # the newest that this code knows
+    Column("started_at", BigInteger, nullable=False),
+    Column("seen_at", BigInteger, nullable=False),
+)
 
 requests = Table(  # the SQL API: one INSERT from any language asks for an operation
     "b2copy_requests",

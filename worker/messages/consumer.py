@@ -82,6 +82,8 @@ class CheckingConsumer(Consumer):
             problem = str(error) if isinstance(error, Unusable) else f"{type(error).__name__}: {error}"
             wanted = _storing(message, problem)
         message.headers = {"lang": "py", "task": wanted.task, "id": wanted.id, "origin": wanted.origin}
+        if wanted.traceparent is not None:
+            message.headers["traceparent"] = wanted.traceparent
         message.properties = {"correlation_id": wanted.id}
         message.body = dumps([wanted.args, wanted.kwargs, {}])
         message.content_type, message.content_encoding = "application/json", "utf-8"

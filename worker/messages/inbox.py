@@ -8,6 +8,8 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from celery.exceptions import Reject
@@ -19,13 +21,14 @@ from worker.errors import BadPayload, PayloadConflict
 from worker.instances import ledger
 from worker.kind import Kind
 from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, fail_message, find, record
-from worker.ledger.database import limit_lock_waits
+from worker.ledger.engine import limit_lock_waits
 from worker.messages.bad_message_text import NAME_LIMIT, PROBLEM_LIMIT, bounded_ascii, short
 from worker.messages.task_message import arguments_as_text
 from worker.messages.wake_up import wake_soon
 from worker.operation import New, Recorded
 from worker.settings import crm_settings
 from worker.watch.outage_log import OutageLog
+from worker.watch.tracing import requesting
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +69,9 @@ def take_in(kind: Kind[Any], request: Any, args: Sequence[Any], kwargs: Mapping[
     """Record the operation that a message asks for. If that is impossible, store a failed operation that people see."""
     try:
         new = kind.new(_fields(kind, args, kwargs), crm_settings())
-        recorded = _with_patience(lambda: _record(new, _sender(request.origin)))
+        with requesting(new.kind, new.lane, getattr(request, "traceparent", None)) as trace:
+            new = replace(new, trace_id=trace)
+            recorded = _with_patience(partial(_record, new, _sender(request.origin)))
     except RetryError as error:
         _return_later(error)
         raise Reject("the ledger is unavailable", requeue=True) from None

@@ -18,8 +18,9 @@ from worker.queues import INBOX, QUEUES
 
 ENVELOPE_LIMIT = 1024 * 1024  # bytes; a payload may have 64 KB of JSON
 UNUSABLE = "application/x-b2copy-unusable"  # content type of an envelope that holds only the text of a bad message
-_HEADERS = ("task", "id", "origin", "eta", "expires", "problem")  # headers that are taken over; all others are dropped
-_TEXT_HEADERS = ("task", "id", "problem")
+# Headers that are taken over; all others are dropped.
+_HEADERS = ("task", "id", "origin", "eta", "expires", "problem", "traceparent")
+_TEXT_HEADERS = ("task", "id", "problem", "traceparent")
 
 
 class Unusable(ValueError):

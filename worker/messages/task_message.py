@@ -29,6 +29,7 @@ class TaskMessage(NamedTuple):
     kwargs: dict[str, Any]
     origin: str | None
     expires_at: datetime | None
+    traceparent: str | None = None
 
 
 def read_task_message(message: Any) -> TaskMessage:
@@ -66,6 +67,7 @@ def read_task_message(message: Any) -> TaskMessage:
         kwargs=kwargs,
         origin=short(origin) if origin else None,
         expires_at=_instant(fields.get("expires")),
+        traceparent=short(fields["traceparent"]) if fields.get("traceparent") else None,
     )
 
 

@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 
 from worker.ledger import Ledger, active_flags
 from worker.ledger.overview import Overview, overview
+from worker.ledger.running_workers import workers_by_version
 from worker.operation import MESSAGE_KIND, AuditEntry
 from worker.watch.outage_log import OutageLog
 
@@ -71,9 +72,15 @@ FAMILIES = (
     ),
     Family(
         "b2copy_dispatch_age_seconds",
-        "Since any process last repeated the wake-ups.",
+        "Since any process last repeated the wake-ups; absent if none ever did.",
         (),
-        lambda found, flags: [((), found.dispatch_age_s)],
+        lambda found, flags: [] if found.dispatch_age_s is None else [((), found.dispatch_age_s)],
+    ),
+    Family(
+        "b2copy_workers",
+        "Workers that run, by the version of their code; two versions: an upgrade is under way.",
+        ("version",),
+        lambda found, flags: [((version,), count) for version, count in workers_by_version(found.workers).items()],
     ),
     Family(
         "b2copy_requests_age_seconds",

@@ -6,6 +6,7 @@ from typing import Any
 
 from worker.ledger import Ledger, active_flags
 from worker.ledger.overview import RECENT_S, Group, LaneOverview, Overview, overview
+from worker.ledger.running_workers import RunningWorker
 from worker.operation import AuditEntry, State, WaitReason
 from worker.report.format_values import count, iso, our_address, span
 from worker.report.operation_report import pause_document
@@ -74,9 +75,11 @@ def concerns(found: SystemOverview) -> list[str]:
             texts.append(f"{reason}, {count(waiting[reason])} waiting: {remedy.format(address=our_address())}")
     if unresolved := failed_by_reason(found.ledger).get("unresolved"):
         texts.append(f"{count(unresolved)} unresolved: look at B2COPY, then `b2copy-sync failed list`")
-    if found.ledger.dispatch_age_s > DISPATCH_LATE_S:
-        age = span(found.ledger.dispatch_age_s)
-        texts.append(f"no worker and no beat has looked at the ledger for {age}: are they running?")
+    dispatch_age_s = found.ledger.dispatch_age_s
+    if dispatch_age_s is None:
+        texts.append("no worker and no beat has ever looked at this ledger: `celery -A worker.app worker` starts one")
+    elif dispatch_age_s > DISPATCH_LATE_S:
+        texts.append(f"no worker and no beat has looked at the ledger for {span(dispatch_age_s)}: are they running?")
     return texts
 
 
@@ -91,11 +94,24 @@ def document(found: SystemOverview) -> dict[str, Any]:
         "paused": [pause_document(pause) for pause in found.pauses],
         "dispatch_age_s": found.ledger.dispatch_age_s,
         "requests_age_s": found.ledger.requests_age_s,
+        "workers": [worker_document(worker) for worker in found.ledger.workers],
         "session": found.session and {
             "generation": found.session.generation or None, "expires_in_s": found.session.expires_in,
         },
         "session_problem": found.session_problem or None,
     }  # fmt: skip
+
+
+def worker_document(worker: RunningWorker) -> dict[str, Any]:
+    """Return a running worker as JSON."""
+    return {
+        "host": worker.host,
+        "pid": worker.pid,
+        "version": worker.version,
+        "schema_revision": worker.schema_revision,
+        "started_at": iso(worker.started_at),
+        "seen_age_s": max(0, worker.seen_ms_ago) / 1000,
+    }
 
 
 def _lane(found: Overview, lane: LaneOverview) -> dict[str, Any]:

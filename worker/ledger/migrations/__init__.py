@@ -1,44 +1,112 @@
 """The ledger's schema, version by version. `migrate` needs nothing but the database's URL."""
 
+import time
 import uuid
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import insert, select, text
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, column, insert, select, table, text, update
+from sqlalchemy.exc import DBAPIError
 
+from worker.errors import NotAllowed
 from worker.ledger import schema
-from worker.ledger.engine import connect, create_private_file
+from worker.ledger.audit import record_audit
+from worker.ledger.engine import connect, create_private_file, is_lock_timeout, limit_lock_waits
 from worker.ledger.four_eyes import Rule, rule_of, set_rule, stricter
+from worker.ledger.running_workers import RUNNING_S, RunningWorker, running_workers
 
 _ADVISORY_LOCK = 0xB2C0
+LOCK_WAIT_MS = 500  # the workers wait as long as a migration waits for a lock, because they queue behind it
+LOCK_PAUSE_S = 1.0  # seconds between two tries; the workers catch up in it
+LOCK_TRIES_S = 120.0  # seconds
+
+_LOCKED = (
+    f"a transaction of somebody else has kept a table of the ledger locked for {LOCK_TRIES_S:.0f} s\n"
+    "Nothing was changed, and workers go on. Find the transaction in pg_stat_activity (a report, a backup?), end it or"
+    " wait for its end, and run `b2copy-sync migrate` again."
+)
+
+_version = table(schema.VERSION_TABLE, column("oldest_reader"))
 
 
 def migrate(
-    url: str, four_eyes: Rule = "off", relax: Rule | None = None, actor: str = "migrate", note: str = ""
+    url: str,
+    four_eyes: Rule = "off",
+    relax: Rule | None = None,
+    actor: str = "migrate",
+    note: str = "",
+    ignore_running: bool = False,
 ) -> None:
     """Bring the schema to this version. Does nothing if it is there; safe when several run at once.
 
     Everything happens in one transaction: on SQLite it holds the write lock, on PostgreSQL an advisory lock, and so a
-    migration that fails leaves nothing behind.
+    migration that fails leaves nothing behind. On PostgreSQL a migration waits for a table at most half a second at a
+    time, because everybody else waits behind it. It tries again for two minutes.
 
     `four_eyes`: the ledger's rule becomes this one, if this one is stricter. `relax`: it becomes that one in any case.
-    `actor` and `note` are stored in the audit.
+    `actor` and `note` are stored in the audit. `ignore_running`: migrate although workers run whose code cannot use the
+    new schema.
+
+    Raises `NotAllowed` if such workers run, or if another transaction keeps a table locked.
     """
     engine = connect(url)
+    give_up_at = time.monotonic() + LOCK_TRIES_S
     try:
         create_private_file(engine)
-        with engine.begin() as connection:
-            if engine.dialect.name == "postgresql":
-                connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _ADVISORY_LOCK})
-            config = Config()
-            config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
-            config.set_main_option("path_separator", "os")
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
-            if connection.execute(select(schema.ledger.c.id)).first() is None:
-                connection.execute(insert(schema.ledger).values(id=uuid.uuid4().hex, dispatched_at=0))
-            rule = relax or stricter(four_eyes, rule_of(connection))
-            set_rule(connection, rule, actor, note or "B2COPY_FOUR_EYES")
+        while True:
+            try:
+                with engine.begin() as connection:
+                    _migrate(connection, actor, note, ignore_running)
+                    rule = relax or stricter(four_eyes, rule_of(connection))
+                    set_rule(connection, rule, actor, note or "B2COPY_FOUR_EYES")
+                return
+            except DBAPIError as error:
+                if not is_lock_timeout(error):
+                    raise
+                if time.monotonic() > give_up_at:
+                    raise NotAllowed(_LOCKED) from None
+            time.sleep(LOCK_PAUSE_S)
     finally:
         engine.dispose()
+
+
+def _migrate(connection: Connection, actor: str, note: str, ignore_running: bool) -> None:
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _ADVISORY_LOCK})
+        limit_lock_waits(connection, LOCK_WAIT_MS)
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    scripts = ScriptDirectory.from_config(config)
+    context = MigrationContext.configure(connection, opts={"version_table": schema.VERSION_TABLE})
+    before = context.get_current_revision()
+    if before == scripts.get_current_head():
+        return
+    revisions = scripts.iterate_revisions("head", before or "base")
+    oldest_reader = max((getattr(revision.module, "oldest_reader", "") for revision in revisions), default="")
+    if before and oldest_reader:
+        cannot_follow = [one for one in running_workers(connection) if one.schema_revision < oldest_reader]
+        if cannot_follow and not ignore_running:
+            raise NotAllowed(_refusal(scripts.get_current_head() or "", cannot_follow))
+        if cannot_follow:
+            workers = ", ".join(map(str, cannot_follow))
+            record_audit(connection, "migrate", actor, note, "schema", {"running": workers})
+    command.upgrade(config, "head")
+    if oldest_reader:
+        connection.execute(update(_version).values(oldest_reader=oldest_reader))
+    if connection.execute(select(schema.ledger.c.id)).first() is None:
+        connection.execute(insert(schema.ledger).values(id=uuid.uuid4().hex, dispatched_at=0))
+
+
+def _refusal(head: str, workers: list[RunningWorker]) -> str:
+    listed = "".join(f"\n  {worker}" for worker in workers)
+    return (
+        f"schema {head} removes what older code still uses, and workers with such code run:{listed}\n"
+        "Nothing was changed. Install the new version on their hosts and restart them, then run `b2copy-sync migrate`"
+        f" again. A worker that has died counts as running for {RUNNING_S:.0f} s after it was seen.\n"
+        'If you know that they do not run: `b2copy-sync migrate --ignore-running-workers --why "..."`'
+    )

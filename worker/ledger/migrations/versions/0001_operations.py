@@ -57,6 +57,17 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_table(
+        "b2copy_workers",
+        _text("id"),
+        _text("host"),
+        _integer("pid"),
+        _text("version"),
+        _text("schema_revision"),
+        _big("started_at"),
+        _big("seen_at"),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_table(
         "b2copy_operations",
         sa.Column("id", _ID, nullable=False),
         _text("key"),

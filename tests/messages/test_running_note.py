@@ -1,0 +1,45 @@
+"""A worker notes that it runs, and stops when its code may no longer run on the ledger's schema."""
+
+import logging
+import os
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+from celery.platforms import EX_FAILURE
+from celery.worker import state
+from sqlalchemy import text
+
+from tests.support import until
+from worker.instances import ledger
+from worker.ledger.overview import overview
+from worker.ledger.schema import HEAD
+from worker.messages.running_note import RunningNote
+from worker.operation import VERSION
+from worker.testbed.local_system import Environment
+from worker.testbed.processes import Process
+
+
+def test_a_worker_is_noted_while_it_runs(active_environment: Environment, worker: Callable[..., Process]) -> None:
+    process = worker(restarts=False)
+
+    [noted] = until(lambda: overview(ledger()).workers)
+
+    assert (noted.version, noted.schema_revision, noted.host) == (VERSION, HEAD, os.uname().nodename)
+    assert noted.pid == process.pid
+    assert process.stop() == 0
+    assert overview(ledger()).workers == []
+
+
+def test_a_worker_that_was_frozen_during_a_migration_stops(
+    active_environment: Environment, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(state, "should_stop", None)
+    with ledger().writing() as connection:
+        connection.execute(text("UPDATE b2copy_schema_version SET oldest_reader = '9999'"))
+
+    with caplog.at_level(logging.CRITICAL):
+        RunningNote(SimpleNamespace()).start(SimpleNamespace())
+        until(lambda: state.should_stop == EX_FAILURE)
+
+    assert "Install the version that made the change" in caplog.text

@@ -1,0 +1,89 @@
+"""Which workers run, and by which code: each notes itself every few seconds.
+
+`migrate` asks before it removes what older code still uses; `status`, `doctor` and the metrics show the versions.
+"""
+
+import os
+import socket
+import uuid
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from sqlalchemy import Connection, and_, column, delete, insert, select, table, update
+
+from worker.ledger.schema import HEAD, VERSION_TABLE, now_ms, workers
+from worker.operation import VERSION
+
+NOTE_EVERY_S = 5.0  # seconds between two notes of a worker
+RUNNING_S = 30.0  # seconds after its last note during which a worker counts as running
+_REMOVED_AFTER_S = 86_400.0  # seconds after its last note; the next worker that starts removes the row
+_SHOWN_MAX = 1_000
+
+_RUNNING_MS, _REMOVED_AFTER_MS = round(RUNNING_S * 1000), round(_REMOVED_AFTER_S * 1000)
+_w = workers.c
+# The upper limit: if the database's clock was set back, the note of a dead worker must not count until that time.
+_is_running = and_(_w.seen_at > now_ms() - _RUNNING_MS, _w.seen_at < now_ms() + _RUNNING_MS)
+_RUNNING = (
+    select(_w.host, _w.pid, _w.version, _w.schema_revision, _w.started_at, (now_ms() - _w.seen_at).label("seen_ms_ago"))
+    .where(_is_running)
+    .order_by(_w.version, _w.host, _w.pid)
+    .limit(_SHOWN_MAX)
+)
+_version = table(VERSION_TABLE, column("oldest_reader"))
+
+
+class RunningWorker(NamedTuple):
+    """A worker that has noted itself lately. `schema_revision`: the newest that its code knows."""
+
+    host: str
+    pid: int
+    version: str
+    schema_revision: str
+    started_at: int  # ms since the epoch
+    seen_ms_ago: int
+
+    def __str__(self) -> str:
+        seen = f"seen {max(0, self.seen_ms_ago) / 1000:.0f} s ago"
+        return f"{self.host} pid {self.pid}: b2copy-sync {self.version}, schema {self.schema_revision}, {seen}"
+
+
+@dataclass(frozen=True)
+class Self:
+    """This worker, as it notes itself. `id` is new for each start, because a container's pid is always the same."""
+
+    host: str = field(default_factory=socket.gethostname)
+    pid: int = field(default_factory=os.getpid)
+    version: str = VERSION
+    schema_revision: str = HEAD
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+
+def note_running(connection: Connection, myself: Self) -> bool:
+    """Note that this worker runs. Returns False if its code may no longer run on the ledger's schema."""
+    if not connection.execute(update(workers).where(_w.id == myself.id).values(seen_at=now_ms())).rowcount:
+        connection.execute(delete(workers).where(_w.seen_at < now_ms() - _REMOVED_AFTER_MS))
+        connection.execute(
+            insert(workers).values(
+                id=myself.id, host=myself.host, pid=myself.pid, version=myself.version,
+                schema_revision=myself.schema_revision, started_at=now_ms(), seen_at=now_ms(),
+            )
+        )  # fmt: skip
+    oldest = connection.execute(select(_version.c.oldest_reader)).scalar()
+    return oldest is None or str(oldest) <= myself.schema_revision
+
+
+def note_stopped(connection: Connection, myself: Self) -> None:
+    """Note that this worker has ended."""
+    connection.execute(delete(workers).where(_w.id == myself.id))
+
+
+def running_workers(connection: Connection) -> list[RunningWorker]:
+    """Return the workers that have noted themselves within `RUNNING_S`, by version; at most 1,000."""
+    return [RunningWorker(*row) for row in connection.execute(_RUNNING)]
+
+
+def workers_by_version(workers: Iterable[RunningWorker]) -> dict[str, int]:
+    """Return how many workers run each version of the code. Two versions: an upgrade is under way."""
+    return dict(sorted(Counter(worker.version for worker in workers).items()))

@@ -1,0 +1,63 @@
+"""Each worker notes in the ledger that it runs, and stops when its code may no longer run on the ledger's schema."""
+
+import logging
+import threading
+from typing import Any
+
+from celery import bootsteps, signals
+from celery.platforms import EX_FAILURE
+from celery.worker import state
+
+from worker.instances import ledger
+from worker.ledger import DATABASE_UNAVAILABLE_ERRORS
+from worker.ledger.running_workers import NOTE_EVERY_S, Self, note_running, note_stopped
+from worker.watch.outage_log import OutageLog
+
+log = logging.getLogger(__name__)
+
+
+class RunningNote(bootsteps.StartStopStep):
+    """A thread of the main process: a dispatch may take longer than a worker without a note counts as running."""
+
+    def __init__(self, worker: Any, **kwargs: Any) -> None:
+        super().__init__(worker, **kwargs)
+        self._myself = Self()
+        self._stopping = threading.Event()
+        self._outage = OutageLog(log, "this worker cannot note that it runs, `migrate` may not know of it")
+        self._thread = threading.Thread(target=self._run, name="b2copy-running-note", daemon=True)
+        self._at_shutdown: Any = None
+
+    def start(self, worker: Any) -> None:
+        """Start the thread. It notes until the worker has finished its calls, longer than this step runs."""
+        self._at_shutdown = lambda **_: self._end()
+        signals.worker_shutdown.connect(self._at_shutdown, sender=worker)
+        self._thread.start()
+
+    def _end(self) -> None:
+        self._stopping.set()
+        self._thread.join(NOTE_EVERY_S)
+        try:
+            with ledger().writing() as connection:
+                note_stopped(connection, self._myself)
+        except DATABASE_UNAVAILABLE_ERRORS as error:  # the note ages out
+            log.warning("this worker could not note its end: %s", type(error).__name__)
+
+    def _run(self) -> None:
+        while True:
+            try:
+                with ledger().writing() as connection:
+                    may_run = note_running(connection, self._myself)
+            except Exception as error:
+                self._outage.failed(error)
+            else:
+                self._outage.succeeded()
+                if not may_run:
+                    log.critical(
+                        "the ledger's schema has been changed so that b2copy-sync %s cannot use it any more: this"
+                        " worker stops. Install the version that made the change",
+                        self._myself.version,
+                    )
+                    state.should_stop = EX_FAILURE
+                    return
+            if self._stopping.wait(NOTE_EVERY_S):
+                return

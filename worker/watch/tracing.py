@@ -1,0 +1,194 @@
+"""Traces (OpenTelemetry): one from the CRM's request through the ledger to B2COPY's answer and the notice.
+
+    b2copy.request   the CRM's call, or the message that a worker took in
+    b2copy.attempt   one attempt of a worker; its parent is what `trace_id` of the operation holds, a W3C traceparent
+    b2copy.call      one HTTP request of an attempt
+
+Off without B2COPY_TRACES_URL: then neither OpenTelemetry's SDK nor its exporter is imported. A CRM that has set up
+OpenTelemetry itself gets `b2copy.request` from its own provider. Names are constants. Attributes are the kind, the
+lane, the phase, the outcome, the route's name, the HTTP status, and a hash of the key: never an id, a payload, a
+message or a host. Nothing of a trace is sent to B2COPY.
+
+https://www.w3.org/TR/trace-context/#traceparent-header
+"""
+
+import hashlib
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+from worker.errors import SettingsError
+from worker.operation import VERSION, Claim
+from worker.per_process import PerProcess
+from worker.settings import crm_settings
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.trace import Span, SpanKind, Tracer
+
+log = logging.getLogger(__name__)
+
+SEND_TIMEOUT_S = 3.0  # seconds; a process that ends waits so long for a collector
+_SCOPE = "b2copy-sync"
+
+
+class SpanEnd:
+    """Notes how the work of a span ended. Does nothing if there is no span."""
+
+    __slots__ = ("_span",)
+
+    def __init__(self, span: "Span | None" = None) -> None:
+        self._span = span
+
+    def note(self, outcome: str, http_status: int | None = None, failed: bool = False) -> None:
+        if self._span is None:
+            return
+        self._span.set_attribute("b2copy.outcome", outcome)
+        if http_status is not None:
+            self._span.set_attribute("http.response.status_code", http_status)
+        if failed:
+            from opentelemetry.trace import StatusCode
+
+            self._span.set_attribute("error.type", outcome)
+            self._span.set_status(StatusCode.ERROR)  # without a description: it could hold what a server wrote
+
+
+NO_SPAN = SpanEnd()
+_NOTHING: AbstractContextManager[SpanEnd] = nullcontext(NO_SPAN)
+
+
+@PerProcess
+def _provider() -> "TracerProvider | None":
+    """This process's provider, made after a fork. Not the global one, which belongs to the CRM."""
+    url = crm_settings().traces_url
+    if url is None:
+        return None
+    try:
+        return _provider_to(url)
+    except Exception as error:  # nothing may fail because it cannot be traced
+        log.warning("there are no traces: %s: %s", type(error).__name__, error)
+        return None
+
+
+def _provider_to(url: str) -> "TracerProvider":
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    provider = TracerProvider(resource=Resource.create({"service.name": _SCOPE, "service.version": VERSION}))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=url, timeout=SEND_TIMEOUT_S)))
+    return provider
+
+
+def check_tracing() -> None:
+    """Raises `SettingsError` if B2COPY_TRACES_URL is set and a package that it needs is absent."""
+    url = crm_settings().traces_url
+    if url is None:
+        return
+    try:
+        _provider_to(url).shutdown()
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"B2COPY_TRACES_URL needs the package {error.name}: install b2copy-sync[tracing], or remove the setting"
+        ) from None
+
+
+def flush() -> None:
+    """Send the spans that have not been sent. Takes at most `SEND_TIMEOUT_S`."""
+    if (provider := _provider.made) is not None:
+        provider.force_flush(int(SEND_TIMEOUT_S * 1000))
+
+
+def _tracer() -> "Tracer | None":
+    provider = _provider()
+    if provider is not None:
+        return provider.get_tracer(_SCOPE, VERSION)
+    if "opentelemetry.trace" in sys.modules:  # the CRM's own
+        from opentelemetry import trace
+
+        return trace.get_tracer(_SCOPE, VERSION)
+    return None
+
+
+def requesting(kind: str, lane: str, parent: str | None = None) -> AbstractContextManager[str | None]:
+    """A span around the recording of an operation. Gives the traceparent to store with it, None without tracing.
+
+    `parent`: the sender's traceparent; without it, what the calling code does now.
+    """
+    tracer = _tracer()
+    return nullcontext(parent) if tracer is None else _request_span(tracer, kind, lane, parent)
+
+
+@contextmanager
+def _request_span(tracer: "Tracer", kind: str, lane: str, parent: str | None) -> Iterator[str | None]:
+    from opentelemetry.trace import SpanKind
+
+    attributes = {"b2copy.kind": kind, "b2copy.lane": lane}
+    with _span(tracer, "b2copy.request", SpanKind.PRODUCER, attributes, parent) as span:
+        yield _traceparent_of(span) or parent
+
+
+def attempting(claim: Claim, lane: str, ledger_id: str) -> AbstractContextManager[SpanEnd]:
+    """A span around one attempt of a worker. Its parent is the traceparent that the operation stores, if it has one."""
+    tracer = _tracer()
+    if tracer is None:
+        return _NOTHING
+    from opentelemetry.trace import SpanKind
+
+    attributes = {
+        "b2copy.kind": claim.kind,
+        "b2copy.lane": lane,
+        "b2copy.phase": str(claim.phase),
+        "b2copy.claim": claim.fence,
+        # Keyed by the ledger's random id, because ids of withdrawals can be guessed.
+        "b2copy.key_hash": hashlib.sha256(f"{ledger_id}/{claim.key}".encode()).hexdigest()[:16],
+    }
+    return _ended(_span(tracer, "b2copy.attempt", SpanKind.CONSUMER, attributes, claim.trace_id))
+
+
+def calling(destination: str, route: str, method: str) -> AbstractContextManager[SpanEnd]:
+    """A span around one HTTP request of an attempt."""
+    tracer = _tracer()
+    if tracer is None:
+        return _NOTHING
+    from opentelemetry.trace import SpanKind
+
+    attributes = {"b2copy.destination": destination, "b2copy.route": route, "http.request.method": method}
+    return _ended(_span(tracer, "b2copy.call", SpanKind.CLIENT, attributes))
+
+
+@contextmanager
+def _ended(span: AbstractContextManager["Span"]) -> Iterator[SpanEnd]:
+    with span as made:
+        yield SpanEnd(made)
+
+
+def _span(
+    tracer: "Tracer", name: str, kind: "SpanKind", attributes: dict[str, Any], parent: str | None = None
+) -> AbstractContextManager["Span"]:
+    # An exception's text may hold ids, so it is not recorded.
+    return tracer.start_as_current_span(
+        name, _context_of(parent), kind, attributes, record_exception=False, set_status_on_exception=False
+    )
+
+
+def _context_of(parent: str | None) -> "Context | None":
+    """Return the context of a traceparent. None, the present context, if there is none or if it is another text."""
+    if parent is None:
+        return None
+    from opentelemetry.trace import get_current_span
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    context = TraceContextTextMapPropagator().extract({"traceparent": parent})
+    return context if get_current_span(context).get_span_context().is_valid else None
+
+
+def _traceparent_of(span: "Span") -> str | None:
+    context = span.get_span_context()
+    if not context.is_valid:
+        return None
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{int(context.trace_flags):02x}"
