@@ -22,7 +22,8 @@ class Mutant:
 
     file: str
     name: str
-    line: int
+    lines: range  # what is replaced
+    at_import: bool  # whether it runs when the file is imported, and not in a function
     source: str  # of the whole file, with the fault
 
 
@@ -30,12 +31,20 @@ def mutants_of(file: str, source: str) -> list[Mutant]:
     """Return every mutant of a file."""
     found: list[Mutant] = []
     seen: Counter[str] = Counter()
-    for node, replacement, function in _faults(ast.parse(source)):
+    tree = ast.parse(source)
+    bodies = [
+        range(node.body[0].lineno, (node.end_lineno or node.lineno) + 1)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    for node, replacement, function in _faults(tree):
         before = ast.get_source_segment(source, node) or ""
         name = f"{file}::{function}: {_short(before)} -> {_short(replacement)}"
         seen[name] += 1
         number = f" #{seen[name]}" if seen[name] > 1 else ""
-        found.append(Mutant(file, name + number, node.lineno, _replaced(source, node, replacement)))
+        lines = range(node.lineno, (node.end_lineno or node.lineno) + 1)
+        at_import = not any(node.lineno in body for body in bodies)
+        found.append(Mutant(file, name + number, lines, at_import, _replaced(source, node, replacement)))
     return found
 
 

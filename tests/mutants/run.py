@@ -1,137 +1,188 @@
-"""Run the tests on mutants, each in a copy of the tree. Results go to a file, so that a later run continues."""
+"""Run the tests on mutants, one after the other in a copy of the tree. Results go to a file: a later run continues."""
 
+import hashlib
 import json
 import os
-import random
 import shutil
-import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager
 from pathlib import Path
-from queue import SimpleQueue
+from types import TracebackType
+from typing import Any
 
 from tests.mutants.mutations import Mutant, mutants_of
 from tests.mutants.parts import PARTS, Part
+from tests.mutants.plan import Plan, digest_of, make_plan, read_plan, write_plan
+from tests.mutants.server import POSTGRES
+from tests.postgres import Postgres
 from worker.testbed.processes import clean_environment
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / ".mutants"
-TIMEOUT_S = 240.0  # for all tests of a part; a mutant that hangs is killed by it
+COLLECTING_LIMIT_S = 1800.0
+SLOW_S = 1.0  # seconds; a kill by a slower test is repeated, because on a busy machine such a test may fail by itself
+
+Result = dict[str, Any]
+"""`result`: `killed`, `survived` or `timeout`; `by`: the test that failed; `seconds`."""
 
 
 def mutants_in(part: Part) -> list[Mutant]:
-    """Return every mutant of a part, file by file."""
-    found: list[Mutant] = []
-    for place in part.files:
-        for path in sorted((ROOT / place).rglob("*.py")):
-            file = str(path.relative_to(ROOT))
-            if not file.startswith(part.without):
-                found += mutants_of(file, path.read_text())
-    return found
+    """Return every mutant of a part, in an order that looks random and does not depend on the other mutants.
 
-
-def run_part(name: str, sample: int | None, seconds: float, at_once: int) -> dict[str, str]:
-    """Run the mutants of a part, in random order, until the sample or the time is used up.
-
-    Returns the results of all runs so far: name of the mutant -> `killed`, `survived` or `timeout`.
+    So a sample is the beginning of this list, and stays a sample when the code changes.
     """
+    found = [one for file in files_of(part) for one in mutants_of(file, (ROOT / file).read_text())]
+    return sorted(found, key=lambda one: hashlib.sha256(one.name.encode()).digest())
+
+
+def files_of(part: Part) -> list[str]:
+    files = [str(path.relative_to(ROOT)) for place in part.files for path in sorted((ROOT / place).rglob("*.py"))]
+    return [file for file in files if not file.startswith(part.without)]
+
+
+def read_results(name: str) -> dict[str, Result]:
+    """Return the last result of each mutant that the code still has, in the order of `mutants_in`."""
+    path = RESULTS / f"{name}.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    stored = {line.pop("name"): line for line in lines}
+    return {one.name: stored[one.name] for one in mutants_in(PARTS[name]) if one.name in stored}
+
+
+def run_part(name: str, sample: int | None, seconds: float, survivors: bool) -> None:
+    """Run the mutants of a part until the sample or the time is used up; with `survivors` those that survived."""
     part, ends = PARTS[name], time.monotonic() + seconds
+    results = read_results(name)
     everything = mutants_in(part)
-    known = {one.name for one in everything}
-    results = {mutant: result for mutant, result in _read(name).items() if mutant in known}
-    random.Random(name).shuffle(everything)  # the same order each time, so that a sample is a fixed one
-    left = [one for one in everything[:sample] if one.name not in results]
-    copies: SimpleQueue[Path] = SimpleQueue()
-    folders = [_copy_of_the_tree(number) for number in range(at_once)]
-    for folder in folders:
-        copies.put(folder)
+    if survivors:
+        left = [one for one in everything if results.get(one.name, {}).get("result") in {"survived", "timeout"}]
+    else:
+        left = [one for one in everything[:sample] if one.name not in results]
+    if not left:
+        return
+    with Copy() as copy:
+        plan = _plan(name, part, copy)
+        for mutant in left:
+            if time.monotonic() > ends:
+                return
+            _append(name, mutant, copy.result_of(mutant, plan))
 
-    def run(mutant: Mutant) -> tuple[Mutant, str] | None:
-        if time.monotonic() > ends:
-            return None
-        folder = copies.get()
+
+def _plan(name: str, part: Part, copy: "Copy") -> Plan:
+    digest = digest_of(copy.folder, [*part.files, *part.tests, "tests/conftest.py"])
+    file = RESULTS / f"{name}.plan.json"
+    plan = read_plan(file, digest)
+    if plan is None:
+        print(f"{name}: the tests run once, to learn which lines each of them runs", flush=True)
+        collected = copy.ask(files=part.tests, limit_s=COLLECTING_LIMIT_S)
+        if "seconds" not in collected:
+            sys.exit(f"{name}: the tests cannot run\n{(copy.folder / 'log').read_text()[-3000:]}")
+        plan = make_plan(copy.folder, collected, files_of(part))
+        write_plan(file, digest, plan)
+    print(f"{name}: {len(plan.seconds)} tests, {sum(plan.seconds.values()):.0f} s", flush=True)
+    for test in plan.failed:
+        print(f"{name}: left out, because it fails without any fault: {test}", flush=True)
+    return plan
+
+
+class Copy:
+    """A copy of the tree in a temporary folder, and the process that runs tests in it."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="b2copy-mutants-"))
+        listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True)
+        for name in listed.stdout.decode().split("\0"):
+            if name and (ROOT / name).exists():
+                (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, self.folder / name)
+        self._postgres = Postgres()
+        self._written = 0
+
+    def __enter__(self) -> "Copy":
+        self._postgres.start()
+        (self.folder / "tmp").mkdir()
+        environment = {POSTGRES: str(self._postgres.folder), "TMPDIR": str(self.folder / "tmp")}
+        environment["PYTHONPATH"] = str(self.folder)
+        self._server = subprocess.Popen(
+            [sys.executable, "-m", "tests.mutants.server"], cwd=self.folder, env=clean_environment(**environment),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.kill()
+        self._server.wait()
+        self._postgres.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def ask(self, **order: Any) -> dict[str, Any]:
+        """Let the server run tests: see `tests.mutants.server`."""
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        self._server.stdin.write(json.dumps(order) + "\n")
+        self._server.stdin.flush()
+        answer = self._server.stdout.readline()
+        if not answer:
+            raise RuntimeError("the server of the tests has ended")
+        self._forget_what_the_tests_left()
+        return dict(json.loads(answer))
+
+    def result_of(self, mutant: Mutant, plan: Plan) -> Result:
+        began = time.monotonic()
+        result: Result = {"result": "survived", "by": None}
+        with self._mutated(mutant):
+            for tests in plan.rounds(mutant):
+                result = self._run(tests, plan)
+                by = result["by"]
+                if result["result"] == "killed" and plan.seconds.get(by, 0) > SLOW_S:
+                    result = self._run([by], plan)
+                    if result["result"] == "survived":
+                        result = self._run(tests, plan)
+                if result["result"] != "survived":
+                    break
+        return result | {"seconds": round(time.monotonic() - began, 1)}
+
+    def _run(self, tests: list[str], plan: Plan) -> Result:
+        expected = sum(plan.seconds.get(test, 0.0) for test in tests)
+        longest = max(plan.seconds.get(test, 0.0) for test in tests)
+        return self.ask(tests=tests, limit_s=120 + 4 * expected, test_limit_s=20 + 5 * longest)
+
+    @contextmanager
+    def _mutated(self, mutant: Mutant) -> Iterator[None]:
+        original = (self.folder / mutant.file).read_text()
         try:
-            return mutant, _result_of(mutant, part, folder)
+            self._write(mutant.file, mutant.source)
+            yield
         finally:
-            copies.put(folder)
+            self._write(mutant.file, original)
 
-    try:
-        with ThreadPoolExecutor(at_once) as threads:
-            for done in threads.map(run, left):
-                if done is not None:
-                    results[done[0].name] = done[1]
-                    _append(name, *done)
-    finally:
-        for folder in folders:
-            shutil.rmtree(folder, ignore_errors=True)
-    return {mutant.name: results[mutant.name] for mutant in everything if mutant.name in results}
+    def _write(self, file: str, source: str) -> None:
+        """Write a file with a time of its own: stored bytecode is that of the same size and second."""
+        path = self.folder / file
+        path.write_text(source)
+        self._written += 1
+        os.utime(path, (self._written, self._written))
 
-
-def check_unchanged(name: str) -> None:
-    """Run the tests of a part on the code as it is. Exits if they fail, because then every mutant would be killed."""
-    folder = _copy_of_the_tree(99)
-    try:
-        if _tests_pass(PARTS[name], folder, TIMEOUT_S * 2) != "survived":
-            log = (folder / "log").read_text()[-3000:]
-            sys.exit(f"{name}: the tests fail without any fault: correct that first\n{log}")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    def _forget_what_the_tests_left(self) -> None:
+        shutil.rmtree(self.folder / "tmp", ignore_errors=True)
+        (self.folder / "tmp").mkdir()
+        with self._postgres.connect() as connection:
+            connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+            schemas = connection.execute("SELECT nspname FROM pg_namespace WHERE nspname ~ '^t[0-9]+$'").fetchall()
+            for (schema,) in schemas:
+                connection.execute(f"DROP SCHEMA {schema} CASCADE")
 
 
-def _result_of(mutant: Mutant, part: Part, folder: Path) -> str:
-    file = folder / mutant.file
-    original = file.read_text()
-    file.write_text(mutant.source)
-    try:
-        return _tests_pass(part, folder, TIMEOUT_S)
-    finally:
-        file.write_text(original)
-
-
-def _tests_pass(part: Part, folder: Path, within_s: float) -> str:
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--timeout", "60", *part.tests]
-    environment = clean_environment(PYTHONPATH=str(folder), PYTHONDONTWRITEBYTECODE="1")
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
-            command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-        )
-    try:
-        return "killed" if process.wait(within_s) else "survived"
-    except subprocess.TimeoutExpired:
-        return "timeout"
-    finally:
-        with suppress(ProcessLookupError):  # with every process that a test has left behind
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def _copy_of_the_tree(number: int) -> Path:
-    """Copy what git knows, so that each run has files of its own."""
-    folder = Path(os.environ.get("TMPDIR", "/tmp")) / f"b2copy-mutants-{os.getpid()}-{number}"
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True)
-    for name in listed.stdout.decode().split("\0"):
-        if name and (ROOT / name).exists():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
-    return folder
-
-
-def _read(name: str) -> dict[str, str]:
-    return dict(_lines(RESULTS / f"{name}.jsonl"))
-
-
-def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    if path.exists():
-        for line in path.read_text().splitlines():
-            yield tuple(json.loads(line))
-
-
-def _append(name: str, mutant: Mutant, result: str) -> None:
+def _append(name: str, mutant: Mutant, result: Result) -> None:
     RESULTS.mkdir(exist_ok=True)
     with (RESULTS / f"{name}.jsonl").open("a") as file:
-        file.write(json.dumps([mutant.name, result]) + "\n")
-    print(f"{result:9} {mutant.name} (line {mutant.line})", flush=True)
+        file.write(json.dumps({"name": mutant.name, **result}) + "\n")
+    by = f", by {result['by']}" if result["by"] else ""
+    print(
+        f"{result['result']:9} {result['seconds']:5.1f} s  {mutant.name} (line {mutant.lines.start}){by}", flush=True
+    )
