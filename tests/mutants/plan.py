@@ -13,17 +13,17 @@ from coverage import CoverageData
 from tests.mutants.mutations import Mutant
 from tests.mutants.server import COLLECTED
 
-Lines = dict[str, dict[int, list[str]]]  # file -> line -> test, or the test file whose processes run it
+Lines = dict[str, dict[int, list[str]]]  # file of the code -> line -> what runs it
 
 FIRST_S = 2.0  # seconds of tests that run first: most mutants are killed by them
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What the tests of a part run. `failed`: tests that fail without any fault, so that they are left out."""
+    """What the tests run. `in_children` names the test files whose processes run a line."""
 
-    seconds: dict[str, float]
-    failed: list[str]
+    seconds: dict[str, float] = field(default_factory=dict)
+    failed: list[str] = field(default_factory=list)  # tests that fail without any fault, so that they are left out
     in_process: Lines = field(default_factory=dict)
     in_children: Lines = field(default_factory=dict)
 
@@ -63,55 +63,64 @@ def _file(test: str) -> str:
     return test.partition("::")[0]
 
 
-def digest_of(folder: Path, places: Iterable[str]) -> str:
-    """Return the digest of these files and folders: with the same one, a plan is still right."""
+def digest_of(files: Iterable[Path]) -> str:
     digest = hashlib.sha256()
-    for place in sorted(places):
-        path = folder / place
-        for file in [path] if path.is_file() else sorted(path.rglob("*.py")):
-            digest.update(f"{file.relative_to(folder)}\0".encode() + file.read_bytes())
+    for file in files:
+        digest.update(f"{file.name}\0".encode() + file.read_bytes())
     return digest.hexdigest()
 
 
-def read_plan(file: Path, digest: str) -> Plan | None:
-    """Return the stored plan, or None if there is none of this code."""
-    if not file.exists():
-        return None
-    stored = json.loads(file.read_text())
-    if stored.pop("digest") != digest:
-        return None
-    for name in ("in_process", "in_children"):
-        stored[name] = {
-            path: {int(line): tests for line, tests in lines.items()} for path, lines in stored[name].items()
-        }
-    return Plan(**stored)
+class StoredPlan:
+    """A plan in a file. It holds of each test file what its tests run, and forgets this when the file has changed.
 
+    When the code has changed it forgets everything, because lines have other numbers then.
+    """
 
-def write_plan(file: Path, digest: str, plan: Plan) -> None:
-    file.parent.mkdir(exist_ok=True)
-    file.write_text(json.dumps({"digest": digest, **vars(plan)}))
+    def __init__(self, path: Path, code: str) -> None:
+        self._path = path
+        stored = json.loads(path.read_text()) if path.exists() else {}
+        self._stored = stored if stored.get("code") == code else {"code": code, "tests": {}}
 
+    def missing(self, digests: Mapping[str, str]) -> list[str]:
+        """Return the test files of which nothing is known. `digests`: every test file with its digest."""
+        known = self._stored["tests"]
+        return [file for file, digest in digests.items() if known.get(file, {}).get("digest") != digest]
 
-def make_plan(folder: Path, collected: Mapping[str, Any], files: Iterable[str]) -> Plan:
-    """Return the plan from what the server collected in `folder`, for these files of the code."""
-    plan = Plan(collected["seconds"], collected["failed"])
-    direct = _read(Path(collected["data"]))
-    children = [
-        (test_file, _read(data))
-        for number, test_file in enumerate(collected["files"])
-        for data in (folder / COLLECTED / str(number)).iterdir()
-    ]
-    for file in files:
-        path = str(folder / file)
-        plan.in_process[file] = {
-            line: sorted({name for name in names if name}) for line, names in direct.contexts_by_lineno(path).items()
-        }
-        by_line: dict[int, set[str]] = defaultdict(set)
-        for test_file, data in children:
-            for line in data.lines(path) or ():
-                by_line[line].add(test_file)
-        plan.in_children[file] = {line: sorted(names) for line, names in by_line.items()}
-    return plan
+    def add(self, folder: Path, collected: Mapping[str, Any], code: Iterable[str], digests: Mapping[str, str]) -> None:
+        """Add what the server collected in `folder` about these files of the code."""
+        direct = _read(Path(collected["data"]))
+        for number, test_file in enumerate(collected["files"]):
+            children = [_read(data) for data in (folder / COLLECTED / str(number)).iterdir()]
+            self._stored["tests"][test_file] = {
+                "digest": digests[test_file],
+                "seconds": {name: took for name, took in collected["seconds"].items() if _file(name) == test_file},
+                "failed": [name for name in collected["failed"] if _file(name) == test_file],
+                "in_process": {},
+                "in_children": {},
+            }
+            for file in code:
+                in_children = {line for data in children for line in data.lines(str(folder / file)) or ()}
+                self._stored["tests"][test_file]["in_children"][file] = sorted(in_children)
+        for file in code:
+            for line, names in direct.contexts_by_lineno(str(folder / file)).items():
+                for name in filter(None, names):
+                    by_line = self._stored["tests"][_file(name)]["in_process"].setdefault(file, {})
+                    by_line.setdefault(str(line), []).append(name)
+        self._path.parent.mkdir(exist_ok=True)
+        self._path.write_text(json.dumps(self._stored))
+
+    def plan(self) -> Plan:
+        plan = Plan()
+        for test_file, stored in self._stored["tests"].items():
+            plan.seconds.update(stored["seconds"])
+            plan.failed.extend(stored["failed"])
+            for file, by_line in stored["in_process"].items():
+                for line, names in by_line.items():
+                    plan.in_process.setdefault(file, {}).setdefault(int(line), []).extend(names)
+            for file, lines in stored["in_children"].items():
+                for line in lines:
+                    plan.in_children.setdefault(file, {}).setdefault(line, []).append(test_file)
+        return plan
 
 
 def _read(file: Path) -> CoverageData:

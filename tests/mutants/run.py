@@ -15,8 +15,8 @@ from types import TracebackType
 from typing import Any
 
 from tests.mutants.mutations import Mutant, mutants_of
-from tests.mutants.parts import PARTS, Part
-from tests.mutants.plan import Plan, digest_of, make_plan, read_plan, write_plan
+from tests.mutants.parts import LEFT_OUT, PARTS, Part
+from tests.mutants.plan import Plan, StoredPlan, digest_of
 from tests.mutants.server import POSTGRES
 from tests.postgres import Postgres
 from worker.testbed.processes import clean_environment
@@ -64,27 +64,28 @@ def run_part(name: str, sample: int | None, seconds: float, survivors: bool) -> 
     if not left:
         return
     with Copy() as copy:
-        plan = _plan(name, part, copy)
+        plan = _plan(copy)
         for mutant in left:
             if time.monotonic() > ends:
                 return
             _append(name, mutant, copy.result_of(mutant, plan))
 
 
-def _plan(name: str, part: Part, copy: "Copy") -> Plan:
-    digest = digest_of(copy.folder, [*part.files, *part.tests, "tests/conftest.py"])
-    file = RESULTS / f"{name}.plan.json"
-    plan = read_plan(file, digest)
-    if plan is None:
-        print(f"{name}: the tests run once, to learn which lines each of them runs", flush=True)
-        collected = copy.ask(files=part.tests, limit_s=COLLECTING_LIMIT_S)
+def _plan(copy: "Copy") -> Plan:
+    code = [file for part in PARTS.values() for file in files_of(part)]
+    tests = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py"))
+    digests = {file: digest_of([copy.folder / file]) for file in tests if not file.startswith(LEFT_OUT)}
+    stored = StoredPlan(RESULTS / "plan.json", digest_of(copy.folder / file for file in code))
+    if missing := stored.missing(digests):
+        print(f"the tests of {len(missing)} files run once, to learn which lines each of them runs", flush=True)
+        collected = copy.ask(files=missing, limit_s=COLLECTING_LIMIT_S)
         if "seconds" not in collected:
-            sys.exit(f"{name}: the tests cannot run\n{(copy.folder / 'log').read_text()[-3000:]}")
-        plan = make_plan(copy.folder, collected, files_of(part))
-        write_plan(file, digest, plan)
-    print(f"{name}: {len(plan.seconds)} tests, {sum(plan.seconds.values()):.0f} s", flush=True)
+            sys.exit(f"the tests cannot run\n{(copy.folder / 'log').read_text()[-3000:]}")
+        stored.add(copy.folder, collected, code, digests)
+    plan = stored.plan()
+    print(f"{len(plan.seconds)} tests, {sum(plan.seconds.values()):.0f} s", flush=True)
     for test in plan.failed:
-        print(f"{name}: left out, because it fails without any fault: {test}", flush=True)
+        print(f"left out, because it fails without any fault: {test}", flush=True)
     return plan
 
 
@@ -183,6 +184,4 @@ def _append(name: str, mutant: Mutant, result: Result) -> None:
     with (RESULTS / f"{name}.jsonl").open("a") as file:
         file.write(json.dumps({"name": mutant.name, **result}) + "\n")
     by = f", by {result['by']}" if result["by"] else ""
-    print(
-        f"{result['result']:9} {result['seconds']:5.1f} s  {mutant.name} (line {mutant.lines.start}){by}", flush=True
-    )
+    print(f"{result['result']:9} {result['seconds']:5.1f} s  {mutant.name} (line {mutant.lines.start}){by}", flush=True)

@@ -15,6 +15,7 @@ import shutil
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -27,7 +28,8 @@ LIBRARIES = (
     "hypothesis", "jwt", "kombu", "limits", "psycopg", "pycurl", "pydantic_settings", "redis", "requests", "rich.table",
     "sqlalchemy.orm", "sqlalchemy.dialects.postgresql", "starlette.applications", "tenacity", "typer",
 )  # fmt: skip
-OPTIONS = ("-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--tb", "short")
+OPTIONS = ("-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--tb", "short",
+           "-W", "ignore::pytest.PytestAssertRewriteWarning")  # fmt: skip
 COLLECTED = Path(".collected")  # coverage data, with a folder for the processes that each test file started
 POSTGRES = "MUTANTS_POSTGRES"  # environment variable: the folder of a PostgreSQL server for the ledger's tests
 
@@ -66,8 +68,10 @@ def _be_the_fork(order: dict[str, Any], answer: Path) -> None:
     try:
         found = _collect(order["files"]) if "files" in order else _run(order["tests"], order["test_limit_s"])
         answer.write_text(json.dumps(found))
-        sys.stdout.flush()
+    except BaseException:
+        traceback.print_exc()
     finally:
+        sys.stdout.flush()
         os._exit(0)
 
 
