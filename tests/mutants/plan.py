@@ -109,9 +109,13 @@ class StoredPlan:
         self._path.parent.mkdir(exist_ok=True)
         self._path.write_text(json.dumps(self._stored))
 
-    def plan(self) -> Plan:
+    def plan(self, test_files: Iterable[str]) -> Plan:
+        """Return the plan of these test files."""
         plan = Plan()
-        for test_file, stored in self._stored["tests"].items():
+        for test_file in test_files:
+            stored = self._stored["tests"].get(test_file)
+            if stored is None:  # it holds no test
+                continue
             plan.seconds.update(stored["seconds"])
             plan.failed.extend(stored["failed"])
             for file, by_line in stored["in_process"].items():

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from tests.mutants.mutations import Mutant, mutants_of
-from tests.mutants.parts import LEFT_OUT, PARTS, Part
+from tests.mutants.parts import PARTS, Part
 from tests.mutants.plan import Plan, StoredPlan, digest_of
 from tests.mutants.server import POSTGRES
 from tests.postgres import Postgres
@@ -64,17 +64,17 @@ def run_part(name: str, sample: int | None, seconds: float, survivors: bool) -> 
     if not left:
         return
     with Copy() as copy:
-        plan = _plan(copy)
+        plan = _plan(copy, part)
         for mutant in left:
             if time.monotonic() > ends:
                 return
             _append(name, mutant, copy.result_of(mutant, plan))
 
 
-def _plan(copy: "Copy") -> Plan:
+def _plan(copy: "Copy", part: Part) -> Plan:
     code = [file for part in PARTS.values() for file in files_of(part)]
-    tests = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py"))
-    digests = {file: digest_of([copy.folder / file]) for file in tests if not file.startswith(LEFT_OUT)}
+    paths = [path for place in part.tests for path in _test_files(copy.folder / place)]
+    digests = {str(path.relative_to(copy.folder)): digest_of([path]) for path in paths}
     stored = StoredPlan(RESULTS / "plan.json", digest_of(copy.folder / file for file in code))
     if missing := stored.missing(digests):
         print(f"the tests of {len(missing)} files run once, to learn which lines each of them runs", flush=True)
@@ -82,11 +82,15 @@ def _plan(copy: "Copy") -> Plan:
         if "seconds" not in collected:
             sys.exit(f"the tests cannot run\n{(copy.folder / 'log').read_text()[-3000:]}")
         stored.add(copy.folder, collected, code, digests)
-    plan = stored.plan()
+    plan = stored.plan(digests)
     print(f"{len(plan.seconds)} tests, {sum(plan.seconds.values()):.0f} s", flush=True)
     for test in plan.failed:
         print(f"left out, because it fails without any fault: {test}", flush=True)
     return plan
+
+
+def _test_files(place: Path) -> list[Path]:
+    return [place] if place.is_file() else sorted(place.rglob("test_*.py"))
 
 
 class Copy:

@@ -45,6 +45,11 @@ def is_lock_timeout(error: Exception) -> bool:
     return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) == "55P03"
 
 
+def is_retried(error: DBAPIError) -> bool:
+    """Return whether `Ledger.write` does its work again after this error."""
+    return getattr(error.orig, "sqlstate", None) in _RETRIED_SQLSTATES
+
+
 def always_approval(kind: str, lane: str) -> bool:
     """A second person must agree."""
     return True
@@ -81,7 +86,7 @@ class Ledger:
                 with self.writing() as connection:
                     return work(connection)
             except (IntegrityError, OperationalError) as error:
-                if getattr(error.orig, "sqlstate", None) not in _RETRIED_SQLSTATES:
+                if not is_retried(error):
                     raise
         with self.writing() as connection:
             return work(connection)
