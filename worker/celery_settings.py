@@ -13,7 +13,7 @@ from kombu.transport import TRANSPORT_ALIASES
 
 from worker.beat_schedule import schedule
 from worker.queues import HOUSEKEEPING, INBOX, QUEUES
-from worker.redis_url import without_query
+from worker.redis_url import without_password, without_query
 from worker.settings import crm_settings
 
 CONCURRENCY = 8  # Celery's threads: at most one for each lane; the others record messages and run the scheduled jobs
@@ -56,7 +56,8 @@ def celery_settings() -> dict[str, Any]:
 
     settings = crm_settings()
     return {
-        "broker_url": without_query(settings.redis_url),
+        # Without the password, which `connection_for_write` adds: Celery's frames hold these settings.
+        "broker_url": without_password(without_query(settings.redis_url)),
         "broker_transport": _TRANSPORT,
         "broker_use_ssl": tls_options(settings) or None,
         "imports": ("tasks.kind_tasks", "tasks.drain_lane", "tasks.housekeeping"),

@@ -40,9 +40,7 @@ ROW_TEXT_LIMIT = 1_000  # characters or bytes, of any other column
 LOCK_WAIT_MS = 500  # ms; a batch waits so long for an open transaction that records the same key
 LOCK_WAIT_ALONE_MS = 20  # ms; after that each row is recorded alone, and waits so long
 UNKNOWN_KIND_WAIT_MS = 5 * 60_000  # ms; a row of an unknown kind waits so long for a worker of a newer version
-MESSAGE_WAIT_MS = (
-    24 * 3_600_000
-)  # ms; a message that meets an error of ours waits so long, then people see it as failed
+MESSAGE_WAIT_MS = 24 * 3_600_000  # ms; a row that was a message and meets an error of ours is failed after that
 BY = "sql"
 """Who requested an operation, followed by the name that the row gives."""
 

@@ -2,7 +2,7 @@
 
 Acknowledgement is late: a message leaves the broker only after the ledger has committed. A message that is wrong is
 stored as a failed operation `message:<id>`. If a fault of ours prevents its recording, it becomes a row of
-`b2copy_requests`, where dispatch tries it again: in the queue it would come back at once, for as long as the fault lasts.
+`b2copy_requests`, where dispatch tries it again. In the queue it would come back at once, as long as the fault lasts.
 """
 
 import hashlib

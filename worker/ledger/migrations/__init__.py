@@ -26,6 +26,7 @@ def migrate(
     `actor` and `note` are stored in the audit.
     """
     engine = connect(url)
+    url = ""  # it may hold a password, and error trackers store the variables of frames
     try:
         create_private_file(engine)
         with engine.begin() as connection:
