@@ -1,7 +1,5 @@
 """The passwords of ledger and Redis are in no frame of an error: error trackers send the variables of each frame."""
 
-import socket
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -9,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Configure
+from tests.refusing_postgres import refusing_server
 from tests.session.frames import shown_by
 from tests.tls import TlsProxy, sign
 from worker.celery_settings import celery_settings
@@ -33,32 +32,8 @@ def holders(act: Callable[[], object]) -> list[str]:
 
 @pytest.fixture
 def refusing_postgres() -> Iterator[int]:
-    """The port of a server that asks for the password and refuses it.
-
-    Its messages: https://www.postgresql.org/docs/current/protocol-message-formats.html
-    """
-
-    def refuse(connection: socket.socket) -> None:
-        with connection, suppress(OSError):
-            while (size := int.from_bytes(connection.recv(4), "big")) == 8:  # asks for TLS or GSS encryption
-                connection.recv(4)
-                connection.sendall(b"N")
-            connection.recv(size - 4)
-            connection.sendall(b"R" + (8).to_bytes(4, "big") + (3).to_bytes(4, "big"))
-            seen.append(connection.recv(200))
-            fields = b"SFATAL\0VFATAL\0C28P01\0Mpassword authentication failed\0\0"
-            connection.sendall(b"E" + (4 + len(fields)).to_bytes(4, "big") + fields)
-
-    def serve() -> None:
-        with suppress(OSError):
-            while True:
-                refuse(server.accept()[0])
-
-    seen: list[bytes] = []
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
-        threading.Thread(target=serve, daemon=True).start()
-        yield server.getsockname()[1]
-        server.shutdown(socket.SHUT_RDWR)
+    with refusing_server() as (port, seen):
+        yield port
     assert CANARY.encode() in b"".join(seen), "the test is about a password that was sent"
 
 

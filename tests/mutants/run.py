@@ -53,8 +53,8 @@ def read_results(name: str) -> dict[str, Result]:
 
 
 def run_part(name: str, sample: int | None, seconds: float, survivors: bool) -> None:
-    """Run the mutants of a part until the sample or the time is used up; with `survivors` those that survived."""
-    part, ends = PARTS[name], time.monotonic() + seconds
+    """Run the mutants of a part until the sample or the seconds are used up; with `survivors` those that survived."""
+    part = PARTS[name]
     results = read_results(name)
     everything = mutants_in(part)
     if survivors:
@@ -65,6 +65,7 @@ def run_part(name: str, sample: int | None, seconds: float, survivors: bool) -> 
         return
     with Copy() as copy:
         plan = _plan(copy, part)
+        ends = time.monotonic() + seconds
         for mutant in left:
             if time.monotonic() > ends:
                 return
