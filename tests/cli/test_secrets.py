@@ -25,11 +25,9 @@ OF_THE_WHOLE_SYSTEM = [
     ["clients", "register", "700100", "--wait", "--json"],
     ["accounts", "list", "--json"],
     ["session", "show", "--json"],
-    ["session", "show"],
     ["session", "renew"],
     ["session", "renew", "--login", "back_office"],
     ["doctor"],
-    ["doctor", "--json"],
     ["health"],
     ["webhook", "test", "--json"],
     ["status", "W1", "--json"],
@@ -48,11 +46,8 @@ OF_A_BROKEN_ONE = [
     [*FEES, "W3"],
     ["status", "W1"],
     ["doctor"],
-    ["doctor", "--json"],
-    ["health"],
     ["migrate"],
     ["session", "renew"],
-    ["session", "show"],
     ["accounts", "list"],
     ["seamless-url", "700100"],
     ["webhook", "test"],
@@ -133,9 +128,7 @@ def test_no_command_shows_a_secret_of_a_system_that_works(
         assert not [sink for sink in sinks if secret in sink]
 
 
-@pytest.mark.parametrize(
-    "broken", ["redis", "ledger", "ledger URL", "redis URL", "private key", "storage key", "secrets"]
-)
+@pytest.mark.parametrize("broken", ["redis", "ledger", "URLs", "files"])
 def test_no_command_shows_a_secret_when_it_fails(
     environment: Environment,
     secrets: dict[str, str],
@@ -149,11 +142,13 @@ def test_no_command_shows_a_secret_when_it_fails(
     changes = {
         "redis": {"B2COPY_REDIS_URL": f"redis://:{WRONG}@{broker}/0"},
         "ledger": {"B2COPY_DATABASE_URL": f"postgresql://crm:{WRONG}@{address}/crm"},
-        "ledger URL": {"B2COPY_DATABASE_URL": f"postgresql://crm:{WRONG}@{address}/crm?schema={WRONG}"},
-        "redis URL": {"B2COPY_REDIS_URL": f"redis://:{WRONG}/x@{broker}/0?password={WRONG}"},
-        "private key": {"B2COPY_PRIVATE_KEY_FILE": write(environment, "key", f"-----BEGIN {WRONG}-----\n{WRONG}")},
-        "storage key": {"B2COPY_STORAGE_KEY_FILE": write(environment, "storage", WRONG)},
-        "secrets": {
+        "URLs": {
+            "B2COPY_DATABASE_URL": f"postgresql://crm:{WRONG}@{address}/crm?schema={WRONG}",
+            "B2COPY_REDIS_URL": f"redis://:{WRONG}/x@{broker}/0?password={WRONG}",
+        },
+        "files": {
+            "B2COPY_PRIVATE_KEY_FILE": write(environment, "key", f"-----BEGIN {WRONG}-----\n{WRONG}"),
+            "B2COPY_STORAGE_KEY_FILE": write(environment, "storage", WRONG),
             "B2COPY_SEAMLESS_SECRET_FILE": write(environment, "seamless", WRONG),
             "B2COPY_BACK_OFFICE_PASSWORD_FILE": write(environment, "office", WRONG),
             "B2COPY_WEBHOOK_SECRET_FILE": write(environment, "webhook", WRONG),
