@@ -99,7 +99,7 @@ def run_all(environment: Environment, tmp_path: Path) -> Callable[..., list[Ran]
 
     def many(commands: list[list[str]], **settings: str) -> list[Ran]:
         with ThreadPoolExecutor(3) as threads:
-            return list(threads.map(lambda each: one(*each, settings), enumerate(commands)))
+            return list(threads.map(lambda each: one(each[0], each[1], settings), enumerate(commands)))
 
     return many
 

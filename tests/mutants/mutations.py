@@ -96,6 +96,8 @@ def _replacements(node: ast.stmt | ast.expr) -> Iterator[str]:
             yield ast.unparse(ast.Compare(left, [_COMPARISONS[type(op)]()], [right]))
         case ast.BoolOp(op=op, values=values):
             yield "(" + ast.unparse(ast.BoolOp(ast.Or() if isinstance(op, ast.And) else ast.And(), values)) + ")"
+        case ast.BinOp(op=ast.BitOr(), right=ast.Constant(value=None)):  # a type
+            return
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
             yield "(" + ast.unparse(ast.BinOp(left, _OPERATORS[type(op)](), right)) + ")"
         case ast.UnaryOp(op=ast.Not() | ast.Invert(), operand=operand):

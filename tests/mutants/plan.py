@@ -79,19 +79,19 @@ class StoredPlan:
     def __init__(self, path: Path, code: str) -> None:
         self._path = path
         stored = json.loads(path.read_text()) if path.exists() else {}
-        self._stored = stored if stored.get("code") == code else {"code": code, "tests": {}}
+        self._code = code
+        self._tests: dict[str, Any] = stored["tests"] if stored.get("code") == code else {}
 
     def missing(self, digests: Mapping[str, str]) -> list[str]:
         """Return the test files of which nothing is known. `digests`: every test file with its digest."""
-        known = self._stored["tests"]
-        return [file for file, digest in digests.items() if known.get(file, {}).get("digest") != digest]
+        return [file for file, digest in digests.items() if self._tests.get(file, {}).get("digest") != digest]
 
     def add(self, folder: Path, collected: Mapping[str, Any], code: Iterable[str], digests: Mapping[str, str]) -> None:
         """Add what the server collected in `folder` about these files of the code."""
         direct = _read(Path(collected["data"]))
         for number, test_file in enumerate(collected["files"]):
             children = [_read(data) for data in (folder / COLLECTED / str(number)).iterdir()]
-            self._stored["tests"][test_file] = {
+            self._tests[test_file] = {
                 "digest": digests[test_file],
                 "seconds": {name: took for name, took in collected["seconds"].items() if _file(name) == test_file},
                 "failed": [name for name in collected["failed"] if _file(name) == test_file],
@@ -100,20 +100,20 @@ class StoredPlan:
             }
             for file in code:
                 in_children = {line for data in children for line in data.lines(str(folder / file)) or ()}
-                self._stored["tests"][test_file]["in_children"][file] = sorted(in_children)
+                self._tests[test_file]["in_children"][file] = sorted(in_children)
         for file in code:
             for line, names in direct.contexts_by_lineno(str(folder / file)).items():
                 for name in filter(None, names):
-                    by_line = self._stored["tests"][_file(name)]["in_process"].setdefault(file, {})
+                    by_line = self._tests[_file(name)]["in_process"].setdefault(file, {})
                     by_line.setdefault(str(line), []).append(name)
         self._path.parent.mkdir(exist_ok=True)
-        self._path.write_text(json.dumps(self._stored))
+        self._path.write_text(json.dumps({"code": self._code, "tests": self._tests}))
 
     def plan(self, test_files: Iterable[str]) -> Plan:
         """Return the plan of these test files."""
         plan = Plan()
         for test_file in test_files:
-            stored = self._stored["tests"].get(test_file)
+            stored = self._tests.get(test_file)
             if stored is None:  # it holds no test
                 continue
             plan.seconds.update(stored["seconds"])

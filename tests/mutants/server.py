@@ -84,7 +84,7 @@ def _run(tests: Sequence[str], test_limit_s: float) -> dict[str, Any]:
 
 def _use_the_running_postgres() -> None:
     if folder := os.environ.get(POSTGRES):
-        import tests.ledger.conftest as fixtures
+        from tests.ledger import conftest
         from tests.postgres import Postgres
 
         class Running(Postgres):
@@ -97,7 +97,7 @@ def _use_the_running_postgres() -> None:
             def stop(self) -> None:
                 pass
 
-        fixtures.Postgres = Running  # type: ignore[misc]
+        vars(conftest)["Postgres"] = Running
 
 
 class Selection:

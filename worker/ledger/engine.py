@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 BUSY_TIMEOUT_S = 10.0  # seconds that a writer waits for SQLite's one write lock, longer than any of our transactions
 
-_POSTGRESQL_OPTIONS = {
+_POSTGRESQL_OPTIONS: dict[str, Any] = {
     # With these a dead server is noticed within seconds instead of TCP's two hours.
     "connect_timeout": 5,
     "keepalives_idle": 10,
