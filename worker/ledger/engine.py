@@ -5,6 +5,7 @@ import re
 import sqlite3
 import time
 import weakref
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +70,7 @@ class _Connector:
     def __init__(self, url: URL) -> None:
         import psycopg
 
-        self._connect = psycopg.connect
+        self._connect: Callable[..., psycopg.Connection] = psycopg.connect
         self._error = psycopg.Error
         self._words, self._options = url.get_dialect()().create_connect_args(url)
 
