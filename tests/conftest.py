@@ -37,7 +37,10 @@ from worker.testbed.processes import Process, clean_environment
 Configure = Callable[..., Settings]
 Member = Callable[..., SharedSession]
 
-QUICK = {"login_backoff": 0.02, "login_backoff_max": 0.05, "pace": 0.02, "cooldown": 0.1, "cooldown_max": 0.2}
+QUICK = {
+    "login_backoff": 0.02, "login_backoff_max": 0.05, "pace": 0.02, "cooldown": 0.1, "cooldown_max": 0.2,
+    "store_timeout": 2.0,  # longer than in production: Redis and four test processes share two cores
+}  # fmt: skip
 
 
 def quick(**changes: float) -> Timings:

@@ -48,7 +48,7 @@ class Ran:
 
 
 def run(
-    main: Callable[[], object], folder: Path, environment: Mapping[str, str], arguments: list[str], within: float = 30.0
+    main: Callable[[], object], folder: Path, environment: Mapping[str, str], arguments: list[str], within: float = 60.0
 ) -> Ran:
     """Run a command's function to its end. `folder` is where its output goes, `arguments` are its `sys.argv`."""
     files = [folder / "out", folder / "err"]

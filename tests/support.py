@@ -12,7 +12,7 @@ from worker.operation import OnUnknown
 Found = TypeVar("Found")
 
 
-def until(condition: Callable[[], Found], within: float = 10.0, every: float = 0.02) -> Found:
+def until(condition: Callable[[], Found], within: float = 20.0, every: float = 0.02) -> Found:
     """Return the condition's first true value. Fails with its last value when `within` seconds are over."""
     end = time.monotonic() + within
     while True:

@@ -9,7 +9,7 @@ from tests.forked import Ran
 __all__ = ["Ran", "run"]
 
 
-def run(folder: Path, environment: Mapping[str, str], *arguments: str, within: float = 30.0) -> Ran:
+def run(folder: Path, environment: Mapping[str, str], *arguments: str, within: float = 60.0) -> Ran:
     """Run the command to its end. `folder` is where its output goes."""
     return forked.run(_command, folder, environment, ["b2copy-sync", *arguments], within)
 

@@ -34,6 +34,8 @@ from celery import Celery
 from tests.cli.command import Ran
 from tests.cli.conftest import Command
 from tests.operations import hold_operation, make_wait, record_operation
+from tests.support import until
+from worker.doctor.shared_redis_check import listeners
 from worker.ledger import Ledger, pause
 from worker.operation import WaitReason
 from worker.sandbox.control_client import SandboxControl
@@ -156,8 +158,10 @@ def test_a_foreign_celery_app_on_our_redis_database(
     assert is_sound(doctor(B2COPY_REDIS_URL=f"redis://{login}@{address}/1"))
 
 
-def test_a_worker_is_frozen(doctor: Command, ledger: Ledger, worker: Callable[..., Process]) -> None:
+def test_a_worker_is_frozen(doctor: Command, ledger: Ledger, broker: Broker, worker: Callable[..., Process]) -> None:
     process = worker()
+    with broker.client as client:
+        until(lambda: listeners(client))  # a worker is ready shortly before it listens for questions
     process.send(signal.SIGSTOP)
     try:
         message, remedy = first_red(doctor())

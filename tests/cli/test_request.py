@@ -55,7 +55,7 @@ def test_is_accepted_without_a_worker_and_without_redis(b2copy_sync: Command, le
         "fees", "--account", "7", "--request-id", "W1", "--by", "ann", B2COPY_REDIS_URL="redis://127.0.0.1:1/0"
     )
 
-    assert time.monotonic() - began < 2.5
+    assert time.monotonic() - began < 10
     assert (ran.code, ran.out) == (0, "fees.process:W1 is accepted\n")
     assert "dispatch will repeat it" in ran.err
     operation = find(ledger, "fees.process:W1")

@@ -241,7 +241,7 @@ class TestLogin:
         assert not any(one.sent for one in waiting)
 
         destination.error = None
-        until(lambda: set(states(ledger).values()) == {"succeeded"}, within=5)
+        until(lambda: set(states(ledger).values()) == {"succeeded"})
         drain.join(10)
 
     @pytest.mark.parametrize(("login", "is_open"), [("service_admin", True), ("back_office", False), (None, False)])
@@ -420,24 +420,24 @@ class TestRateLimit:
         with pytest.raises(PermitRefused):
             event_loop().run(full.pass_one(urgent=True, times_closed=0))
 
-        assert time.monotonic() - began < 1.0
+        assert time.monotonic() - began < 10  # a permit would come after a minute
 
     def test_later_calls_give_up_in_time_and_leave_the_other_threads_alone_if_redis_is_frozen(
         self, active_environment: Environment, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(gate, "PERMIT_PATIENCE_S", 0.5)
+        monkeypatch.setattr(gate, "PERMIT_PATIENCE_S", 1.0)
         frozen = a_gate(rate_limit="1000/second")
         assert frozen.take(1, urgent=True) == 1
         os.kill(active_environment.broker.pid, signal.SIGSTOP)
         began = time.monotonic()
         waiting = [event_loop().submit(frozen.pass_one(urgent=True, times_closed=0)) for _ in range(50)]
-        event_loop().submit(asyncio.to_thread(time.monotonic)).result(0.4)  # a look-up of another attempt
+        event_loop().submit(asyncio.to_thread(time.monotonic)).result(0.9)  # a look-up of another attempt
 
         for one in waiting:
             with pytest.raises(PermitRefused):
                 one.result(10)
 
-        assert time.monotonic() - began < 1.0
+        assert time.monotonic() - began < 6  # one after the other they would take 50 s
         os.kill(active_environment.broker.pid, signal.SIGCONT)
 
     def test_a_later_call_does_not_pass_an_open_circuit(self, active_environment: Environment) -> None:

@@ -401,6 +401,6 @@ class TestAnyBytes:
                 result = event_loop().run(connections.send(request, 0.15))
             except B2CopyError as error:
                 result = error
-            assert time.monotonic() - started < 1.0
+            assert time.monotonic() - started < 10
             assert len(server.requests) - before <= 1
             assert isinstance(result, UnknownOutcome) or 200 <= result.status < 1000

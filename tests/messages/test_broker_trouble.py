@@ -79,7 +79,7 @@ def test_a_redis_that_refuses_writes_is_waited_for(
 
     assert ended(f"fees.process:{during}").state == State.SUCCEEDED
     assert process.started == 1
-    assert len(process.current_log().splitlines()) - lines < 200
+    assert len(process.current_log().splitlines()) - lines < 100
 
 
 def test_a_message_taken_from_a_redis_without_memory_is_recorded(

@@ -14,8 +14,8 @@ from worker.testbed.local_system import Environment
 
 
 def test_a_worker_answers_what_doctor_asks_and_does_not_tell_the_password(fleet: Environment, crm: Any) -> None:
-    inspect = crm.control.inspect(timeout=2, limit=1)
-    [answered] = crm.control.ping(timeout=2, limit=1)
+    inspect = crm.control.inspect(timeout=10, limit=1)
+    [answered] = crm.control.ping(timeout=10, limit=1)
     [queues] = (inspect.active_queues() or {}).values()
     [conf] = (inspect.conf() or {}).values()
 
@@ -81,7 +81,7 @@ def test_a_question_that_would_be_answered_elsewhere_or_is_malformed_is_ignored(
         producer.publish(question | change, exchange=mailbox.exchange, declare=[mailbox.exchange], headers={"clock": 1})
         producer.publish("no question", exchange=mailbox.exchange, headers={"clock": "x"})
 
-    [answered] = crm.control.ping(timeout=2, limit=1)
+    [answered] = crm.control.ping(timeout=10, limit=1)
 
     assert list(answered.values()) == [{"ok": "pong"}]
     with fleet.broker.client as client:

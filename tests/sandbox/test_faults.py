@@ -115,7 +115,7 @@ class TestLostAnswers:
             caller.fees(token)
 
         assert not started(sandbox)
-        until(lambda: started(sandbox), within=2)
+        until(lambda: started(sandbox))
 
     def test_an_answer_never_comes(self, caller: Caller, token: str, sandbox: SandboxControl) -> None:
         sandbox.faults({"what": "silence", "effect": "done"})
@@ -219,7 +219,7 @@ class TestConnections:
         raw = caller.raw(PROCESS, FEES, token, keep=True)
 
         assert raw.endswith(b'"status":2}')
-        assert 0.1 <= time.monotonic() - started_at < 3
+        assert 0.1 <= time.monotonic() - started_at < 10
 
     def test_a_reused_connection_is_closed(self, caller: Caller, token: str, sandbox: SandboxControl) -> None:
         sandbox.switches(drop_reused=True)
@@ -248,10 +248,10 @@ class TestRateAndLatency:
         assert {answer.headers.get("Retry-After") for answer in refused} == {retry_after}
 
     def test_latency_is_set_by_route(self, caller: Caller, token: str, sandbox: SandboxControl) -> None:
-        sandbox.switches(latency={"processext": 0.4, "*": 0.0})
+        sandbox.switches(latency={"processext": 1.0, "*": 0.0})
 
-        assert caller.fees(token).elapsed.total_seconds() >= 0.4
-        assert caller.log_in().elapsed.total_seconds() < 0.4
+        assert caller.fees(token).elapsed.total_seconds() >= 1.0
+        assert caller.log_in().elapsed.total_seconds() < 1.0
 
 
 class TestControl:

@@ -53,7 +53,7 @@ def sign_ins(sandbox: SandboxControl) -> int:
 
 def refusal_of(session: SharedSession) -> str:
     with pytest.raises(CredentialsRejected) as caught:
-        session.renew(force=True, wait=2)
+        session.renew(force=True, wait=15)
     return str(caught.value)
 
 
@@ -94,7 +94,7 @@ def test_a_refused_password_is_presented_once_by_the_whole_fleet_also_after_a_fl
     assert "guessed" not in name
 
     password.write_text("sandbox")
-    assert member().renew(force=True, wait=2).outcome == "login"
+    assert member().renew(force=True, wait=15).outcome == "login"
     assert sign_ins(sandbox) == 2
     assert list(active_flags(ledger())) == [name], "another password's success says nothing about this one"
 
@@ -119,7 +119,7 @@ def test_a_locked_account_is_asked_once_until_a_person_says_that_it_is_unlocked(
 
     sandbox.switches(locked=False)
     RefusedPasswords(ledger, "ada").forget("unlocked")
-    assert member().renew(force=True, wait=2).outcome == "login"
+    assert member().renew(force=True, wait=15).outcome == "login"
 
 
 def test_a_second_factor_is_a_setting_of_the_account_and_ends_when_it_is_switched_off(
@@ -131,7 +131,7 @@ def test_a_second_factor_is_a_setting_of_the_account_and_ends_when_it_is_switche
 
     sandbox.switches(two_factor=False)
     broker.flush()  # the time after a refusal is over
-    assert member().renew(force=True, wait=2).outcome == "login"
+    assert member().renew(force=True, wait=15).outcome == "login"
 
 
 def raw_answer(status: int, body: str) -> bytes:
@@ -183,7 +183,7 @@ def test_a_password_whose_refusal_could_not_be_stored_is_not_presented_again(
     )
     expected = {"the write fails": CredentialsRejected, "the answer is lost": B2CopyError}
     with pytest.raises(expected.get(how, BaseException)):
-        session.renew(force=True, wait=1)
+        session.renew(force=True, wait=15)
     assert sign_ins(sandbox) == 1
     broker.flush()
 
@@ -191,7 +191,7 @@ def test_a_password_whose_refusal_could_not_be_stored_is_not_presented_again(
         worker_settings(), quick(), login=partial(BackOffice, refusals=RefusedPasswords(ledger, "a test"))
     )
     with pytest.raises(B2CopyError, match="session forget --login back_office"):
-        again.renew(force=True, wait=1)
+        again.renew(force=True, wait=15)
     assert sign_ins(sandbox) == 1
     [name] = active_flags(ledger())
     with ledger().writing() as connection:
@@ -202,7 +202,7 @@ def test_a_password_whose_refusal_could_not_be_stored_is_not_presented_again(
 
 
 def test_a_sign_in_that_succeeds_leaves_no_flag(member: NewMember) -> None:
-    assert member().renew(force=True, wait=2).outcome == "login"
+    assert member().renew(force=True, wait=15).outcome == "login"
     assert active_flags(ledger()) == {}
 
 
@@ -214,7 +214,7 @@ def test_without_the_ledger_no_password_is_tried(password: Path, sandbox: Sandbo
     session = SharedSession(worker_settings(), quick(), login=login)
 
     with pytest.raises(B2CopyError, match="no password is tried"):
-        session.renew(force=True, wait=2)
+        session.renew(force=True, wait=15)
     assert sign_ins(sandbox) == 0
 
 

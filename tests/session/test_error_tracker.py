@@ -59,7 +59,7 @@ def test_a_failing_login_and_refresh_send_no_secret(
     post(http, FEES, PAYLOAD)
     sandbox.faults({"what": "status", "status": status, "route": "token"})
 
-    captured(lambda: session.renew(force=True, wait=1))
+    captured(lambda: session.renew(force=True, wait=15))
     sandbox.revoke_all()
     captured(lambda: post(http, FEES, PAYLOAD))
     sandbox.faults()

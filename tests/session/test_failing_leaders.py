@@ -21,7 +21,7 @@ class TestLeadersThatFail:
 
         started = time.monotonic()
         assert member().current().generation
-        assert time.monotonic() - started < 2.5
+        assert time.monotonic() - started < 10
 
     @pytest.mark.failure_mode("F15", "F35", "F42")
     @pytest.mark.parametrize("fatal", [SystemExit, KeyboardInterrupt, SoftTimeLimitExceeded, MemoryError])
@@ -36,13 +36,13 @@ class TestLeadersThatFail:
             raise fatal
 
         with pytest.raises(fatal):
-            member(wall=clock).renew(force=True, wait=1)
+            member(wall=clock).renew(force=True, wait=15)
 
         state = session.state()
         assert state.leader is None
         assert state.refresh_token_used
         assert sandbox.counters()["calls"] == {"authexternalcrm": 1, "refreshtoken": 1}
-        assert session.renew(force=True, wait=1).outcome == "login"
+        assert session.renew(force=True, wait=15).outcome == "login"
 
     @pytest.mark.failure_mode("F35")
     def test_its_error_is_not_hidden_by_a_lease_that_lapsed(self, member: Member, broker: Broker) -> None:

@@ -62,9 +62,9 @@ def test_any_value_in_any_field_costs_a_login_at_most(
         for key, value in strings.items():
             client.set(f"{prefix}:{key}", value)
 
-    assert until(lambda: token_of(session), within=3)
+    assert until(lambda: token_of(session))
     newcomer = member(lease=0.2)
-    assert until(lambda: token_of(newcomer), within=3)
+    assert until(lambda: token_of(newcomer))
     assert sandbox.counters()["refresh_reuses"] == 0
 
 
@@ -93,11 +93,11 @@ def test_a_key_of_another_type_is_no_obstacle(key: str, kind: str, member: Membe
         }
         make[kind]()
 
-    assert until(lambda: token_of(session), within=3)
-    renewal = until(lambda: renewed(member()), within=3)
+    assert until(lambda: token_of(session))
+    renewal = until(lambda: renewed(member()))
     assert renewal > before.generation
 
 
 def renewed(session: SharedSession) -> int:
-    renewal = session.renew(force=True, wait=1)
+    renewal = session.renew(force=True, wait=15)
     return renewal.generation if renewal.outcome in {"refresh", "login"} else 0

@@ -144,7 +144,7 @@ class TestKeysThatBecomeUnusable:
     def test_a_process_with_a_token_of_its_own_goes_on_with_it(self, member: Member, key_folder: Path) -> None:
         session, other = member(recheck=0.001), member()
         token = session.current()
-        other.renew(force=True, wait=1)
+        other.renew(force=True, wait=15)
         (key_folder / "storage_key_file").chmod(0o644)
 
         assert session.current() == token

@@ -58,7 +58,7 @@ def test_the_metrics_count_what_happened_to_a_session(
     token = session.rejected(token)
     sandbox.faults({"what": "status", "status": 503, "route": "token"})
     with pytest.raises(Unavailable):
-        session.renew(force=True, wait=1)
+        session.renew(force=True, wait=15)
 
     assert [added(name, **labels) for name, labels in counted] == [1] * 5
     assert value("generation", login="service_admin") == token.generation
@@ -80,6 +80,6 @@ def test_a_rest_shows_its_class(member: Member, sandbox: SandboxControl) -> None
 
     assert value("cooldown_active", **{"login": "service_admin", "class": "terminal"}) == 1
     sandbox.faults()
-    session.renew(force=True, wait=1)
+    session.renew(force=True, wait=15)
     session.current()
     assert value("cooldown_active", **{"login": "service_admin", "class": "terminal"}) == 0

@@ -276,7 +276,7 @@ def test_a_redis_that_is_gone_costs_next_to_nothing(store: Store, broker: Broker
         with pytest.raises(StoreUnavailable):
             store.look()
 
-    assert time.monotonic() - started < 0.2
+    assert time.monotonic() - started < 1.0
 
 
 @pytest.mark.failure_mode("F30")

@@ -46,7 +46,7 @@ class TestTheRefreshToken:
         session.current()
         sandbox.faults({"route": "refreshtoken", **fault})
 
-        assert session.renew(force=True, wait=1).outcome == "login"
+        assert session.renew(force=True, wait=15).outcome == "login"
         assert session.current().generation
 
         counters = sandbox.counters()
@@ -59,8 +59,8 @@ class TestTheRefreshToken:
         session.current()
         sandbox.faults({"what": "lacks", "route": "refreshtoken", "field": "refreshToken"})
 
-        assert session.renew(force=True, wait=1).outcome == "refresh"
-        assert session.renew(force=True, wait=1).outcome == "login"
+        assert session.renew(force=True, wait=15).outcome == "refresh"
+        assert session.renew(force=True, wait=15).outcome == "login"
 
         assert sandbox.counters()["refresh_presented_max"] == 1
 
@@ -71,14 +71,14 @@ class TestTheRefreshToken:
         sandbox.faults({"what": "status", "status": 429, "route": "refreshtoken", "retry_after": "1"})
 
         with pytest.raises(RateLimited):
-            session.renew(force=True, wait=1)
+            session.renew(force=True, wait=15)
 
         cooldown = session.state().cooldown
         assert cooldown is not None
         assert (cooldown.kind, 0.5 < cooldown.left <= 1) == ("rate_limited", True)
         assert session.renew(force=False).outcome == "fresh"
         assert member().current() == before
-        assert session.renew(force=True, wait=1).outcome == "login"
+        assert session.renew(force=True, wait=15).outcome == "login"
         assert sandbox.counters()["calls"]["refreshtoken"] == 1
 
     @pytest.mark.failure_mode("F2")
@@ -89,9 +89,9 @@ class TestTheRefreshToken:
 
         def late() -> str:
             until(lambda: sandbox.counters()["calls"].get("refreshtoken") == 1)
-            return other.renew(force=True, wait=2).outcome
+            return other.renew(force=True, wait=15).outcome
 
-        outcomes = together(lambda: slow.renew(force=True, wait=1).outcome, late)
+        outcomes = together(lambda: slow.renew(force=True, wait=15).outcome, late)
 
         assert outcomes[1] == "login"
         assert sandbox.counters()["refresh_presented_max"] == 1
@@ -110,9 +110,9 @@ class TestTheRefreshToken:
             until(lambda: sandbox.counters()["calls"].get("refreshtoken") == 1)
             with broker.client as client:
                 client.delete(session_key().replace(":session", ":renewal_lease"))
-            return other.renew(force=True, wait=1).outcome
+            return other.renew(force=True, wait=15).outcome
 
-        outcomes = together(lambda: slow.renew(force=True, wait=1).outcome, overtake)
+        outcomes = together(lambda: slow.renew(force=True, wait=15).outcome, overtake)
 
         assert outcomes == ["conflict", "login"]
         assert slow.current() == other.current()
@@ -131,9 +131,9 @@ class TestTheRefreshToken:
             until(lambda: sandbox.counters()["calls"].get("refreshtoken") == 1)
             with broker.client as client:
                 client.delete(session_key().replace(":session", ":renewal_lease"))
-            return other.renew(force=True, wait=1).outcome
+            return other.renew(force=True, wait=15).outcome
 
-        outcomes = together(lambda: slow.renew(force=True, wait=1).outcome, overtake)
+        outcomes = together(lambda: slow.renew(force=True, wait=15).outcome, overtake)
 
         assert outcomes == ["refresh", "adopted"]
         assert slow.current() == other.current()
@@ -154,7 +154,7 @@ class TestTheRefreshToken:
             until(lambda: sandbox.counters()["refreshes"] == 1)
             broker.start()
 
-        renewal, _ = together(lambda: session.renew(force=True, wait=1), strike)
+        renewal, _ = together(lambda: session.renew(force=True, wait=15), strike)
 
         assert renewal.outcome == "refresh"  # the pair was offered again until Redis was back
         assert member().current().generation == renewal.generation
@@ -168,11 +168,11 @@ class TestTheRefreshToken:
         session.current()
         with redis.Redis.from_url(broker.url) as client:
             old = client.dump(session_key())
-            newest = [session.renew(force=True, wait=1).generation for _ in range(2)][-1]
+            newest = [session.renew(force=True, wait=15).generation for _ in range(2)][-1]
             session.current()
             client.restore(session_key(), 0, old, replace=True)
 
-        assert session.renew(force=True, wait=1).outcome == "login"
+        assert session.renew(force=True, wait=15).outcome == "login"
 
         assert session.current().generation > newest
         assert sandbox.counters()["refresh_reuses"] == 0

@@ -29,7 +29,7 @@ class TestRejectedTokens:
     def test_a_late_401_uses_what_is_there(self, member: Member, sandbox: SandboxControl) -> None:
         session, other = member(), member()
         old = session.current()
-        other.renew(force=True, wait=1)
+        other.renew(force=True, wait=15)
         calls = token_calls(sandbox)
 
         assert session.rejected(old) == other.current()
@@ -53,6 +53,6 @@ class TestRejectedTokens:
         session.rejected(session.current())
         assert (session.state().expires_in or 0) <= 10
 
-        session.renew(force=True, wait=1)
+        session.renew(force=True, wait=15)
 
         assert 10 < (session.state().expires_in or 0) <= 12.5

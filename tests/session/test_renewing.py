@@ -57,7 +57,7 @@ class TestRenewing:
         session.current()
 
         assert session.renew().outcome == "fresh"
-        assert session.renew(force=True, wait=1).outcome == "refresh"
+        assert session.renew(force=True, wait=15).outcome == "refresh"
 
     @pytest.mark.failure_mode("F46")
     def test_without_beat_callers_renew_in_time(
@@ -88,7 +88,7 @@ class TestRenewing:
 
         waited = together(*[lambda session=session: ask(session) for session in members * 8])
 
-        assert max(waited) < 0.5 + 0.7
+        assert max(waited) < 0.5 + 5
         assert token_calls(sandbox) == 1
 
     def test_while_a_token_is_valid_for_long_nobody_waits_for_the_next(
@@ -96,12 +96,12 @@ class TestRenewing:
     ) -> None:
         old = member().current()
         due()
-        sandbox.switches(latency={"token": 0.3})
+        sandbox.switches(latency={"token": 1.0})
         session = member(recheck=0.01)
 
         started = time.monotonic()
         assert session.current() == old
-        assert time.monotonic() - started < 0.2
+        assert time.monotonic() - started < 0.9
         assert until(lambda: session.current() != old)
 
     def test_shortly_before_its_end_callers_wait_for_the_next(
@@ -142,16 +142,16 @@ class TestRenewing:
     def test_nobody_waits_longer_than_asked_for_and_the_leader_continues(
         self, member: Member, sandbox: SandboxControl
     ) -> None:
-        sandbox.switches(latency={"token": 0.6})
+        sandbox.switches(latency={"token": 1.5})
         session = member()
 
         started = time.monotonic()
         with pytest.raises(SessionUnavailable) as late:
             session.current(wait=0.2)
 
-        assert time.monotonic() - started < 0.4
+        assert time.monotonic() - started < 1.4
         assert late.value.retry_after
-        assert session.current(wait=2.0).generation
+        assert session.current(wait=15).generation
         assert token_calls(sandbox) == 1
 
     @pytest.mark.failure_mode("F27")

@@ -67,14 +67,14 @@ def every_way_to_fail(http: Http, session: Any, sandbox: SandboxControl) -> list
     post(http, FEES, PAYLOAD, OnUnknown.START_OR_GET)
     for fault in faults:
         sandbox.faults(fault)
-        calls: list[Callable[[], Any]] = [lambda: post(http, FEES, PAYLOAD), lambda: session.renew(force=True, wait=1)]
+        calls: list[Callable[[], Any]] = [lambda: post(http, FEES, PAYLOAD), lambda: session.renew(force=True, wait=15)]
         for act in calls:
             try:
                 act()
             except B2CopyError as error:
                 sinks += contents(error)
         sandbox.faults()
-        session.renew(force=True, wait=1)
+        session.renew(force=True, wait=15)
     post(http, FEES, PAYLOAD, OnUnknown.START_OR_GET)
     return sinks
 
@@ -172,7 +172,7 @@ def test_a_server_that_repeats_what_it_was_sent_gives_nothing_away(
 
     wire.answer = repeat
     answer = post(Http({"service_admin": session}, settings), "/api/admin/x", {}, OnUnknown.REPEAT)
-    session.renew(force=True, wait=1)
+    session.renew(force=True, wait=15)
 
     assert answer.body == b"unknown: [redacted]"
     assert "unknown: [redacted]" in caplog.text

@@ -28,7 +28,7 @@ class TestWithoutRedis:
         assert all(session.current() == token for _ in range(50))
         with pytest.raises(StoreUnavailable):
             newcomer.current()
-        assert time.monotonic() - started < 0.6
+        assert time.monotonic() - started < 5
 
         with pytest.raises(StoreUnavailable):
             session.rejected(token)
@@ -37,14 +37,15 @@ class TestWithoutRedis:
     def test_a_copy_is_used_to_its_end_and_not_beyond(
         self, member: Member, configure: Configure, broker: Broker
     ) -> None:
-        session = member(configure(token_ttl=0.8), store_pause=0.01)
+        session = member(configure(token_ttl=1.2), store_pause=0.01)
         token = session.current()
-        ends = time.monotonic() + (session.state().expires_in or 0)
+        life = session.state().expires_in or 0
+        ends = time.monotonic() + life  # at the latest
         broker.kill()
 
-        until(lambda: time.monotonic() > ends - 0.03, every=0.002)
+        until(lambda: time.monotonic() > ends - 0.4)
         assert session.current() == token
-        until(lambda: time.monotonic() > ends + 0.01, every=0.002)
+        until(lambda: time.monotonic() > ends)
         with pytest.raises(StoreUnavailable):
             session.current()
 
@@ -53,12 +54,12 @@ class TestWithoutRedis:
     ) -> None:
         session = member(recheck=0.0)
         token = session.current()
-        sandbox.switches(latency={"token": 0.2})
+        sandbox.switches(latency={"token": 1.0})
         broker.flush()
 
         started = time.monotonic()
         assert session.current() == token
-        assert time.monotonic() - started < 0.15
+        assert time.monotonic() - started < 0.9
         assert until(lambda: session.current().generation > token.generation)
 
     @pytest.mark.failure_mode("F31")

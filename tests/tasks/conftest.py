@@ -62,7 +62,7 @@ def name() -> Callable[[], str]:
     return lambda: f"N{next(_names)}"
 
 
-def ended(key: str, within: float = 10.0) -> Operation:
+def ended(key: str, within: float = 30.0) -> Operation:
     """Wait for an operation to be final."""
 
     def final() -> Operation | None:

@@ -125,9 +125,9 @@ def test_no_more_than_the_beginning_of_an_answer_is_read(endpoint: MakeEndpoint,
 @pytest.mark.parametrize(
     "server",
     [
-        pytest.param(answers(pause=2.0), id="that does not answer"),
+        pytest.param(answers(pause=5.0), id="that does not answer"),
         pytest.param(
-            answers(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n", *[b"x"] * 8, pause=0.1), id="that trickles"
+            answers(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n", *[b"x"] * 8, pause=0.25), id="that trickles"
         ),
     ],
 )
@@ -141,7 +141,7 @@ def test_a_server_holds_a_delivery_no_longer_than_its_deadline(
     with pytest.raises(UnknownOutcome):
         deliver(endpoint())
 
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 4.0
 
 
 def test_a_dead_server_got_nothing(endpoint: MakeEndpoint) -> None:

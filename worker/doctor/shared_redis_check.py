@@ -57,7 +57,7 @@ def listeners(client: redis.Redis) -> int | None:
     return sum(connection["db"] == database and connection["psub"] != "0" for connection in connections)
 
 
-def nodes(app: Any, limit: int | None, patience: float = 1.0) -> list[Node]:
+def nodes(app: Any, limit: int | None, patience: float = 2.0) -> list[Node]:
     """Ask every Celery worker on the broker which queues it serves. Raises as kombu.
 
     Waits for `limit` answers, as many as there are `listeners`, but no longer than `patience` seconds each time.

@@ -1,9 +1,10 @@
-"""kombu's Redis transport, with four changes. It uses kombu's inner names: kombu is pinned, and tests hold each change.
+"""kombu's Redis transport, with five changes. It uses kombu's inner names: kombu is pinned, and tests hold each change.
 
 * TLS connections verify certificate and host name, and no error shows the password (`worker.redis_connection`).
 * Each item taken from a queue is checked before kombu reads it (`worker.messages.safe_envelope`).
 * A message that Redis handed out, but whose note it refuses (out of memory, read-only, gone), is delivered all the
   same. kombu would lose it.
+* The jobs that repeat every second log a Redis that refuses writes once, not as a traceback each time.
 * Broadcasts are questions only (`worker.messages.remote_control`).
 """
 
@@ -18,8 +19,10 @@ from kombu.transport import virtual
 from worker.messages.remote_control import is_allowed
 from worker.messages.safe_envelope import deliverable, restorable
 from worker.redis_connection import QuietConnection, VerifiedTlsConnection
+from worker.watch.outage_log import OutageLog
 
 log = logging.getLogger(__name__)
+_restoring = OutageLog(log, "Redis refuses to restore the messages of lost workers, which is tried again")
 
 
 class _Client(redis.Redis):
@@ -71,11 +74,33 @@ class _QoS(kombu_redis.QoS):
             connected.transaction(move, self.unacked_key)
         self._without_note.pop(tag, None)
 
+    def restore_visible(self, *args: Any, **kwargs: Any) -> None:
+        """Put back what lost workers had taken. kombu calls this every second."""
+        try:
+            super().restore_visible(*args, **kwargs)
+        except redis.ResponseError as error:
+            _restoring.failed(error)
+        else:
+            _restoring.succeeded()
+
 
 class Channel(kombu_redis.Channel):
     QoS = _QoS
     connection_class = QuietConnection
     connection_class_ssl = VerifiedTlsConnection
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._refreshing = OutageLog(log, "Redis refuses to keep the bindings of queues, which is tried again")
+        super().__init__(*args, **kwargs)
+
+    def maybe_refresh_binding_expiry(self) -> None:
+        """Keep the bindings from expiring. kombu calls this every second, and after a failure it tries each time."""
+        try:
+            super().maybe_refresh_binding_expiry()
+        except redis.ResponseError as error:
+            self._refreshing.failed(error)
+        else:
+            self._refreshing.succeeded()
 
     def _get_client(self) -> Any:
         super()._get_client()  # checks the version of redis-py

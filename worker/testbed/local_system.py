@@ -134,7 +134,7 @@ class Environment:
 CELERY = (sys.executable, "-m", "celery", "-A", "worker.app")
 
 
-def wait_for_worker(process: Process, within: float = 20.0) -> None:
+def wait_for_worker(process: Process, within: float = 60.0) -> None:
     """Wait until the worker's log says that it takes messages. Raises ProcessFailed with the end of the log."""
     until = time.monotonic() + within
     while time.monotonic() < until:

@@ -22,7 +22,7 @@ def free_port() -> int:
     raise OSError("no free loopback port between 15000 and 32000")
 
 
-def wait_for_port(port: int, process: Process, within: float = 10.0) -> None:
+def wait_for_port(port: int, process: Process, within: float = 30.0) -> None:
     """Wait until the port accepts connections. Raises ProcessFailed if `process` ends first, or after `within` s."""
     until = time.monotonic() + within
     while time.monotonic() < until:
