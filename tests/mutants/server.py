@@ -31,6 +31,7 @@ LIBRARIES = (
 OPTIONS = ("-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--tb", "short",
            "-W", "ignore::pytest.PytestAssertRewriteWarning")  # fmt: skip
 COLLECTED = Path(".collected")  # coverage data, with a folder for the processes that each test file started
+PROCESSES = {"one_broker", "one_sandbox", "fleet"}  # fixtures that start processes
 POSTGRES = "MUTANTS_POSTGRES"  # environment variable: the folder of a PostgreSQL server for the ledger's tests
 
 
@@ -101,7 +102,7 @@ def _use_the_running_postgres() -> None:
 
 
 class Selection:
-    """Runs the given tests only, in the given order."""
+    """Runs the given tests only, in the given order, but first those that start no process."""
 
     def __init__(self, tests: Sequence[str]) -> None:
         self._place = {test: place for place, test in enumerate(tests)}
@@ -112,7 +113,11 @@ class Selection:
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        items[:] = sorted((one for one in items if one.nodeid in self._place), key=lambda one: self._place[one.nodeid])
+        def order(item: pytest.Item) -> tuple[bool, int]:
+            starts_processes = not PROCESSES.isdisjoint(getattr(item, "fixturenames", ()))
+            return starts_processes, self._place[item.nodeid]
+
+        items[:] = sorted((item for item in items if item.nodeid in self._place), key=order)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed and self.failed is None:
