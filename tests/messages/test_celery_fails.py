@@ -19,7 +19,7 @@ class Delivered(Message):
 
     def __init__(self) -> None:
         headers = {"task": "b2copy.fees.process", "id": "m-1", "origin": "crm"}
-        super().__init__(
+        super().__init__(  # type: ignore[no-untyped-call]
             b'[["7", "W1"], {}, {}]', delivery_tag="t-1", content_type="application/json", headers=headers,
             content_encoding="utf-8",
         )  # fmt: skip
