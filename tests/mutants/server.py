@@ -18,6 +18,7 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -88,9 +89,11 @@ def _use_the_running_postgres() -> None:
         from tests.ledger import conftest
         from tests.postgres import Postgres
 
+        schemas = count(os.getpid() * 1000)
+
         class Running(Postgres):
             def __init__(self) -> None:
-                self.folder, self._schemas = Path(folder), iter(range(os.getpid() * 1000, sys.maxsize))  # type: ignore
+                self.folder, self._schemas = Path(folder), schemas
 
             def start(self) -> Postgres:
                 return self
