@@ -93,7 +93,7 @@ def _use_the_running_postgres() -> None:
 
         class Running(Postgres):
             def __init__(self) -> None:
-                self.folder, self._schemas = Path(folder), schemas
+                self.folder, self._schemas = Path(str(folder)), schemas
 
             def start(self) -> Postgres:
                 return self
