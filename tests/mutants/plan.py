@@ -15,7 +15,7 @@ from tests.mutants.server import COLLECTED
 
 Lines = dict[str, dict[int, list[str]]]  # file of the code -> line -> what runs it
 
-FIRST_S = 5.0  # seconds of tests that run first: most mutants are killed by them
+FIRST_S = 2.5  # seconds of tests that run first: most mutants are killed by them
 
 
 @dataclass(frozen=True)
