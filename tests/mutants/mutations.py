@@ -22,8 +22,8 @@ class Mutant:
 
     file: str
     name: str
-    lines: range  # what is replaced
-    at_import: bool  # whether it runs when the file is imported, and not in a function
+    line: int
+    reached_by: frozenset[int]  # lines: a test that runs none of them does not notice it; all lines of a file if empty
     source: str  # of the whole file, with the fault
 
 
@@ -32,20 +32,53 @@ def mutants_of(file: str, source: str) -> list[Mutant]:
     found: list[Mutant] = []
     seen: Counter[str] = Counter()
     tree = ast.parse(source)
+    users = _users_of_names(tree)
     bodies = [
-        range(node.body[0].lineno, (node.end_lineno or node.lineno) + 1)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        range(one.body[0].lineno, (one.end_lineno or one.lineno) + 1)
+        for one in ast.walk(tree)
+        if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef)
     ]
     for node, replacement, function in _faults(tree):
         before = ast.get_source_segment(source, node) or ""
         name = f"{file}::{function}: {_short(before)} -> {_short(replacement)}"
         seen[name] += 1
         number = f" #{seen[name]}" if seen[name] > 1 else ""
-        lines = range(node.lineno, (node.end_lineno or node.lineno) + 1)
-        at_import = not any(node.lineno in body for body in bodies)
-        found.append(Mutant(file, name + number, lines, at_import, _replaced(source, node, replacement)))
+        is_in_function = any(node.lineno in body for body in bodies)
+        reached_by = frozenset(_lines(node)) if is_in_function else users.get(node.lineno, frozenset())
+        found.append(Mutant(file, name + number, node.lineno, reached_by, _replaced(source, node, replacement)))
     return found
+
+
+def _lines(node: ast.AST) -> range:
+    assert isinstance(node, ast.stmt | ast.expr)
+    return range(node.lineno, (node.end_lineno or node.lineno) + 1)
+
+
+def _users_of_names(tree: ast.Module) -> dict[int, frozenset[int]]:
+    """Return for each line that runs at import which lines of functions use what it defines.
+
+    They are found by the names that a statement assigns, also through other statements that run at import.
+    """
+    used_in: dict[str, set[int]] = {}  # name -> lines of functions
+    statements: list[tuple[ast.stmt, set[str], set[str]]] = []  # with what it assigns and what it uses
+    for statement in tree.body:
+        if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            for node in ast.walk(statement):
+                if isinstance(node, ast.Name):
+                    used_in.setdefault(node.id, set()).add(node.lineno)
+        else:
+            names = [node for node in ast.walk(statement) if isinstance(node, ast.Name)]
+            assigned = {node.id for node in names if isinstance(node.ctx, ast.Store)}
+            statements.append((statement, assigned, {node.id for node in names} - assigned))
+    for _, assigned, uses in reversed(statements):
+        users = {line for name in assigned for line in used_in.get(name, ())}
+        for name in uses:
+            used_in.setdefault(name, set()).update(users)
+    return {
+        line: frozenset(line for name in assigned for line in used_in.get(name, ()))
+        for statement, assigned, _ in statements
+        for line in _lines(statement)
+    }
 
 
 def _faults(tree: ast.AST, function: str = "") -> Iterator[tuple[ast.expr | ast.stmt, str, str]]:

@@ -36,7 +36,7 @@ class Plan:
             files[_file(test)].append(test)
         first: list[str] = []
         rest: list[str] = []
-        for tests in sorted(files.values(), key=self._cost):
+        for tests in sorted(files.values(), key=lambda tests: (-_affinity(tests[0], mutant.file), self._cost(tests))):
             ordered = sorted(tests, key=self._seconds)
             quick = [one for one in ordered if self._seconds(one) < FIRST_S / 2]
             room = not first or self._cost(first) + self._cost(quick) < FIRST_S
@@ -48,7 +48,7 @@ class Plan:
 
     def _running(self, lines: Lines, mutant: Mutant) -> list[str]:
         by_line = lines.get(mutant.file, {})
-        wanted: Iterable[int] = by_line if mutant.at_import else mutant.lines
+        wanted: Iterable[int] = mutant.reached_by or by_line
         found = {name for line in wanted for name in by_line.get(line, ())}
         return sorted(name for name in found if name not in self.failed)
 
@@ -57,6 +57,11 @@ class Plan:
 
     def _cost(self, tests: Iterable[str]) -> float:
         return sum(map(self._seconds, tests))
+
+
+def _affinity(test: str, file: str) -> int:
+    """Return how many words the names of a test's file and of a file of the code have in common."""
+    return len(set(Path(_file(test)).stem.split("_")) & set(Path(file).stem.split("_")))
 
 
 def _file(test: str) -> str:

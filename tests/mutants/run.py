@@ -196,4 +196,4 @@ def _append(name: str, mutant: Mutant, result: Result) -> None:
     with (RESULTS / f"{name}.jsonl").open("a") as file:
         file.write(json.dumps({"name": mutant.name, **result}) + "\n")
     by = f", by {result['by']}" if result["by"] else ""
-    print(f"{result['result']:9} {result['seconds']:5.1f} s  {mutant.name} (line {mutant.lines.start}){by}", flush=True)
+    print(f"{result['result']:9} {result['seconds']:5.1f} s  {mutant.name} (line {mutant.line}){by}", flush=True)

@@ -42,7 +42,7 @@ def test_a_mutants_name_does_not_depend_on_other_lines() -> None:
 
 def test_the_tests_that_run_a_line_are_chosen_the_quickest_first_and_processes_last() -> None:
     at = named("text == ''")
-    line = at.lines.start
+    line = at.line
     plan = Plan(
         {"t.py::slow": 3.0, "t.py::quick": 0.1, "u.py::fleet": 0.2, "t.py::other": 0.1, "t.py::fails": 0.1},
         ["t.py::fails"],
@@ -51,7 +51,16 @@ def test_the_tests_that_run_a_line_are_chosen_the_quickest_first_and_processes_l
     )
 
     assert plan.rounds(at) == [["t.py::quick"], ["t.py::slow"], ["u.py::fleet"]]
-    assert plan.rounds(named("3 -> 4"))[0] == ["t.py::other", "t.py::quick"], "all tests of a file that it changes"
+    assert plan.rounds(named("3 -> 4"))[0] == ["t.py::other", "t.py::quick"], "nobody knows which tests run a default"
+
+
+def test_what_runs_at_import_is_noticed_where_its_name_is_used() -> None:
+    code = "A = 3\nB = [A, 4]\nC = 5\n\n\ndef first():\n    return B\n\n\ndef second():\n    return A\n"
+    reached = {one.name.partition(": ")[2]: one.reached_by for one in mutants_of("a.py", code)}
+
+    assert reached["3 -> 4"] == {7, 11}
+    assert reached["4 -> 5"] == {7}
+    assert reached["5 -> 6"] == frozenset()
 
 
 @pytest.mark.parametrize(("killed", "run", "low", "high"), [(95, 100, 0.888, 0.978), (10, 10, 0.722, 1.0)])
