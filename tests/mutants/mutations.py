@@ -32,19 +32,22 @@ def mutants_of(file: str, source: str) -> list[Mutant]:
     found: list[Mutant] = []
     seen: Counter[str] = Counter()
     tree = ast.parse(source)
-    users = _users_of_names(tree)
     bodies = [
         range(one.body[0].lineno, (one.end_lineno or one.lineno) + 1)
         for one in ast.walk(tree)
         if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef)
     ]
+    in_functions = {line for body in bodies for line in body}
+    users = _users_of_names(tree, in_functions)
     for node, replacement, function in _faults(tree):
         before = ast.get_source_segment(source, node) or ""
         name = f"{file}::{function}: {_short(before)} -> {_short(replacement)}"
         seen[name] += 1
         number = f" #{seen[name]}" if seen[name] > 1 else ""
-        is_in_function = any(node.lineno in body for body in bodies)
-        reached_by = frozenset(_lines(node)) if is_in_function else users.get(node.lineno, frozenset())
+        if node.lineno in in_functions:
+            reached_by = frozenset(_lines(node))
+        else:
+            reached_by = users.get(node.lineno, frozenset())
         found.append(Mutant(file, name + number, node.lineno, reached_by, _replaced(source, node, replacement)))
     return found
 
@@ -54,18 +57,21 @@ def _lines(node: ast.AST) -> range:
     return range(node.lineno, (node.end_lineno or node.lineno) + 1)
 
 
-def _users_of_names(tree: ast.Module) -> dict[int, frozenset[int]]:
-    """Return for each line that runs at import which lines of functions use what it defines.
+def _users_of_names(tree: ast.Module, in_functions: set[int]) -> dict[int, frozenset[int]]:
+    """Return for each line that runs at import which lines of functions use what it defines. Empty: nobody knows.
 
-    They are found by the names that a statement assigns, also through other statements that run at import.
+    They are found by the names that a statement assigns, also through other statements that run at import. A default or
+    a class uses a name without a line that tests would run.
     """
+    nobody_knows = 0
     used_in: dict[str, set[int]] = {}  # name -> lines of functions
     statements: list[tuple[ast.stmt, set[str], set[str]]] = []  # with what it assigns and what it uses
     for statement in tree.body:
         if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             for node in ast.walk(statement):
                 if isinstance(node, ast.Name):
-                    used_in.setdefault(node.id, set()).add(node.lineno)
+                    where = node.lineno if node.lineno in in_functions else nobody_knows
+                    used_in.setdefault(node.id, set()).add(where)
         else:
             names = [node for node in ast.walk(statement) if isinstance(node, ast.Name)]
             assigned = {node.id for node in names if isinstance(node.ctx, ast.Store)}
@@ -74,11 +80,11 @@ def _users_of_names(tree: ast.Module) -> dict[int, frozenset[int]]:
         users = {line for name in assigned for line in used_in.get(name, ())}
         for name in uses:
             used_in.setdefault(name, set()).update(users)
-    return {
-        line: frozenset(line for name in assigned for line in used_in.get(name, ()))
-        for statement, assigned, _ in statements
-        for line in _lines(statement)
-    }
+    found = {}
+    for statement, assigned, _ in statements:
+        users = {line for name in assigned for line in used_in.get(name, ())}
+        found |= dict.fromkeys(_lines(statement), frozenset() if nobody_knows in users else frozenset(users))
+    return found
 
 
 def _faults(tree: ast.AST, function: str = "") -> Iterator[tuple[ast.expr | ast.stmt, str, str]]:
