@@ -44,10 +44,7 @@ def mutants_of(file: str, source: str) -> list[Mutant]:
         name = f"{file}::{function}: {_short(before)} -> {_short(replacement)}"
         seen[name] += 1
         number = f" #{seen[name]}" if seen[name] > 1 else ""
-        if node.lineno in in_functions:
-            reached_by = frozenset(_lines(node))
-        else:
-            reached_by = users.get(node.lineno, frozenset())
+        reached_by = frozenset(_lines(node)) if node.lineno in in_functions else users.get(node.lineno, frozenset())
         found.append(Mutant(file, name + number, node.lineno, reached_by, _replaced(source, node, replacement)))
     return found
 
@@ -80,7 +77,7 @@ def _users_of_names(tree: ast.Module, in_functions: set[int]) -> dict[int, froze
         users = {line for name in assigned for line in used_in.get(name, ())}
         for name in uses:
             used_in.setdefault(name, set()).update(users)
-    found = {}
+    found: dict[int, frozenset[int]] = {}
     for statement, assigned, _ in statements:
         users = {line for name in assigned for line in used_in.get(name, ())}
         found |= dict.fromkeys(_lines(statement), frozenset() if nobody_knows in users else frozenset(users))
