@@ -62,15 +62,15 @@ mutants: setup  ## faults put into copies of the code: which ones does no test n
 	@$(CLEAN) $(BIN)/python -m tests.mutants $(P)
 
 check: setup  ## lint, types, and secrets in the history
-	$(BIN)/ruff check worker tasks tests
-	$(BIN)/ruff format --check worker tasks tests
+	$(BIN)/ruff check worker tasks pytest_b2copy tests
+	$(BIN)/ruff format --check worker tasks pytest_b2copy tests
 	$(BIN)/mypy
-	$(BIN)/bandit --quiet --recursive --severity-level medium worker tasks
+	$(BIN)/bandit --quiet --recursive --severity-level medium worker tasks pytest_b2copy
 	$(BIN)/python -m tests.secret_scan
 
 format: setup  ## format the code
-	$(BIN)/ruff check --fix --quiet worker tasks tests
-	$(BIN)/ruff format worker tasks tests
+	$(BIN)/ruff check --fix --quiet worker tasks pytest_b2copy tests
+	$(BIN)/ruff format worker tasks pytest_b2copy tests
 
 env: setup  ## write deploy/env.example, metrics.md and grafana/ from the code
 	$(BIN)/python -m tests.env_example

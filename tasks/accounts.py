@@ -10,7 +10,7 @@ from worker.b2copy.routes.account import Account
 from worker.b2copy.routes.account_create import CREATE, NewAccount
 from worker.b2copy.routes.account_list import LIST, AccountSearch
 from worker.errors import Conflict
-from worker.id_fields import Key, Login
+from worker.id_fields import Id, Key, Login
 from worker.instances import ledger
 from worker.kind import Attempt, Description, Kind, Payload, read_back
 from worker.ledger import identity_of
@@ -28,6 +28,8 @@ class Opening(Payload):
 
     Its client is `client_id`, B2COPY's id; or who was registered by the operation `registration` (a key), after which
     the account is opened; or, without both, the client that the identity map holds for the login.
+
+    `reopens` names the reconciliation that found an account missing which was opened before: it is opened once more.
     """
 
     login: Login
@@ -36,6 +38,7 @@ class Opening(Payload):
     client_id: int | None = Field(None, ge=1, le=2**63 - 1)
     registration: Key | None = None
     is_master: bool = False
+    reopens: Id | None = None
     name: str | None = Field(None, max_length=_TEXT_LIMIT)
     description: str | None = Field(None, max_length=_TEXT_LIMIT)
 
@@ -57,11 +60,13 @@ def describe(opening: Opening) -> Description:
     Not after both: an opening that is requested before its registration would stand in front of it and wait for it.
     """
     login = login_key(opening.platform, opening.login)
+    if opening.reopens is not None:
+        return Description(f"{login}#{opening.reopens}", entity=login)
     return Description(login, entity=None if opening.registration else login, parent=opening.registration)
 
 
 async def attempt(attempt: Attempt, opening: Opening) -> Outcome:
-    """Open it. If an earlier request may have opened it, or B2COPY has it already, look first what is there."""
+    """Open it. Look first what is there, if an earlier request may have opened it or the identity map has it."""
     client_id = await asyncio.to_thread(client_id_of, opening)  # it reads the ledger
     if client_id is None:
         return Failed(CLIENT_UNKNOWN, "identity import stores the id of a client that exists")
@@ -75,6 +80,9 @@ async def attempt(attempt: Attempt, opening: Opening) -> Outcome:
         return _outcome(found[0], opening, client_id) if found else None
 
     if (outcome := await read_back(attempt, look)) is not None:
+        return outcome
+    may_exist = opening.reopens is not None or await asyncio.to_thread(has_account, opening)
+    if may_exist and (outcome := await look()) is not None:
         return outcome
     new = NewAccount(
         client_id=client_id,
@@ -103,6 +111,12 @@ def client_id_of(opening: Opening) -> int | None:
     known = identity_of(ledger(), platform, login)
     client_id = known.client_id if known else None
     return int(client_id) if client_id is not None and client_id.isascii() and client_id.isdigit() else None
+
+
+def has_account(opening: Opening) -> bool:
+    """Return whether the identity map has an account of this login."""
+    known = identity_of(ledger(), str(opening.platform), opening.login)
+    return known is not None and known.account_id is not None
 
 
 def _outcome(account: Account, opening: Opening, client_id: int) -> Outcome:

@@ -1,25 +1,14 @@
 """Register a client at B2COPY, which gives it a payment account (only for a standalone solution)."""
 
-import asyncio
-
 from pydantic import Field
 
+from tasks.seamless_url import seamless_url
 from worker.b2copy.routes.client_registration import INIT, REGISTER, Client, NewClient
-from worker.b2copy.routes.seamless_login import GET_AUTH_URL, SeamlessUrl, Visitor
-from worker.b2copy.seamless_secret import seamless_secret
-from worker.current_user import current_user
-from worker.errors import AccessRejected, BackOfficeUnavailable, Conflict
+from worker.errors import Conflict
 from worker.id_fields import Id, Login
-from worker.instances import ledger
 from worker.kind import Attempt, Description, Kind, Payload
-from worker.ledger.refused_secret import HOLD_S, end_hold, hold, may_present
 from worker.operation import Claim, Done, OnUnknown, Outcome
 from worker.settings import worker_settings
-
-_REFUSED_HINT = (
-    "B2COPY refuses the shared secret: compare B2COPY_SEAMLESS_SECRET_FILE with the Back Office, which may have blanked"
-    " its secret when other settings of that page were saved"
-)
 
 
 class Registration(Payload):
@@ -48,16 +37,7 @@ async def attempt(attempt: Attempt, registration: Registration) -> Outcome:
     because the URL is a login. That the last one begins is stored: a worker that is lost before has done nothing.
     """
     platform, login = str(registration.platform), registration.login
-    secret = await asyncio.to_thread(seamless_secret, attempt.settings)  # reads a file
-    visitor = Visitor(account=login, secret_key=secret, platform=platform)
-    if not await asyncio.to_thread(may_present, ledger(), secret, current_user()):
-        raise BackOfficeUnavailable(f"{_REFUSED_HINT}; it is presented once a minute", retry_after=HOLD_S / 4)
-    try:
-        url: SeamlessUrl = await attempt.call(GET_AUTH_URL, visitor.fields())
-    except AccessRejected as error:
-        await asyncio.to_thread(hold, ledger(), secret, current_user())
-        raise BackOfficeUnavailable(_REFUSED_HINT, error.status, error.server_message) from None
-    await asyncio.to_thread(end_hold, ledger(), secret)
+    url = await seamless_url(attempt.call, attempt.settings, login, registration.platform)
     wizard: str = await attempt.call(INIT, {})
     new = NewClient(uuid=wizard, login=login, token=url.token, platform=platform)
     await attempt.begin(REGISTER)
@@ -85,4 +65,5 @@ CLIENTS = Kind(
     on_unknown=on_unknown,
     time_allowed_s=lambda settings: settings.calls_deadline,
     begins_steps=True,
+    effect_step=REGISTER.name,
 )

@@ -8,7 +8,7 @@ from typing import Any
 from celery import signals
 
 from tasks.registry import ALL_KINDS
-from worker.app import app, b2copy, ledger, webhook
+from worker.app import app, b2copy, crm, ledger
 from worker.flow.attempt import Destination
 from worker.flow.pusher import Pusher
 from worker.messages.wake_up import wake, wake_soon
@@ -28,8 +28,8 @@ def pusher() -> Pusher:
     gc.freeze()
     settings = worker_settings()
     destinations: dict[str, Callable[[], Destination]] = {B2COPY: b2copy}
-    if settings.webhook_url:  # without it, notices are left to the workers that can deliver them
-        destinations[CRM] = webhook
+    if settings.wants_notices:  # without it, notices are left to the workers that can deliver them
+        destinations[CRM] = crm
     return Pusher(ledger(), ALL_KINDS, destinations, settings)
 
 
@@ -47,7 +47,7 @@ def push(ledger_id: str, lane: str) -> None:
     metrics.WAKE_UPS.labels(lane).inc()
     if pusher().drain(lane):
         wake(lane)
-    if lane != NOTIFY and worker_settings().webhook_url:
+    if lane != NOTIFY and worker_settings().wants_notices:
         wake_soon(NOTIFY)  # so that the CRM is notified at once of what has ended in this lane
 
 

@@ -10,13 +10,15 @@ operation is in the ledger and will be done even if Redis is lost the next momen
 reaches the caller. The same request again returns the operation that exists; the same id with other data raises
 `PayloadConflict`. Ids are printable ASCII without spaces.
 
-With the ledger's tables in the CRM's own database, pass the SQLAlchemy connection or session of your transaction: the
-operation is then recorded or rolled back together with your own rows.
+With the ledger's tables in the CRM's own database, pass your transaction: the operation is then recorded or rolled back
+together with your own rows. `connection` is an SQLAlchemy connection or session; `using` is an alias of Django's
+DATABASES, and the wake-up is sent by `transaction.on_commit`.
 """
 
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, replace
 from itertools import islice
 from operator import attrgetter
@@ -52,18 +54,24 @@ BATCH = 5_000  # operations recorded in one transaction by `many`
 WAIT_FIRST_S, WAIT_MAX_S = 0.05, 1.0  # seconds; first and longest pause between two queries of `wait`
 
 _FIELDS = [field.name for field in fields(New)]
-_LANE, _ON_UNKNOWN = _FIELDS.index("lane"), _FIELDS.index("on_unknown")
+_LANE, _BATCH, _ON_UNKNOWN = (_FIELDS.index(name) for name in ("lane", "batch", "on_unknown"))
 _values_of = attrgetter(*_FIELDS)
 
 
 def fees(
-    *, account_login: str, request_id: str, by: str | None = None, connection: "Transaction | None" = None
+    *,
+    account_login: str,
+    request_id: str,
+    by: str | None = None,
+    connection: "Transaction | None" = None,
+    using: str | None = None,
 ) -> Recorded:
     """Ask for the fees of a withdrawal to be run before its money leaves.
 
     `account_login` is the MT login, `request_id` your id of the withdrawal, `by` who asks (for the evidence).
     """
-    return _accept(FEES.new({"account_login": account_login, "request_id": request_id}, crm_settings()), by, connection)
+    fields = {"account_login": account_login, "request_id": request_id}
+    return _accept(FEES.new(fields, crm_settings()), by, connection, using)
 
 
 def register_client(
@@ -72,14 +80,15 @@ def register_client(
     platform: int = 1,
     crm_id: str | None = None,
     by: str | None = None,
-    connection: Connection | None = None,
+    connection: "Transaction | None" = None,
+    using: str | None = None,
 ) -> Recorded:
     """Ask for the client of an MT login to be registered, which gives it a payment account.
 
     `platform` is B2COPY's number of the trading platform, `crm_id` your id of the client.
     """
     fields = {"login": login, "platform": platform, "crm_id": crm_id}
-    return _accept(CLIENTS.new(fields, crm_settings()), by, connection)
+    return _accept(CLIENTS.new(fields, crm_settings()), by, connection, using)
 
 
 def open_account(
@@ -93,7 +102,8 @@ def open_account(
     name: str | None = None,
     description: str | None = None,
     by: str | None = None,
-    connection: Connection | None = None,
+    connection: "Transaction | None" = None,
+    using: str | None = None,
 ) -> Recorded:
     """Ask for a master or investment account to be opened for an MT login that exists.
 
@@ -105,7 +115,7 @@ def open_account(
         "login": login, "platform": platform, "product_currency_id": product_currency_id, "client_id": client_id,
         "registration": registration, "is_master": is_master, "name": name, "description": description,
     }  # fmt: skip
-    return _accept(ACCOUNTS.new(fields, crm_settings()), by, connection)
+    return _accept(ACCOUNTS.new(fields, crm_settings()), by, connection, using)
 
 
 def call(
@@ -118,6 +128,7 @@ def call(
     repeatable: bool = False,
     by: str | None = None,
     connection: "Transaction | None" = None,
+    using: str | None = None,
 ) -> Recorded:
     """Ask for any other Admin v2 method to be called once, under a key of yours.
 
@@ -133,7 +144,7 @@ def call(
         "parent": parent,
         "repeatable": repeatable,
     }
-    return _accept(CALL.new(fields, crm_settings()), by, connection)
+    return _accept(CALL.new(fields, crm_settings()), by, connection, using)
 
 
 class RecordedMany(Sequence[Recorded]):
@@ -182,7 +193,9 @@ def many(
     *,
     lane: str | None = None,
     by: str | None = None,
+    batch: str | None = None,
     connection: "Transaction | None" = None,
+    using: str | None = None,
 ) -> RecordedMany:
     """Ask for many operations of one kind (`fees.process`, `call`), each row holding the fields of one.
 
@@ -191,23 +204,35 @@ def many(
     again completes the work. A key that exists with other data raises `PayloadConflict`; the batches before it are
     recorded. `rows` may be a generator of any length, because checked rows are stored in a temporary file.
 
-    `lane` moves them, a backfill to `bulk` for instance.
+    `lane` moves them, a backfill to `bulk` for instance. `batch` names them together, so that a person can see how far
+    they are, pause, resume and cancel them (`b2copy-sync import status`).
     """
     if lane is not None and lane not in REQUEST_LANES:
         raise BadPayload(f"lane: {lane!r} is none of {', '.join(REQUEST_LANES)}")
     checked = JsonLines()
     for new in _checked(kind, rows):
         values = list(_values_of(new))
-        values[_LANE] = lane or new.lane
+        values[_LANE], values[_BATCH] = lane or new.lane, batch
         checked.append(values)
     recorded = RecordedMany()
-    left = map(_new_of, checked.read())
-    while batch := list(islice(left, BATCH)):
-        recorded.add(record(ledger(), batch, by=by or current_user(), connection=_connection_of(connection)))
-        if connection is None:
-            for name, count in Counter(new.lane for new in batch).items():
-                _wake(name, count)
+    for batch_recorded in record_in_batches(map(_new_of, checked.read()), by, connection, using):
+        recorded.add(batch_recorded)
     return recorded
+
+
+def record_in_batches(
+    news: Iterable[New],
+    by: str | None = None,
+    connection: "Transaction | None" = None,
+    using: str | None = None,
+) -> Iterator[list[Recorded]]:
+    """Record checked operations, `BATCH` of them in a transaction. Yields after each transaction what became of them.
+
+    Each batch is recorded only when the one before it has been taken.
+    """
+    left = iter(news)
+    while batch := list(islice(left, BATCH)):
+        yield _record(batch, by, connection, using)
 
 
 def status(key: str) -> Operation | None:
@@ -254,11 +279,57 @@ def cancel(key: str, *, why: str, by: str | None = None) -> Operation:
         ) from None
 
 
-def _accept(new: New, by: str | None, connection: "Transaction | None") -> Recorded:
-    (recorded,) = record(ledger(), [new], by=by or current_user(), connection=_connection_of(connection))
-    if connection is None:  # else it is not committed yet: dispatch wakes it within a second of the commit
-        _wake(new.lane)
+def read(what: str, *, timeout_s: float = 10.0, **parameters: Any) -> Any:
+    """Read something at B2COPY now, through a worker, for a page of the CRM. It leaves no row in the ledger.
+
+        read("account_detail", login="123456")["aum"]
+        read("seamless_url", login="123456").reveal()
+
+    `what` is `accounts` (all parameters optional: login, platform, email, is_master, limit, offset), `account_detail`,
+    `account_statistics`, `seamless_url` (login, platform) or `leaderboard` (platform, product). The value is JSON:
+    `accounts` and `leaderboard` a list of objects, the others an object; amounts are text, exactly as B2COPY wrote
+    them, and `raw` is the whole answer of B2COPY. A seamless URL logs its client in, so it comes as an object that no
+    log shows; the workers' B2COPY_READS must list it.
+
+    Raises `BadPayload` for wrong arguments, `NoAnswerInTime` if no worker has answered within `timeout_s` seconds
+    (60 at most), `Unavailable` if Redis does not answer, and what B2COPY refused as another `worker.errors.B2CopyError`
+    (`NotFound`, `RateLimited`, ...). A read that nobody waits for any more is not sent.
+    """
+    from tasks.reads import SEAMLESS_URL, read_named
+
+    checked = read_named(what).checked(parameters).model_dump(mode="json")
+    from worker.messages.ask_read import ask  # it loads Celery and cryptography
+
+    if what == SEAMLESS_URL:
+        from worker.b2copy.routes.seamless_login import SeamlessUrl
+
+        return SeamlessUrl(ask(what, checked, timeout_s))
+    return ask(what, checked, timeout_s)
+
+
+def _accept(new: New, by: str | None, connection: "Transaction | None", using: str | None) -> Recorded:
+    (recorded,) = _record([new], by, connection, using)
     return recorded
+
+
+def _record(news: Sequence[New], by: str | None, connection: "Transaction | None", using: str | None) -> list[Recorded]:
+    """Record operations in the transaction that the CRM gave, or in one of our own, and have their lanes woken."""
+    with _transaction(connection, using) as transaction:
+        recorded = record(ledger(), news, by=by or current_user(), connection=transaction)
+    if connection is None:  # else nobody tells us of the commit: dispatch wakes the lanes within a second of it
+        for lane, count in Counter(new.lane for new in news).items():
+            _wake_after_commit(lane, count, using)
+    return recorded
+
+
+def _transaction(connection: "Transaction | None", using: str | None) -> AbstractContextManager[Connection | None]:
+    if using is None:
+        return nullcontext(_connection_of(connection))
+    if connection is not None:
+        raise BadPayload("connection, using: give one of the two, they name the same transaction")
+    from tasks.django_transaction import django_transaction
+
+    return django_transaction(using, ledger())
 
 
 def _connection_of(transaction: "Transaction | None") -> Connection | None:
@@ -266,7 +337,16 @@ def _connection_of(transaction: "Transaction | None") -> Connection | None:
     return transaction if transaction is None or isinstance(transaction, Connection) else transaction.connection()
 
 
-def _wake(lane: str, count: int = 1) -> None:
+def _wake_after_commit(lane: str, count: int, using: str | None) -> None:
+    if using is None:
+        _wake(lane, count)
+        return
+    from tasks.django_transaction import after_commit
+
+    after_commit(using, lambda: _wake(lane, count))
+
+
+def _wake(lane: str, count: int) -> None:
     """Send wake-ups. Celery is imported here, because it takes a CRM's process as long as everything else."""
     from worker.messages.wake_up import wake_soon, wake_ups_for
 

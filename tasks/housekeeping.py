@@ -9,7 +9,7 @@ from worker.app import app
 from worker.crm.requests_table import take_requests
 from worker.errors import B2CopyError
 from worker.instances import back_office, ledger, session
-from worker.ledger import count_due, make_due, try_start_dispatch
+from worker.ledger import count_due, make_due, sweep, try_start_dispatch
 from worker.ledger.minute_statistics import MINUTE_MS, SETTLED_MS, summarize_minutes
 from worker.ledger.notices import want_notices
 from worker.messages.wake_up import wake, wake_ups_for
@@ -20,12 +20,15 @@ from worker.settings import crm_settings, worker_settings
 log = logging.getLogger(__name__)
 
 _summarized = -1  # the minute since the epoch in which this process last summarized
+SWEEP_S = 0.3  # seconds of each tick for the operations of batches that were paused, resumed or cancelled
 WITHOUT_SESSION = {"busy", "cooldown"}  # outcomes of a renewal after which there may be no usable session
 
 
 @app.task(name="b2copy.ledger.dispatch")
 def dispatch() -> None:
     """Repeat the wake-ups of everything due, money first, and take in the requests of the SQL API.
+
+    Then let operations obey what people decided about their batches.
 
     Started by beat and by a timer in every worker; a compare-and-set in the ledger lets one of them act, once a second.
     """
@@ -34,6 +37,7 @@ def dispatch() -> None:
     _wake_lanes(count_due(ledger()))
     for queued in take_requests(ledger(), KINDS, crm_settings()):
         _wake_lanes(queued)
+    sweep(ledger(), SWEEP_S)
     _summarize_minutes_if_due()
 
 
@@ -52,7 +56,7 @@ def _summarize_minutes_if_due() -> None:
     minute = int(time.time() * 1000 - SETTLED_MS) // MINUTE_MS
     if minute != _summarized:
         summarize_minutes(ledger())
-        if crm_settings().webhook_url:
+        if crm_settings().wants_notices:
             want_notices(ledger())
         _summarized = minute
 

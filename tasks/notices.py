@@ -1,24 +1,27 @@
-"""Notices: tell the CRM by webhook that an operation has ended. The ledger records them, and nobody requests them."""
+"""Notices: tell the CRM that an operation has ended. The ledger records them, and nobody requests them."""
 
-from worker.b2copy.route import Route
+import asyncio
+import logging
+
+from worker.errors import B2CopyError
+from worker.instances import ledger
 from worker.kind import Attempt, Description, Kind, Payload
-from worker.ledger.notices import GIVES_UP_AFTER_S
+from worker.ledger import pause
+from worker.ledger.notices import BY, GIVES_UP_AFTER_S
 from worker.operation import NOTICE_KIND, Done, OnUnknown, Outcome
 from worker.queues import CRM
 from worker.queues import NOTIFY as LANE
+from worker.webhook.ways import GONE, ways
+
+log = logging.getLogger(__name__)
+
+GONE_NOTE = (
+    "the CRM's webhook answered 410 Gone: it wants no further notice. Correct B2COPY_WEBHOOK_URL, or have the receiver"
+    f" answer again; then: b2copy-sync resume --lane {LANE}"
+)
 
 WAITS_S = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 1800.0, 3600.0, 7200.0)
 """Seconds between two tries to deliver a notice. Money may wait for it, so the first ones follow soon."""
-
-DELIVER = Route(
-    name="notice",
-    page_url="https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md",
-    method="POST",
-    path="",
-    read=lambda body, sent: body,
-    login=None,
-    has_effect=False,  # the CRM recognizes a repeated notice by its id
-)
 
 
 class Notice(Payload):
@@ -34,9 +37,37 @@ def describe(notice: Notice) -> Description:
 
 
 async def attempt(attempt: Attempt, notice: Notice) -> Outcome:
-    """Send the notice once. After any answer but 2xx the engine sends it again until the deadline."""
-    await attempt.call(DELIVER, {"id": notice.id, "body": notice.body, "trace_id": attempt.claim.trace_id})
+    """Tell the CRM once in each way that it wants and that has not succeeded yet; `told` in the progress has those.
+
+    After any answer but 2xx, or if the CRM's broker took no message, the engine tries again until the deadline. If one
+    way fails, the other is tried all the same.
+    """
+    told = set((attempt.progress or {}).get("told", ()))
+    failures: list[B2CopyError] = []
+    for route in ways(attempt.settings):
+        if route.name in told:
+            continue
+        try:
+            await attempt.call(route, {"id": notice.id, "body": notice.body, "trace_id": attempt.claim.trace_id})
+        except B2CopyError as error:
+            failures.append(error)
+            if error.status == GONE:
+                await asyncio.to_thread(_hold_notices)
+        else:
+            told.add(route.name)
+            attempt.progress = {"told": sorted(told)}
+    if failures:
+        raise failures[0]
     return Done()
+
+
+def _hold_notices() -> None:
+    """Pause the lane: the receiver said 410, so each further notice would only be refused as well, and then given up.
+
+    https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md asks to disable it.
+    """
+    if pause(ledger(), LANE, BY, GONE_NOTE):
+        log.critical("notices are held: %s", GONE_NOTE)
 
 
 NOTIFY = Kind(

@@ -25,6 +25,7 @@ import pytest
 from tests.http.raw_server import Wire
 from worker import instances
 from worker.ledger.migrations import migrate
+from worker.messages.ask_read import answers
 from worker.sandbox.control_client import SandboxControl
 from worker.session.shared_session import SharedSession
 from worker.session.timings import Timings
@@ -125,8 +126,9 @@ def forget() -> None:
     """What this process has read or made belongs to the settings before."""
     crm_settings.cache_clear()
     worker_settings.cache_clear()
-    for made in (instances.ledger, instances.session, instances.back_office, instances.b2copy, instances.webhook):
+    for made in (instances.ledger, instances.session, instances.back_office, instances.b2copy, instances.crm):
         made.forget()
+    answers.forget()
 
 
 @pytest.fixture

@@ -12,20 +12,24 @@ from tasks.registry import KINDS
 from worker.app import app
 from worker.beat_schedule import schedule
 from worker.messages.inbox import STORE_TASK
-from worker.queues import HOUSEKEEPING, INBOX, LANES, queue_of
+from worker.queues import HOUSEKEEPING, INBOX, LANES, READS, queue_of
 
 ROOT = Path(__file__).parents[1]
 
 # Package -> what of ours it may import, besides itself. A package may import only packages below it in the table. A
 # package here is a folder of `worker`, a file of `worker`, or `tasks`.
 MAY_IMPORT = {
+    "pytest_b2copy": {
+        "tasks", "worker/b2copy", "worker/crm", "worker/flow", "worker/http", "worker/instances.py", "worker/ledger",
+        "worker/operation.py", "worker/queues.py", "worker/sandbox", "worker/settings.py", "worker/webhook",
+    },
     "worker/entry.py": {"worker/cli", "worker/watch"},
     "worker/cli": {
         "tasks", "worker/app.py", "worker/b2copy", "worker/console", "worker/current_user.py", "worker/demo",
         "worker/doctor", "worker/errors.py", "worker/http", "worker/id_fields.py", "worker/instances.py",
         "worker/kind.py", "worker/ledger", "worker/messages", "worker/operation.py", "worker/per_process.py",
-        "worker/queues.py", "worker/report", "worker/sandbox", "worker/session", "worker/settings.py", "worker/testbed",
-        "worker/watch", "worker/webhook",
+        "worker/queues.py", "worker/reconcile", "worker/report", "worker/sandbox", "worker/session",
+        "worker/settings.py", "worker/spooled_list.py", "worker/testbed", "worker/watch", "worker/webhook",
     },
     "worker/console": {
         "tasks", "worker/current_user.py", "worker/doctor", "worker/errors.py", "worker/ledger", "worker/messages",
@@ -37,9 +41,9 @@ MAY_IMPORT = {
     },
     "tasks": {
         "worker/app.py", "worker/b2copy", "worker/crm", "worker/current_user.py", "worker/errors.py", "worker/flow",
-        "worker/id_fields.py", "worker/instances.py", "worker/kind.py", "worker/ledger", "worker/messages",
-        "worker/operation.py", "worker/per_process.py", "worker/queues.py", "worker/settings.py",
-        "worker/spooled_list.py", "worker/watch",
+        "worker/http", "worker/id_fields.py", "worker/instances.py", "worker/kind.py", "worker/ledger",
+        "worker/messages", "worker/operation.py", "worker/per_process.py", "worker/queues.py", "worker/reconcile",
+        "worker/settings.py", "worker/spooled_list.py", "worker/watch", "worker/webhook",
     },
     "worker/crm": {
         "worker/errors.py", "worker/kind.py", "worker/ledger", "worker/messages", "worker/operation.py",
@@ -51,9 +55,9 @@ MAY_IMPORT = {
         "worker/settings.py", "worker/watch",
     },
     "worker/doctor": {
-        "worker/app.py", "worker/errors.py", "worker/http", "worker/ledger", "worker/operation.py",
-        "worker/package_conflicts.py", "worker/queues.py", "worker/redis_connection.py", "worker/redis_url.py",
-        "worker/report", "worker/session", "worker/settings.py", "worker/watch",
+        "worker/app.py", "worker/errors.py", "worker/http", "worker/instances.py", "worker/ledger",
+        "worker/operation.py", "worker/package_conflicts.py", "worker/queues.py", "worker/redis_connection.py",
+        "worker/redis_url.py", "worker/report", "worker/session", "worker/settings.py", "worker/watch",
     },
     "worker/app.py": {
         "worker/celery_settings.py", "worker/errors.py", "worker/http", "worker/instances.py", "worker/ledger",
@@ -65,12 +69,16 @@ MAY_IMPORT = {
         "worker/queues.py", "worker/session", "worker/settings.py", "worker/webhook",
     },
     "worker/webhook": {
-        "worker/b2copy", "worker/errors.py", "worker/http", "worker/operation.py", "worker/per_process.py",
-        "worker/secret_file.py", "worker/session", "worker/settings.py",
+        "worker/b2copy", "worker/celery_settings.py", "worker/errors.py", "worker/http", "worker/operation.py",
+        "worker/per_process.py", "worker/refused_addresses.py", "worker/secret_file.py", "worker/session",
+        "worker/settings.py",
     },
     "worker/celery_settings.py": {
         "worker/beat_schedule.py", "worker/queues.py", "worker/redis_connection.py", "worker/redis_url.py",
         "worker/settings.py",
+    },
+    "worker/reconcile": {
+        "worker/b2copy", "worker/errors.py", "worker/flow", "worker/ledger", "worker/queues.py", "worker/settings.py",
     },
     "worker/report": {
         "worker/errors.py", "worker/kind.py", "worker/ledger", "worker/operation.py", "worker/queues.py",
@@ -100,9 +108,12 @@ MAY_IMPORT = {
     "worker/redis_connection.py": {"worker/errors.py", "worker/redis_url.py", "worker/settings.py"},
     "worker/beat_schedule.py": {"worker/queues.py"},
     "worker/watch": {"worker/errors.py", "worker/operation.py", "worker/settings.py"},
-    "worker/settings.py": {"worker/errors.py", "worker/redis_url.py", "worker/secret_file.py"},
+    "worker/settings.py": {
+        "worker/errors.py", "worker/redis_url.py", "worker/refused_addresses.py", "worker/secret_file.py",
+    },
     "worker/secret_file.py": {"worker/errors.py"},
     "worker/redis_url.py": set(),
+    "worker/refused_addresses.py": set(),
     "worker/id_fields.py": set(),
     "worker/spooled_list.py": set(),
     "worker/package_conflicts.py": set(),
@@ -134,7 +145,7 @@ def imports_of(path: Path) -> list[str]:
 def file_of(name: str) -> str | None:
     """Return the file that holds `name`: a module, or something in it. None if it is not ours."""
     parts = name.split(".")
-    if parts[0] not in {"worker", "tasks", "tests"}:
+    if parts[0] not in {"worker", "tasks", "pytest_b2copy", "tests"}:
         return None
     while parts:
         path = ROOT.joinpath(*parts)
@@ -155,7 +166,7 @@ def package_of(file: str) -> str:
 
 
 def our_files() -> Iterator[str]:
-    for folder in ("worker", "tasks"):
+    for folder in ("worker", "tasks", "pytest_b2copy"):
         yield from (str(path.relative_to(ROOT)) for path in sorted((ROOT / folder).rglob("*.py")))
 
 
@@ -232,9 +243,10 @@ def test_the_schedule_names_tasks_that_exist_and_queues_that_are_served(register
 def test_every_queue_we_name_is_served_and_none_that_is_not_ours(registered: dict[str, object]) -> None:
     served = {queue.name for queue in app.conf.task_queues}
 
-    assert served == {INBOX, HOUSEKEEPING, *map(queue_of, LANES)}
+    assert served == {INBOX, HOUSEKEEPING, READS, *map(queue_of, LANES)}
     assert served == {
         "b2copy.inbox", "b2copy.housekeeping", "b2copy.money", "b2copy.default", "b2copy.bulk", "b2copy.notify",
+        "b2copy.reads",
     }  # fmt: skip
     assert "celery" not in served
     assert all(queue.exchange.name == queue.routing_key == queue.name for queue in app.conf.task_queues)

@@ -25,6 +25,7 @@ def test_no_variable_of_a_crms_own_celery_changes_ours(environment: Environment,
         "CELERY_RESULT_BACKEND": "redis://crm.example:1/6",
         "CELERY_LOADER": "default",
         "CELERY_CONFIG_MODULE": "crm_celery",
+        "DJANGO_SETTINGS_MODULE": "crm.settings",  # which Celery would import
     }
     variables = environment.variables | foreign | {"PYTHONPATH": str(tmp_path)}
 

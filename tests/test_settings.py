@@ -70,9 +70,12 @@ def test_a_misspelt_setting_is_refused_with_the_closest_name(
 
 
 def test_an_unknown_setting_is_refused(active_environment: Environment, monkeypatch: Monkey) -> None:
-    monkeypatch.setenv("B2COPY_QWERTZUIOPASDF", "x")
+    monkeypatch.setenv("B2COPY_QWERTZUIOPASDFGHJKLYXCV", "x")
 
-    assert refused() == "B2COPY_QWERTZUIOPASDF is not a setting: remove it, or see deploy/env.example for what there is"
+    assert (
+        refused()
+        == "B2COPY_QWERTZUIOPASDFGHJKLYXCV is not a setting: remove it, or see deploy/env.example for what there is"
+    )
 
 
 @pytest.mark.parametrize(
@@ -93,6 +96,15 @@ def test_an_unknown_setting_is_refused(active_environment: Environment, monkeypa
         ("webhook_url", "https://user:word@crm.example.com/hook"),
         ("webhook_url", "https://crm.example.com/hook#part"),
         ("webhook_url", "https://crm.example.com/a hook"),
+        ("webhook_url", "https://169.254.169.254/latest"),
+        ("webhook_url", "https://[fe80::1]/hook"),
+        ("webhook_url", "https://[fe80::1%25eth0]/hook"),
+        ("webhook_url", "https://[::ffff:169.254.169.254]/hook"),
+        ("webhook_url", "https://[64:ff9b::a9fe:a9fe]/hook"),
+        ("webhook_url", "https://[fd00:ec2::254]/hook"),
+        ("notify_task", "fees ended"),
+        ("notify_queue", ""),
+        ("notify_broker_url", "amqp://crm-broker/0"),
         ("redis_url", "localhost:6379"),
         ("redis_url", "http://localhost"),
         ("redis_url", "redis://localhost/0?health_check_interval=30"),
@@ -244,6 +256,23 @@ def test_notices_may_go_to_another_host_in_plain_text_only_if_that_is_allowed(
     assert refused().startswith("B2COPY_WEBHOOK_URL must be https")
     monkeypatch.setenv("B2COPY_WEBHOOK_PLAINTEXT", "allowed")
     assert load(Settings).webhook_url == "http://crm.internal/hook"
+
+
+def test_private_addresses_may_be_notified(active_environment: Environment, monkeypatch: Monkey) -> None:
+    monkeypatch.setenv("B2COPY_WEBHOOK_SECRET_FILE", "/etc/b2copy/webhook.secret")
+    for host in ("10.0.0.5", "192.168.1.7", "172.16.0.1", "[fd00::5]", "crm.internal", "169.253.0.1", "[::1]"):
+        monkeypatch.setenv("B2COPY_WEBHOOK_URL", f"https://{host}/hook")
+        assert load(Settings).webhook_url == f"https://{host}/hook"
+
+
+def test_the_crms_broker_needs_tls_and_a_task(active_environment: Environment, monkeypatch: Monkey) -> None:
+    monkeypatch.setenv("B2COPY_NOTIFY_BROKER_URL", "redis://crm.internal:6379/1")
+    assert refused().splitlines()[0].startswith("B2COPY_NOTIFY_BROKER_URL must be rediss://")
+    assert refused().splitlines()[1].startswith("B2COPY_NOTIFY_TASK is not set")
+
+    monkeypatch.setenv("B2COPY_WEBHOOK_PLAINTEXT", "allowed")
+    monkeypatch.setenv("B2COPY_NOTIFY_TASK", "crm.tasks.fees_ended")
+    assert load(Settings).wants_notices
 
 
 def test_the_passwords_in_urls_are_in_no_repr(active_environment: Environment, monkeypatch: Monkey) -> None:

@@ -14,7 +14,7 @@ from celery import current_app, signals
 
 from worker.celery_settings import App, celery_settings
 from worker.errors import SettingsError
-from worker.instances import b2copy, ledger, session, webhook
+from worker.instances import b2copy, crm, ledger, session
 from worker.ledger import open_ledger
 from worker.ledger.notices import want_notices
 from worker.operation import VERSION
@@ -24,7 +24,7 @@ from worker.settings import Settings, crm_settings, worker_settings
 from worker.watch.log_redaction import guard, guard_our_loggers
 from worker.watch.log_repeat_limit import limit_repeats
 
-__all__ = ["app", "b2copy", "ledger", "session", "webhook"]
+__all__ = ["app", "b2copy", "crm", "ledger", "session"]
 
 check_ours("tasks")  # which the app imports by name
 
@@ -75,7 +75,7 @@ def check_before_work(conf: Any = None, options: Any = None, **_: Any) -> None:
         check_transport(worker_settings().ca_file)
         check_webhook(worker_settings())
         open_ledger(crm_settings().database_url, create=True).close()
-        if worker_settings().webhook_url:
+        if worker_settings().wants_notices:
             want_notices(ledger())
         elif not (options or {}).get("queues"):
             app.amqp.queues.deselect([queue_of(NOTIFY)])  # this worker cannot deliver notices: leave them to others

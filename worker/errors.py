@@ -3,6 +3,7 @@
 * B2CopyError
   x Transient               wait and try again; `retry_after` is a floor
     - Unavailable           not sent (no status), not processed (408, 425, 503), or a 5xx
+      - NoAnswerInTime      of a worker, to a read that a CRM asked for
     - RateLimited           429
     - SessionUnavailable    there is no access token right now
       - StoreUnavailable    because Redis does not answer
@@ -64,6 +65,10 @@ class Transient(B2CopyError):
 
 class Unavailable(Transient):
     """The request was not sent (`status` is None), not processed (408, 425, 503), or answered with another 5xx."""
+
+
+class NoAnswerInTime(Unavailable):
+    """No worker has answered a read in time. A read has no effect, so it may be asked for again."""
 
 
 class RateLimited(Transient):

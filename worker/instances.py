@@ -1,4 +1,4 @@
-"""What each process holds one of: `ledger()`, `session()`, `back_office()`, `b2copy()`, `webhook()`.
+"""What each process holds one of: `ledger()`, `session()`, `back_office()`, `b2copy()`, `crm()`.
 
 Importing this connects to nothing, reads no setting and loads neither Celery nor the HTTP client nor cryptography, so
 that a CRM can import `tasks.enqueue` cheaply.
@@ -16,7 +16,7 @@ from worker.settings import crm_settings, worker_settings
 if TYPE_CHECKING:
     from worker.b2copy import B2Copy
     from worker.session import SharedSession
-    from worker.webhook.endpoint import Endpoint
+    from worker.webhook.crm import Crm
 
 
 @PerProcess
@@ -54,14 +54,14 @@ def b2copy() -> "B2Copy":
     sessions = {"service_admin": session()}
     if settings.back_office_email is not None:
         sessions["back_office"] = back_office()
-    # Each lane has senders of its own.
-    http = Http(sessions, settings, connections=settings.concurrency * len(REQUEST_LANES))
+    # Each lane has senders of its own, and reads have slots of their own.
+    http = Http(sessions, settings, connections=settings.concurrency * (len(REQUEST_LANES) + 1))
     return B2Copy(http, {"accounts": settings.accounts_login, "widgets": settings.widgets_login})
 
 
 @PerProcess
-def webhook() -> "Endpoint":
-    """This process's client of the CRM's webhook."""
-    from worker.webhook.endpoint import Endpoint
+def crm() -> "Crm":
+    """This process's client of the CRM, for notices."""
+    from worker.webhook.crm import Crm
 
-    return Endpoint(worker_settings())
+    return Crm(worker_settings())

@@ -5,7 +5,7 @@ follow from that.
 """
 
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -57,6 +57,12 @@ class Attempt(Protocol):
         """Return the attempts that the ledger stores for this operation, oldest first."""
 
 
+class Call(Protocol):
+    """Sends one request through the gate and returns what the route reads in the answer: see `Attempt.call`."""
+
+    def __call__(self, route: Any, body: Mapping[str, Any]) -> Awaitable[Any]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Description:
     """What names an operation and where it belongs. The key is `<kind>:<natural_id>`."""
@@ -87,6 +93,7 @@ class Kind(Generic[P]):
     the reasons of `Failed` outcomes, each with a sentence for people. `time_allowed_s` and `polls` read the settings.
     `begins_steps`: its attempts call `Attempt.begin` before each request with an effect. So if a worker is lost, it is
     known whether it may have sent one: without a begun step nothing was done, and the next attempt starts again.
+    `effect_step` is then the name of the last of these routes, which a ledger from a backup may not know to have begun.
     `waits_s` are the seconds between two attempts that decided nothing, until the time allowed is over; the last one is
     repeated with a jitter of 20 %. Without `waits_s` the engine backs off for at most ten seconds.
     """
@@ -99,6 +106,7 @@ class Kind(Generic[P]):
     time_allowed_s: Callable[[CrmSettings], float]
     moves_money: bool = False
     begins_steps: bool = False
+    effect_step: str = ""
     destination: str = "b2copy"
     failure_reasons: Mapping[str, str] = field(default_factory=dict)
     polls: Callable[[Settings], PollSchedule] = lambda _: PollSchedule()
@@ -123,14 +131,19 @@ class Kind(Generic[P]):
 
     def checked(self, fields: Mapping[str, Any]) -> P:
         """Return the fields as this kind's payload. Raises `BadPayload`."""
-        try:
-            return self.payload.model_validate(fields)
-        except ValidationError as error:
-            raise BadPayload(f"{self.name}: {_problems(error, self.payload.model_fields)}") from None
+        return checked_fields(self.name, self.payload, fields)
 
     def on_unknown_for(self, claim: Claim) -> OnUnknown:
         """Return what an unknown outcome of this operation permits, for the claim as it stands."""
         return self.on_unknown(claim) if callable(self.on_unknown) else claim.on_unknown
+
+
+def checked_fields(name: str, payload: type[P], fields: Mapping[str, Any]) -> P:
+    """Return the fields as a payload. Raises `BadPayload`, which begins with `name`."""
+    try:
+        return payload.model_validate(fields)
+    except ValidationError as error:
+        raise BadPayload(f"{name}: {_problems(error, payload.model_fields)}") from None
 
 
 LOOKED_AT = "looked_at"

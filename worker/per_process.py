@@ -27,6 +27,10 @@ class PerProcess(Generic[T]):
         """What this process made, if it did."""
         return self._made.get(os.getpid())
 
+    def use(self, made: T) -> None:
+        """Return this one from now on, in this process."""
+        self._made[os.getpid()] = made
+
     def forget(self) -> None:
         """Make another one at the next use: the settings have changed."""
         self._made.clear()

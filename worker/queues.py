@@ -14,6 +14,8 @@ LANES = (*REQUEST_LANES, NOTIFY)
 
 INBOX = "b2copy.inbox"  # messages with arguments, from anywhere
 HOUSEKEEPING = "b2copy.housekeeping"  # the session's refresh and the ledger's dispatch
+READS = "b2copy.reads"  # what a CRM wants to read at B2COPY now
+ANSWERS = "b2copy:answer:"  # no queue: what the keys of the answers to reads begin with
 WAKE_UP_LASTS_S = 0.02  # seconds; a wake-up also serves what its sender enqueues within this time
 
 
@@ -27,7 +29,7 @@ def queue_of(lane: str) -> str:
     return f"b2copy.{lane}"
 
 
-QUEUES = (INBOX, HOUSEKEEPING, *map(queue_of, LANES))
+QUEUES = (INBOX, HOUSEKEEPING, *map(queue_of, LANES), READS)
 """All queues that a worker serves."""
 
 MIN_CONCURRENCY = len(LANES) + 2

@@ -23,6 +23,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from worker import secret_file
 from worker.errors import SettingsError
 from worker.redis_url import checked_redis_url, is_loopback, is_plaintext_to_another_host
+from worker.refused_addresses import is_refused_address
 
 PREFIX = "B2COPY_"
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -60,6 +61,8 @@ def _webhook_url(value: str) -> str:
         raise ValueError("must be a URL such as https://crm.example.com/webhooks/b2copy")
     if parts.username or parts.password or parts.fragment:
         raise ValueError("must hold no user, password or fragment: notices are signed")
+    if is_refused_address(parts.hostname):
+        raise ValueError("must not be a link-local address or a cloud's metadata service: no CRM is there")
     if not re.fullmatch(r"[!-~]+", value.strip()):
         raise ValueError("must hold printable ASCII characters without spaces alone")
     return value.strip()
@@ -182,6 +185,7 @@ def _listen(value: str) -> str:
     return f"{host or '127.0.0.1'}:{port}"
 
 
+ReadName = Literal["accounts", "account_detail", "account_statistics", "leaderboard", "seamless_url"]
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=False)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 WebhookUrl = Annotated[str, AfterValidator(_webhook_url)]
@@ -223,8 +227,19 @@ class LedgerSettings(BaseSettings):
         " to a loopback address. The same for all workers.",
     )
     webhook_plaintext: Literal["refused", "allowed"] = Field(
-        "refused", description="Whether notices may go to another host by http:// without TLS."
+        "refused", description="Whether notices may go to another host by http:// or redis:// without TLS."
     )
+    notify_task: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z_][\w-]*(\.[\w-]+)*$",
+        description="A Celery task of the CRM's own that is called with each notice, instead of or beside the webhook:"
+        " crm.tasks.fees_ended. The same for all workers.",
+    )
+
+    @property
+    def wants_notices(self) -> bool:
+        """Whether the CRM is told of the end of each operation."""
+        return self.webhook_url is not None or self.notify_task is not None
 
 
 class CrmSettings(LedgerSettings):
@@ -249,6 +264,11 @@ class CrmSettings(LedgerSettings):
     token_ttl: Seconds = Field(600.0, description="An opaque access token's life; a JWT tells its own.")
     fees_deadline: Seconds = Field(
         72 * 3600.0, description="How long a fee run may take; PAMM stays pending until a rollover."
+    )
+    reconcile_every: Annotated[Seconds, Field(ge=600)] | None = Field(
+        None,
+        description="How often the accounts at B2COPY are compared with the identity map, at least 10m apart. Unset:"
+        " only when somebody runs `b2copy-sync reconcile`.",
     )
     calls_deadline: Seconds = Field(
         72 * 3600.0, description="How long any other call may wait, for B2COPY or for what it comes after."
@@ -312,12 +332,29 @@ class Settings(CrmSettings):
     webhook_ca_file: Path | None = Field(
         None, description="CA certificates for the CRM's host in B2COPY_WEBHOOK_URL, if not the usual ones."
     )
+    notify_queue: str = Field(
+        "celery", pattern=r"^[!-~]+$", description="The queue that the CRM's workers read B2COPY_NOTIFY_TASK from."
+    )
+    notify_broker_password_file: PasswordFile | None = Field(
+        None, description="A file with the password of the CRM's broker, where the URL holds none."
+    )
+    notify_broker_url: RedisUrl | None = Field(
+        None,
+        repr=False,  # it may hold a password
+        description="The CRM's broker: rediss://host:6379/1. Unset: that of B2COPY_REDIS_URL, where a message that the"
+        " CRM's workers have not acknowledged returns after 10 s.",
+    )
     seamless_secret_file: Path | None = Field(
         None, description="A file with the secret that B2COPY's Back Office shows, to register clients."
     )
     duplicate_clients: Literal["unknown", "refused", "returned"] = Field(
         "unknown",
         description="What B2COPY does with a second registration; if unknown, a lost answer is left to a person.",
+    )
+    reads: Annotated[list[ReadName], NoDecode, BeforeValidator(_comma_list)] = Field(
+        ["accounts", "account_detail", "account_statistics", "leaderboard"],
+        description="What CRM hosts may read through a worker. With seamless_url, whoever may send messages logs in as"
+        " any client.",
     )
     back_office_email: str | None = Field(
         None, pattern=r"[^@\s]+@[^@\s]+", description="Who signs in to the Back Office, if some routes need that."
@@ -431,8 +468,18 @@ def _webhook_problems(settings: LedgerSettings) -> Iterator[str]:
             "B2COPY_WEBHOOK_URL must be https: plain http is accepted to a loopback address only."
             " Where the network between is encrypted, set B2COPY_WEBHOOK_PLAINTEXT=allowed"
         )
-    if isinstance(settings, Settings) and settings.webhook_url and not settings.webhook_secret_file:
+    if not isinstance(settings, Settings):
+        return
+    if settings.webhook_url and not settings.webhook_secret_file:
         yield "B2COPY_WEBHOOK_SECRET_FILE is not set: notices to B2COPY_WEBHOOK_URL must be signed"
+    broker_url = settings.notify_broker_url or ""
+    if is_plaintext_to_another_host(broker_url) and settings.webhook_plaintext != "allowed":
+        yield (
+            "B2COPY_NOTIFY_BROKER_URL must be rediss:// (TLS): plain redis:// is accepted to a loopback address only."
+            " Where the network between is encrypted, set B2COPY_WEBHOOK_PLAINTEXT=allowed"
+        )
+    if broker_url and not settings.notify_task:
+        yield "B2COPY_NOTIFY_TASK is not set: B2COPY_NOTIFY_BROKER_URL is for that task's messages"
 
 
 def _contradictions(settings: Settings) -> list[str]:

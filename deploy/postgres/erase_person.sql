@@ -20,6 +20,10 @@ WHERE entity = :'login' OR pg_temp.names(payload, :'login') OR pg_temp.names(res
 
 DELETE FROM b2copy_operations WHERE id IN (SELECT id FROM erased WHERE has_ended);  -- its attempts go with it
 DELETE FROM b2copy_identities WHERE login = :'login';
+DELETE FROM b2copy_reconciliation_accounts WHERE login = :'login';
+DELETE FROM b2copy_reconciliation_differences WHERE login = :'login';
+UPDATE b2copy_reconciliation SET anchor = NULL WHERE pg_temp.names(anchor, :'login');
+UPDATE b2copy_reconciliation SET compared_to = NULL WHERE pg_temp.names(compared_to, :'login');
 DELETE FROM b2copy_requests WHERE pg_temp.names(payload, :'login');  -- not taken yet
 UPDATE b2copy_audit SET detail = NULL, note = '[erased]'
 WHERE subject IN (SELECT key FROM erased WHERE has_ended) OR pg_temp.names(detail, :'login');

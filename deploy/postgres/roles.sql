@@ -56,6 +56,7 @@ BEGIN
                     WHEN 'b2copy_approvals' THEN  -- what somebody proposed is never changed
                         'SELECT, INSERT, UPDATE (decision, decided_at, decided_by, decided_note)'
                     WHEN 'b2copy_attempts' THEN 'SELECT, INSERT, UPDATE'
+                    WHEN 'b2copy_batches' THEN 'SELECT, INSERT, UPDATE'
                     ELSE 'SELECT, INSERT, UPDATE, DELETE'
                 END,
                 found.name
@@ -72,6 +73,10 @@ BEGIN
                 ) ON b2copy_operations TO b2copy_enqueue;
             WHEN 'b2copy_operations_id_seq' THEN
                 GRANT USAGE ON SEQUENCE b2copy_operations_id_seq TO b2copy_enqueue;
+            WHEN 'b2copy_batches' THEN  -- begins an import, and decides nothing about it
+                GRANT SELECT ON b2copy_batches TO b2copy_enqueue;
+                GRANT INSERT (id, kind, lane, source, rows, requested_by, requested_at)
+                    ON b2copy_batches TO b2copy_enqueue;
             WHEN 'b2copy_ledger' THEN
                 GRANT SELECT ON b2copy_ledger TO b2copy_enqueue;
             WHEN 'b2copy_schema_version' THEN

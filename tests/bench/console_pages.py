@@ -50,6 +50,8 @@ PAGES = (
     "/evidence.json?key=fees.process:W777777",
     "/operation/replay?key=fees.process:W100",
     "/bulk/replay?state=failed",
+    "/imports",
+    "/imports/pause?batch=b7",
     "/approvals",
     "/audit",
     "/audit?actor=nobody",
@@ -79,6 +81,10 @@ SELECT 'fees.process:W' || i, 'fees.process',
     CASE WHEN i % 100 NOT IN (1, 2) THEN {now} - ({count} - i) * 90 END
 FROM n
 """
+_BATCHES = """
+INSERT INTO b2copy_batches (id, kind, lane, source, rows, requested_by, requested_at)
+{series} SELECT 'b' || (i - 1), 'fees.process', 'money', 'book.csv', 50000, 'crm', {now} + i FROM n
+"""
 _ATTEMPTS = """
 INSERT INTO b2copy_attempts (
     operation_id, fence, started_at, last_at, times, duration_ms, http_status, outcome, message, counted, worker,
@@ -97,7 +103,7 @@ def fill(ledger: Ledger, count: int) -> None:
     dialect = ledger.engine.dialect.name
     words = {"true": "true", "false": "false"} if dialect == "postgresql" else {"true": "1", "false": "0"}
     words["now"] = str(int(time.time() * 1000))
-    for statement, rows in ((_OPERATIONS, count), (_ATTEMPTS, count), (_AUDIT, count // 10)):
+    for statement, rows in ((_OPERATIONS, count), (_BATCHES, 20), (_ATTEMPTS, count), (_AUDIT, count // 10)):
         series = _SERIES[dialect].format(count=rows)
         with ledger.writing() as connection:
             sql = statement.format(series=series, count=rows, **words)

@@ -247,3 +247,98 @@ def test_a_redis_that_forbids_client_is_examined_all_the_same(b2copy_sync: Comma
     assert "Traceback" not in ran.err
     assert grades(ran)["redis"] == {"ok"}
     assert grades(ran)["workers"] == {"warn"}
+
+
+class TestTheBackOfficesSignIn:
+    @pytest.fixture(autouse=True)
+    def password(self, environment: Environment, ledger: Ledger) -> Path:
+        file = environment.folder / "password"
+        self.write(file, "sandbox")
+        environment.settings |= {
+            "B2COPY_BACK_OFFICE_EMAIL": "office@broker.example",
+            "B2COPY_BACK_OFFICE_PASSWORD_FILE": str(file),
+            "B2COPY_ACCOUNTS_LOGIN": "back_office",
+        }
+        return file
+
+    @staticmethod
+    def write(file: Path, password: str) -> None:
+        file.write_text(password)
+        file.chmod(0o600)
+
+    def test_signs_in_only_if_there_is_no_session(self, b2copy_sync: Command, sandbox: SandboxControl) -> None:
+        first = b2copy_sync("doctor", "--json")
+        second = b2copy_sync("doctor", "--json")
+        unused = b2copy_sync("doctor", "--json", "--login", B2COPY_ACCOUNTS_LOGIN="service_admin")
+
+        assert first.code == second.code == unused.code == 0
+        assert re.fullmatch(r"ok there was none: generation \d+, renewed by a login: ", messages(first, "sign-in"))
+        assert re.search(r"ok generation \d+ is shared, valid for", messages(second, "sign-in"))
+        assert "warn office@broker.example is set, and no route uses this login" in messages(unused, "sign-in")
+        assert re.search(r"ok generation \d+, renewed by a login", messages(unused, "sign-in"))
+        assert logins(sandbox).count("signin") == 2
+
+    def test_a_refused_password_is_told_again_and_presented_once(
+        self, b2copy_sync: Command, sandbox: SandboxControl, password: Path
+    ) -> None:
+        self.write(password, "hunter2")
+        first = b2copy_sync("doctor", "--json")
+        again = b2copy_sync("doctor", "--json", "--login")
+
+        for ran in (first, again):
+            assert ran.code == 1
+            assert "FAIL the Back Office refuses office@broker.example" in messages(ran, "sign-in")
+            assert "wrong e-mail or password" in messages(ran, "sign-in")
+            assert f"put the right password into {password}" in messages(ran, "sign-in")
+            assert "`b2copy-sync session forget --login back_office`" in messages(ran, "sign-in")
+            assert "hunter2" not in ran.out + ran.err
+            assert grades(ran)["session"] == {"ok"}  # withdrawals go on
+        assert logins(sandbox).count("signin") == 1
+
+        self.write(password, "sandbox")
+        assert grades(b2copy_sync("doctor", "--json"))["sign-in"] == {"ok"}
+
+    def test_a_locked_account_and_a_second_factor_have_a_remedy_of_their_own(
+        self, b2copy_sync: Command, sandbox: SandboxControl
+    ) -> None:
+        sandbox.switches(two_factor=True)
+        second_factor = b2copy_sync("doctor", "--json")
+        resting = b2copy_sync("doctor", "--json")
+        sandbox.switches(two_factor=False, locked=True)
+        locked = b2copy_sync("doctor", "--json", "--login")
+
+        for ran in (second_factor, resting):
+            assert "FAIL the Back Office asks office@broker.example for a second factor" in messages(ran, "sign-in")
+            assert "switch it off for this account" in messages(ran, "sign-in")
+        assert "the account is locked" in messages(locked, "sign-in")
+        assert "is unlocked now" in messages(locked, "sign-in")
+        assert second_factor.code == resting.code == locked.code == 1
+
+    @pytest.mark.parametrize(
+        ("fault", "problem"), [("absent", "cannot be read"), ("public", "chmod 600"), ("empty", "one line of text")]
+    )
+    def test_an_unusable_file_is_named_with_the_remedy(
+        self, fault: str, problem: str, b2copy_sync: Command, sandbox: SandboxControl, password: Path
+    ) -> None:
+        if fault == "absent":
+            password.unlink()
+        elif fault == "public":
+            password.chmod(0o644)
+        else:
+            password.write_text("")
+
+        ran = b2copy_sync("doctor", "--json")
+
+        assert ran.code == 1
+        assert f"FAIL B2COPY_BACK_OFFICE_PASSWORD_FILE: {password}" in messages(ran, "sign-in")
+        assert problem in messages(ran, "sign-in")
+        assert "signin" not in logins(sandbox)
+
+    def test_says_what_it_cannot_tell(self, b2copy_sync: Command, sandbox: SandboxControl) -> None:
+        sandbox.faults({"what": "status", "status": 503, "route": "signin", "retry_after": "30"})
+        unavailable = b2copy_sync("doctor", "--json")
+        without_redis = b2copy_sync("doctor", "--json", B2COPY_REDIS_URL="redis://127.0.0.1:1/0")
+
+        assert "HTTP 503" in messages(unavailable, "sign-in")
+        assert "no other one does" in messages(unavailable, "sign-in")
+        assert "FAIL there is no session without Redis" in messages(without_redis, "sign-in")

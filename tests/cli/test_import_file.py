@@ -1,11 +1,18 @@
 """import: many operations from a file."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from tasks.enqueue import BATCH
 from tests.cli.conftest import Command
+from tests.operations import claim_due
 from worker.ledger import Ledger, find, search
+from worker.ledger.batches import begin_batch, cancel_batch, pause_batch
+from worker.testbed.local_system import Environment
 
 
 def test_asks_for_each_row_once_however_often_it_is_run(b2copy_sync: Command, ledger: Ledger, tmp_path: Path) -> None:
@@ -16,8 +23,9 @@ def test_asks_for_each_row_once_however_often_it_is_run(b2copy_sync: Command, le
     first = b2copy_sync("import", str(file), "--by", "ann")
     again = b2copy_sync("import", str(file), "--json")
 
-    assert first.out == "2 operations accepted in lane bulk, 0 known already\n"
-    assert again.document == {"rows": 2, "dry_run": False, "accepted": 0, "known": 2}
+    assert first.out.startswith("2 operations accepted in lane bulk, 0 known already\nimport withdrawals-")
+    assert again.document["rows"] == again.document["known"] == 2
+    assert again.document["accepted"] == again.document["new"] == 0
     operation = find(ledger, "fees.process:W1")
     assert operation is not None
     assert operation.payload == {"account_login": "007", "request_id": "W1"}
@@ -46,9 +54,9 @@ def test_leaves_out_unknown_columns_if_an_option_says_so(b2copy_sync: Command, l
     nothing = search(ledger)
     done = b2copy_sync("import", str(file), "--ignore-extra", "--lane", "money")
 
-    assert dry.out == "1 row can be recorded; nothing was recorded\n"
+    assert dry.out == "1 row: 1 new, 0 known, 0 conflicting; nothing was recorded\n"
     assert nothing == []
-    assert done.out == "1 operation accepted in lane money, 0 known already\n"
+    assert done.out.startswith("1 operation accepted in lane money, 0 known already\n")
 
 
 def test_takes_json_lines_for_what_is_nested(b2copy_sync: Command, ledger: Ledger, tmp_path: Path) -> None:
@@ -69,8 +77,8 @@ def test_takes_json_lines_for_what_is_nested(b2copy_sync: Command, ledger: Ledge
         ("a.csv", b"login,id\n7,W1\n", "the first line must name the columns: account_login, request_id"),
         ("a.csv", b"account_login,request_id\n7\n", "line 2: 2 columns are needed"),
         ("a.csv", b"account_login,request_id\n", "no rows"),
-        ("a.csv", b"\xff\xfea\x00", "not CSV in UTF-8"),
-        ("a.csv", b'account_login,request_id\n"7,W1\n', "not CSV in UTF-8"),
+        ("a.csv", b"\xff\xfea\x00", "the first line must name the columns"),
+        ("a.csv", b'account_login,request_id\n"7,W1\n', "not CSV: "),
         ("a.jsonl", b"{\n", "line 1: not JSON"),
         ("a.jsonl", b"[]\n", "line 1: must be a JSON object"),
     ],
@@ -91,7 +99,9 @@ def test_says_what_is_wrong_with_a_file(
     ("content", "message"),
     [
         ("account_login,request_id,account_login\n7,W1,8\n", "line 1: the heading names 'account_login' twice"),
-        ("account_login,request_id\n1.23457E+11,W1\n", "line 2: fees.process: account_login: "),
+        ("account_login,request_id\n1.23457E+11,W1\n", "line 2: account_login: '1.23457E+11' is a rounded number"),
+        ("account_login;request_id\n1,23457E+11;W1\n", "line 2: account_login: '1,23457E+11' is a rounded number"),
+        ("account_login,request_id\n7,3-Jan\n", "line 2: request_id: '3-Jan' is what a spreadsheet makes of a date"),
         ("account_login,request_id\n123456.0,W1\n", "line 2: fees.process: account_login: "),
         ("account_login,request_id\n7,W1\n8,nan\n", "line 3: fees.process: request_id: "),
         ("account_login,request_id\n'00123,W1\n", 'line 2: account_login: "\'00123" begins with the apostrophe'),
@@ -140,3 +150,164 @@ def test_a_doubled_name_in_a_line_of_json_is_refused(b2copy_sync: Command, ledge
     assert ran.code == 2
     assert "line 1: not JSON: 'account_login' is given twice" in ran.err
     assert search(ledger) == []
+
+
+HEADING = "account_login,request_id\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments"),
+    [
+        (("\ufeff" + HEADING + "7,W1\n").encode(), []),
+        ((HEADING + "7,W1\n").encode("utf-16"), []),
+        (("\ufeff" + HEADING + "7,W1\n").encode("utf-16-be"), []),
+        ((HEADING + "7,W1\n").encode("utf-16-le"), ["--encoding", "utf-16-le"]),
+        ((" Account_Login ;REQUEST_ID;note \n7;W1;caf\u00e9\n").encode("cp1252"), ["--encoding", "cp1252"]),
+        (b"account_login|request_id|note, of whom\n7|W1|x\n", []),
+        (b'note,account_login,request_id\n"a, b\nc",7,W1\n', []),
+        (b'\n{"account_login": "7", "request_id": "W1", "note": 1}\n', []),
+    ],
+    ids=["UTF-8 with a mark", "UTF-16", "UTF-16 BE", "UTF-16 LE said", "CP1252 said", "bars", "line breaks", "JSON"],
+)
+def test_reads_what_spreadsheets_of_all_regions_write(
+    content: bytes, arguments: list[str], b2copy_sync: Command, ledger: Ledger, tmp_path: Path
+) -> None:
+    file = tmp_path / "book.txt"
+    file.write_bytes(content)
+
+    ran = b2copy_sync("import", str(file), "--ignore-extra", *arguments)
+
+    assert ran.code == 0, ran.err
+    assert [one.payload for one in search(ledger)] == [{"account_login": "7", "request_id": "W1"}]
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "message"),
+    [
+        (HEADING.encode() + b"7,W1\n8,W\xe9\n", [], "line 3: byte E9 is not UTF-8. Say which encoding it is"),
+        (HEADING.encode() + b"7,W1\n8,W\xe9\n", [], "reads '8,W\u00e9' then"),
+        (HEADING.encode() + b"7,\x81\n", ["--encoding", "cp1252"], "line 2: byte 81 is not CP1252"),
+        (HEADING.encode("utf-16-le"), [], "say --encoding utf-16-le or utf-16-be"),
+        (HEADING.encode("utf-16"), ["--encoding", "cp1252"], "--encoding cp1252 cannot be right"),
+        (HEADING.encode(), ["--encoding", "latin-17"], "there is no such encoding"),
+        (HEADING.encode("utf-32"), [], "is in UTF-32: save it in UTF-8"),
+        (b"PK\x03\x04rest", [], "is a workbook (.xlsx, .ods): save the sheet as CSV"),
+    ],
+)
+def test_never_guesses_an_encoding(
+    content: bytes, arguments: list[str], message: str, b2copy_sync: Command, ledger: Ledger, tmp_path: Path
+) -> None:
+    file = tmp_path / "book.csv"
+    file.write_bytes(content)
+
+    ran = b2copy_sync("import", str(file), *arguments)
+
+    assert ran.code == 2
+    assert message in ran.err
+    assert search(ledger) == []
+
+
+def test_lists_every_unusable_row_up_to_a_hundred(b2copy_sync: Command, ledger: Ledger, tmp_path: Path) -> None:
+    file = tmp_path / "book.csv"
+    bad = "".join(f"{number},W {number}\n" for number in range(120))
+    file.write_text(f'{HEADING}7,W1\n"8\n",W2\n9,W3,x\n{bad}')
+
+    ran = b2copy_sync("import", str(file))
+
+    lines = ran.err.splitlines()
+    assert lines[0].startswith(f"{file}, line 3: account_login: ")
+    assert lines[1] == f"{file}, line 5: 2 columns are needed, there are 3"
+    assert len(lines) == 102
+    assert lines[-2:] == ["... and 22 more", "122 of 123 rows cannot be used: nothing was recorded"]
+    assert search(ledger) == []
+
+
+def test_tells_zeros_that_a_spreadsheet_has_dropped(b2copy_sync: Command, ledger: Ledger, tmp_path: Path) -> None:
+    file = tmp_path / "book.csv"
+    file.write_text(HEADING + "000123,W1\n000456,W2\n000789,W3\n4711,W4\n123456,W5\n")
+
+    ran = b2copy_sync("import", str(file))
+    allowed = b2copy_sync("import", str(file), "--short-ids", "--dry-run")
+
+    assert ran.code == 2
+    assert f"{file}, line 5: account_login: '4711' has 4 digits, and 3 others that begin with 0 have 6" in ran.err
+    assert allowed.code == 0, allowed.err
+
+
+def test_says_what_is_new_known_and_conflicting_before_anything_is_recorded(
+    b2copy_sync: Command, ledger: Ledger, tmp_path: Path
+) -> None:
+    (tmp_path / "first.csv").write_text(HEADING + "7,W1\n8,W2\n")
+    assert b2copy_sync("import", str(tmp_path / "first.csv")).code == 0
+    file = tmp_path / "book.csv"
+
+    file.write_text(HEADING + "7,W1\n9,W3\n9,W3\n")
+    good = b2copy_sync("import", str(file), "--dry-run")
+    file.write_text(HEADING + "7,W1\n80,W2\n9,W3\n90,W3\n")
+    conflicting = b2copy_sync("import", str(file))
+
+    assert good.out == "3 rows: 1 new, 1 known, 1 twice in the file, 0 conflicting; nothing was recorded\n"
+    assert conflicting.code == 2
+    assert conflicting.err.splitlines() == [
+        f"{file}, line 3: fees.process:W2 is queued in the ledger with another account_login",
+        f"{file}, line 5: fees.process:W3 stands on line 4 with another account_login",
+        "2 of 4 rows cannot be used: nothing was recorded; 2 of them conflict: one key is one operation",
+    ]
+    assert len(search(ledger)) == 2
+
+
+def test_an_import_is_shown_paused_resumed_and_cancelled_by_its_name(
+    b2copy_sync: Command, ledger: Ledger, tmp_path: Path
+) -> None:
+    file = tmp_path / "book.csv"
+    file.write_text(HEADING + "7,W1\n8,W2\n")
+    name = b2copy_sync("import", str(file), "--json", "--by", "ann").document["batch"]
+    claim_due(ledger, lane="bulk", limit=1)
+
+    paused = b2copy_sync("import", "pause", name, "--why", "wrong file?", "--by", "bob")
+    shown = b2copy_sync("import", "status", name)
+    resumed = b2copy_sync("import", "resume", name, "--why", "right file", "--json")
+    cancelled = b2copy_sync("import", "cancel", name, "--why", "wrong file")
+    listed = b2copy_sync("import", "status", "--json").document["imports"]
+    nothing = b2copy_sync("import", "pause", "boook", "--why", "wrong file?")
+
+    assert paused.out == f"import {name} is paused: nothing more of it is started\n"
+    assert "by bob: wrong file?" in shown.out
+    assert "2 of 2" in shown.out
+    assert "1 queued, 1 running" in shown.out
+    assert resumed.document == {"batch": name, "decision": None}
+    assert cancelled.out == f"import {name} is cancelled: 1 operation cancelled, 1 beyond recall\n"
+    assert [(one["batch"], one["cancelled"], one["states"]["cancelled"], one["requested_by"]) for one in listed] == [
+        (name, True, 1, "ann")
+    ]
+    assert nothing.code == 5
+
+
+def test_an_import_that_runs_waits_while_it_is_paused_and_ends_when_it_is_cancelled(
+    environment: Environment, ledger: Ledger, tmp_path: Path
+) -> None:
+    file = tmp_path / "book.csv"
+    file.write_text(HEADING + "".join(f"7,W{number}\n" for number in range(BATCH + 1)))
+    begin_batch(ledger, "book", kind="fees.process", lane="bulk", source="book.csv", rows=BATCH + 1, by="ann")
+    pause_batch(ledger, "book", "ada", "wrong file?")
+
+    command = [sys.executable, "-m", "worker.cli", "import", str(file), "--batch", "book"]
+    with subprocess.Popen(command, env=environment.variables, stderr=subprocess.PIPE, text=True) as importing:
+        assert importing.stderr is not None
+        told = importing.stderr.readline()
+        cancel_batch(ledger, "book", "ada", "wrong file")
+        ended = importing.stderr.read()
+        code = importing.wait(30)
+
+    assert f"paused after {BATCH:,} rows, by ada: wrong file?; it goes on when resumed" in told
+    assert code == 3
+    assert f"ended after {BATCH:,} rows: import book was cancelled by ada: wrong file" in ended
+
+
+def test_reads_standard_input(environment: Environment, ledger: Ledger) -> None:
+    command = [sys.executable, "-m", "worker.cli", "import", "-", "--json"]
+    rows = (HEADING + "7,W1\n").encode()
+    ran = subprocess.run(command, env=environment.variables, input=rows, capture_output=True, check=True)
+
+    assert json.loads(ran.stdout)["batch"].startswith("stdin-")
+    assert len(search(ledger)) == 1

@@ -11,7 +11,9 @@ from tests.http.raw_server import Wire
 from tests.http.test_wire import answers
 from tests.webhook.conftest import SECRETS
 from tests.webhook.test_endpoint import answer, head_and_body
+from tests.webhook.test_notify_task import received
 from worker.cli import app
+from worker.testbed.local_system import Environment
 from worker.webhook.signing import Secrets
 
 
@@ -52,7 +54,23 @@ def test_a_crm_that_refuses_the_sample_is_shown(b2copy_sync: Command, wire: Wire
     assert ran.out == f"not delivered: {wire.url}: notice (HTTP 404): no such page\n"
 
 
+def test_the_crms_task_gets_a_sample_too(
+    b2copy_sync: Command, environment: Environment, wire: Wire, secret_file: Path
+) -> None:
+    task = {"B2COPY_NOTIFY_TASK": "crm.fees_ended", "B2COPY_NOTIFY_QUEUE": "crm"}
+    url = {"B2COPY_WEBHOOK_URL": wire.url, "B2COPY_WEBHOOK_SECRET_FILE": str(secret_file)}
+
+    ran = b2copy_sync("webhook", "test", **task)
+    assert ran.out == "delivered: task crm.fees_ended is in the queue; a worker of the CRM reads it there\n"
+    both = b2copy_sync("webhook", "test", "--json", **task, **url)
+
+    assert [one["delivered"] for one in both.document["ways"]] == [True, True]
+    messages = [received(environment.broker.url) for _ in range(2)]
+    assert {message.payload[0][0]["type"] for message in messages} == {"webhook.test"}
+
+
 def test_without_a_url_there_is_nothing_to_try(b2copy_sync: Command) -> None:
     ran = b2copy_sync("webhook", "test")
 
-    assert (ran.code, ran.err) == (2, "B2COPY_WEBHOOK_URL is not set: the CRM gets no notices\n")
+    assert ran.code == 2
+    assert ran.err == "B2COPY_WEBHOOK_URL and B2COPY_NOTIFY_TASK are not set: the CRM gets no notices\n"

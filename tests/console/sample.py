@@ -17,6 +17,7 @@ from tests.operations import (
     succeed_operation,
 )
 from worker.ledger import Ledger, cancel, pause, replay, settle
+from worker.ledger.batches import begin_batch, cancel_batch, pause_batch
 from worker.ledger.minute_statistics import MINUTE_MS, summarize_minutes
 from worker.ledger.schema import minutes
 from worker.operation import FailureReason, State, Step, Transition, WaitReason
@@ -63,7 +64,11 @@ def fill(ledger: Ledger) -> None:
     replay(ledger, [key], "ann", "the fee configuration was corrected")
     again = claim_named(ledger, "W7")
     succeed(ledger, again)
-    record_operations(ledger, *(f"B{number}" for number in range(60)), lane="bulk")
+    for book, rows in (("book-3f9a2c11", 60), ("march-77aa01bc", 40), ("wrong-0badf00d", 5)):
+        begin_batch(ledger, book, kind="fees.process", lane="bulk", source=f"{book[:5]}.csv", rows=rows, by="ann@desk")
+        record_operations(ledger, *(f"{book[0]}{number}" for number in range(rows)), lane="bulk", batch=book)
+    pause_batch(ledger, "march-77aa01bc", "bob", "the amounts are those of February")
+    cancel_batch(ledger, "wrong-0badf00d", "ann", "the file of another broker")
     blocked = claim_due(ledger, limit=1)
     make_wait(ledger, *blocked, wait_reason=WaitReason.NO_ACCESS, attempt=attempt_record("access_refused"))
 
@@ -100,6 +105,7 @@ def fill_hostile(ledger: Ledger) -> list[str]:
             batch=f"B{number}{name}",
         )
         keys.append(key)
+        pause_batch(ledger, f"B{number}{name}", short, text)
         replay(ledger, [key], short, text)
         pause(ledger, "default", short, text)
     return keys

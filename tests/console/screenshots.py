@@ -23,6 +23,8 @@ PAGES = {
     "failed": "/operations?state=failed",
     "operation": "/operation?key=fees.process:W3",
     "unresolved": "/operation?key=call:create-77",
+    "imports": "/imports",
+    "import-cancel": "/imports/cancel?batch=march-77aa01bc",
     "approvals": "/approvals",
     "audit": "/audit",
     "system": "/system",

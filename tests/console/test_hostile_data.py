@@ -16,6 +16,7 @@ from tests.operations import fail_operation, hold_operation, make_wait
 from tests.support import until
 from worker.console.process_state import Console
 from worker.ledger import Ledger, pause, replay
+from worker.ledger.batches import list_batches
 from worker.operation import WaitReason
 
 OpenConsole = Callable[..., Console]
@@ -68,7 +69,7 @@ def check(page: str, where: str) -> None:
 def test_no_page_takes_data_for_markup(open_console: OpenConsole, ledger: Ledger, keys: list[str]) -> None:
     client = client_of(open_console(four_eyes="off"))
     pages = ["/", "/todo", "/operations", "/operations?state=failed", "/operations?state=open", "/approvals", "/audit"]
-    pages += ["/system", "/fleet/resume?lane=default", "/bulk/replay?state=failed"]
+    pages += ["/imports", "/system", "/fleet/resume?lane=default", "/bulk/replay?state=failed"]
     for path in pages:
         answer = client.get(path)
         assert answer.status_code == 200, path
@@ -77,6 +78,11 @@ def test_no_page_takes_data_for_markup(open_console: OpenConsole, ledger: Ledger
         for path in ("/operation", "/operation/cancel", "/operation/replay"):
             answer = client.get(path, params={"key": key})
             assert answer.status_code == 200, (path, key)
+            check(answer.text, path)
+    for batch in list_batches(ledger):
+        for path in ("/imports/resume", "/imports/cancel"):
+            answer = client.get(path, params={"batch": batch.id})
+            assert answer.status_code == 200, (path, batch.id)
             check(answer.text, path)
 
 
@@ -98,7 +104,7 @@ def test_no_parameter_becomes_markup_or_an_error(open_console: OpenConsole, cana
         "key",
         "made",
     ):
-        for path in ("/operations", "/audit", "/operation", "/approvals", "/system"):
+        for path in ("/operations", "/audit", "/operation", "/imports", "/imports/pause", "/approvals", "/system"):
             answer = client.get(path, params={name: canary})
             assert answer.status_code in (200, 400, 404), (path, name)
             check(answer.text, path)

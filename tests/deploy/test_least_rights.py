@@ -27,6 +27,7 @@ from tasks import enqueue
 enqueue.fees(account_login="1", request_id="W1")
 enqueue.many("fees.process", [{"account_login": str(n), "request_id": f"M{n}"} for n in range(20)])
 print(enqueue.status("fees.process:W1").state)
+assert enqueue.read("accounts", timeout_s=30) == []
 """
 FOREIGN_CLIENT = """
 import os
@@ -108,6 +109,16 @@ def test_everything_works_with_least_rights_and_no_command_is_refused(system: Sy
     assert system.command("pause", "--why", "a test of roles").code == 0
     assert system.command("fees", "--account", "9", "--request-id", "W9").code == 0
     assert system.command("resume", "--why", "a test of roles").code == 0
+    book = system.environment.folder / "book.csv"
+    book.write_text("account_login,request_id\n7,B1\n8,B2\n")
+    crm_host = system.postgres.settings("b2copy_enqueue")
+    imported = system.command("import", str(book), "--batch", "book", **crm_host)
+    assert imported.code == 0, imported.err
+    assert system.command("import", "pause", "book", "--why", "a test of roles", **crm_host).code == 1
+    for decision in ("pause", "resume", "cancel"):
+        decided = system.command("import", decision, "book", "--why", "a test of roles")
+        assert decided.code == 0, decided.err
+    assert system.command("import", "status", "book", **system.postgres.settings("b2copy_viewer")).code == 0
     assert "FAIL" not in system.command("doctor", "--login").out
     assert system.command("session", "renew").code == 0
     assert system.command("session", "forget").code == 0
@@ -141,11 +152,23 @@ REFUSED_BY_REDIS = [
             "BRPOP b2copy.housekeeping 1",
             "HGETALL b2copy:{x}:session",
             "EVAL x 0",
+            "LPUSH b2copy.reads x",
+            "BLPOP b2copy:answer:x 1",
         ],
         "b2copy-crm": [
             "BRPOP b2copy.inbox 1",
             "LRANGE b2copy.inbox 0 -1",
             "DEL b2copy.money",
+            "BRPOP b2copy.reads 1",
+            "LRANGE b2copy.reads 0 -1",
+            "BLPOP b2copy.inbox 1",
+            "BLPOP b2copy:answers 1",
+            "LPUSH b2copy:answer:x y",
+            "RPUSH b2copy:answer:x y",
+            "LRANGE b2copy:answer:x 0 -1",
+            "DEL b2copy:answer:x",
+            "PERSIST b2copy:answer:x",
+            "SCAN 0",
             "LPUSH b2copy.housekeeping x",
             "HGETALL b2copy:{x}:session",
             "HGETALL unacked",
@@ -190,6 +213,7 @@ REFUSED_BY_POSTGRES = [
             "DELETE FROM b2copy_attempts",
             "UPDATE b2copy_audit SET actor = 'x'",
             "DELETE FROM b2copy_audit",
+            "DELETE FROM b2copy_batches",
             "UPDATE b2copy_approvals SET proposed_by = 'x'",
             "UPDATE b2copy_approvals SET arguments = '{}'",
             "DELETE FROM b2copy_approvals",
@@ -208,6 +232,8 @@ REFUSED_BY_POSTGRES = [
             "SELECT * FROM b2copy_attempts",
             "INSERT INTO b2copy_audit SELECT * FROM b2copy_audit",
             "SELECT * FROM b2copy_flags",
+            "UPDATE b2copy_batches SET decision = NULL",
+            "INSERT INTO b2copy_batches (id, decision) VALUES ('x', 'paused')",
         ],
         "b2copy_crm": [
             "SELECT * FROM b2copy_operations",

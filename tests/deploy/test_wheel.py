@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from worker.testbed.processes import clean_environment
+
 ROOT = Path(__file__).parents[2]
 COMMAND = """
 import sys
@@ -45,11 +47,12 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "bin" / "python"
 
 
-def test_the_demo_runs_from_an_installed_wheel_in_any_folder(python: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [["--rows", "5"], ["--story", "book"]])
+def test_the_demo_runs_from_an_installed_wheel_in_any_folder(python: Path, tmp_path: Path, options: list[str]) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
     demo = subprocess.run(
-        [python, "-c", COMMAND, "demo", "--rows", "5", "--json"],
+        [python, "-c", COMMAND, "demo", *options, "--json"],
         cwd=tmp_path,
         env=environment,
         capture_output=True,
@@ -59,7 +62,31 @@ def test_the_demo_runs_from_an_installed_wheel_in_any_folder(python: Path, tmp_p
     )
 
     assert demo.returncode == 0, demo.stderr
-    assert json.loads(demo.stdout)["withdrawals"] == 5
+    assert json.loads(demo.stdout)["passed"] is True
+
+
+def test_pytest_finds_the_fixture_of_an_installed_wheel(python: Path, tmp_path: Path) -> None:
+    (tmp_path / "test_crm.py").write_text(
+        "import sys, pytest_b2copy\n"
+        "from tasks import enqueue\n"
+        "def test_fees(b2copy):\n"
+        "    assert pytest_b2copy.__file__.startswith(sys.prefix)\n"
+        "    enqueue.fees(account_login='7', request_id='W1')\n"
+        "    b2copy.run_until_idle()\n"
+        "    assert b2copy.operations[0].state == 'succeeded'\n"
+    )
+
+    ran = subprocess.run(
+        [python, "-m", "pytest", "-q", "-pno:django", "-pno:schemathesis", "-pno:valkey", "-pno:xdist"],
+        cwd=tmp_path,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+
+    assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
 def test_the_extra_demo_brings_sandbox_and_broker(wheel: Path) -> None:

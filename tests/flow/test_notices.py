@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from tasks.notices import NOTIFY, WAITS_S
+from tasks.notices import GONE_NOTE, NOTIFY, WAITS_S
 from tests.conftest import forget
 from tests.flow.conftest import LocalDestination, fees_kind, in_background, make_all_due
 from tests.http.raw_server import OK, Wire
@@ -18,13 +18,15 @@ from tests.operations import find_operation, record_operation, record_operations
 from tests.support import until
 from tests.webhook.conftest import SECRETS
 from tests.webhook.test_endpoint import answer, head_and_body
+from tests.webhook.test_notify_task import received
+from worker.app import crm
 from worker.app import ledger as open_this_ledger
-from worker.app import webhook
 from worker.flow.pusher import Pusher
-from worker.ledger import Ledger, attempts_of, replay, search
-from worker.ledger.notices import want_notices
+from worker.ledger import Ledger, active_flags, attempts_of, replay, resume, search
+from worker.ledger.notices import BY, want_notices
 from worker.operation import NOTICE_KIND, FailureReason, Operation, State, WaitReason
 from worker.queues import NOTIFY as LANE
+from worker.redis_connection import redis_client
 from worker.settings import worker_settings
 from worker.testbed.local_system import Environment
 from worker.webhook.signing import Secrets
@@ -47,7 +49,7 @@ def ledger(active_environment: Environment, wire: Wire, tmp_path: Path, monkeypa
 @pytest.fixture
 def pusher(ledger: Ledger) -> Any:
     kinds = {kind.name: kind for kind in (fees_kind(), NOTIFY)}
-    made = Pusher(ledger, kinds, {"b2copy": lambda: LocalDestination(lambda _: {}), "crm": webhook}, worker_settings())
+    made = Pusher(ledger, kinds, {"b2copy": lambda: LocalDestination(lambda _: {}), "crm": crm}, worker_settings())
     yield made
     made.stop()
 
@@ -138,6 +140,89 @@ def test_a_notice_that_nobody_takes_fails_at_its_deadline_and_can_be_replayed(
     replay(ledger, [dead.key], "ada", "the CRM is back")
     pusher.drain(LANE)
     assert notice(ledger).state == State.SUCCEEDED
+
+
+def test_a_receiver_that_is_gone_holds_all_notices_until_a_person_resumes(
+    ledger: Ledger, pusher: Pusher, wire: Wire, caplog: pytest.LogCaptureFixture
+) -> None:
+    wire.answer = answers(answer("410 Gone"))
+    record_operations(ledger, "W1", "W2", "W3")
+    pusher.drain("money")
+    pusher.drain(LANE)
+
+    flag = active_flags(ledger)[f"pause:{LANE}"]
+    assert (flag.actor, flag.note) == (BY, GONE_NOTE)
+    assert [record.levelname for record in caplog.records if "410 Gone" in record.message] == ["CRITICAL"]
+    tries = len(wire.requests)
+    make_all_due(ledger)
+    pusher.drain(LANE)
+    record_operation(ledger, "W4")
+    pusher.drain("money")  # operations at B2COPY go on
+    pusher.drain(LANE)
+    assert len(wire.requests) == tries
+    assert {one.state for one in search(ledger, kind=NOTICE_KIND)} <= {State.QUEUED, State.WAITING}
+
+    wire.answer = answers(OK)
+    resume(ledger, LANE, "ada", "the receiver is back")
+    make_all_due(ledger)
+    until(lambda: pusher.drain(LANE) or {one.state for one in search(ledger, kind=NOTICE_KIND)} == {State.SUCCEEDED})
+
+
+class TestTask:
+    """The CRM has a Celery task too, whose queue is on the same broker."""
+
+    @pytest.fixture(autouse=True)
+    def task(self, active_environment: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("B2COPY_NOTIFY_TASK", "crm.fees_ended")
+        monkeypatch.setenv("B2COPY_NOTIFY_QUEUE", "crm")
+
+    def test_and_webhook_are_both_told_the_same(
+        self, ledger: Ledger, pusher: Pusher, wire: Wire, active_environment: Environment
+    ) -> None:
+        record_operation(ledger)
+        pusher.drain("money")
+        pusher.drain(LANE)
+
+        message = received(active_environment.broker.url)
+        _, headers, body = head_and_body(wire.requests[0])
+        assert message.headers["id"] == headers["webhook-id"]
+        assert message.payload[0] == [json.loads(body)]
+        assert notice(ledger).state == State.SUCCEEDED
+
+    def test_is_told_once_although_the_webhook_is_dead(
+        self, ledger: Ledger, pusher: Pusher, wire: Wire, active_environment: Environment
+    ) -> None:
+        wire.answer = REFUSES
+        record_operation(ledger)
+        pusher.drain("money")
+        for _ in range(3):
+            make_all_due(ledger)
+            pusher.drain(LANE)
+
+        assert received(active_environment.broker.url).headers["task"] == "crm.fees_ended"
+        assert redis_client(worker_settings(), 1.0).llen("crm") == 0
+        assert len(wire.requests) == 3
+        wire.answer = answers(OK)
+        make_all_due(ledger)
+        pusher.drain(LANE)
+        assert notice(ledger).state == State.SUCCEEDED
+
+    def test_that_cannot_be_told_leaves_the_webhook_told_and_is_told_later(
+        self, ledger: Ledger, pusher: Pusher, wire: Wire, active_environment: Environment
+    ) -> None:
+        broker = redis_client(worker_settings(), 1.0)
+        broker.set("crm", "not a list")
+        record_operation(ledger)
+        pusher.drain("money")
+        pusher.drain(LANE)
+        assert (len(wire.requests), notice(ledger).state) == (1, State.WAITING)
+
+        broker.delete("crm")
+        make_all_due(ledger)
+        pusher.drain(LANE)
+
+        assert received(active_environment.broker.url).headers["task"] == "crm.fees_ended"
+        assert (len(wire.requests), notice(ledger).state) == (1, State.SUCCEEDED)
 
 
 def test_a_hanging_crm_holds_up_no_operation_at_b2copy(ledger: Ledger, pusher: Pusher, wire: Wire) -> None:

@@ -20,6 +20,7 @@ from worker.b2copy.routes.generic import route_to
 from worker.cli.exit_codes import Stop
 from worker.cli.payload_fields import text_fields
 from worker.cli.read_rows import csv_rows, json_rows
+from worker.cli.text_encoding import open_source
 from worker.errors import B2CopyError, BadPayload, SettingsError
 from worker.flow.meaning import meaning_of
 from worker.http.answer import Answer
@@ -126,15 +127,16 @@ def import_file(given: tuple[str, bytes]) -> None:
     file.write_bytes(content)
     try:
         for kind in KINDS.values():
-            with suppress(Stop):
+            with suppress(Stop), file.open("rb") as stream:
+                source = open_source(file.name, stream, None)
                 rows = (
-                    json_rows(file)
+                    json_rows(source)
                     if suffix == ".jsonl"
-                    else csv_rows(file, list(kind.payload.model_fields), text_fields(kind))
+                    else csv_rows(source, list(kind.payload.model_fields), text_fields(kind))
                 )
-                for _, fields in rows:
+                for row in rows:
                     with suppress(BadPayload):
-                        kind.new(fields, crm_settings())
+                        kind.new(row.fields, crm_settings())
     finally:
         file.unlink()
 

@@ -63,7 +63,11 @@ def ledger_url(database: str, request: pytest.FixtureRequest, tmp_path: Path) ->
     engine = create_engine(url)
     with engine.begin() as connection:
         connection.execute(
-            text("TRUNCATE b2copy_operations, b2copy_flags, b2copy_audit, b2copy_requests, b2copy_identities CASCADE")
+            text(
+                "TRUNCATE b2copy_operations, b2copy_flags, b2copy_audit, b2copy_requests, b2copy_identities,"
+                " b2copy_batches, b2copy_reconciliation, b2copy_reconciliation_accounts,"
+                " b2copy_reconciliation_differences CASCADE"
+            )
         )
         connection.execute(text("UPDATE b2copy_ledger SET dispatched_at = 0, notices_until = 0"))
     engine.dispose()

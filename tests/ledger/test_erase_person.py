@@ -7,6 +7,7 @@ from tests.ledger.databases import on_postgresql
 from tests.operations import fail_operation, find_operation
 from worker.ledger import Identity, Ledger, correct, store_identities
 from worker.ledger.approvals import propose
+from worker.ledger.reconciliation import AccountThere, Candidate, Difference, decide, start_run, store_page
 from worker.ledger.schema import metadata
 
 SCRIPT = Path(__file__).parents[2] / "deploy" / "postgres" / "erase_person.sql"
@@ -35,6 +36,13 @@ def fill(ledger: Ledger, login: str) -> None:
         connection.exec_driver_sql(insert)
 
 
+def fill_reconciliation(ledger: Ledger) -> None:
+    accounts = [AccountThere("1", login, "5", "6") for login in (OTHER, THEIRS)]
+    run = store_page(ledger, start_run(ledger, "ann"), accounts, 2, is_end=True)
+    differ = [Difference("1", login, "different", {}) for login in (OTHER, THEIRS)]
+    decide(ledger, run, [Candidate("here", "1", OTHER, None, ())], differ, 1)
+
+
 def rows_with(ledger: Ledger, text: str) -> dict[str, int]:
     """Return how many rows of each table hold a text, as a word of its own, anywhere."""
     found = {}
@@ -57,8 +65,9 @@ def run_script(ledger: Ledger) -> None:
 def test_a_person_is_erased_from_every_table_and_the_others_stay(ledger: Ledger) -> None:
     fill(ledger, THEIRS)
     fill(ledger, OTHER)
+    fill_reconciliation(ledger)
     before, of_others = rows_with(ledger, THEIRS), rows_with(ledger, OTHER)
-    assert len(before) == 6
+    assert len(before) == 9
     assert before == of_others
 
     run_script(ledger)

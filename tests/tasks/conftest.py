@@ -23,16 +23,24 @@ _names = count(1)
 
 @contextmanager
 def running_fleet(
-    broker: Broker, sandbox: Sandbox, migrated_file: Path, *options: str, **settings: str
+    broker: Broker,
+    sandbox: Sandbox,
+    migrated_file: Path,
+    *options: str,
+    prepare: Callable[[Environment], dict[str, str]] = lambda _: {},
+    **settings: str,
 ) -> Iterator[Environment]:
-    """Run an environment with an empty ledger and a worker, and set this process's environment to it."""
+    """Run an environment with an empty ledger and a worker, and set this process's environment to it.
+
+    `prepare` writes files into the environment's folder and returns the settings that name them.
+    """
     broker.start()
     broker.flush()
     sandbox.start()
     sandbox.control.reset()
     with Environment(broker, sandbox) as environment, pytest.MonkeyPatch.context() as patch:
         shutil.copy(migrated_file, environment.database_url.removeprefix("sqlite:///"))
-        environment.settings.update(settings)
+        environment.settings.update(settings | prepare(environment))
         for name, value in environment.settings.items():
             patch.setenv(name, value)
         forget()

@@ -409,3 +409,32 @@ def test_an_opening_comes_after_its_registration_or_after_what_was_requested_for
 
     assert (after.natural_id, after.entity, after.parent) == ("3/7", None, "clients.register:1/9")
     assert (alone.natural_id, alone.entity, alone.parent) == ("3/7", "3/7", None)
+
+
+@pytest.mark.parametrize("opening", [{"reopens": "5"}, {}])
+def test_an_account_that_may_exist_is_looked_up_before_it_is_opened(
+    system: System, sandbox: SandboxControl, opening: dict[str, str]
+) -> None:
+    """Because the identity map has it, or because a reconciliation has found it missing."""
+    sandbox.switches(duplicate_accounts="created")
+    sandbox.add_accounts([{"accountNumber": "700100", "clientId": 5, "productCurrencyId": 2}])
+    if not opening:
+        store_identities(system.ledger, [Identity("1", "700100", client_id="5", account_id="1")])
+    key = system.request(ACCOUNTS, product_currency_id=2, client_id=5, **opening)
+
+    opened = system.end_of(key)
+
+    assert (opened.state, (opened.result or {})["account_id"]) == (State.SUCCEEDED, "1")
+    assert times(sandbox, "accounts.create") == 0
+
+
+def test_an_account_that_was_closed_is_opened_once_more(system: System, sandbox: SandboxControl) -> None:
+    system.end_of(system.request(ACCOUNTS, product_currency_id=2, client_id=5))
+    sandbox.close_accounts(["700100"])
+
+    again = system.end_of(system.request(ACCOUNTS, product_currency_id=2, client_id=5, reopens="7"))
+
+    assert again.key == "accounts.create:1/700100#7"
+    identity = identity_of(system.ledger, "1", "700100")
+    assert identity is not None
+    assert identity.account_id == (again.result or {})["account_id"] == "2"

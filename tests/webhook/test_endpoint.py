@@ -151,6 +151,32 @@ def test_a_dead_server_got_nothing(endpoint: MakeEndpoint) -> None:
     assert meaning_of(caught.value).word == "not_sent"
 
 
+@pytest.mark.parametrize("host", ["2852039166", "0xa9.0xfe.1", "0251.0376.0.1", "[::ffff:a9fe:a9fe]", "[fe80::1%251]"])
+def test_an_address_that_is_link_local_is_not_connected_to(endpoint: MakeEndpoint, host: str) -> None:
+    with pytest.raises(Unavailable, match="is no address to which anything may be sent") as caught:
+        deliver(endpoint(webhook_url=f"http://{host}/latest/meta-data"))
+
+    assert meaning_of(caught.value).word == "not_sent"
+
+
+def test_the_address_that_a_name_has_when_it_is_connected_to_is_what_counts(
+    endpoint: MakeEndpoint, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = wire.url.replace("127.0.0.1", "localhost")
+    assert deliver(endpoint(webhook_url=url)).status == 200
+    seen = []
+
+    def refuses(address: str) -> bool:
+        seen.append(address)
+        return True
+
+    monkeypatch.setattr(module, "is_refused_address", refuses)
+    with pytest.raises(Unavailable, match="is no address to which"):
+        deliver(endpoint(webhook_url=url))
+    assert "127.0.0.1" in seen
+    assert wire.connections == 1
+
+
 def test_a_secret_that_cannot_be_read_makes_a_notice_wait(endpoint: MakeEndpoint, secret_file: Path) -> None:
     secret_file.unlink()
 

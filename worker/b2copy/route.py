@@ -41,6 +41,7 @@ class Route(Generic[A]):
     `path` may hold `{names}` of parameters. The others go where `parameters_in` says. `also_as` gives a second name to
     parameters that the documentation spells in two ways: both are sent. `secrets` names the parameters that must not be
     stored or logged, also if the answer repeats them. Nothing of an answer that `is_secret` is quoted anywhere.
+    `over_http`: if not, an answer has no status.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Route(Generic[A]):
     also_as: Mapping[str, str] = field(default_factory=dict)
     secrets: tuple[str, ...] = ()
     is_secret: bool = False
+    over_http: bool = True
 
     def message(self, parameters: Mapping[str, Any]) -> Message:
         """Return the request that carries these parameters."""

@@ -25,6 +25,8 @@ from worker.cli import (
     output,
     pause,
     purge,
+    read,
+    reconcile,
     request,
     sandbox,
     session,
@@ -59,11 +61,12 @@ for command, panel in (
     (request.fees, OPERATIONS),
     (request.call, OPERATIONS),
     (request.request, OPERATIONS),
-    (import_file.import_, OPERATIONS),
     (clients.seamless_url, OPERATIONS),
+    (read.read, OPERATIONS),
     (status.status, OPERATIONS),
     (list_operations.list_, OPERATIONS),
     (health.health, OPERATE),
+    (reconcile.reconcile, OPERATE),
     (metrics.metrics, OPERATE),
     (pause.pause, OPERATE),
     (pause.resume, OPERATE),
@@ -72,6 +75,7 @@ for command, panel in (
     (console_user.console_user, OPERATE),
 ):
     app.command(command.__name__.rstrip("_").replace("_", "-"), rich_help_panel=panel, epilog=EXITS)(command)
+app.add_typer(import_file.app, name="import", rich_help_panel=OPERATIONS)
 app.add_typer(clients.app, name="clients", rich_help_panel=OPERATIONS)
 app.add_typer(accounts.app, name="accounts", rich_help_panel=OPERATIONS)
 app.add_typer(identity.app, name="identity", rich_help_panel=OPERATIONS)

@@ -17,6 +17,7 @@ class Exit(IntEnum):
     NOT_DONE = 3
     WAITING = 4
     NOT_FOUND = 5
+    DIFFERENT = 6
 
 
 MEANINGS = {
@@ -24,8 +25,9 @@ MEANINGS = {
     Exit.FAILED: "it failed, or a check did",
     Exit.USAGE: "a setting or an argument is wrong",
     Exit.NOT_DONE: "the operation failed or was cancelled",
-    Exit.WAITING: "the operation is not finished yet",
+    Exit.WAITING: "it is not finished yet",
     Exit.NOT_FOUND: "no such operation",
+    Exit.DIFFERENT: "B2COPY and the ledger differ",
 }
 
 EXITS = "Exit codes: " + " · ".join(f"{code.value} {meaning}" for code, meaning in MEANINGS.items()) + "."

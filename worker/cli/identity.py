@@ -11,7 +11,8 @@ from worker.cli import output
 from worker.cli.exit_codes import EXITS, Exit, Stop
 from worker.cli.open_ledger import existing_ledger
 from worker.cli.options import Json
-from worker.cli.read_rows import csv_rows, json_rows
+from worker.cli.read_rows import csv_rows, is_json, json_rows
+from worker.cli.text_encoding import Source, open_source
 
 if TYPE_CHECKING:
     from worker.ledger import Identity
@@ -66,18 +67,20 @@ def import_(
     """
     from worker.ledger import store_identities
 
-    total = sum(1 for _ in _identities(file))
-    if not total:
-        raise Stop(Exit.USAGE, f"{file}: no rows")
-    with existing_ledger() as ledger:
-        store_identities(ledger, _identities(file))
+    with file.open("rb") as stream:
+        source = open_source(str(file), stream, None)
+        total = sum(1 for _ in _identities(source))
+        if not total:
+            raise Stop(Exit.USAGE, f"{file}: no rows")
+        with existing_ledger() as ledger:
+            store_identities(ledger, _identities(source))
     if as_json:
         output.document({"rows": total})
     else:
         output.line(f"{total} identities stored")
 
 
-def _identities(file: Path) -> "Iterator[Identity]":
+def _identities(source: Source) -> "Iterator[Identity]":
     """Read a file's rows. Raises `Stop` naming the line."""
     from pydantic import TypeAdapter, ValidationError
 
@@ -85,12 +88,14 @@ def _identities(file: Path) -> "Iterator[Identity]":
     from worker.ledger import Identity
 
     login, id_ = TypeAdapter[str](Login), TypeAdapter[str](Id)
-    rows = json_rows(file) if file.suffix == ".jsonl" else csv_rows(file, list(_COLUMNS), set(_COLUMNS))
-    for line, fields in rows:
+    rows = json_rows(source) if is_json(source) else csv_rows(source, list(_COLUMNS), set(_COLUMNS))
+    for line, fields, problem in rows:
+        if problem:
+            raise _stop(source, line, problem)
         if unknown := sorted(fields.keys() - set(_COLUMNS)):
-            raise _stop(file, line, f"{', '.join(unknown)}: there are {', '.join(_COLUMNS)}")
+            raise _stop(source, line, f"{', '.join(unknown)}: there are {', '.join(_COLUMNS)}")
         if "login" not in fields:
-            raise _stop(file, line, "login is missing")
+            raise _stop(source, line, "login is missing")
         values: dict[str, Any] = {"platform": "1"}
         for name, value in fields.items():
             if value is None:
@@ -98,9 +103,9 @@ def _identities(file: Path) -> "Iterator[Identity]":
             try:
                 values[name] = (login if name == "login" else id_).validate_python(value)
             except ValidationError as error:
-                raise _stop(file, line, f"{name}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+                raise _stop(source, line, f"{name}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
         yield Identity(**values)
 
 
-def _stop(file: Path, line: int, message: str) -> Stop:
-    return Stop(Exit.USAGE, f"{file}, line {line}: {message}")
+def _stop(source: Source, line: int, message: str) -> Stop:
+    return Stop(Exit.USAGE, f"{source.name}, line {line}: {message}")

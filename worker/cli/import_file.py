@@ -1,92 +1,231 @@
-"""`import`: request many operations at once, from a file."""
+"""`import`: request many operations at once, from a file; see how far they are, pause, resume or cancel them."""
 
+import re
+import sys
+import tempfile
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from worker.cli import output
-from worker.cli.exit_codes import Exit, Stop
+from worker.cli.batch import cancel, pause, resume, status
+from worker.cli.exit_codes import EXITS, Exit, Stop
 from worker.cli.options import By, Json, Lane
 from worker.cli.payload_fields import text_fields
-from worker.cli.read_rows import csv_rows, json_rows
+from worker.cli.progress import progress
+from worker.cli.read_rows import csv_rows, is_json, json_rows
 from worker.cli.request import kind_named
+from worker.cli.text_encoding import open_source, spooled
 
 if TYPE_CHECKING:
+    from worker.cli.check_rows import Checked
     from worker.cli.read_rows import Row
+    from worker.cli.text_encoding import Source
     from worker.kind import Kind
+    from worker.ledger import Ledger
 
-_SHOWN = 10  # unusable rows that are listed
+STANDARD_INPUT = "standard input"
+PAUSED_LOOK_S = 1.0  # seconds between two looks whether a paused import goes on
 
 
-def import_(
+class _FileOrCommand(typer.core.TyperGroup):
+    """`import FILE` is `import file FILE`."""
+
+    default = "file"
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, *self.get_help_option_names(ctx)):
+            args = [self.default, *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=_FileOrCommand,
+    help="Request an operation for each row of a file: `import FILE` (`import file --help` tells its options). See how"
+    " far an import is, pause, resume or cancel it.",
+    no_args_is_help=True,
+    epilog=EXITS,
+)
+
+
+def file(
     file: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE", exists=True, dir_okay=False, help="CSV with a heading line, or JSON Lines (.jsonl)."
+            metavar="FILE",
+            help="CSV with a heading line, or JSON Lines; - for standard input.",
         ),
     ],
     by: By,
     kind: Annotated[str, typer.Option(help="What each row requests: fees.process, call, ...")] = "fees.process",
     lane: Annotated[Lane, typer.Option(help="Whose share of the workers it takes; bulk never delays others.")] = "bulk",
+    batch: Annotated[
+        str | None,
+        typer.Option(help="The import's name.", show_default="the file's name with a digest of what is in it"),
+    ] = None,
+    encoding: Annotated[
+        str | None,
+        typer.Option(help="utf-8, utf-16, cp1252, ...", show_default="what the file's first bytes say, or utf-8"),
+    ] = None,
     ignore_extra: Annotated[
         bool, typer.Option("--ignore-extra", help="Leave out columns that the kind does not know.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check every row, record nothing.")] = False,
+    short_ids: Annotated[
+        bool, typer.Option("--short-ids", help="Ids that look as if they had lost zeros at the front are right.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check every row, say what is new and known, record nothing.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Request an operation for each row of a file.
+    """Request an operation for each row of a file. `import FILE` is short for it.
 
     The columns are the kind's fields: account_login, request_id for fees.process. Every row is checked before the
-    first is recorded; one that cannot be used stops all, with its line and column. Rows that are known already are
-    counted, not done again, so an import that was interrupted is completed by the same command.
+    first is recorded; if one cannot be used, all such rows are listed and nothing is recorded. Rows that are known
+    already are counted, not done again, so an import that was interrupted is completed by the same command.
     """
-    from tasks import enqueue
-    from worker.report.format_values import count
+    from worker.cli.check_rows import Checked, check_against_ledger, check_rows
+    from worker.cli.lost_zeros import LostZeros
+    from worker.instances import ledger as our_ledger
     from worker.settings import CrmSettings, load
 
-    load(CrmSettings)
+    settings = load(CrmSettings)
     chosen = kind_named(kind, "--kind")
-    total = _check(file, chosen, ignore_extra)
-    created = 0
-    if not dry_run:  # the file is read once more, so that no number of rows fills the memory
-        rows = (fields for _, fields in _rows(file, chosen, ignore_extra))
-        created = enqueue.many(kind, rows, lane=lane, by=by).created
+    with ExitStack() as stack:
+        source = _source(file, encoding, stack)
+        name = batch or _name_of(source, kind, lane)
+        is_table = not (file.suffix == ".jsonl" or is_json(source))
+        rows = _rows(source, chosen, is_table, ignore_extra)
+        zeros = LostZeros() if is_table and not short_ids else None
+        checked = Checked(lane, name)
+        with progress("checking") as seen:
+            check_rows(checked, rows, lambda fields: chosen.new(fields, settings), zeros, seen)
+        if not checked.total:
+            raise Stop(Exit.USAGE, f"{source.name}: no rows")
+        ledger = our_ledger()
+        if checked.unusable == checked.conflicting:  # else it must be run again anyway
+            with progress("looking up", checked.total) as seen:
+                check_against_ledger(checked, ledger, seen)
+        if checked.unusable:
+            _refuse(source, checked)
+        created = 0 if dry_run else _record(ledger, checked, name, kind, lane, source.name, by)
     if as_json:
-        output.document({"rows": total, "dry_run": dry_run, "accepted": created, "known": total - created})
+        output.document(_document(checked, name, created, dry_run))
     elif dry_run:
-        output.line(f"{count(total, 'row')} can be recorded; nothing was recorded")
+        output.line(f"{_counts(checked)}; nothing was recorded")
     else:
-        output.line(f"{count(created)} accepted in lane {lane}, {total - created} known already")
+        _show_recorded(checked, name, created, lane)
 
 
-def _rows(file: Path, kind: "Kind[Any]", ignore_extra: bool) -> "Iterator[Row]":
-    """Read a file's rows. Raises `Stop` naming the line."""
+def _source(file: Path, encoding: str | None, stack: ExitStack) -> "Source":
+    if str(file) == "-":
+        into = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
+        return open_source(STANDARD_INPUT, spooled(sys.stdin.buffer, into), encoding)
+    if not file.is_file():
+        raise Stop(Exit.USAGE, f"{file}: there is no such file")
+    return open_source(str(file), stack.enter_context(file.open("rb")), encoding)
+
+
+def _name_of(source: "Source", kind: str, lane: str) -> str:
+    """Return the same name for the same content, so that a second run goes on with the first one's import."""
+    import hashlib
+
+    stem = "stdin" if source.name == STANDARD_INPUT else Path(source.name).stem
+    digest = hashlib.sha256(f"{source.digest} {kind} {lane}".encode()).hexdigest()
+    return f"{re.sub('[^A-Za-z0-9._-]', '_', stem)[:60]}-{digest[:8]}"
+
+
+def _rows(source: "Source", kind: "Kind[Any]", is_table: bool, ignore_extra: bool) -> "Iterator[Row]":
     known = kind.payload.model_fields
-    rows = json_rows(file) if file.suffix == ".jsonl" else csv_rows(file, list(known), text_fields(kind))
-    for line, fields in rows:
-        yield line, {name: value for name, value in fields.items() if name in known or not ignore_extra}
+    rows = csv_rows(source, list(known), text_fields(kind)) if is_table else json_rows(source)
+    if not ignore_extra:
+        return rows
+    return (row._replace(fields={name: row.fields[name] for name in row.fields if name in known}) for row in rows)
 
 
-def _check(file: Path, kind: "Kind[Any]", ignore_extra: bool) -> int:
-    """Return the number of rows. Raises `Stop` with the rows that cannot be used."""
-    from worker.errors import BadPayload
+def _refuse(source: "Source", checked: "Checked") -> None:
+    """Raise `Stop` with the rows that cannot be used."""
+    from worker.report.format_values import count
 
-    problems: list[str] = []
-    total = unusable = 0
-    for line, fields in _rows(file, kind, ignore_extra):
-        total += 1
-        try:
-            kind.checked(fields)
-        except BadPayload as error:
-            unusable += 1
-            if len(problems) < _SHOWN:
-                problems.append(f"{file}, line {line}: {error}")
-    if unusable:
-        more = [f"... and {unusable - _SHOWN} more"] if unusable > _SHOWN else []
-        end = f"{unusable} of {total} rows cannot be used: nothing was recorded"
-        raise Stop(Exit.USAGE, *problems, *more, end)
-    if not total:
-        raise Stop(Exit.USAGE, f"{file}: no rows")
-    return total
+    problems = [f"{source.name}, line {line}: {problem}" for line, problem in sorted(checked.problems)]
+    more = [f"... and {checked.unusable - len(problems)} more"] if checked.unusable > len(problems) else []
+    conflicts = f"; {checked.conflicting} of them conflict: one key is one operation" if checked.conflicting else ""
+    end = f"{checked.unusable} of {count(checked.total, 'row')} cannot be used: nothing was recorded{conflicts}"
+    raise Stop(Exit.USAGE, *problems, *more, end)
+
+
+def _record(ledger: "Ledger", checked: "Checked", batch: str, kind: str, lane: str, source: str, by: str) -> int:
+    """Record the operations, and return how many are new. Waits while the import is paused."""
+    from tasks.enqueue import record_in_batches
+    from worker.ledger.batches import begin_batch
+
+    if not checked.new:
+        return 0
+    begin_batch(ledger, batch, kind=kind, lane=lane, source=Path(source).name, rows=checked.total, by=by)
+    created = done = 0
+    with progress("recording", checked.total) as seen:
+        for recorded in record_in_batches(checked.news(), by):
+            created += sum(one.created for one in recorded)
+            done += len(recorded)
+            seen(done)
+            _wait_while_paused(ledger, batch, done)
+    return created
+
+
+def _wait_while_paused(ledger: "Ledger", batch: str, done: int) -> None:
+    from worker.ledger.batches import CANCELLED, PAUSED, cancelled_text, find_batch
+
+    told = False
+    while (found := find_batch(ledger, batch)) and found.decision is not None:
+        if found.decision == CANCELLED:
+            raise Stop(Exit.NOT_DONE, f"ended after {done:,} rows: {cancelled_text(found)}")
+        if found.decision == PAUSED and not told:
+            output.note(f"paused after {done:,} rows, by {found.decided_by}: {found.note}; it goes on when resumed")
+            told = True
+        time.sleep(PAUSED_LOOK_S)
+
+
+def _counts(checked: "Checked") -> str:
+    from worker.report.format_values import count
+
+    counts = [f"{checked.new:,} new", f"{checked.known.total():,} known{_ended_otherwise(checked)}"]
+    if checked.repeated:
+        counts.append(f"{checked.repeated:,} twice in the file")
+    return f"{count(checked.total, 'row')}: {', '.join(counts)}, 0 conflicting"
+
+
+def _ended_otherwise(checked: "Checked") -> str:
+    """Say of how many known operations nothing will come."""
+    from worker.operation import State
+
+    states = [f"{checked.known[state]:,} {state}" for state in (State.FAILED, State.CANCELLED) if checked.known[state]]
+    return f" ({', '.join(states)})" if states else ""
+
+
+def _show_recorded(checked: "Checked", batch: str, created: int, lane: str) -> None:
+    from worker.report.format_values import count
+
+    known = checked.total - created
+    output.line(f"{count(created)} accepted in lane {lane}, {known} known already{_ended_otherwise(checked)}")
+    if checked.new:
+        output.line(f"import {batch}: b2copy-sync import status {batch}")
+
+
+def _document(checked: "Checked", batch: str, created: int, dry_run: bool) -> dict[str, Any]:
+    return {
+        "batch": batch,
+        "rows": checked.total,
+        "dry_run": dry_run,
+        "new": checked.new,
+        "known": checked.total - (checked.new if dry_run else created),
+        "known_by_state": dict(checked.known),
+        "accepted": created,
+    }
+
+
+for command in (file, status, pause, resume, cancel):
+    app.command(command.__name__, epilog=EXITS)(command)

@@ -15,7 +15,8 @@ Which = Annotated[LaneOrAll, typer.Option(help="Which lane, or all of them.")]
 def pause(why: Why, by: By, lane: Which = "all", as_json: Json = False) -> None:
     """Send nothing more from a lane, in the whole fleet, until it is resumed.
 
-    What is being sent is finished; everything else waits in the ledger, and new operations are still accepted.
+    What is being sent is finished; everything else waits in the ledger, and new operations are still accepted. A pause
+    of all lanes refuses what CRM hosts ask to read, too.
     """
     from worker import ledger as operations
     from worker.report.operation_report import pause_document

@@ -6,16 +6,17 @@ from typing import TYPE_CHECKING, Any
 from worker.cli.options import json_or_text
 
 if TYPE_CHECKING:
+    from tasks.reads import Read
     from worker.kind import Kind
 
 
-def fields_of(kind: "Kind[Any]", texts: Mapping[str, str]) -> dict[str, Any]:
+def fields_of(kind: "Kind[Any] | Read[Any]", texts: Mapping[str, str]) -> dict[str, Any]:
     """Return the values that these texts stand for: JSON, except for the fields that hold a text."""
     names = text_fields(kind)
     return {name: text if name in names else json_or_text(text) for name, text in texts.items()}
 
 
-def text_fields(kind: "Kind[Any]") -> set[str]:
+def text_fields(kind: "Kind[Any] | Read[Any]") -> set[str]:
     """Return the names of the fields that take a text as it stands, `007` and `1e5` included."""
     schemas = kind.payload.model_json_schema()["properties"]
     return {

@@ -5,91 +5,127 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from worker.cli.exit_codes import Exit, Stop
 from worker.cli.options import json_or_text
+from worker.cli.text_encoding import Source
 
-Row = tuple[int, dict[str, Any]]
-"""The line of the file that a row ends on, and its fields."""
+SEPARATORS = ",;\t|"
+
+
+class Row(NamedTuple):
+    """The line of the file that a row begins on, its fields, and what is wrong with it, if something is."""
+
+    line: int
+    fields: dict[str, Any]
+    problem: str = ""
+
 
 # Further damage is refused by the kinds' own fields, also where no file is involved (worker/id_fields.py).
-_DAMAGE = (
-    (re.compile(r'="?.*', re.DOTALL), "is a formula"),
-    (re.compile(r"'.*", re.DOTALL), "begins with the apostrophe that marks a text in a spreadsheet"),
-    (re.compile(r"#(?:N/A|REF!|VALUE!|NAME\?|NUM!|DIV/0!|NULL!|#+)"), "is an error of a spreadsheet"),
-    (re.compile(r"\d{1,3}(?:,\d{3})+"), "is a number with separators"),
-    (re.compile(r"\s.*|.*\s", re.DOTALL), "has blanks around it"),
-)
+_MONTHS = "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"
+_DAMAGE = {
+    "is a formula": r'="?.*',
+    "begins with the apostrophe that marks a text in a spreadsheet": r"'.*",
+    "is an error of a spreadsheet": r"#(?:N/A|REF!|VALUE!|NAME\?|NUM!|DIV/0!|NULL!|#+)",
+    "is a number with separators": r"\d{1,3}(?:,\d{3})+",
+    "is a rounded number, whose last digits are lost": r"[+-]?\d(?:[.,]\d+)?e[+-]\d+|[+-]?\d[.,]\d+e\d+",
+    "is what a spreadsheet makes of a date": rf"\d{{1,2}}[-. ](?:{_MONTHS})[a-z]*(?:[-. ]\d{{2,4}})?",
+    "has blanks around it": r"\s.*|.*\s",
+}
+_DAMAGED = re.compile("|".join(f"({pattern})" for pattern in _DAMAGE.values()), re.DOTALL | re.IGNORECASE)
 
 
-def csv_rows(file: Path, known: list[str], texts: set[str]) -> Iterator[Row]:
-    """Read CSV with a heading line, separated by comma, semicolon or tab. Raises `Stop` naming line and column.
+def csv_rows(source: Source, known: list[str], texts: set[str]) -> Iterator[Row]:
+    """Read CSV with a heading line. Raises `Stop` if it is no CSV, or if the heading names none of `known`.
 
-    Of the columns in `known`, those in `texts` are taken as they stand, and the others are JSON. An empty cell is left
-    out, so that a field that is needed is then missing.
+    The names of the heading are compared without blanks around them and without regard to case. Of the columns in
+    `known`, those in `texts` are taken as they stand, and the others are JSON. An empty cell is left out, so that a
+    field that is needed is then missing.
     """
     reader = None
-    with file.open(encoding="utf-8-sig", newline="") as stream:  # -sig: spreadsheets begin a file with a mark
+    with source.text() as stream:
+        heading = stream.readline()
+    with source.text() as stream:
         try:
-            # Spreadsheets separate by what the machine's region has.
-            separator = max(",;\t", key=stream.readline().count)
-            stream.seek(0)
+            separator = _separator(heading, known)
             reader = csv.reader(stream, delimiter=separator, strict=True)
-            columns = _columns(file, next(reader, []), known)
+            columns = _columns(source, next(reader, []), known)
+            begins = reader.line_num + 1
             for cells in reader:
+                line, begins = begins, reader.line_num + 1
                 if not cells:
                     continue
                 if len(cells) != len(columns):
-                    raise _stop(file, reader.line_num, f"{len(columns)} columns are needed, there are {len(cells)}")
-                named = {name: cell for name, cell in zip(columns, cells, strict=True) if cell}
-                for name in texts & named.keys():
-                    _refuse_damage(file, reader.line_num, name, named[name])
-                yield (
-                    reader.line_num,
-                    {
-                        name: cell if name in texts or name not in known else json_or_text(cell)
-                        for name, cell in named.items()
-                    },
-                )
-        except (csv.Error, UnicodeDecodeError) as error:
-            line = reader.line_num if reader else 1
-            raise Stop(Exit.USAGE, f"{file}, after line {line}: not CSV in UTF-8: {error}") from None
-
-
-def json_rows(file: Path) -> Iterator[Row]:
-    """Read JSON Lines, one object a line. Raises `Stop` naming the line."""
-    number = 0
-    with file.open(encoding="utf-8-sig") as stream:
-        try:
-            for number, text in enumerate(stream, start=1):
-                if not text.strip():
+                    yield Row(line, {}, f"{len(columns)} columns are needed, there are {len(cells)}")
                     continue
+                fields, damages = {}, []
+                for name, cell in zip(columns, cells, strict=True):
+                    if not cell:
+                        continue
+                    is_text = name in texts
+                    fields[name] = cell if is_text or name not in known else json_or_text(cell)
+                    if is_text and (damage := _damage(name, cell)):
+                        damages.append(damage)
+                yield Row(line, fields, "; ".join(damages))
+        except csv.Error as error:
+            line = reader.line_num if reader else 1
+            raise Stop(Exit.USAGE, f"{source.name}, after line {line}: not CSV: {error}") from None
+
+
+def json_rows(source: Source) -> Iterator[Row]:
+    """Read JSON Lines, one object a line."""
+    with source.text() as stream:
+        for number, text in enumerate(stream, start=1):
+            if not text.strip():
+                continue
+            try:
                 fields = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
-                if not isinstance(fields, dict):
-                    raise _stop(file, number, "must be a JSON object")
-                yield number, fields
-        except UnicodeDecodeError as error:
-            raise _stop(file, number + 1, f"not UTF-8: {error}") from None
-        except (ValueError, RecursionError) as error:
-            raise _stop(file, number, f"not JSON: {error}") from None
+            except (ValueError, RecursionError) as error:
+                yield Row(number, {}, f"not JSON: {error}")
+                continue
+            if isinstance(fields, dict):
+                yield Row(number, fields)
+            else:
+                yield Row(number, {}, "must be a JSON object")
 
 
-def _columns(file: Path, heading: list[str], known: list[str]) -> list[str]:
-    columns = [name.strip() for name in heading]
+def is_json(source: Source) -> bool:
+    """Return whether the file's first character begins a JSON object."""
+    with source.text() as stream:
+        while text := stream.readline(4096):
+            if text.strip():
+                return text.lstrip().startswith("{")
+    return False
+
+
+def _separator(heading: str, known: list[str]) -> str:
+    """Return what separates the most names that are known, or else the most names."""
+
+    def names(separator: str) -> tuple[int, int]:
+        columns = next(csv.reader([heading], delimiter=separator), [])
+        return len({name.strip().casefold() for name in columns} & set(known)), len(columns)
+
+    return max(SEPARATORS, key=names)
+
+
+def _columns(source: Source, heading: list[str], known: list[str]) -> list[str]:
+    by_name = {name.casefold(): name for name in known}
+    columns = [by_name.get(name.strip().casefold(), name.strip()) for name in heading]
     if doubled := [name for name, count in Counter(columns).items() if count > 1]:
-        raise _stop(file, 1, f"the heading names {', '.join(map(repr, doubled))} twice: which one counts?")
+        names = ", ".join(map(repr, doubled))
+        raise Stop(Exit.USAGE, f"{source.name}, line 1: the heading names {names} twice: which one counts?")
     if not set(columns) & set(known):
-        raise Stop(Exit.USAGE, f"{file}: the first line must name the columns: {', '.join(known)}")
+        raise Stop(Exit.USAGE, f"{source.name}: the first line must name the columns: {', '.join(known)}")
     return columns
 
 
-def _refuse_damage(file: Path, line: int, column: str, cell: str) -> None:
-    for pattern, what in _DAMAGE:
-        if pattern.fullmatch(cell):
-            remedy = "export the column as text"
-            raise _stop(file, line, f"{column}: {cell[:80]!r} {what}: {remedy}")
+def _damage(column: str, cell: str) -> str:
+    found = _DAMAGED.fullmatch(cell)
+    if found is None or found.lastindex is None:
+        return ""
+    what = list(_DAMAGE)[found.lastindex - 1]
+    return f"{column}: {cell[:80]!r} {what}: export the column as text"
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -100,7 +136,3 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")
-
-
-def _stop(file: Path, line: int, message: str) -> Stop:
-    return Stop(Exit.USAGE, f"{file}, line {line}: {message}")

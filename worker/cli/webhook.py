@@ -1,8 +1,8 @@
-"""`webhook`: try the CRM's webhook, and check a notice that it received."""
+"""`webhook`: try how the CRM is told of ends, and check a notice that it received."""
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,38 +10,59 @@ from worker.cli import output
 from worker.cli.exit_codes import EXITS, Exit
 from worker.cli.options import Json
 
+if TYPE_CHECKING:
+    from worker.b2copy.route import Route
+    from worker.settings import Settings
+
 app = typer.Typer(help="The CRM's webhook: send a sample, check a notice.", no_args_is_help=True, epilog=EXITS)
 
 
 @app.command("test", epilog=EXITS)
 def send_sample(as_json: Json = False) -> None:
-    """Send a signed sample to B2COPY_WEBHOOK_URL, as a worker would send a notice. Its type is `webhook.test`."""
-    from worker.errors import B2CopyError, SettingsError
-    from worker.http import event_loop
+    """Send a signed sample to B2COPY_WEBHOOK_URL, and to B2COPY_NOTIFY_TASK, as a worker would send a notice.
+
+    Its type is `webhook.test`.
+    """
+    from worker.errors import SettingsError
     from worker.settings import Settings, load
-    from worker.webhook.endpoint import Endpoint, check_webhook
-    from worker.webhook.sample_notice import sample
+    from worker.webhook.endpoint import check_webhook
+    from worker.webhook.ways import ways
 
     settings = load(Settings)
-    if settings.webhook_url is None:
-        raise SettingsError("B2COPY_WEBHOOK_URL is not set: the CRM gets no notices")
+    if not settings.wants_notices:
+        raise SettingsError("B2COPY_WEBHOOK_URL and B2COPY_NOTIFY_TASK are not set: the CRM gets no notices")
     check_webhook(settings)
+    found = [_try(settings, route) for route in ways(settings)]
+    if as_json:
+        output.document(found[0] if len(found) == 1 else {"ways": found})
+    for one in found if not as_json else ():
+        told = f"answered {one['status']}" if "url" in one else "is in the queue; a worker of the CRM reads it there"
+        where = one.get("url") or f"task {one['task']}"
+        output.line(f"delivered: {where} {told}" if one["delivered"] else f"not delivered: {where}: {one['problem']}")
+    if not all(one["delivered"] for one in found):
+        raise typer.Exit(Exit.FAILED)
+
+
+def _try(settings: "Settings", route: "Route[Any]") -> dict[str, Any]:
+    """Send a sample in one way, and return what came of it."""
+    from worker.errors import B2CopyError
+    from worker.http import event_loop
+    from worker.operation import OnUnknown
+    from worker.webhook.crm import Crm
+    from worker.webhook.sample_notice import sample
+    from worker.webhook.ways import PUBLISH
+
     notice_id, body = sample()
     problem: B2CopyError | None = None
     status: int | None
     try:
-        status = event_loop().run(Endpoint(settings).deliver(notice_id, body)).status
+        answer = event_loop().run(Crm(settings).send(route, {"id": notice_id, "body": body}, OnUnknown.REPEAT))
+        status = answer.status if answer else None
     except B2CopyError as error:
         problem, status = error, error.status
-    if as_json:
-        found = {"url": settings.webhook_url, "id": notice_id, "status": status, "delivered": problem is None}
-        output.document({**found, "problem": problem and str(problem)})
-    elif problem is None:
-        output.line(f"delivered: {settings.webhook_url} answered {status}")
-    else:
-        output.line(f"not delivered: {settings.webhook_url}: {problem}")
-    if problem is not None:
-        raise typer.Exit(Exit.FAILED)
+    where = {"task": settings.notify_task} if route is PUBLISH else {"url": settings.webhook_url}
+    found = {"id": notice_id, "status": status, "delivered": problem is None, "problem": problem and str(problem)}
+    return where | found
 
 
 @app.command(epilog=EXITS)

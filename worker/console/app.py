@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 from worker.console import (
     approval_pages,
     bulk_replay,
+    import_pages,
     login_pages,
     operation_actions,
     password_access,
@@ -55,6 +56,7 @@ PAGES = (
     Page("/operations.csv", read_only_pages.operations_csv, Role.VIEWER),
     Page("/operation", read_only_pages.operation, Role.VIEWER),
     Page("/evidence.json", read_only_pages.evidence, Role.VIEWER),
+    Page("/imports", import_pages.imports, Role.VIEWER),
     Page("/approvals", approval_pages.approvals, Role.VIEWER),
     Page("/audit", read_only_pages.audit, Role.VIEWER),
     Page("/audit.csv", read_only_pages.audit_csv, Role.VIEWER),
@@ -62,6 +64,7 @@ PAGES = (
     Page("/operation/{action}", operation_actions.preview, Role.OPERATOR, operation_actions.act),
     Page("/bulk/replay", bulk_replay.preview, Role.OPERATOR, bulk_replay.act),
     Page("/fleet/{action}", pause_and_renew.preview, Role.OPERATOR, pause_and_renew.act),
+    Page("/imports/{action}", import_pages.preview, Role.OPERATOR, import_pages.act),
     Page("/approvals/withdraw", approval_pages.preview, Role.OPERATOR, approval_pages.act),
     Page("/approvals/{action}", approval_pages.preview, Role.APPROVER, approval_pages.act, Role.APPROVER),
 )

@@ -10,6 +10,7 @@ from worker.console.url_parameters import address, number
 from worker.errors import NotAllowed
 from worker.ledger import find, find_many
 from worker.ledger.approvals import Approval, approve, decided_approvals, is_same_person, open_approvals, reject
+from worker.ledger.batches import BATCH
 from worker.ledger.flags import RESUME
 from worker.queues import LANES
 
@@ -60,6 +61,8 @@ def _act(page_request: PageRequest, note: str) -> Response:
         return _form(
             page_request, f"Nothing was done: the proposal is void ({decided.decision}). {decided.decided_note}", 409
         )
+    if decided.subject.startswith(BATCH):
+        return see("/imports")
     return see("/approvals" if decided.action == RESUME else address("/operation", key=decided.subject))
 
 

@@ -9,6 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from worker.console.url_parameters import address
+from worker.ledger.schema import HELD_MS
 from worker.operation import VERSION, Operation
 from worker.report.format_values import clock, iso, span
 from worker.watch.printable import many_lines, one_line
@@ -32,7 +33,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters.update(when=when, span=span, block=block, thousands=thousands, key_url=key_url, ms=_milliseconds)
-    made.globals.update(address=address, version=VERSION, signs=STATE_SIGNS)
+    made.globals.update(address=address, version=VERSION, signs=STATE_SIGNS, HELD_MS=HELD_MS)
     return made
 
 

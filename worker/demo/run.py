@@ -1,4 +1,7 @@
-"""Run the demo: start the environment, enqueue as a CRM does, watch until all operations are final, compare."""
+"""Run the demo: start the environment, enqueue as a CRM does, watch until all operations are final, compare.
+
+`worker.demo.run_book` runs the other story in the same environment.
+"""
 
 import os
 import shutil
@@ -49,24 +52,24 @@ def _run_and_report(
     try:
         report = _run(rows, environment, view, interrupts, console)
     except Exception:
-        view.print(f"The logs are saved in {_save_logs(environment)}")
+        view.print(f"The logs are saved in {save_logs(environment)}")
         raise
     view.report(report)
     if not report.passed:
-        view.print(f"The logs and the ledger are saved in {_save_logs(environment)}")
+        view.print(f"The logs and the ledger are saved in {save_logs(environment)}")
     if console:
-        _keep_running(environment, view, interrupts)
+        keep_running(environment, view, interrupts)
     return report
 
 
-def _open_console(environment: Environment, view: View) -> None:
+def open_console(environment: Environment, view: View) -> None:
     port = free_port()
     command = [sys.executable, "-m", "worker.cli", "console", "--listen", f"127.0.0.1:{port}", "--yes-i-am-alone"]
     wait_for_port(port, environment.run("console", *command))
     view.started("console", f"http://127.0.0.1:{port}, shows every operation and lets you act")
 
 
-def _keep_running(environment: Environment, view: View, interrupts: Interrupts) -> None:
+def keep_running(environment: Environment, view: View, interrupts: Interrupts) -> None:
     """Leave all processes running until a signal comes or the console ends."""
     console = next(process for process in environment.processes if process.name == "console")
     view.print("\nThe console stays open: look around, and end everything with Ctrl-C.")
@@ -76,6 +79,21 @@ def _keep_running(environment: Environment, view: View, interrupts: Interrupts) 
 
 
 def _run(rows: list[Withdrawal], environment: Environment, view: View, interrupts: Interrupts, console: bool) -> Report:
+    start(environment, view, "starts fee runs, polls until all are final", console)
+    from tasks import enqueue
+    from worker.instances import ledger
+
+    started = time.monotonic()
+    enqueue.many("fees.process", [row.fields for row in rows], by="demo")
+    took = time.monotonic() - started
+    view.started("CRM", f"enqueued {len(rows)} withdrawals in {took:.2f} s: the ledger has them")
+    _watch(ledger(), rows, environment, view, interrupts, started)
+    restarts = sum(process.started - 1 for process in environment.processes)
+    return compare(ledger(), rows, environment.sandbox.control.counters(), restarts)
+
+
+def start(environment: Environment, view: View, does: str, console: bool) -> None:
+    """Start the processes and say what each is for; `does`: what the worker does. Makes this process the CRM."""
     broker, sandbox = environment.broker, environment.sandbox
     view.started("broker", f"redis://127.0.0.1:{broker.port}, wakes the worker and holds the shared session")
     view.started("B2COPY", f"{sandbox.url}, a local sandbox; its access tokens live {TOKEN_LIFETIME_S} s")
@@ -83,21 +101,11 @@ def _run(rows: list[Withdrawal], environment: Environment, view: View, interrupt
     # This process acts as the CRM, so it has the settings of a CRM. They must be set before `tasks` is imported.
     os.environ.clear()
     os.environ.update(environment.variables)
-    from tasks import enqueue
-    from worker.instances import ledger
-
     wait_for_worker(worker)
-    view.started("worker", "celery -A worker.app worker, starts fee runs, polls until all are final")
+    view.started("worker", f"celery -A worker.app worker, {does}")
     view.started("beat", "celery -A worker.app beat, has the session renewed before it expires")
     if console:
-        _open_console(environment, view)
-    started = time.monotonic()
-    enqueue.many("fees.process", [row.fields for row in rows], by="demo")
-    took = time.monotonic() - started
-    view.started("CRM", f"enqueued {len(rows)} withdrawals in {took:.2f} s: the ledger has them")
-    _watch(ledger(), rows, environment, view, interrupts, started)
-    restarts = sum(process.started - 1 for process in environment.processes)
-    return compare(ledger(), rows, sandbox.control.counters(), restarts)
+        open_console(environment, view)
 
 
 def _watch(
@@ -135,7 +143,7 @@ def _progress(seconds: float, states: Counter[str], counters: dict[str, Any]) ->
     )
 
 
-def _save_logs(environment: Environment) -> Path:
+def save_logs(environment: Environment) -> Path:
     """Stop the processes and copy logs and ledger to a folder that stays. Neither holds keys or tokens."""
     folder = Path(tempfile.mkdtemp(prefix="b2copy-demo-"))
     for process in environment.processes:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -58,15 +58,30 @@ class View:
         self._console.print(Text.assemble(("✓ ", "green"), (f"{name:<8}", "bold"), description), soft_wrap=True)
 
     @contextmanager
-    def progress(self) -> Iterator[None]:
-        """Inside this context `show` updates the live bar."""
+    def progress(self, transient: bool = False) -> Iterator[None]:
+        """Inside this context `show` and `update` change the live display. `transient`: it is removed at the end."""
         self.print("")
         if not self._is_live:
             yield
         else:
-            with Live(console=self._console, refresh_per_second=8) as self._live:
+            with Live(console=self._console, refresh_per_second=8, transient=transient) as self._live:
                 yield
         self.print("")
+
+    def update(self, shown: RenderableType) -> bool:
+        """Show this in place of what the live display has; False where there is no terminal."""
+        if self._live is None:
+            return False
+        self._live.update(shown)
+        return True
+
+    def print_table(self, table: Table) -> None:
+        """Print a table."""
+        self._console.print(table)
+
+    def success(self, text: str) -> None:
+        """Print that something is as it must be."""
+        self._console.print(Text.assemble(("✓ ", "green"), text), soft_wrap=True)
 
     def show(self, progress: Progress) -> None:
         """Update the live bar; without a terminal, print a line about once a second."""
@@ -86,20 +101,17 @@ class View:
         self._console.print(_endings(report), Text(), _figures(report), Text(), sep="\n")
         for ending in report.unexpected[:ROWS_SHOWN]:
             expected, actual = _end(ending.row.must_end, ending.row.message), _end(ending.end, ending.message)
-            self._failure(f"{ending.row.request_id} must end as {expected}, but is {actual}")
+            self.failure(f"{ending.row.request_id} must end as {expected}, but is {actual}")
         if len(report.unexpected) > ROWS_SHOWN:
-            self._failure(f"and {len(report.unexpected) - ROWS_SHOWN} more")
+            self.failure(f"and {len(report.unexpected) - ROWS_SHOWN} more")
         for check in report.checks:
             if not check.holds:
-                self._failure(f"{check.name}: {check.value}, must be {check.required}")
+                self.failure(f"{check.name}: {check.value}, must be {check.required}")
         if report.passed:
-            self._console.print(
-                Text.assemble(
-                    ("✓ ", "green"), "Every withdrawal ended as its row expects, those that must fail included."
-                )
-            )
+            self.success("Every withdrawal ended as its row expects, those that must fail included.")
 
-    def _failure(self, text: str) -> None:
+    def failure(self, text: str) -> None:
+        """Print that something is not as it must be."""
         self._console.print(Text.assemble(("✗ ", "red"), text), soft_wrap=True)
 
 

@@ -77,13 +77,14 @@ def _hindrances(ledger: Ledger) -> Iterator[CheckResult]:
 def _notices(ledger: Ledger, settings: LedgerSettings) -> Iterator[CheckResult]:
     """Compare what the ledger says about notices with this host's settings."""
     until = notices_wanted_until(ledger)
-    if until is not None and settings.webhook_url is None:
-        message = f"the CRM wants notices until {iso(until)}, and this host has no B2COPY_WEBHOOK_URL"
+    if until is not None and not settings.wants_notices:
+        message = f"the CRM wants notices until {iso(until)}, and this host has no B2COPY_WEBHOOK_URL or _NOTIFY_TASK"
         remedy = "set it for every worker; or, if nobody wants notices any more, leave it out everywhere until then"
         yield CheckResult("notices", "warn", message, remedy)
-    if until is None and settings.webhook_url is not None:
-        message = "B2COPY_WEBHOOK_URL is set, and no worker with it has started in the last days: no notice is recorded"
-        yield CheckResult("notices", "warn", message, "restart the workers with B2COPY_WEBHOOK_URL")
+    if until is None and settings.wants_notices:
+        message = "the settings ask for notices, and no worker with them has started in days: no notice is recorded"
+        remedy = "restart the workers with B2COPY_WEBHOOK_URL or B2COPY_NOTIFY_TASK"
+        yield CheckResult("notices", "warn", message, remedy)
 
 
 def _try_to_write(ledger: Ledger) -> None:

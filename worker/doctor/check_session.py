@@ -21,7 +21,7 @@ def check(settings: Settings, login: bool) -> Iterator[CheckResult]:
     """Report on the session that exists. Without one, renew it like a worker would, so that the reason is known."""
     try:
         shared = quiet_session(settings)
-        yield from _session(shared, login)
+        yield from report_session("session", shared, login)
         yield from _other_addresses(shared)
     except SettingsError as error:
         yield CheckResult("session", "skip", f"not without its keys: {str(error).splitlines()[0]}")
@@ -40,22 +40,23 @@ def quiet_session(settings: Settings) -> SharedSession:
     return SharedSession(settings)
 
 
-def _session(shared: SharedSession, login: bool) -> Iterator[CheckResult]:
+def report_session(check: str, shared: SharedSession, login: bool) -> Iterator[CheckResult]:
+    """Report on the session that exists, or renew it. Raises `CredentialsRejected` also while nobody asks after it."""
     state = shared.state()
     left_s = state.expires_in or 0.0
     if state.readable and left_s > 0 and not login:
-        yield CheckResult("session", "ok", f"generation {state.generation} is shared, valid for {left_s:.0f} s")
+        yield CheckResult(check, "ok", f"generation {state.generation} is shared, valid for {left_s:.0f} s")
         return
     renewal = shared.renew("doctor", force=login, wait=PATIENCE_S)
     if renewal.outcome == "cooldown" and (cooldown := shared.state().cooldown):
         if cooldown.kind == "terminal":
             raise CredentialsRejected("the login", None, cooldown.reason)
         message = f"nobody asks B2COPY for {cooldown.left:.0f} s, after: {cooldown.reason}"
-        yield CheckResult("session", "FAIL", message, _EFFECT)
+        yield CheckResult(check, "FAIL", message, _EFFECT)
         return
     before = "" if login else "there was none: "
     message = f"{before}generation {renewal.generation}, {OUTCOMES[renewal.outcome]}"
-    yield CheckResult("session", "FAIL" if renewal.outcome == "busy" else "ok", message)
+    yield CheckResult(check, "FAIL" if renewal.outcome == "busy" else "ok", message)
 
 
 def _other_addresses(shared: SharedSession) -> Iterator[CheckResult]:

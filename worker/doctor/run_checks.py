@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from worker.doctor import (
     CheckResult,
     check_b2copy,
+    check_back_office,
     check_key_files,
     check_ledger,
     check_redis,
@@ -30,6 +31,7 @@ def examine(login: bool = False, offline: bool = False) -> Iterator[CheckResult]
     if readable.worker:
         yield from _guarded("b2copy", check_b2copy.check(readable.worker))
         yield from _guarded("session", check_session.check(readable.worker, login))
+        yield from _guarded(check_back_office.NAME, check_back_office.check(readable.worker, login))
 
 
 def _guarded(name: str, results: Iterable[CheckResult]) -> Iterator[CheckResult]:

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import redis
 
-from worker.queues import HOUSEKEEPING, INBOX, LANES, queue_of
+from worker.queues import ANSWERS, QUEUES
 
-OURS = frozenset({INBOX, HOUSEKEEPING, *map(queue_of, LANES)})
+OURS = frozenset(QUEUES)
 _BINDING = "_kombu.binding."
 _KEYS_MAX = 20_000  # most keys that are examined; a database with more holds keys of other programs
 _CELERY_QUEUES = ("celery.pidbox", "reply.celery.pidbox", "celeryev")  # every Celery app has these queues, ours too
@@ -41,7 +41,11 @@ def foreign_queues(client: redis.Redis) -> set[str]:
         if number >= _KEYS_MAX:
             break
         found.add(_text(key).partition("\x06\x16")[0])  # kombu's priorities are lists of their own
-    return {name for name in found if name not in OURS and not any(own in name for own in _CELERY_QUEUES)}
+    return {name for name in found if not _is_ours(name)}
+
+
+def _is_ours(name: str) -> bool:
+    return name in OURS or name.startswith(ANSWERS) or any(own in name for own in _CELERY_QUEUES)
 
 
 def listeners(client: redis.Redis) -> int | None:

@@ -106,7 +106,7 @@ class RunningAttempt:
     def _record_step(self, route: Route[Any], began: float, error: Exception | None) -> None:
         status: int | None
         if error is None:
-            status, word, has_left, is_unknown = 200, "answered", True, False
+            status, word, has_left, is_unknown = 200 if route.over_http else None, "answered", True, False
         else:
             meaning = meaning_of(error)
             word, status = meaning.word, error.status if isinstance(error, B2CopyError) else None

@@ -4,7 +4,8 @@ Redis keys (all expire by themselves):
 
     b2copy:rate:...                         the limiter's windows (package `limits`)
     b2copy:gate:<destination>:hold    text  nobody sends before it expires
-    b2copy:gate:<destination>:probe   text  the process that made the last probe
+    b2copy:gate:<destination>:probe   text  the process that made the last probe; `b2copy.reads` probes by itself
+    b2copy:gate:<destination>:pace    text  the reconciliation sends no request before it expires
 """
 
 import contextlib
@@ -40,7 +41,8 @@ class FleetLimits:
     that wait do no harm and a flood of calls does.
     """
 
-    def __init__(self, destination: str, settings: Settings) -> None:
+    def __init__(self, destination: str, settings: Settings, circuit: str | None = None) -> None:
+        """`circuit` names whose probes these are, if they are not those of the destination's operations."""
         # The setting limits B2COPY alone: the CRM answers 429 if notices come too fast for it.
         is_limited = destination != CRM and settings.rate_limit != "0"
         self._rate = parse(settings.rate_limit) if is_limited else None
@@ -48,7 +50,9 @@ class FleetLimits:
         self._pool = connection_pool(settings, _TIMEOUT_S)
         self._limiter: SlidingWindowCounterRateLimiter | None = None
         self._redis: redis.Redis | None = None
-        self._hold_key, self._probe_key = f"b2copy:gate:{destination}:hold", f"b2copy:gate:{destination}:probe"
+        self._hold_key = f"b2copy:gate:{destination}:hold"
+        self._probe_key = f"b2copy:gate:{circuit or destination}:probe"
+        self._pace_key = f"b2copy:gate:{destination}:pace"
         self._hold_until = 0.0  # monotonic seconds
         self._look_again = 0.0  # monotonic seconds
         self._next_permit = {True: 0.0, False: 0.0}  # urgent or not -> monotonic seconds before which there is none
@@ -160,6 +164,16 @@ class FleetLimits:
         """Let any process probe at once: this process's probe was answered."""
         with contextlib.suppress(redis.RedisError):
             self._connected_redis().delete(self._probe_key)
+
+    def until_paced_s(self, every_s: float) -> float:
+        """Return 0 to one process of the fleet per `every_s`, and to others the seconds after which to ask again."""
+        ms = max(1, round(every_s * 1000))
+        try:
+            if self._connected_redis().set(self._pace_key, "1", nx=True, px=ms):
+                return 0.0
+            return max(0.001, self._connected_redis().pttl(self._pace_key) / 1000)
+        except redis.RedisError:
+            return _RETRY_HOLD_S
 
     def _connected_redis(self) -> redis.Redis:
         if self._redis is None:

@@ -46,16 +46,21 @@ class Gate:
     """
 
     def __init__(
-        self, destination: str, settings: Settings, make_due: Callable[[str, Iterable[WaitReason]], None]
+        self,
+        destination: str,
+        settings: Settings,
+        make_due: Callable[[str, Iterable[WaitReason]], None],
+        circuit: str | None = None,
     ) -> None:
-        self._destination = destination
+        """`circuit` names a circuit and a login of its own, if they are not those of the destination's operations."""
+        self._destination, self._name = destination, circuit or destination
         self._device_ip = settings.device_ip
         self._make_due = make_due
-        self.fleet_limits = FleetLimits(destination, settings)
+        self.fleet_limits = FleetLimits(destination, settings, circuit)
         self._asking = {True: asyncio.Lock(), False: asyncio.Lock()}  # urgent or not
         self._tasks: set[asyncio.Task[None]] = set()  # asyncio itself holds only weak references
         self._last_served = 0.0  # monotonic seconds
-        metrics.CIRCUIT_OPEN.labels(destination).set(0)
+        metrics.CIRCUIT_OPEN.labels(self._name).set(0)
         self._circuit = CircuitBreaker(self.fleet_limits.may_probe)
         # Without a token no operation can be sent: one failure is enough to let only probes through. A probe asks for
         # the shared session's token and costs the destination nothing, so every process may make its own.
@@ -78,6 +83,18 @@ class Gate:
     def take(self, claimed: int, urgent: bool) -> int:
         """Take the permits for the first calls of claimed operations; return for how many there are permits."""
         return self.fleet_limits.take(self._login.take(self._circuit.take(claimed)), urgent)
+
+    async def pass_first(self, urgent: bool) -> int:
+        """Let the first call of something pass that no lane has claimed: with a permit, or as a probe.
+
+        Returns `times_closed`, which its later checks need. Raises `GateClosed`.
+        """
+        times_closed = self.times_closed
+        if self.is_open:
+            await self.pass_one(urgent, times_closed)
+        elif await self._in_redis_thread(partial(self.take, 1, urgent)) != 1:
+            raise CircuitOpen("the circuit is open", None, None, self.until_open_s(urgent))
+        return times_closed
 
     async def pass_one(self, urgent: bool, times_closed: int) -> None:
         """Let one further call of an attempt pass, waiting for its permit for at most `PERMIT_PATIENCE_S`.
@@ -147,7 +164,7 @@ class Gate:
         if meaning.circuit == "success":
             self._last_served = time.monotonic()
             if self._circuit.record_success():
-                metrics.CIRCUIT_OPEN.labels(self._destination).set(0)
+                metrics.CIRCUIT_OPEN.labels(self._name).set(0)
                 then.append(self.fleet_limits.allow_next_probe)
                 then.append(partial(self._make_due, self._destination, WAITS_FOR_CIRCUIT))
         elif meaning.circuit == "failure" and self._circuit.record_failure():
@@ -181,15 +198,15 @@ class Gate:
         return self.fleet_limits.hold_left_s() > 0
 
     def _log_opened(self, failure: Outcome | Exception) -> None:
-        metrics.CIRCUIT_OPEN.labels(self._destination).set(1)
+        metrics.CIRCUIT_OPEN.labels(self._name).set(1)
         if isinstance(failure, AccessRejected):
             log.error(
                 "%s refuses our access for every operation (%s). They wait and none fails. Our address is %s"
                 " (B2COPY_DEVICE_IP): is it still on the service admin's allow-list, and has the admin the permission?",
-                self._destination,
+                self._name,
                 failure,
                 self._device_ip,
             )
         else:
             text = str(failure) if isinstance(failure, B2CopyError) else type(failure).__name__
-            log.warning("%s is unavailable (%s): only a probe is sent every two seconds", self._destination, text)
+            log.warning("%s is unavailable (%s): only a probe is sent every two seconds", self._name, text)

@@ -38,6 +38,7 @@ class LeaseRenewal:
         self._renewed = 0.0  # monotonic seconds
         self._lock = threading.Lock()
         self._holds_some = threading.Event()
+        self._closed = threading.Event()
         threading.Thread(target=self._run, name="b2copy-leases", daemon=True).start()
 
     def add(self, claims: Iterable[Claim]) -> None:
@@ -96,6 +97,11 @@ class LeaseRenewal:
                     self._held_since[claim.id] = math.inf
                     log.error("operation %s is held for %.0f s without a result", claim.key, HELD_MAX_S)
 
+    def close(self) -> None:
+        """End the thread that renews: this process holds no claim any more."""
+        self._closed.set()
+        self._holds_some.set()
+
     def _holds(self, claim: Claim) -> bool:
         current = self._claims.get(claim.id)
         return current is not None and current.fence == claim.fence
@@ -103,7 +109,8 @@ class LeaseRenewal:
     def _run(self) -> None:
         while True:
             self._holds_some.wait()
-            time.sleep(RENEW_EVERY_S)
+            if self._closed.wait(RENEW_EVERY_S):
+                return
             try:
                 self.renew()
             except DATABASE_UNAVAILABLE_ERRORS as error:

@@ -43,7 +43,7 @@ class Pusher:
     ) -> None:
         self._ledger = ledger
         self._stopping = threading.Event()
-        leases = LeaseRenewal(ledger, f"{socket.gethostname()}:{os.getpid()}:{token_hex(4)}")
+        self._leases = leases = LeaseRenewal(ledger, f"{socket.gethostname()}:{os.getpid()}:{token_hex(4)}")
         gates = {name: Gate(name, settings, self._make_due) for name in destinations}
         spacing = PollSpacing(
             lambda: count_waiting(ledger, WaitReason.PENDING_AT_B2COPY),
@@ -75,6 +75,11 @@ class Pusher:
         self._stopping.set()
         for lane in self._lanes.values():
             lane.request_recheck()
+
+    def close(self) -> None:
+        """Stop, and renew no lease any more: for a process that continues without this pusher. Nothing is in flight."""
+        self.stop()
+        self._leases.close()
 
     def _make_due(self, destination: str, reasons: Iterable[WaitReason]) -> None:
         """The gate of a destination has opened: what waited for it need not wait out its back-off."""

@@ -2,6 +2,7 @@
 
 import ssl
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import certifi
@@ -15,10 +16,13 @@ _SOCKETS_MAX = 1000  # entries of `_sockets`, closed connections included; with 
 
 
 class Connections:
-    """Up to `size` idle connections. Every method must be called on the event loop of this process."""
+    """Up to `size` idle connections. Every method must be called on the event loop of this process.
 
-    def __init__(self, ca_file: str | None, size: int) -> None:
-        self._ca_file = ca_file
+    `refuses` returns whether no connection may be made to an address; see `Handle`.
+    """
+
+    def __init__(self, ca_file: str | None, size: int, refuses: Callable[[str], bool] | None = None) -> None:
+        self._ca_file, self._refuses = ca_file, refuses
         self._multi = pycurl.AsyncCurlMulti()
         self._multi.setopt(pycurl.M_MAXCONNECTS, max(1, size))
         self._sockets: dict[Ends, int] = {}
@@ -34,7 +38,7 @@ class Connections:
         ends = time.monotonic() + deadline_s
         key = request.method, request.body is not None
         idle = self._idle.setdefault(key, [])
-        handle = idle.pop() if idle else Handle(*key, self._ca_file, self._sockets)
+        handle = idle.pop() if idle else Handle(*key, self._ca_file, self._sockets, self._refuses)
         if len(self._sockets) > _SOCKETS_MAX:
             self._sockets.clear()
         try:

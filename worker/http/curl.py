@@ -14,6 +14,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Any
 
 import certifi
 
@@ -81,9 +82,18 @@ class Handle:
     """A libcurl handle for requests of one method, one after the other.
 
     `sockets` holds the socket of every open connection. It is shared by all handles that share connections.
+    `refuses` gets each address before a connection to it is made. If it returns True, there is no connection. A name
+    may resolve to another address each time, so only the address that is connected to can be checked.
     """
 
-    def __init__(self, method: str, has_body: bool, ca_file: str | None, sockets: dict[Ends, int]) -> None:
+    def __init__(
+        self,
+        method: str,
+        has_body: bool,
+        ca_file: str | None,
+        sockets: dict[Ends, int],
+        refuses: Callable[[str], bool] | None = None,
+    ) -> None:
         self.curl = curl = pycurl.Curl()
         self._sockets = sockets
         self._name = self._url = ""
@@ -112,6 +122,10 @@ class Handle:
             (curl.WRITEFUNCTION, self._on_body),
         ):
             curl.setopt(option, value)
+        self._refuses = refuses
+        self._copied: socket.socket | None = None
+        if refuses is not None:
+            curl.setopt(curl.OPENSOCKETFUNCTION, self._open_socket)
         curl.unsetopt(curl.CAPATH)  # no certificates but those in CAINFO
         if has_body or method == "POST":
             curl.setopt(curl.POST, 1)
@@ -157,6 +171,8 @@ class Handle:
         if curl.getinfo(curl.REQUEST_SIZE) == 0:
             if self._is_unusable or is_closed:
                 raise NothingSent
+            if self._refused_address:
+                raise Unavailable(f"{name}: {self._refused_address} is no address to which anything may be sent")
             raise Unavailable(f"{name}: no connection ({text})")
         if is_closed:
             raise StaleConnection(f"{name}: the connection was closed before an answer came")
@@ -170,8 +186,19 @@ class Handle:
         self._size = 0
         self._opened: list[int] = []  # sockets; none if the connection is a reused one
         self._is_unusable = False
+        self._refused_address = ""
+
+    def _open_socket(self, purpose: int, address: Any) -> socket.socket | int:
+        """Make the socket for a connection, as libcurl does. libcurl takes a copy, and then calls `_on_new_socket`."""
+        if self._refuses is not None and self._refuses(str(address.addr[0])):
+            self._refused_address = str(address.addr[0])
+            return int(pycurl.SOCKET_BAD)
+        self._copied = socket.socket(address.family, address.socktype, address.protocol)
+        return self._copied
 
     def _on_new_socket(self, number: int, purpose: int) -> int:
+        if self._copied is not None:
+            self._copied.close()
         self._opened.append(number)
         return int(pycurl.SOCKOPT_OK)
 

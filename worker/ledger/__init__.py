@@ -8,6 +8,7 @@ Every function is one transaction that happens completely or not at all. SQLAlch
 pass through. `worker.operation` holds the vocabulary and the table of states.
 """
 
+from worker.ledger.batches import cancel_batch, find_batch, pause_batch, sweep
 from worker.ledger.claims import LEASE_S, renew_leases, return_unsent
 from worker.ledger.database import DATABASE_UNAVAILABLE_ERRORS, Ledger, open_ledger
 from worker.ledger.due import count_due, count_waiting, make_due, try_start_dispatch
@@ -28,12 +29,14 @@ __all__ = [
     "attempts_of",
     "audit_of",
     "cancel",
+    "cancel_batch",
     "check_recordable",
     "correct",
     "count_due",
     "count_waiting",
     "fail_message",
     "find",
+    "find_batch",
     "find_many",
     "identities_of",
     "identity_of",
@@ -42,6 +45,7 @@ __all__ = [
     "make_due",
     "open_ledger",
     "pause",
+    "pause_batch",
     "poll_now",
     "purge",
     "raise_flag",
@@ -56,5 +60,6 @@ __all__ = [
     "settle_and_claim",
     "stop_asking",
     "store_identities",
+    "sweep",
     "try_start_dispatch",
 ]

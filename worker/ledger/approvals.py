@@ -17,6 +17,16 @@ from sqlalchemy import Connection, Row, bindparam, insert, select, update
 from worker.errors import NotAllowed
 from worker.ledger import decision_sql, operator_actions
 from worker.ledger.audit import record_audit
+from worker.ledger.batches import (
+    BATCH,
+    CANCELLED,
+    Batch,
+    cancel_batch,
+    cancel_batch_within,
+    check_decidable,
+    resume_batch,
+    resume_batch_within,
+)
 from worker.ledger.database import Ledger
 from worker.ledger.flags import RESUME, resume, resume_within
 from worker.ledger.insert_operations import encode_payload
@@ -25,6 +35,7 @@ from worker.ledger.schema import approvals, flags, now_ms
 from worker.operation import Operation
 
 EXPIRES_MS = 24 * 3_600_000
+RESUME_BATCH, CANCEL_BATCH = "resume import", "cancel import"
 OURSELVES = "b2copy-sync"
 """Who closed a proposal that is void, in the place of a person."""
 
@@ -89,6 +100,12 @@ _ON_OPERATIONS: dict[str, Callable[..., None]] = {
 }
 
 
+_ON_BATCHES: dict[str, Callable[[Connection, str, str, str], None]] = {
+    RESUME_BATCH: resume_batch_within,
+    CANCEL_BATCH: cancel_batch_within,
+}
+
+
 def decide_or_propose(
     ledger: Ledger,
     action: str,
@@ -131,6 +148,27 @@ def resume_or_propose(ledger: Ledger, lane: str, actor: str, note: str) -> bool 
     if flag is None:
         return False
     return propose(ledger, RESUME, f"pause:{lane}", actor, note, str(flag.at), {})
+
+
+def resume_batch_or_propose(
+    ledger: Ledger, batch: Batch, actor: str, note: str, seen: str | None = None
+) -> Batch | Approval:
+    """Resume a batch, or propose it if it needs a second person. `seen` is `batch.seen` as the person saw it."""
+    if ledger.needs_approval(RESUME, batch.lane):
+        return propose(ledger, RESUME_BATCH, batch.subject, actor, note, seen or batch.seen, {})
+    return resume_batch(ledger, batch.id, actor, note, seen)
+
+
+def cancel_batch_or_propose(
+    ledger: Ledger, batch: Batch, actor: str, note: str, seen: str | None = None
+) -> tuple[Batch, int] | Approval:
+    """Cancel what was never sent of a batch, or propose it if it needs a second person.
+
+    Returns the batch, and how many of its open operations are beyond recall.
+    """
+    if ledger.needs_approval(batch.kind, batch.lane):
+        return propose(ledger, CANCEL_BATCH, batch.subject, actor, note, seen or batch.seen, {})
+    return cancel_batch(ledger, batch.id, actor, note, seen)
 
 
 def propose(
@@ -188,6 +226,8 @@ def approve(ledger: Ledger, number: int, actor: str, note: str) -> Approval:
         reason = f"{row.note} (A{number}, proposed by {row.proposed_by}; approved: {note})"
         if row.action == RESUME:
             resume_within(connection, row.subject.removeprefix("pause:"), actor, reason)
+        elif row.action in _ON_BATCHES:
+            _ON_BATCHES[row.action](connection, row.subject.removeprefix(BATCH), actor, reason)
         else:
             operation = decision_sql.lock(connection, row.subject)
             _ON_OPERATIONS[row.action](connection, operation, actor, reason, **arguments)
@@ -235,6 +275,10 @@ def _check_possible(connection: Connection, action: str, subject: str, seen: str
         since = connection.execute(select(flags.c.since).where(flags.c.name == subject)).scalar()
         if str(since) != seen:
             raise NotAllowed(f"{subject} has changed since you looked: look again")
+        return
+    if action in _ON_BATCHES:
+        decision = CANCELLED if action == CANCEL_BATCH else None
+        check_decidable(connection, subject.removeprefix(BATCH), decision, seen)
         return
     row = decision_sql.lock(connection, subject, seen)
     if action == "resolve":

@@ -35,12 +35,13 @@ from sqlalchemy import (
 )
 
 from worker.ledger.attempt_evidence import LEASE_LAPSED
+from worker.ledger.batches import put_aside
 from worker.ledger.database import Ledger
 from worker.ledger.engine import note_outage, seconds_since_outage
 from worker.ledger.on_operation_end import Ended, finish_ended
 from worker.ledger.ordering import RECHECK_MS, find_blocked
 from worker.ledger.prepared_statements import Prepared
-from worker.ledger.schema import allowed_from, attempts, c, flags, in_list, now_ms, operations, sql_literal
+from worker.ledger.schema import allowed_from, attempts, c, flags, in_list, is_held, now_ms, operations, sql_literal
 from worker.operation import Claim, FailureReason, OnUnknown, Phase, State, WaitReason
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,9 @@ LEASE_S = 10.0  # seconds; renewed every three
 HOLDERS_FIRST_S = 5.0  # seconds after an outage of the ledger in which a process takes over no lapsed lease
 """In an outage leases lapse although their holders live and know an answer. A holder renews them every three seconds,
 so after this time it has done so. A claim that the database has delayed for as long as this counts as an outage too."""
+
+PUT_ASIDE = 4_000
+"""About how many held operations one call puts aside, so that no transaction is long; see `batches`."""
 
 _PHASES = {phase.value: phase for phase in Phase}
 _STATES = {state.value: state for state in State}
@@ -73,7 +77,7 @@ _COLUMNS = (
     c.progress, c.trace_id, c.deadline_at, c.state_since, c.last_wait_ms, c.last_answer, c.last_answer_fence,
 )  # fmt: skip
 _CANDIDATES = Prepared(
-    select(*_COLUMNS, now_ms().label("now"))
+    select(*_COLUMNS, now_ms().label("now"), is_held().label("held"))
     .where(
         c.lane == bindparam("lane"),
         c.phase == bindparam("phase"),
@@ -210,6 +214,7 @@ def return_unsent(ledger: Ledger, claims: Iterable[Claim]) -> None:
 def claim_within(connection: Connection, lane: str, owner: str, limit: int, asked_at: float) -> list[Claim]:
     """Claim within the caller's transaction. `asked_at` is the monotonic time at which the lease begins."""
     taken: list[Claim] = []
+    aside = 0
     for phase in (Phase.SUBMIT, Phase.POLL):
         page = limit
         while limit > len(taken):
@@ -223,14 +228,19 @@ def claim_within(connection: Connection, lane: str, owner: str, limit: int, aske
                 # The database was suspended, and other processes could not renew their leases either.
                 note_outage(connection.engine)
                 continue
+            found = len(candidates)
+            if held := [row.id for row in candidates if row[-1]]:
+                put_aside(connection, held)
+                candidates = [row for row in candidates if not row[-1]]
+                aside += len(held)
             blocked = find_blocked(connection, candidates)
             if blocked:
                 _park(connection, [row for row in candidates if row.id in blocked], blocked)
             free = [row for row in candidates if row.id not in blocked][: limit - len(taken)]
             taken += _claim_rows(connection, free, owner, asked_at)
-            if len(candidates) < page:
+            if found < page or aside >= PUT_ASIDE:
                 break
-            # All operations of the page were blocked, for instance by one entity. Read larger pages from here on.
+            # Operations of the page were blocked, for instance by one entity, or held. Read larger pages from here on.
             page = min(page * 4, 2000)
     return taken
 
@@ -267,7 +277,7 @@ def _claim_of(row: Row[Any], owner: str, asked_at: float) -> Claim:
     (
         id_, key, kind, payload, destination, entity, _parent, state, wait_reason, phase,
         _lease_owner, fence, counted_attempts, replays, sent, outcome_unknown, unknown_step, on_unknown,
-        progress, trace_id, deadline_at, _state_since, last_wait_ms, last_answer, last_answer_fence, now,
+        progress, trace_id, deadline_at, _state_since, last_wait_ms, last_answer, last_answer_fence, now, _held,
     ) = values  # fmt: skip
     lapsed = state == State.RUNNING
     return Claim(

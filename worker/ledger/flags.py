@@ -33,9 +33,9 @@ _COUNT_PAUSE = (
 )
 
 
-def pause(ledger: Ledger, lane: str, actor: str, note: str) -> None:
-    """Stop claims of a lane, or of `all`. Operations already claimed are finished."""
-    raise_flag(ledger, f"pause:{lane}", actor, note)
+def pause(ledger: Ledger, lane: str, actor: str, note: str) -> bool:
+    """Stop claims of a lane, or of `all`. Operations already claimed are finished. Returns False if it was paused."""
+    return raise_flag(ledger, f"pause:{lane}", actor, note)
 
 
 def resume(ledger: Ledger, lane: str, actor: str, note: str) -> bool:
@@ -63,13 +63,15 @@ def resume_within(connection: Connection, lane: str, actor: str, note: str) -> b
     return _lower_flag(connection, f"pause:{lane}", actor, note)
 
 
-def raise_flag(ledger: Ledger, name: str, actor: str, note: str) -> None:
-    """Raise a flag that the whole fleet sees. The actor and note of a flag that is raised already stay as they are."""
+def raise_flag(ledger: Ledger, name: str, actor: str, note: str) -> bool:
+    """Raise a flag that the whole fleet sees. Returns False if it is raised already: its actor and note stay."""
     with ledger.writing() as connection:
         row = _insert(connection).values(name=name, since=now_ms(), actor=actor, note=note)
         raised = row.on_conflict_do_nothing().returning(flags.c.name)  # SQLAlchemy has no `rowcount` of an INSERT
-        if connection.execute(raised).first() is not None:
+        is_new = connection.execute(raised).first() is not None
+        if is_new:
             record_audit(connection, "raise", actor, note, name)
+    return is_new
 
 
 def lower_flag(ledger: Ledger, name: str, actor: str, note: str) -> bool:

@@ -23,8 +23,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 from worker.ledger.database import Ledger
 from worker.ledger.schema import c, identities, in_list, now_ms, operations
 
-_ACCOUNT = "accounts.create:"
-LEARNED_FROM = ("clients.register:", _ACCOUNT)
+OPENING = "accounts.create:"
+"""What the keys of operations begin with that open an account."""
+
+LEARNED_FROM = ("clients.register:", OPENING)
 """What the keys of operations begin with whose results name identities."""
 
 IMPORTED = "import"
@@ -39,7 +41,8 @@ _IDS = ("crm_id", "client_id", "account_id", "payment_account")
 class Identity:
     """One login. `learned_from` is the key of the operation that returned it, or `import`; of several, the newest.
 
-    `learned_at` is when that operation was requested or replayed, in ms since the epoch. None: now.
+    It is `reconcile` for what B2COPY's list of accounts has told. `learned_at` is when that operation was requested or
+    replayed, in ms since the epoch. None: now.
     """
 
     platform: str
@@ -70,7 +73,7 @@ def _upsert(dialect: str) -> Any:
     new, known = insert.excluded, identities.c
     is_newer = new.learned_at >= known.learned_at
     replaces = dict.fromkeys(_IDS, is_newer)
-    replaces["client_id"] = is_newer & ~new.learned_from.startswith(_ACCOUNT)
+    replaces["client_id"] = is_newer & ~new.learned_from.startswith(OPENING)
     merged: dict[str, Any] = {
         name: case((replaced, func.coalesce(new[name], known[name])), else_=func.coalesce(known[name], new[name]))
         for name, replaced in replaces.items()
@@ -115,7 +118,7 @@ def _learned(key: str, destination: str, payload: str, result: str | None, asked
     """Return the identity. A person may have supplied the result, so nothing in it is relied on."""
     known = json.loads(payload)
     given = known | (json.loads(result) if result else {})
-    taught = ("client_id", "account_id") if key.startswith(_ACCOUNT) else _IDS
+    taught = ("client_id", "account_id") if key.startswith(OPENING) else _IDS
     ids = {name: _id(given.get(name)) for name in taught}
     return Identity(
         str(known["platform"]), known["login"], **ids, learned_from=key, learned_at=asked_at, destination=destination

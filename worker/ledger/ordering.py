@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, bindparam, case, exists, func, select, update
 
 from worker.ledger.prepared_statements import Prepared
-from worker.ledger.schema import c, in_list, operations, queue_position, sql_literal
+from worker.ledger.schema import c, in_list, is_held, operations, queue_position, sql_literal
 from worker.operation import State, WaitReason
 
 RECHECK_MS = 30_000  # ms; a parked operation is examined again after this time
@@ -27,6 +27,7 @@ _earlier = exists().where(
     _ahead.c.due_at.is_not(None),
     _ahead_position < queue_position,
     _ahead.c.id != c.id,
+    ~is_held(_ahead.c),  # an operation of a paused batch holds nobody up
 )
 # A running operation may have a later position: a replay moved it to the end of the line, or an operation with an
 # earlier position was committed after this one was claimed.

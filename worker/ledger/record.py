@@ -1,14 +1,22 @@
 """Record operations. A recorded operation is accepted: it is never lost from here on."""
 
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, bindparam, insert, select
 
 from worker.errors import BadPayload, PayloadConflict
 from worker.ledger.database import Ledger
-from worker.ledger.insert_operations import PAYLOAD_LIMIT, encode, insert_failed, insert_queued, printable, row_of
+from worker.ledger.insert_operations import (
+    PAYLOAD_LIMIT,
+    encode,
+    encode_payload,
+    insert_failed,
+    insert_queued,
+    printable,
+    row_of,
+)
 from worker.ledger.on_operation_end import Ended, finish_ended
 from worker.ledger.schema import c, in_list, operations, requests
 from worker.operation import MESSAGE_KIND, New, Recorded, State
@@ -33,6 +41,21 @@ def record(ledger: Ledger, news: Sequence[New], by: str, connection: Connection 
     if connection is not None:
         return _record(connection, rows)
     return ledger.write(lambda own: _record(own, rows))
+
+
+class Known(NamedTuple):
+    """What a key holds already: its state, and the names of what differs; empty if it is the same operation."""
+
+    state: State
+    difference: str
+
+
+def known_among(ledger: Ledger, news: Sequence[New]) -> dict[str, Known]:
+    """Return what the ledger holds of these keys already. `record` would leave it, or refuse it if it differs."""
+    rows = {new.key: {"kind": new.kind, "payload": encode_payload(new.key, new.payload)} for new in news}
+    with ledger.reading() as connection:
+        found = connection.execute(_EXISTING, {"keys": list(rows)}).mappings()
+        return {one["key"]: Known(State(one["state"]), difference_of(one, rows[one["key"]])) for one in found}
 
 
 def check_recordable(new: New) -> None:
@@ -119,17 +142,19 @@ def _check_no_cycle(connection: Connection, parents: dict[str, str]) -> None:
 
 
 def _check_same(stored: Any, row: dict[str, Any]) -> None:
-    if stored["kind"] != row["kind"] or stored["payload"] != row["payload"]:
+    if difference := difference_of(stored, row):
         raise PayloadConflict(
-            f"{row['key']} exists with another {_difference(stored, row)}: one key is one operation, give the other a"
+            f"{row['key']} exists with another {difference}: one key is one operation, give the other a"
             " key of its own (or, if the first was wrong and has failed: b2copy-sync failed correct)",
             f". It exists as {stored['kind']} {stored['payload']}, and was now asked for as {row['kind']}"
             f" {row['payload']}",
         )
 
 
-def _difference(stored: Any, row: dict[str, Any]) -> str:
-    """Name the fields that differ."""
+def difference_of(stored: Any, row: Mapping[str, Any]) -> str:
+    """Name the fields in which two rows of the same key differ; empty if they are the same operation."""
+    if stored["kind"] == row["kind"] and stored["payload"] == row["payload"]:
+        return ""
     if stored["kind"] != row["kind"]:
         return "kind"
     first, other = json.loads(stored["payload"]), json.loads(row["payload"])

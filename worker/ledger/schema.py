@@ -117,6 +117,42 @@ _partial("b2copy_operations_waiting", c.wait_reason, where=c.state == "waiting")
 _partial("b2copy_operations_failed", c.id, where=c.state == "failed")
 _partial("b2copy_operations_ended", c.ended_at, where=c.ended_at.is_not(None))
 _partial("b2copy_operations_batch", c.batch, c.id, where=c.batch.is_not(None))
+_partial("b2copy_operations_of_batch", c.batch, c.state, c.id, where=c.batch.is_not(None))  # counts, and the sweep
+
+batches = Table(  # operations that were recorded together; see worker/ledger/batches.py
+    "b2copy_batches",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("lane", Text, nullable=False),
+    Column("source", Text),  # the name of the file
+    Column("rows", Integer),  # how many rows it has
+    Column("requested_by", Text, nullable=False),
+    Column("requested_at", BigInteger, nullable=False),
+    Column("decision", Text),  # paused, cancelled
+    Column("decided_at", BigInteger),
+    Column("decided_by", Text),
+    Column("note", Text),
+    Column("swept_to", BigInteger),  # operations with larger ids do not obey the decision yet; NULL: all do
+    CheckConstraint("decision IN ('paused', 'cancelled')", name="b2copy_known_decision"),
+)
+_partial("b2copy_batches_decided", batches.c.id, where=batches.c.decision.is_not(None))
+_partial("b2copy_batches_to_sweep", batches.c.decided_at, where=batches.c.swept_to.is_not(None))
+Index("b2copy_batches_requested", batches.c.requested_at)
+
+HELD_MS = 200 * 365 * 86_400_000
+"""ms; what is added to the `due_at` of an operation that is put aside, because its batch is paused or cancelled."""
+
+
+def is_held(of: Any = c) -> ColumnElement[bool]:
+    """Return the SQL condition that an operation must not start, because its batch is paused or cancelled.
+
+    The same for every row without a batch: false, and no table is read. `of`: the operation's columns.
+    """
+    decided = select(batches.c.id).where(batches.c.decision.is_not(None))
+    held: ColumnElement[bool] = of.batch.is_not(None) & of.sent.is_(False) & of.batch.in_(decided)
+    return held
+
 
 attempts = Table(
     "b2copy_attempts",
@@ -193,10 +229,42 @@ identities = Table(  # who is who: the CRM's ids, the trading platform's logins,
     Column("client_id", Text),
     Column("account_id", Text),
     Column("payment_account", Text),
-    Column("learned_from", Text, nullable=False),  # the key of the operation that learned it, or "import"
+    Column("learned_from", Text, nullable=False),  # the operation's key, "import" or "reconcile"
     Column("learned_at", BigInteger, nullable=False),
 )
 
+reconciliation = Table(  # the comparison with B2COPY's accounts that is under way, or the last one: one row
+    "b2copy_reconciliation",
+    metadata,
+    Column("destination", Text, primary_key=True),
+    Column("started_at", BigInteger, nullable=False),
+    Column("started_by", Text, nullable=False),
+    Column("phase", Text, nullable=False),  # reading, comparing or finished
+    Column("version", Integer, nullable=False),  # each write adds one: of two processes, one makes a step
+    Column("position", Integer, nullable=False),  # how far B2COPY's list has been read
+    Column("anchor", Text),  # the last account that was read; JSON
+    Column("compared_to", Text),  # the last candidate that was decided; JSON
+    Column("requests", Integer, nullable=False),
+    Column("finished_at", BigInteger),
+)
+
+accounts_there = Table(  # the accounts that B2COPY has listed since the reconciliation began
+    "b2copy_reconciliation_accounts",
+    metadata,
+    Column("platform", Text, primary_key=True),
+    Column("login", Text, primary_key=True),
+    Column("account_id", Text, primary_key=True),  # empty: B2COPY gave none
+    Column("client_id", Text),
+)
+
+differences = Table(  # what the reconciliation has found
+    "b2copy_reconciliation_differences",
+    metadata,
+    Column("platform", Text, primary_key=True),
+    Column("login", Text, primary_key=True),
+    Column("difference", Text, nullable=False),  # missing_there, missing_here or different
+    Column("fields", Text, nullable=False),  # JSON: name -> [value here, value there]
+)
 
 minutes = (
     Table(  # what ended in each minute, and how each lane stood at its end; see worker/ledger/minute_statistics.py

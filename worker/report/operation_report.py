@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from worker.ledger import Ledger, active_flags, attempts_of, audit_of
+from worker.ledger.batches import BATCH, PAUSED, find_batch
+from worker.ledger.schema import HELD_MS
 from worker.operation import MESSAGE_KIND, VERSION, AttemptRecord, AuditEntry, Operation
 from worker.report import sentences
 from worker.report.format_values import iso, with_iso_times
@@ -18,11 +20,12 @@ _LISTED = (
 
 @dataclass(frozen=True)
 class OperationReport:
-    """An operation, its attempts, what people decided about it, and the pause of its lane."""
+    """An operation, its attempts, what people decided about it and about its batch, and the pause that it waits for."""
 
     operation: Operation
     attempts: list[AttemptRecord]
     audit: list[AuditEntry]
+    batch_audit: list[AuditEntry]
     pause: AuditEntry | None
     kinds: Kinds
 
@@ -45,11 +48,16 @@ class OperationReport:
 def report_on(ledger: Ledger, operation: Operation, kinds: Kinds) -> OperationReport:
     """Gather an operation's evidence."""
     attempts, audit = attempts_of(ledger, operation.id), audit_of(ledger, operation.key)
-    return OperationReport(operation, attempts, audit, pause_of(ledger, operation), kinds)
+    batch_audit = audit_of(ledger, BATCH + operation.batch) if operation.batch else []
+    return OperationReport(operation, attempts, audit, batch_audit, pause_of(ledger, operation), kinds)
 
 
 def pause_of(ledger: Ledger, operation: Operation) -> AuditEntry | None:
-    """Return the pause that holds an operation's lane, if there is one."""
+    """Return the pause that holds an operation's batch or lane, if there is one."""
+    if operation.batch and (operation.due_at or 0) >= HELD_MS:
+        batch = find_batch(ledger, operation.batch)
+        if batch is not None and batch.decision == PAUSED:
+            return AuditEntry(batch.decided_at or 0, batch.decided_by or "", "pause", batch.subject, batch.note or "")
     flags = active_flags(ledger)
     return flags.get("pause:all") or flags.get(f"pause:{operation.lane}")
 
@@ -76,6 +84,7 @@ def evidence(report: OperationReport) -> dict[str, Any]:
         **with_iso_times(fields),
         "attempts": [_attempt(attempt) for attempt in report.attempts],
         "audit": [_audit(entry) for entry in report.audit],
+        "batch_audit": [_audit(entry) for entry in report.batch_audit],
     }
 
 
@@ -91,9 +100,9 @@ def document(report: OperationReport) -> dict[str, Any]:
 
 
 def pause_document(pause: AuditEntry) -> dict[str, Any]:
-    """Return a pause for programs."""
-    lane = pause.subject.removeprefix("pause:")
-    return {"lane": lane, "since": iso(pause.at), "actor": pause.actor, "note": pause.note}
+    """Return a pause for programs, of a lane or of a batch."""
+    what, _, name = pause.subject.partition(":")
+    return {"lane" if what == "pause" else what: name, "since": iso(pause.at), "actor": pause.actor, "note": pause.note}
 
 
 def _attempt(attempt: AttemptRecord) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from shlex import quote
 from typing import Any, NamedTuple
 
 from worker.kind import Kind
+from worker.ledger.batches import BATCH
+from worker.ledger.schema import HELD_MS
 from worker.operation import MESSAGE_KIND, AuditEntry, FailureReason, OnUnknown, Operation, State, WaitReason
 from worker.report.format_values import clock, our_address
 
@@ -82,10 +84,14 @@ _UNRESOLVED_REMEDIES = {
 def standing(
     operation: Operation, kinds: Kinds, pause: AuditEntry | None = None, audit: Sequence[AuditEntry] = ()
 ) -> str:
-    """Return how an operation stands, and why. `pause` is the pause of its lane, if there is one."""
+    """Return how an operation stands, and why. `pause` is the pause of its lane or its batch, if there is one."""
     now = time.time() * 1000
-    is_due = operation.due_at is not None and operation.due_at <= now
-    paused = f"its lane is paused {paused_by(pause)}" if pause and is_due else ""
+    due_at = operation.due_at
+    paused = ""
+    if pause and due_at is not None and (due_at <= now or due_at >= HELD_MS):
+        paused = f"its {'import' if pause.subject.startswith(BATCH) else 'lane'} is paused {paused_by(pause)}"
+    elif due_at is not None and due_at >= HELD_MS:
+        paused = f"its import {operation.batch} is paused"
     match operation.state:
         case State.QUEUED:
             return f"queued: {paused or 'no worker has taken it yet'}"

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from worker.operation import AttemptRecord, Step
+from worker.operation import AttemptRecord, AuditEntry, Step
 from worker.report.format_values import span
 from worker.report.operation_report import OperationReport
 
@@ -28,11 +28,22 @@ def timeline(report: OperationReport) -> list[Event]:
     operation = report.operation
     events = [Event(operation.requested_at, "requested", operation.requested_by, kind="request")]
     events += [_attempt(attempt) for attempt in report.attempts]
-    events += [Event(entry.at, entry.action, entry.actor, entry.note, kind="decision") for entry in report.audit]
+    events += [Event(entry.at, entry.action, entry.actor, entry.note, kind="decision") for entry in _decisions(report)]
     if operation.ended_at:
         events.append(Event(operation.ended_at, str(operation.state), text=operation.failure_reason or "", kind="end"))
     events.sort(key=lambda event: event.at)
     return _with_waits(events, report.attempts)
+
+
+def _decisions(report: OperationReport) -> list[AuditEntry]:
+    """Return the decisions about the operation, and those about its batch while it was open."""
+    ended = report.operation.ended_at
+    of_batch = [
+        entry
+        for entry in report.batch_audit
+        if entry.at >= report.operation.requested_at and (ended is None or entry.at <= ended)
+    ]
+    return report.audit + of_batch
 
 
 def _attempt(attempt: AttemptRecord) -> Event:

@@ -6,7 +6,7 @@ account".
 
 import itertools
 import random
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from typing import Any
 
 from worker.sandbox.effect_log import Effects
@@ -20,6 +20,7 @@ Account = dict[str, Any]
 class Accounts:
     def __init__(self, effects: Effects) -> None:
         self.all: list[Account] = []
+        self._by_number: dict[str, list[Account]] = {}
         self._effects = effects
         self._ids = itertools.count(1)
 
@@ -35,11 +36,13 @@ class Accounts:
         if given.get("sort_order", "asc") not in ("asc", "desc"):
             raise Refused(400, "sort_order must be asc or desc")
         limit, offset = parameter(given, "limit", switches.list_limit_max), parameter(given, "offset", 0)
-        found = [account for account in self.all if _matches(account, given)]
+        # A search by number, and a list of all, must be quick for a hundred thousand accounts.
+        some = self._by_number.get(str(given["account_number"]), []) if "account_number" in given else self.all
+        found = [account for account in some if _matches(account, given)] if given.keys() & _FILTERS else some
         if switches.list_order == "shifting":
-            random.shuffle(found)  # a new order for every page
+            found = random.sample(found, len(found))  # a new order for every page
         elif given.get("sort_order") == "desc":
-            found.reverse()
+            found = found[::-1]
         if not switches.list_pages:
             return found[: switches.list_limit_max]
         return found[offset : offset + min(limit, switches.list_limit_max)]
@@ -67,16 +70,39 @@ class Accounts:
             return existing
         email = f"client-{account['clientId']}@sandbox.example"
         account = {"id": next(self._ids), **account, "email": email, "createdAt": date(now)}
-        self.all.append(account)
+        self._add(account)
         self._effects.record("accounts.create", f"{platform}/{number}", mono, body)
         return account
 
+    def add(self, accounts: Iterable[Account], now: float) -> None:
+        """Add accounts that nobody has created here: clientId, accountNumber and what else is not as usual."""
+        usual = {"investmentPlatformId": 1, "productCurrencyId": 1, "isMaster": 0, "createdAt": date(now)}
+        for account in accounts:
+            email = f"client-{account['clientId']}@sandbox.example"
+            self._add({"id": next(self._ids), **usual, "email": email, **account})
+
+    def close(self, numbers: Iterable[str]) -> int:
+        """Remove the accounts with these MT logins; return how many."""
+        closed = {number for number in numbers if number in self._by_number}
+        before = len(self.all)
+        self.all = [account for account in self.all if account["accountNumber"] not in closed]
+        for number in closed:
+            del self._by_number[number]
+        return before - len(self.all)
+
     def find(self, platform: int, number: str) -> Account | None:
         """Return the first account with this platform and MT login."""
-        for account in self.all:
-            if (account["investmentPlatformId"], account["accountNumber"]) == (platform, number):
+        for account in self._by_number.get(number, []):
+            if account["investmentPlatformId"] == platform:
                 return account
         return None
+
+    def _add(self, account: Account) -> None:
+        self.all.append(account)
+        self._by_number.setdefault(account["accountNumber"], []).append(account)
+
+
+_FILTERS = {"investment_platform_id", "investmentPlatformId", "account_number", "email", "is_master"}
 
 
 def _matches(account: Account, given: dict[str, Any]) -> bool:

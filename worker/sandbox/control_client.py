@@ -71,6 +71,16 @@ class SandboxControl:
         ended: int = self._ask("POST", "fees", wanted)["ended"]
         return ended
 
+    def add_accounts(self, accounts: list[Record]) -> None:
+        """Add accounts to B2COPY's list that nobody has created here: `clientId`, `accountNumber`, ..."""
+        for first in range(0, len(accounts), 10_000):  # a request's body has a limit
+            self._ask("POST", "accounts", {"accounts": accounts[first : first + 10_000]})
+
+    def close_accounts(self, numbers: list[str]) -> int:
+        """Remove accounts from B2COPY by their MT logins; return how many."""
+        closed: int = self._ask("DELETE", "accounts", {"numbers": numbers})["closed"]
+        return closed
+
     def go_away(self, seconds: float) -> None:
         """Close every connection and refuse new ones for some seconds; the state stays."""
         self._ask("POST", "away", {"seconds": seconds})

@@ -1,7 +1,7 @@
 """The sandbox's own routes under /_sandbox/, for tests and the demo; `worker.sandbox.control_client` is their client.
 
 GET|PATCH switches · GET counters · GET effects · GET pairs · GET token-calls · GET calls · POST reset ·
-POST revoke-all · POST fees · POST away · PUT|DELETE keys · GET /openapi.json
+POST revoke-all · POST fees · POST|DELETE accounts · POST away · PUT|DELETE keys · GET /openapi.json
 """
 
 import asyncio
@@ -49,6 +49,8 @@ class Control:
             ("POST", "reset"): self._reset,
             ("POST", "revoke-all"): self._revoke_all,
             ("POST", "fees"): self._finish_fees,
+            ("POST", "accounts"): self._add_accounts,
+            ("DELETE", "accounts"): self._close_accounts,
             ("POST", "away"): self._away,
             ("PUT", "keys"): self._register_key,
             ("DELETE", "keys"): self._withdraw_key,
@@ -130,6 +132,13 @@ class Control:
         fees = self._server.b2copy.fees
         login, request_id = body.get("account_login"), body.get("request_id")
         return {"ended": fees.finish(login, request_id, status, body.get("message", ""))}
+
+    def _add_accounts(self, query: dict[str, str], body: Any) -> Any:
+        self._server.b2copy.accounts.add(body["accounts"], self._server.b2copy.now())
+        return {"added": len(body["accounts"])}
+
+    def _close_accounts(self, query: dict[str, str], body: Any) -> Any:
+        return {"closed": self._server.b2copy.accounts.close(body["numbers"])}
 
     def _away(self, query: dict[str, str], body: Any) -> Any:
         """Refuse connections for `seconds`, as soon as this answer is sent."""

@@ -33,7 +33,7 @@ RESULTS_LATE = Counter("b2copy_results_late", "Results that came after the lease
 
 REQUESTS = Counter(
     "b2copy_http_requests",
-    "Requests of operations. `status`: 2xx, 4xx, 5xx, 429, no_answer or not_sent.",
+    "Requests of operations and reads. `status`: 2xx, 4xx, 5xx, 429, no_answer or not_sent.",
     ["destination", "route", "status"],
 )
 REQUEST_SECONDS = Histogram(
@@ -42,9 +42,10 @@ REQUEST_SECONDS = Histogram(
     ["destination", "route"],
     buckets=_CALL_BUCKETS,
 )
+READS = Counter("b2copy_reads", "Reads that this process made for a CRM, by outcome.", ["read", "outcome"])
 CIRCUIT_OPEN = Gauge(
     "b2copy_circuit_open",
-    "1 while this process sends only probes to a destination.",
+    "1 while this process sends only probes to a destination; b2copy.reads are the reads of a CRM.",
     ["destination"],
     multiprocess_mode="livemax",
 )

@@ -75,6 +75,12 @@ def observe_request(destination: str, route: str, seconds: float, status: int | 
     metrics.REQUEST_SECONDS.labels(destination, route).observe(seconds)
 
 
+@_never_raising
+def observe_read(name: str, outcome: str) -> None:
+    """Count a read. `outcome` is the word of the table of meanings."""
+    metrics.READS.labels(name, outcome).inc()
+
+
 def observe_transactions(engine: Engine) -> None:
     """Measure the transactions that `engine` commits, and count its errors.
 

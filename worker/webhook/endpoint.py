@@ -2,19 +2,18 @@
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
 
-from worker.b2copy.route import Route
 from worker.errors import RateLimited, SettingsError, Unavailable
 from worker.http import USER_AGENT, Answer
 from worker.http.connections import Connections, check
 from worker.http.curl import Request, always_allowed
-from worker.operation import OnUnknown
 from worker.per_process import PerProcess
+from worker.refused_addresses import is_refused_address
 from worker.settings import Settings
 from worker.webhook.signing import Secrets, read_secrets
+from worker.webhook.ways import GONE
 
 DEADLINE_S = 15.0  # seconds for a whole delivery; the specification recommends 15 to 30
 ANSWER_LIMIT = 64 * 1024  # bytes of an answer that are read
@@ -24,26 +23,12 @@ _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}") 
 
 
 class Endpoint:
-    """The CRM's webhook as a destination of operations. Safe to share between threads and across a fork."""
+    """The CRM's webhook. Safe to share between threads and across a fork."""
 
     def __init__(self, settings: Settings) -> None:
         self._url, self._secret_file = settings.webhook_url, settings.webhook_secret_file
         ca_file = str(settings.webhook_ca_file) if settings.webhook_ca_file else None
-        self._connections = PerProcess(lambda: Connections(ca_file, settings.concurrency))
-
-    async def send(
-        self,
-        route: Route[Any],
-        body: Mapping[str, Any],
-        on_unknown: OnUnknown,
-        before_send: Callable[[], None] = always_allowed,
-    ) -> Any:
-        """Deliver one notice: `id`, `body` (text) and `trace_id`. See `deliver`."""
-        return await self.deliver(body["id"], body["body"], body.get("trace_id"), before_send)
-
-    def proves_login(self, route: Route[Any]) -> bool:
-        """There is no login that could fail."""
-        return True
+        self._connections = PerProcess(lambda: Connections(ca_file, settings.concurrency, is_refused_address))
 
     async def deliver(
         self,
@@ -72,8 +57,7 @@ class Endpoint:
         wait_s = None if answer.retry_after is None else min(RETRY_AFTER_MAX_S, answer.retry_after)
         if answer.status == 429:
             raise RateLimited("notice", 429, answer.server_message(), wait_s)
-        name = "notice: redirected, and redirects are not followed" if 300 <= answer.status < 400 else "notice"
-        raise Unavailable(name, answer.status, answer.server_message(), wait_s)
+        raise Unavailable(_name(answer.status), answer.status, answer.server_message(), wait_s)
 
     def _secrets(self) -> Secrets:
         """Read the secrets for each delivery, so that a rotation needs no restart. Raises `Unavailable`."""
@@ -83,6 +67,12 @@ class Endpoint:
             return read_secrets(self._secret_file)
         except SettingsError as error:
             raise Unavailable(f"notice: {error}") from None
+
+
+def _name(status: int) -> str:
+    if status == GONE:
+        return "notice: the receiver says that it is gone for good"
+    return "notice: redirected, and redirects are not followed" if 300 <= status < 400 else "notice"
 
 
 def check_webhook(settings: Settings) -> None:

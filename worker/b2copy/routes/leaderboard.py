@@ -27,10 +27,10 @@ class Product(IntEnum):
 
 
 class Board(Request):
-    """Which leaderboard."""
+    """Which leaderboard. No aliases, because B2COPY's `platform` is our `product`."""
 
-    platform: int = Field(1, alias="investment_platform_id", ge=1)
-    product: Product = Field(Product.COPY_TRADING, alias="platform")
+    platform: int = Field(1, ge=1)
+    product: Product = Product.COPY_TRADING
 
     def fields(self) -> dict[str, Any]:
         return {"investment_platform_id": self.platform, "platform": int(self.product)}

@@ -5,7 +5,7 @@ is logged in. So nothing of the answer is quoted, and the token in it is shown b
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 from urllib.parse import urlsplit
 
 from pydantic import Field, PlainSerializer, SecretStr
@@ -29,7 +29,7 @@ class Visitor(Request):
 
 
 class SeamlessUrl:
-    """`reveal()` is the URL, `token` what stands last in its path."""
+    """`reveal()` is the URL, `token` what stands last in its path. No repr, log line or pickle shows it."""
 
     __slots__ = ("_url",)
 
@@ -45,6 +45,9 @@ class SeamlessUrl:
 
     def __repr__(self) -> str:
         return "<SeamlessUrl>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a seamless URL is a login: pass on what reveal() returns, to the client alone")
 
 
 def read_url(body: Any, sent: Mapping[str, Any]) -> SeamlessUrl:

@@ -1,4 +1,4 @@
-"""All tables: operations, attempts, audit, flags, requests, identities, minutes, approvals, the ledger's own row."""
+"""All tables: see `worker/ledger/schema.py`."""
 
 from typing import Any
 
@@ -111,6 +111,7 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     _partial_index("b2copy_operations_batch", ["batch", "id"], "batch IS NOT NULL")
+    _partial_index("b2copy_operations_of_batch", ["batch", "state", "id"], "batch IS NOT NULL")
     _partial_index("b2copy_operations_children", ["parent"], "parent IS NOT NULL AND due_at IS NOT NULL")
     _partial_index("b2copy_operations_due", ["lane", "phase", "due_at"], "due_at IS NOT NULL")
     _partial_index("b2copy_operations_ended", ["ended_at"], "ended_at IS NOT NULL")
@@ -122,6 +123,30 @@ def upgrade() -> None:
         "entity IS NOT NULL AND due_at IS NOT NULL",
     )
     _partial_index("b2copy_operations_waiting", ["wait_reason"], "state = 'waiting'")
+    op.create_table(
+        "b2copy_batches",
+        _text("id"),
+        _text("kind"),
+        _text("lane"),
+        _text("source", required=False),
+        _integer("rows", required=False),
+        _text("requested_by"),
+        _big("requested_at"),
+        _text("decision", required=False),
+        _big("decided_at", required=False),
+        _text("decided_by", required=False),
+        _text("note", required=False),
+        _big("swept_to", required=False),
+        sa.CheckConstraint("decision IN ('paused', 'cancelled')", name="b2copy_known_decision"),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    for name, column, condition in (
+        ("b2copy_batches_decided", "id", "decision IS NOT NULL"),
+        ("b2copy_batches_to_sweep", "decided_at", "swept_to IS NOT NULL"),
+    ):
+        where = sa.text(condition)
+        op.create_index(name, "b2copy_batches", [column], sqlite_where=where, postgresql_where=where)
+    op.create_index("b2copy_batches_requested", "b2copy_batches", ["requested_at"])
     op.create_table(
         "b2copy_attempts",
         sa.Column("operation_id", _ID, nullable=False),
@@ -180,6 +205,36 @@ def upgrade() -> None:
         _text("learned_from"),
         _big("learned_at"),
         sa.PrimaryKeyConstraint("destination", "platform", "login"),
+    )
+    op.create_table(
+        "b2copy_reconciliation",
+        _text("destination"),
+        _big("started_at"),
+        _text("started_by"),
+        _text("phase"),
+        _integer("version"),
+        _integer("position"),
+        _text("anchor", required=False),
+        _text("compared_to", required=False),
+        _integer("requests"),
+        _big("finished_at", required=False),
+        sa.PrimaryKeyConstraint("destination"),
+    )
+    op.create_table(
+        "b2copy_reconciliation_accounts",
+        _text("platform"),
+        _text("login"),
+        _text("account_id"),
+        _text("client_id", required=False),
+        sa.PrimaryKeyConstraint("platform", "login", "account_id"),
+    )
+    op.create_table(
+        "b2copy_reconciliation_differences",
+        _text("platform"),
+        _text("login"),
+        _text("difference"),
+        _text("fields"),
+        sa.PrimaryKeyConstraint("platform", "login"),
     )
     op.execute(_status_view(op.get_bind().dialect.name))
     op.create_table(

@@ -1,0 +1,83 @@
+"""The CRM's own transaction as an alias of Django's connections: https://docs.djangoproject.com/en/5.2/topics/db/multi-db/
+
+Django begins and ends the transaction. SQLAlchemy gets Django's connection without the right to do so. Django is
+imported only here, and only when a CRM gives an alias.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+from django.db import connections, transaction
+from sqlalchemy import Connection, Engine, create_engine, select
+from sqlalchemy.exc import DBAPIError, InterfaceError
+from sqlalchemy.pool import NullPool
+
+from worker.errors import BadPayload
+from worker.ledger import Ledger, schema
+
+_URLS = {"sqlite": "sqlite://", "postgresql": "postgresql+psycopg://"}  # by Django's name of the database system
+_OPTIONS = {"sqlite": {}, "postgresql": {"use_native_hstore": False}}  # asks the server nothing about types
+
+_checked: set[tuple[str, str]] = set()  # ids of ledgers, and the aliases of Django that were found to hold them
+
+
+class _Borrowed:
+    """Django's DB-API connection, whose transaction SQLAlchemy cannot end and whose functions it cannot replace."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    def nothing(self, *_: Any, **__: Any) -> None:
+        """Leave it to Django."""
+
+    commit = rollback = close = create_function = add_notice_handler = nothing
+
+
+@contextmanager
+def django_transaction(alias: str, ledger: Ledger) -> Iterator[Connection]:
+    """Return Django's connection as SQLAlchemy's, inside `transaction.atomic`.
+
+    In a transaction of the CRM this is a savepoint: if it fails, the CRM may catch the error and go on. Raises
+    `BadPayload` if the alias is not known, or its database is not the one that holds the ledger.
+    """
+    if alias not in connections:
+        raise BadPayload(f"using: Django's DATABASES has no {alias!r}: there are {', '.join(connections)}")
+    with transaction.atomic(using=alias), _engine(alias, connections[alias].vendor).connect() as connection:
+        if (ledger.id, alias) not in _checked:
+            _check_holds(ledger, alias, connection)
+            _checked.add((ledger.id, alias))
+        yield connection
+
+
+def after_commit(alias: str, function: Callable[[], object]) -> None:
+    """Call a function when Django's transaction has committed; at once if there is none."""
+    transaction.on_commit(function, using=alias, robust=True)
+
+
+@cache
+def _engine(alias: str, system: str) -> Engine:
+    if system not in _URLS:
+        raise BadPayload(f"using: the database {alias!r} is on {system}: the ledger is on SQLite or PostgreSQL")
+    return create_engine(
+        _URLS[system], creator=lambda: _Borrowed(connections[alias].connection), poolclass=NullPool,
+        pool_reset_on_return=None, hide_parameters=True, **_OPTIONS[system],
+    )  # fmt: skip
+
+
+def _check_holds(ledger: Ledger, alias: str, connection: Connection) -> None:
+    try:
+        found = connection.execute(select(schema.ledger.c.id)).scalar()
+    except InterfaceError:
+        raise
+    except DBAPIError:
+        found = None
+    if found != ledger.id:
+        raise BadPayload(
+            f"using: Django's database {alias!r} does not hold the ledger of B2COPY_DATABASE_URL: give both the same"
+            " database, or leave `using` out"
+        )

@@ -1,0 +1,183 @@
+"""The scheduled reconciliation, and what is done about the differences that one has found."""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from tasks import enqueue
+from tasks.accounts import ACCOUNTS, client_id_of
+from worker.app import app
+from worker.b2copy.routes.account import Account
+from worker.b2copy.routes.account_list import AccountSearch
+from worker.current_user import current_user
+from worker.errors import B2CopyError
+from worker.http import event_loop
+from worker.instances import b2copy, ledger
+from worker.ledger import Identity, find_many, store_identities
+from worker.ledger.identities import OPENING
+from worker.ledger.reconciliation import (
+    Difference,
+    Run,
+    count_differences,
+    current_run,
+    differences,
+    forget_differences,
+    start_run,
+)
+from worker.per_process import PerProcess
+from worker.reconcile.pace import Pace
+from worker.reconcile.run import is_paused, slow_down
+from worker.reconcile.steps import ListUnusable, Reconciler
+from worker.settings import crm_settings, worker_settings
+
+log = logging.getLogger(__name__)
+
+SLICE_S = 0.5  # seconds of each second for which the job keeps a worker's slot
+REST_S, LONG_REST_S = 10.0, 600.0  # seconds without a request after no usable answer, and after an unusable list
+LEARNED_FROM = "reconcile"
+"""What an identity was learned from that B2COPY's list has told."""
+
+
+def find_accounts(search: AccountSearch) -> list[Account]:
+    """Send one request for accounts, and wait for its answer."""
+    return event_loop().run(b2copy().accounts(search))
+
+
+class _Slices:
+    """The scheduled reconciliation in this process: a slice of its steps at a time."""
+
+    def __init__(self) -> None:
+        self._pace, self._until, self._rests_until = Pace(worker_settings()), 0.0, 0.0
+        self._reconciler = Reconciler(ledger(), find_accounts, lambda: self._pace.wait(self._until))
+
+    def make(self, run: Run) -> Run:
+        """Make steps until `SLICE_S` is over, or B2COPY or the rate limit lets none be made."""
+        if time.monotonic() < self._rests_until:
+            return run
+        self._until = time.monotonic() + SLICE_S
+        while run.phase != "finished" and time.monotonic() < self._until:
+            try:
+                after = self._reconciler.step(run)
+            except ListUnusable as error:
+                log.error("the reconciliation cannot be made: %s", error)
+                self._rests_until = time.monotonic() + LONG_REST_S
+                break
+            except B2CopyError as error:
+                log.warning("the reconciliation waits: %s", error)
+                slow_down(self._pace, error)
+                self._rests_until = time.monotonic() + REST_S
+                break
+            if after is None:
+                break
+            run = after
+        return run
+
+
+_slices = PerProcess(_Slices)
+
+
+@app.task(name="b2copy.ledger.reconcile")
+def reconcile() -> None:
+    """Make a slice of the reconciliation that is due or under way, once in `B2COPY_RECONCILE_EVERY`.
+
+    Any worker makes the next slice. So a run outlives the worker that began it, and keeps no worker from ending.
+    """
+    every_s = crm_settings().reconcile_every
+    if every_s is None:
+        return
+    run = current_run(ledger())
+    if run is not None and run.phase == "finished" and not _is_due(run, every_s):
+        return
+    if is_paused(ledger()):
+        return
+    if run is None or run.phase == "finished":
+        run = start_run(ledger(), current_user())
+    after = _slices().make(run)
+    if after.phase == "finished":
+        counted = count_differences(ledger())
+        say = log.warning if counted else log.info
+        say("reconciled with B2COPY: %s differences. b2copy-sync reconcile --last lists them", sum(counted.values()))
+
+
+def _is_due(run: Run, every_s: float) -> bool:
+    return time.time() * 1000 - run.started_at >= every_s * 1000
+
+
+LEARN, OPEN_AGAIN, LEAVE = "learn it", "open it again", "a person decides"
+"""What `apply` does about a difference."""
+
+
+@dataclass
+class Applied:
+    """What was done about the differences: logins learned, operations recorded, and how many are left to a person."""
+
+    learned: int = 0
+    enqueued: list[str] = field(default_factory=list)
+    left: int = 0
+
+
+class Planned(NamedTuple):
+    """A difference, what `apply` does about it, and the payload of the operation that opens its account again."""
+
+    difference: Difference
+    action: str
+    payload: dict[str, Any] | None = None
+
+
+def plan(run: Run, page: Sequence[Difference]) -> list[Planned]:
+    """Return what can be done about these differences.
+
+    Missing here: the identity map learns it. Missing there: the account is opened once more, if an earlier opening in
+    the ledger has what that needs. Different: a person must decide which side is right.
+    """
+    openings = find_many(ledger(), [_opening(one) for one in page if one.difference == "missing_there"])
+    planned = []
+    for one in page:
+        earlier = openings.get(_opening(one))
+        client_id = client_id_of(ACCOUNTS.checked(earlier.payload)) if earlier else None
+        if one.difference == "missing_here":
+            planned.append(Planned(one, LEARN))
+        elif earlier is not None and client_id is not None:
+            again = {"registration": None, "client_id": client_id, "reopens": str(run.started_at)}
+            planned.append(Planned(one, OPEN_AGAIN, {**earlier.payload, **again}))
+        else:
+            planned.append(Planned(one, LEAVE))
+    return planned
+
+
+def apply(run: Run, by: str) -> Applied:
+    """Do what can be done about the differences of a finished run. A second time does what is left.
+
+    Openings go to lane bulk. They look at B2COPY first, so nothing is opened twice.
+    """
+    applied, after = Applied(), ("", "")
+    while page := differences(ledger(), after):
+        after = page[-1].platform, page[-1].login
+        planned = plan(run, page)
+        learned = [one.difference for one in planned if one.action == LEARN]
+        opened = [one for one in planned if one.payload is not None]
+        store_identities(ledger(), [_identity(one, run) for one in learned])
+        enqueue.many(ACCOUNTS.name, [one.payload for one in opened if one.payload], lane="bulk", by=by)
+        forget_differences(ledger(), [*learned, *(one.difference for one in opened)])
+        applied.learned += len(learned)
+        applied.enqueued += [f"{_opening(one.difference)}#{run.started_at}" for one in opened]
+        applied.left += len(page) - len(learned) - len(opened)
+    return applied
+
+
+def _identity(one: Difference, run: Run) -> Identity:
+    there = {name: value for name, (_, value) in one.fields.items()}
+    return Identity(
+        one.platform,
+        one.login,
+        client_id=there.get("client_id"),
+        account_id=there.get("account_id"),
+        learned_from=LEARNED_FROM,
+        learned_at=run.started_at,  # what was learned since the run began is newer
+    )
+
+
+def _opening(one: Difference) -> str:
+    return f"{OPENING}{one.platform}/{one.login}"

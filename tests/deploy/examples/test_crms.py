@@ -1,0 +1,131 @@
+"""Small CRMs as processes of their own, with a real broker, a real worker and the sandbox: from request to answer.
+
+Each requests the fees of two withdrawals. B2COPY charges those of one and refuses the other; both are told.
+"""
+
+import os
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from tests.deploy.examples.conftest import EXAMPLES, Start, run
+from tests.support import until
+from worker.ledger.migrations import migrate
+from worker.testbed.local_system import Environment
+from worker.testbed.processes import Process, clean_environment
+
+StartWorker = Callable[..., Process]
+
+LOGINS = {"W1": "123456", "W2": "654321"}
+ENDS = {"W1": "succeeded", "W2": "failed"}
+
+
+@pytest.fixture
+def crm_host(environment: Environment, secret_file: Path, tmp_path: Path) -> dict[str, str]:
+    """The environment variables of a CRM that has the ledger's tables in its own database."""
+    environment.sandbox.control.switches(logins={LOGINS["W2"]: {"ends": "ERROR"}})
+    environment.settings["B2COPY_DATABASE_URL"] = f"sqlite:///{tmp_path}/crm.sqlite3"
+    migrate(environment.database_url)
+    ours = {name: environment.settings[name] for name in ("B2COPY_DATABASE_URL", "B2COPY_REDIS_URL")}
+    return {**ours, "CRM_FOLDER": str(tmp_path), "CRM_WEBHOOK_SECRET_FILE": str(secret_file)}
+
+
+def requests_fees_and_is_told(port: int, environment: Environment, worker: StartWorker, secret_file: Path) -> None:
+    environment.settings["B2COPY_WEBHOOK_URL"] = f"http://127.0.0.1:{port}/webhooks/b2copy"
+    environment.settings["B2COPY_WEBHOOK_SECRET_FILE"] = str(secret_file)
+    worker()
+
+    for withdrawal, login in LOGINS.items():
+        for _ in range(2):  # the same request again changes nothing
+            wanted = {"id": withdrawal, "login": login}
+            answer = requests.post(f"http://127.0.0.1:{port}/withdrawals", json=wanted, timeout=10)
+            assert answer.status_code == 202
+
+    def shown(withdrawal: str) -> dict[str, Any]:
+        answer = requests.get(f"http://127.0.0.1:{port}/withdrawals/{withdrawal}", timeout=10)
+        return dict(answer.json())
+
+    until(lambda: {name: shown(name)["fees"] for name in LOGINS} == ENDS)
+    assert {name: shown(name)["may_be_paid"] for name in LOGINS} == {"W1": True, "W2": False}
+    effects = environment.sandbox.control.effects("fees.process")
+    assert {effect["key"]: effect["times"] for effect in effects} == {"123456/W1": 1, "654321/W2": 1}
+
+
+def test_django(
+    crm_host: dict[str, str], environment: Environment, worker: StartWorker, start: Start, secret_file: Path
+) -> None:
+    manage = EXAMPLES / "django" / "manage.py"
+    run(sys.executable, manage, "migrate", "--verbosity", "0", stdin=None, **crm_host)
+    port = start(sys.executable, manage, "runserver", "--noreload", "127.0.0.1:{port}", **crm_host)
+
+    requests_fees_and_is_told(port, environment, worker, secret_file)
+
+
+def test_fastapi(
+    crm_host: dict[str, str], environment: Environment, worker: StartWorker, start: Start, secret_file: Path
+) -> None:
+    uvicorn = (sys.executable, "-m", "uvicorn", "--app-dir", EXAMPLES / "fastapi", "crm:app", "--port", "{port}")
+    port = start(*uvicorn, **crm_host)
+
+    requests_fees_and_is_told(port, environment, worker, secret_file)
+
+
+def test_celery_with_nothing_of_ours(environment: Environment, worker: StartWorker, tmp_path: Path) -> None:
+    source = (EXAMPLES / "celery_crm.py").read_text()
+    assert not re.search(r"^(?:import|from) (?:tasks|worker)\b", source, re.M)
+    shutil.copy(EXAMPLES / "celery_crm.py", tmp_path)
+    with sqlite3.connect(tmp_path / "crm.sqlite3") as crm:
+        crm.execute("CREATE TABLE fees (key TEXT PRIMARY KEY, state TEXT, sequence INTEGER)")
+    environment.sandbox.control.switches(logins={LOGINS["W2"]: {"ends": "ERROR"}})
+    theirs = re.sub(r"/0$", "/1", environment.broker.url)
+    assert theirs != environment.broker.url
+    host = {
+        "CRM_BROKER_URL": theirs,
+        "B2COPY_REDIS_URL": environment.broker.url,
+        "CRM_DATABASE": str(tmp_path / "crm.sqlite3"),
+        "PYTHONPATH": str(tmp_path),
+    }
+    environment.settings["B2COPY_NOTIFY_TASK"] = "celery_crm.fees_ended"
+    environment.settings["B2COPY_NOTIFY_BROKER_URL"] = theirs
+    quick = ("--pool", "solo", "--without-mingle", "--without-gossip")
+    celery = (sys.executable, "-m", "celery", "-A", "celery_crm", "worker", *quick)
+    with_host = ("env", *(f"{name}={value}" for name, value in host.items()))
+    environment.run("crm-worker", *with_host, *celery)
+    worker()
+
+    for withdrawal, login in LOGINS.items():
+        run(*with_host, sys.executable, tmp_path / "celery_crm.py", withdrawal, login)
+
+    def received() -> dict[str, str]:
+        with sqlite3.connect(tmp_path / "crm.sqlite3") as crm:
+            return dict(crm.execute("SELECT key, state FROM fees").fetchall())
+
+    until(lambda: received() == {f"fees.process:{name}": state for name, state in ENDS.items()}, within=20)
+
+
+def test_the_django_projects_own_tests_pass_with_the_fixture(tmp_path: Path) -> None:
+    shutil.copytree(EXAMPLES / "django", tmp_path / "project")
+    # Plugins of ours alone that such a project does not have.
+    options = ("-q", "-p", "no:schemathesis", "-p", "no:valkey", "-p", "no:xdist", "-p", "no:cacheprovider")
+
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", *options],
+        cwd=tmp_path / "project",
+        env=clean_environment() | {"CRM_FOLDER": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+
+    assert ran.returncode == 0, ran.stdout
+    written = (EXAMPLES / "django" / "crm" / "tests" / "test_withdrawals.py").read_text()
+    assert f"{len(re.findall(r'^def test_', written, re.M))} passed" in ran.stdout
+    assert "b2copy" not in os.listdir(tmp_path)  # it leaves nothing behind

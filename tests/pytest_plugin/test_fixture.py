@@ -1,0 +1,179 @@
+"""The fixture `b2copy`, used as a CRM's tests use it: in this process, without Redis and without a worker."""
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from pytest_b2copy.ledger_for_tests import Ledgers
+from pytest_b2copy.sandbox import Sandbox
+from tasks import enqueue
+from tests.support import until
+from tests.webhook.conftest import SECRETS
+from worker import instances
+from worker.errors import SettingsError
+from worker.ledger import pause
+from worker.ledger.migrations import migrate
+from worker.operation import FailureReason, State, WaitReason
+from worker.settings import crm_settings
+from worker.webhook.signing import Secrets
+
+UPDATE = "/api/admin/clients/v2/client/clientservice/update"
+
+
+def test_a_fee_run_goes_as_the_test_says(b2copy: Sandbox) -> None:
+    b2copy.fees("7", pending_polls=2, ends="ERROR", message="the account is locked")
+    b2copy.fees("8")
+    for login, withdrawal in (("7", "W1"), ("8", "W2"), ("9", "W3")):
+        enqueue.fees(account_login=login, request_id=withdrawal)
+    assert [one.state for one in b2copy.operations] == [State.QUEUED] * 3
+    assert b2copy.calls == []
+
+    began = time.monotonic()
+    b2copy.run_until_idle()
+
+    failed, *others = b2copy.operations
+    assert (failed.key, failed.state, failed.failure_reason) == ("fees.process:W1", State.FAILED, "fee_error")
+    assert [one.state for one in others] == [State.SUCCEEDED] * 2
+    assert [call.status for call in b2copy.calls if '"W1"' in call.body] == [200] * 3
+    assert time.monotonic() - began < 2.0  # the polls were not waited for: the first comes after 2 s in a worker
+
+
+def test_each_test_begins_with_nothing(b2copy: Sandbox) -> None:
+    assert (b2copy.operations, b2copy.calls, b2copy.notices) == ([], [], [])
+    assert enqueue.fees(account_login="7", request_id="W1").created
+    b2copy.run_until_idle()
+    assert b2copy.operations[0].state == State.SUCCEEDED
+
+
+def test_a_rule_that_is_misspelt_is_refused(b2copy: Sandbox) -> None:
+    with pytest.raises(ValueError, match="pending_pols"):
+        b2copy.fees("7", pending_pols=2)
+
+
+def test_an_outage_can_be_looked_at_and_ended(b2copy: Sandbox) -> None:
+    b2copy.faults({"what": "status", "status": 503})
+    enqueue.fees(account_login="7", request_id="W1")
+    assert b2copy.run_once()
+    waiting = b2copy.operation("fees.process:W1")
+    assert waiting is not None
+    assert (waiting.state, waiting.wait_reason) == (State.WAITING, WaitReason.BACKOFF)
+    assert not b2copy.run_once()
+    with pytest.raises(AssertionError, match=r"not idle within 0.3 s\n.*503"):
+        b2copy.run_until_idle(within_s=0.3)
+
+    b2copy.faults()
+    b2copy.run_until_idle()
+
+    assert b2copy.operations[0].state == State.SUCCEEDED
+
+
+def test_what_waits_for_others_or_is_paused_is_left(b2copy: Sandbox) -> None:
+    b2copy.fees("7", ends="ERROR")
+    parent = enqueue.fees(account_login="7", request_id="W1")
+    enqueue.call(UPDATE, {}, key="K1", parent=parent.key)
+    b2copy.run_until_idle()
+    pause(instances.ledger(), "bulk", "ada", "a test")
+    enqueue.many("fees.process", [{"account_login": "8", "request_id": "W2"}], lane="bulk")
+    b2copy.run_until_idle()
+
+    assert [one.wait_reason or one.state for one in b2copy.operations] == [
+        State.FAILED,
+        WaitReason.BEHIND_PARENT,
+        State.QUEUED,
+    ]
+
+
+def test_every_kind_can_be_requested(b2copy: Sandbox) -> None:
+    client = enqueue.register_client(login="77")
+    enqueue.open_account(login="77", product_currency_id=1, registration=client.key)
+    enqueue.call(UPDATE, {"id": 1}, key="K1")
+    b2copy.run_until_idle()
+
+    assert {one.kind: one.state for one in b2copy.operations} == dict.fromkeys(
+        ("clients.register", "accounts.create", "call"), State.SUCCEEDED
+    )
+
+
+def test_a_row_of_the_sql_api_is_taken(b2copy: Sandbox) -> None:
+    with instances.ledger().writing() as connection:
+        connection.execute(text("INSERT INTO b2copy_requests (kind, payload) VALUES ('fees.process', '{}')"))
+    b2copy.run_until_idle()
+
+    assert [one.failure_reason for one in b2copy.operations] == [FailureReason.BAD_PAYLOAD]
+
+
+def test_code_that_waits_itself_gets_its_answer(b2copy: Sandbox) -> None:
+    b2copy.fees("7", pending_polls=1)
+    recorded = enqueue.fees(account_login="7", request_id="W1")
+    with b2copy.running():
+        ended = enqueue.wait(recorded.key, 10)
+
+    assert ended is not None
+    assert ended.state == State.SUCCEEDED
+    assert "b2copy-sandbox" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_refused_token_is_replaced(b2copy: Sandbox) -> None:
+    b2copy.faults({"what": "status", "status": 401, "next": 1})
+    enqueue.fees(account_login="7", request_id="W1")
+    b2copy.run_until_idle()
+
+    assert [call.status for call in b2copy.calls] == [401, 200]
+    assert b2copy.operations[0].state == State.SUCCEEDED
+
+
+def test_a_notice_is_what_the_crm_would_get(b2copy: Sandbox) -> None:
+    enqueue.fees(account_login="7", request_id="W1")
+    b2copy.run_until_idle()
+
+    [notice] = b2copy.notices
+    assert (notice.data["key"], notice.data["state"]) == ("fees.process:W1", "succeeded")
+    headers = notice.headers(SECRETS[0])
+    assert headers["webhook-id"] == notice.id
+    assert Secrets(SECRETS[:1]).problem(notice.body.encode(), headers) is None
+
+
+def test_the_call_log_tells_the_story(b2copy: Sandbox) -> None:
+    assert b2copy.call_log().startswith("no call reached B2COPY")
+    b2copy.fees("7", ends="ERROR", message="the account is locked")
+    b2copy.faults({"what": "drop", "next": 1})
+    enqueue.fees(account_login="7", request_id="W1")
+    b2copy.run_until_idle()
+
+    first, second, _, operation = b2copy.call_log().splitlines()
+    assert first.endswith('processext {"account_login":"7","request_id":"W1"} -> no answer')
+    assert '-> 200 {"account_login":"7","request_id":"W1","status":3,"error":"the account is locked"}' in second
+    assert operation == "fees.process:W1  failed  (fee_error)  the account is locked"
+
+
+def test_the_process_has_its_environment_back_afterwards(request: pytest.FixtureRequest) -> None:
+    assert not [name for name in os.environ if name.startswith("B2COPY_")]
+    with pytest.raises(SettingsError, match="B2COPY_DATABASE_URL is not set"):
+        crm_settings()
+
+
+def test_no_thread_is_left_of_each_use(request: pytest.FixtureRequest, b2copy: Sandbox) -> None:
+    def renewing() -> list[str]:
+        return [thread.name for thread in threading.enumerate() if thread.name == "b2copy-leases"]
+
+    until(lambda: len(renewing()) == 1, within=1.0)  # this test's own
+
+
+def test_a_ledger_that_the_plugin_has_not_made_is_never_emptied(tmp_path: Path) -> None:
+    real = f"sqlite:///{tmp_path}/real.sqlite"
+    migrate(real)
+    ledgers = Ledgers(tmp_path)
+
+    with pytest.raises(ValueError, match="a ledger that this plugin has not made"):
+        ledgers.empty(real)
+
+    made = f"sqlite:///{tmp_path}/made.sqlite"
+    assert ledgers.empty(made)[0] == ledgers.empty(made)[0] == made
+    ledgers.close()
+    again = Ledgers(tmp_path)  # another test process
+    assert again.empty(made)[0] == made
+    again.close()

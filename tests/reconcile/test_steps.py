@@ -1,0 +1,310 @@
+"""The steps of a reconciliation, on both databases, against the sandbox's list."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import redis
+
+from tasks.reconcile import apply, find_accounts, plan
+from tests.ledger.databases import on_sqlite
+from tests.operations import record_operations
+from tests.reconcile.book import number_of, plant
+from worker.b2copy.routes.account_list import AccountSearch
+from worker.ledger import Identity, Ledger, find, identity_of, store_identities
+from worker.ledger.reconciliation import STALE_MS, Run, current_run, differences, start_run
+from worker.ledger.schema import reconciliation
+from worker.reconcile.pace import Pace
+from worker.reconcile.run import run_to_end
+from worker.reconcile.steps import PAGE, ListUnusable, Reconciler
+from worker.sandbox.control_client import SandboxControl
+from worker.settings import worker_settings
+from worker.testbed.broker import Broker
+from worker.testbed.local_system import Environment
+
+Between = Callable[[Run], None]
+
+
+class Reconciliation:
+    """Runs one in this process. `between` is called after each step, where the list may change."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self.requests: list[AccountSearch] = []
+
+    def find(self, search: AccountSearch) -> Any:
+        self.requests.append(search)
+        return find_accounts(search)
+
+    def run(self, between: Between = lambda run: None) -> dict[str, str]:
+        """Return login -> difference."""
+        pace = Pace(worker_settings())
+        run_to_end(self.ledger, start_run(self.ledger, "test"), self.find, pace, between)
+        return self.found()
+
+    def found(self) -> dict[str, str]:
+        return {one.login: one.difference for one in differences(self.ledger, limit=10_000)}
+
+
+@pytest.fixture
+def reconciliation_of(fleet: Environment, ledger: Ledger) -> Reconciliation:
+    return Reconciliation(ledger)
+
+
+def once(condition: Callable[[Run], bool], act: Callable[[], object]) -> Between:
+    """Return what acts after the first step for which the condition holds."""
+    left = [act]
+
+    def between(run: Run) -> None:
+        if left and condition(run):
+            left.pop()()
+
+    return between
+
+
+def test_the_planted_differences_are_found_and_no_others(
+    reconciliation_of: Reconciliation, ledger: Ledger, sandbox: SandboxControl
+) -> None:
+    planted = plant(ledger, sandbox, 450, planted=8)
+
+    assert reconciliation_of.run() == planted
+    run = current_run(ledger)
+    assert run is not None
+    confirmed = sum(what != "missing_here" for what in planted.values())
+    assert run.requests == len(reconciliation_of.requests) == 450 // (PAGE - 1) + 2 + confirmed
+    different = [one for one in differences(ledger) if one.difference == "different"]
+    assert [sorted(one.fields) for one in different[:2]] == [["client_id"], ["account_id"]]
+
+
+def test_accounts_that_are_opened_and_closed_while_it_reads_make_no_difference(
+    reconciliation_of: Reconciliation, ledger: Ledger, sandbox: SandboxControl
+) -> None:
+    planted = plant(ledger, sandbox, 450, planted=8)
+
+    def change() -> None:
+        new = [{"accountNumber": f"8{number}", "clientId": number} for number in range(1, 151)]
+        sandbox.add_accounts(new)
+        known = [
+            Identity("1", f"8{number}", account_id=str(number + 448), client_id=str(number)) for number in range(1, 151)
+        ]
+        store_identities(ledger, known)
+        # In front of what is read next: all that follows moves.
+        closed = [number_of(place) for place in range(1, 190) if number_of(place) not in planted]
+        sandbox.close_accounts(closed)
+        planted.update(dict.fromkeys(closed[:3], "missing_there"))  # these had been read; the map still has them
+
+    found = reconciliation_of.run(once(lambda run: run.position >= 250, change))
+
+    # What B2COPY closed behind the reader's back is not reported in this run, unless a page was read again.
+    assert {login: what for login, what in found.items() if login in planted and planted[login] != "missing_there"} == {
+        login: what for login, what in planted.items() if what != "missing_there"
+    }
+    assert set(found) <= {number_of(place) for place in range(450)}
+
+
+def test_a_list_that_moves_back_is_read_without_a_gap(
+    reconciliation_of: Reconciliation, ledger: Ledger, sandbox: SandboxControl
+) -> None:
+    plant(ledger, sandbox, 450)
+    store_identities(ledger, [])
+    closed = [number_of(place) for place in range(120)]
+    # Nobody here knows the last accounts: each must be found although the list moves by 120 under the reader.
+    sandbox.add_accounts([{"accountNumber": f"9{number}", "clientId": 1} for number in range(120)])
+
+    found = reconciliation_of.run(once(lambda run: run.position >= 300, lambda: sandbox.close_accounts(closed)))
+
+    assert {login for login, what in found.items() if what == "missing_here"} == {f"9{n}" for n in range(120)}
+
+
+def test_an_account_that_no_page_shows_is_looked_up_before_it_counts_as_missing(
+    reconciliation_of: Reconciliation, ledger: Ledger, sandbox: SandboxControl
+) -> None:
+    plant(ledger, sandbox, 120)
+
+    def hide_and_show(run: Run) -> None:
+        # The account is in no page, because it is added when the last page has been read.
+        if run.phase == "comparing" and identity_of(ledger, "1", "999") is None:
+            sandbox.add_accounts([{"accountNumber": "999", "clientId": 5}])
+            store_identities(ledger, [Identity("1", "999", account_id="121", client_id="5")])
+
+    assert reconciliation_of.run(hide_and_show) == {}
+    assert reconciliation_of.requests[-1].number == "999"
+
+
+@pytest.mark.parametrize("switches", [{"list_pages": False}, {"list_order": "shifting"}])
+@on_sqlite
+def test_pages_that_do_not_follow_each_other_are_no_result(
+    reconciliation_of: Reconciliation, ledger: Ledger, sandbox: SandboxControl, switches: dict[str, Any]
+) -> None:
+    plant(ledger, sandbox, 350)
+    sandbox.switches(**switches)
+
+    with pytest.raises(ListUnusable, match="do not follow each other"):
+        reconciliation_of.run()
+    assert reconciliation_of.found() == {}
+
+
+@on_sqlite
+def test_a_server_that_gives_short_pages_is_read_to_its_end(
+    reconciliation_of: Reconciliation, ledger: Ledger, sandbox: SandboxControl
+) -> None:
+    planted = plant(ledger, sandbox, 60, planted=4)
+    sandbox.switches(list_limit_max=7)
+
+    assert reconciliation_of.run() == planted
+
+
+def test_an_empty_book_agrees(reconciliation_of: Reconciliation) -> None:
+    assert reconciliation_of.run() == {}
+
+
+def test_a_client_without_an_account_is_not_missing_there(
+    reconciliation_of: Reconciliation, ledger: Ledger, sandbox: SandboxControl
+) -> None:
+    store_identities(ledger, [Identity("1", "7", client_id="3", learned_from="clients.register:1/7")])
+    store_identities(ledger, [Identity("1", "8", client_id="3", learned_from="accounts.create:1/8")])
+
+    assert reconciliation_of.run() == {"8": "missing_there"}
+
+
+def test_two_accounts_of_one_login_are_left_to_a_person(
+    reconciliation_of: Reconciliation, ledger: Ledger, sandbox: SandboxControl
+) -> None:
+    sandbox.add_accounts([{"accountNumber": "7", "clientId": 1}, {"accountNumber": "7", "clientId": 1}])
+
+    assert reconciliation_of.run() == {"7": "different"}
+    [one] = differences(ledger)
+    assert one.fields == {"account_id": [None, "1, 2"]}
+
+
+def test_an_account_that_an_operation_is_opening_is_no_difference(
+    reconciliation_of: Reconciliation, ledger: Ledger, sandbox: SandboxControl
+) -> None:
+    sandbox.add_accounts([{"accountNumber": "7", "clientId": 1}, {"accountNumber": "8", "clientId": 1}])
+    record_operations(ledger, "1/7", kind="accounts.create", payload={"login": "7", "platform": 1}, lane="default")
+
+    assert reconciliation_of.run() == {"8": "missing_here"}
+
+
+def test_another_process_continues_where_a_killed_one_was(
+    reconciliation_of: Reconciliation, ledger: Ledger, open_again: Callable[[], Ledger], sandbox: SandboxControl
+) -> None:
+    planted = plant(ledger, sandbox, 350, planted=8)
+
+    class Killed(BaseException):
+        pass
+
+    def kill() -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        reconciliation_of.run(once(lambda run: run.position > 200, kill))
+    with pytest.raises(Killed):
+        Reconciliation(open_again()).run(once(lambda run: run.compared_to[0] != "", kill))
+    other = Reconciliation(open_again())
+
+    assert other.run() == planted
+    assert [search for search in other.requests if search.number is None] == []
+
+
+def test_two_processes_at_once_make_one_run(
+    reconciliation_of: Reconciliation, ledger: Ledger, open_again: Callable[[], Ledger], sandbox: SandboxControl
+) -> None:
+    planted = plant(ledger, sandbox, 250, planted=4)
+    run = start_run(ledger, "one")
+    first = Reconciler(ledger, find_accounts, lambda: True)
+    second = Reconciler(open_again(), find_accounts, lambda: True)
+
+    started = run
+    while run.phase != "finished":  # both make each step; what the second writes comes too late
+        after = first.step(run)
+        assert second.step(run) == current_run(ledger)
+        assert after is not None
+        run = after
+
+    assert second.step(started) == current_run(ledger) == run  # a process that was suspended all the time
+    assert reconciliation_of.found() == planted
+
+
+def test_a_run_that_is_a_day_old_begins_again(ledger: Ledger) -> None:
+    first = start_run(ledger, "one")
+    assert start_run(ledger, "two").started_by == "one"
+    with ledger.writing() as connection:
+        connection.execute(reconciliation.update().values(started_at=first.started_at - STALE_MS))
+
+    assert start_run(ledger, "three").started_by == "three"
+
+
+def test_what_is_missing_here_is_learned_and_what_is_different_is_left(
+    reconciliation_of: Reconciliation, ledger: Ledger, sandbox: SandboxControl
+) -> None:
+    planted = plant(ledger, sandbox, 40, planted=4)
+    reconciliation_of.run()
+    run = current_run(ledger)
+    assert run is not None
+
+    applied = apply(run, "test")
+
+    assert (applied.learned, applied.enqueued, applied.left) == (1, [], 3)
+    [missing] = [login for login, what in planted.items() if what == "missing_here"]
+    learned = identity_of(ledger, "1", missing)
+    assert learned is not None
+    assert (learned.account_id is not None, learned.client_id, learned.learned_from) == (True, "11", "reconcile")
+    assert apply(run, "test").left == 3
+    assert len(reconciliation_of.run()) == 3
+
+
+def test_what_was_learned_since_the_run_began_is_not_overwritten(
+    reconciliation_of: Reconciliation, ledger: Ledger, sandbox: SandboxControl
+) -> None:
+    sandbox.add_accounts([{"accountNumber": "7", "clientId": 1}])
+    assert reconciliation_of.run() == {"7": "missing_here"}
+    store_identities(ledger, [Identity("1", "7", account_id="newer", client_id="2")])
+    run = current_run(ledger)
+    assert run is not None
+
+    apply(run, "test")
+
+    known = identity_of(ledger, "1", "7")
+    assert known is not None
+    assert (known.account_id, known.client_id) == ("newer", "2")
+
+
+def test_a_closed_account_is_opened_again_with_the_payload_that_opened_it(
+    reconciliation_of: Reconciliation, ledger: Ledger, sandbox: SandboxControl
+) -> None:
+    payload = {"login": "7", "platform": 1, "product_currency_id": 2, "is_master": True, "client_id": 5}
+    record_operations(ledger, "1/7", kind="accounts.create", payload=payload, lane="default")
+    with ledger.writing() as connection:
+        connection.exec_driver_sql("UPDATE b2copy_operations SET state = 'succeeded', due_at = NULL")
+    store_identities(ledger, [Identity("1", "7", account_id="1", client_id="5"), Identity("1", "8", account_id="2")])
+    assert reconciliation_of.run() == {"7": "missing_there", "8": "missing_there"}
+    run = current_run(ledger)
+    assert run is not None
+    assert [one.action for one in plan(run, differences(ledger))] == ["open it again", "a person decides"]
+
+    applied = apply(run, "test")
+    again = apply(run, "test")
+
+    assert (applied.enqueued, applied.left) == ([f"accounts.create:1/7#{run.started_at}"], 1)
+    assert (again.enqueued, again.left) == ([], 1)
+    recorded = find(ledger, applied.enqueued[0])
+    assert recorded is not None
+    assert (recorded.lane, recorded.entity, recorded.payload["product_currency_id"]) == ("bulk", "1/7", 2)
+
+
+@on_sqlite
+def test_it_takes_a_tenth_of_the_rate_limit(
+    fleet: Environment, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("B2COPY_RATE_LIMIT", "3600/hour")  # one in a second, of which a tenth is one in ten seconds
+    worker_settings.cache_clear()
+    first, second = Pace(worker_settings()), Pace(worker_settings())
+
+    assert first.wait()
+
+    left_ms = redis.Redis.from_url(broker.url).pttl("b2copy:gate:b2copy:pace")
+    assert 8_000 < left_ms <= 10_000
+    for pace in (first, second):  # two processes together are no faster than one
+        assert not pace.wait(until=time.monotonic() + 1)

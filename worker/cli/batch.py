@@ -1,0 +1,144 @@
+"""`import status|pause|resume|cancel`: an import as a whole. A batch of the SQL API or of `enqueue` is one, too."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from worker.cli import output
+from worker.cli.approvals import show_proposal
+from worker.cli.exit_codes import Exit, Stop
+from worker.cli.open_ledger import existing_ledger
+from worker.cli.options import By, Json, Why
+
+if TYPE_CHECKING:
+    from worker.ledger import Ledger
+    from worker.ledger.batches import Batch
+    from worker.report.batch_report import BatchReport
+
+SWEEP_S = 600.0  # seconds; what is left after that, dispatch does
+
+Name = Annotated[str, typer.Argument(metavar="ID", help="The import's name, as `import` and `import status` print it.")]
+OptionalName = Annotated[
+    str | None, typer.Argument(metavar="[ID]", help="The import's name.", show_default="a list of the newest imports")
+]
+
+
+def status(name: OptionalName = None, as_json: Json = False) -> None:
+    """Show how far an import is: how many operations are in each state, the rate, and the time that is left."""
+    from worker.ledger.batches import list_batches
+    from worker.report.batch_report import batch_reports, document
+
+    with existing_ledger() as ledger:
+        batches = list_batches(ledger) if name is None else [_found(ledger, name)]
+        reports = batch_reports(ledger, batches)
+    if as_json:
+        documents = [document(report) for report in reports]
+        output.document({"imports": documents} if name is None else documents[0])
+        return
+    if name is None:
+        _table(reports)
+        return
+    _facts(reports[0])
+
+
+def pause(name: Name, why: Why, by: By, as_json: Json = False) -> None:
+    """Start nothing more of an import until it is resumed. What was sent is finished; an import that runs waits."""
+    from worker.ledger.batches import pause_batch, sweep
+
+    with existing_ledger() as ledger:
+        _found(ledger, name)
+        batch = pause_batch(ledger, name, by, why)
+        sweep(ledger, SWEEP_S, name)
+    _told(batch, f"import {name} is paused: nothing more of it is started", as_json)
+
+
+def resume(name: Name, why: Why, by: By, as_json: Json = False) -> None:
+    """End the pause of an import: what waits for it is due again."""
+    from worker.ledger.approvals import Approval, resume_batch_or_propose
+    from worker.ledger.batches import sweep
+    from worker.messages.wake_up import wake
+    from worker.settings import CrmSettings, load
+
+    settings = load(CrmSettings)
+    with existing_ledger(settings) as ledger:
+        batch = resume_batch_or_propose(ledger, _found(ledger, name), by, why)
+        if isinstance(batch, Approval):
+            show_proposal(batch, as_json)
+            return
+        sweep(ledger, SWEEP_S, name)
+    wake(batch.lane)
+    _told(batch, f"import {name} is resumed", as_json)
+
+
+def cancel(name: Name, why: Why, by: By, as_json: Json = False) -> None:
+    """Cancel all operations of an import of which nothing was ever sent. What was sent is beyond recall: it goes on."""
+    from worker.ledger.approvals import Approval, cancel_batch_or_propose
+    from worker.ledger.batches import standing_of, sweep
+    from worker.operation import State
+    from worker.report.format_values import count
+
+    with existing_ledger() as ledger:
+        done = cancel_batch_or_propose(ledger, _found(ledger, name), by, why)
+        if isinstance(done, Approval):
+            show_proposal(done, as_json)
+            return
+        batch, beyond_recall = done
+        sweep(ledger, SWEEP_S, name)
+        cancelled = standing_of(ledger, [name])[name].states.get(State.CANCELLED, 0)
+    text = f"import {name} is cancelled: {count(cancelled)} cancelled, {beyond_recall:,} beyond recall"
+    _told(batch, text, as_json, cancelled=cancelled, beyond_recall=beyond_recall)
+
+
+def _found(ledger: "Ledger", name: str) -> "Batch":
+    from worker.ledger.batches import find_batch
+
+    batch = find_batch(ledger, name)
+    if batch is None:
+        raise Stop(Exit.NOT_FOUND, f"{name}: there is no such import; `b2copy-sync import status` lists them")
+    return batch
+
+
+def _told(batch: "Batch", text: str, as_json: bool, **numbers: int) -> None:
+    if as_json:
+        output.document({"batch": batch.id, "decision": batch.decision, **numbers})
+    else:
+        output.line(text)
+
+
+def _table(reports: list["BatchReport"]) -> None:
+    from worker.operation import State
+    from worker.report.format_values import clock
+
+    if not reports:
+        output.line("no imports")
+        return
+    output.table(
+        ("import", "kind", "requested (UTC)", "by", "ended", "of", "failed", "how it stands"),
+        [
+            (
+                one.batch.id, one.batch.kind, clock(one.batch.requested_at), one.batch.requested_by,
+                f"{one.done:,}", f"{one.total:,}", f"{one.standing.states.get(State.FAILED, 0):,}", one.words,
+            )
+            for one in reports
+        ],
+    )  # fmt: skip
+
+
+def _facts(report: "BatchReport") -> None:
+    from worker.operation import State
+    from worker.report.format_values import clock
+
+    batch = report.batch
+    output.line(f"import {batch.id}: {report.words}")
+    states = [f"{count:,} {state}" for state in State if (count := report.standing.states.get(state, 0))]
+    output.facts(
+        [
+            ("file", batch.source),
+            ("kind", batch.kind),
+            ("lane", batch.lane),
+            ("requested", f"{clock(batch.requested_at)} UTC by {batch.requested_by}"),
+            ("recorded", f"{report.standing.recorded:,} of {report.total:,}"),
+            ("operations", ", ".join(states)),
+            ("ended in the last minute", f"{report.standing.ended_last_minute:,}"),
+        ]
+    )

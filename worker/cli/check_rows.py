@@ -1,0 +1,145 @@
+"""Check every row of an import before the first is recorded: each by its kind, by the other rows, and by the ledger."""
+
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, fields
+from itertools import islice, pairwise
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
+from worker.errors import BadPayload
+from worker.ledger import Ledger, check_recordable
+from worker.ledger.insert_operations import row_of
+from worker.ledger.record import difference_of, known_among
+from worker.operation import New, OnUnknown, State
+from worker.spooled_list import JsonLines
+
+if TYPE_CHECKING:
+    from worker.cli.lost_zeros import LostZeros
+    from worker.cli.read_rows import Row
+
+LISTED = 100  # unusable rows that are listed
+CHUNK = 1_000  # keys that are looked up at once
+_NAMES = [one.name for one in fields(New)]
+_LANE, _BATCH, _ON_UNKNOWN = (_NAMES.index(name) for name in ("lane", "batch", "on_unknown"))
+_values_of = attrgetter(*_NAMES)
+_PARTS = 16  # so that only a part of all keys is sorted at once
+
+
+@dataclass
+class Checked:
+    """The rows of a file: `total` of them, those that can be used as `New`, and what is wrong with the others.
+
+    All are recorded in `lane` as the batch `batch`.
+    `known`: how many the ledger has already, by state. `repeated`: how many stand in the file more than once.
+    """
+
+    lane: str
+    batch: str
+    total: int = 0
+    unusable: int = 0
+    conflicting: int = 0
+    repeated: int = 0
+    known: Counter[State] = field(default_factory=Counter)
+    problems: list[tuple[int, str]] = field(default_factory=list)
+    _usable: JsonLines = field(default_factory=JsonLines)
+
+    @property
+    def new(self) -> int:
+        return len(self._usable) - self.known.total() - self.conflicting - self.repeated
+
+    def news(self) -> Iterator[New]:
+        """Return the operations, in the order of the file."""
+        return (new for _, new in self.with_lines())
+
+    def with_lines(self) -> Iterator[tuple[int, New]]:
+        """Return the operations with the lines that they stand on."""
+        for line, values in self._usable.read():
+            values[_ON_UNKNOWN] = OnUnknown(values[_ON_UNKNOWN])
+            yield line, New(*values)
+
+    def add(self, line: int, new: New) -> None:
+        values = list(_values_of(new))
+        values[_LANE], values[_BATCH] = self.lane, self.batch
+        self._usable.append((line, values))
+
+    def refuse(self, line: int, problem: str, *, conflicts: bool = False) -> None:
+        """Add an unusable row. Only the first are listed, all are counted."""
+        self.unusable += 1
+        self.conflicting += conflicts
+        if len(self.problems) < LISTED:
+            self.problems.append((line, problem))
+
+
+def check_rows(
+    checked: Checked,
+    rows: Iterable["Row"],
+    new_of: Callable[[dict[str, Any]], New],
+    lost_zeros: "LostZeros | None",
+    seen: Callable[[int], None],
+) -> None:
+    """Check each row by itself, then by the others. `seen` is told how many rows have been read."""
+    hashes = [array("Q") for _ in range(_PARTS)]
+    for row in rows:
+        checked.total += 1
+        if checked.total % CHUNK == 0:
+            seen(checked.total)
+        try:
+            if row.problem:
+                raise BadPayload(row.problem)
+            new = new_of(row.fields)
+            check_recordable(new)
+        except BadPayload as error:
+            checked.refuse(row.line, str(error))
+            continue
+        if lost_zeros is not None:
+            for name, value in row.fields.items():
+                if isinstance(value, str):
+                    lost_zeros.look(row.line, name, value)
+        checked.add(row.line, new)
+        digest = hash(new.key) & 0xFFFF_FFFF_FFFF_FFFF
+        hashes[digest % _PARTS].append(digest)
+    if lost_zeros is not None:
+        count, reasons = lost_zeros.found()
+        for line, reason in reasons:
+            checked.refuse(line, reason)
+        checked.unusable += count - len(reasons)
+    _check_repeated(checked, hashes)
+
+
+def check_against_ledger(checked: Checked, ledger: Ledger, seen: Callable[[int], None]) -> None:
+    """Find out which operations are known already, and which are known with other data."""
+    rows, done = checked.with_lines(), 0
+    while chunk := list(islice(rows, CHUNK)):
+        lines = {new.key: line for line, new in chunk}
+        for key, known in known_among(ledger, [new for _, new in chunk]).items():
+            if known.difference:
+                problem = f"{key} is {known.state} in the ledger with another {known.difference}"
+                checked.refuse(lines[key], problem, conflicts=True)
+            else:
+                checked.known[known.state] += 1
+        done += len(chunk)
+        seen(done)
+
+
+def _check_repeated(checked: Checked, hashes: "list[array[int]]") -> None:
+    """Find rows with the same key: the same operation counts once, two different ones conflict."""
+    doubled: set[int] = set()
+    for part in hashes:
+        ordered = sorted(part)
+        doubled.update(one for one, other in pairwise(ordered) if one == other)
+    if not doubled:
+        return
+    first: dict[str, tuple[int, dict[str, Any]]] = {}
+    for line, new in checked.with_lines():
+        if hash(new.key) & 0xFFFF_FFFF_FFFF_FFFF not in doubled:
+            continue
+        row = row_of(new, by="")
+        earlier, stored = first.setdefault(new.key, (line, row))
+        if stored is row:
+            continue
+        if difference := difference_of(stored, row):
+            checked.refuse(line, f"{new.key} stands on line {earlier} with another {difference}", conflicts=True)
+        else:
+            checked.repeated += 1

@@ -1,0 +1,57 @@
+"""Zeros at the front of an id that a spreadsheet has dropped, as far as the other rows tell it.
+
+If the ids of a column that begin with a zero all have the same number of digits, and none has more, the column has a
+fixed width: `000123`, `004567`. An id of digits that is shorter and does not begin with a zero has lost its own then.
+"""
+
+from collections import Counter
+
+ENOUGH = 3  # ids that begin with a zero: fewer may have it by chance
+REMEMBERED = 100  # lines of each column and length
+
+
+class LostZeros:
+    """Looks at all ids of the columns that hold texts."""
+
+    def __init__(self) -> None:
+        self._with_zero: dict[str, Counter[int]] = {}
+        self._longest: Counter[str] = Counter()
+        self._short: dict[tuple[str, int], list[tuple[int, str]]] = {}
+        self._count: Counter[tuple[str, int]] = Counter()
+
+    def look(self, line: int, column: str, cell: str) -> None:
+        """Look at a cell."""
+        if not (cell.isascii() and cell.isdigit()):
+            return
+        size = len(cell)
+        if size > self._longest[column]:
+            self._longest[column] = size
+        if cell[0] == "0":
+            self._with_zero.setdefault(column, Counter())[size] += 1
+            return
+        key = (column, size)
+        self._count[key] += 1
+        if self._count[key] <= REMEMBERED:
+            self._short.setdefault(key, []).append((line, cell))
+
+    def found(self) -> tuple[int, list[tuple[int, str]]]:
+        """Return how many ids have lost zeros, and the lines with the reasons, in order, of those remembered."""
+        count, reasons = 0, []
+        for column, sizes in self._with_zero.items():
+            if len(sizes) != 1 or sizes.total() < ENOUGH:
+                continue
+            [width] = sizes
+            if self._longest[column] > width:
+                continue
+            for (name, size), lines in self._short.items():
+                if name == column and size < width:
+                    count += self._count[name, size]
+                    reasons += [(line, _reason(column, cell, width, sizes[width])) for line, cell in lines]
+        return count, sorted(reasons)
+
+
+def _reason(column: str, cell: str, width: int, others: int) -> str:
+    return (
+        f"{column}: {cell!r} has {len(cell)} digits, and {others} others that begin with 0 have {width}: a spreadsheet"
+        " has dropped the zeros at its front? Export the column as text; if the id is right: --short-ids"
+    )

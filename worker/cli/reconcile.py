@@ -1,0 +1,245 @@
+"""`reconcile`: compare B2COPY's accounts with the identity map."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from worker.cli import output
+from worker.cli.exit_codes import Exit, Stop
+from worker.cli.options import By, Json
+
+if TYPE_CHECKING:
+    from tasks.reconcile import Applied, Planned
+    from worker.ledger import Ledger
+    from worker.ledger.reconciliation import Run
+
+_SAY_EVERY = 5_000  # accounts; so often a line says how far it is, where there is no terminal
+
+_NEXT = {
+    "start_or_get": "sent again: B2COPY answers how each one stands, and starts none twice",
+    "read_back": "looked up at B2COPY first, and sent only if it is not there",
+    "repeat": "sent again: who requested it says that a repeat does no harm",
+    "stop": "not sent: ends as failed (unresolved), and a person looks at B2COPY",
+}
+_ONLY_REPLAYED = "; only if a person replays it"
+
+
+def reconcile(
+    by: By,
+    last: Annotated[bool, typer.Option("--last", help="Show what the last run has found, ask B2COPY nothing.")] = False,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Do what can be done about the differences; needs --yes.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="You have seen the plan.")] = False,
+    after_restore: Annotated[
+        bool,
+        typer.Option("--after-restore", help="The ledger came from a backup: trust nothing that it has not finished."),
+    ] = False,
+    why: Annotated[str, typer.Option("--why", help="Your reason for --after-restore, for the evidence.")] = "",
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="List no more differences than this.")] = 1_000,
+    as_json: Json = False,
+) -> None:
+    """Compare the accounts at B2COPY with the identity map: missing there, missing here, or different in their ids.
+
+    It reads B2COPY's list a page at a time, with a tenth of the rate limit (B2COPY_RATE_LIMIT). A run that was
+    interrupted continues where it was. Exit code 0: both sides agree; 6: they differ.
+
+    --apply: what is missing here is learned; what is missing there is opened again in the lane bulk, if the ledger has
+    the operation that opened it. All else is left to a person.
+
+    --after-restore: run it once, with all workers stopped, before they start on a ledger that came from a backup.
+    Whatever could be sent is then read back first, or left to a person, because it may have been done since the backup.
+    """
+    from worker.settings import CrmSettings, Settings, load
+
+    if apply and not yes:
+        raise Stop(Exit.USAGE, "--apply changes things: look at the plan without it, then repeat it with --last --yes")
+    if after_restore:
+        if not yes or not why.strip():
+            raise Stop(Exit.USAGE, "--after-restore needs --yes and --why, and all workers stopped")
+        _distrust(by, why, as_json)
+        return
+    load(CrmSettings if last else Settings)
+    run = _last_run() if last else _run(by)
+    from tasks.reconcile import apply as apply_plan
+    from tasks.reconcile import plan
+    from worker.instances import ledger
+    from worker.ledger.reconciliation import count_differences, differences
+
+    counted = count_differences(ledger())
+    planned = plan(run, differences(ledger(), limit=limit))
+    applied = apply_plan(run, by) if apply else None
+    if as_json:
+        output.document(_document(run, counted, planned, applied))
+    else:
+        _show(run, counted, planned, applied)
+    if applied.left if applied else sum(counted.values()):
+        raise typer.Exit(Exit.DIFFERENT)
+
+
+def _last_run() -> "Run":
+    from worker.instances import ledger
+    from worker.ledger.reconciliation import current_run
+
+    run = current_run(ledger())
+    if run is None or run.phase != "finished":
+        problem = "no reconciliation has been run" if run is None else "the reconciliation is not finished"
+        raise Stop(Exit.WAITING, f"{problem}: leave out --last")
+    return run
+
+
+def _run(by: str) -> "Run":
+    """Start a run, or continue the one under way, to its end."""
+    from tasks.reconcile import find_accounts
+    from worker.errors import B2CopyError
+    from worker.instances import ledger
+    from worker.ledger.reconciliation import start_run
+    from worker.reconcile.pace import Pace
+    from worker.reconcile.run import Paused, run_to_end
+    from worker.reconcile.steps import ListUnusable
+    from worker.settings import worker_settings
+
+    run = start_run(ledger(), by)
+    continues = "b2copy-sync reconcile continues where it was"
+    try:
+        with _progress(ledger(), run) as show:
+            return run_to_end(ledger(), run, find_accounts, Pace(worker_settings()), show)
+    except Paused:
+        raise Stop(
+            Exit.WAITING, f"all lanes are paused, so B2COPY is asked nothing: after the end, {continues}"
+        ) from None
+    except ListUnusable as error:
+        raise Stop(Exit.FAILED, str(error)) from None
+    except KeyboardInterrupt:
+        raise Stop(Exit.WAITING, f"interrupted: {continues}") from None
+    except B2CopyError as error:
+        raise Stop(Exit.WAITING, f"B2COPY gives no usable answer: {error}", continues) from None
+
+
+@contextmanager
+def _progress(ledger: "Ledger", run: "Run") -> "Iterator[Callable[[Run], None]]":
+    """Show on stderr how far it is: a bar on a terminal, else a line now and then."""
+    from worker.ledger.reconciliation import expected_accounts
+
+    expected = expected_accounts(ledger)
+    if run.position:
+        output.note(f"continuing after {run.position} accounts")
+    if not output.err().is_terminal:
+        said = run.position
+
+        def say(now: "Run") -> None:
+            nonlocal said
+            if now.position >= said + _SAY_EVERY:
+                said = now.position
+                output.note(f"{now.position} accounts read, about {expected} expected")
+
+        yield say
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=output.err(), transient=True) as bar:
+        task = bar.add_task("reading accounts", total=max(expected, run.position), completed=run.position)
+
+        def update(now: "Run") -> None:
+            if now.phase == "reading":
+                bar.update(task, completed=now.position, total=max(expected, now.position))
+            else:
+                bar.update(task, description=f"comparing, login {now.compared_to[2] or '...'}", total=None)
+
+        yield update
+
+
+def _show(run: "Run", counted: dict[str, int], planned: "list[Planned]", applied: "Applied | None") -> None:
+    from worker.report.format_values import clock, count
+
+    if planned:
+        output.table(
+            ("login", "platform", "difference", "here", "at B2COPY", "applied" if applied else "--apply"),
+            [
+                (
+                    one.difference.login, one.difference.platform, one.difference.difference.replace("_", " "),
+                    _side(one.difference.fields, 0), _side(one.difference.fields, 1), one.action,
+                )
+                for one in planned
+            ],
+        )  # fmt: skip
+    total = sum(counted.values())
+    if total > len(planned):
+        output.note(f"these are the first {len(planned)} of {total}: --limit shows more")
+    sorts = ", ".join(f"{number} {what.replace('_', ' ')}" for what, number in sorted(counted.items()))
+    found = f"{count(total, 'difference')}: {sorts}" if total else "both sides agree"
+    when = f"begun {clock(run.started_at)} UTC by {run.started_by}"
+    output.line(f"{found}; {count(run.position, 'account')} at B2COPY, {count(run.requests, 'request')}, {when}")
+    if applied:
+        done = f"{count(applied.learned, 'identity').replace('identitys', 'identities')} learned"
+        output.line(f"{done}, {count(len(applied.enqueued))} accepted in lane bulk, {applied.left} left to a person")
+    elif total:
+        output.note("b2copy-sync reconcile --last --apply --yes does what the last column says")
+
+
+def _side(fields: dict[str, list[str | None]], side: int) -> str:
+    return ", ".join(f"{name} {values[side]}" for name, values in fields.items() if values[side] is not None) or "-"
+
+
+def _document(
+    run: "Run", counted: dict[str, int], planned: "list[Planned]", applied: "Applied | None"
+) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from worker.report.format_values import iso
+
+    return {
+        "started_at": iso(run.started_at),
+        "started_by": run.started_by,
+        "finished_at": iso(run.finished_at),
+        "accounts": run.position,
+        "requests": run.requests,
+        "differences": {what: counted.get(what, 0) for what in ("missing_there", "missing_here", "different")},
+        "plan": [
+            {
+                "platform": one.difference.platform,
+                "login": one.difference.login,
+                "difference": one.difference.difference,
+                "here": {name: values[0] for name, values in one.difference.fields.items()},
+                "there": {name: values[1] for name, values in one.difference.fields.items()},
+                "action": one.action,
+            }
+            for one in planned
+        ],
+        "more": sum(counted.values()) > len(planned),
+        "applied": asdict(applied) if applied else None,
+    }
+
+
+def _distrust(by: str, why: str, as_json: bool) -> None:
+    from tasks.registry import ALL_KINDS
+    from worker.cli.open_ledger import existing_ledger
+    from worker.ledger.restore import distrust_restored
+    from worker.report.format_values import count
+
+    steps = {kind.name: kind.effect_step for kind in ALL_KINDS.values() if kind.effect_step}
+    with existing_ledger() as ledger:
+        counted = distrust_restored(ledger, steps, by, why)
+    if as_json:
+        output.document([one._asdict() | {"next": _NEXT[one.on_unknown]} for one in counted])
+        return
+    if not counted:
+        output.line("no operation in this ledger could be sent, so nothing has to be read back")
+        return
+    output.table(
+        ("kind", "state", "operations", "what happens next"),
+        [
+            (
+                one.kind, "failed" if one.failed else "open", str(one.operations),
+                _NEXT[one.on_unknown] + (_ONLY_REPLAYED if one.failed else ""),
+            )
+            for one in counted
+        ],
+    )  # fmt: skip
+    output.line(
+        f"{count(sum(one.operations for one in counted))} may have been done since the backup, and are marked so"
+    )
+    output.note("start the workers, then run b2copy-sync reconcile: it finds the accounts that were opened since")

@@ -1,0 +1,138 @@
+"""Which encoding a file has: told by its first bytes and by strict decoding, never by likelihood.
+
+A file that begins with a byte order mark says what it is. One without is UTF-8 if all of it is, because hardly any text
+of another encoding is UTF-8 by chance. For everything else a person must say it: nobody notices a wrong guess in a
+table of names.
+"""
+
+import codecs
+import hashlib
+import io
+from typing import Any, BinaryIO, NamedTuple, TextIO
+
+from worker.cli.exit_codes import Exit, Stop
+
+_BLOCK = 1024 * 1024  # bytes
+_MARKS = (
+    (codecs.BOM_UTF32_LE, ""),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_BE, ""),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_WORKBOOKS = {b"PK\x03\x04": "a workbook (.xlsx, .ods)", b"\xd0\xcf\x11\xe0": "a workbook (.xls)"}
+_WIDE = {"utf-16", "utf-16-le", "utf-16-be"}
+
+
+class Source(NamedTuple):
+    """A file that can be read more than once. `name` is for people, `digest` the SHA-256 of its bytes in hex."""
+
+    name: str
+    stream: BinaryIO
+    encoding: str
+    size: int
+    digest: str
+
+    def text(self) -> TextIO:
+        """Return the file's text from its beginning. Line ends stay as they are."""
+        self.stream.seek(0)
+        return io.TextIOWrapper(io.BufferedReader(_StaysOpen(self.stream)), encoding=self.encoding, newline="")
+
+
+class _StaysOpen(io.RawIOBase):
+    """The bytes of another stream, which stays open when this one is closed."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        block = self._stream.read(len(buffer))
+        buffer[: len(block)] = block
+        return len(block)
+
+
+def open_source(name: str, stream: BinaryIO, encoding: str | None) -> Source:
+    """Read a seekable file once, and return it with its encoding. `encoding` is what a person says it is.
+
+    Raises `Stop` with the remedy if the bytes are not in this encoding, or in none that can be told.
+    """
+    first = stream.read(4)
+    for magic, what in _WORKBOOKS.items():
+        if first.startswith(magic):
+            raise Stop(Exit.USAGE, f"{name} is {what}: save the sheet as CSV in UTF-8, and import that file")
+    chosen = _encoding_of(name, first, encoding)
+    stream.seek(0)
+    digest, decoder, before, size = hashlib.sha256(), codecs.getincrementaldecoder(chosen)(), 0, 0
+    while True:
+        block = stream.read(_BLOCK)
+        digest.update(block)
+        size += len(block)
+        try:
+            text = decoder.decode(block, final=not block)
+        except UnicodeDecodeError as error:
+            line = before + _line_ends(error.object[: error.start], chosen) + 1
+            raise Stop(Exit.USAGE, f"{name}, line {line}: {_why_not(chosen, error)}") from None
+        if "\0" in text:
+            line = before + text[: text.index("\0")].count("\n") + 1
+            raise Stop(
+                Exit.USAGE,
+                f"{name}, line {line}: holds zero bytes: if it is UTF-16 without a byte order mark, say"
+                " --encoding utf-16-le or utf-16-be",
+            )
+        before += text.count("\n")
+        if not block:
+            return Source(name, stream, chosen, size, digest.hexdigest())
+
+
+def _encoding_of(name: str, first: bytes, said: str | None) -> str:
+    marked = next((encoding for mark, encoding in _MARKS if first.startswith(mark)), None)
+    if marked == "":
+        raise Stop(Exit.USAGE, f"{name} is in UTF-32: save it in UTF-8")
+    if said is None:
+        return marked or "utf-8"
+    try:
+        known = codecs.lookup(said)
+        text_encoding = getattr(known, "_is_text_encoding", True)
+    except LookupError:
+        text_encoding = False
+    if not text_encoding:
+        raise Stop(Exit.USAGE, f"--encoding {said}: there is no such encoding: utf-8, utf-16, cp1252, ...")
+    if marked is not None and not _agrees(known.name, marked, first):
+        raise Stop(Exit.USAGE, f"{name} begins with the mark of {marked.upper()}: --encoding {said} cannot be right")
+    return marked or known.name
+
+
+def _agrees(said: str, marked: str, first: bytes) -> bool:
+    if marked == "utf-8-sig":
+        return said in ("utf-8", "utf-8-sig")
+    ends = "utf-16-le" if first.startswith(codecs.BOM_UTF16_LE) else "utf-16-be"
+    return said in ("utf-16", ends)
+
+
+def _why_not(encoding: str, error: UnicodeDecodeError) -> str:
+    at = error.object[error.start : error.start + 1].hex().upper()
+    if encoding.startswith("utf-8"):
+        line = error.object[: error.start].rpartition(b"\n")[2] + error.object[error.start :].partition(b"\n")[0]
+        western = line.decode("cp1252", "replace")[-80:].strip()
+        return (
+            f"byte {at} is not UTF-8. Say which encoding it is: --encoding cp1252 for a file that a spreadsheet saved"
+            f" in Western Europe or America, and the line reads {western!r} then; or save the file in UTF-8"
+        )
+    return f"byte {at} is not {encoding.upper()} ({error.reason}): say which encoding it is with --encoding"
+
+
+def _line_ends(data: bytes, encoding: str) -> int:
+    if encoding in _WIDE:
+        return max(data.count(b"\n\0"), data.count(b"\0\n"))
+    return data.count(b"\n")
+
+
+def spooled(stream: BinaryIO, into: BinaryIO) -> BinaryIO:
+    """Copy a stream that can be read only once, such as standard input, to a file."""
+    while block := stream.read(_BLOCK):
+        into.write(block)
+    into.seek(0)
+    return into

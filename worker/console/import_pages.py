@@ -1,0 +1,127 @@
+"""The page Imports: each import with how far it is, and what a person decides about one: pause, resume, cancel."""
+
+import secrets
+
+from starlette.responses import Response
+
+from worker.console.page_request import NotFound, PageRequest, note_problem, see
+from worker.console.url_parameters import BadParameter, address, number, text
+from worker.errors import NotAllowed
+from worker.ledger.approvals import Approval, approvals_of, cancel_batch_or_propose, resume_batch_or_propose
+from worker.ledger.batches import (
+    CANCELLED,
+    PAGE,
+    PAUSED,
+    Batch,
+    beyond_recall,
+    find_batch,
+    list_batches,
+    pause_batch,
+    sweep,
+)
+from worker.ledger.flags import RESUME
+from worker.operation import State
+from worker.report.batch_report import BatchReport, batch_reports
+
+SWEEP_S = 0.2  # seconds that an answer waits for the operations to obey; dispatch does the rest
+TITLES = {"pause": "Pause", "resume": "Resume", "cancel": "Cancel"}
+_EFFECTS = {
+    "pause": "Nothing more of it is started until it is resumed: {unsent} operations wait. What was sent is finished,"
+    " and a process that records its rows waits, too.",
+    "resume": "What waits for it is due again, {unsent} operations, at the usual rate. The time of the pause does not"
+    " count towards their deadlines.",
+    "cancel": "Its {unsent} operations of which nothing was ever sent end as cancelled, and cannot be resumed."
+    " {beyond} are beyond recall: something of them may have been sent, so they go on to their end.",
+}
+
+
+def imports(page_request: PageRequest) -> Response:
+    """The newest imports, with how many of their operations are in each state."""
+    before = number(page_request.query, "before")
+    batches = list_batches(page_request.ledger, before, PAGE + 1)
+    shown = batches[:PAGE]
+    return page_request.page(
+        "imports.html",
+        live=True,
+        reports=batch_reports(page_request.ledger, shown),
+        states=list(State),
+        actions=permitted,
+        more=address("/imports", before=shown[-1].requested_at) if len(batches) > PAGE else None,
+    )
+
+
+def permitted(batch: Batch) -> list[str]:
+    """Return what may be decided about a batch."""
+    return {None: ["pause", "cancel"], PAUSED: ["resume", "cancel"], CANCELLED: []}[batch.decision]
+
+
+def preview(page_request: PageRequest) -> Response:
+    """Say what the decision will do, and ask for the reason."""
+    return _form(page_request, "")
+
+
+def act(page_request: PageRequest) -> Response:
+    """Pause, resume or cancel an import."""
+    if problem := note_problem(page_request.note):
+        return _form(page_request, problem, 400)
+    return page_request.once(lambda: _act(page_request))
+
+
+def _act(page_request: PageRequest) -> Response:
+    action, report = _what(page_request)
+    ledger, batch = page_request.ledger, report.batch
+    actor, note, seen = page_request.person.name, page_request.note, page_request.form.get("seen", "")
+    done: object = None
+    try:
+        match action:
+            case "pause":
+                pause_batch(ledger, batch.id, actor, note, seen)
+            case "resume":
+                done = resume_batch_or_propose(ledger, batch, actor, note, seen)
+            case "cancel":
+                done = cancel_batch_or_propose(ledger, batch, actor, note, seen)
+    except NotAllowed as error:
+        return _form(page_request, str(error), 409)
+    if isinstance(done, Approval):
+        return see(address("/approvals", made=done.name))
+    sweep(ledger, SWEEP_S, batch.id)
+    if action == "resume":
+        page_request.console.wake(batch.lane)
+    return see("/imports")
+
+
+def _what(page_request: PageRequest) -> tuple[str, BatchReport]:
+    action = page_request.request.path_params["action"]
+    if action not in TITLES:
+        raise NotFound("there is no such action")
+    name = text(page_request.query, "batch")
+    if not name:
+        raise BadParameter("batch must be the name of an import")
+    batch = find_batch(page_request.ledger, name)
+    if batch is None:
+        raise NotFound(f"{name}: there is no such import")
+    [report] = batch_reports(page_request.ledger, [batch])
+    return action, report
+
+
+def _form(page_request: PageRequest, problem: str, status: int = 200) -> Response:
+    action, report = _what(page_request)
+    ledger, batch = page_request.ledger, report.batch
+    beyond = beyond_recall(ledger, batch.id)
+    needs_approval = (action == "resume" and ledger.needs_approval(RESUME, batch.lane)) or (
+        action == "cancel" and ledger.needs_approval(batch.kind, batch.lane)
+    )
+    return page_request.page(
+        "import_action.html",
+        status,
+        title=f"{TITLES[action]} import",
+        report=report,
+        effect=_EFFECTS[action].format(unsent=f"{report.standing.open - beyond:,}", beyond=f"{beyond:,}"),
+        possible=action in permitted(batch),
+        proposals=approvals_of(ledger, batch.subject),
+        problem=problem,
+        danger=action != "resume",
+        needs_approval=needs_approval,
+        form=secrets.token_urlsafe(12),
+        note=page_request.form.get("note", ""),
+    )

@@ -1,0 +1,111 @@
+"""Reads: requests without an effect that somebody waits for. They leave no trace in the ledger.
+
+Reads share the rate limit and the hold with operations, and nothing else. They have slots of their own, so that slow
+reads hold none of a lane's senders. They have a circuit of their own, because a broken widget must not stop
+withdrawals, nor take their probes.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+
+from worker.b2copy.route import Route
+from worker.errors import B2CopyError, LeaseTooShort, PermitRefused
+from worker.flow.attempt import Destination
+from worker.flow.gate import Gate
+from worker.flow.meaning import meaning_of
+from worker.kind import Call
+from worker.operation import Done, OnUnknown, Outcome
+from worker.queues import B2COPY, READS
+from worker.settings import Settings
+from worker.watch.observe import observe_read, observe_request
+
+T = TypeVar("T")
+
+WAITING_MAX = 200  # reads of one process that wait for a slot, each until its own deadline; more are refused at once
+
+
+class Reader:
+    """Makes the reads of this process, on its event loop: at most `settings.concurrency` at once."""
+
+    def __init__(self, destination: Callable[[], Destination], settings: Settings) -> None:
+        self._destination = destination
+        self._gate = Gate(B2COPY, settings, lambda *_: None, circuit=READS)
+        self._slots, self._slots_max = asyncio.Semaphore(settings.concurrency), settings.concurrency
+        self._under_way = 0
+
+    async def read(self, name: str, work: Callable[[Call], Awaitable[T]], ends: float) -> T:
+        """Return what `work` reads with the `Call` that it gets. `ends`: nothing is sent after this monotonic time.
+
+        A request that was sent is not given up at `ends`: only an answer, or its missing after the whole HTTP deadline,
+        says how B2COPY is. Raises the errors of `worker.errors`; `LeaseTooShort` if time is up.
+        """
+        if self._under_way >= WAITING_MAX + self._slots_max:
+            raise PermitRefused(f"{name}: {WAITING_MAX} reads wait already", None, None, 1.0)
+        self._under_way += 1
+        try:
+            await _in_time(self._slots.acquire(), ends)
+            try:
+                return await self._read(name, work, ends)
+            finally:
+                self._slots.release()
+        finally:
+            self._under_way -= 1
+
+    async def _read(self, name: str, work: Callable[[Call], Awaitable[T]], ends: float) -> T:
+        requests = _Requests(self._destination(), self._gate, ends)
+        learned: Outcome | Exception = Done()
+        try:
+            return await work(requests.call)
+        except Exception as error:
+            learned = error
+            raise
+        finally:
+            meaning = meaning_of(learned)
+            if requests.were_made:
+                await self._gate.record(learned, meaning, proves_login=requests.prove_login)
+            observe_read(name, meaning.word)
+
+
+class _Requests:
+    """The requests of one read."""
+
+    def __init__(self, destination: Destination, gate: Gate, ends: float) -> None:
+        self._destination, self._gate, self._ends = destination, gate, ends
+        self.were_made = self.prove_login = False
+
+    async def call(self, route: Route[Any], body: Mapping[str, Any]) -> Any:
+        times_closed = await _in_time(self._gate.pass_first(urgent=False), self._ends)
+
+        def check() -> None:
+            if time.monotonic() >= self._ends:
+                raise LeaseTooShort("nobody waits for the answer any more")
+            self._gate.check(times_closed)
+
+        began = time.monotonic()
+        status, has_left = None, True
+        self.were_made = True
+        try:
+            answer = await self._destination.send(route, body, OnUnknown.REPEAT, check)
+            status = 200
+        except Exception as error:
+            has_left = meaning_of(error).may_have_left
+            status = error.status if isinstance(error, B2CopyError) else None
+            raise
+        finally:
+            self.prove_login = has_left and self._destination.proves_login(route)
+            observe_request(B2COPY, route.name, time.monotonic() - began, status, has_left)
+        return answer
+
+
+async def _in_time(waits: Awaitable[T], ends: float) -> T:
+    """Raises `LeaseTooShort` if it is not done at `ends`, so that nobody waits for what is not wanted any more."""
+    limit = asyncio.timeout(max(0.0, ends - time.monotonic()))
+    try:
+        async with limit:
+            return await waits
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise LeaseTooShort("nobody waits for the answer any more") from None

@@ -1,0 +1,371 @@
+"""Batches: operations that were recorded together, an import for instance. A person pauses, resumes or cancels one.
+
+    pause     no operation of it is started until it is resumed
+    resume    what waits for it is due again; the time of the pause does not count
+    cancel    what was never sent is cancelled, and cannot be resumed
+
+All three are about operations of which nothing was ever sent. What was sent is finished: B2COPY goes on with it anyway.
+
+A decision is one row, so it takes effect at once: a claim leaves held operations alone (`is_held`). Then `sweep` moves
+the operations, some thousands in a transaction: a paused one is put aside, so that no claim reads it again. Its
+`due_at` is then the instant at which it was put aside plus `HELD_MS`. A process that dies in between does no harm,
+because dispatch sweeps, too. A held operation that becomes due otherwise is put aside by the claim that meets it.
+"""
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from sqlalchemy import (
+    BindParameter,
+    Connection,
+    FromClause,
+    bindparam,
+    func,
+    insert,
+    null,
+    select,
+    union_all,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+
+from worker.errors import NotAllowed
+from worker.ledger.audit import record_audit
+from worker.ledger.database import Ledger
+from worker.ledger.flags import RESUME
+from worker.ledger.on_operation_end import Ended, finish_ended
+from worker.ledger.schema import HELD_MS, allowed_from, batches, c, in_list, now_ms, operations, sql_literal
+from worker.operation import State
+
+PAUSED, CANCELLED = "paused", "cancelled"
+BATCH = "batch:"
+"""What the name of a batch begins with in the audit and in proposals."""
+
+PAGE = 50  # batches on one page
+CHUNK = 2_000  # operations that one transaction of a sweep moves
+CANCEL_CHUNK = 500  # fewer, because each end has consequences
+RATE_MS = 60_000  # ms; the rate of a batch is what ended within this time
+RATE_LIMIT = 20_000  # ends that are looked at for it
+
+b = batches.c
+
+
+class Batch(NamedTuple):
+    """A batch. `rows` is how many the file has; None if it is no import. Instants are ms since the epoch.
+
+    `decision` is `paused`, `cancelled` or None; `decided_at`, `decided_by` and `note` are those of the last decision.
+    `swept_to`: operations with larger ids do not obey the decision yet; None: all do.
+    """
+
+    id: str
+    kind: str
+    lane: str
+    source: str | None
+    rows: int | None
+    requested_by: str
+    requested_at: int
+    decision: str | None
+    decided_at: int | None
+    decided_by: str | None
+    note: str | None
+    swept_to: int | None
+
+    @property
+    def subject(self) -> str:
+        """What the audit and a proposal call it."""
+        return BATCH + self.id
+
+    @property
+    def seen(self) -> str:
+        """How a person's decision names the batch as that person saw it."""
+        return f"{self.decision or 'sent'} since {self.decided_at or self.requested_at}"
+
+
+class Standing(NamedTuple):
+    """How many operations of a batch are in each state, and how many ended within the last minute."""
+
+    states: Mapping[State, int]
+    ended_last_minute: int
+
+    @property
+    def recorded(self) -> int:
+        return sum(self.states.values())
+
+    @property
+    def open(self) -> int:
+        return sum(self.states.get(state, 0) for state in (State.QUEUED, State.RUNNING, State.WAITING))
+
+
+_id: BindParameter[str] = bindparam("batch")
+_COLUMNS = [b[name] for name in Batch._fields]
+_FIND = select(*_COLUMNS).where(b.id == _id)
+_LOCK = _FIND.with_for_update()
+_FIRST = select(c.kind, c.lane, c.requested_by, c.requested_at).where(c.batch == _id).order_by(c.id).limit(1)
+_TO_SWEEP = select(b.id).where(b.swept_to.is_not(None)).order_by(b.decided_at)
+_SWEPT = update(batches).where(b.id == _id).values(swept_to=bindparam("to"))
+_unsent = (c.state.in_([sql_literal(State.QUEUED), sql_literal(State.WAITING)]), ~c.sent)
+_HOLD = update(operations).where(in_list(c.id, "ids"), *_unsent, c.due_at < HELD_MS).values(due_at=now_ms() + HELD_MS)
+_held_for = now_ms() - (c.due_at - HELD_MS)
+_RELEASE = (
+    update(operations)
+    .where(in_list(c.id, "ids"), c.due_at >= HELD_MS)
+    .values(due_at=now_ms(), external_wait_ms=c.external_wait_ms + _held_for, deadline_at=c.deadline_at + _held_for)
+)
+_CANCEL = (
+    update(operations)
+    .where(in_list(c.id, "ids"), allowed_from("cancel"), ~c.sent)
+    .values(
+        state=sql_literal(State.CANCELLED), wait_reason=null(), due_at=null(), state_since=now_ms(), ended_at=now_ms()
+    )
+    .returning(c.id, c.key, c.entity, c.ended_at)
+)
+# A claim has met operations that were added to a cancelled batch after it was swept.
+_SWEEP_AGAIN = (
+    update(batches)
+    .where(
+        b.decision == CANCELLED,
+        b.swept_to.is_(None),
+        b.id.in_(select(c.batch).where(in_list(c.id, "ids"), c.batch.is_not(None))),
+    )
+    .values(swept_to=0)
+)
+_is_of_page = in_list(c.batch, "batches")
+_COUNT = select(c.batch, c.state, func.count()).where(_is_of_page).group_by(c.batch, c.state)
+_recent = (
+    select(c.batch).where(c.ended_at >= now_ms() - RATE_MS).order_by(c.ended_at.desc()).limit(RATE_LIMIT).subquery()
+)
+_COUNT_RECENT = select(_recent.c.batch, func.count()).where(_recent.c.batch.is_not(None)).group_by(_recent.c.batch)
+_BEYOND_RECALL = select(func.count()).where(
+    c.batch == _id, c.state.in_([sql_literal(State.QUEUED), sql_literal(State.WAITING)]), c.sent
+)
+
+
+def begin_batch(ledger: Ledger, batch: str, *, kind: str, lane: str, source: str, rows: int, by: str) -> Batch:
+    """Store that an import begins, or goes on: the same batch again is the one that exists.
+
+    Raises `NotAllowed` if it was begun for another kind or lane, or if it is cancelled.
+    """
+
+    def work(connection: Connection) -> Batch:
+        values = {"kind": kind, "lane": lane, "source": source, "rows": rows, "requested_by": by}
+        dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
+        begun = dialect.insert(batches).values(id=batch, requested_at=now_ms(), **values)
+        connection.execute(begun.on_conflict_do_nothing())
+        found = Batch(*connection.execute(_FIND, {"batch": batch}).one())  # not locked: b2copy_enqueue may not
+        if (found.kind, found.lane) != (kind, lane):
+            raise NotAllowed(
+                f"{batch} is an import of {found.kind} in lane {found.lane}: give this one another name with --batch"
+            )
+        if found.decision == CANCELLED:
+            raise NotAllowed(cancelled_text(found))
+        return found
+
+    return ledger.write(work)
+
+
+def cancelled_text(batch: Batch) -> str:
+    """Say that a batch is cancelled, and what to do if it is wanted all the same."""
+    return (
+        f"import {batch.id} was cancelled by {batch.decided_by}: {batch.note}. Its cancelled operations stay so; to"
+        " record the rows that are not recorded yet, give the import another name with --batch"
+    )
+
+
+def find_batch(ledger: Ledger, batch: str) -> Batch | None:
+    """Return a batch, or None if nothing has this name."""
+    with ledger.reading() as connection:
+        return _find(connection, batch)
+
+
+def list_batches(ledger: Ledger, before: int | None = None, limit: int = PAGE) -> list[Batch]:
+    """Return batches, the newest first. `before`: only those requested before this instant (ms since the epoch)."""
+    wanted = select(*_COLUMNS).order_by(b.requested_at.desc(), b.id).limit(limit)
+    if before is not None:
+        wanted = wanted.where(b.requested_at < before)
+    with ledger.reading() as connection:
+        return [Batch(*row) for row in connection.execute(wanted)]
+
+
+def standing_of(ledger: Ledger, names: Iterable[str]) -> dict[str, Standing]:
+    """Count the operations of these batches by state."""
+    states: dict[str, dict[State, int]] = {name: {} for name in names}
+    with ledger.reading() as connection:
+        for name, state, count in connection.execute(_COUNT, {"batches": list(states)}):
+            states[name][State(state)] = count
+        recent = {name: count for name, count in connection.execute(_COUNT_RECENT)}  # noqa: C416
+    return {name: Standing(counts, recent.get(name, 0)) for name, counts in states.items()}
+
+
+def pause_batch(ledger: Ledger, batch: str, actor: str, note: str, seen: str | None = None) -> Batch:
+    """Start nothing more of a batch. Raises `NotAllowed` if it is paused or cancelled already, or has changed."""
+    return ledger.write(lambda connection: _decide(connection, batch, PAUSED, actor, note, seen))
+
+
+def resume_batch(ledger: Ledger, batch: str, actor: str, note: str, seen: str | None = None) -> Batch:
+    """End the pause of a batch. Raises `NotAllowed` if it is not paused, has changed, or needs a second person."""
+
+    def work(connection: Connection) -> Batch:
+        found = _locked(connection, batch)
+        if ledger.needs_approval(RESUME, found.lane):
+            raise NotAllowed(f"{found.subject} needs a second person to resume (B2COPY_FOUR_EYES): propose it")
+        return _decide(connection, batch, None, actor, note, seen)
+
+    return ledger.write(work)
+
+
+def cancel_batch(ledger: Ledger, batch: str, actor: str, note: str, seen: str | None = None) -> tuple[Batch, int]:
+    """Cancel what was never sent of a batch. Returns it, and how many open operations are beyond recall.
+
+    Raises `NotAllowed` if it is cancelled already, has changed, or needs a second person.
+    """
+
+    def work(connection: Connection) -> tuple[Batch, int]:
+        found = _locked(connection, batch)
+        if ledger.needs_approval(found.kind, found.lane):
+            raise NotAllowed(f"{found.subject} needs a second person to cancel (B2COPY_FOUR_EYES): propose it")
+        decided = _decide(connection, batch, CANCELLED, actor, note, seen)
+        return decided, _beyond_recall(connection, batch)
+
+    return ledger.write(work)
+
+
+def resume_batch_within(connection: Connection, batch: str, actor: str, note: str) -> None:
+    """Resume a batch within the transaction of its approval."""
+    _decide(connection, batch, None, actor, note, None)
+
+
+def cancel_batch_within(connection: Connection, batch: str, actor: str, note: str) -> None:
+    """Cancel a batch within the transaction of its approval."""
+    _decide(connection, batch, CANCELLED, actor, note, None)
+
+
+def check_decidable(connection: Connection, batch: str, decision: str | None, seen: str | None) -> Batch:
+    """Return the batch, locked. Raises `NotAllowed` if it does not permit the decision, or has changed since `seen`."""
+    found = _locked(connection, batch)
+    if seen is not None and found.seen != seen:
+        raise NotAllowed(f"import {batch} has changed since you looked, it is {found.decision or 'not paused'} now")
+    if found.decision == CANCELLED:
+        raise NotAllowed(f"import {batch} is cancelled, by {found.decided_by}: {found.note}")
+    if found.decision == decision:
+        raise NotAllowed(
+            f"import {batch} is not paused"
+            if decision is None
+            else f"import {batch} is paused already, by {found.decided_by}: {found.note}"
+        )
+    return found
+
+
+def beyond_recall(ledger: Ledger, batch: str) -> int:
+    """Count the open operations of a batch of which something may have been sent."""
+    with ledger.reading() as connection:
+        return _beyond_recall(connection, batch)
+
+
+def put_aside(connection: Connection, ids: list[int]) -> None:
+    """Put held operations aside that a claim has met, so that the next claim does not read them."""
+    connection.execute(_HOLD, {"ids": ids})
+    connection.execute(_SWEEP_AGAIN, {"ids": ids})
+
+
+def sweep(ledger: Ledger, time_s: float, batch: str | None = None) -> bool:
+    """Let operations obey the decisions about their batches, for at most `time_s` seconds.
+
+    Returns whether all do. With `batch`, only that one is swept.
+    """
+    ends = time.monotonic() + time_s
+    if batch is None:
+        with ledger.reading() as connection:
+            names = list(connection.execute(_TO_SWEEP).scalars())
+    else:
+        names = [batch]
+    for name in names:
+        while ledger.write(lambda connection, name=name: _sweep_chunk(connection, name)):  # type: ignore[misc]
+            if time.monotonic() >= ends:
+                return False
+    return True
+
+
+def _sweep_chunk(connection: Connection, batch: str) -> bool:
+    """Move the next operations of a batch. Returns whether there may be more."""
+    found = _find(connection, batch, lock=True)
+    if found is None or found.swept_to is None:
+        return False
+    size = CANCEL_CHUNK if found.decision == CANCELLED else CHUNK
+    ids = list(connection.execute(_next_ids(found, size)).scalars())
+    if ids:
+        _move(connection, found, ids)
+        connection.execute(_SWEPT, {"batch": batch, "to": ids[-1]})
+        return True
+    # What runs now may come back unsent: then a cancelled batch must be swept once more.
+    again = found.decision == CANCELLED and connection.execute(_running(batch)).first() is not None
+    connection.execute(_SWEPT, {"batch": batch, "to": 0 if again else None})
+    return False
+
+
+def _move(connection: Connection, batch: Batch, ids: list[int]) -> None:
+    match batch.decision:
+        case "cancelled":
+            ended = connection.execute(_CANCEL, {"ids": ids}).all()
+            if ended:
+                finals = [Ended(row.id, row.key, row.entity, State.CANCELLED) for row in sorted(ended)]
+                finish_ended(connection, finals, ended[0].ended_at)
+        case "paused":
+            connection.execute(_HOLD, {"ids": ids})
+        case _:
+            connection.execute(_RELEASE, {"ids": ids})
+
+
+def _next_ids(batch: Batch, limit: int) -> Any:
+    """Return a query for the next queued and waiting operations never sent, in the order of their ids."""
+    sources: list[FromClause] = [
+        select(c.id)
+        .where(c.batch == batch.id, c.state == sql_literal(state), c.id > batch.swept_to, ~c.sent)
+        .order_by(c.id)
+        .limit(limit)
+        .subquery()
+        for state in (State.QUEUED, State.WAITING)
+    ]
+    ids = union_all(*(select(source.c.id) for source in sources)).subquery()
+    return select(ids.c.id).order_by(ids.c.id).limit(limit)
+
+
+def _running(batch: str) -> Any:
+    return select(c.id).where(c.batch == batch, c.state == sql_literal(State.RUNNING)).limit(1)
+
+
+def _decide(connection: Connection, batch: str, decision: str | None, actor: str, note: str, seen: str | None) -> Batch:
+    found = check_decidable(connection, batch, decision, seen)
+    values = {"decision": decision, "decided_by": actor, "note": note, "decided_at": now_ms(), "swept_to": 0}
+    connection.execute(update(batches).where(b.id == batch).values(values))
+    word = {PAUSED: "pause", CANCELLED: "cancel", None: "resume"}[decision]
+    record_audit(connection, f"{word} import", actor, note, found.subject)
+    return _locked(connection, batch)
+
+
+def _beyond_recall(connection: Connection, batch: str) -> int:
+    running = select(func.count()).where(c.batch == batch, c.state == sql_literal(State.RUNNING))
+    return int(
+        connection.execute(running).scalar_one() + connection.execute(_BEYOND_RECALL, {"batch": batch}).scalar_one()
+    )
+
+
+def _find(connection: Connection, batch: str, lock: bool = False) -> Batch | None:
+    """Return a batch. One that no import began, as the SQL API may name one, is described by its first operation."""
+    row = connection.execute(_LOCK if lock else _FIND, {"batch": batch}).first()
+    if row is not None:
+        return Batch(*row)
+    first = connection.execute(_FIRST, {"batch": batch}).first()
+    if first is None:
+        return None
+    if lock:
+        connection.execute(insert(batches).values(id=batch, **first._asdict()))
+    values: dict[str, Any] = dict.fromkeys(Batch._fields) | first._asdict() | {"id": batch}
+    return Batch(**values)
+
+
+def _locked(connection: Connection, batch: str) -> Batch:
+    found = _find(connection, batch, lock=True)
+    if found is None:
+        raise NotAllowed(f"{batch}: there is no such import; `b2copy-sync import status` lists them")
+    return found

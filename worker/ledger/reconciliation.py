@@ -1,0 +1,342 @@
+"""The comparison of B2COPY's accounts with the identity map: how far it is, what B2COPY has, what differs.
+
+    start ──> store_page, ... ──> candidates, decide, ... ──> finished
+              reading             comparing
+
+Everything is in the ledger: a process that is killed loses one step at most, and any other process goes on. Each step
+is one transaction that adds one to `version`. So if two processes make the same step, one of them writes it, and the
+other one gets the run as it is now.
+
+The comparison is made by the database, a part of it at a time, so that the memory does not grow with the accounts.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from sqlalchemy import Connection, String, and_, bindparam, delete, func, insert, or_, select, tuple_, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from worker.ledger.database import Ledger
+from worker.ledger.identities import OPENING, Identity
+from worker.ledger.schema import accounts_there as there
+from worker.ledger.schema import c, in_list, now_ms, operations
+from worker.ledger.schema import differences as found
+from worker.ledger.schema import identities as here
+from worker.ledger.schema import reconciliation as runs
+
+DESTINATION = "b2copy"
+FIELDS = ("account_id", "client_id")
+"""What is compared of an account that both sides know."""
+
+BATCH = 500  # candidates read at once
+STALE_MS = 24 * 3600 * 1000
+
+Phase = Literal["reading", "comparing", "finished"]
+What = Literal["missing_there", "missing_here", "different"]
+
+
+class AccountThere(NamedTuple):
+    """An account as B2COPY lists it. `account_id` is empty if B2COPY gave none."""
+
+    platform: str
+    login: str
+    account_id: str
+    client_id: str | None
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What tells it from all other accounts."""
+        return (self.platform, self.login, self.account_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A reconciliation. Times are ms since the epoch by the database's clock.
+
+    `position`: how many accounts of B2COPY's list have been read; `anchor` is the last one. `compared_to`: the last
+    candidate that was decided. `requests`: requests sent to B2COPY so far.
+    """
+
+    started_at: int
+    started_by: str
+    phase: Phase
+    version: int
+    position: int
+    anchor: AccountThere | None
+    compared_to: tuple[str, str, str]
+    requests: int
+    finished_at: int | None
+
+
+class Candidate(NamedTuple):
+    """A login about which the two sides may differ. `side` is where it was found: `here` or `there`."""
+
+    side: str
+    platform: str
+    login: str
+    identity: Identity | None
+    accounts: tuple[AccountThere, ...]
+
+    @property
+    def place(self) -> tuple[str, str, str]:
+        """Its place among the candidates, which are decided in this order."""
+        return (self.side, self.platform, self.login)
+
+
+class Difference(NamedTuple):
+    """What differs about one login. `fields`: name -> [value here, value there]; None: that side has none."""
+
+    platform: str
+    login: str
+    difference: What
+    fields: dict[str, list[str | None]]
+
+
+_NOTHING_DECIDED = ("", "", "")
+_HERE, _THERE = "here", "there"
+_RUN = select(runs).where(runs.c.destination == DESTINATION)
+_ADVANCE = update(runs).where(
+    runs.c.destination == DESTINATION,
+    runs.c.started_at == bindparam("of_run"),
+    runs.c.version == bindparam("seen"),
+)
+
+_same = and_(there.c.platform == here.c.platform, there.c.login == here.c.login)
+_agrees = and_(
+    or_(there.c.account_id == "", there.c.account_id == here.c.account_id),
+    or_(there.c.client_id.is_(None), there.c.client_id == here.c.client_id),
+)
+
+
+def _count(*conditions: Any) -> Any:
+    return select(func.count()).select_from(there).where(*conditions).correlate(here).scalar_subquery()
+
+
+# A client that was registered and has no account yet is no account that B2COPY must have.
+has_account = here.c.account_id.is_not(None) | here.c.learned_from.startswith(OPENING)
+_after = tuple_(bindparam("platform", type_=String), bindparam("login", type_=String))
+_IDENTITY_FIELDS = [here.c[name] for name in Identity.__dataclass_fields__]
+_CANDIDATES_HERE = (
+    select(*_IDENTITY_FIELDS)
+    .where(here.c.destination == DESTINATION, tuple_(here.c.platform, here.c.login) > _after)
+    .where((_count(_same) != _count(_same, _agrees)) | (_count(_same) > 1) | (has_account & (_count(_same) == 0)))
+    .order_by(here.c.platform, here.c.login)
+    .limit(BATCH)
+)
+_unknown_here = ~select(here.c.login).where(here.c.destination == DESTINATION, _same).correlate(there).exists()
+_CANDIDATES_THERE = (
+    select(there.c.platform, there.c.login)
+    .where(tuple_(there.c.platform, there.c.login) > _after, _unknown_here)
+    .group_by(there.c.platform, there.c.login)
+    .order_by(there.c.platform, there.c.login)
+    .limit(BATCH)
+)
+_LISTED = select(there.c.login).where(
+    there.c.platform == bindparam("platform"),
+    there.c.login == bindparam("login"),
+    there.c.account_id == bindparam("account_id"),
+)
+_OF_LOGINS = select(there).where(in_list(there.c.login, "logins"))
+_IDENTITIES_OF = select(*_IDENTITY_FIELDS).where(here.c.destination == DESTINATION, in_list(here.c.login, "logins"))
+_OPENING_NOW = select(c.key).where(c.due_at.is_not(None), in_list(operations.c.key, "keys"))
+_DOING_NOW = select(c.entity).where(c.due_at.is_not(None), in_list(operations.c.entity, "entities"))
+_EXPECTED = select(func.count()).select_from(here).where(here.c.destination == DESTINATION, has_account)
+
+
+def current_run(ledger: Ledger) -> Run | None:
+    """Return the reconciliation that is under way, or the last one; None if there was none."""
+    with ledger.reading() as connection:
+        return _current(connection)
+
+
+def start_run(ledger: Ledger, by: str) -> Run:
+    """Start a reconciliation, which forgets what the last one has found. One that is under way continues instead.
+
+    Unless it is older than `STALE_MS`: what it has read says too little about today.
+    """
+
+    def work(connection: Connection) -> Run:
+        run = _current(connection)
+        now = connection.execute(select(now_ms())).scalar_one()
+        if run is not None and run.phase != "finished" and now - run.started_at < STALE_MS:
+            return run
+        for table in (there, found, runs):
+            connection.execute(delete(table))
+        connection.execute(
+            insert(runs).values(
+                destination=DESTINATION,
+                started_at=now,
+                started_by=by,
+                phase="reading",
+                version=0,
+                position=0,
+                requests=0,
+            )
+        )
+        return _existing(connection)
+
+    return ledger.write(work)
+
+
+def expected_accounts(ledger: Ledger) -> int:
+    """Return how many accounts the identity map has, which is about as many as B2COPY lists."""
+    with ledger.reading() as connection:
+        return int(connection.execute(_EXPECTED).scalar_one())
+
+
+def store_page(ledger: Ledger, run: Run, accounts: Sequence[AccountThere], position: int, is_end: bool) -> Run:
+    """Store what a page of B2COPY's list holds, and where the next one begins. Returns the run as it is then."""
+
+    def store(connection: Connection) -> None:
+        if accounts:
+            rows = {one.key: one._asdict() for one in accounts}
+            connection.execute(_UPSERT[connection.dialect.name], [rows[key] for key in sorted(rows)])
+
+    anchor = json.dumps(accounts[-1]) if accounts else run.anchor and json.dumps(run.anchor)
+    phase = "comparing" if is_end else "reading"
+    return _advance(ledger, run, store, position=position, anchor=anchor, phase=phase, requests=run.requests + 1)
+
+
+def is_listed(ledger: Ledger, account: AccountThere) -> bool:
+    """Return whether some page has shown this account."""
+    with ledger.reading() as connection:
+        return connection.execute(_LISTED, account._asdict()).first() is not None
+
+
+def candidates(ledger: Ledger, run: Run) -> list[Candidate]:
+    """Return the next candidates, at most `BATCH`; none if all are decided."""
+    side, platform, login = run.compared_to
+    with ledger.reading() as connection:
+        if side != _THERE:
+            rows = connection.execute(_CANDIDATES_HERE, {"platform": platform, "login": login}).all()
+            if rows:
+                known = [Identity(**row._asdict()) for row in rows]
+                listed = _listed(connection, [one.login for one in known])
+                return [
+                    Candidate(_HERE, one.platform, one.login, one, listed.get((one.platform, one.login), ()))
+                    for one in known
+                ]
+            platform = login = ""
+        logins = connection.execute(_CANDIDATES_THERE, {"platform": platform, "login": login}).all()
+        listed = _listed(connection, [row.login for row in logins])
+        return [Candidate(_THERE, *row, None, listed[row.platform, row.login]) for row in logins]
+
+
+def identities_now(ledger: Ledger, chosen: Sequence[Candidate]) -> dict[tuple[str, str], Identity | None]:
+    """Return what the identity map has now of each candidate, by platform and login.
+
+    Those are left out whose account some operation is opening: it will tell.
+    """
+    logins = [one.login for one in chosen]
+    entities = [f"{one.platform}/{one.login}" for one in chosen]
+    with ledger.reading() as connection:
+        opening = connection.execute(_OPENING_NOW, {"keys": [OPENING + entity for entity in entities]}).scalars()
+        under_way = {key.removeprefix(OPENING) for key in opening}
+        under_way |= set(connection.execute(_DOING_NOW, {"entities": entities}).scalars())
+        known = [Identity(**row._asdict()) for row in connection.execute(_IDENTITIES_OF, {"logins": logins})]
+    by_login = {(one.platform, one.login): one for one in known}
+    return {
+        (one.platform, one.login): by_login.get((one.platform, one.login))
+        for one in chosen
+        if f"{one.platform}/{one.login}" not in under_way
+    }
+
+
+def decide(ledger: Ledger, run: Run, decided: Sequence[Candidate], differ: Sequence[Difference], requests: int) -> Run:
+    """Store which of the candidates, in their order, differ. Returns the run as it is then."""
+
+    def store(connection: Connection) -> None:
+        rows = [one._asdict() | {"fields": json.dumps(one.fields)} for one in differ]
+        if rows:
+            connection.execute(_UPSERT_DIFFERENCE[connection.dialect.name], rows)
+
+    return _advance(ledger, run, store, compared_to=json.dumps(decided[-1].place), requests=run.requests + requests)
+
+
+def finish_run(ledger: Ledger, run: Run) -> Run:
+    """End a reconciliation whose candidates are all decided."""
+    return _advance(ledger, run, lambda connection: None, phase="finished", finished_at=now_ms())
+
+
+def count_differences(ledger: Ledger) -> dict[str, int]:
+    """Return how many differences of each sort the reconciliation has found."""
+    with ledger.reading() as connection:
+        rows = connection.execute(select(found.c.difference, func.count().label("number")).group_by(found.c.difference))
+        return {row.difference: row.number for row in rows}
+
+
+def differences(
+    ledger: Ledger, after: tuple[str, str] = ("", ""), limit: int = BATCH, what: What | None = None
+) -> list[Difference]:
+    """Return differences in the order of platform and login, those after `after`."""
+    query = select(found).where(tuple_(found.c.platform, found.c.login) > tuple_(*map(_text, after)))
+    if what is not None:
+        query = query.where(found.c.difference == what)
+    with ledger.reading() as connection:
+        rows = connection.execute(query.order_by(found.c.platform, found.c.login).limit(limit))
+        return [Difference(row.platform, row.login, row.difference, json.loads(row.fields)) for row in rows]
+
+
+def forget_differences(ledger: Ledger, settled: Sequence[Difference]) -> None:
+    """Remove differences about which something was done."""
+    with ledger.writing() as connection:
+        for one in settled:
+            connection.execute(delete(found).where(found.c.platform == one.platform, found.c.login == one.login))
+
+
+def _text(value: str) -> Any:
+    return bindparam(None, value, type_=String)
+
+
+def _listed(connection: Connection, logins: Sequence[str]) -> dict[tuple[str, str], tuple[AccountThere, ...]]:
+    listed: dict[tuple[str, str], tuple[AccountThere, ...]] = {}
+    for row in connection.execute(_OF_LOGINS, {"logins": list(logins)}):
+        account = AccountThere(*row)
+        listed[account.platform, account.login] = (*listed.get((account.platform, account.login), ()), account)
+    return listed
+
+
+def _upsert(table: Any, dialect: str, *changed: str) -> Any:
+    statement = (sqlite if dialect == "sqlite" else postgresql).insert(table)
+    keys = [column.name for column in table.primary_key]
+    return statement.on_conflict_do_update(
+        index_elements=keys, set_={name: statement.excluded[name] for name in changed}
+    )
+
+
+_UPSERT = {dialect: _upsert(there, dialect, "client_id") for dialect in ("sqlite", "postgresql")}
+_UPSERT_DIFFERENCE = {dialect: _upsert(found, dialect, "difference", "fields") for dialect in ("sqlite", "postgresql")}
+
+
+def _advance(ledger: Ledger, run: Run, store: Callable[[Connection], None], **values: Any) -> Run:
+    """Make one step of the run, if no other process made it. Returns the run as it is then."""
+
+    def work(connection: Connection) -> Run:
+        changed = connection.execute(
+            _ADVANCE.values(version=runs.c.version + 1, **values),
+            {"of_run": run.started_at, "seen": run.version},
+        )
+        if changed.rowcount:
+            store(connection)
+        return _existing(connection)
+
+    return ledger.write(work)
+
+
+def _current(connection: Connection) -> Run | None:
+    row = connection.execute(_RUN).first()
+    if row is None:
+        return None
+    values = {name: getattr(row, name) for name in Run.__dataclass_fields__}
+    values["anchor"] = AccountThere(*json.loads(row.anchor)) if row.anchor else None
+    values["compared_to"] = tuple(json.loads(row.compared_to)) if row.compared_to else _NOTHING_DECIDED
+    return Run(**values)
+
+
+def _existing(connection: Connection) -> Run:
+    run = _current(connection)
+    if run is None:
+        raise LookupError("the reconciliation has been removed")
+    return run

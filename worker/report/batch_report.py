@@ -1,0 +1,78 @@
+"""A batch of operations, an import for instance: how far it is, for people and, as a document, for programs."""
+
+import time
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from worker.ledger import Ledger
+from worker.ledger.batches import CANCELLED, PAUSED, Batch, Standing, standing_of
+from worker.operation import State
+from worker.report.format_values import clock, iso, span
+
+
+class BatchReport(NamedTuple):
+    """A batch and how many of its operations are in each state."""
+
+    batch: Batch
+    standing: Standing
+
+    @property
+    def done(self) -> int:
+        """How many operations have ended."""
+        return self.standing.recorded - self.standing.open
+
+    @property
+    def total(self) -> int:
+        """How many rows the import has, or how many operations are recorded, if that is all that is known."""
+        return max(self.batch.rows or 0, self.standing.recorded)
+
+    @property
+    def left_s(self) -> float | None:
+        """How many seconds it takes until all have ended at the rate of the last minute; None if none ended in it."""
+        rate = self.standing.ended_last_minute / 60
+        return self.standing.open / rate if rate and self.standing.open else None
+
+    @property
+    def words(self) -> str:
+        """How it stands: one sentence."""
+        decided = f"since {clock(self.batch.decided_at or 0)} UTC by {self.batch.decided_by}: {self.batch.note}"
+        match self.batch.decision:
+            case "paused":
+                return f"paused {decided}"
+            case "cancelled":
+                return f"cancelled {decided}"
+        if self.standing.open:
+            left = f", about {span(self.left_s)} left" if self.left_s is not None else ""
+            return f"{self.standing.open:,} to do{left}"
+        return "all ended" if self.standing.recorded else "nothing recorded yet"
+
+
+def batch_reports(ledger: Ledger, batches: Iterable[Batch]) -> list[BatchReport]:
+    """Count the operations of these batches."""
+    found = list(batches)
+    standing = standing_of(ledger, [batch.id for batch in found])
+    return [BatchReport(batch, standing[batch.id]) for batch in found]
+
+
+def document(report: BatchReport) -> dict[str, Any]:
+    """Return how a batch stands, for programs. Times are ISO 8601 in UTC."""
+    batch = report.batch
+    return {
+        "batch": batch.id,
+        "kind": batch.kind,
+        "lane": batch.lane,
+        "source": batch.source,
+        "rows": batch.rows,
+        "recorded": report.standing.recorded,
+        "states": {str(state): report.standing.states.get(state, 0) for state in State},
+        "ended_last_minute": report.standing.ended_last_minute,
+        "left_s": report.left_s,
+        "requested_by": batch.requested_by,
+        "requested_at": iso(batch.requested_at),
+        "paused": batch.decision == PAUSED,
+        "cancelled": batch.decision == CANCELLED,
+        "decided_by": batch.decided_by,
+        "decided_at": iso(batch.decided_at),
+        "note": batch.note,
+        "exported_at": iso(int(time.time() * 1000)),
+    }

@@ -1,0 +1,34 @@
+"""How the CRM is told: by webhook, by a Celery task of its own, or both. Light, because a CRM's process imports it."""
+
+from typing import Any
+
+from worker.b2copy.route import Route
+from worker.settings import Settings
+
+GONE = 410  # the status by which a receiver says, by Standard Webhooks, that it wants no further notice
+
+DELIVER = Route(
+    name="notice",
+    page_url="https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md",
+    method="POST",
+    path="",
+    read=lambda body, sent: body,
+    login=None,
+    has_effect=False,  # the CRM recognizes a repeated notice by its id
+)
+PUBLISH = Route(
+    name="notify_task",
+    page_url="https://docs.celeryq.dev/en/stable/userguide/calling.html",
+    method="",
+    path="",
+    read=lambda body, sent: body,
+    login=None,
+    has_effect=False,
+    over_http=False,
+)
+
+
+def ways(settings: Settings) -> tuple[Route[Any], ...]:
+    """Return how the CRM wants to be told: by webhook, by a task of its own, or both."""
+    wanted = ((PUBLISH, settings.notify_task), (DELIVER, settings.webhook_url))
+    return tuple(route for route, is_set in wanted if is_set)
