@@ -52,8 +52,9 @@ browser: setup  ## the console in a real Chromium: accessibility, refresh, keybo
 chaos: setup  ## real processes through every fault, and a table of the results (about half an hour)
 	@$(CLEAN) $(BIN)/python -m tests.faults
 
-bench: setup  ## beside a bare loop and a plain Celery task: rates, delays, CPU, memory (minutes)
-	@$(CLEAN) $(BIN)/python -m tests.bench
+# All of it, or a part: make bench B="--rounds 2 --only races --who ours taskiq"; how ours grows: make bench B=--growth
+bench: setup  ## beside seven other ways to do it: rates, CPU, memory, delays, faults (a quarter of an hour)
+	@$(CLEAN) $(BIN)/python -m tests.bench $(B)
 
 fuzz: setup  ## random input at every place where bytes of strangers come in (ten minutes)
 	@$(CLEAN) $(BIN)/python -m tests.fuzz
@@ -94,6 +95,6 @@ sbom: setup  ## write sbom.json: what a worker is made of, with versions and has
 	$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible --of JSON -o sbom.json deploy/requirements.txt
 
 clean:  ## remove what set-up and the tools made
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* .coverage-html sbom.json
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* .coverage-html .bench sbom.json
 
 .PHONY: help setup demo test test-faults test-deploy browser chaos bench fuzz mutants check format env cover lock sbom clean

@@ -111,10 +111,10 @@ class Sandbox:
         with self._lock:
             for _ in take_requests(self._ledger, KINDS, crm_settings()):
                 pass
-            due = count_due(self._ledger, REQUEST_LANES)
+            due = [lane for lane, count in count_due(self._ledger, REQUEST_LANES).items() if count]
             for lane in due:
                 self._pusher.drain(lane)
-            return any(due.values())
+            return bool(due)
 
     def run_until_idle(self, within_s: float = 10.0) -> None:
         """Do what a worker does until nothing is left to do. No wait is waited out: polls and back-offs follow at once.

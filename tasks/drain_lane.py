@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,8 @@ from worker.watch import metrics
 
 log = logging.getLogger(__name__)
 
+SWITCH_S = 0.0005  # seconds after which a thread must let another one run; 0.005 by default
+
 
 @PerProcess
 def pusher() -> Pusher:
@@ -26,6 +29,8 @@ def pusher() -> Pusher:
     # Everything is loaded by now and stays. Otherwise the garbage collector would look at all of it again and again.
     gc.collect()
     gc.freeze()
+    # A lane that writes a batch would let the event loop wait that long, and all requests in flight with it.
+    sys.setswitchinterval(SWITCH_S)
     settings = worker_settings()
     destinations: dict[str, Callable[[], Destination]] = {B2COPY: b2copy}
     if settings.wants_notices:  # without it, notices are left to the workers that can deliver them

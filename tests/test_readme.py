@@ -116,7 +116,9 @@ def test_every_command_it_names_exists_with_its_options(line: str) -> None:
     words = shlex.split(line)[1:]
     command: Any = typer.main.get_command(app)  # typer brings its own click, so its classes are not click's
     while commands := getattr(command, "commands", None):
-        if words[0] not in commands and hasattr(command, "default"):  # `import FILE` is `import file FILE`
+        if hasattr(command, "default") and (
+            not words or words[0] not in commands
+        ):  # `import FILE` is `import file FILE`
             words.insert(0, command.default)
         command = commands.get(words[0])
         assert command is not None, f"{line}: there is no {words[0]}"

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 # With a sign in the exponent, as programs write it: 1E5 may be somebody's id.
 _NUMBER = re.compile(r"[+-]?(?:\d+\.0+|\d(?:\.\d+)?e[+-]\d+|nan|inf|infinity)", re.IGNORECASE)
+_PRINTABLE = re.compile(r"[!-~]*")
 _LOGIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -23,9 +24,9 @@ def _text_of_int(value: Any) -> Any:
 
 
 def _printable_ascii(value: str) -> str:
-    for char in value:
-        if not "!" <= char <= "~":
-            raise ValueError(f"{value[:80]!a} holds U+{ord(char):04X}: use printable ASCII characters without spaces")
+    if not _PRINTABLE.fullmatch(value):
+        char = next(char for char in value if not _PRINTABLE.fullmatch(char))
+        raise ValueError(f"{value[:80]!a} holds U+{ord(char):04X}: use printable ASCII characters without spaces")
     if _NUMBER.fullmatch(value):
         raise ValueError(f"{value!r} is what a spreadsheet or a data frame makes of an id: give the id as text")
     return value

@@ -1,11 +1,12 @@
 """The process of the CRM that enqueues for our worker."""
 
-import time
 from collections.abc import Iterator
 from typing import Any
 
 from tasks import enqueue
-from tests.bench.part import serve
+from tests.bench.serve import paced, serve
+
+PATH = "/api/admin/bench/v1/bench/benchservice/apply"
 
 
 def _rows(batch: str, count: int) -> Iterator[dict[str, str]]:
@@ -17,18 +18,19 @@ def many(batch: str, count: int) -> None:
     enqueue.many("fees.process", _rows(batch, count), lane="bulk")
 
 
-def singly(batch: str, count: int, per_second: float = 0.0) -> dict[str, Any]:
-    """Enqueue one by one, as fast as possible or at a rate. `calls`: request_id, begin and duration of each, s."""
-    calls = []
-    begin = time.monotonic()
-    for number, row in enumerate(_rows(batch, count)):
-        if per_second:
-            time.sleep(max(0.0, begin + number / per_second - time.monotonic()))
-        began = time.monotonic()
-        enqueue.fees(account_login=row["account_login"], request_id=row["request_id"])
-        calls.append((row["request_id"], began, time.monotonic() - began))
+def feed(batch: str, count: int, per_second: float = 0.0) -> dict[str, Any]:
+    """Enqueue one by one, as fast as possible or at a rate. `calls`: id, begin and duration of each, if at a rate."""
+    calls: list[tuple[str, float, float]] = []
+    for name in paced(batch, count, per_second, calls):
+        enqueue.fees(account_login="123456", request_id=name)
     return {"calls": calls}
 
 
+def once(batch: str, count: int) -> None:
+    """Enqueue calls that must not be repeated if their outcome is unknown."""
+    for name in paced(batch, count, 0.0, []):
+        enqueue.call(PATH, {"account_login": "123456", "request_id": name}, key=name)
+
+
 if __name__ == "__main__":
-    serve(many=many, singly=singly)
+    serve(many=many, feed=feed, once=once)

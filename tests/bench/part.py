@@ -1,36 +1,35 @@
-"""A process that does the work of one contestant: it reads commands from stdin and answers on stdout, in JSON lines.
-
-It is started and warm before the clock starts, because the work is compared and not the imports. It ends with its
-stdin, and so with the process that started it.
-"""
+"""A process of a contestant (see `serve.py`), as seen by its parent."""
 
 import json
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from worker.testbed.processes import ProcessFailed
 
-Action = Callable[..., Mapping[str, Any] | None]
-
 
 class Part:
-    """The process `python -m tests.bench.<name>`, as seen by its parent."""
+    """The process `python -m tests.bench.<name>`, with the project's Python or another one."""
 
-    def __init__(self, name: str, environment: Mapping[str, str], log: Path) -> None:
+    def __init__(
+        self, name: str, environment: Mapping[str, str], log: Path, python: Path = Path(sys.executable)
+    ) -> None:
         self._log = log
         with log.open("ab") as errors:
             self._popen = subprocess.Popen(
-                [sys.executable, "-m", f"tests.bench.{name}"],
+                [str(python), "-m", f"tests.bench.{name}"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 env=dict(environment),
                 text=True,
             )
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
 
     def start(self, action: str, **how: Any) -> None:
         """Start an action. `result` waits for its end."""
@@ -39,7 +38,7 @@ class Part:
         self._popen.stdin.flush()
 
     def result(self) -> dict[str, Any]:
-        """Return what the action returned, with `began`, `ended` (monotonic seconds) and the `cpu` seconds used."""
+        """Return what the action returned, with `began`, `ended` (monotonic seconds), `cpu` (s) and `peak_mb`."""
         assert self._popen.stdout is not None
         line = self._popen.stdout.readline()
         if not line:
@@ -61,13 +60,3 @@ class Part:
             self._popen.kill()
             self._popen.wait()
         self._popen.stdout.close()
-
-
-def serve(**actions: Action) -> None:
-    """Run the actions that stdin names, until stdin ends."""
-    for line in sys.stdin:
-        action, how = json.loads(line)
-        cpu, began = time.process_time(), time.monotonic()
-        result = actions[action](**how) or {}
-        answer = {"began": began, "ended": time.monotonic(), "cpu": time.process_time() - cpu} | dict(result)
-        print(json.dumps(answer), flush=True)

@@ -1,99 +1,124 @@
-"""Races: each round runs all contestants one after the other, and each round begins with another one.
+"""Races: each round runs all contestants one after the other, and each round begins with another one."""
 
-Other work on the machine slows a whole round down. So figures are compared within a round, and the median of these
-ratios counts.
-"""
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NamedTuple
 
-from collections.abc import Callable, Sequence
-from statistics import median
-
-from tests.bench.contestants import Loop, Ours, Plain, Run
-from tests.bench.report import Figure, at_least, at_most
-from tests.bench.usage import cpu_seconds
-from worker.session import SharedSession
-from worker.settings import PREFIX, Settings
+from tests.bench.contestants import Loop, Ours, Rival, Run, rivals
+from tests.bench.peer import Peer
+from tests.bench.results import Results
+from tests.postgres import Postgres
 from worker.testbed.local_system import Environment
+from worker.testbed.processes import ProcessFailed
 
-SINGLES_AIM = 1.5  # times the plain task's rate
+RUN_S = 1.2  # seconds that a run is meant to take
+COUNT_MIN, COUNT_MAX = 200, 6000  # operations in a run
+LATENCIES_MS, AT_ONCE = (0, 10, 50), (10, 50)
+DATABASES = ("ours", "ours PostgreSQL")
+"""The names of ours, by the database of the ledger; the first is SQLite."""
 
 
-def race(environment: Environment, at_once: int, rounds: int, count: int, aim: float) -> list[Figure]:
-    """`at_once` sends, `count` operations a run; `aim` times the plain task's rate is the aim of bulk."""
-    token = SharedSession(_settings(environment)).current().access  # for the contestants that cannot log in
-    ours, loop, plain = (
-        Ours(environment, at_once),
-        Loop(environment, token, at_once),
-        Plain(environment, token, at_once),
-    )
-    sandbox = environment.sandbox.process.pid
-    calls, cpu = _calls(environment), cpu_seconds(sandbox)
+class Field(NamedTuple):
+    """All contestants, started. `runs` are their ways to run, by name."""
+
+    peer: Peer
+    ours: Sequence[Ours]
+    rivals: Sequence[Rival | Loop]
+
+    @property
+    def runs(self) -> Mapping[str, Callable[[int], Run]]:
+        found: dict[str, Callable[[int], Run]] = {}
+        for one in self.ours:
+            found |= {f"{one.name}, bulk": one.run, f"{one.name}, singly": one.singles}
+        return found | {rival.name: rival.run for rival in self.rivals}
+
+
+@contextmanager
+def environment(url: str, ledger_url: str | None = None) -> Iterator[Environment]:
+    """What our worker needs, with the peer in place of the sandbox."""
+    with Environment() as made:
+        made.settings["B2COPY_HOST"] = url
+        if ledger_url:
+            made.settings["B2COPY_DATABASE_URL"] = ledger_url
+        yield made
+
+
+@contextmanager
+def database(name: str) -> Iterator[str | None]:
+    """The URL of a new ledger for ours: None for the environment's own on SQLite."""
+    if name == "ours":
+        yield None
+        return
+    server = Postgres(fsync=True).start()
     try:
-        bulk, singles, bare, task = run_rounds(
-            rounds,
-            lambda: ours.bulk(count),
-            lambda: ours.singles(count // 4),
-            lambda: loop.run(count),
-            lambda: plain.run(count // 4),
-        )
-        accepted, succeeded = ours.accepted, ours.succeeded()
+        yield server.url()
     finally:
-        for contestant in (ours, loop, plain):
-            contestant.close()
-    per_call = (cpu_seconds(sandbox) - cpu) / (_calls(environment) - calls)
-    doubled = len(environment.sandbox.control.effects("fees.process", at_least=2))
-    return [
-        _rates("ours, bulk", bulk),
-        _rates("ours, enqueued singly", singles),
-        _rates("bare requests.Session loop", bare),
-        _rates("plain Celery task", task),
-        Figure("the sandbox, on one core at most", f"{1 / per_call:,.0f}/s"),
-        Figure("ours, succeeded of accepted", f"{succeeded:,} of {accepted:,}", "all", succeeded == accepted),
-        Figure("applied more than once", f"{doubled:,}", "0", doubled == 0),
-        at_least("bulk : bare loop", _ratio(bulk, bare), 1.0),
-        at_least("bulk : bare loop, worst round", min(_ratios(bulk, bare)), 0.9),
-        at_least("bulk : plain task", _ratio(bulk, task), aim),
-        at_least("singles : plain task", _ratio(singles, task), SINGLES_AIM),
-        at_most("CPU per operation, bulk : bare loop", _cpu_ratio(bulk, bare), 1.0),
-        at_most("CPU per operation, bulk : plain task", _cpu_ratio(bulk, task), 1 / 3),
-    ]
+        server.stop()
 
 
-def run_rounds(rounds: int, *contestants: Callable[[], Run]) -> list[list[Run]]:
-    """Run each contestant once to warm it up, then `rounds` times; return the runs of each contestant by round."""
-    for run in contestants:
-        run()
-    runs: list[list[Run]] = [[] for _ in contestants]
-    for number in range(rounds):
-        for step in range(len(contestants)):
-            which = (number + step) % len(contestants)
-            runs[which].append(contestants[which]())
-    return runs
+def databases(only: Sequence[str]) -> list[str]:
+    """Return which of ours to measure. `only`: names of contestants, or nothing for all."""
+    return [name for name in DATABASES if not only or name in only]
 
 
-def _settings(environment: Environment) -> Settings:
-    """Return the settings of the environment's processes."""
-    return Settings.model_validate(
-        {name.removeprefix(PREFIX).lower(): value for name, value in environment.settings.items()}
-    )
+@contextmanager
+def tolerated(results: Results, who: str) -> Iterator[None]:
+    """Go on if a contestant does not finish, and say so in the results."""
+    try:
+        yield
+    except ProcessFailed as error:
+        print(f"FAILED: {who}: {error}", flush=True)
+        results.add("failed", who=who, error=str(error).strip().splitlines()[-1])
 
 
-def _calls(environment: Environment) -> int:
-    calls: int = environment.sandbox.control.counters()["calls"].get("processext", 0)
-    return calls
+@contextmanager
+def field(folder: Path, at_once: int, only: Sequence[str] = ()) -> Iterator[Field]:
+    """Start all contestants. `only`: names, or nothing for all."""
+    with ExitStack() as stack:
+        peer = stack.enter_context(Peer(folder))
+        ours = []
+        for name in databases(only):
+            made = stack.enter_context(environment(peer.url, stack.enter_context(database(name))))
+            ours.append(Ours(made, at_once, name=name))
+            stack.callback(ours[-1].close)
+        against = rivals(peer, at_once, folder, list(only))
+        for rival in against:
+            stack.callback(rival.close)
+        yield Field(peer, ours, against)
 
 
-def _rates(name: str, runs: Sequence[Run]) -> Figure:
-    rate, cpu = median(run.rate for run in runs), median(run.cpu_ms for run in runs)
-    return Figure(name, f"{rate:,.0f}/s  {cpu:.2f} ms CPU each")
+def race(contestants: Field, results: Results, latency_ms: int, at_once: int, rounds: int) -> None:
+    """Measure rate, CPU and Redis traffic of every contestant."""
+    where = {"latency_ms": latency_ms, "at_once": at_once}
+    print(f"\n{latency_ms} ms, {at_once} at once", flush=True)
+    contestants.peer.set(latency_ms)
+    contestants.peer.reset()
+    runs = contestants.runs
+    counts: dict[str, int] = {}
+    for name, run in runs.items():
+        with tolerated(results, name):
+            counts[name] = _count(run)
+    for number, order in enumerate(rotations(list(counts), rounds)):
+        if results.of("race", round=number, **where):
+            continue
+        for name in order:
+            with tolerated(results, name):
+                done = runs[name](counts[name])
+                results.add(
+                    "race", **where, round=number, who=name, rate=done.rate, cpu_ms=done.cpu_ms, count=done.count,
+                    redis_bytes=done.redis_bytes / done.count,
+                )  # fmt: skip
+    for one in [*contestants.ours, *contestants.rivals]:
+        results.add("memory", **where, who=one.name, peak_mb=one.peak_mb())
 
 
-def _ratios(ours: Sequence[Run], theirs: Sequence[Run]) -> list[float]:
-    return [one.rate / other.rate for one, other in zip(ours, theirs, strict=True)]
+def rotations(names: list[str], rounds: int) -> list[list[str]]:
+    """Return the order of each round."""
+    return [names[number % len(names) :] + names[: number % len(names)] for number in range(rounds)]
 
 
-def _ratio(ours: Sequence[Run], theirs: Sequence[Run]) -> float:
-    return median(_ratios(ours, theirs))
-
-
-def _cpu_ratio(ours: Sequence[Run], theirs: Sequence[Run]) -> float:
-    return median(one.cpu / one.count / (other.cpu / other.count) for one, other in zip(ours, theirs, strict=True))
+def _count(run: Callable[[int], Run]) -> int:
+    """Warm a contestant up, and return how many operations it does in `RUN_S`."""
+    run(100)
+    return max(COUNT_MIN, min(COUNT_MAX, round(run(300).rate * RUN_S)))

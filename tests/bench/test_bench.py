@@ -1,51 +1,102 @@
 """The benchmark itself: what it counts, and when an aim is missed."""
 
+import http.client
+from pathlib import Path
+
 import pytest
 
-from tests.bench.contestants import Run
 from tests.bench.part import Part
-from tests.bench.races import run_rounds
-from tests.bench.report import Report, at_least, at_most, percentile
+from tests.bench.peer import Peer
+from tests.bench.races import rotations
+from tests.bench.results import Results, percentile, ratio, spread
+from tests.bench.rivals.environments import PINNED
+from tests.bench.tables import Aim, tables
+from tests.bench.usage import family
 from worker.ledger import open_ledger, search
 from worker.testbed.local_system import Environment
 from worker.testbed.processes import ProcessFailed
 
 
 def test_every_round_runs_each_contestant_and_begins_with_another() -> None:
-    order: list[str] = []
-
-    def contestant(name: str) -> Run:
-        order.append(name)
-        return Run(count=len(order), seconds=1.0, cpu=0.0)
-
-    first, second = run_rounds(2, lambda: contestant("a"), lambda: contestant("b"))
-
-    assert "".join(order) == "ab" + "ab" + "ba"
-    assert [run.rate for run in first] == [3, 6]
-    assert [run.rate for run in second] == [4, 5]
+    assert ["".join(order) for order in rotations(["a", "b", "c"], 4)] == ["abc", "bca", "cab", "abc"]
 
 
-def test_a_figure_beside_its_aim_is_met_or_missed(capsys: pytest.CaptureFixture[str]) -> None:
-    report = Report()
+def test_results_are_lines_that_another_run_continues(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    Results(path).add("race", who="ours", round=0, rate=1234.567)
 
-    report.section("a race", [at_least("rate", 1.0, 1.0), at_least("worst", 0.89, 0.9), at_most("CPU", 0.4, 1 / 3)])
+    resumed = Results(path, resume=True)
+    resumed.add("race", who="ours", round=1, rate=1500.0)
 
-    assert report.missed == ["a race: worst 0.89x", "a race: CPU 0.40x"]
-    assert capsys.readouterr().out.count("NOT MET") == 2
+    assert [row["rate"] for row in Results(path, resume=True).of("race", who="ours")] == [1235.0, 1500.0]
+    assert Results(path).rows == []
 
 
-def test_percentiles_are_values_that_were_seen() -> None:
+def test_a_ratio_compares_within_each_round() -> None:
+    ours = [{"round": 0, "rate": 20.0}, {"round": 1, "rate": 10.0}, {"round": 2, "rate": 9.0}]
+    theirs = [{"round": 1, "rate": 5.0}, {"round": 0, "rate": 10.0}]
+
+    assert ratio(ours, theirs, "rate") == 2.0
+    assert ratio(ours, [], "rate") is None
+
+
+def test_figures_are_medians_between_the_lowest_and_the_highest() -> None:
     values = [float(value) for value in range(100, 0, -1)]
 
     assert (percentile(values, 0.5), percentile(values, 0.99), percentile([7.0], 0.99)) == (51.0, 100.0, 7.0)
+    assert spread([3.0, 1.0, 2.0], "{:.0f}".format) == "2 (1-3)"
+    assert spread([], str) == "-"
+
+
+def test_an_aim_is_met_or_missed_or_was_not_measured(tmp_path: Path) -> None:
+    assert [Aim("", value, 2.0).met for value in (2.0, 2.1, None)] == [True, False, None]
+    assert Aim("", 1.9, 2.0, is_least=True).met is False
+    results = Results(tmp_path / "results.jsonl")
+    for who, rate, cpu_ms in (("ours, bulk", 4000.0, 0.19), ("taskiq", 1600.0, 0.6)):
+        results.add("race", who=who, round=0, latency_ms=0, at_once=10, rate=rate, cpu_ms=cpu_ms, redis_bytes=0.0)
+
+    text = tables(results)
+
+    assert "| ours, bulk | 4,000; 0.19 |" in text
+    assert "| CPU per operation, bulk, 0 ms, 10 at once | 0.19 ms | <= 0.2 ms |  |" in text
+    assert "| rate, bulk : taskiq, 0 ms, 10 at once | 2.5 | >= 3 | missed |" in text
+
+
+def test_the_peer_counts_what_it_carries_out_refuses_and_loses(tmp_path: Path) -> None:
+    def ask(name: str) -> int:
+        connection = http.client.HTTPConnection("127.0.0.1", peer.port, timeout=5)
+        try:
+            connection.request("POST", "/x", f'{{"account_login": "1", "request_id": "{name}"}}')
+            return connection.getresponse().status
+        except http.client.RemoteDisconnected:
+            return 0
+        finally:
+            connection.close()
+
+    with Peer(tmp_path) as peer:
+        assert [ask("a"), ask("a"), ask("b")] == [200, 200, 200]
+        peer.set(refuse=100)
+        assert ask("c") == 503
+        peer.set(lose=100)
+        assert ask("d") == 0
+        assert {name: effect.times for name, effect in peer.effects().items()} == {"a": 2, "b": 1, "d": 1}
+        assert (peer.ids(), peer.requests()) == (3, 5)
+        peer.reset()
+        assert peer.effects() == {}
+
+
+def test_rivals_are_pinned_to_exact_versions() -> None:
+    assert {"requests", "aiohttp", "celery", "dramatiq", "huey", "arq", "taskiq"} <= PINNED.keys()
+    assert all("==" in requirement for pinned in PINNED.values() for requirement in pinned)
 
 
 def test_the_crm_enqueues_in_a_process_of_its_own(environment: Environment) -> None:
     ledger = open_ledger(environment.database_url, create=True)
     crm = Part("crm", environment.variables, environment.folder / "crm.log")
     try:
+        assert crm.pid in family(crm.pid)
         answer = crm.run("many", batch="bulk", count=3)
-        calls = crm.run("singly", batch="single", count=2)["calls"]
+        calls = crm.run("feed", batch="single", count=2, per_second=1000)["calls"]
     finally:
         crm.close()
 
@@ -59,7 +110,7 @@ def test_the_crm_enqueues_in_a_process_of_its_own(environment: Environment) -> N
 
 def test_a_part_that_ends_early_raises_its_log(environment: Environment) -> None:
     loop = Part(
-        "loop", environment.variables, environment.folder / "loop.log"
+        "rivals.requests_loop", environment.variables, environment.folder / "loop.log"
     )  # without the variable that says where to post
     try:
         with pytest.raises(ProcessFailed, match="BENCH_URL"):

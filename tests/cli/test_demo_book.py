@@ -1,27 +1,14 @@
 """`b2copy-sync demo --story book`: ten clients from their registration to their withdrawals' fees."""
 
-import json
 import re
 from pathlib import Path
 
-import pytest
-
-from tests.cli.test_demo import Finished, finish, running_demo
+from tests.cli.test_demo import finish, running_demo
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Finished, Finished]:
-    """Two at once: as text, and as JSON."""
-    text, document = tmp_path_factory.mktemp("text"), tmp_path_factory.mktemp("json")
-    with (
-        running_demo(text, "--story", "book", COLUMNS="80") as first,
-        running_demo(document, "--story", "book", "--json") as second,
-    ):
-        return finish(first, text), finish(second, document)
-
-
-def test_each_client_is_one_line_of_a_table_at_the_end(finished: tuple[Finished, Finished]) -> None:
-    text, _ = finished
+def test_each_client_is_one_line_of_a_table_at_the_end(tmp_path: Path) -> None:
+    with running_demo(tmp_path, "--story", "book", COLUMNS="80") as process:
+        text = finish(process, tmp_path)
 
     assert (text.returncode, text.left) == (0, []), text.out + text.err
     assert "\x1b" not in text.out
@@ -32,16 +19,6 @@ def test_each_client_is_one_line_of_a_table_at_the_end(finished: tuple[Finished,
     assert all(len(line) <= 80 for line in table.splitlines()[:11])
     assert "C-07, B2COPY says: the master account cannot be credited" in table
     assert "B2COPY has 10 clients and 10 accounts, 0 made twice. It took 1 login" in table
-
-
-def test_the_report_is_one_json_document(finished: tuple[Finished, Finished]) -> None:
-    _, document = finished
-    report = json.loads(document.out)
-
-    assert report["passed"] is True
-    assert (report["registered"], report["opened"], report["twice"]) == (10, 10, 0)
-    assert [line["fees"] for line in report["lines"]].count("charged") == 6
-    assert {line["login"]: line["account"] for line in report["lines"]}["700101"]
 
 
 def test_options_of_the_other_story_are_refused(tmp_path: Path) -> None:

@@ -4,8 +4,10 @@ import time
 from collections.abc import Callable
 
 from tests.cli.conftest import Command
-from tests.operations import fail_operation
+from tests.operations import fail_operation, find_operation
+from tests.support import until
 from worker.ledger import Ledger, find, search
+from worker.operation import WaitReason
 from worker.sandbox.control_client import SandboxControl
 from worker.testbed.processes import Process
 
@@ -15,7 +17,7 @@ def test_the_exit_code_tells_how_it_ended(
 ) -> None:
     sandbox.switches(
         logins={
-            "1": {"pending_polls": 1},
+            "1": {"pending_polls": 3},
             "2": {"ends": "ERROR", "message": "no funds"},
             "3": {"until_finished": True},
         }
@@ -28,7 +30,9 @@ def test_the_exit_code_tells_how_it_ended(
 
     paid = fees("1")
     refused = fees("2")
-    pending = fees("3", "--timeout", "1s")
+    b2copy_sync("fees", "--account", "3", "--request-id", "W3")
+    until(lambda: find_operation(ledger, "W3").wait_reason == WaitReason.PENDING_AT_B2COPY)
+    pending = fees("3", "--timeout", "0.2s")
     sandbox.finish_fees(request_id="W3")
     refreshed = b2copy_sync("status", "W3", "--refresh", "--json")
     called = b2copy_sync(

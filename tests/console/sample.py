@@ -17,7 +17,7 @@ from tests.operations import (
     succeed_operation,
 )
 from worker.ledger import Ledger, cancel, pause, replay, settle
-from worker.ledger.batches import begin_batch, cancel_batch, pause_batch
+from worker.ledger.batches import begin_batch, cancel_batch, pause_batch, sweep
 from worker.ledger.minute_statistics import MINUTE_MS, summarize_minutes
 from worker.ledger.schema import minutes
 from worker.operation import FailureReason, State, Step, Transition, WaitReason
@@ -65,10 +65,19 @@ def fill(ledger: Ledger) -> None:
     again = claim_named(ledger, "W7")
     succeed(ledger, again)
     for book, rows in (("book-3f9a2c11", 60), ("march-77aa01bc", 40), ("wrong-0badf00d", 5)):
-        begin_batch(ledger, book, kind="fees.process", lane="bulk", source=f"{book[:5]}.csv", rows=rows, by="ann@desk")
+        begin_batch(
+            ledger,
+            book,
+            kind="fees.process",
+            lane="bulk",
+            source=f"{book.partition('-')[0]}.csv",
+            rows=rows,
+            by="ann@desk",
+        )
         record_operations(ledger, *(f"{book[0]}{number}" for number in range(rows)), lane="bulk", batch=book)
     pause_batch(ledger, "march-77aa01bc", "bob", "the amounts are those of February")
     cancel_batch(ledger, "wrong-0badf00d", "ann", "the file of another broker")
+    sweep(ledger, 10.0)
     blocked = claim_due(ledger, limit=1)
     make_wait(ledger, *blocked, wait_reason=WaitReason.NO_ACCESS, attempt=attempt_record("access_refused"))
 

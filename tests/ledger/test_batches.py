@@ -115,6 +115,7 @@ def test_a_cancelled_batch_ends_what_was_never_sent_and_tells_what_is_beyond_rec
         State.CANCELLED: 597, State.RUNNING: 1, State.WAITING: 1, State.FAILED: 1,
     }  # fmt: skip
     succeed(ledger, running)
+    sweep(ledger, 5.0)
     record_book(ledger, "late")
     assert claimed(ledger) == []
     sweep(ledger, 5.0)

@@ -11,12 +11,13 @@ from sqlalchemy import text
 from pytest_b2copy.ledger_for_tests import Ledgers
 from pytest_b2copy.sandbox import Sandbox
 from tasks import enqueue
+from tests.ledger.conftest import database, empty_database_url, own_ledger_url, postgres_server  # noqa: F401
+from tests.operations import record_operation
 from tests.support import until
 from tests.webhook.conftest import SECRETS
 from worker import instances
 from worker.errors import SettingsError
-from worker.ledger import pause
-from worker.ledger.migrations import migrate
+from worker.ledger import pause, search
 from worker.operation import FailureReason, State, WaitReason
 from worker.settings import crm_settings
 from worker.webhook.signing import Secrets
@@ -163,17 +164,26 @@ def test_no_thread_is_left_of_each_use(request: pytest.FixtureRequest, b2copy: S
     until(lambda: len(renewing()) == 1, within=1.0)  # this test's own
 
 
-def test_a_ledger_that_the_plugin_has_not_made_is_never_emptied(tmp_path: Path) -> None:
-    real = f"sqlite:///{tmp_path}/real.sqlite"
-    migrate(real)
+def test_a_ledger_that_the_plugin_has_not_made_is_never_emptied(
+    own_ledger_url: str,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    real = own_ledger_url
     ledgers = Ledgers(tmp_path)
 
     with pytest.raises(ValueError, match="a ledger that this plugin has not made"):
         ledgers.empty(real)
 
-    made = f"sqlite:///{tmp_path}/made.sqlite"
-    assert ledgers.empty(made)[0] == ledgers.empty(made)[0] == made
-    ledgers.close()
-    again = Ledgers(tmp_path)  # another test process
-    assert again.empty(made)[0] == made
-    again.close()
+
+def test_a_ledger_in_the_crms_database_is_empty_for_each_test_and_each_process(
+    empty_database_url: str,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    for _ in range(2):  # two test processes, one after the other
+        ledgers = Ledgers(tmp_path)
+        for _ in range(2):
+            url, ledger = ledgers.empty(empty_database_url)
+            assert (url, search(ledger)) == (empty_database_url, [])
+            record_operation(ledger)
+            pause(ledger, "bulk", "ada", "a test")
+        ledgers.close()

@@ -33,7 +33,7 @@ class TestWithoutAWorker:
         began = time.monotonic()
         with pytest.raises(NoAnswerInTime, match=r"no worker has answered within 0\.3 s") as caught:
             enqueue.read("accounts", timeout_s=0.3)
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 8
         assert isinstance(caught.value, Unavailable)
         with broker.client as client:
             assert client.llen(READS) == 1
@@ -49,7 +49,7 @@ class TestWithoutAWorker:
             read = host.submit(enqueue.read, "accounts")
             until(lambda: sandbox.counters()["calls"].get("accounts.list"))
             process.stop()
-            assert read.result(5) == []
+            assert read.result(20) == []
 
     def test_the_queue_does_not_grow_without_end(self, active_environment: Environment, broker: Broker) -> None:
         with broker.client as client:
@@ -65,7 +65,7 @@ class TestWithoutAWorker:
         with pytest.raises(Unavailable, match="Redis does not answer"):
             enqueue.read("accounts", timeout_s=30)
 
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
 
 
 class TestInAWorker:
@@ -121,13 +121,13 @@ class TestInAWorker:
 
 def test_an_answer_is_taken_once_and_expires_by_itself(active_environment: Environment, broker: Broker) -> None:
     answers = Answers(load(CrmSettings))
-    answers.post("one", b"sealed", 5_000)
+    answers.post("one", b"sealed", 50_000)
     answers.post("two", b"sealed", 3_600_000)
 
     with broker.client as client:
-        assert 0 < client.pttl(f"{ANSWERS}one") <= 5_000
+        assert 0 < client.pttl(f"{ANSWERS}one") <= 50_000
         assert 0 < client.pttl(f"{ANSWERS}two") <= 60_000
-        assert abs(answers.clock_ms() / 1000 - time.time()) < 5
+        assert abs(answers.clock_ms() / 1000 - time.time()) < 60
     assert answers.take("one", 1) == b"sealed"
     assert answers.take("one", 0.01) is None
     assert answers.take("another", 0.01) is None

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.support import until
 from worker.testbed.local_system import Environment
 from worker.testbed.processes import Process, clean_environment
-from worker.watch.log_redaction import LIMIT, guard
+from worker.watch.log_redaction import LIMIT, clean, guard
 from worker.watch.printable import one_line
 
 FORGED = "x\n[2026-11-24 12:00:00: INFO] operation W9 succeeded\x1b[2K\x1b]0;owned\x07\u202e\x9b31m"
@@ -117,6 +117,28 @@ def test_a_line_of_json_is_one_line_that_parses(log: Callable[..., str], secret:
     assert len(written.splitlines()) == 1
     assert "canary" not in written
     assert json.loads(written)["body"]["access_token"] == "[redacted]"
+
+
+@pytest.mark.parametrize("message", ["done", "Bearer canary-1"])
+def test_no_field_of_a_record_holds_a_secret_whatever_the_message_holds(message: str) -> None:
+    fields = {"answer": "Bearer canary-2", "body": {"password": "canary-3"}, "safe": "money", "tries": 2}
+    record = logging.makeLogRecord({"msg": message, **fields})
+
+    clean(record)
+
+    assert "canary" not in repr(vars(record))
+    assert vars(record)["safe"] == "money"
+    assert vars(record)["tries"] == 2
+
+
+def test_a_record_that_was_changed_after_it_was_cleaned_is_cleaned_again(log: Callable[..., str]) -> None:
+    record = logging.makeLogRecord({"msg": "done"})
+    clean(record)
+    record.msg = "Bearer canary"
+
+    clean(record)
+
+    assert record.getMessage() == "Bearer [redacted]"
 
 
 CRM = """

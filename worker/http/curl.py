@@ -12,9 +12,8 @@ import os
 import select
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 import certifi
 
@@ -51,8 +50,7 @@ def always_allowed() -> None:
     """The `before_send` of a request that may be sent at any time."""
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Request:
+class Request(NamedTuple):
     """A request to send. `name` stands for it in errors. `resendable`: sending it twice does no harm.
 
     Requests with equal headers should hold the same `headers` object, because libcurl gets the headers again only if

@@ -42,7 +42,7 @@ PAUSED, CANCELLED = "paused", "cancelled"
 BATCH = "batch:"
 """What the name of a batch begins with in the audit and in proposals."""
 
-PAGE = 50  # batches on one page
+PAGE = 20  # batches on one page: their operations are counted
 CHUNK = 2_000  # operations that one transaction of a sweep moves
 CANCEL_CHUNK = 500  # fewer, because each end has consequences
 RATE_MS = 60_000  # ms; the rate of a batch is what ended within this time
@@ -120,7 +120,7 @@ _CANCEL = (
     )
     .returning(c.id, c.key, c.entity, c.ended_at)
 )
-# A claim has met operations that were added to a cancelled batch after it was swept.
+# A claim has met operations that were added to a cancelled batch, or came back unsent, after it was swept.
 _SWEEP_AGAIN = (
     update(batches)
     .where(
@@ -297,9 +297,7 @@ def _sweep_chunk(connection: Connection, batch: str) -> bool:
         _move(connection, found, ids)
         connection.execute(_SWEPT, {"batch": batch, "to": ids[-1]})
         return True
-    # What runs now may come back unsent: then a cancelled batch must be swept once more.
-    again = found.decision == CANCELLED and connection.execute(_running(batch)).first() is not None
-    connection.execute(_SWEPT, {"batch": batch, "to": 0 if again else None})
+    connection.execute(_SWEPT, {"batch": batch, "to": None})
     return False
 
 
@@ -328,10 +326,6 @@ def _next_ids(batch: Batch, limit: int) -> Any:
     ]
     ids = union_all(*(select(source.c.id) for source in sources)).subquery()
     return select(ids.c.id).order_by(ids.c.id).limit(limit)
-
-
-def _running(batch: str) -> Any:
-    return select(c.id).where(c.batch == batch, c.state == sql_literal(State.RUNNING)).limit(1)
 
 
 def _decide(connection: Connection, batch: str, decision: str | None, actor: str, note: str, seen: str | None) -> Batch:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from worker.watch.printable import many_lines, one_line
-from worker.watch.redact import redacted, redacted_value
+from worker.watch.redact import may_hold_secret, redacted, redacted_value
 
 OUR_LOGGERS = ("worker", "tasks")
 LIMIT = 32_768  # characters of one message
@@ -46,9 +46,12 @@ class Redacted(logging.Formatter):
         self._formatter = formatter or logging.Formatter()
 
     def format(self, record: logging.LogRecord) -> str:
-        record = copy.copy(record)
-        clean(record)
+        if not _is_clean(record):
+            record = copy.copy(record)
+            clean(record)
         text = redacted(self._formatter.format(record))
+        if text.isprintable():  # one line
+            return text
         if text.startswith("{"):  # JSON: its strings hold no line end
             return many_lines(text)
         first, *others = text.split("\n")
@@ -58,7 +61,7 @@ class Redacted(logging.Formatter):
 
 def clean(record: logging.LogRecord) -> None:
     """Redact and escape a record in place: message, traceback and extra fields. Doing it twice changes nothing."""
-    if getattr(record, _CLEANED, None) == _state_of(record):  # cleaned already, and unchanged since
+    if _is_clean(record):
         return
     try:
         message = record.getMessage()
@@ -67,15 +70,24 @@ def clean(record: logging.LogRecord) -> None:
     message = message.rstrip("\n")
     if len(message) > LIMIT:
         message = f"{message[:LIMIT]} ... ({len(message) - LIMIT} more characters)"
-    record.msg, record.args = one_line(redacted(message)), ()
+    extra = {name: value for name, value in vars(record).items() if name not in STANDARD_FIELDS}
+    texts = [value for value in extra.values() if isinstance(value, str)]
+    texts_are_safe = not may_hold_secret("\n".join([message, *texts]))  # one check for all, as most records are safe
+    record.msg, record.args = one_line(message if texts_are_safe else redacted(message)), ()
     if record.exc_info and not record.exc_text:
         record.exc_text = _plain.formatException(record.exc_info)  # formatters use this text
     record.exc_text = record.exc_text and _indented(record.exc_text)
     record.stack_info = record.stack_info and _indented(record.stack_info)
-    for name in vars(record).keys() - STANDARD_FIELDS:
-        setattr(record, name, redacted_value(getattr(record, name)))
+    for name, value in extra.items():
+        if not (texts_are_safe and isinstance(value, str)):
+            setattr(record, name, redacted_value(value))
     setattr(record, _CLEANED, None)
     setattr(record, _CLEANED, _state_of(record))
+
+
+def _is_clean(record: logging.LogRecord) -> bool:
+    """Return whether the record was cleaned and has not changed since."""
+    return bool(getattr(record, _CLEANED, None) == _state_of(record))
 
 
 def _state_of(record: logging.LogRecord) -> tuple[Any, ...]:

@@ -6,7 +6,7 @@ The engine calls these functions, and they never raise: what was done must not f
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from functools import wraps
+from functools import cache, wraps
 from typing import Any, ParamSpec
 
 from sqlalchemy import Connection, Engine, ExceptionContext, event
@@ -38,6 +38,14 @@ def _never_raising(observe: Callable[P, None]) -> Callable[P, None]:
     return observe_or_log
 
 
+# `labels` takes longer than to count, so what every operation counts is looked up once. All values are fixed words.
+_attempts = cache(metrics.ATTEMPTS.labels)
+_attempt_seconds = cache(metrics.ATTEMPT_SECONDS.labels)
+_ended = cache(metrics.ENDED.labels)
+_requests = cache(metrics.REQUESTS.labels)
+_request_seconds = cache(metrics.REQUEST_SECONDS.labels)
+
+
 @_never_raising
 def observe_claimed(claims: Iterable[Claim]) -> None:
     """Count the claims that were taken over from a process that let its lease lapse."""
@@ -53,15 +61,15 @@ def observe_settled(lane: str, transitions: Sequence[Transition], lost: Sequence
     for transition in transitions:
         claim, attempt = transition.claim, transition.attempt
         if attempt is not None:
-            metrics.ATTEMPTS.labels(claim.kind, attempt.outcome).inc()
-            metrics.ATTEMPT_SECONDS.labels(claim.kind).observe(attempt.duration_ms / 1000)
+            _attempts(claim.kind, attempt.outcome).inc()
+            _attempt_seconds(claim.kind).observe(attempt.duration_ms / 1000)
             if claim.phase == Phase.POLL:
                 metrics.POLLS.labels(claim.kind, attempt.outcome).inc()
             if log.isEnabledFor(logging.INFO):
                 _log_attempt(lane, transition, attempt, claim.id in late)
         if transition.state in FINAL and claim.id not in late:
             reason = transition.failure_reason or ""
-            metrics.ENDED.labels(claim.kind, lane, transition.state, reason).inc()
+            _ended(claim.kind, lane, transition.state, reason).inc()
 
 
 @_never_raising
@@ -71,8 +79,8 @@ def observe_request(destination: str, route: str, seconds: float, status: int | 
         group = "429" if status == 429 else f"{status // 100}xx"
     else:
         group = "no_answer" if has_left else "not_sent"
-    metrics.REQUESTS.labels(destination, route, group).inc()
-    metrics.REQUEST_SECONDS.labels(destination, route).observe(seconds)
+    _requests(destination, route, group).inc()
+    _request_seconds(destination, route).observe(seconds)
 
 
 @_never_raising

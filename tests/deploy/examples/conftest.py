@@ -30,6 +30,13 @@ def tool(name: str) -> str:
     return found
 
 
+def needs_pg() -> None:
+    """Skip the test if Node has no package `pg`."""
+    found = subprocess.run([tool("node"), "-e", "require('pg')"], capture_output=True)
+    if found.returncode:
+        pytest.skip("Node's package pg is not installed (npm install pg, NODE_PATH): this example is NOT tested here")
+
+
 def run(*command: str | Path, stdin: bytes | None = None, **environment: str) -> str:
     """Run a program to its end and return what it prints."""
     # NODE_PATH: where `npm install pg` was done.

@@ -1,7 +1,5 @@
 """Each example requests an operation with one INSERT, in a transaction of the CRM's own."""
 
-import os
-import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -9,7 +7,7 @@ from sqlalchemy import text
 
 from tests.crm.conftest import crm_host  # noqa: F401
 from tests.crm.test_requests import take
-from tests.deploy.examples.conftest import EXAMPLES, WITHDRAWALS, run, tool
+from tests.deploy.examples.conftest import EXAMPLES, WITHDRAWALS, needs_pg, run, tool
 from tests.ledger.conftest import (  # noqa: F401
     database,
     ledger,
@@ -91,13 +89,9 @@ def test_psql_as_a_role_with_the_least_rights(crm: Ledger) -> None:
 
 @on_postgresql
 def test_node(crm: Ledger) -> None:
-    node = tool("node")
-    environment = {"NODE_PATH": os.environ["NODE_PATH"]} if "NODE_PATH" in os.environ else {}
-    found = subprocess.run([node, "-e", "require('pg')"], env=os.environ | environment, capture_output=True)
-    if found.returncode:
-        pytest.skip("Node's package pg is not installed (npm install pg, NODE_PATH): this example is NOT tested here")
+    needs_pg()
 
-    run(node, EXAMPLES / "request.mjs", "W1", "123456", CRM_DATABASE_URL=url_of(crm))
+    run(tool("node"), EXAMPLES / "request.mjs", "W1", "123456", CRM_DATABASE_URL=url_of(crm))
 
     assert was_requested(crm)
 
