@@ -226,6 +226,20 @@ def test_a_refused_url_does_not_show_its_password(active_environment: Environmen
     assert "pass-word" not in refused()
 
 
+@pytest.mark.parametrize("name", ["REDIS_PASSWORD_FILE", "DATABASE_URL", "HOST", "DEVICE_IP", "x\ny"])
+@pytest.mark.parametrize("value", ["\r", "/a\nforged", "a\x1b[31m", "\u2028", "\u202e"])
+def test_each_problem_is_one_line_whatever_the_variables_hold(
+    active_environment: Environment, monkeypatch: Monkey, name: str, value: str
+) -> None:
+    monkeypatch.setenv(f"B2COPY_{name}", value)
+
+    with pytest.raises(SettingsError) as caught:
+        load(Settings)
+
+    lines = str(caught.value).splitlines()
+    assert all(line.startswith("B2COPY_") and line.isprintable() for line in lines), lines
+
+
 def test_notices_must_be_signed(active_environment: Environment, monkeypatch: Monkey) -> None:
     monkeypatch.setenv("B2COPY_WEBHOOK_URL", "https://crm.example.com/hook?of=b2copy")
 

@@ -14,7 +14,7 @@ from kombu.transport import TRANSPORT_ALIASES
 
 from worker.beat_schedule import schedule
 from worker.queues import HOUSEKEEPING, INBOX, QUEUES, READS
-from worker.redis_url import without_query
+from worker.redis_url import without_password, without_query
 from worker.settings import CrmSettings, crm_settings
 
 CONCURRENCY = 8  # Celery's threads: at most one for each lane; the others record messages and run the scheduled jobs
@@ -82,7 +82,8 @@ def publishing_settings(settings: CrmSettings) -> dict[str, Any]:
     from worker.redis_connection import tls_options
 
     return {
-        "broker_url": without_query(settings.redis_url),
+        # Without the password, which `connection_for_write` adds: Celery's frames hold these settings.
+        "broker_url": without_password(without_query(settings.redis_url)),
         "broker_transport": _TRANSPORT,
         "broker_use_ssl": tls_options(settings) or None,
         "task_serializer": "json",

@@ -13,12 +13,25 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from worker.errors import SettingsError
+from worker.errors import SettingsError, without_frames
 from worker.redis_url import uses_tls, verifies_certificate, without_query
 from worker.settings import CrmSettings
 
 
-class VerifiedTlsConnection(redis.SSLConnection):
+class QuietConnection(redis.Connection):
+    """redis-py's connection. The frames of its errors do not hold the password, which error trackers would store."""
+
+    def connect_check_health(self, *args: Any, **options: Any) -> None:
+        """Connect and log in."""
+        try:
+            super().connect_check_health(*args, **options)
+            return
+        except (redis.RedisError, OSError) as error:
+            failed = without_frames(error)
+        raise failed
+
+
+class VerifiedTlsConnection(redis.SSLConnection, QuietConnection):
     """redis-py's TLS connection on a context of our own: `ssl.create_default_context` obeys SSLKEYLOGFILE."""
 
     def _wrap_socket_with_ssl(self, sock: socket.socket) -> ssl.SSLSocket:
@@ -74,4 +87,4 @@ def redis_client(
 
 def _connection_class(settings: CrmSettings) -> dict[str, Any]:
     options = tls_options(settings)
-    return {"connection_class": VerifiedTlsConnection, **options} if options else {}
+    return {"connection_class": VerifiedTlsConnection if options else QuietConnection, **options}

@@ -69,12 +69,13 @@ def without_query(url: str) -> str:
     return url.partition("?")[0]
 
 
-def without_password(url: str, database: int) -> str:
-    """Return a checked URL with another database and without its password, for a person."""
+def without_password(url: str, database: int | None = None) -> str:
+    """Return a checked URL without its password, and with another database if one is given."""
     parts = urlsplit(url)
     login, _, address = parts.netloc.rpartition("@")
     name = login.partition(":")[0]
-    return parts._replace(netloc=f"{name}@{address}" if name else address, path=f"/{database}").geturl()
+    path = parts.path if database is None else f"/{database}"
+    return parts._replace(netloc=f"{name}@{address}" if name else address, path=path).geturl()
 
 
 def _is_verified(options: dict[str, str], scheme: str, host: str) -> bool:

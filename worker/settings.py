@@ -432,7 +432,12 @@ def load(kind: type[AnySettings]) -> AnySettings:
             problems += _contradictions(settings)
         if not problems:
             return settings
-    raise SettingsError("\n".join(problems))
+    raise SettingsError("\n".join(map(_one_line, problems)))
+
+
+def _one_line(problem: str) -> str:
+    """Escape what is not printable: a variable may hold line ends, and programs read one problem a line."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in problem)
 
 
 @cache

@@ -10,6 +10,7 @@ import pytest
 
 from tests.b2copy.documented import check
 from worker.b2copy import B2Copy
+from worker.b2copy.response_mapping import data_of
 from worker.b2copy.routes import account_create, account_list, client_registration, leaderboard, seamless_login
 from worker.b2copy.routes import statistics as statistics_widget
 from worker.b2copy.routes.account_create import NewAccount
@@ -174,6 +175,34 @@ def test_a_client_is_read_from_an_envelope_or_bare_with_numbers_as_text(body: di
 def test_what_cannot_be_believed_is_no_client(body: Any, error: type[Exception]) -> None:
     with pytest.raises(error):
         read_client(body, {"side_login": "12"})
+
+
+@pytest.mark.parametrize("name", ["accountNumber", "account_number", "login"])
+def test_an_answer_about_another_account_is_no_new_account(name: str) -> None:
+    sent = {"accountNumber": "7"}
+
+    assert account_create.read_created({"data": {"id": 1, name: 7}, "status": 200}, sent).number == "7"
+    assert account_create.read_created({"data": {"id": 1}, "status": 200}, sent).number == "7"
+    with pytest.raises(UnknownOutcome, match="got 8"):
+        account_create.read_created({"data": {"id": 1, name: 8}, "status": 200}, sent)
+
+
+@pytest.mark.parametrize(
+    ("status", "is_one"), [(99, False), (100, True), ("100", True), (200, True), ("0200", False), (True, False)]
+)
+def test_an_envelope_has_the_status_of_an_answer(status: Any, is_one: bool) -> None:
+    body = {"data": 7, "status": status}
+
+    assert data_of(body, "route") == (7 if is_one else body)
+
+
+@pytest.mark.parametrize("status", [600, "600", 1000])
+def test_a_status_beyond_those_of_http_is_no_error(status: Any) -> None:
+    body = {"data": 7, "status": status}
+
+    assert data_of(body, "route") == body
+    with pytest.raises(Unavailable):
+        data_of({"data": 7, "status": 599}, "route")
 
 
 def test_dates_have_two_formats_and_figures_are_exact() -> None:

@@ -4,10 +4,11 @@ import json
 import multiprocessing
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from worker import instances
 from worker.crm import requests_table
 from worker.crm.requests_table import take_requests
 from worker.errors import NotAllowed
+from worker.kind import Kind
 from worker.ledger import Ledger, find, open_ledger, record, search
 from worker.ledger.engine import seconds_since_outage
 from worker.operation import FailureReason, Operation, State
@@ -223,6 +225,105 @@ def test_a_row_that_meets_an_error_of_our_own_waits_and_holds_no_other_up(
     assert take(ledger) == {"money": 1}
 
 
+@pytest.fixture
+def inbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    from worker.messages import inbox  # reads the settings, which the fixtures have made
+
+    monkeypatch.setattr(inbox, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(inbox, "_RETURN_PAUSE_S", 0.0)
+    yield inbox
+    instances.ledger().close()
+
+
+MESSAGE = SimpleNamespace(origin="crm", id="m-1", task="b2copy.fees.process")
+FIELDS = {"account_login": "7", "request_id": "W1"}
+
+
+@contextmanager
+def failing(fault: Exception) -> Iterator[Kind[Any]]:
+    """The fee run's kind with a fault of ours in it."""
+
+    def describe(payload: Any) -> Any:
+        raise fault
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(vars(KINDS["fees.process"]), "describe", describe)
+        patch.setattr(requests_table, "_logged", set())
+        yield KINDS["fees.process"]
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("a fault of ours"), KeyError("x"), RecursionError(), MemoryError()])
+def test_a_message_that_meets_an_error_of_our_own_waits_and_is_recorded_when_it_is_mended(
+    ledger: Ledger, inbox: ModuleType, fault: Exception
+) -> None:
+    with failing(fault) as kind:
+        inbox.take_in(kind, MESSAGE, (), FIELDS)  # it does not raise, so the message is acknowledged
+        inbox.take_in(kind, MESSAGE, ("7",), {"request_id": "W1"})  # delivered twice, by position
+        assert take(ledger) == {}
+        assert (rows_left(ledger), search(ledger)) == (2, [])
+
+    take(ledger)
+
+    [operation] = search(ledger)
+    assert (operation.key, operation.requested_by) == (key_of("W1"), "sql: message from crm")
+    assert rows_left(ledger) == 0
+
+
+def test_a_message_that_meets_an_error_of_our_own_for_a_day_is_stored_as_failed(
+    ledger: Ledger, inbox: ModuleType, insert: Insert
+) -> None:
+    with failing(RuntimeError("with a secret in it")) as kind:
+        inbox.take_in(kind, MESSAGE, (), FIELDS)
+        insert(kind="fees.process", payload=FEES % "W2")
+        with ledger.writing() as connection:
+            earlier = f"requested_at - {requests_table.MESSAGE_WAIT_MS - 60_000}"
+            connection.execute(text(f"UPDATE b2copy_requests SET requested_at = {earlier}"))
+        take(ledger)
+        assert search(ledger) == []
+        with ledger.writing() as connection:
+            connection.execute(text("UPDATE b2copy_requests SET requested_at = requested_at - 60000"))
+        take(ledger)
+
+    [operation] = search(ledger)
+    assert operation.state is State.FAILED
+    assert operation.result == {"error": "an error on our side for a day: RuntimeError"}
+    assert '"account_login": "7"' in json.loads(operation.payload["message"])["payload"]
+    assert rows_left(ledger) == 1, "a CRM's own row waits for as long as it takes"
+
+
+@on_postgresql
+def test_a_message_that_cannot_be_left_to_dispatch_either_is_stored_as_failed(
+    ledger: Ledger, inbox: ModuleType
+) -> None:
+    with ledger.writing() as connection:
+        connection.execute(text("ALTER TABLE b2copy_requests RENAME TO b2copy_requests_elsewhere"))
+    try:
+        with failing(RuntimeError("a fault of ours")) as kind:
+            inbox.take_in(kind, MESSAGE, (), FIELDS)
+    finally:
+        with ledger.writing() as connection:
+            connection.execute(text("ALTER TABLE b2copy_requests_elsewhere RENAME TO b2copy_requests"))
+
+    [operation] = search(ledger)
+    assert (operation.key, operation.result) == ("message:m-1", {"error": "a fault of ours"})
+
+
+@on_sqlite
+def test_a_row_that_the_database_refuses_holds_no_other_up(ledger: Ledger, insert: Insert) -> None:
+    with ledger.writing() as connection:
+        connection.execute(
+            text(
+                "CREATE TRIGGER refuses BEFORE INSERT ON b2copy_operations WHEN NEW.key = 'fees.process:W1'"
+                " BEGIN SELECT RAISE(ABORT, 'refused'); END"
+            )
+        )
+    insert(kind="fees.process", payload=FEES % "W1")
+    insert(kind="fees.process", payload=FEES % "W2")
+
+    assert take(ledger) == {"money": 1}
+    assert rows_left(ledger) == 1
+
+
 def test_later_rows_of_an_entity_wait_for_a_row_that_meets_an_error_of_our_own(
     ledger: Ledger, insert: Insert, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -403,20 +504,13 @@ def test_the_status_view_shows_state_reason_and_the_servers_text(ledger: Ledger)
 
 @on_postgresql
 def test_a_message_waits_a_second_for_a_transaction_that_holds_its_key(
-    ledger: Ledger, open_again: Callable[[], Ledger], monkeypatch: pytest.MonkeyPatch
+    ledger: Ledger, inbox: ModuleType, open_again: Callable[[], Ledger], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from worker.messages import inbox  # reads the settings, which the fixtures have made
-
-    monkeypatch.setattr(inbox, "PATIENCE_S", 0.0)
     monkeypatch.setattr(inbox, "LOCK_WAIT_MS", 50)
-    monkeypatch.setattr(inbox, "_RETURN_PAUSE_S", 0.0)
-    fields = {"account_login": "7", "request_id": "W1"}
-    request = SimpleNamespace(origin="crm", id="m-1", task="b2copy.fees.process")
     with open_again().writing() as crm:
-        record(ledger, [KINDS["fees.process"].new(fields, crm_settings())], "crm", crm)
+        record(ledger, [KINDS["fees.process"].new(FIELDS, crm_settings())], "crm", crm)
         with pytest.raises(Reject):
-            inbox.take_in(KINDS["fees.process"], request, (), fields)
-    instances.ledger().close()
+            inbox.take_in(KINDS["fees.process"], MESSAGE, (), FIELDS)
 
     assert [one.key for one in search(ledger)] == [key_of("W1")]
 

@@ -75,6 +75,21 @@ def test_a_late_rejection_resolves_it_too(ledger: Ledger, answered: Claim, secon
     assert (found.state, found.failure_reason, found.outcome_unknown) == (State.FAILED, FailureReason.REJECTED, False)
 
 
+@pytest.mark.parametrize("is_done", [True, False])
+def test_a_late_answer_leaves_nothing_of_what_the_holders_stored_for_a_next_attempt(
+    ledger: Ledger, answered: Claim, second: Claim, is_done: bool
+) -> None:
+    unresolved = Transition(
+        second, State.FAILED, failure_reason=FailureReason.UNRESOLVED, outcome_unknown=True, progress={"seen": 1}
+    )
+    settle(ledger, [unresolved])
+    assert find_operation(ledger, "W1").progress == {"seen": 1}
+
+    settle(ledger, [done(answered) if is_done else rejected(answered)])
+
+    assert find_operation(ledger, "W1").progress is None
+
+
 def test_a_late_answer_that_decides_is_stored_in_the_audit(ledger: Ledger, answered: Claim, second: Claim) -> None:
     leave_unresolved(ledger, second)
 

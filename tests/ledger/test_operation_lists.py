@@ -125,6 +125,19 @@ def test_a_list_of_open_operations_says_that_its_window_was_cut(
     assert count_operations(ledger, wanted) == (0, True)
 
 
+@pytest.mark.parametrize("wanted", [Filter(OPEN), Filter((State.WAITING,), reason=WaitReason.BACKOFF)])
+def test_operations_that_have_ended_cut_no_window_of_open_ones(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, wanted: Filter
+) -> None:
+    monkeypatch.setattr(operation_lists, "WINDOW", 2)
+    make_wait(ledger, hold_operation(ledger, "W1"), wait_reason=WaitReason.BACKOFF, due_in_s=900)
+    for number in range(3):
+        fail_operation(ledger, f"F{number}")
+
+    assert count_operations(ledger, wanted) == (1, True)
+    assert list_operations(ledger, wanted).all_seen
+
+
 def test_the_oldest_is_known_on_both_clocks(ledger: Ledger, clock: LedgerClock) -> None:
     assert oldest_open(ledger, "money") == (None, None)
     record_operations(ledger, "theirs")

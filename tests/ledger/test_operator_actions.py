@@ -12,6 +12,7 @@ from tests.operations import (
     claim_one,
     fail,
     find_operation,
+    hold_operation,
     make_wait,
     names_of,
     record_operations,
@@ -269,3 +270,15 @@ def test_search_finds_operations_by_state_reason_kind_lane_and_time(ledger: Ledg
     assert found(lane="money", limit=1) == ["queued"]
     assert found(before=find_operation(ledger, "rejected").id) == ["old"]
     assert found(kind="call") == []
+
+
+def test_a_replay_forgets_how_long_the_last_wait_was(ledger: Ledger, clock: LedgerClock) -> None:
+    make_wait(ledger, hold_operation(ledger, "W1"), due_in_s=900)
+    clock.advance(901)
+    waited = claim_one(ledger)
+    assert waited.last_wait_s == 900
+    fail(ledger, waited)
+
+    replay(ledger, ["fees.process:W1"], "ada", "the cause is removed")
+
+    assert claim_one(ledger).last_wait_s == 0, "its next back-off begins from the first step"

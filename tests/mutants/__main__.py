@@ -1,20 +1,25 @@
 """`make mutants`: put faults into copies of the code and say which ones no test notices.
 
     python -m tests.mutants                    every part, as many as an hour allows
-    python -m tests.mutants ledger --sample 50 --seconds 600
+    python -m tests.mutants ledger --sample 200 --seconds 600
+    python -m tests.mutants --survivors        once more those that survived, after tests were added
+    python -m tests.mutants --report           only the results so far
 
-A second run continues where the first ended; `--again` forgets earlier results. `justified.txt` lists the survivors
-that change nothing anybody could notice, with the reason. The command exits with 1 if another mutant survives.
+The order is random and always the same, and a run continues where the last one ended: the results are those of a sample
+that grows. `justified.txt` lists the survivors that change nothing anybody could notice, with the reason. The command
+exits with 1 if another mutant survives.
 """
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
 from tests.mutants.parts import PARTS
-from tests.mutants.run import RESULTS, check_unchanged, mutants_in, run_part
+from tests.mutants.run import RESULTS, mutants_in, read_results, run_part
 
 JUSTIFIED = Path(__file__).with_name("justified.txt")
+_Z = 1.96  # standard deviations of a 95 % interval
 
 
 def justified() -> dict[str, str]:
@@ -23,36 +28,51 @@ def justified() -> dict[str, str]:
     return {name: reason.strip() for name, reason in zip(lines[::2], lines[1::2], strict=True)}
 
 
+def interval(killed: int, run: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share that a sample shows (Wilson's score interval)."""
+    if not run:
+        return 0.0, 1.0
+    share, square = killed / run, _Z * _Z
+    middle = share + square / (2 * run)
+    half = _Z * math.sqrt(share * (1 - share) / run + square / (4 * run * run))
+    return (middle - half) / (1 + square / run), (middle + half) / (1 + square / run)
+
+
+def report(name: str) -> int:
+    """Print what became of a part's mutants. Returns how many survived without a reason."""
+    results, reasons = read_results(name), justified()
+    words = [result["result"] for result in results.values()]
+    killed = words.count("killed")
+    survived = [mutant for mutant, result in results.items() if result["result"] in {"survived", "open"}]
+    unexplained = [mutant for mutant in survived if mutant not in reasons]
+    low, high = interval(killed, len(words))
+    print(
+        f"{name:9} {len(mutants_in(PARTS[name])):5} mutants {len(words):5} run {killed:5} killed"
+        f" {100 * killed / max(1, len(words)):5.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+        f" {len(survived) - len(unexplained):3} justified {words.count('timeout'):3} too slow"
+        f" {len(unexplained):3} to look at ({words.count('open')} open)"
+    )
+    for mutant in unexplained:
+        print(f"    {results[mutant]['result']:8} {mutant}")
+    return len(unexplained)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make mutants", description="Which faults do the tests not notice?")
     parser.add_argument("parts", nargs="*", choices=[[], *PARTS], help="all, if none is named")
-    parser.add_argument("--sample", type=int, help="so many mutants of each part, chosen at random, always the same")
+    parser.add_argument("--sample", type=int, help="so many mutants of each part")
     parser.add_argument("--seconds", type=float, default=3600.0, help="for all parts together")
-    parser.add_argument("--at-once", type=int, default=2)
+    parser.add_argument("--quick", action="store_true", help="only the first tests; a later run decides the rest")
+    parser.add_argument("--survivors", action="store_true", help="run again those that survived")
+    parser.add_argument("--report", action="store_true", help="run nothing")
     parser.add_argument("--again", action="store_true", help="forget earlier results")
     options = parser.parse_args()
     parts = options.parts or list(PARTS)
-    reasons, survivors = justified(), 0
-    for name in parts:
+    for name in parts if not options.report else []:
         if options.again:
             (RESULTS / f"{name}.jsonl").unlink(missing_ok=True)
-        check_unchanged(name)
-        results = run_part(name, options.sample, options.seconds / len(parts), options.at_once)
-        survived = [mutant for mutant, result in results.items() if result == "survived"]
-        unexplained = [mutant for mutant in survived if mutant not in reasons]
-        survivors += len(unexplained)
-        killed, timeouts = (sum(result == word for result in results.values()) for word in ("killed", "timeout"))
-        share = 100 * killed / max(1, killed + len(unexplained))
-        print(
-            f"\n{name}: {len(results)} of {len(mutants_in(PARTS[name]))} mutants run: {killed} killed ({share:.0f} %),"
-        )
-        print(
-            f"{len(survived) - len(unexplained)} justified, {timeouts} without a result in time,"
-            f" {len(unexplained)} to look at"
-        )
-        for mutant in unexplained:
-            print(f"    {mutant}")
-    sys.exit(bool(survivors))
+        run_part(name, options.sample, options.seconds / len(parts), options.survivors, options.quick)
+    sys.exit(bool(sum([report(name) for name in parts])))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ class Mutant:
     file: str
     name: str
     line: int
+    reached_by: frozenset[int]  # lines: a test that runs none of them does not notice it; all lines of a file if empty
     source: str  # of the whole file, with the fault
 
 
@@ -30,12 +31,56 @@ def mutants_of(file: str, source: str) -> list[Mutant]:
     """Return every mutant of a file."""
     found: list[Mutant] = []
     seen: Counter[str] = Counter()
-    for node, replacement, function in _faults(ast.parse(source)):
+    tree = ast.parse(source)
+    bodies = [
+        range(one.body[0].lineno, (one.end_lineno or one.lineno) + 1)
+        for one in ast.walk(tree)
+        if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    in_functions = {line for body in bodies for line in body}
+    users = _users_of_names(tree, in_functions)
+    for node, replacement, function in _faults(tree):
         before = ast.get_source_segment(source, node) or ""
         name = f"{file}::{function}: {_short(before)} -> {_short(replacement)}"
         seen[name] += 1
         number = f" #{seen[name]}" if seen[name] > 1 else ""
-        found.append(Mutant(file, name + number, node.lineno, _replaced(source, node, replacement)))
+        reached_by = frozenset(_lines(node)) if node.lineno in in_functions else users.get(node.lineno, frozenset())
+        found.append(Mutant(file, name + number, node.lineno, reached_by, _replaced(source, node, replacement)))
+    return found
+
+
+def _lines(node: ast.AST) -> range:
+    assert isinstance(node, ast.stmt | ast.expr)
+    return range(node.lineno, (node.end_lineno or node.lineno) + 1)
+
+
+def _users_of_names(tree: ast.Module, in_functions: set[int]) -> dict[int, frozenset[int]]:
+    """Return for each line that runs at import which lines of functions use what it defines. Empty: nobody knows.
+
+    They are found by the names that a statement assigns, also through other statements that run at import. A default or
+    a class uses a name without a line that tests would run.
+    """
+    nobody_knows = 0
+    used_in: dict[str, set[int]] = {}  # name -> lines of functions
+    statements: list[tuple[ast.stmt, set[str], set[str]]] = []  # with what it assigns and what it uses
+    for statement in tree.body:
+        if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            for node in ast.walk(statement):
+                if isinstance(node, ast.Name):
+                    where = node.lineno if node.lineno in in_functions else nobody_knows
+                    used_in.setdefault(node.id, set()).add(where)
+        else:
+            names = [node for node in ast.walk(statement) if isinstance(node, ast.Name)]
+            assigned = {node.id for node in names if isinstance(node.ctx, ast.Store)}
+            statements.append((statement, assigned, {node.id for node in names} - assigned))
+    for _, assigned, uses in reversed(statements):
+        users = {line for name in assigned for line in used_in.get(name, ())}
+        for name in uses:
+            used_in.setdefault(name, set()).update(users)
+    found: dict[int, frozenset[int]] = {}
+    for statement, assigned, _ in statements:
+        users = {line for name in assigned for line in used_in.get(name, ())}
+        found |= dict.fromkeys(_lines(statement), frozenset() if nobody_knows in users else frozenset(users))
     return found
 
 
@@ -87,6 +132,8 @@ def _replacements(node: ast.stmt | ast.expr) -> Iterator[str]:
             yield ast.unparse(ast.Compare(left, [_COMPARISONS[type(op)]()], [right]))
         case ast.BoolOp(op=op, values=values):
             yield "(" + ast.unparse(ast.BoolOp(ast.Or() if isinstance(op, ast.And) else ast.And(), values)) + ")"
+        case ast.BinOp(op=ast.BitOr(), right=ast.Constant(value=None)):  # a type
+            return
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
             yield "(" + ast.unparse(ast.BinOp(left, _OPERATORS[type(op)](), right)) + ")"
         case ast.UnaryOp(op=ast.Not() | ast.Invert(), operand=operand):

@@ -1,137 +1,203 @@
-"""Run the tests on mutants, each in a copy of the tree. Results go to a file, so that a later run continues."""
+"""Run the tests on mutants, one after the other in a copy of the tree. Results go to a file: a later run continues."""
 
+import hashlib
 import json
 import os
-import random
 import shutil
-import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager
 from pathlib import Path
-from queue import SimpleQueue
+from types import TracebackType
+from typing import Any
 
 from tests.mutants.mutations import Mutant, mutants_of
 from tests.mutants.parts import PARTS, Part
+from tests.mutants.plan import Plan, StoredPlan, digest_of
+from tests.mutants.server import POSTGRES
+from tests.postgres import Postgres
 from worker.testbed.processes import clean_environment
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / ".mutants"
-TIMEOUT_S = 240.0  # for all tests of a part; a mutant that hangs is killed by it
+COLLECTING_LIMIT_S = 1800.0
+
+Result = dict[str, Any]
+"""`result`: `killed`, `survived`, `timeout` or `open`; `by`: the test that failed; `seconds`."""
 
 
 def mutants_in(part: Part) -> list[Mutant]:
-    """Return every mutant of a part, file by file."""
-    found: list[Mutant] = []
-    for place in part.files:
-        for path in sorted((ROOT / place).rglob("*.py")):
-            file = str(path.relative_to(ROOT))
-            if not file.startswith(part.without):
-                found += mutants_of(file, path.read_text())
-    return found
+    """Return every mutant of a part, in an order that looks random and does not depend on the other mutants.
 
-
-def run_part(name: str, sample: int | None, seconds: float, at_once: int) -> dict[str, str]:
-    """Run the mutants of a part, in random order, until the sample or the time is used up.
-
-    Returns the results of all runs so far: name of the mutant -> `killed`, `survived` or `timeout`.
+    So a sample is the beginning of this list, and stays a sample when the code changes.
     """
-    part, ends = PARTS[name], time.monotonic() + seconds
+    found = [one for file in files_of(part) for one in mutants_of(file, (ROOT / file).read_text())]
+    return sorted(found, key=lambda one: hashlib.sha256(one.name.encode()).digest())
+
+
+def files_of(part: Part) -> list[str]:
+    files = [str(path.relative_to(ROOT)) for place in part.files for path in sorted((ROOT / place).rglob("*.py"))]
+    return [file for file in files if not file.startswith(part.without)]
+
+
+def read_results(name: str) -> dict[str, Result]:
+    """Return the last result of each mutant that the code still has, in the order of `mutants_in`."""
+    path = RESULTS / f"{name}.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    stored = {line.pop("name"): line for line in lines}
+    return {one.name: stored[one.name] for one in mutants_in(PARTS[name]) if one.name in stored}
+
+
+def run_part(name: str, sample: int | None, seconds: float, survivors: bool = False, quick: bool = False) -> None:
+    """Run the mutants of a part until the sample or the seconds are used up; with `survivors` those that survived.
+
+    `quick`: a mutant that the first round of tests does not notice is `open`, and a later run decides about it.
+    """
+    part = PARTS[name]
+    results = read_results(name)
     everything = mutants_in(part)
-    known = {one.name for one in everything}
-    results = {mutant: result for mutant, result in _read(name).items() if mutant in known}
-    random.Random(name).shuffle(everything)  # the same order each time, so that a sample is a fixed one
-    left = [one for one in everything[:sample] if one.name not in results]
-    copies: SimpleQueue[Path] = SimpleQueue()
-    folders = [_copy_of_the_tree(number) for number in range(at_once)]
-    for folder in folders:
-        copies.put(folder)
+    if survivors:
+        left = [one for one in everything if results.get(one.name, {}).get("result") in {"survived", "timeout"}]
+    else:
+        done = {name for name, result in results.items() if quick or result["result"] != "open"}
+        left = [one for one in everything[:sample] if one.name not in done]
+    if not left:
+        return
+    with Copy() as copy:
+        plan = _plan(copy, part)
+        ends = time.monotonic() + seconds
+        for mutant in left:
+            if time.monotonic() > ends:
+                return
+            _append(name, mutant, copy.result_of(mutant, plan, quick))
 
-    def run(mutant: Mutant) -> tuple[Mutant, str] | None:
-        if time.monotonic() > ends:
-            return None
-        folder = copies.get()
+
+def _plan(copy: "Copy", part: Part) -> Plan:
+    code = [file for part in PARTS.values() for file in files_of(part)]
+    paths = [path for place in part.tests for path in _test_files(copy.folder / place)]
+    digests = {str(path.relative_to(copy.folder)): digest_of([path]) for path in paths}
+    stored = StoredPlan(RESULTS / "plan.json", digest_of(copy.folder / file for file in code))
+    if missing := stored.missing(digests):
+        print(f"the tests of {len(missing)} files run once, to learn which lines each of them runs", flush=True)
+        collected = copy.ask(files=missing, limit_s=COLLECTING_LIMIT_S)
+        if "seconds" not in collected:
+            sys.exit(f"the tests cannot run\n{(copy.folder / 'log').read_text()[-3000:]}")
+        stored.add(copy.folder, collected, code, digests)
+    plan = stored.plan(digests)
+    print(f"{len(plan.seconds)} tests, {sum(plan.seconds.values()):.0f} s", flush=True)
+    for test in plan.failed:
+        print(f"left out, because it fails without any fault: {test}", flush=True)
+    return plan
+
+
+def _test_files(place: Path) -> list[Path]:
+    return [place] if place.is_file() else sorted(place.rglob("test_*.py"))
+
+
+class Copy:
+    """A copy of the tree in a temporary folder, and the process that runs tests in it."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="b2copy-mutants-"))
+        listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True)
+        for name in listed.stdout.decode().split("\0"):
+            if name and (ROOT / name).exists():
+                (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, self.folder / name)
+        self._postgres = Postgres()
+        self._written = 0
+
+    def __enter__(self) -> "Copy":
+        self._postgres.start()
+        (self.folder / "tmp").mkdir()
+        environment = {POSTGRES: str(self._postgres.folder), "TMPDIR": str(self.folder / "tmp")}
+        environment["PYTHONPATH"] = str(self.folder)
+        self._server = subprocess.Popen(
+            [sys.executable, "-m", "tests.mutants.server"], cwd=self.folder, env=clean_environment(**environment),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.kill()
+        self._server.wait()
+        self._postgres.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def ask(self, **order: Any) -> dict[str, Any]:
+        """Let the server run tests: see `tests.mutants.server`."""
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        self._server.stdin.write(json.dumps(order) + "\n")
+        self._server.stdin.flush()
+        answer = self._server.stdout.readline()
+        if not answer:
+            raise RuntimeError("the server of the tests has ended")
+        self._forget_what_the_tests_left()
+        return dict(json.loads(answer))
+
+    def result_of(self, mutant: Mutant, plan: Plan, quick: bool = False) -> Result:
+        began = time.monotonic()
+        result: Result = {"result": "survived", "by": None}
+        with self._mutated(mutant):
+            rounds = plan.rounds(mutant)
+            for tests in rounds[:1] if quick else rounds:
+                result = self._run_surely(tests, plan)
+                if result["result"] != "survived":
+                    break
+        if result["result"] == "survived" and quick and len(rounds) != 1:
+            result = {"result": "open", "by": None}
+        return result | {"seconds": round(time.monotonic() - began, 1)}
+
+    def _run_surely(self, tests: list[str], plan: Plan) -> Result:
+        """Run tests. A test that fails once only does not kill: on a busy machine it may fail by itself."""
+        while tests:
+            result = self._run(tests, plan)
+            by = result["by"]
+            if by not in tests or self._run([by], plan)["result"] == "killed":
+                return result
+            tests = [test for test in tests if test != by]
+        return {"result": "survived", "by": None}
+
+    def _run(self, tests: list[str], plan: Plan) -> Result:
+        expected = sum(plan.seconds.get(test, 0.0) for test in tests)
+        longest = max(plan.seconds.get(test, 0.0) for test in tests)
+        return self.ask(tests=tests, limit_s=120 + 4 * expected, test_limit_s=20 + 5 * longest)
+
+    @contextmanager
+    def _mutated(self, mutant: Mutant) -> Iterator[None]:
+        original = (self.folder / mutant.file).read_text()
         try:
-            return mutant, _result_of(mutant, part, folder)
+            self._write(mutant.file, mutant.source)
+            yield
         finally:
-            copies.put(folder)
+            self._write(mutant.file, original)
 
-    try:
-        with ThreadPoolExecutor(at_once) as threads:
-            for done in threads.map(run, left):
-                if done is not None:
-                    results[done[0].name] = done[1]
-                    _append(name, *done)
-    finally:
-        for folder in folders:
-            shutil.rmtree(folder, ignore_errors=True)
-    return {mutant.name: results[mutant.name] for mutant in everything if mutant.name in results}
+    def _write(self, file: str, source: str) -> None:
+        """Write a file with a time of its own: stored bytecode is that of the same size and second."""
+        path = self.folder / file
+        path.write_text(source)
+        self._written += 1
+        os.utime(path, (self._written, self._written))
 
-
-def check_unchanged(name: str) -> None:
-    """Run the tests of a part on the code as it is. Exits if they fail, because then every mutant would be killed."""
-    folder = _copy_of_the_tree(99)
-    try:
-        if _tests_pass(PARTS[name], folder, TIMEOUT_S * 2) != "survived":
-            log = (folder / "log").read_text()[-3000:]
-            sys.exit(f"{name}: the tests fail without any fault: correct that first\n{log}")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    def _forget_what_the_tests_left(self) -> None:
+        shutil.rmtree(self.folder / "tmp", ignore_errors=True)
+        (self.folder / "tmp").mkdir()
+        with self._postgres.connect() as connection:
+            connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+            schemas = connection.execute("SELECT nspname FROM pg_namespace WHERE nspname ~ '^t[0-9]+$'").fetchall()
+            for (schema,) in schemas:
+                connection.execute(f"DROP SCHEMA {schema} CASCADE")
 
 
-def _result_of(mutant: Mutant, part: Part, folder: Path) -> str:
-    file = folder / mutant.file
-    original = file.read_text()
-    file.write_text(mutant.source)
-    try:
-        return _tests_pass(part, folder, TIMEOUT_S)
-    finally:
-        file.write_text(original)
-
-
-def _tests_pass(part: Part, folder: Path, within_s: float) -> str:
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--timeout", "60", *part.tests]
-    environment = clean_environment(PYTHONPATH=str(folder), PYTHONDONTWRITEBYTECODE="1")
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
-            command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-        )
-    try:
-        return "killed" if process.wait(within_s) else "survived"
-    except subprocess.TimeoutExpired:
-        return "timeout"
-    finally:
-        with suppress(ProcessLookupError):  # with every process that a test has left behind
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def _copy_of_the_tree(number: int) -> Path:
-    """Copy what git knows, so that each run has files of its own."""
-    folder = Path(os.environ.get("TMPDIR", "/tmp")) / f"b2copy-mutants-{os.getpid()}-{number}"
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True)
-    for name in listed.stdout.decode().split("\0"):
-        if name and (ROOT / name).exists():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
-    return folder
-
-
-def _read(name: str) -> dict[str, str]:
-    return dict(_lines(RESULTS / f"{name}.jsonl"))
-
-
-def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    if path.exists():
-        for line in path.read_text().splitlines():
-            yield tuple(json.loads(line))
-
-
-def _append(name: str, mutant: Mutant, result: str) -> None:
+def _append(name: str, mutant: Mutant, result: Result) -> None:
     RESULTS.mkdir(exist_ok=True)
     with (RESULTS / f"{name}.jsonl").open("a") as file:
-        file.write(json.dumps([mutant.name, result]) + "\n")
-    print(f"{result:9} {mutant.name} (line {mutant.line})", flush=True)
+        file.write(json.dumps({"name": mutant.name, **result}) + "\n")
+    by = f", by {result['by']}" if result["by"] else ""
+    print(f"{result['result']:9} {result['seconds']:5.1f} s  {mutant.name} (line {mutant.line}){by}", flush=True)

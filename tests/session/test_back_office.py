@@ -272,3 +272,13 @@ def test_a_wrong_password_stops_only_the_operations_that_need_it(
 
     until(are_open)
     pusher.stop()
+
+
+@pytest.mark.parametrize("content", ["", "\n", "one\ntwo", "\u200b", "a\x00b"])
+def test_a_password_must_be_one_line_of_text(configure: Configure, tmp_path: Path, content: str) -> None:
+    file = tmp_path / "password"
+    file.write_text(content)
+    file.chmod(0o600)
+
+    with pytest.raises(SettingsError, match="one line of text"):
+        check_password(configure(back_office_email="office@broker.example", back_office_password_file=file))

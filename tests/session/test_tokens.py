@@ -26,6 +26,7 @@ def token(**claims: Any) -> str:
         ("opaque", 300, 300.0),
         ("opaque", "300", 300.0),
         ("opaque", 0, None),
+        ("opaque", 1, 1.0),
         ("opaque", -5, None),
         ("opaque", "soon", None),
         ("opaque", True, None),

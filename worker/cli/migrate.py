@@ -44,14 +44,13 @@ def migrate(
     from worker.settings import LedgerSettings, load
 
     settings = load(LedgerSettings)
-    url = settings.database_url
     if four_eyes is not None and not why.strip():
         raise Stop(Exit.USAGE, "--four-eyes changes who may decide: give a reason with --why")
     if ignore_running_workers and not why.strip():
         raise Stop(Exit.USAGE, "--ignore-running-workers can break workers that do run: give a reason with --why")
-    before = version_of(url)
-    migrate_to_head(url, settings.four_eyes, four_eyes, by, why, ignore_running_workers)
-    after = version_of(url)
+    before = version_of(settings.database_url)
+    migrate_to_head(settings.database_url, settings.four_eyes, four_eyes, by, why, ignore_running_workers)
+    after = version_of(settings.database_url)
     if as_json:
         output.document({"before": before, "after": after})
     elif before == after:

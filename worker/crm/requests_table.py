@@ -23,12 +23,13 @@ from sqlalchemy.exc import DataError, DBAPIError
 
 from worker.errors import BadPayload, PayloadConflict
 from worker.kind import Kind
-from worker.ledger import Ledger, fail_message, record
+from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, Ledger, fail_message, record
+from worker.ledger.database import is_retried
 from worker.ledger.engine import is_lock_timeout, limit_lock_waits
 from worker.ledger.insert_operations import printable
 from worker.ledger.schema import in_list, now_ms, requests
 from worker.messages.bad_message_text import PROBLEM_LIMIT, bounded_ascii, short
-from worker.operation import New
+from worker.operation import MESSAGE_SENDER, New
 from worker.queues import REQUEST_LANES
 from worker.settings import CrmSettings
 
@@ -40,6 +41,7 @@ ROW_TEXT_LIMIT = 1_000  # characters or bytes, of any other column
 LOCK_WAIT_MS = 500  # ms; a batch waits so long for an open transaction that records the same key
 LOCK_WAIT_ALONE_MS = 20  # ms; after that each row is recorded alone, and waits so long
 UNKNOWN_KIND_WAIT_MS = 5 * 60_000  # ms; a row of an unknown kind waits so long for a worker of a newer version
+MESSAGE_WAIT_MS = 24 * 3_600_000  # ms; a row that was a message and meets an error of ours is failed after that
 BY = "sql"
 """Who requested an operation, followed by the name that the row gives."""
 
@@ -77,7 +79,8 @@ def take_requests(ledger: Ledger, kinds: Mapping[str, Kind[Any]], settings: CrmS
     processes may do this at once. Raises SQLAlchemy's errors if the database cannot be used; the rows then wait.
 
     A row stays for the next call if the trouble is ours (an error of this code), if a transaction that has not ended
-    holds its key, or if its kind may be one of a newer version. So do later rows of its entity, if that is known.
+    holds its key, or if its kind may be one of a newer version. So do later rows of its entity, if that is known. A row
+    that was a message stays for a day at most: anybody who may publish could have made it so that this code fails.
     """
     after: int | None = 0
     held: frozenset[str] = frozenset()
@@ -141,21 +144,29 @@ class _Batch:
                     return False
                 [one] = record(self._ledger, [new], by, connection)
         except (BadPayload, DataError) as error:
-            try:
-                with connection.begin_nested():
-                    _fail(connection, self._ledger, row, by, error)
-            except Exception as trouble:
-                _raise_if_unavailable(trouble)
-                _log_once(row, trouble)
-                return False
+            problem = error.summary if isinstance(error, PayloadConflict) else str(error)
+            return self._fail(connection, row, by, problem)
         except Exception as error:
             _raise_if_unavailable(error)
             _log_once(row, error)
+            if _is_message_that_waited_long(row):
+                return self._fail(connection, row, by, f"an error on our side for a day: {type(error).__name__}")
             if new is not None and new.entity:
                 self.held.add(new.entity)
             return False
         else:
             self.queued[new.lane] += one.created
+        return True
+
+    def _fail(self, connection: Connection, row: Row[Any], by: str, problem: str) -> bool:
+        """Store one row as a failed operation. Returns False if it stays."""
+        try:
+            with connection.begin_nested():
+                _fail(connection, self._ledger, row, by, problem)
+        except Exception as error:
+            _raise_if_unavailable(error)
+            _log_once(row, error)
+            return False
         return True
 
 
@@ -167,8 +178,15 @@ def _by(row: Row[Any]) -> str:
 
 def _raise_if_unavailable(error: Exception) -> None:
     """Raise `error` if its cause is not the row: the database is unavailable, or the transaction must be repeated."""
-    if isinstance(error, DBAPIError) and not isinstance(error, DataError) and not is_lock_timeout(error):
+    is_conflict = isinstance(error, DBAPIError) and is_retried(error)
+    if is_conflict or (isinstance(error, DATABASE_UNAVAILABLE_ERRORS) and not is_lock_timeout(error)):
         raise error
+
+
+def _is_message_that_waited_long(row: Row[Any]) -> bool:
+    requested_at = _requested_at(row)
+    is_message = _for_people(row, "requested_by").startswith(MESSAGE_SENDER)
+    return is_message and requested_at is not None and row.now - requested_at > MESSAGE_WAIT_MS
 
 
 def _log_once(row: Row[Any], error: Exception) -> None:
@@ -234,9 +252,8 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return fields
 
 
-def _fail(connection: Connection, ledger: Ledger, row: Row[Any], by: str, error: Exception) -> None:
+def _fail(connection: Connection, ledger: Ledger, row: Row[Any], by: str, problem: str) -> None:
     """Store a row that cannot become an operation as a failed one. People see it, and it holds no other row up."""
-    problem = error.summary if isinstance(error, PayloadConflict) else str(error)
     log.error("request %s in b2copy_requests cannot be recorded: %s", row.id, problem)
     fields: dict[str, Any] = {name: printable(_for_people(row, name)) or None for name in ("batch", "trace_id")}
     fields["requested_at"] = _requested_at(row)

@@ -17,7 +17,7 @@ from worker.ledger.identities import Identity, identities_of, identity_of, store
 from worker.ledger.operator_actions import cancel, correct, poll_now, replay, resolve, stop_asking
 from worker.ledger.purge import purge
 from worker.ledger.queries import active_flags, attempts_of, audit_of, find, find_many, search
-from worker.ledger.record import check_recordable, fail_message, record
+from worker.ledger.record import check_recordable, fail_message, leave_request, record
 from worker.ledger.settle import settle, settle_and_claim
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "find_many",
     "identities_of",
     "identity_of",
+    "leave_request",
     "lower_flag",
     "make_due",
     "open_ledger",

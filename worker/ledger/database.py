@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from sqlalchemy import Connection, Engine, column, inspect, select, table
-from sqlalchemy.exc import IntegrityError, InterfaceError, InternalError, OperationalError, TimeoutError
+from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, InternalError, OperationalError, TimeoutError
 
 from worker.errors import SettingsError
 from worker.ledger import schema
@@ -29,6 +29,11 @@ NeedsApproval = Callable[[str, str], bool]
 def no_approval(kind: str, lane: str) -> bool:
     """One person decides."""
     return False
+
+
+def is_retried(error: DBAPIError) -> bool:
+    """Return whether `Ledger.write` does its work again after this error."""
+    return getattr(error.orig, "sqlstate", None) in _RETRIED_SQLSTATES
 
 
 def always_approval(kind: str, lane: str) -> bool:
@@ -67,7 +72,7 @@ class Ledger:
                 with self.writing() as connection:
                     return work(connection)
             except (IntegrityError, OperationalError) as error:
-                if getattr(error.orig, "sqlstate", None) not in _RETRIED_SQLSTATES:
+                if not is_retried(error):
                     raise
         with self.writing() as connection:
             return work(connection)
@@ -94,19 +99,19 @@ def open_ledger(url: str, create: bool = False, **pool: int) -> Ledger:
     `OperationalError` if the database cannot be reached.
     """
     engine = connect(url, **pool)
+    url = engine.url.render_as_string()  # without the password, because error trackers store the variables of frames
     try:
         if create:
             create_private_file(engine)
         version = schema_version(engine) if exists(engine) else None
         if version is None:
             if not create:
-                where = engine.url.render_as_string(hide_password=True)
                 raise SettingsError(
-                    f"B2COPY_DATABASE_URL: there is no ledger at {where}: correct the URL, or run `b2copy-sync migrate`"
+                    f"B2COPY_DATABASE_URL: there is no ledger at {url}: correct the URL, or run `b2copy-sync migrate`"
                 )
             from worker.ledger.migrations import migrate  # Alembic takes long to import and is needed once
 
-            migrate(url)
+            migrate(engine.url.render_as_string(hide_password=False))
         elif not _can_run_on(version, engine):
             raise SettingsError(_schema_problem(version))
         # This only reads, because a CRM may enqueue for the first time while it holds SQLite's one write lock.
@@ -135,6 +140,7 @@ def schema_version(engine: Engine) -> str | None:
 def version_of(url: str) -> str | None:
     """Return the schema revision at a URL, or None if there is no ledger. Creates nothing, not even an SQLite file."""
     engine = connect(url)
+    url = ""  # it may hold a password, and error trackers store the variables of frames
     try:
         return schema_version(engine) if exists(engine) else None
     finally:

@@ -5,6 +5,7 @@ import re
 import sqlite3
 import time
 import weakref
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +14,14 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_random
 
-from worker.errors import SettingsError
+from worker.errors import SettingsError, without_frames
 
 if TYPE_CHECKING:
     import psycopg
 
 BUSY_TIMEOUT_S = 10.0  # seconds that a writer waits for SQLite's one write lock, longer than any of our transactions
 
-_POSTGRESQL_OPTIONS = {
+_POSTGRESQL_OPTIONS: dict[str, Any] = {
     # With these a dead server is noticed within seconds instead of TCP's two hours.
     "connect_timeout": 5,
     "keepalives_idle": 10,
@@ -54,13 +55,31 @@ def connect(url: str, **pool: int) -> Engine:
         event.listen(engine, "begin", _begin_sqlite)
     else:
         _check_options(parsed)
-        engine = create_engine(parsed, connect_args=_POSTGRESQL_OPTIONS, hide_parameters=True, **pool)
+        engine = create_engine(parsed, creator=_Connector(parsed), hide_parameters=True, **pool)
         event.listen(engine, "connect", _prepare_postgresql)
         event.listen(engine, "begin", _begin_postgresql)
         event.listen(engine, "handle_error", _remove_row_values)
     event.listen(engine, "handle_error", _note_error)
     _forget_when_forked(engine)
     return engine
+
+
+class _Connector:
+    """Connects to PostgreSQL. The frames of its errors do not hold the password, which error trackers would store."""
+
+    def __init__(self, url: URL) -> None:
+        import psycopg
+
+        self._connect: Callable[..., psycopg.Connection] = psycopg.connect
+        self._error = psycopg.Error
+        self._words, self._options = url.get_dialect()().create_connect_args(url)
+
+    def __call__(self) -> "psycopg.Connection":
+        try:
+            return self._connect(*self._words, **self._options, **_POSTGRESQL_OPTIONS)
+        except self._error as error:
+            failed = without_frames(error)
+        raise failed
 
 
 def _check_options(url: URL) -> None:

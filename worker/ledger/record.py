@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, bindparam, select
+from sqlalchemy import Connection, bindparam, insert, select
 
 from worker.errors import BadPayload, PayloadConflict
 from worker.ledger.database import Ledger
@@ -18,7 +18,7 @@ from worker.ledger.insert_operations import (
     row_of,
 )
 from worker.ledger.on_operation_end import Ended, finish_ended
-from worker.ledger.schema import c, in_list, operations
+from worker.ledger.schema import c, in_list, operations, requests
 from worker.operation import MESSAGE_KIND, New, Recorded, State
 
 _EXISTING = select(c.id, c.key, c.kind, c.state, c.payload).where(in_list(operations.c.key, "keys"))
@@ -84,6 +84,12 @@ def fail_message(
         return _store_failed(connection, row)
     with ledger.writing() as own:
         return _store_failed(own, row)
+
+
+def leave_request(ledger: Ledger, kind: str, payload: str, by: str) -> None:
+    """Store a row of the SQL API, which dispatch takes. `payload` is a JSON object, `by` says who requests it."""
+    with ledger.writing() as connection:
+        connection.execute(insert(requests).values(kind=kind, payload=payload, requested_by=by))
 
 
 def _store_failed(connection: Connection, row: dict[str, Any]) -> Recorded:

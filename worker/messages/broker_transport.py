@@ -1,6 +1,6 @@
 """kombu's Redis transport, with five changes. It uses kombu's inner names: kombu is pinned, and tests hold each change.
 
-* TLS connections verify certificate and host name (`worker.redis_connection`).
+* TLS connections verify certificate and host name, and no error shows the password (`worker.redis_connection`).
 * Each item taken from a queue is checked before kombu reads it (`worker.messages.safe_envelope`).
 * A message that Redis handed out, but whose note it refuses (out of memory, read-only, gone), is delivered all the
   same. kombu would lose it.
@@ -18,7 +18,7 @@ from kombu.transport import virtual
 
 from worker.messages.remote_control import is_allowed
 from worker.messages.safe_envelope import deliverable, restorable
-from worker.redis_connection import VerifiedTlsConnection
+from worker.redis_connection import QuietConnection, VerifiedTlsConnection
 from worker.watch.outage_log import OutageLog
 
 log = logging.getLogger(__name__)
@@ -86,6 +86,7 @@ class _QoS(kombu_redis.QoS):
 
 class Channel(kombu_redis.Channel):
     QoS = _QoS
+    connection_class = QuietConnection
     connection_class_ssl = VerifiedTlsConnection
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

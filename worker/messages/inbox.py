@@ -1,10 +1,12 @@
 """Take in messages: record what they ask for, wake a worker, acknowledge.
 
-Acknowledgement is late: a message leaves the broker only after the ledger has committed. A message that cannot be
-recorded is stored as a failed operation `message:<id>`.
+Acknowledgement is late: a message leaves the broker only after the ledger has committed. A message that is wrong is
+stored as a failed operation `message:<id>`. If a fault of ours prevents its recording, it becomes a row of
+`b2copy_requests`, where dispatch tries it again. In the queue it would come back at once, as long as the fault lasts.
 """
 
 import hashlib
+import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,18 +16,19 @@ from typing import Any
 
 from celery.exceptions import Reject
 from sqlalchemy import Connection
+from sqlalchemy.exc import DataError
 from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from worker.app import app
 from worker.errors import BadPayload, PayloadConflict
 from worker.instances import ledger
 from worker.kind import Kind
-from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, fail_message, find, record
+from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, fail_message, find, leave_request, record
 from worker.ledger.engine import limit_lock_waits
 from worker.messages.bad_message_text import NAME_LIMIT, PROBLEM_LIMIT, bounded_ascii, short
 from worker.messages.task_message import arguments_as_text
 from worker.messages.wake_up import wake_soon
-from worker.operation import New, Recorded
+from worker.operation import MESSAGE_SENDER, New, Recorded
 from worker.settings import crm_settings
 from worker.watch.outage_log import OutageLog
 from worker.watch.tracing import requesting
@@ -66,7 +69,7 @@ def store(message_id: str, task: str, problem: str, origin: str | None, raw: str
 
 
 def take_in(kind: Kind[Any], request: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    """Record the operation that a message asks for. If that is impossible, store a failed operation that people see."""
+    """Record the operation that a message asks for. If that is impossible, store the message for people or dispatch."""
     try:
         new = kind.new(_fields(kind, args, kwargs), crm_settings())
         with requesting(new.kind, new.lane, getattr(request, "traceparent", None)) as trace:
@@ -75,9 +78,9 @@ def take_in(kind: Kind[Any], request: Any, args: Sequence[Any], kwargs: Mapping[
     except RetryError as error:
         _return_later(error)
         raise Reject("the ledger is unavailable", requeue=True) from None
-    except Exception as error:  # BadPayload is the sender's fault, anything else is ours: both must be seen
-        if not isinstance(error, BadPayload):
-            log.exception("message %s failed on our side", short(request.id))
+    except Exception as error:
+        if not isinstance(error, BadPayload | DataError) and _left_to_dispatch(kind, request, args, kwargs, error):
+            return
         problem = error.summary if isinstance(error, PayloadConflict) else str(error)
         problem, raw = bounded_ascii(problem, PROBLEM_LIMIT), bounded_ascii(arguments_as_text(args, kwargs))
         if not store_failed(request.id, request.task, problem, request.origin, raw):
@@ -86,6 +89,25 @@ def take_in(kind: Kind[Any], request: Any, args: Sequence[Any], kwargs: Mapping[
         _outage.succeeded()
         _count("recorded" if recorded.created else "known")
         wake_soon(new.lane)
+
+
+def _left_to_dispatch(
+    kind: Kind[Any], request: Any, args: Sequence[Any], kwargs: Mapping[str, Any], error: Exception
+) -> bool:
+    """Leave a message to dispatch after an error of ours. Returns False if that fails too, unless it is an outage."""
+    log.error("message %s waits in b2copy_requests: an error of ours", short(request.id), exc_info=error)
+    try:
+        payload = json.dumps(_fields(kind, args, kwargs))
+        _with_patience(lambda: leave_request(ledger(), kind.name, payload, _sender(request.origin)))
+    except RetryError as outage:
+        _return_later(outage)
+        raise Reject("the ledger is unavailable", requeue=True) from None
+    except Exception:
+        log.exception("message %s cannot be left in b2copy_requests", short(request.id))
+        return False
+    _outage.succeeded()
+    _count("left")
+    return True
 
 
 def _record(new: New, by: str) -> Recorded:
@@ -151,7 +173,7 @@ def _return_later(error: Exception) -> None:
 
 
 def _sender(origin: str | None) -> str:
-    return f"message from {short(origin) if origin else 'unknown'}"
+    return f"{MESSAGE_SENDER} {short(origin) if origin else 'unknown'}"
 
 
 def _with_patience(work: Callable[[], Any]) -> Any:

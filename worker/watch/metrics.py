@@ -55,7 +55,7 @@ PERMITS_REFUSED = Counter("b2copy_permits_refused", "How often the rate limit ha
 WAKE_UPS = Counter("b2copy_wake_ups", "Wake-ups this process received.", ["lane"])
 INBOX_MESSAGES = Counter(
     "b2copy_inbox_messages",
-    "Messages that ask for an operation: recorded, known, refused, or returned to the queue.",
+    "Messages that ask for an operation: recorded, known, refused, left to dispatch, or returned to the queue.",
     ["result"],
 )
 TRANSACTION_SECONDS = Histogram(

@@ -54,6 +54,7 @@ def migrate(
     """
     engine = connect(url)
     give_up_at = time.monotonic() + LOCK_TRIES_S
+    url = ""  # it may hold a password, and error trackers store the variables of frames
     try:
         create_private_file(engine)
         while True:

@@ -1,0 +1,76 @@
+"""The runner of mutants: what it changes, which tests it chooses, and how sure its figures are."""
+
+import ast
+
+import pytest
+
+from tests.mutants.__main__ import interval, justified
+from tests.mutants.mutations import Mutant, mutants_of
+from tests.mutants.plan import Plan
+from tests.mutants.run import ROOT
+
+CODE = '''
+LIMIT = 3
+
+
+def wanted(text: str | None, limit: int = LIMIT) -> bool:
+    """A docstring is no code."""
+    if text is None:
+        return False
+    return len(text) <= limit and text != ""
+'''
+
+
+def named(change: str) -> Mutant:
+    [found] = [one for one in mutants_of("a.py", CODE) if one.name.endswith(change)]
+    return found
+
+
+def test_each_mutant_is_one_change_that_compiles() -> None:
+    mutants = mutants_of("a.py", CODE)
+
+    assert len({one.source for one in mutants}) == len(mutants) > 5
+    assert all(ast.dump(ast.parse(one.source)) != ast.dump(ast.parse(CODE)) for one in mutants)
+    assert not [one.name for one in mutants if "docstring" in one.name or "str | None" in one.name]
+
+
+def test_a_mutants_name_does_not_depend_on_other_lines() -> None:
+    later = mutants_of("a.py", "import os\n\n\n" + CODE)
+
+    assert [one.name for one in later] == [one.name for one in mutants_of("a.py", CODE)]
+
+
+def test_the_tests_that_run_a_line_are_chosen_the_quickest_first_and_processes_last() -> None:
+    at = named("text == ''")
+    line = at.line
+    plan = Plan(
+        {"t.py::slow": 3.0, "t.py::quick": 0.1, "u.py::fleet": 0.2, "t.py::other": 0.1, "t.py::fails": 0.1},
+        ["t.py::fails"],
+        {"a.py": {line: ["t.py::slow", "t.py::fails", "t.py::quick"], 2: ["t.py::other"]}},
+        {"a.py": {line: ["u.py"]}},
+    )
+
+    assert plan.rounds(at) == [["t.py::quick"], ["t.py::slow"], ["u.py::fleet"]]
+    assert plan.rounds(named("3 -> 4"))[0] == ["t.py::other", "t.py::quick"], "nobody knows which tests run a default"
+
+
+def test_what_runs_at_import_is_noticed_where_its_name_is_used() -> None:
+    code = "A = 3\nB = [A, 4]\nC = 5\n\n\ndef first():\n    return B\n\n\ndef second():\n    return A\n"
+    reached = {one.name.partition(": ")[2]: one.reached_by for one in mutants_of("a.py", code)}
+
+    assert reached["3 -> 4"] == {7, 11}
+    assert reached["4 -> 5"] == {7}
+    assert reached["5 -> 6"] == frozenset()
+
+
+@pytest.mark.parametrize(("killed", "run", "low", "high"), [(95, 100, 0.888, 0.978), (10, 10, 0.722, 1.0)])
+def test_the_interval_is_wilsons(killed: int, run: int, low: float, high: float) -> None:
+    assert interval(killed, run) == pytest.approx((low, high), abs=0.001)
+
+
+def test_every_justified_mutant_exists() -> None:
+    files = {name.partition("::")[0] for name in justified()}
+    known = {one.name for file in files for one in mutants_of(file, (ROOT / file).read_text())}
+
+    assert justified().keys() <= known
+    assert all(justified().values())
