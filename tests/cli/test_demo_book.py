@@ -16,6 +16,8 @@ def test_each_client_is_one_line_of_a_table_at_the_end(tmp_path: Path) -> None:
     lines = [line.split() for line in table.splitlines()[1:11]]
     assert [line[0] for line in lines] == [f"C-{number:02}" for number in range(1, 11)]
     assert [line[-1] for line in lines] == ["-", "-", "yes", "yes", "yes", "yes", "no", "yes", "yes", "yes"]
+    fees = ["master", "master", "succeeded", "succeeded", "succeeded", "succeeded", "fee_error", *["succeeded"] * 3]
+    assert [line[-2] for line in lines] == fees
     assert all(len(line) <= 80 for line in table.splitlines()[:11])
     assert "C-07, B2COPY says: the master account cannot be credited" in table
     assert "B2COPY has 10 clients and 10 accounts, 0 made twice. It took 1 login" in table

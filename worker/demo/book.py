@@ -109,7 +109,7 @@ def line_of(ledger: Ledger, one: Client, found: dict[str, Operation]) -> Line:
     if one.withdrawal is None:
         fees_text, payout = ("", NO_WITHDRAWAL) if is_final else ("", "")
     elif fees is not None and fees.state == State.SUCCEEDED:
-        fees_text, payout = ("charged" if fees.polls else "none due"), YES
+        fees_text, payout = str(fees.state), YES  # charged, or none due: B2COPY does not say which
     elif fees is not None and fees.state in FINAL:
         fees_text, payout = str(fees.failure_reason), NO
         message = next((each.message or "" for each in reversed(attempts_of(ledger, fees.id))), "")
