@@ -3,32 +3,39 @@
 import asyncio
 import json
 import logging
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 
+import redis
 from celery import signals
 
-from tasks.reads import Read, read_named
+from tasks.reads import READS, Read, as_json, read_named
 from worker.app import app, b2copy, ledger
 from worker.b2copy.routes.seamless_login import SeamlessUrl
-from worker.errors import B2CopyError, BadPayload, LeaseTooShort, PermitRefused, SettingsError
-from worker.flow.reader import Reader
+from worker.errors import B2CopyError, BadPayload, PermitRefused, ReadExpired, SettingsError
+from worker.flow.reader import EXPIRED, Reader, in_time
 from worker.http import event_loop
 from worker.http.daemon_threads import DaemonThreads
 from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, active_flags
 from worker.messages.ask_read import TASK, answers
-from worker.messages.read_answers import LIFE_MAX_S
+from worker.messages.read_answers import ANSWER_MAX, DEADLINE_MAX_S, LIFE_S
 from worker.messages.sealed_answer import Seal
+from worker.operation import AuditEntry
 from worker.per_process import PerProcess
 from worker.settings import variable, worker_settings
+from worker.watch.observe import observe_read
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-THREADS = 4  # for Redis' answers; not those of the gates, which withdrawals need
+THREADS = 4  # for what blocks in a read; not those of the gates, which withdrawals need
+RUNNING_MAX = 300  # reads of one process, more than `Reader` lets wait; one more is dropped before anything is spent on it
+PAUSE_KEPT_S = 1.0  # seconds between two looks whether all lanes are paused
+TEXT_MAX = 1_000  # characters of one text of an error that is told
 
 _running: set[Future[None]] = set()
 _threads = PerProcess(lambda: DaemonThreads(THREADS, "b2copy-reads"))
@@ -42,6 +49,10 @@ def read(name: str, parameters: dict[str, Any], read_id: str, key: str, ends_at:
 
     The read continues on the event loop. So a slow B2COPY holds no slot of Celery's, which withdrawals need too.
     """
+    if len(_running) >= RUNNING_MAX:
+        log.warning("a read was dropped: %d are under way in this process", RUNNING_MAX)
+        observe_read(name if name in tuple(READS) else "unknown", "dropped")
+        return
     under_way = event_loop().submit(_answer(name, parameters, read_id, key, ends_at))
     _running.add(under_way)
     under_way.add_done_callback(_running.discard)
@@ -55,25 +66,47 @@ def finish_reads(**_: Any) -> None:
         wait(list(_running), timeout=worker_settings().call_deadline)
 
 
+class PauseFlag:
+    """Whether a person has paused all lanes. It asks the ledger once in `PAUSE_KEPT_S`, however many reads there are."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._flag: AuditEntry | None = None
+        self._looked_at = float("-inf")  # monotonic seconds
+
+    def check(self, name: str) -> None:
+        """Raise `PermitRefused` if all lanes are paused: B2COPY may have asked for quiet. Blocks."""
+        with self._lock:  # one looks, the others wait for what it finds
+            if time.monotonic() - self._looked_at >= PAUSE_KEPT_S:
+                self._flag = active_flags(ledger()).get("pause:all")
+                self._looked_at = time.monotonic()
+            flag = self._flag
+        if flag:
+            raise PermitRefused(f"{name}: everything is paused by {flag.actor}: {flag.note}")
+
+
+pause_flag = PerProcess(PauseFlag)
+"""What this process knows of a pause of all lanes."""
+
+
 async def _answer(name: str, parameters: dict[str, Any], read_id: str, key: str, ends_at: int) -> None:
     """Make a read and post its sealed answer. Nobody is told what goes wrong before there is a key to seal with."""
     try:
         seal = Seal(read_id, key)
-        left_s = min(LIFE_MAX_S, (ends_at - await _in_thread(answers().clock_ms)) / 1000)
-        if left_s <= 0:
+        ends = await _in_thread(time.monotonic() + DEADLINE_MAX_S, answers().deadline, ends_at)
+        if time.monotonic() >= ends:
             log.info("read %s: expired before a worker took it", name)
             return
-        ends = time.monotonic() + left_s
         try:
-            answer = _sealed(seal, {"value": await _value(name, parameters, ends)})
-        except LeaseTooShort:
-            log.info("read %s: not sent before its deadline", name)
-            return
+            value = await _value(name, parameters, ends)
+            answer = await _in_thread(ends, _sealed_value, seal, name, value)
+        except (ReadExpired, redis.RedisError):
+            raise
         except Exception as error:
-            answer = _sealed(seal, _told(name, error))
-        life_ms = round((ends - time.monotonic()) * 1000)
-        if life_ms > 0:
-            await _in_thread(answers().post, read_id, answer, life_ms)
+            answer = await _in_thread(ends, _sealed, seal, _told(name, error))
+        await _in_thread(ends, answers().post, read_id, answer, round((ends - time.monotonic()) * 1000))
+    except ReadExpired:
+        log.info("read %s: not answered before its deadline", name)
     except Exception as error:  # Redis, or a message that no version of ours sends
         log.warning("a read was not answered (%s): %s", type(error).__name__, error)
 
@@ -86,19 +119,26 @@ async def _value(name: str, parameters: Mapping[str, Any], ends: float) -> Any:
             f"{name}: the workers' {variable('reads')} does not list it. Add it there, if CRMs may read it"
         )
     checked = wanted.checked(parameters)
-    await _in_thread(_check_not_paused, name)
+    await _in_thread(ends, pause_flag().check, name)
     return await reader().read(name, lambda call: wanted.make(call, checked, settings), ends)
 
 
-def _check_not_paused(name: str) -> None:
-    """Raise `PermitRefused` if a person has paused all lanes: B2COPY may have asked for quiet."""
-    if flag := active_flags(ledger()).get("pause:all"):
-        raise PermitRefused(f"{name}: everything is paused by {flag.actor}: {flag.note}")
+def _sealed_value(seal: Seal, name: str, value: Any) -> bytes:
+    """Seal what was read. Raises `BadPayload` if it is too long, `PermitRefused` if too many answers are in Redis."""
+    sealed = _sealed(seal, {"value": as_json(value)})
+    if len(sealed) > ANSWER_MAX:
+        raise BadPayload(
+            f"{name}: the answer has {len(sealed)} bytes, {ANSWER_MAX} are allowed: ask for less, for instance by limit"
+        )
+    if not answers().reserve(len(sealed)):
+        raise PermitRefused(f"{name}: the answers of the last seconds are too many for Redis", None, None, LIFE_S)
+    return sealed
 
 
 def _sealed(seal: Seal, answer: Mapping[str, Any]) -> bytes:
     """Write and seal an answer. Nothing that may raise has a secret in its frame."""
-    return seal.seal(json.dumps(answer, default=_revealed).encode())
+    options: dict[str, Any] = {"default": _revealed, "ensure_ascii": False, "separators": (",", ":")}
+    return seal.seal(json.dumps(answer, **options).encode("utf-8", "surrogatepass"))
 
 
 def _revealed(value: Any) -> str:
@@ -111,7 +151,8 @@ def _told(name: str, error: Exception) -> dict[str, Any]:
     """Return what the asker is told of an error: the name of a class of `worker.errors`, and its arguments."""
     match error:
         case B2CopyError() | BadPayload():
-            return {"error": type(error).__name__, "arguments": error.args}
+            arguments = [one[:TEXT_MAX] if isinstance(one, str) else one for one in error.args]
+            return {"error": type(error).__name__, "arguments": arguments}
         case SettingsError():
             return {"error": "Unavailable", "arguments": [f"{name}: the worker cannot: {error}"]}
     if isinstance(error, DATABASE_UNAVAILABLE_ERRORS):
@@ -120,5 +161,8 @@ def _told(name: str, error: Exception) -> dict[str, Any]:
     return {"error": "Unavailable", "arguments": [f"{name}: the worker failed on its side, and its log says why"]}
 
 
-async def _in_thread(blocks: Any, *arguments: Any) -> Any:
-    return await asyncio.get_running_loop().run_in_executor(_threads(), blocks, *arguments)
+async def _in_thread(ends: float, blocks: Callable[..., T], *arguments: Any) -> T:
+    """Call something that blocks, unless the read expires first: then it leaves the queue of the threads."""
+    if time.monotonic() >= ends:
+        raise ReadExpired(EXPIRED)
+    return await in_time(asyncio.get_running_loop().run_in_executor(_threads(), blocks, *arguments), ends)

@@ -289,12 +289,14 @@ def read(what: str, *, timeout_s: float = 10.0, **parameters: Any) -> Any:
     `what` is `accounts` (all parameters optional: login, platform, email, is_master, limit, offset), `account_detail`,
     `account_statistics`, `seamless_url` (login, platform) or `leaderboard` (platform, product). The value is JSON:
     `accounts` and `leaderboard` a list of objects, the others an object; amounts are text, exactly as B2COPY wrote
-    them, and `raw` is the whole answer of B2COPY. A seamless URL logs its client in, so it comes as an object that no
+    them. In an object, but not in those of a list, `raw` is the whole answer of B2COPY. A page has 200 accounts at most
+    (`limit`), an answer half a mebibyte. A seamless URL logs its client in, so it comes as an object that no
     log shows; the workers' B2COPY_READS must list it.
 
     Raises `BadPayload` for wrong arguments, `NoAnswerInTime` if no worker has answered within `timeout_s` seconds
     (60 at most), `Unavailable` if Redis does not answer, and what B2COPY refused as another `worker.errors.B2CopyError`
-    (`NotFound`, `RateLimited`, ...). A read that nobody waits for any more is not sent.
+    (`NotFound`, `RateLimited`, ...). A read that nobody waits for any more is not sent. A call to Redis that has begun is
+    waited for: if Redis is frozen, the error may come up to 10 s after `timeout_s`.
     """
     from tasks.reads import SEAMLESS_URL, read_named
 

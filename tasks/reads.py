@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import Field
 
 from tasks.seamless_url import seamless_url
+from worker.b2copy.fields import Answered
 from worker.b2copy.routes import account_list, leaderboard, statistics
 from worker.b2copy.routes.seamless_login import SeamlessUrl
 from worker.errors import BadPayload
@@ -20,7 +21,7 @@ from worker.settings import Settings
 P = TypeVar("P", bound=Payload)
 
 SEAMLESS_URL = "seamless_url"
-PAGE_MAX = 1_000  # accounts of one page; an answer of B2COPY has a mebibyte at most
+PAGE_MAX = 200  # accounts of one page
 
 
 class OfLogin(Payload):
@@ -50,7 +51,7 @@ class Board(Payload):
 
 @dataclass(frozen=True)
 class Read(Generic[P]):
-    """`payload` are the parameters. `make` sends requests by its first argument, and returns the value as JSON."""
+    """`payload` are the parameters. `make` sends requests by its first argument; `as_json` writes what it returns."""
 
     name: str
     payload: type[P]
@@ -66,22 +67,22 @@ async def accounts(call: Call, which: Accounts, settings: Settings) -> Any:
         number=which.login, platform=which.platform, email=which.email, is_master=which.is_master, limit=which.limit,
         offset=which.offset, sort_by="created_at", sort_order="asc",
     )  # fmt: skip
-    return [account.model_dump(mode="json") for account in await call(account_list.LIST, search.fields())]
+    return await call(account_list.LIST, search.fields())
 
 
 async def account_detail(call: Call, of: OfLogin, settings: Settings) -> Any:
     asked = statistics.OfAccount(account=of.login, platform=of.platform)
-    return (await call(statistics.DETAIL, asked.fields())).model_dump(mode="json")
+    return await call(statistics.DETAIL, asked.fields())
 
 
 async def account_statistics(call: Call, of: OfLogin, settings: Settings) -> Any:
     asked = statistics.OfAccount(account=of.login, platform=of.platform)
-    return (await call(statistics.STATISTICS, asked.fields())).model_dump(mode="json")
+    return await call(statistics.STATISTICS, asked.fields())
 
 
 async def leaders(call: Call, which: Board, settings: Settings) -> Any:
     asked = leaderboard.Board(platform=which.platform, product=which.product)
-    return [leader.model_dump(mode="json") for leader in await call(leaderboard.LEADERBOARD, asked.fields())]
+    return await call(leaderboard.LEADERBOARD, asked.fields())
 
 
 async def seamless(call: Call, of: OfLogin, settings: Settings) -> SeamlessUrl:
@@ -99,6 +100,16 @@ READS: dict[str, Read[Any]] = {
     )
 }
 """All reads by name: those of `worker.b2copy.B2Copy`'s methods."""
+
+
+def as_json(value: Any) -> Any:
+    """Return what a read has read, as JSON: B2COPY's whole answer as `raw`, but not in each object of a list.
+
+    A seamless URL stays an object that hides itself.
+    """
+    if isinstance(value, list):
+        return [one.model_dump(mode="json", exclude={"raw"}) for one in value]
+    return value.model_dump(mode="json") if isinstance(value, Answered) else value
 
 
 def read_named(name: str) -> Read[Any]:

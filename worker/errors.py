@@ -13,6 +13,7 @@
       - CircuitOpen         because the destination is unavailable
       - PermitRefused       because the rate limit is reached, or the destination asked us to wait
       - LeaseTooShort       because too little is left of the operation's lease
+      - ReadExpired         because nobody waits for the answer to this read any more
   x Permanent               failed; a person decides
     - Rejected              a 4xx about the payload
     - NotFound              404
@@ -105,6 +106,10 @@ class PermitRefused(GateClosed):
 
 class LeaseTooShort(GateClosed):
     """Too little is left of the operation's lease to send another request."""
+
+
+class ReadExpired(GateClosed):
+    """The deadline of a read has passed: nobody waits for the answer any more."""
 
 
 class Permanent(B2CopyError):

@@ -21,6 +21,7 @@ from worker.errors import (
     NotFound,
     PermitRefused,
     RateLimited,
+    ReadExpired,
     Rejected,
     SessionUnavailable,
     StoreUnavailable,
@@ -49,8 +50,8 @@ START_OR_GET, READ_BACK, REPEAT, STOP = OnUnknown
 
 EVERY_ERROR: list[Exception] = [
     AccessRejected("x", 403), BadPayload("x"), CircuitOpen("x"), Conflict("x", 409), CredentialsRejected("x"),
-    LeaseTooShort("x"), NotFound("x", 404), PermitRefused("x"), RateLimited("x", 429), Rejected("x", 400),
-    SessionUnavailable("x"), StoreUnavailable("x"), Unavailable("x"), Unavailable("x", 500), Unavailable("x", 503),
+    LeaseTooShort("x"), NotFound("x", 404), PermitRefused("x"), RateLimited("x", 429), ReadExpired("x"),
+    Rejected("x", 400), SessionUnavailable("x"), StoreUnavailable("x"), Unavailable("x"), Unavailable("x", 500), Unavailable("x", 503),
     UnknownOutcome("x"), UnknownOutcome("x", 200),
 ]  # fmt: skip
 
@@ -104,6 +105,7 @@ TABLE: list[tuple[Outcome | Exception, bool, tuple[str, str, str, str]]] = [
     (CircuitOpen("x"), False, ("waiting circuit_open",) * 4),
     (PermitRefused("x"), False, ("waiting rate_limited",) * 4),
     (LeaseTooShort("x"), False, ("waiting backoff",) * 4),
+    (ReadExpired("x"), False, ("waiting backoff",) * 4),
     (Unavailable("x"), False, ("waiting backoff",) * 4),
     (Unavailable("x"), True, ("waiting backoff",) * 4),
     (Unavailable("x", 503), False, ("waiting backoff",) * 4),

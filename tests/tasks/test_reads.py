@@ -22,7 +22,7 @@ from worker.errors import BackOfficeUnavailable, BadPayload, CircuitOpen, NoAnsw
 from worker.ledger import open_ledger
 from worker.messages.sealed_answer import OneTimeKey
 from worker.operation import State
-from worker.queues import ANSWERS
+from worker.queues import ANSWERS, INBOX
 from worker.queues import READS as QUEUE
 from worker.sandbox.control_client import SandboxControl
 from worker.settings import CrmSettings, load
@@ -33,6 +33,7 @@ __all__ = ["control", "name"]
 
 SECRET = "sandbox-secret"
 URL = "https://copy.broker.example/"
+DROPPED = "a message that is no usable read was dropped"
 SLOW_S = 4.0  # seconds that B2COPY takes for a slow read
 
 
@@ -152,7 +153,7 @@ def test_what_b2copy_refuses_is_raised_with_its_words(
         ("account_detail", {"login": "a b"}, "printable ASCII"),
         ("account_detail", {"login": "../x"}, "is not a login"),
         ("account_detail", {"login": "1", "account": "1"}, "account is not a field: there are login, platform"),
-        ("accounts", {"limit": 1_001}, "limit: "),
+        ("accounts", {"limit": 201}, "limit: "),
         ("leaderboard", {"product": 4}, "product: "),
         ("accounts", {"timeout_s": 61}, "timeout_s: 61 must be a number of seconds up to 60"),
         ("accounts", {"timeout_s": 0}, "timeout_s: 0 must be"),
@@ -180,7 +181,7 @@ def test_slow_reads_hold_up_no_withdrawal_and_those_that_expire_are_not_sent(
         assert time.monotonic() - began < SLOW_S
         assert [type(read.exception()) for read in reads] == [NoAnswerInTime] * 30
     [process] = fleet.processes
-    until(lambda: process.log.read_text().count("not sent before its deadline") >= 20)
+    until(lambda: process.log.read_text().count("not answered before its deadline") >= 30)
     assert calls(control, "widget.detail") - before == 10
 
 
@@ -241,8 +242,32 @@ def test_no_message_harms_the_worker(fleet: Environment, control: SandboxControl
     assert "\n2026-01-01 forged" not in process.log.read_text()
 
 
-def test_a_message_that_is_no_read_is_stored_for_people(fleet: Environment) -> None:
-    sent = app.send_task("b2copy.read", kwargs={"what": "accounts"}, queue=QUEUE)
+@pytest.mark.parametrize("queue", [QUEUE, INBOX])
+def test_a_message_that_is_no_read_is_counted_and_leaves_nothing(
+    fleet: Environment, one_broker: Broker, queue: str
+) -> None:
+    [process] = fleet.processes
+    rows, logged = count_operations(), process.log.read_text().count(DROPPED)
+    email = "client@example.com"
+    app.send_task("b2copy.read", kwargs={"email": email}, queue=queue)
+    app.send_task("b2copy.read", args=[email] * 9, queue=queue)
+    app.send_task("b2copy.read", kwargs={"email": email}, queue=queue, countdown=60)
+    if queue == QUEUE:
+        with one_broker.client as client:
+            client.lpush(QUEUE, f'{{"email": "{email}"}}')
 
-    operation = ended(f"message:{sent.id}")
-    assert (operation.state, operation.failure_reason) == (State.FAILED, "bad_payload")
+    until(lambda: process.log.read_text().count(DROPPED) > logged)
+    assert isinstance(enqueue.read("leaderboard"), list)
+    with one_broker.client as client:
+        until(lambda: not client.llen(queue) and not client.hlen("unacked"))
+    assert count_operations() == rows
+    assert email not in process.log.read_text()
+
+
+def test_an_operation_in_the_wrong_queue_is_kept(fleet: Environment, name: Callable[[], str]) -> None:
+    request = {"account_login": "1", "request_id": name()}
+    app.send_task("b2copy.fees.process", kwargs=request, queue=QUEUE)
+    wrong = app.send_task("b2copy.fees.process", kwargs=request, queue=QUEUE, countdown=60)
+
+    assert ended(f"fees.process:{request['request_id']}").state is State.SUCCEEDED
+    assert ended(f"message:{wrong.id}").state is State.FAILED

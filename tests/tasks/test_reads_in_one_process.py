@@ -11,7 +11,7 @@ from tasks import answer_reads, enqueue
 from tests.conftest import Configure
 from tests.support import until
 from tests.tasks.conftest import ALONE
-from worker.errors import BadPayload, LeaseTooShort, NoAnswerInTime, PermitRefused, RateLimited, Unavailable
+from worker.errors import BadPayload, NoAnswerInTime, PermitRefused, RateLimited, ReadExpired, Unavailable
 from worker.flow.gate import Gate
 from worker.http import event_loop
 from worker.instances import ledger
@@ -86,7 +86,7 @@ class TestInAWorker:
         configure(rate_limit="5/minute")
         for _ in range(4):
             assert self.value("accounts") == []
-        with pytest.raises(LeaseTooShort):
+        with pytest.raises(ReadExpired):
             self.value("accounts", within=0.3)
 
         assert Gate("b2copy", worker_settings(), lambda *_: None).take(5, urgent=True) == 1

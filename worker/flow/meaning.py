@@ -20,6 +20,7 @@ from worker.errors import (
     Permanent,
     PermitRefused,
     RateLimited,
+    ReadExpired,
     SessionUnavailable,
     SettingsError,
     Unavailable,
@@ -96,6 +97,7 @@ _ACCESS_REFUSED = Meaning(
 _CIRCUIT_OPEN = Meaning("circuit_open", Becomes.WAIT, WaitReason.CIRCUIT_OPEN, may_have_left=False)
 _NO_PERMIT = Meaning("no_permit", Becomes.WAIT, WaitReason.RATE_LIMITED, may_have_left=False)
 _LEASE_TOO_SHORT = Meaning("lease_too_short", Becomes.WAIT, WaitReason.BACKOFF, may_have_left=False)
+_READ_EXPIRED = Meaning("read_expired", Becomes.WAIT, WaitReason.BACKOFF, may_have_left=False)
 _NOT_SENT = Meaning("not_sent", Becomes.WAIT, WaitReason.BACKOFF, circuit="failure", may_have_left=False)
 _NOT_PROCESSED = Meaning("not_processed", Becomes.WAIT, WaitReason.BACKOFF, circuit="failure", login="success")
 _SERVER_ERROR = Meaning(
@@ -139,6 +141,7 @@ TABLE: tuple[tuple[str, Meaning], ...] = (
     ("CircuitOpen", _CIRCUIT_OPEN),
     ("PermitRefused", _NO_PERMIT),
     ("LeaseTooShort", _LEASE_TOO_SHORT),
+    ("ReadExpired", _READ_EXPIRED),
     ("Unavailable, not sent", _NOT_SENT),
     ("Unavailable, 307/308/408/425/503", _NOT_PROCESSED),
     ("Unavailable, other 5xx", _SERVER_ERROR),
@@ -189,6 +192,8 @@ def _meaning_of_error(error: Exception) -> Meaning:
             return _NO_PERMIT
         case LeaseTooShort():
             return _LEASE_TOO_SHORT
+        case ReadExpired():
+            return _READ_EXPIRED
         case Unavailable(status=None):
             return _NOT_SENT
         case Unavailable(status=status):

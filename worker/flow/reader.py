@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 from worker.b2copy.route import Route
-from worker.errors import B2CopyError, LeaseTooShort, PermitRefused
+from worker.errors import B2CopyError, PermitRefused, ReadExpired
 from worker.flow.attempt import Destination
 from worker.flow.gate import Gate
 from worker.flow.meaning import meaning_of
@@ -23,6 +23,7 @@ from worker.watch.observe import observe_read, observe_request
 
 T = TypeVar("T")
 
+EXPIRED = "nobody waits for the answer any more"
 WAITING_MAX = 200  # reads of one process that wait for a slot, each until its own deadline; more are refused at once
 
 
@@ -39,13 +40,14 @@ class Reader:
         """Return what `work` reads with the `Call` that it gets. `ends`: nothing is sent after this monotonic time.
 
         A request that was sent is not given up at `ends`: only an answer, or its missing after the whole HTTP deadline,
-        says how B2COPY is. Raises the errors of `worker.errors`; `LeaseTooShort` if time is up.
+        says how B2COPY is. Raises the errors of `worker.errors`; `ReadExpired` if time is up. If it expires while Redis
+        gives it a permit, that permit is not used.
         """
         if self._under_way >= WAITING_MAX + self._slots_max:
             raise PermitRefused(f"{name}: {WAITING_MAX} reads wait already", None, None, 1.0)
         self._under_way += 1
         try:
-            await _in_time(self._slots.acquire(), ends)
+            await in_time(self._slots.acquire(), ends)
             try:
                 return await self._read(name, work, ends)
             finally:
@@ -55,17 +57,19 @@ class Reader:
 
     async def _read(self, name: str, work: Callable[[Call], Awaitable[T]], ends: float) -> T:
         requests = _Requests(self._destination(), self._gate, ends)
-        learned: Outcome | Exception = Done()
         try:
-            return await work(requests.call)
+            value = await work(requests.call)
         except Exception as error:
-            learned = error
+            await self._learn(name, error, requests)
             raise
-        finally:
-            meaning = meaning_of(learned)
-            if requests.were_made:
-                await self._gate.record(learned, meaning, proves_login=requests.prove_login)
-            observe_read(name, meaning.word)
+        await self._learn(name, Done(), requests)  # not if it was cancelled: then it has learned nothing
+        return value
+
+    async def _learn(self, name: str, learned: Outcome | Exception, requests: "_Requests") -> None:
+        meaning = meaning_of(learned)
+        if requests.were_made:
+            await self._gate.record(learned, meaning, proves_login=requests.prove_login)
+        observe_read(name, meaning.word)
 
 
 class _Requests:
@@ -76,11 +80,11 @@ class _Requests:
         self.were_made = self.prove_login = False
 
     async def call(self, route: Route[Any], body: Mapping[str, Any]) -> Any:
-        times_closed = await _in_time(self._gate.pass_first(urgent=False), self._ends)
+        times_closed = await in_time(self._gate.pass_first(urgent=False), self._ends)
 
         def check() -> None:
             if time.monotonic() >= self._ends:
-                raise LeaseTooShort("nobody waits for the answer any more")
+                raise ReadExpired(EXPIRED)
             self._gate.check(times_closed)
 
         began = time.monotonic()
@@ -99,8 +103,8 @@ class _Requests:
         return answer
 
 
-async def _in_time(waits: Awaitable[T], ends: float) -> T:
-    """Raises `LeaseTooShort` if it is not done at `ends`, so that nobody waits for what is not wanted any more."""
+async def in_time(waits: Awaitable[T], ends: float) -> T:
+    """Raises `ReadExpired` if it is not done at `ends`, so that nobody waits for what is not wanted any more."""
     limit = asyncio.timeout(max(0.0, ends - time.monotonic()))
     try:
         async with limit:
@@ -108,4 +112,4 @@ async def _in_time(waits: Awaitable[T], ends: float) -> T:
     except TimeoutError:
         if not limit.expired():
             raise
-        raise LeaseTooShort("nobody waits for the answer any more") from None
+        raise ReadExpired(EXPIRED) from None

@@ -18,7 +18,7 @@ from kombu.exceptions import KombuError
 from worker import errors
 from worker.app import app
 from worker.errors import B2CopyError, BadPayload, NoAnswerInTime, Unavailable
-from worker.messages.read_answers import LIFE_MAX_S, Answers
+from worker.messages.read_answers import DEADLINE_MAX_S, Answers
 from worker.messages.sealed_answer import OneTimeKey
 from worker.per_process import PerProcess
 from worker.queues import READS
@@ -34,16 +34,20 @@ answers = PerProcess(lambda: Answers(crm_settings()))
 def ask(name: str, parameters: Mapping[str, Any], timeout_s: float) -> Any:
     """Return the JSON value that a worker reads. `parameters` are checked already.
 
+    Each call to Redis has a timeout of its own. If Redis is frozen, an error may come so much after `timeout_s`.
+
     Raises `BadPayload` for an unusable `timeout_s`, `NoAnswerInTime`, `Unavailable` if Redis does not answer, and the
     error of `worker.errors` that the worker met.
     """
-    if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or not 0 < timeout_s <= LIFE_MAX_S:
-        raise BadPayload(f"timeout_s: {timeout_s!r} must be a number of seconds up to {LIFE_MAX_S:g}")
+    if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or not 0 < timeout_s <= DEADLINE_MAX_S:
+        raise BadPayload(f"timeout_s: {timeout_s!r} must be a number of seconds up to {DEADLINE_MAX_S:g}")
     ends = time.monotonic() + timeout_s
     key, read_id = OneTimeKey(), token_urlsafe(16)
     try:
-        ends_at = answers().clock_ms() + round(timeout_s * 1000)
-        _send(name, {"name": name, "parameters": parameters, "read_id": read_id, "key": key.public, "ends_at": ends_at})
+        ends_at = answers().clock_ms() + round((ends - time.monotonic()) * 1000)
+        if time.monotonic() < ends:
+            asked = {"name": name, "parameters": parameters, "read_id": read_id, "key": key.public, "ends_at": ends_at}
+            _send(name, asked)
         sealed = None
         while sealed is None and (left_s := ends - time.monotonic()) > 0:
             sealed = answers().take(read_id, left_s)

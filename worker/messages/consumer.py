@@ -3,7 +3,7 @@
 If a message has an unknown name, wrong arguments or a pickle body, Celery writes a log line and acknowledges it; some
 bodies raise an error in Celery's own code. Here each message is read first and handed to Celery in one plain form: as a
 task of ours with its arguments, or as a call of `b2copy.message.store`, which stores the message as a failed operation
-that people see.
+that people see. A read is no operation and must leave nothing in the ledger, so one that is wrong is dropped.
 """
 
 import inspect
@@ -14,11 +14,13 @@ from typing import Any
 from celery.worker.consumer import Consumer
 from kombu.utils.json import dumps
 
+from worker.messages.ask_read import TASK as READ_TASK
 from worker.messages.bad_message_text import PROBLEM_LIMIT, bounded_ascii, short
 from worker.messages.inbox import STORE_TASK, store_failed
 from worker.messages.safe_envelope import UNUSABLE, Unusable
 from worker.messages.task_message import TaskMessage, read_task_message
-from worker.queues import LANES
+from worker.queues import LANES, READS
+from worker.watch.observe import observe_read
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +81,8 @@ class CheckingConsumer(Consumer):
             if is_late:
                 raise Unusable(f"it expired at {wanted.expires_at} before a worker could record it")
         except Exception as error:  # any error that decoding foreign bytes raises
+            if self._drop_read(message):
+                return False
             problem = str(error) if isinstance(error, Unusable) else f"{type(error).__name__}: {error}"
             wanted = _storing(message, problem)
         message.headers = {"lang": "py", "task": wanted.task, "id": wanted.id, "origin": wanted.origin}
@@ -103,8 +107,21 @@ class CheckingConsumer(Consumer):
     def _is_internal(self, task: str) -> bool:
         return not self.app.tasks[task].acks_late
 
+    def _drop_read(self, message: Any) -> bool:
+        """Return whether a wrong message is a read, and count it. Its arguments may name a client: no log has them."""
+        task = message.headers.get("task")
+        in_reads = (message.delivery_info or {}).get("routing_key") == READS
+        if task != READ_TASK and not (in_reads and task not in self.app.tasks):
+            return False
+        log.warning("a message that is no usable read was dropped: enqueue.read writes them")
+        observe_read("unknown", "malformed")
+        return True
+
     def _store_here(self, message: Any, body: Any, problem: str) -> None:
         """Store a message in this thread, for errors that Celery finds after `_prepare`."""
+        if self._drop_read(message):
+            message.ack_log_error(log, self.connection_errors)
+            return
         arguments = _storing(message, problem, body).kwargs
         if store_failed(**arguments):
             message.ack_log_error(log, self.connection_errors)

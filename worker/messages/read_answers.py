@@ -1,19 +1,28 @@
 """The answer to a read on its way through Redis: a list of one element, which is taken once and expires by itself.
 
-    b2copy:answer:<id of the read>    list    the sealed answer; expires with the deadline of who asked
+    b2copy:answer:<id of the read>    list      the sealed answer; expires after 5 s, or with the asker's deadline
+    b2copy:answer_bytes               string    bytes of the answers of the last 5 s, of all workers together
+
+Who asked waits in a blocking pop, so an answer that is still there after a second is wanted by nobody. Redis evicts
+nothing: answers that nobody takes must not fill it, because withdrawals need it too.
 
 Deadlines are in the clock of Redis, because the clocks of the two hosts may differ.
 """
 
+import time
 from typing import cast
 
 from worker.queues import ANSWERS
 from worker.redis_connection import redis_client
 from worker.settings import CrmSettings
 
-LIFE_MAX_S = 60.0  # seconds; longest deadline of a read, so no answer is stored for longer
+DEADLINE_MAX_S = 60.0  # seconds; longest deadline of a read
+LIFE_S = 5  # seconds that an answer is stored at most
+ANSWER_MAX = 512 * 1024  # bytes of one answer
+POSTED_MAX = 32 * 1024 * 1024  # bytes of all answers that begin within `LIFE_S`; so Redis holds twice as many at most
 BLOCK_S = 1.0  # seconds of one blocking pop; a Redis that is frozen is noticed one second later
 _TIMEOUT_S = 1.0  # seconds that Redis has for any other answer
+_POSTED = "b2copy:answer_bytes"
 
 
 class Answers:
@@ -27,11 +36,25 @@ class Answers:
         seconds, microseconds = self._redis.time()
         return int(seconds) * 1000 + int(microseconds) // 1000
 
+    def deadline(self, ends_at: int) -> float:
+        """Return a time of Redis' clock (ms) as monotonic time of this process: `DEADLINE_MAX_S` from now at most."""
+        return time.monotonic() + min(DEADLINE_MAX_S, (ends_at - self.clock_ms()) / 1000)
+
+    def reserve(self, size: int) -> bool:
+        """Return whether an answer of so many bytes may be posted now: not too many were in the last seconds.
+
+        Taken answers count too, because who asked may not write to Redis, and so cannot say that it took one.
+        """
+        with self._redis.pipeline(transaction=True) as pipe:
+            pipe.set(_POSTED, 0, ex=LIFE_S, nx=True)
+            pipe.incrby(_POSTED, size)
+            return int(pipe.execute()[1]) <= POSTED_MAX
+
     def post(self, read_id: str, sealed: bytes, life_ms: int) -> None:
-        """Store the answer for at most `life_ms`."""
+        """Store the answer for at most `life_ms`, and at most `LIFE_S`."""
         with self._redis.pipeline(transaction=True) as pipe:
             pipe.rpush(ANSWERS + read_id, sealed)
-            pipe.pexpire(ANSWERS + read_id, max(1, min(life_ms, round(LIFE_MAX_S * 1000))))
+            pipe.pexpire(ANSWERS + read_id, max(1, min(life_ms, LIFE_S * 1000)))
             pipe.execute()
 
     def take(self, read_id: str, wait_s: float) -> bytes | None:

@@ -42,7 +42,12 @@ REQUEST_SECONDS = Histogram(
     ["destination", "route"],
     buckets=_CALL_BUCKETS,
 )
-READS = Counter("b2copy_reads", "Reads that this process made for a CRM, by outcome.", ["read", "outcome"])
+READS = Counter(
+    "b2copy_reads",
+    "Reads that a CRM asked this process for, by outcome. dropped: too many were under way; malformed: the message was no"
+    " read.",
+    ["read", "outcome"],
+)
 CIRCUIT_OPEN = Gauge(
     "b2copy_circuit_open",
     "1 while this process sends only probes to a destination; b2copy.reads are the reads of a CRM.",
