@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 THREADS = 4  # for what blocks in a read; not those of the gates, which withdrawals need
-RUNNING_MAX = 300  # reads of one process, more than `Reader` lets wait; one more is dropped before anything is spent on it
+RUNNING_MAX = 300  # reads of one process, more than `Reader` lets wait; a further one is dropped at once
 PAUSE_KEPT_S = 1.0  # seconds between two looks whether all lanes are paused
 TEXT_MAX = 1_000  # characters of one text of an error that is told
 
@@ -67,7 +67,7 @@ def finish_reads(**_: Any) -> None:
 
 
 class PauseFlag:
-    """Whether a person has paused all lanes. It asks the ledger once in `PAUSE_KEPT_S`, however many reads there are."""
+    """Whether a person has paused all lanes. Asks the ledger once in `PAUSE_KEPT_S`, however many ask."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -295,8 +295,8 @@ def read(what: str, *, timeout_s: float = 10.0, **parameters: Any) -> Any:
 
     Raises `BadPayload` for wrong arguments, `NoAnswerInTime` if no worker has answered within `timeout_s` seconds
     (60 at most), `Unavailable` if Redis does not answer, and what B2COPY refused as another `worker.errors.B2CopyError`
-    (`NotFound`, `RateLimited`, ...). A read that nobody waits for any more is not sent. A call to Redis that has begun is
-    waited for: if Redis is frozen, the error may come up to 10 s after `timeout_s`.
+    (`NotFound`, `RateLimited`, ...). A read that nobody waits for any more is not sent. If Redis is
+    frozen, the error may come 5 s after `timeout_s`, because a call to Redis that has begun is waited for.
     """
     from tasks.reads import SEAMLESS_URL, read_named
 

@@ -51,8 +51,8 @@ START_OR_GET, READ_BACK, REPEAT, STOP = OnUnknown
 EVERY_ERROR: list[Exception] = [
     AccessRejected("x", 403), BadPayload("x"), CircuitOpen("x"), Conflict("x", 409), CredentialsRejected("x"),
     LeaseTooShort("x"), NotFound("x", 404), PermitRefused("x"), RateLimited("x", 429), ReadExpired("x"),
-    Rejected("x", 400), SessionUnavailable("x"), StoreUnavailable("x"), Unavailable("x"), Unavailable("x", 500), Unavailable("x", 503),
-    UnknownOutcome("x"), UnknownOutcome("x", 200),
+    Rejected("x", 400), SessionUnavailable("x"), StoreUnavailable("x"), Unavailable("x"), Unavailable("x", 500),
+    Unavailable("x", 503), UnknownOutcome("x"), UnknownOutcome("x", 200),
 ]  # fmt: skip
 
 

@@ -1,29 +1,38 @@
 """Reads where no worker runs, and what one process of a worker does with a read."""
 
+import json
+import os
+import signal
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from pydantic import model_serializer
 
 from tasks import answer_reads, enqueue
+from tasks.reads import PAGE_MAX, Board, Read
+from tasks.reads import READS as READS_BY_NAME
 from tests.conftest import Configure
 from tests.support import until
 from tests.tasks.conftest import ALONE
+from worker.b2copy.routes.leaderboard import Leader
 from worker.errors import BadPayload, NoAnswerInTime, PermitRefused, RateLimited, ReadExpired, Unavailable
 from worker.flow.gate import Gate
 from worker.http import event_loop
 from worker.instances import ledger
-from worker.ledger import pause
-from worker.messages.ask_read import UNREAD_MAX
-from worker.messages.read_answers import Answers
+from worker.ledger import pause, resume
+from worker.messages.ask_read import UNREAD_MAX, answers
+from worker.messages.read_answers import ANSWER_MAX, LIFE_S, POSTED_MAX, Answers
 from worker.messages.sealed_answer import OneTimeKey, Seal
 from worker.queues import ANSWERS, READS
 from worker.sandbox.control_client import SandboxControl
 from worker.settings import CrmSettings, load, worker_settings
 from worker.testbed.broker import Broker
 from worker.testbed.local_system import Environment
+from worker.watch.metrics import READS as READS_TOTAL
 
 
 class TestWithoutAWorker:
@@ -68,11 +77,14 @@ class TestWithoutAWorker:
         assert time.monotonic() - began < 20
 
 
-class TestInAWorker:
-    @pytest.fixture(autouse=True)
-    def _new_reader(self) -> None:
-        answer_reads.reader.forget()  # that of another test has other settings
+@pytest.fixture
+def new_reader() -> None:
+    answer_reads.reader.forget()  # that of another test has other settings
+    answer_reads.pause_flag.forget()
 
+
+@pytest.mark.usefixtures("new_reader")
+class TestInAWorker:
     def test_only_what_the_setting_lists_is_read(self, configure: Configure) -> None:
         configure()
         with pytest.raises(BadPayload, match="seamless_url: the workers' B2COPY_READS does not list it"):
@@ -109,28 +121,193 @@ class TestInAWorker:
         assert self.value("accounts") == []
         pause(ledger(), "all", "ann", "B2COPY asked for quiet")
 
-        with pytest.raises(PermitRefused, match="accounts: everything is paused by ann: B2COPY asked for quiet"):
-            self.value("accounts")
+        def refused() -> str:
+            with pytest.raises(PermitRefused) as caught:
+                self.value("accounts")
+            return str(caught.value)
 
-        assert sandbox.counters()["calls"]["accounts.list"] == 1
+        # The ledger is asked once a second, not once for each read.
+        assert self.value("accounts") == []
+        answer_reads.pause_flag()._looked_at -= answer_reads.PAUSE_KEPT_S
+        assert refused() == "accounts: everything is paused by ann: B2COPY asked for quiet"
+        resume(ledger(), "all", "ann", "over")
+        assert "everything is paused" in refused()
+        assert sandbox.counters()["calls"]["accounts.list"] == 2
 
     @staticmethod
     def value(what: str, within: float = 10.0, **parameters: Any) -> Any:
         return event_loop().run(answer_reads._value(what, parameters, time.monotonic() + within))
 
+    def test_a_cancelled_read_says_nothing_about_b2copy(self, configure: Configure, sandbox: SandboxControl) -> None:
+        """It has learned nothing: a success would close a circuit, or end a row of failures."""
+        configure()
+        self.value("accounts")
+        gate = answer_reads.reader()._gate
+        served = gate._last_served
+        sandbox.switches(latency={"accounts.list": 30.0})
+        slow = event_loop().submit(answer_reads._value("accounts", {}, time.monotonic() + 60))
+        until(lambda: sandbox.counters()["calls"]["accounts.list"] == 2)
 
-def test_an_answer_is_taken_once_and_expires_by_itself(active_environment: Environment, broker: Broker) -> None:
-    answers = Answers(load(CrmSettings))
-    answers.post("one", b"sealed", 50_000)
-    answers.post("two", b"sealed", 3_600_000)
+        slow.cancel()
 
-    with broker.client as client:
-        assert 0 < client.pttl(f"{ANSWERS}one") <= 50_000
-        assert 0 < client.pttl(f"{ANSWERS}two") <= 60_000
-        assert abs(answers.clock_ms() / 1000 - time.time()) < 60
-    assert answers.take("one", 1) == b"sealed"
-    assert answers.take("one", 0.01) is None
-    assert answers.take("another", 0.01) is None
+        until(lambda: answer_reads.reader()._under_way == 0)
+        assert gate._last_served == served
+
+    def test_a_read_that_expires_is_counted_as_that(self, configure: Configure) -> None:
+        configure(rate_limit="5/minute")
+        expired = READS_TOTAL.labels("leaderboard", "read_expired")
+        before = expired._value.get()
+        for _ in range(4):
+            self.value("accounts")
+
+        with pytest.raises(ReadExpired):
+            self.value("leaderboard", within=0.3)
+
+        assert expired._value.get() == before + 1
+
+    def test_what_waits_for_a_frozen_redis_is_bounded(
+        self, configure: Configure, broker: Broker, sandbox: SandboxControl, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Reads by the hundred, of which each wants the time of a Redis that does not answer."""
+        configure()
+        dropped = READS_TOTAL.labels("accounts", "dropped")
+        before = dropped._value.get()
+        asked: tuple[Any, ...] = ("accounts", {}, "x", OneTimeKey().public, answers().clock_ms())
+        os.kill(broker.pid, signal.SIGSTOP)
+        try:
+            for _ in range(answer_reads.RUNNING_MAX + 200):
+                answer_reads.read.run(*asked)
+            assert len(answer_reads._running) <= answer_reads.RUNNING_MAX
+            assert dropped._value.get() >= before + 200
+        finally:
+            os.kill(broker.pid, signal.SIGCONT)
+        until(lambda: not answer_reads._running)
+        assert "accounts.list" not in sandbox.counters()["calls"]
+
+
+@pytest.mark.usefixtures("new_reader")
+class TestAnswersInRedis:
+    def test_an_answer_is_taken_once_and_expires_by_itself(
+        self, active_environment: Environment, broker: Broker
+    ) -> None:
+        answers = Answers(load(CrmSettings))
+        answers.post("one", b"sealed", 1_000)
+        answers.post("two", b"sealed", 3_600_000)
+
+        with broker.client as client:
+            assert 0 < client.pttl(f"{ANSWERS}one") <= 1_000
+            assert 0 < client.pttl(f"{ANSWERS}two") <= LIFE_S * 1000
+            assert abs(answers.clock_ms() / 1000 - time.time()) < 60
+        assert answers.take("one", 1) == b"sealed"
+        assert answers.take("one", 0.01) is None
+        assert answers.take("another", 0.01) is None
+
+    def test_no_number_of_reads_fills_redis(
+        self, configure: Configure, broker: Broker, sandbox: SandboxControl
+    ) -> None:
+        """A publisher asks for the longest pages with the longest deadline, and takes no answer."""
+        configure(rate_limit="1000/second", concurrency=32)
+        sandbox.add_accounts([account(number, 4_800) for number in range(100)])
+        key = OneTimeKey()
+        ends_at = answers().clock_ms() + 60_000
+        with broker.client as client:
+            before = client.info("memory")["used_memory"]
+            for number in range(200):
+                answer_reads.read.run("accounts", {"limit": PAGE_MAX}, f"many{number}", key.public, ends_at)
+            until(lambda: not answer_reads._running, within=60)
+            stored = client.info("memory")["used_memory"] - before
+            names = [name.removeprefix(ANSWERS) for name in client.scan_iter(match=f"{ANSWERS}*", count=1000)]
+        sizes = [len(answers().take(name, 0.01) or b"") for name in names]
+        assert ANSWER_MAX / 2 < max(sizes) <= ANSWER_MAX
+        assert stored < 2 * POSTED_MAX + 8 * 1024 * 1024
+
+    def test_an_answer_is_written_and_sealed_in_a_thread_of_the_reads(
+        self, configure: Configure, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Not on the event loop: all attempts share it."""
+        configure()
+        wrote: list[str] = []
+
+        class Watched(Leader):
+            @model_serializer
+            def write(self) -> dict[str, str]:
+                wrote.append(threading.current_thread().name)
+                return {"login": self.login}
+
+        async def read(*_: Any) -> list[Watched]:
+            return [Watched(login="1")]
+
+        monkeypatch.setitem(READS_BY_NAME, "leaderboard", Read("leaderboard", Board, read))
+        key = OneTimeKey()
+        answer_reads.read.run("leaderboard", {}, "watched", key.public, answers().clock_ms() + 20_000)
+
+        assert opened(key, "watched") == {"value": [{"login": "1"}]}
+        assert [name[:12] for name in wrote] == ["b2copy-reads"]
+
+    def test_beyond_what_redis_may_hold_the_asker_is_told(
+        self, configure: Configure, sandbox: SandboxControl, broker: Broker
+    ) -> None:
+        configure()
+        key = OneTimeKey()
+        assert answers().reserve(POSTED_MAX)
+        answer_reads.read.run("accounts", {}, "full", key.public, answers().clock_ms() + 20_000)
+
+        assert opened(key, "full") == {
+            "error": "PermitRefused",
+            "arguments": ["accounts: the answers of the last seconds are too many for Redis", None, None, LIFE_S],
+        }
+        with broker.client as client:
+            assert 0 < client.ttl("b2copy:answer_bytes") <= LIFE_S
+            client.delete("b2copy:answer_bytes")
+        assert answers().reserve(POSTED_MAX)
+
+    def test_an_answer_that_is_too_long_is_refused_with_the_remedy(
+        self, configure: Configure, sandbox: SandboxControl
+    ) -> None:
+        configure()
+        sandbox.add_accounts([account(number, 9_000) for number in range(100)])
+        key = OneTimeKey()
+        ends_at = answers().clock_ms() + 60_000
+
+        answer_reads.read.run("accounts", {"limit": PAGE_MAX}, "long", key.public, ends_at)
+        answer_reads.read.run("accounts", {"limit": 20}, "short", key.public, ends_at)
+        answer_reads.read.run("x" * 100_000, {}, "name", key.public, ends_at)
+
+        refused = opened(key, "long")
+        assert refused["error"] == "BadPayload"
+        assert "524288 are allowed: ask for less, for instance by limit" in refused["arguments"][0]
+        content = unsealed(key, "short")
+        found = json.loads(content)["value"]
+        assert len(found) == 20
+        assert "raw" not in found[0]
+        assert "ü".encode() in content  # two bytes, not the six of an escape
+        assert len(opened(key, "name")["arguments"][0]) == answer_reads.TEXT_MAX
+
+
+def account(number: int, length: int) -> dict[str, Any]:
+    return {"clientId": 1, "accountNumber": str(90_000 + number), "accountDescription": "ü" + "x" * length}
+
+
+def unsealed(key: OneTimeKey, read_id: str) -> bytes:
+    """Wait for an answer and return its content."""
+    return key.unseal(read_id, until(lambda: answers().take(read_id, 0.5)) or b"") or b""
+
+
+def opened(key: OneTimeKey, read_id: str) -> dict[str, Any]:
+    answer: dict[str, Any] = json.loads(unsealed(key, read_id))
+    return answer
+
+
+def test_a_frozen_redis_delays_the_error_by_one_call(active_environment: Environment, broker: Broker) -> None:
+    answers().clock_ms()
+    os.kill(broker.pid, signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        with pytest.raises(Unavailable):
+            enqueue.read("accounts", timeout_s=0.5)
+        assert time.monotonic() - began < 0.5 + 5 + 1
+    finally:
+        os.kill(broker.pid, signal.SIGCONT)
 
 
 def test_only_who_asked_opens_the_answer_and_only_to_that_question() -> None:

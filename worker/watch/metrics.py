@@ -44,8 +44,8 @@ REQUEST_SECONDS = Histogram(
 )
 READS = Counter(
     "b2copy_reads",
-    "Reads that a CRM asked this process for, by outcome. dropped: too many were under way; malformed: the message was no"
-    " read.",
+    "Reads that a CRM asked this process for, by outcome. dropped: too many were under way; malformed: the message was"
+    " no read.",
     ["read", "outcome"],
 )
 CIRCUIT_OPEN = Gauge(
