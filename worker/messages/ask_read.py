@@ -34,7 +34,7 @@ answers = PerProcess(lambda: Answers(crm_settings()))
 def ask(name: str, parameters: Mapping[str, Any], timeout_s: float) -> Any:
     """Return the JSON value that a worker reads. `parameters` are checked already.
 
-    Each call to Redis has a timeout of its own. If Redis is frozen, an error may come so much after `timeout_s`.
+    A call to Redis that has begun is waited for: if Redis is frozen, the error may come 5 s after `timeout_s`.
 
     Raises `BadPayload` for an unusable `timeout_s`, `NoAnswerInTime`, `Unavailable` if Redis does not answer, and the
     error of `worker.errors` that the worker met.
@@ -69,7 +69,8 @@ def _send(name: str, arguments: Mapping[str, Any]) -> None:
         # Only workers shorten the queue. While none runs, it must not grow until Redis is full.
         if producer.channel.client.llen(READS) >= UNREAD_MAX:
             raise Unavailable(f"{name}: {UNREAD_MAX} reads wait that no worker has taken: does one run?")
-        app.send_task(TASK, kwargs=arguments, queue=READS, producer=producer)
+        # No second try: one on a frozen Redis takes 5 s already, and who asked may ask again.
+        app.send_task(TASK, kwargs=arguments, queue=READS, producer=producer, retry=False)
 
 
 def _opened(key: OneTimeKey, read_id: str, sealed: bytes) -> dict[str, Any]:
