@@ -91,8 +91,9 @@ class Kind(Generic[P]):
 
     `result_ids` are the ids in its result that other operations need: who resolves it as done may give them.
 
-    `on_unknown` is what an unknown outcome permits, or a function that returns it for the step of unknown outcome. `failure_reasons` are
-    the reasons of `Failed` outcomes, each with a sentence for people. `time_allowed_s` and `polls` read the settings.
+    `on_unknown` is what an unknown outcome permits, or a function that returns it for the step that is unknown.
+    `failure_reasons` are the reasons of `Failed` outcomes, each with a sentence for people. `time_allowed_s` and
+    `polls` read the settings.
     `begins_steps`: its attempts call `Attempt.begin` before each request with an effect. So if a worker is lost, it is
     known whether it may have sent one: without a begun step nothing was done, and the next attempt starts again.
     `effect_step` is then the name of the last of these routes, which a ledger from a backup may not know to have begun.

@@ -30,7 +30,7 @@ from worker.flow.meaning import meaning_of
 from worker.http import event_loop
 from worker.kind import Attempt
 from worker.ledger import Ledger, attempts_of
-from worker.operation import PROGRESS_LIMIT, Claim, Done, FailureReason, Later, OnUnknown, Outcome, State, WaitReason
+from worker.operation import PROGRESS_LIMIT, Done, FailureReason, Later, OnUnknown, Outcome, State, WaitReason
 from worker.watch import observe
 
 CREATE = Route("create", "", "POST", "/create", lambda body, sent: body)

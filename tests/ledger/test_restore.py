@@ -179,4 +179,3 @@ def test_it_waits_for_workers_and_not_for_a_clock_that_was_ahead(ledger: Ledger,
     else:
         with pytest.raises(NotAllowed, match="stop all of them"):
             distrust(ledger)
-
