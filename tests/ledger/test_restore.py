@@ -95,10 +95,12 @@ def test_what_a_cancelled_import_had_not_sent_is_never_sent_and_known(ledger: Le
     record_book(ledger, "B1", "B2")
     [sent] = claim_due(ledger, lane="bulk", limit=1)
     cancel_batch(ledger, "book", "ada", "wrong file")
+    record_operation(ledger, "W1")  # of no import
 
     counted = distrust(ledger)
 
-    assert [(one.operations, one.never_sent) for one in counted] == [(1, 0)]
+    assert [(one.operations, one.never_sent) for one in counted] == [(2, 1)]
+    assert find_operation(ledger, "W1").outcome_unknown
     assert claimed(ledger) == names_of([sent])
     assert sweep(ledger, 5.0)
     unsent = find_operation(ledger, "B2")
