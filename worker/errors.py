@@ -67,6 +67,10 @@ class Unavailable(Transient):
     """The request was not sent (`status` is None), not processed (408, 425, 503), or answered with another 5xx."""
 
 
+class ReceiverGone(Unavailable):
+    """The CRM's webhook answered 410: it wants no further notice. A person ends that, however long it takes."""
+
+
 class NoAnswerInTime(Unavailable):
     """No worker has answered a read in time. A read has no effect, so it may be asked for again."""
 
