@@ -29,7 +29,8 @@ MAY_IMPORT = {
         "worker/doctor", "worker/doubtful_ids.py", "worker/errors.py", "worker/http", "worker/id_fields.py",
         "worker/instances.py", "worker/kind.py", "worker/ledger", "worker/messages", "worker/operation.py",
         "worker/per_process.py", "worker/queues.py", "worker/reconcile", "worker/report", "worker/sandbox",
-        "worker/session", "worker/settings.py", "worker/spooled_list.py", "worker/testbed", "worker/watch", "worker/webhook",
+        "worker/session", "worker/settings.py", "worker/spooled_list.py", "worker/testbed", "worker/watch",
+        "worker/webhook",
     },
     "worker/console": {
         "tasks", "worker/current_user.py", "worker/doctor", "worker/errors.py", "worker/ledger", "worker/messages",

@@ -21,8 +21,8 @@ TRYING = "trying:"
 _paused_from = case((c.due_at > bindparam("since"), c.due_at), else_=bindparam("since"))
 _stood_still = bindparam("until") - _paused_from
 # While a lane is paused its due operations wait. A person wants that, so their deadlines move by that time, and
-# `external_wait_ms` counts it; for operations that are pending at the destination, their next claim adds the whole time.
-# `time_allowed_ms` grows, too, because the instant of the request is computed from it.
+# `external_wait_ms` counts it; for operations that are pending at the destination, their next claim adds the whole
+# time. `time_allowed_ms` grows, too, because the instant of the request is computed from it.
 _COUNT_PAUSE = (
     update(operations)
     .where(
