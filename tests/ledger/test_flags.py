@@ -65,13 +65,13 @@ def test_an_operation_that_became_due_during_a_pause_stood_still_from_then_on(
 
 @pytest.mark.parametrize("lane", ["money", "all"])
 def test_the_time_of_a_pause_does_not_count_towards_the_deadline(ledger: Ledger, clock: LedgerClock, lane: str) -> None:
-    record_operations(ledger, "W1", "W2")
-    record_operations(ledger, "W3", lane="bulk")
-    [claimed] = claim_due(ledger, limit=1)
-    make_wait(ledger, claimed, wait_reason=WaitReason.PENDING_AT_B2COPY, due_in_s=40)
-    before = {name: find_operation(ledger, name).deadline_at or 0 for name in ("W1", "W2", "W3")}
+    record_operations(ledger, "W1", time_allowed_s=50)
+    make_wait(ledger, claim_one(ledger), wait_reason=WaitReason.PENDING_AT_B2COPY, due_in_s=40)
+    record_operations(ledger, "W2", time_allowed_s=50)
+    record_operations(ledger, "W3", lane="bulk", time_allowed_s=50)
     pause(ledger, lane, "ada", "incident")
     clock.advance(100)
+    before = {name: find_operation(ledger, name).deadline_at or 0 for name in ("W1", "W2", "W3")}
 
     resume(ledger, lane, "ada", "done")
 
