@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, case, delete, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, case, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from worker.errors import NotAllowed
@@ -19,7 +19,7 @@ TRYING = "trying:"
 """What the name of a flag begins with that `start_try` raises."""
 
 _paused_from = case((c.due_at > bindparam("since"), c.due_at), else_=bindparam("since"))
-_stood_still = bindparam("until") - _paused_from
+_stood_still: ColumnElement[int] = bindparam("until") - _paused_from
 # While a lane is paused its due operations wait. A person wants that, so their deadlines move by that time, and
 # `external_wait_ms` counts it; for operations that are pending at the destination, their next claim adds the whole
 # time. `time_allowed_ms` grows, too, because the instant of the request is computed from it.
