@@ -10,17 +10,16 @@ from functools import cache
 from typing import Any
 
 from django.db import connections, transaction
-from sqlalchemy import Connection, Engine, create_engine, select
+from sqlalchemy import Connection, Engine, create_engine, event, select
 from sqlalchemy.exc import DBAPIError, InterfaceError
 from sqlalchemy.pool import NullPool
 
 from worker.errors import BadPayload
 from worker.ledger import Ledger, schema
+from worker.ledger.engine import remove_row_values
 
 _URLS = {"sqlite": "sqlite://", "postgresql": "postgresql+psycopg://"}  # by Django's name of the database system
 _OPTIONS = {"sqlite": {}, "postgresql": {"use_native_hstore": False}}  # asks the server nothing about types
-
-_checked: set[tuple[str, str]] = set()  # ids of ledgers, and the aliases of Django that were found to hold them
 
 
 class _Borrowed:
@@ -47,10 +46,10 @@ def django_transaction(alias: str, ledger: Ledger) -> Iterator[Connection]:
     """
     if alias not in connections:
         raise BadPayload(f"using: Django's DATABASES has no {alias!r}: there are {', '.join(connections)}")
-    with transaction.atomic(using=alias), _engine(alias, connections[alias].vendor).connect() as connection:
-        if (ledger.id, alias) not in _checked:
-            _check_holds(ledger, alias, connection)
-            _checked.add((ledger.id, alias))
+    engine = _engine(alias, connections[alias].vendor)
+    _check_driver(alias)
+    with transaction.atomic(using=alias), engine.connect() as connection:
+        _check_holds(ledger, alias, connection)  # each time: a CRM's tests, for one, give an alias another database
         yield connection
 
 
@@ -63,10 +62,25 @@ def after_commit(alias: str, function: Callable[[], object]) -> None:
 def _engine(alias: str, system: str) -> Engine:
     if system not in _URLS:
         raise BadPayload(f"using: the database {alias!r} is on {system}: the ledger is on SQLite or PostgreSQL")
-    return create_engine(
+    engine = create_engine(
         _URLS[system], creator=lambda: _Borrowed(connections[alias].connection), poolclass=NullPool,
         pool_reset_on_return=None, hide_parameters=True, **_OPTIONS[system],
     )  # fmt: skip
+    if system == "postgresql":
+        event.listen(engine, "handle_error", remove_row_values)
+    return engine
+
+
+def _check_driver(alias: str) -> None:
+    """Refuse psycopg2, which Django uses if it is older than 4.2 or finds no psycopg."""
+    found = connections[alias]
+    found.ensure_connection()
+    driver = type(found.connection).__module__.partition(".")[0]
+    if driver == "psycopg2":
+        raise BadPayload(
+            f"using: Django reaches its database {alias!r} by psycopg2, and the ledger needs psycopg (version 3): use"
+            " Django 4.2 or newer and install psycopg"
+        )
 
 
 def _check_holds(ledger: Ledger, alias: str, connection: Connection) -> None:

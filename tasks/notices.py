@@ -3,7 +3,7 @@
 import asyncio
 import logging
 
-from worker.errors import B2CopyError
+from worker.errors import B2CopyError, ReceiverGone
 from worker.instances import ledger
 from worker.kind import Attempt, Description, Kind, Payload
 from worker.ledger import pause
@@ -11,7 +11,7 @@ from worker.ledger.notices import BY, GIVES_UP_AFTER_S
 from worker.operation import NOTICE_KIND, Done, OnUnknown, Outcome
 from worker.queues import CRM
 from worker.queues import NOTIFY as LANE
-from worker.webhook.ways import GONE, ways
+from worker.webhook.ways import ways
 
 log = logging.getLogger(__name__)
 
@@ -51,13 +51,13 @@ async def attempt(attempt: Attempt, notice: Notice) -> Outcome:
             await attempt.call(route, {"id": notice.id, "body": notice.body, "trace_id": attempt.claim.trace_id})
         except B2CopyError as error:
             failures.append(error)
-            if error.status == GONE:
+            if isinstance(error, ReceiverGone):
                 await asyncio.to_thread(_hold_notices)
         else:
             told.add(route.name)
             attempt.progress = {"told": sorted(told)}
     if failures:
-        raise failures[0]
+        raise next((error for error in failures if isinstance(error, ReceiverGone)), failures[0])
     return Done()
 
 

@@ -46,7 +46,7 @@ class Board(Payload):
     """Which leaderboard: `product` 1 is copy trading, 2 PAMM, 3 MAM."""
 
     platform: int = Field(1, ge=1, le=2**31 - 1)
-    product: leaderboard.Product = leaderboard.Product.COPY_TRADING
+    product: leaderboard.Product = Field(leaderboard.Product.COPY_TRADING, strict=False)  # JSON has its number
 
 
 @dataclass(frozen=True)

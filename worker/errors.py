@@ -4,6 +4,7 @@
   x Transient               wait and try again; `retry_after` is a floor
     - Unavailable           not sent (no status), not processed (408, 425, 503), or a 5xx
       - NoAnswerInTime      of a worker, to a read that a CRM asked for
+      - ReceiverGone        410 of the CRM's webhook: it wants no further notice
     - RateLimited           429
     - SessionUnavailable    there is no access token right now
       - StoreUnavailable    because Redis does not answer
@@ -66,6 +67,10 @@ class Transient(B2CopyError):
 
 class Unavailable(Transient):
     """The request was not sent (`status` is None), not processed (408, 425, 503), or answered with another 5xx."""
+
+
+class ReceiverGone(Unavailable):
+    """The CRM's webhook answered 410: it wants no further notice. A person ends that, however long it takes."""
 
 
 class NoAnswerInTime(Unavailable):

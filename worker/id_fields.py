@@ -1,7 +1,9 @@
 """What an id from outside may look like: printable ASCII, so that two ids that look equal are equal.
 
 A spreadsheet or a data frame turns ids into numbers: `123456.0`, `1.23457E+11`, `NaN`. Such a value is not the id any
-more, so it is refused.
+more, so it is refused. The same is true of `None` and `NULL`, which programs write for a value that is missing: all
+operations without an id would share it. A login may be no number with separators and no date (`123.456`, `Jan-45`). An
+id of the CRM's may be: an import asks then, because only there it is likely that a spreadsheet made it.
 """
 
 import re
@@ -9,8 +11,11 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from worker.doubtful_ids import number_or_date
+
 # With a sign in the exponent, as programs write it: 1E5 may be somebody's id.
 _NUMBER = re.compile(r"[+-]?(?:\d+\.0+|\d(?:\.\d+)?e[+-]\d+|nan|inf|infinity)", re.IGNORECASE)
+_NOTHING = {"null", "none", "nil", "undefined"}
 _PRINTABLE = re.compile(r"[!-~]*")
 _LOGIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -29,24 +34,33 @@ def _printable_ascii(value: str) -> str:
         raise ValueError(f"{value[:80]!a} holds U+{ord(char):04X}: use printable ASCII characters without spaces")
     if _NUMBER.fullmatch(value):
         raise ValueError(f"{value!r} is what a spreadsheet or a data frame makes of an id: give the id as text")
+    if value.lower() in _NOTHING:
+        raise ValueError(f"{value!r} is what a program writes for a missing value: give the id, or leave the field out")
     return value
 
 
 def _login(value: str) -> str:
     if not _LOGIN.fullmatch(value):
         raise ValueError(f"{value[:80]!r} is not a login: use letters, digits, dots, underscores and hyphens")
+    if what := number_or_date(value):
+        raise ValueError(f"{value!r} {what}, and no login looks like that: give the login as text, such as '123456'")
     return value
 
 
-Id = Annotated[
-    str, BeforeValidator(_text_of_int), Field(min_length=1, max_length=128), AfterValidator(_printable_ascii)
-]
+def _id_field(longest: int) -> Any:
+    return Field(min_length=1, max_length=longest, json_schema_extra={"format": ID_FORMAT})
+
+
+ID_FORMAT = "id"
+"""The format that the JSON schema of a payload gives to an id, so that an import knows it from other texts."""
+
+Id = Annotated[str, BeforeValidator(_text_of_int), _id_field(128), AfterValidator(_printable_ascii)]
 """An id of the CRM's: of a withdrawal, a call, an entity. A whole number counts as its digits."""
 
 Login = Annotated[
     str,
     BeforeValidator(_text_of_int),
-    Field(min_length=1, max_length=64),
+    _id_field(64),
     AfterValidator(_printable_ascii),
     AfterValidator(_login),
 ]

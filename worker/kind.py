@@ -17,9 +17,12 @@ from worker.settings import CrmSettings, Settings
 
 
 class Payload(BaseModel):
-    """What a kind needs to know. Unknown fields are refused, because a misspelt one would be lost in silence."""
+    """What a kind needs to know. Unknown fields are refused, because a misspelt one would be lost in silence.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=False, defer_build=True)
+    Values have the field's own type: a spreadsheet's `1.23457E+11` is no id 123457000000, and `true` is no 1.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, str_strip_whitespace=False, defer_build=True)
 
 
 P = TypeVar("P", bound=Payload)
@@ -182,6 +185,8 @@ def _problems(error: ValidationError, known: Iterable[str]) -> str:
             problems.append(f"{name} is not a field: there are {', '.join(known)}")
         elif problem["type"] == "missing":
             problems.append(f"{name} is missing")
+        elif problem["type"] == "int_type":
+            problems.append(f"{name} must be a whole number in digits, without quotes, decimals or exponent: 123")
         else:
             problems.append(f"{name}: {problem['msg'].removeprefix('Value error, ')}")
     return "; ".join(problems)

@@ -13,14 +13,25 @@ import sys
 from celery import Celery
 
 app = Celery("celery_crm", broker=os.environ["CRM_BROKER_URL"])
-app.conf.task_acks_late = True  # a message whose worker is killed comes again
 b2copy = Celery("b2copy", broker=os.environ["B2COPY_REDIS_URL"], set_as_current=False)
 UPSERT = """INSERT INTO fees (key, state, sequence) VALUES (:key, :state, :sequence)
     ON CONFLICT (key) DO UPDATE SET state = excluded.state, sequence = excluded.sequence
     WHERE excluded.sequence > fees.sequence"""  # a notice may come twice, or after a newer one
 
 
-@app.task(name="celery_crm.fees_ended")
+# Without these options a notice is lost if the task raises (the database is locked), or its process is killed: Celery
+# acknowledges the message all the same, and nobody sends it again.
+NONE_IS_LOST = {
+    "acks_late": True,  # acknowledge after the task has ended, not before
+    "reject_on_worker_lost": True,  # a message whose process was killed comes again
+    "autoretry_for": (Exception,),
+    "max_retries": None,  # for ever
+    "retry_backoff": True,  # after 1, 2, 4, ... seconds, at most 60
+    "retry_backoff_max": 60,
+}
+
+
+@app.task(name="celery_crm.fees_ended", **NONE_IS_LOST)
 def fees_ended(notice):
     """Store what became of an operation. `notice` is the body of the webhook; the task's id is the notice's id."""
     if notice["type"].startswith("operation."):

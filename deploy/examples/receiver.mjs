@@ -3,6 +3,7 @@ import { createHmac, timingSafeEqual } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { createServer } from "node:http";
 
+const LIMIT = 1024 * 1024; // bytes of a body; a notice has less
 const [port, secretFile] = process.argv.slice(2);
 const secret = Buffer.from(readFileSync(secretFile, "ascii").trim().split(/\s/)[0].replace("whsec_", ""), "base64");
 
@@ -16,13 +17,27 @@ function genuine(headers, body) {
   });
 }
 
-createServer(async (request, response) => {
+async function receive(request) {
   const parts = [];
-  for await (const part of request) parts.push(part);
+  let size = 0;
+  for await (const part of request) { // it throws if the sender goes away
+    parts.push(part);
+    if ((size += part.length) > LIMIT) return 413;
+  }
   const body = Buffer.concat(parts); // these bytes are signed: verify them, then parse
-  if (!genuine(request.headers, body)) return response.writeHead(401).end();
+  if (!genuine(request.headers, body)) return 401;
   const { type, data } = JSON.parse(body);
   // Here: one transaction that stores the state if data.sequence is higher than the stored one. Then answer 2xx.
   console.log(JSON.stringify([type, data.key, data.state, data.sequence]));
-  response.writeHead(204).end();
+  return 204;
+}
+
+createServer(async (request, response) => {
+  let status = 500; // an error of one request must not end the process; after it the notice comes again
+  try {
+    status = await receive(request);
+  } catch (error) {
+    console.error(error);
+  }
+  response.writeHead(status, { Connection: "close" }).end();
 }).listen(Number(port), "127.0.0.1");

@@ -1,6 +1,11 @@
 <?php // Receive notices in PHP.  WEBHOOK_SECRET_FILE=... php -S 127.0.0.1:8000 receiver.php
 $secret = base64_decode(substr(preg_split('/\s/', file_get_contents(getenv('WEBHOOK_SECRET_FILE')))[0], strlen('whsec_')));
-$body = file_get_contents('php://input'); // these bytes are signed: verify them, then parse
+$limit = 1024 * 1024; // bytes of a body; a notice has less
+$body = file_get_contents('php://input', length: $limit + 1); // these bytes are signed: verify them, then parse
+if (strlen($body) > $limit) {
+    http_response_code(413);
+    exit;
+}
 $id = $_SERVER['HTTP_WEBHOOK_ID'] ?? '';
 $at = $_SERVER['HTTP_WEBHOOK_TIMESTAMP'] ?? '';
 $expected = 'v1,' . base64_encode(hash_hmac('sha256', "$id.$at.$body", $secret, true));

@@ -15,9 +15,19 @@ UPSERT = """INSERT INTO fees (key, state, sequence) VALUES (:key, :state, :seque
     WHERE excluded.sequence > fees.sequence"""  # a notice may come twice, or after a newer one
 
 
+LIMIT = 1024 * 1024  # bytes of a body; a notice has less
+
+
 class Receiver(BaseHTTPRequestHandler):
+    timeout = 20  # seconds to wait for a sender that has gone away or is slow
+
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))  # these bytes are signed: verify them, then parse
+        length = self.headers.get("Content-Length", "")
+        if not (length.isascii() and length.isdigit()):
+            return self.answer(411)
+        if int(length) > LIMIT:
+            return self.answer(413)
+        body = self.rfile.read(int(length))  # these bytes are signed: verify them, then parse
         try:
             webhook.verify(body, dict(self.headers))
         except Exception:  # a malformed signature raises another error than a wrong one

@@ -77,7 +77,7 @@ def test_takes_json_lines_for_what_is_nested(b2copy_sync: Command, ledger: Ledge
         ("a.csv", b"login,id\n7,W1\n", "the first line must name the columns: account_login, request_id"),
         ("a.csv", b"account_login,request_id\n7\n", "line 2: 2 columns are needed"),
         ("a.csv", b"account_login,request_id\n", "no rows"),
-        ("a.csv", b"\xff\xfea\x00", "the first line must name the columns"),
+        ("a.csv", b"\xff\xfea\x00\n\x00", "the first line must name the columns"),
         ("a.csv", b'account_login,request_id\n"7,W1\n', "not CSV: "),
         ("a.jsonl", b"{\n", "line 1: not JSON"),
         ("a.jsonl", b"[]\n", "line 1: must be a JSON object"),
@@ -101,7 +101,9 @@ def test_says_what_is_wrong_with_a_file(
         ("account_login,request_id,account_login\n7,W1,8\n", "line 1: the heading names 'account_login' twice"),
         ("account_login,request_id\n1.23457E+11,W1\n", "line 2: account_login: '1.23457E+11' is a rounded number"),
         ("account_login;request_id\n1,23457E+11;W1\n", "line 2: account_login: '1,23457E+11' is a rounded number"),
-        ("account_login,request_id\n7,3-Jan\n", "line 2: request_id: '3-Jan' is what a spreadsheet makes of a date"),
+        ("account_login,request_id\n3-Jan,W1\n", "line 2: fees.process: account_login: '3-Jan' is what a spreadsheet"),
+        ("account_login,request_id\n123.456,W1\n", "line 2: fees.process: account_login: '123.456' is a number with"),
+        ("account_login,request_id\n7,W1\n7,NULL\n", "line 3: fees.process: request_id: 'NULL' is what a program"),
         ("account_login,request_id\n123456.0,W1\n", "line 2: fees.process: account_login: "),
         ("account_login,request_id\n7,W1\n8,nan\n", "line 3: fees.process: request_id: "),
         ("account_login,request_id\n'00123,W1\n", 'line 2: account_login: "\'00123" begins with the apostrophe'),
@@ -227,11 +229,99 @@ def test_tells_zeros_that_a_spreadsheet_has_dropped(b2copy_sync: Command, ledger
     file.write_text(HEADING + "000123,W1\n000456,W2\n000789,W3\n4711,W4\n123456,W5\n")
 
     ran = b2copy_sync("import", str(file))
-    allowed = b2copy_sync("import", str(file), "--short-ids", "--dry-run")
+    allowed = b2copy_sync("import", str(file), "--as-is", "account_login", "--dry-run")
 
     assert ran.code == 2
     assert f"{file}, line 5: account_login: '4711' has 4 digits, and 3 others that begin with 0 have 6" in ran.err
     assert allowed.code == 0, allowed.err
+
+
+def test_if_a_spreadsheet_dropped_all_zeros_the_number_of_digits_tells(
+    b2copy_sync: Command, ledger: Ledger, tmp_path: Path
+) -> None:
+    file = tmp_path / "book.csv"
+    file.write_text(HEADING + "123,W1\n456,W2\n123456,W3\n")
+
+    found = b2copy_sync("import", str(file), "--digits", "account_login=6")
+    mistyped = b2copy_sync("import", str(file), "--digits", "login=6")
+    file.write_text(HEADING + "000123,W1\n123456,W3\n")
+    right = b2copy_sync("import", str(file), "--digits", "account_login=6", "--dry-run")
+
+    assert found.code == 2
+    assert [line.partition(": account_login: ")[0] for line in found.err.splitlines()[:2]] == [
+        f"{file}, line 2",
+        f"{file}, line 3",
+    ]
+    assert "'123' does not have the 6 digits of --digits account_login=6" in found.err
+    assert "2 of 3 rows cannot be used" in found.err
+    assert (mistyped.code, right.code) == (2, 0), right.err
+    assert "--digits login=6: the columns that hold ids are account_login, request_id" in mistyped.err
+
+
+DOUBTFUL = [
+    "123.456", "1.234.567", "1.234", "1'234", "3-Jan", "Jan-45", "01.02.2026", "2026-01-02", "1/2/2026",
+    "1234567890123450000",
+]  # fmt: skip
+
+
+def test_an_id_that_a_spreadsheet_may_have_changed_is_taken_if_a_person_confirms_its_column(
+    b2copy_sync: Command, ledger: Ledger, tmp_path: Path
+) -> None:
+    file = tmp_path / "book.csv"
+    honest = [
+        "W1",
+        "2024-01",
+        "W-2026-01-02",
+        "INV.2024.000123",
+        "2024-000123",
+        "12-MARIA/7",
+        "1234567890123456",
+        "{6f1c}",
+    ]
+    file.write_text(HEADING + "".join(f"7,{id_}\n" for id_ in honest + DOUBTFUL))
+
+    refused = b2copy_sync("import", str(file))
+    confirmed = b2copy_sync("import", str(file), "--as-is", "request_id")
+
+    assert refused.code == 2
+    lines = refused.err.splitlines()
+    for number, (line, id_) in enumerate(zip(lines[:-1], DOUBTFUL, strict=True), start=len(honest) + 2):
+        assert line.startswith(f"{file}, line {number}: request_id: {id_!r} "), line
+        assert line.endswith("export the column as text; if its ids are right: --as-is request_id")
+    assert confirmed.code == 0, confirmed.err
+    assert len(search(ledger)) == len(honest) + len(DOUBTFUL)
+
+
+@pytest.mark.parametrize("client", ["1.23457E+11", "123457000000.0", "true", "1234567890123450000", "NaN", "0012"])
+def test_a_number_that_a_spreadsheet_changed_is_refused_with_its_column(
+    client: str, b2copy_sync: Command, ledger: Ledger, tmp_path: Path
+) -> None:
+    file = tmp_path / "book.csv"
+    file.write_text(f"login,product_currency_id,client_id\n7,1,{client}\n")
+
+    ran = b2copy_sync("import", str(file), "--kind", "accounts.create")
+
+    assert ran.code == 2
+    assert f"{file}, line 2: " in ran.err
+    assert "client_id" in ran.err
+    assert search(ledger) == []
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_file_that_may_have_been_cut_in_its_last_id_is_refused(
+    encoding: str, b2copy_sync: Command, ledger: Ledger, tmp_path: Path
+) -> None:
+    file = tmp_path / "book.csv"
+    file.write_text(HEADING + "7,W1\n8,W23", encoding=encoding)
+
+    cut = b2copy_sync("import", str(file))
+    whole = b2copy_sync("import", str(file), "--whole", "--dry-run")
+    file.write_text(HEADING + '7,W1\n8,"W23"', encoding=encoding)
+    quoted = b2copy_sync("import", str(file), "--dry-run")
+
+    assert cut.code == 2
+    assert "as if the file was cut off: it ends with '8,W23'" in cut.err
+    assert (whole.code, quoted.code) == (0, 0), whole.err + quoted.err
 
 
 def test_says_what_is_new_known_and_conflicting_before_anything_is_recorded(

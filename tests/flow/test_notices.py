@@ -168,6 +168,41 @@ def test_a_receiver_that_is_gone_holds_all_notices_until_a_person_resumes(
     until(lambda: pusher.drain(LANE) or {one.state for one in search(ledger, kind=NOTICE_KIND)} == {State.SUCCEEDED})
 
 
+def test_a_notice_that_was_held_for_longer_than_its_deadline_has_all_its_tries_after_the_resume(
+    ledger: Ledger, pusher: Pusher, wire: Wire
+) -> None:
+    wire.answer = answers(answer("410 Gone"))
+    record_operation(ledger)
+    pusher.drain("money")
+    pusher.drain(LANE)
+    days_ms = 4 * 86_400_000
+    with ledger.writing() as connection:  # four days pass
+        connection.execute(text(f"UPDATE b2copy_flags SET since = since - {days_ms}"))
+        moved = f"deadline_at = deadline_at - {days_ms}, due_at = due_at - {days_ms}"
+        connection.execute(text(f"UPDATE b2copy_operations SET {moved} WHERE state = 'waiting'"))
+
+    wire.answer = REFUSES
+    resume(ledger, LANE, "ada", "the receiver is back")
+    make_all_due(ledger)
+    pusher.drain(LANE)
+    assert (notice(ledger).state, len(wire.requests)) == (State.WAITING, 2)
+
+
+def test_a_410_after_the_deadline_holds_the_notice_instead_of_failing_it(
+    ledger: Ledger, pusher: Pusher, wire: Wire
+) -> None:
+    wire.answer = answers(answer("410 Gone"))
+    record_operation(ledger)
+    pusher.drain("money")
+    with ledger.writing() as connection:
+        connection.execute(text("UPDATE b2copy_operations SET deadline_at = 1 WHERE state = 'queued'"))
+
+    pusher.drain(LANE)
+
+    assert notice(ledger).state == State.WAITING
+    assert f"pause:{LANE}" in active_flags(ledger)
+
+
 class TestTask:
     """The CRM has a Celery task too, whose queue is on the same broker."""
 

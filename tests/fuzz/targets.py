@@ -135,7 +135,7 @@ def import_file(given: tuple[str, bytes]) -> None:
                 rows = (
                     json_rows(source)
                     if suffix == ".jsonl"
-                    else csv_rows(source, list(kind.payload.model_fields), text_fields(kind))
+                    else csv_rows(source, list(kind.payload.model_fields), text_fields(kind), is_whole=True)
                 )
                 for row in rows:
                     with suppress(BadPayload):

@@ -63,6 +63,24 @@ def test_an_operation_that_became_due_during_a_pause_stood_still_from_then_on(
     assert external_wait_s(ledger, "W2") == 0
 
 
+@pytest.mark.parametrize("lane", ["money", "all"])
+def test_the_time_of_a_pause_does_not_count_towards_the_deadline(ledger: Ledger, clock: LedgerClock, lane: str) -> None:
+    record_operations(ledger, "W1", time_allowed_s=50)
+    make_wait(ledger, claim_one(ledger), wait_reason=WaitReason.PENDING_AT_B2COPY, due_in_s=40)
+    record_operations(ledger, "W2", time_allowed_s=50)
+    record_operations(ledger, "W3", lane="bulk", time_allowed_s=50)
+    pause(ledger, lane, "ada", "incident")
+    clock.advance(100)
+    before = {name: find_operation(ledger, name).deadline_at or 0 for name in ("W1", "W2", "W3")}
+
+    resume(ledger, lane, "ada", "done")
+
+    moved_s = {name: ((find_operation(ledger, name).deadline_at or 0) - before[name]) / 1000 for name in before}
+    assert 60 <= moved_s["W1"] < 75, "it was not due for the first 40 s"
+    assert 100 <= moved_s["W2"] < 115
+    assert (moved_s["W3"] > 0) == (lane == "all")
+
+
 def test_a_pause_is_not_added_to_the_time_pending_at_the_destination(ledger: Ledger, clock: LedgerClock) -> None:
     record_operations(ledger, "W1")
     make_wait(ledger, claim_one(ledger), wait_reason=WaitReason.PENDING_AT_B2COPY, due_in_s=1)

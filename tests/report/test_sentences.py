@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from tasks.registry import KINDS
-from tests.operations import fail_operation, find_operation, hold_operation, make_wait, record_operation
+from tests.operations import claim_due, fail_operation, find_operation, hold_operation, make_wait, record_operation
 from worker.ledger import Ledger, audit_of, fail_message, find, open_ledger, pause, resolve
 from worker.ledger import replay as replay_in_ledger
+from worker.ledger.batches import begin_batch, pause_batch
 from worker.operation import FailureReason, OnUnknown, Operation, State, WaitReason
 from worker.report.operation_report import document, report_on
 from worker.report.replayable import moves_money, why_not_replayable
@@ -118,6 +119,23 @@ def test_a_due_operation_of_a_paused_lane_says_so(lane: str, ledger: Ledger) -> 
     texts = [report_on(ledger, one, KINDS).standing for one in (find_operation(ledger, "queued"), due, later)]
 
     assert [("its lane is paused since" in text and "by ann" in text) for text in texts] == [True, True, False]
+
+
+def test_an_operation_of_a_paused_import_says_so_before_it_is_put_aside(ledger: Ledger) -> None:
+    begin_batch(ledger, "book", kind="fees.process", lane="bulk", source="book.csv", rows=2, by="ann")
+    record_operation(ledger, "W1", lane="bulk", batch="book")
+    record_operation(ledger, "W2", lane="bulk", batch="book")
+    [sent] = claim_due(ledger, limit=1, lane="bulk")
+    make_wait(ledger, sent, due_in_s=0.0)
+
+    pause_batch(ledger, "book", "ann", "wrong file?")
+
+    waits = report_on(ledger, find_operation(ledger, "W2" if sent.key.endswith("W1") else "W1"), KINDS)
+    goes_on = report_on(ledger, find_operation(ledger, sent.key.rpartition(":")[2]), KINDS)
+    assert "its import is paused since" in waits.standing
+    assert "by ann: wrong file?" in waits.standing
+    assert (document(waits)["paused"] or {})["batch"] == "book"
+    assert "paused" not in goes_on.standing, "what was sent is finished"
 
 
 def test_money_is_moved_by_kinds_and_lanes_and_by_what_nobody_knows(ledger: Ledger) -> None:

@@ -5,7 +5,9 @@ The ledger stands in the CRM's own database. A real broker shows which wake-ups 
 
 import subprocess
 import sys
+import traceback
 from collections.abc import Iterator
+from pathlib import Path
 
 import django
 import pytest
@@ -13,6 +15,7 @@ from django.conf import settings as django_settings
 from django.db import connections, transaction
 from django.db.utils import IntegrityError
 from sqlalchemy import make_url
+from sqlalchemy.exc import IntegrityError as SQLAlchemyIntegrityError
 
 from tasks import enqueue
 from tests.conftest import forget
@@ -188,6 +191,46 @@ def test_an_alias_that_is_not_the_ledgers_is_refused(crm: Crm, ledger: Ledger) -
         enqueue.fees(account_login="7", request_id="W1", using="crm", connection=connection)
     connections["elsewhere"].close()
     assert search(ledger) == []
+
+
+def test_an_alias_that_leads_elsewhere_later_is_refused(crm: Crm, ledger: Ledger, tmp_path: Path) -> None:  # noqa: F811
+    crm.request("W1")
+    connections["crm"].close()
+    del connections["crm"]
+    elsewhere = {"crm": {"ENGINE": "django.db.backends.sqlite3", "NAME": str(tmp_path / "elsewhere.sqlite")}}
+    ours = connections.databases["crm"]
+    connections.databases.update(connections.configure_settings({"default": {}, **elsewhere}))
+    try:
+        with pytest.raises(BadPayload, match="'crm' does not hold the ledger"):
+            enqueue.fees(account_login="7", request_id="W2", using="crm")
+    finally:
+        connections["crm"].close()
+        del connections["crm"]
+        connections.databases["crm"] = ours
+
+
+def test_no_error_of_the_database_quotes_the_row(crm: Crm, ledger: Ledger) -> None:  # noqa: F811
+    if connections["crm"].vendor != "postgresql":
+        pytest.skip("SQLite's errors quote no row")
+    with connections["crm"].cursor() as cursor:
+        cursor.execute("ALTER TABLE b2copy_operations ADD CONSTRAINT refused CHECK (lane <> 'money') NOT VALID")
+
+    with pytest.raises(SQLAlchemyIntegrityError) as caught:
+        crm.request("W1", login="-".join(("secret", "login")))  # a traceback quotes this line, too
+
+    shown = "".join(traceback.format_exception(caught.value))
+    assert 'violates check constraint "refused"' in shown
+    assert "secret-login" not in shown
+
+
+def test_a_django_on_psycopg2_is_refused_by_name(crm: Crm, monkeypatch: pytest.MonkeyPatch) -> None:
+    if connections["crm"].vendor != "postgresql":
+        pytest.skip("only PostgreSQL has two drivers")
+    foreign = type("connection", (), {"__module__": "psycopg2.extensions"})
+    with monkeypatch.context() as patched:
+        patched.setattr(connections["crm"], "connection", foreign())
+        with pytest.raises(BadPayload, match="'crm' by psycopg2, and the ledger needs psycopg"):
+            enqueue.fees(account_login="7", request_id="W1", using="crm")
 
 
 def test_without_an_alias_django_is_not_imported() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from tasks.accounts import ACCOUNTS
 from tasks.fees import FEES
 from tasks.generic_call import CALL
 from worker.errors import BadPayload
@@ -57,6 +58,9 @@ ID_FIELDS = [(FEES, "account_login"), (FEES, "request_id"), (CALL, "key"), (CALL
         ("1.23457E+11", "spreadsheet"),
         ("1e-05", "spreadsheet"),
         ("NaN", "spreadsheet"),
+        ("NULL", "missing value"),
+        ("None", "missing value"),
+        ("undefined", "missing value"),
         ("-inf", "spreadsheet"),
         (True, "string"),
         (["7"], "string"),
@@ -77,7 +81,9 @@ def test_whole_numbers_are_taken_as_their_digits(kind: Kind[Any]) -> None:
     assert getattr(kind.checked(fields_of(kind, **{field: 123456})), field) == "123456"
 
 
-@pytest.mark.parametrize("good", ["W1", "2024-01", "a/b:c", "1E5", "2024.01", "{6f1c}", "0", "007", "W#1"])
+@pytest.mark.parametrize(
+    "good", ["W1", "2024-01", "a/b:c", "1E5", "2024.01", "{6f1c}", "0", "007", "W#1", "01.02.2026", "NONE-1"]
+)
 def test_usual_ids_of_a_crm_are_taken_as_they_are(good: str) -> None:
     assert FEES.checked({"account_login": "7", "request_id": good}).request_id == good
 
@@ -86,6 +92,32 @@ def test_usual_ids_of_a_crm_are_taken_as_they_are(good: str) -> None:
 def test_a_login_has_letters_digits_dots_underscores_and_hyphens(bad: str) -> None:
     with pytest.raises(BadPayload, match=r"account_login: .*not a login"):
         FEES.checked({"account_login": bad, "request_id": "W1"})
+
+
+@pytest.mark.parametrize("bad", ["123.456", "1.234.567", "1.234", "Jan-45", "01.02.2026", "2026-01-02", "3-Mai"])
+def test_a_login_is_no_number_with_separators_and_no_date(bad: str) -> None:
+    with pytest.raises(BadPayload, match=r"account_login: .*no login looks like that"):
+        FEES.checked({"account_login": bad, "request_id": "W1"})
+
+
+@pytest.mark.parametrize("good", ["123456", "007", "demo-1", "eu.123456", "1234567890123450000", "janet-45", "2024-01"])
+def test_usual_logins_are_taken_as_they_are(good: str) -> None:
+    assert FEES.checked({"account_login": good, "request_id": "W1"}).account_login == good
+
+
+@pytest.mark.parametrize("field", ["platform", "product_currency_id", "client_id"])
+@pytest.mark.parametrize("bad", [1.23457e11, 5.0, True, "5", "1.23457E+11"], ids=repr)
+def test_a_number_is_a_whole_number_or_refused_with_its_field(field: str, bad: Any) -> None:
+    good = {"login": "7", "platform": 1, "product_currency_id": 1, "client_id": 5}
+
+    assert ACCOUNTS.checked(good).client_id == 5
+    with pytest.raises(BadPayload, match=rf"{field} must be a whole number in digits"):
+        ACCOUNTS.checked(good | {field: bad})
+
+
+def test_a_switch_is_true_or_false_and_nothing_else() -> None:
+    with pytest.raises(BadPayload, match="repeatable"):
+        CALL.checked(fields_of(CALL, repeatable=1))
 
 
 def test_only_whole_numbers_stand_for_text_and_only_in_ids() -> None:

@@ -10,11 +10,12 @@ import typer
 from worker.cli import output
 from worker.cli.exit_codes import EXITS, Exit, Stop
 from worker.cli.open_ledger import existing_ledger
-from worker.cli.options import Json
+from worker.cli.options import AsIs, Digits, Json, Whole
 from worker.cli.read_rows import csv_rows, is_json, json_rows
 from worker.cli.text_encoding import Source, open_source
 
 if TYPE_CHECKING:
+    from worker.cli.check_ids import IdColumns
     from worker.ledger import Identity
 
 app = typer.Typer(help="Who is who: CRM ids, MT logins, B2COPY's ids.", no_args_is_help=True, epilog=EXITS)
@@ -58,6 +59,9 @@ def import_(
             metavar="FILE", exists=True, dir_okay=False, help="CSV with a heading line, or JSON Lines (.jsonl)."
         ),
     ],
+    as_is: AsIs = None,
+    digits: Digits = None,
+    whole: Whole = False,
     as_json: Json = False,
 ) -> None:
     """Store the identities of clients that existed before this system.
@@ -65,30 +69,33 @@ def import_(
     Columns: login, and platform (1 if left out), crm_id, client_id, account_id, payment_account. Every row is checked
     before the first is stored. A cell that is empty leaves what is known as it is; the same file again does no harm.
     """
+    from worker.cli.check_ids import id_columns
     from worker.ledger import store_identities
 
+    columns = id_columns(_COLUMNS, _COLUMNS, as_is or (), digits or ())
     with file.open("rb") as stream:
         source = open_source(str(file), stream, None)
-        total = sum(1 for _ in _identities(source))
+        total = sum(1 for _ in _identities(source, columns, whole))
         if not total:
             raise Stop(Exit.USAGE, f"{file}: no rows")
         with existing_ledger() as ledger:
-            store_identities(ledger, _identities(source))
+            store_identities(ledger, _identities(source, columns, whole))
     if as_json:
         output.document({"rows": total})
     else:
         output.line(f"{total} identities stored")
 
 
-def _identities(source: Source) -> "Iterator[Identity]":
+def _identities(source: Source, columns: "IdColumns", is_whole: bool) -> "Iterator[Identity]":
     """Read a file's rows. Raises `Stop` naming the line."""
     from pydantic import TypeAdapter, ValidationError
 
+    from worker.errors import BadPayload
     from worker.id_fields import Id, Login
     from worker.ledger import Identity
 
     login, id_ = TypeAdapter[str](Login), TypeAdapter[str](Id)
-    rows = json_rows(source) if is_json(source) else csv_rows(source, list(_COLUMNS), set(_COLUMNS))
+    rows = json_rows(source) if is_json(source) else csv_rows(source, list(_COLUMNS), set(_COLUMNS), is_whole)
     for line, fields, problem in rows:
         if problem:
             raise _stop(source, line, problem)
@@ -104,6 +111,10 @@ def _identities(source: Source) -> "Iterator[Identity]":
                 values[name] = (login if name == "login" else id_).validate_python(value)
             except ValidationError as error:
                 raise _stop(source, line, f"{name}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+        try:
+            columns.check(fields)
+        except BadPayload as error:
+            raise _stop(source, line, str(error)) from None
         yield Identity(**values)
 
 

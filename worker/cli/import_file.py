@@ -14,8 +14,8 @@ import typer
 from worker.cli import output
 from worker.cli.batch import cancel, pause, resume, status
 from worker.cli.exit_codes import EXITS, Exit, Stop
-from worker.cli.options import By, Json, Lane
-from worker.cli.payload_fields import text_fields
+from worker.cli.options import AsIs, By, Digits, Json, Lane, Whole
+from worker.cli.payload_fields import id_fields, text_fields
 from worker.cli.progress import progress
 from worker.cli.read_rows import csv_rows, is_json, json_rows
 from worker.cli.request import kind_named
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from worker.cli.text_encoding import Source
     from worker.kind import Kind
     from worker.ledger import Ledger
+    from worker.operation import New
 
 STANDARD_INPUT = "standard input"
 PAUSED_LOOK_S = 1.0  # seconds between two looks whether a paused import goes on
@@ -74,9 +75,9 @@ def file(
     ignore_extra: Annotated[
         bool, typer.Option("--ignore-extra", help="Leave out columns that the kind does not know.")
     ] = False,
-    short_ids: Annotated[
-        bool, typer.Option("--short-ids", help="Ids that look as if they had lost zeros at the front are right.")
-    ] = False,
+    as_is: AsIs = None,
+    digits: Digits = None,
+    whole: Whole = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check every row, say what is new and known, record nothing.")
     ] = False,
@@ -88,6 +89,7 @@ def file(
     first is recorded; if one cannot be used, all such rows are listed and nothing is recorded. Rows that are known
     already are counted, not done again, so an import that was interrupted is completed by the same command.
     """
+    from worker.cli.check_ids import id_columns
     from worker.cli.check_rows import Checked, check_against_ledger, check_rows
     from worker.cli.lost_zeros import LostZeros
     from worker.instances import ledger as our_ledger
@@ -99,11 +101,18 @@ def file(
         source = _source(file, encoding, stack)
         name = batch or _name_of(source, kind, lane)
         is_table = not (file.suffix == ".jsonl" or is_json(source))
-        rows = _rows(source, chosen, is_table, ignore_extra)
-        zeros = LostZeros() if is_table and not short_ids else None
+        rows = _rows(source, chosen, is_table, ignore_extra, whole)
+        columns = id_columns(chosen.payload.model_fields, id_fields(chosen), as_is or (), digits or ())
+        zeros = LostZeros({*columns.as_they_are, *columns.digits}) if is_table else None
+
+        def new_of(fields: dict[str, Any]) -> "New":
+            new = chosen.new(fields, settings)
+            columns.check(fields)
+            return new
+
         checked = Checked(lane, name)
         with progress("checking") as seen:
-            check_rows(checked, rows, lambda fields: chosen.new(fields, settings), zeros, seen)
+            check_rows(checked, rows, new_of, zeros, seen)
         if not checked.total:
             raise Stop(Exit.USAGE, f"{source.name}: no rows")
         ledger = our_ledger()
@@ -139,9 +148,9 @@ def _name_of(source: "Source", kind: str, lane: str) -> str:
     return f"{re.sub('[^A-Za-z0-9._-]', '_', stem)[:60]}-{digest[:8]}"
 
 
-def _rows(source: "Source", kind: "Kind[Any]", is_table: bool, ignore_extra: bool) -> "Iterator[Row]":
+def _rows(source: "Source", kind: "Kind[Any]", is_table: bool, ignore_extra: bool, whole: bool) -> "Iterator[Row]":
     known = kind.payload.model_fields
-    rows = csv_rows(source, list(known), text_fields(kind)) if is_table else json_rows(source)
+    rows = csv_rows(source, list(known), text_fields(kind), whole) if is_table else json_rows(source)
     if not ignore_extra:
         return rows
     return (row._replace(fields={name: row.fields[name] for name in row.fields if name in known}) for row in rows)

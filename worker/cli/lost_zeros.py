@@ -2,18 +2,23 @@
 
 If the ids of a column that begin with a zero all have the same number of digits, and none has more, the column has a
 fixed width: `000123`, `004567`. An id of digits that is shorter and does not begin with a zero has lost its own then.
+
+If a spreadsheet has saved the whole file, no id begins with a zero any more, and nothing is found. Then only a person
+knows how many digits the ids must have: `--digits` (worker/cli/check_ids.py).
 """
 
 from collections import Counter
+from collections.abc import Collection
 
 ENOUGH = 3  # ids that begin with a zero: fewer may have it by chance
 REMEMBERED = 100  # lines of each column and length
 
 
 class LostZeros:
-    """Looks at all ids of the columns that hold texts."""
+    """Looks at all ids of the columns that hold texts, but for those that are left out."""
 
-    def __init__(self) -> None:
+    def __init__(self, left_out: Collection[str]) -> None:
+        self._left_out = left_out
         self._with_zero: dict[str, Counter[int]] = {}
         self._longest: Counter[str] = Counter()
         self._short: dict[tuple[str, int], list[tuple[int, str]]] = {}
@@ -21,7 +26,7 @@ class LostZeros:
 
     def look(self, line: int, column: str, cell: str) -> None:
         """Look at a cell."""
-        if not (cell.isascii() and cell.isdigit()):
+        if column in self._left_out or not (cell.isascii() and cell.isdigit()):
             return
         size = len(cell)
         if size > self._longest[column]:
@@ -53,5 +58,5 @@ class LostZeros:
 def _reason(column: str, cell: str, width: int, others: int) -> str:
     return (
         f"{column}: {cell!r} has {len(cell)} digits, and {others} others that begin with 0 have {width}: a spreadsheet"
-        " has dropped the zeros at its front? Export the column as text; if the id is right: --short-ids"
+        f" has dropped the zeros at its front? Export the column as text; if its ids are right: --as-is {column}"
     )

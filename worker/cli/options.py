@@ -90,6 +90,23 @@ def _not_empty(value: str) -> str:
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+AsIs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--as-is",
+        metavar="COLUMN",
+        help="The ids of this column are right, also those that look as if a spreadsheet had changed them.",
+    ),
+]
+Digits = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--digits",
+        metavar="COLUMN=N",
+        help="The ids of this column have N digits; a row with another number of them is refused.",
+    ),
+]
+Whole = Annotated[bool, typer.Option("--whole", help="The file is whole, although its last line has no line end.")]
 By = Annotated[
     str,
     typer.Option("--by", help="Who asks, for the evidence.", default_factory=_current_user, show_default="user@host"),

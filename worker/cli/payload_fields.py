@@ -18,9 +18,20 @@ def fields_of(kind: "Kind[Any] | Read[Any]", texts: Mapping[str, str]) -> dict[s
 
 def text_fields(kind: "Kind[Any] | Read[Any]") -> set[str]:
     """Return the names of the fields that take a text as it stands, `007` and `1e5` included."""
+    return _fields_with(kind, "type", "string")
+
+
+def id_fields(kind: "Kind[Any]") -> set[str]:
+    """Return the names of the fields that hold an id as text."""
+    from worker.id_fields import ID_FORMAT
+
+    return _fields_with(kind, "format", ID_FORMAT)
+
+
+def _fields_with(kind: "Kind[Any] | Read[Any]", name: str, value: str) -> set[str]:
     schemas = kind.payload.model_json_schema()["properties"]
     return {
-        name
-        for name, schema in schemas.items()
-        if "string" in {one.get("type") for one in (schema, *schema.get("anyOf", ()))}
+        field
+        for field, schema in schemas.items()
+        if value in {one.get(name) for one in (schema, *schema.get("anyOf", ()))}
     }

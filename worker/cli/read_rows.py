@@ -22,27 +22,36 @@ class Row(NamedTuple):
     problem: str = ""
 
 
-# Further damage is refused by the kinds' own fields, also where no file is involved (worker/id_fields.py).
-_MONTHS = "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"
+# Further damage is refused by the kinds' own fields, also where no file is involved (worker/id_fields.py), or unless a
+# person confirms it (worker/cli/check_ids.py).
 _DAMAGE = {
     "is a formula": r'="?.*',
     "begins with the apostrophe that marks a text in a spreadsheet": r"'.*",
     "is an error of a spreadsheet": r"#(?:N/A|REF!|VALUE!|NAME\?|NUM!|DIV/0!|NULL!|#+)",
     "is a number with separators": r"\d{1,3}(?:,\d{3})+",
     "is a rounded number, whose last digits are lost": r"[+-]?\d(?:[.,]\d+)?e[+-]\d+|[+-]?\d[.,]\d+e\d+",
-    "is what a spreadsheet makes of a date": rf"\d{{1,2}}[-. ](?:{_MONTHS})[a-z]*(?:[-. ]\d{{2,4}})?",
     "has blanks around it": r"\s.*|.*\s",
 }
 _DAMAGED = re.compile("|".join(f"({pattern})" for pattern in _DAMAGE.values()), re.DOTALL | re.IGNORECASE)
 
 
-def csv_rows(source: Source, known: list[str], texts: set[str]) -> Iterator[Row]:
+def csv_rows(source: Source, known: list[str], texts: set[str], is_whole: bool = False) -> Iterator[Row]:
     """Read CSV with a heading line. Raises `Stop` if it is no CSV, or if the heading names none of `known`.
 
     The names of the heading are compared without blanks around them and without regard to case. Of the columns in
     `known`, those in `texts` are taken as they stand, and the others are JSON. An empty cell is left out, so that a
     field that is needed is then missing.
+
+    `is_whole` is a person's word that a file whose last line has no line end was not cut off there: the last id would
+    be a shorter one. A quotation mark ends a cell, too.
     """
+    if not is_whole and source.end and source.end[-1] not in '\r\n"':
+        last = re.split(r"[\r\n]", source.end)[-1]
+        raise Stop(
+            Exit.USAGE,
+            f"{source.name}: the last line has no line end, as if the file was cut off: it ends with {last!r}. Compare"
+            " it with what was exported, and copy it again if something is missing; if it is whole: --whole",
+        )
     reader = None
     with source.text() as stream:
         heading = stream.readline()

@@ -25,13 +25,17 @@ _WIDE = {"utf-16", "utf-16-le", "utf-16-be"}
 
 
 class Source(NamedTuple):
-    """A file that can be read more than once. `name` is for people, `digest` the SHA-256 of its bytes in hex."""
+    """A file that can be read more than once. `name` is for people, `digest` the SHA-256 of its bytes in hex.
+
+    `end` is the text that it ends with, at most 80 characters.
+    """
 
     name: str
     stream: BinaryIO
     encoding: str
     size: int
     digest: str
+    end: str
 
     def text(self) -> TextIO:
         """Return the file's text from its beginning. Line ends stay as they are."""
@@ -66,6 +70,7 @@ def open_source(name: str, stream: BinaryIO, encoding: str | None) -> Source:
     chosen = _encoding_of(name, first, encoding)
     stream.seek(0)
     digest, decoder, before, size = hashlib.sha256(), codecs.getincrementaldecoder(chosen)(), 0, 0
+    end = ""
     while True:
         block = stream.read(_BLOCK)
         digest.update(block)
@@ -83,8 +88,9 @@ def open_source(name: str, stream: BinaryIO, encoding: str | None) -> Source:
                 " --encoding utf-16-le or utf-16-be",
             )
         before += text.count("\n")
+        end = (end + text[-80:])[-80:]
         if not block:
-            return Source(name, stream, chosen, size, digest.hexdigest())
+            return Source(name, stream, chosen, size, digest.hexdigest(), end)
 
 
 def _encoding_of(name: str, first: bytes, said: str | None) -> str:

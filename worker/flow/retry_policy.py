@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, assert_never
 
-from worker.errors import B2CopyError
+from worker.errors import B2CopyError, ReceiverGone
 from worker.flow.meaning import Becomes, Counted, Meaning
 from worker.kind import PollSchedule
 from worker.operation import (
@@ -117,7 +117,7 @@ class RetryPolicy:
             if meaning.wait_reason == WaitReason.NO_ACCESS:
                 return self._fail_as_rejected(attempt)
             return self._fail(attempt, FailureReason.EXHAUSTED)
-        if claim.overdue:
+        if claim.overdue and not isinstance(attempt.learned, ReceiverGone):
             return self._give_up(attempt)
         floor = (attempt.learned.retry_after or 0.0) if isinstance(attempt.learned, B2CopyError) else 0.0
         return self._wait(attempt, max(self._backoff_s(attempt), floor))

@@ -58,7 +58,7 @@ def connect(url: str, **pool: int) -> Engine:
         engine = create_engine(parsed, creator=_Connector(parsed), hide_parameters=True, **pool)
         event.listen(engine, "connect", _prepare_postgresql)
         event.listen(engine, "begin", _begin_postgresql)
-        event.listen(engine, "handle_error", _remove_row_values)
+        event.listen(engine, "handle_error", remove_row_values)
     event.listen(engine, "handle_error", _note_error)
     _forget_when_forked(engine)
     return engine
@@ -204,7 +204,7 @@ def _begin_postgresql(connection: Connection) -> None:
     )
 
 
-def _remove_row_values(context: ExceptionContext) -> None:
+def remove_row_values(context: ExceptionContext) -> None:
     """Remove PostgreSQL's DETAIL and CONTEXT from errors: they quote the row, and payloads belong in no log."""
     for error in (context.original_exception, context.sqlalchemy_exception):
         if error is not None and error.args and isinstance(error.args[0], str):

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, case, delete, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, case, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from worker.errors import NotAllowed
@@ -19,17 +19,25 @@ TRYING = "trying:"
 """What the name of a flag begins with that `start_try` raises."""
 
 _paused_from = case((c.due_at > bindparam("since"), c.due_at), else_=bindparam("since"))
-# While a lane is paused its due operations wait, and `external_wait_ms` counts that time. For operations that are
-# pending at the destination, their next claim adds the whole time.
+_stood_still: ColumnElement[int] = bindparam("until") - _paused_from
+# While a lane is paused its due operations wait. A person wants that, so their deadlines move by that time, and
+# `external_wait_ms` counts it; for operations that are pending at the destination, their next claim adds the whole
+# time. `time_allowed_ms` grows, too, because the instant of the request is computed from it.
 _COUNT_PAUSE = (
     update(operations)
     .where(
         c.lane == bindparam("paused"),
         c.state.in_([sql_literal(State.QUEUED), sql_literal(State.WAITING)]),
-        c.wait_reason.is_distinct_from(sql_literal(WaitReason.PENDING_AT_B2COPY)),
         c.due_at < bindparam("until"),
     )
-    .values(external_wait_ms=c.external_wait_ms + bindparam("until") - _paused_from)
+    .values(
+        external_wait_ms=case(
+            (c.wait_reason == sql_literal(WaitReason.PENDING_AT_B2COPY), c.external_wait_ms),
+            else_=c.external_wait_ms + _stood_still,
+        ),
+        deadline_at=c.deadline_at + _stood_still,
+        time_allowed_ms=c.time_allowed_ms + _stood_still,
+    )
 )
 
 
@@ -39,7 +47,7 @@ def pause(ledger: Ledger, lane: str, actor: str, note: str) -> bool:
 
 
 def resume(ledger: Ledger, lane: str, actor: str, note: str) -> bool:
-    """End a pause, and add its time to `external_wait_ms` of the operations that waited for it.
+    """End a pause. Its time counts neither towards the deadlines of the operations that waited for it, nor as ours.
 
     Returns whether there was a pause. Raises `NotAllowed` if a second person must agree; see `approvals`.
     """

@@ -6,8 +6,7 @@ from typing import Any
 
 from worker.ledger import Ledger, active_flags, attempts_of, audit_of
 from worker.ledger.batches import BATCH, PAUSED, find_batch
-from worker.ledger.schema import HELD_MS
-from worker.operation import MESSAGE_KIND, VERSION, AttemptRecord, AuditEntry, Operation
+from worker.operation import MESSAGE_KIND, VERSION, AttemptRecord, AuditEntry, Operation, State
 from worker.report import sentences
 from worker.report.format_values import iso, with_iso_times
 from worker.report.sentences import Kinds
@@ -54,7 +53,8 @@ def report_on(ledger: Ledger, operation: Operation, kinds: Kinds, newest: int | 
 
 def pause_of(ledger: Ledger, operation: Operation) -> AuditEntry | None:
     """Return the pause that holds an operation's batch or lane, if there is one."""
-    if operation.batch and (operation.due_at or 0) >= HELD_MS:
+    # The decision counts at once: a sweep puts the operations aside later.
+    if operation.batch and not operation.sent and operation.state in (State.QUEUED, State.WAITING):
         batch = find_batch(ledger, operation.batch)
         if batch is not None and batch.decision == PAUSED:
             return AuditEntry(batch.decided_at or 0, batch.decided_by or "", "pause", batch.subject, batch.note or "")

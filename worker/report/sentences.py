@@ -88,8 +88,9 @@ def standing(
     now = time.time() * 1000
     due_at = operation.due_at
     paused = ""
-    if pause and due_at is not None and (due_at <= now or due_at >= HELD_MS):
-        paused = f"its {'import' if pause.subject.startswith(BATCH) else 'lane'} is paused {paused_by(pause)}"
+    of_batch = pause is not None and pause.subject.startswith(BATCH)
+    if pause and due_at is not None and (of_batch or due_at <= now or due_at >= HELD_MS):
+        paused = f"its {'import' if of_batch else 'lane'} is paused {paused_by(pause)}"
     elif due_at is not None and due_at >= HELD_MS:
         paused = f"its import {operation.batch} is paused"
     match operation.state:

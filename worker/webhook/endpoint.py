@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from worker.errors import RateLimited, SettingsError, Unavailable
+from worker.errors import RateLimited, ReceiverGone, SettingsError, Unavailable
 from worker.http import USER_AGENT, Answer
 from worker.http.connections import Connections, check
 from worker.http.curl import Request, always_allowed
@@ -40,7 +40,8 @@ class Endpoint:
         """Send a signed notice. It is delivered if the answer's status is 2xx; redirects are not followed.
 
         Must run on the event loop of this process. `before_send`: see `Http.request`.
-        Raises `Unavailable` (not sent, or any other status), `RateLimited` (429) or `UnknownOutcome` (no whole answer).
+        Raises `ReceiverGone` (410), `RateLimited` (429), `Unavailable` (not sent, or any other status) or
+        `UnknownOutcome` (no whole answer).
         """
         headers = {"User-Agent": USER_AGENT, "Content-Type": "application/json"}
         if trace_id and _TRACEPARENT.fullmatch(trace_id):
@@ -57,6 +58,8 @@ class Endpoint:
         wait_s = None if answer.retry_after is None else min(RETRY_AFTER_MAX_S, answer.retry_after)
         if answer.status == 429:
             raise RateLimited("notice", 429, answer.server_message(), wait_s)
+        if answer.status == GONE:
+            raise ReceiverGone("notice: the receiver says that it is gone for good", GONE, answer.server_message())
         raise Unavailable(_name(answer.status), answer.status, answer.server_message(), wait_s)
 
     def _secrets(self) -> Secrets:
@@ -70,8 +73,6 @@ class Endpoint:
 
 
 def _name(status: int) -> str:
-    if status == GONE:
-        return "notice: the receiver says that it is gone for good"
     return "notice: redirected, and redirects are not followed" if 300 <= status < 400 else "notice"
 
 

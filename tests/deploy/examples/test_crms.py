@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import requests
+from celery import Celery
 
 from tests.deploy.examples.conftest import EXAMPLES, Start, run
 from tests.support import until
@@ -109,6 +110,45 @@ def test_celery_with_nothing_of_ours(environment: Environment, worker: StartWork
             return dict(crm.execute("SELECT key, state FROM fees").fetchall())
 
     until(lambda: received() == {f"fees.process:{name}": state for name, state in ENDS.items()}, within=20)
+
+
+def test_a_notice_survives_a_task_that_raises_and_a_killed_process(environment: Environment, tmp_path: Path) -> None:
+    shutil.copy(EXAMPLES / "celery_crm.py", tmp_path)
+    # The table is absent, so the task raises; the first call of `sqlite3.connect` kills the pool's process.
+    (tmp_path / "harmed_crm.py").write_text(
+        "import os, signal, sqlite3, celery_crm\n"
+        "app, connect = celery_crm.app, sqlite3.connect\n"
+        "def harmed(path):\n"
+        "    try:\n"
+        "        os.mkdir(path + '.killed')\n"
+        "    except FileExistsError:\n"
+        "        return connect(path)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "sqlite3.connect = harmed\n"
+    )
+    theirs, database = re.sub(r"/0$", "/1", environment.broker.url), tmp_path / "crm.sqlite3"
+    host = (
+        "env", f"CRM_BROKER_URL={theirs}", f"B2COPY_REDIS_URL={environment.broker.url}", f"CRM_DATABASE={database}",
+        f"PYTHONPATH={tmp_path}",
+    )  # fmt: skip
+    quick = ("--concurrency", "1", "--loglevel", "INFO", "--without-mingle", "--without-gossip")
+    crm_worker = environment.run(
+        "crm-worker", *host, sys.executable, "-m", "celery", "-A", "harmed_crm", "worker", *quick
+    )
+    notice = {"type": "operation.succeeded", "data": {"key": "fees.process:W1", "state": "succeeded", "sequence": 1}}
+    with Celery("b2copy", broker=theirs, set_as_current=False) as sender:
+        sender.send_task("celery_crm.fees_ended", args=[notice], queue="celery", ignore_result=True)
+
+    until(lambda: "no such table" in crm_worker.current_log(), within=30)
+    with sqlite3.connect(database) as crm:
+        crm.execute("CREATE TABLE fees (key TEXT PRIMARY KEY, state TEXT, sequence INTEGER)")
+
+    def received() -> list[Any]:
+        with sqlite3.connect(database) as crm:
+            return crm.execute("SELECT key, state FROM fees").fetchall()
+
+    until(lambda: received() == [("fees.process:W1", "succeeded")], within=30)
+    assert (tmp_path / "crm.sqlite3.killed").is_dir()
 
 
 def test_the_django_projects_own_tests_pass_with_the_fixture(tmp_path: Path) -> None:

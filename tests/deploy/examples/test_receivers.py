@@ -1,7 +1,10 @@
 """Each receiver takes a notice that a worker would send, and refuses a forged one."""
 
+import socket
 import sqlite3
+import struct
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -46,6 +49,30 @@ def test_a_receiver_takes_what_is_genuine_and_nothing_else(receiver: int, tmp_pa
     old = Secrets(["whsec_" + "b2xk" * 8]).headers("ntc_7_1", BODY, datetime.now(UTC))["webhook-signature"]
     new = Secrets([SECRET]).headers("ntc_7_1", BODY, datetime.now(UTC))["webhook-signature"]
     assert post(receiver, BODY, webhook_signature=f"{old} {new}") == 204
+
+
+def test_a_receiver_outlives_a_sender_that_aborts_and_one_that_sends_too_much(receiver: int) -> None:
+    for _ in range(3):
+        with socket.create_connection(("127.0.0.1", receiver), timeout=10) as sender:
+            sender.sendall(b"POST / HTTP/1.1\r\nHost: crm\r\nContent-Length: 1000\r\n\r\n{")
+            sender.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close with a reset
+    assert post(receiver, BODY) == 204
+
+    with socket.create_connection(("127.0.0.1", receiver), timeout=10) as sender:
+        sender.sendall(b"POST / HTTP/1.1\r\nHost: crm\r\nContent-Length: 2000000\r\n\r\n")
+        with suppress(OSError):  # it may have closed the connection
+            sender.sendall(b"x" * 2_000_000)
+        with suppress(ConnectionError):  # or have reset it, and then the answer is lost
+            assert b" 413 " in sender.recv(100)
+    assert post(receiver, BODY) == 204
+
+
+def test_a_receiver_answers_what_is_signed_and_no_json_and_goes_on(receiver: int) -> None:
+    headers = Secrets([SECRET]).headers("ntc_7_1", "{", datetime.now(UTC))
+    with suppress(requests.ConnectionError):
+        answer = requests.post(f"http://127.0.0.1:{receiver}/", data=b"{", headers=headers, timeout=10)
+        assert answer.status_code in (401, 500)  # standardwebhooks parses before it verifies
+    assert post(receiver, BODY) == 204
 
 
 def test_the_python_receiver_stores_the_highest_sequence(start: Start, secret_file: Path, tmp_path: Path) -> None:
