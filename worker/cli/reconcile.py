@@ -31,9 +31,7 @@ def reconcile(
     last: Annotated[bool, typer.Option("--last", help="Show what the last run has found, ask B2COPY nothing.")] = False,
     apply: Annotated[
         str | None,
-        typer.Option(
-            "--apply", metavar="RUN", help="Do what the plan of this run says; needs --yes and --why. Asks B2COPY nothing."
-        ),
+        typer.Option("--apply", metavar="RUN", help="Do what the plan of this run says; needs --yes and --why."),
     ] = None,
     missing_there: Annotated[
         int | None,
@@ -44,7 +42,9 @@ def reconcile(
         bool,
         typer.Option("--after-restore", help="The ledger came from a backup: trust nothing that it has not finished."),
     ] = False,
-    why: Annotated[str, typer.Option("--why", help="Your reason, for the evidence: needed with --apply and --after-restore.")] = "",
+    why: Annotated[
+        str, typer.Option("--why", help="Your reason, for the evidence: needed with --apply and --after-restore.")
+    ] = "",
     limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="List no more differences than this.")] = 1_000,
     as_json: Json = False,
 ) -> None:
@@ -112,7 +112,7 @@ def _check_seen(run: "Run", name: str, counted: dict[str, int], limit: int, miss
         raise Stop(
             Exit.USAGE,
             f"the plan has {total} lines, and --limit {limit} shows only the first ones: nothing was applied",
-            f"look at all of them with b2copy-sync reconcile --last --limit {total}, then repeat this with that --limit",
+            f"look at all of them with b2copy-sync reconcile --last --limit {total}, then apply with this --limit too",
         )
     missing = counted.get("missing_there", 0)
     if missing != missing_there and unusually_many(missing):

@@ -290,9 +290,7 @@ def count_differences(ledger: Ledger, run: Run) -> dict[str, int]:
         return {row.difference: row.number for row in connection.execute(query.group_by(found.c.difference))}
 
 
-def differences(
-    ledger: Ledger, run: Run, after: tuple[str, str] = ("", ""), limit: int = BATCH
-) -> list[Difference]:
+def differences(ledger: Ledger, run: Run, after: tuple[str, str] = ("", ""), limit: int = BATCH) -> list[Difference]:
     """Return differences of the run in the order of platform and login, those after `after`."""
     query = select(found).where(found.c.run == run.started_at)
     query = query.where(tuple_(found.c.platform, found.c.login) > tuple_(*map(_text, after)))
