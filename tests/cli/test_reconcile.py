@@ -58,7 +58,7 @@ def test_many_missing_accounts_are_opened_only_by_who_knows_their_number(
     sandbox.close_accounts([number_of(place) for place in range(12)])
     name = b2copy_sync("reconcile", "--json").document["run"]
 
-    def apply(*options: str) -> int:
+    def apply(*options: str) -> int | None:
         return b2copy_sync("reconcile", "--apply", name, "--yes", *WHY, *options).code
 
     assert [apply(), apply("--missing-there", "11")] == [1, 1]

@@ -1,5 +1,6 @@
 """The steps of a reconciliation, on both databases, against the sandbox's list."""
 
+import threading
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -9,23 +10,28 @@ import pytest
 import redis
 
 from tasks.reconcile import RunGone, apply, find_accounts, plan, unusually_many
-from tests.ledger.databases import on_sqlite
+from tests.ledger.databases import is_waiting_for_a_lock, on_postgresql, on_sqlite
 from tests.operations import record_operations
 from tests.reconcile.book import number_of, plant
+from tests.support import until
+from worker.b2copy.routes.account import Account
 from worker.b2copy.routes.account_list import AccountSearch
 from worker.errors import Unavailable
 from worker.ledger import Identity, Ledger, audit_of, find, identity_of, store_identities
 from worker.ledger.reconciliation import (
     STALE_MS,
+    AccountThere,
     Difference,
     Run,
     count_differences,
     current_run,
     differences,
     finish_run,
+    is_listed,
     start_run,
+    store_page,
 )
-from worker.ledger.schema import operations, reconciliation
+from worker.ledger.schema import accounts_there, operations, reconciliation
 from worker.reconcile.pace import Pace
 from worker.reconcile.run import run_to_end
 from worker.reconcile.steps import PAGE, ListUnusable, Reconciler
@@ -325,19 +331,48 @@ def test_two_processes_at_once_make_one_run(
     reconciliation_of: Reconciliation, ledger: Ledger, open_again: Callable[[], Ledger], sandbox: SandboxControl
 ) -> None:
     planted = plant(ledger, sandbox, 250, planted=4)
-    run = start_run(ledger, "one")
+    started = run = start_run(ledger, "one")
     first = Reconciler(ledger, find_accounts, lambda: nullcontext(True))
-    second = Reconciler(open_again(), find_accounts, lambda: nullcontext(True))
+    made: list[Run | None] = []
 
-    started = run
-    while run.phase != "finished":  # both make each step; what the second writes comes too late
-        after = first.step(run)
-        assert second.step(run) == current_run(ledger)
-        assert after is not None
-        run = after
+    def find_late(search: AccountSearch) -> list[Account]:
+        answered = find_accounts(search)
+        made.append(first.step(run))  # while the answer is on its way
+        return answered
 
-    assert second.step(started) == current_run(ledger) == run  # a process that was suspended all the time
+    second = Reconciler(open_again(), find_late, lambda: nullcontext(True))
+    while run.phase != "finished":  # both make each step; what one of them writes comes too late
+        made.clear()
+        late = second.step(run)
+        if not made:
+            made.append(first.step(run))
+        assert made == [late] == [current_run(ledger)]
+        assert late is not None
+        run = late
+
+    made.clear()
+    assert second.step(started) == run  # a process that was suspended all the time sends nothing
+    assert made == []
     assert reconciliation_of.found() == planted
+
+
+@on_postgresql
+def test_a_new_run_waits_for_a_step_of_the_old_one(ledger: Ledger) -> None:
+    account = AccountThere("1", "7", "1", None)
+    run = finish_run(ledger, store_page(ledger, start_run(ledger, "one"), [account], 1, is_end=True))
+    starting: list[Run] = []
+    starter = threading.Thread(target=lambda: starting.append(start_run(ledger, "two")))
+
+    with ledger.writing() as connection:  # a step: first the run, then what was read
+        connection.execute(reconciliation.update().values(version=run.version + 1))
+        starter.start()
+        until(lambda: is_waiting_for_a_lock(ledger))
+        connection.exec_driver_sql("SET LOCAL lock_timeout = '500ms'")
+        connection.execute(accounts_there.update().values(client_id="5"))
+
+    starter.join()
+    assert [one.started_by for one in starting] == ["two"]
+    assert not is_listed(ledger, account)
 
 
 def test_a_run_that_is_a_day_old_begins_again(ledger: Ledger) -> None:

@@ -61,24 +61,25 @@ def reconcile(
     """
     from worker.settings import CrmSettings, Settings, load
 
-    if apply and not (yes and why.strip()):
+    if apply is not None and not (yes and why.strip()):
         raise Stop(Exit.USAGE, "--apply changes things: look at the plan with --last, then add --yes and --why")
     if after_restore:
         if not yes or not why.strip():
             raise Stop(Exit.USAGE, "--after-restore needs --yes and --why, and all workers stopped")
         _distrust(by, why, as_json)
         return
-    load(CrmSettings if last or apply else Settings)
-    run = _last_run() if last or apply else _run(by)
+    last = last or apply is not None
+    load(CrmSettings if last else Settings)
+    run = _last_run() if last else _run(by)
     from tasks.reconcile import plan
     from worker.instances import ledger
     from worker.ledger.reconciliation import count_differences, differences
 
     counted = count_differences(ledger(), run)
-    if apply:
+    if apply is not None:
         _check_seen(run, apply, counted, limit, missing_there)
     planned = plan(run, differences(ledger(), run, limit=limit))
-    applied = _apply(run, by, why) if apply else None
+    applied = _apply(run, by, why) if apply is not None else None
     if as_json:
         output.document(_document(run, counted, planned, applied))
     else:

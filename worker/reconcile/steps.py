@@ -28,6 +28,7 @@ from worker.ledger.reconciliation import (
     Difference,
     Run,
     candidates,
+    current_run,
     decide,
     expected_accounts,
     finish_run,
@@ -40,7 +41,6 @@ PAGE = 100  # accounts asked for at once; a server that gives fewer is asked mor
 MOVES_MAX = 20  # pages in a row that did not begin with their anchor, after which there is no use in going on
 FIRST_PLATFORM = "1"
 """The platform of an account whose platform B2COPY does not name: the documentation says 1 if there is one server."""
-
 
 _PLATFORM = re.compile(r"[1-9][0-9]{0,17}")
 
@@ -83,6 +83,8 @@ class Reconciler:
         with self._turn() as may_send:
             if not may_send:
                 return None
+            if (now := current_run(self._ledger)) != run:  # another process was faster, while this one waited
+                return now
             page = [_there(account, FIRST_PLATFORM) for account in self._find(search)]
         if not run.position and not page and (expected := expected_accounts(self._ledger)):
             raise ListUnusable(
@@ -113,14 +115,16 @@ class Reconciler:
             return finish_run(self._ledger, run)
         decided = list(takewhile(_needs_no_request, ahead))
         if decided:
-            now = identities_now(self._ledger, decided)
-            differ = [difference for one in decided if (difference := _confirmed(one, now, one.accounts))]
+            known = identities_now(self._ledger, decided)
+            differ = [difference for one in decided if (difference := _confirmed(one, known, one.accounts))]
             after = decide(self._ledger, run, decided, differ, 0)
         else:
             decided = ahead[:1]
             with self._turn() as may_send:
                 if not may_send:
                     return None
+                if (now := current_run(self._ledger)) != run:
+                    return now
                 accounts = self._ask_about(decided[0])
             difference = _confirmed(decided[0], identities_now(self._ledger, decided), accounts)
             after = decide(self._ledger, run, decided, [difference] if difference else [], 1)
