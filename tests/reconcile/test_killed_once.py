@@ -13,6 +13,7 @@ from worker.testbed.processes import Process
 def test_exactly_the_planted_differences_are_found_by_a_run_that_was_killed_once(
     fleet: Environment, ledger: Ledger, worker: Callable[..., Process]
 ) -> None:
+    fleet.settings["B2COPY_CALL_DEADLINE"] = "2"  # a process that is killed keeps its turn for so long
     fleet.sandbox.control.switches(latency={"accounts.list": 0.01})
     worker(B2COPY_RATE_LIMIT="0")
 

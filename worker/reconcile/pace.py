@@ -10,7 +10,6 @@ from worker.queues import B2COPY
 from worker.settings import Settings
 
 SHARE = 10  # the reconciliation sends at most one request in so many of the rate limit
-TURN_DEADLINES = 3  # deadlines of a call that a request has: it may be sent twice, with a new token in between
 _PATIENCE_S = 0.25  # seconds until a permit or a turn that was refused is asked for again
 _HOLD_S = 1.0  # seconds; nobody sends for so long after a 429 without Retry-After
 
@@ -19,13 +18,13 @@ class Pace:
     """Asks the fleet's limits before each request: its own turn, then a permit as every request needs one.
 
     The turn is in Redis, so that two reconciliations at once are together no faster than one, and never ask B2COPY for
-    the same at the same time. Without Redis none goes. If a process dies, its turn ends by itself.
+    the same at the same time. Without Redis none goes. If a process dies, its turn ends with the deadline of its call.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._limits = FleetLimits(B2COPY, settings)
         self._every_s = SHARE / self._limits.per_second if self._limits.per_second else 0.0
-        self._turn_s = max(self._every_s, TURN_DEADLINES * settings.call_deadline)
+        self._turn_s = max(self._every_s, settings.call_deadline)
 
     @contextmanager
     def turn(self, until: float = float("inf")) -> Iterator[bool]:

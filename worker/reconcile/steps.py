@@ -92,7 +92,8 @@ class Reconciler:
                 " right to see them, or B2COPY_HOST names another B2COPY. Nothing was compared"
             )
         if not run.position or (run.anchor and page and page[0].key == run.anchor.key):
-            self._moves = 0
+            if run.anchor is None or run.position:  # not if reading has gone back to the first page
+                self._moves = 0
             return store_page(self._ledger, run, page, first + len(page), is_end=len(page) <= bool(run.position))
         self._moves += 1
         if self._moves > MOVES_MAX:
