@@ -148,8 +148,8 @@ def test_a_reconciliation_of_before_the_backup_is_forgotten(ledger: Ledger) -> N
     run = start_run(ledger, "ada")
     store_page(ledger, run, [AccountThere("1", "700100", "1", "5")], 1, True)
     with ledger.writing() as connection:
-        values = {"platform": "1", "login": "700100", "run": run.started_at, "difference": "missing_here", "fields": "{}"}
-        connection.execute(found.insert().values(values))
+        place = {"platform": "1", "login": "700100", "run": run.started_at}
+        connection.execute(found.insert().values(place | {"difference": "missing_here", "fields": "{}"}))
 
     distrust(ledger)
 
