@@ -1,6 +1,7 @@
 """The scheduled reconciliation, and what is done about the differences that one has found."""
 
 import logging
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from worker.app import app
 from worker.b2copy.routes.account import Account
 from worker.b2copy.routes.account_list import AccountSearch
 from worker.current_user import current_user
-from worker.errors import B2CopyError
+from worker.errors import B2CopyError, BadPayload
 from worker.http import event_loop
 from worker.instances import b2copy, ledger
 from worker.ledger import Identity, find_many, store_identities
@@ -20,15 +21,19 @@ from worker.ledger.identities import OPENING
 from worker.ledger.reconciliation import (
     Difference,
     Run,
+    audit_applied,
     count_differences,
     current_run,
     differences,
+    expected_accounts,
     forget_differences,
+    is_due,
     start_run,
 )
+from worker.operation import Operation, State
 from worker.per_process import PerProcess
 from worker.reconcile.pace import Pace
-from worker.reconcile.run import is_paused, slow_down
+from worker.reconcile.run import is_paused
 from worker.reconcile.steps import ListUnusable, Reconciler
 from worker.settings import crm_settings, worker_settings
 
@@ -49,8 +54,9 @@ class _Slices:
     """The scheduled reconciliation in this process: a slice of its steps at a time."""
 
     def __init__(self) -> None:
+        self.one_at_a_time = threading.Lock()
         self._pace, self._until, self._rests_until = Pace(worker_settings()), 0.0, 0.0
-        self._reconciler = Reconciler(ledger(), find_accounts, lambda: self._pace.wait(self._until))
+        self._reconciler = Reconciler(ledger(), find_accounts, lambda: self._pace.turn(self._until))
 
     def make(self, run: Run) -> Run:
         """Make steps until `SLICE_S` is over, or B2COPY or the rate limit lets none be made."""
@@ -66,7 +72,7 @@ class _Slices:
                 break
             except B2CopyError as error:
                 log.warning("the reconciliation waits: %s", error)
-                slow_down(self._pace, error)
+                self._pace.slow_down(error)
                 self._rests_until = time.monotonic() + REST_S
                 break
             if after is None:
@@ -82,28 +88,40 @@ _slices = PerProcess(_Slices)
 def reconcile() -> None:
     """Make a slice of the reconciliation that is due or under way, once in `B2COPY_RECONCILE_EVERY`.
 
-    Any worker makes the next slice. So a run outlives the worker that began it, and keeps no worker from ending.
+    Any worker makes the next slice. So a run outlives the worker that began it, and keeps no worker from ending. While
+    a slice of this process waits for B2COPY, the next ones end at once, so that they take no more of its slots.
     """
     every_s = crm_settings().reconcile_every
     if every_s is None:
         return
-    run = current_run(ledger())
-    if run is not None and run.phase == "finished" and not _is_due(run, every_s):
+    slices = _slices()
+    if not slices.one_at_a_time.acquire(blocking=False):
         return
-    if is_paused(ledger()):
+    try:
+        _make_slice(slices, round(every_s * 1000))
+    finally:
+        slices.one_at_a_time.release()
+
+
+def _make_slice(slices: _Slices, every_ms: int) -> None:
+    if not is_due(ledger(), every_ms) or is_paused(ledger()):
         return
-    if run is None or run.phase == "finished":
-        run = start_run(ledger(), current_user())
-    after = _slices().make(run)
+    run = start_run(ledger(), current_user(), every_ms)
+    if run.phase == "finished":  # another process was faster
+        return
+    after = slices.make(run)
     if after.phase == "finished":
-        counted = count_differences(ledger())
+        counted = count_differences(ledger(), after)
         say = log.warning if counted else log.info
         say("reconciled with B2COPY: %s differences. b2copy-sync reconcile --last lists them", sum(counted.values()))
 
 
-def _is_due(run: Run, every_s: float) -> bool:
-    return time.time() * 1000 - run.started_at >= every_s * 1000
+class RunGone(Exception):
+    """Another reconciliation has begun, so the differences of this one are not known any more."""
 
+
+MISSING_SHARE, MISSING_FEW = 100, 10
+"""More accounts missing there than one of so many that are expected, and more than a few, are no everyday loss."""
 
 LEARN, OPEN_AGAIN, LEAVE = "learn it", "open it again", "a person decides"
 """What `apply` does about a difference."""
@@ -130,41 +148,77 @@ def plan(run: Run, page: Sequence[Difference]) -> list[Planned]:
     """Return what can be done about these differences.
 
     Missing here: the identity map learns it. Missing there: the account is opened once more, if an earlier opening in
-    the ledger has what that needs. Different: a person must decide which side is right.
+    the ledger has succeeded and has what that needs. Different or unclear: a person must decide which side is right.
     """
     openings = find_many(ledger(), [_opening(one) for one in page if one.difference == "missing_there"])
     planned = []
     for one in page:
-        earlier = openings.get(_opening(one))
-        client_id = client_id_of(ACCOUNTS.checked(earlier.payload)) if earlier else None
         if one.difference == "missing_here":
             planned.append(Planned(one, LEARN))
-        elif earlier is not None and client_id is not None:
-            again = {"registration": None, "client_id": client_id, "reopens": str(run.started_at)}
-            planned.append(Planned(one, OPEN_AGAIN, {**earlier.payload, **again}))
+        elif (payload := _again(run, openings.get(_opening(one)))) is not None:
+            planned.append(Planned(one, OPEN_AGAIN, payload))
         else:
             planned.append(Planned(one, LEAVE))
     return planned
 
 
-def apply(run: Run, by: str) -> Applied:
+def _again(run: Run, earlier: Operation | None) -> dict[str, Any] | None:
+    """Return the payload that opens an account once more; None if this opening has not opened it, or lacks the client.
+
+    Whoever cancelled an opening did not want the account, and one that failed would fail again.
+    """
+    if earlier is None or earlier.state != State.SUCCEEDED:
+        return None
+    try:
+        client_id = client_id_of(ACCOUNTS.checked(earlier.payload))
+    except BadPayload:  # recorded by another version
+        return None
+    if client_id is None:
+        return None
+    return {**earlier.payload, "registration": None, "client_id": client_id, "reopens": run.name}
+
+
+def unusually_many(missing_there: int) -> bool:
+    """Return whether so many accounts are missing there that B2COPY or our access to it may be at fault."""
+    return missing_there > max(MISSING_FEW, expected_accounts(ledger()) / MISSING_SHARE)
+
+
+def apply(run: Run, by: str, why: str) -> Applied:
     """Do what can be done about the differences of a finished run. A second time does what is left.
 
-    Openings go to lane bulk. They look at B2COPY first, so nothing is opened twice.
+    Openings go to lane bulk. They look at B2COPY first, so nothing is opened twice. Raises `RunGone` if another run
+    begins meanwhile: what was done until then stays.
     """
+    audit_applied(ledger(), run, by, why)
     applied, after = Applied(), ("", "")
-    while page := differences(ledger(), after):
+    while page := _page(run, after):
         after = page[-1].platform, page[-1].login
         planned = plan(run, page)
         learned = [one.difference for one in planned if one.action == LEARN]
-        opened = [one for one in planned if one.payload is not None]
         store_identities(ledger(), [_identity(one, run) for one in learned])
-        enqueue.many(ACCOUNTS.name, [one.payload for one in opened if one.payload], lane="bulk", by=by)
-        forget_differences(ledger(), [*learned, *(one.difference for one in opened)])
+        opened = [one.difference for one in planned if one.payload is not None and _is_recorded(one.payload, by)]
+        forget_differences(ledger(), run, [*learned, *opened])
         applied.learned += len(learned)
-        applied.enqueued += [f"{_opening(one.difference)}#{run.started_at}" for one in opened]
+        applied.enqueued += [f"{_opening(one)}#{run.name}" for one in opened]
         applied.left += len(page) - len(learned) - len(opened)
     return applied
+
+
+def _page(run: Run, after: tuple[str, str]) -> list[Difference]:
+    page = differences(ledger(), run, after)
+    now = current_run(ledger())
+    if now is None or now.started_at != run.started_at:
+        raise RunGone
+    return page
+
+
+def _is_recorded(payload: dict[str, Any], by: str) -> bool:
+    """Record the operation that opens an account again. False if the ledger has another one of its key."""
+    try:
+        enqueue.many(ACCOUNTS.name, [payload], lane="bulk", by=by)
+    except BadPayload:
+        return False
+    return True
 
 
 def _identity(one: Difference, run: Run) -> Identity:

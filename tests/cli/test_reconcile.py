@@ -8,12 +8,14 @@ from sqlalchemy import text
 
 from tests.cli.conftest import Command
 from tests.operations import fail_operation, find_operation, record_operations
-from tests.reconcile.book import plant
+from tests.reconcile.book import number_of, plant
 from tests.support import until
 from worker.ledger import Ledger, audit_of, find, identity_of, pause
 from worker.operation import OnUnknown
 from worker.sandbox.control_client import SandboxControl
 from worker.testbed.processes import Process
+
+WHY = ("--why", "seen by both of us")
 
 
 def test_the_plan_is_shown_and_then_applied(b2copy_sync: Command, ledger: Ledger, sandbox: SandboxControl) -> None:
@@ -21,9 +23,14 @@ def test_the_plan_is_shown_and_then_applied(b2copy_sync: Command, ledger: Ledger
     [missing] = [login for login, what in planted.items() if what == "missing_here"]
 
     shown = b2copy_sync("reconcile")
-    refused = b2copy_sync("reconcile", "--apply")
+    name = b2copy_sync("reconcile", "--last", "--json").document["run"]
+    unsure = [
+        b2copy_sync("reconcile", "--apply", name, *options)
+        for options in ((), ("--yes",), ("--yes", *WHY, "--limit", "3"))
+    ]
+    other = b2copy_sync("reconcile", "--apply", str(int(name) - 1), "--yes", *WHY)
     assert identity_of(ledger, "1", missing) is None
-    applied = b2copy_sync("reconcile", "--last", "--apply", "--yes", "--json")
+    applied = b2copy_sync("reconcile", "--apply", name, "--yes", *WHY, "--by", "ann", "--json")
     again = b2copy_sync("reconcile", "--last", "--json")
 
     assert shown.code == 6, shown.err
@@ -32,12 +39,34 @@ def test_the_plan_is_shown_and_then_applied(b2copy_sync: Command, ledger: Ledger
     assert {line[0] for line in lines[1:5]} == set(planted)
     assert "4 differences: 2 different, 1 missing here, 1 missing there; 11 accounts at B2COPY" in shown.out
     assert "\x1b" not in shown.out + shown.err
-    assert (refused.code, "--yes" in refused.err) == (2, True)
+    assert f"run {name}, begun" in shown.out
+    assert f"--apply {name} --yes" in shown.err
+    assert [one.code for one in unsure] == [2, 2, 2]
+    assert "--limit 4" in unsure[2].err
+    assert (other.code, f"the last run is {name}" in other.err) == (1, True)
+    [entry] = audit_of(ledger, f"reconciliation {name}")
+    assert (entry.actor, entry.note) == ("ann", WHY[1])
     assert applied.code == 6
     assert applied.document["applied"] == {"learned": 1, "enqueued": [], "left": 3}
     assert identity_of(ledger, "1", missing) is not None
-    assert again.document["differences"] == {"missing_there": 1, "missing_here": 0, "different": 2}
+    assert again.document["differences"] == {"missing_there": 1, "missing_here": 0, "different": 2, "unclear": 0}
     assert [one["action"] for one in again.document["plan"]] == ["a person decides"] * 3
+
+
+def test_many_missing_accounts_are_opened_only_by_who_knows_their_number(
+    b2copy_sync: Command, ledger: Ledger, sandbox: SandboxControl
+) -> None:
+    plant(ledger, sandbox, 20)
+    sandbox.close_accounts([number_of(place) for place in range(12)])
+    name = b2copy_sync("reconcile", "--json").document["run"]
+
+    def apply(*options: str) -> int | None:
+        return b2copy_sync("reconcile", "--apply", name, "--yes", *WHY, *options).code
+
+    assert [apply(), apply("--missing-there", "11")] == [1, 1]
+    assert audit_of(ledger, f"reconciliation {name}") == []
+    assert apply("--missing-there", "12") == 6
+    assert len(audit_of(ledger, f"reconciliation {name}")) == 1
 
 
 def test_both_sides_agree(b2copy_sync: Command, ledger: Ledger, sandbox: SandboxControl) -> None:
@@ -57,7 +86,8 @@ def test_a_closed_account_is_opened_again_by_a_worker(
     b2copy_sync("accounts", "open", "700100", "--client-id", "5", "--product-currency-id", "2", "--master", "--wait")
     sandbox.close_accounts(["700100"])
 
-    applied = b2copy_sync("reconcile", "--apply", "--yes", "--json")
+    found = b2copy_sync("reconcile", "--json")
+    applied = b2copy_sync("reconcile", "--apply", found.document["run"], "--yes", *WHY, "--json")
 
     assert applied.code == 0, applied.err
     [key] = applied.document["applied"]["enqueued"]
@@ -153,7 +183,7 @@ def test_after_a_restore_nothing_is_repeated_unseen(
 RESTORED = ("reconcile", "--after-restore", "--yes", "--why", "restored from the backup of 02:00")
 
 
-@pytest.mark.parametrize("other", ["--apply", "--last"])
+@pytest.mark.parametrize("other", ["--apply=1", "--last"])
 def test_after_a_restore_nothing_is_applied_unseen(b2copy_sync: Command, ledger: Ledger, other: str) -> None:
     record_operations(ledger, "W1")
 

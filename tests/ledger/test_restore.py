@@ -23,6 +23,7 @@ from worker.ledger.approvals import approve, decided_approvals, open_approvals, 
 from worker.ledger.batches import cancel_batch, pause_batch, resume_batch
 from worker.ledger.reconciliation import AccountThere, current_run, differences, start_run, store_page
 from worker.ledger.restore import Distrusted, distrust_restored
+from worker.ledger.schema import differences as found
 from worker.operation import State
 
 WHY = "restored from the backup of 02:00"
@@ -147,13 +148,12 @@ def test_a_reconciliation_of_before_the_backup_is_forgotten(ledger: Ledger) -> N
     run = start_run(ledger, "ada")
     store_page(ledger, run, [AccountThere("1", "700100", "1", "5")], 1, True)
     with ledger.writing() as connection:
-        connection.execute(
-            text("INSERT INTO b2copy_reconciliation_differences VALUES ('1', '700100', 'missing_here', '{}')")
-        )
+        place = {"platform": "1", "login": "700100", "run": run.started_at}
+        connection.execute(found.insert().values(place | {"difference": "missing_here", "fields": "{}"}))
 
     distrust(ledger)
 
-    assert (current_run(ledger), differences(ledger)) == (None, [])
+    assert (current_run(ledger), differences(ledger, run)) == (None, [])
     with ledger.reading() as connection:
         assert connection.execute(text("SELECT count(*) FROM b2copy_reconciliation_accounts")).scalar() == 0
 

@@ -1,5 +1,6 @@
 """The scheduled reconciliation: beat starts it, a worker makes it in slices, and another one continues it."""
 
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -10,12 +11,23 @@ from tests.reconcile.book import plant
 from tests.support import until
 from worker.beat_schedule import schedule
 from worker.ledger import Ledger, pause
-from worker.ledger.reconciliation import current_run, differences
+from worker.ledger.reconciliation import (
+    STALE_MS,
+    AccountThere,
+    current_run,
+    differences,
+    finish_run,
+    is_due,
+    start_run,
+    store_page,
+)
 from worker.ledger.schema import reconciliation
 from worker.sandbox.control_client import SandboxControl
 from worker.settings import crm_settings
 from worker.testbed.local_system import Environment
 from worker.testbed.processes import Process
+
+LIST = "accounts.list"
 
 
 def is_finished(ledger: Ledger) -> bool:
@@ -34,7 +46,9 @@ def test_beat_has_it_done_by_a_worker(
 
     until(lambda: is_finished(ledger), within=30)
 
-    assert {one.login: one.difference for one in differences(ledger)} == planted
+    run = current_run(ledger)
+    assert run is not None
+    assert {one.login: one.difference for one in differences(ledger, run)} == planted
     until(lambda: "reconciled with B2COPY: 4 differences" in process.current_log())
 
 
@@ -43,12 +57,75 @@ def test_nothing_is_scheduled_unless_the_setting_says_so() -> None:
     assert "b2copy.ledger.reconcile" in {entry["task"] for entry in schedule(600, reconciles=True).values()}
 
 
-@on_sqlite
-def test_a_slice_ends_soon_and_the_next_one_continues(
-    fleet: Environment, ledger: Ledger, sandbox: SandboxControl, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def scheduled(fleet: Environment, monkeypatch: pytest.MonkeyPatch) -> Environment:
     monkeypatch.setenv("B2COPY_RECONCILE_EVERY", "10m")
     crm_settings.cache_clear()
+    job._slices.forget()
+    return fleet
+
+
+@on_sqlite
+def test_a_request_that_takes_longer_than_a_tick_is_sent_once(
+    scheduled: Environment, ledger: Ledger, sandbox: SandboxControl
+) -> None:
+    plant(ledger, sandbox, 50)
+    sandbox.switches(latency={LIST: 3.0})
+    slow = threading.Thread(target=job.reconcile)
+    slow.start()
+    until(lambda: sandbox.counters()["calls"].get(LIST) == 1)
+
+    ticks = [threading.Thread(target=job.reconcile) for _ in range(8)]
+    for tick in ticks:
+        tick.start()
+    for tick in ticks:
+        tick.join()
+    another = job._Slices()  # of another process
+    job._make_slice(another, 600_000)
+
+    assert slow.is_alive()
+    assert sandbox.counters()["calls"][LIST] == 1
+    slow.join()
+
+
+@on_sqlite
+def test_a_run_that_nobody_finished_begins_again_after_a_day(
+    scheduled: Environment, ledger: Ledger, sandbox: SandboxControl
+) -> None:
+    planted = plant(ledger, sandbox, 50, planted=1)
+    old = start_run(ledger, "a worker that was killed")
+    old = store_page(ledger, old, [AccountThere("1", "closed since", "1", None)], 1, is_end=True)
+    with ledger.writing() as connection:
+        connection.execute(reconciliation.update().values(started_at=old.started_at - STALE_MS))
+
+    def finished_today() -> bool:
+        job.reconcile()
+        return is_finished(ledger)
+
+    until(finished_today)
+
+    run = current_run(ledger)
+    assert run is not None
+    assert run.started_at > old.started_at - STALE_MS
+    assert {one.login: one.difference for one in differences(ledger, run)} == planted
+
+
+def test_what_another_process_has_just_finished_is_not_begun_again(ledger: Ledger) -> None:
+    run = finish_run(ledger, start_run(ledger, "one"))
+
+    assert not is_due(ledger, 600_000)
+    assert start_run(ledger, "two", 600_000) == run
+    for off_ms in (3_600_000, -600_000):  # the clock was an hour ahead; it is time
+        with ledger.writing() as connection:
+            connection.execute(reconciliation.update().values(started_at=run.started_at + off_ms))
+        assert is_due(ledger, 600_000)
+    assert start_run(ledger, "two", 600_000).started_by == "two"
+
+
+@on_sqlite
+def test_a_slice_ends_soon_and_the_next_one_continues(
+    scheduled: Environment, ledger: Ledger, sandbox: SandboxControl
+) -> None:
     plant(ledger, sandbox, 250)
     sandbox.switches(latency={"accounts.list": 0.3})
 

@@ -168,7 +168,7 @@ class TestAccounts:
         sandbox.switches(list_order="shifting")
 
         first, second = (numbers(accounts(caller, token, {})) for _ in range(2))
-        assert first != second  # two of 12! orders
+        assert first != second
         assert sorted(first) == sorted(second) == sorted(created)
 
     @pytest.mark.parametrize(

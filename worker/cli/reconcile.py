@@ -34,15 +34,22 @@ def reconcile(
     by: By,
     last: Annotated[bool, typer.Option("--last", help="Show what the last run has found, ask B2COPY nothing.")] = False,
     apply: Annotated[
-        bool, typer.Option("--apply", help="Do what can be done about the differences; needs --yes.")
-    ] = False,
+        str | None,
+        typer.Option("--apply", metavar="RUN", help="Do what the plan of this run says; needs --yes and --why."),
+    ] = None,
+    missing_there: Annotated[
+        int | None,
+        typer.Option("--missing-there", help="You know that so many accounts are missing there, unusual as it is."),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="You have seen the plan.")] = False,
     after_restore: Annotated[
         bool,
         typer.Option("--after-restore", help="The ledger came from a backup: trust nothing that it has not finished."),
     ] = False,
-    why: Annotated[str, typer.Option("--why", help="Your reason for --after-restore, for the evidence.")] = "",
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="List no more differences than this.")] = 1_000,
+    why: Annotated[
+        str, typer.Option("--why", help="Your reason, for the evidence: needed with --apply and --after-restore.")
+    ] = "",
+    limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="List no more differences than this.")] = 1_000,
     as_json: Json = False,
 ) -> None:
     """Compare the accounts at B2COPY with the identity map: missing there, missing here, or different in their ids.
@@ -51,7 +58,7 @@ def reconcile(
     interrupted continues where it was. Exit code 0: both sides agree; 6: they differ.
 
     --apply: what is missing here is learned; what is missing there is opened again in the lane bulk, if the ledger has
-    the operation that opened it. All else is left to a person.
+    the operation that opened it. All else is left to a person. The last line of the plan has the name of its run.
 
     --after-restore: run it once, with all workers stopped, before they start on a ledger that came from a backup.
     Whatever could be sent is then read back first, or left to a person, because it may have been done since the backup.
@@ -59,25 +66,27 @@ def reconcile(
     """
     from worker.settings import CrmSettings, Settings, load
 
-    if after_restore and (apply or last):
+    if after_restore and (apply is not None or last):
         raise Stop(Exit.USAGE, "--after-restore stands alone: start the workers after it, then compare the accounts")
-    if apply and not yes:
-        raise Stop(Exit.USAGE, "--apply changes things: look at the plan without it, then repeat it with --last --yes")
+    if apply is not None and not (yes and why.strip()):
+        raise Stop(Exit.USAGE, "--apply changes things: look at the plan with --last, then add --yes and --why")
     if after_restore:
         if not yes or not why.strip():
             raise Stop(Exit.USAGE, "--after-restore needs --yes and --why, and all workers stopped")
         _distrust(by, why, as_json)
         return
+    last = last or apply is not None
     load(CrmSettings if last else Settings)
     run = _last_run() if last else _run(by)
-    from tasks.reconcile import apply as apply_plan
     from tasks.reconcile import plan
     from worker.instances import ledger
     from worker.ledger.reconciliation import count_differences, differences
 
-    counted = count_differences(ledger())
-    planned = plan(run, differences(ledger(), limit=limit))
-    applied = apply_plan(run, by) if apply else None
+    counted = count_differences(ledger(), run)
+    if apply is not None:
+        _check_seen(run, apply, counted, limit, missing_there)
+    planned = plan(run, differences(ledger(), run, limit=limit))
+    applied = _apply(run, by, why) if apply is not None else None
     if as_json:
         output.document(_document(run, counted, planned, applied))
     else:
@@ -95,6 +104,45 @@ def _last_run() -> "Run":
         problem = "no reconciliation has been run" if run is None else "the reconciliation is not finished"
         raise Stop(Exit.WAITING, f"{problem}: leave out --last")
     return run
+
+
+def _check_seen(run: "Run", name: str, counted: dict[str, int], limit: int, missing_there: int | None) -> None:
+    """Stop unless a person has seen the whole plan of this run, and an unusual one with open eyes."""
+    from tasks.reconcile import unusually_many
+
+    if name != run.name:
+        raise Stop(
+            Exit.FAILED,
+            f"the last run is {run.name}, and not {name}: its plan may be another one, so nothing was applied",
+            f"look at it with b2copy-sync reconcile --last, then give --apply {run.name}",
+        )
+    if (total := sum(counted.values())) > limit:
+        raise Stop(
+            Exit.USAGE,
+            f"the plan has {total} lines, and --limit {limit} shows only the first ones: nothing was applied",
+            f"look at all of them with b2copy-sync reconcile --last --limit {total}, then apply with this --limit too",
+        )
+    missing = counted.get("missing_there", 0)
+    if missing != missing_there and unusually_many(missing):
+        raise Stop(
+            Exit.FAILED,
+            f"{missing} accounts are missing at B2COPY, more than one in a hundred: nothing was applied",
+            "its login may have lost the right to see them. Look there; if they are really gone, add"
+            f" --missing-there {missing}",
+        )
+
+
+def _apply(run: "Run", by: str, why: str) -> "Applied":
+    from tasks.reconcile import RunGone, apply
+
+    try:
+        return apply(run, by, why)
+    except RunGone:
+        raise Stop(
+            Exit.FAILED,
+            f"another reconciliation has begun, so {run.name} is gone: only a part of its plan was applied, or nothing",
+            "b2copy-sync reconcile shows what is left",
+        ) from None
 
 
 def _run(by: str) -> "Run":
@@ -178,13 +226,13 @@ def _show(run: "Run", counted: dict[str, int], planned: "list[Planned]", applied
         output.note(f"these are the first {len(planned)} of {total}: --limit shows more")
     sorts = ", ".join(f"{number} {what.replace('_', ' ')}" for what, number in sorted(counted.items()))
     found = f"{count(total, 'difference')}: {sorts}" if total else "both sides agree"
-    when = f"begun {clock(run.started_at)} UTC by {run.started_by}"
+    when = f"run {run.name}, begun {clock(run.started_at)} UTC by {run.started_by}"
     output.line(f"{found}; {count(run.position, 'account')} at B2COPY, {count(run.requests, 'request')}, {when}")
     if applied:
-        done = f"{count(applied.learned, 'identity').replace('identitys', 'identities')} learned"
-        output.line(f"{done}, {count(len(applied.enqueued))} accepted in lane bulk, {applied.left} left to a person")
+        done = f"{count(applied.learned, 'login')} learned, {count(len(applied.enqueued))} accepted in lane bulk"
+        output.line(f"{done}, {applied.left} left to a person")
     elif total:
-        output.note("b2copy-sync reconcile --last --apply --yes does what the last column says")
+        output.note(f'b2copy-sync reconcile --apply {run.name} --yes --why "..." does what the last column says')
 
 
 def _side(fields: dict[str, list[str | None]], side: int) -> str:
@@ -195,16 +243,19 @@ def _document(
     run: "Run", counted: dict[str, int], planned: "list[Planned]", applied: "Applied | None"
 ) -> dict[str, Any]:
     from dataclasses import asdict
+    from typing import get_args
 
+    from worker.ledger.reconciliation import What
     from worker.report.format_values import iso
 
     return {
+        "run": run.name,
         "started_at": iso(run.started_at),
         "started_by": run.started_by,
         "finished_at": iso(run.finished_at),
         "accounts": run.position,
         "requests": run.requests,
-        "differences": {what: counted.get(what, 0) for what in ("missing_there", "missing_here", "different")},
+        "differences": {what: counted.get(what, 0) for what in get_args(What)},
         "plan": [
             {
                 "platform": one.difference.platform,

@@ -165,15 +165,23 @@ class FleetLimits:
         with contextlib.suppress(redis.RedisError):
             self._connected_redis().delete(self._probe_key)
 
-    def until_paced_s(self, every_s: float) -> float:
-        """Return 0 to one process of the fleet per `every_s`, and to others the seconds after which to ask again."""
-        ms = max(1, round(every_s * 1000))
+    def until_paced_s(self, at_most_s: float) -> float:
+        """Return 0 to one caller in the fleet, and to all others the seconds after which to ask again.
+
+        It is that caller's turn for `at_most_s` seconds, or until it calls `end_turn`.
+        """
+        ms = max(1, round(at_most_s * 1000))
         try:
             if self._connected_redis().set(self._pace_key, "1", nx=True, px=ms):
                 return 0.0
             return max(0.001, self._connected_redis().pttl(self._pace_key) / 1000)
         except redis.RedisError:
             return _RETRY_HOLD_S
+
+    def end_turn(self, left_s: float) -> None:
+        """Let the next caller have its turn after `left_s` seconds."""
+        with contextlib.suppress(redis.RedisError):  # then the turn ends by itself
+            self._connected_redis().pexpire(self._pace_key, max(0, round(left_s * 1000)))
 
     def _connected_redis(self) -> redis.Redis:
         if self._redis is None:

@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 from sqlalchemy import Connection, String, and_, bindparam, delete, func, insert, or_, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from worker.ledger.audit import record_audit
 from worker.ledger.database import Ledger
 from worker.ledger.identities import OPENING, Identity
 from worker.ledger.schema import accounts_there as there
@@ -34,7 +35,7 @@ BATCH = 500  # candidates read at once
 STALE_MS = 24 * 3600 * 1000
 
 Phase = Literal["reading", "comparing", "finished"]
-What = Literal["missing_there", "missing_here", "different"]
+What = Literal["missing_there", "missing_here", "different", "unclear"]
 
 
 class AccountThere(NamedTuple):
@@ -69,6 +70,11 @@ class Run:
     requests: int
     finished_at: int | None
 
+    @property
+    def name(self) -> str:
+        """What people and operations call it."""
+        return str(self.started_at)
+
 
 class Candidate(NamedTuple):
     """A login about which the two sides may differ. `side` is where it was found: `here` or `there`."""
@@ -86,7 +92,10 @@ class Candidate(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """What differs about one login. `fields`: name -> [value here, value there]; None: that side has none."""
+    """What differs about one login. `fields`: name -> [value here, value there]; None: that side has none.
+
+    Of one that is `unclear`, the field `answer` says why B2COPY's side is not known.
+    """
 
     platform: str
     login: str
@@ -151,18 +160,32 @@ def current_run(ledger: Ledger) -> Run | None:
         return _current(connection)
 
 
-def start_run(ledger: Ledger, by: str) -> Run:
+def is_due(ledger: Ledger, every_ms: int) -> bool:
+    """Return whether there is something to do: a run is under way, or none began within `every_ms`."""
+    with ledger.reading() as connection:
+        return not _rests(connection, every_ms)
+
+
+def start_run(ledger: Ledger, by: str, every_ms: int | None = None) -> Run:
     """Start a reconciliation, which forgets what the last one has found. One that is under way continues instead.
 
-    Unless it is older than `STALE_MS`: what it has read says too little about today.
+    Unless it is older than `STALE_MS`: what it has read says too little about today. With `every_ms`, one that has
+    finished and began less than that ago is returned as it is: another process was faster.
     """
 
     def work(connection: Connection) -> Run:
         run = _current(connection)
         now = connection.execute(select(now_ms())).scalar_one()
-        if run is not None and run.phase != "finished" and now - run.started_at < STALE_MS:
-            return run
-        for table in (there, found, runs):
+        if run is not None:
+            if run.phase != "finished" and now - run.started_at < STALE_MS:
+                return run
+            if every_ms is not None and _rests(connection, every_ms):
+                return run
+            # First of all, because this row is the lock: whoever makes a step of the run changes it first, too.
+            ended = connection.execute(delete(runs).where(runs.c.started_at == run.started_at))
+            if not ended.rowcount:
+                return _existing(connection)  # another process was faster
+        for table in (there, found):
             connection.execute(delete(table))
         connection.execute(
             insert(runs).values(
@@ -248,7 +271,7 @@ def decide(ledger: Ledger, run: Run, decided: Sequence[Candidate], differ: Seque
     """Store which of the candidates, in their order, differ. Returns the run as it is then."""
 
     def store(connection: Connection) -> None:
-        rows = [one._asdict() | {"fields": json.dumps(one.fields)} for one in differ]
+        rows = [one._asdict() | {"run": run.started_at, "fields": json.dumps(one.fields)} for one in differ]
         if rows:
             connection.execute(_UPSERT_DIFFERENCE[connection.dialect.name], rows)
 
@@ -260,30 +283,35 @@ def finish_run(ledger: Ledger, run: Run) -> Run:
     return _advance(ledger, run, lambda connection: None, phase="finished", finished_at=now_ms())
 
 
-def count_differences(ledger: Ledger) -> dict[str, int]:
-    """Return how many differences of each sort the reconciliation has found."""
+def count_differences(ledger: Ledger, run: Run) -> dict[str, int]:
+    """Return how many differences of each sort the run has found, without those about which something was done."""
+    query = select(found.c.difference, func.count().label("number")).where(found.c.run == run.started_at)
     with ledger.reading() as connection:
-        rows = connection.execute(select(found.c.difference, func.count().label("number")).group_by(found.c.difference))
-        return {row.difference: row.number for row in rows}
+        return {row.difference: row.number for row in connection.execute(query.group_by(found.c.difference))}
 
 
-def differences(
-    ledger: Ledger, after: tuple[str, str] = ("", ""), limit: int = BATCH, what: What | None = None
-) -> list[Difference]:
-    """Return differences in the order of platform and login, those after `after`."""
-    query = select(found).where(tuple_(found.c.platform, found.c.login) > tuple_(*map(_text, after)))
-    if what is not None:
-        query = query.where(found.c.difference == what)
+def differences(ledger: Ledger, run: Run, after: tuple[str, str] = ("", ""), limit: int = BATCH) -> list[Difference]:
+    """Return differences of the run in the order of platform and login, those after `after`."""
+    query = select(found).where(found.c.run == run.started_at)
+    query = query.where(tuple_(found.c.platform, found.c.login) > tuple_(*map(_text, after)))
     with ledger.reading() as connection:
         rows = connection.execute(query.order_by(found.c.platform, found.c.login).limit(limit))
         return [Difference(row.platform, row.login, row.difference, json.loads(row.fields)) for row in rows]
 
 
-def forget_differences(ledger: Ledger, settled: Sequence[Difference]) -> None:
-    """Remove differences about which something was done."""
+def forget_differences(ledger: Ledger, run: Run, settled: Sequence[Difference]) -> None:
+    """Remove differences of the run about which something was done."""
+    of_run = found.c.run == run.started_at
     with ledger.writing() as connection:
         for one in settled:
-            connection.execute(delete(found).where(found.c.platform == one.platform, found.c.login == one.login))
+            is_this = and_(of_run, found.c.platform == one.platform, found.c.login == one.login)
+            connection.execute(delete(found).where(is_this))
+
+
+def audit_applied(ledger: Ledger, run: Run, by: str, why: str) -> None:
+    """Store in the audit who decided to do what can be done about the differences of a run, and why."""
+    with ledger.writing() as connection:
+        record_audit(connection, "apply", by, why, f"reconciliation {run.name}")
 
 
 def _text(value: str) -> Any:
@@ -307,7 +335,9 @@ def _upsert(table: Any, dialect: str, *changed: str) -> Any:
 
 
 _UPSERT = {dialect: _upsert(there, dialect, "client_id") for dialect in ("sqlite", "postgresql")}
-_UPSERT_DIFFERENCE = {dialect: _upsert(found, dialect, "difference", "fields") for dialect in ("sqlite", "postgresql")}
+_UPSERT_DIFFERENCE = {
+    dialect: _upsert(found, dialect, "run", "difference", "fields") for dialect in ("sqlite", "postgresql")
+}
 
 
 def _advance(ledger: Ledger, run: Run, store: Callable[[Connection], None], **values: Any) -> Run:
@@ -323,6 +353,13 @@ def _advance(ledger: Ledger, run: Run, store: Callable[[Connection], None], **va
         return _existing(connection)
 
     return ledger.write(work)
+
+
+def _rests(connection: Connection, every_ms: int) -> bool:
+    """Return whether the last run has finished and began less than `every_ms` ago, by the database's clock."""
+    # Not one that began in the future: the clock was wrong then.
+    is_young = runs.c.started_at.between(now_ms() - every_ms + 1, now_ms())
+    return connection.execute(select(runs.c.version).where(runs.c.phase == "finished", is_young)).first() is not None
 
 
 def _current(connection: Connection) -> Run | None:

@@ -268,12 +268,13 @@ accounts_there = Table(  # the accounts that B2COPY has listed since the reconci
     Column("client_id", Text),
 )
 
-differences = Table(  # what the reconciliation has found
+differences = Table(  # what the reconciliation `run` (its started_at) has found
     "b2copy_reconciliation_differences",
     metadata,
     Column("platform", Text, primary_key=True),
     Column("login", Text, primary_key=True),
-    Column("difference", Text, nullable=False),  # missing_there, missing_here or different
+    Column("run", BigInteger, nullable=False),
+    Column("difference", Text, nullable=False),  # missing_there, missing_here, different or unclear
     Column("fields", Text, nullable=False),  # JSON: name -> [value here, value there]
 )
 

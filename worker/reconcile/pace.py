@@ -1,48 +1,63 @@
-"""How fast B2COPY's accounts are read: a tenth of the rate limit, for the whole fleet together."""
+"""How fast B2COPY's accounts are read: a tenth of the rate limit, one request at a time in the whole fleet."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from worker.errors import RateLimited
+from worker.errors import B2CopyError, RateLimited
 from worker.flow.fleet_limits import FleetLimits
 from worker.queues import B2COPY
 from worker.settings import Settings
 
 SHARE = 10  # the reconciliation sends at most one request in so many of the rate limit
-_PATIENCE_S = 0.25  # seconds until a permit that was refused is asked for again
+_PATIENCE_S = 0.25  # seconds until a permit or a turn that was refused is asked for again
 _HOLD_S = 1.0  # seconds; nobody sends for so long after a 429 without Retry-After
 
 
 class Pace:
-    """Asks the fleet's limits before each request: its own pace, then a permit as every request needs one.
+    """Asks the fleet's limits before each request: its own turn, then a permit as every request needs one.
 
-    The pace is in Redis, so that two reconciliations at once are together no faster than one. Without Redis none goes.
+    The turn is in Redis, so that two reconciliations at once are together no faster than one, and never ask B2COPY for
+    the same at the same time. Without Redis none goes. If a process dies, its turn ends with the deadline of its call.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._limits = FleetLimits(B2COPY, settings)
+        self._every_s = SHARE / self._limits.per_second if self._limits.per_second else 0.0
+        self._turn_s = max(self._every_s, settings.call_deadline)
 
-    def wait(self, until: float = float("inf")) -> bool:
-        """Wait until one request may be sent. False if that would take longer than `until` (monotonic seconds)."""
-        per_second = self._limits.per_second
-        while True:
-            wait_s = self._limits.until_paced_s(SHARE / per_second) if per_second else 0.0
-            if not wait_s:
-                break
+    @contextmanager
+    def turn(self, until: float = float("inf")) -> Iterator[bool]:
+        """Wait until one request may be sent, which the block sends. No other reconciliation sends one meanwhile.
+
+        False if the wait would take longer than `until` (monotonic seconds): then the block must send nothing.
+        """
+        while wait_s := self._limits.until_paced_s(self._turn_s):
             if not _sleep(wait_s, until):
-                return False
+                yield False
+                return
+        next_at = time.monotonic() + self._every_s
+        try:
+            yield self._wait_for_permit(until)
+        finally:
+            self._limits.end_turn(next_at - time.monotonic())
+
+    def _wait_for_permit(self, until: float) -> bool:
         while not self._limits.take(1, urgent=False):
             if not _sleep(self._limits.until_permit_s(urgent=False) or _PATIENCE_S, until):
                 return False
         return True
 
-    def slow_down(self, error: RateLimited) -> None:
-        """Let nobody send until B2COPY permits it: it has answered 429."""
-        self._limits.hold(error.retry_after or _HOLD_S)
-        self._limits.share_hold()
+    def slow_down(self, error: B2CopyError) -> None:
+        """Let nobody send until B2COPY permits it, if it has answered 429."""
+        if isinstance(error, RateLimited):
+            self._limits.hold(error.retry_after or _HOLD_S)
+            self._limits.share_hold()
 
 
 def _sleep(wait_s: float, until: float) -> bool:
+    """Sleep, not longer than until it makes sense to ask again: the turn of another process may end early."""
     if time.monotonic() + wait_s > until:
         return False
-    time.sleep(wait_s)
+    time.sleep(min(wait_s, _PATIENCE_S))
     return True

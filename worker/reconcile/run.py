@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from worker.errors import AccessRejected, B2CopyError, RateLimited, Transient, UnknownOutcome
+from worker.errors import AccessRejected, Transient, UnknownOutcome
 from worker.ledger import Ledger, active_flags
 from worker.ledger.reconciliation import Run
 from worker.reconcile.pace import Pace
@@ -28,7 +28,7 @@ def run_to_end(ledger: Ledger, run: Run, find: Find, pace: Pace, show: Callable[
     Raises `Paused`, `ListUnusable`, and the last error of `worker.errors` if B2COPY does not answer for long. What was
     done is in the ledger, so the run continues where it was.
     """
-    reconciler, failures = Reconciler(ledger, find, pace.wait), 0
+    reconciler, failures = Reconciler(ledger, find, pace.turn), 0
     while run.phase != "finished":
         if is_paused(ledger):
             raise Paused
@@ -38,15 +38,9 @@ def run_to_end(ledger: Ledger, run: Run, find: Find, pace: Pace, show: Callable[
             failures += 1
             if failures >= FAILURES_MAX or isinstance(error, AccessRejected):
                 raise
-            slow_down(pace, error)
+            pace.slow_down(error)
             time.sleep(min(_WAIT_MAX_S, 2.0 ** (failures - 1) / 2))
         else:
             failures = 0
         show(run)
     return run
-
-
-def slow_down(pace: Pace, error: B2CopyError) -> None:
-    """Let the whole fleet wait if B2COPY asks for it."""
-    if isinstance(error, RateLimited):
-        pace.slow_down(error)

@@ -10,11 +10,15 @@ How pages stay right while accounts are opened, closed and moved:
   alone, and the identity map is read again. So an account that no page has shown is never reported as missing.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from itertools import takewhile
 
 from worker.b2copy.routes.account import Account
 from worker.b2copy.routes.account_list import AccountSearch
+from worker.errors import NotFound, Permanent, UnknownOutcome
 from worker.ledger import Ledger
 from worker.ledger.identities import OPENING, Identity
 from worker.ledger.reconciliation import (
@@ -24,7 +28,9 @@ from worker.ledger.reconciliation import (
     Difference,
     Run,
     candidates,
+    current_run,
     decide,
+    expected_accounts,
     finish_run,
     identities_now,
     is_listed,
@@ -36,19 +42,30 @@ MOVES_MAX = 20  # pages in a row that did not begin with their anchor, after whi
 FIRST_PLATFORM = "1"
 """The platform of an account whose platform B2COPY does not name: the documentation says 1 if there is one server."""
 
+_PLATFORM = re.compile(r"[1-9][0-9]{0,17}")
+
 
 class ListUnusable(Exception):
-    """B2COPY's list cannot be read in pages."""
+    """B2COPY's list cannot be read in pages, or shows nothing at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unclear:
+    """What B2COPY has of one login is not known, although it answers: `why` says how."""
+
+    why: str
 
 
 Find = Callable[[AccountSearch], list[Account]]
+Turn = Callable[[], AbstractContextManager[bool]]
+"""What a request is sent in. It holds False if none may be sent now."""
 
 
 class Reconciler:
-    """Makes the steps of a run. `find` sends one request for accounts, `wait` returns False if none may be sent now."""
+    """Makes the steps of a run. `find` sends one request for accounts, in a `turn`."""
 
-    def __init__(self, ledger: Ledger, find: Find, wait: Callable[[], bool]) -> None:
-        self._ledger, self._find, self._wait = ledger, find, wait
+    def __init__(self, ledger: Ledger, find: Find, turn: Turn) -> None:
+        self._ledger, self._find, self._turn = ledger, find, turn
         self._moves = 0
         self._ahead: list[Candidate] = []  # candidates that were read and are not decided
         self._ahead_of: tuple[int, tuple[str, str, str]] | None = None  # the run, and what it must have decided last
@@ -58,16 +75,25 @@ class Reconciler:
 
         Raises the errors of `worker.errors` if B2COPY does not answer: the same step can be made again.
         """
-        if run.phase == "reading":
-            return self._read_page(run) if self._wait() else None
-        return self._compare(run)
+        return self._read_page(run) if run.phase == "reading" else self._compare(run)
 
-    def _read_page(self, run: Run) -> Run:
+    def _read_page(self, run: Run) -> Run | None:
         first = max(0, run.position - 1)  # the place of the anchor
         search = AccountSearch(limit=PAGE, offset=first, sort_by="created_at", sort_order="asc")
-        page = [_there(account) for account in self._find(search)]
+        with self._turn() as may_send:
+            if not may_send:
+                return None
+            if (now := current_run(self._ledger)) != run:  # another process was faster, while this one waited
+                return now
+            page = [_there(account, FIRST_PLATFORM) for account in self._find(search)]
+        if not run.position and not page and (expected := expected_accounts(self._ledger)):
+            raise ListUnusable(
+                f"B2COPY lists no account at all, and the identity map has {expected}. Its login may have lost the"
+                " right to see them, or B2COPY_HOST names another B2COPY. Nothing was compared"
+            )
         if not run.position or (run.anchor and page and page[0].key == run.anchor.key):
-            self._moves = 0
+            if run.anchor is None or run.position:  # not if reading has gone back to the first page
+                self._moves = 0
             return store_page(self._ledger, run, page, first + len(page), is_end=len(page) <= bool(run.position))
         self._moves += 1
         if self._moves > MOVES_MAX:
@@ -90,29 +116,48 @@ class Reconciler:
             return finish_run(self._ledger, run)
         decided = list(takewhile(_needs_no_request, ahead))
         if decided:
-            now = identities_now(self._ledger, decided)
-            differ = [difference for one in decided if (difference := _confirmed(one, now, one.accounts))]
+            known = identities_now(self._ledger, decided)
+            differ = [difference for one in decided if (difference := _confirmed(one, known, one.accounts))]
             after = decide(self._ledger, run, decided, differ, 0)
-        elif not self._wait():
-            return None
         else:
             decided = ahead[:1]
-            after = decide(self._ledger, run, decided, self._ask_about(decided[0]), 1)
+            with self._turn() as may_send:
+                if not may_send:
+                    return None
+                if (now := current_run(self._ledger)) != run:
+                    return now
+                accounts = self._ask_about(decided[0])
+            difference = _confirmed(decided[0], identities_now(self._ledger, decided), accounts)
+            after = decide(self._ledger, run, decided, [difference] if difference else [], 1)
         # If another process was faster, `after` is its step, and the next one reads the candidates again.
         self._ahead, self._ahead_of = ahead[len(decided) :], (run.started_at, decided[-1].place)
         return after
 
-    def _ask_about(self, one: Candidate) -> list[Difference]:
-        """Ask B2COPY about one login, and compare it with what the identity map has after that."""
-        platform = int(one.platform) if one.platform.isascii() and one.platform.isdigit() else None
-        accounts = tuple(_there(account) for account in self._find(AccountSearch(platform=platform, number=one.login)))
-        difference = _confirmed(one, identities_now(self._ledger, [one]), accounts)
-        return [difference] if difference else []
+    def _ask_about(self, one: Candidate) -> tuple[AccountThere, ...] | Unclear:
+        """Return which accounts of one login B2COPY has on its platform.
+
+        An answer that says nothing about this login stops no other one. Trouble that passes is raised.
+        """
+        if not _PLATFORM.fullmatch(one.platform):
+            return Unclear(f"not asked: platform {one.platform!r} is no number as B2COPY has them")
+        search = AccountSearch(platform=int(one.platform), number=one.login)
+        try:
+            answered = [_there(account, one.platform) for account in self._find(search)]
+        except NotFound:
+            return ()
+        except Permanent as error:
+            return Unclear(str(error))
+        except UnknownOutcome as error:
+            if error.status is None or not 200 <= error.status < 300:
+                raise  # no whole answer
+            return Unclear(str(error))
+        return tuple(account for account in answered if (account.platform, account.login) == (one.platform, one.login))
 
 
-def _there(account: Account) -> AccountThere:
-    platform = FIRST_PLATFORM if account.platform is None else str(account.platform)
-    return AccountThere(platform, account.number, account.account_id or "", account.client_id)
+def _there(account: Account, platform: str) -> AccountThere:
+    """Return the account as the ledger stores it. `platform` is its platform if B2COPY names none."""
+    named = platform if account.platform is None else str(account.platform)
+    return AccountThere(named, account.number, account.account_id or "", account.client_id)
 
 
 def _needs_no_request(one: Candidate) -> bool:
@@ -122,7 +167,7 @@ def _needs_no_request(one: Candidate) -> bool:
 
 
 def _confirmed(
-    one: Candidate, now: Mapping[tuple[str, str], Identity | None], accounts: Sequence[AccountThere]
+    one: Candidate, now: Mapping[tuple[str, str], Identity | None], accounts: Sequence[AccountThere] | Unclear
 ) -> Difference | None:
     """Return the difference, unless something is changing at this moment. That is left to the next run.
 
@@ -133,10 +178,12 @@ def _confirmed(
     return _difference(one, accounts) if place in now and now[place] == one.identity else None
 
 
-def _difference(one: Candidate, accounts: Sequence[AccountThere]) -> Difference | None:
+def _difference(one: Candidate, accounts: Sequence[AccountThere] | Unclear) -> Difference | None:
     """Return how the candidate's identity differs from these accounts of its login; None if it does not."""
     place, known = (one.platform, one.login), one.identity
     here = {name: getattr(known, name, None) for name in FIELDS}
+    if isinstance(accounts, Unclear):
+        return Difference(*place, "unclear", {"answer": [None, accounts.why]})
     if not accounts:
         is_expected = known is not None and (known.account_id is not None or known.learned_from.startswith(OPENING))
         fields = {name: [value, None] for name, value in here.items()}

@@ -5,7 +5,6 @@ account".
 """
 
 import itertools
-import random
 from collections.abc import Container, Iterable
 from typing import Any
 
@@ -23,6 +22,7 @@ class Accounts:
         self._by_number: dict[str, list[Account]] = {}
         self._effects = effects
         self._ids = itertools.count(1)
+        self._pages = itertools.count()
 
     def list(self, query: dict[str, str], body: Any, switches: Switches) -> "list[Account]":
         """Return the accounts that match, one page of them. The documentation has the parameters in a GET's body."""
@@ -40,7 +40,7 @@ class Accounts:
         some = self._by_number.get(str(given["account_number"]), []) if "account_number" in given else self.all
         found = [account for account in some if _matches(account, given)] if given.keys() & _FILTERS else some
         if switches.list_order == "shifting":
-            found = random.sample(found, len(found))  # a new order for every page
+            found = found[:: -1 if next(self._pages) % 2 else 1]
         elif given.get("sort_order") == "desc":
             found = found[::-1]
         if not switches.list_pages:

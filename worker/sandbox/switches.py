@@ -116,7 +116,7 @@ class Switches(Strict):
     sign_in_lifetime: float = Field(900.0, gt=0, description="Of a sign-in's access token, s.")
     secret_key: str | None = Field("sandbox-secret", description="null: the Back Office holds none.")
     list_parameters: Literal["query", "body", "either"] = Field("either", description="Where the list reads them.")
-    list_order: Literal["stable", "shifting"] = Field("stable", description="shifting: each page in another order.")
+    list_order: Literal["stable", "shifting"] = Field("stable", description="shifting: each page turns the order.")
     list_pages: bool = Field(True, description="False: limit and offset are ignored.")
     list_limit_max: int = Field(100, ge=1, description="A page holds no more accounts than this.")
     generation1_login: Literal["external_crm", "back_office", "either"] = "either"

@@ -243,6 +243,7 @@ def upgrade() -> None:
         "b2copy_reconciliation_differences",
         _text("platform"),
         _text("login"),
+        _big("run"),
         _text("difference"),
         _text("fields"),
         sa.PrimaryKeyConstraint("platform", "login"),
