@@ -197,7 +197,7 @@ def cancelled_text(batch: Batch) -> str:
     """Say that a batch is cancelled, and what to do if it is wanted all the same."""
     return (
         f"import {batch.id} was cancelled by {batch.decided_by}: {batch.note}. Its cancelled operations stay so; to"
-        " record the rows that are not recorded yet, give the import another name with --batch"
+        " record what is not recorded yet, give the batch another name (of an import: --batch)"
     )
 
 

@@ -121,7 +121,9 @@ def _record(connection: Connection, rows: list[dict[str, Any]]) -> list[Recorded
             for stored in connection.execute(_EXISTING, {"keys": known}).mappings():
                 _check_same(stored, first[stored["key"]])
                 found[stored["key"]] = Recorded(stored["id"], stored["key"], State(stored["state"]), created=False)
-    return [found[row["key"]] for row in rows]
+    return [
+        found[row["key"]] if row is first[row["key"]] else found[row["key"]]._replace(created=False) for row in rows
+    ]
 
 
 def _check_not_cancelled(connection: Connection, rows: Mapping[str, Mapping[str, Any]]) -> None:
