@@ -67,8 +67,8 @@ class Overview:
     """`open` and `failed` count what is there now, `ended` what ended within the last `RECENT_S` seconds.
 
     `dispatch_age_s`: since any process last repeated the wake-ups; None if none ever did. `requests_age_s`: the oldest
-    row of the requests table that no worker has taken; None if there is none. `batch_paused_s`: since the batch that has been paused longest was
-    paused; None if none is. `workers`: those that run.
+    row of the requests table that no worker has taken; None if there is none. `batch_paused_s`: since the batch that
+    has been paused longest was paused; None if none is. `workers`: those that run.
     """
 
     at: int
