@@ -104,7 +104,7 @@ def test_the_ledgers_metrics_say_what_is_open_and_how_old_it_is(b2copy_sync: Com
         connection.exec_driver_sql("UPDATE b2copy_operations SET requested_at = requested_at - 90000")
         connection.exec_driver_sql("UPDATE b2copy_operations SET due_at = due_at - 60000 WHERE state = 'queued'")
     pause(ledger, "bulk", "ann@desk", "B2COPY is upgraded")
-    record_operation(ledger, "W5", batch="book")
+    record_operation(ledger, "W5", lane="default", batch="book")
     pause_batch(ledger, "book", "ann@desk", "wrong file?")
     with ledger.writing() as connection:
         connection.exec_driver_sql("UPDATE b2copy_batches SET decided_at = decided_at - 7200000")

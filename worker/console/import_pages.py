@@ -44,7 +44,7 @@ def imports(page_request: PageRequest) -> Response:
     return page_request.page(
         "imports.html",
         live=True,
-        reports=batch_reports(page_request.ledger, shown),
+        reports=page_request.console.count_batches(shown),
         states=list(State),
         actions=permitted,
         more=address("/imports", before=shown[-1].requested_at, behind=shown[-1].id) if len(batches) > PAGE else None,

@@ -43,9 +43,7 @@ _earlier = exists().where(
     ~is_held(_ahead.c),  # its batch is not swept yet
 )
 _comes_back = exists().where(
-    batches.c.swept_to.is_not(None),
-    batches.c.decision.is_(None),
-    _ahead.c.batch == batches.c.id,
+    _ahead.c.batch.in_(select(batches.c.id).where(batches.c.swept_to.is_not(None), batches.c.decision.is_(None))),
     _ahead.c.entity == c.entity,
     is_aside(_ahead.c),
     _ahead_position < queue_position,
