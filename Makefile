@@ -9,7 +9,7 @@ BIN := .venv/bin
 CLEAN := env -u REDIS_URL -u DATABASE_URL -u PYTHONPATH -u PYTHONHOME -u PYTHONDONTWRITEBYTECODE
 
 help:  ## list the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/ready  ## build .venv/ with everything in it
 
@@ -32,13 +32,19 @@ setup: .venv/ready  ## build .venv/ with everything in it
 demo: setup  ## the fees of 200 withdrawals, end to end, on this machine alone; with CONSOLE=1 look at them
 	@$(CLEAN) $(BIN)/b2copy-sync demo $(if $(CONSOLE),--console)
 
-# All tests, or a part of them: make test T=tests/flow
-test: setup  ## the tests, on a broker and databases of their own; a part of them with T=tests/flow
+INTERFACES := tests/cli tests/console tests/demo tests/pytest_plugin \
+  tests/test_developer_guide.py tests/test_readme.py tests/test_routes_table.py
+
+# All tests but those with a target of their own, or a part of them: make test T=tests/flow
+test: setup  ## the engine's tests, on a broker and databases of their own; any part of all tests with T=tests/flow
 ifdef T
 	@$(CLEAN) $(BIN)/python -m pytest -q -n 2 --dist worksteal $(T)
 else
-	@$(CLEAN) $(BIN)/python -m pytest -q -n 4 --dist worksteal --ignore tests/faults --ignore tests/deploy tests
+	@$(CLEAN) $(BIN)/python -m pytest -q -n 4 --dist worksteal $(addprefix --ignore ,tests/faults tests/deploy $(INTERFACES)) tests
 endif
+
+test-interfaces: setup  ## what people and CRMs use: commands, console, samples of the documents, demo, pytest plugin (two minutes)
+	@$(CLEAN) $(BIN)/python -m pytest -q -n 4 --dist worksteal $(INTERFACES)
 
 test-faults: setup  ## a short run of the faults of make chaos, alone on the machine: it measures how fast a fleet recovers
 	@$(CLEAN) $(BIN)/python -m pytest -q -n 2 --dist loadfile tests/faults
@@ -100,4 +106,4 @@ sbom: setup  ## write sbom.json: what a worker is made of, with versions and has
 clean:  ## remove what set-up and the tools made
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* .coverage-html .bench sbom.json
 
-.PHONY: help setup demo test test-faults test-deploy browser chaos bench bench-console fuzz mutants check format env cover lock sbom clean
+.PHONY: help setup demo test test-interfaces test-faults test-deploy browser chaos bench bench-console fuzz mutants check format env cover lock sbom clean

@@ -13,6 +13,7 @@
 
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -129,6 +130,10 @@ def forget() -> None:
     for made in (instances.ledger, instances.session, instances.back_office, instances.b2copy, instances.crm):
         made.forget()
     answers.forget()
+    if "worker.app" in sys.modules:
+        from worker.app import app
+
+        app._after_fork()  # its next message goes to the broker of the next settings
 
 
 @pytest.fixture

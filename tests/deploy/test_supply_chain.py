@@ -22,6 +22,7 @@ REVIEWED = {
     "psycopg": "LGPL-3.0: a library that we call, unchanged, and that anybody may replace",
     "psycopg-binary": "LGPL-3.0: as psycopg",
     "pycurl": "LGPL-2.1 or MIT: we take MIT",
+    "protobuf": "BSD-3-Clause, which it writes in words",
     "pathspec": "MPL-2.0: builds the wheel, is not shipped",
 }
 # Locked for platforms or versions of Python other than this one.

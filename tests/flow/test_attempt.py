@@ -31,7 +31,7 @@ from worker.http import event_loop
 from worker.kind import Attempt
 from worker.ledger import Ledger, attempts_of
 from worker.operation import PROGRESS_LIMIT, Claim, Done, FailureReason, Later, OnUnknown, Outcome, State, WaitReason
-from worker.watch import metrics
+from worker.watch import observe
 
 CREATE = Route("create", "", "POST", "/create", lambda body, sent: body)
 
@@ -268,7 +268,7 @@ def test_a_request_that_cannot_be_counted_is_an_answer_all_the_same(
     def fail(*_: Any) -> None:
         raise OSError("the metrics' folder is full")
 
-    monkeypatch.setattr(metrics.REQUESTS, "labels", fail)
+    monkeypatch.setattr(observe, "_requests", fail)  # what has counted before is not looked up again
     record_operation(ledger)
     engine().drain("money")
 

@@ -31,7 +31,7 @@ Verdict = Literal["as assumed", "differs", "not seen"]
 CLOCK_S = 60.0  # seconds between the two clocks; the assertion of a login is back-dated by half of it
 RENEWAL_WAIT_S = 10.0  # seconds for a login, or for the renewal of another process
 PAGE = 2  # accounts that a check of the paging needs
-NO_METHOD = "/api/admin/auth/v2/admin/adminservice/b2copysyncverify"
+NO_METHOD = "/api/admin/users/v2/user/userservice/b2copysyncverify"
 _FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}")
 _MADE_UP = "b2copy-sync-verify"
 
@@ -126,7 +126,7 @@ def verify(settings: Settings, session: SharedSession) -> Iterator[Finding]:
 def document(findings: Iterable[Finding], private: Iterable[str]) -> str:
     """Return the findings as JSON for the makers of b2copy-sync. `private`: values that must not be in it."""
     content = {
-        "made_by": f"b2copy-sync verify {VERSION}",
+        "made_by": f"b2copy-sync, version {VERSION}",
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "checks": [asdict(finding) for finding in findings],
         "not_checked": [{"assumption": what, "why": why} for what, why in NOT_CHECKED.items()],

@@ -12,8 +12,9 @@ import os
 import select
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any, NamedTuple
+from typing import Any
 
 import certifi
 
@@ -50,8 +51,11 @@ def always_allowed() -> None:
     """The `before_send` of a request that may be sent at any time."""
 
 
-class Request(NamedTuple):
+@dataclass(frozen=True, slots=True, repr=False)
+class Request:
     """A request to send. `name` stands for it in errors. `resendable`: sending it twice does no harm.
+
+    It is no tuple, because an error tracker stores what a tuple holds, and the headers hold a token.
 
     Requests with equal headers should hold the same `headers` object, because libcurl gets the headers again only if
     the object is another one. `answer_limit` (bytes, at most `BODY_LIMIT`): the rest of a longer answer is not read.
