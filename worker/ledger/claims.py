@@ -229,7 +229,7 @@ def claim_within(connection: Connection, lane: str, owner: str, limit: int, aske
                 note_outage(connection.engine)
                 continue
             found = len(candidates)
-            if held := {row.id: row[-2] for row in candidates if row[-1]}:
+            if held := {row.id: row.batch for row in candidates if row[-1]}:
                 put_aside(connection, held)
                 candidates = [row for row in candidates if not row[-1]]
                 aside += len(held)
