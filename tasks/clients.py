@@ -7,7 +7,7 @@ from worker.b2copy.routes.client_registration import INIT, REGISTER, Client, New
 from worker.errors import Conflict
 from worker.id_fields import Id, Login
 from worker.kind import Attempt, Description, Kind, Payload
-from worker.operation import Claim, Done, OnUnknown, Outcome
+from worker.operation import Done, OnUnknown, Outcome
 from worker.settings import worker_settings
 
 
@@ -52,7 +52,7 @@ async def attempt(attempt: Attempt, registration: Registration) -> Outcome:
     return Done({"client_id": client.client_id, "payment_account": client.payment_account, "answer": client.raw})
 
 
-def on_unknown(_: Claim) -> OnUnknown:
+def on_unknown(_: str | None) -> OnUnknown:
     """A repeat does no harm if B2COPY refuses or returns a second registration, which is not documented."""
     return OnUnknown.STOP if worker_settings().duplicate_clients == "unknown" else OnUnknown.REPEAT
 

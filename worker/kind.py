@@ -91,8 +91,9 @@ class Kind(Generic[P]):
 
     `result_ids` are the ids in its result that other operations need: who resolves it as done may give them.
 
-    `on_unknown` is what an unknown outcome permits, or a function that returns it for a claim. `failure_reasons` are
-    the reasons of `Failed` outcomes, each with a sentence for people. `time_allowed_s` and `polls` read the settings.
+    `on_unknown` is what an unknown outcome permits, or a function that returns it for the step that is unknown.
+    `failure_reasons` are the reasons of `Failed` outcomes, each with a sentence for people. `time_allowed_s` and
+    `polls` read the settings.
     `begins_steps`: its attempts call `Attempt.begin` before each request with an effect. So if a worker is lost, it is
     known whether it may have sent one: without a begun step nothing was done, and the next attempt starts again.
     `effect_step` is then the name of the last of these routes, which a ledger from a backup may not know to have begun.
@@ -104,7 +105,7 @@ class Kind(Generic[P]):
     payload: type[P]
     describe: Callable[[P], Description]
     attempt: Callable[[Attempt, P], Coroutine[Any, Any, Outcome]]
-    on_unknown: OnUnknown | Callable[[Claim], OnUnknown]
+    on_unknown: OnUnknown | Callable[[str | None], OnUnknown]
     time_allowed_s: Callable[[CrmSettings], float]
     moves_money: bool = False
     begins_steps: bool = False
@@ -136,9 +137,9 @@ class Kind(Generic[P]):
         """Return the fields as this kind's payload. Raises `BadPayload`."""
         return checked_fields(self.name, self.payload, fields)
 
-    def on_unknown_for(self, claim: Claim) -> OnUnknown:
-        """Return what an unknown outcome of this operation permits, for the claim as it stands."""
-        return self.on_unknown(claim) if callable(self.on_unknown) else claim.on_unknown
+    def on_unknown_for(self, stored: OnUnknown, step: str | None) -> OnUnknown:
+        """Return what an unknown outcome permits. `stored`: the operation's own; `step`: whose outcome is unknown."""
+        return self.on_unknown(step) if callable(self.on_unknown) else stored
 
 
 def checked_fields(name: str, payload: type[P], fields: Mapping[str, Any]) -> P:

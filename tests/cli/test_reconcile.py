@@ -1,11 +1,13 @@
 """`b2copy-sync reconcile`: what it prints, what it applies, how it exits."""
 
+import json
 from collections.abc import Callable
 
 import pytest
+from sqlalchemy import text
 
 from tests.cli.conftest import Command
-from tests.operations import record_operations
+from tests.operations import fail_operation, find_operation, record_operations
 from tests.reconcile.book import plant
 from tests.support import until
 from worker.ledger import Ledger, audit_of, find, identity_of, pause
@@ -114,28 +116,80 @@ def test_after_a_restore_nothing_is_repeated_unseen(
     record_operations(ledger, "C2", kind="call", payload=repeatable, lane="default", on_unknown=OnUnknown.REPEAT)
     client = {"login": "700200", "platform": 1, "crm_id": None}
     record_operations(ledger, "1/700200", kind="clients.register", payload=client, lane="default")
+    # No worker had taken this row when the backup was made.
+    row = json.dumps(call | {"key": "C3"})
+    with ledger.writing() as connection:
+        connection.execute(text("INSERT INTO b2copy_requests (kind, payload) VALUES ('call', :row)"), {"row": row})
 
     refused = b2copy_sync("reconcile", "--after-restore")
     marked = b2copy_sync("reconcile", "--after-restore", "--yes", "--why", "restored from the backup of 02:00")
     worker()
 
+    expected = {
+        "call:C1": "unresolved",
+        "call:C3": "unresolved",
+        "clients.register:1/700200": "unresolved",
+        "accounts.create:1/700100": "succeeded",
+    }
+
     def all_ended() -> bool:
-        keys = ("accounts.create:1/700100", "fees.process:W1", "call:C1", "call:C2", "clients.register:1/700200")
+        keys = (*expected, "fees.process:W1", "call:C2")
         found = [find(ledger, key) for key in keys]
         return all(one is not None and one.state in {"succeeded", "failed"} for one in found)
 
     assert refused.code == 2
     assert marked.code == 0, marked.err
-    assert "5 operations may have been done since the backup" in marked.out
+    assert "6 operations may have been done since the backup" in marked.out
     until(all_ended, within=40)
-    ends = {key: find(ledger, key) for key in ("call:C1", "clients.register:1/700200", "accounts.create:1/700100")}
-    assert {key: str(one and (one.failure_reason or one.state)) for key, one in ends.items()} == {
-        "call:C1": "unresolved",
-        "clients.register:1/700200": "unresolved",
-        "accounts.create:1/700100": "succeeded",
-    }
+    ends = {key: find(ledger, key) for key in expected}
+    assert {key: str(one and (one.failure_reason or one.state)) for key, one in ends.items()} == expected
     effects = {(one["kind"], one["times"]) for one in sandbox.effects()}
     assert effects == {("fees.process", 1), ("call", 1)}  # the call that may be repeated, and no account
     assert audit_of(ledger, "restored ledger")[0].note == "restored from the backup of 02:00"
     running = b2copy_sync("reconcile", "--after-restore", "--yes", "--why", "again")
     assert (running.code, "stop all of them" in running.err) == (1, True)
+
+
+RESTORED = ("reconcile", "--after-restore", "--yes", "--why", "restored from the backup of 02:00")
+
+
+@pytest.mark.parametrize("other", ["--apply", "--last"])
+def test_after_a_restore_nothing_is_applied_unseen(b2copy_sync: Command, ledger: Ledger, other: str) -> None:
+    record_operations(ledger, "W1")
+
+    refused = b2copy_sync(*RESTORED, other)
+
+    assert (refused.code, "stands alone" in refused.err) == (2, True), refused.err
+    assert not find_operation(ledger).outcome_unknown
+
+
+@pytest.mark.parametrize(
+    ("duplicates", "then"), [("unknown", "not sent: ends as failed"), ("refused", "sent again: a repeat does no harm")]
+)
+def test_after_a_restore_it_says_what_workers_with_these_settings_do(
+    b2copy_sync: Command, ledger: Ledger, duplicates: str, then: str
+) -> None:
+    client = {"login": "700200", "platform": 1, "crm_id": None}
+    record_operations(ledger, "1/700200", kind="clients.register", payload=client, lane="default")
+    fail_operation(ledger, "1/700300", kind="clients.register", payload=client | {"login": "700300"}, lane="default")
+    record_operations(ledger, "N1", kind="crm.notify", lane="notify", on_unknown=OnUnknown.REPEAT)
+
+    marked = b2copy_sync(*RESTORED, "--json", B2COPY_DUPLICATE_CLIENTS=duplicates)
+
+    nexts = {(one["kind"], one["failed"]): one["next"] for one in marked.document}
+    assert nexts["clients.register", False].startswith(then)
+    assert "--it-was-not-done" in nexts["clients.register", True]
+    assert nexts["crm.notify", False] == "sent again: a repeat does no harm"
+
+
+def test_after_a_restore_a_person_cancels_again_what_was_cancelled_since(b2copy_sync: Command, ledger: Ledger) -> None:
+    record_operations(ledger, "W1", "W2")
+    record_operations(ledger, "C1", kind="call", lane="default")
+    record_operations(ledger, "N1", kind="crm.notify", lane="notify", on_unknown=OnUnknown.REPEAT)
+
+    marked = b2copy_sync(*RESTORED)
+    cancelled = b2copy_sync("failed", "cancel", "W1", "--why", "cancelled at 03:00, after the backup")
+
+    assert "3 operations had not been sent before the backup, 2 of them withdrawals: cancel again" in marked.out
+    assert (cancelled.code, "look at B2COPY" in cancelled.out) == (0, True), cancelled.err
+    assert find_operation(ledger).state == "cancelled"

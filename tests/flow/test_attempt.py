@@ -30,7 +30,7 @@ from worker.flow.meaning import meaning_of
 from worker.http import event_loop
 from worker.kind import Attempt
 from worker.ledger import Ledger, attempts_of
-from worker.operation import PROGRESS_LIMIT, Claim, Done, FailureReason, Later, OnUnknown, Outcome, State, WaitReason
+from worker.operation import PROGRESS_LIMIT, Done, FailureReason, Later, OnUnknown, Outcome, State, WaitReason
 from worker.watch import observe
 
 CREATE = Route("create", "", "POST", "/create", lambda body, sent: body)
@@ -290,8 +290,8 @@ class TestOnUnknownAsAFunction:
     """A kind whose `create` can be read back, and whose `processext` cannot."""
 
     @staticmethod
-    def on_unknown(claim: Claim) -> OnUnknown:
-        return OnUnknown.STOP if claim.unknown_step == "processext" else OnUnknown.READ_BACK
+    def on_unknown(step: str | None) -> OnUnknown:
+        return OnUnknown.STOP if step == "processext" else OnUnknown.READ_BACK
 
     async def attempt(self, attempt: Attempt, fees: Fees) -> Outcome:
         looked = attempt.claim.outcome_unknown and await attempt.call(LOOK, {"request_id": "look"})

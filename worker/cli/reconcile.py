@@ -14,16 +14,20 @@ if TYPE_CHECKING:
     from tasks.reconcile import Applied, Planned
     from worker.ledger import Ledger
     from worker.ledger.reconciliation import Run
+    from worker.ledger.restore import Distrusted
 
 _SAY_EVERY = 5_000  # accounts; so often a line says how far it is, where there is no terminal
 
 _NEXT = {
     "start_or_get": "sent again: B2COPY answers how each one stands, and starts none twice",
     "read_back": "looked up at B2COPY first, and sent only if it is not there",
-    "repeat": "sent again: who requested it says that a repeat does no harm",
+    "repeat": "sent again: a repeat does no harm",
     "stop": "not sent: ends as failed (unresolved), and a person looks at B2COPY",
 }
-_ONLY_REPLAYED = "; only if a person replays it"
+_NEXT_IF_FAILED = {
+    word: f"stays failed; if a person replays it, {what}"
+    for word, what in (_NEXT | {"stop": "--it-was-not-done is needed: look at B2COPY first"}).items()
+}
 
 
 def reconcile(
@@ -51,9 +55,12 @@ def reconcile(
 
     --after-restore: run it once, with all workers stopped, before they start on a ledger that came from a backup.
     Whatever could be sent is then read back first, or left to a person, because it may have been done since the backup.
+    B2COPY is asked nothing: compare the accounts afterwards, and look at the plan before you apply it.
     """
     from worker.settings import CrmSettings, Settings, load
 
+    if after_restore and (apply or last):
+        raise Stop(Exit.USAGE, "--after-restore stands alone: start the workers after it, then compare the accounts")
     if apply and not yes:
         raise Stop(Exit.USAGE, "--apply changes things: look at the plan without it, then repeat it with --last --yes")
     if after_restore:
@@ -215,26 +222,26 @@ def _document(
 
 
 def _distrust(by: str, why: str, as_json: bool) -> None:
-    from tasks.registry import ALL_KINDS
+    from tasks.registry import KINDS
+    from tasks.restore import distrust
     from worker.cli.open_ledger import existing_ledger
-    from worker.ledger.restore import distrust_restored
     from worker.report.format_values import count
+    from worker.settings import Settings, load
 
-    steps = {kind.name: kind.effect_step for kind in ALL_KINDS.values() if kind.effect_step}
-    with existing_ledger() as ledger:
-        counted = distrust_restored(ledger, steps, by, why)
+    with existing_ledger(load(Settings)) as ledger:  # what follows depends on the settings of workers
+        counted = distrust(ledger, by, why)
     if as_json:
-        output.document([one._asdict() | {"next": _NEXT[one.on_unknown]} for one in counted])
+        output.document([one._asdict() | {"next": _next(one)} for one in counted])
         return
     if not counted:
         output.line("no operation in this ledger could be sent, so nothing has to be read back")
         return
     output.table(
-        ("kind", "state", "operations", "what happens next"),
+        ("kind", "state", "operations", "never sent", "what happens next"),
         [
             (
                 one.kind, "failed" if one.failed else "open", str(one.operations),
-                _NEXT[one.on_unknown] + (_ONLY_REPLAYED if one.failed else ""),
+                "-" if one.failed else str(one.never_sent), _next(one),
             )
             for one in counted
         ],
@@ -242,4 +249,15 @@ def _distrust(by: str, why: str, as_json: bool) -> None:
     output.line(
         f"{count(sum(one.operations for one in counted))} may have been done since the backup, and are marked so"
     )
+    requested = [one for one in counted if one.kind in KINDS]  # nobody cancels a notice
+    if unsent := sum(one.never_sent for one in requested):
+        money = sum(one.never_sent for one in requested if KINDS[one.kind].moves_money)
+        output.line(
+            f"{count(unsent)} had not been sent before the backup, {money} of them withdrawals: cancel again what was"
+            " cancelled since the backup (b2copy-sync failed cancel), before you start workers"
+        )
     output.note("start the workers, then run b2copy-sync reconcile: it finds the accounts that were opened since")
+
+
+def _next(one: "Distrusted") -> str:
+    return (_NEXT_IF_FAILED if one.failed else _NEXT)[one.on_unknown]

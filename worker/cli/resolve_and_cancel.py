@@ -80,5 +80,10 @@ def cancel(
         output.document(summary(report))
     elif stop_asking:
         output.line(f"{operation.key} failed (unresolved): we ask no more, B2COPY may still do it")
+    elif operation.outcome_unknown:
+        output.line(
+            f"{operation.key} cancelled: this ledger sent nothing of it. The ledger came from a backup: whether it was"
+            " done since is not known, so look at B2COPY"
+        )
     else:
         output.line(f"{operation.key} cancelled: nothing of it was sent")

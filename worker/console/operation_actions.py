@@ -54,7 +54,10 @@ _NOT = Action(
     " replayed. Nothing is sent to B2COPY.",
 )
 _CANCEL = Action(
-    "cancel", "Cancel", "Nothing of it was sent to B2COPY, and nothing will be. It ends as cancelled.", danger=True
+    "cancel",
+    "Cancel",
+    "This ledger knows of no request to B2COPY for it, and none will be sent. It ends as cancelled.",
+    danger=True,
 )
 _STOP = Action(
     "stop-asking",

@@ -99,7 +99,7 @@ class AttemptMaker:
         kind = self._kinds.get(claim.kind)
         if kind is None or claim.destination not in self._gates:
             return _left_to_newer_version(claim)
-        if claim.outcome_unknown and kind.on_unknown_for(claim) == OnUnknown.STOP:
+        if claim.outcome_unknown and kind.on_unknown_for(claim.on_unknown, claim.unknown_step) == OnUnknown.STOP:
             return Transition(
                 claim, State.FAILED, failure_reason=FailureReason.UNRESOLVED, outcome_unknown=True,
                 unknown_step=claim.unknown_step, progress=claim.progress, sent=False,
@@ -110,7 +110,7 @@ class AttemptMaker:
 
     async def _make_attempt(self, claim: Claim, times_closed: int) -> Transition:
         kind, gate = self._kinds[claim.kind], self._gates[claim.destination]
-        on_unknown = kind.on_unknown_for(claim)
+        on_unknown = kind.on_unknown_for(claim.on_unknown, claim.unknown_step)
         began, started_at = time.monotonic(), time.time()
         attempt: RunningAttempt | None = None
         learned: Outcome | Exception
@@ -138,8 +138,7 @@ class AttemptMaker:
             unknown_step = unknown_step or attempt.effect_step
         progress = attempt.progress if attempt else claim.progress
         if unknown_step is not None:  # a kind's `on_unknown` may depend on the step whose outcome is unknown
-            known_now = claim._replace(outcome_unknown=True, unknown_step=unknown_step, progress=progress)
-            on_unknown = kind.on_unknown_for(known_now)
+            on_unknown = kind.on_unknown_for(claim.on_unknown, unknown_step)
         if meaning.becomes == Becomes.PENDING:
             self._spacing.recount_soon()
         record = _record_of(

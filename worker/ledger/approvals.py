@@ -249,6 +249,13 @@ def reject(ledger: Ledger, number: int, actor: str, note: str) -> Approval:
     return ledger.write(work)
 
 
+def close_open(connection: Connection, why: str) -> None:
+    """Close all open proposals as `changed` within the caller's transaction: what they are about has changed."""
+    now = connection.execute(select(now_ms())).scalar_one()
+    for row in connection.execute(select(approvals).where(a.decision.is_(None)).order_by(a.id)).all():
+        _close(connection, row, "changed", OURSELVES, why, now)
+
+
 def open_approvals(ledger: Ledger, limit: int = 200) -> list[Approval]:
     """Return the open proposals that have not expired, oldest first."""
     is_open = (a.decision.is_(None), a.expires_at > now_ms())

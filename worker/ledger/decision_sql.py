@@ -201,7 +201,10 @@ def resolve_row(
 
 
 def cancel_row(connection: Connection, row: Row[Any], actor: str, note: str) -> None:
-    """Cancel an operation of which nothing was ever sent. Raises `NotAllowed` otherwise."""
+    """Cancel an operation of which this ledger never sent anything. Raises `NotAllowed` otherwise.
+
+    If the ledger came from a backup, its outcome may be unknown all the same (`restore`). Then it stays so.
+    """
     otherwise = "something of it may have reached the destination: --stop-asking ends it"
     _end_row(connection, row, _CANCEL, State.CANCELLED, "cancel", actor, note, otherwise)
 
@@ -228,7 +231,8 @@ def _end_row(
             raise NotAllowed(f"{row.key}: a call may be under way this very moment: try again in some seconds")
         final = f"it is {row.state} already"
         raise NotAllowed(f"{row.key}: {otherwise if row.due_at is not None else final}")
-    record_audit(connection, action, actor, note, row.key)
+    before = {"outcome_unknown": True} if row.outcome_unknown else None
+    record_audit(connection, action, actor, note, row.key, before)
     finish_ended(connection, [Ended(row.id, row.key, row.entity, state)], row.now)
 
 

@@ -1,31 +1,57 @@
-"""A ledger that came from a backup: what it believes was not sent may have been sent since the backup.
+"""A ledger that came from a backup: what it believes was not done may have been done since the backup.
 
-So every operation that could be sent counts as one whose outcome is unknown. What follows is `on_unknown` as always:
-the kind asks how it stands, or looks first, or leaves it to a person.
+So the outcome of every operation that could be sent counts as unknown. What follows is `on_unknown` as always: the kind
+asks how it stands, or looks first, or leaves it to a person. `sent` stays as it is: what this ledger never sent can
+still be paused, put aside and cancelled, and a person must cancel again what was cancelled since the backup.
+
+Two more things must not be done twice: an open proposal may have been approved since, so it is closed; and a
+reconciliation under way has not read the accounts that were opened since, so it is forgotten.
 """
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from sqlalchemy import bindparam, func, or_, select, true, update
+from sqlalchemy import Connection, bindparam, case, delete, func, or_, select, true, update
 
 from worker.errors import NotAllowed
+from worker.ledger.approvals import close_open
 from worker.ledger.audit import record_audit
+from worker.ledger.batches import CANCELLED
 from worker.ledger.database import Ledger
-from worker.ledger.schema import c, now_ms, operations, sql_literal
+from worker.ledger.schema import (
+    accounts_there,
+    batches,
+    c,
+    differences,
+    now_ms,
+    operations,
+    reconciliation,
+    requests,
+    sql_literal,
+)
 from worker.ledger.schema import ledger as ledger_row
 from worker.operation import MESSAGE_KIND, State
 
 QUIET_MS = 10_000  # a worker or beat writes to the ledger once a second
+SUBJECT = "restored ledger"
+"""What the audit calls it."""
 
-_may_be_sent = or_(c.due_at.is_not(None), c.state == sql_literal(State.FAILED)) & (c.kind != MESSAGE_KIND)
-_COUNT = (
-    select(c.kind, c.on_unknown, c.state == sql_literal(State.FAILED), func.count())
-    .where(_may_be_sent)
-    .group_by(c.kind, c.on_unknown, c.state == sql_literal(State.FAILED))
-    .order_by(c.kind, c.on_unknown)
+_failed = c.state == sql_literal(State.FAILED)
+# What was not sent of a cancelled import is never sent. It stays cancelled, with an outcome that is known.
+_cancelled = select(batches.c.id).where(batches.c.decision == CANCELLED)
+_may_be_sent = (
+    or_(c.due_at.is_not(None), _failed)
+    & (c.kind != MESSAGE_KIND)
+    & or_(c.sent, c.batch.is_(None), c.batch.not_in(_cancelled))
 )
-_DISTRUST = update(operations).where(_may_be_sent).values(sent=true(), outcome_unknown=true())
+_never_sent = func.sum(case((c.due_at.is_not(None) & ~c.sent, 1), else_=0))
+_COUNT = (
+    select(c.kind, c.on_unknown, _failed, func.count(), _never_sent)
+    .where(_may_be_sent)
+    .group_by(c.kind, c.on_unknown, _failed)
+    .order_by(c.kind, c.on_unknown, _failed)
+)
+_DISTRUST = update(operations).where(_may_be_sent).values(outcome_unknown=true())
 _NAME_STEP = (
     update(operations)
     .where(_may_be_sent, c.kind == bindparam("of_kind"), c.unknown_step.is_(None))
@@ -33,34 +59,63 @@ _NAME_STEP = (
 )
 # A lease of before the backup: its holder has no part in this ledger.
 _END_LEASES = update(operations).where(c.state == sql_literal(State.RUNNING)).values(due_at=now_ms())
+_OLDEST_REQUEST = select(func.min(requests.c.id))
 
 
 class Distrusted(NamedTuple):
-    """How many operations of a kind count as unknown now. `failed`: they are only sent if a person replays them."""
+    """How many operations of a kind count as unknown now. `failed`: they are only sent if a person replays them.
+
+    `never_sent`: so many of them are open, and this ledger has sent nothing of them. A person can cancel these.
+    """
 
     kind: str
     on_unknown: str
     failed: bool
     operations: int
+    never_sent: int
+
+
+def check_quiet(ledger: Ledger) -> None:
+    """Raises `NotAllowed` if workers or beat are running: they would send what has not been marked yet."""
+    with ledger.reading() as connection:
+        _check_quiet(connection)
 
 
 def distrust_restored(ledger: Ledger, steps: Mapping[str, str], actor: str, note: str) -> list[Distrusted]:
-    """Mark every open or failed operation as sent, with an unknown outcome. A second time changes nothing.
+    """Mark the outcome of every open or failed operation as unknown, once, before the workers start.
 
-    `steps`: kind -> its step with the effect, for kinds that store which step has begun. Raises `NotAllowed` if workers
-    or beat are running: they would send what has not been marked yet.
+    A second time would also mark what was recorded in between. `steps`: kind -> its step with the effect, for kinds
+    that store which step has begun. Raises `NotAllowed` if workers or beat are running, or if `b2copy_requests` holds
+    rows: a worker would take them as new operations, and they may have been taken and done since the backup.
     """
-    with ledger.writing() as connection:
-        now, dispatched_at = connection.execute(select(now_ms(), ledger_row.c.dispatched_at)).one()
-        if now - dispatched_at < QUIET_MS:
+
+    def work(connection: Connection) -> list[Distrusted]:
+        _check_quiet(connection)
+        if (oldest := connection.execute(_OLDEST_REQUEST).scalar()) is not None:
             raise NotAllowed(
-                "workers or beat are running on this ledger: stop all of them, and repeat this ten seconds later"
+                f"row {oldest} of b2copy_requests is not recorded as an operation, so a worker would take it for a new"
+                " request, although it may have been done since the backup: repeat this; if the row stays, find out"
+                " whether it was done and delete it"
             )
         counted = [Distrusted(*row) for row in connection.execute(_COUNT)]
         connection.execute(_DISTRUST)
         for kind, step in steps.items():
             connection.execute(_NAME_STEP, {"of_kind": kind, "step": step})
         connection.execute(_END_LEASES)
+        close_open(connection, "the ledger came from a backup: it may have been decided since")
+        for table in (differences, accounts_there, reconciliation):
+            connection.execute(delete(table))
         total = sum(one.operations for one in counted)
-        record_audit(connection, "distrust", actor, note, "restored ledger", after={"operations": total})
+        record_audit(connection, "distrust", actor, note, SUBJECT, after={"operations": total})
         return counted
+
+    return ledger.write(work)
+
+
+def _check_quiet(connection: Connection) -> None:
+    # The clock of the database that the backup came from may have been ahead. Running workers set it right.
+    now, dispatched_at = connection.execute(select(now_ms(), ledger_row.c.dispatched_at)).one()
+    if abs(now - dispatched_at) < QUIET_MS:
+        raise NotAllowed(
+            "workers or beat are running on this ledger: stop all of them, and repeat this ten seconds later"
+        )

@@ -1,0 +1,183 @@
+"""A ledger from a backup: nothing that may have been done since is taken for new, and people keep their say."""
+
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from tests.ledger.databases import on_sqlite
+from tests.operations import (
+    claim_due,
+    claim_one,
+    fail_operation,
+    find_operation,
+    hold_operation,
+    names_of,
+    record_operation,
+    record_operations,
+    succeed,
+)
+from worker.errors import NotAllowed
+from worker.ledger import Ledger, audit_of, cancel, sweep
+from worker.ledger.approvals import approve, decided_approvals, open_approvals, propose
+from worker.ledger.batches import cancel_batch, pause_batch, resume_batch
+from worker.ledger.reconciliation import AccountThere, current_run, differences, start_run, store_page
+from worker.ledger.restore import Distrusted, distrust_restored
+from worker.operation import State
+
+WHY = "restored from the backup of 02:00"
+
+
+def distrust(ledger: Ledger) -> list[Distrusted]:
+    return distrust_restored(ledger, {"clients.register": "wizard"}, "ada", WHY)
+
+
+def record_book(ledger: Ledger, *names: str, **fields: Any) -> None:
+    record_operations(ledger, *names, lane="bulk", batch="book", **fields)
+
+
+def claimed(ledger: Ledger) -> list[str]:
+    return names_of(claim_due(ledger, lane="bulk"))
+
+
+def test_the_outcome_of_what_could_be_sent_is_unknown_and_of_nothing_else(ledger: Ledger) -> None:
+    record_operation(ledger, "W1")
+    fail_operation(ledger, "W2")
+    hold_operation(ledger, "W3", owner="a worker of before the backup")
+    succeed(ledger, hold_operation(ledger, "W4"))
+    record_operation(ledger, "1/7", kind="clients.register", lane="default")
+
+    counted = distrust(ledger)
+
+    assert [tuple(one) for one in counted] == [
+        ("clients.register", "stop", False, 1, 1),
+        ("fees.process", "start_or_get", False, 2, 1),
+        ("fees.process", "start_or_get", True, 1, 0),
+    ]
+    unknown = {name: find_operation(ledger, name).outcome_unknown for name in ("W1", "W2", "W3", "W4")}
+    assert unknown == {"W1": True, "W2": True, "W3": True, "W4": False}
+    registration = claim_one(ledger, lane="default")
+    assert (registration.outcome_unknown, registration.unknown_step) == (True, "wizard")
+    assert set(names_of(claim_due(ledger))) == {"W1", "W3"}, "the lease of before the backup has ended"
+    assert [(one.actor, one.action, one.note) for one in audit_of(ledger, "restored ledger")] == [
+        ("ada", "distrust", WHY)
+    ]
+
+
+@pytest.mark.parametrize("swept_by", ["a claim", "a sweep"])
+def test_what_a_paused_import_had_not_sent_stays_paused_until_it_resumes(ledger: Ledger, swept_by: str) -> None:
+    record_book(ledger, "B1", "B2")
+    pause_batch(ledger, "book", "ada", "wrong file?")
+
+    distrust(ledger)
+
+    assert swept_by == "a claim" or sweep(ledger, 5.0)
+    assert claimed(ledger) == []
+    resume_batch(ledger, "book", "ada", "right file")
+    assert sweep(ledger, 5.0)
+    claims = claim_due(ledger, lane="bulk")
+    assert (names_of(claims), {one.outcome_unknown for one in claims}) == (["B1", "B2"], {True})
+
+
+def test_what_was_put_aside_before_the_backup_is_sent_after_the_resumption(ledger: Ledger) -> None:
+    record_book(ledger, "B1", "B2")
+    pause_batch(ledger, "book", "ada", "wrong file?")
+    assert sweep(ledger, 5.0)
+
+    distrust(ledger)
+
+    resume_batch(ledger, "book", "ada", "right file")
+    assert sweep(ledger, 5.0)
+    assert claimed(ledger) == ["B1", "B2"]
+
+
+def test_what_a_cancelled_import_had_not_sent_is_never_sent_and_known(ledger: Ledger) -> None:
+    record_book(ledger, "B1", "B2")
+    [sent] = claim_due(ledger, lane="bulk", limit=1)
+    cancel_batch(ledger, "book", "ada", "wrong file")
+    record_operation(ledger, "W1")  # of no import
+
+    counted = distrust(ledger)
+
+    assert [(one.operations, one.never_sent) for one in counted] == [(2, 1)]
+    assert find_operation(ledger, "W1").outcome_unknown
+    assert claimed(ledger) == names_of([sent])
+    assert sweep(ledger, 5.0)
+    unsent = find_operation(ledger, "B2")
+    assert (unsent.state, unsent.outcome_unknown) == (State.CANCELLED, False)
+
+
+def test_a_withdrawal_that_the_crm_cancelled_since_the_backup_can_be_cancelled_again(ledger: Ledger) -> None:
+    key = record_operation(ledger, "W1").key
+    distrust(ledger)
+
+    cancelled = cancel(ledger, key, "ada", "cancelled at 03:00, after the backup")
+
+    assert (cancelled.state, cancelled.outcome_unknown) == (State.CANCELLED, True)
+    [entry] = audit_of(ledger, key)
+    assert (entry.action, entry.detail) == ("cancel", {"before": {"outcome_unknown": True}})
+    assert claim_due(ledger) == []
+
+
+def test_once_a_worker_has_taken_it_it_cannot_be_cancelled(ledger: Ledger) -> None:
+    key = record_operation(ledger, "W1").key
+    distrust(ledger)
+    claim_one(ledger)
+
+    with pytest.raises(NotAllowed, match="under way"):
+        cancel(ledger, key, "ada", "too late")
+
+
+def test_an_open_proposal_may_have_been_approved_since_so_it_is_closed(ledger: Ledger) -> None:
+    key = fail_operation(ledger, "W1")
+    proposed = propose(ledger, "replay", key, "ann", "it is open", find_operation(ledger, "W1").change_mark, {})
+
+    distrust(ledger)
+
+    assert open_approvals(ledger) == []
+    with pytest.raises(NotAllowed, match="changed already"):
+        approve(ledger, proposed.id, "bob", "fine")
+    [closed] = [one for one in decided_approvals(ledger) if one.id == proposed.id]
+    assert (closed.decision, closed.decided_by) == ("changed", "b2copy-sync")
+    assert "backup" in (closed.decided_note or "")
+    assert f"changed A{proposed.id}" in [one.action for one in audit_of(ledger, key)]
+
+
+def test_a_reconciliation_of_before_the_backup_is_forgotten(ledger: Ledger) -> None:
+    run = start_run(ledger, "ada")
+    store_page(ledger, run, [AccountThere("1", "700100", "1", "5")], 1, True)
+    with ledger.writing() as connection:
+        connection.execute(
+            text("INSERT INTO b2copy_reconciliation_differences VALUES ('1', '700100', 'missing_here', '{}')")
+        )
+
+    distrust(ledger)
+
+    assert (current_run(ledger), differences(ledger)) == (None, [])
+    with ledger.reading() as connection:
+        assert connection.execute(text("SELECT count(*) FROM b2copy_reconciliation_accounts")).scalar() == 0
+
+
+def test_rows_that_no_worker_has_taken_are_not_left_for_one(ledger: Ledger) -> None:
+    record_operation(ledger, "W1")
+    with ledger.writing() as connection:
+        connection.execute(text("INSERT INTO b2copy_requests (kind, payload) VALUES ('call', '{}')"))
+
+    with pytest.raises(NotAllowed, match="b2copy_requests"):
+        distrust(ledger)
+
+    assert not find_operation(ledger, "W1").outcome_unknown
+
+
+@on_sqlite
+@pytest.mark.parametrize(("ago_s", "is_quiet"), [(0, False), (9, False), (11, True), (-9, False), (-3600, True)])
+def test_it_waits_for_workers_and_not_for_a_clock_that_was_ahead(ledger: Ledger, ago_s: int, is_quiet: bool) -> None:
+    now = "CAST(ROUND((julianday('now') - 2440587.5) * 86400000) AS INTEGER)"
+    with ledger.writing() as connection:
+        connection.execute(text(f"UPDATE b2copy_ledger SET dispatched_at = {now} - {ago_s * 1000}"))
+
+    if is_quiet:
+        assert distrust(ledger) == []
+    else:
+        with pytest.raises(NotAllowed, match="stop all of them"):
+            distrust(ledger)
