@@ -24,7 +24,7 @@ from worker.b2copy import B2Copy
 from worker.crm.requests_table import take_requests
 from worker.flow.pusher import Pusher
 from worker.http import Http
-from worker.ledger import Ledger, attempts_of, count_due, find, make_due, search
+from worker.ledger import Ledger, attempts_of, count_due, find, make_due, search, sweep
 from worker.ledger.notices import want_notices
 from worker.operation import FINAL, NOTICE_KIND, Operation, WaitReason
 from worker.queues import REQUEST_LANES
@@ -33,6 +33,7 @@ from worker.webhook.signing import Secrets
 
 _WAITS_FOR_OTHERS = (WaitReason.BEHIND_ENTITY, WaitReason.BEHIND_PARENT)
 _LIMIT = 10_000  # operations that are listed
+SWEEP_S = 600.0  # seconds at most for the operations of paused, resumed and cancelled batches
 _PAUSE_S = 0.01  # between two passes of `running`
 
 
@@ -106,11 +107,13 @@ class Sandbox:
     def run_once(self) -> bool:
         """Do what a worker does until nothing is due now. Returns whether anything was due.
 
-        A row of `b2copy_requests` becomes an operation. What waits, waits on: see `run_until_idle`.
+        A row of `b2copy_requests` becomes an operation, and decisions about batches are obeyed. What waits, waits on:
+        see `run_until_idle`.
         """
         with self._lock:
             for _ in take_requests(self._ledger, KINDS, crm_settings()):
                 pass
+            sweep(self._ledger, SWEEP_S)
             due = [lane for lane, count in count_due(self._ledger, REQUEST_LANES).items() if count]
             for lane in due:
                 self._pusher.drain(lane)

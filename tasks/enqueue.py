@@ -206,7 +206,8 @@ def many(
     recorded. `rows` may be a generator of any length, because checked rows are stored in a temporary file.
 
     `lane` moves them, a backfill to `bulk` for instance. `batch` names them together, so that a person can see how far
-    they are, pause, resume and cancel them (`b2copy-sync import status`).
+    they are, pause, resume and cancel them (`b2copy-sync import status`). Raises `NotAllowed` for new keys if a person
+    has cancelled that batch.
     """
     if lane is not None and lane not in REQUEST_LANES:
         raise BadPayload(f"lane: {lane!r} is none of {', '.join(REQUEST_LANES)}")

@@ -10,6 +10,7 @@ from worker.crm.requests_table import take_requests
 from worker.errors import B2CopyError
 from worker.instances import back_office, ledger, session
 from worker.ledger import count_due, make_due, sweep, try_start_dispatch
+from worker.ledger.batches import sweep_forgotten
 from worker.ledger.minute_statistics import MINUTE_MS, SETTLED_MS, summarize_minutes
 from worker.ledger.notices import want_notices
 from worker.messages.wake_up import wake, wake_ups_for
@@ -37,8 +38,8 @@ def dispatch() -> None:
     _wake_lanes(count_due(ledger()))
     for queued in take_requests(ledger(), KINDS, crm_settings()):
         _wake_lanes(queued)
-    sweep(ledger(), SWEEP_S)
     _summarize_minutes_if_due()
+    sweep(ledger(), SWEEP_S)
 
 
 def _wake_lanes(due: Mapping[str, int]) -> None:
@@ -56,6 +57,7 @@ def _summarize_minutes_if_due() -> None:
     minute = int(time.time() * 1000 - SETTLED_MS) // MINUTE_MS
     if minute != _summarized:
         summarize_minutes(ledger())
+        sweep_forgotten(ledger())
         if crm_settings().wants_notices:
             want_notices(ledger())
         _summarized = minute

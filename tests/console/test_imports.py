@@ -1,6 +1,10 @@
 """The page Imports: how far each import is, and pause, resume and cancel by the functions of the command line."""
 
+import html
+import re
 from collections.abc import Callable
+
+import pytest
 
 from tests.console.conftest import client_of
 from tests.console.forms import fields_of, fill_and_send
@@ -104,3 +108,38 @@ def test_four_eyes_make_a_proposal_of_a_cancellation(open_console: OpenConsole, 
     found = find_batch(ledger, "book")
     assert found is not None
     assert found.decision == "cancelled"
+
+
+def test_a_count_that_took_long_is_shown_again_until_an_import_changes(
+    open_console: OpenConsole, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.console.process_state.COUNT_LONG_S", 0.0)
+    monkeypatch.setattr("worker.console.process_state.COUNT_SHARE", 1e9)
+    record_book(ledger)
+    client = client_of(open_console())
+    assert "5 queued" in client.get("/imports").text
+
+    claim_due(ledger, lane="bulk", limit=2)
+    assert "5 queued" in client.get("/imports").text
+    pause_batch(ledger, "book", "bob", "the amounts are February's")
+
+    assert "3 queued" in client.get("/imports").text
+
+
+def test_no_import_is_left_out_between_two_pages(open_console: OpenConsole, ledger: Ledger) -> None:
+    names = [f"book{number:02}" for number in range(45)]
+    for name in names:
+        begin_batch(ledger, name, kind="fees.process", lane="bulk", source="a.csv", rows=1, by="ann")
+    with ledger.writing() as connection:
+        connection.exec_driver_sql("UPDATE b2copy_batches SET requested_at = 1700000000000")
+    client = client_of(open_console())
+
+    address: str | None = "/imports"
+    shown: list[str] = []
+    while address:
+        page = client.get(address).text
+        shown += re.findall(r'class="key" href="[^"]*">(book\d\d)<', page)
+        more = re.search(r'rel="next" href="([^"]+)"', page)
+        address = html.unescape(more[1]) if more else None
+
+    assert sorted(shown) == names

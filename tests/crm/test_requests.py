@@ -26,6 +26,7 @@ from worker.crm.requests_table import take_requests
 from worker.errors import NotAllowed
 from worker.kind import Kind
 from worker.ledger import Ledger, find, open_ledger, record, search
+from worker.ledger.batches import cancel_batch
 from worker.ledger.engine import seconds_since_outage
 from worker.operation import FailureReason, Operation, State
 from worker.settings import crm_settings
@@ -72,6 +73,21 @@ def test_one_insert_requests_an_operation(ledger: Ledger, insert: Insert) -> Non
     assert (operation.state, operation.lane, operation.requested_by) == (State.QUEUED, "money", "sql")
     assert operation.payload == {"account_login": "7", "request_id": "W1"}
     assert operation.deadline_at == operation.requested_at + 72 * 3_600_000
+    assert rows_left(ledger) == 0
+
+
+def test_a_row_for_a_cancelled_batch_is_refused_where_people_see_it(ledger: Ledger, insert: Insert) -> None:
+    record_operation(ledger, "W1", batch="book")
+    cancel_batch(ledger, "book", "ada", "wrong file")
+    for name in ("W1", "W2", "W3"):
+        insert(kind="fees.process", payload=FEES % name, batch="book" if name != "W3" else "next")
+
+    assert take(ledger) == {"money": 1}
+
+    assert find(ledger, "fees.process:W2") is None
+    [refused] = search(ledger, state=State.FAILED)
+    assert (refused.kind, refused.batch) == ("message", "book")
+    assert "fees.process:W2: import book was cancelled by ada: wrong file" in str(refused.result)
     assert rows_left(ledger) == 0
 
 

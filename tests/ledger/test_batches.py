@@ -1,11 +1,15 @@
 """Batches: what a person pauses, resumes or cancels is never started meanwhile, and nothing is lost by it."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from time import monotonic
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
+from tests.ledger.databases import is_waiting_for_a_lock, on_postgresql
 from tests.operations import (
     LedgerClock,
     claim_due,
@@ -17,21 +21,33 @@ from tests.operations import (
     record_operations,
     succeed,
 )
+from tests.support import until
 from worker.errors import NotAllowed
-from worker.ledger import Ledger, audit_of, count_due, return_unsent
-from worker.ledger.approvals import Approval, approve, cancel_batch_or_propose, resume_batch_or_propose
+from worker.ledger import Ledger, audit_of, count_due, find, make_due, poll_now, return_unsent
+from worker.ledger.approvals import (
+    Approval,
+    approve,
+    cancel_batch_or_propose,
+    reject,
+    resume_batch_or_propose,
+)
 from worker.ledger.batches import (
+    Batch,
     begin_batch,
     beyond_recall,
     cancel_batch,
     find_batch,
     list_batches,
     pause_batch,
+    put_aside,
     resume_batch,
     standing_of,
     sweep,
+    sweep_forgotten,
 )
-from worker.operation import State
+from worker.ledger.claims import claim_within
+from worker.ledger.schema import HELD_MS
+from worker.operation import State, WaitReason
 
 
 def record_book(ledger: Ledger, *names: str, batch: str = "book", **fields: Any) -> None:
@@ -116,7 +132,9 @@ def test_a_cancelled_batch_ends_what_was_never_sent_and_tells_what_is_beyond_rec
     }  # fmt: skip
     succeed(ledger, running)
     sweep(ledger, 5.0)
-    record_book(ledger, "late")
+    record_operations(ledger, "late", lane="bulk")
+    with ledger.writing() as connection:  # as if it had been recorded by a transaction that committed later
+        connection.execute(text("UPDATE b2copy_operations SET batch = 'book' WHERE key = 'fees.process:late'"))
     assert claimed(ledger) == []
     sweep(ledger, 5.0)
     assert find_operation(ledger, "late").state == State.CANCELLED
@@ -218,3 +236,221 @@ def test_an_import_that_goes_on_is_the_same_batch(ledger: Ledger) -> None:
     assert list_batches(ledger) == [first]
     with pytest.raises(NotAllowed, match="another name"):
         begin_batch(ledger, "book", by="ann", **begun | {"lane": "money"})  # type: ignore[arg-type]
+
+
+@on_postgresql
+def test_a_resume_waits_for_a_claim_that_puts_aside(ledger: Ledger, open_again: Callable[[], Ledger]) -> None:
+    record_book(ledger, "B1", "B2")
+    pause_batch(ledger, "book", "ada", "wrong file?")
+    other = open_again()
+
+    def resume() -> None:
+        resume_batch(other, "book", "ada", "right file")
+        sweep(other, 5.0)
+
+    with ledger.engine.begin() as claiming, ThreadPoolExecutor(1) as threads:
+        assert claim_within(claiming, "bulk", "worker 1", 10, monotonic()) == []
+        resumed = threads.submit(resume)
+        until(lambda: resumed.done() or is_waiting_for_a_lock(ledger))
+        claiming.commit()
+        resumed.result(10)
+
+    assert claimed(ledger) == ["B1", "B2"]
+
+
+def test_a_claim_puts_nothing_aside_of_a_batch_that_was_resumed_meanwhile(ledger: Ledger) -> None:
+    record_book(ledger, "B1")
+    pause_batch(ledger, "book", "ada", "wrong file?")
+    resume_batch(ledger, "book", "ada", "right file")
+    sweep(ledger, 5.0)
+
+    with ledger.writing() as connection:
+        put_aside(connection, {find_operation(ledger, "B1").id: "book"})
+
+    assert claimed(ledger) == ["B1"]
+
+
+@on_postgresql
+def test_a_claim_does_not_wait_for_a_decision_about_a_batch(ledger: Ledger) -> None:
+    record_book(ledger, "B1")
+    record_operations(ledger, "L1", lane="bulk")
+    pause_batch(ledger, "book", "ada", "wrong file?")
+
+    with ledger.engine.begin() as deciding:
+        deciding.execute(text("SELECT id FROM b2copy_batches FOR UPDATE"))
+        assert claimed(ledger) == ["L1"]
+
+    assert count_due(ledger)["bulk"] == 1, "left for the next claim"
+    assert claimed(ledger) == []
+    assert count_due(ledger)["bulk"] == 0
+
+
+def test_what_no_decision_holds_is_found_and_comes_back(ledger: Ledger) -> None:
+    record_book(ledger, "B1")
+    pause_batch(ledger, "book", "ada", "wrong file?")
+    resume_batch(ledger, "book", "ada", "right file")
+    sweep(ledger, 5.0)
+    with ledger.writing() as connection:
+        connection.execute(text(f"UPDATE b2copy_operations SET due_at = due_at + {HELD_MS}"))
+
+    sweep_forgotten(ledger)
+    sweep(ledger, 5.0)
+
+    assert claimed(ledger) == ["B1"]
+
+
+def test_what_is_put_aside_stays_so_whatever_else_would_make_it_due(ledger: Ledger, clock: LedgerClock) -> None:
+    record_operations(ledger, "P1", "A1", entity=None)
+    record_book(ledger, "B1", parent="fees.process:P1", time_allowed_s=3600.0)
+    assert claimed(ledger) == [], "it waits for its parent"
+    pause_batch(ledger, "book", "ada", "month end")
+    sweep(ledger, 5.0)
+
+    assert not poll_now(ledger, "fees.process:B1", "ann")
+    assert make_due(ledger, "b2copy", WaitReason.BEHIND_PARENT) == 0
+    succeed(ledger, *claim_due(ledger))
+    clock.advance(7200)
+    assert (claimed(ledger), count_due(ledger)["bulk"]) == ([], 0)
+    resume_batch(ledger, "book", "ada", "month end is over")
+    sweep(ledger, 5.0)
+
+    [claim] = claim_due(ledger, lane="bulk")
+    assert not claim.overdue
+    assert find_operation(ledger, "B1").external_wait_ms >= 7200_000
+
+
+@pytest.mark.parametrize("is_swept", [True, False], ids=["swept", "not swept yet"])
+def test_each_follower_of_an_account_goes_while_an_earlier_one_is_held(ledger: Ledger, is_swept: bool) -> None:
+    record_book(ledger, "B1", entity="7")
+    pause_batch(ledger, "book", "ada", "wrong file?")
+    assert not is_swept or sweep(ledger, 5.0)
+    record_operations(ledger, "W1", "W2", "W3", entity="7")
+
+    for name in ("W1", "W2", "W3"):
+        [claim] = claim_due(ledger)
+        assert names_of([claim]) == [name]
+        succeed(ledger, claim)
+
+
+def test_nothing_overtakes_what_a_resume_brings_back(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.ledger.batches.CHUNK", 1)
+    record_book(ledger, "B0")
+    record_book(ledger, "B1", entity="7")
+    pause_batch(ledger, "book", "ada", "wrong file?")
+    sweep(ledger, 5.0)
+    record_operations(ledger, "W1", entity="7")
+    resume_batch(ledger, "book", "ada", "right file")
+    assert not sweep(ledger, 0.0)
+
+    assert claim_due(ledger) == []
+    sweep(ledger, 5.0)
+
+    assert claimed(ledger) == ["B0", "B1"]
+
+
+def test_a_second_person_is_asked_for_any_kind_in_a_batch(ledger: Ledger) -> None:
+    ledger = replace(ledger, needs_approval=lambda kind, lane: lane == "money")
+    record_book(ledger, "C1", kind="clients.register")
+    record_operations(ledger, "W1", batch="book")
+    batch = find_batch(ledger, "book")
+    assert batch is not None
+    assert batch.lane == "bulk"
+    pause_batch(ledger, "book", "ada", "wrong file?")
+
+    for decide, propose in ((resume_batch, resume_batch_or_propose), (cancel_batch, cancel_batch_or_propose)):
+        with pytest.raises(NotAllowed, match="second person"):
+            decide(ledger, "book", "ada", "alone")
+        proposed = propose(ledger, found_book(ledger), "ada", "wrong file")
+        assert isinstance(proposed, Approval)
+        reject(ledger, proposed.id, "bob", "no")
+
+
+def found_book(ledger: Ledger) -> Batch:
+    found = find_batch(ledger, "book")
+    assert found is not None
+    return found
+
+
+def test_a_cancelled_batch_takes_in_nothing_new(ledger: Ledger) -> None:
+    record_book(ledger, "B1")
+    cancel_batch(ledger, "book", "ada", "wrong file")
+    with pytest.raises(NotAllowed, match=r"fees\.process:B2: import book was cancelled by ada: wrong file"):
+        record_book(ledger, "B1", "B2")
+    record_book(ledger, "B1")
+    assert find(ledger, "fees.process:B2") is None
+
+
+def test_each_batch_has_its_turn_in_a_sweep(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.ledger.batches.CHUNK", 5)
+    record_book(ledger, *(f"B{number}" for number in range(20)))
+    record_book(ledger, "S1", "S2", batch="small")
+    pause_batch(ledger, "book", "ada", "wrong file?")
+    pause_batch(ledger, "small", "ada", "wrong file?")
+
+    assert not sweep(ledger, 0.0)
+
+    assert count_due(ledger)["bulk"] == 15
+
+
+REFUSE = {
+    "sqlite": [
+        """CREATE TRIGGER refuse BEFORE UPDATE OF due_at ON b2copy_operations WHEN NEW.batch = 'book'
+           BEGIN SELECT RAISE(ABORT, 'no'); END"""
+    ],
+    "postgresql": [
+        "ALTER TABLE b2copy_operations ADD CONSTRAINT refuse CHECK (batch <> 'book' OR due_at < 6000000000000)",
+    ],
+}
+
+
+def test_a_batch_whose_sweep_fails_holds_no_other_up(ledger: Ledger, caplog: pytest.LogCaptureFixture) -> None:
+    record_book(ledger, "B1")
+    record_book(ledger, "S1", batch="small")
+    with ledger.writing() as connection:
+        for statement in REFUSE[ledger.engine.dialect.name]:
+            connection.execute(text(statement))
+    undo = (
+        "DROP TRIGGER refuse"
+        if ledger.engine.dialect.name == "sqlite"
+        else ("ALTER TABLE b2copy_operations DROP CONSTRAINT refuse")
+    )
+    pause_batch(ledger, "book", "ada", "wrong file?")
+    pause_batch(ledger, "small", "ada", "wrong file?")
+    try:
+        assert not sweep(ledger, 5.0)
+        assert count_due(ledger)["bulk"] == 1
+        assert "the operations of batch book do not obey" in caplog.text
+    finally:
+        with ledger.writing() as connection:
+            connection.execute(text(undo))
+    assert sweep(ledger, 5.0)
+    assert count_due(ledger)["bulk"] == 0
+
+
+def test_an_import_that_was_paused_before_it_was_begun_gets_its_file(ledger: Ledger) -> None:
+    record_book(ledger, "B1")
+    pause_batch(ledger, "book", "ada", "wrong file?")
+
+    begun = begin_batch(ledger, "book", kind="fees.process", lane="bulk", source="book.csv", rows=3, by="ann")
+
+    assert (begun.source, begun.rows, begun.decision) == ("book.csv", 3, "paused")
+
+
+def test_a_page_of_batches_ends_between_two_of_the_same_instant(ledger: Ledger) -> None:
+    for name in "abcde":
+        begin_batch(ledger, name, kind="fees.process", lane="bulk", source="book.csv", rows=3, by="ann")
+    with ledger.writing() as connection:
+        connection.execute(text("UPDATE b2copy_batches SET requested_at = 7"))
+
+    pages = [list_batches(ledger, limit=2)]
+    while pages[-1]:
+        last = pages[-1][-1]
+        pages.append(list_batches(ledger, (last.requested_at, last.id), limit=2))
+
+    assert [[one.id for one in page] for page in pages] == [["e", "d"], ["c", "b"], ["a"], []]
+
+
+def test_a_batch_that_nobody_has_decided_about_says_so(ledger: Ledger) -> None:
+    record_book(ledger, "B1")
+
+    assert found_book(ledger).seen.startswith("not decided since ")

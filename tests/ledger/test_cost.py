@@ -10,6 +10,7 @@ from sqlalchemy import event
 from tests.ledger.databases import on_postgresql, on_sqlite
 from tests.operations import attempt_record, claim_due, make_wait, record_operations, succeed
 from worker.ledger import Ledger, count_due, renew_leases, settle_and_claim
+from worker.ledger.batches import pause_batch, sweep
 from worker.ledger.notices import are_notices_wanted
 from worker.operation import State, Transition, WaitReason
 
@@ -163,3 +164,19 @@ def explained(ledger: Ledger) -> Iterator[list[str]]:
     event.listen(ledger.engine, "before_cursor_execute", explain)
     yield plans
     event.remove(ledger.engine, "before_cursor_execute", explain)
+
+
+@on_sqlite
+def test_a_claim_costs_the_same_behind_any_number_of_an_account_that_are_put_aside(ledger: Ledger) -> None:
+    def steps(name: str, count: int) -> int:
+        record_operations(ledger, *(f"{name}{number}" for number in range(count)), lane="bulk", batch=name, entity=name)
+        pause_batch(ledger, name, "ada", "wrong file?")
+        sweep(ledger, 30.0)
+        record_operations(ledger, f"W{name}", entity=name)
+        with steps_of(ledger) as found:
+            assert len(claim_due(ledger)) == 1
+        return found[0]
+
+    steps("warm", 1)
+
+    assert steps("many", 1_000) <= 1.1 * steps("few", 10)

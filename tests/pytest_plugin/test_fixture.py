@@ -18,6 +18,7 @@ from tests.webhook.conftest import SECRETS
 from worker import instances
 from worker.errors import SettingsError
 from worker.ledger import pause, search
+from worker.ledger.batches import cancel_batch, pause_batch, resume_batch
 from worker.operation import FailureReason, State, WaitReason
 from worker.settings import crm_settings
 from worker.webhook.signing import Secrets
@@ -187,3 +188,23 @@ def test_a_ledger_in_the_crms_database_is_empty_for_each_test_and_each_process(
             record_operation(ledger)
             pause(ledger, "bulk", "ada", "a test")
         ledgers.close()
+
+
+def test_an_import_is_paused_resumed_and_cancelled_as_by_a_worker(b2copy: Sandbox) -> None:
+    rows = [{"account_login": "7", "request_id": f"W{number}"} for number in range(3)]
+    enqueue.many("fees.process", rows, batch="book")
+    ledger = instances.ledger()
+    pause_batch(ledger, "book", "ada", "wrong file?")
+
+    b2copy.run_until_idle()
+    assert b2copy.calls == []
+    resume_batch(ledger, "book", "ada", "right file")
+    b2copy.run_until_idle()
+    assert [one.state for one in b2copy.operations] == [State.SUCCEEDED] * 3
+
+    enqueue.many("fees.process", [{"account_login": "7", "request_id": "W9"}], batch="next")
+    pause_batch(ledger, "next", "ada", "wrong file?")
+    b2copy.run_until_idle()
+    cancel_batch(ledger, "next", "ada", "wrong file")
+    b2copy.run_until_idle()
+    assert b2copy.operations[-1].state == State.CANCELLED

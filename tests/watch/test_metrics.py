@@ -15,6 +15,7 @@ from tests.operations import fail_operation, hold_operation, make_wait, record_o
 from tests.support import until
 from tests.watch import metrics_table
 from worker.ledger import Ledger, pause
+from worker.ledger.batches import pause_batch
 from worker.operation import FINAL, WaitReason
 from worker.testbed.broker import Broker
 from worker.testbed.local_system import Environment, Sandbox, wait_for_worker
@@ -103,6 +104,10 @@ def test_the_ledgers_metrics_say_what_is_open_and_how_old_it_is(b2copy_sync: Com
         connection.exec_driver_sql("UPDATE b2copy_operations SET requested_at = requested_at - 90000")
         connection.exec_driver_sql("UPDATE b2copy_operations SET due_at = due_at - 60000 WHERE state = 'queued'")
     pause(ledger, "bulk", "ann@desk", "B2COPY is upgraded")
+    record_operation(ledger, "W5", lane="default", batch="book")
+    pause_batch(ledger, "book", "ann@desk", "wrong file?")
+    with ledger.writing() as connection:
+        connection.exec_driver_sql("UPDATE b2copy_batches SET decided_at = decided_at - 7200000")
 
     ran = b2copy_sync("metrics", "--once")
 
@@ -118,6 +123,7 @@ def test_the_ledgers_metrics_say_what_is_open_and_how_old_it_is(b2copy_sync: Com
     assert value(samples, "b2copy_oldest_due_seconds", lane="bulk") == 0
     assert value(samples, "b2copy_paused", lane="bulk") == 1
     assert value(samples, "b2copy_paused", lane="money") == 0
+    assert value(samples, "b2copy_import_paused_seconds") == pytest.approx(7200, abs=30)
     assert value(samples, "b2copy_ledger_up") == 1
     assert {name for name, _ in samples} - metrics_table.names().keys() == set()
     assert "W2" not in ran.out

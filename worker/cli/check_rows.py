@@ -32,7 +32,8 @@ class Checked:
     """The rows of a file: `total` of them, those that can be used as `New`, and what is wrong with the others.
 
     All are recorded in `lane` as the batch `batch`.
-    `known`: how many the ledger has already, by state. `repeated`: how many stand in the file more than once.
+    `known`, `new`: how many keys the ledger has already, by state, and how many it does not have. `repeated`: how many
+    rows repeat the key of an earlier one.
     """
 
     lane: str
@@ -41,13 +42,11 @@ class Checked:
     unusable: int = 0
     conflicting: int = 0
     repeated: int = 0
+    new: int = 0
     known: Counter[State] = field(default_factory=Counter)
     problems: list[tuple[int, str]] = field(default_factory=list)
+    doubled: set[int] = field(default_factory=set)  # digests of the keys that stand in the file more than once
     _usable: JsonLines = field(default_factory=JsonLines)
-
-    @property
-    def new(self) -> int:
-        return len(self._usable) - self.known.total() - self.conflicting - self.repeated
 
     def news(self) -> Iterator[New]:
         """Return the operations, in the order of the file."""
@@ -98,7 +97,7 @@ def check_rows(
                 if isinstance(value, str):
                     lost_zeros.look(row.line, name, value)
         checked.add(row.line, new)
-        digest = hash(new.key) & 0xFFFF_FFFF_FFFF_FFFF
+        digest = _digest(new.key)
         hashes[digest % _PARTS].append(digest)
     if lost_zeros is not None:
         count, reasons = lost_zeros.found()
@@ -109,31 +108,37 @@ def check_rows(
 
 
 def check_against_ledger(checked: Checked, ledger: Ledger, seen: Callable[[int], None]) -> None:
-    """Find out which operations are known already, and which are known with other data."""
+    """Find out which operations are known already, and which are known with other data. Each key counts once."""
     rows, done = checked.with_lines(), 0
+    counted: set[str] = set()  # of the keys that stand in the file more than once
     while chunk := list(islice(rows, CHUNK)):
-        lines = {new.key: line for line, new in chunk}
-        for key, known in known_among(ledger, [new for _, new in chunk]).items():
+        first: dict[str, tuple[int, New]] = {}
+        for line, new in chunk:
+            if new.key not in counted:
+                first.setdefault(new.key, (line, new))
+        counted.update(key for key in first if _digest(key) in checked.doubled)
+        found = known_among(ledger, [new for _, new in first.values()])
+        for key, known in found.items():
             if known.difference:
                 problem = f"{key} is {known.state} in the ledger with another {known.difference}"
-                checked.refuse(lines[key], problem, conflicts=True)
+                checked.refuse(first[key][0], problem, conflicts=True)
             else:
                 checked.known[known.state] += 1
+        checked.new += len(first) - len(found)
         done += len(chunk)
         seen(done)
 
 
 def _check_repeated(checked: Checked, hashes: "list[array[int]]") -> None:
     """Find rows with the same key: the same operation counts once, two different ones conflict."""
-    doubled: set[int] = set()
     for part in hashes:
         ordered = sorted(part)
-        doubled.update(one for one, other in pairwise(ordered) if one == other)
-    if not doubled:
+        checked.doubled.update(one for one, other in pairwise(ordered) if one == other)
+    if not checked.doubled:
         return
     first: dict[str, tuple[int, dict[str, Any]]] = {}
     for line, new in checked.with_lines():
-        if hash(new.key) & 0xFFFF_FFFF_FFFF_FFFF not in doubled:
+        if _digest(new.key) not in checked.doubled:
             continue
         row = row_of(new, by="")
         earlier, stored = first.setdefault(new.key, (line, row))
@@ -143,3 +148,7 @@ def _check_repeated(checked: Checked, hashes: "list[array[int]]") -> None:
             checked.refuse(line, f"{new.key} stands on line {earlier} with another {difference}", conflicts=True)
         else:
             checked.repeated += 1
+
+
+def _digest(key: str) -> int:
+    return hash(key) & 0xFFFF_FFFF_FFFF_FFFF

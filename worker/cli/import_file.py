@@ -168,20 +168,23 @@ def _refuse(source: "Source", checked: "Checked") -> None:
 
 
 def _record(ledger: "Ledger", checked: "Checked", batch: str, kind: str, lane: str, source: str, by: str) -> int:
-    """Record the operations, and return how many are new. Waits while the import is paused."""
+    """Record the operations, and return how many are new. Waits while the import is paused.
+
+    All are given to the ledger, also those that were known when they were looked up: it decides by their keys.
+    """
     from tasks.enqueue import record_in_batches
     from worker.ledger.batches import begin_batch
 
-    if not checked.new:
-        return 0
-    begin_batch(ledger, batch, kind=kind, lane=lane, source=Path(source).name, rows=checked.total, by=by)
+    if checked.new:
+        begin_batch(ledger, batch, kind=kind, lane=lane, source=Path(source).name, rows=checked.total, by=by)
     created = done = 0
     with progress("recording", checked.total) as seen:
         for recorded in record_in_batches(checked.news(), by):
             created += sum(one.created for one in recorded)
             done += len(recorded)
             seen(done)
-            _wait_while_paused(ledger, batch, done)
+            if checked.new:
+                _wait_while_paused(ledger, batch, done)
     return created
 
 
@@ -220,7 +223,7 @@ def _show_recorded(checked: "Checked", batch: str, created: int, lane: str) -> N
 
     known = checked.total - created
     output.line(f"{count(created)} accepted in lane {lane}, {known} known already{_ended_otherwise(checked)}")
-    if checked.new:
+    if checked.new or created:
         output.line(f"import {batch}: b2copy-sync import status {batch}")
 
 

@@ -16,10 +16,10 @@ from worker.ledger.batches import (
     beyond_recall,
     find_batch,
     list_batches,
+    needs_approval,
     pause_batch,
     sweep,
 )
-from worker.ledger.flags import RESUME
 from worker.operation import State
 from worker.report.batch_report import BatchReport, batch_reports
 
@@ -37,16 +37,17 @@ _EFFECTS = {
 
 def imports(page_request: PageRequest) -> Response:
     """The newest imports, with how many of their operations are in each state."""
-    before = number(page_request.query, "before")
+    at, behind = number(page_request.query, "before"), text(page_request.query, "behind")
+    before = None if at is None else (at, behind or "")
     batches = list_batches(page_request.ledger, before, PAGE + 1)
     shown = batches[:PAGE]
     return page_request.page(
         "imports.html",
         live=True,
-        reports=batch_reports(page_request.ledger, shown),
+        reports=page_request.console.count_batches(shown),
         states=list(State),
         actions=permitted,
-        more=address("/imports", before=shown[-1].requested_at) if len(batches) > PAGE else None,
+        more=address("/imports", before=shown[-1].requested_at, behind=shown[-1].id) if len(batches) > PAGE else None,
     )
 
 
@@ -108,9 +109,7 @@ def _form(page_request: PageRequest, problem: str, status: int = 200) -> Respons
     action, report = _what(page_request)
     ledger, batch = page_request.ledger, report.batch
     beyond = beyond_recall(ledger, batch.id)
-    needs_approval = (action == "resume" and ledger.needs_approval(RESUME, batch.lane)) or (
-        action == "cancel" and ledger.needs_approval(batch.kind, batch.lane)
-    )
+    asks_two = action != "pause" and needs_approval(ledger, batch, CANCELLED if action == "cancel" else None)
     return page_request.page(
         "import_action.html",
         status,
@@ -121,7 +120,7 @@ def _form(page_request: PageRequest, problem: str, status: int = 200) -> Respons
         proposals=approvals_of(ledger, batch.subject),
         problem=problem,
         danger=action != "resume",
-        needs_approval=needs_approval,
+        needs_approval=asks_two,
         form=secrets.token_urlsafe(12),
         note=page_request.form.get("note", ""),
     )

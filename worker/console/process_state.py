@@ -14,11 +14,15 @@ from worker.console.access import Access
 from worker.console.rendering import environment
 from worker.errors import B2CopyError, SettingsError
 from worker.ledger import Ledger
+from worker.ledger.batches import Batch
+from worker.report.batch_report import BatchReport, batch_reports
 from worker.report.sentences import Kinds
 from worker.session import SharedSession, State
 from worker.settings import ConsoleSettings
 
 SESSION_CACHE_S = 3.0  # seconds
+COUNT_LONG_S = 0.2  # seconds; a count of imports that took longer is shown again
+COUNT_SHARE = 20  # times as long as it took, so that open pages keep the database busy for a twentieth of the time
 REMEMBERED_FORMS = 1000  # most forms whose answers are stored
 
 
@@ -74,12 +78,23 @@ class Console:
     wake: Callable[[str], object]
     forms: OneTimeForms = field(default_factory=OneTimeForms)
     _templates: Any = field(default_factory=environment)
+    _counted: tuple[float, list[Batch], list[BatchReport]] = (0.0, [], [])
     _session_seen: tuple[float, State | str] = (0.0, "")
 
     def render(self, template: str, status: int, **values: Any) -> Response:
         """Return a page made from a template."""
         text = self._templates.get_template(template).render(console=self, **values)
         return HTMLResponse(text.encode("utf-8", "replace"), status)
+
+    def count_batches(self, batches: list[Batch]) -> list[BatchReport]:
+        """Return how far these batches are. Counting them takes as long as they are large."""
+        until, shown, reports = self._counted
+        if shown != batches or time.monotonic() >= until:
+            began = time.monotonic()
+            reports = batch_reports(self.ledger, batches)
+            took = time.monotonic() - began
+            self._counted = time.monotonic() + (COUNT_SHARE * took if took > COUNT_LONG_S else 0), batches, reports
+        return reports
 
     def session_state(self) -> State | str:
         """Return the shared session's state, or why it cannot be shown. Redis is read at most once in 3 s."""

@@ -21,7 +21,7 @@ from typing import Any
 from sqlalchemy import Connection, LargeBinary, Row, bindparam, cast, delete, func, literal_column, select
 from sqlalchemy.exc import DataError, DBAPIError
 
-from worker.errors import BadPayload, PayloadConflict
+from worker.errors import BadPayload, NotAllowed, PayloadConflict
 from worker.kind import Kind
 from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, Ledger, fail_message, record
 from worker.ledger.database import is_retried
@@ -143,7 +143,7 @@ class _Batch:
                 if new.entity in self.held:
                     return False
                 [one] = record(self._ledger, [new], by, connection)
-        except (BadPayload, DataError) as error:
+        except (BadPayload, NotAllowed, DataError) as error:
             problem = error.summary if isinstance(error, PayloadConflict) else str(error)
             return self._fail(connection, row, by, problem)
         except Exception as error:

@@ -24,6 +24,7 @@ from worker.ledger.batches import (
     cancel_batch,
     cancel_batch_within,
     check_decidable,
+    needs_approval,
     resume_batch,
     resume_batch_within,
 )
@@ -154,7 +155,7 @@ def resume_batch_or_propose(
     ledger: Ledger, batch: Batch, actor: str, note: str, seen: str | None = None
 ) -> Batch | Approval:
     """Resume a batch, or propose it if it needs a second person. `seen` is `batch.seen` as the person saw it."""
-    if ledger.needs_approval(RESUME, batch.lane):
+    if needs_approval(ledger, batch, None):
         return propose(ledger, RESUME_BATCH, batch.subject, actor, note, seen or batch.seen, {})
     return resume_batch(ledger, batch.id, actor, note, seen)
 
@@ -166,7 +167,7 @@ def cancel_batch_or_propose(
 
     Returns the batch, and how many of its open operations are beyond recall.
     """
-    if ledger.needs_approval(batch.kind, batch.lane):
+    if needs_approval(ledger, batch, CANCELLED):
         return propose(ledger, CANCEL_BATCH, batch.subject, actor, note, seen or batch.seen, {})
     return cancel_batch(ledger, batch.id, actor, note, seen)
 

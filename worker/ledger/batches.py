@@ -9,11 +9,14 @@ All three are about operations of which nothing was ever sent. What was sent is 
 A decision is one row, so it takes effect at once: a claim leaves held operations alone (`is_held`). Then `sweep` moves
 the operations, some thousands in a transaction: a paused one is put aside, so that no claim reads it again. Its
 `due_at` is then the instant at which it was put aside plus `HELD_MS`. A process that dies in between does no harm,
-because dispatch sweeps, too. A held operation that becomes due otherwise is put aside by the claim that meets it.
+because dispatch sweeps, too. A held operation that becomes due otherwise is put aside by the claim that meets it. That
+claim locks the batch first, so on PostgreSQL a resume waits for it and then finds what it has put aside.
 """
 
+import logging
 import time
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -21,10 +24,13 @@ from sqlalchemy import (
     Connection,
     FromClause,
     bindparam,
+    exists,
     func,
     insert,
+    literal,
     null,
     select,
+    tuple_,
     union_all,
     update,
 )
@@ -32,11 +38,24 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from worker.errors import NotAllowed
 from worker.ledger.audit import record_audit
-from worker.ledger.database import Ledger
+from worker.ledger.database import DATABASE_UNAVAILABLE_ERRORS, Ledger, no_approval
 from worker.ledger.flags import RESUME
 from worker.ledger.on_operation_end import Ended, finish_ended
-from worker.ledger.schema import HELD_MS, allowed_from, batches, c, in_list, now_ms, operations, sql_literal
+from worker.ledger.schema import (
+    HELD_MS,
+    allowed_from,
+    batches,
+    c,
+    in_list,
+    is_aside,
+    is_in_line,
+    now_ms,
+    operations,
+    sql_literal,
+)
 from worker.operation import State
+
+log = logging.getLogger(__name__)
 
 PAUSED, CANCELLED = "paused", "cancelled"
 BATCH = "batch:"
@@ -79,7 +98,7 @@ class Batch(NamedTuple):
     @property
     def seen(self) -> str:
         """How a person's decision names the batch as that person saw it."""
-        return f"{self.decision or 'sent'} since {self.decided_at or self.requested_at}"
+        return f"{self.decision or 'not decided'} since {self.decided_at or self.requested_at}"
 
 
 class Standing(NamedTuple):
@@ -101,15 +120,16 @@ _id: BindParameter[str] = bindparam("batch")
 _COLUMNS = [b[name] for name in Batch._fields]
 _FIND = select(*_COLUMNS).where(b.id == _id)
 _LOCK = _FIND.with_for_update()
+_FILL_IN = update(batches).where(b.id == _id, b.source.is_(None), b.rows.is_(None))
 _FIRST = select(c.kind, c.lane, c.requested_by, c.requested_at).where(c.batch == _id).order_by(c.id).limit(1)
 _TO_SWEEP = select(b.id).where(b.swept_to.is_not(None)).order_by(b.decided_at)
 _SWEPT = update(batches).where(b.id == _id).values(swept_to=bindparam("to"))
 _unsent = (c.state.in_([sql_literal(State.QUEUED), sql_literal(State.WAITING)]), ~c.sent)
-_HOLD = update(operations).where(in_list(c.id, "ids"), *_unsent, c.due_at < HELD_MS).values(due_at=now_ms() + HELD_MS)
+_HOLD = update(operations).where(in_list(c.id, "ids"), *_unsent, is_in_line()).values(due_at=now_ms() + HELD_MS)
 _held_for = now_ms() - (c.due_at - HELD_MS)
 _RELEASE = (
     update(operations)
-    .where(in_list(c.id, "ids"), c.due_at >= HELD_MS)
+    .where(in_list(c.id, "ids"), is_aside())
     .values(due_at=now_ms(), external_wait_ms=c.external_wait_ms + _held_for, deadline_at=c.deadline_at + _held_for)
 )
 _CANCEL = (
@@ -120,16 +140,23 @@ _CANCEL = (
     )
     .returning(c.id, c.key, c.entity, c.ended_at)
 )
+# In the order of their ids, so that two transactions that move the same operations do not lock each other out.
+_LOCK_OPERATIONS = select(c.id).where(in_list(c.id, "ids")).order_by(c.id).with_for_update()
+# SKIP LOCKED: who decides about a batch, or sweeps it, may be waiting for the operations that the claim has locked.
+_LOCK_DECIDED = (
+    select(b.id).where(in_list(b.id, "names"), b.decision.is_not(None)).order_by(b.id).with_for_update(skip_locked=True)
+)
 # A claim has met operations that were added to a cancelled batch, or came back unsent, after it was swept.
 _SWEEP_AGAIN = (
+    update(batches).where(in_list(b.id, "names"), b.decision == CANCELLED, b.swept_to.is_(None)).values(swept_to=0)
+)
+_SWEEP_FORGOTTEN = (
     update(batches)
-    .where(
-        b.decision == CANCELLED,
-        b.swept_to.is_(None),
-        b.id.in_(select(c.batch).where(in_list(c.id, "ids"), c.batch.is_not(None))),
-    )
+    .where(b.decision.is_(None), b.swept_to.is_(None), exists().where(c.batch == b.id, is_aside()))
     .values(swept_to=0)
 )
+_KINDS_AND_LANES = select(c.kind, c.lane).where(c.batch == _id, *_unsent).distinct()
+_CANCELLED_AMONG = select(*_COLUMNS).where(in_list(b.id, "names"), b.decision == CANCELLED)
 _is_of_page = in_list(c.batch, "batches")
 _COUNT = select(c.batch, c.state, func.count()).where(_is_of_page).group_by(c.batch, c.state)
 _recent = (
@@ -152,6 +179,8 @@ def begin_batch(ledger: Ledger, batch: str, *, kind: str, lane: str, source: str
         dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
         begun = dialect.insert(batches).values(id=batch, requested_at=now_ms(), **values)
         connection.execute(begun.on_conflict_do_nothing())
+        # A person may have paused the batch before: its row was made then, and knows no file.
+        connection.execute(_FILL_IN.values(source=source, rows=rows), {"batch": batch})
         found = Batch(*connection.execute(_FIND, {"batch": batch}).one())  # not locked: b2copy_enqueue may not
         if (found.kind, found.lane) != (kind, lane):
             raise NotAllowed(
@@ -168,7 +197,7 @@ def cancelled_text(batch: Batch) -> str:
     """Say that a batch is cancelled, and what to do if it is wanted all the same."""
     return (
         f"import {batch.id} was cancelled by {batch.decided_by}: {batch.note}. Its cancelled operations stay so; to"
-        " record the rows that are not recorded yet, give the import another name with --batch"
+        " record what is not recorded yet, give the batch another name (of an import: --batch)"
     )
 
 
@@ -178,11 +207,16 @@ def find_batch(ledger: Ledger, batch: str) -> Batch | None:
         return _find(connection, batch)
 
 
-def list_batches(ledger: Ledger, before: int | None = None, limit: int = PAGE) -> list[Batch]:
-    """Return batches, the newest first. `before`: only those requested before this instant (ms since the epoch)."""
-    wanted = select(*_COLUMNS).order_by(b.requested_at.desc(), b.id).limit(limit)
+def cancelled_among(connection: Connection, names: Iterable[str]) -> dict[str, Batch]:
+    """Return those of these batches that are cancelled, by name."""
+    return {row.id: Batch(*row) for row in connection.execute(_CANCELLED_AMONG, {"names": sorted(names)})}
+
+
+def list_batches(ledger: Ledger, before: tuple[int, str] | None = None, limit: int = PAGE) -> list[Batch]:
+    """Return batches, the newest first. `before`: only those behind the one with this `requested_at` and `id`."""
+    wanted = select(*_COLUMNS).order_by(b.requested_at.desc(), b.id.desc()).limit(limit)
     if before is not None:
-        wanted = wanted.where(b.requested_at < before)
+        wanted = wanted.where(tuple_(b.requested_at, b.id) < tuple_(*map(literal, before)))
     with ledger.reading() as connection:
         return [Batch(*row) for row in connection.execute(wanted)]
 
@@ -207,7 +241,7 @@ def resume_batch(ledger: Ledger, batch: str, actor: str, note: str, seen: str | 
 
     def work(connection: Connection) -> Batch:
         found = _locked(connection, batch)
-        if ledger.needs_approval(RESUME, found.lane):
+        if _needs_approval(ledger, connection, found, None):
             raise NotAllowed(f"{found.subject} needs a second person to resume (B2COPY_FOUR_EYES): propose it")
         return _decide(connection, batch, None, actor, note, seen)
 
@@ -222,12 +256,26 @@ def cancel_batch(ledger: Ledger, batch: str, actor: str, note: str, seen: str | 
 
     def work(connection: Connection) -> tuple[Batch, int]:
         found = _locked(connection, batch)
-        if ledger.needs_approval(found.kind, found.lane):
+        if _needs_approval(ledger, connection, found, CANCELLED):
             raise NotAllowed(f"{found.subject} needs a second person to cancel (B2COPY_FOUR_EYES): propose it")
         decided = _decide(connection, batch, CANCELLED, actor, note, seen)
         return decided, _beyond_recall(connection, batch)
 
     return ledger.write(work)
+
+
+def needs_approval(ledger: Ledger, batch: Batch, decision: str | None) -> bool:
+    """Return whether to cancel (`CANCELLED`) or to resume (None) a batch needs a second person."""
+    with ledger.reading() as connection:
+        return _needs_approval(ledger, connection, batch, decision)
+
+
+def _needs_approval(ledger: Ledger, connection: Connection, batch: Batch, decision: str | None) -> bool:
+    """Ask for each kind and lane of what the decision is about: a batch may hold several."""
+    if ledger.needs_approval is no_approval:
+        return False
+    subjects = {(batch.kind, batch.lane), *map(tuple, connection.execute(_KINDS_AND_LANES, {"batch": batch.id}))}
+    return any(ledger.needs_approval(RESUME if decision is None else kind, lane) for kind, lane in subjects)
 
 
 def resume_batch_within(connection: Connection, batch: str, actor: str, note: str) -> None:
@@ -262,16 +310,28 @@ def beyond_recall(ledger: Ledger, batch: str) -> int:
         return _beyond_recall(connection, batch)
 
 
-def put_aside(connection: Connection, ids: list[int]) -> None:
-    """Put held operations aside that a claim has met, so that the next claim does not read them."""
-    connection.execute(_HOLD, {"ids": ids})
-    connection.execute(_SWEEP_AGAIN, {"ids": ids})
+def put_aside(connection: Connection, held: Mapping[int, str]) -> None:
+    """Put held operations (id -> batch) aside that a claim has met, so that the next claim does not read them.
+
+    Those of a batch about which somebody decides at this moment stay as they are.
+    """
+    names = list(connection.execute(_LOCK_DECIDED, {"names": sorted(set(held.values()))}).scalars())
+    if names:
+        connection.execute(_HOLD, {"ids": sorted(id_ for id_, name in held.items() if name in names)})
+        connection.execute(_SWEEP_AGAIN, {"names": names})
+
+
+def sweep_forgotten(ledger: Ledger) -> None:
+    """Have what is put aside swept if no decision holds it: a ledger that was restored, or a fault of ours."""
+    ledger.write(lambda connection: connection.execute(_SWEEP_FORGOTTEN))
 
 
 def sweep(ledger: Ledger, time_s: float, batch: str | None = None) -> bool:
-    """Let operations obey the decisions about their batches, for at most `time_s` seconds.
+    """Let operations obey the decisions about their batches, for about `time_s` seconds.
 
-    Returns whether all do. With `batch`, only that one is swept.
+    Returns whether all do. With `batch`, only that one is swept. Each batch has a chunk moved in its turn, so that a
+    small one never waits for a large one; one whose sweep raises an error is logged and left for the next call. Raises
+    SQLAlchemy's errors if the database cannot be used.
     """
     ends = time.monotonic() + time_s
     if batch is None:
@@ -279,11 +339,22 @@ def sweep(ledger: Ledger, time_s: float, batch: str | None = None) -> bool:
             names = list(connection.execute(_TO_SWEEP).scalars())
     else:
         names = [batch]
-    for name in names:
-        while ledger.write(lambda connection, name=name: _sweep_chunk(connection, name)):  # type: ignore[misc]
-            if time.monotonic() >= ends:
-                return False
-    return True
+    all_obey = True
+    while names:
+        left = []
+        for name in names:
+            try:
+                if ledger.write(partial(_sweep_chunk, batch=name)):
+                    left.append(name)
+            except DATABASE_UNAVAILABLE_ERRORS:
+                raise
+            except Exception:
+                log.exception("the operations of batch %s do not obey its decision yet", name)
+                all_obey = False
+        names = left
+        if names and time.monotonic() >= ends:
+            return False
+    return all_obey
 
 
 def _sweep_chunk(connection: Connection, batch: str) -> bool:
@@ -294,6 +365,7 @@ def _sweep_chunk(connection: Connection, batch: str) -> bool:
     size = CANCEL_CHUNK if found.decision == CANCELLED else CHUNK
     ids = list(connection.execute(_next_ids(found, size)).scalars())
     if ids:
+        connection.execute(_LOCK_OPERATIONS, {"ids": ids})
         _move(connection, found, ids)
         connection.execute(_SWEPT, {"batch": batch, "to": ids[-1]})
         return True

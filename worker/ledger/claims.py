@@ -77,7 +77,7 @@ _COLUMNS = (
     c.progress, c.trace_id, c.deadline_at, c.state_since, c.last_wait_ms, c.last_answer, c.last_answer_fence,
 )  # fmt: skip
 _CANDIDATES = Prepared(
-    select(*_COLUMNS, now_ms().label("now"), is_held().label("held"))
+    select(*_COLUMNS, now_ms().label("now"), c.batch, is_held().label("held"))
     .where(
         c.lane == bindparam("lane"),
         c.phase == bindparam("phase"),
@@ -229,7 +229,7 @@ def claim_within(connection: Connection, lane: str, owner: str, limit: int, aske
                 note_outage(connection.engine)
                 continue
             found = len(candidates)
-            if held := [row.id for row in candidates if row[-1]]:
+            if held := {row.id: row.batch for row in candidates if row[-1]}:
                 put_aside(connection, held)
                 candidates = [row for row in candidates if not row[-1]]
                 aside += len(held)
@@ -277,7 +277,7 @@ def _claim_of(row: Row[Any], owner: str, asked_at: float) -> Claim:
     (
         id_, key, kind, payload, destination, entity, _parent, state, wait_reason, phase,
         _lease_owner, fence, counted_attempts, replays, sent, outcome_unknown, unknown_step, on_unknown,
-        progress, trace_id, deadline_at, _state_since, last_wait_ms, last_answer, last_answer_fence, now, _held,
+        progress, trace_id, deadline_at, _state_since, last_wait_ms, last_answer, last_answer_fence, now, _batch, _held,
     ) = values  # fmt: skip
     lapsed = state == State.RUNNING
     return Claim(

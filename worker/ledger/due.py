@@ -7,7 +7,7 @@ from sqlalchemy import BindParameter, Connection, Select, bindparam, func, selec
 
 from worker.ledger.claims import is_paused
 from worker.ledger.database import Ledger
-from worker.ledger.schema import c, now_ms, operations, sql_literal
+from worker.ledger.schema import c, is_in_line, now_ms, operations, sql_literal
 from worker.ledger.schema import ledger as ledger_row
 from worker.operation import Phase, State, WaitReason
 from worker.queues import LANES
@@ -28,6 +28,7 @@ _MAKE_DUE = (
         c.wait_reason == bindparam("because"),
         c.destination == bindparam("to"),
         c.due_at > now_ms(),
+        is_in_line(),
     )
     .values(due_at=now_ms())
 )

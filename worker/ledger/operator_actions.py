@@ -16,12 +16,12 @@ from worker.ledger.audit import record_audit
 from worker.ledger.database import Ledger
 from worker.ledger.insert_operations import encode_payload
 from worker.ledger.queries import BY_KEY, operation_of
-from worker.ledger.schema import c, now_ms, operations, sql_literal
+from worker.ledger.schema import c, is_in_line, now_ms, operations, sql_literal
 from worker.operation import Operation, State
 
 _POLL_NOW = (
     update(operations)
-    .where(c.key == bindparam("wanted"), c.state == sql_literal(State.WAITING))
+    .where(c.key == bindparam("wanted"), c.state == sql_literal(State.WAITING), is_in_line())
     .values(due_at=now_ms())  # not the phase: it tells that the destination has begun it
 )
 
@@ -145,7 +145,7 @@ def stop_asking(ledger: Ledger, key: str, actor: str, note: str, seen: str | Non
 
 
 def poll_now(ledger: Ledger, key: str, actor: str, note: str = "") -> bool:
-    """Make a waiting operation due now. Returns whether it was waiting."""
+    """Make a waiting operation due now. Returns whether it was waiting; one of a paused batch waits for its resume."""
     with ledger.writing() as connection:
         was_waiting = connection.execute(_POLL_NOW, {"wanted": key}).rowcount == 1
         if was_waiting:

@@ -6,6 +6,9 @@ the operation ahead, or the parent, makes the parked operation due.
 On PostgreSQL another transaction may be parking a row at the moment when an UPDATE here releases it. That UPDATE does
 not require `state = 'waiting'`. So PostgreSQL lets it wait for the lock of the parking transaction, and it then makes
 the parked row due. If a release is missed all the same, a parked operation is examined again after `RECHECK_MS`.
+
+An operation of a paused or cancelled batch holds nobody up. While its batch is resumed, what is still put aside does,
+so that no later operation overtakes it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,7 +17,17 @@ from typing import Any
 from sqlalchemy import Connection, Row, bindparam, case, exists, func, select, update
 
 from worker.ledger.prepared_statements import Prepared
-from worker.ledger.schema import c, in_list, is_held, operations, queue_position, sql_literal
+from worker.ledger.schema import (
+    batches,
+    c,
+    in_list,
+    is_aside,
+    is_held,
+    is_in_line,
+    operations,
+    queue_position,
+    sql_literal,
+)
 from worker.operation import State, WaitReason
 
 RECHECK_MS = 30_000  # ms; a parked operation is examined again after this time
@@ -24,10 +37,16 @@ _parent = operations.alias("parent")
 _ahead_position = func.coalesce(_ahead.c.position, _ahead.c.id)
 _earlier = exists().where(
     _ahead.c.entity == c.entity,
-    _ahead.c.due_at.is_not(None),
+    is_in_line(_ahead.c),  # the index holds no others, so any number that is put aside costs nothing
     _ahead_position < queue_position,
     _ahead.c.id != c.id,
-    ~is_held(_ahead.c),  # an operation of a paused batch holds nobody up
+    ~is_held(_ahead.c),  # its batch is not swept yet
+)
+_comes_back = exists().where(
+    _ahead.c.batch.in_(select(batches.c.id).where(batches.c.swept_to.is_not(None), batches.c.decision.is_(None))),
+    _ahead.c.entity == c.entity,
+    is_aside(_ahead.c),
+    _ahead_position < queue_position,
 )
 # A running operation may have a later position: a replay moved it to the end of the line, or an operation with an
 # earlier position was committed after this one was claimed.
@@ -43,7 +62,7 @@ _BLOCKED = (
                 c.parent.is_not(None) & func.coalesce(_parent.c.state != sql_literal(State.SUCCEEDED), True),
                 sql_literal(WaitReason.BEHIND_PARENT),
             ),
-            (c.entity.is_not(None) & (_earlier | _running), sql_literal(WaitReason.BEHIND_ENTITY)),
+            (c.entity.is_not(None) & (_earlier | _running | _comes_back), sql_literal(WaitReason.BEHIND_ENTITY)),
         ).label("wait_reason"),
     )
     .select_from(operations.outerjoin(_parent, _parent.c.key == c.parent))
@@ -55,8 +74,9 @@ _next = (
     select(_ahead.c.id)
     .where(
         _ahead.c.entity == bindparam("line"),
-        _ahead.c.due_at.is_not(None),
+        is_in_line(_ahead.c),
         _ahead.c.state != sql_literal(State.RUNNING),
+        ~is_held(_ahead.c),
     )
     .order_by(_ahead_position, _ahead.c.id)
     .limit(1)
@@ -70,6 +90,7 @@ _RELEASE_CHILDREN = Prepared(
     .where(
         in_list(c.parent, "parents"),
         c.due_at.is_not(None),
+        is_in_line(),
         c.state != sql_literal(State.RUNNING),
     )
     .values(due_at=bindparam("now"))

@@ -67,7 +67,8 @@ class Overview:
     """`open` and `failed` count what is there now, `ended` what ended within the last `RECENT_S` seconds.
 
     `dispatch_age_s`: since any process last repeated the wake-ups; None if none ever did. `requests_age_s`: the oldest
-    row of the requests table that no worker has taken; None if there is none. `workers`: those that run.
+    row of the requests table that no worker has taken; None if there is none. `batch_paused_s`: since the batch that
+    has been paused longest was paused; None if none is. `workers`: those that run.
     """
 
     at: int
@@ -77,6 +78,7 @@ class Overview:
     ended: list[Group]
     dispatch_age_s: float | None
     requests_age_s: float | None
+    batch_paused_s: float | None
     workers: list[RunningWorker]
 
 
@@ -160,6 +162,9 @@ _NOW = select(
     now_ms(),
     select(schema.ledger.c.dispatched_at).scalar_subquery(),
     select(func.min(schema.requests.c.requested_at)).scalar_subquery(),
+    select(func.min(schema.batches.c.decided_at))
+    .where(schema.batches.c.decision.is_not(None), schema.batches.c.decision == "paused")
+    .scalar_subquery(),
     *(is_paused(lane) for lane in LANES),
 )
 
@@ -214,7 +219,7 @@ def oldest_open(ledger: Ledger, lane: str) -> tuple[Oldest | None, Oldest | None
 def overview(ledger: Ledger) -> Overview:
     """Read the overview in one read-only transaction. The cost does not grow with what it holds."""
     with ledger.reading() as connection:
-        now, dispatched_at, requested_at, *paused = connection.execute(_NOW).one()
+        now, dispatched_at, requested_at, batch_paused_at, *paused = connection.execute(_NOW).one()
         rows = connection.execute(_OPEN).all()
         waiting = connection.execute(_WAITING).all()
         failed = [
@@ -245,6 +250,7 @@ def overview(ledger: Ledger) -> Overview:
         # 0 is what a new ledger holds. `doctor` writes one ms less to see whether it may write.
         dispatch_age_s=max(0.0, (now - dispatched_at) / 1000) if dispatched_at > 0 else None,
         requests_age_s=None if requested_at is None else max(0.0, (now - requested_at) / 1000),
+        batch_paused_s=None if batch_paused_at is None else max(0.0, (now - batch_paused_at) / 1000),
         workers=workers,
     )
 

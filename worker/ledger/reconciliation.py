@@ -22,7 +22,7 @@ from worker.ledger.audit import record_audit
 from worker.ledger.database import Ledger
 from worker.ledger.identities import OPENING, Identity
 from worker.ledger.schema import accounts_there as there
-from worker.ledger.schema import c, in_list, now_ms, operations
+from worker.ledger.schema import c, in_list, is_in_line, now_ms, operations
 from worker.ledger.schema import differences as found
 from worker.ledger.schema import identities as here
 from worker.ledger.schema import reconciliation as runs
@@ -150,7 +150,7 @@ _LISTED = select(there.c.login).where(
 _OF_LOGINS = select(there).where(in_list(there.c.login, "logins"))
 _IDENTITIES_OF = select(*_IDENTITY_FIELDS).where(here.c.destination == DESTINATION, in_list(here.c.login, "logins"))
 _OPENING_NOW = select(c.key).where(c.due_at.is_not(None), in_list(operations.c.key, "keys"))
-_DOING_NOW = select(c.entity).where(c.due_at.is_not(None), in_list(operations.c.entity, "entities"))
+_DOING_NOW = select(c.entity).where(is_in_line(), in_list(operations.c.entity, "entities"))
 _EXPECTED = select(func.count()).select_from(here).where(here.c.destination == DESTINATION, has_account)
 
 

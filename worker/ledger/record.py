@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, bindparam, insert, select
 
-from worker.errors import BadPayload, PayloadConflict
+from worker.errors import BadPayload, NotAllowed, PayloadConflict
+from worker.ledger.batches import cancelled_among, cancelled_text
 from worker.ledger.database import Ledger
 from worker.ledger.insert_operations import (
     PAYLOAD_LIMIT,
@@ -34,8 +35,9 @@ def record(ledger: Ledger, news: Sequence[New], by: str, connection: Connection 
     A key that exists is not recorded again, in any state. All operations are recorded or none. With `connection` they
     are recorded in the caller's own transaction, and commit or roll back with what the caller wrote in it.
 
-    Raises `PayloadConflict` if a key exists with another payload, `BadPayload` if a `New` cannot be recorded, and
-    SQLAlchemy's errors if the database cannot take it.
+    Raises `PayloadConflict` if a key exists with another payload, `BadPayload` if a `New` cannot be recorded,
+    `NotAllowed` if a new key names a batch that a person has cancelled, and SQLAlchemy's errors if the
+    database cannot take it.
     """
     rows = [row_of(new, by) for new in news]
     if connection is not None:
@@ -108,6 +110,7 @@ def _record(connection: Connection, rows: list[dict[str, Any]]) -> list[Recorded
         earlier = first.setdefault(row["key"], row)
         if earlier is not row:
             _check_same(earlier, row)
+    _check_not_cancelled(connection, first)
     _check_no_cycle(connection, {key: row["parent"] for key, row in first.items() if row["parent"]})
     found: dict[str, Recorded] = {}
     # The loop runs a second time only if a key's operation is purged between the two statements.
@@ -118,7 +121,21 @@ def _record(connection: Connection, rows: list[dict[str, Any]]) -> list[Recorded
             for stored in connection.execute(_EXISTING, {"keys": known}).mappings():
                 _check_same(stored, first[stored["key"]])
                 found[stored["key"]] = Recorded(stored["id"], stored["key"], State(stored["state"]), created=False)
-    return [found[row["key"]] for row in rows]
+    return [
+        found[row["key"]] if row is first[row["key"]] else found[row["key"]]._replace(created=False) for row in rows
+    ]
+
+
+def _check_not_cancelled(connection: Connection, rows: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise `NotAllowed` if one of these operations (key -> row) is new and its batch is cancelled."""
+    if not (names := {row["batch"] for row in rows.values() if row["batch"]}):
+        return
+    cancelled = cancelled_among(connection, names)
+    if keys := [key for key, row in rows.items() if row["batch"] in cancelled]:
+        known = {row.key for row in connection.execute(_EXISTING, {"keys": keys})}
+        for key in keys:
+            if key not in known:
+                raise NotAllowed(f"{key}: {cancelled_text(cancelled[rows[key]['batch']])}")
 
 
 def _check_no_cycle(connection: Connection, parents: dict[str, str]) -> None:

@@ -108,10 +108,27 @@ def _partial(name: str, *columns: Any, where: ColumnElement[bool], unique: bool 
     return Index(name, *columns, unique=unique, sqlite_where=where, postgresql_where=where)
 
 
+HELD_MS = 200 * 365 * 86_400_000
+"""ms; what is added to the `due_at` of an operation that is put aside, because its batch is paused or cancelled."""
+
+
+def is_aside(of: Any = c) -> ColumnElement[bool]:
+    """Return the SQL condition that an operation is put aside. The constant is in the text, as in the indexes."""
+    put: ColumnElement[bool] = of.due_at >= literal_column(str(HELD_MS))
+    return put
+
+
+def is_in_line(of: Any = c) -> ColumnElement[bool]:
+    """Return the SQL condition that an operation is open and not put aside. What rewrites `due_at` needs it."""
+    in_line: ColumnElement[bool] = of.due_at < literal_column(str(HELD_MS))
+    return in_line
+
+
 _partial("b2copy_operations_due", c.lane, c.phase, c.due_at, where=c.due_at.is_not(None))
 # At most one running operation per entity, also with concurrent transactions.
 _partial("b2copy_operations_held", c.entity, unique=True, where=(c.state == "running") & c.entity.is_not(None))
-_partial("b2copy_operations_line", c.entity, queue_position, where=c.entity.is_not(None) & c.due_at.is_not(None))
+_partial("b2copy_operations_line", c.entity, queue_position, where=c.entity.is_not(None) & is_in_line())
+_partial("b2copy_operations_aside", c.batch, c.entity, where=is_aside())
 _partial("b2copy_operations_children", c.parent, where=c.parent.is_not(None) & c.due_at.is_not(None))
 _partial("b2copy_operations_waiting", c.wait_reason, where=c.state == "waiting")
 _partial("b2copy_operations_failed", c.id, c.failure_reason, where=c.state == "failed")
@@ -138,10 +155,7 @@ batches = Table(  # operations that were recorded together; see worker/ledger/ba
 )
 _partial("b2copy_batches_decided", batches.c.id, where=batches.c.decision.is_not(None))
 _partial("b2copy_batches_to_sweep", batches.c.decided_at, where=batches.c.swept_to.is_not(None))
-Index("b2copy_batches_requested", batches.c.requested_at)
-
-HELD_MS = 200 * 365 * 86_400_000
-"""ms; what is added to the `due_at` of an operation that is put aside, because its batch is paused or cancelled."""
+Index("b2copy_batches_requested", batches.c.requested_at, batches.c.id)
 
 
 def is_held(of: Any = c) -> ColumnElement[bool]:

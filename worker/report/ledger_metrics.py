@@ -97,6 +97,12 @@ FAMILIES = (
         ],
     ),
     Family(
+        "b2copy_import_paused_seconds",
+        "For how long a person has had an import paused, the longest of all; 0 if none is paused.",
+        (),
+        lambda found, flags: [((), found.batch_paused_s or 0.0)],
+    ),
+    Family(
         "b2copy_ledger_collected_timestamp_seconds",
         "When the ledger was read, in Unix seconds.",
         (),

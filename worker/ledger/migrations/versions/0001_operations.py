@@ -11,6 +11,7 @@ oldest_reader = "0001"
 
 _ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 _RESULT_ERROR = {"sqlite": "json_extract(o.result, '$.error')", "postgresql": "CAST(o.result AS json) ->> 'error'"}
+_HELD_MS = 200 * 365 * 86_400_000  # what the `due_at` of an operation of a paused batch is put off by
 _NOW = {
     "sqlite": "(CAST(ROUND((julianday('now') - 2440587.5) * 86400000) AS INTEGER))",
     "postgresql": "CAST(EXTRACT(EPOCH FROM statement_timestamp()) * 1000 AS BIGINT)",
@@ -131,8 +132,9 @@ def upgrade() -> None:
     _partial_index(
         "b2copy_operations_line",
         ["entity", sa.literal_column("coalesce(position, id)")],
-        "entity IS NOT NULL AND due_at IS NOT NULL",
+        f"entity IS NOT NULL AND due_at < {_HELD_MS}",
     )
+    _partial_index("b2copy_operations_aside", ["batch", "entity"], f"due_at >= {_HELD_MS}")
     _partial_index("b2copy_operations_waiting", ["wait_reason"], "state = 'waiting'")
     op.create_table(
         "b2copy_batches",
@@ -157,7 +159,7 @@ def upgrade() -> None:
     ):
         where = sa.text(condition)
         op.create_index(name, "b2copy_batches", [column], sqlite_where=where, postgresql_where=where)
-    op.create_index("b2copy_batches_requested", "b2copy_batches", ["requested_at"])
+    op.create_index("b2copy_batches_requested", "b2copy_batches", ["requested_at", "id"])
     op.create_table(
         "b2copy_attempts",
         sa.Column("operation_id", _ID, nullable=False),
@@ -317,7 +319,7 @@ def _status_view(dialect: str) -> str:
                    SELECT a.message FROM b2copy_attempts a
                    WHERE a.operation_id = o.id AND a.message <> '' ORDER BY a.fence DESC LIMIT 1
                ) END AS server_message,
-               o.result, o.batch, o.trace_id, o.requested_by, o.requested_at, o.state_since, o.due_at, o.deadline_at,
-               o.ended_at
+               o.result, o.batch, o.trace_id, o.requested_by, o.requested_at, o.state_since,
+               CASE WHEN o.due_at < {_HELD_MS} THEN o.due_at END AS due_at, o.deadline_at, o.ended_at
         FROM b2copy_operations o
     """  # noqa: S608  # nosec B608
