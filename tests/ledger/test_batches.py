@@ -89,6 +89,9 @@ def test_what_is_resumed_is_due_again_and_the_pause_does_not_count(ledger: Ledge
     assert not any(claim.overdue for claim in claims), "its deadline is later by the time of the pause"
     assert 7200 <= find_operation(ledger, "B1").external_wait_ms / 1000 < 7215
     assert [entry.action for entry in audit_of(ledger, "batch:book")] == ["pause import", "resume import"]
+    with ledger.reading() as connection:
+        moved = connection.execute(text("SELECT deadline_at - time_allowed_ms - requested_at FROM b2copy_operations"))
+        assert {abs(ms) < 1000 for ms in moved.scalars()} == {True}, "the instant of the request stays"
 
 
 def test_what_was_sent_is_finished_while_its_batch_is_paused(ledger: Ledger) -> None:

@@ -10,7 +10,7 @@ from tasks.registry import KINDS
 from tests.operations import claim_due, fail_operation, find_operation, hold_operation, make_wait, record_operation
 from worker.ledger import Ledger, audit_of, fail_message, find, open_ledger, pause, resolve
 from worker.ledger import replay as replay_in_ledger
-from worker.ledger.batches import begin_batch, pause_batch
+from worker.ledger.batches import begin_batch, pause_batch, sweep
 from worker.operation import FailureReason, OnUnknown, Operation, State, WaitReason
 from worker.report.operation_report import document, report_on
 from worker.report.replayable import moves_money, why_not_replayable
@@ -136,6 +136,11 @@ def test_an_operation_of_a_paused_import_says_so_before_it_is_put_aside(ledger: 
     assert "by ann: wrong file?" in waits.standing
     assert (document(waits)["paused"] or {})["batch"] == "book"
     assert "paused" not in goes_on.standing, "what was sent is finished"
+
+    sweep(ledger, 5.0)
+    aside = report_on(ledger, find_operation(ledger, waits.operation.key.rpartition(":")[2]), KINDS)
+    assert document(waits)["due_at"] is not None
+    assert document(aside)["due_at"] is None
 
 
 def test_money_is_moved_by_kinds_and_lanes_and_by_what_nobody_knows(ledger: Ledger) -> None:

@@ -130,8 +130,11 @@ _held_for = now_ms() - (c.due_at - HELD_MS)
 _RELEASE = (
     update(operations)
     .where(in_list(c.id, "ids"), is_aside())
-    .values(due_at=now_ms(), external_wait_ms=c.external_wait_ms + _held_for, deadline_at=c.deadline_at + _held_for)
-)
+    .values(
+        due_at=now_ms(), external_wait_ms=c.external_wait_ms + _held_for,
+        deadline_at=c.deadline_at + _held_for, time_allowed_ms=c.time_allowed_ms + _held_for,
+    )
+)  # fmt: skip
 _CANCEL = (
     update(operations)
     .where(in_list(c.id, "ids"), allowed_from("cancel"), ~c.sent)

@@ -4,6 +4,8 @@ import os
 from datetime import UTC, datetime
 from typing import Any
 
+from worker.ledger.schema import HELD_MS
+
 
 def count(number: int, what: str = "operation") -> str:
     """Return `1 operation`, `2 operations`."""
@@ -33,11 +35,14 @@ def span(seconds: float) -> str:
 
 
 def with_iso_times(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields with every instant (ms since the epoch) as ISO 8601. An instant's name ends as a column's."""
-    return {
-        name: iso(value) if name == "at" or name.endswith(("_at", "_since")) else value
-        for name, value in fields.items()
-    }
+    """Return the fields with every instant (ms since the epoch) as ISO 8601. An instant's name ends as a column's.
+
+    What is put aside because its batch is paused has no due time.
+    """
+    instants = {name: value for name, value in fields.items() if name == "at" or name.endswith(("_at", "_since"))}
+    if (instants.get("due_at") or 0) >= HELD_MS:
+        instants["due_at"] = None
+    return fields | {name: iso(value) for name, value in instants.items()}
 
 
 def our_address() -> str:
