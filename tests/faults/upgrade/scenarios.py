@@ -141,7 +141,7 @@ def longest_gap_s(system: System, began_ms: int, ended_ms: int) -> float:
 
 
 def without_a_pause(row: Mapping[str, Any]) -> list[str]:
-    problems = safe({**row, "drained s": 0.0})  # how soon it drains depends on how busy the machine is
+    problems = safe(row)
     if row["longest gap s"] > GAP_MAX_S:
         problems.append(f"no operation ended for {row['longest gap s']:.1f} s")
     if row["lost"] > 1:  # a killed worker loses at most one message
