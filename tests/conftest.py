@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -67,13 +68,18 @@ def one_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     broker.stop()
 
 
-@pytest.fixture(scope="session")
-def one_sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    folder = tmp_path_factory.mktemp("sandbox")
+@contextmanager
+def running_sandbox(folder: Path) -> Iterator[Sandbox]:
     sandbox = Sandbox(folder, new_key_pair(folder, "test-key")).start()
     yield sandbox
     sandbox.stop()
     assert "Traceback" not in sandbox.process.tail(10_000), sandbox.process.tail(60)
+
+
+@pytest.fixture(scope="session")
+def one_sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    with running_sandbox(tmp_path_factory.mktemp("sandbox")) as sandbox:
+        yield sandbox
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import pytest
@@ -78,9 +78,11 @@ class TestWithoutAWorker:
 
 
 @pytest.fixture
-def new_reader() -> None:
+def new_reader() -> Iterator[None]:
     answer_reads.reader.forget()  # that of another test has other settings
     answer_reads.pause_flag.forget()
+    yield
+    wait(list(answer_reads._running), timeout=20)  # a late request would be counted by another test
 
 
 @pytest.mark.usefixtures("new_reader")

@@ -1,7 +1,7 @@
 """Workers that meet faults: nothing is lost, nothing is done twice, work resumes by itself."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -9,6 +9,7 @@ from celery import Celery
 from sqlalchemy import text
 
 from tasks import enqueue
+from tests.conftest import running_sandbox
 from tests.operations import LedgerClock
 from tests.support import until
 from tests.tasks.conftest import ALONE, ended
@@ -19,10 +20,17 @@ from worker.messages import wake_up
 from worker.messages.wake_up import wake
 from worker.operation import FailureReason, State, WaitReason
 from worker.sandbox.control_client import SandboxControl
-from worker.testbed.local_system import Environment, wait_for_worker
+from worker.testbed.local_system import Environment, Sandbox, wait_for_worker
 from worker.testbed.processes import Process
 
 UPDATE = "/api/admin/clients/v2/client/clientservice/update"
+
+
+@pytest.fixture(scope="module")
+def one_sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    """A B2COPY of its own: a late request of another test must not be counted here."""
+    with running_sandbox(tmp_path_factory.mktemp("sandbox")) as sandbox:
+        yield sandbox
 
 
 @pytest.fixture
