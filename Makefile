@@ -14,7 +14,7 @@ help:  ## list the targets
 setup: .venv/ready  ## build .venv/ with everything in it
 
 # --no-deps: the lock is complete and hashed, so the set-up is the same everywhere.
-.venv/ready: deploy/requirements-dev.txt pyproject.toml
+.venv/ready: deploy/requirements-dev.txt pyproject.toml worker/crm_testing/pytest_plugin.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "b2copy-sync needs Python 3.11 or newer; this is " + sys.version.split()[0])'
 	@echo "setting up .venv/ (once)"
 	@if command -v uv >/dev/null 2>&1; then \
@@ -72,15 +72,15 @@ mutants: setup  ## faults put into copies of the code: which ones does no test n
 	@$(CLEAN) $(BIN)/python -m tests.mutants $(P)
 
 check: setup  ## lint, types, and secrets in the history
-	$(BIN)/ruff check worker tasks pytest_b2copy tests
-	$(BIN)/ruff format --check worker tasks pytest_b2copy tests
+	$(BIN)/ruff check worker tasks tests
+	$(BIN)/ruff format --check worker tasks tests
 	$(BIN)/mypy
-	$(BIN)/bandit --quiet --recursive --severity-level medium worker tasks pytest_b2copy
+	$(BIN)/bandit --quiet --recursive --severity-level medium worker tasks
 	$(BIN)/python -m tests.secret_scan
 
 format: setup  ## format the code
-	$(BIN)/ruff check --fix --quiet worker tasks pytest_b2copy tests
-	$(BIN)/ruff format worker tasks pytest_b2copy tests
+	$(BIN)/ruff check --fix --quiet worker tasks tests
+	$(BIN)/ruff format worker tasks tests
 
 env: setup  ## write deploy/env.example, metrics.md and grafana/ from the code
 	$(BIN)/python -m tests.env_example

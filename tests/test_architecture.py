@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 # Package -> what of ours it may import, besides itself. A package may import only packages below it in the table. A
 # package here is a folder of `worker`, a file of `worker`, or `tasks`.
 MAY_IMPORT = {
-    "pytest_b2copy": {
+    "worker/crm_testing": {
         "tasks", "worker/b2copy", "worker/crm", "worker/flow", "worker/http", "worker/instances.py", "worker/ledger",
         "worker/operation.py", "worker/queues.py", "worker/sandbox", "worker/settings.py", "worker/webhook",
     },
@@ -147,7 +147,7 @@ def imports_of(path: Path) -> list[str]:
 def file_of(name: str) -> str | None:
     """Return the file that holds `name`: a module, or something in it. None if it is not ours."""
     parts = name.split(".")
-    if parts[0] not in {"worker", "tasks", "pytest_b2copy", "tests"}:
+    if parts[0] not in {"worker", "tasks", "tests"}:
         return None
     while parts:
         path = ROOT.joinpath(*parts)
@@ -168,7 +168,7 @@ def package_of(file: str) -> str:
 
 
 def our_files() -> Iterator[str]:
-    for folder in ("worker", "tasks", "pytest_b2copy"):
+    for folder in ("worker", "tasks"):
         yield from (str(path.relative_to(ROOT)) for path in sorted((ROOT / folder).rglob("*.py")))
 
 

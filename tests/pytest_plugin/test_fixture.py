@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from pytest_b2copy.ledger_for_tests import Ledgers
-from pytest_b2copy.sandbox import Sandbox
 from tasks import enqueue
 from tests.ledger.conftest import database, empty_database_url, own_ledger_url, postgres_server  # noqa: F401
 from tests.operations import record_operation
 from tests.support import until
 from tests.webhook.conftest import SECRETS
 from worker import instances
+from worker.crm_testing.b2copy_fixture import Sandbox
+from worker.crm_testing.ledger_for_tests import Ledgers
 from worker.errors import SettingsError
 from worker.ledger import pause, search
 from worker.ledger.batches import cancel_batch, pause_batch, resume_batch

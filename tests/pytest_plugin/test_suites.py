@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pytest_b2copy.sandbox import Sandbox
+from worker.crm_testing.b2copy_fixture import Sandbox
 from worker.testbed.processes import clean_environment
 
 PAGE = (Path(__file__).parents[2] / "deploy" / "testing-your-crm.md").read_text()
@@ -26,7 +26,7 @@ WITHOUT = """
 import sys
 
 def test_its_own():
-    heavy = {"tasks", "worker", "sqlalchemy", "aiohttp", "pydantic", "celery", "pytest_b2copy.sandbox"}
+    heavy = {"tasks", "worker", "sqlalchemy", "aiohttp", "pydantic", "celery"}
     assert "pytest_b2copy" in sys.modules
     assert heavy & sys.modules.keys() == set()
 """

@@ -1,7 +1,8 @@
 """pytest plugin: the fixture `b2copy`, a B2COPY and a worker for the tests of a CRM. See deploy/testing-your-crm.md.
 
 pytest imports this at its start in every project that has b2copy-sync installed. So nothing but pytest is imported here
-before a test uses the fixture, and the name of this package is one that no CRM has.
+before a test uses the fixture. It is installed as the module `pytest_b2copy` (see pyproject.toml), because a CRM may
+have a package `worker` of its own, which Python would find first.
 """
 
 from collections.abc import Generator, Iterator
@@ -11,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from pytest_b2copy.ledger_for_tests import Ledgers
-    from pytest_b2copy.sandbox import Sandbox
+    from worker.crm_testing.b2copy_fixture import Sandbox
+    from worker.crm_testing.ledger_for_tests import Ledgers
 
 _USED: pytest.StashKey["Sandbox"] = pytest.StashKey()
 
@@ -31,8 +32,8 @@ def _b2copy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def _b2copy_ledgers(_b2copy_folder: Path) -> Iterator["Ledgers"]:
     try:
-        from pytest_b2copy.ledger_for_tests import Ledgers
-        from pytest_b2copy.sandbox import Sandbox  # noqa: F401
+        from worker.crm_testing.b2copy_fixture import Sandbox  # noqa: F401
+        from worker.crm_testing.ledger_for_tests import Ledgers
     except ImportError as error:
         pytest.fail(
             f"the fixture b2copy cannot be used: {error}. It needs `pip install 'b2copy-sync[sandbox]'`, and no other"
@@ -53,7 +54,7 @@ def b2copy(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator["Sandbox"]:
     """A B2COPY of this test's own, and what a worker does: `tasks.enqueue` records, `b2copy.run_until_idle()` works."""
-    from pytest_b2copy.sandbox import open_sandbox
+    from worker.crm_testing.b2copy_fixture import open_sandbox
 
     with open_sandbox(_b2copy_folder, _b2copy_ledgers, b2copy_database_url, monkeypatch) as sandbox:
         request.node.stash[_USED] = sandbox

@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from pytest_b2copy.ledger_for_tests import Ledgers
-from pytest_b2copy.local_b2copy import Call, LocalLogin, LoggingServer
 from tasks import enqueue
 from tasks.registry import ALL_KINDS, KINDS
 from worker import instances
 from worker.b2copy import B2Copy
 from worker.crm.requests_table import take_requests
+from worker.crm_testing.ledger_for_tests import Ledgers
+from worker.crm_testing.local_b2copy import Call, LocalLogin, LoggingServer
 from worker.flow.pusher import Pusher
 from worker.http import Http
 from worker.ledger import Ledger, attempts_of, count_due, find, make_due, search, sweep

@@ -1,0 +1,1 @@
+"""The fixture `b2copy` for the tests of a CRM."""
