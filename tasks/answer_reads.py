@@ -35,7 +35,7 @@ T = TypeVar("T")
 THREADS = 4  # for what blocks in a read; not those of the gates, which withdrawals need
 RUNNING_MAX = 300  # reads of one process, more than `Reader` lets wait; a further one is dropped at once
 PAUSE_KEPT_S = 1.0  # seconds between two looks whether all lanes are paused
-TEXT_MAX = 1_000  # characters of one text of an error that is told
+TEXT_MAX = 1_000  # characters of each text of an error that an answer holds
 
 _running: set[Future[None]] = set()
 _threads = PerProcess(lambda: DaemonThreads(THREADS, "b2copy-reads"))
@@ -90,7 +90,7 @@ pause_flag = PerProcess(PauseFlag)
 
 
 async def _answer(name: str, parameters: dict[str, Any], read_id: str, key: str, ends_at: int) -> None:
-    """Make a read and post its sealed answer. Nobody is told what goes wrong before there is a key to seal with."""
+    """Make a read and post its sealed answer. An error before there is a key to seal with is not answered."""
     try:
         seal = Seal(read_id, key)
         ends = await _in_thread(time.monotonic() + DEADLINE_MAX_S, answers().deadline, ends_at)
@@ -148,7 +148,7 @@ def _revealed(value: Any) -> str:
 
 
 def _told(name: str, error: Exception) -> dict[str, Any]:
-    """Return what the asker is told of an error: the name of a class of `worker.errors`, and its arguments."""
+    """Return what an answer holds of an error: the name of a class of `worker.errors`, and its arguments."""
     match error:
         case B2CopyError() | BadPayload():
             arguments = [one[:TEXT_MAX] if isinstance(one, str) else one for one in error.args]

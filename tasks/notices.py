@@ -37,15 +37,15 @@ def describe(notice: Notice) -> Description:
 
 
 async def attempt(attempt: Attempt, notice: Notice) -> Outcome:
-    """Tell the CRM once in each way that it wants and that has not succeeded yet; `told` in the progress has those.
+    """Deliver a notice once in each way that the settings name. `delivered` in the progress holds those that succeeded.
 
     After any answer but 2xx, or if the CRM's broker took no message, the engine tries again until the deadline. If one
     way fails, the other is tried all the same.
     """
-    told = set((attempt.progress or {}).get("told", ()))
+    delivered = set((attempt.progress or {}).get("delivered", ()))
     failures: list[B2CopyError] = []
     for route in ways(attempt.settings):
-        if route.name in told:
+        if route.name in delivered:
             continue
         try:
             await attempt.call(route, {"id": notice.id, "body": notice.body, "trace_id": attempt.claim.trace_id})
@@ -54,15 +54,15 @@ async def attempt(attempt: Attempt, notice: Notice) -> Outcome:
             if isinstance(error, ReceiverGone):
                 await asyncio.to_thread(_hold_notices)
         else:
-            told.add(route.name)
-            attempt.progress = {"told": sorted(told)}
+            delivered.add(route.name)
+            attempt.progress = {"delivered": sorted(delivered)}
     if failures:
         raise next((error for error in failures if isinstance(error, ReceiverGone)), failures[0])
     return Done()
 
 
 def _hold_notices() -> None:
-    """Pause the lane: the receiver said 410, so each further notice would only be refused as well, and then given up.
+    """Pause the lane, because after a 410 the receiver refuses each further notice, and all would be given up.
 
     https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md asks to disable it.
     """

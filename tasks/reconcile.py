@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 SLICE_S = 0.5  # seconds of each second for which the job keeps a worker's slot
 REST_S, LONG_REST_S = 10.0, 600.0  # seconds without a request after no usable answer, and after an unusable list
 LEARNED_FROM = "reconcile"
-"""What an identity was learned from that B2COPY's list has told."""
+"""`learned_from` of an identity that B2COPY's list of accounts showed."""
 
 
 def find_accounts(search: AccountSearch) -> list[Account]:
@@ -165,7 +165,7 @@ def plan(run: Run, page: Sequence[Difference]) -> list[Planned]:
 def _again(run: Run, earlier: Operation | None) -> dict[str, Any] | None:
     """Return the payload that opens an account once more; None if this opening has not opened it, or lacks the client.
 
-    Whoever cancelled an opening did not want the account, and one that failed would fail again.
+    A person who cancelled an opening did not want the account, and an opening that failed would fail again.
     """
     if earlier is None or earlier.state != State.SUCCEEDED:
         return None

@@ -2,7 +2,7 @@
 
 * B2CopyError
   x Transient               wait and try again; `retry_after` is a floor
-    - Unavailable           not sent (no status), not processed (408, 425, 503), or a 5xx
+    - Unavailable           not sent (no status), not processed (307, 308, 408, 425, 503), or a 5xx
       - NoAnswerInTime      of a worker, to a read that a CRM asked for
       - ReceiverGone        410 of the CRM's webhook: it wants no further notice
     - RateLimited           429
@@ -66,7 +66,7 @@ class Transient(B2CopyError):
 
 
 class Unavailable(Transient):
-    """The request was not sent (`status` is None), not processed (408, 425, 503), or answered with another 5xx."""
+    """The request was not sent (`status` is None), not processed (see flow/meaning.py), or answered with another 5xx."""
 
 
 class ReceiverGone(Unavailable):

@@ -1,6 +1,6 @@
 """Addresses to which no notice goes: link-local ones, and the metadata services of clouds, which hand out credentials.
 
-Whoever can set a URL, or the name in it, could otherwise make a worker call them. Private addresses are allowed,
+Otherwise a person who can set a URL, or the name in it, could make a worker call them. Private addresses are allowed,
 because CRMs live there.
 
 The list is closed: it holds the metadata services of AWS, Google Cloud, Azure, Alibaba Cloud and Oracle Cloud. That of

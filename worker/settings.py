@@ -249,7 +249,7 @@ class LedgerSettings(BaseSettings):
 
     @property
     def wants_notices(self) -> bool:
-        """Whether the CRM is told of the end of each operation."""
+        """Whether the CRM gets a notice of the end of each operation."""
         return self.webhook_url is not None or self.notify_task is not None
 
 
@@ -368,8 +368,8 @@ class Settings(CrmSettings):
     )
     reads: Annotated[list[ReadName], NoDecode, BeforeValidator(_comma_list)] = Field(
         ["accounts", "account_detail", "account_statistics", "leaderboard"],
-        description="What CRM hosts may read through a worker. With seamless_url, whoever may send messages logs in as"
-        " any client.",
+        description="What CRM hosts may read through a worker. With seamless_url, anybody who may send messages"
+        " can log in as any client.",
     )
     back_office_email: str | None = Field(
         None, pattern=r"[^@\s]+@[^@\s]+", description="Who signs in to the Back Office, if some routes need that."

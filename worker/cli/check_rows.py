@@ -78,7 +78,7 @@ def check_rows(
     lost_zeros: "LostZeros | None",
     seen: Callable[[int], None],
 ) -> None:
-    """Check each row by itself, then by the others. `seen` is told how many rows have been read."""
+    """Check each row by itself, then by the others. `seen` is called with the number of rows that have been read."""
     hashes = [array("Q") for _ in range(_PARTS)]
     for row in rows:
         checked.total += 1

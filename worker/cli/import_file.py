@@ -191,13 +191,13 @@ def _record(ledger: "Ledger", checked: "Checked", batch: str, kind: str, lane: s
 def _wait_while_paused(ledger: "Ledger", batch: str, done: int) -> None:
     from worker.ledger.batches import CANCELLED, PAUSED, cancelled_text, find_batch
 
-    told = False
+    is_reported = False
     while (found := find_batch(ledger, batch)) and found.decision is not None:
         if found.decision == CANCELLED:
             raise Stop(Exit.NOT_DONE, f"ended after {done:,} rows: {cancelled_text(found)}")
-        if found.decision == PAUSED and not told:
+        if found.decision == PAUSED and not is_reported:
             output.note(f"paused after {done:,} rows, by {found.decided_by}: {found.note}; it goes on when resumed")
-            told = True
+            is_reported = True
         time.sleep(PAUSED_LOOK_S)
 
 

@@ -16,7 +16,7 @@ EVERY_S = 10.0  # seconds between two lines
 
 @contextmanager
 def progress(doing: str, total: int | None = None) -> Iterator["Callable[[int], None]"]:
-    """Show how far `doing` is. The function that is returned is told how many rows are done, of `total` if known."""
+    """Show how far `doing` is. Call the returned function with the number of rows that are done. `total`: if known."""
     if sys.stderr.isatty():
         with _bar(doing, total) as seen:
             yield seen

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from worker.ledger.reconciliation import Run
     from worker.ledger.restore import Distrusted
 
-_SAY_EVERY = 5_000  # accounts; so often a line says how far it is, where there is no terminal
+_SHOW_EVERY = 5_000  # accounts; so often a line says how far it is, where there is no terminal
 
 _NEXT = {
     "start_or_get": "sent again: B2COPY answers how each one stands, and starts none twice",
@@ -182,15 +182,15 @@ def _progress(ledger: "Ledger", run: "Run") -> "Iterator[Callable[[Run], None]]"
     if run.position:
         output.note(f"continuing after {run.position} accounts")
     if not output.err().is_terminal:
-        said = run.position
+        shown = run.position
 
-        def say(now: "Run") -> None:
-            nonlocal said
-            if now.position >= said + _SAY_EVERY:
-                said = now.position
+        def show(now: "Run") -> None:
+            nonlocal shown
+            if now.position >= shown + _SHOW_EVERY:
+                shown = now.position
                 output.note(f"{now.position} accounts read, about {expected} expected")
 
-        yield say
+        yield show
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

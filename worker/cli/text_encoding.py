@@ -1,4 +1,4 @@
-"""Which encoding a file has: told by its first bytes and by strict decoding, never by likelihood.
+"""Find out which encoding a file has: from its first bytes and by strict decoding, never by likelihood.
 
 A file that begins with a byte order mark says what it is. One without is UTF-8 if all of it is, because hardly any text
 of another encoding is UTF-8 by chance. For everything else a person must say it: nobody notices a wrong guess in a
@@ -61,7 +61,7 @@ class _StaysOpen(io.RawIOBase):
 def open_source(name: str, stream: BinaryIO, encoding: str | None) -> Source:
     """Read a seekable file once, and return it with its encoding. `encoding` is what a person says it is.
 
-    Raises `Stop` with the remedy if the bytes are not in this encoding, or in none that can be told.
+    Raises `Stop` with the remedy if the bytes are not in this encoding, or if nothing shows which encoding they have.
     """
     first = stream.read(4)
     for magic, what in _WORKBOOKS.items():
@@ -93,29 +93,29 @@ def open_source(name: str, stream: BinaryIO, encoding: str | None) -> Source:
             return Source(name, stream, chosen, size, digest.hexdigest(), end)
 
 
-def _encoding_of(name: str, first: bytes, said: str | None) -> str:
+def _encoding_of(name: str, first: bytes, wanted: str | None) -> str:
     marked = next((encoding for mark, encoding in _MARKS if first.startswith(mark)), None)
     if marked == "":
         raise Stop(Exit.USAGE, f"{name} is in UTF-32: save it in UTF-8")
-    if said is None:
+    if wanted is None:
         return marked or "utf-8"
     try:
-        known = codecs.lookup(said)
+        known = codecs.lookup(wanted)
         text_encoding = getattr(known, "_is_text_encoding", True)
     except LookupError:
         text_encoding = False
     if not text_encoding:
-        raise Stop(Exit.USAGE, f"--encoding {said}: there is no such encoding: utf-8, utf-16, cp1252, ...")
+        raise Stop(Exit.USAGE, f"--encoding {wanted}: there is no such encoding: utf-8, utf-16, cp1252, ...")
     if marked is not None and not _agrees(known.name, marked, first):
-        raise Stop(Exit.USAGE, f"{name} begins with the mark of {marked.upper()}: --encoding {said} cannot be right")
+        raise Stop(Exit.USAGE, f"{name} begins with the mark of {marked.upper()}: --encoding {wanted} cannot be right")
     return marked or known.name
 
 
-def _agrees(said: str, marked: str, first: bytes) -> bool:
+def _agrees(encoding: str, marked: str, first: bytes) -> bool:
     if marked == "utf-8-sig":
-        return said in ("utf-8", "utf-8-sig")
+        return encoding in ("utf-8", "utf-8-sig")
     ends = "utf-16-le" if first.startswith(codecs.BOM_UTF16_LE) else "utf-16-be"
-    return said in ("utf-16", ends)
+    return encoding in ("utf-16", ends)
 
 
 def _why_not(encoding: str, error: UnicodeDecodeError) -> str:

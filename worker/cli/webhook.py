@@ -1,4 +1,4 @@
-"""`webhook`: try how the CRM is told of ends, and check a notice that it received."""
+"""`webhook`: send the CRM a sample notice, and check a notice that it received."""
 
 import sys
 from pathlib import Path
@@ -36,9 +36,9 @@ def send_sample(as_json: Json = False) -> None:
     if as_json:
         output.document(found[0] if len(found) == 1 else {"ways": found})
     for one in found if not as_json else ():
-        told = f"answered {one['status']}" if "url" in one else "is in the queue; a worker of the CRM reads it there"
+        proof = f"answered {one['status']}" if "url" in one else "is in the queue; a worker of the CRM reads it there"
         where = one.get("url") or f"task {one['task']}"
-        output.line(f"delivered: {where} {told}" if one["delivered"] else f"not delivered: {where}: {one['problem']}")
+        output.line(f"delivered: {where} {proof}" if one["delivered"] else f"not delivered: {where}: {one['problem']}")
     if not all(one["delivered"] for one in found):
         raise typer.Exit(Exit.FAILED)
 

@@ -41,7 +41,7 @@ _IDS = ("crm_id", "client_id", "account_id", "payment_account")
 class Identity:
     """One login. `learned_from` is the key of the operation that returned it, or `import`; of several, the newest.
 
-    It is `reconcile` for what B2COPY's list of accounts has told. `learned_at` is when that operation was requested or
+    It is `reconcile` if B2COPY's list of accounts showed it. `learned_at` is when that operation was requested or
     replayed, in ms since the epoch. None: now.
     """
 

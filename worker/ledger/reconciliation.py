@@ -181,7 +181,7 @@ def start_run(ledger: Ledger, by: str, every_ms: int | None = None) -> Run:
                 return run
             if every_ms is not None and _rests(connection, every_ms):
                 return run
-            # First of all, because this row is the lock: whoever makes a step of the run changes it first, too.
+            # This row first, because it is the lock: a process that makes a step of the run changes it first, too.
             ended = connection.execute(delete(runs).where(runs.c.started_at == run.started_at))
             if not ended.rowcount:
                 return _existing(connection)  # another process was faster

@@ -23,7 +23,7 @@ def is_paused(ledger: Ledger) -> bool:
 
 
 def run_to_end(ledger: Ledger, run: Run, find: Find, pace: Pace, show: Callable[[Run], None]) -> Run:
-    """Make all steps that are left; `show` is told after each. Returns the finished run.
+    """Make all steps that are left; `show` is called after each. Returns the finished run.
 
     Raises `Paused`, `ListUnusable`, and the last error of `worker.errors` if B2COPY does not answer for long. What was
     done is in the ledger, so the run continues where it was.

@@ -38,7 +38,7 @@ from worker.ledger.reconciliation import (
 )
 
 PAGE = 100  # accounts asked for at once; a server that gives fewer is asked more often
-MOVES_MAX = 20  # pages in a row that did not begin with their anchor, after which there is no use in going on
+MOVES_MAX = 20  # pages in a row that did not begin with their anchor, after which the list counts as unusable
 FIRST_PLATFORM = "1"
 """The platform of an account whose platform B2COPY does not name: the documentation says 1 if there is one server."""
 

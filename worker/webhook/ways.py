@@ -1,4 +1,4 @@
-"""How the CRM is told: by webhook, by a Celery task of its own, or both. Light, because a CRM's process imports it."""
+"""The ways of a notice to the CRM: a webhook, a Celery task of the CRM, or both. Light, because a CRM imports it."""
 
 from typing import Any
 
@@ -29,6 +29,6 @@ PUBLISH = Route(
 
 
 def ways(settings: Settings) -> tuple[Route[Any], ...]:
-    """Return how the CRM wants to be told: by webhook, by a task of its own, or both."""
+    """Return the ways that the settings name."""
     wanted = ((PUBLISH, settings.notify_task), (DELIVER, settings.webhook_url))
     return tuple(route for route, is_set in wanted if is_set)
