@@ -66,7 +66,7 @@ class Transient(B2CopyError):
 
 
 class Unavailable(Transient):
-    """The request was not sent (`status` is None), not processed (see flow/meaning.py), or answered with another 5xx."""
+    """The request was not sent (`status` is None), not processed (flow/meaning.py), or answered by another 5xx."""
 
 
 class ReceiverGone(Unavailable):

@@ -31,6 +31,7 @@ from worker.settings import worker_settings
 from worker.testbed.local_system import Environment
 from worker.webhook.signing import Secrets
 
+GONE = answers(answer("410 Gone"))
 REFUSES = answers(answer("500 Internal Server Error", body=b"out of order"))
 
 
@@ -54,6 +55,12 @@ def pusher(ledger: Ledger) -> Any:
     made.stop()
 
 
+def end_operation(ledger: Ledger, pusher: Pusher) -> None:
+    """Have an operation succeed at B2COPY, which records a notice."""
+    record_operation(ledger)
+    pusher.drain("money")
+
+
 def notice(ledger: Ledger) -> Operation:
     """Return the only notice."""
     [found] = search(ledger, kind=NOTICE_KIND)
@@ -61,8 +68,7 @@ def notice(ledger: Ledger) -> Operation:
 
 
 def test_the_end_of_an_operation_has_a_notice(ledger: Ledger, pusher: Pusher, wire: Wire) -> None:
-    record_operation(ledger)
-    pusher.drain("money")
+    end_operation(ledger, pusher)
     pusher.drain(LANE)
 
     [request] = wire.requests
@@ -78,8 +84,7 @@ def test_a_worker_without_the_webhook_leaves_notices_to_others(
 ) -> None:
     from tasks.drain_lane import push  # reads the settings, which the fixtures have made
 
-    record_operation(ledger)
-    pusher.drain("money")
+    end_operation(ledger, pusher)
     monkeypatch.delenv("B2COPY_WEBHOOK_URL")
     forget()
 
@@ -90,8 +95,7 @@ def test_a_worker_without_the_webhook_leaves_notices_to_others(
 
 def test_every_try_sends_the_same_bytes_under_the_same_id(ledger: Ledger, pusher: Pusher, wire: Wire) -> None:
     wire.answer = REFUSES
-    record_operation(ledger)
-    pusher.drain("money")
+    end_operation(ledger, pusher)
     for _ in range(3):
         make_all_due(ledger)
         pusher.drain(LANE)
@@ -108,8 +112,7 @@ def test_every_try_sends_the_same_bytes_under_the_same_id(ledger: Ledger, pusher
 
 def test_a_notice_waits_longer_after_each_try(ledger: Ledger, pusher: Pusher, wire: Wire) -> None:
     wire.answer = REFUSES
-    record_operation(ledger)
-    pusher.drain("money")
+    end_operation(ledger, pusher)
     waits_ms = []
     for _ in range(5):  # the sixth would be a probe, as the circuit opens
         make_all_due(ledger)
@@ -128,8 +131,7 @@ def test_a_notice_that_nobody_takes_fails_at_its_deadline_and_can_be_replayed(
     ledger: Ledger, pusher: Pusher, wire: Wire
 ) -> None:
     wire.answer = REFUSES
-    record_operation(ledger)
-    pusher.drain("money")
+    end_operation(ledger, pusher)
     with ledger.writing() as connection:
         connection.execute(text("UPDATE b2copy_operations SET deadline_at = 1 WHERE state = 'queued'"))
     pusher.drain(LANE)
@@ -145,7 +147,7 @@ def test_a_notice_that_nobody_takes_fails_at_its_deadline_and_can_be_replayed(
 def test_a_receiver_that_is_gone_holds_all_notices_until_a_person_resumes(
     ledger: Ledger, pusher: Pusher, wire: Wire, caplog: pytest.LogCaptureFixture
 ) -> None:
-    wire.answer = answers(answer("410 Gone"))
+    wire.answer = GONE
     record_operations(ledger, "W1", "W2", "W3")
     pusher.drain("money")
     pusher.drain(LANE)
@@ -171,9 +173,8 @@ def test_a_receiver_that_is_gone_holds_all_notices_until_a_person_resumes(
 def test_a_notice_that_was_held_for_longer_than_its_deadline_has_all_its_tries_after_the_resume(
     ledger: Ledger, pusher: Pusher, wire: Wire
 ) -> None:
-    wire.answer = answers(answer("410 Gone"))
-    record_operation(ledger)
-    pusher.drain("money")
+    wire.answer = GONE
+    end_operation(ledger, pusher)
     pusher.drain(LANE)
     days_ms = 4 * 86_400_000
     with ledger.writing() as connection:  # four days pass
@@ -191,9 +192,8 @@ def test_a_notice_that_was_held_for_longer_than_its_deadline_has_all_its_tries_a
 def test_a_410_after_the_deadline_holds_the_notice_instead_of_failing_it(
     ledger: Ledger, pusher: Pusher, wire: Wire
 ) -> None:
-    wire.answer = answers(answer("410 Gone"))
-    record_operation(ledger)
-    pusher.drain("money")
+    wire.answer = GONE
+    end_operation(ledger, pusher)
     with ledger.writing() as connection:
         connection.execute(text("UPDATE b2copy_operations SET deadline_at = 1 WHERE state = 'queued'"))
 

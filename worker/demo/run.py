@@ -9,8 +9,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from worker.demo.endings import Report, compare
 from worker.demo.interrupts import Interrupts
@@ -33,33 +34,47 @@ def run(rows: list[Withdrawal], view: View, console: bool = False) -> Report:
 
     `console`: open the operations console, and keep everything running after the report until Ctrl-C.
     """
-    interrupts = Interrupts()
     view.opening(len(rows))
+    environment = Environment(access_lifetime=TOKEN_LIFETIME_S, logins=rules(rows))
+    environment.settings |= QUICK_POLLS
+    return run_and_report(
+        environment, view, lambda interrupts: _run(rows, environment, view, interrupts, console), view.report, console
+    )
+
+
+class _Report(Protocol):
+    @property
+    def passed(self) -> bool: ...
+
+
+AnyReport = TypeVar("AnyReport", bound=_Report)
+
+
+def run_and_report(
+    environment: Environment,
+    view: View,
+    run_story: Callable[[Interrupts], AnyReport],
+    show: Callable[[AnyReport], None],
+    console: bool,
+) -> AnyReport:
+    """Run a story in the environment and show its report. Save the logs if anything went wrong."""
+    interrupts = Interrupts()
     try:
-        environment = Environment(access_lifetime=TOKEN_LIFETIME_S, logins=rules(rows))
-        environment.settings |= QUICK_POLLS
         with environment, interrupts.armed():
-            return _run_and_report(rows, environment, view, interrupts, console)
+            try:
+                report = run_story(interrupts)
+            except Exception:
+                view.print(f"The logs are saved in {save_logs(environment)}")
+                raise
+            show(report)
+            if not report.passed:
+                view.print(f"The logs and the ledger are saved in {save_logs(environment)}")
+            if console:
+                _keep_running(environment, view, interrupts)
+            return report
     finally:
         if interrupts.number:
             view.print("stopped: every process has ended, nothing is left behind")
-
-
-def _run_and_report(
-    rows: list[Withdrawal], environment: Environment, view: View, interrupts: Interrupts, console: bool
-) -> Report:
-    """Show the report. Save the logs if anything went wrong."""
-    try:
-        report = _run(rows, environment, view, interrupts, console)
-    except Exception:
-        view.print(f"The logs are saved in {save_logs(environment)}")
-        raise
-    view.report(report)
-    if not report.passed:
-        view.print(f"The logs and the ledger are saved in {save_logs(environment)}")
-    if console:
-        keep_running(environment, view, interrupts)
-    return report
 
 
 def open_console(environment: Environment, view: View) -> None:
@@ -69,7 +84,7 @@ def open_console(environment: Environment, view: View) -> None:
     view.started("console", f"http://127.0.0.1:{port}, shows every operation and lets you act")
 
 
-def keep_running(environment: Environment, view: View, interrupts: Interrupts) -> None:
+def _keep_running(environment: Environment, view: View, interrupts: Interrupts) -> None:
     """Leave all processes running until a signal comes or the console ends."""
     console = next(process for process in environment.processes if process.name == "console")
     view.print("\nThe console stays open: look around, and end everything with Ctrl-C.")

@@ -5,7 +5,7 @@ import time
 from worker.demo.book import CLIENTS, BookReport, Client, line_of
 from worker.demo.book_view import BookView
 from worker.demo.interrupts import Interrupts
-from worker.demo.run import INTERVAL_S, QUICK_POLLS, TIME_LIMIT_S, TOKEN_LIFETIME_S, keep_running, save_logs, start
+from worker.demo.run import INTERVAL_S, QUICK_POLLS, TIME_LIMIT_S, TOKEN_LIFETIME_S, run_and_report, start
 from worker.demo.view import View
 from worker.ledger import find_many
 from worker.operation import State
@@ -17,31 +17,22 @@ PRODUCT_CURRENCY_ID = 1
 def run_book(view: View, console: bool = False) -> BookReport:
     """Run the story and return the report. Raises as `worker.demo.run.run`."""
     clients = [Client(number) for number in range(1, CLIENTS + 1)]
-    interrupts, book_view = Interrupts(), BookView(view)
+    book_view = BookView(view)
     book_view.opening()
-    try:
-        environment = Environment(
-            access_lifetime=TOKEN_LIFETIME_S, clients="registered", logins={one.login: one.rule for one in clients}
-        )
-        secret = environment.folder / "seamless-secret"
-        secret.write_text("sandbox-secret")  # the sandbox's own, see its switches
-        secret.chmod(0o600)
-        environment.settings |= {**QUICK_POLLS, "B2COPY_SEAMLESS_SECRET_FILE": str(secret)}
-        with environment, interrupts.armed():
-            try:
-                report = _run(clients, environment, book_view, interrupts, console)
-            except Exception:
-                view.print(f"The logs are saved in {save_logs(environment)}")
-                raise
-            book_view.report(report)
-            if not report.passed:
-                view.print(f"The logs and the ledger are saved in {save_logs(environment)}")
-            if console:
-                keep_running(environment, view, interrupts)
-            return report
-    finally:
-        if interrupts.number:
-            view.print("stopped: every process has ended, nothing is left behind")
+    environment = Environment(
+        access_lifetime=TOKEN_LIFETIME_S, clients="registered", logins={one.login: one.rule for one in clients}
+    )
+    secret = environment.folder / "seamless-secret"
+    secret.write_text("sandbox-secret")  # the sandbox's own, see its switches
+    secret.chmod(0o600)
+    environment.settings |= {**QUICK_POLLS, "B2COPY_SEAMLESS_SECRET_FILE": str(secret)}
+    return run_and_report(
+        environment,
+        view,
+        lambda interrupts: _run(clients, environment, book_view, interrupts, console),
+        book_view.report,
+        console,
+    )
 
 
 def _run(
