@@ -91,6 +91,9 @@ def test_nothing_private_is_in_the_file(
         ({"error_shape": "error"}, "errors.form", "a JSON object with the fields "),
         ({"error_shape": "empty"}, "errors.form", "empty"),
         ({"access": False}, "accounts.login", "HTTP 403"),
+        ({"faults": [{"what": "status", "status": 404, "route": "accounts.list"}]}, "accounts.login", "HTTP 404"),
+        ({"faults": [{"what": "status", "status": 404, "route": "widget.leaderboard"}]}, "widgets", "HTTP 404"),
+        ({"faults": [{"what": "html", "route": "widget.leaderboard"}]}, "widgets", "no JSON (text/html)"),
         ({"admin_id": "7"}, "login", "refused"),
     ],
 )

@@ -18,7 +18,7 @@ import requests
 from worker.b2copy.routes.account_list import LIST, read_accounts
 from worker.b2copy.routes.leaderboard import LEADERBOARD, Board, read_leaders
 from worker.b2copy.routes.statistics import DETAIL, OfAccount
-from worker.errors import B2CopyError, CredentialsRejected, Unavailable, UnknownOutcome
+from worker.errors import B2CopyError, CredentialsRejected
 from worker.http import USER_AGENT, Answer, Transport
 from worker.operation import VERSION
 from worker.report.session_report import OUTCOMES
@@ -31,6 +31,7 @@ Verdict = Literal["as assumed", "differs", "not seen"]
 CLOCK_S = 60.0  # seconds between the two clocks; the assertion of a login is back-dated by half of it
 RENEWAL_WAIT_S = 10.0  # seconds for a login, or for the renewal of another process
 PAGE = 2  # accounts that a check of the paging needs
+UNUSABLE = (B2CopyError, ValueError)  # what an answer raises that cannot be used, whatever it holds
 NO_METHOD = "/api/admin/users/v2/user/userservice/b2copysyncverify"
 _FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}")
 _MADE_UP = "b2copy-sync-verify"
@@ -148,7 +149,7 @@ def _without_token(probe: Probe) -> Iterator[Finding]:
     clock = _Question("clock", f"answers have a Date, and it is within {CLOCK_S:.0f} s of our clock", "GET /")
     try:
         answer = probe.get("/")
-    except (Unavailable, UnknownOutcome) as error:
+    except UNUSABLE as error:
         yield clock.not_seen(_problem(error))
     else:
         if answer.server_time is None:
@@ -161,7 +162,7 @@ def _without_token(probe: Probe) -> Iterator[Finding]:
         question = _Question(check, f"a request with {what} is answered with 401", f"GET {LIST.path} with {what}")
         try:
             status = probe.get(LIST.path, token, {"limit": "1"}).status
-        except (Unavailable, UnknownOutcome) as error:
+        except UNUSABLE as error:
             yield question.not_seen(_problem(error))
         else:
             means = "an expired token is not noticed as such: operations wait as if our access were refused"
@@ -204,10 +205,10 @@ def _accounts(probe: Probe, token: str) -> Iterator[Finding]:
 
     try:
         answer = probe.get(LIST.path, token, {"limit": str(PAGE + 1)}, {"limit": PAGE + 1})
-        if answer.status in {401, 403}:
-            yield login.found(False, f"HTTP {answer.status}", "set B2COPY_ACCOUNTS_LOGIN=back_office")
+        opened = _opened(login, answer, "B2COPY_ACCOUNTS_LOGIN")
+        yield opened
+        if opened.verdict != "as assumed":
             return
-        yield login.found(True, f"HTTP {answer.status}")
         yield _form_of_accounts(form, answer)
         accounts = _list_in(answer)
         if len(accounts) < PAGE:
@@ -226,15 +227,25 @@ def _accounts(probe: Probe, token: str) -> Iterator[Finding]:
         is_stable = all(one == again[0] for one in again)
         means = "pages of one list may lack accounts: ask for one account at a time"
         yield order.found(is_stable, "always the same" if is_stable else "the order changes", means)
-    except (Unavailable, UnknownOutcome) as error:
+    except UNUSABLE as error:
         yield form.not_seen(_problem(error))
+
+
+def _opened(question: _Question, answer: Answer, setting: str) -> Finding:
+    """Return whether the service admin's token opens a route. `setting` names the login that opens it."""
+    seen = f"HTTP {answer.status}"
+    if answer.status in {401, 403}:
+        return question.found(False, seen, f"set {setting}=back_office")
+    if answer.status >= 500 or answer.status in {408, 425, 429}:
+        return question.not_seen(seen)
+    return question.found(200 <= answer.status < 300, seen, "B2COPY has this route elsewhere: send us this file")
 
 
 def _form_of_accounts(question: _Question, answer: Answer) -> Finding:
     means = "`accounts list` and the account opening cannot read it: send us this file"
     try:
         read = read_accounts(answer.json(), {})
-    except (UnknownOutcome, ValueError):
+    except UNUSABLE:
         return question.found(False, _form(answer), means)
     fields = names_of(next(iter(_list_in(answer)), {}))
     return question.found(True, f"{len(read)} accounts, with the fields {', '.join(fields) or 'unknown'}")
@@ -259,12 +270,17 @@ def _widgets(probe: Probe, token: str) -> Iterator[Finding]:
     message = LEADERBOARD.message(parameters)
     try:
         answer = probe.get(message.path, token, message.query)
-        if answer.status in {401, 403}:
-            yield question.found(False, f"HTTP {answer.status}", "set B2COPY_WIDGETS_LOGIN=back_office")
-            return
-        leaders = read_leaders(answer.json(), parameters)
-    except (Unavailable, UnknownOutcome, ValueError) as error:
+    except UNUSABLE as error:
         yield question.not_seen(_problem(error))
+        return
+    opened = _opened(question, answer, "B2COPY_WIDGETS_LOGIN")
+    if opened.verdict != "as assumed":
+        yield opened
+        return
+    try:
+        leaders = read_leaders(answer.json(), parameters)
+    except UNUSABLE:
+        yield question.found(False, _form(answer), "`b2copy-sync read leaderboard` cannot read it: send us this file")
         return
     yield question.found(True, f"{len(leaders)} masters")
     if not leaders:
@@ -275,7 +291,7 @@ def _widgets(probe: Probe, token: str) -> Iterator[Finding]:
     try:
         answer = probe.get(message.path, token, message.query)
         DETAIL.read(answer.json(), of_account)
-    except (Unavailable, UnknownOutcome, ValueError) as error:
+    except UNUSABLE as error:
         yield detail.not_seen(_problem(error))
     else:
         yield detail.found(answer.status == 200, f"HTTP {answer.status}")
@@ -287,7 +303,7 @@ def _error_form(probe: Probe, token: str) -> Finding:
     )
     try:
         answer = probe.get(NO_METHOD, token)
-    except (Unavailable, UnknownOutcome) as error:
+    except UNUSABLE as error:
         return question.not_seen(_problem(error))
     if answer.status < 400:
         return question.not_seen(f"HTTP {answer.status} for a method that does not exist")
