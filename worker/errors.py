@@ -30,10 +30,6 @@ Every error takes its arguments by position and stores them in `args`, so that i
 request, a response or a token.
 """
 
-from typing import TypeVar
-
-Raised = TypeVar("Raised", bound=BaseException)
-
 
 class B2CopyError(Exception):
     """Base class of what happens between us and B2COPY.
@@ -167,8 +163,8 @@ class SettingsError(Exception):
     """Settings are missing, misspelt or unusable: one line each, naming the variable and the remedy."""
 
 
-def without_frames(error: Raised) -> Raised:
-    """Return the error without its frames and causes, to be raised again behind the `except` that caught it.
+def without_frames(error: Exception) -> Exception:
+    """Return the error without its frames and causes, to be raised again `from None`.
 
     Error trackers store the local variables of every frame. Those of a library that connects hold the password.
     """

@@ -25,10 +25,8 @@ class QuietConnection(redis.Connection):
         """Connect and log in."""
         try:
             super().connect_check_health(*args, **options)
-            return
         except (redis.RedisError, OSError) as error:
-            failed = without_frames(error)
-        raise failed
+            raise without_frames(error) from None
 
 
 class VerifiedTlsConnection(redis.SSLConnection, QuietConnection):

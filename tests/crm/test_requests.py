@@ -251,7 +251,8 @@ def inbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     instances.ledger().close()
 
 
-MESSAGE = SimpleNamespace(origin="crm", id="m-1", task="b2copy.fees.process")
+TRACE = f"00-{'a1' * 16}-{'b2' * 8}-01"
+MESSAGE = SimpleNamespace(origin="crm", id="m-1", task="b2copy.fees.process", traceparent=TRACE)
 FIELDS = {"account_login": "7", "request_id": "W1"}
 
 
@@ -282,6 +283,7 @@ def test_a_message_that_meets_an_error_of_our_own_waits_and_is_recorded_when_it_
 
     [operation] = search(ledger)
     assert (operation.key, operation.requested_by) == (key_of("W1"), "sql: message from crm")
+    assert operation.trace_id == TRACE
     assert rows_left(ledger) == 0
 
 

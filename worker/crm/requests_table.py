@@ -162,7 +162,7 @@ class _Batch:
         """Store one row as a failed operation. Returns False if it stays."""
         try:
             with connection.begin_nested():
-                _fail(connection, self._ledger, row, by, problem)
+                _store_failed(connection, self._ledger, row, by, problem)
         except Exception as error:
             _raise_if_unavailable(error)
             _log_once(row, error)
@@ -252,7 +252,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return fields
 
 
-def _fail(connection: Connection, ledger: Ledger, row: Row[Any], by: str, problem: str) -> None:
+def _store_failed(connection: Connection, ledger: Ledger, row: Row[Any], by: str, problem: str) -> None:
     """Store a row that cannot become an operation as a failed one. People see it, and it holds no other row up."""
     log.error("request %s in b2copy_requests cannot be recorded: %s", row.id, problem)
     fields: dict[str, Any] = {name: printable(_for_people(row, name)) or None for name in ("batch", "trace_id")}

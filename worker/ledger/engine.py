@@ -78,8 +78,7 @@ class _Connector:
         try:
             return self._connect(*self._words, **self._options, **_POSTGRESQL_OPTIONS)
         except self._error as error:
-            failed = without_frames(error)
-        raise failed
+            raise without_frames(error) from None
 
 
 def _check_options(url: URL) -> None:

@@ -88,10 +88,11 @@ def fail_message(
         return _store_failed(own, row)
 
 
-def leave_request(ledger: Ledger, kind: str, payload: str, by: str) -> None:
+def leave_request(ledger: Ledger, kind: str, payload: str, by: str, trace_id: str | None) -> None:
     """Store a row of the SQL API, which dispatch takes. `payload` is a JSON object, `by` says who requests it."""
+    values = {"kind": kind, "payload": payload, "requested_by": by, "trace_id": trace_id}
     with ledger.writing() as connection:
-        connection.execute(insert(requests).values(kind=kind, payload=payload, requested_by=by))
+        connection.execute(insert(requests).values(values))
 
 
 def _store_failed(connection: Connection, row: dict[str, Any]) -> Recorded:

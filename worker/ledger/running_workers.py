@@ -23,7 +23,8 @@ _SHOWN_MAX = 1_000
 
 _RUNNING_MS, _REMOVED_AFTER_MS = round(RUNNING_S * 1000), round(_REMOVED_AFTER_S * 1000)
 _w = workers.c
-# The upper limit: if the database's clock was set back, the note of a dead worker must not count until that time.
+# The upper limit: after the database's clock was set back, the note of a dead worker lies in the future. Without this
+# limit it would count as running until the clock reaches it.
 _is_running = and_(_w.seen_at > now_ms() - _RUNNING_MS, _w.seen_at < now_ms() + _RUNNING_MS)
 _RUNNING = (
     select(_w.host, _w.pid, _w.version, _w.schema_revision, _w.started_at, (now_ms() - _w.seen_at).label("seen_ms_ago"))

@@ -76,8 +76,7 @@ def take_in(kind: Kind[Any], request: Any, args: Sequence[Any], kwargs: Mapping[
             new = replace(new, trace_id=trace)
             recorded = _with_patience(partial(_record, new, _sender(request.origin)))
     except RetryError as error:
-        _return_later(error)
-        raise Reject("the ledger is unavailable", requeue=True) from None
+        raise _returned(error) from None
     except Exception as error:
         if not isinstance(error, BadPayload | DataError) and _left_to_dispatch(kind, request, args, kwargs, error):
             return
@@ -97,11 +96,10 @@ def _left_to_dispatch(
     """Leave a message to dispatch after an error of ours. Returns False if that fails too, unless it is an outage."""
     log.error("message %s waits in b2copy_requests: an error of ours", short(request.id), exc_info=error)
     try:
-        payload = json.dumps(_fields(kind, args, kwargs))
-        _with_patience(lambda: leave_request(ledger(), kind.name, payload, _sender(request.origin)))
+        payload, trace = json.dumps(_fields(kind, args, kwargs)), getattr(request, "traceparent", None)
+        _with_patience(lambda: leave_request(ledger(), kind.name, payload, _sender(request.origin), trace))
     except RetryError as outage:
-        _return_later(outage)
-        raise Reject("the ledger is unavailable", requeue=True) from None
+        raise _returned(outage) from None
     except Exception:
         log.exception("message %s cannot be left in b2copy_requests", short(request.id))
         return False
@@ -164,6 +162,12 @@ def _count(result: str) -> None:
     from worker.watch import metrics  # not at the top: a CRM imports this file and exports no metrics
 
     metrics.INBOX_MESSAGES.labels(result).inc()
+
+
+def _returned(error: RetryError) -> Reject:
+    """Wait, then return what puts the message back into its queue."""
+    _return_later(error)
+    return Reject("the ledger is unavailable", requeue=True)
 
 
 def _return_later(error: Exception) -> None:

@@ -15,9 +15,11 @@ from worker.watch.outage_log import OutageLog
 
 log = logging.getLogger(__name__)
 
+END_WAIT_S = 5.0  # seconds; the shutdown waits so long for a note that is being written
+
 
 class RunningNote(bootsteps.StartStopStep):
-    """A thread of the main process: a dispatch may take longer than a worker without a note counts as running."""
+    """Has a thread of its own, because a dispatch may take longer than `RUNNING_S`."""
 
     def __init__(self, worker: Any, **kwargs: Any) -> None:
         super().__init__(worker, **kwargs)
@@ -25,17 +27,15 @@ class RunningNote(bootsteps.StartStopStep):
         self._stopping = threading.Event()
         self._outage = OutageLog(log, "this worker cannot note that it runs, `migrate` may not know of it")
         self._thread = threading.Thread(target=self._run, name="b2copy-running-note", daemon=True)
-        self._at_shutdown: Any = None
 
     def start(self, worker: Any) -> None:
-        """Start the thread. It notes until the worker has finished its calls, longer than this step runs."""
-        self._at_shutdown = lambda **_: self._end()
-        signals.worker_shutdown.connect(self._at_shutdown, sender=worker)
+        """Start the thread. Celery stops this step before the last calls have ended, so the signal ends the thread."""
+        signals.worker_shutdown.connect(self._end, sender=worker)
         self._thread.start()
 
-    def _end(self) -> None:
+    def _end(self, **_: Any) -> None:
         self._stopping.set()
-        self._thread.join(NOTE_EVERY_S)
+        self._thread.join(END_WAIT_S)
         try:
             with ledger().writing() as connection:
                 note_stopped(connection, self._myself)

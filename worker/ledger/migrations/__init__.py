@@ -19,12 +19,12 @@ from worker.ledger.four_eyes import Rule, rule_of, set_rule, stricter
 from worker.ledger.running_workers import RUNNING_S, RunningWorker, running_workers
 
 _ADVISORY_LOCK = 0xB2C0
-LOCK_WAIT_MS = 500  # the workers wait as long as a migration waits for a lock, because they queue behind it
+LOCK_WAIT_MS = 500  # ms; workers queue behind a migration that waits for a lock, so they wait as long
 LOCK_PAUSE_S = 1.0  # seconds between two tries; the workers catch up in it
 LOCK_TRIES_S = 120.0  # seconds
 
 _LOCKED = (
-    f"a transaction of somebody else has kept a table of the ledger locked for {LOCK_TRIES_S:.0f} s\n"
+    f"another transaction has kept a table of the ledger locked for {LOCK_TRIES_S:.0f} s\n"
     "Nothing was changed, and workers go on. Find the transaction in pg_stat_activity (a report, a backup?), end it or"
     " wait for its end, and run `b2copy-sync migrate` again."
 )
