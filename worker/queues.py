@@ -24,6 +24,11 @@ def destination_of(lane: str) -> str:
     return CRM if lane == NOTIFY else B2COPY
 
 
+def is_urgent(lane: str) -> bool:
+    """Return whether a part of the rate limit is reserved for the lane."""
+    return lane == LANES[0]
+
+
 def queue_of(lane: str) -> str:
     """Return the queue of a lane's wake-ups."""
     return f"b2copy.{lane}"

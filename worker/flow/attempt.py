@@ -15,7 +15,7 @@ from worker.ledger.begun_steps import begin_step
 from worker.operation import PROGRESS_LIMIT, AttemptRecord, Claim, OnUnknown, Step
 from worker.settings import Settings
 from worker.watch.observe import observe_request
-from worker.watch.tracing import calling
+from worker.watch.tracing import SpanEnd, calling
 
 ANSWERED = "answered"  # the outcome of a step whose answer was read
 
@@ -75,29 +75,21 @@ class RunningAttempt:
     async def call(self, route: Route[Any], body: Mapping[str, Any]) -> Any:
         if self.steps:  # the permit of the first call was taken when the operation was claimed
             await self._gate.pass_one(self._urgent, self._times_closed)
-        steps_before = len(self.steps)
         with calling(self.claim.destination, route.name, route.method) as span:
+            self._check_may_send()
+            # A request without an effect may be sent twice, for any `on_unknown` of the operation.
+            on_unknown = self._on_unknown if route.has_effect else OnUnknown.REPEAT
+            began = time.monotonic()
             try:
-                return await self._call(route, body)
-            finally:
-                for step in self.steps[steps_before:]:  # none if nothing may be sent any more
-                    span.note(step.outcome, step.http_status, failed=step.outcome != ANSWERED)
-
-    async def _call(self, route: Route[Any], body: Mapping[str, Any]) -> Any:
-        self._check_may_send()
-        # A request without an effect may be sent twice, for any `on_unknown` of the operation.
-        on_unknown = self._on_unknown if route.has_effect else OnUnknown.REPEAT
-        began = time.monotonic()
-        try:
-            answer = await self._destination.send(route, body, on_unknown, self._check_may_send)
-        except asyncio.CancelledError:
-            self._record_step(route, began, UnknownOutcome("the attempt was cancelled"))
-            raise
-        except Exception as error:
-            self._record_step(route, began, error)
-            raise
-        self._record_step(route, began, None)
-        return answer
+                answer = await self._destination.send(route, body, on_unknown, self._check_may_send)
+            except asyncio.CancelledError:
+                self._record_step(route, began, UnknownOutcome("the attempt was cancelled"), span)
+                raise
+            except Exception as error:
+                self._record_step(route, began, error, span)
+                raise
+            self._record_step(route, began, None, span)
+            return answer
 
     async def begin(self, route: Route[Any]) -> None:
         if not await asyncio.to_thread(begin_step, self._ledger, self.claim, route.name, self._progress):
@@ -115,7 +107,7 @@ class RunningAttempt:
             raise LeaseTooShort("too little is left of the lease")
         self._gate.check(self._times_closed)
 
-    def _record_step(self, route: Route[Any], began: float, error: Exception | None) -> None:
+    def _record_step(self, route: Route[Any], began: float, error: Exception | None, span: SpanEnd) -> None:
         status: int | None
         if error is None:
             status, word, has_left, is_unknown = 200 if route.over_http else None, ANSWERED, True, False
@@ -135,4 +127,5 @@ class RunningAttempt:
             self.unknown_step = None  # an earlier call of this step had no answer, and this call has one
         took_s = time.monotonic() - began
         self.steps.append(Step(route.name, round(took_s * 1000), status, word))
+        span.note(word, status, failed=error is not None)
         observe_request(self.claim.destination, route.name, took_s, status, has_left)

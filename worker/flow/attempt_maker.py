@@ -30,6 +30,7 @@ from worker.operation import (
     Transition,
     WaitReason,
 )
+from worker.queues import is_urgent
 from worker.settings import Settings
 from worker.watch.tracing import attempting
 
@@ -62,12 +63,11 @@ class AttemptMaker:
         leases: LeaseRenewal,
         spacing: PollSpacing,
         settings: Settings,
-        urgent: bool,
         lane: str,
     ) -> None:
         self._ledger, self._kinds, self._destinations, self._gates = ledger, kinds, destinations, gates
-        self._leases, self._spacing, self._settings, self._urgent = leases, spacing, settings, urgent
-        self._lane = lane
+        self._leases, self._spacing, self._settings = leases, spacing, settings
+        self._lane, self._urgent = lane, is_urgent(lane)
         self._policy = RetryPolicy(settings.max_attempts, spacing.between_polls_s)
         self._limit_s = CALLS_MAX * (settings.call_deadline + PERMIT_PATIENCE_S)
         self.attempt_s = 0.05  # seconds an attempt takes: a first guess, then the moving average

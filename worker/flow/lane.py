@@ -21,7 +21,7 @@ from worker.flow.lease_renewal import LeaseRenewal
 from worker.flow.sender import BATCH_WAIT_S, Senders
 from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, Ledger, return_unsent, settle, settle_and_claim
 from worker.operation import Claim, FailureReason, OnUnknown, State, Transition
-from worker.queues import WAKE_UP_LASTS_S
+from worker.queues import WAKE_UP_LASTS_S, is_urgent
 from worker.watch.heartbeat import note_end, note_progress
 from worker.watch.observe import observe_claimed, observe_settled
 
@@ -50,13 +50,12 @@ class Lane:
         senders: Senders,
         results: "SimpleQueue[list[Result]]",
         concurrency: int,
-        urgent: bool,
         stopping: threading.Event,
     ) -> None:
         self.name = name
         self._ledger, self._gate, self._leases, self._attempts = ledger, gate, leases, attempts
         self._senders, self._results, self._concurrency = senders, results, concurrency
-        self._urgent, self._stopping = urgent, stopping
+        self._urgent, self._stopping = is_urgent(name), stopping
         self._lock = threading.Lock()
         self._draining = False
         # True while the last batch held operations that must not be repeated. If this process is killed, each of them

@@ -54,12 +54,11 @@ class Pusher:
         for name in LANES:
             if (destination := destination_of(name)) not in gates:
                 continue
-            urgent = name == LANES[0]
-            attempts = AttemptMaker(ledger, kinds, destinations, gates, leases, spacing, settings, urgent, name)
+            attempts = AttemptMaker(ledger, kinds, destinations, gates, leases, spacing, settings, name)
             results: SimpleQueue[list[Result]] = SimpleQueue()
             senders = Senders(settings.concurrency, attempts.make, results)
             self._lanes[name] = Lane(
-                name, ledger, gates[destination], leases, attempts, senders, results, settings.concurrency, urgent,
+                name, ledger, gates[destination], leases, attempts, senders, results, settings.concurrency,
                 self._stopping,
             )  # fmt: skip
 

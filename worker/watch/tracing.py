@@ -115,7 +115,7 @@ def _tracer() -> "Tracer | None":
 
 
 def requesting(kind: str, lane: str, parent: str | None = None) -> AbstractContextManager[str | None]:
-    """A span around the recording of an operation. Gives the traceparent to store with it, None without tracing.
+    """A span around the recording of an operation. Gives the traceparent to store with it: `parent` if there is no tracing.
 
     `parent`: the sender's traceparent; without it, what the calling code does now.
     """
