@@ -6,15 +6,15 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from tasks.clients import CLIENTS, login_key
-from worker.b2copy.routes.account import Account
 from worker.b2copy.routes.account_create import CREATE, NewAccount
+from worker.b2copy.routes.account_fields import Account
 from worker.b2copy.routes.account_list import LIST, AccountSearch
 from worker.errors import Conflict
 from worker.id_fields import Id, Key, Login
 from worker.instances import ledger
-from worker.kind import Attempt, Description, Kind, Payload, read_back
 from worker.ledger import identity_of
 from worker.operation import Done, Failed, OnUnknown, Outcome
+from worker.operation_kind import Attempt, Description, Kind, Payload, read_back
 
 CLIENT_UNKNOWN = "client_unknown"
 OTHER_CLIENT = "other_client"

@@ -6,8 +6,8 @@ from tasks.seamless_url import seamless_url
 from worker.b2copy.routes.client_registration import INIT, REGISTER, Client, NewClient
 from worker.errors import Conflict
 from worker.id_fields import Id, Login
-from worker.kind import Attempt, Description, Kind, Payload
 from worker.operation import Done, OnUnknown, Outcome
+from worker.operation_kind import Attempt, Description, Kind, Payload
 from worker.settings import worker_settings
 
 

@@ -6,8 +6,8 @@ from pydantic import field_validator
 
 from worker.b2copy.routes.fees import PROCESS, FeeState, FeeStatus
 from worker.id_fields import Id, Login
-from worker.kind import Attempt, Description, Kind, Payload, PollSchedule
 from worker.operation import Done, Failed, OnUnknown, Outcome, Pending
+from worker.operation_kind import Attempt, Description, Kind, Payload, PollSchedule
 
 FEE_ERROR = "fee_error"
 RESTART = "~"  # between a withdrawal's id and the number of the restart; a withdrawal's id must not contain it

@@ -4,8 +4,8 @@ from pydantic import JsonValue, field_validator
 
 from worker.b2copy.routes.generic import checked_path, route_to
 from worker.id_fields import Id, Key
-from worker.kind import Attempt, Description, Kind, Payload
 from worker.operation import Done, OnUnknown, Outcome
+from worker.operation_kind import Attempt, Description, Kind, Payload
 from worker.settings import crm_settings
 
 

@@ -5,13 +5,13 @@ import logging
 
 from worker.errors import B2CopyError, ReceiverGone
 from worker.instances import ledger
-from worker.kind import Attempt, Description, Kind, Payload
 from worker.ledger import pause
 from worker.ledger.notices import BY, GIVES_UP_AFTER_S
 from worker.operation import NOTICE_KIND, Done, OnUnknown, Outcome
+from worker.operation_kind import Attempt, Description, Kind, Payload
 from worker.queues import CRM
 from worker.queues import NOTIFY as LANE
-from worker.webhook.ways import ways
+from worker.webhook.notice_routes import ways
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from worker.b2copy.routes import account_list, leaderboard, statistics
 from worker.b2copy.routes.seamless_login import SeamlessUrl
 from worker.errors import BadPayload
 from worker.id_fields import Login
-from worker.kind import Call, Payload, checked_fields
+from worker.operation_kind import Call, Payload, checked_fields
 from worker.settings import Settings
 
 P = TypeVar("P", bound=Payload)

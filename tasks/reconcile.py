@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from tasks import enqueue
 from tasks.accounts import ACCOUNTS, client_id_of
 from worker.app import app
-from worker.b2copy.routes.account import Account
+from worker.b2copy.routes.account_fields import Account
 from worker.b2copy.routes.account_list import AccountSearch
 from worker.current_user import current_user
 from worker.errors import B2CopyError, BadPayload

@@ -7,7 +7,7 @@ from tasks.clients import CLIENTS
 from tasks.fees import FEES
 from tasks.generic_call import CALL
 from tasks.notices import NOTIFY
-from worker.kind import Kind
+from worker.operation_kind import Kind
 
 KINDS: dict[str, Kind[Any]] = {kind.name: kind for kind in (FEES, CLIENTS, ACCOUNTS, CALL)}
 

@@ -7,8 +7,8 @@ from worker.b2copy.seamless_secret import seamless_secret
 from worker.current_user import current_user
 from worker.errors import AccessRejected, BackOfficeUnavailable
 from worker.instances import ledger
-from worker.kind import Call
 from worker.ledger.refused_secret import HOLD_S, end_hold, hold, may_present
+from worker.operation_kind import Call
 from worker.settings import Settings
 
 _REFUSED_HINT = (

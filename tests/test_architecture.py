@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "worker/cli": {
         "tasks", "worker/app.py", "worker/b2copy", "worker/console", "worker/current_user.py", "worker/demo",
         "worker/doctor", "worker/doubtful_ids.py", "worker/errors.py", "worker/http", "worker/id_fields.py",
-        "worker/instances.py", "worker/kind.py", "worker/ledger", "worker/messages", "worker/operation.py",
+        "worker/instances.py", "worker/operation_kind.py", "worker/ledger", "worker/messages", "worker/operation.py",
         "worker/per_process.py", "worker/queues.py", "worker/reconcile", "worker/report", "worker/sandbox",
         "worker/session", "worker/settings.py", "worker/spooled_list.py", "worker/testbed", "worker/watch",
         "worker/webhook",
@@ -42,16 +42,16 @@ MAY_IMPORT = {
     },
     "tasks": {
         "worker/app.py", "worker/b2copy", "worker/crm", "worker/current_user.py", "worker/errors.py", "worker/flow",
-        "worker/http", "worker/id_fields.py", "worker/instances.py", "worker/kind.py", "worker/ledger",
+        "worker/http", "worker/id_fields.py", "worker/instances.py", "worker/operation_kind.py", "worker/ledger",
         "worker/messages", "worker/operation.py", "worker/per_process.py", "worker/queues.py", "worker/reconcile",
         "worker/settings.py", "worker/spooled_list.py", "worker/watch", "worker/webhook",
     },
     "worker/crm": {
-        "worker/errors.py", "worker/kind.py", "worker/ledger", "worker/messages", "worker/operation.py",
+        "worker/errors.py", "worker/operation_kind.py", "worker/ledger", "worker/messages", "worker/operation.py",
         "worker/queues.py", "worker/settings.py",
     },
     "worker/messages": {
-        "worker/app.py", "worker/errors.py", "worker/instances.py", "worker/kind.py", "worker/ledger",
+        "worker/app.py", "worker/errors.py", "worker/instances.py", "worker/operation_kind.py", "worker/ledger",
         "worker/operation.py", "worker/per_process.py", "worker/queues.py", "worker/redis_connection.py",
         "worker/settings.py", "worker/watch",
     },
@@ -82,12 +82,13 @@ MAY_IMPORT = {
         "worker/b2copy", "worker/errors.py", "worker/flow", "worker/ledger", "worker/queues.py", "worker/settings.py",
     },
     "worker/report": {
-        "worker/errors.py", "worker/kind.py", "worker/ledger", "worker/operation.py", "worker/queues.py",
+        "worker/errors.py", "worker/operation_kind.py", "worker/ledger", "worker/operation.py", "worker/queues.py",
         "worker/session", "worker/settings.py", "worker/watch",
     },
     "worker/flow": {
-        "worker/b2copy", "worker/errors.py", "worker/http", "worker/kind.py", "worker/ledger", "worker/operation.py",
-        "worker/per_process.py", "worker/queues.py", "worker/redis_connection.py", "worker/settings.py", "worker/watch",
+        "worker/b2copy", "worker/errors.py", "worker/http", "worker/ledger", "worker/operation.py",
+        "worker/operation_kind.py", "worker/per_process.py", "worker/queues.py", "worker/redis_connection.py",
+        "worker/settings.py", "worker/watch",
     },
     "worker/b2copy": {
         "worker/errors.py", "worker/http", "worker/operation.py", "worker/secret_file.py", "worker/session",
@@ -105,7 +106,7 @@ MAY_IMPORT = {
     },
     "worker/testbed": {"worker/sandbox", "worker/settings.py"},
     "worker/sandbox": set(),
-    "worker/kind.py": {"worker/errors.py", "worker/operation.py", "worker/settings.py"},
+    "worker/operation_kind.py": {"worker/errors.py", "worker/operation.py", "worker/settings.py"},
     "worker/redis_connection.py": {"worker/errors.py", "worker/redis_url.py", "worker/settings.py"},
     "worker/beat_schedule.py": {"worker/queues.py"},
     "worker/watch": {"worker/errors.py", "worker/operation.py", "worker/per_process.py", "worker/settings.py"},

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.test_architecture import MAY_IMPORT
-from worker.flow.meaning import TABLE, Meaning
+from worker.flow.meaning_table import TABLE, Meaning
 from worker.ledger.migrations import migrate
 from worker.session.redis_store import IDENTITIES, SESSION_KEYS
 from worker.testbed.local_system import Environment

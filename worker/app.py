@@ -48,9 +48,9 @@ def stop(error: SettingsError) -> None:
 app = App()
 app.add_defaults(_settings_or_exit)
 app.steps["worker"].add("worker.messages.dispatch_timer:DispatchTimer")
-app.steps["worker"].add("worker.messages.running_note:RunningNote")
-app.steps["worker"].add("worker.watch.bootsteps:MetricsServer")
-app.steps["worker"].add("worker.watch.bootsteps:Heartbeat")
+app.steps["worker"].add("worker.messages.note_running_worker:RunningNote")
+app.steps["worker"].add("worker.watch.metrics_and_heartbeat_steps:MetricsServer")
+app.steps["worker"].add("worker.watch.metrics_and_heartbeat_steps:Heartbeat")
 
 
 @signals.celeryd_init.connect
@@ -63,7 +63,7 @@ def check_before_work(conf: Any = None, options: Any = None, **_: Any) -> None:
     from worker.session import check_keys
     from worker.session.back_office_login import check_password
     from worker.watch import metrics
-    from worker.watch.bootsteps import uses_processes
+    from worker.watch.metrics_and_heartbeat_steps import uses_processes
     from worker.watch.tracing import check_tracing
     from worker.webhook.endpoint import check_webhook
 

@@ -62,7 +62,7 @@ class Transient(B2CopyError):
 
 
 class Unavailable(Transient):
-    """The request was not sent (`status` is None), not processed (flow/meaning.py), or answered by another 5xx."""
+    """The request was not sent (`status` is None), not processed (`flow/meaning_table.py`), or met another 5xx."""
 
 
 class ReceiverGone(Unavailable):

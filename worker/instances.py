@@ -16,7 +16,7 @@ from worker.settings import crm_settings, worker_settings
 if TYPE_CHECKING:
     from worker.b2copy import B2Copy
     from worker.session import SharedSession
-    from worker.webhook.crm import Crm
+    from worker.webhook.crm_destination import Crm
 
 
 @PerProcess
@@ -36,7 +36,7 @@ def session() -> "SharedSession":
 @PerProcess
 def back_office() -> "SharedSession":
     """This process's view of the Back Office's session. Raises `SettingsError` if that login is not set."""
-    from worker.ledger.refused_passwords import RefusedPasswords
+    from worker.ledger.refused_password_flags import RefusedPasswords
     from worker.session import SharedSession
     from worker.session.back_office_login import BackOffice
 
@@ -62,6 +62,6 @@ def b2copy() -> "B2Copy":
 @PerProcess
 def crm() -> "Crm":
     """This process's client of the CRM, for notices."""
-    from worker.webhook.crm import Crm
+    from worker.webhook.crm_destination import Crm
 
     return Crm(worker_settings())

@@ -202,10 +202,10 @@ class Step(NamedTuple):
 class AttemptRecord(NamedTuple):
     """One attempt, as evidence. `message` is the other side's own text; `request_id` is what was sent as such.
 
-    `outcome` is a stable word of `worker.flow.meaning`. `started_at` is ms since the epoch: by this machine's clock
-    when handed in, by the database's clock once it is stored. `counted`: the destination answered about this operation.
-    Equal answers in a row are stored as one row: `times` of them, and the last one ended at `last_at`. `late`: the
-    lease was lost before the outcome could be written, so the attempt decided nothing.
+    `outcome` is a stable word of `worker.flow.meaning_table`. `started_at` is ms since the epoch: by this machine's
+    clock when handed in, by the database's clock once it is stored. `counted`: the destination answered about this
+    operation. Equal answers in a row are stored as one row: `times` of them, and the last one ended at `last_at`.
+    `late`: the lease was lost before the outcome could be written, so the attempt decided nothing.
     """
 
     started_at: int

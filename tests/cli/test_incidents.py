@@ -35,7 +35,7 @@ from tests.cli.command import Ran
 from tests.cli.conftest import Command
 from tests.operations import hold_operation, make_wait, record_operation
 from tests.support import until
-from worker.doctor.shared_redis_check import listeners
+from worker.doctor.other_redis_users import listeners
 from worker.ledger import Ledger, pause
 from worker.operation import WaitReason
 from worker.sandbox.control_client import SandboxControl

@@ -2,7 +2,7 @@
 
 import hashlib
 
-from worker.console.rendering import HERE
+from worker.console.template_values import HERE
 
 # sha256 of dist/htmx.min.js in the npm package htmx.org 4.0.1 (0BSD)
 HTMX = "a0abb04f2f45a1f89d1d4844023245537e5e6014c87b144553e0607b4cc32130"

@@ -24,11 +24,11 @@ from worker import instances
 from worker.crm import requests_table
 from worker.crm.requests_table import take_requests
 from worker.errors import NotAllowed
-from worker.kind import Kind
 from worker.ledger import Ledger, find, open_ledger, record, search
 from worker.ledger.batches import cancel_batch
 from worker.ledger.engine import seconds_since_outage
 from worker.operation import FailureReason, Operation, State
+from worker.operation_kind import Kind
 from worker.settings import crm_settings
 
 UPDATE = "/api/admin/clients/v2/client/clientservice/update"

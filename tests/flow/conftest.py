@@ -18,9 +18,9 @@ from worker.b2copy import Route
 from worker.flow.attempt import Destination
 from worker.flow.pusher import Pusher
 from worker.flow.retry_policy import RetryPolicy
-from worker.kind import Attempt, Kind
 from worker.ledger import Ledger, search
 from worker.operation import Claim, Done, OnUnknown, Outcome, State
+from worker.operation_kind import Attempt, Kind
 from worker.settings import worker_settings
 from worker.testbed.local_system import Environment
 

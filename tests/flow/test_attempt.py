@@ -26,11 +26,11 @@ from worker.flow import attempt_maker
 from worker.flow import gate as gate_module
 from worker.flow.circuit_breaker import FAILURES_TO_OPEN
 from worker.flow.lease_renewal import LeaseRenewal
-from worker.flow.meaning import meaning_of
+from worker.flow.meaning_table import meaning_of
 from worker.http import event_loop
-from worker.kind import Attempt
 from worker.ledger import Ledger, attempts_of
 from worker.operation import PROGRESS_LIMIT, Done, FailureReason, Later, OnUnknown, Outcome, State, WaitReason
+from worker.operation_kind import Attempt
 from worker.watch import observe
 
 CREATE = Route("create", "", "POST", "/create", lambda body, sent: body)

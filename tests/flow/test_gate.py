@@ -39,12 +39,12 @@ from worker.errors import (
 from worker.flow import circuit_breaker, fleet_limits, gate
 from worker.flow.circuit_breaker import FAILURES_TO_OPEN
 from worker.flow.gate import Gate
-from worker.flow.meaning import meaning_of
+from worker.flow.meaning_table import meaning_of
 from worker.flow.pusher import Pusher
 from worker.http import event_loop
-from worker.kind import Attempt
 from worker.ledger import Ledger, attempts_of, search
 from worker.operation import Done, FailureReason, Outcome, State, WaitReason
+from worker.operation_kind import Attempt
 from worker.settings import worker_settings
 from worker.testbed.local_system import Environment
 

@@ -28,10 +28,10 @@ from worker.flow import attempt_maker, lease_renewal
 from worker.flow import lane as lane_module
 from worker.flow.gate import Gate
 from worker.flow.lane import LONGEST_PAUSE_S
-from worker.flow.sender import Senders
-from worker.kind import Attempt
+from worker.flow.senders import Senders
 from worker.ledger import Ledger, attempts_of, search
 from worker.operation import Done, FailureReason, OnUnknown, Outcome, State, Transition, WaitReason
+from worker.operation_kind import Attempt
 from worker.sandbox.control_client import SandboxControl
 from worker.settings import worker_settings
 from worker.watch import heartbeat

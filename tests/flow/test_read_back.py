@@ -9,9 +9,9 @@ from tests.flow.account_kind import ACCOUNT
 from tests.flow.conftest import Engine, make_all_due, make_lease_lapse
 from tests.support import until
 from worker.app import b2copy
-from worker.kind import LOOKED_AT
 from worker.ledger import Ledger, attempts_of, find, record
 from worker.operation import Operation, State, WaitReason
+from worker.operation_kind import LOOKED_AT
 from worker.sandbox.control_client import SandboxControl
 from worker.settings import worker_settings
 from worker.testbed.local_system import Environment

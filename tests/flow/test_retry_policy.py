@@ -28,9 +28,8 @@ from worker.errors import (
     Unavailable,
     UnknownOutcome,
 )
-from worker.flow.meaning import Counted, meaning_of
+from worker.flow.meaning_table import Counted, meaning_of
 from worker.flow.retry_policy import BACKOFF_MAX_S, Finished, RetryPolicy, counts
-from worker.kind import PollSchedule
 from worker.operation import (
     Claim,
     Done,
@@ -45,6 +44,7 @@ from worker.operation import (
     Transition,
     WaitReason,
 )
+from worker.operation_kind import PollSchedule
 
 START_OR_GET, READ_BACK, REPEAT, STOP = OnUnknown
 

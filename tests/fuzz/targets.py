@@ -25,7 +25,7 @@ from worker.cli.payload_fields import text_fields
 from worker.cli.read_rows import csv_rows, json_rows
 from worker.cli.text_encoding import open_source
 from worker.errors import B2CopyError, BadPayload, SettingsError
-from worker.flow.meaning import meaning_of
+from worker.flow.meaning_table import meaning_of
 from worker.http.answer import Answer
 from worker.http.headers import Headers
 from worker.ledger import Ledger, fail_message, find, open_ledger, record

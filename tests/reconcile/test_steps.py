@@ -14,7 +14,7 @@ from tests.ledger.databases import is_waiting_for_a_lock, on_postgresql, on_sqli
 from tests.operations import record_operations
 from tests.reconcile.book import number_of, plant
 from tests.support import until
-from worker.b2copy.routes.account import Account
+from worker.b2copy.routes.account_fields import Account
 from worker.b2copy.routes.account_list import AccountSearch
 from worker.errors import Unavailable
 from worker.ledger import Identity, Ledger, audit_of, find, identity_of, store_identities

@@ -18,7 +18,7 @@ from worker.errors import B2CopyError, CredentialsRejected, SettingsError
 from worker.flow.pusher import Pusher
 from worker.instances import b2copy, ledger
 from worker.ledger import active_flags, attempts_of, audit_of, find, record
-from worker.ledger.refused_passwords import PREFIX, TRYING, UNANSWERED_S, RefusedPasswords
+from worker.ledger.refused_password_flags import PREFIX, TRYING, UNANSWERED_S, RefusedPasswords
 from worker.operation import Operation, State, WaitReason
 from worker.sandbox.control_client import SandboxControl
 from worker.session import SharedSession

@@ -38,7 +38,7 @@ def test_only_the_leader_logs_in_or_refreshes() -> None:
         if f"_login{call}" in path.read_text()
     }
 
-    assert asking == {"leader.py"}
+    assert asking == {"renewal_leader.py"}
 
 
 @pytest.mark.failure_mode("F22", "F52")

@@ -9,7 +9,7 @@ from tasks.accounts import ACCOUNTS
 from tasks.fees import FEES
 from tasks.generic_call import CALL
 from worker.errors import BadPayload
-from worker.kind import Kind
+from worker.operation_kind import Kind
 from worker.settings import crm_settings
 
 UPDATE = "/api/admin/clients/v2/client/clientservice/update"

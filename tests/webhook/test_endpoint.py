@@ -11,7 +11,7 @@ from tests.http.raw_server import Wire
 from tests.http.test_wire import answers
 from tests.webhook.conftest import SECRETS, MakeEndpoint
 from worker.errors import B2CopyError, RateLimited, Unavailable, UnknownOutcome
-from worker.flow.meaning import Becomes, meaning_of
+from worker.flow.meaning_table import Becomes, meaning_of
 from worker.http import Answer, event_loop
 from worker.webhook import endpoint as module
 from worker.webhook.endpoint import ANSWER_LIMIT, Endpoint

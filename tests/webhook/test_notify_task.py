@@ -10,7 +10,7 @@ from kombu.connection import Connection
 from tests.support import until
 from tests.webhook.test_endpoint import BODY, TRACE
 from worker.errors import GateClosed, LeaseTooShort, Unavailable
-from worker.flow.meaning import Becomes, meaning_of
+from worker.flow.meaning_table import Becomes, meaning_of
 from worker.http import event_loop
 from worker.settings import Settings
 from worker.testbed.broker import Broker

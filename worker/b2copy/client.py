@@ -9,7 +9,7 @@ from worker.b2copy.route import Request, Route
 from worker.b2copy.routes import account_create, account_list, client_registration, leaderboard, seamless_login
 from worker.b2copy.routes import fees as fee_run
 from worker.b2copy.routes import statistics as statistics_widget
-from worker.b2copy.routes.account import Account
+from worker.b2copy.routes.account_fields import Account
 from worker.errors import BackOfficeUnavailable, CredentialsRejected, SessionUnavailable
 from worker.http import Answer, Http
 from worker.http.curl import always_allowed
@@ -25,7 +25,7 @@ class B2Copy:
     """B2COPY, through one authenticated HTTP client.
 
     Every method sends one request and raises the errors of `worker.errors`. An operation of the ledger does not call
-    these methods but `worker.kind.Attempt.call`, which passes the gate and leaves evidence.
+    these methods but `worker.operation_kind.Attempt.call`, which passes the gate and leaves evidence.
     """
 
     def __init__(self, http: Http, logins: Mapping[str, str] | None = None) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from worker.errors import BadPayload
 from worker.ledger import Ledger, check_recordable
 from worker.ledger.insert_operations import row_of
-from worker.ledger.record import difference_of, known_among
+from worker.ledger.record_operations import difference_of, known_among
 from worker.operation import New, OnUnknown, State
 from worker.spooled_list import JsonLines
 

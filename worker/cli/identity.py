@@ -15,7 +15,7 @@ from worker.cli.read_rows import csv_rows, is_json, json_rows
 from worker.cli.text_encoding import Source, open_source
 
 if TYPE_CHECKING:
-    from worker.cli.check_ids import IdColumns
+    from worker.cli.id_columns import IdColumns
     from worker.ledger import Identity
 
 app = typer.Typer(help="Who is who: CRM ids, MT logins, B2COPY's ids.", no_args_is_help=True, epilog=EXITS)
@@ -69,7 +69,7 @@ def import_(
     Columns: login, and platform (1 if left out), crm_id, client_id, account_id, payment_account. Every row is checked
     before the first is stored. A cell that is empty leaves what is known as it is; the same file again does no harm.
     """
-    from worker.cli.check_ids import id_columns
+    from worker.cli.id_columns import id_columns
     from worker.ledger import store_identities
 
     columns = id_columns(_COLUMNS, _COLUMNS, as_is or (), digits or ())

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from worker.cli import output
-from worker.cli.batch import cancel, pause, resume, status
 from worker.cli.exit_codes import EXITS, Exit, Stop
+from worker.cli.import_control import cancel, pause, resume, status
 from worker.cli.options import AsIs, By, Digits, Json, Lane, Whole
 from worker.cli.payload_fields import id_fields, text_fields
 from worker.cli.progress import progress
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from worker.cli.check_rows import Checked
     from worker.cli.read_rows import Row
     from worker.cli.text_encoding import Source
-    from worker.kind import Kind
     from worker.ledger import Ledger
     from worker.operation import New
+    from worker.operation_kind import Kind
 
 STANDARD_INPUT = "standard input"
 PAUSED_LOOK_S = 1.0  # seconds between two looks whether a paused import goes on
@@ -89,8 +89,8 @@ def file(
     first is recorded; if one cannot be used, all such rows are listed and nothing is recorded. Rows that are known
     already are counted, not done again, so an import that was interrupted is completed by the same command.
     """
-    from worker.cli.check_ids import id_columns
     from worker.cli.check_rows import Checked, check_against_ledger, check_rows
+    from worker.cli.id_columns import id_columns
     from worker.cli.lost_zeros import LostZeros
     from worker.instances import ledger as our_ledger
     from worker.settings import CrmSettings, load

@@ -4,7 +4,7 @@ If the ids of a column that begin with a zero all have the same number of digits
 fixed width: `000123`, `004567`. An id of digits that is shorter and does not begin with a zero has lost its own then.
 
 If a spreadsheet has saved the whole file, no id begins with a zero any more, and nothing is found. Then only a person
-knows how many digits the ids must have: `--digits` (worker/cli/check_ids.py).
+knows how many digits the ids must have: `--digits` (worker/cli/id_columns.py).
 """
 
 from collections import Counter

@@ -7,7 +7,7 @@ from worker.cli.options import json_or_text
 
 if TYPE_CHECKING:
     from tasks.reads import Read
-    from worker.kind import Kind
+    from worker.operation_kind import Kind
 
 
 def fields_of(kind: "Kind[Any] | Read[Any]", texts: Mapping[str, str]) -> dict[str, Any]:

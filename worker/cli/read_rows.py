@@ -23,7 +23,7 @@ class Row(NamedTuple):
 
 
 # Further damage is refused by the kinds' own fields, also where no file is involved (worker/id_fields.py), or unless a
-# person confirms it (worker/cli/check_ids.py).
+# person confirms it (worker/cli/id_columns.py).
 _DAMAGE = {
     "is a formula": r'="?.*',
     "begins with the apostrophe that marks a text in a spreadsheet": r"'.*",

@@ -12,7 +12,7 @@ from worker.cli.payload_fields import fields_of
 from worker.cli.wait_for_end import Timeout, Wait, follow
 
 if TYPE_CHECKING:
-    from worker.kind import Kind
+    from worker.operation_kind import Kind
 
 
 def fees(

@@ -59,7 +59,7 @@ def forget(login: Login = "service_admin", as_json: Json = False) -> None:
     if login == "back_office":
         from worker.current_user import current_user
         from worker.instances import ledger
-        from worker.ledger.refused_passwords import RefusedPasswords
+        from worker.ledger.refused_password_flags import RefusedPasswords
 
         RefusedPasswords(ledger, current_user()).forget("the session was forgotten by hand")
     if as_json:

@@ -26,7 +26,7 @@ def send_sample(as_json: Json = False) -> None:
     from worker.errors import SettingsError
     from worker.settings import Settings, load
     from worker.webhook.endpoint import check_webhook
-    from worker.webhook.ways import ways
+    from worker.webhook.notice_routes import ways
 
     settings = load(Settings)
     if not settings.wants_notices:
@@ -48,9 +48,9 @@ def _try(settings: "Settings", route: "Route[Any]") -> dict[str, Any]:
     from worker.errors import B2CopyError
     from worker.http import event_loop
     from worker.operation import OnUnknown
-    from worker.webhook.crm import Crm
+    from worker.webhook.crm_destination import Crm
+    from worker.webhook.notice_routes import PUBLISH
     from worker.webhook.sample_notice import sample
-    from worker.webhook.ways import PUBLISH
 
     notice_id, body = sample()
     problem: B2CopyError | None = None

@@ -27,8 +27,8 @@ from worker.console import (
 from worker.console.browser_protection import Protection
 from worker.console.page_request import FORM_LIMIT, NotFound, PageRequest, read_form
 from worker.console.process_state import Console
-from worker.console.rendering import HERE
 from worker.console.roles import Role
+from worker.console.template_values import HERE
 from worker.console.url_parameters import BadParameter
 from worker.errors import SettingsError
 from worker.ledger import DATABASE_UNAVAILABLE_ERRORS

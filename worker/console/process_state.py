@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from starlette.responses import HTMLResponse, Response
 
 from worker.console.access import Access
-from worker.console.rendering import environment
+from worker.console.template_values import environment
 from worker.errors import B2CopyError, SettingsError
 from worker.ledger import Ledger
 from worker.ledger.batches import Batch

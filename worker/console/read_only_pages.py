@@ -11,7 +11,7 @@ from starlette.responses import Response
 from worker.console.charts import ended_chart, late_chart
 from worker.console.operation_actions import permitted_actions
 from worker.console.page_request import NotFound, PageRequest, csv_file, json_file, see
-from worker.console.rendering import account_of
+from worker.console.template_values import account_of
 from worker.console.url_parameters import FIELDS, ListQuery, address, known_reasons, list_query, number, text
 from worker.ledger import active_flags, find, find_many
 from worker.ledger.approvals import approvals_of, open_approvals

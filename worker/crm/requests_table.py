@@ -22,7 +22,6 @@ from sqlalchemy import Connection, LargeBinary, Row, bindparam, cast, delete, fu
 from sqlalchemy.exc import DataError, DBAPIError
 
 from worker.errors import BadPayload, NotAllowed, PayloadConflict
-from worker.kind import Kind
 from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, Ledger, fail_message, record
 from worker.ledger.database import is_retried
 from worker.ledger.engine import is_lock_timeout, limit_lock_waits
@@ -30,6 +29,7 @@ from worker.ledger.insert_operations import printable
 from worker.ledger.schema import in_list, now_ms, requests
 from worker.messages.bad_message_text import PROBLEM_LIMIT, bounded_ascii, short
 from worker.operation import MESSAGE_SENDER, New
+from worker.operation_kind import Kind
 from worker.queues import REQUEST_LANES
 from worker.settings import CrmSettings
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import redis
 
 from worker.doctor import CheckResult
-from worker.doctor.shared_redis_check import foreign_queues
+from worker.doctor.other_redis_users import foreign_queues
 from worker.redis_connection import redis_client
 from worker.redis_url import without_password
 from worker.settings import CrmSettings

@@ -9,7 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from worker.app import app
 from worker.doctor import CheckResult
 from worker.doctor.check_redis import connect
-from worker.doctor.shared_redis_check import Node, listeners, nodes
+from worker.doctor.other_redis_users import Node, listeners, nodes
 from worker.errors import SettingsError
 from worker.ledger import open_ledger
 from worker.ledger.overview import overview

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from worker.b2copy.route import Route
 from worker.errors import B2CopyError, LeaseTooShort, UnknownOutcome
 from worker.flow.gate import Gate
-from worker.flow.meaning import Becomes, meaning_of
+from worker.flow.meaning_table import Becomes, meaning_of
 from worker.ledger import Ledger, attempts_of
 from worker.ledger.begun_steps import begin_step
 from worker.operation import PROGRESS_LIMIT, AttemptRecord, Claim, OnUnknown, Step
@@ -32,7 +32,7 @@ class Destination(Protocol):
 
 
 class RunningAttempt:
-    """See `worker.kind.Attempt`. Used by one sender, once.
+    """See `worker.operation_kind.Attempt`. Used by one sender, once.
 
     `unknown_step`: the request with an effect that was sent and whose effect is not known yet. `effect_step`: the last
     request that had an effect or may have had one. `sent`: some request may have reached the destination.

@@ -10,11 +10,10 @@ from worker.errors import B2CopyError, GateClosed, UnknownOutcome
 from worker.flow.attempt import Destination, RunningAttempt
 from worker.flow.gate import PERMIT_PATIENCE_S, Gate
 from worker.flow.lease_renewal import LeaseRenewal
-from worker.flow.meaning import Becomes, Meaning, meaning_of
+from worker.flow.meaning_table import Becomes, Meaning, meaning_of
 from worker.flow.poll_spacing import PollSpacing
 from worker.flow.retry_policy import Finished, RetryPolicy, counts, reason_when_overdue
 from worker.http.answer import one_line
-from worker.kind import Kind
 from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, Ledger
 from worker.operation import (
     AttemptRecord,
@@ -30,6 +29,7 @@ from worker.operation import (
     Transition,
     WaitReason,
 )
+from worker.operation_kind import Kind
 from worker.queues import is_urgent
 from worker.settings import Settings
 from worker.watch.tracing import attempting

@@ -23,7 +23,7 @@ from typing import TypeVar
 from worker.errors import AccessRejected, B2CopyError, CircuitOpen, PermitRefused, RateLimited
 from worker.flow.circuit_breaker import CircuitBreaker
 from worker.flow.fleet_limits import FleetLimits
-from worker.flow.meaning import Meaning
+from worker.flow.meaning_table import Meaning
 from worker.http import event_loop
 from worker.operation import Outcome, WaitReason
 from worker.settings import Settings

@@ -18,7 +18,7 @@ from sqlalchemy.exc import DataError, DBAPIError
 from worker.flow.attempt_maker import AttemptMaker, Result, Return
 from worker.flow.gate import Gate
 from worker.flow.lease_renewal import LeaseRenewal
-from worker.flow.sender import BATCH_WAIT_S, Senders
+from worker.flow.senders import BATCH_WAIT_S, Senders
 from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, Ledger, return_unsent, settle, settle_and_claim
 from worker.operation import Claim, FailureReason, OnUnknown, State, Transition
 from worker.queues import WAKE_UP_LASTS_S, is_urgent

@@ -21,10 +21,10 @@ from worker.flow.gate import Gate
 from worker.flow.lane import Lane
 from worker.flow.lease_renewal import LeaseRenewal
 from worker.flow.poll_spacing import PollSpacing
-from worker.flow.sender import Senders
-from worker.kind import Kind
+from worker.flow.senders import Senders
 from worker.ledger import Ledger, count_waiting, make_due
 from worker.operation import WaitReason
+from worker.operation_kind import Kind
 from worker.queues import B2COPY, LANES, destination_of
 from worker.settings import Settings
 

@@ -14,9 +14,9 @@ from worker.b2copy.route import Route
 from worker.errors import B2CopyError, PermitRefused, ReadExpired
 from worker.flow.attempt import Destination
 from worker.flow.gate import Gate
-from worker.flow.meaning import meaning_of
-from worker.kind import Call
+from worker.flow.meaning_table import meaning_of
 from worker.operation import Done, OnUnknown, Outcome
+from worker.operation_kind import Call
 from worker.queues import B2COPY, READS
 from worker.settings import Settings
 from worker.watch.observe import observe_read, observe_request

@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, assert_never
 
 from worker.errors import B2CopyError, ReceiverGone
-from worker.flow.meaning import Becomes, Counted, Meaning
-from worker.kind import PollSchedule
+from worker.flow.meaning_table import Becomes, Counted, Meaning
 from worker.operation import (
     AttemptRecord,
     Claim,
@@ -22,6 +21,7 @@ from worker.operation import (
     Transition,
     WaitReason,
 )
+from worker.operation_kind import PollSchedule
 
 log = logging.getLogger(__name__)
 

@@ -39,7 +39,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from worker.errors import NotAllowed
 from worker.ledger.audit import record_audit
 from worker.ledger.database import DATABASE_UNAVAILABLE_ERRORS, Ledger, no_approval
-from worker.ledger.flags import RESUME
+from worker.ledger.fleet_flags import RESUME
 from worker.ledger.on_operation_end import Ended, finish_ended
 from worker.ledger.schema import (
     HELD_MS,

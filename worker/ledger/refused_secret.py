@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Protocol
 
 from worker.ledger.database import Ledger
-from worker.ledger.flags import TRYING, end_try, start_try
+from worker.ledger.fleet_flags import TRYING, end_try, start_try
 from worker.ledger.queries import active_flags
 
 HOLD_S = 60.0

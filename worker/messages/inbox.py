@@ -22,13 +22,13 @@ from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_d
 from worker.app import app
 from worker.errors import BadPayload, PayloadConflict
 from worker.instances import ledger
-from worker.kind import Kind
 from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, fail_message, find, leave_request, record
 from worker.ledger.engine import limit_lock_waits
 from worker.messages.bad_message_text import NAME_LIMIT, PROBLEM_LIMIT, bounded_ascii, short
 from worker.messages.task_message import arguments_as_text
 from worker.messages.wake_up import wake_soon
 from worker.operation import MESSAGE_SENDER, New, Recorded
+from worker.operation_kind import Kind
 from worker.settings import crm_settings
 from worker.watch.outage_log import OutageLog
 from worker.watch.tracing import requesting

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import takewhile
 
-from worker.b2copy.routes.account import Account
+from worker.b2copy.routes.account_fields import Account
 from worker.b2copy.routes.account_list import AccountSearch
 from worker.errors import NotFound, Permanent, UnknownOutcome
 from worker.ledger import Ledger

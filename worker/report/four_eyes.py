@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from worker.ledger.database import NeedsApproval, no_approval
-from worker.ledger.flags import RESUME
+from worker.ledger.fleet_flags import RESUME
 from worker.queues import LANES
 from worker.report.sentences import Kinds
 

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from shlex import quote
 from typing import Any, NamedTuple
 
-from worker.kind import Kind
 from worker.ledger.batches import BATCH
 from worker.ledger.schema import HELD_MS
 from worker.operation import MESSAGE_KIND, AuditEntry, FailureReason, OnUnknown, Operation, State, WaitReason
+from worker.operation_kind import Kind
 from worker.report.format_values import clock, our_address
 
 Kinds = Mapping[str, Kind[Any]]

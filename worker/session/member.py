@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 
 from worker.errors import B2CopyError, CredentialsRejected, SessionUnavailable, StoreUnavailable
 from worker.session import key_files
-from worker.session.leader import COOLDOWNS, TERMINAL, Leader, Renewal
 from worker.session.login_interface import Login
 from worker.session.redis_store import Cooldown, NoLease, RenewalLease, Store, Stored, View
-from worker.session.stage import Stage, stage
+from worker.session.renewal_leader import COOLDOWNS, TERMINAL, Leader, Renewal
 from worker.session.timings import Timings
 from worker.session.token_encryption import unseal
+from worker.session.token_stage import Stage, stage
 from worker.session.tokens import Token
 from worker.settings import Settings
 from worker.watch import metrics

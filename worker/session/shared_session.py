@@ -50,10 +50,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from worker.per_process import PerProcess
-from worker.session.leader import Renewal
 from worker.session.login_interface import Login
 from worker.session.member import Member
 from worker.session.redis_store import Cooldown
+from worker.session.renewal_leader import Renewal
 from worker.session.service_admin_login import ServiceAdmin
 from worker.session.session_identity import SessionIdentity
 from worker.session.timings import Timings

@@ -115,9 +115,10 @@ def _tracer() -> "Tracer | None":
 
 
 def requesting(kind: str, lane: str, parent: str | None = None) -> AbstractContextManager[str | None]:
-    """A span around the recording of an operation. Gives the traceparent to store with it: `parent` if there is no tracing.
+    """A span around the recording of an operation. Gives the traceparent to store with the operation.
 
-    `parent`: the sender's traceparent; without it, what the calling code does now.
+    `parent`: the sender's traceparent. Without tracing, it is what is given. With tracing and without `parent`, the
+    span belongs to what the calling code does now.
     """
     tracer = _tracer()
     return nullcontext(parent) if tracer is None else _request_span(tracer, kind, lane, parent)

@@ -12,8 +12,8 @@ from worker.http.curl import Request, always_allowed
 from worker.per_process import PerProcess
 from worker.refused_addresses import is_refused_address
 from worker.settings import Settings
+from worker.webhook.notice_routes import GONE
 from worker.webhook.signing import Secrets, read_secrets
-from worker.webhook.ways import GONE
 
 DEADLINE_S = 15.0  # seconds for a whole delivery; the specification recommends 15 to 30
 ANSWER_LIMIT = 64 * 1024  # bytes of an answer that are read

@@ -12,7 +12,7 @@ from pydantic import Field
 from worker.b2copy.fields import object_of
 from worker.b2copy.response_mapping import data_of
 from worker.b2copy.route import Request, Route
-from worker.b2copy.routes.account import Account
+from worker.b2copy.routes.account_fields import Account
 from worker.errors import UnknownOutcome
 
 _NAME = "accounts.create"

@@ -28,9 +28,9 @@ from worker.flow.circuit_breaker import FAILURES_TO_OPEN
 from worker.flow.fleet_limits import FleetLimits
 from worker.http import Http, event_loop
 from worker.http.event_loop_thread import BLOCKING_THREADS
-from worker.kind import Attempt
 from worker.ledger import Ledger
 from worker.operation import Done, FailureReason, Outcome, Pending, State
+from worker.operation_kind import Attempt
 from worker.settings import worker_settings
 from worker.testbed.local_system import Environment
 

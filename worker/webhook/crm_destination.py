@@ -8,8 +8,8 @@ from worker.http.curl import always_allowed
 from worker.operation import OnUnknown
 from worker.settings import Settings
 from worker.webhook.endpoint import Endpoint
+from worker.webhook.notice_routes import PUBLISH
 from worker.webhook.notify_task import NotifyTask
-from worker.webhook.ways import PUBLISH
 
 
 class Crm:

@@ -17,7 +17,7 @@ from worker.errors import (
     Unavailable,
     UnknownOutcome,
 )
-from worker.flow.meaning import NOT_PROCESSED, TABLE, Becomes, Counted, Meaning, meaning_of
+from worker.flow.meaning_table import NOT_PROCESSED, TABLE, Becomes, Counted, Meaning, meaning_of
 from worker.operation import Done, Failed, Later, Pending, WaitReason
 
 ERROR_CLASSES = {

@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from worker.errors import Unavailable
-from worker.ledger import flags
+from worker.ledger import fleet_flags
 from worker.ledger.database import DATABASE_UNAVAILABLE_ERRORS, Ledger
-from worker.ledger.flags import end_try, lower_flag, raise_flag, start_try
+from worker.ledger.fleet_flags import end_try, lower_flag, raise_flag, start_try
 from worker.ledger.queries import active_flags
 
 PREFIX = "refused:back_office:"
 """What the names of these flags begin with; the password's fingerprint follows."""
 
-TRYING = f"{flags.TRYING}back_office:"
+TRYING = f"{fleet_flags.TRYING}back_office:"
 """The same for a password that is being presented, or whose answer was lost."""
 
 UNANSWERED_S = 900.0  # at most four presentations an hour whose answers are lost: no account is locked by them

@@ -3,8 +3,8 @@
 import pytest
 
 from worker.session.redis_store import Stored
-from worker.session.stage import Stage, stage
 from worker.session.timings import Timings
+from worker.session.token_stage import Stage, stage
 
 LIFE_S = 600
 STORED = Stored(

@@ -14,7 +14,7 @@ from tests.support import until
 from worker.instances import ledger
 from worker.ledger.overview import overview
 from worker.ledger.schema import HEAD
-from worker.messages.running_note import RunningNote
+from worker.messages.note_running_worker import RunningNote
 from worker.operation import VERSION
 from worker.testbed.local_system import Environment
 from worker.testbed.processes import Process

@@ -11,7 +11,7 @@ from tests.operations import (
     record_operations,
 )
 from worker.ledger import Ledger, active_flags, lower_flag, pause, raise_flag, resume
-from worker.ledger.flags import end_try, start_try
+from worker.ledger.fleet_flags import end_try, start_try
 from worker.operation import WaitReason
 
 
