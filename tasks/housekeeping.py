@@ -21,7 +21,7 @@ from worker.settings import crm_settings, worker_settings
 log = logging.getLogger(__name__)
 
 _summarized = -1  # the minute since the epoch in which this process last summarized
-SWEEP_S = 0.3  # seconds of each tick for the operations of batches that were paused, resumed or cancelled
+SWEEP_S = 0.15  # seconds of each tick for the operations of batches that were paused, resumed or cancelled
 WITHOUT_SESSION = {"busy", "cooldown"}  # outcomes of a renewal after which there may be no usable session
 
 
@@ -31,7 +31,7 @@ def dispatch() -> None:
 
     Then let operations obey what people decided about their batches.
 
-    Started by beat and by a timer in every worker; a compare-and-set in the ledger lets one of them act, once a second.
+    Started by beat and by a timer in every worker; a compare-and-set in the ledger lets one act, twice a second.
     """
     if not try_start_dispatch(ledger()):
         return

@@ -70,7 +70,10 @@ _COUNT_WAITING = select(func.count()).where(
 )
 
 
-def try_start_dispatch(ledger: Ledger, every_s: float = 1.0) -> bool:
+DISPATCH_EVERY_S = 0.5  # seconds; so late, at most, is what nobody sends a wake-up for: polls, rows of the SQL API
+
+
+def try_start_dispatch(ledger: Ledger, every_s: float = DISPATCH_EVERY_S) -> bool:
     """Return True for one caller in the whole fleet per `every_s` seconds: the caller must send the wake-ups."""
     asked = {"every": round(every_s * 1000)}
     with ledger.reading() as connection:

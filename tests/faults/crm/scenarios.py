@@ -54,7 +54,7 @@ def killed_at_random(database: str, transactions: int = TRANSACTIONS) -> dict[st
                 ]
             committed_at = {key: at for each in sent for key, at in each.result().items()}
             system.drain()
-        return _figures(system, transactions, committed_at, visible, len(kills))
+        return _figures(system, transactions, committed_at, visible, kills)
 
 
 def _send(client: str, transact: Transact, count: int) -> dict[str, float]:
@@ -121,7 +121,11 @@ def _killing(system: System) -> Iterator[list[str]]:
 
 
 def _figures(
-    system: System, transactions: int, committed_at: Mapping[str, float], visible: Mapping[str, float], kills: int
+    system: System,
+    transactions: int,
+    committed_at: Mapping[str, float],
+    visible: Mapping[str, float],
+    kills: Sequence[str],
 ) -> dict[str, Any]:
     with system.ledger() as ledger, ledger.reading() as connection:
         ids = set(connection.execute(text("SELECT id FROM withdrawals")).scalars())
@@ -130,7 +134,7 @@ def _figures(
     waits = sorted(visible[key] - at for key, at in committed_at.items() if key in visible)
     late = [f"{key} {visible[key] - at:.2f} s" for key, at in committed_at.items() if visible[key] - at > VISIBLE_S]
     if late:
-        print(f"    visible late: {', '.join(late[:8])}", file=sys.stderr, flush=True)
+        print(f"    visible late: {', '.join(late[:8])}; killed: {', '.join(kills)}", file=sys.stderr, flush=True)
     return {
         "transactions": transactions,
         "committed": len(requested),
@@ -141,7 +145,7 @@ def _figures(
         "visible p99 s": percentile(waits, 0.99),
         "visible max s": max(waits),
         "late": len(late),
-        "kills": kills,
+        "kills": len(kills),
     }
 
 
