@@ -69,8 +69,7 @@ class Receiver:
 
     def _listen(self) -> None:
         handler = type("Handler", (_Handler,), {"receiver": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", self._port), handler)
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", self._port), handler)
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def _close(self) -> None:
@@ -78,6 +77,11 @@ class Receiver:
             self._server.shutdown()
             self._server.server_close()
             self._server = None
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128  # with the usual 5 a worker that opens ten connections waits a second for one of them
 
 
 class _Handler(BaseHTTPRequestHandler):
