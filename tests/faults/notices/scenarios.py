@@ -63,9 +63,8 @@ def _replay_errors(system: System) -> None:
     with system.ledger() as ledger:
         with ledger.reading() as connection:
             failed = connection.execute(select(c.key).where(c.failure_reason == "fee_error")).scalars().all()
-        for key in failed:
-            replay(ledger, key, "ann", "the account may be open again")
-    until(lambda: system.count(c.replays == 1, c.ended_at.is_not(None)) == len(failed), within=60, every=0.25)
+        replayed = replay(ledger, failed, "ann", "the account may be open again")
+    until(lambda: system.count(c.replays == 1, c.ended_at.is_not(None)) == len(replayed), within=60, every=0.25)
 
 
 def _withdrawals_ms(system: System) -> list[float]:
