@@ -471,6 +471,16 @@ def test_an_account_that_a_person_closed_is_not_missing_and_is_reported_once_it_
     assert reconciliation_of.run() == {"7": "different"}  # the account has another id
 
 
+def test_an_account_that_a_person_closed_by_mistake_is_reported(
+    reconciliation_of: Reconciliation, ledger: Ledger, sandbox: SandboxControl
+) -> None:
+    plant(ledger, sandbox, 3)  # the ids are the same on both sides
+
+    mark_closed(ledger, "1", number_of(1), "ann", "the wrong login")
+
+    assert reconciliation_of.run() == {number_of(1): "closed_here"}
+
+
 def test_a_person_who_closes_while_it_compares_is_not_overruled(
     reconciliation_of: Reconciliation, ledger: Ledger, sandbox: SandboxControl
 ) -> None:
