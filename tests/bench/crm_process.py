@@ -56,7 +56,10 @@ def _import(code: str) -> tuple[float, ...]:
 
 
 def fixture(folder: Path, results: Results) -> None:
-    """How long a suite takes of which each test uses the fixture, and the set-up of one test."""
+    """How long a suite takes of which each test uses the fixture, and the set-up of one test.
+
+    The slowest set-up is that of the first test, which also imports everything.
+    """
     suite = folder / "suite"
     suite.mkdir()
     (suite / "test_crm.py").write_text(_SUITE.format(count=TESTS))
