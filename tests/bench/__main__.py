@@ -7,6 +7,7 @@
     workers     two of ours beside one
     backfill    the money lane beside 100,000 rows
     https       ours by HTTP and by HTTPS
+    metrics     ours scraped once a second, and serving no metrics
     statements  SQL statements per operation
     crm         what ours costs a CRM: the import of tasks.enqueue, and the fixture b2copy in its tests
 
@@ -39,11 +40,12 @@ from tests.bench.peer import CACHE, Peer
 from tests.bench.races import AT_ONCE, DATABASES, LATENCIES_MS, RUN_S, database, databases, environment, field, race
 from tests.bench.results import Results
 from tests.bench.rivals.environments import python_of
+from tests.bench.scraped import scraped
 from tests.bench.tables import missed, tables
 from tests.bench.two_workers import two_workers
 from tests.bench.usage import fsync_ms
 
-PARTS = ("races", "enqueue", "delays", "faults", "workers", "backfill", "https", "statements", "crm")
+PARTS = ("races", "enqueue", "delays", "faults", "workers", "backfill", "https", "metrics", "statements", "crm")
 WAYS = 4 + len(LOOPS) + len(WORKERS)  # ours on two databases, in bulk and singly, and the rivals
 
 
@@ -94,6 +96,8 @@ def _measure(folder: Path, results: Results, options: argparse.Namespace) -> Non
             beside_backfill(ours, peer, results)
     if "https" in parts and not results.of("https"):
         https(folder, results, rounds)
+    if "metrics" in parts and not results.of("metrics"):
+        scraped(folder, results, rounds)
     if "statements" in parts and not results.of("statements"):
         _statements(folder, results, only)
     if "crm" in parts and not results.of("import"):
@@ -139,8 +143,8 @@ def _minutes(options: argparse.Namespace) -> float:
     runs = len(options.latency) * len(options.at_once) * ways * (options.rounds * (RUN_S + 0.3) + 1)
     seconds = {
         "races": runs + 15 * len(options.at_once), "enqueue": ways * 2.5 + 8, "delays": ways * 6, "faults": ways * 10,
-        "workers": 40 + options.rounds * 16, "backfill": 35, "https": 15 + options.rounds * 4, "statements": 20,
-        "crm": 30,
+        "workers": 40 + options.rounds * 16, "backfill": 35, "https": 15 + options.rounds * 4,
+        "metrics": 15 + options.rounds * 8, "statements": 20, "crm": 30,
     }  # fmt: skip
     return float(sum(seconds[part] for part in parts)) / 60
 

@@ -32,6 +32,7 @@ _rate, _cpu = _number(0), _number(2)
 _OTHERS = {
     "workers": ("who", "workers"),
     "https": ("scheme",),
+    "metrics": ("scraped",),
     "statements": ("who",),
     "backfill": ("who",),
     "idle": ("who",),
@@ -139,6 +140,10 @@ def _aims_of(results: Results) -> list[Aim]:
         Aim("rate, bulk : aiohttp loop, 0 ms, 10 at once", times("ours, bulk", "aiohttp loop"), 0.8, True),
         Aim("rate, two workers : one, both active, 10 ms", workers("rate"), 1.8, True),
         Aim("CPU per operation, two workers : one, 10 ms", workers("cpu_ms"), 1.1),
+        Aim(
+            "rate, metrics scraped once a second : not served",
+            ratio(results.of("metrics", scraped=True), results.of("metrics", scraped=False), "rate"), 0.99, True,
+        ),
         Aim("enqueue to applied at half capacity, p99", last("delays", "p99_ms", who="ours, singly"), 100, unit=" ms"),
         Aim(
             "money lane beside a backfill, p99",
