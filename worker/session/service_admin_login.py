@@ -1,7 +1,9 @@
 """The service admin's login: a signed assertion for a token pair, a refresh token for the next one."""
 
 import logging
+import re
 from collections.abc import Callable
+from shlex import quote
 
 from worker.errors import CredentialsRejected
 from worker.http import Answer
@@ -66,6 +68,28 @@ class ServiceAdmin:
     def refresh(self, refresh_token: Secret[str]) -> Pair:
         """Exchange the refresh token, which counts as used from then on, whatever is answered."""
         return read_pair(self._post(REFRESH, refresh_token, as_bearer), f"POST {REFRESH}")
+
+    def check(self) -> None:
+        """Raise `SettingsError` if the keys cannot be used, those that encrypt the tokens included."""
+        key_files.check(self._settings)
+
+    def remedy(self, refusal: str) -> str:
+        """Return what to do about the key that B2COPY's message points to."""
+        key_id, file = self._settings.key_id[0], self._settings.private_key_file[0]
+        if "signature" in refusal.lower():
+            return (
+                f"the key in {file} is not the one that B2COPY has registered as {key_id}: put the registered key back,"
+                f" or have this one registered: `openssl pkey -in {quote(str(file))} -pubout`"
+            )
+        if re.search(r"\bkid\b|\bkey[ _]?id\b", refusal, re.IGNORECASE):
+            return (
+                f"B2COPY knows no key called {key_id}: set B2COPY_KEY_ID to the identifier under which B2COPY support"
+                " registered the public key"
+            )
+        return "compare admin id, key id and public key with what B2COPY support registered"
+
+    def forget_refusals(self) -> None:
+        """A refused key is presented again after the cool-down. Nothing else is remembered."""
 
     def _post(self, path: str, secret: Secret[str], present: Callable[..., None]) -> Answer:
         try:

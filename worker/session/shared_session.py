@@ -121,8 +121,19 @@ class SharedSession:
         return self._member().renew(trigger, force, wait)
 
     def forget(self) -> None:
-        """Remove the stored session and any cool-down: the next process that needs a token logs in."""
+        """Remove the stored session and any cool-down: the next process that needs a token logs in.
+
+        It may also present credentials again that were refused. Raises `Unavailable` if their refusal stays.
+        """
         self._member().forget()
+
+    def check(self) -> None:
+        """Raise `SettingsError` if a file that the login needs cannot be used. Asks nobody."""
+        self._member().login.check()
+
+    def remedy(self, refusal: str) -> str:
+        """Return what a person does if the login is refused with B2COPY's message `refusal`."""
+        return self._member().login.remedy(refusal)
 
     def clock(self) -> int:
         """Return Redis' clock in ms, or a little less: tokens of this generation and later are made after now."""
