@@ -47,8 +47,8 @@ class Password:
     def check(self) -> None:
         pass
 
-    def remedy(self, refusal: str) -> str:
-        return "correct the password"
+    def explain(self, refusal: str) -> tuple[str, str]:
+        return "", "correct the password"
 
     def forget_refusals(self) -> None:
         pass

@@ -80,7 +80,7 @@ def _report(check: str, shared: SharedSession, renew: bool) -> Iterator[CheckRes
 
 def _other_addresses(check: str, shared: SharedSession) -> Iterator[CheckResult]:
     """Report sessions of the same admin from other addresses: each egress address is a session of its own."""
-    ours = shared.state().identity
+    ours = shared.identity
     others = sorted(
         other.address for other in shared.sessions() if other != ours and replace(other, address=ours.address) == ours
     )
@@ -93,8 +93,10 @@ def _other_addresses(check: str, shared: SharedSession) -> Iterator[CheckResult]
 def _refused(check: str, shared: SharedSession, error: CredentialsRejected) -> Iterator[CheckResult]:
     """Only B2COPY's message tells what it dislikes. An address in the message is the one that B2COPY sees."""
     reason = error.server_message or str(error)
-    yield CheckResult(check, "FAIL", f"the login is refused: {reason}", f"{_effect_of(check)}; {shared.remedy(reason)}")
-    if not (ours := shared.state().identity.address):
+    cause, remedy = shared.explain(reason)
+    message = f"the login is refused: {reason}{cause and f' ({cause})'}"
+    yield CheckResult(check, "FAIL", message, f"{_effect_of(check)}; {remedy}")
+    if not (ours := shared.identity.address):
         return
     found = (text.rstrip(".,:") for text in re.findall(r"[0-9a-fA-F:.]{3,45}", error.server_message or ""))
     if seen := sorted({text for text in found if _is_address(text)} - {ours}):

@@ -112,11 +112,11 @@ class BackOffice:
         """Raise `SettingsError` if the password file cannot be used."""
         password_of(self._file)
 
-    def remedy(self, refusal: str) -> str:
+    def explain(self, refusal: str) -> tuple[str, str]:
         """Return what to do about the password, or about the account's settings."""
         if _SECOND_FACTOR in refusal:
-            return "then: `b2copy-sync session renew --login back_office`"
-        return f"put the right password into {self._file}, and it is tried at once; {_FORGET}"
+            return "", "then: `b2copy-sync session renew --login back_office`"
+        return "", f"put the right password into {self._file}, and it is tried at once; {_FORGET}"
 
     def forget_refusals(self) -> None:
         """Present a password that was refused again: a person has had the account unlocked."""

@@ -35,8 +35,11 @@ class Login(Protocol):
     def check(self) -> None:
         """Raise `SettingsError` if a file that this login needs cannot be used. Workers start only if all can be."""
 
-    def remedy(self, refusal: str) -> str:
-        """Return what a person does about a refused login. `refusal` is B2COPY's message."""
+    def explain(self, refusal: str) -> tuple[str, str]:
+        """Return the cause of a refused login, and what a person does about it. `refusal` is B2COPY's message.
+
+        The cause is empty if the message tells it.
+        """
 
     def forget_refusals(self) -> None:
         """Present credentials again that were refused: a person wants that. Raises `Unavailable` if that fails."""

@@ -73,20 +73,19 @@ class ServiceAdmin:
         """Raise `SettingsError` if the keys cannot be used, those that encrypt the tokens included."""
         key_files.check(self._settings)
 
-    def remedy(self, refusal: str) -> str:
-        """Return what to do about the key that B2COPY's message points to."""
+    def explain(self, refusal: str) -> tuple[str, str]:
+        """Return what is wrong with the key that B2COPY's message points to, and what to do about it."""
         key_id, file = self._settings.key_id[0], self._settings.private_key_file[0]
         if "signature" in refusal.lower():
-            return (
-                f"the key in {file} is not the one that B2COPY has registered as {key_id}: put the registered key back,"
-                f" or have this one registered: `openssl pkey -in {quote(str(file))} -pubout`"
-            )
+            cause = f"the key in {file} is not the one that B2COPY has registered as {key_id}"
+            public_key = f"`openssl pkey -in {quote(str(file))} -pubout`"
+            return cause, f"put the registered key back, or have this one registered: {public_key}"
         if re.search(r"\bkid\b|\bkey[ _]?id\b", refusal, re.IGNORECASE):
             return (
-                f"B2COPY knows no key called {key_id}: set B2COPY_KEY_ID to the identifier under which B2COPY support"
-                " registered the public key"
+                f"B2COPY knows no key called {key_id}",
+                "set B2COPY_KEY_ID to the identifier under which B2COPY support registered the public key",
             )
-        return "compare admin id, key id and public key with what B2COPY support registered"
+        return "", "compare admin id, key id and public key with what B2COPY support registered"
 
     def forget_refusals(self) -> None:
         """A refused key is presented again after the cool-down. Nothing else is remembered."""

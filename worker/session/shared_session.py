@@ -127,13 +127,21 @@ class SharedSession:
         """
         self._member().forget()
 
+    @property
+    def identity(self) -> SessionIdentity:
+        """Whose session it is."""
+        return self._member().identity
+
     def check(self) -> None:
         """Raise `SettingsError` if a file that the login needs cannot be used. Asks nobody."""
         self._member().login.check()
 
-    def remedy(self, refusal: str) -> str:
-        """Return what a person does if the login is refused with B2COPY's message `refusal`."""
-        return self._member().login.remedy(refusal)
+    def explain(self, refusal: str) -> tuple[str, str]:
+        """Return the cause of a login that B2COPY refuses with the message `refusal`, and what a person does about it.
+
+        The cause is empty if the message tells it.
+        """
+        return self._member().login.explain(refusal)
 
     def clock(self) -> int:
         """Return Redis' clock in ms, or a little less: tokens of this generation and later are made after now."""
