@@ -101,7 +101,7 @@ class GateClosed(Transient):
 
 
 class CircuitOpen(GateClosed):
-    """The destination is unavailable, and this operation is not its probe."""
+    """The destination is unavailable, and this operation is not its circuit probe."""
 
 
 class PermitRefused(GateClosed):

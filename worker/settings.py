@@ -3,8 +3,9 @@
 All are environment variables with the prefix `B2COPY_`. A missing, misspelt or unusable one raises `SettingsError`,
 whose text names the variable and the remedy; processes print it and exit with 2.
 
-Four readers need four sets. `LedgerSettings` (migrate), `CrmSettings` (a CRM host that enqueues: it holds no private
-key) and `Settings` (a worker) each add to the one before. `ConsoleSettings` adds the console's to `CrmSettings`.
+Four sorts of processes need four sets. `LedgerSettings` (migrate), `CrmSettings` (a CRM host that enqueues: it holds no
+private key) and `Settings` (a worker) each add to the one before. `ConsoleSettings` adds the console's to
+`CrmSettings`.
 """
 
 import difflib

@@ -218,7 +218,7 @@ class Member:
         )
         try:
             self._renewing.start()
-        except RuntimeError:  # no thread can be started, and this process holds the lease
+        except RuntimeError:  # no thread can be started, and this process holds the renewal lease
             self._renew_quietly(lease, expected, trigger)
         return None
 

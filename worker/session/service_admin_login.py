@@ -28,7 +28,7 @@ class ServiceAdmin:
     """Logs in with an assertion that names the admin and the egress address, signed with a registered key.
 
     B2COPY registers keys together with the addresses they are used from, and may bind a token to its address. So
-    `device_ip` is part of the identity: workers that leave through two addresses have two sessions.
+    `device_ip` is part of the session identity: workers that leave through two addresses have two sessions.
     """
 
     def __init__(self, settings: Settings, timings: Timings, wall: Callable[[], float]) -> None:

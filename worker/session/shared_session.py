@@ -39,8 +39,8 @@ be stored must not be requested.
 **Time** is Redis' clock, so that no machine's own clock matters. A token's life counts from before the call that
 obtained it. If our clock is wrong, assertions are dated by B2COPY's clock, known from its `Date` header.
 
-**Logins** implement `login_interface.py`. Each login has an identity, and each identity has a session and Redis keys of
-its own. So a refused login does not affect the session of another login.
+**Logins** implement `login_interface.py`. Each login has a session identity, and each of them has a session and Redis
+keys of its own. So a refused login does not affect the session of another login.
 
 A process reads Redis at most once a second, and uses its own copy in between.
 """
