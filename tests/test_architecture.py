@@ -149,6 +149,10 @@ def test_a_package_imports_only_what_the_table_allows(package: str) -> None:
     assert [(file, name) for file in files for name in graph[file] if package_of(name) not in allowed] == []
 
 
+def test_a_circle_is_found_around_other_nodes() -> None:
+    assert in_circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a", "d"}}) == ["a", "b", "c"]
+
+
 def test_no_two_files_import_each_other_directly_or_around() -> None:
     assert in_circles(graph_of(ROOT)) == []
 
