@@ -310,6 +310,7 @@ class TestTheBackOfficesSignIn:
         for ran in (second_factor, resting):
             assert "B2COPY asks office@broker.example for a second factor" in messages(ran, "back_office")
             assert "switch it off for this account" in messages(ran, "back_office")
+            assert "`b2copy-sync session renew --login back_office`" in messages(ran, "back_office")
         assert "the account is locked" in messages(locked, "back_office")
         assert "after the account was unlocked" in messages(locked, "back_office")
         assert second_factor.code == resting.code == locked.code == 1

@@ -10,6 +10,7 @@ from sqlalchemy.exc import OperationalError
 
 from tasks.accounts import ACCOUNTS
 from tasks.fees import FEES
+from tasks.housekeeping import refresh
 from tests.conftest import Configure, quick
 from tests.flow.conftest import make_all_due
 from tests.http.raw_server import Wire
@@ -199,6 +200,27 @@ def test_a_password_whose_refusal_could_not_be_stored_is_not_presented_again(
     assert "wrong e-mail" in refusal_of(again)
     assert name.startswith(TRYING)
     assert [each.startswith(PREFIX) for each in active_flags(ledger())] == [True]
+
+
+def test_beat_renews_this_session_too(password: Path, sandbox: SandboxControl) -> None:
+    refresh()
+
+    assert sign_ins(sandbox) == 1
+
+
+def test_a_refused_password_is_presented_again_once_a_person_forgets_the_session(
+    password: Path, member: NewMember, sandbox: SandboxControl
+) -> None:
+    password.write_text("guessed")
+    session = member()
+    for _ in range(2):
+        refusal_of(session)
+    assert sign_ins(sandbox) == 1
+
+    session.forget()
+
+    refusal_of(session)
+    assert sign_ins(sandbox) == 2
 
 
 def test_a_sign_in_that_succeeds_leaves_no_flag(member: NewMember) -> None:
