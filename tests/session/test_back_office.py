@@ -203,7 +203,7 @@ def test_a_password_whose_refusal_could_not_be_stored_is_not_presented_again(
 
 
 def test_beat_renews_this_session_too(password: Path, sandbox: SandboxControl) -> None:
-    refresh()
+    refresh.run()
 
     assert sign_ins(sandbox) == 1
 
