@@ -10,7 +10,6 @@ from sqlalchemy.exc import OperationalError
 
 from tasks.accounts import ACCOUNTS
 from tasks.fees import FEES
-from tasks.housekeeping import refresh
 from tests.conftest import Configure, quick
 from tests.flow.conftest import make_all_due
 from tests.http.raw_server import Wire
@@ -200,12 +199,6 @@ def test_a_password_whose_refusal_could_not_be_stored_is_not_presented_again(
     assert "wrong e-mail" in refusal_of(again)
     assert name.startswith(TRYING)
     assert [each.startswith(PREFIX) for each in active_flags(ledger())] == [True]
-
-
-def test_beat_renews_this_session_too(password: Path, sandbox: SandboxControl) -> None:
-    refresh.run()
-
-    assert sign_ins(sandbox) == 1
 
 
 def test_a_refused_password_is_presented_again_once_a_person_forgets_the_session(
