@@ -87,6 +87,9 @@ format: setup  ## format the code
 	$(BIN)/ruff check --fix --quiet worker tasks tests
 	$(BIN)/ruff format worker tasks tests
 
+packages: setup  ## each package's files, lines and imports
+	@$(BIN)/python -m tests.import_graph
+
 env: setup  ## write deploy/env.example, metrics.md and grafana/ from the code
 	$(BIN)/python -m tests.env_example
 	$(BIN)/python -m tests.watch.metrics_table
@@ -113,4 +116,4 @@ sbom: setup  ## write sbom.json: what a worker is made of, with versions and has
 clean:  ## remove what set-up and the tools made
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* .coverage-html .bench sbom.json
 
-.PHONY: help setup demo test test-interfaces test-faults test-deploy browser chaos bench bench-console fuzz mutants check format env cover lock sbom clean
+.PHONY: help setup demo test test-interfaces test-faults test-deploy browser chaos bench bench-console fuzz mutants check format packages env cover lock sbom clean

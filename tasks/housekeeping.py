@@ -9,7 +9,7 @@ from tasks.registry import KINDS
 from worker.app import app
 from worker.crm.requests_table import take_requests
 from worker.errors import B2CopyError
-from worker.instances import back_office, ledger, session
+from worker.instances import ledger, sessions
 from worker.ledger import count_due, make_due, sweep, try_start_dispatch
 from worker.ledger.batches import sweep_forgotten
 from worker.ledger.due import DISPATCH_EVERY_S, lanes_due_within
@@ -18,7 +18,7 @@ from worker.ledger.notices import want_notices
 from worker.messages.wake_up import wake, wake_ups_for
 from worker.operation import WaitReason
 from worker.queues import LANES
-from worker.settings import crm_settings, worker_settings
+from worker.settings import crm_settings
 
 log = logging.getLogger(__name__)
 
@@ -77,15 +77,12 @@ def refresh() -> None:
     Operations that waited for a session become due when there is one, for instance after a person has corrected the key
     and logged in.
     """
-    shared = [session]
-    if worker_settings().back_office_email is not None:
-        shared.append(back_office)
-    for each in shared:
+    for login, shared in sessions().items():
         try:
-            renewal = each().renew("beat")
+            renewal = shared.renew("beat")
         except B2CopyError as error:
             # Operations wait by themselves, and the next tick tries again.
-            log.warning("the session was not renewed: %s", error)
+            log.warning("the session of %s was not renewed: %s", login, error)
             continue
         if renewal.outcome not in WITHOUT_SESSION:
             make_due(ledger(), "b2copy", WaitReason.NO_SESSION)

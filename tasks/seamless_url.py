@@ -5,7 +5,7 @@ import asyncio
 from worker.b2copy.routes.seamless_login import GET_AUTH_URL, SeamlessUrl, Visitor
 from worker.b2copy.seamless_secret import seamless_secret
 from worker.current_user import current_user
-from worker.errors import AccessRejected, BackOfficeUnavailable
+from worker.errors import AccessRejected, OtherLoginUnavailable
 from worker.instances import ledger
 from worker.ledger.refused_secret import HOLD_S, end_hold, hold, may_present
 from worker.operation_kind import Call
@@ -20,16 +20,16 @@ _REFUSED_HINT = (
 async def seamless_url(call: Call, settings: Settings, login: str, platform: int) -> SeamlessUrl:
     """Return the URL. A secret that B2COPY refuses is presented once a minute, by the whole fleet.
 
-    Raises `SettingsError` without a usable secret, `BackOfficeUnavailable` while the secret is refused.
+    Raises `SettingsError` without a usable secret, `OtherLoginUnavailable` while the secret is refused.
     """
     secret = await asyncio.to_thread(seamless_secret, settings)  # reads a file
     visitor = Visitor(account=login, secret_key=secret, platform=str(platform))
     if not await asyncio.to_thread(may_present, ledger(), secret, current_user()):
-        raise BackOfficeUnavailable(f"{_REFUSED_HINT}; it is presented once a minute", retry_after=HOLD_S / 4)
+        raise OtherLoginUnavailable(f"{_REFUSED_HINT}; it is presented once a minute", retry_after=HOLD_S / 4)
     try:
         url: SeamlessUrl = await call(GET_AUTH_URL, visitor.fields())
     except AccessRejected as error:
         await asyncio.to_thread(hold, ledger(), secret, current_user())
-        raise BackOfficeUnavailable(_REFUSED_HINT, error.status, error.server_message) from None
+        raise OtherLoginUnavailable(_REFUSED_HINT, error.status, error.server_message) from None
     await asyncio.to_thread(end_hold, ledger(), secret)
     return url

@@ -4,12 +4,11 @@ The migration is the example of the developer guide (worker/README.md), which on
 which removes a column that this version uses.
 """
 
-import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.test_developer_guide import ROOT, change, examples
+from tests.guide_examples import change, copy_code, examples
 
 VERSION = "9.9.9"  # of the copy
 
@@ -33,8 +32,7 @@ class NextVersion:
     def __init__(self, folder: Path, removes: bool = False) -> None:
         self.folder = folder
         self.head = "0003" if removes else "0002"
-        for name in ("worker", "tasks"):
-            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        copy_code(folder)
         [migration] = (example for example in examples() if example.title == "a migration")
         for language, file, text in migration.changes:
             change(folder, language, file, text)

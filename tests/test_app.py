@@ -18,9 +18,9 @@ from tests.forked import Ran
 from tests.support import until
 from worker.app import check_options
 from worker.errors import SettingsError
-from worker.ledger.database import schema_version
 from worker.ledger.engine import connect
 from worker.ledger.migrations import migrate
+from worker.ledger.schema_version import schema_version
 from worker.per_process import PerProcess
 from worker.testbed.local_system import CELERY, Environment, wait_for_worker
 

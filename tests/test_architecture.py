@@ -1,20 +1,15 @@
 """What each package may import, that no two files import each other, and names that outsiders rely on."""
 
-import ast
 import inspect
-from collections.abc import Iterator
-from functools import cache
-from pathlib import Path
 
 import pytest
 
 from tasks.registry import KINDS
+from tests.import_graph import ROOT, graph_of, in_circles, package_of
 from worker.app import app
 from worker.beat_schedule import schedule
 from worker.messages.inbox import STORE_TASK
 from worker.queues import HOUSEKEEPING, INBOX, LANES, READS, queue_of
-
-ROOT = Path(__file__).parents[1]
 
 # Package -> what of ours it may import, besides itself. A package may import only packages below it in the table. A
 # package here is a folder of `worker`, a file of `worker`, or `tasks`.
@@ -129,52 +124,8 @@ MAY_IMPORT = {
 }  # fmt: skip
 
 
-@cache
-def imports_of(path: Path) -> list[str]:
-    """Return the files of ours that a file imports, at its top or inside a function, for instance `worker/app.py`."""
-    found = []
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path} imports relatively"
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        else:
-            continue
-        found += [file for name in names if (file := file_of(name)) is not None]
-    return found
-
-
-def file_of(name: str) -> str | None:
-    """Return the file that holds `name`: a module, or something in it. None if it is not ours."""
-    parts = name.split(".")
-    if parts[0] not in {"worker", "tasks", "tests"}:
-        return None
-    while parts:
-        path = ROOT.joinpath(*parts)
-        if path.with_suffix(".py").is_file():
-            return str(path.with_suffix(".py").relative_to(ROOT))
-        if (path / "__init__.py").is_file():
-            return str((path / "__init__.py").relative_to(ROOT))
-        parts.pop()
-    raise AssertionError(f"{name} is no module")
-
-
-def package_of(file: str) -> str:
-    """Return the package of a file: `tasks`, a folder of `worker`, or a file in `worker`."""
-    parts = file.split("/")
-    if parts[0] != "worker":
-        return parts[0]
-    return "/".join(parts[:2])
-
-
-def our_files() -> Iterator[str]:
-    for folder in ("worker", "tasks"):
-        yield from (str(path.relative_to(ROOT)) for path in sorted((ROOT / folder).rglob("*.py")))
-
-
 def test_every_package_is_in_the_table() -> None:
-    assert {package_of(file) for file in our_files()} - {"worker/__init__.py"} == set(MAY_IMPORT)
+    assert {package_of(file) for file in graph_of(ROOT)} - {"worker/__init__.py"} == set(MAY_IMPORT)
 
 
 def test_the_table_has_no_circle() -> None:
@@ -190,29 +141,20 @@ def test_the_table_has_no_circle() -> None:
 
 @pytest.mark.parametrize("package", MAY_IMPORT)
 def test_a_package_imports_only_what_the_table_allows(package: str) -> None:
-    files = [file for file in our_files() if package_of(file) == package]
+    graph = graph_of(ROOT)
+    files = [file for file in graph if package_of(file) == package]
     allowed = MAY_IMPORT[package] | {package}
 
     assert files
-    assert [(file, name) for file in files for name in imports_of(ROOT / file) if package_of(name) not in allowed] == []
+    assert [(file, name) for file in files for name in graph[file] if package_of(name) not in allowed] == []
+
+
+def test_a_circle_is_found_around_other_nodes() -> None:
+    assert in_circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a", "d"}}) == ["a", "b", "c"]
 
 
 def test_no_two_files_import_each_other_directly_or_around() -> None:
-    graph = {file: {name for name in imports_of(ROOT / file) if name != file} for file in our_files()}
-
-    def reaches_itself(start: str) -> bool:
-        seen: set[str] = set()
-        open_ends = list(graph[start])
-        while open_ends:
-            file = open_ends.pop()
-            if file == start:
-                return True
-            if file not in seen:
-                seen.add(file)
-                open_ends += graph[file]
-        return False
-
-    assert [file for file in graph if reaches_itself(file)] == []
+    assert in_circles(graph_of(ROOT)) == []
 
 
 @pytest.fixture

@@ -1,22 +1,19 @@
 """worker/README.md stays true: its meaning table is the code's, and its examples work on a copy of the code."""
 
 import re
-import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.guide_examples import GUIDE, ROOT, Example, change, copy_code, examples
 from tests.test_architecture import MAY_IMPORT
 from worker.flow.meaning_table import TABLE, Meaning
 from worker.ledger.migrations import migrate
 from worker.session.redis_store import IDENTITIES, SESSION_KEYS
 from worker.testbed.local_system import Environment
 
-ROOT = Path(__file__).parents[1]
-GUIDE = ROOT / "worker" / "README.md"
 MARK = "<!-- meaning table -->\n"
 
 
@@ -36,46 +33,6 @@ def _row(learned: str, meaning: Meaning) -> str:
         "yes" if meaning.may_have_left else "no", meaning.outcome.replace("_", " "),
     )  # fmt: skip
     return f"| {' | '.join(cells)} |"
-
-
-@dataclass(frozen=True)
-class Example:
-    """One section of "How to add ...": the changes it makes to files, and the script that checks the result."""
-
-    title: str
-    changes: list[tuple[str, str, str]]  # language, file, text
-    check: str
-
-
-def examples() -> list[Example]:
-    guide = GUIDE.read_text()
-    sections = re.split(r"^### ", guide[guide.index("## How to add") :], flags=re.M)[1:]
-    return [_example(section) for section in sections]
-
-
-def _example(section: str) -> Example:
-    title, _, body = section.partition("\n")
-    blocks = re.findall(r"^```(python|diff)\n# (.+?)\n(.*?)^```", body, re.S | re.M)
-    return Example(
-        title.strip(),
-        [block for block in blocks if block[1] != "check"],
-        "".join(text for _, file, text in blocks if file == "check"),
-    )
-
-
-def change(copy: Path, language: str, file: str, text: str) -> None:
-    """Make one change of an example to a copy of the code."""
-    path = copy / file
-    if language == "python":
-        assert not path.exists(), f"{file} exists already"
-        path.write_text(text)
-        return
-    content = path.read_text()
-    for old, new in re.findall(r"((?:^-.*\n)+)((?:^\+.*\n)*)", text, re.M):
-        before, after = (re.sub(r"^[-+]", "", part, flags=re.M) for part in (old, new))
-        assert content.count(before) == 1, f"{file} holds these lines {content.count(before)} times:\n{before}"
-        content = content.replace(before, after)
-    path.write_text(content)
 
 
 def test_its_meaning_table_is_that_of_the_code() -> None:
@@ -134,8 +91,7 @@ def test_there_are_examples() -> None:
 
 @pytest.mark.parametrize("example", examples(), ids=lambda example: example.title)
 def test_its_examples_work_on_a_copy_of_the_code(example: Example, environment: Environment, tmp_path: Path) -> None:
-    for folder in ("worker", "tasks"):
-        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    copy_code(tmp_path)
     migrate(environment.database_url)
 
     for language, file, text in example.changes:

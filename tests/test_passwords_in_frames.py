@@ -12,8 +12,8 @@ from tests.session.frames import shown_by
 from tests.tls import TlsProxy, sign
 from worker.celery_settings import celery_settings
 from worker.ledger import open_ledger
-from worker.ledger.database import version_of
 from worker.ledger.migrations import migrate
+from worker.ledger.schema_version import version_of
 from worker.redis_connection import redis_client
 from worker.settings import crm_settings, worker_settings
 from worker.testbed.broker import Broker

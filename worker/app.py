@@ -14,7 +14,7 @@ from celery import current_app, signals
 
 from worker.celery_settings import App, celery_settings
 from worker.errors import SettingsError
-from worker.instances import b2copy, crm, ledger, session
+from worker.instances import b2copy, crm, ledger, session, sessions
 from worker.ledger import open_ledger
 from worker.ledger.notices import want_notices
 from worker.operation import VERSION
@@ -60,8 +60,6 @@ def check_before_work(conf: Any = None, options: Any = None, **_: Any) -> None:
         return
     from worker.http import check as check_transport
     from worker.ledger.schema import HEAD
-    from worker.session import check_keys
-    from worker.session.back_office_login import check_password
     from worker.watch import metrics
     from worker.watch.metrics_and_heartbeat_steps import uses_processes
     from worker.watch.tracing import check_tracing
@@ -72,9 +70,9 @@ def check_before_work(conf: Any = None, options: Any = None, **_: Any) -> None:
         in_processes = uses_processes((options or {}).get("pool"))
         if in_processes:
             check_process_pool(worker_settings())
-        check_keys(worker_settings())
-        check_password(worker_settings())
         check_transport(worker_settings().ca_file)
+        for shared in sessions().values():
+            shared.check()
         check_webhook(worker_settings())
         check_tracing()
         open_ledger(crm_settings().database_url, create=True).close()

@@ -8,7 +8,7 @@
     - RateLimited           429
     - SessionUnavailable    there is no access token right now
       - StoreUnavailable    because Redis does not answer
-    - BackOfficeUnavailable the Back Office gives no token, or refuses our shared secret: only some operations wait
+    - OtherLoginUnavailable another login than the service admin's gives no token: only operations that need it wait
     - AccessRejected        401 twice in a row, or 403: our access, or this operation's, is refused
     - GateClosed            we do not send just now: nothing was sent
       - CircuitOpen         because the destination is unavailable
@@ -85,8 +85,11 @@ class StoreUnavailable(SessionUnavailable):
     """Redis does not answer, and no local copy of the token is valid."""
 
 
-class BackOfficeUnavailable(Transient):
-    """The Back Office gives us no token, or refuses our shared secret: only the operations that need it wait."""
+class OtherLoginUnavailable(Transient):
+    """A login other than the service admin's gives no token, or B2COPY refuses our shared secret.
+
+    Only the operations that need them wait.
+    """
 
 
 class AccessRejected(Transient):
@@ -98,7 +101,7 @@ class GateClosed(Transient):
 
 
 class CircuitOpen(GateClosed):
-    """The destination is unavailable, and this operation is not its probe."""
+    """The destination is unavailable, and this operation is not its circuit probe."""
 
 
 class PermitRefused(GateClosed):

@@ -1,4 +1,4 @@
-"""What each process holds one of: `ledger()`, `session()`, `back_office()`, `b2copy()`, `crm()`.
+"""What each process holds one of: `ledger()`, the sessions of its logins, `b2copy()`, `crm()`.
 
 Importing this connects to nothing, reads no setting and loads neither Celery nor the HTTP client nor cryptography, so
 that a CRM can import `tasks.enqueue` cheaply.
@@ -44,6 +44,15 @@ def back_office() -> "SharedSession":
     return SharedSession(worker_settings(), login=login)
 
 
+SESSIONS: "dict[str, PerProcess[SharedSession]]" = {"service_admin": session, "back_office": back_office}
+"""The session of each login of `worker.settings.LOGIN_FIELDS`."""
+
+
+def sessions() -> "dict[str, SharedSession]":
+    """Return the sessions of the logins that are set."""
+    return {login: SESSIONS[login]() for login in worker_settings().logins}
+
+
 @PerProcess
 def b2copy() -> "B2Copy":
     """This process's client."""
@@ -51,11 +60,8 @@ def b2copy() -> "B2Copy":
     from worker.http import Http
 
     settings = worker_settings()
-    sessions = {"service_admin": session()}
-    if settings.back_office_email is not None:
-        sessions["back_office"] = back_office()
     # Each lane has senders of its own, and reads have slots of their own.
-    http = Http(sessions, settings, connections=settings.concurrency * (len(REQUEST_LANES) + 1))
+    http = Http(sessions(), settings, connections=settings.concurrency * (len(REQUEST_LANES) + 1))
     return B2Copy(http, {"accounts": settings.accounts_login, "widgets": settings.widgets_login})
 
 

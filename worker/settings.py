@@ -3,8 +3,9 @@
 All are environment variables with the prefix `B2COPY_`. A missing, misspelt or unusable one raises `SettingsError`,
 whose text names the variable and the remedy; processes print it and exit with 2.
 
-Four readers need four sets. `LedgerSettings` (migrate), `CrmSettings` (a CRM host that enqueues: it holds no private
-key) and `Settings` (a worker) each add to the one before. `ConsoleSettings` adds the console's to `CrmSettings`.
+Four sorts of processes need four sets. `LedgerSettings` (migrate), `CrmSettings` (a CRM host that enqueues: it holds no
+private key) and `Settings` (a worker) each add to the one before. `ConsoleSettings` adds the console's to
+`CrmSettings`.
 """
 
 import difflib
@@ -26,6 +27,13 @@ from worker.redis_url import checked_redis_url, is_loopback, is_plaintext_to_ano
 from worker.refused_addresses import is_refused_address
 
 PREFIX = "B2COPY_"
+LoginName = Literal["service_admin", "back_office"]
+LOGIN_FIELDS: dict[str, tuple[str, ...]] = {
+    "service_admin": ("admin_id",),
+    "back_office": ("back_office_email", "back_office_password_file"),
+}
+"""The fields that each login needs. A login is set if they are; `worker.instances.SESSIONS` makes its session."""
+
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -375,12 +383,10 @@ class Settings(CrmSettings):
         None, pattern=r"[^@\s]+@[^@\s]+", description="Who signs in to the Back Office, if some routes need that."
     )
     back_office_password_file: Path | None = Field(None, description="A file with the password of that e-mail address.")
-    accounts_login: Literal["service_admin", "back_office"] = Field(
+    accounts_login: LoginName = Field(
         "service_admin", description="Which login lists and creates accounts: B2COPY's documentation leaves it open."
     )
-    widgets_login: Literal["service_admin", "back_office"] = Field(
-        "service_admin", description="Which login reads the widgets."
-    )
+    widgets_login: LoginName = Field("service_admin", description="Which login reads the widgets.")
     metrics_listen: Listen | None = Field(
         None, description="host:port where a worker serves its metrics; a port alone is on 127.0.0.1. Unset: none."
     )
@@ -389,6 +395,11 @@ class Settings(CrmSettings):
         description="A file that a worker touches every 2 s while it works; `b2copy-sync health --live` reads its age."
         " Each worker needs its own. Not with --pool processes.",
     )
+
+    @property
+    def logins(self) -> list[str]:
+        """The logins that are set."""
+        return [name for name, fields in LOGIN_FIELDS.items() if all(getattr(self, each) for each in fields)]
 
 
 class ConsoleSettings(CrmSettings):
@@ -506,15 +517,15 @@ def _contradictions(settings: Settings) -> list[str]:
             f"B2COPY_KEY_ID names {len(settings.key_id)} keys and B2COPY_PRIVATE_KEY_FILE"
             f" {len(settings.private_key_file)} files: list one file per key, in the same order"
         )
-    signs_in = settings.back_office_email is not None
-    if signs_in != (settings.back_office_password_file is not None):
-        problems.append(
-            "B2COPY_BACK_OFFICE_EMAIL and B2COPY_BACK_OFFICE_PASSWORD_FILE belong together: set both or none"
-        )
-    if not signs_in and "back_office" in (settings.accounts_login, settings.widgets_login):
-        problems.append(
-            "B2COPY_BACK_OFFICE_EMAIL is not set: B2COPY_ACCOUNTS_LOGIN or B2COPY_WIDGETS_LOGIN is back_office"
-        )
+    for login, fields in LOGIN_FIELDS.items():
+        if login in settings.logins:
+            continue
+        if any(getattr(settings, field) for field in fields):
+            problems.append(f"{' and '.join(map(variable, fields))} belong together: set all or none")
+        elif login in (settings.accounts_login, settings.widgets_login):
+            problems.append(
+                f"{variable(fields[0])} is not set: B2COPY_ACCOUNTS_LOGIN or B2COPY_WIDGETS_LOGIN is {login}"
+            )
     return problems
 
 

@@ -285,10 +285,10 @@ class TestTheBackOfficesSignIn:
         unused = b2copy_sync("doctor", "--json", "--login", B2COPY_ACCOUNTS_LOGIN="service_admin")
 
         assert first.code == second.code == unused.code == 0
-        assert re.fullmatch(r"ok there was none: generation \d+, renewed by a login: ", messages(first, "sign-in"))
-        assert re.search(r"ok generation \d+ is shared, valid for", messages(second, "sign-in"))
-        assert "warn office@broker.example is set, and no route uses this login" in messages(unused, "sign-in")
-        assert re.search(r"ok generation \d+, renewed by a login", messages(unused, "sign-in"))
+        assert re.fullmatch(r"ok there was none: generation \d+, renewed by a login: ", messages(first, "back_office"))
+        assert re.search(r"ok generation \d+ is shared, valid for", messages(second, "back_office"))
+        assert "warn B2COPY_BACK_OFFICE_EMAIL and" in messages(unused, "back_office")
+        assert re.search(r"ok generation \d+, renewed by a login", messages(unused, "back_office"))
         assert logins(sandbox).count("signin") == 2
 
     def test_a_refused_password_is_told_again_and_presented_once(
@@ -300,16 +300,16 @@ class TestTheBackOfficesSignIn:
 
         for ran in (first, again):
             assert ran.code == 1
-            assert "FAIL the Back Office refuses office@broker.example" in messages(ran, "sign-in")
-            assert "wrong e-mail or password" in messages(ran, "sign-in")
-            assert f"put the right password into {password}" in messages(ran, "sign-in")
-            assert "`b2copy-sync session forget --login back_office`" in messages(ran, "sign-in")
+            assert "FAIL the login is refused: " in messages(ran, "back_office")
+            assert "wrong e-mail or password" in messages(ran, "back_office")
+            assert f"put the right password into {password}" in messages(ran, "back_office")
+            assert "`b2copy-sync session forget --login back_office`" in messages(ran, "back_office")
             assert "hunter2" not in ran.out + ran.err
             assert grades(ran)["session"] == {"ok"}  # withdrawals go on
         assert logins(sandbox).count("signin") == 1
 
         self.write(password, "sandbox")
-        assert grades(b2copy_sync("doctor", "--json"))["sign-in"] == {"ok"}
+        assert grades(b2copy_sync("doctor", "--json"))["back_office"] == {"ok"}
 
     def test_a_locked_account_and_a_second_factor_have_a_remedy_of_their_own(
         self, b2copy_sync: Command, sandbox: SandboxControl
@@ -321,10 +321,11 @@ class TestTheBackOfficesSignIn:
         locked = b2copy_sync("doctor", "--json", "--login")
 
         for ran in (second_factor, resting):
-            assert "FAIL the Back Office asks office@broker.example for a second factor" in messages(ran, "sign-in")
-            assert "switch it off for this account" in messages(ran, "sign-in")
-        assert "the account is locked" in messages(locked, "sign-in")
-        assert "is unlocked now" in messages(locked, "sign-in")
+            assert "B2COPY asks office@broker.example for a second factor" in messages(ran, "back_office")
+            assert "switch it off for this account" in messages(ran, "back_office")
+            assert "`b2copy-sync session renew --login back_office`" in messages(ran, "back_office")
+        assert "the account is locked" in messages(locked, "back_office")
+        assert "after the account was unlocked" in messages(locked, "back_office")
         assert second_factor.code == resting.code == locked.code == 1
 
     @pytest.mark.parametrize(
@@ -343,8 +344,8 @@ class TestTheBackOfficesSignIn:
         ran = b2copy_sync("doctor", "--json")
 
         assert ran.code == 1
-        assert f"FAIL B2COPY_BACK_OFFICE_PASSWORD_FILE: {password}" in messages(ran, "sign-in")
-        assert problem in messages(ran, "sign-in")
+        assert f"FAIL B2COPY_BACK_OFFICE_PASSWORD_FILE: {password}" in messages(ran, "back_office")
+        assert problem in messages(ran, "back_office")
         assert "signin" not in logins(sandbox)
 
     def test_says_what_it_cannot_tell(self, b2copy_sync: Command, sandbox: SandboxControl) -> None:
@@ -352,6 +353,6 @@ class TestTheBackOfficesSignIn:
         unavailable = b2copy_sync("doctor", "--json")
         without_redis = b2copy_sync("doctor", "--json", B2COPY_REDIS_URL="redis://127.0.0.1:1/0")
 
-        assert "HTTP 503" in messages(unavailable, "sign-in")
-        assert "no other one does" in messages(unavailable, "sign-in")
-        assert "FAIL there is no session without Redis" in messages(without_redis, "sign-in")
+        assert "HTTP 503" in messages(unavailable, "back_office")
+        assert "operations that use this login wait meanwhile" in messages(unavailable, "back_office")
+        assert "FAIL there is no session without Redis" in messages(without_redis, "back_office")

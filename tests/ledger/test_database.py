@@ -15,7 +15,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine, inspect, text
+from sqlalchemy import create_engine, inspect, text, update
 from sqlalchemy.exc import OperationalError
 
 import worker.ledger.migrations
@@ -29,16 +29,15 @@ from worker.errors import SettingsError
 from worker.ledger import Ledger, open_ledger, search
 from worker.ledger.engine import connect
 from worker.ledger.migrations import migrate
-from worker.ledger.schema import HEAD, VERSION_TABLE, metadata
+from worker.ledger.schema import HEAD, metadata
+from worker.ledger.schema import version as version_table
 from worker.operation import State
 
 
 def set_version(ledger_url: str, version: str, oldest_reader: str) -> None:
     engine = create_engine(ledger_url)
     with engine.begin() as connection:
-        connection.execute(
-            text(f"UPDATE {VERSION_TABLE} SET version_num = '{version}', oldest_reader = '{oldest_reader}'")
-        )
+        connection.execute(update(version_table).values(version_num=version, oldest_reader=oldest_reader))
     engine.dispose()
 
 
@@ -110,7 +109,7 @@ def test_a_database_with_tables_of_others_becomes_a_ledger_too(empty_database_ur
     open_ledger(empty_database_url, create=True).close()
 
     ours = {name for name in inspect(engine).get_table_names() if name != "clients"}
-    assert ours == {*metadata.tables, VERSION_TABLE}
+    assert ours == {*metadata.tables, version_table.name}
     assert all(name.startswith("b2copy_") for name in ours)
     engine.dispose()
 
@@ -150,13 +149,22 @@ def test_migrating_again_changes_nothing(ledger_url: str) -> None:
     before = open_ledger(ledger_url)
     record_operations(before, "W1")
 
-    migrate(ledger_url)
+    assert migrate(ledger_url) == HEAD
 
     after = open_ledger(ledger_url)
     assert after.id == before.id
     assert find_operation(after, "W1").state == State.QUEUED
     before.close()
     after.close()
+
+
+def test_migrate_of_an_older_version_leaves_a_newer_ledger_alone(own_ledger_url: str) -> None:
+    set_version(own_ledger_url, "9999", oldest_reader=HEAD)
+    assert migrate(own_ledger_url) == "9999"
+
+    set_version(own_ledger_url, "9999", oldest_reader="9999")
+    with pytest.raises(SettingsError, match="install the b2copy-sync that made it"):
+        migrate(own_ledger_url)
 
 
 def test_several_processes_may_migrate_at_once(empty_database_url: str) -> None:
@@ -194,7 +202,7 @@ def test_the_migrations_end_at_the_schema_of_the_code(own_ledger_url: str) -> No
 
     with ledger.reading() as connection:
         context = MigrationContext.configure(
-            connection, opts={"version_table": VERSION_TABLE, "include_object": _is_comparable}
+            connection, opts={"version_table": version_table.name, "include_object": _is_comparable}
         )
         assert compare_metadata(context, metadata) == []
     ledger.close()

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import delete, text, update
 
 from tests.ledger.databases import is_waiting_for_a_lock, on_postgresql, on_sqlite
 from tests.next_version import VERSION, NextVersion
@@ -15,10 +15,10 @@ from tests.operations import record_operation
 from tests.support import until
 from worker.errors import SettingsError
 from worker.ledger import Ledger, audit_of, open_ledger
-from worker.ledger.database import version_of
 from worker.ledger.overview import overview
 from worker.ledger.running_workers import RUNNING_S, Self, note_running, note_stopped
-from worker.ledger.schema import HEAD
+from worker.ledger.schema import HEAD, version
+from worker.ledger.schema_version import version_of
 from worker.operation import VERSION as OUR_VERSION
 from worker.testbed.processes import clean_environment
 
@@ -131,6 +131,15 @@ def test_a_migration_that_removes_is_refused_while_older_code_runs(
     assert not note(own_ledger, me)  # so a worker that does run stops itself
     with pytest.raises(SettingsError, match="install the b2copy-sync that made it"):
         open_ledger(own_ledger_url)
+
+
+@pytest.mark.parametrize("revision", [None, "0000"])
+def test_code_may_not_run_on_an_older_ledger_or_one_without_a_version(own_ledger: Ledger, revision: str | None) -> None:
+    with own_ledger.writing() as connection:
+        change = delete(version) if revision is None else update(version).values(version_num=revision)
+        connection.execute(change)
+
+    assert not note(own_ledger, Self())
 
 
 @on_sqlite

@@ -22,7 +22,7 @@ from worker.ledger.refused_password_flags import PREFIX, TRYING, UNANSWERED_S, R
 from worker.operation import Operation, State, WaitReason
 from worker.sandbox.control_client import SandboxControl
 from worker.session import SharedSession
-from worker.session.back_office_login import BackOffice, check_password
+from worker.session.back_office_login import BackOffice, password_of
 from worker.settings import Settings, load, worker_settings
 from worker.testbed.broker import Broker
 from worker.testbed.local_system import Environment
@@ -201,6 +201,21 @@ def test_a_password_whose_refusal_could_not_be_stored_is_not_presented_again(
     assert [each.startswith(PREFIX) for each in active_flags(ledger())] == [True]
 
 
+def test_a_refused_password_is_presented_again_once_a_person_forgets_the_session(
+    password: Path, member: NewMember, sandbox: SandboxControl
+) -> None:
+    password.write_text("guessed")
+    session = member()
+    for _ in range(2):
+        refusal_of(session)
+    assert sign_ins(sandbox) == 1
+
+    session.forget()
+
+    refusal_of(session)
+    assert sign_ins(sandbox) == 2
+
+
 def test_a_sign_in_that_succeeds_leaves_no_flag(member: NewMember) -> None:
     assert member().renew(force=True, wait=15).outcome == "login"
     assert active_flags(ledger()) == {}
@@ -222,7 +237,7 @@ def test_a_file_that_others_may_read_is_refused(password: Path, member: NewMembe
     password.chmod(0o644)
 
     with pytest.raises(SettingsError, match="B2COPY_BACK_OFFICE_PASSWORD_FILE"):
-        check_password(worker_settings())
+        member().check()
     assert "chmod 600" in refusal_of(member())
     assert sign_ins(sandbox) == 0
     assert active_flags(ledger()) == {}
@@ -260,7 +275,7 @@ def test_a_wrong_password_stops_only_the_operations_that_need_it(
         assert operation(f"fees.process:W{number}").state == State.SUCCEEDED  # at once, not as a probe
     waiting = operation("accounts.create:1/7")
     assert (waiting.wait_reason, waiting.sent) == (WaitReason.NO_SESSION, False)
-    assert attempts_of(ledger(), waiting.id)[-1].outcome == "no_back_office"
+    assert attempts_of(ledger(), waiting.id)[-1].outcome == "no_other_login"
     assert sign_ins(sandbox) == 1
 
     password.write_text("sandbox")
@@ -275,10 +290,10 @@ def test_a_wrong_password_stops_only_the_operations_that_need_it(
 
 
 @pytest.mark.parametrize("content", ["", "\n", "one\ntwo", "\u200b", "a\x00b"])
-def test_a_password_must_be_one_line_of_text(configure: Configure, tmp_path: Path, content: str) -> None:
+def test_a_password_must_be_one_line_of_text(tmp_path: Path, content: str) -> None:
     file = tmp_path / "password"
     file.write_text(content)
     file.chmod(0o600)
 
     with pytest.raises(SettingsError, match="one line of text"):
-        check_password(configure(back_office_email="office@broker.example", back_office_password_file=file))
+        password_of(file)

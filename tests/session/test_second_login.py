@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from typing import get_args
 
 import pytest
 import redis
@@ -10,13 +11,14 @@ from tests.conftest import quick
 from tests.session.fleet import token_calls
 from tests.support import until
 from worker.errors import CredentialsRejected
+from worker.instances import SESSIONS
 from worker.sandbox.control_client import SandboxControl
 from worker.session import Login, SessionIdentity, SharedSession
 from worker.session.login_interface import BeforeCall
 from worker.session.secret import Secret
 from worker.session.timings import Timings
 from worker.session.tokens import Pair
-from worker.settings import Settings
+from worker.settings import LOGIN_FIELDS, LoginName, Settings
 from worker.testbed.broker import Broker
 
 
@@ -42,6 +44,15 @@ class Password:
     def refresh(self, refresh_token: Secret[str]) -> Pair | None:
         return None
 
+    def check(self) -> None:
+        pass
+
+    def explain(self, refusal: str) -> tuple[str, str]:
+        return "", "correct the password"
+
+    def forget_refusals(self) -> None:
+        pass
+
 
 @pytest.fixture
 def login(settings: Settings) -> Password:
@@ -59,6 +70,10 @@ def password(settings: Settings, login: Password) -> SharedSession:
 @pytest.fixture
 def service_admin(settings: Settings) -> SharedSession:
     return SharedSession(settings, quick(recheck=0.01))
+
+
+def test_each_login_that_can_be_set_has_a_session() -> None:
+    assert get_args(LoginName) == tuple(LOGIN_FIELDS) == tuple(SESSIONS)
 
 
 def test_each_login_has_a_session_and_keys_of_its_own(

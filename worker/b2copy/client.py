@@ -10,15 +10,15 @@ from worker.b2copy.routes import account_create, account_list, client_registrati
 from worker.b2copy.routes import fees as fee_run
 from worker.b2copy.routes import statistics as statistics_widget
 from worker.b2copy.routes.account_fields import Account
-from worker.errors import BackOfficeUnavailable, CredentialsRejected, SessionUnavailable
+from worker.errors import CredentialsRejected, OtherLoginUnavailable, SessionUnavailable
 from worker.http import Answer, Http
 from worker.http.curl import always_allowed
 from worker.operation import OnUnknown
 
 A = TypeVar("A")
 
-SERVICE_ADMIN, BACK_OFFICE = "service_admin", "back_office"
-"""The names of the logins."""
+SERVICE_ADMIN = "service_admin"
+"""The login that most routes need. Its faults stop everything, those of another login only the routes that need it."""
 
 
 class B2Copy:
@@ -51,11 +51,9 @@ class B2Copy:
                 before_send=before_send,
             )  # fmt: skip
         except (CredentialsRejected, SessionUnavailable) as error:
-            if login != BACK_OFFICE:
+            if login == SERVICE_ADMIN:
                 raise
-            raise BackOfficeUnavailable(
-                "no token of the Back Office", error.status, str(error), error.retry_after
-            ) from None
+            raise OtherLoginUnavailable(f"no token of {login}", error.status, str(error), error.retry_after) from None
         if route.secrets:
             answer = _without(answer, [body[name] for name in route.secrets])
         return route.read(value_of(answer, route.name, is_secret=route.is_secret), body)

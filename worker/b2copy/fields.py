@@ -103,6 +103,6 @@ def object_of(model: type[M], data: Any, name: str) -> M:
         raise UnknownOutcome(f"{name}: an answer without a usable {missing}", 200, server_message(data)) from None
 
 
-def reader(model: type[M], name: str) -> Callable[[Any, Mapping[str, Any]], M]:
+def read_as(model: type[M], name: str) -> Callable[[Any, Mapping[str, Any]], M]:
     """Return what a `Route` needs to read an object."""
     return lambda body, sent: read_object(model, body, name)

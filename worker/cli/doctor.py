@@ -28,8 +28,8 @@ def doctor(
     """Check everything a worker needs, a line each: ok, warn or FAIL, and what to do.
 
     Settings, key files, the ledger, Redis and who else uses it, running workers, B2COPY and its clock, and the shared
-    session: one that exists is used; if there is none, it logs in like any worker would. The same for the Back Office's
-    sign-in, if one is set. A failing check does not stop the others. Exit code 1 if a check failed, 2 if it was a
+    session: one that exists is used; if there is none, it logs in like any worker would. The same for each other login
+    that is set. A failing check does not stop the others. Exit code 1 if a check failed, 2 if it was a
     setting.
     """
     from worker.doctor.run_checks import examine

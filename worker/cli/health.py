@@ -1,4 +1,4 @@
-"""`health`: is what is due being done? `--live` and `--ready` are for probes."""
+"""`health`: is what is due being done? `--live` and `--ready` are for health probes."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
@@ -47,10 +47,11 @@ def health(
     done (no worker runs?), if the oldest operation in the lane money is too old, or if too many have failed. The time
     that an operation was pending at B2COPY or paused does not count.
 
-    --live asks nobody: it looks at a file, for a probe that restarts a frozen worker. --ready asks ledger and Redis.
+    --live asks nobody: it looks at a file, for a health probe that restarts a frozen worker. --ready asks ledger and
+    Redis.
     """
     if live and ready:
-        raise typer.BadParameter("--live and --ready are two probes: use one of them", param_hint="--live")
+        raise typer.BadParameter("--live and --ready are two health probes: use one of them", param_hint="--live")
     if live or ready:
         _probe(live, as_json)
         return

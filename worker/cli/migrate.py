@@ -39,8 +39,8 @@ def migrate(
     The ledger also holds the rule which decisions need a second person. Nobody's own environment relaxes it: only
     `migrate --four-eyes` does, which on PostgreSQL needs the role that owns the tables.
     """
-    from worker.ledger.database import version_of
     from worker.ledger.migrations import migrate as migrate_to_head
+    from worker.ledger.schema import HEAD
     from worker.settings import LedgerSettings, load
 
     settings = load(LedgerSettings)
@@ -48,14 +48,12 @@ def migrate(
         raise Stop(Exit.USAGE, "--four-eyes changes who may decide: give a reason with --why")
     if ignore_running_workers and not why.strip():
         raise Stop(Exit.USAGE, "--ignore-running-workers can break workers that do run: give a reason with --why")
-    before = version_of(settings.database_url)
-    migrate_to_head(settings.database_url, settings.four_eyes, four_eyes, by, why, ignore_running_workers)
-    after = version_of(settings.database_url)
+    before = migrate_to_head(settings.database_url, settings.four_eyes, four_eyes, by, why, ignore_running_workers)
     if as_json:
-        output.document({"before": before, "after": after})
-    elif before == after:
-        output.line(f"the ledger is at version {after} already")
+        output.document({"before": before, "after": max(before or HEAD, HEAD)})
     elif before is None:
-        output.line(f"the ledger is made, at version {after}")
+        output.line(f"the ledger is made, at version {HEAD}")
+    elif before >= HEAD:
+        output.line(f"the ledger is at version {before} already")
     else:
-        output.line(f"the ledger was brought from version {before} to {after}")
+        output.line(f"the ledger was brought from version {before} to {HEAD}")

@@ -28,7 +28,7 @@ def out() -> Console:
 
 @cache
 def err() -> Console:
-    """Standard error: what went wrong, and progress."""
+    """Standard error: what went wrong, and progress bars."""
     return _console(stderr=True)
 
 

@@ -1,6 +1,6 @@
 """The fleet's shared session at B2COPY: show it, renew it, forget it. No token is ever printed."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,8 +13,17 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="The fleet's shared session: show, renew or forget it.", no_args_is_help=True, epilog=EXITS)
 
+
+def _known(login: str) -> str:
+    from worker.settings import LOGIN_FIELDS
+
+    if login not in LOGIN_FIELDS:
+        raise typer.BadParameter(f"{login!r} is not one of {', '.join(LOGIN_FIELDS)}")
+    return login
+
+
 Login = Annotated[
-    Literal["service_admin", "back_office"], typer.Option("--login", help="Whose session, if there are two.")
+    str, typer.Option("--login", callback=_known, help="Whose session: service_admin, or back_office if that is set.")
 ]
 
 PATIENCE_S = 30.0  # seconds to wait for another process's renewal
@@ -56,12 +65,6 @@ def forget(login: Login = "service_admin", as_json: Json = False) -> None:
     session = _session(login)
     generation = session.state().generation
     session.forget()
-    if login == "back_office":
-        from worker.current_user import current_user
-        from worker.instances import ledger
-        from worker.ledger.refused_password_flags import RefusedPasswords
-
-        RefusedPasswords(ledger, current_user()).forget("the session was forgotten by hand")
     if as_json:
         output.document({"forgotten": generation or None})
     else:
@@ -71,11 +74,5 @@ def forget(login: Login = "service_admin", as_json: Json = False) -> None:
 
 def _session(login: str) -> "SharedSession":
     from worker.doctor.check_session import quiet_session
-    from worker.settings import Settings, load
 
-    settings = load(Settings)
-    if login == "service_admin":
-        return quiet_session(settings)
-    from worker.instances import back_office
-
-    return back_office()
+    return quiet_session(login)

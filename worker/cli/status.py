@@ -85,9 +85,8 @@ def _overview(keep_watching: bool, as_json: bool) -> None:
 
 def _session_state() -> "State":
     from worker.doctor.check_session import quiet_session
-    from worker.settings import Settings, load
 
-    return quiet_session(load(Settings)).state()
+    return quiet_session().state()
 
 
 def _show_all(reports: "list[OperationReport]", as_json: bool) -> None:

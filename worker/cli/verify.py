@@ -41,7 +41,7 @@ def verify(
         os.environ["B2COPY_HOST"] = host
     settings = load(Settings)
     findings: list[Finding] = []
-    for finding in all_findings(settings, quiet_session(settings)):
+    for finding in all_findings(settings, quiet_session()):
         findings.append(finding)
         if not as_json:
             _print(finding)

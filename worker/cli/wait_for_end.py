@@ -1,4 +1,4 @@
-"""Wait for the end of an accepted operation, show its progress, and exit as it ended."""
+"""Wait for the end of an accepted operation, show how far it is, and exit as it ended."""
 
 import time
 from typing import TYPE_CHECKING, Annotated
@@ -64,7 +64,7 @@ def _wait_for_end(key: str, timeout_s: float | None) -> "Operation | None":
 
 
 def _watch(key: str, timeout_s: float | None) -> "Operation | None":
-    """Show the progress on stderr: on a terminal one line that changes, elsewhere a line for each change."""
+    """Show on stderr how far it is: on a terminal one line that changes, elsewhere a line for each change."""
     from tasks.registry import ALL_KINDS
     from worker.instances import ledger
     from worker.ledger import find

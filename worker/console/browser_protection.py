@@ -39,7 +39,7 @@ class Protection:
     `origin`: the console's address as browsers see it, if a proxy changes it.
 
     Only requests to a loopback name or to the name in `origin` are served, so that a foreign name which resolves to
-    this machine (DNS rebinding) reads nothing. `by_any_name`: this is not checked. A probe of health may use any name.
+    this machine (DNS rebinding) reads nothing. `by_any_name`: this is not checked. A health probe may use any name.
     """
 
     def __init__(self, app: ASGIApp, origin: str | None, by_any_name: bool) -> None:

@@ -21,7 +21,7 @@ from worker.messages.wake_up import wake
 from worker.redis_url import is_loopback
 from worker.report.four_eyes import needs_approval
 from worker.session import SharedSession
-from worker.settings import ConsoleSettings, Settings, load
+from worker.settings import ConsoleSettings
 
 CONNECTIONS = 2
 
@@ -111,6 +111,6 @@ def _access(settings: ConsoleSettings, alone: bool) -> Access:
 
 def _session() -> SharedSession | None:
     try:
-        return quiet_session(load(Settings))
+        return quiet_session()
     except SettingsError:
         return None  # a host without keys: the console works, but cannot show or renew the session

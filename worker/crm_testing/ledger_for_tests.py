@@ -10,8 +10,8 @@ from typing import Any
 from sqlalchemy import delete, event, update
 
 from worker.ledger import Ledger, active_flags, open_ledger, raise_flag, schema
-from worker.ledger.database import version_of
 from worker.ledger.migrations import migrate
+from worker.ledger.schema_version import version_of
 
 MARK = "pytest"  # the flag of a ledger that this plugin has made, and may empty
 _MADE_BY = "the pytest plugin of b2copy-sync"

@@ -11,12 +11,12 @@ from sqlalchemy.exc import DBAPIError
 from worker.doctor import CheckResult, Grade
 from worker.errors import SettingsError
 from worker.ledger import Ledger, active_flags, open_ledger, schema
-from worker.ledger.database import version_of
 from worker.ledger.fleet_flags import TRYING
 from worker.ledger.notices import notices_wanted_until
 from worker.ledger.overview import overview
 from worker.ledger.refused_password_flags import PREFIX as REFUSED_PASSWORD
 from worker.ledger.running_workers import running_workers
+from worker.ledger.schema_version import version_of
 from worker.ledger.statistics import statistics_of
 from worker.report.format_values import count, iso
 from worker.report.health import access_notes

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator
 from worker.doctor import (
     CheckResult,
     check_b2copy,
-    check_back_office,
     check_key_files,
     check_ledger,
     check_redis,
@@ -30,8 +29,8 @@ def examine(login: bool = False, offline: bool = False) -> Iterator[CheckResult]
         yield from _guarded("workers", check_workers.check(readable.crm))
     if readable.worker:
         yield from _guarded("b2copy", check_b2copy.check(readable.worker))
-        yield from _guarded("session", check_session.check(readable.worker, login))
-        yield from _guarded(check_back_office.NAME, check_back_office.check(readable.worker, login))
+        for each in readable.worker.logins:
+            yield from _guarded(check_session.name_of(each), check_session.check(readable.worker, each, login))
 
 
 def _guarded(name: str, results: Iterable[CheckResult]) -> Iterator[CheckResult]:

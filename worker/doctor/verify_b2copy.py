@@ -74,7 +74,7 @@ class _Question(NamedTuple):
         return Finding(*self, why, "not seen")
 
 
-class Probe:
+class Client:
     """Sends single requests, each once. Raises `Unavailable` or `UnknownOutcome` if there is no whole answer."""
 
     def __init__(self, settings: Settings) -> None:
@@ -97,8 +97,8 @@ class Probe:
 
 def verify(settings: Settings, session: SharedSession) -> Iterator[Finding]:
     """Make all checks. A check that cannot be made is a finding, too."""
-    probe = Probe(settings)
-    yield from _without_token(probe)
+    client = Client(settings)
+    yield from _without_token(client)
     login = _Question("login", f"a login with admin_id as {settings.admin_id_type} is accepted", "the shared session")
     try:
         token = session.current(RENEWAL_WAIT_S).access
@@ -111,17 +111,17 @@ def verify(settings: Settings, session: SharedSession) -> Iterator[Finding]:
         return
     yield login.found(True, "accepted")
     yield _token_form(token)
-    yield _renewal(probe, session, token)
+    yield _renewal(client, session, token)
     try:
         token = session.current(RENEWAL_WAIT_S).access
     except B2CopyError as error:
         yield login._replace(check="login.again").not_seen(_problem(error))
         return
     if settings.accounts_login == "service_admin":
-        yield from _accounts(probe, token)
+        yield from _accounts(client, token)
     if settings.widgets_login == "service_admin":
-        yield from _widgets(probe, token)
-    yield _error_form(probe, token)
+        yield from _widgets(client, token)
+    yield _error_form(client, token)
 
 
 def document(findings: Iterable[Finding], private: Iterable[str]) -> str:
@@ -145,10 +145,10 @@ def private_values(settings: Settings) -> list[str]:
     return [*values, settings.device_ip, settings.issuer if settings.issuer != "b2copy-sync" else ""]
 
 
-def _without_token(probe: Probe) -> Iterator[Finding]:
+def _without_token(client: Client) -> Iterator[Finding]:
     clock = _Question("clock", f"answers have a Date, and it is within {CLOCK_S:.0f} s of our clock", "GET /")
     try:
-        answer = probe.get("/")
+        answer = client.get("/")
     except UNUSABLE as error:
         yield clock.not_seen(_problem(error))
     else:
@@ -161,7 +161,7 @@ def _without_token(probe: Probe) -> Iterator[Finding]:
     for check, what, token in (("token.missing", "no token", None), ("token.wrong", "a made-up token", _MADE_UP)):
         question = _Question(check, f"a request with {what} is answered with 401", f"GET {LIST.path} with {what}")
         try:
-            status = probe.get(LIST.path, token, {"limit": "1"}).status
+            status = client.get(LIST.path, token, {"limit": "1"}).status
         except UNUSABLE as error:
             yield question.not_seen(_problem(error))
         else:
@@ -175,7 +175,7 @@ def _token_form(token: str) -> Finding:
     return question.found(True, "a JWT" if is_jwt else "opaque: B2COPY_TOKEN_TTL says how long it is used")
 
 
-def _renewal(probe: Probe, session: SharedSession, before: str) -> Finding:
+def _renewal(client: Client, session: SharedSession, before: str) -> Finding:
     question = _Question(
         "token.renewal",
         "the refresh token gives a new pair, and the access token before it stays valid until it expires",
@@ -187,24 +187,24 @@ def _renewal(probe: Probe, session: SharedSession, before: str) -> Finding:
             return question.found(False, OUTCOMES["login"], "every renewal is a login; nothing is lost")
         if renewal.outcome != "refresh":
             return question.not_seen(OUTCOMES[renewal.outcome])
-        status = probe.get(LIST.path, before, {"limit": "1"}).status
+        status = client.get(LIST.path, before, {"limit": "1"}).status
     except B2CopyError as error:
         return question.not_seen(_problem(error))
     means = "calls that are under way during a renewal get a 401, and are repeated with the new token"
     return question.found(status != 401, f"renewed; the token before: HTTP {status}", means)
 
 
-def _accounts(probe: Probe, token: str) -> Iterator[Finding]:
+def _accounts(client: Client, token: str) -> Iterator[Finding]:
     """Look at the list of accounts: it is our only way to read back what a creation did."""
     login = _Question("accounts.login", "the service admin's token opens the accounts", f"GET {LIST.path}")
     form = _Question("accounts.form", "the answer is a list of objects that hold the account's number", login.request)
 
     def page(**parameters: Any) -> list[Any]:
         query = {name: str(value) for name, value in parameters.items()}
-        return _list_in(probe.get(LIST.path, token, query, parameters))
+        return _list_in(client.get(LIST.path, token, query, parameters))
 
     try:
-        answer = probe.get(LIST.path, token, {"limit": str(PAGE + 1)}, {"limit": PAGE + 1})
+        answer = client.get(LIST.path, token, {"limit": str(PAGE + 1)}, {"limit": PAGE + 1})
         opened = _opened(login, answer, "B2COPY_ACCOUNTS_LOGIN")
         yield opened
         if opened.verdict != "as assumed":
@@ -216,7 +216,7 @@ def _accounts(probe: Probe, token: str) -> Iterator[Finding]:
             for check in ("accounts.parameters", "accounts.pages", "accounts.order"):
                 yield _Question(check, "", login.request).not_seen(why)
             return
-        yield _parameters(probe, token, len(accounts))
+        yield _parameters(client, token, len(accounts))
         pages = _Question("accounts.pages", "limit and offset give the pages of a list", f"{login.request}, two pages")
         first, second = page(limit=1, offset=0), page(limit=1, offset=1)
         means = "a list is not complete if there are many accounts: ask for one account at a time"
@@ -251,25 +251,25 @@ def _form_of_accounts(question: _Question, answer: Answer) -> Finding:
     return question.found(True, f"{len(read)} accounts, with the fields {', '.join(fields) or 'unknown'}")
 
 
-def _parameters(probe: Probe, token: str, all_of_them: int) -> Finding:
+def _parameters(client: Client, token: str, all_of_them: int) -> Finding:
     question = _Question(
         "accounts.parameters", "parameters are read from the query or from the body of the GET",
         f"GET {LIST.path} with limit=1 in the query alone, then in the body alone",
     )  # fmt: skip
-    in_query = len(_list_in(probe.get(LIST.path, token, {"limit": "1"}))) < all_of_them
-    in_body = len(_list_in(probe.get(LIST.path, token, None, {"limit": 1}))) < all_of_them
+    in_query = len(_list_in(client.get(LIST.path, token, {"limit": "1"}))) < all_of_them
+    in_body = len(_list_in(client.get(LIST.path, token, None, {"limit": 1}))) < all_of_them
     read = [name for name, is_read in (("the query", in_query), ("the body", in_body)) if is_read]
     return question.found(bool(read), f"read: {' and '.join(read) or 'neither'}", "a list cannot be filtered")
 
 
-def _widgets(probe: Probe, token: str) -> Iterator[Finding]:
+def _widgets(client: Client, token: str) -> Iterator[Finding]:
     question = _Question(
         "widgets", "the service admin's token opens the widgets, and they can be read", f"GET {LEADERBOARD.path}"
     )
     parameters = Board().fields()
     message = LEADERBOARD.message(parameters)
     try:
-        answer = probe.get(message.path, token, message.query)
+        answer = client.get(message.path, token, message.query)
     except UNUSABLE as error:
         yield question.not_seen(_problem(error))
         return
@@ -289,7 +289,7 @@ def _widgets(probe: Probe, token: str) -> Iterator[Finding]:
     detail = _Question("widgets.detail", "an account is named in the path by its MT login", f"GET {DETAIL.path}")
     message = DETAIL.message(of_account)
     try:
-        answer = probe.get(message.path, token, message.query)
+        answer = client.get(message.path, token, message.query)
         DETAIL.read(answer.json(), of_account)
     except UNUSABLE as error:
         yield detail.not_seen(_problem(error))
@@ -297,12 +297,12 @@ def _widgets(probe: Probe, token: str) -> Iterator[Finding]:
         yield detail.found(answer.status == 200, f"HTTP {answer.status}")
 
 
-def _error_form(probe: Probe, token: str) -> Finding:
+def _error_form(client: Client, token: str) -> Finding:
     question = _Question(
         "errors.form", "an error of the Admin API is a JSON object with a text in `message`", f"GET {NO_METHOD}"
     )
     try:
-        answer = probe.get(NO_METHOD, token)
+        answer = client.get(NO_METHOD, token)
     except UNUSABLE as error:
         return question.not_seen(_problem(error))
     if answer.status < 400:

@@ -1,4 +1,4 @@
-"""Send only probes while a destination, or its login, is unavailable.
+"""Send only circuit probes while a destination, or its login, is unavailable.
 
 Each process has its own circuit breaker in memory, so a call costs no request to Redis, and every process notices an
 outage by itself. When one process closes its circuit, the whole fleet gains: the ledger makes the operations due that

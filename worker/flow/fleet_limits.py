@@ -1,10 +1,10 @@
-"""What the whole fleet shares about one destination, in Redis: the rate limit, the hold after a 429, the probe.
+"""What the whole fleet shares about one destination, in Redis: the rate limit, the hold after a 429, the circuit probe.
 
 Redis keys (all expire by themselves):
 
     b2copy:rate:...                         the limiter's windows (package `limits`)
     b2copy:gate:<destination>:hold    text  nobody sends before it expires
-    b2copy:gate:<destination>:probe   text  the process that made the last probe; `b2copy.reads` probes by itself
+    b2copy:gate:<destination>:probe   text  who made the last circuit probe; `b2copy.reads` probes by itself
     b2copy:gate:<destination>:pace    text  the reconciliation sends no request before it expires
 """
 
@@ -34,7 +34,7 @@ _SOONEST_S, _LATEST_S = 0.02, 0.25  # seconds; least and most between two reques
 
 
 class FleetLimits:
-    """Rate limit, hold and probe of one destination, shared by the fleet. Nothing here sleeps.
+    """Rate limit, hold and circuit probe of one destination, shared by the fleet. Nothing here sleeps.
 
     `hold`, `hold_left_s`, `must_read_hold` and `until_permit_s` use what this process knows. All other methods block,
     because they ask Redis. If there is a rate limit and Redis does not answer, there are no permits, because operations
@@ -42,7 +42,7 @@ class FleetLimits:
     """
 
     def __init__(self, destination: str, settings: Settings, circuit: str | None = None) -> None:
-        """`circuit` names whose probes these are, if they are not those of the destination's operations."""
+        """`circuit` names whose circuit probes these are, if they are not those of the destination's operations."""
         # The setting limits B2COPY alone: the CRM answers 429 if notices come too fast for it.
         is_limited = destination != CRM and settings.rate_limit != "0"
         self._rate = parse(settings.rate_limit) if is_limited else None
@@ -161,7 +161,7 @@ class FleetLimits:
             return True
 
     def allow_next_probe(self) -> None:
-        """Let any process probe at once: this process's probe was answered."""
+        """Let any process probe at once: this process's circuit probe was answered."""
         with contextlib.suppress(redis.RedisError):
             self._connected_redis().delete(self._probe_key)
 

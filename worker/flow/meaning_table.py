@@ -10,13 +10,13 @@ from typing import Literal, assert_never
 
 from worker.errors import (
     AccessRejected,
-    BackOfficeUnavailable,
     BadPayload,
     CircuitOpen,
     Conflict,
     CredentialsRejected,
     LeaseTooShort,
     NotFound,
+    OtherLoginUnavailable,
     Permanent,
     PermitRefused,
     RateLimited,
@@ -82,7 +82,7 @@ _RATE_LIMITED = Meaning("rate_limited", Becomes.WAIT, WaitReason.RATE_LIMITED, l
 _LOGIN_REFUSED = Meaning("login_refused", Becomes.WAIT, WaitReason.NO_SESSION, login="failure", may_have_left=False)
 _NO_SESSION = Meaning("no_session", Becomes.WAIT, WaitReason.NO_SESSION, login="failure", may_have_left=False)
 # Says nothing about the service admin's login, which is another one. Operations that use that login continue.
-_NO_BACK_OFFICE = Meaning("no_back_office", Becomes.WAIT, WaitReason.NO_SESSION, may_have_left=False)
+_NO_OTHER_LOGIN = Meaning("no_other_login", Becomes.WAIT, WaitReason.NO_SESSION, may_have_left=False)
 _UNUSABLE_SETTINGS = Meaning(
     "unusable_settings", Becomes.WAIT, WaitReason.NO_SESSION, login="failure", may_have_left=False
 )
@@ -135,7 +135,7 @@ TABLE: tuple[tuple[str, Meaning], ...] = (
     ("RateLimited (429)", _RATE_LIMITED),
     ("CredentialsRejected", _LOGIN_REFUSED),
     ("SessionUnavailable, StoreUnavailable", _NO_SESSION),
-    ("BackOfficeUnavailable", _NO_BACK_OFFICE),
+    ("OtherLoginUnavailable", _NO_OTHER_LOGIN),
     ("SettingsError (a key or certificate file of ours)", _UNUSABLE_SETTINGS),
     ("AccessRejected (403, or 401 twice)", _ACCESS_REFUSED),
     ("CircuitOpen", _CIRCUIT_OPEN),
@@ -180,8 +180,8 @@ def _meaning_of_error(error: Exception) -> Meaning:
             return _LOGIN_REFUSED
         case SessionUnavailable():
             return _NO_SESSION
-        case BackOfficeUnavailable():
-            return _NO_BACK_OFFICE
+        case OtherLoginUnavailable():
+            return _NO_OTHER_LOGIN
         case SettingsError():
             return _UNUSABLE_SETTINGS
         case AccessRejected():

@@ -1,17 +1,18 @@
-"""The ledger's database: connections, transactions, and whether this code may run on its schema."""
+"""The ledger's database: connections and transactions."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
-from sqlalchemy import Connection, Engine, column, inspect, select, table
+from sqlalchemy import Connection, Engine, select
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, InternalError, OperationalError, TimeoutError
 
 from worker.errors import SettingsError
 from worker.ledger import schema
 from worker.ledger.engine import connect, create_private_file, exists, reading
 from worker.ledger.four_eyes import Rule, rule_of
+from worker.ledger.schema_version import UNKNOWN_VERSION, may_run, schema_problem, schema_version
 
 DATABASE_UNAVAILABLE_ERRORS = (OperationalError, InterfaceError, InternalError, TimeoutError)
 """What SQLAlchemy raises while the database cannot be used: gone, full, locked, a standby, out of connections."""
@@ -112,10 +113,10 @@ def open_ledger(url: str, create: bool = False, **pool: int) -> Ledger:
             from worker.ledger.migrations import migrate  # Alembic takes long to import and is needed once
 
             migrate(engine.url.render_as_string(hide_password=False))
-        elif not _can_run_on(version, engine):
-            raise SettingsError(_schema_problem(version))
         # This only reads, because a CRM may enqueue for the first time while it holds SQLite's one write lock.
         with reading(engine) as connection:
+            if version == UNKNOWN_VERSION or not may_run(connection):
+                raise SettingsError(schema_problem(version or schema.HEAD))
             rule = rule_of(connection)
             needs_approval = no_approval if rule == "off" else always_approval
             id_ = connection.execute(select(schema.ledger.c.id)).scalar_one()
@@ -123,47 +124,3 @@ def open_ledger(url: str, create: bool = False, **pool: int) -> Ledger:
     except BaseException:
         engine.dispose()
         raise
-
-
-def schema_version(engine: Engine) -> str | None:
-    """Return the database's schema revision, or None if it holds no table of ours."""
-    with reading(engine) as connection:
-        ours = [name for name in inspect(connection).get_table_names() if name.startswith("b2copy_")]
-        if not ours:
-            return None
-        if schema.VERSION_TABLE not in ours:
-            return "unknown"
-        version = connection.execute(select(column("version_num")).select_from(table(schema.VERSION_TABLE))).scalar()
-        return str(version) if version is not None else "unknown"
-
-
-def version_of(url: str) -> str | None:
-    """Return the schema revision at a URL, or None if there is no ledger. Creates nothing, not even an SQLite file."""
-    engine = connect(url)
-    url = ""  # it may hold a password, and error trackers store the variables of frames
-    try:
-        return schema_version(engine) if exists(engine) else None
-    finally:
-        engine.dispose()
-
-
-def _can_run_on(version: str, engine: Engine) -> bool:
-    """Return whether this code may run on a schema: its own, or a newer one that older code can still read."""
-    if version == schema.HEAD:
-        return True
-    if not version.isdigit() or version < schema.HEAD:
-        return False
-    with reading(engine) as connection:
-        columns = {found["name"] for found in inspect(connection).get_columns(schema.VERSION_TABLE)}
-        if "oldest_reader" not in columns:
-            return False
-        oldest = connection.execute(select(column("oldest_reader")).select_from(table(schema.VERSION_TABLE))).scalar()
-    return oldest is not None and str(oldest) <= schema.HEAD
-
-
-def _schema_problem(version: str) -> str:
-    if version.isdigit() and version > schema.HEAD:
-        remedy = "install the b2copy-sync that made it, or a newer one"
-    else:
-        remedy = "run `b2copy-sync migrate`"
-    return f"B2COPY_DATABASE_URL: the ledger's schema is {version}, this version needs {schema.HEAD}: {remedy}"

@@ -7,16 +7,14 @@ ledger's rule and a process's B2COPY_FOUR_EYES the stricter one counts.
 
 from typing import Literal
 
-from sqlalchemy import Connection, column, select, table, update
+from sqlalchemy import Connection, select, update
 
 from worker.ledger.audit import record_audit
-from worker.ledger.schema import VERSION_TABLE
+from worker.ledger.schema import version
 
 Rule = Literal["off", "money", "all"]
 RULES: tuple[Rule, ...] = ("off", "money", "all")
 """From the least strict to the strictest."""
-
-_version = table(VERSION_TABLE, column("four_eyes"))
 
 
 def stricter(one: Rule, other: Rule) -> Rule:
@@ -25,7 +23,7 @@ def stricter(one: Rule, other: Rule) -> Rule:
 
 def rule_of(connection: Connection) -> Rule:
     """Return the ledger's rule."""
-    held = connection.execute(select(_version.c.four_eyes)).scalar()
+    held = connection.execute(select(version.c.four_eyes)).scalar()
     return next((rule for rule in RULES if rule == held), RULES[-1])
 
 
@@ -33,5 +31,5 @@ def set_rule(connection: Connection, rule: Rule, actor: str, note: str) -> None:
     """Write the rule and an entry of the audit, if it changes. On PostgreSQL this needs the owner's role."""
     before = rule_of(connection)
     if rule != before:
-        connection.execute(update(_version).values(four_eyes=rule))
+        connection.execute(update(version).values(four_eyes=rule))
         record_audit(connection, "four eyes", actor, note, "four_eyes", {"rule": before}, {"rule": rule})

@@ -193,7 +193,7 @@ def current_run(ledger: Ledger) -> Run | None:
 
 
 def is_due(ledger: Ledger, every_ms: int) -> bool:
-    """Return whether there is something to do: a run is under way, or none began within `every_ms`."""
+    """Return whether there is something to do: a reconciliation run is under way, or none began within `every_ms`."""
     with ledger.reading() as connection:
         return not _rests(connection, every_ms)
 

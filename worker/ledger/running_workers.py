@@ -11,9 +11,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from sqlalchemy import Connection, and_, column, delete, insert, select, table, update
+from sqlalchemy import Connection, and_, delete, insert, select, update
 
-from worker.ledger.schema import HEAD, VERSION_TABLE, now_ms, workers
+from worker.ledger.schema import HEAD, now_ms, workers
+from worker.ledger.schema_version import may_run
 from worker.operation import VERSION
 
 NOTE_EVERY_S = 5.0  # seconds between two notes of a worker
@@ -32,7 +33,6 @@ _RUNNING = (
     .order_by(_w.version, _w.host, _w.pid)
     .limit(_SHOWN_MAX)
 )
-_version = table(VERSION_TABLE, column("oldest_reader"))
 
 
 class RunningWorker(NamedTuple):
@@ -62,7 +62,7 @@ class Self:
 
 
 def note_running(connection: Connection, myself: Self) -> bool:
-    """Note that this worker runs. Returns False if its code may no longer run on the ledger's schema."""
+    """Note that this worker runs. Returns `may_run` of its code."""
     if not connection.execute(update(workers).where(_w.id == myself.id).values(seen_at=now_ms())).rowcount:
         connection.execute(delete(workers).where(_w.seen_at < now_ms() - _REMOVED_AFTER_MS))
         connection.execute(
@@ -71,8 +71,7 @@ def note_running(connection: Connection, myself: Self) -> bool:
                 schema_revision=myself.schema_revision, started_at=now_ms(), seen_at=now_ms(),
             )
         )  # fmt: skip
-    oldest = connection.execute(select(_version.c.oldest_reader)).scalar()
-    return oldest is None or str(oldest) <= myself.schema_revision
+    return may_run(connection, myself.schema_revision)
 
 
 def note_stopped(connection: Connection, myself: Self) -> None:

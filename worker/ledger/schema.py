@@ -41,11 +41,15 @@ from worker.operation import MOVES
 HEAD = "0001"
 """The schema revision that this code writes: the newest one under migrations/versions."""
 
-VERSION_TABLE = "b2copy_schema_version"
-"""Alembic's table, with two more columns: `oldest_reader`, the oldest revision whose code may run on this schema, and
-`four_eyes`; see `worker.ledger.four_eyes`."""
-
 metadata = MetaData()
+
+version = Table(  # Alembic makes and fills this table, so it is in no list of ours: one row
+    "b2copy_schema_version",
+    MetaData(),
+    Column("version_num", Text, primary_key=True),  # the schema's revision
+    Column("oldest_reader", Text, nullable=False),  # the oldest revision whose code may run on this schema
+    Column("four_eyes", Text, nullable=False),  # see worker/ledger/four_eyes.py
+)
 
 # SQLite numbers rows by itself only if the column type is exactly INTEGER.
 _Id = BigInteger().with_variant(Integer, "sqlite")

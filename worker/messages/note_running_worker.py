@@ -54,7 +54,8 @@ class RunningNote(bootsteps.StartStopStep):
                 if not may_run:
                     log.critical(
                         "the ledger's schema has been changed so that b2copy-sync %s cannot use it any more: this"
-                        " worker stops. Install the version that made the change",
+                        " worker stops. Install the version that made the change, or if an older ledger was restored,"
+                        " run `b2copy-sync migrate`",
                         self._myself.version,
                     )
                     state.should_stop = EX_FAILURE

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 SIGN_IN = "/api/v2/signin"
 _SETTING = "B2COPY_BACK_OFFICE_PASSWORD_FILE"
 _FORGET = "after the account was unlocked: `b2copy-sync session forget --login back_office`"
+_SECOND_FACTOR = "a second factor"
 
 
 class Refusals(Protocol):
@@ -44,6 +45,9 @@ class Refusals(Protocol):
 
     def end(self, fingerprint: str) -> None:
         """Store that this password was not refused."""
+
+    def forget(self, note: str) -> None:
+        """Forget every refusal, for the reason `note`."""
 
 
 class SecondFactorRequired(CredentialsRejected):
@@ -104,6 +108,20 @@ class BackOffice:
         """There is no documented route for the refresh token."""
         return None
 
+    def check(self) -> None:
+        """Raise `SettingsError` if the password file cannot be used."""
+        password_of(self._file)
+
+    def explain(self, refusal: str) -> tuple[str, str]:
+        """Return what to do about the password, or about the account's settings."""
+        if _SECOND_FACTOR in refusal:
+            return "", "then: `b2copy-sync session renew --login back_office`"
+        return "", f"put the right password into {self._file}, and it is tried at once; {_FORGET}"
+
+    def forget_refusals(self) -> None:
+        """Present a password that was refused again: a person has had the account unlocked."""
+        self._refusals.forget("the session was forgotten by hand")
+
     def _remember(self, fingerprint: str, refused: str | None) -> None:
         """Store whether the password was refused. What goes wrong here changes nothing of what was learned."""
         try:
@@ -123,12 +141,6 @@ class BackOffice:
         return hashlib.scrypt(password.reveal().encode(), salt=salt, n=2**14, r=8, p=1, dklen=12).hex()
 
 
-def check_password(settings: Settings) -> None:
-    """Raise `SettingsError` if there is a password file that cannot be used."""
-    if settings.back_office_password_file is not None:
-        password_of(settings.back_office_password_file)
-
-
 def password_of(file: Any) -> Secret[str]:
     """Read the password. Raises `SettingsError`."""
     password = Secret(secret_file.read(_SETTING, file).decode(errors="replace").rstrip("\r\n"))
@@ -143,7 +155,7 @@ def _read_pair(answer: Answer, email: str) -> Pair:
     if pair == "2faRequired":
         raise SecondFactorRequired(
             f"POST {SIGN_IN}", answer.status,
-            f"B2COPY asks {email} for a second factor, and documents no way to give one: switch it off for this"
+            f"B2COPY asks {email} for {_SECOND_FACTOR}, and documents no way to give one: switch it off for this"
             " account, or set B2COPY_ACCOUNTS_LOGIN and B2COPY_WIDGETS_LOGIN to service_admin",
         )  # fmt: skip
     if isinstance(pair, str):

@@ -52,7 +52,7 @@ class Member:
     def __init__(self, settings: Settings, timings: Timings, login: Login) -> None:
         self.store = Store(settings, timings, login.identity)
         self.identity = login.identity
-        self._settings, self._timings, self._login = settings, timings, login
+        self._settings, self._timings, self.login = settings, timings, login
         self._leader = Leader(settings, timings, self.store, login)
         self._lock = threading.Lock()  # one thread reads Redis, and the others wait for its result
         self._renewing: threading.Thread | None = None
@@ -98,6 +98,7 @@ class Member:
     def forget(self) -> None:
         self.store.forget()
         self._copy = None
+        self.login.forget_refusals()
 
     def is_readable(self, stored: Stored) -> bool:
         """Return whether the stored token can be decrypted at present."""
@@ -217,7 +218,7 @@ class Member:
         )
         try:
             self._renewing.start()
-        except RuntimeError:  # no thread can be started, and this process holds the lease
+        except RuntimeError:  # no thread can be started, and this process holds the renewal lease
             self._renew_quietly(lease, expected, trigger)
         return None
 
@@ -234,7 +235,7 @@ class Member:
 
     def _acquire(self, expected: int, forced: bool) -> RenewalLease | NoLease:
         owner = f"{os.uname().nodename}:{os.getpid()}:{uuid.uuid4().hex[:12]}"
-        return self.store.acquire(owner, expected, self._login.fingerprint(), forced)
+        return self.store.acquire(owner, expected, self.login.fingerprint(), forced)
 
     def _refuse(self, cooldown: Cooldown | None, left: float) -> B2CopyError:
         """Return the error for a cool-down, and store it, so that the next callers get it without a read of Redis."""
@@ -269,7 +270,7 @@ class Member:
 
     def _show(self, view: View) -> None:
         """Set the metrics to what the store holds."""
-        login = self._login.identity.login
+        login = self.login.identity.login
         metrics.SESSION_GENERATION.labels(login).set(view.session.generation if view.session else 0)
         for kind in COOLDOWNS:
             active = view.cooldown is not None and view.cooldown.kind == kind
@@ -277,4 +278,4 @@ class Member:
 
     def _show_expiry(self, left_ms: int) -> None:
         """Set the metric to the end of the own copy by this machine's clock, which a scraper can compare."""
-        metrics.SESSION_EXPIRES.labels(self._login.identity.login).set(time.time() + left_ms / 1000)
+        metrics.SESSION_EXPIRES.labels(self.login.identity.login).set(time.time() + left_ms / 1000)

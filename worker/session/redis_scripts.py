@@ -8,7 +8,7 @@ All take the same KEYS, which share one hash tag so that Redis Cluster keeps the
     KEYS[1] session           hash   generation, blob, expires_at, renew_after, obtained_at, life, origin, credential,
                                      written_by, fingerprint, refresh_token_used_by
     KEYS[2] renewal_lease     hash   owner, generation                     expires unless extended
-    KEYS[3] last_generation   int    the last generation that a lease was given
+    KEYS[3] last_generation   int    the last generation that a renewal lease was given
     KEYS[4] cooldown          hash   class, reason, until, failures, and refused:<fingerprint of the credentials>
     KEYS[5] pace              owner of the last token call                 expires
 
@@ -55,7 +55,7 @@ end
 local function failures() return number(field(C, 'failures')) or 0 end
 """
 
-# SEEN, now, SESSION, lease owner, cooldown class, reason, ms left (0: none)
+# SEEN, now, SESSION, owner of the renewal lease, cooldown class, reason, ms left (0: none)
 LOOK = (
     _HEAD
     + """
@@ -70,7 +70,7 @@ return out
 
 # ARGV: owner, expected generation, lease ms, fingerprint of the credentials, '1' = in spite of a cool-down
 # NEWER, now, SESSION    the stored generation is above the expected one: use it
-# BUSY, now, ttl         another owner holds the lease, or has just talked to B2COPY
+# BUSY, now, ttl         another owner holds the renewal lease, or has just talked to B2COPY
 # COOLDOWN, now, left    nobody asks for so long
 # LEADER, now, SESSION, generation to write, failures so far
 ACQUIRE = (
@@ -106,7 +106,7 @@ return out
 """
 )
 
-# ARGV: owner, lease ms, pace ms       before every token call
+# ARGV: owner, ms of the renewal lease, pace ms       before every token call
 # HELD, now, stored generation | LOST, now
 EXTEND = (
     _HEAD

@@ -122,7 +122,7 @@ class Store:
         )
 
     def acquire(self, owner: str, expected: int, credentials: str, forced: bool = False) -> RenewalLease | NoLease:
-        """Ask for the lease in order to replace generation `expected` (or anything older).
+        """Ask for the renewal lease in order to replace generation `expected` (or anything older).
 
         `credentials` is their fingerprint: a cool-down after a refused login binds only those who have the same.
         """
@@ -138,7 +138,7 @@ class Store:
                 return NoLease("busy" if word == b"BUSY" else "cooldown", max(0.0, float(answer[2]) / 1000))
 
     def extend(self, lease: RenewalLease, pace: float) -> int | None:
-        """Hold the lease for its full time from now. Return the stored generation; None if the lease is lost."""
+        """Hold the renewal lease for its full time from now. Return the stored generation; None if it is lost."""
         answer = self._run(redis_scripts.EXTEND, lease.owner, _ms(self._timings.lease), _ms(pace))
         return int(answer[2]) if answer[0] == b"HELD" else None
 
@@ -157,7 +157,7 @@ class Store:
         credential: str,
         fingerprint: str,
     ) -> tuple[bool, Stored | None]:
-        """Store a new pair as the lease's generation, unless a newer one is stored. Frees the lease.
+        """Store a new pair as the lease's generation, unless a newer one is stored. Frees the renewal lease.
 
         `obtained_at` is Redis' clock in ms when the token call began, `life` and `renew_after` are seconds from then.
         Returns whether it was stored, and what is stored now.
@@ -170,7 +170,7 @@ class Store:
         return answer[0] == b"COMMITTED", _stored(answer[2:13])
 
     def fail(self, lease: RenewalLease, kind: str, reason: str, pause: float, credentials: str) -> None:
-        """Free the lease; nobody asks B2COPY for `pause` seconds."""
+        """Free the renewal lease; nobody asks B2COPY for `pause` seconds."""
         self._run(redis_scripts.FAIL, lease.owner, kind, reason, round(pause * 1000), credentials)
 
     def invalidate(self, generation: int) -> None:
@@ -182,7 +182,7 @@ class Store:
         self._run(redis_scripts.FORGET)
 
     def register(self) -> None:
-        """Enter our identity into the list of those that have a session on this Redis. Failure does no harm."""
+        """Enter our session identity into the list of those that have a session on this Redis. Failure does no harm."""
         ttl = round(self._timings.session_ttl)
         try:
             with self._redis.pipeline(transaction=False) as commands:

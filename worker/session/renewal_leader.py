@@ -67,14 +67,14 @@ class _Obtained:
 
 
 class Leader:
-    """Renews under a lease. One per process."""
+    """Renews under the renewal lease. One per process."""
 
     def __init__(self, settings: Settings, timings: Timings, store: Store, login: Login) -> None:
         self._settings, self._timings, self._store, self._login = settings, timings, store, login
         self._newest_used = 0  # the newest generation whose refresh token this process has presented
 
     def renew(self, lease: RenewalLease, expected: int, trigger: str) -> Renewal:
-        """Renew once, and always free the lease.
+        """Renew once, and always free the renewal lease.
 
         Raises `Unavailable`, `RateLimited`, `CredentialsRejected`, `StoreUnavailable`.
         """
@@ -168,7 +168,10 @@ class Leader:
             return key_files.storage_keys(self._settings)
 
     def _extend(self, lease: RenewalLease) -> int:
-        """Hold the lease for the next token call; return Redis' clock in ms. Raises `LeaseLostError`, `MovedError`."""
+        """Hold the renewal lease for the next token call; return Redis' clock in ms.
+
+        Raises `LeaseLostError`, `MovedError`.
+        """
         life = lease.session.life_s if lease.session else self._settings.token_ttl
         generation = self._store.extend(lease, self._timings.pace_for(life))
         if generation is None:
@@ -214,7 +217,7 @@ class Leader:
         return min(longest, max(longest / 10, lived / 1000))
 
     def _give_up(self, lease: RenewalLease, error: BaseException) -> None:
-        """Free the lease, and start the cool-down that this kind of failure needs."""
+        """Free the renewal lease, and start the cool-down that this kind of failure needs."""
         pause = self._timings.cooldown_for(lease.failures)
         if isinstance(error, CredentialsRejected):
             kind, pause = TERMINAL, self._timings.refused_cooldown
@@ -222,7 +225,7 @@ class Leader:
             kind = "rate_limited" if isinstance(error, RateLimited) else "unavailable"
             pause = max(pause, error.retry_after or 0.0)
         elif isinstance(error, SessionUnavailable):
-            return  # the store does not answer: the lease expires by itself
+            return  # the store does not answer: the renewal lease expires by itself
         else:
             kind, pause = "internal", pause if isinstance(error, Exception) else 0.0
         reason = one_line(str(error))[:300] if isinstance(error, B2CopyError) else type(error).__name__

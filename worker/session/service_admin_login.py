@@ -1,7 +1,9 @@
 """The service admin's login: a signed assertion for a token pair, a refresh token for the next one."""
 
 import logging
+import re
 from collections.abc import Callable
+from shlex import quote
 
 from worker.errors import CredentialsRejected
 from worker.http import Answer
@@ -26,7 +28,7 @@ class ServiceAdmin:
     """Logs in with an assertion that names the admin and the egress address, signed with a registered key.
 
     B2COPY registers keys together with the addresses they are used from, and may bind a token to its address. So
-    `device_ip` is part of the identity: workers that leave through two addresses have two sessions.
+    `device_ip` is part of the session identity: workers that leave through two addresses have two sessions.
     """
 
     def __init__(self, settings: Settings, timings: Timings, wall: Callable[[], float]) -> None:
@@ -66,6 +68,27 @@ class ServiceAdmin:
     def refresh(self, refresh_token: Secret[str]) -> Pair:
         """Exchange the refresh token, which counts as used from then on, whatever is answered."""
         return read_pair(self._post(REFRESH, refresh_token, as_bearer), f"POST {REFRESH}")
+
+    def check(self) -> None:
+        """Raise `SettingsError` if the keys cannot be used, those that encrypt the tokens included."""
+        key_files.check(self._settings)
+
+    def explain(self, refusal: str) -> tuple[str, str]:
+        """Return what is wrong with the key that B2COPY's message points to, and what to do about it."""
+        key_id, file = self._settings.key_id[0], self._settings.private_key_file[0]
+        if "signature" in refusal.lower():
+            cause = f"the key in {file} is not the one that B2COPY has registered as {key_id}"
+            public_key = f"`openssl pkey -in {quote(str(file))} -pubout`"
+            return cause, f"put the registered key back, or have this one registered: {public_key}"
+        if re.search(r"\bkid\b|\bkey[ _]?id\b", refusal, re.IGNORECASE):
+            return (
+                f"B2COPY knows no key called {key_id}",
+                "set B2COPY_KEY_ID to the identifier under which B2COPY support registered the public key",
+            )
+        return "", "compare admin id, key id and public key with what B2COPY support registered"
+
+    def forget_refusals(self) -> None:
+        """A refused key is presented again after the cool-down. Nothing else is remembered."""
 
     def _post(self, path: str, secret: Secret[str], present: Callable[..., None]) -> Answer:
         try:

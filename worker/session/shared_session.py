@@ -39,8 +39,8 @@ be stored must not be requested.
 **Time** is Redis' clock, so that no machine's own clock matters. A token's life counts from before the call that
 obtained it. If our clock is wrong, assertions are dated by B2COPY's clock, known from its `Date` header.
 
-**Logins** implement `login_interface.py`. Each login has an identity, and each identity has a session and Redis keys of
-its own. So a refused login does not affect the session of another login.
+**Logins** implement `login_interface.py`. Each login has a session identity, and each of them has a session and Redis
+keys of its own. So a refused login does not affect the session of another login.
 
 A process reads Redis at most once a second, and uses its own copy in between.
 """
@@ -121,8 +121,27 @@ class SharedSession:
         return self._member().renew(trigger, force, wait)
 
     def forget(self) -> None:
-        """Remove the stored session and any cool-down: the next process that needs a token logs in."""
+        """Remove the stored session and any cool-down: the next process that needs a token logs in.
+
+        It may also present credentials again that were refused. Raises `Unavailable` if their refusal stays.
+        """
         self._member().forget()
+
+    @property
+    def identity(self) -> SessionIdentity:
+        """Whose session it is."""
+        return self._member().identity
+
+    def check(self) -> None:
+        """Raise `SettingsError` if a file that the login needs cannot be used. Asks nobody."""
+        self._member().login.check()
+
+    def explain(self, refusal: str) -> tuple[str, str]:
+        """Return the cause of a login that B2COPY refuses with the message `refusal`, and what a person does about it.
+
+        The cause is empty if the message tells it.
+        """
+        return self._member().login.explain(refusal)
 
     def clock(self) -> int:
         """Return Redis' clock in ms, or a little less: tokens of this generation and later are made after now."""

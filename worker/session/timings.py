@@ -10,7 +10,7 @@ _random = random.SystemRandom()  # forked processes share the state of any other
 class Timings:
     """The constants of the protocol. Only tests change them."""
 
-    lease: float = 20.0  # how long a leader may be silent; extended before every token call
+    lease: float = 20.0  # the renewal lease: how long a leader may be silent; extended before every token call
     token_deadline: float = 12.0  # a whole token call, connection to last byte
     lease_margin: float = 5.0  # what a name look-up or a suspended leader may take in addition
     login_attempts: int = 3

@@ -1,7 +1,7 @@
 """The file that a working worker touches, and the check of its age for a liveness probe.
 
-A probe runs every few seconds on a small machine, so this file imports the standard library alone. It asks neither
-Redis nor the database: an outage of one of them must not restart every worker.
+A health probe runs every few seconds on a small machine, so this file imports the standard library alone. It asks
+neither Redis nor the database: an outage of one of them must not restart every worker.
 """
 
 import os

@@ -18,7 +18,7 @@ https://www.w3.org/TR/trace-context/#traceparent-header
 import hashlib
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ from worker.settings import crm_settings
 if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.trace import Link, Span, SpanKind, Tracer
+    from opentelemetry.trace import Link, Span, Tracer
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +47,18 @@ class SpanEnd:
     def __init__(self, span: "Span | None" = None) -> None:
         self._span = span
 
+    @property
+    def traceparent(self) -> str | None:
+        """The span's traceparent, for what comes after it."""
+        if self._span is None:
+            return None
+        from opentelemetry.trace import set_span_in_context
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        headers: dict[str, str] = {}
+        TraceContextTextMapPropagator().inject(headers, set_span_in_context(self._span))
+        return headers.get("traceparent")
+
     def note(self, outcome: str, http_status: int | None = None, failed: bool = False) -> None:
         if self._span is None:
             return
@@ -60,8 +72,7 @@ class SpanEnd:
             self._span.set_status(StatusCode.ERROR)  # without a description: it could hold what a server wrote
 
 
-NO_SPAN = SpanEnd()
-_NOTHING: AbstractContextManager[SpanEnd] = nullcontext(NO_SPAN)
+_NOTHING = nullcontext(SpanEnd())
 
 
 @PerProcess
@@ -118,23 +129,18 @@ def _tracer() -> "Tracer | None":
     return None
 
 
-def requesting(kind: str, lane: str, parent: str | None = None) -> AbstractContextManager[str | None]:
+@contextmanager
+def requesting(kind: str, lane: str, parent: str | None = None) -> Iterator[str | None]:
     """A span around the recording of an operation. Gives the traceparent to store with the operation.
 
     `parent`: the sender's traceparent. Without tracing, it is what is given. With tracing and without `parent`, the
     span belongs to what the calling code does now.
     """
-    tracer = _tracer()
-    return nullcontext(parent) if tracer is None else _request_span(tracer, kind, lane, parent)
-
-
-@contextmanager
-def _request_span(tracer: "Tracer", kind: str, lane: str, parent: str | None) -> Iterator[str | None]:
-    from opentelemetry.trace import SpanKind
-
-    attributes = {"b2copy.kind": kind, "b2copy.lane": lane}
-    with _span(tracer, "b2copy.request", SpanKind.PRODUCER, attributes, _context_of(parent)) as span:
-        yield _traceparent_of(span) or parent
+    if (tracer := _tracer()) is None:
+        yield parent
+        return
+    with _span(tracer, "b2copy.request", "PRODUCER", {"b2copy.kind": kind, "b2copy.lane": lane}, parent) as span:
+        yield span.traceparent or parent
 
 
 def attempting(claim: Claim, lane: str, ledger_id: str) -> AbstractContextManager[SpanEnd]:
@@ -143,11 +149,8 @@ def attempting(claim: Claim, lane: str, ledger_id: str) -> AbstractContextManage
     After the claim `CLAIMS_IN_TRACE` it begins a trace, with a link to that parent: as messaging systems do it,
     https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/#trace-structure
     """
-    tracer = _tracer()
-    if tracer is None:
+    if (tracer := _tracer()) is None:
         return _NOTHING
-    from opentelemetry.trace import SpanKind
-
     attributes = {
         "b2copy.kind": claim.kind,
         "b2copy.lane": lane,
@@ -156,41 +159,41 @@ def attempting(claim: Claim, lane: str, ledger_id: str) -> AbstractContextManage
         # Keyed by the ledger's random id, because ids of withdrawals can be guessed.
         "b2copy.key_hash": hashlib.sha256(f"{ledger_id}/{claim.key}".encode()).hexdigest()[:16],
     }
-    context, links = _context_of(claim.trace_id), list["Link"]()
-    if claim.fence > CLAIMS_IN_TRACE and context is not None:
-        context, links = _linked_to(context)
-    return _ended(_span(tracer, "b2copy.attempt", SpanKind.CONSUMER, attributes, context, links))
+    is_late = claim.fence > CLAIMS_IN_TRACE
+    return _span(tracer, "b2copy.attempt", "CONSUMER", attributes, claim.trace_id, has_own_trace=is_late)
 
 
 def calling(destination: str, route: str, method: str) -> AbstractContextManager[SpanEnd]:
     """A span around one HTTP request of an attempt."""
-    tracer = _tracer()
-    if tracer is None:
+    if (tracer := _tracer()) is None:
         return _NOTHING
-    from opentelemetry.trace import SpanKind
-
     attributes = {"b2copy.destination": destination, "b2copy.route": route, "http.request.method": method}
-    return _ended(_span(tracer, "b2copy.call", SpanKind.CLIENT, attributes))
+    return _span(tracer, "b2copy.call", "CLIENT", attributes)
 
 
 @contextmanager
-def _ended(span: AbstractContextManager["Span"]) -> Iterator[SpanEnd]:
-    with span as made:
-        yield SpanEnd(made)
-
-
 def _span(
     tracer: "Tracer",
     name: str,
-    kind: "SpanKind",
+    kind: str,
     attributes: dict[str, Any],
-    context: "Context | None" = None,
-    links: "Sequence[Link]" = (),
-) -> AbstractContextManager["Span"]:
+    parent: str | None = None,
+    has_own_trace: bool = False,
+) -> Iterator[SpanEnd]:
+    """A span of OpenTelemetry's `SpanKind` `kind`, below the traceparent `parent` or what the calling code does now.
+
+    With `has_own_trace` it is only linked to `parent`.
+    """
+    from opentelemetry.trace import SpanKind
+
+    context, links = _context_of(parent), list["Link"]()
+    if has_own_trace and context is not None:
+        context, links = _linked_to(context)
     # An exception's text may hold ids, so it is not recorded.
-    return tracer.start_as_current_span(
-        name, context, kind, attributes, links, record_exception=False, set_status_on_exception=False
-    )
+    with tracer.start_as_current_span(
+        name, context, SpanKind[kind], attributes, links, record_exception=False, set_status_on_exception=False
+    ) as span:
+        yield SpanEnd(span)
 
 
 def _linked_to(context: "Context") -> "tuple[Context, list[Link]]":
@@ -211,12 +214,3 @@ def _context_of(parent: str | None) -> "Context | None":
 
     context = TraceContextTextMapPropagator().extract({"traceparent": parent})
     return context if get_current_span(context).get_span_context().is_valid else None
-
-
-def _traceparent_of(span: "Span") -> str | None:
-    from opentelemetry.trace import set_span_in_context
-    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-
-    headers: dict[str, str] = {}
-    TraceContextTextMapPropagator().inject(headers, set_span_in_context(span))
-    return headers.get("traceparent")

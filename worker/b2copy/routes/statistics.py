@@ -6,7 +6,7 @@ documented.
 
 from pydantic import Field
 
-from worker.b2copy.fields import Answered, Instant, Money, Text, WholeNumber, named, reader
+from worker.b2copy.fields import Answered, Instant, Money, Text, WholeNumber, named, read_as
 from worker.b2copy.route import Request, Route
 
 _PAGE_URL = "https://docs.b2copy.b2broker.com/get-data-for-the-statistics-widget"
@@ -40,7 +40,7 @@ DETAIL = Route(
     page_url=_PAGE_URL,
     method="GET",
     path="/api/v1/investment/widget/detail/{account}",
-    read=reader(Detail, "widget.detail"),
+    read=read_as(Detail, "widget.detail"),
     login="widgets",
     has_effect=False,
     parameters_in="query",
@@ -50,7 +50,7 @@ STATISTICS = Route(
     page_url=_PAGE_URL,
     method="GET",
     path="/api/v1/investment/widget/statistics/{account}",
-    read=reader(Statistics, "widget.statistics"),
+    read=read_as(Statistics, "widget.statistics"),
     login="widgets",
     has_effect=False,
     parameters_in="query",

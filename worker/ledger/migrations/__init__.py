@@ -8,15 +8,16 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, column, insert, select, table, text, update
+from sqlalchemy import Connection, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 
-from worker.errors import NotAllowed
+from worker.errors import NotAllowed, SettingsError
 from worker.ledger import schema
 from worker.ledger.audit import record_audit
 from worker.ledger.engine import connect, create_private_file, is_lock_timeout, limit_lock_waits
 from worker.ledger.four_eyes import Rule, rule_of, set_rule, stricter
 from worker.ledger.running_workers import RUNNING_S, RunningWorker, running_workers
+from worker.ledger.schema_version import may_run, schema_problem
 
 _ADVISORY_LOCK = 0xB2C0
 LOCK_WAIT_MS = 500  # ms; workers queue behind a migration that waits for a lock, so they wait as long
@@ -29,8 +30,6 @@ _LOCKED = (
     " wait for its end, and run `b2copy-sync migrate` again."
 )
 
-_version = table(schema.VERSION_TABLE, column("oldest_reader"))
-
 
 def migrate(
     url: str,
@@ -39,8 +38,11 @@ def migrate(
     actor: str = "migrate",
     note: str = "",
     ignore_running: bool = False,
-) -> None:
-    """Bring the schema to this version. Does nothing if it is there; safe when several run at once.
+) -> str | None:
+    """Bring the schema to this version, and return its revision before. None: there was no ledger.
+
+    Does nothing if the schema is this version's, or a newer one that this version can use. Safe when several run at
+    once.
 
     Everything happens in one transaction: on SQLite it holds the write lock, on PostgreSQL an advisory lock, and so a
     migration that fails leaves nothing behind. On PostgreSQL a migration waits for a table at most half a second at a
@@ -50,7 +52,8 @@ def migrate(
     `actor` and `note` are stored in the audit. `ignore_running`: migrate although workers run whose code cannot use the
     new schema.
 
-    Raises `NotAllowed` if such workers run, or if another transaction keeps a table locked.
+    Raises `NotAllowed` if such workers run, or if another transaction keeps a table locked; `SettingsError` if a newer
+    version of the code has made a schema that this one cannot use.
     """
     engine = connect(url)
     give_up_at = time.monotonic() + LOCK_TRIES_S
@@ -60,10 +63,10 @@ def migrate(
         while True:
             try:
                 with engine.begin() as connection:
-                    _migrate(connection, actor, note, ignore_running)
+                    before = _migrate(connection, actor, note, ignore_running)
                     rule = relax or stricter(four_eyes, rule_of(connection))
                     set_rule(connection, rule, actor, note or "B2COPY_FOUR_EYES")
-                return
+                return before
             except DBAPIError as error:
                 if not is_lock_timeout(error):
                     raise
@@ -74,7 +77,7 @@ def migrate(
         engine.dispose()
 
 
-def _migrate(connection: Connection, actor: str, note: str, ignore_running: bool) -> None:
+def _migrate(connection: Connection, actor: str, note: str, ignore_running: bool) -> str | None:
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _ADVISORY_LOCK})
         limit_lock_waits(connection, LOCK_WAIT_MS)
@@ -83,24 +86,27 @@ def _migrate(connection: Connection, actor: str, note: str, ignore_running: bool
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
     scripts = ScriptDirectory.from_config(config)
-    context = MigrationContext.configure(connection, opts={"version_table": schema.VERSION_TABLE})
+    context = MigrationContext.configure(connection, opts={"version_table": schema.version.name})
     before = context.get_current_revision()
-    if before == scripts.get_current_head():
-        return
+    if before and before >= schema.HEAD:
+        if not may_run(connection):
+            raise SettingsError(schema_problem(before))
+        return before
     revisions = scripts.iterate_revisions("head", before or "base")
     oldest_reader = max((getattr(revision.module, "oldest_reader", "") for revision in revisions), default="")
     if before and oldest_reader:
         cannot_follow = [one for one in running_workers(connection) if one.schema_revision < oldest_reader]
         if cannot_follow and not ignore_running:
-            raise NotAllowed(_refusal(scripts.get_current_head() or "", cannot_follow))
+            raise NotAllowed(_refusal(schema.HEAD, cannot_follow))
         if cannot_follow:
             workers = ", ".join(map(str, cannot_follow))
             record_audit(connection, "migrate", actor, note, "schema", {"running": workers})
     command.upgrade(config, "head")
     if oldest_reader:
-        connection.execute(update(_version).values(oldest_reader=oldest_reader))
+        connection.execute(update(schema.version).values(oldest_reader=oldest_reader))
     if connection.execute(select(schema.ledger.c.id)).first() is None:
         connection.execute(insert(schema.ledger).values(id=uuid.uuid4().hex, dispatched_at=0))
+    return before
 
 
 def _refusal(head: str, workers: list[RunningWorker]) -> str:

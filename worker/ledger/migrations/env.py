@@ -7,7 +7,7 @@ from worker.ledger import schema
 context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=schema.metadata,
-    version_table=schema.VERSION_TABLE,
+    version_table=schema.version.name,
     # SQLite can roll DDL back; Alembic only doubts it because of what Python's driver once did.
     transactional_ddl=True,
 )
