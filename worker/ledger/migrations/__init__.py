@@ -52,9 +52,11 @@ def migrate(
 
     Raises `NotAllowed` if such workers run, or if another transaction keeps a table locked.
     """
-    engine = connect(url)
+    try:
+        engine = connect(url)
+    finally:
+        url = ""  # it may hold a password, and error trackers store the variables of frames
     give_up_at = time.monotonic() + LOCK_TRIES_S
-    url = ""  # it may hold a password, and error trackers store the variables of frames
     try:
         create_private_file(engine)
         while True:
