@@ -135,8 +135,9 @@ class Machine(RuleBasedStateMachine):
             connection.execute(text("DELETE FROM b2copy_operations"))
             connection.execute(text("DELETE FROM b2copy_audit"))
             connection.execute(text("DELETE FROM b2copy_batches"))
-        self.enqueue(["A0", "A1", "-0", "child"])
+        self.enqueue(["-3", "A0", "A1", "A2", "-0", "child"])
         self.claim("worker 1", 2)
+        self.decide_about_a_batch("two", PAUSED, 5.0)
 
     # what the engine does
 
@@ -328,31 +329,28 @@ class Machine(RuleBasedStateMachine):
                 modelled.state == State.WAITING and modelled.wait_reason == WaitReason.BACKOFF and not modelled.aside
             )
 
-    @rule(batch=st.sampled_from(sorted(set(BATCHES.values()))))
-    def pause_batch(self, batch: str) -> None:
-        self.decide(batch, pause_batch, PAUSED)
-
-    @rule(batch=st.sampled_from(sorted(set(BATCHES.values()))))
-    def resume_batch(self, batch: str) -> None:
-        self.decide(batch, resume_batch, None)
-
-    @rule(batch=st.sampled_from(sorted(set(BATCHES.values()))))
-    def cancel_batch(self, batch: str) -> None:
-        if decided := self.decide(batch, cancel_batch, CANCELLED):
-            members = [one for one in self.operations.values() if one.batch == batch and one.state in OPEN]
-            assert decided[1] == sum(one.sent for one in members)
-
-    def decide(self, batch: str, act: Callable[..., Item], decision: str | None) -> Item | None:
+    @rule(
+        batch=st.sampled_from(sorted(set(BATCHES.values()))),
+        decision=st.sampled_from([PAUSED, None, CANCELLED]),
+        time_s=st.sampled_from([None, 0.0, 5.0]),
+    )
+    def decide_about_a_batch(self, batch: str, decision: str | None, time_s: float | None) -> None:
+        """Pause, resume or cancel a batch, and sweep it or leave that to a later step."""
         exists = batch in self.decisions or any(one.batch == batch for one in self.operations.values())
         allowed = exists and self.decisions.get(batch) not in {CANCELLED, decision}
+        decide: Callable[..., object] = {PAUSED: pause_batch, None: resume_batch, CANCELLED: cancel_batch}[decision]
         try:
-            decided = act(self.ledger, batch, "ada", "enough")
+            decided = decide(self.ledger, batch, "ada", "enough")
         except NotAllowed:
             assert not allowed
-            return None
+            return
         assert allowed
         self.decisions[batch] = decision
-        return decided
+        if isinstance(decided, tuple) and decision == CANCELLED:
+            sent = [one.sent for one in self.operations.values() if one.batch == batch and one.state in OPEN]
+            assert decided[1] == sum(sent)
+        if time_s is not None:
+            self.sweep(time_s)
 
     @rule()
     def purge(self) -> None:
