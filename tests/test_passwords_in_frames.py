@@ -15,7 +15,7 @@ from worker.ledger import open_ledger
 from worker.ledger.migrations import migrate
 from worker.ledger.schema_version import version_of
 from worker.redis_connection import redis_client
-from worker.settings import crm_settings, worker_settings
+from worker.settings import CrmSettings, crm_settings, load, worker_settings
 from worker.testbed.broker import Broker
 from worker.testbed.ports import free_port
 
@@ -51,6 +51,29 @@ def test_a_ledger_that_does_not_answer(refusing_postgres: int, query: str) -> No
         open_ledger(f"postgresql+psycopg://crm:{CANARY}@127.0.0.1:{refusing_postgres}/crm")
 
     assert holders(lambda: open_ledger(f"postgresql+psycopg://crm:{CANARY}@{address}{query}")) == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"postgresql+psycopg://crm:{CANARY}@h/crm?schema=public",
+        f"postgresql+psycopg://crm:{CANARY}@h/crm?sslmode=on",
+        f"postgresql+psycopg://crm@h/crm?password={CANARY}",
+        f"postgresql+psycopg://crm@h/crm?sslpassword={CANARY}",
+        f"postgresql+psycopg://crm:{CANARY}@h:port/crm",
+    ],
+)
+@pytest.mark.parametrize("act", [open_ledger, version_of, migrate])
+def test_a_url_of_the_ledger_that_is_refused(act: Callable[[str], object], url: str) -> None:
+    assert holders(lambda: act(url)) == []
+
+
+@pytest.mark.parametrize("rest", ["h1:1,h2:2/crm", "h:${PORT}/crm", "h:port/crm"])
+def test_settings_that_are_refused(monkeypatch: pytest.MonkeyPatch, rest: str) -> None:
+    monkeypatch.setenv("B2COPY_DATABASE_URL", f"postgresql://crm:{CANARY}@{rest}")
+    monkeypatch.setenv("B2COPY_REDIS_URL", f"redis://:{CANARY}@127.0.0.1:1/0?protocol=3")
+
+    assert holders(lambda: load(CrmSettings)) == []
 
 
 def celery_ping() -> object:

@@ -123,6 +123,8 @@ class Kind(Generic[P]):
         """Return the operation that these fields ask for. Raises `BadPayload` naming the field and the remedy."""
         payload = self.checked(fields)
         described = self.describe(payload)
+        # A function reads settings, which may be others when a person replays the operation. A replay goes by what is
+        # stored, and STOP is the strictest: nothing of unknown outcome is repeated before that person has looked.
         default = OnUnknown.STOP if callable(self.on_unknown) else self.on_unknown
         return New(
             kind=self.name,

@@ -63,8 +63,18 @@ def test_an_answer_that_says_it_has_no_body_is_whole(whole: Answer) -> None:
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"{", b'{"status": 2', b"<html><h1>Just a moment...</h1></html>", b"OK", b"\xff\xfe", b"[" * 100_000, b"NaN"],
-    ids=["empty", "cut", "cut late", "html", "text", "not UTF-8", "too deep", "not a number"],
+    [
+        b"",
+        b"{",
+        b'{"status": 2',
+        b"<html><h1>Just a moment...</h1></html>",
+        b"OK",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b"NaN",
+        b'{"status": 3, "status": 2}',
+    ],
+    ids=["empty", "cut", "cut late", "html", "text", "not UTF-8", "too deep", "not a number", "two statuses"],
 )
 def test_a_2xx_without_whole_json_is_an_unknown_outcome(body: bytes) -> None:
     error = error_of(200, body)

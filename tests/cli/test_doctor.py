@@ -262,6 +262,22 @@ def test_a_redis_that_forbids_client_is_examined_all_the_same(b2copy_sync: Comma
     assert grades(ran)["workers"] == {"warn"}
 
 
+def test_a_right_that_redis_refuses_is_named_with_the_file_that_has_all_rights(
+    b2copy_sync: Command, broker: Broker
+) -> None:
+    with broker.client as client:
+        client.execute_command("ACL", "SETUSER", "default", "-scan")
+    try:
+        ran = b2copy_sync("doctor", "--json")
+    finally:
+        with broker.client as client:
+            client.execute_command("ACL", "SETUSER", "default", "+scan")
+
+    refused = [one for one in ran.document["checks"] if one["grade"] == "FAIL"]
+    assert refused
+    assert all("deploy/redis/users.acl" in one["remedy"] for one in refused), refused
+
+
 class TestTheBackOfficesSignIn:
     @pytest.fixture(autouse=True)
     def password(self, environment: Environment, ledger: Ledger) -> Path:

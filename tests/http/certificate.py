@@ -11,13 +11,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 
-def make_certificate(path: Path) -> ssl.SSLContext:
-    """Write a new certificate and its key to `path`; return the context of a server that presents it."""
+def make_certificate(path: Path, ends_in: timedelta = timedelta(days=1)) -> ssl.SSLContext:
+    """Write a new certificate and its key to `path`; return the context of a server that presents it.
+
+    It was valid from three days ago.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "sandbox")])
     now = datetime.now(UTC)
     builder = x509.CertificateBuilder(
-        name, name, key.public_key(), x509.random_serial_number(), now - timedelta(1), now + timedelta(1)
+        name, name, key.public_key(), x509.random_serial_number(), now - timedelta(days=3), now + ends_in
     )
     builder = builder.add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), False)
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

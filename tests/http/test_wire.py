@@ -10,6 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -295,6 +296,13 @@ class TestNothingSent:
         request = Request("GET", wire.url.replace("http://127.0.0.1", "https://localhost"), "GET /", {})
 
         with pytest.raises(Unavailable, match="certificate"):
+            event_loop().run(Connections(str(tmp_path / "certificate.pem"), 1).send(request, 2.0))
+
+    def test_an_expired_certificate(self, wire: Wire, tmp_path: Path) -> None:
+        wire.tls = make_certificate(tmp_path / "certificate.pem", ends_in=-timedelta(days=1))
+        request = Request("GET", wire.url.replace("http", "https"), "GET /", {})
+
+        with pytest.raises(Unavailable, match="expired"):
             event_loop().run(Connections(str(tmp_path / "certificate.pem"), 1).send(request, 2.0))
 
 

@@ -147,6 +147,19 @@ def test_a_cancelled_batch_ends_what_was_never_sent_and_tells_what_is_beyond_rec
         begin_batch(ledger, "book", kind="fees.process", lane="bulk", source="book.csv", rows=3, by="ann")
 
 
+def test_what_comes_back_unsent_behind_a_sweep_is_cancelled_all_the_same(ledger: Ledger) -> None:
+    record_book(ledger, "B1", "B2")
+    first = claim_due(ledger, lane="bulk", limit=1)
+    cancel_batch(ledger, "book", "ada", "wrong file")
+    assert not sweep(ledger, 0.0), "the sweep has passed B1 and is not at its end"
+    return_unsent(ledger, first)
+
+    assert claimed(ledger) == []
+    assert sweep(ledger, 5.0)
+
+    assert find_operation(ledger, "B1").state == State.CANCELLED
+
+
 def test_the_next_of_an_account_goes_when_a_batch_is_cancelled(ledger: Ledger) -> None:
     record_book(ledger, "B1", entity="7")
     record_operations(ledger, "W1", entity="7")
@@ -300,6 +313,21 @@ def test_what_no_decision_holds_is_found_and_comes_back(ledger: Ledger) -> None:
     sweep(ledger, 5.0)
 
     assert claimed(ledger) == ["B1"]
+
+
+def test_what_is_put_aside_of_a_cancelled_batch_is_found_and_cancelled(ledger: Ledger) -> None:
+    record_book(ledger, "B1")
+    first = claim_due(ledger, lane="bulk")
+    cancel_batch(ledger, "book", "ada", "wrong file")
+    sweep(ledger, 5.0)
+    return_unsent(ledger, first)
+    with ledger.writing() as connection:
+        connection.execute(text(f"UPDATE b2copy_operations SET due_at = due_at + {HELD_MS}"))
+
+    sweep_forgotten(ledger)
+    sweep(ledger, 5.0)
+
+    assert find_operation(ledger, "B1").state == State.CANCELLED
 
 
 def test_what_is_put_aside_stays_so_whatever_else_would_make_it_due(ledger: Ledger, clock: LedgerClock) -> None:

@@ -67,10 +67,14 @@ def test_a_postgresql_url_is_read_by_sqlalchemy(
         ("schema=public", "must not hold the option 'schema'"),
         ("sslmode=require&pgbouncer=true", "must not hold the option 'pgbouncer'"),
         ("prepare_threshold=5", "must not hold the option 'prepare_threshold'"),
+        ("password=hunter2", "must not hold the option 'password': write it behind the user's name"),
+        ("sslkey=/k&sslpassword=hunter2", "must not hold the option 'sslpassword': use a key file"),
         ("sslmode=on", "sslmode must be allow, disable,"),
         ("target_session_attrs=rw", "target_session_attrs must be any,"),
     ],
 )
 def test_an_option_that_libpq_does_not_take_is_no_outage(options: str, problem: str) -> None:
-    with pytest.raises(SettingsError, match=f"B2COPY_DATABASE_URL.* {problem}"):
+    with pytest.raises(SettingsError, match=f"B2COPY_DATABASE_URL.* {problem}") as refused:
         open_ledger(f"postgresql+psycopg://u:hunter2@127.0.0.1:1/d?{options}")
+
+    assert "hunter2" not in str(refused.value)

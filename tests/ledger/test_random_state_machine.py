@@ -6,6 +6,7 @@ A trigger in the database notes every change of state, so that each one is compa
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -27,8 +28,10 @@ from worker.errors import NotAllowed
 from worker.ledger import (
     Ledger,
     cancel,
+    cancel_batch,
     make_due,
     open_ledger,
+    pause_batch,
     poll_now,
     purge,
     record,
@@ -39,12 +42,16 @@ from worker.ledger import (
     settle,
     settle_and_claim,
     stop_asking,
+    sweep,
 )
+from worker.ledger.batches import CANCELLED, PAUSED, resume_batch, standing_of
+from worker.ledger.schema import HELD_MS
 from worker.operation import FINAL, MOVES, Claim, FailureReason, New, OnUnknown, State, Transition, WaitReason
 
-EXAMPLES = {"sqlite": 60, "postgresql": 25}
+EXAMPLES = {"sqlite": 60, "postgresql": 18}
 MORE = os.environ.get("LEDGER_EXAMPLES")
 NAMES = [f"{entity}{number}" for entity in ("A", "B", "-") for number in range(4)] + ["child"]
+BATCHES = {"2": "two", "3": "three", "child": "three"}  # of the names that end so
 OWNERS = ["worker 1", "worker 2", "worker 3"]
 Item = TypeVar("Item")
 OPEN = {State.QUEUED, State.RUNNING, State.WAITING}
@@ -96,6 +103,8 @@ class Modelled:
     position: int
     entity: str | None = None
     parent: str | None = None
+    batch: str | None = None
+    aside: bool = False  # put aside, because its batch is paused or cancelled
     state: State = State.QUEUED
     due: bool = True  # its `due_at` has passed
     wait_reason: WaitReason | None = None
@@ -117,26 +126,36 @@ class Machine(RuleBasedStateMachine):
         self.claims: list[Claim] = []  # every claim ever given, also those whose lease was lost
         self.positions = 0
         self.stopped: set[str] = set()  # keys about which a person stopped asking
+        self.decisions: dict[str, str | None] = {}  # the last one about each batch
 
     @initialize()
     def begin(self) -> None:
         with self.ledger.writing() as connection:
             connection.execute(text("DELETE FROM b2copy_operations"))
             connection.execute(text("DELETE FROM b2copy_audit"))
-        self.enqueue(["A0", "A1", "-0", "child"])
+            connection.execute(text("DELETE FROM b2copy_batches"))
+        self.enqueue(["-3", "A0", "A1", "A2", "-0", "child"])
         self.claim("worker 1", 2)
+        self.decide_about_a_batch("two", PAUSED, 5.0)
 
     # what the engine does
 
     @rule(names=st.lists(st.sampled_from(NAMES), min_size=1, max_size=4, unique=True))
     def enqueue(self, names: list[str]) -> None:
-        recorded = record(self.ledger, [self.named(name) for name in names], by="a test")
+        news = [self.named(name) for name in names]
+        new = {one.batch for one in news if one.key not in self.operations}
+        try:
+            recorded = record(self.ledger, news, by="a test")
+        except NotAllowed:
+            assert any(batch is not None and self.decisions.get(batch) == CANCELLED for batch in new)
+            return
 
+        assert not any(batch is not None and self.decisions.get(batch) == CANCELLED for batch in new)
         for name, one in zip(names, recorded, strict=True):
             assert one.created == (one.key not in self.operations)
             if one.created:
                 asked = self.named(name)
-                self.operations[one.key] = Modelled(self.next_position(), asked.entity, asked.parent)
+                self.operations[one.key] = Modelled(self.next_position(), asked.entity, asked.parent, asked.batch)
             assert one.state == self.operations[one.key].state
 
     @rule(owner=st.sampled_from(OWNERS), limit=st.sampled_from([1, 2, 50]))
@@ -197,9 +216,42 @@ class Machine(RuleBasedStateMachine):
     def time_passes(self, state: State) -> None:
         """Leases lapse, or waits end."""
         with self.ledger.writing() as connection:
-            connection.execute(text(f"UPDATE b2copy_operations SET due_at = 1 WHERE state = '{state}'"))
+            late = text(f"UPDATE b2copy_operations SET due_at = 1 WHERE state = '{state}' AND due_at < {HELD_MS}")
+            connection.execute(late)
         for modelled in self.operations.values():
-            modelled.due = modelled.due or modelled.state == state
+            modelled.due = modelled.due or (modelled.state == state and not modelled.aside)
+
+    @rule(time_s=st.sampled_from([0.0, 5.0]))
+    def sweep(self, time_s: float) -> None:
+        """Operations obey the decisions about their batches. In no time each batch has one chunk moved: all it has."""
+        ended_before = {key for key, modelled in self.operations.items() if modelled.state in FINAL}
+
+        sweep(self.ledger, time_s)
+
+        with self.ledger.reading() as connection:
+            ended = connection.execute(text("SELECT key FROM b2copy_operations WHERE state = 'cancelled'")).scalars()
+            cancelled = set(ended) - ended_before
+        for key in cancelled:
+            modelled = self.operations[key]
+            assert self.is_held(modelled)
+            assert self.decisions[str(modelled.batch)] == CANCELLED
+            self.end(key, State.CANCELLED)
+        self.read_aside()
+
+    @rule(owner=st.sampled_from(OWNERS))
+    def dispatch(self, owner: str) -> None:
+        """A cancelled batch is at its end once what waits was due and a sweep followed, wherever sweeps were before."""
+        self.time_passes(State.WAITING)
+        self.claim(owner, 50)
+        self.sweep(5.0)
+
+        for modelled in self.operations.values():
+            if self.is_held(modelled) and self.decisions[str(modelled.batch)] == CANCELLED:
+                assert modelled.state in FINAL
+        standing = standing_of(self.ledger, self.decisions)
+        for batch in self.decisions:
+            states = Counter(modelled.state for modelled in self.operations.values() if modelled.batch == batch)
+            assert standing[batch].states == states
 
     # what people do
 
@@ -259,7 +311,8 @@ class Machine(RuleBasedStateMachine):
     @rule(name=st.sampled_from(NAMES))
     def poll_now(self, name: str) -> None:
         key = self.named(name).key
-        waits = key in self.operations and self.operations[key].state == State.WAITING
+        modelled = self.operations.get(key)
+        waits = modelled is not None and modelled.state == State.WAITING and not modelled.aside
 
         assert poll_now(self.ledger, key, "ann") == waits
 
@@ -272,8 +325,31 @@ class Machine(RuleBasedStateMachine):
 
         for modelled in self.operations.values():
             modelled.due = modelled.due or (
-                modelled.state == State.WAITING and modelled.wait_reason == WaitReason.BACKOFF
+                modelled.state == State.WAITING and modelled.wait_reason == WaitReason.BACKOFF and not modelled.aside
             )
+
+    @rule(
+        batch=st.sampled_from(sorted(set(BATCHES.values()))),
+        decision=st.sampled_from([PAUSED, None, CANCELLED]),
+        time_s=st.sampled_from([None, 0.0, 5.0]),
+    )
+    def decide_about_a_batch(self, batch: str, decision: str | None, time_s: float | None) -> None:
+        """Pause, resume or cancel a batch, and sweep it or leave that to a later step."""
+        exists = batch in self.decisions or any(one.batch == batch for one in self.operations.values())
+        allowed = exists and self.decisions.get(batch) not in {CANCELLED, decision}
+        decide: Callable[..., object] = {PAUSED: pause_batch, None: resume_batch, CANCELLED: cancel_batch}[decision]
+        try:
+            decided = decide(self.ledger, batch, "ada", "enough")
+        except NotAllowed:
+            assert not allowed
+            return
+        assert allowed
+        self.decisions[batch] = decision
+        if isinstance(decided, tuple) and decision == CANCELLED:
+            sent = [one.sent for one in self.operations.values() if one.batch == batch and one.state in OPEN]
+            assert decided[1] == sum(sent)
+        if time_s is not None:
+            self.sweep(time_s)
 
     @rule()
     def purge(self) -> None:
@@ -291,15 +367,25 @@ class Machine(RuleBasedStateMachine):
     def the_ledger_equals_the_model(self) -> None:
         with self.ledger.reading() as connection:
             rows = connection.execute(
-                text("SELECT key, state, lease_owner, sent, outcome_unknown FROM b2copy_operations")
+                text("SELECT key, state, lease_owner, sent, outcome_unknown, due_at FROM b2copy_operations")
             ).all()
-        stored = {row.key: (row.state, row.lease_owner, bool(row.sent), bool(row.outcome_unknown)) for row in rows}
+        stored = {
+            row.key: (
+                row.state,
+                row.lease_owner,
+                bool(row.sent),
+                bool(row.outcome_unknown),
+                row.due_at is not None and row.due_at >= HELD_MS,
+            )
+            for row in rows
+        }
         assert stored == {
             key: (
                 modelled.state,
                 modelled.holder and modelled.holder.lease_owner,
                 modelled.sent,
                 modelled.outcome_unknown,
+                modelled.aside,
             )
             for key, modelled in self.operations.items()
         }
@@ -314,6 +400,18 @@ class Machine(RuleBasedStateMachine):
         assert len(held) == len(set(held))
 
     @invariant()
+    def what_is_put_aside_is_paused_or_will_be_swept(self) -> None:
+        if not any(modelled.aside for modelled in self.operations.values()):
+            return
+        lost = text(
+            "SELECT o.key FROM b2copy_operations o LEFT JOIN b2copy_batches b ON b.id = o.batch"
+            f" WHERE o.due_at >= {HELD_MS} AND coalesce(b.decision, '') <> '{PAUSED}'"
+            " AND coalesce(b.swept_to, o.id) >= o.id"
+        )
+        with self.ledger.reading() as connection:
+            assert connection.execute(lost).all() == []
+
+    @invariant()
     def every_move_is_in_the_table(self) -> None:
         assert illegal_moves(self.ledger) == []
 
@@ -322,7 +420,11 @@ class Machine(RuleBasedStateMachine):
     def named(self, name: str) -> New:
         entity = name[0] if name[0] in "AB" else None
         return new_operation(
-            name, on_unknown=OnUnknown.STOP, entity=entity, parent="fees.process:-0" if name == "child" else None
+            name,
+            on_unknown=OnUnknown.STOP,
+            entity=entity,
+            parent="fees.process:-0" if name == "child" else None,
+            batch=BATCHES.get(name.lstrip("AB-")),
         )
 
     def next_position(self) -> int:
@@ -338,6 +440,8 @@ class Machine(RuleBasedStateMachine):
             return False
         if modelled.state == State.RUNNING:  # its lease has lapsed
             return True
+        if modelled.aside or self.is_held(modelled):
+            return False
         parent = self.operations.get(modelled.parent) if modelled.parent else None
         if modelled.parent and (parent is None or parent.state != State.SUCCEEDED):
             return False
@@ -346,7 +450,19 @@ class Machine(RuleBasedStateMachine):
             for one in self.operations.values()
             if one is not modelled and modelled.entity and one.entity == modelled.entity
         ]
-        return not any(one.state in OPEN and (one.position < modelled.position or one.holder) for one in line)
+        return not any(
+            one.state in OPEN and not self.is_held(one) and (one.position < modelled.position or one.holder)
+            for one in line
+        )
+
+    def is_held(self, modelled: Modelled) -> bool:
+        """Return whether it must not start, because its batch is paused or cancelled."""
+        return (
+            modelled.state in OPEN
+            and not modelled.sent
+            and modelled.batch is not None
+            and self.decisions.get(modelled.batch) is not None
+        )
 
     def claimed(self, claims: list[Claim], limit: int) -> None:
         free = {key for key in self.operations if self.may_be_claimed(key)}
@@ -364,6 +480,7 @@ class Machine(RuleBasedStateMachine):
             modelled.sent, modelled.outcome_unknown = True, one.outcome_unknown
         self.claims += claims
         self.read_parked(free)
+        self.read_aside()
 
     def read_parked(self, free: set[str]) -> None:
         """Read which operations a claim parked. It examines no more than it needs, which the model does not predict."""
@@ -374,6 +491,20 @@ class Machine(RuleBasedStateMachine):
                     assert key not in free
                     modelled = self.operations[key]
                     modelled.state, modelled.wait_reason, modelled.due = State.WAITING, WaitReason(wait_reason), False
+
+    def read_aside(self) -> None:
+        """Read what is put aside: a claim puts aside what it meets, which the model does not predict."""
+        with self.ledger.reading() as connection:
+            aside = set(
+                connection.execute(text(f"SELECT key FROM b2copy_operations WHERE due_at >= {HELD_MS}")).scalars()
+            )
+        for key, modelled in self.operations.items():
+            if key in aside and not modelled.aside:
+                assert self.is_held(modelled)
+            if modelled.aside and key not in aside:
+                assert not self.is_held(modelled)
+                modelled.due = True
+            modelled.aside = key in aside
 
     def transitions(self, data: st.DataObject) -> list[Transition]:
         several = {one.key: one for _ in range(3) for one in [self.one_of(data, self.claims)]}
@@ -437,13 +568,14 @@ class Machine(RuleBasedStateMachine):
     def end(self, key: str, state: State) -> None:
         """End an operation: what waited for it is due."""
         ended = self.operations[key]
-        ended.state, ended.holder, ended.due = state, None, False
+        ended.state, ended.holder, ended.due, ended.aside = state, None, False, False
         waiting = {State.QUEUED, State.WAITING}
-        line = [one for one in self.operations.values() if one.entity == ended.entity and one.state in waiting]
+        in_line = [one for one in self.operations.values() if not one.aside and not self.is_held(one)]
+        line = [one for one in in_line if one.entity == ended.entity and one.state in waiting]
         if ended.entity and line:
             min(line, key=lambda one: one.position).due = True
         for one in self.operations.values():
-            if state == State.SUCCEEDED and one.parent == key and one.state in {State.QUEUED, State.WAITING}:
+            if state == State.SUCCEEDED and one.parent == key and one.state in waiting and not one.aside:
                 one.due = True
 
 

@@ -1,15 +1,41 @@
 """Record: once per key, a batch completely or not at all, inside the CRM's own transaction or not."""
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
 
-from tests.ledger.databases import on_sqlite
+from tests.ledger.databases import on_postgresql, on_sqlite
 from tests.operations import claim_due, claim_one, fail, find_operation, new_operation, record_operations, succeed
 from worker.errors import BadPayload, PayloadConflict
 from worker.ledger import Ledger, cancel, fail_message, find, record, search
 from worker.operation import FailureReason, New, OnUnknown, State
+
+
+@on_postgresql
+@pytest.mark.parametrize("isolation", ["READ COMMITTED", "SERIALIZABLE"])
+def test_a_crm_whose_engine_has_another_driver_records_in_its_transaction(
+    ledger: Ledger, ledger_url: str, isolation: Any
+) -> None:
+    crm = create_engine(ledger_url.replace("+psycopg:", "+psycopg2:"), isolation_level=isolation)
+    odd = {"note": "100 % :name %(name)s \u00fcn\u00ef \u0001", "n": 1.10}
+    news = [
+        new_operation("W1", entity="7"),
+        new_operation("C1", kind="call", payload=odd, parent="fees.process:W1", batch="book"),
+    ]
+
+    with crm.connect() as transaction:
+        record(ledger, news, "the CRM", transaction)
+        transaction.rollback()
+        assert [find(ledger, one.key) for one in news] == [None, None]
+        created = record(ledger, news, "the CRM", transaction)
+        again = record(ledger, news, "the CRM", transaction)
+        transaction.commit()
+    crm.dispose()
+
+    assert [one.created for one in (*created, *again)] == [True, True, False, False]
+    assert find_operation(ledger, "C1", kind="call").payload == odd
 
 
 def test_a_recorded_operation_is_queued(ledger: Ledger) -> None:

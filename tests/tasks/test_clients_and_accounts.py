@@ -27,6 +27,7 @@ from worker.ledger import (
     record,
     replay,
     resolve,
+    stop_asking,
     store_identities,
 )
 from worker.ledger.begun_steps import begin_step
@@ -188,6 +189,24 @@ def test_a_registration_whose_worker_was_lost_in_the_wizard_is_unresolved_and_na
     replay(system.ledger, [REGISTRATION], "ada", "it is not there", not_done=True)
     assert system.operation(REGISTRATION).unknown_step is None
     assert system.end_of(REGISTRATION).state == State.SUCCEEDED
+
+
+@pytest.mark.parametrize(("before", "after"), [("unknown", "refused"), ("refused", "unknown")])
+def test_a_registration_of_unknown_outcome_is_replayed_only_after_a_look_whatever_the_setting_was_or_is(
+    system: System, sandbox: SandboxControl, before: str, after: str
+) -> None:
+    system.configure(duplicate_clients=before)
+    sandbox.faults({"what": "drop", "route": "wizard", "effect": "done"})
+    system.request(CLIENTS)
+    system.drain()
+    if before == "refused":  # it waits and would be sent again
+        stop_asking(system.ledger, REGISTRATION, "ada", "B2COPY is down")
+    assert system.operation(REGISTRATION).outcome_unknown
+
+    system.configure(duplicate_clients=after)
+    assert replay(system.ledger, [REGISTRATION], "ada", "again") == []
+
+    assert replay(system.ledger, [REGISTRATION], "ada", "it is not there", not_done=True) == [REGISTRATION]
 
 
 def test_a_worker_that_was_suspended_before_the_wizard_does_not_send_it_after_another_has_taken_over(

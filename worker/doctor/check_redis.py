@@ -34,9 +34,17 @@ def check(settings: CrmSettings) -> Iterator[CheckResult]:
             message = f"queues of somebody else, now or once: {listed}. The shortest visibility timeout rules all"
             yield CheckResult("redis", "FAIL", message, _own_database(client, info, settings))
     except redis.RedisError as error:
-        yield CheckResult("redis", "FAIL", f"{url}: {error}", "is Redis running, and B2COPY_REDIS_URL right?")
+        remedy = remedy_for(error) or "is Redis running, and B2COPY_REDIS_URL right?"
+        yield CheckResult("redis", "FAIL", f"{url}: {error}", remedy)
     finally:
         client.close()
+
+
+def remedy_for(error: Exception) -> str:
+    """Return what to do if Redis refuses to its user what we need; nothing for any other error."""
+    if not any(isinstance(one, redis.exceptions.NoPermissionError) for one in (error, error.__cause__)):
+        return ""
+    return "give the user the rights in deploy/redis/users.acl: `ACL LOG`, as Redis' admin, names what was refused"
 
 
 def connect(settings: CrmSettings) -> redis.Redis:

@@ -8,7 +8,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from worker.app import app
 from worker.doctor import CheckResult
-from worker.doctor.check_redis import connect
+from worker.doctor.check_redis import connect, remedy_for
 from worker.doctor.other_redis_users import Node, listeners, nodes
 from worker.errors import SettingsError
 from worker.ledger import open_ledger
@@ -31,7 +31,7 @@ def check(settings: CrmSettings) -> Iterator[CheckResult]:
         yield CheckResult("workers", "skip", "cannot be asked without Redis")
         return
     except (OperationalError, redis.RedisError) as error:
-        yield CheckResult("workers", "FAIL", f"cannot be asked: {error}")
+        yield CheckResult("workers", "FAIL", f"cannot be asked: {error}", remedy_for(error))
         return
     finally:
         client.close()

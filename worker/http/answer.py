@@ -52,7 +52,11 @@ class Answer:
         return self.status in {204, 205} or framed
 
     def json(self) -> Any:
-        """Return the decoded body. Raises `ValueError` if it is not JSON (RFC 8259), cut, or nested too deep."""
+        """Return the decoded body.
+
+        Raises `ValueError` if it is not JSON (RFC 8259), cut, nested too deep, or if an object gives two values to one
+        name: nobody can tell which one was meant.
+        """
         try:
             return _DECODER.decode(self.body.decode(json.detect_encoding(self.body), "surrogatepass"))
         except RecursionError:
@@ -115,4 +119,11 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs) and any(found[name] != value for name, value in pairs):
+        raise ValueError("one name has two values")
+    return found
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_unambiguous)

@@ -20,6 +20,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
+    BigInteger,
     BindParameter,
     Connection,
     FromClause,
@@ -149,13 +150,23 @@ _LOCK_OPERATIONS = select(c.id).where(in_list(c.id, "ids")).order_by(c.id).with_
 _LOCK_DECIDED = (
     select(b.id).where(in_list(b.id, "names"), b.decision.is_not(None)).order_by(b.id).with_for_update(skip_locked=True)
 )
-# A claim has met operations that were added to a cancelled batch, or came back unsent, after it was swept.
+# A claim has met operations that were added to a cancelled batch, or came back unsent, after the sweep had passed them.
 _SWEEP_AGAIN = (
-    update(batches).where(in_list(b.id, "names"), b.decision == CANCELLED, b.swept_to.is_(None)).values(swept_to=0)
+    update(batches)
+    .where(
+        in_list(b.id, "names"),
+        b.decision == CANCELLED,
+        b.swept_to.is_(None) | (b.swept_to >= bindparam("first", type_=BigInteger)),
+    )
+    .values(swept_to=0)
 )
 _SWEEP_FORGOTTEN = (
     update(batches)
-    .where(b.decision.is_(None), b.swept_to.is_(None), exists().where(c.batch == b.id, is_aside()))
+    .where(
+        b.decision.is_(None) | (b.decision == CANCELLED),
+        b.swept_to.is_(None),
+        exists().where(c.batch == b.id, is_aside()),
+    )
     .values(swept_to=0)
 )
 _KINDS_AND_LANES = select(c.kind, c.lane).where(c.batch == _id, *_unsent).distinct()
@@ -321,11 +332,11 @@ def put_aside(connection: Connection, held: Mapping[int, str]) -> None:
     names = list(connection.execute(_LOCK_DECIDED, {"names": sorted(set(held.values()))}).scalars())
     if names:
         connection.execute(_HOLD, {"ids": sorted(id_ for id_, name in held.items() if name in names)})
-        connection.execute(_SWEEP_AGAIN, {"names": names})
+        connection.execute(_SWEEP_AGAIN, {"names": names, "first": min(held)})
 
 
 def sweep_forgotten(ledger: Ledger) -> None:
-    """Have what is put aside swept if no decision holds it: a ledger that was restored, or a fault of ours."""
+    """Have what is put aside swept if no pause holds it: a ledger that was restored, or a fault of ours."""
     ledger.write(lambda connection: connection.execute(_SWEEP_FORGOTTEN))
 
 

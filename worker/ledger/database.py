@@ -99,8 +99,10 @@ def open_ledger(url: str, create: bool = False, **pool: int) -> Ledger:
     Raises `SettingsError` if there is no ledger, or if its schema is older or newer than this code, and SQLAlchemy's
     `OperationalError` if the database cannot be reached.
     """
-    engine = connect(url, **pool)
-    url = engine.url.render_as_string()  # without the password, because error trackers store the variables of frames
+    try:
+        engine = connect(url, **pool)
+    finally:
+        url = ""  # it may hold a password, and error trackers store the variables of frames
     try:
         if create:
             create_private_file(engine)
@@ -108,7 +110,8 @@ def open_ledger(url: str, create: bool = False, **pool: int) -> Ledger:
         if version is None:
             if not create:
                 raise SettingsError(
-                    f"B2COPY_DATABASE_URL: there is no ledger at {url}: correct the URL, or run `b2copy-sync migrate`"
+                    f"B2COPY_DATABASE_URL: there is no ledger at {engine.url}: correct the URL, or run"
+                    " `b2copy-sync migrate`"
                 )
             from worker.ledger.migrations import migrate  # Alembic takes long to import and is needed once
 

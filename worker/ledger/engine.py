@@ -37,6 +37,11 @@ _VALUES = {
     "target_session_attrs": {"any", "read-write", "read-only", "primary", "standby", "prefer-standby"},
 }
 
+_PASSWORDS = {
+    "password": "write it behind the user's name, or into the file that B2COPY_DATABASE_PASSWORD_FILE names",
+    "sslpassword": "use a key file (sslkey) that is not encrypted",
+}
+
 _failed_at: weakref.WeakKeyDictionary[Engine, float] = weakref.WeakKeyDictionary()  # seconds of `time.monotonic`
 
 
@@ -45,16 +50,21 @@ def connect(url: str, **pool: int) -> Engine:
 
     `pool`: SQLAlchemy's `pool_size` and `max_overflow`.
 
-    Raises `SettingsError` if the URL of a PostgreSQL server holds an option that libpq does not know.
+    Raises `SettingsError` if the URL of a PostgreSQL server holds an option that it must not hold. No frame of that
+    error holds the URL's password; a caller must clear its own variable.
     """
-    parsed = make_url(url)
+    try:
+        parsed = _parse(url)
+    except Exception as error:
+        raise without_frames(error) from None
+    finally:
+        url = ""  # it may hold a password, and error trackers store the variables of frames
     if parsed.get_backend_name() == "sqlite":
         # hide_parameters: payloads belong in no log
         engine = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_S}, hide_parameters=True, **pool)
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     else:
-        _check_options(parsed)
         engine = create_engine(parsed, creator=_Connector(parsed), hide_parameters=True, **pool)
         event.listen(engine, "connect", _prepare_postgresql)
         event.listen(engine, "begin", _begin_postgresql)
@@ -81,11 +91,21 @@ class _Connector:
             raise without_frames(error) from None
 
 
-def _check_options(url: URL) -> None:
-    """Refuse options of other drivers and mistyped values. A worker would otherwise take them for an outage.
+def _parse(url: str) -> URL:
+    """Parse a URL, and refuse options that it must not hold.
+
+    A worker would take options of other drivers and mistyped values for an outage. A password among the options would
+    be shown wherever the URL is shown without its password.
 
     Documentation: https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS
     """
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        _check_options(parsed)
+    return parsed
+
+
+def _check_options(url: URL) -> None:
     from psycopg.pq import Conninfo
 
     known = {option.keyword.decode() for option in Conninfo.get_defaults()}
@@ -94,6 +114,8 @@ def _check_options(url: URL) -> None:
             raise SettingsError(
                 f"B2COPY_DATABASE_URL must not hold the option {name!r}: libpq does not know it, remove it"
             )
+        if name in _PASSWORDS:
+            raise SettingsError(f"B2COPY_DATABASE_URL must not hold the option {name!r}: {_PASSWORDS[name]}")
         if (values := _VALUES.get(name)) and value not in values:
             raise SettingsError(f"B2COPY_DATABASE_URL: {name} must be {', '.join(sorted(values))}")
 

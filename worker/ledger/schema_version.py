@@ -24,8 +24,10 @@ def schema_version(engine: Engine) -> str | None:
 
 def version_of(url: str) -> str | None:
     """Return the schema revision at a URL, or None if there is no ledger. Creates nothing, not even an SQLite file."""
-    engine = connect(url)
-    url = ""  # it may hold a password, and error trackers store the variables of frames
+    try:
+        engine = connect(url)
+    finally:
+        url = ""  # it may hold a password, and error trackers store the variables of frames
     try:
         return schema_version(engine) if exists(engine) else None
     finally:

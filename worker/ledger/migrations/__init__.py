@@ -55,9 +55,11 @@ def migrate(
     Raises `NotAllowed` if such workers run, or if another transaction keeps a table locked; `SettingsError` if a newer
     version of the code has made a schema that this one cannot use.
     """
-    engine = connect(url)
+    try:
+        engine = connect(url)
+    finally:
+        url = ""  # it may hold a password, and error trackers store the variables of frames
     give_up_at = time.monotonic() + LOCK_TRIES_S
-    url = ""  # it may hold a password, and error trackers store the variables of frames
     try:
         create_private_file(engine)
         while True:
