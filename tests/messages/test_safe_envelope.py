@@ -83,7 +83,9 @@ def test_what_a_message_does_not_have_is_empty(missing: str) -> None:
 @pytest.mark.parametrize("properties", [{}, {"body_encoding": None}, {"body_encoding": "utf-8"},
                                         {"body_encoding": "utf8"}, 7, "x"], ids=str)  # fmt: skip
 def test_a_body_may_come_as_plain_text(properties: Any) -> None:
-    assert body_of(delivered(item(body="é \ud800", properties=properties))) == "é \ud800".encode("utf-8", "surrogatepass")
+    assert body_of(delivered(item(body="é \ud800", properties=properties))) == "é \ud800".encode(
+        "utf-8", "surrogatepass"
+    )
 
 
 def test_a_content_type_that_is_no_text_is_none() -> None:
@@ -143,7 +145,9 @@ def test_bytes_that_are_no_message_are_replaced_too(raw: bytes, problem: str) ->
 
 
 def test_an_unusable_message_keeps_its_names_in_short() -> None:
-    found = delivered(item(headers={"id": "m1", "task": "t" * 1000, "origin": "crm\n", "eta": "x", "compression": "gzip"}))
+    found = delivered(
+        item(headers={"id": "m1", "task": "t" * 1000, "origin": "crm\n", "eta": "x", "compression": "gzip"})
+    )
 
     assert found["headers"].keys() == {"id", "task", "origin", "problem"}
     assert (found["headers"]["id"], found["headers"]["origin"]) == ("m1", "crm\\n")
