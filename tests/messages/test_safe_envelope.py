@@ -39,7 +39,7 @@ def problem_of(envelope: dict[str, Any]) -> str:
 
 def test_a_message_is_delivered_with_what_we_use_and_nothing_else() -> None:
     headers = {
-        "task": "t", "id": "m1", "origin": "crm@host", "eta": "soon", "expires": 5.5, "problem": "p", "traceparent": "00"
+        "task": "t", "id": "m1", "origin": "crm@host", "eta": "soon", "expires": 5.5, "problem": "p", "traceparent": "0"
     }  # fmt: skip
     others = {"compression": None, "shadow": None, "reply_to": "celery", "retries": 3}
 

@@ -134,7 +134,7 @@ def test_a_body_that_is_not_json_is_refused(body: bytes, content_type: str) -> N
 
 
 def test_an_unusable_envelope_says_why() -> None:
-    with pytest.raises(Unusable, match="^it is broken$"):
+    with pytest.raises(Unusable, match=r"^it is broken$"):
         read(b"", {"id": "m1", "problem": "it is broken"}, UNUSABLE)
     with pytest.raises(Unusable, match="no message of Celery's"):
         read(b"", {}, UNUSABLE)
