@@ -16,7 +16,7 @@ from sqlalchemy import text
 from tests.conftest import forget
 from tests.operations import find_operation
 from worker.app import ledger
-from worker.ledger import search
+from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, search
 from worker.messages import inbox, wake_up
 from worker.messages.inbox import store_failed, take_in
 from worker.operation import FailureReason, State
@@ -197,7 +197,7 @@ def test_the_inbox_waits_for_a_ledger_that_is_gone_for_a_moment(
     def works_the_third_time() -> str:
         tries.append(1)
         if len(tries) < 3:
-            raise inbox.DATABASE_UNAVAILABLE_ERRORS[0]("SELECT 1", {}, Exception("gone"))
+            raise DATABASE_UNAVAILABLE_ERRORS[0]("SELECT 1", {}, Exception("gone"))
         return "done"
 
     assert inbox._with_patience(works_the_third_time) == "done"
