@@ -15,8 +15,6 @@ from tests.mutants.server import COLLECTED
 
 Lines = dict[str, dict[int, list[str]]]  # file of the code -> line -> what runs it
 
-FIRST_S = 2.5  # seconds of tests that run first: most mutants are killed by them
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -28,22 +26,14 @@ class Plan:
     in_children: Lines = field(default_factory=dict)
 
     def rounds(self, mutant: Mutant) -> list[list[str]]:
-        """Return the tests that may notice a mutant, in rounds: quick ones, others of this process, with processes."""
-        direct = self._running(self.in_process, mutant)
-        children = set(self._running(self.in_children, mutant))
+        """Return the tests that may notice a mutant, in rounds: the likeliest file, the others, those with processes."""
         files: dict[str, list[str]] = defaultdict(list)
-        for test in direct:
+        for test in sorted(self._running(self.in_process, mutant), key=self._seconds):
             files[_file(test)].append(test)
-        first: list[str] = []
-        rest: list[str] = []
-        for tests in sorted(files.values(), key=lambda tests: (-_affinity(tests[0], mutant.file), self._cost(tests))):
-            ordered = sorted(tests, key=self._seconds)
-            quick = [one for one in ordered if self._seconds(one) < FIRST_S / 2]
-            room = not first or self._cost(first) + self._cost(quick) < FIRST_S
-            first += quick if room else []
-            rest += [one for one in ordered if not room or one not in quick]
-        known = {*first, *rest}
-        processes = [test for test in self.seconds if _file(test) in children and test not in known]
+        order = sorted(files.values(), key=lambda tests: (-_affinity(tests[0], mutant.file), self._cost(tests)))
+        first, rest = sum(order[:1], []), sum(order[1:], [])
+        children = set(self._running(self.in_children, mutant))
+        processes = [test for test in self.seconds if _file(test) in children and test not in {*first, *rest}]
         return [tests for tests in (first, rest, processes) if tests]
 
     def _running(self, lines: Lines, mutant: Mutant) -> list[str]:

@@ -147,22 +147,12 @@ class Copy:
         with self._mutated(mutant):
             rounds = plan.rounds(mutant)
             for tests in rounds[:1] if quick else rounds:
-                result = self._run_surely(tests, plan)
+                result = self._run(tests, plan)
                 if result["result"] != "survived":
                     break
         if result["result"] == "survived" and quick and len(rounds) != 1:
             result = {"result": "open", "by": None}
         return result | {"seconds": round(time.monotonic() - began, 1)}
-
-    def _run_surely(self, tests: list[str], plan: Plan) -> Result:
-        """Run tests. A test that fails once only does not kill: on a busy machine it may fail by itself."""
-        while tests:
-            result = self._run(tests, plan)
-            by = result["by"]
-            if by not in tests or self._run([by], plan)["result"] == "killed":
-                return result
-            tests = [test for test in tests if test != by]
-        return {"result": "survived", "by": None}
 
     def _run(self, tests: list[str], plan: Plan) -> Result:
         expected = sum(plan.seconds.get(test, 0.0) for test in tests)

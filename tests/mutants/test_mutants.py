@@ -53,7 +53,7 @@ def test_the_tests_that_run_a_line_are_chosen_the_quickest_first_and_processes_l
         {"a.py": {line: ["u.py"]}},
     )
 
-    assert plan.rounds(at) == [["t.py::quick"], ["t.py::slow"], ["u.py::fleet"]]
+    assert plan.rounds(at) == [["t.py::quick", "t.py::slow"], ["u.py::fleet"]]
     assert plan.rounds(named("3 -> 4"))[0] == ["t.py::other", "t.py::quick"], "nobody knows which tests run a default"
 
 
