@@ -20,7 +20,7 @@ PARTS = {
     "session": Part(("worker/session",), ("tests/session",)),
     "ledger": Part(
         ("worker/ledger",),
-        ("tests/ledger", "tests/crm", "tests/report", "tests/tasks"),
+        ("tests/ledger", "tests/crm", "tests/report", "tests/reconcile", "tests/tasks"),
         # What these hold is names, types and SQL that the tests of a migration compare.
         ("worker/ledger/__init__.py", "worker/ledger/migrations", "worker/ledger/schema.py"),
     ),

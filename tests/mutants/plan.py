@@ -26,12 +26,13 @@ class Plan:
     in_children: Lines = field(default_factory=dict)
 
     def rounds(self, mutant: Mutant) -> list[list[str]]:
-        """Return the tests that may notice a mutant, in rounds: the likeliest file, the others, those with processes."""
+        """Return the tests that may notice a mutant, in rounds: the likeliest file, others, with processes."""
         files: dict[str, list[str]] = defaultdict(list)
         for test in sorted(self._running(self.in_process, mutant), key=self._seconds):
             files[_file(test)].append(test)
         order = sorted(files.values(), key=lambda tests: (-_affinity(tests[0], mutant.file), self._cost(tests)))
-        first, rest = sum(order[:1], []), sum(order[1:], [])
+        first = [test for tests in order[:1] for test in tests]
+        rest = [test for tests in order[1:] for test in tests]
         children = set(self._running(self.in_children, mutant))
         processes = [test for test in self.seconds if _file(test) in children and test not in {*first, *rest}]
         return [tests for tests in (first, rest, processes) if tests]

@@ -54,7 +54,7 @@ def test_the_tests_that_run_a_line_are_chosen_the_quickest_first_and_processes_l
     )
 
     assert plan.rounds(at) == [["t.py::quick", "t.py::slow"], ["u.py::fleet"]]
-    assert plan.rounds(named("3 -> 4"))[0] == ["t.py::other", "t.py::quick"], "nobody knows which tests run a default"
+    assert plan.rounds(named("3 -> 4"))[0] == ["t.py::other", "t.py::quick", "t.py::slow"], "nobody knows which tests run a default"
 
 
 def test_what_runs_at_import_is_noticed_where_its_name_is_used() -> None:
