@@ -87,11 +87,12 @@ def others(ledger: Ledger) -> Callable[[], dict[str, Any]]:
     cancel(ledger, key_of("cancelled"), "ada", "not wanted")
     record_operation(ledger, "parked", lane=LANE, parent=key_of("failed"), time_allowed_s=900.0)
     record_operation(ledger, "in line", lane=LANE, entity="e2", time_allowed_s=900.0)
-    for batch in ("paused", "resumed", "open"):
+    for batch in ("paused", "resumed", "open", "cancelled"):
         begin_batch(ledger, batch, kind="fees.process", lane=LANE, source="f", rows=1, by="ada")
         record_operation(ledger, f"of {batch}", lane=LANE, batch=batch, time_allowed_s=900.0)
     for batch in ("paused", "resumed"):
         pause_batch(ledger, batch, "ada", "wrong?")
+    cancel_batch(ledger, "cancelled", "ada", "wrong")
     assert sweep(ledger, 20.0)
     claim_parked = claim_named(ledger, "queued", lane=LANE)  # parks what is blocked
     return_unsent(ledger, [claim_parked])
@@ -190,6 +191,10 @@ def change_batch(ledger: Ledger) -> None:
     assert (find_batch(ledger, "ours") or pytest.fail("no batch")).swept_to is None
 
 
+def sweep_what_is_forgotten(ledger: Ledger) -> None:
+    sweep_forgotten(ledger)
+
+
 def pause_lane(ledger: Ledger) -> None:
     record_operation(ledger, "W1", time_allowed_s=900.0)
     pause(ledger, "money", "ada", "upgrade")
@@ -200,7 +205,19 @@ def pause_lane(ledger: Ledger) -> None:
 
 @pytest.mark.parametrize(
     "act",
-    [late_answer, expire, refuse, park, hold, wait_and_poll, decide, approve_or_reject, change_batch, pause_lane],
+    [
+        late_answer,
+        expire,
+        refuse,
+        park,
+        hold,
+        wait_and_poll,
+        decide,
+        approve_or_reject,
+        change_batch,
+        sweep_what_is_forgotten,
+        pause_lane,
+    ],
     ids=lambda act: act.__name__,
 )
 def test_nothing_else_changes(

@@ -1,7 +1,8 @@
 """The faults: each replaces one expression or statement of a file. A mutant's name does not depend on line numbers.
 
 Left out is what no test could call wrong: texts (of errors, of the log, of documentation), and the number that a
-constant holds (`PAGE = 50`). That number is a choice. Whether the code obeys it is mutated where it is used.
+constant or the default of a `limit` holds (`PAGE = 50`). That number is a choice. Whether the code obeys it is mutated
+where it is used.
 """
 
 import ast
@@ -112,9 +113,17 @@ def _faults_within(node: ast.AST, function: str) -> Iterator[tuple[ast.expr | as
         return
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):  # without decorators and annotations
         yield from _faults(ast.Module([*node.body], []), function)
-        yield from _faults(ast.Tuple([one for one in (*node.args.defaults, *node.args.kw_defaults) if one]), function)
+        yield from _faults(ast.Tuple(_defaults(node.args), ast.Load()), function)
         return
     yield from _faults(node, function)
+
+
+def _defaults(arguments: ast.arguments) -> list[ast.expr]:
+    """Return the defaults of parameters, but not how long a list is by default."""
+    named = [*arguments.posonlyargs, *arguments.args]
+    pairs = [*zip(named[len(named) - len(arguments.defaults) :], arguments.defaults, strict=True),
+             *zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)]  # fmt: skip
+    return [default for parameter, default in pairs if default is not None and parameter.arg != "limit"]
 
 
 def _is_no_code(node: ast.stmt | ast.expr) -> bool:
