@@ -187,6 +187,19 @@ def test_a_message_returns_to_its_queue_while_the_ledger_is_unavailable(
     assert counted() == {"returned": 1}
 
 
+@pytest.mark.parametrize("how", ["recorded", "left", "refused"])
+def test_the_log_says_when_an_outage_of_the_ledger_is_over(
+    system: Environment, statement: Callable[[str], list[Any]], caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    if how == "left":
+        statement(FAULT.format("b2copy_operations", ""))
+    inbox._outage.failed(ConnectionError("gone"))
+
+    give("7", *(["W1"] if how != "refused" else []))
+
+    assert "it works again after" in caplog.text
+
+
 def test_the_inbox_waits_for_a_ledger_that_is_gone_for_a_moment(
     system: Environment, counted: Callable[[], dict[str, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

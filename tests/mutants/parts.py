@@ -5,11 +5,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Part:
-    """`files` and `tests` are paths in the project. `without` names files that hold nothing to mutate."""
+    """`files` and `tests` are paths in the project. `without` names files that hold nothing to mutate.
+
+    `readers` are tests that read what the modules hold, without running the lines that use it.
+    """
 
     files: tuple[str, ...]
     tests: tuple[str, ...]
     without: tuple[str, ...] = ()
+    readers: tuple[str, ...] = ()
 
 
 PARTS = {
@@ -42,5 +46,6 @@ PARTS = {
         ),
         # What these hold is names, types and SQL that the tests of a migration compare.
         ("worker/ledger/__init__.py", "worker/ledger/migrations", "worker/ledger/schema.py"),
+        ("tests/ledger/test_moves.py",),
     ),
 }

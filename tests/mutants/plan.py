@@ -24,11 +24,15 @@ class Plan:
     failed: list[str] = field(default_factory=list)  # tests that fail without any fault, so that they are left out
     in_process: Lines = field(default_factory=dict)
     in_children: Lines = field(default_factory=dict)
+    readers: tuple[str, ...] = ()  # test files that read what a module holds
 
     def rounds(self, mutant: Mutant) -> list[list[str]]:
         """Return the tests that may notice a mutant, in rounds: the likeliest file, others, with processes."""
         files: dict[str, list[str]] = defaultdict(list)
-        for test in sorted(self._running(self.in_process, mutant), key=self._seconds):
+        running = {*self._running(self.in_process, mutant)}
+        if mutant.line not in mutant.reached_by:  # it runs at import
+            running.update(test for test in self.seconds if _file(test) in self.readers and test not in self.failed)
+        for test in sorted(running, key=lambda test: (self._seconds(test), test)):
             files[_file(test)].append(test)
         order = sorted(files.values(), key=lambda tests: (-_affinity(tests[0], mutant.file), self._cost(tests)))
         first = [test for tests in order[:1] for test in tests]
@@ -105,9 +109,9 @@ class StoredPlan:
         self._path.parent.mkdir(exist_ok=True)
         self._path.write_text(json.dumps({"code": self._code, "tests": self._tests}))
 
-    def plan(self, test_files: Iterable[str]) -> Plan:
+    def plan(self, test_files: Iterable[str], readers: tuple[str, ...]) -> Plan:
         """Return the plan of these test files."""
-        plan = Plan()
+        plan = Plan(readers=readers)
         for test_file in test_files:
             stored = self._tests.get(test_file)
             if stored is None:  # it holds no test

@@ -86,7 +86,7 @@ def _plan(copy: "Copy", part: Part) -> Plan:
         if "seconds" not in collected:
             sys.exit(f"the tests cannot run\n{(copy.folder / 'log').read_text()[-3000:]}")
         stored.add(copy.folder, collected, code, digests)
-    plan = stored.plan(digests)
+    plan = stored.plan(digests, part.readers)
     print(f"{len(plan.seconds)} tests, {sum(plan.seconds.values()):.0f} s", flush=True)
     for test in plan.failed:
         print(f"left out, because it fails without any fault: {test}", flush=True)
