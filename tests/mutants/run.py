@@ -26,7 +26,7 @@ RESULTS = ROOT / ".mutants"
 COLLECTING_LIMIT_S = 1800.0
 
 Result = dict[str, Any]
-"""`result`: `killed`, `survived`, `timeout` or `open`; `by`: the test that failed; `seconds`."""
+"""`result`: `killed`, `survived` or `timeout`; `by`: the test that failed; `seconds`."""
 
 
 def mutants_in(part: Part) -> list[Mutant]:
@@ -51,19 +51,15 @@ def read_results(name: str) -> dict[str, Result]:
     return {one.name: stored[one.name] for one in mutants_in(PARTS[name]) if one.name in stored}
 
 
-def run_part(name: str, sample: int | None, seconds: float, survivors: bool = False, quick: bool = False) -> None:
-    """Run the mutants of a part until the sample or the seconds are used up; with `survivors` those that survived.
-
-    `quick`: a mutant that the first round of tests does not notice is `open`, and a later run decides about it.
-    """
+def run_part(name: str, sample: int | None, seconds: float, survivors: bool = False) -> None:
+    """Run the mutants of a part until the sample or the seconds are used up; with `survivors` those that survived."""
     part = PARTS[name]
     results = read_results(name)
     everything = mutants_in(part)
     if survivors:
         left = [one for one in everything if results.get(one.name, {}).get("result") in {"survived", "timeout"}]
     else:
-        done = {name for name, result in results.items() if quick or result["result"] != "open"}
-        left = [one for one in everything[:sample] if one.name not in done]
+        left = [one for one in everything[:sample] if one.name not in results]
     if not left:
         return
     with Copy() as copy:
@@ -72,7 +68,7 @@ def run_part(name: str, sample: int | None, seconds: float, survivors: bool = Fa
         for mutant in left:
             if time.monotonic() > ends:
                 return
-            _append(name, mutant, copy.result_of(mutant, plan, quick))
+            _append(name, mutant, copy.result_of(mutant, plan))
 
 
 def _plan(copy: "Copy", part: Part) -> Plan:
@@ -141,17 +137,14 @@ class Copy:
         self._forget_what_the_tests_left()
         return dict(json.loads(answer))
 
-    def result_of(self, mutant: Mutant, plan: Plan, quick: bool = False) -> Result:
+    def result_of(self, mutant: Mutant, plan: Plan) -> Result:
         began = time.monotonic()
         result: Result = {"result": "survived", "by": None}
         with self._mutated(mutant):
-            rounds = plan.rounds(mutant)
-            for tests in rounds[:1] if quick else rounds:
+            for tests in plan.rounds(mutant):
                 result = self._run(tests, plan)
                 if result["result"] != "survived":
                     break
-        if result["result"] == "survived" and quick and len(rounds) != 1:
-            result = {"result": "open", "by": None}
         return result | {"seconds": round(time.monotonic() - began, 1)}
 
     def _run(self, tests: list[str], plan: Plan) -> Result:
