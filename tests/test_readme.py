@@ -25,6 +25,7 @@ from worker.session import check_keys
 from worker.settings import Settings, load, variable
 from worker.testbed.keys import write_secret
 from worker.testbed.local_system import Environment
+from worker.testbed.ports import free_port
 from worker.testbed.processes import Process, clean_environment
 
 ROOT = Path(__file__).parents[1]
@@ -102,11 +103,39 @@ def test_a_worker_takes_the_keys_that_openssl_makes(environment: Environment, mo
     assert (environment.folder / "public.pem").read_text().startswith("-----BEGIN PUBLIC KEY-----")
 
 
+def test_a_newcomer_runs_a_worker_of_their_own(tmp_path: Path) -> None:
+    """The two shells of `A worker of your own`, on ports that are free here."""
+    section = README.partition("### A worker of your own")[2].partition("\n## ")[0]
+    first, second = re.findall(r"```sh\n(.*?)```", section, re.S)
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    first = first.replace("b2copy-sync sandbox", "exec b2copy-sync sandbox --port 0").replace(" | tee ", " > ")
+    second = second.replace("127.0.0.1:9464", f"127.0.0.1:{free_port()}")
+    second = second.replace("&\n", "&\ntrap 'kill $!; wait $!' EXIT TERM\n")
+    sandbox, user = (
+        Process(name, ["sh", "-ec", f"cd {tmp_path}\n{shell}"], tmp_path / f"{name}.log", restarts=False)
+        for name, shell in (("sandbox", first), ("user", second))
+    )
+    settings = tmp_path / ".try" / "settings.sh"
+    sandbox.start()
+    try:
+        until(lambda: settings.exists() and "B2COPY_DATABASE_URL" in settings.read_text())
+        ended = user.start().wait(60)
+    finally:
+        user.stop()
+        sandbox.stop()
+
+    assert ended == 0, user.tail()
+    shown = user.tail(100)
+    assert "fees.process:W1 succeeded" in shown
+    assert 'b2copy_attempts_total{kind="fees.process",outcome="done"} 1.0' in shown
+    assert 'b2copy_oldest_seconds{clock="ours",lane="money"}' in shown
+
+
 def named_commands() -> list[str]:
     """Every b2copy-sync command it names, in text and in blocks, without comments."""
     blocks = [line for block in re.findall(r"```sh\n(.*?)```", README, re.S) for line in block.splitlines()]
     inline = re.findall(r"`((?:\.venv/bin/)?b2copy-sync [^`]*)`", README)
-    named = [line.partition(" # ")[0].strip() for line in [*blocks, *inline] if "b2copy-sync " in line]
+    named = [re.split(" # | \\| ", line)[0].strip() for line in [*blocks, *inline] if "b2copy-sync " in line]
     assert len(named) > 10
     return sorted(set(named))
 

@@ -9,8 +9,9 @@ from celery import Celery
 
 from tests.cli.command import Ran
 from tests.cli.conftest import Command
+from tests.cli.terminal import shown, without_colours
 from tests.operations import hold_operation, make_wait
-from worker.ledger import Ledger
+from worker.ledger import Ledger, pause
 from worker.ledger.notices import want_notices
 from worker.operation import WaitReason
 from worker.sandbox.control_client import SandboxControl
@@ -53,6 +54,18 @@ def test_a_sound_system_has_a_line_for_everything(b2copy_sync: Command, ledger: 
         ["ok", "session"],
     ]
     assert "start one: `celery -A worker.app worker`" in ran.out
+
+
+def test_in_a_terminal_the_command_of_a_remedy_can_be_copied(environment: Environment, ledger: Ledger) -> None:
+    pause(ledger, "bulk", "ann@desk", "B2COPY is upgraded, and it takes them until six in the evening")
+
+    lines = without_colours(shown(["doctor"], 80, environment.variables)).splitlines()
+
+    assert '     b2copy-sync resume --lane bulk --why "..."' in lines
+    assert max(map(len, lines)) <= 80
+    [paused] = [line for line in lines if "lane bulk is paused" in line]
+    assert lines[lines.index(paused) + 1].startswith(" " * 15)  # wrapped beside the check's name
+    assert lines[-1].startswith("nothing failed; 2 to look at")
 
 
 def test_a_host_that_differs_from_the_ledger_about_notices_is_named(b2copy_sync: Command, ledger: Ledger) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Command
+from worker.ledger import Ledger
 from worker.testbed.local_system import Environment
 
 
@@ -18,6 +19,10 @@ from worker.testbed.local_system import Environment
         (["failed", "list", "--since", "yesterday"], "'yesterday' is no duration: 90s, 5m, 72h, 400d"),
         (["failed", "list", "--since", "2026-13-01"], "'2026-13-01' is no date"),
         (["failed", "replay", "--all", "--why", "x", "--rate", "0"], "'0' is no rate"),
+        (["status", ""], "Invalid value for 'KEY': is empty: name an operation, for instance fees.process:W1"),
+        (["list", "--state", "bogus"], "Invalid value for '--state': 'bogus' is not one of 'queued'"),
+        (["migrate", "--by", " "], "must not be empty: it is stored as evidence"),
+        (["metrics", "--listen", "nowhere"], "must be host:port, for instance 127.0.0.1:9465"),
         (["call", "/x", "--key", "1", "--payload", "[1]"], "must be a JSON object"),
     ],
 )
@@ -37,6 +42,20 @@ def test_names_the_misspelt_setting(b2copy_sync: Command) -> None:
 
     assert ran.code == 2
     assert ran.err == "B2COPY_DATABSE_URL is not a setting: did you mean B2COPY_DATABASE_URL?\n"
+
+
+def test_an_empty_setting_is_said_to_be_empty(b2copy_sync: Command) -> None:
+    ran = b2copy_sync("doctor", "--offline", B2COPY_KEY_ID="")
+
+    assert ran.code == 2
+    assert "B2COPY_KEY_ID must not be empty\n" in ran.out
+
+
+def test_names_the_kinds_when_a_kind_is_misspelt(b2copy_sync: Command, ledger: Ledger) -> None:
+    ran = b2copy_sync("list", "--kind", "fees.proces")
+
+    assert ran.out == "no operations that match\n"
+    assert ran.err.startswith("no kind is called fees.proces: there are fees.process, ")
 
 
 def test_never_makes_a_ledger_by_looking_for_one(b2copy_sync: Command, tmp_path: Path) -> None:

@@ -64,6 +64,18 @@ def test_keys_in_a_folder_are_used_again(tmp_path: Path) -> None:
         assert Path(second["B2COPY_PRIVATE_KEY_FILE"]).read_bytes() == key
 
 
+def test_takes_the_keys_that_keygen_made(b2copy_sync: Command, tmp_path: Path) -> None:
+    folder = str(tmp_path / "keys")
+    for key_id in ("older", "newer"):
+        b2copy_sync("keygen", folder, "--key-id", key_id)
+
+    with running("--keys", folder) as settings:
+        renewed = b2copy_sync("session", "renew", "--json", **settings)
+
+    assert settings["B2COPY_KEY_ID"] == "newer,older"
+    assert renewed.document["outcome"] == "login"
+
+
 def test_refuses_an_unknown_switch(b2copy_sync: Command) -> None:
     ran = b2copy_sync("sandbox", "--set", "acces_lifetime=5")
 

@@ -19,6 +19,7 @@ class SentSpan:
     parent: str
     attributes: dict[str, Any]
     is_error: bool
+    links: list[tuple[str, str]]  # trace and id of each span that it is linked to
     text: str  # all of it, for a search
 
 
@@ -66,9 +67,10 @@ class Collector:
             for scope in resource.scope_spans:
                 for span in scope.spans:
                     attributes = {one.key: _value(one.value) for one in span.attributes}
+                    links = [(one.trace_id.hex(), one.span_id.hex()) for one in span.links]
                     sent = SentSpan(
                         span.name, span.trace_id.hex(), span.span_id.hex(), span.parent_span_id.hex(), attributes,
-                        span.status.code == 2, str(span),
+                        span.status.code == 2, links, str(span),
                     )  # fmt: skip
                     self.spans.append(sent)
 

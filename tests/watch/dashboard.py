@@ -29,9 +29,13 @@ ROWS: dict[str, list[Panel]] = {
     "Promise": [
         Panel(
             "Oldest withdrawal",
-            "Our clock leaves out the time that B2COPY takes. It should stay below 30 s; MoneyLate fires at 120 s.",
+            "By our clock, which leaves out the time that B2COPY takes, it should stay below 30 s; MoneyLate fires at"
+            " 120 s.",
             "s",
-            {"{{clock}}": _ledger('b2copy_oldest_seconds{lane="money"}')},
+            {
+                "by our clock": _ledger('b2copy_oldest_seconds{lane="money",clock="ours"}'),
+                "begun at B2COPY": _ledger('b2copy_oldest_seconds{lane="money",clock="theirs"}'),
+            },
         ),
         Panel(
             "Failed, to be decided",
@@ -86,11 +90,16 @@ ROWS: dict[str, list[Panel]] = {
             {"{{status}}": "sum by (status) (rate(b2copy_http_requests_total[5m]))"},
         ),
         Panel(
-            "Circuit and rate limit",
-            "1 while only probes are sent; how often the limit had no permit, and how often B2COPY answered 429.",
+            "Circuit open",
+            "1 while only probes are sent, because requests have failed in a row.",
             "short",
+            {"{{destination}}": "max by (destination) (b2copy_circuit_open)"},
+        ),
+        Panel(
+            "Rate limit",
+            "How often our own limit had no permit, and how often B2COPY answered 429.",
+            "ops",
             {
-                "circuit {{destination}}": "max by (destination) (b2copy_circuit_open)",
                 "no permit": "sum(rate(b2copy_permits_refused_total[5m]))",
                 "429": "sum(rate(b2copy_holds_total[5m]))",
             },
@@ -137,9 +146,9 @@ def document() -> dict[str, Any]:
     y = 0
     for title, row in ROWS.items():
         panels.append({"type": "row", "title": title, "gridPos": {"x": 0, "y": y, "w": 24, "h": 1}, "panels": []})
-        width = 24 // len(row)
+        edges = [24 * number // len(row) for number in range(len(row) + 1)]
         for number, panel in enumerate(row):
-            position = {"x": number * width, "y": y + 1, "w": width, "h": 8}
+            position = {"x": edges[number], "y": y + 1, "w": edges[number + 1] - edges[number], "h": 8}
             panels.append(_panel(panel, position))
         y += 9
     for number, each in enumerate(panels, start=1):

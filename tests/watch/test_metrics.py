@@ -145,6 +145,7 @@ def test_pending_time_is_not_ours(b2copy_sync: Command, ledger: Ledger) -> None:
 def test_a_ledger_that_cannot_be_read_leaves_no_old_value(b2copy_sync: Command, environment: Environment) -> None:
     ran = b2copy_sync("metrics", "--once")
 
+    assert ran.code == 1
     assert samples_of(ran.out) == {("b2copy_ledger_up", ()): 0}
 
 

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import text
 
 from tests.http.raw_server import Wire
+from tests.operations import record_operation
 from tests.support import until
 from tests.watch.collector import Collector
 from tests.webhook.conftest import SECRETS
@@ -18,6 +19,7 @@ from worker.operation import State
 from worker.sandbox.control_client import SandboxControl
 from worker.testbed.local_system import Environment
 from worker.testbed.processes import Process
+from worker.watch.tracing import CLAIMS_IN_TRACE
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 PARENT = f"00-{TRACE}-{SPAN}-01"
@@ -106,6 +108,31 @@ def test_requests_of_all_ways_join_the_trace_of_their_sender(
     assert (taken_in.trace, taken_in.parent) == (TRACE, SPAN)
     parents = sorted(span.parent for span in collector.named("b2copy.attempt"))
     assert parents == sorted(["", SPAN, taken_in.id])
+
+
+def test_late_attempts_have_traces_of_their_own_which_are_linked(
+    traced: Environment, collector: Collector, worker: Callable[..., Process]
+) -> None:
+    unsampled = PARENT.removesuffix("01") + "00"
+    for name, trace_id in (("L1", PARENT), ("L2", PARENT), ("L3", unsampled)):
+        record_operation(ledger(), name, trace_id=trace_id)
+    claims = {"L1": CLAIMS_IN_TRACE - 1, "L2": CLAIMS_IN_TRACE, "L3": CLAIMS_IN_TRACE}
+    with ledger().writing() as connection:
+        for name, before in claims.items():
+            update = text("UPDATE b2copy_operations SET fence = :before WHERE key = :key")
+            connection.execute(update, {"before": before, "key": f"fees.process:{name}"})
+    process = worker()
+
+    until(lambda: all(ended(f"fees.process:{name}") for name in claims))
+    process.stop()
+
+    spans = {span.attributes["b2copy.claim"]: span for span in collector.named("b2copy.attempt")}
+    assert sorted(spans) == [CLAIMS_IN_TRACE, CLAIMS_IN_TRACE + 1]  # and none of L3, which is not sampled
+    early, late = spans[CLAIMS_IN_TRACE], spans[CLAIMS_IN_TRACE + 1]
+    assert (early.trace, early.parent, early.links) == (TRACE, SPAN, [])
+    assert (late.parent, late.links) == ("", [(TRACE, SPAN)])
+    assert late.trace != TRACE
+    assert len(collector.named("b2copy.attempt")) == 2
 
 
 def test_a_crm_with_traces_of_its_own_gets_our_span_in_them(active_environment: Environment) -> None:

@@ -1,8 +1,11 @@
 """`doctor`: is everything there that a worker needs? One line a check, with the remedy."""
 
+import re
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Table
+from rich.text import Text
 
 from worker.cli import output
 from worker.cli.exit_codes import Exit
@@ -12,6 +15,7 @@ if TYPE_CHECKING:
     from worker.doctor import CheckResult
 
 _STYLES = {"ok": "green", "warn": "yellow", "FAIL": "bold red", "skip": "dim"}
+_ENDS_IN_COMMAND = re.compile(r"(.*?)(?:`([^`]+)`)?", re.S)
 
 
 def doctor(
@@ -38,18 +42,28 @@ def doctor(
     failed = [result for result in results if result.grade == "FAIL"]
     if as_json:
         output.document({"ok": not failed, "checks": [result._asdict() for result in results]})
-    elif not failed:
+    else:
         warnings = sum(result.grade == "warn" for result in results)
+        summary = f"{len(failed)} failed, begin with the first one" if failed else "nothing failed"
         output.line()
-        output.line(f"nothing failed{f', {warnings} to look at' if warnings else ''}")
+        output.line(f"{summary}{f'; {warnings} to look at' if warnings else ''}")
     if failed:
         raise typer.Exit(Exit.USAGE if any(result.check == "settings" for result in failed) else Exit.FAILED)
 
 
 def _print(result: "CheckResult") -> None:
-    text = output.safe(f"{result.grade:<5}", _STYLES[result.grade])
-    text += output.safe(f"{result.check:<10}", "bold")
-    text += output.safe(result.message)
-    if result.remedy:
-        text += output.safe(f": {result.remedy}")
-    output.out().print(text, soft_wrap=True)
+    """Print one line. In a terminal, wrap the text beside the check's name and give the remedy lines of its own."""
+    grade = output.safe(f"{result.grade:<5}", _STYLES[result.grade])
+    check = output.safe(f"{result.check:<10}", "bold")
+    if not output.out().is_terminal:
+        text = f"{result.message}: {result.remedy}" if result.remedy else result.message
+        output.out().print(Text.assemble(grade, check, output.safe(text)), soft_wrap=True)
+        return
+    remedy, command = _ENDS_IN_COMMAND.fullmatch(result.remedy).groups()  # type: ignore[union-attr]  # matches any text
+    grid = Table.grid()
+    grid.add_row(grade, check, output.safe(result.message))
+    if remedy:
+        grid.add_row("", "", output.safe(f"-> {remedy.strip()}"))
+    output.out().print(grid)
+    if command:  # the terminal wraps it, so that it can be copied as one line
+        output.line(f"{'':5}{command}", "bold")

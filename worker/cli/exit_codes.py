@@ -83,7 +83,7 @@ def stopped_by(error: Exception) -> Stop | None:
 
 def _usage(error: Any) -> list[str]:
     """Return a line that says what is wrong with the arguments; without any arguments, the command's whole help."""
-    message: str = error.format_message()
+    message: str = error.format_message().replace("Value error, ", "")  # pydantic's words before ours
     if error.ctx is None or type(error).__name__ == "NoArgsIsHelpError":
         return message.rstrip().splitlines()
     return [f"{error.ctx.command_path}: {message} (--help tells more)"]

@@ -22,12 +22,18 @@ def health(
         bool, typer.Option("--ready", help="Only: do ledger and Redis answer, and is the login not refused?")
     ] = False,
     late: Annotated[
-        float, typer.Option(parser=duration, metavar="DURATION", help="Unhealthy if something is due for longer.")
+        float,
+        typer.Option(
+            parser=duration, metavar="DURATION", help="Unhealthy if something is due for longer.", show_default="60s"
+        ),
     ] = 60.0,
     money_late: Annotated[
         float,
         typer.Option(
-            parser=duration, metavar="DURATION", help="Unhealthy if an operation of the lane money is older than this."
+            parser=duration,
+            metavar="DURATION",
+            help="Unhealthy if an operation of the lane money is older than this.",
+            show_default="120s",
         ),
     ] = 120.0,
     max_failed: Annotated[

@@ -8,7 +8,7 @@ from worker.cli import output
 from worker.cli.open_ledger import existing_ledger
 from worker.cli.operation_view import STYLES
 from worker.cli.options import AnyLane, Json, duration
-from worker.operation import State
+from worker.operation import MESSAGE_KIND, State
 
 if TYPE_CHECKING:
     from worker.report.operation_report import OperationReport
@@ -37,7 +37,7 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List operations, newest first. Each page looks through a bounded part of the ledger, and says how to continue."""
-    from tasks.registry import KINDS
+    from tasks.registry import ALL_KINDS, KINDS
     from worker.ledger.operation_lists import OPEN, Filter, list_operations
     from worker.report.operation_report import report_on, summary
 
@@ -59,6 +59,8 @@ def list_(
         show_table(reports)
     else:
         output.line("no operations that match")
+        if kind is not None and kind not in (known := (*ALL_KINDS, MESSAGE_KIND)):
+            output.note(f"no kind is called {kind}: there are {', '.join(known)}")
     if page.next is not None:
         output.note(f"there may be more: --after {page.next}")
 

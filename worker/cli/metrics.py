@@ -15,7 +15,9 @@ def metrics(
     listen: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Where to serve; a port alone is on 127.0.0.1.")
     ] = DEFAULT_LISTEN,
-    once: Annotated[bool, typer.Option("--once", help="Print the metrics once and end.")] = False,
+    once: Annotated[
+        bool, typer.Option("--once", help="Print the metrics once and end; exit code 1 if the ledger cannot be read.")
+    ] = False,
 ) -> None:
     """Serve the metrics of the ledger: ages, backlog, what waits and why, what failed.
 
@@ -26,7 +28,7 @@ def metrics(
 
     from tasks.registry import ALL_KINDS
     from worker.ledger import open_ledger
-    from worker.report.ledger_metrics import LedgerCollector
+    from worker.report.ledger_metrics import UP, LedgerCollector
     from worker.settings import LedgerSettings, Listen, load
     from worker.watch.metrics_server import serve
 
@@ -35,6 +37,8 @@ def metrics(
     registry.register(LedgerCollector(lambda: open_ledger(settings.database_url), ALL_KINDS))
     if once:
         output.out().file.write(generate_latest(registry).decode())
+        if not registry.get_sample_value(UP[0]):
+            raise typer.Exit(Exit.FAILED)
         return
     try:
         address = TypeAdapter(Listen).validate_python(listen)
@@ -43,7 +47,8 @@ def metrics(
     try:
         serve(address, registry)
     except OSError as error:
-        raise Stop(Exit.FAILED, f"{address}: {error.strerror or error}") from None
+        problem = f"{address} cannot be used: {error.strerror or error}; choose another address by --listen"
+        raise Stop(Exit.FAILED, problem) from None
     output.note(f"the ledger's metrics are served at http://{address}/metrics")
     try:
         threading.Event().wait()

@@ -83,6 +83,12 @@ def json_or_text(text: str) -> Any:
         return text
 
 
+def _named(value: str | None) -> str | None:
+    if value is not None and not value.strip():
+        raise typer.BadParameter("is empty: name an operation, for instance fees.process:W1")
+    return value
+
+
 def _not_empty(value: str) -> str:
     if not value.strip():
         raise typer.BadParameter("must not be empty: it is stored as evidence")
@@ -109,15 +115,25 @@ Digits = Annotated[
 Whole = Annotated[bool, typer.Option("--whole", help="The file is whole, although its last line has no line end.")]
 By = Annotated[
     str,
-    typer.Option("--by", help="Who asks, for the evidence.", default_factory=_current_user, show_default="user@host"),
+    typer.Option(
+        "--by",
+        help="Who asks, for the evidence.",
+        default_factory=_current_user,
+        show_default="user@host",
+        callback=_not_empty,
+    ),
 ]
 Why = Annotated[str, typer.Option("--why", callback=_not_empty, help="Your reason, for the evidence.")]
-Key = Annotated[str, typer.Argument(metavar="KEY", help="An operation's key (fees.process:W1), or its id alone (W1).")]
+Key = Annotated[
+    str,
+    typer.Argument(metavar="KEY", help="An operation's key (fees.process:W1), or its id alone (W1).", callback=_named),
+]
 OptionalKey = Annotated[
     str | None,
     typer.Argument(
-        metavar="[KEY]",
+        metavar="KEY",
         help="An operation's key (fees.process:W1), or its id alone (W1).",
+        callback=_named,
         show_default="the overview of the whole system",
     ),
 ]

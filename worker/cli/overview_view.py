@@ -19,7 +19,7 @@ REFRESH_S = 2.0
 
 def show(found: "SystemOverview") -> None:
     """Print it once."""
-    output.out().print(rendered(found), soft_wrap=True)
+    output.out().print(rendered(found))
 
 
 def watch(look: "Callable[[], SystemOverview]") -> None:
@@ -41,8 +41,8 @@ def rendered(found: "SystemOverview") -> RenderableType:
     from worker.report.overview import concerns, ended_per_minute, failed_by_reason, waiting_by_reason
     from worker.report.sentences import paused_by
 
-    lanes = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
-    for heading in ("lane", "open", "oldest", "pending at B2COPY", "due since", "succeeded/min", "failed/min"):
+    lanes = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for heading in ("lane", "open", "oldest", "pending at B2COPY", "due for", "succeeded/min", "failed/min"):
         lanes.add_column(heading, justify="left" if heading == "lane" else "right")
     for lane in found.ledger.lanes:
         lanes.add_row(
@@ -54,7 +54,7 @@ def rendered(found: "SystemOverview") -> RenderableType:
             f"{ended_per_minute(found.ledger, lane.lane, State.SUCCEEDED):.1f}",
             f"{ended_per_minute(found.ledger, lane.lane, State.FAILED):.1f}",
         )
-    facts = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), show_header=False)
+    facts = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
     facts.add_row("waiting", output.safe(_counts(waiting_by_reason(found.ledger))))
     facts.add_row("failed", output.safe(_counts(failed_by_reason(found.ledger))))
     facts.add_row("session", output.safe(_session(found)))
@@ -65,8 +65,10 @@ def rendered(found: "SystemOverview") -> RenderableType:
         text = f"{pause.subject.removeprefix('pause:')} {paused_by(pause)}"
         facts.add_row("paused", output.safe(text, "yellow"))
     parts: list[RenderableType] = [output.safe(f"b2copy-sync at {clock(found.ledger.at)} UTC", "dim"), ""]
-    urgent = concerns(found)
-    parts += [output.safe(f"! {text}", "bold red") for text in urgent] or [output.safe("nothing to look at", "green")]
+    urgent = Table.grid()
+    for text in concerns(found):
+        urgent.add_row(output.safe("! ", "bold red"), output.safe(text, "bold red"))
+    parts.append(urgent if urgent.row_count else output.safe("nothing to look at", "green"))
     return Group(*parts, "", lanes, "", facts)
 
 

@@ -15,6 +15,8 @@ from worker.cli import output
 from worker.cli.exit_codes import Exit, Stop
 from worker.cli.options import Json
 
+PUBLIC = ".public.pem"  # the end of a public key's file name; its private key is KEY_ID.pem
+
 
 def sandbox(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8400,
@@ -23,7 +25,7 @@ def sandbox(
         typer.Option(
             "--keys",
             metavar="DIR",
-            help="Use the keys in this folder, and create those that are absent.",
+            help="Use the keys in this folder, named as `keygen` names them, and create those that are absent.",
             show_default="new ones, removed at the end",
         ),
     ] = None,
@@ -59,11 +61,11 @@ def sandbox(
     except ValueError as error:
         raise Stop(Exit.USAGE, str(error)) from None
     with tempfile.TemporaryDirectory(prefix="b2copy-sandbox-") as temporary, ExitStack() as stack:
-        private, public, storage = _keys(folder or Path(temporary))
+        privates, storage = _keys(folder or Path(temporary))
         settings = {
             "B2COPY_ADMIN_ID": ADMIN_ID,
-            "B2COPY_KEY_ID": private.stem,
-            "B2COPY_PRIVATE_KEY_FILE": private,
+            "B2COPY_KEY_ID": ",".join(private.stem for private in privates),
+            "B2COPY_PRIVATE_KEY_FILE": ",".join(map(str, privates)),
             "B2COPY_STORAGE_KEY_FILE": storage,
             "B2COPY_DEVICE_IP": DEVICE_IP,
         }
@@ -93,23 +95,26 @@ def sandbox(
             output.note("  b2copy-sync fees --account 123456 --request-id W1 --wait")
 
         try:
-            serve(switches, {private.stem: public.read_text()}, port=port, ready=ready)
+            public_keys = {private.stem: private.with_suffix(PUBLIC).read_text() for private in privates}
+            serve(switches, public_keys, port=port, ready=ready)
         except OSError as error:
             raise Stop(Exit.FAILED, f"port {port}: {os.strerror(error.errno or 0)}; --port 0 uses a free one") from None
 
 
-def _keys(folder: Path) -> tuple[Path, Path, Path]:
-    """Return the private, public and storage key files of the folder; create those that are absent."""
+def _keys(folder: Path) -> tuple[list[Path], Path]:
+    """Return the private keys in the folder, newest first, and the storage key. Makes what is absent."""
     from worker.session import generate, generate_storage
 
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder = folder.resolve()
-    private, public, storage = folder / "sandbox.pem", folder / "sandbox.public.pem", folder / "storage.key"
-    if not private.exists():
-        generate(private, public)
+    privates = [path for path in folder.glob("*.pem") if path.with_suffix(PUBLIC).exists()]
+    if not privates:
+        privates = [folder / "sandbox.pem"]
+        generate(privates[0], privates[0].with_suffix(PUBLIC))
+    storage = folder / "storage.key"
     if not storage.exists():
         generate_storage(storage)
-    return private, public, storage
+    return sorted(privates, key=lambda path: path.stat().st_mtime_ns, reverse=True), storage
 
 
 def _pair(text: str) -> tuple[str, Any]:

@@ -48,7 +48,7 @@ def problem(path: str, oldest_s: float = OLDEST_S) -> str:
     try:
         age_s = time.time() - os.stat(path).st_mtime
     except OSError as error:
-        return f"{path}: {error.strerror}: no worker has touched it"
+        return f"{path}: {error.strerror}: no worker has touched it. Does one run, with this {VARIABLE}?"
     if age_s < -oldest_s:  # nobody has touched it since the clock was set back
         return f"{path}: dated {-age_s:.0f} s in the future: the worker is frozen or has ended"
     if age_s > oldest_s:

@@ -31,7 +31,7 @@ class OutageLog:
                 return
             self._reminded = now
             count = self._count
-        text = f"{type(error).__name__}: {error}"[:500]
+        text = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"[:500]
         if count == 1:
             self._log.warning("%s: %s", self._problem, text)
         else:

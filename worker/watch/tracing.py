@@ -4,6 +4,9 @@
     b2copy.attempt   one attempt of a worker; its parent is what `trace_id` of the operation holds, a W3C traceparent
     b2copy.call      one HTTP request of an attempt
 
+A fee run may be pending for days, and each poll is an attempt. So that no trace grows without end, attempts after the
+claim `CLAIMS_IN_TRACE` have traces of their own, with a link to what would be their parent.
+
 Off without B2COPY_TRACES_URL: then neither OpenTelemetry's SDK nor its exporter is imported. A CRM that has set up
 OpenTelemetry itself gets `b2copy.request` from its own provider. Names are constants. Attributes are the kind, the
 lane, the phase, the outcome, the route's name, the HTTP status, and a hash of the key: never an id, a payload, a
@@ -15,7 +18,7 @@ https://www.w3.org/TR/trace-context/#traceparent-header
 import hashlib
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -27,11 +30,12 @@ from worker.settings import crm_settings
 if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.trace import Span, SpanKind, Tracer
+    from opentelemetry.trace import Link, Span, SpanKind, Tracer
 
 log = logging.getLogger(__name__)
 
 SEND_TIMEOUT_S = 3.0  # seconds; a process that ends waits so long for a collector
+CLAIMS_IN_TRACE = 20  # claims of an operation; polls of a pending fee run reach it after some minutes
 _SCOPE = "b2copy-sync"
 
 
@@ -129,12 +133,16 @@ def _request_span(tracer: "Tracer", kind: str, lane: str, parent: str | None) ->
     from opentelemetry.trace import SpanKind
 
     attributes = {"b2copy.kind": kind, "b2copy.lane": lane}
-    with _span(tracer, "b2copy.request", SpanKind.PRODUCER, attributes, parent) as span:
+    with _span(tracer, "b2copy.request", SpanKind.PRODUCER, attributes, _context_of(parent)) as span:
         yield _traceparent_of(span) or parent
 
 
 def attempting(claim: Claim, lane: str, ledger_id: str) -> AbstractContextManager[SpanEnd]:
-    """A span around one attempt of a worker. Its parent is the traceparent that the operation stores, if it has one."""
+    """A span around one attempt of a worker. Its parent is the traceparent that the operation stores, if it has one.
+
+    After the claim `CLAIMS_IN_TRACE` it begins a trace, with a link to that parent: as messaging systems do it,
+    https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/#trace-structure
+    """
     tracer = _tracer()
     if tracer is None:
         return _NOTHING
@@ -148,7 +156,10 @@ def attempting(claim: Claim, lane: str, ledger_id: str) -> AbstractContextManage
         # Keyed by the ledger's random id, because ids of withdrawals can be guessed.
         "b2copy.key_hash": hashlib.sha256(f"{ledger_id}/{claim.key}".encode()).hexdigest()[:16],
     }
-    return _ended(_span(tracer, "b2copy.attempt", SpanKind.CONSUMER, attributes, claim.trace_id))
+    context, links = _context_of(claim.trace_id), list["Link"]()
+    if claim.fence > CLAIMS_IN_TRACE and context is not None:
+        context, links = _linked_to(context)
+    return _ended(_span(tracer, "b2copy.attempt", SpanKind.CONSUMER, attributes, context, links))
 
 
 def calling(destination: str, route: str, method: str) -> AbstractContextManager[SpanEnd]:
@@ -169,12 +180,26 @@ def _ended(span: AbstractContextManager["Span"]) -> Iterator[SpanEnd]:
 
 
 def _span(
-    tracer: "Tracer", name: str, kind: "SpanKind", attributes: dict[str, Any], parent: str | None = None
+    tracer: "Tracer",
+    name: str,
+    kind: "SpanKind",
+    attributes: dict[str, Any],
+    context: "Context | None" = None,
+    links: "Sequence[Link]" = (),
 ) -> AbstractContextManager["Span"]:
     # An exception's text may hold ids, so it is not recorded.
     return tracer.start_as_current_span(
-        name, _context_of(parent), kind, attributes, record_exception=False, set_status_on_exception=False
+        name, context, kind, attributes, links, record_exception=False, set_status_on_exception=False
     )
+
+
+def _linked_to(context: "Context") -> "tuple[Context, list[Link]]":
+    """Return a context without a parent, and a link to the span of `context`. What was not sampled remains so."""
+    from opentelemetry.context import Context
+    from opentelemetry.trace import Link, get_current_span
+
+    parent = get_current_span(context).get_span_context()
+    return (Context(), [Link(parent)]) if parent.trace_flags.sampled else (context, [])
 
 
 def _context_of(parent: str | None) -> "Context | None":
