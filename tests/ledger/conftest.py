@@ -65,7 +65,7 @@ def ledger_url(database: str, request: pytest.FixtureRequest, tmp_path: Path) ->
         connection.execute(
             text(
                 "TRUNCATE b2copy_operations, b2copy_flags, b2copy_audit, b2copy_requests, b2copy_identities,"
-                " b2copy_batches, b2copy_reconciliation, b2copy_reconciliation_accounts,"
+                " b2copy_batches, b2copy_approvals, b2copy_reconciliation, b2copy_reconciliation_accounts,"
                 " b2copy_reconciliation_differences CASCADE"
             )
         )

@@ -36,6 +36,7 @@ from worker.ledger.batches import (
     begin_batch,
     beyond_recall,
     cancel_batch,
+    cancelled_among,
     find_batch,
     list_batches,
     pause_batch,
@@ -485,3 +486,14 @@ def test_a_batch_that_nobody_has_decided_about_says_so(ledger: Ledger) -> None:
     record_book(ledger, "B1")
 
     assert found_book(ledger).seen.startswith("not decided since ")
+
+
+def test_of_several_cancelled_batches_only_those_asked_for_are_read(ledger: Ledger) -> None:
+    for batch in ("one", "two"):
+        begin_batch(ledger, batch, kind="fees.process", lane="bulk", source="f", rows=1, by="ada")
+        cancel_batch(ledger, batch, "ada", "wrong file")
+
+    with ledger.reading() as connection:
+        found = cancelled_among(connection, ["one", "three"])
+
+    assert {name: batch.note for name, batch in found.items()} == {"one": "wrong file"}

@@ -139,6 +139,14 @@ def test_after_a_lapsed_lease_the_outcome_is_unknown(ledger: Ledger, clock: Ledg
     assert lapsed.duration_ms >= LEASE_S * 1000
 
 
+def test_a_lease_that_lapsed_weeks_ago_is_taken_over(ledger: Ledger, clock: LedgerClock) -> None:
+    record_operations(ledger, "W1", "W2")
+    claim_due(ledger, "worker 1", limit=1)
+    clock.advance(40 * 86_400)
+
+    assert set(names_of(claim_due(ledger, "worker 2"))) == {"W1", "W2"}
+
+
 def test_a_renewed_lease_does_not_lapse(ledger: Ledger, clock: LedgerClock) -> None:
     record_operations(ledger, "W1", "W2")
     claimed = claim_due(ledger)

@@ -1,12 +1,23 @@
 """The overview: ages by our clock and by the others', and what is due."""
 
+from sqlalchemy import text
+
 from tests.ledger.databases import on_sqlite
-from tests.operations import LedgerClock, claim_due, hold_operation, make_wait, record_operations
-from worker.ledger import LEASE_S, Ledger, count_due, pause, resume
+from tests.operations import (
+    LedgerClock,
+    claim_due,
+    fail_operation,
+    hold_operation,
+    make_wait,
+    record_operations,
+    succeed_operation,
+)
+from worker.ledger import LEASE_S, Ledger, count_due, leave_request, pause, resume, try_start_dispatch
+from worker.ledger.batches import begin_batch, cancel_batch, pause_batch, resume_batch
 from worker.ledger.due import COUNT_LIMIT
-from worker.ledger.overview import LaneOverview, oldest_open, overview
+from worker.ledger.overview import Group, LaneOverview, oldest_open, overview
 from worker.ledger.statistics import statistics, statistics_of
-from worker.operation import WaitReason
+from worker.operation import State, WaitReason
 
 
 def lane(ledger: Ledger, name: str = "money") -> LaneOverview:
@@ -89,3 +100,75 @@ def test_a_backlog_that_is_due_first_hides_nothing_that_waits(ledger: Ledger) ->
 
     assert statistics_of(found).waiting == {WaitReason.NO_ACCESS: 1}
     assert lane(ledger).capped
+
+
+def test_it_says_how_long_ago_what_must_not_take_long_began(ledger: Ledger) -> None:
+    empty = overview(ledger)
+    assert (empty.dispatch_age_s, empty.requests_age_s, empty.batch_paused_s) == (None, None, None)
+
+    leave_request(ledger, "fees.process", "{}", "crm", None)
+    leave_request(ledger, "fees.process", "{}", "crm", None)
+    for batch in ("first", "second", "cancelled", "resumed"):
+        begin_batch(ledger, batch, kind="fees.process", lane="bulk", source="f", rows=1, by="ada")
+        pause_batch(ledger, batch, "ada", "wrong?")
+    cancel_batch(ledger, "cancelled", "ada", "wrong")
+    resume_batch(ledger, "resumed", "ada", "right")
+    try_start_dispatch(ledger)
+    with ledger.writing() as connection:
+        for earlier in (
+            "b2copy_ledger SET dispatched_at = dispatched_at - 200000",
+            "b2copy_requests SET requested_at = requested_at - 300000 * id",
+            "b2copy_batches SET decided_at = decided_at - 500000",
+            "b2copy_batches SET decided_at = decided_at - 100000 WHERE id <> 'second'",
+            "b2copy_batches SET decided_at = decided_at - 100000 WHERE decision IS NULL OR decision <> 'paused'",
+        ):
+            connection.execute(text(f"UPDATE {earlier}"))
+        requests = connection.execute(text("SELECT max(id) FROM b2copy_requests")).scalar_one()
+
+    found = overview(ledger)
+
+    assert 200 <= (found.dispatch_age_s or 0) < 260
+    assert 300 * requests <= (found.requests_age_s or 0) < 300 * requests + 60
+    assert 600 <= (found.batch_paused_s or 0) < 660
+
+    with ledger.writing() as connection:  # the database's clock was set back
+        connection.execute(text("UPDATE b2copy_ledger SET dispatched_at = dispatched_at + 900000"))
+        connection.execute(text("UPDATE b2copy_requests SET requested_at = requested_at + 90000000"))
+        connection.execute(text("UPDATE b2copy_batches SET decided_at = decided_at + 9000000"))
+    ahead = overview(ledger)
+    assert (ahead.dispatch_age_s, ahead.requests_age_s, ahead.batch_paused_s) == (0.0, 0.0, 0.0)
+
+
+def test_it_counts_by_state_and_reason_what_is_open_what_failed_and_what_ended_just_now(ledger: Ledger) -> None:
+    record_operations(ledger, "queued 1", "queued 2", lane="bulk")
+    for name in ("no access 1", "no access 2"):
+        make_wait(ledger, hold_operation(ledger, name), wait_reason=WaitReason.NO_ACCESS, due_in_s=900)
+    pending = hold_operation(ledger, "pending")
+    make_wait(ledger, pending, wait_reason=WaitReason.PENDING_AT_B2COPY, due_in_s=900)
+    succeed_operation(ledger, "done")
+    fail_operation(ledger, "failed")
+    succeed_operation(ledger, "done long ago")
+    fail_operation(ledger, "failed long ago")
+    hold_operation(ledger, "running")
+    with ledger.writing() as connection:
+        connection.execute(text("UPDATE b2copy_operations SET ended_at = ended_at - 400000 WHERE key LIKE '%long ago'"))
+
+    found = overview(ledger)
+
+    kind = "fees.process"
+    assert set(found.open) == {
+        Group("bulk", kind, "queued", "", 2),
+        Group("money", kind, "waiting", "no_access", 2),
+        Group("money", kind, "waiting", "pending_at_b2copy", 1),
+        Group("money", kind, "running", "", 1),
+    }
+    assert found.failed == [Group("money", kind, State.FAILED, "rejected", 2)]
+    assert set(found.ended) == {
+        Group("money", kind, "succeeded", "", 1), Group("money", kind, "failed", "rejected", 1)
+    }  # fmt: skip
+    assert {one.lane: one.open for one in found.lanes} == {"money": 4, "default": 0, "bulk": 2, "notify": 0}
+    money = lane(ledger)
+    assert (money.due, money.capped) == (0, False)
+    assert money.oldest_pending_s is not None
+    assert lane(ledger, "bulk").oldest_pending_s is None
+    assert lane(ledger, "notify").oldest_s is None

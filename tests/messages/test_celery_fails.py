@@ -1,35 +1,18 @@
 """Whatever Celery itself raises for one message: the message is stored, and the worker goes on."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from celery.worker.consumer import Consumer
-from kombu.message import Message
 
 from tests.conftest import forget
+from tests.messages.delivered import BODY, Delivered
 from worker.app import ledger
 from worker.ledger import search
 from worker.messages.consumer import CheckingConsumer
 from worker.testbed.local_system import Environment
-
-
-class Delivered(Message):
-    """A message that notes what becomes of it."""
-
-    def __init__(self) -> None:
-        headers = {"task": "b2copy.fees.process", "id": "m-1", "origin": "crm"}
-        super().__init__(  # type: ignore[no-untyped-call]
-            b'[["7", "W1"], {}, {}]', delivery_tag="t-1", content_type="application/json", headers=headers,
-            content_encoding="utf-8",
-        )  # fmt: skip
-        self.noted: list[str] = []
-
-    def ack_log_error(self, *args: Any, **options: Any) -> None:
-        self.noted.append("acknowledged")
-
-    def reject_log_error(self, *args: Any, requeue: bool = False, **options: Any) -> None:
-        self.noted.append("back to the queue" if requeue else "dropped")
 
 
 @pytest.fixture
@@ -61,9 +44,9 @@ def test_a_message_that_celery_fails_on_is_stored_and_acknowledged(
 
     assert message.noted == ["acknowledged"]
     [stored] = search(ledger(), kind="message")
-    assert stored.key == "message:m-1"
+    assert stored.key == "message:m1"
     assert stored.result == {"error": f"Celery failed on it: {type(error).__name__}"}
-    assert '["7", "W1"]' in stored.payload["message"]
+    assert stored.payload["message"] == json.dumps(BODY)
 
 
 def test_a_broken_connection_reaches_celery_which_connects_again(deliver: Callable[[Exception], Delivered]) -> None:

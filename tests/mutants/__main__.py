@@ -43,17 +43,17 @@ def report(name: str) -> int:
     results, reasons = read_results(name), justified()
     words = [result["result"] for result in results.values()]
     killed = words.count("killed")
-    survived = [mutant for mutant, result in results.items() if result["result"] in {"survived", "open"}]
+    survived = [mutant for mutant, result in results.items() if result["result"] == "survived"]
     unexplained = [mutant for mutant in survived if mutant not in reasons]
     low, high = interval(killed, len(words))
     print(
         f"{name:9} {len(mutants_in(PARTS[name])):5} mutants {len(words):5} run {killed:5} killed"
         f" {100 * killed / max(1, len(words)):5.1f} % ({100 * low:.1f} to {100 * high:.1f})"
         f" {len(survived) - len(unexplained):3} justified {words.count('timeout'):3} too slow"
-        f" {len(unexplained):3} to look at ({words.count('open')} open)"
+        f" {len(unexplained):3} to look at"
     )
     for mutant in unexplained:
-        print(f"    {results[mutant]['result']:8} {mutant}")
+        print(f"    {mutant}")
     return len(unexplained)
 
 
@@ -62,7 +62,6 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", choices=[[], *PARTS], help="all, if none is named")
     parser.add_argument("--sample", type=int, help="so many mutants of each part")
     parser.add_argument("--seconds", type=float, default=3600.0, help="for all parts together")
-    parser.add_argument("--quick", action="store_true", help="only the first tests; a later run decides the rest")
     parser.add_argument("--survivors", action="store_true", help="run again those that survived")
     parser.add_argument("--report", action="store_true", help="run nothing")
     parser.add_argument("--again", action="store_true", help="forget earlier results")
@@ -71,7 +70,7 @@ def main() -> None:
     for name in parts if not options.report else []:
         if options.again:
             (RESULTS / f"{name}.jsonl").unlink(missing_ok=True)
-        run_part(name, options.sample, options.seconds / len(parts), options.survivors, options.quick)
+        run_part(name, options.sample, options.seconds / len(parts), options.survivors)
     sys.exit(bool(sum([report(name) for name in parts])))
 
 

@@ -1,4 +1,9 @@
-"""The faults: each replaces one expression or statement of a file. A mutant's name does not depend on line numbers."""
+"""The faults: each replaces one expression or statement of a file. A mutant's name does not depend on line numbers.
+
+Left out is what no test could call wrong: texts (of errors, of the log, of documentation), and the number that a
+constant or the default of a `limit` holds (`PAGE = 50`). That number is a choice. Whether the code obeys it is mutated
+where it is used.
+"""
 
 import ast
 from collections import Counter
@@ -13,6 +18,7 @@ _OPERATORS: dict[type[ast.operator], type[ast.operator]] = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.FloorDiv, ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd,
 }  # fmt: skip
 _CONDITIONS = {"where", "and_", "or_", "having"}  # calls whose arguments are conditions: each is left out once
+_LARGE = 100  # one more than so many is a difference that nobody notices: a larger number is doubled
 _LOGS = {"debug", "info", "warning", "error", "exception", "critical"}
 
 
@@ -107,13 +113,21 @@ def _faults_within(node: ast.AST, function: str) -> Iterator[tuple[ast.expr | as
         return
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):  # without decorators and annotations
         yield from _faults(ast.Module([*node.body], []), function)
-        yield from _faults(ast.Tuple([one for one in (*node.args.defaults, *node.args.kw_defaults) if one]), function)
+        yield from _faults(ast.Tuple(_defaults(node.args), ast.Load()), function)
         return
     yield from _faults(node, function)
 
 
+def _defaults(arguments: ast.arguments) -> list[ast.expr]:
+    """Return the defaults of parameters, but not how long a list is by default."""
+    named = [*arguments.posonlyargs, *arguments.args]
+    pairs = [*zip(named[len(named) - len(arguments.defaults) :], arguments.defaults, strict=True),
+             *zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)]  # fmt: skip
+    return [default for parameter, default in pairs if default is not None and parameter.arg != "limit"]
+
+
 def _is_no_code(node: ast.stmt | ast.expr) -> bool:
-    """Return whether a node is an import, a docstring, a line for the log, or what only a type checker reads."""
+    """Return whether a node is an import, a text for people, what only a type checker reads, or a chosen number."""
     match node:
         case ast.Import() | ast.ImportFrom() | ast.Raise() | ast.JoinedStr():
             return True  # the text of an error is not mutated; that the error is raised is
@@ -123,6 +137,17 @@ def _is_no_code(node: ast.stmt | ast.expr) -> bool:
             return True
         case ast.Expr(value=ast.Call(func=ast.Attribute(value=ast.Name(id="log"), attr=name))):
             return name in _LOGS
+        case ast.Assign(targets=[ast.Name(id=name)], value=value):
+            return name.isupper() and _is_number(value)
+    return False
+
+
+def _is_number(node: ast.expr) -> bool:
+    match node:
+        case ast.Constant(value=value):
+            return type(value) in {int, float}
+        case ast.BinOp(left=left, right=right):
+            return _is_number(left) and _is_number(right)
     return False
 
 
@@ -141,7 +166,7 @@ def _replacements(node: ast.stmt | ast.expr) -> Iterator[str]:
         case ast.Constant(value=bool(value)):
             yield str(not value)
         case ast.Constant(value=int(value)):
-            yield str(value + 1)
+            yield str(value + 1 if value < _LARGE else value * 2)
         case ast.If(test=test, body=[ast.Raise()], orelse=[]):
             yield f"if False and ({ast.unparse(test)}): pass"
         case ast.If(test=test) | ast.While(test=test) | ast.IfExp(test=test) if not isinstance(test, ast.Compare):

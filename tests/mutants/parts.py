@@ -5,23 +5,47 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Part:
-    """`files` and `tests` are paths in the project. `without` names files that hold nothing to mutate."""
+    """`files` and `tests` are paths in the project. `without` names files that hold nothing to mutate.
+
+    `readers` are tests that read what the modules hold, without running the lines that use it.
+    """
 
     files: tuple[str, ...]
     tests: tuple[str, ...]
     without: tuple[str, ...] = ()
+    readers: tuple[str, ...] = ()
 
 
 PARTS = {
     "messages": Part(("worker/messages",), ("tests/messages", "tests/crm", "tests/tasks")),
-    "tasks": Part(("tasks",), ("tests/tasks", "tests/b2copy", "tests/crm", "tests/test_package_conflicts.py")),
+    "tasks": Part(
+        ("tasks",),
+        (
+            "tests/tasks",
+            "tests/messages",
+            "tests/crm",
+            "tests/reconcile",
+            "tests/b2copy",
+            "tests/flow/test_attempt.py",
+            "tests/flow/test_notices.py",
+            "tests/test_package_conflicts.py",
+        ),
+    ),
     "b2copy": Part(("worker/b2copy",), ("tests/b2copy", "tests/tasks")),
     "flow": Part(("worker/flow",), ("tests/flow", "tests/tasks")),
     "session": Part(("worker/session",), ("tests/session",)),
     "ledger": Part(
         ("worker/ledger",),
-        ("tests/ledger", "tests/crm", "tests/report", "tests/tasks"),
+        (
+            "tests/ledger",
+            "tests/crm",
+            "tests/report",
+            "tests/reconcile",
+            "tests/tasks",
+            "tests/session/test_back_office.py",
+        ),
         # What these hold is names, types and SQL that the tests of a migration compare.
         ("worker/ledger/__init__.py", "worker/ledger/migrations", "worker/ledger/schema.py"),
+        ("tests/ledger/test_moves.py",),
     ),
 }

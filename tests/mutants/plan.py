@@ -15,8 +15,6 @@ from tests.mutants.server import COLLECTED
 
 Lines = dict[str, dict[int, list[str]]]  # file of the code -> line -> what runs it
 
-FIRST_S = 2.5  # seconds of tests that run first: most mutants are killed by them
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -26,24 +24,21 @@ class Plan:
     failed: list[str] = field(default_factory=list)  # tests that fail without any fault, so that they are left out
     in_process: Lines = field(default_factory=dict)
     in_children: Lines = field(default_factory=dict)
+    readers: tuple[str, ...] = ()  # test files that read what a module holds
 
     def rounds(self, mutant: Mutant) -> list[list[str]]:
-        """Return the tests that may notice a mutant, in rounds: quick ones, others of this process, with processes."""
-        direct = self._running(self.in_process, mutant)
-        children = set(self._running(self.in_children, mutant))
+        """Return the tests that may notice a mutant, in rounds: the likeliest file, others, with processes."""
         files: dict[str, list[str]] = defaultdict(list)
-        for test in direct:
+        running = {*self._running(self.in_process, mutant)}
+        if mutant.line not in mutant.reached_by:  # it runs at import
+            running.update(test for test in self.seconds if _file(test) in self.readers and test not in self.failed)
+        for test in sorted(running, key=lambda test: (self._seconds(test), test)):
             files[_file(test)].append(test)
-        first: list[str] = []
-        rest: list[str] = []
-        for tests in sorted(files.values(), key=lambda tests: (-_affinity(tests[0], mutant.file), self._cost(tests))):
-            ordered = sorted(tests, key=self._seconds)
-            quick = [one for one in ordered if self._seconds(one) < FIRST_S / 2]
-            room = not first or self._cost(first) + self._cost(quick) < FIRST_S
-            first += quick if room else []
-            rest += [one for one in ordered if not room or one not in quick]
-        known = {*first, *rest}
-        processes = [test for test in self.seconds if _file(test) in children and test not in known]
+        order = sorted(files.values(), key=lambda tests: (-_affinity(tests[0], mutant.file), self._cost(tests)))
+        first = [test for tests in order[:1] for test in tests]
+        rest = [test for tests in order[1:] for test in tests]
+        children = set(self._running(self.in_children, mutant))
+        processes = [test for test in self.seconds if _file(test) in children and test not in {*first, *rest}]
         return [tests for tests in (first, rest, processes) if tests]
 
     def _running(self, lines: Lines, mutant: Mutant) -> list[str]:
@@ -114,9 +109,9 @@ class StoredPlan:
         self._path.parent.mkdir(exist_ok=True)
         self._path.write_text(json.dumps({"code": self._code, "tests": self._tests}))
 
-    def plan(self, test_files: Iterable[str]) -> Plan:
+    def plan(self, test_files: Iterable[str], readers: tuple[str, ...]) -> Plan:
         """Return the plan of these test files."""
-        plan = Plan()
+        plan = Plan(readers=readers)
         for test_file in test_files:
             stored = self._tests.get(test_file)
             if stored is None:  # it holds no test

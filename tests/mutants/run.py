@@ -26,7 +26,7 @@ RESULTS = ROOT / ".mutants"
 COLLECTING_LIMIT_S = 1800.0
 
 Result = dict[str, Any]
-"""`result`: `killed`, `survived`, `timeout` or `open`; `by`: the test that failed; `seconds`."""
+"""`result`: `killed`, `survived` or `timeout`; `by`: the test that failed; `seconds`."""
 
 
 def mutants_in(part: Part) -> list[Mutant]:
@@ -51,19 +51,15 @@ def read_results(name: str) -> dict[str, Result]:
     return {one.name: stored[one.name] for one in mutants_in(PARTS[name]) if one.name in stored}
 
 
-def run_part(name: str, sample: int | None, seconds: float, survivors: bool = False, quick: bool = False) -> None:
-    """Run the mutants of a part until the sample or the seconds are used up; with `survivors` those that survived.
-
-    `quick`: a mutant that the first round of tests does not notice is `open`, and a later run decides about it.
-    """
+def run_part(name: str, sample: int | None, seconds: float, survivors: bool = False) -> None:
+    """Run the mutants of a part until the sample or the seconds are used up; with `survivors` those that survived."""
     part = PARTS[name]
     results = read_results(name)
     everything = mutants_in(part)
     if survivors:
         left = [one for one in everything if results.get(one.name, {}).get("result") in {"survived", "timeout"}]
     else:
-        done = {name for name, result in results.items() if quick or result["result"] != "open"}
-        left = [one for one in everything[:sample] if one.name not in done]
+        left = [one for one in everything[:sample] if one.name not in results]
     if not left:
         return
     with Copy() as copy:
@@ -72,7 +68,7 @@ def run_part(name: str, sample: int | None, seconds: float, survivors: bool = Fa
         for mutant in left:
             if time.monotonic() > ends:
                 return
-            _append(name, mutant, copy.result_of(mutant, plan, quick))
+            _append(name, mutant, copy.result_of(mutant, plan))
 
 
 def _plan(copy: "Copy", part: Part) -> Plan:
@@ -86,7 +82,7 @@ def _plan(copy: "Copy", part: Part) -> Plan:
         if "seconds" not in collected:
             sys.exit(f"the tests cannot run\n{(copy.folder / 'log').read_text()[-3000:]}")
         stored.add(copy.folder, collected, code, digests)
-    plan = stored.plan(digests)
+    plan = stored.plan(digests, part.readers)
     print(f"{len(plan.seconds)} tests, {sum(plan.seconds.values()):.0f} s", flush=True)
     for test in plan.failed:
         print(f"left out, because it fails without any fault: {test}", flush=True)
@@ -141,28 +137,15 @@ class Copy:
         self._forget_what_the_tests_left()
         return dict(json.loads(answer))
 
-    def result_of(self, mutant: Mutant, plan: Plan, quick: bool = False) -> Result:
+    def result_of(self, mutant: Mutant, plan: Plan) -> Result:
         began = time.monotonic()
         result: Result = {"result": "survived", "by": None}
         with self._mutated(mutant):
-            rounds = plan.rounds(mutant)
-            for tests in rounds[:1] if quick else rounds:
-                result = self._run_surely(tests, plan)
+            for tests in plan.rounds(mutant):
+                result = self._run(tests, plan)
                 if result["result"] != "survived":
                     break
-        if result["result"] == "survived" and quick and len(rounds) != 1:
-            result = {"result": "open", "by": None}
         return result | {"seconds": round(time.monotonic() - began, 1)}
-
-    def _run_surely(self, tests: list[str], plan: Plan) -> Result:
-        """Run tests. A test that fails once only does not kill: on a busy machine it may fail by itself."""
-        while tests:
-            result = self._run(tests, plan)
-            by = result["by"]
-            if by not in tests or self._run([by], plan)["result"] == "killed":
-                return result
-            tests = [test for test in tests if test != by]
-        return {"result": "survived", "by": None}
 
     def _run(self, tests: list[str], plan: Plan) -> Result:
         expected = sum(plan.seconds.get(test, 0.0) for test in tests)

@@ -10,14 +10,15 @@ from tests.mutants.plan import Plan
 from tests.mutants.run import ROOT
 
 CODE = '''
-LIMIT = 3
+PAGE = 50 * 2
+LIMIT = min(PAGE, 3)
 
 
-def wanted(text: str | None, limit: int = LIMIT) -> bool:
+def wanted(text: str | None, most: int = LIMIT, *, limit: int = 70) -> bool:
     """A docstring is no code."""
     if text is None:
         return False
-    return len(text) <= limit and text != ""
+    return len(text) <= most and text != "" and len(text) * 1000 < 7_000
 '''
 
 
@@ -32,6 +33,8 @@ def test_each_mutant_is_one_change_that_compiles() -> None:
     assert len({one.source for one in mutants}) == len(mutants) > 5
     assert all(ast.dump(ast.parse(one.source)) != ast.dump(ast.parse(CODE)) for one in mutants)
     assert not [one.name for one in mutants if "docstring" in one.name or "str | None" in one.name]
+    assert not [one.name for one in mutants if "50" in one.name or "70 " in one.name], "a chosen number"
+    assert named("1000 -> 2000").line == named("7_000 -> 14000").line == 10
 
 
 def test_a_mutants_name_does_not_depend_on_other_lines() -> None:
@@ -44,18 +47,27 @@ def test_the_tests_that_run_a_line_are_chosen_the_quickest_first_and_processes_l
     at = named("text == ''")
     line = at.line
     plan = Plan(
-        {"t.py::slow": 3.0, "t.py::quick": 0.1, "u.py::fleet": 0.2, "t.py::other": 0.1, "t.py::fails": 0.1},
+        {
+            "t.py::slow": 3.0,
+            "t.py::quick": 0.1,
+            "u.py::fleet": 0.2,
+            "r.py::reads": 0.3,
+            "t.py::other": 0.1,
+            "t.py::fails": 0.1,
+        },
         ["t.py::fails"],
-        {"a.py": {line: ["t.py::slow", "t.py::fails", "t.py::quick"], 2: ["t.py::other"]}},
+        {"a.py": {line: ["t.py::slow", "t.py::fails", "t.py::quick"], 3: ["t.py::other"]}},
         {"a.py": {line: ["u.py"]}},
+        ("r.py",),
     )
 
-    assert plan.rounds(at) == [["t.py::quick"], ["t.py::slow"], ["u.py::fleet"]]
-    assert plan.rounds(named("3 -> 4"))[0] == ["t.py::other", "t.py::quick"], "nobody knows which tests run a default"
+    assert plan.rounds(at) == [["t.py::quick", "t.py::slow"], ["u.py::fleet"]]
+    anywhere = plan.rounds(named("3 -> 4"))  # nobody knows which tests use a default
+    assert anywhere == [["r.py::reads"], ["t.py::other", "t.py::quick", "t.py::slow"], ["u.py::fleet"]]
 
 
 def test_what_runs_at_import_is_noticed_where_its_name_is_used() -> None:
-    code = "A = 3\nB = [A, 4]\nC = 5\n\n\ndef first():\n    return B\n\n\ndef second():\n    return A\n"
+    code = "A = [3]\nB = [A, 4]\nC = [5]\n\n\ndef first():\n    return B\n\n\ndef second():\n    return A\n"
     reached = {one.name.partition(": ")[2]: one.reached_by for one in mutants_of("a.py", code)}
 
     assert reached["3 -> 4"] == {7, 11}

@@ -96,7 +96,7 @@ def count_operations(ledger: Ledger, wanted: Filter) -> Count:
 
 def _list_open(connection: Connection, wanted: Filter, after: int | None, limit: int) -> Page:
     """List and count in one look through the windows, which are the same for every page: they follow `due_at`."""
-    window = _window(wanted, after, limit + 1).cte("matches").prefix_with("MATERIALIZED")
+    window = _window(wanted, after, WINDOW).cte("matches").prefix_with("MATERIALIZED")
     count = select(func.count()).select_from(window).scalar_subquery()
     rows = connection.execute(_ids(window, wanted, after, limit).add_columns(count)).all()
     ids = [id_ for id_, _ in rows]

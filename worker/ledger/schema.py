@@ -180,7 +180,7 @@ attempts = Table(
     Column("started_at", BigInteger, nullable=False),
     Column("last_at", BigInteger, nullable=False),
     Column("times", Integer, nullable=False),
-    Column("duration_ms", Integer, nullable=False),
+    Column("duration_ms", BigInteger, nullable=False),  # of a lapsed claim: also weeks
     Column("http_status", Integer),
     Column("outcome", Text, nullable=False),
     Column("message", Text),

@@ -167,7 +167,7 @@ def upgrade() -> None:
         _big("started_at"),
         _big("last_at"),
         _integer("times"),
-        _integer("duration_ms"),
+        _big("duration_ms"),
         _integer("http_status", required=False),
         _text("outcome"),
         _text("message", required=False),
