@@ -30,12 +30,12 @@ def test_without_the_setting_the_error_says_what_it_is(settings: Settings) -> No
         seamless_secret(settings)
 
 
-@pytest.mark.parametrize("content", [b"", b"\n", b"one\ntwo", b"one\0"])
-def test_a_file_without_one_line_of_text_is_refused_and_not_quoted(
+@pytest.mark.parametrize("content", [b"", b"\n", b"one\ntwo", b"one\0", b"zwei-\xfc"])
+def test_a_file_without_one_line_of_utf_8_text_is_refused_and_not_quoted(
     configure: Configure, tmp_path: Path, content: bytes
 ) -> None:
     settings = configure(seamless_secret_file=file_with(tmp_path, content))
 
-    with pytest.raises(SettingsError, match="must hold one line of text") as caught:
+    with pytest.raises(SettingsError, match="must hold one line of UTF-8 text") as caught:
         seamless_secret(settings)
     assert "two" not in str(caught.value)
