@@ -170,6 +170,8 @@ def test_dates_that_cannot_be_true_are_not_believed(
     state = session.state()
     assert (state.age or 0) + (state.expires_in or 0) == pytest.approx(life_s)
     assert session.current().access == "t"
+    [request] = wire.requests
+    assert json.loads(request.partition(b"\r\n\r\n")[2]) == {"email": EMAIL, "password": "sandbox"}
 
 
 @pytest.mark.parametrize(

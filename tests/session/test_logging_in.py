@@ -1,12 +1,15 @@
 """What B2COPY's answer to a login makes the fleet do."""
 
+import socket
 import time
 from collections.abc import Callable
+from email.utils import formatdate
 from typing import Any
 
 import pytest
 
-from tests.conftest import Member
+from tests.conftest import Configure, Member
+from tests.http.raw_server import Wire
 from tests.session.fleet import together, token_calls
 from tests.support import until
 from worker.errors import (
@@ -183,6 +186,24 @@ class TestLoggingIn:
 
         assert sandbox.counters()["statuses"]["authexternalcrm"] == {"401": 1}
         assert "B2COPY_CLOCK_TOLERANCE" in caplog.text
+
+    def test_a_server_whose_clock_jumps_is_followed_once(
+        self, wire: Wire, member: Member, configure: Configure
+    ) -> None:
+        """A login that is refused again and again may lock the account."""
+
+        def refuse(connection: socket.socket, request: bytes) -> None:
+            date = formatdate(time.time() + 100 * len(wire.requests), usegmt=True)
+            head = f"HTTP/1.1 401 X\r\nDate: {date}\r\nContent-Length: 2\r\nConnection: close\r\n\r\n"
+            connection.sendall(head.encode() + b"{}")
+
+        wire.login = refuse
+        session = member(configure(host=wire.url))
+
+        with pytest.raises(CredentialsRejected):
+            session.renew()
+
+        assert len(wire.requests) == 2
 
     @pytest.mark.failure_mode("F58")
     def test_leaders_do_not_log_each_other_out(self, member: Member, sandbox: SandboxControl) -> None:

@@ -45,6 +45,7 @@ def test_beat_renews_early_and_workers_a_little_later(age_s: float, beat: Stage,
     now = STORED.obtained_at + round(age_s * 1000)
     timings = Timings()
 
+    assert STORED.life_s == LIFE_S
     assert stage(STORED, now, timings) is beat
     assert stage(STORED, now, timings, grace_s=timings.grace(LIFE_S)) is worker
 
