@@ -461,11 +461,12 @@ class TestRateLimit:
         with pytest.raises(CircuitOpen):
             event_loop().run(closed_gate.pass_one(urgent=True, times_closed=0))
 
-    def test_it_opens_and_closes_for_the_metrics_and_for_whoever_waits(self, active_environment: Environment) -> None:
+    def test_it_opens_and_closes_for_the_metrics_and_for_whoever_waits(
+        self, active_environment: Environment, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(circuit_breaker, "PROBE_EVERY_S", 60.0)
         due: list[tuple[str, tuple[WaitReason, ...]]] = []
-        gate_ = Gate(
-            "b2copy", worker_settings(), lambda destination, reasons: due.append((destination, tuple(reasons)))
-        )
+        gate_ = Gate("b2copy", worker_settings(), lambda name, reasons: due.append((name, tuple(reasons))))
         circuit_open, began = metrics.CIRCUIT_OPEN.labels("b2copy"), time.monotonic()
         record(gate_, Unavailable("x"))
         assert (circuit_open._value.get(), gate_.is_open, gate_.times_closed) == (0, True, 0)
@@ -473,12 +474,12 @@ class TestRateLimit:
             record(gate_, Unavailable("x"))
 
         assert (circuit_open._value.get(), gate_.is_open, gate_.times_closed) == (1, False, 1)
-        assert 0 < gate_.until_open_s(urgent=True) <= 0.2
+        assert 0 < gate_.until_open_s(urgent=True) <= 60
         assert not gate_.served_since(began)
         gate_.check(times_closed=1)  # a probe, claimed since
         with pytest.raises(CircuitOpen) as caught:
             gate_.check(times_closed=0)
-        assert 0 < (caught.value.retry_after or 0) <= 0.2
+        assert 0 < (caught.value.retry_after or 0) <= 60
 
         record(gate_, Done())
         assert (circuit_open._value.get(), gate_.is_open, gate_.until_open_s(urgent=True)) == (0, True, 0.0)
@@ -543,13 +544,16 @@ class TestPassFirst:
         assert event_loop().run(full.pass_first(urgent=True)) == 0
         assert full.take(1, urgent=True) == 0
 
-    def test_passes_a_closed_one_as_the_only_probe(self, active_environment: Environment) -> None:
+    def test_passes_a_closed_one_as_the_only_probe(
+        self, active_environment: Environment, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(circuit_breaker, "PROBE_EVERY_S", 1.0)
         closed = a_gate()
         for _ in range(FAILURES_TO_OPEN):
             record(closed, Unavailable("x"))
         with pytest.raises(CircuitOpen) as caught:
             event_loop().run(closed.pass_first(urgent=True))
-        assert 0 < (caught.value.retry_after or 0) <= 0.2
+        assert 0 < (caught.value.retry_after or 0) <= 1.0
         until(lambda: closed.until_open_s(urgent=True) == 0.0)
 
         assert event_loop().run(closed.pass_first(urgent=True)) == 1

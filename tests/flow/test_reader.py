@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("active_environment")
 
 @pytest.fixture(autouse=True)
 def _probe_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(circuit_breaker, "PROBE_EVERY_S", 0.1)
+    monkeypatch.setattr(circuit_breaker, "PROBE_EVERY_S", 0.7)
     monkeypatch.setattr(fleet_limits, "PROBE_EVERY_S", 0.1)
 
 
@@ -144,7 +144,7 @@ def test_nothing_is_sent_if_the_circuit_has_opened_while_the_token_was_looked_up
     reader, lost = a_reader(destination), SessionUnavailable("no token")
 
     async def work(call: Call) -> Any:
-        asking = asyncio.create_task(call(LOOK, {"request_id": "W1"}))
+        asking = asyncio.ensure_future(call(LOOK, {"request_id": "W1"}))
         await asyncio.sleep(0)
         await reader._gate.record(lost, meaning_of(lost))
         return await asking
