@@ -139,6 +139,13 @@ class TestLoggingIn:
         assert isinstance(raised.value, Transient)
         assert raised.value.__cause__ is None
 
+    def test_a_caller_waits_out_a_short_rest(self, member: Member, sandbox: SandboxControl) -> None:
+        sandbox.faults({"what": "status", "status": 503, "route": "token", "next": 1})
+
+        assert member(login_attempts=1).current(wait=20.0).generation
+
+        assert sandbox.counters()["statuses"]["authexternalcrm"] == {"503": 1, "200": 1}
+
     @pytest.mark.failure_mode("F48")
     def test_one_failed_refresh_does_not_end_all_later_ones(
         self, member: Member, sandbox: SandboxControl, due: Callable[[], None]
