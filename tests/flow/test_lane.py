@@ -235,9 +235,13 @@ def test_a_hold_of_a_day_is_looked_at_every_second(
     pusher = engine()
     gate = pusher._lanes["money"]._gate
     gate.fleet_limits.hold(86_400.0)
-    asked = list[int]()
-    available = Gate.available
-    monkeypatch.setattr(Gate, "available", lambda self, *args: asked.append(1) or available(self, *args))
+    asked, available = list[int](), Gate.available
+
+    def count_and_ask(self: Gate, wanted: int, urgent: bool) -> int:
+        asked.append(wanted)
+        return available(self, wanted, urgent)
+
+    monkeypatch.setattr(Gate, "available", count_and_ask)
     drain = in_background(pusher)
 
     until(lambda: len(asked) >= 3)
