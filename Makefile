@@ -8,25 +8,30 @@ BIN := .venv/bin
 # because a test run starts hundreds of processes: without it each compiles worker/ and tests/ again.
 CLEAN := env -u REDIS_URL -u DATABASE_URL -u PYTHONPATH -u PYTHONHOME -u PYTHONDONTWRITEBYTECODE
 
+# --no-deps: the locks are complete and hashed, so the set-up is the same everywhere.
+ifneq ($(shell command -v uv),)
+MAKE_VENV := UV_PYTHON_DOWNLOADS=never uv venv --quiet --allow-existing --python $(PYTHON) .venv
+INSTALL := uv pip install --quiet --python $(BIN)/python --no-deps
+else
+MAKE_VENV := $(PYTHON) -m venv .venv
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
+endif
+
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/ready  ## build .venv/ with everything in it
 
-# --no-deps: the lock is complete and hashed, so the set-up is the same everywhere.
 .venv/ready: deploy/requirements-dev.txt pyproject.toml worker/crm_testing/pytest_plugin.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "b2copy-sync needs Python 3.11 or newer; this is " + sys.version.split()[0])'
 	@echo "setting up .venv/ (once)"
-	@if command -v uv >/dev/null 2>&1; then \
-	  export UV_PYTHON_DOWNLOADS=never && \
-	  uv venv --quiet --allow-existing --python $(PYTHON) .venv && \
-	  uv pip install --quiet --python $(BIN)/python --require-hashes --no-deps -r deploy/requirements-dev.txt && \
-	  uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e . ; \
-	else \
-	  $(PYTHON) -m venv .venv && \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r deploy/requirements-dev.txt && \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . ; \
-	fi
+	@$(MAKE_VENV)
+	@$(INSTALL) --require-hashes -r deploy/requirements-dev.txt
+	@$(INSTALL) --no-build-isolation -e .
+	@touch $@
+
+.venv/browser: deploy/requirements-browser.txt .venv/ready
+	@$(INSTALL) --require-hashes -r deploy/requirements-browser.txt
 	@touch $@
 
 demo: setup  ## the fees of 200 withdrawals, end to end, on this machine alone; with CONSOLE=1 look at them
@@ -52,7 +57,7 @@ test-faults: setup  ## a short run of the faults of make chaos, alone on the mac
 test-deploy: setup  ## what is in deploy/: least rights, files by their validators, handbook (a minute)
 	@$(CLEAN) $(BIN)/python -m pytest -q -n 2 --dist loadfile -rs tests/deploy
 
-browser: setup  ## the console in a real Chromium: accessibility, refresh, keyboard, ten tasks (needs chromium and the group browser)
+browser: .venv/browser  ## the console in a real Chromium: accessibility, refresh, keyboard, ten tasks (needs chromium)
 	@$(CLEAN) TEST_BROWSER=required $(BIN)/python -m pytest -q tests/console/test_browser.py tests/console/test_ten_tasks.py
 
 chaos: setup  ## real processes through every fault, and a table of the results (about half an hour)
@@ -99,6 +104,8 @@ lock: setup  ## compile the hashed locks (needs uv)
 	  --extra postgres --extra demo --extra console --extra tracing --group dev pyproject.toml -o deploy/requirements-dev.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	  --group build --constraint deploy/requirements-dev.txt -o deploy/requirements-build.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	  --group browser --constraint deploy/requirements-dev.txt -o deploy/requirements-browser.txt
 
 sbom: setup  ## write sbom.json: what a worker is made of, with versions and hashes (CycloneDX)
 	$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible --of JSON -o sbom.json deploy/requirements.txt

@@ -15,7 +15,7 @@ def why_absent() -> str:
         import axe_playwright_python
         import playwright  # noqa: F401
     except ModuleNotFoundError as error:
-        return f"{error.name} not found: pip install --group browser"
+        return f"{error.name} not found: make browser installs it"
     del axe_playwright_python
     return "" if CHROMIUM else "chromium not found: apt-get install chromium"
 

@@ -59,7 +59,15 @@ def test_every_package_that_we_ship_has_a_licence_that_we_may_ship() -> None:
     assert refused == {}
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-build.txt", "requirements-dev.txt"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "requirements.txt",
+        "requirements-build.txt",
+        "requirements-dev.txt",
+        "requirements-browser.txt",
+    ],
+)
 def test_every_lock_is_hashed_and_names_no_registry(name: str) -> None:
     text = (DEPLOY / name).read_text()
 

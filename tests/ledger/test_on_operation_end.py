@@ -122,7 +122,7 @@ def note_calls(monkeypatch: pytest.MonkeyPatch) -> list[Ended]:
         calls.extend(operations)
         finish_ended(connection, operations, now)  # type: ignore[arg-type]
 
-    for module in ("claims", "late_answers", "decision_sql", "record", "settle"):
+    for module in ("claims", "late_answers", "decision_sql", "record_operations", "settle"):
         # Some of these modules share their name with a function of the package.
         monkeypatch.setattr(import_module(f"worker.ledger.{module}"), "finish_ended", noting)
     return calls

@@ -30,9 +30,9 @@ _EFFECTS = {
     " and a process that records its rows waits, too.",
     "resume": "What waits for it is due again, {unsent} operations, at the usual rate. The time of the pause does not"
     " count towards their deadlines.",
-    "cancel": "Its {unsent} operations of which nothing was ever sent end as cancelled, and cannot be resumed."
-    " {beyond} are beyond recall: something of them may have been sent, so they go on to their end.",
+    "cancel": "Its {unsent} operations of which nothing was ever sent end as cancelled, and cannot be resumed.",
 }
+_BEYOND_RECALL = " {beyond:,} are beyond recall: something of them may have been sent, so they go on to their end."
 
 
 def imports(page_request: PageRequest) -> Response:
@@ -109,13 +109,16 @@ def _form(page_request: PageRequest, problem: str, status: int = 200) -> Respons
     action, report = _what(page_request)
     ledger, batch = page_request.ledger, report.batch
     beyond = beyond_recall(ledger, batch.id)
+    effect = _EFFECTS[action].format(unsent=f"{report.standing.open - beyond:,}")
+    if action == "cancel" and beyond:
+        effect += _BEYOND_RECALL.format(beyond=beyond)
     asks_two = action != "pause" and needs_approval(ledger, batch, CANCELLED if action == "cancel" else None)
     return page_request.page(
         "import_action.html",
         status,
         title=f"{TITLES[action]} import",
         report=report,
-        effect=_EFFECTS[action].format(unsent=f"{report.standing.open - beyond:,}", beyond=f"{beyond:,}"),
+        effect=effect,
         possible=action in permitted(batch),
         proposals=approvals_of(ledger, batch.subject),
         problem=problem,

@@ -48,4 +48,4 @@ def with_iso_times(fields: dict[str, Any]) -> dict[str, Any]:
 def our_address() -> str:
     """Return how to name the address that our requests come from, as far as this machine knows it."""
     address = os.environ.get("B2COPY_DEVICE_IP", "").strip()
-    return f"{address} (B2COPY_DEVICE_IP)" if address else "B2COPY_DEVICE_IP of the workers"
+    return f"{address} (B2COPY_DEVICE_IP)" if address else "the address in B2COPY_DEVICE_IP of the workers"
