@@ -51,6 +51,7 @@ def test_a_registration_names_us_by_a_fingerprint() -> None:
 
     assert fields.pop("device_fingerprint")
     assert fields == {"uuid": "u", "side_login": "7", "token": "t", "investment_platform_id": "1"}
+    assert NewClient(uuid="u", login="7", token="t", platform="2").fields()["investment_platform_id"] == "2"
 
 
 @pytest.mark.parametrize(
