@@ -139,6 +139,16 @@ class TestLoggingIn:
         assert isinstance(raised.value, Transient)
         assert raised.value.__cause__ is None
 
+    def test_a_caller_waits_as_long_as_it_said(self, member: Member, sandbox: SandboxControl) -> None:
+        sandbox.switches(latency={"token": 1.0})
+        session, started = member(), time.monotonic()
+
+        with pytest.raises(SessionUnavailable, match="its renewal takes long"):
+            session.current(wait=0.5)
+
+        assert time.monotonic() - started >= 0.5
+        assert session.current(wait=20.0).generation
+
     def test_a_caller_waits_out_a_short_rest(self, member: Member, sandbox: SandboxControl) -> None:
         sandbox.faults({"what": "status", "status": 503, "route": "token", "next": 1})
 
