@@ -158,6 +158,8 @@ def test_each_outcome_becomes_what_the_operation_permits(
         (UnknownOutcome("x"), False, True),
         (Unavailable("x", 500), False, True),
         (Rejected("x", 422), True, False),
+        (BadPayload("x"), False, False),
+        (KeyError("x"), False, False),
     ],
     ids=lambda value: type(value).__name__,
 )

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.conftest import Member
+from worker.errors import SessionUnavailable
 from worker.sandbox.control_client import SandboxControl
 from worker.testbed.broker import Broker
 
@@ -43,6 +44,29 @@ class TestLookingAtIt:
         assert (state.age or 0) + (state.expires_in or 0) == pytest.approx(600, abs=0.01)
         assert (state.renews_in or 0) + (state.age or 0) == pytest.approx((due_ms - made_ms) / 1000, abs=0.2)
         assert state.refresh_token_used
+
+    def test_a_copy_is_used_without_waiting_for_whoever_reads_redis(self, member: Member) -> None:
+        session, newcomer = member(recheck=0.0), member()
+        token = session.current()
+        assert session.cached() is None
+        assert (newcomer.current(), newcomer.cached()) == (token, token)
+
+        with session._member()._lock:
+            assert session.current(wait=20.0) == token
+            with pytest.raises(SessionUnavailable, match="no access token yet"):
+                session.rejected(token, wait=0.05)
+
+    def test_a_token_that_was_refused_is_replaced_by_the_newer_copy(
+        self, member: Member, sandbox: SandboxControl
+    ) -> None:
+        session = member()
+        old = session.current()
+        session.renew(force=True, wait=15)
+        new = session.current()
+
+        assert session.rejected(old) == new
+        assert session.current() == new
+        assert sandbox.counters()["logins"] == 1
 
     def test_forgetting_costs_one_login_and_generations_go_on(self, member: Member, sandbox: SandboxControl) -> None:
         session = member()
