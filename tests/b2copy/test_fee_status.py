@@ -39,6 +39,14 @@ def test_a_status_is_a_number_or_its_name(status: Any, state: FeeState) -> None:
     assert read_status(body(status=status), SENT).state is state
 
 
+def test_the_states_have_the_documented_numbers() -> None:
+    assert {name: state.value for name, state in FeeState.__members__.items()} == {
+        "PENDING": 1,
+        "SUCCESS": 2,
+        "ERROR": 3,
+    }
+
+
 UNHEARD_OF: dict[str, list[Any]] = {
     "text": ["", "²", "٢", "00002", "9" * 5000, "FEE_PROCESS_STATUS_QUEUED", "\ud800", "x" * 900_000],
     "number": [0, 4, -2, 2.5, float("inf"), float("nan"), 10**400],

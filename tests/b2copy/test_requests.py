@@ -34,7 +34,7 @@ NEW = {"client_id": 1, "platform": 1, "number": "7", "product_currency_id": 1}
         (OfAccount(account="7"), {"account": "7", "investment_platform_id": 1}),
         (Board(), {"investment_platform_id": 1, "platform": 1}),
         (Board(platform=2, product=Product.PAMM), {"investment_platform_id": 2, "platform": 2}),
-        (Board(product=Product.MAM), {"investment_platform_id": 1, "platform": 3}),
+        (Board(platform=1, product=Product.MAM), {"investment_platform_id": 1, "platform": 3}),
         (
             Visitor(account="7", secret_key="s", platform="2"),
             {"account_id": "7", "secret_key": "s", "investment_platform_id": "2"},

@@ -155,6 +155,7 @@ class TestTheLedger:
 
         assert not drain.is_alive()
         assert "not written before the end: fees.process:W1 is succeeded" in caplog.text
+        pusher.close()
 
     def test_a_ledger_that_comes_back_gets_the_results_of_a_process_that_must_end(
         self, ledger: Ledger, engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
