@@ -60,7 +60,7 @@ test-deploy: setup  ## what is in deploy/: least rights, files by their validato
 browser: .venv/browser  ## the console in a real Chromium: accessibility, refresh, keyboard, ten tasks (needs chromium)
 	@$(CLEAN) TEST_BROWSER=required $(BIN)/python -m pytest -q tests/console/test_browser.py tests/console/test_ten_tasks.py
 
-chaos: setup  ## real processes through every fault, and a table of the results (about half an hour)
+chaos: setup  ## real processes through every fault, and a table of the results (about three quarters of an hour)
 	@$(CLEAN) $(BIN)/python -m tests.faults
 
 # All of it, or a part: make bench B="--rounds 2 --only races --who ours taskiq"; how ours grows: make bench B=--growth

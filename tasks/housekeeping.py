@@ -1,6 +1,7 @@
 """The scheduled jobs: wake what is due, renew the session."""
 
 import logging
+import threading
 import time
 from collections.abc import Mapping
 
@@ -11,6 +12,7 @@ from worker.errors import B2CopyError
 from worker.instances import back_office, ledger, session
 from worker.ledger import count_due, make_due, sweep, try_start_dispatch
 from worker.ledger.batches import sweep_forgotten
+from worker.ledger.due import DISPATCH_EVERY_S, lanes_due_within
 from worker.ledger.minute_statistics import MINUTE_MS, SETTLED_MS, summarize_minutes
 from worker.ledger.notices import want_notices
 from worker.messages.wake_up import wake, wake_ups_for
@@ -21,7 +23,8 @@ from worker.settings import crm_settings, worker_settings
 log = logging.getLogger(__name__)
 
 _summarized = -1  # the minute since the epoch in which this process last summarized
-SWEEP_S = 0.3  # seconds of each tick for the operations of batches that were paused, resumed or cancelled
+HALF_S = DISPATCH_EVERY_S / 2  # seconds; what falls due so soon is woken then, so that polls are not later than this
+SWEEP_S = 0.15  # seconds of each tick for the operations of batches that were paused, resumed or cancelled
 WITHOUT_SESSION = {"busy", "cooldown"}  # outcomes of a renewal after which there may be no usable session
 
 
@@ -31,11 +34,15 @@ def dispatch() -> None:
 
     Then let operations obey what people decided about their batches.
 
-    Started by beat and by a timer in every worker; a compare-and-set in the ledger lets one of them act, once a second.
+    Started by beat and by a timer in every worker; a compare-and-set in the ledger lets one act, twice a second.
     """
     if not try_start_dispatch(ledger()):
         return
     _wake_lanes(count_due(ledger()))
+    if soon := lanes_due_within(ledger(), HALF_S):
+        again = threading.Timer(HALF_S, _wake_lanes, [dict.fromkeys(soon, 1)])
+        again.daemon = True
+        again.start()
     for queued in take_requests(ledger(), KINDS, crm_settings()):
         _wake_lanes(queued)
     _summarize_minutes_if_due()

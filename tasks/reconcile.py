@@ -148,7 +148,8 @@ def plan(run: Run, page: Sequence[Difference]) -> list[Planned]:
     """Return what can be done about these differences.
 
     Missing here: the identity map learns it. Missing there: the account is opened once more, if an earlier opening in
-    the ledger has succeeded and has what that needs. Different or unclear: a person must decide which side is right.
+    the ledger has succeeded and has what that needs. Different, closed here or unclear: a person must decide which side
+    is right.
     """
     openings = find_many(ledger(), [_opening(one) for one in page if one.difference == "missing_there"])
     planned = []

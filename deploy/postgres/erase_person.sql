@@ -26,7 +26,8 @@ UPDATE b2copy_reconciliation SET anchor = NULL WHERE pg_temp.names(anchor, :'log
 UPDATE b2copy_reconciliation SET compared_to = NULL WHERE pg_temp.names(compared_to, :'login');
 DELETE FROM b2copy_requests WHERE pg_temp.names(payload, :'login');  -- not taken yet
 UPDATE b2copy_audit SET detail = NULL, note = '[erased]'
-WHERE subject IN (SELECT key FROM erased WHERE has_ended) OR pg_temp.names(detail, :'login');
+WHERE subject IN (SELECT key FROM erased WHERE has_ended) OR pg_temp.names(detail, :'login')
+    OR (subject LIKE 'identity %' AND right(subject, length(:'login') + 1) = '/' || :'login');
 UPDATE b2copy_approvals
 SET arguments = NULL, note = '[erased]', decided_note = CASE WHEN decided_note IS NOT NULL THEN '[erased]' END
 WHERE subject IN (SELECT key FROM erased WHERE has_ended) OR pg_temp.names(arguments, :'login');

@@ -8,10 +8,12 @@
     backfill    the money lane beside 100,000 rows
     https       ours by HTTP and by HTTPS
     statements  SQL statements per operation
+    crm         what ours costs a CRM: the import of tasks.enqueue, and the fixture b2copy in its tests
 
 All contestants call the same server (`peer.c`), with the same payload, calls at once, timeout and number of tries. The
 rate limit is off. Our ledger is on SQLite, `synchronous=FULL`, or on PostgreSQL, `fsync=on`. Each rival has an
 environment of its own, made once below `.bench/`, where the results go too: one JSON line each, and the tables.
+Exits with 1 if a contestant failed or an aim was missed.
 Needs Linux, a C compiler, and an idle machine with at least two cores.
 """
 
@@ -28,6 +30,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tests.bench.contestants import LOOPS, WORKERS, Ours
+from tests.bench.crm_process import fixture, imports
 from tests.bench.enqueuing import beside_backfill, delays, enqueue_alone
 from tests.bench.faulty_peer import faults
 from tests.bench.growth import growth
@@ -36,11 +39,11 @@ from tests.bench.peer import CACHE, Peer
 from tests.bench.races import AT_ONCE, DATABASES, LATENCIES_MS, RUN_S, database, databases, environment, field, race
 from tests.bench.results import Results
 from tests.bench.rivals.environments import python_of
-from tests.bench.tables import tables
+from tests.bench.tables import missed, tables
 from tests.bench.two_workers import two_workers
 from tests.bench.usage import fsync_ms
 
-PARTS = ("races", "enqueue", "delays", "faults", "workers", "backfill", "https", "statements")
+PARTS = ("races", "enqueue", "delays", "faults", "workers", "backfill", "https", "statements", "crm")
 WAYS = 4 + len(LOOPS) + len(WORKERS)  # ours on two databases, in bulk and singly, and the rivals
 
 
@@ -64,7 +67,7 @@ def main(arguments: list[str]) -> int:
     text = tables(results)
     options.results.with_suffix(".md").write_text(text + "\n")
     print(f"\n{text}\n\n{(time.monotonic() - began) / 60:.1f} minutes; tables: {options.results.with_suffix('.md')}")
-    return 1 if results.of("failed") else 0
+    return 1 if results.of("failed") or missed(results) else 0
 
 
 def _measure(folder: Path, results: Results, options: argparse.Namespace) -> None:
@@ -93,6 +96,9 @@ def _measure(folder: Path, results: Results, options: argparse.Namespace) -> Non
         https(folder, results, rounds)
     if "statements" in parts and not results.of("statements"):
         _statements(folder, results, only)
+    if "crm" in parts and not results.of("import"):
+        imports(results)
+        fixture(folder, results)
 
 
 def _statements(folder: Path, results: Results, only: list[str]) -> None:
@@ -132,8 +138,9 @@ def _minutes(options: argparse.Namespace) -> float:
     parts, ways = options.only or PARTS, len(options.who) or WAYS
     runs = len(options.latency) * len(options.at_once) * ways * (options.rounds * (RUN_S + 0.3) + 1)
     seconds = {
-        "races": runs + 15 * len(options.at_once), "enqueue": ways * 2.5, "delays": ways * 6, "faults": ways * 10,
+        "races": runs + 15 * len(options.at_once), "enqueue": ways * 2.5 + 8, "delays": ways * 6, "faults": ways * 10,
         "workers": 40 + options.rounds * 16, "backfill": 35, "https": 15 + options.rounds * 4, "statements": 20,
+        "crm": 30,
     }  # fmt: skip
     return float(sum(seconds[part] for part in parts)) / 60
 

@@ -13,12 +13,16 @@ from worker.ledger import open_ledger
 from worker.testbed.broker import Broker
 
 SINGLES, ROWS = 1000, 20_000  # operations that are enqueued one by one, and in one call
+IDLE, IDLE_PER_SECOND = 400, 100  # operations that are enqueued one by one at a slow rate, a second
 SECONDS = 4.0  # for which operations are enqueued at half of the capacity
 BACKFILL, BESIDE, PER_SECOND = 100_000, 200, 20  # rows; operations of the money lane beside them, a second
 
 
 def enqueue_alone(folder: Path, results: Results, only: Sequence[str]) -> None:
-    """The rate at which the contestants enqueue without a worker, one by one and (ours) in one call."""
+    """The rate at which the contestants enqueue without a worker, one by one and (ours) in one call.
+
+    And how long one call of ours takes at a slow rate.
+    """
     for name in databases(only):
         with database(name) as url, environment("http://127.0.0.1:1", url) as made:
             open_ledger(made.database_url, create=True).close()
@@ -27,6 +31,9 @@ def enqueue_alone(folder: Path, results: Results, only: Sequence[str]) -> None:
                 crm.run("many", batch="warm", count=100)
                 _enqueue(results, f"{name}, in one call", ROWS, crm.run("many", batch="rows", count=ROWS))
                 _enqueue(results, f"{name}, singly", SINGLES, crm.run("feed", batch="singles", count=SINGLES))
+                calls = crm.run("feed", batch="idle", count=IDLE, per_second=IDLE_PER_SECOND)["calls"]
+                own = [took * 1000 for _, _, took in calls]
+                results.add("idle", who=name, enqueue_p50_ms=percentile(own, 0.5), enqueue_p99_ms=percentile(own, 0.99))
             finally:
                 crm.close()
     for name in (name for name in WORKERS if not only or name in only):

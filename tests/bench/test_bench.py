@@ -10,7 +10,7 @@ from tests.bench.peer import Peer
 from tests.bench.races import rotations
 from tests.bench.results import Results, percentile, ratio, spread
 from tests.bench.rivals.environments import PINNED
-from tests.bench.tables import Aim, tables
+from tests.bench.tables import Aim, missed, tables
 from tests.bench.usage import family
 from worker.ledger import open_ledger, search
 from worker.testbed.local_system import Environment
@@ -60,6 +60,7 @@ def test_an_aim_is_met_or_missed_or_was_not_measured(tmp_path: Path) -> None:
     assert "| ours, bulk | 4,000; 0.19 |" in text
     assert "| CPU per operation, bulk, 0 ms, 10 at once | 0.19 ms | <= 0.2 ms |  |" in text
     assert "| rate, bulk : taskiq, 0 ms, 10 at once | 2.5 | >= 3 | missed |" in text
+    assert [aim.what for aim in missed(results)] == ["rate, bulk : taskiq, 0 ms, 10 at once"]
 
 
 def test_the_peer_counts_what_it_carries_out_refuses_and_loses(tmp_path: Path) -> None:

@@ -49,7 +49,13 @@ def test_the_plan_is_shown_and_then_applied(b2copy_sync: Command, ledger: Ledger
     assert applied.code == 6
     assert applied.document["applied"] == {"learned": 1, "enqueued": [], "left": 3}
     assert identity_of(ledger, "1", missing) is not None
-    assert again.document["differences"] == {"missing_there": 1, "missing_here": 0, "different": 2, "unclear": 0}
+    assert again.document["differences"] == {
+        "missing_there": 1,
+        "missing_here": 0,
+        "closed_here": 0,
+        "different": 2,
+        "unclear": 0,
+    }
     assert [one["action"] for one in again.document["plan"]] == ["a person decides"] * 3
 
 
@@ -67,6 +73,37 @@ def test_many_missing_accounts_are_opened_only_by_who_knows_their_number(
     assert audit_of(ledger, f"reconciliation {name}") == []
     assert apply("--missing-there", "12") == 6
     assert len(audit_of(ledger, f"reconciliation {name}")) == 1
+
+
+def test_a_closed_account_is_missing_until_a_person_says_that_it_is_closed(
+    b2copy_sync: Command, ledger: Ledger, sandbox: SandboxControl
+) -> None:
+    plant(ledger, sandbox, 20)
+    login = number_of(3)
+    sandbox.close_accounts([login])
+    missing = b2copy_sync("reconcile", "--json")
+
+    closed = b2copy_sync("identity", "close", login, "--why", "the client left", "--by", "ann")
+    again = b2copy_sync("identity", "close", login, "--why", "the client left")
+    unknown = b2copy_sync("identity", "close", login, "--platform", "2", "--why", "the client left")
+    shown = b2copy_sync("identity", "show", login)
+
+    assert (missing.code, missing.document["differences"]["missing_there"]) == (6, 1)
+    assert closed.out == f"the account of {login} on platform 1 counts as closed at B2COPY\n", closed.err
+    assert again.out.endswith("as it was before: nothing was changed\n")
+    assert (unknown.code, f"nothing is known of {login} on platform 2" in unknown.err + unknown.out) == (5, True)
+    assert "closed (UTC)" in shown.out
+    assert (b2copy_sync("reconcile", "--last").code, b2copy_sync("reconcile").code) == (0, 0)
+
+    sandbox.add_accounts([{"accountNumber": login, "clientId": 4}])
+    there_again = b2copy_sync("reconcile")
+    assert (there_again.code, "1 difference: 1 closed here" in there_again.out) == (6, True), there_again.out
+    reopened = b2copy_sync("identity", "reopen", login, "--why", "the client came back", "--json")
+    assert reopened.document == {"platform": "1", "login": login, "closed": False, "changed": True}
+    assert [entry.note for entry in audit_of(ledger, f"identity 1/{login}")] == [
+        "the client left",
+        "the client came back",
+    ]
 
 
 def test_both_sides_agree(b2copy_sync: Command, ledger: Ledger, sandbox: SandboxControl) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from tests.ledger.databases import on_postgresql
 from tests.operations import fail_operation, find_operation
-from worker.ledger import Identity, Ledger, correct, store_identities
+from worker.ledger import Identity, Ledger, correct, mark_closed, store_identities
 from worker.ledger.approvals import propose
 from worker.ledger.reconciliation import AccountThere, Candidate, Difference, decide, start_run, store_page
 from worker.ledger.schema import metadata
@@ -27,6 +27,7 @@ def fill(ledger: Ledger, login: str) -> None:
     propose(ledger, "resolve", proposed, "ann", f"{login} was paid", seen, result)
     fail_operation(ledger, f"N{login}", kind="crm.notify", payload={"id": login, "body": f'{{"login":"{login}"}}'})
     store_identities(ledger, [Identity("1", login, f"C-{login}")])
+    mark_closed(ledger, "1", login, "ann", f"{login} left")
     with ledger.writing() as connection:
         insert = (
             "INSERT INTO b2copy_requests (kind, payload) VALUES ('fees.process', '{\"account_login\": \""

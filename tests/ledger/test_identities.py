@@ -3,7 +3,18 @@
 import pytest
 
 from tests.operations import OWNER, LedgerClock, claim_one, fail, hold_operation, record_operations, succeed
-from worker.ledger import Identity, Ledger, identities_of, identity_of, replay, resolve, settle, store_identities
+from worker.ledger import (
+    Identity,
+    Ledger,
+    audit_of,
+    identities_of,
+    identity_of,
+    mark_closed,
+    replay,
+    resolve,
+    settle,
+    store_identities,
+)
 from worker.ledger import identities as identity_map
 from worker.operation import OnUnknown, State, Transition
 
@@ -151,3 +162,38 @@ def test_identities_found_out_elsewhere_are_stored_and_newer_values_win(ledger: 
     [first, second] = identities_of(ledger, login="7")
     assert (first.platform, first.crm_id, first.client_id, first.learned_from) == ("1", "C", "2", "import")
     assert second.platform == "2"
+
+
+def test_a_person_closes_an_account_and_takes_it_back(ledger: Ledger) -> None:
+    store_identities(ledger, [Identity("1", "7", account_id="33"), Identity("2", "7", account_id="34")])
+
+    assert mark_closed(ledger, "1", "7", "ann", "the client left")
+    assert not mark_closed(ledger, "1", "7", "bob", "the client left")  # it is closed
+    assert not mark_closed(ledger, "1", "8", "bob", "nobody knows it")
+
+    store_identities(ledger, [Identity("1", "7", account_id="35", crm_id="C-1")])
+    first, other = identities_of(ledger, login="7")
+    assert (first.closed_at is not None, first.account_id, other.closed_at) == (True, "35", None)
+    assert mark_closed(ledger, "1", "7", "ann", "a mistake", is_closed=False)
+    assert known(ledger, "7").closed_at is None
+    entries = [(entry.action, entry.actor, entry.note) for entry in audit_of(ledger, "identity 1/7")]
+    assert entries == [("close", "ann", "the client left"), ("reopen", "ann", "a mistake")]
+    assert audit_of(ledger, "identity 1/8") == []
+
+
+def test_an_account_is_no_longer_closed_once_an_opening_that_was_requested_later_succeeds(
+    ledger: Ledger, clock: LedgerClock
+) -> None:
+    store_identities(ledger, [Identity("1", "700100", client_id="5")])
+    opening(ledger)
+    clock.advance(1)
+    mark_closed(ledger, "1", "700100", "ann", "the client left")
+    succeed(ledger, claim_one(ledger, lane="default"), result={"account_id": "33"})
+    assert known(ledger).closed_at is not None  # requested before
+
+    record_operations(
+        ledger, "1/700100#9", kind="accounts.create", payload={"login": "700100", "platform": 1}, lane="default"
+    )
+    succeed(ledger, claim_one(ledger, lane="default"), result={"account_id": "34"})
+
+    assert (known(ledger).closed_at, known(ledger).account_id) == (None, "34")

@@ -17,7 +17,7 @@ from tests.support import until
 from worker.b2copy.routes.account_fields import Account
 from worker.b2copy.routes.account_list import AccountSearch
 from worker.errors import Unavailable
-from worker.ledger import Identity, Ledger, audit_of, find, identity_of, store_identities
+from worker.ledger import Identity, Ledger, audit_of, find, identity_of, mark_closed, store_identities
 from worker.ledger.reconciliation import (
     STALE_MS,
     AccountThere,
@@ -440,6 +440,67 @@ def test_a_closed_account_is_opened_again_with_the_payload_that_opened_it(
     recorded = find(ledger, applied.enqueued[0])
     assert recorded is not None
     assert (recorded.lane, recorded.entity, recorded.payload["product_currency_id"]) == ("bulk", "1/7", 2)
+
+
+def test_an_account_that_a_person_closed_is_not_missing_and_is_reported_once_it_is_there(
+    reconciliation_of: Reconciliation, ledger: Ledger, sandbox: SandboxControl
+) -> None:
+    keep_the_list_filled(ledger, sandbox)
+    opened(ledger, "7")
+    assert reconciliation_of.run() == {"7": "missing_there"}
+
+    assert mark_closed(ledger, "1", "7", "ann", "the client left")
+
+    # The plan from before opens it no more, and no later run reports it.
+    before = reconciliation_of.last()
+    assert (reconciliation_of.found(), count_differences(ledger, before)) == ({}, {})
+    assert apply(before, "test", "why").enqueued == []
+    assert reconciliation_of.run() == {}
+
+    sandbox.add_accounts([{"accountNumber": "7", "clientId": 5}])
+    assert reconciliation_of.run() == {"7": "closed_here"}
+    assert reconciliation_of.differences()[0].fields == {"account_id": ["97", "2"]}
+    assert (reconciliation_of.plan(), count_differences(ledger, reconciliation_of.last())) == (
+        ["a person decides"],
+        {"closed_here": 1},
+    )
+    assert apply(reconciliation_of.last(), "test", "why").left == 1
+
+    assert mark_closed(ledger, "1", "7", "ann", "the client came back", is_closed=False)
+    assert reconciliation_of.found() == {}
+    assert reconciliation_of.run() == {"7": "different"}  # the account has another id
+
+
+def test_an_account_that_a_person_closed_by_mistake_is_reported(
+    reconciliation_of: Reconciliation, ledger: Ledger, sandbox: SandboxControl
+) -> None:
+    plant(ledger, sandbox, 3)  # the ids are the same on both sides
+
+    mark_closed(ledger, "1", number_of(1), "ann", "the wrong login")
+
+    assert reconciliation_of.run() == {number_of(1): "closed_here"}
+
+
+def test_a_person_who_closes_while_it_compares_is_not_overruled(
+    reconciliation_of: Reconciliation, ledger: Ledger, sandbox: SandboxControl
+) -> None:
+    keep_the_list_filled(ledger, sandbox)
+    opened(ledger, "7")
+
+    def close() -> None:
+        mark_closed(ledger, "1", "7", "ann", "the client left")
+
+    assert reconciliation_of.run(once(lambda run: run.phase == "comparing", close)) == {}
+
+
+@on_sqlite
+def test_a_list_without_accounts_is_a_result_if_all_were_closed(
+    reconciliation_of: Reconciliation, ledger: Ledger
+) -> None:
+    opened(ledger, "7")
+    mark_closed(ledger, "1", "7", "ann", "the client left")
+
+    assert reconciliation_of.run() == {}
 
 
 @on_sqlite

@@ -7,6 +7,7 @@ from sqlalchemy import text, update
 
 from tasks import housekeeping
 from tests.operations import find_operation, hold_operation, make_wait, record_operations
+from tests.support import until
 from worker.app import ledger
 from worker.ledger.batches import cancel_batch
 from worker.ledger.schema import ledger as ledger_row
@@ -48,7 +49,7 @@ def test_what_waits_for_a_session_waits_while_the_login_is_refused(
     assert due_in_ms() == 60_000
 
 
-def test_dispatch_wakes_once_a_second_in_the_whole_fleet(active_environment: Environment) -> None:
+def test_one_dispatch_in_the_whole_fleet_wakes(active_environment: Environment) -> None:
     record_operations(ledger(), *(f"W{number}" for number in range(250)))
     with active_environment.broker.client as client:
         housekeeping.dispatch()
@@ -56,9 +57,18 @@ def test_dispatch_wakes_once_a_second_in_the_whole_fleet(active_environment: Env
 
         client.delete("b2copy.money")
         with ledger().writing() as connection:  # however long the first dispatch took, it was this very moment
-            connection.execute(update(ledger_row).values(dispatched_at=now_ms()))
+            connection.execute(update(ledger_row).values(dispatched_at=now_ms() + 400))
         housekeeping.dispatch()
         assert client.llen("b2copy.money") == 0
+
+
+def test_what_falls_due_between_two_dispatches_is_woken_in_between(active_environment: Environment) -> None:
+    make_wait(ledger(), hold_operation(ledger()), wait_reason=WaitReason.PENDING_AT_B2COPY, due_in_s=0.2)
+
+    with active_environment.broker.client as client:
+        housekeeping.dispatch()
+
+        until(lambda: client.llen("b2copy.money") == 1)
 
 
 def test_dispatch_takes_the_requests_of_the_sql_api_and_wakes_a_worker_for_them(

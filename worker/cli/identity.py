@@ -1,4 +1,4 @@
-"""`identity`: the CRM's ids, the MT logins and B2COPY's ids, side by side."""
+"""`identity`: the CRM's ids, the MT logins and B2COPY's ids, side by side; which accounts are closed at B2COPY."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -10,7 +10,7 @@ import typer
 from worker.cli import output
 from worker.cli.exit_codes import EXITS, Exit, Stop
 from worker.cli.open_ledger import existing_ledger
-from worker.cli.options import AsIs, Digits, Json, Whole
+from worker.cli.options import AsIs, By, Digits, Json, Whole, Why
 from worker.cli.read_rows import csv_rows, is_json, json_rows
 from worker.cli.text_encoding import Source, open_source
 
@@ -41,14 +41,59 @@ def show(
         output.document([with_iso_times(asdict(one)) for one in found])
     elif found:
         output.table(
-            (*_COLUMNS, "learned from", "at (UTC)"),
+            (*_COLUMNS, "learned from", "at (UTC)", "closed (UTC)"),
             [
-                (*(getattr(one, name) or "" for name in _COLUMNS), one.learned_from, clock(one.learned_at or 0))
+                (
+                    *(getattr(one, name) or "" for name in _COLUMNS), one.learned_from, clock(one.learned_at or 0),
+                    clock(one.closed_at) if one.closed_at else "",
+                )
                 for one in found
             ],
-        )
+        )  # fmt: skip
     if not found:
         raise Stop(Exit.NOT_FOUND, f"nothing is known of {login or crm_id}")
+
+
+Login = Annotated[str, typer.Argument(metavar="LOGIN", help="An MT login.")]
+OnPlatform = Annotated[
+    str | None,
+    typer.Option("--platform", metavar="ID", help="Its platform; needed if the login is known on more than one."),
+]
+
+
+@app.command(epilog=EXITS)
+def close(login: Login, why: Why, by: By, platform: OnPlatform = None, as_json: Json = False) -> None:
+    """Say that an account is closed at B2COPY: `reconcile` then no longer counts it as missing there.
+
+    B2COPY is asked nothing. If it lists an account of this login all the same, `reconcile` says so.
+    """
+    _mark_closed(login, platform, by, why, True, as_json)
+
+
+@app.command(epilog=EXITS)
+def reopen(login: Login, why: Why, by: By, platform: OnPlatform = None, as_json: Json = False) -> None:
+    """Take `close` back: B2COPY must have this account again. B2COPY is asked nothing, and no account is opened."""
+    _mark_closed(login, platform, by, why, False, as_json)
+
+
+def _mark_closed(login: str, platform: str | None, by: str, why: str, is_closed: bool, as_json: bool) -> None:
+    from worker.ledger import identities_of, mark_closed
+
+    with existing_ledger() as ledger:
+        known = [one.platform for one in identities_of(ledger, login=login) if platform in {None, one.platform}]
+        if not known:
+            where = f" on platform {platform}" if platform is not None else ""
+            raise Stop(Exit.NOT_FOUND, f"nothing is known of {login}{where}")
+        if len(known) > 1:
+            platforms = ", ".join(known)
+            raise Stop(Exit.USAGE, f"{login} is known on the platforms {platforms}: say which one by --platform")
+        is_new = mark_closed(ledger, known[0], login, by, why, is_closed=is_closed)
+    if as_json:
+        output.document({"platform": known[0], "login": login, "closed": is_closed, "changed": is_new})
+        return
+    state = "closed" if is_closed else "not closed"
+    was = "" if is_new else ", as it was before: nothing was changed"
+    output.line(f"the account of {login} on platform {known[0]} counts as {state} at B2COPY{was}")
 
 
 @app.command("import", epilog=EXITS)

@@ -54,6 +54,8 @@ def reconcile(
 ) -> None:
     """Compare the accounts at B2COPY with the identity map: missing there, missing here, or different in their ids.
 
+    An account that was closed at B2COPY counts as missing there until `identity close` says so.
+
     It reads B2COPY's list a page at a time, with a tenth of the rate limit (B2COPY_RATE_LIMIT). A run that was
     interrupted continues where it was. Exit code 0: both sides agree; 6: they differ.
 

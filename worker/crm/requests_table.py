@@ -3,8 +3,8 @@
     INSERT INTO b2copy_requests (kind, payload)
     VALUES ('fees.process', '{"account_login": "123456", "request_id": "W1"}')
 
-The operation is accepted when the CRM's transaction commits. Once a second dispatch turns the rows into operations, in
-the order of their ids. A row that cannot become an operation becomes a failed one, `message:request-<id of the row>`
+The operation is accepted when the CRM's transaction commits. Twice a second dispatch turns the rows into operations,
+in the order of their ids. A row that cannot become an operation becomes a failed one, `message:request-<id of the row>`
 with `bad_payload`, so that people see it and later rows are not blocked.
 """
 

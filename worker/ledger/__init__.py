@@ -13,7 +13,7 @@ from worker.ledger.claims import LEASE_S, renew_leases, return_unsent
 from worker.ledger.database import DATABASE_UNAVAILABLE_ERRORS, Ledger, open_ledger
 from worker.ledger.due import count_due, count_waiting, make_due, try_start_dispatch
 from worker.ledger.fleet_flags import lower_flag, pause, raise_flag, resume
-from worker.ledger.identities import Identity, identities_of, identity_of, store_identities
+from worker.ledger.identities import Identity, identities_of, identity_of, mark_closed, store_identities
 from worker.ledger.operator_actions import cancel, correct, poll_now, replay, resolve, stop_asking
 from worker.ledger.purge import purge
 from worker.ledger.queries import active_flags, attempts_of, audit_of, find, find_many, search
@@ -43,6 +43,7 @@ __all__ = [
     "leave_request",
     "lower_flag",
     "make_due",
+    "mark_closed",
     "open_ledger",
     "pause",
     "pause_batch",

@@ -8,6 +8,9 @@ Operations may end in another order than they were requested in, for instance if
 each identity holds as of when it is known (`learned_at`): when the operation was requested or replayed, or when it was
 imported. What is older only adds values that are not known yet. An account only adds the client's id in any case: that
 is what the caller gave, while the registration is B2COPY's own answer.
+
+A person can say that an account is closed at B2COPY (`mark_closed`). It then no longer counts as missing there. An
+operation that was requested later and opens an account of this login ends that.
 """
 
 import json
@@ -17,9 +20,10 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, bindparam, case, func, select
+from sqlalchemy import BigInteger, Connection, bindparam, case, func, null, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from worker.ledger.audit import record_audit
 from worker.ledger.database import Ledger
 from worker.ledger.schema import c, identities, in_list, now_ms, operations
 
@@ -42,7 +46,8 @@ class Identity:
     """One login. `learned_from` is the key of the operation that returned it, or `import`; of several, the newest.
 
     It is `reconcile` if B2COPY's list of accounts showed it. `learned_at` is when that operation was requested or
-    replayed, in ms since the epoch. None: now.
+    replayed, in ms since the epoch. None: now. `closed_at` is when a person said that its account is closed at B2COPY;
+    None: not closed. `store_identities` leaves it as it is.
     """
 
     platform: str
@@ -53,6 +58,7 @@ class Identity:
     payment_account: str | None = None
     learned_from: str = IMPORTED
     learned_at: int | None = None
+    closed_at: int | None = None
     destination: str = "b2copy"
 
 
@@ -79,6 +85,8 @@ def _upsert(dialect: str) -> Any:
         for name, replaced in replaces.items()
     }
     merged |= {name: case((is_newer, new[name]), else_=known[name]) for name in ("learned_from", "learned_at")}
+    opens_later = new.learned_from.startswith(OPENING) & (new.learned_at >= known.closed_at)
+    merged["closed_at"] = case((opens_later, null()), else_=known.closed_at)
     return insert.on_conflict_do_update(index_elements=["destination", "platform", "login"], set_=merged)
 
 
@@ -106,6 +114,22 @@ def store_identities(ledger: Ledger, known: Iterable[Identity]) -> int:
     return stored
 
 
+def mark_closed(ledger: Ledger, platform: str, login: str, by: str, why: str, *, is_closed: bool = True) -> bool:
+    """Store that a person knows this account to be closed at B2COPY; `is_closed=False` takes it back.
+
+    Returns whether this changed anything: only then the audit stores who said it and why. False also if the identity
+    map does not have this login.
+    """
+    is_other = identities.c.closed_at.is_(None) if is_closed else identities.c.closed_at.is_not(None)
+    this = (identities.c.destination == "b2copy", identities.c.platform == platform, identities.c.login == login)
+    closed_at = now_ms() if is_closed else null()
+    with ledger.writing() as connection:
+        changed = connection.execute(update(identities).where(*this, is_other).values(closed_at=closed_at)).rowcount
+        if changed:
+            record_audit(connection, "close" if is_closed else "reopen", by, why, f"identity {platform}/{login}")
+    return bool(changed)
+
+
 def learn_identities(connection: Connection, succeeded: Sequence[tuple[int, str]]) -> None:
     """Store what these operations (id, key), which have succeeded in this transaction, have found out."""
     teachers = [id_ for id_, key in succeeded if key.startswith(LEARNED_FROM)]
@@ -119,7 +143,7 @@ def _learned(key: str, destination: str, payload: str, result: str | None, asked
     known = json.loads(payload)
     given = known | (json.loads(result) if result else {})
     taught = ("client_id", "account_id") if key.startswith(OPENING) else _IDS
-    ids = {name: _id(given.get(name)) for name in taught}
+    ids: dict[str, Any] = {name: _id(given.get(name)) for name in taught}
     return Identity(
         str(known["platform"]), known["login"], **ids, learned_from=key, learned_at=asked_at, destination=destination
     )

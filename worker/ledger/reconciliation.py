@@ -15,7 +15,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from sqlalchemy import Connection, String, and_, bindparam, delete, func, insert, or_, select, tuple_, update
+from sqlalchemy import (
+    Connection,
+    String,
+    and_,
+    bindparam,
+    case,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    true,
+    tuple_,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 from worker.ledger.audit import record_audit
@@ -35,7 +49,7 @@ BATCH = 500  # candidates read at once
 STALE_MS = 24 * 3600 * 1000
 
 Phase = Literal["reading", "comparing", "finished"]
-What = Literal["missing_there", "missing_here", "different", "unclear"]
+What = Literal["missing_there", "missing_here", "closed_here", "different", "unclear"]
 
 
 class AccountThere(NamedTuple):
@@ -94,6 +108,7 @@ class Candidate(NamedTuple):
 class Difference(NamedTuple):
     """What differs about one login. `fields`: name -> [value here, value there]; None: that side has none.
 
+    `closed_here`: a person said that the account is closed, and B2COPY lists one.
     Of one that is `unclear`, the field `answer` says why B2COPY's side is not known.
     """
 
@@ -123,14 +138,19 @@ def _count(*conditions: Any) -> Any:
     return select(func.count()).select_from(there).where(*conditions).correlate(here).scalar_subquery()
 
 
-# A client that was registered and has no account yet is no account that B2COPY must have.
-has_account = here.c.account_id.is_not(None) | here.c.learned_from.startswith(OPENING)
+# B2COPY must have no account of a client that was registered and has none yet, and none that was closed.
+must_be_there = here.c.closed_at.is_(None) & (here.c.account_id.is_not(None) | here.c.learned_from.startswith(OPENING))
 _after = tuple_(bindparam("platform", type_=String), bindparam("login", type_=String))
 _IDENTITY_FIELDS = [here.c[name] for name in Identity.__dataclass_fields__]
 _CANDIDATES_HERE = (
     select(*_IDENTITY_FIELDS)
     .where(here.c.destination == DESTINATION, tuple_(here.c.platform, here.c.login) > _after)
-    .where((_count(_same) != _count(_same, _agrees)) | (_count(_same) > 1) | (has_account & (_count(_same) == 0)))
+    .where(
+        (_count(_same) != _count(_same, _agrees))
+        | (_count(_same) > 1)
+        | (must_be_there & (_count(_same) == 0))
+        | (here.c.closed_at.is_not(None) & (_count(_same) > 0))
+    )
     .order_by(here.c.platform, here.c.login)
     .limit(BATCH)
 )
@@ -151,7 +171,19 @@ _OF_LOGINS = select(there).where(in_list(there.c.login, "logins"))
 _IDENTITIES_OF = select(*_IDENTITY_FIELDS).where(here.c.destination == DESTINATION, in_list(here.c.login, "logins"))
 _OPENING_NOW = select(c.key).where(c.due_at.is_not(None), in_list(operations.c.key, "keys"))
 _DOING_NOW = select(c.entity).where(is_in_line(), in_list(operations.c.entity, "entities"))
-_EXPECTED = select(func.count()).select_from(here).where(here.c.destination == DESTINATION, has_account)
+# A person may have closed the identity since the run decided, or taken that back: `apply` must not open it again.
+_is_closed = (
+    select(here.c.login)
+    .where(here.c.destination == DESTINATION, here.c.platform == found.c.platform, here.c.login == found.c.login)
+    .where(here.c.closed_at.is_not(None))
+    .exists()
+)
+_stands = case(
+    (found.c.difference == "missing_there", ~_is_closed),
+    (found.c.difference == "closed_here", _is_closed),
+    else_=true(),
+)
+_EXPECTED = select(func.count()).select_from(here).where(here.c.destination == DESTINATION, must_be_there)
 
 
 def current_run(ledger: Ledger) -> Run | None:
@@ -285,14 +317,14 @@ def finish_run(ledger: Ledger, run: Run) -> Run:
 
 def count_differences(ledger: Ledger, run: Run) -> dict[str, int]:
     """Return how many differences of each sort the run has found, without those about which something was done."""
-    query = select(found.c.difference, func.count().label("number")).where(found.c.run == run.started_at)
+    query = select(found.c.difference, func.count().label("number")).where(found.c.run == run.started_at, _stands)
     with ledger.reading() as connection:
         return {row.difference: row.number for row in connection.execute(query.group_by(found.c.difference))}
 
 
 def differences(ledger: Ledger, run: Run, after: tuple[str, str] = ("", ""), limit: int = BATCH) -> list[Difference]:
     """Return differences of the run in the order of platform and login, those after `after`."""
-    query = select(found).where(found.c.run == run.started_at)
+    query = select(found).where(found.c.run == run.started_at, _stands)
     query = query.where(tuple_(found.c.platform, found.c.login) > tuple_(*map(_text, after)))
     with ledger.reading() as connection:
         rows = connection.execute(query.order_by(found.c.platform, found.c.login).limit(limit))

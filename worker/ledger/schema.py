@@ -256,6 +256,7 @@ identities = Table(  # who is who: the CRM's ids, the trading platform's logins,
     Column("payment_account", Text),
     Column("learned_from", Text, nullable=False),  # the operation's key, "import" or "reconcile"
     Column("learned_at", BigInteger, nullable=False),
+    Column("closed_at", BigInteger),  # when a person said that the account is closed at B2COPY
 )
 
 reconciliation = Table(  # the comparison with B2COPY's accounts that is under way, or the last one: one row
@@ -288,7 +289,7 @@ differences = Table(  # what the reconciliation `run` (its started_at) has found
     Column("platform", Text, primary_key=True),
     Column("login", Text, primary_key=True),
     Column("run", BigInteger, nullable=False),
-    Column("difference", Text, nullable=False),  # missing_there, missing_here, different or unclear
+    Column("difference", Text, nullable=False),  # missing_there, missing_here, closed_here, different or unclear
     Column("fields", Text, nullable=False),  # JSON: name -> [value here, value there]
 )
 

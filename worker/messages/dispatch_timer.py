@@ -6,11 +6,10 @@ from typing import Any
 
 from celery import bootsteps
 
+from worker.ledger.due import DISPATCH_EVERY_S
 from worker.watch.outage_log import OutageLog
 
 log = logging.getLogger(__name__)
-
-DISPATCH_EVERY_S = 1.0
 
 
 class DispatchTimer(bootsteps.StartStopStep):
@@ -19,10 +18,10 @@ class DispatchTimer(bootsteps.StartStopStep):
     def __init__(self, worker: Any, **kwargs: Any) -> None:
         super().__init__(worker, **kwargs)
         self._stopping = threading.Event()
-        self._outage = OutageLog(log, "dispatch failed, the next second tries again")
+        self._outage = OutageLog(log, "dispatch failed, the next one tries again")
 
     def start(self, worker: Any) -> None:
-        """Start a thread that dispatches once a second."""
+        """Start a thread that dispatches every `DISPATCH_EVERY_S`."""
         threading.Thread(target=self._run, args=(worker.app,), name="b2copy-dispatch", daemon=True).start()
 
     def stop(self, worker: Any) -> None:

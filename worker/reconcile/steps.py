@@ -184,13 +184,16 @@ def _difference(one: Candidate, accounts: Sequence[AccountThere] | Unclear) -> D
     here = {name: getattr(known, name, None) for name in FIELDS}
     if isinstance(accounts, Unclear):
         return Difference(*place, "unclear", {"answer": [None, accounts.why]})
+    is_closed = known is not None and known.closed_at is not None
     if not accounts:
         is_expected = known is not None and (known.account_id is not None or known.learned_from.startswith(OPENING))
         fields = {name: [value, None] for name, value in here.items()}
-        return Difference(*place, "missing_there", fields) if is_expected else None
-    if len(accounts) > 1:
+        return Difference(*place, "missing_there", fields) if is_expected and not is_closed else None
+    if is_closed or len(accounts) > 1:
         ids = ", ".join(sorted(account.account_id or "?" for account in accounts))
-        return Difference(*place, "different", {"account_id": [here["account_id"], ids]})
+        return Difference(
+            *place, "closed_here" if is_closed else "different", {"account_id": [here["account_id"], ids]}
+        )
     there = {"account_id": accounts[0].account_id or None, "client_id": accounts[0].client_id}
     fields = {name: [here[name], there[name]] for name in FIELDS if there[name] not in {None, here[name]}}
     if any(value is not None for value, _ in fields.values()):

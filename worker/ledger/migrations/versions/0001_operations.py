@@ -217,6 +217,7 @@ def upgrade() -> None:
         _text("payment_account", required=False),
         _text("learned_from"),
         _big("learned_at"),
+        _big("closed_at", required=False),
         sa.PrimaryKeyConstraint("destination", "platform", "login"),
     )
     op.create_table(
