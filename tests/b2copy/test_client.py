@@ -10,12 +10,18 @@ from tests.conftest import Configure, Member
 from tests.http.raw_server import Wire
 from worker.app import b2copy
 from worker.b2copy import B2Copy, FeeState, FeeStatus
+from worker.b2copy.client import SERVICE_ADMIN
+from worker.b2copy.routes.account_list import LIST, AccountSearch
+from worker.b2copy.routes.client_registration import INIT
 from worker.b2copy.routes.fees import PROCESS
 from worker.b2copy.routes.generic import route_to
+from worker.b2copy.routes.statistics import DETAIL
 from worker.errors import (
     AccessRejected,
     B2CopyError,
+    CredentialsRejected,
     NotFound,
+    OtherLoginUnavailable,
     RateLimited,
     Rejected,
     Unavailable,
@@ -24,6 +30,7 @@ from worker.errors import (
 from worker.http import Http, event_loop
 from worker.operation import OnUnknown
 from worker.sandbox.control_client import SandboxControl
+from worker.settings import Settings
 from worker.testbed.local_system import Environment
 
 UPDATE = "/api/admin/clients/v2/client/clientservice/update"
@@ -33,8 +40,7 @@ ALL = ["/api/admin/*"]
 
 
 def process_fees(client: B2Copy, login: str, request_id: str) -> FeeStatus:
-    body = {"account_login": login, "request_id": request_id}
-    return event_loop().run(client.send(PROCESS, body, OnUnknown.START_OR_GET))
+    return event_loop().run(client.process_fees(login, request_id))
 
 
 def call(client: B2Copy, path: str, payload: dict[str, Any]) -> dict[str, Any]:
@@ -191,3 +197,33 @@ def test_a_500_leaves_the_meaning_to_the_engine(client: B2Copy, sandbox: Sandbox
         call(client, UPDATE, {"id": 7})
 
     assert caught.value.status == 500
+
+
+def test_a_group_of_routes_has_the_login_of_its_setting(settings: Settings) -> None:
+    http = Http({}, settings)
+    by_default = B2Copy(http)
+    accounts_by_back_office = B2Copy(http, {"accounts": "back_office"})
+
+    assert [by_default.proves_login(route) for route in (PROCESS, LIST, DETAIL, INIT)] == [True, True, True, False]
+    assert [accounts_by_back_office.proves_login(route) for route in (PROCESS, LIST, DETAIL)] == [True, False, True]
+
+
+def test_a_refused_login_stops_all_operations_only_if_it_is_the_service_admins(
+    member: Member, settings: Settings, sandbox: SandboxControl
+) -> None:
+    sandbox.faults({"what": "status", "route": "authexternalcrm", "status": 401, "message": "not you"})
+    session = member()
+    client = B2Copy(Http({SERVICE_ADMIN: session, "back_office": session}, settings), {"accounts": "back_office"})
+
+    with pytest.raises(CredentialsRejected):
+        process_fees(client, "7", "W1")
+    with pytest.raises(OtherLoginUnavailable, match="not you"):
+        event_loop().run(client.accounts(AccountSearch()))
+
+
+def test_the_package_has_nothing_but_what_it_names() -> None:
+    from worker import b2copy as package
+
+    assert package.B2Copy is B2Copy
+    with pytest.raises(AttributeError, match="has no attribute 'Other'"):
+        package.Other  # noqa: B018

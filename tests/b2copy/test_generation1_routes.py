@@ -59,6 +59,37 @@ def test_an_account_is_created_and_found_by_its_number_wherever_the_list_reads_i
     assert now(client.accounts(AccountSearch(number="1"))) == []
 
 
+@pytest.mark.parametrize("data", [{}, [], None, "7"])
+def test_an_answer_about_nothing_is_no_new_account(data: Any) -> None:
+    with pytest.raises(UnknownOutcome):
+        account_create.read_created({"data": data, "status": 200}, {"accountNumber": "7"})
+
+
+def test_a_list_stands_bare_or_under_one_of_its_names() -> None:
+    for body in (
+        [{"login": 7}],
+        {"rows": [{"login": 7}]},
+        {"status": 200, "data": {"total": 1, "items": [{"login": 7}]}},
+    ):
+        assert [account.number for account in read_accounts(body, {})] == ["7"]
+        assert [account.number for account in read_accounts(body, {"account_number": "7"})] == ["7"]
+    for odd in ({"total": 1}, "7", None, [{"id": 7}], [7]):
+        with pytest.raises(UnknownOutcome):
+            read_accounts(odd, {})
+
+
+@pytest.mark.parametrize("body", [{"accounts": {}}, {}, [], None, "x", {"accounts": [{"name": "x"}]}])
+def test_a_leaderboard_without_accounts_is_not_believed(body: Any) -> None:
+    with pytest.raises(UnknownOutcome):
+        read_leaders(body, {})
+
+
+@pytest.mark.parametrize("uuid", ["", "../auth", "a/b", "x" * 65, None, "a b"])
+def test_a_wizard_whose_uuid_cannot_stand_in_a_path_is_not_used(uuid: Any) -> None:
+    with pytest.raises(UnknownOutcome):
+        client_registration.read_wizard({"uuid": uuid}, {})
+
+
 def test_a_list_that_was_not_searched_says_nothing_about_an_account() -> None:
     with pytest.raises(UnknownOutcome, match="asked for account 7, and the answer holds 8"):
         read_accounts([{"accountNumber": "8"}], {"account_number": "7"})
@@ -105,6 +136,22 @@ def test_nothing_quotes_the_shared_secret_or_the_url(client: B2Copy, sandbox: Sa
         read_url({"data": {"a": "https://copy.example/t0p", "b": "https://copy.example/t0p"}, "status": 200}, {})
     assert "t0p" not in str(unclear.value)
     assert SECRET not in repr(VISITOR)
+
+
+@pytest.mark.parametrize("data", ["https://copy.example/in/t0p/", {"anything": "https://copy.example/in/t0p", "n": 1}])
+def test_the_only_https_url_of_an_answer_is_the_seamless_one(data: Any) -> None:
+    url = read_url({"data": data, "status": 200}, {})
+
+    assert url.reveal().startswith("https://copy.example/in/t0p")
+    assert url.token.get_secret_value() == "t0p"
+
+
+@pytest.mark.parametrize(
+    "data", [{}, None, 7, "http://copy.example/t0p", "https://copy.example", "https://copy.example/", {"url": "t0p"}]
+)
+def test_an_answer_without_a_seamless_url_is_not_believed(data: Any) -> None:
+    with pytest.raises(UnknownOutcome):
+        read_url({"data": data, "status": 200}, {})
 
 
 @pytest.mark.parametrize(
@@ -182,18 +229,38 @@ def test_an_answer_about_another_account_is_no_new_account(name: str) -> None:
     sent = {"accountNumber": "7"}
 
     assert account_create.read_created({"data": {"id": 1, name: 7}, "status": 200}, sent).number == "7"
-    assert account_create.read_created({"data": {"id": 1}, "status": 200}, sent).number == "7"
+    unnamed = account_create.read_created({"data": {"id": 1}, "status": 200}, sent)
+    assert (unnamed.number, unnamed.account_id) == ("7", "1")
     with pytest.raises(UnknownOutcome, match="got 8"):
         account_create.read_created({"data": {"id": 1, name: 8}, "status": 200}, sent)
 
 
 @pytest.mark.parametrize(
-    ("status", "is_one"), [(99, False), (100, True), ("100", True), (200, True), ("0200", False), (True, False)]
-)
+    ("status", "is_one"),
+    [
+        (99, False), (100, True), ("100", True), (200, True), (399, True), ("0200", False), (True, False),
+        ("two", False), ("²⁰⁰", False), (200.0, False), (None, False),
+    ],
+)  # fmt: skip
 def test_an_envelope_has_the_status_of_an_answer(status: Any, is_one: bool) -> None:
     body = {"data": 7, "status": status}
 
     assert data_of(body, "route") == (7 if is_one else body)
+
+
+def test_an_envelope_without_a_status_has_a_meta() -> None:
+    assert data_of({"data": 7, "meta": None}, "route") == 7
+    assert data_of({"data": 7}, "route") == {"data": 7}
+    assert data_of({"meta": {}, "status": 200, "id": 7}, "route") == {"meta": {}, "status": 200, "id": 7}
+    assert data_of([7], "route") == [7]
+
+
+@pytest.mark.parametrize("body", [{"status": 400, "data": 7}, {"data": 7, "meta": {"status": "400"}}])
+def test_an_envelope_with_the_status_of_an_error_is_that_error(body: Any) -> None:
+    with pytest.raises(Rejected) as caught:
+        data_of(body, "route")
+
+    assert caught.value.status == 400
 
 
 @pytest.mark.parametrize("status", [600, "600", 1000])

@@ -39,8 +39,14 @@ def error_of(status: int, body: Any = b"", **headers: str) -> B2CopyError:
 
 
 @pytest.mark.parametrize("value", [{"status": 2}, [], 0, None, "text", {"name": "Zoë"}])
-def test_a_2xx_with_whole_json_is_its_value(value: Any) -> None:
-    assert value_of(answer(200, value), "the call") == value
+@pytest.mark.parametrize("status", [200, 299])
+def test_a_2xx_with_whole_json_is_its_value(status: int, value: Any) -> None:
+    assert value_of(answer(status, value), "the call") == value
+
+
+def test_the_result_of_a_generic_call_is_an_object() -> None:
+    assert GENERIC.read({"id": 7}, {}) == {"id": 7}
+    assert GENERIC.read([7], {}) == {"answer": [7]}
 
 
 @pytest.mark.parametrize(
@@ -81,12 +87,22 @@ def test_a_2xx_without_whole_json_is_an_unknown_outcome(body: bytes) -> None:
 
     assert type(error) is UnknownOutcome
     assert error.status == 200
+    assert error.server_message
+
+
+def test_a_2xx_that_is_secret_is_not_quoted() -> None:
+    with pytest.raises(UnknownOutcome) as caught:
+        value_of(answer(200, b"https://copy.example/t0p"), "auth_url", is_secret=True)
+
+    assert "t0p" not in repr(caught.value.args)
 
 
 @pytest.mark.parametrize(
     ("status", "kind"),
     [
         (101, UnknownOutcome),
+        (199, UnknownOutcome),
+        (300, UnknownOutcome),
         (301, UnknownOutcome),
         (302, UnknownOutcome),
         (304, UnknownOutcome),
@@ -103,8 +119,10 @@ def test_a_2xx_without_whole_json_is_an_unknown_outcome(body: bytes) -> None:
         (418, Rejected),
         (422, Rejected),
         (425, Unavailable),
+        (426, Rejected),
         (429, RateLimited),
         (500, Unavailable),
+        (499, Rejected),
         (501, Rejected),
         (502, Unavailable),
         (503, Unavailable),

@@ -1,11 +1,15 @@
 """An attempt of several calls: its steps, its progress, what it leaves unknown, and what a lost process leaves."""
 
 import asyncio
+import dataclasses
+import json
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from tasks.fees import Fees
 from tests.flow.conftest import (
@@ -44,6 +48,12 @@ async def create_then_process(attempt: Attempt, fees: Fees) -> Outcome:
     return Done(attempt.progress)
 
 
+async def create_then_look(attempt: Attempt, fees: Fees) -> Outcome:
+    await attempt.call(CREATE, {"request_id": fees.request_id})
+    await attempt.call(LOOK, {"request_id": fees.request_id})
+    return Done()
+
+
 def failing(request_id: str, error: Exception) -> Callable[[str], Any]:
     """Return an answer that raises `error` for the first call about this id."""
     errors = [error]
@@ -66,6 +76,62 @@ def test_the_steps_of_an_attempt_are_stored_with_their_names_and_outcomes(ledger
         ("processext", 503, "not_processed"),
     ]
     assert (attempt.outcome, attempt.http_status) == ("not_processed", 503)
+
+
+def test_the_evidence_says_when_and_how_long(ledger: Ledger, engine: Engine) -> None:
+    def answer(request_id: str) -> Any:
+        time.sleep(0.06)
+        return {"id": 7}
+
+    record_operation(ledger)
+    before_ms = time.time() * 1000
+    engine(LocalDestination(answer), fees_kind(create_then_look)).drain("money")
+
+    [attempt] = attempts_of(ledger, find_operation(ledger).id)
+    assert before_ms - 1000 <= attempt.started_at <= time.time() * 1000 + 1000
+    assert 120 <= attempt.duration_ms <= time.time() * 1000 - before_ms
+    assert [60 <= step.duration_ms <= attempt.duration_ms for step in attempt.steps] == [True, True]
+
+
+@pytest.mark.parametrize("over_http", [True, False])
+def test_only_an_answer_over_http_has_a_status(ledger: Ledger, engine: Engine, over_http: bool) -> None:
+    async def call(attempt: Attempt, fees: Fees) -> Outcome:
+        await attempt.call(dataclasses.replace(CALL, over_http=over_http), {"request_id": fees.request_id})
+        return Done()
+
+    record_operation(ledger)
+    engine(None, fees_kind(call)).drain("money")
+
+    [attempt] = attempts_of(ledger, find_operation(ledger).id)
+    assert attempt.http_status == (200 if over_http else None)
+
+
+def test_a_step_that_another_process_has_taken_over_is_not_begun(ledger: Ledger, engine: Engine) -> None:
+    async def begin_late(attempt: Attempt, fees: Fees) -> Outcome:
+        with ledger.writing() as connection:
+            connection.execute(text("UPDATE b2copy_operations SET fence = fence + 1"))
+        await attempt.begin(CREATE)
+        await attempt.call(CREATE, {"request_id": fees.request_id})
+        return Done()
+
+    destination = LocalDestination(lambda request_id: {})
+    record_operation(ledger)
+    engine(destination, fees_kind(begin_late)).drain("money")
+
+    assert destination.calls == []
+    assert find_operation(ledger).unknown_step is None
+
+
+@pytest.mark.parametrize(("longer", "reason"), [(0, None), (1, FailureReason.INTERNAL)])
+def test_progress_has_a_limit(ledger: Ledger, engine: Engine, longer: int, reason: str | None) -> None:
+    async def store(attempt: Attempt, fees: Fees) -> Outcome:
+        attempt.progress = {"text": "x" * (PROGRESS_LIMIT - len(json.dumps({"text": ""})) + longer)}
+        return Later(60.0)
+
+    record_operation(ledger)
+    engine(None, fees_kind(store)).drain("money")
+
+    assert find_operation(ledger).failure_reason == reason
 
 
 def test_an_attempt_of_one_call_stores_no_steps(ledger: Ledger, engine: Engine) -> None:

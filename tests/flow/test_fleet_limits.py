@@ -9,6 +9,7 @@ from worker.flow import fleet_limits
 from worker.flow.fleet_limits import FleetLimits
 from worker.settings import Settings, worker_settings
 from worker.testbed.local_system import Environment
+from worker.watch import metrics
 
 NOWHERE = {"redis_url": "redis://127.0.0.1:1/0"}
 
@@ -91,6 +92,34 @@ def test_a_call_that_is_not_urgent_takes_no_permit_of_the_reserve(settings: Sett
     assert limited.take(2, urgent=True) == 2
 
 
+def test_the_last_permit_is_there_without_a_pause(settings: Settings) -> None:
+    limited = limit(settings, "10/minute")
+    assert limited.take(9, urgent=True) == 9
+
+    assert limited.available(5, urgent=True) == 1
+    assert limited.until_permit_s(urgent=True) == 0.0
+    assert limited.take(1, urgent=True) == 1
+
+
+def test_as_many_permits_are_taken_as_are_left(settings: Settings) -> None:
+    limited = limit(settings, "8/minute")
+    assert limited.take(5, urgent=True) == 5
+
+    assert limited.take(4, urgent=True) == 3
+
+
+def test_a_refusal_is_counted_and_concerns_its_own_lanes_alone(settings: Settings) -> None:
+    limited, refused = limit(settings, "10/minute"), metrics.PERMITS_REFUSED.labels("b2copy")
+    assert limited.take(8, urgent=False) == 8
+    before = refused._value.get()
+
+    assert limited.available(1, urgent=False) == 0
+
+    assert refused._value.get() == before + 1
+    assert limited.until_permit_s(urgent=False) > 0
+    assert limited.until_permit_s(urgent=True) == 0.0
+
+
 def test_a_refused_permit_is_not_asked_for_again_at_once(settings: Settings, active_environment: Environment) -> None:
     limited = limit(settings, "1/minute")
     assert limited.take(1, urgent=True) == 1
@@ -146,6 +175,16 @@ def test_a_process_notices_the_hold_of_another_within_the_check_interval(setting
     until(lambda: other.take(1, urgent=True) == 0, within=fleet_limits.HOLD_CHECK_S * 5)
 
 
+def test_a_hold_is_shared_to_the_second(settings: Settings) -> None:
+    one, other = limit(settings, "0"), limit(settings, "0")
+
+    one.hold(80_000.0)
+    one.share_hold()
+    other.read_hold()
+
+    assert 79_980 < other.hold_left_s() <= 80_000
+
+
 def test_a_shorter_hold_does_not_end_a_longer_one(settings: Settings) -> None:
     one, other = limit(settings, "0"), limit(settings, "0")
 
@@ -194,3 +233,30 @@ def test_the_next_process_may_probe_once_a_probe_was_answered(settings: Settings
 
 def test_every_process_may_probe_if_redis_does_not_answer(settings: Settings) -> None:
     assert limit(settings, "0", **NOWHERE).may_probe()
+
+
+def test_a_turn_is_one_callers_until_it_ends_it(settings: Settings) -> None:
+    one, other = limit(settings, "0"), limit(settings, "0")
+
+    assert one.until_paced_s(80_000.0) == 0.0
+    assert 79_980 < other.until_paced_s(1.0) <= 80_000
+    one.end_turn(60_000.0)
+    assert 59_980 < other.until_paced_s(1.0) <= 60_000
+    one.end_turn(0.0)
+    assert until(lambda: other.until_paced_s(60.0) == 0.0)
+    assert one.until_paced_s(60.0) > 0
+
+
+def test_a_turn_ends_by_itself(settings: Settings) -> None:
+    one, other = limit(settings, "0"), limit(settings, "0")
+    assert one.until_paced_s(0.0) == 0.0
+
+    assert until(lambda: other.until_paced_s(60.0) == 0.0)
+
+
+def test_without_redis_nobody_has_a_turn(settings: Settings) -> None:
+    alone = limit(settings, "0", **NOWHERE)
+
+    assert alone.until_paced_s(60.0) > 0
+    alone.end_turn(1.0)  # and nothing is raised
+    alone.allow_next_probe()

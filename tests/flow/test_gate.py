@@ -47,6 +47,7 @@ from worker.operation import Done, FailureReason, Outcome, State, WaitReason
 from worker.operation_kind import Attempt
 from worker.settings import worker_settings
 from worker.testbed.local_system import Environment
+from worker.watch import metrics
 
 
 @pytest.fixture(autouse=True)
@@ -344,6 +345,18 @@ class TestHold:
         assert time.monotonic() - held_at >= 0.8
         assert other.calls == ["W2"]
 
+    def test_a_429_that_names_no_time_holds_for_a_second_and_is_counted(self, active_environment: Environment) -> None:
+        holding, holds = a_gate(), metrics.HOLDS.labels("b2copy")
+        before = holds._value.get()
+
+        record(holding, RateLimited("x", 429))
+
+        assert 0 < holding.fleet_limits.hold_left_s() <= 1.0
+        assert holds._value.get() == before + 1
+        with pytest.raises(PermitRefused) as caught:
+            holding.check(holding.times_closed)
+        assert 0 < (caught.value.retry_after or 0) <= 1.0
+
     def test_a_429_holds_before_it_is_logged(self, active_environment: Environment) -> None:
         """A log may block, for instance on a full pipe."""
         holding, held_s = a_gate(), list[float]()
@@ -447,6 +460,105 @@ class TestRateLimit:
 
         with pytest.raises(CircuitOpen):
             event_loop().run(closed_gate.pass_one(urgent=True, times_closed=0))
+
+    def test_it_opens_and_closes_for_the_metrics_and_for_whoever_waits(
+        self, active_environment: Environment, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(circuit_breaker, "PROBE_EVERY_S", 60.0)
+        due: list[tuple[str, tuple[WaitReason, ...]]] = []
+        gate_ = Gate("b2copy", worker_settings(), lambda name, reasons: due.append((name, tuple(reasons))))
+        circuit_open, began = metrics.CIRCUIT_OPEN.labels("b2copy"), time.monotonic()
+        record(gate_, Unavailable("x"))
+        assert (circuit_open._value.get(), gate_.is_open, gate_.times_closed) == (0, True, 0)
+        for _ in range(FAILURES_TO_OPEN - 1):
+            record(gate_, Unavailable("x"))
+
+        assert (circuit_open._value.get(), gate_.is_open, gate_.times_closed) == (1, False, 1)
+        assert 0 < gate_.until_open_s(urgent=True) <= 60
+        assert not gate_.served_since(began)
+        gate_.check(times_closed=1)  # a probe, claimed since
+        with pytest.raises(CircuitOpen) as caught:
+            gate_.check(times_closed=0)
+        assert 0 < (caught.value.retry_after or 0) <= 60
+
+        record(gate_, Done())
+        assert (circuit_open._value.get(), gate_.is_open, gate_.until_open_s(urgent=True)) == (0, True, 0.0)
+        assert gate_.served_since(began)
+        assert not gate_.served_since(time.monotonic())
+        assert until(lambda: due) == [("b2copy", gate.WAITS_FOR_CIRCUIT)]
+        assert until(lambda: not gate_._tasks)
+        gate_.check(times_closed=0)
+
+    def test_a_login_and_a_circuit_close_the_gate_each(self, active_environment: Environment) -> None:
+        due: list[tuple[WaitReason, ...]] = []
+        gate_ = Gate("b2copy", worker_settings(), lambda destination, reasons: due.append(tuple(reasons)))
+        record(gate_, SessionUnavailable("x"))
+        for _ in range(FAILURES_TO_OPEN):
+            record(gate_, Unavailable("x"))
+        assert (gate_.is_open, gate_.times_closed) == (False, 2)
+
+        event_loop().run(gate_.record(Done(), meaning_of(Done()), proves_login=False))
+        assert until(lambda: due) == [gate.WAITS_FOR_CIRCUIT]
+        assert not gate_.is_open
+        record(gate_, Done())
+        assert until(lambda: due[1:]) == [(WaitReason.NO_SESSION,)]
+        assert gate_.is_open
+
+    def test_what_fails_while_it_is_shared_keeps_nothing_else_from_being_shared(
+        self, active_environment: Environment, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        due: list[WaitReason] = []
+
+        def fail_once(destination: str, reasons: Any) -> None:
+            due.extend(reasons)
+            if WaitReason.NO_SESSION in due and len(due) == 1:
+                raise RuntimeError("the ledger's driver")
+
+        gate_ = Gate("b2copy", worker_settings(), fail_once)
+        record(gate_, SessionUnavailable("x"))
+        for _ in range(FAILURES_TO_OPEN):
+            record(gate_, Unavailable("x"))
+        record(gate_, Done())
+
+        assert until(lambda: due[1:]) == list(gate.WAITS_FOR_CIRCUIT)
+        assert "could not share what it learned" in caplog.text
+
+    @pytest.mark.parametrize(
+        ("failure", "says"), [(Unavailable("processext", 503), "HTTP 503"), (KeyError("a token"), "KeyError")]
+    )
+    def test_the_log_says_why_it_opened_and_quotes_no_fault_of_ours(
+        self, active_environment: Environment, caplog: pytest.LogCaptureFixture, failure: Exception, says: str
+    ) -> None:
+        a_gate()._log_opened(failure)
+
+        assert says in caplog.text
+        assert "a token" not in caplog.text
+
+
+class TestPassFirst:
+    """What no lane has claimed: a read."""
+
+    def test_passes_an_open_gate_with_a_permit(self, active_environment: Environment) -> None:
+        full = a_gate(rate_limit="1/minute")
+
+        assert event_loop().run(full.pass_first(urgent=True)) == 0
+        assert full.take(1, urgent=True) == 0
+
+    def test_passes_a_closed_one_as_the_only_probe(
+        self, active_environment: Environment, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(circuit_breaker, "PROBE_EVERY_S", 1.0)
+        closed = a_gate()
+        for _ in range(FAILURES_TO_OPEN):
+            record(closed, Unavailable("x"))
+        with pytest.raises(CircuitOpen) as caught:
+            event_loop().run(closed.pass_first(urgent=True))
+        assert 0 < (caught.value.retry_after or 0) <= 1.0
+        until(lambda: closed.until_open_s(urgent=True) == 0.0)
+
+        assert event_loop().run(closed.pass_first(urgent=True)) == 1
+        with pytest.raises(CircuitOpen):
+            event_loop().run(closed.pass_first(urgent=True))
 
 
 def test_a_closed_gate_makes_no_lane_claim_in_a_loop(

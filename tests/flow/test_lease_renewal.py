@@ -14,6 +14,7 @@ from worker.flow.lease_renewal import MARGIN_S, LeaseRenewal
 from worker.http import event_loop
 from worker.ledger import Ledger
 from worker.operation import Claim
+from worker.watch import metrics
 from worker.watch.heartbeat import stalled_loops
 
 Hold = Callable[[Claim], LeaseRenewal]
@@ -59,6 +60,47 @@ def test_nothing_is_sent_on_a_claim_that_was_removed(ledger: Ledger, renewing: H
     leases.remove([claim])
 
     assert not leases.is_valid(claim)
+
+
+def test_the_metric_counts_what_is_held(ledger: Ledger) -> None:
+    claim = hold_operation(ledger)
+    leases = LeaseRenewal(ledger, OWNER)
+
+    leases.add([claim, claim._replace(id=claim.id + 1)])
+    assert metrics.CLAIMS_HELD._value.get() == 2
+    leases.remove([claim])
+    assert metrics.CLAIMS_HELD._value.get() == 1
+    leases.close()
+
+
+def test_leases_are_renewed_before_a_claim_if_that_is_overdue(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    claim = hold_operation(ledger)
+    leases = LeaseRenewal(ledger, OWNER)
+    leases.close()  # no thread renews
+    leases.add([claim])
+    before = lapses_at(ledger)
+
+    leases.renew_if_overdue()
+    assert lapses_at(ledger) == before
+    monkeypatch.setattr(lease_renewal, "RENEW_EVERY_S", -1.0)  # and a second of grace
+    until(lambda: time.monotonic() > leases._renewed)
+    leases.renew_if_overdue()
+    assert lapses_at(ledger) > before
+
+
+@pytest.mark.parametrize("holds_some", [False, True])
+def test_closing_ends_the_thread_that_renews(ledger: Ledger, holds_some: bool) -> None:
+    others = set(threading.enumerate())
+    leases = LeaseRenewal(ledger, OWNER)
+    if holds_some:
+        leases.add([hold_operation(ledger)])
+    [renewing] = [one for one in threading.enumerate() if one not in others and one.name == "b2copy-leases"]
+    assert renewing.daemon  # it holds up no process that ends
+
+    leases.close()
+
+    renewing.join(2.0)
+    assert not renewing.is_alive()
 
 
 def test_nothing_is_sent_on_the_last_seconds_of_a_lease(ledger: Ledger) -> None:

@@ -211,7 +211,7 @@ def test_stopping_finishes_what_was_sent_and_returns_the_rest(
 
     def answer(request_id: str) -> Any:
         # The first calls end at once, so that more is claimed ahead than is sent.
-        assert len(destination.calls) <= concurrency or may_answer.wait(20)
+        assert request_id in destination.calls[:concurrency] or may_answer.wait(20)
         return {}
 
     destination = LocalDestination(answer)
@@ -405,6 +405,50 @@ class TestADrainThatFails:
         drain = in_background(pusher)
         until(lambda: set(states(ledger).values()) == {"succeeded"})
         drain.join(20)
+
+
+def test_a_lane_whose_destination_is_not_known_here_is_left_to_others(ledger: Ledger, engine: Engine) -> None:
+    record_operation(ledger, lane="notify")
+
+    assert engine().drain("notify") is False
+
+    assert find_operation(ledger).state == State.QUEUED
+
+
+def test_a_pusher_that_is_closed_renews_no_lease_and_claims_nothing(ledger: Ledger, engine: Engine) -> None:
+    others = set(threading.enumerate())
+    pusher = engine()
+    [renewing] = [one for one in threading.enumerate() if one not in others and one.name == "b2copy-leases"]
+
+    pusher.close()
+
+    renewing.join(2.0)
+    assert not renewing.is_alive()
+    record_operation(ledger)
+    assert pusher.drain("money") is False
+    assert find_operation(ledger).state == State.QUEUED
+
+
+def test_a_ledger_that_is_unavailable_when_the_gate_opens_costs_a_line(
+    ledger: Ledger, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    execute(ledger, "ALTER TABLE b2copy_operations RENAME TO elsewhere")
+
+    engine()._make_due("b2copy", [WaitReason.BACKOFF])
+
+    assert "b2copy is available again, but the ledger is not" in caplog.text
+
+
+def test_the_time_of_an_attempt_is_learned(ledger: Ledger, engine: Engine) -> None:
+    """How many operations are claimed ahead depends on it."""
+    record_operations(ledger, *(f"W{number}" for number in range(100)))
+    pusher = engine()
+    attempts = pusher._lanes["money"]._attempts
+    before_s = attempts.attempt_s
+
+    pusher.drain("money")
+
+    assert 0 < attempts.attempt_s < before_s
 
 
 def test_a_running_drain_finds_what_was_recorded_meanwhile(ledger: Ledger, engine: Engine) -> None:

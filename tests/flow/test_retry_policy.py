@@ -29,7 +29,7 @@ from worker.errors import (
     UnknownOutcome,
 )
 from worker.flow.meaning_table import Counted, meaning_of
-from worker.flow.retry_policy import BACKOFF_MAX_S, Finished, RetryPolicy, counts
+from worker.flow.retry_policy import BACKOFF_MAX_S, Finished, RetryPolicy, counts, next_wait_s
 from worker.operation import (
     Claim,
     Done,
@@ -158,6 +158,8 @@ def test_each_outcome_becomes_what_the_operation_permits(
         (UnknownOutcome("x"), False, True),
         (Unavailable("x", 500), False, True),
         (Rejected("x", 422), True, False),
+        (BadPayload("x"), False, False),
+        (KeyError("x"), False, False),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -449,3 +451,37 @@ def test_such_a_kind_is_exhausted_at_its_deadline(policy: RetryPolicy) -> None:
     claim = a_claim(deadline=time.monotonic() - 1)
 
     assert policy.decide(finished(claim, Unavailable("notice", 500), waits_s=WAITS_S)).failure_reason == "exhausted"
+
+
+def test_the_spacing_of_polls_gets_the_seconds_that_the_last_one_took() -> None:
+    policy = RetryPolicy(max_attempts=3, spacing_s=lambda duration_s: 100.0 * duration_s)
+    slow = finished(a_claim(), Pending())
+
+    transition = policy.decide(slow._replace(record=slow.record._replace(duration_ms=2000)))
+
+    assert transition.due_in_s == 200.0
+
+
+def test_a_back_off_is_at_most_three_times_the_last_wait(policy: RetryPolicy) -> None:
+    last = {"wait_reason": WaitReason.BACKOFF, "last_wait_s": 2.0}
+    waits = [decide(policy, Unavailable("x"), **last).due_in_s or 0.0 for _ in range(300)]
+    first = [decide(policy, Unavailable("x")).due_in_s for _ in range(20)]
+    after_another = [
+        decide(policy, Unavailable("x"), wait_reason=WaitReason.NO_SESSION, last_wait_s=9.0).due_in_s for _ in range(20)
+    ]
+
+    assert min(waits) >= 1.0
+    assert 5.0 < max(waits) <= 6.0
+    assert {*first, *after_another} == {1.0}
+
+
+@pytest.mark.parametrize(
+    ("last_s", "expected"), [(0.0, 1.0), (1.0, 5.0), (4.9, 5.0), (5.0, None), (9.0, None), (11.0, None)]
+)
+def test_a_kinds_own_waits_follow_each_other_and_the_last_is_repeated(last_s: float, expected: float | None) -> None:
+    drawn = {next_wait_s((1.0, 5.0, 10.0), last_s) for _ in range(50)}
+
+    if expected is not None:
+        assert drawn == {expected}
+    else:
+        assert 8.0 <= min(drawn) < max(drawn) <= 12.0

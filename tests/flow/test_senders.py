@@ -23,7 +23,7 @@ from tests.operations import find_operation, record_operation, record_operations
 from tests.support import until
 from worker.b2copy import B2Copy
 from worker.errors import RateLimited, SessionUnavailable, Unavailable
-from worker.flow import circuit_breaker, fleet_limits
+from worker.flow import circuit_breaker, fleet_limits, senders
 from worker.flow.circuit_breaker import FAILURES_TO_OPEN
 from worker.flow.fleet_limits import FleetLimits
 from worker.http import Http, event_loop
@@ -76,6 +76,20 @@ def test_an_attempt_that_waits_holds_up_no_other_one_of_its_lane(ledger: Ledger,
     drain = in_background(engine(None, fees_kind(attempt), concurrency=2))
     drain.join(20)
 
+    assert set(states(ledger).values()) == {"succeeded"}
+
+
+@pytest.mark.parametrize("count", [1, 2, 60])
+def test_the_last_results_wait_for_no_others(
+    ledger: Ledger, engine: Engine, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    monkeypatch.setattr(senders, "BATCH_WAIT_S", 60.0)
+    record_operations(ledger, *(f"W{number}" for number in range(count)))
+
+    drain = in_background(engine(concurrency=2))
+    drain.join(20)
+
+    assert not drain.is_alive()
     assert set(states(ledger).values()) == {"succeeded"}
 
 

@@ -1,9 +1,10 @@
 """The Back Office's login: dated tokens, no refresh, and a refused password that nobody presents again."""
 
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 from sqlalchemy.exc import OperationalError
@@ -14,7 +15,7 @@ from tests.conftest import Configure, quick
 from tests.flow.conftest import make_all_due
 from tests.http.raw_server import Wire
 from tests.support import until
-from worker.errors import B2CopyError, CredentialsRejected, SettingsError
+from worker.errors import B2CopyError, CredentialsRejected, SettingsError, Unavailable
 from worker.flow.pusher import Pusher
 from worker.instances import b2copy, ledger
 from worker.ledger import active_flags, attempts_of, audit_of, find, record
@@ -134,8 +135,66 @@ def test_a_second_factor_is_a_setting_of_the_account_and_ends_when_it_is_switche
     assert member().renew(force=True, wait=15).outcome == "login"
 
 
-def raw_answer(status: int, body: str) -> bytes:
-    return f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}".encode()
+def raw_answer(status: int, body: str, date: str = "") -> bytes:
+    return f"HTTP/1.1 {status} X\r\n{date}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}".encode()
+
+
+GUESSED = 600.0  # seconds: B2COPY_TOKEN_TTL
+DATE = "Date: Thu, 26 Nov 2026 10:00:00 GMT\r\n"
+NOON, LATER = "2026-11-26T12:00:00+02:00", "2026-11-26 10:01:40"  # 100 s apart; without a zone it is UTC
+
+
+@pytest.mark.parametrize(
+    ("body", "date", "life_s"),
+    [
+        ({"accessToken": {"token": "t", "createdAt": NOON, "expiresAt": LATER}}, "", 100.0),
+        ({"accessToken": {"token": "t", "expiresAt": LATER}}, DATE, 100.0),
+        ({"accessToken": {"token": "t", "createdAt": NOON, "expiresAt": LATER}, "2faRequired": False}, DATE, 100.0),
+        ({"accessToken": {"token": "t", "expiresAt": LATER}, "2faRequired": "0"}, "", GUESSED),
+        ({"accessToken": {"token": "t", "createdAt": NOON}}, DATE, GUESSED),
+        ({"accessToken": {"token": "t", "createdAt": LATER, "expiresAt": NOON}}, "", GUESSED),
+        ({"accessToken": {"token": "t", "createdAt": NOON, "expiresAt": NOON}}, "", GUESSED),
+        ({"accessToken": {"token": "t", "createdAt": NOON, "expiresAt": "2027-11-26"}}, "", GUESSED),
+        ({"accessToken": {"token": "t", "createdAt": 7, "expiresAt": "soon"}, "2faRequired": None}, DATE, GUESSED),
+    ],
+)
+def test_dates_that_cannot_be_true_are_not_believed(
+    member: NewMember, configure: Configure, wire: Wire, body: dict[str, Any], date: str, life_s: float
+) -> None:
+    wire.answer = wire.login = lambda connection, request: connection.sendall(raw_answer(200, json.dumps(body), date))
+    configure(host=wire.url)
+    session = member()
+
+    assert session.renew(force=True, wait=15).outcome == "login"
+
+    state = session.state()
+    assert (state.age or 0) + (state.expires_in or 0) == pytest.approx(life_s)
+    assert session.current().access == "t"
+    [request] = wire.requests
+    assert json.loads(request.partition(b"\r\n\r\n")[2]) == {"email": EMAIL, "password": "sandbox"}
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "message"),
+    [
+        ({"accessToken": {"token": "t"}, "2faRequired": True}, CredentialsRejected, "second factor"),
+        ({"accessToken": {"token": "t"}, "2faRequired": ["sms"]}, CredentialsRejected, "second factor"),
+        ({"accessToken": {"token": "t"}, "2faRequired": {"by": "sms"}}, CredentialsRejected, "second factor"),
+        ({"accessToken": "t"}, Unavailable, "no usable access token"),
+        ({"accessToken": {"token": "two words"}}, Unavailable, "no usable access token"),
+        ({}, Unavailable, "no usable access token"),
+        ([], Unavailable, "not a JSON object"),
+    ],
+)
+def test_an_answer_without_a_token_of_ours_is_no_refusal_of_the_password(
+    member: NewMember, configure: Configure, wire: Wire, body: Any, error: type[B2CopyError], message: str
+) -> None:
+    wire.answer = wire.login = lambda connection, request: connection.sendall(raw_answer(200, json.dumps(body)))
+    configure(host=wire.url)
+
+    with pytest.raises(error, match=message):
+        member().renew(force=True, wait=15)
+    assert active_flags(ledger()) == {}
 
 
 @pytest.mark.parametrize(
@@ -289,11 +348,11 @@ def test_a_wrong_password_stops_only_the_operations_that_need_it(
     pusher.stop()
 
 
-@pytest.mark.parametrize("content", ["", "\n", "one\ntwo", "\u200b", "a\x00b"])
-def test_a_password_must_be_one_line_of_text(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize("content", [b"", b"\n", b"one\ntwo", "\u200b".encode(), b"a\0b", b"\xfc in Latin-1"])
+def test_a_password_must_be_one_line_of_text(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "password"
-    file.write_text(content)
+    file.write_bytes(content)
     file.chmod(0o600)
 
-    with pytest.raises(SettingsError, match="one line of text"):
+    with pytest.raises(SettingsError, match="one line of UTF-8 text"):
         password_of(file)

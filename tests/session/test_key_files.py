@@ -114,7 +114,10 @@ def test_an_encrypted_key_is_opened_by_its_passphrase_file(configure: Configure,
     settings = configure(private_key_file=locked, private_key_passphrase_file=secret(tmp_path / "pass", b"hush\n"))
 
     assert key_files.signing_keys(settings)
+    secret(tmp_path / "key", pem(P256))
+    assert key_files.signing_keys(settings), "a key that is not encrypted needs none"
 
+    secret(tmp_path / "key", pem(P256, lock=BestAvailableEncryption(b"hush")))
     secret(tmp_path / "pass", b"other\n")
     with pytest.raises(SettingsError, match="passphrase does not open it"):
         key_files.signing_keys(settings)

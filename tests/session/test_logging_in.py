@@ -1,12 +1,15 @@
 """What B2COPY's answer to a login makes the fleet do."""
 
+import socket
 import time
 from collections.abc import Callable
+from email.utils import formatdate
 from typing import Any
 
 import pytest
 
-from tests.conftest import Member
+from tests.conftest import Configure, Member
+from tests.http.raw_server import Wire
 from tests.session.fleet import together, token_calls
 from tests.support import until
 from worker.errors import (
@@ -136,6 +139,23 @@ class TestLoggingIn:
         assert isinstance(raised.value, Transient)
         assert raised.value.__cause__ is None
 
+    def test_a_caller_waits_as_long_as_it_said(self, member: Member, sandbox: SandboxControl) -> None:
+        sandbox.switches(latency={"token": 1.0})
+        session, started = member(), time.monotonic()
+
+        with pytest.raises(SessionUnavailable, match="its renewal takes long"):
+            session.current(wait=0.5)
+
+        assert time.monotonic() - started >= 0.5
+        assert session.current(wait=20.0).generation
+
+    def test_a_caller_waits_out_a_short_rest(self, member: Member, sandbox: SandboxControl) -> None:
+        sandbox.faults({"what": "status", "status": 503, "route": "token", "next": 1})
+
+        assert member(login_attempts=1).current(wait=20.0).generation
+
+        assert sandbox.counters()["statuses"]["authexternalcrm"] == {"503": 1, "200": 1}
+
     @pytest.mark.failure_mode("F48")
     def test_one_failed_refresh_does_not_end_all_later_ones(
         self, member: Member, sandbox: SandboxControl, due: Callable[[], None]
@@ -183,6 +203,24 @@ class TestLoggingIn:
 
         assert sandbox.counters()["statuses"]["authexternalcrm"] == {"401": 1}
         assert "B2COPY_CLOCK_TOLERANCE" in caplog.text
+
+    def test_a_server_whose_clock_jumps_is_followed_once(
+        self, wire: Wire, member: Member, configure: Configure
+    ) -> None:
+        """A login that is refused again and again may lock the account."""
+
+        def refuse(connection: socket.socket, request: bytes) -> None:
+            date = formatdate(time.time() + 100 * len(wire.requests), usegmt=True)
+            head = f"HTTP/1.1 401 X\r\nDate: {date}\r\nContent-Length: 2\r\nConnection: close\r\n\r\n"
+            connection.sendall(head.encode() + b"{}")
+
+        wire.login = refuse
+        session = member(configure(host=wire.url))
+
+        with pytest.raises(CredentialsRejected):
+            session.renew()
+
+        assert len(wire.requests) == 2
 
     @pytest.mark.failure_mode("F58")
     def test_leaders_do_not_log_each_other_out(self, member: Member, sandbox: SandboxControl) -> None:

@@ -62,7 +62,8 @@ def test_the_metrics_count_what_happened_to_a_session(
 
     assert [added(name, **labels) for name, labels in counted] == [1] * 5
     assert value("generation", login="service_admin") == token.generation
-    assert 0 < value("expires_timestamp_seconds", login="service_admin") - time.time() <= 600
+    ends_at = time.time() + (session.state().expires_in or 0)
+    assert value("expires_timestamp_seconds", login="service_admin") == pytest.approx(ends_at, abs=0.3)
     lines = [
         record.getMessage() for record in caplog.records if record.levelname == "INFO" and "session" in record.name
     ]

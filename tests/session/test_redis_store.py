@@ -15,6 +15,8 @@ from tests.session.fleet import store_of
 from tests.support import until
 from worker.errors import StoreUnavailable
 from worker.session.redis_store import NoLease, RenewalLease, Store, Stored
+from worker.session.renewal_leader import Leader
+from worker.session.service_admin_login import ServiceAdmin
 from worker.session.timings import Timings
 from worker.settings import Settings
 from worker.testbed.broker import Broker
@@ -336,3 +338,101 @@ def test_the_lease_must_outlast_the_call() -> None:
     with pytest.raises(ValueError, match="log each other out"):
         replace(TIMINGS, lease=TIMINGS.token_deadline).checked()
     Timings().checked()
+
+
+def test_its_clock_is_redis_clock_between_two_bounds(store: Store, client: redis.Redis) -> None:
+    store.look()
+
+    def redis_ms() -> float:
+        seconds, microseconds = client.time()
+        return float(seconds) * 1000 + float(microseconds) / 1000
+
+    before_ms = redis_ms()
+    latest_ms = store.now()
+    earliest_ms = store.at_least()
+    after_ms = redis_ms()
+
+    assert before_ms - 1 <= latest_ms
+    assert earliest_ms <= after_ms
+    assert latest_ms - earliest_ms < 2000
+
+
+LONG_S = 80_000.0  # so long that a thousandth of it shows
+
+
+def test_a_cooldown_comes_back_as_long_as_it_went(store: Store, client: redis.Redis) -> None:
+    started = time.monotonic()
+    store.fail(lead(store), "unavailable", "503", 300.0, KEYS)
+
+    def left_s() -> float:
+        seconds, microseconds = client.time()
+        ends = float(client.hget(f"{store.key_prefix}:cooldown", "until") or 0)
+        return ends / 1000 - float(seconds) - float(microseconds) / 1_000_000
+
+    most_s = left_s()
+    refused, cooldown = store.acquire("bob", 0, KEYS), store.look().cooldown
+    least_s = left_s()
+
+    assert isinstance(refused, NoLease)
+    assert cooldown is not None
+    assert 300.0 - (time.monotonic() - started) - 0.01 <= most_s <= 300.0
+    assert least_s - 0.01 <= cooldown.left <= refused.left <= most_s + 0.01
+    assert (cooldown.kind, cooldown.reason) == ("unavailable", "503")
+
+
+def test_a_lease_comes_back_as_long_as_it_went(settings: Settings) -> None:
+    store = store_of(settings, replace(TIMINGS, lease=LONG_S))
+    lead(store)
+
+    refused = store.acquire("bob", 0, KEYS)
+
+    assert isinstance(refused, NoLease)
+    assert LONG_S - 30 < refused.left <= LONG_S
+
+
+@pytest.mark.parametrize(("life_s", "kept_s"), [(LONG_S, 86_400.0), (200_000.0, 200_000.0)])
+def test_a_session_comes_back_as_it_went_and_is_kept_for_its_life_or_a_day(
+    store: Store, client: redis.Redis, life_s: float, kept_s: float
+) -> None:
+    store.look()
+    made_ms = store.now()
+
+    committed, session = store.commit(lead(store), b"sealed", made_ms, life_s, 60_000.0, "login", "key", "fp")
+
+    assert committed
+    assert session is not None
+    assert session == stored(store)
+    assert (session.obtained_at, session.life, session.life_s) == (made_ms, life_s * 1000, life_s)
+    assert session.expires_at == session.expected_end == made_ms + life_s * 1000
+    assert session.renew_after == made_ms + 60_000_000
+    assert (session.blob, session.origin, session.credential, session.fingerprint) == (b"sealed", "login", "key", "fp")
+    assert (session.written_by, session.refresh_token_used_by) == ("ada", None)
+    assert kept_s - 30 < client.pttl(f"{store.key_prefix}:session") / 1000 <= kept_s
+
+
+@pytest.mark.parametrize(
+    ("expires_after_s", "life_s", "guess_s"),
+    [
+        (None, None, 600.0),  # the setting
+        (600.0, 600.0, 600.0),  # lived as long as we guessed: longer, but never beyond the setting
+        (300.0, 300.0, 375.0),
+        (100.0, 300.0, 100.0),  # refused after 100 s
+        (7.0, 300.0, 60.0),  # at least a tenth of the setting
+    ],
+)
+def test_the_life_of_an_opaque_token_is_guessed_from_the_last_one(
+    settings: Settings, store: Store, expires_after_s: float | None, life_s: float | None, guess_s: float
+) -> None:
+    leader = Leader(settings, TIMINGS, store, ServiceAdmin(settings, TIMINGS, time.time))
+    before = None
+    if life_s is not None and expires_after_s is not None:
+        commit(store, lead(store))
+        before = replace(
+            stored(store),
+            obtained_at=1_000,
+            life=round(life_s * 1000),
+            expires_at=1_000 + round(expires_after_s * 1000),
+        )
+
+    assert settings.token_ttl == 600.0
+    assert leader._guessed_life(before) == pytest.approx(guess_s)

@@ -53,6 +53,21 @@ class TestTheRefreshToken:
         assert counters["calls"] == {"authexternalcrm": 2, "refreshtoken": 1}
         assert counters["refresh_presented_max"] <= 1
 
+    @pytest.mark.parametrize(("age_s", "outcome"), [(590, "refresh"), (610, "login")])
+    def test_is_presented_for_as_long_as_a_token_lives_by_the_setting(
+        self, member: Member, broker: Broker, session_key: Callable[[], str], age_s: int, outcome: str
+    ) -> None:
+        """A short life of the access token says nothing about the refresh token's."""
+        session = member()
+        session.current()
+        made_ms = session.clock() - age_s * 1000
+        with broker.client as client:
+            times = {"obtained_at": made_ms, "life": 1000, "renew_after": made_ms, "expires_at": made_ms + 1000}
+            client.hset(session_key(), mapping=times)
+            client.delete(session_key().replace(":session", ":pace"))
+
+        assert session.renew().outcome == outcome
+
     @pytest.mark.failure_mode("F10")
     def test_may_be_missing_from_an_answer(self, member: Member, sandbox: SandboxControl) -> None:
         session = member()

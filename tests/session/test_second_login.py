@@ -15,6 +15,7 @@ from worker.instances import SESSIONS
 from worker.sandbox.control_client import SandboxControl
 from worker.session import Login, SessionIdentity, SharedSession
 from worker.session.login_interface import BeforeCall
+from worker.session.redis_store import IDENTITIES
 from worker.session.secret import Secret
 from worker.session.timings import Timings
 from worker.session.tokens import Pair
@@ -88,6 +89,16 @@ def test_each_login_has_a_session_and_keys_of_its_own(
     assert prefixes == {identity.key_prefix for identity in identities}
     assert len(prefixes) == 2
     assert token_calls(sandbox) == 1
+
+
+def test_who_had_no_session_for_a_day_is_not_listed(service_admin: SharedSession, broker: Broker) -> None:
+    service_admin.current()
+    late, soon = (SessionIdentity("service_admin", "https://x.example", name, "203.0.113.7") for name in ("1", "2"))
+    day_ago = time.time() - 86_400
+    with broker.client as client:
+        client.zadd(IDENTITIES, {late.as_json(): day_ago - 60, soon.as_json(): day_ago + 60, "no JSON": day_ago + 60})
+
+    assert service_admin.sessions() == [service_admin.state().identity, soon]
 
 
 def test_without_a_refresh_token_it_logs_in_again_ahead_of_expiry(password: SharedSession, login: Password) -> None:

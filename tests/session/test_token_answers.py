@@ -16,7 +16,7 @@ from tests.session.frames import shown_by
 from worker.errors import B2CopyError, CredentialsRejected, RateLimited, SessionUnavailable, Unavailable
 from worker.http import Answer
 from worker.session.secret import Secret
-from worker.session.token_endpoints import TOKEN_LIMIT, accepted, read_pair
+from worker.session.token_endpoints import TOKEN_LIMIT, NotFromTheApi, accepted, read_pair
 from worker.session.tokens import LIFE_MAX_S, Pair
 
 PRESENTED = Secret("presented-canary")
@@ -28,6 +28,90 @@ def pair_of(status: int, headers: dict[str, str], body: bytes) -> Pair | B2CopyE
         return read_pair(answer, "POST /x")
     except B2CopyError as error:
         return error
+
+
+OBJECT, HTML = b'{"message": "no"}', b"<html>Request blocked</html>"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        (199, OBJECT, Unavailable),
+        (201, OBJECT, Unavailable),
+        (204, b"", Unavailable),
+        (302, HTML, Unavailable),
+        (399, OBJECT, Unavailable),
+        (400, OBJECT, CredentialsRejected),
+        (400, HTML, NotFromTheApi),
+        (400, b"[]", NotFromTheApi),
+        (401, OBJECT, CredentialsRejected),
+        (401, HTML, CredentialsRejected),
+        (402, b"", NotFromTheApi),
+        (403, OBJECT, CredentialsRejected),
+        (403, HTML, NotFromTheApi),
+        (404, OBJECT, NotFromTheApi),
+        (405, OBJECT, CredentialsRejected),
+        (408, OBJECT, Unavailable),
+        (409, OBJECT, CredentialsRejected),
+        (429, OBJECT, RateLimited),
+        (430, OBJECT, CredentialsRejected),
+        (499, OBJECT, CredentialsRejected),
+        (500, OBJECT, Unavailable),
+        (503, HTML, Unavailable),
+    ],
+)
+def test_each_status_of_a_token_endpoint_has_its_error(status: int, body: bytes, kind: type[B2CopyError]) -> None:
+    found = pair_of(status, {}, body)
+
+    assert type(found) is kind
+    assert (found.status, found.retry_after) == (status, None)
+    assert found.message == "POST /x"
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize(("header", "seconds"), [("0", 0.0), ("7", 7.0), ("300", 300.0), ("301", 300.0)])
+def test_a_token_endpoint_is_obeyed_for_five_minutes(status: int, header: str, seconds: float) -> None:
+    found = pair_of(status, {"Retry-After": header}, b"")
+
+    assert isinstance(found, B2CopyError)
+    assert found.retry_after == seconds
+
+
+def test_the_servers_text_is_one_bounded_line_without_what_was_presented() -> None:
+    found = pair_of(400, {}, b"no \n such presented-canary " + b"x" * 20_000)
+
+    assert isinstance(found, B2CopyError)
+    assert (found.server_message or "").startswith("no such [redacted] xxx")
+    assert len(found.server_message or "") == 200
+    empty = pair_of(400, {}, b"")
+    assert isinstance(empty, B2CopyError)
+    assert empty.server_message is None
+
+
+@pytest.mark.parametrize(
+    ("body", "refresh", "life_s"),
+    [
+        ({"accessToken": "a", "refreshToken": "r", "expiresIn": 300}, "r", 300.0),
+        ({"access_token": "a", "refresh_token": "r", "expires_in": 300}, "r", 300.0),
+        ({"accessToken": "a", "refreshToken": "r r"}, None, None),
+        ({"accessToken": "a", "refreshToken": 7, "expiresIn": "soon"}, None, None),
+        ({"accessToken": "a"}, None, None),
+    ],
+)
+def test_a_pair_has_either_spelling_and_may_lack_all_but_the_access_token(
+    body: dict[str, Any], refresh: str | None, life_s: float | None
+) -> None:
+    found = pair_of(200, {}, json.dumps(body).encode())
+
+    assert isinstance(found, Pair)
+    assert found.access.reveal() == "a"
+    assert (found.refresh.reveal() if found.refresh else None) == refresh
+    assert found.life_s == life_s
+
+
+def test_a_token_must_fit_into_a_header() -> None:
+    assert isinstance(pair_of(200, {}, json.dumps({"accessToken": "x" * 16_384}).encode()), Pair)
+    assert isinstance(pair_of(200, {}, json.dumps({"accessToken": "x" * 16_385}).encode()), Unavailable)
 
 
 TEXT = st.text(st.characters(), max_size=20)

@@ -1,5 +1,8 @@
 """When a session is renewed: one table."""
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 
 from worker.session.redis_store import Stored
@@ -42,6 +45,7 @@ def test_beat_renews_early_and_workers_a_little_later(age_s: float, beat: Stage,
     now = STORED.obtained_at + round(age_s * 1000)
     timings = Timings()
 
+    assert STORED.life_s == LIFE_S
     assert stage(STORED, now, timings) is beat
     assert stage(STORED, now, timings, grace_s=timings.grace(LIFE_S)) is worker
 
@@ -58,3 +62,28 @@ def test_a_renewal_begins_before_anybody_has_to_wait_for_it(life_s: float) -> No
     latest = max(timings.renew_after(life_s) for _ in range(100)) + timings.grace(life_s)
 
     assert latest <= life_s - timings.blocking_for(life_s)
+
+
+def test_each_wait_is_a_part_of_the_tokens_life_and_has_a_bound() -> None:
+    timings = Timings()
+
+    assert (timings.grace(100.0), timings.grace(600.0)) == (5.0, 30.0)
+    assert (timings.recheck_for(5.0), timings.recheck_for(600.0)) == (0.5, 1.0)
+    assert (timings.pace_for(1.0), timings.pace_for(600.0)) == (0.5, 2.0)
+    assert timings.session_ttl == 86_400.0  # within a day: `SharedSession.sessions`
+    assert timings.checked() is timings
+
+
+def test_waits_of_many_processes_are_drawn_apart() -> None:
+    timings = Timings()
+
+    def drawn(wait: Callable[[], float], least: float, most: float) -> bool:
+        found = [wait() for _ in range(200)]
+        assert least <= min(found)
+        assert max(found) <= most
+        return max(found) - min(found) > (most - least) / 2
+
+    assert drawn(lambda: timings.renew_after(100.0), 60.0, 75.0)
+    assert drawn(timings.poll_pause, 0.02, 0.06)
+    for failures, longest in [(0, 0.5), (1, 1.0), (2, 2.0), (3, 4.0), (4, 4.0), (10**6, 4.0)]:
+        assert drawn(partial(timings.cooldown_for, failures), longest / 2, longest)

@@ -4,6 +4,7 @@ import time
 from functools import partial
 
 import pytest
+from prometheus_client import REGISTRY
 
 from tests.conftest import Configure, Member
 from tests.session.fleet import above, token_calls
@@ -26,8 +27,10 @@ class TestWithoutRedis:
 
         started = time.monotonic()
         assert all(session.current() == token for _ in range(50))
+        before = REGISTRY.get_sample_value("b2copy_session_store_unavailable_total") or 0.0
         with pytest.raises(StoreUnavailable):
             newcomer.current()
+        assert REGISTRY.get_sample_value("b2copy_session_store_unavailable_total") == before + 1
         assert time.monotonic() - started < 5
 
         with pytest.raises(StoreUnavailable):

@@ -144,8 +144,8 @@ class BackOffice:
 def password_of(file: Any) -> Secret[str]:
     """Read the password. Raises `SettingsError`."""
     password = Secret(secret_file.read(_SETTING, file).decode(errors="replace").rstrip("\r\n"))
-    if not password.reveal() or not password.reveal().isprintable():
-        raise SettingsError(f"{_SETTING}: {file} must hold one line of text")
+    if not password.reveal() or not password.reveal().isprintable() or "\ufffd" in password.reveal():
+        raise SettingsError(f"{_SETTING}: {file} must hold one line of UTF-8 text")
     return password
 
 
@@ -171,7 +171,7 @@ def _pair_of(answer: Answer, email: str) -> Pair | str:
         return "the answer is not JSON"
     if not isinstance(body, Mapping):
         return "the answer is not a JSON object"
-    if body.get("2faRequired") not in {None, False, "0", "false"}:
+    if body.get("2faRequired") not in (None, False, "0", "false"):  # a list has no hash
         return "2faRequired"
     access = body.get("accessToken")
     dated = access if isinstance(access, Mapping) else {}

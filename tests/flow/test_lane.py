@@ -1,0 +1,256 @@
+"""A lane's drain: how long it lasts, how much it claims ahead, and what it leaves when it ends."""
+
+import threading
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from tasks.fees import Fees
+from tests.flow.conftest import Engine, LocalDestination, fees_kind, in_background, make_lease_lapse, states
+from tests.operations import find_operation, record_operation, record_operations
+from tests.support import until
+from worker.flow import lane as lane_module
+from worker.flow.gate import Gate
+from worker.flow.pusher import Pusher
+from worker.ledger import Ledger, settle_and_claim
+from worker.operation import Done, OnUnknown, Outcome, State, Transition
+from worker.operation_kind import Attempt
+from worker.watch import heartbeat, metrics
+
+
+def held(pusher: Pusher) -> float:
+    """How many claims this process holds a lease of, by the metric."""
+    return float(metrics.CLAIMS_HELD._value.get())
+
+
+def count_of(ledger: Ledger, state: str) -> int:
+    return list(states(ledger).values()).count(state)
+
+
+def test_a_drain_holds_no_claim_when_it_ends_and_says_how_many_attempts_it_made(
+    ledger: Ledger, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def attempt(attempt: Attempt, fees: Fees) -> Outcome:
+        return Done({"when": object()} if fees.request_id == "W1" else None)  # W1 cannot be written
+
+    caplog.set_level("INFO")
+    record_operations(ledger, "W0", "W1", "W2")
+    pusher = engine(None, fees_kind(attempt))
+
+    assert pusher.drain("money") is False
+
+    assert held(pusher) == 0
+    assert "lane money: 3 attempts in" in caplog.text
+    assert "money" not in heartbeat.stalled_loops(0.0)
+    caplog.clear()
+    pusher.drain("money")
+    assert "attempts in" not in caplog.text
+
+
+class TestTime:
+    """A pool with one Celery slot per process gets its slot back; a thread has one of its own."""
+
+    def test_a_drain_in_the_main_thread_ends_in_time_and_says_that_work_is_left(
+        self, ledger: Ledger, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(lane_module, "DRAIN_FOR_S", 0.2)
+        slow = threading.Event()
+        record_operations(ledger, *(f"W{number}" for number in range(200)))
+        pusher = engine(LocalDestination(lambda request_id: slow.wait(0.05)), concurrency=1)
+
+        assert pusher.drain("money") is True
+
+        assert held(pusher) == 0
+        assert count_of(ledger, "queued") > 100
+        assert count_of(ledger, "running") == 0
+
+    def test_a_drain_in_a_thread_ends_when_nothing_is_due(
+        self, ledger: Ledger, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(lane_module, "DRAIN_FOR_S", 0.0)
+        record_operations(ledger, *(f"W{number}" for number in range(100)))
+
+        in_background(engine(concurrency=1)).join(20)
+
+        assert set(states(ledger).values()) == {"succeeded"}
+
+    def test_a_lane_that_is_told_to_stop_has_no_work_left_for_this_process(
+        self, ledger: Ledger, engine: Engine
+    ) -> None:
+        record_operation(ledger)
+        pusher = engine()
+        pusher.stop()
+
+        assert pusher.drain("money") is False
+        assert find_operation(ledger).state == State.QUEUED
+
+
+class TestClaimingAhead:
+    @pytest.mark.parametrize(("on_unknown", "ahead"), [(OnUnknown.STOP, False), (OnUnknown.REPEAT, True)])
+    def test_what_must_not_be_repeated_is_claimed_only_as_it_can_be_sent(
+        self, ledger: Ledger, engine: Engine, on_unknown: OnUnknown, ahead: bool
+    ) -> None:
+        """If this process is killed, each claim of the first kind ends as unresolved, sent or not."""
+        may_answer = threading.Event()
+
+        def answer(request_id: str) -> Any:
+            assert request_id < "W20" or may_answer.wait(20)
+            return {}
+
+        record_operations(ledger, *(f"W{number}" for number in range(10, 90)), on_unknown=on_unknown)
+        pusher = engine(LocalDestination(answer), concurrency=2)
+        drain = in_background(pusher)
+        until(lambda: find_operation(ledger, "W19").state == State.SUCCEEDED)
+        until(lambda: count_of(ledger, "running") >= (10 if ahead else 2))
+
+        for _ in range(2):  # two passes more, so that the first of them has claimed what it claims
+            last_pass_at = heartbeat._progress["money"]
+            pusher.drain("money")
+            until(lambda at=last_pass_at: heartbeat._progress["money"] > at)  # type: ignore[misc]
+        assert ahead or count_of(ledger, "running") == 2
+        may_answer.set()
+        drain.join(20)
+        assert set(states(ledger).values()) == {"succeeded"}
+
+    def test_permits_that_another_process_took_first_give_claims_back_unsent(
+        self, ledger: Ledger, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        take, taken = Gate.take, list[int]()
+
+        def take_less(self: Gate, claimed: int, urgent: bool) -> int:
+            taken.append(claimed)
+            return take(self, 1 if len(taken) == 1 else claimed, urgent)
+
+        monkeypatch.setattr(Gate, "take", take_less)
+        destination = LocalDestination(lambda request_id: {})
+        record_operations(ledger, "W1", "W2", "W3")
+        pusher = engine(destination)
+        pusher.drain("money")
+
+        assert sorted(destination.calls) == ["W1", "W2", "W3"]
+        assert set(states(ledger).values()) == {"succeeded"}
+        assert held(pusher) == 0
+
+
+class TestTheLedger:
+    def test_a_process_that_must_end_waits_for_the_ledger_for_a_while_and_names_what_it_could_not_write(
+        self, ledger: Ledger, engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(lane_module, "DATABASE_PAUSE_S", 0.02)
+        monkeypatch.setattr(lane_module, "SHUTDOWN_PATIENCE_S", 0.3)
+
+        def answer(request_id: str) -> Any:
+            with ledger.writing() as connection:
+                connection.execute(text("ALTER TABLE b2copy_operations RENAME TO elsewhere"))
+            return {}
+
+        record_operation(ledger)
+        pusher = engine(LocalDestination(answer))
+        drain = in_background(pusher)
+        until(lambda: caplog.text.count("1 results wait") >= 20)
+        assert "not written before the end" not in caplog.text
+        pusher.stop()
+        drain.join(20)
+
+        assert not drain.is_alive()
+        assert "not written before the end: fees.process:W1 is succeeded" in caplog.text
+        pusher.close()
+
+    def test_a_ledger_that_comes_back_gets_the_results_of_a_process_that_must_end(
+        self, ledger: Ledger, engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(lane_module, "DATABASE_PAUSE_S", 0.02)
+
+        def answer(request_id: str) -> Any:
+            with ledger.writing() as connection:
+                connection.execute(text("ALTER TABLE b2copy_operations RENAME TO elsewhere"))
+            return {}
+
+        record_operations(ledger, "W1", "W2")
+        pusher = engine(LocalDestination(answer), concurrency=1)
+        drain = in_background(pusher)
+        until(lambda: "1 results wait" in caplog.text)
+        pusher.stop()
+        with ledger.writing() as connection:
+            connection.execute(text("ALTER TABLE elsewhere RENAME TO b2copy_operations"))
+        drain.join(20)
+
+        assert states(ledger) == {"W1": "succeeded", "W2": "queued"}
+
+    @pytest.mark.parametrize("in_flight", [False, True])
+    def test_a_claim_that_fails_on_our_side_ends_only_a_drain_that_nobody_needs(
+        self, ledger: Ledger, engine: Engine, monkeypatch: pytest.MonkeyPatch, in_flight: bool
+    ) -> None:
+        monkeypatch.setattr(lane_module, "DATABASE_PAUSE_S", 0.02)
+        may_answer, failed = threading.Event(), list[int]()
+
+        def fail_with_nothing_to_write(
+            ledger: Ledger, transitions: list[Transition], lane: str, owner: str, want: int
+        ) -> Any:
+            if (destination.calls or not in_flight) and not transitions and len(failed) < 3:
+                failed.append(want)
+                raise TypeError("ours")
+            return settle_and_claim(ledger, transitions, lane, owner, want)
+
+        def answer(request_id: str) -> Any:
+            return may_answer.wait(20) and {}
+
+        destination = LocalDestination(answer)
+        monkeypatch.setattr(lane_module, "settle_and_claim", fail_with_nothing_to_write)
+        record_operation(ledger)
+        pusher = engine(destination)
+        if not in_flight:
+            with pytest.raises(TypeError):
+                pusher.drain("money")
+            assert len(failed) == 1
+            return
+        drain = in_background(pusher)
+        until(lambda: destination.calls)
+        for times in range(1, 4):
+            pusher.drain("money")  # the first one queries again
+            until(lambda times=times: len(failed) >= times)  # type: ignore[misc]
+        may_answer.set()
+        until(lambda: find_operation(ledger).state == State.SUCCEEDED)
+        drain.join(20)
+
+    def test_a_result_that_comes_too_late_is_dropped_and_its_claim_forgotten(
+        self, ledger: Ledger, engine: Engine, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        may_answer = threading.Event()
+        record_operation(ledger)
+        pusher = engine(LocalDestination(lambda request_id: may_answer.wait(20) and {}))
+        drain = in_background(pusher)
+        until(lambda: find_operation(ledger).state == State.RUNNING)
+        make_lease_lapse(ledger)
+        with ledger.writing() as connection:
+            connection.execute(text("UPDATE b2copy_operations SET fence = fence + 1, lease_owner = 'another'"))
+
+        may_answer.set()
+        drain.join(20)
+
+        assert "fees.process:W1 was taken over before its result was written" in caplog.text
+        assert held(pusher) == 0
+
+
+def test_a_hold_of_a_day_is_looked_at_every_second(
+    ledger: Ledger, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lane_module, "LONGEST_PAUSE_S", 0.05)
+    record_operation(ledger)
+    pusher = engine()
+    gate = pusher._lanes["money"]._gate
+    gate.fleet_limits.hold(86_400.0)
+    asked, available = list[int](), Gate.available
+
+    def count_and_ask(self: Gate, wanted: int, urgent: bool) -> int:
+        asked.append(wanted)
+        return available(self, wanted, urgent)
+
+    monkeypatch.setattr(Gate, "available", count_and_ask)
+    drain = in_background(pusher)
+
+    until(lambda: len(asked) >= 3)
+    gate.fleet_limits._hold_until = 0.0
+    until(lambda: find_operation(ledger).state == State.SUCCEEDED)
+    drain.join(20)
