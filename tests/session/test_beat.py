@@ -27,5 +27,5 @@ def test_an_outage_is_one_warning_without_a_traceback(
 
     lines = [record for record in caplog.records if record.name == "tasks.housekeeping"]
     assert [record.levelno for record in lines] == [logging.WARNING]
-    assert "the session was not renewed" in caplog.text
+    assert "the session of service_admin was not renewed" in caplog.text
     assert "Traceback" not in caplog.text
