@@ -341,7 +341,9 @@ class Settings(CrmSettings):
     rate_limit: Rate = Field("10/second", description="Calls of the whole fleet; 0 = no limit.")
     concurrency: int = Field(10, ge=1, le=500, description="Calls to B2COPY in flight at once in one worker process.")
     max_attempts: int = Field(
-        12, ge=1, description="Answers about one operation that ask to try again, then exhausted."
+        12,
+        ge=1,
+        description="Answers that decide nothing, then exhausted; 429, 503 and pending do not count.",
     )
     fees_poll_first: Seconds = Field(2.0, description="The first wait before a pending fee run is asked again.")
     fees_poll_max: Seconds = Field(60.0, description="The longest wait between two polls of a pending fee run.")
