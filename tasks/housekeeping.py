@@ -1,7 +1,6 @@
 """The scheduled jobs: wake what is due, renew the session."""
 
 import logging
-import threading
 import time
 from collections.abc import Mapping
 
@@ -12,9 +11,9 @@ from worker.errors import B2CopyError
 from worker.instances import ledger, sessions
 from worker.ledger import count_due, make_due, sweep, try_start_dispatch
 from worker.ledger.batches import sweep_forgotten
-from worker.ledger.due import DISPATCH_EVERY_S, lanes_due_within
 from worker.ledger.minute_statistics import MINUTE_MS, SETTLED_MS, summarize_minutes
 from worker.ledger.notices import want_notices
+from worker.ledger.running_workers import count_running
 from worker.messages.wake_up import wake, wake_ups_for
 from worker.operation import WaitReason
 from worker.queues import LANES
@@ -23,36 +22,38 @@ from worker.settings import crm_settings
 log = logging.getLogger(__name__)
 
 _summarized = -1  # the minute since the epoch in which this process last summarized
-HALF_S = DISPATCH_EVERY_S / 2  # seconds; what falls due so soon is woken then, so that polls are not later than this
-SWEEP_S = 0.15  # seconds of each tick for the operations of batches that were paused, resumed or cancelled
+SWEEP_S = 0.1  # seconds of each tick for the operations of batches that were paused, resumed or cancelled
 WITHOUT_SESSION = {"busy", "cooldown"}  # outcomes of a renewal after which there may be no usable session
 
 
 @app.task(name="b2copy.ledger.dispatch")
-def dispatch() -> None:
+def dispatch() -> bool:
     """Repeat the wake-ups of everything due, money first, and take in the requests of the SQL API.
 
     Then let operations obey what people decided about their batches.
 
-    Started by beat and by a timer in every worker; a compare-and-set in the ledger lets one act, twice a second.
+    Started by beat and by a timer in every worker; a compare-and-set in the ledger lets one of them act
+    every `DISPATCH_EVERY_S`. Returns whether this call was the one.
     """
     if not try_start_dispatch(ledger()):
-        return
+        return False
     _wake_lanes(count_due(ledger()))
-    if soon := lanes_due_within(ledger(), HALF_S):
-        again = threading.Timer(HALF_S, _wake_lanes, [dict.fromkeys(soon, 1)])
-        again.daemon = True
-        again.start()
     for queued in take_requests(ledger(), KINDS, crm_settings()):
         _wake_lanes(queued)
     _summarize_minutes_if_due()
     sweep(ledger(), SWEEP_S)
+    return True
 
 
 def _wake_lanes(due: Mapping[str, int]) -> None:
+    """Send wake-ups for what is due, but no more than workers run: those that drain already need none."""
+    if not any(due.values()):
+        return
+    with ledger().reading() as connection:
+        workers = max(1, count_running(connection))
     for lane in LANES:
         if count := due.get(lane, 0):
-            wake(lane, wake_ups_for(count))
+            wake(lane, min(workers, wake_ups_for(count)))
 
 
 def _summarize_minutes_if_due() -> None:

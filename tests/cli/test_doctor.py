@@ -345,7 +345,8 @@ class TestTheBackOfficesSignIn:
         assert second_factor.code == resting.code == locked.code == 1
 
     @pytest.mark.parametrize(
-        ("fault", "problem"), [("absent", "cannot be read"), ("public", "chmod 600"), ("empty", "one line of UTF-8 text")]
+        ("fault", "problem"),
+        [("absent", "cannot be read"), ("public", "chmod 600"), ("empty", "one line of UTF-8 text")],
     )
     def test_an_unusable_file_is_named_with_the_remedy(
         self, fault: str, problem: str, b2copy_sync: Command, sandbox: SandboxControl, password: Path

@@ -8,7 +8,6 @@ from sqlalchemy import text
 
 from tests.operations import LedgerClock, claim_due, make_wait, names_of, record_operations
 from worker.ledger import LEASE_S, Ledger, count_due, count_waiting, make_due, pause, try_start_dispatch
-from worker.ledger.due import lanes_due_within
 from worker.operation import WaitReason
 
 
@@ -43,19 +42,6 @@ def test_count_due_counts_what_may_be_claimed_now(ledger: Ledger, clock: LedgerC
     record_operations(ledger, "new", "newer", lane="bulk")
 
     assert count_due(ledger) == {"money": 1, "default": 0, "bulk": 3, "notify": 0}
-
-
-def test_lanes_due_within_are_those_in_which_something_falls_due_soon(ledger: Ledger, clock: LedgerClock) -> None:
-    record_operations(ledger, "due")
-    for lane, due_in_s in (("default", 5), ("bulk", 60), ("notify", 5)):
-        record_operations(ledger, lane, lane=lane)
-        make_wait(ledger, *claim_due(ledger, lane=lane), wait_reason=WaitReason.PENDING_AT_B2COPY, due_in_s=due_in_s)
-    pause(ledger, "notify", "ada", "not today")
-
-    assert lanes_due_within(ledger, 10) == {"default"}
-    assert lanes_due_within(ledger, 600) == {"default", "bulk"}
-    clock.advance(6)
-    assert lanes_due_within(ledger, 10) == set()
 
 
 def test_a_paused_lane_has_nothing_due(ledger: Ledger) -> None:

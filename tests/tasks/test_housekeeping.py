@@ -7,9 +7,9 @@ from sqlalchemy import text, update
 
 from tasks import housekeeping
 from tests.operations import find_operation, hold_operation, make_wait, record_operations
-from tests.support import until
 from worker.app import ledger
 from worker.ledger.batches import cancel_batch
+from worker.ledger.running_workers import Self, note_running
 from worker.ledger.schema import ledger as ledger_row
 from worker.ledger.schema import now_ms
 from worker.operation import State, WaitReason
@@ -51,24 +51,33 @@ def test_what_waits_for_a_session_waits_while_the_login_is_refused(
 
 def test_one_dispatch_in_the_whole_fleet_wakes(active_environment: Environment) -> None:
     record_operations(ledger(), *(f"W{number}" for number in range(250)))
+    with ledger().writing() as connection:
+        for _ in range(5):
+            note_running(connection, Self())
     with active_environment.broker.client as client:
         housekeeping.dispatch()
         assert client.llen("b2copy.money") == 3
 
         client.delete("b2copy.money")
         with ledger().writing() as connection:  # however long the first dispatch took, it was this very moment
-            connection.execute(update(ledger_row).values(dispatched_at=now_ms() + 400))
+            connection.execute(update(ledger_row).values(dispatched_at=now_ms() + 200))
         housekeeping.dispatch()
         assert client.llen("b2copy.money") == 0
 
 
-def test_what_falls_due_between_two_dispatches_is_woken_in_between(active_environment: Environment) -> None:
-    make_wait(ledger(), hold_operation(ledger()), wait_reason=WaitReason.PENDING_AT_B2COPY, due_in_s=0.2)
-
+@pytest.mark.parametrize(("running", "wake_ups"), [(0, 1), (1, 1), (2, 2)])
+def test_dispatch_sends_no_more_wake_ups_than_workers_run(
+    active_environment: Environment, running: int, wake_ups: int
+) -> None:
+    """A wake-up for a worker that drains already costs it more than an operation does."""
+    record_operations(ledger(), *(f"W{number}" for number in range(250)))
+    with ledger().writing() as connection:
+        for _ in range(running):
+            note_running(connection, Self())
     with active_environment.broker.client as client:
         housekeeping.dispatch()
 
-        until(lambda: client.llen("b2copy.money") == 1)
+        assert client.llen("b2copy.money") == wake_ups
 
 
 def test_dispatch_takes_the_requests_of_the_sql_api_and_wakes_a_worker_for_them(

@@ -19,11 +19,21 @@ def test_the_same_trouble_is_written_a_few_times_and_other_lines_always() -> Non
     assert all(limit.filter(record(logging.INFO, 1)) for _ in range(10))
 
 
+def test_two_outages_that_one_line_of_code_writes_do_not_hide_each_other() -> None:
+    limit = RepeatLimit()
+
+    def record(logger: str) -> logging.LogRecord:
+        return logging.LogRecord(logger, logging.WARNING, "outage_log.py", 42, "%s: %s", ("x", "y"), None)
+
+    assert [limit.filter(record("dispatch")) for _ in range(BURST + 1)] == [True] * BURST + [False]
+    assert limit.filter(record("inbox"))
+
+
 def test_the_first_line_after_the_window_says_how_many_were_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.watch.log_repeat_limit.WINDOW_S", 0.0)
     limit = RepeatLimit()
     record = logging.LogRecord("worker", logging.ERROR, "file.py", 1, "it failed: %s", ("x",), None)
-    limit._seen[("file.py", 1, "")] = (0.0, BURST + 7)
+    limit._seen[("worker", "file.py", 1, "")] = (0.0, BURST + 7)
 
     assert limit.filter(record)
     assert record.getMessage() == "it failed: x (7 more like this were left out)"

@@ -3,9 +3,9 @@
     INSERT INTO b2copy_requests (kind, payload)
     VALUES ('fees.process', '{"account_login": "123456", "request_id": "W1"}')
 
-The operation is accepted when the CRM's transaction commits. Twice a second dispatch turns the rows into operations,
-in the order of their ids. A row that cannot become an operation becomes a failed one, `message:request-<id of the row>`
-with `bad_payload`, so that people see it and later rows are not blocked.
+The operation is accepted when the CRM's transaction commits. Each dispatch, four times a second, turns the rows into
+operations, in the order of their ids. A row that cannot become an operation becomes a failed one,
+`message:request-<id of the row>` with `bad_payload`, so that people see it and later rows are not blocked.
 """
 
 import hashlib
@@ -190,7 +190,7 @@ def _is_message_that_waited_long(row: Row[Any]) -> bool:
 
 
 def _log_once(row: Row[Any], error: Exception) -> None:
-    """Log why a row stays, once in this process for each kind of trouble: the row is tried again every second."""
+    """Log why a row stays, once in this process for each kind of trouble: every dispatch tries the row again."""
     trouble = f"{_for_people(row, 'kind')[:100]}: {type(error).__name__}"
     if trouble not in _logged:
         _logged.add(trouble)

@@ -53,20 +53,6 @@ def _due(lane: str, phase: Phase) -> Select[str, int, int]:
 
 
 _DUE = {(lane, phase): _due(lane, phase) for lane in LANES for phase in Phase}
-_SOON = union_all(
-    *(
-        select(sql_literal(lane)).where(
-            select(c.due_at)
-            .where(
-                c.lane == sql_literal(lane), c.phase == sql_literal(phase), c.due_at > now_ms(),
-                c.due_at <= now_ms() + bindparam("within"), ~is_paused(lane),
-            )
-            .exists()
-        )
-        for lane in LANES
-        for phase in Phase
-    )
-)  # fmt: skip
 _OPEN = union_all(
     *(
         select(sql_literal(lane), func.count()).select_from(
@@ -84,12 +70,15 @@ _COUNT_WAITING = select(func.count()).where(
 )
 
 
-DISPATCH_EVERY_S = 0.5  # seconds between two dispatches in the whole fleet
+DISPATCH_EVERY_S = 0.25  # seconds between two dispatches in the whole fleet: a poll or a request is so late at most
+
+
+_EARLY_S = 0.02  # seconds; a timer that comes a moment too early must not wait for its next time
 
 
 def try_start_dispatch(ledger: Ledger, every_s: float = DISPATCH_EVERY_S) -> bool:
     """Return True for one caller in the whole fleet per `every_s` seconds: the caller must send the wake-ups."""
-    asked = {"every": round(every_s * 1000)}
+    asked = {"every": round((every_s - _EARLY_S) * 1000)}
     with ledger.reading() as connection:
         if connection.execute(_READ, asked).first() is None:
             return False
@@ -119,12 +108,6 @@ def count_due(ledger: Ledger, lanes: Iterable[str] = LANES) -> dict[str, int]:
     """Count what may be claimed now, per lane, up to `COUNT_LIMIT` each. A paused lane has nothing due."""
     with ledger.reading() as connection:
         return {lane: due.operations for lane, due in read_due(connection, lanes).items()}
-
-
-def lanes_due_within(ledger: Ledger, seconds: float) -> set[str]:
-    """Return the lanes in which something falls due within so many seconds that is not due yet."""
-    with ledger.reading() as connection:
-        return set(connection.execute(_SOON, {"within": round(seconds * 1000)}).scalars())
 
 
 def count_waiting(ledger: Ledger, reason: WaitReason) -> int:

@@ -32,7 +32,7 @@ from worker.ledger.schema import (
 from worker.ledger.schema import ledger as ledger_row
 from worker.operation import MESSAGE_KIND, State
 
-QUIET_MS = 10_000  # a worker writes to the ledger twice a second
+QUIET_MS = 10_000  # a worker writes to the ledger four times a second
 SUBJECT = "restored ledger"
 """What the audit calls it."""
 

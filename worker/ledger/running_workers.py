@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from sqlalchemy import Connection, and_, delete, insert, select, update
+from sqlalchemy import Connection, and_, delete, func, insert, select, update
 
 from worker.ledger.schema import HEAD, now_ms, workers
 from worker.ledger.schema_version import may_run
@@ -33,6 +33,8 @@ _RUNNING = (
     .order_by(_w.version, _w.host, _w.pid)
     .limit(_SHOWN_MAX)
 )
+
+_COUNT = select(func.count()).select_from(workers).where(_is_running)
 
 
 class RunningWorker(NamedTuple):
@@ -82,6 +84,11 @@ def note_stopped(connection: Connection, myself: Self) -> None:
 def running_workers(connection: Connection) -> list[RunningWorker]:
     """Return the workers that have noted themselves within `RUNNING_S`, by version; at most 1,000."""
     return [RunningWorker(*row) for row in connection.execute(_RUNNING)]
+
+
+def count_running(connection: Connection) -> int:
+    """Count the workers that have noted themselves within `RUNNING_S`."""
+    return int(connection.execute(_COUNT).scalar_one())
 
 
 def workers_by_version(workers: Iterable[RunningWorker]) -> dict[str, int]:

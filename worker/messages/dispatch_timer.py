@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from typing import Any
 
 from celery import bootsteps
@@ -30,10 +31,11 @@ class DispatchTimer(bootsteps.StartStopStep):
 
     def _run(self, app: Any) -> None:
         dispatch = app.tasks["b2copy.ledger.dispatch"]
-        while not self._stopping.wait(DISPATCH_EVERY_S):
+        began = time.monotonic()
+        while not self._stopping.wait(began + DISPATCH_EVERY_S - time.monotonic()):
+            began = time.monotonic()
             try:
-                dispatch()
+                if dispatch():
+                    self._outage.succeeded()
             except Exception as error:
                 self._outage.failed(error)
-            else:
-                self._outage.succeeded()

@@ -14,20 +14,20 @@ WINDOW_S = 10.0  # seconds; further warnings of the kind are only counted
 class RepeatLimit(logging.Filter):
     """Write `BURST` warnings of one kind per `WINDOW_S`; the first one of the next window says how many were left out.
 
-    Records are of one kind if they come from the same line of code with the same type of error.
+    Records are of one kind if they come from the same line of code and logger, with the same type of error.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._lock = threading.Lock()
-        self._seen: dict[tuple[str, int, str], tuple[float, int]] = {}  # kind -> window's begin, count
+        self._seen: dict[tuple[str, str, int, str], tuple[float, int]] = {}  # kind -> window's begin, count
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether to write the record."""
         if record.levelno < logging.WARNING:
             return True
         error = record.exc_info[0].__name__ if record.exc_info and record.exc_info[0] else ""
-        kind = (record.pathname, record.lineno, error)
+        kind = (record.name, record.pathname, record.lineno, error)
         now = time.monotonic()
         with self._lock:
             began, count = self._seen.get(kind, (now, 0))

@@ -122,10 +122,12 @@ def _tracer() -> "Tracer | None":
     provider = _provider()
     if provider is not None:
         return provider.get_tracer(_SCOPE, VERSION)
-    if "opentelemetry.trace" in sys.modules:  # the CRM's own
-        from opentelemetry import trace
+    if "opentelemetry.trace" in sys.modules:  # redis-py imports it wherever it is installed
+        from opentelemetry.trace import ProxyTracerProvider, get_tracer_provider
 
-        return trace.get_tracer(_SCOPE, VERSION)
+        provider_of_crm = get_tracer_provider()  # a proxy until the CRM sets one
+        if not isinstance(provider_of_crm, ProxyTracerProvider):
+            return provider_of_crm.get_tracer(_SCOPE, VERSION)
     return None
 
 
