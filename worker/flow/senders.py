@@ -1,10 +1,9 @@
-"""The senders of one lane: tasks on this process's event loop, each of which makes one attempt."""
+"""The senders of one lane: tasks on this process's event loop, each of which makes one attempt after the other."""
 
 import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
-from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
@@ -34,7 +33,7 @@ class Senders:
         self._loop = event_loop()  # started here: if it cannot start, nothing must be claimed
         self._waiting: deque[tuple[Claim, int]] = deque()
         self._few = 0  # if no more claims than these wait, the lane should claim more
-        self._senders: set[asyncio.Task[Result]] = set()
+        self._senders: set[asyncio.Task[None] | None] = set()
         self._finished: list[Result] = []
         self._delivery: asyncio.TimerHandle | None = None
 
@@ -49,24 +48,24 @@ class Senders:
     def _accept(self, claims: Sequence[Claim], times_closed: int) -> None:
         self._waiting.extend((claim, times_closed) for claim in claims)
         self._few = len(self._waiting) // 2
-        self._start()
+        for _ in range(min(len(self._waiting), self._count - len(self._senders))):
+            self._senders.add(asyncio.get_running_loop().create_task(self._send_waiting()))
 
-    def _start(self) -> None:
-        while self._waiting and len(self._senders) < self._count:
+    async def _send_waiting(self) -> None:
+        """One sender: make one attempt after the other until no claim waits.
+
+        A sender whose answer came sends its next request at once. With a task for each attempt, the answers that came
+        together would all be read before the first of the next requests was sent.
+        """
+        while self._waiting:
             claim, times_closed = self._waiting.popleft()
-            sender = asyncio.get_running_loop().create_task(self._make(claim, times_closed))
-            self._senders.add(sender)
-            sender.add_done_callback(partial(self._finish, claim))
-
-    def _finish(self, claim: Claim, sender: "asyncio.Task[Result]") -> None:
-        self._senders.discard(sender)
-        try:
-            result = sender.result()
-        except BaseException:  # the engine failed, or a kind raised SystemExit or cancelled its task
-            log.exception("operation %s failed on our side", claim.key)
-            result = _internal(claim)
-        self._start()
-        self._hand_in(result)
+            try:
+                result = await self._make(claim, times_closed)
+            except BaseException:  # the engine failed, or a kind raised SystemExit or cancelled its task
+                log.exception("operation %s failed on our side", claim.key)
+                result = _internal(claim)
+            self._hand_in(result)
+        self._senders.discard(asyncio.current_task())  # now: `_accept` counts senders that can take a claim
 
     def _hand_in(self, result: Result) -> None:
         """Give the lane a result: now if few claims wait, so that the lane claims more; otherwise with later ones."""
