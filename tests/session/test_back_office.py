@@ -204,6 +204,7 @@ def test_an_answer_without_a_token_of_ours_is_no_refusal_of_the_password(
         (401, '{"message": "wrong"}', True),
         (403, '{"message": "locked"}', True),
         (422, '{"message": "wrong"}', True),
+        (422, '{"errors": {"password": "wrong", "password": "locked soon"}}', True),
         (403, "<html>Request blocked</html>", False),
         (400, "bad request", False),
         (404, '{"message": "no such route"}', False),

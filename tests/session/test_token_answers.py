@@ -31,6 +31,7 @@ def pair_of(status: int, headers: dict[str, str], body: bytes) -> Pair | B2CopyE
 
 
 OBJECT, HTML = b'{"message": "no"}', b"<html>Request blocked</html>"
+TWO_VALUES = b'{"errors": {"password": "wrong", "password": "locked soon"}}'
 
 
 @pytest.mark.parametrize(
@@ -53,6 +54,7 @@ OBJECT, HTML = b'{"message": "no"}', b"<html>Request blocked</html>"
         (405, OBJECT, CredentialsRejected),
         (408, OBJECT, Unavailable),
         (409, OBJECT, CredentialsRejected),
+        (422, TWO_VALUES, CredentialsRejected),
         (429, OBJECT, RateLimited),
         (430, OBJECT, CredentialsRejected),
         (499, OBJECT, CredentialsRejected),
@@ -75,6 +77,13 @@ def test_a_token_endpoint_is_obeyed_for_five_minutes(status: int, header: str, s
 
     assert isinstance(found, B2CopyError)
     assert found.retry_after == seconds
+
+
+def test_an_answer_that_gives_two_values_to_one_name_is_no_pair_and_is_called_so() -> None:
+    found = pair_of(200, {}, b'{"accessToken": "a", "id": 1, "id": 2}')
+
+    assert isinstance(found, Unavailable)
+    assert str(found) == "POST /x: the answer gives two values to one name (HTTP 200)"
 
 
 def test_the_servers_text_is_one_bounded_line_without_what_was_presented() -> None:

@@ -18,6 +18,10 @@ _DEPTH = 4  # levels of a JSON body that are searched for a server message
 _NAMES = ("message", "error", "errors", "details")
 
 
+class AmbiguousJson(ValueError):
+    """An object gives two values to one name."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What a server answered, whole. `headers` are looked up in any case."""
@@ -54,8 +58,8 @@ class Answer:
     def json(self) -> Any:
         """Return the decoded body.
 
-        Raises `ValueError` if it is not JSON (RFC 8259), cut, nested too deep, or if an object gives two values to one
-        name: nobody can tell which one was meant.
+        Raises `ValueError` if it is not JSON (RFC 8259), cut, or nested too deep, and `AmbiguousJson` if an object
+        gives two values to one name: nobody can tell which one was meant.
         """
         try:
             return _DECODER.decode(self.body.decode(json.detect_encoding(self.body), "surrogatepass"))
@@ -122,7 +126,7 @@ def _refuse_constant(name: str) -> None:
 def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs) and any(found[name] != value for name, value in pairs):
-        raise ValueError("one name has two values")
+        raise AmbiguousJson("one name has two values")
     return found
 
 

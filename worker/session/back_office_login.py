@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from worker import secret_file
 from worker.errors import CredentialsRejected, SettingsError, Unavailable
 from worker.http import Answer
+from worker.http.answer import AmbiguousJson
 from worker.session.key_files import key_errors_as_refused_login
 from worker.session.login_interface import BeforeCall
 from worker.session.secret import Secret
@@ -167,6 +168,8 @@ def _pair_of(answer: Answer, email: str) -> Pair | str:
     """Return the pair, or what is wrong. It raises nothing, because its frame holds the tokens."""
     try:
         body = answer.json()
+    except AmbiguousJson:
+        return "the answer gives two values to one name"
     except ValueError:
         return "the answer is not JSON"
     if not isinstance(body, Mapping):

@@ -12,7 +12,7 @@ import requests
 
 from worker.errors import CredentialsRejected, RateLimited, Unavailable, UnknownOutcome
 from worker.http import USER_AGENT, Answer, Transport
-from worker.http.answer import one_line
+from worker.http.answer import AmbiguousJson, one_line
 from worker.session.secret import Secret
 from worker.session.timings import Timings
 from worker.session.tokens import Pair, life_of
@@ -103,9 +103,10 @@ def read_pair(answer: Answer, what: str) -> Pair:
 
 
 def _is_object(answer: Answer) -> bool:
+    """Whether the body has the shape of the API's answers. No value is read, so a name may have two."""
     try:
-        return isinstance(answer.json(), Mapping)
-    except ValueError:
+        return isinstance(json.loads(answer.body), Mapping)
+    except (ValueError, RecursionError):
         return False
 
 
@@ -117,6 +118,8 @@ def _pair_of(answer: Answer) -> Pair | str:
     """Return the pair, or what is wrong. It raises nothing, because its frame holds the tokens."""
     try:
         body = answer.json()
+    except AmbiguousJson:
+        return "the answer gives two values to one name"
     except ValueError:
         return "the answer is not JSON"
     if not isinstance(body, Mapping):
