@@ -3,10 +3,12 @@
 import pytest
 
 from tests.operations import OWNER, LedgerClock, claim_one, fail, hold_operation, record_operations, succeed
+from worker.errors import NotAllowed
 from worker.ledger import (
     Identity,
     Ledger,
     audit_of,
+    cancel,
     identities_of,
     identity_of,
     mark_closed,
@@ -16,6 +18,8 @@ from worker.ledger import (
     store_identities,
 )
 from worker.ledger import identities as identity_map
+from worker.ledger.batches import pause_batch, sweep
+from worker.ledger.identities import OPENING
 from worker.operation import OnUnknown, State, Transition
 
 REGISTERED = {"client_id": 17, "payment_account": "9", "raw": {"id": 17}}
@@ -186,9 +190,10 @@ def test_an_account_is_no_longer_closed_once_an_opening_that_was_requested_later
 ) -> None:
     store_identities(ledger, [Identity("1", "700100", client_id="5")])
     opening(ledger)
+    fail(ledger, claim_one(ledger, lane="default"), failure_reason="unresolved", outcome_unknown=True)
     clock.advance(1)
     mark_closed(ledger, "1", "700100", "ann", "the client left")
-    succeed(ledger, claim_one(ledger, lane="default"), result={"account_id": "33"})
+    resolve(ledger, f"{OPENING}1/700100", "ada", "looked it up", succeeded=True, result={"account_id": "33"})
     assert known(ledger).closed_at is not None  # requested before
 
     record_operations(
@@ -197,3 +202,31 @@ def test_an_account_is_no_longer_closed_once_an_opening_that_was_requested_later
     succeed(ledger, claim_one(ledger, lane="default"), result={"account_id": "34"})
 
     assert (known(ledger).closed_at, known(ledger).account_id) == (None, "34")
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("1/700100", {"entity": "1/700100"}),
+        ("1/700100", {"parent": "clients.register:1/700100"}),  # it names its registration, and has no entity
+        ("1/700100#9", {"entity": "1/700100"}),  # a reconciliation opens the account again
+        ("1/700100", {"entity": "1/700100", "batch": "book"}),  # of an import that is paused
+    ],
+)
+def test_an_account_that_an_operation_will_open_is_not_closed(
+    ledger: Ledger, name: str, fields: dict[str, str]
+) -> None:
+    store_identities(ledger, [Identity("1", "700100"), Identity("1", "70010")])
+    record_operations(ledger, name, kind="accounts.create", lane="bulk", **fields)
+    record_operations(ledger, "1/700100", kind="clients.register", lane="bulk", entity="1/700100")
+    if "batch" in fields:
+        pause_batch(ledger, "book", "ann", "wrong file?")
+        assert sweep(ledger, 5.0)
+
+    with pytest.raises(NotAllowed, match=f"{OPENING}{name} opens this account and is queued"):
+        mark_closed(ledger, "1", "700100", "ann", "the client left")
+    assert mark_closed(ledger, "1", "70010", "ann", "the client left")  # another account
+    assert audit_of(ledger, "identity 1/700100") == []
+
+    cancel(ledger, OPENING + name, "ann", "the client left")
+    assert mark_closed(ledger, "1", "700100", "ann", "the client left")

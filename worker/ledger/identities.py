@@ -20,12 +20,13 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, bindparam, case, func, null, select, update
+from sqlalchemy import BigInteger, Connection, bindparam, case, func, null, select, union_all, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from worker.errors import NotAllowed
 from worker.ledger.audit import record_audit
 from worker.ledger.database import Ledger
-from worker.ledger.schema import c, identities, in_list, now_ms, operations
+from worker.ledger.schema import c, identities, in_list, is_in_line, now_ms, operations
 
 OPENING = "accounts.create:"
 """What the keys of operations begin with that open an account."""
@@ -69,6 +70,13 @@ _BY_CRM_ID = select(*_FIELDS).where(identities.c.crm_id == bindparam("wanted")).
 _asked_at = func.coalesce(c.deadline_at - c.time_allowed_ms, c.requested_at)
 _ENDED = (
     select(c.key, c.destination, c.payload, c.result, _asked_at).where(in_list(operations.c.id, "ids")).order_by(c.key)
+)
+
+# Two queries, so that each has an index. An opening that names a registration has no entity; one that opens an account
+# again has a longer key.
+_OPENING_NOW = union_all(
+    select(c.key, c.state).where(c.key == bindparam("opening"), c.due_at.is_not(None)),
+    select(c.key, c.state).where(c.entity == bindparam("of_login"), is_in_line(), c.key.startswith(OPENING)),
 )
 
 
@@ -118,16 +126,28 @@ def mark_closed(ledger: Ledger, platform: str, login: str, by: str, why: str, *,
     """Store that a person knows this account to be closed at B2COPY; `is_closed=False` takes it back.
 
     Returns whether this changed anything: only then the audit stores who said it and why. False also if the identity
-    map does not have this login.
+    map does not have this login. Raises `NotAllowed`, naming its key, if an operation that opens this account has not
+    ended: B2COPY would have the account afterwards.
     """
     is_other = identities.c.closed_at.is_(None) if is_closed else identities.c.closed_at.is_not(None)
     this = (identities.c.destination == "b2copy", identities.c.platform == platform, identities.c.login == login)
     closed_at = now_ms() if is_closed else null()
     with ledger.writing() as connection:
+        if is_closed:
+            _check_no_opening(connection, f"{platform}/{login}")
         changed = connection.execute(update(identities).where(*this, is_other).values(closed_at=closed_at)).rowcount
         if changed:
             record_audit(connection, "close" if is_closed else "reopen", by, why, f"identity {platform}/{login}")
     return bool(changed)
+
+
+def _check_no_opening(connection: Connection, of_login: str) -> None:
+    opening = connection.execute(_OPENING_NOW, {"of_login": of_login, "opening": OPENING + of_login}).first()
+    if opening is not None:
+        raise NotAllowed(
+            f"{opening.key} opens this account and is {opening.state}: wait until it has ended, or if nothing was sent,"
+            f" cancel it (`b2copy-sync failed cancel {opening.key} --why ...`); then close the account"
+        )
 
 
 def learn_identities(connection: Connection, succeeded: Sequence[tuple[int, str]]) -> None:
