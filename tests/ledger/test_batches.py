@@ -23,7 +23,7 @@ from tests.operations import (
 )
 from tests.support import until
 from worker.errors import NotAllowed
-from worker.ledger import Ledger, audit_of, count_due, find, make_due, poll_now, return_unsent
+from worker.ledger import Ledger, audit_of, count_due, find, make_due, pause, poll_now, return_unsent
 from worker.ledger.approvals import (
     Approval,
     approve,
@@ -314,6 +314,25 @@ def test_what_no_decision_holds_is_found_and_comes_back(ledger: Ledger) -> None:
     sweep(ledger, 5.0)
 
     assert claimed(ledger) == ["B1"]
+
+
+def test_what_comes_back_unsent_to_a_cancelled_batch_is_cancelled_while_its_lane_is_paused(ledger: Ledger) -> None:
+    record_book(ledger, "B1", "B2")
+    unsent, sent = claim_due(ledger, lane="bulk")
+    pause(ledger, "bulk", "ada", "month end")
+    cancel_batch(ledger, "book", "ada", "wrong file")
+    assert sweep(ledger, 5.0)
+    return_unsent(ledger, [unsent])
+    make_wait(ledger, sent)
+
+    sweep_forgotten(ledger)
+    assert found_book(ledger).swept_to == 0
+    assert sweep(ledger, 5.0)
+
+    assert find_operation(ledger, "B1").state == State.CANCELLED
+    assert find_operation(ledger, "B2").state == State.WAITING
+    sweep_forgotten(ledger)
+    assert found_book(ledger).swept_to is None, "what was sent is finished, and needs no sweep"
 
 
 def test_what_is_put_aside_of_a_cancelled_batch_is_found_and_cancelled(ledger: Ledger) -> None:

@@ -30,6 +30,7 @@ from sqlalchemy import (
     insert,
     literal,
     null,
+    or_,
     select,
     tuple_,
     union_all,
@@ -160,15 +161,12 @@ _SWEEP_AGAIN = (
     )
     .values(swept_to=0)
 )
-_SWEEP_FORGOTTEN = (
-    update(batches)
-    .where(
-        b.decision.is_(None) | (b.decision == CANCELLED),
-        b.swept_to.is_(None),
-        exists().where(c.batch == b.id, is_aside()),
-    )
-    .values(swept_to=0)
+# No claim meets what came back unsent to a cancelled batch while its lane is paused.
+_is_forgotten = or_(
+    b.decision.is_(None) & exists().where(c.batch == b.id, is_aside()),
+    (b.decision == CANCELLED) & exists().where(c.batch == b.id, *_unsent),
 )
+_SWEEP_FORGOTTEN = update(batches).where(b.swept_to.is_(None), _is_forgotten).values(swept_to=0)
 _KINDS_AND_LANES = select(c.kind, c.lane).where(c.batch == _id, *_unsent).distinct()
 _CANCELLED_AMONG = select(*_COLUMNS).where(in_list(b.id, "names"), b.decision == CANCELLED)
 _is_of_page = in_list(c.batch, "batches")
@@ -336,7 +334,11 @@ def put_aside(connection: Connection, held: Mapping[int, str]) -> None:
 
 
 def sweep_forgotten(ledger: Ledger) -> None:
-    """Have what is put aside swept if no pause holds it: a ledger that was restored, or a fault of ours."""
+    """Have those batches swept again that hold operations which do not obey their decision, though a sweep has ended.
+
+    What is put aside without a pause comes from a ledger that was restored, or from a fault of ours. What is open and
+    unsent of a cancelled batch came back after the sweep.
+    """
     ledger.write(lambda connection: connection.execute(_SWEEP_FORGOTTEN))
 
 
