@@ -86,7 +86,7 @@ class StoreUnavailable(SessionUnavailable):
 
 
 class OtherLoginUnavailable(Transient):
-    """A login other than the service admin's gives no token, or B2COPY refuses our shared secret.
+    """A login other than the service admin's is not set or gives no token, or B2COPY refuses our shared secret.
 
     Only the operations that need them wait.
     """

@@ -62,7 +62,7 @@ def b2copy() -> "B2Copy":
     settings = worker_settings()
     # Each lane has senders of its own, and reads have slots of their own.
     http = Http(sessions(), settings, connections=settings.concurrency * (len(REQUEST_LANES) + 1))
-    return B2Copy(http, {"accounts": settings.accounts_login, "widgets": settings.widgets_login})
+    return B2Copy(http, settings.login_of_group)
 
 
 @PerProcess

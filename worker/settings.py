@@ -403,6 +403,11 @@ class Settings(CrmSettings):
         """The logins that are set."""
         return [name for name, fields in LOGIN_FIELDS.items() if all(getattr(self, each) for each in fields)]
 
+    @property
+    def login_of_group(self) -> dict[str, str]:
+        """Which login each group of routes uses (`Route.login`)."""
+        return {"accounts": self.accounts_login, "widgets": self.widgets_login}
+
 
 class ConsoleSettings(CrmSettings):
     """What `b2copy-sync console` needs. It renews the session too, where a worker's settings are set."""

@@ -1,6 +1,7 @@
 """The client against the sandbox: real HTTP, a real session."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -219,6 +220,16 @@ def test_a_refused_login_stops_all_operations_only_if_it_is_the_service_admins(
         process_fees(client, "7", "W1")
     with pytest.raises(OtherLoginUnavailable, match="not you"):
         event_loop().run(client.accounts(AccountSearch()))
+
+
+def test_a_login_that_a_route_names_and_that_is_not_set_makes_its_operations_wait(
+    member: Member, settings: Settings
+) -> None:
+    client = B2Copy(Http({SERVICE_ADMIN: member()}, settings))
+    by_back_office = replace(DETAIL, login="back_office")
+
+    with pytest.raises(OtherLoginUnavailable, match="the login back_office is not set"):
+        event_loop().run(client.send(by_back_office, {"account": "7"}, OnUnknown.REPEAT))
 
 
 def test_the_package_has_nothing_but_what_it_names() -> None:

@@ -1,6 +1,7 @@
 """doctor: a line each, and the remedy."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,10 @@ from celery import Celery
 from tests.cli.command import Ran
 from tests.cli.conftest import Command
 from tests.cli.terminal import shown, without_colours
+from tests.forked import run
 from tests.operations import hold_operation, make_wait
+from worker.b2copy.routes import leaderboard
+from worker.cli import main
 from worker.ledger import Ledger, pause
 from worker.ledger.notices import want_notices
 from worker.operation import WaitReason
@@ -51,9 +55,10 @@ def test_a_sound_system_has_a_line_for_everything(b2copy_sync: Command, ledger: 
         ["warn", "workers"],
         ["ok", "b2copy"],
         ["ok", "clock"],
-        ["ok", "session"],
+        ["ok", "service_admin"],
     ]
     assert "start one: `celery -A worker.app worker`" in ran.out
+    assert re.search(r"answers in \d+ ms \(HTTP \d+; any status shows that it is reachable\)", ran.out)
 
 
 def test_in_a_terminal_the_command_of_a_remedy_can_be_copied(environment: Environment, ledger: Ledger) -> None:
@@ -82,8 +87,8 @@ def test_logs_in_only_if_there_is_no_session(b2copy_sync: Command, sandbox: Sand
     first = b2copy_sync("doctor", "--json")
     second = b2copy_sync("doctor", "--json")
 
-    assert "there was none" in messages(first, "session")
-    assert "is shared" in messages(second, "session")
+    assert "there was no session" in messages(first, "service_admin")
+    assert "is shared" in messages(second, "service_admin")
     assert logins(sandbox) == ["authexternalcrm"]
 
 
@@ -117,7 +122,7 @@ def test_goes_on_after_what_fails(b2copy_sync: Command, tmp_path: Path) -> None:
         "workers": {"skip"},
         "b2copy": {"ok"},
         "clock": {"ok"},
-        "session": {"skip"},
+        "service_admin": {"skip"},
     }
     assert "chmod 600" in messages(ran, "keys")
     assert "hunter2" not in ran.out + ran.err
@@ -164,7 +169,7 @@ def test_compares_our_address_with_the_one_b2copy_sees(b2copy_sync: Command, san
 
     assert ran.code == resting.code == 1
     for one in (ran, resting):
-        assert "the login is refused" in messages(one, "session")
+        assert "the login is refused" in messages(one, "service_admin")
         assert "we send 192.0.2.7, B2COPY sees 127.0.0.1" in messages(one, "device_ip")
     assert logins(sandbox) == ["authexternalcrm"]
 
@@ -177,7 +182,7 @@ def test_compares_the_clocks(offset: float, way: str, b2copy_sync: Command, sand
 
     assert f"s {way} B2COPY's" in messages(ran, "clock")
     assert grades(ran)["clock"] == {"warn"}
-    assert grades(ran)["session"] == {"ok"}
+    assert grades(ran)["service_admin"] == {"ok"}
 
 
 @pytest.mark.failure_mode("F33")
@@ -278,6 +283,11 @@ def test_a_right_that_redis_refuses_is_named_with_the_file_that_has_all_rights(
     assert all("deploy/redis/users.acl" in one["remedy"] for one in refused), refused
 
 
+def main_with_a_route_of_the_back_office() -> None:
+    leaderboard.LEADERBOARD = replace(leaderboard.LEADERBOARD, login="back_office")
+    main()
+
+
 class TestTheBackOfficesSignIn:
     @pytest.fixture(autouse=True)
     def password(self, environment: Environment, ledger: Ledger) -> Path:
@@ -301,11 +311,25 @@ class TestTheBackOfficesSignIn:
         unused = b2copy_sync("doctor", "--json", "--login", B2COPY_ACCOUNTS_LOGIN="service_admin")
 
         assert first.code == second.code == unused.code == 0
-        assert re.fullmatch(r"ok there was none: generation \d+, renewed by a login: ", messages(first, "back_office"))
-        assert re.search(r"ok generation \d+ is shared, valid for", messages(second, "back_office"))
+        renewed = r"ok there was no session: generation \d+, renewed by a login: "
+        assert re.fullmatch(renewed, messages(first, "back_office"))
+        assert re.search(r"ok session generation \d+ is shared, valid for", messages(second, "back_office"))
         assert "warn B2COPY_BACK_OFFICE_EMAIL and" in messages(unused, "back_office")
         assert re.search(r"ok generation \d+, renewed by a login", messages(unused, "back_office"))
         assert logins(sandbox).count("signin") == 2
+
+    def test_a_route_may_name_the_login_itself(self, environment: Environment, tmp_path: Path) -> None:
+        by_default = environment.variables | {"B2COPY_ACCOUNTS_LOGIN": "service_admin"}
+        unset = {name: value for name, value in by_default.items() if not name.startswith("B2COPY_BACK_OFFICE_")}
+
+        used = run(main_with_a_route_of_the_back_office, tmp_path, by_default, ["b2copy-sync", "doctor", "--json"])
+        lacking = run(main_with_a_route_of_the_back_office, tmp_path, unset, ["b2copy-sync", "doctor", "--json"])
+
+        assert grades(used)["back_office"] == {"ok"}
+        assert messages(lacking, "back_office") == (
+            "FAIL a route of B2COPY uses this login, and it is not set: set B2COPY_BACK_OFFICE_EMAIL and"
+            " B2COPY_BACK_OFFICE_PASSWORD_FILE; operations that use this login wait meanwhile, and none fails"
+        )
 
     def test_a_refused_password_is_told_again_and_presented_once(
         self, b2copy_sync: Command, sandbox: SandboxControl, password: Path
@@ -321,7 +345,7 @@ class TestTheBackOfficesSignIn:
             assert f"put the right password into {password}" in messages(ran, "back_office")
             assert "`b2copy-sync session forget --login back_office`" in messages(ran, "back_office")
             assert "hunter2" not in ran.out + ran.err
-            assert grades(ran)["session"] == {"ok"}  # withdrawals go on
+            assert grades(ran)["service_admin"] == {"ok"}  # withdrawals go on
         assert logins(sandbox).count("signin") == 1
 
         self.write(password, "sandbox")

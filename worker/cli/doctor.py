@@ -54,7 +54,7 @@ def doctor(
 def _print(result: "CheckResult") -> None:
     """Print one line. In a terminal, wrap the text beside the check's name and give the remedy lines of its own."""
     grade = output.safe(f"{result.grade:<5}", _STYLES[result.grade])
-    check = output.safe(f"{result.check:<10}", "bold")
+    check = output.safe(f"{result.check:<14}", "bold")
     if not output.out().is_terminal:
         text = f"{result.message}: {result.remedy}" if result.remedy else result.message
         output.out().print(Text.assemble(grade, check, output.safe(text)), soft_wrap=True)

@@ -62,7 +62,7 @@ class Sandbox:
         want_notices(ledger)
         settings = worker_settings()
         http = Http({"service_admin": LocalLogin(server)}, settings)
-        client = B2Copy(http, {"accounts": settings.accounts_login, "widgets": settings.widgets_login})
+        client = B2Copy(http, settings.login_of_group)
         self._pusher = Pusher(ledger, ALL_KINDS, {"b2copy": lambda: client}, settings)
         self._lock = threading.Lock()
 

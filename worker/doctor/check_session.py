@@ -8,7 +8,10 @@ import logging
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib import import_module
+from pkgutil import iter_modules
 
+from worker.b2copy import Route, routes
 from worker.doctor import CheckResult
 from worker.errors import B2CopyError, CredentialsRejected, SettingsError, StoreUnavailable
 from worker.instances import SESSIONS
@@ -19,34 +22,39 @@ from worker.settings import LOGIN_FIELDS, Settings, variable, worker_settings
 PATIENCE_S = 30.0  # seconds for a login
 
 
-def name_of(login: str) -> str:
-    """Return the name of this login's check."""
-    return "session" if login == "service_admin" else login
-
-
 def check(settings: Settings, login: str, renew: bool) -> Iterator[CheckResult]:
-    """Report on the session that exists. Without one, renew it like a worker would, so that the reason is known."""
-    name = name_of(login)
-    if login != "service_admin" and login not in (settings.accounts_login, settings.widgets_login):
+    """Report on the session that exists. Without one, renew it like a worker would, so that the reason is known.
+
+    The check has the login's name.
+    """
+    if login not in _logins_of_routes(settings):
         remedy = f"set B2COPY_ACCOUNTS_LOGIN or B2COPY_WIDGETS_LOGIN to {login}, or remove {_variables_of(login)}"
-        yield CheckResult(name, "warn", f"{_variables_of(login)} are set, and no route uses this login", remedy)
+        yield CheckResult(login, "warn", f"{_variables_of(login)} are set, and no route uses this login", remedy)
     try:
         shared = quiet_session(login)
     except SettingsError as error:
-        yield CheckResult(name, "skip", f"not without the keys: {str(error).splitlines()[0]}")
+        yield CheckResult(login, "skip", f"not without the keys: {str(error).splitlines()[0]}")
         return
     try:
         shared.check()
-        yield from _report(name, shared, renew)
-        yield from _other_addresses(name, shared)
+        yield from _report(login, shared, renew)
+        yield from _other_addresses(login, shared)
     except SettingsError as error:  # names the file or the ledger, and the remedy
-        yield CheckResult(name, "FAIL", str(error).splitlines()[0])
+        yield CheckResult(login, "FAIL", str(error).splitlines()[0])
     except CredentialsRejected as error:
-        yield from _refused(name, shared, error)
+        yield from _refused(login, shared, error)
     except StoreUnavailable:
-        yield CheckResult(name, "FAIL", "there is no session without Redis")
+        yield CheckResult(login, "FAIL", "there is no session without Redis")
     except B2CopyError as error:
-        yield CheckResult(name, "FAIL", str(error), _effect_of(name))
+        yield CheckResult(login, "FAIL", str(error), _effect_of(login))
+
+
+def check_unset(settings: Settings) -> Iterator[CheckResult]:
+    """Report on each login that a route uses and that is not set."""
+    for login in LOGIN_FIELDS:
+        if login in _logins_of_routes(settings) and login not in settings.logins:
+            message = "a route of B2COPY uses this login, and it is not set"
+            yield CheckResult(login, "FAIL", message, f"set {_variables_of(login)}; {_effect_of(login)}")
 
 
 def quiet_session(login: str = "service_admin") -> SharedSession:
@@ -59,26 +67,26 @@ def quiet_session(login: str = "service_admin") -> SharedSession:
     return SESSIONS[login]()
 
 
-def _report(check: str, shared: SharedSession, renew: bool) -> Iterator[CheckResult]:
+def _report(login: str, shared: SharedSession, renew: bool) -> Iterator[CheckResult]:
     """Report on the session that exists, or renew it. Raises `CredentialsRejected` also while nobody asks after it."""
     state = shared.state()
     left_s = state.expires_in or 0.0
     if state.readable and left_s > 0 and not renew:
-        yield CheckResult(check, "ok", f"generation {state.generation} is shared, valid for {left_s:.0f} s")
+        yield CheckResult(login, "ok", f"session generation {state.generation} is shared, valid for {left_s:.0f} s")
         return
     renewal = shared.renew("doctor", force=renew, wait=PATIENCE_S)
     if renewal.outcome == "cooldown" and (cooldown := shared.state().cooldown):
         if cooldown.kind == "terminal":
             raise CredentialsRejected("the login", None, cooldown.reason)
         message = f"nobody asks B2COPY for {cooldown.left:.0f} s, after: {cooldown.reason}"
-        yield CheckResult(check, "FAIL", message, _effect_of(check))
+        yield CheckResult(login, "FAIL", message, _effect_of(login))
         return
-    before = "" if renew else "there was none: "
+    before = "" if renew else "there was no session: "
     message = f"{before}generation {renewal.generation}, {OUTCOMES[renewal.outcome]}"
-    yield CheckResult(check, "FAIL" if renewal.outcome == "busy" else "ok", message)
+    yield CheckResult(login, "FAIL" if renewal.outcome == "busy" else "ok", message)
 
 
-def _other_addresses(check: str, shared: SharedSession) -> Iterator[CheckResult]:
+def _other_addresses(login: str, shared: SharedSession) -> Iterator[CheckResult]:
     """Report sessions of the same admin from other addresses: each egress address is a session of its own."""
     ours = shared.identity
     others = sorted(
@@ -87,15 +95,15 @@ def _other_addresses(check: str, shared: SharedSession) -> Iterator[CheckResult]
     if others:
         message = f"the same admin has sessions from other addresses within a day: {', '.join(others)}"
         remedy = f"set one B2COPY_DEVICE_IP on every host, unless they send from several; here it is {ours.address}"
-        yield CheckResult(check, "warn", message, remedy)
+        yield CheckResult(login, "warn", message, remedy)
 
 
-def _refused(check: str, shared: SharedSession, error: CredentialsRejected) -> Iterator[CheckResult]:
+def _refused(login: str, shared: SharedSession, error: CredentialsRejected) -> Iterator[CheckResult]:
     """Only B2COPY's message tells what it dislikes. An address in the message is the one that B2COPY sees."""
     reason = error.server_message or str(error)
     cause, remedy = shared.explain(reason)
     message = f"the login is refused: {reason}{cause and f' ({cause})'}"
-    yield CheckResult(check, "FAIL", message, f"{_effect_of(check)}; {remedy}")
+    yield CheckResult(login, "FAIL", message, f"{_effect_of(login)}; {remedy}")
     if not (ours := shared.identity.address):
         return
     found = (text.rstrip(".,:") for text in re.findall(r"[0-9a-fA-F:.]{3,45}", error.server_message or ""))
@@ -106,10 +114,17 @@ def _refused(check: str, shared: SharedSession, error: CredentialsRejected) -> I
         )
 
 
-def _effect_of(check: str) -> str:
+def _effect_of(login: str) -> str:
     """Return what a missing session does to operations."""
-    only = "" if check == "session" else "that use this login "
+    only = "" if login == "service_admin" else "that use this login "
     return f"operations {only}wait meanwhile, and none fails"
+
+
+def _logins_of_routes(settings: Settings) -> set[str]:
+    """Return the logins that the routes of B2COPY use."""
+    modules = [import_module(f"{routes.__name__}.{module.name}") for module in iter_modules(routes.__path__)]
+    found = [value for module in modules for value in vars(module).values() if isinstance(value, Route)]
+    return {settings.login_of_group.get(route.login, route.login) for route in found if route.login is not None}
 
 
 def _variables_of(login: str) -> str:

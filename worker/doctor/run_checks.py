@@ -30,7 +30,8 @@ def examine(login: bool = False, offline: bool = False) -> Iterator[CheckResult]
     if readable.worker:
         yield from _guarded("b2copy", check_b2copy.check(readable.worker))
         for each in readable.worker.logins:
-            yield from _guarded(check_session.name_of(each), check_session.check(readable.worker, each, login))
+            yield from _guarded(each, check_session.check(readable.worker, each, login))
+        yield from _guarded("logins", check_session.check_unset(readable.worker))
 
 
 def _guarded(name: str, results: Iterable[CheckResult]) -> Iterator[CheckResult]:

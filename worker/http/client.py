@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any, Protocol
 from urllib.parse import urlencode
 
-from worker.errors import AccessRejected, BadPayload, GateClosed, Unavailable
+from worker.errors import AccessRejected, BadPayload, GateClosed, OtherLoginUnavailable, Unavailable
 from worker.http.answer import Answer
 from worker.http.connections import Connections
 from worker.http.curl import USER_AGENT, Request, StaleConnection, always_allowed
@@ -89,7 +89,8 @@ class Http:
         Must be awaited on the event loop of this process. A thread calls `event_loop().run(http.request(...))`.
 
         Raises `Unavailable` (not sent), `UnknownOutcome` (sent, no whole answer), `AccessRejected` (401 twice),
-        `BadPayload`, and what `SharedSession.current` and `before_send` raise.
+        `OtherLoginUnavailable` (`login` is not set), `BadPayload`, and what `SharedSession.current` and `before_send`
+        raise.
         """
         url = self._host + _checked(path) + (f"?{urlencode(query)}" if query else "")
         body = None if json is None else _encoded(json)
@@ -106,7 +107,9 @@ class Http:
         return event_loop().run(self._send(Request("GET", self._host + "/", "GET /", NO_HEADERS), None))
 
     async def _authenticated(self, request: Request, login: str) -> Answer:
-        session = self._logins[login]
+        session = self._logins.get(login)
+        if session is None:
+            raise OtherLoginUnavailable(f"the login {login} is not set here: `b2copy-sync doctor` names its settings")
         token = session.cached() or await self._shared_calls().call(login, session.current)
         answer = await self._send(request, token)
         if answer.status != 401:
