@@ -69,6 +69,8 @@ def test_a_postgresql_url_is_read_by_sqlalchemy(
         ("prepare_threshold=5", "must not hold the option 'prepare_threshold'"),
         ("password=hunter2", "must not hold the option 'password': write it behind the user's name"),
         ("sslkey=/k&sslpassword=hunter2", "must not hold the option 'sslpassword': use a key file"),
+        ("oauth_client_secret=hunter2", "must not hold the option 'oauth_client_secret': it is a secret"),
+        ("scram_client_key=hunter2", "must not hold the option 'scram_client_key': it is a secret"),
         ("sslmode=on", "sslmode must be allow, disable,"),
         ("target_session_attrs=rw", "target_session_attrs must be any,"),
     ],

@@ -37,7 +37,8 @@ _VALUES = {
     "target_session_attrs": {"any", "read-write", "read-only", "primary", "standby", "prefer-standby"},
 }
 
-_PASSWORDS = {
+_SECRET = re.compile(r".*(?:password|secret)|scram_(?:client|server)_key")
+_REMEDIES = {
     "password": "write it behind the user's name, or into the file that B2COPY_DATABASE_PASSWORD_FILE names",
     "sslpassword": "use a key file (sslkey) that is not encrypted",
 }
@@ -94,7 +95,7 @@ class _Connector:
 def _parse(url: str) -> URL:
     """Parse a URL, and refuse options that it must not hold.
 
-    A worker would take options of other drivers and mistyped values for an outage. A password among the options would
+    A worker would take options of other drivers and mistyped values for an outage. A secret among the options would
     be shown wherever the URL is shown without its password.
 
     Documentation: https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS
@@ -110,12 +111,13 @@ def _check_options(url: URL) -> None:
 
     known = {option.keyword.decode() for option in Conninfo.get_defaults()}
     for name, value in url.query.items():
+        if _SECRET.fullmatch(name):
+            remedy = _REMEDIES.get(name, "it is a secret, remove it")
+            raise SettingsError(f"B2COPY_DATABASE_URL must not hold the option {name!r}: {remedy}")
         if name not in known:
             raise SettingsError(
                 f"B2COPY_DATABASE_URL must not hold the option {name!r}: libpq does not know it, remove it"
             )
-        if name in _PASSWORDS:
-            raise SettingsError(f"B2COPY_DATABASE_URL must not hold the option {name!r}: {_PASSWORDS[name]}")
         if (values := _VALUES.get(name)) and value not in values:
             raise SettingsError(f"B2COPY_DATABASE_URL: {name} must be {', '.join(sorted(values))}")
 
