@@ -135,6 +135,29 @@ def test_late_attempts_have_traces_of_their_own_which_are_linked(
     assert len(collector.named("b2copy.attempt")) == 2
 
 
+def test_the_sampler_decides_again_about_a_late_attempt(traced: Environment, collector: Collector) -> None:
+    for name in ("L1", "L2"):
+        record_operation(ledger(), name, trace_id=PARENT)
+    with ledger().writing() as connection:
+        update = text("UPDATE b2copy_operations SET fence = :before WHERE key = 'fees.process:L2'")
+        connection.execute(update, {"before": CLAIMS_IN_TRACE})
+    code = """
+from tests.operations import claim_due
+from worker.instances import ledger
+from worker.watch.tracing import attempting, flush
+for claimed in claim_due(ledger()):
+    with attempting(claimed, "money", "the ledger"):
+        print(claimed.key)
+flush()
+"""
+
+    claimed = run(traced, code, OTEL_TRACES_SAMPLER="parentbased_traceidratio", OTEL_TRACES_SAMPLER_ARG="0")
+
+    assert claimed.split() == ["fees.process:L1", "fees.process:L2"]
+    [early] = collector.named("b2copy.attempt")  # its trace was sampled before; that of the other one is not
+    assert early.attributes["b2copy.claim"] == 1
+
+
 def test_a_crm_with_traces_of_its_own_gets_our_span_in_them(active_environment: Environment) -> None:
     code = """
 from opentelemetry import trace

@@ -5,7 +5,9 @@
     b2copy.call      one HTTP request of an attempt
 
 A fee run may be pending for days, and each poll is an attempt. So that no trace grows without end, attempts after the
-claim `CLAIMS_IN_TRACE` have traces of their own, with a link to what would be their parent.
+claim `CLAIMS_IN_TRACE` have traces of their own, with a link to what would be their parent. If that was sampled, the
+sampler decides again about each of these traces; if it was not, none of them is sampled. `enqueue.many` and imports
+record no `trace_id`, so each attempt of their operations has a trace of its own and no link.
 
 Off without B2COPY_TRACES_URL: then neither OpenTelemetry's SDK nor its exporter is imported. A CRM that has set up
 OpenTelemetry itself gets `b2copy.request` from its own provider. Names are constants. Attributes are the kind, the
