@@ -3,7 +3,7 @@
 --   psql "$OWNER_URL" --single-transaction -v ON_ERROR_STOP=1 -v login=123456 -f deploy/postgres/erase_person.sql
 --
 -- Operations that have not ended stay, because B2COPY may be doing them: run it again when they have ended. What people
--- decided stays in the audit, with who decided and when; its reason and its payloads go.
+-- decided stays in the audit, with who decided and when; its reason, its payloads and the login of an identity go.
 
 CREATE FUNCTION pg_temp.names(content text, login text) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$
     -- JSON may stand in JSON, with a backslash before each quotation mark; an account may be a number there.
@@ -26,8 +26,9 @@ UPDATE b2copy_reconciliation SET anchor = NULL WHERE pg_temp.names(anchor, :'log
 UPDATE b2copy_reconciliation SET compared_to = NULL WHERE pg_temp.names(compared_to, :'login');
 DELETE FROM b2copy_requests WHERE pg_temp.names(payload, :'login');  -- not taken yet
 UPDATE b2copy_audit SET detail = NULL, note = '[erased]'
-WHERE subject IN (SELECT key FROM erased WHERE has_ended) OR pg_temp.names(detail, :'login')
-    OR (subject LIKE 'identity %' AND right(subject, length(:'login') + 1) = '/' || :'login');
+WHERE subject IN (SELECT key FROM erased WHERE has_ended) OR pg_temp.names(detail, :'login');
+UPDATE b2copy_audit SET subject = 'identity [erased]', detail = NULL, note = '[erased]'
+WHERE subject LIKE 'identity %' AND right(subject, length(:'login') + 1) = '/' || :'login';
 UPDATE b2copy_approvals
 SET arguments = NULL, note = '[erased]', decided_note = CASE WHEN decided_note IS NOT NULL THEN '[erased]' END
 WHERE subject IN (SELECT key FROM erased WHERE has_ended) OR pg_temp.names(arguments, :'login');

@@ -86,4 +86,6 @@ def test_a_person_is_erased_from_every_table_and_the_others_stay(ledger: Ledger)
             " SELECT concat(proposed_by, note, arguments, decided_note) FROM b2copy_approvals"
         ).scalars()
         assert not [found for found in texts if THEIRS in found.replace(OTHER, "")]
+        closed = connection.exec_driver_sql("SELECT subject FROM b2copy_audit WHERE starts_with(subject, 'identity ')")
+        assert set(closed.scalars()) == {f"identity 1/{OTHER}", "identity [erased]"}
     assert rows_with(ledger, OTHER) == of_others
