@@ -2,6 +2,7 @@
 
 from tests.cli.conftest import Command
 from worker.sandbox.control_client import SandboxControl
+from worker.settings import LOGIN_FIELDS
 
 
 def test_renews_shows_and_forgets_the_shared_session(b2copy_sync: Command, sandbox: SandboxControl) -> None:
@@ -33,3 +34,11 @@ def test_a_refused_login_is_shown_in_b2copys_words(b2copy_sync: Command) -> None
     assert ran.code == 1
     assert "admin_id is not a service admin" in ran.err
     assert ran.err.count("\n") == 1
+
+
+def test_help_leaves_the_list_of_logins_to_doctor(b2copy_sync: Command) -> None:
+    shown = b2copy_sync("session", "show", "--help").out
+
+    assert "doctor" in shown
+    others = LOGIN_FIELDS.keys() - {"service_admin"}  # which is the default
+    assert [login for login in others if login in shown] == []

@@ -23,7 +23,7 @@ def _known(login: str) -> str:
 
 
 Login = Annotated[
-    str, typer.Option("--login", callback=_known, help="Whose session: service_admin, or back_office if that is set.")
+    str, typer.Option("--login", callback=_known, help="Whose session: a login that is set, as `doctor` lists it.")
 ]
 
 PATIENCE_S = 30.0  # seconds to wait for another process's renewal
