@@ -46,12 +46,12 @@ class RunningNote(bootsteps.StartStopStep):
         while True:
             try:
                 with ledger().writing() as connection:
-                    may_run = note_running(connection, self._myself)
+                    may_continue = note_running(connection, self._myself)
             except Exception as error:
                 self._outage.failed(error)
             else:
                 self._outage.succeeded()
-                if not may_run:
+                if not may_continue:
                     log.critical(
                         "the ledger's schema has been changed so that b2copy-sync %s cannot use it any more: this"
                         " worker stops. Install the version that made the change, or if an older ledger was restored,"
