@@ -21,7 +21,8 @@ def check(settings: Settings) -> Iterator[CheckResult]:
         yield CheckResult("b2copy", "FAIL", str(error), "is B2COPY_HOST right, and does the network let us out?")
         return
     took_s = time.time() - began
-    yield CheckResult("b2copy", "ok", f"{settings.host} answers in {took_s * 1000:.0f} ms (any HTTP status will do)")
+    status = f"HTTP {answer.status}; any status shows that it is reachable"
+    yield CheckResult("b2copy", "ok", f"{settings.host} answers in {took_s * 1000:.0f} ms ({status})")
     if answer.server_time is None:
         yield CheckResult("clock", "warn", "B2COPY's answer has no Date: our clock cannot be compared")
         return
