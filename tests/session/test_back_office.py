@@ -184,12 +184,14 @@ def test_dates_that_cannot_be_true_are_not_believed(
         ({"accessToken": {"token": "two words"}}, Unavailable, "no usable access token"),
         ({}, Unavailable, "no usable access token"),
         ([], Unavailable, "not a JSON object"),
+        ('{"id": 1, "id": 2}', Unavailable, "gives two values to one name"),
     ],
 )
 def test_an_answer_without_a_token_of_ours_is_no_refusal_of_the_password(
     member: NewMember, configure: Configure, wire: Wire, body: Any, error: type[B2CopyError], message: str
 ) -> None:
-    wire.answer = wire.login = lambda connection, request: connection.sendall(raw_answer(200, json.dumps(body)))
+    sent = body if isinstance(body, str) else json.dumps(body)
+    wire.answer = wire.login = lambda connection, request: connection.sendall(raw_answer(200, sent))
     configure(host=wire.url)
 
     with pytest.raises(error, match=message):
