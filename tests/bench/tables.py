@@ -49,6 +49,24 @@ def tables(results: Results) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
+def readme_table(results: Results) -> str:
+    """Return the table of the README: medians of the bulk runs, beside the other ways to do it."""
+    settings = sorted({(row["latency_ms"], row["at_once"]) for row in results.of("race")})
+    heads = ["", *(f"{latency} ms, {at_once} at once" for latency, at_once in settings), "done again", "peak MB"]
+    rows = []
+    for name in dict.fromkeys(row["who"] for row in results.of("race")):
+        cells = [name]
+        for latency, at_once in settings:
+            where = {"who": name, "latency_ms": latency, "at_once": at_once}
+            rate, cpu = results.median("race", "rate", **where), results.median("race", "cpu_ms", **where)
+            cells.append("-" if rate is None or cpu is None else f"{_rate(rate)}/s; {_cpu(cpu)} ms")
+        short = name.split(",")[0]
+        repeated = f"{short}, must not be repeated" if short.startswith("ours") else name
+        again = [str(row["again"]) for row in results.of("faults", who=repeated)]
+        rows.append([*cells, *(again or ["-"]), _rate(max(results.values("memory", "peak_mb", who=short), default=0))])
+    return table(heads, rows)
+
+
 def _machine(results: Results) -> str:
     return "\n\n".join(
         f"`{row['command']}` on {row['cores']} cores ({row['cpu']}), Python {row['python']}; at its start a load of"

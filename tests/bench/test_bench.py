@@ -10,7 +10,7 @@ from tests.bench.peer import Peer
 from tests.bench.races import rotations
 from tests.bench.results import Results, percentile, ratio, spread
 from tests.bench.rivals.environments import PINNED
-from tests.bench.tables import Aim, missed, tables
+from tests.bench.tables import Aim, missed, readme_table, tables
 from tests.bench.usage import family
 from worker.ledger import open_ledger, search
 from worker.testbed.local_system import Environment
@@ -118,3 +118,9 @@ def test_a_part_that_ends_early_raises_its_log(environment: Environment) -> None
             loop.result()
     finally:
         loop.close()
+
+
+def test_the_table_of_the_readme_is_made_of_the_results_beside_it() -> None:
+    measured = Results(Path(__file__).with_name("measured.jsonl"), resume=True)
+
+    assert readme_table(measured) in (Path(__file__).parents[2] / "README.md").read_text()
