@@ -13,7 +13,9 @@ from worker.testbed.local_system import Environment, wait_for_worker
 TITLE = "Reconciliation: killed once and resumed, while a worker opens accounts"
 PLANTED, OPENED, PER_SECOND = 50, 100, 1_000
 SMALL, LARGE = 2_000, 100_000  # accounts
-PEAK_MAX_MB = 120
+GROWTH_MAX_MB = 10  # of the peak, from the small book to the large one: memory is flat
+
+_peaks: dict[str, float] = {}  # database -> MB with the small book
 
 
 def book(database: str, accounts: int) -> dict[str, Any]:
@@ -38,18 +40,19 @@ def book(database: str, accounts: int) -> dict[str, Any]:
     }
 
 
-def exactly_the_planted(accounts: int, figures: Mapping[str, Any]) -> list[str]:
+def exactly_the_planted(database: str, accounts: int, figures: Mapping[str, Any]) -> list[str]:
     problems = []
+    there = accounts - (PLANTED + 3) // 4
     if figures["wrong"] or figures["found"] != PLANTED:
         problems.append(f"{figures['found']} differences found, {len(figures['wrong'])} of them not as planted")
-    if figures["accounts"] != accounts - (PLANTED + 3) // 4 + OPENED:
+    if not there <= figures["accounts"] <= there + OPENED:  # those that are opened behind the last page are not read
         problems.append(f"{figures['accounts']} accounts read")
     if figures["most in 1 s"] > PER_SECOND / 10 + 2:
         problems.append("more than a tenth of the rate limit")
     if figures["requests"] > accounts / 99 + PLANTED + 10:
         problems.append(f"{figures['requests']} requests")
-    if figures["peak MB"] > PEAK_MAX_MB:
-        problems.append(f"{figures['peak MB']:.0f} MB at its peak")
+    if figures["peak MB"] > _peaks.setdefault(database, figures["peak MB"]) + GROWTH_MAX_MB:
+        problems.append(f"{figures['peak MB']:.0f} MB at its peak, {_peaks[database]:.0f} MB with fewer accounts")
     return problems
 
 
@@ -57,7 +60,7 @@ SCENARIOS = [
     Scenario(
         f"a book of {accounts} accounts, {database}",
         partial(book, database, accounts),
-        partial(exactly_the_planted, accounts),
+        partial(exactly_the_planted, database, accounts),
     )
     for database in DATABASES
     for accounts in (SMALL, LARGE)
