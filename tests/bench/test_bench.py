@@ -1,19 +1,25 @@
 """The benchmark itself: what it counts, and when an aim is missed."""
 
 import http.client
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from tests.bench.contestants import Run
 from tests.bench.part import Part
 from tests.bench.peer import Peer
 from tests.bench.races import rotations
 from tests.bench.results import Results, percentile, ratio, spread
 from tests.bench.rivals.environments import PINNED
+from tests.bench.scraped import measure
 from tests.bench.tables import Aim, missed, readme_table, tables
 from tests.bench.usage import family
 from worker.ledger import open_ledger, search
 from worker.testbed.local_system import Environment
+from worker.testbed.ports import free_port
 from worker.testbed.processes import ProcessFailed
 
 
@@ -84,6 +90,52 @@ def test_the_peer_counts_what_it_carries_out_refuses_and_loses(tmp_path: Path) -
         assert (peer.ids(), peer.requests()) == (3, 5)
         peer.reset()
         assert peer.effects() == {}
+
+
+@pytest.fixture
+def metrics() -> Iterator[tuple[str, threading.Event]]:
+    """The URL of an endpoint, and an event that is set as soon as somebody has fetched it."""
+    fetched = threading.Event()
+
+    class Endpoint(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response_only(200)
+            self.end_headers()
+            self.wfile.write(b"b2copy_up 1\n")
+            fetched.set()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Endpoint) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/metrics", fetched
+        server.shutdown()
+        thread.join()
+
+
+def test_metrics_have_a_price_only_if_they_were_scraped_every_second(
+    metrics: tuple[str, threading.Event], tmp_path: Path
+) -> None:
+    results, (url, fetched) = Results(tmp_path / "results.jsonl"), metrics
+
+    def run(seconds: float) -> Run:
+        assert fetched.wait(10)
+        return Run(1_000, seconds, cpu=0.1)
+
+    measure(results, 0, lambda: run(0.9), url)
+    assert [row["scrapes"] for row in results.of("metrics", scraped=True)] == [1]
+    measure(results, 1, lambda: run(60.0), url)
+    measure(results, 2, lambda: Run(1_000, 0.9, cpu=0.1), f"http://127.0.0.1:{free_port()}/metrics")
+    measure(results, 2, lambda: Run(1_000, 0.9, cpu=0.1), None)
+
+    assert [(row["round"], row["scraped"]) for row in results.of("metrics")] == [(0, True), (2, False)]
+    too_few, no_listener = (row["error"] for row in results.of("failed", who="scrapes"))
+    assert too_few.endswith("in a run of 60.0 s")
+    assert no_listener.startswith("0 in a run of 0.9 s: ")
+    assert "refused" in no_listener
+    assert "failed, scrapes, " in tables(results)
 
 
 def test_rivals_are_pinned_to_exact_versions() -> None:
