@@ -69,6 +69,14 @@ def test_an_aim_is_met_or_missed_or_was_not_measured(tmp_path: Path) -> None:
     assert [aim.what for aim in missed(results)] == ["rate, bulk : taskiq, 0 ms, 10 at once"]
 
 
+def test_one_slow_set_up_of_the_fixture_misses_its_aim(tmp_path: Path) -> None:
+    results = Results(tmp_path / "results.jsonl")
+    results.add("fixture", who="b2copy", tests=100, s=9.0, first_setup_s=0.9, setup_p50_s=0.03, setup_max_s=0.6)
+
+    assert "| set-up of any other, slowest | 0.6 s | <= 0.5 s | missed |" in tables(results)
+    assert [aim.what for aim in missed(results)] == ["set-up of any other, slowest"]
+
+
 def test_the_peer_counts_what_it_carries_out_refuses_and_loses(tmp_path: Path) -> None:
     def ask(name: str) -> int:
         connection = http.client.HTTPConnection("127.0.0.1", peer.port, timeout=5)
