@@ -77,6 +77,16 @@ def test_one_slow_set_up_of_the_fixture_misses_its_aim(tmp_path: Path) -> None:
     assert [aim.what for aim in missed(results)] == ["set-up of any other, slowest"]
 
 
+def test_a_missed_memory_aim_says_how_much_of_it_are_the_libraries(tmp_path: Path) -> None:
+    results = Results(tmp_path / "results.jsonl")
+    results.add("import", who="tasks.enqueue", s=0.3, mb=60.5, modules=700)
+    results.add("import", who="its libraries alone", s=0.25, mb=55.3, modules=600)
+
+    why = "its libraries alone take 55.3 MB, ours adds 5.2 MB"
+    assert f"| import tasks.enqueue, MB | 60.5 | <= 45 | missed: {why} |" in tables(results)
+    assert [aim.what for aim in missed(results)] == ["import tasks.enqueue, MB"]
+
+
 def test_the_peer_counts_what_it_carries_out_refuses_and_loses(tmp_path: Path) -> None:
     def ask(name: str) -> int:
         connection = http.client.HTTPConnection("127.0.0.1", peer.port, timeout=5)
