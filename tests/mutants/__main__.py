@@ -6,13 +6,16 @@
     python -m tests.mutants --report           only the results so far
 
 The order is random and always the same, and a run continues where the last one ended: the results are those of a sample
-that grows. `justified.txt` lists the survivors that change nothing anybody could notice, with the reason. The command
-exits with 1 if another mutant survives.
+that grows. Percentage and interval count the first result of each mutant. Tests are written against the survivors of
+this sample, so what `--survivors` or `--again` finds after that says nothing about the other mutants; the result of
+`--survivors` is a figure of its own, without an interval. `justified.txt` lists the survivors that change nothing
+anybody could notice, with the reason. The command exits with 1 if another mutant survives.
 """
 
 import argparse
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.mutants.parts import PARTS
@@ -41,20 +44,27 @@ def interval(killed: int, run: int) -> tuple[float, float]:
 def report(name: str) -> int:
     """Print what became of a part's mutants. Returns how many survived without a reason."""
     results, reasons = read_results(name), justified()
-    words = [result["result"] for result in results.values()]
-    killed = words.count("killed")
-    survived = [mutant for mutant, result in results.items() if result["result"] == "survived"]
+    first = [of_one[0]["result"] for of_one in results.values()]
+    last = {mutant: of_one[-1]["result"] for mutant, of_one in results.items()}
+    survived = [mutant for mutant, word in last.items() if word == "survived"]
     unexplained = [mutant for mutant in survived if mutant not in reasons]
-    low, high = interval(killed, len(words))
+    low, high = interval(first.count("killed"), len(first))
+    ran_again = any(len(of_one) > 1 for of_one in results.values())
     print(
-        f"{name:9} {len(mutants_in(PARTS[name])):5} mutants {len(words):5} run {killed:5} killed"
-        f" {100 * killed / max(1, len(words)):5.1f} % ({100 * low:.1f} to {100 * high:.1f})"
-        f" {len(survived) - len(unexplained):3} justified {words.count('timeout'):3} too slow"
-        f" {len(unexplained):3} to look at"
+        f"{name:9} {len(mutants_in(PARTS[name])):5} mutants {len(first):5} run {_killed(first)}"
+        f" ({100 * low:.1f} to {100 * high:.1f})"
+        + (f"; after tests were added {_killed([*last.values()])}" if ran_again else "")
+        + f"; {len(survived) - len(unexplained)} justified, {[*last.values()].count('timeout')} too slow,"
+        f" {len(unexplained)} to look at"
     )
     for mutant in unexplained:
         print(f"    {mutant}")
     return len(unexplained)
+
+
+def _killed(words: Sequence[str]) -> str:
+    killed = words.count("killed")
+    return f"{killed:5} killed {100 * killed / max(1, len(words)):5.1f} %"
 
 
 def main() -> None:

@@ -43,11 +43,13 @@ def files_of(part: Part) -> list[str]:
     return [file for file in files if not file.startswith(part.without)]
 
 
-def read_results(name: str) -> dict[str, Result]:
-    """Return the last result of each mutant that the code still has, in the order of `mutants_in`."""
+def read_results(name: str) -> dict[str, list[Result]]:
+    """Return all results of each mutant that the code still has, the oldest first, in the order of `mutants_in`."""
     path = RESULTS / f"{name}.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    stored = {line.pop("name"): line for line in lines}
+    stored: dict[str, list[Result]] = {}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        result = json.loads(line)
+        stored.setdefault(result.pop("name"), []).append(result)
     return {one.name: stored[one.name] for one in mutants_in(PARTS[name]) if one.name in stored}
 
 
@@ -57,7 +59,7 @@ def run_part(name: str, sample: int | None, seconds: float, survivors: bool = Fa
     results = read_results(name)
     everything = mutants_in(part)
     if survivors:
-        left = [one for one in everything if results.get(one.name, {}).get("result") in {"survived", "timeout"}]
+        left = [one for one in everything if one.name in results and results[one.name][-1]["result"] != "killed"]
     else:
         left = [one for one in everything[:sample] if one.name not in results]
     if not left:

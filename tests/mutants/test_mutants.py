@@ -1,13 +1,17 @@
 """The runner of mutants: what it changes, which tests it chooses, and how sure its figures are."""
 
 import ast
+import json
+from pathlib import Path
 
 import pytest
 
-from tests.mutants.__main__ import interval, justified
+from tests.mutants import run
+from tests.mutants.__main__ import interval, justified, report
 from tests.mutants.mutations import Mutant, mutants_of
+from tests.mutants.parts import PARTS
 from tests.mutants.plan import Plan
-from tests.mutants.run import ROOT
+from tests.mutants.run import ROOT, mutants_in
 
 CODE = '''
 PAGE = 50 * 2
@@ -78,6 +82,26 @@ def test_what_runs_at_import_is_noticed_where_its_name_is_used() -> None:
 @pytest.mark.parametrize(("killed", "run", "low", "high"), [(95, 100, 0.888, 0.978), (10, 10, 0.722, 1.0)])
 def test_the_interval_is_wilsons(killed: int, run: int, low: float, high: float) -> None:
     assert interval(killed, run) == pytest.approx((low, high), abs=0.001)
+
+
+@pytest.fixture
+def stored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """Results of the part `messages`, in a folder of their own. Returns the names of the mutants that ran, in order."""
+    names = [one.name for one in mutants_in(PARTS["messages"])[:4]]
+    words = ["killed", "survived", "killed", "killed"]
+    lines = [*zip(names, words, strict=True), (names[1], "killed")]
+    (tmp_path / "messages.jsonl").write_text(
+        "".join(json.dumps({"name": name, "result": word, "by": None}) + "\n" for name, word in lines)
+    )
+    monkeypatch.setattr(run, "RESULTS", tmp_path)
+    return names
+
+
+def test_the_first_result_of_each_mutant_is_the_samples(stored: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert report("messages") == 0
+
+    shown = " ".join(capsys.readouterr().out.split())
+    assert " 4 run 3 killed 75.0 % (30.1 to 95.4); after tests were added 4 killed 100.0 %; " in shown
 
 
 def test_every_justified_mutant_exists() -> None:
