@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.mutants.parts import PARTS
-from tests.mutants.run import RESULTS, mutants_in, read_results, run_part
+from tests.mutants.run import RESULTS, chosen_numbers_in, mutants_in, read_results, run_part
 
 JUSTIFIED = Path(__file__).with_name("justified.txt")
 _Z = 1.96  # standard deviations of a 95 % interval
@@ -55,7 +55,7 @@ def report(name: str) -> int:
         f" ({100 * low:.1f} to {100 * high:.1f})"
         + (f"; after tests were added {_killed([*last.values()])}" if ran_again else "")
         + f"; {len(survived) - len(unexplained)} justified, {[*last.values()].count('timeout')} too slow,"
-        f" {len(unexplained)} to look at"
+        f" {len(unexplained)} to look at; {len(chosen_numbers_in(PARTS[name]))} chosen numbers left out"
     )
     for mutant in unexplained:
         print(f"    {mutant}")

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tests.mutants.mutations import Mutant, mutants_of
+from tests.mutants.mutations import Mutant, chosen_numbers, mutants_of
 from tests.mutants.parts import PARTS, Part
 from tests.mutants.plan import Plan, StoredPlan, digest_of
 from tests.mutants.server import POSTGRES
@@ -36,6 +36,11 @@ def mutants_in(part: Part) -> list[Mutant]:
     """
     found = [one for file in files_of(part) for one in mutants_of(file, (ROOT / file).read_text())]
     return sorted(found, key=lambda one: hashlib.sha256(one.name.encode()).digest())
+
+
+def chosen_numbers_in(part: Part) -> list[str]:
+    """Return the numbers of a part that are no mutants, because they are a choice."""
+    return [one for file in files_of(part) for one in chosen_numbers((ROOT / file).read_text())]
 
 
 def files_of(part: Part) -> list[str]:

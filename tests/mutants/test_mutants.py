@@ -8,13 +8,14 @@ import pytest
 
 from tests.mutants import run
 from tests.mutants.__main__ import interval, justified, report
-from tests.mutants.mutations import Mutant, mutants_of
+from tests.mutants.mutations import Mutant, chosen_numbers, mutants_of
 from tests.mutants.parts import PARTS
 from tests.mutants.plan import Plan
 from tests.mutants.run import ROOT, mutants_in
 
 CODE = '''
 PAGE = 50 * 2
+KEY_LIMIT = 255
 LIMIT = min(PAGE, 3)
 
 
@@ -37,8 +38,20 @@ def test_each_mutant_is_one_change_that_compiles() -> None:
     assert len({one.source for one in mutants}) == len(mutants) > 5
     assert all(ast.dump(ast.parse(one.source)) != ast.dump(ast.parse(CODE)) for one in mutants)
     assert not [one.name for one in mutants if "docstring" in one.name or "str | None" in one.name]
-    assert not [one.name for one in mutants if "50" in one.name or "70 " in one.name], "a chosen number"
-    assert named("1000 -> 2000").line == named("7_000 -> 14000").line == 10
+    assert named("1000 -> 2000").line == named("7_000 -> 14000").line == 11
+
+
+def test_a_number_is_left_out_only_if_it_is_how_much_is_read_at_once_and_is_counted() -> None:
+    names = [one.name for one in mutants_of("a.py", CODE)]
+
+    assert not [name for name in names if "50" in name or "70 " in name]
+    assert chosen_numbers(CODE) == ["PAGE = 50 * 2", "limit=70"]
+    assert [name for name in names if "255 -> 510" in name], "a contract"
+    assert {"BATCH", "CANCEL_CHUNK", "AUDIT_WINDOW", "COUNT_LIMIT"} == {
+        name
+        for name in ("BATCH", "CANCEL_CHUNK", "AUDIT_WINDOW", "COUNT_LIMIT", "MINUTE_MS", "RESERVED_SHARE", "KEY_LIMIT")
+        if chosen_numbers(f"{name} = 5")
+    }
 
 
 def test_a_mutants_name_does_not_depend_on_other_lines() -> None:
