@@ -5,7 +5,7 @@ Left out is:
 * all text: strings, f-strings with the expressions in them, what the log gets, documentation;
 * floats (times in seconds), None and bytes;
 * how much is read or written at once: the number that a constant such as `PAGE = 50` or the default of a `limit` holds
-  (`CHOSEN` says which). Every other number is a contract. Whether the code obeys the number is mutated where it is used;
+  (`CHOSEN` says which). Whether the code obeys it is mutated where it is used. Every other number is a contract;
 * a `raise`, unless it is all that an `if` without `else` does: then it is raised no more;
 * assignments as such, `except` clauses, comparisons of more than two values, operators that no table below names;
 * imports, decorators, annotations, and what only a type checker reads.

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -29,6 +30,7 @@ Result = dict[str, Any]
 """`result`: `killed`, `survived` or `timeout`; `by`: the test that failed; `seconds`."""
 
 
+@cache
 def mutants_in(part: Part) -> list[Mutant]:
     """Return every mutant of a part, in an order that looks random and does not depend on the other mutants.
 

@@ -2,6 +2,8 @@
 
 import ast
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from tests.mutants.mutations import Mutant, chosen_numbers, mutants_of
 from tests.mutants.parts import PARTS
 from tests.mutants.plan import Plan
 from tests.mutants.run import ROOT, mutants_in
+from worker.testbed.processes import clean_environment
 
 CODE = '''
 PAGE = 50 * 2
@@ -115,6 +118,62 @@ def test_the_first_result_of_each_mutant_is_the_samples(stored: list[str], capsy
 
     shown = " ".join(capsys.readouterr().out.split())
     assert " 4 run 3 killed 75.0 % (30.1 to 95.4); after tests were added 4 killed 100.0 %; " in shown
+
+
+def test_a_mutant_that_is_too_slow_is_listed_and_counts_as_not_noticed(
+    stored: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (run.RESULTS / "messages.jsonl").open("a") as file:
+        file.write(json.dumps({"name": stored[2], "result": "timeout", "by": None}) + "\n")
+
+    assert report("messages") == 1
+    assert f"too slow: {stored[2]}\n" in capsys.readouterr().out
+
+
+TESTS = """
+import sys
+from pathlib import Path
+
+
+def test_passes():
+    pass
+
+
+def test_fails_once_and_leaves_its_process_broken():
+    broken, first = hasattr(sys, "broken"), not Path("ran").exists()
+    Path("ran").touch()
+    sys.broken = True
+    assert not (broken or first)
+
+
+def test_fails():
+    assert False
+"""
+
+
+def test_a_failure_is_confirmed_in_a_process_that_has_not_seen_it(tmp_path: Path) -> None:
+    """pytest runs in forks of a process that is not the one of these tests."""
+    (tmp_path / "test_some.py").write_text(TESTS)
+    (tmp_path / "pytest.ini").touch()
+    passes, once, fails = (
+        f"test_some.py::test_{name}" for name in ("passes", "fails_once_and_leaves_its_process_broken", "fails")
+    )
+    orders = [[passes, once], [passes, fails]]
+    code = (
+        "import json, sys; from tests.mutants.server import result_of\n"
+        "for tests in json.load(sys.stdin):\n"
+        "    print(json.dumps(result_of({'tests': tests, 'limit_s': 60, 'test_limit_s': 20})), flush=True)"
+    )
+    plugins = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": "-p pytest_timeout"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=clean_environment(PYTHONPATH=str(ROOT), **plugins),
+        input=json.dumps(orders), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [
+        {"result": "survived", "by": None},
+        {"result": "killed", "by": fails},
+    ]
 
 
 def test_every_justified_mutant_exists() -> None:
