@@ -141,7 +141,7 @@ def _aims_of(results: Results) -> list[Aim]:
 
     def last(part: str, name: str, **where: object) -> float | None:
         rows = results.of(part, **where)
-        return rows[-1][name] if rows else None
+        return rows[-1].get(name) if rows else None  # an older version has stored less
 
     memory, libraries = (last("import", "mb", who=who) for who in ("tasks.enqueue", "its libraries alone"))
     beyond = "" if memory is None or libraries is None else (

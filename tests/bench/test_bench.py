@@ -193,4 +193,5 @@ def test_a_part_that_ends_early_raises_its_log(environment: Environment) -> None
 def test_the_table_of_the_readme_is_made_of_the_results_beside_it() -> None:
     measured = Results(Path(__file__).with_name("measured.jsonl"), resume=True)
 
+    assert tables(measured)
     assert readme_table(measured) in (Path(__file__).parents[2] / "README.md").read_text()
