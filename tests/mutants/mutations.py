@@ -1,11 +1,20 @@
 """The faults: each replaces one expression or statement of a file. A mutant's name does not depend on line numbers.
 
-Left out is what no test could call wrong: texts (of errors, of the log, of documentation), and the number that a
-constant or the default of a `limit` holds (`PAGE = 50`). That number is a choice. Whether the code obeys it is mutated
-where it is used.
+Left out is:
+
+* all text: strings, f-strings with the expressions in them, what the log gets, documentation;
+* floats (times in seconds), None and bytes;
+* how much is read or written at once: the number that a constant such as `PAGE = 50` or the default of a `limit` holds
+  (`CHOSEN` says which). Whether the code obeys it is mutated where it is used. Every other number is a contract;
+* a `raise`, unless it is all that an `if` without `else` does: then it is raised no more;
+* assignments as such, `except` clauses, comparisons of more than two values, operators that no table below names;
+* imports, decorators, annotations, and what only a type checker reads.
+
+The report says how many numbers were left out, because they are the only choice in this list that a reader may dispute.
 """
 
 import ast
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +28,7 @@ _OPERATORS: dict[type[ast.operator], type[ast.operator]] = {
 }  # fmt: skip
 _CONDITIONS = {"where", "and_", "or_", "having"}  # calls whose arguments are conditions: each is left out once
 _LARGE = 100  # one more than so many is a difference that nobody notices: a larger number is doubled
+CHOSEN = re.compile(r"(.*_)?(PAGE|BATCH|CHUNK|WINDOW)|COUNT_LIMIT|RATE_LIMIT")  # both limits: of rows that are counted
 _LOGS = {"debug", "info", "warning", "error", "exception", "critical"}
 
 
@@ -53,6 +63,15 @@ def mutants_of(file: str, source: str) -> list[Mutant]:
         reached_by = frozenset(_lines(node)) if node.lineno in in_functions else users.get(node.lineno, frozenset())
         found.append(Mutant(file, name + number, node.lineno, reached_by, _replaced(source, node, replacement)))
     return found
+
+
+def chosen_numbers(source: str) -> list[str]:
+    """Return the numbers of a file that are left out because they are a choice, as text."""
+    nodes = [*ast.walk(ast.parse(source))]
+    constants = [ast.unparse(node) for node in nodes if isinstance(node, ast.Assign) and _is_chosen(node)]
+    parameters = [pair for node in nodes if isinstance(node, ast.arguments) for pair in _with_defaults(node)]
+    limits = [default for name, default in parameters if name == "limit" and _is_number(default)]
+    return constants + [f"limit={ast.unparse(default)}" for default in limits]
 
 
 def _lines(node: ast.AST) -> range:
@@ -120,10 +139,15 @@ def _faults_within(node: ast.AST, function: str) -> Iterator[tuple[ast.expr | as
 
 def _defaults(arguments: ast.arguments) -> list[ast.expr]:
     """Return the defaults of parameters, but not how long a list is by default."""
+    return [default for name, default in _with_defaults(arguments) if name != "limit"]
+
+
+def _with_defaults(arguments: ast.arguments) -> list[tuple[str, ast.expr]]:
+    """Return the parameters that have a default, with it."""
     named = [*arguments.posonlyargs, *arguments.args]
     pairs = [*zip(named[len(named) - len(arguments.defaults) :], arguments.defaults, strict=True),
              *zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)]  # fmt: skip
-    return [default for parameter, default in pairs if default is not None and parameter.arg != "limit"]
+    return [(parameter.arg, default) for parameter, default in pairs if default is not None]
 
 
 def _is_no_code(node: ast.stmt | ast.expr) -> bool:
@@ -137,8 +161,16 @@ def _is_no_code(node: ast.stmt | ast.expr) -> bool:
             return True
         case ast.Expr(value=ast.Call(func=ast.Attribute(value=ast.Name(id="log"), attr=name))):
             return name in _LOGS
-        case ast.Assign(targets=[ast.Name(id=name)], value=value):
-            return name.isupper() and _is_number(value)
+        case ast.Assign():
+            return _is_chosen(node)
+    return False
+
+
+def _is_chosen(node: ast.Assign) -> bool:
+    """Return whether a statement gives a number to a constant that says how much is read or written at once."""
+    match node.targets:
+        case [ast.Name(id=name)]:
+            return CHOSEN.fullmatch(name) is not None and _is_number(node.value)
     return False
 
 

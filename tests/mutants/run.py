@@ -10,11 +10,12 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tests.mutants.mutations import Mutant, mutants_of
+from tests.mutants.mutations import Mutant, chosen_numbers, mutants_of
 from tests.mutants.parts import PARTS, Part
 from tests.mutants.plan import Plan, StoredPlan, digest_of
 from tests.mutants.server import POSTGRES
@@ -29,6 +30,7 @@ Result = dict[str, Any]
 """`result`: `killed`, `survived` or `timeout`; `by`: the test that failed; `seconds`."""
 
 
+@cache
 def mutants_in(part: Part) -> list[Mutant]:
     """Return every mutant of a part, in an order that looks random and does not depend on the other mutants.
 
@@ -38,16 +40,23 @@ def mutants_in(part: Part) -> list[Mutant]:
     return sorted(found, key=lambda one: hashlib.sha256(one.name.encode()).digest())
 
 
+def chosen_numbers_in(part: Part) -> list[str]:
+    """Return the numbers of a part that are no mutants, because they are a choice."""
+    return [one for file in files_of(part) for one in chosen_numbers((ROOT / file).read_text())]
+
+
 def files_of(part: Part) -> list[str]:
     files = [str(path.relative_to(ROOT)) for place in part.files for path in sorted((ROOT / place).rglob("*.py"))]
     return [file for file in files if not file.startswith(part.without)]
 
 
-def read_results(name: str) -> dict[str, Result]:
-    """Return the last result of each mutant that the code still has, in the order of `mutants_in`."""
+def read_results(name: str) -> dict[str, list[Result]]:
+    """Return all results of each mutant that the code still has, the oldest first, in the order of `mutants_in`."""
     path = RESULTS / f"{name}.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    stored = {line.pop("name"): line for line in lines}
+    stored: dict[str, list[Result]] = {}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        result = json.loads(line)
+        stored.setdefault(result.pop("name"), []).append(result)
     return {one.name: stored[one.name] for one in mutants_in(PARTS[name]) if one.name in stored}
 
 
@@ -57,7 +66,7 @@ def run_part(name: str, sample: int | None, seconds: float, survivors: bool = Fa
     results = read_results(name)
     everything = mutants_in(part)
     if survivors:
-        left = [one for one in everything if results.get(one.name, {}).get("result") in {"survived", "timeout"}]
+        left = [one for one in everything if one.name in results and results[one.name][-1]["result"] != "killed"]
     else:
         left = [one for one in everything[:sample] if one.name not in results]
     if not left:

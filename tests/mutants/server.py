@@ -6,7 +6,8 @@ JSON object per line and answers with one:
     {"tests": [node ids, in the order of the run], "limit_s": 60, "test_limit_s": 20}  run them until one fails
     {"files": [...], "limit_s": 600}  run all tests of these files and store which lines each of them runs
 
-The answers: `{"result": "killed", "by": node id}`, or `survived` or `timeout`; and what `Collection` notes.
+`limit_s` is for one fork. The answers: `{"result": "killed", "by": node id}`, or `survived` or `timeout`; and what
+`Collection` notes.
 """
 
 import json
@@ -41,7 +42,27 @@ def main() -> None:
         __import__(name)
     for line in sys.stdin:
         order = json.loads(line)
-        print(json.dumps(_in_a_fork(order)), flush=True)
+        print(json.dumps(_in_a_fork(order) if "files" in order else result_of(order)), flush=True)
+
+
+def result_of(order: dict[str, Any]) -> dict[str, Any]:
+    """Run tests until one fails. One that fails once only does not kill: on a busy machine it may fail by itself.
+
+    A second fork confirms the failure: the first one still has the threads, ports and caches that the failure left.
+    """
+    left = list(order["tests"])
+    while left:
+        first = _in_a_fork(order | {"tests": left})
+        if first["result"] != "killed":
+            return first
+        suspects = [first["by"]] if first["by"] in left else left  # no test is to blame if the process ended
+        second = _in_a_fork(order | {"tests": suspects})
+        if second["result"] == "killed":
+            return first
+        if second["result"] == "timeout":
+            return second
+        left = [test for test in left if test not in suspects]
+    return {"result": "survived", "by": None}
 
 
 def _in_a_fork(order: dict[str, Any]) -> dict[str, Any]:
@@ -78,23 +99,12 @@ def _be_the_fork(order: dict[str, Any], answer: Path) -> None:
 
 
 def _run(tests: Sequence[str], test_limit_s: float) -> dict[str, Any]:
-    """Run tests until one fails. One that fails once only does not kill: on a busy machine it may fail by itself."""
-    left = list(tests)
-    while left:
-        code, failed = _run_once(left, test_limit_s)
-        if not code:
-            break
-        if failed not in left or _run_once([failed], test_limit_s)[0]:
-            return {"result": "killed", "by": failed or f"exit {code}"}
-        left.remove(failed)
-    return {"result": "survived", "by": None}
-
-
-def _run_once(tests: Sequence[str], test_limit_s: float) -> tuple[int, str | None]:
     selection = Selection(tests)
     files = list(dict.fromkeys(test.partition("::")[0] for test in tests))
     code = pytest.main([*OPTIONS, "-x", f"--timeout={test_limit_s}", *files], plugins=[selection])
-    return int(code), selection.failed
+    if not code:
+        return {"result": "survived", "by": None}
+    return {"result": "killed", "by": selection.failed or f"exit {int(code)}"}
 
 
 def _use_the_running_postgres() -> None:

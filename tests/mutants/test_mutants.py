@@ -1,16 +1,24 @@
 """The runner of mutants: what it changes, which tests it chooses, and how sure its figures are."""
 
 import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from tests.mutants.__main__ import interval, justified
-from tests.mutants.mutations import Mutant, mutants_of
+from tests.mutants import run
+from tests.mutants.__main__ import interval, justified, report
+from tests.mutants.mutations import Mutant, chosen_numbers, mutants_of
+from tests.mutants.parts import PARTS
 from tests.mutants.plan import Plan
-from tests.mutants.run import ROOT
+from tests.mutants.run import ROOT, mutants_in
+from worker.testbed.processes import clean_environment
 
 CODE = '''
 PAGE = 50 * 2
+KEY_LIMIT = 255
 LIMIT = min(PAGE, 3)
 
 
@@ -33,8 +41,20 @@ def test_each_mutant_is_one_change_that_compiles() -> None:
     assert len({one.source for one in mutants}) == len(mutants) > 5
     assert all(ast.dump(ast.parse(one.source)) != ast.dump(ast.parse(CODE)) for one in mutants)
     assert not [one.name for one in mutants if "docstring" in one.name or "str | None" in one.name]
-    assert not [one.name for one in mutants if "50" in one.name or "70 " in one.name], "a chosen number"
-    assert named("1000 -> 2000").line == named("7_000 -> 14000").line == 10
+    assert named("1000 -> 2000").line == named("7_000 -> 14000").line == 11
+
+
+def test_a_number_is_left_out_only_if_it_is_how_much_is_read_at_once_and_is_counted() -> None:
+    names = [one.name for one in mutants_of("a.py", CODE)]
+
+    assert not [name for name in names if "50" in name or "70 " in name]
+    assert chosen_numbers(CODE) == ["PAGE = 50 * 2", "limit=70"]
+    assert [name for name in names if "255 -> 510" in name], "a contract"
+    assert {"BATCH", "CANCEL_CHUNK", "AUDIT_WINDOW", "COUNT_LIMIT"} == {
+        name
+        for name in ("BATCH", "CANCEL_CHUNK", "AUDIT_WINDOW", "COUNT_LIMIT", "MINUTE_MS", "RESERVED_SHARE", "KEY_LIMIT")
+        if chosen_numbers(f"{name} = 5")
+    }
 
 
 def test_a_mutants_name_does_not_depend_on_other_lines() -> None:
@@ -78,6 +98,82 @@ def test_what_runs_at_import_is_noticed_where_its_name_is_used() -> None:
 @pytest.mark.parametrize(("killed", "run", "low", "high"), [(95, 100, 0.888, 0.978), (10, 10, 0.722, 1.0)])
 def test_the_interval_is_wilsons(killed: int, run: int, low: float, high: float) -> None:
     assert interval(killed, run) == pytest.approx((low, high), abs=0.001)
+
+
+@pytest.fixture
+def stored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """Results of the part `messages`, in a folder of their own. Returns the names of the mutants that ran, in order."""
+    names = [one.name for one in mutants_in(PARTS["messages"])[:4]]
+    words = ["killed", "survived", "killed", "killed"]
+    lines = [*zip(names, words, strict=True), (names[1], "killed")]
+    (tmp_path / "messages.jsonl").write_text(
+        "".join(json.dumps({"name": name, "result": word, "by": None}) + "\n" for name, word in lines)
+    )
+    monkeypatch.setattr(run, "RESULTS", tmp_path)
+    return names
+
+
+def test_the_first_result_of_each_mutant_is_the_samples(stored: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert report("messages") == 0
+
+    shown = " ".join(capsys.readouterr().out.split())
+    assert " 4 run 3 killed 75.0 % (30.1 to 95.4); after tests were added 4 killed 100.0 %; " in shown
+
+
+def test_a_mutant_that_is_too_slow_is_listed_and_counts_as_not_noticed(
+    stored: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (run.RESULTS / "messages.jsonl").open("a") as file:
+        file.write(json.dumps({"name": stored[2], "result": "timeout", "by": None}) + "\n")
+
+    assert report("messages") == 1
+    assert f"too slow: {stored[2]}\n" in capsys.readouterr().out
+
+
+TESTS = """
+import sys
+from pathlib import Path
+
+
+def test_passes():
+    pass
+
+
+def test_fails_once_and_leaves_its_process_broken():
+    broken, first = hasattr(sys, "broken"), not Path("ran").exists()
+    Path("ran").touch()
+    sys.broken = True
+    assert not (broken or first)
+
+
+def test_fails():
+    assert False
+"""
+
+
+def test_a_failure_is_confirmed_in_a_process_that_has_not_seen_it(tmp_path: Path) -> None:
+    """pytest runs in forks of a process that is not the one of these tests."""
+    (tmp_path / "test_some.py").write_text(TESTS)
+    (tmp_path / "pytest.ini").touch()
+    passes, once, fails = (
+        f"test_some.py::test_{name}" for name in ("passes", "fails_once_and_leaves_its_process_broken", "fails")
+    )
+    orders = [[passes, once], [passes, fails]]
+    code = (
+        "import json, sys; from tests.mutants.server import result_of\n"
+        "for tests in json.load(sys.stdin):\n"
+        "    print(json.dumps(result_of({'tests': tests, 'limit_s': 60, 'test_limit_s': 20})), flush=True)"
+    )
+    plugins = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": "-p pytest_timeout"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=clean_environment(PYTHONPATH=str(ROOT), **plugins),
+        input=json.dumps(orders), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [
+        {"result": "survived", "by": None},
+        {"result": "killed", "by": fails},
+    ]
 
 
 def test_every_justified_mutant_exists() -> None:

@@ -1,5 +1,6 @@
 """A thousand transactions of a CRM, half of them rolled back, while broker, workers and beat are killed at random."""
 
+import math
 import random
 import sys
 import threading
@@ -25,6 +26,7 @@ TITLE = "The SQL API: three clients in other languages, half of the transactions
 TRANSACTIONS = 1_000
 PER_SECOND = 12.0  # transactions of each client
 KILL_EVERY_S = (0.7, 2.0)  # seconds from one kill to the next
+PER_KILL_MAX = 100  # transactions for one kill: with fewer kills a run says little about them
 DOWN_S = 0.5  # seconds for which a killed broker is down
 VISIBLE_S = 1.0  # seconds after its commit in which the ledger must have an operation
 SEED = 12
@@ -131,32 +133,47 @@ def _figures(
         ids = set(connection.execute(text("SELECT id FROM withdrawals")).scalars())
         states = {row.key: row.state for row in connection.execute(select(c.key, c.state))}
     requested, effects = {f"fees.process:{id_}" for id_ in ids}, effects_by_key(system)
-    waits = sorted(visible[key] - at for key, at in committed_at.items() if key in visible)
-    late = [f"{key} {visible[key] - at:.2f} s" for key, at in committed_at.items() if visible[key] - at > VISIBLE_S]
-    if late:
-        print(f"    visible late: {', '.join(late[:8])}; killed: {', '.join(kills)}", file=sys.stderr, flush=True)
+    figures = visibility(committed_at, visible)
+    if figures["late"] or figures["never visible"]:
+        print(f"    killed: {', '.join(kills)}", file=sys.stderr, flush=True)
     return {
         "transactions": transactions,
         "committed": len(requested),
         "once": sum(effects.get(key) == 1 and states.get(key) == "succeeded" for key in requested),
         "twice": sum(times > 1 for times in effects.values()),
         "of rolled back": len((set(states) | set(effects)) - requested),
-        "visible p50 s": percentile(waits, 0.5),
-        "visible p99 s": percentile(waits, 0.99),
-        "visible max s": max(waits),
-        "late": len(late),
+        **figures,
         "kills": len(kills),
     }
 
 
+def visibility(committed_at: Mapping[str, float], visible: Mapping[str, float]) -> dict[str, float]:
+    """Return the figures of how long after its commit each operation was in the ledger, which may be never."""
+    waits = {key: visible.get(key, math.inf) - at for key, at in committed_at.items()}
+    late = [f"{key} {wait:.2f} s" for key, wait in waits.items() if wait > VISIBLE_S]
+    if late:
+        print(f"    visible late: {', '.join(late[:8])}", file=sys.stderr, flush=True)
+    seconds = list(waits.values())
+    never = seconds.count(math.inf)
+    return {
+        "visible p50 s": percentile(seconds, 0.5),
+        "visible p99 s": percentile(seconds, 0.99),
+        "visible max s": max(seconds),
+        "late": len(late) - never,
+        "never visible": never,
+    }
+
+
 def each_once(row: Mapping[str, Any]) -> Sequence[str]:
-    problems = [f"{row[name]} {name}" for name in ("twice", "of rolled back") if row[name]]
+    problems = [f"{row[name]} {name}" for name in ("twice", "of rolled back", "never visible") if row[name]]
     if row["committed"] < row["transactions"] // 2:
         problems.append(f"only {row['committed']} of {row['transactions']} transactions have committed")
     if row["once"] != row["committed"]:
         problems.append(f"{row['committed'] - row['once']} of those committed were not performed once")
     if row["late"]:
         problems.append(f"{row['late']} were visible later than {VISIBLE_S:g} s after their commit")
+    if row["kills"] * PER_KILL_MAX < row["transactions"]:
+        problems.append(f"only {row['kills']} kills in {row['transactions']} transactions")
     return problems
 
 

@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal, NamedTuple
 
@@ -11,6 +12,7 @@ from worker.webhook.endpoint import DEADLINE_S
 from worker.webhook.signing import Secrets
 
 SECRET = "whsec_" + "Y3Jt" * 8
+PATH = "/hooks"
 LATE_S = DEADLINE_S + 1.0  # seconds; the sender has given up this delivery, and does not know that it arrived
 
 Mode = Literal["takes", "fails", "hangs", "redirects", "late", "dead"]
@@ -27,11 +29,16 @@ class Received(NamedTuple):
 
 
 class Receiver:
-    """A context manager. `mode` says how it answers; while it is `dead`, nobody listens on its port."""
+    """A context manager. `mode` says how it answers; while it is `dead`, nobody listens on its port.
+
+    `requests` counts the deliveries in each mode, `followed` the requests of a sender that follows a redirect.
+    """
 
     def __init__(self) -> None:
         self.received: list[Received] = []
         self.unsigned: list[str] = []  # why a request could not be trusted
+        self.requests: Counter[Mode] = Counter()
+        self.followed = 0
         self._mode: Mode = "takes"
         self._port = free_port()
         self._changed = threading.Condition()
@@ -39,7 +46,7 @@ class Receiver:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._port}/hooks"
+        return f"http://127.0.0.1:{self._port}{PATH}"
 
     @property
     def mode(self) -> Mode:
@@ -54,6 +61,15 @@ class Receiver:
             self._close()
         elif self._server is None:
             self._listen()
+
+    def count(self, is_delivery: bool) -> Mode:
+        """Count a request, and return how to answer a delivery."""
+        with self._changed:
+            if is_delivery:
+                self.requests[self._mode] += 1
+            else:
+                self.followed += 1
+            return self._mode
 
     def wait_while(self, mode: Mode, seconds: float) -> None:
         """Wait so long, but not longer than it answers in this way."""
@@ -90,7 +106,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        mode = self.receiver.mode
+        if self.path != PATH:
+            self._is_not_a_delivery()
+            return
+        mode = self.receiver.count(is_delivery=True)
         match mode:
             case "takes":
                 self._take(body)
@@ -108,6 +127,13 @@ class _Handler(BaseHTTPRequestHandler):
                 self.close_connection = True
             case "dead":
                 self.close_connection = True
+
+    def do_GET(self) -> None:
+        self._is_not_a_delivery()
+
+    def _is_not_a_delivery(self) -> None:
+        self.receiver.count(is_delivery=False)
+        self._answer(404)
 
     def _take(self, body: bytes) -> None:
         if problem := Secrets([SECRET]).problem(body, dict(self.headers.items())):

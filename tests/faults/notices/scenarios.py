@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from tests.bench.results import percentile
 from tests.faults.ledger.system import DATABASES, System
@@ -15,7 +15,7 @@ from tests.faults.notices.receiver import SECRET, Mode, Receiver
 from tests.faults.table import Scenario
 from tests.support import until
 from worker.ledger import replay
-from worker.ledger.schema import c
+from worker.ledger.schema import attempts, c, operations
 from worker.operation import NOTICE_KIND
 from worker.testbed.local_system import Environment
 
@@ -94,22 +94,40 @@ def bad_receiver(database: str, notices: int = NOTICES) -> dict[str, Any]:
         _book(system, notices)
         _replay_errors(system)
         system.start_crm()
+        tried = {}
         for mode, seconds in PHASES:
             receiver.mode = mode
             if mode == "dead":
                 system.pass_an_hour()
             system.go_on(seconds)
+            tried[_tried(mode)] = _refused(system) if mode == "dead" else receiver.requests[mode]
         system.stop_crm()
         with system.fault():
             receiver.mode = "takes"
         system.pass_an_hour()  # so that no notice waits for its next try any more
         system.drain(within=240.0)
         beside = percentile(_withdrawals_ms(system), 0.99)
-        return _delivered(system, receiver) | {
-            "p99 ms alone": without,
-            "p99 ms": beside,
-            "slower": beside / without,
-        }
+        return (
+            _delivered(system, receiver)
+            | tried
+            | {
+                "p99 ms alone": without,
+                "p99 ms": beside,
+                "slower": beside / without,
+            }
+        )
+
+
+def _tried(mode: Mode) -> str:
+    """Return the name of a figure: how often a notice was sent while the receiver was in this mode."""
+    return f"tried: {mode}"
+
+
+def _refused(system: System) -> int:
+    """Return how often nobody listened where a notice was sent to."""
+    of_notices = select(func.sum(attempts.c.times)).join(operations, c.id == attempts.c.operation_id)
+    with system.ledger() as ledger, ledger.reading() as connection:
+        return int(connection.execute(of_notices.where(_is_notice, attempts.c.outcome == "not_sent")).scalar() or 0)
 
 
 def _delivered(system: System, receiver: Receiver) -> dict[str, Any]:
@@ -135,12 +153,14 @@ def _delivered(system: System, receiver: Receiver) -> dict[str, Any]:
         "fell back": sum(of_key != sorted(of_key) for of_key in sequences.values()),
         "not delivered": sum(state not in {"succeeded", "cancelled"} for state in states),
         "unsigned": len(receiver.unsigned),
+        "redirects followed": receiver.followed,
     }
 
 
 def told(row: Mapping[str, Any]) -> Sequence[str]:
-    wrong = ("never told", "changed", "fell back", "not delivered", "unsigned")
+    wrong = ("never told", "changed", "fell back", "not delivered", "unsigned", "redirects followed")
     problems = [f"{row[name]} {name}" for name in wrong if row[name]]
+    problems += [f"no notice was sent in the phase '{mode}'" for mode, _ in PHASES if not row[_tried(mode)]]
     if row["ids"] < row["notices"] - row["superseded"]:
         problems.append(f"only {row['ids']} of {row['notices']} notices were received")
     if row["slower"] > SLOWER_MAX:
