@@ -20,6 +20,7 @@ from tests.faults.ledger.system import DATABASES, System
 from tests.faults.table import Scenario
 from worker.ledger.schema import c
 from worker.testbed.local_system import Environment
+from worker.testbed.processes import Process
 
 TITLE = "The SQL API: three clients in other languages, half of the transactions rolled back, processes killed"
 
@@ -98,7 +99,10 @@ def _watching(system: System) -> Iterator[dict[str, float]]:
 
 @contextmanager
 def _killing(system: System) -> Iterator[list[str]]:
-    """SIGKILL a worker, the beat or the broker at random, again and again. Each is started again."""
+    """SIGKILL a worker, the beat or the broker at random, again and again. Each is started again.
+
+    A worker is killed only while the other one works: without any worker, nothing can become visible.
+    """
     draw, over, killed = random.Random(SEED), threading.Event(), []
 
     def kill() -> None:
@@ -109,7 +113,7 @@ def _killing(system: System) -> Iterator[list[str]]:
                 system.environment.broker.kill()
                 system.go_on(DOWN_S)
                 system.environment.broker.start()
-            elif victim.running:
+            elif victim.running and any(_works(worker) for worker in system.workers if worker is not victim):
                 killed.append(victim.name)
                 victim.kill()
 
@@ -120,6 +124,10 @@ def _killing(system: System) -> Iterator[list[str]]:
         finally:
             over.set()
             killer.result()
+
+
+def _works(worker: Process) -> bool:
+    return worker.running and " ready." in worker.current_log()
 
 
 def _figures(
