@@ -84,7 +84,7 @@ def test_the_example_pays_only_what_has_succeeded(
     gate.write_text(EXAMPLE.replace(asks, "(request_fees, pay)") if told_by == "webhook" else EXAMPLE)
     environment.sandbox.control.switches(
         logins={"101": {"pending_polls": 1}, "102": {"ends": "ERROR", "ends_after_restart": "SUCCESS"},
-                "103": {"known": False}, "104": {"until_finished": True}},
+                "103": {"known": False}, "104": {"until_finished": True}, "106": {"until_finished": True}},
         error_restarts=True,
     )  # fmt: skip
     port, _ = [start(sys.executable, gate, "{port}", secret_file, crm) for _ in range(2)]  # two processes of the gate
@@ -99,10 +99,14 @@ def test_the_example_pays_only_what_has_succeeded(
         return {id_: (state, why) for id_, state, why in found}
 
     with closing(sqlite3.connect(crm, timeout=10)) as connection, connection:
-        of_another = '{"account_login": "101", "request_id": "W5"}'
+        of_another = '{"account_login": "106", "request_id": "W5"}'
         connection.execute("INSERT INTO b2copy_requests (kind, payload) VALUES ('fees.process', ?)", (of_another,))
         asked = [(f"W{number}", f"10{number}", "asked") for number in range(1, 6)]
         connection.executemany("INSERT INTO withdrawals (id, account, state) VALUES (?, ?, ?)", asked)
+    # The fees of the other account's W5 have begun, and end when the gate waits for its own.
+    until(lambda: select(crm, "SELECT state FROM b2copy_status WHERE key = 'fees.process:W5'") == [("waiting",)])
+    until(lambda: withdrawals()["W5"][0] == "fees")
+    environment.sandbox.control.finish_fees("106", "W5")
     expected = ["paid", "person", "person", "fees", "person"]
     until(lambda: [state for state, _ in withdrawals().values()] == expected, within=30)
 
