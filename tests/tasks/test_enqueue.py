@@ -164,7 +164,7 @@ class TestWait:
 
         assert standing is not None
         assert standing.state not in FINAL
-        control.finish_fees("7", request_id)
+        until(lambda: control.finish_fees("7", request_id))
 
     def test_returns_nothing_for_an_operation_that_there_is_not(self) -> None:
         assert enqueue.wait("fees.process:nobody-asked", 0.1) is None
@@ -326,7 +326,7 @@ class TestOrder:
         until(lambda: (found := enqueue.status(f"call:{child}")) and found.wait_reason == WaitReason.BEHIND_PARENT)
         assert calls_of(control, key=child) == []
 
-        control.finish_fees("7", request_id)
+        until(lambda: control.finish_fees("7", request_id))
 
         assert ended(f"call:{child}").state == State.SUCCEEDED
         assert ended(parent.key).state == State.SUCCEEDED
