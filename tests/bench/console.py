@@ -20,7 +20,7 @@ from tests.bench.report import Report
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.console")
-    parser.add_argument("--quick", action="store_true", help="two rounds instead of five, and a smaller ledger")
+    parser.add_argument("--quick", action="store_true", help="two rounds instead of 25, and a smaller ledger")
     options = parser.parse_args(arguments)
     report = Report()
     with (
@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> int:
         Peer(Path(folder)) as peer,
         environment(peer.url) as made,
     ):
-        report.section("throughput", open_console(made, 2 if options.quick else 5))
+        report.section("throughput", open_console(made, 2 if options.quick else 25))
     pages(report, 100_000 if options.quick else 1_000_000, rounds=5)
     return 1 if report.missed else 0
 
