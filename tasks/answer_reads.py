@@ -103,7 +103,7 @@ async def _answer(name: str, parameters: dict[str, Any], read_id: str, key: str,
         except (ReadExpired, redis.RedisError):
             raise
         except Exception as error:
-            answer = await _in_thread(ends, _sealed, seal, _told(name, error))
+            answer = await _in_thread(ends, _sealed, seal, _described(name, error))
         await _in_thread(ends, answers().post, read_id, answer, round((ends - time.monotonic()) * 1000))
     except ReadExpired:
         log.info("read %s: not answered before its deadline", name)
@@ -147,7 +147,7 @@ def _revealed(value: Any) -> str:
     raise TypeError(f"{type(value).__name__} is no JSON")
 
 
-def _told(name: str, error: Exception) -> dict[str, Any]:
+def _described(name: str, error: Exception) -> dict[str, Any]:
     """Return what an answer holds of an error: the name of a class of `worker.errors`, and its arguments."""
     match error:
         case B2CopyError() | BadPayload():

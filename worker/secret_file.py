@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from worker.errors import SettingsError
@@ -43,6 +43,15 @@ def read(setting: str, path: Path) -> bytes:
         raise SettingsError(
             f"{setting}: {path} cannot be read ({error.strerror}); correct the path, its owner, or its folder's mode"
         ) from None
+
+
+def check_line(setting: str, path: Path, text: Callable[[], str]) -> None:
+    """Raise `SettingsError` unless the secret that was read is one line of UTF-8 text.
+
+    `text` returns the secret, decoded with `errors="replace"`: a function, so that no frame of the error holds it.
+    """
+    if not text() or not text().isprintable() or "\ufffd" in text():
+        raise SettingsError(f"{setting}: {path} must hold one line of UTF-8 text")
 
 
 def write(path: Path, content: bytes, mode: int) -> None:

@@ -15,7 +15,5 @@ def seamless_secret(settings: Settings) -> SecretStr:
     if settings.seamless_secret_file is None:
         raise SettingsError(f"{_SETTING} is not set: a file with the secret that the Back Office shows")
     secret = SecretStr(secret_file.read(_SETTING, settings.seamless_secret_file).decode(errors="replace").strip())
-    text = secret.get_secret_value
-    if not text() or not text().isprintable() or "\ufffd" in text():
-        raise SettingsError(f"{_SETTING}: {settings.seamless_secret_file} must hold one line of UTF-8 text")
+    secret_file.check_line(_SETTING, settings.seamless_secret_file, secret.get_secret_value)
     return secret

@@ -49,7 +49,7 @@ def pause(name: Name, why: Why, by: By, as_json: Json = False) -> None:
         _found(ledger, name)
         batch = pause_batch(ledger, name, by, why)
         sweep(ledger, SWEEP_S, name)
-    _told(batch, f"import {name} is paused: nothing more of it is started", as_json)
+    _report(batch, f"import {name} is paused: nothing more of it is started", as_json)
 
 
 def resume(name: Name, why: Why, by: By, as_json: Json = False) -> None:
@@ -67,7 +67,7 @@ def resume(name: Name, why: Why, by: By, as_json: Json = False) -> None:
             return
         sweep(ledger, SWEEP_S, name)
     wake(batch.lane)
-    _told(batch, f"import {name} is resumed", as_json)
+    _report(batch, f"import {name} is resumed", as_json)
 
 
 def cancel(name: Name, why: Why, by: By, as_json: Json = False) -> None:
@@ -86,7 +86,7 @@ def cancel(name: Name, why: Why, by: By, as_json: Json = False) -> None:
         sweep(ledger, SWEEP_S, name)
         cancelled = standing_of(ledger, [name])[name].states.get(State.CANCELLED, 0)
     text = f"import {name} is cancelled: {count(cancelled)} cancelled, {beyond_recall:,} beyond recall"
-    _told(batch, text, as_json, cancelled=cancelled, beyond_recall=beyond_recall)
+    _report(batch, text, as_json, cancelled=cancelled, beyond_recall=beyond_recall)
 
 
 def _found(ledger: "Ledger", name: str) -> "Batch":
@@ -98,7 +98,7 @@ def _found(ledger: "Ledger", name: str) -> "Batch":
     return batch
 
 
-def _told(batch: "Batch", text: str, as_json: bool, **numbers: int) -> None:
+def _report(batch: "Batch", text: str, as_json: bool, **numbers: int) -> None:
     if as_json:
         output.document({"batch": batch.id, "decision": batch.decision, **numbers})
     else:

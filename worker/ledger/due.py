@@ -12,6 +12,9 @@ from worker.ledger.schema import ledger as ledger_row
 from worker.operation import Phase, State, WaitReason
 from worker.queues import LANES
 
+DISPATCH_EVERY_S = 0.25  # seconds between two dispatches in the whole fleet: a poll or a request is so late at most
+_EARLY_S = 0.02  # seconds; a timer that comes a moment too early must not wait for its next time
+
 COUNT_LIMIT = 10_000
 """Counts stop here: a larger number changes no decision, and counting must not cost more with a larger backlog."""
 
@@ -68,12 +71,6 @@ _OPEN = union_all(
 _COUNT_WAITING = select(func.count()).where(
     c.state == sql_literal(State.WAITING), c.wait_reason == bindparam("because")
 )
-
-
-DISPATCH_EVERY_S = 0.25  # seconds between two dispatches in the whole fleet: a poll or a request is so late at most
-
-
-_EARLY_S = 0.02  # seconds; a timer that comes a moment too early must not wait for its next time
 
 
 def try_start_dispatch(ledger: Ledger, every_s: float = DISPATCH_EVERY_S) -> bool:

@@ -145,8 +145,7 @@ class BackOffice:
 def password_of(file: Any) -> Secret[str]:
     """Read the password. Raises `SettingsError`."""
     password = Secret(secret_file.read(_SETTING, file).decode(errors="replace").rstrip("\r\n"))
-    if not password.reveal() or not password.reveal().isprintable() or "\ufffd" in password.reveal():
-        raise SettingsError(f"{_SETTING}: {file} must hold one line of UTF-8 text")
+    secret_file.check_line(_SETTING, file, password.reveal)
     return password
 
 
