@@ -15,7 +15,7 @@ from worker.ledger import search
 from worker.messages import wake_up
 from worker.messages.wake_up import wake_ups_for
 from worker.operation import OnUnknown
-from worker.spooled_list import BLOCK, JsonLines
+from worker.spooled_list import BLOCK, SpooledList
 from worker.testbed.local_system import Environment
 
 ROWS = 20_000  # of 2 KB: 40 MB if they stayed in memory
@@ -130,7 +130,7 @@ def test_many_wakes_as_many_workers_as_dispatch_would(
 
 
 def test_a_list_in_a_file_may_be_read_while_it_grows() -> None:
-    lines = JsonLines()
+    lines = SpooledList()
     for number in range(3 * BLOCK):
         lines.append([number, "text"])
         if number % 700 == 0:

@@ -110,7 +110,7 @@ def file(
             columns.check(fields)
             return new
 
-        checked = Checked(lane, name)
+        checked = Checked(lane, name, by)
         with progress("checking") as seen:
             check_rows(checked, rows, new_of, zeros, seen)
         if not checked.total:
@@ -179,7 +179,7 @@ def _record(ledger: "Ledger", checked: "Checked", batch: str, kind: str, lane: s
         begin_batch(ledger, batch, kind=kind, lane=lane, source=Path(source).name, rows=checked.total, by=by)
     created = done = 0
     with progress("recording", checked.total) as seen:
-        for recorded in record_in_batches(checked.news(), by):
+        for recorded in record_in_batches(checked.rows()):
             created += sum(one.created for one in recorded)
             done += len(recorded)
             seen(done)
