@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     Transaction = Connection | Session
 
 INSUFFICIENT_PRIVILEGE = "42501"  # https://www.postgresql.org/docs/current/errcodes-appendix.html
-BATCH = 5_000  # operations recorded in one transaction by `many`
+BATCH = 1_000  # operations recorded in one transaction by `many`
 WAIT_FIRST_S, WAIT_MAX_S = 0.05, 1.0  # seconds; first and longest pause between two queries of `wait`
 
 
@@ -161,7 +161,7 @@ class RecordedMany(Sequence[Recorded]):
 
     def add(self, recorded: Iterable[Recorded]) -> None:
         for one in recorded:
-            self._values.append(one)
+            self._values.append((one.id, one.key, str(one.state), one.created))
             self.created += one.created
 
     def __len__(self) -> int:
@@ -210,7 +210,7 @@ def many(
         raise BadPayload(f"lane: {lane!r} is none of {', '.join(REQUEST_LANES)}")
     checked = SpooledList()
     for row in _checked(kind, rows, lane, batch, by or current_user()):
-        checked.append(row)
+        checked.append(tuple(row))
     recorded = RecordedMany()
     for batch_recorded in record_in_batches(map(NewRow._make, checked.read()), connection, using):
         recorded.add(batch_recorded)
@@ -360,13 +360,13 @@ def _checked(
     for number, row in enumerate(rows, start=1):
         try:
             new = KINDS[kind].new(row, crm_settings())
-            checked = row_of(new._replace(lane=lane or new.lane, batch=batch), by)
+            checked = row_of(new, by, lane, batch)
         except BadPayload as error:
             raise BadPayload(f"row {number}: {error}") from None
         yield checked
 
 
-def _recorded_of(values: list[Any]) -> Recorded:
+def _recorded_of(values: tuple[int, str, str, bool]) -> Recorded:
     id_, key, state, created = values
     return Recorded(id_, key, State(state), created)
 

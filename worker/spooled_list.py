@@ -1,6 +1,10 @@
-"""A list of JSON values in a temporary file, for as many as do not fit into memory."""
+"""A list of plain values in a temporary file, for as many as do not fit into memory.
 
-import json
+They are written by `marshal`, in a fifth of the time that JSON takes. Its format is that of one Python version, and its
+input must be trusted: only the process that wrote the file reads it, and the file has no name.
+"""
+
+import marshal
 import tempfile
 import weakref
 from collections.abc import Iterator
@@ -8,15 +12,14 @@ from itertools import islice
 from typing import Any
 
 IN_MEMORY = 1024 * 1024  # bytes; a shorter list stays in memory
-BLOCK = 250  # values that are encoded and written together, which costs a fifth of writing each; so many wait in memory
-
-_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+BLOCK = 250  # values that are written together
 
 
 class SpooledList:
-    """Values are appended, then read in order or by position: tuples come back as lists. Not safe between threads.
+    """Values are appended, then read in order or by position. Not safe to share between threads.
 
-    The file has no name: it is removed when the list is no longer used, or with the process.
+    A value is a text, a number, a boolean, None, or a tuple, list or dict of such; not an instance of a class that is
+    derived from one of them. The file is removed when the list is no longer used, or with the process.
     """
 
     def __init__(self) -> None:
@@ -26,10 +29,10 @@ class SpooledList:
         self._next_block: list[Any] = []
 
     def append(self, value: Any) -> None:
-        """Append a value. If one is not JSON, this or a later call raises `TypeError` or `ValueError`."""
+        """Append a value. If one is not plain, this or a later call raises `ValueError`."""
         self._next_block.append(value)
         if len(self._next_block) == BLOCK:
-            block = _encode(self._next_block).encode()
+            block = marshal.dumps(self._next_block)
             self._file.seek(self._block_at[-1])
             self._file.write(block)
             self._block_at.append(self._block_at[-1] + len(block))
@@ -45,10 +48,8 @@ class SpooledList:
 
     def _block(self, number: int) -> list[Any]:
         if number == len(self._block_at) - 1:
-            text: str | bytes = _encode(self._next_block)
-        else:
-            begin, end = self._block_at[number : number + 2]
-            self._file.seek(begin)
-            text = self._file.read(end - begin)
-        block: list[Any] = json.loads(text)
+            return list(self._next_block)
+        begin, end = self._block_at[number : number + 2]
+        self._file.seek(begin)
+        block: list[Any] = marshal.loads(self._file.read(end - begin))  # noqa: S302  # nosec B302
         return block

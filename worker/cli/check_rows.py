@@ -55,8 +55,8 @@ class Checked:
 
     def add(self, line: int, new: New) -> NewRow:
         """Add a usable row. Raises `BadPayload` if no ledger can record it."""
-        row = row_of(new._replace(lane=self.lane, batch=self.batch), self.by)
-        self._usable.append((line, row))
+        row = row_of(new, self.by, self.lane, self.batch)
+        self._usable.append((line, tuple(row)))
         return row
 
     def refuse(self, line: int, problem: str, *, conflicts: bool = False) -> None:
