@@ -46,7 +46,8 @@ def record_rows(ledger: Ledger, rows: Sequence[NewRow], connection: Connection |
     """Record operations that `row_of` has checked: see `record`."""
     if connection is not None:
         return _record(connection, rows)
-    return ledger.write(lambda own: _record(own, rows))
+    is_one_write = len(rows) == 1 and not rows[0].parent and not rows[0].batch  # else other tables are looked at first
+    return ledger.write(lambda own: _record(own, rows), is_one_write)
 
 
 class Known(NamedTuple):
