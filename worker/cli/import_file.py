@@ -63,7 +63,7 @@ def file(
     ],
     by: By,
     kind: Annotated[str, typer.Option(help="What each row requests: fees.process, call, ...")] = "fees.process",
-    lane: Annotated[Lane, typer.Option(help="Whose share of the workers it takes; bulk never delays others.")] = "bulk",
+    lane: Annotated[Lane, typer.Option(help="The lane that sends them; bulk delays no other lane.")] = "bulk",
     batch: Annotated[
         str | None,
         typer.Option(help="The import's name.", show_default="the file's name with a digest of what is in it"),

@@ -104,18 +104,16 @@ def _insert(dialect: str, **state: ColumnElement[Any]) -> Prepared:
 
 
 def _sqlite_rows() -> tuple[dict[str, ColumnElement[Any]], FromClause]:
-    """The rows' own values from one JSON array, with an array for each row."""
+    """Return the rows' own values, from one JSON array with an array for each row."""
     rows = func.json_each(bindparam("rows", type_=Text)).table_valued("value")
-    places = [literal_column(f"'$[{index}]'") for index in range(_OWN)]
-    values = [func.json_extract(rows.c.value, place) for place in places]
-    return dict(zip(_OWN_NAMES, values, strict=True)), rows
+    places: dict[str, ColumnElement[Any]] = {name: literal_column(f"'$[{index}]'") for index, name in enumerate(_OWN_NAMES)}
+    return {name: func.json_extract(rows.c.value, place) for name, place in places.items()}, rows
 
 
 def _postgresql_rows() -> tuple[dict[str, ColumnElement[Any]], FromClause]:
-    """The rows' own values from a JSON array for each column, which costs the server half of what an object a row does."""
-    arrays = [cast(bindparam(name, type_=Text), JSON) for name in _OWN_NAMES]
-    values = [cast(func.json_array_elements_text(array), c[name].type) for name, array in zip(_OWN_NAMES, arrays, strict=True)]
-    rows = select(*[value.label(name) for name, value in zip(_OWN_NAMES, values, strict=True)]).subquery()
+    """Return the rows' own values, from a JSON array for each column: half of what an object for each row costs."""
+    texts = {name: func.json_array_elements_text(cast(bindparam(name, type_=Text), JSON)) for name in _OWN_NAMES}
+    rows = select(*[cast(text, c[name].type).label(name) for name, text in texts.items()]).subquery()
     return dict(rows.c), rows
 
 
