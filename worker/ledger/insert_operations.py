@@ -106,8 +106,10 @@ def _insert(dialect: str, **state: ColumnElement[Any]) -> Prepared:
 def _sqlite_rows() -> tuple[dict[str, ColumnElement[Any]], FromClause]:
     """Return the rows' own values, from one JSON array with an array for each row."""
     rows = func.json_each(bindparam("rows", type_=Text)).table_valued("value")
-    places: dict[str, ColumnElement[Any]] = {name: literal_column(f"'$[{index}]'") for index, name in enumerate(_OWN_NAMES)}
-    return {name: func.json_extract(rows.c.value, place) for name, place in places.items()}, rows
+    own: dict[str, ColumnElement[Any]] = {}
+    for index, name in enumerate(_OWN_NAMES):
+        own[name] = func.json_extract(rows.c.value, literal_column(f"'$[{index}]'"))
+    return own, rows
 
 
 def _postgresql_rows() -> tuple[dict[str, ColumnElement[Any]], FromClause]:
