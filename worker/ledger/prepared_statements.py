@@ -31,11 +31,12 @@ class Prepared:
 
     def __init__(self, statement: Executable) -> None:
         self._statement = statement
-        self._compiled: dict[str, _Compiled] = {}
+        self._compiled: dict[tuple[str, str], _Compiled] = {}
 
     def run(self, connection: Connection, **parameters: Any) -> CursorResult[Any]:
         dialect = connection.dialect
-        compiled = self._compiled.get(dialect.driver) or self._compile(dialect)
+        # By driver, because a CRM's own connection may have another one than ours.
+        compiled = self._compiled.get((dialect.driver, dialect.paramstyle)) or self._compile(dialect)
         if compiled.constants:
             parameters |= compiled.constants
         if dialect.name == "sqlite":
@@ -45,7 +46,7 @@ class Prepared:
         return connection.exec_driver_sql(compiled.sql, by_position or parameters)
 
     def _compile(self, dialect: Dialect) -> _Compiled:
-        compiled = self._compiled[dialect.driver] = _compile(self._statement, dialect)
+        compiled = self._compiled[dialect.driver, dialect.paramstyle] = _compile(self._statement, dialect)
         return compiled
 
 
