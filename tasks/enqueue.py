@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     Transaction = Connection | Session
 
 INSUFFICIENT_PRIVILEGE = "42501"  # https://www.postgresql.org/docs/current/errcodes-appendix.html
-BATCH = 1_000  # operations recorded in one transaction by `many`
+BATCH = 1_000  # operations recorded in one transaction by `many`; with more alive at once garbage collection costs more
 WAIT_FIRST_S, WAIT_MAX_S = 0.05, 1.0  # seconds; first and longest pause between two queries of `wait`
 
 

@@ -44,7 +44,7 @@ _OTHER_PLUGINS = [f"-pno:{name}" for name in ("django", "schemathesis", "valkey"
 def imports(results: Results) -> None:
     """Seconds, MB and modules of `import tasks.enqueue`, beside those of its libraries alone and of the largest two.
 
-    SQLAlchemy imports asyncio, which is more than a third of what it takes. Neither it nor pydantic can be imported in part.
+    SQLAlchemy imports asyncio, which is more than a third of what it takes. Neither of the two can be imported in part.
     """
     largest = {name: f"import {name}" for name in ("sqlalchemy", "pydantic_settings")}
     for who, code in {"tasks.enqueue": _OURS, "its libraries alone": _LIBRARIES, **largest}.items():

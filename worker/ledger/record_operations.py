@@ -113,11 +113,10 @@ def _record(connection: Connection, rows: Sequence[NewRow]) -> list[Recorded]:
     _check_not_cancelled(connection, first)
     _check_no_cycle(connection, {row.key: row.parent for row in first.values() if row.parent})
     found: dict[str, Recorded] = {}
-    queued = State.QUEUED
     # The loop runs a second time only if a key's operation is purged between the two statements.
     while missing := [row for key, row in first.items() if key not in found]:
         for id_, key, _ in insert_queued(connection, missing):
-            found[key] = Recorded(id_, key, queued, True)
+            found[key] = Recorded(id_, key, State.QUEUED, created=True)
         if known := [row.key for row in missing if row.key not in found]:
             for stored in connection.execute(_EXISTING, {"keys": known}):
                 _check_same(stored, first[stored.key])
