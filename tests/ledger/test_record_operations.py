@@ -66,7 +66,9 @@ def test_one_operation_is_recorded_in_one_round_trip(ledger: Ledger) -> None:
     assert sent.count("BEGIN") == 2, "what is more than one statement is a transaction"
 
 
-def test_operations_that_share_nothing_are_recorded_in_their_order(ledger: Ledger) -> None:
+def test_operations_that_share_nothing_are_recorded_in_their_order_by_one_statement(ledger: Ledger) -> None:
+    sent: list[str] = []
+    event.listen(ledger.engine, "before_cursor_execute", lambda _c, _cursor, sql, *_: sent.append(sql.split()[0]))
     news = [
         new_operation("W1", lane="money", trace_id="t1"),
         new_operation("C1", kind="call", lane="bulk", entity="7", batch="book"),
@@ -77,6 +79,7 @@ def test_operations_that_share_nothing_are_recorded_in_their_order(ledger: Ledge
 
     recorded = record(ledger, [*news, news[0]], by="a test")
 
+    assert sent.count("INSERT") == 1
     ids = [one.id for one in recorded]
     assert ids == [*sorted(ids[:5]), ids[0]]
     assert [one.created for one in recorded] == [True] * 5 + [False]

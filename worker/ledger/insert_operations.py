@@ -1,12 +1,12 @@
 """The INSERT of operations: any number of rows in one statement, with the defaults of a new operation.
 
-Only what differs from row to row is read from JSON. What the rows share are parameters: to read a value from JSON costs
-SQLite nearly as much as to store it.
+The rows are one JSON parameter. What all of them share, as the rows of an import do, are parameters of their own: to
+read a value from JSON costs SQLite nearly as much as to store it.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from json.encoder import encode_basestring_ascii
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -58,7 +58,7 @@ encode = _encoder()
 
 
 class NewRow(NamedTuple):
-    """An operation to record, checked and encoded: `row_of` makes it. The first `_OWN` values differ from row to row.
+    """An operation to record, checked and encoded: `row_of` makes it. In an import all but the first `_OWN` are equal.
 
     `payload` is canonical JSON: equal payloads are equal texts. `requested_at` is None if that is now.
     """
@@ -79,77 +79,71 @@ class NewRow(NamedTuple):
     result: str | None = None
 
 
-_OWN = 6
-_OWN_NAMES, _SHARED_NAMES = NewRow._fields[:_OWN], NewRow._fields[_OWN:]
-_own_values, _shared_values = itemgetter(slice(_OWN)), itemgetter(slice(_OWN, None))
+_OWN, _ALL = 6, len(NewRow._fields)
+_shared_values = itemgetter(slice(_OWN, None))
 _ZERO = ("fence", "counted_attempts", "polls", "replays", "last_wait_ms", "external_wait_ms")
+_STATES: dict[State, dict[str, ColumnElement[Any]]] = {
+    State.QUEUED: {"due_at": now_ms()},
+    State.FAILED: {"failure_reason": sql_literal(FailureReason.BAD_PAYLOAD), "ended_at": now_ms()},
+}
 
 
-def _insert(dialect: str, **state: ColumnElement[Any]) -> Prepared:
-    own, source = _sqlite_rows() if dialect == "sqlite" else _postgresql_rows()
-    given = own | {name: bindparam(name, type_=c[name].type) for name in _SHARED_NAMES}
+@cache
+def _insert(dialect: str, state: State, own: int) -> Prepared:
+    """Return the INSERT of rows that share all values but their first `own`."""
+    given, source = (_sqlite_rows if dialect == "sqlite" else _postgresql_rows)(NewRow._fields[:own])
+    given |= {name: bindparam(name, type_=c[name].type) for name in NewRow._fields[own:]}
     values: dict[str, ColumnElement[Any]] = {name: value.label(name) for name, value in given.items()}
     values |= dict.fromkeys(_ZERO, literal_column("0")) | {"sent": false(), "outcome_unknown": false()}
-    values |= {"phase": sql_literal(Phase.SUBMIT)}
     # The time allowed begins with the request, which may have waited to be recorded. It is never in the future.
     earlier = func.min if dialect == "sqlite" else func.least
     requested_at = earlier(func.coalesce(given["requested_at"], now_ms()), now_ms())
-    values |= {"requested_at": requested_at, "state_since": now_ms()}
-    values |= {"deadline_at": requested_at + given["time_allowed_ms"]}
-    values |= state
+    values |= {"requested_at": requested_at, "deadline_at": requested_at + given["time_allowed_ms"]}
+    values |= {"phase": sql_literal(Phase.SUBMIT), "state": sql_literal(state), "state_since": now_ms()}
+    values |= _STATES[state]
     # SQLite needs a WHERE here, or it reads ON CONFLICT as the ON of a join.
     rows = select(*values.values()).select_from(source).where(true())
     insert = (sqlite if dialect == "sqlite" else postgresql).insert(operations).from_select(list(values), rows)
     return Prepared(insert.on_conflict_do_nothing(index_elements=["key"]).returning(c.id, c.key, c.state_since))
 
 
-def _sqlite_rows() -> tuple[dict[str, ColumnElement[Any]], FromClause]:
+def _sqlite_rows(names: Sequence[str]) -> tuple[dict[str, ColumnElement[Any]], FromClause]:
     """Return the rows' own values, from one JSON array with an array for each row."""
     rows = func.json_each(bindparam("rows", type_=Text)).table_valued("value")
     own: dict[str, ColumnElement[Any]] = {}
-    for index, name in enumerate(_OWN_NAMES):
+    for index, name in enumerate(names):
         own[name] = func.json_extract(rows.c.value, literal_column(f"'$[{index}]'"))
     return own, rows
 
 
-def _postgresql_rows() -> tuple[dict[str, ColumnElement[Any]], FromClause]:
+def _postgresql_rows(names: Sequence[str]) -> tuple[dict[str, ColumnElement[Any]], FromClause]:
     """Return the rows' own values, from a JSON array for each column: half of what an object for each row costs."""
-    texts = {name: func.json_array_elements_text(cast(bindparam(name, type_=Text), JSON)) for name in _OWN_NAMES}
+    texts = {name: func.json_array_elements_text(cast(bindparam(name, type_=Text), JSON)) for name in names}
     rows = select(*[cast(text, c[name].type).label(name) for name, text in texts.items()]).subquery()
     return dict(rows.c), rows
 
 
-_DIALECTS = ("sqlite", "postgresql")
-_QUEUE = {dialect: _insert(dialect, state=sql_literal(State.QUEUED), due_at=now_ms()) for dialect in _DIALECTS}
-_FAILED: dict[str, ColumnElement[Any]] = {
-    "state": sql_literal(State.FAILED),
-    "failure_reason": sql_literal(FailureReason.BAD_PAYLOAD),
-    "ended_at": now_ms(),
-}
-_FAIL = {dialect: _insert(dialect, **_FAILED) for dialect in _DIALECTS}
-
-
-def insert_queued(connection: Connection, rows: Sequence[NewRow]) -> list[Any]:
+def insert_queued(connection: Connection, rows: Sequence[NewRow]) -> Sequence[Any]:
     """Insert operations that are due now. Returns id, key and state_since of those whose key did not exist."""
-    return [new for result in _insert_rows(connection, _QUEUE, rows) for new in result]
+    return _insert_rows(connection, State.QUEUED, rows).all()
 
 
 def insert_failed(connection: Connection, row: NewRow) -> Any | None:
     """Insert an operation that has failed as `bad_payload`. Returns None if its key existed."""
-    [result] = _insert_rows(connection, _FAIL, [row])
-    return result.first()
+    return _insert_rows(connection, State.FAILED, [row]).first()
 
 
-def _insert_rows(
-    connection: Connection, insert: Mapping[str, Prepared], rows: Sequence[NewRow]
-) -> Iterator[CursorResult[Any]]:
-    """Insert the rows in their order, in one statement as many of them as share all values but their own."""
+def _insert_rows(connection: Connection, state: State, rows: Sequence[NewRow]) -> CursorResult[Any]:
     dialect = connection.dialect.name
-    for shared, group in groupby(rows, _shared_values):
-        own = list(map(_own_values, group))
-        given = {"rows": own} if dialect == "sqlite" else dict(zip(_OWN_NAMES, zip(*own, strict=True), strict=True))
-        encoded = {name: _encode_values(values) for name, values in given.items()}
-        yield insert[dialect].run(connection, **encoded, **dict(zip(_SHARED_NAMES, shared, strict=True)))
+    shared = _shared_values(rows[0])
+    own = _OWN if all(_shared_values(row) == shared for row in rows) else _ALL
+    values = [row[:own] for row in rows]
+    names = NewRow._fields[:own]
+    given = {"rows": values} if dialect == "sqlite" else dict(zip(names, zip(*values, strict=True), strict=True))
+    parameters = {name: _encode_values(value) for name, value in given.items()}
+    if own == _OWN:
+        parameters |= dict(zip(NewRow._fields[own:], shared, strict=True))
+    return _insert(dialect, state, own).run(connection, **parameters)
 
 
 def row_of(new: New, by: str, lane: str | None = None, batch: str | None = None) -> NewRow:
