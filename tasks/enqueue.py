@@ -208,6 +208,7 @@ def many(
     """
     if lane is not None and lane not in REQUEST_LANES:
         raise BadPayload(f"lane: {lane!r} is none of {', '.join(REQUEST_LANES)}")
+    lane, batch = lane and lane[:], batch and batch[:]  # no longer an instance of a class that is derived from str
     checked = SpooledList()
     for row in _checked(kind, rows, lane, batch, by or current_user()):
         checked.append(tuple(row))
