@@ -59,6 +59,7 @@ def test_one_operation_is_recorded_in_one_round_trip(ledger: Ledger) -> None:
     assert (created.created, known.created) == (True, False)
     assert sent == ["INSERT", "INSERT", "SELECT"]
     assert len(search(ledger)) == 2
+    sent.clear()
     with pytest.raises(PayloadConflict):
         record_operations(ledger, "W1", payload={"other": 1})
     record_operations(ledger, "W2", "W3")
