@@ -236,8 +236,8 @@ class LedgerSettings(BaseSettings):
     retention: Seconds = Field(400 * 86400.0, description="How long a final operation is kept before purge takes it.")
     four_eyes: Literal["off", "money", "all"] = Field(
         "off",
-        description="What people decide needs a second person: off, money (replay, resolve, cancel, stop asking of what"
-        " moves money), or all (every operation, and the end of a pause).",
+        description="Which decisions (replay, resolve, cancel, stop asking) need a second person: off (none), money"
+        " (those about operations that move money), or all (those about any operation, and the end of a pause).",
     )
 
     webhook_url: WebhookUrl | None = Field(
@@ -282,7 +282,9 @@ class CrmSettings(LedgerSettings):
     )
     token_ttl: Seconds = Field(600.0, description="An opaque access token's life; a JWT tells its own.")
     fees_deadline: Seconds = Field(
-        72 * 3600.0, description="How long a fee run may take; PAMM stays pending until a rollover."
+        72 * 3600.0,
+        description="How long a fee run may take. Fees of a PAMM account stay pending until its next rollover, when the"
+        " results of its investors are settled.",
     )
     reconcile_every: Annotated[Seconds, Field(ge=600)] | None = Field(
         None,

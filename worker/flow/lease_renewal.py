@@ -29,12 +29,12 @@ MARGIN_S = 3.0  # seconds; nothing is sent for a claim whose lease ends sooner
 
 
 @dataclass(slots=True, eq=False)
-class _Held:
-    """A claim that this process holds. `until` and `since` are monotonic seconds."""
+class _Lease:
+    """The lease of a claim that this process holds. `until` and `since` are monotonic seconds."""
 
     claim: Claim
-    until: float  # the end of the lease; 0 if another process has taken the operation over
-    since: float  # infinite once it was logged that the claim is held for too long
+    until: float  # 0 if another process has taken the operation over
+    since: float  # when it began; infinite once it was logged that the claim is held for too long
 
 
 class LeaseRenewal:
@@ -42,7 +42,7 @@ class LeaseRenewal:
 
     def __init__(self, ledger: Ledger, owner: str) -> None:
         self._ledger, self.owner = ledger, owner
-        self._held: dict[int, _Held] = {}  # by the id of the operation
+        self._leases: dict[int, _Lease] = {}  # by the id of the operation
         self._renewed = 0.0  # monotonic seconds
         self._lock = threading.Lock()
         self._holds_some = threading.Event()
@@ -53,11 +53,11 @@ class LeaseRenewal:
         """Renew the leases of these claims from now on."""
         with self._lock:
             now = time.monotonic()
-            if not self._held:
+            if not self._leases:
                 self._renewed = now
             for claim in claims:
-                self._held[claim.id] = _Held(claim, claim.lease_until, now)
-            metrics.CLAIMS_HELD.set(len(self._held))
+                self._leases[claim.id] = _Lease(claim, claim.lease_until, now)
+            metrics.CLAIMS_HELD.set(len(self._leases))
         self._holds_some.set()
 
     def remove(self, claims: Iterable[Claim]) -> None:
@@ -65,15 +65,15 @@ class LeaseRenewal:
         with self._lock:
             for claim in claims:
                 if self._find(claim) is not None:  # not if the operation was claimed again since
-                    del self._held[claim.id]
-            metrics.CLAIMS_HELD.set(len(self._held))
-            if not self._held:
+                    del self._leases[claim.id]
+            metrics.CLAIMS_HELD.set(len(self._leases))
+            if not self._leases:
                 self._holds_some.clear()
 
     def is_valid(self, claim: Claim) -> bool:
         """Return whether enough of the lease is left to send something."""
-        held = self._find(claim)
-        return held is not None and held.until - time.monotonic() >= MARGIN_S
+        lease = self._find(claim)
+        return lease is not None and lease.until - time.monotonic() >= MARGIN_S
 
     def renew_if_overdue(self) -> None:
         """Renew now if the last renewal is too long ago, for instance after an outage of the ledger.
@@ -87,7 +87,7 @@ class LeaseRenewal:
     def renew(self) -> None:
         """Renew all leases. One that lapsed but that nobody took over is valid again."""
         with self._lock:
-            claims = [held.claim for held in self._held.values()]
+            claims = [lease.claim for lease in self._leases.values()]
         if not claims:
             return
         if (blocked_s := event_loop().blocked_s) > BLOCKED_MAX_S:
@@ -98,12 +98,12 @@ class LeaseRenewal:
         with self._lock:
             self._renewed = asked_at
             for claim in claims:
-                if (held := self._find(claim)) is None:  # removed during the UPDATE, or claimed again
+                if (lease := self._find(claim)) is None:  # removed during the UPDATE, or claimed again
                     continue
                 # Nothing more may be sent on a claim that another process has taken over.
-                held.until = asked_at + LEASE_S if claim.id in still_ours else 0.0
-                if asked_at - held.since > HELD_MAX_S:
-                    held.since = math.inf
+                lease.until = asked_at + LEASE_S if claim.id in still_ours else 0.0
+                if asked_at - lease.since > HELD_MAX_S:
+                    lease.since = math.inf
                     log.error("operation %s is held for %.0f s without a result", claim.key, HELD_MAX_S)
 
     def close(self) -> None:
@@ -111,9 +111,9 @@ class LeaseRenewal:
         self._closed.set()
         self._holds_some.set()
 
-    def _find(self, claim: Claim) -> _Held | None:
-        held = self._held.get(claim.id)
-        return held if held is not None and held.claim.fence == claim.fence else None
+    def _find(self, claim: Claim) -> _Lease | None:
+        lease = self._leases.get(claim.id)
+        return lease if lease is not None and lease.claim.fence == claim.fence else None
 
     def _run(self) -> None:
         while True:
