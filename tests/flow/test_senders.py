@@ -2,6 +2,8 @@
 
 import asyncio
 import threading
+from collections import Counter
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from tests.flow.conftest import (
     LOOK,
     Engine,
     LocalDestination,
+    a_claim,
     call_once,
     drain_until_final,
     fees_kind,
@@ -24,12 +27,14 @@ from tests.support import until
 from worker.b2copy import B2Copy
 from worker.errors import RateLimited, SessionUnavailable, Unavailable
 from worker.flow import circuit_breaker, fleet_limits, senders
+from worker.flow.attempt_maker import Result, Return
 from worker.flow.circuit_breaker import FAILURES_TO_OPEN
 from worker.flow.fleet_limits import FleetLimits
+from worker.flow.senders import Senders
 from worker.http import Http, event_loop
 from worker.http.event_loop_thread import BLOCKING_THREADS
 from worker.ledger import Ledger
-from worker.operation import Done, FailureReason, Outcome, Pending, State
+from worker.operation import Claim, Done, FailureReason, Outcome, Pending, State
 from worker.operation_kind import Attempt
 from worker.settings import worker_settings
 from worker.testbed.local_system import Environment
@@ -108,6 +113,31 @@ def test_no_more_attempts_run_at_once_than_there_are_senders(ledger: Ledger, eng
 
     assert set(states(ledger).values()) == {"succeeded"}
     assert max(most) == 7
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 10])
+def test_at_most_half_of_the_senders_begin_in_one_pass_of_the_loop(count: int) -> None:
+    claims = [a_claim(id=number) for number in range(4 * count)]
+    results = SimpleQueue[list[Result]]()
+    passes, begun = [0], Counter[int]()
+
+    def note_pass() -> None:
+        passes[0] += 1
+        if sum(begun.values()) < len(claims):
+            event_loop().call(note_pass)
+
+    async def make(claim: Claim, times_closed: int) -> Return:
+        begun[passes[0]] += 1
+        await asyncio.sleep(0.01)  # all answers come together
+        return Return(claim)
+
+    event_loop().call(note_pass)
+    Senders(count, make, results).send(claims, 0)
+    found: list[Result] = []
+    while len(found) < len(claims):
+        found += results.get(timeout=10)
+    assert sorted(result.claim.id for result in found) == [claim.id for claim in claims]
+    assert max(begun.values()) == (count + 1) // 2
 
 
 @pytest.mark.parametrize(
