@@ -117,4 +117,9 @@ def _remedy(message: str, url: str) -> str:
         path = make_url(url).database if url.startswith("sqlite") else None
         where = f"`df -h {quote(str(Path(path).parent))}`" if path else "on the database's host, `df -h`"
         return f"make room on its disk, then everything continues by itself: {where}"
+    if "certificate" in message or "SSL" in message:
+        return (
+            "name the authority that signed its certificate in B2COPY_DATABASE_CA_FILE, and in the URL the host name"
+            " that the certificate names"
+        )
     return "is the database running, and the URL right?"

@@ -3,6 +3,7 @@
 import os
 import re
 import sqlite3
+import ssl
 import time
 import weakref
 from collections.abc import Callable
@@ -84,12 +85,24 @@ class _Connector:
         self._connect: Callable[..., psycopg.Connection] = psycopg.connect
         self._error = psycopg.Error
         self._words, self._options = url.get_dialect()().create_connect_args(url)
+        if self._options.get("sslrootcert") == "system":
+            self._options["sslrootcert"] = _system_certificates()
 
     def __call__(self) -> "psycopg.Connection":
         try:
             return self._connect(*self._words, **self._options, **_POSTGRESQL_OPTIONS)
         except self._error as error:
             raise without_frames(error) from None
+
+
+def _system_certificates() -> str:
+    """Return the file with the authorities that this machine trusts, or certifi's if it has none.
+
+    The OpenSSL in psycopg's wheel would look for them in a folder that is on no machine.
+    """
+    import certifi
+
+    return ssl.get_default_verify_paths().cafile or certifi.where()
 
 
 def _parse(url: str) -> URL:
