@@ -14,6 +14,7 @@ from sqlalchemy.exc import OperationalError
 from tests.postgres import Postgres
 from tests.refusing_postgres import refusing_server
 from tests.tls import Authority, TlsProxy, sign
+from worker.doctor.check_ledger import check
 from worker.ledger import open_ledger
 from worker.settings import LedgerSettings, load
 
@@ -93,8 +94,10 @@ def test_nothing_is_said_to_another_server(
 
     with pytest.raises(OperationalError, match="certificate"):
         connect()
+    [found] = check(load(LedgerSettings))
 
     assert server.seen == b""
+    assert "B2COPY_DATABASE_CA_FILE" in found.remedy
 
 
 def test_a_server_without_tls_gets_a_password_only_if_that_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +108,9 @@ def test_a_server_without_tls_gets_a_password_only_if_that_is_allowed(monkeypatc
         monkeypatch.setenv("B2COPY_DATABASE_URL", url)
         with pytest.raises(OperationalError, match="does not support SSL"):
             connect()
+        [found] = check(load(LedgerSettings))
         assert passwords == []
+        assert "B2COPY_DATABASE_PLAINTEXT=allowed" in found.remedy
 
         monkeypatch.setenv("B2COPY_DATABASE_PLAINTEXT", "allowed")
         with pytest.raises(OperationalError, match="password authentication failed"):
