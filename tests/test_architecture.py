@@ -53,7 +53,8 @@ MAY_IMPORT = {
     "worker/doctor": {
         "worker/app.py", "worker/b2copy", "worker/errors.py", "worker/http", "worker/instances.py", "worker/ledger",
         "worker/operation.py", "worker/package_conflicts.py", "worker/plaintext.py", "worker/queues.py",
-        "worker/redis_connection.py", "worker/redis_url.py", "worker/report", "worker/session", "worker/settings.py", "worker/watch",
+        "worker/redis_connection.py", "worker/redis_url.py", "worker/report", "worker/session", "worker/settings.py",
+        "worker/watch",
     },
     "worker/app.py": {
         "worker/celery_settings.py", "worker/errors.py", "worker/http", "worker/instances.py", "worker/ledger",

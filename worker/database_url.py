@@ -1,7 +1,7 @@
 """What B2COPY_DATABASE_URL may say, and how its TLS is verified.
 
-libpq reads what a URL leaves out from PGSSLMODE and other variables. So that none of them weakens a connection to another
-host, the URL that the settings hold names sslmode and certificates.
+libpq reads what a URL leaves out from PGSSLMODE and other variables. So that none of them weakens a connection to
+another host, the URL that the settings hold names sslmode and certificates.
 
 Documentation: https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS,
 https://www.postgresql.org/docs/current/libpq-ssl.html#LIBPQ-SSL-PROTECTION

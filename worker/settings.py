@@ -209,9 +209,7 @@ DatabaseUrl = Annotated[
     AfterValidator(_with_certificates),
     AfterValidator(_encrypted),
 ]
-RedisUrl = Annotated[
-    str, AfterValidator(checked_redis_url), AfterValidator(_with_password), AfterValidator(_encrypted)
-]
+RedisUrl = Annotated[str, AfterValidator(checked_redis_url), AfterValidator(_with_password), AfterValidator(_encrypted)]
 Rate = Annotated[str, AfterValidator(_rate)]
 Listen = Annotated[str, AfterValidator(_listen)]
 

@@ -230,7 +230,12 @@ def test_names_each_connection_that_may_be_plain_text_to_another_host(b2copy_syn
 
     refused = b2copy_sync("doctor", "--offline", "--json", **settings)
     allowed = b2copy_sync(
-        "doctor", "--offline", "--json", **settings, B2COPY_REDIS_PLAINTEXT="allowed", B2COPY_DATABASE_PLAINTEXT="allowed"
+        "doctor",
+        "--offline",
+        "--json",
+        **settings,
+        B2COPY_REDIS_PLAINTEXT="allowed",
+        B2COPY_DATABASE_PLAINTEXT="allowed",
     )
 
     assert "FAIL B2COPY_REDIS_URL must be rediss://" in messages(refused, "settings")

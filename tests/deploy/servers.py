@@ -136,7 +136,7 @@ class PostgresWithRoles:
         return psycopg.connect(self._url(role, password=password), autocommit=True)
 
     def settings(self, role: str) -> dict[str, str]:
-        """Return a process's settings: the server is another host to it, so that the certificate must name `postgres`."""
+        """Return a process's settings. To it the server is another host, and the certificate must name `postgres`."""
         address = f"postgres:{self._proxy.port}/postgres?hostaddr=127.0.0.1&{self._options}"
         return {
             "B2COPY_DATABASE_URL": f"postgresql://{role}@{address}",

@@ -105,7 +105,9 @@ def test_a_url_to_another_host_is_made_one_that_verifies_the_server(monkeypatch:
 
     for weaker in ("disable", "allow", "prefer", "require", "verify-ca"):
         monkeypatch.setenv("B2COPY_DATABASE_URL", f"{url}{'&' if '?' in url else '?'}sslmode={weaker}")
-        with pytest.raises(SettingsError, match="must have sslmode=verify-full.* set B2COPY_DATABASE_PLAINTEXT=allowed"):
+        with pytest.raises(
+            SettingsError, match=r"must have sslmode=verify-full.* set B2COPY_DATABASE_PLAINTEXT=allowed"
+        ):
             load(LedgerSettings)
 
 
