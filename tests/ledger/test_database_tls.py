@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import certifi
 import pytest
 from sqlalchemy import make_url
 from sqlalchemy.exc import OperationalError
@@ -70,6 +71,17 @@ def test_a_server_that_an_authority_of_this_machine_vouches_for(
     server: TlsProxy, ca_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(ca_file))
+
+    connect()
+
+    assert b"b2copy_operations" in server.seen
+
+
+def test_on_a_machine_without_authorities_those_of_certifi_count(
+    server: TlsProxy, ca_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "/no/such/file")
+    monkeypatch.setattr(certifi, "where", lambda: str(ca_file))
 
     connect()
 
