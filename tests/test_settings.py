@@ -117,7 +117,6 @@ def test_an_unknown_setting_is_refused(active_environment: Environment, monkeypa
         ("redis_url", "rediss://redis.example.com/0?ssl_cert_reqs=none"),
         ("redis_plaintext", "yes"),
         ("database_plaintext", "yes"),
-        ("database_ca_file", "/no/such/file"),
         ("database_url", "postgresql://db/x?host=h1,h2&port=1,2,3"),
         ("database_url", "ledger.sqlite"),
         ("database_url", "sqlite:///relative.sqlite"),

@@ -149,12 +149,6 @@ def _encrypted(url: str, info: ValidationInfo) -> str:
     return url
 
 
-def _readable_file(path: Path) -> Path:
-    if not os.access(path, os.R_OK):
-        raise ValueError(f"must name a file that can be read, and {path} is none")
-    return path
-
-
 def _rate(value: str) -> str:
     if value.strip() in {"", "0"}:
         return "0"
@@ -201,7 +195,6 @@ TracesUrl = Annotated[str, AfterValidator(_traces_url)]
 WebhookUrl = Annotated[str, AfterValidator(_webhook_url), AfterValidator(_encrypted)]
 IpAddress = Annotated[str, AfterValidator(_ip_address)]
 PasswordFile = Annotated[Path, AfterValidator(_password_file)]
-CertificatesFile = Annotated[Path, AfterValidator(_readable_file)]
 DatabaseUrl = Annotated[
     str,
     AfterValidator(checked_database_url),
@@ -226,7 +219,7 @@ class LedgerSettings(BaseSettings):
     database_password_file: PasswordFile | None = Field(
         None, description="A file with the password of the database's user, where the URL holds none."
     )
-    database_ca_file: CertificatesFile | None = Field(
+    database_ca_file: Path | None = Field(
         None, description="CA certificates for PostgreSQL, if not those that this machine trusts."
     )
     database_plaintext: Literal["refused", "allowed"] = Field(

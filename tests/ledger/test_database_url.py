@@ -73,12 +73,13 @@ def test_a_postgresql_url_is_read_by_sqlalchemy(
         ("sslkey=/k&sslpassword=hunter2", "must not hold the option 'sslpassword': use a key file"),
         ("oauth_client_secret=hunter2", "must not hold the option 'oauth_client_secret': it is a secret"),
         ("scram_client_key=hunter2", "must not hold the option 'scram_client_key': it is a secret"),
+        ("sslrootcert=/no/such/file", "sslrootcert, names /no/such/file, which cannot be read"),
         ("sslmode=on", "sslmode must be allow, disable,"),
         ("target_session_attrs=rw", "target_session_attrs must be any,"),
     ],
 )
 def test_an_option_that_libpq_does_not_take_is_no_outage(options: str, problem: str) -> None:
-    with pytest.raises(SettingsError, match=f"B2COPY_DATABASE_URL.* {problem}") as refused:
+    with pytest.raises(SettingsError, match=f"B2COPY_DATABASE_(URL|CA_FILE).* {problem}") as refused:
         open_ledger(f"postgresql+psycopg://u:hunter2@127.0.0.1:1/d?{options}")
 
     assert "hunter2" not in str(refused.value)

@@ -33,6 +33,8 @@ _POSTGRESQL_OPTIONS: dict[str, Any] = {
     "prepare_threshold": None,
 }
 
+_SYSTEM = "system"  # as `sslrootcert`: the authorities that this machine trusts
+
 _VALUES = {
     "sslmode": {"disable", "allow", "prefer", "require", "verify-ca", "verify-full"},
     "target_session_attrs": {"any", "read-write", "read-only", "primary", "standby", "prefer-standby"},
@@ -85,7 +87,7 @@ class _Connector:
         self._connect: Callable[..., psycopg.Connection] = psycopg.connect
         self._error = psycopg.Error
         self._words, self._options = url.get_dialect()().create_connect_args(url)
-        if self._options.get("sslrootcert") == "system":
+        if self._options.get("sslrootcert") == _SYSTEM:
             self._options["sslrootcert"] = _system_certificates()
 
     def __call__(self) -> "psycopg.Connection":
@@ -133,6 +135,8 @@ def _check_options(url: URL) -> None:
             )
         if (values := _VALUES.get(name)) and value not in values:
             raise SettingsError(f"B2COPY_DATABASE_URL: {name} must be {', '.join(sorted(values))}")
+        if name == "sslrootcert" and value != _SYSTEM and not os.access(str(value), os.R_OK):
+            raise SettingsError(f"B2COPY_DATABASE_CA_FILE, or sslrootcert, names {value}, which cannot be read")
 
 
 def _forget_when_forked(engine: Engine) -> None:
