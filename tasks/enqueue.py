@@ -19,9 +19,8 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import fields, replace
+from dataclasses import replace
 from itertools import islice
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any, overload
 
 from sqlalchemy import Connection
@@ -36,12 +35,14 @@ from worker.current_user import current_user
 from worker.errors import BadPayload, NotAllowed
 from worker.instances import ledger
 from worker.ledger import cancel as cancel_operation
-from worker.ledger import check_recordable, find, record
+from worker.ledger import find
 from worker.ledger.database import no_approval
-from worker.operation import FINAL, New, OnUnknown, Operation, Recorded, State
+from worker.ledger.insert_operations import NewRow, row_of
+from worker.ledger.record_operations import record_rows
+from worker.operation import FINAL, New, Operation, Recorded, State
 from worker.queues import REQUEST_LANES
 from worker.settings import crm_settings
-from worker.spooled_list import JsonLines
+from worker.spooled_list import SpooledList
 from worker.watch.log_redaction import guard_our_loggers
 from worker.watch.tracing import requesting
 
@@ -51,12 +52,8 @@ if TYPE_CHECKING:
     Transaction = Connection | Session
 
 INSUFFICIENT_PRIVILEGE = "42501"  # https://www.postgresql.org/docs/current/errcodes-appendix.html
-BATCH = 5_000  # operations recorded in one transaction by `many`
+BATCH = 1_000  # operations recorded in one transaction by `many`; with more alive at once garbage collection costs more
 WAIT_FIRST_S, WAIT_MAX_S = 0.05, 1.0  # seconds; first and longest pause between two queries of `wait`
-
-_FIELDS = [field.name for field in fields(New)]
-_LANE, _BATCH, _ON_UNKNOWN = (_FIELDS.index(name) for name in ("lane", "batch", "on_unknown"))
-_values_of = attrgetter(*_FIELDS)
 
 
 def fees(
@@ -155,7 +152,7 @@ class RecordedMany(Sequence[Recorded]):
     """
 
     def __init__(self) -> None:
-        self._lines = JsonLines()
+        self._values = SpooledList()
         self.created = 0
 
     @property
@@ -164,14 +161,14 @@ class RecordedMany(Sequence[Recorded]):
 
     def add(self, recorded: Iterable[Recorded]) -> None:
         for one in recorded:
-            self._lines.append(one)
+            self._values.append((one.id, one.key, str(one.state), one.created))
             self.created += one.created
 
     def __len__(self) -> int:
-        return len(self._lines)
+        return len(self._values)
 
     def __iter__(self) -> Iterator[Recorded]:
-        return map(_recorded_of, self._lines.read())
+        return map(_recorded_of, self._values.read())
 
     @overload
     def __getitem__(self, index: int) -> Recorded: ...
@@ -182,7 +179,7 @@ class RecordedMany(Sequence[Recorded]):
     def __getitem__(self, index: int | slice) -> Recorded | list[Recorded]:
         if isinstance(index, slice):
             return [self[each] for each in range(*index.indices(len(self)))]
-        return _recorded_of(next(self._lines.read(range(len(self))[index])))
+        return _recorded_of(next(self._values.read(range(len(self))[index])))
 
     def __repr__(self) -> str:
         return f"<RecordedMany {self.created} created, {self.known} known>"
@@ -211,20 +208,18 @@ def many(
     """
     if lane is not None and lane not in REQUEST_LANES:
         raise BadPayload(f"lane: {lane!r} is none of {', '.join(REQUEST_LANES)}")
-    checked = JsonLines()
-    for new in _checked(kind, rows):
-        values = list(_values_of(new))
-        values[_LANE], values[_BATCH] = lane or new.lane, batch
-        checked.append(values)
+    lane, batch = lane and lane[:], batch and batch[:]  # no longer an instance of a class that is derived from str
+    checked = SpooledList()
+    for row in _checked(kind, rows, lane, batch, by or current_user()):
+        checked.append(tuple(row))
     recorded = RecordedMany()
-    for batch_recorded in record_in_batches(map(_new_of, checked.read()), by, connection, using):
+    for batch_recorded in record_in_batches(map(NewRow._make, checked.read()), connection, using):
         recorded.add(batch_recorded)
     return recorded
 
 
 def record_in_batches(
-    news: Iterable[New],
-    by: str | None = None,
+    rows: Iterable[NewRow],
     connection: "Transaction | None" = None,
     using: str | None = None,
 ) -> Iterator[list[Recorded]]:
@@ -232,9 +227,9 @@ def record_in_batches(
 
     Each batch is recorded only when the one before it has been taken.
     """
-    left = iter(news)
+    left = iter(rows)
     while batch := list(islice(left, BATCH)):
-        yield _record(batch, by, connection, using)
+        yield _record(batch, connection, using)
 
 
 def status(key: str) -> Operation | None:
@@ -313,16 +308,16 @@ def read(what: str, *, timeout_s: float = 10.0, **parameters: Any) -> Any:
 
 def _accept(new: New, by: str | None, connection: "Transaction | None", using: str | None) -> Recorded:
     with requesting(new.kind, new.lane) as trace:
-        (recorded,) = _record([replace(new, trace_id=trace)], by, connection, using)
+        (recorded,) = _record([row_of(new._replace(trace_id=trace), by or current_user())], connection, using)
     return recorded
 
 
-def _record(news: Sequence[New], by: str | None, connection: "Transaction | None", using: str | None) -> list[Recorded]:
+def _record(rows: Sequence[NewRow], connection: "Transaction | None", using: str | None) -> list[Recorded]:
     """Record operations in the transaction that the CRM gave, or in one of our own, and have their lanes woken."""
     with _transaction(connection, using) as transaction:
-        recorded = record(ledger(), news, by=by or current_user(), connection=transaction)
+        recorded = record_rows(ledger(), rows, transaction)
     if connection is None:  # else nobody tells us of the commit: dispatch wakes the lanes within a second of it
-        for lane, count in Counter(new.lane for new in news).items():
+        for lane, count in Counter(row.lane for row in rows).items():
             _wake_after_commit(lane, count, using)
     return recorded
 
@@ -358,24 +353,21 @@ def _wake(lane: str, count: int) -> None:
     wake_soon(lane, wake_ups_for(count))
 
 
-def _checked(kind: str, rows: Iterable[Mapping[str, Any]]) -> Iterator[New]:
+def _checked(
+    kind: str, rows: Iterable[Mapping[str, Any]], lane: str | None, batch: str | None, by: str
+) -> Iterator[NewRow]:
     if kind not in KINDS:
         raise BadPayload(f"{kind!r} is not a kind: there are {', '.join(sorted(KINDS))}")
     for number, row in enumerate(rows, start=1):
         try:
             new = KINDS[kind].new(row, crm_settings())
-            check_recordable(new)
+            checked = row_of(new, by, lane, batch)
         except BadPayload as error:
             raise BadPayload(f"row {number}: {error}") from None
-        yield new
+        yield checked
 
 
-def _new_of(values: list[Any]) -> New:
-    values[_ON_UNKNOWN] = OnUnknown(values[_ON_UNKNOWN])
-    return New(*values)
-
-
-def _recorded_of(values: list[Any]) -> Recorded:
+def _recorded_of(values: tuple[int, str, str, bool]) -> Recorded:
     id_, key, state, created = values
     return Recorded(id_, key, State(state), created)
 

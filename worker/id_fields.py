@@ -21,7 +21,10 @@ _DIGITS = re.compile(r"[0-9]+")
 _LOGIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-def _text_of_int(value: Any) -> Any:
+def _id(value: Any) -> Any:
+    """Check an id that is text, and turn a whole number into its digits. The field's own type refuses other values."""
+    if isinstance(value, str):
+        return _printable_ascii(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if isinstance(value, float):
@@ -42,7 +45,10 @@ def _printable_ascii(value: str) -> str:
     return value
 
 
-def _login(value: str) -> str:
+def _login(value: Any) -> Any:
+    value = _id(value)
+    if not value or not isinstance(value, str):
+        return value  # which the field's own type and length refuse
     if _DIGITS.fullmatch(value):
         return value
     if not _LOGIN.fullmatch(value):
@@ -59,16 +65,10 @@ def _id_field(longest: int) -> Any:
 ID_FORMAT = "id"
 """The format that the JSON schema of a payload gives to an id, so that an import knows it from other texts."""
 
-Id = Annotated[str, BeforeValidator(_text_of_int), _id_field(128), AfterValidator(_printable_ascii)]
+Id = Annotated[str, BeforeValidator(_id), _id_field(128)]
 """An id of the CRM's: of a withdrawal, a call, an entity. A whole number counts as its digits."""
 
-Login = Annotated[
-    str,
-    BeforeValidator(_text_of_int),
-    _id_field(64),
-    AfterValidator(_printable_ascii),
-    AfterValidator(_login),
-]
+Login = Annotated[str, BeforeValidator(_login), _id_field(64)]
 """A login of a trading platform. MT4 and MT5 have digits alone; others may have letters."""
 
 Key = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_printable_ascii)]

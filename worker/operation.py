@@ -122,8 +122,7 @@ MOVES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class New:
+class New(NamedTuple):
     """An operation to record. `parent` is a key; `time_allowed_s` is the time from now to the deadline, in seconds."""
 
     kind: str

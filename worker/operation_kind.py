@@ -7,7 +7,7 @@ follow from that.
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -66,8 +66,7 @@ class Call(Protocol):
     def __call__(self, route: Any, body: Mapping[str, Any]) -> Awaitable[Any]: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Description:
+class Description(NamedTuple):
     """What names an operation and where it belongs. The key is `<kind>:<natural_id>`."""
 
     natural_id: str

@@ -42,8 +42,12 @@ _OTHER_PLUGINS = [f"-pno:{name}" for name in ("django", "schemathesis", "valkey"
 
 
 def imports(results: Results) -> None:
-    """Seconds, MB and modules of `import tasks.enqueue`, beside those of the libraries alone."""
-    for who, code in (("tasks.enqueue", _OURS), ("its libraries alone", _LIBRARIES)):
+    """Seconds, MB and modules of `import tasks.enqueue`, beside those of its libraries alone and of the largest two.
+
+    SQLAlchemy imports asyncio, which is more than a third of what it takes. Neither of the two can be imported in part.
+    """
+    largest = {name: f"import {name}" for name in ("sqlalchemy", "pydantic_settings")}
+    for who, code in {"tasks.enqueue": _OURS, "its libraries alone": _LIBRARIES, **largest}.items():
         runs = [_import(code) for _ in range(IMPORTS)]
         took, peak, modules = (median(values) for values in zip(*runs, strict=True))
         results.add("import", who=who, s=took, mb=peak, modules=modules)

@@ -5,7 +5,10 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Command
+from tests.operations import record_operation
+from worker.cli.options import KIND_REASONS
 from worker.ledger import Ledger
+from worker.operation import FailureReason, WaitReason
 from worker.testbed.local_system import Environment
 
 
@@ -51,11 +54,31 @@ def test_an_empty_setting_is_said_to_be_empty(b2copy_sync: Command) -> None:
     assert "B2COPY_KEY_ID must not be empty\n" in ran.out
 
 
-def test_names_the_kinds_when_a_kind_is_misspelt(b2copy_sync: Command, ledger: Ledger) -> None:
-    ran = b2copy_sync("list", "--kind", "fees.proces")
+@pytest.mark.parametrize("command", ["list", "failed list", "failed replay --why test"])
+def test_names_the_kinds_when_a_kind_is_misspelt(b2copy_sync: Command, ledger: Ledger, command: str) -> None:
+    ran = b2copy_sync(*command.split(), "--kind", "fees.proces")
 
-    assert ran.out == "no operations that match\n"
+    assert ran.code == 0
+    assert ran.out in {"no operations that match\n", "no failed operations that match\n", "0 operations replayed\n"}
     assert ran.err.startswith("no kind is called fees.proces: there are fees.process, ")
+
+
+def test_names_the_reasons_when_a_reason_is_misspelt(b2copy_sync: Command, ledger: Ledger) -> None:
+    ran = b2copy_sync("list", "--reason", "no_sesion")
+
+    assert ran.code == 2
+    assert "--reason" in ran.err
+    for reason in (*WaitReason, *FailureReason, *KIND_REASONS):
+        assert f"'{reason}'" in ran.err
+
+
+def test_says_that_no_batch_is_called_so(b2copy_sync: Command, ledger: Ledger) -> None:
+    record_operation(ledger, batch="book")
+    ran = b2copy_sync("list", "--batch", "bok")
+
+    assert (ran.code, ran.out) == (5, "")
+    assert ran.err == "no import or batch is called bok: `b2copy-sync import status` lists the imports\n"
+    assert b2copy_sync("list", "--batch", "book", "--state", "failed").out == "no operations that match\n"
 
 
 def test_never_makes_a_ledger_by_looking_for_one(b2copy_sync: Command, tmp_path: Path) -> None:

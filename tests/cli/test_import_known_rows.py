@@ -10,8 +10,9 @@ from tests.cli.conftest import Command
 from tests.operations import new_operation, record_operations
 from worker.cli.check_rows import CHUNK, Checked, check_against_ledger, check_rows
 from worker.cli.read_rows import Row
-from worker.ledger import Ledger, find, record, search
+from worker.ledger import Ledger, find, search
 from worker.ledger.batches import cancel_batch
+from worker.ledger.record_operations import record_rows
 
 NAMES = [f"W{number}" for number in range(12)]
 A_FEW = 30  # examples
@@ -66,12 +67,12 @@ def test_as_many_are_new_as_there_are_keys_that_the_ledger_does_not_know(
         connection.exec_driver_sql("DELETE FROM b2copy_operations")
     if known:
         record_operations(ledger, *sorted(known))
-    checked = Checked("money", "book")
+    checked = Checked("money", "book", "a test")
 
     read = (Row(line, {"name": name}, "") for line, name in enumerate(rows, 2))
     check_rows(checked, read, lambda fields: new_operation(fields["name"]), None, lambda done: None)
     check_against_ledger(checked, ledger, lambda done: None)
-    created = sum(one.created for one in record(ledger, list(checked.news()), by="a test"))
+    created = sum(one.created for one in record_rows(ledger, list(checked.rows())))
 
     assert (checked.new, checked.known.total()) == (len(set(rows) - known), len(set(rows) & known))
     assert created == len(set(rows) - known)

@@ -1,24 +1,33 @@
 """Record: once per key, a batch completely or not at all, inside the CRM's own transaction or not."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, text
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import create_engine, event, text
 
 from tests.ledger.databases import on_postgresql, on_sqlite
 from tests.operations import claim_due, claim_one, fail, find_operation, new_operation, record_operations, succeed
 from worker.errors import BadPayload, PayloadConflict
 from worker.ledger import Ledger, cancel, fail_message, find, record, search
+from worker.ledger.insert_operations import encode
 from worker.operation import FailureReason, New, OnUnknown, State
 
 
 @on_postgresql
-@pytest.mark.parametrize("isolation", ["READ COMMITTED", "SERIALIZABLE"])
+@pytest.mark.parametrize(
+    ("isolation", "paramstyle"),
+    [("READ COMMITTED", "pyformat"), ("SERIALIZABLE", "pyformat"), ("READ COMMITTED", "format")],
+)
 def test_a_crm_whose_engine_has_another_driver_records_in_its_transaction(
-    ledger: Ledger, ledger_url: str, isolation: Any
+    ledger: Ledger, ledger_url: str, isolation: Any, paramstyle: str
 ) -> None:
-    crm = create_engine(ledger_url.replace("+psycopg:", "+psycopg2:"), isolation_level=isolation)
+    """Parameters by name (`pyformat`), or by position as pg8000 takes them (`format`)."""
+    url = ledger_url.replace("+psycopg:", "+psycopg2:")
+    crm = create_engine(url, isolation_level=isolation, paramstyle=paramstyle)
     odd = {"note": "100 % :name %(name)s \u00fcn\u00ef \u0001", "n": 1.10}
     news = [
         new_operation("W1", entity="7"),
@@ -36,6 +45,68 @@ def test_a_crm_whose_engine_has_another_driver_records_in_its_transaction(
 
     assert [one.created for one in (*created, *again)] == [True, True, False, False]
     assert find_operation(ledger, "C1", kind="call").payload == odd
+
+
+@on_postgresql
+def test_one_operation_is_recorded_in_one_round_trip(ledger: Ledger) -> None:
+    sent: list[str] = []
+    record_operations(ledger, "W0")
+    event.listen(ledger.engine, "before_cursor_execute", lambda _c, _cursor, sql, *_: sent.append(sql.split()[0]))
+
+    [created] = record_operations(ledger, "W1")
+    [known] = record_operations(ledger, "W1")
+
+    assert (created.created, known.created) == (True, False)
+    assert sent == ["INSERT", "INSERT", "SELECT"]
+    assert len(search(ledger)) == 2
+    with pytest.raises(PayloadConflict):
+        record_operations(ledger, "W1", payload={"other": 1})
+    record_operations(ledger, "W2", "W3")
+    record_operations(ledger, "W4", batch="book")
+    assert sent.count("BEGIN") == 2, "what is more than one statement is a transaction"
+
+
+def test_operations_that_share_nothing_are_recorded_in_their_order_by_one_statement(ledger: Ledger) -> None:
+    sent: list[str] = []
+    event.listen(ledger.engine, "before_cursor_execute", lambda _c, _cursor, sql, *_: sent.append(sql.split()[0]))
+    news = [
+        new_operation("W1", lane="money", trace_id="t1"),
+        new_operation("C1", kind="call", lane="bulk", entity="7", batch="book"),
+        new_operation("W2", lane="money", requested_at=1_700_000_000_000, time_allowed_s=60.0),
+        new_operation("C2", kind="call", lane="bulk", entity="7", parent="call:C1", on_unknown=OnUnknown.REPEAT),
+        new_operation("W3", lane="default", destination="crm"),
+    ]
+
+    recorded = record(ledger, [*news, news[0]], by="a test")
+
+    assert sent.count("INSERT") == 1
+    ids = [one.id for one in recorded]
+    assert ids == [*sorted(ids[:5]), ids[0]]
+    assert [one.created for one in recorded] == [True] * 5 + [False]
+    for new in news:
+        found = find(ledger, new.key)
+        assert found is not None
+        names = ("kind", "payload", "lane", "entity", "parent", "destination", "on_unknown", "batch", "trace_id")
+        assert [getattr(found, name) for name in names] == [getattr(new, name) for name in names]
+    dated = find_operation(ledger, "W2")
+    assert (dated.requested_at, dated.deadline_at) == (1_700_000_000_000, 1_700_000_060_000)
+
+
+def test_a_request_is_never_recorded_as_later_than_now(ledger: Ledger) -> None:
+    record_operations(ledger, "W1", requested_at=2**52)
+
+    found = find_operation(ledger, "W1")
+    assert found.requested_at == found.state_since
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    )
+)
+def test_a_payload_is_encoded_as_the_json_module_does_it(value: Any) -> None:
+    assert encode(value) == json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
 def test_a_recorded_operation_is_queued(ledger: Ledger) -> None:

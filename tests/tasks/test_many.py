@@ -15,7 +15,7 @@ from worker.ledger import search
 from worker.messages import wake_up
 from worker.messages.wake_up import wake_ups_for
 from worker.operation import OnUnknown
-from worker.spooled_list import BLOCK, JsonLines
+from worker.spooled_list import BLOCK, SpooledList
 from worker.testbed.local_system import Environment
 
 ROWS = 20_000  # of 2 KB: 40 MB if they stayed in memory
@@ -105,6 +105,18 @@ def test_the_result_is_a_sequence_and_counts_what_was_new(active_environment: En
         recorded[BLOCK + 5]
 
 
+def test_texts_may_be_of_a_class_that_is_derived_from_str(active_environment: Environment) -> None:
+    class Text(str):
+        """As Django's SafeString."""
+
+    rows = ({"account_login": Text("7"), "request_id": Text(f"W{number}")} for number in range(BLOCK))
+    recorded = enqueue.many("fees.process", rows, lane=Text("bulk"), by=Text("me"), batch=Text("book"))
+
+    assert (recorded.created, type(recorded[0].key)) == (BLOCK, str)
+    found = find_operation(ledger(), "W0")
+    assert (found.lane, found.requested_by, found.batch) == ("bulk", "me", "book")
+
+
 def test_what_a_row_permits_is_recorded(active_environment: Environment) -> None:
     row = {"path": "/api/admin/clients/v2/client/clientservice/update", "payload": {}, "key": "K", "repeatable": True}
     enqueue.many("call", [row, row | {"key": "L", "repeatable": False}], lane="bulk")
@@ -130,7 +142,7 @@ def test_many_wakes_as_many_workers_as_dispatch_would(
 
 
 def test_a_list_in_a_file_may_be_read_while_it_grows() -> None:
-    lines = JsonLines()
+    lines = SpooledList()
     for number in range(3 * BLOCK):
         lines.append([number, "text"])
         if number % 700 == 0:

@@ -17,7 +17,9 @@ app = typer.Typer(help="Accounts at B2COPY: open and list them.", no_args_is_hel
 def open_(
     login: Login,
     by: By,
-    product_currency_id: Annotated[int, typer.Option("--product-currency-id", help="From B2COPY's support.")],
+    product_currency_id: Annotated[
+        int, typer.Option("--product-currency-id", help="B2COPY's number of a product's currency, from its support.")
+    ],
     platform: Platform = 1,
     client_id: Annotated[int | None, typer.Option("--client-id", help="B2COPY's id of the client.")] = None,
     registration: Annotated[
@@ -49,9 +51,9 @@ def open_(
 def list_(
     platform: Annotated[int | None, typer.Option(help="Only this trading platform.")] = None,
     login: Annotated[str | None, typer.Option(help="Only this MT login.")] = None,
-    email: Annotated[str | None, typer.Option(help="Only this client's.")] = None,
+    email: Annotated[str | None, typer.Option(help="Only those of the client with this e-mail address.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="No more than this many.")] = 100,
-    offset: Annotated[int, typer.Option(min=0, help="After so many.")] = 0,
+    offset: Annotated[int, typer.Option(min=0, help="Leave out so many of the first.")] = 0,
     as_json: Json = False,
 ) -> None:
     """List accounts as B2COPY has them, a page at a time. Asks B2COPY, so it needs a worker's settings."""

@@ -3,17 +3,16 @@
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from itertools import islice, pairwise
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from worker.errors import BadPayload
-from worker.ledger import Ledger, check_recordable
-from worker.ledger.insert_operations import row_of
+from worker.ledger import Ledger
+from worker.ledger.insert_operations import NewRow, row_of
 from worker.ledger.record_operations import difference_of, known_among
-from worker.operation import New, OnUnknown, State
-from worker.spooled_list import JsonLines
+from worker.operation import New, State
+from worker.spooled_list import SpooledList
 
 if TYPE_CHECKING:
     from worker.cli.lost_zeros import LostZeros
@@ -21,23 +20,21 @@ if TYPE_CHECKING:
 
 LISTED = 100  # unusable rows that are listed
 CHUNK = 1_000  # keys that are looked up at once
-_NAMES = [one.name for one in fields(New)]
-_LANE, _BATCH, _ON_UNKNOWN = (_NAMES.index(name) for name in ("lane", "batch", "on_unknown"))
-_values_of = attrgetter(*_NAMES)
 _PARTS = 16  # so that only a part of all keys is sorted at once
 
 
 @dataclass
 class Checked:
-    """The rows of a file: `total` of them, those that can be used as `New`, and what is wrong with the others.
+    """The rows of a file: `total` of them, those that can be used, and what is wrong with the others.
 
-    All are recorded in `lane` as the batch `batch`.
+    All are recorded in `lane` as the batch `batch`, requested by `by`.
     `known`, `new`: how many keys the ledger has already, by state, and how many it does not have. `repeated`: how many
     rows repeat the key of an earlier one.
     """
 
     lane: str
     batch: str
+    by: str
     total: int = 0
     unusable: int = 0
     conflicting: int = 0
@@ -46,22 +43,21 @@ class Checked:
     known: Counter[State] = field(default_factory=Counter)
     problems: list[tuple[int, str]] = field(default_factory=list)
     doubled: set[int] = field(default_factory=set)  # digests of the keys that stand in the file more than once
-    _usable: JsonLines = field(default_factory=JsonLines)
+    _usable: SpooledList = field(default_factory=SpooledList)
 
-    def news(self) -> Iterator[New]:
+    def rows(self) -> Iterator[NewRow]:
         """Return the operations, in the order of the file."""
-        return (new for _, new in self.with_lines())
+        return (row for _, row in self.with_lines())
 
-    def with_lines(self) -> Iterator[tuple[int, New]]:
+    def with_lines(self) -> Iterator[tuple[int, NewRow]]:
         """Return the operations with the lines that they stand on."""
-        for line, values in self._usable.read():
-            values[_ON_UNKNOWN] = OnUnknown(values[_ON_UNKNOWN])
-            yield line, New(*values)
+        return ((line, NewRow._make(values)) for line, values in self._usable.read())
 
-    def add(self, line: int, new: New) -> None:
-        values = list(_values_of(new))
-        values[_LANE], values[_BATCH] = self.lane, self.batch
-        self._usable.append((line, values))
+    def add(self, line: int, new: New) -> NewRow:
+        """Add a usable row. Raises `BadPayload` if no ledger can record it."""
+        row = row_of(new, self.by, self.lane, self.batch)
+        self._usable.append((line, tuple(row)))
+        return row
 
     def refuse(self, line: int, problem: str, *, conflicts: bool = False) -> None:
         """Add an unusable row. Only the first are listed, all are counted."""
@@ -87,8 +83,7 @@ def check_rows(
         try:
             if row.problem:
                 raise BadPayload(row.problem)
-            new = new_of(row.fields)
-            check_recordable(new)
+            usable = checked.add(row.line, new_of(row.fields))
         except BadPayload as error:
             checked.refuse(row.line, str(error))
             continue
@@ -96,8 +91,7 @@ def check_rows(
             for name, value in row.fields.items():
                 if isinstance(value, str):
                     lost_zeros.look(row.line, name, value)
-        checked.add(row.line, new)
-        digest = _digest(new.key)
+        digest = _digest(usable.key)
         hashes[digest % _PARTS].append(digest)
     if lost_zeros is not None:
         count, reasons = lost_zeros.found()
@@ -112,12 +106,12 @@ def check_against_ledger(checked: Checked, ledger: Ledger, seen: Callable[[int],
     rows, done = checked.with_lines(), 0
     counted: set[str] = set()  # of the keys that stand in the file more than once
     while chunk := list(islice(rows, CHUNK)):
-        first: dict[str, tuple[int, New]] = {}
-        for line, new in chunk:
-            if new.key not in counted:
-                first.setdefault(new.key, (line, new))
+        first: dict[str, tuple[int, NewRow]] = {}
+        for line, row in chunk:
+            if row.key not in counted:
+                first.setdefault(row.key, (line, row))
         counted.update(key for key in first if _digest(key) in checked.doubled)
-        found = known_among(ledger, [new for _, new in first.values()])
+        found = known_among(ledger, {key: row for key, (_, row) in first.items()})
         for key, known in found.items():
             if known.difference:
                 problem = f"{key} is {known.state} in the ledger with another {known.difference}"
@@ -136,16 +130,15 @@ def _check_repeated(checked: Checked, hashes: "list[array[int]]") -> None:
         checked.doubled.update(one for one, other in pairwise(ordered) if one == other)
     if not checked.doubled:
         return
-    first: dict[str, tuple[int, dict[str, Any]]] = {}
-    for line, new in checked.with_lines():
-        if _digest(new.key) not in checked.doubled:
+    first: dict[str, tuple[int, NewRow]] = {}
+    for line, row in checked.with_lines():
+        if _digest(row.key) not in checked.doubled:
             continue
-        row = row_of(new, by="")
-        earlier, stored = first.setdefault(new.key, (line, row))
+        earlier, stored = first.setdefault(row.key, (line, row))
         if stored is row:
             continue
         if difference := difference_of(stored, row):
-            checked.refuse(line, f"{new.key} stands on line {earlier} with another {difference}", conflicts=True)
+            checked.refuse(line, f"{row.key} stands on line {earlier} with another {difference}", conflicts=True)
         else:
             checked.repeated += 1
 

@@ -15,7 +15,10 @@ from worker.console.roles import Role
 def console_user(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The person; stored as the actor of every decision.")],
     role: Annotated[list[Role], typer.Option(help="What the person may do; may be repeated.")],
-    file: Annotated[Path, typer.Option(envvar="B2COPY_CONSOLE_PASSWORD_FILE", help="The file of people.")],
+    file: Annotated[
+        Path,
+        typer.Option(envvar="B2COPY_CONSOLE_PASSWORD_FILE", help="The file with the people who may use the console."),
+    ],
     as_json: Json = False,
 ) -> None:
     """Add a person to the console, or set another password and other roles. The password is read, not shown."""

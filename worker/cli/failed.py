@@ -46,6 +46,7 @@ def list_(
         return
     if not reports:
         output.line("no failed operations" + (" that match" if reason or kind or lane or since else ""))
+        operation_view.note_unknown_kind(kind)
         return
     output.table(
         ("Key", "Lane", "Reason", "Failed (UTC)", "Last message"),

@@ -63,7 +63,7 @@ def file(
     ],
     by: By,
     kind: Annotated[str, typer.Option(help="What each row requests: fees.process, call, ...")] = "fees.process",
-    lane: Annotated[Lane, typer.Option(help="Whose share of the workers it takes; bulk never delays others.")] = "bulk",
+    lane: Annotated[Lane, typer.Option(help="The lane that sends them; bulk delays no other lane.")] = "bulk",
     batch: Annotated[
         str | None,
         typer.Option(help="The import's name.", show_default="the file's name with a digest of what is in it"),
@@ -110,7 +110,7 @@ def file(
             columns.check(fields)
             return new
 
-        checked = Checked(lane, name)
+        checked = Checked(lane, name, by)
         with progress("checking") as seen:
             check_rows(checked, rows, new_of, zeros, seen)
         if not checked.total:
@@ -179,7 +179,7 @@ def _record(ledger: "Ledger", checked: "Checked", batch: str, kind: str, lane: s
         begin_batch(ledger, batch, kind=kind, lane=lane, source=Path(source).name, rows=checked.total, by=by)
     created = done = 0
     with progress("recording", checked.total) as seen:
-        for recorded in record_in_batches(checked.news(), by):
+        for recorded in record_in_batches(checked.rows()):
             created += sum(one.created for one in recorded)
             done += len(recorded)
             seen(done)

@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from worker.cli import output
+from worker.cli.exit_codes import Exit, Stop
 from worker.cli.open_ledger import existing_ledger
-from worker.cli.operation_view import STYLES
-from worker.cli.options import AnyLane, Json, duration
-from worker.operation import MESSAGE_KIND, State
+from worker.cli.operation_view import STYLES, note_unknown_kind
+from worker.cli.options import AnyLane, AnyReason, Json, duration
+from worker.operation import State
 
 if TYPE_CHECKING:
     from worker.report.operation_report import OperationReport
@@ -21,23 +22,31 @@ def list_(
     request_id: Annotated[str | None, typer.Option(help="Only those of this request id, whatever their kind.")] = None,
     state: Annotated[State | None, typer.Option(help="Only those in this state.")] = None,
     still_open: Annotated[bool, typer.Option("--open", help="Only those that have not ended.")] = False,
-    reason: Annotated[str | None, typer.Option(help="Only those that wait or failed for this reason.")] = None,
+    reason: Annotated[
+        AnyReason | None,
+        typer.Option(metavar="REASON", help="Only those that wait or failed for this reason, e.g. no_session."),
+    ] = None,
     kind: Annotated[str | None, typer.Option(help="Only this kind, e.g. fees.process.")] = None,
     lane: Annotated[AnyLane | None, typer.Option(help="Only this lane.")] = None,
     batch: Annotated[str | None, typer.Option(help="Only those of this import or batch.")] = None,
     older: Annotated[
         float | None,
-        typer.Option(parser=duration, metavar="DURATION", help="Only those in their state for longer than this."),
+        typer.Option(parser=duration, metavar="DURATION", help="Only those in their state for longer: 90s, 5m, 72h."),
     ] = None,
     after: Annotated[
         int | None,
-        typer.Option(metavar="ID", min=0, max=2**63 - 1, help="Continue after this id, as the last page says."),
+        typer.Option(metavar="ID", min=0, max=2**63 - 1, help="Show the page after this id: a page ends with it."),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="Show no more than this many.")] = 50,
     as_json: Json = False,
 ) -> None:
-    """List operations, newest first. Each page looks through a bounded part of the ledger, and says how to continue."""
-    from tasks.registry import ALL_KINDS, KINDS
+    """List operations, newest first.
+
+    A page looks at some thousands of operations, so that it is quick on every ledger. If there may be more that match,
+    it ends with the --after of the next page.
+    """
+    from tasks.registry import KINDS
+    from worker.ledger.batches import find_batch
     from worker.ledger.operation_lists import OPEN, Filter, list_operations
     from worker.report.operation_report import report_on, summary
 
@@ -52,6 +61,9 @@ def list_(
     with existing_ledger() as ledger:
         page = list_operations(ledger, wanted, after, limit)
         reports = [report_on(ledger, operation, KINDS) for operation in page.operations]
+        if batch is not None and not reports and find_batch(ledger, batch) is None:
+            unknown = f"no import or batch is called {batch}: `b2copy-sync import status` lists the imports"
+            raise Stop(Exit.NOT_FOUND, unknown)
     if as_json:
         output.document({"operations": [summary(report) for report in reports], "next": page.next})
         return
@@ -59,8 +71,7 @@ def list_(
         show_table(reports)
     else:
         output.line("no operations that match")
-        if kind is not None and kind not in (known := (*ALL_KINDS, MESSAGE_KIND)):
-            output.note(f"no kind is called {kind}: there are {', '.join(known)}")
+        note_unknown_kind(kind)
     if page.next is not None:
         output.note(f"there may be more: --after {page.next}")
 

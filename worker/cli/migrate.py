@@ -25,7 +25,7 @@ def migrate(
     why: Annotated[
         str,
         typer.Option(
-            "--why", help="Your reason, for the evidence: needed with --four-eyes and --ignore-running-workers."
+            "--why", help="Your reason, which is stored: needed with --four-eyes and --ignore-running-workers."
         ),
     ] = "",
     as_json: Json = False,

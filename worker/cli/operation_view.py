@@ -59,6 +59,15 @@ def show(report: "OperationReport") -> None:
         output.line(report.remedy)
 
 
+def note_unknown_kind(kind: str | None) -> None:
+    """Say so if no kind is called that. It is no error: the ledger may hold operations of a kind that is gone."""
+    from tasks.registry import ALL_KINDS
+    from worker.operation import MESSAGE_KIND
+
+    if kind is not None and kind not in (known := (*ALL_KINDS, MESSAGE_KIND)):
+        output.note(f"no kind is called {kind}: there are {', '.join(known)}")
+
+
 def _history(report: "OperationReport") -> list[Cells]:
     """Return everything that happened, oldest first."""
     from worker.report.format_values import clock

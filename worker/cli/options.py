@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from worker.operation import FailureReason
+from worker.operation import FailureReason, WaitReason
 from worker.queues import LANES, REQUEST_LANES
 
 KIND_REASONS = ("fee_error", "client_unknown", "other_client", "other_account")
@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     AnyLane = str
     LaneOrAll = str
     Reason = str
+    AnyReason = str
 else:
     Lane = Literal[REQUEST_LANES]
     AnyLane = Literal[LANES]
     LaneOrAll = Literal[("all", *LANES)]
     Reason = Literal[(*map(str, FailureReason), *KIND_REASONS)]
+    AnyReason = Literal[(*map(str, WaitReason), *map(str, FailureReason), *KIND_REASONS)]
 
 
 def _current_user() -> str:
@@ -117,13 +119,13 @@ By = Annotated[
     str,
     typer.Option(
         "--by",
-        help="Who asks, for the evidence.",
+        help="Who asks. It is stored with what is done.",
         default_factory=_current_user,
         show_default="user@host",
         callback=_not_empty,
     ),
 ]
-Why = Annotated[str, typer.Option("--why", callback=_not_empty, help="Your reason, for the evidence.")]
+Why = Annotated[str, typer.Option("--why", callback=_not_empty, help="Your reason. It is stored with what is done.")]
 Key = Annotated[
     str,
     typer.Argument(metavar="KEY", help="An operation's key (fees.process:W1), or its id alone (W1).", callback=_named),

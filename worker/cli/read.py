@@ -12,7 +12,7 @@ from worker.cli.payload_fields import fields_of
 
 
 def read(
-    what: Annotated[str, typer.Argument(metavar="WHAT", help="What, e.g. account_detail.")],
+    what: Annotated[str, typer.Argument(metavar="WHAT", help="What to read, e.g. account_detail.")],
     values: Annotated[
         list[str] | None,
         typer.Argument(metavar="NAME=VALUE", help="The parameters. One that is no text takes JSON."),

@@ -47,7 +47,7 @@ def reconcile(
         typer.Option("--after-restore", help="The ledger came from a backup: trust nothing that it has not finished."),
     ] = False,
     why: Annotated[
-        str, typer.Option("--why", help="Your reason, for the evidence: needed with --apply and --after-restore.")
+        str, typer.Option("--why", help="Your reason, which is stored: needed with --apply and --after-restore.")
     ] = "",
     limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="List no more differences than this.")] = 1_000,
     as_json: Json = False,

@@ -9,6 +9,7 @@ import typer
 from worker.cli import output
 from worker.cli.exit_codes import Exit, Stop
 from worker.cli.open_ledger import existing_ledger
+from worker.cli.operation_view import note_unknown_kind
 from worker.cli.options import WHICH, By, ByKind, ByLane, ByReason, Json, Since, Why, per_second
 from worker.cli.status import look_up
 from worker.operation import State
@@ -23,7 +24,9 @@ _PAGE = 500  # operations read, or replayed without --rate, in one transaction
 def replay(
     why: Why,
     by: By,
-    keys: Annotated[list[str] | None, typer.Argument(metavar="KEY", help="Which; or choose by the filters.")] = None,
+    keys: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY", help="Keys of operations. Or choose them by the filters below.")
+    ] = None,
     reason: ByReason = None,
     kind: ByKind = None,
     lane: ByLane = None,
@@ -105,6 +108,8 @@ def replay(
     if not as_json:
         for key, why_not in left_alone.items():
             output.note(f"left alone: {key}: {why_not}")
+        if not chosen:
+            note_unknown_kind(kind)
     if keys and left_alone:
         raise typer.Exit(Exit.FAILED)
 

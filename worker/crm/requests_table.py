@@ -13,7 +13,6 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from typing import Any
@@ -216,7 +215,7 @@ def _new(row: Row[Any], kinds: Mapping[str, Kind[Any]], settings: CrmSettings) -
     if lane is not None and lane not in REQUEST_LANES:
         raise BadPayload(f"lane: {lane[:100]!r} is none of {', '.join(REQUEST_LANES)}")
     new = kind.new(_object(_utf8(row, "payload")), settings)
-    return replace(new, lane=lane or new.lane, batch=batch, trace_id=trace_id, requested_at=requested_at)
+    return new._replace(lane=lane or new.lane, batch=batch, trace_id=trace_id, requested_at=requested_at)
 
 
 def _requested_at(row: Row[Any]) -> int | None:

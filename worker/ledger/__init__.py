@@ -17,7 +17,7 @@ from worker.ledger.identities import Identity, identities_of, identity_of, mark_
 from worker.ledger.operator_actions import cancel, correct, poll_now, replay, resolve, stop_asking
 from worker.ledger.purge import purge
 from worker.ledger.queries import active_flags, attempts_of, audit_of, find, find_many, search
-from worker.ledger.record_operations import check_recordable, fail_message, leave_request, record
+from worker.ledger.record_operations import fail_message, leave_request, record
 from worker.ledger.settle import settle, settle_and_claim
 
 __all__ = [
@@ -30,7 +30,6 @@ __all__ = [
     "audit_of",
     "cancel",
     "cancel_batch",
-    "check_recordable",
     "correct",
     "count_due",
     "count_waiting",

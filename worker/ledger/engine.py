@@ -155,6 +155,14 @@ def reading(engine: Engine) -> Connection:
     return engine.connect().execution_options(b2copy_reading=True)
 
 
+def one_write(engine: Engine) -> Connection:
+    """Return a new connection for a single statement that writes, and others that read.
+
+    PostgreSQL commits that statement with its answer, so it takes one round trip instead of three.
+    """
+    return engine.connect().execution_options(b2copy_one_write=True)
+
+
 def limit_lock_waits(connection: Connection, ms: int) -> None:
     """Let this transaction wait at most `ms` for a lock. Then a statement fails with an error that `is_lock_timeout`.
 
@@ -236,6 +244,8 @@ def _prepare_postgresql(connection: "psycopg.Connection", _record: Any) -> None:
 
 
 def _begin_postgresql(connection: Connection) -> None:
+    if connection.get_execution_options().get("b2copy_one_write", False):
+        return
     # One round trip, as for a plain BEGIN. Nothing is set for the session, because a transaction pooler gives the
     # session to other clients. READ COMMITTED is what our locks are made for, whatever the database's default.
     # The timeout: a process that is suspended inside a transaction must not hold its locks for ever.

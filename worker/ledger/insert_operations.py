@@ -1,19 +1,25 @@
-"""The INSERT of operations: any number of rows in one statement, with the defaults of a new operation."""
+"""The INSERT of operations: any number of rows in one statement, with the defaults of a new operation.
+
+The rows are one JSON parameter. What all of them share, as the rows of an import do, are parameters of their own: to
+read a value from JSON costs SQLite nearly as much as to store it.
+"""
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from json.encoder import encode_basestring_ascii
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     JSON,
     ColumnElement,
     Connection,
-    Row,
+    CursorResult,
+    FromClause,
     Text,
     bindparam,
-    case,
     cast,
-    column,
     false,
     func,
     literal_column,
@@ -23,6 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from worker.errors import BadPayload
+from worker.ledger.prepared_statements import Prepared
 from worker.ledger.schema import c, now_ms, operations, sql_literal
 from worker.operation import FailureReason, New, Phase, State
 from worker.storable import storable_json
@@ -31,88 +38,132 @@ from worker.watch.redact import redacted_value
 KEY_LIMIT = 255  # characters: well within what an index of either database takes
 PAYLOAD_LIMIT = 64 * 1024  # characters
 
-encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
-_encode_rows = json.JSONEncoder(separators=(",", ":")).encode
+_encode_values = json.JSONEncoder(separators=(",", ":")).encode
 
-_GIVEN = (
-    "key", "kind", "payload", "lane", "entity", "parent", "destination", "on_unknown", "batch", "trace_id",
-    "requested_at", "requested_by", "time_allowed_ms", "result",
-)  # fmt: skip
+
+def _encoder() -> Callable[[Any], str]:
+    """Return what writes canonical JSON: sorted names, no blanks, ASCII, no NaN.
+
+    `JSONEncoder.encode` makes its C encoder anew for each call, which takes as long as to encode a payload.
+    """
+    options = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
+    make: Any = getattr(json.encoder, "c_make_encoder", None)  # absent where Python has no C accelerator
+    if make is None:
+        return options.encode
+    chunks = make(None, options.default, encode_basestring_ascii, None, ":", ",", True, False, False)
+    return lambda value: "".join(chunks(value, 0))
+
+
+encode = _encoder()
+
+
+class NewRow(NamedTuple):
+    """An operation to record, checked and encoded: `row_of` makes it. In an import all but the first `_OWN` are equal.
+
+    `payload` is canonical JSON: equal payloads are equal texts. `requested_at` is None if that is now.
+    """
+
+    key: str
+    payload: str
+    entity: str | None
+    parent: str | None
+    trace_id: str | None
+    requested_at: int | None
+    kind: str
+    lane: str
+    destination: str
+    on_unknown: str
+    batch: str | None
+    requested_by: str
+    time_allowed_ms: int | None
+    result: str | None = None
+
+
+_OWN, _ALL = 6, len(NewRow._fields)
+_shared_values = itemgetter(slice(_OWN, None))
 _ZERO = ("fence", "counted_attempts", "polls", "replays", "last_wait_ms", "external_wait_ms")
-
-
-def _insert(dialect: str, **state: ColumnElement[Any]) -> Any:
-    """Return an INSERT of any number of rows in one JSON parameter. The database parses it: that costs 3 us a row."""
-    given = _sqlite_rows() if dialect == "sqlite" else _postgresql_rows()
-    values: dict[str, ColumnElement[Any]] = {name: given[name].label(name) for name in _GIVEN}
-    values |= dict.fromkeys(_ZERO, literal_column("0")) | {"sent": false(), "outcome_unknown": false()}
-    values |= {"phase": sql_literal(Phase.SUBMIT)}
-    # The time allowed begins with the request, which may have waited to be recorded. It is never in the future.
-    requested_at = case((given["requested_at"] < now_ms(), given["requested_at"]), else_=now_ms())
-    values |= {"requested_at": requested_at, "state_since": now_ms()}
-    values |= {"deadline_at": requested_at + given["time_allowed_ms"]}
-    values |= state
-    # SQLite needs a WHERE here, or it reads ON CONFLICT as the ON of a join.
-    rows = select(*values.values()).where(true())
-    insert = (sqlite if dialect == "sqlite" else postgresql).insert(operations).from_select(list(values), rows)
-    return insert.on_conflict_do_nothing(index_elements=["key"]).returning(c.id, c.key, c.state_since)
-
-
-def _sqlite_rows() -> Mapping[str, ColumnElement[Any]]:
-    rows = func.json_each(bindparam("rows", type_=Text)).table_valued("value")
-    return {name: func.json_extract(rows.c.value, literal_column(f"'$.{name}'")) for name in _GIVEN}
-
-
-def _postgresql_rows() -> Mapping[str, ColumnElement[Any]]:
-    columns = [column(name, c[name].type) for name in _GIVEN]
-    rows = func.json_to_recordset(cast(bindparam("rows", type_=Text), JSON)).table_valued(*columns)
-    return dict(rows.render_derived(with_types=True).c)
-
-
-_DIALECTS = ("sqlite", "postgresql")
-_QUEUE = {dialect: _insert(dialect, state=sql_literal(State.QUEUED), due_at=now_ms()) for dialect in _DIALECTS}
-_FAILED: dict[str, ColumnElement[Any]] = {
-    "state": sql_literal(State.FAILED),
-    "failure_reason": sql_literal(FailureReason.BAD_PAYLOAD),
-    "ended_at": now_ms(),
+_STATES: dict[State, dict[str, ColumnElement[Any]]] = {
+    State.QUEUED: {"due_at": now_ms()},
+    State.FAILED: {"failure_reason": sql_literal(FailureReason.BAD_PAYLOAD), "ended_at": now_ms()},
 }
-_FAIL = {dialect: _insert(dialect, **_FAILED) for dialect in _DIALECTS}
 
 
-def insert_queued(connection: Connection, rows: list[dict[str, Any]]) -> Sequence[Any]:
+@cache
+def _insert(dialect: str, state: State, own: int) -> Prepared:
+    """Return the INSERT of rows that share all values but their first `own`."""
+    given, source = (_sqlite_rows if dialect == "sqlite" else _postgresql_rows)(NewRow._fields[:own])
+    given |= {name: bindparam(name, type_=c[name].type) for name in NewRow._fields[own:]}
+    values: dict[str, ColumnElement[Any]] = {name: value.label(name) for name, value in given.items()}
+    values |= dict.fromkeys(_ZERO, literal_column("0")) | {"sent": false(), "outcome_unknown": false()}
+    # The time allowed begins with the request, which may have waited to be recorded. It is never in the future.
+    earlier = func.min if dialect == "sqlite" else func.least
+    requested_at = earlier(func.coalesce(given["requested_at"], now_ms()), now_ms())
+    values |= {"requested_at": requested_at, "deadline_at": requested_at + given["time_allowed_ms"]}
+    values |= {"phase": sql_literal(Phase.SUBMIT), "state": sql_literal(state), "state_since": now_ms()}
+    values |= _STATES[state]
+    # SQLite needs a WHERE here, or it reads ON CONFLICT as the ON of a join.
+    rows = select(*values.values()).select_from(source).where(true())
+    insert = (sqlite if dialect == "sqlite" else postgresql).insert(operations).from_select(list(values), rows)
+    return Prepared(insert.on_conflict_do_nothing(index_elements=["key"]).returning(c.id, c.key, c.state_since))
+
+
+def _sqlite_rows(names: Sequence[str]) -> tuple[dict[str, ColumnElement[Any]], FromClause]:
+    """Return the rows' own values, from one JSON array with an array for each row."""
+    rows = func.json_each(bindparam("rows", type_=Text)).table_valued("value")
+    own: dict[str, ColumnElement[Any]] = {}
+    for index, name in enumerate(names):
+        own[name] = func.json_extract(rows.c.value, literal_column(f"'$[{index}]'"))
+    return own, rows
+
+
+def _postgresql_rows(names: Sequence[str]) -> tuple[dict[str, ColumnElement[Any]], FromClause]:
+    """Return the rows' own values, from a JSON array for each column: half of what an object for each row costs."""
+    texts = {name: func.json_array_elements_text(cast(bindparam(name, type_=Text), JSON)) for name in names}
+    rows = select(*[cast(text, c[name].type).label(name) for name, text in texts.items()]).subquery()
+    return dict(rows.c), rows
+
+
+def insert_queued(connection: Connection, rows: Sequence[NewRow]) -> Sequence[Any]:
     """Insert operations that are due now. Returns id, key and state_since of those whose key did not exist."""
-    return connection.execute(_QUEUE[connection.dialect.name], {"rows": _encode_rows(rows)}).all()
+    return _insert_rows(connection, State.QUEUED, rows).all()
 
 
-def insert_failed(connection: Connection, row: dict[str, Any]) -> Row[Any] | None:
+def insert_failed(connection: Connection, row: NewRow) -> Any | None:
     """Insert an operation that has failed as `bad_payload`. Returns None if its key existed."""
-    return connection.execute(_FAIL[connection.dialect.name], {"rows": _encode_rows([row])}).first()
+    return _insert_rows(connection, State.FAILED, [row]).first()
 
 
-def row_of(new: New, by: str) -> dict[str, Any]:
-    """Return the row of a new operation. `by` says who asks. Raises `BadPayload`."""
-    for field in ("key", "entity", "parent", "batch", "trace_id"):
-        value: str | None = getattr(new, field)
+def _insert_rows(connection: Connection, state: State, rows: Sequence[NewRow]) -> CursorResult[Any]:
+    dialect = connection.dialect.name
+    shared = _shared_values(rows[0])
+    own = _OWN if all(_shared_values(row) == shared for row in rows) else _ALL
+    values = [row[:own] for row in rows]
+    names = NewRow._fields[:own]
+    given = {"rows": values} if dialect == "sqlite" else dict(zip(names, zip(*values, strict=True), strict=True))
+    parameters = {name: _encode_values(value) for name, value in given.items()}
+    if own == _OWN:
+        parameters |= dict(zip(NewRow._fields[own:], shared, strict=True))
+    return _insert(dialect, state, own).run(connection, **parameters)
+
+
+def row_of(new: New, by: str, lane: str | None = None, batch: str | None = None) -> NewRow:
+    """Return the row of a new operation. `by` says who asks. Raises `BadPayload` if no ledger can record it.
+
+    `lane` and `batch` replace the operation's own.
+    """
+    key, parent, batch = new.key, new.parent, new.batch if batch is None else batch
+    names = (key, new.entity, parent, batch, new.trace_id)
+    for value in names:
         if value is not None and not (0 < len(value) <= KEY_LIMIT and value.isprintable()):
-            raise BadPayload(f"{field} must be 1 to {KEY_LIMIT} printable characters, and is {value[:KEY_LIMIT]!r}")
-    if new.parent == new.key:
-        raise BadPayload(f"{new.key} cannot be its own parent")
-    return {
-        "key": new.key,
-        "kind": new.kind,
-        "payload": encode_payload(new.key, new.payload),
-        "lane": new.lane,
-        "entity": new.entity,
-        "parent": new.parent,
-        "destination": new.destination,
-        "on_unknown": new.on_unknown,
-        "batch": new.batch,
-        "trace_id": new.trace_id,
-        "requested_at": new.requested_at,
-        "requested_by": printable(by),
-        "time_allowed_ms": None if new.time_allowed_s is None else round(new.time_allowed_s * 1000),
-        "result": None,
-    }
+            name = ("key", "entity", "parent", "batch", "trace_id")[names.index(value)]
+            raise BadPayload(f"{name} must be 1 to {KEY_LIMIT} printable characters, and is {value[:KEY_LIMIT]!r}")
+    if parent == key:
+        raise BadPayload(f"{key} cannot be its own parent")
+    allowed_ms = None if new.time_allowed_s is None else round(new.time_allowed_s * 1000)
+    return NewRow(  # by position, which takes half as long: an import makes a million of them
+        key, encode_payload(key, new.payload), new.entity, parent, new.trace_id, new.requested_at,
+        new.kind, lane or new.lane, new.destination, str(new.on_unknown), batch, printable(by), allowed_ms,
+    )  # fmt: skip
 
 
 def encode_payload(key: str, payload: Mapping[str, Any]) -> str:

@@ -108,9 +108,9 @@ def record_notices(connection: Connection, ids: Sequence[int], now: int) -> None
             record_audit(connection, "supersede", BY, "a newer notice about the same operation was recorded", key)
     notices = [row_of(_notice(row), BY) for row in rows]
     recorded = {row.key for row in insert_queued(connection, notices)}
-    if taken := [notice for notice in notices if notice["key"] not in recorded]:
-        log.error("the keys of notices were taken by somebody else: %s", ", ".join(one["key"] for one in taken))
-        insert_queued(connection, [one | {"key": f"{one['key']}.{token_hex(8)}"} for one in taken])
+    if taken := [notice for notice in notices if notice.key not in recorded]:
+        log.error("the keys of notices were taken by somebody else: %s", ", ".join(one.key for one in taken))
+        insert_queued(connection, [one._replace(key=f"{one.key}.{token_hex(8)}") for one in taken])
 
 
 def _key(operation_id: int, sequence: int) -> str:

@@ -21,7 +21,7 @@ Given = Mapping[str, ColumnElement[Any]]
 
 class _Compiled(NamedTuple):
     sql: str
-    names: tuple[str, ...]  # of the parameters, in the order of SQLite's question marks
+    names: tuple[str, ...]  # of the parameters in their order, if the driver takes them by position
     constants: dict[str, Any]  # parameters that the statement itself sets
     lists: frozenset[str]  # parameters that are one JSON text on SQLite
 
@@ -31,21 +31,22 @@ class Prepared:
 
     def __init__(self, statement: Executable) -> None:
         self._statement = statement
-        self._compiled: dict[str, _Compiled] = {}
+        self._compiled: dict[tuple[str, str], _Compiled] = {}
 
     def run(self, connection: Connection, **parameters: Any) -> CursorResult[Any]:
         dialect = connection.dialect
-        compiled = self._compiled.get(dialect.name) or self._compile(dialect)
+        # By driver, because a CRM's own connection may have another one than ours.
+        compiled = self._compiled.get((dialect.driver, dialect.paramstyle)) or self._compile(dialect)
         if compiled.constants:
             parameters |= compiled.constants
-        if dialect.name == "postgresql":
-            return connection.exec_driver_sql(compiled.sql, parameters)
-        for name in compiled.lists:
-            parameters[name] = json.dumps(parameters[name])
-        return connection.exec_driver_sql(compiled.sql, tuple([parameters[name] for name in compiled.names]))
+        if dialect.name == "sqlite":
+            for name in compiled.lists:
+                parameters[name] = json.dumps(parameters[name])
+        by_position = tuple([parameters[name] for name in compiled.names])
+        return connection.exec_driver_sql(compiled.sql, by_position or parameters)
 
     def _compile(self, dialect: Dialect) -> _Compiled:
-        compiled = self._compiled[dialect.name] = _compile(self._statement, dialect)
+        compiled = self._compiled[dialect.driver, dialect.paramstyle] = _compile(self._statement, dialect)
         return compiled
 
 

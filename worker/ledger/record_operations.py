@@ -11,8 +11,8 @@ from worker.ledger.batches import cancelled_among, cancelled_text
 from worker.ledger.database import Ledger
 from worker.ledger.insert_operations import (
     PAYLOAD_LIMIT,
+    NewRow,
     encode,
-    encode_payload,
     insert_failed,
     insert_queued,
     printable,
@@ -39,10 +39,15 @@ def record(ledger: Ledger, news: Sequence[New], by: str, connection: Connection 
     `NotAllowed` if a new key names a batch that a person has cancelled, and SQLAlchemy's errors if the
     database cannot take it.
     """
-    rows = [row_of(new, by) for new in news]
+    return record_rows(ledger, [row_of(new, by) for new in news], connection)
+
+
+def record_rows(ledger: Ledger, rows: Sequence[NewRow], connection: Connection | None = None) -> list[Recorded]:
+    """Record operations that `row_of` has checked: see `record`."""
     if connection is not None:
         return _record(connection, rows)
-    return ledger.write(lambda own: _record(own, rows))
+    is_one_write = len(rows) == 1 and not rows[0].parent and not rows[0].batch  # else other tables are looked at first
+    return ledger.write(lambda own: _record(own, rows), is_one_write)
 
 
 class Known(NamedTuple):
@@ -52,17 +57,11 @@ class Known(NamedTuple):
     difference: str
 
 
-def known_among(ledger: Ledger, news: Sequence[New]) -> dict[str, Known]:
+def known_among(ledger: Ledger, rows: Mapping[str, NewRow]) -> dict[str, Known]:
     """Return what the ledger holds of these keys already. `record` would leave it, or refuse it if it differs."""
-    rows = {new.key: {"kind": new.kind, "payload": encode_payload(new.key, new.payload)} for new in news}
     with ledger.reading() as connection:
-        found = connection.execute(_EXISTING, {"keys": list(rows)}).mappings()
-        return {one["key"]: Known(State(one["state"]), difference_of(one, rows[one["key"]])) for one in found}
-
-
-def check_recordable(new: New) -> None:
-    """Raise `BadPayload` if this operation cannot be recorded in any ledger."""
-    row_of(new, by="")
+        found = connection.execute(_EXISTING, {"keys": list(rows)})
+        return {one.key: Known(State(one.state), difference_of(one, rows[one.key])) for one in found}
 
 
 def fail_message(
@@ -81,7 +80,7 @@ def fail_message(
     """
     payload = {"task": printable(task), "message": raw[: PAYLOAD_LIMIT // 8]}
     new = New(MESSAGE_KIND, printable(f"message:{message_id}"), payload, lane="default", **fields)
-    row = row_of(new, by) | {"result": encode({"error": problem})}
+    row = row_of(new, by)._replace(result=encode({"error": problem}))
     if connection is not None:
         return _store_failed(connection, row)
     with ledger.writing() as own:
@@ -95,8 +94,8 @@ def leave_request(ledger: Ledger, kind: str, payload: str, by: str, trace_id: st
         connection.execute(insert(requests).values(values))
 
 
-def _store_failed(connection: Connection, row: dict[str, Any]) -> Recorded:
-    key = row["key"]
+def _store_failed(connection: Connection, row: NewRow) -> Recorded:
+    key = row.key
     stored = insert_failed(connection, row)
     if stored is not None:
         finish_ended(connection, [Ended(stored.id, key, None, State.FAILED)], stored.state_since)
@@ -105,38 +104,36 @@ def _store_failed(connection: Connection, row: dict[str, Any]) -> Recorded:
     return Recorded(existing.id, key, State(existing.state), created=False)
 
 
-def _record(connection: Connection, rows: list[dict[str, Any]]) -> list[Recorded]:
-    first: dict[str, dict[str, Any]] = {}
+def _record(connection: Connection, rows: Sequence[NewRow]) -> list[Recorded]:
+    first: dict[str, NewRow] = {}
     for row in rows:
-        earlier = first.setdefault(row["key"], row)
+        earlier = first.setdefault(row.key, row)
         if earlier is not row:
             _check_same(earlier, row)
     _check_not_cancelled(connection, first)
-    _check_no_cycle(connection, {key: row["parent"] for key, row in first.items() if row["parent"]})
+    _check_no_cycle(connection, {row.key: row.parent for row in first.values() if row.parent})
     found: dict[str, Recorded] = {}
     # The loop runs a second time only if a key's operation is purged between the two statements.
     while missing := [row for key, row in first.items() if key not in found]:
         for id_, key, _ in insert_queued(connection, missing):
             found[key] = Recorded(id_, key, State.QUEUED, created=True)
-        if known := [row["key"] for row in missing if row["key"] not in found]:
-            for stored in connection.execute(_EXISTING, {"keys": known}).mappings():
-                _check_same(stored, first[stored["key"]])
-                found[stored["key"]] = Recorded(stored["id"], stored["key"], State(stored["state"]), created=False)
-    return [
-        found[row["key"]] if row is first[row["key"]] else found[row["key"]]._replace(created=False) for row in rows
-    ]
+        if known := [row.key for row in missing if row.key not in found]:
+            for stored in connection.execute(_EXISTING, {"keys": known}):
+                _check_same(stored, first[stored.key])
+                found[stored.key] = Recorded(stored.id, stored.key, State(stored.state), created=False)
+    return [found[row.key] if row is first[row.key] else found[row.key]._replace(created=False) for row in rows]
 
 
-def _check_not_cancelled(connection: Connection, rows: Mapping[str, Mapping[str, Any]]) -> None:
+def _check_not_cancelled(connection: Connection, rows: Mapping[str, NewRow]) -> None:
     """Raise `NotAllowed` if one of these operations (key -> row) is new and its batch is cancelled."""
-    if not (names := {row["batch"] for row in rows.values() if row["batch"]}):
+    if not (names := {row.batch for row in rows.values() if row.batch}):
         return
     cancelled = cancelled_among(connection, names)
-    if keys := [key for key, row in rows.items() if row["batch"] in cancelled]:
+    if keys := [key for key, row in rows.items() if row.batch in cancelled]:
         known = {row.key for row in connection.execute(_EXISTING, {"keys": keys})}
         for key in keys:
             if key not in known:
-                raise NotAllowed(f"{key}: {cancelled_text(cancelled[rows[key]['batch']])}")
+                raise NotAllowed(f"{key}: {cancelled_text(cancelled[rows[key].batch or ''])}")
 
 
 def _check_no_cycle(connection: Connection, parents: dict[str, str]) -> None:
@@ -159,21 +156,20 @@ def _check_no_cycle(connection: Connection, parents: dict[str, str]) -> None:
             chain.append(parent)
 
 
-def _check_same(stored: Any, row: dict[str, Any]) -> None:
+def _check_same(stored: Any, row: NewRow) -> None:
     if difference := difference_of(stored, row):
         raise PayloadConflict(
-            f"{row['key']} exists with another {difference}: one key is one operation, give the other a"
+            f"{row.key} exists with another {difference}: one key is one operation, give the other a"
             " key of its own (or, if the first was wrong and has failed: b2copy-sync failed correct)",
-            f". It exists as {stored['kind']} {stored['payload']}, and was now asked for as {row['kind']}"
-            f" {row['payload']}",
+            f". It exists as {stored.kind} {stored.payload}, and was now asked for as {row.kind} {row.payload}",
         )
 
 
-def difference_of(stored: Any, row: Mapping[str, Any]) -> str:
+def difference_of(stored: Any, row: NewRow) -> str:
     """Name the fields in which two rows of the same key differ; empty if they are the same operation."""
-    if stored["kind"] == row["kind"] and stored["payload"] == row["payload"]:
+    if stored.kind == row.kind and stored.payload == row.payload:
         return ""
-    if stored["kind"] != row["kind"]:
+    if stored.kind != row.kind:
         return "kind"
-    first, other = json.loads(stored["payload"]), json.loads(row["payload"])
+    first, other = json.loads(stored.payload), json.loads(row.payload)
     return ", ".join(name for name in sorted(first | other) if first.get(name) != other.get(name)) or "payload"

@@ -10,7 +10,6 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -73,7 +72,7 @@ def take_in(kind: Kind[Any], request: Any, args: Sequence[Any], kwargs: Mapping[
     try:
         new = kind.new(_fields(kind, args, kwargs), crm_settings())
         with requesting(new.kind, new.lane, getattr(request, "traceparent", None)) as trace:
-            new = replace(new, trace_id=trace)
+            new = new._replace(trace_id=trace)
             recorded = _with_patience(partial(_record, new, _sender(request.origin)))
     except RetryError as error:
         raise _returned(error) from None

@@ -110,13 +110,15 @@ def upgrade() -> None:
         _big("notice_sequence", server_default="0"),
         sa.CheckConstraint("phase IN ('submit', 'poll')", name="b2copy_known_phase"),
         sa.CheckConstraint(
-            "on_unknown IN ('start_or_get', 'read_back', 'repeat', 'stop')", name="b2copy_known_on_unknown"
+            "on_unknown IN ('start_or_get', 'read_back') OR on_unknown IN ('repeat', 'stop')",
+            name="b2copy_known_on_unknown",
         ),
         sa.CheckConstraint("(state = 'failed') = (failure_reason IS NOT NULL)", name="b2copy_failed_has_reason"),
         sa.CheckConstraint("(state = 'running') = (lease_owner IS NOT NULL)", name="b2copy_running_has_owner"),
         sa.CheckConstraint("(state = 'waiting') = (wait_reason IS NOT NULL)", name="b2copy_waiting_has_reason"),
         sa.CheckConstraint(
-            "(state IN ('queued', 'waiting', 'running')) = (due_at IS NOT NULL)", name="b2copy_open_is_due"
+            "(state = 'queued' OR state = 'waiting' OR state = 'running') = (due_at IS NOT NULL)",
+            name="b2copy_open_is_due",
         ),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("key"),
