@@ -17,7 +17,18 @@ class Part:
 
 
 PARTS = {
-    "messages": Part(("worker/messages",), ("tests/messages", "tests/crm", "tests/tasks")),
+    "messages": Part(
+        ("worker/messages",),
+        (
+            "tests/messages",
+            "tests/crm",
+            "tests/tasks",
+            "tests/flow/test_shared_wake_ups.py",
+            "tests/watch/test_json_logs.py",
+            "tests/watch/test_log_redaction.py",
+            "tests/watch/test_tracing.py",
+        ),
+    ),
     "tasks": Part(
         ("tasks",),
         (
@@ -26,14 +37,42 @@ PARTS = {
             "tests/crm",
             "tests/reconcile",
             "tests/b2copy",
+            "tests/watch",
+            "tests/webhook",
             "tests/flow/test_attempt.py",
             "tests/flow/test_notices.py",
+            "tests/flow/test_retry_policy.py",
+            "tests/flow/test_shared_wake_ups.py",
+            "tests/report/test_sentences.py",
+            "tests/session/test_back_office.py",
+            "tests/session/test_beat.py",
+            "tests/test_app.py",
             "tests/test_package_conflicts.py",
         ),
     ),
     "b2copy": Part(("worker/b2copy",), ("tests/b2copy", "tests/tasks")),
-    "flow": Part(("worker/flow",), ("tests/flow", "tests/tasks")),
-    "session": Part(("worker/session",), ("tests/session",)),
+    "flow": Part(
+        ("worker/flow",),
+        (
+            "tests/flow",
+            "tests/tasks",
+            "tests/watch",
+            "tests/webhook",
+            "tests/reconcile",
+            "tests/session/test_back_office.py",
+            "tests/test_redis_connection.py",
+        ),
+    ),
+    "session": Part(
+        ("worker/session",),
+        (
+            "tests/session",
+            "tests/http/test_client.py",
+            "tests/watch/test_log_redaction.py",
+            "tests/watch/test_metrics.py",
+            "tests/test_redis_connection.py",
+        ),
+    ),
     "ledger": Part(
         ("worker/ledger",),
         (
