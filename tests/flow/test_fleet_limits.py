@@ -6,6 +6,7 @@ import pytest
 
 from tests.support import until
 from worker.flow import fleet_limits
+from worker.flow.circuit_breaker import PROBE_EVERY_S
 from worker.flow.fleet_limits import FleetLimits
 from worker.settings import Settings, worker_settings
 from worker.testbed.local_system import Environment
@@ -308,7 +309,7 @@ def test_one_process_of_the_fleet_probes(settings: Settings, active_environment:
 
     assert [one.may_probe(), other.may_probe(), one.may_probe()] == [True, False, False]
     with active_environment.broker.client as client:  # the next one in time, and not one interval later
-        assert 0 < client.pttl("b2copy:gate:b2copy:probe") < 1000 * fleet_limits.PROBE_EVERY_S
+        assert 0 < client.pttl("b2copy:gate:b2copy:probe") < 1000 * PROBE_EVERY_S
 
 
 def test_the_next_process_may_probe_once_a_probe_was_answered(settings: Settings) -> None:

@@ -170,11 +170,11 @@ class TestPace:
     def test_a_lane_sleeps_while_its_only_call_is_in_flight(
         self, ledger: Ledger, engine: Engine, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        passes, may_answer, note_progress = list[str](), threading.Event(), lane_module.note_progress
+        passes, may_answer = list[str](), threading.Event()
 
         def count_and_note(name: str) -> None:
             passes.append(name)
-            note_progress(name)
+            heartbeat.note_progress(name)
 
         monkeypatch.setattr(lane_module, "note_progress", count_and_note)
         destination = LocalDestination(lambda request_id: may_answer.wait(20) and {})

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from tests.support import until
 from worker.flow import lease_renewal
 from worker.flow.lease_renewal import MARGIN_S, LeaseRenewal
 from worker.http import event_loop
-from worker.ledger import Ledger
+from worker.ledger import Ledger, renew_leases
 from worker.operation import Claim
 from worker.watch import metrics
 from worker.watch.heartbeat import stalled_loops
@@ -79,7 +80,7 @@ def test_leases_are_renewed_before_a_claim_if_that_is_overdue(ledger: Ledger, mo
     leases = LeaseRenewal(ledger, OWNER)
     leases.close()  # no thread renews
     now = [1000.0]
-    monkeypatch.setattr(lease_renewal.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(lease_renewal, "time", SimpleNamespace(monotonic=lambda: now[0]))
     leases.add([claim])
     before = lapses_at(ledger)
 
@@ -92,7 +93,7 @@ def test_leases_are_renewed_before_a_claim_if_that_is_overdue(ledger: Ledger, mo
 
 
 def test_a_claim_that_is_removed_during_a_renewal_is_forgotten(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    claim, renew_leases = hold_operation(ledger), lease_renewal.renew_leases
+    claim = hold_operation(ledger)
     leases = LeaseRenewal(ledger, OWNER)
     leases.close()  # no thread renews
     leases.add([claim])
