@@ -16,6 +16,8 @@ class Part:
     readers: tuple[str, ...] = ()
 
 
+VALUES = "tests/test_values.py"
+
 PARTS = {
     "messages": Part(
         ("worker/messages",),
@@ -50,7 +52,7 @@ PARTS = {
             "tests/test_package_conflicts.py",
         ),
     ),
-    "b2copy": Part(("worker/b2copy",), ("tests/b2copy", "tests/tasks")),
+    "b2copy": Part(("worker/b2copy",), ("tests/b2copy", "tests/tasks", VALUES), readers=(VALUES,)),
     "flow": Part(
         ("worker/flow",),
         (
@@ -61,7 +63,9 @@ PARTS = {
             "tests/reconcile",
             "tests/session/test_back_office.py",
             "tests/test_redis_connection.py",
+            VALUES,
         ),
+        readers=(VALUES,),
     ),
     "session": Part(
         ("worker/session",),
@@ -71,7 +75,9 @@ PARTS = {
             "tests/watch/test_log_redaction.py",
             "tests/watch/test_metrics.py",
             "tests/test_redis_connection.py",
+            VALUES,
         ),
+        readers=(VALUES,),
     ),
     "ledger": Part(
         ("worker/ledger",),
@@ -82,9 +88,10 @@ PARTS = {
             "tests/reconcile",
             "tests/tasks",
             "tests/session/test_back_office.py",
+            VALUES,
         ),
         # What these hold is names, types and SQL that the tests of a migration compare.
         ("worker/ledger/__init__.py", "worker/ledger/migrations", "worker/ledger/schema.py"),
-        ("tests/ledger/test_moves.py",),
+        ("tests/ledger/test_moves.py", VALUES),
     ),
 }
