@@ -51,6 +51,7 @@ PARTS = {
             "tests/test_app.py",
             "tests/test_package_conflicts.py",
         ),
+        readers=("tests/tasks/test_number_fields.py",),
     ),
     "b2copy": Part(("worker/b2copy",), ("tests/b2copy", "tests/tasks", VALUES), readers=(VALUES,)),
     "flow": Part(
