@@ -328,6 +328,8 @@ def test_progress_that_is_too_large_is_our_own_fault_and_is_not_stored(ledger: L
 
     assert find_operation(ledger).failure_reason == FailureReason.INTERNAL
     assert find_operation(ledger).progress is None
+    [evidence] = attempts_of(ledger, find_operation(ledger).id)
+    assert evidence.message == f"ValueError: progress is longer than {PROGRESS_LIMIT} characters of JSON"
 
 
 def test_an_attempt_that_fails_on_our_side_after_an_effect_leaves_the_outcome_unknown(

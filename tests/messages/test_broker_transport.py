@@ -1,6 +1,7 @@
 """What kombu's jobs of every second do while Redis refuses writes: they go on, and say so once."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -43,6 +44,21 @@ def test_a_job_goes_on_while_redis_refuses_writes_and_says_when_it_works_again(
     assert outcomes == []
     assert caplog.text.count("ResponseError: OOM") == 1
     assert "it works again after 2 failures" in caplog.text
+
+
+def test_a_message_that_redis_refuses_to_note_counts_towards_the_prefetch_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise redis.ResponseError("OOM")
+
+    monkeypatch.setattr(kombu_redis.QoS, "append", refuse)
+    qos = QoS(SimpleNamespace(do_restore=False), prefetch_count=1)
+    assert qos.can_consume()
+
+    qos.append(SimpleNamespace(), "a tag")
+
+    assert not qos.can_consume()
 
 
 def test_another_error_reaches_kombu_which_connects_again(monkeypatch: pytest.MonkeyPatch) -> None:
