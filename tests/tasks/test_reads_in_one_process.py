@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from pydantic import model_serializer
+from sqlalchemy.exc import OperationalError
 
 from tasks import answer_reads, enqueue
 from tasks.reads import PAGE_MAX, Board, Read
@@ -19,7 +20,15 @@ from tests.conftest import Configure
 from tests.support import until
 from tests.tasks.conftest import ALONE
 from worker.b2copy.routes.leaderboard import Leader
-from worker.errors import BadPayload, NoAnswerInTime, PermitRefused, RateLimited, ReadExpired, Unavailable
+from worker.errors import (
+    BadPayload,
+    NoAnswerInTime,
+    PermitRefused,
+    RateLimited,
+    ReadExpired,
+    SettingsError,
+    Unavailable,
+)
 from worker.flow.gate import Gate
 from worker.http import event_loop
 from worker.instances import ledger
@@ -247,6 +256,29 @@ class TestAnswersInRedis:
 
         assert opened(key, "watched") == {"value": [{"login": "1"}]}
         assert [name[:12] for name in wrote] == ["b2copy-reads"]
+
+    @pytest.mark.parametrize(
+        ("error", "told"),
+        [
+            (SettingsError("no file"), "leaderboard: the worker cannot: no file"),
+            (OperationalError("SELECT", {}, Exception("canary")), "leaderboard: the worker's ledger is unavailable"),
+            (KeyError("canary"), "leaderboard: the worker failed on its side, and its log says why"),
+        ],
+        ids=lambda value: type(value).__name__,
+    )
+    def test_a_worker_that_cannot_read_says_whose_fault_it_is(
+        self, configure: Configure, monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
+    ) -> None:
+        configure()
+
+        async def read(*_: Any) -> None:
+            raise error
+
+        monkeypatch.setitem(READS_BY_NAME, "leaderboard", Read("leaderboard", Board, read))
+        key = OneTimeKey()
+        answer_reads.read.run("leaderboard", {}, "failing", key.public, answers().clock_ms() + 20_000)
+
+        assert opened(key, "failing") == {"error": "Unavailable", "arguments": [told]}
 
     def test_beyond_what_redis_may_hold_the_asker_is_told(
         self, configure: Configure, sandbox: SandboxControl, broker: Broker
