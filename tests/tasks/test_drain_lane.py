@@ -4,8 +4,16 @@ import json
 import subprocess
 import sys
 
+import pytest
+
+from tests.conftest import forget
+from worker.app import ledger
+from worker.flow.pusher import Pusher
 from worker.ledger import open_ledger
+from worker.messages import wake_up
+from worker.queues import LANES
 from worker.testbed.local_system import Environment
+from worker.watch import metrics
 
 SET_UP = """
 import gc
@@ -44,3 +52,39 @@ def test_the_event_loop_waits_neither_for_a_lane_that_writes_nor_for_the_garbage
     assert switch_s <= 0.001
     assert frozen > 10_000  # objects at which the collector looks no more
     assert is_collected  # what is garbage before that would be kept for ever
+
+
+@pytest.mark.parametrize(
+    ("lane", "work_is_left", "task", "woken"),
+    [
+        ("money", False, "", []),
+        ("money", True, "", ["money"]),
+        ("bulk", False, "crm.fees_ended", ["notify"]),
+        ("bulk", True, "crm.fees_ended", ["bulk", "notify"]),
+        ("notify", False, "crm.fees_ended", []),
+    ],
+)
+def test_a_lane_with_work_left_is_woken_again_and_the_notices_of_what_has_ended_at_once(
+    active_environment: Environment,
+    monkeypatch: pytest.MonkeyPatch,
+    lane: str,
+    work_is_left: bool,
+    task: str,
+    woken: list[str],
+) -> None:
+    from tasks.drain_lane import push, pusher  # it reads the settings, which the fixtures have made
+
+    if task:
+        monkeypatch.setenv("B2COPY_NOTIFY_TASK", task)
+        forget()
+    monkeypatch.setattr(wake_up, "_sent_at", {})
+    monkeypatch.setattr(Pusher, "drain", lambda _self, _lane: work_is_left)
+    counted = metrics.WAKE_UPS.labels(lane)
+    before = counted._value.get()
+
+    push(ledger().id, lane)
+
+    with active_environment.broker.client as client:
+        assert [name for name in LANES if client.llen(f"b2copy.{name}")] == woken
+    assert counted._value.get() == before + 1
+    pusher().close()
