@@ -30,6 +30,7 @@ PARTS = {
             "tests/watch/test_log_redaction.py",
             "tests/watch/test_tracing.py",
         ),
+        readers=("tests/messages/test_consumer.py",),
     ),
     "tasks": Part(
         ("tasks",),
