@@ -3,6 +3,8 @@
 import asyncio
 import threading
 from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
 from queue import SimpleQueue
 from typing import Any
 
@@ -96,6 +98,32 @@ def test_the_last_results_wait_for_no_others(
 
     assert not drain.is_alive()
     assert set(states(ledger).values()) == {"succeeded"}
+
+
+def batches(count: int, *claims: int, slow: int | None = None) -> Iterator[list[int]]:
+    """Send these claims at once to `count` senders. Yields the batches of their results, in the order of the lane."""
+
+    async def make(claim: Claim, times_closed: int) -> Return:
+        if claim.id == slow:
+            await asyncio.sleep(0.5)
+        return Return(claim)
+
+    results: SimpleQueue[list[Any]] = SimpleQueue()
+    Senders(count, make, results).send([a_claim(id=number) for number in claims], 0)
+    while True:
+        yield [result.claim.id for result in results.get(timeout=20)]
+
+
+def test_results_are_handed_in_when_half_of_the_claims_are_left_so_that_the_lane_claims_more(
+    active_environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(senders, "BATCH_WAIT_S", 60.0)
+
+    assert list(islice(batches(1, *range(10)), 6)) == [[0, 1, 2, 3, 4], [5], [6], [7], [8], [9]]
+
+
+def test_a_result_waits_for_others_only_for_a_moment(active_environment: Environment) -> None:
+    assert next(batches(1, *range(10), slow=1)) == [0]
 
 
 def test_no_more_attempts_run_at_once_than_there_are_senders(ledger: Ledger, engine: Engine) -> None:

@@ -8,7 +8,7 @@ Left out is:
   (`CHOSEN` says which). Whether the code obeys it is mutated where it is used. Every other number is a contract;
 * a `raise`, unless it is all that an `if` without `else` does: then it is raised no more;
 * assignments as such, `except` clauses, comparisons of more than two values, operators that no table below names;
-* imports, decorators, annotations, and what only a type checker reads.
+* imports, decorators of functions, annotations, and what only a type checker reads.
 
 The report says how many numbers were left out, because they are the only choice in this list that a reader may dispute.
 """
