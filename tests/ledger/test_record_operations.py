@@ -57,7 +57,9 @@ EMPTY: dict[str, Any] = dict.fromkeys(
     ("wait_reason", "failure_reason", "position", "lease_owner", "unknown_step", "progress", "deadline_at",
      "time_allowed_ms", "ended_at", "result", "last_answer", "last_answer_fence", "entity", "parent", "batch",
      "trace_id")
-) | dict.fromkeys(("fence", "counted_attempts", "polls", "replays", "last_wait_ms", "external_wait_ms", "notice_sequence"), 0)  # fmt: skip
+) | dict.fromkeys(
+    ("fence", "counted_attempts", "polls", "replays", "last_wait_ms", "external_wait_ms", "notice_sequence"), 0
+)  # fmt: skip
 
 
 def row_and_now(ledger: Ledger, key: str) -> tuple[dict[str, Any], int]:
