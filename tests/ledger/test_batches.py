@@ -20,6 +20,7 @@ from tests.operations import (
     names_of,
     record_operations,
     succeed,
+    succeed_operation,
 )
 from tests.support import until
 from worker.errors import NotAllowed
@@ -516,3 +517,54 @@ def test_of_several_cancelled_batches_only_those_asked_for_are_read(ledger: Ledg
         found = cancelled_among(connection, ["one", "three"])
 
     assert {name: batch.note for name, batch in found.items()} == {"one": "wrong file"}
+
+
+def test_a_batch_says_what_it_is_and_what_was_decided_last(ledger: Ledger) -> None:
+    begun = begin_batch(ledger, "file", kind="fees.process", lane="bulk", source="book.csv", rows=3, by="ann")
+    record_book(ledger, "B1", by="crm")
+    record_book(ledger, "B2", by="another")
+    by_sql = found_book(ledger)
+
+    assert begun == Batch(
+        "file", "fees.process", "bulk", "book.csv", 3, "ann", begun.requested_at, None, None, None, None, None
+    )
+    first = find_operation(ledger, "B1")
+    assert by_sql == begun._replace(
+        id="book", source=None, rows=None, requested_by="crm", requested_at=first.requested_at
+    )
+    assert abs(begun.requested_at - first.requested_at) < 60_000
+    assert (begun.subject, begun.seen) == ("batch:file", f"not decided since {begun.requested_at}")
+
+    paused = pause_batch(ledger, "file", "ada", "wrong?")
+
+    assert paused == begun._replace(
+        decision="paused", decided_at=paused.decided_at, decided_by="ada", note="wrong?", swept_to=0
+    )
+    assert abs((paused.decided_at or 0) - begun.requested_at) < 60_000
+    assert paused.seen == f"paused since {paused.decided_at}"
+    assert [(entry.action, entry.actor) for entry in audit_of(ledger, "batch:file")] == [("pause import", "ada")]
+    assert find_batch(ledger, "none") is None
+
+
+def test_a_batch_stands_at_what_its_own_operations_are(ledger: Ledger) -> None:
+    record_book(ledger, "B1", "B2", "B3", "B4", "B5")
+    for each in claim_due(ledger, lane="bulk", limit=2):
+        succeed(ledger, each)
+    make_wait(ledger, *claim_due(ledger, lane="bulk", limit=1))
+    claim_due(ledger, lane="bulk", limit=1)
+    record_operations(ledger, "O1", "O2", lane="default", batch="other")
+    make_wait(ledger, *claim_due(ledger, lane="default"))
+    succeed_operation(ledger, "of no batch", lane="default")
+    with ledger.writing() as connection:
+        for name, ago_ms in (("B1", 40_000), ("B2", 90_000)):
+            ended_at = f"ended_at = ended_at - {ago_ms}"
+            connection.execute(text(f"UPDATE b2copy_operations SET {ended_at} WHERE key = 'fees.process:{name}'"))
+
+    standing = standing_of(ledger, ["book", "other", "none"])
+
+    states = {State.SUCCEEDED: 2, State.WAITING: 1, State.RUNNING: 1, State.QUEUED: 1}
+    assert standing["book"] == (states, 1)
+    assert (standing["book"].recorded, standing["book"].open) == (5, 3)
+    assert standing["other"].open == 2
+    assert (standing["none"].recorded, standing["none"].open, standing["none"].ended_last_minute) == (0, 0, 0)
+    assert (beyond_recall(ledger, "book"), beyond_recall(ledger, "none")) == (2, 0)
