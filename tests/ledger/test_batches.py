@@ -417,6 +417,17 @@ def test_a_second_person_is_asked_for_any_kind_in_a_batch(ledger: Ledger) -> Non
         reject(ledger, proposed.id, "bob", "no")
 
 
+def test_a_second_person_is_asked_about_what_the_decision_is_about(ledger: Ledger) -> None:
+    strict = replace(ledger, needs_approval=lambda kind, lane: kind == "call")
+    record_book(ledger, "sent", kind="call")
+    make_wait(ledger, *claim_due(ledger, lane="bulk"))
+    record_book(ledger, "elsewhere", kind="call", batch="other")
+    begin_batch(ledger, "book", kind="fees.process", lane="bulk", source="f", rows=1, by="ada")
+    record_book(ledger, "B1")
+
+    assert cancel_batch(strict, "book", "ada", "wrong file")[0].decision == "cancelled"
+
+
 def found_book(ledger: Ledger) -> Batch:
     found = find_batch(ledger, "book")
     assert found is not None

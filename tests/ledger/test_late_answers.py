@@ -162,6 +162,15 @@ def test_a_late_answer_does_not_decide_if_something_was_sent_after_it(
     assert audit_of(ledger, W1) == []
 
 
+def test_a_holder_that_has_settled_changes_nothing_by_a_second_answer(ledger: Ledger, answered: Claim) -> None:
+    leave_unresolved(ledger, answered)
+
+    assert settle(ledger, [done(answered)]) == [answered]
+
+    assert find_operation(ledger, "W1").failure_reason == FailureReason.UNRESOLVED
+    assert audit_of(ledger, W1) == []
+
+
 @pytest.mark.parametrize("decision", ["replay", "resolve", "stop_asking"])
 def test_a_late_answer_does_not_change_what_a_person_decided(
     ledger: Ledger, answered: Claim, second: Claim, decision: str

@@ -16,6 +16,7 @@ from tests.operations import (
     claim_one,
     fail,
     fail_operation,
+    find_operation,
     hold_operation,
     make_wait,
     record_operation,
@@ -37,7 +38,7 @@ from worker.ledger import (
     search,
     stop_asking,
 )
-from worker.ledger.notices import WANTED_FOR_S, notices_wanted_until, want_notices
+from worker.ledger.notices import WANTED_FOR_S, notices_wanted_until, record_notices, want_notices
 from worker.operation import NOTICE_KIND, OnUnknown, Operation, State
 
 W1 = "fees.process:W1"
@@ -130,6 +131,7 @@ def test_long_and_nested_fields_of_a_payload_are_in_no_notice(noticing: Ledger) 
 
     [notice] = notices(noticing)
     assert body(notice)["type"] == "operation.cancelled"
+    assert body(notice)["data"]["attempts"] == 0
     assert body(notice)["data"]["payload"] == {"key": "K", "path": "/p", "repeatable": True, "longest": "x" * 255}
 
 
@@ -232,6 +234,17 @@ def test_the_sequence_grows_although_the_clock_goes_back(noticing: Ledger) -> No
     resolve(noticing, W1, "ada", "asked", succeeded=True)
 
     assert body(notices(noticing)[-1])["data"]["sequence"] == before + 1
+
+
+def test_the_sequence_grows_although_two_ends_are_of_one_instant(noticing: Ledger) -> None:
+    fail_operation(noticing)
+    [first] = notices(noticing)
+
+    with noticing.writing() as connection:
+        operation = find_operation(noticing, "W1")
+        record_notices(connection, [operation.id], operation.ended_at or 0)
+
+    assert body(notices(noticing)[1])["data"]["sequence"] == body(first)["data"]["sequence"] + 1
 
 
 def test_the_sequence_grows_although_the_operation_was_purged_and_requested_again(
