@@ -162,6 +162,19 @@ def test_what_comes_back_unsent_behind_a_sweep_is_cancelled_all_the_same(ledger:
     assert find_operation(ledger, "B1").state == State.CANCELLED
 
 
+def test_what_comes_back_unsent_where_a_sweep_stands_is_cancelled_too(ledger: Ledger) -> None:
+    record_book(ledger, "B1", "B2")
+    cancel_batch(ledger, "book", "ada", "wrong file")
+    first = find_operation(ledger, "B1").id
+    with ledger.writing() as connection:  # the sweep has passed it while a process held it
+        connection.execute(text(f"UPDATE b2copy_batches SET swept_to = {first}"))
+    assert claimed(ledger) == []
+
+    assert sweep(ledger, 20.0)
+
+    assert [find_operation(ledger, name).state for name in ("B1", "B2")] == [State.CANCELLED] * 2
+
+
 def test_the_next_of_an_account_goes_when_a_batch_is_cancelled(ledger: Ledger) -> None:
     record_book(ledger, "B1", entity="7")
     record_operations(ledger, "W1", entity="7")
@@ -497,6 +510,8 @@ def test_an_import_that_was_paused_before_it_was_begun_gets_its_file(ledger: Led
     begun = begin_batch(ledger, "book", kind="fees.process", lane="bulk", source="book.csv", rows=3, by="ann")
 
     assert (begun.source, begun.rows, begun.decision) == ("book.csv", 3, "paused")
+    again = begin_batch(ledger, "book", kind="fees.process", lane="bulk", source="other.csv", rows=4, by="ann")
+    assert again == begun, "an import that has its file keeps it"
 
 
 def test_a_page_of_batches_ends_between_two_of_the_same_instant(ledger: Ledger) -> None:
