@@ -292,7 +292,8 @@ def test_a_decision_is_about_the_operation_as_the_person_saw_it(ledger: Ledger, 
         record_operation(ledger)
     else:
         fail_operation(ledger)
-    arguments: dict[str, Any] = {"correct": {"payload": PAYLOAD}, "resolve": {"succeeded": True}}.get(action, {})
+    of_action: dict[str, dict[str, Any]] = {"correct": {"payload": PAYLOAD}, "resolve": {"succeeded": True}}
+    arguments = of_action.get(action, {})
     before = find_operation(ledger)
 
     for one in (strict, ledger):

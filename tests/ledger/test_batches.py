@@ -589,8 +589,9 @@ def test_a_batch_stands_at_what_its_own_operations_are(ledger: Ledger) -> None:
     standing = standing_of(ledger, ["book", "other", "none"])
 
     states = {State.SUCCEEDED: 2, State.WAITING: 1, State.RUNNING: 1, State.QUEUED: 1}
-    assert standing["book"] == (states, 1)
-    assert (standing["book"].recorded, standing["book"].open) == (5, 3)
+    book = standing["book"]
+    assert (book.states, book.ended_last_minute) == (states, 1)
+    assert (book.recorded, book.open) == (5, 3)
     assert standing["other"].open == 2
     assert (standing["none"].recorded, standing["none"].open, standing["none"].ended_last_minute) == (0, 0, 0)
     assert (beyond_recall(ledger, "book"), beyond_recall(ledger, "none")) == (2, 0)

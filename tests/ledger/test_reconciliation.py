@@ -1,5 +1,7 @@
 """How far a reconciliation is, and what of both sides may differ."""
 
+from typing import Any
+
 import pytest
 from sqlalchemy import text
 
@@ -35,7 +37,7 @@ def account(login: str, account_id: str = "a", client_id: str | None = "c", plat
     return AccountThere(platform, login, account_id, client_id)
 
 
-def known(login: str, account_id: str | None = "a", client_id: str | None = "c", **fields: str) -> Identity:
+def known(login: str, account_id: str | None = "a", client_id: str | None = "c", **fields: Any) -> Identity:
     return Identity(fields.pop("platform", "1"), login, account_id=account_id, client_id=client_id, **fields)
 
 
@@ -76,7 +78,7 @@ def test_one_side_may_have_an_account_that_the_other_does_not_have(ledger: Ledge
         known("opened", account_id=None, learned_from=OPENED),
         known("closed"),
         known("closed, and there"),
-        known("elsewhere", destination="other"),
+        known("elsewhere", "x", destination="other"),
         known("other platform", platform="2"),
     ]
     store_identities(ledger, here)
