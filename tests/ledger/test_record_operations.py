@@ -63,6 +63,7 @@ def test_one_operation_is_recorded_in_one_round_trip(ledger: Ledger) -> None:
     assert len(search(ledger)) == 2
     with pytest.raises(PayloadConflict):
         record_operations(ledger, "W1", payload={"other": 1})
+    sent.clear()
     record_operations(ledger, "W2", "W3")
     record_operations(ledger, "W4", batch="book")
     assert sent.count("BEGIN") == 2, "what is more than one statement is a transaction"
