@@ -34,6 +34,13 @@ setup: .venv/ready  ## build .venv/ with everything in it
 	@$(INSTALL) --require-hashes -r deploy/requirements-browser.txt
 	@touch $@
 
+# What tests of CRMs in Node need. Without it those tests are skipped and say so; make chaos fails.
+export NODE_PATH ?= $(CURDIR)/.venv/node_modules
+
+.venv/node_modules/pg/package.json: .venv/ready
+	@command -v npm >/dev/null && npm install --silent --no-audit --no-fund --no-save --prefix .venv pg@8.23.1 \
+	  || echo "the package pg for Node could not be installed"
+
 demo: setup  ## the fees of 200 withdrawals, end to end, on this machine alone; with CONSOLE=1 look at them
 	@$(CLEAN) $(BIN)/b2copy-sync demo $(if $(CONSOLE),--console)
 
@@ -54,13 +61,13 @@ test-interfaces: setup  ## what people and CRMs use: commands, console, samples 
 test-faults: setup  ## a short run of the faults of make chaos, alone on the machine: it measures how fast a fleet recovers
 	@$(CLEAN) $(BIN)/python -m pytest -q -n 2 --dist loadfile tests/faults
 
-test-deploy: setup  ## what is in deploy/: least rights, files by their validators, handbook (a minute)
+test-deploy: setup .venv/node_modules/pg/package.json  ## what is in deploy/: least rights, files by their validators, handbook (a minute)
 	@$(CLEAN) $(BIN)/python -m pytest -q -n 2 --dist loadfile -rs tests/deploy
 
 browser: .venv/browser  ## the console in a real Chromium: accessibility, refresh, keyboard, ten tasks (needs chromium)
 	@$(CLEAN) TEST_BROWSER=required $(BIN)/python -m pytest -q tests/console/test_browser.py tests/console/test_ten_tasks.py
 
-chaos: setup  ## real processes through every fault, and a table of the results (about three quarters of an hour)
+chaos: setup .venv/node_modules/pg/package.json  ## real processes through every fault, and a table of the results (about three quarters of an hour)
 	@$(CLEAN) $(BIN)/python -m tests.faults
 
 # All of it, or a part: make bench B="--rounds 2 --only races --who ours taskiq"; how ours grows: make bench B=--growth

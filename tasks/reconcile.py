@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from sqlalchemy import Connection
+
 from tasks import enqueue
 from tasks.accounts import ACCOUNTS, client_id_of
 from worker.app import app
@@ -17,7 +19,7 @@ from worker.errors import B2CopyError, BadPayload
 from worker.http import event_loop
 from worker.instances import b2copy, ledger
 from worker.ledger import Identity, find_many, store_identities
-from worker.ledger.identities import OPENING
+from worker.ledger.identities import OPENING, counts_as_closed
 from worker.ledger.reconciliation import (
     Difference,
     Run,
@@ -197,7 +199,7 @@ def apply(run: Run, by: str, why: str) -> Applied:
         planned = plan(run, page)
         learned = [one.difference for one in planned if one.action == LEARN]
         store_identities(ledger(), [_identity(one, run) for one in learned])
-        opened = [one.difference for one in planned if one.payload is not None and _is_recorded(one.payload, by)]
+        opened = [one.difference for one in planned if one.payload is not None and _is_recorded(one, by)]
         forget_differences(ledger(), run, [*learned, *opened])
         applied.learned += len(learned)
         applied.enqueued += [f"{_opening(one)}#{run.name}" for one in opened]
@@ -213,13 +215,22 @@ def _page(run: Run, after: tuple[str, str]) -> list[Difference]:
     return page
 
 
-def _is_recorded(payload: dict[str, Any], by: str) -> bool:
-    """Record the operation that opens an account again. False if the ledger has another one of its key."""
+def _is_recorded(one: Planned, by: str) -> bool:
+    """Record the operation that opens an account again.
+
+    False if the ledger has another one of its key, or if a person has closed the account since the plan was made.
+    """
+
+    def work(connection: Connection) -> bool:
+        if counts_as_closed(connection, one.difference.platform, one.difference.login):
+            return False
+        enqueue.many(ACCOUNTS.name, [one.payload or {}], lane="bulk", by=by, connection=connection)
+        return True
+
     try:
-        enqueue.many(ACCOUNTS.name, [payload], lane="bulk", by=by)
+        return ledger().write(work)
     except BadPayload:
         return False
-    return True
 
 
 def _identity(one: Difference, run: Run) -> Identity:

@@ -35,6 +35,7 @@ _EXAMPLES = {
     "redis_url": "rediss://redis.internal:6379/3",
     "database_password_file": "/etc/b2copy/database.password",
     "redis_password_file": "/etc/b2copy/redis.password",
+    "database_ca_file": "/etc/b2copy/database-ca.pem",
     "redis_ca_file": "/etc/b2copy/redis-ca.pem",
     "reconcile_every": "24h",
     "host": "https://b2copy.example.com",

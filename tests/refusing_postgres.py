@@ -18,6 +18,8 @@ def refusing_server() -> Iterator[tuple[int, list[bytes]]]:
             while (size := int.from_bytes(connection.recv(4), "big")) == 8:  # asks for TLS or GSS encryption
                 connection.recv(4)
                 connection.sendall(b"N")
+            if not size:  # the client needs TLS, and has ended the connection
+                return
             connection.recv(size - 4)
             connection.sendall(b"R" + (8).to_bytes(4, "big") + (3).to_bytes(4, "big"))
             seen.append(connection.recv(200))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from celery.__main__ import main as celery_main
+from celery.concurrency import get_implementation
 from celery.concurrency.base import BasePool
 from sqlalchemy import text
 
@@ -89,6 +90,7 @@ def test_a_missing_redis_authority_is_one_line_and_exit_2(environment: Environme
         (("-c", "4"), "-c 4 is too few"),
         (("-P", "processes", "-c", "2"), "-c 2 is too few"),
         (("--autoscale=8,2",), "--autoscale is not supported"),
+        (("-P", "solo"), "--pool solo is not supported"),
     ],
     ids=" ".join,
 )
@@ -100,12 +102,16 @@ def test_options_that_would_starve_the_inbox_or_end_the_worker_are_refused(
     assert line.startswith(problem)
 
 
-def test_a_pool_of_green_threads_is_refused() -> None:
-    class GreenPool(BasePool):  # type: ignore[misc]
-        is_green = True  # as celery.concurrency.gevent and eventlet say it
+@pytest.mark.parametrize("name", ["gevent", "eventlet", "solo", "custom"])
+def test_only_threads_and_processes_are_pools_of_a_worker(name: str) -> None:
+    pool = type("TaskPool", (BasePool,), {"__module__": f"celery.concurrency.{name}"})
 
-    with pytest.raises(SettingsError, match="--pool gevent and eventlet are not supported"):
-        check_options({"pool": GreenPool})
+    for given in (pool, name):  # Celery's command line gives the class
+        with pytest.raises(SettingsError, match=f"--pool {name} is not supported: leave --pool out"):
+            check_options({"pool": given})
+    for supported in ("threads", "processes", "prefork", None):
+        check_options({"pool": supported})
+        check_options({"pool": supported and get_implementation(supported)})
 
 
 def test_a_key_that_others_may_read_stops_a_worker(environment: Environment, run: Run, tmp_path: Path) -> None:

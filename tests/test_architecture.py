@@ -29,7 +29,7 @@ MAY_IMPORT = {
     },
     "worker/console": {
         "tasks", "worker/current_user.py", "worker/doctor", "worker/errors.py", "worker/ledger", "worker/messages",
-        "worker/operation.py", "worker/per_process.py", "worker/queues.py", "worker/redis_url.py", "worker/report",
+        "worker/operation.py", "worker/per_process.py", "worker/plaintext.py", "worker/queues.py", "worker/report",
         "worker/session", "worker/settings.py", "worker/watch",
     },
     "worker/demo": {
@@ -52,8 +52,9 @@ MAY_IMPORT = {
     },
     "worker/doctor": {
         "worker/app.py", "worker/b2copy", "worker/errors.py", "worker/http", "worker/instances.py", "worker/ledger",
-        "worker/operation.py", "worker/package_conflicts.py", "worker/queues.py", "worker/redis_connection.py",
-        "worker/redis_url.py", "worker/report", "worker/session", "worker/settings.py", "worker/watch",
+        "worker/operation.py", "worker/package_conflicts.py", "worker/plaintext.py", "worker/queues.py",
+        "worker/redis_connection.py", "worker/redis_url.py", "worker/report", "worker/session", "worker/settings.py",
+        "worker/watch",
     },
     "worker/app.py": {
         "worker/celery_settings.py", "worker/errors.py", "worker/http", "worker/instances.py", "worker/ledger",
@@ -106,10 +107,13 @@ MAY_IMPORT = {
     "worker/beat_schedule.py": {"worker/queues.py"},
     "worker/watch": {"worker/errors.py", "worker/operation.py", "worker/per_process.py", "worker/settings.py"},
     "worker/settings.py": {
-        "worker/errors.py", "worker/redis_url.py", "worker/refused_addresses.py", "worker/secret_file.py",
+        "worker/database_url.py", "worker/errors.py", "worker/plaintext.py", "worker/redis_url.py",
+        "worker/refused_addresses.py", "worker/secret_file.py",
     },
     "worker/secret_file.py": {"worker/errors.py"},
-    "worker/redis_url.py": set(),
+    "worker/redis_url.py": {"worker/plaintext.py"},
+    "worker/plaintext.py": {"worker/database_url.py"},
+    "worker/database_url.py": set(),
     "worker/refused_addresses.py": set(),
     "worker/id_fields.py": {"worker/doubtful_ids.py"},
     "worker/doubtful_ids.py": set(),

@@ -68,7 +68,16 @@ def test_a_url_of_the_ledger_that_is_refused(act: Callable[[str], object], url: 
     assert holders(lambda: act(url)) == []
 
 
-@pytest.mark.parametrize("rest", ["h1:1,h2:2/crm", "h:${PORT}/crm", "h:port/crm"])
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "h1:1,h2:2/crm",
+        "h:${PORT}/crm",
+        "h:port/crm",
+        "/crm?host=h1,h2,h3&port=1,2",
+        "10.0.0.5/crm?sslmode=require",
+    ],
+)
 def test_settings_that_are_refused(monkeypatch: pytest.MonkeyPatch, rest: str) -> None:
     monkeypatch.setenv("B2COPY_DATABASE_URL", f"postgresql://crm:{CANARY}@{rest}")
     monkeypatch.setenv("B2COPY_REDIS_URL", f"redis://:{CANARY}@127.0.0.1:1/0?protocol=3")

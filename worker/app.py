@@ -118,13 +118,28 @@ def check_process_pool(settings: Settings) -> None:
         )
 
 
+_POOLS = {"thread", "threads", "prefork", "processes"}  # modules of celery.concurrency, and words of --pool
+
+
+def check_pool(pool: Any) -> None:
+    """Raises `SettingsError` if the lanes cannot be drained in this pool (its class or its name; None: the default).
+
+    solo has one slot, so that messages wait behind a backlog. gevent and eventlet replace threads and sockets under
+    libcurl's event loop, so that every operation would fail.
+    """
+    name = getattr(pool, "__module__", str(pool)).rpartition(".")[2]
+    if pool is not None and name not in _POOLS:
+        raise SettingsError(
+            f"--pool {name} is not supported: leave --pool out, and calls to B2COPY wait in threads; or use"
+            " --pool processes"
+        )
+
+
 def check_options(options: dict[str, Any]) -> None:
     """Raises `SettingsError` if a worker's command line would starve the inbox or end the worker under load."""
     if options.get("autoscale"):
         raise SettingsError("--autoscale is not supported: threads cost little, set their number with -c")
-    if getattr(options.get("pool"), "is_green", False):
-        # gevent and eventlet replace threads and sockets under libcurl's event loop: every operation would fail.
-        raise SettingsError("--pool gevent and eventlet are not supported: leave --pool out, threads wait for B2COPY")
+    check_pool(options.get("pool"))
     concurrency = options.get("concurrency")
     if concurrency and str(concurrency).isdigit() and int(concurrency) < MIN_CONCURRENCY:
         raise SettingsError(

@@ -17,6 +17,7 @@ from worker.doubtful_ids import number_or_date
 _NUMBER = re.compile(r"[+-]?(?:\d+\.0+|\d(?:\.\d+)?e[+-]\d+|nan|inf|infinity)", re.IGNORECASE)
 _NOTHING = {"null", "none", "nil", "undefined"}
 _PRINTABLE = re.compile(r"[!-~]*")
+_DIGITS = re.compile(r"[0-9]+")
 _LOGIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -32,6 +33,8 @@ def _id(value: Any) -> Any:
 
 
 def _printable_ascii(value: str) -> str:
+    if _DIGITS.fullmatch(value):  # most ids
+        return value
     if not _PRINTABLE.fullmatch(value):
         char = next(char for char in value if not _PRINTABLE.fullmatch(char))
         raise ValueError(f"{value[:80]!a} holds U+{ord(char):04X}: use printable ASCII characters without spaces")
@@ -46,6 +49,8 @@ def _login(value: Any) -> Any:
     value = _id(value)
     if not value or not isinstance(value, str):
         return value  # which the field's own type and length refuse
+    if _DIGITS.fullmatch(value):
+        return value
     if not _LOGIN.fullmatch(value):
         raise ValueError(f"{value[:80]!r} is not a login: use letters, digits, dots, underscores and hyphens")
     if what := number_or_date(value):

@@ -4,24 +4,15 @@ Each client library reads the query of a URL in its own way, or fails on it afte
 are an allow list, checked when the settings are read, and none reaches a client.
 """
 
-import ipaddress
 import re
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
+
+from worker.plaintext import is_loopback
 
 _SHAPE = "must be redis://host:6379/0, or rediss://host:6379/0 with TLS"
 _TLS_OPTIONS = {"ssl_cert_reqs", "ssl_check_hostname"}
 _OWN_SETTING = {"ssl_ca_certs": "B2COPY_REDIS_CA_FILE", "ssl_ca_path": "B2COPY_REDIS_CA_FILE"}
 _UNVERIFIED = "?ssl_cert_reqs=none"
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether a host name or address is this machine."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def checked_redis_url(value: str) -> str:
@@ -46,12 +37,6 @@ def checked_redis_url(value: str) -> str:
     address = f"[{host}]" if ":" in host else host
     address += f":{port}" if port else ""
     return f"{parts.scheme}://{login}{address}/{database}" + ("" if verified else _UNVERIFIED)
-
-
-def is_plaintext_to_another_host(url: str) -> bool:
-    """Return whether a checked URL would send the password and every message unencrypted over a network."""
-    parts = urlsplit(url)
-    return parts.scheme == "redis" and not is_loopback(parts.hostname or "")
 
 
 def uses_tls(url: str) -> bool:

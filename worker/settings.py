@@ -22,8 +22,10 @@ from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, Valid
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from worker import secret_file
+from worker.database_url import checked_database_url, with_certificates
 from worker.errors import SettingsError
-from worker.redis_url import checked_redis_url, is_loopback, is_plaintext_to_another_host
+from worker.plaintext import leaves_this_machine, plaintext_problem
+from worker.redis_url import checked_redis_url
 from worker.refused_addresses import is_refused_address
 
 PREFIX = "B2COPY_"
@@ -33,6 +35,14 @@ LOGIN_FIELDS: dict[str, tuple[str, ...]] = {
     "back_office": ("back_office_email", "back_office_password_file"),
 }
 """The fields that each login needs. A login is set if they are; `worker.instances.SESSIONS` makes its session."""
+
+PLAINTEXT_SETTING = {
+    "database_url": "database_plaintext",
+    "redis_url": "redis_plaintext",
+    "webhook_url": "webhook_plaintext",
+    "notify_broker_url": "webhook_plaintext",
+}
+"""The field that allows a URL to be plain text to another host. It stands above the URL's own field."""
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -57,8 +67,8 @@ def _base_url(value: str) -> str:
         raise ValueError("must be scheme and host alone: no user, path, query or fragment")
     if parts.port == 0:
         raise ValueError("has an unusable port")
-    if parts.scheme == "http" and not is_loopback(parts.hostname):
-        raise ValueError("must be https: plain http is accepted to a loopback address only")
+    if problem := plaintext_problem(f"{parts.scheme}://{parts.netloc}"):
+        raise ValueError(problem)
     return f"{parts.scheme}://{parts.netloc.lower()}"
 
 
@@ -93,45 +103,6 @@ def _ip_address(value: str) -> str:
         raise ValueError("must be the IP address B2COPY sees our requests come from") from None
 
 
-def _database_url(value: str) -> str:
-    """Name the driver we ship with: `postgres://` and `postgresql://` mean psycopg 3. No message shows the value."""
-    value = value.strip()
-    if value[:1] in {'"', "'"}:
-        raise ValueError("must not stand in quotes: remove them")
-    if template := re.search(r"\$\{\w+\}|\$\(\w+\)|\{\{.*?\}\}|\[YOUR[-_]\w+\]", value):
-        raise ValueError(f"must not hold {template[0]}: nothing has put a value in its place")
-    scheme, separator, rest = value.partition("://")
-    if not separator or ":" in scheme:
-        raise ValueError("must be an SQLAlchemy URL: sqlite:////absolute/path or postgresql://user@host/name")
-    dialect, _, driver = scheme.partition("+")
-    if dialect == "sqlite" and not driver:
-        if not rest.startswith("//"):
-            raise ValueError("must name an absolute path: sqlite:////absolute/path (four slashes)")
-        if "?" in rest:
-            raise ValueError("must not hold options: an SQLite ledger takes none")
-        return f"sqlite://{rest}"
-    if dialect not in {"postgres", "postgresql"}:
-        raise ValueError(f"must be on sqlite or postgresql, not {scheme}")
-    if driver not in {"", "psycopg"}:
-        raise ValueError(f"must not name the driver {driver}: write postgresql://..., the ledger uses psycopg 3")
-    _check_hosts(re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")[2])
-    return f"postgresql+psycopg://{rest}"
-
-
-def _check_hosts(hosts: str) -> None:
-    """Refuse what SQLAlchemy cannot read between user and path of a PostgreSQL URL."""
-    if "," in hosts:
-        raise ValueError(
-            "must name several hosts behind the path:"
-            " postgresql://user@/name?host=h1:5432&host=h2:5432&target_session_attrs=read-write"
-        )
-    port = "" if hosts.endswith("]") else hosts.rpartition(":")[2] if ":" in hosts else ""
-    if port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
-        raise ValueError(
-            "must have a port number behind the host's colon (and %40, %3A, %2F for @, : and / in a password)"
-        )
-
-
 def _password_file(path: Path) -> Path:
     """Accept a file that holds a password in its first line, and that no other user may read."""
     try:
@@ -162,6 +133,20 @@ def _with_password(url: str, info: ValidationInfo) -> str:
         raise ValueError(f"must name the user whose password is in {variable(password_field)}: postgresql://user@host")
     password = quote(_first_line(secret_file.read(variable(password_field), path)), safe="")
     return f"{scheme}://{user}:{password}@{rest.removeprefix(login + at)}"
+
+
+def _with_certificates(url: str, info: ValidationInfo) -> str:
+    """Let the ledger's URL say how TLS is verified: to another host always, unless plain text is allowed."""
+    must_verify = leaves_this_machine(url) and info.data.get("database_plaintext") != "allowed"
+    return with_certificates(url, info.data.get("database_ca_file"), must_verify)
+
+
+def _encrypted(url: str, info: ValidationInfo) -> str:
+    """Refuse a URL whose traffic others could read on the way, unless its setting says that this is allowed."""
+    setting = PLAINTEXT_SETTING[str(info.field_name)]
+    if (problem := plaintext_problem(url)) and info.data.get(setting) != "allowed":
+        raise ValueError(f"{problem}. Where the network between is encrypted, set {variable(setting)}=allowed")
+    return url
 
 
 def _rate(value: str) -> str:
@@ -207,11 +192,17 @@ ReadName = Literal["accounts", "account_detail", "account_statistics", "leaderbo
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=False)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 TracesUrl = Annotated[str, AfterValidator(_traces_url)]
-WebhookUrl = Annotated[str, AfterValidator(_webhook_url)]
+WebhookUrl = Annotated[str, AfterValidator(_webhook_url), AfterValidator(_encrypted)]
 IpAddress = Annotated[str, AfterValidator(_ip_address)]
 PasswordFile = Annotated[Path, AfterValidator(_password_file)]
-DatabaseUrl = Annotated[str, AfterValidator(_database_url), AfterValidator(_with_password)]
-RedisUrl = Annotated[str, AfterValidator(checked_redis_url), AfterValidator(_with_password)]
+DatabaseUrl = Annotated[
+    str,
+    AfterValidator(checked_database_url),
+    AfterValidator(_with_password),
+    AfterValidator(_with_certificates),
+    AfterValidator(_encrypted),
+]
+RedisUrl = Annotated[str, AfterValidator(checked_redis_url), AfterValidator(_with_password), AfterValidator(_encrypted)]
 Rate = Annotated[str, AfterValidator(_rate)]
 Listen = Annotated[str, AfterValidator(_listen)]
 
@@ -224,29 +215,38 @@ class LedgerSettings(BaseSettings):
         env_prefix=PREFIX, frozen=True, extra="ignore", populate_by_name=True, defer_build=True
     )
 
-    # Above its URL, because the password is put into the URL when that is read.
+    # Above its URL, because the URL is checked with them when it is read.
     database_password_file: PasswordFile | None = Field(
         None, description="A file with the password of the database's user, where the URL holds none."
+    )
+    database_ca_file: Path | None = Field(
+        None, description="CA certificates for PostgreSQL, if not those that this machine trusts."
+    )
+    database_plaintext: Literal["refused", "allowed"] = Field(
+        "refused",
+        description="Whether the connection to PostgreSQL on another host may do without verified TLS, as the URL's"
+        " sslmode says: payloads and passwords can be read on the way.",
     )
     database_url: DatabaseUrl = Field(
         validation_alias=AliasChoices("B2COPY_DATABASE_URL", "DATABASE_URL"),
         repr=False,  # it may hold a password
-        description="The ledger: sqlite:////absolute/path, or postgresql://user@host/name.",
+        description="The ledger: sqlite:////absolute/path, or postgresql://user@host/name. To another host by verified"
+        " TLS (sslmode=verify-full is added).",
     )
     retention: Seconds = Field(400 * 86400.0, description="How long a final operation is kept before purge takes it.")
     four_eyes: Literal["off", "money", "all"] = Field(
         "off",
-        description="What people decide needs a second person: off, money (replay, resolve, cancel, stop asking of what"
-        " moves money), or all (every operation, and the end of a pause).",
+        description="Which decisions (replay, resolve, cancel, stop asking) need a second person: off (none), money"
+        " (those about operations that move money), or all (those about any operation, and the end of a pause).",
     )
 
+    webhook_plaintext: Literal["refused", "allowed"] = Field(
+        "refused", description="Whether notices may go to another host by http:// or redis:// without TLS."
+    )
     webhook_url: WebhookUrl | None = Field(
         None,
         description="Where the CRM is notified of the end of each operation, by signed webhook: https://..., or http://"
         " to a loopback address. The same for all workers.",
-    )
-    webhook_plaintext: Literal["refused", "allowed"] = Field(
-        "refused", description="Whether notices may go to another host by http:// or redis:// without TLS."
     )
     notify_task: str | None = Field(
         None,
@@ -267,22 +267,24 @@ class CrmSettings(LedgerSettings):
     redis_password_file: PasswordFile | None = Field(
         None, description="A file with the password of Redis' user, where the URL holds none."
     )
+    redis_plaintext: Literal["refused", "allowed"] = Field(
+        "refused",
+        description="Whether redis:// without TLS may go to another host: tokens and passwords can be read on the way.",
+    )
     redis_url: RedisUrl = Field(
         validation_alias=AliasChoices("B2COPY_REDIS_URL", "REDIS_URL"),
         repr=False,  # it may hold a password
         description="Broker and session, a Redis database of our own: rediss://host:6379/0 (TLS).",
     )
     redis_ca_file: Path | None = Field(None, description="CA certificates for Redis, if not the usual ones.")
-    redis_plaintext: Literal["refused", "allowed"] = Field(
-        "refused",
-        description="Whether redis:// without TLS may go to another host: tokens and passwords can be read on the way.",
-    )
     log_format: Literal["text", "json"] = Field(
         "text", description="How worker and beat log: text for people, or json, an object a line."
     )
     token_ttl: Seconds = Field(600.0, description="An opaque access token's life; a JWT tells its own.")
     fees_deadline: Seconds = Field(
-        72 * 3600.0, description="How long a fee run may take; PAMM stays pending until a rollover."
+        72 * 3600.0,
+        description="How long a fee run may take. Fees of a PAMM account stay pending until its next rollover, when the"
+        " results of its investors are settled.",
     )
     reconcile_every: Annotated[Seconds, Field(ge=600)] | None = Field(
         None,
@@ -444,8 +446,6 @@ def load(kind: type[AnySettings]) -> AnySettings:
         problems += [_describe(kind, dict(problem)) for problem in error.errors()]
     else:
         problems += _webhook_problems(settings)
-        if isinstance(settings, CrmSettings):
-            problems += _redis_problems(settings)
         if isinstance(settings, Settings):
             problems += _contradictions(settings)
         if not problems:
@@ -486,32 +486,12 @@ def _misspelt() -> list[str]:
     return problems
 
 
-def _redis_problems(settings: CrmSettings) -> Iterator[str]:
-    if is_plaintext_to_another_host(settings.redis_url) and settings.redis_plaintext != "allowed":
-        yield (
-            "B2COPY_REDIS_URL must be rediss:// (TLS): plain redis:// is accepted to a loopback address only."
-            " Where the network between is encrypted, set B2COPY_REDIS_PLAINTEXT=allowed"
-        )
-
-
 def _webhook_problems(settings: LedgerSettings) -> Iterator[str]:
-    url = urlsplit(settings.webhook_url or "")
-    if url.scheme == "http" and not is_loopback(url.hostname or "") and settings.webhook_plaintext != "allowed":
-        yield (
-            "B2COPY_WEBHOOK_URL must be https: plain http is accepted to a loopback address only."
-            " Where the network between is encrypted, set B2COPY_WEBHOOK_PLAINTEXT=allowed"
-        )
     if not isinstance(settings, Settings):
         return
     if settings.webhook_url and not settings.webhook_secret_file:
         yield "B2COPY_WEBHOOK_SECRET_FILE is not set: notices to B2COPY_WEBHOOK_URL must be signed"
-    broker_url = settings.notify_broker_url or ""
-    if is_plaintext_to_another_host(broker_url) and settings.webhook_plaintext != "allowed":
-        yield (
-            "B2COPY_NOTIFY_BROKER_URL must be rediss:// (TLS): plain redis:// is accepted to a loopback address only."
-            " Where the network between is encrypted, set B2COPY_WEBHOOK_PLAINTEXT=allowed"
-        )
-    if broker_url and not settings.notify_task:
+    if settings.notify_broker_url and not settings.notify_task:
         yield "B2COPY_NOTIFY_TASK is not set: B2COPY_NOTIFY_BROKER_URL is for that task's messages"
 
 

@@ -9,6 +9,7 @@
     https       ours by HTTP and by HTTPS
     metrics     ours scraped once a second, and serving no metrics
     statements  SQL statements per operation
+    layers      where the CPU of an operation goes
     crm         what ours costs a CRM: the import of tasks.enqueue, and the fixture b2copy in its tests
 
 All contestants call the same server (`peer.c`), with the same payload, calls at once, timeout and number of tries. The
@@ -45,7 +46,19 @@ from tests.bench.tables import missed, tables
 from tests.bench.two_workers import two_workers
 from tests.bench.usage import fsync_ms
 
-PARTS = ("races", "enqueue", "delays", "faults", "workers", "backfill", "https", "metrics", "statements", "crm")
+PARTS = (
+    "races",
+    "enqueue",
+    "delays",
+    "faults",
+    "workers",
+    "backfill",
+    "https",
+    "metrics",
+    "statements",
+    "layers",
+    "crm",
+)
 WAYS = 4 + len(LOOPS) + len(WORKERS)  # ours on two databases, in bulk and singly, and the rivals
 
 
@@ -100,6 +113,8 @@ def _measure(folder: Path, results: Results, options: argparse.Namespace) -> Non
         scraped(folder, results, rounds)
     if "statements" in parts and not results.of("statements"):
         _statements(folder, results, only)
+    if "layers" in parts and not results.of("layers"):
+        _layers(folder, results)
     if "crm" in parts and not results.of("import"):
         imports(results)
         fixture(folder, results)
@@ -111,6 +126,14 @@ def _statements(folder: Path, results: Results, only: list[str]) -> None:
             command = [sys.executable, "-m", "tests.bench.statements"]
             done = subprocess.run(command, env=made.variables, capture_output=True, text=True, check=True)
             results.add("statements", who=name, **json.loads(done.stdout.splitlines()[-1]))
+
+
+def _layers(folder: Path, results: Results) -> None:
+    with Peer(folder) as peer, database("ours") as url, environment(peer.url, url) as made:
+        command = [sys.executable, "-m", "tests.bench.cpu_layers"]
+        done = subprocess.run(command, env=made.variables, capture_output=True, text=True, check=True)
+        for layer, us in json.loads(done.stdout.splitlines()[-1]).items():
+            results.add("layers", who=layer, us=us)
 
 
 def _options(arguments: list[str]) -> argparse.Namespace:
@@ -144,7 +167,7 @@ def _minutes(options: argparse.Namespace) -> float:
     seconds = {
         "races": runs + 15 * len(options.at_once), "enqueue": ways * 2.5 + 8, "delays": ways * 6, "faults": ways * 10,
         "workers": 40 + options.rounds * 16, "backfill": 35, "https": 15 + options.rounds * 4,
-        "metrics": 15 + options.rounds * 8, "statements": 20, "crm": 30,
+        "metrics": 15 + options.rounds * 8, "statements": 20, "layers": 20, "crm": 30,
     }  # fmt: skip
     return float(sum(seconds[part] for part in parts)) / 60
 

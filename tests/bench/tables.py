@@ -35,6 +35,7 @@ _OTHERS = {
     "https": ("scheme",),
     "metrics": ("scraped",),
     "statements": ("who",),
+    "layers": ("who",),
     "backfill": ("who",),
     "idle": ("who",),
     "import": ("who",),

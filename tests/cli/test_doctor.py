@@ -225,6 +225,26 @@ def test_says_that_a_proxy_is_not_used(b2copy_sync: Command) -> None:
     assert "warn HTTPS_PROXY is set and is not used" in messages(ran, "settings")
 
 
+def test_names_each_connection_that_may_be_plain_text_to_another_host(b2copy_sync: Command) -> None:
+    settings = {"B2COPY_REDIS_URL": "redis://10.0.0.5/0", "B2COPY_DATABASE_URL": "postgresql://10.0.0.5/d"}
+
+    refused = b2copy_sync("doctor", "--offline", "--json", **settings)
+    allowed = b2copy_sync(
+        "doctor",
+        "--offline",
+        "--json",
+        **settings,
+        B2COPY_REDIS_PLAINTEXT="allowed",
+        B2COPY_DATABASE_PLAINTEXT="allowed",
+    )
+
+    assert "FAIL B2COPY_REDIS_URL must be rediss://" in messages(refused, "settings")
+    assert "B2COPY_DATABASE_URL" not in messages(refused, "settings")  # it is verified
+    for name in ("REDIS", "DATABASE"):
+        line = f"ok B2COPY_{name}_URL leads to another host without verified TLS: B2COPY_{name}_PLAINTEXT=allowed"
+        assert line in messages(allowed, "settings")
+
+
 @pytest.mark.parametrize(
     "url",
     [

@@ -122,7 +122,7 @@ class PostgresWithRoles:
             (hba,) = admin.execute("SHOW hba_file").fetchone() or ("",)
             Path(hba).write_text(_HBA)
             admin.execute("SELECT pg_reload_conf()")
-        migrate(self._url("b2copy_owner", secrets.password("b2copy_owner"), "postgresql+psycopg"))
+        migrate(self._url("b2copy_owner", "postgresql+psycopg"))
         self.run_roles_sql()
 
     def run_roles_sql(self) -> None:
@@ -133,16 +133,19 @@ class PostgresWithRoles:
 
     def connect(self, role: str, password: str | None = None) -> psycopg.Connection:
         """Return a connection over TLS, with the server's certificate verified."""
-        return psycopg.connect(self._url(role, password or self._secrets.password(role)), autocommit=True)
+        return psycopg.connect(self._url(role, password=password), autocommit=True)
 
     def settings(self, role: str) -> dict[str, str]:
+        """Return a process's settings. To it the server is another host, and the certificate must name `postgres`."""
+        address = f"postgres:{self._proxy.port}/postgres?hostaddr=127.0.0.1&{self._options}"
         return {
-            "B2COPY_DATABASE_URL": self._url(role),
+            "B2COPY_DATABASE_URL": f"postgresql://{role}@{address}",
+            "B2COPY_DATABASE_CA_FILE": str(self._secrets.ca_file),
             "B2COPY_DATABASE_PASSWORD_FILE": str(self._secrets.file(role)),
         }
 
-    def _url(self, role: str, password: str = "", scheme: str = "postgresql") -> str:
-        login = f"{role}:{password}" if password else role
+    def _url(self, role: str, scheme: str = "postgresql", password: str | None = None) -> str:
+        login = f"{role}:{password or self._secrets.password(role)}"
         tls = f"sslmode=verify-full&sslrootcert={self._secrets.ca_file}"
         return f"{scheme}://{login}@127.0.0.1:{self._proxy.port}/postgres?{tls}&{self._options}"
 

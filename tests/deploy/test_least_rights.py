@@ -293,8 +293,8 @@ def test_a_crm_that_speaks_sql_may_insert_and_get_the_number(system: System) -> 
 def test_postgresql_answers_nobody_without_the_right_password_or_without_tls(system: System) -> None:
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         system.postgres.connect("b2copy_worker", "guessed")
-    url = system.postgres.settings("b2copy_worker")["B2COPY_DATABASE_URL"].partition("?")[0]
+    url = system.postgres.settings("b2copy_worker")["B2COPY_DATABASE_URL"]
     with pytest.raises(psycopg.OperationalError):
-        psycopg.connect(f"{url}?sslmode=disable&connect_timeout=3")
+        psycopg.connect(f"{url}&sslmode=disable&connect_timeout=3")
     with pytest.raises(psycopg.OperationalError, match="certificate verify failed"):
-        psycopg.connect(f"{url}?sslmode=verify-full&sslrootcert=system&connect_timeout=3")
+        psycopg.connect(f"{url}&sslmode=verify-full&sslrootcert=system&connect_timeout=3")

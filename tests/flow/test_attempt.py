@@ -26,7 +26,7 @@ from tests.operations import claim_one, find_operation, record_operation
 from tests.support import until
 from worker.b2copy import Route
 from worker.errors import BadPayload, Rejected, Unavailable, UnknownOutcome
-from worker.flow import attempt_maker
+from worker.flow import attempt_maker, lease_renewal
 from worker.flow import gate as gate_module
 from worker.flow.circuit_breaker import FAILURES_TO_OPEN
 from worker.flow.lease_renewal import LeaseRenewal
@@ -288,16 +288,34 @@ def test_an_attempt_that_does_not_end_leaves_the_outcome_unknown(
         await asyncio.sleep(60)
         return Done()
 
-    monkeypatch.setattr(attempt_maker, "CALLS_MAX", 0.02)
+    monkeypatch.setattr(attempt_maker, "PERMIT_PATIENCE_S", 0.06)
     may_answer = threading.Event()
     destination = LocalDestination(lambda request_id: hangs_in == "kind" or may_answer.wait(20))
     record_operation(ledger, on_unknown=OnUnknown.STOP)
-    drain = in_background(engine(destination, fees_kind(attempt)))
+    drain = in_background(engine(destination, fees_kind(attempt), call_deadline=0.12))
     drain.join(10)
     may_answer.set()
 
     failed = find_operation(ledger)
     assert (failed.failure_reason, failed.unknown_step) == (FailureReason.UNRESOLVED, "processext")
+    [evidence] = attempts_of(ledger, failed.id)
+    assert evidence.message == "the attempt took longer than 1 s"  # eight calls of 0.12 + 0.06 s
+
+
+def test_a_time_out_of_the_kinds_own_is_our_own_fault(ledger: Ledger, engine: Engine) -> None:
+    async def time_out(attempt: Attempt, fees: Fees) -> Outcome:
+        raise TimeoutError("of its own")
+
+    record_operation(ledger)
+    engine(None, fees_kind(time_out)).drain("money")
+
+    assert find_operation(ledger).failure_reason == FailureReason.INTERNAL
+
+
+def test_every_attempt_ends_before_its_claim_counts_as_forgotten() -> None:
+    longest_call_s = 60.0 + gate_module.PERMIT_PATIENCE_S  # the most that B2COPY_CALL_DEADLINE may be
+
+    assert attempt_maker.CALLS_MAX * longest_call_s < lease_renewal.HELD_MAX_S
 
 
 def test_progress_that_is_too_large_is_our_own_fault_and_is_not_stored(ledger: Ledger, engine: Engine) -> None:
@@ -310,6 +328,8 @@ def test_progress_that_is_too_large_is_our_own_fault_and_is_not_stored(ledger: L
 
     assert find_operation(ledger).failure_reason == FailureReason.INTERNAL
     assert find_operation(ledger).progress is None
+    [evidence] = attempts_of(ledger, find_operation(ledger).id)
+    assert evidence.message == f"ValueError: progress is longer than {PROGRESS_LIMIT} characters of JSON"
 
 
 def test_an_attempt_that_fails_on_our_side_after_an_effect_leaves_the_outcome_unknown(

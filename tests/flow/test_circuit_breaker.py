@@ -46,6 +46,11 @@ def test_failures_in_a_row_open_it(breaker: CircuitBreaker) -> None:
     assert opened.index(True) == FAILURES_TO_OPEN - 1
 
 
+def test_five_failures_open_it_and_four_do_not(breaker: CircuitBreaker) -> None:
+    assert not any(fail(breaker, 4))
+    assert breaker.record_failure()
+
+
 def test_one_failure_opens_a_breaker_that_is_made_so() -> None:
     breaker = CircuitBreaker(lambda: True, failures_to_open=1)
 

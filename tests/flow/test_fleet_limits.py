@@ -6,6 +6,7 @@ import pytest
 
 from tests.support import until
 from worker.flow import fleet_limits
+from worker.flow.circuit_breaker import PROBE_EVERY_S
 from worker.flow.fleet_limits import FleetLimits
 from worker.settings import Settings, worker_settings
 from worker.testbed.local_system import Environment
@@ -17,6 +18,27 @@ NOWHERE = {"redis_url": "redis://127.0.0.1:1/0"}
 @pytest.fixture
 def settings(active_environment: Environment) -> Settings:
     return worker_settings()
+
+
+class Clock:
+    """What `fleet_limits` takes for the time: seconds, which a test lets pass. The limiter itself has the real one."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.wall = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return self.wall
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(fleet_limits, "time", made)
+    return made
 
 
 def limit(settings: Settings, rate: str, destination: str = "b2copy", **changes: str) -> FleetLimits:
@@ -152,6 +174,72 @@ def test_without_redis_there_are_no_permits(settings: Settings, active_environme
     until(lambda: limited.take(limited.available(1, urgent=True), urgent=True))
 
 
+@pytest.mark.parametrize("ask", ["available", "take"])
+def test_a_redis_that_does_not_answer_is_asked_for_permits_again_after_a_while(
+    settings: Settings, clock: Clock, ask: str
+) -> None:
+    limited, refused = limit(settings, "10/second", **NOWHERE), metrics.PERMITS_REFUSED.labels("b2copy")
+    assert getattr(limited, ask)(1, urgent=True) == 0
+    assert limited.until_permit_s(urgent=True) == fleet_limits._RETRY_STORE_S
+    asked = refused._value.get()
+
+    assert limited.available(1, urgent=True) == 0
+    assert refused._value.get() == asked
+    clock.now += fleet_limits._RETRY_STORE_S
+    assert limited.available(1, urgent=True) == 0
+    assert refused._value.get() == asked + 1
+
+
+@pytest.mark.parametrize(("wall", "pause_s"), [(0.0, fleet_limits._LATEST_S), (1e12, fleet_limits._SOONEST_S)])
+def test_a_permit_is_asked_for_again_when_the_window_ends_but_not_too_soon_and_not_too_late(
+    settings: Settings, clock: Clock, wall: float, pause_s: float
+) -> None:
+    limited, clock.wall = limit(settings, "1/minute"), wall
+    assert limited.take(1, urgent=True) == 1
+
+    assert limited.available(1, urgent=True) == 0
+
+    assert limited.until_permit_s(urgent=True) == pytest.approx(pause_s)
+
+
+def test_one_caller_reads_the_hold_and_another_one_if_the_first_does_not_come_back(
+    settings: Settings, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet_limits, "_TIMEOUT_S", 0.75)
+    limited = limit(settings, "0")
+    assert [limited.must_read_hold() for _ in range(3)] == [True, False, False]
+
+    clock.now += 1.5
+
+    assert [limited.must_read_hold() for _ in range(2)] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("redis", "valid_s"), [({}, fleet_limits.HOLD_CHECK_S), (NOWHERE, fleet_limits._RETRY_HOLD_S)], ids=["", "gone"]
+)
+def test_a_hold_that_was_read_is_valid_for_a_while(
+    settings: Settings, clock: Clock, redis: dict[str, str], valid_s: float
+) -> None:
+    limited = limit(settings, "0", **redis)
+    limited.read_hold()
+
+    assert not limited.must_read_hold()
+    clock.now += valid_s
+    assert limited.must_read_hold()
+
+
+def test_a_hold_ends_at_its_instant(settings: Settings, clock: Clock) -> None:
+    held = limit(settings, "0")
+    held.hold(60.0)
+    held.hold(1.0)
+    assert held.hold_left_s() == held.until_permit_s(urgent=True) == 60.0
+
+    clock.now += 60.0
+
+    assert held.hold_left_s() == 0.0
+    assert held.take(1, urgent=True) == 1
+
+
 def test_a_hold_is_for_the_whole_fleet_and_ends(settings: Settings) -> None:
     one, other = limit(settings, "0"), limit(settings, "0")
 
@@ -216,10 +304,12 @@ def test_a_process_holds_by_itself_if_redis_does_not_answer(settings: Settings) 
     assert alone.take(1, urgent=True) == 0
 
 
-def test_one_process_of_the_fleet_probes(settings: Settings) -> None:
+def test_one_process_of_the_fleet_probes(settings: Settings, active_environment: Environment) -> None:
     one, other = limit(settings, "0"), limit(settings, "0")
 
     assert [one.may_probe(), other.may_probe(), one.may_probe()] == [True, False, False]
+    with active_environment.broker.client as client:  # the next one in time, and not one interval later
+        assert 0 < client.pttl("b2copy:gate:b2copy:probe") < 1000 * PROBE_EVERY_S
 
 
 def test_the_next_process_may_probe_once_a_probe_was_answered(settings: Settings) -> None:

@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from tasks.fees import Fees
 from tests.flow.conftest import (
@@ -154,6 +155,28 @@ class TestCircuit:
         drain.join(10)
 
         assert "waiting operations are due now" in caplog.text
+
+    def test_no_second_probe_is_made_while_one_is_under_way(self, ledger: Ledger, engine: Engine) -> None:
+        may_answer = threading.Event()
+
+        def answer(request_id: str) -> Any:
+            if len(destination.calls) > FAILURES_TO_OPEN:
+                assert may_answer.wait(20)
+                return {}
+            raise Unavailable("no answer")
+
+        destination = LocalDestination(answer)
+        record_operations(ledger, *(f"W{number}" for number in range(FAILURES_TO_OPEN + 5)))
+        drain = in_background(engine(destination, concurrency=1))
+        destination.wait_for_calls(FAILURES_TO_OPEN + 1)
+        until(lambda: list(states(ledger).values()).count("running") == 1)
+        time.sleep(0.5)  # two intervals of 0.2 s
+
+        assert len(destination.calls) == FAILURES_TO_OPEN + 1
+        assert list(states(ledger).values()).count("running") == 1
+        may_answer.set()
+        until(lambda: set(states(ledger).values()) == {"succeeded"})
+        drain.join(20)
 
     def test_operations_of_several_calls_alone_close_the_circuit(self, ledger: Ledger, engine: Engine) -> None:
         async def look_then_call(attempt: Attempt, fees: Fees) -> Outcome:
@@ -435,6 +458,23 @@ class TestRateLimit:
 
         assert time.monotonic() - began < 10  # a permit would come after a minute
 
+    def test_a_later_call_gives_up_at_once_if_no_permit_can_come_in_time(self, active_environment: Environment) -> None:
+        held = a_gate()
+        held.fleet_limits.hold(60.0)
+
+        with pytest.raises(PermitRefused) as caught:
+            event_loop().run(held.pass_one(urgent=False, times_closed=0))
+
+        assert (caught.value.retry_after or 0) > gate.PERMIT_PATIENCE_S
+
+    @pytest.mark.parametrize("urgent", [True, False])
+    def test_a_later_call_waits_for_its_permit(self, active_environment: Environment, urgent: bool) -> None:
+        limited = a_gate(rate_limit="5/second")
+        while limited.take(1, urgent):
+            pass
+
+        event_loop().run(limited.pass_one(urgent, times_closed=0))
+
     def test_later_calls_give_up_in_time_and_leave_the_other_threads_alone_if_redis_is_frozen(
         self, active_environment: Environment, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -522,6 +562,11 @@ class TestRateLimit:
 
         assert until(lambda: due[1:]) == list(gate.WAITS_FOR_CIRCUIT)
         assert "could not share what it learned" in caplog.text
+
+    def test_a_gate_is_open_for_the_metrics_from_the_start(self, active_environment: Environment) -> None:
+        Gate("b2copy", worker_settings(), lambda destination, reasons: None, circuit="a test's")
+
+        assert REGISTRY.get_sample_value("b2copy_circuit_open", {"destination": "a test's"}) == 0.0
 
     @pytest.mark.parametrize(
         ("failure", "says"), [(Unavailable("processext", 503), "HTTP 503"), (KeyError("a token"), "KeyError")]

@@ -1,6 +1,7 @@
 """A lane's drain: how long it lasts, how much it claims ahead, and what it leaves when it ends."""
 
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -113,6 +114,38 @@ class TestClaimingAhead:
         drain.join(20)
         assert set(states(ledger).values()) == {"succeeded"}
 
+    def test_the_first_claim_of_a_process_is_no_longer_than_can_be_sent(self, ledger: Ledger, engine: Engine) -> None:
+        """What it will find is not known yet: it may be what must not be repeated."""
+        may_answer = threading.Event()
+        record_operations(ledger, *(f"W{number}" for number in range(10)), on_unknown=OnUnknown.STOP)
+        destination = LocalDestination(lambda request_id: may_answer.wait(20) and {})
+        drain = in_background(engine(destination, concurrency=2))
+        destination.wait_for_calls(2)
+
+        assert count_of(ledger, "running") == 2
+        may_answer.set()
+        drain.join(20)
+
+    @pytest.mark.parametrize(("attempt_s", "ahead"), [(0.1, 20), (0.0001, 250)])
+    def test_so_much_is_claimed_ahead_as_can_be_sent_in_a_fifth_of_a_second_and_no_more_than_a_batch(
+        self, ledger: Ledger, engine: Engine, monkeypatch: pytest.MonkeyPatch, attempt_s: float, ahead: int
+    ) -> None:
+        wanted, available = list[int](), Gate.available
+
+        def note_and_ask(self: Gate, count: int, urgent: bool) -> int:
+            wanted.append(count)
+            return available(self, count, urgent)
+
+        pusher = engine(concurrency=10)
+        record_operation(ledger)
+        pusher.drain("money")  # nothing that must not be repeated
+        pusher._lanes["money"]._attempts.attempt_s = attempt_s
+        monkeypatch.setattr(Gate, "available", note_and_ask)
+
+        pusher.drain("money")
+
+        assert wanted[0] == 10 + ahead
+
     def test_permits_that_another_process_took_first_give_claims_back_unsent(
         self, ledger: Ledger, engine: Engine, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -133,6 +166,51 @@ class TestClaimingAhead:
         assert held(pusher) == 0
 
 
+class TestPace:
+    def test_a_lane_sleeps_while_its_only_call_is_in_flight(
+        self, ledger: Ledger, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        passes, may_answer = list[str](), threading.Event()
+
+        def count_and_note(name: str) -> None:
+            passes.append(name)
+            heartbeat.note_progress(name)
+
+        monkeypatch.setattr(lane_module, "note_progress", count_and_note)
+        destination = LocalDestination(lambda request_id: may_answer.wait(20) and {})
+        record_operation(ledger)
+        drain = in_background(engine(destination, concurrency=1))
+        destination.wait_for_calls(1)
+        time.sleep(0.2)  # the time in which a loop would show
+
+        assert passes == ["money"]
+        may_answer.set()
+        drain.join(20)
+
+    @pytest.mark.parametrize(("query_s", "batch_wait_s"), [(0.0, 60.0), (0.15, 60.0), (0.15, 0.01)])
+    def test_the_ledger_is_left_to_others_half_of_the_time_but_for_no_longer_than_a_batch_waits(
+        self, ledger: Ledger, engine: Engine, monkeypatch: pytest.MonkeyPatch, query_s: float, batch_wait_s: float
+    ) -> None:
+        monkeypatch.setattr(lane_module, "BATCH_WAIT_S", batch_wait_s)
+        queries = list[tuple[float, float]]()
+
+        def measure(*arguments: Any) -> Any:
+            began = time.monotonic()
+            time.sleep(query_s)
+            found = settle_and_claim(*arguments)
+            queries.append((began, time.monotonic()))
+            return found
+
+        monkeypatch.setattr(lane_module, "settle_and_claim", measure)
+        record_operation(ledger)
+        drain = in_background(engine())
+        drain.join(20)
+
+        assert not drain.is_alive()
+        (began, done), (again, _), *_ = queries
+        assert again - done >= min(done - began, batch_wait_s) * 0.9
+
+
 class TestTheLedger:
     def test_a_process_that_must_end_waits_for_the_ledger_for_a_while_and_names_what_it_could_not_write(
         self, ledger: Ledger, engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -148,7 +226,11 @@ class TestTheLedger:
         record_operation(ledger)
         pusher = engine(LocalDestination(answer))
         drain = in_background(pusher)
+        until(lambda: "1 results wait" in caplog.text)
+        began, progress = time.monotonic(), heartbeat._progress["money"]
         until(lambda: caplog.text.count("1 results wait") >= 20)
+        assert time.monotonic() - began >= 15 * lane_module.DATABASE_PAUSE_S
+        until(lambda: heartbeat._progress["money"] > progress)  # a restart would not help
         assert "not written before the end" not in caplog.text
         pusher.stop()
         drain.join(20)
@@ -177,6 +259,17 @@ class TestTheLedger:
         drain.join(20)
 
         assert states(ledger) == {"W1": "succeeded", "W2": "queued"}
+
+    def test_a_drain_that_has_nothing_to_write_leaves_an_unavailable_ledger_to_the_next_one(
+        self, ledger: Ledger, engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(lane_module, "DATABASE_PAUSE_S", 0.02)
+        with ledger.writing() as connection:
+            connection.execute(text("ALTER TABLE b2copy_operations RENAME TO elsewhere"))
+
+        assert engine(rate_limit="3/minute").drain("money") is False
+
+        assert "0 results wait" in caplog.text
 
     @pytest.mark.parametrize("in_flight", [False, True])
     def test_a_claim_that_fails_on_our_side_ends_only_a_drain_that_nobody_needs(
@@ -236,7 +329,8 @@ class TestTheLedger:
 def test_a_hold_of_a_day_is_looked_at_every_second(
     ledger: Ledger, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lane_module, "LONGEST_PAUSE_S", 0.05)
+    pause_s = 0.05
+    monkeypatch.setattr(lane_module, "LONGEST_PAUSE_S", pause_s)
     record_operation(ledger)
     pusher = engine()
     gate = pusher._lanes["money"]._gate
@@ -248,9 +342,11 @@ def test_a_hold_of_a_day_is_looked_at_every_second(
         return available(self, wanted, urgent)
 
     monkeypatch.setattr(Gate, "available", count_and_ask)
+    began = time.monotonic()
     drain = in_background(pusher)
 
-    until(lambda: len(asked) >= 3)
+    until(lambda: len(asked) >= 5)
+    assert time.monotonic() - began >= 3.5 * pause_s
     gate.fleet_limits._hold_until = 0.0
     until(lambda: find_operation(ledger).state == State.SUCCEEDED)
     drain.join(20)

@@ -3,6 +3,8 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -12,7 +14,7 @@ from tests.support import until
 from worker.flow import lease_renewal
 from worker.flow.lease_renewal import MARGIN_S, LeaseRenewal
 from worker.http import event_loop
-from worker.ledger import Ledger
+from worker.ledger import Ledger, renew_leases
 from worker.operation import Claim
 from worker.watch import metrics
 from worker.watch.heartbeat import stalled_loops
@@ -37,8 +39,8 @@ def renewing(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hold]:
         leases.remove([claim])
 
 
-def lapses_at(ledger: Ledger) -> int:
-    due_at = find_operation(ledger).due_at
+def lapses_at(ledger: Ledger, name: str = "W1") -> int:
+    due_at = find_operation(ledger, name).due_at
     assert due_at is not None
     return due_at
 
@@ -77,15 +79,44 @@ def test_leases_are_renewed_before_a_claim_if_that_is_overdue(ledger: Ledger, mo
     claim = hold_operation(ledger)
     leases = LeaseRenewal(ledger, OWNER)
     leases.close()  # no thread renews
+    now = [1000.0]
+    monkeypatch.setattr(lease_renewal, "time", SimpleNamespace(monotonic=lambda: now[0]))
     leases.add([claim])
     before = lapses_at(ledger)
 
+    now[0] += lease_renewal.RENEW_EVERY_S + 1  # with a second of grace
     leases.renew_if_overdue()
     assert lapses_at(ledger) == before
-    monkeypatch.setattr(lease_renewal, "RENEW_EVERY_S", -1.0)  # and a second of grace
-    until(lambda: time.monotonic() > leases._renewed)
+    now[0] += 0.01
     leases.renew_if_overdue()
     assert lapses_at(ledger) > before
+
+
+def test_a_claim_that_is_removed_during_a_renewal_is_forgotten(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    claim = hold_operation(ledger)
+    leases = LeaseRenewal(ledger, OWNER)
+    leases.close()  # no thread renews
+    leases.add([claim])
+
+    def remove_and_renew(*arguments: Any) -> Any:
+        leases.remove([claim])
+        return renew_leases(*arguments)
+
+    monkeypatch.setattr(lease_renewal, "renew_leases", remove_and_renew)
+    leases.renew()
+
+    assert not leases.is_valid(claim)
+
+
+def test_what_is_held_is_renewed_although_another_claim_was_removed(ledger: Ledger, renewing: Hold) -> None:
+    first, second = hold_operation(ledger, "W1"), hold_operation(ledger, "W2")
+    leases = renewing(second)
+    leases.add([first])
+
+    leases.remove([first])
+
+    before = lapses_at(ledger, "W2")
+    until(lambda: lapses_at(ledger, "W2") > before)
 
 
 @pytest.mark.parametrize("holds_some", [False, True])

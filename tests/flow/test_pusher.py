@@ -2,6 +2,7 @@
 
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -23,18 +24,18 @@ from tests.operations import claim_one, find_operation, record_operation, record
 from tests.support import until
 from worker import ledger as ledger_module
 from worker.app import b2copy
-from worker.errors import RateLimited
+from worker.errors import RateLimited, UnknownOutcome
 from worker.flow import attempt_maker, lease_renewal
 from worker.flow import lane as lane_module
 from worker.flow.gate import Gate
 from worker.flow.lane import LONGEST_PAUSE_S
 from worker.flow.senders import Senders
 from worker.ledger import Ledger, attempts_of, search
-from worker.operation import Done, FailureReason, OnUnknown, Outcome, State, Transition, WaitReason
+from worker.operation import Done, Failed, FailureReason, OnUnknown, Outcome, State, Transition, WaitReason
 from worker.operation_kind import Attempt
 from worker.sandbox.control_client import SandboxControl
 from worker.settings import worker_settings
-from worker.watch import heartbeat
+from worker.watch import heartbeat, metrics
 
 REFUSE_TO_SETTLE = (
     "CREATE TRIGGER wall BEFORE UPDATE ON b2copy_operations WHEN OLD.state = 'running' AND OLD.key LIKE '%W1'"
@@ -282,6 +283,8 @@ class TestTheLedgerInTrouble:
         self, ledger: Ledger, engine: Engine, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(lane_module, "REFUSED_PAUSE_S", 0.1)
+        caplog.set_level("INFO")
+        counted = metrics.ATTEMPTS.labels("fees.process", "done")._value.get()
         execute(ledger, REFUSE_TO_SETTLE)
         record_operations(ledger, "W0", "W1", "W2")
         destination = LocalDestination(lambda request_id: {})
@@ -296,6 +299,8 @@ class TestTheLedgerInTrouble:
 
         assert find_operation(ledger, "W1").state == State.SUCCEEDED
         assert destination.calls.count("W1") == 1
+        assert "lane money: 4 attempts in" in caplog.text
+        assert metrics.ATTEMPTS.labels("fees.process", "done")._value.get() == counted + 4
 
     def test_a_result_whose_values_are_impossible_ends_as_internal(
         self, ledger: Ledger, engine: Engine, caplog: pytest.LogCaptureFixture
@@ -310,6 +315,21 @@ class TestTheLedgerInTrouble:
         assert states(ledger) == {"W0": "succeeded", "W1": "failed", "W2": "succeeded"}
         failed = find_operation(ledger, "W1")
         assert (failed.failure_reason, failed.outcome_unknown) == (FailureReason.INTERNAL, True)
+
+    def test_such_an_operation_names_the_step_whose_outcome_is_unknown(self, ledger: Ledger, engine: Engine) -> None:
+        async def attempt(attempt: Attempt, fees: Fees) -> Outcome:
+            with suppress(UnknownOutcome):
+                await attempt.call(CALL, {"request_id": fees.request_id})
+            return Failed("fee_error", message=object())  # type: ignore[arg-type]
+
+        def lose(request_id: str) -> Any:
+            raise UnknownOutcome("the answer is lost")
+
+        record_operation(ledger)
+        engine(LocalDestination(lose), fees_kind(attempt)).drain("money")
+
+        failed = find_operation(ledger)
+        assert (failed.failure_reason, failed.unknown_step) == (FailureReason.INTERNAL, "processext")
 
     def test_an_attempt_that_cannot_read_the_ledger_is_made_again_and_not_in_a_loop(
         self, ledger: Ledger, engine: Engine
@@ -449,6 +469,19 @@ def test_the_time_of_an_attempt_is_learned(ledger: Ledger, engine: Engine) -> No
     pusher.drain("money")
 
     assert 0 < attempts.attempt_s < before_s
+
+
+def test_the_time_of_an_attempt_is_a_moving_average(ledger: Ledger, engine: Engine) -> None:
+    record_operation(ledger)
+    pusher = engine(LocalDestination(lambda request_id: time.sleep(0.3)))
+    attempts = pusher._lanes["money"]._attempts
+    before_s = attempts.attempt_s
+
+    pusher.drain("money")
+
+    [evidence] = attempts_of(ledger, find_operation(ledger).id)
+    expected_s = 0.9 * before_s + 0.1 * evidence.duration_ms / 1000
+    assert attempts.attempt_s == pytest.approx(expected_s, abs=0.001)
 
 
 def test_a_running_drain_finds_what_was_recorded_meanwhile(ledger: Ledger, engine: Engine) -> None:

@@ -12,7 +12,16 @@ import pytest
 from tests.flow.conftest import LOOK, LocalDestination
 from tests.support import until
 from worker.b2copy import Route
-from worker.errors import CircuitOpen, GateClosed, PermitRefused, ReadExpired, Rejected, SessionUnavailable, Unavailable
+from worker.errors import (
+    CircuitOpen,
+    GateClosed,
+    PermitRefused,
+    ReadExpired,
+    Rejected,
+    SessionUnavailable,
+    Unavailable,
+    UnknownOutcome,
+)
 from worker.flow import circuit_breaker, fleet_limits
 from worker.flow import reader as reader_module
 from worker.flow.circuit_breaker import FAILURES_TO_OPEN
@@ -83,6 +92,40 @@ def test_a_read_is_what_its_work_returns_and_is_counted() -> None:
 
     assert destination.on_unknown == [OnUnknown.REPEAT]
     assert count_of("done") == before + 1
+
+
+def test_each_request_is_counted_with_its_status_and_its_time() -> None:
+    def requests() -> dict[str, float]:
+        words = ("2xx", "4xx", "no_answer", "not_sent")
+        return {one: metrics.REQUESTS.labels("b2copy", "list", one)._value.get() for one in words}
+
+    before, seconds = requests(), metrics.REQUEST_SECONDS.labels("b2copy", "list")._sum
+    before_s = seconds.get()
+    errors = [Rejected("x", 400), Unavailable("x"), UnknownOutcome("x")]
+    reader = a_reader(LocalDestination(raising(*errors)))
+    for error in errors:
+        with pytest.raises(type(error)):
+            look(reader).result(20)
+    look(reader).result(20)
+
+    assert requests() == {word: count + 1 for word, count in before.items()}
+    assert 0 < seconds.get() - before_s < 60
+
+
+def test_reads_leave_the_permits_that_are_for_withdrawals_alone() -> None:
+    reader = a_reader(LocalDestination(raising()), rate_limit="5/minute")
+    for _ in range(4):
+        look(reader).result(20)
+
+    with pytest.raises(ReadExpired):
+        look(reader, within_s=0.2).result(20)
+    assert reader._gate.take(1, urgent=True) == 1
+
+
+def test_a_process_holds_more_reads_than_wait_for_a_slot() -> None:
+    from tasks.answer_reads import RUNNING_MAX  # reads the settings, which the fixtures have made
+
+    assert reader_module.WAITING_MAX < RUNNING_MAX
 
 
 def test_an_error_reaches_the_caller_and_is_counted_by_its_word() -> None:

@@ -2,6 +2,10 @@
 
 import asyncio
 import threading
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -12,6 +16,7 @@ from tests.flow.conftest import (
     LOOK,
     Engine,
     LocalDestination,
+    a_claim,
     call_once,
     drain_until_final,
     fees_kind,
@@ -24,12 +29,14 @@ from tests.support import until
 from worker.b2copy import B2Copy
 from worker.errors import RateLimited, SessionUnavailable, Unavailable
 from worker.flow import circuit_breaker, fleet_limits, senders
+from worker.flow.attempt_maker import Result, Return
 from worker.flow.circuit_breaker import FAILURES_TO_OPEN
 from worker.flow.fleet_limits import FleetLimits
+from worker.flow.senders import Senders
 from worker.http import Http, event_loop
 from worker.http.event_loop_thread import BLOCKING_THREADS
 from worker.ledger import Ledger
-from worker.operation import Done, FailureReason, Outcome, Pending, State
+from worker.operation import Claim, Done, FailureReason, Outcome, Pending, State
 from worker.operation_kind import Attempt
 from worker.settings import worker_settings
 from worker.testbed.local_system import Environment
@@ -93,6 +100,32 @@ def test_the_last_results_wait_for_no_others(
     assert set(states(ledger).values()) == {"succeeded"}
 
 
+def batches(count: int, *claims: int, slow: int | None = None) -> Iterator[list[int]]:
+    """Send these claims at once to `count` senders. Yields the batches of their results, in the order of the lane."""
+
+    async def make(claim: Claim, times_closed: int) -> Return:
+        if claim.id == slow:
+            await asyncio.sleep(0.5)
+        return Return(claim)
+
+    results: SimpleQueue[list[Any]] = SimpleQueue()
+    Senders(count, make, results).send([a_claim(id=number) for number in claims], 0)
+    while True:
+        yield [result.claim.id for result in results.get(timeout=20)]
+
+
+def test_results_are_handed_in_when_half_of_the_claims_are_left_so_that_the_lane_claims_more(
+    active_environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(senders, "BATCH_WAIT_S", 60.0)
+
+    assert list(islice(batches(1, *range(10)), 6)) == [[0, 1, 2, 3, 4], [5], [6], [7], [8], [9]]
+
+
+def test_a_result_waits_for_others_only_for_a_moment(active_environment: Environment) -> None:
+    assert next(batches(1, *range(10), slow=1)) == [0]
+
+
 def test_no_more_attempts_run_at_once_than_there_are_senders(ledger: Ledger, engine: Engine) -> None:
     running, most = set[str](), [0]
 
@@ -108,6 +141,31 @@ def test_no_more_attempts_run_at_once_than_there_are_senders(ledger: Ledger, eng
 
     assert set(states(ledger).values()) == {"succeeded"}
     assert max(most) == 7
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 10])
+def test_at_most_half_of_the_senders_begin_in_one_pass_of_the_loop(count: int) -> None:
+    claims = [a_claim(id=number) for number in range(4 * count)]
+    results = SimpleQueue[list[Result]]()
+    passes, begun = [0], Counter[int]()
+
+    def note_pass() -> None:
+        passes[0] += 1
+        if sum(begun.values()) < len(claims):
+            event_loop().call(note_pass)
+
+    async def make(claim: Claim, times_closed: int) -> Return:
+        begun[passes[0]] += 1
+        await asyncio.sleep(0.01)  # all answers come together
+        return Return(claim)
+
+    event_loop().call(note_pass)
+    Senders(count, make, results).send(claims, 0)
+    found: list[Result] = []
+    while len(found) < len(claims):
+        found += results.get(timeout=10)
+    assert sorted(result.claim.id for result in found) == [claim.id for claim in claims]
+    assert max(begun.values()) == (count + 1) // 2
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import event
 
 from tasks import enqueue
-from tests.flow.conftest import Engine
+from tests.flow.conftest import Engine, LocalDestination, in_background
 from tests.operations import find_operation, record_operation
 from tests.support import until
 from worker.flow import lane
@@ -62,6 +62,28 @@ def test_a_drain_stays_for_what_is_recorded_without_a_wake_up(
 
     drain.join(10)
     assert find_operation(ledger).state == State.SUCCEEDED
+    assert len(queries) < 10  # meanwhile it sleeps
+
+
+def test_a_running_drain_stays_as_long_after_a_further_wake_up(
+    ledger: Ledger, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lane, "RECHECK_AFTER_S", 0.0)
+    may_answer = threading.Event()
+    record_operation(ledger)
+    pusher = engine(LocalDestination(lambda request_id: may_answer.wait(20) and {}))
+    drain = in_background(pusher)
+    until(lambda: find_operation(ledger).state == State.RUNNING)
+    monkeypatch.setattr(lane, "RECHECK_AFTER_S", 60.0)
+
+    pusher.drain("money")
+    may_answer.set()
+    until(lambda: find_operation(ledger).state == State.SUCCEEDED)
+    drain.join(0.3)  # the time in which it would end
+
+    assert drain.is_alive()
+    pusher.stop()
+    drain.join(20)
 
 
 def test_a_drain_stays_longer_than_a_wake_up_lasts() -> None:

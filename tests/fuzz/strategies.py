@@ -169,6 +169,9 @@ def environments(secret: str) -> st.SearchStrategy[dict[str, str]]:
             "?sslmode=require",
             "?schema=x",
             "?host=a&host=b",
+            "?host=a,b&port=1,2,3",
+            "?hostaddr=10.0.0.1&sslmode=verify-full",
+            "?service=x&sslrootcert=/ca.pem",
             "?ssl_cert_reqs=none",
             "?socket_timeout=4",
         ]

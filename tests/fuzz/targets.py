@@ -36,6 +36,7 @@ from worker.messages.inbox import _fields
 from worker.messages.safe_envelope import Unusable, deliverable, restorable
 from worker.messages.task_message import arguments_as_text, read_task_message
 from worker.operation import MESSAGE_LIMIT
+from worker.plaintext import plaintext_problem
 from worker.redis_connection import tls_options
 from worker.session.token_endpoints import read_pair
 from worker.settings import CrmSettings, Settings, crm_settings, load, variable
@@ -154,6 +155,8 @@ def settings(changes: dict[str, str]) -> None:
             try:
                 read = load(kind)
                 connect(read.database_url).dispose()
+                assert read.database_plaintext == "allowed" or not plaintext_problem(read.database_url)
+                assert read.redis_plaintext == "allowed" or not plaintext_problem(read.redis_url)
                 tls_options(read)
                 text = repr(read)
             except SettingsError as error:

@@ -1,5 +1,7 @@
 """Four eyes: what one person proposes, another one approves."""
 
+import time
+from collections.abc import Callable
 from dataclasses import replace as changed
 from typing import Any
 
@@ -7,18 +9,32 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from tests.operations import claim_one, fail, fail_operation, find_operation, record_operation
-from worker.errors import NotAllowed
+from tests.operations import (
+    claim_one,
+    fail,
+    fail_operation,
+    find_operation,
+    hold_operation,
+    make_wait,
+    record_operation,
+)
+from worker.errors import BadPayload, NotAllowed
 from worker.ledger import Ledger, active_flags, audit_of, cancel, correct, pause, replay, resolve, resume, stop_asking
 from worker.ledger.approvals import (
+    OURSELVES,
     Approval,
+    approvals_of,
     approve,
+    cancel_batch_or_propose,
     decide_or_propose,
+    decided_approvals,
     open_approvals,
     reject,
+    resume_batch_or_propose,
     resume_or_propose,
 )
-from worker.operation import FailureReason, State
+from worker.ledger.batches import Batch, begin_batch, find_batch, pause_batch
+from worker.operation import FailureReason, State, WaitReason
 
 
 @pytest.fixture
@@ -185,3 +201,211 @@ def test_a_resolution_keeps_its_arguments(strict: Ledger) -> None:
     approve(strict, propose(strict, action="resolve", succeeded=True, result={"id": 7}).id, "bob", "seen")
 
     assert find_operation(strict, "W1").result == {"id": 7}
+
+
+PAYLOAD = {"account_login": "8", "request_id": "W1"}
+
+
+def wait_sent(ledger: Ledger) -> None:
+    make_wait(ledger, hold_operation(ledger, "W1"), wait_reason=WaitReason.PENDING_AT_B2COPY)
+
+
+DECISIONS: list[tuple[str, Callable[[Ledger], object], dict[str, Any], dict[str, Any]]] = [
+    ("replay", fail_operation, {}, {"state": State.QUEUED}),
+    ("correct", fail_operation, {"payload": PAYLOAD, "entity": "8"},
+     {"state": State.QUEUED, "payload": PAYLOAD, "entity": "8"}),
+    ("resolve", fail_operation, {"succeeded": True, "result": {"id": 7}},
+     {"state": State.SUCCEEDED, "result": {"id": 7}}),
+    ("resolve", fail_operation, {"succeeded": False}, {"state": State.FAILED, "failure_reason": "rejected"}),
+    ("cancel", record_operation, {}, {"state": State.CANCELLED}),
+    ("stop_asking", wait_sent, {}, {"state": State.FAILED, "failure_reason": "unresolved"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("action", "prepare", "arguments", "outcome"), DECISIONS)
+def test_each_decision_is_made_by_one_person_or_by_two(
+    ledger: Ledger,
+    strict: Ledger,
+    action: str,
+    prepare: Callable[[Ledger], object],
+    arguments: dict[str, Any],
+    outcome: dict[str, Any],
+) -> None:
+    prepare(ledger)
+    before = find_operation(ledger)
+    proposed = propose(strict, action=action, **arguments)
+    assert find_operation(ledger) == before
+    approve(strict, proposed.id, "bob", "seen")
+    by_two = find_operation(ledger)
+    with ledger.writing() as connection:
+        connection.execute(text("DELETE FROM b2copy_operations"))
+    prepare(ledger)
+
+    decided = decide_or_propose(ledger, action, find_operation(ledger), "ann", "the account is open", **arguments)
+
+    found = find_operation(ledger)
+    assert {name: getattr(by_two, name) for name in outcome} == outcome
+    assert {name: getattr(found, name) for name in outcome} == outcome
+    assert decided == found or action == "replay"
+    entry = audit_of(strict, found.key)[3]
+    assert (entry.actor, entry.note) == ("ann", "the account is open")
+    reason = f"the account is open ({proposed.name}, proposed by ann; approved: seen)"
+    assert audit_of(strict, found.key)[2].note == reason
+
+
+@pytest.mark.parametrize(
+    ("action", "prepare", "arguments"),
+    [
+        ("replay", record_operation, {}),
+        ("correct", record_operation, {"payload": PAYLOAD}),
+        ("resolve", record_operation, {"succeeded": True}),
+        ("cancel", wait_sent, {}),
+        ("cancel", fail_operation, {}),
+        ("stop_asking", record_operation, {}),
+        ("stop_asking", fail_operation, {}),
+    ],
+)
+def test_what_an_operation_does_not_permit_is_neither_proposed_nor_done(
+    ledger: Ledger, strict: Ledger, action: str, prepare: Callable[[Ledger], object], arguments: dict[str, Any]
+) -> None:
+    prepare(ledger)
+    before = find_operation(ledger)
+
+    for one in (strict, ledger):
+        with pytest.raises(NotAllowed):
+            decide_or_propose(one, action, before, "ann", "why", **arguments)
+
+    assert find_operation(ledger) == before
+    assert open_approvals(strict) == []
+
+
+def test_a_payload_that_cannot_be_stored_is_not_proposed(strict: Ledger) -> None:
+    fail_operation(strict)
+
+    with pytest.raises(BadPayload):
+        propose(strict, action="correct", payload={"amount": float("nan")})
+
+
+@pytest.mark.parametrize("action", ["replay", "correct", "resolve", "cancel"])
+def test_a_decision_is_about_the_operation_as_the_person_saw_it(ledger: Ledger, strict: Ledger, action: str) -> None:
+    if action == "cancel":
+        record_operation(ledger)
+    else:
+        fail_operation(ledger)
+    of_action: dict[str, dict[str, Any]] = {"correct": {"payload": PAYLOAD}, "resolve": {"succeeded": True}}
+    arguments = of_action.get(action, {})
+    before = find_operation(ledger)
+
+    for one in (strict, ledger):
+        with pytest.raises(NotAllowed, match="has changed since you looked"):
+            decide_or_propose(one, action, before, "ann", "why", "as it was yesterday", **arguments)
+
+    assert find_operation(ledger) == before
+
+
+def test_a_proposal_says_who_wants_what_and_until_when_and_then_what_became_of_it(strict: Ledger) -> None:
+    key = fail_operation(strict, kind="call", failure_reason=FailureReason.UNRESOLVED)
+    fail_operation(strict, "W2")
+    seen = find_operation(strict, kind="call").change_mark
+
+    proposed = decide_or_propose(
+        strict, "replay", find_operation(strict, kind="call"), "ann", "it was not done", not_done=True
+    )
+    other = propose(strict, "W2")
+
+    assert isinstance(proposed, Approval)
+    assert proposed == Approval(
+        proposed.id, "replay", key, {"not_done": True}, seen, proposed.proposed_at, "ann", "it was not done",
+        proposed.proposed_at + 24 * 3_600_000, None, None, None, None,
+    )  # fmt: skip
+    assert abs(proposed.proposed_at - time.time() * 1000) < 60_000
+    assert approvals_of(strict, key) == [proposed]
+    assert open_approvals(strict) == [proposed, other]
+    assert decided_approvals(strict) == []
+
+    rejected = reject(strict, proposed.id, "bob", "it was done")
+
+    assert rejected == proposed._replace(
+        decision="rejected", decided_at=rejected.decided_at, decided_by="bob", decided_note="it was done"
+    )
+    assert abs((rejected.decided_at or 0) - time.time() * 1000) < 60_000
+    assert approvals_of(strict, key) == []
+    assert open_approvals(strict) == [other]
+    assert decided_approvals(strict) == [rejected]
+    approve(strict, other.id, "bob", "")
+    assert [one.decision for one in decided_approvals(strict)] == ["approved", "rejected"]
+    assert audit_of(strict, other.subject)[1].note == "its proposal to replay"
+    with pytest.raises(NotAllowed, match="there is no such proposal"):
+        approve(strict, 999, "bob", "which?")
+
+
+def test_a_proposal_about_an_operation_that_has_changed_makes_room_for_another(ledger: Ledger, strict: Ledger) -> None:
+    key = fail_operation(ledger)
+    void = propose(strict)
+    replay(ledger, [key], "carl", "meanwhile")
+    fail(ledger, claim_one(ledger))
+
+    proposed = propose(strict, action="resolve", by="carl", succeeded=True)
+
+    assert open_approvals(strict) == [proposed]
+    [closed] = decided_approvals(strict)
+    assert (closed.id, closed.decision, closed.decided_by) == (void.id, "changed", OURSELVES)
+    with ledger.writing() as connection:
+        connection.execute(text("UPDATE b2copy_approvals SET expires_at = 1 WHERE decision IS NULL"))
+    assert approvals_of(strict, key) == []
+    assert propose(strict, by="carl").id > proposed.id
+    assert [one.decision for one in decided_approvals(strict)] == ["expired", "changed"]
+
+
+def test_an_approval_that_comes_too_late_says_why(ledger: Ledger, strict: Ledger) -> None:
+    key = fail_operation(ledger)
+    proposed = propose(strict)
+    resolve(ledger, key, "carl", "found it", succeeded=True)
+
+    void = approve(strict, proposed.id, "bob", "seen")
+
+    assert (void.decision, void.decided_by) == ("changed", OURSELVES)
+    assert "has changed since you looked" in (void.decided_note or "")
+
+
+def test_the_end_of_a_pause_needs_one_person_or_two(ledger: Ledger, strict: Ledger) -> None:
+    assert resume_or_propose(strict, "money", "ann", "go") is False
+    assert resume_or_propose(ledger, "money", "ann", "go") is False
+    pause(ledger, "money", "ann", "stop")
+    assert resume_or_propose(ledger, "money", "ann", "go") is True
+    pause(ledger, "money", "ann", "stop")
+    proposed = resume_or_propose(strict, "money", "ann", "go")
+    assert isinstance(proposed, Approval)
+    with ledger.writing() as connection:  # somebody ended the pause and began another one
+        connection.execute(text("UPDATE b2copy_flags SET since = since + 1"))
+
+    assert approve(strict, proposed.id, "bob", "go").decision == "changed"
+
+    assert "pause:money" in active_flags(ledger)
+
+
+@pytest.mark.parametrize("decision", ["resume", "cancel"])
+def test_a_decision_about_a_batch_needs_one_person_or_two(ledger: Ledger, strict: Ledger, decision: str) -> None:
+    decide: Callable[..., Any] = resume_batch_or_propose if decision == "resume" else cancel_batch_or_propose
+    expected = None if decision == "resume" else "cancelled"
+    for name in ("one", "two", "changed"):
+        begin_batch(ledger, name, kind="fees.process", lane="money", source="f", rows=1, by="ada")
+        record_operation(ledger, f"of {name}", batch=name)
+        pause_batch(ledger, name, "ann", "look")
+
+    def now(name: str) -> Batch:
+        found = find_batch(ledger, name)
+        assert found is not None
+        return found
+
+    decided = decide(ledger, now("one"), "ann", "looked")
+    assert now("one").decision == expected
+    assert decided == (now("one") if decision == "resume" else (now("one"), 0))
+    for one in (ledger, strict):
+        with pytest.raises(NotAllowed, match="has changed since you looked"):
+            decide(one, now("changed"), "ann", "looked", "paused since 1")
+
+    proposed = decide(strict, now("two"), "ann", "looked")
+    assert now("two").decision == "paused"
+    assert approve(strict, proposed.id, "bob", "seen").decision == "approved"
+    assert (now("two").decision, now("two").decided_by) == (expected, "bob")

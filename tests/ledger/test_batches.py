@@ -20,6 +20,7 @@ from tests.operations import (
     names_of,
     record_operations,
     succeed,
+    succeed_operation,
 )
 from tests.support import until
 from worker.errors import NotAllowed
@@ -159,6 +160,19 @@ def test_what_comes_back_unsent_behind_a_sweep_is_cancelled_all_the_same(ledger:
     assert sweep(ledger, 5.0)
 
     assert find_operation(ledger, "B1").state == State.CANCELLED
+
+
+def test_what_comes_back_unsent_where_a_sweep_stands_is_cancelled_too(ledger: Ledger) -> None:
+    record_book(ledger, "B1", "B2")
+    cancel_batch(ledger, "book", "ada", "wrong file")
+    first = find_operation(ledger, "B1").id
+    with ledger.writing() as connection:  # the sweep has passed it while a process held it
+        connection.execute(text(f"UPDATE b2copy_batches SET swept_to = {first}"))
+    assert claimed(ledger) == []
+
+    assert sweep(ledger, 20.0)
+
+    assert [find_operation(ledger, name).state for name in ("B1", "B2")] == [State.CANCELLED] * 2
 
 
 def test_the_next_of_an_account_goes_when_a_batch_is_cancelled(ledger: Ledger) -> None:
@@ -416,6 +430,17 @@ def test_a_second_person_is_asked_for_any_kind_in_a_batch(ledger: Ledger) -> Non
         reject(ledger, proposed.id, "bob", "no")
 
 
+def test_a_second_person_is_asked_about_what_the_decision_is_about(ledger: Ledger) -> None:
+    strict = replace(ledger, needs_approval=lambda kind, lane: kind == "call")
+    record_book(ledger, "sent", kind="call")
+    make_wait(ledger, *claim_due(ledger, lane="bulk"))
+    record_book(ledger, "elsewhere", kind="call", batch="other")
+    begin_batch(ledger, "book", kind="fees.process", lane="bulk", source="f", rows=1, by="ada")
+    record_book(ledger, "B1")
+
+    assert cancel_batch(strict, "book", "ada", "wrong file")[0].decision == "cancelled"
+
+
 def found_book(ledger: Ledger) -> Batch:
     found = find_batch(ledger, "book")
     assert found is not None
@@ -485,6 +510,8 @@ def test_an_import_that_was_paused_before_it_was_begun_gets_its_file(ledger: Led
     begun = begin_batch(ledger, "book", kind="fees.process", lane="bulk", source="book.csv", rows=3, by="ann")
 
     assert (begun.source, begun.rows, begun.decision) == ("book.csv", 3, "paused")
+    again = begin_batch(ledger, "book", kind="fees.process", lane="bulk", source="other.csv", rows=4, by="ann")
+    assert again == begun, "an import that has its file keeps it"
 
 
 def test_a_page_of_batches_ends_between_two_of_the_same_instant(ledger: Ledger) -> None:
@@ -516,3 +543,55 @@ def test_of_several_cancelled_batches_only_those_asked_for_are_read(ledger: Ledg
         found = cancelled_among(connection, ["one", "three"])
 
     assert {name: batch.note for name, batch in found.items()} == {"one": "wrong file"}
+
+
+def test_a_batch_says_what_it_is_and_what_was_decided_last(ledger: Ledger) -> None:
+    begun = begin_batch(ledger, "file", kind="fees.process", lane="bulk", source="book.csv", rows=3, by="ann")
+    record_book(ledger, "B1", by="crm")
+    record_book(ledger, "B2", by="another")
+    by_sql = found_book(ledger)
+
+    assert begun == Batch(
+        "file", "fees.process", "bulk", "book.csv", 3, "ann", begun.requested_at, None, None, None, None, None
+    )
+    first = find_operation(ledger, "B1")
+    assert by_sql == begun._replace(
+        id="book", source=None, rows=None, requested_by="crm", requested_at=first.requested_at
+    )
+    assert abs(begun.requested_at - first.requested_at) < 60_000
+    assert (begun.subject, begun.seen) == ("batch:file", f"not decided since {begun.requested_at}")
+
+    paused = pause_batch(ledger, "file", "ada", "wrong?")
+
+    assert paused == begun._replace(
+        decision="paused", decided_at=paused.decided_at, decided_by="ada", note="wrong?", swept_to=0
+    )
+    assert abs((paused.decided_at or 0) - begun.requested_at) < 60_000
+    assert paused.seen == f"paused since {paused.decided_at}"
+    assert [(entry.action, entry.actor) for entry in audit_of(ledger, "batch:file")] == [("pause import", "ada")]
+    assert find_batch(ledger, "none") is None
+
+
+def test_a_batch_stands_at_what_its_own_operations_are(ledger: Ledger) -> None:
+    record_book(ledger, "B1", "B2", "B3", "B4", "B5")
+    for each in claim_due(ledger, lane="bulk", limit=2):
+        succeed(ledger, each)
+    make_wait(ledger, *claim_due(ledger, lane="bulk", limit=1))
+    claim_due(ledger, lane="bulk", limit=1)
+    record_operations(ledger, "O1", "O2", lane="default", batch="other")
+    make_wait(ledger, *claim_due(ledger, lane="default"))
+    succeed_operation(ledger, "of no batch", lane="default")
+    with ledger.writing() as connection:
+        for name, ago_ms in (("B1", 40_000), ("B2", 90_000)):
+            ended_at = f"ended_at = ended_at - {ago_ms}"
+            connection.execute(text(f"UPDATE b2copy_operations SET {ended_at} WHERE key = 'fees.process:{name}'"))
+
+    standing = standing_of(ledger, ["book", "other", "none"])
+
+    states = {State.SUCCEEDED: 2, State.WAITING: 1, State.RUNNING: 1, State.QUEUED: 1}
+    book = standing["book"]
+    assert (book.states, book.ended_last_minute) == (states, 1)
+    assert (book.recorded, book.open) == (5, 3)
+    assert standing["other"].open == 2
+    assert (standing["none"].recorded, standing["none"].open, standing["none"].ended_last_minute) == (0, 0, 0)
+    assert (beyond_recall(ledger, "book"), beyond_recall(ledger, "none")) == (2, 0)

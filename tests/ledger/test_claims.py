@@ -33,7 +33,7 @@ from worker.ledger import (
     search,
 )
 from worker.ledger.notices import want_notices
-from worker.operation import NOTICE_KIND, FailureReason, Phase, State, WaitReason
+from worker.operation import NOTICE_KIND, AttemptRecord, FailureReason, Phase, State, WaitReason
 
 
 def test_a_claim_holds_what_has_been_due_longest(ledger: Ledger, clock: LedgerClock) -> None:
@@ -135,8 +135,10 @@ def test_after_a_lapsed_lease_the_outcome_is_unknown(ledger: Ledger, clock: Ledg
 
     assert (claimed.outcome_unknown, claimed.sent, claimed.fence) == (True, True, 2)
     [lapsed] = attempts_of(ledger, claimed.id)
-    assert (lapsed.outcome, lapsed.worker) == ("lease_lapsed", "worker 1")
-    assert lapsed.duration_ms >= LEASE_S * 1000
+    assert lapsed == AttemptRecord(
+        lapsed.started_at, lapsed.duration_ms, "lease_lapsed", "worker 1", version="", last_at=lapsed.last_at
+    )
+    assert lapsed.duration_ms == (lapsed.last_at or 0) - lapsed.started_at >= LEASE_S * 1000
 
 
 def test_a_lease_that_lapsed_weeks_ago_is_taken_over(ledger: Ledger, clock: LedgerClock) -> None:
@@ -156,6 +158,8 @@ def test_a_renewed_lease_does_not_lapse(ledger: Ledger, clock: LedgerClock) -> N
 
     clock.advance(LEASE_S - 1)
     assert claim_due(ledger, "worker 2") == []
+    clock.advance(1.1)
+    assert len(claim_due(ledger, "worker 2")) == 2, "it was renewed for longer than a lease"
 
 
 def test_after_an_outage_of_the_ledger_the_holder_goes_first(

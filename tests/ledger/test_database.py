@@ -31,6 +31,7 @@ from worker.ledger.engine import connect
 from worker.ledger.migrations import migrate
 from worker.ledger.schema import HEAD, metadata
 from worker.ledger.schema import version as version_table
+from worker.ledger.schema_version import version_of
 from worker.operation import State
 
 
@@ -112,6 +113,33 @@ def test_a_database_with_tables_of_others_becomes_a_ledger_too(empty_database_ur
     assert ours == {*metadata.tables, version_table.name}
     assert all(name.startswith("b2copy_") for name in ours)
     engine.dispose()
+
+
+@on_sqlite
+def test_no_connection_stays_open_when_a_ledger_is_closed_or_only_looked_at(
+    own_ledger_url: str, tmp_path: Path
+) -> None:
+    def open_files() -> list[str]:
+        return [link for link in map(link_of, Path("/proc/self/fd").iterdir()) if link.startswith(str(tmp_path))]
+
+    def link_of(descriptor: Path) -> str:
+        try:
+            return os.readlink(descriptor)
+        except FileNotFoundError:  # that of the listing itself
+            return ""
+
+    ledger = open_ledger(own_ledger_url)
+    assert open_files() != []
+    ledger.close()
+    assert open_files() == []
+
+    assert version_of(own_ledger_url) == HEAD
+    assert open_files() == []
+
+    set_version(own_ledger_url, "9999", "9999")
+    with pytest.raises(SettingsError) as refused:
+        open_ledger(own_ledger_url)
+    assert open_files() == [], refused.value
 
 
 @pytest.mark.parametrize(("version", "remedy"), [("0000", "b2copy-sync migrate"), ("9999", "install the b2copy-sync")])

@@ -1,5 +1,7 @@
 """B2COPY_DATABASE_URL as hosts, secret stores and other tools write it: used, or refused with the remedy."""
 
+from pathlib import Path
+
 import pytest
 from sqlalchemy import make_url
 
@@ -46,7 +48,7 @@ def test_an_unusable_database_url_is_refused_with_the_remedy_and_without_its_pas
     [
         ("postgresql://u:pw@[::1]:5433/d", "::1", 5433),
         ("postgres://u:pw@[::1]/d\n", "::1", None),
-        ("postgresql://u:pw@db.example/d?sslmode=require", "db.example", None),
+        ("postgresql://u:p[w@db.example/d?sslmode=verify-full", "db.example", None),
         ("postgresql+psycopg://postgres@/postgres?host=/run/postgresql", None, None),
         ("postgresql://u@/d?host=h1:5432&host=h2:5432&target_session_attrs=read-write", None, None),
     ],
@@ -71,12 +73,80 @@ def test_a_postgresql_url_is_read_by_sqlalchemy(
         ("sslkey=/k&sslpassword=hunter2", "must not hold the option 'sslpassword': use a key file"),
         ("oauth_client_secret=hunter2", "must not hold the option 'oauth_client_secret': it is a secret"),
         ("scram_client_key=hunter2", "must not hold the option 'scram_client_key': it is a secret"),
+        ("sslrootcert=/no/such/file", "sslrootcert, names /no/such/file, which cannot be read"),
         ("sslmode=on", "sslmode must be allow, disable,"),
         ("target_session_attrs=rw", "target_session_attrs must be any,"),
     ],
 )
 def test_an_option_that_libpq_does_not_take_is_no_outage(options: str, problem: str) -> None:
-    with pytest.raises(SettingsError, match=f"B2COPY_DATABASE_URL.* {problem}") as refused:
+    with pytest.raises(SettingsError, match=f"B2COPY_DATABASE_(URL|CA_FILE).* {problem}") as refused:
         open_ledger(f"postgresql+psycopg://u:hunter2@127.0.0.1:1/d?{options}")
 
     assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u@db.example/d",
+        "postgresql://u@10.0.0.5:5433/d?connect_timeout=3",
+        "postgresql://u@/d?host=127.0.0.1&host=db.example",
+        "postgresql://u@/d?host=/run/postgresql,db.example",
+        "postgresql://u@localhost/d?hostaddr=10.0.0.5",
+        "postgresql://u@localhost/d?host=db.example",
+        "postgresql://u@127.0.0.1#@db.example/d",
+        "postgresql://u@/d?service=production",
+    ],
+)
+def test_a_url_to_another_host_is_made_one_that_verifies_the_server(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("B2COPY_DATABASE_URL", url)
+
+    query = make_url(load(LedgerSettings).database_url).query
+    assert (query["sslmode"], query["sslrootcert"]) == ("verify-full", "system")
+
+    for weaker in ("disable", "allow", "prefer", "require", "verify-ca"):
+        monkeypatch.setenv("B2COPY_DATABASE_URL", f"{url}{'&' if '?' in url else '?'}sslmode={weaker}")
+        with pytest.raises(
+            SettingsError, match=r"must have sslmode=verify-full.* set B2COPY_DATABASE_PLAINTEXT=allowed"
+        ):
+            load(LedgerSettings)
+
+
+@pytest.mark.parametrize("name", ["PGHOST", "PGHOSTADDR", "PGSERVICE"])
+def test_a_variable_of_libpq_that_names_another_host_counts(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("B2COPY_DATABASE_URL", "postgresql://u@/d")
+    assert "sslmode" not in load(LedgerSettings).database_url
+
+    monkeypatch.setenv(name, "10.0.0.5")
+    assert "sslmode=verify-full" in load(LedgerSettings).database_url
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "localhost/d",
+        "127.0.0.2:5433/d?sslmode=disable",
+        "[::1]/d?sslmode=prefer",
+        "/d?host=/run/postgresql",
+        "/d?host=@abstract",
+        "/d?host=localhost:1&host=127.0.0.1:2",
+    ],
+)
+def test_a_url_to_this_machine_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch, rest: str) -> None:
+    monkeypatch.setenv("B2COPY_DATABASE_URL", f"postgresql://{rest}")
+
+    assert load(LedgerSettings).database_url == f"postgresql+psycopg://{rest}"
+
+
+def test_a_file_of_certificates_asks_for_verification(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "our & ca.pem"
+    file.touch()
+    monkeypatch.setenv("B2COPY_DATABASE_CA_FILE", str(file))
+    for url in ("postgresql://localhost/d", "postgresql://db.example/d?sslmode=verify-full"):
+        monkeypatch.setenv("B2COPY_DATABASE_URL", url)
+        query = make_url(load(LedgerSettings).database_url).query
+        assert (query["sslmode"], query["sslrootcert"]) == ("verify-full", str(file))
+
+    monkeypatch.setenv("B2COPY_DATABASE_URL", "postgresql://db.example/d?sslrootcert=/other.pem")
+    with pytest.raises(SettingsError, match="must not hold sslrootcert while B2COPY_DATABASE_CA_FILE names"):
+        load(LedgerSettings)

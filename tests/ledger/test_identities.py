@@ -168,6 +168,13 @@ def test_identities_found_out_elsewhere_are_stored_and_newer_values_win(ledger: 
     assert second.platform == "2"
 
 
+def test_of_two_values_of_one_instant_the_later_one_wins(ledger: Ledger) -> None:
+    for client_id in ("1", "2"):
+        store_identities(ledger, [Identity("1", "7", client_id=client_id, learned_at=5)])
+
+    assert [one.client_id for one in identities_of(ledger, login="7")] == ["2"]
+
+
 def test_a_person_closes_an_account_and_takes_it_back(ledger: Ledger) -> None:
     store_identities(ledger, [Identity("1", "7", account_id="33"), Identity("2", "7", account_id="34")])
 

@@ -1,5 +1,7 @@
 """Late answers: what a holder knows although its lease was lost decides, unless a later request may have changed it."""
 
+from typing import Any
+
 import pytest
 
 from tests.operations import (
@@ -157,6 +159,36 @@ def test_a_late_answer_does_not_decide_if_something_was_sent_after_it(
         leave_unresolved(ledger, claim_one(ledger, "worker 3"))
 
     settle(ledger, [done(answered)])
+
+    assert find_operation(ledger, "W1").failure_reason == FailureReason.UNRESOLVED
+    assert audit_of(ledger, W1) == []
+
+
+@pytest.mark.parametrize(
+    "settled",
+    [
+        {"state": State.WAITING, "wait_reason": WaitReason.NO_SESSION, "due_in_s": 900.0, "sent": False},
+        {"state": State.FAILED, "failure_reason": FailureReason.INTERNAL, "outcome_unknown": True},
+        {"state": State.FAILED, "failure_reason": FailureReason.UNRESOLVED, "outcome_known": True},
+    ],
+    ids=["waits", "failed for another reason", "failed with an outcome that is known"],
+)
+def test_a_late_answer_does_not_decide_what_the_next_holder_has_settled_otherwise(
+    ledger: Ledger, answered: Claim, second: Claim, settled: dict[str, Any]
+) -> None:
+    settle(ledger, [Transition(second, **settled)])
+    before = find_operation(ledger, "W1")
+
+    assert settle(ledger, [done(answered)]) == [answered]
+
+    assert find_operation(ledger, "W1") == before
+    assert audit_of(ledger, W1) == []
+
+
+def test_a_holder_that_has_settled_changes_nothing_by_a_second_answer(ledger: Ledger, answered: Claim) -> None:
+    leave_unresolved(ledger, answered)
+
+    assert settle(ledger, [done(answered)]) == [answered]
 
     assert find_operation(ledger, "W1").failure_reason == FailureReason.UNRESOLVED
     assert audit_of(ledger, W1) == []

@@ -35,6 +35,48 @@ def test_a_minute_that_is_over_is_summarized_once(ledger: Ledger) -> None:
     assert {row.minute for row in ended} == {last + MINUTE_MS}
 
 
+def test_an_end_counts_in_its_own_minute_and_once(ledger: Ledger) -> None:
+    """Minutes are written out here: a minute of another length would be a wrong chart."""
+    names = ["before", "first ms", "last ms of the first", "last ms", "too late"]
+    for name in names:
+        succeed_operation(ledger, name)
+    written = 0
+    while written != 3:  # more than three minutes: one was over just now
+        forget_minutes(ledger)
+        summarize_minutes(ledger)
+        newest = minutes_since(ledger, 0)[0].minute
+        start = newest - 120_000
+        ended_at = [start - 1, start, start + 59_999, newest + 59_999, newest + 60_000]
+        with ledger.writing() as connection:
+            connection.execute(text("UPDATE b2copy_minutes SET minute = minute - 180000"))
+            for name, at in zip(names, ended_at, strict=True):
+                times = f"ended_at = {at}, requested_at = {at - 500}, external_wait_ms = 30"
+                connection.execute(text(f"UPDATE b2copy_operations SET {times} WHERE key = 'fees.process:{name}'"))
+        written = summarize_minutes(ledger)
+
+    assert [row for row in minutes_since(ledger, start) if row.outcome != DUE] == [
+        (start, "money", "fees.process", "succeeded", 2, 1000, 60),
+        (newest, "money", "fees.process", "succeeded", 1, 500, 30),
+    ]
+    assert {row[0] for row in minutes_since(ledger, newest)} == {newest}
+    assert len(minutes_since(ledger, newest, limit=3)) == 3
+
+
+def test_a_minute_is_forgotten_after_ninety_days(ledger: Ledger) -> None:
+    day = 24 * 3_600_000
+    forget_minutes(ledger)
+    summarize_minutes(ledger)
+    with ledger.writing() as connection:
+        connection.execute(text(f"UPDATE b2copy_minutes SET minute = minute - {91 * day} WHERE lane = 'bulk'"))
+        connection.execute(text(f"UPDATE b2copy_minutes SET minute = minute - {89 * day} WHERE lane = 'money'"))
+        connection.execute(text("DELETE FROM b2copy_minutes WHERE lane IN ('default', 'notify')"))
+
+    summarize_minutes(ledger)
+
+    lanes = [row.lane for row in minutes_since(ledger, 0)]
+    assert (lanes.count("bulk"), lanes.count("money")) == (1, 2)
+
+
 def test_a_quiet_minute_says_what_is_due(ledger: Ledger, clock: LedgerClock) -> None:
     forget_minutes(ledger)
     record_operations(ledger, "W1", "W2")
@@ -45,7 +87,8 @@ def test_a_quiet_minute_says_what_is_due(ledger: Ledger, clock: LedgerClock) -> 
     due = {row.lane: row for row in minutes_since(ledger, 0)}
     assert {lane: row.operations for lane, row in due.items()} == {"money": 2, "default": 0, "bulk": 0, "notify": 0}
     assert 30_000 <= due["money"].total_ms < 40_000
-    assert all(row.minute % MINUTE_MS == 0 for row in due.values())
+    assert all(row.minute % 60_000 == 0 for row in due.values())
+    assert {(row.kind, row.outcome, row.external_ms) for row in due.values()} == {("", "due", 0)}
 
 
 def test_at_most_an_hour_is_caught_up(ledger: Ledger) -> None:

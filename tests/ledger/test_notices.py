@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from tests.operations import (
     claim_one,
     fail,
     fail_operation,
+    find_operation,
     hold_operation,
     make_wait,
     record_operation,
@@ -34,8 +36,9 @@ from worker.ledger import (
     replay,
     resolve,
     search,
+    stop_asking,
 )
-from worker.ledger.notices import GIVES_UP_AFTER_S, WANTED_FOR_S, notices_wanted_until, want_notices
+from worker.ledger.notices import WANTED_FOR_S, notices_wanted_until, record_notices, want_notices
 from worker.operation import NOTICE_KIND, OnUnknown, Operation, State
 
 W1 = "fees.process:W1"
@@ -71,7 +74,7 @@ def test_a_success_has_a_notice(noticing: Ledger) -> None:
     assert re.fullmatch(f"ntc_{operation.id}_[0-9a-f]{{16}}", notice.payload["id"])
     assert (notice.state, notice.lane, notice.destination) == (State.QUEUED, "notify", "crm")
     assert (notice.on_unknown, notice.trace_id) == (OnUnknown.REPEAT, "T")
-    assert notice.deadline_at == notice.requested_at + GIVES_UP_AFTER_S * 1000
+    assert notice.deadline_at == notice.requested_at + 72 * 3_600_000
     notice_body = body(notice)
     assert notice_body["type"] == "operation.succeeded"
     ended_at = notice_body["data"].pop("ended_at")
@@ -114,14 +117,43 @@ def test_the_notice_of_a_bad_message_says_what_is_wrong(noticing: Ledger) -> Non
 
 
 def test_long_and_nested_fields_of_a_payload_are_in_no_notice(noticing: Ledger) -> None:
-    payload = {"key": "K", "path": "/p", "payload": {"name": "Ada"}, "note": "x" * 300, "repeatable": True}
+    payload: dict[str, Any] = {
+        "key": "K",
+        "path": "/p",
+        "payload": {"name": "Ada"},
+        "note": "x" * 256,
+        "repeatable": True,
+    }
+    payload["longest"] = "x" * 255
     record_operation(noticing, "K", kind="call", payload=payload)
 
     cancel(noticing, "call:K", "ada", "not wanted")
 
     [notice] = notices(noticing)
     assert body(notice)["type"] == "operation.cancelled"
-    assert body(notice)["data"]["payload"] == {"key": "K", "path": "/p", "repeatable": True}
+    assert body(notice)["data"]["attempts"] == 0
+    assert body(notice)["data"]["payload"] == {"key": "K", "path": "/p", "repeatable": True, "longest": "x" * 255}
+
+
+def test_a_notice_tells_the_newest_text_of_the_server_and_counts_every_answer(
+    noticing: Ledger, clock: LedgerClock
+) -> None:
+    make_wait(noticing, hold_operation(noticing, "W2"), attempt=attempt_record("pending", message="of another one"))
+    record_operation(noticing)
+    for message in ("first", "second", "second", None):
+        make_wait(noticing, claim_one(noticing), attempt=attempt_record("pending", message=message), due_in_s=1)
+        clock.advance(2)
+
+    stop_asking(noticing, W1, "ada", "enough")
+
+    [notice] = notices(noticing)
+    assert (body(notice)["data"]["server_message"], body(notice)["data"]["attempts"]) == ("second", 4)
+
+
+def test_a_worker_that_delivers_notices_wants_them_for_a_week(noticing: Ledger) -> None:
+    week_s = (notices_wanted_until(noticing) or 0) / 1000 - time.time()
+
+    assert 7 * 86_400 - 60 < week_s < 7 * 86_400 + 60
 
 
 def test_operations_that_have_not_ended_have_no_notice(noticing: Ledger) -> None:
@@ -202,6 +234,17 @@ def test_the_sequence_grows_although_the_clock_goes_back(noticing: Ledger) -> No
     resolve(noticing, W1, "ada", "asked", succeeded=True)
 
     assert body(notices(noticing)[-1])["data"]["sequence"] == before + 1
+
+
+def test_the_sequence_grows_although_two_ends_are_of_one_instant(noticing: Ledger) -> None:
+    fail_operation(noticing)
+    [first] = notices(noticing)
+
+    with noticing.writing() as connection:
+        operation = find_operation(noticing, "W1")
+        record_notices(connection, [operation.id], operation.ended_at or 0)
+
+    assert body(notices(noticing)[1])["data"]["sequence"] == body(first)["data"]["sequence"] + 1
 
 
 def test_the_sequence_grows_although_the_operation_was_purged_and_requested_again(

@@ -1,6 +1,7 @@
 """Lists of operations: filtered, page by page, nothing skipped, at a bounded cost."""
 
 import pytest
+from sqlalchemy import text
 
 from tests.operations import (
     LedgerClock,
@@ -86,6 +87,55 @@ def test_pages_skip_nothing_and_repeat_nothing(ledger: Ledger, states: tuple[Sta
 
     assert seen == sorted(set(seen), reverse=not oldest_first)
     assert len(seen) == (7 if states else 14)
+
+
+def test_an_account_or_a_request_id_is_found_in_the_payload_as_a_whole(ledger: Ledger) -> None:
+    payloads = {
+        "plain": {"account_login": "7", "request_id": "R: 1"},
+        "longer": {"account_login": "77", "request_id": "R: 12"},
+        "other field": {"account_login": "7x", "old_request_id": "R: 1"},
+        "any text": {"account_login": "Zoë", "request_id": "Überweisung"},
+    }
+    for name, payload in payloads.items():
+        record_operations(ledger, name, payload=payload)
+
+    assert names(ledger, Filter(request_id="R: 1")) == ["plain"]
+    assert names(ledger, Filter(request_id="Überweisung")) == ["any text"]
+    assert names(ledger, Filter(account="7")) == ["plain"]
+    assert names(ledger, Filter(account="Zoë")) == ["any text"]
+
+
+def test_since_includes_its_instant_and_until_does_not(filled: Ledger) -> None:
+    for ms, key in enumerate(("F1", "F2", "S1"), 1000):
+        with filled.writing() as connection:
+            connection.execute(
+                text(f"UPDATE b2copy_operations SET state_since = {ms} WHERE key = 'fees.process:{key}'")
+            )
+
+    assert names(filled, Filter(since_at=1001, until_at=1002)) == ["F2"]
+    assert names(filled, Filter(newer_ms=60_000, until_at=4_000_000_000_000)) == ["Q2", "Q1", "P1"]
+    assert names(filled, Filter(older_ms=60_000)) == ["S1", "F2", "F1"]
+    assert names(filled, Filter(lane="default", older_ms=-60_000)) == ["Q2", "Q1"]
+
+
+@pytest.mark.parametrize("states", [(), FAILED, OPEN])
+def test_the_last_page_may_be_full(ledger: Ledger, states: tuple[State, ...]) -> None:
+    for number in range(4):
+        if State.QUEUED in states:
+            record_operations(ledger, f"W{number}")
+        else:
+            fail_operation(ledger, f"W{number}")
+    count = Count(4, True) if states == OPEN else None
+
+    first = list_operations(ledger, Filter(states), limit=2)
+    last = list_operations(ledger, Filter(states), first.next, limit=2)
+    beyond = list_operations(ledger, Filter(states), last.operations[-1].id, limit=2)
+
+    assert [len(page.operations) for page in (first, last, beyond)] == [2, 2, 0]
+    assert first == Page(first.operations, first.operations[-1].id, True, count)
+    assert last == Page(last.operations, None, True, count)
+    assert beyond == Page([], None, True, None)
+    assert list_operations(ledger, Filter(states, kind="call")).count == (Count(0, True) if states == OPEN else None)
 
 
 def test_a_window_without_a_match_says_where_to_go_on(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:

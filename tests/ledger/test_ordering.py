@@ -22,7 +22,7 @@ from tests.operations import (
     succeed,
 )
 from tests.support import until
-from worker.ledger import LEASE_S, Ledger, cancel, record, replay
+from worker.ledger import LEASE_S, Ledger, cancel, count_due, record, replay
 from worker.operation import FailureReason, State, WaitReason
 
 
@@ -189,6 +189,16 @@ def test_a_parked_operation_is_examined_again_no_later_than_its_deadline(ledger:
 
     claim_due(ledger)
     assert find_operation(ledger, "child").state == State.FAILED
+
+
+def test_a_parked_operation_is_examined_again_after_half_a_minute(ledger: Ledger, clock: LedgerClock) -> None:
+    record_operations(ledger, "child", parent="fees.process:none", time_allowed_s=900.0)
+    claim_due(ledger)
+
+    clock.advance(29)
+    assert count_due(ledger)["money"] == 0
+    clock.advance(1.5)
+    assert count_due(ledger)["money"] == 1
 
 
 def test_a_parked_operation_knows_since_when_it_is_parked(ledger: Ledger, clock: LedgerClock) -> None:

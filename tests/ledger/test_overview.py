@@ -65,6 +65,22 @@ def test_a_pause_concerns_only_what_is_due_in_its_lane(ledger: Ledger, clock: Le
     assert (lane(ledger, "bulk").oldest_s or 0) >= 200
 
 
+def test_what_is_pending_is_ours_until_it_was_sent(ledger: Ledger, clock: LedgerClock) -> None:
+    record_operations(ledger, "W1")
+    clock.advance(20)
+    ours, theirs = oldest_open(ledger, "money")
+    assert ours is not None
+    assert (ours.key, ours.their_ms, theirs) == ("fees.process:W1", 0, None)
+    assert 20_000 <= ours.our_ms < 50_000
+
+    make_wait(ledger, *claim_due(ledger), wait_reason=WaitReason.PENDING_AT_B2COPY, due_in_s=900)
+    clock.advance(300)
+
+    money = lane(ledger)
+    assert 20 <= (money.oldest_s or 0) < 50
+    assert 320 <= (money.oldest_pending_s or 0) < 350
+
+
 def test_what_runs_is_due_once_its_lease_has_lapsed(ledger: Ledger, clock: LedgerClock) -> None:
     record_operations(ledger, "W1")
     claim_due(ledger)

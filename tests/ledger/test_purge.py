@@ -1,5 +1,7 @@
 """Purge: old final operations are removed with their attempts; open ones and the audit stay."""
 
+import pytest
+
 from tests.operations import (
     LedgerClock,
     claim_due,
@@ -7,6 +9,7 @@ from tests.operations import (
     fail,
     fail_operation,
     find_operation,
+    hold_operation,
     record_operations,
     succeed,
 )
@@ -56,6 +59,26 @@ def test_the_id_of_a_purged_operation_is_never_used_again(ledger: Ledger, clock:
 
     assert again.created
     assert again.id > gone.id
+
+
+@pytest.mark.parametrize(
+    ("reason", "is_unknown", "stays"),
+    [
+        (FailureReason.UNRESOLVED, True, True),
+        (FailureReason.UNRESOLVED, False, True),
+        (FailureReason.INTERNAL, True, True),
+        (FailureReason.INTERNAL, False, False),
+    ],
+)
+def test_what_stays_is_what_nobody_knows(
+    ledger: Ledger, clock: LedgerClock, reason: FailureReason, is_unknown: bool, stays: bool
+) -> None:
+    fail(ledger, hold_operation(ledger, "W1"), failure_reason=reason, outcome_unknown=is_unknown)
+    clock.advance(DAY)
+
+    assert purge(ledger, DAY + 60) == count_purgeable(ledger, DAY + 60) == 0
+    assert count_purgeable(ledger, DAY - 60) == (0 if stays else 1)
+    assert purge(ledger, DAY - 60) == (0 if stays else 1)
 
 
 def test_a_failed_operation_of_which_nobody_knows_what_was_done_stays(ledger: Ledger, clock: LedgerClock) -> None:

@@ -7,13 +7,15 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import create_engine, event, text
+from sqlalchemy import create_engine, event, select, text
 
 from tests.ledger.databases import on_postgresql, on_sqlite
 from tests.operations import claim_due, claim_one, fail, find_operation, new_operation, record_operations, succeed
 from worker.errors import BadPayload, PayloadConflict
-from worker.ledger import Ledger, cancel, fail_message, find, record, search
-from worker.ledger.insert_operations import encode
+from worker.ledger import Ledger, cancel, fail_message, find, leave_request, record, search
+from worker.ledger.insert_operations import encode, row_of
+from worker.ledger.record_operations import known_among
+from worker.ledger.schema import now_ms, operations
 from worker.operation import FailureReason, New, OnUnknown, State
 
 
@@ -62,6 +64,7 @@ def test_one_operation_is_recorded_in_one_round_trip(ledger: Ledger) -> None:
     sent.clear()
     with pytest.raises(PayloadConflict):
         record_operations(ledger, "W1", payload={"other": 1})
+    sent.clear()
     record_operations(ledger, "W2", "W3")
     record_operations(ledger, "W4", batch="book")
     assert sent.count("BEGIN") == 2, "what is more than one statement is a transaction"
@@ -119,6 +122,94 @@ def test_a_recorded_operation_is_queued(ledger: Ledger) -> None:
     assert (found.on_unknown, found.destination) == (OnUnknown.REPEAT, "b2copy")
     assert found.deadline_at == found.requested_at + 60_000
     assert found.requested_by == "a test"
+
+
+EMPTY: dict[str, Any] = dict.fromkeys(
+    ("wait_reason", "failure_reason", "position", "lease_owner", "unknown_step", "progress", "deadline_at",
+     "time_allowed_ms", "ended_at", "result", "last_answer", "last_answer_fence", "entity", "parent", "batch",
+     "trace_id")
+) | dict.fromkeys(
+    ("fence", "counted_attempts", "polls", "replays", "last_wait_ms", "external_wait_ms", "notice_sequence"), 0
+)  # fmt: skip
+
+
+def row_and_now(ledger: Ledger, key: str) -> tuple[dict[str, Any], int]:
+    """Return all columns of an operation but its id, and the database's clock."""
+    with ledger.reading() as connection:
+        found = connection.execute(select(operations, now_ms().label("now")).where(operations.c.key == key)).one()
+    row = found._asdict()
+    del row["id"]
+    return row, row.pop("now")
+
+
+@pytest.mark.parametrize("requested_ago_ms", [None, 50_000, -50_000], ids=["now", "before", "by a clock that is ahead"])
+def test_a_recorded_operation_holds_what_was_requested_and_nothing_else(
+    ledger: Ledger, requested_ago_ms: int | None
+) -> None:
+    _, now = row_and_now(ledger, record_operations(ledger, "W0")[0].key)
+    fields: dict[str, Any] = {
+        "kind": "call", "key": "call:1", "lane": "bulk", "entity": "7", "parent": "fees.process:W0",
+        "destination": "crm", "on_unknown": OnUnknown.REPEAT, "batch": "book", "trace_id": "t" * 32,
+    }  # fmt: skip
+    asked_at = None if requested_ago_ms is None else now - requested_ago_ms
+    new = New(**fields, payload={"b": "ü", "a": 1}, time_allowed_s=60.0, requested_at=asked_at)
+
+    record(ledger, [new], by="a test")
+
+    row, now = row_and_now(ledger, "call:1")
+    requested_at, since = row.pop("requested_at"), row.pop("state_since")
+    assert 0 <= now - since < 60_000
+    assert requested_at == asked_at if requested_ago_ms == 50_000 else 0 <= now - requested_at < 60_000
+    assert row == EMPTY | fields | {
+        "payload": '{"a":1,"b":"\\u00fc"}', "state": "queued", "phase": "submit", "due_at": since, "sent": False,
+        "outcome_unknown": False, "requested_by": "a test", "time_allowed_ms": 60_000,
+        "deadline_at": requested_at + 60_000,
+    }  # fmt: skip
+
+
+def test_texts_are_as_long_as_the_database_takes(ledger: Ledger) -> None:
+    longest = New("call", "k" * 255, {"text": "x" * (65_536 - len('{"text":""}'))}, "money", entity="7", parent="p")
+    too_long = [
+        longest._replace(key="k" * 256),
+        longest._replace(key="k", payload={"text": longest.payload["text"] + "x"}),
+    ]
+
+    record(ledger, [longest], by="a test")
+    for one in too_long:
+        with pytest.raises(BadPayload, match=r"255|65536"):
+            record(ledger, [one], by="a test")
+
+    assert find(ledger, longest.key) is not None
+
+
+def test_a_request_row_holds_what_was_requested(ledger: Ledger) -> None:
+    leave_request(ledger, "fees.process", '{"request_id": "W1"}', "crm", "t1")
+
+    with ledger.reading() as connection:
+        [row] = connection.execute(
+            text("SELECT kind, payload, lane, requested_by, batch, trace_id FROM b2copy_requests")
+        )
+    assert tuple(row) == ("fees.process", '{"request_id": "W1"}', None, "crm", None, "t1")
+
+
+def test_before_recording_it_can_be_asked_what_is_known_already(ledger: Ledger) -> None:
+    record_operations(ledger, "W1", "W2", "W3", "W4")
+    cancel(ledger, "fees.process:W1", "ada", "no")
+    other = {"account_login": "8", "request_id": "W2", "amount": 1}
+    asked = [
+        new_operation("W1"),
+        new_operation("W2", payload=other),
+        new_operation("W3")._replace(kind="call"),
+        new_operation("W5"),
+    ]
+
+    assert known_among(ledger, {new.key: row_of(new, "a test") for new in asked}) == {
+        "fees.process:W1": (State.CANCELLED, ""),
+        "fees.process:W2": (State.QUEUED, "account_login, amount"),
+        "fees.process:W3": (State.QUEUED, "kind"),
+    }
+    with pytest.raises(BadPayload):
+        row_of(New("call", "", {}, "money"), "a test")
 
 
 @pytest.mark.parametrize("state", [State.QUEUED, State.RUNNING, State.SUCCEEDED, State.FAILED, State.CANCELLED])
@@ -303,3 +394,19 @@ def test_an_unusable_message_is_stored_once_as_a_failed_operation(ledger: Ledger
     assert stored.payload == {"task": "b2copy.fees.process", "message": '{"args": []}\0'}
     assert stored.result == {"error": "no request_id"}
     assert claim_due(ledger, lane="default") == []
+
+
+def test_of_a_long_unusable_message_the_beginning_is_stored(ledger: Ledger) -> None:
+    fail_message(ledger, "m-1", "task", "too long", by="crm", raw="x" * 10_000, trace_id="t1")
+
+    row, now = row_and_now(ledger, "message:m-1")
+    for instant in ("requested_at", "state_since", "ended_at"):
+        assert 0 <= now - row.pop(instant) < 60_000
+    expected = {
+        "key": "message:m-1", "kind": "message", "lane": "default", "payload": json.dumps(
+            {"message": "x" * 8192, "task": "task"}, separators=(",", ":")
+        ), "state": "failed", "failure_reason": "bad_payload", "phase": "submit", "due_at": None, "sent": False,
+        "outcome_unknown": False, "requested_by": "crm", "destination": "b2copy", "on_unknown": "stop",
+        "trace_id": "t1", "result": '{"error":"too long"}',
+    }  # fmt: skip
+    assert row == {name: value for name, value in (EMPTY | expected).items() if name in row}

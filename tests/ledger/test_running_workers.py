@@ -16,7 +16,16 @@ from tests.support import until
 from worker.errors import SettingsError
 from worker.ledger import Ledger, audit_of, open_ledger
 from worker.ledger.overview import overview
-from worker.ledger.running_workers import RUNNING_S, Self, note_running, note_stopped
+from worker.ledger.running_workers import (
+    RUNNING_S,
+    RunningWorker,
+    Self,
+    count_running,
+    note_running,
+    note_stopped,
+    running_workers,
+    workers_by_version,
+)
 from worker.ledger.schema import HEAD, version
 from worker.ledger.schema_version import version_of
 from worker.operation import VERSION as OUR_VERSION
@@ -69,6 +78,28 @@ def test_a_worker_is_seen_until_it_ends_or_has_not_noted_itself_for_long(own_led
     assert running(own_ledger) == []
 
 
+def test_a_running_worker_says_where_it_runs_by_which_code_and_since_when(own_ledger: Ledger) -> None:
+    note(own_ledger, Self("host-a", 41, "0.1.0", HEAD))
+    advance(own_ledger, 20)
+    note(own_ledger, Self("host-a", 42, "0.1.0", HEAD))
+
+    with own_ledger.reading() as connection:
+        found = running_workers(connection)
+        assert count_running(connection) == 2
+    older, newer = found
+    assert older == RunningWorker("host-a", 41, "0.1.0", HEAD, older.started_at, older.seen_ms_ago)
+    assert 20_000 <= older.seen_ms_ago < 30_000, "it runs: it has noted itself within 30 seconds"
+    assert (newer.pid, abs(newer.started_at - older.started_at) < 30_000) == (42, True)
+    assert str(newer._replace(seen_ms_ago=3_400)) == f"host-a pid 42: b2copy-sync 0.1.0, schema {HEAD}, seen 3 s ago"
+    assert str(newer._replace(seen_ms_ago=-900)).endswith("seen 0 s ago")
+    assert workers_by_version([newer._replace(version="2"), *found]) == {"0.1.0": 2, "2": 1}
+
+    advance(own_ledger, 11)
+    with own_ledger.reading() as connection:
+        assert [one.pid for one in running_workers(connection)] == [42]
+        assert count_running(connection) == 1
+
+
 def test_the_note_of_a_dead_worker_does_not_last_when_the_databases_clock_is_set_back(own_ledger: Ledger) -> None:
     note(own_ledger, Self())
 
@@ -79,12 +110,19 @@ def test_the_note_of_a_dead_worker_does_not_last_when_the_databases_clock_is_set
 
 def test_rows_of_workers_that_ended_long_ago_are_removed(own_ledger: Ledger) -> None:
     note(own_ledger, Self("host-a"))
-    advance(own_ledger, 86_401)
+    advance(own_ledger, 86_000)
+    worker = Self("host-b")
+    note(own_ledger, worker)
+    with own_ledger.reading() as connection:
+        assert connection.execute(text("SELECT count(*) FROM b2copy_workers")).scalar_one() == 2
+    advance(own_ledger, 401)
 
-    note(own_ledger, Self("host-b"))
+    note(own_ledger, worker)
+    note(own_ledger, Self("host-c"))
 
     with own_ledger.reading() as connection:
-        assert connection.execute(text("SELECT host FROM b2copy_workers")).scalars().all() == ["host-b"]
+        hosts = connection.execute(text("SELECT host FROM b2copy_workers ORDER BY host")).scalars().all()
+    assert hosts == ["host-b", "host-c"]
 
 
 def test_a_migration_that_only_adds_is_made_while_workers_run(

@@ -21,7 +21,7 @@ from tests.operations import (
     succeed,
 )
 from worker.ledger import LEASE_S, Ledger, attempts_of, purge, settle, settle_and_claim
-from worker.operation import MESSAGE_LIMIT, PROGRESS_LIMIT, VERSION, FailureReason, State, Step, Transition, WaitReason
+from worker.operation import MESSAGE_LIMIT, VERSION, FailureReason, State, Step, Transition, WaitReason
 
 
 def test_a_success_is_final_and_stores_its_result(ledger: Ledger) -> None:
@@ -356,9 +356,10 @@ def test_too_much_progress_is_an_error(ledger: Ledger) -> None:
     claimed = hold_operation(ledger, "W1")
 
     with pytest.raises(ValueError, match="progress has"):
-        make_wait(ledger, claimed, progress={"text": "x" * PROGRESS_LIMIT})
+        make_wait(ledger, claimed, progress={"text": "x" * (4097 - len('{"text": ""}'))})
 
     assert find_operation(ledger, "W1").state == State.RUNNING
+    assert make_wait(ledger, claimed, progress={"text": "x" * (4096 - len('{"text": ""}'))}) == []
 
 
 def test_the_unknown_step_is_forgotten_when_the_outcome_is_known(ledger: Ledger, clock: LedgerClock) -> None:

@@ -2,13 +2,14 @@
 
 import base64
 import json
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from worker.errors import BadPayload, NotFound, RateLimited, Unavailable
+from worker.errors import BadPayload, NoAnswerInTime, NotFound, RateLimited, Unavailable
 from worker.messages.ask_read import answers, ask
 from worker.messages.sealed_answer import Seal
 from worker.queues import READS
@@ -100,6 +101,17 @@ def test_an_error_of_another_version_is_told(answered: Answered, answer: dict[st
 def test_an_answer_that_cannot_be_read_is_an_error(answered: Answered, answer: Any) -> None:
     with pytest.raises(Unavailable, match="the answer cannot be read"):
         answered(answer)
+
+
+@pytest.mark.parametrize("timeout_s", [0.001, 0.5, 1])
+def test_who_asks_waits_as_long_as_it_said(active_environment: Environment, timeout_s: float) -> None:
+    answers().clock_ms()  # connects
+    began = time.monotonic()
+
+    with pytest.raises(NoAnswerInTime):
+        ask("accounts", {}, timeout_s)
+
+    assert time.monotonic() - began >= timeout_s
 
 
 @pytest.mark.parametrize("timeout_s", [True, None, "5", 0, 0.0, -1, 60.1, float("nan"), float("inf")], ids=repr)

@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from worker.messages.bad_message_text import bounded_ascii, short
+from worker.messages.bad_message_text import PROBLEM_LIMIT, bounded_ascii, short
 
 
 class Silent:
@@ -40,6 +40,12 @@ def test_what_is_longer_than_the_limit_is_cut_and_its_length_and_digest_are_adde
 def test_what_is_as_long_as_the_limit_is_whole() -> None:
     assert bounded_ascii("x" * 10, 10) == "x" * 10
     assert bounded_ascii("é\n", 6) == "\\xe9\\n"
+
+
+def test_so_much_is_stored_of_a_message_of_its_problem_and_of_a_name() -> None:
+    stored = [bounded_ascii("x" * 9000), bounded_ascii("x" * 9000, PROBLEM_LIMIT), short("x" * 9000)]
+
+    assert [len(text.partition(" ... ")[0]) for text in stored] == [4000, 500, 150]
 
 
 def test_any_value_becomes_one_short_line() -> None:

@@ -66,6 +66,29 @@ def test_a_message_of_ours_reaches_celery_in_a_plain_form(celery: Taken) -> None
     assert (message.content_type, message.content_encoding) == ("application/json", "utf-8")
 
 
+def test_a_worker_neither_gossips_nor_waits_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mingle costs a second at the start. While Redis is frozen, the heartbeat prevents a worker from ending."""
+    given: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(Consumer, "__init__", lambda _self, *args, **options: given.append((args, options)))
+    alone = {"without_gossip": True, "without_mingle": True, "without_heartbeat": True}
+
+    CheckingConsumer("a", worker_options={"autoscale": None, "without_gossip": False}, pool=7)
+    CheckingConsumer()
+
+    assert given == [
+        (("a",), {"worker_options": {"autoscale": None, **alone}, "pool": 7}),
+        ((), {"worker_options": alone}),
+    ]
+
+
+def test_a_message_is_acknowledged_only_when_the_ledger_has_it(celery: Taken) -> None:
+    tasks = celery.consumer.app.tasks
+
+    for name in (FEES, "b2copy.call", STORE):
+        assert tasks[name].acks_late
+        assert tasks[name].reject_on_worker_lost, "it is delivered again if the pool's process dies meanwhile"
+
+
 def test_a_message_without_a_trace_gets_none(celery: Taken) -> None:
     assert celery.give(Delivered()).headers.keys() == {"lang", "task", "id", "origin"}
 

@@ -4,6 +4,7 @@ In this process, on a real ledger and broker. `test_inbox` proves the same throu
 """
 
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -178,13 +179,16 @@ def test_a_message_returns_to_its_queue_while_the_ledger_is_unavailable(
     counted: Callable[[], dict[str, int]], monkeypatch: pytest.MonkeyPatch, take: Callable[[], None]
 ) -> None:
     monkeypatch.setenv("B2COPY_DATABASE_URL", "postgresql://crm@127.0.0.1:1/crm")
+    monkeypatch.setattr(inbox, "_RETURN_PAUSE_S", 0.2)
     forget()
+    began = time.monotonic()
 
     with pytest.raises(Reject) as caught:
         take()
 
     assert caught.value.requeue
     assert counted() == {"returned": 1}
+    assert time.monotonic() - began >= 0.2  # it comes back at once, so it must not go back at once
 
 
 @pytest.mark.parametrize("how", ["recorded", "left", "refused"])

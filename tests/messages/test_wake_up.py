@@ -71,7 +71,7 @@ def test_a_process_wakes_a_lane_once_in_a_moment(active_environment: Environment
 
 
 def test_after_the_broker_failed_no_caller_waits_for_it_for_a_while(
-    active_environment: Environment, now: list[float]
+    active_environment: Environment, now: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
     active_environment.broker.stop()
     assert not wake("money")
@@ -83,5 +83,8 @@ def test_after_the_broker_failed_no_caller_waits_for_it_for_a_while(
     assert unread(active_environment, "money") == []
 
     now[0] += 2 * WAKE_UP_LASTS_S
+    assert "it works again" not in caplog.text
     wake_soon("money")
     assert len(unread(active_environment, "money")) == 1
+    assert "no wake-up was sent, dispatch will repeat it" in caplog.text
+    assert "it works again after 2 failures" in caplog.text

@@ -3,6 +3,7 @@
     python -m tests.mutants                    every part, as many as an hour allows
     python -m tests.mutants ledger --sample 200 --seconds 600
     python -m tests.mutants --survivors        once more those that no test noticed, after tests were added
+    python -m tests.mutants --seed fresh       another sample, with results of its own
     python -m tests.mutants --report           only the results so far
 
 The order is random and always the same, and a run continues where the last one ended: the results are those of a sample
@@ -20,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.mutants.parts import PARTS
-from tests.mutants.run import RESULTS, chosen_numbers_in, mutants_in, read_results, run_part
+from tests.mutants.run import chosen_numbers_in, mutants_in, read_results, results_file, run_part
 
 JUSTIFIED = Path(__file__).with_name("justified.txt")
 _Z = 1.96  # standard deviations of a 95 % interval
@@ -42,9 +43,9 @@ def interval(killed: int, run: int) -> tuple[float, float]:
     return (middle - half) / (1 + square / run), (middle + half) / (1 + square / run)
 
 
-def report(name: str) -> int:
+def report(name: str, seed: str = "") -> int:
     """Print what became of a part's mutants. Returns how many survived or were too slow without a reason."""
-    results, reasons = read_results(name), justified()
+    results, reasons = read_results(name, seed), justified()
     first = [of_one[0]["result"] for of_one in results.values()]
     last = {mutant: of_one[-1]["result"] for mutant, of_one in results.items()}
     unnoticed = {mutant: word for mutant, word in last.items() if word != "killed"}
@@ -74,15 +75,16 @@ def main() -> None:
     parser.add_argument("--sample", type=int, help="so many mutants of each part")
     parser.add_argument("--seconds", type=float, default=3600.0, help="for all parts together")
     parser.add_argument("--survivors", action="store_true", help="run again those that survived or were too slow")
+    parser.add_argument("--seed", default="", help="a word: each gives another sample, with results of its own")
     parser.add_argument("--report", action="store_true", help="run nothing")
     parser.add_argument("--again", action="store_true", help="forget earlier results")
     options = parser.parse_args()
     parts = options.parts or list(PARTS)
     for name in parts if not options.report else []:
         if options.again:
-            (RESULTS / f"{name}.jsonl").unlink(missing_ok=True)
-        run_part(name, options.sample, options.seconds / len(parts), options.survivors)
-    sys.exit(bool(sum([report(name) for name in parts])))
+            results_file(name, options.seed).unlink(missing_ok=True)
+        run_part(name, options.sample, options.seconds / len(parts), options.survivors, options.seed)
+    sys.exit(bool(sum([report(name, options.seed) for name in parts])))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ Left out is:
   (`CHOSEN` says which). Whether the code obeys it is mutated where it is used. Every other number is a contract;
 * a `raise`, unless it is all that an `if` without `else` does: then it is raised no more;
 * assignments as such, `except` clauses, comparisons of more than two values, operators that no table below names;
-* imports, decorators, annotations, and what only a type checker reads.
+* imports, decorators of functions, annotations, and what only a type checker reads.
 
 The report says how many numbers were left out, because they are the only choice in this list that a reader may dispute.
 """
@@ -54,13 +54,15 @@ def mutants_of(file: str, source: str) -> list[Mutant]:
         if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef)
     ]
     in_functions = {line for body in bodies for line in body}
-    users = _users_of_names(tree, in_functions)
+    early = _lines_of_early_functions(tree)
+    users = _users_of_names(tree, in_functions - early)
     for node, replacement, function in _faults(tree):
         before = ast.get_source_segment(source, node) or ""
         name = f"{file}::{function}: {_short(before)} -> {_short(replacement)}"
         seen[name] += 1
         number = f" #{seen[name]}" if seen[name] > 1 else ""
-        reached_by = frozenset(_lines(node)) if node.lineno in in_functions else users.get(node.lineno, frozenset())
+        knows = node.lineno in in_functions and node.lineno not in early  # coverage knows the tests that run it
+        reached_by = frozenset(_lines(node)) if knows else users.get(node.lineno, frozenset())
         found.append(Mutant(file, name + number, node.lineno, reached_by, _replaced(source, node, replacement)))
     return found
 
@@ -79,11 +81,28 @@ def _lines(node: ast.AST) -> range:
     return range(node.lineno, (node.end_lineno or node.lineno) + 1)
 
 
+def _lines_of_early_functions(tree: ast.Module) -> set[int]:
+    """Return the lines of the functions that run at import, or once: what they return is stored for all tests.
+
+    Only the first test runs these lines, or none does. A statement that runs at import names such a function, or
+    another such function does; or a decorator caches its results.
+    """
+    functions = {one.name: one for one in tree.body if isinstance(one, ast.FunctionDef)}
+    found = {name for name, one in functions.items() if "cache" in " ".join(map(ast.unparse, one.decorator_list))}
+    left: list[ast.AST] = [functions[name] for name in found]
+    left += [one for one in tree.body if not isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)]
+    while left:
+        names = {node.id for node in ast.walk(left.pop()) if isinstance(node, ast.Name)}
+        left += [functions[name] for name in names & functions.keys() - found]
+        found |= names & functions.keys()
+    return {line for name in found for line in _lines(functions[name])}
+
+
 def _users_of_names(tree: ast.Module, in_functions: set[int]) -> dict[int, frozenset[int]]:
     """Return for each line that runs at import which lines of functions use what it defines. Empty: nobody knows.
 
     They are found by the names that a statement assigns, also through other statements that run at import. A default or
-    a class uses a name without a line that tests would run.
+    a class uses a name without a line that tests would run, and another file may use a public name.
     """
     nobody_knows = 0
     used_in: dict[str, set[int]] = {}  # name -> lines of functions
@@ -99,6 +118,9 @@ def _users_of_names(tree: ast.Module, in_functions: set[int]) -> dict[int, froze
             assigned = {node.id for node in names if isinstance(node.ctx, ast.Store)}
             statements.append((statement, assigned, {node.id for node in names} - assigned))
     for _, assigned, uses in reversed(statements):
+        for name in assigned:
+            if not name.startswith("_"):
+                used_in.setdefault(name, set()).add(nobody_knows)
         users = {line for name in assigned for line in used_in.get(name, ())}
         for name in uses:
             used_in.setdefault(name, set()).update(users)

@@ -8,8 +8,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -25,19 +25,20 @@ from worker.testbed.processes import clean_environment
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / ".mutants"
 COLLECTING_LIMIT_S = 1800.0
+TOO_SLOW = 5
 
 Result = dict[str, Any]
 """`result`: `killed`, `survived` or `timeout`; `by`: the test that failed; `seconds`."""
 
 
 @cache
-def mutants_in(part: Part) -> list[Mutant]:
+def mutants_in(part: Part, seed: str = "") -> list[Mutant]:
     """Return every mutant of a part, in an order that looks random and does not depend on the other mutants.
 
-    So a sample is the beginning of this list, and stays a sample when the code changes.
+    So a sample is the beginning of this list, and stays a sample when the code changes. `seed` gives another order.
     """
     found = [one for file in files_of(part) for one in mutants_of(file, (ROOT / file).read_text())]
-    return sorted(found, key=lambda one: hashlib.sha256(one.name.encode()).digest())
+    return sorted(found, key=lambda one: hashlib.sha256(f"{seed}{one.name}".encode()).digest())
 
 
 def chosen_numbers_in(part: Part) -> list[str]:
@@ -50,21 +51,25 @@ def files_of(part: Part) -> list[str]:
     return [file for file in files if not file.startswith(part.without)]
 
 
-def read_results(name: str) -> dict[str, list[Result]]:
+def results_file(name: str, seed: str = "") -> Path:
+    return RESULTS / f"{name}{seed and '-'}{seed}.jsonl"
+
+
+def read_results(name: str, seed: str = "") -> dict[str, list[Result]]:
     """Return all results of each mutant that the code still has, the oldest first, in the order of `mutants_in`."""
-    path = RESULTS / f"{name}.jsonl"
+    path = results_file(name, seed)
     stored: dict[str, list[Result]] = {}
     for line in path.read_text().splitlines() if path.exists() else ():
         result = json.loads(line)
         stored.setdefault(result.pop("name"), []).append(result)
-    return {one.name: stored[one.name] for one in mutants_in(PARTS[name]) if one.name in stored}
+    return {one.name: stored[one.name] for one in mutants_in(PARTS[name], seed) if one.name in stored}
 
 
-def run_part(name: str, sample: int | None, seconds: float, survivors: bool = False) -> None:
+def run_part(name: str, sample: int | None, seconds: float, survivors: bool = False, seed: str = "") -> None:
     """Run the mutants of a part until the sample or the seconds are used up; with `survivors` those that survived."""
     part = PARTS[name]
-    results = read_results(name)
-    everything = mutants_in(part)
+    results = read_results(name, seed)
+    everything = mutants_in(part, seed)
     if survivors:
         left = [one for one in everything if one.name in results and results[one.name][-1]["result"] != "killed"]
     else:
@@ -77,7 +82,7 @@ def run_part(name: str, sample: int | None, seconds: float, survivors: bool = Fa
         for mutant in left:
             if time.monotonic() > ends:
                 return
-            _append(name, mutant, copy.result_of(mutant, plan))
+            _append(results_file(name, seed), mutant, copy.result_of(mutant, plan))
 
 
 def _plan(copy: "Copy", part: Part) -> Plan:
@@ -100,6 +105,33 @@ def _plan(copy: "Copy", part: Part) -> Plan:
 
 def _test_files(place: Path) -> list[Path]:
     return [place] if place.is_file() else sorted(place.rglob("test_*.py"))
+
+
+def decide(tests: list[str], run: Callable[[list[str], bool, float | None], Result]) -> Result:
+    """Say whether these tests notice a fault. `run`: (tests, with the fault?, limit in seconds) -> result.
+
+    A failure counts only if the test passes without the fault directly afterwards: on a busy machine it may fail or
+    take too long by itself. What takes `TOO_SLOW` times as long as without the fault never ends. `make test` ends each
+    test that takes too long, so it is noticed.
+    """
+    left = tests
+    while left:
+        result = run(left, True, None)
+        if result["result"] == "survived":
+            return result
+        blamed = [result["by"]] if result["by"] in left else left
+        began = time.monotonic()
+        passes = run(blamed, False, None)["result"] == "survived"
+        took = time.monotonic() - began
+        if passes and result["result"] == "timeout":
+            result = run(blamed, True, TOO_SLOW * (took + 10))
+            return {"result": "killed", "by": "it never ends"} if result["result"] == "timeout" else result
+        if passes:
+            return result
+        if result["by"] not in left:
+            return {"result": "timeout", "by": None}
+        left = [test for test in left if test not in blamed]
+    return {"result": "survived", "by": None}
 
 
 class Copy:
@@ -147,19 +179,22 @@ class Copy:
         return dict(json.loads(answer))
 
     def result_of(self, mutant: Mutant, plan: Plan) -> Result:
+        def run(tests: list[str], with_fault: bool, limit_s: float | None) -> Result:
+            with self._mutated(mutant) if with_fault else nullcontext():
+                return self._run(tests, plan, limit_s)
+
         began = time.monotonic()
         result: Result = {"result": "survived", "by": None}
-        with self._mutated(mutant):
-            for tests in plan.rounds(mutant):
-                result = self._run(tests, plan)
-                if result["result"] != "survived":
-                    break
+        for tests in plan.rounds(mutant):
+            result = decide(tests, run)
+            if result["result"] != "survived":
+                break
         return result | {"seconds": round(time.monotonic() - began, 1)}
 
-    def _run(self, tests: list[str], plan: Plan) -> Result:
+    def _run(self, tests: list[str], plan: Plan, limit_s: float | None) -> Result:
         expected = sum(plan.seconds.get(test, 0.0) for test in tests)
         longest = max(plan.seconds.get(test, 0.0) for test in tests)
-        return self.ask(tests=tests, limit_s=120 + 4 * expected, test_limit_s=20 + 5 * longest)
+        return self.ask(tests=tests, limit_s=limit_s or 240 + 6 * expected, test_limit_s=60 + 10 * longest)
 
     @contextmanager
     def _mutated(self, mutant: Mutant) -> Iterator[None]:
@@ -187,9 +222,9 @@ class Copy:
                 connection.execute(f"DROP SCHEMA {schema} CASCADE")
 
 
-def _append(name: str, mutant: Mutant, result: Result) -> None:
-    RESULTS.mkdir(exist_ok=True)
-    with (RESULTS / f"{name}.jsonl").open("a") as file:
+def _append(path: Path, mutant: Mutant, result: Result) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with path.open("a") as file:
         file.write(json.dumps({"name": mutant.name, **result}) + "\n")
     by = f", by {result['by']}" if result["by"] else ""
     print(f"{result['result']:9} {result['seconds']:5.1f} s  {mutant.name} (line {mutant.line}){by}", flush=True)

@@ -87,12 +87,35 @@ def test_the_tests_that_run_a_line_are_chosen_the_quickest_first_and_processes_l
 
 
 def test_what_runs_at_import_is_noticed_where_its_name_is_used() -> None:
-    code = "A = [3]\nB = [A, 4]\nC = [5]\n\n\ndef first():\n    return B\n\n\ndef second():\n    return A\n"
+    code = "_A = [3]\n_B = [_A, 4]\nC = [5]\n\n\ndef first():\n    return C, _B\n\n\ndef second():\n    return _A\n"
     reached = {one.name.partition(": ")[2]: one.reached_by for one in mutants_of("a.py", code)}
 
     assert reached["3 -> 4"] == {7, 11}
     assert reached["4 -> 5"] == {7}
-    assert reached["5 -> 6"] == frozenset()
+    assert reached["5 -> 6"] == frozenset(), "another file may use it"
+
+
+def test_coverage_does_not_know_who_notices_a_function_that_runs_at_import_or_once() -> None:
+    code = """
+def _inner():
+    return 1 + 2
+
+def _built():
+    return _inner()
+
+def _late():
+    return 4 + 5
+
+@cache
+def _cached():
+    return 6 + 7
+
+_STATEMENT = prepare(_built)
+"""
+    reached = {one.name.partition(": ")[2]: one.reached_by for one in mutants_of("a.py", code)}
+
+    assert reached["1 + 2 -> (1 - 2)"] == reached["6 + 7 -> (6 - 7)"] == frozenset()
+    assert reached["4 + 5 -> (4 - 5)"] == {9}
 
 
 @pytest.mark.parametrize(("killed", "run", "low", "high"), [(95, 100, 0.888, 0.978), (10, 10, 0.722, 1.0)])
@@ -174,6 +197,31 @@ def test_a_failure_is_confirmed_in_a_process_that_has_not_seen_it(tmp_path: Path
         {"result": "survived", "by": None},
         {"result": "killed", "by": fails},
     ]
+
+
+KILLED, TIMEOUT, SURVIVED = ({"result": word, "by": None} for word in ("killed", "timeout", "survived"))
+
+
+@pytest.mark.parametrize(
+    ("with_fault", "without", "decided"),
+    [
+        ([KILLED | {"by": "a"}], [SURVIVED], KILLED | {"by": "a"}),
+        ([KILLED | {"by": "a"}, SURVIVED], [KILLED], SURVIVED),  # `a` fails by itself, `b` does not notice
+        ([KILLED | {"by": "a"}, KILLED | {"by": "b"}], [KILLED, SURVIVED], KILLED | {"by": "b"}),
+        ([TIMEOUT, TIMEOUT], [SURVIVED], KILLED | {"by": "it never ends"}),
+        ([TIMEOUT, SURVIVED], [SURVIVED], SURVIVED),  # it was slow for a moment
+        ([TIMEOUT], [TIMEOUT], TIMEOUT),
+    ],
+)
+def test_what_tests_show_counts_only_if_they_pass_without_the_fault(
+    with_fault: list[run.Result], without: list[run.Result], decided: run.Result
+) -> None:
+    def ran(tests: list[str], is_faulty: bool, _limit_s: float | None) -> run.Result:
+        return (with_fault if is_faulty else without).pop(0)
+
+    assert run.decide(["a", "b"], ran) == decided
+    assert not with_fault
+    assert not without
 
 
 def test_every_justified_mutant_exists() -> None:

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,10 +11,12 @@ from tests.ledger.databases import on_sqlite
 from tests.reconcile.book import plant
 from tests.support import until
 from worker.beat_schedule import schedule
+from worker.errors import Unavailable
 from worker.ledger import Ledger, pause
 from worker.ledger.reconciliation import (
     STALE_MS,
     AccountThere,
+    Run,
     current_run,
     differences,
     finish_run,
@@ -22,6 +25,7 @@ from worker.ledger.reconciliation import (
     store_page,
 )
 from worker.ledger.schema import reconciliation
+from worker.reconcile.steps import ListUnusable
 from worker.sandbox.control_client import SandboxControl
 from worker.settings import crm_settings
 from worker.testbed.local_system import Environment
@@ -152,3 +156,28 @@ def test_a_slice_ends_soon_and_the_next_one_continues(
     again = current_run(ledger)
     assert again is not None
     assert again.started_at > first.started_at
+
+
+@pytest.mark.parametrize(
+    ("error", "rest_s"), [(Unavailable("accounts", 503), 10.0), (ListUnusable("an account twice"), 600.0)]
+)
+@on_sqlite
+def test_after_a_fault_the_reconciliation_rests(
+    scheduled: Environment, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, error: Exception, rest_s: float
+) -> None:
+    now, steps, slowed = [1000.0], list[float](), list[Exception]()
+
+    def fail(_: Run) -> None:
+        steps.append(now[0])
+        raise error
+
+    slices, run = job._Slices(), start_run(ledger, "a test")
+    monkeypatch.setattr(job, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(slices, "_reconciler", SimpleNamespace(step=fail))
+    monkeypatch.setattr(slices, "_pace", SimpleNamespace(slow_down=slowed.append))
+    for after_s in (0.0, 0.0, rest_s - 0.01, 0.02):
+        now[0] += after_s
+        assert slices.make(run) == run
+
+    assert steps == [1000.0, now[0]]
+    assert slowed == ([error, error] if isinstance(error, Unavailable) else [])

@@ -3,12 +3,14 @@
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import redis
 
+from tasks import enqueue
 from tasks.reconcile import RunGone, apply, find_accounts, plan, unusually_many
 from tests.ledger.databases import is_waiting_for_a_lock, on_postgresql, on_sqlite
 from tests.operations import record_operations
@@ -16,8 +18,9 @@ from tests.reconcile.book import number_of, plant
 from tests.support import until
 from worker.b2copy.routes.account_fields import Account
 from worker.b2copy.routes.account_list import AccountSearch
-from worker.errors import Unavailable
+from worker.errors import NotAllowed, Unavailable
 from worker.ledger import Identity, Ledger, audit_of, find, identity_of, mark_closed, store_identities
+from worker.ledger.identities import counts_as_closed
 from worker.ledger.reconciliation import (
     STALE_MS,
     AccountThere,
@@ -491,6 +494,50 @@ def test_a_person_who_closes_while_it_compares_is_not_overruled(
         mark_closed(ledger, "1", "7", "ann", "the client left")
 
     assert reconciliation_of.run(once(lambda run: run.phase == "comparing", close)) == {}
+
+
+@on_postgresql
+def test_a_person_who_closes_while_the_plan_is_applied_is_not_overruled(
+    reconciliation_of: Reconciliation, ledger: Ledger, sandbox: SandboxControl
+) -> None:
+    keep_the_list_filled(ledger, sandbox)
+    for login in ("7", "8", "9"):
+        opened(ledger, login)
+    reconciliation_of.run()
+    run = reconciliation_of.last()
+
+    with ThreadPoolExecutor() as threads:
+        with ledger.writing() as connection:
+            assert not counts_as_closed(connection, "1", "8")
+            applying = threads.submit(apply, run, "test", "why")  # it has read the plan, and records 7
+            until(lambda: is_waiting_for_a_lock(ledger))
+            assert find(ledger, f"accounts.create:1/7#{run.name}") is not None
+            mark_closed(ledger, "1", "9", "ann", "the client left")
+        applied = applying.result(20)
+
+    assert applied.enqueued == [f"accounts.create:1/{login}#{run.name}" for login in ("7", "8")]
+    assert find(ledger, f"accounts.create:1/9#{run.name}") is None
+
+
+@on_postgresql
+def test_an_account_is_not_closed_while_its_opening_is_being_recorded(
+    reconciliation_of: Reconciliation, ledger: Ledger
+) -> None:
+    opened(ledger, "7")
+    payload = {"login": "7", "platform": 1, "product_currency_id": 2, "is_master": True, "client_id": 5, "reopens": "1"}
+
+    with ThreadPoolExecutor() as threads:
+        with ledger.writing() as connection:
+            assert not counts_as_closed(connection, "1", "7")
+            closing = threads.submit(mark_closed, ledger, "1", "7", "ann", "the client left")
+            until(lambda: is_waiting_for_a_lock(ledger))
+            enqueue.many("accounts.create", [payload], connection=connection)
+        with pytest.raises(NotAllowed, match=r"accounts\.create:1/7#1 opens this account and is queued"):
+            closing.result(20)
+
+    known = identity_of(ledger, "1", "7")
+    assert known is not None
+    assert known.closed_at is None
 
 
 @on_sqlite

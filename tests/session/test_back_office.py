@@ -1,6 +1,8 @@
 """The Back Office's login: dated tokens, no refresh, and a refused password that nobody presents again."""
 
+import hashlib
 import json
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -276,6 +278,26 @@ def test_a_refused_password_is_presented_again_once_a_person_forgets_the_session
 
     refusal_of(session)
     assert sign_ins(sandbox) == 2
+
+
+def test_the_fingerprint_of_a_password_is_the_same_in_every_version_and_is_derived_once(
+    password: Path, configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A version that computed another one would present a refused password again. To derive it takes 50 ms."""
+    derived, scrypt = list[bytes](), hashlib.scrypt
+
+    def note_and_derive(text: bytes, **parameters: Any) -> bytes:
+        derived.append(text)
+        return scrypt(text, **parameters)
+
+    monkeypatch.setattr(hashlib, "scrypt", note_and_derive)
+    settings = configure(host="https://b2copy.example", back_office_email=EMAIL, back_office_password_file=password)
+    login = BackOffice(settings, quick(), time.time, refusals=RefusedPasswords(ledger, "a test"))
+
+    assert [login.fingerprint() for _ in range(3)] == ["edecdbb18bfeb146fb6b6f0b"] * 3
+    assert derived == [b"sandbox"]
+    password.write_text("changed")
+    assert login.fingerprint() != "edecdbb18bfeb146fb6b6f0b"
 
 
 def test_a_sign_in_that_succeeds_leaves_no_flag(member: NewMember) -> None:

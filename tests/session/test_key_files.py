@@ -169,6 +169,15 @@ def test_a_key_is_read_again_when_its_file_changes(configure: Configure, tmp_pat
     assert key_files.fingerprint(settings) != before
 
 
+def test_the_fingerprint_of_a_key_is_the_same_in_every_version(configure: Configure, tmp_path: Path) -> None:
+    """A version that computed another one would log in although no key has changed."""
+    known = pem(ec.derive_private_key(7, ec.SECP256R1()))
+    settings = configure(private_key_file=secret(tmp_path / "key", known))
+
+    assert [key.fingerprint for key in key_files.signing_keys(settings)] == ["699a38e5261f9a10"]
+    assert key_files.fingerprint(settings) == "0f7fb9b5aa6d88b1"
+
+
 @pytest.mark.parametrize(
     ("text", "reason"), [(b"", "is empty"), (b"c2hvcnQ=\n", "line 1"), (b"\n\nnot base64 at all\n", "line 3")]
 )

@@ -52,6 +52,8 @@ def test_the_metrics_count_what_happened_to_a_session(
         ("refresh_rejected_total", {}),
     ]
     assert [added(name, **labels) for name, labels in counted] == [0] * 5
+    timed = [("renewal_seconds", 3), ("lease_wait_seconds", 2)]
+    assert [added(f"{name}_{what}") for name, _ in timed for what in ("count", "sum")] == [0] * 4
 
     token = session.current()
     sandbox.revoke_all()
@@ -61,6 +63,8 @@ def test_the_metrics_count_what_happened_to_a_session(
         session.renew(force=True, wait=15)
 
     assert [added(name, **labels) for name, labels in counted] == [1] * 5
+    assert [added(f"{name}_count") for name, _ in timed] == [count for _, count in timed]
+    assert all(0 < added(f"{name}_sum") < 60 for name, _ in timed)
     assert value("generation", login="service_admin") == token.generation
     ends_at = time.time() + (session.state().expires_in or 0)
     assert value("expires_timestamp_seconds", login="service_admin") == pytest.approx(ends_at, abs=0.3)
@@ -70,6 +74,17 @@ def test_the_metrics_count_what_happened_to_a_session(
     assert len(lines) == 2  # one for each renewal
     assert f"generation {token.generation}, by login, trigger unauthorized" in lines[1]
     assert token.fingerprint in lines[1]
+
+
+def test_a_session_that_was_forgotten_has_no_generation(member: Member) -> None:
+    session, other = member(), member(recheck=0.0)
+    session.current()
+    other.current()
+    session.forget()
+
+    other._member()._show(other._member().store.look())
+
+    assert value("generation", login="service_admin") == 0
 
 
 def test_a_rest_shows_its_class(member: Member, sandbox: SandboxControl) -> None:

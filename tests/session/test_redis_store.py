@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import redis
@@ -14,6 +15,7 @@ from tests.conftest import quick
 from tests.session.fleet import store_of
 from tests.support import until
 from worker.errors import StoreUnavailable
+from worker.session import redis_store
 from worker.session.redis_store import NoLease, RenewalLease, Store, Stored
 from worker.session.renewal_leader import Leader
 from worker.session.service_admin_login import ServiceAdmin
@@ -231,6 +233,12 @@ def test_after_a_failure_nobody_asks_for_a_while(store: Store) -> None:
     assert isinstance(store.acquire("bob", 0, KEYS, forced=True), RenewalLease)
 
 
+def test_a_short_cooldown_is_shown_too(store: Store) -> None:
+    store.fail(lead(store), "unavailable", "503", 0.9, KEYS)
+
+    assert store.look().cooldown is not None
+
+
 def test_a_refused_login_is_repeated_only_with_keys_that_were_not_refused(store: Store) -> None:
     store.fail(lead(store, "ada"), "terminal", "401", 60.0, "old keys")
 
@@ -296,6 +304,51 @@ def test_a_silent_redis_costs_one_timeout_and_then_nothing_for_a_while(store: St
 
     assert TIMINGS.store_timeout <= taken < 2 * TIMINGS.store_timeout
     assert until(lambda: looked(store))
+
+
+@pytest.mark.parametrize("silent", [True, False])
+def test_a_redis_that_did_not_answer_is_asked_again_after_a_pause_and_sooner_if_it_refused_the_connection(
+    store: Store, broker: Broker, monkeypatch: pytest.MonkeyPatch, silent: bool
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(redis_store, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    pause_s = TIMINGS.store_pause if silent else TIMINGS.store_pause / 5
+
+    def was_asked() -> bool:
+        with pytest.raises(StoreUnavailable) as caught:
+            store.look()
+        assert caught.value.retry_after == TIMINGS.store_pause
+        return "Error)" in str(caught.value)  # of the client
+
+    if silent:
+        store.look()
+        os.kill(broker.pid, signal.SIGSTOP)
+    else:
+        broker.kill()
+    try:
+        assert was_asked()
+        now[0] += pause_s - 0.001
+        assert not was_asked()
+        now[0] += 0.001
+        assert was_asked()
+    finally:
+        if silent:
+            os.kill(broker.pid, signal.SIGCONT)
+
+
+def test_the_text_of_a_redis_that_refuses_is_bounded() -> None:
+    refused = redis_store._unavailable(redis.ResponseError("x" * 1000), 1.0)
+
+    assert refused.server_message == "x" * 200
+
+
+def test_the_latest_hundred_that_had_a_session_are_listed(store: Store, client: redis.Redis) -> None:
+    store.look()
+    now_s = store.now() / 1000
+    had = {replace(store._identity, account=str(number)).as_json(): now_s - number for number in range(150)}
+    client.zadd(redis_store.IDENTITIES, had)
+
+    assert [one.account for one in store.identities()] == [str(number) for number in range(100)]
 
 
 def looked(store: Store) -> bool:

@@ -154,6 +154,22 @@ class TestRenewing:
         assert session.current(wait=15).generation
         assert token_calls(sandbox) == 1
 
+    def test_who_waits_for_another_leader_asks_redis_a_few_times(
+        self, member: Member, configure: Configure, broker: Broker
+    ) -> None:
+        leading = store_of(configure(), Timings())
+        assert isinstance(leading.acquire("another", 0, "keys"), RenewalLease)
+        session = member()
+
+        with broker.client as client:
+            before = client.info("commandstats")["cmdstat_evalsha"]["calls"]
+            assert session.renew(wait=0.5).outcome == "busy"
+            with pytest.raises(SessionUnavailable):
+                session.current(wait=0.5)
+            after = client.info("commandstats")["cmdstat_evalsha"]["calls"]
+
+        assert after - before <= 2 * 2 * 0.5 / 0.02 + 10
+
     @pytest.mark.failure_mode("F27")
     def test_a_life_counts_from_before_the_call_and_on_redis_clock(
         self, member: Member, sandbox: SandboxControl, configure: Configure

@@ -14,7 +14,7 @@ from tests.conftest import Configure, Member
 from tests.http.raw_server import Wire
 from tests.session.frames import shown_by
 from worker.errors import B2CopyError, CredentialsRejected, RateLimited, SessionUnavailable, Unavailable
-from worker.http import Answer
+from worker.http import USER_AGENT, Answer
 from worker.session.secret import Secret
 from worker.session.token_endpoints import TOKEN_LIMIT, NotFromTheApi, accepted, read_pair
 from worker.session.tokens import LIFE_MAX_S, Pair
@@ -31,6 +31,7 @@ def pair_of(status: int, headers: dict[str, str], body: bytes) -> Pair | B2CopyE
 
 
 OBJECT, HTML = b'{"message": "no"}', b"<html>Request blocked</html>"
+REFUSED = b"HTTP/1.1 401 X\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
 TWO_VALUES = b'{"errors": {"password": "wrong", "password": "locked soon"}}'
 
 
@@ -95,6 +96,18 @@ def test_the_servers_text_is_one_bounded_line_without_what_was_presented() -> No
     empty = pair_of(400, {}, b"")
     assert isinstance(empty, B2CopyError)
     assert empty.server_message is None
+
+
+def test_a_request_to_a_token_endpoint_says_who_asks_and_what_it_takes(
+    wire: Wire, member: Member, configure: Configure
+) -> None:
+    wire.login = wire.answer = lambda connection, request: connection.sendall(REFUSED)
+
+    with pytest.raises(CredentialsRejected):
+        member(configure(host=wire.url)).renew()
+
+    headers = wire.requests[0].partition(b"\r\n\r\n")[0].decode().split("\r\n")
+    assert {f"User-Agent: {USER_AGENT}", "Accept: application/json"} <= set(headers)
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,7 @@ def test_each_wait_is_a_part_of_the_tokens_life_and_has_a_bound() -> None:
     assert (timings.recheck_for(5.0), timings.recheck_for(600.0)) == (0.5, 1.0)
     assert (timings.pace_for(1.0), timings.pace_for(600.0)) == (0.5, 2.0)
     assert timings.session_ttl == 86_400.0  # within a day: `SharedSession.sessions`
+    assert timings.login_attempts == 3
     assert timings.checked() is timings
 
 

@@ -1,6 +1,7 @@
 """How long a token lives, and what it tells about itself."""
 
 import base64
+import hashlib
 import pickle
 from typing import Any
 
@@ -57,6 +58,10 @@ def token(**claims: Any) -> str:
 )
 def test_a_life_that_cannot_be_true_is_not_believed(access: str, expires_in: Any, life: float | None) -> None:
     assert life_of(Secret(access), SERVER_TIME, expires_in) == life
+
+
+def test_the_fingerprint_of_a_token_is_the_same_in_every_version() -> None:
+    assert fingerprint(Secret("access")) == hashlib.sha256(b"access").hexdigest()[:12]
 
 
 def test_an_expiry_alone_means_nothing_without_the_servers_clock() -> None:

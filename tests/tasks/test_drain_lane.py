@@ -1,20 +1,42 @@
 """What a process that drains lanes sets up for itself."""
 
+import json
 import subprocess
 import sys
 
+import pytest
+
+from tests.conftest import forget
+from worker.app import ledger
+from worker.flow.pusher import Pusher
 from worker.ledger import open_ledger
+from worker.messages import wake_up
+from worker.queues import LANES
 from worker.testbed.local_system import Environment
+from worker.watch import metrics
 
 SET_UP = """
+import gc
+import json
 import sys
+import weakref
 from tasks.drain_lane import pusher
+
+class Garbage:
+    pass
+
+gc.disable()  # only what asks for it is collected
+garbage = Garbage()
+garbage.itself, reference = garbage, weakref.ref(garbage)
+del garbage
 pusher()
-print(sys.getswitchinterval())
+print(json.dumps([sys.getswitchinterval(), gc.get_freeze_count(), reference() is None]))
 """
 
 
-def test_the_event_loop_need_not_wait_while_a_lane_writes_its_results(environment: Environment) -> None:
+def test_the_event_loop_waits_neither_for_a_lane_that_writes_nor_for_the_garbage_collector(
+    environment: Environment,
+) -> None:
     open_ledger(environment.database_url, create=True).close()
 
     done = subprocess.run(
@@ -26,4 +48,43 @@ def test_the_event_loop_need_not_wait_while_a_lane_writes_its_results(environmen
         check=True,
     )
 
-    assert float(done.stdout) <= 0.001
+    switch_s, frozen, is_collected = json.loads(done.stdout)
+    assert switch_s <= 0.001
+    assert frozen > 10_000  # objects at which the collector looks no more
+    assert is_collected  # what is garbage before that would be kept for ever
+
+
+@pytest.mark.parametrize(
+    ("lane", "work_is_left", "task", "woken"),
+    [
+        ("money", False, "", []),
+        ("money", True, "", ["money"]),
+        ("bulk", False, "crm.fees_ended", ["notify"]),
+        ("bulk", True, "crm.fees_ended", ["bulk", "notify"]),
+        ("notify", False, "crm.fees_ended", []),
+    ],
+)
+def test_a_lane_with_work_left_is_woken_again_and_the_notices_of_what_has_ended_at_once(
+    active_environment: Environment,
+    monkeypatch: pytest.MonkeyPatch,
+    lane: str,
+    work_is_left: bool,
+    task: str,
+    woken: list[str],
+) -> None:
+    from tasks.drain_lane import push, pusher  # it reads the settings, which the fixtures have made
+
+    if task:
+        monkeypatch.setenv("B2COPY_NOTIFY_TASK", task)
+        forget()
+    monkeypatch.setattr(wake_up, "_sent_at", {})
+    monkeypatch.setattr(Pusher, "drain", lambda _self, _lane: work_is_left)
+    counted = metrics.WAKE_UPS.labels(lane)
+    before = counted._value.get()
+
+    push(ledger().id, lane)
+
+    with active_environment.broker.client as client:
+        assert [name for name in LANES if client.llen(f"b2copy.{name}")] == woken
+    assert counted._value.get() == before + 1
+    pusher().close()

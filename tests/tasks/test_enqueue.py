@@ -215,6 +215,7 @@ class TestMany:
 
         assert [one.id for one in again][:3] == [one.id for one in first]
         assert [one.created for one in again] == [False, False, False, True]
+        assert repr(again) == "<RecordedMany 1 created, 3 known>"
 
     def test_name_the_row_that_cannot_be_recorded_and_record_none(self, name: Name) -> None:
         good, bad = {"account_login": "7", "request_id": name()}, {"account_login": "7"}

@@ -1,14 +1,17 @@
 """The scheduled jobs: wake what is due, renew the session."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import text, update
 
 from tasks import housekeeping
+from tests.conftest import forget
 from tests.operations import find_operation, hold_operation, make_wait, record_operations
 from worker.app import ledger
 from worker.ledger.batches import cancel_batch
+from worker.ledger.minute_statistics import SETTLED_MS
 from worker.ledger.running_workers import Self, note_running
 from worker.ledger.schema import ledger as ledger_row
 from worker.ledger.schema import now_ms
@@ -78,6 +81,7 @@ def test_dispatch_sends_no_more_wake_ups_than_workers_run(
         housekeeping.dispatch()
 
         assert client.llen("b2copy.money") == wake_ups
+        assert not client.exists("b2copy.default", "b2copy.bulk", "b2copy.notify")  # nothing is due there
 
 
 def test_dispatch_takes_the_requests_of_the_sql_api_and_wakes_a_worker_for_them(
@@ -93,6 +97,32 @@ def test_dispatch_takes_the_requests_of_the_sql_api_and_wakes_a_worker_for_them(
 
         assert find_operation(ledger()).state == State.QUEUED
         assert client.llen("b2copy.money") == 1
+
+
+@pytest.mark.parametrize("task", ["", "crm.fees_ended"])
+def test_each_minute_is_summarized_once_when_it_is_settled(
+    active_environment: Environment, monkeypatch: pytest.MonkeyPatch, task: str
+) -> None:
+    """As often, batches are swept that were forgotten, and a worker that delivers notices says that they are wanted."""
+    if task:
+        monkeypatch.setenv("B2COPY_NOTIFY_TASK", task)
+        forget()
+    settled_s, now, done = SETTLED_MS / 1000, [0.0], list[str]()
+    monkeypatch.setattr(housekeeping, "time", SimpleNamespace(time=lambda: now[0]))
+    monkeypatch.setattr(housekeeping, "_summarized", -1)
+    monkeypatch.setattr(housekeeping, "summarize_minutes", lambda _: done.append("minutes"))
+    monkeypatch.setattr(housekeeping, "sweep_forgotten", lambda _: done.append("batches"))
+    monkeypatch.setattr(housekeeping, "want_notices", lambda _: done.append("notices"))
+
+    def times_done(at_s: float) -> int:
+        now[0] = 1_800_000_000.0 + at_s
+        housekeeping._summarize_minutes_if_due()
+        assert done.count("minutes") == done.count("batches")
+        assert done.count("notices") == (done.count("minutes") if task else 0)
+        return done.count("minutes")
+
+    seconds = [settled_s - 1, settled_s - 0.5, settled_s, settled_s + 30, settled_s + 59, settled_s + 60]
+    assert [times_done(at_s) for at_s in seconds] == [1, 1, 2, 2, 2, 3]
 
 
 def test_dispatch_cancels_what_a_person_cancelled_as_a_batch(active_environment: Environment) -> None:

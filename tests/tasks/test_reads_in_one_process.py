@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from pydantic import model_serializer
+from sqlalchemy.exc import OperationalError
 
 from tasks import answer_reads, enqueue
 from tasks.reads import PAGE_MAX, Board, Read
@@ -19,13 +20,21 @@ from tests.conftest import Configure
 from tests.support import until
 from tests.tasks.conftest import ALONE
 from worker.b2copy.routes.leaderboard import Leader
-from worker.errors import BadPayload, NoAnswerInTime, PermitRefused, RateLimited, ReadExpired, Unavailable
+from worker.errors import (
+    BadPayload,
+    NoAnswerInTime,
+    PermitRefused,
+    RateLimited,
+    ReadExpired,
+    SettingsError,
+    Unavailable,
+)
 from worker.flow.gate import Gate
 from worker.http import event_loop
 from worker.instances import ledger
 from worker.ledger import pause, resume
-from worker.messages.ask_read import UNREAD_MAX, answers
-from worker.messages.read_answers import ANSWER_MAX, LIFE_S, POSTED_MAX, Answers
+from worker.messages.ask_read import answers
+from worker.messages.read_answers import ANSWER_MAX, POSTED_MAX, Answers
 from worker.messages.sealed_answer import OneTimeKey, Seal
 from worker.queues import ANSWERS, READS
 from worker.sandbox.control_client import SandboxControl
@@ -62,10 +71,12 @@ class TestWithoutAWorker:
 
     def test_the_queue_does_not_grow_without_end(self, active_environment: Environment, broker: Broker) -> None:
         with broker.client as client:
-            client.lpush(READS, *["x"] * UNREAD_MAX)
-            with pytest.raises(Unavailable, match="reads wait that no worker has taken"):
+            client.lpush(READS, *["x"] * 999)
+            with pytest.raises(NoAnswerInTime):
+                enqueue.read("accounts", timeout_s=0.1)
+            with pytest.raises(Unavailable, match="1000 reads wait that no worker has taken"):
                 enqueue.read("accounts", timeout_s=5)
-            assert client.llen(READS) == UNREAD_MAX
+            assert client.llen(READS) == 1_000
 
     def test_without_redis_it_is_told_at_once(self, active_environment: Environment, broker: Broker) -> None:
         broker.stop()
@@ -198,7 +209,7 @@ class TestAnswersInRedis:
 
         with broker.client as client:
             assert 0 < client.pttl(f"{ANSWERS}one") <= 1_000
-            assert 0 < client.pttl(f"{ANSWERS}two") <= LIFE_S * 1000
+            assert 0 < client.pttl(f"{ANSWERS}two") <= 5_000
             assert abs(answers.clock_ms() / 1000 - time.time()) < 60
         assert answers.take("one", 1) == b"sealed"
         assert answers.take("one", 0.01) is None
@@ -246,22 +257,60 @@ class TestAnswersInRedis:
         assert opened(key, "watched") == {"value": [{"login": "1"}]}
         assert [name[:12] for name in wrote] == ["b2copy-reads"]
 
+    @pytest.mark.parametrize(
+        ("error", "told"),
+        [
+            (SettingsError("no file"), "leaderboard: the worker cannot: no file"),
+            (OperationalError("SELECT", {}, Exception("canary")), "leaderboard: the worker's ledger is unavailable"),
+            (KeyError("canary"), "leaderboard: the worker failed on its side, and its log says why"),
+        ],
+        ids=lambda value: type(value).__name__,
+    )
+    def test_a_worker_that_cannot_read_says_whose_fault_it_is(
+        self, configure: Configure, monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
+    ) -> None:
+        configure()
+
+        async def read(*_: Any) -> None:
+            raise error
+
+        monkeypatch.setitem(READS_BY_NAME, "leaderboard", Read("leaderboard", Board, read))
+        key = OneTimeKey()
+        answer_reads.read.run("leaderboard", {}, "failing", key.public, answers().clock_ms() + 20_000)
+
+        assert opened(key, "failing") == {"error": "Unavailable", "arguments": [told]}
+
     def test_beyond_what_redis_may_hold_the_asker_is_told(
         self, configure: Configure, sandbox: SandboxControl, broker: Broker
     ) -> None:
         configure()
         key = OneTimeKey()
-        assert answers().reserve(POSTED_MAX)
+        assert answers().reserve(32 * 1024 * 1024)
         answer_reads.read.run("accounts", {}, "full", key.public, answers().clock_ms() + 20_000)
 
         assert opened(key, "full") == {
             "error": "PermitRefused",
-            "arguments": ["accounts: the answers of the last seconds are too many for Redis", None, None, LIFE_S],
+            "arguments": ["accounts: the answers of the last seconds are too many for Redis", None, None, 5],
         }
         with broker.client as client:
-            assert 0 < client.ttl("b2copy:answer_bytes") <= LIFE_S
+            assert 0 < client.ttl("b2copy:answer_bytes") <= 5
             client.delete("b2copy:answer_bytes")
         assert answers().reserve(POSTED_MAX)
+
+    def test_what_is_stored_has_its_end_in_the_same_transaction(
+        self, active_environment: Environment, broker: Broker
+    ) -> None:
+        """An answer, or the count of their bytes, that lost its end with this process would stay in Redis for ever."""
+
+        def transactions() -> int:
+            return int(client.info("commandstats").get("cmdstat_exec", {}).get("calls", 0))
+
+        with broker.client as client:
+            before = transactions()
+            answers().reserve(7)
+            answers().post("one", b"sealed", 1_000)
+
+            assert transactions() == before + 2
 
     def test_an_answer_that_is_too_long_is_refused_with_the_remedy(
         self, configure: Configure, sandbox: SandboxControl

@@ -76,10 +76,13 @@ def test_one_trace_from_the_crm_to_the_notice_and_nothing_secret_in_it(
     attempt, *_ = collector.named("b2copy.attempt", kind="fees.process")
     assert (attempt.trace, attempt.parent) == (request.trace, request.id)
     assert len(attempt.attributes["b2copy.key_hash"]) == 16
+    assert (attempt.is_error, attempt.attributes["b2copy.outcome"]) == (True, "fee_error")
+    assert attempt.attributes["http.response.status_code"] == 200
     call = next(span for span in collector.named("b2copy.call") if span.parent == attempt.id)
     assert call.attributes["http.response.status_code"] == 200
+    assert (call.is_error, call.attributes["b2copy.outcome"]) == (False, "answered")
     [notice, *_] = collector.named("b2copy.attempt", kind="crm.notify")
-    assert (notice.trace, notice.parent) == (request.trace, request.id)
+    assert (notice.trace, notice.parent, notice.is_error) == (request.trace, request.id, False)
     assert f"traceparent: 00-{request.trace}-{request.id}-".encode() in wire.requests[0]
     assert {span.trace for span in collector.spans} == {request.trace}
     for canary in (b"canary", b"127.0.0.1", b"fees.process:", b"Bearer"):

@@ -12,7 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from worker.redis_url import is_loopback
+from worker.plaintext import is_loopback
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from worker.ledger import open_ledger
 from worker.ledger.four_eyes import stricter
 from worker.ledger.query_limits import limit_queries
 from worker.messages.wake_up import wake
-from worker.redis_url import is_loopback
+from worker.plaintext import is_loopback
 from worker.report.four_eyes import needs_approval
 from worker.session import SharedSession
 from worker.settings import ConsoleSettings

@@ -117,4 +117,14 @@ def _remedy(message: str, url: str) -> str:
         path = make_url(url).database if url.startswith("sqlite") else None
         where = f"`df -h {quote(str(Path(path).parent))}`" if path else "on the database's host, `df -h`"
         return f"make room on its disk, then everything continues by itself: {where}"
+    if "does not support SSL" in message:
+        return (
+            "switch TLS on in PostgreSQL (ssl=on); or, where the network between is encrypted, set"
+            " B2COPY_DATABASE_PLAINTEXT=allowed"
+        )
+    if "certificate" in message:
+        return (
+            "name the authority that signed its certificate in B2COPY_DATABASE_CA_FILE, and in the URL the host name"
+            " that the certificate names"
+        )
     return "is the database running, and the URL right?"

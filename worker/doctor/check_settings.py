@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from worker.doctor import CheckResult
 from worker.errors import SettingsError
 from worker.package_conflicts import OTHER_WAYS, hiding_files
-from worker.settings import CrmSettings, LedgerSettings, Settings, load
+from worker.plaintext import plaintext_problem
+from worker.settings import PLAINTEXT_SETTING, CrmSettings, LedgerSettings, Settings, load, variable
 
 AnySettings = TypeVar("AnySettings", bound=LedgerSettings)
 
@@ -36,6 +37,10 @@ def check() -> Generator[CheckResult, None, Readable]:
         yield CheckResult("keys", "skip", "neither the keys nor B2COPY are checked before the settings are right")
         return Readable(_read(LedgerSettings), _read(CrmSettings), None)
     yield CheckResult("settings", "ok", f"service admin {worker.admin_id} at {worker.host}, from {worker.device_ip}")
+    for field, allows in PLAINTEXT_SETTING.items():
+        if plaintext_problem(getattr(worker, field) or ""):
+            message = f"{variable(field)} leads to another host without verified TLS: {variable(allows)}=allowed"
+            yield CheckResult("settings", "ok", message)
     yield from _contradictions(worker)
     return Readable(worker, worker, worker)
 

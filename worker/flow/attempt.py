@@ -51,8 +51,9 @@ class RunningAttempt:
         settings: Settings,
         urgent: bool,
         times_closed: int,
+        span: SpanEnd,
     ) -> None:
-        self.claim, self.settings = claim, settings
+        self.claim, self.settings, self._span = claim, settings, span
         self._on_unknown, self._destination, self._gate, self._ledger = on_unknown, destination, gate, ledger
         self._lease_is_valid, self._urgent, self._times_closed = lease_is_valid, urgent, times_closed
         self._progress = claim.progress
@@ -75,7 +76,7 @@ class RunningAttempt:
     async def call(self, route: Route[Any], body: Mapping[str, Any]) -> Any:
         if self.steps:  # the permit of the first call was taken when the operation was claimed
             await self._gate.pass_one(self._urgent, self._times_closed)
-        with calling(self.claim.destination, route.name, route.method) as span:
+        with calling(self._span, self.claim.destination, route.name, route.method) as span:
             self._check_may_send()
             # A request without an effect may be sent twice, for any `on_unknown` of the operation.
             on_unknown = self._on_unknown if route.has_effect else OnUnknown.REPEAT

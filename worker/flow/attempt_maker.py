@@ -32,7 +32,7 @@ from worker.operation import (
 from worker.operation_kind import Kind
 from worker.queues import is_urgent
 from worker.settings import Settings
-from worker.watch.tracing import attempting
+from worker.watch.tracing import SpanEnd, attempting
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class AttemptMaker:
         if not_sent is not None:
             return not_sent
         with attempting(claim, self._lane, self._ledger.id) as span:
-            transition = await self._make_attempt(claim, times_closed)
+            transition = await self._make_attempt(claim, times_closed, span)
             if (record := transition.attempt) is not None:
                 span.note(record.outcome, record.http_status, failed=transition.state == State.FAILED)
         return transition
@@ -108,7 +108,7 @@ class AttemptMaker:
             return Return(claim)
         return None
 
-    async def _make_attempt(self, claim: Claim, times_closed: int) -> Transition:
+    async def _make_attempt(self, claim: Claim, times_closed: int, span: SpanEnd) -> Transition:
         kind, gate = self._kinds[claim.kind], self._gates[claim.destination]
         on_unknown = kind.on_unknown_for(claim.on_unknown, claim.unknown_step)
         began, started_at = time.monotonic(), time.time()
@@ -118,7 +118,7 @@ class AttemptMaker:
         try:
             attempt = RunningAttempt(
                 claim, on_unknown, self._destinations[claim.destination](), gate, self._leases.is_valid, self._ledger,
-                self._settings, self._urgent, times_closed,
+                self._settings, self._urgent, times_closed, span,
             )  # fmt: skip
             async with limit:
                 learned = await kind.attempt(attempt, kind.checked(claim.payload))

@@ -13,6 +13,7 @@ import math
 import threading
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from worker.http import event_loop
 from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, LEASE_S, Ledger, renew_leases
@@ -27,14 +28,21 @@ BLOCKED_MAX_S = 20.0  # seconds; if the event loop is blocked longer, no lease i
 MARGIN_S = 3.0  # seconds; nothing is sent for a claim whose lease ends sooner
 
 
+@dataclass(slots=True, eq=False)
+class _Lease:
+    """The lease of a claim that this process holds. `until` and `since` are monotonic seconds."""
+
+    claim: Claim
+    until: float  # 0 if another process has taken the operation over
+    since: float  # when it began; infinite once it was logged that the claim is held for too long
+
+
 class LeaseRenewal:
     """The claims that this process holds. Thread-safe."""
 
     def __init__(self, ledger: Ledger, owner: str) -> None:
         self._ledger, self.owner = ledger, owner
-        self._until: dict[int, float] = {}  # operation id -> monotonic seconds
-        self._claims: dict[int, Claim] = {}
-        self._held_since: dict[int, float] = {}  # operation id -> monotonic seconds; infinite once it was logged
+        self._leases: dict[int, _Lease] = {}  # by the id of the operation
         self._renewed = 0.0  # monotonic seconds
         self._lock = threading.Lock()
         self._holds_some = threading.Event()
@@ -44,27 +52,28 @@ class LeaseRenewal:
     def add(self, claims: Iterable[Claim]) -> None:
         """Renew the leases of these claims from now on."""
         with self._lock:
-            if not self._claims:
-                self._renewed = time.monotonic()
+            now = time.monotonic()
+            if not self._leases:
+                self._renewed = now
             for claim in claims:
-                self._claims[claim.id], self._until[claim.id] = claim, claim.lease_until
-                self._held_since[claim.id] = time.monotonic()
-            metrics.CLAIMS_HELD.set(len(self._claims))
+                self._leases[claim.id] = _Lease(claim, claim.lease_until, now)
+            metrics.CLAIMS_HELD.set(len(self._leases))
         self._holds_some.set()
 
     def remove(self, claims: Iterable[Claim]) -> None:
         """Stop renewing the leases of these claims: their results are written, or the claims were returned."""
         with self._lock:
             for claim in claims:
-                if self._holds(claim):  # not if the operation was claimed again since
-                    del self._claims[claim.id], self._until[claim.id], self._held_since[claim.id]
-            metrics.CLAIMS_HELD.set(len(self._claims))
-            if not self._claims:
+                if self._find(claim) is not None:  # not if the operation was claimed again since
+                    del self._leases[claim.id]
+            metrics.CLAIMS_HELD.set(len(self._leases))
+            if not self._leases:
                 self._holds_some.clear()
 
     def is_valid(self, claim: Claim) -> bool:
         """Return whether enough of the lease is left to send something."""
-        return self._holds(claim) and self._until.get(claim.id, 0.0) - time.monotonic() >= MARGIN_S
+        lease = self._find(claim)
+        return lease is not None and lease.until - time.monotonic() >= MARGIN_S
 
     def renew_if_overdue(self) -> None:
         """Renew now if the last renewal is too long ago, for instance after an outage of the ledger.
@@ -78,7 +87,7 @@ class LeaseRenewal:
     def renew(self) -> None:
         """Renew all leases. One that lapsed but that nobody took over is valid again."""
         with self._lock:
-            claims = list(self._claims.values())
+            claims = [lease.claim for lease in self._leases.values()]
         if not claims:
             return
         if (blocked_s := event_loop().blocked_s) > BLOCKED_MAX_S:
@@ -89,12 +98,12 @@ class LeaseRenewal:
         with self._lock:
             self._renewed = asked_at
             for claim in claims:
-                if not self._holds(claim):  # removed during the UPDATE, or claimed again
+                if (lease := self._find(claim)) is None:  # removed during the UPDATE, or claimed again
                     continue
                 # Nothing more may be sent on a claim that another process has taken over.
-                self._until[claim.id] = asked_at + LEASE_S if claim.id in still_ours else 0.0
-                if asked_at - self._held_since[claim.id] > HELD_MAX_S:
-                    self._held_since[claim.id] = math.inf
+                lease.until = asked_at + LEASE_S if claim.id in still_ours else 0.0
+                if asked_at - lease.since > HELD_MAX_S:
+                    lease.since = math.inf
                     log.error("operation %s is held for %.0f s without a result", claim.key, HELD_MAX_S)
 
     def close(self) -> None:
@@ -102,9 +111,9 @@ class LeaseRenewal:
         self._closed.set()
         self._holds_some.set()
 
-    def _holds(self, claim: Claim) -> bool:
-        current = self._claims.get(claim.id)
-        return current is not None and current.fence == claim.fence
+    def _find(self, claim: Claim) -> _Lease | None:
+        lease = self._leases.get(claim.id)
+        return lease if lease is not None and lease.claim.fence == claim.fence else None
 
     def _run(self) -> None:
         while True:

@@ -32,6 +32,7 @@ class Senders:
         self._count, self._make, self._results = count, make, results
         self._loop = event_loop()  # started here: if it cannot start, nothing must be claimed
         self._waiting: deque[tuple[Claim, int]] = deque()
+        self._begun = 0  # attempts, in this pass of the event loop
         self._few = 0  # if no more claims than these wait, the lane should claim more
         self._senders: set[asyncio.Task[None] | None] = set()
         self._finished: list[Result] = []
@@ -60,12 +61,28 @@ class Senders:
         while self._waiting:
             claim, times_closed = self._waiting.popleft()
             try:
+                await self._wait_for_turn()
                 result = await self._make(claim, times_closed)
             except BaseException:  # the engine failed, or a kind raised SystemExit or cancelled its task
                 log.exception("operation %s failed on our side", claim.key)
                 result = _internal(claim)
             self._hand_in(result)
         self._senders.discard(asyncio.current_task())  # now: `_accept` counts senders that can take a claim
+
+    async def _wait_for_turn(self) -> None:
+        """Let at most half of the senders begin an attempt in one pass of the event loop, the others in the next.
+
+        The requests that begin in a pass are sent at its end. If all senders began in the same pass, their answers
+        would come together too, again and again, and the first of them would wait until the last one was read.
+        """
+        while self._begun >= (self._count + 1) // 2:
+            await asyncio.sleep(0)
+        if not self._begun:
+            asyncio.get_running_loop().call_soon(self._end_turn)
+        self._begun += 1
+
+    def _end_turn(self) -> None:
+        self._begun = 0
 
     def _hand_in(self, result: Result) -> None:
         """Give the lane a result: now if few claims wait, so that the lane claims more; otherwise with later ones."""

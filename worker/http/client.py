@@ -126,7 +126,7 @@ class Http:
         raise AccessRejected(f"{request.name}: a new access token was refused too", 401)
 
     async def _send(self, request: Request, token: Token | None) -> Answer:
-        request = replace(request, headers=self._headers(request.body is not None, token.access if token else None))
+        request.headers = self._headers(request.body is not None, token.access if token else None)
         connections = self._connections()
         try:
             answer = await connections.send(request, self._deadline_s)

@@ -51,7 +51,7 @@ def always_allowed() -> None:
     """The `before_send` of a request that may be sent at any time."""
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(slots=True, repr=False, eq=False)
 class Request:
     """A request to send. `name` stands for it in errors. `resendable`: sending it twice does no harm.
 

@@ -122,7 +122,7 @@ _id: BindParameter[str] = bindparam("batch")
 _COLUMNS = [b[name] for name in Batch._fields]
 _FIND = select(*_COLUMNS).where(b.id == _id)
 _LOCK = _FIND.with_for_update()
-_FILL_IN = update(batches).where(b.id == _id, b.source.is_(None), b.rows.is_(None))
+_FILL_IN = update(batches).where(b.id == _id, b.source.is_(None))
 _FIRST = select(c.kind, c.lane, c.requested_by, c.requested_at).where(c.batch == _id).order_by(c.id).limit(1)
 _TO_SWEEP = select(b.id).where(b.swept_to.is_not(None)).order_by(b.decided_at)
 _SWEPT = update(batches).where(b.id == _id).values(swept_to=bindparam("to"))

@@ -3,6 +3,7 @@
 import os
 import re
 import sqlite3
+import ssl
 import time
 import weakref
 from collections.abc import Callable
@@ -31,6 +32,8 @@ _POSTGRESQL_OPTIONS: dict[str, Any] = {
     # No named prepared statements: behind a transaction pooler the next transaction may run on another server session.
     "prepare_threshold": None,
 }
+
+_SYSTEM = "system"  # as `sslrootcert`: the authorities that this machine trusts
 
 _VALUES = {
     "sslmode": {"disable", "allow", "prefer", "require", "verify-ca", "verify-full"},
@@ -84,12 +87,24 @@ class _Connector:
         self._connect: Callable[..., psycopg.Connection] = psycopg.connect
         self._error = psycopg.Error
         self._words, self._options = url.get_dialect()().create_connect_args(url)
+        if self._options.get("sslrootcert") == _SYSTEM:
+            self._options["sslrootcert"] = _system_certificates()
 
     def __call__(self) -> "psycopg.Connection":
         try:
             return self._connect(*self._words, **self._options, **_POSTGRESQL_OPTIONS)
         except self._error as error:
             raise without_frames(error) from None
+
+
+def _system_certificates() -> str:
+    """Return the file with the authorities that this machine trusts, or certifi's if it has none.
+
+    The OpenSSL in psycopg's wheel would look for them in a folder that is on no machine.
+    """
+    import certifi
+
+    return ssl.get_default_verify_paths().cafile or certifi.where()
 
 
 def _parse(url: str) -> URL:
@@ -120,6 +135,8 @@ def _check_options(url: URL) -> None:
             )
         if (values := _VALUES.get(name)) and value not in values:
             raise SettingsError(f"B2COPY_DATABASE_URL: {name} must be {', '.join(sorted(values))}")
+        if name == "sslrootcert" and value != _SYSTEM and not os.access(str(value), os.R_OK):
+            raise SettingsError(f"B2COPY_DATABASE_CA_FILE, or sslrootcert, names {value}, which cannot be read")
 
 
 def _forget_when_forked(engine: Engine) -> None:

@@ -133,12 +133,21 @@ def mark_closed(ledger: Ledger, platform: str, login: str, by: str, why: str, *,
     this = (identities.c.destination == "b2copy", identities.c.platform == platform, identities.c.login == login)
     closed_at = now_ms() if is_closed else null()
     with ledger.writing() as connection:
+        # First, because it waits for a transaction that holds `counts_as_closed`, which may record an opening.
+        changed = connection.execute(update(identities).where(*this, is_other).values(closed_at=closed_at)).rowcount
         if is_closed:
             _check_no_opening(connection, f"{platform}/{login}")
-        changed = connection.execute(update(identities).where(*this, is_other).values(closed_at=closed_at)).rowcount
         if changed:
             record_audit(connection, "close" if is_closed else "reopen", by, why, f"identity {platform}/{login}")
     return bool(changed)
+
+
+def counts_as_closed(connection: Connection, platform: str, login: str) -> bool:
+    """Return whether a person has said that this account is closed. Until the transaction ends, nobody says so."""
+    closed_at = select(identities.c.closed_at).where(
+        identities.c.destination == "b2copy", identities.c.platform == platform, identities.c.login == login
+    )
+    return connection.execute(closed_at.with_for_update()).scalar() is not None
 
 
 def _check_no_opening(connection: Connection, of_login: str) -> None:

@@ -12,7 +12,6 @@ window through an index, at most `WINDOW` operations, and filters inside it:
 A page says where the next page begins, even if the window held no match.
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Connection, FromClause, Select, func, literal_column, select, union_all
 
 from worker.ledger.database import Ledger
+from worker.ledger.insert_operations import encode
 from worker.ledger.queries import BY_IDS, operation_of
 from worker.ledger.schema import c, now_ms, sql_literal
 from worker.operation import Operation, Phase, State
@@ -218,15 +218,15 @@ def _conditions(wanted: Filter, w: Any) -> list[ColumnElement[bool]]:
 
 def _is_of_account(login: str, w: Any) -> ColumnElement[bool]:
     """Return the condition that an operation names an account: as its entity, or as a text in its payload."""
-    found: ColumnElement[bool] = (w.entity == login) | _payload_holds(w, json.dumps(login, ensure_ascii=False))
+    found: ColumnElement[bool] = (w.entity == login) | _payload_holds(w, encode(login))
     return found
 
 
 def _has_request_id(request_id: str, w: Any) -> ColumnElement[bool]:
     """Return the condition that an operation has a request id: as its natural id, or in its payload."""
-    field = json.dumps({"request_id": request_id}, ensure_ascii=False)[1:-1]
+    field = encode({"request_id": request_id})[1:-1]
     found: ColumnElement[bool] = (w.key == w.kind + f":{request_id}") | _payload_holds(w, field)
-    return found | _payload_holds(w, field.replace(": ", ":", 1))
+    return found
 
 
 def _payload_holds(w: Any, text: str) -> ColumnElement[bool]:

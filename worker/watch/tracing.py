@@ -50,6 +50,11 @@ class SpanEnd:
         self._span = span
 
     @property
+    def is_recorded(self) -> bool:
+        """Whether there is a span."""
+        return self._span is not None
+
+    @property
     def traceparent(self) -> str | None:
         """The span's traceparent, for what comes after it."""
         if self._span is None:
@@ -124,12 +129,12 @@ def _tracer() -> "Tracer | None":
     provider = _provider()
     if provider is not None:
         return provider.get_tracer(_SCOPE, VERSION)
-    if "opentelemetry.trace" in sys.modules:  # redis-py imports it wherever it is installed
-        from opentelemetry.trace import ProxyTracerProvider, get_tracer_provider
-
-        provider_of_crm = get_tracer_provider()  # a proxy until the CRM sets one
-        if not isinstance(provider_of_crm, ProxyTracerProvider):
-            return provider_of_crm.get_tracer(_SCOPE, VERSION)
+    api = sys.modules.get("opentelemetry.trace")  # redis-py imports it wherever it is installed
+    if api is not None:
+        provider_of_crm = api.get_tracer_provider()  # a proxy until the CRM sets one
+        if not isinstance(provider_of_crm, api.ProxyTracerProvider):
+            tracer: Tracer = provider_of_crm.get_tracer(_SCOPE, VERSION)
+            return tracer
     return None
 
 
@@ -167,9 +172,9 @@ def attempting(claim: Claim, lane: str, ledger_id: str) -> AbstractContextManage
     return _span(tracer, "b2copy.attempt", "CONSUMER", attributes, claim.trace_id, has_own_trace=is_late)
 
 
-def calling(destination: str, route: str, method: str) -> AbstractContextManager[SpanEnd]:
-    """A span around one HTTP request of an attempt."""
-    if (tracer := _tracer()) is None:
+def calling(attempt: SpanEnd, destination: str, route: str, method: str) -> AbstractContextManager[SpanEnd]:
+    """A span around one HTTP request of an attempt, if there is one around the attempt."""
+    if not attempt.is_recorded or (tracer := _tracer()) is None:
         return _NOTHING
     attributes = {"b2copy.destination": destination, "b2copy.route": route, "http.request.method": method}
     return _span(tracer, "b2copy.call", "CLIENT", attributes)
