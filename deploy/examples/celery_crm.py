@@ -9,6 +9,7 @@ The workers of b2copy-sync have B2COPY_NOTIFY_TASK=celery_crm.fees_ended and B2C
 import os
 import sqlite3
 import sys
+from contextlib import closing
 
 from celery import Celery
 
@@ -35,7 +36,7 @@ NONE_IS_LOST = {
 def fees_ended(notice):
     """Store what became of an operation. `notice` is the body of the webhook; the task's id is the notice's id."""
     if notice["type"].startswith("operation."):
-        with sqlite3.connect(os.environ["CRM_DATABASE"]) as crm:
+        with closing(sqlite3.connect(os.environ["CRM_DATABASE"])) as crm, crm:
             crm.execute(UPSERT, notice["data"])
 
 

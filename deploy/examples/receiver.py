@@ -3,6 +3,7 @@
 import json
 import sqlite3
 import sys
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -32,7 +33,7 @@ class Receiver(BaseHTTPRequestHandler):
             webhook.verify(body, dict(self.headers))
         except Exception:  # a malformed signature raises another error than a wrong one
             return self.answer(401)
-        with sqlite3.connect(database) as crm:
+        with closing(sqlite3.connect(database)) as crm, crm:
             if json.loads(body)["type"].startswith("operation."):
                 crm.execute(UPSERT, json.loads(body)["data"])
         return self.answer(204)  # only now: until a 2xx it comes again

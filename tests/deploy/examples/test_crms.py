@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def test_celery_with_nothing_of_ours(environment: Environment, worker: StartWork
     source = (EXAMPLES / "celery_crm.py").read_text()
     assert not re.search(r"^(?:import|from) (?:tasks|worker)\b", source, re.M)
     shutil.copy(EXAMPLES / "celery_crm.py", tmp_path)
-    with sqlite3.connect(tmp_path / "crm.sqlite3") as crm:
+    with closing(sqlite3.connect(tmp_path / "crm.sqlite3")) as crm, crm:
         crm.execute("CREATE TABLE fees (key TEXT PRIMARY KEY, state TEXT, sequence INTEGER)")
     environment.sandbox.control.switches(logins={LOGINS["W2"]: {"ends": "ERROR"}})
     theirs = re.sub(r"/0$", "/1", environment.broker.url)
@@ -106,7 +107,7 @@ def test_celery_with_nothing_of_ours(environment: Environment, worker: StartWork
         run(*with_host, sys.executable, tmp_path / "celery_crm.py", withdrawal, login)
 
     def received() -> dict[str, str]:
-        with sqlite3.connect(tmp_path / "crm.sqlite3") as crm:
+        with closing(sqlite3.connect(tmp_path / "crm.sqlite3")) as crm, crm:
             return dict(crm.execute("SELECT key, state FROM fees").fetchall())
 
     until(lambda: received() == {f"fees.process:{name}": state for name, state in ENDS.items()}, within=20)
@@ -140,11 +141,11 @@ def test_a_notice_survives_a_task_that_raises_and_a_killed_process(environment: 
         sender.send_task("celery_crm.fees_ended", args=[notice], queue="celery", ignore_result=True)
 
     until(lambda: "no such table" in crm_worker.current_log(), within=30)
-    with sqlite3.connect(database) as crm:
+    with closing(sqlite3.connect(database)) as crm, crm:
         crm.execute("CREATE TABLE fees (key TEXT PRIMARY KEY, state TEXT, sequence INTEGER)")
 
     def received() -> list[Any]:
-        with sqlite3.connect(database) as crm:
+        with closing(sqlite3.connect(database)) as crm, crm:
             return crm.execute("SELECT key, state FROM fees").fetchall()
 
     until(lambda: received() == [("fees.process:W1", "succeeded")], within=30)

@@ -4,6 +4,7 @@ import shutil
 import sqlite3
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import psycopg
@@ -25,10 +26,10 @@ def received(environment: Environment, start: Start, secret_file: Path, tmp_path
     """The CRM's receiver, to which workers send notices. Returns a function that returns what it has stored."""
 
     def stored() -> list[tuple[str, str, int]]:
-        with sqlite3.connect(tmp_path / "crm.sqlite") as crm:
+        with closing(sqlite3.connect(tmp_path / "crm.sqlite")) as crm, crm:
             return crm.execute("SELECT key, state, sequence FROM fees").fetchall()
 
-    with sqlite3.connect(tmp_path / "crm.sqlite") as crm:
+    with closing(sqlite3.connect(tmp_path / "crm.sqlite")) as crm, crm:
         crm.execute("CREATE TABLE fees (key TEXT PRIMARY KEY, state TEXT, sequence INTEGER)")
     port = start(sys.executable, EXAMPLES / "receiver.py", "{port}", secret_file, tmp_path / "crm.sqlite")
     environment.settings["B2COPY_WEBHOOK_URL"] = f"http://127.0.0.1:{port}/"
@@ -41,7 +42,7 @@ def test_what_sqlite3_requests_is_done_by_a_worker_and_a_receiver_gets_a_notice(
 ) -> None:
     file = environment.database_url.removeprefix("sqlite:///")
     shutil.copy(migrated_file, file)
-    with sqlite3.connect(file) as crm:
+    with closing(sqlite3.connect(file)) as crm, crm:
         crm.executescript(WITHDRAWALS)
     worker()
 

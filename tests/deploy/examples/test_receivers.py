@@ -4,7 +4,7 @@ import socket
 import sqlite3
 import struct
 import sys
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def receiver(request: pytest.FixtureRequest, start: Start, secret_file: Path, tm
     """The port of a receiver."""
     match request.param:
         case "python":
-            with sqlite3.connect(tmp_path / "crm.sqlite") as crm:
+            with closing(sqlite3.connect(tmp_path / "crm.sqlite")) as crm, crm:
                 crm.execute("CREATE TABLE fees (key TEXT PRIMARY KEY, state TEXT, sequence INTEGER)")
             return start(sys.executable, EXAMPLES / "receiver.py", "{port}", secret_file, tmp_path / "crm.sqlite")
         case "node":
@@ -76,7 +76,7 @@ def test_a_receiver_answers_what_is_signed_and_no_json_and_goes_on(receiver: int
 
 
 def test_the_python_receiver_stores_the_highest_sequence(start: Start, secret_file: Path, tmp_path: Path) -> None:
-    with sqlite3.connect(tmp_path / "crm.sqlite") as crm:
+    with closing(sqlite3.connect(tmp_path / "crm.sqlite")) as crm, crm:
         crm.execute("CREATE TABLE fees (key TEXT PRIMARY KEY, state TEXT, sequence INTEGER)")
     port = start(sys.executable, EXAMPLES / "receiver.py", "{port}", secret_file, tmp_path / "crm.sqlite")
     for sequence, state in ((2, "succeeded"), (1, "failed"), (2, "succeeded")):
@@ -84,5 +84,5 @@ def test_the_python_receiver_stores_the_highest_sequence(start: Start, secret_fi
         headers = Secrets([SECRET]).headers("ntc_7_1", body, datetime.now(UTC))
         requests.post(f"http://127.0.0.1:{port}/", data=body.encode(), headers=headers, timeout=10)
 
-    with sqlite3.connect(tmp_path / "crm.sqlite") as crm:
+    with closing(sqlite3.connect(tmp_path / "crm.sqlite")) as crm, crm:
         assert crm.execute("SELECT state, sequence FROM fees").fetchall() == [("succeeded", 2)]
