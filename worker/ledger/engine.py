@@ -158,9 +158,11 @@ def reading(engine: Engine) -> Connection:
 def one_write(engine: Engine) -> Connection:
     """Return a new connection for a single statement that writes, and others that read.
 
-    PostgreSQL commits that statement with its answer, so it takes one round trip instead of three.
+    PostgreSQL commits that statement with its answer, so it takes one round trip instead of three. Where queries have
+    limits (`limit_queries`) it is a transaction as any other, because the limits are set for transactions.
     """
-    return engine.connect().execution_options(b2copy_one_write=True)
+    is_limited = engine.get_execution_options().get("b2copy_limited", False)
+    return engine.connect().execution_options(b2copy_one_write=not is_limited)
 
 
 def limit_lock_waits(connection: Connection, ms: int) -> None:
