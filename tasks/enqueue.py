@@ -37,7 +37,7 @@ from worker.instances import ledger
 from worker.ledger import cancel as cancel_operation
 from worker.ledger import find
 from worker.ledger.database import no_approval
-from worker.ledger.insert_operations import NewRow, row_of
+from worker.ledger.insert_operations import NewRow, plain, row_of
 from worker.ledger.record_operations import record_rows
 from worker.operation import FINAL, New, Operation, Recorded, State
 from worker.queues import REQUEST_LANES
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     Transaction = Connection | Session
 
 INSUFFICIENT_PRIVILEGE = "42501"  # https://www.postgresql.org/docs/current/errcodes-appendix.html
-BATCH = 1_000  # operations recorded in one transaction by `many`; with more alive at once garbage collection costs more
+BATCH = 1_000  # operations in one transaction of `many`; with more, Python's garbage collector makes each one slower
 WAIT_FIRST_S, WAIT_MAX_S = 0.05, 1.0  # seconds; first and longest pause between two queries of `wait`
 
 
@@ -208,7 +208,7 @@ def many(
     """
     if lane is not None and lane not in REQUEST_LANES:
         raise BadPayload(f"lane: {lane!r} is none of {', '.join(REQUEST_LANES)}")
-    lane, batch = lane and lane[:], batch and batch[:]  # no longer an instance of a class that is derived from str
+    lane, batch = lane and plain(lane), batch and plain(batch)
     checked = SpooledList()
     for row in _checked(kind, rows, lane, batch, by or current_user()):
         checked.append(tuple(row))

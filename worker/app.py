@@ -129,10 +129,7 @@ def check_pool(pool: Any) -> None:
     """
     name = getattr(pool, "__module__", str(pool)).rpartition(".")[2]
     if pool is not None and name not in _POOLS:
-        raise SettingsError(
-            f"--pool {name} is not supported: leave --pool out, and calls to B2COPY wait in threads; or use"
-            " --pool processes"
-        )
+        raise SettingsError(f"--pool {name} is not supported: leave --pool out (threads), or use --pool processes")
 
 
 def check_options(options: dict[str, Any]) -> None:

@@ -79,18 +79,20 @@ def options(url: str) -> dict[str, Any]:
 def hosts(url: str) -> list[str]:
     """Return the hosts, addresses and socket folders to which libpq may connect; empty for its own Unix socket.
 
-    The name of a service, whose hosts stand in a file of libpq's, counts as a host.
+    The hosts of a service stand in a file of libpq's, so a service counts as a host that nobody knows.
     """
     given = options(url)
-    found = [given.get(name) or os.environ.get(f"PG{name.upper()}", "") for name in ("host", "hostaddr", "service")]
+    found = [given.get(name) or os.environ.get(f"PG{name.upper()}", "") for name in ("host", "hostaddr")]
+    if given.get("service") or os.environ.get("PGSERVICE"):
+        found.append("(of a service)")
     return [host for names in found for host in str(names).split(",") if host]
 
 
 def with_certificates(url: str, ca_file: Path | None, must_verify: bool) -> str:
     """Return a checked URL that says how its TLS is verified.
 
-    `must_verify`: a URL without sslmode gets sslmode=verify-full. `ca_file` asks for the same. Without `ca_file` and
-    sslrootcert a certificate is verified with the authorities that this machine trusts.
+    `must_verify`: a URL without sslmode gets sslmode=verify-full. `ca_file` and sslrootcert=system ask for the same.
+    Without `ca_file` and sslrootcert a certificate is verified with the authorities that this machine trusts.
 
     Raises `ValueError` if both `ca_file` and the URL name certificates.
     """
@@ -100,7 +102,7 @@ def with_certificates(url: str, ca_file: Path | None, must_verify: bool) -> str:
     if ca_file and "sslrootcert" in given:
         raise ValueError("must not hold sslrootcert while B2COPY_DATABASE_CA_FILE names a file of certificates")
     added = {}
-    if "sslmode" not in given and (must_verify or ca_file):
+    if "sslmode" not in given and (must_verify or ca_file or given.get("sslrootcert") == SYSTEM):
         added["sslmode"] = "verify-full"
     sslmode = str(given.get("sslmode") or added.get("sslmode"))
     if ca_file:
@@ -108,5 +110,5 @@ def with_certificates(url: str, ca_file: Path | None, must_verify: bool) -> str:
     elif sslmode.startswith("verify") and "sslrootcert" not in given:
         added["sslrootcert"] = SYSTEM
     for name, text in added.items():
-        url += f"{'&' if '?' in url else '?'}{name}={text}"
+        url += f"{'&' if '?' in url.rpartition('@')[2] else '?'}{name}={text}"
     return url

@@ -39,9 +39,11 @@ def _printable_ascii(value: str) -> str:
         char = next(char for char in value if not _PRINTABLE.fullmatch(char))
         raise ValueError(f"{value[:80]!a} holds U+{ord(char):04X}: use printable ASCII characters without spaces")
     if _NUMBER.fullmatch(value):
-        raise ValueError(f"{value!r} is what a spreadsheet or a data frame makes of an id: give the id as text")
+        raise ValueError(f"{value[:80]!r} is what a spreadsheet or a data frame makes of an id: give the id as text")
     if value.lower() in _NOTHING:
-        raise ValueError(f"{value!r} is what a program writes for a missing value: give the id, or leave the field out")
+        raise ValueError(
+            f"{value[:80]!r} is what a program writes for a missing value: give the id, or leave the field out"
+        )
     return value
 
 
@@ -54,7 +56,9 @@ def _login(value: Any) -> Any:
     if not _LOGIN.fullmatch(value):
         raise ValueError(f"{value[:80]!r} is not a login: use letters, digits, dots, underscores and hyphens")
     if what := number_or_date(value):
-        raise ValueError(f"{value!r} {what}, and no login looks like that: give the login as text, such as '123456'")
+        raise ValueError(
+            f"{value[:80]!r} {what}, and no login looks like that: give the login as text, such as '123456'"
+        )
     return value
 
 
@@ -65,10 +69,10 @@ def _id_field(longest: int) -> Any:
 ID_FORMAT = "id"
 """The format that the JSON schema of a payload gives to an id, so that an import knows it from other texts."""
 
-Id = Annotated[str, BeforeValidator(_id), _id_field(128)]
+Id = Annotated[str, _id_field(128), BeforeValidator(_id)]
 """An id of the CRM's: of a withdrawal, a call, an entity. A whole number counts as its digits."""
 
-Login = Annotated[str, BeforeValidator(_login), _id_field(64)]
+Login = Annotated[str, _id_field(64), BeforeValidator(_login)]
 """A login of a trading platform. MT4 and MT5 have digits alone; others may have letters."""
 
 Key = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_printable_ascii)]

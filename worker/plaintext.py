@@ -11,7 +11,7 @@ from worker import database_url
 
 def is_loopback(host: str) -> bool:
     """Return whether a host name or address is this machine."""
-    if host == "localhost":
+    if host.lower() == "localhost":
         return True
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -31,7 +31,7 @@ def plaintext_problem(url: str) -> str:
             return "must be rediss:// (TLS): plain redis:// is accepted to a loopback address only"
         case database_url.POSTGRESQL if leaves_this_machine(url):
             if database_url.options(url).get("sslmode") != "verify-full":
-                return "must have sslmode=verify-full: less is accepted to a loopback address or a Unix socket only"
+                return "must have sslmode=verify-full; to a loopback address or a Unix socket it may have a weaker one"
     return ""
 
 

@@ -224,8 +224,8 @@ class LedgerSettings(BaseSettings):
     )
     database_plaintext: Literal["refused", "allowed"] = Field(
         "refused",
-        description="Whether the connection to PostgreSQL on another host may do without verified TLS, as the URL's"
-        " sslmode says: payloads and passwords can be read on the way.",
+        description="allowed: obey the URL's sslmode, even if it does not verify a server on another host. Others can"
+        " then read payloads and passwords on the way.",
     )
     database_url: DatabaseUrl = Field(
         validation_alias=AliasChoices("B2COPY_DATABASE_URL", "DATABASE_URL"),

@@ -96,6 +96,8 @@ def test_an_option_that_libpq_does_not_take_is_no_outage(options: str, problem: 
         "postgresql://u@localhost/d?host=db.example",
         "postgresql://u@127.0.0.1#@db.example/d",
         "postgresql://u@/d?service=production",
+        "postgresql://u@/d?service=localhost",
+        "postgresql://u:1?w@db.example/d",
     ],
 )
 def test_a_url_to_another_host_is_made_one_that_verifies_the_server(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
@@ -105,7 +107,8 @@ def test_a_url_to_another_host_is_made_one_that_verifies_the_server(monkeypatch:
     assert (query["sslmode"], query["sslrootcert"]) == ("verify-full", "system")
 
     for weaker in ("disable", "allow", "prefer", "require", "verify-ca"):
-        monkeypatch.setenv("B2COPY_DATABASE_URL", f"{url}{'&' if '?' in url else '?'}sslmode={weaker}")
+        mark = "&" if "?" in url.rpartition("@")[2] else "?"
+        monkeypatch.setenv("B2COPY_DATABASE_URL", f"{url}{mark}sslmode={weaker}")
         with pytest.raises(
             SettingsError, match=r"must have sslmode=verify-full.* set B2COPY_DATABASE_PLAINTEXT=allowed"
         ):
@@ -125,6 +128,7 @@ def test_a_variable_of_libpq_that_names_another_host_counts(monkeypatch: pytest.
     "rest",
     [
         "localhost/d",
+        "LOCALHOST/d",
         "127.0.0.2:5433/d?sslmode=disable",
         "[::1]/d?sslmode=prefer",
         "/d?host=/run/postgresql",
@@ -136,6 +140,12 @@ def test_a_url_to_this_machine_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("B2COPY_DATABASE_URL", f"postgresql://{rest}")
 
     assert load(LedgerSettings).database_url == f"postgresql+psycopg://{rest}"
+
+
+def test_the_authorities_of_this_machine_ask_for_verification(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("B2COPY_DATABASE_URL", "postgresql://localhost/d?sslrootcert=system")
+
+    assert make_url(load(LedgerSettings).database_url).query["sslmode"] == "verify-full"
 
 
 def test_a_file_of_certificates_asks_for_verification(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

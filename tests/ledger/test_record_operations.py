@@ -49,6 +49,22 @@ def test_a_crm_whose_engine_has_another_driver_records_in_its_transaction(
     assert find_operation(ledger, "C1", kind="call").payload == odd
 
 
+def test_the_schema_map_of_a_crms_connection_holds_for_all_statements(ledger: Ledger) -> None:
+    with ledger.engine.connect() as connection:
+        is_sqlite = ledger.engine.dialect.name == "sqlite"
+        schema = "main" if is_sqlite else connection.execute(text("SELECT current_schema()")).scalar_one()
+    sent: list[str] = []
+    event.listen(ledger.engine, "before_cursor_execute", lambda _c, _cursor, sql, *_: sent.append(sql))
+
+    with ledger.engine.connect().execution_options(schema_translate_map={None: schema}) as crm, crm.begin():
+        for _ in range(2):
+            record(ledger, [new_operation("W1")], "the CRM", crm)
+
+    naming = [sql for sql in sent if "b2copy_operations" in sql]
+    assert len(naming) == 3
+    assert all(f"{schema}.b2copy_operations" in sql for sql in naming)
+
+
 @on_postgresql
 def test_one_operation_is_recorded_in_one_round_trip(ledger: Ledger) -> None:
     sent: list[str] = []

@@ -100,6 +100,14 @@ def test_a_login_is_no_number_with_separators_and_no_date(bad: str) -> None:
         FEES.checked({"account_login": bad, "request_id": "W1"})
 
 
+@pytest.mark.parametrize("bad", ["1" * 100_000 + ".5", "1." + "0" * 100_000, "x" * 100_000 + "é"])
+def test_a_long_login_is_not_shown_whole(bad: str) -> None:
+    with pytest.raises(BadPayload) as refused:
+        FEES.checked({"account_login": bad, "request_id": "W1"})
+
+    assert len(str(refused.value)) < 400
+
+
 @pytest.mark.parametrize("good", ["123456", "007", "demo-1", "eu.123456", "1234567890123450000", "janet-45", "2024-01"])
 def test_usual_logins_are_taken_as_they_are(good: str) -> None:
     assert FEES.checked({"account_login": good, "request_id": "W1"}).account_login == good

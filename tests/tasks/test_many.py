@@ -107,7 +107,10 @@ def test_the_result_is_a_sequence_and_counts_what_was_new(active_environment: En
 
 def test_texts_may_be_of_a_class_that_is_derived_from_str(active_environment: Environment) -> None:
     class Text(str):
-        """As Django's SafeString."""
+        """As Django's SafeString and markupsafe's Markup."""
+
+        def __getitem__(self, part: Any) -> "Text":
+            return Text(super().__getitem__(part))
 
     rows = ({"account_login": Text("7"), "request_id": Text(f"W{number}")} for number in range(BLOCK))
     recorded = enqueue.many("fees.process", rows, lane=Text("bulk"), by=Text("me"), batch=Text("book"))

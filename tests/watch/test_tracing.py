@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from sqlalchemy import text
@@ -19,7 +20,7 @@ from worker.operation import State
 from worker.sandbox.control_client import SandboxControl
 from worker.testbed.local_system import Environment
 from worker.testbed.processes import Process
-from worker.watch.tracing import CLAIMS_IN_TRACE
+from worker.watch.tracing import CLAIMS_IN_TRACE, requesting
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 PARENT = f"00-{TRACE}-{SPAN}-01"
@@ -204,6 +205,15 @@ def test_a_collector_that_is_away_costs_no_operation(
 
     until(lambda: ended("fees.process:W1"))
     assert process.stop() == 0
+
+
+def test_without_traces_a_module_that_another_thread_still_imports_is_not_used(
+    active_environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "opentelemetry.trace", ModuleType("opentelemetry.trace"))
+
+    with requesting("fees.process", "money", "the sender's") as trace_id:
+        assert trace_id == "the sender's"
 
 
 def test_a_missing_package_is_named_when_the_worker_starts(active_environment: Environment, tmp_path: Path) -> None:

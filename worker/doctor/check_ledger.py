@@ -122,7 +122,7 @@ def _remedy(message: str, url: str) -> str:
             "switch TLS on in PostgreSQL (ssl=on); or, where the network between is encrypted, set"
             " B2COPY_DATABASE_PLAINTEXT=allowed"
         )
-    if "certificate" in message:
+    if "certificate" in message and "client certificate" not in message:
         return (
             "name the authority that signed its certificate in B2COPY_DATABASE_CA_FILE, and in the URL the host name"
             " that the certificate names"

@@ -13,7 +13,7 @@ import math
 import threading
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from worker.http import event_loop
 from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, LEASE_S, Ledger, renew_leases
@@ -28,8 +28,7 @@ BLOCKED_MAX_S = 20.0  # seconds; if the event loop is blocked longer, no lease i
 MARGIN_S = 3.0  # seconds; nothing is sent for a claim whose lease ends sooner
 
 
-@dataclass(slots=True, eq=False)
-class _Lease:
+class _Lease(NamedTuple):
     """The lease of a claim that this process holds. `until` and `since` are monotonic seconds."""
 
     claim: Claim
@@ -101,9 +100,10 @@ class LeaseRenewal:
                 if (lease := self._find(claim)) is None:  # removed during the UPDATE, or claimed again
                     continue
                 # Nothing more may be sent on a claim that another process has taken over.
-                lease.until = asked_at + LEASE_S if claim.id in still_ours else 0.0
-                if asked_at - lease.since > HELD_MAX_S:
-                    lease.since = math.inf
+                until = asked_at + LEASE_S if claim.id in still_ours else 0.0
+                is_forgotten = asked_at - lease.since > HELD_MAX_S
+                self._leases[claim.id] = _Lease(claim, until, math.inf if is_forgotten else lease.since)
+                if is_forgotten:
                     log.error("operation %s is held for %.0f s without a result", claim.key, HELD_MAX_S)
 
     def close(self) -> None:

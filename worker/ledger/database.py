@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, InternalE
 
 from worker.errors import SettingsError
 from worker.ledger import schema
-from worker.ledger.engine import connect, create_private_file, exists, one_write, reading
+from worker.ledger.engine import connect, create_private_file, exists, one_statement, reading
 from worker.ledger.four_eyes import Rule, rule_of
 from worker.ledger.schema_version import UNKNOWN_VERSION, may_run, schema_problem, schema_version
 
@@ -63,20 +63,23 @@ class Ledger:
             yield connection
 
     @contextmanager
-    def writing_once(self) -> Iterator[Connection]:
-        """Like `writing`, for a single statement that writes. On PostgreSQL it is committed when it returns."""
-        with one_write(self.engine) as connection, connection.begin():
+    def writing_one_statement(self) -> Iterator[Connection]:
+        """Like `writing`, for a single statement that writes.
+
+        On PostgreSQL it is committed when it returns: an exception after it undoes nothing.
+        """
+        with one_statement(self.engine) as connection, connection.begin():
             yield connection
 
-    def write(self, work: Callable[[Connection], Result], once: bool = False) -> Result:
+    def write(self, work: Callable[[Connection], Result], one_statement: bool = False) -> Result:
         """Do `work` in one transaction; retry 3 times after a deadlock, serialization failure or unique violation.
 
-        `once`: only one statement of it writes (`writing_once`).
+        `one_statement`: only one statement of it writes (`writing_one_statement`).
 
         These happen on PostgreSQL only: two claims of one entity (its unique index stops the second), or two
         transactions that lock the same rows in different orders. The retry sees what the other transaction wrote.
         """
-        transaction = self.writing_once if once else self.writing
+        transaction = self.writing_one_statement if one_statement else self.writing
         for _ in range(TRANSACTION_RETRIES):
             try:
                 with transaction() as connection:

@@ -155,12 +155,14 @@ def reading(engine: Engine) -> Connection:
     return engine.connect().execution_options(b2copy_reading=True)
 
 
-def one_write(engine: Engine) -> Connection:
+def one_statement(engine: Engine) -> Connection:
     """Return a new connection for a single statement that writes, and others that read.
 
-    PostgreSQL commits that statement with its answer, so it takes one round trip instead of three.
+    PostgreSQL commits that statement with its answer, so it takes one round trip instead of three. Where queries have
+    limits (`limit_queries`) it is a transaction as any other, because the limits are set for transactions.
     """
-    return engine.connect().execution_options(b2copy_one_write=True)
+    is_limited = engine.get_execution_options().get("b2copy_limited", False)
+    return engine.connect().execution_options(b2copy_one_statement=not is_limited)
 
 
 def limit_lock_waits(connection: Connection, ms: int) -> None:
@@ -244,7 +246,7 @@ def _prepare_postgresql(connection: "psycopg.Connection", _record: Any) -> None:
 
 
 def _begin_postgresql(connection: Connection) -> None:
-    if connection.get_execution_options().get("b2copy_one_write", False):
+    if connection.get_execution_options().get("b2copy_one_statement", False):
         return
     # One round trip, as for a plain BEGIN. Nothing is set for the session, because a transaction pooler gives the
     # session to other clients. READ COMMITTED is what our locks are made for, whatever the database's default.

@@ -182,7 +182,12 @@ def encode_result(result: Mapping[str, Any] | None) -> str | None:
     return None if result is None else json.dumps(redacted_value(storable_json(dict(result))))
 
 
+def plain(value: str) -> str:
+    """Return the same text as a `str`, if it is an instance of a derived class such as Django's SafeString."""
+    return str.__getitem__(value, slice(None))
+
+
 def printable(value: str) -> str:
     """Return a text as a key or a name may be: bounded, with a question mark for what cannot be printed."""
-    value = value[:KEY_LIMIT]
+    value = plain(value)[:KEY_LIMIT]
     return value if value.isprintable() else "".join(char if char.isprintable() else "?" for char in value)

@@ -35,6 +35,8 @@ class Prepared:
 
     def run(self, connection: Connection, **parameters: Any) -> CursorResult[Any]:
         dialect = connection.dialect
+        if connection.get_execution_options().get("schema_translate_map"):  # a CRM's own connection may have one
+            return connection.execute(self._statement, parameters)
         # By driver, because a CRM's own connection may have another one than ours.
         compiled = self._compiled.get((dialect.driver, dialect.paramstyle)) or self._compile(dialect)
         if compiled.constants:

@@ -18,6 +18,7 @@ def limit_queries(engine: Engine, read_only: bool = False) -> None:
         event.listen(engine, "begin", _start_sqlite_deadline)
     else:
         event.listen(engine, "begin", _limit_read_only if read_only else _limit_postgresql)
+        engine.update_execution_options(b2copy_limited=True)
     engine.dispose()  # a connection that was opened before has no limits
 
 

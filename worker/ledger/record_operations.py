@@ -46,8 +46,9 @@ def record_rows(ledger: Ledger, rows: Sequence[NewRow], connection: Connection |
     """Record operations that `row_of` has checked: see `record`."""
     if connection is not None:
         return _record(connection, rows)
-    is_one_write = len(rows) == 1 and not rows[0].parent and not rows[0].batch  # else other tables are looked at first
-    return ledger.write(lambda own: _record(own, rows), is_one_write)
+    # With a parent or a batch, other rows are looked at first.
+    is_one_statement = len(rows) == 1 and not rows[0].parent and not rows[0].batch
+    return ledger.write(lambda own: _record(own, rows), is_one_statement)
 
 
 class Known(NamedTuple):

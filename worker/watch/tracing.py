@@ -130,7 +130,7 @@ def _tracer() -> "Tracer | None":
     if provider is not None:
         return provider.get_tracer(_SCOPE, VERSION)
     api = sys.modules.get("opentelemetry.trace")  # redis-py imports it wherever it is installed
-    if api is not None:
+    if api is not None and hasattr(api, "get_tracer_provider"):  # another thread may still be importing it
         provider_of_crm = api.get_tracer_provider()  # a proxy until the CRM sets one
         if not isinstance(provider_of_crm, api.ProxyTracerProvider):
             tracer: Tracer = provider_of_crm.get_tracer(_SCOPE, VERSION)

@@ -3,7 +3,8 @@
     pip install fastapi uvicorn sqlalchemy standardwebhooks b2copy-sync
     CRM_WEBHOOK_SECRET_FILE=... uvicorn crm:app
 
-Its database is B2COPY_DATABASE_URL, which holds the ledger's tables too (`b2copy-sync migrate`).
+Its database, CRM_DATABASE_URL, holds the ledger's tables too (`b2copy-sync migrate`): B2COPY_DATABASE_URL names the same
+one. To another host, its URL must itself say sslmode=verify-full and name sslrootcert.
 """
 
 import json
@@ -21,7 +22,7 @@ from standardwebhooks import Webhook
 
 from tasks import enqueue
 
-crm = create_engine(os.environ["B2COPY_DATABASE_URL"].replace("postgresql://", "postgresql+psycopg://"))
+crm = create_engine(os.environ["CRM_DATABASE_URL"])
 webhook = Webhook(Path(os.environ["CRM_WEBHOOK_SECRET_FILE"]).read_text().split()[0])
 TELL = "UPDATE withdrawals SET fees = :state, sequence = :sequence WHERE id = :request_id AND sequence < :sequence"
 

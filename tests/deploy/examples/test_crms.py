@@ -37,6 +37,7 @@ def crm_host(environment: Environment, secret_file: Path, tmp_path: Path) -> dic
     environment.settings["B2COPY_DATABASE_URL"] = f"sqlite:///{tmp_path}/crm.sqlite3"
     migrate(environment.database_url)
     ours = {name: environment.settings[name] for name in ("B2COPY_DATABASE_URL", "B2COPY_REDIS_URL")}
+    ours["CRM_DATABASE_URL"] = environment.database_url
     return {**ours, "CRM_FOLDER": str(tmp_path), "CRM_WEBHOOK_SECRET_FILE": str(secret_file)}
 
 
