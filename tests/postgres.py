@@ -65,7 +65,7 @@ class Postgres:
                 stdout=subprocess.DEVNULL,
             )
         self.process.start()
-        until(self._answers, within=20)
+        until(self._answers, within=60)
         return self
 
     def kill(self) -> None:
