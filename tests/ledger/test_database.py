@@ -301,6 +301,8 @@ def test_a_database_that_cannot_be_reached_raises_operational_error(tmp_path: Pa
 
 
 def test_calls_fail_while_the_server_is_killed_and_succeed_when_it_runs_again(postgres_server: Postgres) -> None:
+    with postgres_server.connect() as connection:
+        connection.execute("CHECKPOINT")  # else it recovers what all tests before have written
     ledger = open_ledger(postgres_server.url(), create=True)
     record_operations(ledger, "W1")
     held = claim_due(ledger)
