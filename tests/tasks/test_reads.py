@@ -5,6 +5,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def calls(control: SandboxControl, route: str) -> int:
 
 
 def count_operations() -> int:
-    with open_ledger(load(CrmSettings).database_url).engine.connect() as connection:
+    with closing(open_ledger(load(CrmSettings).database_url)) as ledger, ledger.engine.connect() as connection:
         return int(connection.exec_driver_sql("SELECT count(*) FROM b2copy_operations").scalar_one())
 
 
@@ -141,8 +142,8 @@ def test_what_b2copy_refuses_is_raised_with_its_words(
     with pytest.raises(OtherLoginUnavailable, match="presented once a minute"):
         enqueue.read("seamless_url", login="1")
     assert calls(control, "auth_url") == presented
-    with open_ledger(load(CrmSettings).database_url).writing() as connection:  # the next tests present it again
-        connection.exec_driver_sql("DELETE FROM b2copy_flags")
+    with closing(open_ledger(load(CrmSettings).database_url)) as ledger, ledger.writing() as connection:
+        connection.exec_driver_sql("DELETE FROM b2copy_flags")  # the next tests present it again
 
 
 @pytest.mark.parametrize(
