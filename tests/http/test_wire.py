@@ -411,4 +411,7 @@ class TestAnyBytes:
                 result = error
             assert time.monotonic() - started < 10
             assert len(server.requests) - before <= 1
-            assert isinstance(result, UnknownOutcome) or 200 <= result.status < 1000
+            if isinstance(result, Unavailable):  # on a busy machine the deadline may pass before anything is sent
+                assert len(server.requests) == before
+            else:
+                assert isinstance(result, UnknownOutcome) or 200 <= result.status < 1000
