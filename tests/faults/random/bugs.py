@@ -13,6 +13,7 @@ from worker.b2copy import client as client_module
 from worker.errors import Rejected, Unavailable
 from worker.flow import lane as lane_module
 from worker.messages import inbox as inbox_module
+from worker.operation import Recorded, State
 
 MODULE = __name__
 client: Any = client_module.B2Copy  # Any, because what is replaced here is no public name
@@ -29,9 +30,9 @@ def carry_out_twice() -> None:
     """Send a request a second time after its answer."""
     send = client.send
 
-    async def send_twice(self: Any, route: Any, body: Mapping[str, Any], on_unknown: Any) -> Any:
-        answer = await send(self, route, body, on_unknown)
-        return await send(self, route, body, on_unknown) if _is_taken() else answer
+    async def send_twice(self: Any, route: Any, body: Mapping[str, Any], *more: Any) -> Any:
+        answer = await send(self, route, body, *more)
+        return await send(self, route, body, *more) if _is_taken() else answer
 
     client.send = send_twice
 
@@ -40,9 +41,9 @@ def fail_in_an_outage() -> None:
     """Take "unavailable" for a refusal of the operation."""
     send = client.send
 
-    async def send_once(self: Any, route: Any, body: Mapping[str, Any], on_unknown: Any) -> Any:
+    async def send_once(self: Any, route: Any, body: Mapping[str, Any], *more: Any) -> Any:
         try:
-            return await send(self, route, body, on_unknown)
+            return await send(self, route, body, *more)
         except Unavailable as error:
             raise Rejected(*error.args) from None
 
@@ -63,8 +64,10 @@ def lose_messages() -> None:
     """Acknowledge messages that are not recorded."""
     record = inbox.record
 
-    def record_most(*given: Any, **named: Any) -> Any:
-        return [] if _is_taken() else record(*given, **named)
+    def record_most(ledger: Any, news: Sequence[Any], *more: Any) -> Any:
+        if _is_taken():
+            return [Recorded(0, new.key, State.QUEUED, created=True) for new in news]
+        return record(ledger, news, *more)
 
     inbox.record = record_most
 
