@@ -22,7 +22,7 @@ _LOGIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def _id(value: Any) -> Any:
-    """Check an id that is text, and turn a whole number into its digits. The field's own type refuses other values."""
+    """Check a text, and return a whole number as its digits. The field's own type refuses all other values."""
     if isinstance(value, str):
         return _printable_ascii(value)
     if isinstance(value, int) and not isinstance(value, bool):
@@ -51,8 +51,6 @@ def _login(value: Any) -> Any:
     value = _id(value)
     if not value or not isinstance(value, str):
         return value  # which the field's own type and length refuse
-    if _DIGITS.fullmatch(value):
-        return value
     if not _LOGIN.fullmatch(value):
         raise ValueError(f"{value[:80]!r} is not a login: use letters, digits, dots, underscores and hyphens")
     if what := number_or_date(value):

@@ -143,7 +143,7 @@ def mark_closed(ledger: Ledger, platform: str, login: str, by: str, why: str, *,
 
 
 def counts_as_closed(connection: Connection, platform: str, login: str) -> bool:
-    """Return whether a person has said that this account is closed. Until the transaction ends, nobody says so."""
+    """Return whether a person has said that this account is closed. Nobody can close it before the transaction ends."""
     closed_at = select(identities.c.closed_at).where(
         identities.c.destination == "b2copy", identities.c.platform == platform, identities.c.login == login
     )

@@ -44,7 +44,7 @@ _encode_values = json.JSONEncoder(separators=(",", ":")).encode
 def _encoder() -> Callable[[Any], str]:
     """Return what writes canonical JSON: sorted names, no blanks, ASCII, no NaN.
 
-    `JSONEncoder.encode` makes its C encoder anew for each call, which takes as long as to encode a payload.
+    Each call of `JSONEncoder.encode` makes a new C encoder, which takes as long as to encode a payload.
     """
     options = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
     make: Any = getattr(json.encoder, "c_make_encoder", None)  # absent where Python has no C accelerator
