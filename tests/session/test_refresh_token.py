@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import redis
+from prometheus_client import REGISTRY
 
 from tests.conftest import Configure, Member
 from tests.session.fleet import together
@@ -14,6 +15,10 @@ from worker.errors import (
 )
 from worker.sandbox.control_client import SandboxControl
 from worker.testbed.broker import Broker
+
+
+def lost_leases() -> float:
+    return REGISTRY.get_sample_value("b2copy_session_lease_lost_total") or 0.0
 
 
 class TestTheRefreshToken:
@@ -127,9 +132,12 @@ class TestTheRefreshToken:
                 client.delete(session_key().replace(":session", ":renewal_lease"))
             return other.renew(force=True, wait=15).outcome
 
+        lost = lost_leases()
+
         outcomes = together(lambda: slow.renew(force=True, wait=15).outcome, overtake)
 
         assert outcomes == ["conflict", "login"]
+        assert lost_leases() == lost + 1
         assert slow.current() == other.current()
         assert sandbox.counters()["logins"] == 2
 

@@ -223,12 +223,16 @@ def test_no_error_of_the_database_quotes_the_row(crm: Crm, ledger: Ledger) -> No
     assert "secret-login" not in shown
 
 
-def test_a_django_on_psycopg2_is_refused_by_name(crm: Crm, monkeypatch: pytest.MonkeyPatch) -> None:
-    if connections["crm"].vendor != "postgresql":
+@pytest.mark.parametrize("connected", [True, False], ids=["connected", "not connected yet"])
+def test_a_django_on_psycopg2_is_refused_by_name(crm: Crm, monkeypatch: pytest.MonkeyPatch, connected: bool) -> None:
+    django_database = connections["crm"]
+    if django_database.vendor != "postgresql":
         pytest.skip("only PostgreSQL has two drivers")
-    foreign = type("connection", (), {"__module__": "psycopg2.extensions"})
+    django_database.close()
+    foreign = type("connection", (), {"__module__": "psycopg2.extensions"})()
     with monkeypatch.context() as patched:
-        patched.setattr(connections["crm"], "connection", foreign())
+        patched.setattr(django_database, "connection", foreign if connected else None)
+        patched.setattr(django_database, "connect", lambda: patched.setattr(django_database, "connection", foreign))
         with pytest.raises(BadPayload, match="'crm' by psycopg2, and the ledger needs psycopg"):
             enqueue.fees(account_login="7", request_id="W1", using="crm")
 
