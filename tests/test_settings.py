@@ -343,3 +343,16 @@ def test_a_password_file_that_cannot_be_meant_is_refused(
 
     assert line.startswith("B2COPY_DATABASE" + problem.format(path=path))
     assert "word" not in line.replace("password", "")
+
+
+@pytest.mark.parametrize("field", [name for name in Settings.model_fields if name.endswith("ca_file")])
+@pytest.mark.parametrize("text", [None, "", "-----BEGIN CERTIFICATE-----\nnonsense\n-----END CERTIFICATE-----\n"])
+def test_a_file_without_certificates_is_refused(
+    active_environment: Environment, monkeypatch: Monkey, tmp_path: Path, field: str, text: str | None
+) -> None:
+    path = tmp_path / "ca.pem"
+    if text is not None:
+        path.write_text(text)
+    monkeypatch.setenv(variable(field), str(path))
+
+    assert refused().startswith(f"{variable(field)} is not usable: {path} does not hold PEM certificates")

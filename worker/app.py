@@ -70,7 +70,7 @@ def check_before_work(conf: Any = None, options: Any = None, **_: Any) -> None:
         in_processes = uses_processes((options or {}).get("pool"))
         if in_processes:
             check_process_pool(worker_settings())
-        check_transport(worker_settings().ca_file)
+        check_transport()
         for shared in sessions().values():
             shared.check()
         check_webhook(worker_settings())

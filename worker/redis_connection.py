@@ -4,7 +4,6 @@ TLS verifies the certificate and the host name. SSLKEYLOGFILE is not obeyed, bec
 could decrypt the traffic that carries the tokens.
 """
 
-import os
 import socket
 import ssl
 from typing import Any
@@ -13,7 +12,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from worker.errors import SettingsError, without_frames
+from worker.errors import without_frames
 from worker.redis_url import uses_tls, verifies_certificate, without_query
 from worker.settings import CrmSettings
 
@@ -45,17 +44,14 @@ class VerifiedTlsConnection(redis.SSLConnection, QuietConnection):
 
 
 def tls_options(settings: CrmSettings) -> dict[str, Any]:
-    """Return redis-py's TLS arguments; empty for a plain connection. Raises `SettingsError`."""
+    """Return redis-py's TLS arguments; empty for a plain connection."""
     if not uses_tls(settings.redis_url):
         return {}
     verified = verifies_certificate(settings.redis_url)
-    ca_file = settings.redis_ca_file
-    if ca_file is not None and not os.access(ca_file, os.R_OK):
-        raise SettingsError(f"B2COPY_REDIS_CA_FILE names {ca_file}, which cannot be read")
     return {
         "ssl_cert_reqs": "required" if verified else "none",
         "ssl_check_hostname": verified,
-        "ssl_ca_certs": str(ca_file) if ca_file else None,
+        "ssl_ca_certs": str(settings.redis_ca_file) if settings.redis_ca_file else None,
     }
 
 

@@ -22,6 +22,7 @@ from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, Valid
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from worker import secret_file
+from worker.certificates import checked_certificates
 from worker.database_url import checked_database_url, with_certificates
 from worker.errors import SettingsError
 from worker.plaintext import leaves_this_machine, plaintext_problem
@@ -195,6 +196,7 @@ TracesUrl = Annotated[str, AfterValidator(_traces_url)]
 WebhookUrl = Annotated[str, AfterValidator(_webhook_url), AfterValidator(_encrypted)]
 IpAddress = Annotated[str, AfterValidator(_ip_address)]
 PasswordFile = Annotated[Path, AfterValidator(_password_file)]
+CertificatesFile = Annotated[Path, AfterValidator(checked_certificates)]
 DatabaseUrl = Annotated[
     str,
     AfterValidator(checked_database_url),
@@ -219,7 +221,7 @@ class LedgerSettings(BaseSettings):
     database_password_file: PasswordFile | None = Field(
         None, description="A file with the password of the database's user, where the URL holds none."
     )
-    database_ca_file: Path | None = Field(
+    database_ca_file: CertificatesFile | None = Field(
         None, description="CA certificates for PostgreSQL, if not those that this machine trusts."
     )
     database_plaintext: Literal["refused", "allowed"] = Field(
@@ -276,7 +278,9 @@ class CrmSettings(LedgerSettings):
         repr=False,  # it may hold a password
         description="Broker and session, a Redis database of our own: rediss://host:6379/0 (TLS).",
     )
-    redis_ca_file: Path | None = Field(None, description="CA certificates for Redis, if not the usual ones.")
+    redis_ca_file: CertificatesFile | None = Field(
+        None, description="CA certificates for Redis, if not the usual ones."
+    )
     log_format: Literal["text", "json"] = Field(
         "text", description="How worker and beat log: text for people, or json, an object a line."
     )
@@ -336,7 +340,9 @@ class Settings(CrmSettings):
     storage_key_file: Path = Field(
         description="Keys that encrypt the tokens in Redis: urlsafe base64 of 32 bytes, one per line, newest first."
     )
-    ca_file: Path | None = Field(None, description="CA certificates for B2COPY's host, if not the usual ones.")
+    ca_file: CertificatesFile | None = Field(
+        None, description="CA certificates for B2COPY's host, if not the usual ones."
+    )
     call_deadline: Annotated[Seconds, Field(ge=0.5, le=60)] = Field(
         12.0, description="A whole call to B2COPY, connection to last byte."
     )
@@ -356,7 +362,7 @@ class Settings(CrmSettings):
         None,
         description="Secrets that sign the notices, whsec_ and base64 of 24 to 64 bytes, one per line, newest first.",
     )
-    webhook_ca_file: Path | None = Field(
+    webhook_ca_file: CertificatesFile | None = Field(
         None, description="CA certificates for the CRM's host in B2COPY_WEBHOOK_URL, if not the usual ones."
     )
     notify_queue: str = Field(

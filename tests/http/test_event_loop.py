@@ -211,7 +211,7 @@ def test_a_worker_does_not_start_with_certificates_that_cannot_be_read(environme
 
     [line] = refused(run("worker", B2COPY_CA_FILE=str(environment.folder / "ca.pem")))
 
-    assert line.startswith("B2COPY_CA_FILE: ")
+    assert line.startswith("B2COPY_CA_FILE is not usable: ")
 
 
 def test_the_end_of_the_process_waits_for_no_blocking_call() -> None:

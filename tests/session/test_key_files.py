@@ -192,11 +192,6 @@ def test_an_unusable_storage_key_is_refused_at_start(
     assert "base64 at" not in str(refused.value)
 
 
-def test_absent_certificates_are_found_at_start(configure: Configure, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="B2COPY_CA_FILE"):
-        key_files.check(configure(ca_file=tmp_path / "absent"))
-
-
 def test_without_a_storage_key_nothing_starts(configure: Configure, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"B2COPY_STORAGE_KEY_FILE.*cannot be read"):
         key_files.check(configure(storage_key_file=tmp_path / "absent"))

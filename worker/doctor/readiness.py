@@ -31,8 +31,6 @@ def not_ready(settings: Settings) -> str:
         finally:
             client.close()
         cooldown = SharedSession(settings).state().cooldown
-    except SettingsError as error:  # the file of certificates
-        return str(error).splitlines()[0]
     except (redis.RedisError, B2CopyError) as error:
         return f"Redis cannot be used: {error}"
     if cooldown is not None and cooldown.kind == TERMINAL:

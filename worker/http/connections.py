@@ -1,6 +1,5 @@
 """libcurl's connections of one process, as coroutines of its event loop."""
 
-import ssl
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import certifi
 import pycurl
 
+from worker.certificates import checked_certificates
 from worker.errors import SettingsError
 from worker.http.answer import Answer
 from worker.http.curl import Ends, Handle, NothingSent, Request
@@ -61,11 +61,8 @@ class Connections:
         return handle.answer(failure)
 
 
-def check(ca_file: Path | None, setting: str = "B2COPY_CA_FILE") -> None:
-    """Check that requests can be sent at all. Raises `SettingsError`, so that a worker does not start.
-
-    `setting` is the name of the setting that holds `ca_file`.
-    """
+def check() -> None:
+    """Check that requests can be sent at all. Raises `SettingsError`, so that a worker does not start."""
     features = pycurl.version_info()[4]
     missing = [
         name
@@ -81,13 +78,7 @@ def check(ca_file: Path | None, setting: str = "B2COPY_CA_FILE") -> None:
         raise SettingsError(
             f"pycurl {pycurl.version} lacks {', '.join(missing)}: install the wheel from PyPI, pycurl 7.49 or later"
         )
-    _check_certificates(ca_file, setting)
-
-
-def _check_certificates(ca_file: Path | None, setting: str) -> None:
-    path = ca_file or certifi.where()
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
-    except (OSError, ValueError) as error:
-        name = setting if ca_file else "certifi's certificates"
-        raise SettingsError(f"{name}: {path} does not hold PEM certificates that can be read ({error})") from None
+        checked_certificates(Path(certifi.where()))
+    except ValueError as error:
+        raise SettingsError(f"the file of certifi's certificates {error}") from None

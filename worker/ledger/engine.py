@@ -8,6 +8,7 @@ import time
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine, event
@@ -15,6 +16,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_random
 
+from worker.certificates import checked_certificates
 from worker.errors import SettingsError, without_frames
 
 if TYPE_CHECKING:
@@ -135,8 +137,15 @@ def _check_options(url: URL) -> None:
             )
         if (values := _VALUES.get(name)) and value not in values:
             raise SettingsError(f"B2COPY_DATABASE_URL: {name} must be {', '.join(sorted(values))}")
-        if name == "sslrootcert" and value != _SYSTEM and not os.access(str(value), os.R_OK):
-            raise SettingsError(f"B2COPY_DATABASE_CA_FILE, or sslrootcert, names {value}, which cannot be read")
+        if name == "sslrootcert" and value != _SYSTEM:
+            _check_certificates(Path(str(value)))
+
+
+def _check_certificates(path: Path) -> None:
+    try:
+        checked_certificates(path)
+    except ValueError as error:
+        raise SettingsError(f"B2COPY_DATABASE_URL: the file that sslrootcert names {error}") from None
 
 
 def _forget_when_forked(engine: Engine) -> None:

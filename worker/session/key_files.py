@@ -91,12 +91,6 @@ def key_errors_as_refused_login() -> Iterator[None]:
 def check(settings: Settings) -> None:
     """Read every key file once, at start. Raises `SettingsError` with a line for each that is unusable."""
     problems = []
-    if settings.ca_file is not None:
-        try:
-            with settings.ca_file.open("rb"):
-                pass
-        except OSError as error:
-            problems.append(f"B2COPY_CA_FILE: {settings.ca_file} cannot be read ({error.strerror}); correct the path")
     for read in (signing_keys, storage_keys):
         try:
             read(settings)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from worker.errors import RateLimited, ReceiverGone, SettingsError, Unavailable
 from worker.http import USER_AGENT, Answer
-from worker.http.connections import Connections, check
+from worker.http.connections import Connections
 from worker.http.curl import Request, always_allowed
 from worker.per_process import PerProcess
 from worker.refused_addresses import is_refused_address
@@ -77,8 +77,7 @@ def _name(status: int) -> str:
 
 
 def check_webhook(settings: Settings) -> None:
-    """Raise `SettingsError` if notices are wanted and cannot be signed or sent."""
+    """Raise `SettingsError` if notices are wanted and cannot be signed."""
     if settings.webhook_url is None or settings.webhook_secret_file is None:
         return
     read_secrets(settings.webhook_secret_file)
-    check(settings.webhook_ca_file, "B2COPY_WEBHOOK_CA_FILE")
