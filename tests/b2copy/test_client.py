@@ -1,5 +1,6 @@
 """The client against the sandbox: real HTTP, a real session."""
 
+import socket
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -20,6 +21,7 @@ from worker.b2copy.routes.statistics import DETAIL
 from worker.errors import (
     AccessRejected,
     B2CopyError,
+    Conflict,
     CredentialsRejected,
     NotFound,
     OtherLoginUnavailable,
@@ -42,6 +44,14 @@ ALL = ["/api/admin/*"]
 
 def process_fees(client: B2Copy, login: str, request_id: str) -> FeeStatus:
     return event_loop().run(client.process_fees(login, request_id))
+
+
+def call_repeatable(client: B2Copy) -> dict[str, Any]:
+    return event_loop().run(client.send(route_to(UPDATE, ALL), {}, OnUnknown.REPEAT))
+
+
+def answered(status: int, body: bytes = b"{}") -> bytes:
+    return b"HTTP/1.1 %d x\r\nContent-Length: %d\r\n\r\n%s" % (status, len(body), body)
 
 
 def call(client: B2Copy, path: str, payload: dict[str, Any]) -> dict[str, Any]:
@@ -238,3 +248,56 @@ def test_the_package_has_nothing_but_what_it_names() -> None:
     assert package.B2Copy is B2Copy
     with pytest.raises(AttributeError, match="has no attribute 'Other'"):
         package.Other  # noqa: B018
+
+
+class TestAFirstAnswerThatWasLost:
+    """A kept-alive connection ends as the request goes out on it. It is sent again: what is learned from the second?"""
+
+    @pytest.fixture
+    def second_meets(self, wire: Wire, member: Member, configure: Configure) -> Callable[..., B2Copy]:
+        """Return a client whose next request is read and not answered, and whose further ones get these answers."""
+
+        def made(*answers: bytes) -> B2Copy:
+            settings = configure(host=wire.url)
+            client = B2Copy(Http({SERVICE_ADMIN: member(settings)}, settings))
+            call_repeatable(client)
+            coming = iter((b"", *answers))
+
+            def answer(connection: socket.socket, request: bytes) -> bool:
+                is_refresh = b"/refreshtoken" in request.split(b"\r\n")[0]
+                connection.sendall(answered(401) if is_refresh else next(coming))
+                return True
+
+            wire.answer = answer
+            return client
+
+        return made
+
+    @pytest.mark.parametrize("status", [307, 400, 403, 404, 408, 409, 425, 429, 500, 503])
+    def test_a_refusal_proves_nothing(self, second_meets: Callable[..., B2Copy], status: int) -> None:
+        with pytest.raises(UnknownOutcome, match=f"the second one proves nothing.*HTTP {status}"):
+            call_repeatable(second_meets(answered(status)))
+
+    @pytest.mark.parametrize("login", [answered(403), answered(503)])
+    def test_a_session_that_cannot_be_renewed_proves_nothing(
+        self, wire: Wire, second_meets: Callable[..., B2Copy], login: bytes
+    ) -> None:
+        client = second_meets(answered(401))
+        wire.login = lambda connection, request: connection.sendall(login)
+
+        with pytest.raises(UnknownOutcome, match="the second one proves nothing"):
+            call_repeatable(client)
+
+    def test_two_refused_tokens_prove_nothing(self, second_meets: Callable[..., B2Copy]) -> None:
+        with pytest.raises(UnknownOutcome, match="the second one proves nothing"):
+            call_repeatable(second_meets(*[answered(401)] * 3))
+
+    def test_an_answer_to_a_newer_token_is_the_answer(self, second_meets: Callable[..., B2Copy]) -> None:
+        assert call_repeatable(second_meets(answered(401), answered(200, b'{"id": 7}'))) == {"id": 7}
+
+    def test_a_refusal_after_an_answer_is_a_refusal(self, wire: Wire, second_meets: Callable[..., B2Copy]) -> None:
+        client = second_meets()
+        wire.answer = lambda connection, request: connection.sendall(answered(409))
+
+        with pytest.raises(Conflict):
+            call_repeatable(client)

@@ -10,8 +10,9 @@ from worker.b2copy.routes import account_create, account_list, client_registrati
 from worker.b2copy.routes import fees as fee_run
 from worker.b2copy.routes import statistics as statistics_widget
 from worker.b2copy.routes.account_fields import Account
-from worker.errors import CredentialsRejected, OtherLoginUnavailable, SessionUnavailable
+from worker.errors import B2CopyError, CredentialsRejected, OtherLoginUnavailable, SessionUnavailable
 from worker.http import Answer, Http
+from worker.http.client import outcome_of_lost
 from worker.http.curl import always_allowed
 from worker.operation import OnUnknown
 
@@ -56,7 +57,12 @@ class B2Copy:
             raise OtherLoginUnavailable(f"no token of {login}", error.status, str(error), error.retry_after) from None
         if route.secrets:
             answer = _without(answer, [body[name] for name in route.secrets])
-        return route.read(value_of(answer, route.name, is_secret=route.is_secret), body)
+        try:
+            return route.read(value_of(answer, route.name, is_secret=route.is_secret), body)
+        except B2CopyError as error:
+            if not answer.first_was_lost:
+                raise
+            raise outcome_of_lost(route.name, error) from None
 
     def proves_login(self, route: Route[Any]) -> bool:
         """Return whether the route's requests carry the service admin's token."""

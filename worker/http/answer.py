@@ -24,11 +24,16 @@ class AmbiguousJson(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a server answered, whole. `headers` are looked up in any case."""
+    """What a server answered, whole. `headers` are looked up in any case.
+
+    `first_was_lost`: the same request was sent before, on a connection that ended without an answer. It may have been
+    carried out, so a refusal of the second one proves nothing.
+    """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
+    first_was_lost: bool = False
 
     @property
     def server_time(self) -> float | None:

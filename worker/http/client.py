@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any, Protocol
 from urllib.parse import urlencode
 
-from worker.errors import AccessRejected, BadPayload, GateClosed, OtherLoginUnavailable, Unavailable
+from worker.errors import AccessRejected, B2CopyError, BadPayload, OtherLoginUnavailable, UnknownOutcome
 from worker.http.answer import Answer
 from worker.http.connections import Connections
 from worker.http.curl import USER_AGENT, Request, StaleConnection, always_allowed
@@ -20,8 +20,6 @@ from worker.settings import Settings
 
 _PATH = re.compile(r"/(?!/)[A-Za-z0-9._~%/-]*")
 _RESENDABLE = frozenset({OnUnknown.START_OR_GET, OnUnknown.REPEAT})
-_REFUSED = frozenset(range(400, 500)) - {401, 403, 408, 425, 429}  # statuses that refuse the request itself
-
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 NO_HEADERS: Mapping[str, str] = {}
@@ -81,7 +79,8 @@ class Http:
         revocation, so it is replaced once more.
 
         `on_unknown` says whether sending twice does harm. If it does, the request gets a connection of its own. If it
-        does not, a reused connection that turns out to be closed is replaced, once.
+        does not, a reused connection that turns out to be closed is replaced, once. The first request may have been
+        carried out, so `Answer.first_was_lost` is set, and an error of the second request becomes `UnknownOutcome`.
 
         `before_send` is called just before each time that the request is sent: looking up a token may take seconds. It
         raises `GateClosed` if the request must not be sent any more.
@@ -97,7 +96,12 @@ class Http:
         request = Request(
             method, url, f"{method} {path}", NO_HEADERS, body, on_unknown in _RESENDABLE, before_send=before_send
         )
-        return await (self._authenticated(request, login) if login else self._send(request, None))
+        try:
+            return await (self._authenticated(request, login) if login else self._send(request, None))
+        except B2CopyError as error:
+            if not request.was_lost:
+                raise
+            raise outcome_of_lost(request.name, error) from None
 
     def reach(self) -> Answer:
         """GET the host's base URL without a token, to see that it answers and to read its clock (`Answer.server_time`).
@@ -130,16 +134,13 @@ class Http:
         connections = self._connections()
         try:
             answer = await connections.send(request, self._deadline_s)
-        except StaleConnection as stale:
+        except StaleConnection:
             if not request.resendable:
                 raise
-            try:
-                answer = await connections.send(request, self._deadline_s)
-            except (Unavailable, GateClosed):  # the second request was not sent, but the first may have been read
-                raise stale from None
-            # The first request may have been carried out, so a refusal of the second one proves nothing.
-            if answer.status in _REFUSED:
-                raise stale from None
+            request.was_lost = True
+            answer = await connections.send(request, self._deadline_s)
+        if request.was_lost:
+            answer = replace(answer, first_was_lost=True)
         if token is not None and (secret := token.access.encode()) in answer.body:  # some servers echo the request
             answer = replace(answer, body=answer.body.replace(secret, b"[redacted]"))
         return answer
@@ -155,6 +156,11 @@ class Http:
                 headers["Authorization"] = f"Bearer {access}"
             self._last_headers[has_body] = access, headers
         return headers
+
+
+def outcome_of_lost(name: str, error: B2CopyError) -> UnknownOutcome:
+    """Return what is learned from the error of a second request whose first one had no answer: nothing for certain."""
+    return UnknownOutcome(f"{name}: no answer to the first request, and the second one proves nothing: {error}")
 
 
 @lru_cache(maxsize=256)

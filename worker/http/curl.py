@@ -60,6 +60,7 @@ class Request:
     Requests with equal headers should hold the same `headers` object, because libcurl gets the headers again only if
     the object is another one. `answer_limit` (bytes, at most `BODY_LIMIT`): the rest of a longer answer is not read.
     `before_send` is called each time just before the request is sent. What it raises ends the request unsent.
+    `was_lost`: it was sent once, and the connection ended without an answer.
     """
 
     method: str
@@ -70,6 +71,7 @@ class Request:
     resendable: bool = False
     answer_limit: int | None = None
     before_send: Callable[[], None] = always_allowed
+    was_lost: bool = False
 
     @property
     def may_reuse(self) -> bool:
