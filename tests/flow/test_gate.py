@@ -61,8 +61,8 @@ def a_gate(**settings: Any) -> Gate:
     return Gate("b2copy", worker_settings().model_copy(update=settings), lambda destination, reasons: None)
 
 
-def record(gate: Gate, learned: Outcome | Exception) -> None:
-    event_loop().run(gate.record(learned, meaning_of(learned)))
+def record(gate: Gate, learned: Outcome | Exception, proves_login: bool = True) -> None:
+    event_loop().run(gate.record(learned, meaning_of(learned), proves_login))
 
 
 class Switched(LocalDestination):
@@ -322,6 +322,25 @@ class TestLogin:
         record(gate, AccessRejected("x", 403))
 
         assert gate.is_open
+
+    def test_a_refused_access_of_another_login_stops_nothing(self, active_environment: Environment) -> None:
+        gate = a_gate()
+
+        for _ in range(FAILURES_TO_OPEN):
+            record(gate, AccessRejected("x", 403), proves_login=False)
+
+        assert gate.is_open
+        for _ in range(FAILURES_TO_OPEN):
+            record(gate, Unavailable("x"), proves_login=False)
+        assert not gate.is_open
+
+    def test_an_operation_is_compared_with_those_of_its_login(self, active_environment: Environment) -> None:
+        gate, began = a_gate(), time.monotonic()
+        record(gate, Done())
+        assert (gate.served_since(began, True), gate.served_since(began, False)) == (True, False)
+
+        record(gate, Done(), proves_login=False)
+        assert gate.served_since(began, False)
 
     def test_one_lost_token_does_not_stop_a_process_that_is_served(self, active_environment: Environment) -> None:
         gate = a_gate()

@@ -59,7 +59,7 @@ class Gate:
         self.fleet_limits = FleetLimits(destination, settings, circuit)
         self._asking = {True: asyncio.Lock(), False: asyncio.Lock()}  # urgent or not
         self._tasks: set[asyncio.Task[None]] = set()  # asyncio itself holds only weak references
-        self._last_served = 0.0  # monotonic seconds
+        self._last_served = {True: 0.0, False: 0.0}  # of the login that it watches or not -> monotonic seconds
         metrics.CIRCUIT_OPEN.labels(self._name).set(0)
         self._circuit = CircuitBreaker(self.fleet_limits.may_probe)
         # Without a token no operation can be sent: one failure is enough to let only probes through. A probe asks for
@@ -138,18 +138,23 @@ class Gate:
         """Return the seconds after which it makes sense to ask again; 0 if the gate is open."""
         return max(self._circuit.until_probe_s(), self._login.until_probe_s(), self.fleet_limits.until_permit_s(urgent))
 
-    def served_since(self, monotonic_s: float) -> bool:
-        """Return whether the destination has served an operation, `circuit` success, since this monotonic time."""
-        return self._last_served > monotonic_s
+    def served_since(self, monotonic_s: float, proves_login: bool = True) -> bool:
+        """Return whether the destination has served an operation, `circuit` success, since this monotonic time.
+
+        Only operations of the same sort of login are compared, because a login may lose its access alone.
+        """
+        return self._last_served[proves_login] > monotonic_s
 
     async def record(self, learned: Outcome | Exception, meaning: Meaning, proves_login: bool = True) -> None:
         """Note what an attempt says about the destination and its login: at once for this process, soon for others.
 
-        `proves_login`: the attempt used the login that this gate watches. Another login says nothing about this one.
+        `proves_login`: the attempt used the login that this gate watches. Another login says nothing about this one,
+        and its refused access says nothing about the destination.
 
         What blocks runs in a thread after this has returned, so that the attempt's result need not wait for it.
         """
         then: list[Callable[[], None]] = []
+        is_about_all = proves_login or not isinstance(learned, AccessRejected)
         if isinstance(learned, RateLimited):
             hold_s = learned.retry_after or HOLD_WITHOUT_RETRY_AFTER_S
             self.fleet_limits.hold(hold_s)  # before the log, which may block
@@ -162,12 +167,12 @@ class Gate:
         elif meaning.login == "failure":
             self._login.record_failure()
         if meaning.circuit == "success":
-            self._last_served = time.monotonic()
+            self._last_served[proves_login] = time.monotonic()
             if self._circuit.record_success():
                 metrics.CIRCUIT_OPEN.labels(self._name).set(0)
                 then.append(self.fleet_limits.allow_next_probe)
                 then.append(partial(self._make_due, self._destination, WAITS_FOR_CIRCUIT))
-        elif meaning.circuit == "failure" and self._circuit.record_failure():
+        elif meaning.circuit == "failure" and is_about_all and self._circuit.record_failure():
             self._log_opened(learned)
         if then:
             task = asyncio.create_task(self._run_in_thread(then))

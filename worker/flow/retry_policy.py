@@ -111,11 +111,17 @@ class RetryPolicy:
             return self._fail(attempt, FailureReason.UNRESOLVED)
         return self._fail(attempt, FailureReason.REJECTED, outcome_known=True)
 
+    def _fail_without_access(self, attempt: Finished) -> Transition:
+        """Who is refused access cannot ask either what an earlier request has done."""
+        if attempt.outcome_is_unknown:
+            return self._fail(attempt, FailureReason.UNRESOLVED)
+        return self._fail_as_rejected(attempt)
+
     def _wait_or_give_up(self, attempt: Finished) -> Transition:
         claim, meaning = attempt.claim, attempt.meaning
         if attempt.record.counted and claim.counted_attempts + 1 >= self._max_attempts:
             if meaning.wait_reason == WaitReason.NO_ACCESS:
-                return self._fail_as_rejected(attempt)
+                return self._fail_without_access(attempt)
             return self._fail(attempt, FailureReason.EXHAUSTED)
         if claim.overdue and not isinstance(attempt.learned, ReceiverGone):
             return self._give_up(attempt)
