@@ -26,8 +26,7 @@ PHASES: tuple[tuple[Mode, float], ...] = (("dead", 30), ("fails", 20), ("redirec
 """How the receiver misbehaves, one after the other, and for how many seconds."""
 
 REPLAYED = 50  # operations that fail and are replayed while the receiver is dead, so that each has two ends
-ALONE_S = 40.0  # seconds for which withdrawals are measured without a receiver
-SLOWER_MAX = 1.1  # p99 of the withdrawals beside the one without notices
+SLOWER_MAX = 1.1  # p99 of the withdrawals, divided by that of a system without notices that runs beside it
 TOLD, TOLD_WITHIN_S = 300, 0.5  # operations; seconds after the poll interval
 INTERVAL_S, ENDED_PER_SECOND = 2.0, 10  # seconds between two polls; fee runs that B2COPY ends
 
@@ -76,45 +75,36 @@ def _withdrawals_ms(system: System) -> list[float]:
         return [float(row.ended_at - row.requested_at) for row in rows]
 
 
-def alone(database: str, notices: int) -> float:
-    """Return the p99 of withdrawals in ms, with the same book and without notices."""
-    with _system(database, has_webhook=False) as (system, _):
-        _book(system, notices)
-        system.start_crm()
-        system.go_on(ALONE_S)
-        system.stop_crm()
-        system.drain()
-        return percentile(_withdrawals_ms(system), 0.99)
-
-
 def bad_receiver(database: str, notices: int = NOTICES) -> dict[str, Any]:
-    without = alone(database, notices)
-    with _system(database) as (system, receiver):
+    """Measure withdrawals beside notices, and at the same time those of a system with the same book and no notices.
+
+    A disk that stalls for some tenths of a second decides a p99, so both systems must have the same disk and time.
+    """
+    with _system(database, has_webhook=False) as (without, _), _system(database) as (system, receiver):
         receiver.mode = "dead"
-        _book(system, notices)
+        for each in (without, system):
+            _book(each, notices)
         _replay_errors(system)
-        system.start_crm()
+        system.pass_an_hour()  # so that all notices are due
+        for each in (without, system):
+            each.start_crm()
         tried = {}
         for mode, seconds in PHASES:
             receiver.mode = mode
-            if mode == "dead":
-                system.pass_an_hour()
             system.go_on(seconds)
             tried[_tried(mode)] = _refused(system) if mode == "dead" else receiver.requests[mode]
-        system.stop_crm()
+        for each in (without, system):
+            each.stop_crm()
         with system.fault():
             receiver.mode = "takes"
         system.pass_an_hour()  # so that no notice waits for its next try any more
         system.drain(within=240.0)
-        beside = percentile(_withdrawals_ms(system), 0.99)
+        without.drain()
+        p99_ms, p99_ms_without = (percentile(_withdrawals_ms(each), 0.99) for each in (system, without))
         return (
             _delivered(system, receiver)
             | tried
-            | {
-                "p99 ms alone": without,
-                "p99 ms": beside,
-                "slower": beside / without,
-            }
+            | {"p99 ms without": p99_ms_without, "p99 ms": p99_ms, "slower": p99_ms / p99_ms_without}
         )
 
 
