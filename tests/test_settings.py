@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from tests.tls import sign
 from worker.errors import SettingsError
 from worker.settings import PLAINTEXT_SETTING, CrmSettings, LedgerSettings, Settings, load, variable
 from worker.testbed.keys import write_secret
@@ -345,8 +346,13 @@ def test_a_password_file_that_cannot_be_meant_is_refused(
     assert "word" not in line.replace("password", "")
 
 
+REVOKED = sign("our authority").list_revoked()
+
+
 @pytest.mark.parametrize("field", [name for name in Settings.model_fields if name.endswith("ca_file")])
-@pytest.mark.parametrize("text", [None, "", "-----BEGIN CERTIFICATE-----\nnonsense\n-----END CERTIFICATE-----\n"])
+@pytest.mark.parametrize(
+    "text", [None, "", "-----BEGIN CERTIFICATE-----\nnonsense\n-----END CERTIFICATE-----\n", REVOKED]
+)
 def test_a_file_without_certificates_is_refused(
     active_environment: Environment, monkeypatch: Monkey, tmp_path: Path, field: str, text: str | None
 ) -> None:

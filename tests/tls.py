@@ -25,6 +25,13 @@ class Authority(NamedTuple):
         path.write_bytes(self.certificate.public_bytes(Encoding.PEM))
         return path
 
+    def list_revoked(self) -> str:
+        """Return an empty list of revoked certificates, in PEM."""
+        now = datetime.now(UTC)
+        builder = x509.CertificateRevocationListBuilder().issuer_name(self.certificate.subject)
+        builder = builder.last_update(now).next_update(now + timedelta(days=1))
+        return builder.sign(self.key, hashes.SHA256()).public_bytes(Encoding.PEM).decode()
+
 
 def sign(name: str, address: str | None = None, by: Authority | None = None) -> Authority:
     """Return a certificate for a name and an IP address, signed by an authority or by itself."""

@@ -6,8 +6,12 @@ from pathlib import Path
 
 def checked_certificates(path: Path) -> Path:
     """Accept a file of certificates in PEM. Raises `ValueError`."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    reason = "it holds no certificate"
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+        context.load_verify_locations(path)
     except (OSError, ValueError) as error:
-        raise ValueError(f"is not usable: {path} does not hold PEM certificates that can be read ({error})") from None
+        reason = str(error)
+    if not context.cert_store_stats()["x509"]:  # lists of revoked certificates alone can be loaded, too
+        raise ValueError(f"is not usable: {path} does not hold PEM certificates that can be read ({reason})")
     return path

@@ -109,6 +109,13 @@ def with_certificates(url: str, ca_file: Path | None, must_verify: bool) -> str:
         added["sslrootcert"] = quote(str(ca_file), safe="/")
     elif sslmode.startswith("verify") and "sslrootcert" not in given:
         added["sslrootcert"] = SYSTEM
-    for name, text in added.items():
-        url += f"{'&' if '?' in url.rpartition('@')[2] else '?'}{name}={text}"
-    return url
+    if not added:
+        return url
+    query = "&".join(f"{name}={text}" for name, text in added.items())
+    return f"{url}&{query}" if _has_query(url) else f"{url.removesuffix('?')}?{query}"
+
+
+def _has_query(url: str) -> bool:
+    from sqlalchemy.engine import make_url
+
+    return bool(make_url(url).query)

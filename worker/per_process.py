@@ -12,12 +12,13 @@ class PerProcess(Generic[T]):
     """Make one, at first use, in each process: a forked child makes its own and leaves the parent's sockets alone."""
 
     def __init__(self, make: Callable[[], T]) -> None:
-        self._make, self._made, self._lock = make, dict[int, T](), threading.Lock()
+        self._make, self._made = make, dict[int, T]()
+        self._locks: dict[int, threading.Lock] = {}  # a fork may copy a lock that a thread of the parent holds
 
     def __call__(self) -> T:
         pid = os.getpid()
         if pid not in self._made:
-            with self._lock:
+            with self._locks.setdefault(pid, threading.Lock()):
                 if pid not in self._made:
                     self._made[pid] = self._make()
         return self._made[pid]

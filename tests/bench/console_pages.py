@@ -80,7 +80,7 @@ def client_on(ledger: Ledger) -> TestClient:
     """Return a client of a console on a ledger, for a person who may do everything."""
     url = ledger.engine.url.render_as_string(hide_password=False)
     settings = ConsoleSettings(database_url=url, redis_url="redis://127.0.0.1:1/0")
-    console = Console(ledger, settings, LocalAccess("ann", True), ALL_KINDS, False, None, lambda lane: None)
+    console = Console(ledger, settings, LocalAccess("ann", True), ALL_KINDS, False, "no keys", lambda lane: None)
     return TestClient(make_app(console), base_url="http://127.0.0.1", follow_redirects=False)
 
 

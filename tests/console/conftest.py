@@ -75,7 +75,7 @@ def open_console(console_url: str) -> Iterator[Callable[..., Console]]:
         limit_queries(ledger.engine, read_only)
         ledger = replace(ledger, needs_approval=needs_approval(four_eyes, lambda: ALL_KINDS))
         access = access or As(**EVERYBODY)
-        opened.append(Console(ledger, chosen, access, ALL_KINDS, read_only, None, lambda lane: None))
+        opened.append(Console(ledger, chosen, access, ALL_KINDS, read_only, "it has no keys", lambda lane: None))
         return opened[-1]
 
     yield make

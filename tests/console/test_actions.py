@@ -154,6 +154,21 @@ def test_a_host_without_keys_cannot_renew_the_session_and_says_where_to(open_con
     assert "b2copy-sync session renew" in answer.text
 
 
+def test_a_host_that_cannot_use_the_session_says_which_setting_is_wrong(
+    active_environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("B2COPY_WEBHOOK_CA_FILE", "/nowhere/ca.pem")
+    console = make_console(load(ConsoleSettings), True, lambda lane: None)
+    client = client_of(console)
+
+    shown, refused = client.get("/system"), fill_and_send(client, "/fleet/renew")
+
+    assert (shown.status_code, refused.status_code) == (200, 409)
+    for page in (shown, refused):
+        assert "B2COPY_WEBHOOK_CA_FILE is not usable: /nowhere/ca.pem" in page.text
+    console.ledger.close()
+
+
 def test_the_session_is_renewed_and_the_audit_says_why(active_environment: Environment) -> None:
     console = make_console(load(ConsoleSettings), True, lambda lane: None)
     client = client_of(console)

@@ -80,7 +80,7 @@ def console_on(url: str) -> Iterator[TestClient]:
     ledger = open_ledger(url, pool_size=2, max_overflow=0)
     limit_queries(ledger.engine)
     settings = ConsoleSettings(database_url=url, redis_url="redis://127.0.0.1:1/0")
-    console = Console(ledger, settings, As(**EVERYBODY), ALL_KINDS, False, None, lambda lane: None)
+    console = Console(ledger, settings, As(**EVERYBODY), ALL_KINDS, False, "no keys", lambda lane: None)
     with TestClient(make_app(console), base_url=ADDRESS, follow_redirects=False) as client:
         yield client
     ledger.close()

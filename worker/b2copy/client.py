@@ -15,6 +15,7 @@ from worker.http import Answer, Http
 from worker.http.client import outcome_of_lost
 from worker.http.curl import always_allowed
 from worker.operation import OnUnknown
+from worker.watch.blank_secret import without_secret
 
 A = TypeVar("A")
 
@@ -117,5 +118,5 @@ def _without(answer: Answer, secrets: list[str]) -> Answer:
     """Return the answer without these secrets, which some servers repeat."""
     body = answer.body
     for secret in secrets:
-        body = body.replace(secret.encode(), b"[redacted]")
+        body = without_secret(body, secret)
     return replace(answer, body=body)

@@ -54,8 +54,8 @@ def _act(page_request: PageRequest, note: str) -> Response:
 
 def _renew(page_request: PageRequest, note: str) -> Response:
     session = page_request.console.session
-    if session is None:
-        return _form(page_request, "This host has no keys: run `b2copy-sync session renew` on one that has.", 409)
+    if isinstance(session, str):
+        return _form(page_request, f"Run `b2copy-sync session renew` where a worker runs: {session}", 409)
     record_renewal(page_request.ledger, page_request.person.name, note)
     try:
         renewal = session.renew("operator", force=True, wait=RENEWAL_S)

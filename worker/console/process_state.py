@@ -67,14 +67,14 @@ class OneTimeForms:
 
 @dataclass
 class Console:
-    """The parts of the console. `session` is None if this host has no keys."""
+    """The parts of the console. `session` is a text that says why this host has none, for instance no keys."""
 
     ledger: Ledger
     settings: ConsoleSettings
     access: Access
     kinds: Kinds
     read_only: bool
-    session: SharedSession | None
+    session: SharedSession | str
     wake: Callable[[str], object]
     forms: OneTimeForms = field(default_factory=OneTimeForms)
     _templates: Any = field(default_factory=environment)
@@ -105,8 +105,8 @@ class Console:
         return seen
 
     def _read_session(self) -> State | str:
-        if self.session is None:
-            return "this host has no settings of a worker, so it cannot see the session"
+        if isinstance(self.session, str):
+            return self.session
         try:
             return self.session.state()
         except (B2CopyError, SettingsError) as error:

@@ -208,7 +208,7 @@ def system(page_request: PageRequest) -> Response:
         workers = running_workers(connection)
     return page_request.page(
         "system.html", workers=workers, session=_session(page_request), flags=flags, lanes=LANES, settings=settings,
-        database=url, can_renew=console.session is not None, renewed=_renewed(page_request),
+        database=url, can_renew=not isinstance(console.session, str), renewed=_renewed(page_request),
     )  # fmt: skip
 
 

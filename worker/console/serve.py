@@ -109,8 +109,9 @@ def _access(settings: ConsoleSettings, alone: bool) -> Access:
     return LocalAccess(current_user(), alone)
 
 
-def _session() -> SharedSession | None:
+def _session() -> SharedSession | str:
     try:
         return quiet_session()
-    except SettingsError:
-        return None  # a host without keys: the console works, but cannot show or renew the session
+    except SettingsError as error:  # often a host without keys: the console works, but cannot show or renew the session
+        reason = str(error).splitlines()[0]
+        return f"this host cannot use the session, because it has not all settings of a worker: {reason}"

@@ -34,7 +34,7 @@ def check(settings: CrmSettings) -> Iterator[CheckResult]:
             message = f"queues of somebody else, now or once: {listed}. The shortest visibility timeout rules all"
             yield CheckResult("redis", "FAIL", message, _own_database(client, info, settings))
     except redis.RedisError as error:
-        remedy = remedy_for(error) or "is Redis running, and B2COPY_REDIS_URL right?"
+        remedy = remedy_for(error) or _remedy_for_connection(error)
         yield CheckResult("redis", "FAIL", f"{url}: {error}", remedy)
     finally:
         client.close()
@@ -45,6 +45,15 @@ def remedy_for(error: Exception) -> str:
     if not any(isinstance(one, redis.exceptions.NoPermissionError) for one in (error, error.__cause__)):
         return ""
     return "give the user the rights in deploy/redis/users.acl: `ACL LOG`, as Redis' admin, names what was refused"
+
+
+def _remedy_for_connection(error: Exception) -> str:
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return (
+            "name the authority that signed its certificate in B2COPY_REDIS_CA_FILE, and in the URL the host name that"
+            " the certificate names"
+        )
+    return "is Redis running, and B2COPY_REDIS_URL right?"
 
 
 def connect(settings: CrmSettings) -> redis.Redis:

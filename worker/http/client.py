@@ -17,6 +17,7 @@ from worker.http.shared_blocking_calls import SharedBlockingCalls
 from worker.operation import OnUnknown
 from worker.per_process import PerProcess
 from worker.settings import Settings
+from worker.watch.blank_secret import without_secret
 
 _PATH = re.compile(r"/(?!/)[A-Za-z0-9._~%/-]*")
 _RESENDABLE = frozenset({OnUnknown.START_OR_GET, OnUnknown.REPEAT})
@@ -141,8 +142,9 @@ class Http:
             answer = await connections.send(request, self._deadline_s)
         if request.was_lost:
             answer = replace(answer, first_was_lost=True)
-        if token is not None and (secret := token.access.encode()) in answer.body:  # some servers echo the request
-            answer = replace(answer, body=answer.body.replace(secret, b"[redacted]"))
+        if token is not None:  # some servers echo the request
+            body = without_secret(answer.body, token.access)
+            answer = answer if body is answer.body else replace(answer, body=body)
         return answer
 
     def _headers(self, has_body: bool, access: str | None) -> Mapping[str, str]:

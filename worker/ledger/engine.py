@@ -145,7 +145,7 @@ def _check_certificates(path: Path) -> None:
     try:
         checked_certificates(path)
     except ValueError as error:
-        raise SettingsError(f"B2COPY_DATABASE_URL: the file that sslrootcert names {error}") from None
+        raise SettingsError(f"B2COPY_DATABASE_CA_FILE, or sslrootcert in B2COPY_DATABASE_URL, {error}") from None
 
 
 def _forget_when_forked(engine: Engine) -> None:

@@ -17,6 +17,7 @@ from worker.session.secret import Secret
 from worker.session.timings import Timings
 from worker.session.tokens import Pair, life_of
 from worker.settings import Settings
+from worker.watch.blank_secret import without_secret
 
 TOKEN_LIMIT = 16 * 1024  # characters; servers refuse a header that is longer
 _TOKEN = re.compile(rf"[!-~]{{1,{TOKEN_LIMIT}}}")  # visible ASCII, because a header cannot hold anything else
@@ -135,5 +136,5 @@ def _pair_of(answer: Answer) -> Pair | str:
 
 def _message(answer: Answer, secret: Secret[str]) -> str | None:
     """Return the server's own text as one line, without what was presented: some servers repeat it."""
-    text = answer.body[:_READ].decode("utf-8", "replace").replace(secret.reveal(), "[redacted]")
+    text = without_secret(answer.body[:_READ], secret.reveal()).decode("utf-8", "replace")
     return one_line(text)[:_MESSAGE_LIMIT] or None

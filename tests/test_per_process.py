@@ -1,0 +1,31 @@
+"""A value that each process makes for itself."""
+
+import os
+import threading
+
+from worker.per_process import PerProcess
+
+
+def test_a_fork_while_a_thread_makes_the_value_leaves_the_child_free_to_make_its_own() -> None:
+    being_made, may_end = threading.Event(), threading.Event()
+
+    def make() -> int:
+        if threading.current_thread() is not threading.main_thread():
+            being_made.set()
+            may_end.wait(20)
+        return os.getpid()
+
+    value = PerProcess(make)
+    thread = threading.Thread(target=value)
+    thread.start()
+    being_made.wait(20)
+
+    child = os.fork()
+    if not child:
+        threading.Timer(10, lambda: os._exit(2)).start()
+        os._exit(0 if value() == os.getpid() else 1)
+    may_end.set()
+    thread.join(20)
+
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert value() == os.getpid()
