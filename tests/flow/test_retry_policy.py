@@ -285,6 +285,21 @@ def test_the_last_403_proves_nothing_about_an_earlier_request(policy: RetryPolic
     assert not transition.outcome_known
 
 
+@pytest.mark.parametrize("begun", [{"phase": Phase.POLL}, {"progress": {"client_id": 7}}], ids=str)
+def test_the_last_403_proves_nothing_about_what_has_begun(policy: RetryPolicy, begun: dict[str, Any]) -> None:
+    claim = a_claim(counted_attempts=11, wait_reason=WaitReason.NO_ACCESS, **begun)
+
+    transition = policy.decide(finished(claim, AccessRejected("x", 403), counted=True))
+
+    assert (summary(transition), transition.outcome_known) == ("failed unresolved", False)
+
+
+def test_what_has_begun_after_its_deadline_has_an_unknown_outcome(policy: RetryPolicy) -> None:
+    transition = decide(policy, Pending(), deadline=0.0)
+
+    assert (summary(transition), transition.outcome_unknown) == ("failed unresolved", True)
+
+
 EVERY_OUTCOME = [Done(), Pending(), Failed("fee_error"), Later(1.0), *EVERY_ERROR, ValueError("ours")]
 
 

@@ -77,8 +77,8 @@ class RetryPolicy:
                 reason = learned.reason if isinstance(learned, Failed) else FailureReason.INTERNAL
                 return self._fail(attempt, reason, outcome_known=True)
             case Becomes.PENDING:
-                if claim.overdue:
-                    return self._fail(attempt, FailureReason.UNRESOLVED)
+                if claim.overdue:  # it has begun, and nobody asks any more how it ends
+                    return self._fail(attempt, FailureReason.UNRESOLVED)._replace(outcome_unknown=True)
                 return self._wait(attempt, self._poll_in_s(attempt), outcome_known=True)
             case Becomes.LATER:
                 after_s = learned.after_s if isinstance(learned, Later) else 0.0
@@ -112,8 +112,8 @@ class RetryPolicy:
         return self._fail(attempt, FailureReason.REJECTED, outcome_known=True)
 
     def _fail_without_access(self, attempt: Finished) -> Transition:
-        """Who is refused access cannot ask either what an earlier request has done."""
-        if attempt.outcome_is_unknown:
+        """Who is refused access cannot ask either what became of an earlier request."""
+        if attempt.outcome_is_unknown or has_begun(attempt.claim):
             return self._fail(attempt, FailureReason.UNRESOLVED)
         return self._fail_as_rejected(attempt)
 
@@ -189,8 +189,12 @@ def next_wait_s(waits_s: Sequence[float], last_s: float) -> float:
 
 def reason_when_overdue(claim: Claim) -> FailureReason:
     """Return why an operation fails whose deadline has passed, as far as its earlier attempts tell."""
-    begun = claim.phase == Phase.POLL or bool(claim.progress)
-    return FailureReason.UNRESOLVED if begun or claim.outcome_unknown else FailureReason.EXPIRED
+    return FailureReason.UNRESOLVED if has_begun(claim) or claim.outcome_unknown else FailureReason.EXPIRED
+
+
+def has_begun(claim: Claim) -> bool:
+    """Return whether an earlier answer said that the destination had begun the operation, or had done a part of it."""
+    return claim.phase == Phase.POLL or bool(claim.progress)
 
 
 def counts(claim: Claim, meaning: Meaning, others_are_served: bool) -> bool:
