@@ -99,6 +99,7 @@ class Kind(Generic[P]):
     `begins_steps`: its attempts call `Attempt.begin` before each request with an effect. So if a worker is lost, it is
     known whether it may have sent one: without a begun step nothing was done, and the next attempt starts again.
     `effect_step` is then the name of the last of these routes, which a ledger from a backup may not know to have begun.
+    `is_parent`: later operations may name one of these as their parent. So `purge` keeps those that succeeded.
     `waits_s` are the seconds between two attempts that decided nothing, until the time allowed is over; the last one is
     repeated with a jitter of 20 %. Without `waits_s` the engine backs off for at most ten seconds.
     """
@@ -112,6 +113,7 @@ class Kind(Generic[P]):
     moves_money: bool = False
     begins_steps: bool = False
     effect_step: str = ""
+    is_parent: bool = False
     destination: str = "b2copy"
     failure_reasons: Mapping[str, str] = field(default_factory=dict)
     result_ids: tuple[str, ...] = ()
@@ -154,7 +156,7 @@ def checked_fields(name: str, payload: type[P], fields: Mapping[str, Any]) -> P:
         raise BadPayload(f"{name}: {_problems(error, payload.model_fields)}") from None
 
 
-LOOKED_AT = "looked_at"
+LOOKED_AT, LOOKED_IN = "looked_at", "looked_in"
 
 
 async def read_back(attempt: Attempt, look: Callable[[], Coroutine[Any, Any, Outcome | None]]) -> Outcome | None:
@@ -162,6 +164,9 @@ async def read_back(attempt: Attempt, look: Callable[[], Coroutine[Any, Any, Out
 
     `look` makes calls without an effect and returns the outcome if it finds the effect, None if it does not. An effect
     may come late. So if the first look finds nothing, the second is made one HTTP deadline later.
+
+    The first look counts only for the next claim. Its mark is still stored while a request is sent after the second
+    look, and if this process is lost then, two looks are due again.
     """
     if not attempt.claim.outcome_unknown:
         return None
@@ -169,10 +174,11 @@ async def read_back(attempt: Attempt, look: Callable[[], Coroutine[Any, Any, Out
         return found
     progress = dict(attempt.progress or {})
     now = time.time()
-    looked_at = min(now, progress.pop(LOOKED_AT, now))
+    looked_at, looked_in = progress.pop(LOOKED_AT, now), progress.pop(LOOKED_IN, None)
+    looked_at = min(now, looked_at) if looked_in == attempt.claim.fence - 1 else now
     wait_s = looked_at + attempt.settings.call_deadline - now
     if wait_s > 0:
-        attempt.progress = {**progress, LOOKED_AT: looked_at}
+        attempt.progress = {**progress, LOOKED_AT: looked_at, LOOKED_IN: attempt.claim.fence}
         return Later(wait_s, "not found, looking again")
     attempt.progress = progress  # without the first look: if the outcome becomes unknown again, two are due again
     return None

@@ -1,12 +1,14 @@
 """After an unknown outcome a kind that reads back looks twice, and creates only what is not there: exactly once."""
 
 import sys
+import time
 from collections.abc import Callable
 
 import pytest
 
 from tests.flow.account_kind import ACCOUNT
 from tests.flow.conftest import Engine, make_all_due, make_lease_lapse
+from tests.operations import claim_one
 from tests.support import until
 from worker.app import b2copy
 from worker.ledger import Ledger, attempts_of, find, record
@@ -125,6 +127,29 @@ def test_a_second_lost_answer_is_looked_for_twice_again(
     assert operation().state == State.SUCCEEDED
     assert times_created(sandbox) == 1
     assert sandbox.counters()["calls"]["accounts.create"] == 2
+
+
+def test_a_worker_that_is_lost_after_the_second_look_makes_two_looks_due_again(
+    ledger: Ledger, engine: Engine, sandbox: SandboxControl, operation: Callable[[], Operation]
+) -> None:
+    """It may have sent the request again, and the mark of the first look is still stored."""
+    sandbox.faults({"what": "drop", "route": "accounts.create", "effect": "none", "next": 1})
+    pusher = engine(b2copy(), ACCOUNT, call_deadline=CALL_DEADLINE_S)
+    pusher.drain("default")
+    make_all_due(ledger)
+    pusher.drain("default")
+    assert operation().wait_reason == WaitReason.NEXT_STEP
+    time.sleep(CALL_DEADLINE_S)
+    make_all_due(ledger)
+    claim_one(ledger, owner="lost", lane="default")
+    make_lease_lapse(ledger)
+
+    pusher.drain("default")
+
+    waiting = operation()
+    assert waiting.wait_reason == WaitReason.NEXT_STEP
+    assert 0 < waiting.last_wait_ms <= CALL_DEADLINE_S * 1000
+    assert sandbox.counters()["calls"]["accounts.create"] == 1
 
 
 def test_a_refusal_that_follows_an_unknown_outcome_is_read_back(
