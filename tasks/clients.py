@@ -67,4 +67,5 @@ CLIENTS = Kind(
     begins_steps=True,
     result_ids=("client_id", "payment_account"),
     effect_step=REGISTER.name,
+    is_parent=True,
 )

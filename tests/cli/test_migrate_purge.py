@@ -85,3 +85,20 @@ def test_a_paused_lane_is_shown_and_is_healthy(b2copy_sync: Command, ledger: Led
 
     assert ran.code == 0
     assert re.search(r"^paused:  money since \S+ \S+ UTC by ann: B2COPY is being upgraded$", ran.out, re.M)
+
+
+def test_a_registration_that_succeeded_stays_for_accounts_that_are_opened_later(
+    b2copy_sync: Command, ledger: Ledger
+) -> None:
+    payload = {"login": "77", "platform": 1, "crm_id": None}
+    succeed_operation(ledger, "1/77", kind="clients.register", payload=payload, lane="default")
+    succeed_operation(ledger, "W1")
+    LedgerClock(ledger).advance(500 * 86_400)
+
+    would = b2copy_sync("purge", "--dry-run", "--json")
+    done = b2copy_sync("purge")
+
+    assert would.document["operations"] == 1
+    assert done.code == 0, done.err
+    assert find(ledger, "clients.register:1/77") is not None
+    assert find(ledger, "fees.process:W1") is None

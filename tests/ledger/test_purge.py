@@ -10,12 +10,14 @@ from tests.operations import (
     fail_operation,
     find_operation,
     hold_operation,
+    make_wait,
     record_operations,
     succeed,
+    succeed_operation,
 )
 from worker.ledger import Ledger, attempts_of, audit_of, find, purge, replay
 from worker.ledger.purge import count_purgeable
-from worker.operation import FailureReason
+from worker.operation import FailureReason, WaitReason
 
 DAY = 86_400.0
 
@@ -93,3 +95,35 @@ def test_a_failed_operation_of_which_nobody_knows_what_was_done_stays(ledger: Le
 
     entries = audit_of(ledger, "operations")
     assert [(one.action, one.actor, one.note.split()[0]) for one in entries] == [("purge", "ada", "1")] * 2
+
+
+@pytest.mark.parametrize("phase_known", [True, False], ids=["begun", "not begun"])
+def test_what_the_destination_had_begun_stays_unless_an_answer_ended_it(
+    ledger: Ledger, clock: LedgerClock, phase_known: bool
+) -> None:
+    for name, reason in (("W1", FailureReason.BAD_PAYLOAD), ("W2", FailureReason.REJECTED), ("W3", "fee_error")):
+        held = hold_operation(ledger, name)
+        if phase_known:
+            make_wait(ledger, held, wait_reason=WaitReason.PENDING_AT_B2COPY, due_in_s=0.0)
+            held = claim_one(ledger)
+        fail(ledger, held, failure_reason=reason)
+    clock.advance(DAY)
+
+    assert purge(ledger, DAY - 60) == (2 if phase_known else 3)
+    assert (find(ledger, "fees.process:W1") is not None) == phase_known
+
+
+def test_a_parent_stays_while_its_child_is_open_and_a_registration_for_ever(ledger: Ledger, clock: LedgerClock) -> None:
+    succeed_operation(ledger, "P")
+    record_operations(ledger, "child", kind="call", lane="bulk", parent="fees.process:P")
+    succeed_operation(ledger, "1/77", kind="clients.register", payload={"login": "77", "platform": 1})
+    fail_operation(ledger, "1/78", kind="clients.register")
+    clock.advance(DAY)
+
+    assert count_purgeable(ledger, DAY - 60, parents=["clients.register"]) == 1
+    assert purge(ledger, DAY - 60, parents=["clients.register"]) == 1
+    assert find(ledger, "clients.register:1/78") is None
+
+    succeed(ledger, claim_one(ledger, lane="bulk"))  # its parent is not needed any more
+    assert purge(ledger, DAY - 60, parents=["clients.register"]) == 1
+    assert find(ledger, "clients.register:1/77") is not None

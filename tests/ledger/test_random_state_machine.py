@@ -353,7 +353,8 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def purge(self) -> None:
-        gone = [key for key, modelled in self.operations.items() if modelled.state in FINAL]
+        waited_for = {one.parent for one in self.operations.values() if one.state in OPEN}
+        gone = [key for key, one in self.operations.items() if one.state in FINAL and key not in waited_for]
 
         assert purge(self.ledger, -3600, batch=3, undecided=True) == len(gone)
 

@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 
 from tasks.registry import KINDS
-from tests.operations import claim_due, fail_operation, find_operation, hold_operation, make_wait, record_operation
+from tests.operations import (
+    claim_due,
+    claim_one,
+    fail,
+    fail_operation,
+    find_operation,
+    hold_operation,
+    make_wait,
+    record_operation,
+)
 from worker.ledger import Ledger, audit_of, fail_message, find, open_ledger, pause, resolve
 from worker.ledger import replay as replay_in_ledger
 from worker.ledger.batches import begin_batch, pause_batch, sweep
@@ -163,3 +172,10 @@ def test_a_document_has_every_column(ledger: Ledger) -> None:
     assert exported["state"] == State.FAILED
     assert exported["state_since"].endswith("Z")
     assert exported["server_message"] == "no such account"
+
+
+def test_a_payload_that_only_an_earlier_version_could_use_is_not_said_to_be_unsent(ledger: Ledger) -> None:
+    make_wait(ledger, hold_operation(ledger), wait_reason=WaitReason.PENDING_AT_B2COPY, due_in_s=0.0)
+    fail(ledger, claim_one(ledger), failure_reason=FailureReason.BAD_PAYLOAD)
+
+    assert remedy(find_operation(ledger)).startswith("Find out at B2COPY why")

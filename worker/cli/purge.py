@@ -30,8 +30,10 @@ def purge(
 ) -> None:
     """Remove operations that ended long ago, with their evidence.
 
-    What is queued, running or waiting is never purged, however old. The audit stores who purged, and how many.
+    What is queued, running or waiting is never purged, however old. Nor is a registration that succeeded, because an
+    account may be opened after it years later. The audit stores who purged, and how many.
     """
+    from tasks.registry import ALL_KINDS
     from worker.current_user import current_user
     from worker.ledger import purge as remove
     from worker.ledger.purge import count_purgeable
@@ -45,11 +47,12 @@ def purge(
             Exit.USAGE,
             f"B2COPY_RETENTION stores evidence for {span(settings.retention)}: --yes removes it after {span(age)}",
         )
+    parents = [kind.name for kind in ALL_KINDS.values() if kind.is_parent]
     with existing_ledger(settings) as ledger:
         if dry_run:
-            purged = count_purgeable(ledger, age, undecided=undecided)
+            purged = count_purgeable(ledger, age, undecided=undecided, parents=parents)
         else:
-            purged = remove(ledger, age, by=current_user(), undecided=undecided)
+            purged = remove(ledger, age, by=current_user(), undecided=undecided, parents=parents)
     if as_json:
         output.document({"older_than_s": age, "dry_run": dry_run, "operations": purged})
     else:

@@ -28,7 +28,7 @@ from worker.operation import MESSAGE_KIND, FailureReason, OnUnknown, Phase, Stat
 _LOCK = select(operations, now_ms().label("now")).where(c.key == bindparam("wanted")).with_for_update()
 
 # Reasons that do not tell what the destination did of an operation that it had begun.
-_WITHOUT_ANSWER = frozenset(FailureReason) - {FailureReason.REJECTED}
+WITHOUT_ANSWER = frozenset(FailureReason) - {FailureReason.REJECTED}
 
 _now: BindParameter[int] = bindparam("now")
 _AGAIN: dict[str, Any] = {
@@ -129,7 +129,7 @@ def lock_failed(connection: Connection, key: str, action: str, seen: str | None 
 
 def may_have_been_done(row: Row[Any]) -> bool:
     """Return whether it is not known what the destination did, or is still doing, of a failed operation."""
-    begun = row.phase == Phase.POLL and row.failure_reason in _WITHOUT_ANSWER
+    begun = row.phase == Phase.POLL and row.failure_reason in WITHOUT_ANSWER
     return bool(row.outcome_unknown or begun)
 
 

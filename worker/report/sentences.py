@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from worker.ledger.batches import BATCH
 from worker.ledger.schema import HELD_MS
-from worker.operation import MESSAGE_KIND, AuditEntry, FailureReason, OnUnknown, Operation, State, WaitReason
+from worker.operation import MESSAGE_KIND, AuditEntry, FailureReason, OnUnknown, Operation, Phase, State, WaitReason
 from worker.operation_kind import Kind
 from worker.report.format_values import clock, our_address
 
@@ -119,6 +119,8 @@ def remedy(operation: Operation, ways: Ways = COMMANDS) -> str:
         if by_rule == OnUnknown.STOP and not must_look:
             return _filled(_FAILED_REMEDIES[FailureReason.EXHAUSTED], operation, ways)
         return _filled(_UNRESOLVED_REMEDIES[by_rule], operation, ways)
+    if reason == FailureReason.BAD_PAYLOAD and (operation.outcome_unknown or operation.phase == Phase.POLL):
+        return _filled(_FAILED_REMEDIES[FailureReason.EXHAUSTED], operation, ways)  # an earlier version sent it
     known = reason in FailureReason.__members__.values()
     return _filled(_FAILED_REMEDIES[FailureReason(reason)] if known else _KIND_REMEDY, operation, ways)
 
