@@ -4,10 +4,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 
-from tests.operations import LedgerClock, claim_due, make_wait, names_of, record_operations
+from tests.operations import LedgerClock, claim_due, claim_named, make_wait, names_of, record_operations
 from worker.ledger import LEASE_S, Ledger, count_due, count_waiting, make_due, pause, try_start_dispatch
+from worker.ledger.batches import pause_batch, sweep
+from worker.ledger.schema import c, now_ms
 from worker.operation import WaitReason
 
 
@@ -28,6 +30,30 @@ def test_the_next_dispatch_comes(ledger: Ledger, seconds: int) -> None:
 
     assert try_start_dispatch(ledger)
     assert not try_start_dispatch(ledger, every_s=60)
+
+
+def test_nothing_stands_still_after_the_databases_clock_was_set_back(ledger: Ledger, clock: LedgerClock) -> None:
+    record_operations(ledger, "queued", "held", "waits")
+    held, waits = (claim_named(ledger, name) for name in ("held", "waits"))
+    make_wait(ledger, waits, due_in_s=40.0)
+    record_operations(ledger, "aside", batch="book")
+    pause_batch(ledger, "book", "ada", "not yet")
+    sweep(ledger, 10.0)
+    assert try_start_dispatch(ledger)
+    clock.advance(-3600)
+    with ledger.writing() as connection:
+        connection.execute(text("UPDATE b2copy_ledger SET dispatched_at = dispatched_at + 3600000"))
+
+    assert try_start_dispatch(ledger)
+
+    with ledger.reading() as connection:
+        found = {row.key: row.left for row in connection.execute(select(c.key, (c.due_at - now_ms()).label("left")))}
+    due_in_s = {key.partition(":")[2]: ms / 1000 for key, ms in found.items()}
+    assert due_in_s["queued"] <= 0
+    assert 0 < due_in_s["held"] <= LEASE_S
+    assert 30 < due_in_s["waits"] <= 40
+    assert due_in_s["aside"] > 86_400
+    assert held.key in found
 
 
 def test_count_due_counts_what_may_be_claimed_now(ledger: Ledger, clock: LedgerClock) -> None:

@@ -1,6 +1,10 @@
 """Flags and pauses: seen by the whole fleet, and the time of a pause is not ours."""
 
+from collections.abc import Callable
+from threading import Thread
+
 import pytest
+from sqlalchemy import text
 
 from tests.operations import (
     LedgerClock,
@@ -11,7 +15,7 @@ from tests.operations import (
     record_operations,
 )
 from worker.ledger import Ledger, active_flags, audit_of, lower_flag, pause, raise_flag, resume
-from worker.ledger.fleet_flags import end_try, start_try
+from worker.ledger.fleet_flags import end_try, resume_within, start_try
 from worker.operation import WaitReason
 
 
@@ -151,3 +155,31 @@ def test_the_audit_says_once_who_raised_a_flag_and_who_lowered_it(ledger: Ledger
     said = [(entry.action, entry.actor, entry.note) for entry in audit_of(ledger, "login_refused")]
     assert said == [("raise", "worker 1", "refused"), ("lower", "ada", "new key")]
     assert [entry.actor for entry in audit_of(ledger, "pause:bulk")] == ["ada"]
+
+
+@pytest.mark.parametrize(("first", "second"), [("money", "money"), ("all", "money"), ("money", "all")])
+def test_two_people_who_resume_at_once_count_a_pause_once(
+    ledger: Ledger, open_again: Callable[[], Ledger], clock: LedgerClock, first: str, second: str
+) -> None:
+    record_operations(ledger, "W1")
+    for lane in {first, second}:
+        pause(ledger, lane, "ada", "upgrade")
+    clock.advance(60)
+    other, answers = open_again(), list[bool]()
+    with ledger.writing() as connection:
+        assert resume_within(connection, first, "ada", "done")
+        thread = Thread(target=lambda: answers.append(resume(other, second, "bob", "done")))
+        thread.start()
+        thread.join(0.3)  # on PostgreSQL it would have read the flags by then
+    thread.join(20)
+
+    assert answers == [first != second]
+    assert 60 <= external_wait_s(ledger) < 75
+
+
+def test_a_try_is_made_again_after_the_databases_clock_was_set_back(ledger: Ledger) -> None:
+    start_try(ledger, "trying:x", "worker 1", "", again_after_s=60)
+    with ledger.writing() as connection:
+        connection.execute(text("UPDATE b2copy_flags SET since = since + 3600000"))
+
+    assert start_try(ledger, "trying:x", "worker 2", "", again_after_s=60)

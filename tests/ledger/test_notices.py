@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import text, update
 
 from tests.operations import (
     LedgerClock,
@@ -39,7 +39,8 @@ from worker.ledger import (
     stop_asking,
 )
 from worker.ledger.notices import WANTED_FOR_S, notices_wanted_until, record_notices, want_notices
-from worker.operation import NOTICE_KIND, OnUnknown, Operation, State
+from worker.ledger.schema import operations
+from worker.operation import NOTICE_KIND, FailureReason, OnUnknown, Operation, State
 
 W1 = "fees.process:W1"
 
@@ -319,3 +320,15 @@ def test_a_transaction_that_fails_tells_nothing(noticing: Ledger, monkeypatch: p
     operation = find(noticing, W1)
     assert operation is not None
     assert operation.state == State.RUNNING
+
+
+@pytest.mark.parametrize("payload", ["{", "[1, 2]", "7", '"text"', "[" * 100_000])
+def test_an_operation_whose_payload_somebody_else_wrote_has_a_notice_too(noticing: Ledger, payload: str) -> None:
+    held = hold_operation(noticing)
+    with noticing.writing() as connection:
+        connection.execute(update(operations).values(payload=payload))
+
+    fail(noticing, held, failure_reason=FailureReason.BAD_PAYLOAD)
+
+    [notice] = notices(noticing)
+    assert (body(notice)["type"], body(notice)["data"]["payload"]) == ("operation.failed", {})

@@ -17,7 +17,7 @@ from tests.operations import (
     succeed_operation,
 )
 from worker.errors import BadPayload, NotAllowed
-from worker.ledger import Ledger, attempts_of, audit_of, correct, fail_message, replay, resolve
+from worker.ledger import Ledger, attempts_of, audit_of, correct, fail_message, identity_of, replay, resolve
 from worker.operation import FailureReason, OnUnknown, Phase, State
 
 W1 = "fees.process:W1"
@@ -183,3 +183,12 @@ def test_a_corrected_operation_goes_to_the_end_of_its_entitys_line(ledger: Ledge
     correct(ledger, "fees.process:A1", {"account_login": "8", "request_id": "A1"}, "ada", "mistyped")
 
     assert names_of(claim_due(ledger)) == ["A2"]
+
+
+def test_what_was_never_sent_because_its_payload_names_no_login_can_be_resolved(ledger: Ledger) -> None:
+    fail_operation(ledger, "1/7", kind="clients.register", payload={}, failure_reason=FailureReason.BAD_PAYLOAD)
+
+    resolve(ledger, "clients.register:1/7", "ada", "registered by hand", succeeded=True, result={"client_id": 7})
+
+    assert find_operation(ledger, "1/7", "clients.register").state == State.SUCCEEDED
+    assert identity_of(ledger, "1", "7") is None

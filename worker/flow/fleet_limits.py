@@ -31,6 +31,10 @@ _RETRY_STORE_S = 0.5  # seconds; if Redis did not answer, it is asked for permit
 # a rate limit, only the hold is read from Redis, and each read delays the sender that makes it.
 _RETRY_HOLD_S = 2.0
 _SOONEST_S, _LATEST_S = 0.02, 0.25  # seconds; least and most between two requests for a permit that was refused
+# Two 429s at the same time: the longer hold counts.
+_SHARE_HOLD = (
+    "if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[1]) then redis.call('SET', KEYS[1], '429', 'PX', ARGV[1]) end"
+)
 
 
 class FleetLimits:
@@ -117,12 +121,8 @@ class FleetLimits:
     def share_hold(self) -> None:
         """Store this process's hold in Redis, so that no process of the fleet sends until it ends."""
         ms = max(1, round(self.hold_left_s() * 1000))
-        try:
-            client = self._connected_redis()
-            if client.pttl(self._hold_key) < ms:  # two 429s at the same time: the longer hold counts
-                client.set(self._hold_key, "429", px=ms)
-        except redis.RedisError:
-            pass  # this process sends nothing all the same; the others get a 429 of their own
+        with contextlib.suppress(redis.RedisError):  # then the others get a 429 of their own
+            self._connected_redis().eval(_SHARE_HOLD, 1, self._hold_key, ms)
 
     def hold_left_s(self) -> float:
         """Return for how many seconds nobody may send, as far as this process knows; 0 without a hold."""

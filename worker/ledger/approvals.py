@@ -184,7 +184,8 @@ def propose(
         now = connection.execute(select(now_ms())).scalar_one()
         _check_possible(connection, action, subject, seen, arguments)
         encoded = json.dumps(arguments, sort_keys=True)
-        for row in connection.execute(select(approvals).where(a.subject == subject, a.decision.is_(None))):
+        is_open = select(approvals).where(a.subject == subject, a.decision.is_(None)).with_for_update()
+        for row in connection.execute(is_open):
             if row.seen != seen or row.expires_at <= now:
                 _close(connection, row, "expired" if row.expires_at <= now else "changed", OURSELVES, "", now)
             elif (row.action, row.arguments, row.proposed_by) == (action, encoded, actor):
@@ -252,7 +253,8 @@ def reject(ledger: Ledger, number: int, actor: str, note: str) -> Approval:
 def close_open(connection: Connection, why: str) -> None:
     """Close all open proposals as `changed` within the caller's transaction: what they are about has changed."""
     now = connection.execute(select(now_ms())).scalar_one()
-    for row in connection.execute(select(approvals).where(a.decision.is_(None)).order_by(a.id)).all():
+    is_open = select(approvals).where(a.decision.is_(None)).order_by(a.id).with_for_update()
+    for row in connection.execute(is_open).all():
         _close(connection, row, "changed", OURSELVES, why, now)
 
 

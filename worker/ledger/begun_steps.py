@@ -7,7 +7,7 @@ claim ── auth_url ── wizard.init ── begin "wizard" ── wizard ─
 import json
 from typing import Any
 
-from sqlalchemy import bindparam, func, update
+from sqlalchemy import Boolean, bindparam, case, update
 
 from worker.ledger.database import Ledger
 from worker.ledger.schema import c, operations, sql_literal
@@ -21,7 +21,10 @@ _BEGIN = (
         c.lease_owner == bindparam("holder"),
         c.fence == bindparam("held"),
     )
-    .values(unknown_step=bindparam("step"), progress=func.coalesce(bindparam("reached"), c.progress))
+    .values(
+        unknown_step=bindparam("step"),
+        progress=case((bindparam("keeps", type_=Boolean), c.progress), else_=bindparam("reached")),
+    )
 )
 
 
@@ -32,6 +35,7 @@ def begin_step(ledger: Ledger, claim: Claim, step: str, progress: dict[str, Any]
         "holder": claim.lease_owner,
         "held": claim.fence,
         "step": step,
+        "keeps": progress is None,
         "reached": json.dumps(progress) if progress else None,
     }
     with ledger.writing() as connection:

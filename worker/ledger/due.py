@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from sqlalchemy import BindParameter, Connection, Select, bindparam, func, select, union_all, update
+from sqlalchemy import BindParameter, Connection, Select, bindparam, case, func, select, union_all, update
 
-from worker.ledger.claims import is_paused
+from worker.ledger.claims import LEASE_S, is_paused
 from worker.ledger.database import Ledger
 from worker.ledger.schema import c, is_in_line, now_ms, operations, sql_literal
 from worker.ledger.schema import ledger as ledger_row
@@ -23,6 +23,15 @@ _every: BindParameter[int] = bindparam("every")
 _dispatchable = (ledger_row.c.dispatched_at <= now_ms() - _every) | (ledger_row.c.dispatched_at > now_ms() + _every)
 _READ = select(ledger_row.c.id).where(_dispatchable)
 _START = update(ledger_row).where(_dispatchable).values(dispatched_at=now_ms())
+
+# If the database's clock was set back, what was due stays due: nothing may stand still until the clock has caught up.
+_WENT_BACK = select(ledger_row.c.id).where(ledger_row.c.dispatched_at > now_ms() + _every)
+_latest = now_ms() + case(
+    (c.state == sql_literal(State.QUEUED), 0),
+    (c.state == sql_literal(State.RUNNING), round(LEASE_S * 1000)),
+    else_=c.last_wait_ms,
+)
+_BRING_FORWARD = update(operations).where(c.due_at > _latest, is_in_line()).values(due_at=_latest)
 
 _MAKE_DUE = (
     update(operations)
@@ -79,8 +88,16 @@ def try_start_dispatch(ledger: Ledger, every_s: float = DISPATCH_EVERY_S) -> boo
     with ledger.reading() as connection:
         if connection.execute(_READ, asked).first() is None:
             return False
-    with ledger.writing() as connection:
-        return connection.execute(_START, asked).rowcount == 1
+
+    def work(connection: Connection) -> bool:
+        went_back = connection.execute(_WENT_BACK, asked).first() is not None
+        if connection.execute(_START, asked).rowcount == 0:
+            return False
+        if went_back:
+            connection.execute(_BRING_FORWARD)
+        return True
+
+    return ledger.write(work)
 
 
 def read_due(connection: Connection, lanes: Iterable[str] = LANES) -> dict[str, Due]:

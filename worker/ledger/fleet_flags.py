@@ -41,6 +41,12 @@ _COUNT_PAUSE = (
 )
 
 
+# Two people who resume at the same time must not both count the time of one pause.
+_LOCK_PAUSES = (
+    select(flags.c.name, flags.c.since).where(flags.c.name.like("pause:%")).order_by(flags.c.name).with_for_update()
+)
+
+
 def pause(ledger: Ledger, lane: str, actor: str, note: str) -> bool:
     """Stop claims of a lane, or of `all`. Operations already claimed are finished. Returns False if it was paused."""
     return raise_flag(ledger, f"pause:{lane}", actor, note)
@@ -58,7 +64,7 @@ def resume(ledger: Ledger, lane: str, actor: str, note: str) -> bool:
 
 def resume_within(connection: Connection, lane: str, actor: str, note: str) -> bool:
     """End a pause within the caller's transaction."""
-    raised = {row.name: row.since for row in connection.execute(select(flags.c.name, flags.c.since))}
+    raised = {row.name: row.since for row in connection.execute(_LOCK_PAUSES)}
     if f"pause:{lane}" not in raised:
         return False
     now = connection.execute(select(now_ms())).scalar_one()
@@ -97,7 +103,8 @@ def start_try(ledger: Ledger, name: str, actor: str, note: str, again_after_s: f
         again = row.on_conflict_do_update(
             index_elements=["name"],
             set_={each: row.excluded[each] for each in ("since", "actor", "note")},
-            where=flags.c.since <= now_ms() - round(again_after_s * 1000),
+            # The second condition: the database's clock was set back since the try.
+            where=(flags.c.since <= now_ms() - round(again_after_s * 1000)) | (flags.c.since > now_ms()),
         )
         return connection.execute(again.returning(flags.c.name)).first() is not None
 

@@ -26,6 +26,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from worker.errors import NotAllowed
 from worker.ledger.audit import record_audit
 from worker.ledger.database import Ledger
+from worker.ledger.insert_operations import decode_payload
 from worker.ledger.schema import c, identities, in_list, is_in_line, now_ms, operations
 
 OPENING = "accounts.create:"
@@ -164,12 +165,17 @@ def learn_identities(connection: Connection, succeeded: Sequence[tuple[int, str]
     teachers = [id_ for id_, key in succeeded if key.startswith(LEARNED_FROM)]
     if teachers:
         found = connection.execute(_ENDED, {"ids": teachers}).all()
-        _store(connection, [_learned(*row) for row in found])
+        _store(connection, [learned for row in found if (learned := _learned(*row)) is not None])
 
 
-def _learned(key: str, destination: str, payload: str, result: str | None, asked_at: int) -> Identity:
-    """Return the identity. A person may have supplied the result, so nothing in it is relied on."""
-    known = json.loads(payload)
+def _learned(key: str, destination: str, payload: str, result: str | None, asked_at: int) -> Identity | None:
+    """Return the identity. A person may have supplied the result, so nothing in it is relied on.
+
+    None if the payload names no login: a person may resolve what was never sent because of that.
+    """
+    known = decode_payload(payload)
+    if not {"platform", "login"} <= known.keys():
+        return None
     given = known | (json.loads(result) if result else {})
     taught = ("client_id", "account_id") if key.startswith(OPENING) else _IDS
     ids: dict[str, Any] = {name: _id(given.get(name)) for name in taught}

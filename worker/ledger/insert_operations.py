@@ -177,6 +177,15 @@ def encode_payload(key: str, payload: Mapping[str, Any]) -> str:
     return encoded
 
 
+def decode_payload(text: str) -> dict[str, Any]:
+    """Return a stored payload; empty if somebody else wrote a row whose payload is no JSON object."""
+    try:
+        payload = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return payload if isinstance(payload, dict) else {}
+
+
 def encode_result(result: Mapping[str, Any] | None) -> str | None:
     """Return a result as it is stored: without secrets, and with texts that both databases take."""
     return None if result is None else json.dumps(redacted_value(storable_json(dict(result))))

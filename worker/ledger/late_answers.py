@@ -8,8 +8,8 @@ holder's answer arrives then and says how the operation ended, the answer decide
 
 1. All three hold: the operation has failed as unresolved; nothing was sent after the claim whose request was answered;
    and no person has decided anything about the operation since.
-2. The next holder still holds the operation and must not send anything (`on_unknown` is "stop"), and the answer is a
-   success.
+2. The next holder still holds the operation and must not send anything (the stored `on_unknown` is "stop"; if the
+   kind's is a function, it may send what B2COPY refuses to do twice), and the answer is a success.
 
 In any other case a later request may have changed what the answer says. Then the answer is stored as evidence only.
 """

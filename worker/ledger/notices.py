@@ -20,7 +20,7 @@ from sqlalchemy import Connection, Engine, bindparam, case, func, null, select, 
 
 from worker.ledger.audit import record_audit
 from worker.ledger.database import Ledger
-from worker.ledger.insert_operations import encode, insert_queued, row_of
+from worker.ledger.insert_operations import decode_payload, encode, insert_queued, row_of
 from worker.ledger.schema import allowed_from, attempts, c, in_list, now_ms, operations, sql_literal
 from worker.ledger.schema import ledger as ledger_row
 from worker.operation import MESSAGE_KIND, NOTICE_KIND, New, OnUnknown, State
@@ -144,7 +144,7 @@ def _body(row: Any) -> dict[str, Any]:
             "state": row.state,
             "failure_reason": row.failure_reason,
             "server_message": message,
-            "payload": _identifiers(json.loads(row.payload)),
+            "payload": _identifiers(decode_payload(row.payload)),
             "attempts": int(row.attempts or 0),
             "requested_at": _iso(row.requested_at),
             "ended_at": _iso(row.ended_at),
