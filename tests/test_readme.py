@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import certifi
 import pytest
 import typer
 from pydantic_core import PydanticUndefined
@@ -184,8 +185,9 @@ class TestEnvExample:
 
     def test_is_accepted_with_every_line_in_force(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         write_secret(tmp_path / "password", b"word")
+        read_at_once = {"_PASSWORD_FILE": str(tmp_path / "password"), "_CA_FILE": certifi.where()}
         for name, value in re.findall(r"^#?(B2COPY_\w+)=(.+)$", env_example.PATH.read_text(), re.M):
-            monkeypatch.setenv(name, str(tmp_path / "password") if name.endswith("_PASSWORD_FILE") else value)
+            monkeypatch.setenv(name, next((file for end, file in read_at_once.items() if name.endswith(end)), value))
 
         settings = load(Settings)
 
