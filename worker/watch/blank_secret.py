@@ -32,5 +32,5 @@ def _spelling(char: str) -> str:
         return re.escape(char)
     units = char.encode("utf-16-be")
     escape = "".join(rf"\\u(?i:{units[at : at + 2].hex()})" for at in range(0, len(units), 2))
-    short = rf"|\\{re.escape(_SHORT[char])}" if char in _SHORT else ""
-    return f"(?:{re.escape(char)}|{escape}{short})"
+    short = rf"\\{re.escape(_SHORT[char])}|" if char in _SHORT else ""
+    return f"(?:{short}{escape}|{re.escape(char)})"  # escapes first, because a backslash begins its own
