@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 GONE_NOTE = (
     "the CRM's webhook answered 410 Gone: it wants no further notice. Correct B2COPY_WEBHOOK_URL, or have the receiver"
-    f" answer again; then: b2copy-sync resume --lane {LANE}"
+    f" answer again; then: b2copy-sync resume --lane {LANE} --why ..."
 )
 
 WAITS_S = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 1800.0, 3600.0, 7200.0)

@@ -12,9 +12,9 @@ PATH = Path(__file__).parents[1] / "deploy" / "env.example"
 
 _HEAD = """\
 # Settings: environment variables alone, read once at start. A missing, misspelt or unusable one stops the process with
-# a line that names it. What is commented out may be left out and shows its default. Durations may be written 90s, 5m,
-# 72h or 400d; lists are separated by commas. Secrets are files, never values: chmod 600, or 640. Where
-# B2COPY_DATABASE_URL or B2COPY_REDIS_URL is not set, DATABASE_URL or REDIS_URL is read.
+# a line that names it. What is commented out may be left out and shows its default, or an example where it has none.
+# Durations may be written 90s, 5m, 72h or 400d; lists are separated by commas. Secrets are files, never values: chmod
+# 600, or 640. Where B2COPY_DATABASE_URL or B2COPY_REDIS_URL is not set, DATABASE_URL or REDIS_URL is read.
 """
 _GROUPS = {
     LedgerSettings: "For every process, and all that `b2copy-sync migrate` needs",
@@ -32,7 +32,7 @@ _EXAMPLES = {
     "notify_task": "crm.tasks.fees_ended",
     "notify_broker_url": "rediss://crm@crm-redis.internal:6379/1",
     "notify_broker_password_file": "/etc/b2copy/crm-redis.password",
-    "redis_url": "rediss://redis.internal:6379/3",
+    "redis_url": "rediss://redis.internal:6379/0",
     "database_password_file": "/etc/b2copy/database.password",
     "redis_password_file": "/etc/b2copy/redis.password",
     "database_ca_file": "/etc/b2copy/database-ca.pem",

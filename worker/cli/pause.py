@@ -57,7 +57,7 @@ def resume(why: Why, by: By, lane: Which = "all", as_json: Json = False) -> None
     else:
         output.line(f"nothing to resume: there is no pause of {'all lanes' if lane == 'all' else f'lane {lane}'}")
     for other in still_paused:
-        output.line(f"still paused: {other} (b2copy-sync resume --lane {other})")
+        output.line(f"still paused: {other} (b2copy-sync resume --lane {other} --why ...)")
 
 
 def _named(lane: str) -> str:

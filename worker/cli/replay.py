@@ -42,7 +42,10 @@ def replay(
     yes: Annotated[bool, typer.Option("--yes", help="Needed if any of them moves money.")] = False,
     not_done: Annotated[
         bool,
-        typer.Option("--it-was-not-done", help="You have looked at B2COPY: a call of unknown outcome was not made."),
+        typer.Option(
+            "--it-was-not-done",
+            help="You have looked at B2COPY, and the call was not made. It is sent without asking B2COPY again.",
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:

@@ -85,7 +85,7 @@ def _hindrances(ledger: Ledger) -> Iterator[CheckResult]:
         is_refused = "refuses our access" in note
         remedy = (
             "ask B2COPY support to put that address on the service admin's allow-list. If our address is another one"
-            " now, correct B2COPY_DEVICE_IP. Then: `b2copy-sync session renew`"
+            " now, correct B2COPY_DEVICE_IP and restart the workers. Then: `b2copy-sync session renew`"
         )
         yield CheckResult("ledger", "FAIL" if is_refused else "warn", note, remedy if is_refused else "")
 

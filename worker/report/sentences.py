@@ -57,10 +57,10 @@ class Ways(NamedTuple):
 
 COMMANDS = Ways(
     session="`b2copy-sync session show`",
-    replay='`b2copy-sync failed replay {key} --why "..."`',
-    correct='`b2copy-sync failed correct {key} NAME=VALUE --why "..."`',
+    replay='`b2copy-sync failed replay {key} --why "..." --yes`',
+    correct='`b2copy-sync failed correct {key} NAME=VALUE --why "..." --yes`',
     resolve_done='`b2copy-sync failed resolve {key} --succeeded --why "..."`',
-    replay_not_done='`b2copy-sync failed replay {key} --it-was-not-done --why "..."`',
+    replay_not_done='`b2copy-sync failed replay {key} --it-was-not-done --why "..." --yes`',
 )
 _FAILED_REMEDIES = {
     FailureReason.REJECTED: "Correct what {destination} names, then: {replay}. If the payload is wrong: {correct}",

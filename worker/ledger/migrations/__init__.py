@@ -115,7 +115,8 @@ def _refusal(head: str, workers: list[RunningWorker]) -> str:
     listed = "".join(f"\n  {worker}" for worker in workers)
     return (
         f"schema {head} removes what older code still uses, and workers with such code run:{listed}\n"
-        "Nothing was changed. Install the new version on their hosts and restart them, then run `b2copy-sync migrate`"
-        f" again. A worker that has died counts as running for {RUNNING_S:.0f} s after it was seen.\n"
+        "Nothing was changed. A worker of this version does not start before the migration. So restart them with the"
+        " release before this one, which can use both schemas, or stop them; then run `b2copy-sync migrate` again."
+        f" A worker that has died counts as running for {RUNNING_S:.0f} s after it was seen.\n"
         'If you know that they do not run: `b2copy-sync migrate --ignore-running-workers --why "..."`'
     )
