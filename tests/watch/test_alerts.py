@@ -63,6 +63,7 @@ def test_commands_that_alerts_name_exist() -> None:
 
 def test_the_alerts_fire_when_they_should(promtool: Callable[..., str]) -> None:
     assert "SUCCESS" in promtool("check", "rules", str(FOLDER / "rules.yml"))
+    assert "SUCCESS" in promtool("check", "config", str(FOLDER / "prometheus.yml"))
     assert "SUCCESS" in promtool("test", "rules", str(FOLDER / "rules_test.yml"))
 
 
