@@ -294,6 +294,13 @@ def test_the_last_403_proves_nothing_about_what_has_begun(policy: RetryPolicy, b
     assert (summary(transition), transition.outcome_known) == ("failed unresolved", False)
 
 
+def test_a_part_done_in_this_attempt_is_no_refusal_of_the_whole(policy: RetryPolicy) -> None:
+    claim = a_claim(counted_attempts=11, wait_reason=WaitReason.NO_ACCESS)
+    last = finished(claim, AccessRejected("x", 403), counted=True, progress={"client_id": 7})
+
+    assert summary(policy.decide(last)) == "failed unresolved"
+
+
 def test_what_has_begun_after_its_deadline_has_an_unknown_outcome(policy: RetryPolicy) -> None:
     transition = decide(policy, Pending(), deadline=0.0)
 

@@ -12,3 +12,11 @@ class CheckResult(NamedTuple):
     grade: Grade
     message: str
     remedy: str = ""
+
+
+def name_authority(setting: str) -> str:
+    """Return the remedy for a server whose certificate is not trusted. `setting` names the file of authorities."""
+    return (
+        f"name the authority that signed its certificate in {setting}, and in the URL the host name that the"
+        " certificate names"
+    )

@@ -8,7 +8,7 @@ from sqlalchemy import update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
-from worker.doctor import CheckResult, Grade
+from worker.doctor import CheckResult, Grade, name_authority
 from worker.errors import SettingsError
 from worker.ledger import Ledger, active_flags, open_ledger, schema
 from worker.ledger.fleet_flags import TRYING
@@ -123,8 +123,5 @@ def _remedy(message: str, url: str) -> str:
             " B2COPY_DATABASE_PLAINTEXT=allowed"
         )
     if "certificate" in message and "client certificate" not in message:
-        return (
-            "name the authority that signed its certificate in B2COPY_DATABASE_CA_FILE, and in the URL the host name"
-            " that the certificate names"
-        )
+        return name_authority("B2COPY_DATABASE_CA_FILE")
     return "is the database running, and the URL right?"

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import redis
 
-from worker.doctor import CheckResult
+from worker.doctor import CheckResult, name_authority
 from worker.doctor.other_redis_users import foreign_queues
 from worker.redis_connection import redis_client
 from worker.redis_url import without_password
@@ -49,10 +49,7 @@ def remedy_for(error: Exception) -> str:
 
 def _remedy_for_connection(error: Exception) -> str:
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
-        return (
-            "name the authority that signed its certificate in B2COPY_REDIS_CA_FILE, and in the URL the host name that"
-            " the certificate names"
-        )
+        return name_authority("B2COPY_REDIS_CA_FILE")
     return "is Redis running, and B2COPY_REDIS_URL right?"
 
 

@@ -53,6 +53,11 @@ class Finished(NamedTuple):
         """Whether this attempt or an earlier one sent a request whose effect is not known."""
         return self.claim.outcome_unknown or self.unknown_step is not None
 
+    @property
+    def may_have_begun(self) -> bool:
+        """Whether this attempt or an earlier one may have made the destination begin it, or do a part of it."""
+        return self.unknown_step is not None or bool(self.progress) or may_have_begun(self.claim)
+
 
 class RetryPolicy:
     """Decides what becomes of an operation after each attempt. Thread-safe.
@@ -113,7 +118,7 @@ class RetryPolicy:
 
     def _fail_without_access(self, attempt: Finished) -> Transition:
         """Who is refused access cannot ask either what became of an earlier request."""
-        if attempt.outcome_is_unknown or has_begun(attempt.claim):
+        if attempt.may_have_begun:
             return self._fail(attempt, FailureReason.UNRESOLVED)
         return self._fail_as_rejected(attempt)
 
@@ -132,8 +137,7 @@ class RetryPolicy:
         """The deadline has passed: nothing was done (expired), or what was done is not known (unresolved)."""
         if attempt.waits_s:
             return self._fail(attempt, FailureReason.EXHAUSTED)
-        is_unknown = attempt.unknown_step is not None or bool(attempt.progress)
-        return self._fail(attempt, FailureReason.UNRESOLVED if is_unknown else reason_when_overdue(attempt.claim))
+        return self._fail(attempt, FailureReason.UNRESOLVED if attempt.may_have_begun else FailureReason.EXPIRED)
 
     def _wait(self, attempt: Finished, due_in_s: float, outcome_known: bool = False) -> Transition:
         return Transition(
@@ -189,12 +193,12 @@ def next_wait_s(waits_s: Sequence[float], last_s: float) -> float:
 
 def reason_when_overdue(claim: Claim) -> FailureReason:
     """Return why an operation fails whose deadline has passed, as far as its earlier attempts tell."""
-    return FailureReason.UNRESOLVED if has_begun(claim) or claim.outcome_unknown else FailureReason.EXPIRED
+    return FailureReason.UNRESOLVED if may_have_begun(claim) else FailureReason.EXPIRED
 
 
-def has_begun(claim: Claim) -> bool:
-    """Return whether an earlier answer said that the destination had begun the operation, or had done a part of it."""
-    return claim.phase == Phase.POLL or bool(claim.progress)
+def may_have_begun(claim: Claim) -> bool:
+    """Return whether an earlier attempt may have made the destination begin the operation, or do a part of it."""
+    return claim.outcome_unknown or claim.phase == Phase.POLL or bool(claim.progress)
 
 
 def counts(claim: Claim, meaning: Meaning, others_are_served: bool) -> bool:

@@ -20,12 +20,13 @@ COUNT_LIMIT = 10_000
 
 _every: BindParameter[int] = bindparam("every")
 # The second condition: if the database's clock is set back, dispatch must not wait until it has caught up.
-_dispatchable = (ledger_row.c.dispatched_at <= now_ms() - _every) | (ledger_row.c.dispatched_at > now_ms() + _every)
+_went_back = ledger_row.c.dispatched_at > now_ms() + _every
+_dispatchable = (ledger_row.c.dispatched_at <= now_ms() - _every) | _went_back
 _READ = select(ledger_row.c.id).where(_dispatchable)
 _START = update(ledger_row).where(_dispatchable).values(dispatched_at=now_ms())
 
 # If the database's clock was set back, what was due stays due: nothing may stand still until the clock has caught up.
-_WENT_BACK = select(ledger_row.c.id).where(ledger_row.c.dispatched_at > now_ms() + _every)
+_WENT_BACK = select(ledger_row.c.id).where(_went_back)
 _latest = now_ms() + case(
     (c.state == sql_literal(State.QUEUED), 0),
     (c.state == sql_literal(State.RUNNING), round(LEASE_S * 1000)),
