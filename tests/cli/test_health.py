@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tests.cli.conftest import Command
 from tests.operations import hold_operation, make_wait
-from worker.ledger import Ledger
+from worker.ledger import Ledger, leave_request
 from worker.operation import WaitReason
 from worker.sandbox.control_client import SandboxControl
 
@@ -35,6 +35,21 @@ def test_a_withdrawal_that_b2copy_has_begun_is_no_problem_of_ours(b2copy_sync: C
         connection.exec_driver_sql("UPDATE b2copy_operations SET state_since = state_since - 149000")
 
     assert b2copy_sync("health").code == 0
+
+
+def test_a_row_of_a_crm_that_no_worker_takes_is_a_problem(b2copy_sync: Command, ledger: Ledger) -> None:
+    leave_request(ledger, "fees.process", "{}", "crm", None)
+    new = b2copy_sync("health", "--json")
+    with ledger.writing() as connection:
+        connection.exec_driver_sql("UPDATE b2copy_requests SET requested_at = requested_at - 90000")
+
+    red = b2copy_sync("health", "--json")
+    longer = b2copy_sync("health", "--late", "5m")
+
+    assert (new.code, red.code, longer.code) == (0, 1, 0)
+    assert new.document["requests_age_s"] < 60 < red.document["requests_age_s"]
+    assert "b2copy_requests: no worker has taken a row for 90." in "".join(red.document["problems"])
+    assert "requests: the oldest row of b2copy_requests waits for" in longer.out
 
 
 def test_an_old_backfill_is_no_problem(b2copy_sync: Command, ledger: Ledger) -> None:
