@@ -13,6 +13,7 @@ import pytest
 import typer
 
 from tests.cli.command import run
+from tests.deploy.handbook import DEPLOY, TEXT, block_with, lines_of
 from tests.operations import fail_operation
 from worker.cli import app
 from worker.cli.exit_codes import MEANINGS
@@ -24,13 +25,6 @@ from worker.testbed.local_system import Environment
 from worker.testbed.processes import Process
 
 ROOT = Path(__file__).parents[2]
-DEPLOY = ROOT / "deploy"
-TEXT = (DEPLOY / "README.md").read_text()
-
-
-def lines_of(language: str) -> list[str]:
-    blocks = re.findall(rf"```{language}\n(.*?)```", TEXT, re.S)
-    return [line for block in blocks for line in block.splitlines() if line.strip()]
 
 
 @pytest.mark.timeout(180)  # many commands, one after the other
@@ -117,7 +111,7 @@ def test_with_systemd_each_step_comes_after_what_it_needs() -> None:
 
 
 def test_a_password_of_redis_in_compose_is_changed_in_both_files(tmp_path: Path) -> None:
-    [block] = [block for block in re.findall(r"```console\n(.*?)```", TEXT, re.S) if 'sed -i "s/#$old/' in block]
+    block = block_with('sed -i "s/#$old/')
     (tmp_path / "deploy").mkdir()
     secrets = tmp_path / "deploy" / "secrets"
     subprocess.run([str(DEPLOY / "new-secrets"), str(secrets)], check=True, capture_output=True, timeout=30)
