@@ -7,17 +7,18 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 TEXT = (DEPLOY / "README.md").read_text()
 
 
-def blocks_of(language: str) -> list[str]:
-    return [
-        re.sub(r"(?m)^ {0,3}", "", block) for block in re.findall(rf"^ *```{language}\n(.*?)^ *```", TEXT, re.S | re.M)
-    ]
+def blocks_of(language: str, text: str = TEXT) -> list[str]:
+    """Return the blocks of a language, without their indentation."""
+    found = re.findall(rf"^ *```{language}\n(.*?)^ *```", text, re.S | re.M)
+    return [re.sub(r"^ {0,3}", "", block, flags=re.M) for block in found]
 
 
 def lines_of(language: str) -> list[str]:
     return [line for block in blocks_of(language) for line in block.splitlines() if line.strip()]
 
 
-def block_with(text: str) -> str:
-    """Return the only block of shell commands that holds this text."""
-    [block] = [block for language in ("sh", "console") for block in blocks_of(language) if text in block]
+def block_with(text: str, section: str) -> str:
+    """Return the only block of shell commands in a section that holds this text."""
+    inside = TEXT.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    [block] = [block for language in ("sh", "console") for block in blocks_of(language, inside) if text in block]
     return block

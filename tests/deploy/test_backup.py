@@ -14,12 +14,14 @@ from tests.postgres import Postgres, find_installation
 from worker.ledger import find, open_ledger
 from worker.ledger.migrations import migrate
 
+INSTALL = "Install"
+BACK_UP = "Back up and restore"
 HBA = "local all postgres trust\nlocal all all scram-sha-256\n"
 
 
-def run_block(text: str, folder: Path, **environment: str) -> None:
+def run_block(section: str, text: str, folder: Path, **environment: str) -> None:
     """Run the handbook's block that holds this text, without what it exports and without systemctl."""
-    lines = [line for line in block_with(text).splitlines() if not line.startswith(("export ", "systemctl "))]
+    lines = [line for line in block_with(text, section).splitlines() if not line.startswith(("export ", "systemctl "))]
     tools = f"{find_installation() / 'bin'}:{os.environ['PATH']}"
     ran = subprocess.run(
         ["sh", "-ec", "\n".join(lines)],
@@ -47,7 +49,7 @@ def test_postgresql(postgres: Postgres, tmp_path: Path) -> None:
     os.symlink(DEPLOY, tmp_path / "deploy")
     subprocess.run([str(DEPLOY / "new-secrets"), "secrets"], cwd=tmp_path, check=True, capture_output=True, timeout=30)
     admin = url("postgres", "postgresql")
-    run_block("ALTER ROLE", tmp_path, ADMIN_URL=admin)
+    run_block(INSTALL, "ALTER ROLE", tmp_path, ADMIN_URL=admin)
     with psycopg.connect(admin, autocommit=True) as connection:
         (hba,) = connection.execute("SHOW hba_file").fetchone() or ("",)
         Path(hba).write_text(HBA)
@@ -57,15 +59,15 @@ def test_postgresql(postgres: Postgres, tmp_path: Path) -> None:
         for role in ("owner", "worker")
     }
     migrate(url("b2copy_owner", password=passwords["owner"]))
-    run_block("systemctl start b2copy-sync-migrate", tmp_path, ADMIN_URL=admin)
+    run_block(INSTALL, "systemctl start b2copy-sync-migrate", tmp_path, ADMIN_URL=admin)
     as_worker = url("b2copy_worker", password=passwords["worker"])
     ledger = open_ledger(as_worker)
     record_operation(ledger, "W1")
 
-    run_block("--file=b2copy.dump", tmp_path, ADMIN_URL=admin)
+    run_block(BACK_UP, "--file=b2copy.dump", tmp_path, ADMIN_URL=admin)
     record_operation(ledger, "W2")
     ledger.close()
-    run_block('pg_restore --dbname="$ADMIN_URL"', tmp_path, ADMIN_URL=admin)
+    run_block(BACK_UP, 'pg_restore --dbname="$ADMIN_URL"', tmp_path, ADMIN_URL=admin)
 
     restored = open_ledger(as_worker)
     assert find_operation(restored, "W1").state == "queued"
@@ -82,10 +84,10 @@ def test_sqlite(tmp_path: Path) -> None:
     ledger = open_ledger(f"sqlite:///{path}", create=True)
     record_operation(ledger, "W1")
 
-    run_block("VACUUM INTO", tmp_path, B2COPY_DATABASE_URL=f"sqlite:///{path}")
+    run_block(BACK_UP, "VACUUM INTO", tmp_path, B2COPY_DATABASE_URL=f"sqlite:///{path}")
     record_operation(ledger, "W2")
     ledger.close()
-    run_block("install -m 600 backup.sqlite", tmp_path, LEDGER=str(path))
+    run_block(BACK_UP, "install -m 600 backup.sqlite", tmp_path, LEDGER=str(path))
 
     restored = open_ledger(f"sqlite:///{path}")
     assert find_operation(restored, "W1").state == "queued"

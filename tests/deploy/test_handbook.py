@@ -111,7 +111,7 @@ def test_with_systemd_each_step_comes_after_what_it_needs() -> None:
 
 
 def test_a_password_of_redis_in_compose_is_changed_in_both_files(tmp_path: Path) -> None:
-    block = block_with('sed -i "s/#$old/')
+    block = block_with('sed -i "s/#$old/', "Rotate keys and passwords")
     (tmp_path / "deploy").mkdir()
     secrets = tmp_path / "deploy" / "secrets"
     subprocess.run([str(DEPLOY / "new-secrets"), str(secrets)], check=True, capture_output=True, timeout=30)
