@@ -42,14 +42,14 @@ def test_a_row_of_a_crm_that_no_worker_takes_is_a_problem(b2copy_sync: Command, 
     leave_request(ledger, "fees.process", "{}", "crm", None)
     new = b2copy_sync("health", "--json")
     with ledger.writing() as connection:
-        connection.exec_driver_sql("UPDATE b2copy_requests SET requested_at = requested_at - 90000")
+        connection.exec_driver_sql("UPDATE b2copy_requests SET requested_at = requested_at - 600000")
 
     red = b2copy_sync("health", "--json")
-    longer = b2copy_sync("health", "--late", "5m")
+    longer = b2copy_sync("health", "--late", "15m")
 
     assert (new.code, red.code, longer.code) == (0, 1, 0)
     assert new.document["requests_age_s"] < 60 < red.document["requests_age_s"]
-    assert "b2copy_requests: no worker has taken a row for 90." in "".join(red.document["problems"])
+    assert "b2copy_requests: no worker has taken a row for 10 min" in "".join(red.document["problems"])
     assert "requests: the oldest row of b2copy_requests waits for" in longer.out
 
 
