@@ -410,6 +410,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"login": "7"}, "product_currency_id is missing"),
     ({"login": "7", "product_currency_id": 1, "client_id": 5, "registration": REGISTRATION}, "are both given"),
     ({"login": "7", "product_currency_id": 1, "registration": "call:7"}, "is not the key clients.register:"),
+    *[
+        ({"login": "7", "product_currency_id": 1, "registration": f"clients.register:{rest}"}, "is not the key clients")
+        for rest in ("", "1", "/7", "1/")
+    ],
     ({"login": "1.0", "product_currency_id": 1}, "spreadsheet"),
     ({"login": "7", "product_currency_id": 1, "client": 5}, "client is not a field"),
 ]
