@@ -55,8 +55,8 @@ class Environment:
     """A context manager: at its end every process started in it is stopped and its folder is removed.
 
     A `broker` and `sandbox` that are passed in are neither started nor stopped here. `switches` are those of the
-    sandbox that is created otherwise. `settings` are for the processes, and `program` is the command `b2copy-sync` of worker
-    and beat; change them before the processes start.
+    sandbox that is created otherwise. `settings` are for the processes, and `program` is the command `b2copy-sync` that
+    starts worker and beat; change them before the processes start.
     """
 
     def __init__(self, broker: Broker | None = None, sandbox: Sandbox | None = None, **switches: Any) -> None:
