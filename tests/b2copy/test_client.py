@@ -215,8 +215,9 @@ def test_a_group_of_routes_has_the_login_of_its_setting(settings: Settings) -> N
     by_default = B2Copy(http)
     accounts_by_back_office = B2Copy(http, {"accounts": "back_office"})
 
-    assert [by_default.proves_login(route) for route in (PROCESS, LIST, DETAIL, INIT)] == [True, True, True, False]
-    assert [accounts_by_back_office.proves_login(route) for route in (PROCESS, LIST, DETAIL)] == [True, False, True]
+    assert [by_default.login_of(route) for route in (PROCESS, LIST, DETAIL, INIT)] == [*[SERVICE_ADMIN] * 3, None]
+    logins = [accounts_by_back_office.login_of(route) for route in (PROCESS, LIST, DETAIL)]
+    assert logins == [SERVICE_ADMIN, "back_office", SERVICE_ADMIN]
 
 
 def test_a_refused_login_stops_all_operations_only_if_it_is_the_service_admins(
