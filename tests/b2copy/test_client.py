@@ -279,6 +279,12 @@ class TestAFirstAnswerThatWasLost:
         with pytest.raises(UnknownOutcome, match=f"the second one proves nothing.*HTTP {status}"):
             call_repeatable(second_meets(answered(status)))
 
+    def test_the_wait_that_a_refusal_asks_for_is_kept(self, second_meets: Callable[..., B2Copy]) -> None:
+        with pytest.raises(UnknownOutcome) as caught:
+            call_repeatable(second_meets(b"HTTP/1.1 429 x\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n"))
+
+        assert caught.value.retry_after == 7.0
+
     @pytest.mark.parametrize("login", [answered(403), answered(503)])
     def test_a_session_that_cannot_be_renewed_proves_nothing(
         self, wire: Wire, second_meets: Callable[..., B2Copy], login: bytes
