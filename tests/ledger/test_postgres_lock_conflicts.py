@@ -19,8 +19,8 @@ from tests.operations import (
     succeed,
 )
 from tests.support import until
-from worker.ledger import Ledger, attempts_of, audit_of, purge, replay, resolve
-from worker.ledger.approvals import Approval, decide_or_propose, decided_approvals
+from worker.ledger import Ledger, active_flags, attempts_of, audit_of, pause, purge, replay, resolve
+from worker.ledger.approvals import Approval, approve, decide_or_propose, decided_approvals, resume_or_propose
 from worker.ledger.restore import distrust_restored
 from worker.operation import State
 
@@ -156,3 +156,20 @@ def test_a_proposal_that_is_rejected_while_a_restored_ledger_is_distrusted_stays
 
     [decided] = decided_approvals(ledger)
     assert (decided.id, decided.decision, decided.decided_by) == (proposed.id, "rejected", "bob")
+
+
+@on_postgresql
+def test_an_approval_does_not_end_another_pause_than_the_one_that_was_seen(ledger: Ledger) -> None:
+    strict = replace(ledger, needs_approval=lambda kind, lane: True)
+    pause(ledger, "money", "ann", "B2COPY is being upgraded")
+    proposed = resume_or_propose(strict, "money", "ann", "it is done")
+    assert isinstance(proposed, Approval)
+
+    with ledger.engine.begin() as other, ThreadPoolExecutor(1) as threads:
+        other.execute(text("UPDATE b2copy_flags SET since = since + 1, note = 'paused again'"))
+        approving = threads.submit(approve, strict, proposed.id, "bob", "yes")
+        until(lambda: is_waiting_for_a_lock(ledger))
+        other.commit()
+        assert approving.result(10).decision == "changed"
+
+    assert active_flags(ledger)["pause:money"].note == "paused again"
