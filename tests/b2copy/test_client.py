@@ -243,6 +243,24 @@ def test_a_login_that_a_route_names_and_that_is_not_set_makes_its_operations_wai
         event_loop().run(client.send(by_back_office, {"account": "7"}, OnUnknown.REPEAT))
 
 
+def test_secrets_that_the_server_repeats_in_json_are_not_quoted(
+    wire: Wire, member: Member, configure: Configure
+) -> None:
+    """Encoders write / as \\/ and + as \\u002B."""
+    settings = configure(host=wire.url)
+    pair = b'{"accessToken": "acc/ess+canary", "refreshToken": "refresh-canary"}'
+    wire.login = lambda connection, request: connection.sendall(answered(200, pair))
+    text = b'{"message": "unknown: acc\\/ess\\u002Bcanary and s\\/3\\u002Bcanary"}'
+    wire.answer = lambda connection, request: connection.sendall(answered(400, text))
+    route = replace(route_to(UPDATE, ALL), secrets=("word",))
+
+    with pytest.raises(Rejected) as caught:
+        client = B2Copy(Http({SERVICE_ADMIN: member(settings)}, settings))
+        event_loop().run(client.send(route, {"word": "s/3+canary"}, OnUnknown.STOP))
+
+    assert caught.value.server_message == "unknown: [redacted] and [redacted]"
+
+
 def test_the_package_has_nothing_but_what_it_names() -> None:
     from worker import b2copy as package
 
