@@ -19,6 +19,7 @@ from tests.operations import (
     find_operation,
     hold_operation,
     make_wait,
+    names_of,
     record_operation,
     record_operations,
     succeed,
@@ -355,3 +356,13 @@ def test_an_operation_that_no_notice_can_tell_ends_without_one_and_stops_no_othe
     [notice] = notices(noticing)
     assert body(notice)["data"]["key"] == other.key
     assert f"no notice about {W1}" in caplog.text
+
+
+def test_a_row_that_can_neither_be_read_nor_told_stops_no_claim(noticing: Ledger) -> None:
+    record_operations(noticing, "W1")
+    with noticing.writing() as connection:
+        connection.execute(update(operations).values(payload="{", requested_at=9 * 10**18))
+    record_operations(noticing, "W2")
+
+    assert names_of(claim_due(noticing)) == ["W2"]
+    assert find_operation(noticing, "W1").failure_reason == FailureReason.BAD_PAYLOAD

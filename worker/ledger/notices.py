@@ -122,7 +122,7 @@ def _key(operation_id: int, sequence: int) -> str:
 def _row_of_notice(row: Any) -> NewRow | None:
     """Return the row of an operation's notice. None if no notice can say what somebody else wrote into the operation.
 
-    Otherwise the operations that are settled with this one could not be settled either.
+    Otherwise it could never end, and the claim that refuses its row would end with an error, which stops its lane.
     """
     try:
         return row_of(_notice(row), BY)
