@@ -253,9 +253,9 @@ def test_secrets_that_the_server_repeats_in_json_are_not_quoted(
     text = b'{"message": "unknown: acc\\/ess\\u002Bcanary and s\\/3\\u002Bcanary"}'
     wire.answer = lambda connection, request: connection.sendall(answered(400, text))
     route = replace(route_to(UPDATE, ALL), secrets=("word",))
+    client = B2Copy(Http({SERVICE_ADMIN: member(settings)}, settings))
 
     with pytest.raises(Rejected) as caught:
-        client = B2Copy(Http({SERVICE_ADMIN: member(settings)}, settings))
         event_loop().run(client.send(route, {"word": "s/3+canary"}, OnUnknown.STOP))
 
     assert caught.value.server_message == "unknown: [redacted] and [redacted]"

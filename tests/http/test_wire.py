@@ -375,7 +375,7 @@ def test_a_file_of_certifi_without_certificates_is_found_before_a_request(
 ) -> None:
     monkeypatch.setattr(certifi, "where", lambda: str(tmp_path / "absent.pem"))
 
-    with pytest.raises(SettingsError, match="the file of certifi's certificates is not usable: .*absent.pem"):
+    with pytest.raises(SettingsError, match=r"the file of certifi's certificates is not usable: .*absent\.pem"):
         check()
 
 

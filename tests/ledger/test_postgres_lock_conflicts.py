@@ -138,7 +138,8 @@ def test_a_proposal_that_is_rejected_while_another_one_replaces_it_stays_rejecte
         proposed = proposing.result(10)
 
     assert proposed.id != void.id
-    assert [(one.id, one.decision, one.decided_by) for one in decided_approvals(ledger)] == [(void.id, "rejected", "bob")]
+    [decided] = decided_approvals(ledger)
+    assert (decided.id, decided.decision, decided.decided_by) == (void.id, "rejected", "bob")
     assert [entry.action for entry in audit_of(ledger, key)].count(f"changed A{void.id}") == 0
 
 
