@@ -215,7 +215,7 @@ def test_a_gate_that_closes_between_two_calls_makes_the_operation_continue_later
     def answer(request_id: str) -> Any:
         for _ in range(FAILURES_TO_OPEN if request_id == "W1/create" else 0):
             error = Unavailable("another operation's call")
-            event_loop().run(gates[0].record(error, meaning_of(error)))
+            event_loop().run(gates[0].record(error, meaning_of(error), SERVICE_ADMIN))
         return {"id": 7}
 
     destination = LocalDestination(answer)

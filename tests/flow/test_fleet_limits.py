@@ -309,17 +309,17 @@ def test_of_two_holds_that_are_shared_at_the_same_time_the_longer_one_stays(
     shorter.hold(200.0)
 
     with active_environment.broker.client as client, ThreadPoolExecutor(2) as threads:
-        blocked = count_blocked(client)
+        others = count_blocked(client)
         client.client_pause(50_000, all=False)
         try:
-            sharing = []
-            for number, each in enumerate((longer, shorter), 1):
-                sharing.append(threads.submit(each.share_hold))
-                until(lambda number=number: count_blocked(client) == blocked + number)
+            first = threads.submit(longer.share_hold)
+            until(lambda: count_blocked(client) == others + 1)
+            second = threads.submit(shorter.share_hold)
+            until(lambda: count_blocked(client) == others + 2)
         finally:
             client.client_unpause()
-        for each in sharing:
-            each.result(20)
+        first.result(20)
+        second.result(20)
     third.read_hold()
 
     assert third.hold_left_s() > 500
