@@ -186,6 +186,16 @@ def test_a_refusal_that_follows_a_lost_call_of_the_same_attempt_proves_nothing(p
     assert (summary(transition), transition.unknown_step) == ("failed unresolved", "create")
 
 
+@pytest.mark.parametrize("learned", [Rejected("x", 422), NotFound("x", 404), Conflict("x", 409)], ids=repr)
+def test_a_refusal_of_a_poll_does_not_say_that_what_has_begun_has_ended(
+    policy: RetryPolicy, learned: Exception
+) -> None:
+    transition = policy.decide(finished(a_claim(phase=Phase.POLL), learned, unknown_step=None))
+
+    assert (summary(transition), transition.outcome_unknown) == ("failed unresolved", True)
+    assert not transition.outcome_known
+
+
 def test_a_call_without_an_effect_may_be_lost_whatever_the_operation_permits(policy: RetryPolicy) -> None:
     transition = policy.decide(finished(a_claim(on_unknown=STOP), UnknownOutcome("x"), unknown_step=None))
 
