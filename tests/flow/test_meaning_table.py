@@ -77,7 +77,7 @@ def test_any_other_error_is_our_own_fault(error: Exception) -> None:
     assert meaning_of(error) is ROWS["any other error"]
 
 
-@pytest.mark.parametrize("status", [307, 308, 408, 425, 503])
+@pytest.mark.parametrize("status", [307, 308, 407, 408, 421, 425, 503])
 def test_a_server_that_has_not_processed_a_request_leaves_nothing_unknown(status: int) -> None:
     assert meaning_of(Unavailable("x", status)).outcome == "as_before"
 
