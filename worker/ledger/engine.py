@@ -24,22 +24,34 @@ if TYPE_CHECKING:
 
 BUSY_TIMEOUT_S = 10.0  # seconds that a writer waits for SQLite's one write lock, longer than any of our transactions
 
-_POSTGRESQL_OPTIONS: dict[str, Any] = {
+_UNLESS_GIVEN: dict[str, Any] = {
     # With these a dead server is noticed within seconds instead of TCP's two hours.
     "connect_timeout": 5,
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 3,
     "tcp_user_timeout": 15_000,  # milliseconds; for a statement that was sent and is not acknowledged
+}
+_ALWAYS: dict[str, Any] = {
     # No named prepared statements: behind a transaction pooler the next transaction may run on another server session.
     "prepare_threshold": None,
+    # PGCLIENTENCODING may name one that lacks characters of B2COPY's answers, so that a success could not be written.
+    "client_encoding": "utf8",
 }
 
 _SYSTEM = "system"  # as `sslrootcert`: the authorities that this machine trusts
 
+_TLS_VERSIONS = {"", "TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"}
 _VALUES = {
     "sslmode": {"disable", "allow", "prefer", "require", "verify-ca", "verify-full"},
     "target_session_attrs": {"any", "read-write", "read-only", "primary", "standby", "prefer-standby"},
+    "channel_binding": {"disable", "prefer", "require"},
+    "gssencmode": {"disable", "prefer", "require"},
+    "load_balance_hosts": {"disable", "random"},
+    "sslcertmode": {"disable", "allow", "require"},
+    "sslnegotiation": {"postgres", "direct"},
+    "ssl_min_protocol_version": _TLS_VERSIONS,
+    "ssl_max_protocol_version": _TLS_VERSIONS,
 }
 
 _SECRET = re.compile(r".*(?:password|secret)|scram_(?:client|server)_key")
@@ -94,7 +106,7 @@ class _Connector:
 
     def __call__(self) -> "psycopg.Connection":
         try:
-            return self._connect(*self._words, **self._options, **_POSTGRESQL_OPTIONS)
+            return self._connect(*self._words, **(_UNLESS_GIVEN | self._options | _ALWAYS))
         except self._error as error:
             raise without_frames(error) from None
 
@@ -126,7 +138,7 @@ def _parse(url: str) -> URL:
 def _check_options(url: URL) -> None:
     from psycopg.pq import Conninfo
 
-    known = {option.keyword.decode() for option in Conninfo.get_defaults()}
+    known = {option.keyword.decode() for option in Conninfo.get_defaults()} - {"replication"}
     for name, value in url.query.items():
         if _SECRET.fullmatch(name):
             remedy = _REMEDIES.get(name, "it is a secret, remove it")
@@ -136,7 +148,7 @@ def _check_options(url: URL) -> None:
                 f"B2COPY_DATABASE_URL must not hold the option {name!r}: libpq does not know it, remove it"
             )
         if (values := _VALUES.get(name)) and value not in values:
-            raise SettingsError(f"B2COPY_DATABASE_URL: {name} must be {', '.join(sorted(values))}")
+            raise SettingsError(f"B2COPY_DATABASE_URL: {name} must be {', '.join(sorted(values - {''}))}")
         if name == "sslrootcert" and value != _SYSTEM:
             _check_certificates(Path(str(value)))
 
@@ -251,6 +263,12 @@ def _use_wal(connection: sqlite3.Connection) -> None:
 
 
 def _prepare_postgresql(connection: "psycopg.Connection", _record: Any) -> None:
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding not in (None, "UTF8"):
+        raise SettingsError(
+            f"B2COPY_DATABASE_URL: the database's encoding is {encoding}, which cannot store every text of an answer:"
+            " make one with CREATE DATABASE name ENCODING 'UTF8' TEMPLATE template0"
+        )
     connection.autocommit = True  # so that psycopg sends no BEGIN of its own
 
 
