@@ -1,18 +1,21 @@
 """What the databases raise when they cannot be used, and that no error text holds a payload."""
 
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import psycopg
 import pytest
 from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from tests.ledger.databases import is_waiting_for_a_lock, on_postgresql
+from tests.ledger.databases import is_waiting_for_a_lock, on_postgresql, on_sqlite
 from tests.operations import claim_one, find_operation, new_operation, record_operations, succeed
 from tests.postgres import Postgres
 from tests.support import until
 from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, Ledger, open_ledger, record
+from worker.ledger.engine import seconds_since_outage
 from worker.operation import State
 
 
@@ -66,6 +69,29 @@ def test_a_statement_that_takes_too_long_is_an_unavailable_database(
 
     assert succeed(impatient, claimed) == []
     impatient.close()
+
+
+@on_sqlite
+@pytest.mark.parametrize("damage", ["a page", "all of it"])
+def test_a_damaged_file_is_an_unavailable_database(ledger_url: str, ledger: Ledger, damage: str) -> None:
+    record_operations(ledger, "W1")
+    claimed = claim_one(ledger)
+    record_operations(ledger, *(f"W{number}" for number in range(2, 50)))
+    ledger.close()
+    file = Path(ledger_url.removeprefix("sqlite:///"))
+    whole = file.read_bytes()
+    file.write_bytes(b"x" * len(whole) if damage == "all of it" else whole[:4096] + b"x" * (len(whole) - 4096))
+    began = time.monotonic()
+
+    with pytest.raises(DATABASE_UNAVAILABLE_ERRORS):
+        succeed(ledger, claimed)
+    with pytest.raises(DATABASE_UNAVAILABLE_ERRORS):
+        record_operations(ledger, "W50")
+
+    assert seconds_since_outage(ledger.engine) <= time.monotonic() - began
+    ledger.close()
+    file.write_bytes(whole)
+    assert succeed(ledger, claimed) == []
 
 
 @on_postgresql

@@ -54,6 +54,8 @@ _VALUES = {
     "ssl_max_protocol_version": _TLS_VERSIONS,
 }
 
+_REFUSALS = {"42501", "42P01", "3F000"}  # insufficient_privilege, undefined_table, invalid_schema_name
+
 _SECRET = re.compile(r".*(?:password|secret)|scram_(?:client|server)_key")
 _REMEDIES = {
     "password": "write it behind the user's name, or into the file that B2COPY_DATABASE_PASSWORD_FILE names",
@@ -87,7 +89,7 @@ def connect(url: str, **pool: int) -> Engine:
         event.listen(engine, "connect", _prepare_postgresql)
         event.listen(engine, "begin", _begin_postgresql)
         event.listen(engine, "handle_error", remove_row_values)
-    event.listen(engine, "handle_error", _note_error)
+    event.listen(engine, "handle_error", _handle_error, retval=True)
     _forget_when_forked(engine)
     return engine
 
@@ -195,6 +197,11 @@ def limit_lock_waits(connection: Connection, ms: int) -> None:
         connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{ms}ms'")
 
 
+def is_refused(error: Exception) -> bool:
+    """Return whether PostgreSQL refuses a query for what an administrator can change: rights, search_path, tables."""
+    return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) in _REFUSALS
+
+
 def is_lock_timeout(error: Exception) -> bool:
     """Return whether another transaction held a lock for longer than `limit_lock_waits` allows."""
     return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) == "55P03"
@@ -231,10 +238,18 @@ def note_outage(engine: Engine) -> None:
     _failed_at[engine] = time.monotonic()
 
 
-def _note_error(context: ExceptionContext) -> None:
-    is_unavailable = isinstance(context.sqlalchemy_exception, OperationalError | InterfaceError | InternalError)
-    if context.engine is not None and is_unavailable and not _is_conflict(context.original_exception):
+def _handle_error(context: ExceptionContext) -> OperationalError | None:
+    """Note an outage. Return the error to raise instead if SQLite cannot read its file, which then is unavailable.
+
+    For a damaged page, or a file of another kind, the driver raises the base class of all its errors.
+    """
+    error, instead = context.original_exception, None
+    if type(error) is sqlite3.DatabaseError:
+        instead = OperationalError(context.statement, None, error, hide_parameters=True)
+    is_unavailable = isinstance(instead or context.sqlalchemy_exception, OperationalError | InterfaceError | InternalError)
+    if context.engine is not None and is_unavailable and not _is_conflict(error):
         note_outage(context.engine)
+    return instead
 
 
 def _is_conflict(error: BaseException) -> bool:
