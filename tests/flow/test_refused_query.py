@@ -10,10 +10,9 @@ from tasks.fees import Fees
 from tests.flow.conftest import CALL, Engine, LocalDestination, drain_until_final, fees_kind
 from tests.operations import find_operation, record_operation
 from tests.postgres import Postgres
-from worker.flow import attempt_maker
 from worker.ledger import Ledger
 from worker.ledger.engine import connect
-from worker.operation import Done, OnUnknown, Outcome, State, WaitReason
+from worker.operation import Done, Outcome, State, WaitReason
 from worker.operation_kind import Attempt
 
 
@@ -28,7 +27,7 @@ def postgres() -> Iterator[Connections]:
 
 @pytest.mark.parametrize("query", ["SELECT 1 FROM absent_table", "SET SESSION AUTHORIZATION limited; TABLE closed"])
 def test_the_operation_waits_and_succeeds_when_the_query_is_permitted(
-    ledger: Ledger, engine: Engine, postgres: Connections, monkeypatch: pytest.MonkeyPatch, query: str
+    ledger: Ledger, engine: Engine, postgres: Connections, query: str
 ) -> None:
     with postgres.begin() as connection:
         connection.execute(text("DROP TABLE IF EXISTS closed; DROP ROLE IF EXISTS limited"))

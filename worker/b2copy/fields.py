@@ -16,7 +16,6 @@ from worker.errors import UnknownOutcome
 from worker.http.answer import server_message
 from worker.storable import storable_json
 
-
 _ID_LIMIT = 255  # characters; a longer id does not fit into an index of PostgreSQL, which would refuse the row
 _NUMBER_LIMIT = 2**63  # of ids that are numbers: no database gives larger ones, or less than 1
 

@@ -15,7 +15,6 @@ from worker.flow.poll_spacing import PollSpacing
 from worker.flow.retry_policy import Finished, RetryPolicy, counts, reason_when_overdue
 from worker.http.answer import one_line
 from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, Ledger
-from worker.ledger.engine import is_refused
 from worker.operation import (
     AttemptRecord,
     Claim,
@@ -40,7 +39,6 @@ log = logging.getLogger(__name__)
 CALLS_MAX = 8  # an attempt may take as long as so many calls, each with its longest wait for a permit
 UNKNOWN_KIND_WAIT_S = 30.0  # seconds; an operation waits so long if only a newer version of this code knows its kind
 CHECK_PAUSE_S = 1.0  # seconds; a claim is returned after this time if the check before sending failed
-REFUSED_PAUSE_S = 30.0  # seconds; the same if the ledger refused to be read
 LEDGER_PAUSE_S = 1.0  # seconds; an attempt that could not read the ledger is made again after this time
 
 
@@ -128,9 +126,6 @@ class AttemptMaker:
             learned = Later(LEDGER_PAUSE_S, "the ledger is unavailable")
         except Exception as error:  # the table of meanings sorts them
             learned = error
-            if is_refused(error):
-                log.error("operation %s waits, because the ledger refuses a query: %s", claim.key, error)
-                learned = Later(REFUSED_PAUSE_S, "the ledger refuses a query: the worker's log says why")
             if limit.expired() and isinstance(error, TimeoutError):
                 learned = UnknownOutcome(f"the attempt took longer than {self._limit_s:.0f} s")
         duration_s = time.monotonic() - began

@@ -54,7 +54,8 @@ _VALUES = {
     "ssl_max_protocol_version": _TLS_VERSIONS,
 }
 
-_REFUSALS = {"42501", "42P01", "3F000"}  # insufficient_privilege, undefined_table, invalid_schema_name
+INSUFFICIENT_PRIVILEGE = "42501"  # https://www.postgresql.org/docs/current/errcodes-appendix.html
+_REFUSALS = {INSUFFICIENT_PRIVILEGE, "42P01", "3F000"}  # undefined_table, invalid_schema_name
 
 _SECRET = re.compile(r".*(?:password|secret)|scram_(?:client|server)_key")
 _REMEDIES = {
@@ -197,11 +198,6 @@ def limit_lock_waits(connection: Connection, ms: int) -> None:
         connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{ms}ms'")
 
 
-def is_refused(error: Exception) -> bool:
-    """Return whether PostgreSQL refuses a query for what an administrator can change: rights, search_path, tables."""
-    return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) in _REFUSALS
-
-
 def is_lock_timeout(error: Exception) -> bool:
     """Return whether another transaction held a lock for longer than `limit_lock_waits` allows."""
     return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) == "55P03"
@@ -239,14 +235,17 @@ def note_outage(engine: Engine) -> None:
 
 
 def _handle_error(context: ExceptionContext) -> OperationalError | None:
-    """Note an outage. Return the error to raise instead if SQLite cannot read its file, which then is unavailable.
+    """Note an outage. Return the error to raise instead for two kinds that drivers do not call operational.
 
-    For a damaged page, or a file of another kind, the driver raises the base class of all its errors.
+    SQLite: a damaged page, or a file of another kind, which is the base class of all errors. PostgreSQL: a right, a
+    search_path or a table that somebody has changed, which is the class of mistakes in a query.
     """
     error, instead = context.original_exception, None
-    if type(error) is sqlite3.DatabaseError:
+    if type(error) is sqlite3.DatabaseError or getattr(error, "sqlstate", None) in _REFUSALS:
         instead = OperationalError(context.statement, None, error, hide_parameters=True)
-    is_unavailable = isinstance(instead or context.sqlalchemy_exception, OperationalError | InterfaceError | InternalError)
+    is_unavailable = isinstance(
+        instead or context.sqlalchemy_exception, OperationalError | InterfaceError | InternalError
+    )
     if context.engine is not None and is_unavailable and not _is_conflict(error):
         note_outage(context.engine)
     return instead

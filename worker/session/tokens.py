@@ -41,13 +41,15 @@ class Token:
 class Pair:
     """What a token endpoint answered. `life_s` is None if the answer does not tell.
 
-    `credential` names what was logged in with, for people: a key id, never a secret. Empty after a refresh.
+    `credential` names what was logged in with, for people: a key id, never a secret. Empty after a refresh. `is_spent`:
+    the refresh token is not new, so it must not be presented.
     """
 
     access: Secret[str]
     refresh: Secret[str] | None
     life_s: float | None = None
     credential: str = ""
+    is_spent: bool = False
 
     def __repr__(self) -> str:
         return f"<Pair {fingerprint(self.access)}>"
