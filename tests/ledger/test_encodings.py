@@ -48,8 +48,6 @@ def test_no_clients_encoding_loses_a_success(
     ledger.close()
 
 
-@pytest.mark.parametrize(
-    "given", ["connect_timeout=3", "keepalives_idle=60&tcp_user_timeout=9000", "client_encoding=x"]
-)
+@pytest.mark.parametrize("given", ["connect_timeout=3", "keepalives_idle=60&tcp_user_timeout=9000"])
 def test_an_option_of_libpq_that_has_a_built_in_value_may_be_given(postgres_server: Postgres, given: str) -> None:
     migrate(f"{postgres_server.url()}&{given}")

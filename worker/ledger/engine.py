@@ -243,9 +243,8 @@ def _handle_error(context: ExceptionContext) -> OperationalError | None:
     error, instead = context.original_exception, None
     if type(error) is sqlite3.DatabaseError or getattr(error, "sqlstate", None) in _REFUSALS:
         instead = OperationalError(context.statement, None, error, hide_parameters=True)
-    is_unavailable = isinstance(
-        instead or context.sqlalchemy_exception, OperationalError | InterfaceError | InternalError
-    )
+    raised = instead or context.sqlalchemy_exception
+    is_unavailable = isinstance(raised, OperationalError | InterfaceError | InternalError)
     if context.engine is not None and is_unavailable and not _is_conflict(error):
         note_outage(context.engine)
     return instead

@@ -66,7 +66,8 @@ class TokenEndpoints:
         """Send the only kind of request there is to a token endpoint, and return a 200 answer.
 
         Raises `RateLimited` for 429, `CredentialsRejected` when what was presented is refused (any other 4xx of a
-        server that has processed it), and `Unavailable` for everything else: no answer, 5xx, a redirect. No frame of the error holds the secret.
+        server that has processed it), and `Unavailable` for everything else: no answer, 5xx, a redirect. No frame of
+        the error holds the secret.
         """
         request = requests.Request(
             "POST", self._host + path, headers={"User-Agent": USER_AGENT, "Accept": "application/json"}
