@@ -1,10 +1,12 @@
-"""kombu's Redis transport, with five changes. It uses kombu's inner names: kombu is pinned, and tests hold each change.
+"""kombu's Redis transport, with six changes. It uses kombu's inner names: kombu is pinned, and tests hold each change.
 
 * TLS connections verify certificate and host name, and no error shows the password (`worker.redis_connection`).
 * Each item taken from a queue is checked before kombu reads it (`worker.messages.safe_envelope`).
 * A message that Redis handed out, but whose note it refuses (out of memory, read-only, gone), is delivered all the
   same. kombu would lose it.
 * The jobs that repeat every second log a Redis that refuses writes once, not as a traceback each time.
+* An answer that is none to the command that was sent (a proxy's, or a late one) is a lost connection. kombu would end
+  the worker.
 * Broadcasts are questions only (`worker.messages.remote_control`).
 """
 
@@ -18,23 +20,24 @@ from kombu.transport import virtual
 
 from worker.messages.remote_control import is_allowed
 from worker.messages.safe_envelope import deliverable, restorable
-from worker.redis_connection import QuietConnection, VerifiedTlsConnection
+from worker.redis_connection import Client, QuietConnection, VerifiedTlsConnection, odd_answers_end_connections
 from worker.watch.outage_log import OutageLog
 
 log = logging.getLogger(__name__)
 _restoring = OutageLog(log, "Redis refuses to restore the messages of lost workers, which is tried again")
 
 
-class _Client(redis.Redis):
+class _Client(Client):
     """Replaces an item of a queue by what kombu can deliver."""
 
     def parse_response(self, connection: Any, command_name: Any, **options: Any) -> Any:
         answer = super().parse_response(connection, command_name, **options)
-        if command_name == "BRPOP" and answer:
+        if command_name != "BRPOP" or not answer:
+            return answer
+        with odd_answers_end_connections(self.connection_pool):
             key, item = answer
             queue = key.decode().partition(kombu_redis.Channel.sep)[0]
             return key, deliverable(item, queue)
-        return answer
 
 
 class _QoS(kombu_redis.QoS):
@@ -101,6 +104,10 @@ class Channel(kombu_redis.Channel):
             self._refreshing.failed(error)
         else:
             self._refreshing.succeeded()
+
+    def _handle_message(self, client: Any, message: Any) -> Any:
+        with odd_answers_end_connections(client.connection_pool):
+            return super()._handle_message(client, message)
 
     def _get_client(self) -> Any:
         super()._get_client()  # checks the version of redis-py
