@@ -26,8 +26,8 @@ class QuietConnection(redis.Connection):
         """Connect and log in."""
         try:
             super().connect_check_health(*args, **options)
-        except (redis.RedisError, OSError) as error:
-            raise without_frames(error) from None
+        except Exception as error:
+            raise without_frames(_error_of_redis(error)) from None
 
 
 class VerifiedTlsConnection(redis.SSLConnection, QuietConnection):
@@ -57,7 +57,14 @@ def odd_answers_end_connections(pool: redis.ConnectionPool) -> Iterator[None]:
         raise
     except Exception as error:
         pool.disconnect()
-        raise redis.ConnectionError(f"Redis gave an answer that is none: {type(error).__name__}: {error}") from None
+        raise _error_of_redis(error) from None
+
+
+def _error_of_redis(error: Exception) -> Exception:
+    """Return the error, or if redis-py could not read an answer, what it means: that the connection is lost."""
+    if isinstance(error, redis.RedisError | OSError):
+        return error
+    return redis.ConnectionError(f"Redis gave an answer that is none: {type(error).__name__}: {error}")
 
 
 class _Pipeline(redis.client.Pipeline):

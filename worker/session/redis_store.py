@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import redis
 
@@ -212,7 +212,7 @@ class Store:
             raise StoreUnavailable("Redis does not answer", None, None, self._timings.store_pause)
         try:
             answer: Sequence[Any] = self._scripts[script](keys=self._keys, args=list(args))
-            redis_s = float(answer[1]) / 1000
+            redis_s = float(answer[1]) / 1000 if isinstance(answer, list) else _no_answer(answer)
         except (redis.ConnectionError, redis.TimeoutError, redis.exceptions.BusyLoadingError) as error:
             # A closed port answers at once and may soon be open. A silent one delays each caller by the whole timeout.
             silent = isinstance(error, redis.TimeoutError)
@@ -232,6 +232,10 @@ class Store:
         self._clock = redis_s - started
         self._clock_at_least = redis_s - time.monotonic()
         return answer
+
+
+def _no_answer(answer: object) -> NoReturn:
+    raise TypeError(f"a script gives a list, not {type(answer).__name__}")
 
 
 def _unavailable(error: redis.RedisError, retry_after: float) -> StoreUnavailable:
