@@ -9,6 +9,7 @@ from typing import Any
 
 from worker.session.secret import Secret
 
+LIFE_MIN_S = 0.5  # seconds; a token with a shorter life could not be used, and its renewals would be a flood of logins
 LIFE_MAX_S = 30 * 86400.0  # seconds; a longer life is not believed
 
 
@@ -66,7 +67,12 @@ def life_of(access: Secret[str], server_time: float | None, expires_in: Any = No
         expires, issued = _number(claims.get("exp")), _number(claims.get("iat"))
         issued = server_time if issued is None else issued
         life = expires - issued if expires is not None and issued is not None else None
-    return life if life is not None and 0 < life <= LIFE_MAX_S else None
+    return believed_life(life)
+
+
+def believed_life(life: float | None) -> float | None:
+    """Return a life in seconds if it can be true, otherwise None."""
+    return life if life is not None and LIFE_MIN_S <= life <= LIFE_MAX_S else None
 
 
 def _number(value: Any) -> float | None:
