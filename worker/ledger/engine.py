@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, InternalError, OperationalError
+from sqlalchemy.pool import ConnectionPoolEntry
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_random
 
 from worker.certificates import checked_certificates
@@ -83,7 +84,9 @@ def connect(url: str, **pool: int) -> Engine:
     if parsed.get_backend_name() == "sqlite":
         # hide_parameters: payloads belong in no log
         engine = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_S}, hide_parameters=True, **pool)
+        event.listen(engine, "do_connect", _open_existing_file)
         event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "checkout", _check_file)
         event.listen(engine, "begin", _begin_sqlite)
     else:
         engine = create_engine(parsed, creator=_Connector(parsed), hide_parameters=True, **pool)
@@ -253,6 +256,31 @@ def _handle_error(context: ExceptionContext) -> OperationalError | None:
 def _is_conflict(error: BaseException) -> bool:
     """Return whether another transaction was in the way: deadlock, serialization failure, or a lock held too long."""
     return str(getattr(error, "sqlstate", None)).startswith(("40", "55P03"))
+
+
+def _file_of(path: str) -> tuple[int, int] | None:
+    """Return what identifies the file that is at `path` now, None if there is none."""
+    with suppress(OSError):
+        found = os.stat(path)
+        return found.st_dev, found.st_ino
+    return None
+
+
+def _open_existing_file(dialect: Any, record: ConnectionPoolEntry, arguments: Any, options: Any) -> None:
+    """Refuse to connect to a file that is not there: the driver would make an empty one."""
+    path = str(arguments[0])
+    if path == ":memory:":
+        return
+    if (file := _file_of(path)) is None:
+        raise sqlite3.OperationalError("the ledger's file is not there")
+    record.info["file"] = path, file
+
+
+def _check_file(connection: Any, record: ConnectionPoolEntry, proxy: Any) -> None:
+    """Use no connection whose file was removed or replaced, as by a restore: what it records would be lost."""
+    path, file = record.info.get("file", (None, None))
+    if path is not None and _file_of(path) != file:
+        raise DisconnectionError("the ledger's file was removed or replaced")
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
