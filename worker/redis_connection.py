@@ -70,7 +70,7 @@ def _error_of_redis(error: Exception) -> Exception:
 class _Pipeline(redis.client.Pipeline):
     def parse_response(self, connection: Any, command_name: Any, **options: Any) -> Any:
         with odd_answers_end_connections(self.connection_pool):
-            return super().parse_response(connection, command_name, **options)
+            return super().parse_response(connection, command_name, **options)  # type: ignore[no-untyped-call]
 
     def execute(self, raise_on_error: bool = True) -> list[Any]:
         with odd_answers_end_connections(self.connection_pool):
@@ -80,7 +80,7 @@ class _Pipeline(redis.client.Pipeline):
 class _PubSub(redis.client.PubSub):
     def parse_response(self, *args: Any, **options: Any) -> Any:
         with odd_answers_end_connections(self.connection_pool):
-            return super().parse_response(*args, **options)
+            return super().parse_response(*args, **options)  # type: ignore[no-untyped-call]
 
 
 class Client(redis.Redis):
@@ -88,7 +88,7 @@ class Client(redis.Redis):
 
     def parse_response(self, connection: Any, command_name: Any, **options: Any) -> Any:
         with odd_answers_end_connections(self.connection_pool):
-            return super().parse_response(connection, command_name, **options)
+            return super().parse_response(connection, command_name, **options)  # type: ignore[no-untyped-call]
 
     def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> _Pipeline:
         return _Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)

@@ -123,7 +123,7 @@ def odd_redis(request: pytest.FixtureRequest, configure: Callable[..., Settings]
 
 
 def test_an_answer_that_is_none_is_an_error_of_redis_and_no_other(odd_redis: Settings) -> None:
-    client = broker_transport._Client(connection_pool=redis_client(odd_redis, 1.0).connection_pool)
+    client: Any = broker_transport._Client(connection_pool=redis_client(odd_redis, 1.0).connection_pool)
     questions: list[Callable[[], Any]] = [
         lambda: client.execute_command("BRPOP", "b2copy.money", 1),
         lambda: client.pipeline().llen("b2copy.money").sadd("x", "y").execute(),

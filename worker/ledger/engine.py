@@ -112,7 +112,7 @@ class _Connector:
 
     def __call__(self) -> "psycopg.Connection":
         try:
-            return self._connect(*self._words, **(_UNLESS_GIVEN | self._options | _ALWAYS))
+            return self._connect(*self._words, **{**_UNLESS_GIVEN, **self._options, **_ALWAYS})
         except self._error as error:
             raise without_frames(error) from None
 

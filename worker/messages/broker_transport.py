@@ -48,7 +48,8 @@ def _remove_values_of_another_type(pool: redis.ConnectionPool) -> None:
     with suppress(redis.RedisError, OSError):
         for pattern, type_ in _TYPES:
             for key in client.scan_iter(match=pattern, count=1000):
-                if (found := client.type(key)) not in {type_, b"none"}:
+                found: Any = client.type(key)
+                if found not in {type_, b"none"}:
                     client.delete(key)
                     log.error("a %s that is not ours stood under %s in Redis: removed", found.decode(), key.decode())
 
