@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from worker.watch.blank_secret import without_secret
@@ -25,6 +25,7 @@ def test_every_spelling_is_blanked(written: str) -> None:
     assert without_secret(body, SECRET) == b'{"message": "\\u00e4 wrong password [redacted] for a@b"}'
 
 
+@example("ends with \\", True)
 @given(
     st.text(st.characters(exclude_categories=["Cs"], exclude_characters="~"), min_size=1, max_size=20), st.booleans()
 )
