@@ -24,7 +24,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, overload
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.exc import OperationalError
 
 from tasks.accounts import ACCOUNTS
 from tasks.clients import CLIENTS
@@ -37,6 +37,7 @@ from worker.instances import ledger
 from worker.ledger import cancel as cancel_operation
 from worker.ledger import find
 from worker.ledger.database import no_approval
+from worker.ledger.engine import INSUFFICIENT_PRIVILEGE
 from worker.ledger.insert_operations import NewRow, plain, row_of
 from worker.ledger.record_operations import record_rows
 from worker.operation import FINAL, New, Operation, Recorded, State
@@ -51,7 +52,6 @@ if TYPE_CHECKING:
 
     Transaction = Connection | Session
 
-INSUFFICIENT_PRIVILEGE = "42501"  # https://www.postgresql.org/docs/current/errcodes-appendix.html
 BATCH = 1_000  # operations in one transaction of `many`; with more, Python's garbage collector makes each one slower
 WAIT_FIRST_S, WAIT_MAX_S = 0.05, 1.0  # seconds; first and longest pause between two queries of `wait`
 
@@ -267,7 +267,7 @@ def cancel(key: str, *, why: str, by: str | None = None) -> Operation:
         raise BadPayload(f"{key}: there is no such operation")
     try:
         return cancel_operation(replace(ledger(), needs_approval=no_approval), key, by or current_user(), why)
-    except ProgrammingError as error:
+    except OperationalError as error:
         if getattr(error.orig, "sqlstate", None) != INSUFFICIENT_PRIVILEGE:
             raise
         raise NotAllowed(

@@ -9,7 +9,7 @@ from worker.app import app
 from worker.crm.requests_table import take_requests
 from worker.errors import B2CopyError
 from worker.instances import ledger, sessions
-from worker.ledger import count_due, make_due, sweep, try_start_dispatch
+from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, count_due, make_due, sweep, try_start_dispatch
 from worker.ledger.batches import sweep_forgotten
 from worker.ledger.minute_statistics import MINUTE_MS, SETTLED_MS, summarize_minutes
 from worker.ledger.notices import want_notices
@@ -18,9 +18,12 @@ from worker.messages.wake_up import wake, wake_ups_for
 from worker.operation import WaitReason
 from worker.queues import LANES
 from worker.settings import crm_settings
+from worker.watch.outage_log import OutageLog
 
 log = logging.getLogger(__name__)
 
+_dispatch_outage = OutageLog(log, "dispatch failed, the next one tries again")
+_refresh_outage = OutageLog(log, "operations that wait for a session stay so, the next renewal tries again")
 _summarized = -1  # the minute since the epoch in which this process last summarized
 SWEEP_S = 0.1  # seconds of each tick for the operations of batches that were paused, resumed or cancelled
 WITHOUT_SESSION = {"busy", "cooldown"}  # outcomes of a renewal after which there may be no usable session
@@ -33,8 +36,19 @@ def dispatch() -> bool:
     Then let operations obey what people decided about their batches.
 
     Started by beat and by a timer in every worker; a compare-and-set in the ledger lets one of them act
-    every `DISPATCH_EVERY_S`. Returns whether this call was the one.
+    every `DISPATCH_EVERY_S`. Returns whether this call was the one. False also if the ledger is unavailable.
     """
+    try:
+        is_done = _dispatch()
+    except DATABASE_UNAVAILABLE_ERRORS as error:  # Celery would log a traceback for each message of beat
+        _dispatch_outage.failed(error)
+        return False
+    if is_done:
+        _dispatch_outage.succeeded()
+    return is_done
+
+
+def _dispatch() -> bool:
     if not try_start_dispatch(ledger()):
         return False
     _wake_lanes(count_due(ledger()))
@@ -86,4 +100,13 @@ def refresh() -> None:
             log.warning("the session of %s was not renewed: %s", login, error)
             continue
         if renewal.outcome not in WITHOUT_SESSION:
-            make_due(ledger(), "b2copy", WaitReason.NO_SESSION)
+            _make_waiting_due()
+
+
+def _make_waiting_due() -> None:
+    try:
+        make_due(ledger(), "b2copy", WaitReason.NO_SESSION)
+    except DATABASE_UNAVAILABLE_ERRORS as error:
+        _refresh_outage.failed(error)
+    else:
+        _refresh_outage.succeeded()

@@ -2,7 +2,7 @@
 
 * B2CopyError
   x Transient               wait and try again; `retry_after` is a floor
-    - Unavailable           not sent (no status), not processed (307, 308, 408, 425, 503), or a 5xx
+    - Unavailable           not sent (no status), not processed (`http.answer.NOT_PROCESSED`), or a 5xx
       - NoAnswerInTime      of a worker, to a read that a CRM asked for
       - ReceiverGone        410 of the CRM's webhook: it wants no further notice
     - RateLimited           429

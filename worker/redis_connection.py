@@ -6,6 +6,8 @@ could decrypt the traffic that carries the tokens.
 
 import socket
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import redis
@@ -24,8 +26,8 @@ class QuietConnection(redis.Connection):
         """Connect and log in."""
         try:
             super().connect_check_health(*args, **options)
-        except (redis.RedisError, OSError) as error:
-            raise without_frames(error) from None
+        except Exception as error:
+            raise without_frames(_error_of_redis(error)) from None
 
 
 class VerifiedTlsConnection(redis.SSLConnection, QuietConnection):
@@ -41,6 +43,58 @@ class VerifiedTlsConnection(redis.SSLConnection, QuietConnection):
         else:
             context.load_default_certs()
         return context.wrap_socket(sock, server_hostname=self.host)
+
+
+@contextmanager
+def odd_answers_end_connections(pool: redis.ConnectionPool) -> Iterator[None]:
+    """Raise `redis.ConnectionError` for an answer that cannot be read, and close all connections.
+
+    It may be a proxy's, or the answer to another command, and then so are all that follow it.
+    """
+    try:
+        yield
+    except (redis.RedisError, OSError):
+        raise
+    except Exception as error:
+        pool.disconnect()
+        raise _error_of_redis(error) from None
+
+
+def _error_of_redis(error: Exception) -> Exception:
+    """Return the error, or if redis-py could not read an answer, what it means: that the connection is lost."""
+    if isinstance(error, redis.RedisError | OSError):
+        return error
+    return redis.ConnectionError(f"Redis gave an answer that is none: {type(error).__name__}: {error}")
+
+
+class _Pipeline(redis.client.Pipeline):
+    def parse_response(self, connection: Any, command_name: Any, **options: Any) -> Any:
+        with odd_answers_end_connections(self.connection_pool):
+            return super().parse_response(connection, command_name, **options)  # type: ignore[no-untyped-call]
+
+    def execute(self, raise_on_error: bool = True) -> list[Any]:
+        with odd_answers_end_connections(self.connection_pool):
+            return super().execute(raise_on_error)
+
+
+class _PubSub(redis.client.PubSub):
+    def parse_response(self, *args: Any, **options: Any) -> Any:
+        with odd_answers_end_connections(self.connection_pool):
+            return super().parse_response(*args, **options)  # type: ignore[no-untyped-call]
+
+
+class Client(redis.Redis):
+    """redis-py's client. An answer that cannot be read raises `redis.ConnectionError`, and not whatever error."""
+
+    def parse_response(self, connection: Any, command_name: Any, **options: Any) -> Any:
+        with odd_answers_end_connections(self.connection_pool):
+            return super().parse_response(connection, command_name, **options)  # type: ignore[no-untyped-call]
+
+    def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> _Pipeline:
+        return _Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+
+    def pubsub(self, **options: Any) -> _PubSub:
+        return _PubSub(self.connection_pool, **options)
 
 
 def tls_options(settings: CrmSettings) -> dict[str, Any]:
@@ -76,7 +130,7 @@ def redis_client(
     settings: CrmSettings, timeout_s: float, connect_timeout_s: float | None = None, retries: int = 0
 ) -> redis.Redis:
     """Return a client with a pool of its own: see `connection_pool`."""
-    return redis.Redis(connection_pool=connection_pool(settings, timeout_s, connect_timeout_s, retries))
+    return Client(connection_pool=connection_pool(settings, timeout_s, connect_timeout_s, retries))
 
 
 def _connection_class(settings: CrmSettings) -> dict[str, Any]:

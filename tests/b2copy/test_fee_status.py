@@ -39,6 +39,13 @@ def test_a_status_is_a_number_or_its_name(status: Any, state: FeeState) -> None:
     assert read_status(body(status=status), SENT).state is state
 
 
+@pytest.mark.parametrize("other", [{"accountLogin": "8"}, {"requestId": "W9"}, {"requestId": None}])
+def test_an_echo_in_the_other_spelling_of_grpc_is_read_too(other: dict[str, Any]) -> None:
+    assert read_status({"accountLogin": 7, "requestId": "W1", "status": 2}, SENT).state is FeeState.SUCCESS
+    with pytest.raises(UnknownOutcome, match="about another"):
+        read_status({"accountLogin": "7", "requestId": "W1", "status": 2} | other, SENT)
+
+
 def test_the_states_have_the_documented_numbers() -> None:
     assert {name: state.value for name, state in FeeState.__members__.items()} == {
         "PENDING": 1,

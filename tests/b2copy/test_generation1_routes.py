@@ -19,7 +19,7 @@ from worker.b2copy.routes.client_registration import NewClient, read_client
 from worker.b2copy.routes.leaderboard import Board, Product, read_leaders
 from worker.b2copy.routes.seamless_login import Visitor, read_url
 from worker.b2copy.routes.statistics import OfAccount
-from worker.errors import Conflict, NotFound, Rejected, Unavailable, UnknownOutcome
+from worker.errors import B2CopyError, Conflict, NotFound, Rejected, Unavailable, UnknownOutcome
 from worker.http import event_loop
 from worker.instances import b2copy
 from worker.sandbox.control_client import SandboxControl
@@ -63,6 +63,48 @@ def test_an_account_is_created_and_found_by_its_number_wherever_the_list_reads_i
 def test_an_answer_about_nothing_is_no_new_account(data: Any) -> None:
     with pytest.raises(UnknownOutcome):
         account_create.read_created({"data": data, "status": 200}, {"accountNumber": "7"})
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": "client not found"},
+        {"status": "error", "message": "no", "data": {"id": 7}},
+        {"status": False, "message": "no"},
+        {"success": False, "data": [], "message": "no"},
+        {"items": [], "error": "the database is away"},
+        {"status": 200, "data": {"id": 7, "errors": ["no"]}},
+        {"status": 200, "meta": {"error": "no"}, "data": []},
+        {"code": 5, "message": "not found", "details": []},
+    ],
+)
+@pytest.mark.parametrize(
+    "read", [account_create.read_created, read_accounts, read_client, read_leaders, statistics_widget.DETAIL.read]
+)
+def test_a_200_whose_body_says_failure_is_not_believed(read: Any, body: Any) -> None:
+    with pytest.raises(UnknownOutcome, match="the body says failure"):
+        read(body, {"accountNumber": "7", "side_login": "7", "account_number": "7"})
+
+
+@pytest.mark.parametrize("data", [{"message": "accepted"}, {"id": None}, {"id": 0}, {"data": {"id": 7}}, {"status": 2}])
+def test_an_answer_with_neither_a_number_nor_an_id_is_no_new_account(data: Any) -> None:
+    with pytest.raises(UnknownOutcome):
+        account_create.read_created(data, {"accountNumber": "7"})
+
+
+@pytest.mark.parametrize("client_id", [0, -1, "0", 2**63, 10**400])
+def test_a_number_that_no_database_gives_is_no_client(client_id: Any) -> None:
+    with pytest.raises(UnknownOutcome, match="without a usable client_id"):
+        read_client({"client_id": client_id}, {"side_login": "7"})
+
+
+def test_an_id_that_fits_into_no_index_is_none() -> None:
+    long = "9" * 256
+
+    assert account_create.read_created({"login": 7, "id": long}, {"accountNumber": "7"}).account_id is None
+    assert read_client({"id": 5, "payment_account": long}, {"side_login": "7"}).payment_account is None
+    with pytest.raises(UnknownOutcome, match="without a usable login"):
+        read_accounts([{"login": long}], {})
 
 
 def test_a_list_stands_bare_or_under_one_of_its_names() -> None:
@@ -135,6 +177,10 @@ def test_nothing_quotes_the_shared_secret_or_the_url(client: B2Copy, sandbox: Sa
     with pytest.raises(UnknownOutcome) as unclear:
         read_url({"data": {"a": "https://copy.example/t0p", "b": "https://copy.example/t0p"}, "status": 200}, {})
     assert "t0p" not in str(unclear.value)
+    for said in ({"success": False}, {"status": 400}):
+        with pytest.raises(B2CopyError) as failed:
+            read_url({**said, "data": {"a": "https://copy.example/t0p"}}, {})
+        assert "t0p" not in repr(failed.value.args)
     assert SECRET not in repr(VISITOR)
 
 

@@ -56,7 +56,11 @@ def test_the_result_of_a_generic_call_is_an_object() -> None:
         answer(205),
         answer(200, Content_Length="0"),
         answer(201, Content_Length=" 0 "),
+        answer(200, Content_Length="0, 0"),
+        answer(200, Content_Length="00"),
+        answer(200, Content_Length="0", Content_Encoding="gzip"),
         answer(200, Transfer_Encoding="chunked"),
+        answer(200, Transfer_Encoding="gzip, Chunked"),
     ],
     ids=lambda whole: f"{whole.status} {dict(whole.headers)}",
 )
@@ -65,6 +69,57 @@ def test_an_answer_that_says_it_has_no_body_is_whole(whole: Answer) -> None:
     assert GENERIC.read(value_of(whole, "the call"), {}) == {}
     with pytest.raises(UnknownOutcome):
         read_status(value_of(whole, "processext"), SENT)
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        answer(200),
+        answer(200, Content_Length=""),
+        answer(200, Content_Length="10", Content_Encoding="gzip"),
+        answer(200, Transfer_Encoding="identity"),
+        answer(200, Transfer_Encoding=""),
+        answer(200, Transfer_Encoding="chunked", Content_Encoding="br"),
+    ],
+    ids=lambda cut: str(dict(cut.headers)),
+)
+def test_an_empty_answer_that_may_have_been_cut_is_an_unknown_outcome(cut: Answer) -> None:
+    with pytest.raises(UnknownOutcome):
+        value_of(cut, "the call")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": "client not found"},
+        {"id": 7, "errors": ["it exists"]},
+        {"success": False, "message": "no"},
+        {"ok": 0},
+        {"success": "false"},
+        {"code": 5, "message": "not found", "details": []},
+        {"code": "NOT_FOUND", "message": "not found"},
+    ],
+)
+def test_a_200_whose_body_says_failure_is_no_result_of_a_generic_call(body: Any) -> None:
+    with pytest.raises(UnknownOutcome, match="the body says failure") as caught:
+        GENERIC.read(body, {})
+
+    assert caught.value.status == 200
+    assert caught.value.server_message
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": None, "errors": [], "success": True},
+        {"code": 0, "message": "", "details": []},
+        {"code": 7, "message": "EUR", "name": "Euro"},
+        {"code": 7},
+        {"status": "failed", "id": 7},
+    ],
+)
+def test_an_answer_that_only_resembles_a_failure_is_a_result(body: Any) -> None:
+    assert GENERIC.read(body, {}) == body
 
 
 @pytest.mark.parametrize(
@@ -112,11 +167,13 @@ def test_a_2xx_that_is_secret_is_not_quoted() -> None:
         (401, AccessRejected),
         (403, AccessRejected),
         (404, NotFound),
+        (407, Unavailable),
         (408, Unavailable),
         (409, Conflict),
         (412, Rejected),
         (413, Rejected),
         (418, Rejected),
+        (421, Unavailable),
         (422, Rejected),
         (425, Unavailable),
         (426, Rejected),

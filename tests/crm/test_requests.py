@@ -314,13 +314,13 @@ def test_a_message_that_cannot_be_left_to_dispatch_either_is_stored_as_failed(
     ledger: Ledger, inbox: ModuleType
 ) -> None:
     with ledger.writing() as connection:
-        connection.execute(text("ALTER TABLE b2copy_requests RENAME TO b2copy_requests_elsewhere"))
+        connection.execute(text("ALTER TABLE b2copy_requests ADD CONSTRAINT wall CHECK (false)"))
     try:
         with failing(RuntimeError("a fault of ours")) as kind:
             inbox.take_in(kind, MESSAGE, (), FIELDS)
     finally:
         with ledger.writing() as connection:
-            connection.execute(text("ALTER TABLE b2copy_requests_elsewhere RENAME TO b2copy_requests"))
+            connection.execute(text("ALTER TABLE b2copy_requests DROP CONSTRAINT wall"))
 
     [operation] = search(ledger)
     assert (operation.key, operation.result) == ("message:m-1", {"error": "a fault of ours"})

@@ -381,6 +381,25 @@ def test_a_turn_is_one_callers_until_it_ends_it(settings: Settings) -> None:
     assert one.until_paced_s(60.0) > 0
 
 
+@pytest.mark.parametrize("expires_in_s", [None, 300 * 86400])
+def test_a_key_that_does_not_expire_in_time_stops_nobody(
+    settings: Settings, active_environment: Environment, expires_in_s: int | None
+) -> None:
+    """As copied by a tool without its time to live, or after Redis' clock was set back by months."""
+    with active_environment.broker.client as client:
+        for name in ("hold", "probe", "pace"):
+            client.set(f"b2copy:gate:b2copy:{name}", "1", ex=expires_in_s)
+    one, other = limit(settings, "0"), limit(settings, "0")
+
+    assert one.take(1, urgent=False) == 1
+    assert [one.may_probe(), other.may_probe()] == [True, False]
+    assert one.until_paced_s(60.0) == 0.0
+    assert 59 < other.until_paced_s(60.0) <= 60
+    one.hold(60.0)
+    one.share_hold()
+    assert other.take(1, urgent=False) == 0 or until(lambda: other.take(1, urgent=False) == 0)
+
+
 def test_a_turn_ends_by_itself(settings: Settings) -> None:
     one, other = limit(settings, "0"), limit(settings, "0")
     assert one.until_paced_s(0.0) == 0.0

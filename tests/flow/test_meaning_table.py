@@ -57,7 +57,10 @@ def test_every_error_has_a_row_and_means_what_the_row_says(name: str) -> None:
     ("error", "row"),
     [
         (Unavailable("x"), "Unavailable, not sent"),
-        *[(Unavailable("x", status), "Unavailable, 307/308/408/425/503") for status in (307, 308, 408, 425, 503)],
+        *[
+            (Unavailable("x", status), "Unavailable, 307/308/407/408/421/425/503")
+            for status in (307, 308, 407, 408, 421, 425, 503)
+        ],
         *[(Unavailable("x", status), "Unavailable, other 5xx") for status in (500, 502, 504)],
         (UnknownOutcome("x"), "UnknownOutcome, no status"),
         *[(UnknownOutcome("x", status), "UnknownOutcome, with a status") for status in (200, 418)],
@@ -92,7 +95,7 @@ def test_any_other_error_is_our_own_fault(error: Exception) -> None:
     assert meaning_of(error) is ROWS["any other error"]
 
 
-@pytest.mark.parametrize("status", [307, 308, 408, 425, 503])
+@pytest.mark.parametrize("status", [307, 308, 407, 408, 421, 425, 503])
 def test_a_server_that_has_not_processed_a_request_leaves_nothing_unknown(status: int) -> None:
     assert meaning_of(Unavailable("x", status)).outcome == "as_before"
 

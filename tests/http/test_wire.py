@@ -198,6 +198,9 @@ class TestFraming:
             b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Encoding: unheard-of\r\n\r\n{}",
             b"SSH-2.0-OpenSSH_9\r\n\r\n",
             b"{}",
+            b"HTTP/1.1 2000 OK\r\nContent-Length: 2\r\n\r\n{}",
+            b"HTTP/1.1 200OK\r\nContent-Length: 2\r\n\r\n{}",
+            b"HTTP/1.1\t102 Processing\r\nTransfer-Encoding: chunked\r\n\r\n" + OK,
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n" + OK,
         ],
     )

@@ -1,18 +1,22 @@
 """What the databases raise when they cannot be used, and that no error text holds a payload."""
 
+import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import psycopg
 import pytest
 from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from tests.ledger.databases import is_waiting_for_a_lock, on_postgresql
+from tests.ledger.databases import is_waiting_for_a_lock, on_postgresql, on_sqlite
 from tests.operations import claim_one, find_operation, new_operation, record_operations, succeed
 from tests.postgres import Postgres
 from tests.support import until
-from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, Ledger, open_ledger, record
+from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, Ledger, open_ledger, record, search
+from worker.ledger.engine import seconds_since_outage
 from worker.operation import State
 
 
@@ -66,6 +70,51 @@ def test_a_statement_that_takes_too_long_is_an_unavailable_database(
 
     assert succeed(impatient, claimed) == []
     impatient.close()
+
+
+@on_sqlite
+@pytest.mark.parametrize("damage", ["a page", "all of it"])
+def test_a_damaged_file_is_an_unavailable_database(ledger_url: str, ledger: Ledger, damage: str) -> None:
+    record_operations(ledger, "W1")
+    claimed = claim_one(ledger)
+    record_operations(ledger, *(f"W{number}" for number in range(2, 50)))
+    ledger.close()
+    file = Path(ledger_url.removeprefix("sqlite:///"))
+    whole = file.read_bytes()
+    file.write_bytes(b"x" * len(whole) if damage == "all of it" else whole[:4096] + b"x" * (len(whole) - 4096))
+    began = time.monotonic()
+
+    with pytest.raises(DATABASE_UNAVAILABLE_ERRORS):
+        succeed(ledger, claimed)
+    with pytest.raises(DATABASE_UNAVAILABLE_ERRORS):
+        record_operations(ledger, "W50")
+
+    assert seconds_since_outage(ledger.engine) <= time.monotonic() - began
+    ledger.close()
+    file.write_bytes(whole)
+    assert succeed(ledger, claimed) == []
+
+
+@on_sqlite
+def test_a_file_that_was_removed_or_replaced_records_nothing(ledger_url: str, ledger: Ledger, tmp_path: Path) -> None:
+    record_operations(ledger, "W1")
+    backup = sqlite3.connect(tmp_path / "backup.db")
+    with sqlite3.connect(tmp_path / "ledger.db") as source:
+        source.backup(backup)
+    backup.close()
+    source.close()
+    for file in tmp_path.glob("ledger.db*"):
+        file.unlink()
+
+    with pytest.raises(DATABASE_UNAVAILABLE_ERRORS):
+        record_operations(ledger, "W2")
+    assert not (tmp_path / "ledger.db").exists()
+
+    (tmp_path / "backup.db").rename(tmp_path / "ledger.db")
+    record_operations(ledger, "W3")
+    other = open_ledger(ledger_url)
+    assert [one.key for one in search(other)] == ["fees.process:W3", "fees.process:W1"]
+    other.close()
 
 
 @on_postgresql

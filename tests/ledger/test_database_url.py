@@ -78,6 +78,14 @@ def test_a_postgresql_url_is_read_by_sqlalchemy(
         ("sslrootcert=/no/such/file", "is not usable: /no/such/file does not hold PEM"),
         ("sslmode=on", "sslmode must be allow, disable,"),
         ("target_session_attrs=rw", "target_session_attrs must be any,"),
+        ("channel_binding=yes", "channel_binding must be disable,"),
+        ("gssencmode=off", "gssencmode must be disable,"),
+        ("load_balance_hosts=true", "load_balance_hosts must be disable,"),
+        ("sslcertmode=on", "sslcertmode must be allow,"),
+        ("sslnegotiation=tls", "sslnegotiation must be direct,"),
+        ("ssl_min_protocol_version=1.2", "ssl_min_protocol_version must be TLSv1,"),
+        ("ssl_max_protocol_version=TLSv9", "ssl_max_protocol_version must be TLSv1,"),
+        ("replication=database", "must not hold the option 'replication'"),
     ],
 )
 def test_an_option_that_libpq_does_not_take_is_no_outage(options: str, problem: str) -> None:

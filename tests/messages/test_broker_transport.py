@@ -1,6 +1,9 @@
 """What kombu's jobs of every second do while Redis refuses writes: they go on, and say so once."""
 
-from collections.abc import Callable
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext, suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,15 +11,27 @@ import pytest
 import redis
 from kombu.transport import redis as kombu_redis
 
+from worker.errors import StoreUnavailable
 from worker.messages import broker_transport
 from worker.messages.broker_transport import Channel, Transport
+from worker.redis_connection import redis_client
+from worker.session import SharedSession
+from worker.settings import Settings
 from worker.watch.outage_log import OutageLog
 
 QoS: Any = Channel.QoS
 
 
-def restores(_: pytest.MonkeyPatch) -> tuple[type[Any], str, Callable[[], None]]:
+def a_qos() -> Any:
+    """Return one whose Redis has no lock that it must remove."""
     qos = QoS.__new__(QoS)
+    client = SimpleNamespace(pttl=lambda key: -2)
+    qos.channel = SimpleNamespace(conn_or_acquire=lambda: nullcontext(client), unacked_mutex_key="")
+    return qos
+
+
+def restores(_: pytest.MonkeyPatch) -> tuple[type[Any], str, Callable[[], None]]:
+    qos = a_qos()
     return kombu_redis.QoS, "restore_visible", qos.restore_visible
 
 
@@ -68,5 +83,58 @@ def test_another_error_reaches_kombu_which_connects_again(monkeypatch: pytest.Mo
     monkeypatch.setattr(kombu_redis.QoS, "restore_visible", gone)
 
     with pytest.raises(redis.ConnectionError):
-        QoS.__new__(QoS).restore_visible()
+        a_qos().restore_visible()
     assert Transport.Channel is Channel
+
+
+ODD = {
+    "a word": b"+OK\r\n",
+    "nothing": b"$-1\r\n",
+    "no list": b"*-1\r\n",
+    "a number": b":7\r\n",
+    "a text": b"$1\r\nx\r\n",
+    "other texts": b"*3\r\n$1\r\na\r\n$1\r\nb\r\n$1\r\nc\r\n",
+    "no number": b"$abc\r\n",
+    "deep": b"*1\r\n" * 3000 + b":1\r\n",
+    "of RESP3": b"%1\r\n+a\r\n:1\r\n",
+    "of HTTP": b"HTTP/1.1 400 Bad Request\r\n\r\n",
+}
+
+
+@pytest.fixture(params=ODD)
+def odd_redis(request: pytest.FixtureRequest, configure: Callable[..., Settings]) -> Iterator[Settings]:
+    """The settings of a process whose Redis, or a proxy in front of it, gives the same answer to everything."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve(connection: socket.socket) -> None:
+        with suppress(OSError), connection:
+            while connection.recv(10_000):
+                connection.sendall(ODD[request.param])
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    yield configure(redis_url=f"redis://127.0.0.1:{listener.getsockname()[1]}/0")
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+
+
+def test_an_answer_that_is_none_is_an_error_of_redis_and_no_other(odd_redis: Settings) -> None:
+    client: Any = broker_transport._Client(connection_pool=redis_client(odd_redis, 1.0).connection_pool)
+    questions: list[Callable[[], Any]] = [
+        lambda: client.execute_command("BRPOP", "b2copy.money", 1),
+        lambda: client.pipeline().llen("b2copy.money").sadd("x", "y").execute(),
+        lambda: client.zrange("unacked_index", 0, 1, desc=True, withscores=True),
+        lambda: client.hmget("unacked", "x", "y"),
+    ]
+    for question in questions:
+        with suppress(redis.RedisError, OSError):
+            question()
+
+
+def test_a_session_takes_it_for_a_redis_that_does_not_answer(odd_redis: Settings) -> None:
+    with pytest.raises(StoreUnavailable):
+        SharedSession(odd_redis).current()

@@ -1,5 +1,7 @@
 """The refresh token is presented once, whatever happens."""
 
+import json
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +10,7 @@ import redis
 from prometheus_client import REGISTRY
 
 from tests.conftest import Configure, Member
+from tests.http.raw_server import Wire
 from tests.session.fleet import together
 from tests.support import until
 from worker.errors import (
@@ -83,6 +86,29 @@ class TestTheRefreshToken:
         assert session.renew(force=True, wait=15).outcome == "login"
 
         assert sandbox.counters()["refresh_presented_max"] == 1
+
+    @pytest.mark.parametrize("same_as", ["the one before", "the access token"])
+    def test_that_is_not_new_is_not_presented(
+        self, configure: Configure, member: Member, wire: Wire, same_as: str
+    ) -> None:
+        given = 0
+
+        def give(connection: socket.socket, request: bytes) -> None:
+            nonlocal given
+            given += 1
+            refresh = "always-the-same" if same_as == "the one before" else f"access-{given}"
+            body = json.dumps({"accessToken": f"access-{given}", "refreshToken": refresh}).encode()
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+
+        wire.answer = wire.login = give
+        session = member(configure(host=wire.url))
+        session.current()
+
+        outcomes = [session.renew(force=True, wait=15).outcome for _ in range(3)]
+
+        presented = sum(b"/refreshtoken" in request.split(b"\r\n")[0] for request in wire.requests)
+        assert (outcomes.count("refresh"), presented) == ((1, 1) if same_as == "the one before" else (0, 0))
+        assert session.current().access == f"access-{given}"
 
     @pytest.mark.failure_mode("F44", "F45")
     def test_429_rests_first_and_logs_in_after(self, member: Member, sandbox: SandboxControl) -> None:

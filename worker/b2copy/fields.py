@@ -16,11 +16,24 @@ from worker.errors import UnknownOutcome
 from worker.http.answer import server_message
 from worker.storable import storable_json
 
+_ID_LIMIT = 255  # characters; a longer id does not fit into an index of PostgreSQL, which would refuse the row
+_NUMBER_LIMIT = 2**63  # of ids that are numbers: no database gives larger ones, or less than 1
+
 
 def _text(value: Any) -> str | None:
     if isinstance(value, bool) or not isinstance(value, str | int):
         return None
     return storable_json(str(value)) or None
+
+
+def _id_text(value: Any) -> str | None:
+    text = _text(value)
+    return text if text is not None and len(text) <= _ID_LIMIT else None
+
+
+def _id_number(value: Any) -> int | None:
+    number = _whole_number(value)
+    return number if number is not None and 0 < number < _NUMBER_LIMIT else None
 
 
 def _whole_number(value: Any) -> int | None:
@@ -53,17 +66,19 @@ def _flag(value: Any) -> bool | None:
 
 
 Text = Annotated[str | None, BeforeValidator(_text)]
-"""A text or a whole number, such as an id or a login."""
+"""A text or a whole number."""
+IdText = Annotated[str | None, BeforeValidator(_id_text)]
+"""An id or a login, which is a text or a whole number."""
 WholeNumber = Annotated[int | None, BeforeValidator(_whole_number)]
 Money = Annotated[Decimal | None, BeforeValidator(_decimal)]
 """An amount or another figure, exactly as it came."""
 Instant = Annotated[datetime | None, BeforeValidator(_instant)]
 Flag = Annotated[bool | None, BeforeValidator(_flag)]
 
-Needed = Annotated[str, BeforeValidator(_text)]
-"""A text that we act on: an answer without it cannot be believed."""
-NeededNumber = Annotated[int, BeforeValidator(_whole_number)]
-"""A whole number that we act on."""
+Needed = Annotated[str, BeforeValidator(_id_text)]
+"""An id or a login that we act on: an answer without it cannot be believed."""
+NeededNumber = Annotated[int, BeforeValidator(_id_number)]
+"""The number of a record that we act on."""
 
 
 def named(*names: str | AliasPath, default: Any = None) -> Any:

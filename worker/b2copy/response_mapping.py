@@ -18,7 +18,10 @@ from worker.errors import (
     UnknownOutcome,
 )
 from worker.http import Answer
-from worker.http.answer import server_message
+from worker.http.answer import NOT_PROCESSED, server_message
+
+_STATUS_OF_GRPC = frozenset({"code", "message", "details"})
+_FAILURES = frozenset({"error", "fail", "failed", "failure"})
 
 
 def value_of(answer: Answer, name: str, is_secret: bool = False) -> Any:
@@ -38,19 +41,44 @@ def value_of(answer: Answer, name: str, is_secret: bool = False) -> Any:
         raise UnknownOutcome(f"{name}: HTTP {answer.status} without whole JSON", answer.status, text) from None
 
 
-def data_of(body: Any, name: str) -> Any:
+def data_of(body: Any, name: str, is_secret: bool = False) -> Any:
     """Return what an answer of generation 1 holds, in its envelope (`status`, `meta`, `data`) or bare.
 
-    The envelope has a status of its own, also inside a 200. Raises the error that such a status means.
+    The envelope has a status of its own, also inside a 200. Raises the error that such a status means, and
+    `UnknownOutcome` if a part of the envelope says in another way that the request failed. Nothing of an answer that
+    `is_secret` is quoted.
     """
     if not isinstance(body, dict):
         return body
     meta = body.get("meta")
     for status in (_status(body), _status(meta)):
         if status is not None and status >= 400:
-            raise _error_of(status, server_message(body), None, name)
+            raise _error_of(status, "" if is_secret else server_message(body), None, name)
+    for part in (body, meta, body.get("data")):
+        if says_failure(part) or (isinstance(part, dict) and _is_failure(part.get("status"))):
+            raise contradiction({} if is_secret else body, name)
     is_envelope = "data" in body and ("meta" in body or _status(body) is not None)
     return body["data"] if is_envelope else body
+
+
+def says_failure(part: Any) -> bool:
+    """Return whether an object of a 2xx answer says that the request failed, in one of the usual ways."""
+    if not isinstance(part, dict):
+        return False
+    return (
+        bool(part.get("error") or part.get("errors"))
+        or any(part.get(name, True) in (False, "false") for name in ("success", "ok"))
+        or ("message" in part and part.keys() <= _STATUS_OF_GRPC and part.get("code", 0) not in (0, "0", "OK"))
+    )
+
+
+def contradiction(body: Any, name: str) -> UnknownOutcome:
+    """Return the error for a 2xx whose body says that the request failed: neither of the two can be believed."""
+    return UnknownOutcome(f"{name}: HTTP says success and the body says failure", 200, server_message(body))
+
+
+def _is_failure(status: Any) -> bool:
+    return status is False or (isinstance(status, str) and status.lower() in _FAILURES)
 
 
 def _status(part: Any) -> int | None:
@@ -75,7 +103,7 @@ def _error_of(status: int, text: str, retry_after: float | None, name: str) -> B
             return Rejected(name, status, text)
         case 307 | 308:  # "repeat it at another address": not processed here, and not followed with our token
             return Unavailable(f"{name}: redirected, is B2COPY_HOST right?", status, text)
-    if status >= 500 or status in {408, 425}:
+    if status >= 500 or status in NOT_PROCESSED:
         return Unavailable(name, status, text, retry_after)
     if 400 <= status < 500:
         return Rejected(name, status, text)

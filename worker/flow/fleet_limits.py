@@ -18,8 +18,9 @@ from limits.storage import RedisStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 
 from worker.flow.circuit_breaker import PROBE_EVERY_S
+from worker.http.answer import RETRY_AFTER_MAX
 from worker.queues import CRM
-from worker.redis_connection import connection_pool
+from worker.redis_connection import Client, connection_pool
 from worker.settings import Settings
 from worker.watch import metrics
 
@@ -32,9 +33,12 @@ _RETRY_STORE_S = 0.5  # seconds; if Redis did not answer, it is asked for permit
 _RETRY_HOLD_S = 2.0
 _SOONEST_S, _LATEST_S = 0.02, 0.25  # seconds; least and most between two requests for a permit that was refused
 # Two 429s at the same time: the longer hold counts.
-_SHARE_HOLD = (
-    "if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[1]) then redis.call('SET', KEYS[1], '429', 'PX', ARGV[1]) end"
-)
+_LONGEST_HOLD_MS = round(RETRY_AFTER_MAX * 1000)
+_LONGEST_PROBE_MS = 60_000
+_SHARE_HOLD = f"""
+local left = redis.call('PTTL', KEYS[1])
+if left < tonumber(ARGV[1]) or left > {_LONGEST_HOLD_MS} then redis.call('SET', KEYS[1], '429', 'PX', ARGV[1]) end
+"""
 
 
 class FleetLimits:
@@ -139,13 +143,13 @@ class FleetLimits:
     def read_hold(self) -> None:
         """Read from Redis whether another process got a 429."""
         try:
-            left_ms = self._connected_redis().pttl(self._hold_key)
+            left_ms = self._left_ms(self._hold_key)
         except redis.RedisError:
             self._look_again = time.monotonic() + _RETRY_HOLD_S
         else:
             now = time.monotonic()
             self._look_again = now + HOLD_CHECK_S
-            if left_ms > 0:
+            if 0 < left_ms <= _LONGEST_HOLD_MS:  # else Redis' clock was set back, or the key is not ours
                 self._hold_until = max(self._hold_until, now + left_ms / 1000)
 
     def _is_on_hold(self) -> bool:
@@ -156,7 +160,7 @@ class FleetLimits:
     def may_probe(self) -> bool:
         """Return True for one process of the fleet per `PROBE_EVERY_S`. Without Redis every process may probe."""
         try:
-            return bool(self._connected_redis().set(self._probe_key, "1", nx=True, px=round(PROBE_EVERY_S * 900)))
+            return self._take_turn(self._probe_key, round(PROBE_EVERY_S * 900), _LONGEST_PROBE_MS) == 0
         except redis.RedisError:
             return True
 
@@ -172,9 +176,7 @@ class FleetLimits:
         """
         ms = max(1, round(at_most_s * 1000))
         try:
-            if self._connected_redis().set(self._pace_key, "1", nx=True, px=ms):
-                return 0.0
-            return max(0.001, self._connected_redis().pttl(self._pace_key) / 1000)
+            return self._take_turn(self._pace_key, ms, _LONGEST_HOLD_MS) / 1000
         except redis.RedisError:
             return _RETRY_HOLD_S
 
@@ -183,9 +185,29 @@ class FleetLimits:
         with contextlib.suppress(redis.RedisError):  # then the turn ends by itself
             self._connected_redis().pexpire(self._pace_key, max(0, round(left_s * 1000)))
 
+    def _take_turn(self, key: str, ms: int, longest_ms: int) -> int:
+        """Return 0 to the caller whose turn it is for `ms`, and to all others the milliseconds that are left of it.
+
+        A key that does not expire, or expires later than `longest_ms` because Redis' clock was set back, would leave no
+        turn to anybody, so it is replaced.
+        """
+        if self._connected_redis().set(key, "1", nx=True, px=ms):
+            return 0
+        left_ms = self._left_ms(key)
+        if left_ms == -1 or left_ms > longest_ms:
+            self._connected_redis().set(key, "1", px=ms)
+            return 0
+        return max(1, left_ms)
+
+    def _left_ms(self, key: str) -> int:
+        left_ms = self._connected_redis().pttl(key)
+        if not isinstance(left_ms, int):
+            raise redis.InvalidResponse(f"PTTL gave {left_ms!r}")
+        return left_ms
+
     def _connected_redis(self) -> redis.Redis:
         if self._redis is None:
-            self._redis = redis.Redis(connection_pool=self._pool)
+            self._redis = Client(connection_pool=self._pool)
         return self._redis
 
     def _connected_limiter(self) -> SlidingWindowCounterRateLimiter:

@@ -26,10 +26,8 @@ from worker.errors import (
     Unavailable,
     UnknownOutcome,
 )
+from worker.http.answer import NOT_PROCESSED
 from worker.operation import Done, Failed, Later, Outcome, Pending, WaitReason
-
-NOT_PROCESSED = frozenset({307, 308, 408, 425, 503})
-"""Statuses of a server that has not processed the request: it redirects, is busy, or still waits for the request."""
 
 
 class Becomes(Enum):
@@ -143,7 +141,7 @@ TABLE: tuple[tuple[str, Meaning], ...] = (
     ("LeaseTooShort", _LEASE_TOO_SHORT),
     ("ReadExpired", _READ_EXPIRED),
     ("Unavailable, not sent", _NOT_SENT),
-    ("Unavailable, 307/308/408/425/503", _NOT_PROCESSED),
+    ("Unavailable, 307/308/407/408/421/425/503", _NOT_PROCESSED),
     ("Unavailable, other 5xx", _SERVER_ERROR),
     ("UnknownOutcome, no status", _NO_ANSWER),
     ("UnknownOutcome, with a status", _UNCLEAR_ANSWER),

@@ -13,6 +13,10 @@ from worker.watch.redact import redacted
 
 RETRY_AFTER_MAX = 86400.0  # seconds; a longer Retry-After is cut, because operations would miss their deadlines
 
+NOT_PROCESSED = frozenset({307, 308, 407, 408, 421, 425, 503})
+"""Statuses of a server that has not processed the request: it redirects, is a proxy that asks for a login or was not
+meant (407, 421), is busy, or still waits for the request."""
+
 _READ = 16 * 1024  # bytes of a body from which a server message is taken
 _DEPTH = 4  # levels of a JSON body that are searched for a server message
 _NAMES = ("message", "error", "errors", "details")
@@ -54,11 +58,18 @@ class Answer:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the server said that there is no body; a connection cut before the body is not such an answer."""
+        """Whether the server said that there is no body; a connection cut before the body is not such an answer.
+
+        Only the last chunk ends a chunked body. With a `Content-Encoding`, bytes may have come that decode to nothing,
+        as the first ones of a compressed body that was cut.
+        """
         if self.body:
             return False
-        framed = self.headers.get("Content-Length", "").strip() == "0" or "Transfer-Encoding" in self.headers
-        return self.status in {204, 205} or framed
+        length = self.headers.get("Content-Length", "").strip()
+        if self.status in {204, 205} or re.fullmatch(r"0+(?:\s*,\s*0+)*", length):
+            return True
+        encodings = self.headers.get("Transfer-Encoding", "").lower().split(",")
+        return encodings[-1].strip() == "chunked" and "Content-Encoding" not in self.headers
 
     def json(self) -> Any:
         """Return the decoded body.

@@ -9,6 +9,7 @@ that. Two things prevent a second request here:
 """
 
 import os
+import re
 import select
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -34,6 +35,9 @@ IDLE_S = 1  # seconds; a connection that was idle for longer is not reused, beca
 _CLOSED = frozenset({pycurl.E_GOT_NOTHING, pycurl.E_SEND_ERROR, pycurl.E_RECV_ERROR, pycurl.E_SEND_FAIL_REWIND})
 _EMPTY_LINES = frozenset({b"\r\n", b"\n"})
 _HARMLESS = frozenset({"GET", "HEAD"})
+
+# libcurl also reads a tab, a status of four digits, and a status without a space behind it.
+_STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([0-9]{3})(?: .*)?\r?\n", re.DOTALL)
 
 Ends = tuple[str | int, ...]
 """Both ends of a connection: remote address, local address, remote port, local port."""
@@ -170,7 +174,7 @@ class Handle:
         is_cut_by_us = self._answer_limit is not None and self._size > self._answer_limit
         if (error is None or is_cut_by_us) and (head := _final_head(self._lines)):
             return Answer(curl.getinfo(curl.RESPONSE_CODE), Headers(head), b"".join(self._parts))
-        code, text = (0, "cut inside the headers") if error is None else (error.args[0], str(error.args[1])[:150])
+        code, text = (0, "no whole head") if error is None else (error.args[0], str(error.args[1])[:150])
         is_closed = code in _CLOSED and not self._opened and not self._lines
         if curl.getinfo(curl.REQUEST_SIZE) == 0:
             if self._is_unusable or is_closed:
@@ -228,19 +232,21 @@ class Handle:
 
 
 def _final_head(lines: Sequence[bytes]) -> Sequence[bytes]:
-    """Return the lines of the first response that is not an interim one; nothing if its end has not come."""
+    """Return the lines of the first response that is not an interim one (1xx, RFC 9110 section 15.2).
+
+    Nothing if its end has not come, or if a status line is not as in RFC 9112 section 4: where that answer begins and
+    what its status is would be a guess.
+    """
     begin = 0
     for number, line in enumerate(lines):
         if line in _EMPTY_LINES:
-            if not _is_interim(lines[begin]):
+            status = _STATUS_LINE.fullmatch(lines[begin])
+            if status is None:
+                return ()
+            if not status[1].startswith(b"1"):
                 return lines[begin:number]
             begin = number + 1
     return ()
-
-
-def _is_interim(status_line: bytes) -> bool:
-    """Return whether a status line is that of a 1xx response (RFC 9110 section 15.2)."""
-    return status_line.partition(b" ")[2].lstrip()[:1] == b"1"
 
 
 def _local_port(number: int) -> int | None:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, InternalError, OperationalError
+from sqlalchemy.pool import ConnectionPoolEntry
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_random
 
 from worker.certificates import checked_certificates
@@ -24,23 +25,38 @@ if TYPE_CHECKING:
 
 BUSY_TIMEOUT_S = 10.0  # seconds that a writer waits for SQLite's one write lock, longer than any of our transactions
 
-_POSTGRESQL_OPTIONS: dict[str, Any] = {
+_UNLESS_GIVEN: dict[str, Any] = {
     # With these a dead server is noticed within seconds instead of TCP's two hours.
     "connect_timeout": 5,
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 3,
     "tcp_user_timeout": 15_000,  # milliseconds; for a statement that was sent and is not acknowledged
+}
+_ALWAYS: dict[str, Any] = {
     # No named prepared statements: behind a transaction pooler the next transaction may run on another server session.
     "prepare_threshold": None,
+    # PGCLIENTENCODING may name one that lacks characters of B2COPY's answers, so that a success could not be written.
+    "client_encoding": "utf8",
 }
 
 _SYSTEM = "system"  # as `sslrootcert`: the authorities that this machine trusts
 
+_TLS_VERSIONS = {"", "TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"}
 _VALUES = {
     "sslmode": {"disable", "allow", "prefer", "require", "verify-ca", "verify-full"},
     "target_session_attrs": {"any", "read-write", "read-only", "primary", "standby", "prefer-standby"},
+    "channel_binding": {"disable", "prefer", "require"},
+    "gssencmode": {"disable", "prefer", "require"},
+    "load_balance_hosts": {"disable", "random"},
+    "sslcertmode": {"disable", "allow", "require"},
+    "sslnegotiation": {"postgres", "direct"},
+    "ssl_min_protocol_version": _TLS_VERSIONS,
+    "ssl_max_protocol_version": _TLS_VERSIONS,
 }
+
+INSUFFICIENT_PRIVILEGE = "42501"  # https://www.postgresql.org/docs/current/errcodes-appendix.html
+_REFUSALS = {INSUFFICIENT_PRIVILEGE, "42P01", "3F000"}  # undefined_table, invalid_schema_name
 
 _SECRET = re.compile(r".*(?:password|secret)|scram_(?:client|server)_key")
 _REMEDIES = {
@@ -68,14 +84,16 @@ def connect(url: str, **pool: int) -> Engine:
     if parsed.get_backend_name() == "sqlite":
         # hide_parameters: payloads belong in no log
         engine = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_S}, hide_parameters=True, **pool)
+        event.listen(engine, "do_connect", _open_existing_file)
         event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "checkout", _check_file)
         event.listen(engine, "begin", _begin_sqlite)
     else:
         engine = create_engine(parsed, creator=_Connector(parsed), hide_parameters=True, **pool)
         event.listen(engine, "connect", _prepare_postgresql)
         event.listen(engine, "begin", _begin_postgresql)
         event.listen(engine, "handle_error", remove_row_values)
-    event.listen(engine, "handle_error", _note_error)
+    event.listen(engine, "handle_error", _handle_error, retval=True)
     _forget_when_forked(engine)
     return engine
 
@@ -94,7 +112,7 @@ class _Connector:
 
     def __call__(self) -> "psycopg.Connection":
         try:
-            return self._connect(*self._words, **self._options, **_POSTGRESQL_OPTIONS)
+            return self._connect(*self._words, **{**_UNLESS_GIVEN, **self._options, **_ALWAYS})
         except self._error as error:
             raise without_frames(error) from None
 
@@ -126,7 +144,7 @@ def _parse(url: str) -> URL:
 def _check_options(url: URL) -> None:
     from psycopg.pq import Conninfo
 
-    known = {option.keyword.decode() for option in Conninfo.get_defaults()}
+    known = {option.keyword.decode() for option in Conninfo.get_defaults()} - {"replication"}
     for name, value in url.query.items():
         if _SECRET.fullmatch(name):
             remedy = _REMEDIES.get(name, "it is a secret, remove it")
@@ -136,7 +154,7 @@ def _check_options(url: URL) -> None:
                 f"B2COPY_DATABASE_URL must not hold the option {name!r}: libpq does not know it, remove it"
             )
         if (values := _VALUES.get(name)) and value not in values:
-            raise SettingsError(f"B2COPY_DATABASE_URL: {name} must be {', '.join(sorted(values))}")
+            raise SettingsError(f"B2COPY_DATABASE_URL: {name} must be {', '.join(sorted(values - {''}))}")
         if name == "sslrootcert" and value != _SYSTEM:
             _check_certificates(Path(str(value)))
 
@@ -219,15 +237,50 @@ def note_outage(engine: Engine) -> None:
     _failed_at[engine] = time.monotonic()
 
 
-def _note_error(context: ExceptionContext) -> None:
-    is_unavailable = isinstance(context.sqlalchemy_exception, OperationalError | InterfaceError | InternalError)
-    if context.engine is not None and is_unavailable and not _is_conflict(context.original_exception):
+def _handle_error(context: ExceptionContext) -> OperationalError | None:
+    """Note an outage. Return the error to raise instead for two kinds that drivers do not call operational.
+
+    SQLite: a damaged page, or a file of another kind, which is the base class of all errors. PostgreSQL: a right, a
+    search_path or a table that somebody has changed, which is the class of mistakes in a query.
+    """
+    error, instead = context.original_exception, None
+    if type(error) is sqlite3.DatabaseError or getattr(error, "sqlstate", None) in _REFUSALS:
+        instead = OperationalError(context.statement, None, error, hide_parameters=True)
+    raised = instead or context.sqlalchemy_exception
+    is_unavailable = isinstance(raised, OperationalError | InterfaceError | InternalError)
+    if context.engine is not None and is_unavailable and not _is_conflict(error):
         note_outage(context.engine)
+    return instead
 
 
 def _is_conflict(error: BaseException) -> bool:
     """Return whether another transaction was in the way: deadlock, serialization failure, or a lock held too long."""
     return str(getattr(error, "sqlstate", None)).startswith(("40", "55P03"))
+
+
+def _file_of(path: str) -> tuple[int, int] | None:
+    """Return what identifies the file that is at `path` now, None if there is none."""
+    with suppress(OSError):
+        found = os.stat(path)
+        return found.st_dev, found.st_ino
+    return None
+
+
+def _open_existing_file(dialect: Any, record: ConnectionPoolEntry, arguments: Any, options: Any) -> None:
+    """Refuse to connect to a file that is not there: the driver would make an empty one."""
+    path = str(arguments[0])
+    if path == ":memory:":
+        return
+    if (file := _file_of(path)) is None:
+        raise sqlite3.OperationalError("the ledger's file is not there")
+    record.info["file"] = path, file
+
+
+def _check_file(connection: Any, record: ConnectionPoolEntry, proxy: Any) -> None:
+    """Use no connection whose file was removed or replaced, as by a restore: what it records would be lost."""
+    path, file = record.info.get("file", (None, None))
+    if path is not None and _file_of(path) != file:
+        raise DisconnectionError("the ledger's file was removed or replaced")
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
@@ -251,6 +304,12 @@ def _use_wal(connection: sqlite3.Connection) -> None:
 
 
 def _prepare_postgresql(connection: "psycopg.Connection", _record: Any) -> None:
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding not in (None, "UTF8"):
+        raise SettingsError(
+            f"B2COPY_DATABASE_URL: the database's encoding is {encoding}, which cannot store every text of an answer:"
+            " make one with CREATE DATABASE name ENCODING 'UTF8' TEMPLATE template0"
+        )
     connection.autocommit = True  # so that psycopg sends no BEGIN of its own
 
 

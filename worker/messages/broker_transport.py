@@ -1,15 +1,20 @@
-"""kombu's Redis transport, with five changes. It uses kombu's inner names: kombu is pinned, and tests hold each change.
+"""kombu's Redis transport, with seven changes. It uses kombu's inner names: kombu is pinned, and tests hold each one.
 
 * TLS connections verify certificate and host name, and no error shows the password (`worker.redis_connection`).
 * Each item taken from a queue is checked before kombu reads it (`worker.messages.safe_envelope`).
 * A message that Redis handed out, but whose note it refuses (out of memory, read-only, gone), is delivered all the
   same. kombu would lose it.
 * The jobs that repeat every second log a Redis that refuses writes once, not as a traceback each time.
+* An answer that is none to the command that was sent (a proxy's, or a late one) is a lost connection. kombu would end
+  the worker.
+* A value of another type under one of kombu's keys, or a lock that never expires, is removed. Otherwise the queue, or
+  the return of messages that lost workers had taken, would stand still for ever.
 * Broadcasts are questions only (`worker.messages.remote_control`).
 """
 
 import json
 import logging
+from contextlib import suppress
 from typing import Any
 
 import redis
@@ -18,23 +23,53 @@ from kombu.transport import virtual
 
 from worker.messages.remote_control import is_allowed
 from worker.messages.safe_envelope import deliverable, restorable
-from worker.redis_connection import QuietConnection, VerifiedTlsConnection
+from worker.redis_connection import Client, QuietConnection, VerifiedTlsConnection, odd_answers_end_connections
 from worker.watch.outage_log import OutageLog
 
 log = logging.getLogger(__name__)
 _restoring = OutageLog(log, "Redis refuses to restore the messages of lost workers, which is tried again")
 
 
-class _Client(redis.Redis):
+_TYPES = (
+    ("b2copy.*", b"list"),
+    ("unacked", b"hash"),
+    ("unacked_index", b"zset"),
+    ("unacked_mutex", b"string"),
+    ("_kombu.binding.*", b"set"),
+    ("_kombu.binding_permanent.*", b"set"),
+    ("_kombu.binding_deadlines", b"zset"),
+)
+"""Patterns of kombu's keys, and the type of each."""
+
+
+def _remove_values_of_another_type(pool: redis.ConnectionPool) -> None:
+    """Remove what stands under kombu's keys and can hold no message. Who may not, as a CRM, leaves it to others."""
+    client = Client(connection_pool=pool)
+    with suppress(redis.RedisError, OSError):
+        for pattern, type_ in _TYPES:
+            for key in client.scan_iter(match=pattern, count=1000):
+                found: Any = client.type(key)
+                if found not in {type_, b"none"}:
+                    client.delete(key)
+                    log.error("a %s that is not ours stood under %s in Redis: removed", found.decode(), key.decode())
+
+
+class _Client(Client):
     """Replaces an item of a queue by what kombu can deliver."""
 
     def parse_response(self, connection: Any, command_name: Any, **options: Any) -> Any:
-        answer = super().parse_response(connection, command_name, **options)
-        if command_name == "BRPOP" and answer:
+        try:
+            answer = super().parse_response(connection, command_name, **options)
+        except redis.ResponseError as error:
+            if "WRONGTYPE" in str(error):
+                _remove_values_of_another_type(self.connection_pool)
+            raise
+        if command_name != "BRPOP" or not answer:
+            return answer
+        with odd_answers_end_connections(self.connection_pool):
             key, item = answer
             queue = key.decode().partition(kombu_redis.Channel.sep)[0]
             return key, deliverable(item, queue)
-        return answer
 
 
 class _QoS(kombu_redis.QoS):
@@ -77,6 +112,9 @@ class _QoS(kombu_redis.QoS):
     def restore_visible(self, *args: Any, **kwargs: Any) -> None:
         """Put back what lost workers had taken. kombu calls this every second."""
         try:
+            with self.channel.conn_or_acquire() as client:
+                if client.pttl(self.unacked_mutex_key) == -1:
+                    client.delete(self.unacked_mutex_key)
             super().restore_visible(*args, **kwargs)
         except redis.ResponseError as error:
             _restoring.failed(error)
@@ -101,6 +139,10 @@ class Channel(kombu_redis.Channel):
             self._refreshing.failed(error)
         else:
             self._refreshing.succeeded()
+
+    def _handle_message(self, client: Any, message: Any) -> Any:
+        with odd_answers_end_connections(client.connection_pool):
+            return super()._handle_message(client, message)
 
     def _get_client(self) -> Any:
         super()._get_client()  # checks the version of redis-py

@@ -21,7 +21,7 @@ from worker.session.secret import Secret
 from worker.session.session_identity import SessionIdentity
 from worker.session.timings import Timings
 from worker.session.token_endpoints import NoAnswer, NotFromTheApi, TokenEndpoints, as_field, is_token
-from worker.session.tokens import LIFE_MAX_S, Pair
+from worker.session.tokens import Pair, believed_life
 from worker.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -187,8 +187,7 @@ def _life_s(dated: Mapping[str, Any], server_time: float | None) -> float | None
     """Return how long the token lives: both dates are in the server's clock. None if they cannot be read."""
     expires, created = _unix(dated.get("expiresAt")), _unix(dated.get("createdAt"))
     created = server_time if created is None else created
-    life_s = expires - created if expires is not None and created is not None else None
-    return life_s if life_s is not None and 0 < life_s <= LIFE_MAX_S else None
+    return believed_life(expires - created if expires is not None and created is not None else None)
 
 
 def _unix(value: Any) -> float | None:

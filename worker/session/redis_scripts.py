@@ -22,6 +22,7 @@ local S, L, G, C, P = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local LONGEST_COOLDOWN = 3600000
+local LONGEST_LEASE = 600000
 local HIGHEST = now * 200  -- a generation above that was not made by these scripts, and would leave none to come
 local function int(x) return string.format('%.0f', x) end
 local function is(key, type) return redis.call('TYPE', key).ok == type end
@@ -47,7 +48,11 @@ local function session()
   return found
 end
 local function generation() return number(session()[1]) or 0 end
-local function lease_owner() return redis.call('PTTL', L) >= 0 and field(L, 'owner') or nil end
+local function expires(key)  -- a key that does so never, or once a clock that was set back is right again, is not ours
+  local left = redis.call('PTTL', key)
+  return left >= 0 and left <= LONGEST_LEASE
+end
+local function lease_owner() return expires(L) and field(L, 'owner') or nil end
 local function cooldown_left()
   local left = (number(field(C, 'until')) or 0) - now
   return left > 0 and left <= LONGEST_COOLDOWN and left or 0
@@ -87,7 +92,7 @@ if left > 0 and not forced and not holder then
   local others = field(C, 'class') == 'terminal' and redis.call('HEXISTS', C, 'refused:' .. credentials) == 0
   if not others then return reply('COOLDOWN', {int(left)}) end
 end
-local paced = redis.call('PTTL', P) >= 0 and text(P)
+local paced = expires(P) and text(P)
 if paced and paced ~= owner then return reply('BUSY', {redis.call('PTTL', P)}) end
 local mine = number(field(L, 'generation')) or 0
 if not holder then

@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import redis
 
@@ -212,6 +212,7 @@ class Store:
             raise StoreUnavailable("Redis does not answer", None, None, self._timings.store_pause)
         try:
             answer: Sequence[Any] = self._scripts[script](keys=self._keys, args=list(args))
+            redis_s = float(answer[1]) / 1000 if isinstance(answer, list) else _no_answer(answer)
         except (redis.ConnectionError, redis.TimeoutError, redis.exceptions.BusyLoadingError) as error:
             # A closed port answers at once and may soon be open. A silent one delays each caller by the whole timeout.
             silent = isinstance(error, redis.TimeoutError)
@@ -223,10 +224,18 @@ class Store:
                 # A primary that was demoted keeps its connections: only a new one finds its successor.
                 self._redis.connection_pool.disconnect()
             raise _unavailable(error, 1.0) from None
+        except Exception as error:  # no answer to this script, and neither may be what follows it on the connection
+            self._redis.connection_pool.disconnect()
+            text = f"Redis gave an answer that is none ({type(error).__name__})"
+            raise StoreUnavailable(text, None, None, self._timings.store_pause) from None
         # As if Redis had read its clock when we asked: it may only seem later than it is, never earlier.
-        self._clock = float(answer[1]) / 1000 - started
-        self._clock_at_least = float(answer[1]) / 1000 - time.monotonic()
+        self._clock = redis_s - started
+        self._clock_at_least = redis_s - time.monotonic()
         return answer
+
+
+def _no_answer(answer: object) -> NoReturn:
+    raise TypeError(f"a script gives a list, not {type(answer).__name__}")
 
 
 def _unavailable(error: redis.RedisError, retry_after: float) -> StoreUnavailable:

@@ -13,6 +13,7 @@ def seal(keys: MultiFernet, key_prefix: str, generation: int, pair: Pair) -> byt
     content = {
         "access": pair.access.reveal(),
         "refresh": pair.refresh.reveal() if pair.refresh else None,
+        "is_spent": pair.is_spent,
         "generation": generation,
         "key_prefix": key_prefix,
     }
@@ -28,5 +29,6 @@ def unseal(keys: MultiFernet, key_prefix: str, generation: int, blob: bytes) -> 
     match content:
         case {"access": str(access), "refresh": str() | None as refresh, "generation": at, "key_prefix": prefix}:
             if (at, prefix) == (generation, key_prefix):
-                return Pair(Secret(access), Secret(refresh) if refresh else None)
+                is_spent = content.get("is_spent") is True
+                return Pair(Secret(access), Secret(refresh) if refresh else None, is_spent=is_spent)
     return None

@@ -12,7 +12,7 @@ import requests
 
 from worker.errors import CredentialsRejected, RateLimited, Unavailable, UnknownOutcome
 from worker.http import USER_AGENT, Answer, Transport
-from worker.http.answer import AmbiguousJson, one_line
+from worker.http.answer import NOT_PROCESSED, AmbiguousJson, one_line
 from worker.session.secret import Secret
 from worker.session.timings import Timings
 from worker.session.tokens import Pair, life_of
@@ -65,8 +65,9 @@ class TokenEndpoints:
     def post(self, path: str, secret: Secret[str], present: Present) -> Answer:
         """Send the only kind of request there is to a token endpoint, and return a 200 answer.
 
-        Raises `RateLimited` for 429, `CredentialsRejected` when what was presented is refused (any other 4xx but 408),
-        and `Unavailable` for everything else: no answer, 5xx, a redirect. No frame of the error holds the secret.
+        Raises `RateLimited` for 429, `CredentialsRejected` when what was presented is refused (any other 4xx of a
+        server that has processed it), and `Unavailable` for everything else: no answer, 5xx, a redirect. No frame of
+        the error holds the secret.
         """
         request = requests.Request(
             "POST", self._host + path, headers={"User-Agent": USER_AGENT, "Accept": "application/json"}
@@ -89,7 +90,7 @@ def accepted(answer: Answer, what: str, secret: Secret[str], retry_after_max: fl
     retry_after = None if answer.retry_after is None else min(retry_after_max, answer.retry_after)
     if answer.status == 429:
         raise RateLimited(what, 429, message, retry_after)
-    if 400 <= answer.status < 500 and answer.status != 408:
+    if 400 <= answer.status < 500 and answer.status not in NOT_PROCESSED:
         is_the_apis = answer.status == 401 or (answer.status != 404 and _is_object(answer))
         raise (CredentialsRejected if is_the_apis else NotFromTheApi)(what, answer.status, message)
     raise Unavailable(what, answer.status, message, retry_after)

@@ -9,6 +9,7 @@ from typing import Any
 
 from worker.session.secret import Secret
 
+LIFE_MIN_S = 0.5  # seconds; a token with a shorter life could not be used, and its renewals would be a flood of logins
 LIFE_MAX_S = 30 * 86400.0  # seconds; a longer life is not believed
 
 
@@ -41,13 +42,15 @@ class Token:
 class Pair:
     """What a token endpoint answered. `life_s` is None if the answer does not tell.
 
-    `credential` names what was logged in with, for people: a key id, never a secret. Empty after a refresh.
+    `credential` names what was logged in with, for people: a key id, never a secret. Empty after a refresh. `is_spent`:
+    the refresh token is not new, so it must not be presented.
     """
 
     access: Secret[str]
     refresh: Secret[str] | None
     life_s: float | None = None
     credential: str = ""
+    is_spent: bool = False
 
     def __repr__(self) -> str:
         return f"<Pair {fingerprint(self.access)}>"
@@ -64,7 +67,12 @@ def life_of(access: Secret[str], server_time: float | None, expires_in: Any = No
         expires, issued = _number(claims.get("exp")), _number(claims.get("iat"))
         issued = server_time if issued is None else issued
         life = expires - issued if expires is not None and issued is not None else None
-    return life if life is not None and 0 < life <= LIFE_MAX_S else None
+    return believed_life(life)
+
+
+def believed_life(life: float | None) -> float | None:
+    """Return a life in seconds if it can be true, otherwise None."""
+    return life if life is not None and LIFE_MIN_S <= life <= LIFE_MAX_S else None
 
 
 def _number(value: Any) -> float | None:

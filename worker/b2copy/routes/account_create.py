@@ -16,6 +16,8 @@ from worker.b2copy.routes.account_fields import Account
 from worker.errors import UnknownOutcome
 
 _NAME = "accounts.create"
+_NUMBERS = {"accountNumber", "account_number", "login"}
+_IDS = ("id", "accountId", "account_id")
 
 
 class NewAccount(Request):
@@ -31,9 +33,12 @@ class NewAccount(Request):
 
 
 def read_created(body: Any, sent: Mapping[str, Any]) -> Account:
-    """Return the new account. Raises `UnknownOutcome` if the answer is about another one, or about none."""
+    """Return the new account. Raises `UnknownOutcome` if the answer is about another one, or about none.
+
+    An answer that names neither the account's number nor its id is about none.
+    """
     data = data_of(body, _NAME)
-    if isinstance(data, dict) and data and not {"accountNumber", "account_number", "login"} & data.keys():
+    if isinstance(data, dict) and any(data.get(name) for name in _IDS) and not _NUMBERS & data.keys():
         data = {**data, "accountNumber": sent["accountNumber"]}
     account = object_of(Account, data, _NAME)
     if account.number != sent["accountNumber"]:

@@ -3,15 +3,15 @@
 The field names of an answer are not documented. Those of the requests are assumed, in both spellings.
 """
 
-from worker.b2copy.fields import Answered, Flag, Instant, Needed, Text, WholeNumber, named, needed
+from worker.b2copy.fields import Answered, Flag, IdText, Instant, Needed, Text, WholeNumber, named, needed
 
 
 class Account(Answered):
     """`number` is the MT login, `account_id` B2COPY's own id of the account."""
 
     number: Needed = needed("accountNumber", "account_number", "login")
-    account_id: Text = named("id", "accountId", "account_id")
-    client_id: Text = named("clientId", "clientID", "client_id")
+    account_id: IdText = named("id", "accountId", "account_id")
+    client_id: IdText = named("clientId", "clientID", "client_id")
     platform: WholeNumber = named("investmentPlatformId", "investment_platform_id")
     product_currency_id: WholeNumber = named("productCurrencyId", "product_currency_id")
     is_master: Flag = named("isMaster", "is_master")

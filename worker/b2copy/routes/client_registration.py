@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import AliasPath, Field
 
-from worker.b2copy.fields import Answered, Needed, NeededNumber, Text, named, needed, read_object
+from worker.b2copy.fields import Answered, IdText, Needed, NeededNumber, named, needed, read_object
 from worker.b2copy.route import Request, Route
 from worker.b2copy.routes.seamless_login import Hidden
 from worker.errors import UnknownOutcome
@@ -40,8 +40,8 @@ class Client(Answered):
     """`client_id` is B2COPY's id of the client."""
 
     client_id: NeededNumber = needed(AliasPath("client", "id"), "client_id", "clientId", "id")
-    login: Text = named(AliasPath("client", "side_login"), "side_login", "sideLogin")
-    payment_account: Text = named(
+    login: IdText = named(AliasPath("client", "side_login"), "side_login", "sideLogin")
+    payment_account: IdText = named(
         AliasPath("payment_account", "id"),
         AliasPath("paymentAccount", "id"),
         AliasPath("client", "payment_account", "id"),

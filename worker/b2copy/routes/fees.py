@@ -42,8 +42,8 @@ def read_status(body: Any, sent: Mapping[str, Any]) -> FeeStatus:
     """
     if not isinstance(body, dict) or "status" not in body:
         raise UnknownOutcome("processext: an answer without a status", 200, server_message(body))
-    for name in ("account_login", "request_id"):
-        if not _is_same(body.get(name, sent[name]), sent[name]):
+    for name, in_json in (("account_login", "accountLogin"), ("request_id", "requestId")):  # both are usual for gRPC
+        if not all(_is_same(body.get(spelling, sent[name]), sent[name]) for spelling in (name, in_json)):
             raise UnknownOutcome(f"processext: an answer about another {name}", 200, server_message(body))
     state = _state(body["status"])
     if state is None:

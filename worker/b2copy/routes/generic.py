@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
+from worker.b2copy.response_mapping import contradiction, says_failure
 from worker.b2copy.route import Route
 from worker.b2copy.routes import fees
 from worker.errors import BadPayload
@@ -45,6 +46,11 @@ def route_to(path: str, allowed: Sequence[str]) -> Route[dict[str, Any]]:
 
 
 def _read(body: Any, sent: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the answer as a result that any database stores. An answer that says it has no body is an empty one."""
+    """Return the answer as a result that any database stores. An answer that says it has no body is an empty one.
+
+    Raises `UnknownOutcome` if the body of a 2xx says that the call failed.
+    """
+    if says_failure(body):
+        raise contradiction(body, "the call")
     result = storable_json({} if body is None else body)
     return result if isinstance(result, dict) else {"answer": result}

@@ -55,7 +55,7 @@ def read_url(body: Any, sent: Mapping[str, Any]) -> SeamlessUrl:
 
     Raises `UnknownOutcome` if there is not exactly one, or if it does not end in a token.
     """
-    data = data_of(body, _NAME)
+    data = data_of(body, _NAME, is_secret=True)
     values = data.values() if isinstance(data, dict) else [data]
     urls = [SeamlessUrl(value) for value in values if isinstance(value, str) and value.startswith("https://")]
     if len(urls) != 1 or not urls[0].token.get_secret_value():
