@@ -37,7 +37,7 @@ def resolve(
         raise typer.BadParameter("say --succeeded or --failed", param_hint="--succeeded")
     if result and not succeeded:
         raise typer.BadParameter("only what succeeded has a result", param_hint="--result")
-    values = {name: json_or_text(text) for name, text in named_texts(result or [], "--result").items()}
+    values = {name: json_or_text(name, text) for name, text in named_texts(result or [], "--result").items()}
     with existing_ledger() as ledger:
         found = look_up(ledger, key)
         decided = decide_or_propose(ledger, "resolve", found, by, why, succeeded=succeeded, result=values or None)
