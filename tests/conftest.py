@@ -5,7 +5,7 @@
 * `keys`     the key pair registered at the sandbox, `device_ip` 127.0.0.1, `admin_id` 42
 * `environment`  folder, fresh ledger URL, settings and supervised processes (worker.testbed.local_system.Environment)
 * `active_environment`  the same, with an empty ledger, and its settings in this process's environment variables
-* `worker`   starts `celery -A worker.app worker` and returns when it takes messages
+* `worker`   starts `b2copy-sync worker` and returns when it takes messages
 * `configure`, `settings`  the environment's settings, with changes or as they are
 * `member`   another member of the fleet, in this process: a shared session with a store, lock and copy of its own
 * `wire`     a server that answers byte by byte (tests.http.raw_server.Wire)

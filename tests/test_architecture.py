@@ -18,11 +18,11 @@ MAY_IMPORT = {
         "tasks", "worker/b2copy", "worker/crm", "worker/flow", "worker/http", "worker/instances.py", "worker/ledger",
         "worker/operation.py", "worker/queues.py", "worker/sandbox", "worker/settings.py", "worker/webhook",
     },
-    "worker/entry.py": {"worker/cli", "worker/watch"},
+    "worker/entry.py": {"worker/celery_commands.py", "worker/cli", "worker/watch"},
     "worker/cli": {
-        "tasks", "worker/app.py", "worker/b2copy", "worker/console", "worker/current_user.py", "worker/demo",
-        "worker/doctor", "worker/doubtful_ids.py", "worker/errors.py", "worker/exact_json.py", "worker/http",
-        "worker/id_fields.py",
+        "tasks", "worker/app.py", "worker/b2copy", "worker/celery_commands.py", "worker/console",
+        "worker/current_user.py", "worker/demo", "worker/doctor", "worker/doubtful_ids.py", "worker/errors.py",
+        "worker/exact_json.py", "worker/http", "worker/id_fields.py",
         "worker/instances.py", "worker/operation_kind.py", "worker/ledger", "worker/messages", "worker/operation.py",
         "worker/per_process.py", "worker/queues.py", "worker/reconcile", "worker/report", "worker/sandbox",
         "worker/session", "worker/settings.py", "worker/spooled_list.py", "worker/testbed", "worker/watch",
@@ -59,6 +59,7 @@ MAY_IMPORT = {
         "worker/redis_connection.py", "worker/redis_url.py", "worker/report", "worker/session", "worker/settings.py",
         "worker/watch",
     },
+    "worker/celery_commands.py": {"worker/app.py", "worker/errors.py"},
     "worker/app.py": {
         "worker/celery_settings.py", "worker/errors.py", "worker/http", "worker/instances.py", "worker/ledger",
         "worker/operation.py", "worker/package_conflicts.py", "worker/queues.py", "worker/session",

@@ -19,6 +19,7 @@ from sqlalchemy import create_engine, text
 
 from tests import env_example
 from tests.support import until
+from worker.celery_commands import NAMES, celery_command
 from worker.cli import app
 from worker.ledger import Ledger, find, open_ledger
 from worker.operation import State
@@ -143,7 +144,7 @@ def named_commands() -> list[str]:
 
 @pytest.mark.parametrize("line", named_commands())
 def test_every_command_it_names_exists_with_its_options(line: str) -> None:
-    words = shlex.split(line)[1:]
+    words = shlex.split(line.partition(" > ")[0])[1:]
     command: Any = typer.main.get_command(app)  # typer brings its own click, so its classes are not click's
     while commands := getattr(command, "commands", None):
         if hasattr(command, "default") and (
@@ -154,6 +155,8 @@ def test_every_command_it_names_exists_with_its_options(line: str) -> None:
         assert command is not None, f"{line}: there is no {words[0]}"
         words = words[1:]
 
+    if command.name in NAMES:
+        command = celery_command(command.name)
     command.make_parser(command.context_class(command)).parse_args(words)  # raises NoSuchOption
 
 

@@ -43,6 +43,10 @@ class _Loader(AppLoader):
         """Return no settings: CELERY_CONFIG_MODULE is somebody else's."""
         return {}
 
+    def import_from_cwd(self, module: str, imp: Any = None, package: str | None = None) -> Any:
+        """Import a module of ours. Celery would look in the current folder first, where a CRM may have a `tasks.py`."""
+        return self.import_module(module, package)
+
 
 class App(Celery):
     """An app whose broker is the `redis_url` of its settings, and which stores no results."""

@@ -9,8 +9,8 @@ from pathlib import Path
 
 NAMES = ("worker", "tasks")
 OTHER_WAYS = (
-    "b2copy-sync's packages are called worker and tasks. Rename the other, or start in another folder"
-    " (celery --workdir /), or use a way that imports nothing of ours: Celery's send_task to the queue"
+    "b2copy-sync's packages are called worker and tasks. Rename the other, or start the worker with"
+    " b2copy-sync worker, or use a way that imports nothing of ours: Celery's send_task to the queue"
     " b2copy.inbox, or an INSERT into b2copy_requests"
 )
 

@@ -13,7 +13,7 @@
     crm         what ours costs a CRM: the import of tasks.enqueue, and the fixture b2copy in its tests
 
 All contestants call the same server (`peer.c`), with the same payload, calls at once, timeout and number of tries. The
-rate limit is off. Our ledger is on SQLite, `synchronous=FULL`, or on PostgreSQL, `fsync=on`. Each rival has an
+rate limit is off. Our ledger is on SQLite, `synchronous=FULL`, or on PostgreSQL, `fsync=on`. Each of them runs in an
 environment of its own, made once below `.bench/`, where the results go too: one JSON line each, and the tables.
 Exits with 1 if a contestant failed or an aim was missed.
 Needs Linux, a C compiler, and an idle machine with at least two cores.
@@ -34,13 +34,13 @@ from tempfile import TemporaryDirectory
 from tests.bench.contestants import LOOPS, WORKERS, Ours
 from tests.bench.crm_process import fixture, imports
 from tests.bench.enqueuing import beside_backfill, delays, enqueue_alone
+from tests.bench.environments import our_program, python_of
 from tests.bench.faulty_peer import faults
 from tests.bench.growth import growth
 from tests.bench.https import https
 from tests.bench.peer import CACHE, Peer
 from tests.bench.races import AT_ONCE, DATABASES, LATENCIES_MS, RUN_S, database, databases, environment, field, race
 from tests.bench.results import Results
-from tests.bench.rivals.environments import python_of
 from tests.bench.scraped import scraped
 from tests.bench.tables import missed, tables
 from tests.bench.two_workers import two_workers
@@ -70,6 +70,7 @@ def main(arguments: list[str]) -> int:
     for rival in (*LOOPS, *WORKERS):
         if not options.growth and (not options.who or rival in options.who):
             python_of(rival)
+    our_program()
     with TemporaryDirectory(prefix="b2copy-bench-") as name:
         folder = Path(name)
         if not results.rows:

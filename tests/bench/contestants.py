@@ -13,9 +13,9 @@ from typing import Any, Protocol
 
 from sqlalchemy import func, select
 
+from tests.bench.environments import our_program, python_of
 from tests.bench.part import Part
 from tests.bench.peer import Peer
-from tests.bench.rivals.environments import python_of
 from tests.bench.usage import cpu_seconds, family, peak_rss
 from worker.ledger import Ledger, open_ledger
 from worker.ledger.schema import operations
@@ -74,7 +74,10 @@ class Ours:
         self.name, self._environment = name, environment
         self._settings = {"B2COPY_CONCURRENCY": str(concurrency)}
         self.ledger: Ledger = open_ledger(environment.database_url, create=True)
-        self.crm = Part("crm", environment.variables, environment.folder / "crm.log")
+        if program := our_program():
+            environment.program = str(program)
+        python = Path(environment.program).with_name("python")
+        self.crm = Part("crm", environment.variables, environment.folder / "crm.log", python)
         self.workers: list[Process] = []
         self.worker = self.add_worker()
         self._beat = [environment.beat(name=f"beat-{concurrency}")] if beat else []

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.bench.contestants import WORKERS, Calls, Ours, Rival, rival_feeder
+from tests.bench.environments import python_of
 from tests.bench.part import Part
 from tests.bench.peer import Peer
 from tests.bench.races import Field, database, databases, environment, tolerated
 from tests.bench.results import Results, percentile
-from tests.bench.rivals.environments import python_of
 from worker.ledger import open_ledger
 from worker.testbed.broker import Broker
 

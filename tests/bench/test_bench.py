@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from tests.bench.contestants import Run
+from tests.bench.environments import PINNED
 from tests.bench.part import Part
 from tests.bench.peer import Peer
 from tests.bench.races import rotations
 from tests.bench.results import Results, percentile, ratio, spread
-from tests.bench.rivals.environments import PINNED
 from tests.bench.scraped import measure
 from tests.bench.tables import Aim, missed, readme_table, tables
 from tests.bench.usage import family

@@ -57,7 +57,7 @@ def test_a_sound_system_has_a_line_for_everything(b2copy_sync: Command, ledger: 
         ["ok", "clock"],
         ["ok", "service_admin"],
     ]
-    assert "start one: `celery -A worker.app worker`" in ran.out
+    assert "start one: `b2copy-sync worker`" in ran.out
     assert re.search(r"answers in \d+ ms \(HTTP \d+; any status shows that it is reachable\)", ran.out)
 
 

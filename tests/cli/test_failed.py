@@ -93,8 +93,8 @@ class TestReplay:
         assert ran.code == 1
         assert ran.document["replayed"] == []
         assert ran.document["left_alone"] == {
-            call: "whether it was done is not known, and it must not be done twice: look there, then"
-            " `failed resolve --succeeded`, or `failed replay --it-was-not-done`",
+            call: "whether it was done is not known, and it must not be done twice:"
+            f" `b2copy-sync failed show {call}` says where to look, and the command for what you find",
             message: "it only stores a message that could not be used",
             done: "it is succeeded",
         }
@@ -215,8 +215,10 @@ class TestResolve:
 
         without = b2copy_sync("failed", "resolve", key, "--why", "x")
         too_early = b2copy_sync("failed", "resolve", key, "--succeeded", "--why", "x")
+        not_filled_in = b2copy_sync("failed", "resolve", key, "--succeeded", "--result", "client_id=...", "--why", "x")
 
-        assert (without.code, too_early.code) == (2, 1)
+        assert (without.code, too_early.code, not_filled_in.code) == (2, 1, 2)
+        assert "write what B2COPY shows as client_id in place of ..." in " ".join(not_filled_in.err.split())
         assert "say --succeeded or --failed" in without.err
         assert "only a failed operation can be resolved" in too_early.err
         assert states(ledger, key) == ["queued"]

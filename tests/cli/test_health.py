@@ -4,7 +4,8 @@ from pathlib import Path
 
 from tests.cli.conftest import Command
 from tests.operations import hold_operation, make_wait
-from worker.ledger import Ledger
+from tests.support import until
+from worker.ledger import Ledger, leave_request
 from worker.operation import WaitReason
 from worker.sandbox.control_client import SandboxControl
 
@@ -37,6 +38,21 @@ def test_a_withdrawal_that_b2copy_has_begun_is_no_problem_of_ours(b2copy_sync: C
     assert b2copy_sync("health").code == 0
 
 
+def test_a_row_of_a_crm_that_no_worker_takes_is_a_problem(b2copy_sync: Command, ledger: Ledger) -> None:
+    leave_request(ledger, "fees.process", "{}", "crm", None)
+    new = b2copy_sync("health", "--json")
+    with ledger.writing() as connection:
+        connection.exec_driver_sql("UPDATE b2copy_requests SET requested_at = requested_at - 600000")
+
+    red = b2copy_sync("health", "--json")
+    longer = b2copy_sync("health", "--late", "15m")
+
+    assert (new.code, red.code, longer.code) == (0, 1, 0)
+    assert new.document["requests_age_s"] < 60 < red.document["requests_age_s"]
+    assert "b2copy_requests: no worker has taken a row for 10 min" in "".join(red.document["problems"])
+    assert "requests: the oldest row of b2copy_requests waits for" in longer.out
+
+
 def test_an_old_backfill_is_no_problem(b2copy_sync: Command, ledger: Ledger) -> None:
     make_wait(ledger, hold_operation(ledger, lane="bulk"), wait_reason=WaitReason.BACKOFF)
     make_older(ledger, 150)
@@ -55,7 +71,8 @@ def test_ready_means_ledger_redis_and_a_login_that_is_not_refused(
     without_ledger = b2copy_sync("health", "--ready", B2COPY_DATABASE_URL="sqlite:////nowhere/ledger")
     assert sandbox.counters()["calls"] == {}
     sandbox.faults({"what": "status", "status": 401, "route": "token"})
-    b2copy_sync("doctor")
+    # A busy Redis may answer too late for a login.
+    until(lambda: "the login is refused" in b2copy_sync("doctor").out, within=30)
     refused = b2copy_sync("health", "--ready", "--json")
 
     assert (ready.code, ready.document) == (0, {"ready": True, "problem": None})

@@ -206,7 +206,7 @@ def test_no_beat_and_no_worker(doctor: Command, ledger: Ledger, worker: Callable
     message, remedy = first_red(doctor())
 
     assert message.startswith("none runs, and something has been due for 6")
-    assert command_of(remedy) == "celery -A worker.app worker"
+    assert command_of(remedy) == "b2copy-sync worker"
     worker()
     assert is_sound(doctor())
 

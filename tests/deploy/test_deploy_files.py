@@ -1,6 +1,7 @@
 """The files under deploy/ are what their tools accept, name only what exists, and keep the same promises everywhere."""
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -12,7 +13,9 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from cryptography import x509
 
+from worker.celery_commands import NAMES, celery_command
 from worker.cli import app
 from worker.flow.lane import SHUTDOWN_PATIENCE_S
 from worker.settings import PREFIX, ConsoleSettings, Settings, variable
@@ -23,6 +26,7 @@ DEPLOY = ROOT / "deploy"
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
 COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
 OURS = {name: service for name, service in COMPOSE["services"].items() if "b2copy-sync" in service["image"]}
+CRM_OUTSIDE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.crm.yaml").read_text())
 MANIFESTS = [
     document
     for path in sorted((DEPLOY / "kubernetes" / "base").glob("*.yaml"))
@@ -64,7 +68,8 @@ def test_hadolint_accepts_the_containerfile() -> None:
 
 def test_the_compose_file_and_the_workflow_fit_their_schemas() -> None:
     check = tool("check-jsonschema")
-    validated(check, "--builtin-schema", "vendor.compose-spec", DEPLOY / "compose.yaml")
+    files = [DEPLOY / "compose.yaml", DEPLOY / "compose.crm.yaml"]
+    validated(check, "--builtin-schema", "vendor.compose-spec", *files)
     validated(check, "--builtin-schema", "vendor.github-workflows", *sorted((ROOT / ".github/workflows").glob("*.yml")))
 
 
@@ -85,6 +90,26 @@ def test_the_overlay_builds_and_keeps_every_manifest() -> None:
     assert all("app.kubernetes.io/name" in pod["spec"]["template"]["metadata"]["labels"] for pod in pods)
 
 
+def test_the_overlay_opens_another_port_if_its_comment_becomes_a_line(tmp_path: Path) -> None:
+    kubectl = tool("kubectl")
+    copy = shutil.copytree(DEPLOY / "kubernetes", tmp_path / "kubernetes")
+    overlay = copy / "overlays" / "production" / "kustomization.yaml"
+    overlay.write_text(re.sub(r"^  # (?=- target|  patch:|    - \{op)", "  ", overlay.read_text(), flags=re.M))
+
+    built = yaml.safe_load_all(validated(kubectl, "kustomize", overlay.parent))
+
+    [policy] = [one for one in built if one["kind"] == "NetworkPolicy" and one["metadata"]["name"] == "b2copy-worker"]
+    assert [port["port"] for port in policy["spec"]["egress"][0]["ports"]] == [443, 4318]
+
+
+def test_a_crm_outside_reaches_both_servers_at_one_address_alone() -> None:
+    assert CRM_OUTSIDE["services"].keys() == {"redis", "postgres"}
+    assert COMPOSE["networks"]["data"] == {"internal": True}  # no port of it is published
+    for name, service in CRM_OUTSIDE["services"].items():
+        assert set(service["networks"]) == {*COMPOSE["services"][name]["networks"], "crm"}
+        assert all(port.startswith("${CRM_LISTEN:?") for port in service["ports"]), name
+
+
 def test_systemd_accepts_the_units_and_finds_them_hardened(tmp_path: Path) -> None:
     analyze = tool("systemd-analyze")
     for unit in UNITS:  # with a program that exists here
@@ -96,8 +121,47 @@ def test_systemd_accepts_the_units_and_finds_them_hardened(tmp_path: Path) -> No
 
 
 def test_the_scripts_are_shell() -> None:
-    for script in (DEPLOY / "new-secrets", DEPLOY / "postgres" / "init.sh"):
+    for script in (DEPLOY / "new-secrets", DEPLOY / "postgres" / "init.sh", DEPLOY / "systemd" / "b2copy-sync"):
         validated("sh", "-n", script)
+
+
+def test_a_certificate_names_its_server_as_clients_do(tmp_path: Path) -> None:
+    names = {"REDIS_NAMES": "redis.internal", "POSTGRES_NAMES": "db.internal 10.0.0.5 fd00::5"}
+    validated(DEPLOY / "new-secrets", tmp_path / "secrets", env=os.environ | names)
+
+    found = {}
+    for server in ("redis", "postgres"):
+        certificate = x509.load_pem_x509_certificate((tmp_path / "secrets" / server / "server.pem").read_bytes())
+        alternative = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        found[server] = {
+            *alternative.get_values_for_type(x509.DNSName),
+            *map(str, alternative.get_values_for_type(x509.IPAddress)),
+        }
+    assert found["redis"] == {"redis", "localhost", "127.0.0.1", "redis.internal"}
+    assert found["postgres"] == {"postgres", "localhost", "127.0.0.1", "db.internal", "10.0.0.5", "fd00::5"}
+
+
+def test_the_command_of_a_host_has_the_settings_of_its_workers(tmp_path: Path) -> None:
+    unit = (DEPLOY / "systemd" / "b2copy-sync-worker@.service").read_text()
+    loaded = dict(re.findall(r"^LoadCredential=(\w+):(.*)$", unit, re.M))
+    wanted = dict(re.findall(rf"^Environment=({PREFIX}\w+)=(.*)$", unit, re.M))
+    wanted = {name: loaded.get(value.removeprefix("%d/"), value) for name, value in wanted.items()}
+    for of_one_worker in (heartbeat.VARIABLE, "B2COPY_METRICS_LISTEN"):
+        del wanted[of_one_worker]
+    (tmp_path / "settings.env").write_text((DEPLOY / "systemd" / "settings.env").read_text())
+    script = (DEPLOY / "systemd" / "b2copy-sync").read_text()
+    script = script.replace("/opt/b2copy-sync/venv/bin/b2copy-sync", "env")
+    script = script.replace(". /etc/b2copy-sync/", f". {tmp_path}/")
+
+    def settings(**environment: str) -> dict[str, str]:
+        lines = validated("sh", "-c", script, "b2copy-sync", env={"PATH": os.environ["PATH"]} | environment)
+        return dict(line.split("=", 1) for line in lines.splitlines() if line.startswith(PREFIX))
+
+    shared = re.findall(rf"^({PREFIX}\w+)=(.*)$", (DEPLOY / "systemd" / "settings.env").read_text(), re.M)
+    assert settings() == wanted | dict(shared)
+    owner = settings(ROLE="owner")
+    assert owner["B2COPY_DATABASE_URL"] == "postgresql://b2copy_owner@db.internal/b2copy"
+    assert owner["B2COPY_DATABASE_PASSWORD_FILE"] == "/etc/b2copy-sync/postgres-owner.password"
 
 
 def test_every_setting_they_name_exists() -> None:
@@ -116,7 +180,8 @@ def started_commands() -> list[list[str]]:
     """Return every command line that the files start, as words."""
     found = [service["command"] for service in OURS.values()]
     found += [container["command"] for pod in PODS.values() for container in pod["containers"]]
-    found += [pod["containers"][0]["livenessProbe"]["exec"]["command"] for pod in PODS.values() if has_probe(pod)]
+    for probe in ("livenessProbe", "readinessProbe"):
+        found += [pod["containers"][0][probe]["exec"]["command"] for pod in PODS.values() if has_probe(pod)]
     for unit in UNITS:
         found += [shlex.split(line)[0:] for line in re.findall(r"^ExecStart=(.*)$", unit.read_text(), re.M)]
     found += [
@@ -131,11 +196,10 @@ def has_probe(pod: dict[str, Any]) -> bool:
 
 def test_every_command_they_start_exists() -> None:
     for program, *words in started_commands():
-        if program == "celery":
-            assert words[:2] == ["-A", "worker.app"]
-            continue
         assert program == "b2copy-sync"
-        command: Any = typer.main.get_command(app).commands[words[0]]  # type: ignore[attr-defined]
+        command: Any = (
+            celery_command(words[0]) if words[0] in NAMES else typer.main.get_command(app).commands[words[0]]  # type: ignore[attr-defined]
+        )
         command.make_parser(command.context_class(command)).parse_args(words[1:])  # raises NoSuchOption
 
 
@@ -158,6 +222,7 @@ def test_what_is_probed_touches_the_file_that_the_probe_reads() -> None:
     for pod in probed.values():
         (container,) = pod["containers"]
         assert container["livenessProbe"]["exec"]["command"] == live
+        assert container["readinessProbe"]["exec"]["command"] == ["b2copy-sync", "health", "--ready"]
         (file,) = [one["value"] for one in container["env"] if one["name"] == heartbeat.VARIABLE]
         assert str(Path(file).parent) in writable_folders(pod)
     checked = {name: service for name, service in OURS.items() if not service.get("healthcheck", {}).get("disable")}
@@ -173,6 +238,19 @@ def test_each_worker_of_one_host_has_a_heartbeat_file_of_its_own() -> None:
 
     assert "%i" in folder
     assert f"Environment={heartbeat.VARIABLE}=%t/{folder}/alive" in unit
+
+
+def test_each_worker_of_one_host_has_a_metrics_port_of_its_own() -> None:
+    unit = (DEPLOY / "systemd" / "b2copy-sync-worker@.service").read_text()
+    (listen,) = re.findall(r"^Environment=B2COPY_METRICS_LISTEN=127\.0\.0\.1:(.*)$", unit, re.M)
+    ports = {int(listen.replace("%i", str(number))) for number in range(1, 10)}
+    others = re.findall(r"--listen 127\.0\.0\.1:(\d+)", "".join(path.read_text() for path in UNITS))
+
+    assert len(ports) == 9
+    assert others
+    assert ports & set(map(int, others)) == set()
+    assert max(ports) < 65536
+    assert set(re.findall(r"b2copy-sync-worker@(\w+)", (DEPLOY / "README.md").read_text())) <= set("123456789")
 
 
 def stop_timeouts(name: str) -> list[int]:
@@ -255,7 +333,7 @@ def test_each_process_is_given_the_secrets_that_it_reads_and_no_other() -> None:
         name: files_read(pod) for name, pod in PODS.items()
     }
 
-    on_workers_host, elsewhere = re.findall(r"```console\n([^`]*?install -m[^`]*)```", handbook)
+    on_workers_host, elsewhere = re.findall(r"```console\n([^`]*?install -m 600 secrets/[^`]*)```", handbook)
     for block, units in ((on_workers_host, "worker@"), (elsewhere, "[!w]*")):
         copied = {Path(file).name for file in re.findall(r"secrets/\S+", block)} | {"ca.pem"}
         texts = [unit.read_text() for unit in (DEPLOY / "systemd").glob(f"b2copy-sync-{units}.service")]

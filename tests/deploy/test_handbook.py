@@ -1,32 +1,30 @@
 """deploy/README.md promises only what exists: its commands run, its names are real, its messages are the code's."""
 
+import hashlib
 import os
 import re
 import shlex
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
 from tests.cli.command import run
+from tests.deploy.handbook import DEPLOY, TEXT, block_with, lines_of
 from tests.operations import fail_operation
+from worker.cli import app
 from worker.cli.exit_codes import MEANINGS
 from worker.ledger import open_ledger
 from worker.ledger.schema import HEAD
-from worker.operation import FailureReason
+from worker.operation import FailureReason, OnUnknown
 from worker.settings import ConsoleSettings, Settings, variable
 from worker.testbed.local_system import Environment
 from worker.testbed.processes import Process
 
 ROOT = Path(__file__).parents[2]
-DEPLOY = ROOT / "deploy"
-TEXT = (DEPLOY / "README.md").read_text()
-
-
-def lines_of(language: str) -> list[str]:
-    blocks = re.findall(rf"```{language}\n(.*?)```", TEXT, re.S)
-    return [line for block in blocks for line in block.splitlines() if line.strip()]
 
 
 @pytest.mark.timeout(180)  # many commands, one after the other
@@ -37,6 +35,8 @@ def test_every_command_in_it_runs(
     ledger = open_ledger(environment.database_url)
     fail_operation(ledger, "W7")
     fail_operation(ledger, "W8", failure_reason=FailureReason.UNRESOLVED)
+    unknown = {"failure_reason": FailureReason.UNRESOLVED, "on_unknown": OnUnknown.STOP}
+    fail_operation(ledger, "1/123456", kind="clients.register", **unknown)
     ledger.close()
     os.symlink(DEPLOY, tmp_path / "deploy")
     monkeypatch.chdir(tmp_path)
@@ -58,8 +58,78 @@ def test_every_command_in_it_runs(
     assert len(lines_of("sh")) > 20
 
 
+def refusal(words: list[str]) -> str:
+    """Return why `b2copy-sync` would refuse these arguments; empty if it takes them. Nothing is run."""
+    command: Any = typer.main.get_command(app)
+    path: list[str] = []
+    while words and words[0] in getattr(command, "commands", {}):
+        command, path, words = command.commands[words[0]], [*path, words[0]], words[1:]
+    if not path:
+        return "there is no such command"
+    if words:  # a command alone is only mentioned
+        try:
+            command.make_context(" ".join(path), list(words))
+        except Exception as error:  # whatever the parser raises
+            return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("document", ["README.md", "deploy/README.md", "deploy/withdrawals.md", "worker/README.md"])
+def test_every_command_in_a_sentence_is_one_that_is_taken(document: str) -> None:
+    prose = re.sub(r"```.*?```", "", (ROOT / document).read_text(), flags=re.S)
+    commands = [
+        found[1].replace("--lane LANE", "--lane money")
+        for span in re.findall(r"`([^`]*)`", prose)
+        if (found := re.fullmatch(r"(?:\.venv/bin/|.* )?b2copy-sync (\w[^<]*?)( <.*)?", " ".join(span.split())))
+    ]
+    refused = {
+        command: why
+        for command in commands
+        if "--help" not in command and not command.endswith(" ...") and (why := refusal(shlex.split(command)))
+    }
+
+    assert commands
+    assert refused == {}
+
+
+def test_with_systemd_each_step_comes_after_what_it_needs() -> None:
+    section = TEXT.partition("### With systemd\n")[2].partition("\n### ")[0]
+    steps = (
+        "-f deploy/postgres/roles.sql",
+        "ALTER ROLE b2copy_$role PASSWORD",
+        "install -m 600 deploy/systemd/settings.env",
+        "/etc/b2copy-sync/settings.env\nsed -i",
+        "systemctl start b2copy-sync-migrate\npsql",
+        "systemctl enable --now b2copy-sync-beat",
+        "systemctl enable --now b2copy-sync-worker@1",
+    )
+
+    places = [section.find(step) for step in steps]
+
+    assert -1 not in places
+    assert places == sorted(places)
+
+
+def test_a_password_of_redis_in_compose_is_changed_in_both_files(tmp_path: Path) -> None:
+    block = block_with('sed -i "s/#$old/', "Rotate keys and passwords")
+    (tmp_path / "deploy").mkdir()
+    secrets = tmp_path / "deploy" / "secrets"
+    subprocess.run([str(DEPLOY / "new-secrets"), str(secrets)], check=True, capture_output=True, timeout=30)
+    acl_before = (secrets / "redis" / "users.acl").read_text()
+    docker_does = "docker() { :; }\n"
+
+    subprocess.run(["sh", "-ec", docker_does + block], cwd=tmp_path, check=True, timeout=30)
+
+    password = (secrets / "b2copy" / "redis-worker.password").read_text().strip()
+    acl = (secrets / "redis" / "users.acl").read_text()
+    assert f"user b2copy-worker reset on #{hashlib.sha256(password.encode()).hexdigest()} " in acl
+    assert [a != b for a, b in zip(acl_before.splitlines(), acl.splitlines(), strict=True)].count(True) == 1
+    assert (secrets / "b2copy" / "redis-worker.password").stat().st_mode & 0o777 == 0o600
+
+
 def test_every_file_and_service_it_names_exists() -> None:
-    named = set(re.findall(r"(?<![\w/.])deploy/[\w./@-]*\w", TEXT)) - {"deploy/secrets", "deploy/.env"}
+    named = {path for path in re.findall(r"(?<![\w/.])deploy/[\w./@-]*\w", TEXT) if "secrets" not in path.split("/")}
+    named -= {"deploy/.env"}
     named |= {f"deploy/{link}" for link in re.findall(r"\]\(([^)#]+)\)", TEXT)}
     units = set(re.findall(r"b2copy-sync-\w+@?", " ".join(lines_of("console"))))
 
@@ -67,7 +137,7 @@ def test_every_file_and_service_it_names_exists() -> None:
     assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
     assert [unit for unit in sorted(units) if not (DEPLOY / "systemd" / f"{unit}.service").exists()] == []
     for line in lines_of("console"):
-        for service in re.findall(r"compose .* exec (\S+)", line):
+        for service in re.findall(r"compose .* exec (?:-T )?([\w-]+)", line):
             assert f"\n  {service}:\n" in (DEPLOY / "compose.yaml").read_text()
 
 

@@ -53,6 +53,21 @@ def test_every_error_has_a_row_and_means_what_the_row_says(name: str) -> None:
         assert meaning.becomes is not Becomes.INTERNAL
 
 
+@pytest.mark.parametrize(
+    ("error", "row"),
+    [
+        (Unavailable("x"), "Unavailable, not sent"),
+        *[(Unavailable("x", status), "Unavailable, 307/308/408/425/503") for status in (307, 308, 408, 425, 503)],
+        *[(Unavailable("x", status), "Unavailable, other 5xx") for status in (500, 502, 504)],
+        (UnknownOutcome("x"), "UnknownOutcome, no status"),
+        *[(UnknownOutcome("x", status), "UnknownOutcome, with a status") for status in (200, 418)],
+    ],
+    ids=str,
+)
+def test_the_status_of_an_error_chooses_between_its_rows(error: B2CopyError, row: str) -> None:
+    assert meaning_of(error) is ROWS[row]
+
+
 @pytest.mark.parametrize("outcome", [Done(), Pending(), Later(1.0)])
 def test_every_outcome_has_a_row(outcome: Done | Pending | Later) -> None:
     assert meaning_of(outcome) is ROWS[type(outcome).__name__]

@@ -19,7 +19,7 @@ from tests.support import until
 from tests.tasks.conftest import ended
 from worker.app import ledger
 from worker.ledger import search
-from worker.messages.bad_message_text import EVIDENCE_LIMIT
+from worker.messages.bad_message_text import EVIDENCE_LIMIT, NAME_LIMIT, bounded_ascii
 from worker.operation import Operation, State
 from worker.sandbox.control_client import SandboxControl
 from worker.testbed.local_system import Environment
@@ -153,6 +153,17 @@ def test_a_huge_argument_name_is_stored_and_leaves_short_lines_in_the_log(
 
     assert len(problem_of(stored(message_id))) < 700
     assert len(worker.current_log()) - before < 20_000
+
+
+def test_an_id_is_stored_as_it_is_up_to_its_limit(push: Push, name: Name) -> None:
+    message_id = name().ljust(NAME_LIMIT, "é")
+
+    push(envelope("no arguments", headers_of(message_id)))
+    push(envelope("no arguments", headers_of(f"{message_id}é")))
+
+    assert ended(f"message:{message_id}").state == State.FAILED
+    cut = bounded_ascii(f"{message_id}é", NAME_LIMIT)
+    assert ended(f"message:{cut}").state == State.FAILED
 
 
 def test_two_messages_with_one_id_are_both_stored(crm: Any, push: Push, name: Name) -> None:

@@ -565,6 +565,25 @@ def test_an_opening_that_was_cancelled_or_has_failed_is_not_opened_again(
 
 
 @on_sqlite
+def test_an_opening_by_registration_is_repeated_with_the_clients_id(
+    reconciliation_of: Reconciliation, ledger: Ledger, sandbox: SandboxControl
+) -> None:
+    keep_the_list_filled(ledger, sandbox)
+    opened(ledger, "7", registration="clients.register:1/7")
+    reconciliation_of.run()
+    run = reconciliation_of.last()
+
+    apply(run, "test", "why")
+
+    again = find(ledger, f"accounts.create:1/7#{run.name}")
+    assert again is not None
+    assert {name: again.payload[name] for name in ("client_id", "registration", "reopens")} == {
+        "client_id": 5, "registration": None, "reopens": run.name,
+    }  # fmt: skip
+    assert again.parent is None
+
+
+@on_sqlite
 def test_what_the_ledger_has_otherwise_is_left_and_stops_no_other(
     reconciliation_of: Reconciliation, ledger: Ledger, sandbox: SandboxControl
 ) -> None:
@@ -606,9 +625,18 @@ def keep_the_list_filled(ledger: Ledger, sandbox: SandboxControl) -> None:
     store_identities(ledger, [Identity("1", "600", account_id="1", client_id="1")])
 
 
-def opened(ledger: Ledger, login: str, state: str = "succeeded") -> None:
-    """Have an operation that ended so, and an identity of its account, which B2COPY does not have."""
-    payload = {"login": login, "platform": 1, "product_currency_id": 2, "is_master": True, "client_id": 5}
+def opened(ledger: Ledger, login: str, state: str = "succeeded", **client: Any) -> None:
+    """Have an operation that ended so, and an identity of its account, which B2COPY does not have.
+
+    `client`: how the opening names the client, by its id 5 unless told.
+    """
+    payload = {
+        "login": login,
+        "platform": 1,
+        "product_currency_id": 2,
+        "is_master": True,
+        **(client or {"client_id": 5}),
+    }
     record_operations(ledger, f"1/{login}", kind="accounts.create", payload=payload, lane="default")
     with ledger.writing() as connection:
         ended = {"state": state, "due_at": None, "failure_reason": "rejected" if state == "failed" else None}

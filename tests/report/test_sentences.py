@@ -54,7 +54,7 @@ def test_no_access_names_our_address_and_what_to_ask(ledger: Ledger, monkeypatch
     operation = waiting_for(ledger, WaitReason.NO_ACCESS)
 
     assert "our requests come from 203.0.113.7 (B2COPY_DEVICE_IP)" in standing(operation, KINDS)
-    assert "whether 203.0.113.7 (B2COPY_DEVICE_IP) is on the service admin's allow-list" in remedy(operation)
+    assert "whether 203.0.113.7 (B2COPY_DEVICE_IP) is on the service admin's allow-list" in remedy(operation, KINDS)
 
 
 @pytest.mark.parametrize("reason", [*FailureReason, *KINDS["fees.process"].failure_reasons])
@@ -63,15 +63,15 @@ def test_each_failure_reason_has_its_sentence_and_remedy(reason: str, ledger: Le
     operation = find_operation(ledger)
 
     assert standing(operation, KINDS).startswith(f"failed ({reason}): ")
-    assert remedy(operation)
-    assert "{" not in standing(operation, KINDS) + remedy(operation)
+    assert remedy(operation, KINDS)
+    assert "{" not in standing(operation, KINDS) + remedy(operation, KINDS)
 
 
 def test_a_payload_that_cannot_be_used_is_corrected_under_its_key_and_a_message_is_sent_again(ledger: Ledger) -> None:
     key = fail_operation(ledger, failure_reason=FailureReason.BAD_PAYLOAD)
     message = fail_message(ledger, "m-1", "b2copy.fees.process", "no arguments", by="crm", raw="[]").key
 
-    texts = [remedy(operation) for one in (key, message) if (operation := find(ledger, one))]
+    texts = [remedy(operation, KINDS) for one in (key, message) if (operation := find(ledger, one))]
 
     assert f"b2copy-sync failed correct {key} NAME=VALUE" in texts[0]
     assert texts[1].startswith("Request it again")
@@ -90,7 +90,7 @@ def test_the_words_of_a_kind_are_the_kinds_own(ledger: Ledger) -> None:
 def test_the_remedy_of_unresolved_is_what_the_ledger_permits(on_unknown: OnUnknown, ledger: Ledger) -> None:
     key = fail_operation(ledger, failure_reason=FailureReason.UNRESOLVED, on_unknown=on_unknown)
     operation = find_operation(ledger)
-    advice = remedy(operation)
+    advice = remedy(operation, KINDS)
 
     replayed = replay_in_ledger(ledger, [key], "ann", "x")
 
@@ -103,11 +103,22 @@ def test_the_remedy_of_unresolved_is_what_the_ledger_permits(on_unknown: OnUnkno
     assert f"b2copy-sync failed replay {key}" in advice
 
 
+def test_who_resolves_a_registration_is_asked_for_the_ids_that_its_account_needs(ledger: Ledger) -> None:
+    key = fail_operation(
+        ledger, "1/7", kind="clients.register", failure_reason=FailureReason.UNRESOLVED, on_unknown=OnUnknown.STOP
+    )
+
+    advice = remedy(find_operation(ledger, "1/7", "clients.register"), KINDS)
+
+    with_ids = "--succeeded --result client_id=... --result payment_account=... --why"
+    assert f'`b2copy-sync failed resolve {key} {with_ids} "..."`' in advice
+
+
 def test_unresolved_names_the_step_whose_effect_is_unknown(ledger: Ledger) -> None:
     fail_operation(ledger, failure_reason=FailureReason.UNRESOLVED, on_unknown=OnUnknown.STOP)
     operation = replace(find_operation(ledger), unknown_step="create account")
 
-    assert "whether create account was done" in remedy(operation)
+    assert "whether create account was done" in remedy(operation, KINDS)
 
 
 def test_what_a_person_found_out_is_shown_instead_of_b2copys_refusal(ledger: Ledger) -> None:
@@ -178,4 +189,4 @@ def test_a_payload_that_only_an_earlier_version_could_use_is_not_said_to_be_unse
     make_wait(ledger, hold_operation(ledger), wait_reason=WaitReason.PENDING_AT_B2COPY, due_in_s=0.0)
     fail(ledger, claim_one(ledger), failure_reason=FailureReason.BAD_PAYLOAD)
 
-    assert remedy(find_operation(ledger)).startswith("Find out at B2COPY why")
+    assert remedy(find_operation(ledger), KINDS).startswith("Find out at B2COPY why")

@@ -381,3 +381,18 @@ def test_a_password_must_be_one_line_of_text(tmp_path: Path, content: bytes) -> 
 
     with pytest.raises(SettingsError, match="one line of UTF-8 text"):
         password_of(file)
+
+
+@pytest.mark.parametrize(
+    ("refusal", "remedy"),
+    [
+        ("a second factor is required", "then: `b2copy-sync session renew --login back_office`"),
+        ("wrong password", "put the right password into {file}, and it is tried at once; "),
+    ],
+)
+def test_the_remedy_for_a_refusal_fits_its_reason(password: Path, refusal: str, remedy: str) -> None:
+    login = partial(BackOffice, refusals=RefusedPasswords(ledger, "a test"))
+    cause, told = SharedSession(worker_settings(), quick(), login=login).explain(refusal)
+
+    assert cause == ""
+    assert told.startswith(remedy.format(file=password))

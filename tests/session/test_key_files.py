@@ -56,6 +56,7 @@ BAD_KEYS = {
     "public": (P256.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo), "a public key"),
     "cut": (pem(P256)[:90], "cannot be parsed"),
     "empty": (b"", "no PEM private key"),
+    "base64 of PEM and another character": (b"*" + base64.b64encode(pem(P256)), "no PEM private key"),
 }
 
 

@@ -31,6 +31,7 @@ class Password:
         self.password = "right"
         self.life_s = 600.0
         self.logins = 0
+        self.fault: BaseException | None = None
 
     def fingerprint(self) -> str:
         return self.password
@@ -38,6 +39,8 @@ class Password:
     def log_in(self, before_call: BeforeCall) -> Pair:
         before_call()
         self.logins += 1
+        if self.fault is not None:
+            raise self.fault
         if self.password != "right":
             raise CredentialsRejected("POST /api/v2/signin", 401, "wrong password")
         return Pair(Secret(f"access-{self.logins}"), None, self.life_s, credential="ada@example.com")
@@ -169,3 +172,17 @@ def test_sessions_on_this_redis_are_listed_by_whose_they_are(
     assert service_admin.sessions() == [service_admin.state().identity, password.state().identity]
     assert str(service_admin.state().identity) == f"service_admin 42 at {settings.host}, from 127.0.0.1"
     assert elsewhere.state().identity.key_prefix != service_admin.state().identity.key_prefix
+
+
+@pytest.mark.parametrize(("fault", "pauses"), [(RuntimeError("ours"), True), (SystemExit(), False)])
+def test_a_fault_of_ours_pauses_the_logins_and_the_end_of_a_process_does_not(
+    password: SharedSession, login: Password, fault: BaseException, pauses: bool
+) -> None:
+    login.fault = fault
+
+    with pytest.raises(type(fault)):
+        password.renew(force=True)
+
+    cooldown = password.state().cooldown
+    assert (cooldown is not None) == pauses
+    assert cooldown is None or (cooldown.kind, cooldown.reason) == ("internal", "RuntimeError")

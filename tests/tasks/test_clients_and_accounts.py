@@ -7,6 +7,7 @@ import pytest
 
 from tasks.accounts import ACCOUNTS, Opening, describe
 from tasks.clients import CLIENTS
+from tasks.registry import KINDS
 from tests.conftest import Configure
 from tests.flow.conftest import make_all_due, make_lease_lapse
 from tests.operations import claim
@@ -155,7 +156,7 @@ def test_a_lost_answer_of_the_wizard_is_treated_as_the_setting_says(
     assert times(sandbox, "clients.register") == expected
     if knowledge == "unknown":
         assert (ended.failure_reason, ended.unknown_step) == ("unresolved", "wizard")
-        assert "whether wizard was done" in remedy(ended)
+        assert "whether wizard was done" in remedy(ended, KINDS)
     else:
         is_told = knowledge == "returned" or effect == "none"
         assert (ended.result or {})["client_id"] == (1 if is_told else None)
@@ -409,6 +410,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"login": "7"}, "product_currency_id is missing"),
     ({"login": "7", "product_currency_id": 1, "client_id": 5, "registration": REGISTRATION}, "are both given"),
     ({"login": "7", "product_currency_id": 1, "registration": "call:7"}, "is not the key clients.register:"),
+    *[
+        ({"login": "7", "product_currency_id": 1, "registration": f"clients.register:{rest}"}, "is not the key clients")
+        for rest in ("", "1", "/7", "1/")
+    ],
     ({"login": "1.0", "product_currency_id": 1}, "spreadsheet"),
     ({"login": "7", "product_currency_id": 1, "client": 5}, "client is not a field"),
 ]

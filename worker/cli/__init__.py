@@ -30,6 +30,7 @@ from worker.cli import (
     request,
     sandbox,
     session,
+    start,
     status,
     verify,
     webhook,
@@ -77,6 +78,8 @@ for command, panel in (
     (console_user.console_user, OPERATE),
 ):
     app.command(command.__name__.rstrip("_").replace("_", "-"), rich_help_panel=panel, epilog=EXITS)(command)
+for celerys in (start.worker, start.beat):
+    app.command(rich_help_panel=OPERATE, epilog=EXITS, context_settings=start.ALL_OPTIONS)(celerys)
 app.add_typer(import_file.app, name="import", rich_help_panel=OPERATIONS)
 app.add_typer(clients.app, name="clients", rich_help_panel=OPERATIONS)
 app.add_typer(accounts.app, name="accounts", rich_help_panel=OPERATIONS)

@@ -33,7 +33,7 @@ def register(
     """Register the client of an MT login, which gives it a payment account. The same login is registered once.
 
     If an answer is lost and B2COPY_DUPLICATE_CLIENTS is unknown, the operation ends as failed (unresolved): look the
-    client up in the Back Office, then `b2copy-sync failed resolve`.
+    client up in the Back Office, then do what `b2copy-sync failed show KEY` says.
     """
     from tasks import enqueue
     from worker.settings import CrmSettings, load

@@ -24,7 +24,10 @@ def health(
     late: Annotated[
         float,
         typer.Option(
-            parser=duration, metavar="DURATION", help="Unhealthy if something is due for longer.", show_default="60s"
+            parser=duration,
+            metavar="DURATION",
+            help="Unhealthy if something is due, or a row of b2copy_requests waits, for longer.",
+            show_default="60s",
         ),
     ] = 60.0,
     money_late: Annotated[
@@ -44,8 +47,8 @@ def health(
     """Show how the ledger stands: what is due and how late, what waits and why, what has failed.
 
     Asks the database alone. Exit code 1 if it cannot be reached, if something has been due for long and is not being
-    done (no worker runs?), if the oldest operation in the lane money is too old, or if too many have failed. The time
-    that an operation was pending at B2COPY or paused does not count.
+    done (no worker runs?), if no worker takes a row of b2copy_requests, if the oldest operation in the lane money is
+    too old, or if too many have failed. The time that an operation was pending at B2COPY or paused does not count.
 
     --live asks nobody: it looks at a file, for a health probe that restarts a frozen worker. --ready asks ledger and
     Redis.
@@ -95,6 +98,8 @@ def _print(found: "Health") -> None:
     due = [f"{lane} {count} (late {span(late_s[lane])})" for lane, count in found.statistics.due.items() if count]
     output.line(f"due:     {', '.join(due) or 'none'}")
     output.line(f"oldest:  {', '.join(f'{lane} {span(age_s)}' for lane, age_s in found.oldest_s.items()) or 'none'}")
+    if found.requests_age_s is not None:
+        output.line(f"requests: the oldest row of b2copy_requests waits for {span(found.requests_age_s)}")
     output.line(f"waiting: {_counts(found.statistics.waiting)}")
     output.line(f"failed:  {_counts(found.statistics.failed)}")
     for pause in found.pauses:

@@ -26,18 +26,24 @@ def resolve(
 ) -> None:
     """Record what you found out at B2COPY about a failed operation: it was done, or it was not.
 
-    --succeeded ends it as succeeded, and what waits for it continues. --failed leaves it failed (rejected), and it may
+    --succeeded ends it as succeeded, and what waits for it continues. What waits for a registration needs the client's
+    id: --result client_id=77. --failed leaves it failed (rejected), and it may
     then be replayed. Nothing is sent to B2COPY.
     """
     from tasks.registry import ALL_KINDS
     from worker.ledger.approvals import Approval, decide_or_propose
     from worker.report.operation_report import report_on, summary
+    from worker.report.sentences import TO_FILL_IN
 
     if succeeded is None:
         raise typer.BadParameter("say --succeeded or --failed", param_hint="--succeeded")
     if result and not succeeded:
         raise typer.BadParameter("only what succeeded has a result", param_hint="--result")
-    values = {name: json_or_text(name, text) for name, text in named_texts(result or [], "--result").items()}
+    texts = named_texts(result or [], "--result")
+    if to_fill_in := [name for name, text in texts.items() if text == TO_FILL_IN]:
+        problem = f"write what B2COPY shows as {to_fill_in[0]} in place of {TO_FILL_IN}, or leave this --result out"
+        raise typer.BadParameter(problem, param_hint="--result")
+    values = {name: json_or_text(name, text) for name, text in texts.items()}
     with existing_ledger() as ledger:
         found = look_up(ledger, key)
         decided = decide_or_propose(ledger, "resolve", found, by, why, succeeded=succeeded, result=values or None)

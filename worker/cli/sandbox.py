@@ -91,7 +91,7 @@ def sandbox(
             )
             if not with_broker:
                 output.note("  export B2COPY_REDIS_URL=redis://...  B2COPY_DATABASE_URL=sqlite:////absolute/path")
-            output.note("  b2copy-sync migrate; celery -A worker.app worker &")
+            output.note("  b2copy-sync migrate; b2copy-sync worker &")
             output.note("  b2copy-sync fees --account 123456 --request-id W1 --wait")
 
         try:

@@ -99,7 +99,10 @@ def work_list(page_request: PageRequest) -> Response:
         live=True,
         approvals=open_approvals(ledger),
         sections=[(title, list_operations(ledger, wanted), query) for title, wanted, query in sections],
-        next_step=lambda operation: sentences.remedy(operation, BUTTONS) or _standing(page_request, operation, flags),
+        next_step=lambda operation: (
+            sentences.remedy(operation, page_request.console.kinds, BUTTONS)
+            or _standing(page_request, operation, flags)
+        ),
         actions=lambda operation: permitted_actions(page_request, operation),
     )
 
@@ -139,7 +142,7 @@ def operation(page_request: PageRequest) -> Response:
         live=True,
         report=report,
         standing=_without_state(report.standing, found),
-        next_step=sentences.remedy(found, BUTTONS),
+        next_step=sentences.remedy(found, page_request.console.kinds, BUTTONS),
         one=found,
         money=moves_money(found, page_request.console.kinds),
         events=timeline(report),

@@ -117,8 +117,8 @@ def start(environment: Environment, view: View, does: str, console: bool) -> Non
     os.environ.clear()
     os.environ.update(environment.variables)
     wait_for_worker(worker)
-    view.started("worker", f"celery -A worker.app worker, {does}")
-    view.started("beat", "celery -A worker.app beat, has the session renewed before it expires")
+    view.started("worker", f"b2copy-sync worker, {does}")
+    view.started("beat", "b2copy-sync beat, has the session renewed before it expires")
     if console:
         open_console(environment, view)
 

@@ -43,7 +43,7 @@ def check(settings: CrmSettings) -> Iterator[CheckResult]:
         yield CheckResult("workers", "FAIL", f"{message} ({', '.join(_addresses(settings))})", remedy)
     else:
         late_s = _due_for_s(settings)
-        remedy = "start one: `celery -A worker.app worker`"
+        remedy = "start one: `b2copy-sync worker`"
         if late_s > LATE_S:
             message = f"none runs, and something has been due for {late_s:.0f} s"
             yield CheckResult("workers", "FAIL", message, remedy)

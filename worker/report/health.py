@@ -17,7 +17,8 @@ class Health:
     """`problems` are sentences; without a problem the ledger is healthy. `notes` are facts that are no fault of ours.
 
     `oldest_s`: the age of the oldest open operation of each lane that holds one, without the time that it was pending
-    at B2COPY or paused.
+    at B2COPY or paused. `requests_age_s`: the age of the oldest row of `b2copy_requests` that no worker has taken; None
+    if there is none.
     """
 
     statistics: Statistics
@@ -25,6 +26,7 @@ class Health:
     problems: list[str]
     notes: list[str]
     oldest_s: dict[str, float]
+    requests_age_s: float | None
 
 
 def health_of(
@@ -32,13 +34,18 @@ def health_of(
 ) -> Health:
     """Examine the ledger.
 
-    Unhealthy: something is due for more than `late_s`, an operation of the lane money is older than `money_late_s`, or
-    more than `max_failed` failed.
+    Unhealthy: something is due, or a row of `b2copy_requests` waits, for more than `late_s`; an operation of the lane
+    money is older than `money_late_s`; or more than `max_failed` failed.
     """
     seen = overview(ledger)
     found, lanes = statistics_of(seen), seen.lanes
     pauses = [flag for name, flag in active_flags(ledger).items() if name.startswith("pause:")]
     problems = late_lanes(found, late_s)
+    if seen.requests_age_s is not None and seen.requests_age_s > late_s:
+        problems.append(
+            f"b2copy_requests: no worker has taken a row for {span(seen.requests_age_s)}: is a worker running?"
+            " (b2copy-sync doctor) If one is, its log says why the row waits"
+        )
     money = lanes[0]
     if money_late_s is not None and (money.oldest_s or 0.0) > money_late_s:
         problems.append(
@@ -52,7 +59,7 @@ def health_of(
     capped = [lane.lane for lane in lanes if lane.capped]
     notes += [f"lane {lane} holds more: counting stopped at {COUNT_LIMIT} operations" for lane in capped]
     oldest_s = {lane.lane: lane.oldest_s for lane in lanes if lane.oldest_s is not None}
-    return Health(found, pauses, problems, notes, oldest_s)
+    return Health(found, pauses, problems, notes, oldest_s, seen.requests_age_s)
 
 
 def late_lanes(found: Statistics, late_s: float) -> list[str]:
@@ -83,6 +90,7 @@ def document(health: Health) -> dict[str, Any]:
         "due": health.statistics.due,
         "late_s": health.statistics.late_s,
         "oldest_s": health.oldest_s,
+        "requests_age_s": health.requests_age_s,
         "waiting": health.statistics.waiting,
         "failed": health.statistics.failed,
         "paused": [pause_document(pause) for pause in health.pauses],

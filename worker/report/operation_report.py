@@ -41,7 +41,7 @@ class OperationReport:
 
     @property
     def remedy(self) -> str:
-        return sentences.remedy(self.operation)
+        return sentences.remedy(self.operation, self.kinds)
 
 
 def report_on(ledger: Ledger, operation: Operation, kinds: Kinds, newest: int | None = None) -> OperationReport:

@@ -77,7 +77,7 @@ def concerns(found: SystemOverview) -> list[str]:
         texts.append(f"{count(unresolved)} unresolved: look at B2COPY, then `b2copy-sync failed list`")
     dispatch_age_s = found.ledger.dispatch_age_s
     if dispatch_age_s is None:
-        texts.append("no worker and no beat has ever looked at this ledger: `celery -A worker.app worker` starts one")
+        texts.append("no worker and no beat has ever looked at this ledger: `b2copy-sync worker` starts one")
     elif dispatch_age_s > DISPATCH_LATE_S:
         texts.append(f"no worker and no beat has looked at the ledger for {span(dispatch_age_s)}: are they running?")
     return texts

@@ -1,5 +1,7 @@
 """Which failed operations may be replayed, why others may not, and which move money."""
 
+from shlex import quote
+
 from worker.operation import MESSAGE_KIND, OnUnknown, Operation, State
 from worker.queues import LANES
 from worker.report.sentences import Kinds
@@ -16,8 +18,8 @@ def why_not_replayable(operation: Operation, was_not_done: bool = False) -> str:
         return "it only stores a message that could not be used"
     if operation.outcome_unknown and operation.on_unknown == OnUnknown.STOP and not was_not_done:
         return (
-            "whether it was done is not known, and it must not be done twice: look there, then"
-            " `failed resolve --succeeded`, or `failed replay --it-was-not-done`"
+            "whether it was done is not known, and it must not be done twice:"
+            f" `b2copy-sync failed show {quote(operation.key)}` says where to look, and the command for what you find"
         )
     return ""
 

@@ -17,6 +17,9 @@ Kinds = Mapping[str, Kind[Any]]
 RESOLVED_AS_FAILED = "resolve, failed"
 """The audit's action for a person's finding that the destination did not do it."""
 
+TO_FILL_IN = "..."
+"""What stands in a command for what only the person knows."""
+
 _WAITS = {
     WaitReason.PENDING_AT_B2COPY: "{destination} has not finished it",
     WaitReason.BACKOFF: "the last attempt brought no answer that decides it",
@@ -46,7 +49,10 @@ _FAILED = {
 
 
 class Ways(NamedTuple):
-    """How a person does what a remedy names: commands of the shell, or buttons of the console."""
+    """How a person does what a remedy names: commands of the shell, or buttons of the console.
+
+    `{results}` stands for the options that name the kind's `result_ids`.
+    """
 
     session: str
     replay: str
@@ -59,7 +65,7 @@ COMMANDS = Ways(
     session="`b2copy-sync session show`",
     replay='`b2copy-sync failed replay {key} --why "..." --yes`',
     correct='`b2copy-sync failed correct {key} NAME=VALUE --why "..." --yes`',
-    resolve_done='`b2copy-sync failed resolve {key} --succeeded --why "..."`',
+    resolve_done='`b2copy-sync failed resolve {key} --succeeded{results} --why "..."`',
     replay_not_done='`b2copy-sync failed replay {key} --it-was-not-done --why "..." --yes`',
 )
 _FAILED_REMEDIES = {
@@ -104,10 +110,13 @@ def standing(
     return str(operation.state)
 
 
-def remedy(operation: Operation, ways: Ways = COMMANDS) -> str:
+def remedy(operation: Operation, kinds: Kinds, ways: Ways = COMMANDS) -> str:
     """Return what a person can do about an operation that failed or waits; empty if there is nothing to do."""
+    kind = kinds.get(operation.kind)
+    results = "".join(f" --result {name}={TO_FILL_IN}" for name in kind.result_ids) if kind is not None else ""
+    named = {name: way.format(key=quote(operation.key), results=results) for name, way in ways._asdict().items()}
     if operation.wait_reason in _WAIT_REMEDIES:
-        return _filled(_WAIT_REMEDIES[operation.wait_reason], operation, ways)
+        return _filled(_WAIT_REMEDIES[operation.wait_reason], operation, named)
     reason = operation.failure_reason
     if reason is None:
         return ""
@@ -117,12 +126,12 @@ def remedy(operation: Operation, ways: Ways = COMMANDS) -> str:
         must_look = operation.outcome_unknown and operation.on_unknown == OnUnknown.STOP
         by_rule = OnUnknown.STOP if must_look else operation.on_unknown
         if by_rule == OnUnknown.STOP and not must_look:
-            return _filled(_FAILED_REMEDIES[FailureReason.EXHAUSTED], operation, ways)
-        return _filled(_UNRESOLVED_REMEDIES[by_rule], operation, ways)
+            return _filled(_FAILED_REMEDIES[FailureReason.EXHAUSTED], operation, named)
+        return _filled(_UNRESOLVED_REMEDIES[by_rule], operation, named)
     if reason == FailureReason.BAD_PAYLOAD and (operation.outcome_unknown or operation.phase == Phase.POLL):
-        return _filled(_FAILED_REMEDIES[FailureReason.EXHAUSTED], operation, ways)  # an earlier version sent it
+        return _filled(_FAILED_REMEDIES[FailureReason.EXHAUSTED], operation, named)  # an earlier version sent it
     known = reason in FailureReason.__members__.values()
-    return _filled(_FAILED_REMEDIES[FailureReason(reason)] if known else _KIND_REMEDY, operation, ways)
+    return _filled(_FAILED_REMEDIES[FailureReason(reason)] if known else _KIND_REMEDY, operation, named)
 
 
 def paused_by(pause: AuditEntry) -> str:
@@ -147,7 +156,7 @@ def _due(operation: Operation, now: float) -> str:
     return f"next look in {seconds:.0f} s" if seconds >= 1 else "due now"
 
 
-def _filled(sentence: str, operation: Operation, ways: Ways = COMMANDS) -> str:
+def _filled(sentence: str, operation: Operation, ways: Mapping[str, str] | None = None) -> str:
     names = {"b2copy": "B2COPY", "crm": "the CRM"}
     return sentence.format(
         destination=names.get(operation.destination, operation.destination),
@@ -156,5 +165,5 @@ def _filled(sentence: str, operation: Operation, ways: Ways = COMMANDS) -> str:
         key=quote(operation.key),
         step=operation.unknown_step or "it",
         address=our_address(),
-        **{name: way.format(key=quote(operation.key)) for name, way in ways._asdict().items()},
+        **(ways or {}),
     )

@@ -55,12 +55,14 @@ class Environment:
     """A context manager: at its end every process started in it is stopped and its folder is removed.
 
     A `broker` and `sandbox` that are passed in are neither started nor stopped here. `switches` are those of the
-    sandbox that is created otherwise. `settings` are for the processes; change them before the processes start.
+    sandbox that is created otherwise. `settings` are for the processes, and `program` is the command that starts worker
+    and beat; change them before the processes start.
     """
 
     def __init__(self, broker: Broker | None = None, sandbox: Sandbox | None = None, **switches: Any) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="b2copy-"))
         self.processes: list[Process] = []
+        self.program = B2COPY_SYNC
         self.broker = broker or Broker(self.folder / "broker")
         self.sandbox = sandbox or Sandbox(self.folder / "sandbox", new_key_pair(self.folder, "demo"), **switches)
         self._owned: list[Broker | Sandbox] = []
@@ -121,17 +123,18 @@ class Environment:
         return process.start()
 
     def worker(self, *options: str, name: str = "worker", restarts: bool = True, **settings: str) -> Process:
-        """Start `celery -A worker.app worker`; use `wait_for_worker` before sending messages."""
-        command = [*CELERY, "worker", "--hostname", f"{name}@%h", "--loglevel", "INFO", *options]
+        """Start `b2copy-sync worker`; use `wait_for_worker` before sending messages."""
+        command = [self.program, "worker", "--hostname", f"{name}@%h", "--loglevel", "INFO", *options]
         return self.run(name, *command, restarts=restarts, **settings)
 
     def beat(self, *options: str, name: str = "beat", restarts: bool = True, **settings: str) -> Process:
-        """Start `celery -A worker.app beat`."""
-        command = [*CELERY, "beat", "--schedule", str(self.folder / f"{name}-schedule"), "--loglevel", "INFO", *options]
+        """Start `b2copy-sync beat`."""
+        schedule = str(self.folder / f"{name}-schedule")
+        command = [self.program, "beat", "--schedule", schedule, "--loglevel", "INFO", *options]
         return self.run(name, *command, restarts=restarts, **settings)
 
 
-CELERY = (sys.executable, "-m", "celery", "-A", "worker.app")
+B2COPY_SYNC = str(Path(sys.executable).with_name("b2copy-sync"))
 
 
 def wait_for_worker(process: Process, within: float = 60.0) -> None:
