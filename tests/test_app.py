@@ -5,7 +5,7 @@ import pickle
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,7 @@ from worker.ledger.engine import connect
 from worker.ledger.migrations import migrate
 from worker.ledger.schema_version import schema_version
 from worker.per_process import PerProcess
-from worker.testbed.local_system import B2COPY_SYNC, Environment, wait_for_worker
+from worker.testbed.local_system import Environment, b2copy_sync, wait_for_worker
 
 CELERY = (sys.executable, "-m", "celery", "-A", "worker.app")
 
@@ -49,13 +49,13 @@ def refused(ran: Ran) -> list[str]:
     return [line for line in ran.err.splitlines() if line.strip()]
 
 
-@pytest.mark.parametrize("start", [(B2COPY_SYNC,), CELERY], ids=["b2copy-sync", "celery"])
+@pytest.mark.parametrize("start", [b2copy_sync(), CELERY], ids=["b2copy-sync", "celery"])
 @pytest.mark.parametrize(
     ("command", "missing"),
     [("worker", "B2COPY_HOST"), ("beat", "B2COPY_REDIS_URL")],
 )
 def test_a_missing_setting_is_one_line_and_exit_2(
-    environment: Environment, start: tuple[str, ...], command: str, missing: str
+    environment: Environment, start: Sequence[str], command: str, missing: str
 ) -> None:
     variables = {name: value for name, value in environment.variables.items() if name != missing}
 

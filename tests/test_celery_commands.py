@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.support import until
-from worker.testbed.local_system import B2COPY_SYNC, Environment, wait_for_worker
+from worker.testbed.local_system import Environment, wait_for_worker
 
+B2COPY_SYNC = str(Path(sys.executable).with_name("b2copy-sync"))
 LOADED = """
 import sys
 from worker import celery_commands, entry

@@ -18,3 +18,7 @@ def main() -> None:
         from worker.cli import main as run_command_line
 
         run_command_line()
+
+
+if __name__ == "__main__":
+    main()

@@ -34,7 +34,7 @@ from tempfile import TemporaryDirectory
 from tests.bench.contestants import LOOPS, WORKERS, Ours
 from tests.bench.crm_process import fixture, imports
 from tests.bench.enqueuing import beside_backfill, delays, enqueue_alone
-from tests.bench.environments import our_program, python_of
+from tests.bench.environments import our_python, python_of
 from tests.bench.faulty_peer import faults
 from tests.bench.growth import growth
 from tests.bench.https import https
@@ -70,7 +70,7 @@ def main(arguments: list[str]) -> int:
     for rival in (*LOOPS, *WORKERS):
         if not options.growth and (not options.who or rival in options.who):
             python_of(rival)
-    our_program()
+    our_python()
     with TemporaryDirectory(prefix="b2copy-bench-") as name:
         folder = Path(name)
         if not results.rows:

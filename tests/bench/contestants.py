@@ -5,6 +5,7 @@ ledger says so, for rivals when the peer has carried it out. CPU is user and sys
 (worker, beat, the process that enqueues), without Redis, database server and peer.
 """
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any, Protocol
 
 from sqlalchemy import func, select
 
-from tests.bench.environments import our_program, python_of
+from tests.bench.environments import our_python, python_of
 from tests.bench.part import Part
 from tests.bench.peer import Peer
 from tests.bench.usage import cpu_seconds, family, peak_rss
@@ -21,7 +22,7 @@ from worker.ledger import Ledger, open_ledger
 from worker.ledger.schema import operations
 from worker.operation import State
 from worker.testbed.broker import Broker
-from worker.testbed.local_system import Environment
+from worker.testbed.local_system import Environment, b2copy_sync
 from worker.testbed.processes import Process, ProcessFailed, clean_environment
 
 RUN_MAX_S = 90.0  # seconds that a run may take
@@ -74,9 +75,8 @@ class Ours:
         self.name, self._environment = name, environment
         self._settings = {"B2COPY_CONCURRENCY": str(concurrency)}
         self.ledger: Ledger = open_ledger(environment.database_url, create=True)
-        if program := our_program():
-            environment.program = str(program)
-        python = Path(environment.program).with_name("python")
+        python = our_python() or Path(sys.executable)
+        environment.program = b2copy_sync(str(python))
         self.crm = Part("crm", environment.variables, environment.folder / "crm.log", python)
         self.workers: list[Process] = []
         self.worker = self.add_worker()

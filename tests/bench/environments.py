@@ -29,8 +29,8 @@ def python_of(rival: str) -> Path | None:
 
 
 @cache
-def our_program() -> Path | None:
-    """Return the command b2copy-sync of our environment, with the code as it is now.
+def our_python() -> Path | None:
+    """Return the Python of our environment, with the code as it is now.
 
     None, and a loud line, if the environment cannot be had.
     """
@@ -42,7 +42,7 @@ def our_program() -> Path | None:
         subprocess.run(build, cwd=ROOT, capture_output=True, check=True)
         [wheel] = Path(folder).glob("*.whl")
         subprocess.run([*_install_with(python), "--force-reinstall", str(wheel)], capture_output=True, check=True)
-    return python.with_name("b2copy-sync")
+    return python
 
 
 def installed_versions(requirement: Requirement) -> list[str]:

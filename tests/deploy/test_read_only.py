@@ -12,7 +12,7 @@ from tests.support import until
 from worker.ledger import find, open_ledger
 from worker.ledger.migrations import migrate
 from worker.operation import State
-from worker.testbed.local_system import B2COPY_SYNC, Environment, wait_for_worker
+from worker.testbed.local_system import Environment, b2copy_sync, wait_for_worker
 
 ROOT = Path(__file__).parents[2]
 USER = 10001
@@ -51,9 +51,9 @@ def test_everything_runs_as_another_user_on_a_read_only_file_system(environment:
     assert rehearsed.stderr.count("Read-only file system") == 3
 
     worker = environment.run(
-        "worker", *inside(environment), B2COPY_SYNC, "worker", "--loglevel", "INFO", restarts=False
+        "worker", *inside(environment), *b2copy_sync(), "worker", "--loglevel", "INFO", restarts=False
     )
-    beat = environment.run("beat", *inside(environment), B2COPY_SYNC, "beat", "--loglevel", "INFO", restarts=False)
+    beat = environment.run("beat", *inside(environment), *b2copy_sync(), "beat", "--loglevel", "INFO", restarts=False)
     wait_for_worker(worker)
     command = [*inside(environment), sys.executable, "-m", "worker.cli", "fees", "--account", "7", "--request-id", "W1"]
     ran = subprocess.run(command, env=environment.variables, capture_output=True, text=True, timeout=60)

@@ -55,14 +55,14 @@ class Environment:
     """A context manager: at its end every process started in it is stopped and its folder is removed.
 
     A `broker` and `sandbox` that are passed in are neither started nor stopped here. `switches` are those of the
-    sandbox that is created otherwise. `settings` are for the processes, and `program` is the command that starts worker
-    and beat; change them before the processes start.
+    sandbox that is created otherwise. `settings` are for the processes, and `program` is the command `b2copy-sync` that
+    starts worker and beat; change them before the processes start.
     """
 
     def __init__(self, broker: Broker | None = None, sandbox: Sandbox | None = None, **switches: Any) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="b2copy-"))
         self.processes: list[Process] = []
-        self.program = B2COPY_SYNC
+        self.program = b2copy_sync()
         self.broker = broker or Broker(self.folder / "broker")
         self.sandbox = sandbox or Sandbox(self.folder / "sandbox", new_key_pair(self.folder, "demo"), **switches)
         self._owned: list[Broker | Sandbox] = []
@@ -124,17 +124,22 @@ class Environment:
 
     def worker(self, *options: str, name: str = "worker", restarts: bool = True, **settings: str) -> Process:
         """Start `b2copy-sync worker`; use `wait_for_worker` before sending messages."""
-        command = [self.program, "worker", "--hostname", f"{name}@%h", "--loglevel", "INFO", *options]
+        command = [*self.program, "worker", "--hostname", f"{name}@%h", "--loglevel", "INFO", *options]
         return self.run(name, *command, restarts=restarts, **settings)
 
     def beat(self, *options: str, name: str = "beat", restarts: bool = True, **settings: str) -> Process:
         """Start `b2copy-sync beat`."""
         schedule = str(self.folder / f"{name}-schedule")
-        command = [self.program, "beat", "--schedule", schedule, "--loglevel", "INFO", *options]
+        command = [*self.program, "beat", "--schedule", schedule, "--loglevel", "INFO", *options]
         return self.run(name, *command, restarts=restarts, **settings)
 
 
-B2COPY_SYNC = str(Path(sys.executable).with_name("b2copy-sync"))
+def b2copy_sync(python: str = sys.executable) -> list[str]:
+    """Return the command line `b2copy-sync` as a Python has it installed, wherever its script is.
+
+    -P: the current folder may hold a `tasks.py` of a CRM.
+    """
+    return [python, "-P", "-m", "worker.entry"]
 
 
 def wait_for_worker(process: Process, within: float = 60.0) -> None:
