@@ -404,6 +404,10 @@ def test_a_duration_is_refused_with_how_one_looks(active_environment: Environmen
 
     assert refused().startswith("B2COPY_FEES_DEADLINE must be a duration such as 90s, 5m, 72h or 400d")
 
+    monkeypatch.setenv("B2COPY_FEES_DEADLINE", "9" * 400)
+
+    assert refused().startswith("B2COPY_FEES_DEADLINE must be at most 36500d")
+
 
 @pytest.mark.parametrize("listen", ["[::1]:9464", "::1:9464", "metrics.internal:9464", ":9464", "0.0.0.0:9464"])
 def test_metrics_are_served_at_any_address(active_environment: Environment, monkeypatch: Monkey, listen: str) -> None:
