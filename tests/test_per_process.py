@@ -29,3 +29,21 @@ def test_a_fork_while_a_thread_makes_the_value_leaves_the_child_free_to_make_its
 
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert value() == os.getpid()
+
+
+def test_a_value_that_two_threads_need_at_once_is_made_once() -> None:
+    made: list[int] = []
+
+    def make() -> int:
+        made.append(len(made))
+        if len(made) == 1:
+            other.start()
+            other.join(0.3)  # without a lock it makes one of its own, and ends
+        return made[-1]
+
+    value = PerProcess(make)
+    other = threading.Thread(target=value)
+
+    assert value() == 0
+    other.join(20)
+    assert made == [0]

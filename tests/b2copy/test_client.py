@@ -215,8 +215,9 @@ def test_a_group_of_routes_has_the_login_of_its_setting(settings: Settings) -> N
     by_default = B2Copy(http)
     accounts_by_back_office = B2Copy(http, {"accounts": "back_office"})
 
-    assert [by_default.proves_login(route) for route in (PROCESS, LIST, DETAIL, INIT)] == [True, True, True, False]
-    assert [accounts_by_back_office.proves_login(route) for route in (PROCESS, LIST, DETAIL)] == [True, False, True]
+    assert [by_default.login_of(route) for route in (PROCESS, LIST, DETAIL, INIT)] == [*[SERVICE_ADMIN] * 3, None]
+    logins = [accounts_by_back_office.login_of(route) for route in (PROCESS, LIST, DETAIL)]
+    assert logins == [SERVICE_ADMIN, "back_office", SERVICE_ADMIN]
 
 
 def test_a_refused_login_stops_all_operations_only_if_it_is_the_service_admins(
@@ -240,6 +241,24 @@ def test_a_login_that_a_route_names_and_that_is_not_set_makes_its_operations_wai
 
     with pytest.raises(OtherLoginUnavailable, match="the login back_office is not set"):
         event_loop().run(client.send(by_back_office, {"account": "7"}, OnUnknown.REPEAT))
+
+
+def test_secrets_that_the_server_repeats_in_json_are_not_quoted(
+    wire: Wire, member: Member, configure: Configure
+) -> None:
+    """Encoders write / as \\/ and + as \\u002B."""
+    settings = configure(host=wire.url)
+    pair = b'{"accessToken": "acc/ess+canary", "refreshToken": "refresh-canary"}'
+    wire.login = lambda connection, request: connection.sendall(answered(200, pair))
+    text = b'{"message": "unknown: acc\\/ess\\u002Bcanary and s\\/3\\u002Bcanary"}'
+    wire.answer = lambda connection, request: connection.sendall(answered(400, text))
+    route = replace(route_to(UPDATE, ALL), secrets=("word",))
+    client = B2Copy(Http({SERVICE_ADMIN: member(settings)}, settings))
+
+    with pytest.raises(Rejected) as caught:
+        event_loop().run(client.send(route, {"word": "s/3+canary"}, OnUnknown.STOP))
+
+    assert caught.value.server_message == "unknown: [redacted] and [redacted]"
 
 
 def test_the_package_has_nothing_but_what_it_names() -> None:
@@ -277,6 +296,12 @@ class TestAFirstAnswerThatWasLost:
     def test_a_refusal_proves_nothing(self, second_meets: Callable[..., B2Copy], status: int) -> None:
         with pytest.raises(UnknownOutcome, match=f"the second one proves nothing.*HTTP {status}"):
             call_repeatable(second_meets(answered(status)))
+
+    def test_the_wait_that_a_refusal_asks_for_is_kept(self, second_meets: Callable[..., B2Copy]) -> None:
+        with pytest.raises(UnknownOutcome) as caught:
+            call_repeatable(second_meets(b"HTTP/1.1 429 x\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n"))
+
+        assert caught.value.retry_after == 7.0
 
     @pytest.mark.parametrize("login", [answered(403), answered(503)])
     def test_a_session_that_cannot_be_renewed_proves_nothing(

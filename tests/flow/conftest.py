@@ -47,8 +47,8 @@ class LocalDestination:
     def wait_for_calls(self, count: int) -> None:
         until(lambda: len(self.calls) >= count)
 
-    def proves_login(self, route: Route[Any]) -> bool:
-        return route.login == "service_admin"
+    def login_of(self, route: Route[Any]) -> str | None:
+        return route.login
 
     async def send(
         self, route: Route[Any], body: Mapping[str, Any], on_unknown: OnUnknown, before_send: Callable[[], None]

@@ -25,6 +25,7 @@ from tests.flow.conftest import (
 from tests.operations import claim_one, find_operation, record_operation
 from tests.support import until
 from worker.b2copy import Route
+from worker.b2copy.client import SERVICE_ADMIN
 from worker.errors import BadPayload, Rejected, Unavailable, UnknownOutcome
 from worker.flow import attempt_maker, lease_renewal
 from worker.flow import gate as gate_module
@@ -214,7 +215,7 @@ def test_a_gate_that_closes_between_two_calls_makes_the_operation_continue_later
     def answer(request_id: str) -> Any:
         for _ in range(FAILURES_TO_OPEN if request_id == "W1/create" else 0):
             error = Unavailable("another operation's call")
-            event_loop().run(gates[0].record(error, meaning_of(error)))
+            event_loop().run(gates[0].record(error, meaning_of(error), SERVICE_ADMIN))
         return {"id": 7}
 
     destination = LocalDestination(answer)
@@ -263,7 +264,7 @@ def test_no_first_call_is_made_if_the_gate_closed_while_the_attempt_prepared_it(
             gate.fleet_limits.hold(60.0)
         for _ in range(FAILURES_TO_OPEN if closes == "circuit" else 0):
             error = Unavailable("another operation's call")
-            await gate.record(error, meaning_of(error))
+            await gate.record(error, meaning_of(error), SERVICE_ADMIN)
         await attempt.call(CALL, {"request_id": fees.request_id})
         return Done()
 

@@ -1,8 +1,10 @@
 """What the fleet shares about a destination, in a real broker: the rate limit, the hold after a 429, the probe."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from redis import Redis
 
 from tests.support import until
 from worker.flow import fleet_limits
@@ -273,17 +275,59 @@ def test_a_hold_is_shared_to_the_second(settings: Settings) -> None:
     assert 79_980 < other.hold_left_s() <= 80_000
 
 
-def test_a_shorter_hold_does_not_end_a_longer_one(settings: Settings) -> None:
-    one, other = limit(settings, "0"), limit(settings, "0")
+def test_a_shorter_hold_does_not_end_a_longer_one_of_another_process(settings: Settings) -> None:
+    one, other, third = (limit(settings, "0") for _ in range(3))
 
     one.hold(60.0)
     one.share_hold()
-    one.hold(1.0)
-    one.share_hold()
-    other.read_hold()
+    other.hold(1.0)
+    other.share_hold()
+    third.read_hold()
 
-    assert one.hold_left_s() > 50
-    assert other.hold_left_s() > 50
+    assert third.hold_left_s() > 50
+
+
+def test_a_longer_hold_replaces_a_shorter_one_of_another_process(settings: Settings) -> None:
+    one, other, third = (limit(settings, "0") for _ in range(3))
+
+    one.hold(20.0)
+    one.share_hold()
+    other.hold(60.0)
+    other.share_hold()
+    third.read_hold()
+
+    assert third.hold_left_s() > 50
+
+
+def test_of_two_holds_that_are_shared_at_the_same_time_the_longer_one_stays(
+    settings: Settings, active_environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis answers who reads and lets who writes wait, until both are there. Whoever reads first reads too early."""
+    monkeypatch.setattr(fleet_limits, "_TIMEOUT_S", 60.0)  # seconds; nobody gives up while Redis lets them wait
+    longer, shorter, third = (limit(settings, "0") for _ in range(3))
+    longer.hold(600.0)
+    shorter.hold(200.0)
+
+    with active_environment.broker.client as client, ThreadPoolExecutor(2) as threads:
+        others = count_blocked(client)
+        client.client_pause(50_000, all=False)
+        try:
+            first = threads.submit(longer.share_hold)
+            until(lambda: count_blocked(client) == others + 1)
+            second = threads.submit(shorter.share_hold)
+            until(lambda: count_blocked(client) == others + 2)
+        finally:
+            client.client_unpause()
+        first.result(20)
+        second.result(20)
+    third.read_hold()
+
+    assert third.hold_left_s() > 500
+
+
+def count_blocked(client: Redis) -> int:
+    """Return how many clients wait for Redis."""
+    return sum("b" in each["flags"] for each in client.client_list())
 
 
 def test_a_hold_does_not_concern_another_destination(settings: Settings) -> None:

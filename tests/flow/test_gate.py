@@ -26,6 +26,7 @@ from tests.flow.conftest import (
 )
 from tests.operations import find_operation, record_operation, record_operations
 from tests.support import until
+from worker.b2copy.client import SERVICE_ADMIN
 from worker.errors import (
     AccessRejected,
     CircuitOpen,
@@ -61,8 +62,8 @@ def a_gate(**settings: Any) -> Gate:
     return Gate("b2copy", worker_settings().model_copy(update=settings), lambda destination, reasons: None)
 
 
-def record(gate: Gate, learned: Outcome | Exception, proves_login: bool = True) -> None:
-    event_loop().run(gate.record(learned, meaning_of(learned), proves_login))
+def record(gate: Gate, learned: Outcome | Exception, login: str | None = SERVICE_ADMIN) -> None:
+    event_loop().run(gate.record(learned, meaning_of(learned), login))
 
 
 class Switched(LocalDestination):
@@ -285,6 +286,31 @@ class TestLogin:
 
         assert gate.is_open == is_open
 
+    @pytest.mark.parametrize(("others", "counted"), [("back_office", 1), (SERVICE_ADMIN, 0), (None, 0)])
+    def test_a_403_counts_only_while_others_of_its_login_are_served(
+        self, ledger: Ledger, engine: Engine, others: str | None, counted: int
+    ) -> None:
+        async def attempt(attempt: Attempt, fees: Fees) -> Outcome:
+            login = "back_office" if fees.request_id == "W1" else others
+            await attempt.call(dataclasses.replace(CALL, login=login), {"request_id": fees.request_id})
+            return Done()
+
+        def answer(request_id: str) -> Any:
+            if request_id == "W1":
+                until(lambda: states(ledger).get("W2", "succeeded") == "succeeded")
+                raise AccessRejected("processext", 403)
+            return {}
+
+        pusher = engine(LocalDestination(answer), fees_kind(attempt))
+        record_operation(ledger, "W1")
+        pusher.drain("money")
+        record_operation(ledger, "W2")
+        make_all_due(ledger)
+        pusher.drain("money")
+
+        assert until(lambda: find_operation(ledger, "W1").wait_reason) == WaitReason.NO_ACCESS
+        assert find_operation(ledger, "W1").counted_attempts == counted
+
     def test_no_result_waits_until_other_operations_are_due(
         self, ledger: Ledger, engine: Engine, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -327,20 +353,23 @@ class TestLogin:
         gate = a_gate()
 
         for _ in range(FAILURES_TO_OPEN):
-            record(gate, AccessRejected("x", 403), proves_login=False)
+            record(gate, AccessRejected("x", 403), "back_office")
 
         assert gate.is_open
         for _ in range(FAILURES_TO_OPEN):
-            record(gate, Unavailable("x"), proves_login=False)
+            record(gate, Unavailable("x"), "back_office")
         assert not gate.is_open
 
     def test_an_operation_is_compared_with_those_of_its_login(self, active_environment: Environment) -> None:
         gate, began = a_gate(), time.monotonic()
+        logins = (SERVICE_ADMIN, "back_office", None)
         record(gate, Done())
-        assert (gate.served_since(began, True), gate.served_since(began, False)) == (True, False)
+        assert [gate.served_since(began, login) for login in logins] == [True, False, False]
 
-        record(gate, Done(), proves_login=False)
-        assert gate.served_since(began, False)
+        record(gate, Done(), None)  # without a token, for instance a registration
+        assert [gate.served_since(began, login) for login in logins] == [True, False, True]
+        record(gate, Done(), "back_office")
+        assert gate.served_since(began, "back_office")
 
     def test_one_lost_token_does_not_stop_a_process_that_is_served(self, active_environment: Environment) -> None:
         gate = a_gate()
@@ -544,7 +573,7 @@ class TestRateLimit:
 
         assert (circuit_open._value.get(), gate_.is_open, gate_.times_closed) == (1, False, 1)
         assert 0 < gate_.until_open_s(urgent=True) <= 60
-        assert not gate_.served_since(began)
+        assert not gate_.served_since(began, SERVICE_ADMIN)
         gate_.check(times_closed=1)  # a probe, claimed since
         with pytest.raises(CircuitOpen) as caught:
             gate_.check(times_closed=0)
@@ -552,8 +581,8 @@ class TestRateLimit:
 
         record(gate_, Done())
         assert (circuit_open._value.get(), gate_.is_open, gate_.until_open_s(urgent=True)) == (0, True, 0.0)
-        assert gate_.served_since(began)
-        assert not gate_.served_since(time.monotonic())
+        assert gate_.served_since(began, SERVICE_ADMIN)
+        assert not gate_.served_since(time.monotonic(), SERVICE_ADMIN)
         assert until(lambda: due) == [("b2copy", gate.WAITS_FOR_CIRCUIT)]
         assert until(lambda: not gate_._tasks)
         gate_.check(times_closed=0)
@@ -566,7 +595,7 @@ class TestRateLimit:
             record(gate_, Unavailable("x"))
         assert (gate_.is_open, gate_.times_closed) == (False, 2)
 
-        event_loop().run(gate_.record(Done(), meaning_of(Done()), proves_login=False))
+        event_loop().run(gate_.record(Done(), meaning_of(Done()), "back_office"))
         assert until(lambda: due) == [gate.WAITS_FOR_CIRCUIT]
         assert not gate_.is_open
         record(gate_, Done())

@@ -152,6 +152,17 @@ def test_an_operation_of_an_unknown_kind_expires_at_its_deadline(ledger: Ledger,
     assert find_operation(ledger).failure_reason == FailureReason.EXPIRED
 
 
+@pytest.mark.parametrize("begun", ["outcome_unknown = true", "phase = 'poll'", """progress = '{"client_id": 7}'"""])
+def test_an_operation_of_an_unknown_kind_that_may_have_begun_is_unresolved_at_its_deadline(
+    ledger: Ledger, engine: Engine, begun: str
+) -> None:
+    record_operation(ledger, time_allowed_s=60.0)
+    execute(ledger, f"UPDATE b2copy_operations SET deadline_at = 1, {begun}")
+    engine(None, fees_kind(name="other")).drain("money")
+
+    assert find_operation(ledger).failure_reason == FailureReason.UNRESOLVED
+
+
 @pytest.mark.parametrize(
     ("on_unknown", "expected"),
     [

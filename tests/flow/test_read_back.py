@@ -185,7 +185,7 @@ def test_a_process_that_is_killed_in_the_middle_leaves_exactly_one_account(
     effect = "done" if when == "after the effect" else "none"
     sandbox.faults({"what": "silence", "route": "accounts.create", "effect": effect, "seconds": 20, "next": 1})
     worker: Process = active_environment.run("account", sys.executable, "-m", "tests.flow.account_kind", restarts=False)
-    until(lambda: sandbox.counters()["calls"].get("accounts.create", 0) == 1)
+    until(lambda: sandbox.counters()["calls"].get("accounts.create", 0) == 1, within=60)  # a process has to start
     worker.kill()
     make_lease_lapse(ledger)
 

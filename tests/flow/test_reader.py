@@ -12,6 +12,7 @@ import pytest
 from tests.flow.conftest import LOOK, LocalDestination
 from tests.support import until
 from worker.b2copy import Route
+from worker.b2copy.client import SERVICE_ADMIN
 from worker.errors import (
     CircuitOpen,
     GateClosed,
@@ -189,7 +190,7 @@ def test_nothing_is_sent_if_the_circuit_has_opened_while_the_token_was_looked_up
     async def work(call: Call) -> Any:
         asking = asyncio.ensure_future(call(LOOK, {"request_id": "W1"}))
         await asyncio.sleep(0)
-        await reader._gate.record(lost, meaning_of(lost))
+        await reader._gate.record(lost, meaning_of(lost), SERVICE_ADMIN)
         return await asking
 
     with pytest.raises(CircuitOpen):
@@ -248,7 +249,7 @@ def test_only_a_request_with_the_service_admins_token_proves_its_login(
 ) -> None:
     reader = a_reader(LocalDestination(answer))
     lost = SessionUnavailable("no token")
-    event_loop().run(reader._gate.record(lost, meaning_of(lost)))
+    event_loop().run(reader._gate.record(lost, meaning_of(lost), SERVICE_ADMIN))
     assert not reader._gate.is_open
     until(lambda: reader._gate.until_open_s(urgent=False) == 0.0)
 
@@ -277,5 +278,5 @@ def test_the_gate_of_reads_learns_from_a_success(active_environment: Environment
     began = time.monotonic()
     look(reader).result(20)
 
-    assert reader._gate.served_since(began)
+    assert reader._gate.served_since(began, SERVICE_ADMIN)
     assert meaning_of(Done()).circuit == "success"

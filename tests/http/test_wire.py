@@ -14,6 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import certifi
 import pytest
 import requests
 from hypothesis import HealthCheck, given, settings
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 
 from tests.http.certificate import make_certificate
 from tests.http.raw_server import OK, Wire
-from worker.errors import B2CopyError, Unavailable, UnknownOutcome
+from worker.errors import B2CopyError, SettingsError, Unavailable, UnknownOutcome
 from worker.http import Answer, StaleConnection, Transport, check, event_loop
 from worker.http.connections import Connections
 from worker.http.curl import Request
@@ -367,6 +368,15 @@ class TestRequestsFace:
 
 def test_this_machine_can_send_requests() -> None:
     check()
+
+
+def test_a_file_of_certifi_without_certificates_is_found_before_a_request(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(certifi, "where", lambda: str(tmp_path / "absent.pem"))
+
+    with pytest.raises(SettingsError, match=r"the file of certifi's certificates is not usable: .*absent\.pem"):
+        check()
 
 
 FRAGMENTS = [

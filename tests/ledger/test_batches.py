@@ -43,6 +43,7 @@ from worker.ledger.batches import (
     pause_batch,
     put_aside,
     resume_batch,
+    resume_batch_within,
     standing_of,
     sweep,
     sweep_forgotten,
@@ -285,6 +286,25 @@ def test_a_resume_waits_for_a_claim_that_puts_aside(ledger: Ledger, open_again: 
         until(lambda: resumed.done() or is_waiting_for_a_lock(ledger))
         claiming.commit()
         resumed.result(10)
+
+    assert claimed(ledger) == ["B1", "B2"]
+
+
+@on_postgresql
+def test_a_sweep_obeys_a_decision_that_is_made_at_the_same_time(
+    ledger: Ledger, open_again: Callable[[], Ledger]
+) -> None:
+    record_book(ledger, "B1", "B2")
+    pause_batch(ledger, "book", "ada", "wrong file?")
+    other = open_again()
+
+    with ThreadPoolExecutor(1) as threads:
+        with ledger.writing() as connection:
+            resume_batch_within(connection, "book", "ada", "right file")
+            swept = threads.submit(sweep, other, 5.0)
+            until(lambda: swept.done() or is_waiting_for_a_lock(ledger))
+        swept.result(10)
+    sweep(ledger, 5.0)
 
     assert claimed(ledger) == ["B1", "B2"]
 

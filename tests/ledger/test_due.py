@@ -6,9 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy import select, text
 
-from tests.operations import LedgerClock, claim_due, claim_named, make_wait, names_of, record_operations
+from tests.operations import LedgerClock, claim_due, claim_named, find_operation, make_wait, names_of, record_operations
 from worker.ledger import LEASE_S, Ledger, count_due, count_waiting, make_due, pause, try_start_dispatch
 from worker.ledger.batches import pause_batch, sweep
+from worker.ledger.operator_actions import poll_now
 from worker.ledger.schema import c, now_ms
 from worker.operation import WaitReason
 
@@ -33,9 +34,10 @@ def test_the_next_dispatch_comes(ledger: Ledger, seconds: int) -> None:
 
 
 def test_nothing_stands_still_after_the_databases_clock_was_set_back(ledger: Ledger, clock: LedgerClock) -> None:
-    record_operations(ledger, "queued", "held", "waits")
-    held, waits = (claim_named(ledger, name) for name in ("held", "waits"))
+    record_operations(ledger, "queued", "held", "waits", "polled")
+    held, waits, polled = (claim_named(ledger, name) for name in ("held", "waits", "polled"))
     make_wait(ledger, waits, due_in_s=40.0)
+    make_wait(ledger, polled, due_in_s=40.0)
     record_operations(ledger, "aside", batch="book")
     pause_batch(ledger, "book", "ada", "not yet")
     sweep(ledger, 10.0)
@@ -43,6 +45,7 @@ def test_nothing_stands_still_after_the_databases_clock_was_set_back(ledger: Led
     clock.advance(-3600)
     with ledger.writing() as connection:
         connection.execute(text("UPDATE b2copy_ledger SET dispatched_at = dispatched_at + 3600000"))
+    poll_now(ledger, polled.key, "ada")  # after the clock was set back, and before the next dispatch
 
     assert try_start_dispatch(ledger)
 
@@ -50,10 +53,22 @@ def test_nothing_stands_still_after_the_databases_clock_was_set_back(ledger: Led
         found = {row.key: row.left for row in connection.execute(select(c.key, (c.due_at - now_ms()).label("left")))}
     due_in_s = {key.partition(":")[2]: ms / 1000 for key, ms in found.items()}
     assert due_in_s["queued"] <= 0
+    assert due_in_s["polled"] <= 0
     assert 0 < due_in_s["held"] <= LEASE_S
     assert 30 < due_in_s["waits"] <= 40
     assert due_in_s["aside"] > 86_400
     assert held.key in found
+
+
+def test_a_dispatch_leaves_parked_operations_alone_while_the_clock_runs_on(ledger: Ledger) -> None:
+    record_operations(ledger, "child", parent="fees.process:none")
+    claim_due(ledger)
+    parked = find_operation(ledger, "child")
+
+    assert try_start_dispatch(ledger)
+
+    assert parked.wait_reason == WaitReason.BEHIND_PARENT
+    assert find_operation(ledger, "child") == parked
 
 
 def test_count_due_counts_what_may_be_claimed_now(ledger: Ledger, clock: LedgerClock) -> None:

@@ -1,8 +1,19 @@
 """The identity map: written in the transaction that ends an operation as succeeded."""
 
 import pytest
+from sqlalchemy import update
 
-from tests.operations import OWNER, LedgerClock, claim_one, fail, hold_operation, record_operations, succeed
+from tests.operations import (
+    OWNER,
+    LedgerClock,
+    claim_due,
+    claim_one,
+    fail,
+    find_operation,
+    hold_operation,
+    record_operations,
+    succeed,
+)
 from worker.errors import NotAllowed
 from worker.ledger import (
     Identity,
@@ -20,6 +31,7 @@ from worker.ledger import (
 from worker.ledger import identities as identity_map
 from worker.ledger.batches import pause_batch, sweep
 from worker.ledger.identities import OPENING
+from worker.ledger.schema import operations
 from worker.operation import OnUnknown, State, Transition
 
 REGISTERED = {"client_id": 17, "payment_account": "9", "raw": {"id": 17}}
@@ -237,3 +249,21 @@ def test_an_account_that_an_operation_will_open_is_not_closed(
 
     cancel(ledger, OPENING + name, "ann", "the client left")
     assert mark_closed(ledger, "1", "700100", "ann", "the client left")
+
+
+@pytest.mark.parametrize(
+    "payload",
+    ["{", "[1, 2]", "[" * 100_000, "{}", '{"platform": 1, "login": {"a": 1}}', '{"platform": null, "login": "700100"}'],
+)
+def test_a_registration_whose_payload_somebody_else_wrote_stops_no_others(ledger: Ledger, payload: str) -> None:
+    registration(ledger)
+    registration(ledger, "700101")
+    foreign, other = claim_due(ledger, lane="default")
+    with ledger.writing() as connection:
+        connection.execute(update(operations).where(operations.c.id == foreign.id).values(payload=payload))
+
+    assert succeed(ledger, foreign, other, result=REGISTERED) == []
+
+    assert find_operation(ledger, "1/700100", "clients.register").state == State.SUCCEEDED
+    assert known(ledger, "700101").client_id == "17"
+    assert identity_of(ledger, "1", "700100") is None

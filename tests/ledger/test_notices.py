@@ -19,6 +19,7 @@ from tests.operations import (
     find_operation,
     hold_operation,
     make_wait,
+    names_of,
     record_operation,
     record_operations,
     succeed,
@@ -332,3 +333,36 @@ def test_an_operation_whose_payload_somebody_else_wrote_has_a_notice_too(noticin
 
     [notice] = notices(noticing)
     assert (body(notice)["type"], body(notice)["data"]["payload"]) == ("operation.failed", {})
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        {"requested_at": 9 * 10**18},
+        {"trace_id": "x" * 300},
+        {"payload": json.dumps({f"field {number}": 1 for number in range(10_000)})},
+    ],
+    ids=lambda written: next(iter(written)),
+)
+def test_an_operation_that_no_notice_can_tell_ends_without_one_and_stops_no_others(
+    noticing: Ledger, caplog: pytest.LogCaptureFixture, written: dict[str, Any]
+) -> None:
+    foreign, other = hold_operation(noticing, "W1"), hold_operation(noticing, "W2")
+    with noticing.writing() as connection:
+        connection.execute(update(operations).where(operations.c.id == foreign.id).values(**written))
+
+    assert succeed(noticing, foreign, other) == []
+
+    [notice] = notices(noticing)
+    assert body(notice)["data"]["key"] == other.key
+    assert f"no notice about {W1}" in caplog.text
+
+
+def test_a_row_that_can_neither_be_read_nor_told_stops_no_claim(noticing: Ledger) -> None:
+    record_operations(noticing, "W1")
+    with noticing.writing() as connection:
+        connection.execute(update(operations).values(payload="{", requested_at=9 * 10**18))
+    record_operations(noticing, "W2")
+
+    assert names_of(claim_due(noticing)) == ["W2"]
+    assert find_operation(noticing, "W1").failure_reason == FailureReason.BAD_PAYLOAD

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import event, text
@@ -18,7 +19,9 @@ from tests.operations import (
     succeed,
 )
 from tests.support import until
-from worker.ledger import Ledger, attempts_of, audit_of, purge, replay
+from worker.ledger import Ledger, active_flags, attempts_of, audit_of, pause, purge, replay, resolve
+from worker.ledger.approvals import Approval, approve, decide_or_propose, decided_approvals, resume_or_propose
+from worker.ledger.restore import distrust_restored
 from worker.operation import State
 
 CANCEL_A2 = """UPDATE b2copy_operations SET state = 'cancelled', due_at = NULL, wait_reason = NULL
@@ -109,3 +112,65 @@ def test_two_people_who_replay_at_once_replay_once(ledger: Ledger) -> None:
         assert replaying.result(10) == []
 
     assert audit_of(ledger, key) == []
+
+
+CLOSE = """UPDATE b2copy_approvals SET decision = 'rejected', decided_at = 1, decided_by = 'bob', decided_note = 'no'"""
+
+
+def propose_replay(ledger: Ledger, actor: str) -> Approval:
+    proposed = decide_or_propose(ledger, "replay", find_operation(ledger, "W1"), actor, "the account is open")
+    assert isinstance(proposed, Approval)
+    return proposed
+
+
+@on_postgresql
+def test_a_proposal_that_is_rejected_while_another_one_replaces_it_stays_rejected(ledger: Ledger) -> None:
+    strict = replace(ledger, needs_approval=lambda kind, lane: True)
+    key = fail_operation(ledger, "W1")
+    void = propose_replay(strict, "ann")
+    resolve(ledger, key, "carl", "not done", succeeded=False)
+
+    with ledger.engine.begin() as other, ThreadPoolExecutor(1) as threads:
+        other.execute(text(CLOSE))
+        proposing = threads.submit(propose_replay, strict, "ann")
+        until(lambda: is_waiting_for_a_lock(ledger))
+        other.commit()
+        proposed = proposing.result(10)
+
+    assert proposed.id != void.id
+    [decided] = decided_approvals(ledger)
+    assert (decided.id, decided.decision, decided.decided_by) == (void.id, "rejected", "bob")
+    assert [entry.action for entry in audit_of(ledger, key)].count(f"changed A{void.id}") == 0
+
+
+@on_postgresql
+def test_a_proposal_that_is_rejected_while_a_restored_ledger_is_distrusted_stays_rejected(ledger: Ledger) -> None:
+    fail_operation(ledger, "W1")
+    proposed = propose_replay(replace(ledger, needs_approval=lambda kind, lane: True), "ann")
+
+    with ledger.engine.begin() as other, ThreadPoolExecutor(1) as threads:
+        other.execute(text(CLOSE))
+        distrusting = threads.submit(distrust_restored, ledger, {}, "ada", "from a backup")
+        until(lambda: is_waiting_for_a_lock(ledger))
+        other.commit()
+        distrusting.result(10)
+
+    [decided] = decided_approvals(ledger)
+    assert (decided.id, decided.decision, decided.decided_by) == (proposed.id, "rejected", "bob")
+
+
+@on_postgresql
+def test_an_approval_does_not_end_another_pause_than_the_one_that_was_seen(ledger: Ledger) -> None:
+    strict = replace(ledger, needs_approval=lambda kind, lane: True)
+    pause(ledger, "money", "ann", "B2COPY is being upgraded")
+    proposed = resume_or_propose(strict, "money", "ann", "it is done")
+    assert isinstance(proposed, Approval)
+
+    with ledger.engine.begin() as other, ThreadPoolExecutor(1) as threads:
+        other.execute(text("UPDATE b2copy_flags SET since = since + 1, note = 'paused again'"))
+        approving = threads.submit(approve, strict, proposed.id, "bob", "yes")
+        until(lambda: is_waiting_for_a_lock(ledger))
+        other.commit()
+        assert approving.result(10).decision == "changed"
+
+    assert active_flags(ledger)["pause:money"].note == "paused again"

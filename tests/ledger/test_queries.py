@@ -1,6 +1,7 @@
 """What became of an operation: read by key, with its attempts, its children and what people decided."""
 
 import pytest
+from sqlalchemy import update
 
 from tests.operations import (
     LedgerClock,
@@ -14,10 +15,12 @@ from tests.operations import (
     record_operations,
     succeed_operation,
 )
+from worker.errors import PayloadConflict
 from worker.ledger import Ledger, active_flags, attempts_of, audit_of, cancel, find, raise_flag, replay, search
 from worker.ledger.fleet_flags import lower_flag
 from worker.ledger.operator_actions import record_renewal
 from worker.ledger.queries import audit_page, children_of, find_many
+from worker.ledger.schema import operations
 from worker.operation import AuditEntry, State, Step, WaitReason
 
 
@@ -29,6 +32,24 @@ def test_operations_are_found_by_their_keys(ledger: Ledger) -> None:
     assert found == {f"fees.process:{name}": find_operation(ledger, name) for name in ("W1", "W3")}
     assert find_many(ledger, []) == {}
     assert find(ledger, "fees.process:none") is None
+
+
+@pytest.mark.parametrize("payload", ["{", "[1, 2]", "7", "[" * 100_000])
+def test_an_operation_whose_payload_somebody_else_wrote_is_found_recorded_again_and_cancelled(
+    ledger: Ledger, payload: str
+) -> None:
+    """Before a worker claims it and refuses it, which a paused lane or a long wait puts off."""
+    key = record_operation(ledger, "W1").key
+    with ledger.writing() as connection:
+        connection.execute(update(operations).values(payload=payload))
+
+    found = find(ledger, key)
+    with pytest.raises(PayloadConflict, match="exists with another account_login, request_id"):
+        record_operation(ledger, "W1")
+
+    assert found is not None
+    assert found.payload == {}
+    assert cancel(ledger, key, "ada", "not ours").state == State.CANCELLED
 
 
 def test_what_is_stored_as_json_is_read_as_it_was(ledger: Ledger) -> None:

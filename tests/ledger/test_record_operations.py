@@ -380,6 +380,19 @@ def test_a_cycle_through_recorded_operations_is_refused(ledger: Ledger) -> None:
     assert len(search(ledger)) == 2
 
 
+def test_a_circle_that_two_transactions_closed_stops_nobody(ledger: Ledger) -> None:
+    record_operations(ledger, "W1", parent="fees.process:W9")  # so that the parents of W9 are looked up
+    record_operations(ledger, "A1", "A2")
+    with ledger.writing() as connection:
+        for name, parent in (("A1", "A2"), ("A2", "A1")):
+            named = operations.c.key == f"fees.process:{name}"
+            connection.execute(operations.update().where(named).values(parent=f"fees.process:{parent}"))
+
+    record_operations(ledger, "W9", parent="fees.process:A1")
+
+    assert len(search(ledger)) == 4
+
+
 def test_a_long_chain_of_parents_is_recorded(ledger: Ledger) -> None:
     record_operations(ledger, "W9", parent="fees.process:W8")
     chain = [new_operation(f"W{number}", parent=f"fees.process:W{number - 1}") for number in range(1, 10)]

@@ -178,6 +178,8 @@ def test_beginning_a_step(ledger: Ledger) -> None:
     assert written(ledger, lambda one: begin_step(one, claimed, "end", {"q": 2})) == {
         "unknown_step": "end", "progress": '{"q": 2}'
     }  # fmt: skip
+    assert written(ledger, lambda one: begin_step(one, claimed, "ask", None)) == {"unknown_step": "ask"}
+    assert written(ledger, lambda one: begin_step(one, claimed, "end", {})) == {"unknown_step": "end", "progress": None}
 
 
 @pytest.mark.parametrize(

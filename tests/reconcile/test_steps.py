@@ -541,6 +541,20 @@ def test_an_account_is_not_closed_while_its_opening_is_being_recorded(
 
 
 @on_sqlite
+def test_a_login_that_was_closed_on_another_platform_is_not_closed(
+    reconciliation_of: Reconciliation, ledger: Ledger, sandbox: SandboxControl
+) -> None:
+    keep_the_list_filled(ledger, sandbox)
+    opened(ledger, "7")
+    reconciliation_of.run()
+    run = reconciliation_of.last()
+    store_identities(ledger, [Identity("2", "7", account_id="27", client_id="6")])
+    mark_closed(ledger, "2", "7", "ann", "the client left")
+
+    assert apply(run, "test", "why").enqueued == [f"accounts.create:1/7#{run.name}"]
+
+
+@on_sqlite
 def test_a_list_without_accounts_is_a_result_if_all_were_closed(
     reconciliation_of: Reconciliation, ledger: Ledger
 ) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from worker.http.answer import Answer
@@ -92,6 +92,7 @@ def test_no_answer_takes_long(filling: bytes) -> None:
 
 
 @settings(deadline=None)  # each secret has a pattern of its own
+@example("ends with \\", True)
 @given(
     st.text(st.characters(exclude_categories=["Cs"], exclude_characters="~"), min_size=1, max_size=20), st.booleans()
 )

@@ -46,7 +46,7 @@ class B2Copy:
 
         `before_send`: see `Http.request`.
         """
-        message, login = route.message(body), self._login_of(route)
+        message, login = route.message(body), self.login_of(route)
         try:
             answer = await self._http.request(
                 route.method, message.path, query=message.query, json=message.body, login=login, on_unknown=on_unknown,
@@ -65,11 +65,8 @@ class B2Copy:
                 raise
             raise outcome_of_lost(route.name, error) from None
 
-    def proves_login(self, route: Route[Any]) -> bool:
-        """Return whether the route's requests carry the service admin's token."""
-        return self._login_of(route) == SERVICE_ADMIN
-
-    def _login_of(self, route: Route[Any]) -> str | None:
+    def login_of(self, route: Route[Any]) -> str | None:
+        """Return the login whose token the route's requests carry, None if they carry none."""
         return route.login and self._logins.get(route.login, route.login)
 
     async def process_fees(self, account_login: str, request_id: str) -> fee_run.FeeStatus:

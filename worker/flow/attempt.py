@@ -27,8 +27,8 @@ class Destination(Protocol):
         self, route: Route[Any], body: Mapping[str, Any], on_unknown: OnUnknown, before_send: Callable[[], None]
     ) -> Any: ...
 
-    def proves_login(self, route: Route[Any]) -> bool:
-        """Return whether an answer to a request of this route proves that the destination's main login works."""
+    def login_of(self, route: Route[Any]) -> str | None:
+        """Return the login whose token a request of this route carries, None if it carries none."""
 
 
 class RunningAttempt:
@@ -36,8 +36,8 @@ class RunningAttempt:
 
     `unknown_step`: the request with an effect that was sent and whose effect is not known yet. `effect_step`: the last
     request that had an effect or may have had one. `sent`: some request may have reached the destination.
-    `proves_login`: one that the main login's token was on. `progress` is stored with the operation after every attempt,
-    so that the next attempt continues there.
+    `login`: whose token was on the last one, None if it carried none. `progress` is stored with the operation after
+    every attempt, so that the next attempt continues there.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class RunningAttempt:
         self.unknown_step: str | None = None
         self.effect_step: str | None = None
         self.sent = False
-        self.proves_login = False
+        self.login: str | None = None
 
     @property
     def progress(self) -> dict[str, Any] | None:
@@ -119,7 +119,8 @@ class RunningAttempt:
             # A fault of ours says nothing about what the request did.
             is_unknown = meaning.outcome == "unknown" or meaning.becomes == Becomes.INTERNAL
         self.sent = self.sent or has_left
-        self.proves_login = self.proves_login or (has_left and self._destination.proves_login(route))
+        if has_left:
+            self.login = self._destination.login_of(route)
         if route.has_effect and (error is None or is_unknown):
             self.effect_step = route.name
         if route.has_effect and is_unknown:

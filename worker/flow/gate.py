@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TypeVar
 
+from worker.b2copy.client import SERVICE_ADMIN
 from worker.errors import AccessRejected, B2CopyError, CircuitOpen, PermitRefused, RateLimited
 from worker.flow.circuit_breaker import CircuitBreaker
 from worker.flow.fleet_limits import FleetLimits
@@ -59,7 +60,7 @@ class Gate:
         self.fleet_limits = FleetLimits(destination, settings, circuit)
         self._asking = {True: asyncio.Lock(), False: asyncio.Lock()}  # urgent or not
         self._tasks: set[asyncio.Task[None]] = set()  # asyncio itself holds only weak references
-        self._last_served = {True: 0.0, False: 0.0}  # of the login that it watches or not -> monotonic seconds
+        self._last_served: dict[str | None, float] = {}  # login -> monotonic seconds
         metrics.CIRCUIT_OPEN.labels(self._name).set(0)
         self._circuit = CircuitBreaker(self.fleet_limits.may_probe)
         # Without a token no operation can be sent: one failure is enough to let only probes through. A probe asks for
@@ -138,22 +139,23 @@ class Gate:
         """Return the seconds after which it makes sense to ask again; 0 if the gate is open."""
         return max(self._circuit.until_probe_s(), self._login.until_probe_s(), self.fleet_limits.until_permit_s(urgent))
 
-    def served_since(self, monotonic_s: float, proves_login: bool = True) -> bool:
+    def served_since(self, monotonic_s: float, login: str | None) -> bool:
         """Return whether the destination has served an operation, `circuit` success, since this monotonic time.
 
-        Only operations of the same sort of login are compared, because a login may lose its access alone.
+        Only operations of the same login are compared, because a login may lose its access alone.
         """
-        return self._last_served[proves_login] > monotonic_s
+        return self._last_served.get(login, 0.0) > monotonic_s
 
-    async def record(self, learned: Outcome | Exception, meaning: Meaning, proves_login: bool = True) -> None:
+    async def record(self, learned: Outcome | Exception, meaning: Meaning, login: str | None) -> None:
         """Note what an attempt says about the destination and its login: at once for this process, soon for others.
 
-        `proves_login`: the attempt used the login that this gate watches. Another login says nothing about this one,
-        and its refused access says nothing about the destination.
+        `login`: the one whose token was on the request, None if there was no token. The gate watches the service
+        admin's. Another login says nothing about that one, and its refused access says nothing about the destination.
 
         What blocks runs in a thread after this has returned, so that the attempt's result need not wait for it.
         """
         then: list[Callable[[], None]] = []
+        proves_login = login == SERVICE_ADMIN
         is_about_all = proves_login or not isinstance(learned, AccessRejected)
         if isinstance(learned, RateLimited):
             hold_s = learned.retry_after or HOLD_WITHOUT_RETRY_AFTER_S
@@ -167,7 +169,7 @@ class Gate:
         elif meaning.login == "failure":
             self._login.record_failure()
         if meaning.circuit == "success":
-            self._last_served[proves_login] = time.monotonic()
+            self._last_served[login] = time.monotonic()
             if self._circuit.record_success():
                 metrics.CIRCUIT_OPEN.labels(self._name).set(0)
                 then.append(self.fleet_limits.allow_next_probe)

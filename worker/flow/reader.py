@@ -68,7 +68,7 @@ class Reader:
     async def _learn(self, name: str, learned: Outcome | Exception, requests: "_Requests") -> None:
         meaning = meaning_of(learned)
         if requests.were_made:
-            await self._gate.record(learned, meaning, proves_login=requests.prove_login)
+            await self._gate.record(learned, meaning, requests.login)
         observe_read(name, meaning.word)
 
 
@@ -77,7 +77,8 @@ class _Requests:
 
     def __init__(self, destination: Destination, gate: Gate, ends: float) -> None:
         self._destination, self._gate, self._ends = destination, gate, ends
-        self.were_made = self.prove_login = False
+        self.were_made = False
+        self.login: str | None = None  # whose token was on the last one, if it was sent
 
     async def call(self, route: Route[Any], body: Mapping[str, Any]) -> Any:
         times_closed = await in_time(self._gate.pass_first(urgent=False), self._ends)
@@ -98,7 +99,7 @@ class _Requests:
             status = error.status if isinstance(error, B2CopyError) else None
             raise
         finally:
-            self.prove_login = has_left and self._destination.proves_login(route)
+            self.login = self._destination.login_of(route) if has_left else None
             observe_request(B2COPY, route.name, time.monotonic() - began, status, has_left)
         return answer
 

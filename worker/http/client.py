@@ -162,7 +162,8 @@ class Http:
 
 def outcome_of_lost(name: str, error: B2CopyError) -> UnknownOutcome:
     """Return what is learned from the error of a second request whose first one had no answer: nothing for certain."""
-    return UnknownOutcome(f"{name}: no answer to the first request, and the second one proves nothing: {error}")
+    text = f"{name}: no answer to the first request, and the second one proves nothing: {error}"
+    return UnknownOutcome(text, retry_after=error.retry_after)
 
 
 @lru_cache(maxsize=256)

@@ -284,7 +284,8 @@ def approvals_of(ledger: Ledger, subject: str) -> list[Approval]:
 def _check_possible(connection: Connection, action: str, subject: str, seen: str, arguments: Mapping[str, Any]) -> None:
     """Raises `NotAllowed` if the subject is not as it was seen, or if it does not permit the action."""
     if action == RESUME:
-        since = connection.execute(select(flags.c.since).where(flags.c.name == subject)).scalar()
+        wanted = select(flags.c.since).where(flags.c.name == subject).with_for_update()
+        since = connection.execute(wanted).scalar()
         if str(since) != seen:
             raise NotAllowed(f"{subject} has changed since you looked: look again")
         return

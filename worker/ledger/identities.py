@@ -174,14 +174,13 @@ def _learned(key: str, destination: str, payload: str, result: str | None, asked
     None if the payload names no login: a person may resolve what was never sent because of that.
     """
     known = decode_payload(payload)
-    if not {"platform", "login"} <= known.keys():
+    platform, login = _id(known.get("platform")), _id(known.get("login"))
+    if platform is None or login is None:
         return None
     given = known | (json.loads(result) if result else {})
     taught = ("client_id", "account_id") if key.startswith(OPENING) else _IDS
     ids: dict[str, Any] = {name: _id(given.get(name)) for name in taught}
-    return Identity(
-        str(known["platform"]), known["login"], **ids, learned_from=key, learned_at=asked_at, destination=destination
-    )
+    return Identity(platform, login, **ids, learned_from=key, learned_at=asked_at, destination=destination)
 
 
 def _id(value: Any) -> str | None:

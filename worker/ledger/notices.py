@@ -20,7 +20,7 @@ from sqlalchemy import Connection, Engine, bindparam, case, func, null, select, 
 
 from worker.ledger.audit import record_audit
 from worker.ledger.database import Ledger
-from worker.ledger.insert_operations import decode_payload, encode, insert_queued, row_of
+from worker.ledger.insert_operations import NewRow, decode_payload, encode, insert_queued, row_of
 from worker.ledger.schema import allowed_from, attempts, c, in_list, now_ms, operations, sql_literal
 from worker.ledger.schema import ledger as ledger_row
 from worker.operation import MESSAGE_KIND, NOTICE_KIND, New, OnUnknown, State
@@ -106,7 +106,9 @@ def record_notices(connection: Connection, ids: Sequence[int], now: int) -> None
     if earlier := [_key(row.id, row.earlier) for row in rows if row.earlier]:
         for key in connection.execute(_SUPERSEDE, {"keys": earlier, "now": now}).scalars():
             record_audit(connection, "supersede", BY, "a newer notice about the same operation was recorded", key)
-    notices = [row_of(_notice(row), BY) for row in rows]
+    notices = [notice for row in rows if (notice := _row_of_notice(row)) is not None]
+    if not notices:
+        return
     recorded = {row.key for row in insert_queued(connection, notices)}
     if taken := [notice for notice in notices if notice.key not in recorded]:
         log.error("the keys of notices were taken by somebody else: %s", ", ".join(one.key for one in taken))
@@ -115,6 +117,18 @@ def record_notices(connection: Connection, ids: Sequence[int], now: int) -> None
 
 def _key(operation_id: int, sequence: int) -> str:
     return f"{NOTICE_KIND}:{operation_id}.{sequence}"
+
+
+def _row_of_notice(row: Any) -> NewRow | None:
+    """Return the row of an operation's notice. None if no notice can say what somebody else wrote into the operation.
+
+    Otherwise it could never end, and the claim that refuses its row would end with an error, which stops its lane.
+    """
+    try:
+        return row_of(_notice(row), BY)
+    except (ValueError, OverflowError) as error:
+        log.error("the CRM gets no notice about %s, because its row cannot be told: %s", row.key[:255], error)
+        return None
 
 
 def _notice(row: Any) -> New:

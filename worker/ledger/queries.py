@@ -7,6 +7,7 @@ from sqlalchemy import Row, bindparam, select
 
 from worker.ledger import schema
 from worker.ledger.database import Ledger
+from worker.ledger.insert_operations import decode_payload
 from worker.ledger.schema import audit, c, flags, in_list, sql_literal
 from worker.operation import (
     AttemptRecord,
@@ -149,7 +150,7 @@ def active_flags(ledger: Ledger) -> dict[str, AuditEntry]:
 
 def operation_of(row: Row[Any]) -> Operation:
     values = row._asdict()
-    values["payload"] = json.loads(values["payload"])
+    values["payload"] = decode_payload(values["payload"])
     values["result"] = values["result"] and json.loads(values["result"])
     values["progress"] = values["progress"] and json.loads(values["progress"])
     values["state"] = State(values["state"])

@@ -12,6 +12,7 @@ from worker.ledger.database import Ledger
 from worker.ledger.insert_operations import (
     PAYLOAD_LIMIT,
     NewRow,
+    decode_payload,
     encode,
     insert_failed,
     insert_queued,
@@ -172,5 +173,5 @@ def difference_of(stored: Any, row: NewRow) -> str:
         return ""
     if stored.kind != row.kind:
         return "kind"
-    first, other = json.loads(stored.payload), json.loads(row.payload)
+    first, other = decode_payload(stored.payload), json.loads(row.payload)
     return ", ".join(name for name in sorted(first | other) if first.get(name) != other.get(name)) or "payload"

@@ -31,6 +31,6 @@ class Crm:
             return await self._task.publish(*notice)
         return await self._endpoint.deliver(*notice)
 
-    def proves_login(self, route: Route[Any]) -> bool:
+    def login_of(self, route: Route[Any]) -> str | None:
         """There is no login that could fail."""
-        return False
+        return None

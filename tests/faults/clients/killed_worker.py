@@ -82,8 +82,8 @@ class _Killer:
         if point == self._kill:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def proves_login(self, route: Route[Any]) -> bool:
-        return b2copy().proves_login(route)
+    def login_of(self, route: Route[Any]) -> str | None:
+        return b2copy().login_of(route)
 
     async def send(
         self, route: Route[Any], body: Mapping[str, Any], on_unknown: OnUnknown, before_send: Callable[[], None]
