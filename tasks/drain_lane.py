@@ -12,6 +12,7 @@ from tasks.registry import ALL_KINDS
 from worker.app import app, b2copy, crm, ledger
 from worker.flow.attempt import Destination
 from worker.flow.pusher import Pusher
+from worker.messages.bad_message_text import short
 from worker.messages.wake_up import wake, wake_soon
 from worker.per_process import PerProcess
 from worker.queues import B2COPY, CRM, NOTIFY
@@ -45,7 +46,7 @@ def push(ledger_id: str, lane: str) -> None:
         log.critical(
             "a wake-up came from another ledger (%s; ours is %s): B2COPY_REDIS_URL must name a Redis database of this"
             " system alone",
-            ledger_id,
+            short(ledger_id),
             ledger().id,
         )
         return

@@ -44,6 +44,7 @@ from worker.operation import FINAL, New, Operation, Recorded, State
 from worker.queues import REQUEST_LANES
 from worker.settings import crm_settings
 from worker.spooled_list import SpooledList
+from worker.storable import is_storable
 from worker.watch.log_redaction import guard_our_loggers
 from worker.watch.tracing import requesting
 
@@ -136,7 +137,7 @@ def call(
     """
     fields = {
         "path": path,
-        "payload": dict(payload),
+        "payload": dict(payload) if isinstance(payload, Mapping) else payload,  # which the kind then refuses
         "key": key,
         "entity": entity,
         "parent": parent,
@@ -208,6 +209,8 @@ def many(
     """
     if lane is not None and lane not in REQUEST_LANES:
         raise BadPayload(f"lane: {lane!r} is none of {', '.join(REQUEST_LANES)}")
+    if batch is not None and not isinstance(batch, str):
+        raise BadPayload(f"batch: {batch!r} must be text")
     lane, batch = lane and plain(lane), batch and plain(batch)
     checked = SpooledList()
     for row in _checked(kind, rows, lane, batch, by or current_user()):
@@ -264,7 +267,10 @@ def cancel(key: str, *, why: str, by: str | None = None) -> Operation:
     (B2COPY_FOUR_EYES): the CRM takes back its own request, of which B2COPY never heard.
     """
     if status(key) is None:
-        raise BadPayload(f"{key}: there is no such operation")
+        raise BadPayload(f"{key!a}: there is no such operation")
+    for name, text in (("why", why), ("by", by)):
+        if not (text is None and name == "by") and not (isinstance(text, str) and text.strip() and is_storable(text)):
+            raise BadPayload(f"{name}: {text!r} must be a text that says it: it is stored as evidence")
     try:
         return cancel_operation(replace(ledger(), needs_approval=no_approval), key, by or current_user(), why)
     except OperationalError as error:
@@ -356,7 +362,7 @@ def _wake(lane: str, count: int) -> None:
 def _checked(
     kind: str, rows: Iterable[Mapping[str, Any]], lane: str | None, batch: str | None, by: str
 ) -> Iterator[NewRow]:
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise BadPayload(f"{kind!r} is not a kind: there are {', '.join(sorted(KINDS))}")
     for number, row in enumerate(rows, start=1):
         try:

@@ -114,7 +114,7 @@ def as_json(value: Any) -> Any:
 
 def read_named(name: str) -> Read[Any]:
     """Return a read. Raises `BadPayload` that lists them."""
-    if name not in READS:
+    if not isinstance(name, str) or name not in READS:
         known = "; ".join(f"{read.name} ({', '.join(read.payload.model_fields)})" for read in READS.values())
         raise BadPayload(f"{name!r} is no read: there are {known}")
     return READS[name]

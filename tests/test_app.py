@@ -96,6 +96,15 @@ def test_a_missing_redis_authority_is_one_line_and_exit_2(environment: Environme
         (("-P", "processes", "-c", "2"), "-c 2 is too few"),
         (("--autoscale=8,2",), "--autoscale is not supported"),
         (("-P", "solo"), "--pool solo is not supported"),
+        (("-c", "auto"), "-c auto may be too few"),
+        (("--purge",), "--purge is not supported: it deletes what CRMs have asked for"),
+        (("-Q", "b2copy.inbox,nosuch"), "-Q, -X: there is no queue 'nosuch'; there are b2copy.inbox"),
+        (("-X", "nosuch"), "-Q, -X: there is no queue 'nosuch'"),
+        (("-P", "processes", "--time-limit", "60"), "--time-limit is not supported"),
+        (("-P", "processes", "--soft-time-limit", "60"), "--soft-time-limit is not supported"),
+        (("-P", "processes", "--max-tasks-per-child", "100"), "--max-tasks-per-child is not supported"),
+        (("-P", "processes", "--max-memory-per-child", "9"), "--max-memory-per-child is not supported"),
+        (("-P", "processes", "--pool-start-method", "spawn"), "--pool-start-method spawn is not supported"),
     ],
     ids=" ".join,
 )
@@ -105,6 +114,19 @@ def test_options_that_would_starve_the_inbox_or_end_the_worker_are_refused(
     [line] = refused(run("worker", *options))
 
     assert line.startswith(problem)
+
+
+def test_purge_deletes_no_message(environment: Environment, run: Run) -> None:
+    with environment.broker.client as client:
+        client.lpush("b2copy.inbox", "a withdrawal")
+        refused(run("worker", "--purge"))
+
+        assert client.lrange("b2copy.inbox", 0, -1) == ["a withdrawal"]
+
+
+def test_options_that_change_nothing_here_are_taken() -> None:
+    check_options({"concurrency": 0, "queues": ["b2copy.inbox"], "exclude_queues": "b2copy.bulk,b2copy.notify"})
+    check_options({"purge": False, "time_limit": None, "pool_start_method": "fork", "concurrency": "64"})
 
 
 @pytest.mark.parametrize("name", ["gevent", "eventlet", "solo", "custom"])

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "worker/cli": {
         "tasks", "worker/app.py", "worker/b2copy", "worker/celery_commands.py", "worker/console",
         "worker/current_user.py", "worker/demo", "worker/doctor", "worker/doubtful_ids.py", "worker/errors.py",
-        "worker/http", "worker/id_fields.py",
+        "worker/exact_json.py", "worker/http", "worker/id_fields.py",
         "worker/instances.py", "worker/operation_kind.py", "worker/ledger", "worker/messages", "worker/operation.py",
         "worker/per_process.py", "worker/queues.py", "worker/reconcile", "worker/report", "worker/sandbox",
         "worker/session", "worker/settings.py", "worker/spooled_list.py", "worker/testbed", "worker/watch",
@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "worker/console": {
         "tasks", "worker/current_user.py", "worker/doctor", "worker/errors.py", "worker/ledger", "worker/messages",
         "worker/operation.py", "worker/per_process.py", "worker/plaintext.py", "worker/queues.py", "worker/report",
-        "worker/session", "worker/settings.py", "worker/watch",
+        "worker/secret_file.py", "worker/session", "worker/settings.py", "worker/storable.py", "worker/watch",
     },
     "worker/demo": {
         "tasks", "worker/instances.py", "worker/ledger", "worker/operation.py", "worker/sandbox", "worker/testbed",
@@ -40,14 +40,16 @@ MAY_IMPORT = {
         "worker/app.py", "worker/b2copy", "worker/crm", "worker/current_user.py", "worker/errors.py", "worker/flow",
         "worker/http", "worker/id_fields.py", "worker/instances.py", "worker/operation_kind.py", "worker/ledger",
         "worker/messages", "worker/operation.py", "worker/per_process.py", "worker/queues.py", "worker/reconcile",
-        "worker/settings.py", "worker/spooled_list.py", "worker/watch", "worker/webhook",
+        "worker/settings.py", "worker/spooled_list.py", "worker/storable.py", "worker/watch", "worker/webhook",
     },
     "worker/crm": {
-        "worker/errors.py", "worker/operation_kind.py", "worker/ledger", "worker/messages", "worker/operation.py",
+        "worker/errors.py", "worker/exact_json.py", "worker/operation_kind.py", "worker/ledger", "worker/messages",
+        "worker/operation.py",
         "worker/queues.py", "worker/settings.py",
     },
     "worker/messages": {
-        "worker/app.py", "worker/errors.py", "worker/instances.py", "worker/operation_kind.py", "worker/ledger",
+        "worker/app.py", "worker/errors.py", "worker/exact_json.py", "worker/instances.py",
+        "worker/operation_kind.py", "worker/ledger",
         "worker/operation.py", "worker/per_process.py", "worker/queues.py", "worker/redis_connection.py",
         "worker/settings.py", "worker/watch",
     },
@@ -125,6 +127,7 @@ MAY_IMPORT = {
     "worker/spooled_list.py": set(),
     "worker/package_conflicts.py": set(),
     "worker/per_process.py": set(),
+    "worker/exact_json.py": set(),
     "worker/storable.py": set(),
     "worker/queues.py": set(),
     "worker/current_user.py": set(),

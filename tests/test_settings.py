@@ -147,6 +147,27 @@ def test_an_unknown_setting_is_refused(active_environment: Environment, monkeypa
         ("fees_restart", "never"),
         ("fees_deadline", "nan"),
         ("fees_deadline", "inf"),
+        ("fees_deadline", "1e300"),
+        ("fees_deadline", "36501d"),
+        ("fees_deadline", "5M"),
+        ("fees_deadline", "\uff15m"),
+        ("retention", "1_000"),
+        ("admin_id", " 42"),
+        ("key_id", "k\u200b"),
+        ("key_id", "k\x1b[31m"),
+        ("issuer", " "),
+        ("issuer", "b2copy-sync\r"),
+        ("host", "https://b2copy example.com"),
+        ("host", "https://b2copy.example.com\u202e"),
+        ("host", "https://b2c\u043epy.example.com"),
+        ("host", "https://b2copy%0d.example.com"),
+        ("host", "https://one,two"),
+        ("traces_url", "https://a collector/v1/traces"),
+        ("metrics_listen", "]]:9464"),
+        ("metrics_listen", "a host:9464"),
+        ("heartbeat_file", ""),
+        ("storage_key_file", ""),
+        ("seamless_secret_file", ""),
     ],
 )
 def test_an_unusable_value_is_refused_with_the_name_of_its_setting(
@@ -321,6 +342,20 @@ def test_a_password_is_read_from_a_file(
     [
         ("postgresql://ada@db/x", b"word", 0o644, "_PASSWORD_FILE is not usable: {path} has mode 0644"),
         ("postgresql://ada@db/x", b"\nword", 0o600, "_PASSWORD_FILE is not usable: {path} has no password"),
+        (
+            "postgresql://ada@db/x",
+            b"w\xf6rd",
+            0o600,
+            "_PASSWORD_FILE is not usable: {path} must hold one line of UTF-8",
+        ),
+        (
+            "postgresql://ada@db/x",
+            b"\xef\xbb\xbfword",
+            0o600,
+            "_PASSWORD_FILE is not usable: {path} must hold one line",
+        ),
+        ("postgresql://ada@db/x", "word\n".encode("utf-16"), 0o600, "_PASSWORD_FILE is not usable: {path} must hold"),
+        ("postgresql://ada@db/x", b"wo\x00rd", 0o600, "_PASSWORD_FILE is not usable: {path} must hold one line"),
         ("postgresql://ada:pw@db/x", b"word", 0o600, "_URL must not hold a password while"),
         ("postgresql://db/x", b"word", 0o600, "_URL must name the user"),
     ],
@@ -362,3 +397,20 @@ def test_a_file_without_certificates_is_refused(
     monkeypatch.setenv(variable(field), str(path))
 
     assert refused().startswith(f"{variable(field)} is not usable: {path} does not hold PEM certificates")
+
+
+def test_a_duration_is_refused_with_how_one_looks(active_environment: Environment, monkeypatch: Monkey) -> None:
+    monkeypatch.setenv("B2COPY_FEES_DEADLINE", "3 days")
+
+    assert refused().startswith("B2COPY_FEES_DEADLINE must be a duration such as 90s, 5m, 72h or 400d")
+
+    monkeypatch.setenv("B2COPY_FEES_DEADLINE", "9" * 400)
+
+    assert refused().startswith("B2COPY_FEES_DEADLINE must be at most 36500d")
+
+
+@pytest.mark.parametrize("listen", ["[::1]:9464", "::1:9464", "metrics.internal:9464", ":9464", "0.0.0.0:9464"])
+def test_metrics_are_served_at_any_address(active_environment: Environment, monkeypatch: Monkey, listen: str) -> None:
+    monkeypatch.setenv("B2COPY_METRICS_LISTEN", listen)
+
+    assert (load(Settings).metrics_listen or "").endswith(listen)

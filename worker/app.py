@@ -12,14 +12,14 @@ from typing import Any
 
 from celery import current_app, signals
 
-from worker.celery_settings import App, celery_settings
+from worker.celery_settings import CONCURRENCY, App, celery_settings
 from worker.errors import SettingsError
 from worker.instances import b2copy, crm, ledger, session, sessions
 from worker.ledger import open_ledger
 from worker.ledger.notices import want_notices
 from worker.operation import VERSION
 from worker.package_conflicts import check_ours
-from worker.queues import MIN_CONCURRENCY, NOTIFY, queue_of
+from worker.queues import MIN_CONCURRENCY, NOTIFY, QUEUES, queue_of
 from worker.settings import Settings, crm_settings, worker_settings
 from worker.watch.log_redaction import guard, guard_our_loggers
 from worker.watch.log_repeat_limit import limit_repeats
@@ -132,15 +132,40 @@ def check_pool(pool: Any) -> None:
         raise SettingsError(f"--pool {name} is not supported: leave --pool out (threads), or use --pool processes")
 
 
+_IN_FLIGHT = "a lane is one task as long as it has work, and its calls in flight would end with it"
+_REFUSED_OPTIONS = {
+    "autoscale": "threads cost little, set their number with -c",
+    "purge": "it deletes what CRMs have asked for and no worker has recorded, withdrawals included. Leave it out",
+    "time_limit": f"{_IN_FLIGHT}. Each call has a deadline of its own, B2COPY_CALL_DEADLINE",
+    "max_tasks_per_child": f"{_IN_FLIGHT}, and a new child takes seconds to start",
+    "max_memory_per_child": f"{_IN_FLIGHT}, and a new child takes seconds to start",
+    "soft_time_limit": f"{_IN_FLIGHT}. Each call has a deadline of its own, B2COPY_CALL_DEADLINE",
+}
+
+
+def check_queues(names: Any) -> None:
+    """Raises `SettingsError` if a name given to -Q or -X is no queue of ours: Celery would end in a traceback."""
+    for name in names.split(",") if isinstance(names, str) else names:
+        if name not in QUEUES:
+            raise SettingsError(f"-Q, -X: there is no queue {name!r}; there are {', '.join(QUEUES)}")
+
+
 def check_options(options: dict[str, Any]) -> None:
-    """Raises `SettingsError` if a worker's command line would starve the inbox or end the worker under load."""
-    if options.get("autoscale"):
-        raise SettingsError("--autoscale is not supported: threads cost little, set their number with -c")
+    """Raises `SettingsError` if a command line would lose messages, starve the inbox or end calls in flight."""
+    for option, why in _REFUSED_OPTIONS.items():
+        if options.get(option):
+            raise SettingsError(f"--{option.replace('_', '-')} is not supported: {why}")
+    if options.get("pool_start_method") == "spawn":
+        raise SettingsError("--pool-start-method spawn is not supported: leave it out, children are forked")
     check_pool(options.get("pool"))
-    concurrency = options.get("concurrency")
-    if concurrency and str(concurrency).isdigit() and int(concurrency) < MIN_CONCURRENCY:
+    for option in ("queues", "exclude_queues"):
+        check_queues(options.get(option) or ())
+    # Celery's `auto` is the number of CPUs. 0 is the same as without -c.
+    concurrency = str(options.get("concurrency") or CONCURRENCY)
+    if not concurrency.isdigit() or int(concurrency) < MIN_CONCURRENCY:
+        too_few = "may be too few" if concurrency == "auto" else "is too few"
         raise SettingsError(
-            f"-c {concurrency} is too few: a worker needs {MIN_CONCURRENCY} slots, or messages wait behind a backlog"
+            f"-c {concurrency} {too_few}: a worker needs {MIN_CONCURRENCY} slots, or messages wait behind a backlog"
             " (one for each lane, one for the inbox, one for housekeeping). Leave -c out, or limit the calls to B2COPY"
             " with B2COPY_CONCURRENCY"
         )

@@ -156,6 +156,9 @@ def checked_fields(name: str, payload: type[P], fields: Mapping[str, Any]) -> P:
         raise BadPayload(f"{name}: {_problems(error, payload.model_fields)}") from None
 
 
+_LISTED = 10  # wrong fields that an error names
+_NAME_LIMIT = 100  # characters of the name of one
+
 LOOKED_AT, LOOKED_IN = "looked_at", "looked_in"
 
 
@@ -185,9 +188,12 @@ async def read_back(attempt: Attempt, look: Callable[[], Coroutine[Any, Any, Out
 
 
 def _problems(error: ValidationError, known: Iterable[str]) -> str:
-    problems = []
-    for problem in error.errors(include_url=False, include_input=False):
+    """Return what is wrong, in words and bounded: whoever asks chooses the names, and how many fields are wrong."""
+    problems: list[str] = []
+    found = error.errors(include_url=False, include_input=False)
+    for problem in found[:_LISTED]:
         name = ".".join(str(part) for part in problem["loc"])
+        name = name if len(name) <= _NAME_LIMIT else f"{name[:_NAME_LIMIT]}..."
         if problem["type"] == "extra_forbidden":
             problems.append(f"{name} is not a field: there are {', '.join(known)}")
         elif problem["type"] == "missing":
@@ -196,4 +202,6 @@ def _problems(error: ValidationError, known: Iterable[str]) -> str:
             problems.append(f"{name} must be a whole number in digits, without quotes, decimals or exponent: 123")
         else:
             problems.append(f"{name}: {problem['msg'].removeprefix('Value error, ')}")
+    if len(found) > _LISTED:
+        problems.append(f"and {len(found) - _LISTED} more")
     return "; ".join(problems)

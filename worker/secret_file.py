@@ -50,8 +50,15 @@ def check_line(setting: str, path: Path, text: Callable[[], str]) -> None:
 
     `text` returns the secret, decoded with `errors="replace"`: a function, so that no frame of the error holds it.
     """
-    if not text() or not text().isprintable() or "\ufffd" in text():
-        raise SettingsError(f"{setting}: {path} must hold one line of UTF-8 text")
+    if problem := problem_of_line(text()):
+        raise SettingsError(f"{setting}: {path} {problem}")
+
+
+def problem_of_line(text: str) -> str:
+    """Return why a secret, decoded with `errors="replace"`, is not one line of UTF-8 text; empty if it is."""
+    if text and text.isprintable() and "\ufffd" not in text:
+        return ""
+    return "must hold one line of UTF-8 text, without a byte order mark or other invisible characters"
 
 
 def write(path: Path, content: bytes, mode: int) -> None:

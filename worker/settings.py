@@ -46,13 +46,38 @@ PLAINTEXT_SETTING = {
 """The field that allows a URL to be plain text to another host. It stands above the URL's own field."""
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_LONGEST_S = 36_500 * 86_400  # the ledger's instants, in ms, have room for more, but not for any number
+_HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+(%[a-z0-9._-]+)?")  # as `urlsplit` gives it, without brackets
 
 
 def _seconds(value: Any) -> Any:
     """Read `90`, `90s`, `5m`, `72h` or `400d` as seconds."""
-    if isinstance(value, str) and (found := re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd]?)\s*", value)):
-        return float(found[1]) * _UNITS[found[2] or "s"]
+    if not isinstance(value, str):
+        return value
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd]?)\s*", value, re.ASCII)
+    if found is None:
+        raise ValueError("must be a duration such as 90s, 5m, 72h or 400d")
+    seconds = float(found[1]) * _UNITS[found[2] or "s"]
+    if seconds > _LONGEST_S:
+        raise ValueError("must be at most 36500d")
+    return seconds
+
+
+def _one_line_of_text(value: str) -> str:
+    if not value or not value.isprintable() or value != value.strip():
+        raise ValueError("must be one line of printable characters, without blanks around it")
     return value
+
+
+def _not_empty(value: Any) -> Any:
+    if value == "":
+        raise ValueError("must not be empty: name a file, or remove the variable")
+    return value
+
+
+def _check_host(name: str | None) -> None:
+    if not _HOST.fullmatch(name or ""):
+        raise ValueError("must name a host in ASCII letters, digits, dots and hyphens (xn--... for other letters)")
 
 
 def _comma_list(value: Any) -> Any:
@@ -66,6 +91,7 @@ def _base_url(value: str) -> str:
         raise ValueError("must be a base URL such as https://b2copy.example.com")
     if parts.username or parts.password or parts.query or parts.fragment or parts.path not in {"", "/"}:
         raise ValueError("must be scheme and host alone: no user, path, query or fragment")
+    _check_host(parts.hostname)
     if parts.port == 0:
         raise ValueError("has an unusable port")
     if problem := plaintext_problem(f"{parts.scheme}://{parts.netloc}"):
@@ -80,6 +106,7 @@ def _webhook_url(value: str) -> str:
         raise ValueError("must be a URL such as https://crm.example.com/webhooks/b2copy")
     if parts.username or parts.password or parts.fragment:
         raise ValueError("must hold no user, password or fragment: notices are signed")
+    _check_host(parts.hostname)
     if is_refused_address(parts.hostname):
         raise ValueError("must not be a link-local address or a cloud's metadata service: no CRM is there")
     if not re.fullmatch(r"[!-~]+", value.strip()):
@@ -92,6 +119,7 @@ def _traces_url(value: str) -> str:
     parts = urlsplit(value.strip())
     if parts.scheme not in {"https", "http"} or not parts.hostname or parts.port == 0 or parts.path in {"", "/"}:
         raise ValueError("must be a URL with its path, such as https://collector.example.com:4318/v1/traces")
+    _check_host(parts.hostname)
     if parts.username or parts.password:
         raise ValueError("must hold no user or password: OTEL_EXPORTER_OTLP_HEADERS may hold a header that logs in")
     return value.strip()
@@ -106,13 +134,20 @@ def _ip_address(value: str) -> str:
 
 def _password_file(path: Path) -> Path:
     """Accept a file that holds a password in its first line, and that no other user may read."""
-    try:
-        content = secret_file.read("is not usable", path)
-    except SettingsError as error:
-        raise ValueError(str(error)) from None
-    if not _first_line(content):
-        raise ValueError(f"is not usable: {path} has no password in its first line")
+    if problem := _password_problem(path):
+        raise ValueError(f"is not usable: {path} {problem}")
     return path
+
+
+def _password_problem(path: Path) -> str:
+    """Return why a password file is unusable; empty if it is usable. Raises no error: its frame holds the password."""
+    try:
+        password = _first_line(secret_file.read("", path))
+    except SettingsError as error:
+        return str(error).removeprefix(f": {path} ")
+    if not password:
+        return "has no password in its first line"
+    return secret_file.problem_of_line(password)
 
 
 def _first_line(content: bytes) -> str:
@@ -184,6 +219,8 @@ def _call_paths(value: list[str]) -> list[str]:
 def _listen(value: str) -> str:
     """Accept `host:port`, and a port alone, which means the loopback address."""
     host, _, port = value.strip().rpartition(":")
+    if host:
+        _check_host(host.lower().removeprefix("[").removesuffix("]"))
     if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
         raise ValueError("must be host:port, for instance 127.0.0.1:9464")
     return f"{host or '127.0.0.1'}:{port}"
@@ -191,6 +228,8 @@ def _listen(value: str) -> str:
 
 ReadName = Literal["accounts", "account_detail", "account_statistics", "leaderboard", "seamless_url"]
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=False)]
+OneLine = Annotated[str, AfterValidator(_one_line_of_text)]
+File = Annotated[Path, BeforeValidator(_not_empty)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 TracesUrl = Annotated[str, AfterValidator(_traces_url)]
 WebhookUrl = Annotated[str, AfterValidator(_webhook_url), AfterValidator(_encrypted)]
@@ -314,21 +353,21 @@ class Settings(CrmSettings):
     """What a worker needs."""
 
     host: BaseUrl = Field(description="B2COPY's base URL: https://..., or http:// to a loopback address.")
-    admin_id: str = Field(min_length=1, description="The service admin's id, from B2COPY's Admin panel.")
+    admin_id: OneLine = Field(min_length=1, description="The service admin's id, from B2COPY's Admin panel.")
     admin_id_type: Literal["integer", "string"] = Field(
         "integer", description="How admin_id is written into the assertion."
     )
-    key_id: Annotated[list[str], NoDecode, BeforeValidator(_comma_list), Field(min_length=1)] = Field(
+    key_id: Annotated[list[OneLine], NoDecode, BeforeValidator(_comma_list), Field(min_length=1)] = Field(
         description="Identifiers of the private keys as registered at B2COPY, newest first."
     )
     private_key_file: Annotated[list[Path], NoDecode, BeforeValidator(_comma_list), Field(min_length=1)] = Field(
         description="PEM files of the private keys, in the order of B2COPY_KEY_ID; an absent one is skipped."
     )
-    private_key_passphrase_file: Path | None = Field(
+    private_key_passphrase_file: File | None = Field(
         None, description="A file with the passphrase, if the private keys are encrypted."
     )
     device_ip: IpAddress = Field(description="The egress address B2COPY sees our requests come from.")
-    issuer: str = Field("b2copy-sync", min_length=1, description="The assertion's `iss`.")
+    issuer: OneLine = Field("b2copy-sync", min_length=1, description="The assertion's `iss`.")
     assertion_ttl: Annotated[Seconds, Field(ge=60, le=1800)] = Field(
         300.0, description="The assertion's life: exp - iat, at most 1800 s."
     )
@@ -337,7 +376,7 @@ class Settings(CrmSettings):
         description="B2COPY's Date header corrects the assertion's time up to this difference; more is not believed,"
         " unless Redis' clock confirms it.",
     )
-    storage_key_file: Path = Field(
+    storage_key_file: File = Field(
         description="Keys that encrypt the tokens in Redis: urlsafe base64 of 32 bytes, one per line, newest first."
     )
     ca_file: CertificatesFile | None = Field(
@@ -358,7 +397,7 @@ class Settings(CrmSettings):
     fees_restart: Literal["same", "suffixed"] = Field(
         "same", description="The request_id of a replayed fee run that ended in error: the same, or with a suffix."
     )
-    webhook_secret_file: Path | None = Field(
+    webhook_secret_file: File | None = Field(
         None,
         description="Secrets that sign the notices, whsec_ and base64 of 24 to 64 bytes, one per line, newest first.",
     )
@@ -377,7 +416,7 @@ class Settings(CrmSettings):
         description="The CRM's broker: rediss://host:6379/1. Unset: that of B2COPY_REDIS_URL, where a message that the"
         " CRM's workers have not acknowledged returns after 10 s.",
     )
-    seamless_secret_file: Path | None = Field(
+    seamless_secret_file: File | None = Field(
         None, description="A file with the secret that B2COPY's Back Office shows, to register clients."
     )
     duplicate_clients: Literal["unknown", "refused", "returned"] = Field(
@@ -392,7 +431,7 @@ class Settings(CrmSettings):
     back_office_email: str | None = Field(
         None, pattern=r"[^@\s]+@[^@\s]+", description="Who signs in to the Back Office, if some routes need that."
     )
-    back_office_password_file: Path | None = Field(None, description="A file with the password of that e-mail address.")
+    back_office_password_file: File | None = Field(None, description="A file with the password of that e-mail address.")
     accounts_login: LoginName = Field(
         "service_admin", description="Which login lists and creates accounts: B2COPY's documentation leaves it open."
     )
@@ -400,7 +439,7 @@ class Settings(CrmSettings):
     metrics_listen: Listen | None = Field(
         None, description="host:port where a worker serves its metrics; a port alone is on 127.0.0.1. Unset: none."
     )
-    heartbeat_file: Path | None = Field(
+    heartbeat_file: File | None = Field(
         None,
         description="A file that a worker touches every 2 s while it works; `b2copy-sync health --live` reads its age."
         " Each worker needs its own. Not with --pool processes.",
@@ -432,10 +471,10 @@ class ConsoleSettings(CrmSettings):
     console_trusted_proxies: Annotated[list[str], NoDecode, BeforeValidator(_comma_list), AfterValidator(_networks)] = (
         Field([], description="Addresses or networks of the proxies that may name the person.")
     )
-    console_proxy_secret_file: Path | None = Field(
+    console_proxy_secret_file: File | None = Field(
         None, description="A file with the secret that the proxy sends as X-Console-Secret."
     )
-    console_password_file: Path | None = Field(
+    console_password_file: File | None = Field(
         None, description="The people of the console, written by `b2copy-sync console-user`; mode 0600."
     )
 

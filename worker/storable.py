@@ -1,8 +1,23 @@
 """JSON from outside, in a form that every database stores."""
 
+import json
 from typing import Any
 
 DEPTH_LIMIT = 64  # levels; JSON writers and databases fail on much deeper values
+
+
+def is_storable(text: str) -> bool:
+    """Return whether both databases take a text: no NUL, no half of a surrogate pair."""
+    return "\0" not in text and is_unicode(text)
+
+
+def is_unicode(value: Any) -> bool:
+    """Return whether JSON's texts can be written in UTF-8: half of a surrogate pair cannot."""
+    try:
+        (value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def storable_json(value: Any, depth: int = DEPTH_LIMIT) -> Any:

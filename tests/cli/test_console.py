@@ -7,6 +7,8 @@ import sys
 import urllib.request
 from pathlib import Path
 
+import pytest
+
 from tests.cli.conftest import Command
 from tests.support import until
 from worker.ledger import Ledger
@@ -59,3 +61,15 @@ def test_a_person_is_added_with_a_password_from_standard_input(tmp_path: Path) -
     assert ran.stdout == "ann: operator\n"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert path.read_text().startswith("ann:$argon2id$")
+
+
+@pytest.mark.parametrize("given", [b"a long passw\xf6rd\n", b"\xef\xbb\xbfa long password\n", b"a long\0password\n"])
+def test_a_password_that_is_no_line_of_text_is_refused_and_not_shown(tmp_path: Path, given: bytes) -> None:
+    path = tmp_path / "people"
+    command = [sys.executable, "-m", "worker.cli", "console-user", "ann", "--role", "operator", "--file", str(path)]
+
+    ran = subprocess.run(command, input=given, capture_output=True, check=False)
+
+    assert ran.returncode == 2
+    assert ran.stderr == b"standard input must hold the password as one line of UTF-8 text\n"
+    assert not path.exists()

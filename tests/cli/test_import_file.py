@@ -81,6 +81,13 @@ def test_takes_json_lines_for_what_is_nested(b2copy_sync: Command, ledger: Ledge
         ("a.csv", b'account_login,request_id\n"7,W1\n', "not CSV: "),
         ("a.jsonl", b"{\n", "line 1: not JSON"),
         ("a.jsonl", b"[]\n", "line 1: must be a JSON object"),
+        ("a.jsonl", b'\n{"account_login": "' + b"7" * 2_000_000, "line 2: has more than 1,048,576 characters"),
+        (
+            "a.csv",
+            b"account_login,request_id\n" + b"7," * 1_000_000 + b"\n",
+            "line 2: has more than 1,048,576 characters",
+        ),
+        ("a.csv", b"a" * 2_000_000 + b"\n", "line 1: has more than 1,048,576 characters"),
     ],
 )
 def test_says_what_is_wrong_with_a_file(
@@ -92,6 +99,27 @@ def test_says_what_is_wrong_with_a_file(
 
     assert ran.code == 2
     assert message in ran.err
+    assert search(ledger) == []
+
+
+@pytest.mark.parametrize(
+    ("payload", "problem"),
+    [
+        ('{""a"": 1, ""a"": 2}', "payload: 'a' is given twice"),
+        ('{""a"": 12345678901234567.891}', "payload: 12345678901234567.891 has more digits than a JSON number keeps"),
+        ('{""a"": NaN}', "payload: NaN is no JSON"),
+    ],
+)
+def test_a_cell_of_json_that_would_be_changed_is_refused(
+    payload: str, problem: str, b2copy_sync: Command, ledger: Ledger, tmp_path: Path
+) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text(f'path,key,payload\n/api/admin/users/v2/user/userservice/tag,C1,"{payload}"\n')
+
+    ran = b2copy_sync("import", str(file), "--kind", "call")
+
+    assert ran.code == 2
+    assert f"line 2: {problem}" in ran.err
     assert search(ledger) == []
 
 
@@ -190,6 +218,7 @@ def test_reads_what_spreadsheets_of_all_regions_write(
         (HEADING.encode() + b"7,W1\n8,W\xe9\n", [], "reads '8,W\u00e9' then"),
         (HEADING.encode() + b"7,\x81\n", ["--encoding", "cp1252"], "line 2: byte 81 is not CP1252"),
         (HEADING.encode("utf-16-le"), [], "say --encoding utf-16-le or utf-16-be"),
+        (HEADING.encode(), ["--encoding", "utf-16"], "is not UTF-16 (UTF-16 stream does not start with BOM): correct"),
         (HEADING.encode("utf-16"), ["--encoding", "cp1252"], "--encoding cp1252 cannot be right"),
         (HEADING.encode(), ["--encoding", "latin-17"], "there is no such encoding"),
         (HEADING.encode("utf-32"), [], "is in UTF-32: save it in UTF-8"),

@@ -2,6 +2,9 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
+
+import pytest
 
 from tests.cli.conftest import Command
 from tests.operations import fail_operation, find_operation
@@ -103,12 +106,39 @@ def test_a_request_that_cannot_be_used_names_what_is_wrong(b2copy_sync: Command,
         (["fees.process", "request_id=1"], "fees.process: account_login is missing"),
         (["fees.process", "login=1"], "login is not a field: there are account_login, request_id"),
         (["fees.process", "request_id"], "'request_id' must be NAME=VALUE"),
+        (["call", 'payload={"a": 1, "a": 2}'], "payload: 'a' is given twice"),
+        (["call", 'payload={"a": 1e400}'], "payload: 1e400 has more digits than a JSON number keeps"),
     ):
         ran = b2copy_sync("request", *arguments)
 
         assert (ran.code, ran.out) == (2, "")
         assert message in ran.err
         assert ran.err.count("\n") == 1
+    assert search(ledger) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b'{"a": "\xff"}', "not JSON: 'utf-8' codec can't decode byte 0xff"),
+        (b"\xff\xfe{\0}\0", "not JSON: 'utf-8' codec can't decode"),
+        (b'{"a": 1, "a": 2}', "not JSON: 'a' is given twice"),
+        (b'{"a": 1e400}', "not JSON: 1e400 has more digits"),
+        (b'{"a": "\\ud800"}', "half of a surrogate pair"),
+        (b"[" * 100_000, "not JSON: nested too deep"),
+    ],
+)
+def test_a_payload_in_a_file_that_would_be_changed_is_refused(
+    b2copy_sync: Command, ledger: Ledger, tmp_path: Path, content: bytes, problem: str
+) -> None:
+    file = tmp_path / "payload.json"
+    file.write_bytes(content)
+
+    ran = b2copy_sync("call", "/api/admin/users/v2/user/userservice/tag", "--key", "C1", "--payload", f"@{file}")
+
+    assert (ran.code, ran.out) == (2, "")
+    assert problem in ran.err
+    assert ran.err.count("\n") == 1
     assert search(ledger) == []
 
 

@@ -86,6 +86,27 @@ def test_the_file_of_people_is_private_and_holds_no_password(people: Path) -> No
         read_people(people)
 
 
+@pytest.mark.parametrize(
+    ("added", "problem"),
+    [
+        (b"\xffann:hash:viewer\n", "is not UTF-8 text"),
+        (b"ann:hash:approver\n", "line 3 names 'ann' a second time"),
+        (b"carl:hash:owner\n", "line 3 is not name:hash:roles"),
+    ],
+)
+def test_a_file_of_people_that_cannot_be_meant_is_refused(people: Path, added: bytes, problem: str) -> None:
+    people.write_bytes(people.read_bytes() + added)
+
+    with pytest.raises(SettingsError, match=problem):
+        read_people(people)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(people: Path) -> None:
+    people.write_bytes(b"\xef\xbb\xbf" + people.read_bytes())
+
+    assert set(read_people(people)) == {"ann", "bob"}
+
+
 @pytest.mark.parametrize(("name", "password"), [("a:b", PASSWORD), ("", PASSWORD), (" a", PASSWORD), ("a", "short")])
 def test_a_name_or_password_that_cannot_be_used_is_refused(tmp_path: Path, name: str, password: str) -> None:
     with pytest.raises(SettingsError):
@@ -247,11 +268,13 @@ def test_incomplete_settings_are_refused_with_the_name_of_what_is_missing(
 
 def test_the_proxys_secret_is_long_and_private(tmp_path: Path) -> None:
     path = tmp_path / "secret"
-    for content, mode in (("short", 0o600), (SECRET, 0o644)):
+    wrong = (("short", 0o600), (SECRET, 0o644), ("\ufeff" + SECRET, 0o600), (SECRET + "\u00e9", 0o600))
+    for content, mode in (*wrong, (f"{SECRET}\n{SECRET}", 0o600)):
         path.write_text(content)
         os.chmod(path, mode)
         with pytest.raises(SettingsError, match="B2COPY_CONSOLE_PROXY_SECRET_FILE"):
             read_secret(path)
+    path.write_text(f"{SECRET}\n")
     os.chmod(path, 0o640)
     assert read_secret(path) == SECRET
 

@@ -33,6 +33,8 @@ from worker.settings import crm_settings
 
 UPDATE = "/api/admin/clients/v2/client/clientservice/update"
 NOT_A_NUMBER = f'{{"path": "{UPDATE}", "key": "K", "payload": {{"n": NaN}}}}'
+TOO_MANY_DIGITS = NOT_A_NUMBER.replace("NaN", "12345678901234567.891")
+HALF_A_CHARACTER = NOT_A_NUMBER.replace("NaN", '"\\ud800"')
 LONG_AGO = 1_700_000_000_000  # ms since the epoch
 CALL = f'{{"path": "{UPDATE}", "key": "%s", "entity": "%s", "payload": {{}}}}'
 FEES = '{"account_login": "7", "request_id": "%s"}'
@@ -73,6 +75,16 @@ def test_one_insert_requests_an_operation(ledger: Ledger, insert: Insert) -> Non
     assert (operation.state, operation.lane, operation.requested_by) == (State.QUEUED, "money", "sql")
     assert operation.payload == {"account_login": "7", "request_id": "W1"}
     assert operation.deadline_at == operation.requested_at + 72 * 3_600_000
+    assert rows_left(ledger) == 0
+
+
+@pytest.mark.parametrize("row_id", [0, -1, -(2**62), 2**62])
+def test_a_row_may_have_any_id(ledger: Ledger, insert: Insert, row_id: int) -> None:
+    assert insert(id=row_id, kind="fees.process", payload=FEES % "W1") == row_id
+
+    assert take(ledger) == {"money": 1}
+
+    assert find(ledger, "fees.process:W1") is not None
     assert rows_left(ledger) == 0
 
 
@@ -142,8 +154,10 @@ def test_another_spelling_of_an_equal_payload_is_the_same_operation(
         ({"payload": ""}, "payload: not JSON"),
         ({"payload": '{"account_login": "7"}'}, "request_id is missing"),
         ({"payload": '{"account_login": "7", "request_id": "W1", "amount": 5}'}, "amount is not a field"),
-        ({"payload": '{"account_login": "7", "request_id": "W1", "request_id": "W2"}'}, "a name stands twice"),
+        ({"payload": '{"account_login": "7", "request_id": "W1", "request_id": "W2"}'}, "'request_id' is given twice"),
         ({"payload": "[" * 100_000}, "payload: not JSON"),
+        ({"kind": "call", "payload": TOO_MANY_DIGITS}, "payload: not JSON: 12345678901234567.891 has more digits"),
+        ({"kind": "call", "payload": HALF_A_CHARACTER}, "holds half of a surrogate pair"),
         ({"payload": FEES % ("W" * 200_000)}, "payload: has more than 131072 characters"),
         ({"kind": "call", "payload": NOT_A_NUMBER}, "not JSON"),
         ({"lane": "fast"}, "lane: 'fast' is none of money, default, bulk"),

@@ -28,6 +28,7 @@ from worker.ledger.approvals import (
     cancel_batch_or_propose,
     decide_or_propose,
     decided_approvals,
+    is_same_person,
     open_approvals,
     reject,
     resume_batch_or_propose,
@@ -114,7 +115,7 @@ def test_the_second_person_makes_the_decision(strict: Ledger) -> None:
         approve(strict, proposed.id, "carl", "again")
 
 
-@pytest.mark.parametrize("same", ["ann", " Ann", "ANN "])
+@pytest.mark.parametrize("same", ["ann", " Ann", "ANN ", "an\u200bn", "\uff41nn", "\u202eann", "ann\u00a0"])
 def test_nobody_approves_their_own_proposal(strict: Ledger, same: str) -> None:
     fail_operation(strict, "W1")
     proposed = propose(strict)
@@ -160,6 +161,21 @@ def test_a_proposal_expires(strict: Ledger) -> None:
     assert approve(strict, proposed.id, "bob", "seen").decision == "expired"
     assert find_operation(strict, "W1").state == State.FAILED
     assert propose(strict).id > proposed.id
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("Jos\u00e9", "jose\u0301", True),
+        ("Ann  Lee", "ann\u00a0lee", True),
+        ("stra\u00dfe", "STRASSE", True),
+        ("ann", "anna", False),
+        ("jose", "jos\u00e9", False),
+        ("ann@a", "ann@b", False),
+    ],
+)
+def test_names_that_look_alike_are_one_persons(one: str, other: str, same: bool) -> None:
+    assert is_same_person(one, other) is same
 
 
 def test_the_same_proposal_twice_is_one_and_another_must_wait(strict: Ledger) -> None:

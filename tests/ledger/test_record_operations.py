@@ -403,7 +403,7 @@ def test_a_long_chain_of_parents_is_recorded(ledger: Ledger) -> None:
 
 
 def test_any_text_in_a_payload_is_read_back_unchanged(ledger: Ledger) -> None:
-    payload = {"name": "Ада \0 \ud800 \U0001f600", "amount": "100.10"}
+    payload = {"name": "Ада \0 \U0001f600", "amount": "100.10"}
 
     record(ledger, [New("call", "call:1", payload, "money")], by="line\0break\n")
 
@@ -439,3 +439,24 @@ def test_of_a_long_unusable_message_the_beginning_is_stored(ledger: Ledger) -> N
         "trace_id": "t1", "result": '{"error":"too long"}',
     }  # fmt: skip
     assert row == {name: value for name, value in (EMPTY | expected).items() if name in row}
+
+
+@pytest.mark.parametrize("key", ["fees.process:W\0", "fees.process:\ud800", 5, None, b"x", ["x"]], ids=repr)
+def test_a_key_that_no_operation_can_have_is_not_found(ledger: Ledger, key: Any) -> None:
+    assert find(ledger, key) is None
+
+
+def test_half_a_character_is_refused_wherever_it_stands_in_a_payload(ledger: Ledger) -> None:
+    for payload in ({"a": "\ud800"}, {"a": [{"\udfff": 1}]}):
+        with pytest.raises(BadPayload, match="half of a surrogate pair"):
+            record(ledger, [new_operation("C1", payload=payload)], by="test")
+    record(ledger, [new_operation("C1", payload={"a": "\U0001f600 \\ud800"})], by="test")
+
+
+@pytest.mark.parametrize(
+    ("change", "by", "problem"),
+    [({"batch": 5}, "test", "batch must be"), ({"trace_id": b"x"}, "test", "trace_id must be"), ({}, 5, "by must be")],
+)
+def test_what_is_no_text_is_refused_by_its_name(ledger: Ledger, change: dict[str, Any], by: Any, problem: str) -> None:
+    with pytest.raises(BadPayload, match=problem):
+        record(ledger, [new_operation("C1")._replace(**change)], by=by)

@@ -144,6 +144,13 @@ def test_bytes_that_are_no_message_are_replaced_too(raw: bytes, problem: str) ->
     assert len(body_of(found)) <= EVIDENCE_LIMIT + 100
 
 
+@pytest.mark.parametrize("name", ["body", "headers"])
+def test_an_envelope_that_gives_two_values_to_one_name_is_refused(name: str) -> None:
+    raw = json.dumps(item())[:-1] + f', "{name}": {json.dumps(item()[name])}}}'
+
+    assert problem_of(delivered(raw.encode())) == f"no message of Celery's: '{name}' is given twice"
+
+
 def test_an_unusable_message_keeps_its_names_in_short() -> None:
     found = delivered(
         item(headers={"id": "m1", "task": "t" * 1000, "origin": "crm\n", "eta": "x", "compression": "gzip"})

@@ -133,6 +133,28 @@ def test_a_body_that_is_not_json_is_refused(body: bytes, content_type: str) -> N
         read(body, content_type=content_type)
 
 
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        (b'[[], {"account_login": "1", "account_login": "2"}, {}]', "'account_login' is given twice"),
+        (b'[[], {"payload": {"a": 1, "a": 2}}, {}]', "'a' is given twice"),
+        (b'[["7", "W1"], {}, {"chain": ["x"], "chain": null}]', "'chain' is given twice"),
+        (b'{"args": ["7", "W1"], "args": ["8", "W1"], "kwargs": {}}', "'args' is given twice"),
+        (b'[[], {"payload": {"a": 12345678901234567.891}}, {}]', "has more digits than a JSON number keeps"),
+        (b'[[], {"payload": {"a": NaN}}, {}]', "NaN is no JSON"),
+    ],
+)  # fmt: skip
+def test_a_body_that_python_would_read_as_something_else_is_refused(body: bytes, problem: str) -> None:
+    with pytest.raises(Unusable, match=problem):
+        read(body)
+
+
+def test_values_in_the_form_of_kombu_are_no_objects_of_the_senders() -> None:
+    body = b'[[{"__type__": "uuid", "__value__": {"hex": "12345678123456781234567812345678"}}], {}, {}]'
+
+    assert str(read(body).args[0]) == "12345678-1234-5678-1234-567812345678"
+
+
 def test_an_unusable_envelope_says_why() -> None:
     with pytest.raises(Unusable, match=r"^it is broken$"):
         read(b"", {"id": "m1", "problem": "it is broken"}, UNUSABLE)

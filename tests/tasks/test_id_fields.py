@@ -142,3 +142,19 @@ def test_a_parent_is_a_key() -> None:
     assert CALL.checked(fields_of(CALL, parent="fees.process:W1")).parent == "fees.process:W1"
     with pytest.raises(BadPayload, match=r"parent: .*U\+0020"):
         CALL.checked(fields_of(CALL, parent="fees.process: W1"))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {f"field{number}": 1 for number in range(5_000)},
+        {"x" * 100_000: 1},
+        {"\n".join("abc"): 1, "\u202e": 1},
+    ],
+    ids=["many", "long", "odd"],
+)
+def test_an_error_about_many_fields_or_long_names_is_short(wrong: dict[str, Any]) -> None:
+    with pytest.raises(BadPayload, match="is not a field") as refused:
+        FEES.checked({"account_login": "7", "request_id": "W1", **wrong})
+
+    assert len(str(refused.value)) < 2_000

@@ -154,3 +154,38 @@ def test_a_list_in_a_file_may_be_read_while_it_grows() -> None:
     assert len(lines) == 3 * BLOCK
     assert [value[0] for value in lines.read()] == list(range(3 * BLOCK))
     assert [value[0] for value in lines.read(2 * BLOCK - 1)] == list(range(2 * BLOCK - 1, 3 * BLOCK))
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "problem"),
+    [
+        (["fees.process"], {}, "is not a kind: there are"),
+        ("fees.process", {"batch": 5}, "batch: 5 must be text"),
+        ("fees.process", {"by": 5}, "by must be the name of who asks"),
+        ("fees.process", {"lane": []}, "lane: .. is none of"),
+    ],
+)
+def test_what_is_no_text_is_refused_by_its_name(
+    active_environment: Environment, kind: Any, options: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(BadPayload, match=problem):
+        enqueue.many(kind, [{"account_login": "7", "request_id": "odd"}], **options)
+    assert enqueue.status("fees.process:odd") is None
+
+
+@pytest.mark.parametrize("payload", [None, [1, 2], "x"])
+def test_a_calls_payload_must_be_an_object(active_environment: Environment, payload: Any) -> None:
+    with pytest.raises(BadPayload, match="payload: Input should be a valid dictionary"):
+        enqueue.call("/api/admin/a/v2/a/a/a", payload, key="odd")
+
+
+@pytest.mark.parametrize(("name", "value"), [("why", ""), ("why", " "), ("why", None), ("why", "\0"), ("by", "\ud800")])
+def test_a_reason_that_cannot_be_stored_is_refused(active_environment: Environment, name: str, value: Any) -> None:
+    enqueue.many("fees.process", [{"account_login": "7", "request_id": "reason"}])
+
+    with pytest.raises(BadPayload, match=f"^{name}: .* must be a text that says it"):
+        enqueue.cancel("fees.process:reason", **{"why": "mistyped", name: value})
+
+    status = enqueue.status("fees.process:reason")
+    assert status is not None
+    assert status.state == "queued"

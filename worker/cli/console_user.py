@@ -30,7 +30,10 @@ def console_user(
     if sys.stdin.isatty():
         password = typer.prompt("Password", hide_input=True, confirmation_prompt=True)
     else:
-        password = sys.stdin.readline().rstrip("\n")
+        password = sys.stdin.buffer.readline().decode(errors="replace").rstrip("\r\n")
+        if not password.isprintable() or "\ufffd" in password:
+            password = ""
+            raise Stop(Exit.USAGE, "standard input must hold the password as one line of UTF-8 text")
     roles = list(dict.fromkeys(role))
     set_person(file, name, password, roles)
     if as_json:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from worker import exact_json
+from worker.errors import BadPayload
 from worker.operation import FailureReason, WaitReason
 from worker.queues import LANES, REQUEST_LANES
 
@@ -77,12 +79,17 @@ def named_texts(pairs: list[str], hint: str) -> dict[str, str]:
     return found
 
 
-def json_or_text(text: str) -> Any:
-    """Read JSON; what is not JSON is a text."""
+def json_or_text(name: str, text: str) -> Any:
+    """Read a field's JSON; what is not JSON is a text. Raises `BadPayload` for JSON that Python would change."""
     try:
-        return json.loads(text)
-    except ValueError:
+        return exact_json.loads(text)
+    except ValueError as error:
+        problem = str(error)
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
         return text
+    raise BadPayload(f"{name}: {problem}")
 
 
 def _named(value: str | None) -> str | None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def fields_of(kind: "Kind[Any] | Read[Any]", texts: Mapping[str, str]) -> dict[str, Any]:
     """Return the values that these texts stand for: JSON, except for the fields that hold a text."""
     names = text_fields(kind)
-    return {name: text if name in names else json_or_text(text) for name, text in texts.items()}
+    return {name: text if name in names else json_or_text(name, text) for name, text in texts.items()}
 
 
 def text_fields(kind: "Kind[Any] | Read[Any]") -> set[str]:

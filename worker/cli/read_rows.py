@@ -1,15 +1,16 @@
 """Rows of CSV and JSON Lines files, one at a time. What a spreadsheet has damaged is refused, never repaired."""
 
 import csv
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from worker import exact_json
 from worker.cli.exit_codes import Exit, Stop
 from worker.cli.options import json_or_text
 from worker.cli.text_encoding import Source
+from worker.errors import BadPayload
 
 SEPARATORS = ",;\t|"
 
@@ -53,50 +54,50 @@ def csv_rows(source: Source, known: list[str], texts: set[str], is_whole: bool =
             " it with what was exported, and copy it again if something is missing; if it is whole: --whole",
         )
     reader = None
-    with source.text() as stream:
-        heading = stream.readline()
-    with source.text() as stream:
-        try:
-            separator = _separator(heading, known)
-            reader = csv.reader(stream, delimiter=separator, strict=True)
-            columns = _columns(source, next(reader, []), known)
-            begins = reader.line_num + 1
-            for cells in reader:
-                line, begins = begins, reader.line_num + 1
-                if not cells:
+    heading = next(source.lines(), "")
+    try:
+        separator = _separator(heading, known)
+        reader = csv.reader(source.lines(), delimiter=separator, strict=True)
+        columns = _columns(source, next(reader, []), known)
+        begins = reader.line_num + 1
+        for cells in reader:
+            line, begins = begins, reader.line_num + 1
+            if not cells:
+                continue
+            if len(cells) != len(columns):
+                yield Row(line, {}, f"{len(columns)} columns are needed, there are {len(cells)}")
+                continue
+            fields, damages = {}, []
+            for name, cell in zip(columns, cells, strict=True):
+                if not cell:
                     continue
-                if len(cells) != len(columns):
-                    yield Row(line, {}, f"{len(columns)} columns are needed, there are {len(cells)}")
-                    continue
-                fields, damages = {}, []
-                for name, cell in zip(columns, cells, strict=True):
-                    if not cell:
-                        continue
-                    is_text = name in texts
-                    fields[name] = cell if is_text or name not in known else json_or_text(cell)
-                    if is_text and (damage := _damage(name, cell)):
-                        damages.append(damage)
-                yield Row(line, fields, "; ".join(damages))
-        except csv.Error as error:
-            line = reader.line_num if reader else 1
-            raise Stop(Exit.USAGE, f"{source.name}, after line {line}: not CSV: {error}") from None
+                is_text = name in texts
+                try:
+                    fields[name] = cell if is_text or name not in known else json_or_text(name, cell)
+                except BadPayload as error:
+                    damages.append(str(error))
+                if is_text and (damage := _damage(name, cell)):
+                    damages.append(damage)
+            yield Row(line, fields, "; ".join(damages))
+    except csv.Error as error:
+        line = reader.line_num if reader else 1
+        raise Stop(Exit.USAGE, f"{source.name}, after line {line}: not CSV: {error}") from None
 
 
 def json_rows(source: Source) -> Iterator[Row]:
     """Read JSON Lines, one object a line."""
-    with source.text() as stream:
-        for number, text in enumerate(stream, start=1):
-            if not text.strip():
-                continue
-            try:
-                fields = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
-            except (ValueError, RecursionError) as error:
-                yield Row(number, {}, f"not JSON: {error}")
-                continue
-            if isinstance(fields, dict):
-                yield Row(number, fields)
-            else:
-                yield Row(number, {}, "must be a JSON object")
+    for number, text in enumerate(source.lines(), start=1):
+        if not text.strip():
+            continue
+        try:
+            fields = exact_json.loads(text)
+        except ValueError as error:
+            yield Row(number, {}, f"not JSON: {error}")
+            continue
+        if isinstance(fields, dict):
+            yield Row(number, fields)
+        else:
+            yield Row(number, {}, "must be a JSON object")
 
 
 def is_json(source: Source) -> bool:
@@ -135,13 +136,3 @@ def _damage(column: str, cell: str) -> str:
         return ""
     what = list(_DAMAGE)[found.lastindex - 1]
     return f"{column}: {cell[:80]!r} {what}: export the column as text"
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if doubled := [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]:
-        raise ValueError(f"{', '.join(map(repr, doubled))} is given twice")
-    return dict(pairs)
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")

@@ -1,12 +1,12 @@
 """Request operations: `fees` and `call` by their own options, `request` for any kind."""
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from worker import exact_json
 from worker.cli.options import By, Json, Lane, named_texts
 from worker.cli.payload_fields import fields_of
 from worker.cli.wait_for_end import Timeout, Wait, follow
@@ -104,12 +104,13 @@ def kind_named(name: str, hint: str) -> "Kind[Any]":
 
 
 def _payload(text: str) -> dict[str, Any]:
+    given: str | bytes = text
     if text == "-":
-        text = sys.stdin.read()
+        given = sys.stdin.buffer.read()
     elif text.startswith("@"):
-        text = Path(text[1:]).read_text(encoding="utf-8")
+        given = Path(text[1:]).read_bytes()
     try:
-        value = json.loads(text)
+        value = exact_json.loads(given)
     except ValueError as error:
         raise typer.BadParameter(f"not JSON: {error}", param_hint="--payload") from None
     if not isinstance(value, dict):

@@ -43,7 +43,7 @@ def resolve(
     if to_fill_in := [name for name, text in texts.items() if text == TO_FILL_IN]:
         problem = f"write what B2COPY shows as {to_fill_in[0]} in place of {TO_FILL_IN}, or leave this --result out"
         raise typer.BadParameter(problem, param_hint="--result")
-    values = {name: json_or_text(text) for name, text in texts.items()}
+    values = {name: json_or_text(name, text) for name, text in texts.items()}
     with existing_ledger() as ledger:
         found = look_up(ledger, key)
         decided = decide_or_propose(ledger, "resolve", found, by, why, succeeded=succeeded, result=values or None)

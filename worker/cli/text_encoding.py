@@ -8,11 +8,14 @@ table of names.
 import codecs
 import hashlib
 import io
+import itertools
+from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple, TextIO
 
 from worker.cli.exit_codes import Exit, Stop
 
 _BLOCK = 1024 * 1024  # bytes
+LINE_LIMIT = 1024 * 1024  # characters; a payload has 64 KB
 _MARKS = (
     (codecs.BOM_UTF32_LE, ""),  # before UTF-16, whose mark it begins with
     (codecs.BOM_UTF32_BE, ""),
@@ -41,6 +44,21 @@ class Source(NamedTuple):
         """Return the file's text from its beginning. Line ends stay as they are."""
         self.stream.seek(0)
         return io.TextIOWrapper(io.BufferedReader(_StaysOpen(self.stream)), encoding=self.encoding, newline="")
+
+    def lines(self) -> Iterator[str]:
+        """Return the file's lines, with their ends. Raises `Stop` for a line that is too long for any row."""
+        with self.text() as stream:
+            for number in itertools.count(1):
+                line = stream.readline(LINE_LIMIT + 1)
+                if len(line) > LINE_LIMIT:
+                    raise Stop(
+                        Exit.USAGE,
+                        f"{self.name}, line {number}: has more than {LINE_LIMIT:,} characters, which no row has: export"
+                        " it with a line end after each row",
+                    )
+                if not line:
+                    return
+                yield line
 
 
 class _StaysOpen(io.RawIOBase):
@@ -80,6 +98,8 @@ def open_source(name: str, stream: BinaryIO, encoding: str | None) -> Source:
         except UnicodeDecodeError as error:
             line = before + _line_ends(error.object[: error.start], chosen) + 1
             raise Stop(Exit.USAGE, f"{name}, line {line}: {_why_not(chosen, error)}") from None
+        except UnicodeError as error:  # UTF-16 without a byte order mark, for instance
+            raise Stop(Exit.USAGE, f"{name} is not {chosen.upper()} ({error}): correct --encoding") from None
         if "\0" in text:
             line = before + text[: text.index("\0")].count("\n") + 1
             raise Stop(

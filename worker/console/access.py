@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from pydantic import SecretStr
 from starlette.requests import Request
 
+from worker import secret_file
 from worker.console.roles import Role
 from worker.errors import SettingsError
 
@@ -94,12 +96,8 @@ def read_secret(path: Path | None) -> str:
     name = "B2COPY_CONSOLE_PROXY_SECRET_FILE"
     if path is None:
         raise SettingsError(f"{name} is not set: access by proxy needs a secret that the proxy sends")
-    try:
-        secret, mode = path.read_text().strip(), path.stat().st_mode
-    except OSError as error:
-        raise SettingsError(f"{name}: {path}: {error.strerror}") from None
-    if mode & 0o007:
-        raise SettingsError(f"{name}: {path} may be read by everybody: chmod 640 {path}")
+    secret = SecretStr(secret_file.read(name, path).decode("ascii", "replace").strip())
+    secret_file.check_line(name, path, secret.get_secret_value)  # a header holds ASCII alone
     if len(secret) < 32:
         raise SettingsError(f"{name}: {path} holds {len(secret)} characters, at least 32 are needed")
-    return secret
+    return secret.get_secret_value()

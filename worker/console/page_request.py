@@ -15,8 +15,9 @@ from starlette.responses import RedirectResponse, Response
 from worker.console.access import Person
 from worker.console.process_state import Console, SentForm
 from worker.console.roles import Role
-from worker.console.url_parameters import BadParameter, is_storable
+from worker.console.url_parameters import BadParameter
 from worker.ledger import Ledger
+from worker.storable import is_storable
 from worker.watch.printable import many_lines, one_line
 from worker.watch.redact import redacted
 

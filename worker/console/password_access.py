@@ -125,15 +125,22 @@ def read_people(path: Path) -> dict[str, tuple[str, Person]]:
     where = f"B2COPY_CONSOLE_PASSWORD_FILE: {path}"
     if path.stat().st_mode & 0o077:
         raise SettingsError(f"{where} may be read by others: chmod 600 {path}")
-    people = {}
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    people: dict[str, tuple[str, Person]] = {}
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise SettingsError(f"{where} is not UTF-8 text: `b2copy-sync console-user` writes it") from None
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             name, hashed, roles = line.split(":")
-            people[name] = hashed, Person(name, frozenset(Role(role) for role in roles.split(",")))
+            person = Person(name, frozenset(Role(role) for role in roles.split(",")))
         except ValueError:
             raise SettingsError(f"{where}: line {number} is not name:hash:roles") from None
+        if name in people:
+            raise SettingsError(f"{where}: line {number} names {name!a} a second time: which one counts?")
+        people[name] = hashed, person
     return people
 
 
@@ -143,12 +150,12 @@ def set_person(path: Path, name: str, password: str, roles: list[Role]) -> None:
         raise SettingsError("the name must be printable, without a colon and without spaces at its ends")
     if not PASSWORD_MIN <= len(password) <= PASSWORD_LIMIT:
         raise SettingsError(f"the password must have {PASSWORD_MIN} to {PASSWORD_LIMIT} characters")
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_text(encoding="utf-8-sig").splitlines() if path.exists() else []
     lines = [line for line in lines if line.partition(":")[0] != name]
     lines.append(f"{name}:{_HASHER.hash(password)}:{','.join(roles)}")
     new = path.with_name(f"{path.name}.new")
     file = os.open(new, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
-    with os.fdopen(file, "w") as out:
+    with os.fdopen(file, "w", encoding="utf-8") as out:
         out.write("\n".join(lines) + "\n")
     new.rename(path)
 

@@ -10,6 +10,7 @@ from worker.ledger.operation_lists import OPEN, Filter
 from worker.operation import FailureReason, State, WaitReason
 from worker.queues import LANES
 from worker.report.sentences import Kinds
+from worker.storable import is_storable
 
 FIELDS = ("state", "lane", "kind", "reason", "account", "batch", "since", "until", "older", "newer", "sort")
 """The parameters of the list of operations."""
@@ -123,8 +124,3 @@ def instant(given: Mapping[str, str], name: str) -> int | None:
         return int(datetime.fromisoformat(value).replace(tzinfo=UTC).timestamp() * 1000)
     except ValueError:
         raise BadParameter(f"{name} must be a day and a time that exist: 2026-11-26T14:30") from None
-
-
-def is_storable(value: str) -> bool:
-    """Return whether both databases take a text: no NUL, no half of a surrogate pair."""
-    return "\0" not in value and value.encode("utf-8", "replace").decode() == value

@@ -20,6 +20,7 @@ from typing import Any
 from sqlalchemy import Connection, LargeBinary, Row, bindparam, cast, delete, func, literal_column, select
 from sqlalchemy.exc import DataError, DBAPIError
 
+from worker import exact_json
 from worker.errors import BadPayload, NotAllowed, PayloadConflict
 from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, Ledger, fail_message, record
 from worker.ledger.database import is_retried
@@ -81,7 +82,7 @@ def take_requests(ledger: Ledger, kinds: Mapping[str, Kind[Any]], settings: CrmS
     holds its key, or if its kind may be one of a newer version. So do later rows of its entity, if that is known. A row
     that was a message stays for a day at most: anybody who may publish could have made it so that this code fails.
     """
-    after: int | None = 0
+    after: int | None = -(2**63)  # a CRM may give any id, also 0
     held: frozenset[str] = frozenset()
     while after is not None:
         batch = _Batch(ledger, kinds, settings, held)
@@ -236,27 +237,20 @@ def _object(payload: str) -> dict[str, Any]:
     if len(payload) > ROW_PAYLOAD_LIMIT:
         raise BadPayload(f"payload: has more than {ROW_PAYLOAD_LIMIT} characters")
     try:
-        fields = json.loads(payload, object_pairs_hook=_without_duplicates)
-    except (ValueError, RecursionError) as error:
+        fields = exact_json.loads(payload)
+    except ValueError as error:
         raise BadPayload(f"payload: not JSON: {error}") from None
     if not isinstance(fields, dict):
         raise BadPayload('payload: must be a JSON object such as {"account_login": "123456", "request_id": "W1"}')
     return fields
 
 
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        raise ValueError("a name stands twice in one object")
-    return fields
-
-
 def _store_failed(connection: Connection, ledger: Ledger, row: Row[Any], by: str, problem: str) -> None:
     """Store a row that cannot become an operation as a failed one. People see it, and it holds no other row up."""
-    log.error("request %s in b2copy_requests cannot be recorded: %s", row.id, problem)
     fields: dict[str, Any] = {name: printable(_for_people(row, name)) or None for name in ("batch", "trace_id")}
     fields["requested_at"] = _requested_at(row)
     task, problem = short(_for_people(row, "kind")), bounded_ascii(problem, PROBLEM_LIMIT)
+    log.error("request %s in b2copy_requests cannot be recorded: %s", row.id, problem)
     raw = json.dumps({column: bounded_ascii(text) for column in _TEXTS if (text := _for_people(row, column))})
     name = f"request-{row.id}"
     stored = fail_message(ledger, name, task, problem, by, raw, connection, **fields)

@@ -9,6 +9,7 @@ proves who a person is.
 """
 
 import json
+import unicodedata
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -326,8 +327,13 @@ def _close(connection: Connection, row: Row[Any], decision: str, actor: str, not
 
 
 def is_same_person(one: str, other: str) -> bool:
-    """Return whether two names are one person's, in whatever case they are written."""
-    return one.strip().casefold() == other.strip().casefold()
+    """Return whether two names are one person's: they look alike, in whatever case and form of Unicode."""
+    return _as_seen(one) == _as_seen(other)
+
+
+def _as_seen(name: str) -> str:
+    visible = "".join(char for char in unicodedata.normalize("NFKC", name).casefold() if char.isprintable())
+    return " ".join(unicodedata.normalize("NFKC", visible).split())
 
 
 def _approval_of(row: Row[Any]) -> Approval:

@@ -32,7 +32,7 @@ from worker.errors import BadPayload
 from worker.ledger.prepared_statements import Prepared
 from worker.ledger.schema import c, now_ms, operations, sql_literal
 from worker.operation import FailureReason, New, Phase, State
-from worker.storable import storable_json
+from worker.storable import is_unicode, storable_json
 from worker.watch.redact import redacted_value
 
 KEY_LIMIT = 255  # characters: well within what an index of either database takes
@@ -154,9 +154,12 @@ def row_of(new: New, by: str, lane: str | None = None, batch: str | None = None)
     key, parent, batch = new.key, new.parent, new.batch if batch is None else batch
     names = (key, new.entity, parent, batch, new.trace_id)
     for value in names:
-        if value is not None and not (0 < len(value) <= KEY_LIMIT and value.isprintable()):
+        if value is not None and not (isinstance(value, str) and 0 < len(value) <= KEY_LIMIT and value.isprintable()):
             name = ("key", "entity", "parent", "batch", "trace_id")[names.index(value)]
-            raise BadPayload(f"{name} must be 1 to {KEY_LIMIT} printable characters, and is {value[:KEY_LIMIT]!r}")
+            shown = value[:KEY_LIMIT] if isinstance(value, str) else value
+            raise BadPayload(f"{name} must be 1 to {KEY_LIMIT} printable characters, and is {shown!r}")
+    if not isinstance(by, str):
+        raise BadPayload(f"by must be the name of who asks, as text, and is {by!r}")
     if parent == key:
         raise BadPayload(f"{key} cannot be its own parent")
     allowed_ms = None if new.time_allowed_s is None else round(new.time_allowed_s * 1000)
@@ -174,6 +177,8 @@ def encode_payload(key: str, payload: Mapping[str, Any]) -> str:
         raise BadPayload(f"{key}: the payload is not JSON: {error}") from None
     if len(encoded) > PAYLOAD_LIMIT:
         raise BadPayload(f"{key}: the payload has {len(encoded)} characters of JSON, {PAYLOAD_LIMIT} are allowed")
+    if "\\ud" in encoded and not is_unicode(payload):
+        raise BadPayload(f"{key}: the payload holds half of a surrogate pair, which is no text and cannot be sent")
     return encoded
 
 

@@ -37,6 +37,8 @@ AUDIT_WINDOW = 20_000
 
 def find(ledger: Ledger, key: str) -> Operation | None:
     """Return the operation of a key, or None if it was never recorded (or has been purged)."""
+    if not (isinstance(key, str) and key.isprintable()):  # no operation has such a key, and databases raise an error
+        return None
     with ledger.reading() as connection:
         row = connection.execute(BY_KEY, {"wanted": key}).first()
     return None if row is None else operation_of(row)

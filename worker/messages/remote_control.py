@@ -22,7 +22,7 @@ def is_allowed(message: Any) -> bool:
             and isinstance(message["properties"]["delivery_tag"], str)
             and message["content-type"] == "application/json"
             and not message["headers"].get("compression")
-            and isinstance(message["headers"].get("clock", 0), int)
+            and _is_clock(message["headers"].get("clock", 0))
             and body["method"] in ALLOWED
             and is_simple
             and isinstance(body.get("destination"), list | None)
@@ -31,6 +31,11 @@ def is_allowed(message: Any) -> bool:
         )
     except Exception:  # any error that decoding foreign bytes raises
         return False
+
+
+def _is_clock(value: Any) -> bool:
+    """Return whether this is a logical clock of Celery's. The highest one seen goes into every answer from then on."""
+    return isinstance(value, int) and 0 <= value < 2**53
 
 
 def _is_reply_queue(reply_to: Any) -> bool:

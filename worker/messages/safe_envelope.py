@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
+from worker.exact_json import unique_names
 from worker.messages.bad_message_text import PROBLEM_LIMIT, bounded_ascii, short
 from worker.queues import INBOX, QUEUES
 
@@ -60,7 +61,7 @@ def restorable(stored: bytes) -> tuple[str, bytes]:
 def _checked(item: bytes) -> dict[str, Any]:
     if len(item) > ENVELOPE_LIMIT:
         raise Unusable(f"it has {len(item)} bytes, {ENVELOPE_LIMIT} are allowed")
-    envelope = json.loads(item)
+    envelope = json.loads(item, object_pairs_hook=unique_names)
     if not isinstance(envelope, dict):
         raise Unusable("no message of Celery's")
     headers = _checked_headers(envelope.get("headers") or {})

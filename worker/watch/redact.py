@@ -5,8 +5,8 @@ text once more before it leaves the process (`redacted`), because it may hold JS
 Text that is JSON is still JSON afterwards. If it is unclear where a secret ends, too much is blanked rather than too
 little.
 
-Two sorts of secrets are not found: those without a telling name, scheme or shape, and those that are encoded again
-(base64, %XX).
+Two sorts of secrets are not found: those without a telling name, scheme or shape, and those whose own characters are
+encoded again (base64, %XX).
 """
 
 import json
@@ -17,16 +17,21 @@ from typing import Any
 MASK = "[redacted]"
 
 _HEADER = r"(?:proxy-)?authorization|(?:set-)?cookie"
-_NAME = (
-    r"[\w-]*(?:token|secret|passw(?:or)?d|passphrase|api[_-]?key|secrete?[_-]?key|private[_-]?key|assertion)"
-    rf"|pwd|{_HEADER}"
-)
+_WORD = "token|secret|passw(?:or)?d|passphrase|credential|api[_-]?key|secrete?[_-]?key|private[_-]?key|assertion|jwt"
+_NAME = rf"[\w-]*(?:{_WORD})(?:s|[_-]?values?|[_-]?\d{{1,3}})?|pwd|{_HEADER}"
 _IS_NAME = re.compile(_NAME, re.IGNORECASE)
 _IS_HEADER = re.compile(_HEADER, re.IGNORECASE)
-_AMBIGUOUS = frozenset({"token", "secret", "assertion"})  # before a colon these are words of a sentence, too
+# Before a colon these are words of a sentence, too: unless what follows looks like nothing but a secret.
+_AMBIGUOUS = frozenset(
+    {"token", "secret", "assertion", "credential", "jwt", "tokens", "secrets", "passwords", "assertions", "credentials"}
+)
+_OPAQUE = r"(?=[\w+/=.~-]{0,64}\d)(?=[\w+/=.~-]{0,64}[A-Za-z])[\w+/=.~-]{16,}"
+_IS_OPAQUE = re.compile(_OPAQUE)
 _SPACE = r"(?:\s|\\+[nrt])*"  # line ends may be escaped, in JSON inside JSON
+_ENCODED_QUOTE = "&quot;|&#3[49];|&#x2[27];|%2[27]"  # in HTML and in URLs
 _FIELD = re.compile(
-    rf"""(?<![\w-])(?P<name>{_NAME})(?P<quote>\\*["'])?{_SPACE}(?P<separator>={{1,3}}>?|:=?|,){_SPACE}"""
+    rf"""(?<![\w-])(?P<name>{_NAME})(?P<quote>\\*["']|{_ENCODED_QUOTE})?\]?{_SPACE}"""
+    rf"""(?P<separator>={{1,3}}>?|:=?|,|%3[AD]|\uff1a){_SPACE}(?:{_ENCODED_QUOTE})?"""
     r"""(?:[bru]{0,2}(?=\\*["']))?""",  # of a bytes literal
     re.IGNORECASE,
 )
@@ -37,12 +42,15 @@ _SHAPES = re.compile(
     r"(?P<scheme>(?:bearer|(?-i:Basic))\s+)[^\s'\",}\\]+"
     r"|eyJ[\w-]+(?:\.[\w-]*){0,2}"  # a JWT
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
+    r"|whsec_[\w+/=-]+"
+    rf"|(?P<said>(?:{_WORD})\s(?:is\s|was\s)?[\"'(<\[]?){_OPAQUE}"  # token "..." is invalid
+    rf"|(?P<element><(?:[\w-]{{1,40}}:)?(?:{_NAME})(?:\s[^<>]{{0,200}})?>)[^<]+"
     r"|(?P<url>(?<![\w+.-])[a-z][\w+.-]*://[^\s/:]*:)\S{1,1024}(?=@)",  # up to the last @: a password may hold one
     re.IGNORECASE | re.DOTALL,
 )
 _HINTS = (
     "token", "secret", "passw", "passphrase", "pwd", "key", "authoriz", "cookie", "assertion", "bearer", "basic", "eyj",
-    "://",
+    "://", "credential", "jwt", "whsec_",
 )  # fmt: skip
 _HINT = re.compile("|".join(_HINTS), re.IGNORECASE)
 
@@ -112,7 +120,7 @@ def _blank_fields(text: str) -> str:
         name, quote, separator = found["name"].lower(), found["quote"], found["separator"]
         if found.start() < done or (separator == "," and not quote):
             continue
-        if separator == ":" and not quote and name in _AMBIGUOUS:
+        if separator == ":" and not quote and name in _AMBIGUOUS and not _IS_OPAQUE.match(text, found.end()):
             continue
         if text.startswith(MASK, found.end()):
             continue
@@ -142,4 +150,4 @@ def _span(text: str, start: int, is_header: bool) -> tuple[int, int]:
 
 
 def _blank_shape(found: re.Match[str]) -> str:
-    return f"{found['scheme'] or found['url'] or ''}{MASK}"
+    return f"{found['scheme'] or found['url'] or found['said'] or found['element'] or ''}{MASK}"

@@ -8,6 +8,7 @@ is documented from which a shorter list could be made; an installation that call
 import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from itertools import pairwise
 from typing import Any
 
 from worker.b2copy.response_mapping import contradiction, says_failure
@@ -18,6 +19,7 @@ from worker.storable import storable_json
 
 # ASCII letters and digits only: no dot, percent sign, second slash or query can lead to another path.
 _PATH = re.compile(r"/api/admin/(?P<domain>[A-Za-z0-9_-]+)/v[0-9]+(?:/[A-Za-z0-9_-]+){2,4}")
+_LIMIT = 255  # characters
 _LOGIN = frozenset({("adminservice", "authexternalcrm"), ("adminservice", "refreshtoken")})
 _OWN_KIND = frozenset({tuple(fees.PROCESS.path.split("/")[-2:])})
 
@@ -25,15 +27,15 @@ _OWN_KIND = frozenset({tuple(fees.PROCESS.path.split("/")[-2:])})
 def checked_path(path: str, allowed: Sequence[str]) -> str:
     """Return `path` if a generic call may go there: `allowed` are the patterns of `B2COPY_CALL_PATHS`.
 
-    Raises `BadPayload` otherwise. A login's routes and those with a kind of their own are always refused, in any case
-    and version: they are reached through that kind only, which knows what may be repeated.
+    Raises `BadPayload` otherwise. A login's routes and those with a kind of their own are always refused, in any case,
+    version and place: they are reached through that kind only, which knows what may be repeated.
     """
     found = _PATH.fullmatch(path)
-    if found is None:
-        raise BadPayload(f"path: {path!r} is not /api/admin/<domain>/<version>/<pkg>/<service>/<method>")
+    if found is None or len(path) > _LIMIT:
+        form = f"/api/admin/<domain>/<version>/<pkg>/<service>/<method>, at most {_LIMIT} characters"
+        raise BadPayload(f"path: {path[:_LIMIT]!r} is not {form}")
     folded = path.lower()
-    service, method = folded.split("/")[-2:]
-    if found["domain"].lower() == "auth" or (service, method) in _LOGIN | _OWN_KIND:
+    if found["domain"].lower() == "auth" or not (_LOGIN | _OWN_KIND).isdisjoint(pairwise(folded.split("/"))):
         raise BadPayload(f"path: {path!r} is not for generic calls: use the kind of operation made for it")
     if not any(fnmatchcase(folded, pattern.lower()) for pattern in allowed):
         raise BadPayload(f"path: {path!r} is not among B2COPY_CALL_PATHS: add it there, on CRM hosts and workers")
