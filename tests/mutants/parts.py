@@ -54,7 +54,11 @@ PARTS = {
         ),
         readers=("tests/tasks/test_number_fields.py",),
     ),
-    "b2copy": Part(("worker/b2copy",), ("tests/b2copy", "tests/tasks", VALUES), readers=(VALUES,)),
+    "b2copy": Part(
+        ("worker/b2copy",),
+        ("tests/b2copy", "tests/tasks", VALUES),
+        readers=("tests/b2copy/test_requests.py", VALUES),
+    ),
     "flow": Part(
         ("worker/flow",),
         (
