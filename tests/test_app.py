@@ -42,6 +42,12 @@ def run(environment: Environment, tmp_path: Path) -> Run:
     return celery
 
 
+def empty_database(environment: Environment) -> str:
+    """Make an empty file for the ledger, as nothing but `migrate` and a worker makes one. Returns its URL."""
+    Path(environment.database_url.removeprefix("sqlite:///")).touch()
+    return environment.database_url
+
+
 def refused(ran: Ran) -> list[str]:
     """Return the lines on stderr of a process that did not start."""
     assert ran.code == 2, ran.err
@@ -158,7 +164,7 @@ def test_a_key_that_others_may_read_stops_a_worker(environment: Environment, run
 def test_another_schema_stops_a_worker_and_names_the_remedy(
     environment: Environment, run: Run, version: str, remedy: str
 ) -> None:
-    engine = connect(environment.database_url)
+    engine = connect(empty_database(environment))
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE b2copy_schema_version (version_num TEXT, oldest_reader TEXT)"))
         connection.execute(text("INSERT INTO b2copy_schema_version VALUES (:version, :version)"), {"version": version})
@@ -171,7 +177,7 @@ def test_another_schema_stops_a_worker_and_names_the_remedy(
 
 
 def test_a_worker_makes_the_tables_of_an_empty_database_and_beat_needs_no_key(environment: Environment) -> None:
-    engine = connect(environment.database_url)
+    engine = connect(empty_database(environment))
     assert schema_version(engine) is None
     without = ("B2COPY_HOST", "B2COPY_ADMIN_ID", "B2COPY_KEY_ID", "B2COPY_PRIVATE_KEY_FILE", "B2COPY_DEVICE_IP")
 
