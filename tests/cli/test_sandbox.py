@@ -13,6 +13,7 @@ import redis
 
 from tests.cli.command import run
 from tests.cli.conftest import Command
+from worker.sandbox.switches import Switches
 from worker.testbed.processes import clean_environment
 
 COMMAND = [sys.executable, "-m", "worker.cli", "sandbox", "--port", "0"]
@@ -84,4 +85,7 @@ def test_refuses_an_unknown_switch(b2copy_sync: Command) -> None:
 
 
 def test_lists_its_switches(b2copy_sync: Command) -> None:
-    assert "access_lifetime=900.0  Seconds." in b2copy_sync("sandbox", "--list").out
+    lines = b2copy_sync("sandbox", "--list").out.splitlines()
+
+    assert "access_lifetime=900.0  Seconds." in lines
+    assert [line.partition("=")[0] for line in lines] == list(Switches.model_fields)

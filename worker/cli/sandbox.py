@@ -54,7 +54,8 @@ def sandbox(
         if as_json:
             output.document({name: value.default for name, value in Switches.model_fields.items()})
         else:
-            output.line(describe())
+            for switch_line in describe().splitlines():
+                output.line(switch_line)
         return
     try:
         switches = Switches().changed({"admin_id": ADMIN_ID, **dict(map(_pair, switch or []))})

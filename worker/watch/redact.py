@@ -43,7 +43,7 @@ _SHAPES = re.compile(
     r"|eyJ[\w-]+(?:\.[\w-]*){0,2}"  # a JWT
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
     r"|whsec_[\w+/=-]+"
-    rf"|(?P<said>(?:{_WORD})\s(?:is\s|was\s)?[\"'(<\[]?){_OPAQUE}"  # token "..." is invalid
+    rf"|(?P<said>(?:{_WORD}) (?:is |was )?[\"'(<\[]?){_OPAQUE}"  # token "..." is invalid
     rf"|(?P<element><(?:[\w-]{{1,40}}:)?(?:{_NAME})(?:\s[^<>]{{0,200}})?>)[^<]+"
     r"|(?P<url>(?<![\w+.-])[a-z][\w+.-]*://[^\s/:]*:)\S{1,1024}(?=@)",  # up to the last @: a password may hold one
     re.IGNORECASE | re.DOTALL,
