@@ -3,8 +3,9 @@
 from typing import Any
 
 import pytest
+import requests
 import schemathesis
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from schemathesis import Case, GenerationMode, checks
 
@@ -18,6 +19,7 @@ CHECKS = [
     checks.content_type_conformance,
     checks.response_schema_conformance,
 ]
+URL_LIMIT = 8000  # characters; the HTTP server answers a request with a longer line before the sandbox sees it
 QUICK = settings(
     max_examples=25,
     deadline=None,
@@ -41,6 +43,8 @@ def test_each_answer_is_a_documented_one(caller: Caller, operation: Any, mode: G
     @given(data=st.data())
     def send(data: st.DataObject) -> None:
         case: Case[Any] = data.draw(operation.as_strategy(generation_mode=mode))
+        sent = requests.Request(**case.as_transport_kwargs(base_url=caller.base_url)).prepare()
+        assume(len(sent.url or "") < URL_LIMIT)
         case.call_and_validate(
             base_url=caller.base_url,
             session=caller.http,
