@@ -122,7 +122,7 @@ def celery_settings() -> dict[str, Any]:
         "task_create_missing_queues": False,
         "task_default_queue": INBOX,
         "task_routes": {"b2copy.session.*": HOUSEKEEPING, "b2copy.ledger.*": HOUSEKEEPING, "b2copy.read": READS},
-        # Threads: a worker of 50 MB, warm shutdowns that lose nothing. Every call has a deadline of its own.
+        # Threads: one process, and warm shutdowns that lose nothing. Every call has a deadline of its own.
         "worker_pool": "threads",
         "worker_concurrency": CONCURRENCY,
         # Stores what cannot become a task as a failed operation.
