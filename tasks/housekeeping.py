@@ -14,6 +14,7 @@ from worker.ledger.batches import sweep_forgotten
 from worker.ledger.minute_statistics import MINUTE_MS, SETTLED_MS, summarize_minutes
 from worker.ledger.notices import want_notices
 from worker.ledger.running_workers import count_running
+from worker.messages.dispatch_timer import outage
 from worker.messages.wake_up import wake, wake_ups_for
 from worker.operation import WaitReason
 from worker.queues import LANES
@@ -22,7 +23,6 @@ from worker.watch.outage_log import OutageLog
 
 log = logging.getLogger(__name__)
 
-_dispatch_outage = OutageLog(log, "dispatch failed, the next one tries again")
 _refresh_outage = OutageLog(log, "operations that wait for a session stay so, the next renewal tries again")
 _summarized = -1  # the minute since the epoch in which this process last summarized
 SWEEP_S = 0.1  # seconds of each tick for the operations of batches that were paused, resumed or cancelled
@@ -41,10 +41,10 @@ def dispatch() -> bool:
     try:
         is_done = _dispatch()
     except DATABASE_UNAVAILABLE_ERRORS as error:  # Celery would log a traceback for each message of beat
-        _dispatch_outage.failed(error)
+        outage.failed(error)
         return False
     if is_done:
-        _dispatch_outage.succeeded()
+        outage.succeeded()
     return is_done
 
 

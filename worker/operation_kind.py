@@ -188,7 +188,7 @@ async def read_back(attempt: Attempt, look: Callable[[], Coroutine[Any, Any, Out
 
 
 def _problems(error: ValidationError, known: Iterable[str]) -> str:
-    """Return what is wrong, in words and bounded: whoever asks chooses the names, and how many fields are wrong."""
+    """Return what is wrong with the fields. The text has a limit: who asks chooses the names and how many are wrong."""
     problems: list[str] = []
     found = error.errors(include_url=False, include_input=False)
     for problem in found[:_LISTED]:

@@ -7,15 +7,12 @@ import shlex
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer
 
-from tests.cli.command import run
+from tests.cli.command import refusal, run
 from tests.deploy.handbook import DEPLOY, TEXT, block_with, lines_of
 from tests.operations import fail_operation
-from worker.cli import app
 from worker.cli.exit_codes import MEANINGS
 from worker.ledger import open_ledger
 from worker.ledger.schema import HEAD
@@ -56,22 +53,6 @@ def test_every_command_in_it_runs(
     assert failed == {}
     assert (tmp_path / "backup.sqlite").stat().st_size > 0
     assert len(lines_of("sh")) > 20
-
-
-def refusal(words: list[str]) -> str:
-    """Return why `b2copy-sync` would refuse these arguments; empty if it takes them. Nothing is run."""
-    command: Any = typer.main.get_command(app)
-    path: list[str] = []
-    while words and words[0] in getattr(command, "commands", {}):
-        command, path, words = command.commands[words[0]], [*path, words[0]], words[1:]
-    if not path:
-        return "there is no such command"
-    if words:  # a command alone is only mentioned
-        try:
-            command.make_context(" ".join(path), list(words))
-        except Exception as error:  # whatever the parser raises
-            return str(error)
-    return ""
 
 
 @pytest.mark.parametrize("document", ["README.md", "deploy/README.md", "deploy/withdrawals.md", "worker/README.md"])

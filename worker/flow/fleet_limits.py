@@ -186,10 +186,10 @@ class FleetLimits:
             self._connected_redis().pexpire(self._pace_key, max(0, round(left_s * 1000)))
 
     def _take_turn(self, key: str, ms: int, longest_ms: int) -> int:
-        """Return 0 to the caller whose turn it is for `ms`, and to all others the milliseconds that are left of it.
+        """Take the turn for `ms`. Return 0 if this caller has it now, otherwise the milliseconds until it ends.
 
-        A key that does not expire, or expires later than `longest_ms` because Redis' clock was set back, would leave no
-        turn to anybody, so it is replaced.
+        A key that never expires, or expires later than `longest_ms` because Redis' clock was set back, would stop every
+        caller. So it is replaced.
         """
         if self._connected_redis().set(key, "1", nx=True, px=ms):
             return 0

@@ -127,7 +127,7 @@ def _row_of_notice(row: Any) -> NewRow | None:
     try:
         return row_of(_notice(row), BY)
     except (ValueError, OverflowError) as error:
-        log.error("the CRM gets no notice about %s, because its row cannot be told: %s", row.key[:255], error)
+        log.error("the CRM gets no notice about %s, because none can be made of its row: %s", row.key[:255], error)
         return None
 
 

@@ -12,6 +12,9 @@ from worker.watch.outage_log import OutageLog
 
 log = logging.getLogger(__name__)
 
+outage = OutageLog(log, "dispatch failed, the next one tries again")
+"""Of all dispatches in this process, whoever starts them."""
+
 
 class DispatchTimer(bootsteps.StartStopStep):
     """A thread of the worker's main process. In Celery's own timer an unavailable ledger would stop consuming."""
@@ -19,7 +22,6 @@ class DispatchTimer(bootsteps.StartStopStep):
     def __init__(self, worker: Any, **kwargs: Any) -> None:
         super().__init__(worker, **kwargs)
         self._stopping = threading.Event()
-        self._outage = OutageLog(log, "dispatch failed, the next one tries again")
 
     def start(self, worker: Any) -> None:
         """Start a thread that dispatches every `DISPATCH_EVERY_S`."""
@@ -36,6 +38,6 @@ class DispatchTimer(bootsteps.StartStopStep):
             began = time.monotonic()
             try:
                 if dispatch():
-                    self._outage.succeeded()
+                    outage.succeeded()
             except Exception as error:
-                self._outage.failed(error)
+                outage.failed(error)

@@ -79,7 +79,7 @@ def _decoded(message: Any) -> Any:
         given = "pickle" if message.content_type == _PICKLE else short(message.content_type)
         raise Unusable(f"the body cannot be decoded: it is {given}, and must be {_JSON}")
     try:
-        # A client in Python may send dates and UUIDs in a form of kombu's. No field takes them, which is then said.
+        # A client in Python may send dates and UUIDs in a form of kombu's. No field accepts them: the error says so.
         return exact_json.loads(message.body, restore=object_hook)
     except Exception as error:
         raise Unusable(f"the body cannot be decoded: {type(error).__name__}: {short(error)}") from None

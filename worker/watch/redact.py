@@ -43,7 +43,7 @@ _SHAPES = re.compile(
     r"|eyJ[\w-]+(?:\.[\w-]*){0,2}"  # a JWT
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
     r"|whsec_[\w+/=-]+"
-    rf"|(?P<said>(?:{_WORD}) (?:is |was )?[\"'(<\[]?){_OPAQUE}"  # token "..." is invalid
+    rf"|(?P<words>(?:{_WORD}) (?:is |was )?[\"'(<\[]?){_OPAQUE}"  # token "..." is invalid
     rf"|(?P<element><(?:[\w-]{{1,40}}:)?(?:{_NAME})(?:\s[^<>]{{0,200}})?>)[^<]+"
     r"|(?P<url>(?<![\w+.-])[a-z][\w+.-]*://[^\s/:]*:)\S{1,1024}(?=@)",  # up to the last @: a password may hold one
     re.IGNORECASE | re.DOTALL,
@@ -150,4 +150,4 @@ def _span(text: str, start: int, is_header: bool) -> tuple[int, int]:
 
 
 def _blank_shape(found: re.Match[str]) -> str:
-    return f"{found['scheme'] or found['url'] or found['said'] or found['element'] or ''}{MASK}"
+    return f"{found['scheme'] or found['url'] or found['words'] or found['element'] or ''}{MASK}"
