@@ -63,7 +63,13 @@ def a_gate(**settings: Any) -> Gate:
 
 
 def record(gate: Gate, learned: Outcome | Exception, login: str | None = SERVICE_ADMIN) -> None:
-    event_loop().run(gate.record(learned, meaning_of(learned), login))
+    """Let the gate learn something, and wait until it has shared that: the next test has the same Redis."""
+
+    async def record_and_share() -> None:
+        await gate.record(learned, meaning_of(learned), login)
+        await asyncio.gather(*gate._tasks)
+
+    event_loop().run(record_and_share())
 
 
 class Switched(LocalDestination):
