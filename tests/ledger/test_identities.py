@@ -147,7 +147,7 @@ def test_identity_and_end_are_one_transaction(ledger: Ledger, monkeypatch: pytes
     claim = claim_one(ledger, lane="default")
     transition = Transition(claim, State.SUCCEEDED, result=REGISTERED, outcome_known=True)
     with monkeypatch.context() as broken:
-        broken.setattr(identity_map, "_UPSERT", {})
+        broken.setattr(identity_map, "_upsert", {}.__getitem__)
         with pytest.raises(KeyError):
             settle(ledger, [transition])
     assert identities_of(ledger, login="700100") == []

@@ -9,10 +9,9 @@ from time import time
 from typing import Any
 
 from sqlalchemy import Connection, case, select, true
-from sqlalchemy.dialects import postgresql, sqlite
 
 from worker.ledger.prepared_statements import Given, PreparedForRows
-from worker.ledger.schema import attempts
+from worker.ledger.schema import attempts, insert_into
 from worker.operation import MESSAGE_LIMIT, AttemptRecord, Claim
 from worker.storable import storable_json
 
@@ -32,7 +31,7 @@ def _upsert(given: Given, dialect: str) -> Any:
     # The row exists if this answer equals the last one, or if the lease lapsed and another process claimed since.
     # SQLite needs a WHERE here, or it reads ON CONFLICT as the ON of a join.
     rows = select(*(given[name].label(name) for name in _COLUMNS)).where(true())
-    insert = (sqlite if dialect == "sqlite" else postgresql).insert(attempts).from_select(list(_COLUMNS), rows)
+    insert = insert_into(attempts, dialect).from_select(list(_COLUMNS), rows)
     new = insert.excluded
     return insert.on_conflict_do_update(
         index_elements=["operation_id", "fence"],

@@ -36,7 +36,6 @@ from sqlalchemy import (
     union_all,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
 from worker.errors import NotAllowed
 from worker.ledger.audit import record_audit
@@ -49,6 +48,7 @@ from worker.ledger.schema import (
     batches,
     c,
     in_list,
+    insert_into,
     is_aside,
     is_in_line,
     now_ms,
@@ -188,8 +188,7 @@ def begin_batch(ledger: Ledger, batch: str, *, kind: str, lane: str, source: str
 
     def work(connection: Connection) -> Batch:
         values = {"kind": kind, "lane": lane, "source": source, "rows": rows, "requested_by": by}
-        dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-        begun = dialect.insert(batches).values(id=batch, requested_at=now_ms(), **values)
+        begun = insert_into(batches, connection.dialect.name).values(id=batch, requested_at=now_ms(), **values)
         connection.execute(begun.on_conflict_do_nothing())
         # A person may have paused the batch before: its row was made then, and knows no file.
         connection.execute(_FILL_IN.values(source=source, rows=rows), {"batch": batch})

@@ -1,14 +1,11 @@
 """Flags that the whole fleet sees, and pauses, which are flags too. Each change is stored in the audit."""
 
-from typing import Any
-
 from sqlalchemy import ColumnElement, Connection, bindparam, case, delete, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from worker.errors import NotAllowed
 from worker.ledger.audit import record_audit
 from worker.ledger.database import Ledger
-from worker.ledger.schema import c, flags, now_ms, operations, sql_literal
+from worker.ledger.schema import c, flags, insert_into, now_ms, operations, sql_literal
 from worker.operation import State, WaitReason
 from worker.queues import LANES
 
@@ -80,7 +77,7 @@ def resume_within(connection: Connection, lane: str, actor: str, note: str) -> b
 def raise_flag(ledger: Ledger, name: str, actor: str, note: str) -> bool:
     """Raise a flag that the whole fleet sees. Returns False if it is raised already: its actor and note stay."""
     with ledger.writing() as connection:
-        row = _insert(connection).values(name=name, since=now_ms(), actor=actor, note=note)
+        row = insert_into(flags, connection.dialect.name).values(name=name, since=now_ms(), actor=actor, note=note)
         raised = row.on_conflict_do_nothing().returning(flags.c.name)  # SQLAlchemy has no `rowcount` of an INSERT
         is_new = connection.execute(raised).first() is not None
         if is_new:
@@ -99,7 +96,7 @@ def start_try(ledger: Ledger, name: str, actor: str, note: str, again_after_s: f
     So one process tries, and after a try that nobody ended the next one waits. The audit holds decisions, not tries.
     """
     with ledger.writing() as connection:
-        row = _insert(connection).values(name=name, since=now_ms(), actor=actor, note=note)
+        row = insert_into(flags, connection.dialect.name).values(name=name, since=now_ms(), actor=actor, note=note)
         again = row.on_conflict_do_update(
             index_elements=["name"],
             set_={each: row.excluded[each] for each in ("since", "actor", "note")},
@@ -113,10 +110,6 @@ def end_try(ledger: Ledger, name: str) -> None:
     """Lower the flag of a try whose answer is known."""
     with ledger.writing() as connection:
         connection.execute(delete(flags).where(flags.c.name == name))
-
-
-def _insert(connection: Connection) -> Any:
-    return (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(flags)
 
 
 def _lower_flag(connection: Connection, name: str, actor: str, note: str) -> bool:

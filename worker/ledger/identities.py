@@ -16,18 +16,17 @@ operation that was requested later and opens an account of this login ends that.
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 from typing import Any
 
 from sqlalchemy import BigInteger, Connection, bindparam, case, func, null, select, union_all, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from worker.errors import NotAllowed
 from worker.ledger.audit import record_audit
 from worker.ledger.database import Ledger
 from worker.ledger.insert_operations import decode_payload
-from worker.ledger.schema import c, identities, in_list, is_in_line, now_ms, operations
+from worker.ledger.schema import c, identities, in_list, insert_into, is_in_line, now_ms, operations
 
 OPENING = "accounts.create:"
 """What the keys of operations begin with that open an account."""
@@ -81,8 +80,9 @@ _OPENING_NOW = union_all(
 )
 
 
+@cache
 def _upsert(dialect: str) -> Any:
-    insert = (sqlite if dialect == "sqlite" else postgresql).insert(identities)
+    insert = insert_into(identities, dialect)
     values: dict[str, Any] = {name: bindparam(name) for name in Identity.__dataclass_fields__}
     insert = insert.values({**values, "learned_at": func.coalesce(bindparam("learned_at", type_=BigInteger), now_ms())})
     new, known = insert.excluded, identities.c
@@ -97,9 +97,6 @@ def _upsert(dialect: str) -> Any:
     opens_later = new.learned_from.startswith(OPENING) & (new.learned_at >= known.closed_at)
     merged["closed_at"] = case((opens_later, null()), else_=known.closed_at)
     return insert.on_conflict_do_update(index_elements=["destination", "platform", "login"], set_=merged)
-
-
-_UPSERT = {dialect: _upsert(dialect) for dialect in ("sqlite", "postgresql")}
 
 
 def identities_of(ledger: Ledger, *, login: str | None = None, crm_id: str | None = None) -> list[Identity]:
@@ -192,4 +189,4 @@ def _store(connection: Connection, rows: Sequence[Identity]) -> None:
     ordered = sorted(rows, key=lambda row: (row.destination, row.platform, row.login))
     values = [{name: getattr(row, name) for name in Identity.__dataclass_fields__} for row in ordered]
     if values:
-        connection.execute(_UPSERT[connection.dialect.name], values)
+        connection.execute(_upsert(connection.dialect.name), values)

@@ -26,11 +26,10 @@ from sqlalchemy import (
     select,
     true,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
 from worker.errors import BadPayload
 from worker.ledger.prepared_statements import Prepared
-from worker.ledger.schema import c, now_ms, operations, sql_literal
+from worker.ledger.schema import c, insert_into, now_ms, operations, sql_literal
 from worker.operation import FailureReason, New, Phase, State
 from worker.storable import is_unicode, storable_json
 from worker.watch.redact import redacted_value
@@ -103,7 +102,7 @@ def _insert(dialect: str, state: State, own: int) -> Prepared:
     values |= _STATES[state]
     # SQLite needs a WHERE here, or it reads ON CONFLICT as the ON of a join.
     rows = select(*values.values()).select_from(source).where(true())
-    insert = (sqlite if dialect == "sqlite" else postgresql).insert(operations).from_select(list(values), rows)
+    insert = insert_into(operations, dialect).from_select(list(values), rows)
     return Prepared(insert.on_conflict_do_nothing(index_elements=["key"]).returning(c.id, c.key, c.state_since))
 
 

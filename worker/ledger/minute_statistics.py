@@ -13,10 +13,9 @@ The process that dispatches writes the rows once a minute, from the index over `
 from typing import NamedTuple
 
 from sqlalchemy import BindParameter, Connection, bindparam, case, delete, func, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from worker.ledger.database import Ledger
-from worker.ledger.schema import c, minutes, now_ms
+from worker.ledger.schema import c, insert_into, minutes, now_ms
 from worker.ledger.statistics import statistics
 
 MINUTE_MS = 60_000
@@ -102,5 +101,4 @@ def minutes_since(ledger: Ledger, since: int, limit: int = 20_000) -> list[Minut
 
 
 def _insert(connection: Connection, rows: list[dict[str, object]]) -> None:
-    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-    connection.execute(dialect.insert(minutes).on_conflict_do_nothing(), rows)
+    connection.execute(insert_into(minutes, connection.dialect.name).on_conflict_do_nothing(), rows)

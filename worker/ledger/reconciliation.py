@@ -13,6 +13,7 @@ The comparison is made by the database, a part of it at a time, so that the memo
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import (
@@ -30,13 +31,12 @@ from sqlalchemy import (
     tuple_,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
 from worker.ledger.audit import record_audit
 from worker.ledger.database import Ledger
 from worker.ledger.identities import OPENING, Identity
 from worker.ledger.schema import accounts_there as there
-from worker.ledger.schema import c, in_list, is_in_line, now_ms, operations
+from worker.ledger.schema import c, in_list, insert_into, is_in_line, now_ms, operations
 from worker.ledger.schema import differences as found
 from worker.ledger.schema import identities as here
 from worker.ledger.schema import reconciliation as runs
@@ -247,7 +247,9 @@ def store_page(ledger: Ledger, run: Run, accounts: Sequence[AccountThere], posit
     def store(connection: Connection) -> None:
         if accounts:
             rows = {one.key: one._asdict() for one in accounts}
-            connection.execute(_UPSERT[connection.dialect.name], [rows[key] for key in sorted(rows)])
+            connection.execute(
+                _upsert(there, connection.dialect.name, "client_id"), [rows[key] for key in sorted(rows)]
+            )
 
     anchor = json.dumps(accounts[-1]) if accounts else run.anchor and json.dumps(run.anchor)
     phase = "comparing" if is_end else "reading"
@@ -305,7 +307,7 @@ def decide(ledger: Ledger, run: Run, decided: Sequence[Candidate], differ: Seque
     def store(connection: Connection) -> None:
         rows = [one._asdict() | {"run": run.started_at, "fields": json.dumps(one.fields)} for one in differ]
         if rows:
-            connection.execute(_UPSERT_DIFFERENCE[connection.dialect.name], rows)
+            connection.execute(_upsert(found, connection.dialect.name, "run", "difference", "fields"), rows)
 
     return _advance(ledger, run, store, compared_to=json.dumps(decided[-1].place), requests=run.requests + requests)
 
@@ -358,18 +360,13 @@ def _listed(connection: Connection, logins: Sequence[str]) -> dict[tuple[str, st
     return listed
 
 
+@cache
 def _upsert(table: Any, dialect: str, *changed: str) -> Any:
-    statement = (sqlite if dialect == "sqlite" else postgresql).insert(table)
+    statement = insert_into(table, dialect)
     keys = [column.name for column in table.primary_key]
     return statement.on_conflict_do_update(
         index_elements=keys, set_={name: statement.excluded[name] for name in changed}
     )
-
-
-_UPSERT = {dialect: _upsert(there, dialect, "client_id") for dialect in ("sqlite", "postgresql")}
-_UPSERT_DIFFERENCE = {
-    dialect: _upsert(found, dialect, "run", "difference", "fields") for dialect in ("sqlite", "postgresql")
-}
 
 
 def _advance(ledger: Ledger, run: Run, store: Callable[[Connection], None], **values: Any) -> Run:

@@ -30,6 +30,7 @@ from sqlalchemy import (
     literal_column,
     select,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql import ColumnElement
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -408,6 +409,11 @@ def in_list(column: Column[Any], listed: str) -> ColumnElement[bool]:
     A list of any length is one parameter, so the statement's text and the database's plan stay the same.
     """
     return _InList(column, bindparam(listed, type_=Listed(column.type)))
+
+
+def insert_into(table: Table, dialect: str) -> Any:
+    """Return the INSERT of a dialect, "sqlite" or "postgresql": SQLAlchemy's common INSERT knows no ON CONFLICT."""
+    return (sqlite if dialect == "sqlite" else postgresql).insert(table)
 
 
 def sql_literal(value: str) -> ColumnElement[str]:
