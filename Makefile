@@ -44,8 +44,9 @@ export NODE_PATH ?= $(CURDIR)/.venv/node_modules
 demo: setup  ## the fees of 200 withdrawals, end to end, on this machine alone; with CONSOLE=1 look at them
 	@$(CLEAN) $(BIN)/b2copy-sync demo $(if $(CONSOLE),--console)
 
-INTERFACES := tests/cli tests/console tests/demo tests/pytest_plugin \
-  tests/test_developer_guide.py tests/test_readme.py tests/test_routes_table.py
+INTERFACES := tests/cli tests/console tests/demo tests/pytest_plugin tests/reconcile tests/sandbox tests/watch \
+  tests/webhook tests/test_app.py tests/test_celery_commands.py tests/test_developer_guide.py tests/test_readme.py \
+  tests/test_routes_table.py
 
 # All tests but those with a target of their own, or a part of them: make test T=tests/flow
 test: setup  ## the engine's tests, on a broker and databases of their own; any part of all tests with T=tests/flow
@@ -55,7 +56,7 @@ else
 	@$(CLEAN) $(BIN)/python -m pytest -q -n 4 --dist worksteal $(addprefix --ignore ,tests/faults tests/deploy $(INTERFACES)) tests
 endif
 
-test-interfaces: setup  ## what people and CRMs use: commands, console, samples of the documents, demo, pytest plugin (two minutes)
+test-interfaces: setup  ## what people and CRMs use: commands, console, logs and metrics, reconciliation, sandbox, documents (three minutes)
 	@$(CLEAN) $(BIN)/python -m pytest -q -n 4 --dist worksteal $(INTERFACES)
 
 test-faults: setup  ## a short run of the faults of make chaos, alone on the machine: it measures how fast a fleet recovers
