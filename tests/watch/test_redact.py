@@ -133,6 +133,9 @@ def test_what_was_cut_off_in_the_middle_of_a_secret_does_not_pass(secret: str, c
         "    ['password'] => canary-18",
         "whsec_canary0123456789",
         "password\uff1acanary-19",
+        '{"pwd": "canary-20", "pass": "canary-21", "otp": "canary-22", "passcode": "canary-23", "totp": "canary-24"}',
+        "user=b2copy&pass=canary-25",
+        "otp=canary-26",
     ],
 )
 def test_these_do_not_pass(text: str) -> None:
@@ -156,6 +159,8 @@ def test_these_do_not_pass(text: str) -> None:
         "no token since 2026-11-27",
         "<token></token>",
         "the secret changes once a day",
+        "all checks pass: 12 of 12, and bypass=1",
+        "a footprint: 3 MB, laptop=2",
     ],
 )
 def test_other_text_is_left_alone(text: str) -> None:

@@ -18,13 +18,14 @@ MASK = "[redacted]"
 
 _HEADER = r"(?:proxy-)?authorization|(?:set-)?cookie"
 _WORD = "token|secret|passw(?:or)?d|passphrase|credential|api[_-]?key|secrete?[_-]?key|private[_-]?key|assertion|jwt"
-_NAME = rf"[\w-]*(?:{_WORD})(?:s|[_-]?values?|[_-]?\d{{1,3}})?|pwd|{_HEADER}"
+_NAME = rf"[\w-]*(?:{_WORD})(?:s|[_-]?values?|[_-]?\d{{1,3}})?|pwd|pass(?:code)?|t?otp|{_HEADER}"
 _IS_NAME = re.compile(_NAME, re.IGNORECASE)
 _IS_HEADER = re.compile(_HEADER, re.IGNORECASE)
 # Before a colon these are words of a sentence, too: unless what follows looks like nothing but a secret.
-_AMBIGUOUS = frozenset(
-    {"token", "secret", "assertion", "credential", "jwt", "tokens", "secrets", "passwords", "assertions", "credentials"}
-)
+_AMBIGUOUS = frozenset({
+    "token", "secret", "assertion", "credential", "jwt", "pass", "otp",
+    "tokens", "secrets", "assertions", "credentials", "passwords",
+})  # fmt: skip
 _OPAQUE = r"(?=[\w+/=.~-]{0,64}\d)(?=[\w+/=.~-]{0,64}[A-Za-z])[\w+/=.~-]{16,}"
 _IS_OPAQUE = re.compile(_OPAQUE)
 _SPACE = r"(?:\s|\\+[nrt])*"  # line ends may be escaped, in JSON inside JSON
@@ -49,7 +50,7 @@ _SHAPES = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _HINTS = (
-    "token", "secret", "passw", "passphrase", "pwd", "key", "authoriz", "cookie", "assertion", "bearer", "basic", "eyj",
+    "token", "secret", "pass", "pwd", "otp", "key", "authoriz", "cookie", "assertion", "bearer", "basic", "eyj",
     "://", "credential", "jwt", "whsec_",
 )  # fmt: skip
 _HINT = re.compile("|".join(_HINTS), re.IGNORECASE)
