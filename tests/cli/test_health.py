@@ -46,10 +46,12 @@ def test_a_row_of_a_crm_that_no_worker_takes_is_a_problem(b2copy_sync: Command, 
 
     red = b2copy_sync("health", "--json")
     longer = b2copy_sync("health", "--late", "15m")
+    concerns = b2copy_sync("status", "--json").document["concerns"]
 
     assert (new.code, red.code, longer.code) == (0, 1, 0)
     assert new.document["requests_age_s"] < 60 < red.document["requests_age_s"]
     assert "b2copy_requests: no worker has taken a row for 10 min" in "".join(red.document["problems"])
+    assert "b2copy_requests: no worker has taken a row for 10 min" in "".join(concerns)
     assert "requests: the oldest row of b2copy_requests waits for" in longer.out
 
 

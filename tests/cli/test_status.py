@@ -11,7 +11,7 @@ from tests.operations import (
     record_operation,
     succeed_operation,
 )
-from worker.ledger import Ledger, fail_message, pause, replay
+from worker.ledger import Ledger, fail_message, leave_request, pause, replay
 from worker.operation import FailureReason, OnUnknown, Step
 
 
@@ -58,6 +58,16 @@ def test_an_unknown_key_is_answered_with_near_ones(b2copy_sync: Command, ledger:
     assert near.err == "withdrawal-1010: no such operation; did you mean fees.process:withdrawal-1001?\n"
     assert (far.code, far.out) == (5, "")
     assert "Is it the right B2COPY_DATABASE_URL?" in far.err
+
+
+def test_an_unknown_key_may_be_one_that_no_worker_has_taken(b2copy_sync: Command, ledger: Ledger) -> None:
+    leave_request(ledger, "fees.process", '{"account_login": "7", "request_id": "W1"}', "crm", None)
+
+    asked = b2copy_sync("status", "W1")
+
+    assert (asked.code, asked.out) == (5, "")
+    assert "rows of b2copy_requests wait for a worker, the oldest for" in asked.err
+    assert "it may be one of them" in asked.err
 
 
 def test_an_id_finds_every_operation_that_has_it(b2copy_sync: Command, ledger: Ledger) -> None:

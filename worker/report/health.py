@@ -5,7 +5,7 @@ from typing import Any
 
 from worker.ledger import Ledger, active_flags
 from worker.ledger.due import COUNT_LIMIT
-from worker.ledger.overview import overview
+from worker.ledger.overview import Overview, overview
 from worker.ledger.statistics import Statistics, statistics_of
 from worker.operation import AuditEntry, WaitReason
 from worker.report.format_values import count, our_address, span
@@ -40,12 +40,7 @@ def health_of(
     seen = overview(ledger)
     found, lanes = statistics_of(seen), seen.lanes
     pauses = [flag for name, flag in active_flags(ledger).items() if name.startswith("pause:")]
-    problems = late_lanes(found, late_s)
-    if seen.requests_age_s is not None and seen.requests_age_s > late_s:
-        problems.append(
-            f"b2copy_requests: no worker has taken a row for {span(seen.requests_age_s)}: is a worker running?"
-            " (b2copy-sync doctor) If one is, its log says why the row waits"
-        )
+    problems = late_lanes(found, late_s) + late_requests(seen, late_s)
     money = lanes[0]
     if money_late_s is not None and (money.oldest_s or 0.0) > money_late_s:
         problems.append(
@@ -60,6 +55,17 @@ def health_of(
     notes += [f"lane {lane} holds more: counting stopped at {COUNT_LIMIT} operations" for lane in capped]
     oldest_s = {lane.lane: lane.oldest_s for lane in lanes if lane.oldest_s is not None}
     return Health(found, pauses, problems, notes, oldest_s, seen.requests_age_s)
+
+
+def late_requests(seen: Overview, late_s: float) -> list[str]:
+    """Say so if a row of `b2copy_requests` waits for more than `late_s`."""
+    if seen.requests_age_s is None or seen.requests_age_s <= late_s:
+        return []
+    text = (
+        f"b2copy_requests: no worker has taken a row for {span(seen.requests_age_s)}: is a worker running?"
+        " (b2copy-sync doctor) If one is, its log says why the row waits"
+    )
+    return [text]
 
 
 def late_lanes(found: Statistics, late_s: float) -> list[str]:

@@ -9,6 +9,7 @@ from worker.ledger.overview import RECENT_S, Group, LaneOverview, Overview, over
 from worker.ledger.running_workers import RunningWorker
 from worker.operation import AuditEntry, State, WaitReason
 from worker.report.format_values import count, iso, our_address, span
+from worker.report.health import late_requests
 from worker.report.operation_report import pause_document
 from worker.session import State as SessionState
 
@@ -67,6 +68,7 @@ def concerns(found: SystemOverview) -> list[str]:
                 f"nobody works on lane {lane.lane}: something has been due for {span(lane.oldest_due_s or 0.0)};"
                 " `b2copy-sync doctor` says why"
             )
+    texts += late_requests(found.ledger, LATE_S)
     if found.session_problem:
         texts.append(f"the session cannot be read: {found.session_problem}")
     waiting = waiting_by_reason(found.ledger)
