@@ -204,6 +204,16 @@ def test_a_person_closes_an_account_and_takes_it_back(ledger: Ledger) -> None:
     assert audit_of(ledger, "identity 1/8") == []
 
 
+def test_an_opening_that_was_requested_in_the_very_ms_of_the_closing_is_later(ledger: Ledger) -> None:
+    store_identities(ledger, [Identity("1", "7", account_id="33")])
+    mark_closed(ledger, "1", "7", "ann", "the client left")
+    closed_at = known(ledger, "7").closed_at
+
+    store_identities(ledger, [Identity("1", "7", learned_from=f"{OPENING}1/7", learned_at=closed_at)])
+
+    assert known(ledger, "7").closed_at is None
+
+
 def test_an_account_is_no_longer_closed_once_an_opening_that_was_requested_later_succeeds(
     ledger: Ledger, clock: LedgerClock
 ) -> None:

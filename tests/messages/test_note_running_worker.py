@@ -13,7 +13,9 @@ from sqlalchemy import text
 from tests.support import until
 from worker.instances import ledger
 from worker.ledger.overview import overview
+from worker.ledger.running_workers import note_stopped
 from worker.ledger.schema import HEAD
+from worker.messages import note_running_worker
 from worker.messages.note_running_worker import RunningNote
 from worker.operation import VERSION
 from worker.testbed.local_system import Environment
@@ -28,6 +30,22 @@ def test_a_worker_is_noted_while_it_runs(active_environment: Environment, worker
     assert (noted.version, noted.schema_revision, noted.host) == (VERSION, HEAD, os.uname().nodename)
     assert noted.pid == process.pid
     assert process.stop() == 0
+    assert overview(ledger()).workers == []
+
+
+def test_a_worker_notes_again_and_again_that_it_runs(
+    active_environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(note_running_worker, "NOTE_EVERY_S", 0.02)
+    note = RunningNote(SimpleNamespace())
+    note.start(SimpleNamespace())
+    for _ in range(2):
+        until(lambda: overview(ledger()).workers)
+        with ledger().writing() as connection:
+            note_stopped(connection, note._myself)
+
+    until(lambda: overview(ledger()).workers)
+    note._end()
     assert overview(ledger()).workers == []
 
 
