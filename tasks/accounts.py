@@ -73,7 +73,9 @@ async def attempt(attempt: Attempt, opening: Opening) -> Outcome:
 
     async def look() -> Outcome | None:
         search = AccountSearch(platform=opening.platform, number=opening.login)
-        found: list[Account] = await attempt.call(LIST, search.fields())
+        listed: list[Account] = await attempt.call(LIST, search.fields())
+        # A server that overlooks the platform also shows the account of another one.
+        found = [account for account in listed if account.platform in {None, opening.platform}]
         if len(found) > 1:
             ids = ", ".join(str(account.account_id) for account in found[:5])
             return Failed(OTHER_ACCOUNT, f"B2COPY has {len(found)} accounts with number {opening.login}: ids {ids}")

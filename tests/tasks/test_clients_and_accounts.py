@@ -13,6 +13,7 @@ from tests.flow.conftest import make_all_due, make_lease_lapse
 from tests.operations import claim
 from tests.support import until
 from worker.b2copy.routes.account_create import NewAccount
+from worker.b2copy.routes.account_list import AccountSearch
 from worker.errors import BadPayload
 from worker.flow.pusher import Pusher
 from worker.http import event_loop
@@ -462,3 +463,21 @@ def test_an_account_that_was_closed_is_opened_once_more(system: System, sandbox:
     identity = identity_of(system.ledger, "1", "700100")
     assert identity is not None
     assert identity.account_id == (again.result or {})["account_id"] == "2"
+
+
+def test_an_account_of_another_platform_is_not_the_one_that_was_asked_for(
+    system: System, sandbox: SandboxControl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = NewAccount(client_id=5, platform=2, number="700100", product_currency_id=2)
+    event_loop().run(b2copy().create_account(other))
+    # B2COPY overlooks the platform in the question.
+    monkeypatch.setattr("tasks.accounts.AccountSearch", lambda platform, number: AccountSearch(number=number))
+    system.request(ACCOUNTS, product_currency_id=2, client_id=5)
+    claim(system.ledger, "default", "a worker that dies", 1)
+    make_lease_lapse(system.ledger)
+
+    ended = system.end_of(OPENING)
+
+    assert ended.state == State.SUCCEEDED
+    assert (ended.result or {})["answer"]["investmentPlatformId"] == 1
+    assert times(sandbox, "accounts.create") == 2
