@@ -79,6 +79,8 @@ def test_many_clients_are_imported_from_a_file(b2copy_sync: Command, ledger: Led
         ("login,client_id\n7,1.0\n", "line 2: client_id: '1.0' is what a spreadsheet"),
         ("crm_id\nC-1\n", "line 2: login is missing"),
         ("login\n", "no rows"),
+        ("login,client_id\n7,55\n8,56\n7,99\n", "line 4: login 7 stands in an earlier line, too"),
+        ("login,client_id\n8,55\nlogin,client_id\n", "line 3: is the heading again"),
     ],
 )
 def test_identities_that_cannot_be_meant_are_refused_with_their_line(

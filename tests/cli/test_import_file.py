@@ -9,7 +9,7 @@ import pytest
 
 from tasks.enqueue import BATCH
 from tests.cli.conftest import Command
-from tests.operations import claim_due
+from tests.operations import claim_due, record_operations, succeed
 from worker.ledger import Ledger, find, search
 from worker.ledger.batches import begin_batch, cancel_batch, pause_batch
 from worker.testbed.local_system import Environment
@@ -430,3 +430,26 @@ def test_reads_standard_input(environment: Environment, ledger: Ledger) -> None:
 
     assert json.loads(ran.stdout)["batch"].startswith("stdin-")
     assert len(search(ledger)) == 1
+
+
+def test_a_heading_between_two_joined_files_is_no_operation(
+    b2copy_sync: Command, ledger: Ledger, tmp_path: Path
+) -> None:
+    file = tmp_path / "joined.csv"
+    file.write_text((HEADING + "7,W1\n") * 2)
+
+    ran = b2copy_sync("import", str(file))
+
+    assert ran.code == 2
+    assert "line 3: is the heading again" in ran.err
+    assert search(ledger) == []
+
+
+def test_an_import_that_was_interrupted_does_not_count_as_ended(b2copy_sync: Command, ledger: Ledger) -> None:
+    begin_batch(ledger, "book", kind="fees.process", lane="bulk", source="book.csv", rows=100_000, by="ann")
+    record_operations(ledger, "W1", lane="bulk", batch="book")
+    succeed(ledger, claim_due(ledger, lane="bulk")[0])
+
+    shown = b2copy_sync("import", "status", "book").out
+
+    assert "99,999 rows are not recorded: if the import was interrupted, run it again" in " ".join(shown.split())

@@ -113,7 +113,8 @@ def import_(
     """Store the identities of clients that existed before this system.
 
     Columns: login, and platform (1 if left out), crm_id, client_id, account_id, payment_account. Every row is checked
-    before the first is stored. A cell that is empty leaves what is known as it is; the same file again does no harm.
+    before the first is stored, and a login has one row. A cell that is empty leaves what is known as it is; the same
+    file again does no harm.
     """
     from worker.cli.id_columns import id_columns
     from worker.ledger import store_identities
@@ -142,6 +143,7 @@ def _identities(source: Source, columns: "IdColumns", is_whole: bool) -> "Iterat
 
     login, id_ = TypeAdapter[str](Login), TypeAdapter[str](Id)
     rows = json_rows(source) if is_json(source) else csv_rows(source, list(_COLUMNS), set(_COLUMNS), is_whole)
+    seen = set[str]()  # platforms and logins: not whole rows, because a file may have a million
     for line, fields, problem in rows:
         if problem:
             raise _stop(source, line, problem)
@@ -161,6 +163,9 @@ def _identities(source: Source, columns: "IdColumns", is_whole: bool) -> "Iterat
             columns.check(fields)
         except BadPayload as error:
             raise _stop(source, line, str(error)) from None
+        if (account := f"{values['platform']}/{values['login']}") in seen:
+            raise _stop(source, line, f"login {values['login']} stands in an earlier line, too: make one line of them")
+        seen.add(account)
         yield Identity(**values)
 
 

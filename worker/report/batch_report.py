@@ -44,7 +44,10 @@ class BatchReport(NamedTuple):
         if self.standing.open:
             left = f", about {span(self.left_s)} left" if self.left_s is not None else ""
             return f"{self.standing.open:,} to do{left}"
-        return "all ended" if self.standing.recorded else "nothing recorded yet"
+        if missing := self.total - self.standing.recorded:
+            # Or they were known before the import, stand twice in the file, or have been purged.
+            return f"{missing:,} rows are not recorded: if the import was interrupted, run it again"
+        return "all ended"
 
 
 def batch_reports(ledger: Ledger, batches: Iterable[Batch]) -> list[BatchReport]:
