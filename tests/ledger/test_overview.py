@@ -13,7 +13,7 @@ from tests.operations import (
     succeed_operation,
 )
 from worker.ledger import LEASE_S, Ledger, count_due, leave_request, pause, resume, try_start_dispatch
-from worker.ledger.batches import begin_batch, cancel_batch, pause_batch, resume_batch
+from worker.ledger.batches import begin_batch, cancel_batch, pause_batch, resume_batch, sweep
 from worker.ledger.due import COUNT_LIMIT
 from worker.ledger.overview import Group, LaneOverview, oldest_open, overview
 from worker.ledger.statistics import statistics, statistics_of
@@ -188,3 +188,27 @@ def test_it_counts_by_state_and_reason_what_is_open_what_failed_and_what_ended_j
     assert money.oldest_pending_s is not None
     assert lane(ledger, "bulk").oldest_pending_s is None
     assert lane(ledger, "notify").oldest_s is None
+
+
+def test_the_time_of_a_paused_import_is_not_ours_while_it_runs_and_after_it(ledger: Ledger, clock: LedgerClock) -> None:
+    record_operations(ledger, "W1", batch="book")
+    pause_batch(ledger, "book", "ada", "wrong file?")
+    sweep(ledger, 1.0)
+    clock.advance(300)
+
+    assert (overview(ledger).lanes[0].oldest_s or 0) < 10
+
+    resume_batch(ledger, "book", "ada", "right file")
+    sweep(ledger, 1.0)
+    assert (overview(ledger).lanes[0].oldest_s or 0) < 10
+
+
+@on_sqlite  # PostgreSQL takes whole numbers alone
+def test_a_row_whose_instant_is_none_stops_no_overview(ledger: Ledger) -> None:
+    try_start_dispatch(ledger)
+    with ledger.writing() as connection:
+        connection.execute(
+            text("INSERT INTO b2copy_requests (kind, payload, requested_at) VALUES ('call', '{}', '2026-11-27 10:00')")
+        )
+
+    assert 0 <= (overview(ledger).requests_age_s or 0) < 10

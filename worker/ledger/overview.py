@@ -101,13 +101,18 @@ _can_stand_still = c.state.in_([sql_literal(State.QUEUED), sql_literal(State.WAI
 
 
 def _current_wait(lane: str | BindParameter[str]) -> ColumnElement[int]:
-    """The present wait that is not ours, in ms: pending at the destination, or due and held by a pause.
+    """The present wait that is not ours, in ms: pending at the destination, put aside, or due and held by a pause.
 
-    `resume` adds the same time to `external_wait_ms` when the pause ends.
+    `resume` adds the same time to `external_wait_ms` when the pause of the lane or of the batch ends.
     """
     since = paused_since(lane)
     held_from = case((c.due_at > since, c.due_at), else_=since)  # NULL without a pause
-    waited = case((_is_pending, now_ms() - c.state_since), (_can_stand_still, now_ms() - held_from), else_=0)
+    waited = case(
+        (_is_pending, now_ms() - c.state_since),
+        (schema.is_aside(), now_ms() - (c.due_at - schema.HELD_MS)),
+        (_can_stand_still, now_ms() - held_from),
+        else_=0,
+    )
     return func.coalesce(waited, 0)
 
 
@@ -241,6 +246,8 @@ def overview(ledger: Ledger) -> Overview:
     for lane, kind, state, reason, count in (*not_waiting, *waiting):  # the phases of one group
         group = (lane, kind, state, reason)
         counts[group] = counts.get(group, 0) + count
+    if requested_at is not None and not isinstance(requested_at, int):  # SQLite takes any value
+        requested_at = dispatched_at or now  # nobody has taken rows since
     return Overview(
         at=now,
         lanes=lanes,
