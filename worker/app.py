@@ -15,7 +15,7 @@ from celery import current_app, signals
 from worker.celery_settings import CONCURRENCY, App, celery_settings
 from worker.errors import SettingsError
 from worker.instances import b2copy, crm, ledger, session, sessions
-from worker.ledger import open_ledger
+from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, Ledger, open_ledger
 from worker.ledger.notices import want_notices
 from worker.operation import VERSION
 from worker.package_conflicts import check_ours
@@ -75,24 +75,30 @@ def check_before_work(conf: Any = None, options: Any = None, **_: Any) -> None:
             shared.check()
         check_webhook(worker_settings())
         check_tracing()
+        metrics.BUILD_INFO.labels(VERSION, HEAD, "processes" if in_processes else "threads").set(1)
+        if not (worker_settings().wants_notices or (options or {}).get("queues")):
+            app.amqp.queues.deselect([queue_of(NOTIFY)])  # this worker cannot deliver notices: leave them to others
+        observe_ledger()
         open_ledger(crm_settings().database_url, create=True).close()
         if worker_settings().wants_notices:
             want_notices(ledger())
-        elif not (options or {}).get("queues"):
-            app.amqp.queues.deselect([queue_of(NOTIFY)])  # this worker cannot deliver notices: leave them to others
-        observe_ledger()
     except SettingsError as error:
         stop(error)
-    metrics.BUILD_INFO.labels(VERSION, HEAD, "processes" if in_processes else "threads").set(1)
+    except DATABASE_UNAVAILABLE_ERRORS as error:  # `RunningNote` checks the schema when the ledger is available
+        print(f"the ledger is unavailable: this worker waits for it ({type(error).__name__})", file=sys.stderr)  # noqa: T201
 
 
 @signals.worker_process_init.connect
 def observe_ledger(**_: Any) -> None:
     """Measure the transactions of this worker or pool process. No task has begun yet."""
     if current_app == app:
-        from worker.watch.observe import observe_transactions
+        ledger.then(_observe)
 
-        observe_transactions(ledger().engine)
+
+def _observe(made: Ledger) -> None:
+    from worker.watch.observe import observe_transactions
+
+    observe_transactions(made.engine)
 
 
 @signals.worker_process_shutdown.connect

@@ -13,6 +13,7 @@ class PerProcess(Generic[T]):
 
     def __init__(self, make: Callable[[], T]) -> None:
         self._make, self._made = make, dict[int, T]()
+        self._then: list[Callable[[T], None]] = []
         self._locks: dict[int, threading.Lock] = {}  # a fork may copy a lock that a thread of the parent holds
 
     def __call__(self) -> T:
@@ -20,13 +21,26 @@ class PerProcess(Generic[T]):
         if pid not in self._made:
             with self._locks.setdefault(pid, threading.Lock()):
                 if pid not in self._made:
-                    self._made[pid] = self._make()
+                    made = self._make()
+                    for then in self._then:
+                        then(made)
+                    self._made[pid] = made
         return self._made[pid]
 
     @property
     def made(self) -> T | None:
         """What this process made, if it did."""
         return self._made.get(os.getpid())
+
+    def then(self, do: Callable[[T], None]) -> None:
+        """Call `do` with each one that is made from now on, before anybody uses it; now, if this process has one.
+
+        A forked child does the same with its own. To say it there once more changes nothing.
+        """
+        if self.made is not None:
+            do(self.made)
+        if do not in self._then:
+            self._then.append(do)
 
     def use(self, made: T) -> None:
         """Return this one from now on, in this process."""

@@ -1,6 +1,7 @@
 """A ledger that is gone: work waits, the log says so in a few lines, and everything is done afterwards."""
 
 import time
+import urllib.request
 from collections.abc import Iterator
 
 import pytest
@@ -8,10 +9,13 @@ import pytest
 from tasks import enqueue
 from tests.conftest import forget
 from tests.postgres import Postgres
+from tests.support import until
 from tests.tasks.conftest import ended
 from worker.app import ledger
+from worker.ledger.migrations import migrate
 from worker.operation import State
 from worker.testbed.local_system import Environment, wait_for_worker
+from worker.testbed.ports import free_port
 from worker.watch.log_repeat_limit import BURST
 
 
@@ -48,3 +52,26 @@ def test_an_outage_of_the_ledger_leaves_few_lines(
     assert process.started == 1
     process.stop()
     ledger().close()
+
+
+def test_a_worker_that_starts_in_an_outage_of_the_ledger_is_a_whole_worker_after_it(
+    active_environment: Environment, postgres: Postgres
+) -> None:
+    port, url = free_port(), postgres.url()
+    migrate(url)
+    active_environment.settings["B2COPY_DATABASE_URL"] = url
+    active_environment.settings["B2COPY_METRICS_LISTEN"] = f"127.0.0.1:{port}"
+    postgres.kill()
+    process = active_environment.worker()
+    wait_for_worker(process)
+
+    def metrics() -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            return str(answer.read(), "utf-8")
+
+    assert "b2copy.notify" not in process.current_log()  # it has no webhook
+    assert "b2copy_build_info{" in metrics()
+    postgres.start()
+    until(lambda: "b2copy_ledger_transaction_seconds_count 0.0" not in metrics(), within=30)
+    assert process.started == 1
+    process.stop()

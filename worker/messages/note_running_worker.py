@@ -8,6 +8,7 @@ from celery import bootsteps, signals
 from celery.platforms import EX_FAILURE
 from celery.worker import state
 
+from worker.errors import SettingsError
 from worker.instances import ledger
 from worker.ledger import DATABASE_UNAVAILABLE_ERRORS
 from worker.ledger.running_workers import NOTE_EVERY_S, Self, note_running, note_stopped
@@ -47,6 +48,10 @@ class RunningNote(bootsteps.StartStopStep):
             try:
                 with ledger().writing() as connection:
                     may_continue = note_running(connection, self._myself)
+            except SettingsError as error:  # the ledger was unavailable at the start, where this is checked
+                log.critical("%s; this worker stops", error)
+                state.should_stop = EX_FAILURE
+                return
             except Exception as error:
                 self._outage.failed(error)
             else:
