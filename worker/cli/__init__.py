@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 import sys
 
 import typer
@@ -92,6 +93,9 @@ app.add_typer(webhook.app, name="webhook", rich_help_panel=OPERATE)
 
 def main() -> None:
     """Run a command. What goes wrong is a line or two on stderr, and an exit code."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed, as by `>&-`
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     guard()
     for stream in (sys.stdout, sys.stderr):

@@ -55,7 +55,12 @@ def note(text: str) -> None:
 
 def document(value: Any) -> None:
     """Print one JSON document to standard output."""
-    text = json.dumps(redacted_value(value), indent=2, ensure_ascii=False)
+    shown = redacted_value(value)
+    text = json.dumps(shown, indent=2, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:  # else `?` would stand for what this encoding lacks
+        text = json.dumps(shown, indent=2)
     sys.stdout.write(many_lines(text) + "\n")
     sys.stdout.flush()  # if the reader has closed the pipe, the error comes here and not at the interpreter's end
 
