@@ -71,6 +71,13 @@ def test_a_misspelt_setting_is_refused_with_the_closest_name(
     assert refused() == f"{name} is not a setting: did you mean {meant}?"
 
 
+def test_a_setting_in_lower_case_is_refused(active_environment: Environment, monkeypatch: Monkey) -> None:
+    monkeypatch.setenv("B2COPY_RATE_LIMIT", "10/second")
+    monkeypatch.setenv("b2copy_rate_limit", "0")
+
+    assert refused() == "b2copy_rate_limit is not a setting: did you mean B2COPY_RATE_LIMIT?"
+
+
 def test_an_unknown_setting_is_refused(active_environment: Environment, monkeypatch: Monkey) -> None:
     monkeypatch.setenv("B2COPY_QWERTZUIOPASDFGHJKLYXCV", "x")
 
@@ -127,6 +134,8 @@ def test_an_unknown_setting_is_refused(active_environment: Environment, monkeypa
         ("admin_id", "-1"),
         ("device_ip", "here"),
         ("device_ip", "300.1.1.1"),
+        ("device_ip", "0.0.0.0"),
+        ("device_ip", "224.0.0.1"),
         ("key_id", ""),
         ("key_id", ","),
         ("key_id", "one,two"),
@@ -191,6 +200,7 @@ def test_an_unusable_value_is_refused_with_the_name_of_its_setting(
         ("database_url", "sqlite:////var/lib/ledger.sqlite", "sqlite:////var/lib/ledger.sqlite"),
         ("redis_url", "rediss://:word@redis.example.com:6380/3", "rediss://:word@redis.example.com:6380/3"),
         ("device_ip", " 2001:DB8::1 ", "2001:db8::1"),
+        ("device_ip", "::ffff:203.0.113.7", "203.0.113.7"),
         ("rate_limit", "10 / second", "10/second"),
         ("rate_limit", "0", "0"),
         ("rate_limit", "", "0"),

@@ -127,9 +127,12 @@ def _traces_url(value: str) -> str:
 
 def _ip_address(value: str) -> str:
     try:
-        return str(ipaddress.ip_address(value.strip()))
+        address = ipaddress.ip_address(value.strip())
     except ValueError:
-        raise ValueError("must be the IP address B2COPY sees our requests come from") from None
+        address = None
+    if address is None or address.is_unspecified or address.is_multicast:
+        raise ValueError("must be the IP address B2COPY sees our requests come from")
+    return str(getattr(address, "ipv4_mapped", None) or address)
 
 
 def _password_file(path: Path) -> Path:
@@ -524,8 +527,8 @@ def _misspelt() -> list[str]:
     known = [variable(field) for field in (*Settings.model_fields, *ConsoleSettings.model_fields)]
     problems = []
     for name in sorted(os.environ):
-        if name.startswith(PREFIX) and name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
+        if name.upper().startswith(PREFIX) and name not in known:  # pydantic reads names in any case
+            near = difflib.get_close_matches(name.upper(), known, n=1)
             hint = f"did you mean {near[0]}?" if near else "remove it, or see deploy/env.example for what there is"
             problems.append(f"{name} is not a setting: {hint}")
     return problems
