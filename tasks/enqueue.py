@@ -36,10 +36,10 @@ from worker.errors import BadPayload, NotAllowed
 from worker.instances import ledger
 from worker.ledger import cancel as cancel_operation
 from worker.ledger import find
-from worker.ledger.database import no_approval
+from worker.ledger.database import leads_to, no_approval
 from worker.ledger.engine import INSUFFICIENT_PRIVILEGE
 from worker.ledger.insert_operations import NewRow, plain, row_of
-from worker.ledger.record_operations import record_rows
+from worker.ledger.record_operations import check_known, record_rows
 from worker.operation import FINAL, New, Operation, Recorded, State
 from worker.queues import REQUEST_LANES
 from worker.settings import crm_settings
@@ -266,8 +266,13 @@ def cancel(key: str, *, why: str, by: str | None = None) -> Operation:
     `b2copy-sync failed cancel` does it). Raises `BadPayload` if there is no such operation. It needs no second person
     (B2COPY_FOUR_EYES): the CRM takes back its own request, of which B2COPY never heard.
     """
-    if status(key) is None:
+    if (found := status(key)) is None:
         raise BadPayload(f"{key!a}: there is no such operation")
+    if found.outcome_unknown and not found.sent:
+        raise NotAllowed(
+            f"{key}: the ledger came from a backup, so B2COPY may have done it since: a person looks, and cancels it on"
+            f' a worker\'s host, with `b2copy-sync failed cancel {key} --why "..."`'
+        )
     for name, text in (("why", why), ("by", by)):
         if not (text is None and name == "by") and not (isinstance(text, str) and text.strip() and is_storable(text)):
             raise BadPayload(f"{name}: {text!r} must be a text that says it: it is stored as evidence")
@@ -321,6 +326,9 @@ def _accept(new: New, by: str | None, connection: "Transaction | None", using: s
 def _record(rows: Sequence[NewRow], connection: "Transaction | None", using: str | None) -> list[Recorded]:
     """Record operations in the transaction that the CRM gave, or in one of our own, and have their lanes woken."""
     with _transaction(connection, using) as transaction:
+        if connection is not None and transaction is not None and len(rows) > 1:
+            # Before anything is written: the CRM may catch the error, go on and commit.
+            check_known(transaction, rows)
         recorded = record_rows(ledger(), rows, transaction)
     if connection is None:  # else nobody tells us of the commit: dispatch wakes the lanes within a second of it
         for lane, count in Counter(row.lane for row in rows).items():
@@ -340,7 +348,19 @@ def _transaction(connection: "Transaction | None", using: str | None) -> Abstrac
 
 def _connection_of(transaction: "Transaction | None") -> Connection | None:
     """Return the connection of the CRM's transaction. Not `isinstance(..., Session)`: that imports SQLAlchemy's ORM."""
-    return transaction if transaction is None or isinstance(transaction, Connection) else transaction.connection()
+    if transaction is None:
+        return None
+    if any(base.__module__.startswith("sqlalchemy.ext.asyncio") for base in type(transaction).__mro__):
+        raise BadPayload(
+            "connection: it is asynchronous: await session.run_sync(lambda own: enqueue.fees(..., connection=own))"
+        )
+    connection = transaction if isinstance(transaction, Connection) else transaction.connection()
+    if not leads_to(connection, ledger()):  # each time: a connection may be one of many tenants, or of a test
+        raise BadPayload(
+            "connection: its database does not hold the ledger of B2COPY_DATABASE_URL, so no worker would find the"
+            " operation: give both the same database, or leave `connection` out"
+        )
+    return connection
 
 
 def _wake_after_commit(lane: str, count: int, using: str | None) -> None:

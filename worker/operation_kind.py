@@ -151,7 +151,8 @@ class Kind(Generic[P]):
 def checked_fields(name: str, payload: type[P], fields: Mapping[str, Any]) -> P:
     """Return the fields as a payload. Raises `BadPayload`, which begins with `name`."""
     try:
-        return payload.model_validate(fields)
+        # Pydantic takes a dict alone, and a CRM's rows may be of another type, such as SQLAlchemy's RowMapping.
+        return payload.model_validate(dict(fields) if isinstance(fields, Mapping) else fields)
     except ValidationError as error:
         raise BadPayload(f"{name}: {_problems(error, payload.model_fields)}") from None
 

@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from sqlalchemy import Connection, Engine, select
-from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, InternalError, OperationalError, TimeoutError
+from sqlalchemy.exc import (
+    DBAPIError,
+    IntegrityError,
+    InterfaceError,
+    InternalError,
+    OperationalError,
+    ProgrammingError,
+    TimeoutError,
+)
 
 from worker.errors import SettingsError
 from worker.ledger import schema
@@ -98,6 +106,18 @@ class Ledger:
 
     def close(self) -> None:
         self.engine.dispose()
+
+
+def leads_to(connection: Connection, ledger: Ledger) -> bool:
+    """Return whether a CRM's own connection is one to this ledger: nobody does what another one holds."""
+    try:
+        return connection.execute(select(schema.ledger.c.id)).scalar() == ledger.id
+    except ProgrammingError:  # PostgreSQL: there is no such table
+        return False
+    except OperationalError as error:
+        if "no such table" in str(error.orig):  # SQLite
+            return False
+        raise
 
 
 def open_ledger(url: str, create: bool = False, **pool: int) -> Ledger:

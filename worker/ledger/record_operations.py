@@ -66,6 +66,13 @@ def known_among(ledger: Ledger, rows: Mapping[str, NewRow]) -> dict[str, Known]:
         return {one.key: Known(State(one.state), difference_of(one, rows[one.key])) for one in found}
 
 
+def check_known(connection: Connection, rows: Sequence[NewRow]) -> None:
+    """Raise `PayloadConflict` if one of these keys exists with another payload. Writes nothing."""
+    wanted = {row.key: row for row in rows}
+    for stored in connection.execute(_EXISTING, {"keys": list(wanted)}):
+        _check_same(stored, wanted[stored.key])
+
+
 def fail_message(
     ledger: Ledger,
     message_id: str,

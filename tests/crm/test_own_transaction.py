@@ -1,0 +1,81 @@
+"""The CRM's own transaction: it must lead to the ledger, and a refused request leaves nothing in it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.orm import Session
+
+from tasks import enqueue
+from tests.operations import record_operation
+from worker.errors import BadPayload, NotAllowed, PayloadConflict
+from worker.ledger import Ledger, find, search
+from worker.ledger.migrations import migrate
+from worker.ledger.restore import distrust_restored
+from worker.operation import State
+
+ROWS = [{"account_login": login, "request_id": name} for login, name in (("7", "W1"), ("8", "K"), ("7", "W2"))]
+
+
+@pytest.fixture
+def crm(ledger_url: str) -> Iterator[Engine]:
+    engine = create_engine(ledger_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.mark.parametrize("holds", ["another ledger", "no ledger"])
+def test_a_connection_that_does_not_lead_to_the_ledger_is_refused(
+    ledger: Ledger, database: str, request: pytest.FixtureRequest, tmp_path: Path, holds: str
+) -> None:
+    url = f"sqlite:///{tmp_path}/tenant.db"
+    if database == "postgresql":
+        url = request.getfixturevalue("postgres_server").url()
+    if holds == "another ledger":
+        migrate(url)
+    tenant = create_engine(url)
+    with Session(tenant) as session, pytest.raises(BadPayload, match="does not hold the ledger"):
+        enqueue.fees(account_login="7", request_id="W1", connection=session)
+    tenant.dispose()
+
+
+def test_an_asynchronous_transaction_is_told_how_to_pass_it(ledger: Ledger) -> None:
+    # As in SQLAlchemy, whose own class needs greenlet, which nothing here uses.
+    session: Any = type("AsyncSession", (), {"__module__": "sqlalchemy.ext.asyncio.session"})()
+    with pytest.raises(BadPayload, match=r"await session.run_sync\("):
+        enqueue.fees(account_login="7", request_id="W1", connection=session)
+
+
+def test_rows_of_any_mapping_are_taken(ledger: Ledger) -> None:
+    recorded = enqueue.many("fees.process", [MappingProxyType(row) for row in ROWS])
+
+    assert len([*recorded]) == 3
+
+
+@pytest.mark.parametrize("autocommit", [False, True])
+def test_of_a_batch_with_a_conflict_nothing_is_left_in_the_crms_transaction(
+    ledger: Ledger, crm: Engine, autocommit: bool
+) -> None:
+    record_operation(ledger, "K")
+    connected = crm.execution_options(isolation_level="AUTOCOMMIT") if autocommit else crm
+    with connected.begin() as transaction:
+        with pytest.raises(PayloadConflict):
+            enqueue.many("fees.process", ROWS, connection=transaction)
+        enqueue.fees(account_login="7", request_id="W3", connection=transaction)
+
+    assert {one.key for one in search(ledger)} == {"fees.process:K", "fees.process:W3"}
+
+
+def test_what_may_have_been_done_since_a_backup_is_not_cancelled_by_the_crm(ledger: Ledger) -> None:
+    key = record_operation(ledger).key
+    distrust_restored(ledger, {}, "ann", "from a backup")
+
+    with pytest.raises(NotAllowed, match="backup"):
+        enqueue.cancel(key, why="the client changed his mind")
+
+    found = find(ledger, key)
+    assert found is not None
+    assert found.state == State.QUEUED
