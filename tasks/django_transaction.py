@@ -54,8 +54,13 @@ def django_transaction(alias: str, ledger: Ledger) -> Iterator[Connection]:
 
 
 def after_commit(alias: str, function: Callable[[], object]) -> None:
-    """Call a function when Django's transaction has committed; at once if there is none."""
-    transaction.on_commit(function, using=alias, robust=True)
+    """Call a function when Django's transaction has committed; at once if there is none.
+
+    Not at all if the CRM commits by itself (`AUTOCOMMIT: False`, `set_autocommit(False)`): Django tells nobody of such
+    a commit, and dispatch wakes the lanes within a second of it.
+    """
+    if connections[alias].in_atomic_block or connections[alias].get_autocommit():
+        transaction.on_commit(function, using=alias, robust=True)
 
 
 @cache

@@ -137,6 +137,19 @@ def test_outside_a_transaction_it_is_recorded_and_woken_at_once(crm: Crm, ledger
     assert crm.wake_ups == 1
 
 
+def test_a_crm_that_commits_by_itself_is_not_told_an_error_about_what_is_recorded(crm: Crm, ledger: Ledger) -> None:  # noqa: F811
+    """`AUTOCOMMIT: False`: Django has no hook for such a commit, and dispatch wakes the lane."""
+    transaction.set_autocommit(False, using="crm")
+    try:
+        assert crm.request("W1")
+        transaction.commit(using="crm")
+    finally:
+        transaction.rollback(using="crm")
+        transaction.set_autocommit(True, using="crm")
+
+    assert (crm.withdrawals, [one.key for one in search(ledger)]) == (["W1"], ["fees.process:W1"])
+
+
 def test_a_dead_broker_reaches_no_caller(crm: Crm, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     monkeypatch.setattr(enqueue, "_wake", lambda lane, count: 1 / 0)
     with transaction.atomic("crm"):
