@@ -1,12 +1,14 @@
 """failed list, show, replay, cancel: dead letters, and who decided what."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from tests.cli.conftest import Command
 from tests.cli.operations import many_failed
-from tests.operations import LedgerClock, fail_operation, record_operation, succeed_operation
-from worker.ledger import Ledger, attempts_of, audit_of, fail_message, find, search
+from tests.operations import LedgerClock, claim_named, fail, fail_operation, record_operation, succeed_operation
+from tests.support import until
+from worker.ledger import Ledger, attempts_of, audit_of, fail_message, find, replay, search
 from worker.operation import FailureReason, OnUnknown, State
 
 
@@ -255,3 +257,20 @@ class TestCancel:
         assert "failed (fee_error): B2COPY ended the fee run with an error" in ran.out
         assert "the master account cannot be credited" in ran.out
         assert f"b2copy-sync failed replay {key} --why" in ran.out
+
+
+def test_it_was_not_done_is_said_of_the_operation_as_it_was(b2copy_sync: Command, ledger: Ledger) -> None:
+    """While a replay waits for the second of its `--rate`, another person replays the next operation, which is sent."""
+    unresolved = {"kind": "call", "lane": "default", "failure_reason": FailureReason.UNRESOLVED}
+    first, second = (fail_operation(ledger, name, **unresolved) for name in ("C1", "C2"))
+    said = ("--it-was-not-done", "--why", "looked", "--by", "ann", "--yes", "--json")
+    with ThreadPoolExecutor() as threads:
+        paced = threads.submit(b2copy_sync, "failed", "replay", "C1", "C2", *said, "--rate", "0.2")
+        until(lambda: states(ledger, first) == [State.QUEUED])
+        assert replay(ledger, [second], "bob", "it was not done", not_done=True) == [second]
+        again = claim_named(ledger, "C2", "call", lane="default")
+        fail(ledger, again, failure_reason=FailureReason.UNRESOLVED, outcome_unknown=True)
+        ran = paced.result()
+
+    assert ran.document["replayed"] == [first]
+    assert states(ledger, second) == [State.FAILED]

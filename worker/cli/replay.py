@@ -125,10 +125,12 @@ def _queue_again(
     from worker.messages.wake_up import wake
 
     lanes = {one.lane for one in wanted}
+    seen = {one.key: one.change_mark for one in wanted}
     replayed: list[str] = []
     try:
         for batch in _paced([one.key for one in wanted], rate):
-            replayed += replay_batch(ledger, batch, by, why, not_done)
+            # What was said, "it was not done" for one, was said of the operation as it was when this began.
+            replayed += replay_batch(ledger, batch, by, why, not_done, {key: seen[key] for key in batch})
             for lane in lanes:
                 wake(lane)
             if len(replayed) < len(wanted) and output.err().is_terminal:
