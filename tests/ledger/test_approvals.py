@@ -169,6 +169,8 @@ def test_a_proposal_expires(strict: Ledger) -> None:
         ("Jos\u00e9", "jose\u0301", True),
         ("Ann  Lee", "ann\u00a0lee", True),
         ("stra\u00dfe", "STRASSE", True),
+        ("ann", "a\ufe0fn\u034fn\u3164", True),
+        ("ann", "ann\U000e0100\u115f\u2800", True),
         ("ann", "anna", False),
         ("jose", "jos\u00e9", False),
         ("ann@a", "ann@b", False),

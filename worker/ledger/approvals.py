@@ -9,6 +9,7 @@ proves who a person is.
 """
 
 import json
+import re
 import unicodedata
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -40,6 +41,12 @@ EXPIRES_MS = 24 * 3_600_000
 RESUME_BATCH, CANCEL_BATCH = "resume import", "cancel import"
 OURSELVES = "b2copy-sync"
 """Who closed a proposal that is void, in the place of a person."""
+
+# What shows nothing although Python calls it printable: https://www.unicode.org/reports/tr44/#Default_Ignorable_Code_Point
+# and the blank of Braille.
+_SHOWS_NOTHING = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
 
 a = approvals.c
 
@@ -332,7 +339,8 @@ def is_same_person(one: str, other: str) -> bool:
 
 
 def _as_seen(name: str) -> str:
-    visible = "".join(char for char in unicodedata.normalize("NFKC", name).casefold() if char.isprintable())
+    normal = unicodedata.normalize("NFKC", name).casefold()
+    visible = "".join(char for char in normal if char.isprintable() and not _SHOWS_NOTHING.match(char))
     return " ".join(unicodedata.normalize("NFKC", visible).split())
 
 
