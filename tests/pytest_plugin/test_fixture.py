@@ -208,3 +208,21 @@ def test_an_import_is_paused_resumed_and_cancelled_as_by_a_worker(b2copy: Sandbo
     cancel_batch(ledger, "next", "ada", "wrong file")
     b2copy.run_until_idle()
     assert b2copy.operations[-1].state == State.CANCELLED
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"what": "status", "status": 429, "next": 1, "retry_after": 60},
+        {"what": "status", "status": 503, "next": 15},
+    ],
+)
+def test_no_hold_and_no_circuit_is_waited_out(b2copy: Sandbox, fault: dict[str, object]) -> None:
+    b2copy.faults(fault)
+    enqueue.fees(account_login="7", request_id="W1")
+    began = time.monotonic()
+
+    b2copy.run_until_idle()
+
+    assert b2copy.operations[0].state == State.SUCCEEDED
+    assert time.monotonic() - began < 5.0

@@ -22,6 +22,18 @@ def test_fees(b2copy):
 
 def test_nothing_of_it(): assert False
 """
+BREAKS = """
+import pytest
+from sqlalchemy import Connection
+from tasks import enqueue
+
+def test_outage(b2copy, monkeypatch):
+    enqueue.fees(account_login="7", request_id="W1")
+    monkeypatch.setattr(Connection, "execute", lambda *_, **__: pytest.importorskip("sqlalchemy").nothing_there)
+    assert False
+
+def test_nothing_of_it(): pass
+"""
 WITHOUT = """
 import sys
 
@@ -52,6 +64,13 @@ def test_a_failed_test_shows_the_calls_and_operations(tmp_path: Path) -> None:
     assert len(re.findall("b2copy sandbox", output)) == 1  # not for the test that did not use it
     assert re.search(r'processext \{"account_login":"7","request_id":"W1"\} -> 200 \{.*"status":1\}', output)
     assert re.search(r"^fees.process:W1  succeeded$", output, re.M)
+
+
+def test_a_failed_test_that_made_the_database_unusable_does_not_end_the_suite(tmp_path: Path) -> None:
+    output = run_suite(tmp_path, BREAKS, code=1)
+
+    assert "1 failed, 1 passed" in output
+    assert "what happened cannot be read: AttributeError" in output
 
 
 def test_the_sample_of_the_page_passes(tmp_path: Path) -> None:

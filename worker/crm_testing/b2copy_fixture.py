@@ -63,7 +63,7 @@ class Sandbox:
         settings = worker_settings()
         http = Http({"service_admin": LocalLogin(server)}, settings)
         client = B2Copy(http, settings.login_of_group)
-        self._pusher = Pusher(ledger, ALL_KINDS, {"b2copy": lambda: client}, settings)
+        self._pusher = Pusher(ledger, ALL_KINDS, {"b2copy": lambda: client}, settings, gates_close=False)
         self._lock = threading.Lock()
 
     def fees(self, login: str, **rule: Any) -> None:

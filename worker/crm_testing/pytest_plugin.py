@@ -66,5 +66,9 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
     """Add what happened at B2COPY to the report of a test that has failed."""
     report = yield
     if report.when == "call" and report.failed and (sandbox := item.stash.get(_USED, None)):
-        report.sections.append(("b2copy sandbox", sandbox.call_log()))
+        try:
+            log = sandbox.call_log()
+        except Exception as error:  # the test may have made the database unusable; an error here would end pytest
+            log = f"what happened cannot be read: {type(error).__name__}: {error}"
+        report.sections.append(("b2copy sandbox", log))
     return report
