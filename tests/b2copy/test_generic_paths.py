@@ -42,6 +42,14 @@ def test_a_path_that_is_not_one_of_the_admin_api_is_refused(path: str) -> None:
     assert len(str(refused.value)) < 450
 
 
+def test_a_path_of_255_characters_is_not_too_long() -> None:
+    path = UPDATE + "e" * (255 - len(UPDATE))
+
+    assert checked_path(path, ALL) == path
+    with pytest.raises(BadPayload, match="at most 255 characters"):
+        checked_path(path + "e", ALL)
+
+
 @pytest.mark.parametrize(
     "path",
     [

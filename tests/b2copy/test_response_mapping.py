@@ -115,6 +115,7 @@ def test_a_200_whose_body_says_failure_is_no_result_of_a_generic_call(body: Any)
         {"code": 0, "message": "", "details": []},
         {"code": 7, "message": "EUR", "name": "Euro"},
         {"code": 7},
+        {"message": "accepted"},
         {"status": "failed", "id": 7},
     ],
 )

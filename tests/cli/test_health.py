@@ -82,7 +82,7 @@ def test_ready_means_ledger_redis_and_a_login_that_is_not_refused(
     assert "Redis cannot be used" in without_redis.err
     assert (without_certificates.code, "B2COPY_REDIS_CA_FILE" in without_certificates.err) == (2, True)
     assert "there is no ledger" in without_ledger.err
-    assert "refuses our login" in refused.document["problem"]
+    assert "our login fails" in refused.document["problem"]
 
 
 def test_a_key_that_cannot_be_read_means_not_ready_and_no_traceback(

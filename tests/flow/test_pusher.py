@@ -31,6 +31,7 @@ from worker.flow.gate import Gate
 from worker.flow.lane import LONGEST_PAUSE_S
 from worker.flow.senders import Senders
 from worker.ledger import Ledger, attempts_of, search
+from worker.ledger.restore import distrust_restored
 from worker.operation import Done, Failed, FailureReason, OnUnknown, Outcome, State, Transition, WaitReason
 from worker.operation_kind import Attempt
 from worker.sandbox.control_client import SandboxControl
@@ -513,3 +514,15 @@ def test_a_running_drain_finds_what_was_recorded_meanwhile(ledger: Ledger, engin
     until(lambda: find_operation(ledger, "W1").state == State.SUCCEEDED)
     may_answer.set()
     drain.join(20)
+
+
+def test_what_may_have_been_done_since_a_backup_ends_without_being_sent(ledger: Ledger, engine: Engine) -> None:
+    record_operation(ledger, on_unknown=OnUnknown.STOP)
+    distrust_restored(ledger, {}, "ann", "restored from the backup of 02:00")
+    destination = LocalDestination(lambda request_id: {})
+
+    engine(destination, fees_kind(on_unknown=OnUnknown.STOP)).drain("money")
+
+    found = find_operation(ledger)
+    assert (found.failure_reason, found.outcome_unknown, found.sent) == (FailureReason.UNRESOLVED, True, False)
+    assert destination.calls == []

@@ -91,7 +91,7 @@ def test_a_rest_shows_its_class(member: Member, sandbox: SandboxControl) -> None
     session = member()
     sandbox.faults({"what": "status", "status": 401, "route": "token"})
 
-    with pytest.raises(Exception, match="refuses our login"):
+    with pytest.raises(Exception, match="our login fails"):
         session.current()
 
     assert value("cooldown_active", **{"login": "service_admin", "class": "terminal"}) == 1

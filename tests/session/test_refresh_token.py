@@ -2,6 +2,7 @@
 
 import json
 import socket
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -13,9 +14,7 @@ from tests.conftest import Configure, Member
 from tests.http.raw_server import Wire
 from tests.session.fleet import together
 from tests.support import until
-from worker.errors import (
-    RateLimited,
-)
+from worker.errors import B2CopyError, RateLimited
 from worker.sandbox.control_client import SandboxControl
 from worker.testbed.broker import Broker
 
@@ -208,6 +207,40 @@ class TestTheRefreshToken:
         assert renewal.outcome == "refresh"  # the pair was offered again until Redis was back
         assert member().current().generation == renewal.generation
         assert sandbox.counters()["refresh_presented_max"] == 1
+
+    def test_that_cannot_be_stored_for_long_is_given_up(
+        self, member: Member, sandbox: SandboxControl, broker: Broker
+    ) -> None:
+        session = member(store_pause=0.05, commit_patience=0.2)
+        session.current()
+        sandbox.switches(latency={"token": 0.3})
+        errors: list[B2CopyError] = []
+
+        def renew() -> None:
+            try:
+                session.renew(force=True, wait=8)
+            except B2CopyError as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=renew, daemon=True)
+        thread.start()
+        until(lambda: sandbox.counters()["calls"].get("refreshtoken") == 1)
+        broker.kill()
+
+        try:
+            until(lambda: errors)
+        finally:
+            broker.start()  # else a renewal that does not end would offer its pair for ever
+            thread.join(20)
+
+    def test_of_each_renewal_is_presented_by_the_process_that_got_it(
+        self, member: Member, sandbox: SandboxControl
+    ) -> None:
+        session = member()
+        session.current()
+
+        assert [session.renew(force=True, wait=15).outcome for _ in range(3)] == ["refresh"] * 3
+        assert sandbox.counters()["logins"] == 1
 
     @pytest.mark.failure_mode("F32")
     def test_of_an_older_snapshot_is_not_used(

@@ -34,5 +34,5 @@ def not_ready(settings: Settings) -> str:
     except (redis.RedisError, B2CopyError) as error:
         return f"Redis cannot be used: {error}"
     if cooldown is not None and cooldown.kind == TERMINAL:
-        return f"B2COPY refuses our login: {cooldown.reason}"
+        return f"our login fails: {cooldown.reason}"
     return ""

@@ -242,7 +242,7 @@ class Member:
         reason = cooldown.reason if cooldown else None
         error: B2CopyError = SessionUnavailable("B2COPY gives no token for now", None, reason, left)
         if cooldown and cooldown.kind == TERMINAL:
-            error = CredentialsRejected("B2COPY refuses our login", None, reason, left)
+            error = CredentialsRejected("our login fails", None, reason, left)
         now = time.monotonic()
         self._refusal = Refusal(error, now + left, now + min(left, self._timings.recheck))
         return error

@@ -104,7 +104,7 @@ class SharedSession:
         """Return an access token to use now. Waits at most `wait` seconds, and only when there is no usable one.
 
         Raises `SessionUnavailable` (with `retry_after`), `StoreUnavailable` without Redis and without a copy of our
-        own, `CredentialsRejected` when B2COPY refuses our login.
+        own, `CredentialsRejected` when our login fails: B2COPY refuses it, or the key cannot be read.
         """
         return self._member().current(wait)
 
