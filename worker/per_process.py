@@ -35,7 +35,7 @@ class PerProcess(Generic[T]):
     def then(self, do: Callable[[T], None]) -> None:
         """Call `do` with each one that is made from now on, before anybody uses it; now, if this process has one.
 
-        A forked child does the same with its own. To say it there once more changes nothing.
+        A forked child calls it with its own one. A second `then` with the same function changes nothing there.
         """
         if self.made is not None:
             do(self.made)
