@@ -268,7 +268,7 @@ def cancel(key: str, *, why: str, by: str | None = None) -> Operation:
     """
     if (found := status(key)) is None:
         raise BadPayload(f"{key!a}: there is no such operation")
-    if found.outcome_unknown and not found.sent:
+    if found.state not in FINAL and found.outcome_unknown and not found.sent:
         raise NotAllowed(
             f"{key}: the ledger came from a backup, so B2COPY may have done it since: a person looks, and cancels it on"
             f' a worker\'s host, with `b2copy-sync failed cancel {key} --why "..."`'

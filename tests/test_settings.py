@@ -136,6 +136,7 @@ def test_an_unknown_setting_is_refused(active_environment: Environment, monkeypa
         ("device_ip", "300.1.1.1"),
         ("device_ip", "0.0.0.0"),
         ("device_ip", "224.0.0.1"),
+        ("device_ip", "::ffff:0.0.0.0"),
         ("key_id", ""),
         ("key_id", ","),
         ("key_id", "one,two"),

@@ -85,7 +85,8 @@ def check_before_work(conf: Any = None, options: Any = None, **_: Any) -> None:
     except SettingsError as error:
         stop(error)
     except DATABASE_UNAVAILABLE_ERRORS as error:  # `RunningNote` checks the schema when the ledger is available
-        print(f"the ledger is unavailable: this worker waits for it ({type(error).__name__})", file=sys.stderr)  # noqa: T201
+        reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
+        print(f"the ledger is unavailable, this worker waits for it: {reason}", file=sys.stderr)  # noqa: T201
 
 
 @signals.worker_process_init.connect

@@ -35,12 +35,13 @@ class PerProcess(Generic[T]):
     def then(self, do: Callable[[T], None]) -> None:
         """Call `do` with each one that is made from now on, before anybody uses it; now, if this process has one.
 
-        A forked child calls it with its own one. A second `then` with the same function changes nothing there.
+        A forked child calls it with its own one, too. A second `then` with the same function changes nothing.
         """
+        if do in self._then:
+            return
+        self._then.append(do)
         if self.made is not None:
             do(self.made)
-        if do not in self._then:
-            self._then.append(do)
 
     def use(self, made: T) -> None:
         """Return this one from now on, in this process."""

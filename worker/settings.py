@@ -128,11 +128,12 @@ def _traces_url(value: str) -> str:
 def _ip_address(value: str) -> str:
     try:
         address = ipaddress.ip_address(value.strip())
+        address = getattr(address, "ipv4_mapped", None) or address
     except ValueError:
         address = None
     if address is None or address.is_unspecified or address.is_multicast:
         raise ValueError("must be the IP address B2COPY sees our requests come from")
-    return str(getattr(address, "ipv4_mapped", None) or address)
+    return str(address)
 
 
 def _password_file(path: Path) -> Path:
@@ -527,7 +528,8 @@ def _misspelt() -> list[str]:
     known = [variable(field) for field in (*Settings.model_fields, *ConsoleSettings.model_fields)]
     problems = []
     for name in sorted(os.environ):
-        if name.upper().startswith(PREFIX) and name not in known:  # pydantic reads names in any case
+        # Pydantic reads names in any case. What it does not read and does not look like ours may be the CRM's own.
+        if name not in known and (name.startswith(PREFIX) or name.upper() in known):
             near = difflib.get_close_matches(name.upper(), known, n=1)
             hint = f"did you mean {near[0]}?" if near else "remove it, or see deploy/env.example for what there is"
             problems.append(f"{name} is not a setting: {hint}")

@@ -273,4 +273,5 @@ def test_it_was_not_done_is_said_of_the_operation_as_it_was(b2copy_sync: Command
         ran = paced.result()
 
     assert ran.document["replayed"] == [first]
+    assert ran.document["left_alone"] == {second: "it has changed meanwhile"}
     assert states(ledger, second) == [State.FAILED]

@@ -64,10 +64,14 @@ def test_an_unknown_key_may_be_one_that_no_worker_has_taken(b2copy_sync: Command
     leave_request(ledger, "fees.process", '{"account_login": "7", "request_id": "W1"}', "crm", None)
 
     asked = b2copy_sync("status", "W1")
+    record_operation(ledger, "W10")
+    with_near_ones = b2copy_sync("status", "W1")
 
     assert (asked.code, asked.out) == (5, "")
-    assert "rows of b2copy_requests wait for a worker, the oldest for" in asked.err
-    assert "it may be one of them" in asked.err
+    assert "did you mean fees.process:W10?" in with_near_ones.err
+    for told in (asked, with_near_ones):
+        assert "rows of b2copy_requests wait for a worker, the oldest for" in told.err
+        assert "it may be one of them" in told.err
 
 
 def test_an_id_finds_every_operation_that_has_it(b2copy_sync: Command, ledger: Ledger) -> None:

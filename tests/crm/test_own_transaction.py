@@ -1,16 +1,18 @@
 """The CRM's own transaction: it must lead to the ledger, and a refused request leaves nothing in it."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.orm import Session
 
 from tasks import enqueue
 from tests.operations import record_operation
+from tests.support import until
 from worker.errors import BadPayload, NotAllowed, PayloadConflict
 from worker.ledger import Ledger, find, search
 from worker.ledger.migrations import migrate
@@ -40,6 +42,27 @@ def test_a_connection_that_does_not_lead_to_the_ledger_is_refused(
     with Session(tenant) as session, pytest.raises(BadPayload, match="does not hold the ledger"):
         enqueue.fees(account_login="7", request_id="W1", connection=session)
     tenant.dispose()
+
+
+def test_a_request_waits_for_a_writer_although_the_crms_begin_is_deferred(ledger: Ledger, crm: Engine) -> None:
+    """A CRM that lets SQLAlchemy begin its SQLite transactions: one that has read cannot wait for the write lock."""
+    if crm.dialect.name == "sqlite":
+        event.listen(crm, "connect", lambda connection, _: setattr(connection, "isolation_level", None))
+        event.listen(crm, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
+    with ThreadPoolExecutor() as threads:
+        with ledger.writing() as writer:
+            writer.execute(text("UPDATE b2copy_ledger SET dispatched_at = dispatched_at"))
+
+            def request() -> None:
+                with crm.begin() as transaction:
+                    enqueue.fees(account_login="7", request_id="W1", connection=transaction)
+
+            requested = threads.submit(request)
+            until(lambda: requested.done() or crm.pool.checkedout() == 1)  # type: ignore[attr-defined]
+            wait([requested], timeout=0.3)
+        requested.result()
+
+    assert [one.key for one in search(ledger)] == ["fees.process:W1"]
 
 
 def test_an_asynchronous_transaction_is_told_how_to_pass_it(ledger: Ledger) -> None:

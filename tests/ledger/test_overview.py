@@ -211,4 +211,6 @@ def test_a_row_whose_instant_is_none_stops_no_overview(ledger: Ledger) -> None:
             text("INSERT INTO b2copy_requests (kind, payload, requested_at) VALUES ('call', '{}', '2026-11-27 10:00')")
         )
 
-    assert 0 <= (overview(ledger).requests_age_s or 0) < 10
+    age_s = overview(ledger).requests_age_s
+    assert age_s is not None
+    assert 0 <= age_s < 10

@@ -69,6 +69,7 @@ def test_a_worker_that_starts_in_an_outage_of_the_ledger_is_a_whole_worker_after
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
             return str(answer.read(), "utf-8")
 
+    assert "b2copy.money" in process.current_log()
     assert "b2copy.notify" not in process.current_log()  # it has no webhook
     assert "b2copy_build_info{" in metrics()
     postgres.start()

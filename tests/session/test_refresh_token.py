@@ -213,7 +213,7 @@ class TestTheRefreshToken:
     ) -> None:
         session = member(store_pause=0.05, commit_patience=0.2)
         session.current()
-        sandbox.switches(latency={"token": 0.3})
+        sandbox.switches(latency={"token": 2.0})
         errors: list[B2CopyError] = []
 
         def renew() -> None:

@@ -136,6 +136,8 @@ def test_what_was_cut_off_in_the_middle_of_a_secret_does_not_pass(secret: str, c
         '{"pwd": "canary-20", "pass": "canary-21", "otp": "canary-22", "passcode": "canary-23", "totp": "canary-24"}',
         "user=b2copy&pass=canary-25",
         "otp=canary-26",
+        '{"smtp_pass": "canary-27"}',
+        "--user-pass=canary-28",
     ],
 )
 def test_these_do_not_pass(text: str) -> None:
@@ -161,6 +163,7 @@ def test_these_do_not_pass(text: str) -> None:
         "the secret changes once a day",
         "all checks pass: 12 of 12, and bypass=1",
         "a footprint: 3 MB, laptop=2",
+        "totp: invalid",
     ],
 )
 def test_other_text_is_left_alone(text: str) -> None:

@@ -58,13 +58,14 @@ def csv_rows(source: Source, known: list[str], texts: set[str], is_whole: bool =
     try:
         separator = _separator(heading, known)
         reader = csv.reader(source.lines(), delimiter=separator, strict=True)
-        columns = _columns(source, names := next(reader, []), known)
+        columns = _columns(source, next(reader, []), known)
+        heading_names = {name.casefold() for name in columns}
         begins = reader.line_num + 1
         for cells in reader:
             line, begins = begins, reader.line_num + 1
             if not cells:
                 continue
-            if cells == names:
+            if {cell.strip().casefold() for cell in cells} == heading_names:
                 yield Row(line, {}, "is the heading again, as if files were joined: remove it")
                 continue
             if len(cells) != len(columns):

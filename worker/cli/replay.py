@@ -84,6 +84,7 @@ def replay(
             left_alone |= refused
             alone = [one for one in wanted if not ledger.needs_approval(one.kind, one.lane)]
             replayed = _queue_again(ledger, alone, by, why, not_done, rate)
+            left_alone |= {one.key: "it has changed meanwhile" for one in alone if one.key not in set(replayed)}
     if as_json:
         names = [one.key for one in wanted]
         output.document(
@@ -129,7 +130,7 @@ def _queue_again(
     replayed: list[str] = []
     try:
         for batch in _paced([one.key for one in wanted], rate):
-            # What was said, "it was not done" for one, was said of the operation as it was when this began.
+            # An operation that has changed since it was chosen is left alone: it may have been done meanwhile.
             replayed += replay_batch(ledger, batch, by, why, not_done, {key: seen[key] for key in batch})
             for lane in lanes:
                 wake(lane)

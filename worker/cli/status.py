@@ -2,6 +2,7 @@
 
 import re
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -140,6 +141,8 @@ def look_up(ledger: "Ledger", name: str) -> "Operation":
 def _near(ledger: "Ledger", name: str) -> str:
     import difflib
 
+    from sqlalchemy.exc import SQLAlchemyError
+
     from worker.ledger import search
     from worker.ledger.overview import overview
     from worker.report.format_values import span
@@ -147,13 +150,17 @@ def _near(ledger: "Ledger", name: str) -> str:
     recent = [operation.key for operation in search(ledger, limit=_RECENT)]
     ids = {key.partition(":")[2]: key for key in recent}
     near = [ids[one] for one in difflib.get_close_matches(name.rpartition(":")[2], ids, n=3)]
+    waiting = ""
+    with suppress(SQLAlchemyError):  # a CRM's role may not read all of that
+        if (requests_age_s := overview(ledger).requests_age_s) is not None:
+            waiting = (
+                f"; rows of b2copy_requests wait for a worker, the oldest for {span(requests_age_s)}: it may be one of"
+                " them. Is a worker running? (b2copy-sync doctor)"
+            )
     if near:
-        return f"; did you mean {', '.join(near)}?"
-    if (requests_age_s := overview(ledger).requests_age_s) is not None:
-        return (
-            f"; rows of b2copy_requests wait for a worker, the oldest for {span(requests_age_s)}: it may be one of"
-            " them. Is a worker running? (b2copy-sync doctor)"
-        )
+        return f"; did you mean {', '.join(near)}?{waiting}"
+    if waiting:
+        return waiting
     return " was ever recorded here (or it has been purged). Is it the right B2COPY_DATABASE_URL?"
 
 

@@ -190,7 +190,7 @@ def open_sandbox(
 
 
 def _set_environment(patch: pytest.MonkeyPatch, folder: Path, url: str, database_url: str) -> None:
-    for name in [name for name in os.environ if name.startswith(PREFIX)]:
+    for name in [name for name in os.environ if name.upper().startswith(PREFIX)]:
         patch.delenv(name)
     secret = folder / "seamless.secret"
     if not secret.exists():

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Connection, Engine, false, select, update
 from sqlalchemy.exc import (
     DBAPIError,
     IntegrityError,
@@ -18,7 +18,7 @@ from sqlalchemy.exc import (
 
 from worker.errors import SettingsError
 from worker.ledger import schema
-from worker.ledger.engine import connect, create_private_file, exists, one_statement, reading
+from worker.ledger.engine import INSUFFICIENT_PRIVILEGE, connect, create_private_file, exists, one_statement, reading
 from worker.ledger.four_eyes import Rule, rule_of
 from worker.ledger.schema_version import UNKNOWN_VERSION, may_run, schema_problem, schema_version
 
@@ -109,15 +109,27 @@ class Ledger:
 
 
 def leads_to(connection: Connection, ledger: Ledger) -> bool:
-    """Return whether a CRM's own connection is one to this ledger: nobody does what another one holds."""
+    """Return whether a CRM's own connection is one to this ledger: no worker would find what another one holds."""
     try:
-        return connection.execute(select(schema.ledger.c.id)).scalar() == ledger.id
-    except ProgrammingError:  # PostgreSQL: there is no such table
-        return False
+        if connection.dialect.name == "sqlite":
+            # It changes nothing and waits for the write lock. A transaction that has only read could not wait for it.
+            connection.execute(update(schema.ledger).where(false()).values(id=schema.ledger.c.id))
+        found = connection.execute(_LEDGER_ID).scalar()
+    except ProgrammingError as error:
+        if INSUFFICIENT_PRIVILEGE in (getattr(error.orig, "sqlstate", None), getattr(error.orig, "pgcode", None)):
+            raise
+        return False  # PostgreSQL: there is no such table
     except OperationalError as error:
         if "no such table" in str(error.orig):  # SQLite
             return False
         raise
+    if found == ledger.id:
+        return True
+    with ledger.reading() as own:  # the tables may have been made again since this process opened the ledger
+        return bool(own.execute(_LEDGER_ID).scalar() == found)
+
+
+_LEDGER_ID = select(schema.ledger.c.id)
 
 
 def open_ledger(url: str, create: bool = False, **pool: int) -> Ledger:

@@ -67,7 +67,10 @@ def known_among(ledger: Ledger, rows: Mapping[str, NewRow]) -> dict[str, Known]:
 
 
 def check_known(connection: Connection, rows: Sequence[NewRow]) -> None:
-    """Raise `PayloadConflict` if one of these keys exists with another payload. Writes nothing."""
+    """Raise `PayloadConflict` if one of these keys exists with another payload. Writes nothing.
+
+    On PostgreSQL it does not see a key that another transaction records at this moment.
+    """
     wanted = {row.key: row for row in rows}
     for stored in connection.execute(_EXISTING, {"keys": list(wanted)}):
         _check_same(stored, wanted[stored.key])

@@ -40,7 +40,7 @@ class RunningNote(bootsteps.StartStopStep):
         try:
             with ledger().writing() as connection:
                 note_stopped(connection, self._myself)
-        except DATABASE_UNAVAILABLE_ERRORS as error:  # the note ages out
+        except (SettingsError, *DATABASE_UNAVAILABLE_ERRORS) as error:  # the note ages out
             log.warning("this worker could not note its end: %s", type(error).__name__)
 
     def _run(self) -> None:

@@ -45,8 +45,7 @@ class BatchReport(NamedTuple):
             left = f", about {span(self.left_s)} left" if self.left_s is not None else ""
             return f"{self.standing.open:,} to do{left}"
         if missing := self.total - self.standing.recorded:
-            # Or they were known before the import, stand twice in the file, or have been purged.
-            return f"{missing:,} rows are not recorded: if the import was interrupted, run it again"
+            return f"all ended but {missing:,} rows: known before, given twice, purged, or the import was interrupted"
         return "all ended"
 
 

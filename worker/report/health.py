@@ -58,7 +58,7 @@ def health_of(
 
 
 def late_requests(seen: Overview, late_s: float) -> list[str]:
-    """Say so if a row of `b2copy_requests` waits for more than `late_s`."""
+    """Return a sentence if a row of `b2copy_requests` waits for more than `late_s`."""
     if seen.requests_age_s is None or seen.requests_age_s <= late_s:
         return []
     text = (

@@ -29,7 +29,9 @@ class ProcessFailed(RuntimeError):
 def clean_environment(**ours: str) -> dict[str, str]:
     """Return this process's environment variables without any broker, database or B2COPY setting, plus `ours`."""
     neutral = {
-        name: value for name, value in os.environ.items() if name not in _FOREIGN and not name.startswith(PREFIX)
+        name: value
+        for name, value in os.environ.items()
+        if name not in _FOREIGN and not name.upper().startswith(PREFIX)
     }
     return neutral | ours
 

@@ -18,12 +18,12 @@ MASK = "[redacted]"
 
 _HEADER = r"(?:proxy-)?authorization|(?:set-)?cookie"
 _WORD = "token|secret|passw(?:or)?d|passphrase|credential|api[_-]?key|secrete?[_-]?key|private[_-]?key|assertion|jwt"
-_NAME = rf"[\w-]*(?:{_WORD})(?:s|[_-]?values?|[_-]?\d{{1,3}})?|pwd|pass(?:code)?|t?otp|{_HEADER}"
+_NAME = rf"[\w-]*(?:{_WORD})(?:s|[_-]?values?|[_-]?\d{{1,3}})?|pwd|(?:[\w-]*[_-])?pass(?:code)?|t?otp|{_HEADER}"
 _IS_NAME = re.compile(_NAME, re.IGNORECASE)
 _IS_HEADER = re.compile(_HEADER, re.IGNORECASE)
 # Before a colon these are words of a sentence, too: unless what follows looks like nothing but a secret.
 _AMBIGUOUS = frozenset({
-    "token", "secret", "assertion", "credential", "jwt", "pass", "otp",
+    "token", "secret", "assertion", "credential", "jwt", "pass", "passcode", "otp", "totp",
     "tokens", "secrets", "assertions", "credentials", "passwords",
 })  # fmt: skip
 _OPAQUE = r"(?=[\w+/=.~-]{0,64}\d)(?=[\w+/=.~-]{0,64}[A-Za-z])[\w+/=.~-]{16,}"
