@@ -3,9 +3,20 @@
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import text
+
 from tests.ledger.databases import on_postgresql
-from tests.operations import fail_operation, find_operation
-from worker.ledger import Identity, Ledger, correct, mark_closed, store_identities
+from tests.operations import fail_operation, find_operation, succeed_operation
+from worker.ledger import (
+    Identity,
+    Ledger,
+    correct,
+    identities_of,
+    leave_request,
+    mark_closed,
+    search,
+    store_identities,
+)
 from worker.ledger.approvals import propose
 from worker.ledger.reconciliation import AccountThere, Candidate, Difference, decide, start_run, store_page
 from worker.ledger.schema import metadata
@@ -56,7 +67,7 @@ def rows_with(ledger: Ledger, text: str) -> dict[str, int]:
 
 
 def run_script(ledger: Ledger) -> None:
-    statements: Any = SCRIPT.read_text().replace(":'login'", f"'{THEIRS}'")
+    statements: Any = SCRIPT.read_text().replace(":'login'", f"'{THEIRS}'").replace(":'platform'", "'1'")
     with ledger.writing() as connection:
         driver: Any = connection.connection.dbapi_connection
         driver.execute(statements)
@@ -73,8 +84,13 @@ def test_a_person_is_erased_from_every_table_and_the_others_stay(ledger: Ledger)
 
     run_script(ledger)
     # What the correction has queued again stays until it has ended.
-    assert rows_with(ledger, THEIRS).keys() <= {"b2copy_operations", "b2copy_attempts"} | LEFT_IN_KEYS
+    open_tables = {"b2copy_operations", "b2copy_attempts", "b2copy_requests"}
+    assert rows_with(ledger, THEIRS).keys() <= open_tables | LEFT_IN_KEYS
+    assert "b2copy_requests" in rows_with(ledger, THEIRS)  # it was accepted: it stays until a worker has taken it
     with ledger.writing() as connection:
+        connection.execute(
+            text("DELETE FROM b2copy_requests WHERE position(:login in payload) > 0"), {"login": f'"{THEIRS}"'}
+        )
         ends = "state = 'cancelled', due_at = NULL, ended_at = 1"
         connection.exec_driver_sql(f"UPDATE b2copy_operations SET {ends} WHERE state = 'queued'")
     run_script(ledger)
@@ -89,3 +105,18 @@ def test_a_person_is_erased_from_every_table_and_the_others_stay(ledger: Ledger)
         closed = connection.exec_driver_sql("SELECT subject FROM b2copy_audit WHERE starts_with(subject, 'identity ')")
         assert set(closed.scalars()) == {f"identity 1/{OTHER}", "identity [erased]"}
     assert rows_with(ledger, OTHER) == of_others
+
+
+@on_postgresql
+def test_what_has_the_same_digits_and_is_no_login_of_that_platform_stays(ledger: Ledger) -> None:
+    fee = fail_operation(ledger, THEIRS, payload={"account_login": OTHER, "request_id": THEIRS})
+    succeed_operation(ledger, f"1/{OTHER}", kind="clients.register", result={"client_id": int(THEIRS)})
+    store_identities(ledger, [Identity("2", THEIRS, "C-2"), Identity("1", OTHER, client_id=THEIRS)])
+    leave_request(ledger, "fees.process", f'{{"account_login": "{OTHER}", "request_id": "{THEIRS}"}}', "crm", None)
+
+    run_script(ledger)
+
+    assert {one.key for one in search(ledger)} == {fee, f"clients.register:1/{OTHER}"}
+    assert [one.platform for one in identities_of(ledger, login=THEIRS)] == ["2"]
+    with ledger.reading() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM b2copy_requests").scalar_one() == 1
