@@ -216,6 +216,24 @@ def test_a_flood_of_logins_has_two_passwords_verified_at_once(people: Path, monk
     assert highest == 2
 
 
+def test_a_login_under_way_does_not_survive_a_change_of_the_file(
+    people: Path, monkeypatch: pytest.MonkeyPatch, open_console: Callable[..., Console]
+) -> None:
+    access = PasswordAccess(people, False)
+
+    class Slow(PasswordHasher):
+        def verify(self, hash: str | bytes, password: str | bytes) -> Literal[True]:
+            verified = super().verify(hash, password)
+            people.write_text("")  # ann is removed meanwhile
+            access._read()  # as for the page of another person
+            return verified
+
+    monkeypatch.setattr(password_access, "_HASHER", Slow())
+
+    assert access.log_in("ann", PASSWORD) is None
+    assert access._sessions == {}
+
+
 def settings(console_url: str, **given: object) -> ConsoleSettings:
     return ConsoleSettings(database_url=console_url, redis_url="redis://127.0.0.1:1/0", **given)  # type: ignore[arg-type]
 

@@ -19,9 +19,10 @@ from tests.operations import (
 from worker.console import pause_and_renew
 from worker.console.process_state import Console
 from worker.console.serve import make_console
-from worker.ledger import Ledger, active_flags, audit_of, replay
+from worker.ledger import Ledger, active_flags, audit_of, pause, replay, resume
 from worker.ledger.approvals import open_approvals
 from worker.ledger.identities import identity_of
+from worker.ledger.migrations import migrate
 from worker.operation import FailureReason, OnUnknown, State, WaitReason
 from worker.session import SharedSession
 from worker.settings import ConsoleSettings, Settings, load
@@ -145,6 +146,43 @@ def test_a_lane_is_paused_and_resumed(open_console: OpenConsole, ledger: Ledger)
     fill_and_send(client, "/fleet/resume?lane=money")
 
     assert active_flags(ledger) == {}
+
+
+def test_a_stale_page_ends_no_newer_pause(open_console: OpenConsole, ledger: Ledger) -> None:
+    client = client_of(open_console())
+    pause(ledger, "money", "ann", "the gateway is restarted")
+    stale = fields_of(client.get("/fleet/resume?lane=money").text) | {"note": "the gateway is back"}
+    resume(ledger, "money", "ann", "the gateway is back")
+    pause(ledger, "money", "bob", "B2COPY charges fees twice")
+
+    answer = client.post("/fleet/resume?lane=money", data=stale)
+
+    assert (answer.status_code, active_flags(ledger)["pause:money"].actor) == (409, "bob")
+    assert "another pause than the one that you have seen" in answer.text
+
+
+def test_who_pauses_what_is_paused_is_told_that_the_reason_is_not_stored(
+    open_console: OpenConsole, ledger: Ledger
+) -> None:
+    pause(ledger, "money", "ann", "the gateway is restarted")
+
+    answer = fill_and_send(client_of(open_console()), "/fleet/pause?lane=money", note="B2COPY charges fees twice")
+
+    assert answer.status_code == 409
+    assert "it is paused already, and your reason is not stored" in answer.text
+
+
+def test_a_running_console_obeys_a_rule_that_migrate_stores(
+    open_console: OpenConsole, ledger: Ledger, console_url: str
+) -> None:
+    fail(ledger, hold_operation(ledger, "W1"), failure_reason=FailureReason.UNRESOLVED, outcome_unknown=True)
+    client = client_of(open_console())
+    migrate(console_url, four_eyes="money")
+
+    answer = fill_and_send(client, f"/operation/resolve-done{W1}")
+
+    assert answer.headers["location"].startswith("/approvals")
+    assert find_operation(ledger).state == State.FAILED
 
 
 def test_a_host_without_keys_cannot_renew_the_session_and_says_where_to(open_console: OpenConsole) -> None:

@@ -23,7 +23,8 @@ def pause(why: Why, by: By, lane: Which = "all", as_json: Json = False) -> None:
     from worker.report.sentences import paused_by
 
     with existing_ledger() as ledger:
-        operations.pause(ledger, lane, by, why)
+        if not operations.pause(ledger, lane, by, why):
+            output.note("it was paused already: your reason is not stored")
         flag = operations.active_flags(ledger)[f"pause:{lane}"]
     if as_json:
         output.document({**pause_document(flag), "paused": True})

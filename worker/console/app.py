@@ -156,6 +156,8 @@ def _answer(console: Console, handler: Handler, role: Role | None, request: Requ
     if role is not None and not page_request.person.may(role):
         return page_request.page("error.html", 403, title="Not permitted", text=f"This needs the role {role}.")
     try:
+        if role is not None:
+            console.obey_rule_of_ledger()
         if request.method == "POST":
             page_request = PageRequest(request, console, page_request.person, read_form(body))
         return handler(page_request)

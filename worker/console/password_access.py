@@ -80,7 +80,10 @@ class PasswordAccess:
         if person is None:
             return None
         token = secrets.token_urlsafe(32)
+        self._read()
         with self._lock:
+            if self._people.get(name) != (hashed, person):  # the file was changed while the password was verified
+                return None
             while len(self._sessions) >= SESSIONS:
                 self._sessions.pop(next(iter(self._sessions)))
             self._sessions[_hashed(token)] = (person, time.monotonic() + SESSION_S)

@@ -6,7 +6,7 @@ from starlette.responses import Response
 
 from worker.console.page_request import NotFound, PageRequest, note_problem, see
 from worker.console.url_parameters import address, word
-from worker.errors import B2CopyError, SettingsError
+from worker.errors import B2CopyError, NotAllowed, SettingsError
 from worker.ledger import active_flags, pause
 from worker.ledger.approvals import Approval, resume_or_propose
 from worker.ledger.fleet_flags import RESUME
@@ -42,9 +42,14 @@ def _act(page_request: PageRequest, note: str) -> Response:
     if action == "renew":
         return _renew(page_request, note)
     if action == "pause":
-        pause(page_request.ledger, lane, page_request.person.name, note)
+        if not pause(page_request.ledger, lane, page_request.person.name, note):
+            return _form(page_request, "Nothing was done: it is paused already, and your reason is not stored.", 409)
     else:
-        done = resume_or_propose(page_request.ledger, lane, page_request.person.name, note)
+        seen = page_request.form.get("seen", "")
+        try:
+            done = resume_or_propose(page_request.ledger, lane, page_request.person.name, note, seen)
+        except NotAllowed as error:
+            return _form(page_request, f"Nothing was done: {error}.", 409)
         if isinstance(done, Approval):
             return see(address("/approvals", made=done.name))
         for each in LANES if lane == "all" else [lane]:

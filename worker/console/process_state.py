@@ -5,7 +5,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from starlette.responses import HTMLResponse, Response
@@ -15,7 +15,9 @@ from worker.console.template_values import environment
 from worker.errors import B2CopyError, SettingsError
 from worker.ledger import Ledger
 from worker.ledger.batches import Batch
+from worker.ledger.four_eyes import rule_of, stricter
 from worker.report.batch_report import BatchReport, batch_reports
+from worker.report.four_eyes import needs_approval
 from worker.report.sentences import Kinds
 from worker.session import SharedSession, State
 from worker.settings import ConsoleSettings
@@ -85,6 +87,14 @@ class Console:
         """Return a page made from a template."""
         text = self._templates.get_template(template).render(console=self, **values)
         return HTMLResponse(text.encode("utf-8", "replace"), status)
+
+    def obey_rule_of_ledger(self) -> None:
+        """Take over the rule of four eyes that the ledger holds now: `migrate` may have changed it."""
+        with self.ledger.reading() as connection:
+            held = rule_of(connection)
+        if held != self.ledger.four_eyes:
+            rule = stricter(self.settings.four_eyes, held)
+            self.ledger = replace(self.ledger, four_eyes=held, needs_approval=needs_approval(rule, lambda: self.kinds))
 
     def count_batches(self, batches: list[Batch]) -> list[BatchReport]:
         """Return how far these batches are. Counting them takes as long as they are large."""

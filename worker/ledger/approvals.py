@@ -149,14 +149,17 @@ def decide_or_propose(
     return operation
 
 
-def resume_or_propose(ledger: Ledger, lane: str, actor: str, note: str) -> bool | Approval:
-    """End a pause and return whether there was one, or propose the end if it needs a second person."""
+def resume_or_propose(ledger: Ledger, lane: str, actor: str, note: str, seen: str | None = None) -> bool | Approval:
+    """End a pause and return whether there was one, or propose the end if it needs a second person.
+
+    `seen`: see `resume`.
+    """
     if not ledger.needs_approval(RESUME, lane):
-        return resume(ledger, lane, actor, note)
+        return resume(ledger, lane, actor, note, seen)
     flag = active_flags(ledger).get(f"pause:{lane}")
     if flag is None:
         return False
-    return propose(ledger, RESUME, f"pause:{lane}", actor, note, str(flag.at), {})
+    return propose(ledger, RESUME, f"pause:{lane}", actor, note, str(flag.at) if seen is None else seen, {})
 
 
 def resume_batch_or_propose(

@@ -49,21 +49,24 @@ def pause(ledger: Ledger, lane: str, actor: str, note: str) -> bool:
     return raise_flag(ledger, f"pause:{lane}", actor, note)
 
 
-def resume(ledger: Ledger, lane: str, actor: str, note: str) -> bool:
+def resume(ledger: Ledger, lane: str, actor: str, note: str, seen: str | None = None) -> bool:
     """End a pause. Its time counts neither towards the deadlines of the operations that waited for it, nor as ours.
 
-    Returns whether there was a pause. Raises `NotAllowed` if a second person must agree; see `approvals`.
+    `seen` is when the pause began that the person saw, in ms since the epoch. Returns whether there was a pause. Raises
+    `NotAllowed` if there is another pause now, or if a second person must agree; see `approvals`.
     """
     if ledger.needs_approval(RESUME, lane):
         raise NotAllowed(f"pause:{lane} needs a second person to end (B2COPY_FOUR_EYES): propose it")
-    return ledger.write(lambda connection: resume_within(connection, lane, actor, note))
+    return ledger.write(lambda connection: resume_within(connection, lane, actor, note, seen))
 
 
-def resume_within(connection: Connection, lane: str, actor: str, note: str) -> bool:
-    """End a pause within the caller's transaction."""
+def resume_within(connection: Connection, lane: str, actor: str, note: str, seen: str | None = None) -> bool:
+    """End a pause within the caller's transaction. See `resume`."""
     raised = {row.name: row.since for row in connection.execute(_LOCK_PAUSES)}
     if f"pause:{lane}" not in raised:
         return False
+    if seen is not None and seen != str(raised[f"pause:{lane}"]):
+        raise NotAllowed(f"pause:{lane} is another pause than the one that you have seen: look again")
     now = connection.execute(select(now_ms())).scalar_one()
     since = raised[f"pause:{lane}"]
     for each in LANES if lane == "all" else [lane]:
