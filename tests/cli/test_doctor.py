@@ -92,6 +92,16 @@ def test_logs_in_only_if_there_is_no_session(b2copy_sync: Command, sandbox: Sand
     assert logins(sandbox) == ["authexternalcrm"]
 
 
+def test_a_wrong_option_of_the_databases_url_is_a_wrong_setting(b2copy_sync: Command, sandbox: SandboxControl) -> None:
+    url = "postgresql://u@127.0.0.1:1/x?schema=public"
+
+    ran = b2copy_sync("doctor", "--offline", "--json", B2COPY_DATABASE_URL=url)
+
+    assert ran.code == 2
+    [failed] = [check for check in ran.document["checks"] if check["grade"] == "FAIL"]
+    assert (failed["check"], "schema" in failed["message"]) == ("settings", True)
+
+
 def test_offline_asks_nobody(b2copy_sync: Command, sandbox: SandboxControl) -> None:
     ran = b2copy_sync("doctor", "--offline", "--json", B2COPY_REDIS_URL="redis://127.0.0.1:1/0")
 

@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from worker.doctor import CheckResult, Grade, name_authority
 from worker.errors import SettingsError
 from worker.ledger import Ledger, active_flags, open_ledger, schema
+from worker.ledger.engine import connect
 from worker.ledger.fleet_flags import TRYING
 from worker.ledger.notices import notices_wanted_until
 from worker.ledger.overview import overview
@@ -23,6 +24,17 @@ from worker.report.health import access_notes
 from worker.report.sentences import paused_by
 from worker.settings import LedgerSettings
 from worker.watch.redact import redacted
+
+
+def url_problem(settings: LedgerSettings) -> str | None:
+    """Return what is wrong with the options of the database's URL. Opens no connection."""
+    try:
+        connect(settings.database_url).dispose()
+    except SettingsError as error:
+        return str(error)
+    except ModuleNotFoundError:  # the check of the ledger reports it
+        pass
+    return None
 
 
 def check(settings: LedgerSettings) -> Iterator[CheckResult]:
