@@ -34,7 +34,7 @@ def describe(fees: Fees) -> Description:
 
 async def attempt(attempt: Attempt, fees: Fees) -> Outcome:
     """Start the run, or ask how far it is: one call does both."""
-    request_id = fees.request_id + await _suffix(attempt)
+    request_id = attempt.request_id = fees.request_id + await _suffix(attempt, fees)
     body = {"account_login": fees.account_login, "request_id": request_id}
     status: FeeStatus = await attempt.call(PROCESS, body)
     match status.state:
@@ -47,21 +47,26 @@ async def attempt(attempt: Attempt, fees: Fees) -> Outcome:
     assert_never(status.state)
 
 
-async def _suffix(attempt: Attempt) -> str:
+async def _suffix(attempt: Attempt, fees: Fees) -> str:
     """Return what a replayed run adds to its id: nothing, or with B2COPY_FEES_RESTART=suffixed `~` and a number.
 
     The number counts the runs that ended in error: W1 becomes W1~1, which is no other withdrawal's id. A run whose
-    outcome is merely unknown keeps its id, because another id would charge the fees twice.
+    outcome is merely unknown keeps its id, because another id would charge the fees twice. So does a run that is under
+    way, although the setting has changed meanwhile.
 
     One run may have given its error several times. So ids are counted, not answers. A late answer is left out: it may
     arrive while the next run is under way, and must not change the id of that one. An error that its holder has written
     itself has ended the operation, so none is added between two decisions of people. Without the late ones, a replay
     may get the old error once more, which the next replay then counts.
     """
-    if not attempt.claim.replays or attempt.settings.fees_restart == "same":
+    if not attempt.claim.replays:
         return ""
-    earlier = await attempt.earlier_attempts()
-    failed = {one.request_id for one in earlier if one.outcome == FEE_ERROR and not one.late}
+    earlier = [one for one in await attempt.earlier_attempts() if one.request_id and not one.late]
+    if earlier and earlier[-1].outcome != FEE_ERROR:
+        return str(earlier[-1].request_id).removeprefix(fees.request_id)
+    if attempt.settings.fees_restart == "same":
+        return ""
+    failed = {one.request_id for one in earlier if one.outcome == FEE_ERROR}
     return f"{RESTART}{len(failed)}" if failed else ""
 
 

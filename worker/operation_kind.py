@@ -31,11 +31,13 @@ P = TypeVar("P", bound=Payload)
 class Attempt(Protocol):
     """One attempt at an operation, as its kind sees it.
 
+    `request_id`: a kind sets it to the id by which the destination knows the request, for the evidence.
     `progress` (JSON, <= 4 KB) is stored with the operation after every attempt, and the next attempt gets it. An empty
     dict clears it.
     """
 
     progress: dict[str, Any] | None
+    request_id: str | None
 
     @property
     def claim(self) -> Claim: ...

@@ -93,3 +93,34 @@ def test_a_late_error_of_the_restarted_run_does_not_start_another_one(
     assert second.replays == 1
     assert [one.request_id for one in attempts_of(ledger(), suspended.id) if not one.late][-1] == "W1~1"
     pusher.stop()
+
+
+@pytest.mark.parametrize(("replayed", "restarted"), [("same", "suffixed"), ("suffixed", "same")])
+@pytest.mark.parametrize("answer", ["pending", "lost"])
+def test_a_run_that_is_under_way_keeps_its_id_although_the_setting_changes(
+    active_environment: Environment, sandbox: SandboxControl, replayed: str, restarted: str, answer: str
+) -> None:
+    def pusher(restart: str) -> Pusher:
+        settings = worker_settings().model_copy(update={"fees_restart": restart})
+        return Pusher(ledger(), {FEES.name: FEES}, {"b2copy": b2copy}, settings)
+
+    first, second = pusher(replayed), pusher(restarted)
+    sandbox.switches(logins={"7": {"ends": "ERROR", "message": "no money", "pending_polls": 1}}, error_restarts=True)
+    key = record_operation(ledger()).key
+    first.drain("money")
+    make_all_due(ledger())
+    first.drain("money")
+    assert find_operation(ledger()).failure_reason == "fee_error"
+    if answer == "lost":
+        sandbox.faults({"what": "status", "status": 503, "effect": "done", "route": "processext", "next": 1})
+    replay(ledger(), [key], "Ada", "money was paid in")
+    first.drain("money")
+    begun = attempts_of(ledger(), find_operation(ledger()).id)[-1].request_id
+    make_all_due(ledger())
+    second.drain("money")
+
+    used = [one.request_id for one in attempts_of(ledger(), find_operation(ledger()).id)]
+    assert begun == ("W1" if replayed == "same" else "W1~1")
+    assert set(used[used.index(begun) if replayed == "suffixed" else 0 :]) == {begun}
+    for one in (first, second):
+        one.stop()

@@ -36,7 +36,8 @@ class RunningAttempt:
 
     `unknown_step`: the request with an effect that was sent and whose effect is not known yet. `effect_step`: the last
     request that had an effect or may have had one. `sent`: some request may have reached the destination.
-    `login`: whose token was on the last one, None if it carried none. `progress` is stored with the operation after
+    `login`: whose token was on the last one, None if it carried none. `request_id`: by which id the destination knows
+    what is sent; it is stored as evidence although no answer comes. `progress` is stored with the operation after
     every attempt, so that the next attempt continues there.
     """
 
@@ -62,6 +63,7 @@ class RunningAttempt:
         self.effect_step: str | None = None
         self.sent = False
         self.login: str | None = None
+        self.request_id: str | None = None
 
     @property
     def progress(self) -> dict[str, Any] | None:

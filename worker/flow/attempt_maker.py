@@ -194,10 +194,10 @@ def _record_of(
     steps = attempt.steps if attempt else []
     status = steps[-1].http_status if steps else None
     message: str | None
-    request_id = None
+    request_id = attempt.request_id if attempt else None
     match learned:
         case Done() | Pending() | Failed():
-            message, request_id = learned.message, learned.request_id
+            message, request_id = learned.message, learned.request_id or request_id
         case Later():
             message = learned.message
         case B2CopyError():
