@@ -474,6 +474,13 @@ def test_retry_after_is_a_floor_of_such_waits(policy: RetryPolicy) -> None:
     assert decided.due_in_s == 30.0
 
 
+@pytest.mark.parametrize("sent", [True, False])
+def test_a_failure_without_a_request_says_nothing_about_an_earlier_one(policy: RetryPolicy, sent: bool) -> None:
+    claim = a_claim(outcome_unknown=True)
+
+    assert policy.decide(finished(claim, Failed("client_unknown"), sent=sent)).outcome_known is sent
+
+
 def test_such_a_kind_is_exhausted_at_its_deadline(policy: RetryPolicy) -> None:
     claim = a_claim(deadline=time.monotonic() - 1)
 

@@ -80,7 +80,8 @@ class RetryPolicy:
                 return Transition(claim, State.SUCCEEDED, result=result, attempt=attempt.record, outcome_known=True)
             case Becomes.FAILED:
                 reason = learned.reason if isinstance(learned, Failed) else FailureReason.INTERNAL
-                return self._fail(attempt, reason, outcome_known=True)
+                # Without a request, this attempt has not learned what an earlier one did.
+                return self._fail(attempt, reason, outcome_known=attempt.sent)
             case Becomes.PENDING:
                 if claim.overdue:  # it has begun, and nobody asks any more how it ends
                     return self._fail(attempt, FailureReason.UNRESOLVED)._replace(outcome_unknown=True)
