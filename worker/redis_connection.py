@@ -20,14 +20,31 @@ from worker.settings import CrmSettings
 
 
 class QuietConnection(redis.Connection):
-    """redis-py's connection. The frames of its errors do not hold the password, which error trackers would store."""
+    """redis-py's connection. The frames of its errors do not hold the password, which error trackers would store.
+
+    A primary that becomes a replica keeps its connections. Only a new connection finds the new primary, so one that is
+    refused a write is closed.
+    """
+
+    _is_connecting = False
 
     def connect_check_health(self, *args: Any, **options: Any) -> None:
         """Connect and log in."""
+        self._is_connecting = True
         try:
             super().connect_check_health(*args, **options)
         except Exception as error:
             raise without_frames(_error_of_redis(error)) from None
+        finally:
+            self._is_connecting = False
+
+    def read_response(self, *args: Any, **options: Any) -> Any:
+        try:
+            return super().read_response(*args, **options)
+        except redis.ReadOnlyError:
+            if not self._is_connecting:
+                self.disconnect()  # type: ignore[no-untyped-call]
+            raise
 
 
 class VerifiedTlsConnection(redis.SSLConnection, QuietConnection):

@@ -400,6 +400,44 @@ def test_a_key_that_does_not_expire_in_time_stops_nobody(
     assert other.take(1, urgent=False) == 0 or until(lambda: other.take(1, urgent=False) == 0)
 
 
+@pytest.mark.parametrize("urgent", [True, False])
+@pytest.mark.parametrize("ends_in_s", [None, 3600, 300 * 86400])
+def test_windows_that_do_not_end_in_time_refuse_no_permit(
+    settings: Settings, active_environment: Environment, ends_in_s: int | None, urgent: bool
+) -> None:
+    """As after Redis' clock was set back: the limiter computes with the time to live of its windows."""
+    limited = limit(settings, "10/second")
+    assert limited.take(1, urgent=True) == 1
+    with active_environment.broker.client as client:
+        names = client.keys("b2copy:rate*")
+        assert names
+        for name in {*names, *(name.replace("/0", "/-1") for name in names)}:
+            client.set(name, "10", ex=ends_in_s)
+
+    assert until(lambda: limited.take(1, urgent) == 1, within=2)
+
+
+def test_a_connection_to_a_demoted_primary_is_left(settings: Settings, active_environment: Environment) -> None:
+    """It stays open and answers reads, and only a new connection finds the new primary."""
+    with active_environment.broker.client as client:
+
+        def connections() -> set[str]:
+            return {connection["id"] for connection in client.client_list()}
+
+        others, limited = connections(), limit(settings, "10/second")
+        assert limited.take(1, urgent=True) == 1
+        before = connections() - others
+        client.replicaof("127.0.0.1", active_environment.broker.port)
+        try:
+            assert limited.take(1, urgent=True) == 0
+        finally:
+            client.replicaof("no", "one")
+
+        assert until(lambda: limited.take(1, urgent=True) == 1)
+        assert before
+        assert not connections() & before
+
+
 def test_a_turn_ends_by_itself(settings: Settings) -> None:
     one, other = limit(settings, "0"), limit(settings, "0")
     assert one.until_paced_s(0.0) == 0.0

@@ -10,9 +10,10 @@ Redis keys (all expire by themselves):
 
 import contextlib
 import time
+from typing import cast
 
 import redis
-from limits import parse
+from limits import RateLimitItem, parse
 from limits.errors import StorageError
 from limits.storage import RedisStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
@@ -80,6 +81,8 @@ class FleetLimits:
             return 0
         try:
             window = self._connected_limiter().get_window_stats(self._rate, self._destination)
+            if window.remaining < 1:
+                self._clear_odd_windows(self._rate)
         except StorageError:
             self._refuse_for(_RETRY_STORE_S, urgent)
             return 0
@@ -88,6 +91,16 @@ class FleetLimits:
         if available < 1:
             self._refuse_for(max(_SOONEST_S, min(_LATEST_S, window.reset_time - time.time())), urgent)
         return min(wanted, available)
+
+    def _clear_odd_windows(self, rate: RateLimitItem) -> None:
+        """Clear windows that never end, or end later than the limiter lets any end: Redis' clock was set back.
+
+        They would refuse every permit until then. After that the limiter counts from zero.
+        """
+        expiry_s, storage = rate.get_expiry(), cast(RedisStorage, self._connected_limiter().storage)
+        _, earlier_ends_s, count, ends_s = storage.get_sliding_window(rate.key_for(self._destination), expiry_s)
+        if earlier_ends_s > expiry_s or (count and not 0 < ends_s <= 2 * expiry_s):
+            self._connected_limiter().clear(rate, self._destination)
 
     def take(self, count: int, urgent: bool) -> int:
         """Take up to `count` permits; return how many were taken. Another process may have been faster."""
