@@ -132,7 +132,9 @@ class Kind(Generic[P]):
         return New(
             kind=self.name,
             key=f"{self.name}:{described.natural_id}",
-            payload=payload.model_dump(),
+            # Without the fields that have no value: a field that a later version adds changes no payload of today, and
+            # a worker of today takes the payloads of that version that do not use it.
+            payload={name: value for name, value in payload.model_dump().items() if value is not None},
             lane=described.lane,
             entity=described.entity,
             parent=described.parent,

@@ -460,3 +460,19 @@ def test_half_a_character_is_refused_wherever_it_stands_in_a_payload(ledger: Led
 def test_what_is_no_text_is_refused_by_its_name(ledger: Ledger, change: dict[str, Any], by: Any, problem: str) -> None:
     with pytest.raises(BadPayload, match=problem):
         record(ledger, [new_operation("C1")._replace(**change)], by=by)
+
+
+@pytest.mark.parametrize(
+    ("stored", "asked"), [({"a": "1"}, {"a": "1", "b": None}), ({"b": None, "a": "1"}, {"a": "1"})]
+)
+def test_a_field_without_a_value_makes_no_other_request(
+    ledger: Ledger, stored: dict[str, Any], asked: dict[str, Any]
+) -> None:
+    """As a version with one more field would ask for what an earlier version has recorded."""
+    record_operations(ledger, "C1", kind="call", payload=stored)
+
+    [again] = record_operations(ledger, "C1", kind="call", payload=asked)
+
+    assert not again.created
+    with pytest.raises(PayloadConflict, match="another b"):
+        record_operations(ledger, "C1", kind="call", payload=asked | {"b": "2"})

@@ -481,3 +481,10 @@ def test_an_account_of_another_platform_is_not_the_one_that_was_asked_for(
     assert ended.state == State.SUCCEEDED
     assert (ended.result or {})["answer"]["investmentPlatformId"] == 1
     assert times(sandbox, "accounts.create") == 2
+
+
+def test_a_field_without_a_value_is_not_stored(active_environment: Environment) -> None:
+    """A worker that does not know a field of a later version takes operations that do not use it."""
+    new = CLIENTS.new({"login": "700100", "platform": 1, "crm_id": None}, worker_settings())
+
+    assert new.payload == {"login": "700100", "platform": 1}
