@@ -19,6 +19,7 @@ LIST = """
 import sys
 import tasks.enqueue
 found = {name.split(".")[0] for name in sys.modules} - set(sys.stdlib_module_names)
+found.discard("sitecustomize")  # of Debian's Python
 print(*sorted(name for name in found if not name.startswith("_")))
 """
 
