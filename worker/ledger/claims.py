@@ -187,8 +187,8 @@ def renew_leases(ledger: Ledger, owner: str, claims: Iterable[Claim]) -> set[int
     A lease that has lapsed but that nobody took over is valid again.
     """
     fences = {claim.id: claim.fence for claim in claims}
-    with ledger.writing() as connection:
-        renewed = connection.execute(_RENEW, {"ids": list(fences), "holder": owner}).all()
+    asked = {"ids": list(fences), "holder": owner}
+    renewed = ledger.write(lambda connection: connection.execute(_RENEW, asked).all())  # again after a deadlock
     return {id_ for id_, fence in renewed if fences[id_] == fence}
 
 
