@@ -34,16 +34,16 @@ def describe(fees: Fees) -> Description:
 
 async def attempt(attempt: Attempt, fees: Fees) -> Outcome:
     """Start the run, or ask how far it is: one call does both."""
-    request_id = attempt.request_id = fees.request_id + await _suffix(attempt, fees)
-    body = {"account_login": fees.account_login, "request_id": request_id}
+    attempt.request_id = fees.request_id + await _suffix(attempt, fees)
+    body = {"account_login": fees.account_login, "request_id": attempt.request_id}
     status: FeeStatus = await attempt.call(PROCESS, body)
     match status.state:
         case FeeState.SUCCESS:
-            return Done(message=status.message, request_id=request_id)
+            return Done(message=status.message)
         case FeeState.ERROR:
-            return Failed(FEE_ERROR, status.message, request_id)
+            return Failed(FEE_ERROR, status.message)
         case FeeState.PENDING:
-            return Pending(status.message, request_id)
+            return Pending(status.message)
     assert_never(status.state)
 
 

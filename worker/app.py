@@ -23,6 +23,7 @@ from worker.queues import MIN_CONCURRENCY, NOTIFY, QUEUES, queue_of
 from worker.settings import Settings, crm_settings, worker_settings
 from worker.watch.log_redaction import guard, guard_our_loggers
 from worker.watch.log_repeat_limit import limit_repeats
+from worker.watch.redact import redacted
 
 __all__ = ["app", "b2copy", "crm", "ledger", "session"]
 
@@ -86,7 +87,7 @@ def check_before_work(conf: Any = None, options: Any = None, **_: Any) -> None:
         stop(error)
     except DATABASE_UNAVAILABLE_ERRORS as error:  # `RunningNote` checks the schema when the ledger is available
         reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
-        print(f"the ledger is unavailable, this worker waits for it: {reason}", file=sys.stderr)  # noqa: T201
+        print(redacted(f"the ledger is unavailable, this worker waits for it: {reason}"), file=sys.stderr)  # noqa: T201
 
 
 @signals.worker_process_init.connect

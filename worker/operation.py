@@ -323,7 +323,6 @@ class Done:
 
     result: dict[str, Any] | None = None
     message: str = ""
-    request_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,7 +330,6 @@ class Pending:
     """The destination has started it and has not finished: poll again."""
 
     message: str = ""
-    request_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,7 +338,6 @@ class Failed:
 
     reason: str
     message: str = ""
-    request_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,13 +14,11 @@ if TYPE_CHECKING:
 def existing_ledger(settings: "LedgerSettings | None" = None) -> Iterator["Ledger"]:
     """Open the ledger of the settings. Raises `SettingsError` if there is none: a mistyped URL must not create one."""
     from worker.ledger import open_ledger
-    from worker.ledger.four_eyes import stricter
-    from worker.report.four_eyes import needs_approval
+    from worker.report.four_eyes import under_rule
     from worker.settings import LedgerSettings, load
 
     settings = settings or load(LedgerSettings)
-    opened = open_ledger(settings.database_url)
-    ledger = replace(opened, needs_approval=needs_approval(stricter(settings.four_eyes, opened.four_eyes), _kinds))
+    ledger = under_rule(open_ledger(settings.database_url), settings.four_eyes, _kinds)
     try:
         yield ledger
     finally:

@@ -15,9 +15,9 @@ from worker.console.template_values import environment
 from worker.errors import B2CopyError, SettingsError
 from worker.ledger import Ledger
 from worker.ledger.batches import Batch
-from worker.ledger.four_eyes import rule_of, stricter
+from worker.ledger.four_eyes import rule_of
 from worker.report.batch_report import BatchReport, batch_reports
-from worker.report.four_eyes import needs_approval
+from worker.report.four_eyes import under_rule
 from worker.report.sentences import Kinds
 from worker.session import SharedSession, State
 from worker.settings import ConsoleSettings
@@ -93,8 +93,8 @@ class Console:
         with self.ledger.reading() as connection:
             held = rule_of(connection)
         if held != self.ledger.four_eyes:
-            rule = stricter(self.settings.four_eyes, held)
-            self.ledger = replace(self.ledger, four_eyes=held, needs_approval=needs_approval(rule, lambda: self.kinds))
+            ledger = replace(self.ledger, four_eyes=held)
+            self.ledger = under_rule(ledger, self.settings.four_eyes, lambda: self.kinds)
 
     def count_batches(self, batches: list[Batch]) -> list[BatchReport]:
         """Return how far these batches are. Counting them takes as long as they are large."""

@@ -2,7 +2,6 @@
 
 import ipaddress
 from collections.abc import Callable
-from dataclasses import replace
 
 import uvicorn
 
@@ -15,11 +14,10 @@ from worker.current_user import current_user
 from worker.doctor.check_session import quiet_session
 from worker.errors import SettingsError
 from worker.ledger import open_ledger
-from worker.ledger.four_eyes import stricter
 from worker.ledger.query_limits import limit_queries
 from worker.messages.wake_up import wake
 from worker.plaintext import is_loopback
-from worker.report.four_eyes import needs_approval
+from worker.report.four_eyes import under_rule
 from worker.session import SharedSession
 from worker.settings import ConsoleSettings
 
@@ -35,8 +33,7 @@ def make_console(settings: ConsoleSettings, alone: bool = False, wake_lane: Call
     read_only = settings.console_read_only or (settings.console_access == "none" and not alone)
     ledger = open_ledger(settings.database_url, pool_size=CONNECTIONS, max_overflow=0, pool_timeout=5)
     limit_queries(ledger.engine, read_only)
-    rule = stricter(settings.four_eyes, ledger.four_eyes)
-    ledger = replace(ledger, needs_approval=needs_approval(rule, lambda: ALL_KINDS))
+    ledger = under_rule(ledger, settings.four_eyes, lambda: ALL_KINDS)
     return Console(ledger, settings, access, ALL_KINDS, read_only, _session(), wake_lane)
 
 

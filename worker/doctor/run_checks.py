@@ -19,14 +19,13 @@ def examine(login: bool = False, offline: bool = False) -> Iterator[CheckResult]
     readable = yield from check_settings.check()
     if readable.worker:
         yield from _guarded("keys", check_key_files.check(readable.worker))
-    ledger_url_is_usable = True
-    if readable.ledger and (problem := check_ledger.url_problem(readable.ledger)):
-        ledger_url_is_usable = False
-        yield CheckResult("settings", "FAIL", problem)
+    url_problem = check_ledger.url_problem(readable.ledger) if readable.ledger else None
+    if url_problem:
+        yield CheckResult("settings", "FAIL", url_problem)
     if offline:
         yield CheckResult("the rest", "skip", "not checked, because of --offline")
         return
-    if readable.ledger and ledger_url_is_usable:
+    if readable.ledger and not url_problem:
         yield from _guarded("ledger", check_ledger.check(readable.ledger))
     if readable.crm:
         yield from _guarded("redis", check_redis.check(readable.crm))

@@ -194,11 +194,8 @@ def _record_of(
     steps = attempt.steps if attempt else []
     status = steps[-1].http_status if steps else None
     message: str | None
-    request_id = attempt.request_id if attempt else None
     match learned:
-        case Done() | Pending() | Failed():
-            message, request_id = learned.message, learned.request_id or request_id
-        case Later():
+        case Done() | Pending() | Failed() | Later():
             message = learned.message
         case B2CopyError():
             status, message = learned.status, one_line(str(learned))
@@ -214,6 +211,6 @@ def _record_of(
         # repeat what the attempt says.
         steps=tuple(steps) if len(steps) > 1 or isinstance(learned, GateClosed) else (),
         counted=counted,
-        request_id=request_id,
+        request_id=attempt.request_id if attempt else None,
         worker=worker,
     )

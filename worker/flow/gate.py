@@ -52,13 +52,8 @@ class Gate:
         settings: Settings,
         make_due: Callable[[str, Iterable[WaitReason]], None],
         circuit: str | None = None,
-        closes: bool = True,
     ) -> None:
-        """`circuit` names a circuit and a login of its own, if they are not those of the destination's operations.
-
-        `closes=False`: it never closes and never holds, for a caller that waits for nothing (tests of CRMs).
-        """
-        self._closes = closes
+        """`circuit` names a circuit and a login of its own, if they are not those of the destination's operations."""
         self._destination, self._name = destination, circuit or destination
         self._device_ip = settings.device_ip
         self._make_due = make_due
@@ -162,7 +157,7 @@ class Gate:
         then: list[Callable[[], None]] = []
         proves_login = login == SERVICE_ADMIN
         is_about_all = proves_login or not isinstance(learned, AccessRejected)
-        if isinstance(learned, RateLimited) and self._closes:
+        if isinstance(learned, RateLimited):
             hold_s = learned.retry_after or HOLD_WITHOUT_RETRY_AFTER_S
             self.fleet_limits.hold(hold_s)  # before the log, which may block
             log.warning("%s asks us to slow down: nobody sends to it for %.0f s", self._destination, hold_s)
@@ -171,7 +166,7 @@ class Gate:
         if meaning.login == "success" and proves_login:
             if self._login.record_success():
                 then.append(partial(self._make_due, self._destination, (WaitReason.NO_SESSION,)))
-        elif meaning.login == "failure" and self._closes:
+        elif meaning.login == "failure":
             self._login.record_failure()
         if meaning.circuit == "success":
             self._last_served[login] = time.monotonic()
@@ -179,7 +174,7 @@ class Gate:
                 metrics.CIRCUIT_OPEN.labels(self._name).set(0)
                 then.append(self.fleet_limits.allow_next_probe)
                 then.append(partial(self._make_due, self._destination, WAITS_FOR_CIRCUIT))
-        elif meaning.circuit == "failure" and is_about_all and self._closes and self._circuit.record_failure():
+        elif meaning.circuit == "failure" and is_about_all and self._circuit.record_failure():
             self._log_opened(learned)
         if then:
             task = asyncio.create_task(self._run_in_thread(then))

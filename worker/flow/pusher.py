@@ -40,12 +40,12 @@ class Pusher:
         kinds: Mapping[str, Kind[Any]],
         destinations: Mapping[str, Callable[[], Destination]],
         settings: Settings,
-        gates_close: bool = True,
+        gate_class: type[Gate] = Gate,
     ) -> None:
         self._ledger = ledger
         self._stopping = threading.Event()
         self._leases = leases = LeaseRenewal(ledger, f"{socket.gethostname()}:{os.getpid()}:{token_hex(4)}")
-        gates = {name: Gate(name, settings, self._make_due, closes=gates_close) for name in destinations}
+        gates = {name: gate_class(name, settings, self._make_due) for name in destinations}
         spacing = PollSpacing(
             lambda: count_waiting(ledger, WaitReason.PENDING_AT_B2COPY),
             settings.concurrency,
