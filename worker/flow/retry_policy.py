@@ -112,15 +112,12 @@ class RetryPolicy:
         return self._fail_as_rejected(attempt)
 
     def _fail_as_rejected(self, attempt: Finished) -> Transition:
-        """A refusal proves nothing if an earlier request may have done it, unless its answer tells what was done.
+        """A refusal proves nothing if an earlier request may have done the operation, or has begun it.
 
-        The destination has begun what it calls pending. A refusal to tell more does not say that this has ended, and
-        may come from a proxy.
+        It does not say that what was begun has ended, and it may come from a proxy.
         """
-        if attempt.claim.phase == Phase.POLL:
+        if attempt.outcome_is_unknown or attempt.claim.phase == Phase.POLL:
             return self._fail(attempt, FailureReason.UNRESOLVED)._replace(outcome_unknown=True)
-        if attempt.outcome_is_unknown and attempt.on_unknown != OnUnknown.START_OR_GET:
-            return self._fail(attempt, FailureReason.UNRESOLVED)
         return self._fail(attempt, FailureReason.REJECTED, outcome_known=True)
 
     def _fail_without_access(self, attempt: Finished) -> Transition:
