@@ -11,6 +11,7 @@ from worker.operation_kind import Attempt, Description, Kind, Payload, PollSched
 
 FEE_ERROR = "fee_error"
 RESTART = "~"  # between a withdrawal's id and the number of the restart; a withdrawal's id must not contain it
+RUN = "run"  # in the progress of a replayed operation: the id of a run that may be under way
 
 
 class Fees(Payload):
@@ -34,21 +35,22 @@ def describe(fees: Fees) -> Description:
 
 async def attempt(attempt: Attempt, fees: Fees) -> Outcome:
     """Start the run, or ask how far it is: one call does both."""
-    attempt.request_id = fees.request_id + await _suffix(attempt, fees)
+    attempt.request_id = await _run_id(attempt, fees)
     body = {"account_login": fees.account_login, "request_id": attempt.request_id}
     status: FeeStatus = await attempt.call(PROCESS, body)
     match status.state:
         case FeeState.SUCCESS:
             return Done(message=status.message)
         case FeeState.ERROR:
+            attempt.progress = {}  # this run has ended: a replay begins another one
             return Failed(FEE_ERROR, status.message)
         case FeeState.PENDING:
             return Pending(status.message)
     assert_never(status.state)
 
 
-async def _suffix(attempt: Attempt, fees: Fees) -> str:
-    """Return what a replayed run adds to its id: nothing, or with B2COPY_FEES_RESTART=suffixed `~` and a number.
+async def _run_id(attempt: Attempt, fees: Fees) -> str:
+    """Return the id of the fee run: the withdrawal's. A replay with B2COPY_FEES_RESTART=suffixed adds `~` and a number.
 
     The number counts the runs that ended in error: W1 becomes W1~1, which is no other withdrawal's id. A run whose
     outcome is merely unknown keeps its id, because another id would charge the fees twice. So does a run that is under
@@ -60,14 +62,17 @@ async def _suffix(attempt: Attempt, fees: Fees) -> str:
     may get the old error once more, which the next replay then counts.
     """
     if not attempt.claim.replays:
-        return ""
+        return fees.request_id
+    if stored := (attempt.progress or {}).get(RUN):
+        return str(stored)
     earlier = [one for one in await attempt.earlier_attempts() if one.request_id and not one.late]
-    if earlier and earlier[-1].outcome != FEE_ERROR:
-        return str(earlier[-1].request_id).removeprefix(fees.request_id)
-    if attempt.settings.fees_restart == "same":
-        return ""
     failed = {one.request_id for one in earlier if one.outcome == FEE_ERROR}
-    return f"{RESTART}{len(failed)}" if failed else ""
+    has_ended = bool(failed) and earlier[-1].outcome == FEE_ERROR
+    is_suffixed = has_ended and attempt.settings.fees_restart == "suffixed"
+    run = f"{fees.request_id}{RESTART}{len(failed)}" if is_suffixed else fees.request_id
+    attempt.progress = {RUN: run}
+    await attempt.begin(PROCESS)  # stores it: if this worker is lost, the next one must ask about the same run
+    return run
 
 
 FEES = Kind(

@@ -7,12 +7,17 @@ import pytest
 from tasks.fees import FEES
 from tests.flow.conftest import make_all_due
 from tests.operations import LedgerClock, attempt_record, claim_one, fail, find_operation, record_operation
-from worker.app import b2copy, ledger
+from worker.flow.attempt_maker import AttemptMaker
+from worker.flow.gate import Gate
+from worker.flow.lease_renewal import LeaseRenewal
+from worker.flow.poll_spacing import PollSpacing
 from worker.flow.pusher import Pusher
-from worker.ledger import LEASE_S, attempts_of, replay
-from worker.operation import State
+from worker.http import event_loop
+from worker.instances import b2copy, ledger
+from worker.ledger import LEASE_S, attempts_of, replay, return_unsent, stop_asking
+from worker.operation import State, Transition
 from worker.sandbox.control_client import SandboxControl
-from worker.settings import worker_settings
+from worker.settings import Settings, worker_settings
 from worker.testbed.local_system import Environment
 
 
@@ -96,13 +101,12 @@ def test_a_late_error_of_the_restarted_run_does_not_start_another_one(
 
 
 @pytest.mark.parametrize(("replayed", "restarted"), [("same", "suffixed"), ("suffixed", "same")])
-@pytest.mark.parametrize("answer", ["pending", "lost"])
+@pytest.mark.parametrize("answer", ["pending", "lost", "worker killed", "worker killed, replayed again"])
 def test_a_run_that_is_under_way_keeps_its_id_although_the_setting_changes(
     active_environment: Environment, sandbox: SandboxControl, replayed: str, restarted: str, answer: str
 ) -> None:
     def pusher(restart: str) -> Pusher:
-        settings = worker_settings().model_copy(update={"fees_restart": restart})
-        return Pusher(ledger(), {FEES.name: FEES}, {"b2copy": b2copy}, settings)
+        return Pusher(ledger(), {FEES.name: FEES}, {"b2copy": b2copy}, settings(restart))
 
     first, second = pusher(replayed), pusher(restarted)
     sandbox.switches(logins={"7": {"ends": "ERROR", "message": "no money", "pending_polls": 1}}, error_restarts=True)
@@ -114,13 +118,41 @@ def test_a_run_that_is_under_way_keeps_its_id_although_the_setting_changes(
     if answer == "lost":
         sandbox.faults({"what": "status", "status": 503, "effect": "done", "route": "processext", "next": 1})
     replay(ledger(), [key], "Ada", "money was paid in")
-    first.drain("money")
-    begun = attempts_of(ledger(), find_operation(ledger()).id)[-1].request_id
+    if answer.startswith("worker killed"):
+        begun = send_and_be_killed(settings(replayed))
+    else:
+        first.drain("money")
+        begun = attempts_of(ledger(), find_operation(ledger()).id)[-1].request_id
+    if answer == "worker killed, replayed again":
+        return_unsent(ledger(), [claim_one(ledger())])
+        stop_asking(ledger(), key, "Ada", "it takes too long")
+        replay(ledger(), [key], "Ada", "ask again")
     make_all_due(ledger())
     second.drain("money")
 
-    used = [one.request_id for one in attempts_of(ledger(), find_operation(ledger()).id)]
+    used = [one.request_id for one in attempts_of(ledger(), find_operation(ledger()).id) if one.request_id]
     assert begun == ("W1" if replayed == "same" else "W1~1")
-    assert set(used[used.index(begun) if replayed == "suffixed" else 0 :]) == {begun}
+    assert used[-1] == begun
     for one in (first, second):
         one.stop()
+
+
+def settings(restart: str) -> Settings:
+    return worker_settings().model_copy(update={"fees_restart": restart})
+
+
+def send_and_be_killed(settings: Settings) -> str | None:
+    """Claim and send as a worker does that is killed before it writes the answer. Returns the id that was sent."""
+    leases = LeaseRenewal(ledger(), "a worker that is killed")
+    gate = Gate("b2copy", settings, lambda destination, reasons: None)
+    maker = AttemptMaker(
+        ledger(), {FEES.name: FEES}, {"b2copy": b2copy}, {"b2copy": gate}, leases,
+        PollSpacing(lambda: 0, 10, None), settings, "money",
+    )  # fmt: skip
+    claim = claim_one(ledger(), leases.owner)
+    leases.add([claim])
+    result = event_loop().run(maker.make(claim, gate.times_closed))
+    assert isinstance(result, Transition)
+    assert result.attempt
+    LedgerClock(ledger()).advance(LEASE_S + 1)
+    return result.attempt.request_id
