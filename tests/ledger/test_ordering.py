@@ -142,6 +142,29 @@ def test_a_child_whose_parent_failed_waits_for_the_parents_replay(ledger: Ledger
     assert names_of(claim_due(ledger)) == ["child"]
 
 
+def test_a_replayed_parent_goes_before_its_child_of_the_same_entity(ledger: Ledger, clock: LedgerClock) -> None:
+    record_operations(ledger, "parent", entity="A")
+    record_operations(ledger, "child", entity="A", parent="fees.process:parent")
+    record_operations(ledger, "later", entity="A")
+    fail(ledger, claim_one(ledger))
+    assert claim_due(ledger) == []
+
+    replay(ledger, ["fees.process:parent"], "ada", "again")
+
+    assert succeed_in_order(ledger, clock, 3) == ["parent", "child", "later"]
+
+
+def test_a_parent_that_is_recorded_later_goes_before_its_child_of_the_same_entity(
+    ledger: Ledger, clock: LedgerClock
+) -> None:
+    record_operations(ledger, "first", entity="A")
+    record_operations(ledger, "child", entity="A", parent="fees.process:parent")
+    record_operations(ledger, "later", entity="A")
+    record_operations(ledger, "parent", entity="A")
+
+    assert succeed_in_order(ledger, clock, 4) == ["first", "parent", "child", "later"]
+
+
 def test_a_child_whose_parent_never_succeeds_expires_at_its_own_deadline(ledger: Ledger, clock: LedgerClock) -> None:
     record_operations(ledger, "parent")
     fail(ledger, claim_one(ledger))
@@ -300,3 +323,14 @@ def test_two_concurrent_claims_do_not_both_hold_one_entity(ledger: Ledger) -> No
             assert ours.result(10) == []
 
     assert find_operation(ledger, "A1").wait_reason == WaitReason.BEHIND_ENTITY
+
+
+def succeed_in_order(ledger: Ledger, clock: LedgerClock, count: int) -> list[str]:
+    """Claim so many operations one after the other, let each succeed, and return their names."""
+    order: list[str] = []
+    for _ in range(count):
+        clock.advance(31)  # parked operations are examined again
+        [held] = claim_due(ledger)
+        succeed(ledger, held)
+        order += names_of([held])
+    return order

@@ -34,13 +34,27 @@ RECHECK_MS = 30_000  # ms; a parked operation is examined again after this time
 
 _ahead = operations.alias("ahead")
 _parent = operations.alias("parent")
+_child = operations.alias("child")
 _ahead_position = func.coalesce(_ahead.c.position, _ahead.c.id)
+# An operation goes before its child. The child may still have an earlier position: if it was recorded first, or if the
+# operation was replayed and went to the end of the line. So what stands behind the child does not hold it up either.
+_child_before = (
+    exists()
+    .where(
+        _child.c.parent == c.key,
+        _child.c.entity == c.entity,
+        is_in_line(_child.c),
+        func.coalesce(_child.c.position, _child.c.id) <= _ahead_position,
+    )
+    .correlate(operations, _ahead)
+)
 _earlier = exists().where(
     _ahead.c.entity == c.entity,
     is_in_line(_ahead.c),  # the index holds no others, so any number that is put aside costs nothing
     _ahead_position < queue_position,
     _ahead.c.id != c.id,
     ~is_held(_ahead.c),  # its batch is not swept yet
+    ~_child_before,
 )
 _comes_back = exists().where(
     _ahead.c.batch.in_(select(batches.c.id).where(batches.c.swept_to.is_not(None), batches.c.decision.is_(None))),
