@@ -1,7 +1,7 @@
 """`python -m tests.env_example` writes deploy/env.example from the settings' own descriptions."""
 
 from pathlib import Path
-from typing import get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -73,8 +73,20 @@ def text() -> str:
 def _entry(kind: type[LedgerSettings], name: str, field: FieldInfo) -> str:
     value = _EXAMPLES.get(name) or _written(kind, name, field)
     commented = "" if field.is_required() else "#"
-    default = " Default: none." if field.default is None else ""
-    return f"# {field.description}{default}\n{commented}{variable(name)}={value}\n"
+    about = str(field.description)
+    if allowed := _allowed(get_type_hints(kind, include_extras=True)[name]):
+        about += f" Values: {', '.join(allowed)}."
+    if field.default is None and "Unset:" not in about:
+        about += " Default: none."
+    return f"# {about}\n{commented}{variable(name)}={value}\n"
+
+
+def _allowed(hint: Any) -> tuple[str, ...]:
+    """Return the values that a setting may have, or that its list may hold; empty if other values are allowed too."""
+    if get_origin(hint) is Literal:
+        return get_args(hint)
+    inner = get_args(hint)[:1] if get_origin(hint) in (Annotated, list) else ()
+    return _allowed(*inner) if inner else ()
 
 
 def _written(kind: type[LedgerSettings], name: str, field: FieldInfo) -> str:

@@ -281,8 +281,9 @@ class LedgerSettings(BaseSettings):
     retention: Seconds = Field(400 * 86400.0, description="How long a final operation is kept before purge takes it.")
     four_eyes: Literal["off", "money", "all"] = Field(
         "off",
-        description="Which decisions (replay, resolve, cancel, stop asking) need a second person: off (none), money"
-        " (those about operations that move money), or all (those about any operation, and the end of a pause).",
+        description="Which decisions (replay, correct, resolve, cancel, stop asking, cancelling an import) need a"
+        " second person: off (none), money (about kinds that move money, unknown kinds and the lane money), or all"
+        " (every one of these, and the end of a pause).",
     )
 
     webhook_plaintext: Literal["refused", "allowed"] = Field(
@@ -389,15 +390,30 @@ class Settings(CrmSettings):
     call_deadline: Annotated[Seconds, Field(ge=0.5, le=60)] = Field(
         12.0, description="A whole call to B2COPY, connection to last byte."
     )
-    rate_limit: Rate = Field("10/second", description="Calls of the whole fleet; 0 = no limit.")
-    concurrency: int = Field(10, ge=1, le=500, description="Calls to B2COPY in flight at once in one worker process.")
+    rate_limit: Rate = Field(
+        "10/second",
+        description="Calls to B2COPY of operations, of CRM reads and of the reconciliation, in the whole fleet; 0 = no"
+        " limit. Logins do not count, nor do the calls of the commands doctor, verify, accounts list and seamless-url.",
+    )
+    concurrency: int = Field(
+        10,
+        ge=1,
+        le=500,
+        description="Calls in flight at once in each lane of a worker process. Reads have as many again.",
+    )
     max_attempts: int = Field(
         12,
         ge=1,
-        description="Answers that decide nothing, then exhausted; 429, 503 and pending do not count.",
+        description="An operation fails after so many answers about it that do not decide it. Outages (any 5xx but"
+        " 501), 429, lost connections and pending do not count. A 403 or an unclear answer counts only if B2COPY served"
+        " other operations meanwhile.",
     )
     fees_poll_first: Seconds = Field(2.0, description="The first wait before a pending fee run is asked again.")
-    fees_poll_max: Seconds = Field(60.0, description="The longest wait between two polls of a pending fee run.")
+    fees_poll_max: Seconds = Field(
+        60.0,
+        description="The longest wait between two polls of a pending fee run, unless so many are pending that their"
+        " polls would take more than half of the capacity.",
+    )
     fees_restart: Literal["same", "suffixed"] = Field(
         "same", description="The request_id of a replayed fee run that ended in error: the same, or with a suffix."
     )
@@ -425,7 +441,8 @@ class Settings(CrmSettings):
     )
     duplicate_clients: Literal["unknown", "refused", "returned"] = Field(
         "unknown",
-        description="What B2COPY does with a second registration; if unknown, a lost answer is left to a person.",
+        description="What B2COPY does with a second registration of a client. With unknown, a registration whose answer"
+        " was lost ends as `unresolved`.",
     )
     reads: Annotated[list[ReadName], NoDecode, BeforeValidator(_comma_list)] = Field(
         ["accounts", "account_detail", "account_statistics", "leaderboard"],
@@ -441,7 +458,7 @@ class Settings(CrmSettings):
     )
     widgets_login: LoginName = Field("service_admin", description="Which login reads the widgets.")
     metrics_listen: Listen | None = Field(
-        None, description="host:port where a worker serves its metrics; a port alone is on 127.0.0.1. Unset: none."
+        None, description="host:port where a worker serves its metrics; a port alone is on 127.0.0.1."
     )
     heartbeat_file: File | None = Field(
         None,
@@ -468,7 +485,7 @@ class ConsoleSettings(CrmSettings):
         description="Who may use the console: none (loopback alone, reading), proxy (a proxy names the person), or"
         " password (a file of people).",
     )
-    console_read_only: bool = Field(False, description="Whether the console shows and changes nothing.")
+    console_read_only: bool = Field(False, description="true: the console only shows pages and refuses every action.")
     console_origin: Annotated[str | None, AfterValidator(_origin)] = Field(
         None, description="The console's address as browsers see it, if a proxy changes it: https://ops.example.com."
     )
