@@ -16,7 +16,8 @@ def pause(why: Why, by: By, lane: Which = "all", as_json: Json = False) -> None:
     """Send nothing more from a lane, in the whole fleet, until it is resumed.
 
     What is being sent is finished; everything else waits in the ledger, and new operations are still accepted. A pause
-    of all lanes refuses what CRM hosts ask to read, too.
+    of all lanes refuses what CRM hosts ask to read, too, and stops the reconciliation. Logins, and what the commands
+    doctor, verify, accounts list and seamless-url ask B2COPY, go on.
     """
     from worker import ledger as operations
     from worker.report.operation_report import pause_document

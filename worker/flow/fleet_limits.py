@@ -4,7 +4,7 @@ Redis keys (all expire by themselves):
 
     b2copy:rate:...                         the limiter's windows (package `limits`)
     b2copy:gate:<destination>:hold    text  nobody sends before it expires
-    b2copy:gate:<destination>:probe   text  who made the last circuit probe; `b2copy.reads` probes by itself
+    b2copy:gate:<destination>:probe   text  "1": no circuit probe before it expires; reads have `b2copy.reads`
     b2copy:gate:<destination>:pace    text  the reconciliation sends no request before it expires
 """
 
@@ -25,7 +25,9 @@ from worker.redis_connection import Client, connection_pool
 from worker.settings import Settings
 from worker.watch import metrics
 
-RESERVED_SHARE = 5  # one permit in five is for the money lane alone, so that a backfill never delays withdrawals
+# One permit in five is for the money lane alone, so that a backfill does not delay withdrawals. Rounded down: a limit
+# below 5 per interval reserves nothing.
+RESERVED_SHARE = 5
 HOLD_CHECK_S = 0.05  # seconds; the hold read from Redis is valid so long
 _TIMEOUT_S = 1.0  # seconds that Redis has for an answer
 _RETRY_STORE_S = 0.5  # seconds; if Redis did not answer, it is asked for permits again after this time
