@@ -204,7 +204,8 @@ class AttemptRecord(NamedTuple):
     `outcome` is a stable word of `worker.flow.meaning_table`. `started_at` is ms since the epoch: by this machine's
     clock when handed in, by the database's clock once it is stored. `counted`: the destination answered about this
     operation. Equal answers in a row are stored as one row: `times` of them, and the last one ended at `last_at`.
-    `late`: the lease was lost before the outcome could be written, so the attempt decided nothing.
+    `late`: the lease was lost before the outcome could be written. `ledger/late_answers.py` says when such an attempt
+    still decides.
     """
 
     started_at: int

@@ -95,7 +95,7 @@ def _attempt(attempt: "AttemptRecord") -> list[Cells]:
     if attempt.times > 1:
         what += f" x{attempt.times}" + (f" until {clock(attempt.last_at)[11:]}" if attempt.last_at else "")
     if attempt.late:
-        what += " (too late, decided nothing)"
+        what += " (after its lease had ended)"
     by = f"{attempt.worker} {attempt.version}".strip()
     status = str(attempt.http_status or "")
     took = span(attempt.duration_ms / 1000)

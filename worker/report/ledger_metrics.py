@@ -90,7 +90,7 @@ FAMILIES = (
     ),
     Family(
         "b2copy_paused",
-        "1 while a person has paused the lane, or `all`.",
+        "1 while the lane, or `all`, is paused: by a person, or `notify` by b2copy-sync after an answer 410.",
         ("lane",),
         lambda found, flags: [
             ((lane,), float(f"pause:{lane}" in flags)) for lane in ("all", *(one.lane for one in found.lanes))

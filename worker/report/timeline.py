@@ -51,7 +51,7 @@ def _attempt(attempt: AttemptRecord) -> Event:
     if attempt.times > 1:
         what += f" x{attempt.times}"
     if attempt.late:
-        what += " (too late, decided nothing)"
+        what += " (after its lease had ended)"
     by = f"{attempt.worker} {attempt.version}".strip()
     steps = attempt.steps
     return Event(

@@ -29,7 +29,7 @@ ENDED = Counter(
 )
 CLAIMS_HELD = Gauge("b2copy_claims_held", "Operations this process holds a lease on.", multiprocess_mode="livesum")
 LEASES_LAPSED = Counter("b2copy_leases_lapsed", "Operations taken over from a process that let its lease lapse.")
-RESULTS_LATE = Counter("b2copy_results_late", "Results that came after the lease was lost: they are evidence only.")
+RESULTS_LATE = Counter("b2copy_results_late", "Results that came after the lease was lost. Some still decide.")
 
 REQUESTS = Counter(
     "b2copy_http_requests",

@@ -55,7 +55,10 @@ def observe_claimed(claims: Iterable[Claim]) -> None:
 
 @_never_raising
 def observe_settled(lane: str, transitions: Sequence[Transition], lost: Sequence[Claim]) -> None:
-    """Count results once they are written. The results of `lost` claims came too late and decided nothing."""
+    """Count results once they are written. `lost`: the claims whose lease had ended before.
+
+    An operation that a late answer ends is not counted as ended here.
+    """
     late = {claim.id for claim in lost}
     metrics.RESULTS_LATE.inc(len(late))
     for transition in transitions:
@@ -129,7 +132,7 @@ def _log_attempt(lane: str, transition: Transition, attempt: AttemptRecord, late
         "request_id": attempt.request_id,
         "late": late,
     }
-    becomes = "too late" if late else f"{transition.state} {reason}" if reason else transition.state
+    becomes = "after its lease had ended" if late else f"{transition.state} {reason}" if reason else transition.state
     log.info(
         "%s: %s in %d ms, %s (HTTP %s, claim %d, %s, trace %s)",
         claim.key, attempt.outcome, attempt.duration_ms, becomes, attempt.http_status or "-", claim.fence,

@@ -1,1 +1,1 @@
-"""The CRM's webhook: notices are signed (https://www.standardwebhooks.com) and sent to B2COPY_WEBHOOK_URL."""
+"""Notices to the CRM: by signed webhook (https://www.standardwebhooks.com), by a Celery task of the CRM, or by both."""
