@@ -32,5 +32,8 @@ def check(settings: Settings) -> Iterator[CheckResult]:
     else:
         message = f"our clock is {abs(ahead_s):.0f} s {'behind' if ahead_s > 0 else 'ahead of'} B2COPY's"
         grade: Grade = "warn" if abs(ahead_s) <= WRONG_S else "FAIL"
-        remedy = "logins are dated by B2COPY's clock until then. Let NTP set ours: `sudo timedatectl set-ntp true`"
+        remedy = (
+            "Let NTP set this clock: `sudo timedatectl set-ntp true`. Until it is right, logins use B2COPY's time, up"
+            " to a difference of B2COPY_CLOCK_TOLERANCE"
+        )
         yield CheckResult("clock", grade, message, remedy)

@@ -133,7 +133,7 @@ def document(findings: Iterable[Finding], private: Iterable[str]) -> str:
         "not_checked": [{"assumption": what, "why": why} for what, why in NOT_CHECKED.items()],
     }
     text = redacted(json.dumps(content, indent=2))
-    for value in sorted(private, key=len, reverse=True):  # none should be there: the last gate
+    for value in sorted(private, key=len, reverse=True):  # should not occur; removed in any case
         if len(value) >= 4:
             text = text.replace(json.dumps(value)[1:-1], "[removed]")
     return text + "\n"
@@ -157,7 +157,7 @@ def _without_token(client: Client) -> Iterator[Finding]:
         else:
             ahead_s = answer.server_time - time.time()
             seen = f"B2COPY's clock is {abs(ahead_s):.0f} s {'ahead of' if ahead_s > 0 else 'behind'} ours"
-            yield clock.found(abs(ahead_s) <= CLOCK_S, seen, "logins are dated by B2COPY's clock; let NTP set ours")
+            yield clock.found(abs(ahead_s) <= CLOCK_S, seen, "logins use B2COPY's time; let NTP set this clock")
     for check, what, token in (("token.missing", "no token", None), ("token.wrong", "a made-up token", _MADE_UP)):
         question = _Question(check, f"a request with {what} is answered with 401", f"GET {LIST.path} with {what}")
         try:
