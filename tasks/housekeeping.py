@@ -1,4 +1,4 @@
-"""The scheduled jobs: wake what is due, renew the session."""
+"""Two scheduled jobs: wake what is due, renew the session. The third one is in `tasks/reconcile.py`."""
 
 import logging
 import time

@@ -1,4 +1,6 @@
-"""`b2copy-sync worker` and `b2copy-sync beat`: Celery's commands with our app, and all their options but --detach.
+"""`b2copy-sync worker` and `b2copy-sync beat`: Celery's commands with our app, without their option --detach.
+
+Some other options of the worker are refused (`worker.app.check_options`).
 
 They do what `celery -A worker.app worker` does, with two differences. Python does not search the current folder for
 modules, so that a `tasks.py` or `worker.py` of the CRM there hides nothing of ours. And Celery's other commands are not

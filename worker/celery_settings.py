@@ -135,7 +135,7 @@ def celery_settings() -> dict[str, Any]:
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
         "broker_channel_error_retry": True,
-        # One repeat: a publish that fails costs nothing but the second until the next dispatch.
+        # Try once more. If that fails too, the next dispatch sends the wake-up.
         "task_publish_retry_policy": {"max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.1},
         "broker_transport_options": _CONNECTION_OPTIONS
         | {

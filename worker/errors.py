@@ -62,11 +62,14 @@ class Transient(B2CopyError):
 
 
 class Unavailable(Transient):
-    """The request was not sent (`status` is None), not processed (`flow/meaning_table.py`), or met another 5xx."""
+    """The request was not sent (`status` is None), not processed (`http/answer.py`), or met another 5xx."""
 
 
 class ReceiverGone(Unavailable):
-    """The CRM's webhook answered 410: it wants no further notice. A person ends that, however long it takes."""
+    """The CRM's webhook answered 410: it wants no further notice.
+
+    Only a person ends this state. The deadline does not apply.
+    """
 
 
 class NoAnswerInTime(Unavailable):

@@ -1,19 +1,19 @@
-"""The queues: which messages go where, and in which order the lanes are served."""
+"""The queues: which messages go where, and in which order dispatch wakes the lanes."""
 
 NOTIFY = "notify"
 """The lane of notices to the CRM. Nobody requests these operations: the ledger records them."""
 
 REQUEST_LANES = ("money", "default", "bulk")
-"""The lanes of operations at B2COPY, in the order they are served."""
+"""The lanes of operations at B2COPY, in the order in which dispatch wakes them. Money has a reserve of permits."""
 
 B2COPY, CRM = "b2copy", "crm"
 """The destinations: what operations talk to."""
 
 LANES = (*REQUEST_LANES, NOTIFY)
-"""Which queue an operation's wake-ups go through, in the order they are served."""
+"""Which queue an operation's wake-ups go through, in the order in which dispatch wakes the lanes."""
 
 INBOX = "b2copy.inbox"  # messages with arguments, from anywhere
-HOUSEKEEPING = "b2copy.housekeeping"  # the session's refresh and the ledger's dispatch
+HOUSEKEEPING = "b2copy.housekeeping"  # the scheduled jobs: renewal of the session, dispatch, reconciliation
 READS = "b2copy.reads"  # what a CRM wants to read at B2COPY now
 ANSWERS = "b2copy:answer:"  # no queue: what the keys of the answers to reads begin with
 WAKE_UP_LASTS_S = 0.02  # seconds; a wake-up also serves what its sender enqueues within this time

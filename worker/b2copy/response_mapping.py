@@ -1,4 +1,6 @@
-"""The one place that turns an HTTP answer into a JSON value or an error of `worker.errors`.
+"""Turns an answer of B2COPY's API into a JSON value or an error of `worker.errors`.
+
+Answers about tokens and notices are read elsewhere: `session/token_endpoints.py`, `webhook/endpoint.py`.
 
 B2COPY documents no error bodies. Its routes look like gRPC behind HTTP, `{"code": 5, "message": "...", "details": []}`,
 so that mapping is assumed (https://grpc.github.io/grpc/core/md_doc_statuscodes.html). A body of

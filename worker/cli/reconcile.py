@@ -39,12 +39,17 @@ def reconcile(
     ] = None,
     missing_there: Annotated[
         int | None,
-        typer.Option("--missing-there", help="You know that so many accounts are missing there, unusual as it is."),
+        typer.Option(
+            "--missing-there", help="Confirm this number of accounts missing at B2COPY. Needed if it is unusually high."
+        ),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="You have seen the plan.")] = False,
     after_restore: Annotated[
         bool,
-        typer.Option("--after-restore", help="The ledger came from a backup: trust nothing that it has not finished."),
+        typer.Option(
+            "--after-restore",
+            help="The ledger came from a backup: count the outcome of every open or failed operation as unknown.",
+        ),
     ] = False,
     why: Annotated[
         str, typer.Option("--why", help="Your reason, which is stored: needed with --apply and --after-restore.")
@@ -63,8 +68,10 @@ def reconcile(
     the operation that opened it. All else is left to a person. The last line of the plan has the name of its run.
 
     --after-restore: run it once, with all workers stopped, before they start on a ledger that came from a backup.
-    Whatever could be sent is then read back first, or left to a person, because it may have been done since the backup.
-    B2COPY is asked nothing: compare the accounts afterwards, and look at the plan before you apply it.
+    What the ledger has not finished may have been done since the backup. So the outcome of all that could be sent then
+    counts as unknown. Each kind decides what follows: it is sent again, looked up first, or left to a person. The
+    command prints a table of that. B2COPY is asked nothing: compare the accounts afterwards, and look at the plan
+    before you apply it.
     """
     from worker.settings import CrmSettings, Settings, load
 
@@ -287,7 +294,7 @@ def _distrust(by: str, why: str, as_json: bool) -> None:
         output.document([one._asdict() | {"next": _next(one)} for one in counted])
         return
     if not counted:
-        output.line("no operation in this ledger could be sent, so nothing has to be read back")
+        output.line("no operation in this ledger could be sent, so nothing was marked")
         return
     output.table(
         ("kind", "state", "operations", "never sent", "what happens next"),

@@ -1,4 +1,7 @@
-"""A whole HTTP answer, and the only place that reads `Date`, `Retry-After` and the server's text."""
+"""A whole HTTP answer: its body, `Date`, `Retry-After` and the server's text.
+
+Only `session/token_endpoints.py` reads the text itself, because it must remove the secret that was presented first.
+"""
 
 import json
 import re
@@ -14,8 +17,8 @@ from worker.watch.redact import redacted
 RETRY_AFTER_MAX = 86400.0  # seconds; a longer Retry-After is cut, because operations would miss their deadlines
 
 NOT_PROCESSED = frozenset({307, 308, 407, 408, 421, 425, 503})
-"""Statuses of a server that has not processed the request: it redirects, is a proxy that asks for a login or was not
-meant (407, 421), is busy, or still waits for the request."""
+"""Statuses of a server that has not processed the request. 307, 308: it redirects. 407: a proxy asks for a login. 421:
+the wrong server. 408, 425: the request was incomplete or too early. 503: busy."""
 
 _READ = 16 * 1024  # bytes of a body from which a server message is taken
 _DEPTH = 4  # levels of a JSON body that are searched for a server message

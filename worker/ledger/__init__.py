@@ -4,8 +4,9 @@
     find, attempts_of, search                            what anybody may ask
     replay, correct, resolve, cancel, stop_asking, pause what people decide
 
-Every function is one transaction that happens completely or not at all. SQLAlchemy's errors (disk full, database gone)
-pass through. `worker.operation` holds the vocabulary and the table of states.
+Every function is one transaction that happens completely or not at all, except `purge`, `sweep` and `store_identities`,
+which make many short ones. SQLAlchemy's errors (disk full, database gone) pass through. `worker.operation` holds the
+vocabulary and the table of states.
 """
 
 from worker.ledger.batches import cancel_batch, find_batch, pause_batch, sweep

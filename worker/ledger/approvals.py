@@ -70,7 +70,7 @@ class Approval(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The name of the subject that people see."""
+        """The name of the proposal that people see."""
         return f"A{self.id}"
 
 

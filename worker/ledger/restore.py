@@ -34,7 +34,7 @@ from worker.operation import MESSAGE_KIND, State
 
 QUIET_MS = 10_000  # a worker writes to the ledger four times a second
 SUBJECT = "restored ledger"
-"""What the audit calls it."""
+"""The `subject` of the audit entry about the restore."""
 
 _failed = c.state == sql_literal(State.FAILED)
 # What was not sent of a cancelled import is never sent. It stays cancelled, with an outcome that is known.
@@ -76,7 +76,10 @@ class Distrusted(NamedTuple):
 
 
 def check_quiet(ledger: Ledger) -> None:
-    """Raises `NotAllowed` if workers or beat are running: they would send what has not been marked yet."""
+    """Raises `NotAllowed` if a worker has dispatched within ten seconds: it would send what has not been marked yet.
+
+    Beat alone is not noticed, and does no harm: it only sends messages that start jobs in workers.
+    """
     with ledger.reading() as connection:
         _check_quiet(connection)
 
@@ -85,8 +88,8 @@ def distrust_restored(ledger: Ledger, steps: Mapping[str, str], actor: str, note
     """Mark the outcome of every open or failed operation as unknown, once, before the workers start.
 
     A second time would also mark what was recorded in between. `steps`: kind -> its step with the effect, for kinds
-    that store which step has begun. Raises `NotAllowed` if workers or beat are running, or if `b2copy_requests` holds
-    rows: a worker would take them as new operations, and they may have been taken and done since the backup.
+    that store which step has begun. Raises `NotAllowed` as `check_quiet` does, or if `b2copy_requests` holds rows: a
+    worker would take them as new operations, and they may have been taken and done since the backup.
     """
 
     def work(connection: Connection) -> list[Distrusted]:
@@ -116,6 +119,4 @@ def _check_quiet(connection: Connection) -> None:
     # The clock of the database that the backup came from may have been ahead. Running workers set it right.
     now, dispatched_at = connection.execute(select(now_ms(), ledger_row.c.dispatched_at)).one()
     if abs(now - dispatched_at) < QUIET_MS:
-        raise NotAllowed(
-            "workers or beat are running on this ledger: stop all of them, and repeat this ten seconds later"
-        )
+        raise NotAllowed("workers are running on this ledger: stop all of them, and repeat this ten seconds later")

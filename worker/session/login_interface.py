@@ -1,6 +1,6 @@
 """What the shared session needs of a way to log in. Each way is one class, such as `service_admin_login.ServiceAdmin`.
 
-Leases, generations, cool-downs and encryption are the same for every login (`leader.py`, `member.py`).
+Leases, generations, cool-downs and encryption are the same for every login (`renewal_leader.py`, `member.py`).
 """
 
 from collections.abc import Callable

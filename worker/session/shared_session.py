@@ -16,7 +16,7 @@ stored, the mark stays, and the next leader logs in instead. A leader also logs 
 one that its process remembers, or if the access token has expired. Any doubt costs one login, never a refresh token
 used twice.
 
-**When** (`stage.py`). The stages of an access token's life:
+**When** (`token_stage.py`). The stages of an access token's life:
 
     stage      from                               who renews                          who waits for the renewal
     fresh      the login or refresh               nobody                              nobody
