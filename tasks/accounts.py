@@ -57,7 +57,7 @@ class Opening(Payload):
 def describe(opening: Opening) -> Description:
     """One account per login, opened after the registration that it names, or after what was requested for its login.
 
-    Not after both: an opening that is requested before its registration would stand in front of it and wait for it.
+    With `registration` it has no entity. Otherwise, if the opening was requested first, each would wait for the other.
     """
     login = login_key(opening.platform, opening.login)
     if opening.reopens is not None:

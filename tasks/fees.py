@@ -57,9 +57,9 @@ async def _run_id(attempt: Attempt, fees: Fees) -> str:
     way, although the setting has changed meanwhile.
 
     One run may have given its error several times. So ids are counted, not answers. A late answer is left out: it may
-    arrive while the next run is under way, and must not change the id of that one. An error that its holder has written
-    itself has ended the operation, so none is added between two decisions of people. Without the late ones, a replay
-    may get the old error once more, which the next replay then counts.
+    arrive while the next run is under way, and must not change the id of that one. An error that was written in time
+    ends the operation. So between two replays at most late errors are added, and those are left out. Without the late
+    ones, a replay may get the old error once more, which the next replay then counts.
     """
     if not attempt.claim.replays:
         return fees.request_id

@@ -123,7 +123,8 @@ class RunGone(Exception):
 
 
 MISSING_SHARE, MISSING_FEW = 100, 10
-"""More accounts missing there than one of so many that are expected, and more than a few, are no everyday loss."""
+"""`apply` asks for confirmation if more than `MISSING_FEW` accounts are missing at B2COPY, and more than one in
+`MISSING_SHARE` of those expected."""
 
 LEARN, OPEN_AGAIN, LEAVE = "learn it", "open it again", "a person decides"
 """What `apply` does about a difference."""

@@ -12,7 +12,7 @@ _SIZE_LIMIT = 64 * 1024  # bytes; no key file is larger
 
 
 def exists(path: Path) -> bool:
-    """Return whether there is a file, readable or not. A folder that cannot be searched counts as one that has it."""
+    """Return whether there is a file, readable or not. True also if the folder cannot be searched."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):

@@ -395,7 +395,7 @@ def test_an_import_is_shown_paused_resumed_and_cancelled_by_its_name(
     assert "2 of 2" in shown.out
     assert "1 queued, 1 running" in shown.out
     assert resumed.document == {"batch": name, "decision": None}
-    assert cancelled.out == f"import {name} is cancelled: 1 operation cancelled, 1 beyond recall\n"
+    assert cancelled.out == f"import {name} is cancelled: 1 operation cancelled, 1 not: sent already, or being sent\n"
     assert [(one["batch"], one["cancelled"], one["states"]["cancelled"], one["requested_by"]) for one in listed] == [
         (name, True, 1, "ann")
     ]

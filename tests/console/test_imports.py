@@ -56,7 +56,8 @@ def test_an_import_is_paused_resumed_and_cancelled_with_a_reason(open_console: O
     assert "looks like the wrong file" in standing
     assert fill_and_send(client, "/imports/resume?batch=book", note="it was the right file").status_code == 303
     assert len(claim_due(ledger, lane="bulk", limit=1)) == 1
-    assert "3 are beyond recall" in client.get("/imports/cancel?batch=book").text
+    page = client.get("/imports/cancel?batch=book").text
+    assert "3 may have been sent already. These cannot be cancelled and continue." in page
     assert fill_and_send(client, "/imports/cancel?batch=book", note="no, it was the wrong one").status_code == 303
 
     assert find_operation(ledger, "book4").state == State.CANCELLED

@@ -71,7 +71,10 @@ def resume(name: Name, why: Why, by: By, as_json: Json = False) -> None:
 
 
 def cancel(name: Name, why: Why, by: By, as_json: Json = False) -> None:
-    """Cancel all operations of an import of which nothing was ever sent. What was sent is beyond recall: it goes on."""
+    """Cancel all operations of an import of which nothing was ever sent.
+
+    What was sent cannot be cancelled: B2COPY continues it, and workers ask until it has ended.
+    """
     from worker.ledger.approvals import Approval, cancel_batch_or_propose
     from worker.ledger.batches import standing_of, sweep
     from worker.operation import State
@@ -85,7 +88,8 @@ def cancel(name: Name, why: Why, by: By, as_json: Json = False) -> None:
         batch, beyond_recall = done
         sweep(ledger, SWEEP_S, name)
         cancelled = standing_of(ledger, [name])[name].states.get(State.CANCELLED, 0)
-    text = f"import {name} is cancelled: {count(cancelled)} cancelled, {beyond_recall:,} beyond recall"
+    continues = f"{beyond_recall:,} not: sent already, or being sent"
+    text = f"import {name} is cancelled: {count(cancelled)} cancelled, {continues}"
     _report(batch, text, as_json, cancelled=cancelled, beyond_recall=beyond_recall)
 
 

@@ -24,7 +24,10 @@ def purge(
     yes: Annotated[bool, typer.Option("--yes", help="Allow a time shorter than B2COPY_RETENTION.")] = False,
     undecided: Annotated[
         bool,
-        typer.Option("--undecided", help="Also failed ones of which nobody knows what B2COPY did: resolve them first."),
+        typer.Option(
+            "--undecided",
+            help="Also remove failed operations whose outcome is unknown. Better resolve those before.",
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:

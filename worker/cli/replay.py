@@ -51,8 +51,8 @@ def replay(
 ) -> None:
     """Queue failed operations again, with fresh attempts and a fresh deadline. Who and why are stored as evidence.
 
-    Left alone is what cannot be done again: messages that could not be used, and operations whose outcome is unknown
-    and which must not be repeated, unless you name their KEYs and say --it-was-not-done.
+    It leaves unchanged what cannot be replayed: messages that could not be used, and operations whose outcome is
+    unknown and which must not be repeated, unless you name their KEYs and say --it-was-not-done.
     """
     from tasks.registry import ALL_KINDS
     from worker.ledger.replay_proposals import propose_replays

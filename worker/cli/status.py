@@ -36,7 +36,8 @@ def status(
     An id that several operations have lists them all, also messages that could not be used and name it. Without a KEY:
     the overview of lanes, ages, rates, session, what waits and what failed.
 
-    --json is the export for a regulator or a dispute. The exit code says whether it is known, not how it ended.
+    --json is the export for a regulator or a dispute. Exit code: 0 if there is such an operation, however it
+    ended; 5 if there is none.
     """
     from tasks.registry import ALL_KINDS
     from worker.report.operation_report import document, report_on

@@ -32,7 +32,7 @@ _EFFECTS = {
     " count towards their deadlines.",
     "cancel": "Its {unsent} operations of which nothing was ever sent end as cancelled, and cannot be resumed.",
 }
-_BEYOND_RECALL = " {beyond:,} are beyond recall: something of them may have been sent, so they go on to their end."
+_BEYOND_RECALL = " {beyond:,} may have been sent already. These cannot be cancelled and continue."
 
 
 def imports(page_request: PageRequest) -> Response:

@@ -39,7 +39,10 @@ def check(settings: CrmSettings) -> Iterator[CheckResult]:
         yield CheckResult("workers", "ok", ", ".join(ours))
     elif connected:
         message = f"{connected} connected, and none answers: the worker is frozen or stopped"
-        remedy = "restart it. Its operations are taken over after 10 s, and what is sent again is what its kind permits"
+        remedy = (
+            "restart it. Other workers take its operations over after 10 s. The kind decides whether a request is sent"
+            " again"
+        )
         yield CheckResult("workers", "FAIL", f"{message} ({', '.join(_addresses(settings))})", remedy)
     else:
         late_s = _due_for_s(settings)

@@ -121,7 +121,7 @@ class RetryPolicy:
         return self._fail(attempt, FailureReason.REJECTED, outcome_known=True)
 
     def _fail_without_access(self, attempt: Finished) -> Transition:
-        """Who is refused access cannot ask either what became of an earlier request."""
+        """Without access we cannot ask the destination what an earlier request did."""
         if attempt.may_have_begun:
             return self._fail(attempt, FailureReason.UNRESOLVED)
         return self._fail_as_rejected(attempt)

@@ -176,7 +176,7 @@ def cancel_batch_or_propose(
 ) -> tuple[Batch, int] | Approval:
     """Cancel what was never sent of a batch, or propose it if it needs a second person.
 
-    Returns the batch, and how many of its open operations are beyond recall.
+    Returns the batch, and how many of its open operations continue, because they were sent or are being sent.
     """
     if needs_approval(ledger, batch, CANCELLED):
         return propose(ledger, CANCEL_BATCH, batch.subject, actor, note, seen or batch.seen, {})

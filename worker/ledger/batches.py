@@ -94,7 +94,7 @@ class Batch(NamedTuple):
 
     @property
     def subject(self) -> str:
-        """What the audit and a proposal call it."""
+        """The `subject` of audit entries and proposals about this batch."""
         return BATCH + self.id
 
     @property
@@ -260,7 +260,7 @@ def resume_batch(ledger: Ledger, batch: str, actor: str, note: str, seen: str | 
 
 
 def cancel_batch(ledger: Ledger, batch: str, actor: str, note: str, seen: str | None = None) -> tuple[Batch, int]:
-    """Cancel what was never sent of a batch. Returns it, and how many open operations are beyond recall.
+    """Cancel what was never sent of a batch. Returns the batch, and how many of its open operations continue.
 
     Raises `NotAllowed` if it is cancelled already, has changed, or needs a second person.
     """

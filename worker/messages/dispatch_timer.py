@@ -13,7 +13,7 @@ from worker.watch.outage_log import OutageLog
 log = logging.getLogger(__name__)
 
 outage = OutageLog(log, "dispatch failed, the next one tries again")
-"""Of all dispatches in this process, whoever starts them."""
+"""Logs failed dispatches: the timer's and those that beat's messages start."""
 
 
 class DispatchTimer(bootsteps.StartStopStep):

@@ -20,7 +20,10 @@ END_WAIT_S = 5.0  # seconds; the shutdown waits so long for a note that is being
 
 
 class RunningNote(bootsteps.StartStopStep):
-    """Has a thread of its own, because a dispatch may take longer than `RUNNING_S`."""
+    """Uses its own thread.
+
+    In the dispatch thread a slow dispatch could delay the note beyond `RUNNING_S`, and the worker would count as dead.
+    """
 
     def __init__(self, worker: Any, **kwargs: Any) -> None:
         super().__init__(worker, **kwargs)
