@@ -50,7 +50,7 @@ def health(
     done (no worker runs?), if no worker takes a row of b2copy_requests, if the oldest operation in the lane money is
     too old, or if too many have failed. The time that an operation was pending at B2COPY or paused does not count.
 
-    --live asks nobody: it looks at a file, for a health probe that restarts a frozen worker. --ready asks ledger and
+    --live asks nobody: it looks at a file, for a health probe that finds a frozen worker. --ready asks ledger and
     Redis.
     """
     if live and ready:
