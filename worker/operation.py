@@ -81,6 +81,10 @@ class FailureReason(StrEnum):
     INTERNAL = "internal"
 
 
+WITHOUT_ANSWER = frozenset(FailureReason) - {FailureReason.REJECTED}
+"""Reasons that do not tell what the destination did of an operation that it had begun."""
+
+
 class OnUnknown(StrEnum):
     """What an unknown outcome permits: a request was sent, and what it did is not known."""
 
@@ -316,6 +320,25 @@ def change_mark(state: str, fence: int, state_since: int, replays: int, sent: bo
     if state in FINAL:
         return f"{fence}.{state_since}"
     return f"open.{replays}.{'sent' if sent else 'unsent'}"
+
+
+def may_have_been_done(failed: Any) -> bool:
+    """Return whether it is not known what the destination did, or is still doing, of a failed operation.
+
+    `failed` is an `Operation` or its row in the ledger.
+    """
+    begun = failed.phase == Phase.POLL and failed.failure_reason in WITHOUT_ANSWER
+    return bool(failed.outcome_unknown or begun)
+
+
+def is_replayable(operation: Any, not_done: bool = False) -> bool:
+    """Return whether a replay is possible and does no harm. `operation` is an `Operation` or its row in the ledger.
+
+    `not_done`: a person has looked at the destination and says so.
+    """
+    if operation.state != State.FAILED or operation.kind == MESSAGE_KIND:
+        return False
+    return not_done or not (may_have_been_done(operation) and operation.on_unknown == OnUnknown.STOP)
 
 
 @dataclass(frozen=True, slots=True)

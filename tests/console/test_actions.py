@@ -99,6 +99,22 @@ def test_what_an_operation_does_not_permit_is_not_offered_and_not_done(
     assert find_operation(ledger, kind="call").state == State.FAILED
 
 
+def test_what_b2copy_had_begun_and_failed_without_its_answer_is_not_offered_for_a_replay(
+    open_console: OpenConsole, ledger: Ledger
+) -> None:
+    claim = hold_operation(ledger, on_unknown=OnUnknown.STOP)
+    make_wait(ledger, claim, wait_reason=WaitReason.PENDING_AT_B2COPY, due_in_s=0.0)
+    fail(ledger, claim_named(ledger, "W1"), failure_reason=FailureReason.EXHAUSTED)
+    client = client_of(open_console())
+
+    page = client.get(f"/operation{W1}").text
+    answer = fill_and_send(client, f"/operation/replay-not-done{W1}")
+
+    assert "/operation/replay?" not in page
+    assert answer.status_code == 303
+    assert find_operation(ledger).state == State.QUEUED
+
+
 @pytest.mark.parametrize(
     ("action", "state"),
     [("resolve-done", State.SUCCEEDED), ("resolve-failed", State.FAILED), ("replay-not-done", State.QUEUED)],

@@ -20,7 +20,7 @@ from tests.operations import (
 from worker.ledger import Ledger, audit_of, fail_message, find, open_ledger, pause, resolve
 from worker.ledger import replay as replay_in_ledger
 from worker.ledger.batches import begin_batch, pause_batch, sweep
-from worker.operation import FailureReason, OnUnknown, Operation, State, WaitReason
+from worker.operation import FailureReason, OnUnknown, Operation, Phase, State, WaitReason
 from worker.report.operation_report import document, report_on
 from worker.report.replayable import moves_money, why_not_replayable
 from worker.report.sentences import remedy, standing
@@ -101,6 +101,25 @@ def test_the_remedy_of_unresolved_is_what_the_ledger_permits(on_unknown: OnUnkno
     assert ("--it-was-not-done" in advice) is must_look
     assert (f"failed resolve {key} --succeeded" in advice) is must_look
     assert f"b2copy-sync failed replay {key}" in advice
+
+
+@pytest.mark.parametrize("on_unknown", OnUnknown)
+@pytest.mark.parametrize("reason", FailureReason)
+def test_what_b2copy_had_begun_and_failed_without_its_answer_is_advised_as_the_ledger_permits(
+    reason: FailureReason, on_unknown: OnUnknown, ledger: Ledger
+) -> None:
+    pending = WaitReason.PENDING_AT_B2COPY
+    make_wait(ledger, hold_operation(ledger, on_unknown=on_unknown), wait_reason=pending, due_in_s=0.0)
+    fail(ledger, claim_one(ledger), failure_reason=reason)
+    operation = find_operation(ledger)
+    advice, why_not = remedy(operation, KINDS), why_not_replayable(operation)
+
+    replayed = replay_in_ledger(ledger, [operation.key], "ann", "x")
+
+    assert operation.phase == Phase.POLL
+    assert bool(replayed) is not (on_unknown == OnUnknown.STOP and reason != FailureReason.REJECTED)
+    assert bool(why_not) is not bool(replayed)
+    assert ("--it-was-not-done" in advice) is not bool(replayed)
 
 
 def test_who_resolves_a_registration_is_asked_for_the_ids_that_its_account_needs(ledger: Ledger) -> None:

@@ -12,7 +12,7 @@ from worker.console.url_parameters import BadParameter, address, text
 from worker.errors import NotAllowed
 from worker.ledger import find, poll_now
 from worker.ledger.approvals import Approval, decide_or_propose
-from worker.operation import MESSAGE_KIND, OnUnknown, Operation, State
+from worker.operation import MESSAGE_KIND, Operation, State, is_replayable, may_have_been_done
 from worker.report.operation_report import pause_of
 from worker.report.replayable import moves_money, why_not_replayable
 from worker.report.sentences import standing
@@ -90,9 +90,9 @@ def possible_actions(operation: Operation) -> list[Action]:
     if operation.state == State.FAILED:
         if operation.kind == MESSAGE_KIND:
             return []
-        if operation.outcome_unknown and operation.on_unknown == OnUnknown.STOP:
+        if not is_replayable(operation):
             return [_DONE, _NOT, _NOT_DONE]
-        return [_REPLAY, _DONE, _NOT] if operation.outcome_unknown else [_REPLAY, _DONE]
+        return [_REPLAY, _DONE, _NOT] if may_have_been_done(operation) else [_REPLAY, _DONE]
     if operation.state == State.WAITING:
         return [_POLL, _STOP if operation.sent else _CANCEL]
     if operation.state == State.QUEUED:

@@ -35,7 +35,7 @@ from worker.ledger.fleet_flags import RESUME, resume, resume_within
 from worker.ledger.insert_operations import encode_payload
 from worker.ledger.queries import active_flags
 from worker.ledger.schema import approvals, flags, now_ms
-from worker.operation import Operation
+from worker.operation import Operation, is_replayable
 
 EXPIRES_MS = 24 * 3_600_000
 RESUME_BATCH, CANCEL_BATCH = "resume import", "cancel import"
@@ -75,7 +75,7 @@ class Approval(NamedTuple):
 
 
 def _replay(connection: Connection, row: Row[Any], actor: str, note: str, not_done: bool = False) -> None:
-    if not decision_sql.is_replayable(row, not_done):
+    if not is_replayable(row, not_done):
         raise NotAllowed(f"{row.key} cannot be replayed")
     decision_sql.replay_row(connection, row, actor, note, not_done)
 
@@ -311,7 +311,7 @@ def _check_possible(connection: Connection, action: str, subject: str, seen: str
         decision_sql.check_correctable(row)
         encode_payload(subject, arguments["payload"])
     possible = {
-        "replay": lambda: decision_sql.is_replayable(row, arguments.get("not_done", False)),
+        "replay": lambda: is_replayable(row, arguments.get("not_done", False)),
         "cancel": lambda: row.due_at is not None and not row.sent,
         "stop_asking": lambda: row.due_at is not None and bool(row.sent),
     }

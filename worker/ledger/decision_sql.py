@@ -23,12 +23,9 @@ from worker.ledger.audit import record_audit
 from worker.ledger.insert_operations import encode_result
 from worker.ledger.on_operation_end import Ended, finish_ended
 from worker.ledger.schema import allowed_from, c, now_ms, operations, sql_literal
-from worker.operation import MESSAGE_KIND, FailureReason, OnUnknown, Phase, State, change_mark
+from worker.operation import MESSAGE_KIND, FailureReason, Phase, State, change_mark, may_have_been_done
 
 _LOCK = select(operations, now_ms().label("now")).where(c.key == bindparam("wanted")).with_for_update()
-
-# Reasons that do not tell what the destination did of an operation that it had begun.
-WITHOUT_ANSWER = frozenset(FailureReason) - {FailureReason.REJECTED}
 
 _now: BindParameter[int] = bindparam("now")
 _AGAIN: dict[str, Any] = {
@@ -125,19 +122,6 @@ def lock_failed(connection: Connection, key: str, action: str, seen: str | None 
     if row.state != State.FAILED:
         raise NotAllowed(f"{key} is {row.state}: only a failed operation can be {action}")
     return row
-
-
-def may_have_been_done(row: Row[Any]) -> bool:
-    """Return whether it is not known what the destination did, or is still doing, of a failed operation."""
-    begun = row.phase == Phase.POLL and row.failure_reason in WITHOUT_ANSWER
-    return bool(row.outcome_unknown or begun)
-
-
-def is_replayable(row: Row[Any], not_done: bool) -> bool:
-    """Return whether a replay is possible and does no harm."""
-    if row.state != State.FAILED or row.kind == MESSAGE_KIND:
-        return False
-    return not_done or not (may_have_been_done(row) and row.on_unknown == OnUnknown.STOP)
 
 
 def replay_row(connection: Connection, row: Row[Any], actor: str, note: str, not_done: bool) -> None:

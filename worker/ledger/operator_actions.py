@@ -17,7 +17,7 @@ from worker.ledger.database import Ledger
 from worker.ledger.insert_operations import encode_payload
 from worker.ledger.queries import BY_KEY, operation_of
 from worker.ledger.schema import c, is_in_line, now_ms, operations, sql_literal
-from worker.operation import Operation, State
+from worker.operation import Operation, State, is_replayable
 
 _POLL_NOW = (
     update(operations)
@@ -51,7 +51,7 @@ def replay(
                 row = decision_sql.lock(connection, key, marks.get(key))
             except NotAllowed:
                 continue
-            if decision_sql.is_replayable(row, not_done) and not ledger.needs_approval(row.kind, row.lane):
+            if is_replayable(row, not_done) and not ledger.needs_approval(row.kind, row.lane):
                 decision_sql.replay_row(connection, row, actor, note, not_done)
                 replayed.append(key)
         return replayed

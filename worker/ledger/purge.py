@@ -12,10 +12,10 @@ from sqlalchemy import Boolean, bindparam, delete, exists, func, select
 
 from worker.ledger.audit import record_audit
 from worker.ledger.database import Ledger
-from worker.ledger.decision_sql import WITHOUT_ANSWER
 from worker.ledger.schema import c, in_list, now_ms, operations, sql_literal
-from worker.operation import FailureReason, Phase, State
+from worker.operation import WITHOUT_ANSWER, FailureReason, Phase, State
 
+# The same as `may_have_been_done`, and every operation that is unresolved.
 _is_undecided = (c.state == sql_literal(State.FAILED)) & (
     c.outcome_unknown
     | (c.failure_reason == sql_literal(FailureReason.UNRESOLVED))

@@ -2,7 +2,7 @@
 
 from shlex import quote
 
-from worker.operation import MESSAGE_KIND, OnUnknown, Operation, State
+from worker.operation import MESSAGE_KIND, Operation, State, is_replayable
 from worker.queues import LANES
 from worker.report.sentences import Kinds
 
@@ -10,18 +10,18 @@ from worker.report.sentences import Kinds
 def why_not_replayable(operation: Operation, was_not_done: bool = False) -> str:
     """Return why a replay would do nothing, or harm; empty if the operation may be replayed.
 
-    `was_not_done`: a person has looked at the destination and says so. `worker.ledger.replay` has the same rules.
+    `was_not_done`: a person has looked at the destination and says so.
     """
+    if is_replayable(operation, was_not_done):
+        return ""
     if operation.state != State.FAILED:
         return f"it is {operation.state}"
     if operation.kind == MESSAGE_KIND:
         return "it only stores a message that could not be used"
-    if operation.outcome_unknown and operation.on_unknown == OnUnknown.STOP and not was_not_done:
-        return (
-            "whether it was done is not known, and it must not be done twice:"
-            f" `b2copy-sync failed show {quote(operation.key)}` says where to look, and the command for what you find"
-        )
-    return ""
+    return (
+        "whether it was done is not known, and it must not be done twice:"
+        f" `b2copy-sync failed show {quote(operation.key)}` says where to look, and the command for what you find"
+    )
 
 
 def moves_money(operation: Operation, kinds: Kinds) -> bool:

@@ -7,7 +7,17 @@ from typing import Any, NamedTuple
 
 from worker.ledger.batches import BATCH
 from worker.ledger.schema import HELD_MS
-from worker.operation import MESSAGE_KIND, AuditEntry, FailureReason, OnUnknown, Operation, Phase, State, WaitReason
+from worker.operation import (
+    MESSAGE_KIND,
+    AuditEntry,
+    FailureReason,
+    OnUnknown,
+    Operation,
+    State,
+    WaitReason,
+    is_replayable,
+    may_have_been_done,
+)
 from worker.operation_kind import Kind
 from worker.report.format_values import clock, our_address
 
@@ -122,13 +132,13 @@ def remedy(operation: Operation, kinds: Kinds, ways: Ways = COMMANDS) -> str:
         return ""
     if operation.kind == MESSAGE_KIND:
         return _MESSAGE_REMEDY
+    if not is_replayable(operation):
+        return _filled(_UNRESOLVED_REMEDIES[OnUnknown.STOP], operation, named)
     if reason == FailureReason.UNRESOLVED:
-        must_look = operation.outcome_unknown and operation.on_unknown == OnUnknown.STOP
-        by_rule = OnUnknown.STOP if must_look else operation.on_unknown
-        if by_rule == OnUnknown.STOP and not must_look:
+        if operation.on_unknown == OnUnknown.STOP:
             return _filled(_FAILED_REMEDIES[FailureReason.EXHAUSTED], operation, named)
-        return _filled(_UNRESOLVED_REMEDIES[by_rule], operation, named)
-    if reason == FailureReason.BAD_PAYLOAD and (operation.outcome_unknown or operation.phase == Phase.POLL):
+        return _filled(_UNRESOLVED_REMEDIES[operation.on_unknown], operation, named)
+    if reason == FailureReason.BAD_PAYLOAD and may_have_been_done(operation):
         return _filled(_FAILED_REMEDIES[FailureReason.EXHAUSTED], operation, named)  # an earlier version sent it
     known = reason in FailureReason.__members__.values()
     return _filled(_FAILED_REMEDIES[FailureReason(reason)] if known else _KIND_REMEDY, operation, named)
