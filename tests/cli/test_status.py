@@ -12,6 +12,7 @@ from tests.operations import (
     succeed_operation,
 )
 from worker.ledger import Ledger, fail_message, leave_request, pause, replay
+from worker.ledger.batches import begin_batch, pause_batch, resume_batch
 from worker.operation import FailureReason, OnUnknown, Step
 
 
@@ -28,6 +29,23 @@ def test_shows_who_requested_what_b2copy_answered_and_who_decided(b2copy_sync: C
     assert lines[1][3:] == ["400", "12", "ms", "worker", "1", "0.1.0", "account", "7", "is", "closed"]
     assert lines[2][3:] == ["ann@desk", "reopened"]
     assert "queued: no worker has taken it yet" in ran.out
+
+
+def test_shows_what_people_decided_about_the_import_while_the_operation_was_open(
+    b2copy_sync: Command, ledger: Ledger
+) -> None:
+    begin_batch(ledger, "book", kind="fees.process", lane="bulk", source="book.csv", rows=1, by="ann@desk")
+    record_operation(ledger, lane="bulk", batch="book")
+    pause_batch(ledger, "book", "ann@desk", "wrong file?")
+    resume_batch(ledger, "book", "bob@desk", "it is the right one")
+
+    ran = b2copy_sync("status", "W1")
+
+    lines = [line.split()[2:] for line in ran.out.splitlines() if line.startswith("20")]
+    assert lines[1:] == [
+        ["pause", "import", "ann@desk", "wrong", "file?"],
+        ["resume", "import", "bob@desk", "it", "is", "the", "right", "one"],
+    ]
 
 
 def test_exports_the_evidence(b2copy_sync: Command, ledger: Ledger) -> None:

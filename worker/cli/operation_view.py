@@ -8,20 +8,12 @@ from worker.cli import output
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from worker.operation import AttemptRecord, Step
+    from worker.operation import Step
     from worker.report.operation_report import OperationReport
 
 STYLES = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "waiting": "cyan", "running": "cyan"}
 
 _FACT_LIMIT = 500  # characters of a payload or result that are shown
-_ACTIONS = {
-    "replay": "replayed",
-    "replay, was not done": "replayed, was not done",
-    "resolve, succeeded": "found done",
-    "resolve, failed": "found not done",
-    "cancel": "cancelled",
-    "stop_asking": "polling stopped",
-}
 
 Cells = tuple["str | Text", ...]
 
@@ -69,37 +61,17 @@ def note_unknown_kind(kind: str | None) -> None:
 
 
 def _history(report: "OperationReport") -> list[Cells]:
-    """Return everything that happened, oldest first."""
-    from worker.report.format_values import clock
-
-    operation = report.operation
-    events: list[tuple[int, list[Cells]]] = [
-        (operation.requested_at, [("requested", "", "", operation.requested_by, "")])
-    ]
-    events += [(attempt.started_at, _attempt(attempt)) for attempt in report.attempts]
-    events += [
-        (entry.at, [(_ACTIONS.get(entry.action, entry.action), "", "", entry.actor, entry.note)])
-        for entry in report.audit
-    ]
-    if operation.ended_at:
-        end = output.safe(str(operation.state), STYLES[operation.state])
-        events.append((operation.ended_at, [(end, "", "", "", operation.failure_reason or "")]))
-    events.sort(key=lambda event: event[0])
-    return [(clock(at) if not number else "", *cells) for at, rows in events for number, cells in enumerate(rows)]
-
-
-def _attempt(attempt: "AttemptRecord") -> list[Cells]:
+    """Return everything that happened, oldest first: a row for each event, and one for each step of an attempt."""
     from worker.report.format_values import clock, span
+    from worker.report.timeline import timeline
 
-    what = attempt.outcome
-    if attempt.times > 1:
-        what += f" x{attempt.times}" + (f" until {clock(attempt.last_at)[11:]}" if attempt.last_at else "")
-    if attempt.late:
-        what += " (after its lease had ended)"
-    by = f"{attempt.worker} {attempt.version}".strip()
-    status = str(attempt.http_status or "")
-    took = span(attempt.duration_ms / 1000)
-    return [(what, status, took, by, attempt.message or ""), *(_step(step) for step in attempt.steps)]
+    rows: list[Cells] = []
+    for event in timeline(report):
+        what = output.safe(event.what, STYLES[report.operation.state] if event.kind == "end" else "")
+        took = "" if event.duration_ms is None else span(event.duration_ms / 1000)
+        rows.append((clock(event.at), what, str(event.http_status or ""), took, event.by, event.text))
+        rows += [("", *_step(step)) for step in event.steps]
+    return rows
 
 
 def _step(step: "Step") -> Cells:

@@ -3,10 +3,20 @@
 from dataclasses import dataclass
 
 from worker.operation import AttemptRecord, AuditEntry, Step
-from worker.report.format_values import span
+from worker.report.format_values import clock, span
 from worker.report.operation_report import OperationReport
 
 WAIT_SHOWN_MS = 1_000  # ms; shorter gaps between two attempts are not shown as waits
+
+_DECIDED = {
+    "replay": "replayed",
+    "replay, was not done": "replayed, was not done",
+    "resolve, succeeded": "found done",
+    "resolve, failed": "found not done",
+    "cancel": "cancelled",
+    "stop_asking": "polling stopped",
+}
+"""The word for a decision, by its action in the audit. Other actions are shown as they are."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +38,7 @@ def timeline(report: OperationReport) -> list[Event]:
     operation = report.operation
     events = [Event(operation.requested_at, "requested", operation.requested_by, kind="request")]
     events += [_attempt(attempt) for attempt in report.attempts]
-    events += [Event(entry.at, entry.action, entry.actor, entry.note, kind="decision") for entry in _decisions(report)]
+    events += [_decision(entry) for entry in _decisions(report)]
     if operation.ended_at:
         events.append(Event(operation.ended_at, str(operation.state), text=operation.failure_reason or "", kind="end"))
     events.sort(key=lambda event: event.at)
@@ -46,10 +56,14 @@ def _decisions(report: OperationReport) -> list[AuditEntry]:
     return report.audit + of_batch
 
 
+def _decision(entry: AuditEntry) -> Event:
+    return Event(entry.at, _DECIDED.get(entry.action, entry.action), entry.actor, entry.note, kind="decision")
+
+
 def _attempt(attempt: AttemptRecord) -> Event:
     what = attempt.outcome
     if attempt.times > 1:
-        what += f" x{attempt.times}"
+        what += f" x{attempt.times}" + (f" until {clock(attempt.last_at)[11:]}" if attempt.last_at else "")
     if attempt.late:
         what += " (after its lease had ended)"
     by = f"{attempt.worker} {attempt.version}".strip()
