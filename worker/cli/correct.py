@@ -46,7 +46,7 @@ def correct(
     with existing_ledger(settings) as ledger:
         found = look_up(ledger, key)
         corrected = _corrected(found, values, settings)
-        if moves_money(found, KINDS) and not yes:
+        if moves_money(found.kind, found.lane, KINDS) and not yes:
             raise Stop(Exit.USAGE, f"{found.key} moves money: it is done with {dict(corrected.payload)}; then --yes")
         decided = decide_or_propose(
             ledger, "correct", found, by, why, payload=dict(corrected.payload), entity=corrected.entity

@@ -73,7 +73,7 @@ def replay(
         left_alone = {one.key: why_not for one in chosen if (why_not := why_not_replayable(one, not_done))}
         wanted = [one for one in chosen if one.key not in left_alone]
         to_propose = [one for one in wanted if ledger.needs_approval(one.kind, one.lane)]
-        money = sum(moves_money(one, ALL_KINDS) for one in wanted)
+        money = sum(moves_money(one.kind, one.lane, ALL_KINDS) for one in wanted)
         if money and not (yes or dry_run):
             chosen_are = f"{count(len(wanted))} chosen, {money} of which move money"
             raise Stop(Exit.USAGE, f"{chosen_are}: look with --dry-run, then --yes")

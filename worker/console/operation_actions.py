@@ -164,7 +164,7 @@ def _form(page_request: PageRequest, operation: Operation, action: Action, probl
         problem=problem,
         possible=action in possible_actions(operation),
         standing=standing(operation, page_request.console.kinds, pause_of(page_request.ledger, operation)),
-        money=moves_money(operation, page_request.console.kinds),
+        money=moves_money(operation.kind, operation.lane, page_request.console.kinds),
         needs_approval=needs_approval,
         needs_note=action is not _POLL,
         result=_written_result(page_request, operation, action),

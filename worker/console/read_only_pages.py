@@ -144,7 +144,7 @@ def operation(page_request: PageRequest) -> Response:
         standing=_without_state(report.standing, found),
         next_step=sentences.remedy(found, page_request.console.kinds, BUTTONS),
         one=found,
-        money=moves_money(found, page_request.console.kinds),
+        money=moves_money(found.kind, found.lane, page_request.console.kinds),
         events=timeline(report),
         older=len(report.attempts) == ATTEMPTS_LIMIT,
         parent=related.get(found.parent or ""),

@@ -6,7 +6,7 @@ from dataclasses import replace
 from worker.ledger.database import Ledger, NeedsApproval, no_approval
 from worker.ledger.fleet_flags import RESUME
 from worker.ledger.four_eyes import Rule, stricter
-from worker.queues import LANES
+from worker.report.replayable import moves_money
 from worker.report.sentences import Kinds
 
 
@@ -17,16 +17,9 @@ def under_rule(ledger: Ledger, own: Rule, kinds: Callable[[], Kinds]) -> Ledger:
 
 def needs_approval(four_eyes: str, kinds: Callable[[], Kinds]) -> NeedsApproval:
     """Return the rule of B2COPY_FOUR_EYES: `off`, `money` or `all`. `kinds` is only called if the rule needs it."""
-
-    def moves_money(kind: str, lane: str) -> bool:
-        if kind == RESUME:
-            return False
-        known = kinds().get(kind)
-        return known is None or known.moves_money or lane == LANES[0]
-
     match four_eyes:
         case "all":
             return lambda kind, lane: True
         case "money":
-            return moves_money
+            return lambda kind, lane: kind != RESUME and moves_money(kind, lane, kinds())
     return no_approval

@@ -24,7 +24,10 @@ def why_not_replayable(operation: Operation, was_not_done: bool = False) -> str:
     )
 
 
-def moves_money(operation: Operation, kinds: Kinds) -> bool:
-    """Return whether an operation moves money: its kind does, it is in the lane for money, or its kind is not known."""
-    kind = kinds.get(operation.kind)
-    return kind is None or kind.moves_money or operation.lane == LANES[0]
+def moves_money(kind: str, lane: str, kinds: Kinds) -> bool:
+    """Return whether operations of this kind in this lane move money.
+
+    They do if the kind does, if the lane is the one for money, or if the kind is not known.
+    """
+    known = kinds.get(kind)
+    return known is None or known.moves_money or lane == LANES[0]
