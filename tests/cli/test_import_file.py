@@ -454,3 +454,18 @@ def test_an_import_that_was_interrupted_does_not_count_as_ended(b2copy_sync: Com
     shown = b2copy_sync("import", "status", "book").out
 
     assert "all ended but 99,999 rows" in " ".join(shown.split())
+
+
+def test_the_list_of_imports_says_that_there_are_more(b2copy_sync: Command, ledger: Ledger) -> None:
+    for number in range(21):
+        begin_batch(ledger, f"book-{number}", kind="fees.process", lane="bulk", source="book.csv", rows=1, by="ann")
+
+    first, first_json = b2copy_sync("import", "status"), b2copy_sync("import", "status", "--json").document
+    all_of_them = b2copy_sync("import", "status", "--limit", "21")
+    all_json = b2copy_sync("import", "status", "--limit", "21", "--json").document
+
+    assert len(first.out.splitlines()) == 21
+    assert first.err == "these are the newest 20: --limit shows more\n"
+    assert (len(first_json["imports"]), first_json["more"]) == (20, True)
+    assert (len(all_of_them.out.splitlines()), all_of_them.err) == (22, "")
+    assert (len(all_json["imports"]), all_json["more"]) == (21, False)

@@ -23,22 +23,29 @@ OptionalName = Annotated[
 ]
 
 
-def status(name: OptionalName = None, as_json: Json = False) -> None:
+def status(
+    name: OptionalName = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="List no more than this many, newest first.")] = 20,
+    as_json: Json = False,
+) -> None:
     """Show how far an import is: how many operations are in each state, the rate, and the time that is left."""
     from worker.ledger.batches import list_batches
     from worker.report.batch_report import batch_reports, document
 
     with existing_ledger() as ledger:
-        batches = list_batches(ledger) if name is None else [_found(ledger, name)]
-        reports = batch_reports(ledger, batches)
+        batches = list_batches(ledger, limit=limit + 1) if name is None else [_found(ledger, name)]
+        reports = batch_reports(ledger, batches[:limit])
+    more = len(batches) > limit
     if as_json:
         documents = [document(report) for report in reports]
-        output.document({"imports": documents} if name is None else documents[0])
+        output.document({"imports": documents, "more": more} if name is None else documents[0])
         return
-    if name is None:
-        _table(reports)
+    if name is not None:
+        _facts(reports[0])
         return
-    _facts(reports[0])
+    _table(reports)
+    if more:
+        output.note(f"these are the newest {limit}: --limit shows more")
 
 
 def pause(name: Name, why: Why, by: By, as_json: Json = False) -> None:
