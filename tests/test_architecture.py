@@ -70,9 +70,9 @@ MAY_IMPORT = {
         "worker/queues.py", "worker/session", "worker/settings.py", "worker/webhook",
     },
     "worker/webhook": {
-        "worker/b2copy", "worker/celery_settings.py", "worker/errors.py", "worker/http", "worker/operation.py",
-        "worker/per_process.py", "worker/refused_addresses.py", "worker/secret_file.py", "worker/session",
-        "worker/settings.py",
+        "worker/b2copy", "worker/celery_settings.py", "worker/errors.py", "worker/http", "worker/iso_time.py",
+        "worker/operation.py", "worker/per_process.py", "worker/refused_addresses.py", "worker/secret_file.py",
+        "worker/session", "worker/settings.py",
     },
     "worker/celery_settings.py": {
         "worker/beat_schedule.py", "worker/queues.py", "worker/redis_connection.py", "worker/redis_url.py",
@@ -82,8 +82,8 @@ MAY_IMPORT = {
         "worker/b2copy", "worker/errors.py", "worker/flow", "worker/ledger", "worker/queues.py", "worker/settings.py",
     },
     "worker/report": {
-        "worker/errors.py", "worker/operation_kind.py", "worker/ledger", "worker/operation.py", "worker/queues.py",
-        "worker/session", "worker/settings.py", "worker/watch",
+        "worker/errors.py", "worker/iso_time.py", "worker/operation_kind.py", "worker/ledger", "worker/operation.py",
+        "worker/queues.py", "worker/session", "worker/settings.py", "worker/watch",
     },
     "worker/flow": {
         "worker/b2copy", "worker/errors.py", "worker/http", "worker/ledger", "worker/operation.py",
@@ -103,7 +103,7 @@ MAY_IMPORT = {
         "worker/settings.py", "worker/watch",
     },
     "worker/ledger": {
-        "worker/certificates.py", "worker/errors.py", "worker/operation.py", "worker/queues.py",
+        "worker/certificates.py", "worker/errors.py", "worker/iso_time.py", "worker/operation.py", "worker/queues.py",
         "worker/storable.py", "worker/watch",
     },
     "worker/testbed": {"worker/sandbox", "worker/settings.py"},
@@ -111,7 +111,9 @@ MAY_IMPORT = {
     "worker/operation_kind.py": {"worker/errors.py", "worker/operation.py", "worker/settings.py"},
     "worker/redis_connection.py": {"worker/errors.py", "worker/redis_url.py", "worker/settings.py"},
     "worker/beat_schedule.py": {"worker/queues.py"},
-    "worker/watch": {"worker/errors.py", "worker/operation.py", "worker/per_process.py", "worker/settings.py"},
+    "worker/watch": {
+        "worker/errors.py", "worker/iso_time.py", "worker/operation.py", "worker/per_process.py", "worker/settings.py",
+    },
     "worker/settings.py": {
         "worker/certificates.py", "worker/database_url.py", "worker/errors.py", "worker/plaintext.py",
         "worker/redis_url.py", "worker/refused_addresses.py", "worker/secret_file.py",
@@ -128,6 +130,7 @@ MAY_IMPORT = {
     "worker/package_conflicts.py": set(),
     "worker/per_process.py": set(),
     "worker/exact_json.py": set(),
+    "worker/iso_time.py": set(),
     "worker/storable.py": set(),
     "worker/queues.py": set(),
     "worker/current_user.py": set(),

@@ -325,7 +325,7 @@ def change_mark(state: str, fence: int, state_since: int, replays: int, sent: bo
 def may_have_been_done(failed: Any) -> bool:
     """Return whether it is not known what the destination did, or is still doing, of a failed operation.
 
-    `failed` is an `Operation` or its row in the ledger.
+    `failed` is an `Operation` or its row in the ledger. Of an open one: `may_have_begun` of flow/retry_policy.py.
     """
     begun = failed.phase == Phase.POLL and failed.failure_reason in WITHOUT_ANSWER
     return bool(failed.outcome_unknown or begun)

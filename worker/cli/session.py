@@ -26,8 +26,6 @@ Login = Annotated[
     str, typer.Option("--login", callback=_known, help="Whose session: a login that is set, as `doctor` lists it.")
 ]
 
-PATIENCE_S = 30.0  # seconds to wait for another process's renewal
-
 
 @app.command(epilog=EXITS)
 def show(login: Login = "service_admin", as_json: Json = False) -> None:
@@ -44,6 +42,7 @@ def show(login: Login = "service_admin", as_json: Json = False) -> None:
 @app.command(epilog=EXITS)
 def renew(login: Login = "service_admin", as_json: Json = False) -> None:
     """Renew the session now, as a worker would, but also during a cool-down."""
+    from worker.doctor.check_session import PATIENCE_S
     from worker.report.session_report import OUTCOMES, RENEWED
 
     renewal = _session(login).renew("operator", force=True, wait=PATIENCE_S)

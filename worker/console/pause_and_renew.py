@@ -14,7 +14,7 @@ from worker.ledger.operator_actions import record_renewal
 from worker.queues import LANES
 from worker.report.session_report import OUTCOMES, RENEWED
 
-RENEWAL_S = 20.0  # seconds to wait for another process's renewal
+RENEWAL_S = 20.0  # seconds to wait for another process's renewal; less than a command, because a browser waits
 TITLES = {"pause": "Pause", "resume": "Resume", "renew": "Renew the session"}
 _EFFECTS = {
     "pause": "Nothing more is sent from {lane}, in the whole fleet, until it is resumed. What is being sent is"

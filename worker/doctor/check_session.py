@@ -16,10 +16,10 @@ from worker.doctor import CheckResult
 from worker.errors import B2CopyError, CredentialsRejected, SettingsError, StoreUnavailable
 from worker.instances import SESSIONS
 from worker.report.session_report import OUTCOMES
-from worker.session import SharedSession, check_keys
+from worker.session import TERMINAL, SharedSession, check_keys
 from worker.settings import LOGIN_FIELDS, Settings, variable, worker_settings
 
-PATIENCE_S = 30.0  # seconds for a login
+PATIENCE_S = 30.0  # seconds that a command waits for a login, its own or another process's
 
 
 def check(settings: Settings, login: str, renew: bool) -> Iterator[CheckResult]:
@@ -76,7 +76,7 @@ def _report(login: str, shared: SharedSession, renew: bool) -> Iterator[CheckRes
         return
     renewal = shared.renew("doctor", force=renew, wait=PATIENCE_S)
     if renewal.outcome == "cooldown" and (cooldown := shared.state().cooldown):
-        if cooldown.kind == "terminal":
+        if cooldown.kind == TERMINAL:
             raise CredentialsRejected("the login", None, cooldown.reason)
         message = f"nobody asks B2COPY for {cooldown.left:.0f} s, after: {cooldown.reason}"
         yield CheckResult(login, "FAIL", message, _effect_of(login))

@@ -6,10 +6,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from worker.doctor.check_redis import connect
 from worker.errors import B2CopyError, SettingsError
 from worker.ledger import open_ledger
-from worker.session import SharedSession, check_keys
+from worker.session import TERMINAL, SharedSession, check_keys
 from worker.settings import Settings
-
-TERMINAL = "terminal"  # name of the cool-down after a refused login
 
 
 def not_ready(settings: Settings) -> str:

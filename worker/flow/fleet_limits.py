@@ -28,6 +28,7 @@ from worker.watch import metrics
 # One permit in five is for the money lane alone, so that a backfill does not delay withdrawals. Rounded down: a limit
 # below 5 per interval reserves nothing.
 RESERVED_SHARE = 5
+HOLD_WITHOUT_RETRY_AFTER_S = 1.0  # seconds; nobody sends for so long after a 429 without Retry-After
 HOLD_CHECK_S = 0.05  # seconds; the hold read from Redis is valid so long
 _TIMEOUT_S = 1.0  # seconds that Redis has for an answer
 _RETRY_STORE_S = 0.5  # seconds; if Redis did not answer, it is asked for permits again after this time

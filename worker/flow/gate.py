@@ -23,7 +23,7 @@ from typing import TypeVar
 from worker.b2copy.client import SERVICE_ADMIN
 from worker.errors import AccessRejected, B2CopyError, CircuitOpen, PermitRefused, RateLimited
 from worker.flow.circuit_breaker import CircuitBreaker
-from worker.flow.fleet_limits import FleetLimits
+from worker.flow.fleet_limits import HOLD_WITHOUT_RETRY_AFTER_S, FleetLimits
 from worker.flow.meaning_table import Meaning
 from worker.http import event_loop
 from worker.operation import Outcome, WaitReason
@@ -34,7 +34,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-HOLD_WITHOUT_RETRY_AFTER_S = 1.0  # seconds; nobody sends for so long after a 429 without Retry-After
 PERMIT_PATIENCE_S = 5.0  # seconds; a later call of an attempt waits at most so long for its permit
 WAITS_FOR_CIRCUIT = (WaitReason.BACKOFF, WaitReason.CIRCUIT_OPEN, WaitReason.NO_ACCESS)
 

@@ -201,7 +201,10 @@ def reason_when_overdue(claim: Claim) -> FailureReason:
 
 
 def may_have_begun(claim: Claim) -> bool:
-    """Return whether an earlier attempt may have made the destination begin the operation, or do a part of it."""
+    """Return whether an earlier attempt may have made the destination begin the operation, or do a part of it.
+
+    Of an open operation. In SQL: `_may_have_begun` of ledger/claims.py. Of a failed one: `may_have_been_done`.
+    """
     return claim.outcome_unknown or claim.phase == Phase.POLL or bool(claim.progress)
 
 

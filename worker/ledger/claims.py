@@ -120,8 +120,8 @@ _PARK = (
         state_since=bindparam("at"),
     )
 )
-# The destination has begun the operation, or the outcome of a request is unknown.
-_may_have_been_done = c.outcome_unknown | (c.phase == sql_literal(Phase.POLL)) | c.progress.is_not(None)
+# The destination may have begun the operation, or done a part of it: `may_have_begun` of flow/retry_policy.py in SQL.
+_may_have_begun = c.outcome_unknown | (c.phase == sql_literal(Phase.POLL)) | c.progress.is_not(None)
 _EXPIRE = (
     update(operations)
     .where(in_list(c.id, "ids"), allowed_from("expire"))
@@ -129,7 +129,7 @@ _EXPIRE = (
         state=sql_literal(State.FAILED),
         wait_reason=null(),
         failure_reason=case(
-            (_may_have_been_done, sql_literal(FailureReason.UNRESOLVED)), else_=sql_literal(FailureReason.EXPIRED)
+            (_may_have_begun, sql_literal(FailureReason.UNRESOLVED)), else_=sql_literal(FailureReason.EXPIRED)
         ),
         due_at=null(),
         state_since=bindparam("now"),

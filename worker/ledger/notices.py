@@ -12,12 +12,12 @@ import logging
 import time
 import weakref
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from secrets import token_hex
 from typing import Any
 
 from sqlalchemy import Connection, Engine, bindparam, case, func, null, select, update
 
+from worker.iso_time import iso_time
 from worker.ledger.audit import record_audit
 from worker.ledger.database import Ledger
 from worker.ledger.insert_operations import NewRow, decode_payload, encode, insert_queued, row_of
@@ -151,7 +151,7 @@ def _body(row: Any) -> dict[str, Any]:
     message = json.loads(row.result).get("error") if row.kind == MESSAGE_KIND and row.result else row.message
     return {
         "type": f"operation.{row.state}",
-        "timestamp": _iso(row.ended_at),
+        "timestamp": iso_time(row.ended_at / 1000),
         "data": {
             "key": row.key,
             "kind": row.kind,
@@ -160,8 +160,8 @@ def _body(row: Any) -> dict[str, Any]:
             "server_message": message,
             "payload": _identifiers(decode_payload(row.payload)),
             "attempts": int(row.attempts or 0),
-            "requested_at": _iso(row.requested_at),
-            "ended_at": _iso(row.ended_at),
+            "requested_at": iso_time(row.requested_at / 1000),
+            "ended_at": iso_time(row.ended_at / 1000),
             "sequence": row.sequence,
             "trace_id": row.trace_id,
         },
@@ -175,7 +175,3 @@ def _identifiers(payload: dict[str, Any]) -> dict[str, Any]:
         for name, value in payload.items()
         if isinstance(value, int) or (isinstance(value, str) and len(value) <= _IDENTIFIER_LIMIT)
     }
-
-
-def _iso(ms: int) -> str:
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

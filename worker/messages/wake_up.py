@@ -29,9 +29,10 @@ def wake_ups_for(due: int) -> int:
 
 
 def wake_soon(lane: str, times: int = 1) -> None:
-    """Send up to `times` wake-ups unless this process sent one for the lane less than 20 ms ago.
+    """Send up to `times` wake-ups unless this process sent one for the lane less than `WAKE_UP_LASTS_S` ago.
 
-    The worker that receives the earlier wake-up queries the ledger again after 30 ms and finds this operation too.
+    The worker that receives the earlier wake-up queries the ledger again after `RECHECK_AFTER_S` (flow/lane.py) and
+    finds this operation too.
     """
     now = time.monotonic()
     if now - _sent_at.get(lane, -WAKE_UP_LASTS_S) >= WAKE_UP_LASTS_S:

@@ -5,13 +5,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from worker.errors import B2CopyError, RateLimited
-from worker.flow.fleet_limits import FleetLimits
+from worker.flow.fleet_limits import HOLD_WITHOUT_RETRY_AFTER_S, FleetLimits
 from worker.queues import B2COPY
 from worker.settings import Settings
 
 SHARE = 10  # the reconciliation sends at most one request in so many of the rate limit
 _PATIENCE_S = 0.25  # seconds until a permit or a turn that was refused is asked for again
-_HOLD_S = 1.0  # seconds; nobody sends for so long after a 429 without Retry-After
 
 
 class Pace:
@@ -51,7 +50,7 @@ class Pace:
     def slow_down(self, error: B2CopyError) -> None:
         """Let nobody send until B2COPY permits it, if it has answered 429."""
         if isinstance(error, RateLimited):
-            self._limits.hold(error.retry_after or _HOLD_S)
+            self._limits.hold(error.retry_after or HOLD_WITHOUT_RETRY_AFTER_S)
             self._limits.share_hold()
 
 

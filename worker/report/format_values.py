@@ -4,6 +4,7 @@ import os
 from datetime import UTC, datetime
 from typing import Any
 
+from worker.iso_time import iso_time
 from worker.ledger.schema import HELD_MS
 
 
@@ -19,9 +20,7 @@ def clock(ms: int) -> str:
 
 def iso(ms: int | None) -> str | None:
     """Return a time for programs: ISO 8601, UTC, to the millisecond. `ms` since the epoch."""
-    if ms is None:
-        return None
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return None if ms is None else iso_time(ms / 1000)
 
 
 def span(seconds: float) -> str:

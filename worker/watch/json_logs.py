@@ -4,10 +4,10 @@ import json
 import logging
 import sys
 import threading
-from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
+from worker.iso_time import iso_time
 from worker.watch.log_redaction import STANDARD_FIELDS
 
 FIELD_LIMIT = 8192  # characters of one field
@@ -20,7 +20,7 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         fields: dict[str, Any] = {
-            "ts": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "ts": iso_time(record.created),
             "level": record.levelname.lower(),
             "logger": record.name,
             "event": record.getMessage(),

@@ -1,8 +1,10 @@
 """A sample notice, to try a receiver with."""
 
 import json
-from datetime import UTC, datetime
+import time
 from secrets import token_hex
+
+from worker.iso_time import iso_time
 
 TYPE = "webhook.test"
 """No operation's notice has this type, so that a receiver cannot take a sample for the end of a withdrawal."""
@@ -10,7 +12,7 @@ TYPE = "webhook.test"
 
 def sample() -> tuple[str, str]:
     """Return the id and the body of a sample, in the shape of a notice."""
-    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    now = iso_time(time.time())
     data = {
         "key": "fees.process:W1",
         "kind": "fees.process",
