@@ -13,12 +13,13 @@ import redis
 from celery import signals
 
 from tasks.reads import READS, Read, as_json, read_named
-from worker.app import app, b2copy, ledger
+from worker.app import app
 from worker.b2copy.routes.seamless_login import SeamlessUrl
 from worker.errors import B2CopyError, BadPayload, PermitRefused, ReadExpired, SettingsError
 from worker.flow.reader import EXPIRED, Reader, in_time
 from worker.http import event_loop
 from worker.http.daemon_threads import DaemonThreads
+from worker.instances import b2copy, ledger
 from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, active_flags
 from worker.messages.ask_read import TASK, answers
 from worker.messages.read_answers import ANSWER_MAX, DEADLINE_MAX_S, LIFE_S

@@ -9,9 +9,10 @@ from typing import Any
 from celery import signals
 
 from tasks.registry import ALL_KINDS
-from worker.app import app, b2copy, crm, ledger
+from worker.app import app
 from worker.flow.attempt import Destination
 from worker.flow.pusher import Pusher
+from worker.instances import b2copy, crm, ledger
 from worker.messages.bad_message_text import short
 from worker.messages.wake_up import wake, wake_soon
 from worker.per_process import PerProcess

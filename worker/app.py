@@ -1,7 +1,4 @@
-"""The Celery app, and what each process holds one of (see `worker.instances`).
-
-Importing this connects to nothing and reads no setting, so that a fork finds no socket to share.
-"""
+"""The Celery app. Importing this connects to nothing and reads no setting, so that a fork finds no socket to share."""
 
 import logging
 import os
@@ -14,7 +11,7 @@ from celery import current_app, signals
 
 from worker.celery_settings import CONCURRENCY, App, celery_settings
 from worker.errors import SettingsError
-from worker.instances import b2copy, crm, ledger, session, sessions
+from worker.instances import ledger, sessions
 from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, Ledger, open_ledger
 from worker.ledger.notices import want_notices
 from worker.operation import VERSION
@@ -24,8 +21,6 @@ from worker.settings import Settings, crm_settings, worker_settings
 from worker.watch.log_redaction import guard, guard_our_loggers
 from worker.watch.log_repeat_limit import limit_repeats
 from worker.watch.redact import redacted
-
-__all__ = ["app", "b2copy", "crm", "ledger", "session"]
 
 check_ours("tasks")  # which the app imports by name
 

@@ -10,7 +10,6 @@ import pytest
 
 from tests.conftest import Configure, Member
 from tests.http.raw_server import Wire
-from worker.app import b2copy
 from worker.b2copy import B2Copy, FeeState, FeeStatus
 from worker.b2copy.client import SERVICE_ADMIN
 from worker.b2copy.routes.account_list import LIST, AccountSearch
@@ -31,6 +30,7 @@ from worker.errors import (
     UnknownOutcome,
 )
 from worker.http import Http, event_loop
+from worker.instances import b2copy
 from worker.operation import OnUnknown
 from worker.sandbox.control_client import SandboxControl
 from worker.settings import Settings

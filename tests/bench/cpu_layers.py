@@ -20,7 +20,7 @@ from tasks import enqueue
 from tasks.drain_lane import pusher
 from tasks.registry import ALL_KINDS
 from tests.bench.http_cost import OneToken
-from worker.app import app, ledger
+from worker.app import app
 from worker.b2copy import B2Copy
 from worker.b2copy.routes.fees import PROCESS
 from worker.flow.attempt_maker import AttemptMaker, Result
@@ -30,6 +30,7 @@ from worker.flow.poll_spacing import PollSpacing
 from worker.http import Http, event_loop
 from worker.http.connections import Connections
 from worker.http.curl import Request
+from worker.instances import ledger
 from worker.ledger import open_ledger, settle_and_claim
 from worker.operation import Claim, OnUnknown, Transition
 from worker.settings import crm_settings, worker_settings

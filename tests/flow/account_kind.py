@@ -4,10 +4,10 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from worker.app import b2copy, ledger
 from worker.b2copy import Route
 from worker.errors import UnknownOutcome
 from worker.flow.pusher import Pusher
+from worker.instances import b2copy, ledger
 from worker.operation import Done, OnUnknown, Outcome
 from worker.operation_kind import Attempt, Description, Kind, Payload, read_back
 from worker.settings import worker_settings

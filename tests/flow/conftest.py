@@ -13,11 +13,11 @@ from sqlalchemy import text
 from tasks.fees import FEES, Fees
 from tests.operations import find_operation
 from tests.support import until
-from worker.app import ledger as open_this_ledger
 from worker.b2copy import Route
 from worker.flow.attempt import Destination
 from worker.flow.pusher import Pusher
 from worker.flow.retry_policy import RetryPolicy
+from worker.instances import ledger as open_this_ledger
 from worker.ledger import Ledger, search
 from worker.operation import Claim, Done, OnUnknown, Outcome, State
 from worker.operation_kind import Attempt, Kind

@@ -19,9 +19,9 @@ from tests.support import until
 from tests.webhook.conftest import SECRETS
 from tests.webhook.test_endpoint import answer, head_and_body
 from tests.webhook.test_notify_task import received
-from worker.app import crm
-from worker.app import ledger as open_this_ledger
 from worker.flow.pusher import Pusher
+from worker.instances import crm
+from worker.instances import ledger as open_this_ledger
 from worker.ledger import Ledger, active_flags, attempts_of, replay, resume, search
 from worker.ledger.notices import BY, want_notices
 from worker.operation import NOTICE_KIND, FailureReason, Operation, State, WaitReason

@@ -23,13 +23,13 @@ from tests.flow.conftest import (
 from tests.operations import claim_one, find_operation, record_operation, record_operations
 from tests.support import until
 from worker import ledger as ledger_module
-from worker.app import b2copy
 from worker.errors import RateLimited, UnknownOutcome
 from worker.flow import attempt_maker, lease_renewal
 from worker.flow import lane as lane_module
 from worker.flow.gate import Gate
 from worker.flow.lane import LONGEST_PAUSE_S
 from worker.flow.senders import Senders
+from worker.instances import b2copy
 from worker.ledger import Ledger, attempts_of, search
 from worker.ledger.restore import distrust_restored
 from worker.operation import Done, Failed, FailureReason, OnUnknown, Outcome, State, Transition, WaitReason

@@ -12,7 +12,7 @@ from tests.flow.account_kind import ACCOUNT
 from tests.flow.conftest import Engine, make_all_due, make_lease_lapse
 from tests.operations import claim_one
 from tests.support import until
-from worker.app import b2copy
+from worker.instances import b2copy
 from worker.ledger import Ledger, attempts_of, find, record
 from worker.operation import Operation, State, WaitReason
 from worker.operation_kind import LOOKED_AT

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tests.messages.conftest import FEES, Name, problem_of, send, stored
 from tests.support import until
 from tests.tasks.conftest import ended
-from worker.app import ledger
+from worker.instances import ledger
 from worker.ledger import search
 from worker.messages.bad_message_text import EVIDENCE_LIMIT, NAME_LIMIT, bounded_ascii
 from worker.operation import Operation, State

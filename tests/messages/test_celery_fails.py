@@ -9,7 +9,7 @@ from celery.worker.consumer import Consumer
 
 from tests.conftest import forget
 from tests.messages.delivered import BODY, Delivered
-from worker.app import ledger
+from worker.instances import ledger
 from worker.ledger import search
 from worker.messages.consumer import CheckingConsumer
 from worker.testbed.local_system import Environment

@@ -10,7 +10,7 @@ from celery.worker.consumer import Consumer
 from prometheus_client import REGISTRY
 
 from tests.messages.delivered import BODY, FEES, Delivered
-from worker.app import ledger
+from worker.instances import ledger
 from worker.ledger import search
 from worker.messages.consumer import CheckingConsumer
 from worker.messages.safe_envelope import UNUSABLE

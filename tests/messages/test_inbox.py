@@ -11,7 +11,7 @@ import pytest
 from tests.messages.conftest import FEES, Name, Publish, problem_of, send, stored
 from tests.support import until
 from tests.tasks.conftest import ended
-from worker.app import ledger
+from worker.instances import ledger
 from worker.ledger import attempts_of, search
 from worker.operation import FailureReason, Operation, State
 from worker.sandbox.control_client import SandboxControl

@@ -11,7 +11,7 @@ from tests.conftest import forget
 from tests.postgres import Postgres
 from tests.support import until
 from tests.tasks.conftest import ended
-from worker.app import ledger
+from worker.instances import ledger
 from worker.ledger.migrations import migrate
 from worker.operation import State
 from worker.testbed.local_system import Environment, wait_for_worker

@@ -16,7 +16,7 @@ from sqlalchemy import text
 
 from tests.conftest import forget
 from tests.operations import find_operation
-from worker.app import ledger
+from worker.instances import ledger
 from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, search
 from worker.messages import inbox, wake_up
 from worker.messages.inbox import store_failed, take_in

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from worker.app import ledger
+from worker.instances import ledger
 from worker.messages import wake_up
 from worker.messages.wake_up import AFTER_FAILURE_S, wake, wake_soon, wake_ups_for
 from worker.queues import WAKE_UP_LASTS_S

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from tests.conftest import forget
-from worker.app import ledger
 from worker.flow.pusher import Pusher
+from worker.instances import ledger
 from worker.ledger import open_ledger
 from worker.messages import wake_up
 from worker.queues import LANES

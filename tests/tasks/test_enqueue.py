@@ -11,8 +11,8 @@ from sqlalchemy.orm import Session
 from tasks import enqueue
 from tests.support import until
 from tests.tasks.conftest import ended
-from worker.app import ledger
 from worker.errors import BadPayload, NotAllowed, PayloadConflict
+from worker.instances import ledger
 from worker.ledger import attempts_of, audit_of
 from worker.ledger.due import DISPATCH_EVERY_S
 from worker.operation import FINAL, FailureReason, State, WaitReason

@@ -9,7 +9,7 @@ from sqlalchemy import text, update
 from tasks import housekeeping
 from tests.conftest import forget
 from tests.operations import find_operation, hold_operation, make_wait, record_operations
-from worker.app import ledger
+from worker.instances import ledger
 from worker.ledger.batches import cancel_batch
 from worker.ledger.minute_statistics import SETTLED_MS
 from worker.ledger.running_workers import Self, note_running

@@ -9,8 +9,8 @@ import pytest
 
 from tasks import enqueue
 from tests.operations import find_operation
-from worker.app import ledger
 from worker.errors import BadPayload
+from worker.instances import ledger
 from worker.ledger import search
 from worker.messages import wake_up
 from worker.messages.wake_up import wake_ups_for

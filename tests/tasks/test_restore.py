@@ -5,7 +5,7 @@ import pytest
 from tasks.restore import distrust
 from tests.conftest import forget
 from tests.operations import fail_operation, record_operations
-from worker.app import ledger
+from worker.instances import ledger
 from worker.operation import OnUnknown
 from worker.testbed.local_system import Environment
 

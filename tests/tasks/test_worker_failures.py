@@ -13,8 +13,9 @@ from tests.conftest import running_sandbox
 from tests.operations import LedgerClock
 from tests.support import until
 from tests.tasks.conftest import ALONE, ended
-from worker.app import app, session
-from worker.app import ledger as open_this_ledger
+from worker.app import app
+from worker.instances import ledger as open_this_ledger
+from worker.instances import session
 from worker.ledger import LEASE_S, Ledger, find_many, search
 from worker.messages import wake_up
 from worker.messages.wake_up import wake

@@ -22,7 +22,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from tasks import enqueue
-from worker.app import ledger
+from worker.instances import ledger
 from worker.settings import crm_settings
 
 PATH = "/api/admin/crm/v2/notes/noteservice/add"
