@@ -13,7 +13,6 @@ from worker.ledger import (
     audit_of,
     cancel,
     correct,
-    lower_flag,
     pause,
     purge,
     queries,
@@ -22,6 +21,7 @@ from worker.ledger import (
     resolve,
     resume,
 )
+from worker.ledger.fleet_flags import lower_flag
 from worker.ledger.operator_actions import record_renewal
 from worker.ledger.queries import audit_page
 

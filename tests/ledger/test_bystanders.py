@@ -26,7 +26,6 @@ from worker.ledger import (
     Ledger,
     cancel,
     correct,
-    lower_flag,
     make_due,
     pause,
     poll_now,
@@ -50,6 +49,7 @@ from worker.ledger.batches import (
     sweep_forgotten,
 )
 from worker.ledger.begun_steps import begin_step
+from worker.ledger.fleet_flags import lower_flag
 from worker.ledger.schema import approvals, attempts, batches, flags, operations
 from worker.operation import FailureReason, OnUnknown, State, Transition, WaitReason
 

@@ -16,8 +16,8 @@ from tests.operations import (
     record_operations,
 )
 from tests.support import until
-from worker.ledger import Ledger, active_flags, audit_of, lower_flag, pause, raise_flag, resume
-from worker.ledger.fleet_flags import end_try, resume_within, start_try
+from worker.ledger import Ledger, active_flags, audit_of, pause, raise_flag, resume
+from worker.ledger.fleet_flags import end_try, lower_flag, resume_within, start_try
 from worker.operation import WaitReason
 
 

@@ -28,10 +28,8 @@ from worker.errors import NotAllowed
 from worker.ledger import (
     Ledger,
     cancel,
-    cancel_batch,
     make_due,
     open_ledger,
-    pause_batch,
     poll_now,
     purge,
     record,
@@ -44,7 +42,7 @@ from worker.ledger import (
     stop_asking,
     sweep,
 )
-from worker.ledger.batches import CANCELLED, PAUSED, resume_batch, standing_of
+from worker.ledger.batches import CANCELLED, PAUSED, cancel_batch, pause_batch, resume_batch, standing_of
 from worker.ledger.schema import HELD_MS
 from worker.operation import FINAL, MOVES, Claim, FailureReason, New, OnUnknown, State, Transition, WaitReason
 

@@ -9,18 +9,17 @@ from typing import TYPE_CHECKING, Any
 from worker.http.answer import Answer
 
 if TYPE_CHECKING:
-    from worker.http.client import Http, TokenSource
+    from worker.http.client import Http
     from worker.http.connections import check
     from worker.http.curl import USER_AGENT, StaleConnection
     from worker.http.event_loop_thread import event_loop
     from worker.http.requests_adapter import Transport
 
-__all__ = ["USER_AGENT", "Answer", "Http", "StaleConnection", "TokenSource", "Transport", "check", "event_loop"]
+__all__ = ["USER_AGENT", "Answer", "Http", "StaleConnection", "Transport", "check", "event_loop"]
 
 _MODULES = {
     "Http": "client",
     "StaleConnection": "curl",
-    "TokenSource": "client",
     "Transport": "requests_adapter",
     "USER_AGENT": "curl",
     "check": "connections",

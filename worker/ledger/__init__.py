@@ -7,13 +7,16 @@
 Every function is one transaction that happens completely or not at all, except `purge`, `sweep` and `store_identities`,
 which make many short ones. SQLAlchemy's errors (disk full, database gone) pass through. `worker.operation` holds the
 vocabulary and the table of states.
+
+Commands and the console decide through `approvals`, which proposes what needs a second person. So only tests import
+`correct`, `resolve`, `resume` and `stop_asking` from here.
 """
 
-from worker.ledger.batches import cancel_batch, find_batch, pause_batch, sweep
+from worker.ledger.batches import sweep
 from worker.ledger.claims import LEASE_S, renew_leases, return_unsent
 from worker.ledger.database import DATABASE_UNAVAILABLE_ERRORS, Ledger, open_ledger
 from worker.ledger.due import count_due, count_waiting, make_due, try_start_dispatch
-from worker.ledger.fleet_flags import lower_flag, pause, raise_flag, resume
+from worker.ledger.fleet_flags import pause, raise_flag, resume
 from worker.ledger.identities import Identity, identities_of, identity_of, mark_closed, store_identities
 from worker.ledger.operator_actions import cancel, correct, poll_now, replay, resolve, stop_asking
 from worker.ledger.purge import purge
@@ -30,23 +33,19 @@ __all__ = [
     "attempts_of",
     "audit_of",
     "cancel",
-    "cancel_batch",
     "correct",
     "count_due",
     "count_waiting",
     "fail_message",
     "find",
-    "find_batch",
     "find_many",
     "identities_of",
     "identity_of",
     "leave_request",
-    "lower_flag",
     "make_due",
     "mark_closed",
     "open_ledger",
     "pause",
-    "pause_batch",
     "poll_now",
     "purge",
     "raise_flag",
