@@ -5,9 +5,8 @@ from typing import Annotated
 import typer
 
 from worker.cli import output
-from worker.cli.clients import Login, Platform
 from worker.cli.exit_codes import EXITS
-from worker.cli.options import By, Json
+from worker.cli.options import By, Json, Login, Platform
 from worker.cli.wait_for_end import Timeout, Wait, follow
 
 app = typer.Typer(help="Accounts at B2COPY: open and list them.", no_args_is_help=True, epilog=EXITS)

@@ -6,13 +6,10 @@ from typing import Annotated
 import typer
 
 from worker.cli.exit_codes import EXITS
-from worker.cli.options import By, Json
+from worker.cli.options import By, Json, Login, Platform
 from worker.cli.wait_for_end import Timeout, Wait, follow
 
 app = typer.Typer(help="Clients at B2COPY: register them.", no_args_is_help=True, epilog=EXITS)
-
-Login = Annotated[str, typer.Argument(metavar="LOGIN", help="The MT login.")]
-Platform = Annotated[int, typer.Option(help="B2COPY's number of the trading platform.")]
 
 
 @app.callback()

@@ -7,11 +7,10 @@ import typer
 from worker.cli import output
 from worker.cli.approvals import show_proposal
 from worker.cli.exit_codes import Exit, Stop
+from worker.cli.find_by_name import kind_named, look_up
 from worker.cli.open_ledger import existing_ledger
 from worker.cli.options import By, Json, Key, Why, named_texts
 from worker.cli.payload_fields import fields_of
-from worker.cli.request import kind_named
-from worker.cli.status import look_up
 
 if TYPE_CHECKING:
     from worker.operation import New, Operation

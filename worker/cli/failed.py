@@ -7,11 +7,11 @@ import typer
 from worker.cli import operation_view, output
 from worker.cli.correct import correct
 from worker.cli.exit_codes import EXITS
+from worker.cli.find_by_name import look_up
 from worker.cli.open_ledger import existing_ledger
 from worker.cli.options import ByKind, ByLane, ByReason, Json, Key, Since
 from worker.cli.replay import replay
 from worker.cli.resolve_and_cancel import cancel, resolve
-from worker.cli.status import look_up
 from worker.operation import State
 
 app = typer.Typer(

@@ -10,7 +10,7 @@ import typer
 from worker.cli import output
 from worker.cli.exit_codes import EXITS, Exit, Stop
 from worker.cli.open_ledger import existing_ledger
-from worker.cli.options import AsIs, By, Digits, Json, Whole, Why
+from worker.cli.options import AsIs, By, Digits, Json, Login, Whole, Why
 from worker.cli.read_rows import csv_rows, is_json, json_rows
 from worker.cli.text_encoding import Source, open_source
 
@@ -54,7 +54,6 @@ def show(
         raise Stop(Exit.NOT_FOUND, f"nothing is known of {login or crm_id}")
 
 
-Login = Annotated[str, typer.Argument(metavar="LOGIN", help="An MT login.")]
 OnPlatform = Annotated[
     str | None,
     typer.Option("--platform", metavar="ID", help="Its platform; needed if the login is known on more than one."),

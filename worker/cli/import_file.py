@@ -13,12 +13,12 @@ import typer
 
 from worker.cli import output
 from worker.cli.exit_codes import EXITS, Exit, Stop
+from worker.cli.find_by_name import kind_named
 from worker.cli.import_control import cancel, pause, resume, status
 from worker.cli.options import AsIs, By, Digits, Json, Lane, Whole
 from worker.cli.payload_fields import id_fields, text_fields
 from worker.cli.progress import progress
 from worker.cli.read_rows import csv_rows, is_json, json_rows
-from worker.cli.request import kind_named
 from worker.cli.text_encoding import open_source, spooled
 
 if TYPE_CHECKING:

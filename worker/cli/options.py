@@ -146,6 +146,8 @@ OptionalKey = Annotated[
         show_default="the overview of the whole system",
     ),
 ]
+Login = Annotated[str, typer.Argument(metavar="LOGIN", help="The MT login.")]
+Platform = Annotated[int, typer.Option(help="B2COPY's number of the trading platform.")]
 
 WHICH = "Which ones"  # the panel of the options that choose failed operations
 ByReason = Annotated[

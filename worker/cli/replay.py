@@ -8,10 +8,10 @@ import typer
 
 from worker.cli import output
 from worker.cli.exit_codes import Exit, Stop
+from worker.cli.find_by_name import look_up
 from worker.cli.open_ledger import existing_ledger
 from worker.cli.operation_view import note_unknown_kind
 from worker.cli.options import WHICH, By, ByKind, ByLane, ByReason, Json, Since, Why, per_second
-from worker.cli.status import look_up
 from worker.operation import State
 
 if TYPE_CHECKING:

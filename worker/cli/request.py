@@ -2,17 +2,15 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from worker import exact_json
+from worker.cli.find_by_name import kind_named
 from worker.cli.options import By, Json, Lane, named_texts
 from worker.cli.payload_fields import fields_of
 from worker.cli.wait_for_end import Timeout, Wait, follow
-
-if TYPE_CHECKING:
-    from worker.operation_kind import Kind
 
 
 def fees(
@@ -91,16 +89,6 @@ def request(
     fields = fields_of(chosen, named_texts(values or [], "NAME=VALUE"))
     chosen.checked(fields)  # `many` would say that row 1 is wrong
     follow(enqueue.many(kind, [fields], lane=lane, by=by)[0], wait, timeout, as_json)
-
-
-def kind_named(name: str, hint: str) -> "Kind[Any]":
-    """Return a kind. Raises `typer.BadParameter` that lists all kinds with their fields."""
-    from tasks.registry import KINDS
-
-    if name not in KINDS:
-        known = "; ".join(f"{kind.name} ({', '.join(kind.payload.model_fields)})" for kind in KINDS.values())
-        raise typer.BadParameter(f"{name!r} is not a kind. There are: {known}", param_hint=hint)
-    return KINDS[name]
 
 
 def _payload(text: str) -> dict[str, Any]:

@@ -6,9 +6,9 @@ import typer
 
 from worker.cli import operation_view, output
 from worker.cli.approvals import show_proposal
+from worker.cli.find_by_name import look_up
 from worker.cli.open_ledger import existing_ledger
 from worker.cli.options import By, Json, Key, Why, json_or_text, named_texts
-from worker.cli.status import look_up
 
 
 def resolve(

@@ -22,13 +22,13 @@ def _known(login: str) -> str:
     return login
 
 
-Login = Annotated[
+WhoseSession = Annotated[
     str, typer.Option("--login", callback=_known, help="Whose session: a login that is set, as `doctor` lists it.")
 ]
 
 
 @app.command(epilog=EXITS)
-def show(login: Login = "service_admin", as_json: Json = False) -> None:
+def show(login: WhoseSession = "service_admin", as_json: Json = False) -> None:
     """Show the session: its age, how long it is valid, who made it with which key. Changes nothing, asks nobody."""
     from worker.report.session_report import document, facts
 
@@ -40,7 +40,7 @@ def show(login: Login = "service_admin", as_json: Json = False) -> None:
 
 
 @app.command(epilog=EXITS)
-def renew(login: Login = "service_admin", as_json: Json = False) -> None:
+def renew(login: WhoseSession = "service_admin", as_json: Json = False) -> None:
     """Renew the session now, as a worker would, but also during a cool-down."""
     from worker.doctor.check_session import PATIENCE_S
     from worker.report.session_report import OUTCOMES, RENEWED
@@ -56,7 +56,7 @@ def renew(login: Login = "service_admin", as_json: Json = False) -> None:
 
 
 @app.command(epilog=EXITS)
-def forget(login: Login = "service_admin", as_json: Json = False) -> None:
+def forget(login: WhoseSession = "service_admin", as_json: Json = False) -> None:
     """Remove the session and any cool-down from Redis: the next call logs in. No operation is lost by it.
 
     For the Back Office, a password that was refused is then tried again. Do that when the account has been unlocked.
