@@ -1,38 +1,17 @@
-"""The scheduled reconciliation, and what is done about the differences that one has found."""
+"""The scheduled reconciliation."""
 
 import logging
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
 
-from sqlalchemy import Connection
-
-from tasks import enqueue
-from tasks.accounts import ACCOUNTS, client_id_of
 from worker.app import app
 from worker.b2copy.routes.account_fields import Account
 from worker.b2copy.routes.account_list import AccountSearch
 from worker.current_user import current_user
-from worker.errors import B2CopyError, BadPayload
+from worker.errors import B2CopyError
 from worker.http import event_loop
 from worker.instances import b2copy, ledger
-from worker.ledger import Identity, find_many, store_identities
-from worker.ledger.identities import OPENING, counts_as_closed
-from worker.ledger.reconciliation import (
-    Difference,
-    Run,
-    audit_applied,
-    count_differences,
-    current_run,
-    differences,
-    expected_accounts,
-    forget_differences,
-    is_due,
-    start_run,
-)
-from worker.operation import Operation, State
+from worker.ledger.reconciliation import Run, count_differences, is_due, start_run
 from worker.per_process import PerProcess
 from worker.reconcile.pace import Pace
 from worker.reconcile.run import is_paused
@@ -43,8 +22,6 @@ log = logging.getLogger(__name__)
 
 SLICE_S = 0.5  # seconds of each second for which the job keeps a worker's slot
 REST_S, LONG_REST_S = 10.0, 600.0  # seconds without a request after no usable answer, and after an unusable list
-LEARNED_FROM = "reconcile"
-"""`learned_from` of an identity that B2COPY's list of accounts showed."""
 
 
 def find_accounts(search: AccountSearch) -> list[Account]:
@@ -116,135 +93,3 @@ def _make_slice(slices: _Slices, every_ms: int) -> None:
         counted = count_differences(ledger(), after)
         say = log.warning if counted else log.info
         say("reconciled with B2COPY: %s differences. b2copy-sync reconcile --last lists them", sum(counted.values()))
-
-
-class RunGone(Exception):
-    """Another reconciliation has begun, so the differences of this one are not known any more."""
-
-
-MISSING_SHARE, MISSING_FEW = 100, 10
-"""`apply` asks for confirmation if more than `MISSING_FEW` accounts are missing at B2COPY, and more than one in
-`MISSING_SHARE` of those expected."""
-
-LEARN, OPEN_AGAIN, LEAVE = "learn it", "open it again", "a person decides"
-"""What `apply` does about a difference."""
-
-
-@dataclass
-class Applied:
-    """What was done about the differences: logins learned, operations recorded, and how many are left to a person."""
-
-    learned: int = 0
-    enqueued: list[str] = field(default_factory=list)
-    left: int = 0
-
-
-class Planned(NamedTuple):
-    """A difference, what `apply` does about it, and the payload of the operation that opens its account again."""
-
-    difference: Difference
-    action: str
-    payload: dict[str, Any] | None = None
-
-
-def plan(run: Run, page: Sequence[Difference]) -> list[Planned]:
-    """Return what can be done about these differences.
-
-    Missing here: the identity map learns it. Missing there: the account is opened once more, if an earlier opening in
-    the ledger has succeeded and has what that needs. Different, closed here or unclear: a person must decide which side
-    is right.
-    """
-    openings = find_many(ledger(), [_opening(one) for one in page if one.difference == "missing_there"])
-    planned = []
-    for one in page:
-        if one.difference == "missing_here":
-            planned.append(Planned(one, LEARN))
-        elif (payload := _again(run, openings.get(_opening(one)))) is not None:
-            planned.append(Planned(one, OPEN_AGAIN, payload))
-        else:
-            planned.append(Planned(one, LEAVE))
-    return planned
-
-
-def _again(run: Run, earlier: Operation | None) -> dict[str, Any] | None:
-    """Return the payload that opens an account once more; None if this opening has not opened it, or lacks the client.
-
-    A person who cancelled an opening did not want the account, and an opening that failed would fail again.
-    """
-    if earlier is None or earlier.state != State.SUCCEEDED:
-        return None
-    try:
-        client_id = client_id_of(ACCOUNTS.checked(earlier.payload))
-    except BadPayload:  # recorded by another version
-        return None
-    if client_id is None:
-        return None
-    return {**earlier.payload, "registration": None, "client_id": client_id, "reopens": run.name}
-
-
-def unusually_many(missing_there: int) -> bool:
-    """Return whether so many accounts are missing there that B2COPY or our access to it may be at fault."""
-    return missing_there > max(MISSING_FEW, expected_accounts(ledger()) / MISSING_SHARE)
-
-
-def apply(run: Run, by: str, why: str) -> Applied:
-    """Do what can be done about the differences of a finished run. A second time does what is left.
-
-    Openings go to lane bulk. They look at B2COPY first, so nothing is opened twice. Raises `RunGone` if another run
-    begins meanwhile: what was done until then stays.
-    """
-    audit_applied(ledger(), run, by, why)
-    applied, after = Applied(), ("", "")
-    while page := _page(run, after):
-        after = page[-1].platform, page[-1].login
-        planned = plan(run, page)
-        learned = [one.difference for one in planned if one.action == LEARN]
-        store_identities(ledger(), [_identity(one, run) for one in learned])
-        opened = [one.difference for one in planned if one.payload is not None and _is_recorded(one, by)]
-        forget_differences(ledger(), run, [*learned, *opened])
-        applied.learned += len(learned)
-        applied.enqueued += [f"{_opening(one)}#{run.name}" for one in opened]
-        applied.left += len(page) - len(learned) - len(opened)
-    return applied
-
-
-def _page(run: Run, after: tuple[str, str]) -> list[Difference]:
-    page = differences(ledger(), run, after)
-    now = current_run(ledger())
-    if now is None or now.started_at != run.started_at:
-        raise RunGone
-    return page
-
-
-def _is_recorded(one: Planned, by: str) -> bool:
-    """Record the operation that opens an account again.
-
-    False if the ledger has another one of its key, or if a person has closed the account since the plan was made.
-    """
-
-    def work(connection: Connection) -> bool:
-        if counts_as_closed(connection, one.difference.platform, one.difference.login):
-            return False
-        enqueue.many(ACCOUNTS.name, [one.payload or {}], lane="bulk", by=by, connection=connection)
-        return True
-
-    try:
-        return ledger().write(work)
-    except BadPayload:
-        return False
-
-
-def _identity(one: Difference, run: Run) -> Identity:
-    there = {name: value for name, (_, value) in one.fields.items()}
-    return Identity(
-        one.platform,
-        one.login,
-        client_id=there.get("client_id"),
-        account_id=there.get("account_id"),
-        learned_from=LEARNED_FROM,
-        learned_at=run.started_at,  # what was learned since the run began is newer
-    )
-
-
-def _opening(one: Difference) -> str:
-    return f"{OPENING}{one.platform}/{one.login}"

@@ -11,7 +11,8 @@ import pytest
 import redis
 
 from tasks import enqueue
-from tasks.reconcile import RunGone, apply, find_accounts, plan, unusually_many
+from tasks.apply_reconciliation import RunGone, apply, plan, unusually_many
+from tasks.reconcile import find_accounts
 from tests.ledger.databases import is_waiting_for_a_lock, on_postgresql, on_sqlite
 from tests.operations import record_operations
 from tests.reconcile.book import number_of, plant

@@ -11,7 +11,7 @@ from worker.cli.exit_codes import Exit, Stop
 from worker.cli.options import By, Json
 
 if TYPE_CHECKING:
-    from tasks.reconcile import Applied, Planned
+    from tasks.apply_reconciliation import Applied, Planned
     from worker.ledger import Ledger
     from worker.ledger.reconciliation import Run
     from worker.ledger.restore import Distrusted
@@ -87,7 +87,7 @@ def reconcile(
     last = last or apply is not None
     load(CrmSettings if last else Settings)
     run = _last_run() if last else _run(by)
-    from tasks.reconcile import plan
+    from tasks.apply_reconciliation import plan
     from worker.instances import ledger
     from worker.ledger.reconciliation import count_differences, differences
 
@@ -117,7 +117,7 @@ def _last_run() -> "Run":
 
 def _check_seen(run: "Run", name: str, counted: dict[str, int], limit: int, missing_there: int | None) -> None:
     """Stop unless a person has seen the whole plan of this run, and an unusual one with open eyes."""
-    from tasks.reconcile import unusually_many
+    from tasks.apply_reconciliation import unusually_many
 
     if name != run.name:
         raise Stop(
@@ -142,7 +142,7 @@ def _check_seen(run: "Run", name: str, counted: dict[str, int], limit: int, miss
 
 
 def _apply(run: "Run", by: str, why: str) -> "Applied":
-    from tasks.reconcile import RunGone, apply
+    from tasks.apply_reconciliation import RunGone, apply
 
     try:
         return apply(run, by, why)
