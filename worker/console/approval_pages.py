@@ -11,7 +11,7 @@ from worker.errors import NotAllowed
 from worker.ledger import find, find_many
 from worker.ledger.approvals import Approval, approve, decided_approvals, is_same_person, open_approvals, reject
 from worker.ledger.batches import BATCH
-from worker.ledger.fleet_flags import RESUME
+from worker.ledger.pauses import RESUME
 from worker.queues import LANES
 
 OPEN_LIMIT = 200  # proposals on the page

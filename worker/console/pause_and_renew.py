@@ -9,8 +9,8 @@ from worker.console.url_parameters import address, word
 from worker.errors import B2CopyError, NotAllowed, SettingsError
 from worker.ledger import active_flags, pause
 from worker.ledger.approvals import Approval, resume_or_propose
-from worker.ledger.fleet_flags import RESUME
 from worker.ledger.operator_actions import record_renewal
+from worker.ledger.pauses import RESUME
 from worker.queues import LANES
 from worker.report.session_report import OUTCOMES, RENEWED
 

@@ -16,9 +16,10 @@ from worker.ledger.batches import sweep
 from worker.ledger.claims import LEASE_S, renew_leases, return_unsent
 from worker.ledger.database import DATABASE_UNAVAILABLE_ERRORS, Ledger, open_ledger
 from worker.ledger.due import count_due, count_waiting, make_due, try_start_dispatch
-from worker.ledger.fleet_flags import pause, raise_flag, resume
+from worker.ledger.fleet_flags import raise_flag
 from worker.ledger.identities import Identity, identities_of, identity_of, mark_closed, store_identities
 from worker.ledger.operator_actions import cancel, correct, poll_now, replay, resolve, stop_asking
+from worker.ledger.pauses import pause, resume
 from worker.ledger.purge import purge
 from worker.ledger.queries import active_flags, attempts_of, audit_of, find, find_many, search
 from worker.ledger.record_operations import fail_message, leave_request, record

@@ -31,8 +31,8 @@ from worker.ledger.batches import (
     resume_batch_within,
 )
 from worker.ledger.database import Ledger
-from worker.ledger.fleet_flags import RESUME, resume, resume_within
 from worker.ledger.insert_operations import encode_payload
+from worker.ledger.pauses import RESUME, resume, resume_within
 from worker.ledger.queries import active_flags
 from worker.ledger.schema import approvals, flags, now_ms
 from worker.operation import Operation, is_replayable

@@ -40,8 +40,8 @@ from sqlalchemy import (
 from worker.errors import NotAllowed
 from worker.ledger.audit import record_audit
 from worker.ledger.database import DATABASE_UNAVAILABLE_ERRORS, Ledger, no_approval
-from worker.ledger.fleet_flags import RESUME
 from worker.ledger.on_operation_end import Ended, finish_ended
+from worker.ledger.pauses import RESUME
 from worker.ledger.schema import (
     HELD_MS,
     allowed_from,

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from worker.ledger.database import Ledger, NeedsApproval, no_approval
-from worker.ledger.fleet_flags import RESUME
 from worker.ledger.four_eyes import Rule, stricter
+from worker.ledger.pauses import RESUME
 from worker.report.replayable import moves_money
 from worker.report.sentences import Kinds
 

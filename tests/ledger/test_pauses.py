@@ -1,0 +1,128 @@
+"""Pauses of lanes: their time is not ours."""
+
+from collections.abc import Callable
+from threading import Thread
+
+import pytest
+
+from tests.ledger.databases import is_waiting_for_a_lock
+from tests.operations import (
+    LedgerClock,
+    claim_due,
+    claim_one,
+    find_operation,
+    make_wait,
+    record_operations,
+)
+from tests.support import until
+from worker.ledger import Ledger, pause, resume
+from worker.ledger.pauses import resume_within
+from worker.operation import WaitReason
+
+
+def external_wait_s(ledger: Ledger, name: str = "W1") -> float:
+    return find_operation(ledger, name).external_wait_ms / 1000
+
+
+def test_the_time_of_a_pause_is_external_wait(ledger: Ledger, clock: LedgerClock) -> None:
+    record_operations(ledger, "W1")
+    record_operations(ledger, "W2", lane="bulk")
+    clock.advance(100)
+    pause(ledger, "money", "ada", "upgrade")
+    clock.advance(60)
+
+    resume(ledger, "money", "ada", "done")
+
+    assert 60 <= external_wait_s(ledger) < 75, "the 100 s before the pause are ours"
+    assert external_wait_s(ledger, "W2") == 0
+    claim_due(ledger)
+    assert 60 <= external_wait_s(ledger) < 75
+
+
+def test_an_operation_that_became_due_during_a_pause_stood_still_from_then_on(
+    ledger: Ledger, clock: LedgerClock
+) -> None:
+    record_operations(ledger, "W1", "W2")
+    first, second = claim_due(ledger)
+    make_wait(ledger, first, due_in_s=40)
+    make_wait(ledger, second, due_in_s=4000)
+    pause(ledger, "all", "ada", "upgrade")
+    clock.advance(60)
+
+    resume(ledger, "all", "ada", "done")
+
+    assert 20 <= external_wait_s(ledger, "W1") < 35
+    assert external_wait_s(ledger, "W2") == 0
+
+
+@pytest.mark.parametrize("lane", ["money", "all"])
+def test_the_time_of_a_pause_does_not_count_towards_the_deadline(ledger: Ledger, clock: LedgerClock, lane: str) -> None:
+    record_operations(ledger, "W1", time_allowed_s=50)
+    make_wait(ledger, claim_one(ledger), wait_reason=WaitReason.PENDING_AT_B2COPY, due_in_s=40)
+    record_operations(ledger, "W2", time_allowed_s=50)
+    record_operations(ledger, "W3", lane="bulk", time_allowed_s=50)
+    pause(ledger, lane, "ada", "incident")
+    clock.advance(100)
+    before = {name: find_operation(ledger, name).deadline_at or 0 for name in ("W1", "W2", "W3")}
+
+    resume(ledger, lane, "ada", "done")
+
+    moved_s = {name: ((find_operation(ledger, name).deadline_at or 0) - before[name]) / 1000 for name in before}
+    assert 60 <= moved_s["W1"] < 75, "it was not due for the first 40 s"
+    assert 100 <= moved_s["W2"] < 115
+    assert (moved_s["W3"] > 0) == (lane == "all")
+
+
+def test_a_pause_is_not_added_to_the_time_pending_at_the_destination(ledger: Ledger, clock: LedgerClock) -> None:
+    record_operations(ledger, "W1")
+    make_wait(ledger, claim_one(ledger), wait_reason=WaitReason.PENDING_AT_B2COPY, due_in_s=1)
+    clock.advance(10)
+    pause(ledger, "money", "ada", "upgrade")
+    clock.advance(60)
+    resume(ledger, "money", "ada", "done")
+
+    claim_due(ledger)
+
+    assert 70 <= external_wait_s(ledger) < 85
+
+
+@pytest.mark.parametrize("first", ["money", "all"])
+@pytest.mark.parametrize("resumed_first", ["money", "all"])
+def test_the_time_of_two_overlapping_pauses_is_counted_once(
+    ledger: Ledger, clock: LedgerClock, first: str, resumed_first: str
+) -> None:
+    record_operations(ledger, "W1")
+    second = "all" if first == "money" else "money"
+    resumed_second = "all" if resumed_first == "money" else "money"
+    pause(ledger, first, "ada", "upgrade")
+    clock.advance(100)
+    pause(ledger, second, "ada", "incident")
+    clock.advance(100)
+    resume(ledger, resumed_first, "ada", "done")
+    clock.advance(100)
+    resume(ledger, resumed_second, "ada", "done")
+    clock.advance(100)
+    claim_due(ledger)
+
+    assert 300 <= external_wait_s(ledger) < 330
+
+
+@pytest.mark.parametrize(("first", "second"), [("money", "money"), ("all", "money"), ("money", "all")])
+def test_two_people_who_resume_at_once_count_a_pause_once(
+    ledger: Ledger, open_again: Callable[[], Ledger], clock: LedgerClock, first: str, second: str, database: str
+) -> None:
+    record_operations(ledger, "W1")
+    for lane in {first, second}:
+        pause(ledger, lane, "ada", "upgrade")
+    clock.advance(60)
+    other, answers = open_again(), list[bool]()
+    with ledger.writing() as connection:
+        assert resume_within(connection, first, "ada", "done")
+        thread = Thread(target=lambda: answers.append(resume(other, second, "bob", "done")))
+        thread.start()
+        if database == "postgresql":  # SQLite has one writer at a time, so nobody reads the flags before the first ends
+            until(lambda: is_waiting_for_a_lock(ledger))
+    thread.join(20)
+
+    assert answers == [first != second]
+    assert 60 <= external_wait_s(ledger) < 75
