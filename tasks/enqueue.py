@@ -8,7 +8,8 @@
 It needs only B2COPY_DATABASE_URL and B2COPY_REDIS_URL: a CRM host holds no private key. When a call returns, the
 operation is in the ledger and will be done even if Redis is lost the next moment: nothing that goes wrong with Redis
 reaches the caller. The same request again returns the operation that exists; the same id with other data raises
-`PayloadConflict`. Ids are printable ASCII without spaces.
+`PayloadConflict`. Ids are printable ASCII without spaces. One that reads like a secret (`password:4711`, `token=x`) is
+refused, because logs and pages would blank it.
 
 With the ledger's tables in the CRM's own database, pass your transaction: the operation is then recorded or rolled back
 together with your own rows. `connection` is an SQLAlchemy connection or session; `using` is an alias of Django's

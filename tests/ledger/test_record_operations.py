@@ -1,22 +1,25 @@
 """Record: once per key, a batch completely or not at all, inside the CRM's own transaction or not."""
 
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from sqlalchemy import create_engine, event, select, text
 
 from tests.ledger.databases import on_postgresql, on_sqlite
 from tests.operations import claim_due, claim_one, fail, find_operation, new_operation, record_operations, succeed
+from worker.console.template_values import key_url, printable
 from worker.errors import BadPayload, PayloadConflict
 from worker.ledger import Ledger, cancel, fail_message, find, leave_request, record, search
 from worker.ledger.insert_operations import encode, row_of
 from worker.ledger.record_operations import known_among
 from worker.ledger.schema import now_ms, operations
 from worker.operation import FailureReason, New, OnUnknown, State
+from worker.watch.redact import redacted, redacted_value
 
 
 @on_postgresql
@@ -352,6 +355,74 @@ def test_an_operation_with_an_unusable_field_is_refused(ledger: Ledger, flawed: 
         record(ledger, [new_operation("W1"), flawed], by="a test")
 
     assert search(ledger) == []
+
+
+SECRET_LIKE = [
+    "reset-password:4711", "api-key:17", "change-pass:W1", "pwd:5", "cookie:9", "token:abcdefgh12345678", "by-pass:12",
+    "token:17", "kyc/pass=1", "eyJ-1", "a://b:c@d",
+]  # fmt: skip
+
+
+@on_sqlite
+@pytest.mark.parametrize("name", SECRET_LIKE)
+def test_what_would_be_blanked_names_no_operation(ledger: Ledger, name: str) -> None:
+    key = f"call:{name}"
+    flawed = {
+        "key": New("call", key, {}, "money"),
+        "entity": New("call", "call:1", {}, "money", entity=name),
+        "parent": New("call", "call:1", {}, "money", parent=key),
+        "batch": New("call", "call:1", {}, "money", batch=name),
+    }
+    for field, new in flawed.items():
+        with pytest.raises(BadPayload, match=f"^{field} reads like a secret"):
+            record(ledger, [new], by="a test")
+
+    assert search(ledger) == []
+
+
+names = st.lists(
+    st.sampled_from([
+        "reset", "password", "pass", "token", "otp", "key", "api_key", "cookie", "eyJ", "Basic", "http://", "call",
+        "17", "abcdefgh12345678", ":", "=", "-", "_", "/", ".", ",", "@", "'", '"', "[", "]", "{", "}", "<", ">", "\\",
+        "%3A", "&",
+    ])
+    | st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=3),
+    min_size=1,
+    max_size=7,
+).map("".join)  # fmt: skip
+
+
+@given(names)
+@example("keyJob")
+@example("heyJude")
+@example("passport-check:4711")
+@example("reset-password-4711")
+def test_the_key_of_an_operation_is_shown_as_it_is(name: str) -> None:
+    key = f"call:{name}"
+    try:
+        row_of(New("call", key, {"key": name}, "default"), "a test")
+    except BadPayload:
+        return
+
+    document = json.dumps({"key": key, "state": "queued"})
+    address = key_url(key)
+    assert redacted(key) == key
+    assert redacted(f"{key}: there is no such operation").startswith(key)
+    assert redacted(document) == document
+    assert redacted_value({"key": key}) == {"key": key}
+    assert json.dumps(key) in redacted(f"B2COPY was asked for {document}")
+    assert printable(address) == address
+
+
+@on_sqlite
+def test_a_message_is_stored_whatever_its_id_and_batch_read_like(ledger: Ledger) -> None:
+    for _ in range(2):
+        fail_message(ledger, "reset-password:4711", "task", "wrong", by="crm", raw="raw", batch="pwd:5")
+
+    [stored] = search(ledger)
+    assert re.fullmatch("message:[0-9a-f]{32}", stored.key)
+    assert re.fullmatch("[0-9a-f]{32}", stored.batch or "")
+    assert stored.payload["message"] == "raw"
 
 
 def test_operations_that_wait_for_each_other_are_refused(ledger: Ledger) -> None:

@@ -32,7 +32,7 @@ from worker.ledger.prepared_statements import Prepared
 from worker.ledger.schema import c, insert_into, now_ms, operations, sql_literal
 from worker.operation import FailureReason, New, Phase, State
 from worker.storable import is_unicode, storable_json
-from worker.watch.redact import redacted_value
+from worker.watch.redact import reads_like_secret, redacted_value
 
 KEY_LIMIT = 255  # characters: well within what an index of either database takes
 PAYLOAD_LIMIT = 64 * 1024  # characters
@@ -157,6 +157,9 @@ def row_of(new: New, by: str, lane: str | None = None, batch: str | None = None)
             name = ("key", "entity", "parent", "batch", "trace_id")[names.index(value)]
             shown = value[:KEY_LIMIT] if isinstance(value, str) else value
             raise BadPayload(f"{name} must be 1 to {KEY_LIMIT} printable characters, and is {shown!r}")
+    for name, value in zip(("key", "entity", "parent", "batch"), names, strict=False):
+        if value is not None and reads_like_secret(value):
+            raise BadPayload(f"{name} reads like a secret, which logs and pages blank: choose another word: {value!r}")
     if not isinstance(by, str):
         raise BadPayload(f"by must be the name of who asks, as text, and is {by!r}")
     if parent == key:

@@ -1,5 +1,6 @@
 """Record operations. A recorded operation is accepted: it is never lost from here on."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from worker.ledger.insert_operations import (
 from worker.ledger.on_operation_end import Ended, finish_ended
 from worker.ledger.schema import c, in_list, operations, requests
 from worker.operation import MESSAGE_KIND, New, Recorded, State
+from worker.watch.redact import reads_like_secret
 
 _EXISTING = select(c.id, c.key, c.kind, c.state, c.payload).where(in_list(operations.c.key, "keys"))
 
@@ -89,9 +91,14 @@ def fail_message(
     """Store a message that could not be recorded as a failed operation `message:<id>`. The same id is stored once.
 
     With `connection`, the message is stored in the caller's own transaction. `fields` are further fields of `New`.
+    An id or a batch that reads like a secret is replaced by its digest: whoever sends a message chooses both.
     """
     payload = {"task": printable(task), "message": raw[: PAYLOAD_LIMIT // 8]}
-    new = New(MESSAGE_KIND, printable(f"message:{message_id}"), payload, lane="default", **fields)
+    if reads_like_secret(key := printable(f"message:{message_id}")):
+        key = f"message:{_digest(message_id)}"
+    if (batch := fields.get("batch")) and reads_like_secret(batch):
+        fields["batch"] = _digest(batch)
+    new = New(MESSAGE_KIND, key, payload, lane="default", **fields)
     row = row_of(new, by)._replace(result=encode({"error": problem}))
     if connection is not None:
         return _store_failed(connection, row)
@@ -104,6 +111,10 @@ def leave_request(ledger: Ledger, kind: str, payload: str, by: str, trace_id: st
     values = {"kind": kind, "payload": payload, "requested_by": by, "trace_id": trace_id}
     with ledger.writing() as connection:
         connection.execute(insert(requests).values(values))
+
+
+def _digest(name: str) -> str:
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def _store_failed(connection: Connection, row: NewRow) -> Recorded:

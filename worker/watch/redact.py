@@ -13,6 +13,7 @@ import json
 import re
 from functools import lru_cache
 from typing import Any
+from urllib.parse import quote
 
 MASK = "[redacted]"
 
@@ -41,7 +42,7 @@ _BARE = re.compile(r"[^\s&]+")
 _LINE = re.compile(r"[^\r\n]*")
 _SHAPES = re.compile(
     r"(?P<scheme>(?:bearer|(?-i:Basic))\s+)[^\s'\",}\\]+"
-    r"|eyJ[\w-]+(?:\.[\w-]*){0,2}"  # a JWT
+    r"|(?-i:eyJ)[\w-]+(?:\.[\w-]*){0,2}"  # a JWT, which is `{"` in base64
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
     r"|whsec_[\w+/=-]+"
     rf"|(?P<words>(?:{_WORD}) (?:is |was )?[\"'(<\[]?){_OPAQUE}"  # token "..." is invalid
@@ -65,6 +66,11 @@ def may_hold_secret(text: str) -> bool:
         if hint in lower:
             return True
     return False
+
+
+def reads_like_secret(text: str) -> bool:
+    """Return whether a part of this name would be blanked in a sentence, in JSON or in a URL."""
+    return may_hold_secret(text) and any(redacted(form) != form for form in (text, quote(text, safe="")))
 
 
 def redacted(text: str) -> str:
