@@ -1,6 +1,9 @@
 """What the pages that change nothing say."""
 
+import html
+import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -91,3 +94,66 @@ def test_a_command_in_a_sentence_is_set_apart_and_stays_text(open_console: OpenC
 
     assert "<code>b2copy-sync failed correct " in page
     assert "<b>`W1" not in page
+
+
+def record_many(ledger: Ledger, count: int, **fields: Any) -> None:
+    """Record operations of account 7: N0, N1 and so on."""
+    record_operations(ledger, *(f"N{number}" for number in range(count)), **fields)
+
+
+def follow(client: Any, address: str) -> Any:
+    """Return the page that a search leads to."""
+    answer = client.get(address)
+    assert answer.status_code == 303, answer.text
+    return client.get(answer.headers["location"])
+
+
+def test_a_search_finds_the_account_of_an_old_operation(open_console: OpenConsole, ledger: Ledger) -> None:
+    key = fail_operation(ledger, "old", payload={"account_login": "123456", "request_id": "old"})
+    record_many(ledger, 5_100)
+    client = client_of(open_console())
+
+    first = follow(client, "/operations?find=123456")
+    more = re.search('rel="next" href="([^"]+)"', first.text)
+
+    assert "there are more operations" in first.text
+    assert more is not None
+    assert key in client.get(html.unescape(more[1])).text
+
+
+def test_a_search_finds_the_account_of_an_open_operation_behind_many_newer_ones(
+    open_console: OpenConsole, ledger: Ledger
+) -> None:
+    record_operations(ledger, "old", lane="bulk", payload={"account_login": "123456", "request_id": "old"})
+    record_many(ledger, 5_100)
+
+    assert "fees.process:old" in follow(client_of(open_console()), "/operations?find=123456").text
+
+
+def test_a_search_for_an_account_has_pages_and_a_file_of_its_own(open_console: OpenConsole, ledger: Ledger) -> None:
+    record_many(ledger, 60, payload={"account_login": "123456", "request_id": "-"})
+    record_operations(ledger, "other")
+    client = client_of(open_console())
+
+    page = follow(client, "/operations?find=123456").text
+    file = re.search('href="(/operations.csv[^"]*)"', page)
+
+    assert "<b>60</b> match" in page
+    assert 'rel="next"' in page
+    assert file is not None
+    rows = client.get(html.unescape(file[1])).text.splitlines()[1:]
+    assert len(rows) == 60
+    assert {row.split(",")[5] for row in rows} == {"123456"}
+
+
+def test_an_id_that_is_an_account_too_leads_to_both(open_console: OpenConsole, ledger: Ledger) -> None:
+    record_operations(ledger, "123456")
+    client = client_of(open_console())
+    assert client.get("/operations?find=123456").headers["location"] == "/operation?key=fees.process%3A123456"
+
+    record_operations(ledger, "W2", payload={"account_login": "123456", "request_id": "W2"})
+    page = client.get("/operations?find=123456").text
+
+    assert "fees.process:123456" in page
+    assert 'href="/operations?account=123456"' in page
+    assert "/operations.csv" not in page

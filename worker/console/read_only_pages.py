@@ -12,7 +12,7 @@ from worker.console.charts import ended_chart, late_chart
 from worker.console.operation_actions import permitted_actions
 from worker.console.page_request import NotFound, PageRequest, csv_file, json_file, see
 from worker.console.template_values import account_of
-from worker.console.url_parameters import FIELDS, ListQuery, address, known_reasons, list_query, number, text
+from worker.console.url_parameters import FIELDS, OPEN_WORD, ListQuery, address, known_reasons, list_query, number, text
 from worker.ledger import active_flags, find, find_many
 from worker.ledger.approvals import approvals_of, open_approvals
 from worker.ledger.due import COUNT_LIMIT
@@ -225,21 +225,25 @@ def one_operation(page_request: PageRequest) -> Operation:
 
 
 def _found(page_request: PageRequest, wanted: str, query: ListQuery) -> Response:
-    """Find a key, an id without its kind, or an account."""
+    """Find a key or an id without its kind. If none matches, or others match too, the list shows the account.
+
+    That list has pages, counts and an export of its own. If only open operations of the account are found, it begins
+    with those: they may be older than what the list looks through first.
+    """
     wanted = text({"find": wanted}, "find") or ""
     keys = [wanted, *(f"{kind}:{wanted}" for kind in (*page_request.console.kinds, MESSAGE_KIND))]
-    found = list(find_many(page_request.ledger, keys).values())
-    by_account = list_operations(page_request.ledger, Filter(account=wanted))
-    waiting = list_operations(page_request.ledger, Filter(OPEN, account=wanted))
-    every = {one.key: one for one in (*found, *waiting.operations, *by_account.operations)}
-    if len(every) == 1:
-        return see(address("/operation", key=next(iter(every))))
-    return _list(page_request, query, Page(list(every.values()), None, True), wanted)
+    found = find_many(page_request.ledger, keys)
+    newest = list_operations(page_request.ledger, Filter(account=wanted)).operations
+    opened = [] if newest else list_operations(page_request.ledger, Filter(OPEN, account=wanted)).operations
+    if not found:
+        return see(address("/operations", account=wanted, state=OPEN_WORD if opened else None))
+    if len(found) == 1 and found.keys() >= {one.key for one in (*newest, *opened)}:
+        return see(address("/operation", key=next(iter(found))))
+    return _list(page_request, query, Page(list(found.values()), None, True, Count(len(found), True)), wanted)
 
 
 def _list(page_request: PageRequest, query: ListQuery, page: Page, wanted: str = "") -> Response:
-    found = Count(len(page.operations), True) if wanted else page.count
-    count, is_all = found or count_operations(page_request.ledger, query.filter)
+    count, is_all = page.count or count_operations(page_request.ledger, query.filter)
     flags = active_flags(page_request.ledger)
     return page_request.page(
         "operations.html",
@@ -250,7 +254,7 @@ def _list(page_request: PageRequest, query: ListQuery, page: Page, wanted: str =
         count=count,
         capped=not is_all,
         more=query.address(after=page.next) if page.next is not None else None,
-        export=query.address("/operations.csv"),
+        export=None if wanted else query.address("/operations.csv"),
         bulk=query.address("/bulk/replay") if query.filter.states == (State.FAILED,) else None,
         standing=lambda operation: _short(_standing(page_request, operation, flags), operation, flags),
         pauses=_pauses(flags) if any(one.due_at for one in page.operations) else [],
