@@ -9,10 +9,19 @@ import pytest
 from sqlalchemy import text
 
 from tests.console.conftest import client_of
-from tests.operations import attempt_record, claim_named, fail_operation, hold_operation, make_wait, record_operations
+from tests.operations import (
+    attempt_record,
+    claim_due,
+    claim_named,
+    fail,
+    fail_operation,
+    hold_operation,
+    make_wait,
+    record_operations,
+)
 from worker.console import read_only_pages
 from worker.console.process_state import Console
-from worker.ledger import Ledger, pause, resume
+from worker.ledger import Ledger, pause, queries, resume
 from worker.operation import WaitReason
 
 OpenConsole = Callable[..., Console]
@@ -157,3 +166,55 @@ def test_an_id_that_is_an_account_too_leads_to_both(open_console: OpenConsole, l
     assert "fees.process:123456" in page
     assert 'href="/operations?account=123456"' in page
     assert "/operations.csv" not in page
+
+
+def export(client: Any, address: str) -> tuple[str, int]:
+    """Return the name of an exported file, and how many rows it holds."""
+    answer = client.get(address)
+    [name] = re.findall('filename="([^"]+)"', answer.headers["content-disposition"])
+    return name, len(answer.text.splitlines()) - 1
+
+
+def test_a_file_that_is_cut_says_so_by_its_name(open_console: OpenConsole, ledger: Ledger) -> None:
+    record_many(ledger, 1_001)
+    fail(ledger, *claim_due(ledger, limit=1_001))
+    client = client_of(open_console())
+
+    assert export(client, "/operations.csv?state=failed") == ("operations-incomplete.csv", 1_000)
+    assert "operations-incomplete.csv" in client.get("/operations?state=failed").text
+
+    with ledger.writing() as connection:
+        connection.execute(text("DELETE FROM b2copy_operations WHERE key = 'fees.process:N0'"))
+    assert export(client, "/operations.csv?state=failed") == ("operations.csv", 1_000)
+
+
+def test_a_file_holds_what_matches_behind_the_first_window(
+    open_console: OpenConsole, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_operation(ledger, "old", payload={"account_login": "123456", "request_id": "old"})
+    record_many(ledger, 5_100)
+    client = client_of(open_console())
+
+    assert export(client, "/operations.csv?account=123456") == ("operations.csv", 1)
+    assert export(client, "/operations.csv?account=7&state=open") == ("operations-incomplete.csv", 1_000)
+
+    monkeypatch.setattr(read_only_pages, "EXPORT_WINDOWS", 1)
+    assert export(client, "/operations.csv?account=123456") == ("operations-incomplete.csv", 0)
+
+
+def test_a_file_of_decisions_that_is_cut_says_so_by_its_name(
+    open_console: OpenConsole, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        pause(ledger, "money", "bob", f"pause {number}")
+        resume(ledger, "money", "ann", "over")
+    client = client_of(open_console())
+
+    assert export(client, "/audit.csv") == ("audit.csv", 6)
+
+    monkeypatch.setattr(read_only_pages, "EXPORT_LIMIT", 5)
+    assert export(client, "/audit.csv") == ("audit-incomplete.csv", 5)
+
+    monkeypatch.setattr(read_only_pages, "EXPORT_LIMIT", 4)
+    monkeypatch.setattr(queries, "AUDIT_WINDOW", 2)
+    assert export(client, "/audit.csv?actor=bob") == ("audit.csv", 3)

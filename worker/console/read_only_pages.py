@@ -44,6 +44,7 @@ BUTTONS = sentences.Ways(
     replay_not_done="press “It was not done: replay”",
 )
 EXPORT_LIMIT = 1_000  # rows of an exported file
+EXPORT_WINDOWS = 20  # windows that an export looks through for them
 ATTEMPTS_LIMIT = 200  # newest attempts on the page of an operation; the evidence bundle has all
 LATE_MS = 5 * 60_000  # ms; the work list shows a money operation that is open for longer, by our clock
 LATE_DUE_S = 60.0  # seconds; the work list shows a lane whose oldest due operation waits for longer
@@ -118,18 +119,25 @@ def operations(page_request: PageRequest) -> Response:
 
 
 def operations_csv(page_request: PageRequest) -> Response:
-    """The first thousand operations that the filter matches."""
+    """The first thousand operations that the filter matches. If there may be more, the file's name says so."""
     query = list_query(page_request.query, page_request.console.kinds)
-    page = list_operations(page_request.ledger, query.filter, query.after, EXPORT_LIMIT)
+    found: list[Operation] = []
+    after, is_all = query.after, False
+    for _ in range(EXPORT_WINDOWS):
+        page = list_operations(page_request.ledger, query.filter, after, EXPORT_LIMIT - len(found))
+        found += page.operations
+        after, is_all = page.next, page.next is None and page.all_seen
+        if after is None or len(found) >= EXPORT_LIMIT:
+            break
     headings = ("key", "kind", "lane", "state", "reason", "account", "requested_at", "state_since", "ended_at")
     rows = (
         (
             one.key, one.kind, one.lane, one.state, one.failure_reason or one.wait_reason, account_of(one),
             iso(one.requested_at), iso(one.state_since), iso(one.ended_at),
         )
-        for one in page.operations
+        for one in found
     )  # fmt: skip
-    return csv_file("operations.csv", headings, rows)
+    return csv_file(_file_name("operations", is_all), headings, rows)
 
 
 def operation(page_request: PageRequest) -> Response:
@@ -175,21 +183,33 @@ def evidence(page_request: PageRequest) -> Response:
 
 def audit(page_request: PageRequest) -> Response:
     """Who decided what, when and why."""
-    entries, actor, subject, last = _audit_entries(page_request, PAGE)
+    actor, subject, before = _audit_filter(page_request)
+    entries, last = audit_page(page_request.ledger, actor=actor, subject=subject, before=before, limit=PAGE)
     more = address("/audit", actor=actor, subject=subject, before=last) if last else None
     export = address("/audit.csv", actor=actor, subject=subject)
     return page_request.page("audit.html", entries=entries, actor=actor, subject=subject, more=more, export=export)
 
 
 def audit_csv(page_request: PageRequest) -> Response:
-    """The newest thousand entries of the audit that the filter matches."""
-    entries, _, _, _ = _audit_entries(page_request, EXPORT_LIMIT)
+    """The newest thousand entries that the filter matches. If there may be more, the file's name says so."""
+    actor, subject, before = _audit_filter(page_request)
+    entries: list[AuditEntry] = []
+    for _ in range(EXPORT_WINDOWS):
+        limit = EXPORT_LIMIT - len(entries)
+        found, before = audit_page(page_request.ledger, actor=actor, subject=subject, before=before, limit=limit)
+        entries += found
+        if before is None or len(entries) >= EXPORT_LIMIT:
+            break
     headings = ("at", "actor", "action", "subject", "note", "detail")
     rows = (
         (iso(one.at), one.actor, one.action, one.subject, one.note, one.detail and json.dumps(one.detail))
         for one in entries
     )
-    return csv_file("audit.csv", headings, rows)
+    return csv_file(_file_name("audit", before is None), headings, rows)
+
+
+def _file_name(name: str, is_all: bool) -> str:
+    return f"{name}.csv" if is_all else f"{name}-incomplete.csv"
 
 
 def system(page_request: PageRequest) -> Response:
@@ -287,11 +307,9 @@ def _pauses(flags: dict[str, AuditEntry]) -> list[AuditEntry]:
     return [flag for name, flag in flags.items() if name.startswith("pause:")]
 
 
-def _audit_entries(page_request: PageRequest, limit: int) -> tuple[list[Any], str | None, str | None, int | None]:
+def _audit_filter(page_request: PageRequest) -> tuple[str | None, str | None, int | None]:
     actor, subject = text(page_request.query, "actor"), text(page_request.query, "subject")
-    before = number(page_request.query, "before")
-    found, last = audit_page(page_request.ledger, actor=actor, subject=subject, before=before, limit=limit)
-    return found, actor, subject, last
+    return actor, subject, number(page_request.query, "before")
 
 
 def _renewed(page_request: PageRequest) -> str:
