@@ -10,12 +10,12 @@ from functools import cache
 from typing import Any
 
 from django.db import connections, transaction
-from sqlalchemy import Connection, Engine, create_engine, event, select
-from sqlalchemy.exc import DBAPIError, InterfaceError
+from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.pool import NullPool
 
 from worker.errors import BadPayload
-from worker.ledger import Ledger, schema
+from worker.ledger import Ledger
+from worker.ledger.database import leads_to
 from worker.ledger.engine import remove_row_values
 
 _URLS = {"sqlite": "sqlite://", "postgresql": "postgresql+psycopg://"}  # by Django's name of the database system
@@ -89,13 +89,7 @@ def _check_driver(alias: str) -> None:
 
 
 def _check_holds(ledger: Ledger, alias: str, connection: Connection) -> None:
-    try:
-        found = connection.execute(select(schema.ledger.c.id)).scalar()
-    except InterfaceError:
-        raise
-    except DBAPIError:
-        found = None
-    if found != ledger.id:
+    if not leads_to(connection, ledger):
         raise BadPayload(
             f"using: Django's database {alias!r} does not hold the ledger of B2COPY_DATABASE_URL: give both the same"
             " database, or leave `using` out"

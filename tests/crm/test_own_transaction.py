@@ -38,9 +38,27 @@ def test_a_connection_that_does_not_lead_to_the_ledger_is_refused(
     if holds == "another ledger":
         migrate(url)
     tenant = create_engine(url)
-    with Session(tenant) as session, pytest.raises(BadPayload, match="does not hold the ledger"):
-        enqueue.fees(account_login="7", request_id="W1", connection=session)
+    with Session(tenant) as session:
+        session.execute(text("CREATE TABLE withdrawals (id VARCHAR(20))"))
+        with pytest.raises(BadPayload, match="does not hold the ledger"):
+            enqueue.fees(account_login="7", request_id="W1", connection=session)
+        session.execute(text("INSERT INTO withdrawals VALUES ('W1')"))  # the CRM may catch the error and go on
+        session.commit()
     tenant.dispose()
+
+
+def test_the_ledger_is_found_where_the_schema_map_of_the_crms_connection_puts_it(
+    ledger: Ledger, database: str, crm: Engine
+) -> None:
+    with crm.begin() as connection:
+        schema = "main"
+        if database == "postgresql":
+            schema = connection.execute(text("SELECT current_schema()")).scalar_one()
+            connection.execute(text("SET LOCAL search_path TO pg_catalog"))
+        mapped = connection.execution_options(schema_translate_map={None: schema})
+        enqueue.fees(account_login="7", request_id="W1", connection=mapped)
+
+    assert [one.key for one in search(ledger)] == ["fees.process:W1"]
 
 
 def test_a_request_waits_for_a_writer_although_the_crms_begin_is_deferred(ledger: Ledger, crm: Engine) -> None:

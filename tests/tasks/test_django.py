@@ -7,6 +7,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import django
@@ -14,7 +15,7 @@ import pytest
 from django.conf import settings as django_settings
 from django.db import connections, transaction
 from django.db.utils import IntegrityError
-from sqlalchemy import make_url
+from sqlalchemy import make_url, text
 from sqlalchemy.exc import IntegrityError as SQLAlchemyIntegrityError
 
 from tasks import enqueue
@@ -204,6 +205,26 @@ def test_an_alias_that_is_not_the_ledgers_is_refused(crm: Crm, ledger: Ledger) -
         enqueue.fees(account_login="7", request_id="W1", using="crm", connection=connection)
     connections["elsewhere"].close()
     assert search(ledger) == []
+
+
+def test_a_request_waits_for_a_writer_although_djangos_begin_is_deferred(crm: Crm, ledger: Ledger) -> None:  # noqa: F811
+    """Without Django's `transaction_mode: IMMEDIATE`, a transaction that has only read cannot wait for a writer."""
+    with ThreadPoolExecutor() as threads:
+        with ledger.writing() as writer:
+            writer.execute(text("UPDATE b2copy_ledger SET dispatched_at = dispatched_at"))
+
+            def request() -> None:
+                try:
+                    with transaction.atomic("crm"):
+                        enqueue.fees(account_login="7", request_id="W1", using="crm")
+                finally:
+                    connections["crm"].close()
+
+            requested = threads.submit(request)
+            wait([requested], timeout=0.5)  # it is not done, unless it has failed
+        requested.result()
+
+    assert [one.key for one in search(ledger)] == ["fees.process:W1"]
 
 
 def test_an_alias_that_leads_elsewhere_later_is_refused(crm: Crm, ledger: Ledger, tmp_path: Path) -> None:  # noqa: F811

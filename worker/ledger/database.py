@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
-from sqlalchemy import Connection, Engine, false, select, update
+from sqlalchemy import Connection, Engine, Select, false, func, select, update
 from sqlalchemy.exc import (
     DBAPIError,
     IntegrityError,
@@ -114,11 +114,13 @@ def leads_to(connection: Connection, ledger: Ledger) -> bool:
         if connection.dialect.name == "sqlite":
             # It changes nothing and waits for the write lock. A transaction that has only read could not wait for it.
             connection.execute(update(schema.ledger).where(false()).values(id=schema.ledger.c.id))
+        if connection.dialect.name == "postgresql" and not connection.scalar(_has_table(connection)):
+            return False  # without the error of a SELECT, after which the CRM could only roll back
         found = connection.execute(_LEDGER_ID).scalar()
     except ProgrammingError as error:
         if INSUFFICIENT_PRIVILEGE in (getattr(error.orig, "sqlstate", None), getattr(error.orig, "pgcode", None)):
             raise
-        return False  # PostgreSQL: there is no such table
+        return False  # another database system: there is no such table
     except OperationalError as error:
         if "no such table" in str(error.orig):  # SQLite
             return False
@@ -127,6 +129,14 @@ def leads_to(connection: Connection, ledger: Ledger) -> bool:
         return True
     with ledger.reading() as own:  # the tables may have been made again since this process opened the ledger
         return bool(own.execute(_LEDGER_ID).scalar() == found)
+
+
+def _has_table(connection: Connection) -> Select[bool]:
+    """Return a query whether PostgreSQL finds our table, where the schema map of the connection puts it."""
+    in_schema = (connection.get_execution_options().get("schema_translate_map") or {}).get(None)
+    names = [name for name in (in_schema, schema.ledger.name) if name]
+    quoted = ".".join(map(connection.dialect.identifier_preparer.quote, names))
+    return select(func.to_regclass(quoted).is_not(None))
 
 
 _LEDGER_ID = select(schema.ledger.c.id)
