@@ -86,6 +86,51 @@ def test_the_file_of_people_is_private_and_holds_no_password(people: Path) -> No
         read_people(people)
 
 
+def test_the_file_of_people_stays_its_owners_and_private(people: Path) -> None:
+    owner = 65_534 if os.geteuid() == 0 else os.geteuid()  # root writes the file of the user who runs the console
+    os.chown(people, owner, -1)
+    left_over = people.with_name("people.new")
+    left_over.write_text("of a process that was killed")
+    left_over.chmod(0o644)
+
+    set_person(people, "ann", "a new long password", [Role.OPERATOR])
+
+    assert people.stat().st_uid == owner
+    assert people.stat().st_mode & 0o777 == 0o600
+    assert set(read_people(people)) == {"ann", "bob"}
+    assert list(people.parent.iterdir()) == [people]
+
+
+def test_the_file_of_another_user_is_left_as_it_is(people: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = people.read_bytes()
+    if os.geteuid() == 0:
+        os.chown(people, 65_534, -1)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "fchown" if os.geteuid() == 0 else "fchmod", refuse)  # as for a user who is not root
+    with pytest.raises(SettingsError, match="belongs to another user"):
+        set_person(people, "ann", "a new long password", [Role.OPERATOR])
+
+    assert people.read_bytes() == before
+    assert list(people.parent.iterdir()) == [people]
+
+
+def test_people_who_are_added_at_once_are_all_in_the_file(people: Path) -> None:
+    names = [f"person {number}" for number in range(6)]
+    start = threading.Barrier(len(names))
+
+    def add(name: str) -> None:
+        start.wait()
+        set_person(people, name, PASSWORD, [Role.VIEWER])
+
+    with ThreadPoolExecutor(len(names)) as threads:
+        list(threads.map(add, names))
+
+    assert set(read_people(people)) == {"ann", "bob", *names}
+
+
 @pytest.mark.parametrize(
     ("added", "problem"),
     [

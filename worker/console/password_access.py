@@ -7,11 +7,14 @@ Guessing is limited for the console as a whole and not per name, so that nobody 
 that person's name. Two hashes are computed at once, each with 64 MiB. Sessions that exist do not notice a flood.
 """
 
+import fcntl
 import hashlib
 import os
 import secrets
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from argon2 import PasswordHasher
@@ -153,14 +156,44 @@ def set_person(path: Path, name: str, password: str, roles: list[Role]) -> None:
         raise SettingsError("the name must be printable, without a colon and without spaces at its ends")
     if not PASSWORD_MIN <= len(password) <= PASSWORD_LIMIT:
         raise SettingsError(f"the password must have {PASSWORD_MIN} to {PASSWORD_LIMIT} characters")
-    lines = path.read_text(encoding="utf-8-sig").splitlines() if path.exists() else []
-    lines = [line for line in lines if line.partition(":")[0] != name]
-    lines.append(f"{name}:{_HASHER.hash(password)}:{','.join(roles)}")
+    added = f"{name}:{_HASHER.hash(password)}:{','.join(roles)}"
+    with _changing_files_in(path.parent):
+        lines = path.read_text(encoding="utf-8-sig").splitlines() if path.exists() else []
+        lines = [line for line in lines if line.partition(":")[0] != name]
+        _replace(path, "\n".join([*lines, added]) + "\n")
+
+
+@contextmanager
+def _changing_files_in(folder: Path) -> Iterator[None]:
+    """Wait until no other `console-user` changes a file in this folder, because one would lose the other's person."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _replace(path: Path, text: str) -> None:
+    """Replace a private file as a whole. Its owner stays, because root may write the file of the console's user."""
     new = path.with_name(f"{path.name}.new")
-    file = os.open(new, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
-    with os.fdopen(file, "w", encoding="utf-8") as out:
-        out.write("\n".join(lines) + "\n")
-    new.rename(path)
+    new.unlink(missing_ok=True)  # of a process that was killed
+    descriptor = os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as out:
+            os.fchmod(descriptor, 0o600)  # independent of the umask
+            if path.exists() and (owner := path.stat()).st_uid != os.fstat(descriptor).st_uid:
+                os.fchown(descriptor, owner.st_uid, owner.st_gid)
+            out.write(text)
+            out.flush()
+            os.fsync(descriptor)
+        new.rename(path)
+    except PermissionError:
+        new.unlink(missing_ok=True)
+        raise SettingsError(f"{path} belongs to another user: run this as that user, or as root") from None
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
 
 
 def _hashed(token: str) -> str:
