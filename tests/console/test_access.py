@@ -9,6 +9,7 @@ from typing import Literal
 
 import pytest
 from argon2 import PasswordHasher
+from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from tests.console.conftest import ADDRESS, client_of
@@ -53,6 +54,28 @@ def test_a_proxy_names_the_person(open_console: OpenConsole, headers: dict[str, 
     assert client.get("/", headers=headers).status_code == status
     foreign = TestClient(make_app(by_proxy(open_console)), base_url=ADDRESS, client=("10.9.9.9", 5000))
     assert foreign.get("/", headers=headers).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("Jürgen".encode(), "Jürgen"),
+        ("Ольга".encode(), "Ольга"),
+        ("ж".encode() * 100, "ж" * 100),
+        ("ж".encode() * 101, None),
+        ("Jürgen".encode("latin-1"), None),
+        ("J\u202erg".encode(), None),
+        (b"J\x7frg", None),
+    ],
+)
+def test_a_proxy_writes_a_name_as_utf_8(name: bytes, known: str | None) -> None:
+    """The request as uvicorn gives it: the client of tests writes other bytes for what is not UTF-8."""
+    headers = [(b"x-forwarded-user", name), (b"x-forwarded-groups", b"b2copy-viewer"), (b"x-console-secret", b"s" * 40)]
+    request = Request({"type": "http", "headers": headers, "client": ("127.0.0.1", 5000)})
+
+    person = ProxyAccess(["127.0.0.0/8"], SECRET).person(request)
+
+    assert (person and person.name) == known
 
 
 @pytest.mark.parametrize("doubled", ["x-forwarded-groups", "x-forwarded-user", "x-console-secret"])

@@ -72,13 +72,13 @@ class ProxyAccess:
         if not (self._is_trusted(request) and self._has_secret(headers.getlist("x-console-secret"))):
             return None
         names = headers.getlist("x-forwarded-user")
-        if len(names) != 1 or not 0 < len(names[0].strip()) <= NAME_LIMIT:
+        if len(names) != 1 or (name := _name(names[0])) is None:
             return None
         lines = headers.getlist("x-forwarded-groups")
         if len(lines) > 1:
             return None
         groups = {group.strip() for line in lines for group in line.split(",")}
-        return Person(names[0].strip(), frozenset(role for role in Role if f"b2copy-{role}" in groups))
+        return Person(name, frozenset(role for role in Role if f"b2copy-{role}" in groups))
 
     def _is_trusted(self, request: Request) -> bool:
         try:
@@ -89,6 +89,15 @@ class ProxyAccess:
 
     def _has_secret(self, secrets: list[str]) -> bool:
         return len(secrets) == 1 and hmac.compare_digest(secrets[0].encode("latin-1", "replace"), self._secret)
+
+
+def _name(header: str) -> str | None:
+    """Return the name that a proxy wrote as UTF-8, which Starlette decodes as Latin-1. None if it is no name."""
+    try:
+        name = header.encode("latin-1").decode().strip()
+    except UnicodeError:
+        return None
+    return name if 0 < len(name) <= NAME_LIMIT and name.isprintable() else None
 
 
 def read_secret(path: Path | None) -> str:
