@@ -190,7 +190,7 @@ def _encrypted(url: str, info: ValidationInfo) -> str:
 
 
 def _rate(value: str) -> str:
-    if value.strip() in {"", "0"}:
+    if value.strip() == "0":
         return "0"
     if not re.fullmatch(r"\s*[1-9]\d*\s*/\s*(second|minute|hour)\s*", value):
         raise ValueError('must look like "10/second" (second, minute or hour), or 0 for no limit')
