@@ -423,6 +423,54 @@ def test_an_import_that_runs_waits_while_it_is_paused_and_ends_when_it_is_cancel
     assert f"ended after {BATCH:,} rows: import book was cancelled by ada: wrong file" in ended
 
 
+def test_an_import_that_is_paused_ends_when_all_is_recorded(
+    environment: Environment, ledger: Ledger, tmp_path: Path
+) -> None:
+    file = tmp_path / "book.csv"
+    file.write_text(HEADING + "7,W1\n8,W2\n")
+    begin_batch(ledger, "book", kind="fees.process", lane="bulk", source="book.csv", rows=2, by="ann")
+    pause_batch(ledger, "book", "ada", "wrong file?")
+
+    command = [sys.executable, "-m", "worker.cli", "import", str(file), "--batch", "book"]
+    ran = subprocess.run(command, env=environment.variables, capture_output=True, text=True, check=True, timeout=30)
+
+    assert ran.stdout.startswith("2 operations accepted in lane bulk")
+    assert "the import is paused, by ada: wrong file?; its operations wait" in ran.stderr
+    assert len(search(ledger)) == 2
+
+
+def test_reads_a_pipe_and_names_its_import_by_what_is_in_it(environment: Environment, ledger: Ledger) -> None:
+    """As `import <(zcat book.csv.gz)` in a shell, which names the pipe by a number."""
+    rows, names = (HEADING + "7,W1\n").encode(), []
+    for pipe in ("/dev/stdin", "/dev/fd/0"):
+        command = [sys.executable, "-m", "worker.cli", "import", pipe, "--json"]
+        ran = subprocess.run(command, env=environment.variables, input=rows, stdout=subprocess.PIPE, check=True)
+        names.append(json.loads(ran.stdout)["batch"])
+
+    assert names[0].startswith("pipe-")
+    assert names[0] == names[1]
+    assert len(search(ledger)) == 1
+
+
+def test_identities_are_read_from_a_pipe_too(environment: Environment, ledger: Ledger) -> None:
+    command = [sys.executable, "-m", "worker.cli", "identity", "import", "/dev/stdin"]
+    rows = b"login;client_id\n700200;1\n"
+    ran = subprocess.run(command, env=environment.variables, input=rows, stdout=subprocess.PIPE, check=True)
+
+    assert ran.stdout == b"1 identities stored\n"
+
+
+def test_a_folder_and_a_file_that_is_not_there_are_called_what_they_are(
+    b2copy_sync: Command, ledger: Ledger, tmp_path: Path
+) -> None:
+    folder = b2copy_sync("import", str(tmp_path))
+    nothing = b2copy_sync("import", str(tmp_path / "book.csv"))
+
+    assert (folder.code, nothing.code) == (2, 2)
+    assert "is a folder: name a file" in folder.err
+    assert "there is no such file" in nothing.err
+
+
 def test_reads_standard_input(environment: Environment, ledger: Ledger) -> None:
     command = [sys.executable, "-m", "worker.cli", "import", "-", "--json"]
     rows = (HEADING + "7,W1\n").encode()

@@ -1,6 +1,7 @@
 """`identity`: the CRM's ids, the MT logins and B2COPY's ids, side by side; which accounts are closed at B2COPY."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +13,7 @@ from worker.cli.exit_codes import EXITS, Exit, Stop
 from worker.cli.open_ledger import existing_ledger
 from worker.cli.options import AsIs, By, Digits, Json, Login, Whole, Why
 from worker.cli.read_rows import csv_rows, is_json, json_rows
-from worker.cli.text_encoding import Source, open_source
+from worker.cli.text_encoding import Source, open_file
 
 if TYPE_CHECKING:
     from worker.cli.id_columns import IdColumns
@@ -119,8 +120,8 @@ def import_(
     from worker.ledger import store_identities
 
     columns = id_columns(_COLUMNS, _COLUMNS, as_is or (), digits or ())
-    with file.open("rb") as stream:
-        source = open_source(str(file), stream, None)
+    with ExitStack() as stack:
+        source = open_file(file, None, stack)
         total = sum(1 for _ in _identities(source, columns, whole))
         if not total:
             raise Stop(Exit.USAGE, f"{file}: no rows")

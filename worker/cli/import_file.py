@@ -19,7 +19,7 @@ from worker.cli.options import AsIs, By, Digits, Json, Lane, Whole
 from worker.cli.payload_fields import id_fields, text_fields
 from worker.cli.progress import progress
 from worker.cli.read_rows import csv_rows, is_json, json_rows
-from worker.cli.text_encoding import open_source, spooled
+from worker.cli.text_encoding import PIPE, open_file, open_source, spooled
 
 if TYPE_CHECKING:
     from worker.cli.check_rows import Checked
@@ -58,7 +58,7 @@ def file(
         Path,
         typer.Argument(
             metavar="FILE",
-            help="CSV with a heading line, or JSON Lines; - for standard input.",
+            help="CSV with a heading line, or JSON Lines; a pipe, or - for standard input.",
         ),
     ],
     by: By,
@@ -134,16 +134,14 @@ def _source(file: Path, encoding: str | None, stack: ExitStack) -> "Source":
     if str(file) == "-":
         into = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
         return open_source(STANDARD_INPUT, spooled(sys.stdin.buffer, into), encoding)
-    if not file.is_file():
-        raise Stop(Exit.USAGE, f"{file}: there is no such file")
-    return open_source(str(file), stack.enter_context(file.open("rb")), encoding)
+    return open_file(file, encoding, stack)
 
 
 def _name_of(source: "Source", kind: str, lane: str) -> str:
     """Return the same name for the same content, so that a second run goes on with the first one's import."""
     import hashlib
 
-    stem = "stdin" if source.name == STANDARD_INPUT else Path(source.name).stem
+    stem = {STANDARD_INPUT: "stdin", PIPE: "pipe"}.get(source.name) or Path(source.name).stem
     digest = hashlib.sha256(f"{source.digest} {kind} {lane}".encode()).hexdigest()
     return f"{re.sub('[^A-Za-z0-9._-]', '_', stem)[:60]}-{digest[:8]}"
 
@@ -184,17 +182,21 @@ def _record(ledger: "Ledger", checked: "Checked", batch: str, kind: str, lane: s
             done += len(recorded)
             seen(done)
             if checked.new:
-                _wait_while_paused(ledger, batch, done)
+                _wait_while_paused(ledger, batch, done, is_last=done == checked.total)
     return created
 
 
-def _wait_while_paused(ledger: "Ledger", batch: str, done: int) -> None:
+def _wait_while_paused(ledger: "Ledger", batch: str, done: int, is_last: bool) -> None:
+    """Wait before the next rows are recorded. Raises `Stop` if the import is cancelled."""
     from worker.ledger.batches import CANCELLED, PAUSED, cancelled_text, find_batch
 
     is_reported = False
     while (found := find_batch(ledger, batch)) and found.decision is not None:
         if found.decision == CANCELLED:
             raise Stop(Exit.NOT_DONE, f"ended after {done:,} rows: {cancelled_text(found)}")
+        if is_last:
+            output.note(f"the import is paused, by {found.decided_by}: {found.note}; its operations wait")
+            return
         if found.decision == PAUSED and not is_reported:
             output.note(f"paused after {done:,} rows, by {found.decided_by}: {found.note}; it goes on when resumed")
             is_reported = True

@@ -9,10 +9,16 @@ import codecs
 import hashlib
 import io
 import itertools
+import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TextIO
 
 from worker.cli.exit_codes import Exit, Stop
+
+PIPE = "the pipe"
+"""The name of a source that is no file. `import <(zcat book.csv.gz)` gives a number, another one each time."""
 
 _BLOCK = 1024 * 1024  # bytes
 LINE_LIMIT = 1024 * 1024  # characters; a payload has 64 KB
@@ -74,6 +80,19 @@ class _StaysOpen(io.RawIOBase):
         block = self._stream.read(len(buffer))
         buffer[: len(block)] = block
         return len(block)
+
+
+def open_file(path: Path, encoding: str | None, stack: ExitStack) -> Source:
+    """Read a file or a pipe. The source can be read until `stack` ends. Raises `Stop` as `open_source` does."""
+    if not path.exists():
+        raise Stop(Exit.USAGE, f"{path}: there is no such file")
+    if path.is_dir():
+        raise Stop(Exit.USAGE, f"{path} is a folder: name a file")
+    stream: BinaryIO = stack.enter_context(path.open("rb"))
+    if path.is_file():
+        return open_source(str(path), stream, encoding)
+    into = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
+    return open_source(PIPE, spooled(stream, into), encoding)
 
 
 def open_source(name: str, stream: BinaryIO, encoding: str | None) -> Source:
