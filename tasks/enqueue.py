@@ -16,6 +16,7 @@ together with your own rows. `connection` is an SQLAlchemy connection or session
 DATABASES, and the wake-up is sent by `transaction.on_commit`.
 """
 
+import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -246,8 +247,10 @@ def wait(key: str, timeout_s: float) -> Operation | None:
 
     This reads the operation by its key, which is one indexed SELECT, after 0.05 s at first and then ever less often, at
     least once a second. In between the thread sleeps. None if there is no such operation within the time: a request of
-    the SQL API becomes one within a second.
+    the SQL API becomes one within a second. Raises `BadPayload` if `timeout_s` is no number.
     """
+    if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or math.isnan(timeout_s):
+        raise BadPayload(f"timeout_s: {timeout_s!r} must be a number of seconds")
     ends = time.monotonic() + timeout_s
     pause_s = WAIT_FIRST_S
     while True:
@@ -355,12 +358,24 @@ def _connection_of(transaction: "Transaction | None") -> Connection | None:
         raise BadPayload(
             "connection: it is asynchronous: await session.run_sync(lambda own: enqueue.fees(..., connection=own))"
         )
-    connection = transaction if isinstance(transaction, Connection) else transaction.connection()
+    connection = transaction if isinstance(transaction, Connection) else _connection_of_session(transaction)
     if not leads_to(connection, ledger()):  # each time: a connection may be one of many tenants, or of a test
         raise BadPayload(
             "connection: its database does not hold the ledger of B2COPY_DATABASE_URL, so no worker would find the"
             " operation: give both the same database, or leave `connection` out"
         )
+    return connection
+
+
+def _connection_of_session(session: Any) -> Connection:
+    """Return the connection of a session. Raises `BadPayload` for what is none: Django's connection, an engine."""
+    if isinstance(session, type) or not (hasattr(session, "get_bind") and callable(session.connection)):
+        given = f"{type(session).__module__}.{type(session).__qualname__}"
+        raise BadPayload(
+            f"connection: {given} is neither a Connection nor a Session of SQLAlchemy: give the one of the CRM's"
+            ' transaction, or on Django its alias: using="default"'
+        )
+    connection: Connection = session.connection()
     return connection
 
 

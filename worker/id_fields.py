@@ -26,7 +26,7 @@ def _id(value: Any) -> Any:
     if isinstance(value, str):
         return _printable_ascii(value)
     if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
+        return str(int(value))  # of a member of `class Login(int, Enum)`, str would give the name
     if isinstance(value, float):
         raise ValueError(f"{value!r} is a floating-point number: give the id as text, for instance '123456'")
     return value

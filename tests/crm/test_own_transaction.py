@@ -1,12 +1,17 @@
 """The CRM's own transaction: it must lead to the ledger, and a refused request leaves nothing in it."""
 
+import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import closing
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import django
 import pytest
+from django.conf import settings as django_settings
+from django.db import connections as django_connections
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.orm import Session
 
@@ -17,6 +22,10 @@ from worker.ledger import Ledger, find, search
 from worker.ledger.migrations import migrate
 from worker.ledger.restore import distrust_restored
 from worker.operation import State
+
+if not django_settings.configured:
+    django_settings.configure(DATABASES={})
+    django.setup()
 
 ROWS = [{"account_login": login, "request_id": name} for login, name in (("7", "W1"), ("8", "K"), ("7", "W2"))]
 
@@ -86,6 +95,31 @@ def test_an_asynchronous_transaction_is_told_how_to_pass_it(ledger: Ledger) -> N
     session: Any = type("AsyncSession", (), {"__module__": "sqlalchemy.ext.asyncio.session"})()
     with pytest.raises(BadPayload, match=r"await session.run_sync\("):
         enqueue.fees(account_login="7", request_id="W1", connection=session)
+
+
+def test_what_is_no_connection_of_sqlalchemy_is_told_what_to_pass(ledger: Ledger, crm: Engine) -> None:
+    wrong: list[Any] = [crm, Session, django_connections["default"], "default", 5]
+    with closing(sqlite3.connect(":memory:")) as connection:
+        for one in (*wrong, connection, connection.cursor()):
+            with pytest.raises(BadPayload, match=r"^connection: \S+ is neither a Connection nor a Session"):
+                enqueue.fees(account_login="7", request_id="W1", connection=one)
+
+    assert search(ledger) == []
+
+
+@pytest.mark.parametrize("timeout_s", [float("nan"), None, "5", True], ids=repr)
+def test_a_time_to_wait_is_a_number(ledger: Ledger, timeout_s: Any) -> None:
+    with pytest.raises(BadPayload, match=r"^timeout_s: .* must be a number of seconds"):
+        enqueue.wait("fees.process:W1", timeout_s)
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1.5, float("-inf")])
+def test_without_time_to_wait_it_is_looked_once(ledger: Ledger, timeout_s: float) -> None:
+    record_operation(ledger)
+    found = enqueue.wait("fees.process:W1", timeout_s)
+
+    assert found is not None
+    assert found.state == State.QUEUED
 
 
 def test_rows_of_any_mapping_are_taken(ledger: Ledger) -> None:

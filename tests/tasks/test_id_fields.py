@@ -1,6 +1,7 @@
 """Ids from outside: printable ASCII as the CRM has them, and never what a spreadsheet made of them."""
 
 from collections.abc import Iterator
+from enum import Enum
 from typing import Any
 
 import pytest
@@ -79,6 +80,22 @@ def test_whole_numbers_are_taken_as_their_digits(kind: Kind[Any]) -> None:
     field = "account_login" if kind is FEES else "entity"
 
     assert getattr(kind.checked(fields_of(kind, **{field: 123456})), field) == "123456"
+
+
+class Number(int, Enum):
+    FIRST = 5
+
+
+class Name(str, Enum):  # noqa: UP042 - as CRMs write it
+    FIRST = "W1"
+
+
+@pytest.mark.parametrize(("member", "value"), [(Number.FIRST, "5"), (Name.FIRST, "W1")])
+def test_a_member_of_an_enumeration_is_taken_as_its_value(member: Enum, value: str) -> None:
+    new = FEES.new({"account_login": member, "request_id": member}, crm_settings())
+
+    assert new.key == f"fees.process:{value}"
+    assert new.payload == {"account_login": value, "request_id": value}
 
 
 @pytest.mark.parametrize(
