@@ -48,6 +48,19 @@ class LedgerClock:
             connection.execute(text(f"UPDATE b2copy_flags SET since = since - {ms}"))
 
 
+def lose_answer_to_next_commit(ledger: Ledger) -> None:
+    """The next transaction is committed, and then its connection fails, as in a failover of the database."""
+    dialect = ledger.engine.dialect
+    commit = dialect.do_commit
+
+    def commit_and_fail(connection: Any) -> None:
+        dialect.do_commit = commit  # type: ignore[method-assign]
+        commit(connection)
+        raise dialect.loaded_dbapi.OperationalError("the connection was closed")
+
+    dialect.do_commit = commit_and_fail  # type: ignore[method-assign]
+
+
 def claim(ledger: Ledger, lane: str, owner: str, limit: int) -> list[Claim]:
     """Claim up to `limit` due operations of a lane, as a lane does that has no results to write."""
     return settle_and_claim(ledger, [], lane, owner, limit)[1]

@@ -279,12 +279,12 @@ class TestTheLedger:
         may_answer, failed = threading.Event(), list[int]()
 
         def fail_with_nothing_to_write(
-            ledger: Ledger, transitions: list[Transition], lane: str, owner: str, want: int
+            ledger: Ledger, transitions: list[Transition], lane: str, owner: str, want: int, *rest: Any
         ) -> Any:
             if (destination.calls or not in_flight) and not transitions and len(failed) < 3:
                 failed.append(want)
                 raise TypeError("ours")
-            return settle_and_claim(ledger, transitions, lane, owner, want)
+            return settle_and_claim(ledger, transitions, lane, owner, want, *rest)
 
         def answer(request_id: str) -> Any:
             return may_answer.wait(20) and {}

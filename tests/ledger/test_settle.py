@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from tests.ledger.databases import on_sqlite
 from tests.operations import (
@@ -14,14 +14,25 @@ from tests.operations import (
     fail,
     find_operation,
     hold_operation,
+    lose_answer_to_next_commit,
     make_wait,
     names_of,
     record_operation,
     record_operations,
     succeed,
 )
-from worker.ledger import LEASE_S, Ledger, attempts_of, purge, settle, settle_and_claim
-from worker.operation import MESSAGE_LIMIT, VERSION, FailureReason, State, Step, Transition, WaitReason
+from worker.ledger import LEASE_S, Ledger, attempts_of, purge, return_unsent, settle, settle_and_claim
+from worker.operation import (
+    MESSAGE_LIMIT,
+    VERSION,
+    Claim,
+    FailureReason,
+    OnUnknown,
+    State,
+    Step,
+    Transition,
+    WaitReason,
+)
 
 
 def test_a_success_is_final_and_stores_its_result(ledger: Ledger) -> None:
@@ -297,6 +308,42 @@ def test_one_transaction_settles_and_claims(ledger: Ledger) -> None:
     assert (lost, names_of(claims)) == ([], ["W2"])
     assert find_operation(ledger, "W1").state == State.SUCCEEDED
     assert settle_and_claim(ledger, [], "money", "worker 1", 10) == ([], [])
+
+
+def test_claims_of_a_commit_without_an_answer_can_be_returned_unsent(ledger: Ledger, clock: LedgerClock) -> None:
+    record_operations(ledger, "W1", "W2", on_unknown=OnUnknown.STOP)
+    make_wait(ledger, *claim_due(ledger, limit=1), wait_reason=WaitReason.RATE_LIMITED, due_in_s=1)
+    clock.advance(2)
+    uncertain: list[Claim] = []
+    lose_answer_to_next_commit(ledger)
+
+    with pytest.raises(OperationalError):
+        settle_and_claim(ledger, [], "money", "worker 1", 10, uncertain)
+
+    assert {find_operation(ledger, name).state for name in ("W1", "W2")} == {State.RUNNING}
+    return_unsent(ledger, uncertain)
+    assert find_operation(ledger, "W1").wait_reason == WaitReason.RATE_LIMITED
+    assert find_operation(ledger, "W2").state == State.QUEUED
+    claimed = claim_due(ledger)
+    assert sorted((each.key, each.outcome_unknown) for each in claimed) == [
+        ("fees.process:W1", False), ("fees.process:W2", False),
+    ]  # fmt: skip
+    return_unsent(ledger, uncertain)  # a second time: they have been claimed again since
+    assert {find_operation(ledger, name).state for name in ("W1", "W2")} == {State.RUNNING}
+
+
+def test_what_was_claimed_is_certain_after_a_commit_and_after_a_transaction_that_failed(ledger: Ledger) -> None:
+    record_operation(ledger, "W1")
+    uncertain: list[Claim] = []
+    impossible = Transition(claim_one(ledger), State.WAITING)
+
+    with pytest.raises(ValueError, match="a transition is"):
+        settle_and_claim(ledger, [impossible], "money", "worker 1", 10, uncertain)
+    assert uncertain == []
+
+    record_operation(ledger, "W2")
+    _, claims = settle_and_claim(ledger, [], "money", "worker 1", 10, uncertain)
+    assert (names_of(claims), uncertain) == (["W2"], [])
 
 
 def test_a_failed_operation_is_never_claimed(ledger: Ledger, clock: LedgerClock) -> None:

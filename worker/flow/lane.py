@@ -168,6 +168,7 @@ class Lane:
     def _settle_and_claim(self, want: int) -> list[Claim]:
         """Write results and claim what is due, in one transaction. Results are held until they are written."""
         results = self._unwritten
+        uncertain: list[Claim] = []
         if not results and not want:
             return []
         began = time.monotonic()
@@ -178,7 +179,13 @@ class Lane:
                 self._leases.renew_if_overdue()
                 if unsent:
                     return_unsent(self._ledger, unsent)
-                lost, claims = settle_and_claim(self._ledger, transitions, self.name, self._leases.owner, want)
+                try:
+                    lost, claims = settle_and_claim(
+                        self._ledger, transitions, self.name, self._leases.owner, want, uncertain
+                    )
+                finally:
+                    # After a commit without an answer: this process may hold them, and no sender has them.
+                    results += [Return(claim) for claim in uncertain]
                 self._leases.add(claims)
                 self._unwritten = []
                 break

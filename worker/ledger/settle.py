@@ -95,15 +95,31 @@ def settle(ledger: Ledger, transitions: Sequence[Transition]) -> list[Claim]:
 
 
 def settle_and_claim(
-    ledger: Ledger, transitions: Sequence[Transition], lane: str, owner: str, limit: int
+    ledger: Ledger,
+    transitions: Sequence[Transition],
+    lane: str,
+    owner: str,
+    limit: int,
+    uncertain: list[Claim] | None = None,
 ) -> tuple[list[Claim], list[Claim]]:
-    """Settle and claim in one transaction, which costs one commit instead of two. Returns (lost, claimed)."""
+    """Settle and claim in one transaction, which costs one commit instead of two. Returns (lost, claimed).
+
+    If the commit raises, it may have been carried out, because the error may be that its answer was lost. Then
+    `uncertain` holds what was claimed, and the caller must call `return_unsent` for it: that changes nothing if the
+    commit was not carried out.
+    """
     asked_at = monotonic()
+    uncertain = [] if uncertain is None else uncertain
 
     def work(connection: Connection) -> tuple[list[Claim], list[Claim]]:
-        return _settle(connection, transitions), claim_within(connection, lane, owner, limit, asked_at)
+        uncertain.clear()
+        lost, claimed = _settle(connection, transitions), claim_within(connection, lane, owner, limit, asked_at)
+        uncertain.extend(claimed)
+        return lost, claimed
 
-    return ledger.write(work)
+    lost_and_claimed = ledger.write(work)
+    uncertain.clear()
+    return lost_and_claimed
 
 
 def _settle(connection: Connection, transitions: Sequence[Transition]) -> list[Claim]:
