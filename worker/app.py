@@ -13,6 +13,7 @@ from worker.celery_settings import CONCURRENCY, App, celery_settings
 from worker.errors import SettingsError
 from worker.instances import ledger, sessions
 from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, Ledger, open_ledger
+from worker.ledger.engine import note_outage
 from worker.ledger.notices import want_notices
 from worker.operation import VERSION
 from worker.package_conflicts import check_ours
@@ -75,6 +76,7 @@ def check_before_work(conf: Any = None, options: Any = None, **_: Any) -> None:
         if not (worker_settings().wants_notices or (options or {}).get("queues")):
             app.amqp.queues.deselect([queue_of(NOTIFY)])  # this worker cannot deliver notices: leave them to others
         observe_ledger()
+        let_holders_go_first()
         open_ledger(crm_settings().database_url, create=True).close()
         if worker_settings().wants_notices:
             want_notices(ledger())
@@ -96,6 +98,21 @@ def _observe(made: Ledger) -> None:
     from worker.watch.observe import observe_transactions
 
     observe_transactions(made.engine)
+
+
+@signals.worker_process_init.connect
+def let_holders_go_first(**_: Any) -> None:
+    """Let this worker or pool process take over no lapsed lease in the first seconds after it has opened the ledger.
+
+    An outage of the ledger may have ended just now, and this process has not seen it. Leases have lapsed then although
+    their holders live and know an answer.
+    """
+    if current_app == app:
+        ledger.then(_note_outage)
+
+
+def _note_outage(made: Ledger) -> None:
+    note_outage(made.engine)
 
 
 @signals.worker_process_shutdown.connect

@@ -20,6 +20,7 @@ from tests.operations import (
     succeed,
 )
 from tests.support import until
+from worker import app as worker_app
 from worker.ledger import (
     LEASE_S,
     Ledger,
@@ -34,6 +35,7 @@ from worker.ledger import (
 )
 from worker.ledger.notices import want_notices
 from worker.operation import NOTICE_KIND, AttemptRecord, FailureReason, Phase, State, WaitReason
+from worker.per_process import PerProcess
 
 
 def test_a_claim_holds_what_has_been_due_longest(ledger: Ledger, clock: LedgerClock) -> None:
@@ -178,6 +180,25 @@ def test_after_an_outage_of_the_ledger_the_holder_goes_first(
     later = claim_due(other, "worker 2")
 
     assert (names_of(soon), later, renewed) == (["W2"], [], {held.id})
+    assert succeed(ledger, held) == []
+
+
+def test_a_worker_that_starts_after_an_outage_of_the_ledger_lets_the_holder_go_first(
+    ledger: Ledger, open_again: Callable[[], Ledger], clock: LedgerClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "HOLDERS_FIRST_S", 0.5)
+    record_operations(ledger, "W1", "W2", "W3")
+    [held, lost] = claim_due(ledger, "worker 1", limit=2)
+    clock.advance(LEASE_S + 1)
+    monkeypatch.setattr(worker_app, "ledger", PerProcess(open_again))
+    monkeypatch.setattr(worker_app, "current_app", worker_app.app)  # as in a worker
+    worker_app.let_holders_go_first()
+
+    soon = claim_due(worker_app.ledger(), "worker 2")
+    renewed = renew_leases(ledger, "worker 1", [held])
+    later = until(lambda: claim_due(worker_app.ledger(), "worker 2"))
+
+    assert (names_of(soon), names_of(later), renewed) == (["W3"], names_of([lost]), {held.id})
     assert succeed(ledger, held) == []
 
 

@@ -50,7 +50,8 @@ LEASE_S = 10.0  # seconds; renewed every three
 
 HOLDERS_FIRST_S = 5.0  # seconds after an outage of the ledger in which a process takes over no lapsed lease
 """In an outage leases lapse although their holders live and know an answer. A holder renews them every three seconds,
-so after this time it has done so. A claim that the database has delayed for as long as this counts as an outage too."""
+so after this time it has done so. A claim that the database has delayed for as long as this counts as an outage too,
+and so does the start of a worker, because the worker cannot know of an outage before it."""
 
 PUT_ASIDE = 4_000
 """About how many held operations one call puts aside, so that no transaction is long; see `batches`."""
