@@ -58,7 +58,7 @@ def lose_answer_to_next_commit(ledger: Ledger) -> None:
         commit(connection)
         raise dialect.loaded_dbapi.OperationalError("the connection was closed")
 
-    dialect.do_commit = commit_and_fail  # type: ignore[method-assign]
+    dialect.do_commit = commit_and_fail  # type: ignore[assignment,method-assign]
 
 
 def claim(ledger: Ledger, lane: str, owner: str, limit: int) -> list[Claim]:

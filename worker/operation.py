@@ -70,6 +70,17 @@ class WaitReason(StrEnum):
     BEHIND_PARENT = "behind_parent"
 
 
+_WAIT_REASONS: dict[str | None, WaitReason] = {reason.value: reason for reason in WaitReason}
+
+
+def wait_reason_of(stored: str | None) -> str | None:
+    """Return a stored wait reason: a `WaitReason`, or the word itself if only a newer version of this code knows it.
+
+    Two versions work on one ledger during an upgrade, and what the newer one has written is no fault of an operation.
+    """
+    return _WAIT_REASONS.get(stored, stored)
+
+
 class FailureReason(StrEnum):
     """Why an operation failed, as far as the engine decides it. A kind may add reasons of its own."""
 
@@ -182,7 +193,7 @@ class Claim(NamedTuple):
     deadline: float | None
     lease_until: float
     previous_state: State
-    wait_reason: WaitReason | None
+    wait_reason: str | None  # see `wait_reason_of`
     last_wait_s: float
     last_answer: str | None
     last_answer_fence: int | None
@@ -280,7 +291,7 @@ class Operation:
     parent: str | None
     destination: str
     state: State
-    wait_reason: WaitReason | None
+    wait_reason: str | None  # see `wait_reason_of`
     failure_reason: str | None
     phase: Phase
     due_at: int | None

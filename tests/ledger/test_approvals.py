@@ -151,6 +151,18 @@ def test_a_proposal_is_void_once_the_operation_has_changed(strict: Ledger, ledge
     assert open_approvals(strict) == []
 
 
+def test_a_proposal_of_a_newer_version_stays_open(strict: Ledger) -> None:
+    fail_operation(strict, "W1")
+    proposed = propose(strict)
+    with strict.writing() as connection:
+        connection.execute(text("UPDATE b2copy_approvals SET action = 'something_new'"))
+
+    with pytest.raises(NotAllowed, match="newer version of b2copy-sync knows the action 'something_new'"):
+        approve(strict, proposed.id, "bob", "seen")
+
+    assert [one.action for one in open_approvals(strict)] == ["something_new"]
+
+
 def test_a_proposal_expires(strict: Ledger) -> None:
     fail_operation(strict, "W1")
     proposed = propose(strict)

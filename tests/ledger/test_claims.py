@@ -34,6 +34,7 @@ from worker.ledger import (
     search,
 )
 from worker.ledger.notices import want_notices
+from worker.ledger.statistics import statistics
 from worker.operation import NOTICE_KIND, AttemptRecord, FailureReason, Phase, State, WaitReason
 from worker.per_process import PerProcess
 
@@ -355,7 +356,26 @@ def test_a_row_that_cannot_be_read_fails_and_holds_no_other_up(ledger: Ledger, c
 
     bad = find_operation(ledger, "bad")
     assert (bad.state, bad.failure_reason) == (State.FAILED, FailureReason.BAD_PAYLOAD)
+    assert bad.result == {"error": "the row cannot be read: JSONDecodeError", column: "{"}
+    assert (bad.payload == {}) == (column == "payload"), "what could be read was replaced"
     assert [one.payload["id"].startswith(f"ntc_{bad.id}_") for one in search(ledger, kind=NOTICE_KIND)] == [True]
+
+
+def test_a_wait_reason_of_a_newer_version_is_read_and_its_operation_is_claimed(ledger: Ledger) -> None:
+    record_operations(ledger, "W1")
+    make_wait(ledger, claim_one(ledger), due_in_s=0.0, progress={"step": 1})
+    with ledger.writing() as connection:
+        connection.execute(text("UPDATE b2copy_operations SET wait_reason = 'something_new'"))
+    before = find_operation(ledger, "W1")
+
+    claimed = claim_one(ledger)
+    return_unsent(ledger, [claimed])
+
+    after = find_operation(ledger, "W1")
+    assert (before.wait_reason, after.wait_reason, after.state) == ("something_new", "something_new", State.WAITING)
+    assert before.payload == claimed.payload == after.payload != {}
+    assert before.progress == claimed.progress == after.progress == {"step": 1}
+    assert statistics(ledger).open["money"] == 1
 
 
 @pytest.mark.parametrize("column", ["phase", "on_unknown"])

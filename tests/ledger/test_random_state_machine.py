@@ -105,7 +105,7 @@ class Modelled:
     aside: bool = False  # put aside, because its batch is paused or cancelled
     state: State = State.QUEUED
     due: bool = True  # its `due_at` has passed
-    wait_reason: WaitReason | None = None
+    wait_reason: str | None = None
     holder: Claim | None = None
     sent: bool = False
     outcome_unknown: bool = False

@@ -160,7 +160,7 @@ def test_refusing_a_row_that_cannot_be_read(ledger: Ledger, values: Row, changes
 
     assert '"payload": "{' + "x" * 999 + '"' in changed.pop("result")
     assert changed == {
-        "state": "failed", "failure_reason": "bad_payload", "payload": "{}", "progress": None, "due_at": None,
+        "state": "failed", "failure_reason": "bad_payload", "payload": "{}", "due_at": None,
         "state_since": "now", "ended_at": "now",
     } | changes  # fmt: skip
 

@@ -49,6 +49,13 @@ def test_each_wait_reason_has_its_sentence(reason: WaitReason, ledger: Ledger) -
     assert "{" not in text
 
 
+def test_a_wait_reason_of_a_newer_version_has_a_sentence(ledger: Ledger) -> None:
+    operation = replace(waiting_for(ledger, WaitReason.BACKOFF), wait_reason="something_new")
+
+    assert standing(operation, KINDS).startswith("waiting (something_new): the reason is not known to this version; ")
+    assert remedy(operation, KINDS) == ""
+
+
 def test_no_access_names_our_address_and_what_to_ask(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("B2COPY_DEVICE_IP", "203.0.113.7")
     operation = waiting_for(ledger, WaitReason.NO_ACCESS)

@@ -230,6 +230,8 @@ def approve(ledger: Ledger, number: int, actor: str, note: str) -> Approval:
             raise NotAllowed(f"A{number} is your own proposal: another person must approve it")
         if row.expires_at <= now:
             return _close(connection, row, "expired", OURSELVES, "", now)
+        if row.action not in {RESUME, *_ON_BATCHES, *_ON_OPERATIONS}:  # the proposal stays open
+            raise NotAllowed(f"A{number}: only a newer version of b2copy-sync knows the action {row.action!r}")
         arguments = json.loads(row.arguments or "{}")
         try:
             _check_possible(connection, row.action, row.subject, row.seen, arguments)

@@ -42,7 +42,7 @@ from worker.ledger.on_operation_end import Ended, finish_ended
 from worker.ledger.ordering import RECHECK_MS, find_blocked
 from worker.ledger.prepared_statements import Prepared
 from worker.ledger.schema import allowed_from, attempts, c, flags, in_list, is_held, now_ms, operations, sql_literal
-from worker.operation import Claim, FailureReason, OnUnknown, Phase, State, WaitReason
+from worker.operation import Claim, FailureReason, OnUnknown, Phase, State, WaitReason, wait_reason_of
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,6 @@ PUT_ASIDE = 4_000
 _PHASES = {phase.value: phase for phase in Phase}
 _STATES = {state.value: state for state in State}
 _ON_UNKNOWN = {one.value: one for one in OnUnknown}
-_WAIT_REASONS: dict[str | None, WaitReason | None] = {None: None} | {reason.value: reason for reason in WaitReason}
 
 
 def is_paused(lane: str | BindParameter[str]) -> ColumnElement[bool]:
@@ -145,9 +144,8 @@ _REFUSE = (
         wait_reason=null(),
         failure_reason=sql_literal(FailureReason.BAD_PAYLOAD),
         lease_owner=null(),
-        # Replaced, because everybody who looks at the operation must be able to read it.
-        payload=sql_literal("{}"),
-        progress=null(),
+        payload=bindparam("readable_payload"),
+        progress=bindparam("readable_progress"),
         result=bindparam("problem"),
         outcome_unknown=c.outcome_unknown | (c.state == sql_literal(State.RUNNING)),
         due_at=null(),
@@ -265,11 +263,33 @@ def _claim_rows(connection: Connection, rows: Sequence[Row[Any]], owner: str, as
 
 
 def _refuse(connection: Connection, row: Row[Any], error: Exception) -> None:
-    """Fail an operation whose row cannot be read: somebody else than this code has written it."""
+    """Fail an operation whose row cannot be read: somebody else than this code has written it.
+
+    What cannot be read is replaced, because everybody who looks at the operation must be able to read it. What can be
+    read stays.
+    """
     log.error("the row of operation %s cannot be read: %r", row.key, error)
-    problem = {"error": f"the row cannot be read: {type(error).__name__}", "payload": row.payload[:1000]}
-    connection.execute(_REFUSE, {"ids": [row.id], "problem": json.dumps(problem), "now": row.now})
+    stored = {"payload": row.payload, "progress": row.progress}
+    unreadable = {name: text for name, text in stored.items() if text is not None and not _is_json(text)}
+    problem = {"error": f"the row cannot be read: {type(error).__name__}"}
+    problem |= {name: text[:1000] for name, text in unreadable.items()}
+    refused = {
+        "ids": [row.id],
+        "readable_payload": "{}" if "payload" in unreadable else row.payload,
+        "readable_progress": None if "progress" in unreadable else row.progress,
+        "problem": json.dumps(problem),
+        "now": row.now,
+    }
+    connection.execute(_REFUSE, refused)
     finish_ended(connection, [Ended(row.id, row.key, row.entity, State.FAILED)], row.now)
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _claim_of(row: Row[Any], owner: str, asked_at: float) -> Claim:
@@ -302,7 +322,7 @@ def _claim_of(row: Row[Any], owner: str, asked_at: float) -> Claim:
         deadline=None if deadline_at is None else asked_at + (deadline_at - now) / 1000,
         lease_until=asked_at + LEASE_S,
         previous_state=_STATES[state],
-        wait_reason=_WAIT_REASONS[wait_reason],
+        wait_reason=wait_reason_of(wait_reason),
         last_wait_s=last_wait_ms / 1000,
         last_answer=None if lapsed else last_answer,
         last_answer_fence=None if lapsed else last_answer_fence,

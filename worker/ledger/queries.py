@@ -17,7 +17,7 @@ from worker.operation import (
     Phase,
     State,
     Step,
-    WaitReason,
+    wait_reason_of,
 )
 
 FIELDS = [c[name] for name in Operation.__dataclass_fields__]
@@ -156,7 +156,7 @@ def operation_of(row: Row[Any]) -> Operation:
     values["state"] = State(values["state"])
     values["phase"] = Phase(values["phase"])
     values["on_unknown"] = OnUnknown(values["on_unknown"])
-    values["wait_reason"] = values["wait_reason"] and WaitReason(values["wait_reason"])
+    values["wait_reason"] = wait_reason_of(values["wait_reason"])
     return Operation(**values)
 
 

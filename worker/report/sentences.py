@@ -30,7 +30,7 @@ RESOLVED_AS_FAILED = "resolve, failed"
 TO_FILL_IN = "..."
 """What stands in a command for what only the person knows."""
 
-_WAITS = {
+_WAITS: dict[str, str] = {
     WaitReason.PENDING_AT_B2COPY: "{destination} has not finished it",
     WaitReason.BACKOFF: "the last attempt brought no answer that decides it",
     WaitReason.RATE_LIMITED: "the rate limit is reached, or {destination} asked us to wait",
@@ -41,7 +41,7 @@ _WAITS = {
     WaitReason.BEHIND_ENTITY: "an earlier operation of {entity} goes first",
     WaitReason.BEHIND_PARENT: "{parent} has not succeeded yet",
 }
-_WAIT_REMEDIES = {
+_WAIT_REMEDIES: dict[str, str] = {
     WaitReason.NO_SESSION: "{session} says why. It continues by itself once a login succeeds.",
     WaitReason.NO_ACCESS: (
         "Ask {destination} whether {address} is on the service admin's allow-list and whether the admin has the"
@@ -114,7 +114,8 @@ def standing(
             return f"queued: {paused or 'no worker has taken it yet'}"
         case State.WAITING if operation.wait_reason:
             due = paused or _due(operation, now)
-            return f"waiting ({operation.wait_reason}): {_filled(_WAITS[operation.wait_reason], operation)}; {due}"
+            why = _WAITS.get(operation.wait_reason, "the reason is not known to this version")
+            return f"waiting ({operation.wait_reason}): {_filled(why, operation)}; {due}"
         case State.FAILED if operation.failure_reason:
             return f"failed ({operation.failure_reason}): {_why_failed(operation, kinds, audit)}"
     return str(operation.state)
