@@ -1,13 +1,14 @@
 """Claims: one process holds an operation, loses it if it dies, and keeps it as long as it renews its lease."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 
+from tests.ledger.databases import on_postgresql
 from tests.operations import (
     LedgerClock,
     claim,
@@ -34,6 +35,7 @@ from worker.ledger import (
     search,
 )
 from worker.ledger.notices import want_notices
+from worker.ledger.running_workers import Self, note_running
 from worker.ledger.statistics import statistics
 from worker.operation import NOTICE_KIND, AttemptRecord, FailureReason, Phase, State, WaitReason
 from worker.per_process import PerProcess
@@ -201,6 +203,56 @@ def test_a_worker_that_starts_after_an_outage_of_the_ledger_lets_the_holder_go_f
 
     assert (names_of(soon), names_of(later), renewed) == (["W3"], names_of([lost]), {held.id})
     assert succeed(ledger, held) == []
+
+
+@pytest.fixture
+def limited(ledger: Ledger, open_again: Callable[[], Ledger]) -> Iterator[Ledger]:
+    """The ledger as a role sees it that has all rights. A test takes some of them away."""
+    with ledger.writing() as connection:
+        schema = connection.execute(text("SELECT current_schema()")).scalar()
+        connection.execute(text("CREATE ROLE limited"))
+        connection.execute(text(f"GRANT USAGE ON SCHEMA {schema} TO limited"))
+        connection.execute(text(f"GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO limited"))
+    other = open_again()
+    event.listen(other.engine, "begin", lambda connection: connection.exec_driver_sql("SET LOCAL ROLE limited"))
+    yield other
+    with ledger.writing() as connection:
+        connection.execute(text("DROP OWNED BY limited; DROP ROLE limited"))
+
+
+@on_postgresql
+def test_a_right_that_has_nothing_to_do_with_leases_keeps_no_lapsed_lease_from_being_taken_over(
+    ledger: Ledger, limited: Ledger, clock: LedgerClock
+) -> None:
+    record_operations(ledger, "W1")
+    claim_one(ledger, "worker 1")
+    clock.advance(LEASE_S + 1)
+    with ledger.writing() as connection:
+        connection.execute(text("REVOKE INSERT ON b2copy_workers FROM limited"))
+
+    with pytest.raises(OperationalError, match="permission denied"), limited.writing() as connection:
+        note_running(connection, Self())
+
+    assert names_of(claim_due(limited, "worker 2")) == ["W1"]
+
+
+@on_postgresql
+@pytest.mark.parametrize("refused", ["a claim", "a renewal"])
+def test_while_leases_cannot_be_renewed_for_a_right_none_is_taken_over(
+    ledger: Ledger, limited: Ledger, clock: LedgerClock, refused: str
+) -> None:
+    record_operations(ledger, "W1")
+    held = claim_one(limited, "worker 1")
+    clock.advance(LEASE_S + 1)
+    with ledger.writing() as connection:
+        connection.execute(text("REVOKE UPDATE ON b2copy_operations FROM limited"))
+
+    with pytest.raises(OperationalError, match="permission denied"):
+        claim_due(limited, "worker 2") if refused == "a claim" else renew_leases(limited, "worker 1", [held])
+    with ledger.writing() as connection:
+        connection.execute(text("GRANT UPDATE ON b2copy_operations TO limited"))
+
+    assert claim_due(limited, "worker 2") == []
 
 
 def test_a_lease_that_nobody_renews_after_an_outage_is_taken_over(

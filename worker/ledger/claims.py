@@ -37,7 +37,7 @@ from sqlalchemy import (
 from worker.ledger.attempt_evidence import LEASE_LAPSED
 from worker.ledger.batches import put_aside
 from worker.ledger.database import Ledger
-from worker.ledger.engine import note_outage, seconds_since_outage
+from worker.ledger.engine import note_outage, noting_refusals, seconds_since_outage
 from worker.ledger.on_operation_end import Ended, finish_ended
 from worker.ledger.ordering import RECHECK_MS, find_blocked
 from worker.ledger.prepared_statements import Prepared
@@ -187,7 +187,8 @@ def renew_leases(ledger: Ledger, owner: str, claims: Iterable[Claim]) -> set[int
     """
     fences = {claim.id: claim.fence for claim in claims}
     asked = {"ids": list(fences), "holder": owner}
-    renewed = ledger.write(lambda connection: connection.execute(_RENEW, asked).all())  # again after a deadlock
+    with noting_refusals(ledger.engine):
+        renewed = ledger.write(lambda connection: connection.execute(_RENEW, asked).all())  # again after a deadlock
     return {id_ for id_, fence in renewed if fences[id_] == fence}
 
 
@@ -218,9 +219,10 @@ def claim_within(connection: Connection, lane: str, owner: str, limit: int, aske
         page = limit
         while limit > len(taken):
             takes_over = seconds_since_outage(connection.engine) >= HOLDERS_FIRST_S
-            candidates = _CANDIDATES.run(
-                connection, lane=lane, phase=str(phase), limit=page, takes_over=takes_over
-            ).all()
+            with noting_refusals(connection.engine):
+                candidates = _CANDIDATES.run(
+                    connection, lane=lane, phase=str(phase), limit=page, takes_over=takes_over
+                ).all()
             if not candidates:
                 break
             if monotonic() - asked_at >= HOLDERS_FIRST_S and any(row.state == State.RUNNING for row in candidates):

@@ -6,8 +6,8 @@ import sqlite3
 import ssl
 import time
 import weakref
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -237,20 +237,42 @@ def note_outage(engine: Engine) -> None:
     _failed_at[engine] = time.monotonic()
 
 
+@contextmanager
+def noting_refusals(engine: Engine) -> Iterator[None]:
+    """Note an outage if the database refuses a statement of this block, for a right or a table.
+
+    For what a process does with leases: while it is refused, others cannot renew theirs either. Other refusals are no
+    outage. One that comes again and again would keep this process from taking over any lapsed lease.
+    """
+    try:
+        yield
+    except OperationalError as error:
+        if _is_refusal(error.orig):
+            note_outage(engine)
+        raise
+
+
 def _handle_error(context: ExceptionContext) -> OperationalError | None:
-    """Note an outage. Return the error to raise instead for two kinds that drivers do not call operational.
+    """Note an outage, unless a statement was refused (see `noting_refusals`) or another transaction was in the way.
+
+    Return the error to raise instead for two kinds that drivers do not call operational.
 
     SQLite: a damaged page, or a file of another kind, which is the base class of all errors. PostgreSQL: a right, a
     search_path or a table that somebody has changed, which is the class of mistakes in a query.
     """
     error, instead = context.original_exception, None
-    if type(error) is sqlite3.DatabaseError or getattr(error, "sqlstate", None) in _REFUSALS:
+    if type(error) is sqlite3.DatabaseError or _is_refusal(error):
         instead = OperationalError(context.statement, None, error, hide_parameters=True)
     raised = instead or context.sqlalchemy_exception
     is_unavailable = isinstance(raised, OperationalError | InterfaceError | InternalError)
-    if context.engine is not None and is_unavailable and not _is_conflict(error):
+    if context.engine is not None and is_unavailable and not (_is_conflict(error) or _is_refusal(error)):
         note_outage(context.engine)
     return instead
+
+
+def _is_refusal(error: BaseException | None) -> bool:
+    """Return whether PostgreSQL refused the statement: a right, or a table that it does not find."""
+    return getattr(error, "sqlstate", None) in _REFUSALS
 
 
 def _is_conflict(error: BaseException) -> bool:
