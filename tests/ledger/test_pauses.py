@@ -15,7 +15,7 @@ from tests.operations import (
     record_operations,
 )
 from tests.support import until
-from worker.ledger import Ledger, pause, resume
+from worker.ledger import LEASE_S, Ledger, pause, renew_leases, resume
 from worker.ledger.pauses import resume_within
 from worker.operation import WaitReason
 
@@ -71,6 +71,25 @@ def test_the_time_of_a_pause_does_not_count_towards_the_deadline(ledger: Ledger,
     assert 60 <= moved_s["W1"] < 75, "it was not due for the first 40 s"
     assert 100 <= moved_s["W2"] < 115
     assert (moved_s["W3"] > 0) == (lane == "all")
+
+
+def test_the_time_of_a_pause_is_given_back_to_what_a_lost_worker_held(ledger: Ledger, clock: LedgerClock) -> None:
+    record_operations(ledger, "lost", "held", time_allowed_s=72 * 3600)
+    _, held = sorted(claim_due(ledger), key=lambda one: one.key == "fees.process:held")
+    clock.advance(LEASE_S + 20)
+    renew_leases(ledger, held.lease_owner, [held])
+    pause(ledger, "money", "ada", "incident")
+    clock.advance(5)
+    renew_leases(ledger, held.lease_owner, [held])
+    names = ("lost", "held")
+    before = {name: find_operation(ledger, name).deadline_at or 0 for name in names}
+
+    resume(ledger, "money", "ada", "done")
+
+    moved_s = {name: ((find_operation(ledger, name).deadline_at or 0) - before[name]) / 1000 for name in names}
+    assert 5 <= moved_s["lost"] < 20
+    assert 5 <= external_wait_s(ledger, "lost") < 20
+    assert moved_s["held"] == 0, "its call was in flight, and it did not wait for the end of the pause"
 
 
 def test_a_pause_is_not_added_to_the_time_pending_at_the_destination(ledger: Ledger, clock: LedgerClock) -> None:

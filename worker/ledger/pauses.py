@@ -6,7 +6,7 @@ from worker.errors import NotAllowed
 from worker.ledger.database import Ledger
 from worker.ledger.fleet_flags import lower_flag_within, raise_flag
 from worker.ledger.schema import c, flags, now_ms, operations, sql_literal
-from worker.operation import State, WaitReason
+from worker.operation import WaitReason
 from worker.queues import LANES
 
 RESUME = "resume"
@@ -16,14 +16,11 @@ _paused_from = case((c.due_at > bindparam("since"), c.due_at), else_=bindparam("
 _stood_still: ColumnElement[int] = bindparam("until") - _paused_from
 # While a lane is paused its due operations wait. A person wants that, so their deadlines move by that time, and
 # `external_wait_ms` counts it; for operations that are pending at the destination, their next claim adds the whole
-# time. `time_allowed_ms` grows, too, because the instant of the request is computed from it.
+# time. `time_allowed_ms` grows, too, because the instant of the request is computed from it. A running operation whose
+# worker was lost waits too, since its lease lapsed; a lease that is renewed ends after `until`.
 _COUNT_PAUSE = (
     update(operations)
-    .where(
-        c.lane == bindparam("paused"),
-        c.state.in_([sql_literal(State.QUEUED), sql_literal(State.WAITING)]),
-        c.due_at < bindparam("until"),
-    )
+    .where(c.lane == bindparam("paused"), c.due_at < bindparam("until"))
     .values(
         external_wait_ms=case(
             (c.wait_reason == sql_literal(WaitReason.PENDING_AT_B2COPY), c.external_wait_ms),
