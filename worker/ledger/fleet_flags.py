@@ -40,14 +40,19 @@ def start_try(ledger: Ledger, name: str, actor: str, note: str, again_after_s: f
     So one process tries, and after a try that nobody ended the next one waits. The audit holds decisions, not tries.
     """
     with ledger.writing() as connection:
-        row = insert_into(flags, connection.dialect.name).values(name=name, since=now_ms(), actor=actor, note=note)
-        again = row.on_conflict_do_update(
-            index_elements=["name"],
-            set_={each: row.excluded[each] for each in ("since", "actor", "note")},
-            # The second condition: the database's clock was set back since the try.
-            where=(flags.c.since <= now_ms() - round(again_after_s * 1000)) | (flags.c.since > now_ms()),
-        )
-        return connection.execute(again.returning(flags.c.name)).first() is not None
+        return start_try_within(connection, name, actor, note, again_after_s)
+
+
+def start_try_within(connection: Connection, name: str, actor: str, note: str, again_after_s: float) -> bool:
+    """Raise the flag of a try within the caller's transaction. See `start_try`."""
+    row = insert_into(flags, connection.dialect.name).values(name=name, since=now_ms(), actor=actor, note=note)
+    again = row.on_conflict_do_update(
+        index_elements=["name"],
+        set_={each: row.excluded[each] for each in ("since", "actor", "note")},
+        # The second condition: the database's clock was set back since the try.
+        where=(flags.c.since <= now_ms() - round(again_after_s * 1000)) | (flags.c.since > now_ms()),
+    )
+    return connection.execute(again.returning(flags.c.name)).first() is not None
 
 
 def end_try(ledger: Ledger, name: str) -> None:

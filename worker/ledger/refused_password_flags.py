@@ -6,12 +6,16 @@ the answer, the password is not presented again for `UNANSWERED_S`: nobody can t
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from secrets import token_hex
+
+from sqlalchemy import Connection, delete, select
 
 from worker.errors import Unavailable
 from worker.ledger import fleet_flags
 from worker.ledger.database import DATABASE_UNAVAILABLE_ERRORS, Ledger
-from worker.ledger.fleet_flags import end_try, lower_flag, raise_flag, start_try
+from worker.ledger.fleet_flags import end_try, lower_flag, raise_flag, start_try_within
 from worker.ledger.queries import active_flags
+from worker.ledger.schema import flags
 
 PREFIX = "refused:back_office:"
 """What the names of these flags begin with; the password's fingerprint follows."""
@@ -27,20 +31,32 @@ class RefusedPasswords:
 
     def __init__(self, ledger: Callable[[], Ledger], actor: str) -> None:
         self._ledger, self._actor = ledger, actor
+        self._not_made: dict[str, str] = {}  # fingerprint -> note of a flag that may be raised for no try
 
     def begin(self, fingerprint: str) -> str | None:
+        # The note is unique. If the answer to the commit is lost, this process finds its own flag by the note, and
+        # knows that it has not presented the password.
+        note = self._not_made.pop(fingerprint, None) or f"is being presented ({token_hex(8)})"
         with _unavailable():
-            ledger = self._ledger()
-            if not start_try(ledger, TRYING + fingerprint, self._actor, "is being presented", UNANSWERED_S):
-                raise Unavailable(
-                    "another process presents this password, or its last answer was lost: it is tried again within"
-                    f" {UNANSWERED_S / 60:.0f} minutes, or after `b2copy-sync session forget --login back_office`"
-                )
-            # After the flag was raised, so that no other process can be between its refusal and its flag.
-            flag = active_flags(ledger).get(PREFIX + fingerprint)
-            if flag is not None:
-                end_try(ledger, TRYING + fingerprint)
-            return flag and flag.note
+            try:
+                return self._ledger().write(lambda connection: self._begin(connection, fingerprint, note))
+            except DATABASE_UNAVAILABLE_ERRORS:
+                self._not_made[fingerprint] = note
+                raise
+
+    def _begin(self, connection: Connection, fingerprint: str, note: str) -> str | None:
+        name, f = TRYING + fingerprint, flags.c
+        connection.execute(delete(flags).where(f.name == name, f.note == note))
+        if not start_try_within(connection, name, self._actor, note, UNANSWERED_S):
+            raise Unavailable(
+                "another process presents this password, or its last answer was lost: it is tried again within"
+                f" {UNANSWERED_S / 60:.0f} minutes, or after `b2copy-sync session forget --login back_office`"
+            )
+        # After the flag was raised, so that no other process can be between its refusal and its flag.
+        refused: str | None = connection.execute(select(f.note).where(f.name == PREFIX + fingerprint)).scalar()
+        if refused is not None:
+            connection.execute(delete(flags).where(f.name == name))
+        return refused
 
     def refuse(self, fingerprint: str, reason: str) -> None:
         with _unavailable():
