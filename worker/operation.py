@@ -11,11 +11,11 @@
 states from which that move may start. A move that is not in the table cannot be written.
 """
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.metadata import version
-from time import monotonic
 from typing import Any, NamedTuple
 
 MESSAGE_KIND = "message"
@@ -163,13 +163,22 @@ class Recorded(NamedTuple):
     created: bool
 
 
+def claim_clock() -> float:
+    """Return this process's seconds by which leases and deadlines of claims are measured.
+
+    `time.monotonic` stands still while a host is suspended, so a lease would seem valid after it has lapsed. Linux has
+    a clock that continues: https://man7.org/linux/man-pages/man2/clock_gettime.2.html (CLOCK_BOOTTIME).
+    """
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
 class Claim(NamedTuple):
     """An operation that this process holds until `lease_until`.
 
     `sent`: some attempt may have sent something, in this process or another. `outcome_unknown`: what an earlier
     request did is not known; `unknown_step` names it. `progress` is what an earlier attempt stored. The
     operation waited `last_wait_s` seconds because of `wait_reason`; `previous_state` is the state before the claim.
-    `lease_until` and `deadline` are seconds of this process's `time.monotonic`. `last_answer` is the digest of the
+    `lease_until` and `deadline` are seconds of `claim_clock`. `last_answer` is the digest of the
     last stored answer, and `last_answer_fence` the attempt that holds it.
     """
 
@@ -201,7 +210,7 @@ class Claim(NamedTuple):
     @property
     def overdue(self) -> bool:
         """Whether the deadline has passed."""
-        return self.deadline is not None and monotonic() >= self.deadline
+        return self.deadline is not None and claim_clock() >= self.deadline
 
 
 class Step(NamedTuple):

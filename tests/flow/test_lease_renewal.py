@@ -3,7 +3,6 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ from worker.flow import lease_renewal
 from worker.flow.lease_renewal import MARGIN_S, LeaseRenewal
 from worker.http import event_loop
 from worker.ledger import Ledger, renew_leases
-from worker.operation import Claim
+from worker.operation import Claim, claim_clock
 from worker.watch import metrics
 from worker.watch.heartbeat import stalled_loops
 
@@ -80,7 +79,7 @@ def test_leases_are_renewed_before_a_claim_if_that_is_overdue(ledger: Ledger, mo
     leases = LeaseRenewal(ledger, OWNER)
     leases.close()  # no thread renews
     now = [1000.0]
-    monkeypatch.setattr(lease_renewal, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(lease_renewal, "claim_clock", lambda: now[0])
     leases.add([claim])
     before = lapses_at(ledger)
 
@@ -89,6 +88,26 @@ def test_leases_are_renewed_before_a_claim_if_that_is_overdue(ledger: Ledger, mo
     assert lapses_at(ledger) == before
     now[0] += 0.01
     leases.renew_if_overdue()
+    assert lapses_at(ledger) > before
+
+
+def test_a_lease_ends_while_the_host_is_suspended(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    claim = hold_operation(ledger)
+    leases = LeaseRenewal(ledger, OWNER)
+    leases.close()  # no thread renews
+    leases.add([claim])
+    assert leases.is_valid(claim)
+    before = lapses_at(ledger)
+    clock_gettime = time.clock_gettime
+
+    def after_an_hour(clock: int) -> float:
+        return clock_gettime(clock) + (3600.0 if clock == time.CLOCK_BOOTTIME else 0.0)
+
+    monkeypatch.setattr(time, "clock_gettime", after_an_hour)
+
+    assert not leases.is_valid(claim), "another process may have taken it over"
+    leases.renew_if_overdue()
+    assert leases.is_valid(claim)
     assert lapses_at(ledger) > before
 
 
@@ -138,7 +157,7 @@ def test_nothing_is_sent_on_the_last_seconds_of_a_lease(ledger: Ledger) -> None:
     claim = hold_operation(ledger)
     leases = LeaseRenewal(ledger, OWNER)
     for seconds, is_valid in ((MARGIN_S + 1, True), (MARGIN_S - 0.1, False), (-1.0, False)):
-        short = claim._replace(lease_until=time.monotonic() + seconds)
+        short = claim._replace(lease_until=claim_clock() + seconds)
         leases.add([short])
         assert leases.is_valid(short) is is_valid
     leases.remove([claim])

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from time import monotonic
 from typing import Any
 
 import pytest
@@ -50,7 +49,7 @@ from worker.ledger.batches import (
 )
 from worker.ledger.claims import claim_within
 from worker.ledger.schema import HELD_MS
-from worker.operation import State, WaitReason
+from worker.operation import State, WaitReason, claim_clock
 
 
 def record_book(ledger: Ledger, *names: str, batch: str = "book", **fields: Any) -> None:
@@ -281,7 +280,7 @@ def test_a_resume_waits_for_a_claim_that_puts_aside(ledger: Ledger, open_again: 
         sweep(other, 5.0)
 
     with ledger.engine.begin() as claiming, ThreadPoolExecutor(1) as threads:
-        assert claim_within(claiming, "bulk", "worker 1", 10, monotonic()) == []
+        assert claim_within(claiming, "bulk", "worker 1", 10, claim_clock()) == []
         resumed = threads.submit(resume)
         until(lambda: resumed.done() or is_waiting_for_a_lock(ledger))
         claiming.commit()

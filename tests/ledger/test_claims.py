@@ -37,7 +37,7 @@ from worker.ledger import (
 from worker.ledger.notices import want_notices
 from worker.ledger.running_workers import Self, note_running
 from worker.ledger.statistics import statistics
-from worker.operation import NOTICE_KIND, AttemptRecord, FailureReason, Phase, State, WaitReason
+from worker.operation import NOTICE_KIND, AttemptRecord, FailureReason, Phase, State, WaitReason, claim_clock
 from worker.per_process import PerProcess
 
 
@@ -109,7 +109,7 @@ def test_a_claim_knows_what_happened_before(ledger: Ledger, clock: LedgerClock) 
     assert (second.fence, second.phase, second.sent) == (2, Phase.POLL, True)
     assert (second.wait_reason, second.last_wait_s) == (WaitReason.PENDING_AT_B2COPY, 2.5)
     assert second.deadline is not None
-    assert 90 < second.deadline - time.monotonic() < 97.5
+    assert 90 < second.deadline - claim_clock() < 97.5
     assert not second.overdue
 
 
@@ -122,11 +122,11 @@ def test_a_claim_is_overdue_when_its_deadline_has_passed(ledger: Ledger, clock: 
 
 def test_a_lease_begins_before_the_claim_is_sent_to_the_database(ledger: Ledger) -> None:
     record_operations(ledger, "W1")
-    before = time.monotonic()
+    before = claim_clock()
 
     claimed = claim_one(ledger)
 
-    assert before + LEASE_S <= claimed.lease_until <= time.monotonic() + LEASE_S
+    assert before + LEASE_S <= claimed.lease_until <= claim_clock() + LEASE_S
 
 
 def test_after_a_lapsed_lease_the_outcome_is_unknown(ledger: Ledger, clock: LedgerClock) -> None:
@@ -279,7 +279,7 @@ def test_a_claim_that_a_suspended_database_delayed_takes_over_no_lapsed_lease(
     clock.advance(LEASE_S + 1)
 
     delayed = ledger.write(
-        lambda connection: claims.claim_within(connection, "money", "worker 2", 10, time.monotonic() - 20.0)
+        lambda connection: claims.claim_within(connection, "money", "worker 2", 10, claim_clock() - 20.0)
     )
 
     assert names_of(delayed) == ["W2"]

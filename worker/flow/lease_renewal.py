@@ -2,7 +2,7 @@
 
 A lease lasts ten seconds and is renewed every three, so it outlives any call. If the process is killed, suspended or
 cut off from the database, the lease lapses and another worker takes over. So nothing may be sent for a claim whose
-lease ends in less than `MARGIN_S` by this process's own monotonic clock.
+lease ends in less than `MARGIN_S` by this process's own clock, which continues while the host is suspended.
 
 If something blocks the event loop, this process makes no progress with its claims, although this thread runs. Then the
 leases are not renewed either, and other workers take over.
@@ -11,13 +11,12 @@ leases are not renewed either, and other workers take over.
 import logging
 import math
 import threading
-import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from worker.http import event_loop
 from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, LEASE_S, Ledger, renew_leases
-from worker.operation import Claim
+from worker.operation import Claim, claim_clock
 from worker.watch import metrics
 
 log = logging.getLogger(__name__)
@@ -29,7 +28,7 @@ MARGIN_S = 3.0  # seconds; nothing is sent for a claim whose lease ends sooner
 
 
 class _Lease(NamedTuple):
-    """The lease of a claim that this process holds. `until` and `since` are monotonic seconds."""
+    """The lease of a claim that this process holds. `until` and `since` are seconds of `claim_clock`."""
 
     claim: Claim
     until: float  # 0 if another process has taken the operation over
@@ -42,7 +41,7 @@ class LeaseRenewal:
     def __init__(self, ledger: Ledger, owner: str) -> None:
         self._ledger, self.owner = ledger, owner
         self._leases: dict[int, _Lease] = {}  # by the id of the operation
-        self._renewed = 0.0  # monotonic seconds
+        self._renewed = 0.0  # seconds of `claim_clock`
         self._lock = threading.Lock()
         self._holds_some = threading.Event()
         self._closed = threading.Event()
@@ -51,7 +50,7 @@ class LeaseRenewal:
     def add(self, claims: Iterable[Claim]) -> None:
         """Renew the leases of these claims from now on."""
         with self._lock:
-            now = time.monotonic()
+            now = claim_clock()
             if not self._leases:
                 self._renewed = now
             for claim in claims:
@@ -72,7 +71,7 @@ class LeaseRenewal:
     def is_valid(self, claim: Claim) -> bool:
         """Return whether enough of the lease is left to send something."""
         lease = self._find(claim)
-        return lease is not None and lease.until - time.monotonic() >= MARGIN_S
+        return lease is not None and lease.until - claim_clock() >= MARGIN_S
 
     def renew_if_overdue(self) -> None:
         """Renew now if the last renewal is too long ago, for instance after an outage of the ledger.
@@ -80,7 +79,7 @@ class LeaseRenewal:
         Otherwise this process would find that its own leases have lapsed. It would claim its own operations again, and
         the outcome of its calls in flight would count as unknown.
         """
-        if time.monotonic() - self._renewed > RENEW_EVERY_S + 1:
+        if claim_clock() - self._renewed > RENEW_EVERY_S + 1:
             self.renew()
 
     def renew(self) -> None:
@@ -92,7 +91,7 @@ class LeaseRenewal:
         if (blocked_s := event_loop().blocked_s) > BLOCKED_MAX_S:
             log.error("leases not renewed: something has blocked the event loop for %.0f s", blocked_s)
             return
-        asked_at = time.monotonic()
+        asked_at = claim_clock()
         still_ours = renew_leases(self._ledger, self.owner, claims)
         with self._lock:
             self._renewed = asked_at

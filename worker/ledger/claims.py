@@ -13,7 +13,6 @@ nothing clears `sent` with `return_unsent` or in the transition.
 import json
 import logging
 from collections.abc import Iterable, Sequence
-from time import monotonic
 from typing import Any
 
 from sqlalchemy import (
@@ -42,7 +41,7 @@ from worker.ledger.on_operation_end import Ended, finish_ended
 from worker.ledger.ordering import RECHECK_MS, find_blocked
 from worker.ledger.prepared_statements import Prepared
 from worker.ledger.schema import allowed_from, attempts, c, flags, in_list, is_held, now_ms, operations, sql_literal
-from worker.operation import Claim, FailureReason, OnUnknown, Phase, State, WaitReason, wait_reason_of
+from worker.operation import Claim, FailureReason, OnUnknown, Phase, State, WaitReason, claim_clock, wait_reason_of
 
 log = logging.getLogger(__name__)
 
@@ -212,7 +211,7 @@ def return_unsent(ledger: Ledger, claims: Iterable[Claim]) -> None:
 
 
 def claim_within(connection: Connection, lane: str, owner: str, limit: int, asked_at: float) -> list[Claim]:
-    """Claim within the caller's transaction. `asked_at` is the monotonic time at which the lease begins."""
+    """Claim within the caller's transaction. `asked_at` is the time of `claim_clock` at which the lease begins."""
     taken: list[Claim] = []
     aside = 0
     for phase in (Phase.SUBMIT, Phase.POLL):
@@ -225,7 +224,7 @@ def claim_within(connection: Connection, lane: str, owner: str, limit: int, aske
                 ).all()
             if not candidates:
                 break
-            if monotonic() - asked_at >= HOLDERS_FIRST_S and any(row.state == State.RUNNING for row in candidates):
+            if claim_clock() - asked_at >= HOLDERS_FIRST_S and any(row.state == State.RUNNING for row in candidates):
                 # The database was suspended, and other processes could not renew their leases either.
                 note_outage(connection.engine)
                 continue

@@ -6,7 +6,6 @@ Only the holder of a claim changes the state. A transition whose lease was lost 
 
 import json
 from collections.abc import Sequence
-from time import monotonic
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Integer, Row, Text, case, func, null, select, update
@@ -19,7 +18,7 @@ from worker.ledger.late_answers import decide_by_late_answers
 from worker.ledger.on_operation_end import Ended, finish_ended
 from worker.ledger.prepared_statements import Given, Prepared, PreparedForRows
 from worker.ledger.schema import allowed_from, c, in_list, now_ms, operations, sql_literal
-from worker.operation import MOVES, PROGRESS_LIMIT, Claim, Phase, State, Transition, WaitReason
+from worker.operation import MOVES, PROGRESS_LIMIT, Claim, Phase, State, Transition, WaitReason, claim_clock
 
 _LOCK = Prepared(
     select(c.id, c.state, c.lease_owner, c.fence, now_ms().label("now"))
@@ -108,7 +107,7 @@ def settle_and_claim(
     `uncertain` holds what was claimed, and the caller must call `return_unsent` for it: that changes nothing if the
     commit was not carried out.
     """
-    asked_at = monotonic()
+    asked_at = claim_clock()
     uncertain = [] if uncertain is None else uncertain
 
     def work(connection: Connection) -> tuple[list[Claim], list[Claim]]:
