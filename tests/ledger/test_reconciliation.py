@@ -179,7 +179,8 @@ def test_a_run_is_started_if_none_is_under_way_and_the_last_one_is_old_enough(
     if is_finished:
         run = finish_run(ledger, run)
     with ledger.writing() as connection:
-        connection.execute(text(f"UPDATE b2copy_reconciliation SET started_at = started_at - {age_ms}"))
+        aged = f"started_at = started_at - {age_ms}, stepped_at = stepped_at - {age_ms}"
+        connection.execute(text(f"UPDATE b2copy_reconciliation SET {aged}"))
 
     if every_ms is not None:
         assert is_due(ledger, every_ms) == (starts or not is_finished)
@@ -187,6 +188,22 @@ def test_a_run_is_started_if_none_is_under_way_and_the_last_one_is_old_enough(
 
     assert again.started_by == ("bob" if starts else "ada")
     assert is_listed(ledger, account("7")) != starts, "a new run forgets what the last one has read"
+
+
+def test_a_run_that_makes_steps_continues_although_it_began_days_ago(ledger: Ledger) -> None:
+    run = compare(ledger, [], [account("7")])
+    with ledger.writing() as connection:
+        aged = f"started_at = started_at - {72 * HOUR_MS}, stepped_at = stepped_at - {23 * HOUR_MS}"
+        connection.execute(text(f"UPDATE b2copy_reconciliation SET {aged}"))
+
+    continued = start_run(ledger, "bob", HOUR_MS)
+    assert (continued.started_by, continued.phase) == ("ada", "comparing")
+
+    decide(ledger, continued, candidates(ledger, continued), [], 1)
+    with ledger.writing() as connection:  # the step was the last sign of life for 23 hours more
+        connection.execute(text(f"UPDATE b2copy_reconciliation SET stepped_at = stepped_at - {23 * HOUR_MS}"))
+    assert start_run(ledger, "bob", HOUR_MS).started_by == "ada"
+    assert run.started_at > continued.started_at
 
 
 @pytest.fixture

@@ -100,7 +100,8 @@ def test_a_run_that_nobody_finished_begins_again_after_a_day(
     old = start_run(ledger, "a worker that was killed")
     old = store_page(ledger, old, [AccountThere("1", "closed since", "1", None)], 1, is_end=True)
     with ledger.writing() as connection:
-        connection.execute(reconciliation.update().values(started_at=old.started_at - STALE_MS))
+        then = old.started_at - STALE_MS
+        connection.execute(reconciliation.update().values(started_at=then, stepped_at=then))
 
     def finished_today() -> bool:
         job.reconcile()

@@ -379,11 +379,12 @@ def test_a_new_run_waits_for_a_step_of_the_old_one(ledger: Ledger) -> None:
     assert not is_listed(ledger, account)
 
 
-def test_a_run_that_is_a_day_old_begins_again(ledger: Ledger) -> None:
+def test_a_run_without_a_step_for_a_day_begins_again(ledger: Ledger) -> None:
     first = start_run(ledger, "one")
     assert start_run(ledger, "two").started_by == "one"
     with ledger.writing() as connection:
-        connection.execute(reconciliation.update().values(started_at=first.started_at - STALE_MS))
+        then = first.started_at - STALE_MS
+        connection.execute(reconciliation.update().values(started_at=then, stepped_at=then))
 
     assert start_run(ledger, "three").started_by == "three"
 

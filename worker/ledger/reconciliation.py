@@ -46,7 +46,7 @@ FIELDS = ("account_id", "client_id")
 """What is compared of an account that both sides know."""
 
 BATCH = 500  # candidates read at once
-STALE_MS = 24 * 3600 * 1000
+STALE_MS = 24 * 3600 * 1000  # ms without a step, after which a run that has not finished begins again
 
 Phase = Literal["reading", "comparing", "finished"]
 What = Literal["missing_there", "missing_here", "closed_here", "different", "unclear"]
@@ -121,6 +121,7 @@ class Difference(NamedTuple):
 _NOTHING_DECIDED = ("", "", "")
 _HERE, _THERE = "here", "there"
 _RUN = select(runs).where(runs.c.destination == DESTINATION)
+_STEPPED_AT = select(runs.c.stepped_at).where(runs.c.destination == DESTINATION)
 _ADVANCE = update(runs).where(
     runs.c.destination == DESTINATION,
     runs.c.started_at == bindparam("of_run"),
@@ -201,7 +202,8 @@ def is_due(ledger: Ledger, every_ms: int) -> bool:
 def start_run(ledger: Ledger, by: str, every_ms: int | None = None) -> Run:
     """Start a reconciliation, which forgets what the last one has found. One that is under way continues instead.
 
-    Unless it is older than `STALE_MS`: what it has read says too little about today. With `every_ms`, one that has
+    Unless its last step is older than `STALE_MS`: what it has read says too little about today. The beginning does not
+    count, because with a low rate limit a run takes days and would begin again for ever. With `every_ms`, one that has
     finished and began less than that ago is returned as it is: another process was faster.
     """
 
@@ -209,7 +211,7 @@ def start_run(ledger: Ledger, by: str, every_ms: int | None = None) -> Run:
         run = _current(connection)
         now = connection.execute(select(now_ms())).scalar_one()
         if run is not None:
-            if run.phase != "finished" and now - run.started_at < STALE_MS:
+            if run.phase != "finished" and now - connection.execute(_STEPPED_AT).scalar_one() < STALE_MS:
                 return run
             if every_ms is not None and _rests(connection, every_ms):
                 return run
@@ -224,6 +226,7 @@ def start_run(ledger: Ledger, by: str, every_ms: int | None = None) -> Run:
                 destination=DESTINATION,
                 started_at=now,
                 started_by=by,
+                stepped_at=now,
                 phase="reading",
                 version=0,
                 position=0,
@@ -374,7 +377,7 @@ def _advance(ledger: Ledger, run: Run, store: Callable[[Connection], None], **va
 
     def work(connection: Connection) -> Run:
         changed = connection.execute(
-            _ADVANCE.values(version=runs.c.version + 1, **values),
+            _ADVANCE.values(version=runs.c.version + 1, stepped_at=now_ms(), **values),
             {"of_run": run.started_at, "seen": run.version},
         )
         if changed.rowcount:

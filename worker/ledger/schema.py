@@ -281,6 +281,7 @@ reconciliation = Table(  # the comparison with B2COPY's accounts that is under w
     Column("position", Integer, nullable=False),  # how far B2COPY's list has been read
     Column("anchor", Text),  # the last account that was read; JSON
     Column("compared_to", Text),  # the last candidate that was decided; JSON
+    Column("stepped_at", BigInteger, nullable=False),  # when the last step was made, or the run began
     Column("requests", Integer, nullable=False),
     Column("finished_at", BigInteger),
 )

@@ -232,6 +232,7 @@ def upgrade() -> None:
         _integer("position"),
         _text("anchor", required=False),
         _text("compared_to", required=False),
+        _big("stepped_at"),
         _integer("requests"),
         _big("finished_at", required=False),
         sa.PrimaryKeyConstraint("destination"),
