@@ -8,8 +8,8 @@ import pytest
 from tests.flow.conftest import Engine, LocalDestination, states
 from tests.operations import lose_answer_to_next_commit, record_operations
 from tests.postgres import Postgres
-from worker.app import ledger as open_this_ledger
 from worker.flow import lane as lane_module
+from worker.instances import ledger as open_this_ledger
 from worker.ledger import Ledger, open_ledger
 from worker.operation import OnUnknown
 from worker.testbed.local_system import Environment

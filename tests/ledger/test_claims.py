@@ -193,13 +193,14 @@ def test_a_worker_that_starts_after_an_outage_of_the_ledger_lets_the_holder_go_f
     record_operations(ledger, "W1", "W2", "W3")
     [held, lost] = claim_due(ledger, "worker 1", limit=2)
     clock.advance(LEASE_S + 1)
-    monkeypatch.setattr(worker_app, "ledger", PerProcess(open_again))
+    opened = PerProcess(open_again)
+    monkeypatch.setattr(worker_app, "ledger", opened)
     monkeypatch.setattr(worker_app, "current_app", worker_app.app)  # as in a worker
     worker_app.let_holders_go_first()
 
-    soon = claim_due(worker_app.ledger(), "worker 2")
+    soon = claim_due(opened(), "worker 2")
     renewed = renew_leases(ledger, "worker 1", [held])
-    later = until(lambda: claim_due(worker_app.ledger(), "worker 2"))
+    later = until(lambda: claim_due(opened(), "worker 2"))
 
     assert (names_of(soon), names_of(later), renewed) == (["W3"], names_of([lost]), {held.id})
     assert succeed(ledger, held) == []
