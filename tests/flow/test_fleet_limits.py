@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from redis import Redis
 
+from tests.odd_redis import ODD, redis_that_answers
 from tests.support import until
 from worker.flow import fleet_limits
 from worker.flow.circuit_breaker import PROBE_EVERY_S
@@ -415,6 +416,18 @@ def test_windows_that_do_not_end_in_time_refuse_no_permit(
             client.set(name, "10", ex=ends_in_s)
 
     assert until(lambda: limited.take(1, urgent) == 1, within=2)
+
+
+@pytest.mark.parametrize("urgent", [True, False])
+@pytest.mark.parametrize("answer", ODD)
+def test_an_answer_that_is_none_gives_no_permit_and_raises_nothing(
+    settings: Settings, answer: str, urgent: bool
+) -> None:
+    with redis_that_answers(ODD[answer]) as url:
+        limited = limit(settings, "10/second", redis_url=url)
+
+        assert limited.take(limited.available(5, urgent), urgent) == 0
+        assert limited.until_permit_s(urgent) > 0
 
 
 def test_a_connection_to_a_demoted_primary_is_left(settings: Settings, active_environment: Environment) -> None:

@@ -1,6 +1,7 @@
 """The gate to a destination: circuit, login, rate limit and hold, seen from the operations that pass it or wait."""
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import os
@@ -24,6 +25,7 @@ from tests.flow.conftest import (
     make_all_due,
     states,
 )
+from tests.odd_redis import ODD, redis_that_answers
 from tests.operations import find_operation, record_operation, record_operations
 from tests.support import until
 from worker.b2copy.client import SERVICE_ADMIN
@@ -508,6 +510,36 @@ class TestRateLimit:
 
         assert set(states(ledger).values()) == {"succeeded"}
         assert len(destination.calls) == 30  # no attempt was begun twice
+
+    def test_a_later_call_waits_while_redis_gives_odd_answers(
+        self, ledger: Ledger, engine: Engine, active_environment: Environment, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(gate, "PERMIT_PATIENCE_S", 1.5)
+        broker, odd = active_environment.broker, contextlib.ExitStack()
+
+        async def look_then_call(attempt: Attempt, fees: Fees) -> Outcome:
+            await attempt.call(LOOK, {"request_id": fees.request_id})
+            await attempt.call(CALL, {"request_id": fees.request_id})
+            return Done()
+
+        def answer(request_id: str) -> Any:
+            if len(destination.calls) == 1:
+                broker.kill()
+                odd.enter_context(redis_that_answers(ODD["a word"], broker.port))
+            return {}
+
+        destination = LocalDestination(answer)
+        record_operation(ledger, lane="bulk")
+        with odd:
+            drain = in_background(engine(destination, fees_kind(look_then_call), rate_limit="10/second"), "bulk")
+            until(lambda: find_operation(ledger).state not in {State.QUEUED, State.RUNNING})
+            waiting = find_operation(ledger)
+
+        assert (waiting.state, waiting.wait_reason) == (State.WAITING, WaitReason.RATE_LIMITED)
+        broker.start()
+        make_all_due(ledger)
+        until(lambda: find_operation(ledger).state == State.SUCCEEDED)
+        drain.join(20)
 
     def test_a_later_call_gives_up_after_its_patience(
         self, active_environment: Environment, monkeypatch: pytest.MonkeyPatch

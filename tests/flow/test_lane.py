@@ -9,6 +9,7 @@ from sqlalchemy import text
 
 from tasks.fees import Fees
 from tests.flow.conftest import Engine, LocalDestination, fees_kind, in_background, make_lease_lapse, states
+from tests.odd_redis import ODD, redis_that_answers
 from tests.operations import find_operation, record_operation, record_operations
 from tests.support import until
 from worker.flow import lane as lane_module
@@ -17,6 +18,7 @@ from worker.flow.pusher import Pusher
 from worker.ledger import Ledger, settle_and_claim
 from worker.operation import Done, OnUnknown, Outcome, State, Transition
 from worker.operation_kind import Attempt
+from worker.testbed.local_system import Environment
 from worker.watch import heartbeat, metrics
 
 
@@ -324,6 +326,77 @@ class TestTheLedger:
 
         assert "fees.process:W1 was taken over before its result was written" in caplog.text
         assert held(pusher) == 0
+
+
+class TestResultsThatAreExpected:
+    """Only the drain that claimed an operation collects its result, and nobody wakes a lane in which nothing is due."""
+
+    def test_they_are_written_while_redis_gives_odd_answers(
+        self, ledger: Ledger, engine: Engine, active_environment: Environment
+    ) -> None:
+        may_answer, broker = threading.Event(), active_environment.broker
+        destination = LocalDestination(lambda request_id: may_answer.wait(20) and {})
+        record_operation(ledger)
+        pusher = engine(destination, rate_limit="10/second")
+        drain = in_background(pusher)
+        destination.wait_for_calls(1)
+        broker.kill()
+        with redis_that_answers(ODD["a word"], broker.port):
+            asks_again(pusher)
+            asks_again(pusher)
+            may_answer.set()
+            until(lambda: find_operation(ledger).state == State.SUCCEEDED)
+        broker.start()
+        drain.join(20)
+        assert held(pusher) == 0
+
+    @pytest.mark.parametrize("method", ["available", "take"])
+    def test_they_are_written_although_the_gate_fails(
+        self, ledger: Ledger, engine: Engine, monkeypatch: pytest.MonkeyPatch, method: str
+    ) -> None:
+        monkeypatch.setattr(lane_module, "FAULT_PAUSE_S", 0.02)
+        may_answer, failed = threading.Event(), list[int]()
+        asked = getattr(Gate, method)
+
+        def fail(self: Gate, count: int, urgent: bool) -> int:
+            if not destination.calls or states(ledger)["W1"] == "succeeded":
+                return int(asked(self, count, urgent))
+            failed.append(count)
+            raise TypeError("ours")
+
+        destination = LocalDestination(lambda request_id: may_answer.wait(20) and {})
+        monkeypatch.setattr(Gate, method, fail)
+        record_operation(ledger, "W1")
+        pusher = engine(destination)
+        drain = in_background(pusher)
+        destination.wait_for_calls(1)
+        record_operation(ledger, "W2")
+        pusher.drain("money")  # the first drain queries again
+        until(lambda: len(failed) > 1)
+
+        may_answer.set()
+        until(lambda: find_operation(ledger, "W1").state == State.SUCCEEDED)
+        until(lambda: find_operation(ledger, "W2").state == State.SUCCEEDED)
+        drain.join(20)
+        assert held(pusher) == 0
+
+    def test_a_drain_with_nothing_in_hand_ends_if_the_gate_fails(
+        self, ledger: Ledger, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(self: Gate, count: int, urgent: bool) -> int:
+            raise TypeError("ours")
+
+        monkeypatch.setattr(Gate, "available", fail)
+
+        with pytest.raises(TypeError):
+            engine().drain("money")
+
+
+def asks_again(pusher: Pusher) -> None:
+    """Let the drain that runs make a pass, and wait until it has begun the next one or ended."""
+    last_pass_at = heartbeat._progress.get("money", 0.0)
+    pusher.drain("money")
+    until(lambda: heartbeat._progress.get("money", last_pass_at + 1) > last_pass_at)
 
 
 def test_a_hold_of_a_day_is_looked_at_every_second(

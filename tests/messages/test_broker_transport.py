@@ -1,7 +1,5 @@
 """What kombu's jobs of every second do while Redis refuses writes: they go on, and say so once."""
 
-import socket
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
 from types import SimpleNamespace
@@ -11,6 +9,7 @@ import pytest
 import redis
 from kombu.transport import redis as kombu_redis
 
+from tests.odd_redis import ODD, redis_that_answers
 from worker.errors import StoreUnavailable
 from worker.messages import broker_transport
 from worker.messages.broker_transport import Channel, Transport
@@ -87,39 +86,11 @@ def test_another_error_reaches_kombu_which_connects_again(monkeypatch: pytest.Mo
     assert Transport.Channel is Channel
 
 
-ODD = {
-    "a word": b"+OK\r\n",
-    "nothing": b"$-1\r\n",
-    "no list": b"*-1\r\n",
-    "a number": b":7\r\n",
-    "a text": b"$1\r\nx\r\n",
-    "other texts": b"*3\r\n$1\r\na\r\n$1\r\nb\r\n$1\r\nc\r\n",
-    "no number": b"$abc\r\n",
-    "deep": b"*1\r\n" * 3000 + b":1\r\n",
-    "of RESP3": b"%1\r\n+a\r\n:1\r\n",
-    "of HTTP": b"HTTP/1.1 400 Bad Request\r\n\r\n",
-}
-
-
 @pytest.fixture(params=ODD)
 def odd_redis(request: pytest.FixtureRequest, configure: Callable[..., Settings]) -> Iterator[Settings]:
     """The settings of a process whose Redis, or a proxy in front of it, gives the same answer to everything."""
-    listener = socket.create_server(("127.0.0.1", 0))
-
-    def serve(connection: socket.socket) -> None:
-        with suppress(OSError), connection:
-            while connection.recv(10_000):
-                connection.sendall(ODD[request.param])
-
-    def accept() -> None:
-        with suppress(OSError):
-            while True:
-                threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
-
-    threading.Thread(target=accept, daemon=True).start()
-    yield configure(redis_url=f"redis://127.0.0.1:{listener.getsockname()[1]}/0")
-    listener.shutdown(socket.SHUT_RDWR)
-    listener.close()
+    with redis_that_answers(ODD[request.param]) as url:
+        yield configure(redis_url=url)
 
 
 def test_an_answer_that_is_none_is_an_error_of_redis_and_no_other(odd_redis: Settings) -> None:

@@ -10,11 +10,11 @@ Redis keys (all expire by themselves):
 
 import contextlib
 import time
+from collections.abc import Iterator
 from typing import cast
 
 import redis
 from limits import RateLimitItem, parse
-from limits.errors import StorageError
 from limits.storage import RedisStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 
@@ -82,18 +82,28 @@ class FleetLimits:
             return wanted
         if time.monotonic() < self._next_permit[urgent]:
             return 0
-        try:
-            window = self._connected_limiter().get_window_stats(self._rate, self._destination)
+        with self._limiter_or_no_permit(urgent) as limiter:
+            window = limiter.get_window_stats(self._rate, self._destination)
             if window.remaining < 1:
                 self._clear_odd_windows(self._rate)
-        except StorageError:
-            self._refuse_for(_RETRY_STORE_S, urgent)
-            return 0
-        reserved = 0 if urgent else self._rate.amount // RESERVED_SHARE
-        available = max(0, window.remaining - reserved)
-        if available < 1:
-            self._refuse_for(max(_SOONEST_S, min(_LATEST_S, window.reset_time - time.time())), urgent)
-        return min(wanted, available)
+            reserved = 0 if urgent else self._rate.amount // RESERVED_SHARE
+            available = max(0, window.remaining - reserved)
+            if available < 1:
+                self._refuse_for(max(_SOONEST_S, min(_LATEST_S, window.reset_time - time.time())), urgent)
+            return min(wanted, available)
+        return 0
+
+    @contextlib.contextmanager
+    def _limiter_or_no_permit(self, urgent: bool) -> Iterator[SlidingWindowCounterRateLimiter]:
+        """Give the limiter. If it gets no answer from Redis, or one that it cannot use, refuse permits for a while."""
+        try:
+            yield self._connected_limiter()
+            return
+        except (redis.RedisError, OSError):
+            pass
+        except Exception:  # see `odd_answers_end_connections`
+            self._pool.disconnect()
+        self._refuse_for(_RETRY_STORE_S, urgent)
 
     def _clear_odd_windows(self, rate: RateLimitItem) -> None:
         """Clear windows that never end, or end later than the limiter lets any end: Redis' clock was set back.
@@ -113,16 +123,12 @@ class FleetLimits:
             return count
         if not urgent:  # the limiter knows no reserve
             count = self.available(count, urgent)
-        try:
-            limiter = self._connected_limiter()
+        with self._limiter_or_no_permit(urgent) as limiter:
             while count > 0:
                 if limiter.hit(self._rate, self._destination, cost=count):
                     return count
                 count = min(count - 1, self.available(count, urgent))
-        except StorageError:
-            self._refuse_for(_RETRY_STORE_S, urgent)
-            return 0
-        self._refuse_for(_SOONEST_S, urgent)
+            self._refuse_for(_SOONEST_S, urgent)
         return 0
 
     def until_permit_s(self, urgent: bool) -> float:
@@ -228,6 +234,6 @@ class FleetLimits:
 
     def _connected_limiter(self) -> SlidingWindowCounterRateLimiter:
         if self._limiter is None:
-            storage = RedisStorage("redis://", self._pool, key_prefix="b2copy:rate", wrap_exceptions=True)
+            storage = RedisStorage("redis://", self._pool, key_prefix="b2copy:rate")
             self._limiter = SlidingWindowCounterRateLimiter(storage)
         return self._limiter

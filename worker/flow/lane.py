@@ -34,6 +34,7 @@ PREFETCH_MAX = 250  # operations; most that are claimed before senders are free
 LONGEST_PAUSE_S = 1.0  # seconds between two looks at a closed gate: a hold may last a day, the heartbeat needs progress
 RECHECK_AFTER_S = 1.5 * WAKE_UP_LASTS_S  # seconds; a drain queries again so long after a wake-up before it ends
 DATABASE_PAUSE_S = 0.5  # seconds between two tries to write results to a ledger that is unavailable
+FAULT_PAUSE_S = 0.5  # seconds that a drain waits after a fault of ours, if results are expected and it must go on
 REFUSED_PAUSE_S = 2.0  # seconds between two tries to write a result that the ledger refuses though it is available
 
 
@@ -64,7 +65,7 @@ class Lane:
         self._no_prefetch = True
         self._recheck_at = self._next_query_at = 0.0  # monotonic seconds
         self._settled = 0  # in the present drain
-        # The next drain continues with what a failed one left in these two.
+        # A drain goes on until both are empty, unless its process ends. Then the next one continues with them.
         self._in_hand = 0  # operations that are claimed and whose results were not collected
         self._unwritten: list[Result] = []  # results that were collected
 
@@ -86,8 +87,10 @@ class Lane:
             self._draining = True
             self._recheck_at = time.monotonic() + RECHECK_AFTER_S
         began, self._settled = time.monotonic(), 0
+        has_slot_of_its_own = threading.current_thread() is not threading.main_thread()
+        ends = math.inf if has_slot_of_its_own else began + DRAIN_FOR_S
         try:
-            work_is_left = self._drain()
+            work_is_left = self._drain_in_spite_of_faults(ends)
         except BaseException:
             self._draining = False
             raise
@@ -97,14 +100,44 @@ class Lane:
             log.info("lane %s: %d attempts in %.2f s", self.name, self._settled, time.monotonic() - began)
         return work_is_left
 
-    def _drain(self) -> bool:
-        has_slot_of_its_own = threading.current_thread() is not threading.main_thread()
-        ends = math.inf if has_slot_of_its_own else time.monotonic() + DRAIN_FOR_S
+    def _drain_in_spite_of_faults(self, ends: float) -> bool:
+        """Drain again after a fault of ours while results are expected. Otherwise raise it.
+
+        A lane in which nothing is due gets no wake-up, and the leases of what is in hand are renewed. So these
+        operations would stay `running` until some other operation is due.
+        """
+        while True:
+            try:
+                return self._drain(ends)
+            except Exception:
+                if not self._expects_results:
+                    raise
+                self._log_fault()
+
+    @property
+    def _expects_results(self) -> bool:
+        return bool(self._in_hand or self._unwritten)
+
+    def _log_fault(self) -> None:
+        log.exception("lane %s: the drain goes on, because results are expected", self.name)
+        time.sleep(FAULT_PAUSE_S)
+
+    def _count_permitted(self, wanted: int) -> int:
+        """Return for how many operations the gate has permits. None if it fails: then results must still be written."""
+        try:
+            return self._gate.available(wanted, self._urgent) if wanted else 0
+        except Exception:
+            if not self._expects_results:
+                raise
+            self._log_fault()
+            return 0
+
+    def _drain(self, ends: float) -> bool:
         while True:
             note_progress(self.name)
             time_is_up = time.monotonic() > ends or self._stopping.is_set()
             wanted = 0 if time_is_up else self._count_room()
-            permitted = self._gate.available(wanted, self._urgent) if wanted else 0
+            permitted = self._count_permitted(wanted)
             asked_at = time.monotonic()
             claims = self._settle_and_claim(permitted)
             done_at = time.monotonic()
