@@ -430,6 +430,41 @@ def test_an_answer_that_is_none_gives_no_permit_and_raises_nothing(
         assert limited.until_permit_s(urgent) > 0
 
 
+@pytest.mark.parametrize("value", ["a list", "abc", "1.5", "9" * 400])
+@pytest.mark.parametrize("urgent", [True, False])
+def test_a_value_that_is_no_count_under_a_window_is_removed(
+    settings: Settings, active_environment: Environment, caplog: pytest.LogCaptureFixture, value: str, urgent: bool
+) -> None:
+    """Whoever put it there, the limiter fails at each question about it."""
+    limited = limit(settings, "10/second")
+    assert limited.take(1, urgent=True) == 1
+    with active_environment.broker.client as client:
+        names = client.keys("b2copy:rate*")
+        assert names
+        for name in {*names, *(name + "/-1" for name in names)}:
+            client.delete(name)
+            if value == "a list":
+                client.rpush(name, "x")
+            else:
+                client.set(name, value)
+
+    assert until(lambda: limited.take(limited.available(1, urgent), urgent) == 1, within=2)
+    assert "removed" in caplog.text
+
+
+def test_a_value_that_is_no_count_is_removed_although_nobody_asks_what_is_available(
+    settings: Settings, active_environment: Environment
+) -> None:
+    limited = limit(settings, "10/second")
+    assert limited.take(1, urgent=True) == 1
+    with active_environment.broker.client as client:
+        [name] = client.keys("b2copy:rate*")
+        client.delete(name)
+        client.rpush(name, "x")
+
+    assert until(lambda: limited.take(1, urgent=True) == 1, within=2)
+
+
 def test_a_connection_to_a_demoted_primary_is_left(settings: Settings, active_environment: Environment) -> None:
     """It stays open and answers reads, and only a new connection finds the new primary."""
     with active_environment.broker.client as client:

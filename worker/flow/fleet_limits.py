@@ -9,9 +9,10 @@ Redis keys (all expire by themselves):
 """
 
 import contextlib
+import logging
 import time
 from collections.abc import Iterator
-from typing import cast
+from typing import Any, cast
 
 import redis
 from limits import RateLimitItem, parse
@@ -25,11 +26,15 @@ from worker.redis_connection import Client, connection_pool
 from worker.settings import Settings
 from worker.watch import metrics
 
+log = logging.getLogger(__name__)
+
 # One permit in five is for the money lane alone, so that a backfill does not delay withdrawals. Rounded down: a limit
 # below 5 per interval reserves nothing.
 RESERVED_SHARE = 5
 HOLD_WITHOUT_RETRY_AFTER_S = 1.0  # seconds; nobody sends for so long after a 429 without Retry-After
 HOLD_CHECK_S = 0.05  # seconds; the hold read from Redis is valid so long
+_PREFIX = "b2copy:rate"  # of the keys that the limiter's windows have
+_DIGITS = 15  # a count with more of them is none: the limiter could not compute with it
 _TIMEOUT_S = 1.0  # seconds that Redis has for an answer
 _RETRY_STORE_S = 0.5  # seconds; if Redis did not answer, it is asked for permits again after this time
 # Seconds; if Redis did not answer, the hold is read again after this time. It may be longer than the one above: without
@@ -82,7 +87,7 @@ class FleetLimits:
             return wanted
         if time.monotonic() < self._next_permit[urgent]:
             return 0
-        with self._limiter_or_no_permit(urgent) as limiter:
+        with self._limiter_or_no_permit(self._rate, urgent) as limiter:
             window = limiter.get_window_stats(self._rate, self._destination)
             if window.remaining < 1:
                 self._clear_odd_windows(self._rate)
@@ -94,16 +99,39 @@ class FleetLimits:
         return 0
 
     @contextlib.contextmanager
-    def _limiter_or_no_permit(self, urgent: bool) -> Iterator[SlidingWindowCounterRateLimiter]:
+    def _limiter_or_no_permit(self, rate: RateLimitItem, urgent: bool) -> Iterator[SlidingWindowCounterRateLimiter]:
         """Give the limiter. If it gets no answer from Redis, or one that it cannot use, refuse permits for a while."""
         try:
             yield self._connected_limiter()
             return
-        except (redis.RedisError, OSError):
+        except (redis.ConnectionError, redis.TimeoutError, OSError):
             pass
-        except Exception:  # see `odd_answers_end_connections`
+        except redis.RedisError:
+            self._remove_what_is_no_count(rate)
+        except Exception:  # see `odd_answers_end_connections`, or the limiter cannot compute with a window's value
             self._pool.disconnect()
+            self._remove_what_is_no_count(rate)
         self._refuse_for(_RETRY_STORE_S, urgent)
+
+    def _remove_what_is_no_count(self, rate: RateLimitItem) -> None:
+        """Remove windows in which the limiter cannot count: it would fail at each question until they expire."""
+        window = f"{_PREFIX}:{{{rate.key_for(self._destination)}}}"
+        with contextlib.suppress(redis.RedisError, OSError):
+            for key in (window, f"{window}/-1"):
+                if not self._is_count(key) and self._connected_redis().delete(key) == 1:
+                    log.error("what stood under %s in Redis is no count of the rate limit: removed", key)
+
+    def _is_count(self, key: str) -> bool:
+        """Return whether the limiter can count with what stands under the key. An absent key counts as zero."""
+        try:
+            count: Any = self._connected_redis().get(key)
+        except redis.ResponseError as error:
+            if "WRONGTYPE" in str(error):
+                return False
+            raise
+        if count is not None and not isinstance(count, bytes):
+            raise redis.InvalidResponse(f"GET gave {count!r}")
+        return count is None or (count.isdigit() and len(count) <= _DIGITS)
 
     def _clear_odd_windows(self, rate: RateLimitItem) -> None:
         """Clear windows that never end, or end later than the limiter lets any end: Redis' clock was set back.
@@ -123,7 +151,7 @@ class FleetLimits:
             return count
         if not urgent:  # the limiter knows no reserve
             count = self.available(count, urgent)
-        with self._limiter_or_no_permit(urgent) as limiter:
+        with self._limiter_or_no_permit(self._rate, urgent) as limiter:
             while count > 0:
                 if limiter.hit(self._rate, self._destination, cost=count):
                     return count
@@ -234,6 +262,6 @@ class FleetLimits:
 
     def _connected_limiter(self) -> SlidingWindowCounterRateLimiter:
         if self._limiter is None:
-            storage = RedisStorage("redis://", self._pool, key_prefix="b2copy:rate")
+            storage = RedisStorage("redis://", self._pool, key_prefix=_PREFIX)
             self._limiter = SlidingWindowCounterRateLimiter(storage)
         return self._limiter
