@@ -40,7 +40,7 @@ TEXT_MAX = 1_000  # characters of each text of an error that an answer holds
 
 _running: set[Future[None]] = set()
 _threads = PerProcess(lambda: DaemonThreads(THREADS, "b2copy-reads"))
-reader = PerProcess(lambda: Reader(b2copy, worker_settings()))
+reader = PerProcess(lambda: Reader(b2copy, worker_settings(), lambda: b2copy().ask_for_token()))
 """This process's reader."""
 
 

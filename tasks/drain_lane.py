@@ -37,7 +37,7 @@ def pusher() -> Pusher:
     destinations: dict[str, Callable[[], Destination]] = {B2COPY: b2copy}
     if settings.wants_notices:  # without it, notices are left to the workers that can deliver them
         destinations[CRM] = crm
-    return Pusher(ledger(), ALL_KINDS, destinations, settings)
+    return Pusher(ledger(), ALL_KINDS, destinations, settings, ask_for_token=lambda: b2copy().ask_for_token())
 
 
 @app.task(name="b2copy.push")

@@ -53,11 +53,13 @@ from worker.settings import worker_settings
 from worker.testbed.local_system import Environment
 from worker.watch import metrics
 
+PROBE_S = 0.2  # seconds between two probes in these tests
+
 
 @pytest.fixture(autouse=True)
 def _probe_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(circuit_breaker, "PROBE_EVERY_S", 0.2)
-    monkeypatch.setattr(fleet_limits, "PROBE_EVERY_S", 0.2)
+    for module in (circuit_breaker, fleet_limits, gate):
+        monkeypatch.setattr(module, "PROBE_EVERY_S", PROBE_S)
 
 
 def a_gate(**settings: Any) -> Gate:
@@ -387,6 +389,71 @@ class TestLogin:
         record(gate, Done())
 
         assert gate.available(10, urgent=True) == 10
+
+
+class TestTokenProbe:
+    """While the login is open, the gate itself asks the session for a token. Operations may need none, or all wait."""
+
+    def test_a_token_closes_the_login_although_no_request_carries_it(self, active_environment: Environment) -> None:
+        asked, due, has_token = list[bool](), list[Any](), threading.Event()
+
+        async def ask() -> None:
+            asked.append(has_token.is_set())
+            if not asked[-1]:
+                raise SessionUnavailable("no token")
+
+        gate_ = Gate("b2copy", worker_settings(), lambda *what: due.append(what), ask_for_token=ask)
+        for _ in range(2):  # the second time after it was closed
+            has_token.clear()
+            asked.clear()
+            began = time.monotonic()
+            record(gate_, SessionUnavailable("x"))
+            until(lambda: len(asked) >= 3)
+            record(gate_, Done(), None)  # for instance a registration
+            assert time.monotonic() - began >= 2.5 * PROBE_S
+            assert (gate_.is_open, due) == (False, [])
+
+            has_token.set()
+            until(lambda: gate_.is_open)
+            assert until(lambda: due) == [("b2copy", (WaitReason.NO_SESSION,))]
+            due.clear()
+            asked_before = len(asked)
+            time.sleep(3 * PROBE_S)  # the time in which it would ask again
+            assert len(asked) == asked_before
+
+    def test_one_probe_is_under_way_at_a_time(self, active_environment: Environment) -> None:
+        asked, may_answer = list[int](), threading.Event()
+
+        async def ask() -> None:
+            asked.append(1)
+            await asyncio.to_thread(may_answer.wait, 20)
+
+        gate_ = Gate("b2copy", worker_settings(), lambda *_: None, ask_for_token=ask)
+        record(gate_, SessionUnavailable("x"))
+        until(lambda: asked)
+        for _ in range(5):
+            record(gate_, SessionUnavailable("x"))
+        time.sleep(3 * PROBE_S)  # the time in which it would ask again
+
+        assert len(asked) == 1
+        may_answer.set()
+        until(lambda: gate_.is_open)
+
+    def test_a_fault_of_ours_ends_no_probing(
+        self, active_environment: Environment, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        faults: list[Exception] = [SettingsError("no key file"), TypeError("ours")]
+
+        async def ask() -> None:
+            if faults:
+                raise faults.pop()
+
+        gate_ = Gate("b2copy", worker_settings(), lambda *_: None, ask_for_token=ask)
+        record(gate_, SessionUnavailable("x"))
+
+        until(lambda: gate_.is_open)
+        assert "TypeError: ours" in caplog.text
+        assert "no key file" not in caplog.text
 
 
 class TestHold:

@@ -7,11 +7,19 @@ import sys
 import pytest
 
 from tests.conftest import forget
+from tests.support import until
+from worker.b2copy.client import SERVICE_ADMIN
+from worker.errors import SessionUnavailable
+from worker.flow import gate as gate_module
+from worker.flow.gate import Gate
+from worker.flow.meaning_table import meaning_of
 from worker.flow.pusher import Pusher
+from worker.http import event_loop
 from worker.instances import ledger
 from worker.ledger import open_ledger
 from worker.messages import wake_up
 from worker.queues import LANES
+from worker.sandbox.control_client import SandboxControl
 from worker.testbed.local_system import Environment
 from worker.watch import metrics
 
@@ -88,3 +96,27 @@ def test_a_lane_with_work_left_is_woken_again_and_the_notices_of_what_has_ended_
         assert [name for name in LANES if client.llen(f"b2copy.{name}")] == woken
     assert counted._value.get() == before + 1
     pusher().close()
+
+
+@pytest.mark.parametrize("of", ["operations", "reads"])
+def test_a_process_that_needs_no_token_notices_that_there_is_one_again(
+    active_environment: Environment, sandbox: SandboxControl, monkeypatch: pytest.MonkeyPatch, of: str
+) -> None:
+    from tasks import answer_reads, drain_lane  # they read the settings, which the fixtures have made
+
+    monkeypatch.setattr(gate_module, "PROBE_EVERY_S", 0.2)
+    made = drain_lane.pusher if of == "operations" else answer_reads.reader
+    made.forget()
+
+    async def lose_session() -> Gate:
+        gate = drain_lane.pusher()._lanes["money"]._gate if of == "operations" else answer_reads.reader()._gate
+        lost = SessionUnavailable("no token")
+        await gate.record(lost, meaning_of(lost), SERVICE_ADMIN)
+        assert not gate.is_open
+        return gate
+
+    gate = event_loop().run(lose_session())
+
+    until(lambda: gate.is_open)
+    assert sum(sandbox.counters()["calls"].values()) == 1  # one login, and no request that needs one
+    made.forget()

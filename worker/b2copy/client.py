@@ -65,6 +65,10 @@ class B2Copy:
                 raise
             raise outcome_of_lost(route.name, error) from None
 
+    async def ask_for_token(self) -> None:
+        """Get the service admin's access token, as a request does. Raises what `SharedSession.current` raises."""
+        await self._http.token(SERVICE_ADMIN)
+
     def login_of(self, route: Route[Any]) -> str | None:
         """Return the login whose token the route's requests carry, None if they carry none."""
         return route.login and self._logins.get(route.login, route.login)

@@ -16,13 +16,13 @@ ledger for them in other threads.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import TypeVar
 
 from worker.b2copy.client import SERVICE_ADMIN
-from worker.errors import AccessRejected, B2CopyError, CircuitOpen, PermitRefused, RateLimited
-from worker.flow.circuit_breaker import CircuitBreaker
+from worker.errors import AccessRejected, B2CopyError, CircuitOpen, PermitRefused, RateLimited, SettingsError
+from worker.flow.circuit_breaker import PROBE_EVERY_S, CircuitBreaker
 from worker.flow.fleet_limits import HOLD_WITHOUT_RETRY_AFTER_S, FleetLimits
 from worker.flow.meaning_table import Meaning
 from worker.http import event_loop
@@ -43,6 +43,10 @@ class Gate:
 
     When a circuit closes or a login succeeds, the gate calls `make_due(destination, reasons)`, which makes the
     operations due that wait for one of the reasons.
+
+    After a failed login the gate awaits `ask_for_token()` every `PROBE_EVERY_S` on the event loop, until that raises no
+    error. Otherwise a process whose requests carry no token, as those of a registration, would send only probes for
+    ever, because other processes may do the operations whose success closes the login.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class Gate:
         settings: Settings,
         make_due: Callable[[str, Iterable[WaitReason]], None],
         circuit: str | None = None,
+        ask_for_token: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
         """`circuit` names a circuit and a login of its own, if they are not those of the destination's operations."""
         self._destination, self._name = destination, circuit or destination
@@ -65,6 +70,8 @@ class Gate:
         # Without a token no operation can be sent: one failure is enough to let only probes through. A probe asks for
         # the shared session's token and costs the destination nothing, so every process may make its own.
         self._login = CircuitBreaker(lambda: True, failures_to_open=1)
+        self._ask_for_token = ask_for_token
+        self._token_probes: asyncio.Task[None] | None = None
 
     @property
     def times_closed(self) -> int:
@@ -163,10 +170,10 @@ class Gate:
             then.append(self.fleet_limits.share_hold)
             metrics.HOLDS.labels(self._destination).inc()
         if meaning.login == "success" and proves_login:
-            if self._login.record_success():
-                then.append(partial(self._make_due, self._destination, (WaitReason.NO_SESSION,)))
+            then += self._close_login()
         elif meaning.login == "failure":
             self._login.record_failure()
+            self._start_token_probes()
         if meaning.circuit == "success":
             self._last_served[login] = time.monotonic()
             if self._circuit.record_success():
@@ -175,8 +182,34 @@ class Gate:
                 then.append(partial(self._make_due, self._destination, WAITS_FOR_CIRCUIT))
         elif meaning.circuit == "failure" and is_about_all and self._circuit.record_failure():
             self._log_opened(learned)
-        if then:
-            task = asyncio.create_task(self._run_in_thread(then))
+        self._start_in_thread(then)
+
+    def _close_login(self) -> list[Callable[[], None]]:
+        """Note that there is a token. Returns what must be done then, which blocks."""
+        if not self._login.record_success():
+            return []
+        return [partial(self._make_due, self._destination, (WaitReason.NO_SESSION,))]
+
+    def _start_token_probes(self) -> None:
+        if self._ask_for_token is not None and (self._token_probes is None or self._token_probes.done()):
+            self._token_probes = asyncio.create_task(self._probe_token(self._ask_for_token))
+
+    async def _probe_token(self, ask_for_token: Callable[[], Awaitable[object]]) -> None:
+        """Ask for a token until there is one, or until an operation had one."""
+        while self._login.is_open:
+            await asyncio.sleep(PROBE_EVERY_S)
+            try:
+                await ask_for_token()
+            except (B2CopyError, SettingsError):
+                continue
+            except Exception:
+                log.exception("%s: the gate could not ask for a token", self._name)
+                continue
+            self._start_in_thread(self._close_login())
+
+    def _start_in_thread(self, functions: list[Callable[[], None]]) -> None:
+        if functions:
+            task = asyncio.create_task(self._run_in_thread(functions))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 

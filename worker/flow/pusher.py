@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from queue import SimpleQueue
 from secrets import token_hex
 from typing import Any
@@ -32,7 +32,10 @@ log = logging.getLogger(__name__)
 
 
 class Pusher:
-    """Drains lanes. `kinds` are all kinds by name, `destinations` return this process's client for each destination."""
+    """Drains lanes. `kinds` are all kinds by name, `destinations` return this process's client for each destination.
+
+    `ask_for_token`: see `Gate`, for the one to B2COPY.
+    """
 
     def __init__(
         self,
@@ -41,11 +44,15 @@ class Pusher:
         destinations: Mapping[str, Callable[[], Destination]],
         settings: Settings,
         gate_class: type[Gate] = Gate,
+        ask_for_token: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
         self._ledger = ledger
         self._stopping = threading.Event()
         self._leases = leases = LeaseRenewal(ledger, f"{socket.gethostname()}:{os.getpid()}:{token_hex(4)}")
-        gates = {name: gate_class(name, settings, self._make_due) for name in destinations}
+        asks = {B2COPY: ask_for_token}
+        gates = {
+            name: gate_class(name, settings, self._make_due, ask_for_token=asks.get(name)) for name in destinations
+        }
         spacing = PollSpacing(
             lambda: count_waiting(ledger, WaitReason.PENDING_AT_B2COPY),
             settings.concurrency,

@@ -30,9 +30,15 @@ WAITING_MAX = 200  # reads of one process that wait for a slot, each until its o
 class Reader:
     """Makes the reads of this process, on its event loop: at most `settings.concurrency` at once."""
 
-    def __init__(self, destination: Callable[[], Destination], settings: Settings) -> None:
+    def __init__(
+        self,
+        destination: Callable[[], Destination],
+        settings: Settings,
+        ask_for_token: Callable[[], Awaitable[object]] | None = None,
+    ) -> None:
+        """`ask_for_token`: see `Gate`."""
         self._destination = destination
-        self._gate = Gate(B2COPY, settings, lambda *_: None, circuit=READS)
+        self._gate = Gate(B2COPY, settings, lambda *_: None, circuit=READS, ask_for_token=ask_for_token)
         self._slots, self._slots_max = asyncio.Semaphore(settings.concurrency), settings.concurrency
         self._under_way = 0
 

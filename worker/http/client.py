@@ -104,6 +104,21 @@ class Http:
                 raise
             raise outcome_of_lost(request.name, error) from None
 
+    async def token(self, login: str) -> Token:
+        """Return an access token of a login. Requests that need one at the same time share the look-up.
+
+        Raises `OtherLoginUnavailable` if `login` is not set, and what `SharedSession.current` raises.
+        """
+        session = self._session(login)
+        token: Token = session.cached() or await self._shared_calls().call(login, session.current)
+        return token
+
+    def _session(self, login: str) -> TokenSource:
+        session = self._logins.get(login)
+        if session is None:
+            raise OtherLoginUnavailable(f"the login {login} is not set here: `b2copy-sync doctor` names its settings")
+        return session
+
     def reach(self) -> Answer:
         """GET the host's base URL without a token, to see that it answers and to read its clock (`Answer.server_time`).
 
@@ -112,10 +127,7 @@ class Http:
         return event_loop().run(self._send(Request("GET", self._host + "/", "GET /", NO_HEADERS), None))
 
     async def _authenticated(self, request: Request, login: str) -> Answer:
-        session = self._logins.get(login)
-        if session is None:
-            raise OtherLoginUnavailable(f"the login {login} is not set here: `b2copy-sync doctor` names its settings")
-        token = session.cached() or await self._shared_calls().call(login, session.current)
+        session, token = self._session(login), await self.token(login)
         answer = await self._send(request, token)
         if answer.status != 401:
             return answer
