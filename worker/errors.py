@@ -140,7 +140,12 @@ class CredentialsRejected(B2CopyError):
 
 
 class UnknownOutcome(B2CopyError):
-    """The request was sent, and what became of it is not known."""
+    """The request was sent, and what became of it is not known.
+
+    `is_rate_limited`: the answer to a second request was 429, which asks everybody to wait.
+    """
+
+    is_rate_limited = False
 
 
 class BadPayload(ValueError):

@@ -6,14 +6,17 @@ import dataclasses
 import logging
 import os
 import signal
+import socket
 import threading
 import time
+from functools import partial
 from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
 
 from tasks.fees import Fees
+from tests.conftest import Configure, Member
 from tests.flow.conftest import (
     CALL,
     LOOK,
@@ -25,9 +28,11 @@ from tests.flow.conftest import (
     make_all_due,
     states,
 )
+from tests.http.raw_server import Wire
 from tests.odd_redis import ODD, redis_that_answers
 from tests.operations import find_operation, record_operation, record_operations
 from tests.support import until
+from worker.b2copy import B2Copy
 from worker.b2copy.client import SERVICE_ADMIN
 from worker.errors import (
     AccessRejected,
@@ -39,15 +44,16 @@ from worker.errors import (
     SettingsError,
     StoreUnavailable,
     Unavailable,
+    UnknownOutcome,
 )
 from worker.flow import circuit_breaker, fleet_limits, gate
 from worker.flow.circuit_breaker import FAILURES_TO_OPEN
 from worker.flow.gate import Gate
 from worker.flow.meaning_table import meaning_of
 from worker.flow.pusher import Pusher
-from worker.http import event_loop
+from worker.http import Http, event_loop
 from worker.ledger import Ledger, attempts_of, search
-from worker.operation import Done, FailureReason, Outcome, State, WaitReason
+from worker.operation import Done, FailureReason, OnUnknown, Outcome, State, WaitReason
 from worker.operation_kind import Attempt
 from worker.settings import worker_settings
 from worker.testbed.local_system import Environment
@@ -512,6 +518,31 @@ class TestHold:
         with pytest.raises(PermitRefused) as caught:
             holding.check(holding.times_closed)
         assert 0 < (caught.value.retry_after or 0) <= 1.0
+
+    @pytest.mark.parametrize(("retry_after", "hold_s"), [(b"Retry-After: 300\r\n", 300.0), (b"", 1.0)])
+    def test_a_429_to_a_request_that_was_sent_again_holds_and_its_outcome_stays_unknown(
+        self, wire: Wire, member: Member, configure: Configure, retry_after: bytes, hold_s: float
+    ) -> None:
+        def answer(connection: socket.socket, request: bytes) -> bool:
+            count = wire.requests.count(request)
+            if count == 2:
+                return True  # the connection is closed, which was kept alive
+            head = b"200 OK\r\n" if count == 1 else b"429 Too Many Requests\r\n" + retry_after
+            connection.sendall(b"HTTP/1.1 " + head + b"Content-Length: 0\r\n\r\n")
+            return False
+
+        wire.answer, settings = answer, configure(host=wire.url)
+        client, holding = B2Copy(Http({SERVICE_ADMIN: member(settings)}, settings)), a_gate()
+        sending = partial(client.send, CALL, {"id": 7}, OnUnknown.REPEAT)
+        event_loop().run(sending())
+
+        with pytest.raises(UnknownOutcome) as caught:
+            event_loop().run(sending())
+        record(holding, caught.value)
+
+        assert hold_s - 5 < holding.fleet_limits.hold_left_s() <= hold_s
+        assert holding.fleet_limits.hold_left_s() > 0
+        assert meaning_of(caught.value).outcome == "unknown"
 
     def test_a_429_holds_before_it_is_logged(self, active_environment: Environment) -> None:
         """A log may block, for instance on a full pipe."""

@@ -21,7 +21,15 @@ from functools import partial
 from typing import TypeVar
 
 from worker.b2copy.client import SERVICE_ADMIN
-from worker.errors import AccessRejected, B2CopyError, CircuitOpen, PermitRefused, RateLimited, SettingsError
+from worker.errors import (
+    AccessRejected,
+    B2CopyError,
+    CircuitOpen,
+    PermitRefused,
+    RateLimited,
+    SettingsError,
+    UnknownOutcome,
+)
 from worker.flow.circuit_breaker import PROBE_EVERY_S, CircuitBreaker
 from worker.flow.fleet_limits import HOLD_WITHOUT_RETRY_AFTER_S, FleetLimits
 from worker.flow.meaning_table import Meaning
@@ -163,7 +171,7 @@ class Gate:
         then: list[Callable[[], None]] = []
         proves_login = login == SERVICE_ADMIN
         is_about_all = proves_login or not isinstance(learned, AccessRejected)
-        if isinstance(learned, RateLimited):
+        if isinstance(learned, RateLimited) or (isinstance(learned, UnknownOutcome) and learned.is_rate_limited):
             hold_s = learned.retry_after or HOLD_WITHOUT_RETRY_AFTER_S
             self.fleet_limits.hold(hold_s)  # before the log, which may block
             log.warning("%s asks us to slow down: nobody sends to it for %.0f s", self._destination, hold_s)

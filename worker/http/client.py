@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any, Protocol
 from urllib.parse import urlencode
 
-from worker.errors import AccessRejected, B2CopyError, BadPayload, OtherLoginUnavailable, UnknownOutcome
+from worker.errors import AccessRejected, B2CopyError, BadPayload, OtherLoginUnavailable, RateLimited, UnknownOutcome
 from worker.http.answer import Answer
 from worker.http.connections import Connections
 from worker.http.curl import USER_AGENT, Request, StaleConnection, always_allowed
@@ -175,7 +175,9 @@ class Http:
 def outcome_of_lost(name: str, error: B2CopyError) -> UnknownOutcome:
     """Return what is learned from the error of a second request whose first one had no answer: nothing for certain."""
     text = f"{name}: no answer to the first request, and the second one proves nothing: {error}"
-    return UnknownOutcome(text, retry_after=error.retry_after)
+    unknown = UnknownOutcome(text, retry_after=error.retry_after)
+    unknown.is_rate_limited = isinstance(error, RateLimited)
+    return unknown
 
 
 @lru_cache(maxsize=256)
