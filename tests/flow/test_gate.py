@@ -757,6 +757,41 @@ class TestRateLimit:
         assert until(lambda: due[1:]) == list(gate.WAITS_FOR_CIRCUIT)
         assert "could not share what it learned" in caplog.text
 
+    @pytest.mark.parametrize(("destination", "ends"), [("b2copy", True), ("crm", False)])
+    def test_an_open_circuit_is_shown_for_a_while_after_its_last_failure(
+        self, active_environment: Environment, monkeypatch: pytest.MonkeyPatch, destination: str, ends: bool
+    ) -> None:
+        """Afterwards nobody knows. A notice that failed is sent again after hours, so that is a longer while."""
+        monkeypatch.setattr(gate, "SHOWN_OPEN_S", 0.6)
+        gate_ = Gate(destination, worker_settings(), lambda *_: None, circuit="a test's")
+
+        def shown() -> float | None:
+            return REGISTRY.get_sample_value("b2copy_circuit_open", {"destination": "a test's"})
+
+        for _ in range(FAILURES_TO_OPEN):
+            record(gate_, Unavailable("x"), None)
+        for _ in range(4):  # longer than the while
+            assert shown() == 1
+            time.sleep(0.2)
+            record(gate_, Unavailable("x"), None)
+        failed_at = time.monotonic()
+        if ends:
+            until(lambda: shown() == 0)
+            assert time.monotonic() - failed_at > 0.4
+            record(gate_, Unavailable("x"), None)
+        else:
+            time.sleep(0.8)  # the while of the other destination
+        assert (shown(), gate_.is_open) == (1, False)
+
+        record(gate_, Done(), None)
+        assert (shown(), gate_.is_open) == (0, True)
+        for _ in range(FAILURES_TO_OPEN):
+            record(gate_, Unavailable("x"), None)
+        record(gate_, Unavailable("x", 503, None, 60.0), None)
+        time.sleep(0.8)  # B2COPY said that it is unavailable for longer than the while
+        assert shown() == 1
+        record(gate_, Done(), None)
+
     def test_a_gate_is_open_for_the_metrics_from_the_start(self, active_environment: Environment) -> None:
         Gate("b2copy", worker_settings(), lambda destination, reasons: None, circuit="a test's")
 

@@ -35,6 +35,7 @@ from worker.flow.fleet_limits import HOLD_WITHOUT_RETRY_AFTER_S, FleetLimits
 from worker.flow.meaning_table import Meaning
 from worker.http import event_loop
 from worker.operation import Outcome, WaitReason
+from worker.queues import CRM
 from worker.settings import Settings
 from worker.watch import metrics
 
@@ -42,6 +43,11 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+# Seconds; the metric shows an open circuit so long after the last failure. While something is due, failures follow each
+# other more closely: probes are sent every 2 s, a call ends within 60 s and is repeated within 10 s. After this time
+# nobody knows whether the destination is unavailable: there was nothing to send, or other processes sent it.
+SHOWN_OPEN_S = 120.0
+SHOWN_OPEN_OF_CRM_S = 3 * 3600.0  # seconds; a notice that failed is sent again after up to two hours
 PERMIT_PATIENCE_S = 5.0  # seconds; a later call of an attempt waits at most so long for its permit
 WAITS_FOR_CIRCUIT = (WaitReason.BACKOFF, WaitReason.CIRCUIT_OPEN, WaitReason.NO_ACCESS)
 
@@ -73,7 +79,9 @@ class Gate:
         self._asking = {True: asyncio.Lock(), False: asyncio.Lock()}  # urgent or not
         self._tasks: set[asyncio.Task[None]] = set()  # asyncio itself holds only weak references
         self._last_served: dict[str | None, float] = {}  # login -> monotonic seconds
-        metrics.CIRCUIT_OPEN.labels(self._name).set(0)
+        self._shown_open = metrics.CIRCUIT_OPEN.labels(self._name)
+        self._shown_open.set(0)
+        self._show_closed_later: asyncio.TimerHandle | None = None
         self._circuit = CircuitBreaker(self.fleet_limits.may_probe)
         # Without a token no operation can be sent: one failure is enough to let only probes through. A probe asks for
         # the shared session's token and costs the destination nothing, so every process may make its own.
@@ -185,11 +193,15 @@ class Gate:
         if meaning.circuit == "success":
             self._last_served[login] = time.monotonic()
             if self._circuit.record_success():
-                metrics.CIRCUIT_OPEN.labels(self._name).set(0)
+                self._show_circuit(False)
                 then.append(self.fleet_limits.allow_next_probe)
                 then.append(partial(self._make_due, self._destination, WAITS_FOR_CIRCUIT))
-        elif meaning.circuit == "failure" and is_about_all and self._circuit.record_failure():
-            self._log_opened(learned)
+        elif meaning.circuit == "failure" and is_about_all:
+            has_opened = self._circuit.record_failure()
+            if self._circuit.is_open:
+                self._show_circuit(True, learned)
+            if has_opened:
+                self._log_opened(learned)
         self._start_in_thread(then)
 
     def _close_login(self) -> list[Callable[[], None]]:
@@ -244,8 +256,22 @@ class Gate:
             await self._in_redis_thread(self.fleet_limits.read_hold)
         return self.fleet_limits.hold_left_s() > 0
 
+    def _show_circuit(self, is_open: bool, failure: Outcome | Exception | None = None) -> None:
+        """Set the metric. An open circuit is shown for `SHOWN_OPEN_S`, or longer if the destination said so.
+
+        The metric is not computed when it is scraped, because pool processes write its value to a file.
+        """
+        self._shown_open.set(is_open)
+        if self._show_closed_later is not None:
+            self._show_closed_later.cancel()
+            self._show_closed_later = None
+        if is_open:
+            shown_s = SHOWN_OPEN_OF_CRM_S if self._destination == CRM else SHOWN_OPEN_S
+            if isinstance(failure, B2CopyError) and failure.retry_after:
+                shown_s += failure.retry_after
+            self._show_closed_later = asyncio.get_running_loop().call_later(shown_s, self._shown_open.set, 0)
+
     def _log_opened(self, failure: Outcome | Exception) -> None:
-        metrics.CIRCUIT_OPEN.labels(self._name).set(1)
         if isinstance(failure, AccessRejected):
             log.error(
                 "%s refuses our access for every operation (%s). They wait and none fails. Our address is %s"
