@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from tests.cli.conftest import Command
-from tests.operations import hold_operation, make_wait
+from tests.operations import hold_operation, make_wait, record_operation
 from tests.support import until
 from worker.ledger import Ledger, leave_request
 from worker.operation import WaitReason
+from worker.report.thresholds import DUE_LATE_S
 from worker.sandbox.control_client import SandboxControl
 
 
@@ -53,6 +54,29 @@ def test_a_row_of_a_crm_that_no_worker_takes_is_a_problem(b2copy_sync: Command, 
     assert "b2copy_requests: no worker has taken a row for 10 min" in "".join(red.document["problems"])
     assert "b2copy_requests: no worker has taken a row for 10 min" in "".join(concerns)
     assert "requests: the oldest row of b2copy_requests waits for" in longer.out
+
+
+def test_what_is_due_for_longer_than_half_a_minute_is_a_problem_for_every_command(
+    b2copy_sync: Command, ledger: Ledger
+) -> None:
+    record_operation(ledger, lane="bulk")
+
+    def make_due_for(seconds: float) -> None:
+        with ledger.writing() as connection:
+            connection.exec_driver_sql(f"UPDATE b2copy_operations SET due_at = requested_at - {round(seconds * 1000)}")
+
+    def concerns_about_lanes() -> list[str]:
+        return [text for text in b2copy_sync("status", "--json").document["concerns"] if "lane bulk" in text]
+
+    def grade_of_workers() -> str:
+        checks = b2copy_sync("doctor", "--json").document["checks"]
+        return "".join(one["grade"] for one in checks if one["check"] == "workers")
+
+    make_due_for(DUE_LATE_S - 12)
+    assert (b2copy_sync("health").code, concerns_about_lanes(), grade_of_workers()) == (0, [], "warn")
+
+    make_due_for(DUE_LATE_S + 1)
+    assert (b2copy_sync("health").code, len(concerns_about_lanes()), grade_of_workers()) == (1, 1, "FAIL")
 
 
 def test_an_old_backfill_is_no_problem(b2copy_sync: Command, ledger: Ledger) -> None:

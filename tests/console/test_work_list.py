@@ -9,6 +9,7 @@ from tests.operations import LedgerClock, fail_operation, hold_operation, make_w
 from worker.console.process_state import Console
 from worker.ledger import Ledger, operation_lists
 from worker.operation import FailureReason, OnUnknown, WaitReason
+from worker.report.thresholds import DUE_LATE_S, MONEY_LATE_S
 
 OpenConsole = Callable[..., Console]
 NOTHING = "Nothing to do here"
@@ -37,6 +38,23 @@ def test_money_that_waits_for_us_is_shown_behind_many_that_wait_for_b2copy(
 
     assert "fees.process:forgotten" in page
     assert page.count(NOTHING) == 2
+
+
+def test_the_console_calls_late_what_commands_and_alerts_call_late(open_console: OpenConsole, ledger: Ledger) -> None:
+    record_operations(ledger, "forgotten")
+    client = client_of(open_console())
+    LedgerClock(ledger).advance(DUE_LATE_S - 12)
+    assert "something has been due" not in client.get("/").text
+    LedgerClock(ledger).advance(13)
+    assert "something has been due" in client.get("/").text
+    assert "fees.process:forgotten" not in client.get("/todo").text
+
+    LedgerClock(ledger).advance(MONEY_LATE_S - DUE_LATE_S)
+
+    page = client.get("/todo").text
+    assert "fees.process:forgotten" in page
+    assert "fees.process:forgotten" in client.get("/operations?state=open&lane=money&older=120s").text
+    assert "older=120s" in page
 
 
 def test_a_window_that_was_cut_is_no_proof_that_nothing_is_to_be_done(

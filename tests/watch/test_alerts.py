@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from tests.watch import dashboard, metrics_table
+from worker.report.thresholds import DUE_LATE_S, MONEY_LATE_S
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "prometheus"
 RULES: list[dict[str, Any]] = yaml.safe_load((FOLDER / "rules.yml").read_text())["groups"][0]["rules"]
@@ -78,3 +79,10 @@ def test_the_dashboards_queries_are_promql(promtool: Callable[..., str], tmp_pat
 def test_the_dashboard_is_the_generators() -> None:
     assert dashboard.PATH.read_text() == dashboard.text(), "write it: make env"
     assert all(panel.description.endswith(".") and panel.unit for panel in PANELS)
+
+
+def test_the_ages_at_which_alerts_fire_are_those_of_commands_and_console() -> None:
+    limits = {rule["alert"]: rule["expr"].rpartition(" > ")[2] for rule in RULES}
+
+    assert float(limits["MoneyLate"]) == MONEY_LATE_S
+    assert float(limits["NobodyWorks"]) == float(limits["RequestsNotTaken"]) == DUE_LATE_S

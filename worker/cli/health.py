@@ -9,6 +9,7 @@ from worker.cli import output
 from worker.cli.exit_codes import Exit
 from worker.cli.open_ledger import existing_ledger
 from worker.cli.options import Json, duration
+from worker.report.thresholds import DUE_LATE_S, MONEY_LATE_S
 
 if TYPE_CHECKING:
     from worker.report.health import Health
@@ -27,18 +28,18 @@ def health(
             parser=duration,
             metavar="DURATION",
             help="Unhealthy if something is due, or a row of b2copy_requests waits, for longer.",
-            show_default="60s",
+            show_default=f"{DUE_LATE_S:.0f}s",
         ),
-    ] = 60.0,
+    ] = DUE_LATE_S,
     money_late: Annotated[
         float,
         typer.Option(
             parser=duration,
             metavar="DURATION",
             help="Unhealthy if an operation of the lane money is older than this.",
-            show_default="120s",
+            show_default=f"{MONEY_LATE_S:.0f}s",
         ),
-    ] = 120.0,
+    ] = MONEY_LATE_S,
     max_failed: Annotated[
         int | None, typer.Option(min=0, help="Unhealthy if more have failed.", show_default="any number is healthy")
     ] = None,

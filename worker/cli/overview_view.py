@@ -79,9 +79,9 @@ def _age(seconds: float | None) -> str:
 
 
 def _urgency(lane: "LaneOverview") -> str:
-    from worker.report.overview import LATE_S
+    from worker.report.thresholds import DUE_LATE_S
 
-    return "bold red" if (lane.oldest_due_s or 0.0) > LATE_S else ""
+    return "bold red" if (lane.oldest_due_s or 0.0) > DUE_LATE_S else ""
 
 
 def _session(found: "SystemOverview") -> str:

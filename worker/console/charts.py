@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from worker.report.chart_series import Point
 from worker.report.format_values import clock
+from worker.report.thresholds import DUE_LATE_S
 
 WIDTH, HEIGHT = 600, 80  # units of the SVG's own coordinates
 
@@ -57,7 +58,7 @@ def late_chart(points: list[Point]) -> Chart:
     for number, point in enumerate(points):
         if point.late_s:
             label = f"{clock(point.minute)[11:16]} UTC: due for {point.late_s:.1f} s"
-            style = "failed" if point.late_s > 60 else "waits"
+            style = "failed" if point.late_s > DUE_LATE_S else "waits"
             bars.append(_bar(number, len(points), 0, _height(point.late_s, top), style, label))
             rows.append((f"{clock(point.minute)[11:16]} UTC", f"{point.late_s:.1f} s"))
     return _chart("Longest due, seconds", bars, f"{top:.0f} s", points, rows)

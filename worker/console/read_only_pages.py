@@ -32,6 +32,7 @@ from worker.report.operation_report import report_on
 from worker.report.replayable import moves_money
 from worker.report.session_report import OUTCOMES, RENEWED
 from worker.report.session_report import facts as session_facts
+from worker.report.thresholds import DUE_LATE_S, MONEY_LATE_S
 from worker.report.timeline import timeline
 from worker.session import State as SessionState
 from worker.watch.redact import redacted, redacted_value
@@ -46,8 +47,6 @@ BUTTONS = sentences.Ways(
 EXPORT_LIMIT = 1_000  # rows of an exported file
 EXPORT_WINDOWS = 20  # windows that an export looks through for them
 ATTEMPTS_LIMIT = 200  # newest attempts on the page of an operation; the evidence bundle has all
-LATE_MS = 5 * 60_000  # ms; the work list shows a money operation that is open for longer, by our clock
-LATE_DUE_S = 60.0  # seconds; the work list shows a lane whose oldest due operation waits for longer
 
 
 def now(page_request: PageRequest) -> Response:
@@ -61,9 +60,10 @@ def now(page_request: PageRequest) -> Response:
         "now.html",
         live=True,
         found=found,
-        problems=late_lanes(found, LATE_DUE_S),
+        problems=late_lanes(found, DUE_LATE_S),
         notes=access_notes(found),
         ours=ours,
+        money_late_ms=MONEY_LATE_S * 1000,
         theirs=theirs,
         lanes=LANES,
         cap=COUNT_LIMIT,
@@ -87,12 +87,20 @@ def work_list(page_request: PageRequest) -> Response:
     unresolved = Filter((State.FAILED,), reason=FailureReason.UNRESOLVED, oldest_first=True)
     others = Filter((State.FAILED,), without_reason=FailureReason.UNRESOLVED, oldest_first=True)
     by_us = Filter(
-        OPEN, lane=LANES[0], without_reason=WaitReason.PENDING_AT_B2COPY, older_ms=LATE_MS, oldest_first=True
+        OPEN,
+        lane=LANES[0],
+        without_reason=WaitReason.PENDING_AT_B2COPY,
+        older_ms=round(MONEY_LATE_S * 1000),
+        oldest_first=True,
     )
     sections = (
         ("Was it done? B2COPY must be looked at", unresolved, "reason=unresolved&state=failed"),
         ("Failed: correct, then replay", others, "state=failed"),
-        ("Money that waits for longer than five minutes", by_us, f"state=open&lane={LANES[0]}&older=5m"),
+        (
+            f"Money that waits for longer than {span(MONEY_LATE_S)}",
+            by_us,
+            f"state=open&lane={LANES[0]}&older={MONEY_LATE_S:.0f}s",
+        ),
     )
     flags = active_flags(ledger)
     return page_request.page(

@@ -13,9 +13,8 @@ from worker.doctor.other_redis_users import Node, listeners, nodes
 from worker.errors import SettingsError
 from worker.ledger import open_ledger
 from worker.ledger.overview import overview
+from worker.report.thresholds import DUE_LATE_S
 from worker.settings import CrmSettings
-
-LATE_S = 15.0  # seconds that something may be due while no worker runs, for instance during a restart
 
 
 def check(settings: CrmSettings) -> Iterator[CheckResult]:
@@ -47,7 +46,7 @@ def check(settings: CrmSettings) -> Iterator[CheckResult]:
     else:
         late_s = _due_for_s(settings)
         remedy = "start one: `b2copy-sync worker`"
-        if late_s > LATE_S:
+        if late_s > DUE_LATE_S:
             message = f"none runs, and something has been due for {late_s:.0f} s"
             yield CheckResult("workers", "FAIL", message, remedy)
         else:

@@ -11,10 +11,9 @@ from worker.operation import AuditEntry, State, WaitReason
 from worker.report.format_values import count, iso, our_address, span
 from worker.report.health import late_requests
 from worker.report.operation_report import pause_document
+from worker.report.thresholds import DISPATCH_LATE_S, DUE_LATE_S
 from worker.session import State as SessionState
 
-LATE_S = 30.0  # seconds that something may be due before a person should look
-DISPATCH_LATE_S = 15.0  # seconds without any process that dispatches
 _REMEDIES = {
     WaitReason.NO_SESSION: "`b2copy-sync doctor` says why the login is refused",
     WaitReason.NO_ACCESS: "is our egress address on the service admin's allow-list? Requests come from {address}",
@@ -63,12 +62,12 @@ def concerns(found: SystemOverview) -> list[str]:
     """Return what a person should look at now, the most urgent first; empty if nothing is wrong."""
     texts = []
     for lane in found.ledger.lanes:
-        if (lane.oldest_due_s or 0.0) > LATE_S:
+        if (lane.oldest_due_s or 0.0) > DUE_LATE_S:
             texts.append(
                 f"nobody works on lane {lane.lane}: something has been due for {span(lane.oldest_due_s or 0.0)};"
                 " `b2copy-sync doctor` says why"
             )
-    texts += late_requests(found.ledger, LATE_S)
+    texts += late_requests(found.ledger, DUE_LATE_S)
     if found.session_problem:
         texts.append(f"the session cannot be read: {found.session_problem}")
     waiting = waiting_by_reason(found.ledger)
