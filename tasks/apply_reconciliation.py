@@ -68,14 +68,14 @@ def plan(run: Run, page: Sequence[Difference]) -> list[Planned]:
     for one in page:
         if one.difference == "missing_here":
             planned.append(Planned(one, LEARN))
-        elif (payload := _again(run, openings.get(_opening(one)))) is not None:
+        elif (payload := _payload_to_reopen(run, openings.get(_opening(one)))) is not None:
             planned.append(Planned(one, OPEN_AGAIN, payload))
         else:
             planned.append(Planned(one, LEAVE))
     return planned
 
 
-def _again(run: Run, earlier: Operation | None) -> dict[str, Any] | None:
+def _payload_to_reopen(run: Run, earlier: Operation | None) -> dict[str, Any] | None:
     """Return the payload that opens an account once more; None if this opening has not opened it, or lacks the client.
 
     A person who cancelled an opening did not want the account, and an opening that failed would fail again.

@@ -35,7 +35,7 @@ class _Slices:
     def __init__(self) -> None:
         self.one_at_a_time = threading.Lock()
         self._pace, self._until, self._rests_until = Pace(worker_settings()), 0.0, 0.0
-        self._reconciler = Reconciler(ledger(), find_accounts, lambda: self._pace.turn(self._until))
+        self._reconciler = Reconciler(ledger(), find_accounts, lambda: self._pace.one_request(self._until))
 
     def make(self, run: Run) -> Run:
         """Make steps until `SLICE_S` is over, or B2COPY or the rate limit lets none be made."""

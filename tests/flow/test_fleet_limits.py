@@ -370,14 +370,14 @@ def test_every_process_may_probe_if_redis_does_not_answer(settings: Settings) ->
     assert limit(settings, "0", **NOWHERE).may_probe()
 
 
-def test_a_turn_is_one_callers_until_it_ends_it(settings: Settings) -> None:
+def test_the_pace_is_one_callers_until_it_is_released(settings: Settings) -> None:
     one, other = limit(settings, "0"), limit(settings, "0")
 
     assert one.until_paced_s(80_000.0) == 0.0
     assert 79_980 < other.until_paced_s(1.0) <= 80_000
-    one.end_turn(60_000.0)
+    one.release_pace(60_000.0)
     assert 59_980 < other.until_paced_s(1.0) <= 60_000
-    one.end_turn(0.0)
+    one.release_pace(0.0)
     assert until(lambda: other.until_paced_s(60.0) == 0.0)
     assert one.until_paced_s(60.0) > 0
 
@@ -486,16 +486,16 @@ def test_a_connection_to_a_demoted_primary_is_left(settings: Settings, active_en
         assert not connections() & before
 
 
-def test_a_turn_ends_by_itself(settings: Settings) -> None:
+def test_a_reserved_pace_expires(settings: Settings) -> None:
     one, other = limit(settings, "0"), limit(settings, "0")
     assert one.until_paced_s(0.0) == 0.0
 
     assert until(lambda: other.until_paced_s(60.0) == 0.0)
 
 
-def test_without_redis_nobody_has_a_turn(settings: Settings) -> None:
+def test_without_redis_nobody_has_the_pace(settings: Settings) -> None:
     alone = limit(settings, "0", **NOWHERE)
 
     assert alone.until_paced_s(60.0) > 0
-    alone.end_turn(1.0)  # and nothing is raised
+    alone.release_pace(1.0)  # and nothing is raised
     alone.allow_next_probe()

@@ -663,11 +663,11 @@ def opened(ledger: Ledger, login: str, state: str = "succeeded", **client: Any) 
 def test_one_request_is_out_at_a_time(fleet: Environment, broker: Broker) -> None:
     first, second = Pace(worker_settings()), Pace(worker_settings())
 
-    with first.turn() as may_send:
+    with first.one_request() as may_send:
         assert may_send
-        with second.turn(until=time.monotonic() + 1) as too:
+        with second.one_request(until=time.monotonic() + 1) as too:
             assert not too
-    with second.turn(until=time.monotonic() + 20) as may_send:
+    with second.one_request(until=time.monotonic() + 20) as may_send:
         assert may_send
 
 
@@ -679,11 +679,11 @@ def test_it_takes_a_tenth_of_the_rate_limit(
     worker_settings.cache_clear()
     first, second = Pace(worker_settings()), Pace(worker_settings())
 
-    with first.turn() as may_send:
+    with first.one_request() as may_send:
         assert may_send
 
     left_ms = redis.Redis.from_url(broker.url).pttl("b2copy:gate:b2copy:pace")
     assert 8_000 < left_ms <= 10_000
     for pace in (first, second):  # two processes together are no faster than one
-        with pace.turn(until=time.monotonic() + 1) as may_send:
+        with pace.one_request(until=time.monotonic() + 1) as may_send:
             assert not may_send

@@ -128,7 +128,7 @@ def _table(reports: list["BatchReport"]) -> None:
         [
             (
                 one.batch.id, one.batch.kind, clock(one.batch.requested_at), one.batch.requested_by,
-                f"{one.done:,}", f"{one.total:,}", f"{one.standing.states.get(State.FAILED, 0):,}", one.words,
+                f"{one.done:,}", f"{one.total:,}", f"{one.standing.states.get(State.FAILED, 0):,}", one.sentence,
             )
             for one in reports
         ],
@@ -140,7 +140,7 @@ def _facts(report: "BatchReport") -> None:
     from worker.report.format_values import clock
 
     batch = report.batch
-    output.line(f"import {batch.id}: {report.words}")
+    output.line(f"import {batch.id}: {report.sentence}")
     states = [f"{count:,} {state}" for state in State if (count := report.standing.states.get(state, 0))]
     output.facts(
         [

@@ -210,7 +210,7 @@ class FleetLimits:
     def may_probe(self) -> bool:
         """Return True for one process of the fleet per `PROBE_EVERY_S`. Without Redis every process may probe."""
         try:
-            return self._take_turn(self._probe_key, round(PROBE_EVERY_S * 900), _LONGEST_PROBE_MS) == 0
+            return self._reserve(self._probe_key, round(PROBE_EVERY_S * 900), _LONGEST_PROBE_MS) == 0
         except redis.RedisError:
             return True
 
@@ -222,21 +222,21 @@ class FleetLimits:
     def until_paced_s(self, at_most_s: float) -> float:
         """Return 0 to one caller in the fleet, and to all others the seconds after which to ask again.
 
-        It is that caller's turn for `at_most_s` seconds, or until it calls `end_turn`.
+        That caller alone may send for `at_most_s` seconds, or until it calls `release_pace`.
         """
         ms = max(1, round(at_most_s * 1000))
         try:
-            return self._take_turn(self._pace_key, ms, _LONGEST_HOLD_MS) / 1000
+            return self._reserve(self._pace_key, ms, _LONGEST_HOLD_MS) / 1000
         except redis.RedisError:
             return _RETRY_HOLD_S
 
-    def end_turn(self, left_s: float) -> None:
-        """Let the next caller have its turn after `left_s` seconds."""
-        with contextlib.suppress(redis.RedisError):  # then the turn ends by itself
+    def release_pace(self, left_s: float) -> None:
+        """Let the next caller send after `left_s` seconds."""
+        with contextlib.suppress(redis.RedisError):  # then the reservation expires
             self._connected_redis().pexpire(self._pace_key, max(0, round(left_s * 1000)))
 
-    def _take_turn(self, key: str, ms: int, longest_ms: int) -> int:
-        """Take the turn for `ms`. Return 0 if this caller has it now, otherwise the milliseconds until it ends.
+    def _reserve(self, key: str, ms: int, longest_ms: int) -> int:
+        """Reserve `key` for `ms`. Return 0 if this caller has it now, otherwise the milliseconds until it expires.
 
         A key that never expires, or expires later than `longest_ms` because Redis' clock was set back, would stop every
         caller. So it is replaced.

@@ -61,7 +61,7 @@ class Senders:
         while self._waiting:
             claim, times_closed = self._waiting.popleft()
             try:
-                await self._wait_for_turn()
+                await self._wait_for_next_pass()
                 result = await self._make(claim, times_closed)
             except BaseException:  # the engine failed, or a kind raised SystemExit or cancelled its task
                 log.exception("operation %s failed on our side", claim.key)
@@ -69,7 +69,7 @@ class Senders:
             self._hand_in(result)
         self._senders.discard(asyncio.current_task())  # now: `_accept` counts senders that can take a claim
 
-    async def _wait_for_turn(self) -> None:
+    async def _wait_for_next_pass(self) -> None:
         """Let at most half of the senders begin an attempt in one pass of the event loop, the others in the next.
 
         The requests that begin in a pass are sent at its end. If all senders began in the same pass, their answers
@@ -78,10 +78,10 @@ class Senders:
         while self._begun >= (self._count + 1) // 2:
             await asyncio.sleep(0)
         if not self._begun:
-            asyncio.get_running_loop().call_soon(self._end_turn)
+            asyncio.get_running_loop().call_soon(self._end_pass)
         self._begun += 1
 
-    def _end_turn(self) -> None:
+    def _end_pass(self) -> None:
         self._begun = 0
 
     def _hand_in(self, result: Result) -> None:

@@ -10,28 +10,29 @@ from worker.queues import B2COPY
 from worker.settings import Settings
 
 SHARE = 10  # the reconciliation sends at most one request in so many of the rate limit
-_PATIENCE_S = 0.25  # seconds until a permit or a turn that was refused is asked for again
+_PATIENCE_S = 0.25  # seconds until a permit or the pace that was refused is asked for again
 
 
 class Pace:
-    """Asks the fleet's limits before each request: its own turn, then a permit as every request needs one.
+    """Asks the fleet's limits before each request: for the pace, then for a permit as every request needs one.
 
-    The turn is in Redis, so that two reconciliations at once are together no faster than one, and never ask B2COPY for
-    the same at the same time. Without Redis none goes. If a process dies, its turn ends with the deadline of its call.
+    The pace is a key in Redis that one process reserves, so that two reconciliations at once are together no faster
+    than one, and never ask B2COPY for the same at the same time. Without Redis none sends. If a process dies, its
+    reservation ends with the deadline of its call.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._limits = FleetLimits(B2COPY, settings)
         self._every_s = SHARE / self._limits.per_second if self._limits.per_second else 0.0
-        self._turn_s = max(self._every_s, settings.call_deadline)
+        self._reserved_s = max(self._every_s, settings.call_deadline)
 
     @contextmanager
-    def turn(self, until: float = float("inf")) -> Iterator[bool]:
+    def one_request(self, until: float = float("inf")) -> Iterator[bool]:
         """Wait until one request may be sent, which the block sends. No other reconciliation sends one meanwhile.
 
         False if the wait would take longer than `until` (monotonic seconds): then the block must send nothing.
         """
-        while wait_s := self._limits.until_paced_s(self._turn_s):
+        while wait_s := self._limits.until_paced_s(self._reserved_s):
             if not _sleep(wait_s, until):
                 yield False
                 return
@@ -39,7 +40,7 @@ class Pace:
         try:
             yield self._wait_for_permit(until)
         finally:
-            self._limits.end_turn(next_at - time.monotonic())
+            self._limits.release_pace(next_at - time.monotonic())
 
     def _wait_for_permit(self, until: float) -> bool:
         while not self._limits.take(1, urgent=False):
@@ -55,7 +56,7 @@ class Pace:
 
 
 def _sleep(wait_s: float, until: float) -> bool:
-    """Sleep, not longer than until it makes sense to ask again: the turn of another process may end early."""
+    """Sleep, not longer than until it makes sense to ask again: another process may release the pace early."""
     if time.monotonic() + wait_s > until:
         return False
     time.sleep(min(wait_s, _PATIENCE_S))

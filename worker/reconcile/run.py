@@ -28,7 +28,7 @@ def run_to_end(ledger: Ledger, run: Run, find: Find, pace: Pace, show: Callable[
     Raises `Paused`, `ListUnusable`, and the last error of `worker.errors` if B2COPY does not answer for long. What was
     done is in the ledger, so the run continues where it was.
     """
-    reconciler, failures = Reconciler(ledger, find, pace.turn), 0
+    reconciler, failures = Reconciler(ledger, find, pace.one_request), 0
     while run.phase != "finished":
         if is_paused(ledger):
             raise Paused

@@ -57,15 +57,15 @@ class Unclear:
 
 
 Find = Callable[[AccountSearch], list[Account]]
-Turn = Callable[[], AbstractContextManager[bool]]
+OneRequest = Callable[[], AbstractContextManager[bool]]
 """What a request is sent in. It holds False if none may be sent now."""
 
 
 class Reconciler:
-    """Makes the steps of a run. `find` sends one request for accounts, in a `turn`."""
+    """Makes the steps of a run. `find` sends one request for accounts, in a block of `one_request`."""
 
-    def __init__(self, ledger: Ledger, find: Find, turn: Turn) -> None:
-        self._ledger, self._find, self._turn = ledger, find, turn
+    def __init__(self, ledger: Ledger, find: Find, one_request: OneRequest) -> None:
+        self._ledger, self._find, self._one_request = ledger, find, one_request
         self._moves = 0
         self._ahead: list[Candidate] = []  # candidates that were read and are not decided
         self._ahead_of: tuple[int, tuple[str, str, str]] | None = None  # the run, and what it must have decided last
@@ -80,12 +80,12 @@ class Reconciler:
     def _read_page(self, run: Run) -> Run | None:
         first = max(0, run.position - 1)  # the place of the anchor
         search = AccountSearch(limit=PAGE, offset=first, sort_by="created_at", sort_order="asc")
-        with self._turn() as may_send:
+        with self._one_request() as may_send:
             if not may_send:
                 return None
             if (now := current_run(self._ledger)) != run:  # another process was faster, while this one waited
                 return now
-            page = [_there(account, FIRST_PLATFORM) for account in self._find(search)]
+            page = [_account_at_b2copy(account, FIRST_PLATFORM) for account in self._find(search)]
         if not run.position and not page and (expected := expected_accounts(self._ledger)):
             raise ListUnusable(
                 f"B2COPY lists no account at all, and the identity map has {expected}. Its login may have lost the"
@@ -121,7 +121,7 @@ class Reconciler:
             after = decide(self._ledger, run, decided, differ, 0)
         else:
             decided = ahead[:1]
-            with self._turn() as may_send:
+            with self._one_request() as may_send:
                 if not may_send:
                     return None
                 if (now := current_run(self._ledger)) != run:
@@ -142,7 +142,7 @@ class Reconciler:
             return Unclear(f"not asked: platform {one.platform!r} is no number as B2COPY has them")
         search = AccountSearch(platform=int(one.platform), number=one.login)
         try:
-            answered = [_there(account, one.platform) for account in self._find(search)]
+            answered = [_account_at_b2copy(account, one.platform) for account in self._find(search)]
         except NotFound:
             return ()
         except Permanent as error:
@@ -154,7 +154,7 @@ class Reconciler:
         return tuple(account for account in answered if (account.platform, account.login) == (one.platform, one.login))
 
 
-def _there(account: Account, platform: str) -> AccountThere:
+def _account_at_b2copy(account: Account, platform: str) -> AccountThere:
     """Return the account as the ledger stores it. `platform` is its platform if B2COPY names none."""
     named = platform if account.platform is None else str(account.platform)
     return AccountThere(named, account.number, account.account_id or "", account.client_id)

@@ -33,7 +33,7 @@ class BatchReport(NamedTuple):
         return self.standing.open / rate if rate and self.standing.open else None
 
     @property
-    def words(self) -> str:
+    def sentence(self) -> str:
         """How it stands: one sentence."""
         decided = f"since {clock(self.batch.decided_at or 0)} UTC by {self.batch.decided_by}: {self.batch.note}"
         match self.batch.decision:

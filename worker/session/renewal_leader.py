@@ -117,7 +117,7 @@ class Leader:
         if self._store.now() >= stored.obtained_at + max(stored.life, self._settings.token_ttl * 1000):
             return None
         pair = unseal(self._storage_keys(), self._store.key_prefix, stored.generation, stored.blob)
-        if pair is None or pair.refresh is None or pair.is_spent:
+        if pair is None or pair.refresh is None or pair.is_refresh_token_used:
             return None
         at = self._extend(lease)
         if not self._store.mark_refresh_token_used(lease, stored.generation):
@@ -185,7 +185,7 @@ class Leader:
 
         Returns whether it was stored, and what is stored now.
         """
-        pair = self._with_spent_marked(lease, obtained.pair)
+        pair = self._mark_if_not_new(lease, obtained.pair)
         life = pair.life_s or self._guessed_life(lease.session)
         blob = seal(self._storage_keys(), self._store.key_prefix, lease.generation, pair)
         deadline = time.monotonic() + self._timings.commit_patience
@@ -203,7 +203,7 @@ class Leader:
                 self._store.register()
                 return committed
 
-    def _with_spent_marked(self, lease: RenewalLease, pair: Pair) -> Pair:
+    def _mark_if_not_new(self, lease: RenewalLease, pair: Pair) -> Pair:
         """Return the pair, marked if its refresh token is not new: no refresh token is presented twice.
 
         A server may give the one before again, or the access token in its place. The next renewal is a login then.
@@ -214,7 +214,7 @@ class Leader:
         if pair.refresh is None or pair.refresh not in (pair.access, before and before.refresh):
             return pair
         log.warning("B2COPY gave no new refresh token: the next renewal is a login")
-        return replace(pair, is_spent=True)
+        return replace(pair, is_refresh_token_used=True)
 
     def _guessed_life(self, before: Stored | None) -> float:
         """Return how long an opaque token is assumed to live, in seconds.

@@ -13,7 +13,7 @@ def seal(keys: MultiFernet, key_prefix: str, generation: int, pair: Pair) -> byt
     content = {
         "access": pair.access.reveal(),
         "refresh": pair.refresh.reveal() if pair.refresh else None,
-        "is_spent": pair.is_spent,
+        "is_refresh_token_used": pair.is_refresh_token_used,
         "generation": generation,
         "key_prefix": key_prefix,
     }
@@ -29,6 +29,8 @@ def unseal(keys: MultiFernet, key_prefix: str, generation: int, blob: bytes) -> 
     match content:
         case {"access": str(access), "refresh": str() | None as refresh, "generation": at, "key_prefix": prefix}:
             if (at, prefix) == (generation, key_prefix):
-                is_spent = content.get("is_spent") is True
-                return Pair(Secret(access), Secret(refresh) if refresh else None, is_spent=is_spent)
+                is_refresh_token_used = content.get("is_refresh_token_used") is True
+                return Pair(
+                    Secret(access), Secret(refresh) if refresh else None, is_refresh_token_used=is_refresh_token_used
+                )
     return None

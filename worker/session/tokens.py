@@ -42,15 +42,15 @@ class Token:
 class Pair:
     """What a token endpoint answered. `life_s` is None if the answer does not tell.
 
-    `credential` names what was logged in with, for people: a key id, never a secret. Empty after a refresh. `is_spent`:
-    the refresh token is not new, so it must not be presented.
+    `credential` names what was logged in with, for people: a key id, never a secret. Empty after a refresh. With
+    `is_refresh_token_used` the refresh token is not new, so it must not be presented.
     """
 
     access: Secret[str]
     refresh: Secret[str] | None
     life_s: float | None = None
     credential: str = ""
-    is_spent: bool = False
+    is_refresh_token_used: bool = False
 
     def __repr__(self) -> str:
         return f"<Pair {fingerprint(self.access)}>"
