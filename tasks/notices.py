@@ -11,7 +11,7 @@ from worker.operation import NOTICE_KIND, Done, OnUnknown, Outcome
 from worker.operation_kind import Attempt, Description, Kind, Payload
 from worker.queues import CRM
 from worker.queues import NOTIFY as LANE
-from worker.webhook.notice_routes import ways
+from worker.webhook.notice_routes import notice_routes
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ async def attempt(attempt: Attempt, notice: Notice) -> Outcome:
     """
     delivered = set((attempt.progress or {}).get("delivered", ()))
     failures: list[B2CopyError] = []
-    for route in ways(attempt.settings):
+    for route in notice_routes(attempt.settings):
         if route.name in delivered:
             continue
         try:

@@ -64,7 +64,7 @@ def test_the_crms_task_gets_a_sample_too(
     assert ran.out == "delivered: task crm.fees_ended is in the queue; a worker of the CRM reads it there\n"
     both = b2copy_sync("webhook", "test", "--json", **task, **url)
 
-    assert [one["delivered"] for one in both.document["ways"]] == [True, True]
+    assert [one["delivered"] for one in both.document["routes"]] == [True, True]
     messages = [received(environment.broker.url) for _ in range(2)]
     assert {message.payload[0][0]["type"] for message in messages} == {"webhook.test"}
 

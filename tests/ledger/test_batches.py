@@ -33,6 +33,7 @@ from worker.ledger.approvals import (
 )
 from worker.ledger.batches import (
     Batch,
+    batch_counts,
     begin_batch,
     beyond_recall,
     cancel_batch,
@@ -43,7 +44,6 @@ from worker.ledger.batches import (
     put_aside,
     resume_batch,
     resume_batch_within,
-    standing_of,
     sweep,
     sweep_forgotten,
 )
@@ -132,7 +132,7 @@ def test_a_cancelled_batch_ends_what_was_never_sent_and_tells_what_is_beyond_rec
     sweep(ledger, 30.0)
 
     assert beyond == beyond_recall(ledger, "book") == 2
-    assert standing_of(ledger, ["book"])["book"].states == {
+    assert batch_counts(ledger, ["book"])["book"].states == {
         State.CANCELLED: 597, State.RUNNING: 1, State.WAITING: 1, State.FAILED: 1,
     }  # fmt: skip
     succeed(ledger, running)
@@ -605,12 +605,12 @@ def test_a_batch_stands_at_what_its_own_operations_are(ledger: Ledger) -> None:
             ended_at = f"ended_at = ended_at - {ago_ms}"
             connection.execute(text(f"UPDATE b2copy_operations SET {ended_at} WHERE key = 'fees.process:{name}'"))
 
-    standing = standing_of(ledger, ["book", "other", "none"])
+    counts = batch_counts(ledger, ["book", "other", "none"])
 
     states = {State.SUCCEEDED: 2, State.WAITING: 1, State.RUNNING: 1, State.QUEUED: 1}
-    book = standing["book"]
+    book = counts["book"]
     assert (book.states, book.ended_last_minute) == (states, 1)
     assert (book.recorded, book.open) == (5, 3)
-    assert standing["other"].open == 2
-    assert (standing["none"].recorded, standing["none"].open, standing["none"].ended_last_minute) == (0, 0, 0)
+    assert counts["other"].open == 2
+    assert (counts["none"].recorded, counts["none"].open, counts["none"].ended_last_minute) == (0, 0, 0)
     assert (beyond_recall(ledger, "book"), beyond_recall(ledger, "none")) == (2, 0)

@@ -42,7 +42,7 @@ from worker.ledger import (
     stop_asking,
     sweep,
 )
-from worker.ledger.batches import CANCELLED, PAUSED, cancel_batch, pause_batch, resume_batch, standing_of
+from worker.ledger.batches import CANCELLED, PAUSED, batch_counts, cancel_batch, pause_batch, resume_batch
 from worker.ledger.schema import HELD_MS
 from worker.operation import FINAL, MOVES, Claim, FailureReason, New, OnUnknown, State, Transition, WaitReason
 
@@ -246,10 +246,10 @@ class Machine(RuleBasedStateMachine):
         for modelled in self.operations.values():
             if self.is_held(modelled) and self.decisions[str(modelled.batch)] == CANCELLED:
                 assert modelled.state in FINAL
-        standing = standing_of(self.ledger, self.decisions)
+        counts = batch_counts(self.ledger, self.decisions)
         for batch in self.decisions:
             states = Counter(modelled.state for modelled in self.operations.values() if modelled.batch == batch)
-            assert standing[batch].states == states
+            assert counts[batch].states == states
 
     # what people do
 

@@ -83,7 +83,7 @@ def cancel(name: Name, why: Why, by: By, as_json: Json = False) -> None:
     What was sent cannot be cancelled: B2COPY continues it, and workers ask until it has ended.
     """
     from worker.ledger.approvals import Approval, cancel_batch_or_propose
-    from worker.ledger.batches import standing_of, sweep
+    from worker.ledger.batches import batch_counts, sweep
     from worker.operation import State
     from worker.report.format_values import count
 
@@ -94,7 +94,7 @@ def cancel(name: Name, why: Why, by: By, as_json: Json = False) -> None:
             return
         batch, beyond_recall = done
         sweep(ledger, SWEEP_S, name)
-        cancelled = standing_of(ledger, [name])[name].states.get(State.CANCELLED, 0)
+        cancelled = batch_counts(ledger, [name])[name].states.get(State.CANCELLED, 0)
     continues = f"{beyond_recall:,} not: sent already, or being sent"
     text = f"import {name} is cancelled: {count(cancelled)} cancelled, {continues}"
     _report(batch, text, as_json, cancelled=cancelled, beyond_recall=beyond_recall)
@@ -128,7 +128,7 @@ def _table(reports: list["BatchReport"]) -> None:
         [
             (
                 one.batch.id, one.batch.kind, clock(one.batch.requested_at), one.batch.requested_by,
-                f"{one.done:,}", f"{one.total:,}", f"{one.standing.states.get(State.FAILED, 0):,}", one.sentence,
+                f"{one.done:,}", f"{one.total:,}", f"{one.counts.states.get(State.FAILED, 0):,}", one.sentence,
             )
             for one in reports
         ],
@@ -141,15 +141,15 @@ def _facts(report: "BatchReport") -> None:
 
     batch = report.batch
     output.line(f"import {batch.id}: {report.sentence}")
-    states = [f"{count:,} {state}" for state in State if (count := report.standing.states.get(state, 0))]
+    states = [f"{count:,} {state}" for state in State if (count := report.counts.states.get(state, 0))]
     output.facts(
         [
             ("file", batch.source),
             ("kind", batch.kind),
             ("lane", batch.lane),
             ("requested", f"{clock(batch.requested_at)} UTC by {batch.requested_by}"),
-            ("recorded", f"{report.standing.recorded:,} of {report.total:,}"),
+            ("recorded", f"{report.counts.recorded:,} of {report.total:,}"),
             ("operations", ", ".join(states)),
-            ("ended in the last minute", f"{report.standing.ended_last_minute:,}"),
+            ("ended in the last minute", f"{report.counts.ended_last_minute:,}"),
         ]
     )

@@ -26,15 +26,15 @@ def send_sample(as_json: Json = False) -> None:
     from worker.errors import SettingsError
     from worker.settings import Settings, load
     from worker.webhook.endpoint import check_webhook
-    from worker.webhook.notice_routes import ways
+    from worker.webhook.notice_routes import notice_routes
 
     settings = load(Settings)
     if not settings.wants_notices:
         raise SettingsError("B2COPY_WEBHOOK_URL and B2COPY_NOTIFY_TASK are not set: the CRM gets no notices")
     check_webhook(settings)
-    found = [_try(settings, route) for route in ways(settings)]
+    found = [_try(settings, route) for route in notice_routes(settings)]
     if as_json:
-        output.document(found[0] if len(found) == 1 else {"ways": found})
+        output.document(found[0] if len(found) == 1 else {"routes": found})
     for one in found if not as_json else ():
         proof = f"answered {one['status']}" if "url" in one else "is in the queue; a worker of the CRM reads it there"
         where = one.get("url") or f"task {one['task']}"

@@ -109,7 +109,7 @@ def _form(page_request: PageRequest, problem: str, status: int = 200) -> Respons
     action, report = _what(page_request)
     ledger, batch = page_request.ledger, report.batch
     beyond = beyond_recall(ledger, batch.id)
-    effect = _EFFECTS[action].format(unsent=f"{report.standing.open - beyond:,}")
+    effect = _EFFECTS[action].format(unsent=f"{report.counts.open - beyond:,}")
     if action == "cancel" and beyond:
         effect += _BEYOND_RECALL.format(beyond=beyond)
     asks_two = action != "pause" and needs_approval(ledger, batch, CANCELLED if action == "cancel" else None)

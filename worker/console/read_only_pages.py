@@ -37,7 +37,7 @@ from worker.report.timeline import timeline
 from worker.session import State as SessionState
 from worker.watch.redact import redacted, redacted_value
 
-BUTTONS = sentences.Ways(
+BUTTONS = sentences.Remedies(
     session="The System page",
     replay="replay it",
     correct=sentences.COMMANDS.correct,  # the console has no page for it

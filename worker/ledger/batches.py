@@ -103,7 +103,7 @@ class Batch(NamedTuple):
         return f"{self.decision or 'not decided'} since {self.decided_at or self.requested_at}"
 
 
-class Standing(NamedTuple):
+class BatchCounts(NamedTuple):
     """How many operations of a batch are in each state, and how many ended within the last minute."""
 
     states: Mapping[State, int]
@@ -232,14 +232,14 @@ def list_batches(ledger: Ledger, before: tuple[int, str] | None = None, limit: i
         return [Batch(*row) for row in connection.execute(wanted)]
 
 
-def standing_of(ledger: Ledger, names: Iterable[str]) -> dict[str, Standing]:
+def batch_counts(ledger: Ledger, names: Iterable[str]) -> dict[str, BatchCounts]:
     """Count the operations of these batches by state."""
     states: dict[str, dict[State, int]] = {name: {} for name in names}
     with ledger.reading() as connection:
         for name, state, count in connection.execute(_COUNT, {"batches": list(states)}):
             states[name][State(state)] = count
         recent = {name: count for name, count in connection.execute(_COUNT_RECENT)}  # noqa: C416
-    return {name: Standing(counts, recent.get(name, 0)) for name, counts in states.items()}
+    return {name: BatchCounts(counts, recent.get(name, 0)) for name, counts in states.items()}
 
 
 def pause_batch(ledger: Ledger, batch: str, actor: str, note: str, seen: str | None = None) -> Batch:

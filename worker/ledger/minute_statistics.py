@@ -72,7 +72,7 @@ def summarize_minutes(ledger: Ledger) -> int:
     start = max(until - CATCH_UP * MINUTE_MS, until - MINUTE_MS if newest is None else newest + MINUTE_MS)
     if start >= until:
         return 0
-    standing = statistics(ledger)
+    found = statistics(ledger)
     with ledger.reading() as connection:
         rows = [row._asdict() for row in connection.execute(_ENDED, {"from": start, "until": until})]
     # For the newest minute only: how the lanes stood in the minutes before it, nobody knows now.
@@ -82,11 +82,11 @@ def summarize_minutes(ledger: Ledger) -> int:
             "lane": lane,
             "kind": "",
             "outcome": DUE,
-            "operations": standing.due.get(lane, 0),
+            "operations": found.due.get(lane, 0),
             "total_ms": round(late_s * 1000),
             "external_ms": 0,
         }
-        for lane, late_s in standing.late_s.items()
+        for lane, late_s in found.late_s.items()
     ]
     with ledger.writing() as connection:
         _insert(connection, rows)

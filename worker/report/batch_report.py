@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from worker.ledger import Ledger
-from worker.ledger.batches import CANCELLED, PAUSED, Batch, Standing, standing_of
+from worker.ledger.batches import CANCELLED, PAUSED, Batch, BatchCounts, batch_counts
 from worker.operation import State
 from worker.report.format_values import clock, iso, span
 
@@ -14,23 +14,23 @@ class BatchReport(NamedTuple):
     """A batch and how many of its operations are in each state."""
 
     batch: Batch
-    standing: Standing
+    counts: BatchCounts
 
     @property
     def done(self) -> int:
         """How many operations have ended."""
-        return self.standing.recorded - self.standing.open
+        return self.counts.recorded - self.counts.open
 
     @property
     def total(self) -> int:
         """How many rows the import has, or how many operations are recorded, if that is all that is known."""
-        return max(self.batch.rows or 0, self.standing.recorded)
+        return max(self.batch.rows or 0, self.counts.recorded)
 
     @property
     def left_s(self) -> float | None:
         """How many seconds it takes until all have ended at the rate of the last minute; None if none ended in it."""
-        rate = self.standing.ended_last_minute / 60
-        return self.standing.open / rate if rate and self.standing.open else None
+        rate = self.counts.ended_last_minute / 60
+        return self.counts.open / rate if rate and self.counts.open else None
 
     @property
     def sentence(self) -> str:
@@ -41,10 +41,10 @@ class BatchReport(NamedTuple):
                 return f"paused {decided}"
             case "cancelled":
                 return f"cancelled {decided}"
-        if self.standing.open:
+        if self.counts.open:
             left = f", about {span(self.left_s)} left" if self.left_s is not None else ""
-            return f"{self.standing.open:,} to do{left}"
-        if missing := self.total - self.standing.recorded:
+            return f"{self.counts.open:,} to do{left}"
+        if missing := self.total - self.counts.recorded:
             return f"all ended but {missing:,} rows: known before, given twice, purged, or the import was interrupted"
         return "all ended"
 
@@ -52,8 +52,8 @@ class BatchReport(NamedTuple):
 def batch_reports(ledger: Ledger, batches: Iterable[Batch]) -> list[BatchReport]:
     """Count the operations of these batches."""
     found = list(batches)
-    standing = standing_of(ledger, [batch.id for batch in found])
-    return [BatchReport(batch, standing[batch.id]) for batch in found]
+    counts = batch_counts(ledger, [batch.id for batch in found])
+    return [BatchReport(batch, counts[batch.id]) for batch in found]
 
 
 def document(report: BatchReport) -> dict[str, Any]:
@@ -65,9 +65,9 @@ def document(report: BatchReport) -> dict[str, Any]:
         "lane": batch.lane,
         "source": batch.source,
         "rows": batch.rows,
-        "recorded": report.standing.recorded,
-        "states": {str(state): report.standing.states.get(state, 0) for state in State},
-        "ended_last_minute": report.standing.ended_last_minute,
+        "recorded": report.counts.recorded,
+        "states": {str(state): report.counts.states.get(state, 0) for state in State},
+        "ended_last_minute": report.counts.ended_last_minute,
         "left_s": report.left_s,
         "requested_by": batch.requested_by,
         "requested_at": iso(batch.requested_at),

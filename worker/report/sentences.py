@@ -58,7 +58,7 @@ _FAILED = {
 }
 
 
-class Ways(NamedTuple):
+class Remedies(NamedTuple):
     """How a person does what a remedy names: commands of the shell, or buttons of the console.
 
     `{results}` stands for the options that name the kind's `result_ids`.
@@ -71,7 +71,7 @@ class Ways(NamedTuple):
     replay_not_done: str
 
 
-COMMANDS = Ways(
+COMMANDS = Remedies(
     session="`b2copy-sync session show`",
     replay='`b2copy-sync failed replay {key} --why "..." --yes`',
     correct='`b2copy-sync failed correct {key} NAME=VALUE --why "..." --yes`',
@@ -121,11 +121,11 @@ def standing(
     return str(operation.state)
 
 
-def remedy(operation: Operation, kinds: Kinds, ways: Ways = COMMANDS) -> str:
+def remedy(operation: Operation, kinds: Kinds, remedies: Remedies = COMMANDS) -> str:
     """Return what a person can do about an operation that failed or waits; empty if there is nothing to do."""
     kind = kinds.get(operation.kind)
     results = "".join(f" --result {name}={TO_FILL_IN}" for name in kind.result_ids) if kind is not None else ""
-    named = {name: way.format(key=quote(operation.key), results=results) for name, way in ways._asdict().items()}
+    named = {name: text.format(key=quote(operation.key), results=results) for name, text in remedies._asdict().items()}
     if operation.wait_reason in _WAIT_REMEDIES:
         return _filled(_WAIT_REMEDIES[operation.wait_reason], operation, named)
     reason = operation.failure_reason
@@ -167,7 +167,7 @@ def _due(operation: Operation, now: float) -> str:
     return f"next look in {seconds:.0f} s" if seconds >= 1 else "due now"
 
 
-def _filled(sentence: str, operation: Operation, ways: Mapping[str, str] | None = None) -> str:
+def _filled(sentence: str, operation: Operation, remedies: Mapping[str, str] | None = None) -> str:
     names = {"b2copy": "B2COPY", "crm": "the CRM"}
     return sentence.format(
         destination=names.get(operation.destination, operation.destination),
@@ -176,5 +176,5 @@ def _filled(sentence: str, operation: Operation, ways: Mapping[str, str] | None 
         key=quote(operation.key),
         step=operation.unknown_step or "it",
         address=our_address(),
-        **(ways or {}),
+        **(remedies or {}),
     )

@@ -1,4 +1,4 @@
-"""The ways of a notice to the CRM: a webhook, a Celery task of the CRM, or both. Light, because a CRM imports it."""
+"""The routes of a notice to the CRM: a webhook, a Celery task of the CRM, or both. Light, because a CRM imports it."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ PUBLISH = Route(
 )
 
 
-def ways(settings: Settings) -> tuple[Route[Any], ...]:
-    """Return the ways that the settings name."""
+def notice_routes(settings: Settings) -> tuple[Route[Any], ...]:
+    """Return the routes that the settings name."""
     wanted = ((PUBLISH, settings.notify_task), (DELIVER, settings.webhook_url))
     return tuple(route for route, is_set in wanted if is_set)
