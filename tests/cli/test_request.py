@@ -37,7 +37,7 @@ def test_the_exit_code_tells_how_it_ended(
     until(lambda: find_operation(ledger, "W3").wait_reason == WaitReason.PENDING_AT_B2COPY)
     pending = fees("3", "--timeout", "0.2s")
     sandbox.finish_fees(request_id="W3")
-    refreshed = b2copy_sync("status", "W3", "--refresh", "--json")
+    polled = b2copy_sync("status", "W3", "--poll-now", "--json")
     called = b2copy_sync(
         "call", "/api/admin/users/v2/user/userservice/tag", "--key", "C1", "--payload", '{"id": 7}', "--wait", "--json"
     )
@@ -51,7 +51,7 @@ def test_the_exit_code_tells_how_it_ended(
     assert "b2copy-sync failed replay fees.process:W2" in refused[2]
     assert pending[0] == 4
     assert "waiting (pending_at_b2copy): B2COPY has not finished it" in pending[1]
-    assert refreshed.document["state"] == "succeeded"
+    assert polled.document["state"] == "succeeded"
     assert (called.code, called.document["state"]) == (0, "succeeded")
 
 

@@ -102,7 +102,7 @@ def test_an_id_finds_every_operation_that_has_it(b2copy_sync: Command, ledger: L
 
     ran = b2copy_sync("status", "W1")
     listed = b2copy_sync("status", "W1", "--json").document
-    asked = b2copy_sync("status", "W1", "--refresh")
+    asked = b2copy_sync("status", "W1", "--poll-now")
 
     all_of_it = {"fees.process:W1", "call:W1", "call:note-1", "message:m-1"}
     assert ran.code == 0
@@ -129,10 +129,10 @@ def test_what_others_wrote_does_not_steer_the_terminal(b2copy_sync: Command, led
     assert "\x1b" not in ran.out
 
 
-def test_refresh_says_when_there_is_nothing_to_ask(b2copy_sync: Command, ledger: Ledger) -> None:
+def test_poll_now_says_when_there_is_nothing_to_ask(b2copy_sync: Command, ledger: Ledger) -> None:
     succeed_operation(ledger, "W1")
 
-    ran = b2copy_sync("status", "W1", "--refresh")
+    ran = b2copy_sync("status", "W1", "--poll-now")
 
     assert ran.code == 0
     assert "it does not wait: there is nothing to ask" in ran.err

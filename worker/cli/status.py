@@ -23,7 +23,7 @@ _PATIENCE = 10.0  # seconds for a worker to take it and B2COPY to answer
 
 def status(
     key: OptionalKey = None,
-    refresh: Annotated[bool, typer.Option("--refresh", help="Ask B2COPY now, if it waits.")] = False,
+    poll_now: Annotated[bool, typer.Option("--poll-now", help="Ask B2COPY now, if it waits.")] = False,
     keep_watching: Annotated[
         bool, typer.Option("--watch", help="Without a KEY: show the overview until Ctrl-C, every two seconds.")
     ] = False,
@@ -41,21 +41,21 @@ def status(
     from worker.report.operation_report import document, report_on
 
     if key is None:
-        if refresh:
-            raise typer.BadParameter("name the KEY to ask about", param_hint="--refresh")
+        if poll_now:
+            raise typer.BadParameter("name the KEY to ask about", param_hint="--poll-now")
         _overview(keep_watching, as_json)
         return
     if keep_watching:
         raise typer.BadParameter("it shows the overview: leave KEY out", param_hint="--watch")
     with existing_ledger() as ledger:
         if len(named := all_named(ledger, key)) > 1:
-            if refresh:
+            if poll_now:
                 raise Stop(Exit.USAGE, f"{key} is the id of several operations: name one of {', '.join(named)}")
             _show_all([report_on(ledger, one, ALL_KINDS) for one in named.values()], as_json)
             return
         operation = next(iter(named.values())) if named else look_up(ledger, key)
-        if refresh:
-            operation = _refreshed(ledger, operation)
+        if poll_now:
+            operation = _polled(ledger, operation)
         report = report_on(ledger, operation, ALL_KINDS)
     if as_json:
         output.document(document(report))
@@ -100,7 +100,7 @@ def _show_all(reports: "list[OperationReport]", as_json: bool) -> None:
     output.note("several operations have this id: b2copy-sync status KEY shows one of them")
 
 
-def _refreshed(ledger: "Ledger", operation: "Operation") -> "Operation":
+def _polled(ledger: "Ledger", operation: "Operation") -> "Operation":
     """Have a waiting operation asked about, and return it as it stands when that is done."""
     from worker.current_user import current_user
     from worker.ledger import attempts_of, find, poll_now
@@ -112,7 +112,7 @@ def _refreshed(ledger: "Ledger", operation: "Operation") -> "Operation":
         return sum(attempt.times for attempt in attempts_of(ledger, operation.id))
 
     before = tried()
-    if not poll_now(ledger, operation.key, current_user(), "status --refresh"):
+    if not poll_now(ledger, operation.key, current_user(), "status --poll-now"):
         output.note(f"{operation.key} is {operation.state}, it does not wait: there is nothing to ask")
         return operation
     wake(operation.lane)

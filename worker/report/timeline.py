@@ -14,7 +14,7 @@ _DECIDED = {
     "resolve, succeeded": "found done",
     "resolve, failed": "found not done",
     "cancel": "cancelled",
-    "stop_asking": "polling stopped",
+    "stop_asking": "stopped asking",
 }
 """The word for a decision, by its action in the audit. Other actions are shown as they are."""
 
