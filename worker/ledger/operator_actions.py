@@ -1,4 +1,4 @@
-"""What people decide about operations: replay, correct, resolve, cancel, stop asking, poll now. See also `fleet_flags`.
+"""What people decide about operations: replay, correct, resolve, cancel, stop asking, poll now. See also `pauses`.
 
 Where the ledger asks for a second person (`Ledger.needs_approval`), these functions refuse: `approvals` proposes the
 decision then, and makes it when another person approves. `seen` is the change mark of the operation as the person saw
