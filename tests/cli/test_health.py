@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tests.cli.conftest import Command
-from tests.operations import hold_operation, make_wait, record_operation
+from tests.operations import claim_due, hold_operation, make_wait, record_operation, record_operations
 from tests.support import until
 from worker.ledger import Ledger, leave_request
 from worker.operation import WaitReason
@@ -77,6 +77,23 @@ def test_what_is_due_for_longer_than_half_a_minute_is_a_problem_for_every_comman
 
     make_due_for(DUE_LATE_S + 1)
     assert (b2copy_sync("health").code, len(concerns_about_lanes()), grade_of_workers()) == (1, 1, "FAIL")
+
+
+def test_a_backlog_is_no_problem_while_a_worker_sends_it(b2copy_sync: Command, ledger: Ledger) -> None:
+    record_operations(ledger, *(f"W{number}" for number in range(200)), lane="bulk")
+    with ledger.writing() as connection:
+        connection.exec_driver_sql("UPDATE b2copy_operations SET due_at = due_at - 120000")
+    untouched = b2copy_sync("health", "--json")
+    concerned = b2copy_sync("status", "--json").document["concerns"]
+
+    claim_due(ledger, limit=5, lane="bulk")
+    claimed = b2copy_sync("health", "--json")
+
+    assert (untouched.code, claimed.code) == (1, 0)
+    assert "no worker has worked on the lane for 2 min" in "".join(untouched.document["problems"])
+    assert "nobody has worked on lane bulk for 2 min" in "".join(concerned)
+    assert claimed.document["late_s"]["bulk"] < 30
+    assert "nobody has worked" not in "".join(b2copy_sync("status", "--json").document["concerns"])
 
 
 def test_an_old_backfill_is_no_problem(b2copy_sync: Command, ledger: Ledger) -> None:

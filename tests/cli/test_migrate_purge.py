@@ -72,7 +72,7 @@ def test_health_is_unwell_when_nobody_does_what_is_due(b2copy_sync: Command, led
     failures = b2copy_sync("health", "--late", "1h", "--max-failed", "0")
 
     assert late.code == failures.code == 1
-    assert re.search(r"lane money: something has been due for 9\d\.", late.out)
+    assert re.search(r"lane money: something is due, and no worker has worked on the lane for 9\d\.", late.out)
     assert "PROBLEM  1 operation failed, more than 0: b2copy-sync failed list" in failures.out
 
 

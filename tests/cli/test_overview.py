@@ -19,13 +19,15 @@ def test_the_overview_says_first_what_to_look_at(b2copy_sync: Command, ledger: L
     pause(ledger, "bulk", "ann@desk", "B2COPY is upgraded")
     with ledger.writing() as connection:
         connection.exec_driver_sql("UPDATE b2copy_operations SET due_at = due_at - 60000 WHERE state = 'queued'")
+        connection.exec_driver_sql("UPDATE b2copy_operations SET ended_at = ended_at - 60000")
+        connection.exec_driver_sql("UPDATE b2copy_operations SET state_since = state_since - 60000")
 
     ran = b2copy_sync("status")
     found = b2copy_sync("status", "--json").document
 
     assert ran.code == 0
     alarms = [line for line in ran.out.splitlines() if line.startswith("! ")]
-    assert "nobody works on lane money: something has been due for" in alarms[0]
+    assert "nobody has worked on lane money for" in alarms[0]
     assert "no_access, 1 operation waiting" in alarms[1]
     assert "Requests come from 127.0.0.1" in alarms[1]
     assert "bulk since" in ran.out

@@ -44,9 +44,9 @@ def test_the_console_calls_late_what_commands_and_alerts_call_late(open_console:
     record_operations(ledger, "forgotten")
     client = client_of(open_console())
     LedgerClock(ledger).advance(DUE_LATE_S - 12)
-    assert "something has been due" not in client.get("/").text
+    assert "no worker has worked on the lane" not in client.get("/").text
     LedgerClock(ledger).advance(13)
-    assert "something has been due" in client.get("/").text
+    assert "no worker has worked on the lane" in client.get("/").text
     assert "fees.process:forgotten" not in client.get("/todo").text
 
     LedgerClock(ledger).advance(MONEY_LATE_S - DUE_LATE_S)

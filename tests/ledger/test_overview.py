@@ -1,5 +1,10 @@
 """The overview: ages by our clock and by the others', and what is due."""
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
 from sqlalchemy import text
 
 from tests.ledger.databases import on_sqlite
@@ -10,9 +15,10 @@ from tests.operations import (
     hold_operation,
     make_wait,
     record_operations,
+    succeed,
     succeed_operation,
 )
-from worker.ledger import LEASE_S, Ledger, count_due, leave_request, pause, resume, try_start_dispatch
+from worker.ledger import LEASE_S, Ledger, cancel, count_due, leave_request, pause, resume, try_start_dispatch
 from worker.ledger.batches import begin_batch, cancel_batch, pause_batch, resume_batch, sweep
 from worker.ledger.due import COUNT_LIMIT
 from worker.ledger.overview import Group, LaneOverview, oldest_open, overview
@@ -84,11 +90,11 @@ def test_what_is_pending_is_ours_until_it_was_sent(ledger: Ledger, clock: Ledger
 def test_what_runs_is_due_once_its_lease_has_lapsed(ledger: Ledger, clock: LedgerClock) -> None:
     record_operations(ledger, "W1")
     claim_due(ledger)
-    assert lane(ledger).oldest_due_s is None
+    assert lane(ledger).late_s is None
 
     clock.advance(LEASE_S + 60)
 
-    assert (lane(ledger).oldest_due_s or 0) >= 60
+    assert (lane(ledger).late_s or 0) >= 60
     assert count_due(ledger)["money"] == 1
 
 
@@ -105,6 +111,90 @@ def test_overview_statistics_and_claims_mean_the_same_by_due(ledger: Ledger, clo
     assert found.due == count_due(ledger) == {one.lane: one.due for one in overview(ledger).lanes}
     assert (found.due["money"], found.due["bulk"]) == (4, 0)
     assert found.late_s["money"] >= 60
+
+
+def record_late(ledger: Ledger, clock: LedgerClock, count: int, lane: str = "bulk", **fields: Any) -> None:
+    """Record operations that have been due for two minutes."""
+    record_operations(ledger, *(f"{lane}{number}" for number in range(count)), lane=lane, **fields)
+    clock.advance(120)
+
+
+def late_s(ledger: Ledger, name: str = "bulk") -> float:
+    """Return for how long nobody has worked on a lane; overview and statistics must agree."""
+    found = lane(ledger, name).late_s or 0.0
+    assert statistics(ledger).late_s[name] == pytest.approx(found, abs=5)
+    return found
+
+
+def test_nobody_is_late_with_a_backlog_while_something_is_claimed(ledger: Ledger, clock: LedgerClock) -> None:
+    record_late(ledger, clock, 200)
+    untouched = late_s(ledger)
+
+    claim_due(ledger, limit=5, lane="bulk")
+
+    assert 120 <= untouched < 150
+    assert late_s(ledger) < 5
+    assert lane(ledger).late_s is None
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        succeed,
+        partial(make_wait, wait_reason=WaitReason.BACKOFF, due_in_s=1),
+        partial(make_wait, wait_reason=WaitReason.PENDING_AT_B2COPY, due_in_s=60),
+    ],
+)
+def test_a_lane_is_late_from_its_last_result_on(end: Callable[..., object], ledger: Ledger, clock: LedgerClock) -> None:
+    record_late(ledger, clock, 20)
+    end(ledger, *claim_due(ledger, limit=5, lane="bulk"))
+
+    assert late_s(ledger) < 5
+
+    clock.advance(40)
+    assert 40 <= late_s(ledger) < 60
+
+
+def test_a_cancelled_operation_was_not_worked_on(ledger: Ledger, clock: LedgerClock) -> None:
+    record_late(ledger, clock, 2)
+    cancel(ledger, "fees.process:bulk0", "ada", "not wanted")
+
+    assert late_s(ledger) >= 120
+
+
+def test_what_another_lane_with_a_backlog_sends_is_not_missing_here(ledger: Ledger, clock: LedgerClock) -> None:
+    record_operations(ledger, "N1", lane="notify", kind="crm.notify")
+    record_operations(ledger, "W1", "W2")
+    record_late(ledger, clock, 2)
+    claim_due(ledger, limit=1)
+
+    assert late_s(ledger) < 5  # the rate limit, or a probe, went to the lane money
+    assert late_s(ledger, "notify") >= 120  # another destination
+
+    succeed(ledger, *claim_due(ledger))
+    assert late_s(ledger) >= 120, "the lane money has nothing due: it keeps nobody from working here"
+
+
+def test_while_a_429_holds_the_destination_no_lane_of_it_is_late(ledger: Ledger, clock: LedgerClock) -> None:
+    record_late(ledger, clock, 2, "default")
+    make_wait(ledger, hold_operation(ledger, "W1"), wait_reason=WaitReason.RATE_LIMITED, due_in_s=3600)
+    clock.advance(600)
+    held = late_s(ledger, "default")
+    clock.advance(3600)
+
+    assert held == 0
+    assert late_s(ledger, "default") >= 3600
+
+
+def test_an_instant_of_the_future_hides_nothing(ledger: Ledger, clock: LedgerClock) -> None:
+    record_late(ledger, clock, 3)
+    succeed(ledger, *claim_due(ledger, limit=1, lane="bulk"))
+    make_wait(ledger, *claim_due(ledger, limit=1, lane="bulk"), due_in_s=900)
+    with ledger.writing() as connection:  # the database's clock was set back
+        connection.execute(text("UPDATE b2copy_operations SET ended_at = ended_at + 900000"))
+        connection.execute(text("UPDATE b2copy_operations SET state_since = state_since + 900000"))
+
+    assert late_s(ledger) >= 120
 
 
 @on_sqlite

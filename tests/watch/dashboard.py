@@ -65,9 +65,9 @@ ROWS: dict[str, list[Panel]] = {
         ),
         Panel(
             "Due and not taken",
-            "For how long something has been due. It should stay below a second; NobodyWorks fires at 30 s.",
+            "For how long something has been due and no worker has worked on its lane. NobodyWorks fires at 30 s.",
             "s",
-            {"{{lane}}": _ledger("b2copy_oldest_due_seconds")},
+            {"{{lane}}": _ledger("b2copy_late_seconds")},
         ),
         Panel(
             "Attempts",

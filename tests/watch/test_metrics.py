@@ -103,6 +103,8 @@ def test_the_ledgers_metrics_say_what_is_open_and_how_old_it_is(b2copy_sync: Com
     with ledger.writing() as connection:
         connection.exec_driver_sql("UPDATE b2copy_operations SET requested_at = requested_at - 90000")
         connection.exec_driver_sql("UPDATE b2copy_operations SET due_at = due_at - 60000 WHERE state = 'queued'")
+        connection.exec_driver_sql("UPDATE b2copy_operations SET ended_at = ended_at - 60000")
+        connection.exec_driver_sql("UPDATE b2copy_operations SET state_since = state_since - 60000")
     pause(ledger, "bulk", "ann@desk", "B2COPY is upgraded")
     record_operation(ledger, "W5", lane="default", batch="book")
     pause_batch(ledger, "book", "ann@desk", "wrong file?")
@@ -119,8 +121,8 @@ def test_the_ledgers_metrics_say_what_is_open_and_how_old_it_is(b2copy_sync: Com
         value(samples, "b2copy_operations", **group | {"lane": "bulk", "state": "waiting", "reason": "no_access"}) == 1
     )
     assert value(samples, "b2copy_oldest_seconds", lane="money", clock="ours") == pytest.approx(90, abs=30)
-    assert value(samples, "b2copy_oldest_due_seconds", lane="money") == pytest.approx(60, abs=30)
-    assert value(samples, "b2copy_oldest_due_seconds", lane="bulk") == 0
+    assert value(samples, "b2copy_late_seconds", lane="money") == pytest.approx(60, abs=30)
+    assert value(samples, "b2copy_late_seconds", lane="bulk") == 0
     assert value(samples, "b2copy_paused", lane="bulk") == 1
     assert value(samples, "b2copy_paused", lane="money") == 0
     assert value(samples, "b2copy_import_paused_seconds") == pytest.approx(7200, abs=30)

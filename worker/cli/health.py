@@ -27,7 +27,7 @@ def health(
         typer.Option(
             parser=duration,
             metavar="DURATION",
-            help="Unhealthy if something is due, or a row of b2copy_requests waits, for longer.",
+            help="Unhealthy if no worker works on what is due, or takes a row of b2copy_requests, for longer.",
             show_default=f"{DUE_LATE_S:.0f}s",
         ),
     ] = DUE_LATE_S,
@@ -47,9 +47,10 @@ def health(
 ) -> None:
     """Show how the ledger stands: what is due and how late, what waits and why, what has failed.
 
-    Asks the database alone. Exit code 1 if it cannot be reached, if something has been due for long and is not being
-    done (no worker runs?), if no worker takes a row of b2copy_requests, if the oldest operation in the lane money is
-    too old, or if too many have failed. The time that an operation was pending at B2COPY or paused does not count.
+    Asks the database alone. Exit code 1 if it cannot be reached, if something is due and no worker has worked on its
+    lane for long (no worker runs?), if no worker takes a row of b2copy_requests, if the oldest operation in the lane
+    money is too old, or if too many have failed. The time that an operation was pending at B2COPY or paused does not
+    count.
 
     --live asks nobody: it looks at a file, for a health probe that finds a frozen worker. --ready asks ledger and
     Redis.

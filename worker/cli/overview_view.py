@@ -42,7 +42,7 @@ def rendered(found: "SystemOverview") -> RenderableType:
     from worker.report.sentences import paused_by
 
     lanes = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in ("lane", "open", "oldest", "pending at B2COPY", "due for", "succeeded/min", "failed/min"):
+    for heading in ("lane", "open", "oldest", "pending at B2COPY", "late", "succeeded/min", "failed/min"):
         lanes.add_column(heading, justify="left" if heading == "lane" else "right")
     for lane in found.ledger.lanes:
         lanes.add_row(
@@ -50,7 +50,7 @@ def rendered(found: "SystemOverview") -> RenderableType:
             f"{lane.open:,}{'+' if lane.capped else ''}",
             _age(lane.oldest_s),
             _age(lane.oldest_pending_s),
-            output.safe(_age(lane.oldest_due_s), _urgency(lane)),
+            output.safe(_age(lane.late_s), _urgency(lane)),
             f"{ended_per_minute(found.ledger, lane.lane, State.SUCCEEDED):.1f}",
             f"{ended_per_minute(found.ledger, lane.lane, State.FAILED):.1f}",
         )
@@ -81,7 +81,7 @@ def _age(seconds: float | None) -> str:
 def _urgency(lane: "LaneOverview") -> str:
     from worker.report.thresholds import DUE_LATE_S
 
-    return "bold red" if (lane.oldest_due_s or 0.0) > DUE_LATE_S else ""
+    return "bold red" if (lane.late_s or 0.0) > DUE_LATE_S else ""
 
 
 def _session(found: "SystemOverview") -> str:

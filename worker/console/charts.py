@@ -52,16 +52,16 @@ def ended_chart(points: list[Point]) -> Chart:
 
 
 def late_chart(points: list[Point]) -> Chart:
-    """Return bars of how long the longest-due operation had been due."""
+    """Return bars of how long something had been due and no worker had worked on its lane."""
     top = max((point.late_s for point in points), default=0.0)
     bars, rows = [], []
     for number, point in enumerate(points):
         if point.late_s:
-            label = f"{clock(point.minute)[11:16]} UTC: due for {point.late_s:.1f} s"
+            label = f"{clock(point.minute)[11:16]} UTC: nobody worked for {point.late_s:.1f} s"
             style = "failed" if point.late_s > DUE_LATE_S else "waits"
             bars.append(_bar(number, len(points), 0, _height(point.late_s, top), style, label))
             rows.append((f"{clock(point.minute)[11:16]} UTC", f"{point.late_s:.1f} s"))
-    return _chart("Longest due, seconds", bars, f"{top:.0f} s", points, rows)
+    return _chart("Due and nobody works, seconds", bars, f"{top:.0f} s", points, rows)
 
 
 def _chart(title: str, bars: list[Bar], top: str, points: list[Point], rows: list[tuple[str, str]]) -> Chart:

@@ -62,7 +62,7 @@ def _due_for_s(settings: CrmSettings) -> float:
     except (SettingsError, SQLAlchemyError):  # reported by the check of the ledger
         return 0.0
     try:
-        return max((lane.oldest_due_s or 0.0 for lane in overview(ledger).lanes), default=0.0)
+        return max((lane.late_s or 0.0 for lane in overview(ledger).lanes), default=0.0)
     finally:
         ledger.close()
 

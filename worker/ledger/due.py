@@ -1,16 +1,17 @@
 """What is due, and which process wakes the workers for it."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from sqlalchemy import BindParameter, Connection, Select, bindparam, case, func, select, union_all, update
+from sqlalchemy import BindParameter, Connection, Select, bindparam, case, func, null, select, union_all, update
 
 from worker.ledger.claims import LEASE_S, is_paused
 from worker.ledger.database import Ledger
 from worker.ledger.schema import c, is_in_line, now_ms, operations, sql_literal
 from worker.ledger.schema import ledger as ledger_row
 from worker.operation import Phase, State, WaitReason
-from worker.queues import LANES
+from worker.queues import LANES, destination_of
 
 DISPATCH_EVERY_S = 0.25  # seconds between two dispatches in the whole fleet: a poll or a request is so late at most
 _EARLY_S = 0.02  # seconds; a timer that comes a moment too early must not wait for its next time
@@ -51,7 +52,7 @@ class Due(NamedTuple):
     """How many operations may be claimed now, up to `COUNT_LIMIT`, and for how long the first has been due."""
 
     operations: int
-    late_s: float
+    oldest_s: float
 
 
 def _due(lane: str, phase: Phase) -> Select[str, int, int]:
@@ -65,7 +66,38 @@ def _due(lane: str, phase: Phase) -> Select[str, int, int]:
     return select(sql_literal(lane), func.count(), now_ms() - func.min(first.c.due_at)).select_from(first)
 
 
+def _worked(lane: str, phase: Phase, *, is_due: bool) -> Select[str, int, int]:
+    """Select how many ms ago a worker last claimed or settled what is open, and until when a 429 holds a destination.
+
+    Of what is due and what is not due yet, the operations are read whose `due_at` is next to now.
+    """
+    was_claimed = (c.state != sql_literal(State.QUEUED)) & (c.state_since <= now_ms())  # else the clock was set back
+    is_held = (c.wait_reason == sql_literal(WaitReason.RATE_LIMITED)) & (c.due_at > now_ms())
+    next_to_now = (
+        select(case((was_claimed, c.state_since)).label("worked_at"), case((is_held, c.due_at)).label("held_until"))
+        .where(c.lane == sql_literal(lane), c.phase == sql_literal(phase))
+        .where(c.due_at <= now_ms() if is_due else (c.due_at > now_ms()) & is_in_line())
+        .order_by(c.due_at.desc() if is_due else c.due_at)
+        .limit(COUNT_LIMIT)
+        .subquery()
+    )
+    return select(sql_literal(lane), now_ms() - func.max(next_to_now.c.worked_at), func.max(next_to_now.c.held_until))
+
+
 _DUE = {(lane, phase): _due(lane, phase) for lane in LANES for phase in Phase}
+_newest_ended = (
+    select(c.lane, c.state, c.ended_at)
+    .where(c.ended_at <= now_ms())
+    .order_by(c.ended_at.desc())
+    .limit(COUNT_LIMIT)
+    .subquery()
+)
+_WORKED = union_all(
+    *(_worked(lane, phase, is_due=is_due) for lane in LANES for phase in Phase for is_due in (False, True)),
+    select(_newest_ended.c.lane, now_ms() - func.max(_newest_ended.c.ended_at), null())
+    .where(_newest_ended.c.state != sql_literal(State.CANCELLED))
+    .group_by(_newest_ended.c.lane),
+)
 _OPEN = union_all(
     *(
         select(sql_literal(lane), func.count()).select_from(
@@ -105,10 +137,35 @@ def read_due(connection: Connection, lanes: Iterable[str] = LANES) -> dict[str, 
     """Read what may be claimed now, per lane, from the index alone. A paused lane has nothing due."""
     found = {lane: Due(0, 0.0) for lane in lanes}
     asked = union_all(*(_DUE[lane, phase] for lane in found for phase in Phase))
-    for lane, count, late_ms in connection.execute(asked):
+    for lane, count, due_ms in connection.execute(asked):
         known = found[lane]
-        found[lane] = Due(min(COUNT_LIMIT, known.operations + count), max(known.late_s, (late_ms or 0) / 1000))
+        found[lane] = Due(min(COUNT_LIMIT, known.operations + count), max(known.oldest_s, (due_ms or 0) / 1000))
     return found
+
+
+def read_late_s(connection: Connection, oldest_due_s: Mapping[str, float]) -> dict[str, float]:
+    """Return for how long something has been due in each lane and no worker has worked on the lane.
+
+    `oldest_due_s`: for how long the longest-due operation of each lane has been due; 0 if nothing is due. It alone does
+    not say that nobody works: of a backlog, the last operation waits until all others were sent.
+
+    A worker works on a lane if it claims or settles operations. Rate limit, circuit breaker and login belong to the
+    destination. They may let only another lane with a backlog send, and while a 429 holds the destination, none.
+    """
+    worked_s: dict[str, float] = {}
+    held: set[str] = set()
+    for lane, worked_ms, held_until in connection.execute(_WORKED) if any(oldest_due_s.values()) else ():
+        if worked_ms is not None:
+            worked_s[lane] = min(worked_s.get(lane, math.inf), max(0, worked_ms) / 1000)
+        if held_until is not None:
+            held.add(destination_of(lane))
+    late_s = {}
+    for lane, due_s in oldest_due_s.items():
+        destination = destination_of(lane)
+        busy = [one for one, due in oldest_due_s.items() if due and destination_of(one) == destination]
+        ages_s = [worked_s[one] for one in (lane, *busy) if one in worked_s]
+        late_s[lane] = 0.0 if destination in held else min([due_s, *ages_s])
+    return late_s
 
 
 def read_open(connection: Connection) -> dict[str, int]:

@@ -4,8 +4,8 @@ One row per minute, lane, kind and outcome (`succeeded`, `cancelled`, or the fai
 `total_ms` from request to end together, and `external_ms` of that spent pending at the destination or paused.
 
 One row more per minute and lane, with an empty kind and the outcome `due`: how many operations were due, and in
-`total_ms` for how long the longest-due one had been due. So a minute in which nothing ended has rows, too. A minute
-without them is one in which nobody dispatched.
+`total_ms` for how long no worker had worked on the lane (`late_s` in `statistics`). So a minute in which nothing ended
+has rows, too. A minute without them is one in which nobody dispatched.
 
 The process that dispatches writes the rows once a minute, from the index over `ended_at`. So settling costs no more.
 """

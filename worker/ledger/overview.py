@@ -5,7 +5,7 @@ backlog the operations that are due first are counted, and `capped` says so.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -25,7 +25,7 @@ from sqlalchemy import (
 from worker.ledger import schema
 from worker.ledger.claims import is_paused, paused_since
 from worker.ledger.database import Ledger
-from worker.ledger.due import COUNT_LIMIT
+from worker.ledger.due import COUNT_LIMIT, read_late_s
 from worker.ledger.running_workers import RunningWorker, running_workers
 from worker.ledger.schema import c, now_ms, sql_literal
 from worker.operation import Phase, State, WaitReason
@@ -49,8 +49,9 @@ class LaneOverview:
 
     `oldest_s`: the oldest open operation by our clock, which leaves out the time that it was pending at the destination
     or paused. `oldest_pending_s`: the oldest operation that the destination has begun, since it was requested.
-    `oldest_due_s`: what has been due longest, also by a lease that has lapsed; nothing is due in a paused lane. `open`:
-    how many operations are open, `due`: how many of them may be claimed now, `capped`: there are more.
+    `late_s`: for how long something has been due, also by a lease that has lapsed, and no worker has worked on the
+    lane; nothing is due in a paused lane. `open`: how many operations are open, `due`: how many of them may be claimed
+    now, `capped`: there are more.
     """
 
     lane: str
@@ -59,7 +60,7 @@ class LaneOverview:
     capped: bool
     oldest_s: float | None
     oldest_pending_s: float | None
-    oldest_due_s: float | None
+    late_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,10 +236,12 @@ def overview(ledger: Ledger) -> Overview:
             for lane, kind, state, reason, count in connection.execute(_ENDED, {"recent": RECENT_S * 1000})
         ]
         workers = running_workers(connection)
-    lanes = [
-        _lane(lane, now, is_lane_paused, [row for row in rows if row[0] == lane])
-        for lane, is_lane_paused in zip(LANES, paused, strict=True)
-    ]
+        lanes = [
+            _lane(lane, now, is_lane_paused, [row for row in rows if row[0] == lane])
+            for lane, is_lane_paused in zip(LANES, paused, strict=True)
+        ]
+        late_s = read_late_s(connection, {lane.lane: lane.late_s or 0.0 for lane in lanes})
+    lanes = [replace(lane, late_s=None if lane.late_s is None else late_s[lane.lane]) for lane in lanes]
     counts: dict[tuple[str, str, str, str], int] = {}
     not_waiting = [
         (lane, kind, state, "", count) for lane, kind, state, _, _, count, *_ in rows if state != State.WAITING
@@ -283,7 +286,7 @@ def _lane(lane: str, now: int, paused: bool, rows: Iterable[Any]) -> LaneOvervie
         capped=max(counts.values()) >= COUNT_LIMIT,
         oldest_s=_seconds(ours),
         oldest_pending_s=_seconds(pending),
-        oldest_due_s=_seconds(due),
+        late_s=_seconds(due),
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy import func, select, union_all
 
 from worker.ledger.database import Ledger
-from worker.ledger.due import COUNT_LIMIT, read_due, read_open
+from worker.ledger.due import COUNT_LIMIT, read_due, read_late_s, read_open
 from worker.ledger.overview import Group, Overview
 from worker.ledger.schema import c, sql_literal
 from worker.operation import State, WaitReason
@@ -16,7 +16,8 @@ from worker.operation import State, WaitReason
 class Statistics:
     """`open`: operations that have not ended, `due`: those of them that may be claimed now, both by lane.
 
-    Each count stops at `COUNT_LIMIT`. `late_s`: for how long the longest-due operation of a lane has been due.
+    Each count stops at `COUNT_LIMIT`. `late_s`: for how long something has been due and no worker has worked on the
+    lane; see `read_late_s`.
     """
 
     open: dict[str, int]
@@ -48,12 +49,13 @@ def statistics(ledger: Ledger) -> Statistics:
     """Count what the ledger holds. It reads indices and no operation, so it may be asked often."""
     with ledger.reading() as connection:
         due, opened = read_due(connection), read_open(connection)
+        late_s = read_late_s(connection, {lane: one.oldest_s for lane, one in due.items()})
         waiting = {WaitReason(reason): count for reason, count in connection.execute(_WAITING)}
         failed = {str(reason): int(count) for reason, count in connection.execute(_FAILED)}
     return Statistics(
         open=opened,
         due={lane: one.operations for lane, one in due.items()},
-        late_s={lane: one.late_s for lane, one in due.items()},
+        late_s=late_s,
         waiting=waiting,
         failed=dict(sorted(failed.items())),
     )
@@ -65,7 +67,7 @@ def statistics_of(found: Overview) -> Statistics:
     return Statistics(
         open={lane.lane: min(lane.open, COUNT_LIMIT) for lane in found.lanes},
         due={lane.lane: lane.due for lane in found.lanes},
-        late_s={lane.lane: lane.oldest_due_s or 0.0 for lane in found.lanes},
+        late_s={lane.lane: lane.late_s or 0.0 for lane in found.lanes},
         waiting={reason: waiting[reason] for reason in WaitReason if reason in waiting},
         failed=_by_reason(found.failed),
     )

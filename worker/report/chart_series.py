@@ -9,7 +9,7 @@ from worker.ledger.minute_statistics import DUE, MINUTE_MS, Minute, minutes_sinc
 
 @dataclass(frozen=True)
 class Point:
-    """One minute, or several together. `minute` is the first instant; `late_s` the longest that something was due."""
+    """One minute, or several together. `minute` is the first instant; `late_s`: see `Statistics`, the longest."""
 
     minute: int
     succeeded: int

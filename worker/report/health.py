@@ -34,8 +34,8 @@ def health_of(
 ) -> Health:
     """Examine the ledger.
 
-    Unhealthy: something is due, or a row of `b2copy_requests` waits, for more than `late_s`; an operation of the lane
-    money is older than `money_late_s`; or more than `max_failed` failed.
+    Unhealthy: for more than `late_s`, something is due and no worker works on its lane, or a row of `b2copy_requests`
+    waits; an operation of the lane money is older than `money_late_s`; or more than `max_failed` failed.
     """
     seen = overview(ledger)
     found, lanes = statistics_of(seen), seen.lanes
@@ -69,9 +69,10 @@ def late_requests(seen: Overview, late_s: float) -> list[str]:
 
 
 def late_lanes(found: Statistics, late_s: float) -> list[str]:
-    """Return a sentence for each lane in which something has been due for more than `late_s`."""
+    """Return a sentence for each lane with something due on which no worker has worked for more than `late_s`."""
     return [
-        f"lane {lane}: something has been due for {span(seconds)}: is a worker running? (b2copy-sync doctor)"
+        f"lane {lane}: something is due, and no worker has worked on the lane for {span(seconds)}: is a worker running?"
+        " (b2copy-sync doctor)"
         for lane, seconds in found.late_s.items()
         if seconds > late_s
     ]

@@ -65,10 +65,10 @@ FAMILIES = (
         _ages,
     ),
     Family(
-        "b2copy_oldest_due_seconds",
-        "For how long something has been due and no worker has taken it.",
+        "b2copy_late_seconds",
+        "For how long something has been due in a lane and no worker has worked on the lane.",
         ("lane",),
-        lambda found, flags: [((lane.lane,), lane.oldest_due_s or 0.0) for lane in found.lanes],
+        lambda found, flags: [((lane.lane,), lane.late_s or 0.0) for lane in found.lanes],
     ),
     Family(
         "b2copy_dispatch_age_seconds",

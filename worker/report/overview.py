@@ -62,9 +62,9 @@ def concerns(found: SystemOverview) -> list[str]:
     """Return what a person should look at now, the most urgent first; empty if nothing is wrong."""
     texts = []
     for lane in found.ledger.lanes:
-        if (lane.oldest_due_s or 0.0) > DUE_LATE_S:
+        if (lane.late_s or 0.0) > DUE_LATE_S:
             texts.append(
-                f"nobody works on lane {lane.lane}: something has been due for {span(lane.oldest_due_s or 0.0)};"
+                f"nobody has worked on lane {lane.lane} for {span(lane.late_s or 0.0)}, and something is due;"
                 " `b2copy-sync doctor` says why"
             )
     texts += late_requests(found.ledger, DUE_LATE_S)
