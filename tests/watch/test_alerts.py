@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tasks.registry import ALL_KINDS
 from tests.watch import dashboard, metrics_table
 from worker.report.thresholds import DUE_LATE_S, MONEY_LATE_S
 
@@ -31,7 +32,7 @@ def test_every_metric_and_label_that_is_asked_for_is_exported(expression: str) -
     assert found
     for name, matchers in found:
         assert name in exported
-        assert set(re.findall(r"(\w+)!?=", matchers)) <= set(exported[name])
+        assert set(re.findall(r"(\w+)(?:!=|=~|!~|=)", matchers)) <= set(exported[name])
     for grouping in _GROUPING.findall(expression):
         assert {label.strip() for label in grouping.split(",")} <= labels | _OF_THE_SCRAPE
 
@@ -48,6 +49,17 @@ def test_every_alert_has_a_case_in_which_it_fires() -> None:
     fires = {case["alertname"] for test in CASES for case in test.get("alert_rule_test", []) if case.get("exp_alerts")}
 
     assert fires == {rule["alert"] for rule in RULES}
+
+
+def test_unresolved_money_pages_whatever_its_lane_and_all_else_warns() -> None:
+    """As `moves_money` of worker/report/replayable.py: by kind, in the lane money, or of an unknown kind (`other`)."""
+    money = "|".join([*sorted(kind.name for kind in ALL_KINDS.values() if kind.moves_money), "other"])
+    expressions = {rule["alert"]: rule["expr"] for rule in RULES}
+    unresolved = 'b2copy_operations{state="failed", reason="unresolved", '
+
+    assert f'{unresolved}lane="money"}}' in expressions["MoneyUnresolved"]
+    assert f'{unresolved}kind=~"{money}"}}' in expressions["MoneyUnresolved"]
+    assert f'{unresolved}lane!="money", kind!~"{money}"}}' in expressions["Unresolved"]
 
 
 def test_commands_that_alerts_name_exist() -> None:
