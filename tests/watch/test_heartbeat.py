@@ -7,20 +7,30 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from tasks import enqueue
 from tests.support import until
+from worker.app import ledger
+from worker.ledger import find_many, open_ledger
+from worker.operation import State
 from worker.testbed.local_system import Environment
 from worker.testbed.processes import Process
 from worker.watch import heartbeat
+from worker.watch.observe import observe_transactions
 
 PROBE = [sys.executable, "-c", "import sys; sys.argv[1:] = ['health', '--live']; from worker.entry import main; main()"]
 
 
 def probe(file: Path | str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(PROBE, env=os.environ | {heartbeat.VARIABLE: str(file)}, capture_output=True, text=True)
+
+
+def states(key: str) -> list[State]:
+    return [found.state for found in find_many(ledger(), [key]).values()]
 
 
 def cpu_s(command: list[str], file: Path) -> float:
@@ -94,6 +104,69 @@ def test_a_loop_that_does_not_come_round_is_stalled_and_one_that_has_ended_is_no
     assert heartbeat.stalled_loops(60) == []
     heartbeat.note_end("money")
     assert "money" not in heartbeat.stalled_loops(0.02)
+
+
+def test_a_loop_that_waits_for_the_ledger_is_not_stalled(tmp_path: Path) -> None:
+    opened = open_ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}", create=True)
+    observe_transactions(opened.engine)
+    heartbeat.note_progress("money")
+    with opened.writing():
+        began = time.monotonic()
+        until(lambda: time.monotonic() - began > 0.02)
+        waiting = heartbeat.stalled_loops(0.02)
+    with suppress(ZeroDivisionError), opened.writing():
+        raise ZeroDivisionError
+    opened.close()
+
+    assert waiting == []
+    assert "money" in heartbeat.stalled_loops(0.02)
+    heartbeat.note_end("money")
+
+
+HANGS_ONCE = """
+import os, time
+from worker.flow.gate import Gate
+from worker.watch import heartbeat, metrics_and_heartbeat_steps
+
+metrics_and_heartbeat_steps.STALLED_CALLS, metrics_and_heartbeat_steps.END_AFTER = 1, 4
+heartbeat.TOUCH_EVERY_S = 0.25
+available = Gate.available
+
+
+def hang_once(*arguments):
+    try:
+        os.close(os.open(os.environ["HANGS_ONCE"], os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return available(*arguments)
+    time.sleep(3600)
+
+
+Gate.available = hang_once
+from worker.entry import main
+main()
+"""
+
+
+@pytest.mark.parametrize("pool", [(), ("--pool", "processes", "-c", "6")])
+def test_a_worker_with_a_stalled_loop_ends_itself_and_the_next_one_does_its_work(
+    pool: tuple[str, ...], worker: Callable[..., Process], active_environment: Environment
+) -> None:
+    active_environment.program = [sys.executable, "-P", "-c", HANGS_ONCE]
+    hung = active_environment.folder / "hung"
+    process = worker(*pool, B2COPY_CALL_DEADLINE="2s", HANGS_ONCE=str(hung))
+
+    first = enqueue.fees(account_login="7", request_id="W1")
+    ends = "loop money is stalled for good: this process ends itself (exit code 70)"
+    until(lambda: ends in process.tail(10_000), 30)
+    second = enqueue.fees(account_login="7", request_id="W2")
+
+    until(lambda: states(first.key) + states(second.key) == [State.SUCCEEDED] * 2, 40)
+    assert "in hang_once" in process.tail(10_000)
+    if pool:  # the pool starts another child
+        assert "exited with 'exitcode 70'" in process.tail(10_000)
+        assert process.started == 1
+    else:
+        assert (process.started, process.returncode) == (2, heartbeat.STALLED_EXIT)
 
 
 def test_a_link_is_not_followed(tmp_path: Path) -> None:

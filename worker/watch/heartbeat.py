@@ -1,19 +1,27 @@
 """The file that a working worker touches, and the check of its age for a liveness probe.
 
+A loop that does not begin another pass is stalled. Then nobody touches the file, and if that lasts, the process ends
+itself: see `metrics_and_heartbeat_steps`.
+
 A health probe runs every few seconds on a small machine, so this file imports the standard library alone. It asks
 neither Redis nor the database: an outage of one of them must not restart every worker.
 """
 
 import os
 import sys
+import threading
 import time
 
 VARIABLE = "B2COPY_HEARTBEAT_FILE"
 TOUCH_EVERY_S = 2.0  # seconds
 OLDEST_S = 30.0  # seconds since the last touch after which a worker counts as stalled
 
+STALLED_EXIT = 70  # the exit code of a process that has ended itself because a loop was stalled (EX_SOFTWARE)
+
 _progress: dict[str, float] = {}  # running loop -> when its last pass began, monotonic seconds
+_transactions: dict[int, float] = {}  # thread -> when its transaction in the ledger began, monotonic seconds
 os.register_at_fork(after_in_child=_progress.clear)  # the parent's loops do not run in a forked child
+os.register_at_fork(after_in_child=_transactions.clear)
 
 
 def note_progress(loop: str) -> None:
@@ -26,9 +34,25 @@ def note_end(loop: str) -> None:
     _progress.pop(loop, None)
 
 
+def note_transaction() -> None:
+    """Note that this thread begins a transaction in the ledger."""
+    _transactions[threading.get_ident()] = time.monotonic()
+
+
+def note_transaction_end() -> None:
+    """Note that this thread has returned its connection: its transaction has ended."""
+    _transactions.pop(threading.get_ident(), None)
+
+
 def stalled_loops(longest_s: float) -> list[str]:
-    """Return the running loops that have not begun a pass for `longest_s` seconds."""
+    """Return the running loops that have not begun a pass for `longest_s` seconds.
+
+    None if a transaction has lasted for half as long: the ledger does not answer, or somebody holds a lock. Loops may
+    wait for that, and a restart would not help, but would lose the results that wait to be written.
+    """
     now = time.monotonic()
+    if any(now - at > longest_s / 2 for at in list(_transactions.values())):
+        return []
     return sorted(loop for loop, at in list(_progress.items()) if now - at > longest_s)
 
 

@@ -1,18 +1,26 @@
-"""What a worker's main process starts: the metrics server, and the heartbeat that a liveness probe checks."""
+"""What a worker's main process starts: the metrics server, and the heartbeat that a liveness probe checks.
 
+Kubernetes restarts a worker whose probe fails. Docker and systemd do not: there the process must end by itself.
+"""
+
+import faulthandler
 import logging
 import os
+import sys
 import threading
 from pathlib import Path
 from typing import Any
 
-from celery import bootsteps
+from celery import bootsteps, signals
 
 from worker.settings import worker_settings
 from worker.watch import heartbeat, metrics_server
 from worker.watch.outage_log import OutageLog
 
 log = logging.getLogger(__name__)
+
+STALLED_CALLS = 5  # calls of full length after which a loop counts as stalled, because an attempt may make several
+END_AFTER = 120  # looks, one every `TOUCH_EVERY_S`; a probe fails much earlier, so that its supervisor acts first
 
 
 class MetricsServer(bootsteps.StartStopStep):
@@ -40,37 +48,71 @@ class MetricsServer(bootsteps.StartStopStep):
 
 
 class Heartbeat(bootsteps.StartStopStep):
-    """Touches B2COPY_HEARTBEAT_FILE from a thread of the main process, as long as no lane's loop is stalled."""
-
-    STALLED_CALLS = 5  # calls of full length after which a loop counts as stalled, because an attempt may make several
+    """Watches the loops of the main process; touches B2COPY_HEARTBEAT_FILE as long as none is stalled."""
 
     def __init__(self, worker: Any, **kwargs: Any) -> None:
         super().__init__(worker, **kwargs)
         self._stopping = threading.Event()
-        self._outage = OutageLog(log, "the heartbeat file is not touched")
 
     def start(self, worker: Any) -> None:
-        """Start the thread if a file is named."""
-        if (path := worker_settings().heartbeat_file) is not None:
-            threading.Thread(target=self._run, args=(path,), name="b2copy-heartbeat", daemon=True).start()
+        """Start the thread."""
+        _start_watching(worker_settings().heartbeat_file, self._stopping)
 
     def stop(self, worker: Any) -> None:
-        """End the thread."""
+        """End the thread. From here on, whoever stops the worker ends it if a loop is stalled."""
         self._stopping.set()
 
-    def _run(self, path: Path) -> None:
-        longest_s = self.STALLED_CALLS * worker_settings().call_deadline
-        while True:
-            try:
-                if stalled := heartbeat.stalled_loops(longest_s):
-                    raise TimeoutError(f"loop {', '.join(stalled)} has not come round for {longest_s:.0f} s")
+
+@signals.worker_process_init.connect
+def watch_pool_process(**_: Any) -> None:
+    """Watch the loops of a child of `--pool processes`. If it ends itself, the pool starts another one."""
+    _start_watching(None, threading.Event())
+
+
+def _start_watching(path: Path | None, stopping: threading.Event) -> None:
+    threading.Thread(target=_watch_loops, args=(path, stopping), name="b2copy-heartbeat", daemon=True).start()
+
+
+def _watch_loops(path: Path | None, stopping: threading.Event) -> None:
+    """Touch the file while no loop is stalled. End the process if one has been stalled for `END_AFTER` looks in a row.
+
+    What counts is how often this thread has looked, not the time. If the process was suspended or the machine slept,
+    the loops begin another pass before this thread has looked so often.
+    """
+    outage = OutageLog(log, "the heartbeat file is not touched")
+    longest_s = STALLED_CALLS * worker_settings().call_deadline
+    looks = 0
+    while True:
+        try:
+            if stalled := heartbeat.stalled_loops(longest_s):
+                looks += 1
+                raise TimeoutError(f"loop {', '.join(stalled)} has not come round for {longest_s:.0f} s")
+            looks = 0
+            if path is not None:
                 heartbeat.touch(path)
-            except OSError as error:
-                self._outage.failed(error)
-            else:
-                self._outage.succeeded()
-            if self._stopping.wait(heartbeat.TOUCH_EVERY_S):
-                return
+        except OSError as error:
+            outage.failed(error)
+        else:
+            outage.succeeded()
+        if looks > END_AFTER:
+            _end_process(stalled)
+        if stopping.wait(heartbeat.TOUCH_EVERY_S):
+            return
+
+
+def _end_process(stalled: list[str]) -> None:
+    """End this process at once, as a kill does. Its operations are taken over when their leases have lapsed."""
+    try:
+        log.critical(
+            "loop %s is stalled for good: this process ends itself (exit code %d), so that its supervisor starts"
+            " another one. What its threads do:",
+            ", ".join(stalled),
+            heartbeat.STALLED_EXIT,
+        )
+        if sys.__stderr__ is not None:  # Celery may have replaced sys.stderr, and its proxy has no file
+            faulthandler.dump_traceback(sys.__stderr__)  # functions and lines, no values
+    finally:
+        os._exit(heartbeat.STALLED_EXIT)
 
 
 def uses_processes(pool: Any) -> bool:

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Engine, ExceptionContext, event
 
 from worker.operation import FINAL, AttemptRecord, Claim, Phase, State, Transition
 from worker.watch import metrics
+from worker.watch.heartbeat import note_transaction, note_transaction_end
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +100,11 @@ def observe_transactions(engine: Engine) -> None:
     """
 
     def begin(connection: Connection) -> None:
+        note_transaction()
         connection.info[_BEGAN] = time.perf_counter()
+
+    def checkin(*_: object) -> None:
+        note_transaction_end()  # not before the answer to COMMIT, which may wait for a standby
 
     def commit(connection: Connection) -> None:
         if (began := connection.info.pop(_BEGAN, None)) is not None:
@@ -108,7 +113,7 @@ def observe_transactions(engine: Engine) -> None:
     def count_error(context: ExceptionContext) -> None:
         metrics.LEDGER_ERRORS.inc()
 
-    listeners: dict[str, Any] = {"begin": begin, "commit": commit, "handle_error": count_error}
+    listeners: dict[str, Any] = {"begin": begin, "commit": commit, "checkin": checkin, "handle_error": count_error}
     for name, listener in listeners.items():
         event.listen(engine, name, listener)
 
