@@ -100,6 +100,27 @@ def test_the_overlay_opens_another_port_if_its_comment_becomes_a_line(tmp_path: 
     assert [port["port"] for port in policy["spec"]["egress"][0]["ports"]] == [443, 4318]
 
 
+def test_every_process_of_ours_reads_the_shared_settings() -> None:
+    """Beat alone starts the comparison of B2COPY_RECONCILE_EVERY, and `migrate` stores B2COPY_FOUR_EYES."""
+    from_map = {
+        (name, container["name"]): [
+            source.get("configMapRef", {}).get("name") for source in container.get("envFrom", [])
+        ]
+        for name, pod in PODS.items()
+        for container in pod["containers"]
+        if container["image"].startswith("b2copy-sync")
+    }
+    kinds = {one["kind"] for one in MANIFESTS if "template" in one.get("spec", {})}
+
+    assert kinds == {"Deployment", "Job"}, "PODS has them all"
+    assert len(from_map) == len(PODS)
+    assert set(map(tuple, from_map.values())) == {("b2copy-settings",)}
+    for unit in UNITS:
+        assert "EnvironmentFile=/etc/b2copy-sync/settings.env\n" in unit.read_text(), unit.name
+    for name, service in OURS.items():
+        assert service["env_file"] == [{"path": "settings.env", "required": False}], name
+
+
 def test_a_crm_outside_reaches_both_servers_at_one_address_alone() -> None:
     assert CRM_OUTSIDE["services"].keys() == {"redis", "postgres"}
     assert COMPOSE["networks"]["data"] == {"internal": True}  # no port of it is published
