@@ -219,7 +219,13 @@ def test_the_session_is_examined_well_within_a_tokens_life(life: float) -> None:
     refresh = next(entry for entry in schedule(life).values() if entry["task"] == "b2copy.session.refresh")
 
     assert refresh["schedule"] <= min(30.0, life / 10)
-    assert all(entry["options"]["expires"] <= entry["schedule"] for entry in schedule(life).values())
+
+
+@pytest.mark.parametrize("life", [5.0, 60.0, 600.0, 86400.0])
+def test_a_scheduled_message_expires_soon_but_not_because_two_clocks_differ(life: float) -> None:
+    entries = schedule(life, reconciles=True).values()
+
+    assert all(entry["options"]["expires"] == max(entry["schedule"], 60.0) for entry in entries)
 
 
 def test_no_task_takes_a_token(registered: dict[str, object]) -> None:

@@ -4,12 +4,15 @@ from typing import Any
 
 from worker.queues import HOUSEKEEPING
 
+EXPIRES_S = 60.0  # seconds; the clocks of beat's host and of a worker's may differ by less
+
 
 def schedule(token_ttl: float, reconciles: bool = False) -> dict[str, dict[str, Any]]:
     """Return beat's schedule for access tokens that live `token_ttl` seconds.
 
-    Each entry expires with the next tick: a worker that was unavailable must not run a pile of old ones. `reconciles`:
-    B2COPY's accounts are compared now and then, in slices of less than a second.
+    Messages expire soon, so that workers that were unavailable do not run a pile of old ones. Those of a minute do no
+    harm, because each task finds out in the ledger or in Redis whether there is something to do. `reconciles`: B2COPY's
+    accounts are compared now and then, in slices of less than a second.
     """
     refresh_every = min(30.0, token_ttl / 10)
     entries = {
@@ -22,4 +25,4 @@ def schedule(token_ttl: float, reconciles: bool = False) -> dict[str, dict[str, 
 
 
 def _entry(task: str, every: float) -> dict[str, Any]:
-    return {"task": task, "schedule": every, "options": {"queue": HOUSEKEEPING, "expires": every}}
+    return {"task": task, "schedule": every, "options": {"queue": HOUSEKEEPING, "expires": max(every, EXPIRES_S)}}

@@ -10,6 +10,7 @@ from celery.worker.consumer import Consumer
 from prometheus_client import REGISTRY
 
 from tests.messages.delivered import BODY, FEES, Delivered
+from worker.beat_schedule import schedule
 from worker.instances import ledger
 from worker.ledger import search
 from worker.messages.consumer import CheckingConsumer
@@ -133,6 +134,34 @@ def test_an_internal_task_reaches_celery_unless_it_has_expired(celery: Taken, ta
     assert celery.give(late).noted == ["acknowledged"]
     assert celery.messages == [in_time]
     assert search(ledger(), kind="message") == []
+
+
+@pytest.mark.parametrize("entry", schedule(600, reconciles=True).values(), ids=lambda entry: str(entry["task"]))
+def test_a_scheduled_message_reaches_celery_although_beats_clock_is_behind(
+    celery: Taken, entry: dict[str, Any]
+) -> None:
+    beats_now = datetime.now(UTC) - timedelta(seconds=30)
+    expires = beats_now + timedelta(seconds=entry["options"]["expires"])
+    message = Delivered([[], {}, {}], {"task": entry["task"], "expires": expires.isoformat()})
+
+    assert celery.give(message).noted == []
+    assert celery.messages == [message]
+
+
+def test_what_expired_is_logged_once_and_so_is_its_end(celery: Taken, caplog: pytest.LogCaptureFixture) -> None:
+    task, now = "b2copy.ledger.dispatch", datetime.now(UTC)
+    expired, in_time = (
+        {"task": task, "expires": (now + timedelta(seconds=seconds)).isoformat()} for seconds in (-1, 60)
+    )
+    celery.give(Delivered([[], {}, {}], in_time))  # whatever expired in other tests
+    caplog.clear()
+    for headers in (expired, expired, expired, in_time, in_time):
+        celery.give(Delivered([[], {}, {}], headers))
+
+    logged = [record.getMessage() for record in caplog.records if "expired" in record.getMessage()]
+    assert len(logged) == 2
+    assert f"{task} expired" in logged[0]
+    assert "it works again after 3 failures" in logged[1]
 
 
 def test_an_expired_request_is_stored(celery: Taken) -> None:

@@ -21,9 +21,11 @@ from worker.messages.safe_envelope import UNUSABLE, Unusable
 from worker.messages.task_message import TaskMessage, read_task_message
 from worker.queues import LANES, READS
 from worker.watch.observe import observe_read
+from worker.watch.outage_log import OutageLog
 
 log = logging.getLogger(__name__)
 
+_expired = OutageLog(log, "messages of beat expired and are dropped. Did no worker run, or is a machine's clock wrong?")
 _OURS = "b2copy."  # other names are refused, because Celery's own tasks run any task that a message names
 
 
@@ -76,9 +78,12 @@ class CheckingConsumer(Consumer):
             wanted = read_task_message(message)
             self._check(wanted)
             is_late = wanted.expires_at is not None and wanted.expires_at <= datetime.now(UTC)
-            if is_late and self._is_internal(wanted.task):
-                return False  # an expired message of the schedule; the next one does the work
-            if is_late:
+            if self._is_internal(wanted.task) and wanted.expires_at is not None:
+                if is_late:  # a message of the schedule; the next one does the work
+                    _expired.failed(TimeoutError(f"{wanted.task} expired at {wanted.expires_at}"))
+                    return False
+                _expired.succeeded()
+            elif is_late:
                 raise Unusable(f"it expired at {wanted.expires_at} before a worker could record it")
         except Exception as error:  # any error that decoding foreign bytes raises
             if self._drop_read(message):
