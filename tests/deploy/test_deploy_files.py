@@ -100,6 +100,17 @@ def test_the_overlay_opens_another_port_if_its_comment_becomes_a_line(tmp_path: 
     assert [port["port"] for port in policy["spec"]["egress"][0]["ports"]] == [443, 4318]
 
 
+def test_postgresql_is_healthy_only_when_it_listens_to_others() -> None:
+    """While an empty data folder is filled, a server runs that listens to a Unix socket alone."""
+    _, program, *words = COMPOSE["services"]["postgres"]["healthcheck"]["test"]
+    options = dict(zip(words[::2], words[1::2], strict=True))
+
+    assert (program, options["-h"]) == ("pg_isready", "127.0.0.1")
+    admitted = re.search(r"^hostssl all (\S+) ", (DEPLOY / "postgres" / "init.sh").read_text(), re.M)
+    assert admitted is not None
+    assert options["-U"] in admitted[1].split(","), "the server logs an error for each check of another user"
+
+
 def test_every_process_of_ours_reads_the_shared_settings() -> None:
     """Beat alone starts the comparison of B2COPY_RECONCILE_EVERY, and `migrate` stores B2COPY_FOUR_EYES."""
     from_map = {
