@@ -15,10 +15,12 @@ from worker.flow.pusher import Pusher
 from worker.instances import b2copy, crm, ledger
 from worker.messages.bad_message_text import short
 from worker.messages.wake_up import wake, wake_soon
+from worker.operation import FailureReason
 from worker.per_process import PerProcess
-from worker.queues import B2COPY, CRM, NOTIFY
+from worker.queues import B2COPY, CRM, NOTIFY, REQUEST_LANES
 from worker.settings import worker_settings
 from worker.watch import metrics
+from worker.watch.observe import prepare_ended
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +58,14 @@ def push(ledger_id: str, lane: str) -> None:
         wake(lane)
     if lane != NOTIFY and worker_settings().wants_notices:
         wake_soon(NOTIFY)  # so that the CRM is notified at once of what has ended in this lane
+
+
+@signals.worker_init.connect
+def count_ends_from_zero(**_: Any) -> None:
+    """Export a series for each way in which an operation may end, before any has ended."""
+    for kind in ALL_KINDS.values():
+        lanes = (NOTIFY,) if kind.destination == CRM else REQUEST_LANES
+        prepare_ended(kind.name, lanes, (*FailureReason, *kind.failure_reasons))
 
 
 @signals.worker_shutting_down.connect

@@ -27,6 +27,9 @@ MESSAGE_SENDER = "message from"
 NOTICE_KIND = "crm.notify"
 """The kind of an operation that tells the CRM what became of another operation."""
 
+ENDED_INFO = "b2copy_ended"
+"""The entry of `Connection.info` for what a claim has ended without an attempt: kind, lane, state, failure reason."""
+
 MESSAGE_LIMIT = 500
 """Characters stored of a server message. There is one limit, so that the same text is the same wherever it is shown."""
 

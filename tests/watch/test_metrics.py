@@ -9,6 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tasks import enqueue
+from tasks.registry import ALL_KINDS
 from tests.cli.conftest import Command, b2copy_sync, ledger
 from tests.conftest import forget
 from tests.operations import fail_operation, hold_operation, make_wait, record_operation, succeed_operation
@@ -16,7 +17,8 @@ from tests.support import until
 from tests.watch import metrics_table
 from worker.ledger import Ledger, pause
 from worker.ledger.batches import pause_batch
-from worker.operation import FINAL, WaitReason
+from worker.operation import FINAL, NOTICE_KIND, FailureReason, WaitReason
+from worker.queues import NOTIFY, REQUEST_LANES
 from worker.testbed.broker import Broker
 from worker.testbed.local_system import Environment, Sandbox, wait_for_worker
 from worker.testbed.ports import free_port
@@ -85,6 +87,13 @@ def test_a_worker_serves_what_it_did(port: int) -> None:
     assert (
         value(samples, "b2copy_http_requests_total", destination="b2copy", route="processext", status="2xx") or 0
     ) >= 1
+    for kind in ALL_KINDS.values():  # an alert sees no increase of a series that begins with 30
+        for lane in (NOTIFY,) if kind is ALL_KINDS[NOTICE_KIND] else REQUEST_LANES:
+            for reason in (*FailureReason, *kind.failure_reasons):
+                failed = {"kind": kind.name, "lane": lane, "state": "failed", "reason": reason}
+                assert value(samples, "b2copy_operations_ended_total", **failed) == 0
+    limited = {"destination": "b2copy", "route": "processext", "status": "429"}
+    assert value(samples, "b2copy_http_requests_total", **limited) == 0
     assert value(samples, "b2copy_circuit_open", destination="b2copy") == 0
     assert (value(samples, "b2copy_ledger_transaction_seconds_count") or 0) > 1
     assert (value(samples, "b2copy_wake_ups_total", lane="money") or 0) >= 1

@@ -41,7 +41,17 @@ from worker.ledger.on_operation_end import Ended, finish_ended
 from worker.ledger.ordering import RECHECK_MS, find_blocked
 from worker.ledger.prepared_statements import Prepared
 from worker.ledger.schema import allowed_from, attempts, c, flags, in_list, is_held, now_ms, operations, sql_literal
-from worker.operation import Claim, FailureReason, OnUnknown, Phase, State, WaitReason, claim_clock, wait_reason_of
+from worker.operation import (
+    ENDED_INFO,
+    Claim,
+    FailureReason,
+    OnUnknown,
+    Phase,
+    State,
+    WaitReason,
+    claim_clock,
+    wait_reason_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -121,6 +131,7 @@ _PARK = (
 )
 # The destination may have begun the operation, or done a part of it: `may_have_begun` of flow/retry_policy.py in SQL.
 _may_have_begun = c.outcome_unknown | (c.phase == sql_literal(Phase.POLL)) | c.progress.is_not(None)
+_ENDED = (c.kind, c.lane, c.state, c.failure_reason)
 _EXPIRE = (
     update(operations)
     .where(in_list(c.id, "ids"), allowed_from("expire"))
@@ -134,6 +145,7 @@ _EXPIRE = (
         state_since=bindparam("now"),
         ended_at=bindparam("now"),
     )
+    .returning(*_ENDED)
 )
 _REFUSE = (
     update(operations)
@@ -151,6 +163,7 @@ _REFUSE = (
         state_since=bindparam("now"),
         ended_at=bindparam("now"),
     )
+    .returning(*_ENDED)
 )
 _STORE_LAPSED = insert(attempts)
 _RENEW = (
@@ -281,7 +294,7 @@ def _refuse(connection: Connection, row: Row[Any], error: Exception) -> None:
         "problem": json.dumps(problem),
         "now": row.now,
     }
-    connection.execute(_REFUSE, refused)
+    _note_ended(connection, connection.execute(_REFUSE, refused).all())
     finish_ended(connection, [Ended(row.id, row.key, row.entity, State.FAILED)], row.now)
 
 
@@ -291,6 +304,11 @@ def _is_json(text: str) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
+
+
+def _note_ended(connection: Connection, rows: Sequence[Row[Any]]) -> None:
+    """Leave with the connection what ended without an attempt. `observe_transactions` counts that at the commit."""
+    connection.info.setdefault(ENDED_INFO, []).extend(tuple(row) for row in rows)
 
 
 def _claim_of(row: Row[Any], owner: str, asked_at: float) -> Claim:
@@ -365,5 +383,5 @@ def _park(connection: Connection, rows: Sequence[Row[Any]], blocked: dict[int, W
         connection.execute(_PARK, parked)
     # Expire after parking: `finish_ended` then finds the operations behind an expired one, and makes them due.
     if expired:
-        connection.execute(_EXPIRE, {"ids": [row.id for row in expired], "now": now})
+        _note_ended(connection, connection.execute(_EXPIRE, {"ids": [row.id for row in expired], "now": now}).all())
         finish_ended(connection, [Ended(row.id, row.key, row.entity, State.FAILED) for row in expired], now)

@@ -11,7 +11,7 @@ from typing import Any, ParamSpec
 
 from sqlalchemy import Connection, Engine, ExceptionContext, event
 
-from worker.operation import FINAL, AttemptRecord, Claim, Phase, State, Transition
+from worker.operation import ENDED_INFO, FINAL, AttemptRecord, Claim, Phase, State, Transition
 from worker.watch import metrics
 from worker.watch.heartbeat import note_transaction, note_transaction_end
 
@@ -47,6 +47,20 @@ _requests = cache(metrics.REQUESTS.labels)
 _request_seconds = cache(metrics.REQUEST_SECONDS.labels)
 
 
+@cache
+def _prepare_limited(destination: str, route: str) -> None:
+    """Let the 429s of a route be counted from 0: an alert sees no increase of a series that begins with 30."""
+    _requests(destination, route, "429")
+
+
+def prepare_ended(kind: str, lanes: Iterable[str], failure_reasons: Iterable[str]) -> None:
+    """Let the ends of a kind's operations be counted from 0, for the same reason."""
+    for lane in lanes:
+        _ended(kind, lane, State.SUCCEEDED, "")
+        for reason in failure_reasons:
+            _ended(kind, lane, State.FAILED, reason)
+
+
 @_never_raising
 def observe_claimed(claims: Iterable[Claim]) -> None:
     """Count the claims that were taken over from a process that let its lease lapse."""
@@ -77,12 +91,20 @@ def observe_settled(lane: str, transitions: Sequence[Transition], lost: Sequence
 
 
 @_never_raising
+def observe_ended(ends: Iterable[tuple[str, str, str, str]]) -> None:
+    """Count what ended without an attempt: kind, lane, state and failure reason of each operation."""
+    for labels in ends:
+        _ended(*labels).inc()
+
+
+@_never_raising
 def observe_request(destination: str, route: str, seconds: float, status: int | None, has_left: bool) -> None:
     """Count a request and its duration. `status` is None if no whole answer came, `has_left` False if none was sent."""
     if status is not None:
         group = "429" if status == 429 else f"{status // 100}xx"
     else:
         group = "no_answer" if has_left else "not_sent"
+    _prepare_limited(destination, route)
     _requests(destination, route, group).inc()
     _request_seconds(destination, route).observe(seconds)
 
@@ -101,6 +123,7 @@ def observe_transactions(engine: Engine) -> None:
 
     def begin(connection: Connection) -> None:
         note_transaction()
+        connection.info.pop(ENDED_INFO, None)  # of a transaction that was rolled back
         connection.info[_BEGAN] = time.perf_counter()
 
     def checkin(*_: object) -> None:
@@ -109,6 +132,7 @@ def observe_transactions(engine: Engine) -> None:
     def commit(connection: Connection) -> None:
         if (began := connection.info.pop(_BEGAN, None)) is not None:
             metrics.TRANSACTION_SECONDS.observe(time.perf_counter() - began)
+        observe_ended(connection.info.pop(ENDED_INFO, ()))
 
     def count_error(context: ExceptionContext) -> None:
         metrics.LEDGER_ERRORS.inc()
