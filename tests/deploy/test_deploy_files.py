@@ -171,25 +171,70 @@ def test_a_certificate_names_its_server_as_clients_do(tmp_path: Path) -> None:
     assert found["postgres"] == {"postgres", "localhost", "127.0.0.1", "db.internal", "10.0.0.5", "fd00::5"}
 
 
-def test_the_command_of_a_host_has_the_settings_of_its_workers(tmp_path: Path) -> None:
+def run_command_of_host(settings: Path, **environment: str) -> dict[str, str]:
+    """Return the settings of ours that the command on a host with systemd gives to the program. Its file is another."""
+    script = (DEPLOY / "systemd" / "b2copy-sync").read_text()
+    script = script.replace("/opt/b2copy-sync/venv/bin/b2copy-sync", "env -0")
+    script = script.replace("/etc/b2copy-sync/settings.env", str(settings))
+    ran = validated("sh", "-c", script, "b2copy-sync", env={"PATH": os.environ["PATH"]} | environment)
+    return dict(entry.split("=", 1) for entry in ran.split("\0") if entry.startswith(PREFIX))
+
+
+def test_the_command_of_a_host_reads_settings_as_systemd_does(tmp_path: Path) -> None:
+    file = tmp_path / "settings.env"
+    file.write_text(
+        "# a comment\n; another\n\n"
+        "B2COPY_WEBHOOK_URL=https://crm.example/x?a=1&b=2\n"
+        "  B2COPY_RATE_LIMIT = 10 / second \t\n"
+        "B2COPY_CALL_PATHS=/api/admin/*,/a;rm -rf $HOME #`id`\n"
+        "B2COPY_ISSUER=\"b2copy sync 'x' \"\n"
+        "B2COPY_DUPLICATE_CLIENTS='un\\known \"$HOME\" '\r\n"
+        "B2COPY_NOTIFY_TASK=\n"
+        "B2COPY_FOUR_EYES=it's=money"  # the last line has no end
+    )
+
+    found = run_command_of_host(file)
+
+    assert {name: found[name] for name in found if name in file.read_text()} == {
+        "B2COPY_WEBHOOK_URL": "https://crm.example/x?a=1&b=2",
+        "B2COPY_RATE_LIMIT": "10 / second",
+        "B2COPY_CALL_PATHS": "/api/admin/*,/a;rm -rf $HOME #`id`",
+        "B2COPY_ISSUER": "b2copy sync 'x' ",
+        "B2COPY_DUPLICATE_CLIENTS": 'un\\known "$HOME" ',
+        "B2COPY_NOTIFY_TASK": "",
+        "B2COPY_FOUR_EYES": "it's=money",
+    }
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "B2COPY_ISSUER=a\\b",
+        'B2COPY_ISSUER="a\\"b"',
+        'B2COPY_ISSUER="a" b',
+        "B2COPY_ISSUER='a",
+        "export B2COPY_ISSUER=a",
+    ],
+)
+def test_the_command_of_a_host_refuses_what_systemd_might_read_otherwise(line: str, tmp_path: Path) -> None:
+    file = tmp_path / "settings.env"
+    file.write_text(f"B2COPY_HOST=https://b2copy.example.com\n{line}\n")
+
+    with pytest.raises(AssertionError, match=f"{file}: line 2 "):
+        run_command_of_host(file)
+
+
+def test_the_command_of_a_host_has_the_settings_of_its_workers() -> None:
     unit = (DEPLOY / "systemd" / "b2copy-sync-worker@.service").read_text()
     loaded = dict(re.findall(r"^LoadCredential=(\w+):(.*)$", unit, re.M))
     wanted = dict(re.findall(rf"^Environment=({PREFIX}\w+)=(.*)$", unit, re.M))
     wanted = {name: loaded.get(value.removeprefix("%d/"), value) for name, value in wanted.items()}
     for of_one_worker in (heartbeat.VARIABLE, "B2COPY_METRICS_LISTEN"):
         del wanted[of_one_worker]
-    (tmp_path / "settings.env").write_text((DEPLOY / "systemd" / "settings.env").read_text())
-    script = (DEPLOY / "systemd" / "b2copy-sync").read_text()
-    script = script.replace("/opt/b2copy-sync/venv/bin/b2copy-sync", "env")
-    script = script.replace(". /etc/b2copy-sync/", f". {tmp_path}/")
-
-    def settings(**environment: str) -> dict[str, str]:
-        lines = validated("sh", "-c", script, "b2copy-sync", env={"PATH": os.environ["PATH"]} | environment)
-        return dict(line.split("=", 1) for line in lines.splitlines() if line.startswith(PREFIX))
-
-    shared = re.findall(rf"^({PREFIX}\w+)=(.*)$", (DEPLOY / "systemd" / "settings.env").read_text(), re.M)
-    assert settings() == wanted | dict(shared)
-    owner = settings(ROLE="owner")
+    file = DEPLOY / "systemd" / "settings.env"
+    shared = re.findall(rf"^({PREFIX}\w+)=(.*)$", file.read_text(), re.M)
+    assert run_command_of_host(file) == wanted | dict(shared)
+    owner = run_command_of_host(file, ROLE="owner")
     assert owner["B2COPY_DATABASE_URL"] == "postgresql://b2copy_owner@db.internal/b2copy"
     assert owner["B2COPY_DATABASE_PASSWORD_FILE"] == "/etc/b2copy-sync/postgres-owner.password"
 
