@@ -14,7 +14,7 @@ import pytest
 
 from tasks import enqueue
 from tests.support import until
-from worker.app import ledger
+from worker.instances import ledger
 from worker.ledger import find_many, open_ledger
 from worker.operation import State
 from worker.testbed.local_system import Environment
