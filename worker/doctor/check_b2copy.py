@@ -33,7 +33,7 @@ def check(settings: Settings) -> Iterator[CheckResult]:
         message = f"our clock is {abs(ahead_s):.0f} s {'behind' if ahead_s > 0 else 'ahead of'} B2COPY's"
         grade: Grade = "warn" if abs(ahead_s) <= WRONG_S else "FAIL"
         remedy = (
-            "Let NTP set this clock: `sudo timedatectl set-ntp true`. Until it is right, logins use B2COPY's time, up"
-            " to a difference of B2COPY_CLOCK_TOLERANCE"
+            "until it is right, logins use B2COPY's time, up to a difference of B2COPY_CLOCK_TOLERANCE. Let NTP set"
+            " this clock: `sudo timedatectl set-ntp true`"
         )
         yield CheckResult("clock", grade, message, remedy)
