@@ -28,6 +28,7 @@ from worker.ledger.approvals import (
     Approval,
     approve,
     cancel_batch_or_propose,
+    decide_or_propose,
     reject,
     resume_batch_or_propose,
 )
@@ -49,7 +50,7 @@ from worker.ledger.batches import (
 )
 from worker.ledger.claims import claim_within
 from worker.ledger.schema import HELD_MS
-from worker.operation import State, WaitReason, claim_clock
+from worker.operation import Operation, State, WaitReason, claim_clock
 
 
 def record_book(ledger: Ledger, *names: str, batch: str = "book", **fields: Any) -> None:
@@ -218,6 +219,76 @@ def test_a_claim_puts_aside_only_a_part_of_a_batch_that_is_not_swept(
 
     assert 0 < left < 650
     assert count_due(ledger)["bulk"] == 0
+
+
+DECISIONS: dict[str, dict[str, Any]] = {
+    "replay": {},
+    "correct": {"payload": {"account_login": "8", "request_id": "B1"}},
+}
+
+
+def fail_unsent(ledger: Ledger) -> Operation:
+    record_book(ledger, "B1", "B2")
+    fail(ledger, claim_due(ledger, lane="bulk", limit=1)[0], failure_reason="client_unknown", sent=False)
+    return find_operation(ledger, "B1")
+
+
+@pytest.mark.parametrize("action", DECISIONS)
+def test_what_a_person_repeats_of_a_cancelled_batch_leaves_it_and_is_sent(ledger: Ledger, action: str) -> None:
+    failed = fail_unsent(ledger)
+    cancel_batch(ledger, "book", "ada", "the rest is wrong")
+    sweep(ledger, 5.0)
+
+    decide_or_propose(ledger, action, failed, "bob", "this client is known now", **DECISIONS[action])
+
+    assert claimed(ledger) == ["B1"]
+    sweep_forgotten(ledger)
+    assert sweep(ledger, 5.0)
+    assert (find_operation(ledger, "B1").state, find_operation(ledger, "B1").batch) == (State.RUNNING, None)
+    assert standing_of(ledger, ["book"])["book"].states == {State.CANCELLED: 1}
+    [decided] = audit_of(ledger, failed.key)
+    assert decided.detail is not None
+    assert decided.detail["before"]["batch"] == "book"
+
+
+@pytest.mark.parametrize("action", DECISIONS)
+def test_what_is_approved_after_its_batch_was_cancelled_is_sent(ledger: Ledger, action: str) -> None:
+    strict = replace(ledger, needs_approval=lambda kind, lane: True)
+    failed = fail_unsent(ledger)
+    proposed = decide_or_propose(strict, action, failed, "ann", "this client is known now", **DECISIONS[action])
+    assert isinstance(proposed, Approval)
+    cancel_batch(ledger, "book", "ada", "the rest is wrong")
+    sweep(ledger, 5.0)
+
+    assert approve(strict, proposed.id, "bob", "yes").decision == "approved"
+
+    assert claimed(ledger) == ["B1"]
+
+
+@pytest.mark.parametrize("action", DECISIONS)
+def test_what_is_repeated_of_a_batch_that_is_not_cancelled_stays_in_it(ledger: Ledger, action: str) -> None:
+    failed = fail_unsent(ledger)
+    pause_batch(ledger, "book", "ada", "one moment")
+
+    decide_or_propose(ledger, action, failed, "bob", "this client is known now", **DECISIONS[action])
+
+    assert claimed(ledger) == []
+    [decided] = audit_of(ledger, failed.key)
+    assert "batch" not in (decided.detail or {}).get("before", {})
+    cancel_batch(ledger, "book", "ada", "wrong file")
+    sweep(ledger, 5.0)
+    assert find_operation(ledger, "B1").state == State.CANCELLED, "it was cancelled after the replay"
+
+
+def test_what_was_sent_of_a_cancelled_batch_is_replayed_in_it(ledger: Ledger) -> None:
+    record_book(ledger, "B1")
+    fail(ledger, *claim_due(ledger, lane="bulk"))
+    cancel_batch(ledger, "book", "ada", "wrong file")
+
+    decide_or_propose(ledger, "replay", find_operation(ledger, "B1"), "bob", "finish it")
+
+    assert claimed(ledger) == ["B1"]
+    assert find_operation(ledger, "B1").batch == "book"
 
 
 def test_a_decision_is_made_once_and_only_about_what_the_person_saw(ledger: Ledger) -> None:

@@ -266,6 +266,8 @@ class Machine(RuleBasedStateMachine):
             modelled.outcome_unknown = modelled.outcome_unknown and not not_done
             modelled.state, modelled.due, modelled.position = State.QUEUED, True, self.next_position()
             modelled.replays += 1
+            if not modelled.sent and modelled.batch is not None and self.decisions.get(modelled.batch) == CANCELLED:
+                modelled.batch = None
 
     @rule(name=st.sampled_from(NAMES))
     def cancel(self, name: str) -> None:

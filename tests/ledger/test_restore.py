@@ -9,6 +9,7 @@ from tests.ledger.databases import on_sqlite
 from tests.operations import (
     claim_due,
     claim_one,
+    fail,
     fail_operation,
     find_operation,
     hold_operation,
@@ -106,6 +107,16 @@ def test_what_a_cancelled_import_had_not_sent_is_never_sent_and_known(ledger: Le
     assert sweep(ledger, 5.0)
     unsent = find_operation(ledger, "B2")
     assert (unsent.state, unsent.outcome_unknown) == (State.CANCELLED, False)
+
+
+def test_what_failed_unsent_of_a_cancelled_import_may_have_been_replayed_since_the_backup(ledger: Ledger) -> None:
+    record_book(ledger, "B1")
+    fail(ledger, *claim_due(ledger, lane="bulk"), failure_reason="client_unknown", sent=False)
+    cancel_batch(ledger, "book", "ada", "wrong file")
+
+    assert [(one.failed, one.operations) for one in distrust(ledger)] == [(True, 1)]
+
+    assert find_operation(ledger, "B1").outcome_unknown
 
 
 def test_a_withdrawal_that_the_crm_cancelled_since_the_backup_can_be_cancelled_again(ledger: Ledger) -> None:

@@ -5,6 +5,8 @@
     cancel    what was never sent is cancelled, and cannot be resumed
 
 All three are about operations of which nothing was ever sent. What was sent is finished: B2COPY goes on with it anyway.
+What had failed unsent and is replayed or corrected after its batch was cancelled belongs to no batch from then on, so
+that the newer decision counts.
 
 A decision is one row, so it takes effect at once: a claim leaves held operations alone (`is_held`). Then `sweep` moves
 the operations, some thousands in a transaction: a paused one is put aside, so that no claim reads it again. Its

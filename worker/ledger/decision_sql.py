@@ -20,6 +20,7 @@ from sqlalchemy import (
 
 from worker.errors import NotAllowed
 from worker.ledger.audit import record_audit
+from worker.ledger.batches import cancelled_among
 from worker.ledger.insert_operations import encode_result
 from worker.ledger.on_operation_end import Ended, finish_ended
 from worker.ledger.schema import allowed_from, c, now_ms, operations, sql_literal
@@ -44,6 +45,7 @@ _AGAIN: dict[str, Any] = {
     "result": null(),
     "last_answer": null(),
     "last_answer_fence": null(),
+    "batch": bindparam("stays_in"),
 }
 """What a replay writes: the operation is queued with fresh attempts and deadline, at the end of its entity's line."""
 
@@ -127,24 +129,31 @@ def lock_failed(connection: Connection, key: str, action: str, seen: str | None 
 def replay_row(connection: Connection, row: Row[Any], actor: str, note: str, not_done: bool) -> None:
     """Queue a replayable operation again."""
     position = _end_of_line(connection) if row.entity else None
-    values: dict[str, Any] = {"wanted": row.id, "now": row.now, "at_the_end": position, "not_done": not_done}
+    batch = _batch_after_replay(connection, row)
+    values: dict[str, Any] = {"wanted": row.id, "now": row.now, "at_the_end": position, "stays_in": batch}
+    values["not_done"] = not_done
     # A replay submits it, so from here on its phase does not tell that the destination had begun it.
     values["is_unknown"] = may_have_been_done(row) and not not_done
     connection.execute(_REPLAY, values)
-    record_audit(connection, "replay, was not done" if not_done else "replay", actor, note, row.key)
+    before = {"batch": row.batch} if batch != row.batch else None
+    record_audit(connection, "replay, was not done" if not_done else "replay", actor, note, row.key, before)
 
 
 def correct_row(connection: Connection, row: Row[Any], payload: str, entity: str | None, actor: str, note: str) -> None:
     """Queue a failed operation again with another payload (canonical JSON)."""
+    batch = _batch_after_replay(connection, row)
     values = {
         "wanted": row.id,
         "now": row.now,
         "at_the_end": _end_of_line(connection) if entity or row.entity else None,
+        "stays_in": batch,
         "new_payload": payload,
         "new_entity": entity or row.entity,
     }
     connection.execute(_CORRECT, values)
     before = {"payload": json.loads(row.payload), "entity": row.entity, "failure_reason": row.failure_reason}
+    if batch != row.batch:
+        before["batch"] = row.batch
     after = {"payload": json.loads(payload), "entity": values["new_entity"]}
     record_audit(connection, "correct", actor, note, row.key, before, after)
 
@@ -218,6 +227,16 @@ def _end_row(
     before = {"outcome_unknown": True} if row.outcome_unknown else None
     record_audit(connection, action, actor, note, row.key, before)
     finish_ended(connection, [Ended(row.id, row.key, row.entity, state)], row.now)
+
+
+def _batch_after_replay(connection: Connection, row: Row[Any]) -> str | None:
+    """Return the batch of a failed operation that is queued again: none if nothing was sent and its batch is cancelled.
+
+    What is unsent of a cancelled batch is cancelled as well, although this decision about the operation is the newer
+    one.
+    """
+    is_unsent = row.batch is not None and not row.sent
+    return None if is_unsent and cancelled_among(connection, [row.batch]) else row.batch
 
 
 def _end_of_line(connection: Connection) -> int:

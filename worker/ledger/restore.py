@@ -37,13 +37,11 @@ SUBJECT = "restored ledger"
 """The `subject` of the audit entry about the restore."""
 
 _failed = c.state == sql_literal(State.FAILED)
-# What was not sent of a cancelled import is never sent. It stays cancelled, with an outcome that is known.
+# What is open and was not sent of a cancelled import is never sent. It is cancelled, and its outcome is known. What
+# has failed may be replayed, and may have been replayed since the backup.
 _cancelled = select(batches.c.id).where(batches.c.decision == CANCELLED)
-_may_be_sent = (
-    or_(c.due_at.is_not(None), _failed)
-    & (c.kind != MESSAGE_KIND)
-    & or_(c.sent, c.batch.is_(None), c.batch.not_in(_cancelled))
-)
+_is_open = c.due_at.is_not(None) & or_(c.sent, c.batch.is_(None), c.batch.not_in(_cancelled))
+_may_be_sent = or_(_is_open, _failed) & (c.kind != MESSAGE_KIND)
 _never_sent = func.sum(case((c.due_at.is_not(None) & ~c.sent, 1), else_=0))
 _COUNT = (
     select(c.kind, c.on_unknown, _failed, func.count(), _never_sent)
