@@ -4,6 +4,7 @@ from collections.abc import Callable
 from threading import Thread
 
 import pytest
+from sqlalchemy import text
 
 from tests.ledger.databases import is_waiting_for_a_lock
 from tests.operations import (
@@ -15,7 +16,8 @@ from tests.operations import (
     record_operations,
 )
 from tests.support import until
-from worker.ledger import LEASE_S, Ledger, pause, renew_leases, resume
+from worker.ledger import LEASE_S, Ledger, pause, renew_leases, resume, sweep
+from worker.ledger.batches import pause_batch, resume_batch
 from worker.ledger.pauses import resume_within
 from worker.operation import WaitReason
 
@@ -90,6 +92,74 @@ def test_the_time_of_a_pause_is_given_back_to_what_a_lost_worker_held(ledger: Le
     assert 5 <= moved_s["lost"] < 20
     assert 5 <= external_wait_s(ledger, "lost") < 20
     assert moved_s["held"] == 0, "its call was in flight, and it did not wait for the end of the pause"
+
+
+def pause_import(ledger: Ledger) -> None:
+    pause_batch(ledger, "book", "ada", "wrong file?")
+    sweep(ledger, 5.0)
+
+
+def resume_import(ledger: Ledger) -> None:
+    resume_batch(ledger, "book", "ada", "right file")
+    sweep(ledger, 5.0)
+
+
+STEPS: dict[str, Callable[[Ledger], object]] = {
+    "lane": lambda ledger: pause(ledger, "bulk", "ada", "month end"),
+    "/lane": lambda ledger: resume(ledger, "bulk", "ada", "done"),
+    "all": lambda ledger: pause(ledger, "all", "ada", "upgrade"),
+    "/all": lambda ledger: resume(ledger, "all", "ada", "done"),
+    "import": pause_import,
+    "/import": resume_import,
+}
+
+
+@pytest.mark.parametrize(
+    ("steps", "stands_still_s"),
+    [
+        ("lane import /lane /import", 300),
+        ("lane import /import /lane", 300),
+        ("import lane /lane /import", 300),
+        ("import lane /import /lane", 300),
+        ("lane /lane import /import", 200),
+        ("all lane import /all /lane /import", 500),
+        ("lane all /lane import /import /all", 500),
+    ],
+)
+def test_the_pauses_of_a_lane_and_of_an_import_count_once(
+    ledger: Ledger, clock: LedgerClock, steps: str, stands_still_s: int
+) -> None:
+    record_operations(ledger, "W1", lane="bulk", batch="book", time_allowed_s=50)
+    before = find_operation(ledger).deadline_at or 0
+    names = steps.split()
+    for name in names:
+        STEPS[name](ledger)
+        if name != names[-1]:
+            clock.advance(100)
+            before -= 100_000
+
+    [claimed] = claim_due(ledger, lane="bulk")
+
+    assert claimed.overdue == (steps == "lane /lane import /import"), "100 s of it were nobody's pause"
+    assert stands_still_s <= external_wait_s(ledger) < stands_still_s + 15
+    moved_s = ((find_operation(ledger).deadline_at or 0) - before) / 1000
+    assert stands_still_s <= moved_s < stands_still_s + 15
+    with ledger.reading() as connection:
+        moved = connection.execute(text("SELECT deadline_at - time_allowed_ms - requested_at FROM b2copy_operations"))
+        assert abs(moved.scalar_one()) < 1000, "the instant of the request stays"
+
+
+def test_what_was_not_due_yet_when_its_import_was_paused_had_not_stood_still(
+    ledger: Ledger, clock: LedgerClock
+) -> None:
+    record_operations(ledger, "W1", lane="bulk", batch="book")
+    make_wait(ledger, claim_one(ledger, lane="bulk"), due_in_s=1000, sent=False)
+    pause(ledger, "bulk", "ada", "month end")
+    clock.advance(100)
+
+    pause_import(ledger)
+
+    assert external_wait_s(ledger) == 0
 
 
 def test_a_pause_is_not_added_to_the_time_pending_at_the_destination(ledger: Ledger, clock: LedgerClock) -> None:

@@ -43,7 +43,7 @@ from worker.errors import NotAllowed
 from worker.ledger.audit import record_audit
 from worker.ledger.database import DATABASE_UNAVAILABLE_ERRORS, Ledger, no_approval
 from worker.ledger.on_operation_end import Ended, finish_ended
-from worker.ledger.pauses import RESUME
+from worker.ledger.pauses import RESUME, stood_still_ms
 from worker.ledger.schema import (
     HELD_MS,
     allowed_from,
@@ -129,7 +129,15 @@ _FIRST = select(c.kind, c.lane, c.requested_by, c.requested_at).where(c.batch ==
 _TO_SWEEP = select(b.id).where(b.swept_to.is_not(None)).order_by(b.decided_at)
 _SWEPT = update(batches).where(b.id == _id).values(swept_to=bindparam("to"))
 _unsent = (c.state.in_([sql_literal(State.QUEUED), sql_literal(State.WAITING)]), ~c.sent)
-_HOLD = update(operations).where(in_list(c.id, "ids"), *_unsent, is_in_line()).values(due_at=now_ms() + HELD_MS)
+# The time of the pause of its lane so far is added here. When the lane is resumed, the operation may still be aside.
+_HOLD = (
+    update(operations)
+    .where(in_list(c.id, "ids"), *_unsent, is_in_line())
+    .values(
+        due_at=now_ms() + HELD_MS, external_wait_ms=c.external_wait_ms + stood_still_ms(),
+        deadline_at=c.deadline_at + stood_still_ms(), time_allowed_ms=c.time_allowed_ms + stood_still_ms(),
+    )
+)  # fmt: skip
 _held_for = now_ms() - (c.due_at - HELD_MS)
 _RELEASE = (
     update(operations)

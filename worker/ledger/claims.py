@@ -21,12 +21,10 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Row,
-    ScalarSelect,
     Text,
     bindparam,
     case,
     exists,
-    func,
     insert,
     null,
     select,
@@ -73,11 +71,6 @@ _ON_UNKNOWN = {one.value: one for one in OnUnknown}
 def is_paused(lane: str | BindParameter[str]) -> ColumnElement[bool]:
     """Return the SQL condition that a lane, or all lanes, are paused."""
     return exists().where(flags.c.name.in_(["pause:all", "pause:" + lane]))
-
-
-def paused_since(lane: str | BindParameter[str]) -> ScalarSelect[int]:
-    """Return the SQL value since when a lane has been paused, in ms since the epoch; NULL if it is not paused."""
-    return select(func.min(flags.c.since)).where(flags.c.name.in_(["pause:all", "pause:" + lane])).scalar_subquery()
 
 
 _COLUMNS = (

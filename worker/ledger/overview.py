@@ -23,9 +23,10 @@ from sqlalchemy import (
 )
 
 from worker.ledger import schema
-from worker.ledger.claims import is_paused, paused_since
+from worker.ledger.claims import is_paused
 from worker.ledger.database import Ledger
 from worker.ledger.due import COUNT_LIMIT, read_late_s
+from worker.ledger.pauses import paused_since
 from worker.ledger.running_workers import RunningWorker, running_workers
 from worker.ledger.schema import c, now_ms, sql_literal
 from worker.operation import Phase, State, WaitReason

@@ -1,6 +1,17 @@
 """Pauses of lanes: flags that claims obey. The time of a pause does not count towards the operations' deadlines."""
 
-from sqlalchemy import ColumnElement, Connection, bindparam, case, select, update
+from sqlalchemy import (
+    BindParameter,
+    Column,
+    ColumnElement,
+    Connection,
+    ScalarSelect,
+    bindparam,
+    case,
+    func,
+    select,
+    update,
+)
 
 from worker.errors import NotAllowed
 from worker.ledger.database import Ledger
@@ -35,6 +46,21 @@ _COUNT_PAUSE = (
 _LOCK_PAUSES = (
     select(flags.c.name, flags.c.since).where(flags.c.name.like("pause:%")).order_by(flags.c.name).with_for_update()
 )
+
+
+def paused_since(lane: str | BindParameter[str] | Column[str]) -> ScalarSelect[int]:
+    """Return the SQL value since when a lane has been paused, in ms since the epoch; NULL if it is not paused."""
+    return select(func.min(flags.c.since)).where(flags.c.name.in_(["pause:all", "pause:" + lane])).scalar_subquery()
+
+
+def stood_still_ms() -> ColumnElement[int]:
+    """Return the SQL value for how long the pause of its lane has held an operation that is due; 0 if none has.
+
+    For what is put aside: the resume of its lane, which does not see it, adds nothing.
+    """
+    since = paused_since(c.lane)
+    held_from = case((c.due_at > since, c.due_at), else_=since)  # NULL without a pause
+    return case((held_from < now_ms(), now_ms() - held_from), else_=0)
 
 
 def pause(ledger: Ledger, lane: str, actor: str, note: str) -> bool:
