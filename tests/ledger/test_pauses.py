@@ -11,12 +11,25 @@ from tests.operations import (
     LedgerClock,
     claim_due,
     claim_one,
+    fail_operation,
     find_operation,
     make_wait,
+    names_of,
     record_operations,
 )
 from tests.support import until
-from worker.ledger import LEASE_S, Ledger, pause, renew_leases, resume, sweep
+from worker.ledger import (
+    LEASE_S,
+    Ledger,
+    cancel,
+    pause,
+    poll_now,
+    renew_leases,
+    resolve,
+    resume,
+    return_unsent,
+    sweep,
+)
 from worker.ledger.batches import pause_batch, resume_batch
 from worker.ledger.pauses import resume_within
 from worker.operation import WaitReason
@@ -160,6 +173,70 @@ def test_what_was_not_due_yet_when_its_import_was_paused_had_not_stood_still(
     pause_import(ledger)
 
     assert external_wait_s(ledger) == 0
+
+
+Act = Callable[[], object]
+
+
+def wait_for_a_retry(ledger: Ledger) -> Act:
+    record_operations(ledger, "W2", time_allowed_s=50)
+    make_wait(ledger, claim_one(ledger), due_in_s=0)
+    return lambda: poll_now(ledger, "fees.process:W2", "ann")
+
+
+def wait_in_line(ledger: Ledger) -> Act:
+    record_operations(ledger, "W1", entity="7")
+    record_operations(ledger, "W2", entity="7", time_allowed_s=50)
+    make_wait(ledger, claim_one(ledger), sent=False, due_in_s=0)
+    return lambda: cancel(ledger, "fees.process:W1", "ann", "the client asks for it")
+
+
+def wait_for_its_parent(ledger: Ledger) -> Act:
+    fail_operation(ledger, "W1")
+    record_operations(ledger, "W2", parent="fees.process:W1", time_allowed_s=50)
+    assert claim_due(ledger) == []
+    return lambda: resolve(ledger, "fees.process:W1", "ann", "support has done it", succeeded=True)
+
+
+def be_held_by_a_suspended_worker(ledger: Ledger) -> Act:
+    record_operations(ledger, "W2", time_allowed_s=50)
+    held = claim_one(ledger)
+    return lambda: return_unsent(ledger, [held])
+
+
+@pytest.mark.parametrize("begin", [wait_for_a_retry, wait_in_line, wait_for_its_parent, be_held_by_a_suspended_worker])
+def test_what_was_due_stays_due_since_then_whatever_makes_it_due_again(
+    ledger: Ledger, clock: LedgerClock, begin: Callable[[Ledger], Act]
+) -> None:
+    make_it_due = begin(ledger)
+    clock.advance(40)  # longer than a lease, and than a parked operation waits for its next examination
+    pause(ledger, "money", "ada", "incident")
+    clock.advance(100)
+
+    make_it_due()
+    clock.advance(100)
+    before = find_operation(ledger, "W2").deadline_at or 0
+    resume(ledger, "money", "ada", "done")
+
+    assert 200 <= ((find_operation(ledger, "W2").deadline_at or 0) - before) / 1000 < 215
+    assert 200 <= external_wait_s(ledger, "W2") < 215
+    assert names_of(claim_due(ledger)) == ["W2"]
+
+
+def test_what_becomes_due_during_a_pause_by_a_persons_decision_is_due_from_then_on(
+    ledger: Ledger, clock: LedgerClock
+) -> None:
+    record_operations(ledger, "W2")
+    make_wait(ledger, claim_one(ledger), due_in_s=4000)
+    pause(ledger, "money", "ada", "incident")
+    clock.advance(100)
+
+    assert poll_now(ledger, "fees.process:W2", "ann")
+    clock.advance(100)
+    resume(ledger, "money", "ada", "done")
+
+    assert 100 <= external_wait_s(ledger, "W2") < 115
+    assert names_of(claim_due(ledger)) == ["W2"]
 
 
 def test_a_pause_is_not_added_to_the_time_pending_at_the_destination(ledger: Ledger, clock: LedgerClock) -> None:

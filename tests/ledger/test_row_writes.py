@@ -194,7 +194,7 @@ def test_beginning_a_step(ledger: Ledger) -> None:
 def test_returning_a_claim_unsent(ledger: Ledger, values: Row, changes: Row) -> None:
     begin(ledger, values)
     claimed = claim_one(ledger)
-    set_row(ledger, {"state_since": 1, "due_at": 1, "sent": True, "outcome_unknown": True})
+    set_row(ledger, {"state_since": 1, "due_at": 4_000_000_000_000, "sent": True, "outcome_unknown": True})
 
     assert written(ledger, lambda one: return_unsent(one, [claimed])) == {
         "lease_owner": None, "due_at": "now", "state_since": "now"

@@ -38,7 +38,18 @@ from worker.ledger.engine import note_outage, noting_refusals, seconds_since_out
 from worker.ledger.on_operation_end import Ended, finish_ended
 from worker.ledger.ordering import RECHECK_MS, find_blocked
 from worker.ledger.prepared_statements import Prepared
-from worker.ledger.schema import allowed_from, attempts, c, flags, in_list, is_held, now_ms, operations, sql_literal
+from worker.ledger.schema import (
+    allowed_from,
+    attempts,
+    c,
+    due_now,
+    flags,
+    in_list,
+    is_held,
+    now_ms,
+    operations,
+    sql_literal,
+)
 from worker.operation import (
     ENDED_INFO,
     Claim,
@@ -177,7 +188,7 @@ _RETURN_UNSENT = (
         state=bindparam("back_to"),
         wait_reason=bindparam("because"),
         lease_owner=null(),
-        due_at=now_ms(),
+        due_at=due_now(),  # earlier if its lease has lapsed
         state_since=now_ms(),
         sent=bindparam("was_sent"),
         outcome_unknown=bindparam("was_unknown"),

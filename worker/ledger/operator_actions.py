@@ -16,13 +16,13 @@ from worker.ledger.audit import record_audit
 from worker.ledger.database import Ledger
 from worker.ledger.insert_operations import encode_payload
 from worker.ledger.queries import BY_KEY, operation_of
-from worker.ledger.schema import c, is_in_line, now_ms, operations, sql_literal
+from worker.ledger.schema import c, due_now, is_in_line, operations, sql_literal
 from worker.operation import Operation, State, is_replayable
 
 _POLL_NOW = (
     update(operations)
     .where(c.key == bindparam("wanted"), c.state == sql_literal(State.WAITING), is_in_line())
-    .values(due_at=now_ms())  # not the phase: it tells that the destination has begun it
+    .values(due_at=due_now())  # not the phase: it tells that the destination has begun it
 )
 
 

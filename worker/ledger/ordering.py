@@ -14,12 +14,13 @@ so that no later operation overtakes it.
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, case, exists, func, select, update
+from sqlalchemy import BigInteger, BindParameter, Connection, Row, bindparam, case, exists, func, select, update
 
 from worker.ledger.prepared_statements import Prepared
 from worker.ledger.schema import (
     batches,
     c,
+    due_now,
     in_list,
     is_aside,
     is_held,
@@ -97,7 +98,8 @@ _next = (
     .with_for_update()
     .scalar_subquery()
 )
-_RELEASE_NEXT = update(operations).where(c.id == _next).values(due_at=bindparam("now"))
+_now: BindParameter[int] = bindparam("now", type_=BigInteger)
+_RELEASE_NEXT = update(operations).where(c.id == _next).values(due_at=due_now(_now))
 
 _RELEASE_CHILDREN = Prepared(
     update(operations)
@@ -107,7 +109,7 @@ _RELEASE_CHILDREN = Prepared(
         is_in_line(),
         c.state != sql_literal(State.RUNNING),
     )
-    .values(due_at=bindparam("now"))
+    .values(due_at=due_now(_now))
 )
 
 

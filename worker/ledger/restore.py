@@ -23,6 +23,7 @@ from worker.ledger.schema import (
     batches,
     c,
     differences,
+    due_now,
     now_ms,
     operations,
     reconciliation,
@@ -56,7 +57,7 @@ _NAME_STEP = (
     .values(unknown_step=bindparam("step"))
 )
 # A lease of before the backup: its holder has no part in this ledger.
-_END_LEASES = update(operations).where(c.state == sql_literal(State.RUNNING)).values(due_at=now_ms())
+_END_LEASES = update(operations).where(c.state == sql_literal(State.RUNNING)).values(due_at=due_now())
 _OLDEST_REQUEST = select(func.min(requests.c.id))
 
 

@@ -26,6 +26,7 @@ from sqlalchemy import (
     Table,
     Text,
     bindparam,
+    case,
     func,
     literal_column,
     select,
@@ -366,6 +367,15 @@ def _postgresql_now(element: _Now, compiler: SQLCompiler, **options: Any) -> str
 def now_ms() -> ColumnElement[int]:
     """The database's clock, in ms since the epoch."""
     return _Now()
+
+
+def due_now(now: ColumnElement[int] | None = None) -> ColumnElement[int]:
+    """Return the SQL value of `due_at` that makes an open operation due by `now` (ms; without it the database's clock).
+
+    What is due already stays due since then, so that the resume of its lane counts the whole time of the pause.
+    """
+    latest = now_ms() if now is None else now
+    return case((operations.c.due_at < latest, operations.c.due_at), else_=latest)
 
 
 class Listed(TypeDecorator[list[Any]]):
