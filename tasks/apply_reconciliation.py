@@ -12,6 +12,7 @@ from worker.errors import BadPayload
 from worker.instances import ledger
 from worker.ledger import Identity, find_many, store_identities
 from worker.ledger.identities import OPENING, counts_as_closed
+from worker.ledger.queries import find_newest_numbered
 from worker.ledger.reconciliation import (
     Difference,
     Run,
@@ -21,7 +22,7 @@ from worker.ledger.reconciliation import (
     expected_accounts,
     forget_differences,
 )
-from worker.operation import Operation, State
+from worker.operation import FINAL, Operation, State
 
 LEARNED_FROM = "reconcile"
 """`learned_from` of an identity that B2COPY's list of accounts showed."""
@@ -59,29 +60,37 @@ class Planned(NamedTuple):
 def plan(run: Run, page: Sequence[Difference]) -> list[Planned]:
     """Return what can be done about these differences.
 
-    Missing here: the identity map learns it. Missing there: the account is opened once more, if an earlier opening in
-    the ledger has succeeded and has what that needs. Different, closed here or unclear: a person must decide which side
-    is right.
+    Missing here: the identity map learns it. Missing there: the account is opened once more, if the earlier opening in
+    the ledger has succeeded and has what that needs, and so has the newest operation that opened it again. Different,
+    closed here or unclear: a person must decide which side is right.
     """
     openings = find_many(ledger(), [_opening(one) for one in page if one.difference == "missing_there"])
+    again = find_newest_numbered(ledger(), [f"{opening}#" for opening in openings])
     planned = []
     for one in page:
         if one.difference == "missing_here":
             planned.append(Planned(one, LEARN))
-        elif (payload := _payload_to_reopen(run, openings.get(_opening(one)))) is not None:
+        elif (
+            payload := _payload_to_reopen(run, openings.get(_opening(one)), again.get(f"{_opening(one)}#"))
+        ) is not None:
             planned.append(Planned(one, OPEN_AGAIN, payload))
         else:
             planned.append(Planned(one, LEAVE))
     return planned
 
 
-def _payload_to_reopen(run: Run, earlier: Operation | None) -> dict[str, Any] | None:
+def _payload_to_reopen(run: Run, earlier: Operation | None, newest: Operation | None) -> dict[str, Any] | None:
     """Return the payload that opens an account once more; None if this opening has not opened it, or lacks the client.
 
-    A person who cancelled an opening did not want the account, and an opening that failed would fail again.
+    `newest` is what opened the account again the last time. A person who cancelled an opening did not want the account,
+    and an opening that failed would fail again. If nobody knows what it did, another key would hide that.
     """
     if earlier is None or earlier.state != State.SUCCEEDED:
         return None
+    if newest is not None and newest.state != State.SUCCEEDED:
+        is_of_run = newest.key == f"{earlier.key}#{run.name}"  # `apply` was interrupted and is repeated
+        if newest.state in FINAL or not is_of_run:
+            return None
     try:
         client_id = client_id_of(ACCOUNTS.checked(earlier.payload))
     except BadPayload:  # recorded by another version

@@ -580,6 +580,40 @@ def test_an_opening_that_was_cancelled_or_has_failed_is_not_opened_again(
     assert (applied.enqueued, applied.left) == ([], 2)
 
 
+@pytest.mark.parametrize("state", ["cancelled", "failed", "queued", "succeeded"])
+def test_a_second_opening_that_was_cancelled_or_has_failed_is_not_followed_by_a_third(
+    reconciliation_of: Reconciliation, ledger: Ledger, sandbox: SandboxControl, state: str
+) -> None:
+    keep_the_list_filled(ledger, sandbox)
+    opened(ledger, "7")
+    opened(ledger, "71")
+    reopened(ledger, "7", "1000000000001", "cancelled")
+    reopened(ledger, "7", "1000000000002", "succeeded")
+    reopened(ledger, "71", "1000000000003", "cancelled")
+    run = Run(1000000000004, "a test", "finished", 1, 0, None, ("", "", ""), 0, 1)
+    missing = [Difference("1", "7", "missing_there", {})]
+    assert [one.action for one in plan(run, missing)] == ["open it again"], "the newest one counts, of this login"
+
+    reopened(ledger, "7", "1000000000003", state)
+
+    assert [one.action for one in plan(run, missing)] == [
+        "open it again" if state == "succeeded" else "a person decides"
+    ]
+    own = Run(1000000000003, "a test", "finished", 1, 0, None, ("", "", ""), 0, 1)
+    repeats = ["open it again" if state in {"queued", "succeeded"} else "a person decides"]
+    assert [one.action for one in plan(own, missing)] == repeats, "an `apply` that was interrupted is repeated"
+
+
+def reopened(ledger: Ledger, login: str, run: str, state: str) -> None:
+    payload = {"login": login, "platform": 1, "product_currency_id": 2, "client_id": 5, "reopens": run}
+    record_operations(ledger, f"1/{login}#{run}", kind="accounts.create", payload=payload, lane="bulk")
+    changed: dict[str, Any] = {"state": state, "failure_reason": "rejected" if state == "failed" else None}
+    changed |= {} if state == "queued" else {"due_at": None, "ended_at": 1}
+    with ledger.writing() as connection:
+        key = f"accounts.create:1/{login}#{run}"
+        connection.execute(operations.update().where(operations.c.key == key).values(changed))
+
+
 @on_sqlite
 def test_an_opening_by_registration_is_repeated_with_the_clients_id(
     reconciliation_of: Reconciliation, ledger: Ledger, sandbox: SandboxControl

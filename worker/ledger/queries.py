@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from sqlalchemy import Row, bindparam, select
+from sqlalchemy import Integer, Row, bindparam, func, select
 
 from worker.ledger import schema
 from worker.ledger.database import Ledger
@@ -23,6 +23,13 @@ from worker.operation import (
 FIELDS = [c[name] for name in Operation.__dataclass_fields__]
 BY_KEY = select(*FIELDS).where(c.key == bindparam("wanted"))
 _BY_KEYS = select(*FIELDS).where(in_list(c.key, "keys"))
+# The range is searched in the index over the keys, whose order is the database's collation: digits come before letters
+# in any. Some collations overlook punctuation, so the range may hold keys that begin otherwise.
+_NUMBERED = select(*FIELDS).where(
+    c.key >= bindparam("from"),
+    c.key < bindparam("until"),
+    func.substr(c.key, 1, bindparam("length", type_=Integer)) == bindparam("from"),
+)
 BY_IDS = select(*FIELDS).where(in_list(c.id, "ids"))
 _ATTEMPTS = (
     select(schema.attempts)
@@ -48,6 +55,18 @@ def find_many(ledger: Ledger, keys: list[str]) -> dict[str, Operation]:
     """Return the operations of these keys by key, those that exist."""
     with ledger.reading() as connection:
         return {row.key: operation_of(row) for row in connection.execute(_BY_KEYS, {"keys": keys})}
+
+
+def find_newest_numbered(ledger: Ledger, beginnings: list[str]) -> dict[str, Operation]:
+    """Return the newest operation whose key is one of these beginnings and a number, by its beginning."""
+    newest: dict[str, Operation] = {}
+    with ledger.reading() as connection:
+        for beginning in beginnings:
+            wanted = {"from": beginning, "until": f"{beginning}z", "length": len(beginning)}
+            rows = connection.execute(_NUMBERED, wanted).all()
+            if rows:  # not ORDER BY id LIMIT 1: PostgreSQL might read all operations backwards
+                newest[beginning] = operation_of(max(rows, key=lambda row: row.id))
+    return newest
 
 
 def find_by_ids(ledger: Ledger, ids: list[int]) -> list[Operation]:
