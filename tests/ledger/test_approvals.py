@@ -19,7 +19,19 @@ from tests.operations import (
     record_operation,
 )
 from worker.errors import BadPayload, NotAllowed
-from worker.ledger import Ledger, active_flags, audit_of, cancel, correct, pause, replay, resolve, resume, stop_asking
+from worker.ledger import (
+    Ledger,
+    active_flags,
+    audit_of,
+    cancel,
+    correct,
+    pause,
+    replay,
+    resolve,
+    resume,
+    return_unsent,
+    stop_asking,
+)
 from worker.ledger.approvals import (
     OURSELVES,
     Approval,
@@ -124,6 +136,37 @@ def test_nobody_approves_their_own_proposal(strict: Ledger, same: str) -> None:
         approve(strict, proposed.id, same, "fine")
     assert find_operation(strict, "W1").state == State.FAILED
     assert reject(strict, proposed.id, same, "no").decision == "withdrawn"
+
+
+def test_a_proposal_stays_open_while_a_claim_holds_its_operation_for_a_moment(strict: Ledger) -> None:
+    record_operation(strict, "W1")
+    proposed = propose(strict, action="cancel")
+    held = claim_one(strict)
+
+    with pytest.raises(NotAllowed, match="a call may be under way this very moment: try again in some seconds"):
+        approve(strict, proposed.id, "bob", "seen")
+
+    assert [one.id for one in open_approvals(strict)] == [proposed.id]
+    return_unsent(strict, [held])
+    assert approve(strict, proposed.id, "bob", "seen").decision == "approved"
+    assert find_operation(strict, "W1").state == State.CANCELLED
+
+
+@pytest.mark.parametrize("is_running_again", [True, False])
+def test_a_proposal_to_cancel_is_void_once_something_was_sent_or_it_was_replayed(
+    strict: Ledger, ledger: Ledger, is_running_again: bool
+) -> None:
+    record_operation(strict, "W1")
+    proposed = propose(strict, action="cancel")
+    held = claim_one(strict)
+    if is_running_again:
+        fail(strict, held, sent=False)
+        replay(ledger, [held.key], "cyd", "again")
+        claim_one(strict)
+    else:
+        make_wait(strict, held)
+
+    assert approve(strict, proposed.id, "bob", "seen").decision == "changed"
 
 
 def test_the_table_itself_refuses_an_approval_by_the_proposer(strict: Ledger) -> None:

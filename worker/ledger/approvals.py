@@ -221,7 +221,7 @@ def approve(ledger: Ledger, number: int, actor: str, note: str) -> Approval:
     """Approve a proposal, and make the decision in the same transaction.
 
     Returns the proposal with its decision: `approved`, or `changed` or `expired` if the proposal was void. Raises
-    `NotAllowed` if the proposal is not open, or if `actor` is its proposer.
+    `NotAllowed` if the proposal is not open, if `actor` is its proposer, or while a claim holds the operation.
     """
 
     def work(connection: Connection) -> Approval:
@@ -235,6 +235,8 @@ def approve(ledger: Ledger, number: int, actor: str, note: str) -> Approval:
         arguments = json.loads(row.arguments or "{}")
         try:
             _check_possible(connection, row.action, row.subject, row.seen, arguments)
+        except decision_sql.CallUnderWay:  # the proposal stays open
+            raise
         except NotAllowed as error:
             return _close(connection, row, "changed", OURSELVES, str(error), now)
         closed = _close(connection, row, "approved", actor, note, now)

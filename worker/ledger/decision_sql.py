@@ -98,22 +98,32 @@ _STOP_ASKING = (
 )
 
 
+class CallUnderWay(NotAllowed):
+    """A claim holds the operation: whether something was sent is not known before the claim ends."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"{key}: a call may be under way this very moment: try again in some seconds")
+
+
 def lock(connection: Connection, key: str, seen: str | None = None) -> Row[Any]:
     """Lock an operation and return its row. `seen`: the change mark of the operation as the person saw it.
 
-    Raises `NotAllowed` if there is no such operation, or if it has changed since.
+    Raises `NotAllowed` if there is no such operation, or if it has changed since; `CallUnderWay` if only a claim that
+    holds it tells it from what the person saw. A claim sets `sent`, and clears it again if nothing left.
     """
     row = connection.execute(_LOCK, {"wanted": key}).first()
     if row is None:
         raise NotAllowed(f"{key}: there is no such operation")
     if seen is not None and mark_of(row) != seen:
+        if row.state == State.RUNNING and mark_of(row, sent=False) == seen:
+            raise CallUnderWay(key)
         raise NotAllowed(f"{key} has changed since you looked, it is {row.state} now: look again")
     return row
 
 
-def mark_of(row: Row[Any]) -> str:
-    """Return the change mark of a locked row."""
-    return change_mark(row.state, row.fence, row.state_since, row.replays, row.sent)
+def mark_of(row: Row[Any], sent: bool | None = None) -> str:
+    """Return the change mark of a locked row. `sent` replaces its own."""
+    return change_mark(row.state, row.fence, row.state_since, row.replays, row.sent if sent is None else sent)
 
 
 def lock_failed(connection: Connection, key: str, action: str, seen: str | None = None) -> Row[Any]:
@@ -221,7 +231,7 @@ def _end_row(
 ) -> None:
     if connection.execute(statement, {"wanted": row.id, "now": row.now}).rowcount == 0:
         if row.state == State.RUNNING:
-            raise NotAllowed(f"{row.key}: a call may be under way this very moment: try again in some seconds")
+            raise CallUnderWay(row.key)
         final = f"it is {row.state} already"
         raise NotAllowed(f"{row.key}: {otherwise if row.due_at is not None else final}")
     before = {"outcome_unknown": True} if row.outcome_unknown else None
