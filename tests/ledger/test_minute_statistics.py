@@ -1,5 +1,6 @@
 """Statistics per minute: what ended, and how each lane stood."""
 
+import pytest
 from sqlalchemy import text
 
 from tests.operations import LedgerClock, fail_operation, record_operations, succeed_operation
@@ -75,6 +76,47 @@ def test_a_minute_is_forgotten_after_ninety_days(ledger: Ledger) -> None:
 
     lanes = [row.lane for row in minutes_since(ledger, 0)]
     assert (lanes.count("bulk"), lanes.count("money")) == (1, 2)
+
+
+def test_minutes_of_a_clock_that_was_ahead_stop_nothing_and_go_before_their_time_comes(ledger: Ledger) -> None:
+    forget_minutes(ledger)
+    summarize_minutes(ledger)
+    with ledger.writing() as connection:  # as the clock wrote them that was a day ahead for three minutes
+        newest = connection.execute(text("SELECT max(minute) FROM b2copy_minutes")).scalar_one()
+        ahead = newest + 24 * 3_600_000
+        for number in range(3):
+            row = f"SELECT {ahead} + 60000 * {number}, lane, kind, outcome, 77, 0, 0 FROM b2copy_minutes"
+            connection.execute(text(f"INSERT INTO b2copy_minutes {row} WHERE minute = {newest}"))
+        connection.execute(text(f"UPDATE b2copy_minutes SET minute = minute - 60000 WHERE minute = {newest}"))
+
+    written = summarize_minutes(ledger)
+
+    assert written >= 1
+    assert {row.minute for row in minutes_since(ledger, newest + 60_000) if row.operations == 77} == {
+        ahead + 60000 * number for number in range(2 * written, 3)
+    }, "the next ones first, and no more: the clock may be wrong now"
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_a_clock_that_is_ahead_for_a_moment_forgets_a_few_minutes_and_not_the_history(
+    ledger: Ledger, at_once: int
+) -> None:
+    forget_minutes(ledger)
+    summarize_minutes(ledger)
+    with ledger.writing() as connection:  # ten minutes that are older than ninety days by the clock as it is now
+        newest = connection.execute(text("SELECT max(minute) FROM b2copy_minutes")).scalar_one()
+        old = newest - 100 * 24 * 3_600_000
+        for number in range(10):
+            row = f"SELECT {old} + 60000 * {number}, lane, kind, outcome, 5, 0, 0 FROM b2copy_minutes"
+            connection.execute(text(f"INSERT INTO b2copy_minutes {row} WHERE minute = {newest}"))
+        earlier = f"minute = minute - {60000 * at_once}"
+        connection.execute(text(f"UPDATE b2copy_minutes SET {earlier} WHERE minute = {newest}"))
+
+    written = summarize_minutes(ledger)
+
+    left = sorted({row.minute for row in minutes_since(ledger, 0) if row.operations == 5})
+    assert written >= at_once
+    assert left == [old + 60000 * number for number in range(2 * written, 10)]
 
 
 def test_a_quiet_minute_says_what_is_due(ledger: Ledger, clock: LedgerClock) -> None:

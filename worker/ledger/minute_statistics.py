@@ -55,9 +55,12 @@ _ENDED = (
     .where(c.ended_at >= _from, c.ended_at < _until)
     .group_by(_minute, c.lane, c.kind, _outcome)
 )
-_NEWEST = select(func.max(minutes.c.minute), now_ms())
+# Minutes that have not begun were written while the database's clock was ahead.
+_NEWEST = select(select(func.max(minutes.c.minute)).where(minutes.c.minute <= now_ms()).scalar_subquery(), now_ms())
 _SINCE = select(minutes).where(minutes.c.minute >= _from).order_by(minutes.c.minute).limit(bindparam("limit"))
-_FORGET = delete(minutes).where(minutes.c.minute < _until)
+_first_minutes = select(minutes.c.minute).distinct().order_by(minutes.c.minute).limit(bindparam("most"))
+_FORGET_OLD = delete(minutes).where(minutes.c.minute.in_(_first_minutes.where(minutes.c.minute < _until)))
+_FORGET_AHEAD = delete(minutes).where(minutes.c.minute.in_(_first_minutes.where(minutes.c.minute > _from)))
 
 
 def summarize_minutes(ledger: Ledger) -> int:
@@ -65,6 +68,9 @@ def summarize_minutes(ledger: Ledger) -> int:
 
     Two processes may do so at once: the rows of the second are ignored. After more than an hour without a call only the
     last hour is summarized, so that one call never reads more than an hour's operations.
+
+    What is older than `KEEP_MS` or has not begun is deleted, at most two minutes for each one written: if the clock is
+    wrong for a while, it costs a part of the history and not all of it.
     """
     with ledger.reading() as connection:
         newest, now = connection.execute(_NEWEST).one()
@@ -72,6 +78,7 @@ def summarize_minutes(ledger: Ledger) -> int:
     start = max(until - CATCH_UP * MINUTE_MS, until - MINUTE_MS if newest is None else newest + MINUTE_MS)
     if start >= until:
         return 0
+    written = int(until - start) // MINUTE_MS
     found = statistics(ledger)
     with ledger.reading() as connection:
         rows = [row._asdict() for row in connection.execute(_ENDED, {"from": start, "until": until})]
@@ -90,8 +97,9 @@ def summarize_minutes(ledger: Ledger) -> int:
     ]
     with ledger.writing() as connection:
         _insert(connection, rows)
-        connection.execute(_FORGET, {"until": now - KEEP_MS})
-    return int(until - start) // MINUTE_MS
+        connection.execute(_FORGET_OLD, {"until": now - KEEP_MS, "most": 2 * written})
+        connection.execute(_FORGET_AHEAD, {"from": now, "most": 2 * written})
+    return written
 
 
 def minutes_since(ledger: Ledger, since: int, limit: int = 20_000) -> list[Minute]:
