@@ -127,3 +127,18 @@ def test_a_parent_stays_while_its_child_is_open_and_a_registration_for_ever(ledg
     succeed(ledger, claim_one(ledger, lane="bulk"))  # its parent is not needed any more
     assert purge(ledger, DAY - 60, parents=["clients.register"]) == 1
     assert find(ledger, "clients.register:1/77") is not None
+
+
+def test_a_parent_stays_while_a_failed_child_may_be_replayed(ledger: Ledger, clock: LedgerClock) -> None:
+    parents = [succeed_operation(ledger, name, kind="call") for name in ("K1", "K2")]
+    fail_operation(ledger, "K3")
+    clock.advance(2 * DAY)
+    child = fail_operation(ledger, "child", parent=parents[0])
+    succeed_operation(ledger, "done", parent=parents[1])
+
+    assert count_purgeable(ledger, DAY) == 2
+    assert purge(ledger, DAY) == 2
+
+    assert (find(ledger, parents[0]) is not None, find(ledger, parents[1])) == (True, None)
+    assert replay(ledger, [child], "ada", "the card is new") == [child]
+    assert [one.key for one in claim_due(ledger)] == [child], "it does not wait for its parent"

@@ -33,8 +33,9 @@ def purge(
 ) -> None:
     """Remove operations that ended long ago, with their evidence.
 
-    What is queued, running or waiting is never purged, however old. Nor is a registration that succeeded, because an
-    account may be opened after it years later. The audit stores who purged, and how many.
+    What is queued, running or waiting is never purged, however old. Nor is its parent, or a parent that succeeded of
+    what has failed, because that may be replayed. Nor is a registration that succeeded, because an account may be
+    opened after it years later. The audit stores who purged, and how many.
     """
     from tasks.registry import ALL_KINDS
     from worker.current_user import current_user

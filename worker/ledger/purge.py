@@ -1,8 +1,9 @@
 """Purge: remove final operations and their attempts when they are old enough. The audit stays, and says who purged.
 
-A failed operation of which nobody knows what the destination did stays, until a person has resolved it. So does one
-that an open operation names as its parent, and every operation that succeeded of a kind that parents are of: without
-its row, a child that is requested years later would wait for it and never start.
+A failed operation of which nobody knows what the destination did stays, until a person has resolved it. So does the
+parent of an open operation, and a parent that succeeded of a failed operation, because that may be replayed. So does
+every operation that succeeded of a kind that parents are of: without its row, a child that is requested years later
+would wait for it and never start.
 """
 
 from collections.abc import Sequence
@@ -23,7 +24,11 @@ _is_undecided = (c.state == sql_literal(State.FAILED)) & (
 )
 _child = operations.alias("child")
 _has_open_child = exists().where(_child.c.parent == c.key, _child.c.due_at.is_not(None))
-_is_parent = (c.state == sql_literal(State.SUCCEEDED)) & in_list(c.kind, "parents")
+# Not correlated: no index finds the failed children of one parent.
+_parents_of_failed = select(_child.c.parent).where(
+    _child.c.state == sql_literal(State.FAILED), _child.c.parent.is_not(None)
+)
+_is_parent = (c.state == sql_literal(State.SUCCEEDED)) & (in_list(c.kind, "parents") | c.key.in_(_parents_of_failed))
 _is_old = (
     (c.ended_at < now_ms() - bindparam("age"))
     & (bindparam("undecided", type_=Boolean) | ~_is_undecided)
