@@ -116,9 +116,9 @@ def client_id_of(opening: Opening) -> int | None:
 
 
 def has_account(opening: Opening) -> bool:
-    """Return whether the identity map has an account of this login."""
+    """Return whether the identity map has an account of this login, perhaps without B2COPY's id."""
     known = identity_of(ledger(), str(opening.platform), opening.login)
-    return known is not None and known.account_id is not None
+    return known is not None and known.has_account
 
 
 def _outcome(account: Account, opening: Opening, client_id: int) -> Outcome:

@@ -11,7 +11,7 @@ from tasks.accounts import ACCOUNTS, client_id_of
 from worker.errors import BadPayload
 from worker.instances import ledger
 from worker.ledger import Identity, find_many, store_identities
-from worker.ledger.identities import OPENING, counts_as_closed
+from worker.ledger.identities import OPENING, RECONCILED, counts_as_closed
 from worker.ledger.queries import find_newest_numbered
 from worker.ledger.reconciliation import (
     Difference,
@@ -23,9 +23,6 @@ from worker.ledger.reconciliation import (
     forget_differences,
 )
 from worker.operation import FINAL, Operation, State
-
-LEARNED_FROM = "reconcile"
-"""`learned_from` of an identity that B2COPY's list of accounts showed."""
 
 
 class RunGone(Exception):
@@ -159,7 +156,7 @@ def _identity(one: Difference, run: Run) -> Identity:
         one.login,
         client_id=there.get("client_id"),
         account_id=there.get("account_id"),
-        learned_from=LEARNED_FROM,
+        learned_from=RECONCILED,
         learned_at=run.started_at,  # what was learned since the run began is newer
     )
 

@@ -75,6 +75,7 @@ def test_one_side_may_have_an_account_that_the_other_does_not_have(ledger: Ledge
     here = [
         known("an account"),
         known("only a client", account_id=None),
+        known("listed", account_id=None, learned_from="reconcile"),
         known("opened", account_id=None, learned_from=OPENED),
         known("closed"),
         known("closed, and there"),
@@ -88,10 +89,12 @@ def test_one_side_may_have_an_account_that_the_other_does_not_have(ledger: Ledge
 
     run = compare(ledger, [], there)
 
-    assert expected_accounts(ledger) == 3
+    assert expected_accounts(ledger) == 4
     found = candidates(ledger, run)
-    assert logins(found) == ["here an account", "here closed, and there", "here opened", "here other platform"]
-    assert [one.accounts for one in found] == [(), (there[0],), (), ()]
+    assert logins(found) == [
+        "here an account", "here closed, and there", "here listed", "here opened", "here other platform"
+    ]  # fmt: skip
+    assert [one.accounts for one in found] == [(), (there[0],), (), (), ()]
     run = decide(ledger, run, found[:1], [], 0)
     assert logins(candidates(ledger, run)) == logins(found[1:])
     run = decide(ledger, run, found[1:], [], 0)

@@ -436,15 +436,23 @@ def test_an_opening_comes_after_its_registration_or_after_what_was_requested_for
     assert (alone.natural_id, alone.entity, alone.parent) == ("3/7", "3/7", None)
 
 
-@pytest.mark.parametrize("opening", [{"reopens": "5"}, {}])
+@pytest.mark.parametrize(
+    ("opening", "known"),
+    [
+        ({"reopens": "5"}, None),
+        ({}, {"account_id": "1"}),
+        ({}, {"learned_from": OPENING}),
+        ({}, {"learned_from": "reconcile"}),
+    ],
+)
 def test_an_account_that_may_exist_is_looked_up_before_it_is_opened(
-    system: System, sandbox: SandboxControl, opening: dict[str, str]
+    system: System, sandbox: SandboxControl, opening: dict[str, str], known: dict[str, Any] | None
 ) -> None:
-    """Because the identity map has it, or because a reconciliation has found it missing."""
+    """Because the identity map has it, perhaps without B2COPY's id, or a reconciliation has found it missing."""
     sandbox.switches(duplicate_accounts="created")
     sandbox.add_accounts([{"accountNumber": "700100", "clientId": 5, "productCurrencyId": 2}])
-    if not opening:
-        store_identities(system.ledger, [Identity("1", "700100", client_id="5", account_id="1")])
+    if known:
+        store_identities(system.ledger, [Identity("1", "700100", client_id="5", **known)])
     key = system.request(ACCOUNTS, product_currency_id=2, client_id=5, **opening)
 
     opened = system.end_of(key)

@@ -37,6 +37,9 @@ LEARNED_FROM = ("clients.register:", OPENING)
 IMPORTED = "import"
 """What an identity was learned from that no operation has found out."""
 
+RECONCILED = "reconcile"
+"""What an identity was learned from that B2COPY's list of accounts showed."""
+
 BATCH = 1_000  # identities stored in one transaction
 
 _IDS = ("crm_id", "client_id", "account_id", "payment_account")
@@ -61,6 +64,12 @@ class Identity:
     learned_at: int | None = None
     closed_at: int | None = None
     destination: str = "b2copy"
+
+    @property
+    def has_account(self) -> bool:
+        """Whether B2COPY has had an account of this login. It may have told no id of it."""
+        is_of_account = self.learned_from.startswith(OPENING) or self.learned_from == RECONCILED
+        return self.account_id is not None or is_of_account
 
 
 _FIELDS = [identities.c[name] for name in Identity.__dataclass_fields__]

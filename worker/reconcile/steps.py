@@ -20,7 +20,7 @@ from worker.b2copy.routes.account_fields import Account
 from worker.b2copy.routes.account_list import AccountSearch
 from worker.errors import NotFound, Permanent, UnknownOutcome
 from worker.ledger import Ledger
-from worker.ledger.identities import OPENING, Identity
+from worker.ledger.identities import Identity
 from worker.ledger.reconciliation import (
     FIELDS,
     AccountThere,
@@ -186,7 +186,7 @@ def _difference(one: Candidate, accounts: Sequence[AccountThere] | Unclear) -> D
         return Difference(*place, "unclear", {"answer": [None, accounts.why]})
     is_closed = known is not None and known.closed_at is not None
     if not accounts:
-        is_expected = known is not None and (known.account_id is not None or known.learned_from.startswith(OPENING))
+        is_expected = known is not None and known.has_account
         fields = {name: [value, None] for name, value in here.items()}
         return Difference(*place, "missing_there", fields) if is_expected and not is_closed else None
     if is_closed or len(accounts) > 1:
