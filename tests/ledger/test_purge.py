@@ -1,7 +1,11 @@
 """Purge: old final operations are removed with their attempts; open ones and the audit stay."""
 
-import pytest
+from typing import Any
 
+import pytest
+from sqlalchemy import event, text
+
+from tests.ledger.databases import on_sqlite
 from tests.operations import (
     LedgerClock,
     claim_due,
@@ -49,6 +53,51 @@ def test_a_purge_in_small_batches_removes_everything(ledger: Ledger, clock: Ledg
     clock.advance(2 * DAY)
 
     assert purge(ledger, DAY, batch=10) == 25
+
+
+def test_a_purge_finds_what_ended_at_the_same_instant_among_what_stays(ledger: Ledger, clock: LedgerClock) -> None:
+    for number in range(12):
+        kind = "clients.register" if number % 2 else "fees.process"
+        record_operations(ledger, f"1/{number}", kind=kind)
+    succeed(ledger, *claim_due(ledger))
+    with ledger.writing() as connection:  # two instants
+        connection.execute(text("UPDATE b2copy_operations SET ended_at = 1000 + id % 3 / 2"))
+
+    asked: dict[str, Any] = {"older_than_s": DAY, "parents": ["clients.register"]}
+    assert count_purgeable(ledger, **asked) == 6
+    assert purge(ledger, batch=2, **asked) == 6
+    assert purge(ledger, batch=2, **asked) == 0
+
+
+@on_sqlite
+def test_a_purge_reads_what_stays_once(ledger: Ledger, clock: LedgerClock) -> None:
+    steps = 0
+
+    def count_steps(connection: Any, cursor: Any, *_: Any) -> None:
+        def step() -> None:
+            nonlocal steps
+            steps += 1
+
+        cursor.connection.set_progress_handler(step, 100)
+
+    event.listen(ledger.engine, "before_cursor_execute", count_steps)
+
+    def steps_of_a_purge(registrations: int) -> int:
+        with ledger.writing() as connection:
+            connection.execute(text("DELETE FROM b2copy_operations"))
+        record_operations(ledger, *(f"1/{number}" for number in range(registrations)), kind="clients.register")
+        succeed(ledger, *claim_due(ledger, limit=registrations))
+        clock.advance(1)
+        record_operations(ledger, *(f"W{number}" for number in range(registrations)))
+        succeed(ledger, *claim_due(ledger, limit=registrations))
+        clock.advance(2 * DAY)
+        before = steps
+        assert purge(ledger, DAY, batch=20, parents=["clients.register"]) == registrations
+        return steps - before
+
+    few, many = steps_of_a_purge(200), steps_of_a_purge(800)
+
+    assert many < 6 * few, (few, many)  # four times the rows cost four times as much, not sixteen
 
 
 def test_the_id_of_a_purged_operation_is_never_used_again(ledger: Ledger, clock: LedgerClock) -> None:

@@ -9,7 +9,7 @@ would wait for it and never start.
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Boolean, bindparam, delete, exists, func, select
+from sqlalchemy import Boolean, bindparam, delete, exists, func, select, tuple_
 
 from worker.ledger.audit import record_audit
 from worker.ledger.database import Ledger
@@ -29,16 +29,25 @@ _parents_of_failed = select(_child.c.parent).where(
     _child.c.state == sql_literal(State.FAILED), _child.c.parent.is_not(None)
 )
 _is_parent = (c.state == sql_literal(State.SUCCEEDED)) & (in_list(c.kind, "parents") | c.key.in_(_parents_of_failed))
-_is_old = (
-    (c.ended_at < now_ms() - bindparam("age"))
-    & (bindparam("undecided", type_=Boolean) | ~_is_undecided)
-    & ~_is_parent
-    & ~_has_open_child
+_is_old = c.ended_at < now_ms() - bindparam("age")
+_is_removable = (bindparam("undecided", type_=Boolean) | ~_is_undecided) & ~_is_parent & ~_has_open_child
+# Also what stays is in a window, so that the next window begins behind it and reads none of it again.
+_WINDOW = (
+    select(c.id, c.ended_at, _is_removable.label("is_removable"))
+    .where(_is_old, tuple_(c.ended_at, c.id) > tuple_(bindparam("ended_at"), bindparam("id")))
+    .order_by(c.ended_at, c.id)
+    .limit(bindparam("batch"))
 )
-_OLD = select(c.id).where(_is_old).order_by(c.ended_at).limit(bindparam("batch")).with_for_update(skip_locked=True)
+_FROM_THE_FIRST = {"ended_at": -(2**62), "id": 0}
+_LOCKED = (
+    select(c.id)
+    .where(in_list(c.id, "ids"), _is_old, _is_removable)  # it may have been replayed meanwhile
+    .order_by(c.id)
+    .with_for_update(skip_locked=True)
+)
 # Attempts are deleted with their operation (ON DELETE CASCADE).
-_PURGE = delete(operations).where(c.id.in_(_OLD.scalar_subquery()))
-_COUNT = select(func.count()).where(_is_old)
+_PURGE = delete(operations).where(c.id.in_(_LOCKED.scalar_subquery()))
+_COUNT = select(func.count()).where(_is_old, _is_removable)
 
 
 def purge(
@@ -50,23 +59,30 @@ def purge(
     undecided: bool = False,
     parents: Sequence[str] = (),
 ) -> int:
-    """Remove operations that ended more than `older_than_s` seconds ago, in short transactions of `batch`.
+    """Remove operations that ended more than `older_than_s` seconds ago, in short transactions. Returns how many.
 
-    Returns how many. An open operation is never purged, however old it is. A failed one of which nobody knows what the
-    destination did is purged only if `undecided`, and one that succeeded only if its kind is none of `parents`. Each
-    transaction adds an entry to the audit: `by` whom, and how many.
+    Each is about the next `batch` operations in the order of their ends, and removes those of them that may go. An open
+    operation is never purged, however old it is. A failed one of which nobody knows what the destination did is purged
+    only if `undecided`, and one that succeeded only if its kind is none of `parents`. Each transaction that removes
+    something adds an entry to the audit: `by` whom, and how many.
     """
     purged = 0
+    asked = _asked(older_than_s, undecided, parents)
+    after = _FROM_THE_FIRST
     while True:
-        with ledger.writing() as connection:
-            asked = _asked(older_than_s, undecided, parents) | {"batch": batch}
-            gone = connection.execute(_PURGE, asked).rowcount
-            if gone:
-                note = f"{gone} operations that had ended more than {older_than_s:.0f} s before"
-                record_audit(connection, "purge", by, note, "operations")
-        purged += gone
-        if gone < batch:
+        with ledger.reading() as connection:
+            window = connection.execute(_WINDOW, asked | after | {"batch": batch}).all()
+        ids = [row.id for row in window if row.is_removable]
+        if ids:
+            with ledger.writing() as connection:
+                gone = connection.execute(_PURGE, asked | {"ids": ids}).rowcount
+                if gone:
+                    note = f"{gone} operations that had ended more than {older_than_s:.0f} s before"
+                    record_audit(connection, "purge", by, note, "operations")
+            purged += gone
+        if len(window) < batch:
             return purged
+        after = {"ended_at": window[-1].ended_at, "id": window[-1].id}
 
 
 def count_purgeable(
