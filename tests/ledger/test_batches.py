@@ -245,7 +245,7 @@ def test_what_a_person_repeats_of_a_cancelled_batch_leaves_it_and_is_sent(ledger
     sweep_forgotten(ledger)
     assert sweep(ledger, 5.0)
     assert (find_operation(ledger, "B1").state, find_operation(ledger, "B1").batch) == (State.RUNNING, None)
-    assert standing_of(ledger, ["book"])["book"].states == {State.CANCELLED: 1}
+    assert batch_counts(ledger, ["book"])["book"].states == {State.CANCELLED: 1}
     [decided] = audit_of(ledger, failed.key)
     assert decided.detail is not None
     assert decided.detail["before"]["batch"] == "book"
