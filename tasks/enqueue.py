@@ -369,7 +369,9 @@ def _connection_of(transaction: "Transaction | None") -> Connection | None:
 
 def _connection_of_session(session: Any) -> Connection:
     """Return the connection of a session. Raises `BadPayload` for what is none: Django's connection, an engine."""
-    if isinstance(session, type) or not (hasattr(session, "get_bind") and callable(session.connection)):
+    if isinstance(session, type) or not (
+        hasattr(session, "get_bind") and callable(getattr(session, "connection", None))
+    ):
         given = f"{type(session).__module__}.{type(session).__qualname__}"
         raise BadPayload(
             f"connection: {given} is neither a Connection nor a Session of SQLAlchemy: give the one of the CRM's"

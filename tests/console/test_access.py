@@ -66,6 +66,8 @@ def test_a_proxy_names_the_person(open_console: OpenConsole, headers: dict[str, 
         ("Jürgen".encode("latin-1"), None),
         ("J\u202erg".encode(), None),
         (b"J\x7frg", None),
+        ("\u00a0ann".encode(), None),
+        (b" ann\t", "ann"),
     ],
 )
 def test_a_proxy_writes_a_name_as_utf_8(name: bytes, known: str | None) -> None:
@@ -122,6 +124,27 @@ def test_the_file_of_people_stays_its_owners_and_private(people: Path) -> None:
     assert people.stat().st_mode & 0o777 == 0o600
     assert set(read_people(people)) == {"ann", "bob"}
     assert list(people.parent.iterdir()) == [people]
+
+
+def test_a_link_to_another_file_is_not_followed(people: Path, tmp_path: Path) -> None:
+    """Root may change the file in a folder of another user, who must not get what is in root's files."""
+    link = tmp_path / "link"
+    link.symlink_to(people)
+    before = people.read_bytes()
+
+    with pytest.raises(SettingsError, match="is a link"):
+        set_person(link, "cid", "a new long password", [Role.OPERATOR])
+
+    assert (people.read_bytes(), link.is_symlink()) == (before, True)
+
+
+def test_a_file_that_may_not_be_read_is_said_to_be_anothers(people: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> int:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "open", refuse)  # as for a user who is not root
+    with pytest.raises(SettingsError, match="belongs to another user"):
+        set_person(people, "ann", "a new long password", [Role.OPERATOR])
 
 
 def test_the_file_of_another_user_is_left_as_it_is(people: Path, monkeypatch: pytest.MonkeyPatch) -> None:

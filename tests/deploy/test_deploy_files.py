@@ -214,6 +214,7 @@ def test_the_command_of_a_host_reads_settings_as_systemd_does(tmp_path: Path) ->
         'B2COPY_ISSUER="a" b',
         "B2COPY_ISSUER='a",
         "export B2COPY_ISSUER=a",
+        "# a comment that ends with a backslash \\",
     ],
 )
 def test_the_command_of_a_host_refuses_what_systemd_might_read_otherwise(line: str, tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def test_a_worker_with_a_stalled_loop_ends_itself_and_the_next_one_does_its_work
     process = worker(*pool, B2COPY_CALL_DEADLINE="2s", HANGS_ONCE=str(hung))
 
     first = enqueue.fees(account_login="7", request_id="W1")
-    ends = "loop money is stalled for good: this process ends itself (exit code 70)"
+    ends = "loop money is permanently stalled: this process ends itself (exit code 70)"
     until(lambda: ends in process.tail(10_000), 30)
     second = enqueue.fees(account_login="7", request_id="W2")
 

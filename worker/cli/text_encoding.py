@@ -88,6 +88,8 @@ def open_file(path: Path, encoding: str | None, stack: ExitStack) -> Source:
         raise Stop(Exit.USAGE, f"{path}: there is no such file")
     if path.is_dir():
         raise Stop(Exit.USAGE, f"{path} is a folder: name a file")
+    if path.is_block_device():
+        raise Stop(Exit.USAGE, f"{path} is a device: name a file")
     stream: BinaryIO = stack.enter_context(path.open("rb"))
     if path.is_file():
         return open_source(str(path), stream, encoding)

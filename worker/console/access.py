@@ -94,7 +94,7 @@ class ProxyAccess:
 def _name(header: str) -> str | None:
     """Return the name that a proxy wrote as UTF-8, which Starlette decodes as Latin-1. None if it is no name."""
     try:
-        name = header.encode("latin-1").decode().strip()
+        name = header.encode("latin-1").decode().strip(" \t")
     except UnicodeError:
         return None
     return name if 0 < len(name) <= NAME_LIMIT and name.isprintable() else None

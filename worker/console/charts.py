@@ -61,7 +61,7 @@ def late_chart(points: list[Point]) -> Chart:
             style = "failed" if point.late_s > DUE_LATE_S else "waits"
             bars.append(_bar(number, len(points), 0, _height(point.late_s, top), style, label))
             rows.append((f"{clock(point.minute)[11:16]} UTC", f"{point.late_s:.1f} s"))
-    return _chart("Due and nobody works, seconds", bars, f"{top:.0f} s", points, rows)
+    return _chart("Due without a worker, seconds", bars, f"{top:.0f} s", points, rows)
 
 
 def _chart(title: str, bars: list[Bar], top: str, points: list[Point], rows: list[tuple[str, str]]) -> Chart:

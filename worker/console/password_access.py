@@ -7,6 +7,7 @@ Guessing is limited for the console as a whole and not per name, so that nobody 
 that person's name. Two hashes are computed at once, each with 64 MiB. Sessions that exist do not notice a flood.
 """
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -157,10 +158,13 @@ def set_person(path: Path, name: str, password: str, roles: list[Role]) -> None:
     if not PASSWORD_MIN <= len(password) <= PASSWORD_LIMIT:
         raise SettingsError(f"the password must have {PASSWORD_MIN} to {PASSWORD_LIMIT} characters")
     added = f"{name}:{_HASHER.hash(password)}:{','.join(roles)}"
-    with _changing_files_in(path.parent):
-        lines = path.read_text(encoding="utf-8-sig").splitlines() if path.exists() else []
-        lines = [line for line in lines if line.partition(":")[0] != name]
-        _replace(path, "\n".join([*lines, added]) + "\n")
+    try:
+        with _changing_files_in(path.parent):
+            before, owner = _read_private(path)
+            lines = [line for line in before.splitlines() if line.partition(":")[0] != name]
+            _replace(path, "\n".join([*lines, added]) + "\n", owner)
+    except PermissionError:
+        raise SettingsError(f"{path} belongs to another user: run this as that user, or as root") from None
 
 
 @contextmanager
@@ -174,7 +178,25 @@ def _changing_files_in(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _replace(path: Path, text: str) -> None:
+def _read_private(path: Path) -> tuple[str, os.stat_result | None]:
+    """Return the text of a file and whose it is; no text and nobody if there is no such file.
+
+    Both come from one descriptor and through no link: root may read the file in a folder of another user, who could put
+    another file in its place between the two.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return "", None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise SettingsError(f"{path} is a link: name the file itself") from None
+        raise
+    with os.fdopen(descriptor, encoding="utf-8-sig") as file:
+        return file.read(), os.fstat(descriptor)
+
+
+def _replace(path: Path, text: str, owner: os.stat_result | None) -> None:
     """Replace a private file as a whole. Its owner stays, because root may write the file of the console's user."""
     new = path.with_name(f"{path.name}.new")
     new.unlink(missing_ok=True)  # of a process that was killed
@@ -182,15 +204,12 @@ def _replace(path: Path, text: str) -> None:
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as out:
             os.fchmod(descriptor, 0o600)  # independent of the umask
-            if path.exists() and (owner := path.stat()).st_uid != os.fstat(descriptor).st_uid:
+            if owner is not None and owner.st_uid != os.fstat(descriptor).st_uid:
                 os.fchown(descriptor, owner.st_uid, owner.st_gid)
             out.write(text)
             out.flush()
             os.fsync(descriptor)
         new.rename(path)
-    except PermissionError:
-        new.unlink(missing_ok=True)
-        raise SettingsError(f"{path} belongs to another user: run this as that user, or as root") from None
     except BaseException:
         new.unlink(missing_ok=True)
         raise

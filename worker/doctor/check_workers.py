@@ -47,7 +47,7 @@ def check(settings: CrmSettings) -> Iterator[CheckResult]:
         late_s = _due_for_s(settings)
         remedy = "start one: `b2copy-sync worker`"
         if late_s > DUE_LATE_S:
-            message = f"none runs, and something has been due for {late_s:.0f} s"
+            message = f"none runs; something is due, and no worker has worked on its lane for {late_s:.0f} s"
             yield CheckResult("workers", "FAIL", message, remedy)
         else:
             yield CheckResult("workers", "warn", "none answers", remedy)

@@ -147,7 +147,7 @@ def read_late_s(connection: Connection, oldest_due_s: Mapping[str, float]) -> di
     """Return for how long something has been due in each lane and no worker has worked on the lane.
 
     `oldest_due_s`: for how long the longest-due operation of each lane has been due; 0 if nothing is due. It alone does
-    not say that nobody works: of a backlog, the last operation waits until all others were sent.
+    not say that nobody works: the last operation of a backlog waits until all others were sent.
 
     A worker works on a lane if it claims or settles operations. Rate limit, circuit breaker and login belong to the
     destination. They may let only another lane with a backlog send, and while a 429 holds the destination, none.

@@ -79,7 +79,7 @@ def _watch_loops(path: Path | None, stopping: threading.Event) -> None:
     What counts is how often this thread has looked, not the time. If the process was suspended or the machine slept,
     the loops begin another pass before this thread has looked so often.
     """
-    outage = OutageLog(log, "the heartbeat file is not touched")
+    outage = OutageLog(log, "a loop is stalled, or the heartbeat file cannot be touched")
     longest_s = STALLED_CALLS * worker_settings().call_deadline
     looks = 0
     while True:
@@ -104,7 +104,7 @@ def _end_process(stalled: list[str]) -> None:
     """End this process at once, as a kill does. Its operations are taken over when their leases have lapsed."""
     try:
         log.critical(
-            "loop %s is stalled for good: this process ends itself (exit code %d), so that its supervisor starts"
+            "loop %s is permanently stalled: this process ends itself (exit code %d), so that its supervisor starts"
             " another one. What its threads do:",
             ", ".join(stalled),
             heartbeat.STALLED_EXIT,

@@ -49,7 +49,7 @@ _request_seconds = cache(metrics.REQUEST_SECONDS.labels)
 
 @cache
 def _prepare_limited(destination: str, route: str) -> None:
-    """Let the 429s of a route be counted from 0: an alert sees no increase of a series that begins with 30."""
+    """Let the 429s of a route be counted from 0, because an alert sees no increase of a series that begins with 30."""
     _requests(destination, route, "429")
 
 

@@ -42,7 +42,8 @@ _BARE = re.compile(r"[^\s&]+")
 _LINE = re.compile(r"[^\r\n]*")
 _SHAPES = re.compile(
     r"(?P<scheme>(?:bearer|(?-i:Basic))\s+)[^\s'\",}\\]+"
-    r"|(?-i:eyJ)[\w-]+(?:\.[\w-]*){0,2}"  # a JWT, which is `{"` in base64
+    # A JWT, which is `{"` in base64. Without its dots it must be a word of its own: random ids hold these letters, too.
+    r"|(?-i:eyJ)[\w-]{10,}\.[\w-]*(?:\.[\w-]*)?|(?<![\w-])(?-i:eyJ)[\w-]{16,}"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
     r"|whsec_[\w+/=-]+"
     rf"|(?P<words>(?:{_WORD}) (?:is |was )?[\"'(<\[]?){_OPAQUE}"  # token "..." is invalid
