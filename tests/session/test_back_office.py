@@ -73,6 +73,20 @@ def test_a_token_lives_as_long_as_its_dates_say(member: NewMember, sandbox: Sand
     assert sign_ins(sandbox) == 1
 
 
+def test_a_host_that_cannot_store_a_token_does_not_sign_in(
+    member: NewMember, configure: Configure, sandbox: SandboxControl, tmp_path: Path
+) -> None:
+    healthy = member()
+    configure(storage_key_file=tmp_path / "absent")
+    broken = member()
+
+    with pytest.raises(CredentialsRejected, match="absent cannot be read"):
+        broken.current()
+
+    assert sign_ins(sandbox) == 0
+    assert healthy.current().generation
+
+
 def test_it_signs_in_again_before_the_token_expires(member: NewMember, sandbox: SandboxControl) -> None:
     sandbox.switches(sign_in_lifetime=2.0)
     session = member()

@@ -2,7 +2,9 @@
 
 import ctypes
 import os
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from worker.errors import (
     CredentialsRejected,
 )
 from worker.sandbox.control_client import SandboxControl
+from worker.session.shared_session import SharedSession
 from worker.testbed.keys import new_key_pair, new_storage_key
 
 
@@ -124,7 +127,8 @@ class TestKeysThatBecomeUnusable:
             with unprivileged():
                 with pytest.raises(CredentialsRejected, match=r"cannot be read \(Permission denied\)"):
                     session.current()
-                assert session.renew().outcome == "cooldown"
+                with pytest.raises(CredentialsRejected, match=r"cannot be read \(Permission denied\)"):
+                    session.renew()
         finally:
             key_folder.chmod(0o700)
 
@@ -151,3 +155,71 @@ class TestKeysThatBecomeUnusable:
         assert not session.state().readable
         (key_folder / "storage_key_file").chmod(0o600)
         assert until(lambda: session.current() == other.current())
+
+
+class TestOneHostWithAnUnusableStorageKey:
+    """It cannot store a token pair, so it requests none, and it does not stop the hosts whose key is usable."""
+
+    @pytest.fixture
+    def healthy(self, member: Member) -> SharedSession:
+        return member()
+
+    @pytest.fixture
+    def storage_key_file(self, healthy: SharedSession, configure: Configure, tmp_path: Path) -> Path:
+        file = tmp_path / "storage_key_file"
+        file.write_bytes(configure().storage_key_file.read_bytes())
+        file.chmod(0o600)
+        return file
+
+    @pytest.fixture
+    def broken(self, member: Member, configure: Configure, storage_key_file: Path) -> SharedSession:
+        return member(configure(storage_key_file=storage_key_file))
+
+    def test_it_does_not_log_in_and_the_others_do(
+        self, healthy: SharedSession, broken: SharedSession, storage_key_file: Path, sandbox: SandboxControl
+    ) -> None:
+        storage_key_file.chmod(0o644)
+
+        with pytest.raises(CredentialsRejected, match="chmod 600"):
+            broken.current()
+
+        started = time.monotonic()
+        assert healthy.current().generation
+        assert time.monotonic() - started < 3
+        assert sandbox.counters()["logins"] == 1
+        with pytest.raises(CredentialsRejected, match="chmod 600"):
+            broken.current()
+        assert healthy.state().cooldown is None
+
+    def test_with_a_token_of_its_own_it_leaves_the_renewal_to_the_others(
+        self,
+        healthy: SharedSession,
+        broken: SharedSession,
+        storage_key_file: Path,
+        sandbox: SandboxControl,
+        due: Callable[[], None],
+    ) -> None:
+        token = broken.current()
+        due()
+        storage_key_file.chmod(0o644)
+
+        with pytest.raises(CredentialsRejected, match="chmod 600"):
+            broken.renew()
+
+        assert broken.current() == token
+        assert healthy.renew().outcome == "refresh"
+        assert token_calls(sandbox) == 2
+
+    def test_a_key_that_becomes_unusable_during_a_login_loses_no_pair(
+        self, broken: SharedSession, storage_key_file: Path, sandbox: SandboxControl
+    ) -> None:
+        sandbox.switches(latency={"token": 0.5})
+        token: list[object] = []
+        caller = threading.Thread(target=lambda: token.append(broken.renew().outcome))
+        caller.start()
+        until(lambda: broken.state().leader)
+        storage_key_file.chmod(0o644)
+        caller.join()
+
+        assert token == ["login"]
+        assert sandbox.counters()["logins"] == 1

@@ -7,6 +7,8 @@ import time
 import uuid
 from dataclasses import dataclass, replace
 
+from cryptography.fernet import MultiFernet
+
 from worker.errors import B2CopyError, CredentialsRejected, SessionUnavailable, StoreUnavailable
 from worker.session import key_files
 from worker.session.login_interface import Login
@@ -84,9 +86,10 @@ class Member:
             return Renewal("fresh", generation)
         expected = max(generation, self._newest)
         while True:
+            keys = self._storage_keys()  # first, because a process that cannot store a pair must not request one
             lease = self._acquire(expected, force)
             if isinstance(lease, RenewalLease):
-                renewal = self._leader.renew(lease, expected, trigger)
+                renewal = self._leader.renew(lease, keys, expected, trigger)
                 self._learn(renewal)
                 return renewal
             if lease.reason == "newer":
@@ -119,14 +122,17 @@ class Member:
             and copy.token.fingerprint == stored.fingerprint
         ):
             return copy.token
-        with key_files.key_errors_as_refused_login():
-            fernet = key_files.storage_keys(self._settings)
-        pair = unseal(fernet, self.store.key_prefix, stored.generation, stored.blob)
+        pair = unseal(self._storage_keys(), self.store.key_prefix, stored.generation, stored.blob)
         if pair is None:
             metrics.UNREADABLE.inc()
             log.warning("no storage key opens generation %d of the session: logging in again", stored.generation)
             return None
         return Token(pair.access, stored.generation)
+
+    def _storage_keys(self) -> MultiFernet:
+        """Read the keys that encrypt the tokens. Raises `CredentialsRejected` if their file cannot be used."""
+        with key_files.key_errors_as_refused_login():
+            return key_files.storage_keys(self._settings)
 
     def _obtain(self, above: int, wait: float) -> Token:
         """Find a token of a generation above `above`. One thread searches; those with a usable copy do not wait."""
@@ -206,26 +212,31 @@ class Member:
         self._copy = LocalCopy(token, stored.expires_at, time.monotonic() + min(recheck, due_in), recheck)
 
     def _lead(self, expected: int, trigger: str) -> NoLease | None:
-        """Start a renewal in a thread of its own if no process is renewing. Return None if it runs in this process."""
+        """Start a renewal in a thread of its own if no process is renewing. Return None if it runs in this process.
+
+        Raises `CredentialsRejected` if the storage key file cannot be used: this process then leaves the renewal to
+        the others, because it could not store the pair.
+        """
         if self._renewing is not None and self._renewing.is_alive():
             return None
+        keys = self._storage_keys()
         lease = self._acquire(expected, forced=False)
         if isinstance(lease, NoLease):
             return lease
         # Not a daemon thread: a process that exits now still stores the pair it obtained.
         self._renewing = threading.Thread(
-            target=self._renew_quietly, args=(lease, expected, trigger), name="b2copy-session"
+            target=self._renew_quietly, args=(lease, keys, expected, trigger), name="b2copy-session"
         )
         try:
             self._renewing.start()
         except RuntimeError:  # no thread can be started, and this process holds the renewal lease
-            self._renew_quietly(lease, expected, trigger)
+            self._renew_quietly(lease, keys, expected, trigger)
         return None
 
-    def _renew_quietly(self, lease: RenewalLease, expected: int, trigger: str) -> None:
+    def _renew_quietly(self, lease: RenewalLease, keys: MultiFernet, expected: int, trigger: str) -> None:
         """Renew in a thread. The result is in the store, where all waiting callers read it."""
         try:
-            renewal = self._leader.renew(lease, expected, trigger)
+            renewal = self._leader.renew(lease, keys, expected, trigger)
         except B2CopyError as error:
             log.warning("session not renewed: %s", error)
         except Exception:

@@ -21,7 +21,6 @@ from worker.errors import (
     Unavailable,
 )
 from worker.http.answer import one_line
-from worker.session import key_files
 from worker.session.login_interface import Login
 from worker.session.redis_store import Origin, RenewalLease, Store, Stored
 from worker.session.timings import Timings
@@ -73,16 +72,16 @@ class Leader:
         self._settings, self._timings, self._store, self._login = settings, timings, store, login
         self._newest_used = 0  # the newest generation whose refresh token this process has presented
 
-    def renew(self, lease: RenewalLease, expected: int, trigger: str) -> Renewal:
-        """Renew once, and always free the renewal lease.
+    def renew(self, lease: RenewalLease, keys: MultiFernet, expected: int, trigger: str) -> Renewal:
+        """Renew once, and always free the renewal lease. `keys` encrypt the new pair.
 
         Raises `Unavailable`, `RateLimited`, `CredentialsRejected`, `StoreUnavailable`.
         """
         started = time.monotonic()
         outcome = "failed"
         try:
-            obtained = self._refresh(lease, expected) or self._log_in_repeatedly(lease)
-            committed, stored = self._commit(lease, obtained)
+            obtained = self._refresh(lease, keys, expected) or self._log_in_repeatedly(lease)
+            committed, stored = self._commit(lease, keys, obtained)
             outcome = obtained.origin if committed else "conflict"
         except LeaseLostError:
             metrics.LEASE_LOST.inc()
@@ -105,7 +104,7 @@ class Leader:
         )  # fmt: skip
         return Renewal(outcome, generation)
 
-    def _refresh(self, lease: RenewalLease, expected: int) -> _Obtained | None:
+    def _refresh(self, lease: RenewalLease, keys: MultiFernet, expected: int) -> _Obtained | None:
         """Present the refresh token if it was certainly not presented before. Return None if a login is needed instead.
 
         It is not certain if the store is older than what a process remembers, or if the access token has outlived its
@@ -116,7 +115,7 @@ class Leader:
             return None
         if self._store.now() >= stored.obtained_at + max(stored.life, self._settings.token_ttl * 1000):
             return None
-        pair = unseal(self._storage_keys(), self._store.key_prefix, stored.generation, stored.blob)
+        pair = unseal(keys, self._store.key_prefix, stored.generation, stored.blob)
         if pair is None or pair.refresh is None or pair.is_refresh_token_used:
             return None
         at = self._extend(lease)
@@ -163,10 +162,6 @@ class Leader:
         pair = self._login.log_in(before_call)
         return _Obtained(pair, "login", pair.credential, at)
 
-    def _storage_keys(self) -> MultiFernet:
-        with key_files.key_errors_as_refused_login():
-            return key_files.storage_keys(self._settings)
-
     def _extend(self, lease: RenewalLease) -> int:
         """Hold the renewal lease for the next token call; return Redis' clock in ms.
 
@@ -180,14 +175,14 @@ class Leader:
             raise MovedError
         return self._store.at_least()  # a token must never seem younger than it is
 
-    def _commit(self, lease: RenewalLease, obtained: _Obtained) -> tuple[bool, Stored | None]:
+    def _commit(self, lease: RenewalLease, keys: MultiFernet, obtained: _Obtained) -> tuple[bool, Stored | None]:
         """Store the pair. While the store does not answer, try again for a while, because the pair cannot be replaced.
 
         Returns whether it was stored, and what is stored now.
         """
-        pair = self._mark_if_not_new(lease, obtained.pair)
+        pair = self._mark_if_not_new(lease, keys, obtained.pair)
         life = pair.life_s or self._guessed_life(lease.session)
-        blob = seal(self._storage_keys(), self._store.key_prefix, lease.generation, pair)
+        blob = seal(keys, self._store.key_prefix, lease.generation, pair)
         deadline = time.monotonic() + self._timings.commit_patience
         while True:
             try:
@@ -203,14 +198,14 @@ class Leader:
                 self._store.register()
                 return committed
 
-    def _mark_if_not_new(self, lease: RenewalLease, pair: Pair) -> Pair:
+    def _mark_if_not_new(self, lease: RenewalLease, keys: MultiFernet, pair: Pair) -> Pair:
         """Return the pair, marked if its refresh token is not new: no refresh token is presented twice.
 
         A server may give the one before again, or the access token in its place. The next renewal is a login then.
         """
         before = None
         if lease.session is not None:
-            before = unseal(self._storage_keys(), self._store.key_prefix, lease.session.generation, lease.session.blob)
+            before = unseal(keys, self._store.key_prefix, lease.session.generation, lease.session.blob)
         if pair.refresh is None or pair.refresh not in (pair.access, before and before.refresh):
             return pair
         log.warning("B2COPY gave no new refresh token: the next renewal is a login")
