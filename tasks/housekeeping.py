@@ -51,23 +51,25 @@ def dispatch() -> bool:
 def _dispatch() -> bool:
     if not try_start_dispatch(ledger()):
         return False
-    _wake_lanes(count_due(ledger()))
+    is_sent = _wake_lanes(count_due(ledger()))
     for queued in take_requests(ledger(), KINDS, crm_settings()):
-        _wake_lanes(queued)
+        is_sent = is_sent and _wake_lanes(queued)
     _summarize_minutes_if_due()
     sweep(ledger(), SWEEP_S)
     return True
 
 
-def _wake_lanes(due: Mapping[str, int]) -> None:
-    """Send wake-ups for what is due, but no more than workers run: those that drain already need none."""
+def _wake_lanes(due: Mapping[str, int]) -> bool:
+    """Send wake-ups for what is due, but no more than workers run: those that drain already need none.
+
+    Stop at the first wake-up that the broker does not take, and return False: each further one to a frozen Redis would
+    delay the rest of this dispatch by seconds. The next dispatch tries again.
+    """
     if not any(due.values()):
-        return
+        return True
     with ledger().reading() as connection:
         workers = max(1, count_running(connection))
-    for lane in LANES:
-        if count := due.get(lane, 0):
-            wake(lane, min(workers, wake_ups_for(count)))
+    return all(wake(lane, min(workers, wake_ups_for(due[lane]))) for lane in LANES if due.get(lane))
 
 
 def _summarize_minutes_if_due() -> None:

@@ -80,6 +80,17 @@ class App(Celery):
         """Return a connection that publishes."""
         return super().connection_for_write(without_query(self._settings().redis_url), **options)
 
+    @property
+    def producer_pool(self) -> Any:
+        """Return the pool of producers, of which there are no more than connections.
+
+        kombu makes twice as many. One that finds no free connection waits for it without end, because
+        `broker_pool_acquire_timeout` bounds only the wait for a producer.
+        """
+        pool = super().producer_pool
+        pool._shrink_down()
+        return pool
+
 
 def publishing_settings(settings: CrmSettings) -> dict[str, Any]:
     """Return the settings of an app that only publishes, to the `redis_url` of `settings`."""
@@ -94,6 +105,8 @@ def publishing_settings(settings: CrmSettings) -> dict[str, Any]:
         "task_ignore_result": True,
         "broker_connection_timeout": 3,
         "broker_pool_limit": 10,
+        # Celery's default waits without end for a producer. While Redis is frozen, other threads may hold all of them.
+        "broker_pool_acquire_timeout": 1,
         "broker_transport_options": _CONNECTION_OPTIONS,
     }
 

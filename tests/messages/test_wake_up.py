@@ -2,14 +2,24 @@
 
 import base64
 import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
 
+from tasks import enqueue, housekeeping
+from tests.operations import find_operation, record_operations
+from worker.app import app
+from worker.errors import Unavailable
 from worker.instances import ledger
 from worker.messages import wake_up
 from worker.messages.wake_up import AFTER_FAILURE_S, wake, wake_soon, wake_ups_for
-from worker.queues import WAKE_UP_LASTS_S
+from worker.queues import LANES, WAKE_UP_LASTS_S
 from worker.testbed.local_system import Environment
 
 
@@ -88,3 +98,95 @@ def test_after_the_broker_failed_no_caller_waits_for_it_for_a_while(
     assert len(unread(active_environment, "money")) == 1
     assert "no wake-up was sent, dispatch will repeat it" in caplog.text
     assert "it works again after 2 failures" in caplog.text
+
+
+ANSWER_S = 0.5  # seconds that a client waits for an answer of Redis, in production 5; a wake-up waits for two of them
+
+
+@pytest.fixture
+def frozen(active_environment: Environment, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
+    """Return a context in which Redis accepts connections and answers nothing."""
+    monkeypatch.setattr(wake_up, "_sent_at", {})
+    monkeypatch.setitem(app.conf.broker_transport_options, "socket_timeout", ANSWER_S)
+    app._after_fork()  # connections with this timeout
+
+    @contextmanager
+    def freeze() -> Iterator[None]:
+        os.kill(active_environment.broker.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(active_environment.broker.pid, signal.SIGCONT)
+
+    return freeze
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    began = time.monotonic()
+    work()
+    return time.monotonic() - began
+
+
+def test_while_redis_is_frozen_one_call_of_a_crm_waits_for_it_and_the_others_do_not(
+    active_environment: Environment, frozen: Callable[[], Any]
+) -> None:
+    took_s: list[float] = []
+
+    def call(number: int) -> None:
+        took_s.append(seconds_of(lambda: enqueue.fees(account_login="7", request_id=f"W{number}")))
+
+    call(0)  # opens the ledger
+    wake_up._sent_at.clear()
+    callers = [threading.Thread(target=call, args=(number,)) for number in range(1, 41)]
+    with frozen():
+        for caller in callers:
+            caller.start()
+            time.sleep(0.02)
+        for caller in callers:
+            caller.join()
+
+    waited_s = sorted(took_s)
+    assert len(took_s) == 41
+    assert waited_s[-1] < 6 * ANSWER_S
+    assert waited_s[-2] < 2 * ANSWER_S
+    assert enqueue.status("fees.process:W40") is not None
+
+
+def test_after_a_failure_no_lane_waits_for_the_broker(
+    active_environment: Environment, frozen: Callable[[], Any]
+) -> None:
+    with frozen():
+        wake_soon("bulk")
+        began = time.monotonic()
+        for lane in LANES:
+            wake_soon(lane)
+        assert time.monotonic() - began < 2 * ANSWER_S
+
+
+def test_a_frozen_redis_does_not_hold_back_the_requests_of_the_sql_api(
+    active_environment: Environment, frozen: Callable[[], Any]
+) -> None:
+    for lane in LANES:
+        record_operations(ledger(), f"due-{lane}", lane=lane)
+    with ledger().writing() as crm:
+        crm.exec_driver_sql(
+            """INSERT INTO b2copy_requests (kind, payload)
+            VALUES ('fees.process', '{"account_login": "7", "request_id": "W1"}')"""
+        )
+    with frozen():
+        took_s = seconds_of(housekeeping.dispatch)
+
+    assert find_operation(ledger(), "W1")
+    assert took_s < 6 * ANSWER_S
+
+
+def test_a_read_does_not_wait_for_callers_that_a_frozen_redis_holds(active_environment: Environment) -> None:
+    with ExitStack() as held:
+        for _ in range(app.conf.broker_pool_limit):
+            held.enter_context(app.producer_or_acquire())
+
+        began = time.monotonic()
+        with pytest.raises(Unavailable, match="ask again later"):
+            enqueue.read("accounts", timeout_s=10)
+
+    assert time.monotonic() - began < 5

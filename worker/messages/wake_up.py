@@ -5,11 +5,13 @@ stops at once. So an error while sending a wake-up never reaches the caller, who
 """
 
 import logging
+import threading
 import time
 
 from worker.app import app
 from worker.instances import ledger
-from worker.queues import WAKE_UP_LASTS_S, queue_of
+from worker.per_process import PerProcess
+from worker.queues import LANES, WAKE_UP_LASTS_S, queue_of
 from worker.watch.outage_log import OutageLog
 
 log = logging.getLogger(__name__)
@@ -20,6 +22,7 @@ DUE_PER_WAKE_UP = 100  # due operations for which one more wake-up is sent
 WAKE_UPS_MAX = 16  # most wake-ups of a lane at once, because more than the workers take would pile up
 
 _sent_at: dict[str, float] = {}  # lane -> when this process last sent a wake-up, monotonic seconds
+_sending = PerProcess(lambda: {lane: threading.Lock() for lane in LANES})  # one thread at a time sends for a lane
 _outage = OutageLog(log, "no wake-up was sent, dispatch will repeat it")
 
 
@@ -33,12 +36,21 @@ def wake_soon(lane: str, times: int = 1) -> None:
 
     The worker that receives the earlier wake-up queries the ledger again after `RECHECK_AFTER_S` (flow/lane.py) and
     finds this operation too.
+
+    While another thread sends one for the lane, none is sent either: if Redis is frozen, one thread waits for it and
+    the others return at once. Dispatch then wakes the lane.
     """
-    now = time.monotonic()
-    if now - _sent_at.get(lane, -WAKE_UP_LASTS_S) >= WAKE_UP_LASTS_S:
-        _sent_at[lane] = now
-        if not wake(lane, times):
-            _sent_at[lane] = time.monotonic() + AFTER_FAILURE_S
+    sending = _sending()[lane]
+    if not sending.acquire(blocking=False):
+        return
+    try:
+        now = time.monotonic()
+        if now - _sent_at.get(lane, -WAKE_UP_LASTS_S) >= WAKE_UP_LASTS_S:
+            _sent_at[lane] = now
+            if not wake(lane, times):  # the broker does not serve the other lanes either
+                _sent_at.update(dict.fromkeys(LANES, time.monotonic() + AFTER_FAILURE_S))
+    finally:
+        sending.release()
 
 
 def wake(lane: str, times: int = 1) -> bool:
