@@ -30,6 +30,11 @@ Every error takes its arguments by position and stores them in `args`, so that i
 request, a response or a token.
 """
 
+import sys
+
+_OUR_PACKAGES = sys.stdlib_module_names | {"celery", "kombu", "redis", "sqlalchemy", "tasks", "worker"}
+"""Where the errors are defined that our own work for a CRM can raise."""
+
 
 class B2CopyError(Exception):
     """Base class of what happens between us and B2COPY.
@@ -181,3 +186,13 @@ def without_frames(error: Exception) -> Exception:
     """
     error.__cause__ = error.__context__ = None
     return error.with_traceback(None)
+
+
+def comes_from_caller(error: Exception) -> bool:
+    """Return True if a time limit of the caller's own task ended our work, and not anything that our work met.
+
+    Celery (`SoftTimeLimitExceeded`) and RQ (`JobTimeoutException`) raise such an error from a signal handler, so that
+    it appears anywhere in our code. It must reach the task. It is recognised by the package that defines its class,
+    which is none that we use.
+    """
+    return type(error).__module__.partition(".")[0] not in _OUR_PACKAGES

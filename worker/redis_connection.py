@@ -14,7 +14,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from worker.errors import without_frames
+from worker.errors import comes_from_caller, without_frames
 from worker.redis_url import uses_tls, verifies_certificate, without_query
 from worker.settings import CrmSettings
 
@@ -79,7 +79,7 @@ def odd_answers_end_connections(pool: redis.ConnectionPool) -> Iterator[None]:
 
 def _error_of_redis(error: Exception) -> Exception:
     """Return the error, or if redis-py could not read an answer, what it means: that the connection is lost."""
-    if isinstance(error, redis.RedisError | OSError):
+    if isinstance(error, redis.RedisError | OSError) or comes_from_caller(error):
         return error
     return redis.ConnectionError(f"Redis gave an answer that is none: {type(error).__name__}: {error}")
 

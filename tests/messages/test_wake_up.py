@@ -11,9 +11,11 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
+from celery.exceptions import SoftTimeLimitExceeded
 
 from tasks import enqueue, housekeeping
 from tests.operations import find_operation, record_operations
+from tests.support import until
 from worker.app import app
 from worker.errors import Unavailable
 from worker.instances import ledger
@@ -190,3 +192,39 @@ def test_a_read_does_not_wait_for_callers_that_a_frozen_redis_holds(active_envir
             enqueue.read("accounts", timeout_s=10)
 
     assert time.monotonic() - began < 5
+
+
+class JobTimeoutError(Exception):
+    """The time limit of a CRM's own task, as in RQ: an error that no library of ours defines."""
+
+
+@pytest.mark.parametrize("limit", [SoftTimeLimitExceeded, JobTimeoutError])
+@pytest.mark.parametrize("is_connected", [False, True])
+def test_the_time_limit_of_the_crms_own_task_reaches_the_task(
+    active_environment: Environment,
+    frozen: Callable[[], Any],
+    monkeypatch: pytest.MonkeyPatch,
+    limit: type[Exception],
+    is_connected: bool,
+) -> None:
+    """It says nothing about the operation, which is recorded already."""
+
+    def end(*_: object) -> None:
+        raise limit
+
+    if is_connected:
+        wake("bulk")
+    handler = signal.signal(signal.SIGALRM, end)
+    try:
+        with frozen():
+            signal.setitimer(signal.ITIMER_REAL, ANSWER_S / 2)
+            with pytest.raises(limit):
+                enqueue.fees(account_login="7", request_id="W1")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+
+    assert enqueue.status("fees.process:W1") is not None
+    monkeypatch.setattr(wake_up, "_sent_at", {})
+    wake_soon("money")
+    assert until(lambda: unread(active_environment, "money")) == [{"ledger_id": ledger().id, "lane": "money"}]

@@ -1,7 +1,8 @@
 """Wake-ups: messages that say "this lane of this ledger has something due", and nothing else.
 
 A wake-up may be lost, doubled or late without harm: dispatch repeats lost ones, and a worker that finds nothing due
-stops at once. So an error while sending a wake-up never reaches the caller, whose operation is recorded already.
+stops at once. So an error while sending a wake-up never reaches the caller, whose operation is recorded already. Only
+the time limit of the caller's own task does.
 """
 
 import logging
@@ -9,6 +10,7 @@ import threading
 import time
 
 from worker.app import app
+from worker.errors import comes_from_caller
 from worker.instances import ledger
 from worker.per_process import PerProcess
 from worker.queues import LANES, WAKE_UP_LASTS_S, queue_of
@@ -54,7 +56,9 @@ def wake_soon(lane: str, times: int = 1) -> None:
 
 
 def wake(lane: str, times: int = 1) -> bool:
-    """Send up to `times` wake-ups for a lane; return False if the broker did not take them. Never raises.
+    """Send up to `times` wake-ups for a lane; return False if the broker did not take them.
+
+    Raises nothing but the time limit of the caller's own task.
 
     The worker that reads a wake-up which is still in the queue finds this work too. So the queue never holds more than
     `times` wake-ups.
@@ -71,6 +75,8 @@ def wake(lane: str, times: int = 1) -> bool:
                     producer=producer,
                 )
     except Exception as error:
+        if comes_from_caller(error):
+            raise
         _outage.failed(error)
         return False
     _outage.succeeded()
