@@ -16,6 +16,7 @@ together with your own rows. `connection` is an SQLAlchemy connection or session
 DATABASES, and the wake-up is sent by `transaction.on_commit`.
 """
 
+import logging
 import math
 import time
 from collections import Counter
@@ -34,7 +35,7 @@ from tasks.fees import FEES
 from tasks.generic_call import CALL
 from tasks.registry import KINDS
 from worker.current_user import current_user
-from worker.errors import BadPayload, NotAllowed
+from worker.errors import BadPayload, NotAllowed, comes_from_caller
 from worker.instances import ledger
 from worker.ledger import cancel as cancel_operation
 from worker.ledger import find
@@ -48,12 +49,15 @@ from worker.settings import crm_settings
 from worker.spooled_list import SpooledList
 from worker.storable import is_storable
 from worker.watch.log_redaction import guard_our_loggers
+from worker.watch.outage_log import OutageLog
 from worker.watch.tracing import requesting
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     Transaction = Connection | Session
+
+_import_outage = OutageLog(logging.getLogger(__name__), "no wake-up was sent, dispatch will repeat it")
 
 BATCH = 1_000  # operations in one transaction of `many`; with more, Python's garbage collector makes each one slower
 WAIT_FIRST_S, WAIT_MAX_S = 0.05, 1.0  # seconds; first and longest pause between two queries of `wait`
@@ -391,9 +395,18 @@ def _wake_after_commit(lane: str, count: int, using: str | None) -> None:
 
 
 def _wake(lane: str, count: int) -> None:
-    """Send wake-ups. Celery is imported here, because it takes a CRM's process as long as everything else."""
-    from worker.messages.wake_up import wake_soon, wake_ups_for
+    """Send wake-ups. Celery is imported here, because it takes a CRM's process as long as everything else.
 
+    The operations are recorded already, so a Celery that cannot be imported is logged, and dispatch wakes the lane.
+    """
+    try:
+        from worker.messages.wake_up import wake_soon, wake_ups_for
+    except Exception as error:
+        if comes_from_caller(error):
+            raise
+        _import_outage.failed(error)
+        return
+    _import_outage.succeeded()
     wake_soon(lane, wake_ups_for(count))
 
 

@@ -181,6 +181,33 @@ for number in range(3):
 """
 
 
+NO_CELERY = """
+import sys
+
+class Broken:
+    def find_spec(self, name, path=None, target=None):
+        if name == "kombu":
+            raise AttributeError("a package that kombu needs has another version")
+
+sys.meta_path.insert(0, Broken())
+"""
+
+
+def test_a_celery_that_cannot_be_imported_does_not_reach_a_caller_whose_operation_is_recorded(
+    environment: Environment,
+) -> None:
+    """It is imported when the first wake-up is sent, and the operation is recorded by then."""
+    migrate(environment.database_url)
+    ran = subprocess.run(
+        [sys.executable, "-c", NO_CELERY + ENQUEUE],
+        env=environment.variables, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+    assert ran.stdout.split() == ["True"] * 3, ran.stderr
+    assert ran.stderr.count("no wake-up was sent, dispatch will repeat it: AttributeError: a package") == 1
+    assert "Traceback" not in ran.stderr
+
+
 class Nonsense:
     """A server that answers every request with what no Redis says."""
 
