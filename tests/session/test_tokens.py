@@ -49,6 +49,11 @@ def token(**claims: Any) -> str:
         (f"{token(iat=1000, exp=1900)}.more", None, None),
         (token(iat=1000, exp=1900), None, 900.0),
         (token(iat=1000, exp=1900), 300, 300.0),
+        (token(iat=1000, exp=1900), 900_000, 900.0),  # milliseconds
+        (token(iat=1000, exp=87_400), 86_400_000, 86_400.0),
+        (token(iat=1000, exp=1900), "soon", 900.0),
+        (token(iat=1900, exp=1000), 300, 300.0),
+        (token(iat=1000), 300, 300.0),
         (token(iat=1000, exp=1900, a=1), None, 900.0),
         (token(iat=1000, exp=1900, ab=1), None, 900.0),
         (token(iat=1000, exp=1900, abc=1), None, 900.0),

@@ -57,17 +57,19 @@ class Pair:
 
 
 def life_of(access: Secret[str], server_time: float | None, expires_in: Any = None) -> float | None:
-    """Return how long `access` lives, in seconds: `expires_in` of the answer, or the token's own claims if it is a JWT.
+    """Return how long `access` lives, in seconds: by `expires_in` of the answer, and by its own claims if it is a JWT.
 
-    `exp - iat` are both in the server's clock. With `exp` alone, it is compared with `server_time` (the `Date` header,
-    Unix seconds). None for an opaque token, and for any figure that cannot be true.
+    If both can be true, the smaller one counts, because `expires_in` may be in another unit (RFC 6749 section 5.1 says
+    seconds; milliseconds of a short life can still be true). `exp - iat` are both in the server's clock. With `exp`
+    alone, it is compared with `server_time` (the `Date` header, Unix seconds). None if there is no figure that can be
+    true.
     """
-    life = _number(expires_in)
-    if life is None and (claims := _claims(access)) is not None:
-        expires, issued = _number(claims.get("exp")), _number(claims.get("iat"))
-        issued = server_time if issued is None else issued
-        life = expires - issued if expires is not None and issued is not None else None
-    return believed_life(life)
+    claims = _claims(access) or {}
+    expires, issued = _number(claims.get("exp")), _number(claims.get("iat"))
+    issued = server_time if issued is None else issued
+    by_claims = expires - issued if expires is not None and issued is not None else None
+    lives = (believed_life(life) for life in (_number(expires_in), by_claims))
+    return min((life for life in lives if life is not None), default=None)
 
 
 def believed_life(life: float | None) -> float | None:
