@@ -4,6 +4,7 @@ import socket
 import time
 from collections.abc import Callable
 from email.utils import formatdate
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from worker.errors import (
 from worker.sandbox.control_client import SandboxControl
 from worker.session.shared_session import SharedSession
 from worker.testbed.broker import Broker
+from worker.testbed.keys import new_key_pair
 
 
 class TestLoggingIn:
@@ -68,6 +70,28 @@ class TestLoggingIn:
         assert token_calls(sandbox) == 1
         sandbox.faults()
         assert members[0].renew(force=True, wait=15).outcome == "login"  # a person says: now
+
+    @pytest.mark.failure_mode("F45")
+    def test_a_refused_login_is_not_repeated_when_another_host_meets_an_outage(
+        self, member: Member, configure: Configure, sandbox: SandboxControl, tmp_path: Path
+    ) -> None:
+        other_host = member()
+        refused = member(configure(private_key_file=new_key_pair(tmp_path, "test-key").private_file))
+        with pytest.raises(CredentialsRejected) as first:
+            refused.current()
+        sandbox.faults({"what": "status", "status": 503, "route": "authexternalcrm"})
+        with pytest.raises(Unavailable):
+            other_host.renew()
+        until(lambda: other_host.state().cooldown is None)
+        calls = token_calls(sandbox)
+
+        renewal = refused.renew()
+        with pytest.raises(CredentialsRejected) as again:
+            refused.current()
+
+        assert (renewal.outcome, renewal.cooldown and renewal.cooldown.kind) == ("cooldown", "terminal")
+        assert again.value.server_message == first.value.server_message
+        assert token_calls(sandbox) == calls
 
     @pytest.mark.failure_mode("F26")
     def test_a_repeated_login_carries_another_assertion(self, member: Member, sandbox: SandboxControl) -> None:

@@ -248,6 +248,45 @@ def test_a_refused_login_is_repeated_only_with_keys_that_were_not_refused(store:
     assert isinstance(store.acquire("bob", 0, "new keys"), NoLease)
 
 
+def test_a_failure_of_others_does_not_end_the_cooldown_of_refused_keys(store: Store, client: redis.Redis) -> None:
+    store.fail(lead(store, "ada"), "terminal", "401", 60.0, KEYS)
+    store.fail(lead_with(store, "eve", "other keys"), "unavailable", "503", 0.5, "other keys")
+
+    others = store.acquire("eve", 0, "other keys")
+    assert isinstance(others, NoLease)
+    assert others.cooldown is not None
+    assert (others.cooldown.kind, others.cooldown.reason) == ("unavailable", "503")
+
+    until(lambda: store.look().cooldown is None)
+    refused = store.acquire("ada", 0, KEYS)
+    assert isinstance(refused, NoLease)
+    assert refused.cooldown is not None
+    assert (refused.cooldown.kind, refused.cooldown.reason) == ("terminal", "401")
+    assert 50 < refused.left == refused.cooldown.left <= 60
+    assert client.pttl(f"{store.key_prefix}:cooldown") > 60_000
+    assert isinstance(store.acquire("ada", 0, KEYS, forced=True), RenewalLease)
+
+
+def test_a_cooldown_that_lacks_its_reason_is_one_all_the_same(store: Store, client: redis.Redis) -> None:
+    store.look()
+    client.hset(f"{store.key_prefix}:cooldown", "until", store.now() + 5_000)
+
+    refused = store.acquire("ada", 0, KEYS)
+
+    assert isinstance(refused, NoLease)
+    assert refused.cooldown is not None
+    assert (refused.cooldown.kind, refused.cooldown.reason) == ("", "")
+
+
+def test_a_value_of_another_type_under_the_cooldown_is_replaced(store: Store, client: redis.Redis) -> None:
+    lease = lead(store)
+    client.set(f"{store.key_prefix}:cooldown", "x")
+
+    store.fail(lease, "unavailable", "503", 5.0, KEYS)
+
+    assert store.look().cooldown is not None
+
+
 def lead_with(store: Store, owner: str, keys: str) -> RenewalLease:
     lease = store.acquire(owner, 0, keys)
     assert isinstance(lease, RenewalLease)

@@ -75,7 +75,7 @@ def _report(login: str, shared: SharedSession, renew: bool) -> Iterator[CheckRes
         yield CheckResult(login, "ok", f"session generation {state.generation} is shared, valid for {left_s:.0f} s")
         return
     renewal = shared.renew("doctor", force=renew, wait=PATIENCE_S)
-    if renewal.outcome == "cooldown" and (cooldown := shared.state().cooldown):
+    if cooldown := renewal.cooldown:
         if cooldown.kind == TERMINAL:
             raise CredentialsRejected("the login", None, cooldown.reason)
         message = f"nobody asks B2COPY for {cooldown.left:.0f} s, after: {cooldown.reason}"

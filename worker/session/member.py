@@ -95,7 +95,7 @@ class Member:
             if lease.reason == "newer":
                 return Renewal("adopted", expected)
             if lease.reason == "cooldown" or time.monotonic() >= deadline:
-                return Renewal(lease.reason, generation, lease.left)
+                return Renewal(lease.reason, generation, lease.left, lease.cooldown)
             time.sleep(self._timings.poll_pause())
 
     def forget(self) -> None:
@@ -199,9 +199,9 @@ class Member:
         if usable is not None and (trigger != Stage.BLOCKING or cooling):
             return self._use_cached_longer(usable)
         if refused is not None and cooling:
-            terminal = view.cooldown is not None and view.cooldown.kind == TERMINAL
+            terminal = refused.cooldown is not None and refused.cooldown.kind == TERMINAL
             if terminal or time.monotonic() + refused.left >= deadline:
-                raise self._refuse(view.cooldown, refused.left)
+                raise self._refuse(refused.cooldown, refused.left)
             return refused.left + self._timings.poll_pause()
         return self._timings.poll_pause()
 

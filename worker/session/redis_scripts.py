@@ -9,7 +9,8 @@ All take the same KEYS, which share one hash tag so that Redis Cluster keeps the
                                      written_by, fingerprint, refresh_token_used_by
     KEYS[2] renewal_lease     hash   owner, generation                     expires unless extended
     KEYS[3] last_generation   int    the last generation that a renewal lease was given
-    KEYS[4] cooldown          hash   class, reason, until, failures, and refused:<fingerprint of the credentials>
+    KEYS[4] cooldown          hash   class, reason, until, failures; refused:<fingerprint of the credentials>: until
+                                     and reason of a refused login, which a failure of other credentials leaves alone
     KEYS[5] pace              owner of the last token call                 expires
 
 All answer an array: a word, Redis' clock, then what belongs to that word. `SESSION` below stands for the eleven fields
@@ -53,10 +54,11 @@ local function expires(key)  -- a key that does so never, or once a clock that w
   return left >= 0 and left <= LONGEST_LEASE
 end
 local function lease_owner() return expires(L) and field(L, 'owner') or nil end
-local function cooldown_left()
-  local left = (number(field(C, 'until')) or 0) - now
+local function left_until(instant)
+  local left = (number(instant) or 0) - now
   return left > 0 and left <= LONGEST_COOLDOWN and left or 0
 end
+local function cooldown_left() return left_until(field(C, 'until')) end
 local function failures() return number(field(C, 'failures')) or 0 end
 """
 
@@ -76,7 +78,7 @@ return out
 # ARGV: owner, expected generation, lease ms, fingerprint of the credentials, '1' = in spite of a cool-down
 # NEWER, now, SESSION    the stored generation is above the expected one: use it
 # BUSY, now, ttl         another owner holds the renewal lease, or has just talked to B2COPY
-# COOLDOWN, now, left    nobody asks for so long
+# COOLDOWN, now, left, class, reason    nobody asks for so long, or nobody with these credentials
 # LEADER, now, SESSION, generation to write, failures so far
 ACQUIRE = (
     _HEAD
@@ -86,11 +88,13 @@ local stored = generation()
 if stored > expected then return reply('NEWER', session()) end
 local holder = lease_owner()
 if holder and holder ~= owner then return reply('BUSY', {redis.call('PTTL', L)}) end
-local left = cooldown_left()
-if left > 0 and not forced and not holder then
-  -- A refused login is not repeated, unless by somebody with other credentials than those that were refused.
-  local others = field(C, 'class') == 'terminal' and redis.call('HEXISTS', C, 'refused:' .. credentials) == 0
-  if not others then return reply('COOLDOWN', {int(left)}) end
+if not forced and not holder then
+  -- A refused login binds those who have the credentials that were refused, and every other failure binds everybody.
+  local class, reason = field(C, 'class'), field(C, 'reason')
+  local left = class ~= 'terminal' and cooldown_left() or 0
+  local ends, why = string.match(field(C, 'refused:' .. credentials) or '', '^(%d+) (.*)$')
+  if left_until(ends) > left then left, class, reason = left_until(ends), 'terminal', why end
+  if left > 0 then return reply('COOLDOWN', {int(left), class or false, reason or false}) end
 end
 local paced = expires(P) and text(P)
 if paced and paced ~= owner then return reply('BUSY', {redis.call('PTTL', P)}) end
@@ -170,10 +174,11 @@ if text(P) == ARGV[1] then redis.call('DEL', P) end
 local pause = tonumber(ARGV[4])
 if pause > 0 then
   local count = field(C, 'class') == ARGV[2] and failures() or 0
-  if count == 0 then redis.call('DEL', C) end
-  redis.call('HSET', C, 'class', ARGV[2], 'reason', ARGV[3], 'until', int(now + pause), 'failures', int(count + 1))
-  if ARGV[2] == 'terminal' then redis.call('HSET', C, 'refused:' .. ARGV[5], '1') end
-  redis.call('PEXPIRE', C, pause + 60000)
+  if not is(C, 'hash') then redis.call('DEL', C) end
+  local ends = int(now + pause)
+  redis.call('HSET', C, 'class', ARGV[2], 'reason', ARGV[3], 'until', ends, 'failures', int(count + 1))
+  if ARGV[2] == 'terminal' then redis.call('HSET', C, 'refused:' .. ARGV[5], ends .. ' ' .. ARGV[3]) end
+  redis.call('PEXPIRE', C, int(math.max(redis.call('PTTL', C), pause + 60000)))
 end
 return reply('FREED', {})
 """

@@ -83,10 +83,14 @@ class RenewalLease:
 
 @dataclass(frozen=True, slots=True)
 class NoLease:
-    """`reason` is `newer` (use what is stored), `busy` or `cooldown`; `left` in seconds."""
+    """`reason` is `newer` (use what is stored), `busy` or `cooldown`; `left` in seconds.
+
+    `cooldown` is the one that binds these credentials. After a refused login of others it is not what `look` shows.
+    """
 
     reason: Literal["newer", "busy", "cooldown"]
     left: float = 0.0
+    cooldown: Cooldown | None = None
 
 
 class Store:
@@ -134,8 +138,11 @@ class Store:
                 return RenewalLease(owner, int(answer[13]), _stored(answer[2:13]), int(answer[14]))
             case b"NEWER":
                 return NoLease("newer")
-            case word:
-                return NoLease("busy" if word == b"BUSY" else "cooldown", max(0.0, float(answer[2]) / 1000))
+            case b"BUSY":
+                return NoLease("busy", max(0.0, float(answer[2]) / 1000))
+            case _:
+                left = float(answer[2]) / 1000
+                return NoLease("cooldown", left, Cooldown(_text(answer[3]) or "", _text(answer[4]) or "", left))
 
     def extend(self, lease: RenewalLease, pace: float) -> int | None:
         """Hold the renewal lease for its full time from now. Return the stored generation; None if it is lost."""

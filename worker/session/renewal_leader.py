@@ -22,7 +22,7 @@ from worker.errors import (
 )
 from worker.http.answer import one_line
 from worker.session.login_interface import Login
-from worker.session.redis_store import Origin, RenewalLease, Store, Stored
+from worker.session.redis_store import Cooldown, Origin, RenewalLease, Store, Stored
 from worker.session.timings import Timings
 from worker.session.token_encryption import seal, unseal
 from worker.session.tokens import Pair, fingerprint
@@ -49,12 +49,14 @@ class Renewal:
     """How an attempt to renew ended, and the generation that is stored now.
 
     `outcome`: `refresh` or `login` (we renewed), `adopted` or `conflict` (another process did, and ours was dropped),
-    `fresh` (nothing to do), `busy` (another process is renewing), `cooldown` (nobody asks for `left` seconds).
+    `fresh` (nothing to do), `busy` (another process is renewing), `cooldown` (nobody asks for `left` seconds,
+    for the reason in `cooldown`).
     """
 
     outcome: str
     generation: int
     left: float = 0.0
+    cooldown: Cooldown | None = None
 
 
 @dataclass(frozen=True, slots=True)
