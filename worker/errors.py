@@ -10,6 +10,7 @@
       - StoreUnavailable    because Redis does not answer
     - OtherLoginUnavailable another login than the service admin's gives no token: only operations that need it wait
     - AccessRejected        401 twice in a row, or 403: our access, or this operation's, is refused
+    - NotFromB2Copy         a 4xx of a proxy in front of B2COPY, for instance one that has no route to it
     - GateClosed            we do not send just now: nothing was sent
       - CircuitOpen         because the destination is unavailable
       - PermitRefused       because the rate limit is reached, or the destination asked us to wait
@@ -102,6 +103,10 @@ class OtherLoginUnavailable(Transient):
 
 class AccessRejected(Transient):
     """A fresh token was refused too (401 twice), or the service admin lacks the permission (403)."""
+
+
+class NotFromB2Copy(Transient):
+    """A status that would be `Permanent` (404, 400, ...), but the body shows that a proxy sent it and not B2COPY."""
 
 
 class GateClosed(Transient):

@@ -16,6 +16,7 @@ from worker.errors import (
     B2CopyError,
     Conflict,
     NotFound,
+    NotFromB2Copy,
     RateLimited,
     Rejected,
     Unavailable,
@@ -194,6 +195,50 @@ def test_each_status_has_its_error(status: int, kind: type[B2CopyError]) -> None
 
     assert type(error) is kind
     assert (error.status, error.server_message) == (status, "because")
+
+
+@pytest.mark.parametrize("status", [400, 404, 405, 409, 422, 501])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"404 page not found",
+        b"default backend - 404",
+        b"<html><h1>405 Not Allowed</h1></html>",
+        b"",
+        b'["not found"]',
+        b'"not found"',
+        b"null",
+        b'{"code": 5, "mess',
+        b"[" * 100_000,
+    ],
+    ids=["Traefik", "Kubernetes", "nginx", "empty", "list", "text", "null", "cut", "too deep"],
+)
+def test_a_refusal_that_is_no_json_object_is_a_proxys(status: int, body: bytes) -> None:
+    error = error_of(status, body)
+
+    assert type(error) is NotFromB2Copy
+    assert error.status == status
+    assert str(error).startswith(f"the call: a proxy refused it, not B2COPY (HTTP {status})")
+
+
+def test_the_text_of_a_proxys_refusal_is_told() -> None:
+    assert error_of(404, b"404 page not found").server_message == "404 page not found"
+
+
+@pytest.mark.parametrize("body", [b"{}", b'{"error": "x", "error": "y"}', b'{"code": NaN}'])
+def test_a_refusal_that_is_any_json_object_is_b2copys(body: bytes) -> None:
+    assert type(error_of(404, body)) is NotFound
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(401, AccessRejected), (403, AccessRejected), (408, Unavailable), (425, Unavailable), (429, RateLimited)],
+)
+@pytest.mark.parametrize("body", [b"", b"<html></html>"])
+def test_a_status_that_makes_operations_wait_means_the_same_with_any_body(
+    status: int, kind: type[B2CopyError], body: bytes
+) -> None:
+    assert type(error_of(status, body)) is kind
 
 
 @pytest.mark.parametrize("status", [429, 503, 408, 500])

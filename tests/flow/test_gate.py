@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
-from tasks.fees import Fees
+from tasks.fees import FEES, Fees
 from tests.conftest import Configure, Member
 from tests.flow.conftest import (
     CALL,
@@ -52,9 +52,11 @@ from worker.flow.gate import Gate
 from worker.flow.meaning_table import meaning_of
 from worker.flow.pusher import Pusher
 from worker.http import Http, event_loop
+from worker.instances import b2copy
 from worker.ledger import Ledger, attempts_of, search
 from worker.operation import Done, FailureReason, OnUnknown, Outcome, State, WaitReason
 from worker.operation_kind import Attempt
+from worker.sandbox.control_client import SandboxControl
 from worker.settings import worker_settings
 from worker.testbed.local_system import Environment
 from worker.watch import metrics
@@ -258,6 +260,61 @@ class TestAccess:
         assert failed.failure_reason == FailureReason.REJECTED
         assert failed.counted_attempts == 3
         assert attempts == 4  # the first 403 may be everybody's
+        assert set(states(ledger).values()) == {"failed", "succeeded"}
+
+
+class TestProxy:
+    """A proxy that has no route to B2COPY for some seconds, as while an ingress is changed."""
+
+    def test_a_proxys_404_to_everybody_fails_nothing_and_opens_the_circuit(
+        self, ledger: Ledger, engine: Engine, sandbox: SandboxControl, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        sandbox.switches(error_shape="text")
+        sandbox.faults({"what": "status", "route": "processext", "status": 404, "message": "404 page not found"})
+        record_operations(ledger, *(f"W{number}" for number in range(20)))
+        pusher = engine(b2copy(), FEES, max_attempts=2)
+        drain = in_background(pusher)
+        gate = pusher._lanes["money"]._gate
+        until(lambda: not gate.is_open)
+        for _ in range(3):  # more often than max_attempts
+            wanted = sandbox.counters()["calls"]["processext"] + 1
+            make_all_due(ledger)
+            until(lambda wanted=wanted: sandbox.counters()["calls"]["processext"] >= wanted)  # type: ignore[misc]
+
+        found = search(ledger, limit=100)
+        assert not {"failed", "succeeded"} & set(states(ledger).values())
+        assert {one.counted_attempts for one in found} == {0}
+        waits = {one.wait_reason for one in found if one.state == State.WAITING}
+        assert WaitReason.BACKOFF in waits
+        assert waits <= {WaitReason.BACKOFF, WaitReason.CIRCUIT_OPEN}
+        assert "is unavailable (processext: a proxy refused it, not B2COPY (HTTP 404): 404 page not found)" in (
+            caplog.text
+        )
+
+        sandbox.faults()
+        until(lambda: set(states(ledger).values()) == {"succeeded"})
+        drain.join(10)
+        assert [effect["times"] for effect in sandbox.effects()] == [1] * 20
+
+    def test_one_login_that_always_meets_a_proxys_404_ends_as_rejected_while_others_are_served(
+        self, ledger: Ledger, engine: Engine, sandbox: SandboxControl
+    ) -> None:
+        sandbox.switches(error_shape="html")
+        sandbox.faults({"what": "status", "route": "processext", "status": 404, "match": "poison"})
+        pusher = engine(b2copy(), FEES, max_attempts=3)
+        record_operation(ledger, "poison")
+        rounds = 0
+        while find_operation(ledger, "poison").state != State.FAILED:
+            make_all_due(ledger)
+            pusher.drain("money")
+            rounds += 1
+            assert rounds <= 6
+            record_operation(ledger, f"W{rounds}")
+            pusher.drain("money")
+
+        failed = find_operation(ledger, "poison")
+        assert (failed.failure_reason, failed.counted_attempts) == (FailureReason.REJECTED, 3)
+        assert not failed.outcome_unknown
         assert set(states(ledger).values()) == {"failed", "succeeded"}
 
 

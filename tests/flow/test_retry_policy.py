@@ -19,6 +19,7 @@ from worker.errors import (
     CredentialsRejected,
     LeaseTooShort,
     NotFound,
+    NotFromB2Copy,
     PermitRefused,
     RateLimited,
     ReadExpired,
@@ -50,9 +51,9 @@ START_OR_GET, READ_BACK, REPEAT, STOP = OnUnknown
 
 EVERY_ERROR: list[Exception] = [
     AccessRejected("x", 403), BadPayload("x"), CircuitOpen("x"), Conflict("x", 409), CredentialsRejected("x"),
-    LeaseTooShort("x"), NotFound("x", 404), PermitRefused("x"), RateLimited("x", 429), ReadExpired("x"),
-    Rejected("x", 400), SessionUnavailable("x"), StoreUnavailable("x"), Unavailable("x"), Unavailable("x", 500),
-    Unavailable("x", 503), UnknownOutcome("x"), UnknownOutcome("x", 200),
+    LeaseTooShort("x"), NotFound("x", 404), NotFromB2Copy("x", 404), PermitRefused("x"), RateLimited("x", 429),
+    ReadExpired("x"), Rejected("x", 400), SessionUnavailable("x"), StoreUnavailable("x"), Unavailable("x"),
+    Unavailable("x", 500), Unavailable("x", 503), UnknownOutcome("x"), UnknownOutcome("x", 200),
 ]  # fmt: skip
 
 
@@ -102,6 +103,8 @@ TABLE: list[tuple[Outcome | Exception, bool, tuple[str, str, str, str]]] = [
     (StoreUnavailable("x"), False, ("waiting no_session",) * 4),
     (AccessRejected("x", 403), False, ("waiting no_access",) * 4),
     (AccessRejected("x", 403), True, ("waiting no_access",) * 4),
+    (NotFromB2Copy("x", 404), False, ("waiting backoff",) * 4),
+    (NotFromB2Copy("x", 404), True, ("waiting backoff",) * 4),
     (CircuitOpen("x"), False, ("waiting circuit_open",) * 4),
     (PermitRefused("x"), False, ("waiting rate_limited",) * 4),
     (LeaseTooShort("x"), False, ("waiting backoff",) * 4),
@@ -223,6 +226,7 @@ def test_our_own_fault_is_logged_with_its_traceback(policy: RetryPolicy, caplog:
         SessionUnavailable("x"),
         CredentialsRejected("x", 401),
         AccessRejected("x", 403),
+        NotFromB2Copy("x", 404),
         UnknownOutcome("x"),
         UnknownOutcome("x", 200),
     ],
@@ -241,6 +245,7 @@ def test_trouble_that_everybody_has_fails_no_operation_however_often(policy: Ret
     [
         (UnknownOutcome("x", 200), FailureReason.EXHAUSTED),
         (AccessRejected("x", 403), FailureReason.REJECTED),
+        (NotFromB2Copy("x", 404), FailureReason.REJECTED),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -279,7 +284,14 @@ def test_reading_back_after_refusals_ends_as_exhausted(policy: RetryPolicy) -> N
     assert transition.failure_reason == FailureReason.EXHAUSTED
 
 
-WAITS = [Unavailable("x"), RateLimited("x", 429), CredentialsRejected("x", 401), Later(1.0), AccessRejected("x", 403)]
+WAITS = [
+    Unavailable("x"),
+    RateLimited("x", 429),
+    CredentialsRejected("x", 401),
+    Later(1.0),
+    AccessRejected("x", 403),
+    NotFromB2Copy("x", 404),
+]
 
 
 @pytest.mark.parametrize("on_unknown", OnUnknown)
@@ -293,6 +305,20 @@ def test_the_last_403_proves_nothing_about_an_earlier_request(policy: RetryPolic
 
     assert summary(transition) == "failed unresolved"
     assert not transition.outcome_known
+
+
+@pytest.mark.parametrize(
+    "begun", [{"phase": Phase.POLL}, {"progress": {"client_id": 7}}, {"outcome_unknown": True}], ids=str
+)
+@pytest.mark.parametrize("on_unknown", OnUnknown)
+def test_a_proxys_last_404_proves_nothing_about_what_may_have_begun(
+    policy: RetryPolicy, on_unknown: OnUnknown, begun: dict[str, Any]
+) -> None:
+    claim = a_claim(counted_attempts=11, on_unknown=on_unknown, wait_reason=WaitReason.BACKOFF, **begun)
+
+    transition = policy.decide(finished(claim, NotFromB2Copy("x", 404), counted=True))
+
+    assert (summary(transition), transition.outcome_known) == ("failed unresolved", False)
 
 
 @pytest.mark.parametrize("begun", [{"phase": Phase.POLL}, {"progress": {"client_id": 7}}], ids=str)

@@ -216,6 +216,18 @@ def test_more_than_ten_and_one_in_a_hundred_missing_are_unusual(
     assert [unusually_many(number) for number in (15, 16)] == [False, True]
 
 
+@on_sqlite
+def test_a_proxys_404_makes_no_account_missing_there(
+    reconciliation_of: Reconciliation, ledger: Ledger, sandbox: SandboxControl
+) -> None:
+    planted = plant(ledger, sandbox, 40, planted=4)
+    known = next(login for login, what in planted.items() if what == "different")
+    sandbox.switches(error_shape="text")
+    sandbox.faults({"what": "status", "route": "accounts.list", "match": known, "status": 404, "next": 2})
+
+    assert reconciliation_of.run() == planted
+
+
 @pytest.mark.parametrize(
     ("fault", "found", "says"),
     [

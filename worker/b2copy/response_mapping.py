@@ -3,8 +3,11 @@
 Answers about tokens and notices are read elsewhere: `session/token_endpoints.py`, `webhook/endpoint.py`.
 
 B2COPY documents no error bodies. Its routes look like gRPC behind HTTP, `{"code": 5, "message": "...", "details": []}`,
-so that mapping is assumed (https://grpc.github.io/grpc/core/md_doc_statuscodes.html). A body of
-any shape is stored as evidence and raises no other error.
+so that mapping is assumed (https://grpc.github.io/grpc/core/md_doc_statuscodes.html). So is that the body of a refusal
+(4xx, 501) is a JSON object, with any fields. A refusal with another body is a proxy's: the texts of Traefik and of a
+Kubernetes default backend, the HTML of nginx, the empty body of Envoy, and also a JSON list, text or number, because
+neither generation of the API is known to refuse by one. `b2copy-sync verify` tests this (`errors.form`). What the body
+says is stored as evidence and decides nothing else.
 """
 
 from typing import Any
@@ -14,6 +17,8 @@ from worker.errors import (
     B2CopyError,
     Conflict,
     NotFound,
+    NotFromB2Copy,
+    Permanent,
     RateLimited,
     Rejected,
     Unavailable,
@@ -33,7 +38,10 @@ def value_of(answer: Answer, name: str, is_secret: bool = False) -> Any:
     inside the headers can look like an empty 200. Nothing of a 2xx that `is_secret` is quoted.
     """
     if not 200 <= answer.status < 300:
-        raise _error_of(answer.status, answer.server_message(), answer.retry_after, name)
+        error = _error_of(answer.status, answer.server_message(), answer.retry_after, name)
+        if isinstance(error, Permanent) and not answer.is_json_object:
+            raise NotFromB2Copy(f"{name}: a proxy refused it, not B2COPY", answer.status, error.server_message)
+        raise error
     if answer.is_empty:
         return None
     try:

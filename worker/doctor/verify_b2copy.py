@@ -308,6 +308,10 @@ def _error_form(client: Client, token: str) -> Finding:
     if answer.status < 400:
         return question.not_seen(f"HTTP {answer.status} for a method that does not exist")
     means = "messages in `status` and in notices hold the whole answer; no operation ends differently"
+    if not answer.is_json_object:
+        means = (
+            "nothing if a proxy sent it; if B2COPY did, what it refuses is repeated before it fails: send us this file"
+        )
     return question.found(isinstance(_json(answer), dict) and "message" in _json(answer), _form(answer), means)
 
 

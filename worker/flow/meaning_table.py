@@ -16,6 +16,7 @@ from worker.errors import (
     CredentialsRejected,
     LeaseTooShort,
     NotFound,
+    NotFromB2Copy,
     OtherLoginUnavailable,
     Permanent,
     PermitRefused,
@@ -92,6 +93,15 @@ _ACCESS_REFUSED = Meaning(
     login="success",  # there is a token, and the token is refused
     counted=Counted.IF_OTHERS_ARE_SERVED,
 )
+# Not `no_access`: what people do about that, compare our address with the allow-list, does not help here.
+_PROXY_REFUSED = Meaning(
+    "proxy_refused",
+    Becomes.WAIT,
+    WaitReason.BACKOFF,
+    circuit="failure",
+    login="success",
+    counted=Counted.IF_OTHERS_ARE_SERVED,
+)
 _CIRCUIT_OPEN = Meaning("circuit_open", Becomes.WAIT, WaitReason.CIRCUIT_OPEN, may_have_left=False)
 _NO_PERMIT = Meaning("no_permit", Becomes.WAIT, WaitReason.RATE_LIMITED, may_have_left=False)
 _LEASE_TOO_SHORT = Meaning("lease_too_short", Becomes.WAIT, WaitReason.BACKOFF, may_have_left=False)
@@ -136,6 +146,7 @@ TABLE: tuple[tuple[str, Meaning], ...] = (
     ("OtherLoginUnavailable", _NO_OTHER_LOGIN),
     ("SettingsError (a key or certificate file of ours)", _UNUSABLE_SETTINGS),
     ("AccessRejected (403, or 401 twice)", _ACCESS_REFUSED),
+    ("NotFromB2Copy (another 4xx or 501, of a proxy)", _PROXY_REFUSED),
     ("CircuitOpen", _CIRCUIT_OPEN),
     ("PermitRefused", _NO_PERMIT),
     ("LeaseTooShort", _LEASE_TOO_SHORT),
@@ -184,6 +195,8 @@ def _meaning_of_error(error: Exception) -> Meaning:
             return _UNUSABLE_SETTINGS
         case AccessRejected():
             return _ACCESS_REFUSED
+        case NotFromB2Copy():
+            return _PROXY_REFUSED
         case CircuitOpen():
             return _CIRCUIT_OPEN
         case PermitRefused():

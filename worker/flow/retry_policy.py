@@ -121,7 +121,7 @@ class RetryPolicy:
         return self._fail(attempt, FailureReason.REJECTED, outcome_known=True)
 
     def _fail_without_access(self, attempt: Finished) -> Transition:
-        """Without access we cannot ask the destination what an earlier request did."""
+        """Without access, or if a proxy answers instead, we cannot ask the destination what an earlier request did."""
         if attempt.may_have_begun:
             return self._fail(attempt, FailureReason.UNRESOLVED)
         return self._fail_as_rejected(attempt)
@@ -129,7 +129,7 @@ class RetryPolicy:
     def _wait_or_give_up(self, attempt: Finished) -> Transition:
         claim, meaning = attempt.claim, attempt.meaning
         if attempt.record.counted and claim.counted_attempts + 1 >= self._max_attempts:
-            if meaning.wait_reason == WaitReason.NO_ACCESS:
+            if meaning.becomes == Becomes.WAIT:  # 403 or a proxy's refusal, which this operation alone gets
                 return self._fail_without_access(attempt)
             return self._fail(attempt, FailureReason.EXHAUSTED)
         if claim.overdue and not isinstance(attempt.learned, ReceiverGone):
@@ -211,8 +211,9 @@ def may_have_begun(claim: Claim) -> bool:
 def counts(claim: Claim, meaning: Meaning, others_are_served: bool) -> bool:
     """Return whether an attempt counts towards `max_attempts`: the destination answered about this operation.
 
-    A 403 and an unclear answer count only if the operation got the same answer before, and the destination has served
-    another operation between the two. Otherwise every operation may be getting this answer, and then none must fail.
+    A 403, a proxy's refusal and an unclear answer count only if the operation got the same answer before, and the
+    destination has served another operation between the two. Otherwise every operation may be getting this answer, and
+    then none must fail.
     """
     match meaning.counted:
         case Counted.YES:

@@ -85,6 +85,17 @@ class Answer:
         except RecursionError:
             raise ValueError("nested too deep") from None
 
+    @property
+    def is_json_object(self) -> bool:
+        """Whether the body has the shape that B2COPY's API gives its refusals; a proxy sends text, HTML or nothing.
+
+        No value is read, so a name may have two.
+        """
+        try:
+            return isinstance(json.loads(self.body), dict)
+        except (ValueError, RecursionError):
+            return False
+
     def server_message(self) -> str:
         """Return the server's own text from a body of any shape: one line, bounded, redacted."""
         try:

@@ -91,7 +91,7 @@ def accepted(answer: Answer, what: str, secret: Secret[str], retry_after_max: fl
     if answer.status == 429:
         raise RateLimited(what, 429, message, retry_after)
     if 400 <= answer.status < 500 and answer.status not in NOT_PROCESSED:
-        is_the_apis = answer.status == 401 or (answer.status != 404 and _is_object(answer))
+        is_the_apis = answer.status == 401 or (answer.status != 404 and answer.is_json_object)
         raise (CredentialsRejected if is_the_apis else NotFromTheApi)(what, answer.status, message)
     raise Unavailable(what, answer.status, message, retry_after)
 
@@ -102,14 +102,6 @@ def read_pair(answer: Answer, what: str) -> Pair:
     if isinstance(pair, str):
         raise Unavailable(f"{what}: {pair}", answer.status)
     return pair
-
-
-def _is_object(answer: Answer) -> bool:
-    """Whether the body has the shape of the API's answers. No value is read, so a name may have two."""
-    try:
-        return isinstance(json.loads(answer.body), Mapping)
-    except (ValueError, RecursionError):
-        return False
 
 
 def is_token(value: Any) -> TypeGuard[str]:
