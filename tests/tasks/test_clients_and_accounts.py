@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from tasks import seamless_url
 from tasks.accounts import ACCOUNTS, Opening, describe
 from tasks.clients import CLIENTS
 from tasks.registry import KINDS
@@ -27,6 +28,7 @@ from worker.ledger import (
     find,
     identity_of,
     record,
+    refused_secret,
     replay,
     resolve,
     stop_asking,
@@ -312,6 +314,53 @@ def test_a_refused_secret_is_presented_once_a_minute_and_a_new_one_at_once(
     system.request(CLIENTS, login="700103")
     assert system.end_of("clients.register:1/700103").state == State.SUCCEEDED
     assert active_flags(system.ledger) == {}
+
+
+def test_an_account_that_b2copy_refuses_does_not_make_the_shared_secret_refused(
+    system: System, sandbox: SandboxControl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """B2COPY answers 403 about this account, and accepts the secret for the others."""
+    for module in (refused_secret, seamless_url):
+        monkeypatch.setattr(module, "HOLD_S", 0.4)
+    system.configure(max_attempts=3)
+    sandbox.faults({"what": "status", "route": "auth_url", "status": 403, "match": '"account_id":"13"'})
+    refused = system.request(CLIENTS, login="13")
+    others = [system.request(CLIENTS, login=f"7001{number}") for number in range(20)]
+
+    def are_done() -> bool:
+        system.drain()
+        return {system.operation(key).state for key in others} == {State.SUCCEEDED}
+
+    until(are_done)
+    rounds = 0
+    while system.operation(refused).state not in FINAL:
+        rounds += 1
+        assert rounds <= 8
+        make_all_due(system.ledger)
+        system.drain()
+        other = system.request(CLIENTS, login=f"7002{rounds}")
+        assert system.end_of(other).state == State.SUCCEEDED
+
+    ended = system.operation(refused)
+    assert (ended.failure_reason, ended.counted_attempts, ended.outcome_unknown) == ("rejected", 3, False)
+    last = attempts_of(system.ledger, ended.id)[-1]
+    assert "accepts the shared secret for others" in str(last.message)
+    assert active_flags(system.ledger) == {}
+
+
+def test_an_account_that_was_refused_is_asked_about_after_the_others(
+    system: System, sandbox: SandboxControl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise it might take the only presentation of each minute, and make the next hold begin."""
+    sandbox.faults({"what": "status", "route": "auth_url", "status": 403, "match": '"account_id":"13"'})
+    refused = system.request(CLIENTS, login="13")
+    system.drain()
+    other = system.request(CLIENTS)
+    system.drain()
+
+    waits = [system.operation(key) for key in (refused, other)]
+    assert [one.wait_reason for one in waits] == [WaitReason.NO_SESSION] * 2
+    assert (waits[0].due_at or 0) - (waits[1].due_at or 0) > refused_secret.HOLD_S * 1000
 
 
 @pytest.mark.parametrize("duplicates", ["refused", "returned", "created"])

@@ -2,11 +2,20 @@
 
 The secret may become right without a change on our side, because the Back Office holds the other copy. So a refusal is
 no end, as that of a password is, but a hold for this secret. A new secret has another fingerprint and no hold.
+
+B2COPY may also refuse one account, with the same 403. Such an account must not hold the others again and again. Only a
+secret that is accepted ends its hold. So if an account was refused, the hold has ended, and the account is refused
+again, the secret is good and the refusal is about the account. Each process remembers which accounts were refused,
+because the ledger stores nothing of reads.
 """
 
 import hashlib
+from enum import Enum
 from functools import lru_cache
 from typing import Protocol
+from weakref import WeakKeyDictionary
+
+from sqlalchemy import Engine
 
 from worker.ledger.database import Ledger
 from worker.ledger.fleet_flags import TRYING, end_try, start_try
@@ -14,6 +23,10 @@ from worker.ledger.queries import active_flags
 
 HOLD_S = 60.0
 PREFIX = f"{TRYING}seamless:"
+REMEMBERED_MAX = 10_000  # accounts that a process remembers as refused
+
+_refused: WeakKeyDictionary[Engine, dict[tuple[str, str], None]] = WeakKeyDictionary()
+"""The accounts that this process has seen refused, oldest first: fingerprint of the secret, account."""
 
 
 class _Hidden(Protocol):
@@ -24,22 +37,44 @@ class _Hidden(Protocol):
     def get_secret_value(self) -> str: ...
 
 
-def may_present(ledger: Ledger, secret: _Hidden, actor: str) -> bool:
-    """Return whether this secret may be presented now: it was not refused, or its hold is over and we try it."""
+class May(Enum):
+    """Whether a secret may be presented now."""
+
+    YES = "nothing says that it is refused"
+    AS_A_TRY = "it was refused, its hold is over, and this process tries it"
+    NO = "it was refused, and its hold lasts"
+
+
+def may_present(ledger: Ledger, secret: _Hidden, actor: str) -> May:
+    """Return whether this secret may be presented now."""
     name = PREFIX + _fingerprint(secret)
-    return name not in active_flags(ledger) or start_try(ledger, name, actor, "is refused", HOLD_S)
+    if name not in active_flags(ledger):
+        return May.YES
+    return May.AS_A_TRY if start_try(ledger, name, actor, "is refused", HOLD_S) else May.NO
 
 
-def hold(ledger: Ledger, secret: _Hidden, actor: str) -> None:
-    """Store that this secret was refused just now."""
-    start_try(ledger, PREFIX + _fingerprint(secret), actor, "is refused", 0.0)
+def note_refusal(ledger: Ledger, secret: _Hidden, actor: str, account: str, may: May) -> bool:
+    """Note that B2COPY refused the secret for this account just now. Returns whether the refusal is about the account.
+
+    Otherwise the secret counts as refused, and its hold begins. `may` is what `may_present` returned before.
+    """
+    fingerprint = _fingerprint(secret)
+    refused = _refused.setdefault(ledger.engine, {})
+    if may is May.YES and (fingerprint, account) in refused:
+        return True
+    refused[fingerprint, account] = None
+    if len(refused) > REMEMBERED_MAX:
+        refused.pop(next(iter(refused)), None)
+    start_try(ledger, PREFIX + fingerprint, actor, "is refused", 0.0)
+    return False
 
 
-def end_hold(ledger: Ledger, secret: _Hidden) -> None:
-    """Store that this secret was accepted."""
-    name = PREFIX + _fingerprint(secret)
-    if name in active_flags(ledger):
-        end_try(ledger, name)
+def note_acceptance(ledger: Ledger, secret: _Hidden, account: str) -> None:
+    """Note that B2COPY accepted the secret for this account: a hold ends."""
+    fingerprint = _fingerprint(secret)
+    _refused.get(ledger.engine, {}).pop((fingerprint, account), None)
+    if PREFIX + fingerprint in active_flags(ledger):
+        end_try(ledger, PREFIX + fingerprint)
 
 
 @lru_cache(maxsize=2)
