@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import text
 
 from tests.messages.conftest import FEES, Name, problem_of, send, stored
 from tests.support import until
@@ -330,7 +331,7 @@ items = st.one_of(
 def test_whatever_is_in_the_inbox_the_worker_lives_and_every_item_is_accounted_for(
     fleet: Environment, batch: list[bytes]
 ) -> None:
-    batch, before = [with_new_id(item) for item in batch], count_operations()
+    batch, before = [with_new_id(item) for item in batch], count_accounted_for()
     # Each batch ends with a message of its own, so that its operation says that the batch was read.
     last = uuid.uuid4().hex
     with fleet.broker.client as client:
@@ -338,7 +339,8 @@ def test_whatever_is_in_the_inbox_the_worker_lives_and_every_item_is_accounted_f
         until(lambda: not client.llen("b2copy.inbox") and not client.hlen("unacked"))
 
     assert ended(f"fees.process:{last}").state == State.SUCCEEDED
-    assert count_operations() - before == len(batch) + 1
+    # A message that may be of a newer version's kind waits as a row of b2copy_requests.
+    assert count_accounted_for() - before == len(batch) + 1
     assert [process.started for process in fleet.processes] == [1]
 
 
@@ -354,5 +356,7 @@ def with_new_id(item: bytes) -> bytes:
     return json.dumps({**json.loads(item), "headers": headers}).encode()
 
 
-def count_operations() -> int:
-    return len(search(ledger(), limit=100_000))
+def count_accounted_for() -> int:
+    with ledger().reading() as connection:
+        rows = int(connection.execute(text("SELECT count(*) FROM b2copy_requests")).scalar_one())
+    return len(search(ledger(), limit=100_000)) + rows
