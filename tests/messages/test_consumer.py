@@ -202,10 +202,20 @@ def test_what_expired_is_logged_once_and_so_is_its_end(celery: Taken, caplog: py
 
 def test_an_expired_request_is_stored(celery: Taken) -> None:
     now = datetime.now(UTC)
-    late = Delivered(headers={"expires": (now - timedelta(seconds=1)).isoformat()})
+    late = Delivered(headers={"expires": (now - timedelta(seconds=6)).isoformat()})
 
     assert celery.stored(late)["problem"].startswith("it expired at ")
     assert celery.give(Delivered(headers={"expires": (now + timedelta(minutes=1)).isoformat()})).headers["task"] == FEES
+
+
+@pytest.mark.parametrize(("task", "taken"), [(FEES, FEES), ("b2copy.new.kind", LEAVE_TASK)])
+def test_a_request_is_not_expired_because_our_clock_is_a_little_ahead(celery: Taken, task: str, taken: str) -> None:
+    """A sender whose clock is four seconds behind ours lets its message expire in the moment of sending."""
+    expires = (datetime.now(UTC) - timedelta(seconds=4)).isoformat()
+
+    message = celery.give(Delivered([[], {"a": 1}, {}], {"task": task, "expires": expires}))
+
+    assert (celery.messages, message.noted, message.headers["task"]) == ([message], [], taken)
 
 
 def test_evidence_is_what_came(celery: Taken) -> None:

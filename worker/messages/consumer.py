@@ -10,7 +10,7 @@ and must leave nothing in the ledger, so one that is wrong is dropped.
 import inspect
 import logging
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from celery.worker.consumer import Consumer
@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 _expired = OutageLog(log, "messages of beat expired and are dropped. Did no worker run, or is a machine's clock wrong?")
 _OURS = "b2copy."  # other names are refused, because Celery's own tasks run any task that a message names
 
+# The clock of a CRM's host may be so far behind ours, as in `session/timings.py`. Beat's messages live for a minute.
+CLOCK_SKEW = timedelta(seconds=5)
 _FROM_CONSUMER = (STORE_TASK, LEAVE_TASK)  # tasks that only this consumer starts, and no message
 _KIND = re.compile(r"[a-z][a-z0-9_]*(?:\.[a-z][a-z0-9_]*)*")
 
@@ -83,13 +85,13 @@ class CheckingConsumer(Consumer):
             wanted = read_task_message(message)
             if not (is_newer := self._may_be_newer(wanted, message)):
                 self._check(wanted)
-            is_late = wanted.expires_at is not None and wanted.expires_at <= datetime.now(UTC)
-            if not is_newer and wanted.expires_at is not None and self._is_internal(wanted.task):
-                if is_late:  # a message of the schedule; the next one does the work
+            now = datetime.now(UTC)
+            if wanted.expires_at is not None and not is_newer and self._is_internal(wanted.task):
+                if wanted.expires_at <= now:  # a message of the schedule; the next one does the work
                     _expired.failed(TimeoutError(f"{wanted.task} expired at {wanted.expires_at}"))
                     return False
                 _expired.succeeded()
-            elif is_late:
+            elif wanted.expires_at is not None and wanted.expires_at <= now - CLOCK_SKEW:
                 raise Unusable(f"it expired at {wanted.expires_at} before a worker could record it")
             if is_newer:
                 call = {"kind": wanted.task.removeprefix(_OURS), "fields": wanted.kwargs}
