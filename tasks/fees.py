@@ -66,10 +66,13 @@ async def _run_id(attempt: Attempt, fees: Fees) -> str:
     if stored := (attempt.progress or {}).get(RUN):
         return str(stored)
     earlier = [one for one in await attempt.earlier_attempts() if one.request_id and not one.late]
-    failed = {one.request_id for one in earlier if one.outcome == FEE_ERROR}
-    has_ended = bool(failed) and earlier[-1].outcome == FEE_ERROR
-    is_suffixed = has_ended and attempt.settings.fees_restart == "suffixed"
-    run = f"{fees.request_id}{RESTART}{len(failed)}" if is_suffixed else fees.request_id
+    last = earlier[-1] if earlier else None
+    run = fees.request_id
+    if last and last.outcome != FEE_ERROR:
+        run = str(last.request_id)
+    elif last and attempt.settings.fees_restart == "suffixed":
+        failed = {one.request_id for one in earlier if one.outcome == FEE_ERROR}
+        run = f"{fees.request_id}{RESTART}{len(failed)}"
     attempt.progress = {RUN: run}
     await attempt.begin(PROCESS)  # stores it: if this worker is lost, the next one must ask about the same run
     return run

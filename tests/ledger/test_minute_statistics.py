@@ -97,6 +97,25 @@ def test_minutes_of_a_clock_that_was_ahead_stop_nothing_and_go_before_their_time
     }, "the next ones first, and no more: the clock may be wrong now"
 
 
+def test_each_minute_is_written_although_the_clock_had_been_ahead_until_it(ledger: Ledger) -> None:
+    forget_minutes(ledger)
+    summarize_minutes(ledger)
+    with ledger.writing() as connection:  # the clock was five minutes ahead, for five minutes
+        newest = connection.execute(text("SELECT max(minute) FROM b2copy_minutes")).scalar_one()
+        for number in range(1, 6):
+            row = f"SELECT {newest} + 60000 * {number}, lane, kind, outcome, 77, 0, 0 FROM b2copy_minutes"
+            connection.execute(text(f"INSERT INTO b2copy_minutes {row} WHERE minute = {newest}"))
+
+    summarize_minutes(ledger)
+    for number in range(1, 7):
+        with ledger.writing() as connection:  # a minute passes
+            connection.execute(text("UPDATE b2copy_minutes SET minute = 60000 - minute"))
+            connection.execute(text("UPDATE b2copy_minutes SET minute = -minute"))
+        assert summarize_minutes(ledger) >= 1, number
+
+    assert {row.operations for row in minutes_since(ledger, 0)} == {0}
+
+
 @pytest.mark.parametrize("at_once", [1, 3])
 def test_a_clock_that_is_ahead_for_a_moment_forgets_a_few_minutes_and_not_the_history(
     ledger: Ledger, at_once: int

@@ -23,6 +23,7 @@ from tests.operations import (
 )
 from tests.support import until
 from worker.ledger import LEASE_S, Ledger, cancel, count_due, record, replay
+from worker.ledger.batches import pause_batch
 from worker.operation import FailureReason, State, WaitReason
 
 
@@ -163,6 +164,20 @@ def test_a_parent_that_is_recorded_later_goes_before_its_child_of_the_same_entit
     record_operations(ledger, "parent", entity="A")
 
     assert succeed_in_order(ledger, clock, 4) == ["first", "parent", "child", "later"]
+
+
+def test_a_child_of_a_paused_import_lets_nobody_go_before_its_parents_line(ledger: Ledger, clock: LedgerClock) -> None:
+    """The pause has not reached the child yet: it holds nobody up, and makes no exception for its parent either."""
+    record_operations(ledger, "parent", entity="A")
+    record_operations(ledger, "child", entity="A", parent="fees.process:parent", batch="book")
+    record_operations(ledger, "later", entity="A")
+    fail(ledger, claim_one(ledger))
+    replay(ledger, ["fees.process:parent"], "ada", "again")
+    pause_batch(ledger, "book", "ada", "wrong file?")
+    with ledger.writing() as connection:  # no claim finds it yet, as in a long line
+        connection.execute(text("UPDATE b2copy_operations SET due_at = due_at + 3600000 WHERE batch = 'book'"))
+
+    assert succeed_in_order(ledger, clock, 2) == ["later", "parent"]
 
 
 def test_a_child_whose_parent_never_succeeds_expires_at_its_own_deadline(ledger: Ledger, clock: LedgerClock) -> None:

@@ -49,6 +49,16 @@ def test_the_time_of_a_pause_is_not_ours_while_it_runs_and_after_it(ledger: Ledg
     assert theirs.their_ms >= 3_600_000
 
 
+def test_a_pause_is_not_ours_either_for_what_a_lost_worker_held(ledger: Ledger, clock: LedgerClock) -> None:
+    record_operations(ledger, "W1")
+    claim_due(ledger)
+    clock.advance(LEASE_S + 1)
+    pause(ledger, "money", "ann", "a quiet hour")
+    clock.advance(3600)
+
+    assert (lane(ledger).oldest_s or 0) < 100
+
+
 def test_a_pause_of_all_and_of_one_lane_count_once(ledger: Ledger, clock: LedgerClock) -> None:
     record_operations(ledger, "W1")
     pause(ledger, "all", "ann", "first")

@@ -137,6 +137,30 @@ def test_a_run_that_is_under_way_keeps_its_id_although_the_setting_changes(
         one.stop()
 
 
+def test_a_run_whose_id_was_not_stored_keeps_the_last_id_that_was_sent(
+    active_environment: Environment, sandbox: SandboxControl
+) -> None:
+    """As in the row of a replay from before ids were stored, and after a correction, which removes the progress."""
+    pushers = [
+        Pusher(ledger(), {FEES.name: FEES}, {"b2copy": b2copy}, settings(restart)) for restart in ("suffixed", "same")
+    ]
+    sandbox.switches(logins={"7": {"ends": "ERROR", "message": "no money"}})
+    key = record_operation(ledger()).key
+    pushers[0].drain("money")
+    sandbox.switches(logins={"7": {"until_finished": True}})
+    replay(ledger(), [key], "Ada", "money was paid in")
+    pushers[0].drain("money")
+    with ledger().writing() as connection:
+        connection.exec_driver_sql("UPDATE b2copy_operations SET progress = NULL")
+
+    make_all_due(ledger())
+    pushers[1].drain("money")
+
+    assert {one.request_id for one in attempts_of(ledger(), find_operation(ledger()).id)[1:]} == {"W1~1"}
+    for pusher in pushers:
+        pusher.stop()
+
+
 def settings(restart: str) -> Settings:
     return worker_settings().model_copy(update={"fees_restart": restart})
 

@@ -5,17 +5,19 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from sqlalchemy import event
 
 from tasks import enqueue
 from tests.support import until
 from worker.instances import ledger
-from worker.ledger import find_many, open_ledger
+from worker.ledger import count_due, find_many, open_ledger
 from worker.operation import State
 from worker.testbed.local_system import Environment
 from worker.testbed.processes import Process
@@ -120,6 +122,34 @@ def test_a_loop_that_waits_for_the_ledger_is_not_stalled(tmp_path: Path) -> None
 
     assert waiting == []
     assert "money" in heartbeat.stalled_loops(0.02)
+    heartbeat.note_end("money")
+
+
+def test_a_loop_that_waits_for_the_answer_to_begin_is_not_stalled(tmp_path: Path) -> None:
+    """As behind a pooler that is paused: it takes the connection and answers nothing."""
+    opened = open_ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}", create=True)
+    begins, answers = threading.Event(), threading.Event()
+
+    def hang(_: object) -> None:
+        begins.set()
+        answers.wait(20)
+
+    event.listen(opened.engine, "begin", hang)
+    observe_transactions(opened.engine)
+    heartbeat.note_progress("money")
+    thread = threading.Thread(target=lambda: count_due(opened))
+    thread.start()
+    assert begins.wait(20)
+    began = time.monotonic()
+    until(lambda: time.monotonic() - began > 0.05)
+
+    waiting = heartbeat.stalled_loops(0.05)
+    answers.set()
+    thread.join(20)
+    opened.close()
+
+    assert waiting == []
+    assert "money" in heartbeat.stalled_loops(0.05)
     heartbeat.note_end("money")
 
 

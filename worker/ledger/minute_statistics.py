@@ -55,8 +55,10 @@ _ENDED = (
     .where(c.ended_at >= _from, c.ended_at < _until)
     .group_by(_minute, c.lane, c.kind, _outcome)
 )
-# Minutes that have not begun were written while the database's clock was ahead.
-_NEWEST = select(select(func.max(minutes.c.minute)).where(minutes.c.minute <= now_ms()).scalar_subquery(), now_ms())
+# Minutes that have not ended were written while the database's clock was ahead.
+_NEWEST = select(func.max(minutes.c.minute)).where(minutes.c.minute < _until)
+_soon = (minutes.c.minute >= _from) & (minutes.c.minute < _until)
+_HAS_SOON, _FORGET_SOON = select(minutes.c.minute).where(_soon).limit(1), delete(minutes).where(_soon)
 _SINCE = select(minutes).where(minutes.c.minute >= _from).order_by(minutes.c.minute).limit(bindparam("limit"))
 _first_minutes = select(minutes.c.minute).distinct().order_by(minutes.c.minute).limit(bindparam("most"))
 _FORGET_OLD = delete(minutes).where(minutes.c.minute.in_(_first_minutes.where(minutes.c.minute < _until)))
@@ -69,12 +71,18 @@ def summarize_minutes(ledger: Ledger) -> int:
     Two processes may do so at once: the rows of the second are ignored. After more than an hour without a call only the
     last hour is summarized, so that one call never reads more than an hour's operations.
 
-    What is older than `KEEP_MS` or has not begun is deleted, at most two minutes for each one written: if the clock is
-    wrong for a while, it costs a part of the history and not all of it.
+    What is older than `KEEP_MS` or has not begun is deleted, at most two minutes for each one written, and the present
+    minute and the next: if the clock is wrong for a while, it costs a part of the history and not all of it.
     """
     with ledger.reading() as connection:
-        newest, now = connection.execute(_NEWEST).one()
-    until = (now - SETTLED_MS) // MINUTE_MS * MINUTE_MS
+        now = connection.execute(select(now_ms())).scalar_one()
+        until = (now - SETTLED_MS) // MINUTE_MS * MINUTE_MS
+        newest = connection.execute(_NEWEST, {"until": until}).scalar()
+        soon = {"from": until, "until": until + 2 * MINUTE_MS}
+        has_soon = connection.execute(_HAS_SOON, soon).first() is not None
+    if has_soon:  # otherwise they would count as written when they have ended
+        with ledger.writing() as connection:
+            connection.execute(_FORGET_SOON, soon)
     start = max(until - CATCH_UP * MINUTE_MS, until - MINUTE_MS if newest is None else newest + MINUTE_MS)
     if start >= until:
         return 0

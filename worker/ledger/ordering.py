@@ -45,6 +45,7 @@ _child_before = (
         _child.c.parent == c.key,
         _child.c.entity == c.entity,
         is_in_line(_child.c),
+        ~is_held(_child.c),
         func.coalesce(_child.c.position, _child.c.id) <= _ahead_position,
     )
     .correlate(operations, _ahead)

@@ -99,7 +99,7 @@ RECENT_S = 300  # seconds
 OLDEST_WINDOW = 5_000  # open operations of each phase that `oldest_open` reads, those that are due first
 
 _is_pending = c.wait_reason.is_not_distinct_from(sql_literal(WaitReason.PENDING_AT_B2COPY))
-_can_stand_still = c.state.in_([sql_literal(State.QUEUED), sql_literal(State.WAITING)]) & (c.due_at < now_ms())
+_can_stand_still = c.due_at < now_ms()  # also what a lost worker held
 
 
 def _current_wait(lane: str | BindParameter[str]) -> ColumnElement[int]:

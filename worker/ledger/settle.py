@@ -116,6 +116,7 @@ def settle_and_claim(
         uncertain.extend(claimed)
         return lost, claimed
 
+    uncertain.clear()  # what an earlier call left, if this one fails before it claims
     lost_and_claimed = ledger.write(work)
     uncertain.clear()
     return lost_and_claimed

@@ -9,7 +9,6 @@ neither Redis nor the database: an outage of one of them must not restart every 
 
 import os
 import sys
-import threading
 import time
 
 VARIABLE = "B2COPY_HEARTBEAT_FILE"
@@ -19,9 +18,9 @@ OLDEST_S = 30.0  # seconds since the last touch after which a worker counts as s
 STALLED_EXIT = 70  # the exit code of a process that has ended itself because a loop was stalled (EX_SOFTWARE)
 
 _progress: dict[str, float] = {}  # running loop -> when its last pass began, monotonic seconds
-_transactions: dict[int, float] = {}  # thread -> when its transaction in the ledger began, monotonic seconds
+_in_use: dict[int, float] = {}  # connection to the ledger -> since when a thread has used it, monotonic seconds
 os.register_at_fork(after_in_child=_progress.clear)  # the parent's loops do not run in a forked child
-os.register_at_fork(after_in_child=_transactions.clear)
+os.register_at_fork(after_in_child=_in_use.clear)
 
 
 def note_progress(loop: str) -> None:
@@ -34,24 +33,24 @@ def note_end(loop: str) -> None:
     _progress.pop(loop, None)
 
 
-def note_transaction() -> None:
-    """Note that this thread begins a transaction in the ledger."""
-    _transactions[threading.get_ident()] = time.monotonic()
+def note_connection(number: int) -> None:
+    """Note that a thread begins to use a connection to the ledger. `number` identifies it until `note_return`."""
+    _in_use[number] = time.monotonic()
 
 
-def note_transaction_end() -> None:
-    """Note that this thread has returned its connection: its transaction has ended."""
-    _transactions.pop(threading.get_ident(), None)
+def note_return(number: int) -> None:
+    """Note that a connection to the ledger was returned, so that its transaction has ended."""
+    _in_use.pop(number, None)
 
 
 def stalled_loops(longest_s: float) -> list[str]:
     """Return the running loops that have not begun a pass for `longest_s` seconds.
 
-    None if a transaction has lasted for half as long: the ledger does not answer, or somebody holds a lock. Loops may
-    wait for that, and a restart would not help, but would lose the results that wait to be written.
+    None if a connection has been in use for half as long: the ledger does not answer, not even to BEGIN, or somebody
+    holds a lock. Loops may wait for that, and a restart would not help, but would lose results that are not written.
     """
     now = time.monotonic()
-    if any(now - at > longest_s / 2 for at in list(_transactions.values())):
+    if any(now - at > longest_s / 2 for at in list(_in_use.values())):
         return []
     return sorted(loop for loop, at in list(_progress.items()) if now - at > longest_s)
 

@@ -20,6 +20,7 @@ from worker.watch.outage_log import OutageLog
 log = logging.getLogger(__name__)
 
 STALLED_CALLS = 5  # calls of full length after which a loop counts as stalled, because an attempt may make several
+LOG_PATIENCE_S = 5.0  # seconds; a process that ends itself waits so long for its last lines of log
 END_AFTER = 120  # looks, one every `TOUCH_EVERY_S`; a probe fails much earlier, so that its supervisor acts first
 
 
@@ -102,6 +103,8 @@ def _watch_loops(path: Path | None, stopping: threading.Event) -> None:
 
 def _end_process(stalled: list[str]) -> None:
     """End this process at once, as a kill does. Its operations are taken over when their leases have lapsed."""
+    # What stalls the loop may be the log, and then the next line does not return either.
+    threading.Timer(LOG_PATIENCE_S, os._exit, [heartbeat.STALLED_EXIT]).start()
     try:
         log.critical(
             "loop %s is permanently stalled: this process ends itself (exit code %d), so that its supervisor starts"

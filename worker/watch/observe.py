@@ -10,10 +10,11 @@ from functools import cache, wraps
 from typing import Any, ParamSpec
 
 from sqlalchemy import Connection, Engine, ExceptionContext, event
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from worker.operation import ENDED_INFO, FINAL, AttemptRecord, Claim, Phase, State, Transition
 from worker.watch import metrics
-from worker.watch.heartbeat import note_transaction, note_transaction_end
+from worker.watch.heartbeat import note_connection, note_return
 
 log = logging.getLogger(__name__)
 
@@ -122,12 +123,14 @@ def observe_transactions(engine: Engine) -> None:
     """
 
     def begin(connection: Connection) -> None:
-        note_transaction()
         connection.info.pop(ENDED_INFO, None)  # of a transaction that was rolled back
         connection.info[_BEGAN] = time.perf_counter()
 
-    def checkin(*_: object) -> None:
-        note_transaction_end()  # not before the answer to COMMIT, which may wait for a standby
+    def checkout(_: object, record: ConnectionPoolEntry, *__: object) -> None:
+        note_connection(id(record))  # before BEGIN, which a pooler may delay
+
+    def checkin(_: object, record: ConnectionPoolEntry) -> None:
+        note_return(id(record))  # not before the answer to COMMIT, which may wait for a standby
 
     def commit(connection: Connection) -> None:
         if (began := connection.info.pop(_BEGAN, None)) is not None:
@@ -137,7 +140,9 @@ def observe_transactions(engine: Engine) -> None:
     def count_error(context: ExceptionContext) -> None:
         metrics.LEDGER_ERRORS.inc()
 
-    listeners: dict[str, Any] = {"begin": begin, "commit": commit, "checkin": checkin, "handle_error": count_error}
+    listeners: dict[str, Any] = {
+        "checkout": checkout, "begin": begin, "commit": commit, "checkin": checkin, "handle_error": count_error,
+    }  # fmt: skip
     for name, listener in listeners.items():
         event.listen(engine, name, listener)
 
