@@ -33,7 +33,10 @@ request, a response or a token.
 
 import sys
 
-_OUR_PACKAGES = sys.stdlib_module_names | {"celery", "kombu", "redis", "sqlalchemy", "tasks", "worker"}
+_OUR_PACKAGES = sys.stdlib_module_names | {
+    "amqp", "celery", "hiredis", "kombu", "limits", "pkg_resources", "pydantic_core", "redis", "sqlalchemy", "tasks",
+    "vine", "worker",
+}  # fmt: skip
 """Where the errors are defined that our own work for a CRM can raise."""
 
 
@@ -106,7 +109,7 @@ class AccessRejected(Transient):
 
 
 class NotFromB2Copy(Transient):
-    """A status that would be `Permanent` (404, 400, ...), but the body shows that a proxy sent it and not B2COPY."""
+    """A 400, 404, 405 or 501 whose body shows that a proxy sent it and not B2COPY."""
 
 
 class GateClosed(Transient):

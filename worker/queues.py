@@ -3,7 +3,8 @@
 NOTIFY = "notify"
 """The lane of notices to the CRM. Nobody requests these operations: the ledger records them."""
 
-REQUEST_LANES = ("money", "default", "bulk")
+MONEY = "money"
+REQUEST_LANES = (MONEY, "default", "bulk")
 """The lanes of operations at B2COPY, in the order in which dispatch wakes them. Money has a reserve of permits."""
 
 B2COPY, CRM = "b2copy", "crm"
@@ -26,7 +27,7 @@ def destination_of(lane: str) -> str:
 
 def is_urgent(lane: str) -> bool:
     """Return whether a part of the rate limit is reserved for the lane."""
-    return lane == LANES[0]
+    return lane == MONEY
 
 
 def queue_of(lane: str) -> str:

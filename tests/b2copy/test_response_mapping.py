@@ -197,7 +197,7 @@ def test_each_status_has_its_error(status: int, kind: type[B2CopyError]) -> None
     assert (error.status, error.server_message) == (status, "because")
 
 
-@pytest.mark.parametrize("status", [400, 404, 405, 409, 422, 501])
+@pytest.mark.parametrize("status", [400, 404, 405, 501])
 @pytest.mark.parametrize(
     "body",
     [
@@ -219,6 +219,11 @@ def test_a_refusal_that_is_no_json_object_is_a_proxys(status: int, body: bytes) 
     assert type(error) is NotFromB2Copy
     assert error.status == status
     assert str(error).startswith(f"the call: a proxy refused it, not B2COPY (HTTP {status})")
+
+
+@pytest.mark.parametrize(("status", "kind"), [(409, Conflict), (410, Rejected), (413, Rejected), (422, Rejected)])
+def test_a_refusal_of_the_request_itself_needs_no_json(status: int, kind: type[B2CopyError]) -> None:
+    assert type(error_of(status, b"<html>")) is kind
 
 
 def test_the_text_of_a_proxys_refusal_is_told() -> None:

@@ -172,17 +172,28 @@ def test_a_cancelled_operation_was_not_worked_on(ledger: Ledger, clock: LedgerCl
     assert late_s(ledger) >= 120
 
 
-def test_what_another_lane_with_a_backlog_sends_is_not_missing_here(ledger: Ledger, clock: LedgerClock) -> None:
+def test_a_lane_is_not_late_while_the_backlog_of_the_money_lane_is_sent(ledger: Ledger, clock: LedgerClock) -> None:
     record_operations(ledger, "N1", lane="notify", kind="crm.notify")
     record_operations(ledger, "W1", "W2")
     record_late(ledger, clock, 2)
     claim_due(ledger, limit=1)
 
-    assert late_s(ledger) < 5  # the rate limit, or a probe, went to the lane money
+    assert late_s(ledger) < 5  # the lane money may take all permits
     assert late_s(ledger, "notify") >= 120  # another destination
 
     succeed(ledger, *claim_due(ledger))
     assert late_s(ledger) >= 120, "the lane money has nothing due: it keeps nobody from working here"
+
+
+@pytest.mark.parametrize("name", ["money", "default"])
+def test_a_lane_that_nobody_serves_is_late_beside_an_import(name: str, ledger: Ledger, clock: LedgerClock) -> None:
+    record_operations(ledger, "B1", "B2", "B3", lane="bulk")
+    record_late(ledger, clock, 2, name)
+
+    claim_due(ledger, limit=1, lane="bulk")
+
+    assert late_s(ledger, name) >= 120
+    assert late_s(ledger) < 5
 
 
 def test_while_a_429_holds_the_destination_no_lane_of_it_is_late(ledger: Ledger, clock: LedgerClock) -> None:

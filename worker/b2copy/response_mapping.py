@@ -4,10 +4,10 @@ Answers about tokens and notices are read elsewhere: `session/token_endpoints.py
 
 B2COPY documents no error bodies. Its routes look like gRPC behind HTTP, `{"code": 5, "message": "...", "details": []}`,
 so that mapping is assumed (https://grpc.github.io/grpc/core/md_doc_statuscodes.html). So is that the body of a refusal
-(4xx, 501) is a JSON object, with any fields. A refusal with another body is a proxy's: the texts of Traefik and of a
+is a JSON object, with any fields. A 400, 404, 405 or 501 with another body is a proxy's: the texts of Traefik and of a
 Kubernetes default backend, the HTML of nginx, the empty body of Envoy, and also a JSON list, text or number, because
-neither generation of the API is known to refuse by one. `b2copy-sync verify` tests this (`errors.form`). What the body
-says is stored as evidence and decides nothing else.
+neither generation of the API is known to refuse by one. No proxy answers 409 or 422 because it has no route.
+`b2copy-sync verify` tests this (`errors.form`). What the body says is stored as evidence and decides nothing else.
 """
 
 from typing import Any
@@ -18,7 +18,6 @@ from worker.errors import (
     Conflict,
     NotFound,
     NotFromB2Copy,
-    Permanent,
     RateLimited,
     Rejected,
     Unavailable,
@@ -28,6 +27,7 @@ from worker.http import Answer
 from worker.http.answer import NOT_PROCESSED, server_message
 
 _STATUS_OF_GRPC = frozenset({"code", "message", "details"})
+_OF_PROXIES = frozenset({400, 404, 405, 501})  # what a proxy answers that has no route, or does not know the request
 _FAILURES = frozenset({"error", "fail", "failed", "failure"})
 
 
@@ -39,7 +39,7 @@ def value_of(answer: Answer, name: str, is_secret: bool = False) -> Any:
     """
     if not 200 <= answer.status < 300:
         error = _error_of(answer.status, answer.server_message(), answer.retry_after, name)
-        if isinstance(error, Permanent) and not answer.is_json_object:
+        if answer.status in _OF_PROXIES and not answer.is_json_object:
             raise NotFromB2Copy(f"{name}: a proxy refused it, not B2COPY", answer.status, error.server_message)
         raise error
     if answer.is_empty:

@@ -214,6 +214,11 @@ class Gate:
         if self._ask_for_token is not None and (self._token_probes is None or self._token_probes.done()):
             self._token_probes = asyncio.create_task(self._probe_token(self._ask_for_token))
 
+    def close(self) -> None:
+        """Ask for no token any more: for a process that continues without this gate."""
+        if (probes := self._token_probes) is not None:
+            event_loop().call(probes.cancel)
+
     async def _probe_token(self, ask_for_token: Callable[[], Awaitable[object]]) -> None:
         """Ask for a token until there is one, or until an operation had one."""
         while self._login.is_open:

@@ -53,6 +53,7 @@ class Pusher:
         gates = {
             name: gate_class(name, settings, self._make_due, ask_for_token=asks.get(name)) for name in destinations
         }
+        self._gates = list(gates.values())
         spacing = PollSpacing(
             lambda: count_waiting(ledger, WaitReason.PENDING_AT_B2COPY),
             settings.concurrency,
@@ -87,6 +88,8 @@ class Pusher:
         """Stop, and renew no lease any more: for a process that continues without this pusher. Nothing is in flight."""
         self.stop()
         self._leases.close()
+        for gate in self._gates:
+            gate.close()
 
     def _make_due(self, destination: str, reasons: Iterable[WaitReason]) -> None:
         """The gate of a destination has opened: what waited for it need not wait out its back-off."""

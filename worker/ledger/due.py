@@ -11,7 +11,7 @@ from worker.ledger.database import Ledger
 from worker.ledger.schema import c, is_in_line, now_ms, operations, sql_literal
 from worker.ledger.schema import ledger as ledger_row
 from worker.operation import Phase, State, WaitReason
-from worker.queues import LANES, destination_of
+from worker.queues import LANES, MONEY, destination_of
 
 DISPATCH_EVERY_S = 0.25  # seconds between two dispatches in the whole fleet: a poll or a request is so late at most
 _EARLY_S = 0.02  # seconds; a timer that comes a moment too early must not wait for its next time
@@ -149,8 +149,9 @@ def read_late_s(connection: Connection, oldest_due_s: Mapping[str, float]) -> di
     `oldest_due_s`: for how long the longest-due operation of each lane has been due; 0 if nothing is due. It alone does
     not say that nobody works: the last operation of a backlog waits until all others were sent.
 
-    A worker works on a lane if it claims or settles operations. Rate limit, circuit breaker and login belong to the
-    destination. They may let only another lane with a backlog send, and while a 429 holds the destination, none.
+    A worker works on a lane if it claims or settles operations. The money lane may take all permits of the rate limit.
+    So while workers work on its backlog, the other lanes of its destination are not late. While a 429 holds a
+    destination, none of its lanes is.
     """
     worked_s: dict[str, float] = {}
     held: set[str] = set()
@@ -162,8 +163,8 @@ def read_late_s(connection: Connection, oldest_due_s: Mapping[str, float]) -> di
     late_s = {}
     for lane, due_s in oldest_due_s.items():
         destination = destination_of(lane)
-        busy = [one for one, due in oldest_due_s.items() if due and destination_of(one) == destination]
-        ages_s = [worked_s[one] for one in (lane, *busy) if one in worked_s]
+        goes_first = MONEY if oldest_due_s.get(MONEY) and destination_of(MONEY) == destination else lane
+        ages_s = [worked_s[one] for one in (lane, goes_first) if one in worked_s]
         late_s[lane] = 0.0 if destination in held else min([due_s, *ages_s])
     return late_s
 
