@@ -133,7 +133,7 @@ def test_evidence_of_any_size_and_any_characters_is_stored_once(
     nasty = {"account_login": "\x00\ud800\u202e", "\x00" * 1000: "x"}
     bodies = {name(): emoji, name(): json.dumps([[], nasty, {}]).encode(), name(): b"\xff\x00" * 50_000}
     for message_id, body in bodies.items():
-        push(envelope(body, headers_of(message_id, "b2copy.feez.process")))
+        push(envelope(body, headers_of(message_id, "crm.feez")))
 
     for message_id, body in bodies.items():
         evidence = stored(message_id).payload["message"]
