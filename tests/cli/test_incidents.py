@@ -205,7 +205,7 @@ def test_no_beat_and_no_worker(doctor: Command, ledger: Ledger, worker: Callable
 
     message, remedy = first_red(doctor())
 
-    assert message.startswith("none runs, and something has been due for 6")
+    assert message.startswith("none runs; something is due, and no worker has worked on its lane for 6")
     assert command_of(remedy) == "b2copy-sync worker"
     worker()
     assert is_sound(doctor())
