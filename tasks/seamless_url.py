@@ -1,6 +1,7 @@
 """Get the URL that logs a client in, with the secret that B2COPY and we share."""
 
 import asyncio
+import time
 
 from worker.b2copy.routes.seamless_login import GET_AUTH_URL, SeamlessUrl, Visitor
 from worker.b2copy.seamless_secret import seamless_secret
@@ -26,13 +27,14 @@ async def seamless_url(call: Call, settings: Settings, login: str, platform: int
     account = f"{platform}/{login}"
     secret = await asyncio.to_thread(seamless_secret, settings)  # reads a file
     visitor = Visitor(account=login, secret_key=secret, platform=str(platform))
+    asked_at = time.monotonic()
     may = await asyncio.to_thread(may_present, ledger(), secret, current_user())
     if may is May.NO:
         raise OtherLoginUnavailable(f"{_REFUSED_HINT}; it is presented once a minute", retry_after=HOLD_S / 4)
     try:
         url: SeamlessUrl = await call(GET_AUTH_URL, visitor.fields())
     except AccessRejected as error:
-        if await asyncio.to_thread(note_refusal, ledger(), secret, current_user(), account, may):
+        if await asyncio.to_thread(note_refusal, ledger(), secret, current_user(), account, may, asked_at):
             message = f"{error.message}: B2COPY refuses this account, and accepts the shared secret for others"
             raise AccessRejected(message, error.status, error.server_message) from None
         # The others, who come back after `HOLD_S / 4`, present the secret before this account does: perhaps B2COPY

@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
+from tasks import enqueue
 from tasks.fees import FEES, Fees
+from tasks.generic_call import CALL as CALLS
 from tests.conftest import Configure, Member
 from tests.flow.conftest import (
     CALL,
@@ -316,6 +318,24 @@ class TestProxy:
         assert (failed.failure_reason, failed.counted_attempts) == (FailureReason.REJECTED, 3)
         assert not failed.outcome_unknown
         assert set(states(ledger).values()) == {"failed", "succeeded"}
+
+    def test_a_proxy_without_a_route_for_one_kind_fails_nothing_while_other_kinds_are_served(
+        self, ledger: Ledger, engine: Engine, sandbox: SandboxControl
+    ) -> None:
+        sandbox.switches(error_shape="text")
+        sandbox.faults({"what": "status", "route": "processext", "status": 404, "message": "404 page not found"})
+        pusher = engine(b2copy(), FEES, CALLS, max_attempts=2)
+        record_operations(ledger, "W1", "W2")
+        for number in range(4):  # more often than max_attempts
+            path = "/api/admin/clients/v2/client/clientservice/update"
+            enqueue.call(path, {"client_id": number}, key=f"C{number}", repeatable=True)
+            make_all_due(ledger)
+            pusher.drain("money")
+            pusher.drain("default")
+
+        found = search(ledger, limit=100)
+        assert {(one.kind, str(one.state)) for one in found} == {("fees.process", "waiting"), ("call", "succeeded")}
+        assert {one.counted_attempts for one in found if one.kind == "fees.process"} == {0}
 
 
 class TestLogin:

@@ -1,9 +1,11 @@
 """Register clients and open their accounts: exactly once, or unresolved where nobody can know."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from tasks import seamless_url
 from tasks.accounts import ACCOUNTS, Opening, describe
@@ -35,6 +37,7 @@ from worker.ledger import (
     store_identities,
 )
 from worker.ledger.begun_steps import begin_step
+from worker.ledger.refused_secret import May
 from worker.operation import FINAL, Operation, State, WaitReason
 from worker.report.sentences import remedy
 from worker.sandbox.control_client import SandboxControl
@@ -361,6 +364,34 @@ def test_an_account_that_was_refused_is_asked_about_after_the_others(
     waits = [system.operation(key) for key in (refused, other)]
     assert [one.wait_reason for one in waits] == [WaitReason.NO_SESSION] * 2
     assert (waits[0].due_at or 0) - (waits[1].due_at or 0) > refused_secret.HOLD_S * 1000
+
+
+@pytest.mark.parametrize(
+    ("refused_before", "is_about_account"),
+    [(True, True), (False, False)],
+    ids=["an earlier refusal", "a refusal of another request that is made at the same time"],
+)
+def test_only_an_earlier_refusal_shows_that_a_refusal_is_about_the_account(
+    system: System, refused_before: bool, is_about_account: bool
+) -> None:
+    secret = SecretStr("shared")
+    began = time.monotonic()
+    may = refused_secret.may_present(system.ledger, secret, "a test")
+
+    refused_secret.note_refusal(system.ledger, secret, "a test", "1/13", may, began)
+    until(lambda: time.monotonic() > began)
+    asked_at = time.monotonic() if refused_before else began
+    again = refused_secret.note_refusal(system.ledger, secret, "a test", "1/13", May.YES, asked_at)
+
+    assert again is is_about_account
+
+
+def test_a_refusal_of_long_ago_shows_nothing(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = SecretStr("shared")
+    refused_secret.note_refusal(system.ledger, secret, "a test", "1/13", May.YES, time.monotonic())
+    monkeypatch.setattr(refused_secret, "REMEMBERED_S", 0.0)
+
+    assert not refused_secret.note_refusal(system.ledger, secret, "a test", "1/13", May.YES, time.monotonic())
 
 
 @pytest.mark.parametrize("duplicates", ["refused", "returned", "created"])

@@ -59,9 +59,11 @@ class Notice(NamedTuple):
 class OpenGate(Gate):
     """A gate that never closes and never holds, because a test waits for nothing."""
 
-    async def record(self, learned: Outcome | Exception, meaning: Meaning, login: str | None) -> None:
+    async def record(
+        self, learned: Outcome | Exception, meaning: Meaning, login: str | None, kind: str | None = None
+    ) -> None:
         if meaning.circuit == "success":
-            await super().record(learned, meaning, login)
+            await super().record(learned, meaning, login, kind)
 
 
 class Sandbox:

@@ -132,7 +132,7 @@ class AttemptMaker:
         self.attempt_s += (duration_s - self.attempt_s) * 0.1
         meaning = meaning_of(learned)
         login = attempt.login if attempt else None
-        others_are_served = gate.served_since(began - claim.last_wait_s, login)
+        others_are_served = gate.served_since(began - claim.last_wait_s, login, claim.kind)
         unknown_step = attempt.unknown_step if attempt else None
         if attempt and (meaning.becomes == Becomes.INTERNAL or limit.expired()):
             # Our own code failed or hung after the request had its effect. A repetition might repeat the effect.
@@ -162,7 +162,7 @@ class AttemptMaker:
         )
         if attempt is None or attempt.steps:  # an attempt without a call says nothing about the destination
             try:
-                await gate.record(learned, meaning, login)
+                await gate.record(learned, meaning, login, claim.kind)
             except BaseException:  # the operation's result must not be lost with it
                 log.exception("the gate could not record an attempt")
         return transition

@@ -78,7 +78,7 @@ class Gate:
         self.fleet_limits = FleetLimits(destination, settings, circuit)
         self._asking = {True: asyncio.Lock(), False: asyncio.Lock()}  # urgent or not
         self._tasks: set[asyncio.Task[None]] = set()  # asyncio itself holds only weak references
-        self._last_served: dict[str | None, float] = {}  # login -> monotonic seconds
+        self._last_served: dict[tuple[str | None, str | None], float] = {}  # login, kind -> monotonic seconds
         self._shown_open = metrics.CIRCUIT_OPEN.labels(self._name)
         self._shown_open.set(0)
         self._show_closed_later: asyncio.TimerHandle | None = None
@@ -161,14 +161,17 @@ class Gate:
         """Return the seconds after which it makes sense to ask again; 0 if the gate is open."""
         return max(self._circuit.until_probe_s(), self._login.until_probe_s(), self.fleet_limits.until_permit_s(urgent))
 
-    def served_since(self, monotonic_s: float, login: str | None) -> bool:
+    def served_since(self, monotonic_s: float, login: str | None, kind: str | None = None) -> bool:
         """Return whether the destination has served an operation, `circuit` success, since this monotonic time.
 
-        Only operations of the same login are compared, because a login may lose its access alone.
+        Only operations of the same login and kind are compared: a login may lose its access alone, a permission may be
+        that of one kind, and a proxy may have no route for one kind.
         """
-        return self._last_served.get(login, 0.0) > monotonic_s
+        return self._last_served.get((login, kind), 0.0) > monotonic_s
 
-    async def record(self, learned: Outcome | Exception, meaning: Meaning, login: str | None) -> None:
+    async def record(
+        self, learned: Outcome | Exception, meaning: Meaning, login: str | None, kind: str | None = None
+    ) -> None:
         """Note what an attempt says about the destination and its login: at once for this process, soon for others.
 
         `login`: the one whose token was on the request, None if there was no token. The gate watches the service
@@ -191,7 +194,7 @@ class Gate:
             self._login.record_failure()
             self._start_token_probes()
         if meaning.circuit == "success":
-            self._last_served[login] = time.monotonic()
+            self._last_served[login, kind] = time.monotonic()
             if self._circuit.record_success():
                 self._show_circuit(False)
                 then.append(self.fleet_limits.allow_next_probe)

@@ -211,9 +211,9 @@ def may_have_begun(claim: Claim) -> bool:
 def counts(claim: Claim, meaning: Meaning, others_are_served: bool) -> bool:
     """Return whether an attempt counts towards `max_attempts`: the destination answered about this operation.
 
-    A 403, a proxy's refusal and an unclear answer count only if the operation got the same answer before, and the
-    destination has served another operation between the two. Otherwise every operation may be getting this answer, and
-    then none must fail.
+    A 403, a proxy's refusal and an unclear answer count only if the operation waited for the same reason before, and
+    the destination has served another operation of its kind between the two. Otherwise every operation may be getting
+    this answer, and then none must fail.
     """
     match meaning.counted:
         case Counted.YES:

@@ -5,13 +5,14 @@ no end, as that of a password is, but a hold for this secret. A new secret has a
 
 B2COPY may also refuse one account, with the same 403. Such an account must not hold the others again and again. Only a
 secret that is accepted ends its hold. So if an account was refused, the hold has ended, and the account is refused
-again, the secret is good and the refusal is about the account. Each process remembers which accounts were refused,
-because the ledger stores nothing of reads.
+again soon, the refusal is taken to be about the account. Each process remembers for `REMEMBERED_S` which accounts were
+refused, because the ledger stores nothing of reads.
 """
 
 import hashlib
 from enum import Enum
 from functools import lru_cache
+from time import monotonic
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
@@ -24,9 +25,10 @@ from worker.ledger.queries import active_flags
 HOLD_S = 60.0
 PREFIX = f"{TRYING}seamless:"
 REMEMBERED_MAX = 10_000  # accounts that a process remembers as refused
+REMEMBERED_S = 900.0  # seconds; later nobody knows whether the secret was refused again in between
 
-_refused: WeakKeyDictionary[Engine, dict[tuple[str, str], None]] = WeakKeyDictionary()
-"""The accounts that this process has seen refused, oldest first: fingerprint of the secret, account."""
+_refused: WeakKeyDictionary[Engine, dict[tuple[str, str], float]] = WeakKeyDictionary()
+"""When this process last saw an account refused, monotonic seconds: by the secret's fingerprint and the account."""
 
 
 class _Hidden(Protocol):
@@ -53,16 +55,18 @@ def may_present(ledger: Ledger, secret: _Hidden, actor: str) -> May:
     return May.AS_A_TRY if start_try(ledger, name, actor, "is refused", HOLD_S) else May.NO
 
 
-def note_refusal(ledger: Ledger, secret: _Hidden, actor: str, account: str, may: May) -> bool:
+def note_refusal(ledger: Ledger, secret: _Hidden, actor: str, account: str, may: May, asked_at: float) -> bool:
     """Note that B2COPY refused the secret for this account just now. Returns whether the refusal is about the account.
 
-    Otherwise the secret counts as refused, and its hold begins. `may` is what `may_present` returned before.
+    Otherwise the secret counts as refused, and its hold begins. `may` is what `may_present` returned at `asked_at`,
+    monotonic seconds: a refusal that came later, to another request for the account, proves nothing.
     """
-    fingerprint = _fingerprint(secret)
+    fingerprint, now = _fingerprint(secret), monotonic()
     refused = _refused.setdefault(ledger.engine, {})
-    if may is May.YES and (fingerprint, account) in refused:
+    before = refused.pop((fingerprint, account), None)
+    refused[fingerprint, account] = now
+    if may is May.YES and before is not None and now - REMEMBERED_S < before < asked_at:
         return True
-    refused[fingerprint, account] = None
     if len(refused) > REMEMBERED_MAX:
         refused.pop(next(iter(refused)), None)
     start_try(ledger, PREFIX + fingerprint, actor, "is refused", 0.0)

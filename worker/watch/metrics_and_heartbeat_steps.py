@@ -103,9 +103,9 @@ def _watch_loops(path: Path | None, stopping: threading.Event) -> None:
 
 def _end_process(stalled: list[str]) -> None:
     """End this process at once, as a kill does. Its operations are taken over when their leases have lapsed."""
-    # What stalls the loop may be the log, and then the next line does not return either.
-    threading.Timer(LOG_PATIENCE_S, os._exit, [heartbeat.STALLED_EXIT]).start()
     try:
+        # What stalls the loop may be the log, and then the next line does not return either.
+        threading.Timer(LOG_PATIENCE_S, os._exit, [heartbeat.STALLED_EXIT]).start()
         log.critical(
             "loop %s is permanently stalled: this process ends itself (exit code %d), so that its supervisor starts"
             " another one. What its threads do:",
