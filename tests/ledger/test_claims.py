@@ -1,5 +1,6 @@
 """Claims: one process holds an operation, loses it if it dies, and keeps it as long as it renews its lease."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -184,6 +185,23 @@ def test_after_an_outage_of_the_ledger_the_holder_goes_first(
 
     assert (names_of(soon), later, renewed) == (["W2"], [], {held.id})
     assert succeed(ledger, held) == []
+
+
+def test_after_a_suspension_of_the_host_the_holder_goes_first(
+    ledger: Ledger, open_again: Callable[[], Ledger], clock: LedgerClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record_operations(ledger, "W1", "W2")
+    [held] = claim_due(ledger, "worker 1", limit=1)
+    other = open_again()
+    assert claim_due(other, "worker 2", lane="bulk") == []
+    clock.advance(60)  # the host slept, and with it all workers
+    for name in ("worker.ledger.claims", "worker.ledger.settle"):
+        monkeypatch.setattr(sys.modules[name], "claim_clock", lambda: claim_clock() + 60)
+
+    soon = claim_due(other, "worker 2")
+
+    assert names_of(soon) == ["W2"]
+    assert renew_leases(ledger, "worker 1", [held]) == {held.id}
 
 
 def test_a_worker_that_starts_after_an_outage_of_the_ledger_lets_the_holder_go_first(

@@ -13,13 +13,16 @@ nothing clears `sent` with `return_unsent` or in the transition.
 import json
 import logging
 from collections.abc import Iterable, Sequence
+from time import monotonic
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import (
     BindParameter,
     Boolean,
     ColumnElement,
     Connection,
+    Engine,
     Row,
     Text,
     bindparam,
@@ -73,6 +76,8 @@ and so does the start of a worker, because the worker cannot know of an outage b
 
 PUT_ASIDE = 4_000
 """About how many held operations one call puts aside, so that no transaction is long; see `batches`."""
+
+_suspended_s: WeakKeyDictionary[Engine, float] = WeakKeyDictionary()  # for how long this host was suspended so far
 
 _PHASES = {phase.value: phase for phase in Phase}
 _STATES = {state.value: state for state in State}
@@ -229,6 +234,7 @@ def return_unsent(ledger: Ledger, claims: Iterable[Claim]) -> None:
 
 def claim_within(connection: Connection, lane: str, owner: str, limit: int, asked_at: float) -> list[Claim]:
     """Claim within the caller's transaction. `asked_at` is the time of `claim_clock` at which the lease begins."""
+    _note_suspension(connection.engine)
     taken: list[Claim] = []
     aside = 0
     for phase in (Phase.SUBMIT, Phase.POLL):
@@ -260,6 +266,17 @@ def claim_within(connection: Connection, lane: str, owner: str, limit: int, aske
             # Operations of the page were blocked, for instance by one entity, or held. Read larger pages from here on.
             page = min(page * 4, 2000)
     return taken
+
+
+def _note_suspension(engine: Engine) -> None:
+    """Note an outage if this host was suspended since the last claim.
+
+    Then its other processes could not renew their leases either. Only `claim_clock` continues during a suspension.
+    """
+    suspended_s = claim_clock() - monotonic()
+    if suspended_s - _suspended_s.get(engine, suspended_s) > 1.0:
+        note_outage(engine)
+    _suspended_s[engine] = suspended_s
 
 
 def _claim_rows(connection: Connection, rows: Sequence[Row[Any]], owner: str, asked_at: float) -> list[Claim]:
