@@ -83,7 +83,9 @@ async def attempt(attempt: Attempt, opening: Opening) -> Outcome:
 
     if (outcome := await read_back(attempt, look)) is not None:
         return outcome
-    may_exist = opening.reopens is not None or await asyncio.to_thread(has_account, opening)
+    # A replay looks in any case: an answer that named another client or product may have come after an opening.
+    is_again = opening.reopens is not None or attempt.claim.replays > 0
+    may_exist = is_again or await asyncio.to_thread(has_account, opening)
     if may_exist and (outcome := await look()) is not None:
         return outcome
     new = NewAccount(

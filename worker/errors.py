@@ -109,7 +109,7 @@ class AccessRejected(Transient):
 
 
 class NotFromB2Copy(Transient):
-    """A 400, 404, 405 or 501 whose body shows that a proxy sent it and not B2COPY."""
+    """A 4xx or 501 that would be `Permanent`, but whose body shows that a proxy sent it and not B2COPY."""
 
 
 class GateClosed(Transient):

@@ -20,6 +20,7 @@ from worker.b2copy.routes.leaderboard import Board, Product, read_leaders
 from worker.b2copy.routes.seamless_login import Visitor, read_url
 from worker.b2copy.routes.statistics import OfAccount
 from worker.errors import B2CopyError, Conflict, NotFound, Rejected, Unavailable, UnknownOutcome
+from worker.flow.meaning_table import meaning_of
 from worker.http import event_loop
 from worker.instances import b2copy
 from worker.sandbox.control_client import SandboxControl
@@ -135,6 +136,20 @@ def test_a_wizard_whose_uuid_cannot_stand_in_a_path_is_not_used(uuid: Any) -> No
 def test_a_list_that_was_not_searched_says_nothing_about_an_account() -> None:
     with pytest.raises(UnknownOutcome, match="asked for account 7, and the answer holds 8"):
         read_accounts([{"accountNumber": "8"}], {"account_number": "7"})
+
+
+def test_a_list_that_was_searched_for_a_part_of_the_number_holds_the_account() -> None:
+    found = read_accounts([{"accountNumber": "71"}, {"accountNumber": "7"}], {"account_number": "7"})
+
+    assert [account.number for account in found] == ["7"]
+
+
+@pytest.mark.parametrize("status", [408, 500, 503])
+def test_a_200_whose_envelope_says_that_it_was_not_processed_is_no_proof(status: int) -> None:
+    with pytest.raises(Unavailable) as raised:
+        read_accounts({"status": status, "message": "the trading platform is unavailable"}, {})
+
+    assert meaning_of(raised.value).outcome == "unknown"
 
 
 def test_the_widgets_show_an_account(client: B2Copy) -> None:

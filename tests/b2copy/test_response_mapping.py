@@ -181,7 +181,7 @@ def test_a_2xx_that_is_secret_is_not_quoted() -> None:
         (426, Rejected),
         (429, RateLimited),
         (500, Unavailable),
-        (499, Rejected),
+        (499, UnknownOutcome),
         (501, Rejected),
         (502, Unavailable),
         (503, Unavailable),
@@ -197,7 +197,7 @@ def test_each_status_has_its_error(status: int, kind: type[B2CopyError]) -> None
     assert (error.status, error.server_message) == (status, "because")
 
 
-@pytest.mark.parametrize("status", [400, 404, 405, 501])
+@pytest.mark.parametrize("status", [400, 402, 404, 405, 406, 410, 431, 451, 501])
 @pytest.mark.parametrize(
     "body",
     [
@@ -221,7 +221,7 @@ def test_a_refusal_that_is_no_json_object_is_a_proxys(status: int, body: bytes) 
     assert str(error).startswith(f"the call: a proxy refused it, not B2COPY (HTTP {status})")
 
 
-@pytest.mark.parametrize(("status", "kind"), [(409, Conflict), (410, Rejected), (413, Rejected), (422, Rejected)])
+@pytest.mark.parametrize(("status", "kind"), [(409, Conflict), (413, Rejected), (422, Rejected)])
 def test_a_refusal_of_the_request_itself_needs_no_json(status: int, kind: type[B2CopyError]) -> None:
     assert type(error_of(status, b"<html>")) is kind
 

@@ -338,6 +338,25 @@ class TestProxy:
         assert {one.counted_attempts for one in found if one.kind == "fees.process"} == {0}
 
 
+def test_an_accepted_call_waits_for_a_worker_that_allows_its_path(
+    ledger: Ledger, engine: Engine, sandbox: SandboxControl
+) -> None:
+    """As while the setting is changed: a worker may still have a shorter list than the host that requested the call."""
+    path = "/api/admin/clients/v2/client/clientservice/update"
+    old, new = (engine(b2copy(), CALLS, call_paths=paths) for paths in (["/api/admin/fees/*"], ["/api/admin/*"]))
+    enqueue.call(path, {"client_id": 1}, key="C1")
+
+    old.drain("default")
+    [waiting] = search(ledger)
+    [attempt] = attempts_of(ledger, waiting.id)
+    make_all_due(ledger)
+    new.drain("default")
+
+    assert (waiting.state, waiting.wait_reason) == (State.WAITING, WaitReason.NEXT_STEP)
+    assert "B2COPY_CALL_PATHS" in str(attempt.message)
+    assert [str(one.state) for one in search(ledger)] == ["succeeded"]
+
+
 class TestLogin:
     @pytest.mark.parametrize(
         "error",

@@ -469,3 +469,17 @@ def test_a_server_message_with_half_a_surrogate_pair_can_be_stored(ledger: Ledge
 
     [stored] = attempts_of(ledger, claimed.id)
     assert stored.message == "Ада ?"
+
+
+def test_an_answer_that_it_is_pending_ends_the_count_of_those_that_decide_nothing(ledger: Ledger) -> None:
+    record_operations(ledger, "W1")
+    undecided = attempt_record("unclear_answer", counted=True)
+    for _ in range(2):
+        make_wait(ledger, claim_one(ledger), due_in_s=0.0, attempt=undecided)
+    held = claim_one(ledger)
+    pending = attempt_record("pending", counted=False)
+
+    make_wait(ledger, held, wait_reason=WaitReason.PENDING_AT_B2COPY, due_in_s=0.0, attempt=pending)
+
+    assert held.counted_attempts == 2
+    assert claim_one(ledger).counted_attempts == 0

@@ -407,6 +407,22 @@ def test_an_account_exists_once_whatever_a_second_creation_would_do(
     assert times(sandbox, "accounts.create") == 1
 
 
+def test_a_replay_looks_before_it_opens_again(system: System, sandbox: SandboxControl) -> None:
+    """The first answer may have named another product or client, although the account was opened."""
+    sandbox.switches(duplicate_accounts="created")
+    system.request(ACCOUNTS, product_currency_id=2, client_id=5)
+    system.end_of(OPENING)
+    with system.ledger.writing() as connection:
+        failed = "state = 'failed', failure_reason = 'other_account', result = NULL"
+        connection.exec_driver_sql(f"UPDATE b2copy_operations SET {failed}")
+        connection.exec_driver_sql("DELETE FROM b2copy_identities")
+
+    replay(system.ledger, [OPENING], "ada", "the product is right now")
+
+    assert system.end_of(OPENING).state == State.SUCCEEDED
+    assert times(sandbox, "accounts.create") == 1
+
+
 def test_an_account_that_exists_already_is_the_result_unless_it_is_another_clients(
     system: System, sandbox: SandboxControl
 ) -> None:

@@ -4,9 +4,10 @@ Answers about tokens and notices are read elsewhere: `session/token_endpoints.py
 
 B2COPY documents no error bodies. Its routes look like gRPC behind HTTP, `{"code": 5, "message": "...", "details": []}`,
 so that mapping is assumed (https://grpc.github.io/grpc/core/md_doc_statuscodes.html). So is that the body of a refusal
-is a JSON object, with any fields. A 400, 404, 405 or 501 with another body is a proxy's: the texts of Traefik and of a
-Kubernetes default backend, the HTML of nginx, the empty body of Envoy, and also a JSON list, text or number, because
-neither generation of the API is known to refuse by one. No proxy answers 409 or 422 because it has no route.
+is a JSON object, with any fields. A refusal (4xx, 501) with another body is a proxy's: the texts of Traefik and of a
+Kubernetes default backend, the HTML of nginx or a firewall, the empty body of Envoy, and also a JSON list, text or
+number, because neither generation of the API is known to refuse by one. 409, 413, 414 and 422 are always about the
+request.
 `b2copy-sync verify` tests this (`errors.form`). What the body says is stored as evidence and decides nothing else.
 """
 
@@ -18,6 +19,7 @@ from worker.errors import (
     Conflict,
     NotFound,
     NotFromB2Copy,
+    Permanent,
     RateLimited,
     Rejected,
     Unavailable,
@@ -27,7 +29,7 @@ from worker.http import Answer
 from worker.http.answer import NOT_PROCESSED, server_message
 
 _STATUS_OF_GRPC = frozenset({"code", "message", "details"})
-_OF_PROXIES = frozenset({400, 404, 405, 501})  # what a proxy answers that has no route, or does not know the request
+_ABOUT_THE_REQUEST = frozenset({409, 413, 414, 422})  # statuses that no proxy gives to everybody
 _FAILURES = frozenset({"error", "fail", "failed", "failure"})
 
 
@@ -39,7 +41,8 @@ def value_of(answer: Answer, name: str, is_secret: bool = False) -> Any:
     """
     if not 200 <= answer.status < 300:
         error = _error_of(answer.status, answer.server_message(), answer.retry_after, name)
-        if answer.status in _OF_PROXIES and not answer.is_json_object:
+        is_refusal = isinstance(error, Permanent) and answer.status not in _ABOUT_THE_REQUEST
+        if is_refusal and not answer.is_json_object:
             raise NotFromB2Copy(f"{name}: a proxy refused it, not B2COPY", answer.status, error.server_message)
         raise error
     if answer.is_empty:
@@ -63,7 +66,10 @@ def data_of(body: Any, name: str, is_secret: bool = False) -> Any:
     meta = body.get("meta")
     for status in (_status(body), _status(meta)):
         if status is not None and status >= 400:
-            raise _error_of(status, "" if is_secret else server_message(body), None, name)
+            text = "" if is_secret else server_message(body)
+            if status in NOT_PROCESSED:  # it has run, perhaps in part, or it would not say 200
+                raise Unavailable(f"{name}: HTTP says success and the body says {status}", 200, text)
+            raise _error_of(status, text, None, name)
     for part in (body, meta, body.get("data")):
         if says_failure(part) or (isinstance(part, dict) and _is_failure(part.get("status"))):
             raise contradiction({} if is_secret else body, name)
@@ -109,6 +115,8 @@ def _error_of(status: int, text: str, retry_after: float | None, name: str) -> B
             return NotFound(name, status, text)
         case 409:
             return Conflict(name, status, text)
+        case 499:  # gRPC Cancelled: who asked is gone, and what was begun may be done all the same
+            return UnknownOutcome(name, status, text)
         case 501:  # gRPC Unimplemented: there is no such method, however often we ask
             return Rejected(name, status, text)
         case 307 | 308:  # "repeat it at another address": not processed here, and not followed with our token

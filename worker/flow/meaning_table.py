@@ -146,7 +146,7 @@ TABLE: tuple[tuple[str, Meaning], ...] = (
     ("OtherLoginUnavailable", _NO_OTHER_LOGIN),
     ("SettingsError (a key or certificate file of ours)", _UNUSABLE_SETTINGS),
     ("AccessRejected (403, or 401 twice)", _ACCESS_REFUSED),
-    ("NotFromB2Copy (400, 404, 405 or 501 of a proxy)", _PROXY_REFUSED),
+    ("NotFromB2Copy (another 4xx or 501, of a proxy)", _PROXY_REFUSED),
     ("CircuitOpen", _CIRCUIT_OPEN),
     ("PermitRefused", _NO_PERMIT),
     ("LeaseTooShort", _LEASE_TOO_SHORT),

@@ -77,7 +77,10 @@ def _update(given: Given, _dialect: str) -> Any:
                 "unknown_step": case(
                     (given["outcome_unknown"], func.coalesce(given["unknown_step"], c.unknown_step)), else_=null()
                 ),
-                "counted_attempts": c.counted_attempts + given["counted"],
+                # What B2COPY calls pending has begun and goes on: only answers in a row say that it never decides.
+                "counted_attempts": case(
+                    (given["polled"] == 1, given["counted"]), else_=c.counted_attempts + given["counted"]
+                ),
                 "polls": c.polls + given["polled"],
                 "phase": case((given["polled"] == 1, sql_literal(Phase.POLL)), else_=c.phase),
             }
