@@ -8,7 +8,7 @@ from tasks.registry import KINDS
 from tests.import_graph import ROOT, graph_of, in_circles, package_of
 from worker.app import app
 from worker.beat_schedule import schedule
-from worker.messages.inbox import LEAVE_TASK, STORE_TASK
+from worker.messages.inbox import STORE_TASK
 from worker.queues import HOUSEKEEPING, INBOX, LANES, READS, queue_of
 
 # Package -> what of ours it may import, besides itself. A package may import only packages below it in the table. A
@@ -241,4 +241,4 @@ def test_every_kind_can_be_requested_by_a_message(registered: dict[str, object])
 def test_messages_are_acknowledged_after_the_ledger_has_them_and_the_rest_before(registered: dict[str, object]) -> None:
     late = {name for name, task in registered.items() if task.acks_late}  # type: ignore[attr-defined]
 
-    assert late == {f"b2copy.{kind}" for kind in KINDS} | {LEAVE_TASK, STORE_TASK}
+    assert late == {f"b2copy.{kind}" for kind in KINDS} | {STORE_TASK}

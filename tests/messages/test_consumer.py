@@ -14,7 +14,6 @@ from worker.beat_schedule import schedule
 from worker.instances import ledger
 from worker.ledger import search
 from worker.messages.consumer import CheckingConsumer
-from worker.messages.inbox import LEAVE_TASK
 from worker.messages.safe_envelope import UNUSABLE
 from worker.testbed.local_system import Environment
 
@@ -107,41 +106,6 @@ def test_what_is_no_task_of_ours_is_stored(celery: Taken, task: str) -> None:
     assert len(stored["task"]) < 300
 
 
-def test_what_may_be_a_kind_of_a_newer_version_is_left_to_dispatch(celery: Taken) -> None:
-    message = celery.give(Delivered([[], {"a": 1}, {}], {"task": "b2copy.new.kind_2", "traceparent": "00-1"}))
-
-    assert (celery.messages, message.noted) == ([message], [])
-    assert message.headers == {
-        "lang": "py", "task": LEAVE_TASK, "id": "m1", "origin": "crm@host", "traceparent": "00-1",
-    }  # fmt: skip
-    assert json.loads(message.body) == [[], {"kind": "new.kind_2", "fields": {"a": 1}}, {}]
-
-
-@pytest.mark.parametrize(
-    ("task", "body"),
-    [
-        ("b2copy.new.kind", [[], {}, {}]),
-        ("b2copy.new.kind", [["7"], {"a": 1}, {}]),
-        ("crm.new.kind", [[], {"a": 1}, {}]),
-        ("b2copy.New kind", [[], {"a": 1}, {}]),
-        ("b2copy.", [[], {"a": 1}, {}]),
-        (f"b2copy.{'x' * 151}", [[], {"a": 1}, {}]),
-        (LEAVE_TASK, [[], {"kind": "fees.process", "fields": {}}, {}]),
-        ("b2copy.message.of_tomorrow", [[], {"a": 1}, {}]),
-    ],
-)
-def test_what_can_be_no_kind_of_a_newer_version_is_stored_at_once(celery: Taken, task: str, body: Any) -> None:
-    assert "there is no task" in celery.stored(Delivered(body, {"task": task}))["problem"]
-
-
-def test_an_expired_message_of_a_newer_version_is_stored(celery: Taken) -> None:
-    late = (datetime.now(UTC) - timedelta(minutes=1)).isoformat()
-
-    stored = celery.stored(Delivered([[], {"a": 1}, {}], {"task": "b2copy.new.kind", "expires": late}))
-
-    assert "it expired at" in stored["problem"]
-
-
 @pytest.mark.parametrize(
     ("task", "args", "problem"),
     [
@@ -208,14 +172,13 @@ def test_an_expired_request_is_stored(celery: Taken) -> None:
     assert celery.give(Delivered(headers={"expires": (now + timedelta(minutes=1)).isoformat()})).headers["task"] == FEES
 
 
-@pytest.mark.parametrize(("task", "taken"), [(FEES, FEES), ("b2copy.new.kind", LEAVE_TASK)])
-def test_a_request_is_not_expired_because_our_clock_is_a_little_ahead(celery: Taken, task: str, taken: str) -> None:
+def test_a_request_is_not_expired_because_our_clock_is_a_little_ahead(celery: Taken) -> None:
     """A sender whose clock is four seconds behind ours lets its message expire in the moment of sending."""
     expires = (datetime.now(UTC) - timedelta(seconds=4)).isoformat()
 
-    message = celery.give(Delivered([[], {"a": 1}, {}], {"task": task, "expires": expires}))
+    message = celery.give(Delivered([[], {"a": 1}, {}], {"expires": expires}))
 
-    assert (celery.messages, message.noted, message.headers["task"]) == ([message], [], taken)
+    assert (celery.messages, message.noted, message.headers["task"]) == ([message], [], FEES)
 
 
 def test_evidence_is_what_came(celery: Taken) -> None:

@@ -1,6 +1,5 @@
 """Messages from anywhere: what can be done is done once, what cannot be is visible."""
 
-import dataclasses
 import json
 import subprocess
 import sys
@@ -8,18 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
 
-from tasks.registry import KINDS
 from tests.messages.conftest import FEES, Name, Publish, problem_of, send, stored
 from tests.support import until
 from tests.tasks.conftest import ended
-from worker.crm.requests_table import take_requests
 from worker.instances import ledger
-from worker.ledger import attempts_of, find, search
+from worker.ledger import attempts_of, search
 from worker.operation import FailureReason, Operation, State
 from worker.sandbox.control_client import SandboxControl
-from worker.settings import crm_settings
 from worker.testbed.local_system import Environment
 from worker.testbed.processes import clean_environment
 
@@ -122,49 +117,10 @@ def test_the_same_id_with_other_data_is_stored_and_tells_no_value_of_the_first(
 
 
 def test_an_unknown_task_is_stored(crm: Any) -> None:
-    operation = stored(send(crm, "crm.nonsense", kwargs={"a": 1}))
+    operation = stored(send(crm, "b2copy.nonsense", kwargs={"a": 1}))
 
-    assert "crm.nonsense" in problem_of(operation)
+    assert "b2copy.nonsense" in problem_of(operation)
     assert '{"a": 1}' in operation.payload["message"]
-
-
-def test_a_kind_of_a_newer_version_waits_for_a_worker_that_knows_it(fleet: Environment, crm: Any, name: Name) -> None:
-    fields = {"account_login": "7", "request_id": name()}
-    send(crm, "b2copy.new.kind", kwargs=fields)
-
-    def rows() -> list[Any]:
-        with ledger().reading() as connection:
-            wanted = "SELECT payload, requested_by FROM b2copy_requests WHERE kind = 'new.kind'"
-            found = connection.execute(text(wanted))
-            return [(json.loads(row.payload), row.requested_by) for row in found]
-
-    [(payload, by)] = until(rows) or []
-    assert payload == fields
-    assert by.startswith("message from ")
-    newer = KINDS | {"new.kind": dataclasses.replace(KINDS["fees.process"], name="new.kind")}
-    for _ in take_requests(ledger(), newer, crm_settings()):
-        pass
-    found = find(ledger(), f"new.kind:{fields['request_id']}")
-    assert found is not None
-    assert (found.payload, rows()) == (fields, [])
-
-
-def test_a_kind_that_no_version_knows_is_stored_as_failed_after_five_minutes(fleet: Environment, crm: Any) -> None:
-    send(crm, "b2copy.nonsense", kwargs={"a": 1})
-
-    def wait_over() -> bool:
-        with ledger().writing() as connection:
-            old = "UPDATE b2copy_requests SET requested_at = requested_at - 300000 WHERE kind = 'nonsense'"
-            return connection.execute(text(old)).rowcount == 1
-
-    until(wait_over)
-
-    def stored_ones() -> list[Operation]:
-        return [one for one in search(ledger(), kind="message") if one.payload["task"] == "nonsense"]
-
-    [failed] = until(stored_ones) or []
-    assert (failed.state, failed.failure_reason) == (State.FAILED, FailureReason.BAD_PAYLOAD)
-    assert "'nonsense' is not a kind: there are accounts.create" in problem_of(failed)
 
 
 def test_a_pickle_is_stored_and_never_opened(crm: Any, tmp_path: Path) -> None:

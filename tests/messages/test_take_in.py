@@ -19,7 +19,7 @@ from tests.operations import find_operation
 from worker.instances import ledger
 from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, search
 from worker.messages import inbox, wake_up
-from worker.messages.inbox import LEAVE_TASK, leave_newer, store_failed, take_in
+from worker.messages.inbox import store_failed, take_in
 from worker.operation import FailureReason, State
 from worker.testbed.local_system import Environment
 
@@ -166,45 +166,14 @@ def test_a_message_returns_to_its_queue_if_nothing_of_it_can_be_stored(
     assert counted() == {"returned": 1}
 
 
-def leave(fields: Any, message_id: str = "m1") -> None:
-    request = Context(id=message_id, task=LEAVE_TASK, origin="crm@host", traceparent=TRACE)
-    leave_newer(request, "new.kind", fields)
-
-
-def test_a_message_of_a_newer_version_is_left_to_dispatch(
-    counted: Callable[[], dict[str, int]], statement: Callable[[str], list[Any]]
-) -> None:
-    leave({"a": 1, "b": "Zoë"})
-
-    [(kind, payload, by, trace)] = statement("SELECT kind, payload, requested_by, trace_id FROM b2copy_requests")
-    assert (kind, by, trace) == ("new.kind", "message from crm@host", TRACE)
-    assert json.loads(payload) == {"a": 1, "b": "Zoë"}
-    assert counted() == {"left": 1}
-
-
-def test_a_message_of_a_newer_version_that_cannot_be_left_becomes_a_failed_one(
-    counted: Callable[[], dict[str, int]], statement: Callable[[str], list[Any]]
-) -> None:
-    statement(FAULT.format("b2copy_requests", ""))
-
-    leave({"a": 1})
-
-    [stored] = search(ledger())
-    assert (stored.key, stored.payload["task"]) == ("message:m1", "b2copy.new.kind")
-    assert (stored.result or {})["error"] == "there is no task 'b2copy.new.kind'"
-    assert json.loads(stored.payload["message"]) == {"args": [], "kwargs": {"a": 1}}
-    assert counted() == {"refused": 1}
-
-
 @pytest.mark.parametrize(
     "take",
     [
         lambda: give("7", "W1"),
-        lambda: leave({"a": 1}),
         lambda: give("7"),
         lambda: inbox.store("m1", "t", "wrong", None, "raw"),
     ],
-    ids=["an operation", "one of a newer version", "a wrong message", "one that the consumer refuses"],
+    ids=["an operation", "a wrong message", "one that the consumer refuses"],
 )
 def test_a_message_returns_to_its_queue_while_the_ledger_is_unavailable(
     counted: Callable[[], dict[str, int]], monkeypatch: pytest.MonkeyPatch, take: Callable[[], None]

@@ -183,7 +183,7 @@ def test_messages_from_outside_forge_no_record_in_a_workers_log(
     environment: Environment, worker: Callable[..., Process]
 ) -> None:
     process = worker()
-    for headers in ({"task": "crm.nonsense", "id": FORGED}, {"task": "b2copy.call", "id": FORGED}):
+    for headers in ({"task": "b2copy.nonsense", "id": FORGED}, {"task": "b2copy.call", "id": FORGED}):
         properties = {"delivery_info": {"exchange": "", "routing_key": "b2copy.inbox"}, "delivery_tag": headers["task"]}
         envelope = {
             "body": "W1tdLCB7InBhdGgiOiAieCJ9LCB7fV0=",  # [[], {"path": "x"}, {}]

@@ -2,14 +2,12 @@
 
 If a message has an unknown name, wrong arguments or a pickle body, Celery writes a log line and acknowledges it; some
 bodies raise an error in Celery's own code. Here each message is read first and handed to Celery in one plain form: as a
-task of ours with its arguments, as a call of `b2copy.message.leave` if it may ask for a kind of a newer version, or as
-a call of `b2copy.message.store`, which stores the message as a failed operation that people see. A read is no operation
-and must leave nothing in the ledger, so one that is wrong is dropped.
+task of ours with its arguments, or as a call of `b2copy.message.store`, which stores the message as a failed operation
+that people see. A read is no operation and must leave nothing in the ledger, so one that is wrong is dropped.
 """
 
 import inspect
 import logging
-import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,8 +15,8 @@ from celery.worker.consumer import Consumer
 from kombu.utils.json import dumps
 
 from worker.messages.ask_read import TASK as READ_TASK
-from worker.messages.bad_message_text import NAME_LIMIT, PROBLEM_LIMIT, bounded_ascii, short
-from worker.messages.inbox import LEAVE_TASK, STORE_TASK, store_failed
+from worker.messages.bad_message_text import PROBLEM_LIMIT, bounded_ascii, short
+from worker.messages.inbox import STORE_TASK, store_failed
 from worker.messages.safe_envelope import UNUSABLE, Unusable
 from worker.messages.task_message import TaskMessage, read_task_message
 from worker.queues import LANES, READS
@@ -32,8 +30,6 @@ _OURS = "b2copy."  # other names are refused, because Celery's own tasks run any
 
 # The clock of a CRM's host may be so far behind ours, as in `session/timings.py`. Beat's messages live for a minute.
 CLOCK_SKEW = timedelta(seconds=5)
-_FROM_CONSUMER = (STORE_TASK, LEAVE_TASK)  # tasks that only this consumer starts, and no message
-_KIND = re.compile(r"[a-z][a-z0-9_]*(?:\.[a-z][a-z0-9_]*)*")
 
 
 class CheckingConsumer(Consumer):
@@ -83,19 +79,15 @@ class CheckingConsumer(Consumer):
         """Give `message` its plain form. Returns False if the message needs no work."""
         try:
             wanted = read_task_message(message)
-            if not (is_newer := self._may_be_newer(wanted, message)):
-                self._check(wanted)
+            self._check(wanted)
             now = datetime.now(UTC)
-            if wanted.expires_at is not None and not is_newer and self._is_internal(wanted.task):
+            if wanted.expires_at is not None and self._is_internal(wanted.task):
                 if wanted.expires_at <= now:  # a message of the schedule; the next one does the work
                     _expired.failed(TimeoutError(f"{wanted.task} expired at {wanted.expires_at}"))
                     return False
                 _expired.succeeded()
             elif wanted.expires_at is not None and wanted.expires_at <= now - CLOCK_SKEW:
                 raise Unusable(f"it expired at {wanted.expires_at} before a worker could record it")
-            if is_newer:
-                call = {"kind": wanted.task.removeprefix(_OURS), "fields": wanted.kwargs}
-                wanted = wanted._replace(task=LEAVE_TASK, args=[], kwargs=call)
         except Exception as error:  # any error that decoding foreign bytes raises
             if self._drop_read(message):
                 return False
@@ -109,27 +101,8 @@ class CheckingConsumer(Consumer):
         message.content_type, message.content_encoding = "application/json", "utf-8"
         return True
 
-    def _may_be_newer(self, wanted: TaskMessage, message: Any) -> bool:
-        """Return whether a message may ask for a kind that only a newer version knows.
-
-        Its arguments must be named, because dispatch takes named fields. A name beside those of our internal tasks
-        belongs to an internal task of a newer version.
-        """
-        name = wanted.task.removeprefix(_OURS)
-        if wanted.task == name or wanted.task in self.app.tasks or _in_reads(message):
-            return False
-        if wanted.args or not wanted.kwargs:
-            return False
-        return len(name) <= NAME_LIMIT and bool(_KIND.fullmatch(name)) and name.split(".")[0] not in self._internal()
-
-    def _internal(self) -> set[str]:
-        """Return the first parts of the names of our internal tasks, for instance `ledger` and `session`."""
-        ours = [task for task in self.app.tasks if task.startswith(_OURS)]
-        internal = [task for task in ours if task in _FROM_CONSUMER or self._is_internal(task)]
-        return {task.removeprefix(_OURS).split(".")[0] for task in internal}
-
     def _check(self, wanted: TaskMessage) -> None:
-        if not wanted.task.startswith(_OURS) or wanted.task in _FROM_CONSUMER or wanted.task not in self.app.tasks:
+        if not wanted.task.startswith(_OURS) or wanted.task == STORE_TASK or wanted.task not in self.app.tasks:
             raise Unusable(f"there is no task {short(wanted.task)!r}")
         if self._is_internal(wanted.task):
             try:
@@ -145,7 +118,8 @@ class CheckingConsumer(Consumer):
     def _drop_read(self, message: Any) -> bool:
         """Return whether a wrong message is a read, and count it. Its arguments may name a client: no log has them."""
         task = message.headers.get("task")
-        if task != READ_TASK and not (_in_reads(message) and task not in self.app.tasks):
+        in_reads = (message.delivery_info or {}).get("routing_key") == READS
+        if task != READ_TASK and not (in_reads and task not in self.app.tasks):
             return False
         log.warning("a message that is no usable read was dropped: enqueue.read writes them")
         observe_read("unknown", "malformed")
@@ -161,10 +135,6 @@ class CheckingConsumer(Consumer):
             message.ack_log_error(log, self.connection_errors)
         else:
             message.reject_log_error(log, self.connection_errors, requeue=True)
-
-
-def _in_reads(message: Any) -> bool:
-    return bool((message.delivery_info or {}).get("routing_key") == READS)
 
 
 def _storing(message: Any, problem: str, body: Any = None) -> TaskMessage:

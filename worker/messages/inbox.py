@@ -1,9 +1,8 @@
 """Take in messages: record what they ask for, wake a worker, acknowledge.
 
 Acknowledgement is late: a message leaves the broker only after the ledger has committed. A message that is wrong is
-stored as a failed operation `message:<id>`. If a fault of ours prevents its recording, or if it may ask for a kind of a
-newer version, it becomes a row of `b2copy_requests`, where dispatch tries it again. In the queue it would come back at
-once, as long as the fault lasts or no worker of the newer version takes it.
+stored as a failed operation `message:<id>`. If a fault of ours prevents its recording, it becomes a row of
+`b2copy_requests`, where dispatch tries it again. In the queue it would come back at once, as long as the fault lasts.
 """
 
 import hashlib
@@ -36,7 +35,6 @@ from worker.watch.tracing import requesting
 log = logging.getLogger(__name__)
 
 STORE_TASK = "b2copy.message.store"
-LEAVE_TASK = "b2copy.message.leave"
 
 # A message is acknowledged when the ledger has it, and is delivered again if the pool process dies while recording it.
 # These tasks do nothing but record, so that no message can kill one process after the other.
@@ -69,22 +67,6 @@ def store(message_id: str, task: str, problem: str, origin: str | None, raw: str
         raise Reject("the ledger is unavailable", requeue=True)
 
 
-@app.task(name=LEAVE_TASK, bind=True, **_OPTIONS)
-def leave(self: Any, kind: str, fields: dict[str, Any]) -> None:
-    """Leave a message to dispatch whose kind may be one of a newer version. Internal: started by the consumer."""
-    leave_newer(self.request, kind, fields)
-
-
-def leave_newer(request: Any, kind: str, fields: Mapping[str, Any]) -> None:
-    """Leave a message to dispatch. If that is impossible, store it for people, as of an unknown task."""
-    log.warning("message %s waits in b2copy_requests: this version knows no kind %s", short(request.id), short(kind))
-    if _left_to_dispatch(kind, request, lambda: fields):
-        return
-    task, raw = f"b2copy.{kind}", bounded_ascii(arguments_as_text([], fields))
-    if not store_failed(request.id, task, f"there is no task {task!r}", request.origin, raw):
-        raise Reject("the ledger is unavailable", requeue=True)
-
-
 def take_in(kind: Kind[Any], request: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     """Record the operation that a message asks for. If that is impossible, store the message for people or dispatch."""
     try:
@@ -95,10 +77,8 @@ def take_in(kind: Kind[Any], request: Any, args: Sequence[Any], kwargs: Mapping[
     except RetryError as error:
         raise _returned(error) from None
     except Exception as error:
-        if not isinstance(error, BadPayload | DataError):
-            log.error("message %s waits in b2copy_requests: an error of ours", short(request.id), exc_info=error)
-            if _left_to_dispatch(kind.name, request, lambda: _fields(kind, args, kwargs)):
-                return
+        if not isinstance(error, BadPayload | DataError) and _left_to_dispatch(kind, request, args, kwargs, error):
+            return
         problem = error.summary if isinstance(error, PayloadConflict) else str(error)
         problem, raw = bounded_ascii(problem, PROBLEM_LIMIT), bounded_ascii(arguments_as_text(args, kwargs))
         if not store_failed(request.id, request.task, problem, request.origin, raw):
@@ -109,11 +89,14 @@ def take_in(kind: Kind[Any], request: Any, args: Sequence[Any], kwargs: Mapping[
         wake_soon(new.lane)
 
 
-def _left_to_dispatch(kind: str, request: Any, fields: Callable[[], Mapping[str, Any]]) -> bool:
-    """Leave a message to dispatch. Returns False if that fails, unless it is an outage."""
+def _left_to_dispatch(
+    kind: Kind[Any], request: Any, args: Sequence[Any], kwargs: Mapping[str, Any], error: Exception
+) -> bool:
+    """Leave a message to dispatch after an error of ours. Returns False if that fails too, unless it is an outage."""
+    log.error("message %s waits in b2copy_requests: an error of ours", short(request.id), exc_info=error)
     try:
-        payload, trace = json.dumps(fields()), getattr(request, "traceparent", None)
-        _with_patience(lambda: leave_request(ledger(), kind, payload, _sender(request.origin), trace))
+        payload, trace = json.dumps(_fields(kind, args, kwargs)), getattr(request, "traceparent", None)
+        _with_patience(lambda: leave_request(ledger(), kind.name, payload, _sender(request.origin), trace))
     except RetryError as outage:
         raise _returned(outage) from None
     except Exception:

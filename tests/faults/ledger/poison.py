@@ -15,7 +15,7 @@ TASK = {"task": "b2copy.fees.process", "id": "a", "lang": "py", "argsrepr": "", 
 def send_all(broker_url: str) -> int:
     """Send one of each sort. Returns how many: each must be stored in the ledger, also what is no message at all."""
     app = foreign_app(broker_url)
-    app.send_task("b2copy.nonsense", args=[1], queue=INBOX)
+    app.send_task("b2copy.nonsense", kwargs={"a": 1}, queue=INBOX)
     app.send_task("b2copy.fees.process", kwargs={"account": "1"}, queue=INBOX)
     app.send_task("b2copy.fees.process", args=["1", "2", "3"], queue=INBOX)
     connect: Any = Connection  # kombu publishes no types
