@@ -2,8 +2,10 @@
 
 import os
 import threading
+import time
 
-from worker.per_process import PerProcess
+from tests.support import until
+from worker.per_process import PerProcess, no_fork
 
 
 def test_a_fork_while_a_thread_makes_the_value_leaves_the_child_free_to_make_its_own() -> None:
@@ -47,3 +49,28 @@ def test_a_value_that_two_threads_need_at_once_is_made_once() -> None:
     assert value() == 0
     other.join(20)
     assert made == [0]
+
+
+def test_a_fork_waits_while_a_thread_uses_the_ledger() -> None:
+    holds, events = threading.Event(), list[str]()
+
+    def use_ledger() -> None:
+        with no_fork:
+            holds.set()
+            until(lambda: forking.is_set() and time.monotonic() > began + 0.1)
+            events.append("used")
+
+    forking, began = threading.Event(), time.monotonic()
+    thread = threading.Thread(target=use_ledger)
+    thread.start()
+    holds.wait(20)
+    forking.set()
+
+    child = os.fork()
+    if not child:
+        os._exit(0 if no_fork.acquire(timeout=10) else 1)
+    events.append("forked")
+    thread.join(20)
+
+    assert events == ["used", "forked"]
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -7,6 +7,14 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
+no_fork = threading.Lock()
+"""Held by a thread that uses the ledger while the main thread may fork pool processes: the fork then waits.
+
+Otherwise the child would have a copy of SQLite's own locks as the thread held them, and could never use the ledger:
+https://www.sqlite.org/howtocorrupt.html#_carrying_an_open_database_file_across_a_fork_
+"""
+os.register_at_fork(before=no_fork.acquire, after_in_parent=no_fork.release, after_in_child=no_fork.release)
+
 
 class PerProcess(Generic[T]):
     """Make one, at first use, in each process: a forked child makes its own and leaves the parent's sockets alone."""

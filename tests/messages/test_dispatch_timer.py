@@ -11,6 +11,7 @@ import pytest
 from tests.support import until
 from worker.ledger.due import DISPATCH_EVERY_S
 from worker.messages.dispatch_timer import DispatchTimer
+from worker.per_process import no_fork
 
 THREAD = "b2copy-dispatch"
 
@@ -58,6 +59,21 @@ def test_it_dispatches_at_its_pace_and_holds_up_no_worker_that_ends(
 
     assert dispatch.called_at[2] - began >= 2.5 * DISPATCH_EVERY_S
     assert timer.daemon
+
+
+def test_no_pool_process_is_forked_while_it_dispatches(timer: threading.Thread, dispatch: Dispatch) -> None:
+    held: list[bool] = []
+
+    def note() -> bool:
+        held.append(no_fork.locked())
+        return True
+
+    dispatch.does = note
+    dispatch.wait_for_calls(2)
+    until(lambda: held)
+
+    assert set(held) == {True}
+    until(lambda: not no_fork.locked())
 
 
 def test_it_continues_after_a_dispatch_that_fails_and_says_so_once(

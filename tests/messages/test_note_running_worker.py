@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from celery.platforms import EX_FAILURE
 from celery.worker import state
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from tests.support import until
 from worker.instances import ledger
@@ -18,6 +18,7 @@ from worker.ledger.schema import HEAD
 from worker.messages import note_running_worker
 from worker.messages.note_running_worker import RunningNote
 from worker.operation import VERSION
+from worker.per_process import no_fork
 from worker.testbed.local_system import Environment
 from worker.testbed.processes import Process
 
@@ -47,6 +48,24 @@ def test_a_worker_notes_again_and_again_that_it_runs(
     until(lambda: overview(ledger()).workers)
     note._end()
     assert overview(ledger()).workers == []
+
+
+def test_no_pool_process_is_forked_while_the_note_is_written(active_environment: Environment) -> None:
+    held: list[bool] = []
+    note = RunningNote(SimpleNamespace())
+    made = ledger().engine
+
+    def on_begin(_: object) -> None:
+        held.append(no_fork.locked())
+
+    event.listen(made, "begin", on_begin)
+
+    note.start(SimpleNamespace())
+    until(lambda: held)
+    event.remove(made, "begin", on_begin)
+    note._end()
+
+    assert held[0]
 
 
 def test_a_worker_that_was_frozen_during_a_migration_stops(

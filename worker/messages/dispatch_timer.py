@@ -8,6 +8,7 @@ from typing import Any
 from celery import bootsteps
 
 from worker.ledger.due import DISPATCH_EVERY_S
+from worker.per_process import no_fork
 from worker.watch.outage_log import OutageLog
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,9 @@ class DispatchTimer(bootsteps.StartStopStep):
         while not self._stopping.wait(began + DISPATCH_EVERY_S - time.monotonic()):
             began = time.monotonic()
             try:
-                if dispatch():
+                with no_fork:
+                    has_dispatched = dispatch()
+                if has_dispatched:
                     outage.succeeded()
             except Exception as error:
                 outage.failed(error)

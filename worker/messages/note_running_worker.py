@@ -12,6 +12,7 @@ from worker.errors import SettingsError
 from worker.instances import ledger
 from worker.ledger import DATABASE_UNAVAILABLE_ERRORS
 from worker.ledger.running_workers import NOTE_EVERY_S, Self, note_running, note_stopped
+from worker.per_process import no_fork
 from worker.watch.outage_log import OutageLog
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ class RunningNote(bootsteps.StartStopStep):
     def _run(self) -> None:
         while True:
             try:
-                with ledger().writing() as connection:
+                with no_fork, ledger().writing() as connection:
                     may_continue = note_running(connection, self._myself)
             except SettingsError as error:  # the ledger was unavailable at the start, where this is checked
                 log.critical("%s; this worker stops", error)
