@@ -83,11 +83,12 @@ async def attempt(attempt: Attempt, opening: Opening) -> Outcome:
 
     if (outcome := await read_back(attempt, look)) is not None:
         return outcome
-    # A replay looks in any case: an answer that named another client or product may have come after an opening.
-    is_again = opening.reopens is not None or attempt.claim.replays > 0
-    may_exist = is_again or await asyncio.to_thread(has_account, opening)
-    if may_exist and (outcome := await look()) is not None:
-        return outcome
+    if not attempt.claim.outcome_unknown:  # `read_back` has not looked
+        # A replay looks in any case: an answer that named another client or product may have come after an opening.
+        is_again = opening.reopens is not None or attempt.claim.replays > 0
+        may_exist = is_again or await asyncio.to_thread(has_account, opening)
+        if may_exist and (outcome := await look()) is not None:
+            return outcome
     new = NewAccount(
         client_id=client_id,
         platform=opening.platform,

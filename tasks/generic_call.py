@@ -2,14 +2,13 @@
 
 from pydantic import JsonValue, field_validator
 
-from worker.b2copy.routes.generic import checked_path, route_to
+from worker.b2copy.routes.generic import check_allowed, checked_path, route_to
 from worker.errors import BadPayload
 from worker.id_fields import Id, Key
 from worker.operation import Done, Later, OnUnknown, Outcome
 from worker.operation_kind import Attempt, Description, Kind, Payload
 from worker.settings import crm_settings
 
-EVERY = "*"  # the pattern of every path
 NOT_ALLOWED_WAIT_S = 30.0  # seconds; an accepted call waits so long for a worker that allows its path
 
 
@@ -29,7 +28,7 @@ class Call(Payload):
     @field_validator("path")
     @classmethod
     def _check_path(cls, path: str) -> str:
-        return checked_path(path, [EVERY])
+        return checked_path(path)
 
 
 def describe(call: Call) -> Description:
@@ -37,7 +36,7 @@ def describe(call: Call) -> Description:
 
     Raises `BadPayload` if the path is not among B2COPY_CALL_PATHS.
     """
-    checked_path(call.path, crm_settings().call_paths)
+    check_allowed(call.path, crm_settings().call_paths)
     on_unknown = OnUnknown.REPEAT if call.repeatable else OnUnknown.STOP
     return Description(call.key, entity=call.entity, parent=call.parent, on_unknown=on_unknown)
 
@@ -45,10 +44,10 @@ def describe(call: Call) -> Description:
 async def attempt(attempt: Attempt, call: Call) -> Outcome:
     """Make the call once. It waits if this worker has other B2COPY_CALL_PATHS than the host that requested it."""
     try:
-        route = route_to(call.path, attempt.settings.call_paths)
+        check_allowed(call.path, attempt.settings.call_paths)
     except BadPayload as error:
         return Later(NOT_ALLOWED_WAIT_S, str(error))
-    return Done(await attempt.call(route, call.payload))
+    return Done(await attempt.call(route_to(call.path), call.payload))
 
 
 CALL = Kind(

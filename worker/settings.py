@@ -405,8 +405,8 @@ class Settings(CrmSettings):
         12,
         ge=1,
         description="An operation fails after so many answers about it that do not decide it. Outages (any 5xx but"
-        " 501), 429 and lost connections do not count, and `pending` begins the count anew. A 403, an unclear answer or"
-        " a proxy's refusal counts only if B2COPY served others of the same kind meanwhile.",
+        " 501), 429 and lost connections do not count, and `pending` starts the count again. A 403, an unclear answer"
+        " or a proxy's refusal counts only if B2COPY served others of the same kind meanwhile.",
     )
     fees_poll_first: Seconds = Field(2.0, description="The first wait before a pending fee run is asked again.")
     fees_poll_max: Seconds = Field(

@@ -47,7 +47,7 @@ def process_fees(client: B2Copy, login: str, request_id: str) -> FeeStatus:
 
 
 def call_repeatable(client: B2Copy) -> dict[str, Any]:
-    return event_loop().run(client.send(route_to(UPDATE, ALL), {}, OnUnknown.REPEAT))
+    return event_loop().run(client.send(route_to(UPDATE), {}, OnUnknown.REPEAT))
 
 
 def answered(status: int, body: bytes = b"{}") -> bytes:
@@ -55,7 +55,7 @@ def answered(status: int, body: bytes = b"{}") -> bytes:
 
 
 def call(client: B2Copy, path: str, payload: dict[str, Any]) -> dict[str, Any]:
-    return event_loop().run(client.send(route_to(path, ALL), payload, OnUnknown.STOP))
+    return event_loop().run(client.send(route_to(path), payload, OnUnknown.STOP))
 
 
 @pytest.fixture
@@ -252,7 +252,7 @@ def test_secrets_that_the_server_repeats_in_json_are_not_quoted(
     wire.login = lambda connection, request: connection.sendall(answered(200, pair))
     text = b'{"message": "unknown: acc\\/ess\\u002Bcanary and s\\/3\\u002Bcanary"}'
     wire.answer = lambda connection, request: connection.sendall(answered(400, text))
-    route = replace(route_to(UPDATE, ALL), secrets=("word",))
+    route = replace(route_to(UPDATE), secrets=("word",))
     client = B2Copy(Http({SERVICE_ADMIN: member(settings)}, settings))
 
     with pytest.raises(Rejected) as caught:

@@ -25,7 +25,7 @@ from worker.errors import (
 from worker.http import Answer
 
 SENT = {"account_login": "7", "request_id": "W1"}
-GENERIC = route_to("/api/admin/clients/v2/client/clientservice/update", ["/api/admin/*"])
+GENERIC = route_to("/api/admin/clients/v2/client/clientservice/update")
 
 
 def answer(status: int, body: Any = b"", **headers: str) -> Answer:

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from tasks import enqueue
 from tasks.fees import Fees
+from tasks.generic_call import CALL as CALLS
 from tests.flow.conftest import (
     CALL,
     LOOK,
@@ -20,6 +22,7 @@ from tests.flow.conftest import (
     drain_until_final,
     fees_kind,
     in_background,
+    make_all_due,
     make_lease_lapse,
 )
 from tests.operations import claim_one, find_operation, record_operation
@@ -33,9 +36,11 @@ from worker.flow.circuit_breaker import FAILURES_TO_OPEN
 from worker.flow.lease_renewal import LeaseRenewal
 from worker.flow.meaning_table import meaning_of
 from worker.http import event_loop
-from worker.ledger import Ledger, attempts_of
+from worker.instances import b2copy
+from worker.ledger import Ledger, attempts_of, search
 from worker.operation import PROGRESS_LIMIT, Done, FailureReason, Later, OnUnknown, Outcome, State, WaitReason
 from worker.operation_kind import Attempt
+from worker.sandbox.control_client import SandboxControl
 from worker.watch import observe
 
 CREATE = Route("create", "", "POST", "/create", lambda body, sent: body)
@@ -447,3 +452,22 @@ def test_a_later_call_waits_no_longer_than_a_lease_lasts() -> None:
     from worker.ledger import LEASE_S
 
     assert gate_module.PERMIT_PATIENCE_S < LEASE_S - MARGIN_S
+
+
+def test_an_accepted_call_waits_for_a_worker_that_allows_its_path(
+    ledger: Ledger, engine: Engine, sandbox: SandboxControl
+) -> None:
+    """As while the setting is changed: a worker may still have a shorter list than the host that requested the call."""
+    path = "/api/admin/clients/v2/client/clientservice/update"
+    old, new = (engine(b2copy(), CALLS, call_paths=paths) for paths in (["/api/admin/fees/*"], ["/api/admin/*"]))
+    enqueue.call(path, {"client_id": 1}, key="C1")
+
+    old.drain("default")
+    [waiting] = search(ledger)
+    [attempt] = attempts_of(ledger, waiting.id)
+    make_all_due(ledger)
+    new.drain("default")
+
+    assert (waiting.state, waiting.wait_reason) == (State.WAITING, WaitReason.NEXT_STEP)
+    assert "B2COPY_CALL_PATHS" in str(attempt.message)
+    assert [str(one.state) for one in search(ledger)] == ["succeeded"]

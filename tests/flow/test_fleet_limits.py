@@ -2,6 +2,7 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from redis import Redis
@@ -401,6 +402,13 @@ def test_a_key_that_does_not_expire_in_time_stops_nobody(
     assert other.take(1, urgent=False) == 0 or until(lambda: other.take(1, urgent=False) == 0)
 
 
+def window_keys(client: Any) -> list[str]:
+    """Return the keys of the rate limit's windows in Redis. There is at least one."""
+    names: list[str] = client.keys("b2copy:rate*")
+    assert names
+    return names
+
+
 @pytest.mark.parametrize("urgent", [True, False])
 @pytest.mark.parametrize("ends_in_s", [None, 3600, 300 * 86400])
 def test_windows_that_do_not_end_in_time_refuse_no_permit(
@@ -410,8 +418,7 @@ def test_windows_that_do_not_end_in_time_refuse_no_permit(
     limited = limit(settings, "10/second")
     assert limited.take(1, urgent=True) == 1
     with active_environment.broker.client as client:
-        names = client.keys("b2copy:rate*")
-        assert names
+        names = window_keys(client)
         for name in {*names, *(name.replace("/0", "/-1") for name in names)}:
             client.set(name, "10", ex=ends_in_s)
 
@@ -439,8 +446,7 @@ def test_a_value_that_is_no_count_under_a_window_is_removed(
     limited = limit(settings, "10/second")
     assert limited.take(1, urgent=True) == 1
     with active_environment.broker.client as client:
-        names = client.keys("b2copy:rate*")
-        assert names
+        names = window_keys(client)
         for name in {*names, *(name + "/-1" for name in names)}:
             client.delete(name)
             if value == "a list":

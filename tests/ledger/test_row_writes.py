@@ -241,7 +241,7 @@ def test_settling(ledger: Ledger, fields: Row, changes: Row, counted: bool) -> N
         assert len(changed.pop("last_answer")) > 8
         assert changed.pop("last_answer_fence") == 5
         changes = {name: value for name, value in changes.items() if not name.startswith("last_answer")}
-    if fields.get("wait_reason") == WaitReason.PENDING_AT_B2COPY:  # the count begins anew
+    if fields.get("wait_reason") == WaitReason.PENDING_AT_B2COPY:  # the count starts again
         assert changed.pop("counted_attempts") == int(counted)
         assert changed == SETTLED | changes
     else:

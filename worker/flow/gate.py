@@ -265,7 +265,7 @@ class Gate:
         return self.fleet_limits.hold_left_s() > 0
 
     def _show_circuit(self, is_open: bool, failure: Outcome | Exception | None = None) -> None:
-        """Set the metric. An open circuit is shown for `SHOWN_OPEN_S`, or longer if the destination said so.
+        """Set the metric. An open circuit is shown for `SHOWN_OPEN_S`, or longer if the answer has a Retry-After.
 
         The metric is not computed when it is scraped, because pool processes write its value to a file.
         """

@@ -123,7 +123,7 @@ class Lane:
         time.sleep(FAULT_PAUSE_S)
 
     def _count_permitted(self, wanted: int) -> int:
-        """Return for how many operations the gate has permits. None if it fails: then results must still be written."""
+        """Return for how many operations the gate has permits: 0 if it fails, because results must still be written."""
         try:
             return self._gate.available(wanted, self._urgent) if wanted else 0
         except Exception:
@@ -201,13 +201,13 @@ class Lane:
     def _settle_and_claim(self, want: int) -> list[Claim]:
         """Write results and claim what is due, in one transaction. Results are held until they are written."""
         results = self._unwritten
-        uncertain: list[Claim] = []
         if not results and not want:
             return []
         began = time.monotonic()
         while True:
             unsent = [result.claim for result in results if isinstance(result, Return)]
             transitions = [result for result in results if isinstance(result, Transition)]
+            uncertain: list[Claim] = []
             try:
                 self._leases.renew_if_overdue()
                 if unsent:

@@ -67,7 +67,7 @@ class Identity:
 
     @property
     def has_account(self) -> bool:
-        """Whether B2COPY has had an account of this login. It may have told no id of it."""
+        """Whether B2COPY has opened an account of this login. Its id may be unknown."""
         is_of_account = self.learned_from.startswith(OPENING) or self.learned_from == RECONCILED
         return self.account_id is not None or is_of_account
 

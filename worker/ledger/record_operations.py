@@ -91,7 +91,7 @@ def fail_message(
     """Store a message that could not be recorded as a failed operation `message:<id>`. The same id is stored once.
 
     With `connection`, the message is stored in the caller's own transaction. `fields` are further fields of `New`.
-    An id or a batch that reads like a secret is replaced by its digest: whoever sends a message chooses both.
+    An id or a batch that reads like a secret is replaced by its digest, because the sender of a message chooses both.
     """
     payload = {"task": printable(task), "message": raw[: PAYLOAD_LIMIT // 8]}
     if reads_like_secret(key := printable(f"message:{message_id}")):

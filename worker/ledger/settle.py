@@ -119,7 +119,6 @@ def settle_and_claim(
         uncertain.extend(claimed)
         return lost, claimed
 
-    uncertain.clear()  # what an earlier call left, if this one fails before it claims
     lost_and_claimed = ledger.write(work)
     uncertain.clear()
     return lost_and_claimed

@@ -3,7 +3,7 @@
 from shlex import quote
 
 from worker.operation import MESSAGE_KIND, Operation, State, is_replayable
-from worker.queues import LANES
+from worker.queues import MONEY
 from worker.report.sentences import Kinds
 
 
@@ -30,4 +30,4 @@ def moves_money(kind: str, lane: str, kinds: Kinds) -> bool:
     They do if the kind does, if the lane is the one for money, or if the kind is not known.
     """
     known = kinds.get(kind)
-    return known is None or known.moves_money or lane == LANES[0]
+    return known is None or known.moves_money or lane == MONEY

@@ -60,7 +60,7 @@ class Heartbeat(bootsteps.StartStopStep):
         _start_watching(worker_settings().heartbeat_file, self._stopping)
 
     def stop(self, worker: Any) -> None:
-        """End the thread. From here on, whoever stops the worker ends it if a loop is stalled."""
+        """End the thread. The supervisor that stops this worker also ends it if a loop is stalled now."""
         self._stopping.set()
 
 

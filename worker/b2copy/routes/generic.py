@@ -24,8 +24,8 @@ _LOGIN = frozenset({("adminservice", "authexternalcrm"), ("adminservice", "refre
 _OWN_KIND = frozenset({tuple(fees.PROCESS.path.split("/")[-2:])})
 
 
-def checked_path(path: str, allowed: Sequence[str]) -> str:
-    """Return `path` if a generic call may go there: `allowed` are the patterns of `B2COPY_CALL_PATHS`.
+def checked_path(path: str) -> str:
+    """Return `path` if it is one for generic calls.
 
     Raises `BadPayload` otherwise. A login's routes and those with a kind of their own are always refused, in any case,
     version and place: they are reached through that kind only, which knows what may be repeated.
@@ -34,17 +34,20 @@ def checked_path(path: str, allowed: Sequence[str]) -> str:
     if found is None or len(path) > _LIMIT:
         form = f"/api/admin/<domain>/<version>/<pkg>/<service>/<method>, at most {_LIMIT} characters"
         raise BadPayload(f"path: {path[:_LIMIT]!r} is not {form}")
-    folded = path.lower()
-    if found["domain"].lower() == "auth" or not (_LOGIN | _OWN_KIND).isdisjoint(pairwise(folded.split("/"))):
+    if found["domain"].lower() == "auth" or not (_LOGIN | _OWN_KIND).isdisjoint(pairwise(path.lower().split("/"))):
         raise BadPayload(f"path: {path!r} is not for generic calls: use the kind of operation made for it")
-    if not any(fnmatchcase(folded, pattern.lower()) for pattern in allowed):
-        raise BadPayload(f"path: {path!r} is not among B2COPY_CALL_PATHS: add it there, on CRM hosts and workers")
     return path
 
 
-def route_to(path: str, allowed: Sequence[str]) -> Route[dict[str, Any]]:
+def check_allowed(path: str, allowed: Sequence[str]) -> None:
+    """Raises `BadPayload` if none of `allowed`, the patterns of `B2COPY_CALL_PATHS`, fits the path."""
+    if not any(fnmatchcase(path.lower(), pattern.lower()) for pattern in allowed):
+        raise BadPayload(f"path: {path!r} is not among B2COPY_CALL_PATHS: add it there, on CRM hosts and workers")
+
+
+def route_to(path: str) -> Route[dict[str, Any]]:
     """Return the route of a generic call. Raises `BadPayload` as `checked_path`."""
-    return Route(checked_path(path, allowed), "", "POST", path, _read)
+    return Route(checked_path(path), "", "POST", path, _read)
 
 
 def _read(body: Any, sent: Mapping[str, Any]) -> dict[str, Any]:
