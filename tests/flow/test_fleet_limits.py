@@ -9,8 +9,8 @@ from redis import Redis
 
 from tests.odd_redis import ODD, redis_that_answers
 from tests.support import until
-from worker.flow import fleet_limits
-from worker.flow.circuit_breaker import PROBE_EVERY_S
+from worker.flow import circuit_breaker, fleet_limits
+from worker.flow.circuit_breaker import FAILURES_TO_OPEN, PROBE_EVERY_S, CircuitBreaker
 from worker.flow.fleet_limits import FleetLimits
 from worker.settings import Settings, worker_settings
 from worker.testbed.local_system import Environment
@@ -353,22 +353,44 @@ def test_a_process_holds_by_itself_if_redis_does_not_answer(settings: Settings) 
 def test_one_process_of_the_fleet_probes(settings: Settings, active_environment: Environment) -> None:
     one, other = limit(settings, "0"), limit(settings, "0")
 
-    assert [one.may_probe(), other.may_probe(), one.may_probe()] == [True, False, False]
+    assert one.reserve_probe() == 0.0
+    assert all(0 < process.reserve_probe() < PROBE_EVERY_S for process in (other, one))
     with active_environment.broker.client as client:  # the next one in time, and not one interval later
         assert 0 < client.pttl("b2copy:gate:b2copy:probe") < 1000 * PROBE_EVERY_S
 
 
 def test_the_next_process_may_probe_once_a_probe_was_answered(settings: Settings) -> None:
     one, other = limit(settings, "0"), limit(settings, "0")
-    assert one.may_probe()
+    assert one.reserve_probe() == 0.0
 
     one.allow_next_probe()
 
-    assert other.may_probe()
+    assert other.reserve_probe() == 0.0
+
+
+def test_a_process_whose_probes_fail_leaves_others_their_turn(
+    settings: Settings, active_environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a host whose address B2COPY refuses, beside one that it would serve."""
+    for module in (circuit_breaker, fleet_limits):
+        monkeypatch.setattr(module, "PROBE_EVERY_S", 0.4)
+    refused, served = (CircuitBreaker(limit(settings, "0").reserve_probe) for _ in range(2))
+    for _ in range(FAILURES_TO_OPEN):
+        refused.record_failure()
+    until(lambda: refused.take(1) == 1)
+    until(lambda: refused.take(1) == 1 or refused.until_probe_s() < 0.2)  # it asks at other times than the other one
+    for _ in range(FAILURES_TO_OPEN):
+        served.record_failure()
+
+    def probes() -> bool:
+        refused.take(1)  # in vain
+        return served.take(1) == 1
+
+    until(probes, within=2.0)
 
 
 def test_every_process_may_probe_if_redis_does_not_answer(settings: Settings) -> None:
-    assert limit(settings, "0", **NOWHERE).may_probe()
+    assert limit(settings, "0", **NOWHERE).reserve_probe() == 0.0
 
 
 def test_the_pace_is_one_callers_until_it_is_released(settings: Settings) -> None:
@@ -394,7 +416,8 @@ def test_a_key_that_does_not_expire_in_time_stops_nobody(
     one, other = limit(settings, "0"), limit(settings, "0")
 
     assert one.take(1, urgent=False) == 1
-    assert [one.may_probe(), other.may_probe()] == [True, False]
+    assert one.reserve_probe() == 0.0
+    assert 0 < other.reserve_probe() <= PROBE_EVERY_S
     assert one.until_paced_s(60.0) == 0.0
     assert 59 < other.until_paced_s(60.0) <= 60
     one.hold(60.0)

@@ -211,7 +211,7 @@ def test_reads_that_fail_open_a_circuit_of_their_own_and_one_that_succeeds_close
         look(reader).result(20)
     assert 0 < (caught.value.retry_after or 0) <= 2.0
     assert len(destination.calls) == FAILURES_TO_OPEN
-    assert operations.fleet_limits.may_probe()  # the probes of operations are theirs
+    assert operations.fleet_limits.reserve_probe() == 0.0  # the probes of operations are theirs
 
     def is_a_probe() -> bool:
         try:

@@ -18,11 +18,13 @@ PROBE_EVERY_S = 2.0  # seconds between two probes while the circuit is open
 class CircuitBreaker:
     """Closed: all may call. Open: one probe every `PROBE_EVERY_S`. Any success closes it. Thread-safe.
 
-    `may_probe` is asked for each probe, so that one process of the fleet makes it.
+    `reserve_probe` is called before each probe, so that one process of the fleet makes it. It returns 0 to that process,
+    and to the others the seconds after which to ask again. They ask then: a process whose probes always fail would
+    otherwise be the first each time, although another one would get an answer.
     """
 
-    def __init__(self, may_probe: Callable[[], bool], failures_to_open: int = FAILURES_TO_OPEN) -> None:
-        self._may_probe, self._failures_to_open = may_probe, failures_to_open
+    def __init__(self, reserve_probe: Callable[[], float], failures_to_open: int = FAILURES_TO_OPEN) -> None:
+        self._reserve_probe, self._failures_to_open = reserve_probe, failures_to_open
         self._lock = threading.Lock()
         self._failures = 0
         self._next_probe = 0.0  # monotonic seconds
@@ -47,7 +49,10 @@ class CircuitBreaker:
             if count < 1 or now < self._next_probe:
                 return 0
             self._next_probe = now + PROBE_EVERY_S
-        return 1 if self._may_probe() else 0
+        if wait_s := self._reserve_probe():
+            self._next_probe = time.monotonic() + wait_s
+            return 0
+        return 1
 
     def until_probe_s(self) -> float:
         """Return the seconds until this process may try to probe; 0 if the circuit is closed."""

@@ -208,12 +208,15 @@ class FleetLimits:
             self.read_hold()
         return self.hold_left_s() > 0
 
-    def may_probe(self) -> bool:
-        """Return True for one process of the fleet per `PROBE_EVERY_S`. Without Redis every process may probe."""
+    def reserve_probe(self) -> float:
+        """Return 0 to one process of the fleet per `PROBE_EVERY_S`, and to others the seconds after which to ask again.
+
+        Without Redis every process may probe.
+        """
         try:
-            return self._reserve(self._probe_key, round(PROBE_EVERY_S * 900), _LONGEST_PROBE_MS) == 0
+            return self._reserve(self._probe_key, round(PROBE_EVERY_S * 900), _LONGEST_PROBE_MS) / 1000
         except redis.RedisError:
-            return True
+            return 0.0
 
     def allow_next_probe(self) -> None:
         """Let any process probe at once: this process's circuit probe was answered."""

@@ -82,10 +82,10 @@ class Gate:
         self._shown_open = metrics.CIRCUIT_OPEN.labels(self._name)
         self._shown_open.set(0)
         self._show_closed_later: asyncio.TimerHandle | None = None
-        self._circuit = CircuitBreaker(self.fleet_limits.may_probe)
+        self._circuit = CircuitBreaker(self.fleet_limits.reserve_probe)
         # Without a token no operation can be sent: one failure is enough to let only probes through. A probe asks for
         # the shared session's token and costs the destination nothing, so every process may make its own.
-        self._login = CircuitBreaker(lambda: True, failures_to_open=1)
+        self._login = CircuitBreaker(lambda: 0.0, failures_to_open=1)
         self._ask_for_token = ask_for_token
         self._token_probes: asyncio.Task[None] | None = None
 
