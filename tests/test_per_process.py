@@ -5,7 +5,7 @@ import threading
 import time
 
 from tests.support import until
-from worker.per_process import PerProcess, no_fork
+from worker.per_process import PerProcess, fork_lock
 
 
 def test_a_fork_while_a_thread_makes_the_value_leaves_the_child_free_to_make_its_own() -> None:
@@ -52,6 +52,7 @@ def test_a_value_that_two_threads_need_at_once_is_made_once() -> None:
 
 
 def test_a_fork_waits_while_a_thread_uses_the_ledger() -> None:
+    no_fork, others = fork_lock(), fork_lock()
     holds, events = threading.Event(), list[str]()
 
     def use_ledger() -> None:
@@ -68,7 +69,7 @@ def test_a_fork_waits_while_a_thread_uses_the_ledger() -> None:
 
     child = os.fork()
     if not child:
-        os._exit(0 if no_fork.acquire(timeout=10) else 1)
+        os._exit(0 if no_fork.acquire(timeout=10) and others.acquire(timeout=10) else 1)
     events.append("forked")
     thread.join(20)
 

@@ -7,13 +7,18 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-no_fork = threading.Lock()
-"""Held by a thread that uses the ledger while the main thread may fork pool processes: the fork then waits.
 
-Otherwise the child would have a copy of SQLite's own locks as the thread held them, and could never use the ledger:
-https://www.sqlite.org/howtocorrupt.html#_carrying_an_open_database_file_across_a_fork_
-"""
-os.register_at_fork(before=no_fork.acquire, after_in_parent=no_fork.release, after_in_child=no_fork.release)
+def fork_lock() -> threading.Lock:
+    """Return a lock for one thread that uses the ledger: while it is held, a fork of a pool process waits.
+
+    Otherwise the child would have a copy of SQLite's own locks as the thread held them, and could never use the ledger:
+    https://www.sqlite.org/howtocorrupt.html#_carrying_an_open_database_file_across_a_fork_
+
+    Each thread has a lock of its own, so that they do not wait for each other. A fork takes all of them.
+    """
+    lock = threading.Lock()
+    os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
+    return lock
 
 
 class PerProcess(Generic[T]):

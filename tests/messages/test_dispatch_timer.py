@@ -10,8 +10,8 @@ import pytest
 
 from tests.support import until
 from worker.ledger.due import DISPATCH_EVERY_S
+from worker.messages import dispatch_timer
 from worker.messages.dispatch_timer import DispatchTimer
-from worker.per_process import no_fork
 
 THREAD = "b2copy-dispatch"
 
@@ -65,7 +65,7 @@ def test_no_pool_process_is_forked_while_it_dispatches(timer: threading.Thread, 
     held: list[bool] = []
 
     def note() -> bool:
-        held.append(no_fork.locked())
+        held.append(dispatch_timer._no_fork.locked())
         return True
 
     dispatch.does = note
@@ -73,7 +73,7 @@ def test_no_pool_process_is_forked_while_it_dispatches(timer: threading.Thread, 
     until(lambda: held)
 
     assert set(held) == {True}
-    until(lambda: not no_fork.locked())
+    until(lambda: not dispatch_timer._no_fork.locked())
 
 
 def test_it_continues_after_a_dispatch_that_fails_and_says_so_once(

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import threading
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -15,10 +16,10 @@ from worker.instances import ledger
 from worker.ledger.overview import overview
 from worker.ledger.running_workers import note_stopped
 from worker.ledger.schema import HEAD
-from worker.messages import note_running_worker
+from worker.messages import dispatch_timer, note_running_worker
+from worker.messages.dispatch_timer import DispatchTimer
 from worker.messages.note_running_worker import RunningNote
 from worker.operation import VERSION
-from worker.per_process import no_fork
 from worker.testbed.local_system import Environment
 from worker.testbed.processes import Process
 
@@ -56,7 +57,7 @@ def test_no_pool_process_is_forked_while_the_note_is_written(active_environment:
     made = ledger().engine
 
     def on_begin(_: object) -> None:
-        held.append(no_fork.locked())
+        held.append(note_running_worker._no_fork.locked())
 
     event.listen(made, "begin", on_begin)
 
@@ -66,6 +67,29 @@ def test_no_pool_process_is_forked_while_the_note_is_written(active_environment:
     note._end()
 
     assert held[0]
+
+
+def test_it_is_written_while_a_dispatch_takes_long(
+    active_environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch_timer, "DISPATCH_EVERY_S", 0.02)
+    dispatches, may_end = threading.Event(), threading.Event()
+
+    def dispatch() -> bool:
+        dispatches.set()
+        return may_end.wait(20)
+
+    timer = DispatchTimer(SimpleNamespace())
+    timer.start(SimpleNamespace(app=SimpleNamespace(tasks={"b2copy.ledger.dispatch": dispatch})))
+    assert dispatches.wait(20)
+    note = RunningNote(SimpleNamespace())
+
+    note.start(SimpleNamespace())
+
+    until(lambda: overview(ledger()).workers, within=5.0)
+    timer.stop(SimpleNamespace())
+    may_end.set()
+    note._end()
 
 
 def test_a_worker_that_was_frozen_during_a_migration_stops(

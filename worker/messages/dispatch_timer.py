@@ -8,10 +8,12 @@ from typing import Any
 from celery import bootsteps
 
 from worker.ledger.due import DISPATCH_EVERY_S
-from worker.per_process import no_fork
+from worker.per_process import fork_lock
 from worker.watch.outage_log import OutageLog
 
 log = logging.getLogger(__name__)
+
+_no_fork = fork_lock()
 
 outage = OutageLog(log, "dispatch failed, the next one tries again")
 """Logs failed dispatches: the timer's and those that beat's messages start."""
@@ -38,7 +40,7 @@ class DispatchTimer(bootsteps.StartStopStep):
         while not self._stopping.wait(began + DISPATCH_EVERY_S - time.monotonic()):
             began = time.monotonic()
             try:
-                with no_fork:
+                with _no_fork:
                     has_dispatched = dispatch()
                 if has_dispatched:
                     outage.succeeded()

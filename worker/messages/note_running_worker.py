@@ -12,10 +12,12 @@ from worker.errors import SettingsError
 from worker.instances import ledger
 from worker.ledger import DATABASE_UNAVAILABLE_ERRORS
 from worker.ledger.running_workers import NOTE_EVERY_S, Self, note_running, note_stopped
-from worker.per_process import no_fork
+from worker.per_process import fork_lock
 from worker.watch.outage_log import OutageLog
 
 log = logging.getLogger(__name__)
+
+_no_fork = fork_lock()
 
 END_WAIT_S = 5.0  # seconds; the shutdown waits so long for a note that is being written
 
@@ -50,7 +52,7 @@ class RunningNote(bootsteps.StartStopStep):
     def _run(self) -> None:
         while True:
             try:
-                with no_fork, ledger().writing() as connection:
+                with _no_fork, ledger().writing() as connection:
                     may_continue = note_running(connection, self._myself)
             except SettingsError as error:  # the ledger was unavailable at the start, where this is checked
                 log.critical("%s; this worker stops", error)
