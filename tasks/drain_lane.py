@@ -3,6 +3,7 @@
 import gc
 import logging
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,8 @@ from worker.watch import metrics
 from worker.watch.observe import prepare_ended
 
 log = logging.getLogger(__name__)
+
+_ending = threading.Event()  # set when this worker was told to end
 
 SWITCH_S = 0.0005  # seconds after which a thread must let another one run; 0.005 by default
 
@@ -54,7 +57,10 @@ def push(ledger_id: str, lane: str) -> None:
         )
         return
     metrics.WAKE_UPS.labels(lane).inc()
-    if pusher().drain(lane):
+    made = pusher()
+    if _ending.is_set():  # perhaps while the pusher was made, so that `finish_in_flight` found none
+        made.stop()
+    if made.drain(lane):
         wake(lane)
     if lane != NOTIFY and worker_settings().wants_notices:
         wake_soon(NOTIFY)  # so that the CRM is notified at once of what has ended in this lane
@@ -71,5 +77,6 @@ def count_ends_from_zero(**_: Any) -> None:
 @signals.worker_shutting_down.connect
 def finish_in_flight(**_: Any) -> None:
     """Warm shutdown: claim nothing more, finish what is in flight."""
+    _ending.set()
     if pusher.made:
         pusher.made.stop()

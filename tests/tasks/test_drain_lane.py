@@ -3,10 +3,13 @@
 import json
 import subprocess
 import sys
+import threading
+from typing import Any
 
 import pytest
 
 from tests.conftest import forget
+from tests.operations import find_operation, record_operation
 from tests.support import until
 from worker.b2copy.client import SERVICE_ADMIN
 from worker.errors import SessionUnavailable
@@ -18,6 +21,7 @@ from worker.http import event_loop
 from worker.instances import ledger
 from worker.ledger import open_ledger
 from worker.messages import wake_up
+from worker.operation import State
 from worker.queues import LANES
 from worker.sandbox.control_client import SandboxControl
 from worker.testbed.local_system import Environment
@@ -96,6 +100,28 @@ def test_a_lane_with_work_left_is_woken_again_and_the_notices_of_what_has_ended_
         assert [name for name in LANES if client.llen(f"b2copy.{name}")] == woken
     assert counted._value.get() == before + 1
     pusher().close()
+
+
+def test_a_worker_that_is_told_to_end_while_it_makes_its_pusher_claims_nothing(
+    active_environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tasks import drain_lane
+
+    def make(*args: Any, **options: Any) -> Pusher:
+        drain_lane.finish_in_flight()  # as the signal does, in the main thread
+        return Pusher(*args, **options)
+
+    monkeypatch.setattr(drain_lane, "_ending", threading.Event())
+    monkeypatch.setattr(drain_lane, "Pusher", make)
+    drain_lane.pusher.forget()
+    record_operation(ledger(), "W1")
+
+    drain_lane.push(ledger().id, "money")
+
+    operation = find_operation(ledger(), "W1")
+    assert (operation.state, operation.sent) == (State.QUEUED, False)
+    drain_lane.pusher().close()
+    drain_lane.pusher.forget()
 
 
 @pytest.mark.parametrize("of", ["operations", "reads"])
