@@ -18,9 +18,9 @@ PROBE_EVERY_S = 2.0  # seconds between two probes while the circuit is open
 class CircuitBreaker:
     """Closed: all may call. Open: one probe every `PROBE_EVERY_S`. Any success closes it. Thread-safe.
 
-    `reserve_probe` is called before each probe, so that one process of the fleet makes it. It returns 0 to that process,
-    and to the others the seconds after which to ask again. They ask then: a process whose probes always fail would
-    otherwise be the first each time, although another one would get an answer.
+    `reserve_probe` is called before each probe, so that one process of the fleet makes it. It returns 0 to that
+    process, and to the others the seconds after which to ask again. They ask at that time, because a process whose
+    probes always fail would otherwise be the first each time, although another one would get an answer.
     """
 
     def __init__(self, reserve_probe: Callable[[], float], failures_to_open: int = FAILURES_TO_OPEN) -> None:

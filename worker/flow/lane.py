@@ -277,7 +277,7 @@ class Lane:
                 return True
             except Exception as error:
                 log.exception("the result of %s cannot be written", claim.key)
-                if isinstance(error, DBAPIError) and not isinstance(error, DataError):
+                if isinstance(error, (DBAPIError, *DATABASE_UNAVAILABLE_ERRORS)) and not isinstance(error, DataError):
                     return False
         return False
 
