@@ -1,25 +1,29 @@
 """deploy/postgres/erase_person.sql leaves nothing about a login, and everything about the others."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import text
 
 from tests.ledger.databases import on_postgresql
-from tests.operations import fail_operation, find_operation, succeed_operation
+from tests.operations import fail_operation, find_operation, record_operation, succeed_operation
 from worker.ledger import (
     Identity,
     Ledger,
+    cancel,
     correct,
     identities_of,
     leave_request,
     mark_closed,
+    replay,
     search,
     store_identities,
 )
-from worker.ledger.approvals import propose
+from worker.ledger.approvals import decided_approvals, propose
 from worker.ledger.reconciliation import AccountThere, Candidate, Difference, decide, start_run, store_page
 from worker.ledger.schema import metadata
+from worker.operation import FailureReason, State
 
 SCRIPT = Path(__file__).parents[2] / "deploy" / "postgres" / "erase_person.sql"
 THEIRS, OTHER = "700100", "1700100"
@@ -66,11 +70,15 @@ def rows_with(ledger: Ledger, text: str) -> dict[str, int]:
     return found
 
 
-def run_script(ledger: Ledger) -> None:
+def run_script(ledger: Ledger, meanwhile: Callable[[], object] = lambda: None) -> None:
+    """Run the script. `meanwhile`: what others do after it has looked, and before it deletes anything."""
     statements: Any = SCRIPT.read_text().replace(":'login'", f"'{THEIRS}'").replace(":'platform'", "'1'")
+    look, delete, rest = statements.partition("DELETE FROM b2copy_operations")
     with ledger.writing() as connection:
         driver: Any = connection.connection.dbapi_connection
-        driver.execute(statements)
+        driver.execute(look)
+        meanwhile()
+        driver.execute(delete + rest)
 
 
 @on_postgresql
@@ -111,12 +119,54 @@ def test_a_person_is_erased_from_every_table_and_the_others_stay(ledger: Ledger)
 def test_what_has_the_same_digits_and_is_no_login_of_that_platform_stays(ledger: Ledger) -> None:
     fee = fail_operation(ledger, THEIRS, payload={"account_login": OTHER, "request_id": THEIRS})
     succeed_operation(ledger, f"1/{OTHER}", kind="clients.register", result={"client_id": int(THEIRS)})
+    of_platform_2 = [
+        fail_operation(ledger, f"2/{THEIRS}", kind=kind, payload={"login": THEIRS, "platform": platform})
+        for kind, platform in (("clients.register", 2), ("accounts.create", "2"))
+    ]
     store_identities(ledger, [Identity("2", THEIRS, "C-2"), Identity("1", OTHER, client_id=THEIRS)])
     leave_request(ledger, "fees.process", f'{{"account_login": "{OTHER}", "request_id": "{THEIRS}"}}', "crm", None)
 
     run_script(ledger)
 
-    assert {one.key for one in search(ledger)} == {fee, f"clients.register:1/{OTHER}"}
+    assert {one.key for one in search(ledger)} == {fee, f"clients.register:1/{OTHER}", *of_platform_2}
     assert [one.platform for one in identities_of(ledger, login=THEIRS)] == ["2"]
     with ledger.reading() as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM b2copy_requests").scalar_one() == 1
+
+
+@on_postgresql
+def test_an_operation_that_a_person_replays_meanwhile_stays(ledger: Ledger) -> None:
+    key = fail_operation(ledger, THEIRS, payload={"account_login": THEIRS, "request_id": THEIRS})
+
+    run_script(ledger, meanwhile=lambda: replay(ledger, [key], "ann", "asked for"))
+
+    assert [one.key for one in search(ledger)] == [key]
+    assert find_operation(ledger, THEIRS).state == State.QUEUED
+
+
+@on_postgresql
+def test_what_nobody_has_decided_and_what_others_wait_for_stays(ledger: Ledger) -> None:
+    payload = {"login": THEIRS, "platform": "1"}
+    unresolved = fail_operation(ledger, "1/1", FailureReason.UNRESOLVED, kind="call", payload=payload)
+    parent = succeed_operation(ledger, "1/2", kind="clients.register", payload=payload)
+    child = record_operation(ledger, "1/3", kind="accounts.create", parent=parent, payload={"login": "5"}).key
+
+    run_script(ledger)
+    assert {one.key for one in search(ledger)} == {unresolved, parent, child}
+
+    cancel(ledger, child, "ann", "not wanted")
+    run_script(ledger)
+    assert {one.key for one in search(ledger)} == {unresolved, child}
+
+
+@on_postgresql
+def test_an_open_proposal_that_names_the_login_is_closed(ledger: Ledger) -> None:
+    key = fail_operation(ledger, "W", payload={"account_login": OTHER, "request_id": "W"})
+    payload = {"payload": {"account_login": THEIRS, "request_id": "W"}}
+    made = propose(ledger, "correct", key, "ann", "typed wrong", find_operation(ledger, "W").change_mark, payload)
+
+    run_script(ledger)
+
+    [closed] = decided_approvals(ledger)
+    assert (closed.id, closed.decision, closed.decided_by) == (made.id, "changed", "b2copy-sync")
+    propose(ledger, "replay", key, "ann", "again", find_operation(ledger, "W").change_mark, {})
