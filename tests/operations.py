@@ -178,6 +178,15 @@ def make_wait(
     )
 
 
+def succeed_all(ledger: Ledger, lane: str = "money") -> list[str]:
+    """Claim and settle as succeeded until nothing is due. Returns the names in this order."""
+    done: list[str] = []
+    while held := claim_due(ledger, lane=lane):
+        done += names_of(held)
+        succeed(ledger, *held)
+    return done
+
+
 def succeed_operation(ledger: Ledger, name: str = "W1", result: dict[str, Any] | None = None, **fields: Any) -> str:
     """Record an operation, claim it and settle it as succeeded. Returns its key."""
     claimed = hold_operation(ledger, name, **fields)

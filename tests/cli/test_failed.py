@@ -6,7 +6,15 @@ from typing import Any
 
 from tests.cli.conftest import Command
 from tests.cli.operations import many_failed
-from tests.operations import LedgerClock, claim_named, fail, fail_operation, record_operation, succeed_operation
+from tests.operations import (
+    LedgerClock,
+    claim_named,
+    fail,
+    fail_operation,
+    record_operation,
+    succeed_all,
+    succeed_operation,
+)
 from tests.support import until
 from worker.ledger import Ledger, attempts_of, audit_of, fail_message, find, replay, search
 from worker.operation import FailureReason, OnUnknown, State
@@ -116,6 +124,16 @@ class TestReplay:
         assert time.monotonic() - began > 1.0
         assert states(ledger, other) == ["failed"]
         assert len(search(ledger, state=State.QUEUED)) == 5
+
+    def test_in_batches_the_first_requested_of_an_entity_comes_first(
+        self, b2copy_sync: Command, ledger: Ledger
+    ) -> None:
+        for number in range(3):
+            fail_operation(ledger, f"A{number}", kind="call", lane="default", entity="A")
+
+        b2copy_sync("failed", "replay", "--all", "--why", "x", "--rate", "2/second")
+
+        assert succeed_all(ledger, "default") == ["A0", "A1", "A2"]
 
     def test_all_means_all(self, b2copy_sync: Command, ledger: Ledger) -> None:
         many_failed(ledger, 501)

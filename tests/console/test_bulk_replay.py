@@ -7,7 +7,7 @@ import pytest
 from tests.cli.operations import many_failed
 from tests.console.conftest import client_of
 from tests.console.forms import fields_of, fill_and_send
-from tests.operations import claim_named, fail, fail_operation, find_operation
+from tests.operations import claim_named, fail, fail_operation, find_operation, succeed_all
 from worker.console import bulk_replay
 from worker.console.process_state import Console
 from worker.ledger import Ledger, audit_of, replay, search
@@ -37,6 +37,18 @@ def test_all_that_match_are_replayed_and_the_others_are_named(open_console: Open
     assert find_operation(ledger, "other").state == State.FAILED
     assert find_operation(ledger, "L2").state == State.FAILED
     assert audit_of(ledger, "fees.process:W7")[0].actor == "ann"
+
+
+def test_the_first_requested_of_an_entity_is_replayed_first(
+    open_console: OpenConsole, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk_replay, "_BATCH", 1)
+    for number in range(3):
+        fail_operation(ledger, f"W{number}", entity="A")
+
+    fill_and_send(client_of(open_console()), "/bulk/replay?state=failed", note="the cause is removed")
+
+    assert succeed_all(ledger) == ["W0", "W1", "W2"]
 
 
 def test_what_fails_after_the_preview_is_not_touched(open_console: OpenConsole, ledger: Ledger) -> None:

@@ -20,6 +20,7 @@ from tests.operations import (
     new_operation,
     record_operations,
     succeed,
+    succeed_all,
 )
 from tests.support import until
 from worker.ledger import LEASE_S, Ledger, cancel, count_due, record, replay
@@ -101,6 +102,16 @@ def test_a_replayed_operation_goes_to_the_end_of_its_line(ledger: Ledger) -> Non
         done += names_of(held)
         succeed(ledger, *held)
     assert done == ["A2", "A3", "A1", "A4"]
+
+
+def test_operations_that_are_replayed_together_stay_in_the_order_in_which_they_were_requested(ledger: Ledger) -> None:
+    names = ["A2", "A10", "A1"]  # by name, A1 and A10 come first
+    for name in names:
+        fail_operation(ledger, name, entity="A")
+
+    replay(ledger, [f"fees.process:{name}" for name in names], "ada", "the cause is removed")
+
+    assert succeed_all(ledger) == names
 
 
 def test_a_replayed_operation_waits_for_the_one_that_is_running(ledger: Ledger) -> None:

@@ -129,7 +129,8 @@ def _queue_again(
     seen = {one.key: one.change_mark for one in wanted}
     replayed: list[str] = []
     try:
-        for batch in _paced([one.key for one in wanted], rate):
+        # The first requested first, because each goes to the end of its entity's line.
+        for batch in _paced([one.key for one in sorted(wanted, key=lambda one: one.id)], rate):
             # An operation that has changed since it was chosen is left alone: it may have been done meanwhile.
             replayed += replay_batch(ledger, batch, by, why, not_done, {key: seen[key] for key in batch})
             for lane in lanes:

@@ -59,7 +59,9 @@ def _act(page_request: PageRequest) -> Response:
 
 
 def _replay(ledger: Ledger, wanted: list[Operation], actor: str, note: str) -> list[str]:
+    """Replay in batches, the first requested first, because each goes to the end of its entity's line."""
     replayed: list[str] = []
+    wanted = sorted(wanted, key=lambda one: one.id)
     for start in range(0, len(wanted), _BATCH):
         batch = wanted[start : start + _BATCH]
         marks = {one.key: one.change_mark for one in batch}

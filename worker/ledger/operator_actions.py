@@ -6,6 +6,7 @@ it (`Operation.change_mark`): an operation that has changed since is left as it 
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, update
@@ -36,6 +37,7 @@ def replay(
 ) -> list[str]:
     """Queue failed operations again with fresh attempts and deadline, each at the end of its entity's line.
 
+    Several of one entity go there in the order in which they were requested.
     Returns the keys replayed. Operations that are not failed (any more), that have changed since they were `seen` (key
     -> change mark), or that need a second person stay as they are, so that two people may press the same button. A
     stored message is never replayed: it holds no operation. An operation that may have been done and must not be done
@@ -46,14 +48,14 @@ def replay(
 
     def work(connection: Connection) -> list[str]:
         replayed.clear()
-        for key in sorted(set(keys)):
-            try:
-                row = decision_sql.lock(connection, key, marks.get(key))
-            except NotAllowed:
-                continue
+        rows = []
+        for key in sorted(set(keys)):  # two that replay the same ones lock them in the same order
+            with suppress(NotAllowed):
+                rows.append(decision_sql.lock(connection, key, marks.get(key)))
+        for row in sorted(rows, key=lambda row: row.id):
             if is_replayable(row, not_done) and not ledger.needs_approval(row.kind, row.lane):
                 decision_sql.replay_row(connection, row, actor, note, not_done)
-                replayed.append(key)
+                replayed.append(row.key)
         return replayed
 
     return ledger.write(work)
