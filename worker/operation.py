@@ -137,6 +137,7 @@ MOVES = {
     # A notice of which the CRM has not confirmed the receipt, by a newer one about the same operation.
     "supersede": _move({State.QUEUED, State.WAITING, State.RUNNING}, {State.CANCELLED}),
     "stop_asking": _move({State.QUEUED, State.WAITING}, {State.FAILED}),  # only after something was sent
+    "leave_unresolved": _move({State.QUEUED, State.WAITING}, {State.FAILED}),  # of a cancelled batch, after a restore
 }
 
 

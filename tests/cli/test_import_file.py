@@ -12,6 +12,7 @@ from tests.cli.conftest import Command
 from tests.operations import claim_due, record_operations, succeed
 from worker.ledger import Ledger, find, search
 from worker.ledger.batches import begin_batch, cancel_batch, pause_batch
+from worker.ledger.restore import distrust_restored
 from worker.testbed.local_system import Environment
 
 
@@ -400,6 +401,23 @@ def test_an_import_is_shown_paused_resumed_and_cancelled_by_its_name(
         (name, True, 1, "ann")
     ]
     assert nothing.code == 5
+
+
+def test_after_a_restore_a_cancelled_import_says_what_may_have_been_done(
+    b2copy_sync: Command, ledger: Ledger, tmp_path: Path
+) -> None:
+    file = tmp_path / "book.csv"
+    file.write_text(HEADING + "7,W1\n8,W2\n")
+    name = b2copy_sync("import", str(file), "--json").document["batch"]
+    distrust_restored(ledger, {}, "ada", "restored")
+
+    cancelled = b2copy_sync("import", "cancel", name, "--why", "wrong file")
+
+    assert cancelled.out == (
+        f"import {name} is cancelled: 0 operations cancelled, 0 not: sent already, or being sent\n"
+        "2 operations may have been done before the ledger was restored, and end as unresolved:"
+        " `b2copy-sync failed list --reason unresolved`\n"
+    )
 
 
 def test_an_import_that_runs_waits_while_it_is_paused_and_ends_when_it_is_cancelled(

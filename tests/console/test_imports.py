@@ -13,6 +13,7 @@ from worker.console.process_state import Console
 from worker.ledger import Ledger, audit_of
 from worker.ledger.approvals import open_approvals
 from worker.ledger.batches import begin_batch, cancel_batch, find_batch, pause_batch
+from worker.ledger.restore import distrust_restored
 from worker.operation import State
 
 OpenConsole = Callable[..., Console]
@@ -65,6 +66,15 @@ def test_an_import_is_paused_resumed_and_cancelled_with_a_reason(open_console: O
     assert [(entry.action, entry.actor) for entry in audit_of(ledger, "batch:book")] == [
         ("pause import", "ann"), ("resume import", "ann"), ("cancel import", "ann"),
     ]  # fmt: skip
+
+
+def test_after_a_restore_the_form_says_what_may_have_been_done(open_console: OpenConsole, ledger: Ledger) -> None:
+    record_book(ledger)
+    distrust_restored(ledger, {}, "ada", "restored")
+
+    page = client_of(open_console()).get("/imports/cancel?batch=book").text
+
+    assert "5 of them may have been done before the ledger was restored. These end as unresolved" in page
 
 
 def test_a_decision_about_an_import_that_has_changed_is_not_made(open_console: OpenConsole, ledger: Ledger) -> None:

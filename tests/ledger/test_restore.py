@@ -21,11 +21,11 @@ from tests.operations import (
 from worker.errors import NotAllowed
 from worker.ledger import Ledger, audit_of, cancel, sweep
 from worker.ledger.approvals import approve, decided_approvals, open_approvals, propose
-from worker.ledger.batches import cancel_batch, pause_batch, resume_batch
+from worker.ledger.batches import cancel_batch, count_perhaps_done, pause_batch, resume_batch
 from worker.ledger.reconciliation import AccountThere, current_run, differences, start_run, store_page
 from worker.ledger.restore import Distrusted, distrust_restored
 from worker.ledger.schema import differences as found
-from worker.operation import State
+from worker.operation import FailureReason, State
 
 WHY = "restored from the backup of 02:00"
 
@@ -107,6 +107,28 @@ def test_what_a_cancelled_import_had_not_sent_is_never_sent_and_known(ledger: Le
     assert sweep(ledger, 5.0)
     unsent = find_operation(ledger, "B2")
     assert (unsent.state, unsent.outcome_unknown) == (State.CANCELLED, False)
+
+
+def test_an_import_that_is_cancelled_again_leaves_to_a_person_what_may_have_been_done_since_the_backup(
+    ledger: Ledger,
+) -> None:
+    """A CRM that is told "cancelled" requests a withdrawal again under another id: its fees would be charged twice."""
+    record_book(ledger, "B1", "B2")
+    distrust(ledger)
+    record_book(ledger, "B3")  # since the restore
+    assert count_perhaps_done(ledger, "book") == 2
+
+    cancel_batch(ledger, "book", "ada", "cancelled at 03:00, after the backup")
+    assert sweep(ledger, 5.0)
+
+    ended = [find_operation(ledger, name) for name in ("B1", "B2", "B3")]
+    assert [(one.state, one.failure_reason, one.outcome_unknown) for one in ended] == [
+        (State.FAILED, FailureReason.UNRESOLVED, True),
+        (State.FAILED, FailureReason.UNRESOLVED, True),
+        (State.CANCELLED, None, False),
+    ]
+    assert claimed(ledger) == []
+    assert count_perhaps_done(ledger, "book") == 0
 
 
 def test_what_failed_unsent_of_a_cancelled_import_may_have_been_replayed_since_the_backup(ledger: Ledger) -> None:

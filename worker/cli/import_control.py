@@ -80,15 +80,17 @@ def resume(name: Name, why: Why, by: By, as_json: Json = False) -> None:
 def cancel(name: Name, why: Why, by: By, as_json: Json = False) -> None:
     """Cancel all operations of an import of which nothing was ever sent.
 
-    What was sent cannot be cancelled: B2COPY continues it, and workers ask until it has ended.
+    What was sent cannot be cancelled: B2COPY continues it, and workers ask until it has ended. After a restore, what
+    may have been done since the backup ends as unresolved instead: look at B2COPY.
     """
     from worker.ledger.approvals import Approval, cancel_batch_or_propose
-    from worker.ledger.batches import batch_counts, sweep
+    from worker.ledger.batches import batch_counts, count_perhaps_done, sweep
     from worker.operation import State
     from worker.report.format_values import count
 
     with existing_ledger() as ledger:
-        done = cancel_batch_or_propose(ledger, _found(ledger, name), by, why)
+        found, perhaps_done = _found(ledger, name), count_perhaps_done(ledger, name)
+        done = cancel_batch_or_propose(ledger, found, by, why)
         if isinstance(done, Approval):
             show_proposal(done, as_json)
             return
@@ -97,7 +99,12 @@ def cancel(name: Name, why: Why, by: By, as_json: Json = False) -> None:
         cancelled = batch_counts(ledger, [name])[name].states.get(State.CANCELLED, 0)
     continues = f"{beyond_recall:,} not: sent already, or being sent"
     text = f"import {name} is cancelled: {count(cancelled)} cancelled, {continues}"
-    _report(batch, text, as_json, cancelled=cancelled, beyond_recall=beyond_recall)
+    _report(batch, text, as_json, cancelled=cancelled, beyond_recall=beyond_recall, unresolved=perhaps_done)
+    if perhaps_done and not as_json:
+        output.line(
+            f"{count(perhaps_done)} may have been done before the ledger was restored, and end as unresolved:"
+            " `b2copy-sync failed list --reason unresolved`"
+        )
 
 
 def _found(ledger: "Ledger", name: str) -> "Batch":

@@ -14,6 +14,7 @@ from worker.ledger.batches import (
     PAUSED,
     Batch,
     beyond_recall,
+    count_perhaps_done,
     find_batch,
     list_batches,
     needs_approval,
@@ -32,6 +33,9 @@ _EFFECTS = {
     " count towards their deadlines.",
     "cancel": "Its {unsent} operations of which nothing was ever sent end as cancelled, and cannot be resumed.",
 }
+_PERHAPS_DONE = (
+    " {perhaps:,} of them may have been done before the ledger was restored. These end as unresolved: look at B2COPY."
+)
 _BEYOND_RECALL = " {beyond:,} may have been sent already. These cannot be cancelled and continue."
 
 
@@ -110,6 +114,8 @@ def _form(page_request: PageRequest, problem: str, status: int = 200) -> Respons
     ledger, batch = page_request.ledger, report.batch
     beyond = beyond_recall(ledger, batch.id)
     effect = _EFFECTS[action].format(unsent=f"{report.counts.open - beyond:,}")
+    if action == "cancel" and (perhaps := count_perhaps_done(ledger, batch.id)):
+        effect += _PERHAPS_DONE.format(perhaps=perhaps)
     if action == "cancel" and beyond:
         effect += _BEYOND_RECALL.format(beyond=beyond)
     asks_two = action != "pause" and needs_approval(ledger, batch, CANCELLED if action == "cancel" else None)

@@ -4,6 +4,9 @@
     resume    what waits for it is due again; the time of the pause does not count
     cancel    what was never sent is cancelled, and cannot be resumed
 
+After a restore a cancelled import leaves as unresolved what this ledger never sent: it may have been done since the
+backup, and a CRM that is told "cancelled" would request it again.
+
 All three are about operations of which nothing was ever sent. What was sent is finished: B2COPY goes on with it anyway.
 What had failed unsent and is replayed or corrected after its batch was cancelled belongs to no batch from then on, so
 that the newer decision counts.
@@ -57,7 +60,7 @@ from worker.ledger.schema import (
     operations,
     sql_literal,
 )
-from worker.operation import State
+from worker.operation import FailureReason, State
 
 log = logging.getLogger(__name__)
 
@@ -149,12 +152,21 @@ _RELEASE = (
 )  # fmt: skip
 _CANCEL = (
     update(operations)
-    .where(in_list(c.id, "ids"), allowed_from("cancel"), ~c.sent)
+    .where(in_list(c.id, "ids"), allowed_from("cancel"), ~c.sent, ~c.outcome_unknown)
     .values(
         state=sql_literal(State.CANCELLED), wait_reason=null(), due_at=null(), state_since=now_ms(), ended_at=now_ms()
     )
-    .returning(c.id, c.key, c.entity, c.ended_at)
+    .returning(c.id, c.key, c.entity, c.state, c.ended_at)
 )
+_LEAVE_UNRESOLVED = (
+    update(operations)
+    .where(in_list(c.id, "ids"), allowed_from("leave_unresolved"), ~c.sent, c.outcome_unknown)
+    .values(
+        state=sql_literal(State.FAILED), failure_reason=sql_literal(FailureReason.UNRESOLVED), wait_reason=null(),
+        due_at=null(), state_since=now_ms(), ended_at=now_ms(),
+    )
+    .returning(c.id, c.key, c.entity, c.state, c.ended_at)
+)  # fmt: skip
 # In the order of their ids, so that two transactions that move the same operations do not lock each other out.
 _LOCK_OPERATIONS = select(c.id).where(in_list(c.id, "ids")).order_by(c.id).with_for_update()
 # SKIP LOCKED: who decides about a batch, or sweeps it, may be waiting for the operations that the claim has locked.
@@ -188,6 +200,9 @@ _COUNT_RECENT = select(_recent.c.batch, func.count()).where(_recent.c.batch.is_n
 _BEYOND_RECALL = select(func.count()).where(
     c.batch == _id, c.state.in_([sql_literal(State.QUEUED), sql_literal(State.WAITING)]), c.sent
 )
+
+
+_MAY_HAVE_BEEN_DONE = select(func.count()).where(c.batch == _id, *_unsent, c.outcome_unknown)
 
 
 def begin_batch(ledger: Ledger, batch: str, *, kind: str, lane: str, source: str, rows: int, by: str) -> Batch:
@@ -331,6 +346,12 @@ def beyond_recall(ledger: Ledger, batch: str) -> int:
         return _beyond_recall(connection, batch)
 
 
+def count_perhaps_done(ledger: Ledger, batch: str) -> int:
+    """Count the open operations of a batch that this ledger never sent and that may have been done before a restore."""
+    with ledger.reading() as connection:
+        return int(connection.execute(_MAY_HAVE_BEEN_DONE, {"batch": batch}).scalar_one())
+
+
 def put_aside(connection: Connection, held: Mapping[int, str]) -> None:
     """Put held operations (id -> batch) aside that a claim has met, so that the next claim does not read them.
 
@@ -401,9 +422,9 @@ def _sweep_chunk(connection: Connection, batch: str) -> bool:
 def _move(connection: Connection, batch: Batch, ids: list[int]) -> None:
     match batch.decision:
         case "cancelled":
-            ended = connection.execute(_CANCEL, {"ids": ids}).all()
+            ended = [row for end in (_CANCEL, _LEAVE_UNRESOLVED) for row in connection.execute(end, {"ids": ids})]
             if ended:
-                finals = [Ended(row.id, row.key, row.entity, State.CANCELLED) for row in sorted(ended)]
+                finals = [Ended(row.id, row.key, row.entity, State(row.state)) for row in sorted(ended)]
                 finish_ended(connection, finals, ended[0].ended_at)
         case "paused":
             connection.execute(_HOLD, {"ids": ids})
