@@ -30,7 +30,7 @@ from worker.ledger import (
 )
 from worker.ledger import identities as identity_map
 from worker.ledger.batches import pause_batch, sweep
-from worker.ledger.identities import OPENING
+from worker.ledger.identities import OPENING, RECONCILED
 from worker.ledger.schema import operations
 from worker.operation import OnUnknown, State, Transition
 
@@ -178,6 +178,16 @@ def test_identities_found_out_elsewhere_are_stored_and_newer_values_win(ledger: 
     [first, second] = identities_of(ledger, login="7")
     assert (first.platform, first.crm_id, first.client_id, first.learned_from) == ("1", "C", "2", "import")
     assert second.platform == "2"
+
+
+@pytest.mark.parametrize("shown_by", [f"{OPENING}1/700100", RECONCILED])
+def test_an_import_of_ids_does_not_make_an_account_without_id_forgotten(ledger: Ledger, shown_by: str) -> None:
+    store_identities(ledger, [Identity("1", "700100", learned_from=shown_by, learned_at=1)])
+
+    store_identities(ledger, [Identity("1", "700100", crm_id="C-1")])
+
+    assert known(ledger).has_account
+    assert (known(ledger).crm_id, known(ledger).learned_from) == ("C-1", shown_by)
 
 
 def test_of_two_values_of_one_instant_the_later_one_wins(ledger: Ledger) -> None:

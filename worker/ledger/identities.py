@@ -20,7 +20,7 @@ from functools import cache, partial
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, bindparam, case, func, null, select, union_all, update
+from sqlalchemy import BigInteger, ColumnElement, Connection, bindparam, case, func, null, select, union_all, update
 
 from worker.errors import NotAllowed
 from worker.ledger.audit import record_audit
@@ -49,9 +49,10 @@ _IDS = ("crm_id", "client_id", "account_id", "payment_account")
 class Identity:
     """One login. `learned_from` is the key of the operation that returned it, or `import`; of several, the newest.
 
-    It is `reconcile` if B2COPY's list of accounts showed it. `learned_at` is when that operation was requested or
-    replayed, in ms since the epoch. None: now. `closed_at` is when a person said that its account is closed at B2COPY;
-    None: not closed. `store_identities` leaves it as it is.
+    It is `reconcile` if B2COPY's list of accounts showed it. What shows that B2COPY has an account is not replaced by
+    what does not. `learned_at` is when that operation was requested or replayed, in ms since the epoch. None: now.
+    `closed_at` is when a person said that its account is closed at B2COPY; None: not closed. `store_identities` leaves
+    it as it is.
     """
 
     platform: str
@@ -89,6 +90,11 @@ _OPENING_NOW = union_all(
 )
 
 
+def shows_account(learned_from: ColumnElement[str]) -> ColumnElement[bool]:
+    """Return the SQL condition that what an identity was learned from shows that B2COPY has the account."""
+    return learned_from.startswith(OPENING) | (learned_from == RECONCILED)
+
+
 @cache
 def _upsert(dialect: str) -> Any:
     insert = insert_into(identities, dialect)
@@ -102,7 +108,10 @@ def _upsert(dialect: str) -> Any:
         name: case((replaced, func.coalesce(new[name], known[name])), else_=func.coalesce(known[name], new[name]))
         for name, replaced in replaces.items()
     }
-    merged |= {name: case((is_newer, new[name]), else_=known[name]) for name in ("learned_from", "learned_at")}
+    merged["learned_at"] = case((is_newer, new.learned_at), else_=known.learned_at)
+    # It may be all that shows that B2COPY has an account: it need not have told the account's id.
+    is_forgotten = shows_account(known.learned_from) & ~shows_account(new.learned_from)
+    merged["learned_from"] = case((is_newer & ~is_forgotten, new.learned_from), else_=known.learned_from)
     opens_later = new.learned_from.startswith(OPENING) & (new.learned_at >= known.closed_at)
     merged["closed_at"] = case((opens_later, null()), else_=known.closed_at)
     return insert.on_conflict_do_update(index_elements=["destination", "platform", "login"], set_=merged)

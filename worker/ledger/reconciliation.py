@@ -34,7 +34,7 @@ from sqlalchemy import (
 
 from worker.ledger.audit import record_audit
 from worker.ledger.database import Ledger
-from worker.ledger.identities import OPENING, RECONCILED, Identity
+from worker.ledger.identities import OPENING, Identity, shows_account
 from worker.ledger.schema import accounts_there as there
 from worker.ledger.schema import c, in_list, insert_into, is_in_line, now_ms, operations
 from worker.ledger.schema import differences as found
@@ -141,7 +141,7 @@ def _count(*conditions: Any) -> Any:
 
 # B2COPY must have no account of a client that was registered and has none yet, and none that was closed.
 must_be_there = here.c.closed_at.is_(None) & or_(  # in Python: `Identity.has_account`
-    here.c.account_id.is_not(None), here.c.learned_from.startswith(OPENING), here.c.learned_from == RECONCILED
+    here.c.account_id.is_not(None), shows_account(here.c.learned_from)
 )
 _after = tuple_(bindparam("platform", type_=String), bindparam("login", type_=String))
 _IDENTITY_FIELDS = [here.c[name] for name in Identity.__dataclass_fields__]
