@@ -16,6 +16,7 @@ from tests.operations import (
     make_wait,
     names_of,
     record_operations,
+    succeed,
 )
 from tests.support import until
 from worker.ledger import (
@@ -32,7 +33,7 @@ from worker.ledger import (
 )
 from worker.ledger.batches import pause_batch, resume_batch
 from worker.ledger.pauses import resume_within
-from worker.operation import WaitReason
+from worker.operation import State, WaitReason
 
 
 def external_wait_s(ledger: Ledger, name: str = "W1") -> float:
@@ -110,6 +111,30 @@ def test_the_time_of_a_pause_is_given_back_to_what_a_lost_worker_held(ledger: Le
 def pause_import(ledger: Ledger) -> None:
     pause_batch(ledger, "book", "ada", "wrong file?")
     sweep(ledger, 5.0)
+
+
+@pytest.mark.parametrize(("by", "behind"), [("lane", "parent"), ("lane", "entity"), ("import", "parent")])
+def test_what_waits_in_another_lane_for_something_paused_does_not_expire(
+    ledger: Ledger, clock: LedgerClock, by: str, behind: str
+) -> None:
+    entity = "A" if behind == "entity" else None
+    record_operations(ledger, "P", lane="bulk", batch="book", entity=entity, time_allowed_s=600)
+    record_operations(
+        ledger, "C", lane="money", entity=entity, parent="fees.process:P" if entity is None else None, time_allowed_s=50
+    )
+    assert claim_due(ledger) == []  # it is parked
+    pause(ledger, "bulk", "ada", "incident") if by == "lane" else pause_import(ledger)
+    for _ in range(5):
+        clock.advance(31)
+        assert claim_due(ledger) == []
+
+    resume(ledger, "bulk", "ada", "done") if by == "lane" else resume_import(ledger)
+
+    waiting = find_operation(ledger, "C")
+    assert waiting.state == State.WAITING
+    succeed(ledger, claim_one(ledger, lane="bulk"))
+    assert names_of(claim_due(ledger)) == ["C"]
+    assert 5 * 30 <= external_wait_s(ledger, "C") < 5 * 31 + 15
 
 
 def resume_import(ledger: Ledger) -> None:

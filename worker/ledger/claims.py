@@ -39,7 +39,7 @@ from worker.ledger.batches import put_aside
 from worker.ledger.database import Ledger
 from worker.ledger.engine import note_outage, noting_refusals, seconds_since_outage
 from worker.ledger.on_operation_end import Ended, finish_ended
-from worker.ledger.ordering import RECHECK_MS, find_blocked
+from worker.ledger.ordering import RECHECK_MS, Blocked, find_blocked
 from worker.ledger.prepared_statements import Prepared
 from worker.ledger.schema import (
     allowed_from,
@@ -136,6 +136,9 @@ _PARK = (
         wait_reason=bindparam("behind"),
         due_at=bindparam("until"),
         state_since=bindparam("at"),
+        deadline_at=c.deadline_at + bindparam("paused_ms"),
+        time_allowed_ms=c.time_allowed_ms + bindparam("paused_ms"),
+        external_wait_ms=c.external_wait_ms + bindparam("paused_ms"),
     )
 )
 # The destination may have begun the operation, or done a part of it: `may_have_begun` of flow/retry_policy.py in SQL.
@@ -386,20 +389,30 @@ def _lapsed_attempt(row: Row[Any]) -> dict[str, Any]:
     }
 
 
-def _park(connection: Connection, rows: Sequence[Row[Any]], blocked: dict[int, WaitReason]) -> None:
-    """Let blocked operations wait (`blocked`: id -> wait reason). An operation whose deadline has passed fails."""
+def _park(connection: Connection, rows: Sequence[Row[Any]], blocked: dict[int, Blocked]) -> None:
+    """Let blocked operations wait (`blocked`: by id). An operation whose deadline has passed fails.
+
+    But it does not fail while a pause holds what it waits for. It was examined `RECHECK_MS` ago if it was parked.
+    """
     now = rows[0].now
-    expired = [row for row in rows if row.deadline_at is not None and row.deadline_at <= now]
-    parked = [
-        {
-            "row": row.id,
-            "behind": blocked[row.id],
-            "until": min(now + RECHECK_MS, row.deadline_at or now + RECHECK_MS),
-            "at": now if row.wait_reason is None else row.state_since,
-        }
-        for row in rows
-        if row not in expired
+    expired = [
+        row for row in rows if row.deadline_at is not None and row.deadline_at <= now and not blocked[row.id].by_pause
     ]
+    parked = []
+    for row in rows:
+        if row in expired:
+            continue
+        reason, by_pause = blocked[row.id]
+        deadline = None if by_pause else row.deadline_at
+        parked.append(
+            {
+                "row": row.id,
+                "behind": reason,
+                "until": min(now + RECHECK_MS, deadline or now + RECHECK_MS),
+                "at": now if row.wait_reason is None else row.state_since,
+                "paused_ms": RECHECK_MS if by_pause and row.wait_reason == reason else 0,
+            }
+        )
     if parked:
         connection.execute(_PARK, parked)
     # Expire after parking: `finish_ended` then finds the operations behind an expired one, and makes them due.

@@ -7,15 +7,19 @@ On PostgreSQL another transaction may be parking a row at the moment when an UPD
 not require `state = 'waiting'`. So PostgreSQL lets it wait for the lock of the parking transaction, and it then makes
 the parked row due. If a release is missed all the same, a parked operation is examined again after `RECHECK_MS`.
 
+While a pause holds what an operation waits for, the operation does not expire, and that time does not count towards
+its deadline: `find_blocked` says so each time that the operation is examined.
+
 An operation of a paused or cancelled batch holds nobody up. While its batch is resumed, what is still put aside does,
 so that no later operation overtakes it.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import BigInteger, BindParameter, Connection, Row, bindparam, case, exists, func, select, update
 
+from worker.ledger.pauses import paused_since
 from worker.ledger.prepared_statements import Prepared
 from worker.ledger.schema import (
     batches,
@@ -69,6 +73,18 @@ _comes_back = exists().where(
 _running = exists().where(
     _ahead.c.entity == c.entity, _ahead.c.state == sql_literal(State.RUNNING), _ahead.c.id != c.id
 )
+_parent_is_paused = _parent.c.due_at.is_not(None) & (
+    paused_since(_parent.c.lane).is_not(None) | is_held(_parent.c) | is_aside(_parent.c)
+)
+# The first of the line holds up all others. Only it is read, because a line may be long.
+_first_paused_since = (
+    select(paused_since(_ahead.c.lane))
+    .where(_ahead.c.entity == c.entity, is_in_line(_ahead.c), ~is_held(_ahead.c))
+    .order_by(_ahead_position, _ahead.c.id)
+    .limit(1)
+    .correlate(operations)
+    .scalar_subquery()
+)
 
 _BLOCKED = (
     select(
@@ -80,6 +96,7 @@ _BLOCKED = (
             ),
             (c.entity.is_not(None) & (_earlier | _running | _comes_back), sql_literal(WaitReason.BEHIND_ENTITY)),
         ).label("wait_reason"),
+        (func.coalesce(_parent_is_paused, False) | _first_paused_since.is_not(None)).label("by_pause"),
     )
     .select_from(operations.outerjoin(_parent, _parent.c.key == c.parent))
     .where(in_list(c.id, "ids"))
@@ -114,8 +131,15 @@ _RELEASE_CHILDREN = Prepared(
 )
 
 
-def find_blocked(connection: Connection, candidates: Sequence[Row[Any]]) -> dict[int, WaitReason]:
-    """Return the candidates that may not start yet: id -> wait reason. Runs no SQL if none has an entity or a parent.
+class Blocked(NamedTuple):
+    """Why an operation may not start yet. `by_pause`: a pause holds what the operation waits for."""
+
+    wait_reason: WaitReason
+    by_pause: bool
+
+
+def find_blocked(connection: Connection, candidates: Sequence[Row[Any]]) -> dict[int, Blocked]:
+    """Return the candidates that may not start yet, by id. Runs no SQL if none has an entity or a parent.
 
     A candidate in state running, whose lease has lapsed, is never blocked. Its parent had succeeded before it was first
     claimed, and no other operation of its entity may start before it ends.
@@ -124,7 +148,9 @@ def find_blocked(connection: Connection, candidates: Sequence[Row[Any]]) -> dict
     if not asked:
         return {}
     return {
-        id_: WaitReason(reason) for id_, reason in connection.execute(_BLOCKED, {"ids": asked}) if reason is not None
+        id_: Blocked(WaitReason(reason), bool(by_pause))
+        for id_, reason, by_pause in connection.execute(_BLOCKED, {"ids": asked})
+        if reason is not None
     }
 
 
