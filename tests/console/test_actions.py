@@ -1,5 +1,6 @@
 """What a person does with the console: once, with a reason, and only to what that person saw."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -128,6 +129,25 @@ def test_a_person_who_has_looked_says_what_was_done(
 
     operation = find_operation(ledger, kind="call")
     assert (operation.state, operation.outcome_unknown) == (state, False)
+
+
+def test_an_action_names_the_destination_of_its_operation(open_console: OpenConsole, ledger: Ledger) -> None:
+    of_crm = {"kind": "crm.notify", "lane": "notify", "destination": "crm"}
+    fail_operation(ledger, "replayable", on_unknown=OnUnknown.REPEAT, **of_crm)
+    fail_operation(ledger, "unknown", FailureReason.UNRESOLVED, on_unknown=OnUnknown.STOP, **of_crm)
+    make_wait(ledger, hold_operation(ledger, "sent", **of_crm), wait_reason=WaitReason.BACKOFF)
+    record_operation(ledger, "unsent", **of_crm)
+    client = client_of(open_console())
+    offered = {
+        "replay": "replayable", "resolve-done": "unknown", "resolve-failed": "unknown", "replay-not-done": "unknown",
+        "stop-asking": "sent", "poll-now": "sent", "cancel": "unsent",
+    }  # fmt: skip
+
+    for action, name in offered.items():
+        page = client.get(f"/operation/{action}?key=crm.notify:{name}").text
+        [effect] = re.findall('<p class="effect">(.*?)</p>', page)
+        assert "the CRM" in effect, action
+        assert "B2COPY" not in effect, action
 
 
 def test_what_was_not_sent_is_cancelled_and_what_was_sent_is_not_asked_any_more(

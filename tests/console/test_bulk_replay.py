@@ -51,6 +51,21 @@ def test_the_first_requested_of_an_entity_is_replayed_first(
     assert succeed_all(ledger) == ["W0", "W1", "W2"]
 
 
+def test_the_preview_names_the_destinations(open_console: OpenConsole, ledger: Ledger) -> None:
+    of_crm = {"kind": "crm.notify", "destination": "crm", "lane": "notify", "on_unknown": OnUnknown.REPEAT}
+    fail_operation(ledger, "N1", **of_crm)
+    fail_operation(ledger, "N2", FailureReason.UNRESOLVED, **of_crm)
+    client = client_of(open_console())
+
+    of_the_crm = client.get("/bulk/replay?state=failed").text
+    fail_operation(ledger, "W1")
+    of_both = client.get("/bulk/replay?state=failed").text
+
+    assert "sent to the CRM at the usual rate" in of_the_crm
+    assert "1: unresolved: each one needs its own look at the CRM" in of_the_crm
+    assert "sent to B2COPY and the CRM at the usual rate" in of_both
+
+
 def test_what_fails_after_the_preview_is_not_touched(open_console: OpenConsole, ledger: Ledger) -> None:
     fail_operation(ledger, "W1")
     client = client_of(open_console())

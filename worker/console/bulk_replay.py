@@ -18,6 +18,7 @@ from worker.ledger.queries import find_by_ids
 from worker.ledger.replay_proposals import propose_replays
 from worker.operation import FailureReason, Operation, State
 from worker.report.replayable import moves_money, why_not_replayable
+from worker.report.sentences import destination_name
 
 CAP = 1_000  # most operations that one replay queues again
 _BATCH = 100  # operations in one transaction, so that workers never wait long for its locks
@@ -94,7 +95,8 @@ def _sorted_out(chosen: list[Operation]) -> tuple[list[Operation], Counter[str]]
     wanted, left_alone = [], Counter[str]()
     for one in chosen:
         if one.failure_reason == FailureReason.UNRESOLVED:
-            left_alone["unresolved: each one needs its own look at B2COPY"] += 1
+            name = destination_name(one.destination)
+            left_alone[f"unresolved: each one needs its own look at {name}"] += 1
         elif why_not := why_not_replayable(one):
             left_alone[why_not] += 1
         else:
@@ -112,6 +114,7 @@ def _form(page_request: PageRequest, problem: str, status: int = 200) -> Respons
         query=list_query(page_request.query, page_request.console.kinds),
         rows=rows.most_common(),
         left_alone=left_alone,
+        destinations=sorted({destination_name(one.destination) for one in wanted}),
         count=len(wanted),
         money=sum(moves_money(one.kind, one.lane, page_request.console.kinds) for one in wanted),
         approvals=sum(page_request.ledger.needs_approval(one.kind, one.lane) for one in wanted),

@@ -15,12 +15,12 @@ from worker.ledger.approvals import Approval, decide_or_propose
 from worker.operation import MESSAGE_KIND, Operation, State, is_replayable, may_have_been_done
 from worker.report.operation_report import pause_of
 from worker.report.replayable import moves_money, why_not_replayable
-from worker.report.sentences import standing
+from worker.report.sentences import destination_name, standing
 
 
 @dataclass(frozen=True)
 class Action:
-    """Something a person may do. `effect` says in a sentence what it does."""
+    """Something a person may do. `effect` says in a sentence what it does: see `effect_of`."""
 
     name: str
     label: str
@@ -32,49 +32,52 @@ class Action:
 _REPLAY = Action(
     "replay",
     "Replay",
-    "It is queued again with fresh attempts and a fresh deadline, and is sent to B2COPY.",
+    "It is queued again with fresh attempts and a fresh deadline, and is sent to {destination}.",
 )
-_NOT_DONE = Action(
+_REPLAY_NOT_DONE = Action(
     "replay-not-done",
     "It was not done: replay",
-    "You say that you have looked at B2COPY and that it was not done. It is queued again and sent to B2COPY. If it was"
-    " done after all, it is done twice.",
+    "You say that you have looked at {destination} and that it was not done. It is queued again and sent to"
+    " {destination}. If it was done after all, it is done twice.",
     danger=True,
 )
-_DONE = Action(
+_RESOLVE_SUCCEEDED = Action(
     "resolve-done",
     "It was done",
-    "You say that you have looked at B2COPY and that it was done. It ends as succeeded, and what waits for it goes on."
-    " Nothing is sent to B2COPY.",
+    "You say that you have looked at {destination} and that it was done. It ends as succeeded, and what waits for it"
+    " goes on. Nothing is sent to {destination}.",
 )
-_NOT = Action(
+_RESOLVE_FAILED = Action(
     "resolve-failed",
     "It was not done",
-    "You say that you have looked at B2COPY and that it was not done. It stays failed, as rejected, and may be"
-    " replayed. Nothing is sent to B2COPY.",
+    "You say that you have looked at {destination} and that it was not done. It stays failed, as rejected, and may be"
+    " replayed. Nothing is sent to {destination}.",
 )
 _CANCEL = Action(
     "cancel",
     "Cancel",
-    "This ledger knows of no request to B2COPY for it, and none will be sent. It ends as cancelled.",
+    "This ledger knows of no request to {destination} for it, and none will be sent. It ends as cancelled.",
     danger=True,
 )
 _STOP = Action(
     "stop-asking",
     "Stop asking",
-    "It was sent to B2COPY, which may still do it. We ask no more: it ends as failed, unresolved, and a person must"
-    " find out whether it was done.",
+    "It was sent to {destination}, which may still do it. We ask no more: it ends as failed, unresolved, and a person"
+    " must find out whether it was done.",
     danger=True,
 )
 _POLL = Action(
     "poll-now",
     "Ask B2COPY now",
-    "It becomes due now: a worker asks B2COPY about it, or sends it, as soon as its lane, the rate limit and what it"
-    " waits behind permit. Nothing else changes.",
+    "It becomes due now: a worker asks {destination} about it, or sends it, as soon as its lane, the rate limit and"
+    " what it waits behind permit. Nothing else changes.",
 )
 
 RESULT_LIMIT = 64  # characters of an id at B2COPY
-ACTIONS = {action.name: action for action in (_REPLAY, _NOT_DONE, _DONE, _NOT, _CANCEL, _STOP, _POLL)}
+ACTIONS = {
+    action.name: action
+    for action in (_REPLAY, _REPLAY_NOT_DONE, _RESOLVE_SUCCEEDED, _RESOLVE_FAILED, _CANCEL, _STOP, _POLL)
+}
 _DECISIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "replay": ("replay", {}),
     "replay-not-done": ("replay", {"not_done": True}),
@@ -91,8 +94,12 @@ def possible_actions(operation: Operation) -> list[Action]:
         if operation.kind == MESSAGE_KIND:
             return []
         if not is_replayable(operation):
-            return [_DONE, _NOT, _NOT_DONE]
-        return [_REPLAY, _DONE, _NOT] if may_have_been_done(operation) else [_REPLAY, _DONE]
+            return [_RESOLVE_SUCCEEDED, _RESOLVE_FAILED, _REPLAY_NOT_DONE]
+        return (
+            [_REPLAY, _RESOLVE_SUCCEEDED, _RESOLVE_FAILED]
+            if may_have_been_done(operation)
+            else [_REPLAY, _RESOLVE_SUCCEEDED]
+        )
     if operation.state == State.WAITING:
         return [_POLL, _STOP if operation.sent else _CANCEL]
     if operation.state == State.QUEUED:
@@ -108,6 +115,11 @@ def permitted_actions(page_request: PageRequest, operation: Operation) -> list[A
         Action(one.name, one.label, one.effect, address(f"/operation/{one.name}", key=operation.key), one.danger)
         for one in possible_actions(operation)
     ]
+
+
+def effect_of(action: Action, operation: Operation) -> str:
+    """Return the sentence that says what an action does with this operation."""
+    return action.effect.format(destination=destination_name(operation.destination))
 
 
 def preview(page_request: PageRequest) -> Response:
@@ -161,6 +173,7 @@ def _form(page_request: PageRequest, operation: Operation, action: Action, probl
         status,
         one=operation,
         action=action,
+        effect=effect_of(action, operation),
         problem=problem,
         possible=action in possible_actions(operation),
         standing=standing(operation, page_request.console.kinds, pause_of(page_request.ledger, operation)),
@@ -179,7 +192,7 @@ def _form(page_request: PageRequest, operation: Operation, action: Action, probl
 def _written_result(page_request: PageRequest, operation: Operation, action: Action) -> dict[str, str]:
     """Return the ids that a person may give who says that it was done, as they are in the form so far."""
     kind = page_request.console.kinds.get(operation.kind)
-    names = kind.result_ids if kind is not None and action is _DONE else ()
+    names = kind.result_ids if kind is not None and action is _RESOLVE_SUCCEEDED else ()
     return {name: page_request.form.get(name, "").strip() for name in names}
 
 
@@ -191,7 +204,7 @@ def _result(page_request: PageRequest, operation: Operation, action: Action) -> 
 
 
 def _why_not(operation: Operation, action: Action) -> str:
-    if action in (_REPLAY, _NOT_DONE) and (why_not := why_not_replayable(operation, action is _NOT_DONE)):
+    if action in (_REPLAY, _REPLAY_NOT_DONE) and (why_not := why_not_replayable(operation, action is _REPLAY_NOT_DONE)):
         return f"This cannot be done now: {why_not}."
     return f"This cannot be done now: it is {operation.state}."
 

@@ -94,7 +94,7 @@ def work_list(page_request: PageRequest) -> Response:
         oldest_first=True,
     )
     sections = (
-        ("Was it done? B2COPY must be looked at", unresolved, "reason=unresolved&state=failed"),
+        ("Was it done? The destination must be looked at", unresolved, "reason=unresolved&state=failed"),
         ("Failed: correct, then replay", others, "state=failed"),
         (
             f"Money that waits for longer than {span(MONEY_LATE_S)}",

@@ -19,6 +19,7 @@ from worker.operation import (
     may_have_been_done,
 )
 from worker.operation_kind import Kind
+from worker.queues import B2COPY, CRM
 from worker.report.format_values import clock, our_address
 
 Kinds = Mapping[str, Kind[Any]]
@@ -145,6 +146,11 @@ def remedy(operation: Operation, kinds: Kinds, remedies: Remedies = COMMANDS) ->
     return _filled(_FAILED_REMEDIES[FailureReason(reason)] if known else _KIND_REMEDY, operation, named)
 
 
+def destination_name(destination: str) -> str:
+    """Return what people call a destination."""
+    return {B2COPY: "B2COPY", CRM: "the CRM"}.get(destination, destination)
+
+
 def paused_by(pause: AuditEntry) -> str:
     """Return since when, by whom and why something is paused."""
     return f"since {clock(pause.at)} UTC by {pause.actor}: {pause.note}"
@@ -168,9 +174,8 @@ def _due(operation: Operation, now: float) -> str:
 
 
 def _filled(sentence: str, operation: Operation, remedies: Mapping[str, str] | None = None) -> str:
-    names = {"b2copy": "B2COPY", "crm": "the CRM"}
     return sentence.format(
-        destination=names.get(operation.destination, operation.destination),
+        destination=destination_name(operation.destination),
         entity=operation.entity,
         parent=operation.parent,
         key=quote(operation.key),
