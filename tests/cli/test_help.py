@@ -64,6 +64,16 @@ def test_every_command_and_every_option_is_explained() -> None:
         assert [param.name for param in command.params if not getattr(param, "help", "")] == [], name
 
 
+def test_poll_now_says_that_it_may_send_the_operation() -> None:
+    status = dict(commands(typer.main.get_command(app)))["status"]
+
+    [text] = [param.help for param in status.params if "--poll-now" in param.opts]
+
+    assert (
+        text == "Make a waiting operation due now: a worker asks B2COPY about it, or sends it if that was not done yet."
+    )
+
+
 def test_every_command_answers_programs_too() -> None:
     found = dict(commands(typer.main.get_command(app)))
 

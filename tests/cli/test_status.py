@@ -129,13 +129,13 @@ def test_what_others_wrote_does_not_steer_the_terminal(b2copy_sync: Command, led
     assert "\x1b" not in ran.out
 
 
-def test_poll_now_says_when_there_is_nothing_to_ask(b2copy_sync: Command, ledger: Ledger) -> None:
+def test_poll_now_says_when_nothing_waits(b2copy_sync: Command, ledger: Ledger) -> None:
     succeed_operation(ledger, "W1")
 
     ran = b2copy_sync("status", "W1", "--poll-now")
 
     assert ran.code == 0
-    assert "it does not wait: there is nothing to ask" in ran.err
+    assert "it does not wait: nothing was made due" in ran.err
 
 
 def test_shows_progress_steps_and_what_is_not_known(b2copy_sync: Command, ledger: Ledger) -> None:

@@ -173,6 +173,15 @@ def test_an_operation_that_waits_is_asked_about_now(open_console: OpenConsole, l
     assert (find_operation(ledger).due_at or 0) < before - 3_000_000
 
 
+def test_what_may_send_an_operation_is_not_called_a_question(open_console: OpenConsole, ledger: Ledger) -> None:
+    make_wait(ledger, hold_operation(ledger, "W1"), wait_reason=WaitReason.NO_SESSION, due_in_s=3600)
+
+    page = client_of(open_console()).get(f"/operation/poll-now{W1}").text
+
+    assert "<h1>Try now</h1>" in page
+    assert "a worker asks B2COPY about it, or sends it" in page
+
+
 def test_a_lane_is_paused_and_resumed(open_console: OpenConsole, ledger: Ledger) -> None:
     client = client_of(open_console())
 

@@ -23,7 +23,15 @@ _PATIENCE = 10.0  # seconds for a worker to take it and B2COPY to answer
 
 def status(
     key: OptionalKey = None,
-    poll_now: Annotated[bool, typer.Option("--poll-now", help="Ask B2COPY now, if it waits.")] = False,
+    poll_now: Annotated[
+        bool,
+        typer.Option(
+            "--poll-now",
+            help=(
+                "Make a waiting operation due now: a worker asks B2COPY about it, or sends it if that was not done yet."
+            ),
+        ),
+    ] = False,
     keep_watching: Annotated[
         bool, typer.Option("--watch", help="Without a KEY: show the overview until Ctrl-C, every two seconds.")
     ] = False,
@@ -42,7 +50,7 @@ def status(
 
     if key is None:
         if poll_now:
-            raise typer.BadParameter("name the KEY to ask about", param_hint="--poll-now")
+            raise typer.BadParameter("name the KEY of the operation", param_hint="--poll-now")
         _overview(keep_watching, as_json)
         return
     if keep_watching:
@@ -101,7 +109,7 @@ def _show_all(reports: "list[OperationReport]", as_json: bool) -> None:
 
 
 def _polled(ledger: "Ledger", operation: "Operation") -> "Operation":
-    """Have a waiting operation asked about, and return it as it stands when that is done."""
+    """Have a worker try a waiting operation, and return it as it stands when that is done."""
     from worker.current_user import current_user
     from worker.ledger import attempts_of, find, poll_now
     from worker.messages.wake_up import wake
@@ -113,13 +121,13 @@ def _polled(ledger: "Ledger", operation: "Operation") -> "Operation":
 
     before = tried()
     if not poll_now(ledger, operation.key, current_user(), "status --poll-now"):
-        output.note(f"{operation.key} is {operation.state}, it does not wait: there is nothing to ask")
+        output.note(f"{operation.key} is {operation.state}, it does not wait: nothing was made due")
         return operation
     wake(operation.lane)
     ends = time.monotonic() + _PATIENCE
     while (now := find(ledger, operation.key) or operation).state not in FINAL and tried() == before:
         if time.monotonic() > ends:
-            output.note(f"not asked within {span(_PATIENCE)}: is a worker running? (b2copy-sync doctor)")
+            output.note(f"not tried within {span(_PATIENCE)}: is a worker running? (b2copy-sync doctor)")
             break
         time.sleep(0.1)
     return now

@@ -68,7 +68,7 @@ _STOP = Action(
 )
 _POLL = Action(
     "poll-now",
-    "Ask B2COPY now",
+    "Try now",
     "It becomes due now: a worker asks {destination} about it, or sends it, as soon as its lane, the rate limit and"
     " what it waits behind permit. Nothing else changes.",
 )
