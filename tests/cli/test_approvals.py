@@ -68,7 +68,7 @@ def test_the_open_proposals_are_listed_and_one_is_rejected(b2copy_sync: Command,
     fail_operation(ledger, "W1")
     why = ("--why", "it was done, I saw it", "--by", "ann")
 
-    proposed = b2copy_sync("failed", "resolve", "W1", "--succeeded", "--json", *why, B2COPY_FOUR_EYES="all")
+    proposed = b2copy_sync("failed", "resolve", "W1", "--succeeded", "--yes", "--json", *why, B2COPY_FOUR_EYES="all")
     listed = b2copy_sync("approvals", "list", "--json").document["approvals"]
     rejected = b2copy_sync("approvals", "reject", "a1", "--why", "it was not", "--by", "bob")
 

@@ -219,6 +219,27 @@ class TestResolve:
         [entry] = audit_of(ledger, key)
         assert (entry.action, entry.actor, entry.note) == ("resolve, succeeded", "ann", "seen in the back office")
 
+    def test_that_money_was_charged_needs_yes_because_the_crm_then_pays(
+        self, b2copy_sync: Command, ledger: Ledger
+    ) -> None:
+        key = fail_operation(ledger, "W1", failure_reason=FailureReason.UNRESOLVED)
+        done = ("failed", "resolve", "W1", "--succeeded", "--why", "the panel shows the fees", "--by", "ann")
+
+        asked = b2copy_sync(*done)
+        before = states(ledger, key)
+        ran = b2copy_sync(*done, "--yes")
+
+        assert (asked.code, before) == (2, ["failed"])
+        assert f"{key} moves money: it ends as succeeded, and the CRM is told so and may pay" in asked.err
+        assert (ran.code, states(ledger, key)) == (0, ["succeeded"])
+
+    def test_that_money_was_not_charged_needs_no_yes(self, b2copy_sync: Command, ledger: Ledger) -> None:
+        key = fail_operation(ledger, "W1", failure_reason=FailureReason.UNRESOLVED)
+
+        ran = b2copy_sync("failed", "resolve", "W1", "--failed", "--why", "the panel does not show the fees")
+
+        assert (ran.code, states(ledger, key)) == (0, ["failed"])
+
     def test_records_that_it_was_not_done_which_permits_a_replay(self, b2copy_sync: Command, ledger: Ledger) -> None:
         key = fail_operation(ledger, "C1", kind="call", lane="default", failure_reason=FailureReason.UNRESOLVED)
 
@@ -234,7 +255,7 @@ class TestResolve:
         key = record_operation(ledger, "W1").key
 
         without = b2copy_sync("failed", "resolve", key, "--why", "x")
-        too_early = b2copy_sync("failed", "resolve", key, "--succeeded", "--why", "x")
+        too_early = b2copy_sync("failed", "resolve", key, "--succeeded", "--yes", "--why", "x")
         not_filled_in = b2copy_sync("failed", "resolve", key, "--succeeded", "--result", "client_id=...", "--why", "x")
 
         assert (without.code, too_early.code, not_filled_in.code) == (2, 1, 2)

@@ -131,6 +131,25 @@ def test_a_person_who_has_looked_says_what_was_done(
     assert (operation.state, operation.outcome_unknown) == (state, False)
 
 
+def test_it_was_done_says_what_follows(open_console: OpenConsole, ledger: Ledger) -> None:
+    unknown = {"failure_reason": FailureReason.UNRESOLVED, "on_unknown": OnUnknown.STOP}
+    fail_operation(ledger, "W1", **unknown)
+    fail_operation(ledger, "C1", kind="call", lane="default", **unknown)
+    fail_operation(ledger, "N1", kind="crm.notify", lane="notify", destination="crm", **unknown)
+    client = client_of(open_console())
+
+    money, call, notice = (
+        client.get(f"/operation/resolve-done?key={key}").text for key in ("fees.process:W1", "call:C1", "crm.notify:N1")
+    )
+
+    assert (
+        "You say that you have looked at B2COPY and that it was done. It ends as succeeded. The CRM is told so and may"
+        " pay the withdrawal, and operations that wait for this one start. Nothing is sent to B2COPY."
+    ) in money
+    assert "The CRM is told so, and operations that wait for this one start." in call
+    assert "It ends as succeeded. Nothing is sent to the CRM." in notice
+
+
 def test_an_action_names_the_destination_of_its_operation(open_console: OpenConsole, ledger: Ledger) -> None:
     of_crm = {"kind": "crm.notify", "lane": "notify", "destination": "crm"}
     fail_operation(ledger, "replayable", on_unknown=OnUnknown.REPEAT, **of_crm)

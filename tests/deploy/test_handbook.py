@@ -33,7 +33,7 @@ def test_every_command_in_it_runs(
     fail_operation(ledger, "W7")
     fail_operation(ledger, "W8", failure_reason=FailureReason.UNRESOLVED)
     unknown = {"failure_reason": FailureReason.UNRESOLVED, "on_unknown": OnUnknown.STOP}
-    fail_operation(ledger, "1/123456", kind="clients.register", **unknown)
+    fail_operation(ledger, "1/123456", kind="clients.register", lane="default", **unknown)
     ledger.close()
     os.symlink(DEPLOY, tmp_path / "deploy")
     monkeypatch.chdir(tmp_path)

@@ -137,7 +137,7 @@ def test_who_resolves_a_registration_is_asked_for_the_ids_that_its_account_needs
     advice = remedy(find_operation(ledger, "1/7", "clients.register"), KINDS)
 
     with_ids = "--succeeded --result client_id=... --result payment_account=... --why"
-    assert f'`b2copy-sync failed resolve {key} {with_ids} "..."`' in advice
+    assert f'`b2copy-sync failed resolve {key} {with_ids} "..." --yes`' in advice
 
 
 def test_unresolved_names_the_step_whose_effect_is_unknown(ledger: Ledger) -> None:

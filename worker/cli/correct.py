@@ -9,7 +9,7 @@ from worker.cli.approvals import show_proposal
 from worker.cli.exit_codes import Exit, Stop
 from worker.cli.find_by_name import kind_named, look_up
 from worker.cli.open_ledger import existing_ledger
-from worker.cli.options import By, Json, Key, Why, named_texts
+from worker.cli.options import By, Json, Key, Why, check_yes, named_texts
 from worker.cli.payload_fields import fields_of
 
 if TYPE_CHECKING:
@@ -38,15 +38,13 @@ def correct(
     from worker.ledger.approvals import Approval, decide_or_propose
     from worker.messages.wake_up import wake
     from worker.report.operation_report import report_on, summary
-    from worker.report.replayable import moves_money
     from worker.settings import CrmSettings, load
 
     settings = load(CrmSettings)
     with existing_ledger(settings) as ledger:
         found = look_up(ledger, key)
         corrected = _corrected(found, values, settings)
-        if moves_money(found.kind, found.lane, KINDS) and not yes:
-            raise Stop(Exit.USAGE, f"{found.key} moves money: it is done with {dict(corrected.payload)}; then --yes")
+        check_yes(yes, found, f"it is done with {dict(corrected.payload)}")
         decided = decide_or_propose(
             ledger, "correct", found, by, why, payload=dict(corrected.payload), entity=corrected.entity
         )

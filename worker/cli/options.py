@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from worker import exact_json
+from worker.cli.exit_codes import Exit, Stop
 from worker.errors import BadPayload
 from worker.operation import FailureReason, WaitReason
 from worker.queues import LANES, REQUEST_LANES
@@ -17,6 +18,8 @@ KIND_REASONS = ("fee_error", "client_unknown", "other_client", "other_account")
 """The failure reasons of the kinds. Importing the kinds takes too long for a --help; a test compares the two."""
 
 if TYPE_CHECKING:
+    from worker.operation import Operation
+
     Lane = str
     AnyLane = str
     LaneOrAll = str
@@ -90,6 +93,15 @@ def json_or_text(name: str, text: str) -> Any:
     except (ValueError, RecursionError):
         return text
     raise BadPayload(f"{name}: {problem}")
+
+
+def check_yes(yes: bool, operation: "Operation", effect: str) -> None:
+    """Raise `Stop` if the operation moves money and --yes is not given. `effect` says what the command would do."""
+    from tasks.registry import ALL_KINDS
+    from worker.report.replayable import moves_money
+
+    if moves_money(operation.kind, operation.lane, ALL_KINDS) and not yes:
+        raise Stop(Exit.USAGE, f"{operation.key} moves money: {effect}; then --yes")
 
 
 def _named(value: str | None) -> str | None:

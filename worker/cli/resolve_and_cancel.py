@@ -8,7 +8,7 @@ from worker.cli import operation_view, output
 from worker.cli.approvals import show_proposal
 from worker.cli.find_by_name import look_up
 from worker.cli.open_ledger import existing_ledger
-from worker.cli.options import By, Json, Key, Why, json_or_text, named_texts
+from worker.cli.options import By, Json, Key, Why, check_yes, json_or_text, named_texts
 
 
 def resolve(
@@ -22,13 +22,14 @@ def resolve(
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="What it brought, for --succeeded; JSON or a text; may be repeated."),
     ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Needed for --succeeded, if it moves money.")] = False,
     as_json: Json = False,
 ) -> None:
     """Record what you found out at B2COPY about a failed operation: it was done, or it was not.
 
-    --succeeded ends it as succeeded, and what waits for it continues. What waits for a registration needs the client's
-    id: --result client_id=77. --failed leaves it failed (rejected), and it may
-    then be replayed. Nothing is sent to B2COPY.
+    --succeeded ends it as succeeded: the CRM is told so and may pay the withdrawal, and operations that wait for this
+    one start. What waits for a registration needs the client's id: --result client_id=77. --failed leaves it failed
+    (rejected), and it may then be replayed. Nothing is sent to B2COPY.
     """
     from tasks.registry import ALL_KINDS
     from worker.ledger.approvals import Approval, decide_or_propose
@@ -46,6 +47,8 @@ def resolve(
     values = {name: json_or_text(name, text) for name, text in texts.items()}
     with existing_ledger() as ledger:
         found = look_up(ledger, key)
+        if succeeded:
+            check_yes(yes, found, "it ends as succeeded, and the CRM is told so and may pay the withdrawal")
         decided = decide_or_propose(ledger, "resolve", found, by, why, succeeded=succeeded, result=values or None)
         if isinstance(decided, Approval):
             show_proposal(decided, as_json)

@@ -12,10 +12,10 @@ from worker.console.url_parameters import BadParameter, address, text
 from worker.errors import NotAllowed
 from worker.ledger import find, poll_now
 from worker.ledger.approvals import Approval, decide_or_propose
-from worker.operation import MESSAGE_KIND, Operation, State, is_replayable, may_have_been_done
+from worker.operation import MESSAGE_KIND, NOTICE_KIND, Operation, State, is_replayable, may_have_been_done
 from worker.report.operation_report import pause_of
 from worker.report.replayable import moves_money, why_not_replayable
-from worker.report.sentences import destination_name, standing
+from worker.report.sentences import Kinds, destination_name, standing
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ _REPLAY_NOT_DONE = Action(
 _RESOLVE_SUCCEEDED = Action(
     "resolve-done",
     "It was done",
-    "You say that you have looked at {destination} and that it was done. It ends as succeeded, and what waits for it"
-    " goes on. Nothing is sent to {destination}.",
+    "You say that you have looked at {destination} and that it was done. It ends as succeeded.{consequence} Nothing is"
+    " sent to {destination}.",
 )
 _RESOLVE_FAILED = Action(
     "resolve-failed",
@@ -117,9 +117,13 @@ def permitted_actions(page_request: PageRequest, operation: Operation) -> list[A
     ]
 
 
-def effect_of(action: Action, operation: Operation) -> str:
-    """Return the sentence that says what an action does with this operation."""
-    return action.effect.format(destination=destination_name(operation.destination))
+def effect_of(action: Action, operation: Operation, kinds: Kinds) -> str:
+    """Return the sentences that say what an action does with this operation. A success of a notice has no effect."""
+    consequence = ""
+    if operation.kind != NOTICE_KIND:
+        pays = " and may pay the withdrawal" if moves_money(operation.kind, operation.lane, kinds) else ""
+        consequence = f" The CRM is told so{pays}, and operations that wait for this one start."
+    return action.effect.format(destination=destination_name(operation.destination), consequence=consequence)
 
 
 def preview(page_request: PageRequest) -> Response:
@@ -173,7 +177,7 @@ def _form(page_request: PageRequest, operation: Operation, action: Action, probl
         status,
         one=operation,
         action=action,
-        effect=effect_of(action, operation),
+        effect=effect_of(action, operation, page_request.console.kinds),
         problem=problem,
         possible=action in possible_actions(operation),
         standing=standing(operation, page_request.console.kinds, pause_of(page_request.ledger, operation)),

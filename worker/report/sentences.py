@@ -76,7 +76,7 @@ COMMANDS = Remedies(
     session="`b2copy-sync session show`",
     replay='`b2copy-sync failed replay {key} --why "..." --yes`',
     correct='`b2copy-sync failed correct {key} NAME=VALUE --why "..." --yes`',
-    resolve_done='`b2copy-sync failed resolve {key} --succeeded{results} --why "..."`',
+    resolve_done='`b2copy-sync failed resolve {key} --succeeded{results} --why "..." --yes`',
     replay_not_done='`b2copy-sync failed replay {key} --it-was-not-done --why "..." --yes`',
 )
 _FAILED_REMEDIES = {
