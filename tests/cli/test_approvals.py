@@ -6,7 +6,7 @@ from tests.cli.conftest import Command
 from tests.operations import fail_operation, find_operation, record_operations
 from worker.errors import NotAllowed
 from worker.ledger import Ledger, audit_of, cancel, open_ledger
-from worker.operation import State
+from worker.operation import FailureReason, OnUnknown, State
 
 
 def test_money_is_proposed_and_another_person_approves_it(b2copy_sync: Command, ledger: Ledger) -> None:
@@ -62,6 +62,34 @@ def test_a_notice_moves_no_money_and_a_correction_is_proposed(b2copy_sync: Comma
     assert find_operation(ledger, "N1", "crm.notify").state == State.QUEUED, replayed
     assert b2copy_sync("approvals", "approve", "A1", "--why", "right", "--by", "bob").code == 0
     assert find_operation(ledger).payload["account_login"] == "8"
+
+
+def test_an_approver_sees_with_what_it_would_be_done(b2copy_sync: Command, ledger: Ledger) -> None:
+    for name in ("W1", "W2"):
+        fail_operation(ledger, name, failure_reason=FailureReason.UNRESOLVED, on_unknown=OnUnknown.STOP)
+    fail_operation(ledger, "W3")
+    ann = ("--why", "seen", "--by", "ann", "--yes")
+    strict = {"B2COPY_FOUR_EYES": "all"}
+
+    proposed = b2copy_sync("failed", "resolve", "W1", "--succeeded", "--result", "id=7", *ann, **strict).out
+    b2copy_sync("failed", "replay", "W2", "--it-was-not-done", *ann, **strict)
+    b2copy_sync("failed", "correct", "W3", "account_login=8", *ann, **strict)
+    b2copy_sync("pause", "--lane", "bulk", "--why", "x", "--by", "ann")
+    b2copy_sync("resume", "--lane", "bulk", "--why", "x", "--by", "ann", **strict)
+    listed = b2copy_sync("approvals", "list").out
+    approved = b2copy_sync("approvals", "approve", "A1", "--why", "seen", "--by", "bob").out
+
+    found = 'resolve fees.process:W1 with succeeded=true, result={"id": 7}\n'
+    assert proposed == f"proposed as A1: {found}another person must run `b2copy-sync approvals approve A1`\n"
+    assert approved == f"A1 approved: {found}"
+    heading, *rows = (line.split() for line in listed.splitlines())
+    assert heading[:4] == ["Proposal", "What", "Which", "With"]
+    assert [" ".join(row).partition(" ann ")[0] for row in rows] == [
+        'A1 resolve fees.process:W1 succeeded=true, result={"id": 7}',
+        "A2 replay fees.process:W2 not_done=true",
+        'A3 correct fees.process:W3 payload={"account_login": "8", "request_id": "W3"}',
+        "A4 resume pause:bulk",
+    ]
 
 
 def test_the_open_proposals_are_listed_and_one_is_rejected(b2copy_sync: Command, ledger: Ledger) -> None:

@@ -21,7 +21,7 @@ from worker.console import pause_and_renew
 from worker.console.process_state import Console
 from worker.console.serve import make_console
 from worker.ledger import Ledger, active_flags, audit_of, pause, replay, resume
-from worker.ledger.approvals import open_approvals
+from worker.ledger.approvals import decide_or_propose, open_approvals
 from worker.ledger.identities import identity_of
 from worker.ledger.migrations import migrate
 from worker.operation import FailureReason, OnUnknown, State, WaitReason
@@ -328,6 +328,50 @@ def test_money_needs_a_second_person(open_console: OpenConsole, ledger: Ledger) 
 
     assert find_operation(ledger).state == State.QUEUED
     assert bob.post("/approvals/approve?id=1", data={"note": "once more, please"}).status_code == 409
+
+
+def test_an_approver_sees_what_would_be_done(open_console: OpenConsole, ledger: Ledger) -> None:
+    console = open_console(four_eyes="all")
+    ann, bob = client_of(console, "ann"), client_of(console, "bob")
+    for name in ("resolve-done", "resolve-failed", "replay-not-done"):
+        fail_operation(ledger, name, FailureReason.UNRESOLVED, on_unknown=OnUnknown.STOP)
+        fill_and_send(ann, f"/operation/{name}?key=fees.process:{name}")
+    fail_operation(ledger, "replay")
+    fill_and_send(ann, "/operation/replay?key=fees.process:replay")
+    fail_operation(ledger, "corrected")
+    wrong = find_operation(ledger, "corrected")
+    corrected = wrong.payload | {"account_login": "8"}
+    decide_or_propose(console.ledger, "correct", wrong, "ann", "mistyped", payload=corrected)
+
+    listed = bob.get("/approvals").text
+    pages = {number: bob.get(f"/approvals/approve?id={number}").text for number in range(1, 6)}
+    effects = {number: re.findall('<p class="effect">(.*?)</p>', page) for number, page in pages.items()}
+
+    assert "fees.process:resolve-done</a> with succeeded=true" in listed
+    assert "fees.process:resolve-failed</a> with succeeded=false" in listed
+    assert "fees.process:replay-not-done</a> with not_done=true" in listed
+    assert "proposes to resolve with succeeded=true: " in bob.get("/operation?key=fees.process:resolve-done").text
+    at_once = " It is done at once, and both names are stored."
+    assert effects == {
+        1: [
+            "ann says that ann has looked at B2COPY and that it was done. It ends as succeeded. The CRM is told so and"
+            " may pay the withdrawal, and operations that wait for this one start. Nothing is sent to B2COPY." + at_once
+        ],
+        2: [
+            "ann says that ann has looked at B2COPY and that it was not done. It stays failed, as rejected, and may be"
+            " replayed. Nothing is sent to B2COPY." + at_once
+        ],
+        3: [
+            "ann says that ann has looked at B2COPY and that it was not done. It is queued again and sent to B2COPY. If"
+            " it was done after all, it is done twice." + at_once
+        ],
+        4: ["It is queued again with fresh attempts and a fresh deadline, and is sent to B2COPY." + at_once],
+        5: ["It is queued again with the payload shown here and is sent to B2COPY." + at_once],
+    }
+    assert "&#34;account_login&#34;: &#34;8&#34;" in pages[5]
+
+    fill_and_send(bob, "/approvals/reject?id=1")
+    assert '<td data-label="With">succeeded=true</td>' in bob.get("/approvals").text
 
 
 def test_who_only_operates_withdraws_an_own_proposal(open_console: OpenConsole, ledger: Ledger) -> None:

@@ -31,7 +31,7 @@ Number = Annotated[int, typer.Argument(parser=_number, metavar="A17", help="Whic
 def list_(as_json: Json = False) -> None:
     """List the open proposals, oldest first."""
     from worker.ledger.approvals import open_approvals
-    from worker.report.format_values import clock
+    from worker.report.format_values import clock, named_values
 
     with existing_ledger() as ledger:
         found = open_approvals(ledger)
@@ -41,8 +41,19 @@ def list_(as_json: Json = False) -> None:
         output.line("no open proposals")
     else:
         output.table(
-            ("Proposal", "What", "Which", "By", "Proposed (UTC)", "Why"),
-            [(one.name, one.action, one.subject, one.proposed_by, clock(one.proposed_at), one.note) for one in found],
+            ("Proposal", "What", "Which", "With", "By", "Proposed (UTC)", "Why"),
+            [
+                (
+                    one.name,
+                    one.action,
+                    one.subject,
+                    named_values(one.arguments),
+                    one.proposed_by,
+                    clock(one.proposed_at),
+                    one.note,
+                )
+                for one in found
+            ],
         )
 
 
@@ -65,7 +76,7 @@ def approve(number: Number, why: Why, by: By, as_json: Json = False) -> None:
     if as_json:
         output.document(document(decided))
     elif done:
-        output.line(f"{decided.name} approved: {decided.action} {decided.subject}")
+        output.line(f"{decided.name} approved: {_proposed(decided)}")
     else:
         output.note(f"{decided.name} is void ({decided.decision}): {decided.decided_note or 'propose it again'}")
     if not done:
@@ -91,7 +102,16 @@ def show_proposal(approval: "Approval", as_json: bool) -> None:
         output.document({"proposed": document(approval)})
     else:
         name = approval.name
-        output.line(f"proposed as {name}: another person must run `b2copy-sync approvals approve {name}`")
+        output.line(f"proposed as {name}: {_proposed(approval)}")
+        output.line(f"another person must run `b2copy-sync approvals approve {name}`")
+
+
+def _proposed(approval: "Approval") -> str:
+    """Return what was proposed: `resolve fees.process:W1 with succeeded=true`."""
+    from worker.report.format_values import named_values
+
+    values = named_values(approval.arguments)
+    return f"{approval.action} {approval.subject}{f' with {values}' if values else ''}"
 
 
 def document(approval: "Approval") -> dict[str, Any]:

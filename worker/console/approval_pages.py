@@ -5,6 +5,7 @@ import secrets
 
 from starlette.responses import Response
 
+from worker.console.operation_actions import effect_of_proposal
 from worker.console.page_request import NotFound, PageRequest, note_problem, see
 from worker.console.url_parameters import address, number
 from worker.errors import NotAllowed
@@ -94,6 +95,9 @@ def _form(page_request: PageRequest, problem: str, status: int = 200) -> Respons
     return page_request.page(
         "approval.html", status, action=action, proposal=proposal, one=operation, problem=problem, own=own,
         changed=proposal is not None and operation is not None and operation.change_mark != proposal.seen,
+        effect="" if proposal is None or operation is None else effect_of_proposal(
+            proposal, operation, page_request.console.kinds
+        ),
         form=secrets.token_urlsafe(12), note=page_request.form.get("note", ""),
     )  # fmt: skip
 

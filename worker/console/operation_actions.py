@@ -37,21 +37,21 @@ _REPLAY = Action(
 _REPLAY_NOT_DONE = Action(
     "replay-not-done",
     "It was not done: replay",
-    "You say that you have looked at {destination} and that it was not done. It is queued again and sent to"
-    " {destination}. If it was done after all, it is done twice.",
+    "{says} looked at {destination} and that it was not done. It is queued again and sent to {destination}. If it was"
+    " done after all, it is done twice.",
     danger=True,
 )
 _RESOLVE_SUCCEEDED = Action(
     "resolve-done",
     "It was done",
-    "You say that you have looked at {destination} and that it was done. It ends as succeeded.{consequence} Nothing is"
-    " sent to {destination}.",
+    "{says} looked at {destination} and that it was done. It ends as succeeded.{consequence} Nothing is sent to"
+    " {destination}.",
 )
 _RESOLVE_FAILED = Action(
     "resolve-failed",
     "It was not done",
-    "You say that you have looked at {destination} and that it was not done. It stays failed, as rejected, and may be"
-    " replayed. Nothing is sent to {destination}.",
+    "{says} looked at {destination} and that it was not done. It stays failed, as rejected, and may be replayed."
+    " Nothing is sent to {destination}.",
 )
 _CANCEL = Action(
     "cancel",
@@ -79,13 +79,16 @@ ACTIONS = {
     for action in (_REPLAY, _REPLAY_NOT_DONE, _RESOLVE_SUCCEEDED, _RESOLVE_FAILED, _CANCEL, _STOP, _POLL)
 }
 _DECISIONS: dict[str, tuple[str, dict[str, Any]]] = {
-    "replay": ("replay", {}),
     "replay-not-done": ("replay", {"not_done": True}),
+    "replay": ("replay", {}),
     "resolve-done": ("resolve", {"succeeded": True}),
     "resolve-failed": ("resolve", {"succeeded": False}),
     "cancel": ("cancel", {}),
     "stop-asking": ("stop_asking", {}),
 }
+"""What a decision is in the ledger, and with which arguments. The first one that matches a proposal is its action."""
+
+_CORRECT = "It is queued again with the payload shown here and is sent to {destination}."
 
 
 def possible_actions(operation: Operation) -> list[Action]:
@@ -117,13 +120,31 @@ def permitted_actions(page_request: PageRequest, operation: Operation) -> list[A
     ]
 
 
-def effect_of(action: Action, operation: Operation, kinds: Kinds) -> str:
-    """Return the sentences that say what an action does with this operation. A success of a notice has no effect."""
+def effect_of(action: Action, operation: Operation, kinds: Kinds, says: str = "You say that you have") -> str:
+    """Return the sentences that say what an action does with this operation. A success of a notice has no effect.
+
+    `says` begins the sentence about what a person found out.
+    """
     consequence = ""
     if operation.kind != NOTICE_KIND:
         pays = " and may pay the withdrawal" if moves_money(operation.kind, operation.lane, kinds) else ""
         consequence = f" The CRM is told so{pays}, and operations that wait for this one start."
-    return action.effect.format(destination=destination_name(operation.destination), consequence=consequence)
+    destination = destination_name(operation.destination)
+    return action.effect.format(destination=destination, consequence=consequence, says=says)
+
+
+def effect_of_proposal(proposal: Approval, operation: Operation, kinds: Kinds) -> str:
+    """Return what the approval of a proposal about an operation does; empty if this version does not know its action.
+
+    The approver has perhaps not looked at the destination, so the proposer is named.
+    """
+    if proposal.action == "correct":  # the command line alone proposes it
+        return _CORRECT.format(destination=destination_name(operation.destination))
+    says = f"{proposal.proposed_by} says that {proposal.proposed_by} has"
+    for name, (action, arguments) in _DECISIONS.items():
+        if action == proposal.action and arguments.items() <= proposal.arguments.items():
+            return effect_of(ACTIONS[name], operation, kinds, says)
+    return ""
 
 
 def preview(page_request: PageRequest) -> Response:

@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 from worker.console.url_parameters import address
 from worker.ledger.schema import HELD_MS
 from worker.operation import VERSION, AuditEntry, Operation
-from worker.report.format_values import clock, iso, span
+from worker.report.format_values import clock, iso, named_values, span
 from worker.watch.printable import many_lines, one_line
 from worker.watch.redact import redacted, redacted_value
 
@@ -33,7 +33,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters.update(when=when, span=span, block=block, thousands=thousands, key_url=key_url, ms=_milliseconds)
-    made.filters.update(commands=commands, decision=decision)
+    made.filters.update(commands=commands, decision=decision, named_values=named_values)
     made.globals.update(address=address, account_of=account_of, version=VERSION, signs=STATE_SIGNS)
     made.globals.update(HELD_MS=HELD_MS)
     return made

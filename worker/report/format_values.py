@@ -1,11 +1,14 @@
 """How values are written for people and programs."""
 
+import json
 import os
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from worker.iso_time import iso_time
 from worker.ledger.schema import HELD_MS
+from worker.watch.redact import redacted_value
 
 
 def count(number: int, what: str = "operation") -> str:
@@ -42,6 +45,16 @@ def with_iso_times(fields: dict[str, Any]) -> dict[str, Any]:
     if (instants.get("due_at") or 0) >= HELD_MS:
         instants["due_at"] = None
     return fields | {name: iso(value) for name, value in instants.items()}
+
+
+def named_values(values: Mapping[str, Any]) -> str:
+    """Return values on one line as `name=JSON`, with secrets blanked. A value that is None is left out.
+
+    The shortest comes first, because a page cuts a long line.
+    """
+    shown = redacted_value({name: value for name, value in values.items() if value is not None})
+    texts = [f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in shown.items()]
+    return ", ".join(sorted(texts, key=len))
 
 
 def our_address() -> str:
