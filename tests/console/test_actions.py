@@ -22,6 +22,7 @@ from worker.console.process_state import Console
 from worker.console.serve import make_console
 from worker.ledger import Ledger, active_flags, audit_of, pause, replay, resume
 from worker.ledger.approvals import decide_or_propose, open_approvals
+from worker.ledger.four_eyes import Rule
 from worker.ledger.identities import identity_of
 from worker.ledger.migrations import migrate
 from worker.operation import FailureReason, OnUnknown, State, WaitReason
@@ -247,6 +248,27 @@ def test_a_running_console_obeys_a_rule_that_migrate_stores(
 
     assert answer.headers["location"].startswith("/approvals")
     assert find_operation(ledger).state == State.FAILED
+
+
+@pytest.mark.parametrize(
+    ("own", "of_ledger", "rule"), [("off", "off", "off"), ("off", "money", "money"), ("all", "money", "all")]
+)
+def test_the_pages_show_the_rule_of_four_eyes_that_counts(
+    open_console: OpenConsole, console_url: str, own: str, of_ledger: Rule, rule: str
+) -> None:
+    client = client_of(open_console(four_eyes=own))
+    migrate(console_url, four_eyes=of_ledger)
+
+    approvals, system = client.get("/approvals").text, client.get("/system").text
+
+    means = {
+        "off": "one person decides",
+        "money": "a second person approves decisions about money",
+        "all": "a second person approves decisions about every operation, and the end of a pause",
+    }[rule]
+    assert f"Four eyes ({rule}): {means}." in approvals
+    assert f"<dt>four eyes</dt><dd>{rule}: {means}</dd>" in system
+    assert "B2COPY_FOUR_EYES" not in approvals + system
 
 
 def test_a_host_without_keys_cannot_renew_the_session_and_says_where_to(open_console: OpenConsole) -> None:

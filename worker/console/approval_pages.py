@@ -14,6 +14,7 @@ from worker.ledger.approvals import Approval, approve, decided_approvals, is_sam
 from worker.ledger.batches import BATCH
 from worker.ledger.pauses import RESUME
 from worker.queues import LANES
+from worker.report.four_eyes import RULE_MEANINGS
 
 OPEN_LIMIT = 200  # proposals on the page
 WITHDRAW = "withdraw"
@@ -27,6 +28,7 @@ def approvals(page_request: PageRequest) -> Response:
     return page_request.page(
         "approvals.html", live=True, approvals=found, operations=operations,
         decided=decided_approvals(page_request.ledger), made=_made(page_request),
+        four_eyes_mean=RULE_MEANINGS[page_request.console.four_eyes],
         limit=OPEN_LIMIT, is_own=lambda one: _is_own(page_request, one),
         changed=lambda one: one.subject in operations and operations[one.subject].change_mark != one.seen,
     )  # fmt: skip

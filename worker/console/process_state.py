@@ -15,7 +15,7 @@ from worker.console.template_values import environment
 from worker.errors import B2CopyError, SettingsError
 from worker.ledger import Ledger
 from worker.ledger.batches import Batch
-from worker.ledger.four_eyes import rule_of
+from worker.ledger.four_eyes import Rule, rule_of, stricter
 from worker.report.batch_report import BatchReport, batch_reports
 from worker.report.four_eyes import under_rule
 from worker.report.sentences import Kinds
@@ -87,6 +87,11 @@ class Console:
         """Return a page made from a template."""
         text = self._templates.get_template(template).render(console=self, **values)
         return HTMLResponse(text.encode("utf-8", "replace"), status)
+
+    @property
+    def four_eyes(self) -> Rule:
+        """The rule that counts: the stricter one of the ledger's and this host's."""
+        return stricter(self.settings.four_eyes, self.ledger.four_eyes)
 
     def obey_rule_of_ledger(self) -> None:
         """Take over the rule of four eyes that the ledger holds now: `migrate` may have changed it."""

@@ -26,6 +26,7 @@ from worker.queues import LANES
 from worker.report import sentences
 from worker.report.chart_series import points
 from worker.report.format_values import iso, span
+from worker.report.four_eyes import RULE_MEANINGS
 from worker.report.health import access_notes, late_lanes
 from worker.report.operation_report import evidence as stored_evidence
 from worker.report.operation_report import report_on
@@ -221,14 +222,13 @@ def _file_name(name: str, is_all: bool) -> str:
 
 
 def system(page_request: PageRequest) -> Response:
-    """Session, pauses, settings by name, versions."""
+    """Session, pauses, four eyes, settings by name, versions."""
     console = page_request.console
     flags = active_flags(page_request.ledger)
     chosen = console.settings
     settings = [
         ("console_access", chosen.console_access),
         ("console_read_only", str(chosen.console_read_only).lower()),
-        ("four_eyes", chosen.four_eyes),
         ("retention", span(chosen.retention)),
         ("fees_deadline", span(chosen.fees_deadline)),
         ("calls_deadline", span(chosen.calls_deadline)),
@@ -239,7 +239,8 @@ def system(page_request: PageRequest) -> Response:
         workers = running_workers(connection)
     return page_request.page(
         "system.html", workers=workers, session=_session(page_request), flags=flags, lanes=LANES, settings=settings,
-        database=url, can_renew=not isinstance(console.session, str), renewed=_renewed(page_request),
+        database=url, four_eyes=f"{console.four_eyes}: {RULE_MEANINGS[console.four_eyes]}",
+        can_renew=not isinstance(console.session, str), renewed=_renewed(page_request),
     )  # fmt: skip
 
 

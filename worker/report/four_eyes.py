@@ -9,6 +9,13 @@ from worker.ledger.pauses import RESUME
 from worker.report.replayable import moves_money
 from worker.report.sentences import Kinds
 
+RULE_MEANINGS: dict[Rule, str] = {
+    "off": "one person decides",
+    "money": "a second person approves decisions about money",
+    "all": "a second person approves decisions about every operation, and the end of a pause",
+}
+"""What each rule says, for people."""
+
 
 def under_rule(ledger: Ledger, own: Rule, kinds: Callable[[], Kinds]) -> Ledger:
     """Return the ledger under the stricter of its own rule and this process's (B2COPY_FOUR_EYES)."""
