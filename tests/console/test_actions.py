@@ -132,6 +132,18 @@ def test_a_person_who_has_looked_says_what_was_done(
     assert (operation.state, operation.outcome_unknown) == (state, False)
 
 
+def test_what_a_person_found_out_is_not_called_b2copys_refusal(open_console: OpenConsole, ledger: Ledger) -> None:
+    fail_operation(ledger, "W1", FailureReason.UNRESOLVED, on_unknown=OnUnknown.STOP)
+    client = client_of(open_console())
+    fill_and_send(client, f"/operation/resolve-failed{W1}", note="not in the panel")
+
+    listed, form = client.get("/operations").text, client.get(f"/operation/replay{W1}").text
+
+    assert "B2COPY refused it, or a person found that it was not done" in listed
+    assert "ann found that it was not done: not in the panel" in form
+    assert "refused" not in form
+
+
 def test_it_was_done_says_what_follows(open_console: OpenConsole, ledger: Ledger) -> None:
     unknown = {"failure_reason": FailureReason.UNRESOLVED, "on_unknown": OnUnknown.STOP}
     fail_operation(ledger, "W1", **unknown)

@@ -19,6 +19,7 @@ from tests.operations import (
 )
 from worker.ledger import Ledger, audit_of, fail_message, find, open_ledger, pause, resolve
 from worker.ledger import replay as replay_in_ledger
+from worker.ledger.approvals import approve, propose, reject
 from worker.ledger.batches import begin_batch, pause_batch, sweep
 from worker.operation import FailureReason, OnUnknown, Operation, Phase, State, WaitReason
 from worker.report.operation_report import document, report_on
@@ -154,6 +155,33 @@ def test_what_a_person_found_out_is_shown_instead_of_b2copys_refusal(ledger: Led
 
     text = standing(operation, KINDS, audit=audit_of(ledger, key))
     assert text == "failed (rejected): ann found that it was not done: not in the panel"
+
+
+def test_a_proposal_does_not_hide_what_a_person_found_out(ledger: Ledger) -> None:
+    key = fail_operation(ledger, failure_reason=FailureReason.UNRESOLVED, on_unknown=OnUnknown.STOP)
+    operation = resolve(ledger, key, "ann", "not in the panel", succeeded=False)
+    found = "failed (rejected): ann found that it was not done: not in the panel"
+
+    proposal = propose(ledger, "replay", key, "ann", "now do it", operation.change_mark, {})
+    proposed = standing(operation, KINDS, audit=audit_of(ledger, key))
+    reject(ledger, proposal.id, "bob", "not yet")
+    rejected = standing(operation, KINDS, audit=audit_of(ledger, key))
+    again = propose(ledger, "replay", key, "ann", "now do it", operation.change_mark, {})
+    approve(ledger, again.id, "bob", "yes")
+    fail(ledger, claim_one(ledger))
+    refused = standing(find_operation(ledger), KINDS, audit=audit_of(ledger, key))
+
+    assert (proposed, rejected) == (found, found)
+    assert refused == "failed (rejected): B2COPY refused it"
+
+
+def test_without_the_audit_a_rejected_operation_may_be_what_a_person_found_out(ledger: Ledger) -> None:
+    key = fail_operation(ledger, failure_reason=FailureReason.UNRESOLVED, on_unknown=OnUnknown.STOP)
+
+    operation = resolve(ledger, key, "ann", "not in the panel", succeeded=False)
+
+    either = "failed (rejected): B2COPY refused it, or a person found that it was not done"
+    assert standing(operation, KINDS) == either
 
 
 @pytest.mark.parametrize("lane", ["all", "money"])

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from worker.console.page_request import NOTE_LIMIT, NOTE_MIN, NotFound, PageRequest, note_problem, see
 from worker.console.url_parameters import BadParameter, address, text
 from worker.errors import NotAllowed
-from worker.ledger import find, poll_now
+from worker.ledger import audit_of, find, poll_now
 from worker.ledger.approvals import Approval, decide_or_propose
 from worker.operation import MESSAGE_KIND, NOTICE_KIND, Operation, State, is_replayable, may_have_been_done
 from worker.report.operation_report import pause_of
@@ -201,7 +201,12 @@ def _form(page_request: PageRequest, operation: Operation, action: Action, probl
         effect=effect_of(action, operation, page_request.console.kinds),
         problem=problem,
         possible=action in possible_actions(operation),
-        standing=standing(operation, page_request.console.kinds, pause_of(page_request.ledger, operation)),
+        standing=standing(
+            operation,
+            page_request.console.kinds,
+            pause_of(page_request.ledger, operation),
+            audit_of(page_request.ledger, operation.key),
+        ),
         money=moves_money(operation.kind, operation.lane, page_request.console.kinds),
         needs_approval=needs_approval,
         needs_note=action is not _POLL,

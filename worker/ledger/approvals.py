@@ -35,7 +35,7 @@ from worker.ledger.insert_operations import encode_payload
 from worker.ledger.pauses import RESUME, resume, resume_within
 from worker.ledger.queries import active_flags
 from worker.ledger.schema import approvals, flags, now_ms
-from worker.operation import Operation, is_replayable
+from worker.operation import AuditEntry, Operation, is_replayable
 
 EXPIRES_MS = 24 * 3_600_000
 RESUME_BATCH, CANCEL_BATCH = "resume import", "cancel import"
@@ -338,6 +338,11 @@ def _close(connection: Connection, row: Row[Any], decision: str, actor: str, not
     connection.execute(update(approvals).where(a.id == bindparam("wanted")), {"wanted": row.id, **decided})
     record_audit(connection, f"{decision} A{row.id}", actor, note or f"its proposal to {row.action}", row.subject)
     return _approval_of(row)._replace(**decided)  # type: ignore[arg-type]
+
+
+def is_of_proposal(entry: AuditEntry) -> bool:
+    """Return whether an entry of the audit tells of a proposal. The decision that is made has an entry of its own."""
+    return re.search(r" A[0-9]+$", entry.action) is not None
 
 
 def is_same_person(one: str, other: str) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from shlex import quote
 from typing import Any, NamedTuple
 
+from worker.ledger.approvals import is_of_proposal
 from worker.ledger.batches import BATCH
 from worker.ledger.schema import HELD_MS
 from worker.operation import (
@@ -57,6 +58,7 @@ _FAILED = {
     FailureReason.BAD_PAYLOAD: "its payload cannot be used",
     FailureReason.INTERNAL: "the fault is ours: the worker's log has the traceback",
 }
+_REJECTED_OR_RESOLVED = "{destination} refused it, or a person found that it was not done"
 
 
 class Remedies(NamedTuple):
@@ -99,9 +101,12 @@ _UNRESOLVED_REMEDIES = {
 
 
 def standing(
-    operation: Operation, kinds: Kinds, pause: AuditEntry | None = None, audit: Sequence[AuditEntry] = ()
+    operation: Operation, kinds: Kinds, pause: AuditEntry | None = None, audit: Sequence[AuditEntry] | None = None
 ) -> str:
-    """Return how an operation stands, and why. `pause` is the pause of its lane or its batch, if there is one."""
+    """Return how an operation stands, and why. `pause` is the pause of its lane or its batch, if there is one.
+
+    Without `audit` (the entries about the operation, oldest first) it is not known whether a person resolved it.
+    """
     now = time.time() * 1000
     due_at = operation.due_at
     paused = ""
@@ -156,10 +161,13 @@ def paused_by(pause: AuditEntry) -> str:
     return f"since {clock(pause.at)} UTC by {pause.actor}: {pause.note}"
 
 
-def _why_failed(operation: Operation, kinds: Kinds, audit: Sequence[AuditEntry]) -> str:
+def _why_failed(operation: Operation, kinds: Kinds, audit: Sequence[AuditEntry] | None) -> str:
     reason = operation.failure_reason or ""
-    if audit and audit[-1].action == RESOLVED_AS_FAILED:
-        return f"{audit[-1].actor} found that it was not done: {audit[-1].note}"
+    if audit is None and reason == FailureReason.REJECTED:
+        return _filled(_REJECTED_OR_RESOLVED, operation)
+    last = next((entry for entry in reversed(audit or ()) if not is_of_proposal(entry)), None)
+    if last is not None and last.action == RESOLVED_AS_FAILED:
+        return f"{last.actor} found that it was not done: {last.note}"
     kind = kinds.get(operation.kind)
     if kind is not None and reason in kind.failure_reasons:
         return kind.failure_reasons[reason]
