@@ -24,7 +24,7 @@
   x UnknownOutcome          sent, but the answer was lost or cannot be believed
 * BadPayload                the caller's mistake, found before anything was recorded or sent
   - PayloadConflict         the key exists already, with another payload
-* NotAllowed                a person's decision that the operation's state does not allow
+* NotAllowed                a person's decision that is not possible as things stand
 * SettingsError             a setting is missing, misspelt or unusable: the process must not start
 
 Every error takes its arguments by position and stores them in `args`, so that it can be pickled. No error holds a
@@ -180,7 +180,10 @@ class PayloadConflict(BadPayload):
 
 
 class NotAllowed(ValueError):
-    """The operation is not in a state in which it can be replayed, cancelled or given up: the message says why."""
+    """What a person decided is not possible as the operation, import, pause or proposal stands.
+
+    The message says why.
+    """
 
 
 class SettingsError(Exception):

@@ -15,7 +15,8 @@ def test_money_is_proposed_and_another_person_approves_it(b2copy_sync: Command, 
 
     proposed = b2copy_sync("failed", "replay", "W1", "--yes", "--why", "it is open again", "--by", "ann", **four_eyes)
     assert proposed.code == 0
-    assert "1 operation proposed as A1" in proposed.out
+    asks = "another person runs `b2copy-sync approvals list` and `b2copy-sync approvals approve A1`"
+    assert proposed.out == f"0 operations replayed\n1 operation proposed as A1: {asks}\n"
     assert find_operation(ledger).state == State.FAILED
 
     own = b2copy_sync("approvals", "approve", "A1", "--why", "fine", "--by", "Ann", **four_eyes)
@@ -62,6 +63,16 @@ def test_a_notice_moves_no_money_and_a_correction_is_proposed(b2copy_sync: Comma
     assert find_operation(ledger, "N1", "crm.notify").state == State.QUEUED, replayed
     assert b2copy_sync("approvals", "approve", "A1", "--why", "right", "--by", "bob").code == 0
     assert find_operation(ledger).payload["account_login"] == "8"
+
+
+def test_who_proposes_several_replays_is_told_what_the_other_person_runs(b2copy_sync: Command, ledger: Ledger) -> None:
+    fail_operation(ledger, "W1")
+    fail_operation(ledger, "W2")
+
+    ran = b2copy_sync("failed", "replay", "--all", "--yes", "--why", "open again", B2COPY_FOUR_EYES="money")
+
+    asks = "another person runs `b2copy-sync approvals list` and `b2copy-sync approvals approve NUMBER`"
+    assert ran.out == f"0 operations replayed\n2 operations proposed as A1 to A2: {asks}\n"
 
 
 def test_an_approver_sees_with_what_it_would_be_done(b2copy_sync: Command, ledger: Ledger) -> None:

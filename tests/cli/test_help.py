@@ -74,6 +74,15 @@ def test_poll_now_says_that_it_may_send_the_operation() -> None:
     )
 
 
+def test_the_group_failed_says_that_it_also_cancels_what_has_not_ended() -> None:
+    group: Any = typer.main.get_command(app)
+
+    assert group.commands["failed"].help == (
+        "Decide about operations: list those that failed, see why, replay, correct or resolve them; cancel one that has"
+        " not ended."
+    )
+
+
 def test_every_command_answers_programs_too() -> None:
     found = dict(commands(typer.main.get_command(app)))
 

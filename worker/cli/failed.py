@@ -1,4 +1,4 @@
-"""`failed`: the operations that failed, on which people decide."""
+"""`failed`: what people decide about operations: those that failed, and one that is to be cancelled."""
 
 from typing import Annotated
 
@@ -15,7 +15,10 @@ from worker.cli.resolve_and_cancel import cancel, resolve
 from worker.operation import State
 
 app = typer.Typer(
-    help="Failed operations: list them, see why, replay, correct, resolve or cancel.",
+    help=(
+        "Decide about operations: list those that failed, see why, replay, correct or resolve them; cancel one that has"
+        " not ended."
+    ),
     no_args_is_help=True,
     epilog=EXITS,
 )

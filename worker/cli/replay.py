@@ -108,7 +108,10 @@ def replay(
         if proposed:
             first, *others = proposed.values()
             named = f"{first} to {others[-1]}" if others else first
-            output.line(f"{count(len(proposed))} proposed as {named}: another person runs `b2copy-sync approvals`")
+            output.line(
+                f"{count(len(proposed))} proposed as {named}: another person runs `b2copy-sync approvals list` and"
+                f" `b2copy-sync approvals approve {'NUMBER' if others else first}`"
+            )
     if not as_json:
         for key, why_not in left_alone.items():
             output.note(f"left alone: {key}: {why_not}")
