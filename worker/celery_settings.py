@@ -13,7 +13,7 @@ from kombu.entity import Exchange, Queue
 from kombu.transport import TRANSPORT_ALIASES
 
 from worker.beat_schedule import schedule
-from worker.queues import HOUSEKEEPING, INBOX, QUEUES, READS
+from worker.queues import HOUSEKEEPING, INBOX, QUEUES, READS, UNACKED, UNACKED_INDEX, UNACKED_MUTEX
 from worker.redis_url import without_password, without_query
 from worker.settings import CrmSettings, crm_settings
 
@@ -152,9 +152,12 @@ def celery_settings() -> dict[str, Any]:
         "task_publish_retry_policy": {"max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.1},
         "broker_transport_options": _CONNECTION_OPTIONS
         | {
-            # A killed worker's messages come back after 10 s. The shortest visibility timeout of any app on a Redis
-            # database rules all of them: this one must be ours alone.
+            # A killed worker's messages come back after 10 s. The keys are our own, so that this timeout applies to no
+            # other app on the Redis database, and no other app's to us.
             "visibility_timeout": 10,
+            "unacked_key": UNACKED,
+            "unacked_index_key": UNACKED_INDEX,
+            "unacked_mutex_key": UNACKED_MUTEX,
             "unacked_restore_interval": 1,
             "unacked_restore_throttle": 1,
             # A worker that was killed while it restored messages holds this lock for so long. The default is 300.

@@ -433,8 +433,7 @@ class Settings(CrmSettings):
     notify_broker_url: RedisUrl | None = Field(
         None,
         repr=False,  # it may hold a password
-        description="The CRM's broker: rediss://host:6379/1. Unset: that of B2COPY_REDIS_URL, where a message that the"
-        " CRM's workers have not acknowledged returns after 10 s.",
+        description="The CRM's broker: rediss://host:6379/1. Unset: that of B2COPY_REDIS_URL.",
     )
     seamless_secret_file: File | None = Field(
         None, description="A file with the secret that B2COPY's Back Office shows, to register clients."

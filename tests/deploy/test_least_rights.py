@@ -171,7 +171,7 @@ REFUSED_BY_REDIS = [
             "SCAN 0",
             "LPUSH b2copy.housekeeping x",
             "HGETALL b2copy:{x}:session",
-            "HGETALL unacked",
+            "HGETALL b2copy:unacked",
             "PUBLISH /0.celery.pidbox x",
             "MONITOR",
             "EVAL x 0",

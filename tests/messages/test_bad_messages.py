@@ -21,6 +21,7 @@ from worker.instances import ledger
 from worker.ledger import search
 from worker.messages.bad_message_text import EVIDENCE_LIMIT, NAME_LIMIT, bounded_ascii
 from worker.operation import Operation, State
+from worker.queues import UNACKED, UNACKED_INDEX
 from worker.sandbox.control_client import SandboxControl
 from worker.testbed.local_system import Environment
 
@@ -53,7 +54,7 @@ def is_alive(fleet: Environment, crm: Any, name: Name) -> bool:
     send(crm, FEES, "7", request_id)
     done = ended(f"fees.process:{request_id}")
     with fleet.broker.client as client:
-        until(lambda: not client.llen("b2copy.inbox") and not client.hlen("unacked"))
+        until(lambda: not client.llen("b2copy.inbox") and not client.hlen(UNACKED))
     return done.state == State.SUCCEEDED and [process.started for process in fleet.processes] == [1]
 
 
@@ -261,10 +262,10 @@ def test_an_expired_message_is_stored_and_one_that_is_still_wanted_is_recorded(
 def test_a_note_of_a_delivery_that_is_not_kombus_is_stored(fleet: Environment, crm: Any, name: Name) -> None:
     before = known_messages()
     with fleet.broker.client as client:
-        client.hset("unacked", "evil", "garbage")
-        client.zadd("unacked_index", {"evil": 1})
-        client.hset("unacked", "evil too", '[{"body": 7}, "x", ["y"]]')
-        client.zadd("unacked_index", {"evil too": 1})
+        client.hset(UNACKED, "evil", "garbage")
+        client.zadd(UNACKED_INDEX, {"evil": 1})
+        client.hset(UNACKED, "evil too", '[{"body": 7}, "x", ["y"]]')
+        client.zadd(UNACKED_INDEX, {"evil too": 1})
 
     found = until(lambda: found if len(found := new_messages(before)) == 2 else None)
 
@@ -335,7 +336,7 @@ def test_whatever_is_in_the_inbox_the_worker_lives_and_every_item_is_accounted_f
     last = uuid.uuid4().hex
     with fleet.broker.client as client:
         client.lpush("b2copy.inbox", *batch, json.dumps(envelope([["7", last], {}, {}], headers_of(last))))
-        until(lambda: not client.llen("b2copy.inbox") and not client.hlen("unacked"))
+        until(lambda: not client.llen("b2copy.inbox") and not client.hlen(UNACKED))
 
     assert ended(f"fees.process:{last}").state == State.SUCCEEDED
     assert count_operations() - before == len(batch) + 1

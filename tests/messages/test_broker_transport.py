@@ -13,6 +13,7 @@ from tests.odd_redis import ODD, redis_that_answers
 from worker.errors import StoreUnavailable
 from worker.messages import broker_transport
 from worker.messages.broker_transport import Channel, Transport
+from worker.queues import UNACKED, UNACKED_INDEX
 from worker.redis_connection import redis_client
 from worker.session import SharedSession
 from worker.settings import Settings
@@ -98,8 +99,8 @@ def test_an_answer_that_is_none_is_an_error_of_redis_and_no_other(odd_redis: Set
     questions: list[Callable[[], Any]] = [
         lambda: client.execute_command("BRPOP", "b2copy.money", 1),
         lambda: client.pipeline().llen("b2copy.money").sadd("x", "y").execute(),
-        lambda: client.zrange("unacked_index", 0, 1, desc=True, withscores=True),
-        lambda: client.hmget("unacked", "x", "y"),
+        lambda: client.zrange(UNACKED_INDEX, 0, 1, desc=True, withscores=True),
+        lambda: client.hmget(UNACKED, "x", "y"),
     ]
     for question in questions:
         with suppress(redis.RedisError, OSError):

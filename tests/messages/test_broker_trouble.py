@@ -20,6 +20,7 @@ from tests.support import until
 from tests.tasks.conftest import ended, running_fleet
 from worker.ledger.migrations import migrate
 from worker.operation import State
+from worker.queues import UNACKED, UNACKED_INDEX, UNACKED_MUTEX
 from worker.testbed import broker as testbed_broker
 from worker.testbed.broker import Broker
 from worker.testbed.local_system import Environment, Sandbox, wait_for_worker
@@ -119,32 +120,32 @@ def test_an_outage_of_redis_leaves_few_lines(fleet: Environment, process: Proces
 
 def test_a_value_of_another_type_under_a_key_of_the_broker_is_removed(fleet: Environment, process: Process) -> None:
     keys = [f"b2copy.{lane}" for lane in ("money", "default", "inbox", "housekeeping")]
-    keys += ["unacked", "unacked_index", "unacked_mutex", "_kombu.binding.b2copy.money"]
+    keys += [UNACKED, UNACKED_INDEX, UNACKED_MUTEX, "_kombu.binding.b2copy.money"]
     with fleet.broker.client as client:
         for key in keys:
             client.delete(key)
-            client.set(key, "x") if key != "unacked_mutex" else client.lpush(key, "x")
+            client.set(key, "x") if key != UNACKED_MUTEX else client.lpush(key, "x")
         enqueue.fees(account_login="7", request_id="typed")
         enqueue.open_account(login="700500", product_currency_id=1, client_id=5)
 
         assert ended("fees.process:typed").state == State.SUCCEEDED
         assert ended("accounts.create:1/700500").state == State.SUCCEEDED
-        until(lambda: client.type("unacked_mutex") != b"list")
+        until(lambda: client.type(UNACKED_MUTEX) != "list")
     assert process.started == 1
 
 
 def test_a_lock_that_never_expires_is_removed(fleet: Environment) -> None:
     with fleet.broker.client as client:
-        client.delete("unacked_mutex")
-        client.set("unacked_mutex", "somebody")
+        client.delete(UNACKED_MUTEX)
+        client.set(UNACKED_MUTEX, "somebody")
 
-        until(lambda: client.get("unacked_mutex") != "somebody")
+        until(lambda: client.get(UNACKED_MUTEX) != "somebody")
 
 
 def test_the_lock_of_a_worker_that_was_killed_ends_soon(fleet: Environment) -> None:
     with fleet.broker.client as client, client.monitor() as commands:
         for command in commands.listen():
-            if command["command"].startswith("SET unacked_mutex"):
+            if command["command"].startswith(f"SET {UNACKED_MUTEX}"):
                 break
 
     assert 0 < int(command["command"].split()[-1]) <= 5_000

@@ -14,6 +14,7 @@ from tests.tasks.conftest import ended
 from worker.instances import ledger
 from worker.ledger import attempts_of, search
 from worker.operation import FailureReason, Operation, State
+from worker.queues import UNACKED
 from worker.sandbox.control_client import SandboxControl
 from worker.testbed.local_system import Environment
 from worker.testbed.processes import clean_environment
@@ -203,7 +204,7 @@ def test_a_stored_message_is_not_attempted_and_the_queue_is_empty(fleet: Environ
 
     assert attempts_of(ledger(), operation.id) == []
     with fleet.broker.client as client:
-        until(lambda: not client.llen("b2copy.inbox") and not client.hlen("unacked"))
+        until(lambda: not client.llen("b2copy.inbox") and not client.hlen(UNACKED))
 
 
 def test_after_all_this_the_worker_never_died_and_takes_as_much_as_before(

@@ -23,7 +23,7 @@ from worker.errors import BadPayload, CircuitOpen, NoAnswerInTime, NotFound, Oth
 from worker.ledger import open_ledger
 from worker.messages.sealed_answer import OneTimeKey
 from worker.operation import State
-from worker.queues import ANSWERS, INBOX
+from worker.queues import ANSWERS, INBOX, UNACKED
 from worker.queues import READS as QUEUE
 from worker.sandbox.control_client import SandboxControl
 from worker.settings import CrmSettings, load
@@ -256,7 +256,7 @@ def test_a_message_that_is_no_read_is_counted_and_leaves_nothing(fleet: Environm
     until(lambda: DROPPED in process.log.read_text())
     assert isinstance(enqueue.read("leaderboard"), list)
     with one_broker.client as client:
-        until(lambda: not client.llen(QUEUE) and not client.llen(INBOX) and not client.hlen("unacked"))
+        until(lambda: not client.llen(QUEUE) and not client.llen(INBOX) and not client.hlen(UNACKED))
     assert count_operations() == rows
     assert email not in process.log.read_text()
 

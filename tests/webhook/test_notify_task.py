@@ -1,19 +1,29 @@
 """A notice to the CRM's own Celery task: a message as any Celery client sends it, or an error that makes it wait."""
 
 import json
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kombu.connection import Connection
 
+from tasks import enqueue
 from tests.support import until
+from tests.tasks.conftest import ended
 from tests.webhook.test_endpoint import BODY, TRACE
 from worker.errors import GateClosed, LeaseTooShort, Unavailable
 from worker.flow.meaning_table import Becomes, meaning_of
 from worker.http import event_loop
+from worker.instances import ledger
+from worker.ledger import search
+from worker.queues import UNACKED, UNACKED_INDEX
 from worker.settings import Settings
 from worker.testbed.broker import Broker
+from worker.testbed.local_system import Environment
+from worker.testbed.processes import Process
 from worker.webhook.notify_task import NotifyTask
 
 
@@ -74,3 +84,46 @@ def test_nothing_is_published_if_the_lease_is_too_short(broker: Broker) -> None:
         publish(broker.url, refuse)
     with Connection(broker.url) as connection:
         assert until(lambda: connection.default_channel.client.llen("crm") == 0)
+
+
+HOLDING_CRM = """
+import os, time
+from celery import Celery
+
+app = Celery("crm", broker=os.environ["B2COPY_REDIS_URL"])
+
+@app.task(name="crm.fees_ended", acks_late=True)
+def fees_ended(notice):
+    with open(os.environ["TOLD"], "a") as told:
+        told.write(notice["data"]["key"] + "\\n")
+    while not os.path.exists(os.environ["MAY_END"]):
+        time.sleep(0.02)
+"""
+
+
+def test_a_notice_that_the_crms_worker_holds_for_long_on_our_redis_stays_the_crms(
+    active_environment: Environment, worker: Callable[..., Process], tmp_path: Path
+) -> None:
+    (tmp_path / "holding_crm.py").write_text(HOLDING_CRM)
+    told, may_end = tmp_path / "told", tmp_path / "may_end"
+    solo = ("--pool", "solo", "--without-mingle", "--without-gossip")
+    variables: Any = {"PYTHONPATH": str(tmp_path), "TOLD": str(told), "MAY_END": str(may_end)}
+    active_environment.run("crm", sys.executable, "-m", "celery", "-A", "holding_crm", "worker", *solo, **variables)
+    worker(B2COPY_NOTIFY_TASK="crm.fees_ended")
+    enqueue.fees(account_login="7", request_id="W1")
+    until(told.exists)
+
+    with active_environment.broker.client as client:
+        [note] = until(lambda: client.hvals("unacked"))  # the CRM's app keeps kombu's names
+        # A damaged note of ours, which is younger than the CRM's: when it has come back, the CRM's would have come too.
+        client.hset(UNACKED, "evil", "garbage")
+        client.zadd(UNACKED_INDEX, {"evil": time.time()})
+        until(lambda: search(ledger(), kind="message"), within=30)
+
+        assert note in client.hvals("unacked")
+        assert [found.payload["message"] for found in search(ledger(), kind="message")] == ["garbage"]
+        assert client.llen("b2copy.inbox") == 0
+        may_end.touch()
+        until(lambda: not client.exists("unacked"))
+    ended("fees.process:W1")
+    assert told.read_text().splitlines().count("fees.process:W1") == 1

@@ -20,7 +20,6 @@ from worker.settings import CrmSettings
 def check(settings: CrmSettings) -> Iterator[CheckResult]:
     client = connect(settings)
     try:
-        own_timeout_s = float(app.conf.broker_transport_options["visibility_timeout"])
         connected = listeners(client)
         found = nodes(app, connected)
     except SettingsError:
@@ -52,7 +51,7 @@ def check(settings: CrmSettings) -> Iterator[CheckResult]:
         else:
             yield CheckResult("workers", "warn", "none answers", remedy)
     for node in found:
-        yield from _foreign(node, own_timeout_s)
+        yield from _foreign(node)
 
 
 def _due_for_s(settings: CrmSettings) -> float:
@@ -76,13 +75,9 @@ def _addresses(settings: CrmSettings) -> list[str]:
         client.close()
 
 
-def _foreign(node: Node, own_timeout_s: float) -> Iterator[CheckResult]:
+def _foreign(node: Node) -> Iterator[CheckResult]:
     if node.foreign_queues:
         message = f"{node.name} serves {', '.join(sorted(node.foreign_queues))}, which is not ours"
         yield CheckResult(
-            "workers", "warn", message, "B2COPY_REDIS_URL must name a Redis database of this system alone"
+            "workers", "warn", message, "B2COPY_REDIS_URL should name a Redis database of this system alone"
         )
-    if node.visibility_timeout is not None and node.visibility_timeout != own_timeout_s:
-        message = f"{node.name} has a visibility timeout of {node.visibility_timeout:g} s, ours is {own_timeout_s:g} s"
-        remedy = "the shortest one on a Redis database rules all of them: give each system its own database"
-        yield CheckResult("workers", "warn", message, remedy)

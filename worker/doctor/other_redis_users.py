@@ -1,6 +1,5 @@
-"""Who else uses our Redis database. Its shortest visibility timeout rules every app on it, so it must be ours alone."""
+"""Who else uses our Redis database, and may flush it with our messages. It should be ours alone."""
 
-import json
 from typing import Any, NamedTuple
 
 import redis
@@ -14,11 +13,10 @@ _CELERY_QUEUES = ("celery.pidbox", "reply.celery.pidbox", "celeryev")  # every C
 
 
 class Node(NamedTuple):
-    """A Celery worker that answered. `visibility_timeout` in seconds; None if it is not known."""
+    """A Celery worker that answered."""
 
     name: str
     queues: frozenset[str]
-    visibility_timeout: float | None
 
     @property
     def ours(self) -> bool:
@@ -64,29 +62,13 @@ def listeners(client: redis.Redis) -> int | None:
 def nodes(app: Any, limit: int | None, patience: float = 2.0) -> list[Node]:
     """Ask every Celery worker on the broker which queues it serves. Raises as kombu.
 
-    Waits for `limit` answers, as many as there are `listeners`, but no longer than `patience` seconds each time.
+    Waits for `limit` answers, as many as there are `listeners`, but no longer than `patience` seconds.
     """
     if limit == 0:
         return []
     inspect = app.control.inspect(timeout=patience, limit=limit)
     queues = inspect.active_queues() or {}
-    conf = inspect.conf() or {} if queues else {}
-    return [
-        Node(name, frozenset(queue["name"] for queue in served), _visibility_timeout(conf.get(name)))
-        for name, served in sorted(queues.items())
-    ]
-
-
-def _visibility_timeout(conf: Any) -> float | None:
-    """Return a worker's own timeout. Its configuration holds the transport's options as a mapping or its repr."""
-    options = (conf or {}).get("broker_transport_options")
-    if isinstance(options, str):
-        try:
-            options = json.loads(options.replace("'", '"'))
-        except ValueError:
-            return None
-    value = options.get("visibility_timeout") if isinstance(options, dict) else None
-    return float(value) if isinstance(value, int | float) else None
+    return [Node(name, frozenset(queue["name"] for queue in served)) for name, served in sorted(queues.items())]
 
 
 def _text(value: bytes | str) -> str:

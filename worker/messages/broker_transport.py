@@ -23,6 +23,7 @@ from kombu.transport import virtual
 
 from worker.messages.remote_control import is_allowed
 from worker.messages.safe_envelope import deliverable, restorable
+from worker.queues import UNACKED, UNACKED_INDEX, UNACKED_MUTEX
 from worker.redis_connection import Client, QuietConnection, VerifiedTlsConnection, odd_answers_end_connections
 from worker.watch.outage_log import OutageLog
 
@@ -32,9 +33,9 @@ _restoring = OutageLog(log, "Redis refuses to restore the messages of lost worke
 
 _TYPES = (
     ("b2copy.*", b"list"),
-    ("unacked", b"hash"),
-    ("unacked_index", b"zset"),
-    ("unacked_mutex", b"string"),
+    (UNACKED, b"hash"),
+    (UNACKED_INDEX, b"zset"),
+    (UNACKED_MUTEX, b"string"),
     ("_kombu.binding.*", b"set"),
     ("_kombu.binding_permanent.*", b"set"),
     ("_kombu.binding_deadlines", b"zset"),

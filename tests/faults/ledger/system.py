@@ -22,6 +22,7 @@ from tests.support import until
 from worker.ledger import Ledger, open_ledger
 from worker.ledger.engine import connect
 from worker.ledger.schema import attempts, c, operations, requests
+from worker.queues import UNACKED
 from worker.testbed.local_system import Environment, wait_for_worker
 from worker.testbed.processes import Process
 
@@ -128,7 +129,7 @@ class System:
 
         def nothing_left() -> bool:
             with self.environment.broker.client as client:
-                if client.llen("b2copy.inbox") or client.hlen("unacked"):
+                if client.llen("b2copy.inbox") or client.hlen(UNACKED):
                     return False
             with self.ledger() as ledger, ledger.reading() as connection:
                 if connection.execute(select(requests.c.id).limit(1)).first() is not None:
