@@ -1,22 +1,24 @@
-"""What kombu's jobs of every second do while Redis refuses writes: they go on, and say so once."""
+"""What kombu's jobs do while Redis refuses writes: they go on, say so once, and cost no slot of a worker."""
 
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import redis
+from kombu.connection import Connection
 from kombu.transport import redis as kombu_redis
 
 from tests.odd_redis import ODD, redis_that_answers
 from worker.errors import StoreUnavailable
 from worker.messages import broker_transport
 from worker.messages.broker_transport import Channel, Transport
-from worker.queues import UNACKED, UNACKED_INDEX
+from worker.queues import INBOX, UNACKED, UNACKED_INDEX
 from worker.redis_connection import redis_client
 from worker.session import SharedSession
 from worker.settings import Settings
+from worker.testbed.broker import Broker
 from worker.watch.outage_log import OutageLog
 
 QoS: Any = Channel.QoS
@@ -74,6 +76,93 @@ def test_a_message_that_redis_refuses_to_note_counts_towards_the_prefetch_limit(
     qos.append(SimpleNamespace(), "a tag")
 
     assert not qos.can_consume()
+
+
+@pytest.fixture
+def consumer(broker: Broker) -> Iterator[Any]:
+    """A channel that may hold one message of the inbox, which has one."""
+    made: Any = Connection(broker.url, transport=Transport)  # type: ignore[no-untyped-call]
+    with made as connection:
+        connection.Producer().publish({}, exchange="", routing_key=INBOX)
+        channel: Any = connection.channel()
+        channel.qos.prefetch_count = 1
+        with broker.client as client:
+            yield channel
+            client.config_set("min-replicas-to-write", 0)
+
+
+@contextmanager
+def refusing(broker: Broker) -> Iterator[None]:
+    """Let Redis refuse every write."""
+    with broker.client as client:
+        client.config_set("min-replicas-to-write", 3)
+        yield
+        client.config_set("min-replicas-to-write", 0)
+
+
+@contextmanager
+def killed(broker: Broker) -> Iterator[None]:
+    broker.kill()
+    yield
+    broker.start()
+
+
+DISPOSALS: dict[str, Callable[[Any], None]] = {
+    "ack": lambda message: message.ack(),
+    "reject": lambda message: message.reject(),
+    "requeue": lambda message: message.requeue(),
+}
+
+
+@pytest.mark.parametrize("unavailable", [refusing, killed])
+@pytest.mark.parametrize("disposal", DISPOSALS)
+def test_an_acknowledgement_that_fails_costs_no_slot_and_the_message_comes_back(
+    broker: Broker, consumer: Any, disposal: str, unavailable: Callable[[Broker], AbstractContextManager[None]]
+) -> None:
+    message = consumer.basic_get(INBOX)
+    assert not consumer.qos.can_consume()
+
+    with unavailable(broker), pytest.raises(redis.RedisError):
+        DISPOSALS[disposal](message)
+
+    assert consumer.qos.can_consume()
+    with broker.client as client:
+        assert client.hkeys(consumer.unacked_key) == [message.delivery_tag]
+    consumer.qos.restore_by_tag(message.delivery_tag)
+    assert consumer.basic_get(INBOX).body == message.body
+
+
+@pytest.mark.parametrize("disposal", ["ack", "reject"])
+def test_a_message_that_nobody_needs_any_more_costs_no_slot_although_redis_has_no_note(
+    broker: Broker, consumer: Any, disposal: str
+) -> None:
+    message = take_without_note(broker, consumer)
+
+    with refusing(broker), pytest.raises(redis.RedisError):
+        DISPOSALS[disposal](message)
+
+    assert consumer.qos.can_consume()
+    assert consumer.qos._without_note == {}
+
+
+def test_a_message_that_exists_here_alone_stays_until_redis_takes_it_back(broker: Broker, consumer: Any) -> None:
+    message = take_without_note(broker, consumer)
+
+    with refusing(broker), pytest.raises(redis.RedisError):
+        message.requeue()
+    assert not consumer.qos.can_consume()
+
+    consumer.qos.restore_unacked_once()  # as when the worker connects again
+    assert consumer.basic_get(INBOX, no_ack=True).body == message.body
+
+
+def take_without_note(broker: Broker, consumer: Any) -> Any:
+    """Take the message, which Redis then refuses to note."""
+    message = consumer.basic_get(INBOX, no_ack=True)
+    with refusing(broker):
+        consumer.qos.append(message, message.delivery_tag)
+    assert not consumer.qos.can_consume()
+    return message
 
 
 def test_another_error_reaches_kombu_which_connects_again(monkeypatch: pytest.MonkeyPatch) -> None:

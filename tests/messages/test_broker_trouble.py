@@ -1,13 +1,15 @@
 """A Redis that is gone, read-only, out of memory, or lacks commands: work waits and goes on, and nobody is refused."""
 
+import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,10 @@ import pytest
 from celery import Celery
 
 from tasks import enqueue
-from tests.messages.conftest import FEES, send
+from tests.messages.conftest import FEES, send, stored
 from tests.support import until
 from tests.tasks.conftest import ended, running_fleet
+from worker.celery_settings import CONCURRENCY
 from worker.ledger.migrations import migrate
 from worker.operation import State
 from worker.queues import UNACKED, UNACKED_INDEX, UNACKED_MUTEX
@@ -103,6 +106,43 @@ def test_a_message_taken_from_a_redis_without_memory_is_recorded(
         process.send(signal.SIGCONT)
 
     assert ended("fees.process:taken").state == State.SUCCEEDED
+
+
+@contextmanager
+def locked_ledger(fleet: Environment) -> Iterator[None]:
+    """Let nobody write into the ledger, so that messages which the worker took stay unacknowledged."""
+    with closing(sqlite3.connect(fleet.database_url.removeprefix("sqlite:///"), isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        yield
+        connection.execute("ROLLBACK")
+
+
+def fill_slots(fleet: Environment, crm: Any) -> list[str]:
+    """Send as many bad messages as the worker has slots, and wait until it has taken all of them. Returns their ids."""
+    ids = [send(crm, "b2copy.nonsense") for _ in range(CONCURRENCY)]
+    with fleet.broker.client as client:
+        until(lambda: client.hlen(UNACKED) == CONCURRENCY)
+    return ids
+
+
+def test_acknowledgements_that_a_frozen_redis_misses_cost_no_slots(
+    fleet: Environment, process: Process, crm: Any
+) -> None:
+    before = len(process.current_log())
+    with locked_ledger(fleet):
+        ids = fill_slots(fleet, crm)
+        os.kill(fleet.broker.pid, signal.SIGSTOP)
+    try:
+        until(lambda: "Couldn't ack" in process.current_log()[before:], within=60)
+    finally:
+        os.kill(fleet.broker.pid, signal.SIGCONT)
+    with fleet.broker.client as client:
+        until(lambda: not client.llen("b2copy.inbox") and not client.hlen(UNACKED), within=30)
+
+    assert [stored(message_id).payload["task"] for message_id in ids] == ["b2copy.nonsense"] * CONCURRENCY
+    with locked_ledger(fleet):
+        fill_slots(fleet, crm)
+    assert process.started == 1
 
 
 def test_an_outage_of_redis_leaves_few_lines(fleet: Environment, process: Process) -> None:

@@ -1,9 +1,11 @@
-"""kombu's Redis transport, with seven changes. It uses kombu's inner names: kombu is pinned, and tests hold each one.
+"""kombu's Redis transport, with eight changes. It uses kombu's inner names: kombu is pinned, and tests hold each one.
 
 * TLS connections verify certificate and host name, and no error shows the password (`worker.redis_connection`).
 * Each item taken from a queue is checked before kombu reads it (`worker.messages.safe_envelope`).
 * A message that Redis handed out, but whose note it refuses (out of memory, read-only, gone), is delivered all the
   same. kombu would lose it.
+* A message whose acknowledgement fails does not count towards the prefetch limit. In kombu it counts until the worker
+  connects again, and a worker that has as many of such messages as slots takes no further message.
 * The jobs that repeat every second log a Redis that refuses writes once, not as a traceback each time.
 * An answer that is none to the command that was sent (a proxy's, or a late one) is a lost connection. kombu would end
   the worker.
@@ -14,7 +16,8 @@
 
 import json
 import logging
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import redis
@@ -90,7 +93,29 @@ class _QoS(kombu_redis.QoS):
 
     def ack(self, delivery_tag: str) -> None:
         self._without_note.pop(delivery_tag, None)
-        super().ack(delivery_tag)
+        with self._free_slot_on_error(delivery_tag):
+            super().ack(delivery_tag)
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        if requeue and delivery_tag in self._without_note:
+            # Redis does not have this message. So it must stay here if Redis does not take it back.
+            super().reject(delivery_tag, requeue)
+            return
+        self._without_note.pop(delivery_tag, None)
+        with self._free_slot_on_error(delivery_tag):
+            super().reject(delivery_tag, requeue)
+
+    @contextmanager
+    def _free_slot_on_error(self, delivery_tag: str) -> Iterator[None]:
+        """Count a message as handled although Redis did not remove its note. Raises what the block raises.
+
+        Nobody acknowledges it again under this tag: after the visibility timeout Redis delivers it under another one.
+        """
+        try:
+            yield
+        except Exception:
+            virtual.QoS.ack(self, delivery_tag)
+            raise
 
     def restore_by_tag(self, tag: Any, client: Any = None, leftmost: bool = False) -> None:
         """Put a message back into its queue. A note that is not kombu's goes to the inbox instead of ending us."""
