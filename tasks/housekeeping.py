@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from tasks.registry import KINDS
 from worker.app import app
+from worker.b2copy.client import SERVICE_ADMIN
 from worker.crm.requests_table import take_requests
 from worker.errors import B2CopyError
 from worker.instances import ledger, sessions
@@ -91,8 +92,9 @@ def _summarize_minutes_if_due() -> None:
 def refresh() -> None:
     """Renew the shared sessions if it is time. Started by beat; the workers' own path is the same function.
 
-    Operations that waited for a session become due when there is one, for instance after a person has corrected the key
-    and logged in.
+    Operations that waited for the session of a login become due when there is one, for instance after a person has
+    corrected the key and logged in. What waits for another login or for the secret of seamless logins is not made due:
+    it would use permits of the rate limit and send nothing.
     """
     for login, shared in sessions().items():
         try:
@@ -102,12 +104,12 @@ def refresh() -> None:
             log.warning("the session of %s was not renewed: %s", login, error)
             continue
         if renewal.outcome not in WITHOUT_SESSION:
-            _make_waiting_due()
+            _make_due(WaitReason.NO_SESSION if login == SERVICE_ADMIN else WaitReason.NO_OTHER_LOGIN)
 
 
-def _make_waiting_due() -> None:
+def _make_due(reason: WaitReason) -> None:
     try:
-        make_due(ledger(), "b2copy", WaitReason.NO_SESSION)
+        make_due(ledger(), "b2copy", reason)
     except DATABASE_UNAVAILABLE_ERRORS as error:
         _refresh_outage.failed(error)
     else:

@@ -6,7 +6,7 @@ import time
 from worker.b2copy.routes.seamless_login import GET_AUTH_URL, SeamlessUrl, Visitor
 from worker.b2copy.seamless_secret import seamless_secret
 from worker.current_user import current_user
-from worker.errors import AccessRejected, OtherLoginUnavailable
+from worker.errors import AccessRejected, NoSeamlessUrl
 from worker.instances import ledger
 from worker.ledger.refused_secret import HOLD_S, May, may_present, note_acceptance, note_refusal
 from worker.operation_kind import Call
@@ -21,7 +21,7 @@ _REFUSED_HINT = (
 async def seamless_url(call: Call, settings: Settings, login: str, platform: int) -> SeamlessUrl:
     """Return the URL. A secret that B2COPY refuses is presented once a minute, by the whole fleet.
 
-    Raises `SettingsError` without a usable secret, `OtherLoginUnavailable` while the secret is refused,
+    Raises `SettingsError` without a usable secret, `NoSeamlessUrl` while the secret is refused,
     `AccessRejected` if B2COPY refuses this account and accepts the secret for others.
     """
     account = f"{platform}/{login}"
@@ -30,7 +30,7 @@ async def seamless_url(call: Call, settings: Settings, login: str, platform: int
     asked_at = time.monotonic()
     may = await asyncio.to_thread(may_present, ledger(), secret, current_user())
     if may is May.NO:
-        raise OtherLoginUnavailable(f"{_REFUSED_HINT}; it is presented once a minute", retry_after=HOLD_S / 4)
+        raise NoSeamlessUrl(f"{_REFUSED_HINT}; it is presented once a minute", retry_after=HOLD_S / 4)
     try:
         url: SeamlessUrl = await call(GET_AUTH_URL, visitor.fields())
     except AccessRejected as error:
@@ -40,6 +40,6 @@ async def seamless_url(call: Call, settings: Settings, login: str, platform: int
         # The others, who come back after `HOLD_S / 4`, present the secret before this account does: perhaps B2COPY
         # refuses this account alone.
         wait_s = HOLD_S * 1.5
-        raise OtherLoginUnavailable(_REFUSED_HINT, error.status, error.server_message, wait_s) from None
+        raise NoSeamlessUrl(_REFUSED_HINT, error.status, error.server_message, wait_s) from None
     await asyncio.to_thread(note_acceptance, ledger(), secret, account)
     return url

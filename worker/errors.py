@@ -9,6 +9,7 @@
     - SessionUnavailable    there is no access token right now
       - StoreUnavailable    because Redis does not answer
     - OtherLoginUnavailable another login than the service admin's gives no token: only operations that need it wait
+    - NoSeamlessUrl         B2COPY refuses the secret of seamless logins: only operations that need it wait
     - AccessRejected        401 twice in a row, or 403: our access, or this operation's, is refused
     - NotFromB2Copy         a 4xx of a proxy in front of B2COPY, for instance one that has no route to it
     - GateClosed            we do not send just now: nothing was sent
@@ -98,10 +99,11 @@ class StoreUnavailable(SessionUnavailable):
 
 
 class OtherLoginUnavailable(Transient):
-    """A login other than the service admin's is not set or gives no token, or B2COPY refuses our shared secret.
+    """A login other than the service admin's is not set or gives no token. Only the operations that need it wait."""
 
-    Only the operations that need them wait.
-    """
+
+class NoSeamlessUrl(Transient):
+    """B2COPY refuses the secret that it and we share for seamless logins. Only the operations that need it wait."""
 
 
 class AccessRejected(Transient):

@@ -67,6 +67,8 @@ class WaitReason(StrEnum):
     RATE_LIMITED = "rate_limited"
     CIRCUIT_OPEN = "circuit_open"
     NO_SESSION = "no_session"
+    NO_OTHER_LOGIN = "no_other_login"
+    NO_SEAMLESS_URL = "no_seamless_url"
     NO_ACCESS = "no_access"
     NEXT_STEP = "next_step"
     BEHIND_ENTITY = "behind_entity"

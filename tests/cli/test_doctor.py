@@ -229,6 +229,20 @@ def test_names_what_refuses_our_access_and_from_which_address(b2copy_sync: Comma
     assert "allow-list" in messages(ran, "ledger")
 
 
+@pytest.mark.parametrize(
+    ("reason", "note"),
+    [
+        (WaitReason.NO_SESSION, "1 operation without an access token: b2copy-sync session show"),
+        (WaitReason.NO_OTHER_LOGIN, "1 operation without a token of another login: b2copy-sync doctor"),
+        (WaitReason.NO_SEAMLESS_URL, "B2COPY refuses the secret of seamless logins to 1 operation: compare B2COPY"),
+    ],
+)
+def test_says_what_operations_lack(b2copy_sync: Command, ledger: Ledger, reason: WaitReason, note: str) -> None:
+    make_wait(ledger, hold_operation(ledger), wait_reason=reason)
+
+    assert f"warn {note}" in messages(b2copy_sync("doctor", "--json"), "ledger")
+
+
 def test_says_that_a_proxy_is_not_used(b2copy_sync: Command) -> None:
     ran = b2copy_sync("doctor", "--offline", "--json", HTTPS_PROXY="http://proxy.example:3128")
 

@@ -12,6 +12,7 @@ from worker.errors import (
     CircuitOpen,
     CredentialsRejected,
     LeaseTooShort,
+    NoSeamlessUrl,
     OtherLoginUnavailable,
     PermitRefused,
     RateLimited,
@@ -111,8 +112,9 @@ def test_a_request_without_a_whole_answer_leaves_its_outcome_unknown(error: Exce
 @pytest.mark.parametrize(
     "error",
     [
-        CredentialsRejected("x"), SessionUnavailable("x"), OtherLoginUnavailable("x"), SettingsError("x"),
-        Unavailable("x"), BadPayload("x"), CircuitOpen("x"), PermitRefused("x"), LeaseTooShort("x"), ReadExpired("x"),
+        CredentialsRejected("x"), SessionUnavailable("x"), OtherLoginUnavailable("x"), NoSeamlessUrl("x"),
+        SettingsError("x"), Unavailable("x"), BadPayload("x"), CircuitOpen("x"), PermitRefused("x"), LeaseTooShort("x"),
+        ReadExpired("x"),
     ],
     ids=lambda error: type(error).__name__,
 )  # fmt: skip
@@ -130,6 +132,11 @@ def test_a_refused_access_proves_that_the_login_works() -> None:
 def test_a_login_that_fails_says_nothing_about_the_destination() -> None:
     for error in (CredentialsRejected("x"), SessionUnavailable("x"), SettingsError("x")):
         assert (meaning_of(error).login, meaning_of(error).circuit) == ("failure", None)
+
+
+def test_another_login_or_the_shared_secret_says_nothing_about_the_service_admins_login() -> None:
+    for error in (OtherLoginUnavailable("x"), NoSeamlessUrl("x", 403)):
+        assert (meaning_of(error).login, meaning_of(error).circuit) == (None, None)
 
 
 def test_an_answer_about_one_operation_closes_a_circuit_and_a_429_does_not() -> None:

@@ -372,7 +372,7 @@ def test_a_wrong_password_stops_only_the_operations_that_need_it(
         pusher.drain("money")
         assert operation(f"fees.process:W{number}").state == State.SUCCEEDED  # at once, not as a probe
     waiting = operation("accounts.create:1/7")
-    assert (waiting.wait_reason, waiting.sent) == (WaitReason.NO_SESSION, False)
+    assert (waiting.wait_reason, waiting.sent) == (WaitReason.NO_OTHER_LOGIN, False)
     assert attempts_of(ledger(), waiting.id)[-1].outcome == "no_other_login"
     assert sign_ins(sandbox) == 1
 

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from tasks import seamless_url
+from tasks import housekeeping, seamless_url
 from tasks.accounts import ACCOUNTS, Opening, describe
 from tasks.clients import CLIENTS
 from tasks.registry import KINDS
 from tests.conftest import Configure
 from tests.flow.conftest import make_all_due, make_lease_lapse
-from tests.operations import claim
+from tests.operations import LedgerClock, claim
 from tests.support import until
 from worker.b2copy.routes.account_create import NewAccount
 from worker.b2copy.routes.account_list import AccountSearch
@@ -96,6 +96,11 @@ def system(configure: Configure, active_environment: Environment) -> Any:
     system = System(configure, active_environment)
     yield system
     system.stop()
+
+
+@pytest.fixture
+def clock(system: System) -> LedgerClock:
+    return LedgerClock(system.ledger)
 
 
 def times(sandbox: SandboxControl, kind: str) -> int:
@@ -274,7 +279,7 @@ def test_a_refused_secret_makes_registrations_wait_and_says_what_may_have_blanke
     system.request(CLIENTS)
     system.drain()
     waiting = system.operation(REGISTRATION)
-    assert waiting.wait_reason == WaitReason.NO_SESSION
+    assert waiting.wait_reason == WaitReason.NO_SEAMLESS_URL
     [attempt] = attempts_of(system.ledger, waiting.id)
     assert "may have blanked its secret" in str(attempt.message)
 
@@ -362,8 +367,28 @@ def test_an_account_that_was_refused_is_asked_about_after_the_others(
     system.drain()
 
     waits = [system.operation(key) for key in (refused, other)]
-    assert [one.wait_reason for one in waits] == [WaitReason.NO_SESSION] * 2
+    assert [one.wait_reason for one in waits] == [WaitReason.NO_SEAMLESS_URL] * 2
     assert (waits[0].due_at or 0) - (waits[1].due_at or 0) > refused_secret.HOLD_S * 1000
+
+
+def test_beats_renewal_of_the_session_does_not_wake_an_account_that_was_refused(
+    system: System, sandbox: SandboxControl, clock: LedgerClock
+) -> None:
+    """Otherwise it is due with the others, and the older operation of two goes first: it is refused every minute."""
+    sandbox.faults({"what": "status", "route": "auth_url", "status": 403, "match": '"account_id":"13"'})
+    refused = system.request(CLIENTS, login="13")
+    system.drain()
+    other = system.request(CLIENTS)
+    for _ in range(2):
+        housekeeping.refresh()
+        system.drain()
+
+    clock.advance(refused_secret.HOLD_S + 1)
+    housekeeping.refresh()
+    system.drain()
+
+    assert system.operation(other).state == State.SUCCEEDED
+    assert [len(attempts_of(system.ledger, system.operation(key).id)) for key in (refused, other)] == [1, 2]
 
 
 @pytest.mark.parametrize(

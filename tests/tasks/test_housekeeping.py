@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import text, update
 
 from tasks import housekeeping
-from tests.conftest import forget
+from tests.conftest import Configure, forget
 from tests.operations import find_operation, hold_operation, make_wait, record_operations
 from worker.instances import ledger
 from worker.ledger.batches import cancel_batch
@@ -50,6 +50,43 @@ def test_what_waits_for_a_session_waits_while_the_login_is_refused(
     housekeeping.refresh()  # while the fleet rests after the refused login
 
     assert due_in_ms() == 60_000
+
+
+@pytest.mark.parametrize("reason", [WaitReason.NO_OTHER_LOGIN, WaitReason.NO_SEAMLESS_URL])
+def test_the_service_admins_session_wakes_nothing_that_waits_for_something_else(
+    active_environment: Environment, reason: WaitReason
+) -> None:
+    make_wait(ledger(), hold_operation(ledger()), wait_reason=reason, due_in_s=60.0)
+    due_at = find_operation(ledger()).due_at
+
+    housekeeping.refresh()
+
+    assert find_operation(ledger()).due_at == due_at
+
+
+def test_the_back_offices_session_wakes_what_waits_for_it_alone(
+    active_environment: Environment, configure: Configure, sandbox: SandboxControl
+) -> None:
+    password = active_environment.folder / "password"
+    password.write_text("sandbox\n")
+    password.chmod(0o600)
+    configure(back_office_email="office@broker.example", back_office_password_file=password)
+    reasons = (WaitReason.NO_SESSION, WaitReason.NO_OTHER_LOGIN, WaitReason.NO_SEAMLESS_URL)
+    for reason in reasons:
+        make_wait(ledger(), hold_operation(ledger(), reason), wait_reason=reason, due_in_s=60.0)
+    sandbox.withdraw_key(active_environment.keys.key_id)  # the service admin gets no session
+
+    housekeeping.refresh()
+
+    waits_s = {reason: _wait_s(reason) for reason in reasons}
+    assert waits_s.pop(WaitReason.NO_OTHER_LOGIN) < 30
+    assert set(waits_s.values()) == {60}
+
+
+def _wait_s(name: str) -> float:
+    waiting = find_operation(ledger(), name)
+    assert waiting.due_at is not None
+    return (waiting.due_at - waiting.state_since) / 1000
 
 
 def test_one_dispatch_in_the_whole_fleet_wakes(active_environment: Environment) -> None:

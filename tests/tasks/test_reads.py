@@ -19,7 +19,7 @@ from tests.session.test_secrets import dumped
 from tests.support import until
 from tests.tasks.conftest import ALONE, control, ended, name, running_fleet
 from worker.app import app
-from worker.errors import BadPayload, CircuitOpen, NoAnswerInTime, NotFound, OtherLoginUnavailable, Unavailable
+from worker.errors import BadPayload, CircuitOpen, NoAnswerInTime, NoSeamlessUrl, NotFound, Unavailable
 from worker.ledger import open_ledger
 from worker.messages.sealed_answer import OneTimeKey
 from worker.operation import State
@@ -136,10 +136,10 @@ def test_what_b2copy_refuses_is_raised_with_its_words(
     assert caught.value.status == 404
 
     control.switches(secret_key="another")
-    with pytest.raises(OtherLoginUnavailable, match="B2COPY refuses the shared secret"):
+    with pytest.raises(NoSeamlessUrl, match="B2COPY refuses the shared secret"):
         enqueue.read("seamless_url", login="1")
     presented = calls(control, "auth_url")
-    with pytest.raises(OtherLoginUnavailable, match="presented once a minute"):
+    with pytest.raises(NoSeamlessUrl, match="presented once a minute"):
         enqueue.read("seamless_url", login="1")
     assert calls(control, "auth_url") == presented
     with closing(open_ledger(load(CrmSettings).database_url)) as ledger, ledger.writing() as connection:

@@ -15,6 +15,7 @@ from worker.errors import (
     Conflict,
     CredentialsRejected,
     LeaseTooShort,
+    NoSeamlessUrl,
     NotFound,
     NotFromB2Copy,
     OtherLoginUnavailable,
@@ -80,8 +81,10 @@ _LATER = Meaning("later", Becomes.LATER, WaitReason.NEXT_STEP, circuit="success"
 _RATE_LIMITED = Meaning("rate_limited", Becomes.WAIT, WaitReason.RATE_LIMITED, login="success")
 _LOGIN_REFUSED = Meaning("login_refused", Becomes.WAIT, WaitReason.NO_SESSION, login="failure", may_have_left=False)
 _NO_SESSION = Meaning("no_session", Becomes.WAIT, WaitReason.NO_SESSION, login="failure", may_have_left=False)
-# Says nothing about the service admin's login, which is another one. Operations that use that login continue.
-_NO_OTHER_LOGIN = Meaning("no_other_login", Becomes.WAIT, WaitReason.NO_SESSION, may_have_left=False)
+# These two say nothing about the service admin's login. Operations that use that login continue. They have wait reasons
+# of their own, because the service admin's session ends neither wait.
+_NO_OTHER_LOGIN = Meaning("no_other_login", Becomes.WAIT, WaitReason.NO_OTHER_LOGIN, may_have_left=False)
+_NO_SEAMLESS_URL = Meaning("no_seamless_url", Becomes.WAIT, WaitReason.NO_SEAMLESS_URL, may_have_left=False)
 _UNUSABLE_SETTINGS = Meaning(
     "unusable_settings", Becomes.WAIT, WaitReason.NO_SESSION, login="failure", may_have_left=False
 )
@@ -144,6 +147,7 @@ TABLE: tuple[tuple[str, Meaning], ...] = (
     ("CredentialsRejected", _LOGIN_REFUSED),
     ("SessionUnavailable, StoreUnavailable", _NO_SESSION),
     ("OtherLoginUnavailable", _NO_OTHER_LOGIN),
+    ("NoSeamlessUrl", _NO_SEAMLESS_URL),
     ("SettingsError (a key or certificate file of ours)", _UNUSABLE_SETTINGS),
     ("AccessRejected (403, or 401 twice)", _ACCESS_REFUSED),
     ("NotFromB2Copy (another 4xx or 501, of a proxy)", _PROXY_REFUSED),
@@ -191,6 +195,8 @@ def _meaning_of_error(error: Exception) -> Meaning:
             return _NO_SESSION
         case OtherLoginUnavailable():
             return _NO_OTHER_LOGIN
+        case NoSeamlessUrl():
+            return _NO_SEAMLESS_URL
         case SettingsError():
             return _UNUSABLE_SETTINGS
         case AccessRejected():

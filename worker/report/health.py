@@ -79,12 +79,19 @@ def late_lanes(found: Statistics, late_s: float) -> list[str]:
 
 
 def access_notes(found: Statistics) -> list[str]:
-    """Return what hinders all operations at once and needs a person: no access, no session."""
+    """Return what hinders many operations at once and needs a person: no access, no session, no shared secret."""
     notes = []
     if refused := found.waiting.get(WaitReason.NO_ACCESS):
         notes.append(f"B2COPY refuses our access to {count(refused)}; our requests come from {our_address()}")
     if without := found.waiting.get(WaitReason.NO_SESSION):
         notes.append(f"{count(without)} without an access token: b2copy-sync session show")
+    if without := found.waiting.get(WaitReason.NO_OTHER_LOGIN):
+        notes.append(f"{count(without)} without a token of another login: b2copy-sync doctor")
+    if without := found.waiting.get(WaitReason.NO_SEAMLESS_URL):
+        notes.append(
+            f"B2COPY refuses the secret of seamless logins to {count(without)}: compare B2COPY_SEAMLESS_SECRET_FILE"
+            " with the Back Office"
+        )
     return notes
 
 
