@@ -391,6 +391,35 @@ def test_beats_renewal_of_the_session_does_not_wake_an_account_that_was_refused(
     assert [len(attempts_of(system.ledger, system.operation(key).id)) for key in (refused, other)] == [1, 2]
 
 
+def test_a_refused_account_that_asks_too_early_still_goes_after_the_others(
+    system: System, sandbox: SandboxControl
+) -> None:
+    """A person polls it now, or another account that is refused makes a new hold begin."""
+    sandbox.faults({"what": "status", "route": "auth_url", "status": 403, "match": '"account_id":"13"'})
+    refused = system.request(CLIENTS, login="13")
+    system.drain()
+    other = system.request(CLIENTS)
+    make_all_due(system.ledger)
+    system.drain()
+
+    early, short = [system.operation(key) for key in (refused, other)]
+    assert "presented once a minute" in str(attempts_of(system.ledger, early.id)[-1].message)
+    assert (early.due_at or 0) - (short.due_at or 0) > refused_secret.HOLD_S * 1000
+
+
+def test_operations_that_wait_for_the_secret_do_not_come_back_in_step(system: System, sandbox: SandboxControl) -> None:
+    """Of operations that are due at one instant the oldest goes first, and it may be the one that is refused."""
+    sandbox.switches(secret_key="another")
+    system.request(CLIENTS)
+    system.drain()
+    others = [system.request(CLIENTS, login=f"7002{number}") for number in range(10)]
+    system.drain()
+
+    waits_s = [(one.due_at or 0) / 1000 - one.state_since / 1000 for one in map(system.operation, others)]
+    assert max(waits_s) - min(waits_s) > 1.0
+    assert 5.0 < min(waits_s) <= max(waits_s) < refused_secret.HOLD_S / 2
+
+
 @pytest.mark.parametrize(
     ("refused_before", "is_about_account"),
     [(True, True), (False, False)],

@@ -55,6 +55,12 @@ def may_present(ledger: Ledger, secret: _Hidden, actor: str) -> May:
     return May.AS_A_TRY if start_try(ledger, name, actor, "is refused", HOLD_S) else May.NO
 
 
+def was_refused(ledger: Ledger, secret: _Hidden, account: str) -> bool:
+    """Return whether this process remembers that B2COPY refused the secret for this account."""
+    refused_at = _refused.get(ledger.engine, {}).get((_fingerprint(secret), account))
+    return refused_at is not None and _is_remembered(refused_at)
+
+
 def note_refusal(ledger: Ledger, secret: _Hidden, actor: str, account: str, may: May, asked_at: float) -> bool:
     """Note that B2COPY refused the secret for this account just now. Returns whether the refusal is about the account.
 
@@ -65,7 +71,7 @@ def note_refusal(ledger: Ledger, secret: _Hidden, actor: str, account: str, may:
     refused = _refused.setdefault(ledger.engine, {})
     before = refused.pop((fingerprint, account), None)
     refused[fingerprint, account] = now
-    if may is May.YES and before is not None and now - REMEMBERED_S < before < asked_at:
+    if may is May.YES and before is not None and before < asked_at and _is_remembered(before):
         return True
     if len(refused) > REMEMBERED_MAX:
         refused.pop(next(iter(refused)), None)
@@ -79,6 +85,10 @@ def note_acceptance(ledger: Ledger, secret: _Hidden, account: str) -> None:
     _refused.get(ledger.engine, {}).pop((fingerprint, account), None)
     if PREFIX + fingerprint in active_flags(ledger):
         end_try(ledger, PREFIX + fingerprint)
+
+
+def _is_remembered(refused_at: float) -> bool:
+    return monotonic() - REMEMBERED_S < refused_at
 
 
 @lru_cache(maxsize=2)
