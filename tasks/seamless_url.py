@@ -7,7 +7,7 @@ import time
 from worker.b2copy.routes.seamless_login import GET_AUTH_URL, SeamlessUrl, Visitor
 from worker.b2copy.seamless_secret import seamless_secret
 from worker.current_user import current_user
-from worker.errors import AccessRejected, NoSeamlessUrl
+from worker.errors import AccessRejected, NoSeamlessUrl, SettingsError
 from worker.instances import ledger
 from worker.ledger.refused_secret import HOLD_S, May, may_present, note_acceptance, note_refusal, was_refused
 from worker.operation_kind import Call
@@ -22,11 +22,14 @@ _REFUSED_HINT = (
 async def seamless_url(call: Call, settings: Settings, login: str, platform: int) -> SeamlessUrl:
     """Return the URL. A secret that B2COPY refuses is presented once a minute, by the whole fleet.
 
-    Raises `SettingsError` without a usable secret, `NoSeamlessUrl` while the secret is refused,
-    `AccessRejected` if B2COPY refuses this account and accepts the secret for others.
+    Raises `NoSeamlessUrl` without a usable secret and while the secret is refused, `AccessRejected` if B2COPY refuses
+    this account and accepts the secret for others.
     """
     account = f"{platform}/{login}"
-    secret = await asyncio.to_thread(seamless_secret, settings)  # reads a file
+    try:
+        secret = await asyncio.to_thread(seamless_secret, settings)  # reads a file
+    except SettingsError as error:  # which would say that the service admin's login fails
+        raise NoSeamlessUrl(str(error)) from None
     visitor = Visitor(account=login, secret_key=secret, platform=str(platform))
     asked_at = time.monotonic()
     may = await asyncio.to_thread(may_present, ledger(), secret, current_user())

@@ -9,7 +9,7 @@
     - SessionUnavailable    there is no access token right now
       - StoreUnavailable    because Redis does not answer
     - OtherLoginUnavailable another login than the service admin's gives no token: only operations that need it wait
-    - NoSeamlessUrl         B2COPY refuses the secret of seamless logins: only operations that need it wait
+    - NoSeamlessUrl         the secret of seamless logins is refused or unusable: only operations that need it wait
     - AccessRejected        401 twice in a row, or 403: our access, or this operation's, is refused
     - NotFromB2Copy         a 4xx of a proxy in front of B2COPY, for instance one that has no route to it
     - GateClosed            we do not send just now: nothing was sent
@@ -103,7 +103,10 @@ class OtherLoginUnavailable(Transient):
 
 
 class NoSeamlessUrl(Transient):
-    """B2COPY refuses the secret that it and we share for seamless logins. Only the operations that need it wait."""
+    """B2COPY refuses the secret that it and we share for seamless logins, or our file with the secret is unusable.
+
+    Only the operations that need the secret wait.
+    """
 
 
 class AccessRejected(Transient):

@@ -289,6 +289,26 @@ def test_a_refused_secret_makes_registrations_wait_and_says_what_may_have_blanke
     assert system.end_of(REGISTRATION).state == State.SUCCEEDED
 
 
+@pytest.mark.parametrize("fault", ["others may read it", "it is absent"])
+def test_an_unusable_secret_file_stops_only_what_needs_the_secret(
+    system: System, sandbox: SandboxControl, fault: str
+) -> None:
+    """It is not the service admin's login that fails: then the gate would close for all operations."""
+    if fault == "it is absent":
+        system.secret.rename(system.secret.with_name("elsewhere"))
+    else:
+        system.secret.chmod(0o644)
+    system.request(CLIENTS)
+    system.drain()
+    opening = system.request(ACCOUNTS, login="700101", product_currency_id=2, client_id=5)
+    system.drain()
+
+    assert system.operation(opening).state == State.SUCCEEDED
+    waiting = system.operation(REGISTRATION)
+    assert waiting.wait_reason == WaitReason.NO_SEAMLESS_URL
+    assert "B2COPY_SEAMLESS_SECRET_FILE" in str(attempts_of(system.ledger, waiting.id)[-1].message)
+
+
 def test_a_refused_secret_is_presented_once_a_minute_and_a_new_one_at_once(
     system: System, sandbox: SandboxControl
 ) -> None:

@@ -89,8 +89,8 @@ def access_notes(found: Statistics) -> list[str]:
         notes.append(f"{count(without)} without a token of another login: b2copy-sync doctor")
     if without := found.waiting.get(WaitReason.NO_SEAMLESS_URL):
         notes.append(
-            f"B2COPY refuses the secret of seamless logins to {count(without)}: compare B2COPY_SEAMLESS_SECRET_FILE"
-            " with the Back Office"
+            f"{count(without)} without a usable secret of seamless logins: compare B2COPY_SEAMLESS_SECRET_FILE with the"
+            " Back Office"
         )
     return notes
 

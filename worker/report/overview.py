@@ -17,7 +17,7 @@ from worker.session import State as SessionState
 _REMEDIES = {
     WaitReason.NO_SESSION: "`b2copy-sync doctor` says why the login is refused",
     WaitReason.NO_OTHER_LOGIN: "`b2copy-sync doctor` says why that login is refused",
-    WaitReason.NO_SEAMLESS_URL: "compare B2COPY_SEAMLESS_SECRET_FILE with the Back Office",
+    WaitReason.NO_SEAMLESS_URL: "is B2COPY_SEAMLESS_SECRET_FILE usable, and is it the secret of the Back Office?",
     WaitReason.NO_ACCESS: "is our egress address on the service admin's allow-list? Requests come from {address}",
     WaitReason.CIRCUIT_OPEN: "B2COPY is unavailable. Nothing is lost, and operations continue by themselves",
 }

@@ -39,7 +39,7 @@ _WAITS: dict[str, str] = {
     WaitReason.CIRCUIT_OPEN: "{destination} is unavailable, and only a probe is sent every two seconds",
     WaitReason.NO_SESSION: "there is no access token",
     WaitReason.NO_OTHER_LOGIN: "the login that it needs is not set or gives no access token",
-    WaitReason.NO_SEAMLESS_URL: "{destination} refuses the secret of seamless logins",
+    WaitReason.NO_SEAMLESS_URL: "the secret of seamless logins is refused or unusable",
     WaitReason.NO_ACCESS: "{destination} refuses our access; our requests come from {address}",
     WaitReason.NEXT_STEP: "its next step is not due yet",
     WaitReason.BEHIND_ENTITY: "an earlier operation of {entity} goes first",
@@ -49,8 +49,8 @@ _WAIT_REMEDIES: dict[str, str] = {
     WaitReason.NO_SESSION: "{session} says why. It continues by itself once a login succeeds.",
     WaitReason.NO_OTHER_LOGIN: "Its last attempt says why. It continues by itself once that login succeeds.",
     WaitReason.NO_SEAMLESS_URL: (
-        "Compare B2COPY_SEAMLESS_SECRET_FILE with the Back Office, which may have blanked its secret. It continues by"
-        " itself once {destination} accepts the secret."
+        "Its last attempt says why. If the secret is refused, compare B2COPY_SEAMLESS_SECRET_FILE with the Back Office,"
+        " which may have blanked its secret. It continues by itself once {destination} accepts the secret."
     ),
     WaitReason.NO_ACCESS: (
         "Ask {destination} whether {address} is on the service admin's allow-list and whether the admin has the"
