@@ -125,3 +125,11 @@ def test_the_words_offered_are_the_ledgers() -> None:
     assert get_args(options.Lane) == REQUEST_LANES
     of_kinds = {reason for kind in KINDS.values() for reason in kind.failure_reasons}
     assert set(get_args(options.Reason)) == set(FailureReason) | of_kinds
+
+
+def test_exit_code_3_of_a_fee_run_is_not_said_to_mean_that_nothing_was_charged() -> None:
+    readme = " ".join((Path(__file__).parents[2] / "README.md").read_text().split())
+    help_text = " ".join(dict(commands(typer.main.get_command(app)))["fees"].help.replace("`", "").split())
+
+    for text in (readme.replace("`", ""), help_text):
+        assert "fee_error, unresolved, exhausted or internal the fees may be charged all the same" in text

@@ -14,7 +14,7 @@ class Exit(IntEnum):
     OK = 0
     FAILED = 1
     USAGE = 2
-    NOT_DONE = 3
+    NOT_SUCCEEDED = 3
     WAITING = 4
     NOT_FOUND = 5
     DIFFERENT = 6
@@ -24,7 +24,7 @@ MEANINGS = {
     Exit.OK: "done",
     Exit.FAILED: "it failed, or a check did",
     Exit.USAGE: "a setting or an argument is wrong",
-    Exit.NOT_DONE: "the operation failed or was cancelled",
+    Exit.NOT_SUCCEEDED: "the operation failed or was cancelled",
     Exit.WAITING: "it is not finished yet",
     Exit.NOT_FOUND: "no such operation",
     Exit.DIFFERENT: "B2COPY and the ledger differ",

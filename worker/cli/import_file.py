@@ -193,7 +193,7 @@ def _wait_while_paused(ledger: "Ledger", batch: str, done: int, is_last: bool) -
     is_reported = False
     while (found := find_batch(ledger, batch)) and found.decision is not None:
         if found.decision == CANCELLED:
-            raise Stop(Exit.NOT_DONE, f"ended after {done:,} rows: {cancelled_text(found)}")
+            raise Stop(Exit.NOT_SUCCEEDED, f"ended after {done:,} rows: {cancelled_text(found)}")
         if is_last:
             output.note(f"the import is paused, by {found.decided_by}: {found.note}; its operations wait")
             return

@@ -24,7 +24,8 @@ def fees(
     """Have B2COPY charge the fees of a withdrawal before its money leaves.
 
     The same request id again is the same operation: it is never run twice. --wait ends with 0 if the fees are charged,
-    3 when B2COPY or a person ended it otherwise, 4 when it is not finished by --timeout.
+    3 if it failed or was cancelled: after fee_error, unresolved, exhausted or internal the fees may be charged all the
+    same; 4 if it has not ended by --timeout.
     """
     from tasks import enqueue
     from worker.settings import CrmSettings, load

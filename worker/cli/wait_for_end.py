@@ -48,7 +48,7 @@ def follow(recorded: "Recorded", wait: bool, timeout_s: float | None, as_json: b
         if report.remedy:
             output.note(report.remedy)
     if operation.state in FINAL and operation.state != State.SUCCEEDED:
-        raise typer.Exit(Exit.NOT_DONE)
+        raise typer.Exit(Exit.NOT_SUCCEEDED)
     if wait and operation.state not in FINAL:
         if not as_json:
             output.note(f"not finished yet; the operation continues: b2copy-sync status {operation.key}")
