@@ -8,7 +8,7 @@ from tests.cli.conftest import Command
 from tests.operations import fail_operation, hold_operation, make_wait, record_operation, succeed_operation
 from worker.ledger import Ledger, pause
 from worker.ledger.running_workers import Self, note_running
-from worker.operation import WaitReason
+from worker.operation import FailureReason, WaitReason
 
 
 def test_the_overview_says_first_what_to_look_at(b2copy_sync: Command, ledger: Ledger) -> None:
@@ -36,6 +36,15 @@ def test_the_overview_says_first_what_to_look_at(b2copy_sync: Command, ledger: L
     assert (money["open"], money["succeeded_per_minute"], money["failed_per_minute"]) == (1, 0.2, 0.2)
     assert (found["waiting"], found["failed"]) == ({"no_access": 1}, {"rejected": 1})
     assert found["session"] == {"generation": None, "expires_in_s": None}
+
+
+def test_the_overview_names_the_command_for_what_is_unresolved(b2copy_sync: Command, ledger: Ledger) -> None:
+    fail_operation(ledger, failure_reason=FailureReason.UNRESOLVED)
+
+    concerns = b2copy_sync("status", "--json").document["concerns"]
+
+    command = "`b2copy-sync failed list --reason unresolved`; `b2copy-sync failed show KEY` names the command"
+    assert f"1 operation unresolved: {command}" in concerns
 
 
 def test_what_has_never_been_is_said_so(b2copy_sync: Command, ledger: Ledger) -> None:

@@ -57,6 +57,20 @@ def test_the_console_calls_late_what_commands_and_alerts_call_late(open_console:
     assert "older=120s" in page
 
 
+def test_the_title_of_what_is_unresolved_refers_to_the_step_of_each(
+    open_console: OpenConsole, ledger: Ledger
+) -> None:
+    fail_operation(ledger, "W1", failure_reason=FailureReason.UNRESOLVED)
+    client = client_of(open_console())
+
+    page = client.get("/todo").text
+    bulk = client.get("/bulk/replay?state=failed").text
+
+    assert "Outcome not known: follow the next step of each" in page
+    assert "A replay does no harm" in page
+    assert "unresolved: decide each one by itself, as its page says" in bulk
+
+
 def test_a_window_that_was_cut_is_no_proof_that_nothing_is_to_be_done(
     open_console: OpenConsole, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -74,6 +74,12 @@ def test_commands_that_alerts_name_exist() -> None:
     assert named <= set(commands.commands)
 
 
+def test_no_alert_sends_people_to_b2copy_before_the_page_of_the_operation_names_the_step() -> None:
+    [action] = [rule["annotations"]["action"] for rule in RULES if rule["alert"] == "MoneyUnresolved"]
+
+    assert "`b2copy-sync failed show KEY` for each: it names the command. A fee run is replayed" in action
+
+
 def test_the_alerts_fire_when_they_should(promtool: Callable[..., str]) -> None:
     assert "SUCCESS" in promtool("check", "rules", str(FOLDER / "rules.yml"))
     assert "SUCCESS" in promtool("check", "config", str(FOLDER / "prometheus.yml"))

@@ -95,8 +95,7 @@ def _sorted_out(chosen: list[Operation]) -> tuple[list[Operation], Counter[str]]
     wanted, left_alone = [], Counter[str]()
     for one in chosen:
         if one.failure_reason == FailureReason.UNRESOLVED:
-            name = destination_name(one.destination)
-            left_alone[f"unresolved: each one needs its own look at {name}"] += 1
+            left_alone["unresolved: decide each one by itself, as its page says"] += 1
         elif why_not := why_not_replayable(one):
             left_alone[why_not] += 1
         else:

@@ -95,7 +95,7 @@ def work_list(page_request: PageRequest) -> Response:
         oldest_first=True,
     )
     sections = (
-        ("Was it done? The destination must be looked at", unresolved, "reason=unresolved&state=failed"),
+        ("Outcome not known: follow the next step of each", unresolved, "reason=unresolved&state=failed"),
         ("Failed: correct, then replay", others, "state=failed"),
         (
             f"Money that waits for longer than {span(MONEY_LATE_S)}",

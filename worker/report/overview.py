@@ -77,7 +77,8 @@ def concerns(found: SystemOverview) -> list[str]:
         if reason in waiting:
             texts.append(f"{reason}, {count(waiting[reason])} waiting: {remedy.format(address=our_address())}")
     if unresolved := failed_by_reason(found.ledger).get("unresolved"):
-        texts.append(f"{count(unresolved)} unresolved: look at B2COPY, then `b2copy-sync failed list`")
+        command = "`b2copy-sync failed list --reason unresolved`; `b2copy-sync failed show KEY` names the command"
+        texts.append(f"{count(unresolved)} unresolved: {command}")
     dispatch_age_s = found.ledger.dispatch_age_s
     if dispatch_age_s is None:
         texts.append("no worker and no beat has ever looked at this ledger: `b2copy-sync worker` starts one")
