@@ -62,7 +62,7 @@ def test_the_preview_names_the_destinations(open_console: OpenConsole, ledger: L
     of_both = client.get("/bulk/replay?state=failed").text
 
     assert "sent to the CRM at the usual rate" in of_the_crm
-    assert "1: unresolved: each one needs its own look at the CRM" in of_the_crm
+    assert "1: unresolved: decide each one by itself, as its page says" in of_the_crm
     assert "sent to B2COPY and the CRM at the usual rate" in of_both
 
 
@@ -129,6 +129,19 @@ def test_at_most_a_thousand_at_once(open_console: OpenConsole, ledger: Ledger) -
     assert "Replay 1,000" in preview
     form = fields_of(preview) | {"note": "those that I have seen"}
     assert "Replayed: 1,000" in client.post("/bulk/replay?state=failed", data=form).text
+
+
+def test_the_preview_says_that_a_replay_after_fee_error_may_start_a_new_fee_run(
+    open_console: OpenConsole, ledger: Ledger
+) -> None:
+    fail_operation(ledger, "W1")
+    client = client_of(open_console())
+    text = "A replay after fee_error may start a new fee run."
+    assert text not in client.get("/bulk/replay?state=failed").text
+
+    fail_operation(ledger, "W2", failure_reason="fee_error")
+
+    assert text in client.get("/bulk/replay?state=failed").text
 
 
 @pytest.mark.parametrize("query", ["", "state=waiting", "state=open", "state=succeeded"])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.accounts import CLIENT_UNKNOWN
 from tasks.registry import KINDS
 from tests.operations import (
     claim_due,
@@ -92,6 +93,17 @@ def test_the_words_of_a_kind_are_the_kinds_own(ledger: Ledger) -> None:
 
     assert standing(operation, KINDS) == f"failed (fee_error): {of_the_kind}"
     assert "not known to this version" in standing(operation, {})
+
+
+def test_after_a_kinds_own_reason_money_is_replayed_only_if_nothing_was_charged(ledger: Ledger) -> None:
+    fail_operation(ledger, "W1", failure_reason="fee_error")
+    fail_operation(ledger, "A1", failure_reason=CLIENT_UNKNOWN, kind="accounts.create", lane="money")
+    fees, account = find_operation(ledger, "W1"), find_operation(ledger, "A1", "accounts.create")
+    check = "and make sure there that nothing was charged: a replay may start a new fee run. Then: `b2copy-sync failed"
+
+    assert check in remedy(fees, KINDS)
+    assert check in remedy(fees, {}), "a kind that this version does not know may move money"
+    assert remedy(account, KINDS).startswith("Clear up at B2COPY what it says, then: `b2copy-sync failed replay")
 
 
 @pytest.mark.parametrize("on_unknown", OnUnknown)

@@ -96,7 +96,7 @@ def work_list(page_request: PageRequest) -> Response:
     )
     sections = (
         ("Outcome not known: follow the next step of each", unresolved, "reason=unresolved&state=failed"),
-        ("Failed: correct, then replay", others, "state=failed"),
+        ("Failed: remove the cause, then replay", others, "state=failed"),
         (
             f"Money that waits for longer than {span(MONEY_LATE_S)}",
             by_us,

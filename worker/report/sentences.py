@@ -97,6 +97,10 @@ _FAILED_REMEDIES = {
 }
 _MESSAGE_REMEDY = "Request it again with the payload corrected. Nothing of this one was sent."
 _KIND_REMEDY = "Clear up at {destination} what it says, then: {replay}"
+_MONEY_KIND_REMEDY = (
+    "Clear up at {destination} what it says, and make sure there that nothing was charged: a replay may start a new fee"
+    " run. Then: {replay}"
+)
 _UNRESOLVED_REMEDIES = {
     OnUnknown.START_OR_GET: "A replay does no harm, because the same call returns how it stands: {replay}",
     OnUnknown.READ_BACK: "A replay does no harm, because it looks first whether it was done: {replay}",
@@ -154,8 +158,10 @@ def remedy(operation: Operation, kinds: Kinds, remedies: Remedies = COMMANDS) ->
         return _filled(_UNRESOLVED_REMEDIES[operation.on_unknown], operation, named)
     if reason == FailureReason.BAD_PAYLOAD and may_have_been_done(operation):
         return _filled(_FAILED_REMEDIES[FailureReason.EXHAUSTED], operation, named)  # an earlier version sent it
-    known = reason in FailureReason.__members__.values()
-    return _filled(_FAILED_REMEDIES[FailureReason(reason)] if known else _KIND_REMEDY, operation, named)
+    if reason in FailureReason.__members__.values():
+        return _filled(_FAILED_REMEDIES[FailureReason(reason)], operation, named)
+    moves_money = kind is None or kind.moves_money  # the reason is the kind's own, so the lane says nothing
+    return _filled(_MONEY_KIND_REMEDY if moves_money else _KIND_REMEDY, operation, named)
 
 
 def destination_name(destination: str) -> str:
