@@ -37,6 +37,16 @@ def test_a_paused_lane_shows_what_is_open_in_it(open_console: OpenConsole, ledge
     assert "Lane bulk is paused since" in page
 
 
+def test_the_list_does_not_call_answers_tries(open_console: OpenConsole, ledger: Ledger) -> None:
+    claim = hold_operation(ledger, "W1")
+    make_wait(ledger, claim, wait_reason=WaitReason.BACKOFF, attempt=attempt_record("server_error", http_status=500))
+
+    page = client_of(open_console()).get("/operations").text
+
+    assert '<td class="number" data-label="Answers that count">0</td>' in page
+    assert '<th scope="col" class="number">Answers that count</th>' in page
+
+
 def test_the_audit_says_pause_and_resume(open_console: OpenConsole, ledger: Ledger) -> None:
     pause(ledger, "money", "bob", "B2COPY is in maintenance")
     resume(ledger, "money", "bob", "the maintenance is over")
