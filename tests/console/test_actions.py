@@ -225,6 +225,34 @@ def test_a_lane_is_paused_and_resumed(open_console: OpenConsole, ledger: Ledger)
     assert active_flags(ledger) == {}
 
 
+@pytest.mark.parametrize(("lane", "others"), [("money", "all lanes, lane bulk"), ("all", "lane money, lane bulk")])
+def test_a_resume_names_the_pauses_that_go_on(
+    open_console: OpenConsole, ledger: Ledger, lane: str, others: str
+) -> None:
+    client = client_of(open_console())
+    text = "Still paused afterwards: "
+    pause(ledger, lane, "ann", "the gateway is restarted")
+    assert text not in client.get(f"/fleet/resume?lane={lane}").text
+    for other in ("bulk", "all", "money"):
+        pause(ledger, other, "bob", "B2COPY is in maintenance")
+
+    assert f"{text}{others}. Nothing is sent from there." in client.get(f"/fleet/resume?lane={lane}").text
+    assert text not in client.get(f"/fleet/pause?lane={lane}").text
+
+
+def test_a_lane_that_is_paused_with_all_lanes_is_resumed_with_them(open_console: OpenConsole, ledger: Ledger) -> None:
+    client = client_of(open_console())
+    pause(ledger, "all", "ann", "the gateway is restarted")
+    pause(ledger, "bulk", "bob", "B2COPY is in maintenance")
+
+    now, system = client.get("/").text, client.get("/system").text
+
+    assert now.count('<a class="button" href="/fleet/resume?lane=all">Resume all</a>') == 4
+    assert "/fleet/pause" not in now
+    assert "/fleet/resume?lane=bulk" in now
+    assert '<span class="state succeeded">open</span>' not in now + system
+
+
 def test_a_stale_page_ends_no_newer_pause(open_console: OpenConsole, ledger: Ledger) -> None:
     client = client_of(open_console())
     pause(ledger, "money", "ann", "the gateway is restarted")

@@ -78,16 +78,23 @@ def _what(page_request: PageRequest) -> tuple[str, str]:
     return action, word(page_request.query, "lane", ("all", *LANES)) or "all"
 
 
+def _named(lane: str) -> str:
+    return "all lanes" if lane == "all" else f"lane {lane}"
+
+
 def _form(page_request: PageRequest, problem: str, status: int = 200) -> Response:
     action, lane = _what(page_request)
-    named = "all lanes" if lane == "all" else f"lane {lane}"
-    flag = active_flags(page_request.ledger).get(f"pause:{lane}")
+    flags = active_flags(page_request.ledger)
+    others = [_named(other) for other in ("all", *LANES) if other != lane and f"pause:{other}" in flags]
+    effect = _EFFECTS[action].format(lane=_named(lane))
+    if action == "resume" and others:
+        effect += f" Still paused afterwards: {', '.join(others)}. Nothing is sent from there."
     return page_request.page(
         "fleet.html",
         status,
-        title=TITLES[action] if action == "renew" else f"{TITLES[action]} {named}",
-        effect=_EFFECTS[action].format(lane=named),
-        flag=flag,
+        title=TITLES[action] if action == "renew" else f"{TITLES[action]} {_named(lane)}",
+        effect=effect,
+        flag=flags.get(f"pause:{lane}"),
         problem=problem,
         danger=action == "pause",
         needs_approval=action == "resume" and page_request.ledger.needs_approval(RESUME, lane),
