@@ -37,6 +37,7 @@ PAGES = (
     "/operations?sort=oldest",
     "/operations?state=open&sort=oldest",
     "/operations?state=open&lane=money&older=5m",
+    "/operations?state=open&lane=money&age=2m",
     "/operations?state=waiting&sort=oldest",
     "/operations?state=waiting&reason=pending_at_b2copy",
     "/operations?state=waiting&reason=circuit_open",

@@ -5,7 +5,15 @@ import re
 import pytest
 
 from tests.cli.conftest import Command
-from tests.operations import fail_operation, hold_operation, make_wait, record_operation, succeed_operation
+from tests.operations import (
+    LedgerClock,
+    claim_named,
+    fail_operation,
+    hold_operation,
+    make_wait,
+    record_operation,
+    succeed_operation,
+)
 from worker.ledger import Ledger, pause
 from worker.ledger.running_workers import Self, note_running
 from worker.operation import FailureReason, WaitReason
@@ -131,6 +139,20 @@ def test_a_number_that_no_page_has_is_refused(words: tuple[str, ...], b2copy_syn
     assert ran.code == 2
     assert "Input should be " in ran.err
     assert "Traceback" not in ran.err
+
+
+def test_list_finds_what_is_old_although_it_was_just_tried(b2copy_sync: Command, ledger: Ledger) -> None:
+    succeed_operation(ledger, "W1")
+    record_operation(ledger, "W2")
+    record_operation(ledger, "W3", lane="bulk")
+    LedgerClock(ledger).advance(7200)
+    make_wait(ledger, claim_named(ledger, "W2"), wait_reason=WaitReason.BACKOFF)
+
+    aged = b2copy_sync("list", "--json", "--age", "1h").document
+    older = b2copy_sync("list", "--json", "--open", "--older", "1h").document
+
+    assert [one["key"].partition(":")[2] for one in aged["operations"]] == ["W3", "W2"]
+    assert [one["key"].partition(":")[2] for one in older["operations"]] == ["W3"]
 
 
 def test_list_says_how_to_continue(b2copy_sync: Command, ledger: Ledger) -> None:

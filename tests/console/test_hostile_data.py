@@ -61,6 +61,7 @@ def test_no_parameter_becomes_markup_or_an_error(open_console: OpenConsole, cana
         "state",
         "reason",
         "older",
+        "age",
         "after",
         "actor",
         "subject",

@@ -1,11 +1,20 @@
 """The work list: it says that nothing is to be done only if nothing is."""
 
+import html
+import re
 from collections.abc import Callable
 
 import pytest
 
 from tests.console.conftest import client_of
-from tests.operations import LedgerClock, fail_operation, hold_operation, make_wait, record_operations
+from tests.operations import (
+    LedgerClock,
+    claim_named,
+    fail_operation,
+    hold_operation,
+    make_wait,
+    record_operations,
+)
 from worker.console.process_state import Console
 from worker.ledger import Ledger, operation_lists
 from worker.operation import FailureReason, OnUnknown, WaitReason
@@ -40,6 +49,22 @@ def test_money_that_waits_for_us_is_shown_behind_many_that_wait_for_b2copy(
     assert page.count(NOTHING) == 2
 
 
+def test_money_that_is_retried_every_few_seconds_is_shown(open_console: OpenConsole, ledger: Ledger) -> None:
+    record_operations(ledger, "retried")
+    LedgerClock(ledger).advance(600)
+    make_wait(ledger, claim_named(ledger, "retried"), wait_reason=WaitReason.BACKOFF, due_in_s=5.0)
+    client = client_of(open_console())
+
+    page = client.get("/todo").text
+
+    assert "fees.process:retried" in page
+    assert page.count(NOTHING) == 2
+    address = html.unescape(re.findall(r'href="(/operations[^"]*lane=money[^"]*)"', page)[0])
+    assert "fees.process:retried" in client.get(address).text
+    assert "fees.process:retried" in client.get("/operations?lane=money&age=5m").text
+    assert "fees.process:retried" not in client.get("/operations?lane=money&age=15m").text
+
+
 def test_the_console_calls_late_what_commands_and_alerts_call_late(open_console: OpenConsole, ledger: Ledger) -> None:
     record_operations(ledger, "forgotten")
     client = client_of(open_console())
@@ -53,13 +78,11 @@ def test_the_console_calls_late_what_commands_and_alerts_call_late(open_console:
 
     page = client.get("/todo").text
     assert "fees.process:forgotten" in page
-    assert "fees.process:forgotten" in client.get("/operations?state=open&lane=money&older=120s").text
-    assert "older=120s" in page
+    assert "fees.process:forgotten" in client.get("/operations?state=open&lane=money&age=120s").text
+    assert "age=120s" in page
 
 
-def test_the_title_of_what_is_unresolved_refers_to_the_step_of_each(
-    open_console: OpenConsole, ledger: Ledger
-) -> None:
+def test_the_title_of_what_is_unresolved_refers_to_the_step_of_each(open_console: OpenConsole, ledger: Ledger) -> None:
     fail_operation(ledger, "W1", failure_reason=FailureReason.UNRESOLVED)
     client = client_of(open_console())
 

@@ -30,9 +30,9 @@ _TEXTS = (
     "9" * 18 + "-1.1",
 )  # fmt: skip
 _NAMES = (
-    "key", "find", "state", "lane", "kind", "reason", "account", "batch", "since", "until", "older", "newer", "sort",
-    "after", "actor", "subject", "before", "made", "renewed", "id", "note", "seen", "form", "shown", "client_id",
-    "payment_account", "account_id", "batch", "unknown",
+    "key", "find", "state", "lane", "kind", "reason", "account", "batch", "since", "until", "older", "newer", "age",
+    "sort", "after", "actor", "subject", "before", "made", "renewed", "id", "note", "seen", "form", "shown",
+    "client_id", "payment_account", "account_id", "batch", "unknown",
 )  # fmt: skip
 _ACTIONS = (*ACTIONS, "pause", "resume", "renew", "approve", "reject", "withdraw", "..", CANARY)
 _values = st.sampled_from(_TEXTS) | st.text(max_size=30)

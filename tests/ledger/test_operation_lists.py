@@ -1,5 +1,7 @@
 """Lists of operations: filtered, page by page, nothing skipped, at a bounded cost."""
 
+from dataclasses import replace
+
 import pytest
 from sqlalchemy import text
 
@@ -10,9 +12,10 @@ from tests.operations import (
     hold_operation,
     make_wait,
     record_operations,
+    succeed,
     succeed_operation,
 )
-from worker.ledger import Ledger, operation_lists
+from worker.ledger import Ledger, operation_lists, pause, resume
 from worker.ledger.operation_lists import OPEN, Count, Filter, Page, count_operations, list_operations
 from worker.ledger.overview import oldest_open
 from worker.ledger.queries import find_by_ids
@@ -116,6 +119,39 @@ def test_since_includes_its_instant_and_until_does_not(filled: Ledger) -> None:
     assert names(filled, Filter(newer_ms=60_000, until_at=4_000_000_000_000)) == ["Q2", "Q1", "P1"]
     assert names(filled, Filter(older_ms=60_000)) == ["S1", "F2", "F1"]
     assert names(filled, Filter(lane="default", older_ms=-60_000)) == ["Q2", "Q1"]
+
+
+def test_an_age_is_by_our_clock_and_an_attempt_does_not_end_it(ledger: Ledger, clock: LedgerClock) -> None:
+    old = Filter(OPEN, lane="money", age_ms=120_000)
+    record_operations(ledger, "retried", "pending", "paused", "ended")
+    succeed(ledger, claim_named(ledger, "ended"))
+    pending = claim_named(ledger, "pending")
+    make_wait(ledger, pending, wait_reason=WaitReason.PENDING_AT_B2COPY, due_in_s=0.0)
+    for _ in range(3):
+        make_wait(ledger, claim_named(ledger, "retried"), wait_reason=WaitReason.BACKOFF, due_in_s=0.0)
+        pause(ledger, "money", "ann", "a quiet moment")
+        clock.advance(30)
+        resume(ledger, "money", "ann", "it is over")
+        clock.advance(60)
+        assert names(ledger, Filter(OPEN, older_ms=120_000, reason="backoff")) == []
+    make_wait(ledger, claim_named(ledger, "pending"), wait_reason=WaitReason.PENDING_AT_B2COPY, due_in_s=900)
+    record_operations(ledger, "new")
+
+    assert names(ledger, old) == ["paused", "retried"]
+    assert count_operations(ledger, old) == (2, True)
+    assert names(ledger, replace(old, age_ms=190_000)) == []
+    assert names(ledger, Filter(age_ms=120_000)) == ["paused", "retried"]
+    assert names(ledger, Filter((State.WAITING,), reason="backoff", age_ms=120_000)) == ["retried"]
+    assert names(ledger, Filter((State.SUCCEEDED,), age_ms=120_000)) == []
+
+
+def test_the_time_of_a_pause_that_lasts_does_not_make_an_operation_older(ledger: Ledger, clock: LedgerClock) -> None:
+    record_operations(ledger, "W1")
+    record_operations(ledger, "B1", lane="bulk")
+    pause(ledger, "money", "ann", "a quiet hour")
+    clock.advance(3600)
+
+    assert names(ledger, Filter(OPEN, age_ms=120_000)) == ["B1"]
 
 
 @pytest.mark.parametrize("states", [(), FAILED, OPEN])

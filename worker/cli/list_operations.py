@@ -31,7 +31,21 @@ def list_(
     batch: Annotated[str | None, typer.Option(help="Only those of this import or batch.")] = None,
     older: Annotated[
         float | None,
-        typer.Option(parser=duration, metavar="DURATION", help="Only those in their state for longer: 90s, 5m, 72h."),
+        typer.Option(
+            parser=duration,
+            metavar="DURATION",
+            help="Only those without an attempt or a decision for longer: 90s, 5m, 72h. An operation that is retried"
+            " every few seconds is not among them: see --age.",
+        ),
+    ] = None,
+    age: Annotated[
+        float | None,
+        typer.Option(
+            parser=duration,
+            metavar="DURATION",
+            help="Only those that have not ended and are older by our clock. The time that they were pending at B2COPY"
+            " or paused does not count.",
+        ),
     ] = None,
     after: Annotated[
         int | None,
@@ -52,11 +66,13 @@ def list_(
 
     if state is not None and still_open:
         raise typer.BadParameter("a state and --open are two filters: use one of them", param_hint="--open")
-    states: tuple[State, ...] = OPEN if still_open else () if state is None else (state,)
+    is_open = still_open or (age is not None and state is None)
+    states: tuple[State, ...] = OPEN if is_open else () if state is None else (state,)
     older_ms = None if older is None else round(older * 1000)
+    age_ms = None if age is None else round(age * 1000)
     wanted = Filter(
         states=states, lane=lane, kind=kind, reason=reason, account=account, request_id=request_id, batch=batch,
-        older_ms=older_ms,
+        older_ms=older_ms, age_ms=age_ms,
     )  # fmt: skip
     with existing_ledger() as ledger:
         page = list_operations(ledger, wanted, after, limit)

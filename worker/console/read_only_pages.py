@@ -21,7 +21,7 @@ from worker.ledger.overview import oldest_open
 from worker.ledger.queries import audit_page, children_of
 from worker.ledger.running_workers import running_workers
 from worker.ledger.statistics import statistics
-from worker.operation import MESSAGE_KIND, VERSION, AuditEntry, FailureReason, Operation, State, WaitReason
+from worker.operation import MESSAGE_KIND, VERSION, AuditEntry, FailureReason, Operation, State
 from worker.queues import LANES
 from worker.report import sentences
 from worker.report.chart_series import points
@@ -87,20 +87,14 @@ def work_list(page_request: PageRequest) -> Response:
     ledger = page_request.ledger
     unresolved = Filter((State.FAILED,), reason=FailureReason.UNRESOLVED, oldest_first=True)
     others = Filter((State.FAILED,), without_reason=FailureReason.UNRESOLVED, oldest_first=True)
-    by_us = Filter(
-        OPEN,
-        lane=LANES[0],
-        without_reason=WaitReason.PENDING_AT_B2COPY,
-        older_ms=round(MONEY_LATE_S * 1000),
-        oldest_first=True,
-    )
+    late = Filter(OPEN, lane=LANES[0], age_ms=round(MONEY_LATE_S * 1000), oldest_first=True)
     sections = (
         ("Outcome not known: follow the next step of each", unresolved, "reason=unresolved&state=failed"),
         ("Failed: remove the cause, then replay", others, "state=failed"),
         (
-            f"Money that waits for longer than {span(MONEY_LATE_S)}",
-            by_us,
-            f"state=open&lane={LANES[0]}&older={MONEY_LATE_S:.0f}s",
+            f"Money that has waited on our side for longer than {span(MONEY_LATE_S)}",
+            late,
+            f"state=open&lane={LANES[0]}&age={MONEY_LATE_S:.0f}s",
         ),
     )
     flags = active_flags(ledger)

@@ -12,7 +12,7 @@ from worker.queues import LANES
 from worker.report.sentences import Kinds
 from worker.storable import is_storable
 
-FIELDS = ("state", "lane", "kind", "reason", "account", "batch", "since", "until", "older", "newer", "sort")
+FIELDS = ("state", "lane", "kind", "reason", "account", "batch", "since", "until", "older", "newer", "age", "sort")
 """The parameters of the list of operations."""
 
 TEXT_LIMIT = 300
@@ -48,7 +48,8 @@ def list_query(given: Mapping[str, str], kinds: Kinds) -> ListQuery:
     """Read the parameters of the list of operations. Raises `BadParameter`."""
     written = {name: value for name in FIELDS if (value := given.get(name, "").strip())}
     state = word(written, "state", [*State, OPEN_WORD])
-    states = OPEN if state == OPEN_WORD else (State(state),) if state else ()
+    age_ms = milliseconds(written, "age")
+    states = OPEN if state == OPEN_WORD or (age_ms is not None and not state) else (State(state),) if state else ()
     wanted = Filter(
         states=states,
         lane=word(written, "lane", LANES),
@@ -60,6 +61,7 @@ def list_query(given: Mapping[str, str], kinds: Kinds) -> ListQuery:
         until_at=instant(written, "until"),
         older_ms=milliseconds(written, "older"),
         newer_ms=milliseconds(written, "newer"),
+        age_ms=age_ms,
         oldest_first=word(written, "sort", ["oldest", "newest"]) == "oldest",
     )
     return ListQuery(wanted, number(given, "after"), written)

@@ -20,6 +20,7 @@ from sqlalchemy import ColumnElement, Connection, FromClause, Select, func, lite
 
 from worker.ledger.database import Ledger
 from worker.ledger.insert_operations import encode
+from worker.ledger.overview import our_age_ms
 from worker.ledger.queries import BY_IDS, operation_of
 from worker.ledger.schema import c, now_ms, sql_literal
 from worker.operation import Operation, Phase, State
@@ -35,7 +36,9 @@ OPEN = (State.QUEUED, State.RUNNING, State.WAITING)
 class Filter:
     """Which operations. An absent field does not restrict.
 
-    `older_ms`: in their state for longer than that. `since_at`: in their state since then, or later.
+    `older_ms`: in their state for longer than that; each attempt and each decision begins a state. `age_ms`: open, and
+    older than that by our clock, which leaves out the time pending at the destination or paused. `since_at`: in their
+    state since then, or later.
     """
 
     states: tuple[State, ...] = ()
@@ -50,6 +53,7 @@ class Filter:
     until_at: int | None = None
     older_ms: int | None = None
     newer_ms: int | None = None
+    age_ms: int | None = None
     oldest_first: bool = False
 
 
@@ -129,7 +133,9 @@ def _window(wanted: Filter, after: int | None, limit: int) -> Select[Any]:
 def _sources(wanted: Filter, after: int | None) -> list[Select[Any]]:
     """Return bounded queries for what the filter looks at, each through one index."""
     reads_payload = wanted.account is not None or wanted.request_id is not None
-    columns = (*_COLUMNS, c.key, c.entity, c.payload) if reads_payload else _COLUMNS
+    columns: tuple[ColumnElement[Any], ...] = (*_COLUMNS, c.key, c.entity, c.payload) if reads_payload else _COLUMNS
+    if wanted.age_ms is not None:
+        columns = (*columns, our_age_ms().label("our_age_ms"))
     if wanted.states == (State.WAITING,) and wanted.reason is not None:
         waits = c.state == sql_literal(State.WAITING)
         return [select(*columns).where(waits, c.wait_reason == wanted.reason)]
@@ -213,6 +219,8 @@ def _conditions(wanted: Filter, w: Any) -> list[ColumnElement[bool]]:
         conditions.append(w.state_since < now_ms() - wanted.older_ms)
     if wanted.newer_ms is not None:
         conditions.append(w.state_since >= now_ms() - wanted.newer_ms)
+    if wanted.age_ms is not None:
+        conditions += [w.our_age_ms > wanted.age_ms, w.state.in_([sql_literal(state) for state in OPEN])]
     return conditions
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import (
     BindParameter,
+    Column,
     ColumnElement,
     Integer,
     Select,
@@ -102,7 +103,7 @@ _is_pending = c.wait_reason.is_not_distinct_from(sql_literal(WaitReason.PENDING_
 _can_stand_still = c.due_at < now_ms()  # also what a lost worker held
 
 
-def _current_wait(lane: str | BindParameter[str]) -> ColumnElement[int]:
+def _current_wait(lane: str | BindParameter[str] | Column[str]) -> ColumnElement[int]:
     """The present wait that is not ours, in ms: pending at the destination, put aside, or due and held by a pause.
 
     `resume` adds the same time to `external_wait_ms` when the pause of the lane or of the batch ends.
@@ -116,6 +117,11 @@ def _current_wait(lane: str | BindParameter[str]) -> ColumnElement[int]:
         else_=0,
     )
     return func.coalesce(waited, 0)
+
+
+def our_age_ms() -> ColumnElement[int]:
+    """Return the SQL value for how old an open operation is by our clock, in ms."""
+    return now_ms() - c.requested_at - c.external_wait_ms - _current_wait(c.lane)
 
 
 def _first(lane: str, phase: Phase) -> Subquery:
