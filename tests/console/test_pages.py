@@ -10,6 +10,7 @@ from sqlalchemy import text
 
 from tests.console.conftest import client_of
 from tests.operations import (
+    LedgerClock,
     attempt_record,
     claim_due,
     claim_named,
@@ -21,8 +22,13 @@ from tests.operations import (
 )
 from worker.console import read_only_pages
 from worker.console.process_state import Console
-from worker.ledger import Ledger, pause, queries, resume
-from worker.operation import WaitReason
+from worker.ledger import Ledger, leave_request, pause, queries, resume, try_start_dispatch
+from worker.ledger.overview import overview
+from worker.operation import FailureReason, WaitReason
+from worker.report.health import health_of
+from worker.report.overview import SystemOverview, concerns
+from worker.report.sentences import paused_by
+from worker.report.thresholds import DUE_LATE_S
 
 OpenConsole = Callable[..., Console]
 
@@ -45,6 +51,72 @@ def test_the_list_does_not_call_answers_tries(open_console: OpenConsole, ledger:
 
     assert '<td class="number" data-label="Answers that count">0</td>' in page
     assert '<th scope="col" class="number">Answers that count</th>' in page
+
+
+FINE = "What is due is being done."
+
+
+def be_late(ledger: Ledger, fault: str) -> None:
+    """Make something wrong of which the page Now, `status` and `health` must speak."""
+    if fault == "old money":
+        record_operations(ledger, "W1")
+        LedgerClock(ledger).advance(600)
+        make_wait(ledger, claim_named(ledger, "W1"), wait_reason=WaitReason.BACKOFF)
+    elif fault == "a row that nobody takes":
+        leave_request(ledger, "fees.process", "{}", "crm", None)
+        with ledger.writing() as connection:
+            connection.execute(text("UPDATE b2copy_requests SET requested_at = requested_at - 600000"))
+    elif fault == "an open circuit":
+        make_wait(ledger, hold_operation(ledger, "B1", lane="bulk"), wait_reason=WaitReason.CIRCUIT_OPEN)
+    elif fault == "an open circuit of the CRM":
+        make_wait(ledger, hold_operation(ledger, "N1", lane="notify"), wait_reason=WaitReason.CIRCUIT_OPEN)
+    elif fault == "no access":
+        make_wait(ledger, hold_operation(ledger, "B1", lane="bulk"), wait_reason=WaitReason.NO_ACCESS)
+    elif fault == "what is unresolved":
+        fail_operation(ledger, "B1", failure_reason=FailureReason.UNRESOLVED, lane="bulk")
+    elif fault == "a pause":
+        pause(ledger, "bulk", "bob", "B2COPY is in maintenance")
+    else:
+        with ledger.writing() as connection:
+            connection.execute(text("UPDATE b2copy_ledger SET dispatched_at = dispatched_at - 600000"))
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("old money", "b2copy-sync list --lane money --age 120s"),
+        ("a row that nobody takes", "no worker has taken a row for 10 min"),
+        ("an open circuit", "destination b2copy is unavailable, 1 operation waiting"),
+        ("an open circuit of the CRM", "destination crm is unavailable, 1 operation waiting"),
+        ("no access", "B2COPY refuses our access to 1 operation"),
+        ("what is unresolved", "1 operation unresolved"),
+        ("a pause", "by bob: B2COPY is in maintenance"),
+        ("no dispatch", "no worker and no beat has looked at the ledger for 10 min"),
+    ],
+)
+def test_now_status_and_health_say_the_same(open_console: OpenConsole, ledger: Ledger, fault: str, said: str) -> None:
+    client = client_of(open_console())
+    assert try_start_dispatch(ledger)
+    assert FINE in client.get("/").text
+    assert concerns_of(ledger) == []
+
+    be_late(ledger, fault)
+
+    page = re.sub(r"<[^>]+>|  +", "", html.unescape(client.get("/").text))
+    found, shown = health_of(ledger, DUE_LATE_S), concerns_of(ledger)
+    assert FINE not in page
+    assert said in page
+    assert said in " ".join(shown)
+    everything = [*found.problems, *found.notes, *(paused_by(one) for one in found.pauses)]
+    assert said in " ".join(everything)
+    assert len(shown) == len(everything) == 1
+    assert all(one.replace("`", "") in page for one in (*found.problems, *found.notes))
+
+
+def concerns_of(ledger: Ledger) -> list[str]:
+    """Return what `status` says first."""
+    pauses = health_of(ledger, DUE_LATE_S).pauses
+    return concerns(SystemOverview(overview(ledger), pauses, None, ""))
 
 
 def test_the_audit_says_pause_and_resume(open_console: OpenConsole, ledger: Ledger) -> None:

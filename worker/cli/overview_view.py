@@ -39,7 +39,6 @@ def rendered(found: "SystemOverview") -> RenderableType:
     from worker.operation import State
     from worker.report.format_values import clock, span
     from worker.report.overview import concerns, ended_per_minute, failed_by_reason, waiting_by_reason
-    from worker.report.sentences import paused_by
 
     lanes = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for heading in ("lane", "open", "oldest", "pending at B2COPY", "late", "succeeded/min", "failed/min"):
@@ -61,9 +60,6 @@ def rendered(found: "SystemOverview") -> RenderableType:
     dispatch_age_s = found.ledger.dispatch_age_s
     facts.add_row("dispatched", "never" if dispatch_age_s is None else f"{span(dispatch_age_s)} ago")
     facts.add_row("workers", output.safe(_versions(found)))
-    for pause in found.pauses:
-        text = f"{pause.subject.removeprefix('pause:')} {paused_by(pause)}"
-        facts.add_row("paused", output.safe(text, "yellow"))
     parts: list[RenderableType] = [output.safe(f"b2copy-sync at {clock(found.ledger.at)} UTC", "dim"), ""]
     urgent = Table.grid()
     for text in concerns(found):

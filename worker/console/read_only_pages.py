@@ -17,23 +17,23 @@ from worker.ledger import active_flags, find, find_many
 from worker.ledger.approvals import approvals_of, open_approvals
 from worker.ledger.due import COUNT_LIMIT
 from worker.ledger.operation_lists import OPEN, PAGE, Count, Filter, Page, count_operations, list_operations
-from worker.ledger.overview import oldest_open
+from worker.ledger.overview import oldest_open, overview
 from worker.ledger.queries import audit_page, children_of
 from worker.ledger.running_workers import running_workers
-from worker.ledger.statistics import statistics
+from worker.ledger.statistics import statistics_of
 from worker.operation import MESSAGE_KIND, VERSION, AuditEntry, FailureReason, Operation, State
 from worker.queues import LANES
 from worker.report import sentences
 from worker.report.chart_series import points
 from worker.report.format_values import iso, span
 from worker.report.four_eyes import RULE_MEANINGS
-from worker.report.health import access_notes, late_lanes
+from worker.report.health import find_notes, find_problems
 from worker.report.operation_report import evidence as stored_evidence
 from worker.report.operation_report import report_on
 from worker.report.replayable import moves_money
 from worker.report.session_report import OUTCOMES, RENEWED
 from worker.report.session_report import facts as session_facts
-from worker.report.thresholds import DUE_LATE_S, MONEY_LATE_S
+from worker.report.thresholds import MONEY_LATE_S
 from worker.report.timeline import timeline
 from worker.session import State as SessionState
 from worker.watch.redact import redacted, redacted_value
@@ -53,7 +53,8 @@ ATTEMPTS_LIMIT = 200  # newest attempts on the page of an operation; the evidenc
 def now(page_request: PageRequest) -> Response:
     """Lanes, session, pauses, failures and charts: what is wrong, whether at B2COPY or with us, and since when."""
     ledger = page_request.ledger
-    found, flags = statistics(ledger), active_flags(ledger)
+    seen, flags = overview(ledger), active_flags(ledger)
+    found = statistics_of(seen)
     series = points(ledger, int(time.time() * 1000))
     ours, theirs = oldest_open(ledger, LANES[0])
     recent = series[-6:]
@@ -61,8 +62,8 @@ def now(page_request: PageRequest) -> Response:
         "now.html",
         live=True,
         found=found,
-        problems=late_lanes(found, DUE_LATE_S),
-        notes=access_notes(found),
+        problems=find_problems(seen),
+        notes=find_notes(seen),
         ours=ours,
         money_late_ms=MONEY_LATE_S * 1000,
         theirs=theirs,

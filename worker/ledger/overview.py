@@ -171,13 +171,17 @@ _newest_ended = (
     .subquery()
 )
 _ENDED = select(_newest_ended, func.count()).group_by(*_newest_ended.c)
+_decided = (
+    select(schema.batches.c.decision, schema.batches.c.decided_at)
+    .where(schema.batches.c.decision.is_not(None))
+    .limit(COUNT_LIMIT)
+    .subquery()
+)
 _NOW = select(
     now_ms(),
     select(schema.ledger.c.dispatched_at).scalar_subquery(),
     select(func.min(schema.requests.c.requested_at)).scalar_subquery(),
-    select(func.min(schema.batches.c.decided_at))
-    .where(schema.batches.c.decision.is_not(None), schema.batches.c.decision == "paused")
-    .scalar_subquery(),
+    select(func.min(_decided.c.decided_at)).where(_decided.c.decision == "paused").scalar_subquery(),
     *(is_paused(lane) for lane in LANES),
 )
 

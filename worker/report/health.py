@@ -7,14 +7,16 @@ from worker.ledger import Ledger, active_flags
 from worker.ledger.due import COUNT_LIMIT
 from worker.ledger.overview import Overview, overview
 from worker.ledger.statistics import Statistics, statistics_of
-from worker.operation import AuditEntry, WaitReason
+from worker.operation import AuditEntry, FailureReason, WaitReason
+from worker.queues import destination_of
 from worker.report.format_values import count, our_address, span
 from worker.report.operation_report import pause_document
+from worker.report.thresholds import DISPATCH_LATE_S, DUE_LATE_S, MONEY_LATE_S
 
 
 @dataclass(frozen=True)
 class Health:
-    """`problems` are sentences; without a problem the ledger is healthy. `notes` are facts that are no fault of ours.
+    """`problems` are sentences; without a problem the ledger is healthy. `notes`: what else a person should look at.
 
     `oldest_s`: the age of the oldest open operation of each lane that holds one, without the time that it was pending
     at B2COPY or paused. `requests_age_s`: the age of the oldest row of `b2copy_requests` that no worker has taken; None
@@ -30,7 +32,7 @@ class Health:
 
 
 def health_of(
-    ledger: Ledger, late_s: float, max_failed: int | None = None, money_late_s: float | None = None
+    ledger: Ledger, late_s: float, max_failed: int | None = None, money_late_s: float = MONEY_LATE_S
 ) -> Health:
     """Examine the ledger.
 
@@ -40,21 +42,60 @@ def health_of(
     seen = overview(ledger)
     found, lanes = statistics_of(seen), seen.lanes
     pauses = [flag for name, flag in active_flags(ledger).items() if name.startswith("pause:")]
-    problems = late_lanes(found, late_s) + late_requests(seen, late_s)
-    money = lanes[0]
-    if money_late_s is not None and (money.oldest_s or 0.0) > money_late_s:
-        problems.append(
-            f"lane {money.lane}: the oldest operation is {money.oldest_s:.0f} s old, more than"
-            f" {money_late_s:.0f} s: b2copy-sync status says what it waits for"
-        )
+    problems = find_problems(seen, late_s, money_late_s)
     failed = sum(found.failed.values())
     if max_failed is not None and failed > max_failed:
         problems.append(f"{count(failed)} failed, more than {max_failed}: b2copy-sync failed list")
-    notes = access_notes(found)
+    notes = find_notes(seen)
     capped = [lane.lane for lane in lanes if lane.capped]
     notes += [f"lane {lane} holds more: counting stopped at {COUNT_LIMIT} operations" for lane in capped]
     oldest_s = {lane.lane: lane.oldest_s for lane in lanes if lane.oldest_s is not None}
     return Health(found, pauses, problems, notes, oldest_s, seen.requests_age_s)
+
+
+def find_problems(seen: Overview, late_s: float = DUE_LATE_S, money_late_s: float = MONEY_LATE_S) -> list[str]:
+    """Return what is not being done in time. `status`, `health` and the console's page Now show it."""
+    return late_lanes(statistics_of(seen), late_s) + late_requests(seen, late_s) + late_money(seen, money_late_s)
+
+
+def find_notes(seen: Overview) -> list[str]:
+    """Return what else a person should look at, also while nothing is late. Shown with `find_problems`."""
+    notes = access_notes(statistics_of(seen)) + outage_notes(seen)
+    if unresolved := sum(group.count for group in seen.failed if group.reason == FailureReason.UNRESOLVED):
+        command = "`b2copy-sync failed list --reason unresolved`; `b2copy-sync failed show KEY` names the command"
+        notes.append(f"{count(unresolved)} unresolved: {command}")
+    age_s = seen.dispatch_age_s
+    if age_s is None:
+        notes.append("no worker and no beat has ever looked at this ledger: `b2copy-sync worker` starts one")
+    elif age_s > DISPATCH_LATE_S:
+        notes.append(f"no worker and no beat has looked at the ledger for {span(age_s)}: are they running?")
+    return notes
+
+
+def outage_notes(seen: Overview) -> list[str]:
+    """Return a sentence for each destination that is unavailable, as far as operations wait for it."""
+    waiting: dict[str, int] = {}
+    for group in seen.open:
+        if group.reason == WaitReason.CIRCUIT_OPEN:
+            destination = destination_of(group.lane)
+            waiting[destination] = waiting.get(destination, 0) + group.count
+    return [
+        f"destination {destination} is unavailable, {count(number)} waiting: nothing is lost, and they continue by"
+        " themselves"
+        for destination, number in sorted(waiting.items())
+    ]
+
+
+def late_money(seen: Overview, late_s: float) -> list[str]:
+    """Return a sentence if an operation of the lane money is older than `late_s` by our clock."""
+    money = seen.lanes[0]
+    if money.oldest_s is None or money.oldest_s <= late_s:
+        return []
+    text = (
+        f"lane {money.lane}: the oldest operation is {money.oldest_s:.0f} s old by our clock, more than {late_s:.0f} s:"
+        f" `b2copy-sync list --lane {money.lane} --age {late_s:.0f}s` shows what it waits for"
+    )
+    return [text]
 
 
 def late_requests(seen: Overview, late_s: float) -> list[str]:

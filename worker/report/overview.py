@@ -7,20 +7,12 @@ from typing import Any
 from worker.ledger import Ledger, active_flags
 from worker.ledger.overview import RECENT_S, Group, LaneOverview, Overview, overview
 from worker.ledger.running_workers import RunningWorker
-from worker.operation import AuditEntry, State, WaitReason
-from worker.report.format_values import count, iso, our_address, span
-from worker.report.health import late_requests
+from worker.operation import AuditEntry, State
+from worker.report.format_values import iso
+from worker.report.health import find_notes, find_problems
 from worker.report.operation_report import pause_document
-from worker.report.thresholds import DISPATCH_LATE_S, DUE_LATE_S
+from worker.report.sentences import paused_by
 from worker.session import State as SessionState
-
-_REMEDIES = {
-    WaitReason.NO_SESSION: "`b2copy-sync doctor` says why the login is refused",
-    WaitReason.NO_OTHER_LOGIN: "`b2copy-sync doctor` says why that login is refused",
-    WaitReason.NO_SEAMLESS_URL: "is B2COPY_SEAMLESS_SECRET_FILE usable, and is it the secret of the Back Office?",
-    WaitReason.NO_ACCESS: "is our egress address on the service admin's allow-list? Requests come from {address}",
-    WaitReason.CIRCUIT_OPEN: "B2COPY is unavailable. Nothing is lost, and operations continue by themselves",
-}
 
 
 @dataclass(frozen=True)
@@ -62,29 +54,13 @@ def ended_per_minute(found: Overview, lane: str, state: State) -> float:
 
 def concerns(found: SystemOverview) -> list[str]:
     """Return what a person should look at now, the most urgent first; empty if nothing is wrong."""
-    texts = []
-    for lane in found.ledger.lanes:
-        if (lane.late_s or 0.0) > DUE_LATE_S:
-            texts.append(
-                f"nobody has worked on lane {lane.lane} for {span(lane.late_s or 0.0)}, and something is due;"
-                " `b2copy-sync doctor` says why"
-            )
-    texts += late_requests(found.ledger, DUE_LATE_S)
+    texts = find_problems(found.ledger)
     if found.session_problem:
         texts.append(f"the session cannot be read: {found.session_problem}")
-    waiting = waiting_by_reason(found.ledger)
-    for reason, remedy in _REMEDIES.items():
-        if reason in waiting:
-            texts.append(f"{reason}, {count(waiting[reason])} waiting: {remedy.format(address=our_address())}")
-    if unresolved := failed_by_reason(found.ledger).get("unresolved"):
-        command = "`b2copy-sync failed list --reason unresolved`; `b2copy-sync failed show KEY` names the command"
-        texts.append(f"{count(unresolved)} unresolved: {command}")
-    dispatch_age_s = found.ledger.dispatch_age_s
-    if dispatch_age_s is None:
-        texts.append("no worker and no beat has ever looked at this ledger: `b2copy-sync worker` starts one")
-    elif dispatch_age_s > DISPATCH_LATE_S:
-        texts.append(f"no worker and no beat has looked at the ledger for {span(dispatch_age_s)}: are they running?")
-    return texts
+    for pause in found.pauses:
+        lane = pause.subject.removeprefix("pause:")
+        texts.append(f"{'all lanes are' if lane == 'all' else f'lane {lane} is'} paused {paused_by(pause)}")
+    return texts + find_notes(found.ledger)
 
 
 def document(found: SystemOverview) -> dict[str, Any]:
