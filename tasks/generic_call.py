@@ -3,7 +3,7 @@
 from pydantic import JsonValue, field_validator
 
 from worker.b2copy.routes.generic import check_allowed, checked_path, route_to
-from worker.errors import BadPayload
+from worker.errors import PathNotListed
 from worker.id_fields import Id, Key
 from worker.operation import Done, Later, OnUnknown, Outcome
 from worker.operation_kind import Attempt, Description, Kind, Payload
@@ -34,9 +34,9 @@ class Call(Payload):
 def describe(call: Call) -> Description:
     """The caller's key names the call, and the caller says what an unknown outcome permits.
 
-    Raises `BadPayload` if the path is not among B2COPY_CALL_PATHS.
+    Raises `PathNotListed` if the path is not among B2COPY_CALL_PATHS.
     """
-    check_allowed(call.path, crm_settings().call_paths)
+    check_allowed(call.path, crm_settings().call_paths, call.entity)
     on_unknown = OnUnknown.REPEAT if call.repeatable else OnUnknown.STOP
     return Description(call.key, entity=call.entity, parent=call.parent, on_unknown=on_unknown)
 
@@ -45,7 +45,7 @@ async def attempt(attempt: Attempt, call: Call) -> Outcome:
     """Make the call once. It waits if this worker has other B2COPY_CALL_PATHS than the host that requested it."""
     try:
         check_allowed(call.path, attempt.settings.call_paths)
-    except BadPayload as error:
+    except PathNotListed as error:
         return Later(NOT_ALLOWED_WAIT_S, str(error))
     return Done(await attempt.call(route_to(call.path), call.payload))
 

@@ -25,6 +25,7 @@
   x UnknownOutcome          sent, but the answer was lost or cannot be believed
 * BadPayload                the caller's mistake, found before anything was recorded or sent
   - PayloadConflict         the key exists already, with another payload
+  - PathNotListed           B2COPY_CALL_PATHS of this process does not list the path; another process may list it
 * NotAllowed                a person's decision that is not possible as things stand
 * SettingsError             a setting is missing, misspelt or unusable: the process must not start
 
@@ -182,6 +183,20 @@ class PayloadConflict(BadPayload):
 
     def __str__(self) -> str:
         return self.summary + self._both
+
+
+class PathNotListed(BadPayload):
+    """B2COPY_CALL_PATHS of this process does not list a call's path. `entity`: the call's.
+
+    While the setting is changed, another process may list the path already.
+    """
+
+    def __init__(self, problem: str, entity: str | None = None) -> None:
+        super().__init__(problem, entity)
+        self.problem, self.entity = problem, entity
+
+    def __str__(self) -> str:
+        return self.problem
 
 
 class NotAllowed(ValueError):

@@ -393,6 +393,60 @@ def test_a_kind_of_a_newer_version_waits_for_a_worker_that_knows_it(ledger: Ledg
     assert rows_left(ledger) == 0
 
 
+LIST = "/api/admin/fees/v2/fee/feeservice/list"
+
+
+@pytest.fixture
+def call_paths(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Set the B2COPY_CALL_PATHS of this process, as if it had been restarted with them."""
+
+    def set_paths(paths: str) -> None:
+        monkeypatch.setenv("B2COPY_CALL_PATHS", paths)
+        crm_settings.cache_clear()
+
+    return set_paths
+
+
+def test_a_call_whose_path_this_worker_does_not_list_waits_for_one_that_does(
+    ledger: Ledger,
+    insert: Insert,
+    call_paths: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As while the setting is changed: other workers were restarted with a longer list, and this one was not."""
+    monkeypatch.setattr(requests_table, "_logged", set())
+    insert(kind="call", payload=CALL % ("K1", "A"))
+    insert(kind="call", payload=(CALL % ("K2", "A")).replace(UPDATE, LIST))
+    insert(kind="call", payload=(CALL % ("K3", "B")).replace(UPDATE, LIST))
+    call_paths(LIST)
+
+    assert take(ledger) == {"default": 1}
+    assert [one.key for one in search(ledger)] == ["call:K3"], "a later row of the entity went first"
+    assert f"{UPDATE!r} is not among B2COPY_CALL_PATHS" in caplog.text
+
+    call_paths("/api/admin/*")
+    assert take(ledger) == {"default": 2}
+    in_order = [one.key for one in sorted(search(ledger), key=lambda one: one.id)]
+    assert in_order == ["call:K3", "call:K1", "call:K2"]
+
+
+def test_a_call_whose_path_no_worker_lists_fails_after_five_minutes(
+    ledger: Ledger, insert: Insert, call_paths: Callable[[str], None]
+) -> None:
+    call_paths(LIST)
+    bad = insert(kind="call", payload=CALL % ("K1", "A"))
+    take(ledger)
+    assert (rows_left(ledger), search(ledger)) == (1, [])
+    with ledger.writing() as connection:
+        connection.execute(text("UPDATE b2copy_requests SET requested_at = requested_at - 300000"))
+
+    assert take(ledger) == {}
+
+    assert f"{UPDATE!r} is not among B2COPY_CALL_PATHS" in str(failed_request(ledger, bad).result)
+    assert rows_left(ledger) == 0
+
+
 @on_postgresql
 def test_an_open_transaction_that_holds_a_key_holds_up_its_entity_alone(
     ledger: Ledger, insert: Insert, open_again: Callable[[], Ledger]

@@ -21,6 +21,7 @@ from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, search
 from worker.messages import inbox, wake_up
 from worker.messages.inbox import store_failed, take_in
 from worker.operation import FailureReason, State
+from worker.settings import crm_settings
 from worker.testbed.local_system import Environment
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -135,6 +136,22 @@ def test_a_fault_of_ours_leaves_the_message_to_dispatch(
     assert (kind, by) == ("fees.process", "message from crm@host")
     assert json.loads(payload) == {"account_login": "7", "request_id": "W1"}
     assert TRACE.split("-")[1] in trace
+    assert counted() == {"left": 1}
+
+
+def test_a_call_whose_path_this_worker_does_not_list_is_left_to_dispatch(
+    counted: Callable[[], dict[str, int]], statement: Callable[[str], list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As while B2COPY_CALL_PATHS is changed: another worker may list the path already."""
+    fields: dict[str, Any] = {"path": "/api/admin/clients/v2/client/clientservice/update", "payload": {}, "key": "K1"}
+    monkeypatch.setenv("B2COPY_CALL_PATHS", "/api/admin/fees/*")
+    crm_settings.cache_clear()
+
+    give(kind="call", **fields)
+
+    [(kind, payload)] = statement("SELECT kind, payload FROM b2copy_requests")
+    assert (kind, json.loads(payload)) == ("call", fields)
+    assert search(ledger()) == []
     assert counted() == {"left": 1}
 
 

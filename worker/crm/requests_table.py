@@ -21,7 +21,7 @@ from sqlalchemy import Connection, LargeBinary, Row, bindparam, cast, delete, fu
 from sqlalchemy.exc import DataError, DBAPIError
 
 from worker import exact_json
-from worker.errors import BadPayload, NotAllowed, PayloadConflict
+from worker.errors import BadPayload, NotAllowed, PathNotListed, PayloadConflict
 from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, Ledger, fail_message, record
 from worker.ledger.database import is_retried
 from worker.ledger.engine import is_lock_timeout, limit_lock_waits
@@ -40,7 +40,7 @@ ROW_PAYLOAD_LIMIT = 128 * 1024  # characters (PostgreSQL) or bytes (SQLite), wit
 ROW_TEXT_LIMIT = 1_000  # characters or bytes, of any other column
 LOCK_WAIT_MS = 500  # ms; a batch waits so long for an open transaction that records the same key
 LOCK_WAIT_ALONE_MS = 20  # ms; after that each row is recorded alone, and waits so long
-UNKNOWN_KIND_WAIT_MS = 5 * 60_000  # ms; a row of an unknown kind waits so long for a worker of a newer version
+OTHER_WORKER_WAIT_MS = 5 * 60_000  # ms; a row waits so long for a worker that knows its kind, or lists a call's path
 MESSAGE_WAIT_MS = 24 * 3_600_000  # ms; a row that was a message and meets an error of ours is failed after that
 BY = "sql"
 """Who requested an operation, followed by the name that the row gives."""
@@ -79,8 +79,9 @@ def take_requests(ledger: Ledger, kinds: Mapping[str, Kind[Any]], settings: CrmS
     processes may do this at once. Raises SQLAlchemy's errors if the database cannot be used; the rows then wait.
 
     A row stays for the next call if the trouble is ours (an error of this code), if a transaction that has not ended
-    holds its key, or if its kind may be one of a newer version. So do later rows of its entity, if that is known. A row
-    that was a message stays for a day at most: anybody who may publish could have made it so that this code fails.
+    holds its key, or for five minutes if another worker may know its kind or list its path. So do later rows of its
+    entity, if that is known. A row that was a message stays for a day at most: anybody who may publish could have made
+    it so that this code fails.
     """
     after: int | None = -(2**63)  # a CRM may give any id, also 0
     held: frozenset[str] = frozenset()
@@ -146,6 +147,11 @@ class _Batch:
         except (BadPayload, NotAllowed, DataError) as error:
             problem = error.summary if isinstance(error, PayloadConflict) else str(error)
             return self._fail(connection, row, by, problem)
+        except _ForAnotherWorker as error:
+            _log_once(row, error)
+            if error.entity:
+                self.held.add(error.entity)
+            return False
         except Exception as error:
             _raise_if_unavailable(error)
             _log_once(row, error)
@@ -191,31 +197,45 @@ def _is_message_that_waited_long(row: Row[Any]) -> bool:
 
 def _log_once(row: Row[Any], error: Exception) -> None:
     """Log why a row stays, once in this process for each kind of trouble: every dispatch tries the row again."""
-    trouble = f"{_for_people(row, 'kind')[:100]}: {type(error).__name__}"
+    what = str(error) if isinstance(error, _ForAnotherWorker) else type(error).__name__
+    trouble = f"{_for_people(row, 'kind')[:100]}: {what}"
     if trouble not in _logged:
         _logged.add(trouble)
         why = "a transaction that has not ended holds its key" if is_lock_timeout(error) else trouble
-        cause = None if is_lock_timeout(error) or isinstance(error, _PerhapsNewer) else error
+        cause = None if is_lock_timeout(error) or isinstance(error, _ForAnotherWorker) else error
         log.error("request %s in b2copy_requests waits, as may others: %s", row.id, why, exc_info=cause)
 
 
-class _PerhapsNewer(Exception):
-    """The row's kind is unknown here, and may be one of a newer version."""
+class _ForAnotherWorker(Exception):
+    """This worker does not know the row's kind, or does not list its path, and another worker may. So the row waits.
+
+    `entity`: the row's, if it is known.
+    """
+
+    def __init__(self, problem: str, entity: str | None = None) -> None:
+        super().__init__(problem)
+        self.entity = entity
 
 
 def _new(row: Row[Any], kinds: Mapping[str, Kind[Any]], settings: CrmSettings) -> New:
-    """Return the operation that a row asks for. Raises `BadPayload`, naming the column, and `_PerhapsNewer`."""
+    """Return the operation that a row asks for. Raises `BadPayload`, naming the column, and `_ForAnotherWorker`."""
     name = _utf8(row, "kind")
     lane, batch, trace_id = (_utf8(row, column) or None for column in ("lane", "batch", "trace_id"))
     kind = kinds.get(name)
     requested_at = _requested_at(row)
+    may_wait = requested_at is not None and row.now - requested_at < OTHER_WORKER_WAIT_MS
     if kind is None:
-        if requested_at is not None and row.now - requested_at < UNKNOWN_KIND_WAIT_MS:
-            raise _PerhapsNewer(f"{name[:100]!r} is no kind that this version knows")
+        if may_wait:
+            raise _ForAnotherWorker(f"{name[:100]!r} is no kind that this version knows")
         raise BadPayload(f"kind: {name[:100]!r} is not a kind: there are {', '.join(sorted(kinds))}")
     if lane is not None and lane not in REQUEST_LANES:
         raise BadPayload(f"lane: {lane[:100]!r} is none of {', '.join(REQUEST_LANES)}")
-    new = kind.new(_object(_utf8(row, "payload")), settings)
+    try:
+        new = kind.new(_object(_utf8(row, "payload")), settings)
+    except PathNotListed as error:
+        if may_wait:
+            raise _ForAnotherWorker(str(error), error.entity) from None
+        raise
     return new._replace(lane=lane or new.lane, batch=batch, trace_id=trace_id, requested_at=requested_at)
 
 

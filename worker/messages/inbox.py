@@ -1,8 +1,9 @@
 """Take in messages: record what they ask for, wake a worker, acknowledge.
 
 Acknowledgement is late: a message leaves the broker only after the ledger has committed. A message that is wrong is
-stored as a failed operation `message:<id>`. If a fault of ours prevents its recording, it becomes a row of
-`b2copy_requests`, where dispatch tries it again. In the queue it would come back at once, as long as the fault lasts.
+stored as a failed operation `message:<id>`. If a fault of ours prevents its recording, or if this worker does not list
+its path, it becomes a row of `b2copy_requests`, where the dispatch of any worker tries it again. In the queue it would
+come back at once, as long as the trouble lasts.
 """
 
 import hashlib
@@ -19,7 +20,7 @@ from sqlalchemy.exc import DataError
 from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from worker.app import app
-from worker.errors import BadPayload, PayloadConflict
+from worker.errors import BadPayload, PathNotListed, PayloadConflict
 from worker.instances import ledger
 from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, fail_message, find, leave_request, record
 from worker.ledger.engine import limit_lock_waits
@@ -77,7 +78,8 @@ def take_in(kind: Kind[Any], request: Any, args: Sequence[Any], kwargs: Mapping[
     except RetryError as error:
         raise _returned(error) from None
     except Exception as error:
-        if not isinstance(error, BadPayload | DataError) and _left_to_dispatch(kind, request, args, kwargs, error):
+        is_wrong = isinstance(error, BadPayload | DataError) and not isinstance(error, PathNotListed)
+        if not is_wrong and _left_to_dispatch(kind, request, args, kwargs, error):
             return
         problem = error.summary if isinstance(error, PayloadConflict) else str(error)
         problem, raw = bounded_ascii(problem, PROBLEM_LIMIT), bounded_ascii(arguments_as_text(args, kwargs))
@@ -92,8 +94,12 @@ def take_in(kind: Kind[Any], request: Any, args: Sequence[Any], kwargs: Mapping[
 def _left_to_dispatch(
     kind: Kind[Any], request: Any, args: Sequence[Any], kwargs: Mapping[str, Any], error: Exception
 ) -> bool:
-    """Leave a message to dispatch after an error of ours. Returns False if that fails too, unless it is an outage."""
-    log.error("message %s waits in b2copy_requests: an error of ours", short(request.id), exc_info=error)
+    """Leave a message to dispatch after an error of ours or `PathNotListed`.
+
+    Returns False if that fails too, unless it is an outage.
+    """
+    why, cause = (str(error), None) if isinstance(error, PathNotListed) else ("an error of ours", error)
+    log.error("message %s waits in b2copy_requests: %s", short(request.id), why, exc_info=cause)
     try:
         payload, trace = json.dumps(_fields(kind, args, kwargs)), getattr(request, "traceparent", None)
         _with_patience(lambda: leave_request(ledger(), kind.name, payload, _sender(request.origin), trace))

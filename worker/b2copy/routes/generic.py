@@ -14,7 +14,7 @@ from typing import Any
 from worker.b2copy.response_mapping import contradiction, says_failure
 from worker.b2copy.route import Route
 from worker.b2copy.routes import fees
-from worker.errors import BadPayload
+from worker.errors import BadPayload, PathNotListed
 from worker.storable import storable_json
 
 # ASCII letters and digits only: no dot, percent sign, second slash or query can lead to another path.
@@ -39,10 +39,14 @@ def checked_path(path: str) -> str:
     return path
 
 
-def check_allowed(path: str, allowed: Sequence[str]) -> None:
-    """Raises `BadPayload` if none of `allowed`, the patterns of `B2COPY_CALL_PATHS`, fits the path."""
+def check_allowed(path: str, allowed: Sequence[str], entity: str | None = None) -> None:
+    """Raises `PathNotListed` if none of `allowed`, the patterns of `B2COPY_CALL_PATHS`, fits the path.
+
+    `entity`: the call's, for whoever lets the call wait.
+    """
     if not any(fnmatchcase(path.lower(), pattern.lower()) for pattern in allowed):
-        raise BadPayload(f"path: {path!r} is not among B2COPY_CALL_PATHS: add it there, on CRM hosts and workers")
+        problem = f"path: {path!r} is not among B2COPY_CALL_PATHS: add it there, on CRM hosts and workers"
+        raise PathNotListed(problem, entity)
 
 
 def route_to(path: str) -> Route[dict[str, Any]]:
