@@ -147,6 +147,15 @@ class Kind(Generic[P]):
         """Return the fields as this kind's payload. Raises `BadPayload`."""
         return checked_fields(self.name, self.payload, fields)
 
+    def unknown_fields(self, fields: Mapping[str, Any]) -> list[str]:
+        """Return the names of the fields that this payload does not have, `outer.inner` if one is in a nested model."""
+        try:
+            self.payload.model_validate(fields)
+        except ValidationError as error:
+            found = error.errors(include_url=False, include_input=False)
+            return [_field_name(one["loc"]) for one in found if one["type"] == _NO_FIELD]
+        return []
+
     def on_unknown_for(self, stored: OnUnknown, step: str | None) -> OnUnknown:
         """Return what an unknown outcome permits. `stored`: the operation's own; `step`: whose outcome is unknown."""
         return self.on_unknown(step) if callable(self.on_unknown) else stored
@@ -161,6 +170,7 @@ def checked_fields(name: str, payload: type[P], fields: Mapping[str, Any]) -> P:
         raise BadPayload(f"{name}: {_problems(error, payload.model_fields)}") from None
 
 
+_NO_FIELD = "extra_forbidden"  # https://docs.pydantic.dev/latest/errors/validation_errors/#extra_forbidden
 _LISTED = 10  # wrong fields that an error names
 _NAME_LIMIT = 100  # characters of the name of one
 
@@ -197,9 +207,8 @@ def _problems(error: ValidationError, known: Iterable[str]) -> str:
     problems: list[str] = []
     found = error.errors(include_url=False, include_input=False)
     for problem in found[:_LISTED]:
-        name = ".".join(str(part) for part in problem["loc"])
-        name = name if len(name) <= _NAME_LIMIT else f"{name[:_NAME_LIMIT]}..."
-        if problem["type"] == "extra_forbidden":
+        name = _field_name(problem["loc"])
+        if problem["type"] == _NO_FIELD:
             problems.append(f"{name} is not a field: there are {', '.join(known)}")
         elif problem["type"] == "missing":
             problems.append(f"{name} is missing")
@@ -210,3 +219,8 @@ def _problems(error: ValidationError, known: Iterable[str]) -> str:
     if len(found) > _LISTED:
         problems.append(f"and {len(found) - _LISTED} more")
     return "; ".join(problems)
+
+
+def _field_name(location: Iterable[int | str]) -> str:
+    name = ".".join(str(part) for part in location)
+    return name if len(name) <= _NAME_LIMIT else f"{name[:_NAME_LIMIT]}..."

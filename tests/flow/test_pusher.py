@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from pydantic import JsonValue
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
@@ -33,7 +34,7 @@ from worker.instances import b2copy
 from worker.ledger import Ledger, attempts_of, search
 from worker.ledger.restore import distrust_restored
 from worker.operation import Done, Failed, FailureReason, OnUnknown, Outcome, State, Transition, WaitReason
-from worker.operation_kind import Attempt
+from worker.operation_kind import Attempt, Payload
 from worker.sandbox.control_client import SandboxControl
 from worker.settings import worker_settings
 from worker.watch import heartbeat, metrics
@@ -143,6 +144,86 @@ def test_a_destination_that_this_version_does_not_know_waits_for_a_newer_one(led
 
     waiting = find_operation(ledger)
     assert (waiting.state, waiting.wait_reason, waiting.sent) == (State.WAITING, WaitReason.BACKOFF, False)
+
+
+class NewerFees(Fees):
+    """The fee run of a version that knows one more field."""
+
+    amount: str | None = None
+
+
+WITH_AMOUNT = {"account_login": "7", "request_id": "W1", "amount": "5"}
+
+
+def test_an_operation_with_a_field_that_this_version_does_not_know_waits_for_a_newer_one(
+    ledger: Ledger, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    record_operation(ledger, payload=WITH_AMOUNT)
+    destination = LocalDestination(lambda request_id: {})
+    engine(destination).drain("money")
+
+    waiting = find_operation(ledger)
+    assert (waiting.state, waiting.wait_reason, waiting.sent) == (State.WAITING, WaitReason.BACKOFF, False)
+    assert (waiting.payload, destination.calls) == (WITH_AMOUNT, [])
+    [attempt] = attempts_of(ledger, waiting.id)
+    assert attempt.message == "this version knows no field 'amount' of fees.process"
+    assert attempt.message in caplog.text
+
+    make_all_due(ledger)
+    engine(destination, fees_kind(payload=NewerFees)).drain("money")
+    assert (find_operation(ledger).state, destination.calls) == (State.SUCCEEDED, ["W1"])
+
+
+@pytest.mark.parametrize("kind", [fees_kind(), fees_kind(name="other")], ids=["field", "kind"])
+def test_what_waits_for_a_newer_version_says_so_in_one_row_of_evidence(
+    ledger: Ledger, engine: Engine, kind: Any
+) -> None:
+    record_operation(ledger, payload=WITH_AMOUNT)
+    for _ in range(3):
+        engine(None, kind).drain("money")
+        make_all_due(ledger)
+
+    [attempt] = attempts_of(ledger, find_operation(ledger).id)
+    assert (attempt.times, attempt.outcome, attempt.counted) == (3, "later", False)
+    assert "this version knows no" in str(attempt.message)
+
+
+def test_an_unknown_outcome_stays_unknown_while_an_operation_waits_for_a_newer_version(
+    ledger: Ledger, engine: Engine
+) -> None:
+    record_operation(ledger, payload=WITH_AMOUNT, on_unknown=OnUnknown.START_OR_GET)
+    claim_one(ledger, "a killed process")
+    make_lease_lapse(ledger)
+    engine().drain("money")
+
+    waiting = find_operation(ledger)
+    assert (waiting.state, waiting.outcome_unknown, waiting.sent) == (State.WAITING, True, True)
+
+
+def test_an_operation_with_an_unknown_field_that_must_not_be_repeated_is_unresolved(
+    ledger: Ledger, engine: Engine
+) -> None:
+    record_operation(ledger, payload=WITH_AMOUNT, on_unknown=OnUnknown.STOP)
+    claim_one(ledger, "a killed process")
+    make_lease_lapse(ledger)
+    engine().drain("money")
+
+    assert find_operation(ledger).failure_reason == FailureReason.UNRESOLVED
+
+
+def test_unknown_fields_are_found_in_nested_models_and_not_in_what_may_hold_anything() -> None:
+    class Inner(Payload):
+        name: str
+
+    class Outer(Payload):
+        inner: Inner
+        anything: dict[str, JsonValue]
+
+    kind = fees_kind(payload=Outer)
+    fields = {"inner": {"name": "x", "more": 1}, "anything": {"of": {"any": 1}}, "new": None}
+
+    assert kind.unknown_fields(fields) == ["inner.more", "new"]
+    assert kind.unknown_fields({"anything": {"of": {"any": 1}}}) == []  # a missing field is not one of these
 
 
 def test_an_operation_of_an_unknown_kind_expires_at_its_deadline(ledger: Ledger, engine: Engine) -> None:

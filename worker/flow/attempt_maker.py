@@ -37,7 +37,7 @@ from worker.watch.tracing import SpanEnd, attempting
 log = logging.getLogger(__name__)
 
 CALLS_MAX = 8  # an attempt may take as long as so many calls, each with its longest wait for a permit
-UNKNOWN_KIND_WAIT_S = 30.0  # seconds; an operation waits so long if only a newer version of this code knows its kind
+NEWER_VERSION_WAIT_S = 30.0  # seconds; an operation waits so long if only a newer version knows its kind or a field
 CHECK_PAUSE_S = 1.0  # seconds; a claim is returned after this time if the check before sending failed
 LEDGER_PAUSE_S = 1.0  # seconds; an attempt that could not read the ledger is made again after this time
 
@@ -98,15 +98,28 @@ class AttemptMaker:
         """Return the result of a claim that must not be sent, or not now. None if it must be sent."""
         kind = self._kinds.get(claim.kind)
         if kind is None or claim.destination not in self._gates:
-            return _left_to_newer_version(claim)
+            return self._leave_to_newer_version(claim, f"kind {claim.kind!r} to {claim.destination!r}")
         if claim.outcome_unknown and kind.on_unknown_for(claim.on_unknown, claim.unknown_step) == OnUnknown.STOP:
             return Transition(
                 claim, State.FAILED, failure_reason=FailureReason.UNRESOLVED, outcome_unknown=True,
                 unknown_step=claim.unknown_step, progress=claim.progress, sent=False,
             )  # fmt: skip
+        if unknown := kind.unknown_fields(claim.payload):  # another version has checked and recorded it
+            return self._leave_to_newer_version(claim, f"field {unknown[0]!r} of {claim.kind}")
         if not await self._gates[claim.destination].may_send(times_closed) or not self._leases.is_valid(claim):
             return Return(claim)
         return None
+
+    def _leave_to_newer_version(self, claim: Claim, unknown: str) -> Transition:
+        """An operation of which this version does not know something waits for a newer version, until its deadline."""
+        why = f"this version knows no {unknown}"
+        learned = Later(NEWER_VERSION_WAIT_S, one_line(why))
+        record = _record_of(None, learned, meaning_of(learned), time.time(), 0.0, self._leases.owner, counted=False)
+        left = Transition(claim, State.WAITING, attempt=record, progress=claim.progress, sent=False)
+        if claim.overdue:
+            return left._replace(state=State.FAILED, failure_reason=reason_when_overdue(claim))
+        log.error("operation %s waits: %s", claim.key, why)
+        return left._replace(wait_reason=WaitReason.BACKOFF, due_in_s=NEWER_VERSION_WAIT_S)
 
     async def _make_attempt(self, claim: Claim, times_closed: int, span: SpanEnd) -> Transition:
         kind, gate = self._kinds[claim.kind], self._gates[claim.destination]
@@ -166,18 +179,6 @@ class AttemptMaker:
             except BaseException:  # the operation's result must not be lost with it
                 log.exception("the gate could not record an attempt")
         return transition
-
-
-def _left_to_newer_version(claim: Claim) -> Transition:
-    """An operation whose kind or destination only a newer version of this code knows waits for that version."""
-    if claim.overdue:
-        return Transition(
-            claim, State.FAILED, failure_reason=reason_when_overdue(claim), progress=claim.progress, sent=False
-        )
-    log.error("operation %s waits: this version knows no kind %r to %r", claim.key, claim.kind, claim.destination)
-    return Transition(
-        claim, State.WAITING, WaitReason.BACKOFF, due_in_s=UNKNOWN_KIND_WAIT_S, progress=claim.progress, sent=False
-    )
 
 
 def _record_of(
