@@ -546,6 +546,22 @@ def test_rows_behind_those_that_another_dispatcher_holds_wait_for_it(
     assert [one.key for one in search(ledger)] == ["fees.process:second", "fees.process:first"]
 
 
+@on_postgresql
+def test_rows_behind_any_row_that_another_dispatcher_holds_wait_for_it(
+    ledger: Ledger, insert: Insert, open_again: Callable[[], Ledger]
+) -> None:
+    """The other one has read past a row that stays, and is recording the next rows."""
+    insert(kind="fees.of_tomorrow", payload="{}")
+    held = insert(kind="call", payload=CALL % ("K1", "A"))
+    with open_again().writing() as other:
+        other.execute(text(f"SELECT id FROM b2copy_requests WHERE id = {held} FOR UPDATE"))
+        insert(kind="call", payload=CALL % ("K2", "A"))
+        assert take(ledger) == {}
+
+    assert take(ledger) == {"default": 2}
+    assert [one.key for one in search(ledger)] == ["call:K2", "call:K1"]
+
+
 def _take_and_die(url: str) -> None:
     """Take the rows, and die before the transaction commits."""
     from sqlalchemy import event

@@ -51,7 +51,7 @@ _TEXTS = ("kind", "payload", "lane", "requested_by", "batch", "trace_id")
 
 
 def _oldest(dialect: str) -> Any:
-    """Return the SELECT of the oldest rows, locked, each with the id of the oldest row that anybody sees.
+    """Return the SELECT of the oldest rows, locked. `place` is 1 for the oldest row that anybody sees, then 2, 3, ...
 
     On SQLite the texts are read as bytes, because the driver raises an error for a text that is not UTF-8, and that
     error would block all rows. No text is read beyond its limit.
@@ -61,11 +61,12 @@ def _oldest(dialect: str) -> Any:
         text = cast(requests.c[name], LargeBinary) if dialect == "sqlite" else requests.c[name]
         limit = ROW_PAYLOAD_LIMIT if name == "payload" else ROW_TEXT_LIMIT
         texts.append(func.substr(text, 1, literal_column(str(limit + 1)), type_=text.type).label(name))
-    left = requests.c.id > bindparam("after")
-    oldest = select(func.min(requests.c.id)).where(left).scalar_subquery().label("oldest")
-    columns = (requests.c.id, requests.c.requested_at, now_ms().label("now"), oldest)
-    statement = select(*columns, *texts).where(left).order_by(requests.c.id).limit(bindparam("limit"))
-    return statement.with_for_update(skip_locked=True)
+    place = func.row_number().over(order_by=requests.c.id).label("place")
+    left = select(requests.c.id, place).where(requests.c.id > bindparam("after"))
+    oldest = left.order_by(requests.c.id).limit(bindparam("limit")).subquery("oldest")
+    columns = (requests.c.id, requests.c.requested_at, now_ms().label("now"), oldest.c.place)
+    statement = select(*columns, *texts).join(oldest, oldest.c.id == requests.c.id).order_by(oldest.c.place)
+    return statement.with_for_update(of=requests, skip_locked=True)
 
 
 _OLDEST = {dialect: _oldest(dialect) for dialect in ("sqlite", "postgresql")}
@@ -106,11 +107,10 @@ class _Batch:
         """Record the rows behind `after`. Returns the id behind which others are left, or None."""
         self.held, self.queued = set(self._held_before), Counter()  # the transaction may be repeated
         limit_lock_waits(connection, LOCK_WAIT_MS)
-        rows = connection.execute(_OLDEST[connection.dialect.name], {"limit": BATCH, "after": after}).all()
-        # If the oldest row is locked, another process is recording it. Leave it the rows behind it too, because
+        found = connection.execute(_OLDEST[connection.dialect.name], {"limit": BATCH, "after": after}).all()
+        # If a row is missing, it is locked: another process is recording it. Leave it the rows behind it too, because
         # operations of one entity must be recorded in order.
-        if not rows or rows[0].id > rows[0].oldest:
-            return None
+        rows = [row for place, row in enumerate(found, 1) if row.place == place]
         taken: list[int] = []
         for by, group in groupby(rows, _by):
             taken += self._record(connection, list(group), by)
