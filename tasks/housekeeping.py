@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 _refresh_outage = OutageLog(log, "operations that wait for a session stay so, the next renewal tries again")
 _summarized = -1  # the minute since the epoch in which this process last summarized
+TAKE_S = 1.0  # seconds of each tick for the requests of the SQL API
 SWEEP_S = 0.1  # seconds of each tick for the operations of batches that were paused, resumed or cancelled
 WITHOUT_SESSION = {"busy", "cooldown"}  # outcomes of a renewal after which there may be no usable session
 
@@ -53,7 +54,7 @@ def _dispatch() -> bool:
     if not try_start_dispatch(ledger()):
         return False
     is_sent = _wake_lanes(count_due(ledger()))
-    for queued in take_requests(ledger(), KINDS, crm_settings()):
+    for queued in take_requests(ledger(), KINDS, crm_settings(), TAKE_S):
         is_sent = is_sent and _wake_lanes(queued)
     _summarize_minutes_if_due()
     sweep(ledger(), SWEEP_S)

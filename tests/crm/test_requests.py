@@ -508,10 +508,96 @@ def test_many_rows_are_taken_in_batches_and_in_order(
         by = ("Ada", "Bob")[number % 3 == 0]
         insert(kind="fees.process", payload=FEES % f"W{number}", requested_by=by)
 
-    assert [sum(queued.values()) for queued in take_requests(ledger, KINDS, crm_settings())] == [10, 10, 5]
+    assert [sum(queued.values()) for queued in take_requests(ledger, KINDS, crm_settings())] == [10, 10, 5, 0]
 
     found = sorted(search(ledger), key=lambda one: one.id)
     assert [one.key for one in found] == [f"fees.process:W{number}" for number in range(25)]
+
+
+def bulk(insert: Insert, *of: tuple[str, str]) -> None:
+    """Insert calls of a backfill: (key, entity)."""
+    for one in of:
+        insert(kind="call", payload=CALL % one, lane="bulk")
+
+
+def in_order(ledger: Ledger) -> list[str]:
+    """Return the natural ids of all operations in the order in which they were recorded."""
+    return [one.key.partition(":")[2] for one in sorted(search(ledger), key=lambda one: one.id)]
+
+
+def test_a_backfill_does_not_stand_in_front_of_a_withdrawal(
+    ledger: Ledger, insert: Insert, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requests_table, "BATCH", 2)
+    bulk(insert, *((f"K{number}", f"E{number}") for number in range(4)))
+    for name in ("B1", "B2"):  # a backfill of fee runs is one, too
+        insert(kind="fees.process", payload=FEES % name, lane="bulk")
+    for name, lane in (("W1", None), ("W2", "money"), ("W3", "")):
+        insert(kind="fees.process", payload=FEES % name, lane=lane)
+
+    batches = take_requests(ledger, KINDS, crm_settings())
+
+    assert [next(batches) for _ in range(3)] == [{"bulk": 2}, {"money": 2}, {"money": 1}]
+    assert in_order(ledger) == ["K0", "K1", "W1", "W2", "W3"]
+    assert sum(batches, Counter()) == {"bulk": 4}
+    assert in_order(ledger)[5:] == ["K2", "K3", "B1", "B2"]
+    assert rows_left(ledger) == 0
+
+
+def test_a_row_that_moves_money_overtakes_no_row_of_its_entity(
+    ledger: Ledger, insert: Insert, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def describe(fees: Any) -> Any:
+        return original(fees)._replace(entity=fees.account_login if fees.account_login == "7" else None)
+
+    original = KINDS["fees.process"].describe
+    monkeypatch.setattr(requests_table, "BATCH", 2)
+    monkeypatch.setitem(vars(KINDS["fees.process"]), "describe", describe)
+    bulk(insert, ("K1", "1"), ("K2", "2"), ("K3", "7"))
+    insert(kind="fees.process", payload=FEES % "W1")
+    insert(kind="fees.process", payload='{"account_login": "8", "request_id": "W2"}')
+
+    assert take(ledger) == {"bulk": 3, "money": 2}
+
+    assert in_order(ledger) == ["K1", "K2", "W2", "K3", "W1"]
+
+
+def test_a_row_that_moves_money_and_cannot_be_recorded_fails_alone(
+    ledger: Ledger, insert: Insert, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requests_table, "BATCH", 1)
+    bulk(insert, ("K1", "1"), ("K2", "2"))
+    bad = insert(kind="fees.process", payload="{}")
+    insert(kind="fees.process", payload=FEES % "W1")
+
+    assert [+queued for queued in take_requests(ledger, KINDS, crm_settings())][:3] == [{"bulk": 1}, {}, {"money": 1}]
+
+    assert "request_id is missing" in str(failed_request(ledger, bad).result)
+    assert rows_left(ledger) == 0
+
+
+def test_one_call_takes_rows_for_a_limited_time_and_money_in_any_case(
+    ledger: Ledger, insert: Insert, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requests_table, "BATCH", 1)
+    bulk(insert, *((f"K{number}", f"E{number}") for number in range(3)))
+    insert(kind="fees.process", payload=FEES % "W1")
+
+    assert list(take_requests(ledger, KINDS, crm_settings(), for_s=0.0)) == [{"bulk": 1}, {"money": 1}]
+    assert rows_left(ledger) == 2
+    assert take(ledger) == {"bulk": 2}
+
+
+def test_rows_that_stay_take_none_of_the_time_from_those_behind_them(
+    ledger: Ledger, insert: Insert, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requests_table, "BATCH", 1)
+    for _ in range(3):
+        insert(kind="fees.of_tomorrow", payload="{}")
+    bulk(insert, ("K1", "1"), ("K2", "2"))
+
+    assert sum(take_requests(ledger, KINDS, crm_settings(), for_s=0.0), Counter()) == {"bulk": 1}
+    assert rows_left(ledger) == 4
 
 
 def test_two_dispatchers_at_once_take_each_row_once(

@@ -9,6 +9,7 @@ from sqlalchemy import text, update
 from tasks import housekeeping
 from tests.conftest import Configure, forget
 from tests.operations import find_operation, hold_operation, make_wait, record_operations
+from worker.crm import requests_table
 from worker.instances import ledger
 from worker.ledger.batches import cancel_batch
 from worker.ledger.minute_statistics import SETTLED_MS
@@ -134,6 +135,29 @@ def test_dispatch_takes_the_requests_of_the_sql_api_and_wakes_a_worker_for_them(
 
         assert find_operation(ledger()).state == State.QUEUED
         assert client.llen("b2copy.money") == 1
+
+
+def test_a_dispatch_does_its_other_work_before_it_has_taken_all_requests(
+    active_environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(housekeeping, "TAKE_S", 0.0)
+    monkeypatch.setattr(requests_table, "BATCH", 1)
+    with ledger().writing() as crm:
+        for name in ("W1", "W2", "W3", "W4"):
+            crm.execute(
+                text("INSERT INTO b2copy_requests (kind, payload, lane) VALUES ('fees.process', :payload, 'bulk')"),
+                {"payload": f'{{"account_login": "7", "request_id": "{name}"}}'},
+            )
+
+    left = []
+    for _ in range(2):
+        with ledger().writing() as connection:
+            connection.execute(update(ledger_row).values(dispatched_at=0))
+        assert housekeeping.dispatch()
+        with ledger().reading() as connection:
+            left.append(connection.execute(text("SELECT count(*) FROM b2copy_requests")).scalar_one())
+
+    assert left == [3, 2]
 
 
 @pytest.mark.parametrize("task", ["", "crm.fees_ended"])

@@ -4,13 +4,16 @@
     VALUES ('fees.process', '{"account_login": "123456", "request_id": "W1"}')
 
 The operation is accepted when the CRM's transaction commits. Each dispatch, four times a second, turns the rows into
-operations, in the order of their ids. A row that cannot become an operation becomes a failed one,
-`message:request-<id of the row>` with `bad_payload`, so that people see it and later rows are not blocked.
+operations, in the order of their ids; but in a backlog, what moves money comes first. A row that cannot become an
+operation becomes a failed one, `message:request-<id of the row>` with `bad_payload`, so that people see it and later
+rows are not blocked.
 """
 
 import hashlib
 import json
 import logging
+import math
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -30,12 +33,13 @@ from worker.ledger.schema import in_list, now_ms, requests
 from worker.messages.bad_message_text import PROBLEM_LIMIT, bounded_ascii, short
 from worker.operation import MESSAGE_SENDER, New
 from worker.operation_kind import Kind
-from worker.queues import REQUEST_LANES
+from worker.queues import MONEY, REQUEST_LANES
 from worker.settings import CrmSettings
 
 log = logging.getLogger(__name__)
 
 BATCH = 500  # rows per transaction
+FIRST_ID = -(2**63)  # a CRM may give any id, also 0
 ROW_PAYLOAD_LIMIT = 128 * 1024  # characters (PostgreSQL) or bytes (SQLite), with the blanks that the ledger leaves out
 ROW_TEXT_LIMIT = 1_000  # characters or bytes, of any other column
 LOCK_WAIT_MS = 500  # ms; a batch waits so long for an open transaction that records the same key
@@ -50,8 +54,10 @@ _logged: set[str] = set()  # faults of our own that this process has logged
 _TEXTS = ("kind", "payload", "lane", "requested_by", "batch", "trace_id")
 
 
-def _oldest(dialect: str) -> Any:
+def _oldest(dialect: str, moves_money: bool) -> Any:
     """Return the SELECT of the oldest rows, locked. `place` is 1 for the oldest row that anybody sees, then 2, 3, ...
+
+    `moves_money`: only of those whose kind is one of `money_kinds` and that no CRM has put into another lane.
 
     On SQLite the texts are read as bytes, because the driver raises an error for a text that is not UTF-8, and that
     error would block all rows. No text is read beyond its limit.
@@ -63,51 +69,89 @@ def _oldest(dialect: str) -> Any:
         texts.append(func.substr(text, 1, literal_column(str(limit + 1)), type_=text.type).label(name))
     place = func.row_number().over(order_by=requests.c.id).label("place")
     left = select(requests.c.id, place).where(requests.c.id > bindparam("after"))
+    if moves_money:
+        left = left.where(in_list(requests.c.kind, "money_kinds"), func.coalesce(requests.c.lane, "").in_(("", MONEY)))
     oldest = left.order_by(requests.c.id).limit(bindparam("limit")).subquery("oldest")
     columns = (requests.c.id, requests.c.requested_at, now_ms().label("now"), oldest.c.place)
     statement = select(*columns, *texts).join(oldest, oldest.c.id == requests.c.id).order_by(oldest.c.place)
     return statement.with_for_update(of=requests, skip_locked=True)
 
 
-_OLDEST = {dialect: _oldest(dialect) for dialect in ("sqlite", "postgresql")}
+_OLDEST = {
+    (dialect, moves_money): _oldest(dialect, moves_money)
+    for dialect in ("sqlite", "postgresql")
+    for moves_money in (False, True)
+}
 _DELETE = delete(requests).where(in_list(requests.c.id, "ids"))
 
 
-def take_requests(ledger: Ledger, kinds: Mapping[str, Kind[Any]], settings: CrmSettings) -> Iterator[Counter[str]]:
+def take_requests(
+    ledger: Ledger, kinds: Mapping[str, Kind[Any]], settings: CrmSettings, for_s: float = math.inf
+) -> Iterator[Counter[str]]:
     """Turn the rows of `b2copy_requests` into operations. Yields after each batch how many are queued, by lane.
 
     Each batch is one transaction, which deletes its rows: a row becomes an operation exactly once. Any number of
     processes may do this at once. Raises SQLAlchemy's errors if the database cannot be used; the rows then wait.
+
+    If the first batch leaves rows, those that move money come next, so that no backfill stands in front of them. A row
+    with an entity does not come earlier for that, because earlier rows of its entity may be left.
+
+    Stops after about `for_s` seconds, so that a dispatch can do its other work; the next one takes the rest. Batches of
+    which a row stays do not count, or rows that stay could use up the time of every dispatch.
 
     A row stays for the next call if the trouble is ours (an error of this code), if a transaction that has not ended
     holds its key, or for five minutes if another worker may know its kind or list its path. So do later rows of its
     entity, if that is known. A row that was a message stays for a day at most: anybody who may publish could have made
     it so that this code fails.
     """
-    after: int | None = -(2**63)  # a CRM may give any id, also 0
+    after: int | None = FIRST_ID
+    after_money: int | None = FIRST_ID
     held: frozenset[str] = frozenset()
+    spent_s = 0.0
+    moves_money = False
     while after is not None:
-        batch = _Batch(ledger, kinds, settings, held)
-        after = ledger.write(partial(batch.take, after=after))
+        began = time.monotonic()
+        batch = _Batch(ledger, kinds, settings, held, moves_money)
+        if moves_money and after_money is not None:
+            after_money = ledger.write(partial(batch.take, after=after_money))
+        else:
+            after = ledger.write(partial(batch.take, after=after))
         held = frozenset(batch.held)
+        spent_s += time.monotonic() - began if batch.is_done else 0.0
         yield batch.queued
+        if spent_s > for_s and after_money != FIRST_ID:  # what moves money was looked for, however long the first took
+            return
+        moves_money = after_money is not None
 
 
 class _Batch:
-    """The rows of one transaction. `held`: the entities of rows that stay for the next call."""
+    """The rows of one transaction. `held`: the entities of rows that stay for the next call.
+
+    `moves_money`: take only rows that move money and have no entity. `is_done`: it had rows, and none stays.
+    """
 
     def __init__(
-        self, ledger: Ledger, kinds: Mapping[str, Kind[Any]], settings: CrmSettings, held: frozenset[str]
+        self,
+        ledger: Ledger,
+        kinds: Mapping[str, Kind[Any]],
+        settings: CrmSettings,
+        held: frozenset[str],
+        moves_money: bool,
     ) -> None:
         self._ledger, self._kinds, self._settings, self._held_before = ledger, kinds, settings, held
+        self._moves_money = moves_money
         self.held = set(held)
         self.queued: Counter[str] = Counter()
+        self.is_done = False
 
     def take(self, connection: Connection, after: int) -> int | None:
         """Record the rows behind `after`. Returns the id behind which others are left, or None."""
         self.held, self.queued = set(self._held_before), Counter()  # the transaction may be repeated
         limit_lock_waits(connection, LOCK_WAIT_MS)
-        found = connection.execute(_OLDEST[connection.dialect.name], {"limit": BATCH, "after": after}).all()
+        wanted: dict[str, Any] = {"limit": BATCH, "after": after}
+        if self._moves_money:
+            wanted["money_kinds"] = [kind.name for kind in self._kinds.values() if kind.moves_money]
+        found = connection.execute(_OLDEST[connection.dialect.name, self._moves_money], wanted).all()
         # If a row is missing, it is locked: another process is recording it. Leave it the rows behind it too, because
         # operations of one entity must be recorded in order.
         rows = [row for place, row in enumerate(found, 1) if row.place == place]
@@ -116,6 +160,7 @@ class _Batch:
             taken += self._record(connection, list(group), by)
         if taken:
             connection.execute(_DELETE, {"ids": taken})
+        self.is_done = 0 < len(taken) == len(rows)
         return rows[-1].id if len(rows) == BATCH else None
 
     def _record(self, connection: Connection, rows: Sequence[Row[Any]], by: str) -> list[int]:
@@ -126,7 +171,7 @@ class _Batch:
         try:
             with connection.begin_nested():
                 news = [_new(row, self._kinds, self._settings) for row in rows]
-                if self.held.isdisjoint(new.entity for new in news if new.entity):
+                if not any(map(self._must_stay, news)):
                     recorded = record(self._ledger, news, by, connection)
                     self.queued += Counter(new.lane for new, one in zip(news, recorded, strict=True) if one.created)
                     return [row.id for row in rows]
@@ -141,7 +186,7 @@ class _Batch:
         try:
             with connection.begin_nested():
                 new = _new(row, self._kinds, self._settings)
-                if new.entity in self.held:
+                if self._must_stay(new):
                     return False
                 [one] = record(self._ledger, [new], by, connection)
         except (BadPayload, NotAllowed, DataError) as error:
@@ -163,6 +208,10 @@ class _Batch:
         else:
             self.queued[new.lane] += one.created
         return True
+
+    def _must_stay(self, new: New) -> bool:
+        """Return whether an earlier row of the entity may be left: this row must not become an operation before it."""
+        return new.entity is not None and (self._moves_money or new.entity in self.held)
 
     def _fail(self, connection: Connection, row: Row[Any], by: str, problem: str) -> bool:
         """Store one row as a failed operation. Returns False if it stays."""
