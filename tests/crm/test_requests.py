@@ -23,7 +23,7 @@ from tests.operations import fail_operation, key_of, record_operation, succeed_o
 from worker import instances
 from worker.crm import requests_table
 from worker.crm.requests_table import take_requests
-from worker.errors import NotAllowed
+from worker.errors import NotAllowed, PathNotListed
 from worker.ledger import Ledger, find, open_ledger, record, search
 from worker.ledger.batches import cancel_batch
 from worker.ledger.engine import seconds_since_outage
@@ -445,6 +445,19 @@ def test_a_call_whose_path_no_worker_lists_fails_after_five_minutes(
 
     assert f"{UPDATE!r} is not among B2COPY_CALL_PATHS" in str(failed_request(ledger, bad).result)
     assert rows_left(ledger) == 0
+
+
+def test_a_crm_whose_own_settings_do_not_list_a_path_is_told_at_once(
+    ledger: Ledger, call_paths: Callable[[str], None]
+) -> None:
+    from tasks import enqueue
+
+    call_paths(LIST)
+    with pytest.raises(PathNotListed, match="not among B2COPY_CALL_PATHS"):
+        enqueue.call(UPDATE, {}, key="K1")
+    instances.ledger().close()
+
+    assert (rows_left(ledger), search(ledger)) == (0, [])
 
 
 @on_postgresql
