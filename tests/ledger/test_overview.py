@@ -14,16 +14,17 @@ from tests.operations import (
     fail_operation,
     hold_operation,
     make_wait,
+    new_operation,
     record_operations,
     succeed,
     succeed_operation,
 )
-from worker.ledger import LEASE_S, Ledger, cancel, count_due, leave_request, pause, resume, try_start_dispatch
+from worker.ledger import LEASE_S, Ledger, cancel, count_due, leave_request, pause, record, resume, try_start_dispatch
 from worker.ledger.batches import begin_batch, cancel_batch, pause_batch, resume_batch, sweep
 from worker.ledger.due import COUNT_LIMIT
 from worker.ledger.overview import Group, LaneOverview, oldest_open, overview
 from worker.ledger.statistics import statistics, statistics_of
-from worker.operation import State, WaitReason
+from worker.operation import FailureReason, State, WaitReason
 
 
 def lane(ledger: Ledger, name: str = "money") -> LaneOverview:
@@ -227,6 +228,44 @@ def test_a_backlog_that_is_due_first_hides_nothing_that_waits(ledger: Ledger) ->
 
     assert statistics_of(found).waiting == {WaitReason.NO_ACCESS: 1}
     assert lane(ledger).capped
+
+
+@pytest.mark.parametrize("newer", [FailureReason.REJECTED, FailureReason.UNRESOLVED])
+def test_newer_failures_hide_none_of_another_lane_kind_or_reason(newer: FailureReason, ledger: Ledger) -> None:
+    fail_operation(ledger, "W0", FailureReason.UNRESOLVED)
+    fail_operation(ledger, "N0", FailureReason.EXHAUSTED, lane="notify", kind="crm.notify")
+    fail_operation(ledger, "F0", "fee_error", lane="bulk")
+    record_operations(ledger, *(f"B{number}" for number in range(COUNT_LIMIT + 1)), lane="bulk", kind="call")
+    with ledger.writing() as connection:
+        connection.execute(
+            text("UPDATE b2copy_operations SET state = 'failed', failure_reason = :newer, due_at = NULL"
+                 " WHERE state = 'queued'"), {"newer": newer},
+        )  # fmt: skip
+
+    found = overview(ledger)
+
+    assert set(found.failed) == {
+        Group("money", "fees.process", State.FAILED, "unresolved", 1),
+        Group("notify", "crm.notify", State.FAILED, "exhausted", 1),
+        Group("bulk", "fees.process", State.FAILED, "fee_error", 1),
+        Group("bulk", "call", State.FAILED, newer, COUNT_LIMIT),
+    }
+    assert statistics(ledger).failed == statistics_of(found).failed
+
+
+def test_failures_of_any_number_of_kinds_cost_no_more_and_hide_no_unresolved_one(ledger: Ledger) -> None:
+    # A row of `b2copy_requests` may hold any text as its kind.
+    record(ledger, [new_operation(kind=f"invented {number}") for number in range(1_001)], "a test")
+    with ledger.writing() as connection:
+        connection.execute(
+            text("UPDATE b2copy_operations SET state = 'failed', failure_reason = 'bad_payload', due_at = NULL")
+        )
+    fail_operation(ledger, "W1", FailureReason.UNRESOLVED)
+
+    found = overview(ledger).failed
+
+    assert len(found) == 1_000
+    assert Group("money", "fees.process", State.FAILED, "unresolved", 1) in found
 
 
 def test_it_says_how_long_ago_what_must_not_take_long_began(ledger: Ledger) -> None:

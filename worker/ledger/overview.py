@@ -1,7 +1,7 @@
 """The ledger at a glance: what is open, how old it is, what ended lately, what failed.
 
-No count looks at more than `COUNT_LIMIT` rows of a lane, so that the cost does not grow with the backlog. Of a longer
-backlog the operations that are due first are counted, and `capped` says so.
+No count looks at more than `COUNT_LIMIT` rows of a lane or of a group, so that the cost does not grow with the backlog.
+Of a longer backlog the operations that are due first are counted, and `capped` says so.
 """
 
 from collections.abc import Iterable
@@ -12,6 +12,7 @@ from sqlalchemy import (
     BindParameter,
     Column,
     ColumnElement,
+    Connection,
     Integer,
     Select,
     Subquery,
@@ -20,6 +21,7 @@ from sqlalchemy import (
     case,
     func,
     select,
+    tuple_,
     union_all,
 )
 
@@ -29,7 +31,7 @@ from worker.ledger.database import Ledger
 from worker.ledger.due import COUNT_LIMIT, read_late_s
 from worker.ledger.pauses import paused_since
 from worker.ledger.running_workers import RunningWorker, running_workers
-from worker.ledger.schema import c, now_ms, sql_literal
+from worker.ledger.schema import c, now_ms, operations, sql_literal
 from worker.operation import Phase, State, WaitReason
 from worker.queues import LANES
 
@@ -155,14 +157,34 @@ _waiting = [  # by the index over reasons: a longer backlog that is due first mu
     for reason in WaitReason
 ]
 _WAITING = union_all(*(select(*one.c, func.count()).group_by(*one.c) for one in _waiting))
-_newest_failed = (
-    select(c.lane, c.kind, c.failure_reason)
-    .where(c.state == sql_literal(State.FAILED))
-    .order_by(c.id.desc())
+_FAILED_GROUPS = 1_000  # groups of failed operations that are counted: a row may hold any text as its kind
+_group = (c.failure_reason, c.lane, c.kind)
+_other = operations.alias("other")
+_other_group = (_other.c.failure_reason, _other.c.lane, _other.c.kind)
+_last_failed = (
+    select(_other.c.id)
+    .where(_other.c.failure_reason.is_not(None))
+    .order_by(*(column.desc() for column in _other_group))
+    .limit(1)
+)
+# The index over groups is read from group to group, `unresolved` first: no group hides another, however large it is.
+_failed_groups = select(*_group).where(c.id == _last_failed.scalar_subquery()).cte("failed_groups", recursive=True)
+_is_before = tuple_(*_other_group) < tuple_(*_failed_groups.c)
+_next_failed = _last_failed.where(_is_before).correlate(_failed_groups).scalar_subquery()
+_failed_groups = _failed_groups.union_all(select(*_group).join_from(_failed_groups, operations, c.id == _next_failed))
+_of_group = (
+    select(c.failure_reason)
+    .where(tuple_(*_group) == tuple_(*_failed_groups.c))
     .limit(COUNT_LIMIT)
+    .correlate(_failed_groups)
     .subquery()
 )
-_FAILED = select(_newest_failed, func.count()).group_by(*_newest_failed.c)
+_FAILED = select(
+    _failed_groups.c.lane,
+    _failed_groups.c.kind,
+    _failed_groups.c.failure_reason,
+    select(func.count()).select_from(_of_group).scalar_subquery(),
+).limit(_FAILED_GROUPS)
 _newest_ended = (
     select(c.lane, c.kind, c.state, c.failure_reason)
     .where(c.ended_at >= now_ms() - bindparam("recent", type_=Integer))
@@ -233,15 +255,18 @@ def oldest_open(ledger: Ledger, lane: str) -> tuple[Oldest | None, Oldest | None
     return ours, theirs if theirs.their_ms > 0 else None
 
 
+def read_failed(connection: Connection) -> list[Group]:
+    """Count the failed operations of each lane, kind and reason, up to `COUNT_LIMIT` each."""
+    return [Group(lane, kind, State.FAILED, reason, count) for lane, kind, reason, count in connection.execute(_FAILED)]
+
+
 def overview(ledger: Ledger) -> Overview:
     """Read the overview in one read-only transaction. The cost does not grow with what it holds."""
     with ledger.reading() as connection:
         now, dispatched_at, requested_at, batch_paused_at, *paused = connection.execute(_NOW).one()
         rows = connection.execute(_OPEN).all()
         waiting = connection.execute(_WAITING).all()
-        failed = [
-            Group(lane, kind, State.FAILED, reason, count) for lane, kind, reason, count in connection.execute(_FAILED)
-        ]
+        failed = read_failed(connection)
         ended = [
             Group(lane, kind, state, reason or "", count)
             for lane, kind, state, reason, count in connection.execute(_ENDED, {"recent": RECENT_S * 1000})

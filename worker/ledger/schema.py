@@ -144,6 +144,8 @@ _partial("b2copy_operations_aside", c.batch, c.entity, where=is_aside())
 _partial("b2copy_operations_children", c.parent, where=c.parent.is_not(None) & c.due_at.is_not(None))
 _partial("b2copy_operations_waiting", c.wait_reason, where=c.state == "waiting")
 _partial("b2copy_operations_failed", c.id, c.failure_reason, where=c.state == "failed")
+_has_failed = c.failure_reason.is_not(None)  # not by the state: SQLite would read each row to compare it
+_partial("b2copy_operations_failed_groups", c.failure_reason, c.lane, c.kind, c.id, where=_has_failed)
 _partial("b2copy_operations_ended", c.ended_at, where=c.ended_at.is_not(None))
 _partial("b2copy_operations_batch", c.batch, c.id, where=c.batch.is_not(None))
 _partial("b2copy_operations_of_batch", c.batch, c.state, c.id, where=c.batch.is_not(None))  # counts, and the sweep

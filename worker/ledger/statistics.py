@@ -7,7 +7,7 @@ from sqlalchemy import func, select, union_all
 
 from worker.ledger.database import Ledger
 from worker.ledger.due import COUNT_LIMIT, read_due, read_late_s, read_open
-from worker.ledger.overview import Group, Overview
+from worker.ledger.overview import Group, Overview, read_failed
 from worker.ledger.schema import c, sql_literal
 from worker.operation import State, WaitReason
 
@@ -16,8 +16,8 @@ from worker.operation import State, WaitReason
 class Statistics:
     """`open`: operations that have not ended, `due`: those of them that may be claimed now, both by lane.
 
-    Each count stops at `COUNT_LIMIT`. `late_s`: for how long something has been due and no worker has worked on the
-    lane; see `read_late_s`.
+    Each count stops at `COUNT_LIMIT`; `failed` adds up the counts of lanes and kinds. `late_s`: for how long something
+    has been due and no worker has worked on the lane; see `read_late_s`.
     """
 
     open: dict[str, int]
@@ -35,29 +35,21 @@ _waiting = [
     for reason in WaitReason
 ]
 _WAITING = union_all(*(select(one.c.wait_reason, func.count()).group_by(one.c.wait_reason) for one in _waiting))
-_newest_failed = (
-    select(c.failure_reason)
-    .where(c.state == sql_literal(State.FAILED))
-    .order_by(c.id.desc())
-    .limit(COUNT_LIMIT)
-    .subquery()
-)
-_FAILED = select(_newest_failed.c.failure_reason, func.count()).group_by(_newest_failed.c.failure_reason)
 
 
 def statistics(ledger: Ledger) -> Statistics:
-    """Count what the ledger holds. It reads at most some 10,000 operations a lane, so it may be asked often."""
+    """Count what the ledger holds. No count reads more than `COUNT_LIMIT` operations, so it may be asked often."""
     with ledger.reading() as connection:
         due, opened = read_due(connection), read_open(connection)
         late_s = read_late_s(connection, {lane: one.oldest_s for lane, one in due.items()})
         waiting = {WaitReason(reason): count for reason, count in connection.execute(_WAITING)}
-        failed = {str(reason): int(count) for reason, count in connection.execute(_FAILED)}
+        failed = _by_reason(read_failed(connection))
     return Statistics(
         open=opened,
         due={lane: one.operations for lane, one in due.items()},
         late_s=late_s,
         waiting=waiting,
-        failed=dict(sorted(failed.items())),
+        failed=failed,
     )
 
 

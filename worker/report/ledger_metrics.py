@@ -46,8 +46,8 @@ def _ages(found: Overview, _: dict[str, AuditEntry]) -> Rows:
 FAMILIES = (
     Family(
         "b2copy_operations",
-        "Operations that are open or failed, up to 10,000 of a lane and phase or of a reason to wait;"
-        " `reason`: why they wait or failed.",
+        "Operations that are open or failed; `reason`: why they wait or failed. Counted are up to 10,000 of a lane and"
+        " phase, 10,000 that wait for a reason, and 10,000 failed ones of a lane, kind and reason.",
         ("lane", "kind", "state", "reason"),
         lambda found, flags: [((g.lane, g.kind, g.state, g.reason), g.count) for g in (*found.open, *found.failed)],
     ),

@@ -130,6 +130,9 @@ def upgrade() -> None:
     _partial_index("b2copy_operations_due", ["lane", "phase", "due_at"], "due_at IS NOT NULL")
     _partial_index("b2copy_operations_ended", ["ended_at"], "ended_at IS NOT NULL")
     _partial_index("b2copy_operations_failed", ["id", "failure_reason"], "state = 'failed'")
+    _partial_index(
+        "b2copy_operations_failed_groups", ["failure_reason", "lane", "kind", "id"], "failure_reason IS NOT NULL"
+    )
     _partial_index("b2copy_operations_held", ["entity"], "state = 'running' AND entity IS NOT NULL", unique=True)
     _partial_index(
         "b2copy_operations_line",
