@@ -5,9 +5,9 @@ from pathlib import Path
 from tests.cli.conftest import Command
 from tests.operations import claim_due, hold_operation, make_wait, record_operation, record_operations
 from tests.support import until
-from worker.ledger import Ledger, leave_request
+from worker.ledger import Ledger, leave_request, pause, try_start_dispatch
 from worker.operation import WaitReason
-from worker.report.thresholds import DUE_LATE_S
+from worker.report.thresholds import DISPATCH_LATE_S, DUE_LATE_S
 from worker.sandbox.control_client import SandboxControl
 
 
@@ -96,6 +96,27 @@ def test_a_backlog_is_no_problem_while_a_worker_sends_it(b2copy_sync: Command, l
     assert "no worker has worked on the lane for 2 min" in concerned[0]
     assert claimed.document["late_s"]["bulk"] < 30
     assert "no worker has worked" not in "".join(b2copy_sync("status", "--json").document["concerns"])
+
+
+def test_that_no_worker_runs_is_a_problem_although_nothing_is_due(b2copy_sync: Command, ledger: Ledger) -> None:
+    """A CRM that posts Celery messages alone leaves nothing in the ledger until a worker takes them."""
+
+    def make_older(seconds: float) -> None:
+        with ledger.writing() as connection:
+            connection.exec_driver_sql(
+                f"UPDATE b2copy_ledger SET dispatched_at = dispatched_at - {round(seconds * 1000)}"
+            )
+
+    new = b2copy_sync("health", "--json")
+    pause(ledger, "all", "ann", "a quiet hour")
+    assert try_start_dispatch(ledger), "each worker dispatches all the time, also while all is paused"
+    paused = b2copy_sync("health", "--json")
+    make_older(DISPATCH_LATE_S + 1)
+    red = b2copy_sync("health", "--late", "1h", "--json")
+
+    assert [one.code for one in (new, paused, red)] == [0, 0, 1]
+    [problem] = red.document["problems"]
+    assert problem.startswith("no worker has looked at the ledger for 1")
 
 
 def test_an_old_backfill_is_no_problem(b2copy_sync: Command, ledger: Ledger) -> None:

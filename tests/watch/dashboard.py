@@ -70,6 +70,12 @@ ROWS: dict[str, list[Panel]] = {
             {"{{lane}}": _ledger("b2copy_late_seconds")},
         ),
         Panel(
+            "Last look of a worker",
+            "Since a worker last looked at the ledger. Each does so four times a second. NoWorkerRuns fires at 15 s.",
+            "s",
+            {"all workers": _ledger("b2copy_dispatch_age_seconds")},
+        ),
+        Panel(
             "Attempts",
             "Attempts by what was learned.",
             "ops",

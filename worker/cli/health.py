@@ -48,9 +48,9 @@ def health(
     """Show how the ledger stands: what is due and how late, what waits and why, what has failed.
 
     Asks the database alone. Exit code 1 if it cannot be reached, if something is due and no worker has worked on its
-    lane for long (no worker runs?), if no worker takes a row of b2copy_requests, if the oldest operation in the lane
-    money is too old, or if too many have failed. The time that an operation was pending at B2COPY or paused does not
-    count.
+    lane for long (no worker runs?), if no worker takes a row of b2copy_requests, if no worker has looked at the ledger
+    for 15 seconds, if the oldest operation in the lane money is too old, or if too many have failed. The time that an
+    operation was pending at B2COPY or paused does not count.
 
     --live asks nobody: it looks at a file, for a health probe that finds a frozen worker. --ready asks ledger and
     Redis.

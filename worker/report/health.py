@@ -37,7 +37,8 @@ def health_of(
     """Examine the ledger.
 
     Unhealthy: for more than `late_s`, something is due and no worker works on its lane, or a row of `b2copy_requests`
-    waits; an operation of the lane money is older than `money_late_s`; or more than `max_failed` failed.
+    waits; no worker has looked at the ledger for `DISPATCH_LATE_S`; an operation of the lane money is older than
+    `money_late_s`; or more than `max_failed` failed.
     """
     seen = overview(ledger)
     found, lanes = statistics_of(seen), seen.lanes
@@ -55,7 +56,8 @@ def health_of(
 
 def find_problems(seen: Overview, late_s: float = DUE_LATE_S, money_late_s: float = MONEY_LATE_S) -> list[str]:
     """Return what is not being done in time. `status`, `health` and the console's page Now show it."""
-    return late_lanes(statistics_of(seen), late_s) + late_requests(seen, late_s) + late_money(seen, money_late_s)
+    found = statistics_of(seen)
+    return late_lanes(found, late_s) + late_requests(seen, late_s) + late_dispatch(seen) + late_money(seen, money_late_s)
 
 
 def find_notes(seen: Overview) -> list[str]:
@@ -64,11 +66,8 @@ def find_notes(seen: Overview) -> list[str]:
     if unresolved := sum(group.count for group in seen.failed if group.reason == FailureReason.UNRESOLVED):
         command = "`b2copy-sync failed list --reason unresolved`; `b2copy-sync failed show KEY` names the command"
         notes.append(f"{count(unresolved)} unresolved: {command}")
-    age_s = seen.dispatch_age_s
-    if age_s is None:
+    if seen.dispatch_age_s is None:
         notes.append("no worker and no beat has ever looked at this ledger: `b2copy-sync worker` starts one")
-    elif age_s > DISPATCH_LATE_S:
-        notes.append(f"no worker and no beat has looked at the ledger for {span(age_s)}: are they running?")
     return notes
 
 
@@ -107,6 +106,18 @@ def late_requests(seen: Overview, late_s: float) -> list[str]:
         " (b2copy-sync doctor) If one is, its log says why the row waits"
     )
     return [text]
+
+
+def late_dispatch(seen: Overview) -> list[str]:
+    """Return a sentence if workers have run, and none has looked at the ledger for more than `DISPATCH_LATE_S`.
+
+    What a CRM asks for by a Celery message is in no ledger until a worker takes the message. So nothing need be due.
+    """
+    if seen.dispatch_age_s is None or seen.dispatch_age_s <= DISPATCH_LATE_S:
+        return []
+    return [
+        f"no worker has looked at the ledger for {span(seen.dispatch_age_s)}: is a worker running? (b2copy-sync doctor)"
+    ]
 
 
 def late_lanes(found: Statistics, late_s: float) -> list[str]:
