@@ -208,6 +208,27 @@ def test_while_a_429_holds_the_destination_no_lane_of_it_is_late(ledger: Ledger,
     assert late_s(ledger, "default") >= 3600
 
 
+def test_it_says_for_how_long_b2copy_has_asked_us_to_send_nothing(ledger: Ledger, clock: LedgerClock) -> None:
+    def wait_for_429(name: str, due_in_s: float, *, sent: bool = True, **fields: Any) -> None:
+        held = hold_operation(ledger, name, **fields)
+        make_wait(ledger, held, wait_reason=WaitReason.RATE_LIMITED, due_in_s=due_in_s, sent=sent)
+
+    make_wait(ledger, hold_operation(ledger, "other"), wait_reason=WaitReason.NO_ACCESS, due_in_s=900)
+    wait_for_429("N1", 7200, lane="notify", kind="crm.notify", destination="crm")  # a notice has a schedule of its own
+    wait_for_429("B1", 600, sent=False, lane="bulk", batch="book")
+    pause_batch(ledger, "book", "ada", "wrong file?")
+    sweep(ledger, 1.0)
+    assert overview(ledger).held_s == 0
+
+    wait_for_429("W1", 1800)
+    wait_for_429("W2", 3600)
+    wait_for_429("W3", 10)
+    assert overview(ledger).held_s == pytest.approx(3600, abs=30)
+
+    clock.advance(3700)
+    assert overview(ledger).held_s == 0
+
+
 def test_an_instant_of_the_future_hides_nothing(ledger: Ledger, clock: LedgerClock) -> None:
     record_late(ledger, clock, 3)
     succeed(ledger, *claim_due(ledger, limit=1, lane="bulk"))

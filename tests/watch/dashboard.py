@@ -111,6 +111,12 @@ ROWS: dict[str, list[Panel]] = {
             },
         ),
         Panel(
+            "Hold",
+            "For how long nothing is sent, because the destination has answered 429. LongHold fires at 900 s.",
+            "s",
+            {"{{destination}}": _ledger("b2copy_held_seconds")},
+        ),
+        Panel(
             "Access token",
             "Seconds until the shared token expires. It is renewed at 60 to 75 % of its life.",
             "s",

@@ -153,6 +153,20 @@ def test_pending_time_is_not_ours(b2copy_sync: Command, ledger: Ledger) -> None:
     assert value(samples, "b2copy_oldest_seconds", lane="money", clock="theirs") == pytest.approx(900, abs=30)
 
 
+def test_a_long_hold_is_shown_although_nothing_is_late(b2copy_sync: Command, ledger: Ledger) -> None:
+    def held_s() -> float | None:
+        return value(samples_of(b2copy_sync("metrics", "--once").out), "b2copy_held_seconds", destination="b2copy")
+
+    record_operation(ledger, "W1", lane="bulk")
+    before = held_s()
+    make_wait(ledger, hold_operation(ledger, "W2"), wait_reason=WaitReason.RATE_LIMITED, due_in_s=86_400)
+    notes = b2copy_sync("health", "--json").document["notes"]
+
+    assert before == 0
+    assert held_s() == pytest.approx(86_400, abs=60)
+    assert notes == ["B2COPY answered 429 and has asked us to wait for another 24.0 h: nothing is sent to it"]
+
+
 def test_a_ledger_that_cannot_be_read_leaves_no_old_value(b2copy_sync: Command, environment: Environment) -> None:
     ran = b2copy_sync("metrics", "--once")
 

@@ -33,7 +33,7 @@ from worker.ledger.pauses import paused_since
 from worker.ledger.running_workers import RunningWorker, running_workers
 from worker.ledger.schema import c, now_ms, operations, sql_literal
 from worker.operation import Phase, State, WaitReason
-from worker.queues import LANES
+from worker.queues import B2COPY, LANES
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,9 @@ class Overview:
 
     `dispatch_age_s`: since any process last repeated the wake-ups; None if none ever did. `requests_age_s`: the oldest
     row of the requests table that no worker has taken; None if there is none. `batch_paused_s`: since the batch that
-    has been paused longest was paused; None if none is. `workers`: those that run.
+    has been paused longest was paused; None if none is. `held_s`: for how long no worker may send to B2COPY, because it
+    has answered 429; the operations that wait for this tell it, and 0 if none does. Of the CRM nobody can tell: its
+    notices wait by a schedule of their own. `workers`: those that run.
     """
 
     at: int
@@ -84,6 +86,7 @@ class Overview:
     dispatch_age_s: float | None
     requests_age_s: float | None
     batch_paused_s: float | None
+    held_s: float
     workers: list[RunningWorker]
 
 
@@ -199,11 +202,20 @@ _decided = (
     .limit(COUNT_LIMIT)
     .subquery()
 )
+_limited = (
+    select(c.destination, c.due_at)
+    .where(c.state == sql_literal(State.WAITING), c.wait_reason == sql_literal(WaitReason.RATE_LIMITED))
+    .limit(COUNT_LIMIT)
+    .subquery()
+)
 _NOW = select(
     now_ms(),
     select(schema.ledger.c.dispatched_at).scalar_subquery(),
     select(func.min(schema.requests.c.requested_at)).scalar_subquery(),
     select(func.min(_decided.c.decided_at)).where(_decided.c.decision == "paused").scalar_subquery(),
+    select(func.max(_limited.c.due_at))
+    .where(_limited.c.destination == sql_literal(B2COPY), schema.is_in_line(_limited.c))
+    .scalar_subquery(),
     *(is_paused(lane) for lane in LANES),
 )
 
@@ -263,7 +275,7 @@ def read_failed(connection: Connection) -> list[Group]:
 def overview(ledger: Ledger) -> Overview:
     """Read the overview in one read-only transaction. The cost does not grow with what it holds."""
     with ledger.reading() as connection:
-        now, dispatched_at, requested_at, batch_paused_at, *paused = connection.execute(_NOW).one()
+        now, dispatched_at, requested_at, batch_paused_at, held_until, *paused = connection.execute(_NOW).one()
         rows = connection.execute(_OPEN).all()
         waiting = connection.execute(_WAITING).all()
         failed = read_failed(connection)
@@ -297,6 +309,7 @@ def overview(ledger: Ledger) -> Overview:
         dispatch_age_s=max(0.0, (now - dispatched_at) / 1000) if dispatched_at > 0 else None,
         requests_age_s=None if requested_at is None else max(0.0, (now - requested_at) / 1000),
         batch_paused_s=None if batch_paused_at is None else max(0.0, (now - batch_paused_at) / 1000),
+        held_s=max(0, (held_until or now) - now) / 1000,
         workers=workers,
     )
 

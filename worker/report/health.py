@@ -11,7 +11,7 @@ from worker.operation import AuditEntry, FailureReason, WaitReason
 from worker.queues import destination_of
 from worker.report.format_values import count, our_address, span
 from worker.report.operation_report import pause_document
-from worker.report.thresholds import DISPATCH_LATE_S, DUE_LATE_S, MONEY_LATE_S
+from worker.report.thresholds import DISPATCH_LATE_S, DUE_LATE_S, HELD_LONG_S, MONEY_LATE_S
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def find_problems(seen: Overview, late_s: float = DUE_LATE_S, money_late_s: floa
 
 def find_notes(seen: Overview) -> list[str]:
     """Return what else a person should look at, also while nothing is late. Shown with `find_problems`."""
-    notes = access_notes(statistics_of(seen)) + outage_notes(seen)
+    notes = access_notes(statistics_of(seen)) + hold_notes(seen) + outage_notes(seen)
     if unresolved := sum(group.count for group in seen.failed if group.reason == FailureReason.UNRESOLVED):
         command = "`b2copy-sync failed list --reason unresolved`; `b2copy-sync failed show KEY` names the command"
         notes.append(f"{count(unresolved)} unresolved: {command}")
@@ -145,6 +145,13 @@ def access_notes(found: Statistics) -> list[str]:
             " Back Office"
         )
     return notes
+
+
+def hold_notes(seen: Overview) -> list[str]:
+    """Return a sentence if B2COPY has asked us to send nothing for more than `HELD_LONG_S`: no lane is late then."""
+    if seen.held_s <= HELD_LONG_S:
+        return []
+    return [f"B2COPY answered 429 and has asked us to wait for another {span(seen.held_s)}: nothing is sent to it"]
 
 
 def document(health: Health) -> dict[str, Any]:

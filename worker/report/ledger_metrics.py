@@ -18,6 +18,7 @@ from worker.ledger import Ledger, active_flags
 from worker.ledger.overview import Overview, overview
 from worker.ledger.running_workers import workers_by_version
 from worker.operation import MESSAGE_KIND, AuditEntry
+from worker.queues import B2COPY
 from worker.watch.outage_log import OutageLog
 
 log = logging.getLogger(__name__)
@@ -87,6 +88,13 @@ FAMILIES = (
         "Age of the oldest row of b2copy_requests that no worker has taken.",
         (),
         lambda found, flags: [((), found.requests_age_s or 0.0)],
+    ),
+    Family(
+        "b2copy_held_seconds",
+        "For how long nothing is sent to the destination, because it has answered 429; as the operations that wait for"
+        " this tell it.",
+        ("destination",),
+        lambda found, flags: [((B2COPY,), found.held_s)],
     ),
     Family(
         "b2copy_paused",

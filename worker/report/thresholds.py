@@ -12,3 +12,7 @@ MONEY_LATE_S = 120.0
 # Seconds without a dispatch. Each worker tries to make one every 0.25 s, also without beat. So no worker runs then, and
 # only this shows it while nothing is due.
 DISPATCH_LATE_S = 15.0
+
+# Seconds for which B2COPY has asked us to send nothing (429). Most holds last seconds, and nothing is late meanwhile.
+# After a quarter of an hour a person should know why there are no results.
+HELD_LONG_S = 900.0
