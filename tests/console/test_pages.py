@@ -91,7 +91,7 @@ def be_late(ledger: Ledger, fault: str) -> None:
         ("no access", "B2COPY refuses our access to 1 operation"),
         ("what is unresolved", "1 operation unresolved"),
         ("a pause", "by bob: B2COPY is in maintenance"),
-        ("no dispatch", "no worker and no beat has looked at the ledger for 10 min"),
+        ("no dispatch", "no worker has looked at the ledger for 10 min"),
     ],
 )
 def test_now_status_and_health_say_the_same(open_console: OpenConsole, ledger: Ledger, fault: str, said: str) -> None:

@@ -164,7 +164,7 @@ def test_a_long_hold_is_shown_although_nothing_is_late(b2copy_sync: Command, led
 
     assert before == 0
     assert held_s() == pytest.approx(86_400, abs=60)
-    assert notes == ["B2COPY answered 429 and has asked us to wait for another 24.0 h: nothing is sent to it"]
+    assert "B2COPY answered 429 and has asked us to wait for another 24.0 h: nothing is sent to it" in notes
 
 
 def test_a_ledger_that_cannot_be_read_leaves_no_old_value(b2copy_sync: Command, environment: Environment) -> None:

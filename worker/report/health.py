@@ -57,7 +57,9 @@ def health_of(
 def find_problems(seen: Overview, late_s: float = DUE_LATE_S, money_late_s: float = MONEY_LATE_S) -> list[str]:
     """Return what is not being done in time. `status`, `health` and the console's page Now show it."""
     found = statistics_of(seen)
-    return late_lanes(found, late_s) + late_requests(seen, late_s) + late_dispatch(seen) + late_money(seen, money_late_s)
+    return (
+        late_lanes(found, late_s) + late_requests(seen, late_s) + late_dispatch(seen) + late_money(seen, money_late_s)
+    )
 
 
 def find_notes(seen: Overview) -> list[str]:
