@@ -19,8 +19,13 @@ from tests.conftest import Configure, Member
 from tests.http.calls import post
 from tests.http.certificate import make_certificate
 from tests.http.raw_server import OK, Wire
+from tests.session.fleet import token_calls
 from tests.support import PeakMemory, until
+from worker.b2copy import B2Copy
+from worker.b2copy.routes.statistics import OfAccount
 from worker.errors import AccessRejected, BadPayload, Unavailable, UnknownOutcome
+from worker.http import Answer, event_loop
+from worker.http import client as client_module
 from worker.http.client import Http
 from worker.operation import OnUnknown
 from worker.sandbox.control_client import SandboxControl
@@ -29,6 +34,7 @@ from worker.testbed.local_system import Environment
 
 FEES = "/api/admin/fees/v2/fee/feeservice/processext"
 PAYLOAD = {"account_login": "123456", "request_id": "w1"}
+ACCOUNTS, ABSENT = "/api/v2/b2copy/accounts", "/api/v1/investment/widget/detail/absent"
 
 
 @pytest.fixture
@@ -420,6 +426,100 @@ class TestRejectedTokens:
         assert post(http, FEES, PAYLOAD).status == 200
         assert sandbox.counters()["unauthorized"] == 1
         assert 0 < (session.state().expires_in or 0) <= 60  # from now on no more than a tenth of 600 s is believed
+
+
+class TestARouteThatRefusesNewTokensToo:
+    """The service admin's token may open the fees and not the routes of generation 1: nothing documents it."""
+
+    @pytest.fixture
+    def refusing(self, sandbox: SandboxControl) -> SandboxControl:
+        sandbox.switches(generation1_login="back_office")
+        return sandbox
+
+    def get(self, http: Http, path: str) -> Answer:
+        return event_loop().run(http.request("GET", path, on_unknown=OnUnknown.REPEAT))
+
+    def refuse(self, http: Http, path: str = ACCOUNTS) -> None:
+        with pytest.raises(AccessRejected) as refused:
+            self.get(http, path)
+        assert refused.value.status == 401
+
+    def test_it_ends_the_token_that_serves_the_others_once(self, http: Http, refusing: SandboxControl) -> None:
+        for _ in range(4):
+            self.refuse(http)
+            assert post(http, FEES, PAYLOAD).status == 200
+
+        assert token_calls(refusing) == 2
+        assert refusing.counters()["unauthorized"] == 2 + 3
+
+    def test_it_is_one_route_whatever_stands_in_its_path(
+        self, http: Http, refusing: SandboxControl, configure: Configure
+    ) -> None:
+        client = B2Copy(http)
+        for account in ("7", "8", "9"):
+            with pytest.raises(AccessRejected):
+                event_loop().run(client.account_detail(OfAccount(account=account)))
+        assert token_calls(refusing) == 2
+
+        with pytest.raises(AccessRejected):
+            event_loop().run(client.account_statistics(OfAccount(account="7")))
+        assert token_calls(refusing) == 3
+
+    def test_a_minute_later_it_may_renew_once_more(
+        self, http: Http, refusing: SandboxControl, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.refuse(http)
+        monkeypatch.setattr(client_module, "RENEW_AGAIN_S", 0.0)
+        self.refuse(http)
+        assert token_calls(refusing) == 3
+
+        monkeypatch.setattr(client_module, "RENEW_AGAIN_S", 60.0)
+        self.refuse(http)
+        assert token_calls(refusing) == 3
+
+    def test_its_401_renews_again_once_it_has_accepted_a_token(self, http: Http, refusing: SandboxControl) -> None:
+        self.refuse(http)
+        refusing.switches(generation1_login="either")
+        assert self.get(http, ACCOUNTS).status == 200
+        refusing.revoke_all(refresh_too=False)
+
+        assert self.get(http, ACCOUNTS).status == 200
+        assert token_calls(refusing) == 3
+
+    def test_an_outage_of_the_route_does_not_show_that_it_accepts_tokens(
+        self, http: Http, refusing: SandboxControl
+    ) -> None:
+        self.refuse(http)
+        refusing.faults({"what": "status", "status": 503, "route": "accounts.list", "next": 1})
+        assert self.get(http, ACCOUNTS).status == 503
+
+        self.refuse(http)
+        assert token_calls(refusing) == 2
+
+    def test_a_session_that_b2copy_ends_meanwhile_is_renewed_by_the_other_routes(
+        self, http: Http, refusing: SandboxControl
+    ) -> None:
+        self.refuse(http)
+        refusing.revoke_all(refresh_too=False)
+
+        self.refuse(http)
+        assert post(http, FEES, PAYLOAD).status == 200
+        assert token_calls(refusing) == 3
+
+    def test_only_the_last_ones_are_remembered(
+        self, http: Http, refusing: SandboxControl, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(client_module, "REFUSING_MAX", 2)
+        routes = [ACCOUNTS, ABSENT, "/api/v1/investment/widget/leaderboard"]
+        for route in routes:
+            self.refuse(http, route)
+        assert token_calls(refusing) == 4
+
+        for route in routes[1:]:
+            self.refuse(http, route)
+        assert token_calls(refusing) == 4
+        self.refuse(http, routes[0])
+        assert token_calls(refusing) == 5
 
 
 @pytest.mark.failure_mode("F37")

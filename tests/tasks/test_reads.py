@@ -14,12 +14,13 @@ import pytest
 from tasks import enqueue
 from tasks.reads import READS
 from tests.conftest import forget
+from tests.session.fleet import token_calls
 from tests.session.frames import shown_by
 from tests.session.test_secrets import dumped
 from tests.support import until
 from tests.tasks.conftest import ALONE, control, ended, name, running_fleet
 from worker.app import app
-from worker.errors import BadPayload, CircuitOpen, NoAnswerInTime, NoSeamlessUrl, NotFound, Unavailable
+from worker.errors import AccessRejected, BadPayload, CircuitOpen, NoAnswerInTime, NoSeamlessUrl, NotFound, Unavailable
 from worker.ledger import open_ledger
 from worker.messages.sealed_answer import OneTimeKey
 from worker.operation import State
@@ -186,13 +187,16 @@ def test_slow_reads_hold_up_no_withdrawal_and_those_that_expire_are_not_sent(
     assert calls(control, "widget.detail") - before == 10
 
 
+@pytest.mark.parametrize("status", [500, 401])
 def test_a_broken_widget_stops_the_reads_and_no_withdrawal(
-    fleet: Environment, control: SandboxControl, name: Callable[[], str]
+    fleet: Environment, control: SandboxControl, name: Callable[[], str], status: int
 ) -> None:
-    control.faults({"what": "status", "status": 500, "route": "widget.statistics"})
+    assert isinstance(enqueue.read("leaderboard"), list)
+    before = token_calls(control)
+    control.faults({"what": "status", "status": status, "route": "widget.statistics"})
 
     def is_refused() -> bool:
-        with pytest.raises((Unavailable, CircuitOpen)) as caught:
+        with pytest.raises((Unavailable, AccessRejected, CircuitOpen)) as caught:
             enqueue.read("account_statistics", login="1")
         return isinstance(caught.value, CircuitOpen)
 
@@ -206,6 +210,7 @@ def test_a_broken_widget_stops_the_reads_and_no_withdrawal(
     assert until(probing) == ["b2copy.reads"]  # the fleet's next probe of B2COPY is left to operations
 
     assert ended(enqueue.fees(account_login="1", request_id=name()).key).state is State.SUCCEEDED
+    assert token_calls(control) - before == (1 if status == 401 else 0)
 
     control.faults()
 

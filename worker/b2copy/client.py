@@ -50,7 +50,7 @@ class B2Copy:
         try:
             answer = await self._http.request(
                 route.method, message.path, query=message.query, json=message.body, login=login, on_unknown=on_unknown,
-                before_send=before_send,
+                before_send=before_send, route=route.name,
             )  # fmt: skip
         except (CredentialsRejected, SessionUnavailable) as error:
             if login == SERVICE_ADMIN:

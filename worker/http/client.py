@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
@@ -21,6 +22,9 @@ from worker.watch.blank_secret import without_secret
 
 _PATH = re.compile(r"/(?!/)[A-Za-z0-9._~%/-]*")
 _RESENDABLE = frozenset({OnUnknown.START_OR_GET, OnUnknown.REPEAT})
+
+RENEW_AGAIN_S = 60.0  # seconds; how often a 401 renews the session on a route that refuses new access tokens too
+REFUSING_MAX = 256  # routes that are remembered, because the callers of generic calls choose theirs
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 NO_HEADERS: Mapping[str, str] = {}
@@ -62,6 +66,8 @@ class Http:
         self._last_headers: dict[
             bool, tuple[str | None, Mapping[str, str]]
         ] = {}  # whether there is a body -> access token, headers
+        # (login, route) that refused a new access token too -> when a 401 there last renewed the session (monotonic, s)
+        self._refusing: dict[tuple[str, str], float] = {}
 
     async def request(
         self,
@@ -73,11 +79,16 @@ class Http:
         login: str | None = "service_admin",
         on_unknown: OnUnknown = OnUnknown.STOP,
         before_send: Callable[[], None] = always_allowed,
+        route: str | None = None,
     ) -> Answer:
         """Send a request and return the answer, of any status but 401. After a 401 it is sent with a newer token.
 
         A 401 is final only for a token made after the first 401. An older token may have been ended by the same
         revocation, so it is replaced once more.
+
+        If a route refuses such a new token too, the login may have no access to that route, and the other routes may
+        accept the token. So until the route answers 2xx, its 401s renew the session, which all routes share, once a
+        minute at most. `route` names the route; without it, `path` does.
 
         `on_unknown` says whether sending twice does harm. If it does, the request gets a connection of its own. If it
         does not, a reused connection that turns out to be closed is replaced, once. The first request may have been
@@ -88,9 +99,9 @@ class Http:
 
         Must be awaited on the event loop of this process. A thread calls `event_loop().run(http.request(...))`.
 
-        Raises `Unavailable` (not sent), `UnknownOutcome` (sent, no whole answer), `AccessRejected` (401 twice),
-        `OtherLoginUnavailable` (`login` is not set), `BadPayload`, and what `SharedSession.current` and `before_send`
-        raise.
+        Raises `Unavailable` (not sent), `UnknownOutcome` (sent, no whole answer), `AccessRejected` (401 twice, or 401
+        on a route that refuses new tokens), `OtherLoginUnavailable` (`login` is not set), `BadPayload`, and what
+        `SharedSession.current` and `before_send` raise.
         """
         url = self._host + _checked(path) + (f"?{urlencode(query)}" if query else "")
         body = None if json is None else _encoded(json)
@@ -98,7 +109,9 @@ class Http:
             method, url, f"{method} {path}", NO_HEADERS, body, on_unknown in _RESENDABLE, before_send=before_send
         )
         try:
-            return await (self._authenticated(request, login) if login else self._send(request, None))
+            if login is None:
+                return await self._send(request, None)
+            return await self._authenticated(request, login, route or path)
         except B2CopyError as error:
             if not request.was_lost:
                 raise
@@ -126,21 +139,44 @@ class Http:
         """
         return event_loop().run(self._send(Request("GET", self._host + "/", "GET /", NO_HEADERS), None))
 
-    async def _authenticated(self, request: Request, login: str) -> Answer:
+    async def _authenticated(self, request: Request, login: str, route: str) -> Answer:
         session, token = self._session(login), await self.token(login)
         answer = await self._send(request, token)
         if answer.status != 401:
+            self._note_accepted(answer, login, route)
             return answer
         shared_calls = self._shared_calls()
         refused_at = await shared_calls.call((login, "clock"), session.clock)
         for _ in range(2):
+            self._check_may_renew(request.name, login, route)
             token = await shared_calls.call((login, token.generation), session.rejected, token)
             answer = await self._send(request, token)
             if answer.status != 401:
+                self._note_accepted(answer, login, route)
                 return answer
             if token.generation >= refused_at:
+                self._remember_refusing(login, route)
                 break
         raise AccessRejected(f"{request.name}: a new access token was refused too", 401)
+
+    def _note_accepted(self, answer: Answer, login: str, route: str) -> None:
+        if 200 <= answer.status < 300:  # any other answer may come from a proxy that has not looked at the token
+            self._refusing.pop((login, route), None)
+
+    def _check_may_renew(self, name: str, login: str, route: str) -> None:
+        """Raises `AccessRejected` if the route refuses new access tokens and renewed the session a short time ago."""
+        renewed_at = self._refusing.get((login, route))
+        if renewed_at is None:
+            return
+        if time.monotonic() < renewed_at + RENEW_AGAIN_S:
+            raise AccessRejected(f"{name}: refused, as was a new access token before", 401)
+        self._refusing[login, route] = time.monotonic()
+
+    def _remember_refusing(self, login: str, route: str) -> None:
+        self._refusing.pop((login, route), None)  # so that the route becomes the last one
+        self._refusing[login, route] = time.monotonic()
+        if len(self._refusing) > REFUSING_MAX:
+            del self._refusing[next(iter(self._refusing))]
 
     async def _send(self, request: Request, token: Token | None) -> Answer:
         request.headers = self._headers(request.body is not None, token.access if token else None)

@@ -73,8 +73,8 @@ class Member:
         metrics.UNAUTHORIZED.inc()
         if (newer := self._usable_cached_token(token.generation)) is not None:
             return newer
-        self._copy = None
         self.store.invalidate(token.generation)
+        self._copy = None  # not before, because without Redis it cannot be replaced, and other routes may accept it
         return self._obtain(token.generation, wait)
 
     def renew(self, trigger: str, force: bool, wait: float) -> Renewal:
