@@ -190,6 +190,19 @@ def test_dates_that_cannot_be_true_are_not_believed(
     assert json.loads(request.partition(b"\r\n\r\n")[2]) == {"email": EMAIL, "password": "sandbox"}
 
 
+def test_a_sign_in_that_is_answered_with_201_gives_a_session(
+    member: NewMember, configure: Configure, wire: Wire
+) -> None:
+    body = json.dumps({"accessToken": {"token": "t"}})
+    wire.answer = wire.login = lambda connection, request: connection.sendall(raw_answer(201, body))
+    configure(host=wire.url)
+    session = member()
+
+    assert session.current().access == "t"
+    assert session.current().access == "t"
+    assert len(wire.requests) == 1
+
+
 @pytest.mark.parametrize(
     ("body", "error", "message"),
     [

@@ -31,6 +31,7 @@ def pair_of(status: int, headers: dict[str, str], body: bytes) -> Pair | B2CopyE
 
 
 OBJECT, HTML = b'{"message": "no"}', b"<html>Request blocked</html>"
+PAIR = b'{"accessToken": "a", "refreshToken": "r"}'
 REFUSED = b"HTTP/1.1 401 X\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
 TWO_VALUES = b'{"errors": {"password": "wrong", "password": "locked soon"}}'
 
@@ -39,8 +40,8 @@ TWO_VALUES = b'{"errors": {"password": "wrong", "password": "locked soon"}}'
     ("status", "body", "kind"),
     [
         (199, OBJECT, Unavailable),
-        (201, OBJECT, Unavailable),
-        (204, b"", Unavailable),
+        (300, PAIR, Unavailable),
+        (199, PAIR, Unavailable),
         (302, HTML, Unavailable),
         (399, OBJECT, Unavailable),
         (400, OBJECT, CredentialsRejected),
@@ -72,6 +73,30 @@ def test_each_status_of_a_token_endpoint_has_its_error(status: int, body: bytes,
     assert type(found) is kind
     assert (found.status, found.retry_after) == (status, None)
     assert found.message == "POST /x"
+
+
+@pytest.mark.parametrize("status", [200, 201, 203, 299])
+def test_a_pair_is_taken_from_any_2xx_as_from_any_other_route(status: int) -> None:
+    found = pair_of(status, {}, PAIR)
+
+    assert isinstance(found, Pair)
+    assert found.access.reveal() == "a"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "problem"),
+    [
+        (200, OBJECT, "the answer holds no usable access token"),
+        (201, OBJECT, "the answer holds no usable access token"),
+        (204, b"", "the answer is not JSON"),
+        (299, b"[]", "the answer is not a JSON object"),
+    ],
+)
+def test_a_2xx_without_a_pair_is_no_pair_and_quotes_nothing(status: int, body: bytes, problem: str) -> None:
+    found = pair_of(status, {}, body)
+
+    assert type(found) is Unavailable
+    assert found.args == (f"POST /x: {problem}", status, None, None)
 
 
 @pytest.mark.parametrize("status", [429, 503])

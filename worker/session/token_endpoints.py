@@ -63,7 +63,7 @@ class TokenEndpoints:
         self.server_ahead: float | None = None  # the server's clock minus ours, in seconds, from its last `Date`
 
     def post(self, path: str, secret: Secret[str], present: Present) -> Answer:
-        """Send the only kind of request there is to a token endpoint, and return a 200 answer.
+        """Send the only kind of request there is to a token endpoint, and return a 2xx answer.
 
         Raises `RateLimited` for 429, `CredentialsRejected` when what was presented is refused (any other 4xx of a
         server that has processed it), and `Unavailable` for everything else: no answer, 5xx, a redirect. No frame of
@@ -83,8 +83,8 @@ class TokenEndpoints:
 
 
 def accepted(answer: Answer, what: str, secret: Secret[str], retry_after_max: float) -> Answer:
-    """Return the answer if it is a 200. Raises as `TokenEndpoints.post`."""
-    if answer.status == 200:
+    """Return the answer if it is a 2xx, as of any other route. Raises as `TokenEndpoints.post`."""
+    if 200 <= answer.status < 300:
         return answer
     message = _message(answer, secret)
     retry_after = None if answer.retry_after is None else min(retry_after_max, answer.retry_after)
