@@ -208,11 +208,25 @@ def test_the_only_https_url_of_an_answer_is_the_seamless_one(data: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [{}, None, 7, "http://copy.example/t0p", "https://copy.example", "https://copy.example/", {"url": "t0p"}]
+    "data",
+    [
+        {},
+        None,
+        7,
+        "http://copy.example/t0p",
+        "https://copy.example",
+        "https://copy.example/",
+        {"url": "t0p"},
+        "https://[domain_name]/t0p",
+        {"url": "https://copy.example[/t0p"},
+        "https://copy.example\u2100/t0p",
+    ],
 )
 def test_an_answer_without_a_seamless_url_is_not_believed(data: Any) -> None:
-    with pytest.raises(UnknownOutcome):
+    with pytest.raises(UnknownOutcome) as unclear:
         read_url({"data": data, "status": 200}, {})
+    assert "t0p" not in str(unclear.value)
+    assert unclear.value.__context__ is None, "the frames of another error hold the URL"
 
 
 @pytest.mark.parametrize(

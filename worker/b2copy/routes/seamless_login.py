@@ -29,7 +29,10 @@ class Visitor(Request):
 
 
 class SeamlessUrl:
-    """`reveal()` is the URL, `token` what stands last in its path. No repr, log line or pickle shows it."""
+    """`reveal()` is the URL, `token` what stands last in its path. No repr, log line or pickle shows it.
+
+    The token is empty if the URL has none, or if it cannot be split, like one with a bracket that is not closed.
+    """
 
     __slots__ = ("_url",)
 
@@ -41,7 +44,11 @@ class SeamlessUrl:
 
     @property
     def token(self) -> SecretStr:
-        return SecretStr(urlsplit(self._url).path.rstrip("/").rpartition("/")[2])
+        try:
+            path = urlsplit(self._url).path
+        except ValueError:
+            path = ""
+        return SecretStr(path.rstrip("/").rpartition("/")[2])
 
     def __repr__(self) -> str:
         return "<SeamlessUrl>"
