@@ -20,6 +20,7 @@ from worker.ledger.notices import want_notices
 from worker.operation import WaitReason
 from worker.sandbox.control_client import SandboxControl
 from worker.testbed.broker import Broker
+from worker.testbed.keys import new_storage_key
 from worker.testbed.local_system import Environment
 
 
@@ -90,6 +91,26 @@ def test_logs_in_only_if_there_is_no_session(b2copy_sync: Command, sandbox: Sand
     assert "there was no session" in messages(first, "service_admin")
     assert "is shared" in messages(second, "service_admin")
     assert logins(sandbox) == ["authexternalcrm"]
+
+
+def test_a_host_with_another_storage_key_is_named_and_does_not_log_in_at_once(
+    b2copy_sync: Command, broker: Broker, sandbox: SandboxControl, tmp_path: Path
+) -> None:
+    b2copy_sync("doctor")
+    other = str(new_storage_key(tmp_path))
+
+    at_once = b2copy_sync("doctor", "--json", B2COPY_STORAGE_KEY_FILE=other)
+    with broker.client as client:
+        session = next(client.scan_iter("b2copy:*:session"))
+        client.hset(session, "obtained_at", int(client.hget(session, "obtained_at") or 0) - 60_000)
+    later = b2copy_sync("doctor", "--json", B2COPY_STORAGE_KEY_FILE=other)
+
+    warning = r"warn no storage key of this host opens the session that \S+ stored: write the same keys into .+\n"
+    failure = r"FAIL another host encrypts the session with another storage key than those in our .+"
+    assert at_once.code == 1
+    assert re.fullmatch(warning + failure, messages(at_once, "service_admin"))
+    assert re.fullmatch(warning + r"ok generation \d+, renewed by a login: ", messages(later, "service_admin"))
+    assert logins(sandbox) == ["authexternalcrm"] * 2
 
 
 def test_a_wrong_option_of_the_databases_url_is_a_wrong_setting(b2copy_sync: Command, sandbox: SandboxControl) -> None:

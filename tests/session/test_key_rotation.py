@@ -5,7 +5,9 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,12 +15,15 @@ import pytest
 from tests.conftest import Configure, Member
 from tests.session.fleet import token_calls, token_or_none
 from tests.support import until
-from worker.errors import (
-    CredentialsRejected,
-)
+from worker.errors import CredentialsRejected, SessionUnavailable
 from worker.sandbox.control_client import SandboxControl
 from worker.session.shared_session import SharedSession
+from worker.testbed.broker import Broker
 from worker.testbed.keys import new_key_pair, new_storage_key
+
+
+def renewed(session: SharedSession) -> bool:
+    return session.renew(force=True, wait=15).outcome in {"refresh", "login"}
 
 
 class TestKeyRotation:
@@ -69,12 +74,125 @@ class TestKeyRotation:
         self, member: Member, configure: Configure, sandbox: SandboxControl, tmp_path: Path
     ) -> None:
         member().current()
-        other = member(configure(storage_key_file=new_storage_key(tmp_path)))
+        other = member(configure(storage_key_file=new_storage_key(tmp_path)), other_key_pause=0.3)
 
         assert not other.state().readable
         assert other.current().generation
         assert other.state().readable
         assert sandbox.counters()["logins"] == 2
+
+    @pytest.mark.failure_mode("F57")
+    def test_the_storage_key_is_replaced_in_two_steps_without_a_login(
+        self, member: Member, configure: Configure, sandbox: SandboxControl, tmp_path: Path
+    ) -> None:
+        old, new = configure().storage_key_file.read_text(), new_storage_key(tmp_path).read_text()
+        hosts = []
+        for number, keys in enumerate([[old], [old, new], [new, old], [new]]):
+            file = tmp_path / f"keys of {number}"
+            file.write_text("\n".join(key.strip() for key in keys))
+            file.chmod(0o600)
+            hosts.append(member(configure(storage_key_file=file), recheck=0.01))
+
+        for before, after in pairwise(hosts):  # both run while the hosts get their next file
+            for one in (before, after, before):
+                assert until(partial(renewed, one))
+                assert after.renew().outcome == before.renew().outcome == "fresh"
+                assert after.current() == before.current()
+
+        assert sandbox.counters()["logins"] == 1
+
+
+class TestHostsWithDifferentStorageKeys:
+    """A Secret was replaced instead of extended on one host: none of the two reads what the other one stores."""
+
+    @pytest.fixture
+    def host(self, member: Member) -> SharedSession:
+        return member(recheck=0.01)
+
+    @pytest.fixture
+    def other(
+        self, host: SharedSession, member: Member, configure: Configure, tmp_path: Path
+    ) -> Callable[..., SharedSession]:
+        return lambda **timings: member(configure(storage_key_file=new_storage_key(tmp_path)), recheck=0.01, **timings)
+
+    def test_a_login_of_the_other_host_is_not_replaced_for_a_minute(
+        self, host: SharedSession, other: Callable[..., SharedSession], sandbox: SandboxControl
+    ) -> None:
+        token, late = host.current(), other()
+
+        for asks in (lambda: late.current(wait=0.1), late.current, late.renew):
+            with pytest.raises(SessionUnavailable, match="another storage key") as caught:
+                asks()
+            assert 50 < (caught.value.retry_after or 0) <= 60
+
+        assert host.current() == token
+        assert host.renew().outcome == "fresh"
+        assert sandbox.counters()["logins"] == 1
+
+    def test_they_log_in_at_most_as_often_as_the_pause_allows_and_both_have_a_token(
+        self, member: Member, configure: Configure, sandbox: SandboxControl, tmp_path: Path
+    ) -> None:
+        keys = [configure().storage_key_file, new_storage_key(tmp_path)]
+        hosts = [member(configure(storage_key_file=key), recheck=0.01, other_key_pause=1.0) for key in keys]
+        with_token: set[SharedSession] = set()
+
+        started = time.monotonic()
+        while time.monotonic() < started + 3.5:
+            for host in hosts:
+                with suppress(SessionUnavailable):
+                    host.current(wait=0.05)
+                    with_token.add(host)
+                with suppress(SessionUnavailable):
+                    host.renew()
+
+        assert with_token == set(hosts)
+        assert sandbox.counters()["logins"] <= 1 + (time.monotonic() - started) / 1.0
+
+    def test_a_host_whose_token_the_other_login_ended_waits_too(
+        self, member: Member, configure: Configure, sandbox: SandboxControl, tmp_path: Path
+    ) -> None:
+        host = member(recheck=0.01, other_key_pause=2.0)
+        other = member(configure(storage_key_file=new_storage_key(tmp_path)), other_key_pause=0.1)
+        sandbox.switches(one_session=True)
+        ended = host.current()
+        other.current()
+
+        with pytest.raises(SessionUnavailable, match="another storage key"):
+            host.rejected(ended, wait=0.05)
+        assert sandbox.counters()["logins"] == 2
+
+        assert host.current().generation > ended.generation
+        assert sandbox.counters()["logins"] == 3
+
+    def test_a_host_that_refreshes_its_session_does_not_keep_the_others_out(
+        self, host: SharedSession, other: Callable[..., SharedSession], sandbox: SandboxControl
+    ) -> None:
+        host.current()
+        assert until(lambda: renewed(host))
+        assert host.state().origin == "refresh"
+
+        assert other().current().generation
+        assert sandbox.counters()["logins"] == 2
+
+    def test_a_session_that_has_ended_is_replaced_at_once(
+        self,
+        host: SharedSession,
+        other: Callable[..., SharedSession],
+        broker: Broker,
+        session_key: Callable[[], str],
+        sandbox: SandboxControl,
+    ) -> None:
+        host.current()
+        with broker.client as client:
+            client.hset(session_key(), "expires_at", 0)
+
+        assert other().renew().outcome == "login"
+        assert sandbox.counters()["logins"] == 2
+
+    def test_a_person_may_log_in_at_once(self, host: SharedSession, other: Callable[..., SharedSession]) -> None:
+        host.current()
+
+        assert other().renew(force=True, wait=15).outcome == "login"
 
 
 @contextmanager

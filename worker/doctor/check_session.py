@@ -74,6 +74,10 @@ def _report(login: str, shared: SharedSession, renew: bool) -> Iterator[CheckRes
     if state.readable and left_s > 0 and not renew:
         yield CheckResult(login, "ok", f"session generation {state.generation} is shared, valid for {left_s:.0f} s")
         return
+    is_unreadable = state.generation > 0 and not state.readable and left_s > 0
+    if is_unreadable:
+        message = f"no storage key of this host opens the session that {state.written_by} stored"
+        yield CheckResult(login, "warn", message, "write the same keys into B2COPY_STORAGE_KEY_FILE on every host")
     renewal = shared.renew("doctor", force=renew, wait=PATIENCE_S)
     if cooldown := renewal.cooldown:
         if cooldown.kind == TERMINAL:
@@ -81,7 +85,7 @@ def _report(login: str, shared: SharedSession, renew: bool) -> Iterator[CheckRes
         message = f"nobody asks B2COPY for {cooldown.left:.0f} s, after: {cooldown.reason}"
         yield CheckResult(login, "FAIL", message, _effect_of(login))
         return
-    before = "" if renew else "there was no session: "
+    before = "" if renew or is_unreadable else "there was no session: "
     message = f"{before}generation {renewal.generation}, {OUTCOMES[renewal.outcome]}"
     yield CheckResult(login, "FAIL" if renewal.outcome == "busy" else "ok", message)
 

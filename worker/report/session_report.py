@@ -59,5 +59,5 @@ def _session(state: State) -> list[tuple[str, str]]:
         ("renewed", f"in {span(renews_s)}" if renews_s > 0 else "due"),
         ("fingerprint", state.fingerprint or ""),
         ("refresh token", "used: the next renewal is a login" if state.refresh_token_used else "unused"),
-        ("readable", "" if state.readable else "NO: no storage key opens it; the next call logs in"),
+        ("readable", "" if state.readable else "NO: no storage key of this host opens it, and another host made it"),
     ]

@@ -15,13 +15,15 @@ from worker.session.login_interface import Login
 from worker.session.redis_store import Cooldown, NoLease, RenewalLease, Store, Stored, View
 from worker.session.renewal_leader import COOLDOWNS, TERMINAL, Leader, Renewal
 from worker.session.timings import Timings
-from worker.session.token_encryption import unseal
+from worker.session.token_encryption import is_of_other_keys, unseal
 from worker.session.token_stage import Stage, stage
 from worker.session.tokens import Token
 from worker.settings import Settings
 from worker.watch import metrics
 
 log = logging.getLogger(__name__)
+
+OTHER_KEYS = "another host encrypts the session with another storage key than those in our B2COPY_STORAGE_KEY_FILE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ class Member:
         self._copy: LocalCopy | None = None
         self._newest = 0  # the newest generation seen; an older one is never used, even if Redis lost data
         self._refusal: Refusal | None = None
+        self._reported: int | None = None  # the last generation that was reported because no storage key opens it
 
     def cached(self) -> Token | None:
         copy = self._copy
@@ -81,9 +84,13 @@ class Member:
         deadline = time.monotonic() + wait
         stored = self.store.look().session
         generation = stored.generation if stored else 0
-        usable = stored and generation >= self._newest and self._readable(stored) is not None
-        if stored and usable and not force and stage(stored, self.store.now(), self._timings) is Stage.FRESH:
-            return Renewal("fresh", generation)
+        if stored and generation >= self._newest and not force:
+            at = stage(stored, self.store.now(), self._timings)
+            if self._readable(stored) is not None:
+                if at is Stage.FRESH:
+                    return Renewal("fresh", generation)
+            elif at is not Stage.GONE and (left := self._left_alone_s(stored)) > 0:
+                raise SessionUnavailable(OTHER_KEYS, None, None, left)
         expected = max(generation, self._newest)
         while True:
             keys = self._storage_keys()  # first, because a process that cannot store a pair must not request one
@@ -111,7 +118,7 @@ class Member:
             return False
 
     def _readable(self, stored: Stored) -> Token | None:
-        """Return the stored access token, decrypted. None if no storage key opens it: then there is no session.
+        """Return the stored access token, decrypted. None if no storage key opens it.
 
         Raises `CredentialsRejected` if the storage key file cannot be used.
         """
@@ -124,10 +131,27 @@ class Member:
             return copy.token
         pair = unseal(self._storage_keys(), self.store.key_prefix, stored.generation, stored.blob)
         if pair is None:
-            metrics.UNREADABLE.inc()
-            log.warning("no storage key opens generation %d of the session: logging in again", stored.generation)
+            if stored.generation != self._reported:
+                self._reported = stored.generation
+                metrics.UNREADABLE.inc()
+                log.warning(
+                    "no storage key opens generation %d of the session, which %s stored",
+                    stored.generation, stored.written_by,
+                )  # fmt: skip
             return None
         return Token(pair.access, stored.generation)
+
+    def _left_alone_s(self, stored: Stored) -> float:
+        """Return for how many seconds more a session that cannot be read is not replaced.
+
+        It is that of a host with other storage keys, which cannot read ours either. Without a pause after a login the
+        two hosts would log in alternately as often as they read Redis. After a refresh there is no pause, because a
+        host whose tokens live shortly would always have a young session, and keep the other host out for ever.
+        """
+        age_s = (self.store.now() - stored.obtained_at) / 1000
+        if stored.origin != "login" or age_s < 0 or not is_of_other_keys(self._storage_keys(), stored.blob):
+            return 0.0
+        return self._timings.other_key_pause - age_s
 
     def _storage_keys(self) -> MultiFernet:
         """Read the keys that encrypt the tokens. Raises `CredentialsRejected` if their file cannot be used."""
@@ -185,6 +209,8 @@ class Member:
             at = stage(stored, now, self._timings, grace_s=self._timings.grace(stored.life_s))
             if stored.generation > above and at is not Stage.GONE:
                 token = self._readable(stored)
+                if token is None and (left := self._left_alone_s(stored)) > 0:
+                    return self._leave_to_other_host(left, above, deadline)
             if (copy := self._copy) is not None and copy.token.generation == stored.generation:
                 self._copy = replace(copy, expires_at=stored.expires_at)  # earlier, if another process got a 401
             if token is not None:
@@ -204,6 +230,14 @@ class Member:
                 raise self._refuse(refused.cooldown, refused.left)
             return refused.left + self._timings.poll_pause()
         return self._timings.poll_pause()
+
+    def _leave_to_other_host(self, left: float, above: int, deadline: float) -> Token | float:
+        """Return our own copy, or the seconds until the next read. Raises `SessionUnavailable` if that is too late."""
+        if (usable := self._usable_cached_token(above)) is not None:
+            return self._use_cached_longer(usable)
+        if time.monotonic() + left >= deadline:
+            raise self._refuse_for(left, SessionUnavailable(OTHER_KEYS, None, None, left))
+        return left + self._timings.poll_pause()
 
     def _remember(self, token: Token, stored: Stored, now: int) -> None:
         """Store the token as own copy. It is used without Redis until it is due for renewal, for at most a second."""
@@ -249,11 +283,15 @@ class Member:
         return self.store.acquire(owner, expected, self.login.fingerprint(), forced)
 
     def _refuse(self, cooldown: Cooldown | None, left: float) -> B2CopyError:
-        """Return the error for a cool-down, and store it, so that the next callers get it without a read of Redis."""
+        """Return the error for a cool-down."""
         reason = cooldown.reason if cooldown else None
         error: B2CopyError = SessionUnavailable("B2COPY gives no token for now", None, reason, left)
         if cooldown and cooldown.kind == TERMINAL:
             error = CredentialsRejected("our login fails", None, reason, left)
+        return self._refuse_for(left, error)
+
+    def _refuse_for(self, left: float, error: B2CopyError) -> B2CopyError:
+        """Store the error, so that the next callers get it without a read of Redis, and return it."""
         now = time.monotonic()
         self._refusal = Refusal(error, now + left, now + min(left, self._timings.recheck))
         return error

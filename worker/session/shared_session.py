@@ -36,6 +36,9 @@ is marked as expired, so that no process uses it, and renewed like any other.
 or a forced renewal end it. Without Redis each process uses its own copy and renews nothing, because a pair that cannot
 be stored must not be requested.
 
+**A session that no storage key opens** was stored by a host with other keys, which cannot read ours. A login replaces
+it, but not within a minute of the other host's login: otherwise the two would log in alternately without end.
+
 **Time** is Redis' clock, so that no machine's own clock matters. A token's life counts from before the call that
 obtained it. If our clock is wrong, assertions are dated by B2COPY's clock, known from its `Date` header.
 
@@ -116,7 +119,8 @@ class SharedSession:
         """Renew the session in this thread if it is due or `force` is set: for beat's task and the command line.
 
         `force` renews a fresh one too, and in spite of a cool-down. Waits `wait` seconds for another's renewal.
-        Raises `Unavailable`, `RateLimited`, `CredentialsRejected`, `StoreUnavailable`.
+        Raises `Unavailable`, `RateLimited`, `CredentialsRejected`, `StoreUnavailable`, and `SessionUnavailable` without
+        `force` if a host with other storage keys has just logged in.
         """
         return self._member().renew(trigger, force, wait)
 

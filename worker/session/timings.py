@@ -31,6 +31,7 @@ class Timings:
     backdate: float = 30.0  # subtracted from `iat`
     store_timeout: float = 0.25  # one Redis call, and its connection
     store_pause: float = 0.5  # a store that did not answer is not asked again for so long
+    other_key_pause: float = 60.0  # a login by a host with other storage keys is not replaced earlier
 
     def checked(self) -> "Timings":
         """Raise `ValueError` if two leaders could talk to B2COPY at the same time in normal operation."""

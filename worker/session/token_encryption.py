@@ -7,6 +7,8 @@ from cryptography.fernet import InvalidToken, MultiFernet
 from worker.session.secret import Secret
 from worker.session.tokens import Pair
 
+_BEGINNING = b"gAAAAA"  # of every Fernet token: version 0x80, and the first bytes of the time until the year 2106
+
 
 def seal(keys: MultiFernet, key_prefix: str, generation: int, pair: Pair) -> bytes:
     """Encrypt a pair for the session at `key_prefix` and for `generation`."""
@@ -18,6 +20,15 @@ def seal(keys: MultiFernet, key_prefix: str, generation: int, pair: Pair) -> byt
         "key_prefix": key_prefix,
     }
     return keys.encrypt(json.dumps(content).encode())
+
+
+def is_of_other_keys(keys: MultiFernet, blob: bytes) -> bool:
+    """Return whether the blob looks encrypted, and none of `keys` opens it."""
+    try:
+        keys.decrypt(blob)
+    except InvalidToken:
+        return blob.startswith(_BEGINNING)
+    return False
 
 
 def unseal(keys: MultiFernet, key_prefix: str, generation: int, blob: bytes) -> Pair | None:
