@@ -1,5 +1,8 @@
 """A leader that dies or fails frees its lease, and its error is the one that surfaces."""
 
+import os
+import signal
+import threading
 import time
 
 import pytest
@@ -7,6 +10,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 
 from tests.conftest import Configure, Member
 from tests.session.fleet import store_of
+from worker.errors import StoreUnavailable
 from worker.sandbox.control_client import SandboxControl
 from worker.session.redis_store import RenewalLease
 from worker.session.timings import Timings
@@ -53,3 +57,28 @@ class TestLeadersThatFail:
 
         with pytest.raises(ZeroDivisionError):
             member(wall=clock).renew()
+
+    def test_a_leader_that_redis_does_not_answer_for_a_moment_frees_the_lease_afterwards(
+        self, member: Member, sandbox: SandboxControl, broker: Broker
+    ) -> None:
+        """Its login is answered with 503, and Redis hangs just when the leader extends the lease for another login."""
+        sandbox.faults({"what": "status", "status": 503, "route": "authexternalcrm", "next": 1})
+        resumes = threading.Timer(0.5, os.kill, [broker.pid, signal.SIGCONT])
+        calls: list[float] = []
+
+        def clock() -> float:
+            calls.append(time.time())
+            if len(calls) == 1:
+                os.kill(broker.pid, signal.SIGSTOP)
+                resumes.start()
+            return calls[-1]
+
+        leader = member(wall=clock, store_timeout=0.1, store_pause=0.1)
+        with pytest.raises(StoreUnavailable):
+            leader.renew()
+
+        resumes.join()
+        assert leader.state().leader is None
+        assert leader.state().cooldown is None
+        assert member().current().generation
+        assert sandbox.counters()["logins"] == 1

@@ -227,7 +227,10 @@ class Leader:
         return min(longest, max(longest / 10, lived / 1000))
 
     def _give_up(self, lease: RenewalLease, error: BaseException) -> None:
-        """Free the renewal lease, and start the cool-down that this kind of failure needs."""
+        """Free the renewal lease, and start the cool-down that this kind of failure needs.
+
+        While the store does not answer, try again for a while: until the lease expires, no process can renew.
+        """
         pause = self._timings.cooldown_for(lease.failures)
         if isinstance(error, CredentialsRejected):
             kind, pause = TERMINAL, self._timings.refused_cooldown
@@ -235,11 +238,18 @@ class Leader:
             kind = "rate_limited" if isinstance(error, RateLimited) else "unavailable"
             pause = max(pause, error.retry_after or 0.0)
         elif isinstance(error, SessionUnavailable):
-            return  # the store does not answer: the renewal lease expires by itself
+            kind, pause = "unavailable", 0.0  # the store did not answer, which says nothing about B2COPY
         else:
             kind, pause = "internal", pause if isinstance(error, Exception) else 0.0
         reason = one_line(str(error))[:300] if isinstance(error, B2CopyError) else type(error).__name__
-        try:
-            self._store.fail(lease, kind, reason, pause, self._login.fingerprint())
-        except StoreUnavailable:
-            log.warning("the renewal lease could not be freed, and expires within %.0f s", self._timings.lease)
+        patience = self._timings.free_patience if isinstance(error, B2CopyError) else 0.0  # others end the process
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                self._store.fail(lease, kind, reason, pause, self._login.fingerprint())
+            except StoreUnavailable:
+                if time.monotonic() < deadline:
+                    time.sleep(self._timings.store_pause)
+                    continue
+                log.warning("the renewal lease could not be freed, and expires within %.0f s", self._timings.lease)
+            return

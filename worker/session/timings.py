@@ -26,6 +26,7 @@ class Timings:
     poll: float = 0.04  # pause between two reads while waiting, +- half
     blocking: float = 30.0  # before expiry: from here on callers wait for the renewal
     commit_patience: float = 10.0  # how long a new pair is offered to a store that does not answer
+    free_patience: float = 5.0  # how long a leader that failed tries to free the lease in a store that does not answer
     session_ttl: float = 24 * 3600.0  # how long Redis holds the session after a renewal
     skew: float = 5.0  # clocks that differ by less are taken as equal
     backdate: float = 30.0  # subtracted from `iat`
