@@ -4,15 +4,19 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
 
 import pytest
 from celery.exceptions import SoftTimeLimitExceeded
 
-from tests.conftest import Configure, Member
+from tests.conftest import Configure, Member, quick
 from tests.session.fleet import store_of
+from tests.support import until
 from worker.errors import StoreUnavailable
 from worker.sandbox.control_client import SandboxControl
 from worker.session.redis_store import RenewalLease
+from worker.session.service_admin_login import ServiceAdmin
+from worker.session.shared_session import SharedSession
 from worker.session.timings import Timings
 from worker.testbed.broker import Broker
 
@@ -63,7 +67,7 @@ class TestLeadersThatFail:
     ) -> None:
         """Its login is answered with 503, and Redis hangs just when the leader extends the lease for another login."""
         sandbox.faults({"what": "status", "status": 503, "route": "authexternalcrm", "next": 1})
-        resumes = threading.Timer(0.5, os.kill, [broker.pid, signal.SIGCONT])
+        resumes = threading.Timer(1.0, os.kill, [broker.pid, signal.SIGCONT])
         calls: list[float] = []
 
         def clock() -> float:
@@ -73,7 +77,7 @@ class TestLeadersThatFail:
                 resumes.start()
             return calls[-1]
 
-        leader = member(wall=clock, store_timeout=0.1, store_pause=0.1)
+        leader = member(wall=clock, store_timeout=0.6, store_pause=0.1)
         with pytest.raises(StoreUnavailable):
             leader.renew()
 
@@ -82,3 +86,37 @@ class TestLeadersThatFail:
         assert leader.state().cooldown is None
         assert member().current().generation
         assert sandbox.counters()["logins"] == 1
+
+    def test_a_lease_whose_answer_was_lost_is_used_by_the_process_that_asked_for_it(
+        self, member: Member, configure: Configure, sandbox: SandboxControl, broker: Broker
+    ) -> None:
+        """Redis hangs just when the lease is requested, and gives it when the process no longer waits."""
+        before = member()
+        assert before.renew().outcome == "login"  # Redis knows the scripts now
+        before.forget()
+        frozen: list[int] = []
+
+        class Freezing(ServiceAdmin):
+            def fingerprint(self) -> str:
+                """Called after the session was read, and before the lease is requested."""
+                if not frozen:
+                    frozen.append(broker.pid)
+                    os.kill(broker.pid, signal.SIGSTOP)
+                return super().fingerprint()
+
+        session = SharedSession(configure(), quick(store_timeout=0.6, store_pause=0.1), login=Freezing)
+        try:
+            with pytest.raises(StoreUnavailable):
+                session.renew()
+        finally:
+            os.kill(broker.pid, signal.SIGCONT)
+        until(lambda: before.state().leader)
+
+        def is_served() -> bool:
+            with suppress(StoreUnavailable):  # Redis is not asked again at once
+                return session.current().generation > 0
+            return False
+
+        until(is_served, within=5.0)
+        assert session.state().leader is None
+        assert sandbox.counters()["logins"] == 2

@@ -63,6 +63,7 @@ class Member:
         self._copy: LocalCopy | None = None
         self._newest = 0  # the newest generation seen; an older one is never used, even if Redis lost data
         self._refusal: Refusal | None = None
+        self._owners_without_lease: list[str] = []  # each asked for the renewal lease, and no thread uses it now
         self._reported: int | None = None  # the last generation that was reported because no storage key opens it
 
     def cached(self) -> Token | None:
@@ -279,8 +280,22 @@ class Member:
             self._learn(renewal)
 
     def _acquire(self, expected: int, forced: bool) -> RenewalLease | NoLease:
-        owner = f"{os.uname().nodename}:{os.getpid()}:{uuid.uuid4().hex[:12]}"
-        return self.store.acquire(owner, expected, self.login.fingerprint(), forced)
+        """Ask for the renewal lease.
+
+        If an answer is lost, Redis may have given the lease to the owner that asked. So the next request asks as the
+        same owner, and gets that lease instead of waiting for its end. An owner that got a lease is used no more.
+        """
+        try:
+            owner = self._owners_without_lease.pop()
+        except IndexError:
+            owner = f"{os.uname().nodename}:{os.getpid()}:{uuid.uuid4().hex[:12]}"
+        lease = None
+        try:
+            lease = self.store.acquire(owner, expected, self.login.fingerprint(), forced)
+        finally:
+            if not isinstance(lease, RenewalLease):
+                self._owners_without_lease.append(owner)
+        return lease
 
     def _refuse(self, cooldown: Cooldown | None, left: float) -> B2CopyError:
         """Return the error for a cool-down."""
