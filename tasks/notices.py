@@ -40,7 +40,7 @@ async def attempt(attempt: Attempt, notice: Notice) -> Outcome:
     """Deliver a notice once in each way that the settings name. `delivered` in the progress holds those that succeeded.
 
     After any answer but 2xx, or if the CRM's broker took no message, the engine tries again until the deadline. If one
-    way fails, the other is tried all the same.
+    way fails, or its gate refuses the notice, the other is tried all the same.
     """
     delivered = set((attempt.progress or {}).get("delivered", ()))
     failures: list[B2CopyError] = []
@@ -57,6 +57,7 @@ async def attempt(attempt: Attempt, notice: Notice) -> Outcome:
             delivered.add(route.name)
             attempt.progress = {"delivered": sorted(delivered)}
     if failures:
+        # If the task was not told, its failure comes first, because it must not wait for a Retry-After of the webhook.
         raise next((error for error in failures if isinstance(error, ReceiverGone)), failures[0])
     return Done()
 

@@ -915,6 +915,60 @@ class TestPassFirst:
             event_loop().run(closed.pass_first(urgent=True))
 
 
+class TestOwnGate:
+    """What passes the gate of its route, after a lane has claimed it."""
+
+    def test_sends_one_probe_at_a_time_however_long_it_takes(self, active_environment: Environment) -> None:
+        closed = a_gate().own_gate("b2copy.a-test")
+        for _ in range(FAILURES_TO_OPEN):
+            record(closed, Unavailable("x"))
+
+        async def pass_twice() -> None:
+            async with closed.passing(urgent=False):
+                await asyncio.sleep(3 * PROBE_S)  # the destination hangs
+                async with closed.passing(urgent=False):
+                    pass
+
+        until(lambda: closed.until_open_s(urgent=False) == 0.0)
+        with pytest.raises(CircuitOpen):
+            event_loop().run(pass_twice())
+
+        async def pass_once() -> None:
+            async with closed.passing(urgent=False):
+                pass
+
+        event_loop().run(pass_once())
+        with pytest.raises(CircuitOpen) as caught:  # the next probe is not due yet
+            event_loop().run(pass_once())
+        assert 0 < (caught.value.retry_after or 0) <= PROBE_S
+
+    def test_has_a_hold_of_its_own_and_refuses_at_once_what_it_holds(self, active_environment: Environment) -> None:
+        one, gate_ = a_gate(rate_limit="0"), a_gate(rate_limit="0")
+        own = one.own_gate("b2copy.a-test")
+        assert one.own_gate("b2copy.a-test") is own
+        record(own, RateLimited("x", 429, None, 30.0))
+
+        async def pass_once(passed: Gate) -> None:
+            async with passed.passing(urgent=False):
+                pass
+
+        for held in (own, gate_.own_gate("b2copy.a-test")):  # of this process, and of another one
+            with pytest.raises(PermitRefused) as caught:
+                event_loop().run(pass_once(held))
+            assert 28.0 < (caught.value.retry_after or 0) <= 30.0
+        assert one.take(1, urgent=False) == 1
+        event_loop().run(pass_once(one.own_gate("b2copy.another")))
+
+    def test_makes_due_what_waits_for_the_destination(self, active_environment: Environment) -> None:
+        due: list[str] = []
+        own = Gate("crm", worker_settings(), lambda name, reasons: due.append(name)).own_gate("crm.a-test")
+        for _ in range(FAILURES_TO_OPEN):
+            record(own, Unavailable("x"), None)
+        record(own, Done(), None)
+
+        until(lambda: due == ["crm"])
+
+
 def test_a_closed_gate_makes_no_lane_claim_in_a_loop(
     ledger: Ledger, engine: Engine, active_environment: Environment
 ) -> None:

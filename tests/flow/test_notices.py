@@ -3,6 +3,7 @@
 import json
 import socket
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -258,6 +259,56 @@ class TestTask:
 
         assert received(active_environment.broker.url).headers["task"] == "crm.fees_ended"
         assert (len(wire.requests), notice(ledger).state) == (1, State.SUCCEEDED)
+
+    @pytest.mark.parametrize(
+        ("webhook", "requests_max"),
+        [
+            (REFUSES, 25),  # the first ten at once, and then probes
+            (answers(answer("429 Too Many Requests", "Retry-After: 3600")), 10),
+        ],
+        ids=["dead", "asks to wait"],
+    )
+    def test_is_told_of_each_of_many_at_once_although_the_webhook_takes_none(
+        self, ledger: Ledger, pusher: Pusher, wire: Wire, webhook: Any, requests_max: int
+    ) -> None:
+        wire.answer = webhook
+        told = redis_client(worker_settings(), 1.0)
+        for count in (20, 40):  # the second twenty end while the webhook's gate is closed
+            record_operations(ledger, *(f"W{number}" for number in range(count - 20, count)))
+            pusher.drain("money")
+            telling = in_background(pusher, LANE)
+            until(partial(lambda count: told.llen("crm") == count, count), within=5.0)
+            telling.join(20)
+
+        assert len(wire.requests) <= requests_max
+        assert {one.state for one in search(ledger, kind=NOTICE_KIND)} <= {State.WAITING, State.RUNNING}
+
+    def test_and_webhook_have_each_notice_once_when_the_webhook_answers_again(
+        self, ledger: Ledger, pusher: Pusher, wire: Wire
+    ) -> None:
+        wire.answer = REFUSES
+        record_operations(ledger, *(f"W{number}" for number in range(20)))
+        pusher.drain("money")
+        pusher.drain(LANE)
+        assert WaitReason.CIRCUIT_OPEN in {one.wait_reason for one in search(ledger, kind=NOTICE_KIND)}
+
+        wire.answer = answers(OK)
+        succeeded = {State.SUCCEEDED}
+        until(lambda: pusher.drain(LANE) or {one.state for one in search(ledger, kind=NOTICE_KIND)} == succeeded)
+
+        assert redis_client(worker_settings(), 1.0).llen("crm") == 20
+
+    def test_that_cannot_be_told_holds_up_no_notice_to_the_webhook(
+        self, ledger: Ledger, pusher: Pusher, wire: Wire, active_environment: Environment
+    ) -> None:
+        redis_client(worker_settings(), 1.0).set("crm", "not a list")
+        record_operations(ledger, *(f"W{number}" for number in range(30)))
+        pusher.drain("money")
+        telling = in_background(pusher, LANE)
+
+        until(lambda: len(wire.requests) == 30, within=5.0)
+        telling.join(20)
+        assert {one.state for one in search(ledger, kind=NOTICE_KIND)} <= {State.WAITING, State.RUNNING}
 
 
 def test_a_hanging_crm_holds_up_no_operation_at_b2copy(ledger: Ledger, pusher: Pusher, wire: Wire) -> None:

@@ -504,6 +504,19 @@ def test_retry_after_is_a_floor_of_such_waits(policy: RetryPolicy) -> None:
     assert decided.due_in_s == 30.0
 
 
+def test_a_hold_lets_no_wait_of_such_a_kind_grow_beyond_the_engines(policy: RetryPolicy) -> None:
+    """It refuses many notices at once, and few of them pass when it ends."""
+    claim = a_claim(wait_reason=WaitReason.RATE_LIMITED, last_wait_s=900.0)
+    waits = [
+        policy.decide(finished(claim, PermitRefused("the hold", None, None, hold_left_s), waits_s=WAITS_S)).due_in_s
+        for hold_left_s in (0.5, 3600.0)
+    ]
+
+    assert waits[0] is not None
+    assert 1.0 <= waits[0] <= BACKOFF_MAX_S
+    assert waits[1] == 3600.0
+
+
 @pytest.mark.parametrize("sent", [True, False])
 def test_a_failure_without_a_request_says_nothing_about_an_earlier_one(policy: RetryPolicy, sent: bool) -> None:
     claim = a_claim(outcome_unknown=True)

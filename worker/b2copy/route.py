@@ -41,7 +41,8 @@ class Route(Generic[A]):
     `path` may hold `{names}` of parameters. The others go where `parameters_in` says. `also_as` gives a second name to
     parameters that the documentation spells in two ways: both are sent. `secrets` names the parameters that must not be
     stored or logged, also if the answer repeats them. Nothing of an answer that `is_secret` is quoted anywhere.
-    `over_http`: if not, an answer has no status.
+    `over_http`: if not, an answer has no status. `own_gate` names the gate of its requests, if its faults say nothing
+    about the destination's other routes; None: they pass the destination's.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Route(Generic[A]):
     secrets: tuple[str, ...] = ()
     is_secret: bool = False
     over_http: bool = True
+    own_gate: str | None = None
 
     def message(self, parameters: Mapping[str, Any]) -> Message:
         """Return the request that carries these parameters."""

@@ -60,7 +60,7 @@ def _try(settings: "Settings", route: "Route[Any]") -> dict[str, Any]:
         status = answer.status if answer else None
     except B2CopyError as error:
         problem, status = error, error.status
-    where = {"task": settings.notify_task} if route is PUBLISH else {"url": settings.webhook_url}
+    where = {"task": settings.notify_task} if route.name == PUBLISH.name else {"url": settings.webhook_url}
     found = {"id": notice_id, "status": status, "delivered": problem is None, "problem": problem and str(problem)}
     return where | found
 

@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 from worker.b2copy.route import Route
@@ -12,10 +14,12 @@ from worker.flow.gate import Gate
 from worker.flow.meaning_table import Becomes, meaning_of
 from worker.ledger import Ledger, attempts_of
 from worker.ledger.begun_steps import begin_step
-from worker.operation import PROGRESS_LIMIT, AttemptRecord, Claim, OnUnknown, Step
+from worker.operation import PROGRESS_LIMIT, AttemptRecord, Claim, Done, OnUnknown, Outcome, Step
 from worker.settings import Settings
 from worker.watch.observe import observe_request
 from worker.watch.tracing import SpanEnd, calling
+
+log = logging.getLogger(__name__)
 
 ANSWERED = "answered"  # the outcome of a step whose answer was read
 
@@ -36,6 +40,7 @@ class RunningAttempt:
 
     `unknown_step`: the request with an effect that was sent and whose effect is not known yet. `effect_step`: the last
     request that had an effect or may have had one. `sent`: some request may have reached the destination.
+    `passed_gate`: a request passed the destination's gate, and not only the gates that routes have of their own.
     `login`: whose token was on the last one, None if it carried none. `request_id`: by which id the destination knows
     what is sent; it is stored as evidence although no answer comes. `progress` is stored with the operation after
     every attempt, so that the next attempt continues there.
@@ -62,6 +67,7 @@ class RunningAttempt:
         self.unknown_step: str | None = None
         self.effect_step: str | None = None
         self.sent = False
+        self.passed_gate = False
         self.login: str | None = None
         self.request_id: str | None = None
 
@@ -76,15 +82,38 @@ class RunningAttempt:
         self._progress = value
 
     async def call(self, route: Route[Any], body: Mapping[str, Any]) -> Any:
-        if self.steps:  # the permit of the first call was taken when the operation was claimed
+        if route.own_gate is not None:
+            return await self._call_through(self._gate.own_gate(route.own_gate), route, body)
+        if self.passed_gate:  # the permit of the first call was taken when the operation was claimed
             await self._gate.pass_one(self._urgent, self._times_closed)
+        self.passed_gate = True
+        return await self._send(route, body, partial(self._check_may_send, self._gate, self._times_closed))
+
+    async def _call_through(self, gate: Gate, route: Route[Any], body: Mapping[str, Any]) -> Any:
+        """Send one request through the gate of its route, which learns what became of it."""
+        learned: Outcome | Exception = UnknownOutcome("the attempt was cancelled")
+        async with gate.passing(self._urgent) as times_closed:
+            try:
+                answer = await self._send(route, body, partial(self._check_may_send, gate, times_closed))
+                learned = Done()
+                return answer
+            except Exception as error:
+                learned = error
+                raise
+            finally:
+                try:
+                    await gate.record(learned, meaning_of(learned), self.login, self.claim.kind)
+                except Exception:  # what the request did must not be lost with it
+                    log.exception("the gate could not record a request")
+
+    async def _send(self, route: Route[Any], body: Mapping[str, Any], check_may_send: Callable[[], None]) -> Any:
         with calling(self._span, self.claim.destination, route.name, route.method) as span:
-            self._check_may_send()
+            check_may_send()
             # A request without an effect may be sent twice, for any `on_unknown` of the operation.
             on_unknown = self._on_unknown if route.has_effect else OnUnknown.REPEAT
             began = time.monotonic()
             try:
-                answer = await self._destination.send(route, body, on_unknown, self._check_may_send)
+                answer = await self._destination.send(route, body, on_unknown, check_may_send)
             except asyncio.CancelledError:
                 self._record_step(route, began, UnknownOutcome("the attempt was cancelled"), span)
                 raise
@@ -101,14 +130,14 @@ class RunningAttempt:
     async def earlier_attempts(self) -> list[AttemptRecord]:
         return await asyncio.to_thread(attempts_of, self._ledger, self.claim.id)
 
-    def _check_may_send(self) -> None:
+    def _check_may_send(self, gate: Gate, times_closed: int) -> None:
         """Raise `GateClosed` if no request may be sent now.
 
         Called before each call, and again just before a request is sent: between the two a token may be looked up.
         """
         if not self._lease_is_valid(self.claim):
             raise LeaseTooShort("too little is left of the lease")
-        self._gate.check(self._times_closed)
+        gate.check(times_closed)
 
     def _record_step(self, route: Route[Any], began: float, error: Exception | None, span: SpanEnd) -> None:
         status: int | None

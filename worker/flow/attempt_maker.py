@@ -173,7 +173,7 @@ class AttemptMaker:
                 waits_s=kind.waits_s,
             )
         )
-        if attempt is None or attempt.steps:  # an attempt without a call says nothing about the destination
+        if attempt is None or attempt.passed_gate:  # otherwise it says nothing about the destination
             try:
                 await gate.record(learned, meaning, login, claim.kind)
             except BaseException:  # the operation's result must not be lost with it

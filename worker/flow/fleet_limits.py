@@ -5,6 +5,7 @@ Redis keys (all expire by themselves):
     b2copy:rate:...                         the limiter's windows (package `limits`)
     b2copy:gate:<destination>:hold    text  nobody sends before it expires
     b2copy:gate:<destination>:probe   text  "1": no circuit probe before it expires; reads have `b2copy.reads`
+                                            (two ways of notices have `crm.task` and `crm.webhook` for both keys)
     b2copy:gate:<destination>:pace    text  the reconciliation sends no request before it expires
 """
 
@@ -58,8 +59,13 @@ class FleetLimits:
     that wait do no harm and a flood of calls does.
     """
 
-    def __init__(self, destination: str, settings: Settings, circuit: str | None = None) -> None:
-        """`circuit` names whose circuit probes these are, if they are not those of the destination's operations."""
+    def __init__(
+        self, destination: str, settings: Settings, circuit: str | None = None, own_hold: bool = False
+    ) -> None:
+        """`circuit` names whose circuit probes these are, if they are not those of the destination's operations.
+
+        `own_hold`: the hold is that of `circuit` too, and not the destination's.
+        """
         # The setting limits B2COPY alone: the CRM answers 429 if notices come too fast for it.
         is_limited = destination != CRM and settings.rate_limit != "0"
         self._rate = parse(settings.rate_limit) if is_limited else None
@@ -67,7 +73,7 @@ class FleetLimits:
         self._pool = connection_pool(settings, _TIMEOUT_S)
         self._limiter: SlidingWindowCounterRateLimiter | None = None
         self._redis: redis.Redis | None = None
-        self._hold_key = f"b2copy:gate:{destination}:hold"
+        self._hold_key = f"b2copy:gate:{(own_hold and circuit) or destination}:hold"
         self._probe_key = f"b2copy:gate:{circuit or destination}:probe"
         self._pace_key = f"b2copy:gate:{destination}:pace"
         self._hold_until = 0.0  # monotonic seconds

@@ -16,7 +16,8 @@ ledger for them in other threads.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TypeVar
 
@@ -70,12 +71,18 @@ class Gate:
         make_due: Callable[[str, Iterable[WaitReason]], None],
         circuit: str | None = None,
         ask_for_token: Callable[[], Awaitable[object]] | None = None,
+        own_hold: bool = False,
     ) -> None:
-        """`circuit` names a circuit and a login of its own, if they are not those of the destination's operations."""
+        """`circuit` names a circuit and a login of its own, if they are not those of the destination's operations.
+
+        `own_hold`: it has a hold of its own too.
+        """
         self._destination, self._name = destination, circuit or destination
-        self._device_ip = settings.device_ip
-        self._make_due = make_due
-        self.fleet_limits = FleetLimits(destination, settings, circuit)
+        self._hold_name = self._name if own_hold else destination
+        self._settings, self._make_due = settings, make_due
+        self.fleet_limits = FleetLimits(destination, settings, circuit, own_hold)
+        self._own_gates: dict[str, Gate] = {}
+        self._is_probing = False  # in `passing`
         self._asking = {True: asyncio.Lock(), False: asyncio.Lock()}  # urgent or not
         self._tasks: set[asyncio.Task[None]] = set()  # asyncio itself holds only weak references
         self._last_served: dict[tuple[str | None, str | None], float] = {}  # login, kind -> monotonic seconds
@@ -118,6 +125,35 @@ class Gate:
         elif await self._in_redis_thread(partial(self.take, 1, urgent)) != 1:
             raise CircuitOpen("the circuit is open", None, None, self.until_open_s(urgent))
         return times_closed
+
+    def own_gate(self, name: str) -> "Gate":
+        """Return the gate of a route that has one of its own: another circuit, login and hold of this destination.
+
+        To be called on the event loop.
+        """
+        if name not in self._own_gates:
+            self._own_gates[name] = Gate(self._destination, self._settings, self._make_due, name, own_hold=True)
+        return self._own_gates[name]
+
+    @asynccontextmanager
+    async def passing(self, urgent: bool) -> AsyncIterator[int]:
+        """Let one call pass that no lane has claimed for this gate, or raise `GateClosed` at once.
+
+        Gives `times_closed`, which its later checks need. A process sends one circuit probe at a time: if the
+        destination hangs, probes must not take all senders of a lane.
+        """
+        times_closed, is_probe = self.times_closed, not self.is_open
+        must_wait = is_probe and self._is_probing
+        if must_wait or await self._in_redis_thread(partial(self.take, 1, urgent)) != 1:
+            if self.is_open:
+                raise PermitRefused("the destination asked everybody to wait", None, None, self.until_open_s(urgent))
+            raise CircuitOpen("the circuit is open", None, None, self.until_open_s(urgent))
+        self._is_probing = self._is_probing or is_probe
+        try:
+            yield times_closed
+        finally:
+            if is_probe:
+                self._is_probing = False
 
     async def pass_one(self, urgent: bool, times_closed: int) -> None:
         """Let one further call of an attempt pass, waiting for its permit for at most `PERMIT_PATIENCE_S`.
@@ -185,7 +221,7 @@ class Gate:
         if isinstance(learned, RateLimited) or (isinstance(learned, UnknownOutcome) and learned.is_rate_limited):
             hold_s = learned.retry_after or HOLD_WITHOUT_RETRY_AFTER_S
             self.fleet_limits.hold(hold_s)  # before the log, which may block
-            log.warning("%s asks us to slow down: nobody sends to it for %.0f s", self._destination, hold_s)
+            log.warning("%s asks us to slow down: nobody sends to it for %.0f s", self._hold_name, hold_s)
             then.append(self.fleet_limits.share_hold)
             metrics.HOLDS.labels(self._destination).inc()
         if meaning.login == "success" and proves_login:
@@ -286,7 +322,7 @@ class Gate:
                 " (B2COPY_DEVICE_IP): is it still on the service admin's allow-list, and has the admin the permission?",
                 self._name,
                 failure,
-                self._device_ip,
+                self._settings.device_ip,
             )
         else:
             text = str(failure) if isinstance(failure, B2CopyError) else type(failure).__name__

@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, assert_never
 
-from worker.errors import B2CopyError, ReceiverGone
+from worker.errors import B2CopyError, PermitRefused, ReceiverGone
 from worker.flow.meaning_table import Becomes, Counted, Meaning
 from worker.operation import (
     AttemptRecord,
@@ -177,7 +177,9 @@ class RetryPolicy:
         """
         claim = attempt.claim
         last_s = claim.last_wait_s if claim.wait_reason == attempt.meaning.wait_reason else 0.0
-        if attempt.waits_s:
+        # A hold refuses many operations, and few of them pass when it ends. Longer and longer waits would make the
+        # others so late that the destination has nothing to do.
+        if attempt.waits_s and not isinstance(attempt.learned, PermitRefused):
             return next_wait_s(attempt.waits_s, last_s)
         longest_s = max(BACKOFF_FIRST_S, last_s * 3)
         return min(BACKOFF_MAX_S, random.uniform(BACKOFF_FIRST_S, longest_s))  # noqa: S311

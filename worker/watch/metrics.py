@@ -51,7 +51,8 @@ READS = Counter(
 CIRCUIT_OPEN = Gauge(
     "b2copy_circuit_open",
     "1 while this process sends only probes to a destination; 0 if none has failed for two minutes (crm: three hours)"
-    " beyond the Retry-After of the last one. b2copy.reads are the reads of a CRM.",
+    " beyond the Retry-After of the last one. b2copy.reads are the reads of a CRM; crm.task and crm.webhook are the two"
+    " ways of a notice, if both are set.",
     ["destination"],
     multiprocess_mode="livemax",
 )

@@ -27,7 +27,7 @@ class Crm:
     ) -> Any:
         """Carry one notice: `id`, `body` (text) and `trace_id`. See `Endpoint.deliver` and `NotifyTask.publish`."""
         notice = body["id"], body["body"], body.get("trace_id"), before_send
-        if route is PUBLISH:
+        if route.name == PUBLISH.name:
             return await self._task.publish(*notice)
         return await self._endpoint.deliver(*notice)
 

@@ -1,5 +1,6 @@
 """The routes of a notice to the CRM: a webhook, a Celery task of the CRM, or both. Light, because a CRM imports it."""
 
+from dataclasses import replace
 from typing import Any
 
 from worker.b2copy.route import Route
@@ -29,6 +30,8 @@ PUBLISH = Route(
 
 
 def notice_routes(settings: Settings) -> tuple[Route[Any], ...]:
-    """Return the routes that the settings name."""
+    """Return the routes that the settings name. Each of two has a gate of its own, so that one holds up no other."""
+    if settings.notify_task and settings.webhook_url:
+        return replace(PUBLISH, own_gate="crm.task"), replace(DELIVER, own_gate="crm.webhook")
     wanted = ((PUBLISH, settings.notify_task), (DELIVER, settings.webhook_url))
     return tuple(route for route, is_set in wanted if is_set)
