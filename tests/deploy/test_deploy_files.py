@@ -42,6 +42,7 @@ SHIPPED = [
     and not path.name.startswith("requirements")
     and not {"secrets", "__pycache__"} & set(path.parts[:-1])  # other tests import the examples
 ]
+IDLE = ["sleep", "infinity"]  # what the pod for commands does
 EXPOSURE_MAX = 2.0  # of `systemd-analyze security`, from 0 (safe) to 10
 
 
@@ -130,6 +131,28 @@ def test_every_process_of_ours_reads_the_shared_settings() -> None:
         assert "EnvironmentFile=/etc/b2copy-sync/settings.env\n" in unit.read_text(), unit.name
     for name, service in OURS.items():
         assert service["env_file"] == [{"path": "settings.env", "required": False}], name
+
+
+def test_the_pod_for_commands_is_a_worker_that_does_nothing_by_itself() -> None:
+    """Commands that come before the workers start, as after a restore, need what a worker has, and no worker."""
+    named = {(one["kind"], one["metadata"]["name"]): one for one in MANIFESTS if "metadata" in one}
+    command = named["Deployment", "b2copy-command"]
+    pod, worker = PODS["b2copy-command"], PODS["b2copy-worker"]
+    [container], [workers] = pod["containers"], worker["containers"]
+    of_one_worker = {heartbeat.VARIABLE, "B2COPY_METRICS_LISTEN"}
+    policy = named["NetworkPolicy", "b2copy-worker"]["spec"]
+
+    assert command["spec"]["replicas"] == 0
+    assert container["command"] == IDLE
+    assert container["env"] == [one for one in workers["env"] if one["name"] not in of_one_worker]
+    for name in ("image", "envFrom", "volumeMounts", "securityContext", "resources"):
+        assert container[name] == workers[name], name
+    for name in ("volumes", "securityContext", "automountServiceAccountToken"):
+        assert pod[name] == worker[name], name
+    assert policy["podSelector"] == {
+        "matchExpressions": [{"key": "component", "operator": "In", "values": ["worker", "command"]}]
+    }
+    assert command["spec"]["template"]["metadata"]["labels"] == {"component": "command"}
 
 
 def test_a_crm_outside_reaches_both_servers_at_one_address_alone() -> None:
@@ -255,7 +278,7 @@ def test_every_setting_they_name_exists() -> None:
 def started_commands() -> list[list[str]]:
     """Return every command line that the files start, as words."""
     found = [service["command"] for service in OURS.values()]
-    found += [container["command"] for pod in PODS.values() for container in pod["containers"]]
+    found += [one["command"] for pod in PODS.values() for one in pod["containers"] if one["command"] != IDLE]
     for probe in ("livenessProbe", "readinessProbe"):
         found += [pod["containers"][0][probe]["exec"]["command"] for pod in PODS.values() if has_probe(pod)]
     for unit in UNITS:

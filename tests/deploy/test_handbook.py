@@ -91,6 +91,24 @@ def test_with_systemd_each_step_comes_after_what_it_needs() -> None:
     assert places == sorted(places)
 
 
+def test_each_step_of_a_restore_has_a_form_for_each_installation() -> None:
+    """Its first two steps come before any worker starts, so that no worker can be asked to run their commands."""
+    installations = re.findall(r"^\| (compose|systemd|Kubernetes) \| (?:in|as|anywhere)", TEXT, re.M)
+    section = TEXT.partition("### After a restore\n")[2].partition("\n## ")[0]
+    rows = {cells[0]: cells[1:] for line in re.findall(r"^\| (.*) \|$", section, re.M) if (cells := line.split(" | "))}
+    while_stopped = {name: rows[name][1] for name in installations}
+
+    assert installations == ["compose", "systemd", "Kubernetes"]
+    assert rows["installation"] == ["stop, before the restore", "a command of steps 1 and 2", "start, in step 3"]
+    for name in installations:
+        assert len(re.findall(r"`[^`]+`", " | ".join(rows[name]))) >= 3, name
+    assert "run --rm --no-deps worker b2copy-sync ..." in while_stopped["compose"]
+    assert "exec deployment/b2copy-command -- b2copy-sync ..." in while_stopped["Kubernetes"]
+    assert not [name for name, form in while_stopped.items() if re.search(r"exec (deployment/b2copy-)?worker", form)]
+    scaled = re.findall(r"scale deployment ([\w -]+) --replicas=(\d)", section)
+    assert scaled == [("b2copy-worker b2copy-beat b2copy-metrics", "0"), ("b2copy-command", "1")]
+
+
 def test_a_password_of_redis_in_compose_is_changed_in_both_files(tmp_path: Path) -> None:
     block = block_with('sed -i "s/#$old/', "Rotate keys and passwords")
     (tmp_path / "deploy").mkdir()
