@@ -29,9 +29,10 @@ MAY_IMPORT = {
         "worker/webhook",
     },
     "worker/console": {
-        "tasks", "worker/current_user.py", "worker/doctor", "worker/errors.py", "worker/ledger", "worker/messages",
-        "worker/operation.py", "worker/per_process.py", "worker/plaintext.py", "worker/queues.py", "worker/report",
-        "worker/secret_file.py", "worker/session", "worker/settings.py", "worker/storable.py", "worker/watch",
+        "tasks", "worker/current_user.py", "worker/errors.py", "worker/instances.py", "worker/ledger",
+        "worker/messages", "worker/operation.py", "worker/per_process.py", "worker/plaintext.py", "worker/queues.py",
+        "worker/report", "worker/secret_file.py", "worker/session", "worker/settings.py", "worker/storable.py",
+        "worker/watch",
     },
     "worker/demo": {
         "tasks", "worker/instances.py", "worker/ledger", "worker/operation.py", "worker/sandbox", "worker/testbed",

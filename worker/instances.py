@@ -48,6 +48,17 @@ SESSIONS: "dict[str, PerProcess[SharedSession]]" = {"service_admin": session, "b
 """The session of each login of `worker.settings.LOGIN_FIELDS`."""
 
 
+def usable_session(login: str = "service_admin") -> "SharedSession":
+    """Return this process's view of a login's session. Raises `SettingsError` if the keys cannot be used.
+
+    For those who show or renew it now. A worker looks at its keys when it starts.
+    """
+    from worker.session import check_keys
+
+    check_keys(worker_settings())
+    return SESSIONS[login]()
+
+
 def sessions() -> "dict[str, SharedSession]":
     """Return the sessions of the logins that are set."""
     return {login: SESSIONS[login]() for login in worker_settings().logins}

@@ -1,6 +1,12 @@
 """session show, renew, forget: and no token anywhere."""
 
+from pathlib import Path
+
+import pytest
+from cryptography.fernet import Fernet
+
 from tests.cli.conftest import Command
+from worker.ledger import Ledger
 from worker.sandbox.control_client import SandboxControl
 from worker.settings import LOGIN_FIELDS
 
@@ -34,6 +40,22 @@ def test_a_refused_login_is_shown_in_b2copys_words(b2copy_sync: Command) -> None
     assert ran.code == 1
     assert "admin_id is not a service admin" in ran.err
     assert ran.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["doctor", "verify", "status"])
+def test_no_command_that_tells_of_the_session_prints_what_the_session_logs(
+    b2copy_sync: Command, ledger: Ledger, tmp_path: Path, command: str
+) -> None:
+    b2copy_sync("session", "renew")
+    another_key = tmp_path / "another.key"
+    another_key.write_bytes(Fernet.generate_key())
+    another_key.chmod(0o600)
+    words = ("verify", "--to", str(tmp_path / "findings.json")) if command == "verify" else (command,)
+
+    ran = b2copy_sync(*words, B2COPY_STORAGE_KEY_FILE=str(another_key))
+
+    assert ran.code == 0
+    assert "no storage key opens" not in ran.err
 
 
 def test_help_leaves_the_list_of_logins_to_doctor(b2copy_sync: Command) -> None:

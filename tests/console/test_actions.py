@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import forget
 from tests.console.conftest import client_of
 from tests.console.forms import fields_of, fill_and_send
 from tests.operations import (
@@ -345,6 +346,20 @@ def test_the_session_is_renewed_and_the_audit_says_why(active_environment: Envir
         ("renew", "the key was registered again")
     ]
     assert "generation" in client.get("/system").text
+    console.ledger.close()
+
+
+def test_the_console_logs_what_the_session_says_of_a_refused_login(
+    active_environment: Environment, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("B2COPY_KEY_ID", "another")
+    forget()
+    console = make_console(load(ConsoleSettings), True, lambda lane: None)
+
+    answer = fill_and_send(client_of(console), "/fleet/renew")
+
+    assert answer.status_code == 409
+    assert "B2COPY refused the login with key another" in caplog.text
     console.ledger.close()
 
 

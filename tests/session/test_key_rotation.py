@@ -194,6 +194,18 @@ class TestHostsWithDifferentStorageKeys:
 
         assert other().renew(force=True, wait=15).outcome == "login"
 
+    def test_it_is_logged_once_for_each_session_however_often_somebody_looks(
+        self, host: SharedSession, other: Callable[..., SharedSession], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """The console looks every three seconds."""
+        host.current()
+        looks = other()
+
+        for _ in range(3):
+            assert not looks.state().readable
+
+        assert caplog.text.count("no storage key opens generation") == 1
+
 
 @contextmanager
 def unprivileged() -> Iterator[None]:

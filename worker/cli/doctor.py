@@ -34,6 +34,7 @@ def doctor(
     """
     from worker.doctor.run_checks import examine
 
+    output.mute_session()
     results: list[CheckResult] = []
     for result in examine(login, offline):
         results.append(result)

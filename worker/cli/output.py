@@ -5,6 +5,7 @@ looks like a secret is blanked.
 """
 
 import json
+import logging
 import sys
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -51,6 +52,11 @@ def line(text: str = "", style: str = "") -> None:
 def note(text: str) -> None:
     """Print one line to standard error: beside the answer, not part of it."""
     err().print(safe(text), soft_wrap=True)
+
+
+def mute_session() -> None:
+    """Let the session log nothing, for a command that prints what the session would log."""
+    logging.getLogger("worker.session").setLevel(logging.CRITICAL)
 
 
 def document(value: Any) -> None:

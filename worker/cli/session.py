@@ -72,6 +72,7 @@ def forget(login: WhoseSession = "service_admin", as_json: Json = False) -> None
 
 
 def _session(login: str) -> "SharedSession":
-    from worker.doctor.check_session import quiet_session
+    from worker.instances import usable_session
 
-    return quiet_session(login)
+    output.mute_session()
+    return usable_session(login)

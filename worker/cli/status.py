@@ -92,9 +92,9 @@ def _overview(keep_watching: bool, as_json: bool) -> None:
 
 
 def _session_state() -> "State":
-    from worker.doctor.check_session import quiet_session
+    from worker.instances import usable_session
 
-    return quiet_session().state()
+    return usable_session().state()
 
 
 def _show_all(reports: "list[OperationReport]", as_json: bool) -> None:

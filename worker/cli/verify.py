@@ -32,16 +32,17 @@ def verify(
     and field names, and no token, id, host, name or amount. Needs a worker's settings. Exit code 1 if something
     differs.
     """
-    from worker.doctor.check_session import quiet_session
     from worker.doctor.verify_b2copy import Finding, document, private_values
     from worker.doctor.verify_b2copy import verify as all_findings
+    from worker.instances import usable_session
     from worker.settings import Settings, load
 
     if host is not None:
         os.environ["B2COPY_HOST"] = host
     settings = load(Settings)
     findings: list[Finding] = []
-    for finding in all_findings(settings, quiet_session()):
+    output.mute_session()
+    for finding in all_findings(settings, usable_session()):
         findings.append(finding)
         if not as_json:
             _print(finding)

@@ -11,8 +11,8 @@ from worker.console.app import make_app
 from worker.console.password_access import PasswordAccess
 from worker.console.process_state import Console
 from worker.current_user import current_user
-from worker.doctor.check_session import quiet_session
 from worker.errors import SettingsError
+from worker.instances import usable_session
 from worker.ledger import open_ledger
 from worker.ledger.query_limits import limit_queries
 from worker.messages.wake_up import wake
@@ -108,7 +108,7 @@ def _access(settings: ConsoleSettings, alone: bool) -> Access:
 
 def _session() -> SharedSession | str:
     try:
-        return quiet_session()
+        return usable_session()
     except SettingsError as error:  # often a host without keys: the console works, but cannot show or renew the session
         reason = str(error).splitlines()[0]
         return f"this host cannot use the session, because it has not all settings of a worker: {reason}"

@@ -4,7 +4,6 @@ No password is presented that was refused before: that is remembered in the ledg
 """
 
 import ipaddress
-import logging
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,10 +13,10 @@ from pkgutil import iter_modules
 from worker.b2copy import Route, routes
 from worker.doctor import CheckResult
 from worker.errors import B2CopyError, CredentialsRejected, SettingsError, StoreUnavailable
-from worker.instances import SESSIONS
+from worker.instances import usable_session
 from worker.report.session_report import OUTCOMES
-from worker.session import TERMINAL, SharedSession, check_keys
-from worker.settings import LOGIN_FIELDS, Settings, variable, worker_settings
+from worker.session import TERMINAL, SharedSession
+from worker.settings import LOGIN_FIELDS, Settings, variable
 
 PATIENCE_S = 30.0  # seconds that a command waits for a login, its own or another process's
 
@@ -31,7 +30,7 @@ def check(settings: Settings, login: str, renew: bool) -> Iterator[CheckResult]:
         remedy = f"set B2COPY_ACCOUNTS_LOGIN or B2COPY_WIDGETS_LOGIN to {login}, or remove {_variables_of(login)}"
         yield CheckResult(login, "warn", f"{_variables_of(login)} are set, and no route uses this login", remedy)
     try:
-        shared = quiet_session(login)
+        shared = usable_session(login)
     except SettingsError as error:
         yield CheckResult(login, "skip", f"not without the keys: {str(error).splitlines()[0]}")
         return
@@ -55,16 +54,6 @@ def check_unset(settings: Settings) -> Iterator[CheckResult]:
         if login in _logins_of_routes(settings) and login not in settings.logins:
             message = "a route of B2COPY uses this login, and it is not set"
             yield CheckResult(login, "FAIL", message, f"set {_variables_of(login)}; {_effect_of(login)}")
-
-
-def quiet_session(login: str = "service_admin") -> SharedSession:
-    """Return the fleet's session for a command, which prints what the session would log.
-
-    Raises `SettingsError` if the keys cannot be used.
-    """
-    check_keys(worker_settings())
-    logging.getLogger("worker.session").setLevel(logging.CRITICAL)
-    return SESSIONS[login]()
 
 
 def _report(login: str, shared: SharedSession, renew: bool) -> Iterator[CheckResult]:
