@@ -10,7 +10,7 @@
       - StoreUnavailable    because Redis does not answer
     - OtherLoginUnavailable another login than the service admin's gives no token: only operations that need it wait
     - NoSeamlessUrl         the secret of seamless logins is refused or unusable: only operations that need it wait
-    - AccessRejected        401 twice in a row, or 403: our access, or this operation's, is refused
+    - AccessRejected        401 also to a new token, or 403: our access, or this operation's, is refused
     - NotFromB2Copy         a 4xx of a proxy in front of B2COPY, for instance one that has no route to it
     - GateClosed            we do not send just now: nothing was sent
       - CircuitOpen         because the destination is unavailable
@@ -111,7 +111,7 @@ class NoSeamlessUrl(Transient):
 
 
 class AccessRejected(Transient):
-    """A fresh token was refused too (401 twice), or the service admin lacks the permission (403)."""
+    """A fresh token was refused too (401), or the service admin lacks the permission (403)."""
 
 
 class NotFromB2Copy(Transient):

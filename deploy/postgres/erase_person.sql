@@ -4,8 +4,8 @@
 --     -f deploy/postgres/erase_person.sql
 --
 -- These stay, and `still_open` counts them: operations that have not ended, because B2COPY may be doing them; failed
--- ones whose outcome nobody knows or has decided; those that an open operation waits for; and requests that no worker
--- has taken. Run it again when they have ended or are decided. What people decided stays in the audit, with who decided
+-- ones whose outcome nobody knows or has decided; parents of open or failed operations; and requests that no worker has
+-- taken. Run it again when they have ended or are decided. What people decided stays in the audit, with who decided
 -- and when; its reason, its payloads and the login of an identity go. An open proposal that names the login is closed.
 --
 -- What names a platform is erased only if it names this one. Fee runs name none: for them the login alone counts.
@@ -42,11 +42,11 @@ SELECT
         )
     )
     AND NOT EXISTS (
-        SELECT 1 FROM b2copy_operations AS child WHERE child.parent = o.key AND child.due_at IS NOT NULL
+        SELECT 1 FROM b2copy_operations AS child
+        WHERE child.parent = o.key AND (child.due_at IS NOT NULL OR child.state = 'failed')
     ) AS may_go
 FROM b2copy_operations AS o
-WHERE entity = :'login'
-OR pg_temp.names(payload, :'login', :'platform')
+WHERE pg_temp.names(payload, :'login', :'platform')
 OR pg_temp.names(result, :'login', :'platform');
 
 -- Its attempts go with it. What a person has replayed in the meantime stays.

@@ -412,7 +412,15 @@ def test_after_a_restore_a_cancelled_import_says_what_may_have_been_done(
     distrust_restored(ledger, {}, "ada", "restored")
 
     cancelled = b2copy_sync("import", "cancel", name, "--why", "wrong file")
+    replayed = b2copy_sync(
+        "failed", "replay", "--reason", "unresolved", "--why", "as the alert says", "--yes", "--json"
+    )
+    shown = b2copy_sync("failed", "show", "W1")
 
+    assert replayed.document["replayed"] == []
+    assert set(replayed.document["left_alone"]) == {"fees.process:W1", "fees.process:W2"}
+    assert "Its import was cancelled after a restore, and this ledger has not sent it" in shown.out
+    assert "b2copy-sync failed resolve fees.process:W1 --failed" in shown.out
     assert cancelled.out == (
         f"import {name} is cancelled: 0 operations cancelled, 0 not: sent already, or being sent\n"
         "2 operations may have been done before the ledger was restored, and end as unresolved:"

@@ -87,7 +87,7 @@ def be_late(ledger: Ledger, fault: str) -> None:
         ("old money", "b2copy-sync list --lane money --age 120s"),
         ("a row that nobody takes", "no worker has taken a row for 10 min"),
         ("an open circuit", "destination b2copy is unavailable, 1 operation waiting"),
-        ("an open circuit of the CRM", "destination crm is unavailable, 1 operation waiting"),
+        ("an open circuit of the CRM", "a way of notices to the CRM is unavailable, 1 operation waiting"),
         ("no access", "B2COPY refuses our access to 1 operation"),
         ("what is unresolved", "1 operation unresolved"),
         ("a pause", "by bob: B2COPY is in maintenance"),

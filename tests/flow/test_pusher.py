@@ -198,6 +198,8 @@ def test_an_unknown_outcome_stays_unknown_while_an_operation_waits_for_a_newer_v
 
     waiting = find_operation(ledger)
     assert (waiting.state, waiting.outcome_unknown, waiting.sent) == (State.WAITING, True, True)
+    # Evidence of this claim would keep a late answer of the process from deciding the operation.
+    assert [one.outcome for one in attempts_of(ledger, waiting.id)] == ["lease_lapsed"]
 
 
 def test_an_operation_with_an_unknown_field_that_must_not_be_repeated_is_unresolved(

@@ -517,6 +517,20 @@ def test_a_hold_lets_no_wait_of_such_a_kind_grow_beyond_the_engines(policy: Retr
     assert waits[1] == 3600.0
 
 
+def test_an_open_circuit_lets_such_a_wait_grow_to_a_minute_at_most(policy: RetryPolicy) -> None:
+    """Another process may close it at any time, and then nobody makes this process's operations due."""
+    refused = CircuitOpen("the circuit is open", None, None, 1.0)
+    waits = {
+        last_s: policy.decide(
+            finished(a_claim(wait_reason=WaitReason.CIRCUIT_OPEN, last_wait_s=last_s), refused, waits_s=WAITS_S)
+        ).due_in_s
+        for last_s in (0.0, 5.0, 15.0, 60.0, 900.0)
+    }
+
+    assert [waits[last_s] for last_s in (0.0, 5.0)] == [1, 15]
+    assert all(0.8 * 60 <= (waits[last_s] or 0.0) <= 1.2 * 60 for last_s in (60.0, 900.0))
+
+
 @pytest.mark.parametrize("sent", [True, False])
 def test_a_failure_without_a_request_says_nothing_about_an_earlier_one(policy: RetryPolicy, sent: bool) -> None:
     claim = a_claim(outcome_unknown=True)

@@ -465,17 +465,38 @@ class TestARouteThatRefusesNewTokensToo:
             event_loop().run(client.account_statistics(OfAccount(account="7")))
         assert token_calls(refusing) == 3
 
-    def test_a_minute_later_it_may_renew_once_more(
+    def test_it_renews_again_once_the_token_is_older_each_time_twice_as_old(
         self, http: Http, refusing: SandboxControl, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        self.refuse(http)
-        monkeypatch.setattr(client_module, "RENEW_AGAIN_S", 0.0)
-        self.refuse(http)
-        assert token_calls(refusing) == 3
+        def renewals() -> int:
+            self.refuse(http)
+            return token_calls(refusing)
 
-        monkeypatch.setattr(client_module, "RENEW_AGAIN_S", 60.0)
+        monkeypatch.setattr(client_module, "RENEW_AGAIN_FIRST_S", 1.0)
+        began = time.monotonic()
+        assert renewals() == renewals() == 2
+
+        until(lambda: renewals() == 3)
+        assert time.monotonic() - began >= 1.0
+        assert http._refusing == {("service_admin", ACCOUNTS): 2.0}
+        assert renewals() == 3
+
+    def test_it_is_served_soon_after_b2copy_accepts_the_login_again(
+        self, http: Http, refusing: SandboxControl, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Where all operations use one route, nobody else renews the session that B2COPY has ended meanwhile."""
+        monkeypatch.setattr(client_module, "RENEW_AGAIN_FIRST_S", 0.5)
         self.refuse(http)
-        assert token_calls(refusing) == 3
+        refusing.switches(generation1_login="either")
+        refusing.revoke_all(refresh_too=False)
+
+        def is_served() -> bool:
+            try:
+                return self.get(http, ACCOUNTS).status == 200
+            except AccessRejected:
+                return False
+
+        until(is_served, within=5.0)
 
     def test_its_401_renews_again_once_it_has_accepted_a_token(self, http: Http, refusing: SandboxControl) -> None:
         self.refuse(http)

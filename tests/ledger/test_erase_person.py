@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import text
 
 from tests.ledger.databases import on_postgresql
-from tests.operations import fail_operation, find_operation, record_operation, succeed_operation
+from tests.operations import claim_named, fail, fail_operation, find_operation, record_operation, succeed_operation
 from worker.ledger import (
     Identity,
     Ledger,
@@ -123,6 +123,8 @@ def test_what_has_the_same_digits_and_is_no_login_of_that_platform_stays(ledger:
         fail_operation(ledger, f"2/{THEIRS}", kind=kind, payload={"login": THEIRS, "platform": platform})
         for kind, platform in (("clients.register", 2), ("accounts.create", "2"))
     ]
+    call = {"path": "/x", "body": {"platform": 2, "login": THEIRS}}
+    of_platform_2.append(fail_operation(ledger, "C1", kind="call", lane="default", entity=THEIRS, payload=call))
     store_identities(ledger, [Identity("2", THEIRS, "C-2"), Identity("1", OTHER, client_id=THEIRS)])
     leave_request(ledger, "fees.process", f'{{"account_login": "{OTHER}", "request_id": "{THEIRS}"}}', "crm", None)
 
@@ -154,6 +156,12 @@ def test_what_nobody_has_decided_and_what_others_wait_for_stays(ledger: Ledger) 
     run_script(ledger)
     assert {one.key for one in search(ledger)} == {unresolved, parent, child}
 
+    claimed = claim_named(ledger, "1/3", "accounts.create")
+    fail(ledger, claimed, failure_reason="client_unknown", sent=False)
+    run_script(ledger)
+    assert {one.key for one in search(ledger)} == {unresolved, parent, child}  # the failed one may be replayed
+
+    replay(ledger, [child], "ann", "wrong")
     cancel(ledger, child, "ann", "not wanted")
     run_script(ledger)
     assert {one.key for one in search(ledger)} == {unresolved, child}

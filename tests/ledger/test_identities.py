@@ -181,10 +181,17 @@ def test_identities_found_out_elsewhere_are_stored_and_newer_values_win(ledger: 
 
 
 @pytest.mark.parametrize("shown_by", [f"{OPENING}1/700100", RECONCILED])
-def test_an_import_of_ids_does_not_make_an_account_without_id_forgotten(ledger: Ledger, shown_by: str) -> None:
-    store_identities(ledger, [Identity("1", "700100", learned_from=shown_by, learned_at=1)])
+@pytest.mark.parametrize("is_shown_first", [True, False])
+def test_an_import_of_ids_does_not_make_an_account_without_id_forgotten(
+    ledger: Ledger, shown_by: str, is_shown_first: bool
+) -> None:
+    known_here = [
+        Identity("1", "700100", learned_from=shown_by, learned_at=1),
+        Identity("1", "700100", crm_id="C-1", learned_at=2),
+    ]
 
-    store_identities(ledger, [Identity("1", "700100", crm_id="C-1")])
+    for one in known_here if is_shown_first else reversed(known_here):
+        store_identities(ledger, [one])
 
     assert known(ledger).has_account
     assert (known(ledger).crm_id, known(ledger).learned_from) == ("C-1", shown_by)

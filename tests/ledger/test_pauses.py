@@ -17,6 +17,7 @@ from tests.operations import (
     names_of,
     record_operations,
     succeed,
+    succeed_all,
 )
 from tests.support import until
 from worker.ledger import (
@@ -135,6 +136,26 @@ def test_what_waits_in_another_lane_for_something_paused_does_not_expire(
     succeed(ledger, claim_one(ledger, lane="bulk"))
     assert names_of(claim_due(ledger)) == ["C"]
     assert 5 * 30 <= external_wait_s(ledger, "C") < 5 * 31 + 15
+
+
+def test_what_waits_behind_something_that_waits_for_a_pause_does_not_expire_either(
+    ledger: Ledger, clock: LedgerClock
+) -> None:
+    record_operations(ledger, "P", lane="bulk", time_allowed_s=600)
+    record_operations(ledger, "F", entity="A", parent="fees.process:P", time_allowed_s=50)
+    record_operations(ledger, "B", entity="A", time_allowed_s=50)
+    record_operations(ledger, "C", parent="fees.process:F", time_allowed_s=50)
+    assert claim_due(ledger) == []
+    pause(ledger, "bulk", "ada", "incident")
+    for _ in range(5):
+        clock.advance(31)
+        assert claim_due(ledger) == []
+
+    resume(ledger, "bulk", "ada", "done")
+
+    succeed(ledger, claim_one(ledger, lane="bulk"))
+    assert succeed_all(ledger)[0] == "F"
+    assert {find_operation(ledger, name).state for name in "FBC"} == {State.SUCCEEDED}
 
 
 def resume_import(ledger: Ledger) -> None:

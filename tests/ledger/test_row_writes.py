@@ -360,7 +360,8 @@ def test_a_late_answer(ledger: Ledger, is_failed: bool) -> None:
 
 @pytest.mark.parametrize("state", ["queued", "waiting"])
 def test_the_decision_about_its_batch(ledger: Ledger, state: str) -> None:
-    begin(ledger, (QUEUED if state == "queued" else WAITING) | {"sent": False, "deadline_at": 1}, batch="book")
+    row = (QUEUED if state == "queued" else WAITING) | {"sent": False, "deadline_at": 1, "outcome_unknown": False}
+    begin(ledger, row, batch="book")
 
     def obey(decide: Callable[..., object]) -> Callable[[Ledger], bool]:
         def act(one: Ledger) -> bool:

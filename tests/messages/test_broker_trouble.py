@@ -142,6 +142,8 @@ def test_acknowledgements_that_a_frozen_redis_misses_cost_no_slots(
     assert [stored(message_id).payload["task"] for message_id in ids] == ["b2copy.nonsense"] * CONCURRENCY
     with locked_ledger(fleet):
         fill_slots(fleet, crm)
+    with fleet.broker.client as client:
+        until(lambda: not client.hlen(UNACKED))
     assert process.started == 1
 
 

@@ -174,6 +174,18 @@ class TestHostsWithDifferentStorageKeys:
         assert other().current().generation
         assert sandbox.counters()["logins"] == 2
 
+    def test_a_host_whose_sessions_live_shortly_does_not_keep_the_others_out(
+        self, host: SharedSession, other: Callable[..., SharedSession], sandbox: SandboxControl
+    ) -> None:
+        sandbox.switches(access_format="jwt", access_lifetime=20)
+        host.current()
+        late = other()
+
+        with pytest.raises(SessionUnavailable, match="another storage key") as caught:
+            late.current(wait=0.05)
+
+        assert 0 < (caught.value.retry_after or 0) <= 10.0
+
     def test_a_session_that_has_ended_is_replaced_at_once(
         self,
         host: SharedSession,

@@ -77,7 +77,10 @@ def test_commands_that_alerts_name_exist() -> None:
 def test_no_alert_sends_people_to_b2copy_before_the_page_of_the_operation_names_the_step() -> None:
     [action] = [rule["annotations"]["action"] for rule in RULES if rule["alert"] == "MoneyUnresolved"]
 
-    assert "`b2copy-sync failed show KEY` for each: it names the command. A fee run is replayed" in action
+    assert (
+        "`b2copy-sync failed show KEY` for each: it names the command. For a fee run that was sent it is a replay"
+        in action
+    )
 
 
 def test_the_alerts_fire_when_they_should(promtool: Callable[..., str]) -> None:

@@ -12,12 +12,13 @@ from worker.cli.find_by_name import look_up
 from worker.cli.open_ledger import existing_ledger
 from worker.cli.operation_view import note_unknown_kind
 from worker.cli.options import WHICH, By, ByKind, ByLane, ByReason, Json, Since, Why, per_second
-from worker.operation import State
+from worker.operation import State, was_cancelled_unsent
 
 if TYPE_CHECKING:
     from worker.ledger import Ledger
     from worker.operation import Operation
 
+_CANCELLED = "its import was cancelled after a restore: name its KEY if it is still wanted"
 _PAGE = 500  # operations read, or replayed without --rate, in one transaction
 
 
@@ -71,6 +72,8 @@ def replay(
         else:
             chosen = list(_all_failed(ledger, failure_reason=reason, kind=kind, lane=lane, since=since))
         left_alone = {one.key: why_not for one in chosen if (why_not := why_not_replayable(one, not_done))}
+        if not keys:  # a replay would do what was cancelled
+            left_alone |= {one.key: _CANCELLED for one in chosen if was_cancelled_unsent(one)}
         wanted = [one for one in chosen if one.key not in left_alone]
         to_propose = [one for one in wanted if ledger.needs_approval(one.kind, one.lane)]
         money = sum(moves_money(one.kind, one.lane, ALL_KINDS) for one in wanted)

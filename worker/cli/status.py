@@ -94,6 +94,7 @@ def _overview(keep_watching: bool, as_json: bool) -> None:
 def _session_state() -> "State":
     from worker.instances import usable_session
 
+    output.mute_session()
     return usable_session().state()
 
 
@@ -125,9 +126,9 @@ def _polled(ledger: "Ledger", operation: "Operation") -> "Operation":
         return operation
     wake(operation.lane)
     ends = time.monotonic() + _PATIENCE
-    while (now := find(ledger, operation.key) or operation).state not in FINAL and tried() == before:
+    while (find(ledger, operation.key) or operation).state not in FINAL and tried() == before:
         if time.monotonic() > ends:
             output.note(f"not tried within {span(_PATIENCE)}: is a worker running? (b2copy-sync doctor)")
             break
         time.sleep(0.1)
-    return now
+    return find(ledger, operation.key) or operation  # only now: it may have been tried since it was read

@@ -43,6 +43,7 @@ BUTTONS = sentences.Remedies(
     replay="replay it",
     correct=sentences.COMMANDS.correct,  # the console has no page for it
     resolve_done="press “It was done”",
+    resolve_not_done="press “It was not done”",
     replay_not_done="press “It was not done: replay”",
 )
 EXPORT_LIMIT = 1_000  # rows of an exported file

@@ -115,7 +115,9 @@ class AttemptMaker:
         why = f"this version knows no {unknown}"
         learned = Later(NEWER_VERSION_WAIT_S, one_line(why))
         record = _record_of(None, learned, meaning_of(learned), time.time(), 0.0, self._leases.owner, counted=False)
-        left = Transition(claim, State.WAITING, attempt=record, progress=claim.progress, sent=False)
+        # A late answer may still decide an operation whose outcome is unknown, if no later claim leaves evidence.
+        evidence = None if claim.outcome_unknown else record
+        left = Transition(claim, State.WAITING, attempt=evidence, progress=claim.progress, sent=False)
         if claim.overdue:
             return left._replace(state=State.FAILED, failure_reason=reason_when_overdue(claim))
         log.error("operation %s waits: %s", claim.key, why)

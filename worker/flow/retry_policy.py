@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, assert_never
 
-from worker.errors import B2CopyError, PermitRefused, ReceiverGone
+from worker.errors import B2CopyError, CircuitOpen, PermitRefused, ReceiverGone
 from worker.flow.meaning_table import Becomes, Counted, Meaning
 from worker.operation import (
     AttemptRecord,
@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 BACKOFF_FIRST_S = 1.0  # seconds
 BACKOFF_MAX_S = 10.0  # seconds; short, so that waits end soon after an outage. The open circuit limits the calls
+CIRCUIT_WAIT_MAX_S = 60.0  # seconds; the waits of a kind's own grow no further while an open circuit refuses
 POLL_WIDENING = 1.5  # the wait before a poll is so many times the last one, up to the kind's maximum
 
 
@@ -180,7 +181,10 @@ class RetryPolicy:
         # A hold refuses many operations, and few of them pass when it ends. Longer and longer waits would make the
         # others so late that the destination has nothing to do.
         if attempt.waits_s and not isinstance(attempt.learned, PermitRefused):
-            return next_wait_s(attempt.waits_s, last_s)
+            wait_s = next_wait_s(attempt.waits_s, last_s)
+            if isinstance(attempt.learned, CircuitOpen):  # nothing was sent, and the circuit may close at any time
+                wait_s = min(wait_s, CIRCUIT_WAIT_MAX_S * random.uniform(0.8, 1.2))  # noqa: S311
+            return wait_s
         longest_s = max(BACKOFF_FIRST_S, last_s * 3)
         return min(BACKOFF_MAX_S, random.uniform(BACKOFF_FIRST_S, longest_s))  # noqa: S311
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
@@ -23,7 +22,9 @@ from worker.watch.blank_secret import without_secret
 _PATH = re.compile(r"/(?!/)[A-Za-z0-9._~%/-]*")
 _RESENDABLE = frozenset({OnUnknown.START_OR_GET, OnUnknown.REPEAT})
 
-RENEW_AGAIN_S = 60.0  # seconds; how often a 401 renews the session on a route that refuses new access tokens too
+# Seconds; on a route that refuses new access tokens too, a 401 renews the session only if the token is so old. The age
+# doubles with each new token that the route refuses.
+RENEW_AGAIN_FIRST_S, RENEW_AGAIN_MAX_S = 5.0, 30.0
 REFUSING_MAX = 256  # routes that are remembered, because the callers of generic calls choose theirs
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
@@ -66,7 +67,7 @@ class Http:
         self._last_headers: dict[
             bool, tuple[str | None, Mapping[str, str]]
         ] = {}  # whether there is a body -> access token, headers
-        # (login, route) that refused a new access token too -> when a 401 there last renewed the session (monotonic, s)
+        # (login, route) that refused a new access token too -> how old a token must be for a 401 there to renew it, s
         self._refusing: dict[tuple[str, str], float] = {}
 
     async def request(
@@ -87,8 +88,8 @@ class Http:
         revocation, so it is replaced once more.
 
         If a route refuses such a new token too, the login may have no access to that route, and the other routes may
-        accept the token. So until the route answers 2xx, its 401s renew the session, which all routes share, once a
-        minute at most. `route` names the route; without it, `path` does.
+        accept the token. So until the route answers 2xx, its 401s renew the session, which all routes share, only if
+        the token was made some time ago, by whatever process. `route` names the route; without it, `path` does.
 
         `on_unknown` says whether sending twice does harm. If it does, the request gets a connection of its own. If it
         does not, a reused connection that turns out to be closed is replaced, once. The first request may have been
@@ -147,8 +148,8 @@ class Http:
             return answer
         shared_calls = self._shared_calls()
         refused_at = await shared_calls.call((login, "clock"), session.clock)
+        self._check_may_renew(request.name, login, route, (refused_at - token.generation) / 1000)
         for _ in range(2):
-            self._check_may_renew(request.name, login, route)
             token = await shared_calls.call((login, token.generation), session.rejected, token)
             answer = await self._send(request, token)
             if answer.status != 401:
@@ -163,18 +164,18 @@ class Http:
         if 200 <= answer.status < 300:  # any other answer may come from a proxy that has not looked at the token
             self._refusing.pop((login, route), None)
 
-    def _check_may_renew(self, name: str, login: str, route: str) -> None:
-        """Raises `AccessRejected` if the route refuses new access tokens and renewed the session a short time ago."""
-        renewed_at = self._refusing.get((login, route))
-        if renewed_at is None:
-            return
-        if time.monotonic() < renewed_at + RENEW_AGAIN_S:
-            raise AccessRejected(f"{name}: refused, as was a new access token before", 401)
-        self._refusing[login, route] = time.monotonic()
+    def _check_may_renew(self, name: str, login: str, route: str, age_s: float) -> None:
+        """Raises `AccessRejected` if the route refuses new access tokens, and this one, of this age, is too new."""
+        if age_s < self._refusing.get((login, route), age_s):
+            raise AccessRejected(
+                f"{name}: refused. The token is {age_s:.0f} s old, and this route has refused a new token before, so it"
+                " is not replaced yet",
+                401,
+            )
 
     def _remember_refusing(self, login: str, route: str) -> None:
-        self._refusing.pop((login, route), None)  # so that the route becomes the last one
-        self._refusing[login, route] = time.monotonic()
+        last_s = self._refusing.pop((login, route), RENEW_AGAIN_FIRST_S / 2)  # so that the route becomes the last one
+        self._refusing[login, route] = min(RENEW_AGAIN_MAX_S, last_s * 2)
         if len(self._refusing) > REFUSING_MAX:
             del self._refusing[next(iter(self._refusing))]
 

@@ -109,9 +109,10 @@ def _upsert(dialect: str) -> Any:
         for name, replaced in replaces.items()
     }
     merged["learned_at"] = case((is_newer, new.learned_at), else_=known.learned_at)
-    # It may be all that shows that B2COPY has an account: it need not have told the account's id.
-    is_forgotten = shows_account(known.learned_from) & ~shows_account(new.learned_from)
-    merged["learned_from"] = case((is_newer & ~is_forgotten, new.learned_from), else_=known.learned_from)
+    # It may be all that shows that B2COPY has an account: B2COPY need not have told the account's id.
+    is_shown, was_shown = shows_account(new.learned_from), shows_account(known.learned_from)
+    is_taken = (is_shown & ~was_shown) | (is_newer & (is_shown | ~was_shown))
+    merged["learned_from"] = case((is_taken, new.learned_from), else_=known.learned_from)
     opens_later = new.learned_from.startswith(OPENING) & (new.learned_at >= known.closed_at)
     merged["closed_at"] = case((opens_later, null()), else_=known.closed_at)
     return insert.on_conflict_do_update(index_elements=["destination", "platform", "login"], set_=merged)

@@ -17,7 +17,19 @@ so that no later operation overtakes it.
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, BindParameter, Connection, Row, bindparam, case, exists, func, select, update
+from sqlalchemy import (
+    BigInteger,
+    BindParameter,
+    ColumnElement,
+    Connection,
+    Row,
+    bindparam,
+    case,
+    exists,
+    func,
+    select,
+    update,
+)
 
 from worker.ledger.pauses import paused_since
 from worker.ledger.prepared_statements import Prepared
@@ -25,6 +37,7 @@ from worker.ledger.schema import (
     batches,
     c,
     due_now,
+    flags,
     in_list,
     is_aside,
     is_held,
@@ -73,12 +86,20 @@ _comes_back = exists().where(
 _running = exists().where(
     _ahead.c.entity == c.entity, _ahead.c.state == sql_literal(State.RUNNING), _ahead.c.id != c.id
 )
-_parent_is_paused = _parent.c.due_at.is_not(None) & (
-    paused_since(_parent.c.lane).is_not(None) | is_held(_parent.c) | is_aside(_parent.c)
-)
+_is_any_paused = exists().where(flags.c.name.startswith("pause:")) | exists().where(batches.c.decision == "paused")
+
+
+def _is_paused(of: Any) -> ColumnElement[bool]:
+    """Return the SQL condition that a pause holds an operation, or may hold what it waits for."""
+    is_behind = of.wait_reason.in_([sql_literal(WaitReason.BEHIND_PARENT), sql_literal(WaitReason.BEHIND_ENTITY)])
+    is_itself = paused_since(of.lane).is_not(None) | is_held(of) | is_aside(of)
+    return is_itself | func.coalesce(is_behind, False) & _is_any_paused
+
+
+_parent_is_paused = _parent.c.due_at.is_not(None) & _is_paused(_parent.c)
 # The first of the line holds up all others. Only it is read, because a line may be long.
-_first_paused_since = (
-    select(paused_since(_ahead.c.lane))
+_first_is_paused = (
+    select(_is_paused(_ahead.c))
     .where(_ahead.c.entity == c.entity, is_in_line(_ahead.c), ~is_held(_ahead.c))
     .order_by(_ahead_position, _ahead.c.id)
     .limit(1)
@@ -96,7 +117,7 @@ _BLOCKED = (
             ),
             (c.entity.is_not(None) & (_earlier | _running | _comes_back), sql_literal(WaitReason.BEHIND_ENTITY)),
         ).label("wait_reason"),
-        (func.coalesce(_parent_is_paused, False) | _first_paused_since.is_not(None)).label("by_pause"),
+        (func.coalesce(_parent_is_paused, False) | func.coalesce(_first_is_paused, False)).label("by_pause"),
     )
     .select_from(operations.outerjoin(_parent, _parent.c.key == c.parent))
     .where(in_list(c.id, "ids"))

@@ -113,8 +113,10 @@ class _QoS(kombu_redis.QoS):
         """
         try:
             yield
-        except Exception:
+        except Exception as error:
             virtual.QoS.ack(self, delivery_tag)
+            if self.channel.connection is None:  # closed since. kombu's AttributeError would end the worker.
+                raise redis.ConnectionError("the connection to Redis was closed") from error
             raise
 
     def restore_by_tag(self, tag: Any, client: Any = None, leftmost: bool = False) -> None:

@@ -8,7 +8,7 @@ from worker.ledger.due import COUNT_LIMIT
 from worker.ledger.overview import Overview, overview
 from worker.ledger.statistics import Statistics, statistics_of
 from worker.operation import AuditEntry, FailureReason, WaitReason
-from worker.queues import destination_of
+from worker.queues import CRM, destination_of
 from worker.report.format_values import count, our_address, span
 from worker.report.operation_report import pause_document
 from worker.report.thresholds import DISPATCH_LATE_S, DUE_LATE_S, HELD_LONG_S, MONEY_LATE_S
@@ -80,9 +80,10 @@ def outage_notes(seen: Overview) -> list[str]:
         if group.reason == WaitReason.CIRCUIT_OPEN:
             destination = destination_of(group.lane)
             waiting[destination] = waiting.get(destination, 0) + group.count
+    names = {CRM: "a way of notices to the CRM"}
     return [
-        f"destination {destination} is unavailable, {count(number)} waiting: nothing is lost, and they continue by"
-        " themselves"
+        f"{names.get(destination, f'destination {destination}')} is unavailable, {count(number)} waiting: nothing is"
+        " lost, and they continue by themselves"
         for destination, number in sorted(waiting.items())
     ]
 

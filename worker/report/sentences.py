@@ -18,6 +18,7 @@ from worker.operation import (
     WaitReason,
     is_replayable,
     may_have_been_done,
+    was_cancelled_unsent,
 )
 from worker.operation_kind import Kind
 from worker.queues import B2COPY, CRM
@@ -78,6 +79,7 @@ class Remedies(NamedTuple):
     replay: str
     correct: str
     resolve_done: str
+    resolve_not_done: str
     replay_not_done: str
 
 
@@ -86,6 +88,7 @@ COMMANDS = Remedies(
     replay='`b2copy-sync failed replay {key} --why "..." --yes`',
     correct='`b2copy-sync failed correct {key} NAME=VALUE --why "..." --yes`',
     resolve_done='`b2copy-sync failed resolve {key} --succeeded{results} --why "..." --yes`',
+    resolve_not_done='`b2copy-sync failed resolve {key} --failed --why "..."`',
     replay_not_done='`b2copy-sync failed replay {key} --it-was-not-done --why "..." --yes`',
 )
 _FAILED_REMEDIES = {
@@ -109,6 +112,11 @@ _UNRESOLVED_REMEDIES = {
         "Find out at {destination} whether {step} was done. If it was: {resolve_done}. If it was not: {replay_not_done}"
     ),
 }
+_CANCELLED_REMEDY = (
+    "Its import was cancelled after a restore, and this ledger has not sent it. A replay would do it if it was not done"
+    " before. Find out at {destination} whether it was done. If it was: {resolve_done}. If it was not: to leave it so,"
+    " {resolve_not_done}; to do it all the same, {replay_not_done}"
+)
 
 
 def standing(
@@ -150,6 +158,8 @@ def remedy(operation: Operation, kinds: Kinds, remedies: Remedies = COMMANDS) ->
         return ""
     if operation.kind == MESSAGE_KIND:
         return _MESSAGE_REMEDY
+    if was_cancelled_unsent(operation):
+        return _filled(_CANCELLED_REMEDY, operation, named)
     if not is_replayable(operation):
         return _filled(_UNRESOLVED_REMEDIES[OnUnknown.STOP], operation, named)
     if reason == FailureReason.UNRESOLVED:

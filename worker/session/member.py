@@ -147,12 +147,13 @@ class Member:
 
         It is that of a host with other storage keys, which cannot read ours either. Without a pause after a login the
         two hosts would log in alternately as often as they read Redis. After a refresh there is no pause, because a
-        host whose tokens live shortly would always have a young session, and keep the other host out for ever.
+        host whose tokens live shortly would always have a young session, and keep the other host out for ever. For the
+        same reason the pause is no longer than half of the session's life.
         """
         age_s = (self.store.now() - stored.obtained_at) / 1000
         if stored.origin != "login" or age_s < 0 or not is_of_other_keys(self._storage_keys(), stored.blob):
             return 0.0
-        return self._timings.other_key_pause - age_s
+        return min(self._timings.other_key_pause, stored.life_s / 2) - age_s
 
     def _storage_keys(self) -> MultiFernet:
         """Read the keys that encrypt the tokens. Raises `CredentialsRejected` if their file cannot be used."""

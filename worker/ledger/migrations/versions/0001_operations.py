@@ -211,6 +211,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
         sqlite_autoincrement=True,
     )
+    op.create_index("b2copy_requests_kind", "b2copy_requests", ["kind", "id"])
     op.create_table(
         "b2copy_identities",
         _text("destination"),
