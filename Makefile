@@ -44,7 +44,7 @@ export NODE_PATH ?= $(CURDIR)/.venv/node_modules
 demo: setup  ## the fees of 200 withdrawals, end to end, on this machine alone; with CONSOLE=1 look at them
 	@$(CLEAN) $(BIN)/b2copy-sync demo $(if $(CONSOLE),--console)
 
-INTERFACES := tests/cli tests/console tests/demo tests/pytest_plugin tests/reconcile tests/sandbox tests/watch \
+INTERFACES := tests/cli tests/console tests/crm tests/demo tests/pytest_plugin tests/reconcile tests/sandbox tests/watch \
   tests/webhook tests/test_app.py tests/test_celery_commands.py tests/test_developer_guide.py tests/test_readme.py \
   tests/test_routes_table.py
 
