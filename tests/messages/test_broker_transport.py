@@ -145,6 +145,21 @@ def test_a_message_that_nobody_needs_any_more_costs_no_slot_although_redis_has_n
     assert consumer.qos._without_note == {}
 
 
+@pytest.mark.parametrize("disposal", ["ack", "reject"])
+def test_an_acknowledgement_after_the_connection_was_closed_is_an_error_that_celery_handles(
+    consumer: Any, monkeypatch: pytest.MonkeyPatch, disposal: str
+) -> None:
+    """Celery logs an error of the connection. It ends the worker for any other one."""
+    message = consumer.basic_get(INBOX)
+    monkeypatch.setattr(consumer, "connection", None)  # as after the close of the channel
+    monkeypatch.setattr(consumer, "_pool", None)
+
+    with pytest.raises(redis.ConnectionError):
+        DISPOSALS[disposal](message)
+
+    assert consumer.qos.can_consume()
+
+
 def test_a_message_that_exists_here_alone_stays_until_redis_takes_it_back(broker: Broker, consumer: Any) -> None:
     message = take_without_note(broker, consumer)
 
