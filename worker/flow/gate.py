@@ -4,6 +4,8 @@
     sender, before it sends:   await gate.may_send(times_closed), lease valid
     attempt, its later calls:  await gate.pass_one(times_closed)
     sender, after an attempt:  await gate.record(...)
+    a read:                    await gate.pass_first(urgent)
+    one of two ways of notices, each with a gate of its own:  async with gate.own_gate(name).passing(urgent)
 
 The lane takes the permit for an operation's first call when it claims the operation. So no sender waits for the rate
 limit before a first call, and no permit is taken when nothing is due. For each later call of an attempt, the sender
