@@ -207,12 +207,20 @@ class TestCircuit:
 
         destination = Switched(Unavailable("no answer"))
         record_operations(ledger, *(f"W{number}" for number in range(FAILURES_TO_OPEN)))
-        drain = in_background(engine(destination, fees_kind(look_then_call)))
+        pusher = engine(destination, fees_kind(look_then_call))
+        drain = in_background(pusher)
         until(lambda: set(states(ledger).values()) == {"waiting"})
+        drain.join(20)
+        gate = pusher._lanes["money"]._gate
+        assert not gate.is_open
 
         destination.error = None
+        make_all_due(ledger)
+        drain = in_background(pusher)
+
+        until(lambda: gate.is_open)
         drain.join(20)
-        drain_until_final(ledger, engine(destination, fees_kind(look_then_call)), "W0")
+        drain_until_final(ledger, pusher, "W0")
 
 
 def fail_beside_others(ledger: Ledger, pusher: Pusher, name: str) -> tuple[Operation, int]:

@@ -13,7 +13,7 @@ from tests.support import until
 from worker.flow import lease_renewal
 from worker.flow.lease_renewal import MARGIN_S, LeaseRenewal
 from worker.http import event_loop
-from worker.ledger import Ledger, renew_leases
+from worker.ledger import LEASE_S, Ledger, renew_leases
 from worker.operation import Claim, claim_clock
 from worker.watch import metrics
 from worker.watch.heartbeat import stalled_loops
@@ -109,6 +109,26 @@ def test_a_lease_ends_while_the_host_is_suspended(ledger: Ledger, monkeypatch: p
     leases.renew_if_overdue()
     assert leases.is_valid(claim)
     assert lapses_at(ledger) > before
+
+
+def test_a_renewed_lease_begins_before_the_database_is_asked(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    passed_s = 0.0
+    claim = hold_operation(ledger)
+    leases = LeaseRenewal(ledger, OWNER)
+    leases.close()  # no thread renews
+    leases.add([claim])
+
+    def renew_slowly(*args: Any) -> set[int]:
+        nonlocal passed_s
+        renewed = renew_leases(*args)
+        passed_s += LEASE_S - 1
+        return renewed
+
+    monkeypatch.setattr(lease_renewal, "claim_clock", lambda: claim_clock() + passed_s)
+    monkeypatch.setattr(lease_renewal, "renew_leases", renew_slowly)
+    leases.renew()
+
+    assert not leases.is_valid(claim)
 
 
 def test_a_claim_that_is_removed_during_a_renewal_is_forgotten(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:

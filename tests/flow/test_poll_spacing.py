@@ -84,10 +84,18 @@ def test_a_count_that_takes_long_holds_one_thread_and_no_other_poll(monkeypatch:
 
 
 def test_the_last_count_is_used_while_the_ledger_is_unavailable() -> None:
-    def unavailable() -> int:
+    def count() -> int:
+        if counts:
+            return counts.pop()
         raise OperationalError("SELECT", {}, Exception("gone"))
 
-    assert counted(PollSpacing(unavailable, concurrency=10, per_second=10.0)).between_polls_s(0.01) == 0.0
+    counts = [100]
+    spacing = counted(PollSpacing(count, concurrency=10, per_second=10.0))
+    usual_s = spacing.between_polls_s(0.01)
+    assert usual_s > 0
+
+    spacing._count_again_at = 0.0
+    assert counted(spacing).between_polls_s(0.01) == usual_s
 
 
 def test_calls_that_were_in_flight_while_the_process_was_suspended_do_not_make_b2copy_slow() -> None:

@@ -68,7 +68,6 @@ def envelope(item: bytes) -> None:
     message = channel().message_to_python(json.loads(deliverable(item, "b2copy.inbox")))
     try:
         read = read_task_message(message)
-        take_arguments(read.args, read.kwargs)
     except Exception as error:  # the consumer stores whatever a decoder raises
         problem = str(error) if isinstance(error, Unusable) else f"{type(error).__name__}: {error}"
         stored = _storing(message, problem).kwargs
@@ -76,6 +75,8 @@ def envelope(item: bytes) -> None:
             ledger(), stored["message_id"][:100] or "none", stored["task"], stored["problem"], "fuzz", stored["raw"]
         )
         json.dumps(stored)
+    else:
+        take_arguments(read.args, read.kwargs)
 
 
 def arguments(given: tuple[list[Any], dict[str, Any]]) -> None:

@@ -55,6 +55,7 @@ def test_any_value_in_any_field_costs_a_login_at_most(
 ) -> None:
     session = member(recheck=0.001, lease=0.2)
     assert until(lambda: token_of(session))
+    logins = sandbox.counters()["logins"]
     prefix = session.state().identity.key_prefix
     with redis.Redis.from_url(broker.url) as client:
         for key, fields in hashes.items():
@@ -65,6 +66,7 @@ def test_any_value_in_any_field_costs_a_login_at_most(
     assert until(lambda: token_of(session))
     newcomer = member(lease=0.2)
     assert until(lambda: token_of(newcomer))
+    assert sandbox.counters()["logins"] <= logins + 1
     assert sandbox.counters()["refresh_reuses"] == 0
 
 
