@@ -35,6 +35,15 @@ _NAMES = (
     "client_id", "payment_account", "account_id", "batch", "unknown",
 )  # fmt: skip
 _ACTIONS = (*ACTIONS, "pause", "resume", "renew", "approve", "reject", "withdraw", "..", CANARY)
+# By chance alone hardly a request would do anything: what people do, and to what that is there.
+_DEEDS = (
+    *(("/operation/{action}", action, ("key", f"fees.process:W{n}")) for action in ACTIONS for n in (1, 2, 3)),
+    *(("/fleet/{action}", action, ("lane", lane)) for action in ("pause", "resume") for lane in ("money", "all")),
+    *(("/imports/{action}", action, ("batch", "book-3f9a2c11")) for action in ("pause", "resume", "cancel")),
+    *(("/approvals/{action}", action, ("id", "1")) for action in ("approve", "reject")),
+    ("/approvals/withdraw", "", ("id", "1")),
+    ("/bulk/replay", "", ("state", "failed")),
+)
 _values = st.sampled_from(_TEXTS) | st.text(max_size=30)
 _pairs = st.lists(st.tuples(st.sampled_from(_NAMES) | st.text(max_size=8), _values), max_size=6)
 _headers = st.fixed_dictionaries(
@@ -63,7 +72,17 @@ class Request(NamedTuple):
 def requests(paths: list[str] = PATHS) -> st.SearchStrategy[Request]:
     """Return requests to these paths, and to some that show or change nothing."""
     others = ["/healthz", "/readyz", "/login", "/logout", "/static/", f"/{CANARY}"]
-    return st.builds(
+    acting = st.builds(
+        lambda deed, others, fields, person: Request(
+            "POST", deed[0], deed[1], [deed[2], *others], [*fields, ("note", "a good reason of mine")],
+            {"x-test-person": person, "origin": ADDRESS, "content-type": "application/x-www-form-urlencoded"},
+        ),
+        st.sampled_from([deed for deed in _DEEDS if deed[0] in paths] or _DEEDS),
+        st.just([]) | _pairs,
+        st.just([]) | _pairs,
+        st.sampled_from(["ann", "bob", "operator", "approver"]),
+    )  # fmt: skip
+    return acting | st.builds(
         Request,
         st.sampled_from(["GET", "GET", "POST", "POST", "HEAD", "PUT", "DELETE", "OPTIONS"]),
         st.sampled_from(paths * 3 + others),
