@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from tests.tls import sign
 from worker.errors import SettingsError
-from worker.settings import PLAINTEXT_SETTING, CrmSettings, LedgerSettings, Settings, load, variable
+from worker.settings import PLAINTEXT_SETTING, ConsoleSettings, CrmSettings, LedgerSettings, Settings, load, variable
 from worker.testbed.keys import write_secret
 from worker.testbed.local_system import Environment
 
@@ -317,6 +317,49 @@ def test_the_crms_broker_needs_a_task(active_environment: Environment, monkeypat
 
     monkeypatch.setenv("B2COPY_NOTIFY_TASK", "crm.tasks.fees_ended")
     assert load(Settings).wants_notices
+
+
+@pytest.mark.parametrize(
+    ("values", "missing"),
+    [
+        ({"NOTIFY_QUEUE": "crm"}, "B2COPY_NOTIFY_TASK is not set"),
+        (
+            {"NOTIFY_TASK": "crm.fees_ended", "NOTIFY_BROKER_PASSWORD_FILE": "crm.password"},
+            "B2COPY_NOTIFY_BROKER_URL is not set",
+        ),
+        ({"FEES_POLL_FIRST": "300", "FEES_POLL_MAX": "60"}, "B2COPY_FEES_POLL_FIRST is longer"),
+    ],
+)
+def test_a_setting_that_would_change_nothing_is_refused(
+    active_environment: Environment, monkeypatch: Monkey, tmp_path: Path, values: dict[str, str], missing: str
+) -> None:
+    file = tmp_path / "crm.password"
+    file.write_text("of the CRM's broker")
+    file.chmod(0o600)
+    for name, value in values.items():
+        monkeypatch.setenv(f"B2COPY_{name}", str(file) if value == file.name else value)
+
+    assert missing in refused()
+
+
+@pytest.mark.parametrize(
+    ("access", "name", "value"),
+    [
+        ("none", "CONSOLE_PASSWORD_FILE", "/people"),
+        ("proxy", "CONSOLE_PASSWORD_FILE", "/people"),
+        ("none", "CONSOLE_TRUSTED_PROXIES", "10.0.0.5"),
+        ("password", "CONSOLE_PROXY_SECRET_FILE", "/secret"),
+    ],
+)
+def test_the_console_does_not_start_without_the_access_that_its_other_settings_are_for(
+    active_environment: Environment, monkeypatch: Monkey, access: str, name: str, value: str
+) -> None:
+    """It would show everything to whoever reaches the proxy."""
+    monkeypatch.setenv("B2COPY_CONSOLE_ACCESS", access)
+    monkeypatch.setenv(f"B2COPY_{name}", value)
+
+    with pytest.raises(SettingsError, match=f"B2COPY_CONSOLE_ACCESS is {access}, but B2COPY_{name}"):
+        load(ConsoleSettings)
 
 
 def test_the_passwords_in_urls_are_in_no_repr(active_environment: Environment, monkeypatch: Monkey) -> None:

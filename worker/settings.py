@@ -499,6 +499,12 @@ class ConsoleSettings(CrmSettings):
     )
 
 
+CONSOLE_ACCESS_FIELDS = {
+    "password": ("console_password_file",),
+    "proxy": ("console_trusted_proxies", "console_proxy_secret_file"),
+}
+"""The settings that only mean something with this B2COPY_CONSOLE_ACCESS."""
+
 AnySettings = TypeVar("AnySettings", bound=LedgerSettings)
 
 
@@ -510,7 +516,7 @@ def load(kind: type[AnySettings]) -> AnySettings:
     except ValidationError as error:
         problems += [_describe(kind, dict(problem)) for problem in error.errors()]
     else:
-        problems += _webhook_problems(settings)
+        problems += [*_webhook_problems(settings), *_console_problems(settings)]
         if isinstance(settings, Settings):
             problems += _contradictions(settings)
         if not problems:
@@ -559,6 +565,23 @@ def _webhook_problems(settings: LedgerSettings) -> Iterator[str]:
         yield "B2COPY_WEBHOOK_SECRET_FILE is not set: notices to B2COPY_WEBHOOK_URL must be signed"
     if settings.notify_broker_url and not settings.notify_task:
         yield "B2COPY_NOTIFY_TASK is not set: B2COPY_NOTIFY_BROKER_URL is for that task's messages"
+    if "notify_queue" in settings.model_fields_set and not settings.notify_task:
+        yield "B2COPY_NOTIFY_TASK is not set: B2COPY_NOTIFY_QUEUE is for that task's messages"
+    if settings.notify_broker_password_file and not settings.notify_broker_url:
+        yield "B2COPY_NOTIFY_BROKER_URL is not set: B2COPY_NOTIFY_BROKER_PASSWORD_FILE is for that broker"
+
+
+def _console_problems(settings: LedgerSettings) -> Iterator[str]:
+    """Yield the settings that protect the console only with another B2COPY_CONSOLE_ACCESS than the one that is set."""
+    if not isinstance(settings, ConsoleSettings):
+        return
+    for access, fields in CONSOLE_ACCESS_FIELDS.items():
+        for field in fields:
+            if getattr(settings, field) and settings.console_access != access:
+                yield (
+                    f"B2COPY_CONSOLE_ACCESS is {settings.console_access}, but {variable(field)} is for {access}:"
+                    " without it, nobody is asked who they are"
+                )
 
 
 def _contradictions(settings: Settings) -> list[str]:
@@ -570,6 +593,8 @@ def _contradictions(settings: Settings) -> list[str]:
             f"B2COPY_KEY_ID names {len(settings.key_id)} keys and B2COPY_PRIVATE_KEY_FILE"
             f" {len(settings.private_key_file)} files: list one file per key, in the same order"
         )
+    if settings.fees_poll_first > settings.fees_poll_max:
+        problems.append("B2COPY_FEES_POLL_FIRST is longer than B2COPY_FEES_POLL_MAX, which would come first")
     for login, fields in LOGIN_FIELDS.items():
         if login in settings.logins:
             continue

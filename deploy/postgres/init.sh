@@ -3,8 +3,9 @@
 set -eu
 psql -v ON_ERROR_STOP=1 -U "$POSTGRES_USER" -d "$POSTGRES_DB" -f /deploy/roles.sql
 for role in owner worker enqueue crm viewer; do
-  password=$(cat "/run/secrets/role_$role")
-  psql -v ON_ERROR_STOP=1 -v password="$password" -U "$POSTGRES_USER" -d "$POSTGRES_DB" <<SQL
+  # psql reads the file itself: every user of the host can see the arguments of a process.
+  psql -v ON_ERROR_STOP=1 -U "$POSTGRES_USER" -d "$POSTGRES_DB" <<SQL
+\\set password \`cat /run/secrets/role_$role\`
 ALTER ROLE b2copy_$role PASSWORD :'password';
 SQL
 done

@@ -16,12 +16,12 @@ DECLARE
 BEGIN
     FOREACH role IN ARRAY ARRAY['b2copy_owner', 'b2copy_worker', 'b2copy_enqueue', 'b2copy_crm', 'b2copy_viewer'] LOOP
         IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role) THEN
-            EXECUTE format('CREATE ROLE %I LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION', role);
+            EXECUTE pg_catalog.format('CREATE ROLE %I LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION', role);
         END IF;
-        EXECUTE format('GRANT CONNECT ON DATABASE %I TO %I', current_database(), role);
-        EXECUTE format('GRANT USAGE ON SCHEMA %I TO %I', current_schema(), role);
+        EXECUTE pg_catalog.format('GRANT CONNECT ON DATABASE %I TO %I', pg_catalog.current_database(), role);
+        EXECUTE pg_catalog.format('GRANT USAGE ON SCHEMA %I TO %I', pg_catalog.current_schema(), role);
     END LOOP;
-    EXECUTE format('GRANT CREATE ON SCHEMA %I TO b2copy_owner', current_schema());
+    EXECUTE pg_catalog.format('GRANT CREATE ON SCHEMA %I TO b2copy_owner', pg_catalog.current_schema());
     -- A mistake of a person who only looks must not hold anybody up.
     ALTER ROLE b2copy_viewer SET default_transaction_read_only = on;
     ALTER ROLE b2copy_viewer SET statement_timeout = '5s';
@@ -35,19 +35,19 @@ BEGIN
     FOR found IN
         SELECT relname AS name, relkind AS kind
         FROM pg_class
-        WHERE relnamespace = current_schema()::regnamespace AND relname LIKE 'b2copy\_%' AND relkind IN ('r', 'v', 'S')
+        WHERE relnamespace = pg_catalog.current_schema()::regnamespace AND relname LIKE 'b2copy\_%' AND relkind IN ('r', 'v', 'S')
     LOOP
-        EXECUTE format(
+        EXECUTE pg_catalog.format(
             'REVOKE ALL ON %s %I FROM b2copy_worker, b2copy_enqueue, b2copy_crm, b2copy_viewer',
             CASE found.kind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, found.name
         );
         IF found.kind = 'S' THEN
-            EXECUTE format('GRANT USAGE ON SEQUENCE %I TO b2copy_worker', found.name);
+            EXECUTE pg_catalog.format('GRANT USAGE ON SEQUENCE %I TO b2copy_worker', found.name);
         ELSIF found.kind = 'v' THEN
-            EXECUTE format('GRANT SELECT ON TABLE %I TO b2copy_worker, b2copy_viewer', found.name);
+            EXECUTE pg_catalog.format('GRANT SELECT ON TABLE %I TO b2copy_worker, b2copy_viewer', found.name);
         ELSE
-            EXECUTE format('GRANT SELECT ON TABLE %I TO b2copy_viewer', found.name);
-            EXECUTE format(
+            EXECUTE pg_catalog.format('GRANT SELECT ON TABLE %I TO b2copy_viewer', found.name);
+            EXECUTE pg_catalog.format(
                 'GRANT %s ON TABLE %I TO b2copy_worker',
                 CASE found.name
                     WHEN 'b2copy_schema_version' THEN 'SELECT'

@@ -178,6 +178,12 @@ def test_the_scripts_are_shell() -> None:
         validated("sh", "-n", script)
 
 
+def test_no_script_has_a_password_in_the_arguments_of_a_command() -> None:
+    """Every user of the host can read them."""
+    for script in (DEPLOY / "new-secrets", DEPLOY / "postgres" / "init.sh", DEPLOY / "systemd" / "b2copy-sync"):
+        assert not re.search(r"password=[\"']?\$", script.read_text()), script
+
+
 def test_a_certificate_names_its_server_as_clients_do(tmp_path: Path) -> None:
     names = {"REDIS_NAMES": "redis.internal", "POSTGRES_NAMES": "db.internal 10.0.0.5 fd00::5"}
     validated(DEPLOY / "new-secrets", tmp_path / "secrets", env=os.environ | names)

@@ -101,6 +101,23 @@ def crm(system: System, code: str, role: str = "b2copy_enqueue") -> str:
     return ran.stdout
 
 
+def test_a_function_that_a_role_of_ours_has_made_runs_with_no_right_of_the_superusers(system: System) -> None:
+    """Before PostgreSQL 15 everybody may make functions in the schema public: CVE-2018-1058."""
+    planted = "t1.format(text, name, text)"
+    with system.postgres.server.connect() as admin:
+        admin.execute(
+            f"CREATE FUNCTION {planted} RETURNS text LANGUAGE sql AS $$ SELECT 'ALTER ROLE b2copy_crm SUPERUSER' $$"
+        )
+        try:
+            system.postgres.run_roles_sql()
+            found = admin.execute("SELECT rolsuper FROM pg_roles WHERE rolname = 'b2copy_crm'").fetchone()
+        finally:
+            admin.execute("ALTER ROLE b2copy_crm NOSUPERUSER")
+            admin.execute(f"DROP FUNCTION {planted}")
+
+    assert found == (False,)
+
+
 def test_everything_works_with_least_rights_and_no_command_is_refused(system: System) -> None:
     assert crm(system, CRM).strip() in {"queued", "running", "waiting", "succeeded"}
     crm(system, FOREIGN_CLIENT)

@@ -32,6 +32,12 @@ class TestStatus:
         assert [caller.fees(token).status_code for _ in range(3)] == [503, 503, 200]
         assert sandbox.counters()["statuses"]["processext"] == {"503": 2, "200": 1}
 
+    def test_two_equal_ones_concern_one_call_each(self, caller: Caller, token: str, sandbox: SandboxControl) -> None:
+        once = {"what": "status", "status": 503, "next": 1}
+        sandbox.faults(once, once)
+
+        assert [caller.fees(token).status_code for _ in range(3)] == [503, 503, 200]
+
     def test_is_answered_to_token_routes_alone(self, caller: Caller, token: str, sandbox: SandboxControl) -> None:
         sandbox.faults({"what": "status", "status": 401, "route": "token"})
 

@@ -25,7 +25,7 @@ class Faults:
     """Picks the fault of a call, and counts the calls of each fault."""
 
     def __init__(self) -> None:
-        self._count: Counter[Fault] = Counter()
+        self._count: Counter[int] = Counter()  # by the place in the list: two faults may be equal
         self._late: set[asyncio.TimerHandle] = set()
 
     def begin(self) -> None:
@@ -40,11 +40,11 @@ class Faults:
         self._late.clear()
 
     def pick(self, switches: Switches, route: str, body: bytes) -> Fault | None:
-        for fault in switches.faults:
+        for place, fault in enumerate(switches.faults):
             if not fault.concerns(route, body) or (fault.share < 1 and random.random() >= fault.share):  # noqa: S311
                 continue
-            if fault.next is None or self._count[fault] < fault.next:
-                self._count[fault] += 1
+            if fault.next is None or self._count[place] < fault.next:
+                self._count[place] += 1
                 return fault
         return None
 
