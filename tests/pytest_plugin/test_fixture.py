@@ -100,6 +100,19 @@ def test_every_kind_can_be_requested(b2copy: Sandbox) -> None:
     )
 
 
+def test_an_account_is_opened_for_a_registered_client_alone(b2copy: Sandbox) -> None:
+    enqueue.open_account(login="77", product_currency_id=1, client_id=5)
+    b2copy.run_until_idle()
+    b2copy.switches(clients="any")
+    enqueue.open_account(login="78", product_currency_id=1, client_id=5)
+    b2copy.run_until_idle()
+
+    assert [(one.state, one.failure_reason) for one in b2copy.operations] == [
+        (State.FAILED, FailureReason.REJECTED),
+        (State.SUCCEEDED, None),
+    ]
+
+
 def test_a_row_of_the_sql_api_is_taken(b2copy: Sandbox) -> None:
     with instances.ledger().writing() as connection:
         connection.execute(text("INSERT INTO b2copy_requests (kind, payload) VALUES ('fees.process', '{}')"))

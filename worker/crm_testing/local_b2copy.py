@@ -38,7 +38,8 @@ class LoggingServer(Server):
     """The sandbox's server. `calls` holds every call in the order of their answers."""
 
     def __init__(self) -> None:
-        super().__init__(B2Copy(Switches(), Keys()))
+        # B2COPY opens accounts for registered clients alone. A CRM that mixes up its own ids with B2COPY's must see it.
+        super().__init__(B2Copy(Switches(clients="registered"), Keys()))
         self.url = ""
         self.calls: list[Call] = []
         self._began = time.monotonic()
