@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import exists, select
 
-from tests.faults.ledger.crm import ROLLED_BACK
+from tests.faults.ledger.crm import FEE_RUNS, ROLLED_BACK
 from tests.faults.ledger.system import System
 from worker.ledger.schema import attempts, c
 
@@ -35,6 +35,11 @@ class Accepted:
     key: str
     at: float
 
+    @property
+    def name(self) -> str:
+        """The natural id in the key: the request_id of a fee run, the name that a call sends."""
+        return self.key.partition(":")[2]
+
 
 def accepted(system: System) -> list[Accepted]:
     found = []
@@ -45,7 +50,7 @@ def accepted(system: System) -> list[Accepted]:
 
 
 def operations_by_key(system: System) -> dict[str, Any]:
-    columns = (c.id, c.key, c.state, c.failure_reason, c.requested_at, c.ended_at)
+    columns = (c.id, c.key, c.state, c.failure_reason, c.requested_at, c.ended_at, c.result)
     has_evidence = exists().where(attempts.c.operation_id == c.id).label("has_evidence")
     with system.ledger() as ledger, ledger.reading() as connection:
         return {row.key: row for row in connection.execute(select(*columns, has_evidence)).all()}
@@ -60,6 +65,15 @@ def effects_by_key(system: System) -> dict[str, int]:
         else:
             times[f"call:{effect['body']['name']}"] = effect["times"]
     return times
+
+
+def result_of_another(request: Accepted, row: Any) -> str | None:
+    """Return what is wrong if a call succeeded with a result that is not its own: the sandbox answers what was sent."""
+    if request.what in FEE_RUNS or row.state != "succeeded":
+        return None
+    if row.result is not None and json.loads(row.result) == {"name": request.name}:
+        return None
+    return f"{request.key} has the result {row.result}"
 
 
 def figures(system: System) -> dict[str, Any]:
@@ -86,6 +100,8 @@ def figures(system: System) -> dict[str, Any]:
             found["never"].append(request.key)
         if not is_unresolved and outcome != EXPECTED[request.what]:
             found["wrong"].append(f"{request.key} {row.state} {row.failure_reason}")
+        if problem := result_of_another(request, row):
+            found["wrong"].append(problem)
         if not row.has_evidence:
             found["no evidence"].append(request.key)
         if row.ended_at is not None:

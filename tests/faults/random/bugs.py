@@ -50,6 +50,20 @@ def fail_in_an_outage() -> None:
     client.send = send_once
 
 
+def answer_another_call() -> None:
+    """Take the answer to the call before for the answer to this call."""
+    send = client.send
+    answers: dict[str, Any] = {}
+
+    async def send_and_mix_up(self: Any, route: Any, body: Mapping[str, Any], *more: Any) -> Any:
+        answer = await send(self, route, body, *more)
+        before = answers.get(route.path, answer)
+        answers[route.path] = answer
+        return before if "name" in body and _is_taken() else answer
+
+    client.send = send_and_mix_up
+
+
 def store_no_evidence() -> None:
     """Settle operations without their attempts."""
     settle = lane.settle_and_claim
@@ -75,6 +89,7 @@ def lose_messages() -> None:
 BUGS: dict[str, tuple[Callable[[], None], str]] = {
     "carried out twice": (carry_out_twice, "was carried out 2 times"),
     "failed in an outage": (fail_in_an_outage, "is failed rejected"),
+    "answer to another call": (answer_another_call, "has the result"),
     "no evidence": (store_no_evidence, "without any evidence"),
     "messages lost": (lose_messages, "messages are lost"),
 }

@@ -13,6 +13,7 @@ from tests.faults.ledger.promises import (
     accepted,
     effects_by_key,
     operations_by_key,
+    result_of_another,
 )
 from tests.faults.ledger.system import System
 from tests.faults.random.operator import Operator
@@ -68,6 +69,8 @@ def _outcomes(
         expected = ("cancelled", None) if is_cancelled else EXPECTED[request.what]
         if (row.state, row.failure_reason) != expected:
             yield f"{request.key} is {row.state} {row.failure_reason or ''}, expected {expected}"
+        if request.key not in operator.touched and (problem := result_of_another(request, row)):
+            yield problem
         if is_cancelled and times:
             yield f"{request.key} was cancelled, but B2COPY carried it out"
         if not is_cancelled and not times:
