@@ -147,8 +147,8 @@ def _figures(
     return {
         "transactions": transactions,
         "committed": len(requested),
-        "once": sum(effects.get(key) == 1 and states.get(key) == "succeeded" for key in requested),
-        "twice": sum(times > 1 for times in effects.values()),
+        "once": sum(key in effects and effects[key].times == 1 and states.get(key) == "succeeded" for key in requested),
+        "twice": sum(effect.times > 1 for effect in effects.values()),
         "of rolled back": len((set(states) | set(effects)) - requested),
         **figures,
         "kills": len(kills),

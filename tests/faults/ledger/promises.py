@@ -2,13 +2,13 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import exists, select
 
-from tests.faults.ledger.crm import FEE_RUNS, ROLLED_BACK
+from tests.faults.ledger.crm import FEE_RUNS, PATH, ROLLED_BACK
 from tests.faults.ledger.system import System
 from worker.ledger.schema import attempts, c
 
@@ -40,6 +40,13 @@ class Accepted:
         """The natural id in the key: the request_id of a fee run, the name that a call sends."""
         return self.key.partition(":")[2]
 
+    @property
+    def effect_key(self) -> str:
+        """The key of its effect in the sandbox's log: login and request_id, or path and body."""
+        if self.what in FEE_RUNS:
+            return f"{self.what}/{self.name}"
+        return f"{PATH} {json.dumps({'name': self.name})}"
+
 
 def accepted(system: System) -> list[Accepted]:
     found = []
@@ -56,15 +63,44 @@ def operations_by_key(system: System) -> dict[str, Any]:
         return {row.key: row for row in connection.execute(select(*columns, has_evidence)).all()}
 
 
-def effects_by_key(system: System) -> dict[str, int]:
-    """Return how often B2COPY carried out each operation."""
-    times: dict[str, int] = {}
-    for effect in system.environment.sandbox.control.effects():
+@dataclass
+class Effects:
+    """What B2COPY carried out for one operation. `first_at` is on the sandbox's monotonic clock, s."""
+
+    times: int
+    first_at: float
+    keys: list[str]
+
+
+def effects_by_key(system: System) -> dict[str, Effects]:
+    """Return what B2COPY carried out for each operation."""
+    return by_operation(system.environment.sandbox.control.effects())
+
+
+def by_operation(log: Iterable[Mapping[str, Any]]) -> dict[str, Effects]:
+    """Add up the sandbox's log of effects. It has an entry for each login, path and body with which one was sent."""
+    found: dict[str, Effects] = {}
+    for effect in log:
         if effect["kind"] == "fees.process":
-            times[f"fees.process:{effect['key'].partition('/')[2]}"] = effect["times"]
+            key = f"fees.process:{effect['key'].partition('/')[2]}"
         else:
-            times[f"call:{effect['body']['name']}"] = effect["times"]
-    return times
+            key = f"call:{effect['body'].get('name')}"
+        total = found.setdefault(key, Effects(0, effect["first_at"], []))
+        total.times += effect["times"]
+        total.first_at = min(total.first_at, effect["first_at"])
+        total.keys.append(effect["key"])
+    return found
+
+
+def not_as_requested(request: Accepted, effects: Effects | None) -> list[str]:
+    """Return each effect of a request with another login, path or body than was requested."""
+    others = [key for key in effects.keys if key != request.effect_key] if effects is not None else []
+    return [f"{request.key} was carried out as {key}" for key in others]
+
+
+def not_recorded(effects: Iterable[str], recorded: Mapping[str, Any]) -> list[str]:
+    """Return what B2COPY carried out although the ledger has no such operation."""
+    return [f"{key} was carried out, but is not in the ledger" for key in effects if key not in recorded]
 
 
 def result_of_another(request: Accepted, row: Any) -> str | None:
@@ -85,9 +121,12 @@ def figures(system: System) -> dict[str, Any]:
     found["wrong"] = [
         f"{each.key} was rolled back" for each in notes if each.what == ROLLED_BACK and each.key in recorded
     ]
+    found["wrong"] += not_recorded(effects, recorded)
     unresolved, drained_s = 0, 0.0
     for request in requests:
-        row, times = recorded.get(request.key), effects.get(request.key, 0)
+        row, carried_out = recorded.get(request.key), effects.get(request.key)
+        times = carried_out.times if carried_out is not None else 0
+        found["wrong"] += not_as_requested(request, carried_out)
         if row is None:
             found["lost" if request.client == "message" else "never"].append(request.key)
             continue
@@ -117,7 +156,7 @@ def figures(system: System) -> dict[str, Any]:
         "enqueued": len(requests) - sent,
         "sent": sent,
         "recorded": sent - len(found["lost"]),
-        "once": sum(effects.get(each.key) == 1 for each in requests),
+        "once": sum(each.key in effects and effects[each.key].times == 1 for each in requests),
         "twice": len(found["twice"]),
         "never": len(found["never"]),
         "unresolved": unresolved,

@@ -3,7 +3,8 @@
 from types import SimpleNamespace
 from typing import Any
 
-from tests.faults.ledger.promises import Accepted, result_of_another
+from tests.faults.ledger.crm import PATH
+from tests.faults.ledger.promises import Accepted, by_operation, not_as_requested, not_recorded, result_of_another
 
 
 def request(what: str, name: str = "enqueue-1") -> Accepted:
@@ -23,3 +24,36 @@ def test_a_call_that_succeeded_has_the_answer_to_what_it_sent() -> None:
 
     assert result_of_another(request("call"), row(state="failed", result=None)) is None
     assert result_of_another(request("none_due"), row(result='{"status":"SUCCESS"}')) is None
+
+
+def effect(kind: str, key: str, name: str | None = None, times: int = 1, first_at: float = 0.0) -> dict[str, Any]:
+    return {"kind": kind, "key": key, "times": times, "first_at": first_at, "body": {"name": name} if name else {}}
+
+
+def test_a_fee_run_for_two_logins_is_done_twice_and_one_of_them_is_wrong() -> None:
+    one, other = (effect("fees.process", f"{login}/enqueue-1") for login in ("none_due", "error"))
+    asked = request("none_due")
+
+    once, twice = by_operation([one])[asked.key], by_operation([one, other])[asked.key]
+
+    assert (once.times, not_as_requested(asked, once)) == (1, [])
+    assert twice.times == 2
+    assert not_as_requested(asked, twice) == ["fees.process:enqueue-1 was carried out as error/enqueue-1"]
+    assert not_as_requested(asked, None) == []
+
+
+def test_a_call_to_two_paths_or_with_two_bodies_is_done_twice_and_one_of_them_is_wrong() -> None:
+    asked = request("call")
+    good = effect("call", f'{PATH} {{"name": "enqueue-1"}}', "enqueue-1")
+
+    assert not_as_requested(asked, by_operation([good])[asked.key]) == []
+    for key in ('/elsewhere {"name": "enqueue-1"}', f'{PATH} {{"more": 1, "name": "enqueue-1"}}'):
+        twice = by_operation([good, effect("call", key, "enqueue-1")])[asked.key]
+        assert twice.times == 2
+        assert not_as_requested(asked, twice) == [f"call:enqueue-1 was carried out as {key}"]
+
+
+def test_an_effect_without_an_operation_is_wrong() -> None:
+    effects = by_operation([effect("call", '/path {"name": "a"}', "a"), effect("call", "/path {}")])
+
+    assert not_recorded(effects, {"call:a": row()}) == ["call:None was carried out, but is not in the ledger"]

@@ -37,6 +37,18 @@ def carry_out_twice() -> None:
     client.send = send_twice
 
 
+def carry_out_for_another_login() -> None:
+    """Send a fee run a second time, for another login."""
+    send = client.send
+
+    async def send_for_both(self: Any, route: Any, body: Mapping[str, Any], *more: Any) -> Any:
+        if "account_login" in body and _is_taken():
+            await send(self, route, {**body, "account_login": "another"}, *more)
+        return await send(self, route, body, *more)
+
+    client.send = send_for_both
+
+
 def fail_in_an_outage() -> None:
     """Take "unavailable" for a refusal of the operation."""
     send = client.send
@@ -88,6 +100,7 @@ def lose_messages() -> None:
 
 BUGS: dict[str, tuple[Callable[[], None], str]] = {
     "carried out twice": (carry_out_twice, "was carried out 2 times"),
+    "carried out for another login": (carry_out_for_another_login, "was carried out as another/"),
     "failed in an outage": (fail_in_an_outage, "is failed rejected"),
     "answer to another call": (answer_another_call, "has the result"),
     "no evidence": (store_no_evidence, "without any evidence"),

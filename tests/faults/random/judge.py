@@ -10,8 +10,11 @@ from tests.faults.ledger.promises import (
     DRAINED_S,
     EXPECTED,
     Accepted,
+    Effects,
     accepted,
     effects_by_key,
+    not_as_requested,
+    not_recorded,
     operations_by_key,
     result_of_another,
 )
@@ -58,11 +61,14 @@ def _lost(plan: Plan, notes: list[Accepted], recorded: dict[str, Any]) -> Iterat
 
 
 def _outcomes(
-    requests: list[Accepted], recorded: dict[str, Any], effects: dict[str, int], operator: Operator
+    requests: list[Accepted], recorded: dict[str, Any], effects: dict[str, Effects], operator: Operator
 ) -> Iterator[str]:
     """Nothing is done twice, nothing is wrongly failed, nothing is open, and what was cancelled was never sent."""
+    yield from not_recorded(effects, recorded)
     for request in requests:
-        row, times = recorded.get(request.key), effects.get(request.key, 0)
+        row, carried_out = recorded.get(request.key), effects.get(request.key)
+        times = carried_out.times if carried_out is not None else 0
+        yield from not_as_requested(request, carried_out)
         if row is None:
             continue
         is_cancelled = request.key in operator.cancelled
