@@ -31,6 +31,7 @@ CLIENTS = ("enqueue", "message", "transaction", "sql")
 # What is requested, in this order: fee runs by how they end (the sandbox has a rule for each login), generic calls.
 MIX = ("none_due", "pending", "call", "none_due", "error", "repeatable", "none_due", "pending", "ordered", "none_due")
 FEE_RUNS = {"none_due", "pending", "error"}
+ENTITIES = 3  # that share the ordered calls; so few that long lines form during a fault
 ROLLED_BACK = "rolled back"  # stands in the notes where the kind of request stands
 
 
@@ -41,7 +42,7 @@ class RolledBack(Exception):
 Send = Callable[[str, dict[str, Any]], None]
 
 
-def request_of(client: str, number: int, mix: tuple[str, ...]) -> tuple[str, str, dict[str, Any]]:
+def request_of(client: str, number: int, mix: tuple[str, ...], entities: int) -> tuple[str, str, dict[str, Any]]:
     """Return the request with this number: what of the mix, the operation's key, and its fields."""
     name, what = f"{client}-{number}", mix[number % len(mix)]
     if what in FEE_RUNS:
@@ -50,7 +51,7 @@ def request_of(client: str, number: int, mix: tuple[str, ...]) -> tuple[str, str
     if what == "repeatable":
         fields["repeatable"] = True
     if what == "ordered":
-        fields["entity"] = f"client-{number // len(mix) % 20}"
+        fields["entity"] = f"client-{number // len(mix) % entities}"
     return what, f"call:{name}", fields
 
 
@@ -103,14 +104,16 @@ def foreign_app(broker_url: str) -> Celery:
     return app
 
 
-def keep_requesting(client: str, send: Send, folder: Path, per_second: float, mix: tuple[str, ...]) -> None:
+def keep_requesting(
+    client: str, send: Send, folder: Path, per_second: float, mix: tuple[str, ...], entities: int
+) -> None:
     """Request until the file `stop` appears. Each accepted request is one line: what, key, and when (Unix time, s)."""
     due, number = time.monotonic(), 0
     with (folder / f"{client}.notes").open("w", buffering=1) as notes:
         while not (folder / "stop").exists():
             time.sleep(max(0.0, due - time.monotonic()))
             due = max(due + 1 / per_second, time.monotonic() - 1.0)
-            what, key, fields = request_of(client, number, mix)
+            what, key, fields = request_of(client, number, mix, entities)
             try:
                 send(key, fields)
             except RolledBack:
@@ -129,12 +132,9 @@ def main(task: dict[str, Any]) -> None:
         "transaction": by_transaction,
         "sql": by_sql(crm_settings().database_url),
     }
-    folder, per_second, mix = Path(task["folder"]), task["per_second"], tuple(task["mix"])
+    options = Path(task["folder"]), task["per_second"], tuple(task["mix"]), task["entities"]
     with ThreadPoolExecutor() as threads:
-        clients = [
-            threads.submit(keep_requesting, client, senders[client], folder, per_second, mix)
-            for client in task["clients"]
-        ]
+        clients = [threads.submit(keep_requesting, client, senders[client], *options) for client in task["clients"]]
     for client in clients:
         client.result()  # raises what ended the client
 

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from sqlalchemy import exists, select
@@ -57,7 +58,9 @@ def accepted(system: System) -> list[Accepted]:
 
 
 def operations_by_key(system: System) -> dict[str, Any]:
-    columns = (c.id, c.key, c.state, c.failure_reason, c.requested_at, c.ended_at, c.result)
+    columns = (
+        c.id, c.key, c.entity, c.replays, c.state, c.failure_reason, c.requested_at, c.ended_at, c.result,
+    )  # fmt: skip
     has_evidence = exists().where(attempts.c.operation_id == c.id).label("has_evidence")
     with system.ledger() as ledger, ledger.reading() as connection:
         return {row.key: row for row in connection.execute(select(*columns, has_evidence)).all()}
@@ -103,6 +106,22 @@ def not_recorded(effects: Iterable[str], recorded: Mapping[str, Any]) -> list[st
     return [f"{key} was carried out, but is not in the ledger" for key in effects if key not in recorded]
 
 
+def overtaken(requests: Iterable[Accepted], recorded: Mapping[str, Any], effects: Mapping[str, Effects]) -> list[str]:
+    """Return the ordered calls that B2COPY carried out before the call ahead of them in the line of their entity."""
+    lines: dict[str, list[tuple[int, str]]] = {}
+    for request in requests:
+        row = recorded.get(request.key)
+        # A replayed operation has gone to the end of the line.
+        if request.what == "ordered" and row is not None and row.replays == 0 and request.key in effects:
+            lines.setdefault(row.entity, []).append((row.id, request.key))
+    return [
+        f"{key} was carried out before {ahead} ({entity})"
+        for entity, line in lines.items()
+        for (_, ahead), (_, key) in pairwise(sorted(line))
+        if effects[key].first_at < effects[ahead].first_at
+    ]
+
+
 def result_of_another(request: Accepted, row: Any) -> str | None:
     """Return what is wrong if a call succeeded with a result that is not its own: the sandbox answers what was sent."""
     if request.what in FEE_RUNS or row.state != "succeeded":
@@ -121,7 +140,7 @@ def figures(system: System) -> dict[str, Any]:
     found["wrong"] = [
         f"{each.key} was rolled back" for each in notes if each.what == ROLLED_BACK and each.key in recorded
     ]
-    found["wrong"] += not_recorded(effects, recorded)
+    found["wrong"] += not_recorded(effects, recorded) + overtaken(requests, recorded, effects)
     unresolved, drained_s = 0, 0.0
     for request in requests:
         row, carried_out = recorded.get(request.key), effects.get(request.key)

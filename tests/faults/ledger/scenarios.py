@@ -57,7 +57,10 @@ def scenario(
     ]
 
 
-CALLS_IN_FLIGHT: dict[str, Any] = {"B2COPY_CONCURRENCY": "50", "per_second": 30.0, "latency": 1.0}
+MANY_ENTITIES = 20  # where the lines of a few would need longer than DRAINED_S after the fault
+CALLS_IN_FLIGHT: dict[str, Any] = {
+    "B2COPY_CONCURRENCY": "50", "per_second": 30.0, "latency": 1.0, "entities": MANY_ENTITIES,
+}  # fmt: skip
 
 SCENARIOS = [
     *scenario("worker killed x3", process_faults.worker_killed, nearly_lossless),
@@ -72,6 +75,7 @@ SCENARIOS = [
         store_faults.database_unavailable,
         none_unresolved,
         mix=("call", "call", "ordered"),
+        entities=MANY_ENTITIES,
         B2COPY_CONCURRENCY="50",
         latency=1.0,  # so that thirty calls are in flight when the database goes
     ),
@@ -85,7 +89,12 @@ SCENARIOS = [
     *scenario("disk full 12 s", store_faults.disk_full, databases=("sqlite",)),
     *scenario("unusable messages", store_faults.unusable_messages),
     *scenario("503 for a day", b2copy_faults.unavailable_for_a_day, B2COPY_MAX_ATTEMPTS="2"),
-    *scenario("B2COPY unreachable 60 s", b2copy_faults.unreachable, B2COPY_CONCURRENCY="50"),  # enough to catch up
+    *scenario(
+        "B2COPY unreachable 60 s",
+        b2copy_faults.unreachable,
+        B2COPY_CONCURRENCY="50",  # enough to catch up
+        entities=MANY_ENTITIES,
+    ),
     *scenario("403 to all for 20 s", b2copy_faults.access_refused, none_unresolved),
     *scenario(
         "403 for one login", b2copy_faults.access_refused_for_one_login, none_unresolved, B2COPY_MAX_ATTEMPTS="3"

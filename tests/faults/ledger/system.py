@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import func, select, text, update
 from sqlalchemy.exc import SQLAlchemyError
 
-from tests.faults.ledger.crm import MIX
+from tests.faults.ledger.crm import ENTITIES, MIX
 from tests.postgres import Postgres
 from tests.support import until
 from worker.ledger import Ledger, open_ledger
@@ -43,7 +43,10 @@ def postgres() -> Postgres:
 
 
 class System:
-    """A context manager. `workers` and `beats` are how many of each; `settings` are those of all our processes."""
+    """A context manager. `workers` and `beats` are how many of each; `settings` are those of all our processes.
+
+    `entities` is how many entities share the ordered calls of the mix.
+    """
 
     def __init__(
         self,
@@ -56,6 +59,7 @@ class System:
         per_second: float = 15.0,
         latency: float = 0.2,
         mix: Sequence[str] = MIX,
+        entities: int = ENTITIES,
         **settings: str,
     ) -> None:
         self.environment, self.database, self.clients = environment, database, clients
@@ -64,6 +68,7 @@ class System:
         environment.settings.update(settings)
         self._counts, self._options = (workers, beats), options
         self._per_second, self._latency, self._mix = per_second, latency, mix
+        self._entities = entities
         self.notes = environment.folder / "crm"
         self.workers: list[Process] = []
         self.beats: list[Process] = []
@@ -89,7 +94,7 @@ class System:
     def start_crm(self) -> None:
         task = {
             "folder": str(self.notes), "clients": list(self.clients), "per_second": self._per_second,
-            "mix": list(self._mix),
+            "mix": list(self._mix), "entities": self._entities,
         }  # fmt: skip
         self.environment.run("crm", sys.executable, "-m", "tests.faults.ledger.crm", json.dumps(task), restarts=False)
 

@@ -4,7 +4,15 @@ from types import SimpleNamespace
 from typing import Any
 
 from tests.faults.ledger.crm import PATH
-from tests.faults.ledger.promises import Accepted, by_operation, not_as_requested, not_recorded, result_of_another
+from tests.faults.ledger.promises import (
+    Accepted,
+    Effects,
+    by_operation,
+    not_as_requested,
+    not_recorded,
+    overtaken,
+    result_of_another,
+)
 
 
 def request(what: str, name: str = "enqueue-1") -> Accepted:
@@ -13,7 +21,10 @@ def request(what: str, name: str = "enqueue-1") -> Accepted:
 
 
 def row(**columns: Any) -> Any:
-    return SimpleNamespace(**{"id": 1, "state": "succeeded", "result": '{"name": "enqueue-1"}'} | columns)
+    return SimpleNamespace(
+        **{"id": 1, "entity": "client-1", "replays": 0, "state": "succeeded", "result": '{"name": "enqueue-1"}'}
+        | columns
+    )
 
 
 def test_a_call_that_succeeded_has_the_answer_to_what_it_sent() -> None:
@@ -57,3 +68,20 @@ def test_an_effect_without_an_operation_is_wrong() -> None:
     effects = by_operation([effect("call", '/path {"name": "a"}', "a"), effect("call", "/path {}")])
 
     assert not_recorded(effects, {"call:a": row()}) == ["call:None was carried out, but is not in the ledger"]
+
+
+def test_an_ordered_call_that_overtakes_one_of_its_entity_is_wrong() -> None:
+    requests = [request("ordered", name) for name in ("a", "b", "c")]
+    recorded = {"call:a": row(id=9), "call:b": row(id=10), "call:c": row(id=7)}
+
+    def judged(*first_at: float, **changed: Any) -> list[str]:
+        effects = {each.key: Effects(1, at, []) for each, at in zip(requests, first_at, strict=False)}
+        return overtaken(requests, recorded | {f"call:{name}": each for name, each in changed.items()}, effects)
+
+    assert judged(2.0, 3.0, 1.0) == []
+    assert judged(3.0, 2.0, 1.0) == ["call:b was carried out before call:a (client-1)"]
+    assert judged(1.0, 2.0, 3.0) == ["call:a was carried out before call:c (client-1)"]
+    assert judged(3.0, 2.0, 1.0, a=row(id=9, entity="client-2")) == []
+    assert judged(3.0, 2.0, 1.0, a=row(id=9, replays=1)) == []
+    assert judged(2.0, 3.0) == []  # the third one was never carried out
+    assert overtaken([request("call", "a"), request("call", "b")], recorded, {}) == []

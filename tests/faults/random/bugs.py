@@ -9,16 +9,21 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from sqlalchemy import bindparam, exists, false, select, update
+
 from worker.b2copy import client as client_module
 from worker.errors import Rejected, Unavailable
 from worker.flow import lane as lane_module
+from worker.ledger import ordering as ordering_module
+from worker.ledger.schema import c, due_now, in_list, is_in_line, operations, queue_position, sql_literal
 from worker.messages import inbox as inbox_module
-from worker.operation import Recorded, State
+from worker.operation import Recorded, State, WaitReason
 
 MODULE = __name__
 client: Any = client_module.B2Copy  # Any, because what is replaced here is no public name
 lane: Any = lane_module
 inbox: Any = inbox_module
+ordering: Any = ordering_module
 _chances = itertools.count(1)
 
 
@@ -76,6 +81,18 @@ def answer_another_call() -> None:
     client.send = send_and_mix_up
 
 
+def overtake() -> None:
+    """Let the last of a line start first."""
+    other, position = ordering._ahead.c, ordering._ahead_position
+    later = exists().where(other.entity == c.entity, is_in_line(other), position > queue_position)
+    reason = sql_literal(WaitReason.BEHIND_ENTITY).label("wait_reason")
+    blocked = select(c.id, reason, false().label("by_pause")).where(in_list(c.id, "ids"), c.entity.is_not(None))
+    ordering._BLOCKED = blocked.where(later | ordering._running)
+    line = select(other.id).where(other.entity == bindparam("line"), is_in_line(other), other.state != "running")
+    last = line.order_by(position.desc()).limit(1).scalar_subquery()
+    ordering._RELEASE_NEXT = update(operations).where(c.id == last).values(due_at=due_now(ordering._now))
+
+
 def store_no_evidence() -> None:
     """Settle operations without their attempts."""
     settle = lane.settle_and_claim
@@ -103,6 +120,7 @@ BUGS: dict[str, tuple[Callable[[], None], str]] = {
     "carried out for another login": (carry_out_for_another_login, "was carried out as another/"),
     "failed in an outage": (fail_in_an_outage, "is failed rejected"),
     "answer to another call": (answer_another_call, "has the result"),
+    "overtaken": (overtake, "was carried out before"),
     "no evidence": (store_no_evidence, "without any evidence"),
     "messages lost": (lose_messages, "messages are lost"),
 }

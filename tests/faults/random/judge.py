@@ -16,6 +16,7 @@ from tests.faults.ledger.promises import (
     not_as_requested,
     not_recorded,
     operations_by_key,
+    overtaken,
     result_of_another,
 )
 from tests.faults.ledger.system import System
@@ -63,8 +64,9 @@ def _lost(plan: Plan, notes: list[Accepted], recorded: dict[str, Any]) -> Iterat
 def _outcomes(
     requests: list[Accepted], recorded: dict[str, Any], effects: dict[str, Effects], operator: Operator
 ) -> Iterator[str]:
-    """Nothing is done twice, nothing is wrongly failed, nothing is open, and what was cancelled was never sent."""
+    """Nothing is done twice, wrongly failed, open or out of order, and what was cancelled was never sent."""
     yield from not_recorded(effects, recorded)
+    yield from overtaken(requests, recorded, effects)
     for request in requests:
         row, carried_out = recorded.get(request.key), effects.get(request.key)
         times = carried_out.times if carried_out is not None else 0

@@ -12,6 +12,7 @@ from tests.faults.ledger.crm import MIX
 from tests.faults.ledger.system import DATABASES, System
 
 Draw = random.Random
+ENTITIES = 5  # lines form, and after several faults in a row they still end within DRAINED_S
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ def draw_plan(seed: int, ours: int = 3, theirs: int = 4, actions: int = 10) -> P
         "per_second": round(draw.uniform(4, 8), 1),
         "latency": round(draw.uniform(0.02, 0.3), 2),
         "mix": tuple(mix),
+        "entities": ENTITIES,
         "B2COPY_CONCURRENCY": str(draw.choice([5, 10, 20])),
     }
     database = DATABASES[seed % len(DATABASES)]
