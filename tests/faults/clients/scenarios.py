@@ -85,14 +85,17 @@ ID_UNKNOWN = "1 client, 0 account, accounts.create client_unknown"
 
 
 BEFORE_THE_WIZARD = {f"{when} the call {name}" for when in ("before", "after") for name in ("auth_url", "wizard.init")}
+BEFORE_THE_WIZARD |= {"before commit 1", "after commit 1", "before commit 2"}  # of the claim; that the wizard begins
+REGISTERED = {"after commit 3"}  # the registration has succeeded, and the opening is claimed
 
 
 def holds(point: str, row: Mapping[str, Any]) -> Sequence[str]:
     """One client and one account, unless B2COPY hid that it has the client (unknown), or hid its id (refused).
 
-    If the worker was killed before it began the wizard, it is one client and one account under every switch.
+    If the worker was killed before it began the wizard, or when the registration had succeeded, it is one client and
+    one account under every switch.
     """
-    if point in BEFORE_THE_WIZARD:
+    if point in BEFORE_THE_WIZARD | REGISTERED:
         return [f"{switch}: {end}" for switch, end in row.items() if end != ONCE]
     allowed = {"unknown": {ONCE} | UNRESOLVED, "refused": {ONCE, ID_UNKNOWN}, "returned": {ONCE}}
     return [f"{switch}: {end}" for switch, end in row.items() if end not in allowed[switch]]

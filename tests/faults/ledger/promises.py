@@ -206,5 +206,5 @@ def lossless(row: Mapping[str, Any]) -> list[str]:
 
 
 def none_unresolved(row: Mapping[str, Any]) -> list[str]:
-    """As `lossless`, and no operation is `unresolved`: every call was answered, and no worker died."""
+    """As `lossless`, and no operation is `unresolved`: every call was answered, and no worker was killed."""
     return [*lossless(row), *([f"{row['unresolved']} answered calls are unresolved"] if row["unresolved"] else [])]

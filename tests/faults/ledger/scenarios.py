@@ -79,15 +79,15 @@ SCENARIOS = [
         B2COPY_CONCURRENCY="50",
         latency=1.0,  # so that thirty calls are in flight when the database goes
     ),
-    *scenario("three beats, then none", process_faults.beats_stopped, beats=3),
-    *scenario("no beat at all", process_faults.beats_stopped, beats=0),
-    *scenario("SIGTERM during calls", process_faults.workers_terminated, **CALLS_IN_FLIGHT),
+    *scenario("three beats, then none", process_faults.beats_stopped, none_unresolved, beats=3),
+    *scenario("no beat at all", process_faults.beats_stopped, none_unresolved, beats=0),
+    *scenario("SIGTERM during calls", process_faults.workers_terminated, none_unresolved, **CALLS_IN_FLIGHT),
     *scenario("worker frozen 15 s", process_faults.worker_frozen),
     *scenario(
         "pool processes killed x3", process_faults.pool_killed, options=("--pool", "processes", "--concurrency", "6")
     ),
     *scenario("disk full 12 s", store_faults.disk_full, databases=("sqlite",)),
-    *scenario("unusable messages", store_faults.unusable_messages),
+    *scenario("unusable messages", store_faults.unusable_messages, none_unresolved),
     *scenario("503 for a day", b2copy_faults.unavailable_for_a_day, B2COPY_MAX_ATTEMPTS="2"),
     *scenario(
         "B2COPY unreachable 60 s",

@@ -3,6 +3,8 @@
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from tests.faults.ledger.crm import PATH
 from tests.faults.ledger.promises import (
     Accepted,
@@ -13,6 +15,19 @@ from tests.faults.ledger.promises import (
     overtaken,
     result_of_another,
 )
+from tests.faults.ledger.scenarios import SCENARIOS
+
+GOOD = {
+    "enqueued": 100, "sent": 100, "recorded": 100, "once": 200, "twice": 0, "never": 0, "unresolved": 0, "wrong": 0,
+    "no evidence": 0, "drained s": 1.0, "starts": 2,
+}  # fmt: skip
+
+
+def problems(words: str, **figures: Any) -> list[str]:
+    """Return what the scenarios whose names begin with these words find wrong with a row. Each must find the same."""
+    first, *others = [list(each.holds(GOOD | figures)) for each in SCENARIOS if each.name.startswith(words)]
+    assert all(other == first for other in others)
+    return first
 
 
 def request(what: str, name: str = "enqueue-1") -> Accepted:
@@ -85,3 +100,14 @@ def test_an_ordered_call_that_overtakes_one_of_its_entity_is_wrong() -> None:
     assert judged(3.0, 2.0, 1.0, a=row(id=9, replays=1)) == []
     assert judged(2.0, 3.0) == []  # the third one was never carried out
     assert overtaken([request("call", "a"), request("call", "b")], recorded, {}) == []
+
+
+@pytest.mark.parametrize("words", ["three beats", "no beat", "SIGTERM", "unusable messages"])
+def test_nothing_is_unresolved_where_every_call_was_answered(words: str) -> None:
+    assert problems(words) == []
+    assert problems(words, unresolved=1) == ["1 answered calls are unresolved"]
+    assert problems(words, recorded=99) == ["1 messages lost"]
+
+
+def test_a_killed_worker_leaves_calls_unresolved() -> None:
+    assert problems("worker killed", unresolved=9) == []
