@@ -39,9 +39,9 @@ def run_fault(
 
 
 def seldom_restarted(row: Mapping[str, Any]) -> list[str]:
-    """As `safe`, and the workers were restarted at most `RESTARTS_MAX` times."""
+    """As `lossless`, and the workers were restarted at most `RESTARTS_MAX` times."""
     restarts = row["starts"] - STARTS
-    return [*safe(row), *([f"{restarts} restarts"] if restarts > RESTARTS_MAX else [])]
+    return [*lossless(row), *([f"{restarts} restarts"] if restarts > RESTARTS_MAX else [])]
 
 
 def scenario(

@@ -22,4 +22,5 @@ def test_nothing_is_lost_or_done_twice_when_redis_and_workers_die(environment: E
 
     assert safe(row) == []
     assert row["enqueued"] > 30
+    assert row["recorded"] > row["sent"] / 2  # Redis loses what no worker has recorded yet, and that is little
     assert row["starts"] >= 3  # a killed worker was started again

@@ -109,5 +109,12 @@ def test_nothing_is_unresolved_where_every_call_was_answered(words: str) -> None
     assert problems(words, recorded=99) == ["1 messages lost"]
 
 
+@pytest.mark.parametrize("words", ["Redis full", "Redis read-only"])
+def test_no_message_is_lost_while_redis_refuses_writes(words: str) -> None:
+    assert problems(words, unresolved=1, starts=6) == []
+    assert problems(words, recorded=99) == ["1 messages lost"]
+    assert problems(words, recorded=0, starts=7) == ["100 messages lost", "5 restarts"]
+
+
 def test_a_killed_worker_leaves_calls_unresolved() -> None:
     assert problems("worker killed", unresolved=9) == []
