@@ -114,17 +114,18 @@ def _polled(ledger: "Ledger", operation: "Operation") -> "Operation":
     from worker.current_user import current_user
     from worker.ledger import attempts_of, find, poll_now
     from worker.messages.wake_up import wake
-    from worker.operation import FINAL
+    from worker.operation import FINAL, State
     from worker.report.format_values import span
 
     def tried() -> int:
         return sum(attempt.times for attempt in attempts_of(ledger, operation.id))
 
     before = tried()
-    if not poll_now(ledger, operation.key, current_user(), "status --poll-now"):
-        output.note(f"{operation.key} is {operation.state}, it does not wait: nothing was made due")
-        return operation
-    wake(operation.lane)
+    if poll_now(ledger, operation.key, current_user(), "status --poll-now"):
+        wake(operation.lane)
+    elif (now := find(ledger, operation.key) or operation).state != State.RUNNING:  # else a worker tries it right now
+        output.note(f"{operation.key} is {now.state}, it does not wait: nothing was made due")
+        return now
     ends = time.monotonic() + _PATIENCE
     while (find(ledger, operation.key) or operation).state not in FINAL and tried() == before:
         if time.monotonic() > ends:
