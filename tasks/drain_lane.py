@@ -25,9 +25,9 @@ from worker.watch.observe import prepare_ended
 
 log = logging.getLogger(__name__)
 
-_ending = threading.Event()  # set when this worker was told to end
-
 SWITCH_S = 0.0005  # seconds after which a thread must let another one run; 0.005 by default
+
+_ending = threading.Event()  # set by the signal that ends this worker
 
 
 @PerProcess

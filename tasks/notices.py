@@ -57,7 +57,7 @@ async def attempt(attempt: Attempt, notice: Notice) -> Outcome:
             delivered.add(route.name)
             attempt.progress = {"delivered": sorted(delivered)}
     if failures:
-        # If the task was not told, its failure comes first, because it must not wait for a Retry-After of the webhook.
+        # If no message reached the task, that failure comes first: it must not wait for a Retry-After of the webhook.
         raise next((error for error in failures if isinstance(error, ReceiverGone)), failures[0])
     return Done()
 

@@ -18,8 +18,8 @@ HOUSEKEEPING = "b2copy.housekeeping"  # the scheduled jobs: renewal of the sessi
 READS = "b2copy.reads"  # what a CRM wants to read at B2COPY now
 ANSWERS = "b2copy:answer:"  # no queue: what the keys of the answers to reads begin with
 # No queues: the keys of kombu's notes of the messages that our workers took and have not acknowledged. Each Celery app
-# that keeps kombu's names (`unacked`) shares its notes with all others on the Redis database: one takes the messages of
-# the other away, after the shorter of their visibility timeouts, and puts them into queues by its own rules.
+# that keeps kombu's names (`unacked`) shares its notes with all others on the Redis database. After the shorter one of
+# the visibility timeouts, one app then moves the messages that the other still works on, and by its own rules.
 UNACKED, UNACKED_INDEX, UNACKED_MUTEX = "b2copy:unacked", "b2copy:unacked_index", "b2copy:unacked_mutex"
 WAKE_UP_LASTS_S = 0.02  # seconds; a wake-up also serves what its sender enqueues within this time
 

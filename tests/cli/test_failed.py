@@ -230,7 +230,7 @@ class TestResolve:
         ran = b2copy_sync(*done, "--yes")
 
         assert (asked.code, before) == (2, ["failed"])
-        assert f"{key} moves money: it ends as succeeded, and the CRM is told so and may pay" in asked.err
+        assert f"{key} moves money: it ends as succeeded, and the CRM learns this and may pay" in asked.err
         assert (ran.code, states(ledger, key)) == (0, ["succeeded"])
 
     def test_that_money_was_not_charged_needs_no_yes(self, b2copy_sync: Command, ledger: Ledger) -> None:

@@ -157,10 +157,10 @@ def test_it_was_done_says_what_follows(open_console: OpenConsole, ledger: Ledger
     )
 
     assert (
-        "You say that you have looked at B2COPY and that it was done. It ends as succeeded. The CRM is told so and may"
+        "You say that you have looked at B2COPY and that it was done. It ends as succeeded. The CRM learns this and may"
         " pay the withdrawal, and operations that wait for this one start. Nothing is sent to B2COPY."
     ) in money
-    assert "The CRM is told so, and operations that wait for this one start." in call
+    assert "The CRM learns this, and operations that wait for this one start." in call
     assert "It ends as succeeded. Nothing is sent to the CRM." in notice
 
 
@@ -431,7 +431,7 @@ def test_an_approver_sees_what_would_be_done(open_console: OpenConsole, ledger: 
     at_once = " It is done at once, and both names are stored."
     assert effects == {
         1: [
-            "ann says that ann has looked at B2COPY and that it was done. It ends as succeeded. The CRM is told so and"
+            "ann says that ann has looked at B2COPY and that it was done. It ends as succeeded. The CRM learns this and"
             " may pay the withdrawal, and operations that wait for this one start. Nothing is sent to B2COPY." + at_once
         ],
         2: [

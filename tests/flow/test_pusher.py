@@ -155,6 +155,13 @@ class NewerFees(Fees):
 WITH_AMOUNT = {"account_login": "7", "request_id": "W1", "amount": "5"}
 
 
+def leave_unknown(ledger: Ledger, on_unknown: OnUnknown) -> None:
+    """Record an operation of the newer version that a process has claimed before it was killed."""
+    record_operation(ledger, payload=WITH_AMOUNT, on_unknown=on_unknown)
+    claim_one(ledger, "a killed process")
+    make_lease_lapse(ledger)
+
+
 def test_an_operation_with_a_field_that_this_version_does_not_know_waits_for_a_newer_one(
     ledger: Ledger, engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -191,9 +198,7 @@ def test_what_waits_for_a_newer_version_says_so_in_one_row_of_evidence(
 def test_an_unknown_outcome_stays_unknown_while_an_operation_waits_for_a_newer_version(
     ledger: Ledger, engine: Engine
 ) -> None:
-    record_operation(ledger, payload=WITH_AMOUNT, on_unknown=OnUnknown.START_OR_GET)
-    claim_one(ledger, "a killed process")
-    make_lease_lapse(ledger)
+    leave_unknown(ledger, OnUnknown.START_OR_GET)
     engine().drain("money")
 
     waiting = find_operation(ledger)
@@ -205,9 +210,7 @@ def test_an_unknown_outcome_stays_unknown_while_an_operation_waits_for_a_newer_v
 def test_an_operation_with_an_unknown_field_that_must_not_be_repeated_is_unresolved(
     ledger: Ledger, engine: Engine
 ) -> None:
-    record_operation(ledger, payload=WITH_AMOUNT, on_unknown=OnUnknown.STOP)
-    claim_one(ledger, "a killed process")
-    make_lease_lapse(ledger)
+    leave_unknown(ledger, OnUnknown.STOP)
     engine().drain("money")
 
     assert find_operation(ledger).failure_reason == FailureReason.UNRESOLVED

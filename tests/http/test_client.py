@@ -481,6 +481,13 @@ class TestARouteThatRefusesNewTokensToo:
         assert http._refusing == {("service_admin", ACCOUNTS): 2.0}
         assert renewals() == 3
 
+    def test_a_clock_that_was_set_back_keeps_no_token(self, http: Http, refusing: SandboxControl) -> None:
+        self.refuse(http)
+
+        with pytest.raises(AccessRejected):
+            http._check_may_renew("a call", "service_admin", ACCOUNTS, 1.0)
+        http._check_may_renew("a call", "service_admin", ACCOUNTS, -3600.0)
+
     def test_it_is_served_soon_after_b2copy_accepts_the_login_again(
         self, http: Http, refusing: SandboxControl, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -27,7 +27,7 @@ def resolve(
 ) -> None:
     """Record what you found out at B2COPY about a failed operation: it was done, or it was not.
 
-    --succeeded ends it as succeeded: the CRM is told so and may pay the withdrawal, and operations that wait for this
+    --succeeded ends it as succeeded: the CRM learns this and may pay the withdrawal, and operations that wait for this
     one start. What waits for a registration needs the client's id: --result client_id=77. --failed leaves it failed
     (rejected), and it may then be replayed. Nothing is sent to B2COPY.
     """
@@ -48,7 +48,7 @@ def resolve(
     with existing_ledger() as ledger:
         found = look_up(ledger, key)
         if succeeded:
-            check_yes(yes, found, "it ends as succeeded, and the CRM is told so and may pay the withdrawal")
+            check_yes(yes, found, "it ends as succeeded, and the CRM learns this and may pay the withdrawal")
         decided = decide_or_propose(ledger, "resolve", found, by, why, succeeded=succeeded, result=values or None)
         if isinstance(decided, Approval):
             show_proposal(decided, as_json)

@@ -128,7 +128,7 @@ def effect_of(action: Action, operation: Operation, kinds: Kinds, says: str = "Y
     consequence = ""
     if operation.kind != NOTICE_KIND:
         pays = " and may pay the withdrawal" if moves_money(operation.kind, operation.lane, kinds) else ""
-        consequence = f" The CRM is told so{pays}, and operations that wait for this one start."
+        consequence = f" The CRM learns this{pays}, and operations that wait for this one start."
     destination = destination_name(operation.destination)
     return action.effect.format(destination=destination, consequence=consequence, says=says)
 

@@ -104,24 +104,21 @@ def take_requests(
     entity, if that is known. A row that was a message stays for a day at most: anybody who may publish could have made
     it so that this code fails.
     """
-    after: int | None = FIRST_ID
-    after_money: int | None = FIRST_ID
+    left: dict[bool, int | None] = {False: FIRST_ID, True: FIRST_ID}  # moves money -> the id behind which rows are left
     held: frozenset[str] = frozenset()
     spent_s = 0.0
     moves_money = False
-    while after is not None:
+    while (after := left[moves_money]) is not None:
         began = time.monotonic()
         batch = _Batch(ledger, kinds, settings, held, moves_money)
-        if moves_money and after_money is not None:
-            after_money = ledger.write(partial(batch.take, after=after_money))
-        else:
-            after = ledger.write(partial(batch.take, after=after))
+        left[moves_money] = ledger.write(partial(batch.take, after=after))
         held = frozenset(batch.held)
         spent_s += time.monotonic() - began if batch.is_done else 0.0
         yield batch.queued
-        if spent_s > for_s and after_money != FIRST_ID:  # what moves money was looked for, however long the first took
+        has_looked_for_money = left[True] != FIRST_ID
+        if left[False] is None or (spent_s > for_s and has_looked_for_money):
             return
-        moves_money = after_money is not None
+        moves_money = left[True] is not None
 
 
 class _Batch:

@@ -183,7 +183,7 @@ class RetryPolicy:
         if attempt.waits_s and not isinstance(attempt.learned, PermitRefused):
             wait_s = next_wait_s(attempt.waits_s, last_s)
             if isinstance(attempt.learned, CircuitOpen):  # nothing was sent, and the circuit may close at any time
-                wait_s = min(wait_s, CIRCUIT_WAIT_MAX_S * random.uniform(0.8, 1.2))  # noqa: S311
+                wait_s = min(wait_s, _with_jitter(CIRCUIT_WAIT_MAX_S))
             return wait_s
         longest_s = max(BACKOFF_FIRST_S, last_s * 3)
         return min(BACKOFF_MAX_S, random.uniform(BACKOFF_FIRST_S, longest_s))  # noqa: S311
@@ -198,7 +198,11 @@ class RetryPolicy:
 def next_wait_s(waits_s: Sequence[float], last_s: float) -> float:
     """Return the first of these waits that is longer than the last one, or the longest with a jitter of 20 %."""
     longer = [wait_s for wait_s in waits_s[:-1] if wait_s > last_s]
-    return longer[0] if longer else waits_s[-1] * random.uniform(0.8, 1.2)  # noqa: S311
+    return longer[0] if longer else _with_jitter(waits_s[-1])
+
+
+def _with_jitter(wait_s: float) -> float:
+    return wait_s * random.uniform(0.8, 1.2)  # noqa: S311
 
 
 def reason_when_overdue(claim: Claim) -> FailureReason:

@@ -165,8 +165,11 @@ class Http:
             self._refusing.pop((login, route), None)
 
     def _check_may_renew(self, name: str, login: str, route: str, age_s: float) -> None:
-        """Raises `AccessRejected` if the route refuses new access tokens, and this one, of this age, is too new."""
-        if age_s < self._refusing.get((login, route), age_s):
+        """Raises `AccessRejected` if the route refuses new access tokens, and this one, of this age, is too new.
+
+        The age is negative after Redis' clock was set back: then it says nothing.
+        """
+        if 0 <= age_s < self._refusing.get((login, route), 0.0):
             raise AccessRejected(
                 f"{name}: refused. The token is {age_s:.0f} s old, and this route has refused a new token before, so it"
                 " is not replaced yet",

@@ -5,7 +5,7 @@
     cancel    what was never sent is cancelled, and cannot be resumed
 
 After a restore a cancelled import leaves as unresolved what this ledger never sent: it may have been done since the
-backup, and a CRM that is told "cancelled" would request it again.
+backup, and a CRM that reads "cancelled" would request it again.
 
 All three are about operations of which nothing was ever sent. What was sent is finished: B2COPY goes on with it anyway.
 What had failed unsent and is replayed or corrected after its batch was cancelled belongs to no batch from then on, so

@@ -109,7 +109,7 @@ def _upsert(dialect: str) -> Any:
         for name, replaced in replaces.items()
     }
     merged["learned_at"] = case((is_newer, new.learned_at), else_=known.learned_at)
-    # It may be all that shows that B2COPY has an account: B2COPY need not have told the account's id.
+    # It may be the only sign that B2COPY has an account, because some answers do not hold the account's id.
     is_shown, was_shown = shows_account(new.learned_from), shows_account(known.learned_from)
     is_taken = (is_shown & ~was_shown) | (is_newer & (is_shown | ~was_shown))
     merged["learned_from"] = case((is_taken, new.learned_from), else_=known.learned_from)

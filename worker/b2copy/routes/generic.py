@@ -42,7 +42,7 @@ def checked_path(path: str) -> str:
 def check_allowed(path: str, allowed: Sequence[str], entity: str | None = None) -> None:
     """Raises `PathNotListed` if none of `allowed`, the patterns of `B2COPY_CALL_PATHS`, fits the path.
 
-    `entity`: the call's, for whoever lets the call wait.
+    `entity`: the call's. The error holds it, so that later requests of the entity can wait with this one.
     """
     if not any(fnmatchcase(path.lower(), pattern.lower()) for pattern in allowed):
         problem = f"path: {path!r} is not among B2COPY_CALL_PATHS: add it there, on CRM hosts and workers"
