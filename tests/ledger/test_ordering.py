@@ -240,13 +240,18 @@ def test_a_parked_operation_is_examined_again_no_later_than_its_deadline(ledger:
     assert find_operation(ledger, "child").state == State.FAILED
 
 
-def test_a_parked_operation_is_examined_again_after_half_a_minute(ledger: Ledger, clock: LedgerClock) -> None:
+def test_a_parked_operation_is_examined_again_after_a_second_and_then_after_half_a_minute(
+    ledger: Ledger, clock: LedgerClock
+) -> None:
     record_operations(ledger, "child", parent="fees.process:none", time_allowed_s=900.0)
     claim_due(ledger)
-
-    clock.advance(29)
-    assert count_due(ledger)["money"] == 0
     clock.advance(1.5)
+    assert count_due(ledger)["money"] == 1
+    claim_due(ledger)
+
+    clock.advance(28)
+    assert count_due(ledger)["money"] == 0
+    clock.advance(2.5)
     assert count_due(ledger)["money"] == 1
 
 
@@ -331,6 +336,24 @@ def test_an_earlier_operation_that_is_committed_later_waits_for_the_one_that_is_
     assert find_operation(ledger, "A1").wait_reason == WaitReason.BEHIND_ENTITY
     succeed(ledger, held)
     assert names_of(claim_due(ledger)) == ["A1"]
+
+
+@on_postgresql
+@pytest.mark.parametrize("waits_for", [{"entity": "A"}, {"parent": "fees.process:A1"}])
+def test_what_is_recorded_while_the_operation_ahead_ends_is_examined_again_soon(
+    ledger: Ledger, clock: LedgerClock, waits_for: dict[str, str]
+) -> None:
+    record_operations(ledger, "A1", entity="A")
+    claim_one(ledger)
+    with ledger.engine.begin() as slow:
+        # Another worker has ended A1, found nothing behind it to make due, and is about to commit.
+        slow.execute(text("UPDATE b2copy_operations SET state = 'succeeded', due_at = NULL, lease_owner = NULL"))
+        record_operations(ledger, "A2", **waits_for)
+        assert claim_due(ledger) == [], "A1 still runs, as far as this claim can see"
+
+    clock.advance(1.5)
+
+    assert names_of(claim_due(ledger)) == ["A2"]
 
 
 @on_postgresql

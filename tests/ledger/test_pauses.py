@@ -138,6 +138,18 @@ def test_what_waits_in_another_lane_for_something_paused_does_not_expire(
     assert 5 * 30 <= external_wait_s(ledger, "C") < 5 * 31 + 15
 
 
+def test_what_was_parked_a_moment_ago_gets_back_that_moment_alone(ledger: Ledger, clock: LedgerClock) -> None:
+    record_operations(ledger, "P", lane="bulk")
+    pause(ledger, "bulk", "ada", "incident")
+    record_operations(ledger, "C", parent="fees.process:P", time_allowed_s=50)
+    assert claim_due(ledger) == []
+    clock.advance(2)
+
+    assert claim_due(ledger) == []
+
+    assert 2 <= external_wait_s(ledger, "C") < 15
+
+
 def test_what_waits_behind_something_that_waits_for_a_pause_does_not_expire_either(
     ledger: Ledger, clock: LedgerClock
 ) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -28,6 +29,7 @@ from worker.errors import NotAllowed
 from worker.ledger import (
     Ledger,
     cancel,
+    claims,
     make_due,
     open_ledger,
     poll_now,
@@ -43,6 +45,7 @@ from worker.ledger import (
     sweep,
 )
 from worker.ledger.batches import CANCELLED, PAUSED, batch_counts, cancel_batch, pause_batch, resume_batch
+from worker.ledger.ordering import RECHECK_MS
 from worker.ledger.schema import HELD_MS
 from worker.operation import FINAL, MOVES, Claim, FailureReason, New, OnUnknown, State, Transition, WaitReason
 
@@ -606,7 +609,8 @@ def run(ledger: Ledger) -> None:
     )
 
 
-def test_the_ledger_behaves_like_its_model(own_ledger_url: str) -> None:
+def test_the_ledger_behaves_like_its_model(own_ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "FIRST_RECHECK_MS", RECHECK_MS)  # a sequence of steps may take longer than a second
     ledger = open_ledger(own_ledger_url)
     run(ledger)
     ledger.close()

@@ -39,7 +39,7 @@ from worker.ledger.batches import put_aside
 from worker.ledger.database import Ledger
 from worker.ledger.engine import note_outage, noting_refusals, seconds_since_outage
 from worker.ledger.on_operation_end import Ended, finish_ended
-from worker.ledger.ordering import RECHECK_MS, Blocked, find_blocked
+from worker.ledger.ordering import FIRST_RECHECK_MS, RECHECK_MS, Blocked, find_blocked
 from worker.ledger.prepared_statements import Prepared
 from worker.ledger.schema import (
     allowed_from,
@@ -392,7 +392,7 @@ def _lapsed_attempt(row: Row[Any]) -> dict[str, Any]:
 def _park(connection: Connection, rows: Sequence[Row[Any]], blocked: dict[int, Blocked]) -> None:
     """Let blocked operations wait (`blocked`: by id). An operation whose deadline has passed fails.
 
-    But it does not fail while a pause holds what it waits for. It was examined `RECHECK_MS` ago if it was parked.
+    But it does not fail while a pause holds what it waits for. The time since it was last examined does not count then.
     """
     now = rows[0].now
     expired = [
@@ -403,14 +403,16 @@ def _park(connection: Connection, rows: Sequence[Row[Any]], blocked: dict[int, B
         if row in expired:
             continue
         reason, by_pause = blocked[row.id]
+        was_parked = row.wait_reason == reason
+        until = now + (RECHECK_MS if was_parked else FIRST_RECHECK_MS)
         deadline = None if by_pause else row.deadline_at
         parked.append(
             {
                 "row": row.id,
                 "behind": reason,
-                "until": min(now + RECHECK_MS, deadline or now + RECHECK_MS),
-                "at": now if row.wait_reason is None else row.state_since,
-                "paused_ms": RECHECK_MS if by_pause and row.wait_reason == reason else 0,
+                "until": min(until, deadline or until),
+                "at": row.state_since if was_parked else now,
+                "paused_ms": min(RECHECK_MS, now - row.state_since) if by_pause and was_parked else 0,
             }
         )
     if parked:

@@ -5,7 +5,9 @@ the operation ahead, or the parent, makes the parked operation due.
 
 On PostgreSQL another transaction may be parking a row at the moment when an UPDATE here releases it. That UPDATE does
 not require `state = 'waiting'`. So PostgreSQL lets it wait for the lock of the parking transaction, and it then makes
-the parked row due. If a release is missed all the same, a parked operation is examined again after `RECHECK_MS`.
+the parked row due. It cannot see a row that is recorded between this UPDATE and its commit. A claim may park that row
+in the same moment, because it does not see the commit. So an operation that was just parked is examined again after
+`FIRST_RECHECK_MS`, and after that every `RECHECK_MS`.
 
 While a pause holds what an operation waits for, the operation does not expire, and that time does not count towards
 its deadline: `find_blocked` says so each time that the operation is examined.
@@ -48,7 +50,8 @@ from worker.ledger.schema import (
 )
 from worker.operation import State, WaitReason
 
-RECHECK_MS = 30_000  # ms; a parked operation is examined again after this time
+FIRST_RECHECK_MS = 1_000  # ms; an operation that was just parked is examined again after this time: see above
+RECHECK_MS = 30_000  # ms; and then each time after this time
 
 _ahead = operations.alias("ahead")
 _parent = operations.alias("parent")
