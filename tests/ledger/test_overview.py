@@ -22,6 +22,7 @@ from tests.operations import (
 from worker.ledger import LEASE_S, Ledger, cancel, count_due, leave_request, pause, record, resume, try_start_dispatch
 from worker.ledger.batches import begin_batch, cancel_batch, pause_batch, resume_batch, sweep
 from worker.ledger.due import COUNT_LIMIT
+from worker.ledger.operation_lists import OPEN, Filter, list_operations
 from worker.ledger.overview import Group, LaneOverview, oldest_open, overview
 from worker.ledger.statistics import statistics, statistics_of
 from worker.operation import FailureReason, State, WaitReason
@@ -46,8 +47,8 @@ def test_the_time_of_a_pause_is_not_ours_while_it_runs_and_after_it(ledger: Ledg
     assert 30 <= (during or 0) < 40
     assert ours is not None
     assert theirs is not None
-    assert ours.our_ms < 40_000
-    assert theirs.their_ms >= 3_600_000
+    assert ours.age_ms < 40_000
+    assert theirs.age_ms >= 3_600_000
 
 
 def test_a_pause_is_not_ours_either_for_what_a_lost_worker_held(ledger: Ledger, clock: LedgerClock) -> None:
@@ -82,20 +83,44 @@ def test_a_pause_concerns_only_what_is_due_in_its_lane(ledger: Ledger, clock: Le
     assert (lane(ledger, "bulk").oldest_s or 0) >= 200
 
 
-def test_what_is_pending_is_ours_until_it_was_sent(ledger: Ledger, clock: LedgerClock) -> None:
+def test_what_is_pending_waits_for_us_until_it_was_sent_and_when_it_cannot_be_polled(
+    ledger: Ledger, clock: LedgerClock
+) -> None:
     record_operations(ledger, "W1")
-    clock.advance(20)
+    clock.advance(150)
     ours, theirs = oldest_open(ledger, "money")
     assert ours is not None
-    assert (ours.key, ours.their_ms, theirs) == ("fees.process:W1", 0, None)
-    assert 20_000 <= ours.our_ms < 50_000
+    assert (ours.key, theirs) == ("fees.process:W1", None)
+    assert 150_000 <= ours.age_ms < 180_000
+    assert 150 <= (lane(ledger).oldest_s or 0) < 180
+    late = Filter(OPEN, lane="money", age_ms=120_000)
+    assert [one.key for one in list_operations(ledger, late).operations] == ["fees.process:W1"]
 
-    make_wait(ledger, *claim_due(ledger), wait_reason=WaitReason.PENDING_AT_B2COPY, due_in_s=900)
-    clock.advance(300)
+    make_wait(ledger, *claim_due(ledger), wait_reason=WaitReason.PENDING_AT_B2COPY, due_in_s=300)
+    clock.advance(301)
+    for is_polled in (False, True):
+        polled = claim_due(ledger) if is_polled else []
 
-    money = lane(ledger)
-    assert 20 <= (money.oldest_s or 0) < 50
-    assert 320 <= (money.oldest_pending_s or 0) < 350
+        money = lane(ledger)
+
+        assert (len(polled), money.oldest_s) == (is_polled, None)
+        assert 451 <= (money.oldest_pending_s or 0) < 480
+        assert oldest_open(ledger, "money")[0] is None
+        assert list_operations(ledger, late).operations == []
+
+    make_wait(ledger, *polled, wait_reason=WaitReason.CIRCUIT_OPEN, due_in_s=300)
+    assert 150 <= (lane(ledger).oldest_s or 0) < 180, "nobody can ask B2COPY"
+    assert [one.key for one in list_operations(ledger, late).operations] == ["fees.process:W1"]
+
+
+def test_a_poll_whose_worker_died_waits_for_us(ledger: Ledger, clock: LedgerClock) -> None:
+    record_operations(ledger, "W1")
+    make_wait(ledger, *claim_due(ledger), wait_reason=WaitReason.PENDING_AT_B2COPY, due_in_s=0)
+    claim_due(ledger)
+
+    clock.advance(LEASE_S + 60)
+
+    assert (lane(ledger).oldest_s or 0) >= 60
 
 
 def test_what_runs_is_due_once_its_lease_has_lapsed(ledger: Ledger, clock: LedgerClock) -> None:

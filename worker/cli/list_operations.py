@@ -43,8 +43,8 @@ def list_(
         typer.Option(
             parser=duration,
             metavar="DURATION",
-            help="Only those that have not ended and are older by our clock. The time that they were pending at B2COPY"
-            " or paused does not count.",
+            help="Only those that have not ended, are not pending at B2COPY now, and are older by our clock. The time"
+            " that they were pending or paused does not count.",
         ),
     ] = None,
     after: Annotated[

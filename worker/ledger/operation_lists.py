@@ -36,9 +36,9 @@ OPEN = (State.QUEUED, State.RUNNING, State.WAITING)
 class Filter:
     """Which operations. An absent field does not restrict.
 
-    `older_ms`: in their state for longer than that; each attempt and each decision begins a state. `age_ms`: open, and
-    older than that by our clock, which leaves out the time pending at the destination or paused. `since_at`: in their
-    state since then, or later.
+    `older_ms`: in their state for longer than that; each attempt and each decision begins a state. `age_ms`: open, not
+    pending at the destination now, and older than that by our clock, which leaves out the time pending at the
+    destination or paused. `since_at`: in their state since then, or later.
     """
 
     states: tuple[State, ...] = ()

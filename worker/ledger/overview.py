@@ -20,6 +20,7 @@ from sqlalchemy import (
     bindparam,
     case,
     func,
+    literal,
     select,
     tuple_,
     union_all,
@@ -52,10 +53,10 @@ class LaneOverview:
     """How a lane stands. Ages are in seconds; None if the lane holds nothing of the sort.
 
     `oldest_s`: the oldest open operation by our clock, which leaves out the time that it was pending at the destination
-    or paused. `oldest_pending_s`: the oldest operation that the destination has begun, since it was requested.
-    `late_s`: for how long something has been due, also by a lease that has lapsed, and no worker has worked on the
-    lane; nothing is due in a paused lane. `open`: how many operations are open, `due`: how many of them may be claimed
-    now, `capped`: there are more.
+    or paused; what is pending there now is left out altogether. `oldest_pending_s`: the oldest operation that the
+    destination has begun, since it was requested. `late_s`: for how long something has been due, also by a lease that
+    has lapsed, and no worker has worked on the lane; nothing is due in a paused lane. `open`: how many operations are
+    open, `due`: how many of them may be claimed now, `capped`: there are more.
     """
 
     lane: str
@@ -91,20 +92,20 @@ class Overview:
 
 
 class Oldest(NamedTuple):
-    """An operation's key, and how long it has taken so far, in ms.
+    """An operation's key, and how old it is by one of the two clocks, in ms.
 
-    `their_ms`: how long it was pending at the destination or paused; `our_ms`: all other time.
+    The destination's clock counts the time for which it was pending there or paused, ours all other time.
     """
 
     key: str
-    our_ms: int
-    their_ms: int
+    age_ms: int
 
 
 RECENT_S = 300  # seconds
 OLDEST_WINDOW = 5_000  # open operations of each phase that `oldest_open` reads, those that are due first
 
 _is_pending = c.wait_reason.is_not_distinct_from(sql_literal(WaitReason.PENDING_AT_B2COPY))
+_is_polled = (c.state == sql_literal(State.RUNNING)) & (c.phase == sql_literal(Phase.POLL)) & (c.due_at >= now_ms())
 _can_stand_still = c.due_at < now_ms()  # also what a lost worker held
 
 
@@ -124,16 +125,20 @@ def _current_wait(lane: str | BindParameter[str] | Column[str]) -> ColumnElement
     return func.coalesce(waited, 0)
 
 
-def our_age_ms() -> ColumnElement[int]:
-    """Return the SQL value for how old an open operation is by our clock, in ms."""
-    return now_ms() - c.requested_at - c.external_wait_ms - _current_wait(c.lane)
+def our_age_ms(lane: str | BindParameter[str] | Column[str] = c.lane) -> ColumnElement[int | None]:
+    """Return the SQL value for how old an open operation is by our clock, in ms.
+
+    NULL while it is pending at the destination: it does not wait for us then, however long it did before.
+    """
+    ours = now_ms() - c.requested_at - c.external_wait_ms - _current_wait(lane)
+    return case((~_is_pending & ~_is_polled, ours))
 
 
 def _first(lane: str, phase: Phase) -> Subquery:
     """The operations of a lane and phase that are due first, as the index has them."""
-    columns = (c.lane, c.kind, c.state, c.wait_reason, c.phase, c.requested_at, c.external_wait_ms, c.due_at)
+    columns = (c.lane, c.kind, c.state, c.wait_reason, c.phase, c.requested_at, c.due_at)
     return (
-        select(*columns, _current_wait(lane).label("current_wait"))
+        select(*columns, our_age_ms(lane).label("our_age_ms"))
         .where(c.lane == sql_literal(lane), c.phase == sql_literal(phase), c.due_at.is_not(None))
         .order_by(c.due_at)
         .limit(COUNT_LIMIT)
@@ -143,10 +148,9 @@ def _first(lane: str, phase: Phase) -> Subquery:
 
 def _open_groups(first: Subquery) -> Select[Any]:
     f = first.c
-    ours_ms = now_ms() - f.requested_at - f.external_wait_ms - f.current_wait
     is_due = f.due_at <= now_ms()  # what runs is due when its lease has lapsed
     return select(
-        f.lane, f.kind, f.state, f.wait_reason, f.phase, func.count(), func.max(ours_ms),
+        f.lane, f.kind, f.state, f.wait_reason, f.phase, func.count(), func.max(f.our_age_ms),
         func.min(f.requested_at), func.min(case((is_due, f.due_at))), func.count(case((is_due, 1))),
     ).group_by(f.lane, f.kind, f.state, f.wait_reason, f.phase)  # fmt: skip
 
@@ -227,7 +231,7 @@ _open_of_lane = (
                 select(
                     select(
                         c.key,
-                        (now_ms() - c.requested_at).label("total_ms"),
+                        our_age_ms(bindparam("lane", type_=Text)).label("our_ms"),
                         (c.external_wait_ms + _current_wait(bindparam("lane", type_=Text))).label("their_ms"),
                     )
                     .where(c.lane == bindparam("lane"), c.phase == sql_literal(phase), c.due_at.is_not(None))
@@ -242,13 +246,16 @@ _open_of_lane = (
     .cte("w")
     .prefix_with("MATERIALIZED")
 )
-_our_ms = (_open_of_lane.c.total_ms - _open_of_lane.c.their_ms).label("our_ms")
 _OLDEST = union_all(
     *(
         select(
-            select(_open_of_lane.c.key, _our_ms, _open_of_lane.c.their_ms).order_by(longest.desc()).limit(1).subquery()
+            select(literal(name), _open_of_lane.c.key, age_ms)
+            .where(age_ms > 0)
+            .order_by(age_ms.desc())
+            .limit(1)
+            .subquery()
         )
-        for longest in (_our_ms, _open_of_lane.c.their_ms)
+        for name, age_ms in (("ours", _open_of_lane.c.our_ms), ("theirs", _open_of_lane.c.their_ms))
     )
 )
 
@@ -256,15 +263,11 @@ _OLDEST = union_all(
 def oldest_open(ledger: Ledger, lane: str) -> tuple[Oldest | None, Oldest | None]:
     """Return the open operations of a lane that are oldest by our clock and by the destination's.
 
-    None if none is open, or if none was pending at the destination or paused.
+    None if none waits for us, or if none was pending at the destination or paused.
     """
     with ledger.reading() as connection:
-        found = [Oldest(*row) for row in connection.execute(_OLDEST, {"lane": lane})]
-    if not found:
-        return None, None
-    ours = max(found, key=lambda one: one.our_ms)
-    theirs = max(found, key=lambda one: one.their_ms)
-    return ours, theirs if theirs.their_ms > 0 else None
+        found = {name: Oldest(key, age_ms) for name, key, age_ms in connection.execute(_OLDEST, {"lane": lane})}
+    return found.get("ours"), found.get("theirs")
 
 
 def read_failed(connection: Connection) -> list[Group]:
@@ -320,9 +323,10 @@ def _lane(lane: str, now: int, paused: bool, rows: Iterable[Any]) -> LaneOvervie
     due: list[int] = []
     pending: list[int] = []
     due_count = 0
-    for _, _, _, _, phase, count, ours_ms, requested_at, due_at, count_due in rows:
+    for _, _, _, _, phase, count, our_age, requested_at, due_at, count_due in rows:
         counts[Phase(phase)] += count
-        ours.append(ours_ms)
+        if our_age is not None:
+            ours.append(our_age)
         if due_at is not None and not paused:
             due.append(now - due_at)
             due_count += count_due

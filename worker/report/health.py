@@ -18,9 +18,9 @@ from worker.report.thresholds import DISPATCH_LATE_S, DUE_LATE_S, HELD_LONG_S, M
 class Health:
     """`problems` are sentences; without a problem the ledger is healthy. `notes`: what else a person should look at.
 
-    `oldest_s`: the age of the oldest open operation of each lane that holds one, without the time that it was pending
-    at B2COPY or paused. `requests_age_s`: the age of the oldest row of `b2copy_requests` that no worker has taken; None
-    if there is none.
+    `oldest_s`: the age of the oldest open operation of each lane, without the time that it was pending at B2COPY or
+    paused; what is pending there now is left out. `requests_age_s`: the age of the oldest row of `b2copy_requests` that
+    no worker has taken; None if there is none.
     """
 
     statistics: Statistics

@@ -60,8 +60,8 @@ FAMILIES = (
     ),
     Family(
         "b2copy_oldest_seconds",
-        "Age of the oldest open operation; `ours` leaves out the time pending at B2COPY or paused, `theirs` is the"
-        " oldest one that B2COPY has begun.",
+        "Age of the oldest open operation; `ours` leaves out the time pending at B2COPY or paused, and what is pending"
+        " there now; `theirs` is the oldest one that B2COPY has begun.",
         ("lane", "clock"),
         _ages,
     ),
