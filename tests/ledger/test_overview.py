@@ -233,6 +233,19 @@ def test_while_a_429_holds_the_destination_no_lane_of_it_is_late(ledger: Ledger,
     assert late_s(ledger, "default") >= 3600
 
 
+def test_a_notice_that_was_asked_to_wait_does_not_excuse_the_lane_of_notices(
+    ledger: Ledger, clock: LedgerClock
+) -> None:
+    notice = {"lane": "notify", "kind": "crm.notify", "destination": "crm"}
+    held = hold_operation(ledger, "N1", **notice)
+    make_wait(ledger, held, wait_reason=WaitReason.RATE_LIMITED, due_in_s=7200)
+    record_operations(ledger, "N2", **notice)
+
+    clock.advance(60)
+
+    assert (lane(ledger, "notify").late_s or 0) >= 60
+
+
 def test_it_says_for_how_long_b2copy_has_asked_us_to_send_nothing(ledger: Ledger, clock: LedgerClock) -> None:
     def wait_for_429(name: str, due_in_s: float, *, sent: bool = True, **fields: Any) -> None:
         held = hold_operation(ledger, name, **fields)

@@ -11,7 +11,7 @@ from worker.ledger.database import Ledger
 from worker.ledger.schema import c, is_in_line, now_ms, operations, sql_literal
 from worker.ledger.schema import ledger as ledger_row
 from worker.operation import Phase, State, WaitReason
-from worker.queues import LANES, MONEY, destination_of
+from worker.queues import LANES, MONEY, NOTIFY, destination_of
 
 DISPATCH_EVERY_S = 0.25  # seconds between two dispatches in the whole fleet: a poll or a request is so late at most
 _EARLY_S = 0.02  # seconds; a timer that comes a moment too early must not wait for its next time
@@ -150,15 +150,15 @@ def read_late_s(connection: Connection, oldest_due_s: Mapping[str, float]) -> di
     not say that nobody works: the last operation of a backlog waits until all others were sent.
 
     A worker works on a lane if it claims or settles operations. The money lane may take all permits of the rate limit.
-    So while workers work on its backlog, the other lanes of its destination are not late. While a 429 holds a
-    destination, none of its lanes is.
+    So while workers work on its backlog, the other lanes of its destination are not late. While a 429 holds B2COPY, none
+    of its lanes is. A notice waits after a 429 by a schedule of its own, which says nothing about the others.
     """
     worked_s: dict[str, float] = {}
     held: set[str] = set()
     for lane, worked_ms, held_until in connection.execute(_WORKED) if any(oldest_due_s.values()) else ():
         if worked_ms is not None:
             worked_s[lane] = min(worked_s.get(lane, math.inf), max(0, worked_ms) / 1000)
-        if held_until is not None:
+        if held_until is not None and lane != NOTIFY:
             held.add(destination_of(lane))
     late_s = {}
     for lane, due_s in oldest_due_s.items():
