@@ -19,6 +19,7 @@ from tests.operations import (
     names_of,
     record_operations,
     succeed,
+    succeed_all,
     succeed_operation,
 )
 from tests.support import until
@@ -75,6 +76,54 @@ def test_a_paused_batch_starts_nothing_and_holds_nobody_up(ledger: Ledger, is_sw
     assert names_of(claim_due(ledger)) == ["W1"]
     assert find_operation(ledger, "B1").state == State.QUEUED
     assert count_due(ledger)["bulk"] == 0, "what is put aside wakes nobody"
+
+
+@pytest.mark.parametrize("by", ["sweep", "claim"])
+def test_what_was_parked_behind_a_batch_goes_as_soon_as_that_is_put_aside(ledger: Ledger, by: str) -> None:
+    record_operations(ledger, "B1", batch="book", entity="7")
+    record_operations(ledger, "W1", "W2", entity="7")
+    held = claim_one(ledger)
+    return_unsent(ledger, [held])
+    assert [find_operation(ledger, name).state for name in ("W1", "W2")] == [State.WAITING] * 2
+
+    pause_batch(ledger, "book", "ada", "wrong file?")
+    if by == "sweep":
+        sweep(ledger, 5.0)
+    else:
+        claim_due(ledger)
+
+    assert succeed_all(ledger) == ["W1", "W2"]
+
+
+def test_what_was_parked_when_its_batch_was_paused_goes_as_soon_as_that_is_resumed(ledger: Ledger) -> None:
+    record_operations(ledger, "A1", entity="7")
+    record_operations(ledger, "B1", batch="book", entity="7")
+    record_operations(ledger, "P1", lane="bulk")
+    record_operations(ledger, "B2", batch="book", parent="fees.process:P1")
+    ahead = claim_one(ledger)
+    pause_batch(ledger, "book", "ada", "wrong file?")  # not swept yet
+    succeed(ledger, ahead, claim_one(ledger, lane="bulk"))
+
+    resume_batch(ledger, "book", "ada", "right file")
+    sweep(ledger, 5.0)
+
+    assert sorted(names_of(claim_due(ledger))) == ["B1", "B2"]
+
+
+def test_what_comes_back_from_a_pause_and_is_parked_is_examined_again_soon(ledger: Ledger, clock: LedgerClock) -> None:
+    record_operations(ledger, "A1", entity="7")
+    record_operations(ledger, "B1", batch="book", entity="7")
+    claim_due(ledger)
+    pause_batch(ledger, "book", "ada", "wrong file?")
+    sweep(ledger, 5.0)
+    clock.advance(600)
+    resume_batch(ledger, "book", "ada", "right file")
+    sweep(ledger, 5.0)
+    claim_due(ledger, "worker 2")
+
+    clock.advance(1.5)
+
+    assert count_due(ledger)["money"] == 1
 
 
 def test_what_is_resumed_is_due_again_and_the_pause_does_not_count(ledger: Ledger, clock: LedgerClock) -> None:

@@ -29,9 +29,9 @@ from worker.errors import NotAllowed
 from worker.ledger import (
     Ledger,
     cancel,
-    claims,
     make_due,
     open_ledger,
+    ordering,
     poll_now,
     purge,
     record,
@@ -45,7 +45,6 @@ from worker.ledger import (
     sweep,
 )
 from worker.ledger.batches import CANCELLED, PAUSED, batch_counts, cancel_batch, pause_batch, resume_batch
-from worker.ledger.ordering import RECHECK_MS
 from worker.ledger.schema import HELD_MS
 from worker.operation import FINAL, MOVES, Claim, FailureReason, New, OnUnknown, State, Transition, WaitReason
 
@@ -226,6 +225,13 @@ class Machine(RuleBasedStateMachine):
     def sweep(self, time_s: float) -> None:
         """Operations obey the decisions about their batches. In no time each batch has one chunk moved: all it has."""
         ended_before = {key for key, modelled in self.operations.items() if modelled.state in FINAL}
+        resumed = text("SELECT id FROM b2copy_batches WHERE swept_to IS NOT NULL AND decision IS NULL")
+        with self.ledger.reading() as connection:
+            resumed_batches = set(connection.execute(resumed).scalars())
+        for modelled in self.operations.values():
+            is_parked = modelled.wait_reason is not None and modelled.wait_reason.startswith("behind")
+            if modelled.batch in resumed_batches and modelled.state == State.WAITING and is_parked:
+                modelled.due = modelled.due or not (modelled.sent or modelled.aside)
 
         sweep(self.ledger, time_s)
 
@@ -478,9 +484,12 @@ class Machine(RuleBasedStateMachine):
         )
 
     def claimed(self, claims: list[Claim], limit: int) -> None:
+        free_before = {key for key in self.operations if self.may_be_claimed(key)}
+        self.read_aside()  # a claim looks again if it has put all aside that it met, and may find what that released
         free = {key for key in self.operations if self.may_be_claimed(key)}
         keys = [one.key for one in claims]
-        assert len(keys) == len(set(keys)) == min(limit, len(free))
+        assert len(keys) == len(set(keys))
+        assert min(limit, len(free_before)) <= len(keys) <= min(limit, len(free))
         assert set(keys) <= free
         for one in claims:
             modelled = self.operations[one.key]
@@ -493,7 +502,6 @@ class Machine(RuleBasedStateMachine):
             modelled.sent, modelled.outcome_unknown = True, one.outcome_unknown
         self.claims += claims
         self.read_parked(free)
-        self.read_aside()
 
     def read_parked(self, free: set[str]) -> None:
         """Read which operations a claim parked. It examines no more than it needs, which the model does not predict."""
@@ -511,13 +519,17 @@ class Machine(RuleBasedStateMachine):
             aside = set(
                 connection.execute(text(f"SELECT key FROM b2copy_operations WHERE due_at >= {HELD_MS}")).scalars()
             )
+        put_aside: list[Modelled] = []
         for key, modelled in self.operations.items():
             if key in aside and not modelled.aside:
                 assert self.is_held(modelled)
+                put_aside.append(modelled)
             if modelled.aside and key not in aside:
                 assert not self.is_held(modelled)
                 modelled.due = True
             modelled.aside = key in aside
+        for modelled in put_aside:
+            self.release_line(modelled.entity)
 
     def transitions(self, data: st.DataObject) -> list[Transition]:
         several = {one.key: one for _ in range(3) for one in [self.one_of(data, self.claims)]}
@@ -582,14 +594,24 @@ class Machine(RuleBasedStateMachine):
         """End an operation: what waited for it is due."""
         ended = self.operations[key]
         ended.state, ended.holder, ended.due, ended.aside = state, None, False, False
+        self.release_line(ended.entity)
         waiting = {State.QUEUED, State.WAITING}
-        in_line = [one for one in self.operations.values() if not one.aside and not self.is_held(one)]
-        line = [one for one in in_line if one.entity == ended.entity and one.state in waiting]
-        if ended.entity and line:
-            min(line, key=lambda one: one.position).due = True
         for one in self.operations.values():
             if state == State.SUCCEEDED and one.parent == key and one.state in waiting and not one.aside:
                 one.due = True
+
+    def release_line(self, entity: str | None) -> None:
+        """Make the next operation of an entity due."""
+        line = [
+            one
+            for one in self.operations.values()
+            if one.entity == entity
+            and one.state in {State.QUEUED, State.WAITING}
+            and not one.aside
+            and not self.is_held(one)
+        ]
+        if entity and line:
+            min(line, key=lambda one: one.position).due = True
 
 
 def run(ledger: Ledger) -> None:
@@ -610,7 +632,8 @@ def run(ledger: Ledger) -> None:
 
 
 def test_the_ledger_behaves_like_its_model(own_ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claims, "FIRST_RECHECK_MS", RECHECK_MS)  # a sequence of steps may take longer than a second
+    # A sequence of steps may take longer than a second.
+    monkeypatch.setattr(ordering, "FIRST_RECHECK_MS", ordering.RECHECK_MS)
     ledger = open_ledger(own_ledger_url)
     run(ledger)
     ledger.close()

@@ -116,14 +116,16 @@ def test_a_claim(ledger: Ledger, values: Row, changes: Row) -> None:
 def test_parking_what_was_waiting(ledger: Ledger) -> None:
     begin(ledger, WAITING, parent="fees.process:none")
 
-    assert written(ledger, claim_due) == {"wait_reason": "behind_parent", "due_at": "now"}
+    assert written(ledger, claim_due) == {
+        "wait_reason": "behind_parent", "due_at": "now", "last_wait_ms": 1000
+    }  # fmt: skip
 
 
 def test_parking_what_was_queued(ledger: Ledger) -> None:
     begin(ledger, QUEUED, parent="fees.process:none")
 
     assert written(ledger, claim_due) == {
-        "state": "waiting", "wait_reason": "behind_parent", "due_at": "now", "state_since": "now"
+        "state": "waiting", "wait_reason": "behind_parent", "due_at": "now", "state_since": "now", "last_wait_ms": 1000
     }  # fmt: skip
 
 
@@ -373,8 +375,8 @@ def test_the_decision_about_its_batch(ledger: Ledger, state: str) -> None:
     years = HELD_MS // 100_000 * 100
     assert written(ledger, obey(pause_batch)) == {"due_at": f"now + {years}"}
     resumed = written(ledger, obey(resume_batch))
-    assert resumed.keys() == {"due_at", "external_wait_ms", "deadline_at", "time_allowed_ms"}
-    assert resumed["due_at"] == "now"
+    assert resumed.keys() == {"due_at", "last_wait_ms", "external_wait_ms", "deadline_at", "time_allowed_ms"}
+    assert (resumed["due_at"], resumed["last_wait_ms"]) == ("now", 0)
     assert written(ledger, obey(cancel_batch)) == {
         "state": "cancelled", "due_at": None, "state_since": "now", "ended_at": "now"
     } | ({"wait_reason": None} if state == "waiting" else {})  # fmt: skip

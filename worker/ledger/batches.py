@@ -46,12 +46,14 @@ from worker.errors import NotAllowed
 from worker.ledger.audit import record_audit
 from worker.ledger.database import DATABASE_UNAVAILABLE_ERRORS, Ledger, no_approval
 from worker.ledger.on_operation_end import Ended, finish_ended
+from worker.ledger.ordering import release_line
 from worker.ledger.pauses import RESUME, stood_still_ms
 from worker.ledger.schema import (
     HELD_MS,
     allowed_from,
     batches,
     c,
+    due_now,
     in_list,
     insert_into,
     is_aside,
@@ -60,7 +62,7 @@ from worker.ledger.schema import (
     operations,
     sql_literal,
 )
-from worker.operation import FailureReason, State
+from worker.operation import FailureReason, State, WaitReason
 
 log = logging.getLogger(__name__)
 
@@ -140,16 +142,27 @@ _HOLD = (
         due_at=now_ms() + HELD_MS, external_wait_ms=c.external_wait_ms + stood_still_ms(),
         deadline_at=c.deadline_at + stood_still_ms(), time_allowed_ms=c.time_allowed_ms + stood_still_ms(),
     )
+    .returning(c.entity, now_ms())
 )  # fmt: skip
 _held_for = now_ms() - (c.due_at - HELD_MS)
 _RELEASE = (
     update(operations)
     .where(in_list(c.id, "ids"), is_aside())
     .values(
-        due_at=now_ms(), external_wait_ms=c.external_wait_ms + _held_for,
+        due_at=now_ms(), last_wait_ms=0, external_wait_ms=c.external_wait_ms + _held_for,
         deadline_at=c.deadline_at + _held_for, time_allowed_ms=c.time_allowed_ms + _held_for,
     )
 )  # fmt: skip
+# A parked operation that the pause had not put aside yet: what it waited for may have ended, and passed it over.
+_EXAMINE = (
+    update(operations)
+    .where(
+        in_list(c.id, "ids"),
+        is_in_line(),
+        c.wait_reason.in_([sql_literal(WaitReason.BEHIND_ENTITY), sql_literal(WaitReason.BEHIND_PARENT)]),
+    )
+    .values(due_at=due_now())
+)
 _CANCEL = (
     update(operations)
     .where(in_list(c.id, "ids"), allowed_from("cancel"), ~c.sent, ~c.outcome_unknown)
@@ -359,7 +372,7 @@ def put_aside(connection: Connection, held: Mapping[int, str]) -> None:
     """
     names = list(connection.execute(_LOCK_DECIDED, {"names": sorted(set(held.values()))}).scalars())
     if names:
-        connection.execute(_HOLD, {"ids": sorted(id_ for id_, name in held.items() if name in names)})
+        _hold(connection, sorted(id_ for id_, name in held.items() if name in names))
         connection.execute(_SWEEP_AGAIN, {"names": names, "first": min(held)})
 
 
@@ -427,9 +440,17 @@ def _move(connection: Connection, batch: Batch, ids: list[int]) -> None:
                 finals = [Ended(row.id, row.key, row.entity, State(row.state)) for row in sorted(ended)]
                 finish_ended(connection, finals, ended[0].ended_at)
         case "paused":
-            connection.execute(_HOLD, {"ids": ids})
+            _hold(connection, ids)
         case _:
+            connection.execute(_EXAMINE, {"ids": ids})
             connection.execute(_RELEASE, {"ids": ids})
+
+
+def _hold(connection: Connection, ids: list[int]) -> None:
+    """Put these operations aside, and make the next operation of each entity due: they hold nobody up any more."""
+    held = connection.execute(_HOLD, {"ids": ids}).all()
+    if held:
+        release_line(connection, [entity for entity, _ in held if entity is not None], held[0][1])
 
 
 def _next_ids(batch: Batch, limit: int) -> Any:

@@ -39,7 +39,7 @@ from worker.ledger.batches import put_aside
 from worker.ledger.database import Ledger
 from worker.ledger.engine import note_outage, noting_refusals, seconds_since_outage
 from worker.ledger.on_operation_end import Ended, finish_ended
-from worker.ledger.ordering import FIRST_RECHECK_MS, RECHECK_MS, Blocked, find_blocked
+from worker.ledger.ordering import Blocked, find_blocked, recheck_ms, release_parents
 from worker.ledger.prepared_statements import Prepared
 from worker.ledger.schema import (
     allowed_from,
@@ -135,6 +135,7 @@ _PARK = (
         state=sql_literal(State.WAITING),
         wait_reason=bindparam("behind"),
         due_at=bindparam("until"),
+        last_wait_ms=bindparam("wait_ms"),
         state_since=bindparam("at"),
         deadline_at=c.deadline_at + bindparam("paused_ms"),
         time_allowed_ms=c.time_allowed_ms + bindparam("paused_ms"),
@@ -392,7 +393,7 @@ def _lapsed_attempt(row: Row[Any]) -> dict[str, Any]:
 def _park(connection: Connection, rows: Sequence[Row[Any]], blocked: dict[int, Blocked]) -> None:
     """Let blocked operations wait (`blocked`: by id). An operation whose deadline has passed fails.
 
-    But it does not fail while a pause holds what it waits for. The time since it was last examined does not count then.
+    But it does not fail while a pause holds what it waits for. Then its last wait does not count.
     """
     now = rows[0].now
     expired = [
@@ -403,20 +404,22 @@ def _park(connection: Connection, rows: Sequence[Row[Any]], blocked: dict[int, B
         if row in expired:
             continue
         reason, by_pause = blocked[row.id]
-        was_parked = row.wait_reason == reason
-        until = now + (RECHECK_MS if was_parked else FIRST_RECHECK_MS)
+        last_ms = row.last_wait_ms if row.wait_reason == reason else 0
+        wait_ms = recheck_ms(last_ms)
         deadline = None if by_pause else row.deadline_at
         parked.append(
             {
                 "row": row.id,
                 "behind": reason,
-                "until": min(until, deadline or until),
-                "at": row.state_since if was_parked else now,
-                "paused_ms": min(RECHECK_MS, now - row.state_since) if by_pause and was_parked else 0,
+                "until": min(now + wait_ms, deadline or now + wait_ms),
+                "wait_ms": wait_ms,
+                "at": now if row.wait_reason is None else row.state_since,
+                "paused_ms": last_ms if by_pause else 0,
             }
         )
     if parked:
         connection.execute(_PARK, parked)
+    release_parents(connection, [row for row in rows if blocked[row.id].wait_reason == WaitReason.BEHIND_PARENT], now)
     # Expire after parking: `finish_ended` then finds the operations behind an expired one, and makes them due.
     if expired:
         _note_ended(connection, connection.execute(_EXPIRE, {"ids": [row.id for row in expired], "now": now}).all())

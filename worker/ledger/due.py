@@ -150,8 +150,8 @@ def read_late_s(connection: Connection, oldest_due_s: Mapping[str, float]) -> di
     not say that nobody works: the last operation of a backlog waits until all others were sent.
 
     A worker works on a lane if it claims or settles operations. The money lane may take all permits of the rate limit.
-    So while workers work on its backlog, the other lanes of its destination are not late. While a 429 holds B2COPY, none
-    of its lanes is. A notice waits after a 429 by a schedule of its own, which says nothing about the others.
+    So while workers work on its backlog, the other lanes of its destination are not late. While a 429 holds B2COPY,
+    none of its lanes is. A notice waits after a 429 by a schedule of its own, which says nothing about the others.
     """
     worked_s: dict[str, float] = {}
     held: set[str] = set()

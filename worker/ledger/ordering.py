@@ -6,8 +6,8 @@ the operation ahead, or the parent, makes the parked operation due.
 On PostgreSQL another transaction may be parking a row at the moment when an UPDATE here releases it. That UPDATE does
 not require `state = 'waiting'`. So PostgreSQL lets it wait for the lock of the parking transaction, and it then makes
 the parked row due. It cannot see a row that is recorded between this UPDATE and its commit. A claim may park that row
-in the same moment, because it does not see the commit. So an operation that was just parked is examined again after
-`FIRST_RECHECK_MS`, and after that every `RECHECK_MS`.
+in the same moment, because it does not see the commit. So a parked operation is examined again, after a time that
+`recheck_ms` says.
 
 While a pause holds what an operation waits for, the operation does not expire, and that time does not count towards
 its deadline: `find_blocked` says so each time that the operation is examined.
@@ -50,8 +50,8 @@ from worker.ledger.schema import (
 )
 from worker.operation import State, WaitReason
 
-FIRST_RECHECK_MS = 1_000  # ms; an operation that was just parked is examined again after this time: see above
-RECHECK_MS = 30_000  # ms; and then each time after this time
+FIRST_RECHECK_MS = 1_000  # ms; an operation that was just parked is examined again after this time
+RECHECK_MS = 30_000  # ms; and then after times that double, up to this one
 
 _ahead = operations.alias("ahead")
 _parent = operations.alias("parent")
@@ -143,6 +143,18 @@ _next = (
 _now: BindParameter[int] = bindparam("now", type_=BigInteger)
 _RELEASE_NEXT = update(operations).where(c.id == _next).values(due_at=due_now(_now))
 
+# A parent behind its child in their line: the end of the operation ahead has made only the child due.
+_RELEASE_PARENTS = (
+    update(operations)
+    .where(
+        in_list(c.key, "parents"),
+        c.wait_reason == sql_literal(WaitReason.BEHIND_ENTITY),
+        is_in_line(),
+        exists().where(_child.c.parent == c.key, _child.c.entity == c.entity, in_list(_child.c.id, "children")),
+    )
+    .values(due_at=due_now(_now))
+)
+
 _RELEASE_CHILDREN = Prepared(
     update(operations)
     .where(
@@ -178,6 +190,11 @@ def find_blocked(connection: Connection, candidates: Sequence[Row[Any]]) -> dict
     }
 
 
+def recheck_ms(last_ms: int) -> int:
+    """Return after how many ms an operation is examined again. `last_ms`: after how many the last time; 0 if never."""
+    return min(RECHECK_MS, max(FIRST_RECHECK_MS, 2 * last_ms))
+
+
 def release_line(connection: Connection, entities: Iterable[str], now: int) -> None:
     """Make the next operation of each of these entities due."""
     if lines := [{"line": entity, "now": now} for entity in sorted(set(entities))]:
@@ -188,3 +205,11 @@ def release_children(connection: Connection, parents: Sequence[str], now: int) -
     """Make the children of these operations due."""
     if parents:
         _RELEASE_CHILDREN.run(connection, parents=list(parents), now=now)
+
+
+def release_parents(connection: Connection, children: Sequence[Row[Any]], now: int) -> None:
+    """Make the parents of these parked operations due that stand behind them in the line of their entity."""
+    asked = [(row.id, row.parent) for row in children if row.entity and row.parent]
+    if asked:
+        ids, parents = map(list, zip(*asked, strict=True))
+        connection.execute(_RELEASE_PARENTS, {"children": ids, "parents": parents, "now": now})
