@@ -328,9 +328,10 @@ def test_the_crms_broker_needs_a_task(active_environment: Environment, monkeypat
             "B2COPY_NOTIFY_BROKER_URL is not set",
         ),
         ({"FEES_POLL_FIRST": "300", "FEES_POLL_MAX": "60"}, "B2COPY_FEES_POLL_FIRST is longer"),
+        ({"CALL_DEADLINE": "30", "LATE_EFFECT": "20"}, "B2COPY_LATE_EFFECT is shorter than B2COPY_CALL_DEADLINE"),
     ],
 )
-def test_a_setting_that_would_change_nothing_is_refused(
+def test_settings_that_contradict_each_other_are_refused(
     active_environment: Environment, monkeypatch: Monkey, tmp_path: Path, values: dict[str, str], missing: str
 ) -> None:
     file = tmp_path / "crm.password"

@@ -181,7 +181,7 @@ async def read_back(attempt: Attempt, look: Callable[[], Coroutine[Any, Any, Out
     """Look whether an earlier request had its effect, for a kind with `OnUnknown.READ_BACK`. None if it had not.
 
     `look` makes calls without an effect and returns the outcome if it finds the effect, None if it does not. An effect
-    may come late. So if the first look finds nothing, the second is made one HTTP deadline later.
+    may come late. So if the first look finds nothing, the second is made `B2COPY_LATE_EFFECT` later.
 
     The first look counts only for the next claim. Its mark is still stored while a request is sent after the second
     look, and if this process is lost then, two looks are due again.
@@ -194,7 +194,7 @@ async def read_back(attempt: Attempt, look: Callable[[], Coroutine[Any, Any, Out
     now = time.time()
     looked_at, looked_in = progress.pop(LOOKED_AT, now), progress.pop(LOOKED_IN, None)
     looked_at = min(now, looked_at) if looked_in == attempt.claim.fence - 1 else now
-    wait_s = looked_at + attempt.settings.call_deadline - now
+    wait_s = looked_at + attempt.settings.late_effect - now
     if wait_s > 0:
         attempt.progress = {**progress, LOOKED_AT: looked_at, LOOKED_IN: attempt.claim.fence}
         return Later(wait_s, "not found, looking again")

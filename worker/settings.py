@@ -390,6 +390,11 @@ class Settings(CrmSettings):
     call_deadline: Annotated[Seconds, Field(ge=0.5, le=60)] = Field(
         12.0, description="A whole call to B2COPY, connection to last byte."
     )
+    late_effect: Annotated[Seconds, Field(ge=0.5, le=3600)] = Field(
+        60.0,
+        description="For how long an account may still appear at B2COPY after the answer to its opening was lost. B2COPY"
+        " is asked for the account twice, so long apart, before the opening is sent again.",
+    )
     rate_limit: Rate = Field(
         "10/second",
         description="Calls to B2COPY of operations, of CRM reads and of the reconciliation, in the whole fleet; 0 = no"
@@ -595,6 +600,11 @@ def _contradictions(settings: Settings) -> list[str]:
         )
     if settings.fees_poll_first > settings.fees_poll_max:
         problems.append("B2COPY_FEES_POLL_FIRST is longer than B2COPY_FEES_POLL_MAX, which would come first")
+    if settings.late_effect < settings.call_deadline:
+        problems.append(
+            "B2COPY_LATE_EFFECT is shorter than B2COPY_CALL_DEADLINE: an account could be opened twice, because the"
+            " first request may still be under way; make it at least as long as the longest deadline of any worker"
+        )
     for login, fields in LOGIN_FIELDS.items():
         if login in settings.logins:
             continue

@@ -22,7 +22,7 @@ from worker.testbed.local_system import Environment
 from worker.testbed.processes import Process
 
 KEY = "test.account:77"
-CALL_DEADLINE_S = 0.6
+LATE_EFFECT_S = 0.6
 
 
 @pytest.fixture
@@ -48,8 +48,8 @@ def steps_of(ledger: Ledger, operation: Operation) -> list[list[str]]:
     return [[step.name for step in one.steps] or [one.outcome] for one in attempts_of(ledger, operation.id)]
 
 
-def drain_to_the_end(ledger: Ledger, engine: Engine, operation: Callable[[], Operation]) -> None:
-    pusher = engine(b2copy(), ACCOUNT, call_deadline=CALL_DEADLINE_S)
+def drain_to_the_end(ledger: Ledger, engine: Engine, operation: Callable[[], Operation], **settings: float) -> None:
+    pusher = engine(b2copy(), ACCOUNT, **({"late_effect": LATE_EFFECT_S} | settings))
 
     def is_final() -> bool:
         make_all_due(ledger)
@@ -83,11 +83,11 @@ def test_a_lost_answer_is_read_back_and_the_account_exists_once(
     assert operation().outcome_unknown is False
 
 
-def test_the_second_look_comes_one_http_deadline_after_the_first(
+def test_the_second_look_comes_after_the_time_in_which_an_effect_may_be_late(
     ledger: Ledger, engine: Engine, sandbox: SandboxControl, operation: Callable[[], Operation]
 ) -> None:
     sandbox.faults({"what": "drop", "route": "accounts.create", "next": 1})
-    pusher = engine(b2copy(), ACCOUNT, call_deadline=60.0)
+    pusher = engine(b2copy(), ACCOUNT, late_effect=60.0)
     pusher.drain("default")
     assert (operation().wait_reason, operation().unknown_step) == (WaitReason.BACKOFF, "accounts.create")
 
@@ -104,12 +104,19 @@ def test_the_second_look_comes_one_http_deadline_after_the_first(
     assert sandbox.counters()["calls"]["accounts.create"] == 1
 
 
+@pytest.mark.parametrize(("effect_s", "call_deadline"), [(0.3, 60.0), (1.2, 0.5)])
 def test_an_effect_that_comes_after_the_first_look_is_found_by_the_second(
-    ledger: Ledger, engine: Engine, sandbox: SandboxControl, operation: Callable[[], Operation]
+    ledger: Ledger,
+    engine: Engine,
+    sandbox: SandboxControl,
+    operation: Callable[[], Operation],
+    effect_s: float,
+    call_deadline: float,
 ) -> None:
-    sandbox.faults({"what": "drop", "route": "accounts.create", "effect": "late", "seconds": 0.3, "next": 1})
+    """Also if it comes later than our HTTP client waits for an answer."""
+    sandbox.faults({"what": "drop", "route": "accounts.create", "effect": "late", "seconds": effect_s, "next": 1})
 
-    drain_to_the_end(ledger, engine, operation)
+    drain_to_the_end(ledger, engine, operation, call_deadline=call_deadline, late_effect=3 * effect_s)
 
     assert operation().state == State.SUCCEEDED
     assert times_created(sandbox) == 1
@@ -136,7 +143,7 @@ def test_a_worker_that_is_lost_after_the_second_look_makes_two_looks_due_again(
 ) -> None:
     """It may have sent the request again, and the mark of the first look is still stored."""
     sandbox.faults({"what": "drop", "route": "accounts.create", "effect": "none", "next": 1})
-    pusher = engine(b2copy(), ACCOUNT, call_deadline=60.0)
+    pusher = engine(b2copy(), ACCOUNT, late_effect=60.0)
     pusher.drain("default")
     make_all_due(ledger)
     pusher.drain("default")

@@ -55,7 +55,7 @@ class System:
         secret = environment.folder / "secret"
         secret.write_text(f"{SECRET}\n")
         secret.chmod(0o600)
-        configure(seamless_secret_file=secret, call_deadline=0.6)
+        configure(seamless_secret_file=secret, call_deadline=0.6, late_effect=0.6)
         self.configure, self.secret = configure, secret
         self.ledger: Ledger = open_this_ledger()
         self._pusher: Pusher | None = None

@@ -213,7 +213,7 @@ def _set_environment(patch: pytest.MonkeyPatch, folder: Path, url: str, database
         "HOST": url, "ADMIN_ID": "42", "KEY_ID": "sandbox", "PRIVATE_KEY_FILE": absent, "STORAGE_KEY_FILE": absent,
         "DEVICE_IP": "127.0.0.1", "DATABASE_URL": database_url, "REDIS_URL": "redis://127.0.0.1:1/0",
         "DATABASE_PLAINTEXT": "allowed",  # in a CI a test database is another host, often without TLS
-        "RATE_LIMIT": "0", "CALL_DEADLINE": "2", "SEAMLESS_SECRET_FILE": str(secret),
+        "RATE_LIMIT": "0", "CALL_DEADLINE": "2", "LATE_EFFECT": "2", "SEAMLESS_SECRET_FILE": str(secret),
     }.items():  # fmt: skip
         patch.setenv(PREFIX + name, value)
 

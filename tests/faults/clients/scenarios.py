@@ -35,7 +35,7 @@ def run_point(point: str | None, database: str, broker: Any = None, sandbox: Any
         secret.write_text("sandbox-secret")
         secret.chmod(0o600)
         environment.settings["B2COPY_SEAMLESS_SECRET_FILE"] = str(secret)
-        environment.settings["B2COPY_CALL_DEADLINE"] = "0.6"
+        environment.settings |= {"B2COPY_CALL_DEADLINE": "0.6", "B2COPY_LATE_EFFECT": "0.6"}
         if database == "postgresql":
             environment.settings["B2COPY_DATABASE_URL"] = postgres().url()
         open_ledger(environment.database_url, create=True).close()
