@@ -30,6 +30,10 @@ from worker.redis_url import checked_redis_url
 from worker.refused_addresses import is_refused_address
 
 PREFIX = "B2COPY_"
+LONGEST_FOR_A_CALL_S = 5.0
+"""Seconds. A rate limit lets a call pass at least so often: the later calls of an attempt wait so long for a permit."""
+
+_SECONDS = {"second": 1, "minute": 60, "hour": 3600}
 LoginName = Literal["service_admin", "back_office"]
 LOGIN_FIELDS: dict[str, tuple[str, ...]] = {
     "service_admin": ("admin_id",),
@@ -192,8 +196,14 @@ def _encrypted(url: str, info: ValidationInfo) -> str:
 def _rate(value: str) -> str:
     if value.strip() == "0":
         return "0"
-    if not re.fullmatch(r"\s*[1-9]\d*\s*/\s*(second|minute|hour)\s*", value):
+    found = re.fullmatch(r"\s*([1-9][0-9]*)\s*/\s*(second|minute|hour)\s*", value)
+    if found is None:
         raise ValueError('must look like "10/second" (second, minute or hour), or 0 for no limit')
+    if (one_call_s := _SECONDS[found[2]] / int(found[1])) > LONGEST_FOR_A_CALL_S:
+        raise ValueError(
+            f"lets one call pass in {one_call_s:.0f} s: what makes several calls would never get a permit for each;"
+            f" {60 / LONGEST_FOR_A_CALL_S:.0f}/minute is the least"
+        )
     return re.sub(r"\s+", "", value)
 
 
@@ -392,8 +402,8 @@ class Settings(CrmSettings):
     )
     late_effect: Annotated[Seconds, Field(ge=0.5, le=3600)] = Field(
         60.0,
-        description="For how long an account may still appear at B2COPY after the answer to its opening was lost. B2COPY"
-        " is asked for the account twice, so long apart, before the opening is sent again.",
+        description="For how long an account may still appear at B2COPY after the answer to its opening was lost."
+        " B2COPY is asked for the account twice, so long apart, before the opening is sent again.",
     )
     rate_limit: Rate = Field(
         "10/second",

@@ -108,13 +108,13 @@ class TestInAWorker:
             self.value("accounts")
 
     def test_reads_leave_the_money_lanes_permits_alone(self, configure: Configure) -> None:
-        configure(rate_limit="5/minute")
-        for _ in range(4):
+        configure(rate_limit="12/minute")
+        for _ in range(10):
             assert self.value("accounts") == []
         with pytest.raises(ReadExpired):
             self.value("accounts", within=0.3)
 
-        assert Gate("b2copy", worker_settings(), lambda *_: None).take(5, urgent=True) == 1
+        assert Gate("b2copy", worker_settings(), lambda *_: None).take(12, urgent=True) == 2
 
     def test_a_429_of_a_read_holds_the_whole_fleet(self, configure: Configure, sandbox: SandboxControl) -> None:
         configure()
@@ -167,10 +167,10 @@ class TestInAWorker:
         assert gate._last_served == served
 
     def test_a_read_that_expires_is_counted_as_that(self, configure: Configure) -> None:
-        configure(rate_limit="5/minute")
+        configure(rate_limit="12/minute")
         expired = READS_TOTAL.labels("leaderboard", "read_expired")
         before = expired._value.get()
-        for _ in range(4):
+        for _ in range(10):
             self.value("accounts")
 
         with pytest.raises(ReadExpired):

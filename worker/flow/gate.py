@@ -39,7 +39,7 @@ from worker.flow.meaning_table import Meaning
 from worker.http import event_loop
 from worker.operation import Outcome, WaitReason
 from worker.queues import CRM
-from worker.settings import Settings
+from worker.settings import LONGEST_FOR_A_CALL_S, Settings
 from worker.watch import metrics
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ T = TypeVar("T")
 # nobody knows whether the destination is unavailable: there was nothing to send, or other processes sent it.
 SHOWN_OPEN_S = 120.0
 SHOWN_OPEN_OF_CRM_S = 3 * 3600.0  # seconds; a notice that failed is sent again after up to two hours
-PERMIT_PATIENCE_S = 5.0  # seconds; a later call of an attempt waits at most so long for its permit
+PERMIT_PATIENCE_S = LONGEST_FOR_A_CALL_S  # seconds; a later call of an attempt waits at most so long for its permit
 WAITS_FOR_CIRCUIT = (WaitReason.BACKOFF, WaitReason.CIRCUIT_OPEN, WaitReason.NO_ACCESS)
 
 
@@ -85,6 +85,7 @@ class Gate:
         self.fleet_limits = FleetLimits(destination, settings, circuit, own_hold)
         self._own_gates: dict[str, Gate] = {}
         self._is_probing = False  # in `passing`
+        self._waiting = 0  # later calls of attempts that wait for their permits
         self._asking = {True: asyncio.Lock(), False: asyncio.Lock()}  # urgent or not
         self._tasks: set[asyncio.Task[None]] = set()  # asyncio itself holds only weak references
         self._last_served: dict[tuple[str | None, str | None], float] = {}  # login, kind -> monotonic seconds
@@ -110,11 +111,23 @@ class Gate:
 
     def available(self, wanted: int, urgent: bool) -> int:
         """Return how many operations may be claimed now: `wanted`, fewer, or a single probe. Takes no permit."""
-        return self.fleet_limits.available(self._login.available(self._circuit.available(wanted)), urgent)
+        return self._leave_room(self._login.available(self._circuit.available(wanted)), urgent)
 
     def take(self, claimed: int, urgent: bool) -> int:
         """Take the permits for the first calls of claimed operations; return for how many there are permits."""
-        return self.fleet_limits.take(self._login.take(self._circuit.take(claimed)), urgent)
+        count = self._login.take(self._circuit.take(claimed))
+        if self._waiting:
+            count = self._leave_room(count, urgent)
+        return self.fleet_limits.take(count, urgent)
+
+    def _leave_room(self, wanted: int, urgent: bool) -> int:
+        """Return how many of `wanted` permits could be taken now, and leave one for each later call that waits.
+
+        Otherwise first calls take every permit of a slow limit, the later calls give up after `PERMIT_PATIENCE_S`, and
+        no attempt that makes several calls ever ends. Urgent operations leave none: each makes a single call.
+        """
+        waiting = 0 if urgent or wanted < 1 else self._waiting
+        return max(0, self.fleet_limits.available(wanted + waiting, urgent) - waiting)
 
     async def pass_first(self, urgent: bool) -> int:
         """Let the first call of something pass that no lane has claimed: with a permit, or as a probe.
@@ -163,6 +176,7 @@ class Gate:
         `times_closed`: see `lets_pass`. Raises `GateClosed`: the operation waits and continues later.
         """
         ends = time.monotonic() + PERMIT_PATIENCE_S
+        self._waiting += 1
         try:
             async with asyncio.timeout(PERMIT_PATIENCE_S):  # Redis may be frozen
                 while self.lets_pass(times_closed):
@@ -174,6 +188,8 @@ class Gate:
                         return
         except TimeoutError:
             raise PermitRefused("no permit came in time", None, None, PERMIT_PATIENCE_S) from None
+        finally:
+            self._waiting -= 1
         raise CircuitOpen("the circuit is open", None, None, self.until_open_s(urgent))
 
     async def may_send(self, times_closed: int) -> bool:
