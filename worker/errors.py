@@ -115,7 +115,7 @@ class AccessRejected(Transient):
 
 
 class NotFromB2Copy(Transient):
-    """A 4xx or 501 that would be `Permanent`, but whose body shows that a proxy sent it and not B2COPY."""
+    """A 4xx or 501 that would be `Permanent`, but whose body has not the form of B2COPY's errors: a proxy sent it."""
 
 
 class GateClosed(Transient):

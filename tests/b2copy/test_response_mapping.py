@@ -221,6 +221,46 @@ def test_a_refusal_that_is_no_json_object_is_a_proxys(status: int, body: bytes) 
     assert str(error).startswith(f"the call: a proxy refused it, not B2COPY (HTTP {status})")
 
 
+@pytest.mark.parametrize("status", [404, 405, 501])
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"message": "no Route matched with those values", "request_id": "1f2"},
+        {"error": "Not Found", "status": 404, "path": "/api/admin"},
+        {"code": 404, "message": "Not Found"},
+        {"code": "404", "message": "Not Found"},
+        {"code": 0, "message": "Not Found"},
+        {"code": True},
+        b'{"code": 5, "code": 6}',
+    ],
+    ids=["empty", "Kong", "Spring", "HTTP status", "text", "no error", "boolean", "two codes"],
+)
+def test_a_404_of_the_admin_api_without_a_code_of_grpc_is_a_gateways(status: int, body: Any) -> None:
+    with pytest.raises(NotFromB2Copy) as caught:
+        value_of(answer(status, body), "the call", is_grpc=True)
+
+    assert caught.value.status == status
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind"), [(404, 5, NotFound), (405, 1, Rejected), (501, 12, Rejected), (404, 16, NotFound)]
+)
+def test_a_404_of_the_admin_api_with_a_code_of_grpc_is_b2copys(status: int, code: int, kind: type[B2CopyError]) -> None:
+    with pytest.raises(B2CopyError) as caught:
+        value_of(answer(status, {"code": code, "message": "no", "details": []}), "the call", is_grpc=True)
+
+    assert type(caught.value) is kind
+
+
+@pytest.mark.parametrize(("status", "kind"), [(400, Rejected), (409, Conflict), (410, Rejected), (422, Rejected)])
+def test_another_refusal_of_the_admin_api_needs_no_code(status: int, kind: type[B2CopyError]) -> None:
+    with pytest.raises(B2CopyError) as caught:
+        value_of(answer(status, {"message": "no"}), "the call", is_grpc=True)
+
+    assert type(caught.value) is kind
+
+
 @pytest.mark.parametrize(("status", "kind"), [(409, Conflict), (413, Rejected), (422, Rejected)])
 def test_a_refusal_of_the_request_itself_needs_no_json(status: int, kind: type[B2CopyError]) -> None:
     assert type(error_of(status, b"<html>")) is kind

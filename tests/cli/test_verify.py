@@ -89,6 +89,7 @@ def test_nothing_private_is_in_the_file(
         ({"faults": [{"what": "html", "route": "accounts.list"}]}, "accounts.form", "no JSON (text/html)"),
         ({"error_shape": "html"}, "errors.form", "no JSON (text/html)"),
         ({"error_shape": "error"}, "errors.form", "a JSON object with the fields "),
+        ({"error_shape": "message"}, "errors.form", "a JSON object with the fields message"),
         ({"error_shape": "empty"}, "errors.form", "empty"),
         ({"access": False}, "accounts.login", "HTTP 403"),
         ({"faults": [{"what": "status", "status": 404, "route": "accounts.list"}]}, "accounts.login", "HTTP 404"),

@@ -282,10 +282,11 @@ class TestAccess:
 class TestProxy:
     """A proxy that has no route to B2COPY for some seconds, as while an ingress is changed."""
 
+    @pytest.mark.parametrize("shape", ["text", "message"])
     def test_a_proxys_404_to_everybody_fails_nothing_and_opens_the_circuit(
-        self, ledger: Ledger, engine: Engine, sandbox: SandboxControl, caplog: pytest.LogCaptureFixture
+        self, ledger: Ledger, engine: Engine, sandbox: SandboxControl, caplog: pytest.LogCaptureFixture, shape: str
     ) -> None:
-        sandbox.switches(error_shape="text")
+        sandbox.switches(error_shape=shape)
         sandbox.faults({"what": "status", "route": "processext", "status": 404, "message": "404 page not found"})
         record_operations(ledger, *(f"W{number}" for number in range(20)))
         pusher = engine(b2copy(), FEES, max_attempts=2)
@@ -316,10 +317,11 @@ class TestProxy:
         drain.join(10)
         assert [effect["times"] for effect in sandbox.effects()] == [1] * 20
 
+    @pytest.mark.parametrize("shape", ["html", "message"])
     def test_one_login_that_always_meets_a_proxys_404_ends_as_rejected_while_others_are_served(
-        self, ledger: Ledger, engine: Engine, sandbox: SandboxControl
+        self, ledger: Ledger, engine: Engine, sandbox: SandboxControl, shape: str
     ) -> None:
-        sandbox.switches(error_shape="html")
+        sandbox.switches(error_shape=shape)
         sandbox.faults({"what": "status", "route": "processext", "status": 404, "match": "poison"})
         pusher = engine(b2copy(), FEES, max_attempts=3)
         record_operation(ledger, "poison")

@@ -75,6 +75,7 @@ class TestStatus:
         ("shape", "body"),
         [
             ("grpc", b'{"code": 14, "message": "gone", "details": []}'),
+            ("message", b'{"message": "gone"}'),
             ("error", b'{"error": "gone"}'),
             ("errors", b'{"errors": [{"code": "503", "message": "gone"}]}'),
             ("text", b"gone"),

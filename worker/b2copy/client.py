@@ -59,7 +59,7 @@ class B2Copy:
         if route.secrets:
             answer = _without(answer, [body[name] for name in route.secrets])
         try:
-            return route.read(value_of(answer, route.name, is_secret=route.is_secret), body)
+            return route.read(value_of(answer, route.name, route.is_secret, route.is_grpc), body)
         except B2CopyError as error:
             if not answer.first_was_lost:
                 raise

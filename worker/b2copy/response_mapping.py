@@ -7,7 +7,8 @@ so that mapping is assumed (https://grpc.github.io/grpc/core/md_doc_statuscodes.
 is a JSON object, with any fields. A refusal (4xx, 501) with another body is a proxy's: the texts of Traefik and of a
 Kubernetes default backend, the HTML of nginx or a firewall, the empty body of Envoy, and also a JSON list, text or
 number, because neither generation of the API is known to refuse by one. 409, 413, 414 and 422 are always about the
-request.
+request. A gateway that has no route may also answer 404, 405 or 501 with a JSON object (Kong: `{"message": "no Route
+matched with those values"}`). So on a gRPC route these statuses are B2COPY's only with a gRPC code.
 `b2copy-sync verify` tests this (`errors.form`). What the body says is stored as evidence and decides nothing else.
 """
 
@@ -29,20 +30,23 @@ from worker.http import Answer
 from worker.http.answer import NOT_PROCESSED, server_message
 
 _STATUS_OF_GRPC = frozenset({"code", "message", "details"})
+_GRPC_ERRORS = range(1, 17)  # 0 is success
 _ABOUT_THE_REQUEST = frozenset({409, 413, 414, 422})  # statuses that no proxy gives to everybody
+_NO_ROUTE = frozenset({404, 405, 501})  # statuses of a gateway that has no route to B2COPY
 _FAILURES = frozenset({"error", "fail", "failed", "failure"})
 
 
-def value_of(answer: Answer, name: str, is_secret: bool = False) -> Any:
-    """Return the JSON of a 2xx answer, None if it says that it has no body. `name` is the route's, for messages.
+def value_of(answer: Answer, name: str, is_secret: bool = False, is_grpc: bool = False) -> Any:
+    """Return the JSON of a 2xx answer, None if it says that it has no body.
+
+    `name` is the route's, for messages. `is_grpc`: its errors are gRPC's.
 
     Raises the error that any other answer means, and `UnknownOutcome` for a 2xx without whole JSON: a connection cut
     inside the headers can look like an empty 200. Nothing of a 2xx that `is_secret` is quoted.
     """
     if not 200 <= answer.status < 300:
         error = _error_of(answer.status, answer.server_message(), answer.retry_after, name)
-        is_refusal = isinstance(error, Permanent) and answer.status not in _ABOUT_THE_REQUEST
-        if is_refusal and not answer.is_json_object:
+        if isinstance(error, Permanent) and is_from_proxy(answer, is_grpc):
             raise NotFromB2Copy(f"{name}: a proxy refused it, not B2COPY", answer.status, error.server_message)
         raise error
     if answer.is_empty:
@@ -52,6 +56,23 @@ def value_of(answer: Answer, name: str, is_secret: bool = False) -> Any:
     except ValueError:
         text = "" if is_secret else answer.server_message() or "an empty body"
         raise UnknownOutcome(f"{name}: HTTP {answer.status} without whole JSON", answer.status, text) from None
+
+
+def is_from_proxy(answer: Answer, is_grpc: bool) -> bool:
+    """Return whether a refusal (4xx, 501) comes from a proxy or gateway in front of B2COPY."""
+    if answer.status in _ABOUT_THE_REQUEST:
+        return False
+    if not answer.is_json_object:
+        return True
+    return is_grpc and answer.status in _NO_ROUTE and not _has_grpc_code(answer)
+
+
+def _has_grpc_code(answer: Answer) -> bool:
+    try:
+        code = answer.json().get("code")
+    except ValueError:  # a name has two values, or a number is none
+        return False
+    return type(code) is int and code in _GRPC_ERRORS
 
 
 def data_of(body: Any, name: str, is_secret: bool = False) -> Any:

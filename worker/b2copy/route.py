@@ -59,6 +59,11 @@ class Route(Generic[A]):
     over_http: bool = True
     own_gate: str | None = None
 
+    @property
+    def is_grpc(self) -> bool:
+        """Whether it is one of the Admin API, whose errors are gRPC's."""
+        return self.path.startswith("/api/admin/")
+
     def message(self, parameters: Mapping[str, Any]) -> Message:
         """Return the request that carries these parameters."""
         in_path = _PLACE.findall(self.path) if "{" in self.path else ()

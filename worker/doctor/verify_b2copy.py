@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 import requests
 
+from worker.b2copy.response_mapping import is_from_proxy
 from worker.b2copy.routes.account_list import LIST, read_accounts
 from worker.b2copy.routes.leaderboard import LEADERBOARD, Board, read_leaders
 from worker.b2copy.routes.statistics import DETAIL, OfAccount
@@ -299,7 +300,9 @@ def _widgets(client: Client, token: str) -> Iterator[Finding]:
 
 def _error_form(client: Client, token: str) -> Finding:
     question = _Question(
-        "errors.form", "an error of the Admin API is a JSON object with a text in `message`", f"GET {NO_METHOD}"
+        "errors.form",
+        "an error of the Admin API is a JSON object with a gRPC number in `code` and a text in `message`",
+        f"GET {NO_METHOD}",
     )
     try:
         answer = client.get(NO_METHOD, token)
@@ -308,11 +311,13 @@ def _error_form(client: Client, token: str) -> Finding:
     if answer.status < 400:
         return question.not_seen(f"HTTP {answer.status} for a method that does not exist")
     means = "messages in `status` and in notices hold the whole answer; no operation ends differently"
-    if not answer.is_json_object:
+    is_from_b2copy = not is_from_proxy(answer, is_grpc=True)
+    if not is_from_b2copy:
         means = (
             "nothing if a proxy sent it; if B2COPY did, what it refuses is repeated before it fails: send us this file"
         )
-    return question.found(isinstance(_json(answer), dict) and "message" in _json(answer), _form(answer), means)
+    as_assumed = is_from_b2copy and isinstance(_json(answer), dict) and "message" in _json(answer)
+    return question.found(as_assumed, _form(answer), means)
 
 
 def _json(answer: Answer) -> Any:

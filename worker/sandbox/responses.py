@@ -59,8 +59,10 @@ def refusal(switches: Switches, refused: Refused) -> Answer:
             return Answer(status, page.encode(errors="replace"), "text/html", headers)
         case "empty":
             return Answer(status, b"", "text/plain", headers)
+        case "message":
+            data: Any = {"message": message}
         case "error":
-            data: Any = {"error": message}
+            data = {"error": message}
         case "errors":
             data = {"errors": [{"code": str(status), "message": message}]}
         case "grpc":

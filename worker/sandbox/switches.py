@@ -129,7 +129,9 @@ class Switches(Strict):
     clients: Literal["any", "registered"] = Field("any", description="Which clients may have accounts created.")
 
     # answers, and faults
-    error_shape: Literal["grpc", "error", "errors", "text", "html", "empty"] = "grpc"
+    error_shape: Literal["grpc", "message", "error", "errors", "text", "html", "empty"] = Field(
+        "grpc", description="Of refusals and of the fault `status`. message: as a gateway without a route sends it."
+    )
     rate_limit: float = Field(0.0, ge=0, description="Calls per second, 0: any number; above it 429.")
     rate_limit_retry_after: str | None = Field("1", description="The Retry-After header of the 429; null: none.")
     latency: dict[str, float] = Field(
