@@ -20,7 +20,7 @@
   x Permanent               failed; a person decides
     - Rejected              a 4xx about the payload
     - NotFound              404
-    - Conflict              409
+    - Conflict              409; a call that starts or gets is made again
   x CredentialsRejected     the login itself was refused: nobody logs in for a while, operations wait
   x UnknownOutcome          sent, but the answer was lost or cannot be believed
 * BadPayload                the caller's mistake, found before anything was recorded or sent

@@ -15,6 +15,7 @@ from tests.flow.conftest import (
     CALL,
     Engine,
     LocalDestination,
+    drain_until_final,
     fees_kind,
     in_background,
     make_all_due,
@@ -76,6 +77,22 @@ class TestAtTheSandbox:
         assert attempt.worker
         assert attempt.started_at > 0
         assert (find_operation(ledger).state, find_operation(ledger).failure_reason) == (State.FAILED, "fee_error")
+
+    @pytest.mark.parametrize("first_is_lost", [False, True])
+    def test_a_fee_run_that_meets_a_409_for_a_moment_ends_as_b2copy_says(
+        self, ledger: Ledger, engine: Engine, sandbox: SandboxControl, first_is_lost: bool
+    ) -> None:
+        """As while another withdrawal of the account is begun."""
+        lost = [{"what": "drop", "route": "processext", "effect": "done", "next": 1}] * first_is_lost
+        sandbox.faults(*lost, {"what": "status", "route": "processext", "status": 409, "next": 2})
+        record_operation(ledger)
+        pusher = engine(b2copy(), FEES)
+        drain_until_final(ledger, pusher)
+
+        assert find_operation(ledger).state == State.SUCCEEDED
+        outcomes = [one.outcome for one in attempts_of(ledger, find_operation(ledger).id)]
+        assert outcomes == [*["no_answer"] * first_is_lost, "conflict", "done"]
+        assert [effect["times"] for effect in sandbox.effects()] == [1]
 
     def test_a_pending_run_waits_in_the_ledger_and_holds_no_sender(
         self, ledger: Ledger, engine: Engine, sandbox: SandboxControl

@@ -125,8 +125,8 @@ TABLE: list[tuple[Outcome | Exception, bool, tuple[str, str, str, str]]] = [
     (Rejected("x", 422), True, ("failed unresolved", "waiting backoff", "failed unresolved", "failed unresolved")),
     (NotFound("x", 404), False, ("failed rejected",) * 4),
     (NotFound("x", 404), True, ("failed unresolved", "waiting backoff", "failed unresolved", "failed unresolved")),
-    (Conflict("x", 409), False, ("failed rejected",) * 4),
-    (Conflict("x", 409), True, ("failed unresolved", "waiting backoff", "failed unresolved", "failed unresolved")),
+    (Conflict("x", 409), False, ("waiting backoff", "failed rejected", "failed rejected", "failed rejected")),
+    (Conflict("x", 409), True, ("waiting backoff", "waiting backoff", "failed unresolved", "failed unresolved")),
     (BadPayload("x"), False, ("failed bad_payload",) * 4),
     (KeyError("x"), False, ("failed internal",) * 4),
     (KeyError("x"), True, ("failed internal",) * 4),
@@ -193,7 +193,18 @@ def test_a_refusal_that_follows_a_lost_call_of_the_same_attempt_proves_nothing(p
     assert (summary(transition), transition.unknown_step) == ("failed unresolved", "create")
 
 
-@pytest.mark.parametrize("learned", [Rejected("x", 422), NotFound("x", 404), Conflict("x", 409)], ids=repr)
+@pytest.mark.parametrize("begun", [{"phase": Phase.POLL}, {"outcome_unknown": True}, {}], ids=str)
+def test_a_409_to_a_call_that_starts_or_gets_decides_nothing(policy: RetryPolicy, begun: dict[str, Any]) -> None:
+    waiting, last = (
+        policy.decide(finished(a_claim(on_unknown=START_OR_GET, counted_attempts=attempts, **begun), Conflict("x")))
+        for attempts in (0, 2)
+    )
+
+    assert (summary(waiting), summary(last)) == ("waiting backoff", "failed exhausted")
+    assert {waiting.outcome_known, last.outcome_known} == {False}
+
+
+@pytest.mark.parametrize("learned", [Rejected("x", 422), NotFound("x", 404)], ids=repr)
 def test_a_refusal_of_a_poll_does_not_say_that_what_has_begun_has_ended(
     policy: RetryPolicy, learned: Exception
 ) -> None:

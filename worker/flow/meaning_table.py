@@ -42,6 +42,7 @@ class Becomes(Enum):
     WAIT = "waiting"
     BY_ON_UNKNOWN = "by on_unknown"
     REJECTED = "failed rejected; if the outcome was unknown, by on_unknown"
+    CONFLICT = "as Rejected; with start_or_get waiting backoff, and the outcome is as before"
     BAD_PAYLOAD = "failed bad_payload"
     INTERNAL = "failed internal"
 
@@ -133,7 +134,13 @@ _NOT_FOUND = Meaning(
     "not_found", Becomes.REJECTED, circuit="success", login="success", counted=Counted.YES, outcome="known"
 )
 _CONFLICT = Meaning(
-    "conflict", Becomes.REJECTED, circuit="success", login="success", counted=Counted.YES, outcome="known"
+    "conflict",
+    Becomes.CONFLICT,
+    WaitReason.BACKOFF,
+    circuit="success",
+    login="success",
+    counted=Counted.YES,
+    outcome="known",
 )
 _BAD_PAYLOAD = Meaning("bad_payload", Becomes.BAD_PAYLOAD, may_have_left=False)
 _INTERNAL = Meaning("internal", Becomes.INTERNAL)

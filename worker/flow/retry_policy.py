@@ -98,6 +98,12 @@ class RetryPolicy:
                 return self._wait_or_give_up(attempt)
             case Becomes.REJECTED:
                 return self._reject(attempt)
+            case Becomes.CONFLICT:
+                if attempt.on_unknown == OnUnknown.START_OR_GET:
+                    # Something else is under way, for instance another fee run of the account. The same call does no
+                    # harm, and a later answer tells how the operation stands.
+                    return self._wait_or_give_up(attempt)
+                return self._reject(attempt)
             case Becomes.BAD_PAYLOAD:
                 return self._fail(attempt, FailureReason.BAD_PAYLOAD)
             case Becomes.INTERNAL:
@@ -107,16 +113,13 @@ class RetryPolicy:
         assert_never(attempt.meaning.becomes)
 
     def _reject(self, attempt: Finished) -> Transition:
-        """The destination refused the request. A kind that reads back looks first what an earlier request did."""
+        """The destination refused the request. A kind that reads back looks first what an earlier request did.
+
+        A refusal proves nothing if an earlier request may have done the operation, or has begun it: it does not say
+        that what was begun has ended, and it may come from a proxy.
+        """
         if attempt.outcome_is_unknown and attempt.on_unknown == OnUnknown.READ_BACK:
             return self._wait_or_give_up(attempt)
-        return self._fail_as_rejected(attempt)
-
-    def _fail_as_rejected(self, attempt: Finished) -> Transition:
-        """A refusal proves nothing if an earlier request may have done the operation, or has begun it.
-
-        It does not say that what was begun has ended, and it may come from a proxy.
-        """
         if attempt.outcome_is_unknown or attempt.claim.phase == Phase.POLL:
             return self._fail(attempt, FailureReason.UNRESOLVED)._replace(outcome_unknown=True)
         return self._fail(attempt, FailureReason.REJECTED, outcome_known=True)
@@ -125,7 +128,7 @@ class RetryPolicy:
         """Without access, or if a proxy answers instead, we cannot ask the destination what an earlier request did."""
         if attempt.may_have_begun:
             return self._fail(attempt, FailureReason.UNRESOLVED)
-        return self._fail_as_rejected(attempt)
+        return self._fail(attempt, FailureReason.REJECTED, outcome_known=True)
 
     def _wait_or_give_up(self, attempt: Finished) -> Transition:
         claim, meaning = attempt.claim, attempt.meaning
