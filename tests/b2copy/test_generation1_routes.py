@@ -280,6 +280,21 @@ def test_a_client_is_read_from_an_envelope_or_bare_with_numbers_as_text(body: di
     assert read.raw == body.get("data", body)
 
 
+@pytest.mark.parametrize("inner", [{"id": 7}, {"client_id": 7}, {"clientId": "7"}])
+@pytest.mark.parametrize("outer", [{}, {"id": 900}, {"id": 900, "uuid": "u-1", "workflow": "side_login"}])
+def test_the_client_in_a_wizard_is_read(inner: dict[str, Any], outer: dict[str, Any]) -> None:
+    assert read_client({"data": {**outer, "client": inner}, "status": 200}, {"side_login": "12"}).client_id == 7
+
+
+@pytest.mark.parametrize(
+    "other", [{"uuid": "u-1"}, {"workflow": "side_login"}, {"client": None}, {"client": {"name": "x"}}], ids=str
+)
+def test_the_id_of_something_else_is_not_the_clients(other: dict[str, Any]) -> None:
+    with pytest.raises(UnknownOutcome, match="without a usable client_id"):
+        read_client({"data": {"id": 4711, "state": "finished", **other}, "status": 200}, {"side_login": "12"})
+    assert read_client({"data": {"id": 4711, "client_id": 7, **other}, "meta": {}}, {"side_login": "12"}).client_id == 7
+
+
 @pytest.mark.parametrize(
     ("body", "error"),
     [

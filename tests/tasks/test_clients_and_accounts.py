@@ -133,6 +133,32 @@ def test_a_client_is_registered_and_its_account_opened_after_it(system: System, 
     assert [step.name for step in attempt.steps] == ["auth_url", "wizard.init", "wizard"]
 
 
+def test_a_wizard_that_answers_with_the_client_in_it_has_registered_that_client(
+    system: System, sandbox: SandboxControl
+) -> None:
+    sandbox.switches(registration_answer="wizard_with_client")
+    system.request(CLIENTS)
+
+    result = system.end_of(REGISTRATION).result or {}
+
+    assert (result["client_id"], result["payment_account"]) == (1, "2")
+    assert result["answer"]["id"] != 1
+
+
+def test_the_id_of_a_wizard_is_no_clients_and_no_account_is_opened_for_it(
+    system: System, sandbox: SandboxControl
+) -> None:
+    sandbox.switches(registration_answer="wizard")
+    system.request(CLIENTS)
+    system.request(ACCOUNTS, product_currency_id=2, registration=REGISTRATION)
+
+    ended = system.end_of(REGISTRATION)
+
+    assert (ended.failure_reason, ended.unknown_step) == ("unresolved", "wizard")
+    assert system.operation(OPENING).wait_reason == WaitReason.BEHIND_PARENT
+    assert times(sandbox, "accounts.create") == 0
+
+
 def test_the_secret_and_the_url_are_stored_nowhere(system: System, sandbox: SandboxControl) -> None:
     system.request(CLIENTS)
     system.end_of(REGISTRATION)

@@ -60,7 +60,7 @@ class Clients:
         if existing and switches.duplicate_clients == "refused":
             raise Refused(409, f"login {login} is registered already")
         if existing and switches.duplicate_clients == "returned":
-            return enveloped(existing)
+            return enveloped(_answer(existing, wizard, switches))
         self._wizards.discard(wizard)
         del self._visitors[token]
         number = next(self._ids)
@@ -72,13 +72,25 @@ class Clients:
         }
         self.by_id[number] = client
         self._effects.record("clients.register", f"{platform}/{login}", mono)
-        return enveloped(client)
+        return enveloped(_answer(client, wizard, switches))
 
     def _find(self, login: str, platform: str) -> Client | None:
         for client in self.by_id.values():
             if (client["side_login"], client["investment_platform_id"]) == (login, platform):
                 return client
         return None
+
+
+def _answer(client: Client, wizard: str, switches: Switches) -> dict[str, Any]:
+    """Return what the end of a wizard answers. The wizard has an id of its own."""
+    finished = {"id": 4711, "uuid": wizard, "workflow": "side_login", "state": "finished"}
+    match switches.registration_answer:
+        case "client":
+            return client
+        case "wizard_with_client":
+            return {**finished, "client": client}
+        case "wizard":
+            return finished
 
 
 def _check_fingerprint(fingerprint: str) -> None:

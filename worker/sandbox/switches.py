@@ -126,6 +126,9 @@ class Switches(Strict):
     duplicate_clients: Literal["refused", "returned", "created"] = Field(
         "refused", description="A second registration of the same MT login."
     )
+    registration_answer: Literal["client", "wizard_with_client", "wizard"] = Field(
+        "client", description="What the end of a wizard answers; wizard: without the client."
+    )
     clients: Literal["any", "registered"] = Field("any", description="Which clients may have accounts created.")
 
     # answers, and faults

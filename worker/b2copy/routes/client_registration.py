@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import AliasPath, Field
+from pydantic import AliasPath, Field, model_validator
 
 from worker.b2copy.fields import Answered, IdText, Needed, NeededNumber, named, needed, read_object
 from worker.b2copy.route import Request, Route
@@ -23,6 +23,7 @@ _PAGE_URL = (
     "https://docs.b2copy.b2broker.com/register-a-client-and-create-their-payment-account-only-for-a-standalone-solution"
 )
 _UUID = re.compile(r"[0-9A-Za-z-]{1,64}")
+_NAMES_OF_SOMETHING_ELSE = frozenset({"uuid", "workflow", "client"})  # of a wizard, or of what holds a client
 _FINGERPRINT = base64.b64encode(json.dumps({"user_agent": f"b2copy-sync/{VERSION}"}).encode()).decode()
 
 
@@ -37,9 +38,16 @@ class NewClient(Request):
 
 
 class Client(Answered):
-    """`client_id` is B2COPY's id of the client."""
+    """`client_id` is B2COPY's id of the client. A wizard has an `id` too, which is not the client's."""
 
-    client_id: NeededNumber = needed(AliasPath("client", "id"), "client_id", "clientId", "id")
+    client_id: NeededNumber = needed(
+        "client_id",
+        "clientId",
+        AliasPath("client", "client_id"),
+        AliasPath("client", "clientId"),
+        AliasPath("client", "id"),
+        "id",
+    )
     login: IdText = named(AliasPath("client", "side_login"), "side_login", "sideLogin")
     payment_account: IdText = named(
         AliasPath("payment_account", "id"),
@@ -49,6 +57,13 @@ class Client(Answered):
         "paymentAccount",
         "payment_account_id",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_the_id_of_something_else(cls, data: dict[str, Any]) -> dict[str, Any]:
+        if _NAMES_OF_SOMETHING_ELSE.isdisjoint(data):
+            return data
+        return {name: value for name, value in data.items() if name != "id"}
 
 
 class _Wizard(Answered):
