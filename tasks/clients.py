@@ -4,11 +4,13 @@ from pydantic import Field
 
 from tasks.seamless_url import seamless_url
 from worker.b2copy.routes.client_registration import INIT, REGISTER, Client, NewClient
-from worker.errors import Conflict
+from worker.errors import Conflict, NotFound
 from worker.id_fields import Id, Login
-from worker.operation import Done, OnUnknown, Outcome
+from worker.operation import Done, Later, OnUnknown, Outcome
 from worker.operation_kind import Attempt, Description, Kind, Payload
 from worker.settings import worker_settings
+
+WIZARD_AGAIN_S = 5.0  # seconds until another wizard is started, if B2COPY does not find the last one
 
 
 class Registration(Payload):
@@ -43,6 +45,10 @@ async def attempt(attempt: Attempt, registration: Registration) -> Outcome:
     await attempt.begin(REGISTER)
     try:
         client: Client = await attempt.call(REGISTER, new.fields())
+    except NotFound as error:  # the wizard may have expired, because this request may have waited for its permit
+        if await _wizards_not_found(attempt) + 1 >= attempt.settings.max_attempts:
+            raise
+        return Later(WIZARD_AGAIN_S, f"another wizard is started: {error}")
     except Conflict as error:
         may_be_ours = attempt.claim.outcome_unknown and attempt.claim.unknown_step == REGISTER.name
         if not may_be_ours or attempt.settings.duplicate_clients != "refused":
@@ -50,6 +56,17 @@ async def attempt(attempt: Attempt, registration: Registration) -> Outcome:
         # An earlier request of ours may have registered it, and this B2COPY refuses a second one. So it exists.
         return Done({"client_id": None, "payment_account": None}, f"exists, its id is not known: {error}")
     return Done({"client_id": client.client_id, "payment_account": client.payment_account, "answer": client.raw})
+
+
+async def _wizards_not_found(attempt: Attempt) -> int:
+    """Return how many wizards B2COPY did not find, since the registration was last refused for that."""
+    count = 0
+    for one in await attempt.earlier_attempts():
+        if one.outcome == "not_found":
+            count = 0
+        elif one.outcome == "later" and one.http_status == 404:
+            count += one.times
+    return count
 
 
 def on_unknown(_: str | None) -> OnUnknown:

@@ -199,6 +199,52 @@ def test_a_lost_answer_of_the_wizard_is_treated_as_the_setting_says(
         assert (ended.result or {})["client_id"] == (1 if is_told else None)
 
 
+WIZARD_GONE = {"what": "status", "route": "wizard", "status": 404, "message": "the wizard is not found or has expired"}
+
+
+def test_a_wizard_that_has_expired_is_started_again(system: System, sandbox: SandboxControl) -> None:
+    sandbox.faults({**WIZARD_GONE, "next": 2})
+    system.request(CLIENTS)
+    system.drain()
+    waiting = system.operation(REGISTRATION)
+    assert (waiting.wait_reason, waiting.outcome_unknown, waiting.unknown_step) == (WaitReason.NEXT_STEP, False, None)
+    assert "has expired" in str(attempts_of(system.ledger, waiting.id)[-1].message)
+
+    assert system.end_of(REGISTRATION).state == State.SUCCEEDED
+    assert times(sandbox, "clients.register") == 1
+    assert sandbox.counters()["calls"]["wizard.init"] == 3
+
+
+def test_a_wizard_that_is_never_found_ends_the_registration_as_rejected(
+    system: System, sandbox: SandboxControl
+) -> None:
+    """B2COPY may mean the login. A replay tries as often again."""
+    system.configure(max_attempts=3)
+    sandbox.faults(WIZARD_GONE)
+    system.request(CLIENTS)
+    for round_ in (1, 2):
+        ended = system.end_of(REGISTRATION)
+        assert (ended.failure_reason, ended.outcome_unknown) == ("rejected", False)
+        assert sandbox.counters()["calls"]["wizard"] == 3 * round_
+        replay(system.ledger, [REGISTRATION], "ada", "again")
+
+
+def test_a_wizard_that_has_expired_says_nothing_about_an_earlier_registration(
+    system: System, sandbox: SandboxControl
+) -> None:
+    system.configure(duplicate_clients="returned", max_attempts=3)
+    sandbox.switches(duplicate_clients="returned")
+    sandbox.faults({"what": "drop", "route": "wizard", "effect": "done", "next": 1}, {**WIZARD_GONE, "next": 2})
+    system.request(CLIENTS)
+    assert system.end_of(REGISTRATION).state == State.SUCCEEDED
+    assert times(sandbox, "clients.register") == 1
+
+    sandbox.faults({"what": "drop", "route": "wizard", "effect": "done", "next": 1}, WIZARD_GONE)
+    other = system.request(CLIENTS, login="700101")
+    ended = system.end_of(other)
+    assert (ended.failure_reason, ended.outcome_unknown, ended.unknown_step) == ("unresolved", True, "wizard")
+
+
 @pytest.mark.parametrize("knowledge", ["unknown", "refused", "returned"])
 def test_a_registration_whose_worker_was_lost_before_the_wizard_is_made_again(
     system: System, sandbox: SandboxControl, knowledge: str
