@@ -131,7 +131,6 @@ def test_asking_too_often_tells_when_to_come_back(client: B2Copy, sandbox: Sandb
         ({"what": "status", "status": 422}, Rejected),
         ({"what": "html"}, UnknownOutcome),
         ({"what": "empty"}, UnknownOutcome),
-        ({"what": "lacks", "field": "status"}, UnknownOutcome),
         ({"what": "drop", "effect": "done"}, UnknownOutcome),
         ({"what": "reset", "effect": "done"}, UnknownOutcome),
         ({"what": "huge"}, UnknownOutcome),
@@ -145,6 +144,13 @@ def test_what_goes_wrong_is_sorted_by_what_to_do(
 
     with pytest.raises(error):
         process_fees(client, "7", "W1")
+
+
+def test_a_run_whose_status_is_left_out_is_pending(client: B2Copy, sandbox: SandboxControl) -> None:
+    sandbox.switches(fees={"pending_polls": 1, "pending_status": 0})
+    sandbox.faults({"what": "lacks", "route": "processext", "field": "status", "next": 1})
+
+    assert [process_fees(client, "7", "W1").state for _ in range(2)] == [FeeState.PENDING, FeeState.SUCCESS]
 
 
 def test_an_answer_cut_at_any_byte_is_never_a_success(client: B2Copy, sandbox: SandboxControl) -> None:

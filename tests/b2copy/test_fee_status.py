@@ -74,6 +74,18 @@ def test_an_unheard_of_status_counts_as_pending_and_is_logged(status: Any, caplo
     found.message.encode()
 
 
+@pytest.mark.parametrize("answer", [{"account_login": "7", "request_id": "W1"}, {"accountLogin": 7, "requestId": "W1"}])
+def test_a_status_that_is_left_out_of_an_answer_about_our_run_is_0(
+    answer: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """https://protobuf.dev/programming-guides/json/: a field with its default value may be left out."""
+    with caplog.at_level(logging.WARNING):
+        found = read_status(answer, SENT)
+
+    assert (found.state, found.message) == (FeeState.PENDING, "unknown status 0")
+    assert "unknown status 0" in caplog.text
+
+
 @pytest.mark.parametrize(
     "other",
     [
@@ -82,7 +94,10 @@ def test_an_unheard_of_status_counts_as_pending_and_is_logged(status: Any, caplo
         "2",
         2,
         None,
-        {"account_login": "7", "request_id": "W1"},
+        {"account_login": "7"},
+        {"requestId": "W1"},
+        {"account_login": "7", "request_id": "W2"},
+        {"account_login": "7", "requestId": None},
         body(account_login="8"),
         body(request_id="W2"),
         body(request_id=None),

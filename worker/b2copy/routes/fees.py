@@ -38,16 +38,23 @@ class FeeStatus:
 def read_status(body: Any, sent: Mapping[str, Any]) -> FeeStatus:
     """Read the answer of `processext`. Raises `UnknownOutcome` if it has no status or is about another run.
 
-    An unknown status counts as pending, because asking again is safe and deciding is not.
+    An unknown status counts as pending, because asking again is safe and deciding is not. Protobuf may leave out a
+    status of 0. So in an answer that names our login and our id, an absent status is 0.
     """
-    if not isinstance(body, dict) or "status" not in body:
+    if not isinstance(body, dict):
         raise UnknownOutcome("processext: an answer without a status", 200, server_message(body))
+    names_ours = True
     for name, in_json in (("account_login", "accountLogin"), ("request_id", "requestId")):  # both are usual for gRPC
-        if not all(_is_same(body.get(spelling, sent[name]), sent[name]) for spelling in (name, in_json)):
+        echoes = [body[spelling] for spelling in (name, in_json) if spelling in body]
+        if not all(_is_same(echo, sent[name]) for echo in echoes):
             raise UnknownOutcome(f"processext: an answer about another {name}", 200, server_message(body))
-    state = _state(body["status"])
+        names_ours = names_ours and bool(echoes)
+    if "status" not in body and not names_ours:
+        raise UnknownOutcome("processext: an answer without a status", 200, server_message(body))
+    status = body.get("status", 0)
+    state = _state(status)
     if state is None:
-        text = f"unknown status {server_message(body['status'])[:_STATUS_LIMIT]}"
+        text = f"unknown status {server_message(status)[:_STATUS_LIMIT]}"
         log.warning("processext answered with an %s: counted as pending", text)
         return FeeStatus(FeeState.PENDING, text)
     details = {name: body[name] for name in ("error", "message", "details") if body.get(name)}
