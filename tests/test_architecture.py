@@ -100,8 +100,8 @@ MAY_IMPORT = {
         "worker/secret_file.py", "worker/settings.py", "worker/watch",
     },
     "worker/http": {
-        "worker/certificates.py", "worker/errors.py", "worker/operation.py", "worker/per_process.py",
-        "worker/settings.py", "worker/watch",
+        "worker/certificates.py", "worker/errors.py", "worker/exact_json.py", "worker/operation.py",
+        "worker/per_process.py", "worker/settings.py", "worker/watch",
     },
     "worker/ledger": {
         "worker/certificates.py", "worker/errors.py", "worker/iso_time.py", "worker/operation.py", "worker/queues.py",

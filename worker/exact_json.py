@@ -1,7 +1,8 @@
 """Read JSON that asks for something so that nothing of it is lost or guessed: what Python would change is refused.
 
 Python takes the last of two values of one name, keeps 17 digits of a number with a decimal point, and reads NaN, which
-is no JSON. What the sender meant would then be done otherwise, in silence.
+is no JSON. What the sender meant would then be done otherwise, in silence. Answers are not refused for their numbers:
+`number_as_written` keeps the digits.
 """
 
 import json
@@ -10,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from decimal import Decimal
 from functools import cache
-from typing import Any
+from typing import Any, Self
 
 _SHOWN = 80  # characters of a name or number in an error
 
@@ -44,15 +45,39 @@ def unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+class WrittenNumber(float):
+    """A number whose `str` is how it was written: 1000.10."""
+
+    __slots__ = ("_written",)
+    _written: str
+
+    def __new__(cls, written: str) -> Self:
+        number = super().__new__(cls, written)
+        number._written = str(written)
+        return number
+
+    def __str__(self) -> str:
+        return self._written
+
+
+def number_as_written(text: str) -> WrittenNumber | str:
+    """Return the number, or its text if Python's number would be another one. For `parse_float` of `json`."""
+    value = WrittenNumber(text)
+    return value if _is_exact(text, value) else text
+
+
 def _number(text: str) -> float:
     value = float(text)
-    try:
-        is_exact = math.isfinite(value) and Decimal(text) == Decimal(repr(value))
-    except ArithmeticError:  # an exponent of many digits
-        is_exact = False
-    if not is_exact:
+    if not _is_exact(text, value):
         raise ValueError(f"{text[:_SHOWN]} has more digits than a JSON number keeps: give it as text, or rounded")
     return value
+
+
+def _is_exact(text: str, value: float) -> bool:
+    try:
+        return math.isfinite(value) and Decimal(text) == Decimal(repr(value))
+    except ArithmeticError:  # an exponent of many digits
+        return False
 
 
 def _refuse_constant(name: str) -> Any:

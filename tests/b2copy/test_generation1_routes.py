@@ -21,7 +21,7 @@ from worker.b2copy.routes.seamless_login import Visitor, read_url
 from worker.b2copy.routes.statistics import OfAccount
 from worker.errors import B2CopyError, Conflict, NotFound, Rejected, Unavailable, UnknownOutcome
 from worker.flow.meaning_table import meaning_of
-from worker.http import event_loop
+from worker.http import Answer, event_loop
 from worker.instances import b2copy
 from worker.sandbox.control_client import SandboxControl
 from worker.testbed.local_system import Environment
@@ -360,6 +360,16 @@ def test_a_status_beyond_those_of_http_is_no_error(status: Any) -> None:
     assert data_of(body, "route") == body
     with pytest.raises(Unavailable):
         data_of({"data": 7, "status": 599}, "route")
+
+
+@pytest.mark.parametrize(
+    "digits",
+    ["1000.10", "0.1", "1234567890123456.78", "12345678901234567.89", "-0.123456789012345678", "1e999", "7", "10.0"],
+)
+def test_an_amount_that_comes_as_a_json_number_keeps_its_digits(digits: str) -> None:
+    body = Answer(200, {}, b'{"status": 200, "data": {"aum": %s}}' % digits.encode()).json()
+
+    assert str(statistics_widget.DETAIL.read(body, {}).aum) == str(Decimal(digits))
 
 
 def test_dates_have_two_formats_and_figures_are_exact() -> None:

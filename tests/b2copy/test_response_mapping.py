@@ -51,6 +51,33 @@ def test_the_result_of_a_generic_call_is_an_object() -> None:
 
 
 @pytest.mark.parametrize(
+    ("digits", "stored"),
+    [
+        ("0.1", "0.1"),
+        ("1000.10", "1000.1"),
+        ("-2.50e3", "-2500.0"),
+        ("12345678901234567.89", '"12345678901234567.89"'),
+        ("0.123456789012345678", '"0.123456789012345678"'),
+        ("1e999", '"1e999"'),
+        ("1e99999999999999999999", '"1e99999999999999999999"'),
+        ("12345678901234567890", "12345678901234567890"),
+    ],
+)
+def test_the_result_of_a_call_holds_a_number_that_a_float_would_round_as_text(digits: str, stored: str) -> None:
+    value = value_of(answer(200, b'{"balance": %s}' % digits.encode()), "the call")
+
+    assert json.dumps(GENERIC.read(value, {})) == f'{{"balance": {stored}}}'
+
+
+def test_a_mebibyte_of_decimals_is_read_in_milliseconds() -> None:
+    started = time.process_time()
+
+    assert value_of(answer(200, b"0." + b"1" * 2**20), "the call") == "0." + "1" * 2**20
+
+    assert time.process_time() - started < 0.2
+
+
+@pytest.mark.parametrize(
     "whole",
     [
         answer(204),

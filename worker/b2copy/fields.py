@@ -46,7 +46,7 @@ def _decimal(value: Any) -> Decimal | None:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
     try:
-        number = Decimal(str(value))  # str: of a float, the shortest text that stands for it
+        number = Decimal(str(value))  # of a number of an answer, `str` is how it was written
     except InvalidOperation:
         return None
     return number if number.is_finite() else None

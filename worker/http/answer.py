@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from worker.exact_json import number_as_written
 from worker.operation import MESSAGE_LIMIT
 from worker.watch.redact import redacted
 
@@ -75,7 +76,7 @@ class Answer:
         return encodings[-1].strip() == "chunked" and "Content-Encoding" not in self.headers
 
     def json(self) -> Any:
-        """Return the decoded body.
+        """Return the decoded body. A number with more digits than Python's numbers keep is a text.
 
         Raises `ValueError` if it is not JSON (RFC 8259), cut, or nested too deep, and `AmbiguousJson` if an object
         gives two values to one name: nobody can tell which one was meant.
@@ -160,4 +161,6 @@ def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_unambiguous)
+_DECODER = json.JSONDecoder(
+    parse_float=number_as_written, parse_constant=_refuse_constant, object_pairs_hook=_unambiguous
+)
