@@ -126,6 +126,12 @@ def test_an_empty_answer_that_may_have_been_cut_is_an_unknown_outcome(cut: Answe
         {"success": "false"},
         {"code": 5, "message": "not found", "details": []},
         {"code": "NOT_FOUND", "message": "not found"},
+        {"code": 7, "message": "denied", "details": [], "trace_id": "t"},
+        {"status": "error", "message": "denied"},
+        {"status": "FAILED", "message": "denied", "data": None},
+        {"status": False, "message": "denied"},
+        {"status": 400, "message": "denied", "timestamp": "2026-11-27T00:00:00Z", "path": "/api/admin"},
+        {"status": "403", "message": "denied", "code": 0},
     ],
 )
 def test_a_200_whose_body_says_failure_is_no_result_of_a_generic_call(body: Any) -> None:
@@ -145,6 +151,17 @@ def test_a_200_whose_body_says_failure_is_no_result_of_a_generic_call(body: Any)
         {"code": 7},
         {"message": "accepted"},
         {"status": "failed", "id": 7},
+        {"status": "failed", "id": 7, "message": "no money"},
+        {"status": "error"},
+        {"status": 2, "message": ""},
+        {"status": 2, "message": "FEE_PROCESS_STATUS_SUCCESS"},
+        {"status": "active", "message": "welcome"},
+        {"status": 200, "message": "OK"},
+        {"status": 404, "name": "no such page"},
+        {"code": 200, "message": "OK"},
+        {"code": None, "message": "accepted"},
+        {"code": 7, "message": "EUR", "data": {"id": 7}},
+        {"balance": 0},
     ],
 )
 def test_an_answer_that_only_resembles_a_failure_is_a_result(body: Any) -> None:

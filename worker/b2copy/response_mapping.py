@@ -29,7 +29,13 @@ from worker.errors import (
 from worker.http import Answer
 from worker.http.answer import NOT_PROCESSED, server_message
 
-_STATUS_OF_GRPC = frozenset({"code", "message", "details"})
+# What stands beside the message of a refusal. An ordinary answer may have a code, a status and a message too, and has
+# fields of its own.
+_OF_REFUSAL = frozenset(
+    {"code", "status", "message", "details", "timestamp", "path", "trace_id", "traceId", "request_id", "requestId"}
+)
+_CODES_OF_SUCCESS = (None, "", 0, "0", 200, "200", "OK")
+_EMPTY: tuple[Any, ...] = (None, "", [], {})
 _GRPC_ERRORS = range(1, 17)  # 0 is success
 _ABOUT_THE_REQUEST = frozenset({409, 413, 414, 422})  # statuses that no proxy gives to everybody
 _NO_ROUTE = frozenset({404, 405, 501})  # statuses of a gateway that has no route to B2COPY
@@ -105,7 +111,19 @@ def says_failure(part: Any) -> bool:
     return (
         bool(part.get("error") or part.get("errors"))
         or any(part.get(name, True) in (False, "false") for name in ("success", "ok"))
-        or ("message" in part and part.keys() <= _STATUS_OF_GRPC and part.get("code", 0) not in (0, "0", "OK"))
+        or _is_refusal(part)
+    )
+
+
+def _is_refusal(part: dict[str, Any]) -> bool:
+    """Return whether an object is a message with a code or status of failure, and nothing else."""
+    if "message" not in part or not {name for name, value in part.items() if value not in _EMPTY} <= _OF_REFUSAL:
+        return False
+    status = _status(part)
+    return (
+        part.get("code") not in _CODES_OF_SUCCESS
+        or _is_failure(part.get("status"))
+        or (status is not None and status >= 400)
     )
 
 
