@@ -23,7 +23,7 @@ from tests.session.fleet import token_calls
 from tests.support import PeakMemory, until
 from worker.b2copy import B2Copy
 from worker.b2copy.routes.statistics import OfAccount
-from worker.errors import AccessRejected, BadPayload, Unavailable, UnknownOutcome
+from worker.errors import AccessRejected, B2CopyError, BadPayload, Unavailable, UnknownOutcome
 from worker.http import Answer, event_loop
 from worker.http import client as client_module
 from worker.http.client import Http
@@ -548,6 +548,46 @@ class TestARouteThatRefusesNewTokensToo:
         assert token_calls(refusing) == 4
         self.refuse(http, routes[0])
         assert token_calls(refusing) == 5
+
+
+class TestATokenThatTheBodyOfA200Refuses:
+    """Generation 1 has an envelope with a status of its own."""
+
+    @pytest.fixture
+    def enveloping(self, sandbox: SandboxControl) -> SandboxControl:
+        sandbox.switches(generation1_refusals="envelope")
+        return sandbox
+
+    def ask(self, http: Http) -> int | None:
+        with pytest.raises(B2CopyError) as refused:  # there is no such account
+            event_loop().run(B2Copy(http).account_detail(OfAccount(account="7")))
+        return refused.value.status
+
+    def test_is_replaced_for_the_next_request_and_the_first_is_not_repeated(
+        self, http: Http, enveloping: SandboxControl
+    ) -> None:
+        assert self.ask(http) == 404
+        enveloping.revoke_all(refresh_too=False)
+
+        assert [self.ask(http), self.ask(http)] == [401, 404]
+        assert enveloping.counters()["calls"]["widget.detail"] == 3
+        assert token_calls(enveloping) == 2
+
+    def test_is_replaced_once_if_the_route_refuses_new_ones_too(self, http: Http, enveloping: SandboxControl) -> None:
+        enveloping.switches(generation1_login="back_office")
+
+        assert [self.ask(http) for _ in range(4)] == [401] * 4
+        assert post(http, FEES, PAYLOAD).status == 200
+        assert token_calls(enveloping) == 2
+
+    def test_is_an_access_that_was_refused_although_no_other_can_be_had(
+        self, http: Http, enveloping: SandboxControl
+    ) -> None:
+        assert self.ask(http) == 404
+        enveloping.revoke_all()
+        enveloping.faults({"what": "status", "route": "token", "status": 503})
+
+        assert self.ask(http) == 401
 
 
 @pytest.mark.failure_mode("F37")

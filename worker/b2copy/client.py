@@ -10,7 +10,7 @@ from worker.b2copy.routes import account_create, account_list, client_registrati
 from worker.b2copy.routes import fees as fee_run
 from worker.b2copy.routes import statistics as statistics_widget
 from worker.b2copy.routes.account_fields import Account
-from worker.errors import B2CopyError, CredentialsRejected, OtherLoginUnavailable, SessionUnavailable
+from worker.errors import AccessRejected, B2CopyError, CredentialsRejected, OtherLoginUnavailable, SessionUnavailable
 from worker.http import Answer, Http
 from worker.http.client import outcome_of_lost
 from worker.http.curl import always_allowed
@@ -61,6 +61,8 @@ class B2Copy:
         try:
             return route.read(value_of(answer, route.name, route.is_secret, route.is_grpc), body)
         except B2CopyError as error:
+            if isinstance(error, AccessRejected) and error.status == 401 and login is not None:
+                await self._http.report_refused_in_body(login, route.name)  # the status of the answer itself was 2xx
             if not answer.first_was_lost:
                 raise
             raise outcome_of_lost(route.name, error) from None

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Protocol
@@ -159,6 +160,24 @@ class Http:
                 self._remember_refusing(login, route)
                 break
         raise AccessRejected(f"{request.name}: a new access token was refused too", 401)
+
+    async def report_refused_in_body(self, login: str, route: str) -> None:
+        """Report that a 2xx says in its body that the token is refused, so that the next request carries a newer one.
+
+        The request is not sent again, because a 2xx may have had its effect. As after a 401, a route that refuses new
+        tokens too renews the session only if the token was made some time ago. A 2xx of the route does not end that,
+        because its body may say 401.
+        """
+        session, shared_calls = self._session(login), self._shared_calls()
+        token = session.cached()
+        if token is None:
+            return
+        with suppress(B2CopyError):  # what the request itself learned comes first
+            now = await shared_calls.call((login, "clock"), session.clock)
+            in_body = f"{route}, in the body"
+            self._check_may_renew(route, login, in_body, (now - token.generation) / 1000)
+            self._remember_refusing(login, in_body)
+            await shared_calls.call((login, token.generation), session.rejected, token)
 
     def _note_accepted(self, answer: Answer, login: str, route: str) -> None:
         if 200 <= answer.status < 300:  # any other answer may come from a proxy that has not looked at the token

@@ -15,8 +15,8 @@ from worker.sandbox.back_office_sign_in import PREFIX, SignIn
 from worker.sandbox.clients import Clients
 from worker.sandbox.effect_log import Effects
 from worker.sandbox.fees import Fees
-from worker.sandbox.responses import Answer, Refused, answer, refusal
-from worker.sandbox.routes import Call
+from worker.sandbox.responses import Answer, Refused, answer, enveloped, refusal
+from worker.sandbox.routes import GENERATION1, Call
 from worker.sandbox.switches import Switches
 from worker.sandbox.tokens import Pair, Tokens
 
@@ -67,6 +67,8 @@ class B2Copy:
                 raise Refused(404, f"{call.method} {call.url.path} is not a route")
             return method(call)
         except Refused as refused:
+            if self.switches.generation1_refusals == "envelope" and call.url.path.startswith(GENERATION1):
+                return answer(enveloped(None, refused.status) | {"message": refused.message})
             return refusal(self.switches, refused)
 
     def _authexternalcrm(self, call: Call) -> Answer:

@@ -43,9 +43,9 @@ def answer(data: Any) -> Answer:
     return Answer(200, json.dumps(data, separators=(",", ":")).encode())
 
 
-def enveloped(data: Any) -> dict[str, Any]:
+def enveloped(data: Any, status: int = 200) -> dict[str, Any]:
     """Return the envelope that routes under /api/v1 put around their data."""
-    return {"status": 200, "meta": {"behaviours": [], "status": 200}, "data": data}
+    return {"status": status, "meta": {"behaviours": [], "status": status}, "data": data}
 
 
 def refusal(switches: Switches, refused: Refused) -> Answer:

@@ -23,6 +23,7 @@ LEADERBOARD = "/api/v1/investment/widget/leaderboard"
 AUTH_URL = "/api/v1/standalone/auth/getAuthUrl"
 INIT = "/api/v1/standalone/auth/init"
 WIZARDS = "/api/v1/wizards/"  # the UUID follows
+GENERATION1 = ("/api/v1/", ACCOUNTS)  # how the paths begin whose answers may have an envelope
 
 _BY_PATH = {
     ("POST", AUTH): "authexternalcrm",

@@ -121,6 +121,9 @@ class Switches(Strict):
     list_pages: bool = Field(True, description="False: limit and offset are ignored.")
     list_limit_max: int = Field(100, ge=1, description="A page holds no more accounts than this.")
     generation1_login: Literal["external_crm", "back_office", "either"] = "either"
+    generation1_refusals: Literal["status", "envelope"] = Field(
+        "status", description="envelope: HTTP 200, and the status stands in the envelope."
+    )
     duplicate_accounts: Literal["refused", "returned", "created"] = Field(
         "refused", description="A second account for the same MT login."
     )
