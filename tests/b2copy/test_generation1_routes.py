@@ -199,6 +199,24 @@ def test_nothing_quotes_the_shared_secret_or_the_url(client: B2Copy, sandbox: Sa
     assert SECRET not in repr(VISITOR)
 
 
+@pytest.mark.parametrize("secret", ["broker", "https", "data"])
+def test_a_shared_secret_that_is_a_word_of_the_answer_leaves_the_url_whole(
+    client: B2Copy, sandbox: SandboxControl, secret: str
+) -> None:
+    sandbox.switches(secret_key=secret)
+    visitor = Visitor(account="700100", secret_key=secret)
+
+    url = now(client.seamless_url(visitor))
+
+    assert url.reveal().startswith("https://copy.broker.example/")
+    new = NewClient(uuid=now(client.start_wizard()), login="700100", token=url.token)
+    assert now(client.register_client(new)).client_id == 1
+    sandbox.faults({"what": "status", "status": 400, "route": "auth_url", "message": f"{secret} is not right"})
+    with pytest.raises(Rejected) as refused:
+        now(client.seamless_url(visitor))
+    assert secret not in str(refused.value.server_message)
+
+
 @pytest.mark.parametrize("data", ["https://copy.example/in/t0p/", {"anything": "https://copy.example/in/t0p", "n": 1}])
 def test_the_only_https_url_of_an_answer_is_the_seamless_one(data: Any) -> None:
     url = read_url({"data": data, "status": 200}, {})

@@ -56,7 +56,8 @@ class B2Copy:
             if login == SERVICE_ADMIN:
                 raise
             raise OtherLoginUnavailable(f"no token of {login}", error.status, str(error), error.retry_after) from None
-        if route.secrets:
+        is_quoted = not (route.is_secret and 200 <= answer.status < 300)
+        if route.secrets and is_quoted:  # otherwise the answer must stay whole: a secret may be a word of its URL
             answer = _without(answer, [body[name] for name in route.secrets])
         try:
             return route.read(value_of(answer, route.name, route.is_secret, route.is_grpc), body)
