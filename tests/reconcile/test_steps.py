@@ -293,6 +293,91 @@ def test_an_account_of_the_same_login_on_another_platform_is_another_account(
     assert "no number" in str(reconciliation_of.differences()[0].fields["answer"])
 
 
+class NoPlatforms(Reconciliation):
+    """Against a B2COPY whose answers name no platform."""
+
+    def find(self, search: AccountSearch) -> Any:
+        return [account.model_copy(update={"platform": None}) for account in super().find(search)]
+
+
+def test_an_account_without_a_platform_is_of_the_first_one_if_no_other_is_known(
+    fleet: Environment, ledger: Ledger, sandbox: SandboxControl
+) -> None:
+    keep_the_list_filled(ledger, sandbox)
+    sandbox.add_accounts([{"accountNumber": "7", "clientId": 9}])
+    record_operations(ledger, "1/8", "1/9", kind="accounts.create")
+    record_operations(ledger, "1/8", kind="clients.register")
+    run = NoPlatforms(ledger)
+    assert run.run() == {"7": "missing_here"}
+
+    apply(run.last(), "test", "why")
+
+    known = identity_of(ledger, "1", "7")
+    assert known is not None
+    assert (known.account_id, known.client_id) == ("2", "9")
+
+
+def test_an_account_without_a_platform_teaches_nothing_if_another_one_is_known(
+    fleet: Environment, ledger: Ledger, sandbox: SandboxControl
+) -> None:
+    """Platform 2 has the logins 7, 8 and 9; the identity map knows 7, and 9 as closed. Platform 1 has none of them."""
+    keep_the_list_filled(ledger, sandbox)
+    sandbox.add_accounts([{"accountNumber": number, "clientId": 9, "investmentPlatformId": 2} for number in "789"])
+    store_identities(ledger, [Identity("2", "7", account_id="2", client_id="9"), Identity("2", "9", account_id="4")])
+    mark_closed(ledger, "2", "9", "ann", "the client left")
+    run = NoPlatforms(ledger)
+
+    assert run.run() == {"8": "unclear", "9": "closed_here"}
+
+    unclear, _ = run.differences()
+    assert unclear.platform == ""
+    assert "names no platform" in str(unclear.fields["answer"][1])
+    assert [search.number for search in run.requests] == [None, None, "9"]
+    assert run.plan() == ["a person decides"] * 2
+    assert apply(run.last(), "test", "why").learned == 0
+    assert [identity_of(ledger, "1", login) for login in ("7", "8", "9")] == [None] * 3
+
+
+@pytest.mark.parametrize("platform", [2, 10])
+@pytest.mark.parametrize("kind", ["accounts.create", "clients.register"])
+def test_an_operation_that_has_not_succeeded_names_a_platform_too(
+    fleet: Environment, ledger: Ledger, sandbox: SandboxControl, kind: str, platform: int
+) -> None:
+    keep_the_list_filled(ledger, sandbox)
+    sandbox.add_accounts([{"accountNumber": "7", "clientId": 9, "investmentPlatformId": platform}])
+    record_operations(ledger, f"{platform}/7", kind=kind)
+    run = NoPlatforms(ledger)
+
+    assert run.run() == {"7": "unclear"}
+
+    apply(run.last(), "test", "why")
+    assert identity_of(ledger, "1", "7") is None
+
+
+def test_an_answer_without_a_platform_says_nothing_about_an_identity_that_has_another_account(
+    fleet: Environment, ledger: Ledger, sandbox: SandboxControl
+) -> None:
+    class AllPlatforms(NoPlatforms):
+        def find(self, search: AccountSearch) -> Any:
+            return super().find(search.model_copy(update={"platform": None}))  # B2COPY ignores what is asked for
+
+    keep_the_list_filled(ledger, sandbox)
+    sandbox.add_accounts([{"accountNumber": number, "clientId": 9, "investmentPlatformId": 2} for number in "78"])
+    store_identities(ledger, [Identity("2", "7", account_id="2", client_id="9")])
+    store_identities(ledger, [Identity("1", "7", learned_from="accounts.create:1/7")])
+    store_identities(ledger, [Identity("1", "8", account_id="33")])
+    run = AllPlatforms(ledger)
+
+    run.run()
+
+    found = {(one.platform, one.login): one.difference for one in run.differences()}
+    assert found == {("1", "7"): "unclear", ("1", "8"): "unclear", ("", "8"): "unclear"}
+    apply(run.last(), "test", "why")
+    known = identity_of(ledger, "1", "7")
+    assert known is not None
+    assert (known.account_id, known.client_id) == (None, None)
+
+
 def test_a_client_without_an_account_is_not_missing_there(
     reconciliation_of: Reconciliation, ledger: Ledger, sandbox: SandboxControl
 ) -> None:

@@ -34,7 +34,7 @@ from sqlalchemy import (
 
 from worker.ledger.audit import record_audit
 from worker.ledger.database import Ledger
-from worker.ledger.identities import OPENING, Identity, shows_account
+from worker.ledger.identities import LEARNED_FROM, OPENING, Identity, shows_account
 from worker.ledger.schema import accounts_there as there
 from worker.ledger.schema import c, in_list, insert_into, is_in_line, now_ms, operations
 from worker.ledger.schema import differences as found
@@ -53,7 +53,10 @@ What = Literal["missing_there", "missing_here", "closed_here", "different", "unc
 
 
 class AccountThere(NamedTuple):
-    """An account as B2COPY lists it. `account_id` is empty if B2COPY gave none."""
+    """An account as B2COPY lists it. `account_id` is empty if B2COPY gave none.
+
+    `platform` is empty if B2COPY named none and it may be any platform.
+    """
 
     platform: str
     login: str
@@ -186,6 +189,18 @@ _stands = case(
     (found.c.difference == "closed_here", _is_closed),
     else_=true(),
 )
+_OF_OTHER_PLATFORMS = [
+    select(here.c.login).where(here.c.destination == DESTINATION, is_other).limit(1)
+    for is_other in (here.c.platform < bindparam("first"), here.c.platform > bindparam("first"))
+]
+# The range is searched in the index over the keys. In most collations it begins after the keys of the first platform,
+# because a slash comes before a digit. In all of them digits come before letters.
+_KEYS_OF_OTHER_PLATFORMS = (
+    select(c.key)
+    .where(c.key >= bindparam("from"), c.key < bindparam("until"), c.key.startswith(bindparam("kind")))
+    .where(~c.key.startswith(bindparam("of_first")))
+    .limit(1)
+)
 _EXPECTED = select(func.count()).select_from(here).where(here.c.destination == DESTINATION, must_be_there)
 
 
@@ -244,6 +259,30 @@ def expected_accounts(ledger: Ledger) -> int:
     """Return how many accounts the identity map has, which is about as many as B2COPY lists."""
     with ledger.reading() as connection:
         return int(connection.execute(_EXPECTED).scalar_one())
+
+
+def knows_other_platforms(ledger: Ledger, first: str) -> bool:
+    """Return whether the identity map, or an operation that teaches it, names a platform that is not `first`, a digit.
+
+    An operation need not have succeeded: an opening that is unresolved may have opened its account.
+    """
+    with ledger.reading() as connection:
+        if any(connection.execute(query, {"first": first}).first() for query in _OF_OTHER_PLATFORMS):
+            return True
+        return any(
+            connection.execute(
+                _KEYS_OF_OTHER_PLATFORMS,
+                {"from": f"{kind}{first}0", "until": f"{kind}a", "kind": kind, "of_first": f"{kind}{first}/"},
+            ).first()
+            for kind in LEARNED_FROM
+        )
+
+
+def platforms_by_id(ledger: Ledger, logins: Sequence[str]) -> dict[tuple[str, str], str]:
+    """Return the platforms of the identities of these logins, by login and B2COPY's id of the account."""
+    with ledger.reading() as connection:
+        known = connection.execute(_IDENTITIES_OF, {"logins": list(logins)})
+        return {(one.login, one.account_id): one.platform for one in known if one.account_id is not None}
 
 
 def store_page(ledger: Ledger, run: Run, accounts: Sequence[AccountThere], position: int, is_end: bool) -> Run:

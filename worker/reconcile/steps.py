@@ -8,6 +8,9 @@ How pages stay right while accounts are opened, closed and moved:
   is stored has no gap, and what is read twice is stored once.
 * A page only makes candidates. Before a login counts as missing there or as different, B2COPY is asked for this login
   alone, and the identity map is read again. So an account that no page has shown is never reported as missing.
+
+If there are several platforms, the same login may be a different person on each. So an account whose platform B2COPY
+does not name is then known by B2COPY's id alone, and is unclear without it.
 """
 
 import re
@@ -34,13 +37,16 @@ from worker.ledger.reconciliation import (
     finish_run,
     identities_now,
     is_listed,
+    knows_other_platforms,
+    platforms_by_id,
     store_page,
 )
 
 PAGE = 100  # accounts asked for at once; a server that gives fewer is asked more often
 MOVES_MAX = 20  # pages in a row that did not begin with their anchor, after which the list counts as unusable
 FIRST_PLATFORM = "1"
-"""The platform of an account whose platform B2COPY does not name: the documentation says 1 if there is one server."""
+"""The platform of an account whose platform B2COPY does not name, as long as we know no other platform than this one:
+the documentation says 1 if there is one server."""
 
 _PLATFORM = re.compile(r"[1-9][0-9]{0,17}")
 
@@ -55,6 +61,11 @@ class Unclear:
 
     why: str
 
+
+_NO_PLATFORM = Unclear(
+    "B2COPY names no platform for an account of this login, and the identity map or an operation knows another platform"
+    f" than {FIRST_PLATFORM}"
+)
 
 Find = Callable[[AccountSearch], list[Account]]
 OneRequest = Callable[[], AbstractContextManager[bool]]
@@ -85,7 +96,7 @@ class Reconciler:
                 return None
             if (now := current_run(self._ledger)) != run:  # another process was faster, while this one waited
                 return now
-            page = [_account_at_b2copy(account, FIRST_PLATFORM) for account in self._find(search)]
+            page = self._accounts_of_page(self._find(search))
         if not run.position and not page and (expected := expected_accounts(self._ledger)):
             raise ListUnusable(
                 f"B2COPY lists no account at all, and the identity map has {expected}. Its login may have lost the"
@@ -142,7 +153,7 @@ class Reconciler:
             return Unclear(f"not asked: platform {one.platform!r} is no number as B2COPY has them")
         search = AccountSearch(platform=int(one.platform), number=one.login)
         try:
-            answered = [_account_at_b2copy(account, one.platform) for account in self._find(search)]
+            listed = self._find(search)
         except NotFound:
             return ()
         except Permanent as error:
@@ -151,7 +162,28 @@ class Reconciler:
             if error.status is None or not 200 <= error.status < 300:
                 raise  # no whole answer
             return Unclear(str(error))
+        known_id = one.identity.account_id if one.identity else None
+        others = [account for account in listed if account.account_id is None or account.account_id != known_id]
+        if self._may_be_of_any_platform(others):  # B2COPY may have overlooked the platform that was asked for
+            return _NO_PLATFORM
+        answered = [_account_at_b2copy(account, one.platform) for account in listed]
         return tuple(account for account in answered if (account.platform, account.login) == (one.platform, one.login))
+
+    def _accounts_of_page(self, listed: Sequence[Account]) -> list[AccountThere]:
+        # After the answer: an account that an operation has opened is in no list before its operation is in the ledger.
+        if not self._may_be_of_any_platform(listed):
+            return [_account_at_b2copy(account, FIRST_PLATFORM) for account in listed]
+        platforms = platforms_by_id(self._ledger, [account.number for account in listed])
+        return [
+            _account_at_b2copy(account, platforms.get((account.number, account.account_id or ""), ""))
+            for account in listed
+        ]
+
+    def _may_be_of_any_platform(self, listed: Sequence[Account]) -> bool:
+        """Return whether B2COPY names no platform for one of these accounts, and it may be another than the first."""
+        return any(account.platform is None for account in listed) and knows_other_platforms(
+            self._ledger, FIRST_PLATFORM
+        )
 
 
 def _account_at_b2copy(account: Account, platform: str) -> AccountThere:
@@ -161,9 +193,12 @@ def _account_at_b2copy(account: Account, platform: str) -> AccountThere:
 
 
 def _needs_no_request(one: Candidate) -> bool:
-    """Return whether what the page showed is enough: an account was there, and nothing here contradicts it."""
+    """Return whether what the page showed is enough: an account was there, and nothing here contradicts it.
+
+    If its platform is not known, there is nothing to ask.
+    """
     difference = _difference(one, one.accounts)
-    return difference is None or difference.difference == "missing_here"
+    return difference is None or difference.difference == "missing_here" or not one.platform
 
 
 def _confirmed(
@@ -182,6 +217,8 @@ def _difference(one: Candidate, accounts: Sequence[AccountThere] | Unclear) -> D
     """Return how the candidate's identity differs from these accounts of its login; None if it does not."""
     place, known = (one.platform, one.login), one.identity
     here = {name: getattr(known, name, None) for name in FIELDS}
+    if not one.platform:
+        accounts = _NO_PLATFORM
     if isinstance(accounts, Unclear):
         return Difference(*place, "unclear", {"answer": [None, accounts.why]})
     is_closed = known is not None and known.closed_at is not None
