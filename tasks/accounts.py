@@ -126,6 +126,9 @@ def has_account(opening: Opening) -> bool:
 
 def _outcome(account: Account, opening: Opening, client_id: int) -> Outcome:
     """Return success if the account is the one that was asked for, as far as the answer tells."""
+    if account.platform not in {None, opening.platform}:
+        is_on, asked_for = account.platform, opening.platform
+        return Failed(OTHER_ACCOUNT, f"account {account.number} is on platform {is_on}, not {asked_for}")
     if account.client_id not in {None, str(client_id)}:
         return Failed(OTHER_CLIENT, f"account {account.number} belongs to client {account.client_id}, not {client_id}")
     if account.is_master not in {None, opening.is_master}:
@@ -148,6 +151,6 @@ ACCOUNTS = Kind(
     failure_reasons={
         CLIENT_UNKNOWN: "the client's id at B2COPY is not known: `b2copy-sync identity import` stores it",
         OTHER_CLIENT: "B2COPY has an account with this number, and it belongs to another client",
-        OTHER_ACCOUNT: "B2COPY has another account with this number: of another type or product, or several",
+        OTHER_ACCOUNT: "B2COPY has another account with this number: of another platform, type or product, or several",
     },
 )

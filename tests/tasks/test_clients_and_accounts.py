@@ -735,6 +735,20 @@ def test_an_account_of_another_platform_is_not_the_one_that_was_asked_for(
     assert times(sandbox, "accounts.create") == 2
 
 
+def test_a_creation_that_is_answered_with_an_account_of_another_platform_is_no_success(
+    system: System, sandbox: SandboxControl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # B2COPY overlooks the platform in the request.
+    monkeypatch.setattr("tasks.accounts.NewAccount", lambda **fields: NewAccount(**(fields | {"platform": 2})))
+    system.request(ACCOUNTS, product_currency_id=2, client_id=5)
+
+    ended = system.end_of(OPENING)
+
+    assert (ended.state, ended.failure_reason) == (State.FAILED, "other_account")
+    assert "is on platform 2, not 1" in str(attempts_of(system.ledger, ended.id)[-1].message)
+    assert identity_of(system.ledger, "1", "700100") is None
+
+
 def test_a_field_without_a_value_is_not_stored(active_environment: Environment) -> None:
     """A worker that does not know a field of a later version takes operations that do not use it."""
     new = CLIENTS.new({"login": "700100", "platform": 1, "crm_id": None}, worker_settings())
