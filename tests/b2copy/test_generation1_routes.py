@@ -289,10 +289,11 @@ def test_both_spellings_of_a_parameter_are_sent() -> None:
         {"status": "200", "data": {"client_id": "7", "paymentAccount": 9, "side_login": 12}},
         {"id": 7, "payment_account": "9", "side_login": "12"},
         {"status": 200, "data": {"id": 3, "client": {"id": 7, "payment_account": {"id": "9"}, "side_login": "12"}}},
+        {"status": 200, "data": {"id": 7, "payment_account": 9, "investment_platform_id": 1}},
     ],
 )
 def test_a_client_is_read_from_an_envelope_or_bare_with_numbers_as_text(body: dict[str, Any]) -> None:
-    read = read_client(body, {"side_login": "12"})
+    read = read_client(body, {"side_login": "12", "investment_platform_id": "1"})
 
     assert (read.client_id, read.payment_account) == (7, "9")
     assert read.raw == body.get("data", body)
@@ -323,13 +324,15 @@ def test_the_id_of_something_else_is_not_the_clients(other: dict[str, Any]) -> N
         ({"status": 200, "data": {"id": True}}, UnknownOutcome),
         ({"status": 200, "data": {"id": "7x"}}, UnknownOutcome),
         ({"status": 200, "data": {"id": 7, "side_login": "13"}}, UnknownOutcome),
+        ({"status": 200, "data": {"id": 7, "investment_platform_id": 2}}, UnknownOutcome),
+        ({"status": 200, "data": {"client": {"id": 7, "investment_platform_id": "2"}}}, UnknownOutcome),
         ({"status": 200, "data": [7]}, UnknownOutcome),
         (None, UnknownOutcome),
     ],
 )
 def test_what_cannot_be_believed_is_no_client(body: Any, error: type[Exception]) -> None:
     with pytest.raises(error):
-        read_client(body, {"side_login": "12"})
+        read_client(body, {"side_login": "12", "investment_platform_id": "1"})
 
 
 @pytest.mark.parametrize("name", ["accountNumber", "account_number", "login"])

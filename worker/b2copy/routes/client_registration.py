@@ -49,6 +49,9 @@ class Client(Answered):
         "id",
     )
     login: IdText = named(AliasPath("client", "side_login"), "side_login", "sideLogin")
+    platform: IdText = named(
+        AliasPath("client", "investment_platform_id"), "investment_platform_id", "investmentPlatformId"
+    )
     payment_account: IdText = named(
         AliasPath("payment_account", "id"),
         AliasPath("paymentAccount", "id"),
@@ -79,10 +82,16 @@ def read_wizard(body: Any, sent: Mapping[str, Any]) -> str:
 
 
 def read_client(body: Any, sent: Mapping[str, Any]) -> Client:
-    """Return the client. Raises `UnknownOutcome` if the answer has no client id or is about another login."""
+    """Return the client.
+
+    Raises `UnknownOutcome` if the answer has no client id, or is about another login or another platform.
+    """
     client = read_object(Client, body, "wizard")
     if client.login not in {None, sent["side_login"]}:
         raise UnknownOutcome(f"wizard: asked for login {sent['side_login']}, got {client.login}", 200)
+    platform = sent.get("investment_platform_id")
+    if client.platform not in {None, platform}:
+        raise UnknownOutcome(f"wizard: asked for a client on platform {platform}, got platform {client.platform}", 200)
     return client
 
 
