@@ -9,11 +9,11 @@ from tasks.clients import CLIENTS, login_key
 from worker.b2copy.routes.account_create import CREATE, NewAccount
 from worker.b2copy.routes.account_fields import Account
 from worker.b2copy.routes.account_list import LIST, AccountSearch
-from worker.errors import Conflict
+from worker.errors import Conflict, NotFound
 from worker.id_fields import Id, Key, Login
 from worker.instances import ledger
 from worker.ledger import identity_of
-from worker.operation import Done, Failed, OnUnknown, Outcome
+from worker.operation import Done, Failed, Later, OnUnknown, Outcome
 from worker.operation_kind import Attempt, Description, Kind, Payload, read_back
 
 CLIENT_UNKNOWN = "client_unknown"
@@ -21,6 +21,7 @@ OTHER_CLIENT = "other_client"
 OTHER_ACCOUNT = "other_account"
 _REGISTRATION = f"{CLIENTS.name}:"
 _TEXT_LIMIT = 255  # characters of a name or a description
+_LIST_WAIT_S = 60.0  # seconds; an opening whose list is not found looks again after this time
 
 
 class Opening(Payload):
@@ -73,7 +74,12 @@ async def attempt(attempt: Attempt, opening: Opening) -> Outcome:
 
     async def look() -> Outcome | None:
         search = AccountSearch(platform=opening.platform, number=opening.login)
-        listed: list[Account] = await attempt.call(LIST, search.fields())
+        try:
+            listed: list[Account] = await attempt.call(LIST, search.fields())
+        except NotFound as error:
+            # B2COPY may say so that no account matches, and a gateway that it has no route to the list. No form of a
+            # refusal by this route is documented, so we cannot tell. If it is the gateway, the account may be there.
+            return Later(_LIST_WAIT_S, f"whether the account is there is not known: {error}")
         # A server that overlooks the platform also shows the account of another one.
         found = [account for account in listed if account.platform in {None, opening.platform}]
         if len(found) > 1:

@@ -749,6 +749,63 @@ def test_a_creation_that_is_answered_with_an_account_of_another_platform_is_no_s
     assert identity_of(system.ledger, "1", "700100") is None
 
 
+LIST_404 = {"what": "status", "route": "accounts.list", "status": 404, "message": "no account matches"}
+
+
+def drain_often(system: System) -> Operation:
+    """Make more attempts than may count, without waiting for the time between them."""
+    for _ in range(worker_settings().max_attempts + 3):
+        make_all_due(system.ledger)
+        system.drain()
+    return system.operation(OPENING)
+
+
+@pytest.mark.parametrize("effect", ["none", "done"])
+def test_a_list_that_is_not_found_decides_nothing_about_a_lost_answer(
+    system: System, sandbox: SandboxControl, effect: str
+) -> None:
+    """The 404 may be B2COPY's, if no account matches, or that of a gateway without a route."""
+    sandbox.switches(duplicate_accounts="created")
+    sandbox.faults({"what": "drop", "route": "accounts.create", "effect": effect, "next": 1}, LIST_404)
+    system.request(ACCOUNTS, product_currency_id=2, client_id=5)
+
+    waiting = drain_often(system)
+
+    assert (waiting.state, waiting.wait_reason, waiting.outcome_unknown) == (State.WAITING, "next_step", True)
+    assert "no account matches" in str(attempts_of(system.ledger, waiting.id)[-1].message)
+    assert times(sandbox, "accounts.create") == (effect == "done")
+    sandbox.faults()
+    assert system.end_of(OPENING).state == State.SUCCEEDED
+    assert times(sandbox, "accounts.create") == 1
+
+
+def test_a_list_that_is_not_found_decides_nothing_about_a_replay(system: System, sandbox: SandboxControl) -> None:
+    sandbox.switches(clients="registered")
+    system.request(ACCOUNTS, product_currency_id=2, client_id=5)
+    assert system.end_of(OPENING).failure_reason == "rejected"
+    sandbox.switches(clients="any")
+    sandbox.faults(LIST_404)
+    replay(system.ledger, [OPENING], "ada", "the client is registered now")
+
+    assert drain_often(system).state == State.WAITING
+
+    assert times(sandbox, "accounts.create") == 0
+    sandbox.faults()
+    assert system.end_of(OPENING).state == State.SUCCEEDED
+
+
+def test_a_list_that_is_not_found_decides_nothing_about_a_conflict(system: System, sandbox: SandboxControl) -> None:
+    sandbox.add_accounts([{"accountNumber": "700100", "clientId": 5, "productCurrencyId": 2}])
+    sandbox.faults(LIST_404)
+    system.request(ACCOUNTS, product_currency_id=2, client_id=5)
+
+    assert drain_often(system).state == State.WAITING
+
+    sandbox.faults()
+    assert system.end_of(OPENING).state == State.SUCCEEDED
+    assert times(sandbox, "accounts.create") == 0
+
+
 def test_a_field_without_a_value_is_not_stored(active_environment: Environment) -> None:
     """A worker that does not know a field of a later version takes operations that do not use it."""
     new = CLIENTS.new({"login": "700100", "platform": 1, "crm_id": None}, worker_settings())
