@@ -60,6 +60,21 @@ def test_an_account_is_created_and_found_by_its_number_wherever_the_list_reads_i
     assert now(client.accounts(AccountSearch(number="1"))) == []
 
 
+@pytest.mark.parametrize("asked", [{"email": "client-5@sandbox.example"}, {"platform": 1}, {"is_master": True}])
+def test_nobody_gets_the_accounts_of_others_if_the_list_ignores_its_parameters(
+    client: B2Copy, sandbox: SandboxControl, asked: dict[str, Any]
+) -> None:
+    now(client.create_account(NEW))
+    now(client.create_account(NewAccount(client_id=6, platform=2, number="700100", product_currency_id=2)))
+    assert [found.client_id for found in now(client.accounts(AccountSearch(**asked)))] == ["5"]
+
+    sandbox.switches(list_filters="ignored")
+
+    with pytest.raises(UnknownOutcome, match="the answer holds others"):
+        now(client.accounts(AccountSearch(**asked)))
+    assert [found.client_id for found in now(client.accounts(AccountSearch(number="700100", **asked)))] == ["5"]
+
+
 @pytest.mark.parametrize("data", [{}, [], None, "7"])
 def test_an_answer_about_nothing_is_no_new_account(data: Any) -> None:
     with pytest.raises(UnknownOutcome):
@@ -142,6 +157,39 @@ def test_a_list_that_was_searched_for_a_part_of_the_number_holds_the_account() -
     found = read_accounts([{"accountNumber": "71"}, {"accountNumber": "7"}], {"account_number": "7"})
 
     assert [account.number for account in found] == ["7"]
+
+
+ANNS = {"accountNumber": "7", "email": "Ann@x.example", "investmentPlatformId": 2, "isMaster": 1}
+BOBS = {"accountNumber": "8", "email": "bob@x.example", "investmentPlatformId": "1", "isMaster": "0"}
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"email": "ann@X.example"},
+        {"investment_platform_id": 2},
+        {"is_master": True},
+        {"email": "ann@x.example", "limit": 1, "is_master": True},
+    ],
+)
+def test_a_list_that_overlooks_a_parameter_is_not_given_out(asked: dict[str, Any]) -> None:
+    for answer in ([ANNS, BOBS], [BOBS]):
+        with pytest.raises(UnknownOutcome, match="the answer holds others") as raised:
+            read_accounts(answer, asked)
+        assert "bob" not in str(raised.value)
+    assert [account.number for account in read_accounts([ANNS, {"accountNumber": "9"}], asked)] == ["7", "9"]
+    assert read_accounts([], asked) == []
+
+
+@pytest.mark.parametrize("asked", [{"email": "ann@x.example"}, {"investment_platform_id": 2}, {"is_master": True}])
+def test_an_account_that_was_asked_for_by_its_number_is_not_there_if_another_has_that_number(
+    asked: dict[str, Any],
+) -> None:
+    bobs = BOBS | {"accountNumber": "7"}
+
+    assert read_accounts([bobs], {"account_number": "7", **asked}) == []
+    [found] = read_accounts([bobs, ANNS], {"account_number": "7", **asked})
+    assert found.email == "Ann@x.example"
 
 
 @pytest.mark.parametrize("status", [408, 500, 503])

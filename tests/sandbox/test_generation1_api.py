@@ -159,6 +159,18 @@ class TestAccounts:
         sandbox.switches(list_pages=False)
         assert numbers(accounts(caller, token, {"limit": 1, "offset": 2})) == ["1", "2"]
 
+    def test_a_search_may_obey_nothing_but_the_number(
+        self, caller: Caller, token: str, sandbox: SandboxControl
+    ) -> None:
+        caller.post(CREATE, ACCOUNT, token)
+        wrong = {"email": "x@y.example", "is_master": "false", "investment_platform_id": 2}
+        assert accounts(caller, token, wrong) == []
+
+        sandbox.switches(list_filters="ignored")
+
+        assert numbers(accounts(caller, token, wrong)) == ["700100"]
+        assert accounts(caller, token, wrong | {"account_number": "7"}) == []
+
     def test_the_order_may_shift_between_two_pages(self, caller: Caller, token: str, sandbox: SandboxControl) -> None:
         created = [str(number) for number in range(12)]
         for number in created:

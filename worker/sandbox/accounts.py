@@ -38,7 +38,8 @@ class Accounts:
         limit, offset = parameter(given, "limit", switches.list_limit_max), parameter(given, "offset", 0)
         # A search by number, and a list of all, must be quick for a hundred thousand accounts.
         some = self._by_number.get(str(given["account_number"]), []) if "account_number" in given else self.all
-        found = [account for account in some if _matches(account, given)] if given.keys() & _FILTERS else some
+        is_filtered = given.keys() & _FILTERS and switches.list_filters == "obeyed"
+        found = [account for account in some if _matches(account, given)] if is_filtered else some
         if switches.list_order == "shifting":
             found = found[:: -1 if next(self._pages) % 2 else 1]
         elif given.get("sort_order") == "desc":

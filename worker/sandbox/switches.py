@@ -119,6 +119,9 @@ class Switches(Strict):
     list_parameters: Literal["query", "body", "either"] = Field("either", description="Where the list reads them.")
     list_order: Literal["stable", "shifting"] = Field("stable", description="shifting: each page turns the order.")
     list_pages: bool = Field(True, description="False: limit and offset are ignored.")
+    list_filters: Literal["obeyed", "ignored"] = Field(
+        "obeyed", description="ignored: of the parameters that select accounts, the list obeys account_number alone."
+    )
     list_limit_max: int = Field(100, ge=1, description="A page holds no more accounts than this.")
     generation1_login: Literal["external_crm", "back_office", "either"] = "either"
     generation1_refusals: Literal["status", "envelope"] = Field(

@@ -17,6 +17,7 @@ from worker.errors import UnknownOutcome
 from worker.http.answer import server_message
 
 _NAME = "accounts.list"
+_FILTERS = {"investment_platform_id", "is_master", "email"}
 _LISTS = ("items", "accounts", "data", "rows", "list")
 
 
@@ -36,8 +37,9 @@ class AccountSearch(Request):
 def read_accounts(body: Any, sent: Mapping[str, Any]) -> list[Account]:
     """Return the accounts of one page.
 
-    Raises `UnknownOutcome` if the answer is no list, if an account has no number, or if there are only accounts with
-    other numbers than the one that was asked for: such a list says nothing about an account that it does not hold.
+    Raises `UnknownOutcome` if the answer is no list, or if an account has no number. Also if the list was not searched:
+    if it has accounts only with other numbers than the one that was asked for, or, asked for no number, an account that
+    contradicts another parameter. Such a list is not complete, and its accounts may be other people's.
     """
     data = data_of(body, _NAME)
     if isinstance(data, dict):
@@ -46,12 +48,25 @@ def read_accounts(body: Any, sent: Mapping[str, Any]) -> list[Account]:
         raise UnknownOutcome(f"{_NAME}: the answer is not a list", 200, server_message(data))
     accounts = [object_of(Account, one, _NAME) for one in data]
     wanted = sent.get("account_number")
-    if wanted is None or not accounts:
+    if wanted is None:
+        if any(_contradicts(account, sent) for account in accounts):
+            asked_by = " and ".join(sorted(_FILTERS & sent.keys()))
+            raise UnknownOutcome(f"{_NAME}: asked for accounts by {asked_by}, and the answer holds others", 200)
         return accounts
     found = [account for account in accounts if account.number == wanted]  # it may search for a part of the number
-    if not found:
+    if accounts and not found:
         raise UnknownOutcome(f"{_NAME}: asked for account {wanted}, and the answer holds {accounts[0].number}", 200)
-    return found
+    return [account for account in found if not _contradicts(account, sent)]
+
+
+def _contradicts(account: Account, sent: Mapping[str, Any]) -> bool:
+    """Return whether the account names another platform, type or e-mail address than was asked for."""
+    email = sent.get("email")
+    return (
+        account.platform not in {None, sent.get("investment_platform_id", account.platform)}
+        or account.is_master not in {None, sent.get("is_master", account.is_master)}
+        or (email is not None and account.email is not None and account.email.casefold() != email.casefold())
+    )
 
 
 LIST = Route(
