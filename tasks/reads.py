@@ -32,7 +32,10 @@ class OfLogin(Payload):
 
 
 class Accounts(Payload):
-    """Which accounts, and which page of them, oldest first. What is None is not asked for."""
+    """Which accounts, and which page of them, oldest first. What is None is not asked for.
+
+    An account for which B2COPY has no number is left out, so a page may hold fewer accounts than there are on it.
+    """
 
     login: Login | None = None
     platform: int | None = Field(None, ge=1, le=2**31 - 1)
@@ -67,7 +70,7 @@ async def accounts(call: Call, which: Accounts, settings: Settings) -> Any:
         number=which.login, platform=which.platform, email=which.email, is_master=which.is_master, limit=which.limit,
         offset=which.offset, sort_by="created_at", sort_order="asc",
     )  # fmt: skip
-    return await call(account_list.LIST, search.fields())
+    return [account for account in await call(account_list.LIST, search.fields()) if account.number]
 
 
 async def account_detail(call: Call, of: OfLogin, settings: Settings) -> Any:

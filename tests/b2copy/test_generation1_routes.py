@@ -159,6 +159,26 @@ def test_a_list_that_was_searched_for_a_part_of_the_number_holds_the_account() -
     assert [account.number for account in found] == ["7"]
 
 
+def test_a_name_without_a_value_hides_no_other_name() -> None:
+    row = {"accountNumber": None, "login": "6", "id": None, "accountId": 9}
+
+    [found] = read_accounts([row], {"account_number": "6"})
+
+    assert (found.number, found.account_id) == ("6", "9")
+
+
+def test_an_account_without_a_number_does_not_make_the_list_unreadable(caplog: pytest.LogCaptureFixture) -> None:
+    rows: list[Any] = [{"id": 1, "accountNumber": "5"}, {"id": 2, "accountNumber": None}, {"id": 3, "login": ""}]
+
+    assert [account.number for account in read_accounts(rows, {})] == ["5", "", ""]
+
+    assert caplog.messages == ["accounts.list: 2 of 3 accounts have no number and are left out"]
+    for asked, answer in (({"account_number": "5"}, rows), ({}, rows[1:]), ({}, [*rows, 7])):
+        with pytest.raises(UnknownOutcome):
+            read_accounts(answer, asked)
+    assert len(caplog.messages) == 1
+
+
 ANNS = {"accountNumber": "7", "email": "Ann@x.example", "investmentPlatformId": 2, "isMaster": 1}
 BOBS = {"accountNumber": "8", "email": "bob@x.example", "investmentPlatformId": "1", "isMaster": "0"}
 

@@ -60,6 +60,14 @@ def test_a_login_gets_its_client_and_its_account(
     assert again.code == 0, again.out + again.err
 
 
+def test_an_account_without_a_number_is_not_listed(b2copy_sync: Command, sandbox: SandboxControl) -> None:
+    sandbox.add_accounts([{"accountNumber": None, "clientId": 7}, {"accountNumber": "700100", "clientId": 7}])
+
+    listed = b2copy_sync("accounts", "list", "--json")
+
+    assert [account["number"] for account in listed.document] == ["700100"]
+
+
 def test_many_clients_are_imported_from_a_file(b2copy_sync: Command, ledger: Ledger, tmp_path: Path) -> None:
     file = tmp_path / "clients.csv"
     file.write_text("login,platform,crm_id\n007,1,C-1\n8,2,\n")

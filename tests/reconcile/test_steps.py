@@ -185,6 +185,23 @@ def test_a_server_that_gives_short_pages_is_read_to_its_end(
     assert reconciliation_of.run() == planted
 
 
+def test_accounts_without_a_number_are_passed_over(
+    reconciliation_of: Reconciliation, ledger: Ledger, sandbox: SandboxControl
+) -> None:
+    """They have their places in the list, so pages follow each other."""
+    planted = plant(ledger, sandbox, 20, planted=4)
+    sandbox.switches(list_limit_max=3)
+    for place in range(40):
+        sandbox.add_accounts([{"accountNumber": None, "clientId": 1}])
+        sandbox.add_accounts([{"accountNumber": f"8{place}", "clientId": 1}])
+        store_identities(ledger, [Identity("1", f"8{place}", client_id="1")])
+
+    found = reconciliation_of.run()
+
+    assert found == planted | {f"8{place}": "missing_here" for place in range(40)}
+    assert reconciliation_of.last().position == 20 + 80 - sum(what == "missing_there" for what in planted.values())
+
+
 def test_an_empty_book_agrees(reconciliation_of: Reconciliation) -> None:
     assert reconciliation_of.run() == {}
 

@@ -107,6 +107,15 @@ def test_a_host_without_a_key_reads_everything_and_leaves_no_row(
     assert answer_keys(one_broker) == []
 
 
+def test_an_account_without_a_number_is_left_out(fleet: Environment, control: SandboxControl) -> None:
+    """It would be of no use to the CRM, and the others are."""
+    control.add_accounts([{"accountNumber": None, "clientId": 7007}, {"accountNumber": "N7007", "clientId": 7007}])
+
+    found = enqueue.read("accounts", email="client-7007@sandbox.example")
+
+    assert [account["number"] for account in found] == ["N7007"]
+
+
 def test_no_sink_holds_a_seamless_url_or_its_secret(fleet: Environment, account: str, one_broker: Broker) -> None:
     url = enqueue.read("seamless_url", login=account)
     token = url.token.get_secret_value()

@@ -82,7 +82,7 @@ class B2Copy:
         return await self.send(fee_run.PROCESS, body, OnUnknown.START_OR_GET)
 
     async def accounts(self, search: account_list.AccountSearch) -> list[Account]:
-        """Return one page of the master and investment accounts that match."""
+        """Return one page of the master and investment accounts that match. Some may have an empty number."""
         return await self._look(account_list.LIST, search)
 
     async def create_account(self, account: account_create.NewAccount) -> Account:

@@ -69,6 +69,8 @@ Text = Annotated[str | None, BeforeValidator(_text)]
 """A text or a whole number."""
 IdText = Annotated[str | None, BeforeValidator(_id_text)]
 """An id or a login, which is a text or a whole number."""
+IdOrEmpty = Annotated[str, BeforeValidator(lambda value: _id_text(value) or "")]
+"""An id or a login; empty if the answer has none."""
 WholeNumber = Annotated[int | None, BeforeValidator(_whole_number)]
 Money = Annotated[Decimal | None, BeforeValidator(_decimal)]
 """An amount or another figure, exactly as it came."""

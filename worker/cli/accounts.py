@@ -65,7 +65,7 @@ def list_(
     search = AccountSearch(
         platform=platform, number=login, email=email, limit=limit, offset=offset, sort_by="created_at", sort_order="asc"
     )
-    accounts = event_loop().run(b2copy().accounts(search))
+    accounts = [account for account in event_loop().run(b2copy().accounts(search)) if account.number]
     if as_json:
         output.document([account.model_dump(mode="json") for account in accounts])
         return

@@ -55,7 +55,8 @@ What = Literal["missing_there", "missing_here", "closed_here", "different", "unc
 class AccountThere(NamedTuple):
     """An account as B2COPY lists it. `account_id` is empty if B2COPY gave none.
 
-    `platform` is empty if B2COPY named none and it may be any platform.
+    `platform` is empty if B2COPY named none and it may be any platform. `login` is empty if B2COPY has none: such an
+    account is stored for its place in the list alone.
     """
 
     platform: str
@@ -163,7 +164,7 @@ _CANDIDATES_HERE = (
 _unknown_here = ~select(here.c.login).where(here.c.destination == DESTINATION, _same).correlate(there).exists()
 _CANDIDATES_THERE = (
     select(there.c.platform, there.c.login)
-    .where(tuple_(there.c.platform, there.c.login) > _after, _unknown_here)
+    .where(tuple_(there.c.platform, there.c.login) > _after, _unknown_here, there.c.login != "")
     .group_by(there.c.platform, there.c.login)
     .order_by(there.c.platform, there.c.login)
     .limit(BATCH)
