@@ -63,6 +63,18 @@ def test_the_sandbox_is_as_assumed_and_nothing_is_changed(
     assert found["accounts.parameters"]["seen"] == "read: the query and the body"
 
 
+def test_a_list_in_an_envelope_is_checked_too(
+    accounts: list[str], verify: Command, sandbox: SandboxControl, active_environment: Environment, tmp_path: Path
+) -> None:
+    sandbox.switches(list_as="enveloped")
+
+    ran = verify("--json", "--to", str(tmp_path / "findings.json"))
+
+    found = findings(ran.out)
+    assert [(one["check"], one["verdict"]) for one in found.values()] == [(name, "as assumed") for name in CHECKS]
+    assert "accountNumber" in found["accounts.form"]["seen"]
+
+
 def test_nothing_private_is_in_the_file(
     accounts: list[str], verify: Command, sandbox: SandboxControl, active_environment: Environment, tmp_path: Path
 ) -> None:

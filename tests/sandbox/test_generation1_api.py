@@ -171,6 +171,14 @@ class TestAccounts:
         assert numbers(accounts(caller, token, wrong)) == ["700100"]
         assert accounts(caller, token, wrong | {"account_number": "7"}) == []
 
+    def test_may_be_listed_in_an_envelope(self, caller: Caller, token: str, sandbox: SandboxControl) -> None:
+        created = caller.post(CREATE, ACCOUNT, token).json()
+        sandbox.switches(list_as="enveloped")
+
+        answer: Any = accounts(caller, token, {})
+
+        assert (answer["status"], answer["meta"]["status"], answer["data"]) == (200, 200, [created])
+
     def test_the_order_may_shift_between_two_pages(self, caller: Caller, token: str, sandbox: SandboxControl) -> None:
         created = [str(number) for number in range(12)]
         for number in created:

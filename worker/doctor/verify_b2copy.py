@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 import requests
 
 from worker.b2copy.response_mapping import is_from_proxy
-from worker.b2copy.routes.account_list import LIST, read_accounts
+from worker.b2copy.routes.account_list import LIST, read_accounts, rows_of
 from worker.b2copy.routes.leaderboard import LEADERBOARD, Board, read_leaders
 from worker.b2copy.routes.statistics import DETAIL, OfAccount
 from worker.errors import B2CopyError, CredentialsRejected
@@ -328,12 +328,11 @@ def _json(answer: Answer) -> Any:
 
 
 def _list_in(answer: Answer) -> list[Any]:
-    """Return the list in an answer, wherever it stands; empty if there is none."""
-    body = _json(answer)
-    for _ in range(2):
-        if isinstance(body, dict):
-            body = next((value for value in body.values() if isinstance(value, list | dict)), None)
-    return body if isinstance(body, list) else []
+    """Return the list of accounts in an answer, as our client finds it; empty if there is none."""
+    try:
+        return rows_of(answer.json())
+    except UNUSABLE:
+        return []
 
 
 def _form(answer: Answer) -> str:

@@ -108,7 +108,8 @@ class B2Copy:
     def _list_accounts(self, call: Call) -> Answer:
         self._check_generation1(call)
         body = call.json() if call.raw else {}
-        return answer(self.accounts.list(dict(call.url.query), body, self.switches))
+        found = self.accounts.list(dict(call.url.query), body, self.switches)
+        return answer(enveloped(found) if self.switches.list_as == "enveloped" else found)
 
     def _create_account(self, call: Call) -> Answer:
         self._check_generation1(call)

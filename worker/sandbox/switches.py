@@ -119,6 +119,7 @@ class Switches(Strict):
     list_parameters: Literal["query", "body", "either"] = Field("either", description="Where the list reads them.")
     list_order: Literal["stable", "shifting"] = Field("stable", description="shifting: each page turns the order.")
     list_pages: bool = Field(True, description="False: limit and offset are ignored.")
+    list_as: Literal["bare", "enveloped"] = Field("bare", description="The list itself, or in an envelope.")
     list_filters: Literal["obeyed", "ignored"] = Field(
         "obeyed", description="ignored: of the parameters that select accounts, the list obeys account_number alone."
     )

@@ -54,11 +54,7 @@ def read_accounts(body: Any, sent: Mapping[str, Any]) -> list[Account]:
     asked for, or, asked for no number, an account that contradicts another parameter. Such a list is not complete, and
     its accounts may be other people's.
     """
-    data = data_of(body, _NAME)
-    if isinstance(data, dict):
-        data = next((data[name] for name in _LISTS if isinstance(data.get(name), list)), data)
-    if not isinstance(data, list):
-        raise UnknownOutcome(f"{_NAME}: the answer is not a list", 200, server_message(data))
+    data = rows_of(body)
     wanted = sent.get("account_number")
     accounts = [_read_row(one, needs_number=wanted is not None) for one in data]
     if unnumbered := sum(not account.number for account in accounts):
@@ -74,6 +70,16 @@ def read_accounts(body: Any, sent: Mapping[str, Any]) -> list[Account]:
     if accounts and not found:
         raise UnknownOutcome(f"{_NAME}: asked for account {wanted}, and the answer holds {accounts[0].number}", 200)
     return [account for account in found if not _contradicts(account, sent)]
+
+
+def rows_of(body: Any) -> list[Any]:
+    """Return the list in an answer, which may stand in an envelope. Raises `UnknownOutcome` if there is none."""
+    data = data_of(body, _NAME)
+    if isinstance(data, dict):
+        data = next((data[name] for name in _LISTS if isinstance(data.get(name), list)), data)
+    if not isinstance(data, list):
+        raise UnknownOutcome(f"{_NAME}: the answer is not a list", 200, server_message(data))
+    return data
 
 
 def _read_row(row: Any, needs_number: bool) -> Account:
