@@ -139,6 +139,14 @@ def test_without_the_fee_permission_other_calls_succeed(caller: Caller, token: s
     assert caller.post("/api/admin/clients/v2/client/clientservice/update", {}, token).status_code == 200
 
 
+@pytest.mark.parametrize("path", [f"{PROCESS}/x", f"{PROCESS}/", "/api/admin//v2/fee/feeservice/list"])
+def test_a_path_that_is_longer_than_that_of_a_method_is_none(
+    caller: Caller, token: str, sandbox: SandboxControl, path: str
+) -> None:
+    assert caller.post(path, {}, token).status_code == 404
+    assert sandbox.effects() == []
+
+
 def test_another_call_takes_effect_each_time(caller: Caller, token: str, sandbox: SandboxControl) -> None:
     path = "/api/admin/clients/v2/client/clientservice/update"
     for _ in range(2):

@@ -126,7 +126,9 @@ class TestAccounts:
 
         assert caller.post(CREATE, ACCOUNT, token).status_code == 404
 
-    @pytest.mark.parametrize("wrong", [{"isMaster": 2}, {"clientId": "5"}, {"accountNumber": 700100}])
+    @pytest.mark.parametrize(
+        "wrong", [{"isMaster": 2}, {"clientId": "5"}, {"accountNumber": 700100}, {"clientID": 6}, {"clientID": "5"}]
+    )
     def test_are_checked_field_by_field(self, caller: Caller, token: str, wrong: dict[str, Any]) -> None:
         assert caller.post(CREATE, ACCOUNT | wrong, token).status_code == 400
 
@@ -191,13 +193,33 @@ class TestAccounts:
         assert first != second
         assert sorted(first) == sorted(second) == sorted(created)
 
+    def test_may_be_created_with_their_client_in_both_spellings(self, caller: Caller, token: str) -> None:
+        assert caller.post(CREATE, ACCOUNT | {"clientID": ACCOUNT["clientId"]}, token).status_code == 200
+
     @pytest.mark.parametrize(
         "wrong",
-        [{"limit": -1}, {"offset": "x"}, {"sort_by": "name"}, {"sort_order": "up"}],
+        [
+            {"limit": -1},
+            {"offset": "x"},
+            {"sort_by": "name"},
+            {"sort_order": "up"},
+            {"is_master": "no"},
+            {"is_master": ""},
+            {"investment_platform_id": "one"},
+            {"investment_platform_id": 1, "investmentPlatformId": 2},
+        ],
         ids=str,
     )
     def test_a_wrong_parameter_is_refused(self, caller: Caller, token: str, wrong: dict[str, Any]) -> None:
         assert get(caller, ACCOUNTS, token, **wrong).status_code == 400
+
+    @pytest.mark.parametrize("investor", ["false", "False", "0"])
+    @pytest.mark.parametrize("master", ["true", "1"])
+    def test_are_searched_by_their_type(self, caller: Caller, token: str, investor: str, master: str) -> None:
+        caller.post(CREATE, ACCOUNT, token)
+
+        assert numbers(accounts(caller, token, {"is_master": master})) == ["700100"]
+        assert accounts(caller, token, {"is_master": investor}) == []
 
     def test_a_parameter_in_the_body_may_be_no_text(self, caller: Caller, token: str) -> None:
         answer: Any = accounts(caller, token, {}, {"sort_order": ["asc"]})
@@ -225,6 +247,8 @@ class TestWidgets:
         assert get(caller, path + "700100", token, investment_platform_id=2).status_code == 404
         assert get(caller, path + "1", token, investment_platform_id=1).status_code == 404
         assert get(caller, path + "700100", token).status_code == 400
+        for odd in ("x/700100", "700100/", "/700100", "x%2F700100"):
+            assert get(caller, path + odd, token, investment_platform_id=1).status_code == 404
 
     def test_the_leaderboard_lists_masters(self, caller: Caller, token: str) -> None:
         board = get(caller, LEADERBOARD, token, investment_platform_id=1, platform=2).json()["data"]
@@ -252,7 +276,12 @@ class TestClients:
 
     @pytest.mark.parametrize(
         ("changes", "status"),
-        [({"token": "guessed"}, 403), ({"side_login": "1"}, 403), ({"device_fingerprint": "{}"}, 400)],
+        [
+            ({"token": "guessed"}, 403),
+            ({"side_login": "1"}, 403),
+            ({"investment_platform_id": "2"}, 403),
+            ({"device_fingerprint": "{}"}, 400),
+        ],
     )
     def test_are_not_registered_on_a_guess(
         self, caller: Caller, sandbox: SandboxControl, changes: dict[str, Any], status: int
@@ -275,6 +304,22 @@ class TestClients:
         assert sandbox.effects("clients.register")[0]["times"] == times
         if status == 200:
             assert (second.json()["data"] == first) == (duplicates == "returned")
+
+    def test_are_refused_a_url_if_the_two_spellings_of_the_secret_differ(self, caller: Caller) -> None:
+        wanted = {"account_id": "1", "secret_key": "sandbox-secret", "investment_platform_id": "1"}
+
+        assert caller.post(AUTH_URL, wanted | {"secrete_key": "sandbox-secret"}).status_code == 200
+        assert caller.post(AUTH_URL, wanted | {"secrete_key": "other"}).status_code == 400
+
+    def test_a_wizard_has_no_further_path(self, caller: Caller, sandbox: SandboxControl) -> None:
+        workflow = caller.http.get(caller.base_url + INIT, timeout=5).json()["data"]["uuid"]
+        token = self.visitor(caller).json()["data"]["url"].rpartition("/")[2]
+        body = {"side_login": "700100", "token": token, "investment_platform_id": "1"}
+
+        answer = caller.post(f"{WIZARDS}x/{workflow}", body | {"device_fingerprint": FINGERPRINT})
+
+        assert answer.status_code == 404
+        assert sandbox.effects() == []
 
     def test_are_refused_while_the_back_office_has_no_secret(self, caller: Caller, sandbox: SandboxControl) -> None:
         sandbox.switches(secret_key=None)

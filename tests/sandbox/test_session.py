@@ -168,6 +168,13 @@ class TestRefresh:
 
         assert caller.fees(access).status_code == 401
 
+    def test_has_no_body(self, caller: Caller) -> None:
+        _, refresh = caller.pair()
+
+        assert caller.post(REFRESH, {"refreshToken": refresh}, refresh).status_code == 400
+        assert caller.post(REFRESH, {}, refresh).status_code == 400
+        assert caller.refresh(refresh).status_code == 200
+
     def test_needs_the_refresh_token_and_not_the_access_token(self, caller: Caller) -> None:
         access, refresh = caller.pair()
 

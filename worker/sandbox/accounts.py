@@ -9,7 +9,7 @@ from collections.abc import Container, Iterable
 from typing import Any
 
 from worker.sandbox.effect_log import Effects
-from worker.sandbox.fields import date, integer, optional_text, parameter, text
+from worker.sandbox.fields import boolean, check_spellings, date, integer, optional_text, parameter, text
 from worker.sandbox.responses import Refused
 from worker.sandbox.switches import Switches
 
@@ -35,6 +35,10 @@ class Accounts:
             raise Refused(400, "sort_by must be created_at")
         if given.get("sort_order", "asc") not in ("asc", "desc"):
             raise Refused(400, "sort_order must be asc or desc")
+        if len({parameter(given, name) for name in _PLATFORM_NAMES if name in given}) > 1:
+            raise Refused(400, "the two spellings of investment_platform_id differ")
+        if "is_master" in given:
+            given["is_master"] = boolean(given, "is_master")
         limit, offset = parameter(given, "limit", switches.list_limit_max), parameter(given, "offset", 0)
         # A search by number, and a list of all, must be quick for a hundred thousand accounts.
         some = self._by_number.get(str(given["account_number"]), []) if "account_number" in given else self.all
@@ -50,6 +54,7 @@ class Accounts:
 
     def create(self, body: Any, clients: Container[int], mono: float, now: float, switches: Switches) -> Account:
         """Create an account for an MT login. Raises Refused: 400 a field, 404 the client, 409 it exists already."""
+        check_spellings(body, "clientId", "clientID")
         platform, number = integer(body, "investmentPlatformId"), text(body, "accountNumber")
         account: Account = {
             "clientId": integer(body, "clientId"),
@@ -103,20 +108,15 @@ class Accounts:
         self._by_number.setdefault(account["accountNumber"], []).append(account)
 
 
-_FILTERS = {"investment_platform_id", "investmentPlatformId", "account_number", "email", "is_master"}
+_PLATFORM_NAMES = ("investment_platform_id", "investmentPlatformId")  # the documentation has both
+_FILTERS = {*_PLATFORM_NAMES, "account_number", "email", "is_master"}
 
 
 def _matches(account: Account, given: dict[str, Any]) -> bool:
-    # The documentation has one of the names in two spellings.
-    names = {
-        "investment_platform_id": "investmentPlatformId",
-        "investmentPlatformId": "investmentPlatformId",
-        "account_number": "accountNumber",
-        "email": "email",
-    }
-    for name, field in names.items():
+    fields = {"account_number": "accountNumber", "email": "email"}
+    for name, field in (fields | dict.fromkeys(_PLATFORM_NAMES, "investmentPlatformId")).items():
         if name in given and str(given[name]) != str(account[field]):
             return False
     if "is_master" in given:
-        return (str(given["is_master"]).lower() in {"1", "true"}) == bool(account["isMaster"])
+        return bool(given["is_master"]) == bool(account["isMaster"])
     return True

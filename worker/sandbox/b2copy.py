@@ -80,6 +80,8 @@ class B2Copy:
         return self._answer_pair(self.tokens.log_in(time.monotonic(), self.now(), self.switches))
 
     def _refreshtoken(self, call: Call) -> Answer:
+        if call.raw:
+            raise Refused(400, "there is no body: the refresh token stands in the header")
         return self._answer_pair(self.tokens.refresh(call.bearer(), time.monotonic(), self.now(), self.switches))
 
     def _processext(self, call: Call) -> Answer:

@@ -13,7 +13,7 @@ import uuid
 from typing import Any
 
 from worker.sandbox.effect_log import Effects
-from worker.sandbox.fields import text
+from worker.sandbox.fields import check_spellings, text
 from worker.sandbox.responses import Refused, enveloped
 from worker.sandbox.switches import Switches
 
@@ -25,17 +25,17 @@ class Clients:
         self.by_id: dict[int, Client] = {}
         self._effects = effects
         self._ids = itertools.count(1)
-        self._visitors: dict[str, str] = {}  # token in the redirect URL: MT login
+        self._visitors: dict[str, tuple[str, str]] = {}  # token in the redirect URL: MT login and platform
         self._wizards: set[str] = set()
 
     def auth_url(self, body: Any, switches: Switches) -> dict[str, Any]:
         """Return a redirect URL that ends in a token for the MT login. Raises Refused for a wrong secret."""
-        login = text(body, "account_id")
-        text(body, "investment_platform_id")
+        login, platform = text(body, "account_id"), text(body, "investment_platform_id")
+        check_spellings(body, "secret_key", "secrete_key")
         if text(body, "secret_key") != switches.secret_key:
             raise Refused(switches.secret_refusal, "secret_key is wrong")
         token = secrets.token_urlsafe(16)
-        self._visitors[token] = login
+        self._visitors[token] = (login, platform)
         return enveloped({"url": f"https://copy.broker.example/{token}"})
 
     def init(self) -> dict[str, Any]:
@@ -54,8 +54,8 @@ class Clients:
         login, token = text(body, "side_login"), text(body, "token")
         platform = text(body, "investment_platform_id")
         _check_fingerprint(text(body, "device_fingerprint"))
-        if self._visitors.get(token) != login:
-            raise Refused(403, "the token does not belong to this login")
+        if self._visitors.get(token) != (login, platform):
+            raise Refused(403, "the token does not belong to this login on this platform")
         existing = self._find(login, platform)
         if existing and switches.duplicate_clients == "refused":
             raise Refused(409, f"login {login} is registered already")

@@ -31,6 +31,20 @@ def integer(body: Any, name: str) -> int:
     return value
 
 
+def check_spellings(body: Any, name: str, other: str) -> None:
+    """Check a field that the documentation spells in two ways. Raises Refused (400) if both are given and differ."""
+    if isinstance(body, dict) and name in body and other in body and body[name] != body[other]:
+        raise Refused(400, f"{name} and {other} differ")
+
+
+def boolean(parameters: dict[str, Any], name: str) -> bool:
+    """Return a parameter that may stand in the query. Raises Refused (400) unless it is true or false, or 1 or 0."""
+    value = {"true": True, "1": True, "false": False, "0": False}.get(str(parameters[name]).lower())
+    if value is None:
+        raise Refused(400, f"{name} must be true or false")
+    return value
+
+
 def parameter(parameters: dict[str, Any], name: str, default: int | None = None) -> int:
     """Return a parameter that may stand in the query, where all values are strings.
 

@@ -13,6 +13,7 @@ AUTH = "/api/admin/auth/v2/admin/adminservice/authexternalcrm"
 REFRESH = "/api/admin/auth/v2/admin/adminservice/refreshtoken"
 PROCESS = "/api/admin/fees/v2/fee/feeservice/processext"
 ADMIN = "/api/admin/"  # the paths of all methods of generation 2 begin with it
+_ADMIN_SEGMENTS = 5  # that follow at most: domain, version, package, service, method
 # Generation 1, "Back Office"
 SIGN_IN = "/api/v2/signin"
 ACCOUNTS = "/api/v2/b2copy/accounts"
@@ -37,10 +38,10 @@ _BY_PATH = {
     ("GET", INIT): "wizard.init",
 }
 _BY_PREFIX = (
-    ("GET", DETAIL, "widget.detail"),
-    ("GET", STATISTICS, "widget.statistics"),
-    ("POST", WIZARDS, "wizard"),
-    ("POST", ADMIN, "call"),
+    ("GET", DETAIL, 1, "widget.detail"),
+    ("GET", STATISTICS, 1, "widget.statistics"),
+    ("POST", WIZARDS, 1, "wizard"),
+    ("POST", ADMIN, _ADMIN_SEGMENTS, "call"),
 )
 
 
@@ -48,8 +49,9 @@ def route_of(method: str, path: str) -> str:
     """Return the name of the route, or `unknown`."""
     if route := _BY_PATH.get((method, path)):
         return route
-    for prefix_method, prefix, route in _BY_PREFIX:
-        if method == prefix_method and path.startswith(prefix) and len(path) > len(prefix):
+    for prefix_method, prefix, most, route in _BY_PREFIX:
+        segments = path.removeprefix(prefix).split("/")
+        if method == prefix_method and path.startswith(prefix) and all(segments) and len(segments) <= most:
             return route
     return "unknown"
 
