@@ -131,7 +131,7 @@ MOVES = {
     "return_unsent": _move({State.RUNNING}, {State.QUEUED, State.WAITING}),  # nothing was sent
     "settle": _move({State.RUNNING}, {State.WAITING, State.SUCCEEDED, State.FAILED}),
     # An answer whose lease was lost may decide an operation that the next holder must leave unresolved.
-    "late_answer": _move({State.FAILED, State.RUNNING}, {State.SUCCEEDED, State.FAILED}),
+    "late_answer": _move({State.FAILED, State.RUNNING, State.WAITING}, {State.SUCCEEDED, State.FAILED}),
     "replay": _move({State.FAILED}, {State.QUEUED}),
     "correct": _move({State.FAILED}, {State.QUEUED}),  # a replay with another payload
     "resolve": _move({State.FAILED}, {State.SUCCEEDED, State.FAILED}),  # a person records what the destination did

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from tests.operations import (
     LedgerClock,
@@ -17,7 +18,19 @@ from tests.operations import (
     record_operations,
     succeed,
 )
-from worker.ledger import LEASE_S, Ledger, attempts_of, audit_of, replay, resolve, settle, stop_asking
+from worker.ledger import (
+    LEASE_S,
+    Ledger,
+    attempts_of,
+    audit_of,
+    pause,
+    replay,
+    resolve,
+    resume,
+    return_unsent,
+    settle,
+    stop_asking,
+)
 from worker.operation import Claim, FailureReason, OnUnknown, State, Transition, WaitReason
 
 W1 = "fees.process:W1"
@@ -34,6 +47,11 @@ def second(ledger: Ledger, clock: LedgerClock, answered: Claim) -> Claim:
     """The claim of the next holder, after the lease of the first has lapsed."""
     clock.advance(LEASE_S + 1)
     return claim_one(ledger, "worker 2")
+
+
+def set_row(ledger: Ledger, values: str) -> None:
+    with ledger.writing() as connection:
+        connection.execute(text(f"UPDATE b2copy_operations SET {values} WHERE key = '{W1}'"))
 
 
 def leave_unresolved(ledger: Ledger, claim: Claim) -> None:
@@ -135,6 +153,67 @@ def test_a_late_rejection_does_not_end_what_another_process_holds(
     assert succeed(ledger, second) == []
 
 
+@pytest.mark.parametrize("how", ["returned unsent", "left to a newer version", "returned and parked", "paused"])
+@pytest.mark.parametrize("is_done", [True, False])
+def test_a_late_answer_decides_what_waits_and_must_not_be_sent_again(
+    ledger: Ledger, answered: Claim, second: Claim, how: str, is_done: bool
+) -> None:
+    record_operations(ledger, "W2", entity="7")
+    if how == "left to a newer version":
+        make_wait(ledger, second, sent=False)
+    else:
+        return_unsent(ledger, [second])
+    if how == "returned and parked":
+        set_row(ledger, "wait_reason = 'behind_entity', due_at = due_at + 30000")
+    if how == "paused":
+        pause(ledger, "money", "ada", "month end")
+
+    assert settle(ledger, [done(answered) if is_done else rejected(answered)]) == [answered]
+
+    found = find_operation(ledger, "W1")
+    assert (found.state, found.failure_reason, found.wait_reason, found.due_at, found.outcome_unknown) == (
+        (State.SUCCEEDED if is_done else State.FAILED, None if is_done else "rejected", None, None, False)
+    )
+    [entry] = audit_of(ledger, W1)
+    assert entry.detail is not None
+    assert entry.detail["before"] == {"state": "waiting", "failure_reason": None}
+    resume(ledger, "money", "ada", "month end")
+    assert names_of(claim_due(ledger)) == ["W2"], "the entity's next operation was not released"
+
+
+@pytest.mark.parametrize("on_unknown", [OnUnknown.START_OR_GET, OnUnknown.READ_BACK, OnUnknown.REPEAT])
+def test_a_late_answer_does_not_end_what_waits_and_may_be_asked_about_or_sent_again(
+    ledger: Ledger, clock: LedgerClock, on_unknown: OnUnknown
+) -> None:
+    answered = hold_operation(ledger, "W1", on_unknown=on_unknown)
+    clock.advance(LEASE_S + 1)
+    return_unsent(ledger, [claim_one(ledger, "worker 2")])
+
+    settle(ledger, [done(answered)])
+
+    assert find_operation(ledger, "W1").state == State.WAITING
+    assert names_of(claim_due(ledger)) == ["W1"]
+
+
+def test_a_late_answer_does_not_decide_if_a_later_answer_was_equal_to_one_before_it(
+    ledger: Ledger, clock: LedgerClock
+) -> None:
+    """The evidence of equal answers in a row is one row. A lapsed claim between them ends the row."""
+    wait: dict[str, Any] = {"wait_reason": WaitReason.BACKOFF, "due_in_s": 0.0, "outcome_unknown": True}
+    make_wait(
+        ledger, hold_operation(ledger, "W1", on_unknown=OnUnknown.STOP), attempt=attempt_record("no_answer"), **wait
+    )
+    answered = claim_one(ledger, "worker 1")
+    clock.advance(LEASE_S + 1)
+    return_unsent(ledger, [claim_one(ledger, "worker 2")])
+    make_wait(ledger, claim_one(ledger, "worker 2"), attempt=attempt_record("no_answer"), **wait)
+
+    settle(ledger, [rejected(answered)])
+
+    assert find_operation(ledger, "W1").state == State.WAITING
+    assert [one.times for one in attempts_of(ledger, answered.id)] == [1, 1, 1]
+
+
 def test_a_late_answer_does_not_end_what_another_process_may_be_sending_again(
     ledger: Ledger, clock: LedgerClock
 ) -> None:
@@ -167,12 +246,15 @@ def test_a_late_answer_does_not_decide_if_something_was_sent_after_it(
 @pytest.mark.parametrize(
     "settled",
     [
-        {"state": State.WAITING, "wait_reason": WaitReason.NO_SESSION, "due_in_s": 900.0, "sent": False},
+        {
+            "state": State.WAITING, "wait_reason": WaitReason.BACKOFF, "due_in_s": 900.0, "outcome_unknown": True,
+            "attempt": attempt_record("no_answer"),
+        },
         {"state": State.FAILED, "failure_reason": FailureReason.INTERNAL, "outcome_unknown": True},
         {"state": State.FAILED, "failure_reason": FailureReason.UNRESOLVED, "outcome_known": True},
     ],
-    ids=["waits", "failed for another reason", "failed with an outcome that is known"],
-)
+    ids=["waits after an attempt", "failed for another reason", "failed with an outcome that is known"],
+)  # fmt: skip
 def test_a_late_answer_does_not_decide_what_the_next_holder_has_settled_otherwise(
     ledger: Ledger, answered: Claim, second: Claim, settled: dict[str, Any]
 ) -> None:

@@ -588,7 +588,9 @@ class Machine(RuleBasedStateMachine):
             return False
         if modelled.state == State.FAILED:
             return modelled.unresolved and claim.key not in self.stopped
-        return modelled.state == State.RUNNING and late.state == State.SUCCEEDED
+        return modelled.state == State.WAITING or (
+            modelled.state == State.RUNNING and late.state == State.SUCCEEDED
+        )  # of all operations here `on_unknown` is "stop"
 
     def end(self, key: str, state: State) -> None:
         """End an operation: what waited for it is due."""

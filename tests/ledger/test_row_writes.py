@@ -45,6 +45,9 @@ HISTORY: Row = {
 QUEUED: Row = {"state": "queued", "due_at": 1, "sent": False, "outcome_unknown": False}
 WAITING: Row = {"state": "waiting", "wait_reason": "pending_at_b2copy", "due_at": 1}
 LAPSED: Row = {"state": "running", "lease_owner": "worker 0", "due_at": 1, "outcome_unknown": False, "sent": False}
+RETURNED: Row = {
+    "state": "waiting", "wait_reason": "backoff", "sent": False, "last_answer": None, "last_answer_fence": None
+}  # fmt: skip
 FAILED: Row = {"state": "failed", "failure_reason": "fee_error", "due_at": None, "ended_at": 1}
 
 
@@ -189,7 +192,7 @@ def test_beginning_a_step(ledger: Ledger) -> None:
     [
         (QUEUED, {"state": "queued", "sent": False, "outcome_unknown": False}),
         (WAITING, {"state": "waiting", "wait_reason": "pending_at_b2copy"}),
-        (LAPSED, {"state": "waiting", "wait_reason": "backoff", "sent": False}),
+        (LAPSED, RETURNED),
     ],
     ids=["queued", "waiting", "lapsed"],
 )

@@ -201,6 +201,8 @@ _RETURN_UNSENT = (
         state_since=now_ms(),
         sent=bindparam("was_sent"),
         outcome_unknown=bindparam("was_unknown"),
+        last_answer=bindparam("answer"),
+        last_answer_fence=bindparam("answer_fence"),
     )
 )
 
@@ -228,6 +230,9 @@ def return_unsent(ledger: Ledger, claims: Iterable[Claim]) -> None:
             "because": claim.wait_reason if claim.previous_state != State.RUNNING else WaitReason.BACKOFF,
             "was_sent": claim.sent,
             "was_unknown": claim.outcome_unknown,
+            # None after a lapsed claim: its own answer may come, and then no later answer belongs to an earlier row.
+            "answer": claim.last_answer,
+            "answer_fence": claim.last_answer_fence,
         }
         for claim in sorted(claims)
     ]

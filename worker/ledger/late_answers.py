@@ -4,19 +4,23 @@
     worker 2                                          claim, fence 5: the outcome is unknown ── failed: unresolved
 
 The next holder of an operation that must not be repeated sends nothing, and fails it as unresolved. If the first
-holder's answer arrives then and says how the operation ended, the answer decides the operation in two cases.
+holder's answer says how the operation ended, the answer decides the operation if nothing was sent after the claim whose
+request was answered, if no person has decided anything about the operation since, and in three cases:
 
-1. All three hold: the operation has failed as unresolved; nothing was sent after the claim whose request was answered;
-   and no person has decided anything about the operation since.
-2. The next holder still holds the operation and must not send anything (the stored `on_unknown` is "stop"; if the
-   kind's is a function, it may send what B2COPY refuses to do twice), and the answer is a success.
+1. The operation has failed as unresolved.
+2. The operation waits, because the next holder has returned it unsent or has left it to a newer version, and the holder
+   after that one must not send anything.
+3. The next holder still holds the operation and must not send anything, and the answer is a success.
+
+"Must not send": the stored `on_unknown` is "stop". If the kind's is a function, a holder may send what B2COPY refuses
+to do twice.
 
 In any other case a later request may have changed what the answer says. Then the answer is stored as evidence only.
 """
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, bindparam, exists, null, select, update
+from sqlalchemy import Boolean, Connection, bindparam, exists, null, select, update
 
 from worker.ledger.audit import record_audit
 from worker.ledger.insert_operations import encode_result
@@ -24,27 +28,24 @@ from worker.ledger.on_operation_end import Ended, finish_ended
 from worker.ledger.schema import allowed_from, attempts, audit, c, operations, sql_literal
 from worker.operation import FINAL, FailureReason, OnUnknown, State, Transition
 
-_later_claim = c.fence > bindparam("answered")
 _nothing_sent_since = ~exists().where(attempts.c.operation_id == c.id, attempts.c.fence > bindparam("answered"))
 _nobody_stopped_it = ~exists().where(audit.c.subject == c.key, audit.c.action == "stop_asking")
-_UNRESOLVED = select(c.state, c.failure_reason).where(
-    c.id == bindparam("wanted"),
-    c.state == sql_literal(State.FAILED),
-    c.failure_reason == sql_literal(FailureReason.UNRESOLVED),
-    c.outcome_unknown,
-    c.replays == bindparam("replayed"),
-    _later_claim,
-    _nothing_sent_since,
-    _nobody_stopped_it,
+_is_unresolved = (
+    (c.state == sql_literal(State.FAILED))
+    & (c.failure_reason == sql_literal(FailureReason.UNRESOLVED))
+    & _nobody_stopped_it
 )
-_ABOUT_TO_FAIL = select(c.state, c.failure_reason).where(
+_is_held = c.state == sql_literal(State.RUNNING)
+_is_about_to_fail = (c.on_unknown == sql_literal(OnUnknown.STOP)) & (
+    (c.state == sql_literal(State.WAITING)) | (_is_held & bindparam("is_success", type_=Boolean))
+)
+_UNDECIDED = select(c.state, c.failure_reason).where(
     c.id == bindparam("wanted"),
-    c.state == sql_literal(State.RUNNING),
-    c.on_unknown == sql_literal(OnUnknown.STOP),
     c.outcome_unknown,
     c.replays == bindparam("replayed"),
-    _later_claim,
+    c.fence > bindparam("answered"),
     _nothing_sent_since,
+    _is_unresolved | _is_about_to_fail,
 )
 _DECIDE = (
     update(operations)
@@ -71,10 +72,13 @@ def decide_by_late_answers(connection: Connection, lost: Sequence[Transition], n
         if transition.state not in FINAL or not transition.outcome_known:
             continue
         claim = transition.claim
-        asked = {"wanted": claim.id, "replayed": claim.replays, "answered": claim.fence}
-        before = connection.execute(_UNRESOLVED, asked).first()
-        if before is None and transition.state == State.SUCCEEDED:
-            before = connection.execute(_ABOUT_TO_FAIL, asked).first()
+        asked = {
+            "wanted": claim.id,
+            "replayed": claim.replays,
+            "answered": claim.fence,
+            "is_success": transition.state == State.SUCCEEDED,
+        }
+        before = connection.execute(_UNDECIDED, asked).first()
         if before is None:
             continue
         values = {
