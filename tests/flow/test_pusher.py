@@ -22,17 +22,25 @@ from tests.flow.conftest import (
     make_lease_lapse,
     states,
 )
-from tests.operations import claim_one, find_operation, record_operation, record_operations
+from tests.operations import (
+    claim_one,
+    find_operation,
+    hold_operation,
+    make_wait,
+    record_operation,
+    record_operations,
+)
 from tests.support import until
 from worker import ledger as ledger_module
 from worker.errors import RateLimited, UnknownOutcome
 from worker.flow import attempt_maker, lease_renewal
 from worker.flow import lane as lane_module
+from worker.flow import pusher as pusher_module
 from worker.flow.gate import Gate
 from worker.flow.lane import LONGEST_PAUSE_S
 from worker.flow.senders import Senders
 from worker.instances import b2copy
-from worker.ledger import Ledger, attempts_of, search
+from worker.ledger import Ledger, attempts_of, count_due, search
 from worker.ledger.restore import distrust_restored
 from worker.operation import Done, Failed, FailureReason, OnUnknown, Outcome, State, Transition, WaitReason
 from worker.operation_kind import Attempt, Payload
@@ -564,14 +572,31 @@ def test_a_pusher_that_is_closed_renews_no_lease_and_claims_nothing(ledger: Ledg
     assert find_operation(ledger).state == State.QUEUED
 
 
-def test_a_ledger_that_is_unavailable_when_the_gate_opens_costs_a_line(
-    ledger: Ledger, engine: Engine, caplog: pytest.LogCaptureFixture
+def test_a_ledger_that_is_unavailable_when_the_gate_opens_is_asked_again(
+    ledger: Ledger, engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    monkeypatch.setattr(pusher_module, "MAKE_DUE_PAUSE_S", 0.05)
+    make_wait(ledger, hold_operation(ledger), due_in_s=7200.0)
     execute(ledger, "ALTER TABLE b2copy_operations RENAME TO elsewhere")
 
     engine()._make_due("b2copy", [WaitReason.BACKOFF])
+    until(lambda: caplog.text.count("b2copy is available again, but the ledger is not") > 1)
+    execute(ledger, "ALTER TABLE elsewhere RENAME TO b2copy_operations")
 
-    assert "b2copy is available again, but the ledger is not" in caplog.text
+    until(lambda: count_due(ledger)["money"] == 1)
+    until(lambda: "b2copy-make-due" not in [one.name for one in threading.enumerate()])
+
+
+def test_a_pusher_that_is_stopped_makes_nothing_due_later(ledger: Ledger, engine: Engine) -> None:
+    execute(ledger, "ALTER TABLE b2copy_operations RENAME TO elsewhere")
+    stopped = engine()
+    stopped._make_due("b2copy", [WaitReason.BACKOFF])
+    [repeating] = [one for one in threading.enumerate() if one.name == "b2copy-make-due"]
+
+    stopped.stop()
+
+    repeating.join(1.0)
+    assert not repeating.is_alive()
 
 
 def test_the_time_of_an_attempt_is_learned(ledger: Ledger, engine: Engine) -> None:

@@ -14,15 +14,16 @@ from tests.operations import (
     fail_operation,
     find_operation,
     hold_operation,
+    make_wait,
     names_of,
     record_operations,
     succeed,
 )
 from tests.support import until
-from worker.ledger import Ledger, active_flags, attempts_of, audit_of, pause, purge, replay, resolve
+from worker.ledger import Ledger, active_flags, attempts_of, audit_of, make_due, pause, purge, replay, resolve
 from worker.ledger.approvals import Approval, approve, decide_or_propose, decided_approvals, resume_or_propose
 from worker.ledger.restore import distrust_restored
-from worker.operation import State
+from worker.operation import State, WaitReason
 
 CANCEL_A2 = """UPDATE b2copy_operations SET state = 'cancelled', due_at = NULL, wait_reason = NULL
                WHERE key = 'fees.process:A2'"""
@@ -61,6 +62,24 @@ def test_a_transaction_that_a_deadlock_ended_is_retried(ledger: Ledger) -> None:
         assert settling.result(10) == []
 
     assert find_operation(ledger, "W1").state == find_operation(ledger, "W2").state == State.SUCCEEDED
+
+
+@on_postgresql
+def test_what_waits_is_made_due_in_spite_of_a_deadlock(ledger: Ledger) -> None:
+    record_operations(ledger, "W1", "W2")
+    first, second = claim_due(ledger)
+    make_wait(ledger, first, second)
+
+    with ledger.engine.begin() as other, ThreadPoolExecutor(1) as threads:
+        other.execute(text("SET LOCAL deadlock_timeout = '60s'"))
+        other.execute(text(LOCK), {"key": second.key})
+        making_due = threads.submit(make_due, ledger, "b2copy", WaitReason.BACKOFF)
+        until(lambda: is_waiting_for_a_lock(ledger))
+        other.execute(text(LOCK), {"key": first.key})
+        other.commit()
+        assert making_due.result(10) == 2
+
+    assert set(names_of(claim_due(ledger))) == {"W1", "W2"}
 
 
 @on_postgresql

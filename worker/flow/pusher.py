@@ -30,6 +30,8 @@ from worker.settings import Settings
 
 log = logging.getLogger(__name__)
 
+MAKE_DUE_PAUSE_S = 2.0  # seconds between two tries to make due what waited, while the ledger is unavailable
+
 
 class Pusher:
     """Drains lanes. `kinds` are all kinds by name, `destinations` return this process's client for each destination.
@@ -92,11 +94,22 @@ class Pusher:
             gate.close()
 
     def _make_due(self, destination: str, reasons: Iterable[WaitReason]) -> None:
-        """The gate of a destination has opened: what waited for it need not wait out its back-off."""
+        """The gate of a destination has opened: what waited for it need not wait out its back-off.
+
+        If the ledger is unavailable, this is tried again until it is available or the pusher is stopped.
+        """
         try:
             count = sum(make_due(self._ledger, destination, reason) for reason in reasons)
         except SQLAlchemyError as error:
             log.warning("%s is available again, but the ledger is not: %s", destination, error)
+            self._make_due_later(MAKE_DUE_PAUSE_S, destination, reasons)
             return
         if count:
             log.info("%s is available again: %d waiting operations are due now", destination, count)
+
+    def _make_due_later(self, pause_s: float, destination: str, reasons: Iterable[WaitReason]) -> None:
+        def wait_and_make_due() -> None:
+            if not self._stopping.wait(pause_s):
+                self._make_due(destination, reasons)
+
+        threading.Thread(target=wait_and_make_due, name="b2copy-make-due", daemon=True).start()

@@ -191,5 +191,5 @@ def count_waiting(ledger: Ledger, reason: WaitReason) -> int:
 
 def make_due(ledger: Ledger, destination: str, reason: WaitReason) -> int:
     """Make everything of a destination that waits for this reason due now. Returns how many operations."""
-    with ledger.writing() as connection:
-        return connection.execute(_MAKE_DUE, {"because": reason, "to": destination}).rowcount
+    asked = {"because": reason, "to": destination}
+    return ledger.write(lambda connection: connection.execute(_MAKE_DUE, asked).rowcount)  # again after a deadlock
