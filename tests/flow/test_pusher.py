@@ -572,26 +572,47 @@ def test_a_pusher_that_is_closed_renews_no_lease_and_claims_nothing(ledger: Ledg
     assert find_operation(ledger).state == State.QUEUED
 
 
+def threads_of_pushers() -> set[threading.Thread]:
+    """The threads that will make something due."""
+    return {one for one in threading.enumerate() if one.name == "b2copy-make-due"}
+
+
 def test_a_ledger_that_is_unavailable_when_the_gate_opens_is_asked_again(
     ledger: Ledger, engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    monkeypatch.setattr(pusher_module, "LAST_FAILURES_S", 0.1)
     monkeypatch.setattr(pusher_module, "MAKE_DUE_PAUSE_S", 0.05)
     make_wait(ledger, hold_operation(ledger), due_in_s=7200.0)
+    others = threads_of_pushers()
     execute(ledger, "ALTER TABLE b2copy_operations RENAME TO elsewhere")
 
-    engine()._make_due("b2copy", [WaitReason.BACKOFF])
+    engine(call_deadline=0.5)._make_due("b2copy", [WaitReason.BACKOFF])
     until(lambda: caplog.text.count("b2copy is available again, but the ledger is not") > 1)
     execute(ledger, "ALTER TABLE elsewhere RENAME TO b2copy_operations")
 
     until(lambda: count_due(ledger)["money"] == 1)
-    until(lambda: "b2copy-make-due" not in [one.name for one in threading.enumerate()])
+    until(lambda: threads_of_pushers() <= others)
+
+
+def test_what_failed_after_the_gate_had_opened_is_made_due_too(
+    ledger: Ledger, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its request hung, perhaps in another process, while a probe closed the circuit."""
+    monkeypatch.setattr(pusher_module, "LAST_FAILURES_S", 0.1)
+    hung, others = hold_operation(ledger), threads_of_pushers()
+    engine(call_deadline=0.5)._make_due("b2copy", [WaitReason.BACKOFF])
+
+    make_wait(ledger, hung, due_in_s=7200.0)
+
+    until(lambda: count_due(ledger)["money"] == 1)
+    until(lambda: threads_of_pushers() <= others)
 
 
 def test_a_pusher_that_is_stopped_makes_nothing_due_later(ledger: Ledger, engine: Engine) -> None:
     execute(ledger, "ALTER TABLE b2copy_operations RENAME TO elsewhere")
-    stopped = engine()
+    stopped, others = engine(), threads_of_pushers()
     stopped._make_due("b2copy", [WaitReason.BACKOFF])
-    [repeating] = [one for one in threading.enumerate() if one.name == "b2copy-make-due"]
+    [repeating] = threads_of_pushers() - others
 
     stopped.stop()
 

@@ -31,6 +31,7 @@ from worker.settings import Settings
 log = logging.getLogger(__name__)
 
 MAKE_DUE_PAUSE_S = 2.0  # seconds between two tries to make due what waited, while the ledger is unavailable
+LAST_FAILURES_S = 5.0  # seconds from the deadline of a call until its failure is written
 
 
 class Pusher:
@@ -48,7 +49,7 @@ class Pusher:
         gate_class: type[Gate] = Gate,
         ask_for_token: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
-        self._ledger = ledger
+        self._ledger, self._call_deadline_s = ledger, settings.call_deadline
         self._stopping = threading.Event()
         self._leases = leases = LeaseRenewal(ledger, f"{socket.gethostname()}:{os.getpid()}:{token_hex(4)}")
         asks = {B2COPY: ask_for_token}
@@ -93,23 +94,26 @@ class Pusher:
         for gate in self._gates:
             gate.close()
 
-    def _make_due(self, destination: str, reasons: Iterable[WaitReason]) -> None:
+    def _make_due(self, destination: str, reasons: Iterable[WaitReason], is_last: bool = False) -> None:
         """The gate of a destination has opened: what waited for it need not wait out its back-off.
 
-        If the ledger is unavailable, this is tried again until it is available or the pusher is stopped.
+        Done twice: a call that hangs now, here or in another process, fails within `call_deadline` and waits then. If
+        the ledger is unavailable, this is tried again until it is available or the pusher is stopped.
         """
         try:
             count = sum(make_due(self._ledger, destination, reason) for reason in reasons)
         except SQLAlchemyError as error:
             log.warning("%s is available again, but the ledger is not: %s", destination, error)
-            self._make_due_later(MAKE_DUE_PAUSE_S, destination, reasons)
+            self._make_due_later(MAKE_DUE_PAUSE_S, destination, reasons, is_last)
             return
         if count:
             log.info("%s is available again: %d waiting operations are due now", destination, count)
+        if not is_last:
+            self._make_due_later(self._call_deadline_s + LAST_FAILURES_S, destination, reasons, is_last=True)
 
-    def _make_due_later(self, pause_s: float, destination: str, reasons: Iterable[WaitReason]) -> None:
+    def _make_due_later(self, pause_s: float, destination: str, reasons: Iterable[WaitReason], is_last: bool) -> None:
         def wait_and_make_due() -> None:
             if not self._stopping.wait(pause_s):
-                self._make_due(destination, reasons)
+                self._make_due(destination, reasons, is_last)
 
         threading.Thread(target=wait_and_make_due, name="b2copy-make-due", daemon=True).start()
