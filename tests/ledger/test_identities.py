@@ -1,11 +1,14 @@
 """The identity map: written in the transaction that ends an operation as succeeded."""
 
+import time
+
 import pytest
 from sqlalchemy import update
 
 from tests.operations import (
     OWNER,
     LedgerClock,
+    attempt_record,
     claim_due,
     claim_one,
     fail,
@@ -18,6 +21,7 @@ from worker.errors import NotAllowed
 from worker.ledger import (
     Identity,
     Ledger,
+    attempts_of,
     audit_of,
     cancel,
     identities_of,
@@ -31,7 +35,7 @@ from worker.ledger import (
 from worker.ledger import identities as identity_map
 from worker.ledger.batches import pause_batch, sweep
 from worker.ledger.identities import OPENING, RECONCILED
-from worker.ledger.schema import operations
+from worker.ledger.schema import identities, operations
 from worker.operation import OnUnknown, State, Transition
 
 REGISTERED = {"client_id": 17, "payment_account": "9", "raw": {"id": 17}}
@@ -221,14 +225,30 @@ def test_a_person_closes_an_account_and_takes_it_back(ledger: Ledger) -> None:
     assert audit_of(ledger, "identity 1/8") == []
 
 
-def test_an_opening_that_was_requested_in_the_very_ms_of_the_closing_is_later(ledger: Ledger) -> None:
-    store_identities(ledger, [Identity("1", "7", account_id="33")])
-    mark_closed(ledger, "1", "7", "ann", "the client left")
-    closed_at = known(ledger, "7").closed_at
+def set_closed_at(ledger: Ledger, ms: int | None) -> None:
+    with ledger.writing() as connection:
+        connection.execute(update(identities).values(closed_at=ms))
 
-    store_identities(ledger, [Identity("1", "7", learned_from=f"{OPENING}1/7", learned_at=closed_at)])
 
-    assert known(ledger, "7").closed_at is None
+@pytest.mark.parametrize("begun", ["request", "attempt"])
+@pytest.mark.parametrize("later_ms", [-1, 0])
+def test_an_opening_that_begins_in_the_very_ms_of_the_closing_is_later(
+    ledger: Ledger, clock: LedgerClock, begun: str, later_ms: int
+) -> None:
+    store_identities(ledger, [Identity("1", "700100", client_id="5")])
+    opening(ledger)
+    if begun == "attempt":
+        clock.advance(60)
+    started_at = round(time.time() * 1000) - (60_000 if begun == "request" else 0)
+    claim = claim_one(ledger, lane="default")
+    fail(ledger, claim, failure_reason="unresolved", attempt=attempt_record("no_answer", started_at=started_at))
+    [attempt] = attempts_of(ledger, claim.id)
+    requested_at = find_operation(ledger, "1/700100", "accounts.create").requested_at
+    set_closed_at(ledger, (requested_at if begun == "request" else attempt.started_at) - later_ms)
+
+    resolve(ledger, f"{OPENING}1/700100", "ada", "looked it up", succeeded=True, result={"account_id": "33"})
+
+    assert (known(ledger).closed_at is None) == (later_ms == 0)
 
 
 def test_an_account_is_no_longer_closed_once_an_opening_that_was_requested_later_succeeds(
@@ -236,7 +256,11 @@ def test_an_account_is_no_longer_closed_once_an_opening_that_was_requested_later
 ) -> None:
     store_identities(ledger, [Identity("1", "700100", client_id="5")])
     opening(ledger)
-    fail(ledger, claim_one(ledger, lane="default"), failure_reason="unresolved", outcome_unknown=True)
+    a_second_ago = attempt_record("no_answer", started_at=round(time.time() * 1000) - 1000)
+    fail(
+        ledger, claim_one(ledger, lane="default"), failure_reason="unresolved", outcome_unknown=True,
+        attempt=a_second_ago,
+    )  # fmt: skip
     clock.advance(1)
     mark_closed(ledger, "1", "700100", "ann", "the client left")
     resolve(ledger, f"{OPENING}1/700100", "ada", "looked it up", succeeded=True, result={"account_id": "33"})
@@ -248,6 +272,36 @@ def test_an_account_is_no_longer_closed_once_an_opening_that_was_requested_later
     succeed(ledger, claim_one(ledger, lane="default"), result={"account_id": "34"})
 
     assert (known(ledger).closed_at, known(ledger).account_id) == (None, "34")
+
+
+def test_an_account_is_no_longer_closed_once_an_opening_succeeds_that_was_accepted_before_and_sent_later(
+    ledger: Ledger,
+) -> None:
+    """A row of b2copy_requests, or an INSERT in a CRM's open transaction, is no operation yet when a person closes."""
+    payload = {"login": "700100", "platform": 1}
+    store_identities(ledger, [Identity("1", "700100", client_id="5"), Identity("2", "700100"), Identity("1", "7")])
+    requested_at = round(time.time() * 1000) - 1000
+    for platform, login in (("1", "700100"), ("2", "700100"), ("1", "7")):
+        assert mark_closed(ledger, platform, login, "ann", "the client left")
+    record_operations(
+        ledger, "1/700100", kind="accounts.create", payload=payload, lane="default", requested_at=requested_at
+    )
+
+    succeed(ledger, claim_one(ledger, lane="default"), result={"account_id": "34"})
+
+    assert (known(ledger).closed_at, known(ledger).account_id) == (None, "34")
+    others = [identity_of(ledger, "2", "700100"), identity_of(ledger, "1", "7")]
+    assert [one and one.closed_at is not None for one in others] == [True, True], "other accounts are closed still"
+
+
+def test_a_registration_that_succeeds_later_leaves_an_account_closed(ledger: Ledger) -> None:
+    store_identities(ledger, [Identity("1", "700100", account_id="33")])
+    mark_closed(ledger, "1", "700100", "ann", "the client left")
+    registration(ledger)
+
+    succeed(ledger, claim_one(ledger, lane="default"), result=REGISTERED)
+
+    assert known(ledger).closed_at is not None
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ imported. What is older only adds values that are not known yet. An account only
 is what the caller gave, while the registration is B2COPY's own answer.
 
 A person can say that an account is closed at B2COPY (`mark_closed`). It then no longer counts as missing there. An
-operation that was requested later and opens an account of this login ends that.
+operation that is requested or sent later and opens an account of this login ends that. It may have been requested
+before: a row of `b2copy_requests`, or of a transaction that is open, is no operation that `mark_closed` could see.
 """
 
 import json
@@ -26,7 +27,7 @@ from worker.errors import NotAllowed
 from worker.ledger.audit import record_audit
 from worker.ledger.database import Ledger
 from worker.ledger.insert_operations import decode_payload
-from worker.ledger.schema import c, identities, in_list, insert_into, is_in_line, now_ms, operations
+from worker.ledger.schema import attempts, c, identities, in_list, insert_into, is_in_line, now_ms, operations
 
 OPENING = "accounts.create:"
 """What the keys of operations begin with that open an account."""
@@ -78,8 +79,21 @@ _BY_LOGIN = select(*_FIELDS).where(identities.c.login == bindparam("wanted")).or
 _BY_CRM_ID = select(*_FIELDS).where(identities.c.crm_id == bindparam("wanted")).order_by(identities.c.learned_at)
 # deadline_at and time_allowed_ms are those of the last replay.
 _asked_at = func.coalesce(c.deadline_at - c.time_allowed_ms, c.requested_at)
+_sent_at = select(func.max(attempts.c.started_at)).where(attempts.c.operation_id == c.id).scalar_subquery()
 _ENDED = (
-    select(c.key, c.destination, c.payload, c.result, _asked_at).where(in_list(operations.c.id, "ids")).order_by(c.key)
+    select(c.key, c.destination, c.payload, c.result, _asked_at, _sent_at)
+    .where(in_list(operations.c.id, "ids"))
+    .order_by(c.key)
+)
+_REOPEN = (
+    update(identities)
+    .where(
+        identities.c.destination == bindparam("at"),
+        identities.c.platform == bindparam("of_platform"),
+        identities.c.login == bindparam("of_login"),
+        identities.c.closed_at <= bindparam("begun_at"),
+    )
+    .values(closed_at=null())
 )
 
 # Two queries, so that each has an index. An opening that names a registration has no entity; one that opens an account
@@ -113,8 +127,6 @@ def _upsert(dialect: str) -> Any:
     is_shown, was_shown = shows_account(new.learned_from), shows_account(known.learned_from)
     is_taken = (is_shown & ~was_shown) | (is_newer & (is_shown | ~was_shown))
     merged["learned_from"] = case((is_taken, new.learned_from), else_=known.learned_from)
-    opens_later = new.learned_from.startswith(OPENING) & (new.learned_at >= known.closed_at)
-    merged["closed_at"] = case((opens_later, null()), else_=known.closed_at)
     return insert.on_conflict_do_update(index_elements=["destination", "platform", "login"], set_=merged)
 
 
@@ -181,7 +193,28 @@ def learn_identities(connection: Connection, succeeded: Sequence[tuple[int, str]
     teachers = [id_ for id_, key in succeeded if key.startswith(LEARNED_FROM)]
     if teachers:
         found = connection.execute(_ENDED, {"ids": teachers}).all()
-        _store(connection, [learned for row in found if (learned := _learned(*row)) is not None])
+        learned = [(one, row[-1]) for row in found if (one := _learned(*row[:-1])) is not None]
+        _store(connection, [one for one, _ in learned])
+        _reopen(connection, learned)
+
+
+def _reopen(connection: Connection, learned: Iterable[tuple[Identity, int | None]]) -> None:
+    """Take back that accounts are closed which were opened later: requested, or sent by the last attempt.
+
+    With each identity: when the last attempt of its operation began; None if there was no attempt.
+    """
+    opened = [
+        {
+            "at": one.destination,
+            "of_platform": one.platform,
+            "of_login": one.login,
+            "begun_at": max(one.learned_at or 0, sent_at or 0),
+        }
+        for one, sent_at in learned
+        if one.learned_from.startswith(OPENING)
+    ]
+    if opened:
+        connection.execute(_REOPEN, opened)
 
 
 def _learned(key: str, destination: str, payload: str, result: str | None, asked_at: int) -> Identity | None:
