@@ -4,8 +4,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import event, select, text
 
+from tests.ledger.databases import on_postgresql
 from tests.operations import LedgerClock, claim_due, claim_named, find_operation, make_wait, names_of, record_operations
 from worker.ledger import LEASE_S, Ledger, count_due, count_waiting, make_due, pause, try_start_dispatch
 from worker.ledger.batches import pause_batch, sweep
@@ -21,6 +22,26 @@ def test_one_process_of_a_fleet_dispatches(ledger: Ledger, open_again: Callable[
         started = list(threads.map(lambda one: try_start_dispatch(one, every_s=60), fleet))
 
     assert sum(started) == 1
+
+
+@on_postgresql
+def test_a_process_that_is_frozen_while_it_dispatches_does_not_stop_the_others(
+    ledger: Ledger, open_again: Callable[[], Ledger]
+) -> None:
+    """A frozen process keeps the locks of an open transaction for 30 s."""
+    other = open_again()
+    tried: list[bool] = []
+
+    def dispatch_before_the_commit(_connection: object) -> None:
+        with other.writing() as connection:
+            connection.execute(text("SET LOCAL lock_timeout = '1s'"))
+            connection.execute(text("UPDATE b2copy_ledger SET dispatched_at = dispatched_at - 60000"))
+        tried.append(try_start_dispatch(other))
+
+    event.listen(ledger.engine, "commit", dispatch_before_the_commit)
+    assert try_start_dispatch(ledger)
+
+    assert tried == [True]
 
 
 @pytest.mark.parametrize("seconds", [-2, 3600], ids=["two seconds later", "the database's clock was set back an hour"])

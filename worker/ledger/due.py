@@ -22,12 +22,12 @@ COUNT_LIMIT = 10_000
 _every: BindParameter[int] = bindparam("every")
 # The second condition: if the database's clock is set back, dispatch must not wait until it has caught up.
 _went_back = ledger_row.c.dispatched_at > now_ms() + _every
-_dispatchable = (ledger_row.c.dispatched_at <= now_ms() - _every) | _went_back
-_READ = select(ledger_row.c.id).where(_dispatchable)
-_START = update(ledger_row).where(_dispatchable).values(dispatched_at=now_ms())
+_is_time = ledger_row.c.dispatched_at <= now_ms() - _every
+_READ = select(_went_back).where(_is_time | _went_back)
+_START = update(ledger_row).where(_is_time).values(dispatched_at=now_ms())
 
 # If the database's clock was set back, what was due stays due: nothing may stand still until the clock has caught up.
-_WENT_BACK = select(ledger_row.c.id).where(_went_back)
+_START_AFTER_SET_BACK = update(ledger_row).where(_went_back).values(dispatched_at=now_ms())
 _latest = now_ms() + case(
     (c.state == sql_literal(State.QUEUED), 0),
     (c.state == sql_literal(State.RUNNING), round(LEASE_S * 1000)),
@@ -119,15 +119,17 @@ def try_start_dispatch(ledger: Ledger, every_s: float = DISPATCH_EVERY_S) -> boo
     """Return True for one caller in the whole fleet per `every_s` seconds: the caller must send the wake-ups."""
     asked = {"every": round((every_s - _EARLY_S) * 1000)}
     with ledger.reading() as connection:
-        if connection.execute(_READ, asked).first() is None:
-            return False
+        went_back = connection.execute(_READ, asked).scalar()
+    if went_back is None:
+        return False
+    if not went_back:
+        # One statement: a process that is suspended in a transaction would keep the row's lock, and nobody dispatches.
+        return ledger.write(lambda connection: connection.execute(_START, asked).rowcount > 0, one_statement=True)
 
     def work(connection: Connection) -> bool:
-        went_back = connection.execute(_WENT_BACK, asked).first() is not None
-        if connection.execute(_START, asked).rowcount == 0:
+        if connection.execute(_START_AFTER_SET_BACK, asked).rowcount == 0:
             return False
-        if went_back:
-            connection.execute(_BRING_FORWARD)
+        connection.execute(_BRING_FORWARD)
         return True
 
     return ledger.write(work)
