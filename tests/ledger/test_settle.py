@@ -3,6 +3,7 @@
 import time
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from tests.ledger.databases import on_sqlite
@@ -450,6 +451,55 @@ def test_late_evidence_does_not_replace_what_the_holder_wrote(ledger: Ledger) ->
 
     [stored] = attempts_of(ledger, claimed.id)
     assert (stored.outcome, stored.late, stored.times) == ("done", False, 1)
+
+
+@pytest.mark.parametrize("is_equal", [True, False])
+def test_a_commit_whose_answer_was_lost_is_no_late_answer(ledger: Ledger, clock: LedgerClock, is_equal: bool) -> None:
+    make_wait(ledger, hold_operation(ledger, "W1"), due_in_s=1, attempt=attempt_record("pending"))
+    clock.advance(2)
+    claimed = claim_one(ledger)
+    attempt = attempt_record("pending" if is_equal else "not_sent")
+    lose_answer_to_next_commit(ledger)
+    with pytest.raises(OperationalError):
+        make_wait(ledger, claimed, due_in_s=1, attempt=attempt)
+    written = find_operation(ledger)
+
+    assert make_wait(ledger, claimed, due_in_s=1, attempt=attempt) == []
+
+    stored = [(one.outcome, one.times, one.late) for one in attempts_of(ledger, claimed.id)]
+    assert stored == ([("pending", 2, False)] if is_equal else [("pending", 1, False), ("not_sent", 1, False)])
+    assert find_operation(ledger) == written
+
+
+@pytest.mark.parametrize("moved_by", ["a late answer", "an unreadable row", "a newer notice", "the next claim"])
+def test_the_evidence_of_a_claim_that_another_has_ended_is_late(
+    ledger: Ledger, clock: LedgerClock, moved_by: str
+) -> None:
+    """The fence of the row is still that of the claim in all cases but the last."""
+    make_wait(ledger, hold_operation(ledger, "W1", on_unknown=OnUnknown.STOP), attempt=attempt_record("pending"))
+    clock.advance(60)
+    first = claim_one(ledger)
+    with ledger.writing() as connection:
+        connection.execute(text("UPDATE b2copy_operations SET due_at = 1"))
+    if moved_by == "a late answer":
+        claimed = claim_one(ledger, "worker 2")
+        assert succeed(ledger, first) == [first]
+    else:
+        claimed = first
+    if moved_by == "an unreadable row":
+        with ledger.writing() as connection:
+            connection.execute(text("UPDATE b2copy_operations SET payload = '{'"))
+        assert claim_due(ledger, "worker 2") == []
+    if moved_by == "a newer notice":
+        with ledger.writing() as connection:
+            cancelled = "state = 'cancelled', due_at = NULL, lease_owner = NULL, ended_at = 1"
+            connection.execute(text(f"UPDATE b2copy_operations SET {cancelled}"))
+    if moved_by == "the next claim":
+        make_wait(ledger, claim_one(ledger, "worker 2"), attempt=attempt_record("pending"))
+
+    assert make_wait(ledger, claimed, attempt=attempt_record("pending")) == [claimed]
+
+    assert [one.late for one in attempts_of(ledger, claimed.id) if one.outcome == "pending"].count(True) == 1
 
 
 def test_a_rejection_makes_the_outcome_known(ledger: Ledger, clock: LedgerClock) -> None:

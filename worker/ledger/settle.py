@@ -21,7 +21,7 @@ from worker.ledger.schema import allowed_from, c, in_list, now_ms, operations, s
 from worker.operation import MOVES, PROGRESS_LIMIT, Claim, Phase, State, Transition, WaitReason, claim_clock
 
 _LOCK = Prepared(
-    select(c.id, c.state, c.lease_owner, c.fence, now_ms().label("now"))
+    select(c.id, c.state, c.lease_owner, c.fence, c.last_answer, c.last_answer_fence, now_ms().label("now"))
     .where(in_list(c.id, "ids"))
     .order_by(c.id)  # so that two transactions lock in the same order
     .with_for_update()
@@ -142,14 +142,16 @@ def _settle(connection: Connection, transitions: Sequence[Transition]) -> list[C
     for transition in transitions:
         claim, attempt = transition.claim, transition.attempt
         row = rows.get(claim.id)
+        waits = transition.state == State.WAITING
+        answer = digest(attempt) if attempt is not None and waits else None
+        fence = claim.fence if answer is None else fence_of_answer(claim, answer)
+        if row is not None and answer is not None and _is_written(row, claim, answer, fence):
+            continue
         if row is None or not _is_held(row, claim):
             lost.append(transition)
             if row is not None and attempt is not None:
                 evidence.add(claim, attempt, claim.fence, late=True)
             continue
-        waits = transition.state == State.WAITING
-        answer = digest(attempt) if attempt is not None and waits else None
-        fence = claim.fence if answer is None else fence_of_answer(claim, answer)
         settled.append(_settled(transition, answer, fence, now))
         if not waits:
             final.append(Ended(claim.id, claim.key, claim.entity, transition.state))
@@ -165,6 +167,15 @@ def _settle(connection: Connection, transitions: Sequence[Transition]) -> list[C
 
 def _is_held(row: Row[Any], claim: Claim) -> bool:
     return bool(row.state == State.RUNNING and row.lease_owner == claim.lease_owner and row.fence == claim.fence)
+
+
+def _is_written(row: Row[Any], claim: Claim, answer: str, fence: int) -> bool:
+    """Return whether the ledger holds this answer already: it was committed, and the answer to the COMMIT was lost.
+
+    Nobody has claimed the operation since, and only the holder lets a claimed operation wait.
+    """
+    is_waiting = bool(row.state == State.WAITING and row.fence == claim.fence)
+    return is_waiting and (row.last_answer, row.last_answer_fence) == (answer, fence)
 
 
 def _check(transition: Transition) -> None:
