@@ -335,9 +335,12 @@ def _record(rows: Sequence[NewRow], connection: "Transaction | None", using: str
     """Record operations in the transaction that the CRM gave, or in one of our own, and have their lanes woken."""
     with _transaction(connection, using) as transaction:
         if connection is not None and transaction is not None and len(rows) > 1:
-            # Before anything is written: the CRM may catch the error, go on and commit.
+            # The CRM may catch the error, go on and commit. So nothing is written, or the savepoint undoes it.
             check_known(transaction, rows)
-        recorded = record_rows(ledger(), rows, transaction)
+            with _savepoint(transaction):
+                recorded = record_rows(ledger(), rows, transaction)
+        else:
+            recorded = record_rows(ledger(), rows, transaction)
     if connection is None:  # else nobody tells us of the commit: dispatch wakes the lanes within a second of it
         for lane, count in Counter(row.lane for row in rows).items():
             _wake_after_commit(lane, count, using)
@@ -352,6 +355,17 @@ def _transaction(connection: "Transaction | None", using: str | None) -> Abstrac
     from tasks.django_transaction import django_transaction
 
     return django_transaction(using, ledger())
+
+
+def _savepoint(transaction: Connection) -> AbstractContextManager[object]:
+    """Return a savepoint of the CRM's transaction: on PostgreSQL another one may record a key after `check_known`.
+
+    On SQLite there is one writer, and `leads_to` has waited until the CRM is it. In autocommit there is no transaction.
+    """
+    driver = transaction.connection.dbapi_connection
+    if transaction.dialect.name != "postgresql" or getattr(driver, "autocommit", False):
+        return nullcontext()
+    return transaction.begin_nested()
 
 
 def _connection_of(transaction: "Transaction | None") -> Connection | None:

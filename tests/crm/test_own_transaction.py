@@ -16,9 +16,11 @@ from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.orm import Session
 
 from tasks import enqueue
-from tests.operations import record_operation
+from tests.ledger.databases import is_waiting_for_a_lock, on_postgresql
+from tests.operations import new_operation, record_operation
+from tests.support import until
 from worker.errors import BadPayload, NotAllowed, PayloadConflict
-from worker.ledger import Ledger, find, search
+from worker.ledger import Ledger, find, record, search
 from worker.ledger.migrations import migrate
 from worker.ledger.restore import distrust_restored
 from worker.operation import State
@@ -140,6 +142,53 @@ def test_of_a_batch_with_a_conflict_nothing_is_left_in_the_crms_transaction(
         enqueue.fees(account_login="7", request_id="W3", connection=transaction)
 
     assert {one.key for one in search(ledger)} == {"fees.process:K", "fees.process:W3"}
+
+
+@on_postgresql
+def test_of_a_batch_with_a_conflict_that_another_transaction_commits_meanwhile_nothing_is_left(
+    ledger: Ledger, crm: Engine
+) -> None:
+    """The INSERT waits for the other transaction, and then finds another payload. (On SQLite the CRM waits earlier.)"""
+
+    def request() -> None:
+        with crm.begin() as transaction:
+            with pytest.raises(PayloadConflict):
+                enqueue.many("fees.process", ROWS, connection=transaction)
+            enqueue.fees(account_login="7", request_id="W3", connection=transaction)
+
+    with ledger.writing() as other, ThreadPoolExecutor(1) as threads:
+        record(ledger, [new_operation("K")], by="a test", connection=other)
+        requested = threads.submit(request)
+        until(lambda: is_waiting_for_a_lock(ledger))
+        other.commit()
+        requested.result(10)
+
+    assert {one.key for one in search(ledger)} == {"fees.process:K", "fees.process:W3"}
+
+
+@pytest.mark.parametrize("autocommit", [False, True])
+@pytest.mark.parametrize("rows", [ROWS, ROWS[:1]])
+def test_a_batch_commits_and_is_rolled_back_with_the_crms_transaction(
+    ledger: Ledger, crm: Engine, autocommit: bool, rows: list[dict[str, str]]
+) -> None:
+    connected = crm.execution_options(isolation_level="AUTOCOMMIT") if autocommit else crm
+    with connected.connect() as connection:
+        enqueue.many("fees.process", rows, connection=connection)
+        connection.rollback()
+    assert len(search(ledger)) == (len(rows) if autocommit else 0)
+
+    with connected.begin() as connection:
+        enqueue.many("fees.process", rows, connection=connection)
+    assert len(search(ledger)) == len(rows)
+
+
+def test_a_single_request_takes_no_savepoint(ledger: Ledger, crm: Engine) -> None:
+    statements: list[str] = []
+    event.listen(crm, "savepoint", lambda _connection, name: statements.append(name))
+    with crm.begin() as connection:
+        enqueue.fees(account_login="7", request_id="W1", connection=connection)
+
+    assert statements == []
 
 
 def test_what_may_have_been_done_since_a_backup_is_not_cancelled_by_the_crm(ledger: Ledger) -> None:
