@@ -23,6 +23,7 @@ from tests.operations import (
     succeed_operation,
 )
 from tests.support import until
+from worker.cli import import_control
 from worker.errors import NotAllowed
 from worker.ledger import Ledger, audit_of, count_due, find, make_due, pause, poll_now, return_unsent
 from worker.ledger.approvals import (
@@ -178,10 +179,10 @@ def test_a_cancelled_batch_ends_what_was_never_sent_and_tells_what_is_beyond_rec
     make_wait(ledger, begun)
     fail(ledger, failed)
 
-    _, beyond = cancel_batch(ledger, "book", "ada", "wrong file")
+    cancel_batch(ledger, "book", "ada", "wrong file")
     sweep(ledger, 30.0)
 
-    assert beyond == beyond_recall(ledger, "book") == 2
+    assert beyond_recall(ledger, "book") == 2
     assert batch_counts(ledger, ["book"])["book"].states == {
         State.CANCELLED: 597, State.RUNNING: 1, State.WAITING: 1, State.FAILED: 1,
     }  # fmt: skip
@@ -197,6 +198,24 @@ def test_a_cancelled_batch_ends_what_was_never_sent_and_tells_what_is_beyond_rec
         resume_batch(ledger, "book", "bob", "please")
     with pytest.raises(NotAllowed, match="another name"):
         begin_batch(ledger, "book", kind="fees.process", lane="bulk", source="book.csv", rows=3, by="ann")
+
+
+@on_postgresql
+def test_the_command_that_cancels_a_batch_counts_what_an_open_claim_has_taken(
+    ledger: Ledger, ledger_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("B2COPY_DATABASE_URL", ledger_url)
+    record_book(ledger, "B1", "B2", "B3")
+
+    with ledger.writing() as claiming, ThreadPoolExecutor(1) as threads:
+        claim_within(claiming, "bulk", "worker 1", 2, claim_clock())
+        cancelling = threads.submit(import_control.cancel, "book", "wrong file", "ada")
+        until(lambda: is_waiting_for_a_lock(ledger))
+        claiming.commit()
+        cancelling.result(20)
+
+    count = "1 operation cancelled, 2 not: sent already, or being sent"
+    assert capsys.readouterr().out == f"import book is cancelled: {count}\n"
 
 
 def test_what_comes_back_unsent_behind_a_sweep_is_cancelled_all_the_same(ledger: Ledger) -> None:
@@ -577,7 +596,7 @@ def test_a_second_person_is_asked_about_what_the_decision_is_about(ledger: Ledge
     begin_batch(ledger, "book", kind="fees.process", lane="bulk", source="f", rows=1, by="ada")
     record_book(ledger, "B1")
 
-    assert cancel_batch(strict, "book", "ada", "wrong file")[0].decision == "cancelled"
+    assert cancel_batch(strict, "book", "ada", "wrong file").decision == "cancelled"
 
 
 def found_book(ledger: Ledger) -> Batch:

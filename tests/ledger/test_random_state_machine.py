@@ -44,7 +44,15 @@ from worker.ledger import (
     stop_asking,
     sweep,
 )
-from worker.ledger.batches import CANCELLED, PAUSED, batch_counts, cancel_batch, pause_batch, resume_batch
+from worker.ledger.batches import (
+    CANCELLED,
+    PAUSED,
+    batch_counts,
+    beyond_recall,
+    cancel_batch,
+    pause_batch,
+    resume_batch,
+)
 from worker.ledger.schema import HELD_MS
 from worker.operation import FINAL, MOVES, Claim, FailureReason, New, OnUnknown, State, Transition, WaitReason
 
@@ -348,15 +356,14 @@ class Machine(RuleBasedStateMachine):
         allowed = exists and self.decisions.get(batch) not in {CANCELLED, decision}
         decide: Callable[..., object] = {PAUSED: pause_batch, None: resume_batch, CANCELLED: cancel_batch}[decision]
         try:
-            decided = decide(self.ledger, batch, "ada", "enough")
+            decide(self.ledger, batch, "ada", "enough")
         except NotAllowed:
             assert not allowed
             return
         assert allowed
         self.decisions[batch] = decision
-        if isinstance(decided, tuple) and decision == CANCELLED:
-            sent = [one.sent for one in self.operations.values() if one.batch == batch and one.state in OPEN]
-            assert decided[1] == sum(sent)
+        sent = [one.sent for one in self.operations.values() if one.batch == batch and one.state in OPEN]
+        assert beyond_recall(self.ledger, batch) == sum(sent)
         if time_s is not None:
             self.sweep(time_s)
 

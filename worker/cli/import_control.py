@@ -84,22 +84,22 @@ def cancel(name: Name, why: Why, by: By, as_json: Json = False) -> None:
     may have been done since the backup ends as unresolved instead: look at B2COPY.
     """
     from worker.ledger.approvals import Approval, cancel_batch_or_propose
-    from worker.ledger.batches import batch_counts, count_perhaps_done, sweep
+    from worker.ledger.batches import batch_counts, beyond_recall, count_perhaps_done, sweep
     from worker.operation import State
     from worker.report.format_values import count
 
     with existing_ledger() as ledger:
         found, perhaps_done = _found(ledger, name), count_perhaps_done(ledger, name)
-        done = cancel_batch_or_propose(ledger, found, by, why)
-        if isinstance(done, Approval):
-            show_proposal(done, as_json)
+        batch = cancel_batch_or_propose(ledger, found, by, why)
+        if isinstance(batch, Approval):
+            show_proposal(batch, as_json)
             return
-        batch, beyond_recall = done
         sweep(ledger, SWEEP_S, name)
         cancelled = batch_counts(ledger, [name])[name].states.get(State.CANCELLED, 0)
-    continues = f"{beyond_recall:,} not: sent already, or being sent"
+        beyond = beyond_recall(ledger, name)
+    continues = f"{beyond:,} not: sent already, or being sent"
     text = f"import {name} is cancelled: {count(cancelled)} cancelled, {continues}"
-    _report(batch, text, as_json, cancelled=cancelled, beyond_recall=beyond_recall, unresolved=perhaps_done)
+    _report(batch, text, as_json, cancelled=cancelled, beyond_recall=beyond, unresolved=perhaps_done)
     if perhaps_done and not as_json:
         output.line(
             f"{count(perhaps_done)} may have been done before the ledger was restored, and end as unresolved:"

@@ -173,11 +173,8 @@ def resume_batch_or_propose(
 
 def cancel_batch_or_propose(
     ledger: Ledger, batch: Batch, actor: str, note: str, seen: str | None = None
-) -> tuple[Batch, int] | Approval:
-    """Cancel what was never sent of a batch, or propose it if it needs a second person.
-
-    Returns the batch, and how many of its open operations continue, because they were sent or are being sent.
-    """
+) -> Batch | Approval:
+    """Cancel what was never sent of a batch, or propose it if it needs a second person."""
     if needs_approval(ledger, batch, CANCELLED):
         return propose(ledger, CANCEL_BATCH, batch.subject, actor, note, seen or batch.seen, {})
     return cancel_batch(ledger, batch.id, actor, note, seen)

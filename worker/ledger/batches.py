@@ -211,7 +211,7 @@ _recent = (
 )
 _COUNT_RECENT = select(_recent.c.batch, func.count()).where(_recent.c.batch.is_not(None)).group_by(_recent.c.batch)
 _BEYOND_RECALL = select(func.count()).where(
-    c.batch == _id, c.state.in_([sql_literal(State.QUEUED), sql_literal(State.WAITING)]), c.sent
+    c.batch == _id, c.state.in_(map(sql_literal, (State.QUEUED, State.RUNNING, State.WAITING))), c.sent
 )
 
 
@@ -297,18 +297,17 @@ def resume_batch(ledger: Ledger, batch: str, actor: str, note: str, seen: str | 
     return ledger.write(work)
 
 
-def cancel_batch(ledger: Ledger, batch: str, actor: str, note: str, seen: str | None = None) -> tuple[Batch, int]:
-    """Cancel what was never sent of a batch. Returns the batch, and how many of its open operations continue.
+def cancel_batch(ledger: Ledger, batch: str, actor: str, note: str, seen: str | None = None) -> Batch:
+    """Cancel what was never sent of a batch. How many of its operations continue is known after the sweep.
 
     Raises `NotAllowed` if it is cancelled already, has changed, or needs a second person.
     """
 
-    def work(connection: Connection) -> tuple[Batch, int]:
+    def work(connection: Connection) -> Batch:
         found = _locked(connection, batch)
         if _needs_approval(ledger, connection, found, CANCELLED):
             raise NotAllowed(f"{found.subject} needs a second person to cancel (B2COPY_FOUR_EYES): propose it")
-        decided = _decide(connection, batch, CANCELLED, actor, note, seen)
-        return decided, _beyond_recall(connection, batch)
+        return _decide(connection, batch, CANCELLED, actor, note, seen)
 
     return ledger.write(work)
 
@@ -354,9 +353,12 @@ def check_decidable(connection: Connection, batch: str, decision: str | None, se
 
 
 def beyond_recall(ledger: Ledger, batch: str) -> int:
-    """Count the open operations of a batch of which something may have been sent."""
+    """Count the open operations of a batch of which something may have been sent.
+
+    On PostgreSQL a claim whose transaction is open is not seen. The sweep waits for it.
+    """
     with ledger.reading() as connection:
-        return _beyond_recall(connection, batch)
+        return int(connection.execute(_BEYOND_RECALL, {"batch": batch}).scalar_one())
 
 
 def count_perhaps_done(ledger: Ledger, batch: str) -> int:
@@ -474,13 +476,6 @@ def _decide(connection: Connection, batch: str, decision: str | None, actor: str
     word = {PAUSED: "pause", CANCELLED: "cancel", None: "resume"}[decision]
     record_audit(connection, f"{word} import", actor, note, found.subject)
     return _locked(connection, batch)
-
-
-def _beyond_recall(connection: Connection, batch: str) -> int:
-    running = select(func.count()).where(c.batch == batch, c.state == sql_literal(State.RUNNING))
-    return int(
-        connection.execute(running).scalar_one() + connection.execute(_BEYOND_RECALL, {"batch": batch}).scalar_one()
-    )
 
 
 def _find(connection: Connection, batch: str, lock: bool = False) -> Batch | None:
