@@ -224,7 +224,7 @@ class Machine(RuleBasedStateMachine):
     def time_passes(self, state: State) -> None:
         """Leases lapse, or waits end."""
         with self.ledger.writing() as connection:
-            late = text(f"UPDATE b2copy_operations SET due_at = 1 WHERE state = '{state}' AND due_at < {HELD_MS}")
+            late = text(f"UPDATE b2copy_operations SET due_at = id WHERE state = '{state}' AND due_at < {HELD_MS}")
             connection.execute(late)
         for modelled in self.operations.values():
             modelled.due = modelled.due or (modelled.state == state and not modelled.aside)
@@ -417,6 +417,13 @@ class Machine(RuleBasedStateMachine):
         }
 
     @invariant()
+    def what_is_due_is_claimed_in_one_order(self) -> None:
+        """No invariant: of several rows that are due since the same instant, PostgreSQL returns any one first."""
+        due = f"UPDATE b2copy_operations SET due_at = id WHERE due_at <= {round(time.time() * 1000)} AND due_at <> id"
+        with self.ledger.writing() as connection:
+            connection.execute(text(due))
+
+    @invariant()
     def one_operation_of_an_entity_is_running(self) -> None:
         held = [
             modelled.entity
@@ -507,7 +514,7 @@ class Machine(RuleBasedStateMachine):
             modelled.fence = one.fence
             modelled.state, modelled.holder, modelled.due = State.RUNNING, one, False
             modelled.sent, modelled.outcome_unknown = True, one.outcome_unknown
-        self.claims += claims
+        self.claims += sorted(claims)
         self.read_parked(free)
 
     def read_parked(self, free: set[str]) -> None:
