@@ -56,10 +56,7 @@ def health_of(
 
 def find_problems(seen: Overview, late_s: float = DUE_LATE_S, money_late_s: float = MONEY_LATE_S) -> list[str]:
     """Return what is not being done in time. `status`, `health` and the console's page Now show it."""
-    found = statistics_of(seen)
-    return (
-        late_lanes(found, late_s) + late_requests(seen, late_s) + late_dispatch(seen) + late_money(seen, money_late_s)
-    )
+    return late_lanes(seen, late_s) + late_requests(seen, late_s) + late_dispatch(seen) + late_money(seen, money_late_s)
 
 
 def find_notes(seen: Overview) -> list[str]:
@@ -123,13 +120,13 @@ def late_dispatch(seen: Overview) -> list[str]:
     ]
 
 
-def late_lanes(found: Statistics, late_s: float) -> list[str]:
+def late_lanes(seen: Overview, late_s: float) -> list[str]:
     """Return a sentence for each lane with something due on which no worker has worked for more than `late_s`."""
     return [
-        f"lane {lane}: something is due, and no worker has worked on the lane for {span(seconds)}: is a worker running?"
-        " (b2copy-sync doctor)"
-        for lane, seconds in found.late_s.items()
-        if seconds > late_s
+        f"lane {lane.lane}: something is due, and no worker has worked on the lane for {span(lane.late_s)}: is a worker"
+        " running? (b2copy-sync doctor)"
+        for lane in seen.lanes
+        if lane.late_s is not None and lane.late_s > late_s
     ]
 
 
