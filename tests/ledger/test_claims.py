@@ -36,8 +36,9 @@ from worker.ledger import (
     search,
 )
 from worker.ledger.notices import want_notices
+from worker.ledger.overview import overview
 from worker.ledger.running_workers import Self, note_running
-from worker.ledger.statistics import statistics
+from worker.ledger.statistics import statistics_of
 from worker.operation import NOTICE_KIND, AttemptRecord, FailureReason, Phase, State, WaitReason, claim_clock
 from worker.per_process import PerProcess
 
@@ -447,7 +448,7 @@ def test_a_wait_reason_of_a_newer_version_is_read_and_its_operation_is_claimed(l
     assert (before.wait_reason, after.wait_reason, after.state) == ("something_new", "something_new", State.WAITING)
     assert before.payload == claimed.payload == after.payload != {}
     assert before.progress == claimed.progress == after.progress == {"step": 1}
-    assert statistics(ledger).open["money"] == 1
+    assert statistics_of(overview(ledger)).open["money"] == 1
 
 
 @pytest.mark.parametrize("column", ["phase", "on_unknown"])

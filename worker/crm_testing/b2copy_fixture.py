@@ -126,7 +126,8 @@ class Sandbox:
             for _ in take_requests(self._ledger, KINDS, crm_settings()):
                 pass
             sweep(self._ledger, SWEEP_S)
-            due = [lane for lane, count in count_due(self._ledger, REQUEST_LANES).items() if count]
+            counts = count_due(self._ledger)
+            due = [lane for lane in REQUEST_LANES if counts[lane]]
             for lane in due:
                 self._pusher.drain(lane)
             return bool(due)

@@ -1,7 +1,7 @@
 """What is due, and which process wakes the workers for it."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from sqlalchemy import BindParameter, Connection, Select, bindparam, case, func, null, select, union_all, update
@@ -84,7 +84,7 @@ def _worked(lane: str, phase: Phase, *, is_due: bool) -> Select[str, int, int]:
     return select(sql_literal(lane), now_ms() - func.max(next_to_now.c.worked_at), func.max(next_to_now.c.held_until))
 
 
-_DUE = {(lane, phase): _due(lane, phase) for lane in LANES for phase in Phase}
+_DUE = union_all(*(_due(lane, phase) for lane in LANES for phase in Phase))
 _newest_ended = (
     select(c.lane, c.state, c.ended_at)
     .where(c.ended_at <= now_ms())
@@ -97,18 +97,6 @@ _WORKED = union_all(
     select(_newest_ended.c.lane, now_ms() - func.max(_newest_ended.c.ended_at), null())
     .where(_newest_ended.c.state != sql_literal(State.CANCELLED))
     .group_by(_newest_ended.c.lane),
-)
-_OPEN = union_all(
-    *(
-        select(sql_literal(lane), func.count()).select_from(
-            select(c.due_at)
-            .where(c.lane == sql_literal(lane), c.phase == sql_literal(phase), c.due_at.is_not(None))
-            .limit(COUNT_LIMIT)
-            .subquery()
-        )
-        for lane in LANES
-        for phase in Phase
-    )
 )
 _COUNT_WAITING = select(func.count()).where(
     c.state == sql_literal(State.WAITING), c.wait_reason == bindparam("because")
@@ -135,11 +123,10 @@ def try_start_dispatch(ledger: Ledger, every_s: float = DISPATCH_EVERY_S) -> boo
     return ledger.write(work)
 
 
-def read_due(connection: Connection, lanes: Iterable[str] = LANES) -> dict[str, Due]:
+def read_due(connection: Connection) -> dict[str, Due]:
     """Read what may be claimed now, per lane, from the index alone. A paused lane has nothing due."""
-    found = {lane: Due(0, 0.0) for lane in lanes}
-    asked = union_all(*(_DUE[lane, phase] for lane in found for phase in Phase))
-    for lane, count, due_ms in connection.execute(asked):
+    found = {lane: Due(0, 0.0) for lane in LANES}
+    for lane, count, due_ms in connection.execute(_DUE):
         known = found[lane]
         found[lane] = Due(min(COUNT_LIMIT, known.operations + count), max(known.oldest_s, (due_ms or 0) / 1000))
     return found
@@ -171,18 +158,10 @@ def read_late_s(connection: Connection, oldest_due_s: Mapping[str, float]) -> di
     return late_s
 
 
-def read_open(connection: Connection) -> dict[str, int]:
-    """Read how many operations of each lane have not ended, up to `COUNT_LIMIT` each."""
-    found = dict.fromkeys(LANES, 0)
-    for lane, count in connection.execute(_OPEN):
-        found[lane] = min(COUNT_LIMIT, found[lane] + count)
-    return found
-
-
-def count_due(ledger: Ledger, lanes: Iterable[str] = LANES) -> dict[str, int]:
+def count_due(ledger: Ledger) -> dict[str, int]:
     """Count what may be claimed now, per lane, up to `COUNT_LIMIT` each. A paused lane has nothing due."""
     with ledger.reading() as connection:
-        return {lane: due.operations for lane, due in read_due(connection, lanes).items()}
+        return {lane: due.operations for lane, due in read_due(connection).items()}
 
 
 def count_waiting(ledger: Ledger, reason: WaitReason) -> int:

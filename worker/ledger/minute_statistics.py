@@ -4,7 +4,7 @@ One row per minute, lane, kind and outcome (`succeeded`, `cancelled`, or the fai
 `total_ms` from request to end together, and `external_ms` of that spent pending at the destination or paused.
 
 One row more per minute and lane, with an empty kind and the outcome `due`: how many operations were due, and in
-`total_ms` for how long no worker had worked on the lane (`late_s` in `statistics`). So a minute in which nothing ended
+`total_ms` for how long no worker had worked on the lane (`read_late_s` in `due.py`). So a minute in which nothing ended
 has rows, too. A minute without them is one in which nobody dispatched.
 
 The process that dispatches writes the rows once a minute, from the index over `ended_at`. So settling costs no more.
@@ -15,8 +15,8 @@ from typing import NamedTuple
 from sqlalchemy import BindParameter, Connection, bindparam, case, delete, func, select
 
 from worker.ledger.database import Ledger
+from worker.ledger.due import read_due, read_late_s
 from worker.ledger.schema import c, insert_into, minutes, now_ms
-from worker.ledger.statistics import statistics
 
 MINUTE_MS = 60_000
 SETTLED_MS = 5_000  # ms; a minute is summarized so long after its end, when its last transactions have committed
@@ -87,8 +87,9 @@ def summarize_minutes(ledger: Ledger) -> int:
     if start >= until:
         return 0
     written = int(until - start) // MINUTE_MS
-    found = statistics(ledger)
     with ledger.reading() as connection:
+        due = read_due(connection)
+        late_s = read_late_s(connection, {lane: one.oldest_s for lane, one in due.items()})
         rows = [row._asdict() for row in connection.execute(_ENDED, {"from": start, "until": until})]
     # For the newest minute only: how the lanes stood in the minutes before it, nobody knows now.
     rows += [
@@ -97,11 +98,11 @@ def summarize_minutes(ledger: Ledger) -> int:
             "lane": lane,
             "kind": "",
             "outcome": DUE,
-            "operations": found.due.get(lane, 0),
-            "total_ms": round(late_s * 1000),
+            "operations": one.operations,
+            "total_ms": round(late_s[lane] * 1000),
             "external_ms": 0,
         }
-        for lane, late_s in found.late_s.items()
+        for lane, one in due.items()
     ]
     with ledger.writing() as connection:
         _insert(connection, rows)

@@ -12,7 +12,6 @@ from sqlalchemy import (
     BindParameter,
     Column,
     ColumnElement,
-    Connection,
     Integer,
     Select,
     Subquery,
@@ -270,18 +269,15 @@ def oldest_open(ledger: Ledger, lane: str) -> tuple[Oldest | None, Oldest | None
     return found.get("ours"), found.get("theirs")
 
 
-def read_failed(connection: Connection) -> list[Group]:
-    """Count the failed operations of each lane, kind and reason, up to `COUNT_LIMIT` each."""
-    return [Group(lane, kind, State.FAILED, reason, count) for lane, kind, reason, count in connection.execute(_FAILED)]
-
-
 def overview(ledger: Ledger) -> Overview:
     """Read the overview in one read-only transaction. The cost does not grow with what it holds."""
     with ledger.reading() as connection:
         now, dispatched_at, requested_at, batch_paused_at, held_until, *paused = connection.execute(_NOW).one()
         rows = connection.execute(_OPEN).all()
         waiting = connection.execute(_WAITING).all()
-        failed = read_failed(connection)
+        failed = [
+            Group(lane, kind, State.FAILED, reason, count) for lane, kind, reason, count in connection.execute(_FAILED)
+        ]
         ended = [
             Group(lane, kind, state, reason or "", count)
             for lane, kind, state, reason, count in connection.execute(_ENDED, {"recent": RECENT_S * 1000})

@@ -3,12 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sqlalchemy import func, select, union_all
-
-from worker.ledger.database import Ledger
-from worker.ledger.due import COUNT_LIMIT, read_due, read_late_s, read_open
-from worker.ledger.overview import Group, Overview, read_failed
-from worker.ledger.schema import c, sql_literal
+from worker.ledger.due import COUNT_LIMIT
+from worker.ledger.overview import Group, Overview
 from worker.operation import State, WaitReason
 
 
@@ -25,32 +21,6 @@ class Statistics:
     late_s: dict[str, float]
     waiting: dict[WaitReason, int]
     failed: dict[str, int]
-
-
-_waiting = [
-    select(c.wait_reason)
-    .where(c.state == sql_literal(State.WAITING), c.wait_reason == sql_literal(reason))
-    .limit(COUNT_LIMIT)
-    .subquery()
-    for reason in WaitReason
-]
-_WAITING = union_all(*(select(one.c.wait_reason, func.count()).group_by(one.c.wait_reason) for one in _waiting))
-
-
-def statistics(ledger: Ledger) -> Statistics:
-    """Count what the ledger holds. No count reads more than `COUNT_LIMIT` operations, so it may be asked often."""
-    with ledger.reading() as connection:
-        due, opened = read_due(connection), read_open(connection)
-        late_s = read_late_s(connection, {lane: one.oldest_s for lane, one in due.items()})
-        waiting = {WaitReason(reason): count for reason, count in connection.execute(_WAITING)}
-        failed = _by_reason(read_failed(connection))
-    return Statistics(
-        open=opened,
-        due={lane: one.operations for lane, one in due.items()},
-        late_s=late_s,
-        waiting=waiting,
-        failed=failed,
-    )
 
 
 def statistics_of(found: Overview) -> Statistics:
