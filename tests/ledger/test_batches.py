@@ -41,12 +41,12 @@ from worker.ledger.batches import (
     beyond_recall,
     cancel_batch,
     cancelled_among,
+    decide_within,
     find_batch,
     list_batches,
     pause_batch,
     put_aside,
     resume_batch,
-    resume_batch_within,
     sweep,
     sweep_forgotten,
 )
@@ -438,7 +438,7 @@ def test_a_sweep_obeys_a_decision_that_is_made_at_the_same_time(
 
     with ThreadPoolExecutor(1) as threads:
         with ledger.writing() as connection:
-            resume_batch_within(connection, "book", "ada", "right file")
+            decide_within(connection, "book", None, "ada", "right file")
             swept = threads.submit(sweep, other, 5.0)
             until(lambda: swept.done() or is_waiting_for_a_lock(ledger))
         swept.result(10)

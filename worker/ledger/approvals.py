@@ -24,11 +24,10 @@ from worker.ledger.batches import (
     CANCELLED,
     Batch,
     cancel_batch,
-    cancel_batch_within,
     check_decidable,
+    decide_within,
     needs_approval,
     resume_batch,
-    resume_batch_within,
 )
 from worker.ledger.database import Ledger
 from worker.ledger.insert_operations import encode_payload
@@ -74,45 +73,20 @@ class Approval(NamedTuple):
         return f"A{self.id}"
 
 
-def _replay(connection: Connection, row: Row[Any], actor: str, note: str, not_done: bool = False) -> None:
-    if not is_replayable(row, not_done):
-        raise NotAllowed(f"{row.key} cannot be replayed")
-    decision_sql.replay_row(connection, row, actor, note, not_done)
-
-
-def _resolve(
-    connection: Connection,
-    row: Row[Any],
-    actor: str,
-    note: str,
-    succeeded: bool,
-    result: dict[str, Any] | None = None,
-) -> None:
-    decision_sql.lock_failed(connection, row.key, "resolved")
-    decision_sql.resolve_row(connection, row, actor, note, succeeded, result)
-
-
 def _correct(
     connection: Connection, row: Row[Any], actor: str, note: str, payload: Mapping[str, Any], entity: str | None = None
 ) -> None:
-    decision_sql.lock_failed(connection, row.key, "corrected")
-    decision_sql.check_correctable(row)
     decision_sql.correct_row(connection, row, encode_payload(row.key, payload), entity, actor, note)
 
 
 _ON_OPERATIONS: dict[str, Callable[..., None]] = {
-    "replay": _replay,
+    "replay": decision_sql.replay_row,
     "correct": _correct,
-    "resolve": _resolve,
+    "resolve": decision_sql.resolve_row,
     "cancel": decision_sql.cancel_row,
     "stop_asking": decision_sql.stop_asking_row,
 }
-
-
-_ON_BATCHES: dict[str, Callable[[Connection, str, str, str], None]] = {
-    RESUME_BATCH: resume_batch_within,
-    CANCEL_BATCH: cancel_batch_within,
-}
+_ON_BATCHES = {RESUME_BATCH: None, CANCEL_BATCH: CANCELLED}
 
 
 def decide_or_propose(
@@ -241,7 +215,7 @@ def approve(ledger: Ledger, number: int, actor: str, note: str) -> Approval:
         if row.action == RESUME:
             resume_within(connection, row.subject.removeprefix("pause:"), actor, reason)
         elif row.action in _ON_BATCHES:
-            _ON_BATCHES[row.action](connection, row.subject.removeprefix(BATCH), actor, reason)
+            decide_within(connection, row.subject.removeprefix(BATCH), _ON_BATCHES[row.action], actor, reason)
         else:
             operation = decision_sql.lock(connection, row.subject)
             _ON_OPERATIONS[row.action](connection, operation, actor, reason, **arguments)
@@ -286,7 +260,7 @@ def decided_approvals(ledger: Ledger, limit: int = 50) -> list[Approval]:
 
 
 def approvals_of(ledger: Ledger, subject: str) -> list[Approval]:
-    """Return the open proposal about an operation or a flag, if there is one."""
+    """Return the open proposal about an operation, a flag or a batch: a list of one, or an empty list."""
     wanted = select(approvals).where(a.subject == subject, a.decision.is_(None), a.expires_at > now_ms())
     with ledger.reading() as connection:
         return [_approval_of(row) for row in connection.execute(wanted)]
@@ -301,22 +275,24 @@ def _check_possible(connection: Connection, action: str, subject: str, seen: str
             raise NotAllowed(f"{subject} has changed since you looked: look again")
         return
     if action in _ON_BATCHES:
-        decision = CANCELLED if action == CANCEL_BATCH else None
-        check_decidable(connection, subject.removeprefix(BATCH), decision, seen)
+        check_decidable(connection, subject.removeprefix(BATCH), _ON_BATCHES[action], seen)
         return
     row = decision_sql.lock(connection, subject, seen)
-    if action == "resolve":
-        decision_sql.lock_failed(connection, subject, "resolved")
-    if action == "correct":
-        decision_sql.lock_failed(connection, subject, "corrected")
-        decision_sql.check_correctable(row)
-        encode_payload(subject, arguments["payload"])
-    possible = {
-        "replay": lambda: is_replayable(row, arguments.get("not_done", False)),
-        "cancel": lambda: row.due_at is not None and not row.sent,
-        "stop_asking": lambda: row.due_at is not None and bool(row.sent),
-    }
-    if action in possible and not possible[action]():
+    is_possible = True
+    match action:
+        case "replay":
+            is_possible = is_replayable(row, arguments.get("not_done", False))
+        case "correct":
+            decision_sql.check_failed(row, "corrected")
+            decision_sql.check_correctable(row)
+            encode_payload(subject, arguments["payload"])
+        case "resolve":
+            decision_sql.check_failed(row, "resolved")
+        case "cancel":
+            is_possible = row.due_at is not None and not row.sent
+        case "stop_asking":
+            is_possible = row.due_at is not None and row.sent
+    if not is_possible:
         raise NotAllowed(f"{subject} is {row.state} and does not permit this")
 
 

@@ -282,7 +282,7 @@ def batch_counts(ledger: Ledger, names: Iterable[str]) -> dict[str, BatchCounts]
 
 def pause_batch(ledger: Ledger, batch: str, actor: str, note: str, seen: str | None = None) -> Batch:
     """Start nothing more of a batch. Raises `NotAllowed` if it is paused or cancelled already, or has changed."""
-    return ledger.write(lambda connection: _decide(connection, batch, PAUSED, actor, note, seen))
+    return ledger.write(lambda connection: decide_within(connection, batch, PAUSED, actor, note, seen))
 
 
 def resume_batch(ledger: Ledger, batch: str, actor: str, note: str, seen: str | None = None) -> Batch:
@@ -292,7 +292,7 @@ def resume_batch(ledger: Ledger, batch: str, actor: str, note: str, seen: str | 
         found = _locked(connection, batch)
         if _needs_approval(ledger, connection, found, None):
             raise NotAllowed(f"{found.subject} needs a second person to resume (B2COPY_FOUR_EYES): propose it")
-        return _decide(connection, batch, None, actor, note, seen)
+        return decide_within(connection, batch, None, actor, note, seen)
 
     return ledger.write(work)
 
@@ -307,7 +307,7 @@ def cancel_batch(ledger: Ledger, batch: str, actor: str, note: str, seen: str | 
         found = _locked(connection, batch)
         if _needs_approval(ledger, connection, found, CANCELLED):
             raise NotAllowed(f"{found.subject} needs a second person to cancel (B2COPY_FOUR_EYES): propose it")
-        return _decide(connection, batch, CANCELLED, actor, note, seen)
+        return decide_within(connection, batch, CANCELLED, actor, note, seen)
 
     return ledger.write(work)
 
@@ -326,14 +326,16 @@ def _needs_approval(ledger: Ledger, connection: Connection, batch: Batch, decisi
     return any(ledger.needs_approval(RESUME if decision is None else kind, lane) for kind, lane in subjects)
 
 
-def resume_batch_within(connection: Connection, batch: str, actor: str, note: str) -> None:
-    """Resume a batch within the transaction of its approval."""
-    _decide(connection, batch, None, actor, note, None)
-
-
-def cancel_batch_within(connection: Connection, batch: str, actor: str, note: str) -> None:
-    """Cancel a batch within the transaction of its approval."""
-    _decide(connection, batch, CANCELLED, actor, note, None)
+def decide_within(
+    connection: Connection, batch: str, decision: str | None, actor: str, note: str, seen: str | None = None
+) -> Batch:
+    """Decide about a batch within the caller's transaction, and return it. Raises what `check_decidable` raises."""
+    found = check_decidable(connection, batch, decision, seen)
+    values = {"decision": decision, "decided_by": actor, "note": note, "decided_at": now_ms(), "swept_to": 0}
+    connection.execute(update(batches).where(b.id == batch).values(values))
+    word = {PAUSED: "pause", CANCELLED: "cancel", None: "resume"}[decision]
+    record_audit(connection, f"{word} import", actor, note, found.subject)
+    return _locked(connection, batch)
 
 
 def check_decidable(connection: Connection, batch: str, decision: str | None, seen: str | None) -> Batch:
@@ -467,15 +469,6 @@ def _next_ids(batch: Batch, limit: int) -> Any:
     ]
     ids = union_all(*(select(source.c.id) for source in sources)).subquery()
     return select(ids.c.id).order_by(ids.c.id).limit(limit)
-
-
-def _decide(connection: Connection, batch: str, decision: str | None, actor: str, note: str, seen: str | None) -> Batch:
-    found = check_decidable(connection, batch, decision, seen)
-    values = {"decision": decision, "decided_by": actor, "note": note, "decided_at": now_ms(), "swept_to": 0}
-    connection.execute(update(batches).where(b.id == batch).values(values))
-    word = {PAUSED: "pause", CANCELLED: "cancel", None: "resume"}[decision]
-    record_audit(connection, f"{word} import", actor, note, found.subject)
-    return _locked(connection, batch)
 
 
 def _find(connection: Connection, batch: str, lock: bool = False) -> Batch | None:

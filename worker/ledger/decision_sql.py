@@ -126,17 +126,15 @@ def mark_of(row: Row[Any], sent: bool | None = None) -> str:
     return change_mark(row.state, row.fence, row.state_since, row.replays, row.sent if sent is None else sent)
 
 
-def lock_failed(connection: Connection, key: str, action: str, seen: str | None = None) -> Row[Any]:
-    """Lock a failed operation and return its row. `action` completes the error: "only a failed one can be ..."."""
-    row = lock(connection, key, seen)
+def check_failed(row: Row[Any], action: str) -> None:
+    """Raises `NotAllowed` if the row is no failed operation: "only a failed operation can be `action`"."""
     if row.kind == MESSAGE_KIND:
-        raise NotAllowed(f"{key} stores a message that could not be used: only an operation can be {action}")
+        raise NotAllowed(f"{row.key} stores a message that could not be used: only an operation can be {action}")
     if row.state != State.FAILED:
-        raise NotAllowed(f"{key} is {row.state}: only a failed operation can be {action}")
-    return row
+        raise NotAllowed(f"{row.key} is {row.state}: only a failed operation can be {action}")
 
 
-def replay_row(connection: Connection, row: Row[Any], actor: str, note: str, not_done: bool) -> None:
+def replay_row(connection: Connection, row: Row[Any], actor: str, note: str, not_done: bool = False) -> None:
     """Queue a replayable operation again."""
     position = _end_of_line(connection) if row.entity else None
     batch = _batch_after_replay(connection, row)
@@ -177,7 +175,12 @@ def check_correctable(row: Row[Any]) -> None:
 
 
 def resolve_row(
-    connection: Connection, row: Row[Any], actor: str, note: str, succeeded: bool, result: dict[str, Any] | None
+    connection: Connection,
+    row: Row[Any],
+    actor: str,
+    note: str,
+    succeeded: bool,
+    result: dict[str, Any] | None = None,
 ) -> None:
     """Record what the destination did of a failed operation."""
     state = State.SUCCEEDED if succeeded else State.FAILED

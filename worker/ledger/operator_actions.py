@@ -80,7 +80,8 @@ def correct(
     encoded = encode_payload(key, payload)
 
     def work(connection: Connection) -> Operation:
-        row = decision_sql.lock_failed(connection, key, "corrected", seen)
+        row = decision_sql.lock(connection, key, seen)
+        decision_sql.check_failed(row, "corrected")
         decision_sql.check_correctable(row)
         _check_one_person_decides(ledger, row)
         decision_sql.correct_row(connection, row, encoded, entity, actor, note)
@@ -106,7 +107,8 @@ def resolve(
     """
 
     def work(connection: Connection) -> Operation:
-        row = decision_sql.lock_failed(connection, key, "resolved", seen)
+        row = decision_sql.lock(connection, key, seen)
+        decision_sql.check_failed(row, "resolved")
         _check_one_person_decides(ledger, row)
         decision_sql.resolve_row(connection, row, actor, note, succeeded, result)
         return _operation(connection, key)
