@@ -17,7 +17,7 @@ from typing import Any
 from celery.exceptions import Reject
 from sqlalchemy import Connection
 from sqlalchemy.exc import DataError
-from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from worker.app import app
 from worker.errors import BadPayload, PathNotListed, PayloadConflict
@@ -30,6 +30,7 @@ from worker.messages.wake_up import wake_soon
 from worker.operation import MESSAGE_SENDER, New, Recorded
 from worker.operation_kind import Kind
 from worker.settings import crm_settings
+from worker.watch import metrics
 from worker.watch.outage_log import OutageLog
 from worker.watch.tracing import requesting
 
@@ -75,7 +76,7 @@ def take_in(kind: Kind[Any], request: Any, args: Sequence[Any], kwargs: Mapping[
         with requesting(new.kind, new.lane, getattr(request, "traceparent", None)) as trace:
             new = new._replace(trace_id=trace)
             recorded = _with_patience(partial(_record, new, _sender(request.origin)))
-    except RetryError as error:
+    except DATABASE_UNAVAILABLE_ERRORS as error:
         raise _returned(error) from None
     except Exception as error:
         is_wrong = isinstance(error, BadPayload | DataError) and not isinstance(error, PathNotListed)
@@ -103,7 +104,7 @@ def _left_to_dispatch(
     try:
         payload, trace = json.dumps(_fields(kind, args, kwargs)), getattr(request, "traceparent", None)
         _with_patience(lambda: leave_request(ledger(), kind.name, payload, _sender(request.origin), trace))
-    except RetryError as outage:
+    except DATABASE_UNAVAILABLE_ERRORS as outage:
         raise _returned(outage) from None
     except Exception:
         log.exception("message %s cannot be left in b2copy_requests", short(request.id))
@@ -132,7 +133,7 @@ def store_failed(message_id: str, task: str, problem: str, origin: str | None, r
     log.error("message %s cannot be recorded: %s", short(message_id), problem)
     try:
         _store(message_id, task, problem, origin, raw)
-    except RetryError as error:  # an outage is no reason to drop the evidence
+    except DATABASE_UNAVAILABLE_ERRORS as error:  # an outage is no reason to drop the evidence
         _return_later(error)
         return False
     except Exception:
@@ -149,7 +150,7 @@ def store_failed(message_id: str, task: str, problem: str, origin: str | None, r
 
 
 def _store(message_id: str, task: str, problem: str, origin: str | None, raw: str) -> None:
-    """Raises `RetryError` if the ledger is unavailable, and what the database raises about these values."""
+    """Raises one of `DATABASE_UNAVAILABLE_ERRORS`, or what the database raises about these values."""
     name = message_id if len(message_id) <= NAME_LIMIT and message_id.isprintable() else short(message_id)
     by = _sender(origin)
 
@@ -164,12 +165,10 @@ def _store(message_id: str, task: str, problem: str, origin: str | None, raw: st
 
 
 def _count(result: str) -> None:
-    from worker.watch import metrics  # not at the top: a CRM imports this file and exports no metrics
-
     metrics.INBOX_MESSAGES.labels(result).inc()
 
 
-def _returned(error: RetryError) -> Reject:
+def _returned(error: Exception) -> Reject:
     """Wait, then return what puts the message back into its queue."""
     _return_later(error)
     return Reject("the ledger is unavailable", requeue=True)
@@ -177,7 +176,7 @@ def _returned(error: RetryError) -> Reject:
 
 def _return_later(error: Exception) -> None:
     _count("returned")
-    _outage.failed(error.last_attempt.exception() or error if isinstance(error, RetryError) else error)
+    _outage.failed(error)
     time.sleep(_RETURN_PAUSE_S)
 
 
@@ -186,11 +185,12 @@ def _sender(origin: str | None) -> str:
 
 
 def _with_patience(work: Callable[[], Any]) -> Any:
-    """Raises `RetryError` if the ledger is still unavailable after `PATIENCE_S`."""
+    """Raises one of `DATABASE_UNAVAILABLE_ERRORS` if the ledger is still unavailable after `PATIENCE_S`."""
     retrying = Retrying(
         retry=retry_if_exception_type(DATABASE_UNAVAILABLE_ERRORS),
         wait=wait_fixed(_RETRY_S),
         stop=stop_after_delay(PATIENCE_S),
+        reraise=True,
     )
     return retrying(work)
 
