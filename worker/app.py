@@ -75,8 +75,7 @@ def check_before_work(conf: Any = None, options: Any = None, **_: Any) -> None:
         metrics.BUILD_INFO.labels(VERSION, HEAD, "processes" if in_processes else "threads").set(1)
         if not (worker_settings().wants_notices or (options or {}).get("queues")):
             app.amqp.queues.deselect([queue_of(NOTIFY)])  # this worker cannot deliver notices: leave them to others
-        observe_ledger()
-        let_holders_go_first()
+        prepare_ledger()
         open_ledger(crm_settings().database_url, create=True).close()
         if worker_settings().wants_notices:
             want_notices(ledger())
@@ -88,30 +87,21 @@ def check_before_work(conf: Any = None, options: Any = None, **_: Any) -> None:
 
 
 @signals.worker_process_init.connect
-def observe_ledger(**_: Any) -> None:
-    """Measure the transactions of this worker or pool process. No task has begun yet."""
+def prepare_ledger(**_: Any) -> None:
+    """Prepare the ledger of this worker or pool process as soon as it is opened. No task has begun yet."""
     if current_app == app:
-        ledger.then(_observe)
+        ledger.then(_prepare)
 
 
-def _observe(made: Ledger) -> None:
-    from worker.watch.observe import observe_transactions
-
-    observe_transactions(made.engine)
-
-
-@signals.worker_process_init.connect
-def let_holders_go_first(**_: Any) -> None:
-    """Let this worker or pool process take over no lapsed lease in the first seconds after it has opened the ledger.
+def _prepare(made: Ledger) -> None:
+    """Measure the transactions, and take over no lapsed lease in the first seconds.
 
     An outage of the ledger may have ended just now, and this process has not seen it. Leases have lapsed then although
     their holders live and know an answer.
     """
-    if current_app == app:
-        ledger.then(_note_outage)
+    from worker.watch.observe import observe_transactions
 
-
-def _note_outage(made: Ledger) -> None:
+    observe_transactions(made.engine)
     note_outage(made.engine)
 
 

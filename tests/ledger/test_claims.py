@@ -216,7 +216,7 @@ def test_a_worker_that_starts_after_an_outage_of_the_ledger_lets_the_holder_go_f
     opened = PerProcess(open_again)
     monkeypatch.setattr(worker_app, "ledger", opened)
     monkeypatch.setattr(worker_app, "current_app", worker_app.app)  # as in a worker
-    worker_app.let_holders_go_first()
+    worker_app.prepare_ledger()
 
     soon = claim_due(opened(), "worker 2")
     renewed = renew_leases(ledger, "worker 1", [held])
