@@ -84,17 +84,18 @@ def _watch_loops(path: Path | None, stopping: threading.Event) -> None:
     longest_s = STALLED_CALLS * worker_settings().call_deadline
     looks = 0
     while True:
-        try:
-            if stalled := heartbeat.stalled_loops(longest_s):
-                looks += 1
-                raise TimeoutError(f"loop {', '.join(stalled)} has not come round for {longest_s:.0f} s")
-            looks = 0
-            if path is not None:
-                heartbeat.touch(path)
-        except OSError as error:
-            outage.failed(error)
+        if stalled := heartbeat.stalled_loops(longest_s):
+            looks += 1
+            outage.failed(TimeoutError(f"loop {', '.join(stalled)} has begun no pass for {longest_s:.0f} s"))
         else:
-            outage.succeeded()
+            looks = 0
+            try:
+                if path is not None:
+                    heartbeat.touch(path)
+            except OSError as error:
+                outage.failed(error)
+            else:
+                outage.succeeded()
         if looks > END_AFTER:
             _end_process(stalled)
         if stopping.wait(heartbeat.TOUCH_EVERY_S):
