@@ -4,7 +4,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
-from sqlalchemy import text, update
+from sqlalchemy import ColumnElement, text, update
 
 from tasks import housekeeping
 from tests.conftest import Configure, forget
@@ -16,6 +16,7 @@ from worker.ledger.minute_statistics import SETTLED_MS
 from worker.ledger.running_workers import Self, note_running
 from worker.ledger.schema import ledger as ledger_row
 from worker.ledger.schema import now_ms
+from worker.messages import dispatch_timer
 from worker.operation import State, WaitReason
 from worker.sandbox.control_client import SandboxControl
 from worker.testbed.local_system import Environment
@@ -104,6 +105,24 @@ def test_one_dispatch_in_the_whole_fleet_wakes(active_environment: Environment) 
             connection.execute(update(ledger_row).values(dispatched_at=now_ms() + 200))
         housekeeping.dispatch()
         assert client.llen("b2copy.money") == 0
+
+
+def test_only_a_dispatch_that_did_its_work_ends_the_outage(
+    active_environment: Environment, caplog: pytest.LogCaptureFixture
+) -> None:
+    def set_dispatched_at(value: ColumnElement[int] | int) -> None:
+        with ledger().writing() as connection:
+            connection.execute(update(ledger_row).values(dispatched_at=value))
+
+    dispatch_timer.outage.failed(ConnectionError("the ledger is gone"))
+    set_dispatched_at(now_ms() + 200)  # another process dispatched: this one still does not know
+    assert not housekeeping.dispatch()
+    assert "it works again" not in caplog.text
+
+    set_dispatched_at(0)
+    assert housekeeping.dispatch()
+
+    assert "it works again" in caplog.text
 
 
 @pytest.mark.parametrize(("running", "wake_ups"), [(0, 1), (1, 1), (2, 2)])
