@@ -60,11 +60,11 @@ class FleetLimits:
     """
 
     def __init__(
-        self, destination: str, settings: Settings, circuit: str | None = None, own_hold: bool = False
+        self, destination: str, settings: Settings, circuit: str | None = None, hold: str | None = None
     ) -> None:
         """`circuit` names whose circuit probes these are, if they are not those of the destination's operations.
 
-        `own_hold`: the hold is that of `circuit` too, and not the destination's.
+        `hold`: the name of a hold of its own, if it does not obey the destination's.
         """
         # The setting limits B2COPY alone: the CRM answers 429 if notices come too fast for it.
         is_limited = destination != CRM and settings.rate_limit != "0"
@@ -73,7 +73,7 @@ class FleetLimits:
         self._pool = connection_pool(settings, _TIMEOUT_S)
         self._limiter: SlidingWindowCounterRateLimiter | None = None
         self._redis: redis.Redis | None = None
-        self._hold_key = f"b2copy:gate:{(own_hold and circuit) or destination}:hold"
+        self._hold_key = f"b2copy:gate:{hold or destination}:hold"
         self._probe_key = f"b2copy:gate:{circuit or destination}:probe"
         self._pace_key = f"b2copy:gate:{destination}:pace"
         self._hold_until = 0.0  # monotonic seconds

@@ -73,16 +73,16 @@ class Gate:
         make_due: Callable[[str, Iterable[WaitReason]], None],
         circuit: str | None = None,
         ask_for_token: Callable[[], Awaitable[object]] | None = None,
-        own_hold: bool = False,
+        hold: str | None = None,
     ) -> None:
         """`circuit` names a circuit and a login of its own, if they are not those of the destination's operations.
 
-        `own_hold`: it has a hold of its own too.
+        `hold`: the name of a hold of its own, if it does not obey the destination's.
         """
         self._destination, self._name = destination, circuit or destination
-        self._hold_name = self._name if own_hold else destination
+        self._hold_name = hold or destination
         self._settings, self._make_due = settings, make_due
-        self.fleet_limits = FleetLimits(destination, settings, circuit, own_hold)
+        self.fleet_limits = FleetLimits(destination, settings, circuit, hold)
         self._own_gates: dict[str, Gate] = {}
         self._is_probing = False  # in `passing`
         self._waiting = 0  # later calls of attempts that wait for their permits
@@ -147,7 +147,7 @@ class Gate:
         To be called on the event loop.
         """
         if name not in self._own_gates:
-            self._own_gates[name] = Gate(self._destination, self._settings, self._make_due, name, own_hold=True)
+            self._own_gates[name] = Gate(self._destination, self._settings, self._make_due, name, hold=name)
         return self._own_gates[name]
 
     @asynccontextmanager
