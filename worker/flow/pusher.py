@@ -52,9 +52,9 @@ class Pusher:
         self._ledger, self._call_deadline_s = ledger, settings.call_deadline
         self._stopping = threading.Event()
         self._leases = leases = LeaseRenewal(ledger, f"{socket.gethostname()}:{os.getpid()}:{token_hex(4)}")
-        asks = {B2COPY: ask_for_token}
         gates = {
-            name: gate_class(name, settings, self._make_due, ask_for_token=asks.get(name)) for name in destinations
+            name: gate_class(name, settings, self._make_due, ask_for_token=ask_for_token if name == B2COPY else None)
+            for name in destinations
         }
         self._gates = list(gates.values())
         spacing = PollSpacing(
