@@ -40,14 +40,14 @@ def no_approval(kind: str, lane: str) -> bool:
     return False
 
 
-def is_retried(error: DBAPIError) -> bool:
-    """Return whether `Ledger.write` does its work again after this error."""
-    return getattr(error.orig, "sqlstate", None) in _RETRIED_SQLSTATES
-
-
 def always_approval(kind: str, lane: str) -> bool:
     """A second person must agree."""
     return True
+
+
+def is_retried(error: DBAPIError) -> bool:
+    """Return whether `Ledger.write` does its work again after this error."""
+    return getattr(error.orig, "sqlstate", None) in _RETRIED_SQLSTATES
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from worker.ledger.database import Ledger, NeedsApproval, no_approval
+from worker.ledger.database import Ledger, NeedsApproval, always_approval, no_approval
 from worker.ledger.four_eyes import Rule, stricter
 from worker.ledger.pauses import RESUME
 from worker.report.replayable import moves_money
@@ -26,7 +26,7 @@ def needs_approval(four_eyes: str, kinds: Callable[[], Kinds]) -> NeedsApproval:
     """Return the rule of B2COPY_FOUR_EYES: `off`, `money` or `all`. `kinds` is only called if the rule needs it."""
     match four_eyes:
         case "all":
-            return lambda kind, lane: True
+            return always_approval
         case "money":
             return lambda kind, lane: kind != RESUME and moves_money(kind, lane, kinds())
     return no_approval
