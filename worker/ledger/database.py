@@ -1,7 +1,7 @@
 """The ledger's database: connections and transactions."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -64,11 +64,9 @@ class Ledger:
     needs_approval: NeedsApproval = no_approval
     four_eyes: Rule = "off"
 
-    @contextmanager
-    def writing(self) -> Iterator[Connection]:
+    def writing(self) -> AbstractContextManager[Connection]:
         """One transaction that may write: committed at the end, rolled back by an exception."""
-        with self.engine.begin() as connection:
-            yield connection
+        return self.engine.begin()
 
     @contextmanager
     def writing_one_statement(self) -> Iterator[Connection]:
@@ -98,11 +96,9 @@ class Ledger:
         with transaction() as connection:
             return work(connection)
 
-    @contextmanager
-    def reading(self) -> Iterator[Connection]:
+    def reading(self) -> AbstractContextManager[Connection]:
         """One transaction that only reads. On SQLite it does not wait for a writer, and no writer waits for it."""
-        with reading(self.engine) as connection:
-            yield connection
+        return reading(self.engine)
 
     def close(self) -> None:
         self.engine.dispose()
@@ -176,7 +172,7 @@ def open_ledger(url: str, create: bool = False, **pool: int) -> Ledger:
                 raise SettingsError(schema_problem(version or schema.HEAD))
             rule = rule_of(connection)
             needs_approval = no_approval if rule == "off" else always_approval
-            id_ = connection.execute(select(schema.ledger.c.id)).scalar_one()
+            id_ = connection.execute(_LEDGER_ID).scalar_one()
         return Ledger(engine, id_, needs_approval, rule)
     except BaseException:
         engine.dispose()
