@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from worker.errors import SettingsError
@@ -36,7 +36,7 @@ def read(setting: str, path: Path) -> bytes:
     try:
         # O_NONBLOCK: opening a pipe must not hang the start.
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            for problem in _problems(os.fstat(file.fileno())):
+            if problem := _problem(os.fstat(file.fileno())):
                 raise SettingsError(f"{setting}: {path} {problem}")
             return file.read(_SIZE_LIMIT)
     except OSError as error:
@@ -69,16 +69,18 @@ def write(path: Path, content: bytes, mode: int) -> None:
         file.write(content)
 
 
-def _problems(found: os.stat_result) -> Iterator[str]:
+def _problem(found: os.stat_result) -> str:
+    """Return why a file must not hold a secret; empty if it may."""
     mode = stat.S_IMODE(found.st_mode)
     if not stat.S_ISREG(found.st_mode):
-        yield "is not a regular file"
+        return "is not a regular file"
     if mode & _FORBIDDEN:
-        yield (
+        return (
             f"has mode {mode:04o}, so that others may read or change it; chmod 600 (or 640) it,"
             " or in a mounted secret set defaultMode 0440 (Kubernetes) or mode 0400 (Docker)"
         )
     if found.st_uid not in {0, os.geteuid()}:
-        yield "belongs to another user; chown it to the user this runs as"
+        return "belongs to another user; chown it to the user this runs as"
     if found.st_size > _SIZE_LIMIT:
-        yield "is too large to be a key"
+        return "is too large to be a key"
+    return ""
