@@ -281,8 +281,9 @@ def cancel(key: str, *, why: str, by: str | None = None) -> Operation:
             f"{key}: the ledger came from a backup, so B2COPY may have done it since: a person looks, and cancels it on"
             f' a worker\'s host, with `b2copy-sync failed cancel {key} --why "..."`'
         )
-    for name, text in (("why", why), ("by", by)):
-        if not (text is None and name == "by") and not (isinstance(text, str) and text.strip() and is_storable(text)):
+    texts = {"why": why} if by is None else {"why": why, "by": by}
+    for name, text in texts.items():
+        if not (isinstance(text, str) and text.strip() and is_storable(text)):
             raise BadPayload(f"{name}: {text!r} must be a text that says it: it is stored as evidence")
     try:
         return cancel_operation(replace(ledger(), needs_approval=no_approval), key, by or current_user(), why)

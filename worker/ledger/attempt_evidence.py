@@ -71,8 +71,9 @@ class Evidence:
 
 def fence_of_answer(claim: Claim, answer: str) -> int:
     """Return the fence of the row that stores an answer: the last answer's row if the two are equal."""
-    is_equal = claim.last_answer_fence is not None and claim.last_answer == answer
-    return claim.last_answer_fence if is_equal and claim.last_answer_fence is not None else claim.fence
+    if claim.last_answer_fence is None or claim.last_answer != answer:
+        return claim.fence
+    return claim.last_answer_fence
 
 
 def digest(attempt: AttemptRecord) -> str:
