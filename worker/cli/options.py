@@ -10,6 +10,7 @@ import typer
 
 from worker import exact_json
 from worker.cli.exit_codes import Exit, Stop
+from worker.current_user import current_user
 from worker.errors import BadPayload
 from worker.operation import FailureReason, WaitReason
 from worker.queues import LANES, REQUEST_LANES
@@ -31,12 +32,6 @@ else:
     LaneOrAll = Literal[("all", *LANES)]
     Reason = Literal[(*map(str, FailureReason), *KIND_REASONS)]
     AnyReason = Literal[(*map(str, WaitReason), *map(str, FailureReason), *KIND_REASONS)]
-
-
-def _current_user() -> str:
-    from worker.current_user import current_user
-
-    return current_user()
 
 
 def duration(value: Any) -> float:
@@ -139,7 +134,7 @@ By = Annotated[
     typer.Option(
         "--by",
         help="Who asks. It is stored with what is done.",
-        default_factory=_current_user,
+        default_factory=current_user,
         show_default="user@host",
         callback=_not_empty,
     ),

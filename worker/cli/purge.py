@@ -8,6 +8,7 @@ from worker.cli import output
 from worker.cli.exit_codes import Exit, Stop
 from worker.cli.open_ledger import existing_ledger
 from worker.cli.options import Json, duration
+from worker.current_user import current_user
 
 
 def purge(
@@ -38,7 +39,6 @@ def purge(
     opened after it years later. The audit stores who purged, and how many.
     """
     from tasks.registry import ALL_KINDS
-    from worker.current_user import current_user
     from worker.ledger import purge as remove
     from worker.ledger.purge import count_purgeable
     from worker.report.format_values import count, span

@@ -11,6 +11,7 @@ from worker.cli.find_by_name import all_named, look_up
 from worker.cli.open_ledger import existing_ledger
 from worker.cli.operation_view import show
 from worker.cli.options import Json, OptionalKey
+from worker.current_user import current_user
 
 if TYPE_CHECKING:
     from worker.ledger import Ledger
@@ -111,7 +112,6 @@ def _show_all(reports: "list[OperationReport]", as_json: bool) -> None:
 
 def _polled(ledger: "Ledger", operation: "Operation") -> "Operation":
     """Have a worker try a waiting operation, and return it as it stands when that is done."""
-    from worker.current_user import current_user
     from worker.ledger import attempts_of, find, poll_now
     from worker.messages.wake_up import wake
     from worker.operation import FINAL, State
