@@ -104,8 +104,8 @@ MAY_IMPORT = {
         "worker/per_process.py", "worker/settings.py", "worker/watch",
     },
     "worker/ledger": {
-        "worker/certificates.py", "worker/errors.py", "worker/iso_time.py", "worker/operation.py", "worker/queues.py",
-        "worker/storable.py", "worker/watch",
+        "worker/certificates.py", "worker/database_url.py", "worker/errors.py", "worker/iso_time.py",
+        "worker/operation.py", "worker/queues.py", "worker/storable.py", "worker/watch",
     },
     "worker/testbed": {"worker/sandbox", "worker/settings.py"},
     "worker/sandbox": set(),

@@ -18,6 +18,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_random
 
 from worker.certificates import checked_certificates
+from worker.database_url import SYSTEM
 from worker.errors import SettingsError, without_frames
 
 if TYPE_CHECKING:
@@ -39,8 +40,6 @@ _ALWAYS: dict[str, Any] = {
     # PGCLIENTENCODING may name one that lacks characters of B2COPY's answers, so that a success could not be written.
     "client_encoding": "utf8",
 }
-
-_SYSTEM = "system"  # as `sslrootcert`: the authorities that this machine trusts
 
 _TLS_VERSIONS = {"", "TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"}
 _VALUES = {
@@ -107,7 +106,7 @@ class _Connector:
         self._connect: Callable[..., psycopg.Connection] = psycopg.connect
         self._error = psycopg.Error
         self._words, self._options = url.get_dialect()().create_connect_args(url)
-        if self._options.get("sslrootcert") == _SYSTEM:
+        if self._options.get("sslrootcert") == SYSTEM:
             self._options["sslrootcert"] = _system_certificates()
 
     def __call__(self) -> "psycopg.Connection":
@@ -155,7 +154,7 @@ def _check_options(url: URL) -> None:
             )
         if (values := _VALUES.get(name)) and value not in values:
             raise SettingsError(f"B2COPY_DATABASE_URL: {name} must be {', '.join(sorted(values - {''}))}")
-        if name == "sslrootcert" and value != _SYSTEM:
+        if name == "sslrootcert" and value != SYSTEM:
             _check_certificates(Path(str(value)))
 
 
