@@ -42,7 +42,7 @@ def look_up(ledger: "Ledger", name: str) -> "Operation":
 
     if (exact := find(ledger, name)) is not None:
         return exact
-    from tasks.registry import ALL_KINDS  # imports Celery, which a look-up by key does not need
+    from tasks.registry import ALL_KINDS  # imports pydantic and every kind, which a look-up by key does not need
 
     found = find_many(ledger, [f"{kind}:{name}" for kind in (*ALL_KINDS, MESSAGE_KIND)])
     if len(found) > 1:

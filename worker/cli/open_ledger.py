@@ -26,6 +26,6 @@ def existing_ledger(settings: "LedgerSettings | None" = None) -> Iterator["Ledge
 
 
 def _kinds() -> "Kinds":
-    from tasks.registry import ALL_KINDS  # imports Celery, which few commands need
+    from tasks.registry import ALL_KINDS  # imports pydantic and every kind, which few commands need
 
     return ALL_KINDS
