@@ -20,7 +20,9 @@ app = typer.Typer(
 def _number(value: Any) -> int:
     text = str(value).upper().removeprefix("A")
     if not text.isdecimal() or len(text) > 18:
-        raise typer.BadParameter(f"{value!r} is no proposal: A17")
+        raise typer.BadParameter(
+            f'{value!r} is no proposal\'s name: write it as in "b2copy-sync approvals list", such as A17'
+        )
     return int(text)
 
 

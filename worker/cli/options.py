@@ -43,7 +43,7 @@ def duration(value: Any) -> float:
     try:
         return TypeAdapter(Seconds).validate_python(value)
     except ValidationError:
-        raise typer.BadParameter(f"{value!r} is no duration: 90s, 5m, 72h, 400d") from None
+        raise typer.BadParameter(f"{value!r} is no duration: write 90s, 5m, 72h or 400d") from None
 
 
 def moment(value: str) -> int:
@@ -52,7 +52,7 @@ def moment(value: str) -> int:
         try:
             return int(datetime.fromisoformat(value).timestamp() * 1000)
         except (ValueError, OverflowError):
-            raise typer.BadParameter(f"{value!r} is no date: 2026-05-01 or 2026-05-01T12:00") from None
+            raise typer.BadParameter(f"{value!r} is no date: write 2026-05-01 or 2026-05-01T12:00") from None
     return int((time.time() - duration(value)) * 1000)
 
 
@@ -60,7 +60,7 @@ def per_second(value: str) -> float:
     """Read `10/second`, `30/minute` as operations a second."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:/\s*(second|minute|hour))?\s*", value)
     if not found or not float(found[1]):
-        raise typer.BadParameter(f'{value!r} is no rate: "10/second", "30/minute"')
+        raise typer.BadParameter(f'{value!r} is no rate: write "10/second" or "30/minute"')
     return float(found[1]) / {"second": 1, "minute": 60, "hour": 3600}[found[2] or "second"]
 
 
