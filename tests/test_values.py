@@ -14,7 +14,7 @@ import worker.flow
 import worker.ledger
 import worker.session
 
-WITHOUT_SLOTS = {"Self"}
+WITHOUT_SLOTS = {"ThisWorker"}
 
 
 def classes() -> list[type[Any]]:

@@ -15,7 +15,7 @@ from tests.operations import (
     succeed_operation,
 )
 from worker.ledger import Ledger, pause
-from worker.ledger.running_workers import Self, note_running
+from worker.ledger.running_workers import ThisWorker, note_running
 from worker.operation import FailureReason, WaitReason
 
 
@@ -72,7 +72,7 @@ def test_what_has_never_been_is_said_so(b2copy_sync: Command, ledger: Ledger) ->
 def test_the_overview_names_the_versions_that_run(b2copy_sync: Command, ledger: Ledger) -> None:
     with ledger.writing() as connection:
         for host, version in (("host-a", "0.1.0"), ("host-b", "0.1.0"), ("host-c", "0.2.0")):
-            note_running(connection, Self(host, 7, version))
+            note_running(connection, ThisWorker(host, 7, version))
 
     shown = b2copy_sync("status").out
     workers = b2copy_sync("status", "--json").document["workers"]

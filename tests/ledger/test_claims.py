@@ -37,7 +37,7 @@ from worker.ledger import (
 )
 from worker.ledger.notices import want_notices
 from worker.ledger.overview import overview
-from worker.ledger.running_workers import Self, note_running
+from worker.ledger.running_workers import ThisWorker, note_running
 from worker.ledger.statistics import statistics_of
 from worker.operation import NOTICE_KIND, AttemptRecord, FailureReason, Phase, State, WaitReason, claim_clock
 from worker.per_process import PerProcess
@@ -252,7 +252,7 @@ def test_a_right_that_has_nothing_to_do_with_leases_keeps_no_lapsed_lease_from_b
         connection.execute(text("REVOKE INSERT ON b2copy_workers FROM limited"))
 
     with pytest.raises(OperationalError, match="permission denied"), limited.writing() as connection:
-        note_running(connection, Self())
+        note_running(connection, ThisWorker())
 
     assert names_of(claim_due(limited, "worker 2")) == ["W1"]
 

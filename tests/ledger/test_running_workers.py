@@ -19,7 +19,7 @@ from worker.ledger.overview import overview
 from worker.ledger.running_workers import (
     RUNNING_S,
     RunningWorker,
-    Self,
+    ThisWorker,
     count_running,
     note_running,
     note_stopped,
@@ -39,7 +39,7 @@ def own_ledger(own_ledger_url: str) -> Iterator[Ledger]:
     ledger.close()
 
 
-def note(ledger: Ledger, worker: Self) -> bool:
+def note(ledger: Ledger, worker: ThisWorker) -> bool:
     with ledger.writing() as connection:
         return note_running(connection, worker)
 
@@ -62,7 +62,7 @@ def migrate_to(version: NextVersion, url: str, *options: str) -> subprocess.Comp
 
 
 def test_a_worker_is_seen_until_it_ends_or_has_not_noted_itself_for_long(own_ledger: Ledger) -> None:
-    first, second = Self("host-a"), Self("host-b", version="0.0.9")
+    first, second = ThisWorker("host-a"), ThisWorker("host-b", version="0.0.9")
 
     assert note(own_ledger, first)
     assert note(own_ledger, second)
@@ -79,9 +79,9 @@ def test_a_worker_is_seen_until_it_ends_or_has_not_noted_itself_for_long(own_led
 
 
 def test_a_running_worker_says_where_it_runs_by_which_code_and_since_when(own_ledger: Ledger) -> None:
-    note(own_ledger, Self("host-a", 41, "0.1.0", HEAD))
+    note(own_ledger, ThisWorker("host-a", 41, "0.1.0", HEAD))
     advance(own_ledger, 20)
-    note(own_ledger, Self("host-a", 42, "0.1.0", HEAD))
+    note(own_ledger, ThisWorker("host-a", 42, "0.1.0", HEAD))
 
     with own_ledger.reading() as connection:
         found = running_workers(connection)
@@ -101,7 +101,7 @@ def test_a_running_worker_says_where_it_runs_by_which_code_and_since_when(own_le
 
 
 def test_the_note_of_a_dead_worker_does_not_last_when_the_databases_clock_is_set_back(own_ledger: Ledger) -> None:
-    note(own_ledger, Self())
+    note(own_ledger, ThisWorker())
 
     advance(own_ledger, -3600)
 
@@ -109,16 +109,16 @@ def test_the_note_of_a_dead_worker_does_not_last_when_the_databases_clock_is_set
 
 
 def test_rows_of_workers_that_ended_long_ago_are_removed(own_ledger: Ledger) -> None:
-    note(own_ledger, Self("host-a"))
+    note(own_ledger, ThisWorker("host-a"))
     advance(own_ledger, 86_000)
-    worker = Self("host-b")
+    worker = ThisWorker("host-b")
     note(own_ledger, worker)
     with own_ledger.reading() as connection:
         assert connection.execute(text("SELECT count(*) FROM b2copy_workers")).scalar_one() == 2
     advance(own_ledger, 401)
 
     note(own_ledger, worker)
-    note(own_ledger, Self("host-c"))
+    note(own_ledger, ThisWorker("host-c"))
 
     with own_ledger.reading() as connection:
         hosts = connection.execute(text("SELECT host FROM b2copy_workers ORDER BY host")).scalars().all()
@@ -128,7 +128,7 @@ def test_rows_of_workers_that_ended_long_ago_are_removed(own_ledger: Ledger) -> 
 def test_a_migration_that_only_adds_is_made_while_workers_run(
     own_ledger: Ledger, own_ledger_url: str, tmp_path: Path
 ) -> None:
-    me = Self()
+    me = ThisWorker()
     note(own_ledger, me)
 
     done = migrate_to(NextVersion(tmp_path / "next"), own_ledger_url)
@@ -141,9 +141,9 @@ def test_a_migration_that_only_adds_is_made_while_workers_run(
 def test_a_migration_that_removes_is_refused_while_older_code_runs(
     own_ledger: Ledger, own_ledger_url: str, tmp_path: Path
 ) -> None:
-    me = Self("payments-3", 4711)
+    me = ThisWorker("payments-3", 4711)
     note(own_ledger, me)
-    note(own_ledger, Self("payments-4", version=VERSION, schema_revision="0003"))
+    note(own_ledger, ThisWorker("payments-4", version=VERSION, schema_revision="0003"))
     following = NextVersion(tmp_path / "next", removes=True)
 
     refused = migrate_to(following, own_ledger_url)
@@ -177,12 +177,12 @@ def test_code_may_not_run_on_an_older_ledger_or_one_without_a_version(own_ledger
         change = delete(version) if revision is None else update(version).values(version_num=revision)
         connection.execute(change)
 
-    assert not note(own_ledger, Self())
+    assert not note(own_ledger, ThisWorker())
 
 
 @on_sqlite
 def test_a_dead_worker_hinders_no_migration_for_long(own_ledger: Ledger, own_ledger_url: str, tmp_path: Path) -> None:
-    note(own_ledger, Self())
+    note(own_ledger, ThisWorker())
     advance(own_ledger, RUNNING_S + 1)
 
     done = migrate_to(NextVersion(tmp_path / "next", removes=True), own_ledger_url)

@@ -13,7 +13,7 @@ from worker.crm import requests_table
 from worker.instances import ledger
 from worker.ledger.batches import cancel_batch
 from worker.ledger.minute_statistics import SETTLED_MS
-from worker.ledger.running_workers import Self, note_running
+from worker.ledger.running_workers import ThisWorker, note_running
 from worker.ledger.schema import ledger as ledger_row
 from worker.ledger.schema import now_ms
 from worker.messages import dispatch_timer
@@ -95,7 +95,7 @@ def test_one_dispatch_in_the_whole_fleet_wakes(active_environment: Environment) 
     record_operations(ledger(), *(f"W{number}" for number in range(250)))
     with ledger().writing() as connection:
         for _ in range(5):
-            note_running(connection, Self())
+            note_running(connection, ThisWorker())
     with active_environment.broker.client as client:
         housekeeping.dispatch()
         assert client.llen("b2copy.money") == 3
@@ -133,7 +133,7 @@ def test_dispatch_sends_no_more_wake_ups_than_workers_run(
     record_operations(ledger(), *(f"W{number}" for number in range(250)))
     with ledger().writing() as connection:
         for _ in range(running):
-            note_running(connection, Self())
+            note_running(connection, ThisWorker())
     with active_environment.broker.client as client:
         housekeeping.dispatch()
 

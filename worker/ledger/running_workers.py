@@ -53,7 +53,7 @@ class RunningWorker(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Self:
+class ThisWorker:
     """This worker, as it notes itself. `id` is new for each start, because a container's pid is always the same."""
 
     host: str = field(default_factory=socket.gethostname)
@@ -63,7 +63,7 @@ class Self:
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
-def note_running(connection: Connection, myself: Self) -> bool:
+def note_running(connection: Connection, myself: ThisWorker) -> bool:
     """Note that this worker runs. Returns `may_run` of its code."""
     if not connection.execute(update(workers).where(_w.id == myself.id).values(seen_at=now_ms())).rowcount:
         connection.execute(delete(workers).where(_w.seen_at < now_ms() - _REMOVED_AFTER_MS))
@@ -76,7 +76,7 @@ def note_running(connection: Connection, myself: Self) -> bool:
     return may_run(connection, myself.schema_revision)
 
 
-def note_stopped(connection: Connection, myself: Self) -> None:
+def note_stopped(connection: Connection, myself: ThisWorker) -> None:
     """Note that this worker has ended."""
     connection.execute(delete(workers).where(_w.id == myself.id))
 

@@ -11,7 +11,7 @@ from celery.worker import state
 from worker.errors import SettingsError
 from worker.instances import ledger
 from worker.ledger import DATABASE_UNAVAILABLE_ERRORS
-from worker.ledger.running_workers import NOTE_EVERY_S, Self, note_running, note_stopped
+from worker.ledger.running_workers import NOTE_EVERY_S, ThisWorker, note_running, note_stopped
 from worker.per_process import fork_lock
 from worker.watch.outage_log import OutageLog
 
@@ -30,7 +30,7 @@ class RunningNote(bootsteps.StartStopStep):
 
     def __init__(self, worker: Any, **kwargs: Any) -> None:
         super().__init__(worker, **kwargs)
-        self._myself = Self()
+        self._myself = ThisWorker()
         self._stopping = threading.Event()
         self._outage = OutageLog(log, "this worker cannot note that it runs, `migrate` may not know of it")
         self._thread = threading.Thread(target=self._run, name="b2copy-running-note", daemon=True)
