@@ -155,7 +155,10 @@ def _described(name: str, error: Exception) -> dict[str, Any]:
             arguments = [one[:TEXT_MAX] if isinstance(one, str) else one for one in error.args]
             return {"error": type(error).__name__, "arguments": arguments}
         case SettingsError():
-            return {"error": "Unavailable", "arguments": [f"{name}: the worker cannot: {error}"]}
+            return {
+                "error": "Unavailable",
+                "arguments": [f"{name}: the worker cannot read it, because of its settings: {error}"],
+            }
     if isinstance(error, DATABASE_UNAVAILABLE_ERRORS):
         return {"error": "Unavailable", "arguments": [f"{name}: the worker's ledger is unavailable"]}
     log.error("read %s failed on our side", name, exc_info=error)

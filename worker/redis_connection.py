@@ -81,7 +81,7 @@ def _error_of_redis(error: Exception) -> Exception:
     """Return the error, or if redis-py could not read an answer, what it means: that the connection is lost."""
     if isinstance(error, redis.RedisError | OSError) or comes_from_caller(error):
         return error
-    return redis.ConnectionError(f"Redis gave an answer that is none: {type(error).__name__}: {error}")
+    return redis.ConnectionError(f"Redis gave an answer that cannot be read: {type(error).__name__}: {error}")
 
 
 class _Pipeline(redis.client.Pipeline):

@@ -233,12 +233,12 @@ class TestTheLedger:
         until(lambda: caplog.text.count("1 results wait") >= 20)
         assert time.monotonic() - began >= 15 * lane_module.DATABASE_PAUSE_S
         until(lambda: heartbeat._progress["money"] > progress)  # a restart would not help
-        assert "not written before the end" not in caplog.text
+        assert "was not written before this worker ended" not in caplog.text
         pusher.stop()
         drain.join(20)
 
         assert not drain.is_alive()
-        assert "not written before the end: fees.process:W1 is succeeded" in caplog.text
+        assert "fees.process:W1: its result (succeeded) was not written before this worker ended" in caplog.text
         pusher.close()
 
     def test_a_ledger_that_comes_back_gets_the_results_of_a_process_that_must_end(

@@ -267,7 +267,7 @@ class TestAnswersInRedis:
     @pytest.mark.parametrize(
         ("error", "told"),
         [
-            (SettingsError("no file"), "leaderboard: the worker cannot: no file"),
+            (SettingsError("no file"), "leaderboard: the worker cannot read it, because of its settings: no file"),
             (OperationalError("SELECT", {}, Exception("canary")), "leaderboard: the worker's ledger is unavailable"),
             (KeyError("canary"), "leaderboard: the worker failed on its side, and its log says why"),
         ],

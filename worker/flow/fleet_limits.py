@@ -115,7 +115,11 @@ class FleetLimits:
         except redis.RedisError:
             self._remove_what_is_no_count(rate)
         except Exception:  # see `odd_answers_end_connections`, or the limiter cannot compute with a window's value
-            log.warning("the rate limit gives no permit: Redis gave an answer that is none, or", exc_info=True)
+            log.warning(
+                "the rate limit gives no permit for %.1f s: Redis' answer cannot be read, or its count cannot be used",
+                _RETRY_STORE_S,
+                exc_info=True,
+            )
             self._pool.disconnect()
             self._remove_what_is_no_count(rate)
         self._refuse_for(_RETRY_STORE_S, urgent)

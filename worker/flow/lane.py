@@ -296,7 +296,12 @@ class Lane:
 
     def _log_not_written(self, transitions: Iterable[Transition]) -> None:
         for transition in transitions:
-            log.error("not written before the end: %s is %s", transition.claim.key, transition.state)
+            log.error(
+                "operation %s: its result (%s) was not written before this worker ended. Its lease lapses, and another"
+                " worker takes it over",
+                transition.claim.key,
+                transition.state,
+            )
 
     def _collect_results(self, timeout: float | None) -> None:
         """Wait for the first results, and collect more until the ledger may be asked again: one transaction for all.

@@ -26,6 +26,10 @@ RENEW_EVERY_S = 3.0  # seconds
 BLOCKED_MAX_S = 20.0  # seconds; if the event loop is blocked longer, no lease is renewed
 MARGIN_S = 3.0  # seconds; nothing is sent for a claim whose lease ends sooner
 
+_NOT_RENEWED = (
+    f"leases not renewed, and other workers take these operations over {LEASE_S:.0f} s after their last renewal"
+)
+
 
 class _Lease(NamedTuple):
     """The lease of a claim that this process holds. `until` and `since` are seconds of `claim_clock`."""
@@ -89,7 +93,7 @@ class LeaseRenewal:
         if not claims:
             return
         if (blocked_s := event_loop().blocked_s) > BLOCKED_MAX_S:
-            log.error("leases not renewed: something has blocked the event loop for %.0f s", blocked_s)
+            log.error("%s: something has blocked the event loop for %.0f s", _NOT_RENEWED, blocked_s)
             return
         asked_at = claim_clock()
         still_ours = renew_leases(self._ledger, self.owner, claims)
@@ -122,6 +126,6 @@ class LeaseRenewal:
             try:
                 self.renew()
             except DATABASE_UNAVAILABLE_ERRORS as error:
-                log.warning("leases not renewed: %s", error)
+                log.warning("%s: %s", _NOT_RENEWED, error)
             except Exception:
-                log.exception("leases not renewed")
+                log.exception(_NOT_RENEWED)

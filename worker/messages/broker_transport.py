@@ -7,8 +7,8 @@
 * A message whose acknowledgement fails does not count towards the prefetch limit. In kombu it counts until the worker
   connects again, and a worker that has as many of such messages as slots takes no further message.
 * The jobs that repeat every second log a Redis that refuses writes once, not as a traceback each time.
-* An answer that is none to the command that was sent (a proxy's, or a late one) is a lost connection. kombu would end
-  the worker.
+* If Redis' answer cannot be read as one to the command that was sent (a proxy's, or a late one), the connection counts
+  as lost. kombu would end the worker.
 * A value of another type under one of kombu's keys, or a lock that never expires, is removed. Otherwise the queue, or
   the return of messages that lost workers had taken, would stand still for ever.
 * Broadcasts are questions only (`worker.messages.remote_control`).

@@ -233,7 +233,7 @@ class Store:
             raise _unavailable(error, 1.0) from None
         except Exception as error:  # no answer to this script, and neither may be what follows it on the connection
             self._redis.connection_pool.disconnect()
-            text = f"Redis gave an answer that is none ({type(error).__name__})"
+            text = f"Redis gave an answer that cannot be read ({type(error).__name__})"
             raise StoreUnavailable(text, None, None, self._timings.store_pause) from None
         # As if Redis had read its clock when we asked: it may only seem later than it is, never earlier.
         self._clock = redis_s - started
