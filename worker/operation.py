@@ -22,7 +22,7 @@ MESSAGE_KIND = "message"
 """The kind of an operation that only stores a message which could not be recorded as an operation."""
 
 MESSAGE_SENDER = "message from"
-"""How `requested_by` begins if a Celery message asked for the operation; the sender that it names follows."""
+"""Prefix of `requested_by` if a Celery message requested the operation; the sender that it names follows."""
 
 NOTICE_KIND = "crm.notify"
 """The kind of an operation that tells the CRM what became of another operation."""

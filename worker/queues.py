@@ -16,7 +16,7 @@ LANES = (*REQUEST_LANES, NOTIFY)
 INBOX = "b2copy.inbox"  # messages with arguments, from anywhere
 HOUSEKEEPING = "b2copy.housekeeping"  # the scheduled jobs: renewal of the session, dispatch, reconciliation
 READS = "b2copy.reads"  # what a CRM wants to read at B2COPY now
-ANSWERS = "b2copy:answer:"  # no queue: what the keys of the answers to reads begin with
+ANSWERS = "b2copy:answer:"  # no queue: prefix of the keys of the answers to reads
 # No queues: the keys of kombu's notes of the messages that our workers took and have not acknowledged. Each Celery app
 # that keeps kombu's names (`unacked`) shares its notes with all others on the Redis database. After the shorter one of
 # the visibility timeouts, one app then moves the messages that the other still works on, and by its own rules.

@@ -1,1 +1,1 @@
-"""The CRM's side: operations requested by a plain INSERT, and notices that tell the CRM what became of them."""
+"""The SQL API: a CRM requests operations by a plain INSERT."""

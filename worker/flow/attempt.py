@@ -41,9 +41,9 @@ class RunningAttempt:
     `unknown_step`: the request with an effect that was sent and whose effect is not known yet. `effect_step`: the last
     request that had an effect or may have had one. `sent`: some request may have reached the destination.
     `passed_gate`: a request passed the destination's gate, and not only the gates that routes have of their own.
-    `login`: whose token was on the last one, None if it carried none. `request_id`: by which id the destination knows
-    what is sent; it is stored as evidence although no answer comes. `progress` is stored with the operation after
-    every attempt, so that the next attempt continues there.
+    `login`: the login whose token the last request carried; None if it carried none. `request_id`: the id by which the
+    destination knows the request; it is stored as evidence even if no answer comes. `progress` is stored with the
+    operation after every attempt, so that the next attempt continues there.
     """
 
     def __init__(

@@ -45,9 +45,9 @@ class Reader:
     async def read(self, name: str, work: Callable[[Call], Awaitable[T]], ends: float) -> T:
         """Return what `work` reads with the `Call` that it gets. `ends`: nothing is sent after this monotonic time.
 
-        A request that was sent is not given up at `ends`: only an answer, or its missing after the whole HTTP deadline,
-        says how B2COPY is. Raises the errors of `worker.errors`; `ReadExpired` if time is up. If it expires while Redis
-        gives it a permit, that permit is not used.
+        A request that was sent is awaited beyond `ends`, because only its answer, or no answer within the HTTP
+        deadline, shows whether B2COPY works. Raises the errors of `worker.errors`; `ReadExpired` if time is up. If it
+        expires while Redis gives it a permit, that permit is not used.
         """
         if self._under_way >= WAITING_MAX + self._slots_max:
             raise PermitRefused(f"{name}: {WAITING_MAX} reads wait already", None, None, 1.0)
@@ -111,7 +111,10 @@ class _Requests:
 
 
 async def in_time(waits: Awaitable[T], ends: float) -> T:
-    """Raises `ReadExpired` if it is not done at `ends`, so that nobody waits for what is not wanted any more."""
+    """Return what `waits` returns.
+
+    Raises `ReadExpired` if it has returned nothing at `ends` (monotonic seconds): nobody wants it any more.
+    """
     limit = asyncio.timeout(max(0.0, ends - time.monotonic()))
     try:
         async with limit:

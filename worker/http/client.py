@@ -65,9 +65,8 @@ class Http:
         ca_file = str(settings.ca_file) if settings.ca_file else None
         self._connections = PerProcess(lambda: Connections(ca_file, size))
         self._shared_calls = PerProcess(SharedBlockingCalls)
-        self._last_headers: dict[
-            bool, tuple[str | None, Mapping[str, str]]
-        ] = {}  # whether there is a body -> access token, headers
+        # whether there is a body -> access token, headers
+        self._last_headers: dict[bool, tuple[str | None, Mapping[str, str]]] = {}
         # (login, route) that refused a new access token too -> how old a token must be for a 401 there to renew it, s
         self._refusing: dict[tuple[str, str], float] = {}
 

@@ -68,7 +68,7 @@ log = logging.getLogger(__name__)
 
 PAUSED, CANCELLED = "paused", "cancelled"
 BATCH = "batch:"
-"""What the name of a batch begins with in the audit and in proposals."""
+"""Prefix of a batch's `subject` in the audit and in proposals."""
 
 PAGE = 20  # batches on one page: their operations are counted
 CHUNK = 2_000  # operations that one transaction of a sweep moves

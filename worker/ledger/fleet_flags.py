@@ -7,7 +7,7 @@ from worker.ledger.database import Ledger
 from worker.ledger.schema import flags, insert_into, now_ms
 
 TRYING = "trying:"
-"""What the name of a flag begins with that `start_try` raises."""
+"""Prefix of the names of the flags that `start_try` raises."""
 
 
 def raise_flag(ledger: Ledger, name: str, actor: str, note: str) -> bool:

@@ -30,16 +30,16 @@ from worker.ledger.insert_operations import decode_payload
 from worker.ledger.schema import attempts, c, identities, in_list, insert_into, is_in_line, now_ms, operations
 
 OPENING = "accounts.create:"
-"""What the keys of operations begin with that open an account."""
+"""Prefix of the keys of operations that open an account."""
 
 LEARNED_FROM = ("clients.register:", OPENING)
-"""What the keys of operations begin with whose results name identities."""
+"""Prefixes of the keys of operations whose results hold ids of identities."""
 
 IMPORTED = "import"
-"""What an identity was learned from that no operation has found out."""
+"""`learned_from` of an identity that a person imported."""
 
 RECONCILED = "reconcile"
-"""What an identity was learned from that B2COPY's list of accounts showed."""
+"""`learned_from` of an identity that B2COPY's list of accounts showed."""
 
 BATCH = 1_000  # identities stored in one transaction
 

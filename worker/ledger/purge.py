@@ -61,10 +61,10 @@ def purge(
 ) -> int:
     """Remove operations that ended more than `older_than_s` seconds ago, in short transactions. Returns how many.
 
-    Each is about the next `batch` operations in the order of their ends, and removes those of them that may go. An open
-    operation is never purged, however old it is. A failed one of which nobody knows what the destination did is purged
-    only if `undecided`, and one that succeeded only if its kind is none of `parents`. Each transaction that removes
-    something adds an entry to the audit: `by` whom, and how many.
+    Each transaction looks at the next `batch` operations, in the order in which they ended, and removes those that may
+    be removed. An open operation is never purged, however old it is. A failed one of which nobody knows what the
+    destination did is purged only if `undecided`, and one that succeeded only if its kind is none of `parents`. Each
+    transaction that removes something adds an entry to the audit: `by` whom, and how many.
     """
     purged = 0
     asked = _asked(older_than_s, undecided, parents)

@@ -18,10 +18,10 @@ from worker.ledger.queries import active_flags
 from worker.ledger.schema import flags
 
 PREFIX = "refused:back_office:"
-"""What the names of these flags begin with; the password's fingerprint follows."""
+"""Prefix of the flags of refused passwords; the password's fingerprint follows."""
 
 TRYING = f"{fleet_flags.TRYING}back_office:"
-"""The same for a password that is being presented, or whose answer was lost."""
+"""Prefix of the flags of passwords that are being presented, or whose answer was lost; the fingerprint follows."""
 
 UNANSWERED_S = 900.0  # at most four presentations an hour whose answers are lost: no account is locked by them
 

@@ -202,6 +202,8 @@ attempts = Table(
     Column("late", Boolean, nullable=False),
 )
 
+# The subject of an entry is an operation's key, a flag's name, `batch:<id>`, `identity <platform>/<login>`,
+# `reconciliation <name>`, or a fixed word such as `session` or `schema`.
 audit = Table(  # append-only: no foreign key, so that it outlives the operations that it is about
     "b2copy_audit",
     metadata,
@@ -209,7 +211,7 @@ audit = Table(  # append-only: no foreign key, so that it outlives the operation
     Column("at", BigInteger, nullable=False),
     Column("actor", Text, nullable=False),
     Column("action", Text, nullable=False),
-    Column("subject", Text, nullable=False, index=True),  # the operation's key, or the flag's name
+    Column("subject", Text, nullable=False, index=True),
     Column("note", Text, nullable=False),
     Column("detail", Text),  # JSON
     sqlite_autoincrement=True,
@@ -309,18 +311,17 @@ differences = Table(  # what the reconciliation `run` (its started_at) has found
     Column("fields", Text, nullable=False),  # JSON: name -> [value here, value there]
 )
 
-minutes = (
-    Table(  # what ended in each minute, and how each lane stood at its end; see worker/ledger/minute_statistics.py
-        "b2copy_minutes",
-        metadata,
-        Column("minute", BigInteger, primary_key=True, autoincrement=False),  # its first instant
-        Column("lane", Text, primary_key=True),
-        Column("kind", Text, primary_key=True),
-        Column("outcome", Text, primary_key=True),
-        Column("operations", Integer, nullable=False),
-        Column("total_ms", BigInteger, nullable=False),
-        Column("external_ms", BigInteger, nullable=False),
-    )
+# What ended in each minute, and how each lane stood at its end; see worker/ledger/minute_statistics.py.
+minutes = Table(
+    "b2copy_minutes",
+    metadata,
+    Column("minute", BigInteger, primary_key=True, autoincrement=False),  # its first instant
+    Column("lane", Text, primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("outcome", Text, primary_key=True),
+    Column("operations", Integer, nullable=False),
+    Column("total_ms", BigInteger, nullable=False),
+    Column("external_ms", BigInteger, nullable=False),
 )
 
 approvals = Table(  # four eyes: what one person proposed, and what another decided
@@ -328,9 +329,10 @@ approvals = Table(  # four eyes: what one person proposed, and what another deci
     metadata,
     Column("id", _Id, primary_key=True),
     Column("action", Text, nullable=False),
-    Column("subject", Text, nullable=False),  # the operation's key, or the flag's name
+    Column("subject", Text, nullable=False),  # the operation's key, the pause's name, or batch:<id>
     Column("arguments", Text),  # JSON
-    Column("seen", Text, nullable=False),  # the version of the subject for which it was proposed
+    # how the subject was when it was proposed: the change mark of an operation, since when a pause is, `Batch.seen`
+    Column("seen", Text, nullable=False),
     Column("proposed_at", BigInteger, nullable=False),
     Column("proposed_by", Text, nullable=False),
     Column("note", Text, nullable=False),

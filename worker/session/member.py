@@ -145,10 +145,10 @@ class Member:
     def _left_alone_s(self, stored: Stored) -> float:
         """Return for how many seconds more a session that cannot be read is not replaced.
 
-        It is that of a host with other storage keys, which cannot read ours either. Without a pause after a login the
-        two hosts would log in alternately as often as they read Redis. After a refresh there is no pause, because a
-        host whose tokens live shortly would always have a young session, and keep the other host out for ever. For the
-        same reason the pause is no longer than half of the session's life.
+        A host with other storage keys has stored that session, and cannot read ours either. Without a pause after a
+        login the two hosts would log in alternately as often as they read Redis. After a refresh there is no pause,
+        because a host whose tokens live shortly would always have a young session, and keep the other host out for
+        ever. For the same reason the pause is no longer than half of the session's life.
         """
         age_s = (self.store.now() - stored.obtained_at) / 1000
         if stored.origin != "login" or age_s < 0 or not is_of_other_keys(self._storage_keys(), stored.blob):
