@@ -531,9 +531,11 @@ def load(kind: type[AnySettings]) -> AnySettings:
     except ValidationError as error:
         problems += [_describe(kind, dict(problem)) for problem in error.errors()]
     else:
-        problems += [*_webhook_problems(settings), *_console_problems(settings)]
-        if isinstance(settings, Settings):
-            problems += _contradictions(settings)
+        match settings:
+            case Settings():
+                problems += [*_webhook_problems(settings), *_contradictions(settings)]
+            case ConsoleSettings():
+                problems += _console_problems(settings)
         if not problems:
             return settings
     raise SettingsError("\n".join(map(_one_line, problems)))
@@ -573,9 +575,7 @@ def _misspelt() -> list[str]:
     return problems
 
 
-def _webhook_problems(settings: LedgerSettings) -> Iterator[str]:
-    if not isinstance(settings, Settings):
-        return
+def _webhook_problems(settings: Settings) -> Iterator[str]:
     if settings.webhook_url and not settings.webhook_secret_file:
         yield "B2COPY_WEBHOOK_SECRET_FILE is not set: notices to B2COPY_WEBHOOK_URL must be signed"
     if settings.notify_broker_url and not settings.notify_task:
@@ -586,10 +586,8 @@ def _webhook_problems(settings: LedgerSettings) -> Iterator[str]:
         yield "B2COPY_NOTIFY_BROKER_URL is not set: B2COPY_NOTIFY_BROKER_PASSWORD_FILE is for that broker"
 
 
-def _console_problems(settings: LedgerSettings) -> Iterator[str]:
+def _console_problems(settings: ConsoleSettings) -> Iterator[str]:
     """Yield the settings that protect the console only with another B2COPY_CONSOLE_ACCESS than the one that is set."""
-    if not isinstance(settings, ConsoleSettings):
-        return
     for access, fields in CONSOLE_ACCESS_FIELDS.items():
         for field in fields:
             if getattr(settings, field) and settings.console_access != access:
