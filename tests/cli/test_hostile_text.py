@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from tests.cli.command import Ran
 from tests.operations import hold_operation, record_operation
 from worker.cli import main, output
-from worker.ledger import Ledger, fail_message, open_ledger, pause, replay, resume, settle
+from worker.ledger import Ledger, fail_message, open_ledger, pause, replay, settle
+from worker.ledger.pauses import resume
 from worker.operation import AttemptRecord, State, Step, Transition
 from worker.testbed.processes import clean_environment
 

@@ -21,11 +21,12 @@ from tests.operations import (
 from worker.console import pause_and_renew
 from worker.console.process_state import Console
 from worker.console.serve import make_console
-from worker.ledger import Ledger, active_flags, audit_of, pause, replay, resume
+from worker.ledger import Ledger, active_flags, audit_of, pause, replay
 from worker.ledger.approvals import decide_or_propose, open_approvals
 from worker.ledger.four_eyes import Rule
 from worker.ledger.identities import identity_of
 from worker.ledger.migrations import migrate
+from worker.ledger.pauses import resume
 from worker.operation import FailureReason, OnUnknown, State, WaitReason
 from worker.session import SharedSession
 from worker.settings import ConsoleSettings, Settings, load

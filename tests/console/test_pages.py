@@ -22,8 +22,9 @@ from tests.operations import (
 )
 from worker.console import read_only_pages
 from worker.console.process_state import Console
-from worker.ledger import Ledger, leave_request, pause, queries, resume, try_start_dispatch
+from worker.ledger import Ledger, leave_request, pause, queries, try_start_dispatch
 from worker.ledger.overview import overview
+from worker.ledger.pauses import resume
 from worker.operation import FailureReason, WaitReason
 from worker.report.health import health_of
 from worker.report.overview import SystemOverview, concerns

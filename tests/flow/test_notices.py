@@ -23,8 +23,9 @@ from tests.webhook.test_notify_task import received
 from worker.flow.pusher import Pusher
 from worker.instances import crm
 from worker.instances import ledger as open_this_ledger
-from worker.ledger import Ledger, active_flags, attempts_of, replay, resume, search
+from worker.ledger import Ledger, active_flags, attempts_of, replay, search
 from worker.ledger.notices import BY, want_notices
+from worker.ledger.pauses import resume
 from worker.operation import NOTICE_KIND, FailureReason, Operation, State, WaitReason
 from worker.queues import NOTIFY as LANE
 from worker.redis_connection import redis_client

@@ -10,7 +10,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as any_
 
 from tests.operations import LedgerClock, attempt_record, claim_one, fail, find_operation, make_wait, record_operations
-from worker.ledger import LEASE_S, Ledger, attempts_of, audit_of, identity_of, resolve, settle
+from worker.ledger import LEASE_S, Ledger, attempts_of, audit_of, identity_of, settle
+from worker.ledger.operator_actions import resolve
 from worker.operation import State, Transition
 from worker.watch.redact import MASK
 

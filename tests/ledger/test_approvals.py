@@ -24,13 +24,9 @@ from worker.ledger import (
     active_flags,
     audit_of,
     cancel,
-    correct,
     pause,
     replay,
-    resolve,
-    resume,
     return_unsent,
-    stop_asking,
 )
 from worker.ledger.approvals import (
     OURSELVES,
@@ -47,6 +43,8 @@ from worker.ledger.approvals import (
     resume_or_propose,
 )
 from worker.ledger.batches import Batch, begin_batch, find_batch, pause_batch
+from worker.ledger.operator_actions import correct, resolve, stop_asking
+from worker.ledger.pauses import resume
 from worker.operation import FailureReason, State, WaitReason
 
 

@@ -12,17 +12,15 @@ from worker.ledger import (
     Ledger,
     audit_of,
     cancel,
-    correct,
     pause,
     purge,
     queries,
     raise_flag,
     replay,
-    resolve,
-    resume,
 )
 from worker.ledger.fleet_flags import lower_flag
-from worker.ledger.operator_actions import record_renewal
+from worker.ledger.operator_actions import correct, record_renewal, resolve
+from worker.ledger.pauses import resume
 from worker.ledger.queries import audit_page
 
 ROOT = Path(worker.__file__).parents[1]

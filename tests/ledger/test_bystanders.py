@@ -25,18 +25,14 @@ from tests.operations import (
 from worker.ledger import (
     Ledger,
     cancel,
-    correct,
     make_due,
     pause,
     poll_now,
     raise_flag,
     renew_leases,
     replay,
-    resolve,
-    resume,
     return_unsent,
     settle,
-    stop_asking,
 )
 from worker.ledger.approvals import Approval, approve, propose, reject
 from worker.ledger.batches import (
@@ -50,6 +46,8 @@ from worker.ledger.batches import (
 )
 from worker.ledger.begun_steps import begin_step
 from worker.ledger.fleet_flags import lower_flag
+from worker.ledger.operator_actions import correct, resolve, stop_asking
+from worker.ledger.pauses import resume
 from worker.ledger.schema import approvals, attempts, batches, flags, operations
 from worker.operation import FailureReason, OnUnknown, State, Transition, WaitReason
 

@@ -31,12 +31,12 @@ from worker.ledger import (
     claims,
     pause,
     renew_leases,
-    resume,
     return_unsent,
     search,
 )
 from worker.ledger.notices import want_notices
 from worker.ledger.overview import overview
+from worker.ledger.pauses import resume
 from worker.ledger.running_workers import ThisWorker, note_running
 from worker.ledger.statistics import statistics_of
 from worker.operation import NOTICE_KIND, AttemptRecord, FailureReason, Phase, State, WaitReason, claim_clock

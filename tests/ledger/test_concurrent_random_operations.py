@@ -27,8 +27,8 @@ from worker.ledger import (
     return_unsent,
     search,
     settle_and_claim,
-    stop_asking,
 )
+from worker.ledger.operator_actions import stop_asking
 from worker.operation import Claim, FailureReason, New, State, Transition, WaitReason
 
 ACTORS = 4

@@ -12,7 +12,6 @@ from worker.ledger import (
     Identity,
     Ledger,
     cancel,
-    correct,
     identities_of,
     leave_request,
     mark_closed,
@@ -21,6 +20,7 @@ from worker.ledger import (
     store_identities,
 )
 from worker.ledger.approvals import decided_approvals, propose
+from worker.ledger.operator_actions import correct
 from worker.ledger.reconciliation import AccountThere, Candidate, Difference, decide, start_run, store_page
 from worker.ledger.schema import metadata
 from worker.operation import FailureReason, State

@@ -5,8 +5,9 @@ from sqlalchemy import text
 from tests.operations import (
     LedgerClock,
 )
-from worker.ledger import Ledger, active_flags, audit_of, pause, raise_flag, resume
+from worker.ledger import Ledger, active_flags, audit_of, pause, raise_flag
 from worker.ledger.fleet_flags import end_try, lower_flag, start_try
+from worker.ledger.pauses import resume
 
 
 def test_a_flag_is_seen_by_all_until_it_is_lowered(ledger: Ledger) -> None:

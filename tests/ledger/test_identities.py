@@ -28,13 +28,13 @@ from worker.ledger import (
     identity_of,
     mark_closed,
     replay,
-    resolve,
     settle,
     store_identities,
 )
 from worker.ledger import identities as identity_map
 from worker.ledger.batches import pause_batch, sweep
 from worker.ledger.identities import OPENING, RECONCILED
+from worker.ledger.operator_actions import resolve
 from worker.ledger.schema import identities, operations
 from worker.operation import OnUnknown, State, Transition
 

@@ -18,19 +18,9 @@ from tests.operations import (
     record_operations,
     succeed,
 )
-from worker.ledger import (
-    LEASE_S,
-    Ledger,
-    attempts_of,
-    audit_of,
-    pause,
-    replay,
-    resolve,
-    resume,
-    return_unsent,
-    settle,
-    stop_asking,
-)
+from worker.ledger import LEASE_S, Ledger, attempts_of, audit_of, pause, replay, return_unsent, settle
+from worker.ledger.operator_actions import resolve, stop_asking
+from worker.ledger.pauses import resume
 from worker.operation import Claim, FailureReason, OnUnknown, State, Transition, WaitReason
 
 W1 = "fees.process:W1"

@@ -35,11 +35,10 @@ from worker.ledger import (
     open_ledger,
     purge,
     replay,
-    resolve,
     search,
-    stop_asking,
 )
 from worker.ledger.notices import WANTED_FOR_S, notices_wanted_until, record_notices, want_notices
+from worker.ledger.operator_actions import resolve, stop_asking
 from worker.ledger.schema import operations
 from worker.operation import NOTICE_KIND, FailureReason, OnUnknown, Operation, State
 

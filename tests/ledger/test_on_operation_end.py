@@ -21,11 +21,10 @@ from worker.ledger import (
     Ledger,
     cancel,
     fail_message,
-    resolve,
     settle,
-    stop_asking,
 )
 from worker.ledger.on_operation_end import Ended, finish_ended
+from worker.ledger.operator_actions import resolve, stop_asking
 from worker.operation import FailureReason, OnUnknown, State, Transition
 
 W1 = "fees.process:W1"

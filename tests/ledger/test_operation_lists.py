@@ -15,9 +15,10 @@ from tests.operations import (
     succeed,
     succeed_operation,
 )
-from worker.ledger import Ledger, operation_lists, pause, resume
+from worker.ledger import Ledger, operation_lists, pause
 from worker.ledger.operation_lists import OPEN, Count, Filter, Page, count_operations, list_operations
 from worker.ledger.overview import oldest_open
+from worker.ledger.pauses import resume
 from worker.ledger.queries import find_by_ids
 from worker.operation import FailureReason, State, WaitReason
 

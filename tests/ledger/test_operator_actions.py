@@ -25,13 +25,12 @@ from worker.ledger import (
     attempts_of,
     audit_of,
     cancel,
-    correct,
     fail_message,
     poll_now,
     replay,
     search,
-    stop_asking,
 )
+from worker.ledger.operator_actions import correct, stop_asking
 from worker.operation import FailureReason, OnUnknown, Operation, Phase, State, WaitReason
 
 W1 = "fees.process:W1"

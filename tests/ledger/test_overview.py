@@ -19,11 +19,12 @@ from tests.operations import (
     succeed,
     succeed_operation,
 )
-from worker.ledger import LEASE_S, Ledger, cancel, count_due, leave_request, pause, record, resume, try_start_dispatch
+from worker.ledger import LEASE_S, Ledger, cancel, count_due, leave_request, pause, record, try_start_dispatch
 from worker.ledger.batches import begin_batch, cancel_batch, pause_batch, resume_batch, sweep
 from worker.ledger.due import COUNT_LIMIT, read_due, read_late_s
 from worker.ledger.operation_lists import OPEN, Filter, list_operations
 from worker.ledger.overview import Group, LaneOverview, oldest_open, overview
+from worker.ledger.pauses import resume
 from worker.ledger.statistics import statistics_of
 from worker.operation import FailureReason, State, WaitReason
 

@@ -27,13 +27,12 @@ from worker.ledger import (
     pause,
     poll_now,
     renew_leases,
-    resolve,
-    resume,
     return_unsent,
     sweep,
 )
 from worker.ledger.batches import pause_batch, resume_batch
-from worker.ledger.pauses import resume_within
+from worker.ledger.operator_actions import resolve
+from worker.ledger.pauses import resume, resume_within
 from worker.operation import State, WaitReason
 
 

@@ -20,8 +20,9 @@ from tests.operations import (
     succeed,
 )
 from tests.support import until
-from worker.ledger import Ledger, active_flags, attempts_of, audit_of, make_due, pause, purge, replay, resolve
+from worker.ledger import Ledger, active_flags, attempts_of, audit_of, make_due, pause, purge, replay
 from worker.ledger.approvals import Approval, approve, decide_or_propose, decided_approvals, resume_or_propose
+from worker.ledger.operator_actions import resolve
 from worker.ledger.restore import distrust_restored
 from worker.operation import State, WaitReason
 

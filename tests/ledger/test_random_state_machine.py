@@ -37,11 +37,9 @@ from worker.ledger import (
     record,
     renew_leases,
     replay,
-    resolve,
     return_unsent,
     settle,
     settle_and_claim,
-    stop_asking,
     sweep,
 )
 from worker.ledger.batches import (
@@ -53,6 +51,7 @@ from worker.ledger.batches import (
     pause_batch,
     resume_batch,
 )
+from worker.ledger.operator_actions import resolve, stop_asking
 from worker.ledger.schema import HELD_MS
 from worker.operation import FINAL, MOVES, Claim, FailureReason, New, OnUnknown, State, Transition, WaitReason
 

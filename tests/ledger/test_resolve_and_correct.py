@@ -17,7 +17,8 @@ from tests.operations import (
     succeed_operation,
 )
 from worker.errors import BadPayload, NotAllowed
-from worker.ledger import Ledger, attempts_of, audit_of, correct, fail_message, identity_of, replay, resolve
+from worker.ledger import Ledger, attempts_of, audit_of, fail_message, identity_of, replay
+from worker.ledger.operator_actions import correct, resolve
 from worker.operation import FailureReason, OnUnknown, Phase, State
 
 W1 = "fees.process:W1"

@@ -16,18 +16,16 @@ from tests.operations import (
 from worker.ledger import (
     Ledger,
     cancel,
-    correct,
     make_due,
     poll_now,
     renew_leases,
     replay,
-    resolve,
     return_unsent,
     settle,
-    stop_asking,
 )
 from worker.ledger.batches import cancel_batch, pause_batch, resume_batch, sweep
 from worker.ledger.begun_steps import begin_step
+from worker.ledger.operator_actions import correct, resolve, stop_asking
 from worker.ledger.schema import HELD_MS, now_ms, operations
 from worker.operation import Claim, FailureReason, OnUnknown, State, Transition, WaitReason
 

@@ -18,10 +18,11 @@ from tests.operations import (
     make_wait,
     record_operation,
 )
-from worker.ledger import Ledger, audit_of, fail_message, find, open_ledger, pause, resolve
+from worker.ledger import Ledger, audit_of, fail_message, find, open_ledger, pause
 from worker.ledger import replay as replay_in_ledger
 from worker.ledger.approvals import approve, propose, reject
 from worker.ledger.batches import begin_batch, pause_batch, sweep
+from worker.ledger.operator_actions import resolve
 from worker.operation import FailureReason, OnUnknown, Operation, Phase, State, WaitReason
 from worker.report.operation_report import document, report_on
 from worker.report.replayable import moves_money, why_not_replayable

@@ -32,11 +32,10 @@ from worker.ledger import (
     record,
     refused_secret,
     replay,
-    resolve,
-    stop_asking,
     store_identities,
 )
 from worker.ledger.begun_steps import begin_step
+from worker.ledger.operator_actions import resolve, stop_asking
 from worker.ledger.refused_secret import May
 from worker.operation import FINAL, Operation, State, WaitReason
 from worker.report.sentences import remedy

@@ -14,7 +14,8 @@ from worker.flow.poll_spacing import PollSpacing
 from worker.flow.pusher import Pusher
 from worker.http import event_loop
 from worker.instances import b2copy, ledger
-from worker.ledger import LEASE_S, attempts_of, replay, return_unsent, stop_asking
+from worker.ledger import LEASE_S, attempts_of, replay, return_unsent
+from worker.ledger.operator_actions import stop_asking
 from worker.operation import State, Transition
 from worker.sandbox.control_client import SandboxControl
 from worker.settings import Settings, worker_settings

@@ -32,7 +32,8 @@ from worker.errors import (
 from worker.flow.gate import Gate
 from worker.http import event_loop
 from worker.instances import ledger
-from worker.ledger import pause, resume
+from worker.ledger import pause
+from worker.ledger.pauses import resume
 from worker.messages.ask_read import answers
 from worker.messages.read_answers import ANSWER_MAX, POSTED_MAX, Answers
 from worker.messages.sealed_answer import OneTimeKey, Seal

@@ -2,14 +2,13 @@
 
     record ──> claim ──> (renew_leases) ──> settle       what the engine does
     find, attempts_of, search                            what anybody may ask
-    replay, correct, resolve, cancel, stop_asking, pause what people decide
+    replay, cancel, poll_now, pause                      what people decide
 
 Every function is one transaction that happens completely or not at all, except `purge`, `sweep` and `store_identities`,
 which make many short ones. SQLAlchemy's errors (disk full, database gone) pass through. `worker.operation` holds the
 vocabulary and the table of states.
 
-Commands and the console decide through `approvals`, which proposes what needs a second person. So only tests import
-`correct`, `resolve`, `resume` and `stop_asking` from here.
+Commands and the console decide through `approvals`, which proposes what needs a second person.
 """
 
 from worker.ledger.batches import sweep
@@ -18,8 +17,8 @@ from worker.ledger.database import DATABASE_UNAVAILABLE_ERRORS, Ledger, open_led
 from worker.ledger.due import count_due, count_waiting, make_due, try_start_dispatch
 from worker.ledger.fleet_flags import raise_flag
 from worker.ledger.identities import Identity, identities_of, identity_of, mark_closed, store_identities
-from worker.ledger.operator_actions import cancel, correct, poll_now, replay, resolve, stop_asking
-from worker.ledger.pauses import pause, resume
+from worker.ledger.operator_actions import cancel, poll_now, replay
+from worker.ledger.pauses import pause
 from worker.ledger.purge import purge
 from worker.ledger.queries import active_flags, attempts_of, audit_of, find, find_many, search
 from worker.ledger.record_operations import fail_message, leave_request, record
@@ -34,7 +33,6 @@ __all__ = [
     "attempts_of",
     "audit_of",
     "cancel",
-    "correct",
     "count_due",
     "count_waiting",
     "fail_message",
@@ -53,13 +51,10 @@ __all__ = [
     "record",
     "renew_leases",
     "replay",
-    "resolve",
-    "resume",
     "return_unsent",
     "search",
     "settle",
     "settle_and_claim",
-    "stop_asking",
     "store_identities",
     "sweep",
     "try_start_dispatch",

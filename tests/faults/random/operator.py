@@ -10,7 +10,9 @@ from tests.faults.ledger.promises import effects_by_key
 from tests.faults.ledger.system import System
 from tests.faults.random.plan import OperatorAction
 from worker.errors import NotAllowed
-from worker.ledger import cancel, pause, replay, resolve, resume, stop_asking
+from worker.ledger import cancel, pause, replay
+from worker.ledger.operator_actions import resolve, stop_asking
+from worker.ledger.pauses import resume
 from worker.ledger.schema import c
 from worker.queues import LANES
 
