@@ -9,7 +9,7 @@ from sqlalchemy import event
 
 from tests.ledger.databases import on_postgresql, on_sqlite
 from tests.operations import attempt_record, claim_due, make_wait, record_operations, succeed
-from worker.ledger import Ledger, claims, count_due, renew_leases, settle_and_claim
+from worker.ledger import Ledger, count_due, ordering, renew_leases, settle_and_claim
 from worker.ledger.batches import pause_batch, sweep
 from worker.ledger.notices import are_notices_wanted
 from worker.operation import State, Transition, WaitReason
@@ -108,7 +108,8 @@ def test_recording_one_is_one_statement(ledger: Ledger) -> None:
 def test_work_per_operation_does_not_grow_with_the_ledger(
     ledger: Ledger, more: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(claims, "FIRST_RECHECK_MS", 600_000)  # what was just parked is not due again in this test
+    # What was just parked is not due again in this test.
+    monkeypatch.setattr(ordering, "FIRST_RECHECK_MS", ordering.RECHECK_MS)
 
     def steps(doing: Callable[[], object]) -> int:
         with steps_of(ledger) as sent:
