@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from tests.tls import sign
 from worker.errors import SettingsError
+from worker.queues import QUEUES, UNACKED
 from worker.settings import PLAINTEXT_SETTING, ConsoleSettings, CrmSettings, LedgerSettings, Settings, load, variable
 from worker.testbed.keys import write_secret
 from worker.testbed.local_system import Environment
@@ -321,6 +322,17 @@ def test_the_crms_broker_needs_a_task(active_environment: Environment, monkeypat
 
     monkeypatch.setenv("B2COPY_NOTIFY_TASK", "crm.tasks.fees_ended")
     assert load(Settings).wants_notices
+
+
+@pytest.mark.parametrize("queue", [*QUEUES, "b2copy.other", UNACKED])
+def test_no_queue_of_ours_is_taken_for_the_crms(
+    active_environment: Environment, monkeypatch: Monkey, queue: str
+) -> None:
+    """In the inbox, each notice would become a message to us, whose end would be another notice."""
+    monkeypatch.setenv("B2COPY_NOTIFY_TASK", "crm.tasks.fees_ended")
+    monkeypatch.setenv("B2COPY_NOTIFY_QUEUE", queue)
+
+    assert refused().startswith(f"B2COPY_NOTIFY_QUEUE must be a queue of the CRM's own, and {queue!r} is one of ours")
 
 
 @pytest.mark.parametrize(

@@ -230,6 +230,13 @@ def _call_paths(value: list[str]) -> list[str]:
     return value
 
 
+def _queue_of_the_crm(value: str) -> str:
+    """Refuse the names of our own queues and keys: our workers would take the notices for messages to us."""
+    if value.startswith(("b2copy.", "b2copy:")):
+        raise ValueError(f"must be a queue of the CRM's own, and {value!r} is one of ours: celery, or crm.notices")
+    return value
+
+
 def _listen(value: str) -> str:
     """Accept `host:port`, and a port alone, which means the loopback address."""
     host, _, port = value.strip().rpartition(":")
@@ -439,8 +446,11 @@ class Settings(CrmSettings):
     webhook_ca_file: CertificatesFile | None = Field(
         None, description="CA certificates for the CRM's host in B2COPY_WEBHOOK_URL, if not the usual ones."
     )
-    notify_queue: str = Field(
-        "celery", pattern=r"^[!-~]+$", description="The queue that the CRM's workers read B2COPY_NOTIFY_TASK from."
+    notify_queue: Annotated[str, AfterValidator(_queue_of_the_crm)] = Field(
+        "celery",
+        pattern=r"^[!-~]+$",
+        description="The queue that the CRM's workers read B2COPY_NOTIFY_TASK from. Names that begin with b2copy. are"
+        " ours.",
     )
     notify_broker_password_file: PasswordFile | None = Field(
         None, description="A file with the password of the CRM's broker, where the URL holds none."
