@@ -95,6 +95,9 @@ def test_an_unknown_setting_is_refused(active_environment: Environment, monkeypa
         ("host", "http://b2copy.example.com"),
         ("host", "ftp://b2copy.example.com"),
         ("host", "https://user:word@b2copy.example.com"),
+        ("host", "https://@b2copy.example.com"),
+        ("host", "https://:@b2copy.example.com"),
+        ("host", "https://."),
         ("host", "https://b2copy.example.com/api"),
         ("host", "https://b2copy.example.com?x=1"),
         ("host", "https://b2copy.example.com:0"),
@@ -104,6 +107,7 @@ def test_an_unknown_setting_is_refused(active_environment: Environment, monkeypa
         ("webhook_url", "crm.example.com/hook"),
         ("webhook_url", "ftp://crm.example.com/hook"),
         ("webhook_url", "https://user:word@crm.example.com/hook"),
+        ("webhook_url", "https://:@crm.example.com/hook"),
         ("webhook_url", "https://crm.example.com/hook#part"),
         ("webhook_url", "https://crm.example.com/a hook"),
         ("webhook_url", "https://169.254.169.254/latest"),
@@ -178,6 +182,7 @@ def test_an_unknown_setting_is_refused(active_environment: Environment, monkeypa
         ("host", "https://b2copy%0d.example.com"),
         ("host", "https://one,two"),
         ("traces_url", "https://a collector/v1/traces"),
+        ("traces_url", "https://@collector/v1/traces"),
         ("metrics_listen", "]]:9464"),
         ("metrics_listen", "a host:9464"),
         ("heartbeat_file", ""),
@@ -250,6 +255,38 @@ def test_plain_text_to_another_host_needs_a_setting_that_allows_it(
     monkeypatch.setenv(allows, "allowed")
     read = str(getattr(load(Settings), field))
     assert read.replace("+psycopg", "") == read_by_all[field]
+
+
+@pytest.mark.parametrize(
+    ("spelling", "read"),
+    [
+        ("https://B2COPY.example.com:443", "https://b2copy.example.com"),
+        ("https://b2copy.example.com:0443", "https://b2copy.example.com"),
+        ("https://b2copy.example.com:", "https://b2copy.example.com"),
+        ("https://b2copy.example.com.", "https://b2copy.example.com"),
+        ("HTTPS://b2copy.example.com/", "https://b2copy.example.com"),
+        ("https://b2copy.example.com:08443", "https://b2copy.example.com:8443"),
+        ("https://b2copy.example.com:80", "https://b2copy.example.com:80"),
+        ("http://localhost:80", "http://localhost"),
+        ("http://[0:0:0:0:0:0:0:1]:80", "http://[::1]"),
+    ],
+)
+def test_each_spelling_of_the_host_is_one_host(
+    active_environment: Environment, monkeypatch: Monkey, spelling: str, read: str
+) -> None:
+    """The name of the session's keys holds it: two workers with two spellings would log each other out."""
+    monkeypatch.setenv("B2COPY_HOST", spelling)
+
+    assert load(Settings).host == read
+
+
+@pytest.mark.parametrize("spelling", ["https://ops.example.com", "https://OPS.example.com:443"])
+def test_the_consoles_origin_is_read_as_browsers_send_it(
+    active_environment: Environment, monkeypatch: Monkey, spelling: str
+) -> None:
+    monkeypatch.setenv("B2COPY_CONSOLE_ORIGIN", spelling)
+
+    assert load(ConsoleSettings).console_origin == "https://ops.example.com"
 
 
 def test_keys_are_lists_newest_first(active_environment: Environment, monkeypatch: Monkey) -> None:

@@ -93,14 +93,26 @@ def _base_url(value: str) -> str:
     parts = urlsplit(value.strip())
     if parts.scheme not in {"https", "http"} or not parts.hostname:
         raise ValueError("must be a base URL such as https://b2copy.example.com")
-    if parts.username or parts.password or parts.query or parts.fragment or parts.path not in {"", "/"}:
+    if "@" in parts.netloc or parts.query or parts.fragment or parts.path not in {"", "/"}:
         raise ValueError("must be scheme and host alone: no user, path, query or fragment")
-    _check_host(parts.hostname)
+    host = parts.hostname.removesuffix(".")
+    _check_host(host)
     if parts.port == 0:
         raise ValueError("has an unusable port")
     if problem := plaintext_problem(f"{parts.scheme}://{parts.netloc}"):
         raise ValueError(problem)
-    return f"{parts.scheme}://{parts.netloc.lower()}"
+    return _in_one_spelling(parts.scheme, host, parts.port)
+
+
+def _in_one_spelling(scheme: str, host: str, port: int | None) -> str:
+    """Return scheme, host and port as browsers write an origin: without the port that the scheme implies.
+
+    The host comes from `urlsplit`, which writes it in lower case.
+    """
+    if ":" in host:
+        host = f"[{ipaddress.ip_address(host)}]"
+    is_usual = port in (None, {"https": 443, "http": 80}[scheme])
+    return f"{scheme}://{host}" if is_usual else f"{scheme}://{host}:{port}"
 
 
 def _webhook_url(value: str) -> str:
@@ -108,7 +120,7 @@ def _webhook_url(value: str) -> str:
     parts = urlsplit(value.strip())
     if parts.scheme not in {"https", "http"} or not parts.hostname or parts.port == 0:
         raise ValueError("must be a URL such as https://crm.example.com/webhooks/b2copy")
-    if parts.username or parts.password or parts.fragment:
+    if "@" in parts.netloc or parts.fragment:
         raise ValueError("must hold no user, password or fragment: notices are signed")
     _check_host(parts.hostname)
     if is_refused_address(parts.hostname):
@@ -124,7 +136,7 @@ def _traces_url(value: str) -> str:
     if parts.scheme not in {"https", "http"} or not parts.hostname or parts.port == 0 or parts.path in {"", "/"}:
         raise ValueError("must be a URL with its path, such as https://collector.example.com:4318/v1/traces")
     _check_host(parts.hostname)
-    if parts.username or parts.password:
+    if "@" in parts.netloc:
         raise ValueError("must hold no user or password: OTEL_EXPORTER_OTLP_HEADERS may hold a header that logs in")
     return value.strip()
 
@@ -209,9 +221,12 @@ def _rate(value: str) -> str:
 
 def _origin(value: str | None) -> str | None:
     """Check a scheme and a host, as a browser writes an origin: https://ops.example.com."""
-    if value is not None and not re.fullmatch(r"https?://([\w.-]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?", value, re.ASCII):
+    if value is None:
+        return None
+    if not re.fullmatch(r"https?://([\w.-]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?", value, re.ASCII):
         raise ValueError("must be scheme and host, without a path or a slash at the end: https://ops.example.com")
-    return value
+    parts = urlsplit(value)
+    return _in_one_spelling(parts.scheme, parts.hostname or "", parts.port)
 
 
 def _networks(value: list[str]) -> list[str]:
