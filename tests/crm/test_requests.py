@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from celery.exceptions import Reject
-from sqlalchemy import Connection, make_url, text
+from sqlalchemy import Connection, make_url, select, text
 
 from tasks.registry import KINDS
 from tests.conftest import forget
@@ -27,6 +27,7 @@ from worker.errors import NotAllowed, PathNotListed
 from worker.ledger import Ledger, find, open_ledger, record, search
 from worker.ledger.batches import cancel_batch
 from worker.ledger.engine import seconds_since_outage
+from worker.ledger.schema import now_ms
 from worker.operation import FailureReason, Operation, State
 from worker.operation_kind import Kind
 from worker.settings import crm_settings
@@ -63,6 +64,12 @@ def failed_request(ledger: Ledger, row_id: int) -> Operation:
     assert found is not None
     assert (found.state, found.failure_reason) == (State.FAILED, FailureReason.BAD_PAYLOAD)
     return found
+
+
+@pytest.fixture
+def after_five_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process has seen each row for so long that no other worker is expected to take it."""
+    monkeypatch.setattr(requests_table, "OTHER_WORKER_WAIT_S", 0.0)
 
 
 def test_one_insert_requests_an_operation(ledger: Ledger, insert: Insert) -> None:
@@ -148,7 +155,7 @@ def test_another_spelling_of_an_equal_payload_is_the_same_operation(
 @pytest.mark.parametrize(
     ("columns", "problem"),
     [
-        ({"kind": "fees", "requested_at": LONG_AGO}, "kind: 'fees' is not a kind: there are accounts.create, call"),
+        ({"kind": "fees"}, "kind: 'fees' is not a kind: there are accounts.create, call"),
         ({"payload": "{"}, "payload: not JSON"),
         ({"payload": "[1]"}, "payload: must be a JSON object"),
         ({"payload": ""}, "payload: not JSON"),
@@ -163,9 +170,10 @@ def test_another_spelling_of_an_equal_payload_is_the_same_operation(
         ({"lane": "fast"}, "lane: 'fast' is none of money, default, bulk"),
         ({"batch": "two\nlines"}, "batch must be 1 to 255 printable characters"),
         ({"trace_id": "t" * 256}, "trace_id must be 1 to 255 printable characters"),
-        ({"kind": "k" * 5_000, "requested_at": LONG_AGO}, "is not a kind"),
+        ({"kind": "k" * 5_000}, "is not a kind"),
     ],
 )
+@pytest.mark.usefixtures("after_five_minutes")
 def test_a_bad_row_becomes_a_failed_operation_and_holds_no_other_up(
     ledger: Ledger, insert: Insert, columns: dict[str, Any], problem: str
 ) -> None:
@@ -380,15 +388,16 @@ def test_later_rows_of_an_entity_wait_for_a_row_that_meets_an_error_of_our_own(
     assert in_order == ["call:K4", "call:K1", "call:K2", "call:K3"]
 
 
-def test_a_kind_of_a_newer_version_waits_for_a_worker_that_knows_it(ledger: Ledger, insert: Insert) -> None:
+def test_a_kind_of_a_newer_version_waits_for_a_worker_that_knows_it(
+    ledger: Ledger, insert: Insert, monkeypatch: pytest.MonkeyPatch
+) -> None:
     insert(kind="fees.of_tomorrow", payload="{}")
     insert(kind="fees.process", payload=FEES % "W1")
 
     assert take(ledger) == {"money": 1}
 
     assert (rows_left(ledger), len(search(ledger))) == (1, 1)
-    with ledger.writing() as connection:
-        connection.execute(text(f"UPDATE b2copy_requests SET requested_at = {LONG_AGO}"))
+    monkeypatch.setattr(requests_table, "OTHER_WORKER_WAIT_S", 0.0)
     take(ledger)
     assert rows_left(ledger) == 0
 
@@ -432,19 +441,59 @@ def test_a_call_whose_path_this_worker_does_not_list_waits_for_one_that_does(
 
 
 def test_a_call_whose_path_no_worker_lists_fails_after_five_minutes(
-    ledger: Ledger, insert: Insert, call_paths: Callable[[str], None]
+    ledger: Ledger, insert: Insert, call_paths: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    now = 1_000.0
+    monkeypatch.setattr(requests_table, "time", SimpleNamespace(monotonic=lambda: now))
     call_paths(LIST)
     bad = insert(kind="call", payload=CALL % ("K1", "A"))
     take(ledger)
+    now += 299
+    take(ledger)
     assert (rows_left(ledger), search(ledger)) == (1, [])
-    with ledger.writing() as connection:
-        connection.execute(text("UPDATE b2copy_requests SET requested_at = requested_at - 300000"))
 
+    now += 1
     assert take(ledger) == {}
 
     assert f"{UPDATE!r} is not among B2COPY_CALL_PATHS" in str(failed_request(ledger, bad).result)
     assert rows_left(ledger) == 0
+
+
+@pytest.mark.parametrize("age_ms", [600_000, 90 * 86_400_000])
+@pytest.mark.parametrize(
+    ("kind", "payload"), [("call", CALL % ("K1", "A")), ("of.tomorrow", "{}")], ids=["path", "kind"]
+)
+def test_a_row_waits_for_another_worker_from_when_it_is_seen(
+    ledger: Ledger, insert: Insert, call_paths: Callable[[str], None], kind: str, payload: str, age_ms: int
+) -> None:
+    """After an outage of all workers the first one is not alone for long, and a transaction may commit late."""
+    call_paths(LIST)
+    with ledger.reading() as connection:
+        now = int(connection.execute(select(now_ms())).scalar_one())
+    insert(kind=kind, payload=payload, requested_at=now - age_ms)
+
+    take(ledger)
+
+    assert (rows_left(ledger), search(ledger)) == (1, [])
+
+
+def test_rows_beyond_those_that_a_process_remembers_wait(
+    ledger: Ledger, insert: Insert, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1_000.0
+    monkeypatch.setattr(requests_table, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(requests_table, "_first_seen", {})
+    monkeypatch.setattr(requests_table, "SEEN_MAX", 2)
+    for _ in range(3):
+        insert(kind="of.tomorrow", payload="{}")
+
+    left = []
+    for _ in range(5):
+        take(ledger)
+        left.append(rows_left(ledger))
+        now += 300
+
+    assert left == [3, 1, 1, 1, 0], "the third row is remembered once the first two are forgotten"
 
 
 def test_a_crm_whose_own_settings_do_not_list_a_path_is_told_at_once(
@@ -494,10 +543,11 @@ def test_the_time_of_an_operation_begins_with_its_request(ledger: Ledger, insert
     assert future.requested_at == future.state_since
 
 
+@pytest.mark.usefixtures("after_five_minutes")
 def test_two_bad_rows_with_one_id_are_both_stored(ledger: Ledger, insert: Insert) -> None:
-    insert(id=5, kind="fees", payload="{}", requested_at=LONG_AGO)
+    insert(id=5, kind="fees", payload="{}")
     take(ledger)
-    insert(id=5, kind="fee", payload="{}", requested_at=LONG_AGO)  # the table was restored, and its ids began again
+    insert(id=5, kind="fee", payload="{}")  # the table was restored, and its ids began again
 
     take(ledger)
 

@@ -44,12 +44,15 @@ ROW_PAYLOAD_LIMIT = 128 * 1024  # characters (PostgreSQL) or bytes (SQLite), wit
 ROW_TEXT_LIMIT = 1_000  # characters or bytes, of any other column
 LOCK_WAIT_MS = 500  # ms; a batch waits so long for an open transaction that records the same key
 LOCK_WAIT_ALONE_MS = 20  # ms; after that each row is recorded alone, and waits so long
-OTHER_WORKER_WAIT_MS = 5 * 60_000  # ms; a row waits so long for a worker that knows its kind, or lists a call's path
+OTHER_WORKER_WAIT_S = 300.0  # seconds; a row waits so long for a worker that knows its kind, or lists a call's path
+SEEN_MAX = 100_000  # rows; later ones wait until this process has forgotten some of these
 MESSAGE_WAIT_MS = 24 * 3_600_000  # ms; a row that was a message and meets an error of ours is failed after that
 BY = "sql"
 """Who requested an operation, followed by the name that the row gives."""
 
 _logged: set[str] = set()  # faults of our own that this process has logged
+_first_seen: dict[tuple[int, Any], float] = {}
+"""Id and `requested_at` of each row that waits for another worker -> when this process saw it first (monotonic)."""
 
 _TEXTS = ("kind", "payload", "lane", "requested_by", "batch", "trace_id")
 
@@ -100,10 +103,11 @@ def take_requests(
     which a row stays do not count, or rows that stay could use up the time of every dispatch.
 
     A row stays for the next call if the trouble is ours (an error of this code), if a transaction that has not ended
-    holds its key, or for five minutes if another worker may know its kind or list its path. So do later rows of its
-    entity, if that is known. A row that was a message stays for a day at most: anybody who may publish could have made
-    it so that this code fails.
+    holds its key, or for five minutes after this process first saw it if another worker may know its kind or list its
+    path. So do later rows of its entity, if that is known. A row that was a message stays for a day at most: anybody
+    who may publish could have made it so that this code fails.
     """
+    _forget_old_rows()
     left: dict[bool, int | None] = {False: FIRST_ID, True: FIRST_ID}  # moves money -> the id behind which rows are left
     held: frozenset[str] = frozenset()
     spent_s = 0.0
@@ -252,6 +256,26 @@ def _log_once(row: Row[Any], error: Exception) -> None:
         log.error("request %s in b2copy_requests waits, as may others: %s", row.id, why, exc_info=cause)
 
 
+def _may_wait(row: Row[Any]) -> bool:
+    """Return whether another worker may still take the row: this process first saw it less than five minutes ago.
+
+    `requested_at` does not say that. All workers may have been down since then, and the CRM's transaction may have
+    committed only now.
+    """
+    now = time.monotonic()
+    key = (row.id, row.requested_at)  # the ids begin again if the table is emptied
+    seen = _first_seen.get(key, now) if len(_first_seen) >= SEEN_MAX else _first_seen.setdefault(key, now)
+    return now - seen < OTHER_WORKER_WAIT_S
+
+
+def _forget_old_rows() -> None:
+    """Forget the rows that were refused or taken. If this process has not come back to one of them, it waits again."""
+    now = time.monotonic()
+    for key, seen in list(_first_seen.items()):
+        if now - seen > 2 * OTHER_WORKER_WAIT_S:
+            _first_seen.pop(key, None)
+
+
 class _ForAnotherWorker(Exception):
     """This worker does not know the row's kind, or does not list its path, and another worker may. So the row waits.
 
@@ -268,10 +292,8 @@ def _new(row: Row[Any], kinds: Mapping[str, Kind[Any]], settings: CrmSettings) -
     name = _utf8(row, "kind")
     lane, batch, trace_id = (_utf8(row, column) or None for column in ("lane", "batch", "trace_id"))
     kind = kinds.get(name)
-    requested_at = _requested_at(row)
-    may_wait = requested_at is not None and row.now - requested_at < OTHER_WORKER_WAIT_MS
     if kind is None:
-        if may_wait:
+        if _may_wait(row):
             raise _ForAnotherWorker(f"{name[:100]!r} is no kind that this version knows")
         raise BadPayload(f"kind: {name[:100]!r} is not a kind: there are {', '.join(sorted(kinds))}")
     if lane is not None and lane not in REQUEST_LANES:
@@ -279,10 +301,10 @@ def _new(row: Row[Any], kinds: Mapping[str, Kind[Any]], settings: CrmSettings) -
     try:
         new = kind.new(_object(_utf8(row, "payload")), settings)
     except PathNotListed as error:
-        if may_wait:
+        if _may_wait(row):
             raise _ForAnotherWorker(str(error), error.entity) from None
         raise
-    return new._replace(lane=lane or new.lane, batch=batch, trace_id=trace_id, requested_at=requested_at)
+    return new._replace(lane=lane or new.lane, batch=batch, trace_id=trace_id, requested_at=_requested_at(row))
 
 
 def _requested_at(row: Row[Any]) -> int | None:
