@@ -7,14 +7,17 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from celery.contrib.testing.worker import start_worker
 
 from tests.cli.command import Ran
 from tests.cli.conftest import Command
 from tests.cli.terminal import shown, without_colours
 from tests.forked import run
 from tests.operations import hold_operation, make_wait
+from tests.support import until
 from worker.b2copy.routes import leaderboard
 from worker.cli import main
+from worker.doctor.other_redis_users import listeners
 from worker.ledger import Ledger, pause
 from worker.ledger.notices import want_notices
 from worker.operation import WaitReason
@@ -239,6 +242,31 @@ def test_warns_of_a_redis_that_may_lose_messages_or_is_shared(
     assert "appendonly is off" in messages(ran, "redis")
     assert "warn queues of somebody else, now or once: reports" in messages(ran, "redis")
     assert re.search(r"`export B2COPY_REDIS_URL=redis://127\.0\.0\.1:\d+/[1-9]`", messages(ran, "redis"))
+
+
+def test_the_queue_of_the_crms_notices_is_no_strangers_on_our_own_broker(b2copy_sync: Command, broker: Broker) -> None:
+    crm: Any = Celery("crm", broker=broker.url)
+
+    def fees_ended() -> None:
+        """Take a notice."""
+
+    crm.task(name="crm.fees_ended")(fees_ended)
+    crm.send_task("crm.fees_ended", queue="notices")
+    settings = {"B2COPY_NOTIFY_TASK": "crm.fees_ended", "B2COPY_NOTIFY_QUEUE": "notices"}
+
+    with broker.client as client, start_worker(crm, queues=["notices"], perform_ping_check=False):
+        until(lambda: listeners(client))
+        on_ours = b2copy_sync("doctor", "--json", **settings)
+        elsewhere = b2copy_sync("doctor", "--json", **settings, B2COPY_NOTIFY_BROKER_URL="redis://127.0.0.1:1/0")
+    crm.close()
+
+    assert "notices" not in messages(on_ours, "redis") + messages(on_ours, "workers")
+    assert grades(on_ours)["redis"] == {"ok"}
+    assert "warn none answers: start one" in messages(on_ours, "workers")
+    assert "warn queues of somebody else, now or once: notices" in messages(elsewhere, "redis")
+    assert "serves notices, which is not ours" in messages(elsewhere, "workers")
+    assert "until each CRM host has changed and `b2copy.inbox` here is empty" in messages(elsewhere, "redis")
+    assert "until each CRM host has changed and `b2copy.inbox` here is empty" in messages(elsewhere, "workers")
 
 
 def test_names_what_refuses_our_access_and_from_which_address(b2copy_sync: Command, ledger: Ledger) -> None:

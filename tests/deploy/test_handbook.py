@@ -7,16 +7,20 @@ import shlex
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from celery import Celery
 
 from tests.cli.command import refusal, run
 from tests.deploy.handbook import DEPLOY, TEXT, block_with, lines_of
 from tests.operations import fail_operation
+from tests.support import until
 from worker.cli.exit_codes import MEANINGS
 from worker.ledger import open_ledger
 from worker.ledger.schema import HEAD
 from worker.operation import FailureReason, OnUnknown
+from worker.sandbox.control_client import SandboxControl
 from worker.settings import ConsoleSettings, Settings, variable
 from worker.testbed.local_system import Environment
 from worker.testbed.processes import Process
@@ -71,6 +75,30 @@ def test_every_command_in_a_sentence_is_one_that_is_taken(document: str) -> None
 
     assert commands
     assert refused == {}
+
+
+def test_while_redis_is_moved_messages_to_the_old_database_are_done_and_no_second_session_begins(
+    environment: Environment, worker: Callable[..., Process], sandbox: SandboxControl
+) -> None:
+    """As "Move to another Redis database" says it."""
+    old, new = environment.broker.url, environment.broker.url.removesuffix("/0") + "/1"
+    process = worker(name="old")
+    for name, url in (("W1", old), ("W2", new)):  # the second one comes from a CRM host that has changed
+        crm: Any = Celery("crm", broker=url)
+        fees = {"account_login": "7", "request_id": name}
+        crm.send_task("b2copy.fees.process", kwargs=fees, queue="b2copy.inbox")
+        crm.close()
+
+    until(lambda: sandbox.effects("fees.process", "7/W1"))
+    with environment.broker.client as client:
+        until(lambda: client.llen("b2copy.inbox") == client.hlen("b2copy:unacked") == 0)
+    process.stop()
+    logins_before = [call["route"] for call in sandbox.token_calls()]
+    worker(name="new", B2COPY_REDIS_URL=new)
+    until(lambda: sandbox.effects("fees.process", "7/W2"))
+
+    assert logins_before == ["authexternalcrm"]
+    assert [call["route"] for call in sandbox.token_calls()] == ["authexternalcrm"] * 2
 
 
 def test_with_systemd_each_step_comes_after_what_it_needs() -> None:

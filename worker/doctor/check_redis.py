@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import redis
 
 from worker.doctor import CheckResult, name_authority
-from worker.doctor.other_redis_users import foreign_queues
+from worker.doctor.other_redis_users import MOVE, foreign_queues, known_queues
 from worker.redis_connection import redis_client
 from worker.redis_url import without_password
 from worker.settings import CrmSettings
@@ -29,10 +29,10 @@ def check(settings: CrmSettings) -> Iterator[CheckResult]:
         server = f"{info.get('server_name', 'redis')} {info.get('valkey_version') or info.get('redis_version')}"
         yield CheckResult("redis", "ok", f"{url}, {server}, answers in {took_ms:.1f} ms")
         yield from _configuration(info)
-        if foreign := sorted(foreign_queues(client)):
+        if foreign := sorted(foreign_queues(client, known_queues(settings))):
             listed = ", ".join(foreign[:_LISTED]) + (" ..." if len(foreign) > _LISTED else "")
             message = f"queues of somebody else, now or once: {listed}. A flush of this database deletes our messages"
-            yield CheckResult("redis", "warn", message, _own_database(client, info, settings))
+            yield CheckResult("redis", "warn", message, f"{MOVE}. {_own_database(client, info, settings)}")
     except redis.RedisError as error:
         remedy = remedy_for(error) or _remedy_for_connection(error)
         yield CheckResult("redis", "FAIL", f"{url}: {error}", remedy)

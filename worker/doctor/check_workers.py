@@ -9,7 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from worker.app import app
 from worker.doctor import CheckResult
 from worker.doctor.check_redis import connect, remedy_for
-from worker.doctor.other_redis_users import Node, listeners, nodes
+from worker.doctor.other_redis_users import MOVE, Node, known_queues, listeners, nodes
 from worker.errors import SettingsError
 from worker.ledger import open_ledger
 from worker.ledger.overview import overview
@@ -35,8 +35,8 @@ def check(settings: CrmSettings) -> Iterator[CheckResult]:
         client.close()
     if ours := [node.name for node in found if node.ours]:
         yield CheckResult("workers", "ok", ", ".join(ours))
-    elif connected:
-        message = f"{connected} connected, and none answers: the worker is frozen or stopped"
+    elif connected and (silent := connected - len(found)):  # other programs' workers answer, too
+        message = f"{silent} connected, and none answers: the worker is frozen or stopped"
         remedy = (
             "restart it. Other workers take its operations over after 10 s. The kind decides whether a request is sent"
             " again"
@@ -51,7 +51,7 @@ def check(settings: CrmSettings) -> Iterator[CheckResult]:
         else:
             yield CheckResult("workers", "warn", "none answers", remedy)
     for node in found:
-        yield from _foreign(node)
+        yield from _foreign(node, known_queues(settings))
 
 
 def _due_for_s(settings: CrmSettings) -> float:
@@ -75,9 +75,8 @@ def _addresses(settings: CrmSettings) -> list[str]:
         client.close()
 
 
-def _foreign(node: Node) -> Iterator[CheckResult]:
-    if node.foreign_queues:
-        message = f"{node.name} serves {', '.join(sorted(node.foreign_queues))}, which is not ours"
-        yield CheckResult(
-            "workers", "warn", message, "B2COPY_REDIS_URL should name a Redis database of this system alone"
-        )
+def _foreign(node: Node, known: frozenset[str]) -> Iterator[CheckResult]:
+    if foreign := node.queues - known:
+        message = f"{node.name} serves {', '.join(sorted(foreign))}, which is not ours"
+        remedy = f"B2COPY_REDIS_URL should name a Redis database of this system alone; {MOVE}"
+        yield CheckResult("workers", "warn", message, remedy)
