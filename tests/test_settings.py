@@ -218,6 +218,8 @@ def test_an_unusable_value_is_refused_with_the_name_of_its_setting(
         ("rate_limit", "0", "0"),
         ("fees_deadline", "72h", 72 * 3600.0),
         ("retention", "400d", 400 * 86400.0),
+        ("retention", "86400", 86400.0),
+        ("calls_deadline", "60m", 3600.0),
         ("token_ttl", "5m", 300.0),
         ("token_ttl", "1.5", 1.5),
         ("assertion_ttl", "1800", 1800.0),
@@ -516,6 +518,24 @@ def test_a_duration_is_refused_with_how_one_looks(active_environment: Environmen
     monkeypatch.setenv("B2COPY_FEES_DEADLINE", "9" * 400)
 
     assert refused().startswith("B2COPY_FEES_DEADLINE must be at most 36500d")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("RETENTION", "400", "at least 1d: a number without a unit means seconds, so write 400d"),
+        ("RETENTION", "23h", "at least 1d"),
+        ("FEES_DEADLINE", "72", "at least 1h: a number without a unit means seconds, so write 72h"),
+        ("CALLS_DEADLINE", "3", "at least 1h"),
+    ],
+)
+def test_a_number_of_days_or_hours_without_its_unit_is_refused(
+    active_environment: Environment, monkeypatch: Monkey, name: str, value: str, problem: str
+) -> None:
+    """A purge would remove almost everything, or whatever waits for B2COPY for some minutes would fail."""
+    monkeypatch.setenv(f"B2COPY_{name}", value)
+
+    assert refused().startswith(f"B2COPY_{name} must be {problem}")
 
 
 @pytest.mark.parametrize("listen", ["[::1]:9464", "::1:9464", "metrics.internal:9464", ":9464", "0.0.0.0:9464"])

@@ -67,6 +67,17 @@ def _seconds(value: Any) -> Any:
     return seconds
 
 
+def _at_least(least: str, usual: str) -> AfterValidator:
+    """Refuse a shorter duration: most likely the unit of `usual` was left out."""
+
+    def check(seconds: float) -> float:
+        if seconds < _seconds(least):
+            raise ValueError(f"must be at least {least}: a number without a unit means seconds, so write {usual}")
+        return seconds
+
+    return AfterValidator(check)
+
+
 def _one_line_of_text(value: str) -> str:
     if not value or not value.isprintable() or value != value.strip():
         raise ValueError("must be one line of printable characters, without blanks around it")
@@ -310,7 +321,9 @@ class LedgerSettings(BaseSettings):
         description="The ledger: sqlite:////absolute/path, or postgresql://user@host/name. To another host by verified"
         " TLS (sslmode=verify-full is added).",
     )
-    retention: Seconds = Field(400 * 86400.0, description="How long a final operation is kept before purge takes it.")
+    retention: Annotated[Seconds, _at_least("1d", usual="400d")] = Field(
+        400 * 86400.0, description="How long a final operation is kept before purge takes it, at least 1d."
+    )
     four_eyes: Literal["off", "money", "all"] = Field(
         "off",
         description="Which decisions (replay, correct, resolve, cancel, stop asking, cancelling an import) need a"
@@ -361,18 +374,19 @@ class CrmSettings(LedgerSettings):
         "text", description="How worker and beat log: text for people, or json, an object a line."
     )
     token_ttl: Seconds = Field(600.0, description="An opaque access token's life; a JWT tells its own.")
-    fees_deadline: Seconds = Field(
+    fees_deadline: Annotated[Seconds, _at_least("1h", usual="72h")] = Field(
         72 * 3600.0,
-        description="How long a fee run may take. Fees of a PAMM account stay pending until its next rollover, when the"
-        " results of its investors are settled.",
+        description="How long a fee run may take, at least 1h. Fees of a PAMM account stay pending until its next"
+        " rollover, when the results of its investors are settled.",
     )
     reconcile_every: Annotated[Seconds, Field(ge=600)] | None = Field(
         None,
         description="How often the accounts at B2COPY are compared with the identity map, at least 10m apart. Unset:"
         " only when somebody runs `b2copy-sync reconcile`.",
     )
-    calls_deadline: Seconds = Field(
-        72 * 3600.0, description="How long any other call may wait, for B2COPY or for what it comes after."
+    calls_deadline: Annotated[Seconds, _at_least("1h", usual="72h")] = Field(
+        72 * 3600.0,
+        description="How long any other call may wait, for B2COPY or for what it comes after, at least 1h.",
     )
     traces_url: TracesUrl | None = Field(
         None,
