@@ -27,7 +27,7 @@ def checked_redis_url(value: str) -> str:
         raise ValueError(_SHAPE)
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     database = options.pop("db", "") or parts.path.strip("/") or "0"
-    if not re.fullmatch(r"\d{1,4}", database):
+    if not re.fullmatch(r"[0-9]{1,4}", database):
         raise ValueError(f"{_SHAPE}: the database is a number")
     verified = _is_verified(options, parts.scheme, host)
     login = ""

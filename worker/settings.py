@@ -638,7 +638,7 @@ def _console_problems(settings: ConsoleSettings) -> Iterator[str]:
 
 def _contradictions(settings: Settings) -> list[str]:
     problems = []
-    if settings.admin_id_type == "integer" and not re.fullmatch(r"[1-9]\d{0,18}", settings.admin_id):
+    if settings.admin_id_type == "integer" and not re.fullmatch(r"[1-9][0-9]{0,18}", settings.admin_id):
         problems.append("B2COPY_ADMIN_ID must be a whole number (or set B2COPY_ADMIN_ID_TYPE=string)")
     if len(settings.key_id) != len(settings.private_key_file):
         problems.append(
