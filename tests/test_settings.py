@@ -541,6 +541,26 @@ def test_a_number_of_days_or_hours_without_its_unit_is_refused(
     assert refused().startswith(f"B2COPY_{name} must be {problem}")
 
 
+@pytest.mark.parametrize(
+    "email",
+    [
+        " ada@crm.example.com",
+        "ada@crm.example.com\nInjected: x",
+        "ada @crm.example.com",
+        "ada@crm@example.com",
+        "ada\u200b@crm.example.com",
+    ],
+)
+def test_an_e_mail_address_is_read_whole(active_environment: Environment, monkeypatch: Monkey, email: str) -> None:
+    monkeypatch.setenv("B2COPY_BACK_OFFICE_PASSWORD_FILE", "/etc/b2copy/back-office.password")
+    monkeypatch.setenv("B2COPY_BACK_OFFICE_EMAIL", "ada@crm.example.com")
+    assert load(Settings).back_office_email == "ada@crm.example.com"
+
+    monkeypatch.setenv("B2COPY_BACK_OFFICE_EMAIL", email)
+
+    assert refused().startswith("B2COPY_BACK_OFFICE_EMAIL ")
+
+
 @pytest.mark.parametrize("listen", ["[::1]:9464", "::1:9464", "metrics.internal:9464", ":9464", "0.0.0.0:9464"])
 def test_metrics_are_served_at_any_address(active_environment: Environment, monkeypatch: Monkey, listen: str) -> None:
     monkeypatch.setenv("B2COPY_METRICS_LISTEN", listen)

@@ -502,8 +502,8 @@ class Settings(CrmSettings):
         description="What CRM hosts may read through a worker. With seamless_url, anybody who may send messages"
         " can log in as any client.",
     )
-    back_office_email: str | None = Field(
-        None, pattern=r"[^@\s]+@[^@\s]+", description="Who signs in to the Back Office, if some routes need that."
+    back_office_email: OneLine | None = Field(
+        None, pattern=r"^[^@\s]+@[^@\s]+$", description="Who signs in to the Back Office, if some routes need that."
     )
     back_office_password_file: File | None = Field(None, description="A file with the password of that e-mail address.")
     accounts_login: LoginName = Field(
