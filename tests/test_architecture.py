@@ -215,11 +215,17 @@ def test_every_queue_we_name_is_served_and_none_that_is_not_ours(registered: dic
         assert app.amqp.router.route({}, task)["queue"].name in served
 
 
-@pytest.mark.parametrize("life", [5.0, 60.0, 600.0, 86400.0])
+@pytest.mark.parametrize("life", [10.0, 60.0, 600.0, 86400.0])
 def test_the_session_is_examined_well_within_a_tokens_life(life: float) -> None:
     refresh = next(entry for entry in schedule(life).values() if entry["task"] == "b2copy.session.refresh")
 
     assert refresh["schedule"] <= min(30.0, life / 10)
+
+
+@pytest.mark.parametrize("life", [1.0, 5.0])
+def test_beat_sends_each_message_once_a_second_at_most(life: float) -> None:
+    """Messages pile up while no worker runs, and workers renew a token by themselves when it is due."""
+    assert all(entry["schedule"] >= 1.0 for entry in schedule(life, reconciles=True).values())
 
 
 @pytest.mark.parametrize("life", [5.0, 60.0, 600.0, 86400.0])

@@ -166,6 +166,8 @@ def test_an_unknown_setting_is_refused(active_environment: Environment, monkeypa
         ("max_attempts", "0"),
         ("token_ttl", "0"),
         ("token_ttl", "-5"),
+        ("token_ttl", "0.01"),
+        ("token_ttl", "0.9"),
         ("fees_restart", "never"),
         ("fees_deadline", "nan"),
         ("fees_deadline", "inf"),

@@ -14,7 +14,7 @@ def schedule(token_ttl: float, reconciles: bool = False) -> dict[str, dict[str, 
     harm, because each task finds out in the ledger or in Redis whether there is something to do. `reconciles`: B2COPY's
     accounts are compared now and then, in slices of less than a second.
     """
-    refresh_every = min(30.0, token_ttl / 10)
+    refresh_every = max(1.0, min(30.0, token_ttl / 10))
     entries = {
         "renew the session ahead of expiry": _entry("b2copy.session.refresh", refresh_every),
         "wake what is due": _entry("b2copy.ledger.dispatch", 1.0),

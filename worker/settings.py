@@ -373,7 +373,9 @@ class CrmSettings(LedgerSettings):
     log_format: Literal["text", "json"] = Field(
         "text", description="How worker and beat log: text for people, or json, an object a line."
     )
-    token_ttl: Seconds = Field(600.0, description="An opaque access token's life; a JWT tells its own.")
+    token_ttl: Annotated[Seconds, Field(ge=1)] = Field(
+        600.0, description="An opaque access token's life, at least 1s; a JWT tells its own."
+    )
     fees_deadline: Annotated[Seconds, _at_least("1h", usual="72h")] = Field(
         72 * 3600.0,
         description="How long a fee run may take, at least 1h. Fees of a PAMM account stay pending until its next"

@@ -262,7 +262,7 @@ class TestTheRefreshToken:
     def test_that_outlived_its_access_token_is_not_used(
         self, member: Member, sandbox: SandboxControl, configure: Configure
     ) -> None:
-        session = member(configure(token_ttl=0.3))
+        session = member(configure().model_copy(update={"token_ttl": 0.3}))
         session.current()
         until(lambda: (session.state().expires_in or 0) < 0)
 

@@ -64,7 +64,7 @@ class TestRenewing:
         self, member: Member, sandbox: SandboxControl, configure: Configure
     ) -> None:
         sandbox.switches(access_lifetime=0.6)
-        session = member(configure(token_ttl=0.6))
+        session = member(configure().model_copy(update={"token_ttl": 0.6}))
         generations = set()
 
         ends = time.monotonic() + 1.2
