@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from functools import cache
 
 from worker.app import app
 from worker.b2copy.routes.account_fields import Account
@@ -72,6 +73,7 @@ def reconcile() -> None:
     """
     every_s = crm_settings().reconcile_every
     if every_s is None:
+        _warn_of_missing_setting()
         return
     slices = _slices()
     if not slices.one_at_a_time.acquire(blocking=False):
@@ -80,6 +82,12 @@ def reconcile() -> None:
         _make_slice(slices, round(every_s * 1000))
     finally:
         slices.one_at_a_time.release()
+
+
+@cache
+def _warn_of_missing_setting() -> None:
+    """Log it once in a process: beat starts this task every second."""
+    log.warning("beat has B2COPY_RECONCILE_EVERY, and this worker does not: it makes no part of the reconciliation")
 
 
 def _make_slice(slices: _Slices, every_ms: int) -> None:

@@ -13,13 +13,14 @@ from tests.cli.command import Ran
 from tests.cli.conftest import Command
 from tests.cli.terminal import shown, without_colours
 from tests.forked import run
-from tests.operations import hold_operation, make_wait
+from tests.operations import hold_operation, make_wait, record_operation
 from tests.support import until
 from worker.b2copy.routes import leaderboard
 from worker.cli import main
 from worker.doctor.other_redis_users import listeners
 from worker.ledger import Ledger, pause
 from worker.ledger.notices import want_notices
+from worker.ledger.reconciliation import start_run
 from worker.operation import WaitReason
 from worker.sandbox.control_client import SandboxControl
 from worker.testbed.broker import Broker
@@ -85,6 +86,27 @@ def test_a_host_that_differs_from_the_ledger_about_notices_is_named(b2copy_sync:
 
     assert "no notice is recorded" in messages(with_url, "notices")
     assert "this host has no B2COPY_WEBHOOK_URL" in messages(without_url, "notices")
+
+
+def test_a_scheduled_reconciliation_that_nobody_begins_is_named(b2copy_sync: Command, ledger: Ledger) -> None:
+    def found(every: str) -> str:
+        return messages(b2copy_sync("doctor", "--json", B2COPY_RECONCILE_EVERY=every), "reconcile")
+
+    assert found("24h") == "", "the ledger is new"
+    record_operation(ledger)
+    with ledger.writing() as connection:
+        connection.exec_driver_sql("UPDATE b2copy_operations SET requested_at = requested_at - 90000000")  # 25 hours
+    never = found("12h")
+    start_run(ledger, "beat")
+    begun = found("12h")
+    with ledger.writing() as connection:
+        connection.exec_driver_sql("UPDATE b2copy_reconciliation SET stepped_at = stepped_at - 90000000")
+
+    assert never.startswith("warn B2COPY_RECONCILE_EVERY is 12.0 h, and the accounts have not been compared for 25.0 h")
+    assert "`b2copy-sync beat`" in never
+    assert begun == ""
+    assert "for 25.0 h" in found("12h")
+    assert found("24h") == "", "one may have been late"
 
 
 def test_logs_in_only_if_there_is_no_session(b2copy_sync: Command, sandbox: SandboxControl) -> None:

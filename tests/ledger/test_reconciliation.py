@@ -25,6 +25,7 @@ from worker.ledger.reconciliation import (
     identities_now,
     is_due,
     is_listed,
+    ms_since_last_step,
     start_run,
     store_page,
 )
@@ -273,3 +274,20 @@ def test_a_difference_that_is_found_again_is_replaced(ledger: Ledger, differing:
     run = decide(ledger, run, [Candidate("there", "1", "a", None, ())], [again], 0)
 
     assert differences(ledger, run) == [again, *found[1:]]
+
+
+def test_how_long_ago_the_last_step_was_is_known_also_if_there_was_none(ledger: Ledger) -> None:
+    assert ms_since_last_step(ledger) is None
+
+    def aged(table: str, column: str) -> int:
+        with ledger.writing() as connection:
+            connection.execute(text(f"UPDATE {table} SET {column} = {column} - {HOUR_MS}"))
+        return round((ms_since_last_step(ledger) or 0) / HOUR_MS)
+
+    for name in ("W1", "W2"):
+        record_operation(ledger, name)
+    assert aged("b2copy_operations", "requested_at") == 1, "since the oldest operation"
+    run = start_run(ledger, "ada")
+    assert aged("b2copy_reconciliation", "stepped_at") == 1, "since the run began"
+    finish_run(ledger, run)
+    assert aged("b2copy_reconciliation", "started_at") == 0

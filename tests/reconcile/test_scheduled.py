@@ -61,6 +61,20 @@ def test_nothing_is_scheduled_unless_the_setting_says_so() -> None:
     assert "b2copy.ledger.reconcile" in {entry["task"] for entry in schedule(600, reconciles=True).values()}
 
 
+@on_sqlite
+def test_a_worker_without_the_setting_says_once_that_beat_has_it(
+    fleet: Environment, ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    job._warn_of_missing_setting.cache_clear()
+
+    job.reconcile()
+    job.reconcile()
+
+    [line] = [record.getMessage() for record in caplog.records if record.name == "tasks.reconcile"]
+    assert "beat has B2COPY_RECONCILE_EVERY, and this worker does not" in line
+    assert current_run(ledger) is None
+
+
 @pytest.fixture
 def scheduled(fleet: Environment, monkeypatch: pytest.MonkeyPatch) -> Environment:
     monkeypatch.setenv("B2COPY_RECONCILE_EVERY", "10m")

@@ -15,14 +15,15 @@ from worker.ledger.engine import connect
 from worker.ledger.fleet_flags import TRYING
 from worker.ledger.notices import notices_wanted_until
 from worker.ledger.overview import overview
+from worker.ledger.reconciliation import ms_since_last_step
 from worker.ledger.refused_password_flags import PREFIX as REFUSED_PASSWORD
 from worker.ledger.running_workers import running_workers
 from worker.ledger.schema_version import version_of
 from worker.ledger.statistics import statistics_of
-from worker.report.format_values import count, iso
+from worker.report.format_values import count, iso, span
 from worker.report.health import access_notes
 from worker.report.sentences import paused_by
-from worker.settings import LedgerSettings
+from worker.settings import CrmSettings, LedgerSettings
 from worker.watch.redact import redacted
 
 
@@ -51,6 +52,7 @@ def check(settings: LedgerSettings) -> Iterator[CheckResult]:
             yield from _versions(ledger)
             yield from _hindrances(ledger)
             yield from _notices(ledger, settings)
+            yield from _reconciliation(ledger, settings)
         finally:
             ledger.close()
     except SettingsError as error:  # the schema is one that this version cannot use
@@ -113,6 +115,18 @@ def _notices(ledger: Ledger, settings: LedgerSettings) -> Iterator[CheckResult]:
         message = "the settings ask for notices, and no worker with them has started in days: no notice is recorded"
         remedy = "restart the workers with B2COPY_WEBHOOK_URL or B2COPY_NOTIFY_TASK"
         yield CheckResult("notices", "warn", message, remedy)
+
+
+def _reconciliation(ledger: Ledger, settings: LedgerSettings) -> Iterator[CheckResult]:
+    """Say whether the scheduled reconciliation is made. Beat starts it, and has a B2COPY_RECONCILE_EVERY of its own."""
+    if not isinstance(settings, CrmSettings) or settings.reconcile_every is None:
+        return
+    for_s = (ms_since_last_step(ledger) or 0) / 1000
+    if for_s > 2 * settings.reconcile_every:
+        every = span(settings.reconcile_every)
+        message = f"B2COPY_RECONCILE_EVERY is {every}, and the accounts have not been compared for {span(for_s)}"
+        remedy = "unless a worker's log says why it waits, start beat with that setting too: `b2copy-sync beat`"
+        yield CheckResult("reconcile", "warn", message, remedy)
 
 
 def _try_to_write(ledger: Ledger) -> None:

@@ -126,6 +126,10 @@ _NOTHING_DECIDED = ("", "", "")
 _HERE, _THERE = "here", "there"
 _RUN = select(runs).where(runs.c.destination == DESTINATION)
 _STEPPED_AT = select(runs.c.stepped_at).where(runs.c.destination == DESTINATION)
+_MS_SINCE_LAST_STEP = select(
+    now_ms()
+    - func.coalesce(_STEPPED_AT.scalar_subquery(), select(c.requested_at).order_by(c.id).limit(1).scalar_subquery())
+)
 _ADVANCE = update(runs).where(
     runs.c.destination == DESTINATION,
     runs.c.started_at == bindparam("of_run"),
@@ -209,6 +213,16 @@ def current_run(ledger: Ledger) -> Run | None:
     """Return the reconciliation that is under way, or the last one; None if there was none."""
     with ledger.reading() as connection:
         return _current(connection)
+
+
+def ms_since_last_step(ledger: Ledger) -> int | None:
+    """Return how long ago the last step of a reconciliation was, in ms. A run that finished has made its last one.
+
+    If there was no run, the time since the oldest operation was requested; None if there is no operation either.
+    """
+    with ledger.reading() as connection:
+        found = connection.execute(_MS_SINCE_LAST_STEP).scalar_one()
+    return None if found is None else int(found)
 
 
 def is_due(ledger: Ledger, every_ms: int) -> bool:
