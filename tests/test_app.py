@@ -176,6 +176,23 @@ def test_another_schema_stops_a_worker_and_names_the_remedy(
     assert remedy in line
 
 
+def test_another_b2copy_stops_a_worker_and_names_both_hosts(environment: Environment, run: Run) -> None:
+    worker = environment.worker(restarts=False)
+    wait_for_worker(worker)
+    elsewhere = "https://b2copy.example.com"
+
+    for stop in (None, worker.stop):  # while a worker with the first host runs, and after it
+        if stop:
+            assert stop() == 0
+        [line] = refused(run("worker", B2COPY_HOST=elsewhere))
+        assert line.startswith(f"B2COPY_HOST is {elsewhere}, and this ledger belongs to {environment.sandbox.url}: ")
+        assert f"`b2copy-sync migrate --b2copy-host {elsewhere} --why" in line
+
+    again = environment.worker(name="again", restarts=False)
+    wait_for_worker(again)
+    assert again.stop() == 0
+
+
 def test_a_worker_makes_the_tables_of_an_empty_database_and_beat_needs_no_key(environment: Environment) -> None:
     engine = connect(empty_database(environment))
     assert schema_version(engine) is None

@@ -13,6 +13,7 @@ from worker.celery_settings import CONCURRENCY, App, celery_settings
 from worker.errors import SettingsError
 from worker.instances import ledger, sessions
 from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, Ledger, open_ledger
+from worker.ledger.b2copy_host import check_b2copy_host
 from worker.ledger.engine import note_outage
 from worker.ledger.notices import want_notices
 from worker.operation import VERSION
@@ -76,7 +77,9 @@ def check_before_work(conf: Any = None, options: Any = None, **_: Any) -> None:
         if not (worker_settings().wants_notices or (options or {}).get("queues")):
             app.amqp.queues.deselect([queue_of(NOTIFY)])  # this worker cannot deliver notices: leave them to others
         prepare_ledger()
-        open_ledger(crm_settings().database_url, create=True).close()
+        made = open_ledger(crm_settings().database_url, create=True)
+        _check_host(made)
+        made.close()
         if worker_settings().wants_notices:
             want_notices(ledger())
     except SettingsError as error:
@@ -88,21 +91,33 @@ def check_before_work(conf: Any = None, options: Any = None, **_: Any) -> None:
 
 @signals.worker_process_init.connect
 def prepare_ledger(**_: Any) -> None:
-    """Prepare the ledger of this worker or pool process as soon as it is opened. No task has begun yet."""
+    """Prepare the ledger of this worker or pool process as soon as it is opened.
+
+    If it is unavailable at the start, it is opened before anything is claimed.
+    """
     if current_app == app:
         ledger.then(_prepare)
 
 
 def _prepare(made: Ledger) -> None:
-    """Measure the transactions, and take over no lapsed lease in the first seconds.
+    """Use no ledger of another B2COPY, measure the transactions, take over no lapsed lease in the first seconds.
 
     An outage of the ledger may have ended just now, and this process has not seen it. Leases have lapsed then although
     their holders live and know an answer.
     """
     from worker.watch.observe import observe_transactions
 
+    _check_host(made)
     observe_transactions(made.engine)
     note_outage(made.engine)
+
+
+def _check_host(made: Ledger) -> None:
+    try:
+        made.write(lambda connection: check_b2copy_host(connection, worker_settings().host))
+    except BaseException:
+        made.close()
+        raise
 
 
 @signals.worker_process_shutdown.connect

@@ -19,6 +19,7 @@ from worker.b2copy.routes import leaderboard
 from worker.cli import main
 from worker.doctor.other_redis_users import listeners
 from worker.ledger import Ledger, pause
+from worker.ledger.b2copy_host import check_b2copy_host
 from worker.ledger.notices import want_notices
 from worker.ledger.reconciliation import start_run
 from worker.operation import WaitReason
@@ -512,3 +513,19 @@ class TestTheBackOfficesSignIn:
         assert "HTTP 503" in messages(unavailable, "back_office")
         assert "operations that use this login wait meanwhile" in messages(unavailable, "back_office")
         assert "FAIL there is no session without Redis" in messages(without_redis, "back_office")
+
+
+def test_a_ledger_of_another_b2copy_fails(b2copy_sync: Command, ledger: Ledger, environment: Environment) -> None:
+    with ledger.writing() as connection:
+        check_b2copy_host(connection, "https://b2copy.example.com")
+
+    ran = b2copy_sync("doctor", "--json")
+    ready = b2copy_sync("health", "--ready")
+    compared = b2copy_sync("reconcile")
+
+    assert ran.code == 1
+    problem = f"B2COPY_HOST is {environment.sandbox.url}, and this ledger belongs to https://b2copy.example.com"
+    assert f"FAIL {problem}" in messages(ran, "ledger")
+    assert (ready.code, compared.code) == (1, 2)
+    assert problem in ready.out + ready.err
+    assert problem in compared.err

@@ -6,7 +6,9 @@ from pathlib import Path
 from tests.cli.command import run
 from tests.cli.conftest import Command
 from tests.operations import LedgerClock, fail_operation, record_operation, succeed_operation
-from worker.ledger import Ledger, find
+from worker.ledger import Ledger, audit_of, find
+from worker.ledger.b2copy_host import check_b2copy_host
+from worker.ledger.running_workers import Self, note_running
 from worker.ledger.schema import HEAD
 from worker.testbed.processes import clean_environment
 
@@ -102,3 +104,35 @@ def test_a_registration_that_succeeded_stays_for_accounts_that_are_opened_later(
     assert done.code == 0, done.err
     assert find(ledger, "clients.register:1/77") is not None
     assert find(ledger, "fees.process:W1") is None
+
+
+def test_a_b2copy_that_has_moved_needs_a_reason(b2copy_sync: Command, ledger: Ledger) -> None:
+    with ledger.writing() as connection:
+        check_b2copy_host(connection, "https://b2copy.example.com")
+
+    without = b2copy_sync("migrate", "--b2copy-host", "https://new.example.com")
+    unusable = b2copy_sync("migrate", "--b2copy-host", "new.example.com", "--why", "they moved")
+    moved = b2copy_sync("migrate", "--b2copy-host", "https://New.example.com/", "--why", "they moved", "--by", "ada")
+
+    assert (without.code, unusable.code, moved.code) == (2, 2, 0)
+    assert "give a reason with --why" in without.err
+    assert "--b2copy-host must be a base URL" in unusable.err
+    [entry] = audit_of(ledger, "b2copy_host")
+    assert (entry.actor, entry.note, entry.detail) == (
+        "ada",
+        "they moved",
+        {"before": {"host": "https://b2copy.example.com"}, "after": {"host": "https://new.example.com"}},
+    )
+    with ledger.writing() as connection:
+        check_b2copy_host(connection, "https://new.example.com")
+
+
+def test_a_b2copy_does_not_move_while_a_worker_runs(b2copy_sync: Command, ledger: Ledger) -> None:
+    with ledger.writing() as connection:
+        note_running(connection, Self("host-a", 41))
+
+    refused = b2copy_sync("migrate", "--b2copy-host", "https://new.example.com", "--why", "they moved")
+
+    assert refused.code == 1
+    assert "host-a pid 41" in refused.err
+    assert audit_of(ledger, "b2copy_host") == []

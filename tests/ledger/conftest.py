@@ -69,7 +69,7 @@ def ledger_url(database: str, request: pytest.FixtureRequest, tmp_path: Path) ->
                 " b2copy_reconciliation_differences CASCADE"
             )
         )
-        connection.execute(text("UPDATE b2copy_ledger SET dispatched_at = 0, notices_until = 0"))
+        connection.execute(text("UPDATE b2copy_ledger SET dispatched_at = 0, notices_until = 0, b2copy_host = NULL"))
     engine.dispose()
     return url
 

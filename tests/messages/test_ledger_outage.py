@@ -12,6 +12,7 @@ from tests.postgres import Postgres
 from tests.support import until
 from tests.tasks.conftest import ended
 from worker.instances import ledger
+from worker.ledger import find_many
 from worker.ledger.migrations import migrate
 from worker.operation import State
 from worker.testbed.local_system import Environment, wait_for_worker
@@ -76,3 +77,29 @@ def test_a_worker_that_starts_in_an_outage_of_the_ledger_is_a_whole_worker_after
     until(lambda: "b2copy_ledger_transaction_seconds_count 0.0" not in metrics(), within=30)
     assert process.started == 1
     process.stop()
+
+
+@pytest.mark.parametrize("options", [(), ("--pool", "processes")], ids=["threads", "processes"])
+def test_a_worker_of_another_b2copy_that_starts_in_an_outage_of_the_ledger_claims_nothing(
+    active_environment: Environment, postgres: Postgres, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    url = postgres.url()
+    monkeypatch.setenv("B2COPY_DATABASE_URL", url)
+    active_environment.settings["B2COPY_DATABASE_URL"] = url
+    forget()
+    migrate(url, b2copy_host="https://b2copy.example.com")
+    recorded = enqueue.fees(account_login="7", request_id="W1")
+    ledger().close()
+    postgres.kill()
+    process = active_environment.worker(*options, restarts=False)
+    wait_for_worker(process)
+    postgres.start()
+
+    until(lambda: not process.running, within=30)
+
+    log = process.current_log()
+    assert process.returncode == 1
+    assert f"B2COPY_HOST is {active_environment.sandbox.url}, and this ledger belongs to" in log
+    assert find_many(ledger(), [recorded.key])[recorded.key].state == State.QUEUED
+    assert active_environment.sandbox.control.calls() == []
+    ledger().close()

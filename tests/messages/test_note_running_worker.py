@@ -13,6 +13,7 @@ from sqlalchemy import event, text
 
 from tests.support import until
 from worker.instances import ledger
+from worker.ledger.b2copy_host import check_b2copy_host
 from worker.ledger.overview import overview
 from worker.ledger.running_workers import note_stopped
 from worker.ledger.schema import HEAD
@@ -104,3 +105,18 @@ def test_a_worker_that_was_frozen_during_a_migration_stops(
         until(lambda: state.should_stop == EX_FAILURE)
 
     assert "Install the version that made the change" in caplog.text
+
+
+def test_a_worker_whose_ledger_belongs_to_another_b2copy_stops(
+    active_environment: Environment, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(state, "should_stop", None)
+    with ledger().writing() as connection:  # a backup of another installation has replaced it
+        check_b2copy_host(connection, "https://b2copy.example.com")
+
+    with caplog.at_level(logging.CRITICAL):
+        RunningNote(SimpleNamespace()).start(SimpleNamespace())
+        until(lambda: state.should_stop == EX_FAILURE)
+
+    assert "this ledger belongs to https://b2copy.example.com" in caplog.text
+    assert overview(ledger()).workers == []

@@ -159,12 +159,14 @@ def _run(by: str) -> "Run":
     from tasks.reconcile import find_accounts
     from worker.errors import B2CopyError
     from worker.instances import ledger
+    from worker.ledger.b2copy_host import check_b2copy_host
     from worker.ledger.reconciliation import start_run
     from worker.reconcile.pace import Pace
     from worker.reconcile.run import Paused, run_to_end
     from worker.reconcile.steps import ListUnusable
     from worker.settings import worker_settings
 
+    ledger().write(lambda connection: check_b2copy_host(connection, worker_settings().host))
     run = start_run(ledger(), by)
     continues = "b2copy-sync reconcile continues where it was"
     try:

@@ -67,7 +67,7 @@ def _delete_everything(ledger: Ledger) -> None:
     with ledger.writing() as connection:
         for table in reversed(schema.metadata.sorted_tables):
             if table is schema.ledger:
-                connection.execute(update(table).values(dispatched_at=0, notices_until=0))
+                connection.execute(update(table).values(dispatched_at=0, notices_until=0, b2copy_host=None))
             elif table is schema.flags:
                 connection.execute(delete(table).where(table.c.name != MARK))
             else:

@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from worker.doctor import CheckResult, Grade, name_authority
 from worker.errors import SettingsError
 from worker.ledger import Ledger, active_flags, open_ledger, schema
+from worker.ledger.b2copy_host import find_host_problem
 from worker.ledger.engine import connect
 from worker.ledger.fleet_flags import TRYING
 from worker.ledger.notices import notices_wanted_until
@@ -23,7 +24,7 @@ from worker.ledger.statistics import statistics_of
 from worker.report.format_values import count, iso, span
 from worker.report.health import access_notes
 from worker.report.sentences import paused_by
-from worker.settings import CrmSettings, LedgerSettings
+from worker.settings import CrmSettings, LedgerSettings, Settings
 from worker.watch.redact import redacted
 
 
@@ -49,6 +50,7 @@ def check(settings: LedgerSettings) -> Iterator[CheckResult]:
         try:
             _try_to_write(ledger)
             yield CheckResult("ledger", "ok", f"{url}, schema {version}")
+            yield from _b2copy_host(ledger, settings)
             yield from _versions(ledger)
             yield from _hindrances(ledger)
             yield from _notices(ledger, settings)
@@ -62,6 +64,16 @@ def check(settings: LedgerSettings) -> Iterator[CheckResult]:
         yield CheckResult("ledger", "FAIL", f"{url}: {message}", _remedy(message, settings.database_url))
     except ModuleNotFoundError as error:
         yield CheckResult("ledger", "FAIL", f"the package {error.name} is absent", "install b2copy-sync[postgres]")
+
+
+def _b2copy_host(ledger: Ledger, settings: LedgerSettings) -> Iterator[CheckResult]:
+    """Say so if the ledger belongs to another B2COPY than the one of this host's settings."""
+    if not isinstance(settings, Settings):
+        return
+    with ledger.reading() as connection:
+        problem = find_host_problem(connection, settings.host)
+    if problem:
+        yield CheckResult("ledger", "FAIL", problem)
 
 
 def _versions(ledger: Ledger) -> Iterator[CheckResult]:

@@ -6,6 +6,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from worker.doctor.check_redis import connect
 from worker.errors import B2CopyError, SettingsError
 from worker.ledger import open_ledger
+from worker.ledger.b2copy_host import find_host_problem
 from worker.session import TERMINAL, SharedSession, check_keys
 from worker.settings import Settings
 
@@ -17,7 +18,14 @@ def not_ready(settings: Settings) -> str:
     """
     try:
         check_keys(settings)
-        open_ledger(settings.database_url).close()
+        ledger = open_ledger(settings.database_url)
+        try:
+            with ledger.reading() as connection:
+                problem = find_host_problem(connection, settings.host)
+        finally:
+            ledger.close()
+        if problem:
+            return problem
     except SettingsError as error:
         return str(error).splitlines()[0]
     except SQLAlchemyError as error:

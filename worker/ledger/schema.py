@@ -232,6 +232,7 @@ ledger = Table(
     Column("id", Text, primary_key=True),
     Column("dispatched_at", BigInteger, nullable=False),
     Column("notices_until", BigInteger, nullable=False, server_default="0"),  # until when the CRM wants notices
+    Column("b2copy_host", Text),  # whose operations these are; see worker/ledger/b2copy_host.py
 )
 
 workers = Table(  # which workers run, and by which code; see worker/ledger/running_workers.py

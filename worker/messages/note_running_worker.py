@@ -1,4 +1,7 @@
-"""Each worker notes in the ledger that it runs, and stops when its code may no longer run on the ledger's schema."""
+"""Each worker notes in the ledger that it runs.
+
+It stops when its code may no longer run on the ledger's schema, or when the ledger belongs to another B2COPY.
+"""
 
 import logging
 import threading
@@ -11,8 +14,10 @@ from celery.worker import state
 from worker.errors import SettingsError
 from worker.instances import ledger
 from worker.ledger import DATABASE_UNAVAILABLE_ERRORS
+from worker.ledger.b2copy_host import check_b2copy_host
 from worker.ledger.running_workers import NOTE_EVERY_S, ThisWorker, note_running, note_stopped
 from worker.per_process import fork_lock
+from worker.settings import worker_settings
 from worker.watch.outage_log import OutageLog
 
 log = logging.getLogger(__name__)
@@ -54,7 +59,8 @@ class RunningNote(bootsteps.StartStopStep):
             try:
                 with _no_fork, ledger().writing() as connection:
                     may_continue = note_running(connection, self._myself)
-            except SettingsError as error:  # the ledger was unavailable at the start, where this is checked
+                    check_b2copy_host(connection, worker_settings().host)
+            except SettingsError as error:  # the ledger was unavailable at the start, or has been replaced or moved
                 log.critical("%s; this worker stops", error)
                 state.should_stop = EX_FAILURE
                 return

@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from worker.errors import NotAllowed, SettingsError
 from worker.ledger import schema
 from worker.ledger.audit import record_audit
+from worker.ledger.b2copy_host import b2copy_host_of, set_b2copy_host
 from worker.ledger.engine import connect, create_private_file, is_lock_timeout, limit_lock_waits
 from worker.ledger.four_eyes import Rule, rule_of, set_rule, stricter
 from worker.ledger.running_workers import RUNNING_S, RunningWorker, running_workers
@@ -38,6 +39,7 @@ def migrate(
     actor: str = "migrate",
     note: str = "",
     ignore_running: bool = False,
+    b2copy_host: str | None = None,
 ) -> str | None:
     """Bring the schema to this version, and return its revision before. None: there was no ledger.
 
@@ -50,7 +52,7 @@ def migrate(
 
     `four_eyes`: the ledger's rule becomes this one, if this one is stricter. `relax`: it becomes that one in any case.
     `actor` and `note` are stored in the audit. `ignore_running`: migrate although workers run whose code cannot use the
-    new schema.
+    new schema, or that send to another host than `b2copy_host`, to which the ledger belongs from now on.
 
     Raises `NotAllowed` if such workers run, or if another transaction keeps a table locked; `SettingsError` if a newer
     version of the code has made a schema that this one cannot use.
@@ -68,6 +70,8 @@ def migrate(
                     before = _migrate(connection, actor, note, ignore_running)
                     rule = relax or stricter(four_eyes, rule_of(connection))
                     set_rule(connection, rule, actor, note or "B2COPY_FOUR_EYES")
+                    if b2copy_host is not None:
+                        _move_to_host(connection, b2copy_host, actor, note, ignore_running)
                 return before
             except DBAPIError as error:
                 if not is_lock_timeout(error):
@@ -109,6 +113,19 @@ def _migrate(connection: Connection, actor: str, note: str, ignore_running: bool
     if connection.execute(select(schema.ledger.c.id)).first() is None:
         connection.execute(insert(schema.ledger).values(id=uuid.uuid4().hex, dispatched_at=0))
     return before
+
+
+def _move_to_host(connection: Connection, host: str, actor: str, note: str, ignore_running: bool) -> None:
+    running = running_workers(connection)
+    if running and not ignore_running and b2copy_host_of(connection) != host:
+        listed = "".join(f"\n  {worker}" for worker in running)
+        raise NotAllowed(
+            f"workers run on this ledger:{listed}\n"
+            "They send to the host that the ledger belongs to now. Nothing was changed: stop them, and repeat this."
+            f" A worker that has died counts as running for {RUNNING_S:.0f} s after it was seen; if you know that none"
+            " runs, add --ignore-running-workers"
+        )
+    set_b2copy_host(connection, host, actor, note)
 
 
 def _refusal(head: str, workers: list[RunningWorker]) -> str:

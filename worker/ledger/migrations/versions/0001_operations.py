@@ -55,6 +55,7 @@ def upgrade() -> None:
         _text("id"),
         _big("dispatched_at"),
         _big("notices_until", server_default="0"),
+        _text("b2copy_host", required=False),
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_table(
