@@ -86,6 +86,24 @@ def test_the_overview_names_the_versions_that_run(b2copy_sync: Command, ledger: 
     assert "0.2.0 on host-c (pid 7)" in checked
 
 
+def test_different_rate_limits_are_named_because_they_add_up(b2copy_sync: Command, ledger: Ledger) -> None:
+    with ledger.writing() as connection:
+        for host, limit in (("host-a", "10/second"), ("host-b", "10/second")):
+            note_running(connection, Self(host, 7, rate_limit=limit))
+    equal = b2copy_sync("status", "--json").document
+    with ledger.writing() as connection:
+        note_running(connection, Self("host-c", 7, rate_limit="20/second"))
+    text = "workers have different B2COPY_RATE_LIMIT: 10/second (2), 20/second (1). The limits add up"
+
+    shown = b2copy_sync("status", "--json").document
+    checked = b2copy_sync("doctor", "--json").document["checks"]
+
+    assert not any("B2COPY_RATE_LIMIT" in one for one in equal["concerns"])
+    assert [one["rate_limit"] for one in shown["workers"]] == ["10/second", "10/second", "20/second"]
+    assert any(one.startswith(text) for one in shown["concerns"])
+    assert [one["grade"] for one in checked if one["message"].startswith(text)] == ["warn"]
+
+
 def test_the_overview_needs_no_redis(b2copy_sync: Command, ledger: Ledger) -> None:
     ran = b2copy_sync("status", "--json", B2COPY_REDIS_URL="redis://127.0.0.1:1/0")
 

@@ -24,6 +24,7 @@ from worker.ledger.running_workers import (
     note_running,
     note_stopped,
     running_workers,
+    workers_by_rate_limit,
     workers_by_version,
 )
 from worker.ledger.schema import HEAD, version
@@ -211,3 +212,11 @@ def test_a_migration_does_not_make_workers_wait_behind_a_long_transaction(
 
     assert max(waits) < 1.5
     assert version_of(own_ledger_url) == following.head
+
+
+def test_the_rate_limits_of_running_workers_are_counted(own_ledger: Ledger) -> None:
+    for host, limit in (("host-a", "10/second"), ("host-b", "10/second"), ("host-c", "600/minute")):
+        note(own_ledger, Self(host, rate_limit=limit))
+
+    with own_ledger.reading() as connection:
+        assert workers_by_rate_limit(running_workers(connection)) == {"10/second": 2, "600/minute": 1}

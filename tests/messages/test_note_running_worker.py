@@ -26,12 +26,12 @@ from worker.testbed.processes import Process
 
 
 def test_a_worker_is_noted_while_it_runs(active_environment: Environment, worker: Callable[..., Process]) -> None:
-    process = worker(restarts=False)
+    process = worker(restarts=False, B2COPY_RATE_LIMIT="600/minute")
 
     [noted] = until(lambda: overview(ledger()).workers)
 
     assert (noted.version, noted.schema_revision, noted.host) == (VERSION, HEAD, os.uname().nodename)
-    assert noted.pid == process.pid
+    assert (noted.pid, noted.rate_limit) == (process.pid, "600/minute")
     assert process.stop() == 0
     assert overview(ledger()).workers == []
 

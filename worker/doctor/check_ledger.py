@@ -22,7 +22,7 @@ from worker.ledger.running_workers import running_workers
 from worker.ledger.schema_version import version_of
 from worker.ledger.statistics import statistics_of
 from worker.report.format_values import count, iso, span
-from worker.report.health import access_notes
+from worker.report.health import access_notes, rate_limit_notes
 from worker.report.sentences import paused_by
 from worker.settings import CrmSettings, LedgerSettings, Settings
 from worker.watch.redact import redacted
@@ -77,7 +77,7 @@ def _b2copy_host(ledger: Ledger, settings: LedgerSettings) -> Iterator[CheckResu
 
 
 def _versions(ledger: Ledger) -> Iterator[CheckResult]:
-    """Say which code the workers run."""
+    """Say which code the workers run, and whether they have different rate limits."""
     with ledger.reading() as connection:
         workers = running_workers(connection)
     if not workers:
@@ -88,6 +88,8 @@ def _versions(ledger: Ledger) -> Iterator[CheckResult]:
     else:
         remedy = "if no upgrade is under way, restart the workers that run the older one"
         yield CheckResult("versions", "warn", f"workers of several versions run: {message}", remedy)
+    for note in rate_limit_notes(workers):
+        yield CheckResult("ledger", "warn", note)
 
 
 def _hindrances(ledger: Ledger) -> Iterator[CheckResult]:

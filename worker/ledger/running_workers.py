@@ -1,4 +1,4 @@
-"""Which workers run, and by which code: each notes itself every few seconds.
+"""Which workers run, by which code, and with which rate limit: each notes itself every few seconds.
 
 `migrate` asks before it removes what older code still uses; `status`, `doctor` and the metrics show the versions.
 """
@@ -28,7 +28,15 @@ _w = workers.c
 # limit it would count as running until the clock reaches it.
 _is_running = and_(_w.seen_at > now_ms() - _RUNNING_MS, _w.seen_at < now_ms() + _RUNNING_MS)
 _RUNNING = (
-    select(_w.host, _w.pid, _w.version, _w.schema_revision, _w.started_at, (now_ms() - _w.seen_at).label("seen_ms_ago"))
+    select(
+        _w.host,
+        _w.pid,
+        _w.version,
+        _w.schema_revision,
+        _w.started_at,
+        (now_ms() - _w.seen_at).label("seen_ms_ago"),
+        _w.rate_limit,
+    )
     .where(_is_running)
     .order_by(_w.version, _w.host, _w.pid)
     .limit(_SHOWN_MAX)
@@ -46,6 +54,7 @@ class RunningWorker(NamedTuple):
     schema_revision: str
     started_at: int  # ms since the epoch
     seen_ms_ago: int
+    rate_limit: str = ""
 
     def __str__(self) -> str:
         seen = f"seen {max(0, self.seen_ms_ago) / 1000:.0f} s ago"
@@ -60,6 +69,7 @@ class ThisWorker:
     pid: int = field(default_factory=os.getpid)
     version: str = VERSION
     schema_revision: str = HEAD
+    rate_limit: str = ""
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
@@ -70,7 +80,8 @@ def note_running(connection: Connection, myself: ThisWorker) -> bool:
         connection.execute(
             insert(workers).values(
                 id=myself.id, host=myself.host, pid=myself.pid, version=myself.version,
-                schema_revision=myself.schema_revision, started_at=now_ms(), seen_at=now_ms(),
+                schema_revision=myself.schema_revision, rate_limit=myself.rate_limit, started_at=now_ms(),
+                seen_at=now_ms(),
             )
         )  # fmt: skip
     return may_run(connection, myself.schema_revision)
@@ -94,3 +105,8 @@ def count_running(connection: Connection) -> int:
 def workers_by_version(workers: Iterable[RunningWorker]) -> dict[str, int]:
     """Return how many workers run each version of the code. Two versions: an upgrade is under way."""
     return dict(sorted(Counter(worker.version for worker in workers).items()))
+
+
+def workers_by_rate_limit(workers: Iterable[RunningWorker]) -> dict[str, int]:
+    """Return how many workers run with each B2COPY_RATE_LIMIT. Two limits: each part of the fleet obeys its own."""
+    return dict(sorted(Counter(worker.rate_limit for worker in workers if worker.rate_limit).items()))

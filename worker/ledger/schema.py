@@ -243,6 +243,7 @@ workers = Table(  # which workers run, and by which code; see worker/ledger/runn
     Column("pid", Integer, nullable=False),
     Column("version", Text, nullable=False),  # of b2copy-sync
     Column("schema_revision", Text, nullable=False),  # the newest that this code knows
+    Column("rate_limit", Text, nullable=False),  # its B2COPY_RATE_LIMIT
     Column("started_at", BigInteger, nullable=False),
     Column("seen_at", BigInteger, nullable=False),
 )

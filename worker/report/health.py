@@ -6,6 +6,7 @@ from typing import Any
 from worker.ledger import Ledger, active_flags
 from worker.ledger.due import COUNT_LIMIT
 from worker.ledger.overview import Overview, overview
+from worker.ledger.running_workers import RunningWorker, workers_by_rate_limit
 from worker.ledger.statistics import Statistics, statistics_of
 from worker.operation import AuditEntry, FailureReason, WaitReason
 from worker.queues import CRM, destination_of
@@ -61,7 +62,7 @@ def find_problems(seen: Overview, late_s: float = DUE_LATE_S, money_late_s: floa
 
 def find_notes(seen: Overview) -> list[str]:
     """Return what else a person should look at, also while nothing is late. Shown with `find_problems`."""
-    notes = access_notes(statistics_of(seen)) + hold_notes(seen) + outage_notes(seen)
+    notes = access_notes(statistics_of(seen)) + hold_notes(seen) + outage_notes(seen) + rate_limit_notes(seen.workers)
     if unresolved := sum(group.count for group in seen.failed if group.reason == FailureReason.UNRESOLVED):
         command = "`b2copy-sync failed list --reason unresolved`; `b2copy-sync failed show KEY` names the command"
         notes.append(f"{count(unresolved)} unresolved: {command}")
@@ -82,6 +83,17 @@ def outage_notes(seen: Overview) -> list[str]:
         f"{names.get(destination, f'destination {destination}')} is unavailable, {count(number)} waiting: nothing is"
         " lost, and they continue by themselves"
         for destination, number in sorted(waiting.items())
+    ]
+
+
+def rate_limit_notes(workers: list[RunningWorker]) -> list[str]:
+    """Return a sentence if running workers have different rate limits, because the fleet shares only an equal one."""
+    limits = workers_by_rate_limit(workers)
+    if len(limits) < 2:
+        return []
+    listed = ", ".join(f"{limit} ({number})" for limit, number in limits.items())
+    return [
+        f"workers have different B2COPY_RATE_LIMIT: {listed}. The limits add up: set the same for all, and restart them"
     ]
 
 

@@ -89,6 +89,7 @@ def worker_document(worker: RunningWorker) -> dict[str, Any]:
         "pid": worker.pid,
         "version": worker.version,
         "schema_revision": worker.schema_revision,
+        "rate_limit": worker.rate_limit or None,
         "started_at": iso(worker.started_at),
         "seen_age_s": max(0, worker.seen_ms_ago) / 1000,
     }

@@ -65,6 +65,7 @@ def upgrade() -> None:
         _integer("pid"),
         _text("version"),
         _text("schema_revision"),
+        _text("rate_limit"),
         _big("started_at"),
         _big("seen_at"),
         sa.PrimaryKeyConstraint("id"),
