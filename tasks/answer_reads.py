@@ -15,13 +15,14 @@ from celery import signals
 from tasks.reads import READS, Read, as_json, read_named
 from worker.app import app
 from worker.b2copy.routes.seamless_login import SeamlessUrl
-from worker.errors import B2CopyError, BadPayload, PermitRefused, ReadExpired, SettingsError
+from worker.errors import B2CopyError, BadPayload, PermitRefused, ReadExpired, SettingsError, Unavailable
 from worker.flow.reader import EXPIRED, Reader, in_time
 from worker.http import event_loop
 from worker.http.daemon_threads import DaemonThreads
 from worker.instances import b2copy, ledger
 from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, active_flags
 from worker.messages.ask_read import TASK, answers
+from worker.messages.bad_message_text import short
 from worker.messages.read_answers import ANSWER_MAX, DEADLINE_MAX_S, LIFE_S
 from worker.messages.sealed_answer import Seal
 from worker.operation import AuditEntry
@@ -45,8 +46,10 @@ reader = PerProcess(lambda: Reader(b2copy, worker_settings(), lambda: b2copy().a
 
 
 @app.task(name=TASK)
-def read(name: str, parameters: dict[str, Any], read_id: str, key: str, ends_at: int) -> None:
+def read(name: str, parameters: dict[str, Any], read_id: str, key: str, ends_at: int, ledger_id: str) -> None:
     """Start a read for a CRM, which waits for the answer until `ends_at` (ms, by Redis' clock).
+
+    A read that comes from another ledger means that two systems share one Redis database: it is refused.
 
     The read continues on the event loop. So a slow B2COPY holds no slot of Celery's, which withdrawals need too.
     """
@@ -54,7 +57,7 @@ def read(name: str, parameters: dict[str, Any], read_id: str, key: str, ends_at:
         log.warning("a read was dropped: %d are under way in this process", RUNNING_MAX)
         observe_read(name if name in tuple(READS) else "unknown", "dropped")
         return
-    under_way = event_loop().submit(_answer(name, parameters, read_id, key, ends_at))
+    under_way = event_loop().submit(_answer(name, parameters, read_id, key, ends_at, ledger_id))
     _running.add(under_way)
     under_way.add_done_callback(_running.discard)
 
@@ -90,7 +93,7 @@ pause_flag = PerProcess(PauseFlag)
 """What this process knows of a pause of all lanes."""
 
 
-async def _answer(name: str, parameters: dict[str, Any], read_id: str, key: str, ends_at: int) -> None:
+async def _answer(name: str, parameters: dict[str, Any], read_id: str, key: str, ends_at: int, ledger_id: str) -> None:
     """Make a read and post its sealed answer. An error before there is a key to seal with is not answered."""
     try:
         seal = Seal(read_id, key)
@@ -99,6 +102,7 @@ async def _answer(name: str, parameters: dict[str, Any], read_id: str, key: str,
             log.info("read %s: expired before a worker took it", name)
             return
         try:
+            await _in_thread(ends, _check_ledger, name, ledger_id)
             value = await _value(name, parameters, ends)
             answer = await _in_thread(ends, _sealed_value, seal, name, value)
         except (ReadExpired, redis.RedisError):
@@ -110,6 +114,14 @@ async def _answer(name: str, parameters: dict[str, Any], read_id: str, key: str,
         log.info("read %s: not answered before its deadline", name)
     except Exception as error:  # Redis, or a message that no version of ours sends
         log.warning("a read was not answered (%s): %s", type(error).__name__, error)
+
+
+def _check_ledger(name: str, ledger_id: str) -> None:
+    """Raise `Unavailable` if a CRM of another ledger asks: its accounts may be at another B2COPY. Blocks."""
+    if ledger_id != ledger().id:
+        alone = "B2COPY_REDIS_URL must name a Redis database of this system alone"
+        log.critical("a read came from another ledger (%s; ours is %s): %s", short(ledger_id), ledger().id, alone)
+        raise Unavailable(f"{name}: a worker of another ledger took this read and made none: {alone}")
 
 
 async def _value(name: str, parameters: Mapping[str, Any], ends: float) -> Any:

@@ -310,9 +310,10 @@ def read(what: str, *, timeout_s: float = 10.0, **parameters: Any) -> Any:
     log shows; the workers' B2COPY_READS must list it.
 
     Raises `BadPayload` for wrong arguments, `NoAnswerInTime` if no worker has answered within `timeout_s` seconds
-    (60 at most), `Unavailable` if Redis does not answer, and what B2COPY refused as another `worker.errors.B2CopyError`
-    (`NotFound`, `RateLimited`, ...). A read that nobody waits for any more is not sent. If Redis is
-    frozen, the error may come 5 s after `timeout_s`, because a call to Redis that has begun is waited for.
+    (60 at most), `Unavailable` if Redis or the ledger does not answer, and what B2COPY refused as another
+    `worker.errors.B2CopyError` (`NotFound`, `RateLimited`, ...). A read that nobody waits for any more is not sent. If
+    Redis is frozen, or at the first read of a process the ledger, the error may come 5 s after `timeout_s`, because a
+    call that has begun is waited for.
     """
     from tasks.reads import SEAMLESS_URL, read_named
 

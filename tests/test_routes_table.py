@@ -163,7 +163,8 @@ class Ways:
             read = read if read in READS else "leaderboard"
             key, ends_at = OneTimeKey(), answers().clock_ms() + 10_000
             arguments = {"name": read, "parameters": self.parameters(read), "key": key.public, "ends_at": ends_at}
-            app.send_task(cell, kwargs={**arguments, "read_id": f"{login}"}, queue=READS_QUEUE)
+            arguments |= {"read_id": f"{login}", "ledger_id": instances.ledger().id}
+            app.send_task(cell, kwargs=arguments, queue=READS_QUEUE)
             sealed = until(lambda: answers().take(login, 1.0))
             assert sealed
             assert "value" in json.loads(key.unseal(login, sealed) or b"")

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import forget
 from worker.errors import BadPayload, NoAnswerInTime, NotFound, RateLimited, Unavailable
+from worker.instances import ledger
 from worker.messages.ask_read import answers, ask
 from worker.messages.sealed_answer import Seal
 from worker.queues import READS
@@ -54,7 +56,8 @@ def test_the_value_is_returned(answered: Answered, asked: list[dict[str, Any]], 
     assert answered({"value": value}) == value
 
     [question] = asked
-    assert question.keys() == {"name", "parameters", "read_id", "key", "ends_at"}
+    assert question.keys() == {"name", "parameters", "read_id", "key", "ends_at", "ledger_id"}
+    assert question["ledger_id"] == ledger().id
     assert (question["name"], question["parameters"]) == ("accounts", {"limit": 3})
     assert 10_000 < question["ends_at"] - answers().clock_ms() <= 20_000, "ms of Redis' clock"
     assert len(question["read_id"]) >= 20
@@ -120,6 +123,17 @@ def test_an_unusable_timeout_is_refused_before_anything_is_sent(
 ) -> None:
     with pytest.raises(BadPayload, match=r"timeout_s: .* must be a number of seconds up to 60"):
         ask("accounts", {}, timeout_s)
+
+    with active_environment.broker.client as client:
+        assert client.llen(READS) == 0
+
+
+def test_without_the_ledger_it_is_told(active_environment: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("B2COPY_DATABASE_URL", "postgresql://me:hunter2@127.0.0.1:1/crm")
+    forget()
+
+    with pytest.raises(Unavailable, match=r"^accounts: the ledger is unavailable \(OperationalError\)"):
+        ask("accounts", {}, 1)
 
     with active_environment.broker.client as client:
         assert client.llen(READS) == 0

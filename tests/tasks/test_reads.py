@@ -21,7 +21,9 @@ from tests.support import until
 from tests.tasks.conftest import ALONE, control, ended, name, running_fleet
 from worker.app import app
 from worker.errors import AccessRejected, BadPayload, CircuitOpen, NoAnswerInTime, NoSeamlessUrl, NotFound, Unavailable
+from worker.instances import ledger
 from worker.ledger import open_ledger
+from worker.ledger.migrations import migrate
 from worker.messages.sealed_answer import OneTimeKey
 from worker.operation import State
 from worker.queues import ANSWERS, INBOX, UNACKED
@@ -232,6 +234,27 @@ def test_a_broken_widget_stops_the_reads_and_no_withdrawal(
     until(is_served)
 
 
+def test_a_worker_of_another_ledger_reads_nothing(
+    fleet: Environment, control: SandboxControl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = len(control.calls())
+    url = f"sqlite:///{tmp_path}/other.sqlite"
+    migrate(url)
+    monkeypatch.setenv("B2COPY_DATABASE_URL", url)
+    forget()
+    try:
+        with pytest.raises(Unavailable, match=r"leaderboard: a worker of another ledger .* B2COPY_REDIS_URL"):
+            enqueue.read("leaderboard")
+    finally:
+        monkeypatch.undo()
+        forget()
+
+    assert len(control.calls()) == calls
+    [process] = fleet.processes
+    assert "a read came from another ledger" in process.log.read_text()
+    assert isinstance(enqueue.read("leaderboard"), list)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -244,11 +267,16 @@ def test_a_broken_widget_stops_the_reads_and_no_withdrawal(
         {"name": "nothing\n2026-01-01 forged"},
         {"name": ["x"]},
         {"read_id": 5},
+        {"ledger_id": 5},
+        {"ledger_id": "other\n2026-01-01 forged"},
     ],
     ids=str,
 )
 def test_no_message_harms_the_worker(fleet: Environment, control: SandboxControl, arguments: Any) -> None:
-    whole = {"name": "accounts", "parameters": {}, "read_id": "x", "key": OneTimeKey().public, "ends_at": 2**53}
+    whole = {
+        "name": "accounts", "parameters": {}, "read_id": "x", "key": OneTimeKey().public, "ends_at": 2**53,
+        "ledger_id": ledger().id,
+    }  # fmt: skip
     app.send_task("b2copy.read", kwargs=whole | arguments, queue=QUEUE)
 
     assert isinstance(enqueue.read("leaderboard"), list)

@@ -186,7 +186,7 @@ class TestInAWorker:
         configure()
         dropped = READS_TOTAL.labels("accounts", "dropped")
         before = dropped._value.get()
-        asked: tuple[Any, ...] = ("accounts", {}, "x", OneTimeKey().public, answers().clock_ms())
+        asked: tuple[Any, ...] = ("accounts", {}, "x", OneTimeKey().public, answers().clock_ms(), ledger().id)
         os.kill(broker.pid, signal.SIGSTOP)
         try:
             for _ in range(answer_reads.RUNNING_MAX + 200):
@@ -234,7 +234,9 @@ class TestAnswersInRedis:
         with broker.client as client:
             before = client.info("memory")["used_memory"]
             for number in range(200):
-                answer_reads.read.run("accounts", {"limit": PAGE_MAX}, f"many{number}", key.public, ends_at)
+                answer_reads.read.run(
+                    "accounts", {"limit": PAGE_MAX}, f"many{number}", key.public, ends_at, ledger().id
+                )
             until(lambda: not answer_reads._running, within=60)
             stored = client.info("memory")["used_memory"] - before
             names = [name.removeprefix(ANSWERS) for name in client.scan_iter(match=f"{ANSWERS}*", count=1000)]
@@ -260,7 +262,7 @@ class TestAnswersInRedis:
 
         monkeypatch.setitem(READS_BY_NAME, "leaderboard", Read("leaderboard", Board, read))
         key = OneTimeKey()
-        answer_reads.read.run("leaderboard", {}, "watched", key.public, answers().clock_ms() + 20_000)
+        answer_reads.read.run("leaderboard", {}, "watched", key.public, answers().clock_ms() + 20_000, ledger().id)
 
         assert opened(key, "watched") == {"value": [{"login": "1"}]}
         assert [name[:12] for name in wrote] == ["b2copy-reads"]
@@ -284,7 +286,7 @@ class TestAnswersInRedis:
 
         monkeypatch.setitem(READS_BY_NAME, "leaderboard", Read("leaderboard", Board, read))
         key = OneTimeKey()
-        answer_reads.read.run("leaderboard", {}, "failing", key.public, answers().clock_ms() + 20_000)
+        answer_reads.read.run("leaderboard", {}, "failing", key.public, answers().clock_ms() + 20_000, ledger().id)
 
         assert opened(key, "failing") == {"error": "Unavailable", "arguments": [told]}
 
@@ -294,7 +296,7 @@ class TestAnswersInRedis:
         configure()
         key = OneTimeKey()
         assert answers().reserve(32 * 1024 * 1024)
-        answer_reads.read.run("accounts", {}, "full", key.public, answers().clock_ms() + 20_000)
+        answer_reads.read.run("accounts", {}, "full", key.public, answers().clock_ms() + 20_000, ledger().id)
 
         assert opened(key, "full") == {
             "error": "PermitRefused",
@@ -328,9 +330,9 @@ class TestAnswersInRedis:
         key = OneTimeKey()
         ends_at = answers().clock_ms() + 60_000
 
-        answer_reads.read.run("accounts", {"limit": PAGE_MAX}, "long", key.public, ends_at)
-        answer_reads.read.run("accounts", {"limit": 20}, "short", key.public, ends_at)
-        answer_reads.read.run("x" * 100_000, {}, "name", key.public, ends_at)
+        answer_reads.read.run("accounts", {"limit": PAGE_MAX}, "long", key.public, ends_at, ledger().id)
+        answer_reads.read.run("accounts", {"limit": 20}, "short", key.public, ends_at, ledger().id)
+        answer_reads.read.run("x" * 100_000, {}, "name", key.public, ends_at, ledger().id)
 
         refused = opened(key, "long")
         assert refused["error"] == "BadPayload"

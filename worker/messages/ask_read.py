@@ -18,6 +18,8 @@ from kombu.exceptions import KombuError
 from worker import errors
 from worker.app import app
 from worker.errors import B2CopyError, BadPayload, NoAnswerInTime, Unavailable
+from worker.instances import ledger
+from worker.ledger import DATABASE_UNAVAILABLE_ERRORS
 from worker.messages.read_answers import DEADLINE_MAX_S, Answers
 from worker.messages.sealed_answer import OneTimeKey
 from worker.per_process import PerProcess
@@ -34,20 +36,25 @@ answers = PerProcess(lambda: Answers(crm_settings()))
 def ask(name: str, parameters: Mapping[str, Any], timeout_s: float) -> Any:
     """Return the JSON value that a worker reads. `parameters` are checked already.
 
-    A call to Redis that has begun is waited for: if Redis is frozen, the error may come 5 s after `timeout_s`.
+    A call to Redis that has begun is waited for: if Redis is frozen, the error may come 5 s after `timeout_s`. The
+    same holds for the ledger, which this process opens at its first read.
 
-    Raises `BadPayload` for an unusable `timeout_s`, `NoAnswerInTime`, `Unavailable` if Redis does not answer, and the
-    error of `worker.errors` that the worker met.
+    Raises `BadPayload` for an unusable `timeout_s`, `NoAnswerInTime`, `Unavailable` if Redis or the ledger does not
+    answer, `SettingsError` if there is no ledger, and the error of `worker.errors` that the worker met.
     """
     if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or not 0 < timeout_s <= DEADLINE_MAX_S:
         raise BadPayload(f"timeout_s: {timeout_s!r} must be a number of seconds up to {DEADLINE_MAX_S:g}")
     ends = time.monotonic() + timeout_s
+    try:
+        ledger_id = ledger().id
+    except DATABASE_UNAVAILABLE_ERRORS as error:
+        raise Unavailable(f"{name}: the ledger is unavailable ({type(error).__name__}): ask again later") from None
     key, read_id = OneTimeKey(), token_urlsafe(16)
     try:
         ends_at = answers().clock_ms() + round((ends - time.monotonic()) * 1000)
         if time.monotonic() < ends:
             asked = {"name": name, "parameters": parameters, "read_id": read_id, "key": key.public, "ends_at": ends_at}
-            _send(name, asked)
+            _send(name, asked | {"ledger_id": ledger_id})
         sealed = None
         while sealed is None and (left_s := ends - time.monotonic()) > 0:
             sealed = answers().take(read_id, left_s)
