@@ -19,6 +19,7 @@ from tests.forked import Ran
 from tests.support import until
 from worker.app import check_options
 from worker.errors import SettingsError
+from worker.ledger import open_ledger
 from worker.ledger.engine import connect
 from worker.ledger.migrations import migrate
 from worker.ledger.schema_version import schema_version
@@ -191,6 +192,28 @@ def test_another_b2copy_stops_a_worker_and_names_both_hosts(environment: Environ
     again = environment.worker(name="again", restarts=False)
     wait_for_worker(again)
     assert again.stop() == 0
+
+
+def test_a_redis_database_that_another_ledger_uses_stops_a_worker(
+    environment: Environment, run: Run, tmp_path: Path
+) -> None:
+    worker = environment.worker(restarts=False)
+    wait_for_worker(worker)
+    theirs = open_ledger(environment.database_url)
+    theirs.close()
+    with environment.broker.client as client:
+        until(lambda: client.zrange("b2copy:ledgers", 0, -1) == [theirs.id])
+        assert 0 < client.ttl("b2copy:ledgers") <= 30
+    url = f"sqlite:///{tmp_path}/other.sqlite"
+    migrate(url)
+
+    [line] = refused(run("worker", B2COPY_DATABASE_URL=url))
+
+    assert line.startswith(f"B2COPY_REDIS_URL: workers of another ledger ({theirs.id}) use this Redis database")
+    assert "give each system a Redis database of its own" in line
+    again = environment.worker(name="again", restarts=False)  # of the same ledger
+    wait_for_worker(again)
+    assert (worker.stop(), again.stop()) == (0, 0)
 
 
 def test_a_worker_makes_the_tables_of_an_empty_database_and_beat_needs_no_key(environment: Environment) -> None:

@@ -51,11 +51,12 @@ MAY_IMPORT = {
     "worker/messages": {
         "worker/app.py", "worker/errors.py", "worker/exact_json.py", "worker/instances.py",
         "worker/operation_kind.py", "worker/ledger",
-        "worker/operation.py", "worker/per_process.py", "worker/queues.py", "worker/redis_connection.py",
-        "worker/settings.py", "worker/watch",
+        "worker/ledgers_in_redis.py", "worker/operation.py", "worker/per_process.py", "worker/queues.py",
+        "worker/redis_connection.py", "worker/settings.py", "worker/watch",
     },
     "worker/doctor": {
         "worker/app.py", "worker/b2copy", "worker/errors.py", "worker/http", "worker/instances.py", "worker/ledger",
+        "worker/ledgers_in_redis.py",
         "worker/operation.py", "worker/package_conflicts.py", "worker/plaintext.py", "worker/queues.py",
         "worker/redis_connection.py", "worker/redis_url.py", "worker/report", "worker/session", "worker/settings.py",
         "worker/watch",
@@ -63,8 +64,8 @@ MAY_IMPORT = {
     "worker/celery_commands.py": {"worker/app.py", "worker/errors.py"},
     "worker/app.py": {
         "worker/celery_settings.py", "worker/errors.py", "worker/http", "worker/instances.py", "worker/ledger",
-        "worker/operation.py", "worker/package_conflicts.py", "worker/queues.py", "worker/session",
-        "worker/settings.py", "worker/watch", "worker/webhook",
+        "worker/ledgers_in_redis.py", "worker/operation.py", "worker/package_conflicts.py", "worker/queues.py",
+        "worker/session", "worker/settings.py", "worker/watch", "worker/webhook",
     },
     "worker/instances.py": {
         "worker/b2copy", "worker/current_user.py", "worker/http", "worker/ledger", "worker/per_process.py",
@@ -110,6 +111,7 @@ MAY_IMPORT = {
     "worker/testbed": {"worker/sandbox", "worker/settings.py"},
     "worker/sandbox": set(),
     "worker/operation_kind.py": {"worker/errors.py", "worker/operation.py", "worker/settings.py"},
+    "worker/ledgers_in_redis.py": {"worker/redis_connection.py", "worker/settings.py"},
     "worker/redis_connection.py": {"worker/errors.py", "worker/redis_url.py", "worker/settings.py"},
     "worker/beat_schedule.py": {"worker/queues.py"},
     "worker/watch": {

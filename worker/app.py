@@ -7,6 +7,7 @@ import sys
 import threading
 from typing import Any
 
+import redis
 from celery import current_app, signals
 
 from worker.celery_settings import CONCURRENCY, App, celery_settings
@@ -16,6 +17,7 @@ from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, Ledger, open_ledger
 from worker.ledger.b2copy_host import check_b2copy_host
 from worker.ledger.engine import note_outage
 from worker.ledger.notices import want_notices
+from worker.ledgers_in_redis import SEEN_S, LedgersInRedis, shared_redis_problem
 from worker.operation import VERSION
 from worker.package_conflicts import check_ours
 from worker.queues import MIN_CONCURRENCY, NOTIFY, QUEUES, queue_of
@@ -80,6 +82,7 @@ def check_before_work(conf: Any = None, options: Any = None, **_: Any) -> None:
         made = open_ledger(crm_settings().database_url, create=True)
         _check_host(made)
         made.close()
+        check_redis_is_not_shared(made.id)
         if worker_settings().wants_notices:
             want_notices(ledger())
     except SettingsError as error:
@@ -128,6 +131,26 @@ def send_last_spans(**_: Any) -> None:
         from worker.watch.tracing import flush
 
         flush()
+
+
+def check_redis_is_not_shared(ledger_id: str) -> None:
+    """Raises `SettingsError` if workers of another ledger use our Redis database.
+
+    This worker would record the messages of the other system's CRM. If Redis does not answer, the worker starts, and
+    `RunningNote` logs what it finds later.
+    """
+    ledgers = LedgersInRedis(crm_settings())
+    try:
+        others = ledgers.others(ledger_id)
+    except (redis.RedisError, OSError):
+        return
+    finally:
+        ledgers.close()
+    if others:
+        raise SettingsError(
+            f"{shared_redis_problem(others)}: give each system a Redis database of its own. If that ledger is not used"
+            f" any more, wait {SEEN_S} s after its last worker has ended"
+        )
 
 
 def check_process_pool(settings: Settings) -> None:

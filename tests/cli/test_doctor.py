@@ -1,6 +1,7 @@
 """doctor: a line each, and the remedy."""
 
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -529,3 +530,19 @@ def test_a_ledger_of_another_b2copy_fails(b2copy_sync: Command, ledger: Ledger, 
     assert (ready.code, compared.code) == (1, 2)
     assert problem in ready.out + ready.err
     assert problem in compared.err
+
+
+def test_a_redis_database_that_another_ledger_uses_fails(b2copy_sync: Command, ledger: Ledger, broker: Broker) -> None:
+    now = int(time.time())
+    with broker.client as client:
+        client.zadd("b2copy:ledgers", {ledger.id: now, "ended-long-ago": now - 40, "of-a-wrong-clock": now + 3600})
+        alone = b2copy_sync("doctor", "--json")
+        client.zadd("b2copy:ledgers", {"theirs\n": now})
+        shared = b2copy_sync("doctor", "--json")
+
+    assert "FAIL" not in grades(alone)["redis"]
+    assert (shared.code, "FAIL" in grades(shared)["redis"]) == (1, True)
+    assert "FAIL B2COPY_REDIS_URL: workers of another ledger (theirs\\n) use this Redis database" in messages(
+        shared, "redis"
+    )
+    assert "`export B2COPY_REDIS_URL=" in messages(shared, "redis")

@@ -17,10 +17,13 @@ from worker.ledger.b2copy_host import check_b2copy_host
 from worker.ledger.overview import overview
 from worker.ledger.running_workers import note_stopped
 from worker.ledger.schema import HEAD
+from worker.ledgers_in_redis import LedgersInRedis
 from worker.messages import dispatch_timer, note_running_worker
 from worker.messages.dispatch_timer import DispatchTimer
 from worker.messages.note_running_worker import RunningNote
 from worker.operation import VERSION
+from worker.settings import crm_settings
+from worker.testbed.broker import Broker
 from worker.testbed.local_system import Environment
 from worker.testbed.processes import Process
 
@@ -120,3 +123,31 @@ def test_a_worker_whose_ledger_belongs_to_another_b2copy_stops(
 
     assert "this ledger belongs to https://b2copy.example.com" in caplog.text
     assert overview(ledger()).workers == []
+
+
+def test_another_ledger_on_our_redis_database_is_logged_once(
+    active_environment: Environment, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(note_running_worker, "NOTE_EVERY_S", 0.02)
+    noted = LedgersInRedis(crm_settings())
+    noted.note("theirs")
+    note = RunningNote(SimpleNamespace())
+
+    with caplog.at_level(logging.CRITICAL):
+        note.start(SimpleNamespace())
+        for _ in range(3):
+            until(lambda: noted.others("theirs") == [ledger().id])
+            noted._redis.zrem("b2copy:ledgers", ledger().id)
+        note._end()
+
+    [line] = [record.message for record in caplog.records if record.levelno == logging.CRITICAL]
+    assert line.startswith("B2COPY_REDIS_URL: workers of another ledger (theirs) use this Redis database")
+
+
+def test_a_worker_notes_that_it_runs_while_redis_is_away(active_environment: Environment, broker: Broker) -> None:
+    broker.stop()
+    note = RunningNote(SimpleNamespace())
+    note.start(SimpleNamespace())
+
+    until(lambda: overview(ledger()).workers)
+    note._end()

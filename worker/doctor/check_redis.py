@@ -7,9 +7,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import redis
+from sqlalchemy.exc import SQLAlchemyError
 
 from worker.doctor import CheckResult, name_authority
 from worker.doctor.other_redis_users import MOVE, foreign_queues, known_queues
+from worker.errors import SettingsError
+from worker.ledger import open_ledger
+from worker.ledgers_in_redis import LedgersInRedis, shared_redis_problem
 from worker.redis_connection import redis_client
 from worker.redis_url import without_password
 from worker.settings import CrmSettings
@@ -29,6 +33,8 @@ def check(settings: CrmSettings) -> Iterator[CheckResult]:
         server = f"{info.get('server_name', 'redis')} {info.get('valkey_version') or info.get('redis_version')}"
         yield CheckResult("redis", "ok", f"{url}, {server}, answers in {took_ms:.1f} ms")
         yield from _configuration(info)
+        if others := _other_ledgers(settings):
+            yield CheckResult("redis", "FAIL", shared_redis_problem(others), _own_database(client, info, settings))
         if foreign := sorted(foreign_queues(client, known_queues(settings))):
             listed = ", ".join(foreign[:_LISTED]) + (" ..." if len(foreign) > _LISTED else "")
             message = f"queues of somebody else, now or once: {listed}. A flush of this database deletes our messages"
@@ -38,6 +44,20 @@ def check(settings: CrmSettings) -> Iterator[CheckResult]:
         yield CheckResult("redis", "FAIL", f"{url}: {error}", remedy)
     finally:
         client.close()
+
+
+def _other_ledgers(settings: CrmSettings) -> list[str]:
+    """Return the other ledgers whose workers use our Redis database. Raises `RedisError`."""
+    try:
+        ledger = open_ledger(settings.database_url)
+    except (SettingsError, SQLAlchemyError, ModuleNotFoundError):  # reported by the check of the ledger
+        return []
+    ledger.close()
+    ledgers = LedgersInRedis(settings)
+    try:
+        return ledgers.others(ledger.id)
+    finally:
+        ledgers.close()
 
 
 def remedy_for(error: Exception) -> str:

@@ -7,6 +7,7 @@ import logging
 import threading
 from typing import Any
 
+import redis
 from celery import bootsteps, signals
 from celery.platforms import EX_FAILURE
 from celery.worker import state
@@ -16,8 +17,9 @@ from worker.instances import ledger
 from worker.ledger import DATABASE_UNAVAILABLE_ERRORS
 from worker.ledger.b2copy_host import check_b2copy_host
 from worker.ledger.running_workers import NOTE_EVERY_S, ThisWorker, note_running, note_stopped
+from worker.ledgers_in_redis import LedgersInRedis, shared_redis_problem
 from worker.per_process import fork_lock
-from worker.settings import worker_settings
+from worker.settings import crm_settings, worker_settings
 from worker.watch.outage_log import OutageLog
 
 log = logging.getLogger(__name__)
@@ -36,6 +38,8 @@ class RunningNote(bootsteps.StartStopStep):
     def __init__(self, worker: Any, **kwargs: Any) -> None:
         super().__init__(worker, **kwargs)
         self._myself = ThisWorker(rate_limit=worker_settings().rate_limit)
+        self._ledgers = LedgersInRedis(crm_settings())
+        self._other_ledgers: list[str] = []
         self._stopping = threading.Event()
         self._outage = OutageLog(log, "this worker cannot note that it runs, `migrate` may not know of it")
         self._thread = threading.Thread(target=self._run, name="b2copy-running-note", daemon=True)
@@ -77,5 +81,17 @@ class RunningNote(bootsteps.StartStopStep):
                     )
                     state.should_stop = EX_FAILURE
                     return
+                self._note_in_redis(ledger().id)
             if self._stopping.wait(NOTE_EVERY_S):
                 return
+
+    def _note_in_redis(self, ledger_id: str) -> None:
+        """Note our ledger in Redis, and log it if workers of another one run there since the last note."""
+        try:
+            self._ledgers.note(ledger_id)
+            others = self._ledgers.others(ledger_id)
+        except (redis.RedisError, OSError):  # Celery logs that Redis is away
+            return
+        if others and others != self._other_ledgers:
+            log.critical("%s: see `b2copy-sync doctor`", shared_redis_problem(others))
+        self._other_ledgers = others
