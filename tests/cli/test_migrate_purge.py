@@ -8,7 +8,7 @@ from tests.cli.conftest import Command
 from tests.operations import LedgerClock, fail_operation, record_operation, succeed_operation
 from worker.ledger import Ledger, audit_of, find
 from worker.ledger.b2copy_host import check_b2copy_host
-from worker.ledger.running_workers import Self, note_running
+from worker.ledger.running_workers import ThisWorker, note_running
 from worker.ledger.schema import HEAD
 from worker.testbed.processes import clean_environment
 
@@ -129,7 +129,7 @@ def test_a_b2copy_that_has_moved_needs_a_reason(b2copy_sync: Command, ledger: Le
 
 def test_a_b2copy_does_not_move_while_a_worker_runs(b2copy_sync: Command, ledger: Ledger) -> None:
     with ledger.writing() as connection:
-        note_running(connection, Self("host-a", 41))
+        note_running(connection, ThisWorker("host-a", 41))
 
     refused = b2copy_sync("migrate", "--b2copy-host", "https://new.example.com", "--why", "they moved")
 

@@ -89,10 +89,10 @@ def test_the_overview_names_the_versions_that_run(b2copy_sync: Command, ledger: 
 def test_different_rate_limits_are_named_because_they_add_up(b2copy_sync: Command, ledger: Ledger) -> None:
     with ledger.writing() as connection:
         for host, limit in (("host-a", "10/second"), ("host-b", "10/second")):
-            note_running(connection, Self(host, 7, rate_limit=limit))
+            note_running(connection, ThisWorker(host, 7, rate_limit=limit))
     equal = b2copy_sync("status", "--json").document
     with ledger.writing() as connection:
-        note_running(connection, Self("host-c", 7, rate_limit="20/second"))
+        note_running(connection, ThisWorker("host-c", 7, rate_limit="20/second"))
     text = "workers have different B2COPY_RATE_LIMIT: 10/second (2), 20/second (1). The limits add up"
 
     shown = b2copy_sync("status", "--json").document

@@ -8,7 +8,7 @@ from worker.errors import NotAllowed, SettingsError
 from worker.ledger import Ledger, audit_of, open_ledger
 from worker.ledger.b2copy_host import check_b2copy_host, find_host_problem
 from worker.ledger.migrations import migrate
-from worker.ledger.running_workers import Self, note_running
+from worker.ledger.running_workers import ThisWorker, note_running
 from worker.operation import AuditEntry
 
 HERE, THERE = "https://b2copy.example.com", "https://other.example.com"
@@ -73,7 +73,7 @@ def test_the_host_does_not_change_while_a_worker_runs(own_ledger_url: str) -> No
     ledger = open_ledger(own_ledger_url)
     check(ledger, HERE)
     with ledger.writing() as connection:
-        note_running(connection, Self("host-a", 41))
+        note_running(connection, ThisWorker("host-a", 41))
 
     with pytest.raises(NotAllowed, match=r"(?s)workers run on this ledger:.*host-a pid 41.*stop them"):
         migrate(own_ledger_url, actor="ada", note="a new address", b2copy_host=THERE)

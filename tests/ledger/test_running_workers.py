@@ -216,7 +216,7 @@ def test_a_migration_does_not_make_workers_wait_behind_a_long_transaction(
 
 def test_the_rate_limits_of_running_workers_are_counted(own_ledger: Ledger) -> None:
     for host, limit in (("host-a", "10/second"), ("host-b", "10/second"), ("host-c", "600/minute")):
-        note(own_ledger, Self(host, rate_limit=limit))
+        note(own_ledger, ThisWorker(host, rate_limit=limit))
 
     with own_ledger.reading() as connection:
         assert workers_by_rate_limit(running_workers(connection)) == {"10/second": 2, "600/minute": 1}
