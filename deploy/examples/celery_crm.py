@@ -35,7 +35,7 @@ NONE_IS_LOST = {
 @app.task(name="celery_crm.fees_ended", **NONE_IS_LOST)
 def fees_ended(notice):
     """Store what became of an operation. `notice` is the body of the webhook; the task's id is the notice's id."""
-    if notice["type"].startswith("operation."):
+    if notice["type"].startswith("operation."):  # not of `b2copy-sync webhook test`
         with closing(sqlite3.connect(os.environ["CRM_DATABASE"])) as crm, crm:
             crm.execute(UPSERT, notice["data"])
 

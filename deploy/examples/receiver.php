@@ -18,6 +18,10 @@ if (!$genuine || !is_numeric($at) || abs(time() - (int) $at) > 300) { // five mi
     exit;
 }
 ['type' => $type, 'data' => $notice] = json_decode($body, true, flags: JSON_THROW_ON_ERROR);
+if (!str_starts_with($type, 'operation.')) { // of `b2copy-sync webhook test`, for instance
+    http_response_code(204);
+    exit;
+}
 // Here: one transaction that stores the state if the sequence is higher than the stored one. Then answer 2xx.
 error_log(json_encode([$type, $notice['key'], $notice['state'], $notice['sequence']]));
 http_response_code(204);

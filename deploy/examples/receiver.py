@@ -34,7 +34,7 @@ class Receiver(BaseHTTPRequestHandler):
         except Exception:  # a malformed signature raises another error than a wrong one
             return self.answer(401)
         with closing(sqlite3.connect(database)) as crm, crm:
-            if json.loads(body)["type"].startswith("operation."):
+            if json.loads(body)["type"].startswith("operation."):  # not of `b2copy-sync webhook test`
                 crm.execute(UPSERT, json.loads(body)["data"])
         return self.answer(204)  # only now: until a 2xx it comes again
 

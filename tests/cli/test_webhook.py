@@ -45,6 +45,16 @@ def test_a_sample_reaches_the_crm_and_verify_finds_it_genuine(
     assert (forged.exit_code, forged.output) == (1, "not to be trusted: No matching signature found\n")
 
 
+def test_a_sample_is_harmless_to_a_receiver_that_does_not_look_at_the_type(
+    b2copy_sync: Command, wire: Wire, secret_file: Path
+) -> None:
+    b2copy_sync("webhook", "test", B2COPY_WEBHOOK_URL=wire.url, B2COPY_WEBHOOK_SECRET_FILE=str(secret_file))
+
+    data = json.loads(head_and_body(wire.requests[0])[2])["data"]
+    assert (data["state"], data["key"]) == ("cancelled", "fees.process:webhook-test-only")
+    assert data["payload"] == {"account_login": "0", "request_id": "webhook-test-only"}
+
+
 def test_a_crm_that_refuses_the_sample_is_shown(b2copy_sync: Command, wire: Wire, secret_file: Path) -> None:
     wire.answer = answers(answer("404 Not Found", body=b"no such page"))
 

@@ -7,20 +7,26 @@ from secrets import token_hex
 from worker.iso_time import iso_time
 
 TYPE = "webhook.test"
-"""No operation's notice has this type, so that a receiver cannot take a sample for the end of a withdrawal."""
+"""No operation's notice has this type: the type of each begins with `operation.`."""
+
+REQUEST_ID = "webhook-test-only"
+"""No withdrawal has this id."""
 
 
 def sample() -> tuple[str, str]:
-    """Return the id and the body of a sample, in the shape of a notice."""
+    """Return the id and the body of a sample, in the shape of a notice.
+
+    It is harmless even to a receiver that does not look at the type: a cancelled operation, and no withdrawal's id.
+    """
     now = iso_time(time.time())
     data = {
-        "key": "fees.process:W1",
+        "key": f"fees.process:{REQUEST_ID}",
         "kind": "fees.process",
-        "state": "succeeded",
+        "state": "cancelled",
         "failure_reason": None,
         "server_message": None,
-        "payload": {"account_login": "123456", "request_id": "W1"},
-        "attempts": 1,
+        "payload": {"account_login": "0", "request_id": REQUEST_ID},
+        "attempts": 0,
         "requested_at": now,
         "ended_at": now,
         "sequence": 1,

@@ -15,11 +15,11 @@ from tests.deploy.examples.conftest import EXAMPLES, SECRET, Start, tool
 from worker.webhook.sample_notice import sample
 from worker.webhook.signing import Secrets
 
-BODY = sample()[1].replace("webhook.test", "operation.succeeded")
+BODY = sample()[1].replace("webhook.test", "operation.succeeded").replace('"cancelled"', '"succeeded"')
 
 
-def post(port: int, body: str, at: datetime | None = None, **changes: str) -> int:
-    headers = Secrets([SECRET]).headers("ntc_7_1", BODY, at or datetime.now(UTC))
+def post(port: int, body: str, at: datetime | None = None, *, signed: str = BODY, **changes: str) -> int:
+    headers = Secrets([SECRET]).headers("ntc_7_1", signed, at or datetime.now(UTC))
     headers |= {name.replace("_", "-"): value for name, value in changes.items()}
     return requests.post(f"http://127.0.0.1:{port}/", data=body.encode(), headers=headers, timeout=10).status_code
 
@@ -49,6 +49,15 @@ def test_a_receiver_takes_what_is_genuine_and_nothing_else(receiver: int, tmp_pa
     old = Secrets(["whsec_" + "b2xk" * 8]).headers("ntc_7_1", BODY, datetime.now(UTC))["webhook-signature"]
     new = Secrets([SECRET]).headers("ntc_7_1", BODY, datetime.now(UTC))["webhook-signature"]
     assert post(receiver, BODY, webhook_signature=f"{old} {new}") == 204
+
+
+def test_a_receiver_answers_a_test_with_2xx_and_ignores_it(receiver: int, tmp_path: Path) -> None:
+    _, test = sample()
+    assert post(receiver, test, signed=test) == 204
+    assert "webhook-test-only" not in (tmp_path / "printed").read_text()
+    if (tmp_path / "crm.sqlite").exists():
+        with closing(sqlite3.connect(tmp_path / "crm.sqlite")) as crm, crm:
+            assert crm.execute("SELECT key FROM fees").fetchall() == []
 
 
 def test_a_receiver_outlives_a_sender_that_aborts_and_one_that_sends_too_much(receiver: int) -> None:
