@@ -120,6 +120,40 @@ def test_logs_in_only_if_there_is_no_session(b2copy_sync: Command, sandbox: Sand
     assert logins(sandbox) == ["authexternalcrm"]
 
 
+def test_login_tries_this_hosts_own_key_and_leaves_the_session_if_b2copy_refuses_it(
+    b2copy_sync: Command, sandbox: SandboxControl
+) -> None:
+    b2copy_sync("doctor")
+    unknown = b2copy_sync("doctor", "--login", "--json", B2COPY_KEY_ID="key-of-this-host")
+    unharmed = b2copy_sync("session", "show", "--json").document
+    known = b2copy_sync("doctor", "--login", "--json")
+
+    assert unknown.code == 1
+    assert "FAIL the login is refused: " in messages(unknown, "service_admin")
+    assert "B2COPY knows no key called key-of-this-host" in messages(unknown, "service_admin")
+    assert (unharmed["expires_in_s"] > 0, unharmed["refresh_token_used"], unharmed["cooldown"]) == (True, False, None)
+    assert re.fullmatch(r"ok generation \d+, renewed by a login: ", messages(known, "service_admin"))
+    assert logins(sandbox) == ["authexternalcrm"] * 3
+
+
+def test_a_session_made_with_a_key_that_this_host_does_not_have_is_named(
+    b2copy_sync: Command, sandbox: SandboxControl
+) -> None:
+    b2copy_sync("doctor")
+    b2copy_sync("session", "renew")  # by a refresh: the session still names the key of its login
+
+    ran = b2copy_sync("doctor", "--json", B2COPY_KEY_ID="key-of-this-host")
+
+    assert ran.code == 0
+    assert re.fullmatch(
+        r"ok session generation \d+ is shared, valid for \d+ s: \n"
+        r"warn session generation \d+ was made with key test-key; this host's key key-of-this-host was not tried:"
+        r" `b2copy-sync doctor --login`",
+        messages(ran, "service_admin"),
+    )
+    assert logins(sandbox) == ["authexternalcrm", "refreshtoken"]
+
+
 def test_a_host_with_another_storage_key_is_named_and_does_not_log_in_at_once(
     b2copy_sync: Command, broker: Broker, sandbox: SandboxControl, tmp_path: Path
 ) -> None:

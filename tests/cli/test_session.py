@@ -14,7 +14,7 @@ from worker.settings import LOGIN_FIELDS
 def test_renews_shows_and_forgets_the_shared_session(b2copy_sync: Command, sandbox: SandboxControl) -> None:
     none = b2copy_sync("session", "show")
     login = b2copy_sync("session", "renew")
-    doctor = b2copy_sync("doctor", "--login")  # renews like `session renew`
+    again = b2copy_sync("session", "renew")
     shown = b2copy_sync("session", "show", "--json")
     words = b2copy_sync("session", "show")
     forgotten = b2copy_sync("session", "forget")
@@ -22,14 +22,14 @@ def test_renews_shows_and_forgets_the_shared_session(b2copy_sync: Command, sandb
 
     assert "none: the next call logs in" in none.out
     assert "renewed by a login" in login.out
-    assert f"generation {shown.document['generation']}, renewed with the refresh token" in doctor.out
+    assert f"generation {shown.document['generation']}: renewed with the refresh token" in again.out
     assert shown.document["expires_in_s"] > 0
     assert "made by        a refresh with key test-key" in words.out
     assert "is forgotten: the next call logs in" in forgotten.out
     assert gone.document["generation"] is None
     assert [call["route"] for call in sandbox.token_calls()] == ["authexternalcrm", "refreshtoken"]
     tokens = {pair[name] for pair in sandbox.pairs() for name in ("access", "refresh")}
-    printed = "".join(ran.out + ran.err for ran in (login, doctor, shown, words, forgotten))
+    printed = "".join(ran.out + ran.err for ran in (login, again, shown, words, forgotten))
     assert len(tokens) == 4
     assert [token for token in tokens if token in printed] == []
 

@@ -246,6 +246,19 @@ class TestLoggingIn:
 
         assert len(wire.requests) == 2
 
+    def test_a_login_on_demand_gives_the_fleet_the_new_pair_where_one_session_is_allowed(
+        self, member: Member, sandbox: SandboxControl
+    ) -> None:
+        sandbox.switches(one_session=True)
+        worker, doctor = member(), member()
+        ended = worker.current()
+
+        renewal = doctor.renew("doctor", force=True, with_login=True)
+
+        assert renewal.outcome == "login"
+        assert worker.rejected(ended).generation == renewal.generation
+        assert sandbox.counters()["logins"] == 2
+
     @pytest.mark.failure_mode("F58")
     def test_leaders_do_not_log_each_other_out(self, member: Member, sandbox: SandboxControl) -> None:
         sandbox.switches(one_session=True, latency={"token": 0.4})

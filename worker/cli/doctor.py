@@ -19,7 +19,9 @@ _ENDS_IN_COMMAND = re.compile(r"(.*?)(?:`([^`]+)`)?", re.S)
 
 
 def doctor(
-    login: Annotated[bool, typer.Option("--login", help="Renew the sessions, even valid ones.")] = False,
+    login: Annotated[
+        bool, typer.Option("--login", help="Log in with this host's own key or password, even if a session is valid.")
+    ] = False,
     offline: Annotated[
         bool, typer.Option("--offline", help="Open no connection: check only the settings and the key files.")
     ] = False,
@@ -31,6 +33,9 @@ def doctor(
     session: one that exists is used; if there is none, it logs in like any worker would. The same for each other login
     that is set. A failing check does not stop the others. Exit code 1 if a check failed, 2 if it was a
     setting.
+
+    After a login of --login every worker uses the new session. If B2COPY allows an admin one session only, the login ends
+    the one before: calls under way get a 401, and are repeated with the new token. A refused login changes nothing.
     """
     from worker.doctor.run_checks import examine
 

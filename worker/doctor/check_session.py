@@ -15,16 +15,18 @@ from worker.doctor import CheckResult
 from worker.errors import B2CopyError, CredentialsRejected, SettingsError, StoreUnavailable
 from worker.instances import usable_session
 from worker.report.session_report import OUTCOMES
-from worker.session import TERMINAL, SharedSession
+from worker.session import TERMINAL, SharedSession, State
+from worker.session.key_files import signing_keys
 from worker.settings import LOGIN_FIELDS, Settings, variable
 
+_TRY_LOGIN = "`b2copy-sync doctor --login`"
 PATIENCE_S = 30.0  # seconds that a command waits for a login, its own or another process's
 
 
-def check(settings: Settings, login: str, renew: bool) -> Iterator[CheckResult]:
+def check(settings: Settings, login: str, log_in: bool) -> Iterator[CheckResult]:
     """Report on the session that exists. Without one, renew it like a worker would, so that the reason is known.
 
-    The check has the login's name.
+    `log_in` logs in with this host's own credentials even if there is one. The check has the login's name.
     """
     if login not in _logins_of_routes(settings):
         remedy = f"set B2COPY_ACCOUNTS_LOGIN or B2COPY_WIDGETS_LOGIN to {login}, or remove {_variables_of(login)}"
@@ -36,7 +38,7 @@ def check(settings: Settings, login: str, renew: bool) -> Iterator[CheckResult]:
         return
     try:
         shared.check()
-        yield from _report(login, shared, renew)
+        yield from _report(settings, login, shared, log_in)
         yield from _other_addresses(login, shared)
     except SettingsError as error:  # names the file or the ledger, and the remedy
         yield CheckResult(login, "FAIL", str(error).splitlines()[0])
@@ -56,27 +58,45 @@ def check_unset(settings: Settings) -> Iterator[CheckResult]:
             yield CheckResult(login, "FAIL", message, f"set {_variables_of(login)}; {_effect_of(login)}")
 
 
-def _report(login: str, shared: SharedSession, renew: bool) -> Iterator[CheckResult]:
+def _report(settings: Settings, login: str, shared: SharedSession, log_in: bool) -> Iterator[CheckResult]:
     """Report on the session that exists, or renew it. Raises `CredentialsRejected` also while nobody asks after it."""
     state = shared.state()
     left_s = state.expires_in or 0.0
-    if state.readable and left_s > 0 and not renew:
+    if state.readable and left_s > 0 and not log_in:
         yield CheckResult(login, "ok", f"session generation {state.generation} is shared, valid for {left_s:.0f} s")
+        yield from _made_with_another_key(settings, login, state)
         return
     is_unreadable = state.generation > 0 and not state.readable and left_s > 0
     if is_unreadable:
         message = f"no storage key of this host opens the session that {state.written_by} stored"
         yield CheckResult(login, "warn", message, "write the same keys into B2COPY_STORAGE_KEY_FILE on every host")
-    renewal = shared.renew("doctor", force=renew, wait=PATIENCE_S)
+    renewal = shared.renew("doctor", force=log_in, wait=PATIENCE_S, with_login=log_in)
     if cooldown := renewal.cooldown:
         if cooldown.kind == TERMINAL:
             raise CredentialsRejected("the login", None, cooldown.reason)
         message = f"nobody asks B2COPY for {cooldown.left:.0f} s, after: {cooldown.reason}"
         yield CheckResult(login, "FAIL", message, _effect_of(login))
         return
-    before = "" if renew or is_unreadable else "there was no session: "
+    before = "" if log_in or is_unreadable else "there was no session: "
     message = f"{before}generation {renewal.generation}, {OUTCOMES[renewal.outcome]}"
+    if log_in and renewal.outcome != "login":
+        not_tried = f"{message}, so this host's own login was not tried"
+        yield CheckResult(login, "FAIL", not_tried, f"again: {_TRY_LOGIN}")
+        return
     yield CheckResult(login, "FAIL" if renewal.outcome == "busy" else "ok", message)
+
+
+def _made_with_another_key(settings: Settings, login: str, state: State) -> Iterator[CheckResult]:
+    """Warn if this host has no key of the id that the session was made with: its own key may be unknown to B2COPY."""
+    if login != "service_admin" or not state.credential:
+        return
+    ours = [key.key_id for key in signing_keys(settings)]
+    if state.credential not in ours:
+        message = (
+            f"session generation {state.generation} was made with key {state.credential};"
+            f" this host's key {', '.join(ours)} was not tried"
+        )
+        yield CheckResult(login, "warn", message, _TRY_LOGIN)
 
 
 def _other_addresses(login: str, shared: SharedSession) -> Iterator[CheckResult]:

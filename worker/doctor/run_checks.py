@@ -15,7 +15,7 @@ from worker.doctor import (
 
 
 def examine(login: bool = False, offline: bool = False) -> Iterator[CheckResult]:
-    """Run the checks. `login` renews the session even if it is valid; `offline` opens no connection."""
+    """Run the checks. `login` logs in even if the session is valid; `offline` opens no connection."""
     readable = yield from check_settings.check()
     if readable.worker:
         yield from _guarded("keys", check_key_files.check(readable.worker))

@@ -81,7 +81,7 @@ class Member:
         self._copy = None  # not before, because without Redis it cannot be replaced, and other routes may accept it
         return self._obtain(token.generation, wait)
 
-    def renew(self, trigger: str, force: bool, wait: float) -> Renewal:
+    def renew(self, trigger: str, force: bool, wait: float, with_login: bool = False) -> Renewal:
         deadline = time.monotonic() + wait
         stored = self.store.look().session
         generation = stored.generation if stored else 0
@@ -97,7 +97,7 @@ class Member:
             keys = self._storage_keys()  # first, because a process that cannot store a pair must not request one
             lease = self._acquire(expected, force)
             if isinstance(lease, RenewalLease):
-                renewal = self._leader.renew(lease, keys, expected, trigger)
+                renewal = self._leader.renew(lease, keys, expected, trigger, with_login)
                 self._learn(renewal)
                 return renewal
             if lease.reason == "newer":

@@ -74,15 +74,19 @@ class Leader:
         self._settings, self._timings, self._store, self._login = settings, timings, store, login
         self._newest_used = 0  # the newest generation whose refresh token this process has presented
 
-    def renew(self, lease: RenewalLease, keys: MultiFernet, expected: int, trigger: str) -> Renewal:
+    def renew(
+        self, lease: RenewalLease, keys: MultiFernet, expected: int, trigger: str, with_login: bool = False
+    ) -> Renewal:
         """Renew once, and always free the renewal lease. `keys` encrypt the new pair.
 
+        `with_login` logs in although the refresh token may be used, so that our own credentials are tried.
         Raises `Unavailable`, `RateLimited`, `CredentialsRejected`, `StoreUnavailable`.
         """
         started = time.monotonic()
         outcome = "failed"
         try:
-            obtained = self._refresh(lease, keys, expected) or self._log_in_repeatedly(lease)
+            refreshed = None if with_login else self._refresh(lease, keys, expected)
+            obtained = refreshed or self._log_in_repeatedly(lease)
             committed, stored = self._commit(lease, keys, obtained)
             outcome = obtained.origin if committed else "conflict"
         except LeaseLostError:
@@ -92,7 +96,7 @@ class Leader:
             outcome, stored = "adopted", self._store.look().session
             self._store.fail(lease, "moved", "", 0, "")
         except BaseException as error:
-            self._give_up(lease, error)
+            self._give_up(lease, error, with_login)
             raise
         finally:
             seconds = time.monotonic() - started
@@ -226,14 +230,17 @@ class Leader:
         lived = before.expires_at - before.obtained_at if ended_early else before.life * _GROWTH
         return min(longest, max(longest / 10, lived / 1000))
 
-    def _give_up(self, lease: RenewalLease, error: BaseException) -> None:
+    def _give_up(self, lease: RenewalLease, error: BaseException, with_login: bool) -> None:
         """Free the renewal lease, and start the cool-down that this kind of failure needs.
 
+        If `with_login` tried credentials in vain, there is none while the session is valid: its refresh token was not
+        presented, so the fleet can still renew with it.
         While the store does not answer, try again for a while: until the lease expires, no process can renew.
         """
         pause = self._timings.cooldown_for(lease.failures)
         if isinstance(error, CredentialsRejected):
-            kind, pause = TERMINAL, self._timings.refused_cooldown
+            is_valid = lease.session is not None and self._store.now() < lease.session.expires_at
+            kind, pause = TERMINAL, 0.0 if with_login and is_valid else self._timings.refused_cooldown
         elif isinstance(error, RateLimited | Unavailable):
             kind = "rate_limited" if isinstance(error, RateLimited) else "unavailable"
             pause = max(pause, error.retry_after or 0.0)

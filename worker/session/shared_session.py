@@ -115,14 +115,18 @@ class SharedSession:
         """Report that B2COPY answered 401 to `token`; return a newer one. Raises as `current`."""
         return self._member().rejected(token, wait)
 
-    def renew(self, trigger: str = "beat", force: bool = False, wait: float = 0.0) -> Renewal:
+    def renew(
+        self, trigger: str = "beat", force: bool = False, wait: float = 0.0, with_login: bool = False
+    ) -> Renewal:
         """Renew the session in this thread if it is due or `force` is set: for beat's task and the command line.
 
         `force` renews a fresh one too, and in spite of a cool-down. Waits `wait` seconds for another's renewal.
+        `with_login` logs in with our own credentials, even if the refresh token may be used. If they are refused, a
+        session that is valid stays in use.
         Raises `Unavailable`, `RateLimited`, `CredentialsRejected`, `StoreUnavailable`, and `SessionUnavailable` without
         `force` if a host with other storage keys has just logged in.
         """
-        return self._member().renew(trigger, force, wait)
+        return self._member().renew(trigger, force, wait, with_login)
 
     def forget(self) -> None:
         """Remove the stored session and any cool-down: the next process that needs a token logs in.
