@@ -22,7 +22,7 @@ from worker.errors import SettingsError
 from worker.ledger import open_ledger
 from worker.ledger.engine import connect
 from worker.ledger.migrations import migrate
-from worker.ledger.schema_version import schema_version
+from worker.ledger.schema_version import version_of
 from worker.per_process import PerProcess
 from worker.testbed.local_system import Environment, b2copy_sync, wait_for_worker
 
@@ -44,7 +44,7 @@ def run(environment: Environment, tmp_path: Path) -> Run:
 
 
 def empty_database(environment: Environment) -> str:
-    """Make an empty file for the ledger, as nothing but `migrate` and a worker makes one. Returns its URL."""
+    """Make an empty file for the ledger, as nothing but `migrate` makes one. Returns its URL."""
     Path(environment.database_url.removeprefix("sqlite:///")).touch()
     return environment.database_url
 
@@ -216,9 +216,18 @@ def test_a_redis_database_that_another_ledger_uses_stops_a_worker(
     assert (worker.stop(), again.stop()) == (0, 0)
 
 
-def test_a_worker_makes_the_tables_of_an_empty_database_and_beat_needs_no_key(environment: Environment) -> None:
-    engine = connect(empty_database(environment))
-    assert schema_version(engine) is None
+@pytest.mark.parametrize("exists", [False, True], ids=["absent", "empty"])
+def test_a_worker_without_a_ledger_stops_and_makes_none(environment: Environment, run: Run, exists: bool) -> None:
+    url = empty_database(environment) if exists else environment.database_url
+
+    [line] = refused(run("worker"))
+
+    assert line == f"B2COPY_DATABASE_URL: there is no ledger at {url}: correct the URL, or run `b2copy-sync migrate`"
+    assert version_of(url) is None
+    assert Path(url.removeprefix("sqlite:///")).exists() is exists
+
+
+def test_beat_needs_no_key(environment: Environment) -> None:
     without = ("B2COPY_HOST", "B2COPY_ADMIN_ID", "B2COPY_KEY_ID", "B2COPY_PRIVATE_KEY_FILE", "B2COPY_DEVICE_IP")
 
     worker = environment.worker("--without-mingle", "--without-gossip", restarts=False)
@@ -227,8 +236,6 @@ def test_a_worker_makes_the_tables_of_an_empty_database_and_beat_needs_no_key(en
     beat = environment.beat(restarts=False)
 
     wait_for_worker(worker)
-    assert schema_version(engine) is not None
-    engine.dispose()
     until(lambda: "Sending due task" in beat.current_log())
     assert (worker.stop(), beat.stop()) == (0, 0)
 

@@ -37,6 +37,7 @@ MAY_IMPORT = {
     "worker/demo": {
         "tasks", "worker/instances.py", "worker/ledger", "worker/operation.py", "worker/sandbox", "worker/testbed",
     },
+    "worker/testbed": {"worker/errors.py", "worker/ledger", "worker/sandbox", "worker/settings.py"},
     "tasks": {
         "worker/app.py", "worker/b2copy", "worker/crm", "worker/current_user.py", "worker/errors.py", "worker/flow",
         "worker/http", "worker/id_fields.py", "worker/instances.py", "worker/operation_kind.py", "worker/ledger",
@@ -108,7 +109,6 @@ MAY_IMPORT = {
         "worker/certificates.py", "worker/database_url.py", "worker/errors.py", "worker/iso_time.py",
         "worker/operation.py", "worker/queues.py", "worker/storable.py", "worker/watch",
     },
-    "worker/testbed": {"worker/sandbox", "worker/settings.py"},
     "worker/sandbox": set(),
     "worker/operation_kind.py": {"worker/errors.py", "worker/operation.py", "worker/settings.py"},
     "worker/ledgers_in_redis.py": {"worker/redis_connection.py", "worker/settings.py"},

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import until
+from worker.ledger.migrations import migrate
 from worker.testbed.local_system import Environment, wait_for_worker
 
 B2COPY_SYNC = str(Path(sys.executable).with_name("b2copy-sync"))
@@ -55,6 +56,7 @@ def test_a_worker_starts_beside_a_crms_files_and_starts_again_on_sighup(
 ) -> None:
     for name in ("tasks.py", "worker.py", "celery.py"):
         (tmp_path / name).write_text("raise SystemExit('a file of the CRM was imported')\n")
+    migrate(environment.database_url)
     command = f"cd {tmp_path} && exec {B2COPY_SYNC} worker --loglevel INFO"
     worker = environment.run("worker", "sh", "-c", command, restarts=False)
     wait_for_worker(worker)

@@ -79,7 +79,7 @@ def check_before_work(conf: Any = None, options: Any = None, **_: Any) -> None:
         if not (worker_settings().wants_notices or (options or {}).get("queues")):
             app.amqp.queues.deselect([queue_of(NOTIFY)])  # this worker cannot deliver notices: leave them to others
         prepare_ledger()
-        made = open_ledger(crm_settings().database_url, create=True)
+        made = open_ledger(crm_settings().database_url)
         _check_host(made)
         made.close()
         check_redis_is_not_shared(made.id)

@@ -137,7 +137,7 @@ def test_login_tries_this_hosts_own_key_and_leaves_the_session_if_b2copy_refuses
 
 
 def test_a_session_made_with_a_key_that_this_host_does_not_have_is_named(
-    b2copy_sync: Command, sandbox: SandboxControl
+    b2copy_sync: Command, ledger: Ledger, sandbox: SandboxControl
 ) -> None:
     b2copy_sync("doctor")
     b2copy_sync("session", "renew")  # by a refresh: the session still names the key of its login
@@ -228,6 +228,13 @@ def test_a_wrong_setting_is_exit_code_2_and_the_rest_is_looked_at(b2copy_sync: C
     assert "FAIL B2COPY_HOST must be https" in messages(ran, "settings")
     assert grades(ran)["ledger"] == {"ok"}
     assert grades(ran)["redis"] == {"ok"}
+
+
+def test_a_ledger_that_does_not_exist_fails_with_the_command(b2copy_sync: Command) -> None:
+    ran = b2copy_sync("doctor", "--json")
+
+    assert ran.code == 1
+    assert re.fullmatch(r"FAIL sqlite:///\S+ holds no ledger yet: `b2copy-sync migrate` makes it", messages(ran, "ledger"))
 
 
 def test_an_older_ledger_fails_with_the_command(b2copy_sync: Command, ledger: Ledger) -> None:
@@ -419,7 +426,7 @@ def test_a_redis_that_forbids_client_is_examined_all_the_same(b2copy_sync: Comma
 
 
 def test_a_right_that_redis_refuses_is_named_with_the_file_that_has_all_rights(
-    b2copy_sync: Command, broker: Broker
+    b2copy_sync: Command, ledger: Ledger, broker: Broker
 ) -> None:
     with broker.client as client:
         client.execute_command("ACL", "SETUSER", "default", "-scan")

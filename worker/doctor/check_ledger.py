@@ -44,7 +44,7 @@ def check(settings: LedgerSettings) -> Iterator[CheckResult]:
     try:
         version = version_of(settings.database_url)
         if version is None:
-            yield CheckResult("ledger", "warn", f"{url} holds no ledger yet", "`b2copy-sync migrate` makes it")
+            yield CheckResult("ledger", "FAIL", f"{url} holds no ledger yet", "`b2copy-sync migrate` makes it")
             return
         ledger = open_ledger(settings.database_url)
         try:

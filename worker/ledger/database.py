@@ -143,8 +143,8 @@ def open_ledger(url: str, create: bool = False, **pool: int) -> Ledger:
 
     `pool`: SQLAlchemy's `pool_size` and `max_overflow`.
 
-    Only `migrate` and the start of a worker create a ledger. If any other process finds none, the URL is most likely
-    mistyped, and that process would record operations that no worker ever sees.
+    Only `migrate` and the demo create a ledger. If any other process finds none, the URL is most likely mistyped: a CRM
+    would record operations that no worker ever sees, and a worker would wait for operations that no CRM ever records.
 
     Raises `SettingsError` if there is no ledger, or if its schema is older or newer than this code, and SQLAlchemy's
     `OperationalError` if the database cannot be reached.

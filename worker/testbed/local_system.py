@@ -8,10 +8,12 @@ import shutil
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from worker.errors import SettingsError
 from worker.sandbox.control_client import SandboxControl
 from worker.testbed.broker import Broker
 from worker.testbed.keys import KeyPair, new_key_pair, new_storage_key
@@ -123,7 +125,8 @@ class Environment:
         return process.start()
 
     def worker(self, *options: str, name: str = "worker", restarts: bool = True, **settings: str) -> Process:
-        """Start `b2copy-sync worker`; use `wait_for_worker` before sending messages."""
+        """Start `b2copy-sync worker`, on a new ledger if there is none; `wait_for_worker` before sending messages."""
+        _make_ledger((self.settings | settings)["B2COPY_DATABASE_URL"])
         command = [*self.program, "worker", "--hostname", f"{name}@%h", "--loglevel", "INFO", *options]
         return self.run(name, *command, restarts=restarts, **settings)
 
@@ -132,6 +135,14 @@ class Environment:
         schedule = str(self.folder / f"{name}-schedule")
         command = [*self.program, "beat", "--schedule", schedule, "--loglevel", "INFO", *options]
         return self.run(name, *command, restarts=restarts, **settings)
+
+
+def _make_ledger(database_url: str) -> None:
+    """Make the tables if there are none. What is wrong with the database is for the worker to say."""
+    from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, open_ledger
+
+    with suppress(SettingsError, *DATABASE_UNAVAILABLE_ERRORS):
+        open_ledger(database_url, create=True).close()
 
 
 def b2copy_sync(python: str = sys.executable) -> list[str]:
