@@ -54,7 +54,7 @@ def test_a_login_gets_its_client_and_its_account(
 
     file = tmp_path / "clients.csv"
     file.write_text("login;client_id;crm_id\n700200;1;C-2\n")
-    assert b2copy_sync("identity", "import", str(file)).out == "1 identities stored\n"
+    assert b2copy_sync("identity", "import", str(file)).out == "1 row: 1 new, 0 changed, 0 known already\n"
     b2copy_sync("failed", "replay", "accounts.create:1/700200", "--why", "imported", "--yes")
     again = b2copy_sync("accounts", "open", "700200", "--product-currency-id", "2", "--wait")
     assert again.code == 0, again.out + again.err
@@ -66,6 +66,33 @@ def test_an_account_without_a_number_is_not_listed(b2copy_sync: Command, sandbox
     listed = b2copy_sync("accounts", "list", "--json")
 
     assert [account["number"] for account in listed.document] == ["700100"]
+
+
+def test_an_import_of_identities_says_what_is_new_changed_and_known(
+    b2copy_sync: Command, ledger: Ledger, tmp_path: Path
+) -> None:
+    file = tmp_path / "identities.csv"
+    file.write_bytes("login;client_id;crm_id;name\n7;1;C-1;Zoë\n8;2;;Jürgen\n".encode("cp1252"))
+    command = ("identity", "import", str(file), "--ignore-extra")
+
+    undecoded = b2copy_sync(*command)
+    extra = b2copy_sync("identity", "import", str(file), "--encoding", "cp1252")
+    dry = b2copy_sync(*command, "--encoding", "cp1252", "--dry-run")
+    nothing = b2copy_sync("identity", "show", "7")
+    first = b2copy_sync(*command, "--encoding", "cp1252")
+    again = b2copy_sync(*command, "--encoding", "cp1252", "--json")
+    file.write_text("login;client_id;crm_id\n7;1;C-1\n8;3;\n9;;\n")
+    changed = b2copy_sync("identity", "import", str(file))
+
+    assert undecoded.code == extra.code == 2
+    assert "--encoding cp1252" in undecoded.err
+    assert "name: there are" in extra.err
+    assert "--ignore-extra leaves it out" in extra.err
+    assert dry.out == "2 rows: 2 new, 0 changed, 0 known already; nothing was stored\n"
+    assert nothing.code == 5
+    assert first.out == "2 rows: 2 new, 0 changed, 0 known already\n"
+    assert again.document == {"rows": 2, "dry_run": False, "new": 0, "changed": 0, "known": 2}
+    assert changed.out == "3 rows: 1 new, 1 changed, 1 known already\n"
 
 
 def test_many_clients_are_imported_from_a_file(b2copy_sync: Command, ledger: Ledger, tmp_path: Path) -> None:

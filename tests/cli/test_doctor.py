@@ -234,7 +234,9 @@ def test_a_ledger_that_does_not_exist_fails_with_the_command(b2copy_sync: Comman
     ran = b2copy_sync("doctor", "--json")
 
     assert ran.code == 1
-    assert re.fullmatch(r"FAIL sqlite:///\S+ holds no ledger yet: `b2copy-sync migrate` makes it", messages(ran, "ledger"))
+    assert re.fullmatch(
+        r"FAIL sqlite:///\S+ holds no ledger yet: `b2copy-sync migrate` makes it", messages(ran, "ledger")
+    )
 
 
 def test_an_older_ledger_fails_with_the_command(b2copy_sync: Command, ledger: Ledger) -> None:

@@ -24,6 +24,7 @@ from worker.ledger import (
     attempts_of,
     audit_of,
     cancel,
+    compare_identities,
     identities_of,
     identity_of,
     mark_closed,
@@ -179,6 +180,13 @@ def test_identities_found_out_elsewhere_are_stored_and_newer_values_win(ledger: 
     assert store_identities(ledger, [Identity("1", "7", crm_id="C", client_id="1"), Identity("2", "7")]) == 2
     assert store_identities(ledger, [Identity("1", "7", client_id="2")]) == 1
 
+    given = [
+        Identity("1", "7", client_id="2"),
+        Identity("2", "7", crm_id="C-2"),
+        Identity("3", "7"),
+        Identity("2", "8"),
+    ]
+    assert compare_identities(ledger, given) == (2, 1, 1)
     [first, second] = identities_of(ledger, login="7")
     assert (first.platform, first.crm_id, first.client_id, first.learned_from) == ("1", "C", "2", "import")
     assert second.platform == "2"

@@ -11,8 +11,8 @@ import typer
 from worker.cli import output
 from worker.cli.exit_codes import EXITS, Exit, Stop
 from worker.cli.open_ledger import existing_ledger
-from worker.cli.options import AsIs, By, Digits, Json, Login, Whole, Why
-from worker.cli.read_rows import csv_rows, is_json, json_rows
+from worker.cli.options import AsIs, By, Digits, DryRun, Encoding, IgnoreExtra, Json, Login, Whole, Why
+from worker.cli.read_rows import csv_rows, is_json, json_rows, known_fields
 from worker.cli.text_encoding import Source, open_file
 
 if TYPE_CHECKING:
@@ -101,13 +101,14 @@ def _mark_closed(login: str, platform: str | None, by: str, why: str, is_closed:
 def import_(
     file: Annotated[
         Path,
-        typer.Argument(
-            metavar="FILE", exists=True, dir_okay=False, help="CSV with a heading line, or JSON Lines (.jsonl)."
-        ),
+        typer.Argument(metavar="FILE", help="CSV with a heading line, or JSON Lines; a pipe, or - for standard input."),
     ],
+    encoding: Encoding = None,
+    ignore_extra: IgnoreExtra = False,
     as_is: AsIs = None,
     digits: Digits = None,
     whole: Whole = False,
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Store the identities of clients that existed before this system.
@@ -117,23 +118,31 @@ def import_(
     file again does no harm.
     """
     from worker.cli.id_columns import id_columns
-    from worker.ledger import store_identities
+    from worker.ledger import compare_identities, store_identities
+    from worker.report.format_values import count
 
     columns = id_columns(_COLUMNS, _COLUMNS, as_is or (), digits or ())
     with ExitStack() as stack:
-        source = open_file(file, None, stack)
-        total = sum(1 for _ in _identities(source, columns, whole))
+        source = open_file(file, encoding, stack)
+
+        def rows() -> "Iterator[Identity]":
+            return _identities(source, columns, whole, ignore_extra)
+
+        total = sum(1 for _ in rows())
         if not total:
-            raise Stop(Exit.USAGE, f"{file}: no rows")
+            raise Stop(Exit.USAGE, f"{source.name}: no rows")
         with existing_ledger() as ledger:
-            store_identities(ledger, _identities(source, columns, whole))
+            found = compare_identities(ledger, rows())
+            if not dry_run:
+                store_identities(ledger, rows())
     if as_json:
-        output.document({"rows": total})
+        output.document({"rows": total, "dry_run": dry_run, **found._asdict()})
     else:
-        output.line(f"{total} identities stored")
+        counts = f"{found.new:,} new, {found.changed:,} changed, {found.known:,} known already"
+        output.line(f"{count(total, 'row')}: {counts}{'; nothing was stored' if dry_run else ''}")
 
 
-def _identities(source: Source, columns: "IdColumns", is_whole: bool) -> "Iterator[Identity]":
+def _identities(source: Source, columns: "IdColumns", is_whole: bool, ignore_extra: bool) -> "Iterator[Identity]":
     """Read a file's rows. Raises `Stop` naming the line."""
     from pydantic import TypeAdapter, ValidationError
 
@@ -143,12 +152,15 @@ def _identities(source: Source, columns: "IdColumns", is_whole: bool) -> "Iterat
 
     login, id_ = TypeAdapter[str](Login), TypeAdapter[str](Id)
     rows = json_rows(source) if is_json(source) else csv_rows(source, list(_COLUMNS), set(_COLUMNS), is_whole)
+    rows = known_fields(rows, _COLUMNS) if ignore_extra else rows
     seen = set[str]()  # platforms and logins: not whole rows, because a file may have a million
     for line, fields, problem in rows:
         if problem:
             raise _stop(source, line, problem)
         if unknown := sorted(fields.keys() - set(_COLUMNS)):
-            raise _stop(source, line, f"{', '.join(unknown)}: there are {', '.join(_COLUMNS)}")
+            raise _stop(
+                source, line, f"{', '.join(unknown)}: there are {', '.join(_COLUMNS)}; --ignore-extra leaves it out"
+            )
         if "login" not in fields:
             raise _stop(source, line, "login is missing")
         values: dict[str, Any] = {"platform": "1"}

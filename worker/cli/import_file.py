@@ -1,8 +1,6 @@
 """`import`: request many operations at once, from a file; see how far they are, pause, resume or cancel them."""
 
 import re
-import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -15,11 +13,11 @@ from worker.cli import output
 from worker.cli.exit_codes import EXITS, Exit, Stop
 from worker.cli.find_by_name import kind_named
 from worker.cli.import_control import cancel, pause, resume, status
-from worker.cli.options import AsIs, By, Digits, Json, Lane, Whole
+from worker.cli.options import AsIs, By, Digits, DryRun, Encoding, IgnoreExtra, Json, Lane, Whole
 from worker.cli.payload_fields import id_fields, text_fields
 from worker.cli.progress import progress
-from worker.cli.read_rows import csv_rows, is_json, json_rows
-from worker.cli.text_encoding import PIPE, open_file, open_source, spooled
+from worker.cli.read_rows import csv_rows, is_json, json_rows, known_fields
+from worker.cli.text_encoding import PIPE, STANDARD_INPUT, open_file
 
 if TYPE_CHECKING:
     from worker.cli.check_rows import Checked
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
     from worker.operation import New
     from worker.operation_kind import Kind
 
-STANDARD_INPUT = "standard input"
 PAUSED_LOOK_S = 1.0  # seconds between two looks whether a paused import goes on
 
 
@@ -68,19 +65,12 @@ def file(
         str | None,
         typer.Option(help="The import's name.", show_default="the file's name with a digest of what is in it"),
     ] = None,
-    encoding: Annotated[
-        str | None,
-        typer.Option(help="utf-8, utf-16, cp1252, ...", show_default="what the file's first bytes say, or utf-8"),
-    ] = None,
-    ignore_extra: Annotated[
-        bool, typer.Option("--ignore-extra", help="Leave out columns that the kind does not know.")
-    ] = False,
+    encoding: Encoding = None,
+    ignore_extra: IgnoreExtra = False,
     as_is: AsIs = None,
     digits: Digits = None,
     whole: Whole = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check every row, say what is new and known, record nothing.")
-    ] = False,
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Request an operation for each row of a file. `import FILE` is short for it.
@@ -98,7 +88,7 @@ def file(
     settings = load(CrmSettings)
     chosen = kind_named(kind, "--kind")
     with ExitStack() as stack:
-        source = _source(file, encoding, stack)
+        source = open_file(file, encoding, stack)
         name = batch or _name_of(source, kind, lane)
         is_table = not (file.suffix == ".jsonl" or is_json(source))
         rows = _rows(source, chosen, is_table, ignore_extra, whole)
@@ -130,13 +120,6 @@ def file(
         _show_recorded(checked, name, created, lane)
 
 
-def _source(file: Path, encoding: str | None, stack: ExitStack) -> "Source":
-    if str(file) == "-":
-        into = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
-        return open_source(STANDARD_INPUT, spooled(sys.stdin.buffer, into), encoding)
-    return open_file(file, encoding, stack)
-
-
 def _name_of(source: "Source", kind: str, lane: str) -> str:
     """Return the same name for the same content, so that a second run goes on with the first one's import."""
     import hashlib
@@ -149,9 +132,7 @@ def _name_of(source: "Source", kind: str, lane: str) -> str:
 def _rows(source: "Source", kind: "Kind[Any]", is_table: bool, ignore_extra: bool, whole: bool) -> "Iterator[Row]":
     known = kind.payload.model_fields
     rows = csv_rows(source, list(known), text_fields(kind), whole) if is_table else json_rows(source)
-    if not ignore_extra:
-        return rows
-    return (row._replace(fields={name: row.fields[name] for name in row.fields if name in known}) for row in rows)
+    return known_fields(rows, known) if ignore_extra else rows
 
 
 def _refuse(source: "Source", checked: "Checked") -> None:

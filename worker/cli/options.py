@@ -128,6 +128,12 @@ Digits = Annotated[
         help="The ids of this column have N digits; a row with another number of them is refused.",
     ),
 ]
+Encoding = Annotated[
+    str | None,
+    typer.Option(help="utf-8, utf-16, cp1252, ...", show_default="what the file's first bytes say, or utf-8"),
+]
+IgnoreExtra = Annotated[bool, typer.Option("--ignore-extra", help="Leave out columns that are not known.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check every row, say what is new and known, record nothing.")]
 Whole = Annotated[bool, typer.Option("--whole", help="The file is whole, although its last line has no line end.")]
 By = Annotated[
     str,

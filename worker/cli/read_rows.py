@@ -3,7 +3,7 @@
 import csv
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any, NamedTuple
 
 from worker import exact_json
@@ -102,6 +102,11 @@ def json_rows(source: Source) -> Iterator[Row]:
             yield Row(number, fields)
         else:
             yield Row(number, {}, "must be a JSON object")
+
+
+def known_fields(rows: Iterator[Row], known: Container[str]) -> Iterator[Row]:
+    """Leave out the fields that are not known."""
+    return (row._replace(fields={name: row.fields[name] for name in row.fields if name in known}) for row in rows)
 
 
 def is_json(source: Source) -> bool:

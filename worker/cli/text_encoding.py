@@ -9,6 +9,7 @@ import codecs
 import hashlib
 import io
 import itertools
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -19,6 +20,9 @@ from worker.cli.exit_codes import Exit, Stop
 
 PIPE = "the pipe"
 """The name of a source that is no file. `import <(zcat book.csv.gz)` gives a number, another one each time."""
+
+STANDARD_INPUT = "standard input"
+"""The name of what `-` stands for."""
 
 _BLOCK = 1024 * 1024  # bytes
 LINE_LIMIT = 1024 * 1024  # characters; a payload has 64 KB
@@ -83,7 +87,13 @@ class _StaysOpen(io.RawIOBase):
 
 
 def open_file(path: Path, encoding: str | None, stack: ExitStack) -> Source:
-    """Read a file or a pipe. The source can be read until `stack` ends. Raises `Stop` as `open_source` does."""
+    """Read a file, a pipe, or standard input if `path` is `-`. The source can be read until `stack` ends.
+
+    Raises `Stop` as `open_source` does.
+    """
+    if str(path) == "-":
+        spool = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
+        return open_source(STANDARD_INPUT, spooled(sys.stdin.buffer, spool), encoding)
     if not path.exists():
         raise Stop(Exit.USAGE, f"{path}: there is no such file")
     if path.is_dir():

@@ -4,9 +4,9 @@
     find, attempts_of, search                            what anybody may ask
     replay, cancel, poll_now, pause                      what people decide
 
-Every function is one transaction that happens completely or not at all, except `purge`, `sweep` and `store_identities`,
-which make many short ones. SQLAlchemy's errors (disk full, database gone) pass through. `worker.operation` holds the
-vocabulary and the table of states.
+Every function is one transaction that happens completely or not at all, except `purge`, `sweep`, `compare_identities`
+and `store_identities`, which make many short ones. SQLAlchemy's errors (disk full, database gone) pass through.
+`worker.operation` holds the vocabulary and the table of states.
 
 Commands and the console decide through `approvals`, which proposes what needs a second person.
 """
@@ -16,7 +16,14 @@ from worker.ledger.claims import LEASE_S, renew_leases, return_unsent
 from worker.ledger.database import DATABASE_UNAVAILABLE_ERRORS, Ledger, open_ledger
 from worker.ledger.due import count_due, count_waiting, make_due, try_start_dispatch
 from worker.ledger.fleet_flags import raise_flag
-from worker.ledger.identities import Identity, identities_of, identity_of, mark_closed, store_identities
+from worker.ledger.identities import (
+    Identity,
+    compare_identities,
+    identities_of,
+    identity_of,
+    mark_closed,
+    store_identities,
+)
 from worker.ledger.operator_actions import cancel, poll_now, replay
 from worker.ledger.pauses import pause
 from worker.ledger.purge import purge
@@ -33,6 +40,7 @@ __all__ = [
     "attempts_of",
     "audit_of",
     "cancel",
+    "compare_identities",
     "count_due",
     "count_waiting",
     "fail_message",

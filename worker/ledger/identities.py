@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import BigInteger, ColumnElement, Connection, bindparam, case, func, null, select, union_all, update
 
@@ -76,6 +76,7 @@ class Identity:
 
 _FIELDS = [identities.c[name] for name in Identity.__dataclass_fields__]
 _BY_LOGIN = select(*_FIELDS).where(identities.c.login == bindparam("wanted")).order_by(identities.c.platform)
+_OF_LOGINS = select(*_FIELDS).where(identities.c.destination == "b2copy", in_list(identities.c.login, "logins"))
 _BY_CRM_ID = select(*_FIELDS).where(identities.c.crm_id == bindparam("wanted")).order_by(identities.c.learned_at)
 # deadline_at and time_allowed_ms are those of the last replay.
 _asked_at = func.coalesce(c.deadline_at - c.time_allowed_ms, c.requested_at)
@@ -149,6 +150,34 @@ def store_identities(ledger: Ledger, known: Iterable[Identity]) -> int:
         ledger.write(partial(_store, rows=batch))
         stored += len(batch)
     return stored
+
+
+class Compared(NamedTuple):
+    """How many identities the ledger does not have, has with another id, and has as they are."""
+
+    new: int
+    changed: int
+    known: int
+
+
+def compare_identities(ledger: Ledger, given: Iterable[Identity]) -> Compared:
+    """Say what `store_identities` would do with identities of B2COPY, each of another login. An id of None is not given.
+
+    Changes nothing, and reads in transactions of `BATCH`.
+    """
+    left, new, changed, known = iter(given), 0, 0, 0
+    while batch := list(islice(left, BATCH)):
+        with ledger.reading() as connection:
+            rows = connection.execute(_OF_LOGINS, {"logins": [one.login for one in batch]})
+            stored = {(row.platform, row.login): row for row in rows}
+        for one in batch:
+            if (found := stored.get((one.platform, one.login))) is None:
+                new += 1
+            elif any(getattr(one, name) not in (None, getattr(found, name)) for name in _IDS):
+                changed += 1
+            else:
+                known += 1
+    return Compared(new, changed, known)
 
 
 def mark_closed(ledger: Ledger, platform: str, login: str, by: str, why: str, *, is_closed: bool = True) -> bool:

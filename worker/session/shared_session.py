@@ -115,9 +115,7 @@ class SharedSession:
         """Report that B2COPY answered 401 to `token`; return a newer one. Raises as `current`."""
         return self._member().rejected(token, wait)
 
-    def renew(
-        self, trigger: str = "beat", force: bool = False, wait: float = 0.0, with_login: bool = False
-    ) -> Renewal:
+    def renew(self, trigger: str = "beat", force: bool = False, wait: float = 0.0, with_login: bool = False) -> Renewal:
         """Renew the session in this thread if it is due or `force` is set: for beat's task and the command line.
 
         `force` renews a fresh one too, and in spite of a cool-down. Waits `wait` seconds for another's renewal.
