@@ -269,6 +269,9 @@ def wait(key: str, timeout_s: float) -> Operation | None:
 def cancel(key: str, *, why: str, by: str | None = None) -> Operation:
     """Cancel an operation of which nothing was ever sent. `why` and `by` are stored in the audit.
 
+    It is final: a cancelled operation is never sent, and the same id cannot be requested again. To stop the operations
+    of an import for a while: `b2copy-sync import pause`.
+
     Raises `NotAllowed` if the operation has ended, if a request may have reached B2COPY, which then continues the
     operation, or if the database's role may not change operations (b2copy_enqueue may not: on a worker's host
     `b2copy-sync failed cancel` does it). Raises `BadPayload` if there is no such operation. It needs no second person

@@ -387,7 +387,9 @@ def test_an_import_is_shown_paused_resumed_and_cancelled_by_its_name(
     paused = b2copy_sync("import", "pause", name, "--why", "wrong file?", "--by", "bob")
     shown = b2copy_sync("import", "status", name)
     resumed = b2copy_sync("import", "resume", name, "--why", "right file", "--json")
-    cancelled = b2copy_sync("import", "cancel", name, "--why", "wrong file")
+    refused = b2copy_sync("import", "cancel", name, "--why", "wrong file")
+    cancelled = b2copy_sync("import", "cancel", name, "--why", "wrong file", "--yes")
+    again = b2copy_sync("import", str(file), "--json")
     listed = b2copy_sync("import", "status", "--json").document["imports"]
     nothing = b2copy_sync("import", "pause", "boook", "--why", "wrong file?")
 
@@ -396,7 +398,14 @@ def test_an_import_is_shown_paused_resumed_and_cancelled_by_its_name(
     assert "2 of 2" in shown.out
     assert "1 queued, 1 running" in shown.out
     assert resumed.document == {"batch": name, "decision": None}
+    assert refused.code == 2
+    assert "a cancelled operation is never sent, and the same id cannot be requested again" in refused.err
+    assert f'b2copy-sync import pause {name} --why "..."' in refused.err
     assert cancelled.out == f"import {name} is cancelled: 1 operation cancelled, 1 not: sent already, or being sent\n"
+    assert (again.code, again.document["accepted"], again.document["known_by_state"]["cancelled"]) == (3, 0, 1)
+    assert again.err == (
+        "1 row will not be done: cancelled, which is final, and the same id cannot be requested again\n"
+    )
     assert [(one["batch"], one["cancelled"], one["states"]["cancelled"], one["requested_by"]) for one in listed] == [
         (name, True, 1, "ann")
     ]
@@ -411,7 +420,7 @@ def test_after_a_restore_a_cancelled_import_says_what_may_have_been_done(
     name = b2copy_sync("import", str(file), "--json").document["batch"]
     distrust_restored(ledger, {}, "ada", "restored")
 
-    cancelled = b2copy_sync("import", "cancel", name, "--why", "wrong file")
+    cancelled = b2copy_sync("import", "cancel", name, "--why", "wrong file", "--yes")
     replayed = b2copy_sync(
         "failed", "replay", "--reason", "unresolved", "--why", "as the alert says", "--yes", "--json"
     )

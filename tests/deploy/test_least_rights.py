@@ -133,7 +133,8 @@ def test_everything_works_with_least_rights_and_no_command_is_refused(system: Sy
     assert imported.code == 0, imported.err
     assert system.command("import", "pause", "book", "--why", "a test of roles", **crm_host).code == 1
     for decision in ("pause", "resume", "cancel"):
-        decided = system.command("import", decision, "book", "--why", "a test of roles")
+        yes = ("--yes",) if decision == "cancel" else ()
+        decided = system.command("import", decision, "book", "--why", "a test of roles", *yes)
         assert decided.code == 0, decided.err
     assert system.command("import", "status", "book", **system.postgres.settings("b2copy_viewer")).code == 0
     assert "FAIL" not in system.command("doctor", "--login").out

@@ -34,8 +34,9 @@ def doctor(
     that is set. A failing check does not stop the others. Exit code 1 if a check failed, 2 if it was a
     setting.
 
-    After a login of --login every worker uses the new session. If B2COPY allows an admin one session only, the login ends
-    the one before: calls under way get a 401, and are repeated with the new token. A refused login changes nothing.
+    After a login of --login every worker uses the new session. If B2COPY allows an admin one session only, the login
+    ends the one before: calls under way get a 401, and are repeated with the new token. A refused login changes
+    nothing.
     """
     from worker.doctor.run_checks import examine
 

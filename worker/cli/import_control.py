@@ -1,5 +1,6 @@
 """`import status|pause|resume|cancel`: an import as a whole. A batch of the SQL API or of `enqueue` is one, too."""
 
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -77,8 +78,17 @@ def resume(name: Name, why: Why, by: By, as_json: Json = False) -> None:
     _report(batch, f"import {name} is resumed", as_json)
 
 
-def cancel(name: Name, why: Why, by: By, as_json: Json = False) -> None:
+def cancel(
+    name: Name,
+    why: Why,
+    by: By,
+    yes: Annotated[bool, typer.Option("--yes", help="Needed if it moves money.")] = False,
+    as_json: Json = False,
+) -> None:
     """Cancel all operations of an import of which nothing was ever sent.
+
+    It is final: a cancelled operation is never sent, and the same id cannot be requested again. To stop for a while:
+    `import pause`.
 
     What was sent cannot be cancelled: B2COPY continues it, and workers ask until it has ended. After a restore, what
     may have been done since the backup ends as unresolved instead: look at B2COPY.
@@ -90,6 +100,7 @@ def cancel(name: Name, why: Why, by: By, as_json: Json = False) -> None:
 
     with existing_ledger() as ledger:
         found, perhaps_done = _found(ledger, name), count_perhaps_done(ledger, name)
+        _check_yes(yes, ledger, found)
         batch = cancel_batch_or_propose(ledger, found, by, why)
         if isinstance(batch, Approval):
             show_proposal(batch, as_json)
@@ -104,6 +115,21 @@ def cancel(name: Name, why: Why, by: By, as_json: Json = False) -> None:
         output.line(
             f"{count(perhaps_done)} may have been done before the ledger was restored, and end as unresolved:"
             " `b2copy-sync failed list --reason unresolved`"
+        )
+
+
+def _check_yes(yes: bool, ledger: "Ledger", batch: "Batch") -> None:
+    """Raise `Stop` if an operation that would be cancelled moves money and --yes is not given."""
+    from tasks.registry import ALL_KINDS
+    from worker.ledger.batches import kinds_and_lanes
+    from worker.report.replayable import moves_money
+
+    if not yes and any(moves_money(kind, lane, ALL_KINDS) for kind, lane in kinds_and_lanes(ledger, batch)):
+        raise Stop(
+            Exit.USAGE,
+            f"import {batch.id} moves money. To cancel it is final: a cancelled operation is never sent, and the same id"
+            f' cannot be requested again. To stop for a while: b2copy-sync import pause {quote(batch.id)} --why "...";'
+            " to cancel: --yes",
         )
 
 

@@ -77,7 +77,8 @@ def file(
 
     The columns are the kind's fields: account_login, request_id for fees.process. Every row is checked before the
     first is recorded; if one cannot be used, all such rows are listed and nothing is recorded. Rows that are known
-    already are counted, not done again, so an import that was interrupted is completed by the same command.
+    already are counted, not done again, so an import that was interrupted is completed by the same command. Exit code
+    3 if some are cancelled, because these are never done.
     """
     from worker.cli.check_rows import Checked, check_against_ledger, check_rows
     from worker.cli.id_columns import id_columns
@@ -118,6 +119,8 @@ def file(
         output.line(f"{_counts(checked)}; nothing was recorded")
     else:
         _show_recorded(checked, name, created, lane)
+    if not dry_run:
+        _check_cancelled(checked)
 
 
 def _name_of(source: "Source", kind: str, lane: str) -> str:
@@ -208,6 +211,19 @@ def _show_recorded(checked: "Checked", batch: str, created: int, lane: str) -> N
     output.line(f"{count(created)} accepted in lane {lane}, {known} known already{_ended_otherwise(checked)}")
     if checked.new or created:
         output.line(f"import {batch}: b2copy-sync import status {batch}")
+
+
+def _check_cancelled(checked: "Checked") -> None:
+    """Raise `Stop` if rows of the file are cancelled already."""
+    from worker.operation import State
+    from worker.report.format_values import count
+
+    if cancelled := checked.known[State.CANCELLED]:
+        raise Stop(
+            Exit.NOT_SUCCEEDED,
+            f"{count(cancelled, 'row')} will not be done: cancelled, which is final, and the same id cannot be requested"
+            " again",
+        )
 
 
 def _document(checked: "Checked", batch: str, created: int, dry_run: bool) -> dict[str, Any]:

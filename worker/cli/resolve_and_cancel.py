@@ -71,6 +71,9 @@ def cancel(
 ) -> None:
     """Cancel an operation of which nothing was sent yet.
 
+    It is final: a cancelled operation is never sent, and the same id cannot be requested again. To stop the operations
+    of an import for a while: `import pause`.
+
     Once a request was sent, the operation cannot be cancelled: B2COPY continues it. --stop-asking then ends it on our
     side as failed (unresolved), and a person finds out at B2COPY whether it was done.
     """

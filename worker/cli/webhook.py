@@ -21,8 +21,8 @@ app = typer.Typer(help="The CRM's webhook: send a sample, check a notice.", no_a
 def send_sample(as_json: Json = False) -> None:
     """Send a signed sample to B2COPY_WEBHOOK_URL, and to B2COPY_NOTIFY_TASK, as a worker would send a notice.
 
-    Its type is `webhook.test`, its key `fees.process:webhook-test-only` and its state `cancelled`. A receiver must ignore
-    each notice whose type does not begin with `operation.`, and answer it with 2xx.
+    Its type is `webhook.test`, its key `fees.process:webhook-test-only` and its state `cancelled`. A receiver must
+    ignore each notice whose type does not begin with `operation.`, and answer it with 2xx.
     """
     from worker.errors import SettingsError
     from worker.settings import Settings, load

@@ -31,7 +31,8 @@ _EFFECTS = {
     " and a process that records its rows waits, too.",
     "resume": "What waits for it is due again, {unsent} operations, at the usual rate. The time of the pause does not"
     " count towards their deadlines.",
-    "cancel": "Its {unsent} operations of which nothing was ever sent end as cancelled, and cannot be resumed.",
+    "cancel": "Its {unsent} operations of which nothing was ever sent end as cancelled. It is final: they are never"
+    " sent, and the same ids cannot be requested again.",
 }
 _PERHAPS_DONE = (
     " {perhaps:,} of them may have been done before the ledger was restored. These end as unresolved: look at B2COPY."

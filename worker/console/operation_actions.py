@@ -56,7 +56,8 @@ _RESOLVE_FAILED = Action(
 _CANCEL = Action(
     "cancel",
     "Cancel",
-    "This ledger knows of no request to {destination} for it, and none will be sent. It ends as cancelled.",
+    "This ledger knows of no request to {destination} for it, and none will be sent. It ends as cancelled,"
+    " which is final: the same id cannot be requested again.",
     danger=True,
 )
 _STOP = Action(

@@ -322,8 +322,19 @@ def _needs_approval(ledger: Ledger, connection: Connection, batch: Batch, decisi
     """Ask for each kind and lane of what the decision is about: a batch may hold several."""
     if ledger.needs_approval is no_approval:
         return False
-    subjects = {(batch.kind, batch.lane), *map(tuple, connection.execute(_KINDS_AND_LANES, {"batch": batch.id}))}
+    subjects = _kinds_and_lanes(connection, batch)
     return any(ledger.needs_approval(RESUME if decision is None else kind, lane) for kind, lane in subjects)
+
+
+def kinds_and_lanes(ledger: Ledger, batch: Batch) -> set[tuple[str, str]]:
+    """Return the kind and lane of the batch, and of each operation of it that is open and unsent."""
+    with ledger.reading() as connection:
+        return _kinds_and_lanes(connection, batch)
+
+
+def _kinds_and_lanes(connection: Connection, batch: Batch) -> set[tuple[str, str]]:
+    found = connection.execute(_KINDS_AND_LANES, {"batch": batch.id})
+    return {(batch.kind, batch.lane), *((row.kind, row.lane) for row in found)}
 
 
 def decide_within(

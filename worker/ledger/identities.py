@@ -161,9 +161,9 @@ class Compared(NamedTuple):
 
 
 def compare_identities(ledger: Ledger, given: Iterable[Identity]) -> Compared:
-    """Say what `store_identities` would do with identities of B2COPY, each of another login. An id of None is not given.
+    """Say what `store_identities` would do with identities of B2COPY, each of another login.
 
-    Changes nothing, and reads in transactions of `BATCH`.
+    An id of None is not given. Changes nothing, and reads in transactions of `BATCH`.
     """
     left, new, changed, known = iter(given), 0, 0, 0
     while batch := list(islice(left, BATCH)):
