@@ -1,8 +1,10 @@
 """Files that hold a secret: read only if no other user may read or change them, written with such a mode."""
 
 import os
+import secrets
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from worker.errors import SettingsError
@@ -61,12 +63,28 @@ def problem_of_line(text: str) -> str:
     return "must hold one line of UTF-8 text, without a byte order mark or other invisible characters"
 
 
-def write(path: Path, content: bytes, mode: int) -> None:
-    """Write a new file. Raises `FileExistsError` rather than overwrite one."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        os.fchmod(descriptor, mode)  # independent of the umask
-        file.write(content)
+def write(path: Path, content: bytes, mode: int, replace: bool = False) -> None:
+    """Write a file as a whole or not at all: beside `path`, and then under this name, so that no reader finds a part.
+
+    Raises `FileExistsError` rather than overwrite one, unless `replace`. Each `OSError` names `path`.
+    """
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(descriptor, mode)  # independent of the umask
+            file.write(content)
+            file.flush()
+            os.fsync(descriptor)
+        if replace:
+            beside.rename(path)
+        else:
+            path.hardlink_to(beside)  # unlike a rename, it fails if there is such a file
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    finally:
+        with suppress(OSError):
+            beside.unlink()
 
 
 def _problem(found: os.stat_result) -> str:

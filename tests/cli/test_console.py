@@ -1,5 +1,6 @@
 """The console as a process: what it refuses, and that it serves and ends."""
 
+import resource
 import socket
 import stat
 import subprocess
@@ -61,6 +62,26 @@ def test_a_person_is_added_with_a_password_from_standard_input(tmp_path: Path) -
     assert ran.stdout == "ann: operator\n"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert path.read_text().startswith("ann:$argon2id$")
+
+
+def test_a_full_disk_leaves_the_password_file_as_it_is_and_is_named_with_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "people"
+    command = [sys.executable, "-m", "worker.cli", "console-user", "ann", "--role", "operator", "--file", str(path)]
+    subprocess.run(command, input="a long password 1\n", capture_output=True, text=True, check=True)
+    before = path.read_text()
+
+    ran = subprocess.run(
+        command,
+        input="a long password 2\n",
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50, 50)),  # bytes
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (ran.returncode, ran.stderr) == (1, f"{path}: File too large\n")
+    assert path.read_text() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["people"]
 
 
 @pytest.mark.parametrize("given", [b"a long passw\xf6rd\n", b"\xef\xbb\xbfa long password\n", b"a long\0password\n"])

@@ -1,8 +1,12 @@
 """keygen."""
 
+import resource
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from tests.cli.command import run
@@ -40,6 +44,30 @@ def test_never_overwrites_a_key(tmp_path: Path) -> None:
     assert "is not overwritten" in again.err
     assert (tmp_path / "k7.pem").read_bytes() == key
     assert not (tmp_path / "storage.key").exists()
+
+
+def test_a_full_disk_leaves_no_file_and_is_named_with_the_file(tmp_path: Path) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "worker.cli", "keygen", str(tmp_path / "keys"), "--storage"],
+        env=clean_environment(),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)),  # bytes, so no file can be written
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert (ran.returncode, ran.stderr) == (1, f"{tmp_path}/keys/b2copy-sync-1.pem: File too large\n")
+    assert list((tmp_path / "keys").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["k7.public.pem", "storage.key"])
+def test_no_key_is_left_if_another_file_cannot_be_written(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).symlink_to("nowhere")  # it does not exist, and nothing can be made under its name
+
+    ran = run(tmp_path, clean_environment(), "keygen", str(tmp_path), "--key-id", "k7", "--storage")
+
+    assert (ran.code, ran.err) == (1, f"{tmp_path / name}: File exists\n")
+    assert sorted(path.name for path in tmp_path.glob("*k*") if not path.is_symlink()) == []
 
 
 def test_refuses_what_is_no_address(tmp_path: Path) -> None:

@@ -40,7 +40,12 @@ def keygen(
     generate(private, public)
     settings = {"B2COPY_KEY_ID": key_id, "B2COPY_PRIVATE_KEY_FILE": str(private)}
     if storage:
-        generate_storage(stored)
+        try:
+            generate_storage(stored)
+        except OSError:
+            private.unlink()
+            public.unlink()
+            raise
         settings["B2COPY_STORAGE_KEY_FILE"] = str(stored)
     if as_json:
         for_support = {"key_id": key_id, "public_key": public.read_text(), "ip_addresses": ip or []}

@@ -210,8 +210,10 @@ def _replace(path: Path, text: str, owner: os.stat_result | None) -> None:
             out.flush()
             os.fsync(descriptor)
         new.rename(path)
-    except BaseException:
+    except BaseException as error:
         new.unlink(missing_ok=True)
+        if isinstance(error, OSError):  # that of a full disk names no file
+            raise OSError(error.errno, error.strerror, str(path)) from None
         raise
 
 

@@ -103,7 +103,8 @@ def check(settings: Settings) -> None:
 def generate(private: Path, public: Path) -> None:
     """Write a new P-256 key: PKCS#8 PEM with mode 0600, its public half beside it with 0644.
 
-    Raises `FileExistsError` rather than overwrite a key. B2COPY's integration guide does the same with openssl.
+    Raises `FileExistsError` rather than overwrite a key, and leaves none if one of the two files cannot be written.
+    B2COPY's integration guide does the same with openssl.
     """
     key = ec.generate_private_key(ec.SECP256R1())
     pkcs8 = serialization.PrivateFormat.PKCS8
@@ -111,7 +112,11 @@ def generate(private: Path, public: Path) -> None:
         private, key.private_bytes(serialization.Encoding.PEM, pkcs8, serialization.NoEncryption()), 0o600
     )
     spki = serialization.PublicFormat.SubjectPublicKeyInfo
-    secret_file.write(public, key.public_key().public_bytes(serialization.Encoding.PEM, spki), 0o644)
+    try:
+        secret_file.write(public, key.public_key().public_bytes(serialization.Encoding.PEM, spki), 0o644)
+    except OSError:
+        private.unlink()
+        raise
 
 
 def generate_storage(path: Path) -> None:
