@@ -53,6 +53,15 @@ def test_it_serves_until_a_signal(environment: Environment, ledger: Ledger) -> N
     assert "WARNING:" not in log, "the HTTP server has log handlers of its own, which do not redact"
 
 
+def test_a_port_in_use_is_named_and_not_said_to_be_served(b2copy_sync: Command, ledger: Ledger) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        ran = b2copy_sync("console", "--listen", address)
+
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err == f"{address} cannot be used: Address already in use; choose another address by --listen\n"
+
+
 def test_a_person_is_added_with_a_password_from_standard_input(tmp_path: Path) -> None:
     path = tmp_path / "people"
 

@@ -33,5 +33,4 @@ def console(
 
     settings = load(ConsoleSettings)
     host, port = split_address(listen)
-    output.note(f"console on http://{listen}, ends with Ctrl-C")
-    serve(settings, host, port, alone)
+    serve(settings, host, port, alone, lambda: output.note(f"console on http://{listen}, ends with Ctrl-C"))

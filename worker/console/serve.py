@@ -1,6 +1,8 @@
 """Run the console: check its settings, open the ledger with limits, serve."""
 
 import ipaddress
+import os
+import socket
 from collections.abc import Callable
 
 import uvicorn
@@ -53,14 +55,31 @@ def check_listen(settings: ConsoleSettings, host: str) -> None:
         )
 
 
-def serve(settings: ConsoleSettings, host: str, port: int, alone: bool) -> None:
-    """Serve until a signal ends the process. Raises `SettingsError` before anything listens."""
+def serve(
+    settings: ConsoleSettings, host: str, port: int, alone: bool, on_listening: Callable[[], object] = lambda: None
+) -> None:
+    """Serve until a signal ends the process. Calls `on_listening` when the port is open.
+
+    Raises `SettingsError` before anything listens, and `OSError` if the address cannot be used.
+    """
     check_listen(settings, host)
     console = make_console(settings, alone)
     try:
-        uvicorn.Server(server_config(console, host, port)).run()
+        with _listen(host, port) as listening:
+            on_listening()
+            uvicorn.Server(server_config(console, host, port)).run(sockets=[listening])
     finally:
         console.ledger.close()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Open the port. uvicorn would log what is wrong, and end the process with an exit code of its own."""
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        problem = f"{address} cannot be used: {os.strerror(error.errno) if error.errno else error}; choose another address by --listen"
+        raise OSError(problem) from None
 
 
 def server_config(console: Console, host: str, port: int) -> uvicorn.Config:
