@@ -1,6 +1,8 @@
 """import: many operations from a file."""
 
 import json
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +12,8 @@ import pytest
 from tasks.enqueue import BATCH
 from tests.cli.conftest import Command
 from tests.operations import claim_due, record_operations, succeed
-from worker.ledger import Ledger, find, search
-from worker.ledger.batches import begin_batch, cancel_batch, pause_batch
+from worker.ledger import Ledger, find, pause, search
+from worker.ledger.batches import begin_batch, cancel_batch, pause_batch, resume_batch
 from worker.ledger.restore import distrust_restored
 from worker.testbed.local_system import Environment
 
@@ -456,6 +458,58 @@ def test_an_import_that_runs_waits_while_it_is_paused_and_ends_when_it_is_cancel
     assert f"paused after {BATCH:,} rows, by ada: wrong file?; it goes on when resumed" in told
     assert code == 3
     assert f"ended after {BATCH:,} rows: import book was cancelled by ada: wrong file" in ended
+
+
+def test_an_import_that_is_interrupted_says_what_is_recorded_and_how_to_go_on_or_cancel(
+    environment: Environment, ledger: Ledger, tmp_path: Path, b2copy_sync: Command
+) -> None:
+    file = tmp_path / "book.csv"
+    file.write_text(HEADING + "".join(f"7,W{number}\n" for number in range(BATCH + 1)))
+    begin_batch(ledger, "book", kind="fees.process", lane="bulk", source="book.csv", rows=BATCH + 1, by="ann")
+    pause_batch(ledger, "book", "ada", "wrong file?")  # so that it stops between two transactions
+
+    command = [sys.executable, "-m", "worker.cli", "import", str(file), "--batch", "book"]
+    with subprocess.Popen(command, env=environment.variables, stderr=subprocess.PIPE, text=True) as importing:
+        assert importing.stderr is not None
+        assert next(line for line in importing.stderr if line.startswith("paused after"))
+        importing.send_signal(signal.SIGINT)
+        told = importing.stderr.read()
+        code = importing.wait(30)
+    resume_batch(ledger, "book", "ada", "right file")
+    listed = b2copy_sync("import", "status")
+
+    assert code == 4
+    assert told == (
+        f"interrupted: {BATCH:,} of {BATCH + 1:,} rows are recorded, and are sent; the same command records the rest\n"
+        'to cancel them, which is final: b2copy-sync import cancel book --why "..." --yes\n'
+    )
+    assert f"{BATCH:,} of {BATCH + 1:,} recorded: run the import again if it was interrupted" in listed.out
+    assert f"{BATCH:,} to do" in listed.out
+
+
+def test_an_import_into_a_paused_lane_says_by_whom_it_is_paused_and_how_to_resume(
+    b2copy_sync: Command, ledger: Ledger, tmp_path: Path
+) -> None:
+    file = tmp_path / "book.csv"
+    file.write_text(HEADING + "7,W1\n")
+    pause(ledger, "bulk", "ada", "maintenance")
+
+    ran = b2copy_sync("import", str(file), "--batch", "book")
+    shown, listed = b2copy_sync("import", "status", "book"), b2copy_sync("import", "status")
+    document = b2copy_sync("import", "status", "book", "--json").document
+    pause(ledger, "all", "bob", "upgrade")
+    both = b2copy_sync("import", "status", "book")
+
+    paused = r"lane bulk is paused since [^\n]+ UTC by ada: maintenance"
+    remedy = r': b2copy-sync resume --lane bulk --why "..."\n'
+    assert ran.code == 0
+    assert re.fullmatch(paused + remedy, ran.err)
+    assert re.search(f"1 to do, {paused}", shown.out)
+    assert re.search(f"1 to do, {paused}", listed.out)
+    assert re.fullmatch(paused + remedy, shown.err)
+    assert re.fullmatch(paused + remedy, listed.err)
+    assert [one["actor"] for one in document["lane_pauses"]] == ["ada"]
+    assert re.search(r'all lanes are paused since [^\n]+ UTC by bob: upgrade: b2copy-sync resume --why "..."', both.err)
 
 
 def test_an_import_that_is_paused_ends_when_all_is_recorded(

@@ -12,8 +12,11 @@ from worker.cli.open_ledger import existing_ledger
 from worker.cli.options import By, Json, Why
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from worker.ledger import Ledger
     from worker.ledger.batches import Batch
+    from worker.operation import AuditEntry
     from worker.report.batch_report import BatchReport
 
 SWEEP_S = 600.0  # seconds; what is left after that, dispatch does
@@ -43,8 +46,10 @@ def status(
         return
     if name is not None:
         _facts(reports[0])
+        note_pauses(reports[0].pauses)
         return
     _table(reports)
+    note_pauses({pause.subject: pause for report in reports if report.counts.open for pause in report.pauses}.values())
     if more:
         output.note(f"these are the newest {limit}: --limit shows more")
 
@@ -127,9 +132,9 @@ def _check_yes(yes: bool, ledger: "Ledger", batch: "Batch") -> None:
     if not yes and any(moves_money(kind, lane, ALL_KINDS) for kind, lane in kinds_and_lanes(ledger, batch)):
         raise Stop(
             Exit.USAGE,
-            f"import {batch.id} moves money. To cancel it is final: a cancelled operation is never sent, and the same id"
-            f' cannot be requested again. To stop for a while: b2copy-sync import pause {quote(batch.id)} --why "...";'
-            " to cancel: --yes",
+            f"import {batch.id} moves money. To cancel it is final: a cancelled operation is never sent, and the same"
+            " id cannot be requested again. To stop for a while:"
+            f' b2copy-sync import pause {quote(batch.id)} --why "..."; to cancel: --yes',
         )
 
 
@@ -147,6 +152,14 @@ def _report(batch: "Batch", text: str, as_json: bool, **numbers: int) -> None:
         output.document({"batch": batch.id, "decision": batch.decision, **numbers})
     else:
         output.line(text)
+
+
+def note_pauses(pauses: "Iterable[AuditEntry]") -> None:
+    """Say on stderr which lanes are paused, and how to resume them."""
+    from worker.report.batch_report import pause_text, resume_command
+
+    for pause in pauses:
+        output.note(f"{pause_text(pause)}: {resume_command(pause)}")
 
 
 def _table(reports: list["BatchReport"]) -> None:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,7 +13,7 @@ import typer
 from worker.cli import output
 from worker.cli.exit_codes import EXITS, Exit, Stop
 from worker.cli.find_by_name import kind_named
-from worker.cli.import_control import cancel, pause, resume, status
+from worker.cli.import_control import cancel, note_pauses, pause, resume, status
 from worker.cli.options import AsIs, By, Digits, DryRun, Encoding, IgnoreExtra, Json, Lane, Whole
 from worker.cli.payload_fields import id_fields, text_fields
 from worker.cli.progress import progress
@@ -84,6 +85,7 @@ def file(
     from worker.cli.id_columns import id_columns
     from worker.cli.lost_zeros import LostZeros
     from worker.instances import ledger as our_ledger
+    from worker.report.batch_report import lane_pauses
     from worker.settings import CrmSettings, load
 
     settings = load(CrmSettings)
@@ -120,6 +122,7 @@ def file(
     else:
         _show_recorded(checked, name, created, lane)
     if not dry_run:
+        note_pauses(lane_pauses(ledger, lane))
         _check_cancelled(checked)
 
 
@@ -152,6 +155,7 @@ def _refuse(source: "Source", checked: "Checked") -> None:
 def _record(ledger: "Ledger", checked: "Checked", batch: str, kind: str, lane: str, source: str, by: str) -> int:
     """Record the operations, and return how many are new. Waits while the import is paused.
 
+    Raises `Stop` after Ctrl-C, with how many are recorded.
     All are given to the ledger, also those that were known when they were looked up: it decides by their keys.
     """
     from tasks.enqueue import record_in_batches
@@ -160,14 +164,30 @@ def _record(ledger: "Ledger", checked: "Checked", batch: str, kind: str, lane: s
     if checked.new:
         begin_batch(ledger, batch, kind=kind, lane=lane, source=Path(source).name, rows=checked.total, by=by)
     created = done = 0
-    with progress("recording", checked.total) as seen:
-        for recorded in record_in_batches(checked.rows()):
-            created += sum(one.created for one in recorded)
-            done += len(recorded)
-            seen(done)
-            if checked.new:
-                _wait_while_paused(ledger, batch, done, is_last=done == checked.total)
+    try:
+        with progress("recording", checked.total) as seen:
+            for recorded in record_in_batches(checked.rows()):
+                created += sum(one.created for one in recorded)
+                done += len(recorded)
+                seen(done)
+                if checked.new:
+                    _wait_while_paused(ledger, batch, done, is_last=done == checked.total)
+    except KeyboardInterrupt:
+        raise _interrupted(ledger, batch, checked, created) from None
     return created
+
+
+def _interrupted(ledger: "Ledger", batch: str, checked: "Checked", created: int) -> Stop:
+    """Return what to say after Ctrl-C. The last transaction may have been committed and is not in `created` then."""
+    from worker.ledger.batches import batch_counts
+
+    total, recorded = checked.total, batch_counts(ledger, [batch])[batch].recorded
+    recorded = max(recorded, checked.known.total() + created)  # rows may be known from another import
+    return Stop(
+        Exit.WAITING,
+        f"interrupted: {recorded:,} of {total:,} rows are recorded, and are sent; the same command records the rest",
+        f'to cancel them, which is final: b2copy-sync import cancel {quote(batch)} --why "..." --yes',
+    )
 
 
 def _wait_while_paused(ledger: "Ledger", batch: str, done: int, is_last: bool) -> None:
@@ -221,8 +241,8 @@ def _check_cancelled(checked: "Checked") -> None:
     if cancelled := checked.known[State.CANCELLED]:
         raise Stop(
             Exit.NOT_SUCCEEDED,
-            f"{count(cancelled, 'row')} will not be done: cancelled, which is final, and the same id cannot be requested"
-            " again",
+            f"{count(cancelled, 'row')} will not be done: cancelled, which is final, and the same id cannot be"
+            " requested again",
         )
 
 

@@ -78,8 +78,8 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        problem = f"{address} cannot be used: {os.strerror(error.errno) if error.errno else error}; choose another address by --listen"
-        raise OSError(problem) from None
+        reason = os.strerror(error.errno) if error.errno else error
+        raise OSError(f"{address} cannot be used: {reason}; choose another address by --listen") from None
 
 
 def server_config(console: Console, host: str, port: int) -> uvicorn.Config:

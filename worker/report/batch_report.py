@@ -4,17 +4,23 @@ import time
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from worker.ledger import Ledger
+from sqlalchemy.exc import DBAPIError
+
+from worker.ledger import Ledger, active_flags
 from worker.ledger.batches import CANCELLED, PAUSED, Batch, BatchCounts, batch_counts
-from worker.operation import State
+from worker.ledger.engine import INSUFFICIENT_PRIVILEGE
+from worker.operation import AuditEntry, State
 from worker.report.format_values import clock, iso, span
+from worker.report.operation_report import pause_document
+from worker.report.sentences import paused_by
 
 
 class BatchReport(NamedTuple):
-    """A batch and how many of its operations are in each state."""
+    """A batch, how many of its operations are in each state, and the pauses of its lane."""
 
     batch: Batch
     counts: BatchCounts
+    pauses: tuple[AuditEntry, ...] = ()
 
     @property
     def done(self) -> int:
@@ -41,10 +47,15 @@ class BatchReport(NamedTuple):
                 return f"paused {decided}"
             case "cancelled":
                 return f"cancelled {decided}"
+        missing = self.total - self.counts.recorded
         if self.counts.open:
             left = f", about {span(self.left_s)} left" if self.left_s is not None else ""
-            return f"{self.counts.open:,} to do{left}"
-        if missing := self.total - self.counts.recorded:
+            recorded = (
+                f"{self.counts.recorded:,} of {self.total:,} recorded: run the import again if it was interrupted"
+            )
+            paused = "".join(f", {pause_text(pause)}" for pause in self.pauses)
+            return f"{f'{recorded}; ' if missing else ''}{self.counts.open:,} to do{left}{paused}"
+        if missing:
             return f"all ended but {missing:,} rows: known before, given twice, purged, or the import was interrupted"
         return "all ended"
 
@@ -53,7 +64,31 @@ def batch_reports(ledger: Ledger, batches: Iterable[Batch]) -> list[BatchReport]
     """Count the operations of these batches."""
     found = list(batches)
     counts = batch_counts(ledger, [batch.id for batch in found])
-    return [BatchReport(batch, counts[batch.id]) for batch in found]
+    pauses = {lane: lane_pauses(ledger, lane) for lane in {batch.lane for batch in found}}
+    return [BatchReport(batch, counts[batch.id], pauses[batch.lane]) for batch in found]
+
+
+def lane_pauses(ledger: Ledger, lane: str) -> tuple[AuditEntry, ...]:
+    """Return the pauses that hold a lane: one of all lanes, one of its own. Empty if the role may not read them."""
+    try:
+        flags = active_flags(ledger)
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) != INSUFFICIENT_PRIVILEGE:  # b2copy_enqueue, with which CRMs import
+            raise
+        return ()
+    return tuple(flags[name] for name in ("pause:all", f"pause:{lane}") if name in flags)
+
+
+def pause_text(pause: AuditEntry) -> str:
+    """Say that a lane is paused: since when, by whom and why."""
+    lane = pause.subject.removeprefix("pause:")
+    return f"{'all lanes are' if lane == 'all' else f'lane {lane} is'} paused {paused_by(pause)}"
+
+
+def resume_command(pause: AuditEntry) -> str:
+    """Return the command that ends the pause of a lane."""
+    lane = pause.subject.removeprefix("pause:")
+    return f'b2copy-sync resume{"" if lane == "all" else f" --lane {lane}"} --why "..."'
 
 
 def document(report: BatchReport) -> dict[str, Any]:
@@ -76,5 +111,6 @@ def document(report: BatchReport) -> dict[str, Any]:
         "decided_by": batch.decided_by,
         "decided_at": iso(batch.decided_at),
         "note": batch.note,
+        "lane_pauses": [pause_document(pause) for pause in report.pauses],
         "exported_at": iso(int(time.time() * 1000)),
     }

@@ -8,10 +8,10 @@ from worker.ledger import Ledger, active_flags
 from worker.ledger.overview import RECENT_S, Group, LaneOverview, Overview, overview
 from worker.ledger.running_workers import RunningWorker
 from worker.operation import AuditEntry, State
+from worker.report.batch_report import pause_text
 from worker.report.format_values import iso
 from worker.report.health import find_notes, find_problems
 from worker.report.operation_report import pause_document
-from worker.report.sentences import paused_by
 from worker.session import State as SessionState
 
 
@@ -57,9 +57,7 @@ def concerns(found: SystemOverview) -> list[str]:
     texts = find_problems(found.ledger)
     if found.session_problem:
         texts.append(f"the session cannot be read: {found.session_problem}")
-    for pause in found.pauses:
-        lane = pause.subject.removeprefix("pause:")
-        texts.append(f"{'all lanes are' if lane == 'all' else f'lane {lane} is'} paused {paused_by(pause)}")
+    texts.extend(map(pause_text, found.pauses))
     return texts + find_notes(found.ledger)
 
 
