@@ -25,7 +25,8 @@ MAY_IMPORT = {
         "worker/exact_json.py", "worker/http", "worker/id_fields.py",
         "worker/instances.py", "worker/operation_kind.py", "worker/ledger", "worker/messages", "worker/operation.py",
         "worker/per_process.py", "worker/queues.py", "worker/reconcile", "worker/report", "worker/sandbox",
-        "worker/session", "worker/settings.py", "worker/spooled_list.py", "worker/testbed", "worker/watch",
+        "worker/secret_file.py", "worker/session", "worker/settings.py", "worker/spooled_list.py", "worker/testbed",
+        "worker/watch",
         "worker/webhook",
     },
     "worker/console": {

@@ -1,6 +1,7 @@
 """verify: what we assume about B2COPY, compared with a B2COPY, in a file that may be sent to others."""
 
 import json
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,50 @@ def test_it_tells_where_the_parameters_of_a_list_are_read(
     assert findings(ran.out)["accounts.parameters"]["seen"].endswith(seen)
 
 
+def test_a_b2copy_that_does_not_answer_leaves_the_findings_and_the_session_as_they_are(
+    active_environment: Environment, verify: Command, sandbox: SandboxControl, tmp_path: Path
+) -> None:
+    file, away = tmp_path / "findings.json", ("--host", "http://127.0.0.1:1")
+    session().current()  # workers share a session of this B2COPY
+
+    none = verify("--to", str(file), *away)
+    file.write_text("good findings")
+    unchanged = verify("--to", str(file), *away)
+
+    assert none.code == unchanged.code == 1
+    assert none.err == "B2COPY does not answer: nothing was compared, and no file was written\n"
+    assert unchanged.err == f"B2COPY does not answer: nothing was compared, {file} is unchanged\n"
+    assert "accepted" not in unchanged.out
+    assert file.read_text() == "good findings"
+
+
+@pytest.mark.parametrize(("name", "problem"), [("nosuch/v.json", "there is no folder"), ("", "is a folder")])
+def test_a_file_that_cannot_be_written_is_refused_before_any_request(
+    name: str, problem: str, active_environment: Environment, verify: Command, sandbox: SandboxControl, tmp_path: Path
+) -> None:
+    ran = verify("--to", str(tmp_path / name))
+
+    assert ran.code == 2
+    assert problem in ran.err
+    assert sandbox.counters()["calls"] == {}
+
+
+def test_the_findings_replace_a_file_that_a_link_names_and_leave_nothing_beside_it(
+    active_environment: Environment, verify: Command, sandbox: SandboxControl, tmp_path: Path
+) -> None:
+    (tmp_path / "kept").mkdir()
+    file, link = tmp_path / "kept" / "v.json", tmp_path / "v.json"
+    file.write_text("old findings")
+    file.chmod(0o640)
+    link.symlink_to(file)
+
+    assert verify("--to", str(link)).code == 0
+
+    assert json.loads(file.read_text())["checks"]
+    assert (link.is_symlink(), stat.S_IMODE(file.stat().st_mode)) == (True, 0o640)
+    assert [path.name for path in file.parent.iterdir()] == ["v.json"]
+
+
 def test_what_cannot_be_told_is_said_so(
     active_environment: Environment, verify: Command, sandbox: SandboxControl, tmp_path: Path
 ) -> None:
@@ -153,5 +198,5 @@ def test_what_cannot_be_told_is_said_so(
     assert found["accounts.pages"]["seen"] == "it needs 2 accounts, and there are 0"
     assert {found[name]["verdict"] for name in ("accounts.pages", "accounts.order")} == {"not seen"}
     assert {one["verdict"] for one in findings(away.out).values()} == {"not seen"}
-    assert (ran.code, away.code) == (0, 0)
+    assert (ran.code, away.code) == (0, 1)
     assert len(json.loads(ran.out)["not_checked"]) > 5

@@ -97,9 +97,16 @@ class Client:
 
 
 def verify(settings: Settings, session: SharedSession) -> Iterator[Finding]:
-    """Make all checks. A check that cannot be made is a finding, too."""
+    """Make all checks. A check that cannot be made is a finding, too.
+
+    If B2COPY answers none of the requests without a token, nothing else is asked: the session that workers share would
+    be renewed in vain, and its token says nothing about a B2COPY that does not answer.
+    """
     client = Client(settings)
-    yield from _without_token(client)
+    without_token = list(_without_token(client))
+    yield from without_token
+    if all(finding.verdict == "not seen" for finding in without_token):
+        return
     login = _Question("login", f"a login with admin_id as {settings.admin_id_type} is accepted", "the shared session")
     try:
         token = session.current(RENEWAL_WAIT_S).access
