@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import text
 
-from worker.ledger import Ledger, find, record, return_unsent, settle, settle_and_claim
+from worker.ledger import Ledger, find, record, replay, return_unsent, settle, settle_and_claim
 from worker.operation import (
     AttemptRecord,
     Claim,
@@ -214,3 +214,11 @@ def fail_operation(
         outcome_known=not unknown,
     )
     return claimed.key
+
+
+def succeed_after_a_replay(ledger: Ledger, message: str, name: str = "W1") -> str:
+    """Let an operation fail with a server message, replay it, and settle it as succeeded. Returns its key."""
+    key = fail_operation(ledger, name, message=message)
+    replay(ledger, [key], "ada", "the account exists now")
+    succeed(ledger, claim_named(ledger, name))
+    return key

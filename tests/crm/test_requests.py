@@ -19,7 +19,7 @@ from tasks.registry import KINDS
 from tests.conftest import forget
 from tests.crm.conftest import Insert
 from tests.ledger.databases import on_postgresql, on_sqlite
-from tests.operations import fail_operation, key_of, record_operation, succeed_operation
+from tests.operations import fail_operation, key_of, record_operation, succeed_after_a_replay, succeed_operation
 from worker import instances
 from worker.crm import requests_table
 from worker.crm.requests_table import take_requests
@@ -751,6 +751,12 @@ def test_the_status_view_shows_state_reason_and_the_servers_text(ledger: Ledger)
         "key", "kind", "lane", "state", "wait_reason", "failure_reason", "server_message", "result", "batch",
         "trace_id", "requested_by", "requested_at", "state_since", "due_at", "deadline_at", "ended_at",
     }  # fmt: skip
+
+
+def test_the_status_view_shows_the_text_of_the_last_attempt(ledger: Ledger) -> None:
+    key = succeed_after_a_replay(ledger, "no such account")
+
+    assert [(row["state"], row["server_message"]) for row in status_rows(ledger, key)] == [("succeeded", None)]
 
 
 @on_postgresql

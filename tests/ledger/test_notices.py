@@ -23,6 +23,7 @@ from tests.operations import (
     record_operation,
     record_operations,
     succeed,
+    succeed_after_a_replay,
     succeed_operation,
 )
 from worker.ledger import (
@@ -136,12 +137,12 @@ def test_long_and_nested_fields_of_a_payload_are_in_no_notice(noticing: Ledger) 
     assert body(notice)["data"]["payload"] == {"key": "K", "path": "/p", "repeatable": True, "longest": "x" * 255}
 
 
-def test_a_notice_tells_the_newest_text_of_the_server_and_counts_every_answer(
+def test_a_notice_tells_the_text_of_the_last_attempt_and_counts_every_answer(
     noticing: Ledger, clock: LedgerClock
 ) -> None:
     make_wait(noticing, hold_operation(noticing, "W2"), attempt=attempt_record("pending", message="of another one"))
     record_operation(noticing)
-    for message in ("first", "second", "second", None):
+    for message in (None, "first", "second", "second"):
         make_wait(noticing, claim_one(noticing), attempt=attempt_record("pending", message=message), due_in_s=1)
         clock.advance(2)
 
@@ -149,6 +150,12 @@ def test_a_notice_tells_the_newest_text_of_the_server_and_counts_every_answer(
 
     [notice] = notices(noticing)
     assert (body(notice)["data"]["server_message"], body(notice)["data"]["attempts"]) == ("second", 4)
+
+
+def test_the_notice_of_a_success_does_not_tell_an_earlier_error(noticing: Ledger) -> None:
+    succeed_after_a_replay(noticing, "no such account")
+
+    assert [body(notice)["data"]["server_message"] for notice in notices(noticing)] == ["no such account", None]
 
 
 def test_a_worker_that_delivers_notices_wants_them_for_a_week(noticing: Ledger) -> None:

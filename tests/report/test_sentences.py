@@ -17,6 +17,7 @@ from tests.operations import (
     hold_operation,
     make_wait,
     record_operation,
+    succeed_after_a_replay,
 )
 from worker.ledger import Ledger, audit_of, fail_message, find, open_ledger, pause
 from worker.ledger import replay as replay_in_ledger
@@ -246,6 +247,12 @@ def test_a_document_has_every_column(ledger: Ledger) -> None:
     assert exported["state"] == State.FAILED
     assert exported["state_since"].endswith("Z")
     assert exported["server_message"] == "no such account"
+
+
+def test_a_success_does_not_show_an_earlier_error(ledger: Ledger) -> None:
+    succeed_after_a_replay(ledger, "no such account")
+
+    assert document(report_on(ledger, find_operation(ledger), KINDS))["server_message"] is None
 
 
 def test_a_payload_that_only_an_earlier_version_could_use_is_not_said_to_be_unsent(ledger: Ledger) -> None:

@@ -43,8 +43,8 @@ _IDENTIFIER_LIMIT = 255  # characters of a payload field that a notice repeats
 _next_sequence = case((c.notice_sequence < c.ended_at, c.ended_at), else_=c.notice_sequence + 1)
 _NUMBER = update(operations).where(in_list(c.id, "ids")).values(notice_sequence=_next_sequence)
 _last_message = (
-    select(attempts.c.message)
-    .where(attempts.c.operation_id == c.id, attempts.c.message != "")
+    select(func.nullif(attempts.c.message, ""))
+    .where(attempts.c.operation_id == c.id)
     .order_by(attempts.c.fence.desc())
     .limit(1)
     .scalar_subquery()

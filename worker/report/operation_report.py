@@ -30,10 +30,10 @@ class OperationReport:
 
     @property
     def server_message(self) -> str:
-        """The last server message about the operation, or why a message could not be used."""
+        """The server message of the last attempt, or why a message could not be used."""
         if self.operation.kind == MESSAGE_KIND:
             return str((self.operation.result or {}).get("error", ""))
-        return next((attempt.message for attempt in reversed(self.attempts) if attempt.message), "")
+        return (self.attempts[-1].message or "") if self.attempts else ""
 
     @property
     def standing(self) -> str:

@@ -321,13 +321,13 @@ def upgrade() -> None:
 
 
 def _status_view(dialect: str) -> str:
-    """What a CRM may read: each operation with the last text of the other side, or why a message is unusable."""
+    """What a CRM may read: each operation with the text of its last attempt, or why a message is unusable."""
     return f"""
         CREATE VIEW b2copy_status AS
         SELECT o.key, o.kind, o.payload, o.lane, o.state, o.wait_reason, o.failure_reason,
                CASE WHEN o.kind = 'message' THEN {_RESULT_ERROR[dialect]} ELSE (
-                   SELECT a.message FROM b2copy_attempts a
-                   WHERE a.operation_id = o.id AND a.message <> '' ORDER BY a.fence DESC LIMIT 1
+                   SELECT NULLIF(a.message, '') FROM b2copy_attempts a
+                   WHERE a.operation_id = o.id ORDER BY a.fence DESC LIMIT 1
                ) END AS server_message,
                o.result, o.batch, o.trace_id, o.requested_by, o.requested_at, o.state_since,
                CASE WHEN o.due_at < {_HELD_MS} THEN o.due_at END AS due_at, o.deadline_at, o.ended_at
