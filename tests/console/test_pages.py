@@ -75,6 +75,8 @@ def be_late(ledger: Ledger, fault: str) -> None:
         make_wait(ledger, hold_operation(ledger, "B1", lane="bulk"), wait_reason=WaitReason.NO_ACCESS)
     elif fault == "what is unresolved":
         fail_operation(ledger, "B1", failure_reason=FailureReason.UNRESOLVED, lane="bulk")
+    elif fault == "what has failed":
+        fail_operation(ledger, "B1", lane="bulk")
     elif fault == "a pause":
         pause(ledger, "bulk", "bob", "B2COPY is in maintenance")
     else:
@@ -91,6 +93,7 @@ def be_late(ledger: Ledger, fault: str) -> None:
         ("an open circuit of the CRM", "a way of notices to the CRM is unavailable, 1 operation waiting"),
         ("no access", "B2COPY refuses our access to 1 operation"),
         ("what is unresolved", "1 operation unresolved"),
+        ("what has failed", "1 operation failed: "),
         ("a pause", "by bob: B2COPY is in maintenance"),
         ("no dispatch", "no worker has looked at the ledger for 10 min"),
     ],

@@ -66,6 +66,8 @@ def find_notes(seen: Overview) -> list[str]:
     if unresolved := sum(group.count for group in seen.failed if group.reason == FailureReason.UNRESOLVED):
         command = "`b2copy-sync failed list --reason unresolved`; `b2copy-sync failed show KEY` names the command"
         notes.append(f"{count(unresolved)} unresolved: {command}")
+    if (failed := sum(group.count for group in seen.failed)) > unresolved:
+        notes.append(f"{count(failed)} failed: `b2copy-sync failed list` shows why")
     if seen.dispatch_age_s is None:
         notes.append("no worker and no beat has ever looked at this ledger: `b2copy-sync worker` starts one")
     return notes
