@@ -24,3 +24,18 @@ def test_resume_ends_one_pause_and_names_the_others(b2copy_sync: Command, ledger
     assert "still paused: bulk" in ran.out
     assert again.document == {"lane": "all", "was_paused": False, "still_paused": ["bulk"]}
     assert active_flags(ledger).keys() == {"pause:bulk"}
+
+
+def test_resume_fails_if_there_is_no_such_pause(b2copy_sync: Command, ledger: Ledger) -> None:
+    b2copy_sync("pause", "--lane", "bulk", "--why", "x")
+
+    ran = b2copy_sync("resume", "--why", "done")
+    as_json = b2copy_sync("resume", "--why", "done", "--json")
+
+    assert (ran.code, as_json.code) == (1, 1)
+    assert ran.out.splitlines() == [
+        "nothing to resume: there is no pause of all lanes",
+        "still paused: bulk (b2copy-sync resume --lane bulk --why ...)",
+    ]
+    assert as_json.document["still_paused"] == ["bulk"]
+    assert active_flags(ledger).keys() == {"pause:bulk"}

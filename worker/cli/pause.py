@@ -6,10 +6,14 @@ import typer
 
 from worker.cli import output
 from worker.cli.approvals import show_proposal
+from worker.cli.exit_codes import Exit
 from worker.cli.open_ledger import existing_ledger
 from worker.cli.options import By, Json, LaneOrAll, Why
 
 Which = Annotated[LaneOrAll, typer.Option(help="Which lane, or all of them.")]
+Ended = Annotated[
+    LaneOrAll, typer.Option(help="Whose pause. `all` ends a pause of all lanes; that of a single lane stays.")
+]
 
 
 def pause(why: Why, by: By, lane: Which = "all", as_json: Json = False) -> None:
@@ -33,8 +37,8 @@ def pause(why: Why, by: By, lane: Which = "all", as_json: Json = False) -> None:
         output.line(f"{_named(lane)} paused {paused_by(flag)}")
 
 
-def resume(why: Why, by: By, lane: Which = "all", as_json: Json = False) -> None:
-    """End a pause: what is due is sent again."""
+def resume(why: Why, by: By, lane: Ended = "all", as_json: Json = False) -> None:
+    """End a pause: what is due is sent again. Exit code 1 if there is no such pause."""
     from worker import ledger as operations
     from worker.ledger.approvals import Approval, resume_or_propose
     from worker.messages.wake_up import wake
@@ -53,13 +57,14 @@ def resume(why: Why, by: By, lane: Which = "all", as_json: Json = False) -> None
         wake(each)
     if as_json:
         output.document({"lane": lane, "was_paused": was_paused, "still_paused": still_paused})
-        return
-    if was_paused:
+    elif was_paused:
         output.line(f"{_named(lane)} resumed")
     else:
         output.line(f"nothing to resume: there is no pause of {'all lanes' if lane == 'all' else f'lane {lane}'}")
-    for other in still_paused:
+    for other in [] if as_json else still_paused:
         output.line(f"still paused: {other} (b2copy-sync resume --lane {other} --why ...)")
+    if not was_paused:
+        raise typer.Exit(Exit.FAILED)
 
 
 def _named(lane: str) -> str:
