@@ -23,6 +23,18 @@ def test_migrate_needs_the_database_alone_and_says_what_it_did(tmp_path: Path) -
     assert (again.code, again.document) == (0, {"before": HEAD, "after": HEAD})
 
 
+def test_migrate_says_why_the_ledger_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "a-file").touch()
+    absent, no_folder = (
+        run(tmp_path, clean_environment(B2COPY_DATABASE_URL=f"sqlite:///{tmp_path}/{folder}/ledger.sqlite"), "migrate")
+        for folder in ("absent", "a-file")
+    )
+
+    assert (absent.code, no_folder.code) == (1, 1)
+    assert f"its file cannot be made: the folder {tmp_path}/absent is not there" in absent.err
+    assert f"the folder {tmp_path}/a-file cannot be written: Not a directory" in no_folder.err
+
+
 def test_purge_removes_only_what_ended_long_ago(b2copy_sync: Command, ledger: Ledger) -> None:
     old, opened = succeed_operation(ledger, "W1"), record_operation(ledger, "W2").key
     LedgerClock(ledger).advance(401 * 86400)

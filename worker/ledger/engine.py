@@ -214,16 +214,25 @@ def exists(engine: Engine) -> bool:
 def create_private_file(engine: Engine) -> None:
     """Create the file of an SQLite ledger, if it is absent, with mode 0600 under any umask.
 
-    SQLite gives the files beside it (-wal, -shm) the same mode.
+    SQLite gives the files beside it (-wal, -shm) the same mode. Raises `OperationalError` if nobody can create it.
     """
     if exists(engine):
         return
-    with suppress(OSError):  # another process was faster; or nobody can, which SQLite says when it opens the file
-        file = os.open(str(engine.url.database), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-        try:
-            os.fchmod(file, 0o600)
-        finally:
-            os.close(file)
+    path = str(engine.url.database)
+    try:
+        file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    except FileExistsError:  # another process was faster
+        return
+    except OSError as error:
+        folder = os.path.dirname(path) or "."
+        is_absent = isinstance(error, FileNotFoundError)
+        problem = "is not there" if is_absent else f"cannot be written: {error.strerror}"
+        cause = sqlite3.OperationalError(f"its file cannot be made: the folder {folder} {problem}")
+        raise OperationalError(None, None, cause) from None
+    try:
+        os.fchmod(file, 0o600)
+    finally:
+        os.close(file)
 
 
 def seconds_since_outage(engine: Engine) -> float:
