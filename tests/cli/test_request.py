@@ -150,3 +150,13 @@ def test_a_path_outside_the_admin_api_is_refused(b2copy_sync: Command, ledger: L
 
     assert ran.code == 2
     assert find(ledger, "call:C1") is None
+
+
+def test_a_timeout_without_wait_is_refused_and_requests_nothing(b2copy_sync: Command, ledger: Ledger) -> None:
+    ran = b2copy_sync("fees", "--account", "7", "--request-id", "W1", "--timeout", "5")
+    in_any_order = b2copy_sync("fees", "--timeout", "0.1s", "--wait", "--account", "7", "--request-id", "W2")
+
+    assert ran.code == 2
+    assert "--timeout: needs --wait" in ran.err.replace("'", "")
+    assert find(ledger, "fees.process:W1") is None
+    assert in_any_order.code == 4

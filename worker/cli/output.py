@@ -6,8 +6,10 @@ looks like a secret is blanked.
 
 import json
 import logging
+import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -15,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from worker.cli.exit_codes import Exit, Stop
 from worker.watch.printable import many_lines, one_line
 from worker.watch.redact import redacted, redacted_value
 
@@ -44,9 +47,26 @@ def safe(text: str, style: str = "") -> Text:
     return Text(one_line(redacted(text)), style)
 
 
+class NotWritten(Stop):
+    """Standard output cannot be written, for instance because the disk that it goes to is full."""
+
+
+@contextmanager
+def writing() -> Iterator[None]:
+    """Raise `NotWritten` if this block cannot write to standard output. A reader that has gone is no such fault."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # else the interpreter tries to write the rest at its end
+        raise NotWritten(Exit.FAILED, f"the output cannot be written: {error.strerror}") from None
+
+
 def line(text: str = "", style: str = "") -> None:
     """Print one line to standard output."""
-    out().print(safe(text, style), soft_wrap=True)
+    with writing():
+        out().print(safe(text, style), soft_wrap=True)
 
 
 def note(text: str) -> None:
@@ -67,8 +87,9 @@ def document(value: Any) -> None:
         text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:  # else `?` would stand for what this encoding lacks
         text = json.dumps(shown, indent=2)
-    sys.stdout.write(many_lines(text) + "\n")
-    sys.stdout.flush()  # if the reader has closed the pipe, the error comes here and not at the interpreter's end
+    with writing():
+        sys.stdout.write(many_lines(text) + "\n")
+        sys.stdout.flush()  # if the reader has closed the pipe, the error comes here and not at the interpreter's end
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> None:
@@ -89,4 +110,5 @@ def _print(headings: Sequence[str], rows: Iterable[Sequence[str | Text]], show_h
         grid.add_column(headings[number], overflow="fold", no_wrap=headings[number].endswith("(UTC)"))
     for row in cells:
         grid.add_row(*(row[number] for number in shown))
-    out().print(grid)
+    with writing():
+        out().print(grid)

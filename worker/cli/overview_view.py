@@ -19,7 +19,8 @@ REFRESH_S = 2.0
 
 def show(found: "SystemOverview") -> None:
     """Print it once."""
-    output.out().print(rendered(found))
+    with output.writing():
+        output.out().print(rendered(found))
 
 
 def watch(look: "Callable[[], SystemOverview]") -> None:

@@ -17,17 +17,36 @@ if TYPE_CHECKING:
 _LOOK_EVERY_S = 0.2  # seconds
 _NO_WORKER_S = 5.0  # seconds in the queue after which a worker should have taken it
 
-Wait = Annotated[bool, typer.Option("--wait", help="Wait until it has succeeded or failed.")]
+
+def _with_wait(context: typer.Context, timeout_s: float | None) -> float | None:
+    if timeout_s is not None and not context.params.get("wait"):
+        raise typer.BadParameter("needs --wait: without it, the command does not wait")
+    return timeout_s
+
+
+# Eager: it is read before --timeout, wherever it stands.
+Wait = Annotated[bool, typer.Option("--wait", is_eager=True, help="Wait until it has succeeded or failed.")]
 Timeout = Annotated[
     float | None,
     typer.Option(
-        parser=duration, metavar="DURATION", help="Wait no longer than this, with --wait.", show_default="no limit"
+        parser=duration,
+        metavar="DURATION",
+        help="Wait no longer than this, with --wait.",
+        show_default="no limit",
+        callback=_with_wait,
     ),
 ]
 
 
 def follow(recorded: "Recorded", wait: bool, timeout_s: float | None, as_json: bool) -> None:
     """Print how an accepted operation stands; with `wait`, once it has ended. Exits accordingly."""
+    try:
+        _follow(recorded, wait, timeout_s, as_json)
+    except output.NotWritten as error:
+        raise Stop(error.code, *error.lines, f"{recorded.key} is accepted: b2copy-sync status {recorded.key}") from None
+
+
+def _follow(recorded: "Recorded", wait: bool, timeout_s: float | None, as_json: bool) -> None:
     from tasks.registry import ALL_KINDS
     from worker.instances import ledger
     from worker.ledger import find
