@@ -110,7 +110,7 @@ def test_many_clients_are_imported_from_a_file(b2copy_sync: Command, ledger: Led
 @pytest.mark.parametrize(
     ("rows", "problem"),
     [
-        ("login,client\n7,1\n", "line 2: client: there are platform, login, crm_id"),
+        ("login,client\n7,1\n", "line 2: client is not a column: there are platform, login, crm_id"),
         ("login,client_id\n7,1.0\n", "line 2: client_id: '1.0' is what a spreadsheet"),
         ("crm_id\nC-1\n", "line 2: login is missing"),
         ("login\n", "no rows"),

@@ -42,11 +42,42 @@ def test_one_unusable_row_stops_all_with_its_line(b2copy_sync: Command, ledger: 
     ran = b2copy_sync("import", str(file))
 
     assert ran.code == 2
+    assert ran.err.splitlines()[0] == (
+        f"{file}, line 1: the column amount is no field of fees.process (account_login, request_id):"
+        " --ignore-extra leaves it out"
+    )
     assert f"{file}, line 3: fees.process: account_login is missing" in ran.err
     assert f"{file}, line 4: fees.process: request_id: " in ran.err
-    assert "amount is not a field" in ran.err
     assert "2 of 3 rows cannot be used: nothing was recorded" in ran.err
     assert search(ledger) == []
+
+
+def test_tells_of_an_unknown_column_once(b2copy_sync: Command, ledger: Ledger, tmp_path: Path) -> None:
+    file = tmp_path / "withdrawals.csv"
+    rows = "".join(f"7,W{number},1,EUR\n" for number in range(120))
+    file.write_text(f"account_login,request_id,amount,currency\n{rows}")
+
+    ran = b2copy_sync("import", str(file))
+
+    assert ran.code == 2
+    assert ran.err.splitlines() == [
+        f"{file}, line 1: the columns amount, currency are no fields of fees.process (account_login, request_id):"
+        " --ignore-extra leaves them out",
+        "nothing was recorded",
+    ]
+    assert search(ledger) == []
+
+
+def test_a_row_that_repeats_another_is_not_called_known(b2copy_sync: Command, ledger: Ledger, tmp_path: Path) -> None:
+    file = tmp_path / "withdrawals.csv"
+    file.write_text("account_login,request_id\n7,W1\n7,W1\n")
+
+    ran = b2copy_sync("import", str(file))
+    again = b2copy_sync("import", str(file), "--json")
+
+    repeats = "1 row repeats another row of this file (line 3)"
+    assert ran.out.splitlines()[0] == f"1 operation accepted in lane bulk, 0 known already; {repeats}"
+    assert (again.document["known"], again.document["repeated"], again.document["accepted"]) == (1, 1, 0)
 
 
 def test_leaves_out_unknown_columns_if_an_option_says_so(b2copy_sync: Command, ledger: Ledger, tmp_path: Path) -> None:
@@ -368,7 +399,9 @@ def test_says_what_is_new_known_and_conflicting_before_anything_is_recorded(
     file.write_text(HEADING + "7,W1\n80,W2\n9,W3\n90,W3\n")
     conflicting = b2copy_sync("import", str(file))
 
-    assert good.out == "3 rows: 1 new, 1 known, 1 twice in the file, 0 conflicting; nothing was recorded\n"
+    assert good.out == (
+        "3 rows: 1 new, 1 known, 0 conflicting; 1 row repeats another row of this file (line 4); nothing was recorded\n"
+    )
     assert conflicting.code == 2
     assert conflicting.err.splitlines() == [
         f"{file}, line 3: fees.process:W2 is queued in the ledger with another account_login",

@@ -29,7 +29,7 @@ class Checked:
 
     All are recorded in `lane` as the batch `batch`, requested by `by`.
     `known`, `new`: how many keys the ledger has already, by state, and how many it does not have. `repeated`: how many
-    rows repeat the key of an earlier one.
+    rows repeat the key of an earlier one, `repeated_on`: the line of the first of them.
     """
 
     lane: str
@@ -39,6 +39,7 @@ class Checked:
     unusable: int = 0
     conflicting: int = 0
     repeated: int = 0
+    repeated_on: int = 0
     new: int = 0
     known: Counter[State] = field(default_factory=Counter)
     problems: list[tuple[int, str]] = field(default_factory=list)
@@ -141,6 +142,7 @@ def _check_repeated(checked: Checked, hashes: "list[array[int]]") -> None:
             checked.refuse(line, f"{row.key} stands on line {earlier} with another {difference}", conflicts=True)
         else:
             checked.repeated += 1
+            checked.repeated_on = checked.repeated_on or line
 
 
 def _digest(key: str) -> int:

@@ -158,9 +158,9 @@ def _identities(source: Source, columns: "IdColumns", is_whole: bool, ignore_ext
         if problem:
             raise _stop(source, line, problem)
         if unknown := sorted(fields.keys() - set(_COLUMNS)):
-            raise _stop(
-                source, line, f"{', '.join(unknown)}: there are {', '.join(_COLUMNS)}; --ignore-extra leaves it out"
-            )
+            is_none = "is not a column" if len(unknown) == 1 else "are not columns"
+            there_are = f"there are {', '.join(_COLUMNS)}; --ignore-extra leaves it out"
+            raise _stop(source, line, f"{', '.join(unknown)} {is_none}: {there_are}")
         if "login" not in fields:
             raise _stop(source, line, "login is missing")
         values: dict[str, Any] = {"platform": "1"}

@@ -17,7 +17,7 @@ from worker.cli.import_control import cancel, note_pauses, pause, resume, status
 from worker.cli.options import AsIs, By, Digits, DryRun, Encoding, IgnoreExtra, Json, Lane, Whole
 from worker.cli.payload_fields import id_fields, text_fields
 from worker.cli.progress import progress
-from worker.cli.read_rows import csv_rows, is_json, json_rows, known_fields
+from worker.cli.read_rows import csv_rows, is_json, json_rows
 from worker.cli.text_encoding import PIPE, STANDARD_INPUT, open_file
 
 if TYPE_CHECKING:
@@ -94,7 +94,8 @@ def file(
         source = open_file(file, encoding, stack)
         name = batch or _name_of(source, kind, lane)
         is_table = not (file.suffix == ".jsonl" or is_json(source))
-        rows = _rows(source, chosen, is_table, ignore_extra, whole)
+        extra: dict[str, None] = {}  # columns that the kind does not know, in their order
+        rows = _rows(source, chosen, is_table, whole, extra if is_table or ignore_extra else None)
         columns = id_columns(chosen.payload.model_fields, id_fields(chosen), as_is or (), digits or ())
         zeros = LostZeros({*columns.as_they_are, *columns.digits}) if is_table else None
 
@@ -109,6 +110,8 @@ def file(
         if not checked.total:
             raise Stop(Exit.USAGE, f"{source.name}: no rows")
         ledger = our_ledger()
+        if extra and not ignore_extra:
+            _refuse(source, checked, _extra_columns(list(extra), chosen))
         if checked.unusable == checked.conflicting:  # else it must be run again anyway
             with progress("looking up", checked.total) as seen:
                 check_against_ledger(checked, ledger, seen)
@@ -135,20 +138,37 @@ def _name_of(source: "Source", kind: str, lane: str) -> str:
     return f"{re.sub('[^A-Za-z0-9._-]', '_', stem)[:60]}-{digest[:8]}"
 
 
-def _rows(source: "Source", kind: "Kind[Any]", is_table: bool, ignore_extra: bool, whole: bool) -> "Iterator[Row]":
+def _rows(
+    source: "Source", kind: "Kind[Any]", is_table: bool, whole: bool, extra: dict[str, None] | None
+) -> "Iterator[Row]":
+    """Read the rows. With `extra`, leave out the columns that the kind does not know, and add their names to `extra`."""
     known = kind.payload.model_fields
-    rows = csv_rows(source, list(known), text_fields(kind), whole) if is_table else json_rows(source)
-    return known_fields(rows, known) if ignore_extra else rows
+    for row in csv_rows(source, list(known), text_fields(kind), whole) if is_table else json_rows(source):
+        if extra is not None and (unknown := [name for name in row.fields if name not in known]):
+            extra.update(dict.fromkeys(unknown))
+            yield row._replace(fields={name: row.fields[name] for name in row.fields if name in known})
+        else:
+            yield row
 
 
-def _refuse(source: "Source", checked: "Checked") -> None:
-    """Raise `Stop` with the rows that cannot be used."""
+def _extra_columns(names: list[str], kind: "Kind[Any]") -> str:
+    what = f"the column {names[0]} is no field" if len(names) == 1 else f"the columns {', '.join(names)} are no fields"
+    known = ", ".join(kind.payload.model_fields)
+    return f"{what} of {kind.name} ({known}): --ignore-extra leaves {'it' if len(names) == 1 else 'them'} out"
+
+
+def _refuse(source: "Source", checked: "Checked", heading: str = "") -> None:
+    """Raise `Stop` with the rows that cannot be used. `heading`: what is wrong with the heading, if something is."""
     from worker.report.format_values import count
 
-    problems = [f"{source.name}, line {line}: {problem}" for line, problem in sorted(checked.problems)]
-    more = [f"... and {checked.unusable - len(problems)} more"] if checked.unusable > len(problems) else []
+    listed = sorted([(1, heading), *checked.problems] if heading else checked.problems)
+    problems = [f"{source.name}, line {line}: {problem}" for line, problem in listed]
+    left = checked.unusable - len(checked.problems)
+    more = [f"... and {left} more"] if left else []
     conflicts = f"; {checked.conflicting} of them conflict: one key is one operation" if checked.conflicting else ""
     end = f"{checked.unusable} of {count(checked.total, 'row')} cannot be used: nothing was recorded{conflicts}"
+    if not checked.unusable:
+        end = "nothing was recorded"
     raise Stop(Exit.USAGE, *problems, *more, end)
 
 
@@ -211,9 +231,16 @@ def _counts(checked: "Checked") -> str:
     from worker.report.format_values import count
 
     counts = [f"{checked.new:,} new", f"{checked.known.total():,} known{_ended_otherwise(checked)}"]
-    if checked.repeated:
-        counts.append(f"{checked.repeated:,} twice in the file")
-    return f"{count(checked.total, 'row')}: {', '.join(counts)}, 0 conflicting"
+    return f"{count(checked.total, 'row')}: {', '.join(counts)}, 0 conflicting{_repeated(checked)}"
+
+
+def _repeated(checked: "Checked") -> str:
+    """Say how many rows ask for what an earlier row of the file asks for."""
+    if not checked.repeated:
+        return ""
+    if checked.repeated == 1:
+        return f"; 1 row repeats another row of this file (line {checked.repeated_on})"
+    return f"; {checked.repeated:,} rows repeat other rows of this file (the first is line {checked.repeated_on})"
 
 
 def _ended_otherwise(checked: "Checked") -> str:
@@ -227,8 +254,9 @@ def _ended_otherwise(checked: "Checked") -> str:
 def _show_recorded(checked: "Checked", batch: str, created: int, lane: str) -> None:
     from worker.report.format_values import count
 
-    known = checked.total - created
-    output.line(f"{count(created)} accepted in lane {lane}, {known} known already{_ended_otherwise(checked)}")
+    known = checked.total - checked.repeated - created
+    counts = f"{count(created)} accepted in lane {lane}, {known} known already{_ended_otherwise(checked)}"
+    output.line(counts + _repeated(checked))
     if checked.new or created:
         output.line(f"import {batch}: b2copy-sync import status {batch}")
 
@@ -252,7 +280,8 @@ def _document(checked: "Checked", batch: str, created: int, dry_run: bool) -> di
         "rows": checked.total,
         "dry_run": dry_run,
         "new": checked.new,
-        "known": checked.total - (checked.new if dry_run else created),
+        "known": checked.total - checked.repeated - (checked.new if dry_run else created),
+        "repeated": checked.repeated,
         "known_by_state": dict(checked.known),
         "accepted": created,
     }
