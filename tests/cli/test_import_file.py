@@ -61,8 +61,10 @@ def test_tells_of_an_unknown_column_once(b2copy_sync: Command, ledger: Ledger, t
 
     assert ran.code == 2
     assert ran.err.splitlines() == [
-        f"{file}, line 1: the columns amount, currency are no fields of fees.process (account_login, request_id):"
-        " --ignore-extra leaves them out",
+        (
+            f"{file}, line 1: the columns amount, currency are no fields of fees.process (account_login, request_id):"
+            " --ignore-extra leaves them out"
+        ),
         "nothing was recorded",
     ]
     assert search(ledger) == []
