@@ -314,3 +314,10 @@ def test_it_was_not_done_is_said_of_the_operation_as_it_was(b2copy_sync: Command
     assert ran.document["replayed"] == [first]
     assert ran.document["left_alone"] == {second: "it has changed meanwhile"}
     assert states(ledger, second) == [State.FAILED]
+
+
+def test_since_says_how_a_time_is_written(b2copy_sync: Command) -> None:
+    ran = b2copy_sync("failed", "list", "--since", "yesterday")
+
+    assert ran.code == 2
+    assert "'yesterday' is neither a duration nor a date: write 2h, 3d, 2026-05-01 or 2026-05-01T12:00" in ran.err

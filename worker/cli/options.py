@@ -53,7 +53,12 @@ def moment(value: str) -> int:
             return int(datetime.fromisoformat(value).timestamp() * 1000)
         except (ValueError, OverflowError):
             raise typer.BadParameter(f"{value!r} is no date: write 2026-05-01 or 2026-05-01T12:00") from None
-    return int((time.time() - duration(value)) * 1000)
+    try:
+        return int((time.time() - duration(value)) * 1000)
+    except typer.BadParameter:
+        raise typer.BadParameter(
+            f"{value!r} is neither a duration nor a date: write 2h, 3d, 2026-05-01 or 2026-05-01T12:00"
+        ) from None
 
 
 def per_second(value: str) -> float:
