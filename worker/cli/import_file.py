@@ -141,7 +141,7 @@ def _name_of(source: "Source", kind: str, lane: str) -> str:
 def _rows(
     source: "Source", kind: "Kind[Any]", is_table: bool, whole: bool, extra: dict[str, None] | None
 ) -> "Iterator[Row]":
-    """Read the rows. With `extra`, leave out the columns that the kind does not know, and note their names there."""
+    """Read the rows. With `extra`, leave out columns that the kind does not know, and add their names to `extra`."""
     known = kind.payload.model_fields
     for row in csv_rows(source, list(known), text_fields(kind), whole) if is_table else json_rows(source):
         if extra is not None and (unknown := [name for name in row.fields if name not in known]):

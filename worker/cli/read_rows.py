@@ -13,6 +13,7 @@ from worker.cli.text_encoding import Source
 from worker.errors import BadPayload
 
 SEPARATORS = ",;\t|"
+_NEVER_CLOSED = "unexpected end of data"  # what the csv module says then, of the last line
 
 
 class Row(NamedTuple):
@@ -54,6 +55,7 @@ def csv_rows(source: Source, known: list[str], texts: set[str], is_whole: bool =
             " it with what was exported, and copy it again if something is missing; if it is whole: --whole",
         )
     reader = None
+    begins = 1  # the line that the present row begins on
     heading = next(source.lines(), "")
     try:
         separator = _separator(heading, known)
@@ -84,6 +86,9 @@ def csv_rows(source: Source, known: list[str], texts: set[str], is_whole: bool =
                     damages.append(damage)
             yield Row(line, fields, "; ".join(damages))
     except csv.Error as error:
+        if str(error) == _NEVER_CLOSED:
+            problem = "a quotation mark that opens here is never closed"
+            raise Stop(Exit.USAGE, f"{source.name}, line {begins}: not CSV: {problem}") from None
         line = reader.line_num if reader else 1
         raise Stop(Exit.USAGE, f"{source.name}, after line {line}: not CSV: {error}") from None
 
