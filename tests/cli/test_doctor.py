@@ -350,7 +350,10 @@ def test_names_what_refuses_our_access_and_from_which_address(b2copy_sync: Comma
     [
         (WaitReason.NO_SESSION, "1 operation without an access token: b2copy-sync session show"),
         (WaitReason.NO_OTHER_LOGIN, "1 operation without a token of another login: b2copy-sync doctor"),
-        (WaitReason.NO_SEAMLESS_URL, "1 operation without a usable secret of seamless logins: compare B2COPY_SEAMLESS"),
+        (
+            WaitReason.NO_SEAMLESS_URL,
+            "1 operation without a usable secret of seamless logins: is B2COPY_SEAMLESS_SECRET_FILE set",
+        ),
     ],
 )
 def test_says_what_operations_lack(b2copy_sync: Command, ledger: Ledger, reason: WaitReason, note: str) -> None:

@@ -20,7 +20,7 @@ COMMAND = [sys.executable, "-m", "worker.cli", "sandbox", "--port", "0"]
 
 
 @contextmanager
-def running(*options: str, lines: int = 6) -> Iterator[dict[str, str]]:
+def running(*options: str, lines: int = 7) -> Iterator[dict[str, str]]:
     """Run the command until the end of the context, and yield the settings that it prints."""
     with subprocess.Popen([*COMMAND, *options], env=clean_environment(), stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -43,7 +43,7 @@ def test_prints_settings_with_which_a_login_succeeds(b2copy_sync: Command) -> No
 
 
 def test_with_a_broker_it_prints_all_that_a_worker_needs(tmp_path: Path) -> None:
-    with running("--with-broker", lines=8) as settings:
+    with running("--with-broker", lines=9) as settings:
         environment = clean_environment(**settings)
         migrated = run(tmp_path, environment, "migrate")
         renewed = run(tmp_path, environment, "session", "renew", "--json")
@@ -89,3 +89,11 @@ def test_lists_its_switches(b2copy_sync: Command) -> None:
 
     assert "access_lifetime=900.0  Seconds." in lines
     assert [line.partition("=")[0] for line in lines] == list(Switches.model_fields)
+
+
+def test_prints_the_secret_of_seamless_logins_that_it_takes(tmp_path: Path) -> None:
+    for secret in ("one", "two"):  # the second time, there is a file of the first
+        with running("--keys", str(tmp_path), "--set", f"secret_key={secret}") as settings:
+            file = Path(settings["B2COPY_SEAMLESS_SECRET_FILE"])
+
+            assert (file.read_text(), file.stat().st_mode & 0o777) == (secret, 0o600)

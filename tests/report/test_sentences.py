@@ -49,7 +49,8 @@ def test_each_wait_reason_has_its_sentence(reason: WaitReason, ledger: Ledger) -
     text = standing(waiting_for(ledger, reason), KINDS)
 
     assert text.startswith(f"waiting ({reason}): ")
-    assert "; next look in " in text
+    is_behind = reason in (WaitReason.BEHIND_ENTITY, WaitReason.BEHIND_PARENT)  # it goes when the other has ended
+    assert ("; next look in " in text) != is_behind
     assert "{" not in text
 
 

@@ -70,6 +70,8 @@ def sandbox(
             "B2COPY_STORAGE_KEY_FILE": storage,
             "B2COPY_DEVICE_IP": DEVICE_IP,
         }
+        if switches.secret_key:
+            settings["B2COPY_SEAMLESS_SECRET_FILE"] = _seamless_secret(folder or Path(temporary), switches.secret_key)
         if with_broker:
             try:
                 broker = Broker(Path(temporary) / "broker").start()
@@ -116,6 +118,15 @@ def _keys(folder: Path) -> tuple[list[Path], Path]:
     if not storage.exists():
         generate_storage(storage)
     return sorted(privates, key=lambda path: path.stat().st_mtime_ns, reverse=True), storage
+
+
+def _seamless_secret(folder: Path, secret: str) -> Path:
+    """Write the file with the secret of seamless logins that the sandbox takes."""
+    path = folder.resolve() / "sandbox-seamless.secret"
+    path.unlink(missing_ok=True)
+    path.touch(mode=0o600)
+    path.write_text(secret)
+    return path
 
 
 def _pair(text: str) -> tuple[str, Any]:

@@ -155,8 +155,8 @@ def access_notes(found: Statistics) -> list[str]:
         notes.append(f"{count(without)} without a token of another login: b2copy-sync doctor")
     if without := found.waiting.get(WaitReason.NO_SEAMLESS_URL):
         notes.append(
-            f"{count(without)} without a usable secret of seamless logins: compare B2COPY_SEAMLESS_SECRET_FILE with the"
-            " Back Office"
+            f"{count(without)} without a usable secret of seamless logins: is B2COPY_SEAMLESS_SECRET_FILE set on the"
+            " workers? Compare it with the Back Office"
         )
     return notes
 

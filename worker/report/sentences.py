@@ -40,18 +40,20 @@ _WAITS: dict[str, str] = {
     WaitReason.CIRCUIT_OPEN: "{destination} is unavailable, and only a probe is sent every two seconds",
     WaitReason.NO_SESSION: "there is no access token",
     WaitReason.NO_OTHER_LOGIN: "the login that it needs is not set or gives no access token",
-    WaitReason.NO_SEAMLESS_URL: "the secret of seamless logins is refused or unusable",
+    WaitReason.NO_SEAMLESS_URL: "the workers have no usable secret of seamless logins, or {destination} refuses it",
     WaitReason.NO_ACCESS: "{destination} refuses our access; our requests come from {address}",
     WaitReason.NEXT_STEP: "its next step is not due yet",
     WaitReason.BEHIND_ENTITY: "an earlier operation of {entity} goes first",
     WaitReason.BEHIND_PARENT: "{parent} has not succeeded yet",
 }
+_WAITS_FOR_ANOTHER = (WaitReason.BEHIND_ENTITY, WaitReason.BEHIND_PARENT)  # when it is due says nothing of when it goes
 _WAIT_REMEDIES: dict[str, str] = {
     WaitReason.NO_SESSION: "{session} says why. It continues by itself once a login succeeds.",
     WaitReason.NO_OTHER_LOGIN: "Its last attempt says why. It continues by itself once that login succeeds.",
     WaitReason.NO_SEAMLESS_URL: (
-        "Its last attempt says why. If the secret is refused, compare B2COPY_SEAMLESS_SECRET_FILE with the Back Office,"
-        " which may have blanked its secret. It continues by itself once {destination} accepts the secret."
+        "Its last attempt says why. If B2COPY_SEAMLESS_SECRET_FILE is not set, set it on all workers and restart them."
+        " If the secret is refused, compare B2COPY_SEAMLESS_SECRET_FILE with the Back Office, which may have blanked"
+        " its secret. It continues by itself once {destination} accepts the secret."
     ),
     WaitReason.NO_ACCESS: (
         "Ask {destination} whether {address} is on the service admin's allow-list and whether the admin has the"
@@ -139,8 +141,10 @@ def standing(
             return f"queued: {paused or 'no worker has taken it yet'}"
         case State.WAITING if operation.wait_reason:
             due = paused or _due(operation, now)
-            why = _WAITS.get(operation.wait_reason, "the reason is not known to this version")
-            return f"waiting ({operation.wait_reason}): {_filled(why, operation)}; {due}"
+            why = _filled(_WAITS.get(operation.wait_reason, "the reason is not known to this version"), operation)
+            if operation.wait_reason in _WAITS_FOR_ANOTHER and not paused:
+                return f"waiting ({operation.wait_reason}): {why}"
+            return f"waiting ({operation.wait_reason}): {why}; {due}"
         case State.FAILED if operation.failure_reason:
             return f"failed ({operation.failure_reason}): {_why_failed(operation, kinds, audit)}"
     return str(operation.state)
