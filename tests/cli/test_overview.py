@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from tests.cli import terminal
 from tests.cli.conftest import Command
 from tests.operations import (
     LedgerClock,
@@ -17,6 +18,7 @@ from tests.operations import (
 from worker.ledger import Ledger, pause
 from worker.ledger.running_workers import ThisWorker, note_running
 from worker.operation import FailureReason, WaitReason
+from worker.testbed.local_system import Environment
 
 
 def test_the_overview_says_first_what_to_look_at(b2copy_sync: Command, ledger: Ledger) -> None:
@@ -183,3 +185,20 @@ def test_list_says_how_to_continue(b2copy_sync: Command, ledger: Ledger) -> None
     assert [line.split()[0] for line in first.out.splitlines()[1:]] == ["fees.process:W3", "fees.process:W2"]
     assert [line.split()[0] for line in second.out.splitlines()[1:]] == ["fees.process:W1"]
     assert second.err == ""
+
+
+def test_a_narrow_terminal_breaks_no_key(environment: Environment, ledger: Ledger) -> None:
+    message = "the account 700200 is not found, and this is a long answer that needs more than one line of the screen"
+    fail_operation(ledger, "withdrawal-2026-000471", message=message)
+
+    for columns in (80, 100):
+        screen = terminal.without_colours(terminal.shown(["list"], columns, environment.variables)).splitlines()
+        heading, others, row, *lines = (re.sub(" +", " ", line.strip()) for line in screen)
+        assert f"{heading} {others}" == "Key Lane State Reason Since (UTC) Last message"
+        assert row.startswith("fees.process:withdrawal-2026-000471 money failed rejected")
+        assert " ".join(lines).endswith(message)
+        assert max(map(len, screen)) <= columns
+
+    wide = terminal.without_colours(terminal.shown(["list"], 250, environment.variables)).splitlines()
+    assert wide[0].rstrip().endswith("Last message")
+    assert wide[1].rstrip().endswith(message)

@@ -14,6 +14,7 @@ from functools import cache
 from typing import Any
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -93,7 +94,10 @@ def document(value: Any) -> None:
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> None:
-    """Print aligned columns. A column without any content is left out; long texts are folded, never cut."""
+    """Print aligned columns. A column without any content is left out; long texts are folded, never cut.
+
+    On a terminal that is too narrow for a row, the last columns stand below the others, so that no key is broken.
+    """
     _print(headings, rows, show_header=True)
 
 
@@ -105,10 +109,25 @@ def facts(rows: Iterable[tuple[str, str | Text | None]]) -> None:
 def _print(headings: Sequence[str], rows: Iterable[Sequence[str | Text]], show_header: bool) -> None:
     cells = [[safe(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
     shown = [number for number in range(len(headings)) if any(row[number].plain for row in cells)]
+    # The columns that fit beside each other are aligned, the others stand below them.
+    beside = next((n for n in range(len(shown), 0, -1) if _fits(headings, cells, shown[:n])), 0) if show_header else 0
+    aligned, below = (shown[:beside], shown[beside:]) if beside else (shown, [])
     grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_header=show_header)
-    for number in shown:
-        grid.add_column(headings[number], overflow="fold", no_wrap=headings[number].endswith("(UTC)"))
+    for number in aligned:
+        grid.add_column(headings[number], overflow="fold", no_wrap=bool(below) or headings[number].endswith("(UTC)"))
     for row in cells:
-        grid.add_row(*(row[number] for number in shown))
+        grid.add_row(*(row[number] for number in aligned))
     with writing():
-        out().print(grid)
+        if not below:
+            out().print(grid)
+            return
+        lines = [[Text(heading, "bold") for heading in headings], *cells]
+        for segments, texts in zip(out().render_lines(grid, pad=False), lines, strict=True):
+            out().print(Text.assemble(*((segment.text, segment.style or "") for segment in segments)))
+            out().print(Padding(Text("  ").join(texts[number] for number in below if texts[number]), (0, 0, 0, 2)))
+
+
+def _fits(headings: Sequence[str], cells: Sequence[Sequence[Text]], columns: Sequence[int]) -> bool:
+    """Return whether these columns fit beside each other into the width of the output."""
+    widths = (max(len(headings[number]), *(row[number].cell_len for row in cells)) + 2 for number in columns)
+    return not cells or sum(widths) - 2 <= out().width
