@@ -16,7 +16,7 @@ from tests.operations import (
     record_operations,
 )
 from worker.console.process_state import Console
-from worker.ledger import Ledger, operation_lists
+from worker.ledger import Ledger, fail_message, operation_lists
 from worker.operation import FailureReason, OnUnknown, WaitReason
 from worker.report.thresholds import DUE_LATE_S, MONEY_LATE_S
 
@@ -32,7 +32,7 @@ def test_what_failed_is_shown_behind_many_that_are_unresolved(open_console: Open
     page = client_of(open_console()).get("/todo").text
 
     assert "fees.process:refused" in page
-    assert page.count(NOTHING) == 1  # no money waits
+    assert page.count(NOTHING) == 2  # nothing is unusable, and no money waits
 
 
 def test_money_that_waits_for_us_is_shown_behind_many_that_wait_for_b2copy(
@@ -46,7 +46,7 @@ def test_money_that_waits_for_us_is_shown_behind_many_that_wait_for_b2copy(
     page = client_of(open_console()).get("/todo").text
 
     assert "fees.process:forgotten" in page
-    assert page.count(NOTHING) == 2
+    assert page.count(NOTHING) == 3
 
 
 def test_money_that_is_retried_every_few_seconds_is_shown(open_console: OpenConsole, ledger: Ledger) -> None:
@@ -58,7 +58,7 @@ def test_money_that_is_retried_every_few_seconds_is_shown(open_console: OpenCons
     page = client.get("/todo").text
 
     assert "fees.process:retried" in page
-    assert page.count(NOTHING) == 2
+    assert page.count(NOTHING) == 3
     address = html.unescape(re.findall(r'href="(/operations[^"]*lane=money[^"]*)"', page)[0])
     assert "fees.process:retried" in client.get(address).text
     assert "fees.process:retried" in client.get("/operations?lane=money&age=5m").text
@@ -104,7 +104,7 @@ def test_a_window_that_was_cut_is_no_proof_that_nothing_is_to_be_done(
 
     page = client_of(open_console()).get("/todo").text
 
-    assert page.count("and there are more") == 1
+    assert page.count("and there are more") == 2
     assert page.count(NOTHING) == 1
 
 
@@ -117,3 +117,21 @@ def test_the_next_step_names_buttons_and_no_command(open_console: OpenConsole, l
     assert "If it is still wanted: replay it" in page
     assert "press “It was done”" in page
     assert "b2copy-sync failed" not in page
+
+
+def test_what_cannot_be_used_is_not_said_to_be_replayed_and_shows_why(
+    open_console: OpenConsole, ledger: Ledger
+) -> None:
+    fail_message(ledger, "request-2", "fees.process", "request_id is missing", "sql", '{"account_login": "700200"}')
+    fail_operation(ledger, "W1", message="no such account")
+
+    page = client_of(open_console()).get("/todo").text
+
+    replay, unusable = (re.sub("<[^>]*>", "", html.unescape(section)) for section in page.split("<section>")[2:4])
+    assert "Failed: remove the cause, then replay 1" in replay
+    assert "fees.process:W1" in replay
+    assert "no such account" in replay
+    assert "Could not be used: request again, or correct the payload 1" in unusable
+    assert "message:request-2" in unusable
+    assert "request_id is missing" in unusable
+    assert "700200" in unusable

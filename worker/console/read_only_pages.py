@@ -29,7 +29,7 @@ from worker.report.format_values import iso, span
 from worker.report.four_eyes import RULE_MEANINGS
 from worker.report.health import find_notes, find_problems
 from worker.report.operation_report import evidence as stored_evidence
-from worker.report.operation_report import report_on
+from worker.report.operation_report import last_messages, report_on
 from worker.report.replayable import moves_money
 from worker.report.session_report import OUTCOMES, RENEWED
 from worker.report.session_report import facts as session_facts
@@ -88,11 +88,19 @@ def work_list(page_request: PageRequest) -> Response:
     """What a person must decide, oldest first, each with its next step."""
     ledger = page_request.ledger
     unresolved = Filter((State.FAILED,), reason=FailureReason.UNRESOLVED, oldest_first=True)
-    others = Filter((State.FAILED,), without_reason=FailureReason.UNRESOLVED, oldest_first=True)
+    unusable = Filter((State.FAILED,), reason=FailureReason.BAD_PAYLOAD, oldest_first=True)
+    others = Filter(
+        (State.FAILED,), without_reasons=(FailureReason.UNRESOLVED, FailureReason.BAD_PAYLOAD), oldest_first=True
+    )
     late = Filter(OPEN, lane=LANES[0], age_ms=round(MONEY_LATE_S * 1000), oldest_first=True)
     sections = (
         ("Outcome not known: follow the next step of each", unresolved, "reason=unresolved&state=failed"),
         ("Failed: remove the cause, then replay", others, "state=failed"),
+        (
+            "Could not be used: request again, or correct the payload",
+            unusable,
+            f"reason={FailureReason.BAD_PAYLOAD}&state=failed",
+        ),
         (
             f"Money that has waited on our side for longer than {span(MONEY_LATE_S)}",
             late,
@@ -100,11 +108,13 @@ def work_list(page_request: PageRequest) -> Response:
         ),
     )
     flags = active_flags(ledger)
+    listed = [(title, list_operations(ledger, wanted), query) for title, wanted, query in sections]
     return page_request.page(
         "work_list.html",
         live=True,
         approvals=open_approvals(ledger),
-        sections=[(title, list_operations(ledger, wanted), query) for title, wanted, query in sections],
+        sections=listed,
+        messages=last_messages(ledger, [one for _, page, _ in listed for one in page.operations]),
         next_step=lambda operation: (
             sentences.remedy(operation, page_request.console.kinds, BUTTONS)
             or _standing(page_request, operation, flags)

@@ -21,6 +21,7 @@ from worker.iso_time import iso_time
 from worker.ledger.audit import record_audit
 from worker.ledger.database import Ledger
 from worker.ledger.insert_operations import NewRow, decode_payload, encode, insert_queued, row_of
+from worker.ledger.queries import LAST_MESSAGE
 from worker.ledger.schema import allowed_from, attempts, c, in_list, now_ms, operations, sql_literal
 from worker.ledger.schema import ledger as ledger_row
 from worker.operation import MESSAGE_KIND, NOTICE_KIND, New, OnUnknown, State
@@ -42,18 +43,11 @@ _IDENTIFIER_LIMIT = 255  # characters of a payload field that a notice repeats
 # Higher than that of any earlier operation of the same key, which may have been purged: so it begins with the time.
 _next_sequence = case((c.notice_sequence < c.ended_at, c.ended_at), else_=c.notice_sequence + 1)
 _NUMBER = update(operations).where(in_list(c.id, "ids")).values(notice_sequence=_next_sequence)
-_last_message = (
-    select(func.nullif(attempts.c.message, ""))
-    .where(attempts.c.operation_id == c.id)
-    .order_by(attempts.c.fence.desc())
-    .limit(1)
-    .scalar_subquery()
-)
 _made = select(func.sum(attempts.c.times)).where(attempts.c.operation_id == c.id).scalar_subquery()
 _ENDED = (
     select(
         c.id, c.key, c.kind, c.payload, c.state, c.failure_reason, c.requested_at, c.ended_at, c.result, c.trace_id,
-        c.notice_sequence.label("earlier"), _next_sequence.label("sequence"), _last_message.label("message"),
+        c.notice_sequence.label("earlier"), _next_sequence.label("sequence"), LAST_MESSAGE.label("message"),
         _made.label("attempts"),
     )
     .where(in_list(c.id, "ids"), c.kind != sql_literal(NOTICE_KIND))

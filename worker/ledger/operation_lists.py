@@ -45,7 +45,7 @@ class Filter:
     lane: str | None = None
     kind: str | None = None
     reason: str | None = None
-    without_reason: str | None = None
+    without_reasons: tuple[str, ...] = ()
     account: str | None = None
     request_id: str | None = None
     batch: str | None = None
@@ -205,8 +205,7 @@ def _conditions(wanted: Filter, w: Any) -> list[ColumnElement[bool]]:
             conditions.append(column == value)
     if wanted.reason is not None:
         conditions.append(func.coalesce(w.failure_reason, w.wait_reason) == wanted.reason)
-    if wanted.without_reason is not None:
-        conditions.append(func.coalesce(w.failure_reason, w.wait_reason, "") != wanted.without_reason)
+    conditions += [func.coalesce(w.failure_reason, w.wait_reason, "") != one for one in wanted.without_reasons]
     if wanted.account is not None:
         conditions.append(_is_of_account(wanted.account, w))
     if wanted.request_id is not None:

@@ -36,6 +36,14 @@ _ATTEMPTS = (
     .where(schema.attempts.c.operation_id == bindparam("wanted"))
     .order_by(schema.attempts.c.fence.desc())
 )
+LAST_MESSAGE = (  # of the operation that the statement around it reads
+    select(func.nullif(schema.attempts.c.message, ""))
+    .where(schema.attempts.c.operation_id == c.id)
+    .order_by(schema.attempts.c.fence.desc())
+    .limit(1)
+    .scalar_subquery()
+)
+_LAST_MESSAGES = select(c.id, LAST_MESSAGE).where(in_list(c.id, "ids"))
 _AUDIT = select(audit).where(audit.c.subject == bindparam("wanted")).order_by(audit.c.id)
 
 AUDIT_WINDOW = 20_000
@@ -81,6 +89,12 @@ def attempts_of(ledger: Ledger, operation_id: int, newest: int | None = None) ->
     wanted = _ATTEMPTS if newest is None else _ATTEMPTS.limit(newest)
     with ledger.reading() as connection:
         return [_attempt_of(row) for row in connection.execute(wanted, {"wanted": operation_id})][::-1]
+
+
+def last_messages_of(ledger: Ledger, ids: list[int]) -> dict[int, str]:
+    """Return the server message of the last attempt of each of these operations that has one, by operation id."""
+    with ledger.reading() as connection:
+        return {id_: message for id_, message in connection.execute(_LAST_MESSAGES, {"ids": ids}) if message}
 
 
 def audit_of(ledger: Ledger, subject: str) -> list[AuditEntry]:

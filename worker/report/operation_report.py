@@ -1,11 +1,13 @@
 """An operation with all its evidence, for a support person and, as a document, for a regulator."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from worker.ledger import Ledger, active_flags, attempts_of, audit_of
 from worker.ledger.batches import BATCH, PAUSED, find_batch
+from worker.ledger.queries import last_messages_of
 from worker.operation import MESSAGE_KIND, VERSION, AttemptRecord, AuditEntry, Operation, State
 from worker.report import sentences
 from worker.report.format_values import iso, with_iso_times
@@ -32,7 +34,7 @@ class OperationReport:
     def server_message(self) -> str:
         """The server message of the last attempt, or why a message could not be used."""
         if self.operation.kind == MESSAGE_KIND:
-            return str((self.operation.result or {}).get("error", ""))
+            return _error_of(self.operation)
         return (self.attempts[-1].message or "") if self.attempts else ""
 
     @property
@@ -49,6 +51,16 @@ def report_on(ledger: Ledger, operation: Operation, kinds: Kinds, newest: int | 
     attempts, audit = attempts_of(ledger, operation.id, newest), audit_of(ledger, operation.key)
     batch_audit = audit_of(ledger, BATCH + operation.batch) if operation.batch else []
     return OperationReport(operation, attempts, audit, batch_audit, pause_of(ledger, operation), kinds)
+
+
+def last_messages(ledger: Ledger, operations: Sequence[Operation]) -> dict[int, str]:
+    """Return `server_message` of the operations that have one, by their ids."""
+    messages = {one.id: _error_of(one) for one in operations if one.kind == MESSAGE_KIND}
+    return messages | last_messages_of(ledger, [one.id for one in operations if one.kind != MESSAGE_KIND])
+
+
+def _error_of(message: Operation) -> str:
+    return str((message.result or {}).get("error", ""))
 
 
 def pause_of(ledger: Ledger, operation: Operation) -> AuditEntry | None:
