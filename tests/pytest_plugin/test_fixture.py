@@ -237,3 +237,31 @@ def test_no_hold_and_no_circuit_is_waited_out(b2copy: Sandbox, fault: dict[str, 
     b2copy.run_until_idle()  # fails after ten seconds
 
     assert b2copy.operations[0].state == State.SUCCEEDED
+
+
+def test_an_id_alone_names_an_operation(b2copy: Sandbox) -> None:
+    enqueue.fees(account_login="7", request_id="W1")
+    enqueue.fees(account_login="7", request_id="same")
+    enqueue.call(UPDATE, {}, key="same")
+
+    named = b2copy.operation("W1")
+
+    assert named is not None
+    assert named.key == "fees.process:W1"
+    assert b2copy.operation("W2") is None
+    with pytest.raises(LookupError, match=r"several operations: call:same, fees\.process:same"):
+        b2copy.operation("same")
+
+
+def test_the_report_of_many_calls_shows_the_first_and_the_last(b2copy: Sandbox) -> None:
+    for number in range(50):
+        enqueue.fees(account_login=str(number), request_id=f"W{number}")
+    b2copy.run_until_idle()
+
+    calls, operations = b2copy.call_log().split("\n\n")
+
+    assert len(b2copy.calls) == 50
+    assert calls.splitlines()[20] == "... 10 calls more ..."
+    assert len(calls.splitlines()) == 41
+    assert operations.splitlines()[20] == "... 10 operations more ..."
+    assert operations.splitlines()[-1].startswith("fees.process:W49  succeeded")

@@ -26,7 +26,7 @@ from worker.flow.gate import Gate
 from worker.flow.meaning_table import Meaning
 from worker.flow.pusher import Pusher
 from worker.http import Http
-from worker.ledger import Ledger, attempts_of, count_due, find, make_due, search, sweep
+from worker.ledger import Ledger, attempts_of, count_due, find, find_many, make_due, search, sweep
 from worker.ledger.notices import want_notices
 from worker.operation import FINAL, NOTICE_KIND, Operation, Outcome, WaitReason
 from worker.queues import REQUEST_LANES
@@ -35,6 +35,7 @@ from worker.webhook.signing import Secrets
 
 _WAITS_FOR_OTHERS = (WaitReason.BEHIND_ENTITY, WaitReason.BEHIND_PARENT)
 _LIMIT = 10_000  # operations that are listed
+_SHOWN = 20  # calls and operations that a report shows, of the first and of the last
 SWEEP_S = 600.0  # seconds at most for the operations of paused, resumed and cancelled batches
 _PAUSE_S = 0.01  # between two passes of `running`
 
@@ -102,8 +103,13 @@ class Sandbox:
         return [one for one in reversed(found) if one.kind != NOTICE_KIND]
 
     def operation(self, key: str) -> Operation | None:
-        """Return the operation with this key (`fees.process:W1`)."""
-        return find(self._ledger, key)
+        """Return the operation with this key (`fees.process:W1`), or with this id (`W1`), if it is only one."""
+        if (found := find(self._ledger, key)) is not None:
+            return found
+        named = find_many(self._ledger, [f"{kind}:{key}" for kind in ALL_KINDS])
+        if len(named) > 1:
+            raise LookupError(f"{key} is the id of several operations: {', '.join(sorted(named))}")
+        return next(iter(named.values()), None)
 
     @property
     def calls(self) -> list[Call]:
@@ -163,8 +169,8 @@ class Sandbox:
 
     def call_log(self) -> str:
         """Return what happened: each call to B2COPY, then each operation with its last message."""
-        calls = [str(call) for call in self.calls] or ["no call reached B2COPY"]
-        return "\n".join([*calls, "", *(self._line(one) for one in self.operations)])
+        calls = _first_and_last(list(map(str, self.calls)), "calls") or ["no call reached B2COPY"]
+        return "\n".join([*calls, "", *_first_and_last(list(map(self._line, self.operations)), "operations")])
 
     def _line(self, operation: Operation) -> str:
         attempts = attempts_of(self._ledger, operation.id)
@@ -180,6 +186,13 @@ class Sandbox:
 
     def close(self) -> None:
         self._pusher.close()
+
+
+def _first_and_last(lines: list[str], what: str) -> list[str]:
+    left_out = len(lines) - 2 * _SHOWN
+    if left_out <= 0:
+        return lines
+    return [*lines[:_SHOWN], f"... {left_out} {what} more ...", *lines[-_SHOWN:]]
 
 
 @contextmanager
