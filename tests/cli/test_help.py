@@ -1,6 +1,7 @@
 """What a newcomer meets first."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,9 +12,11 @@ import pytest
 import typer
 
 from tasks.registry import KINDS
+from tests.cli.command import run
 from worker.cli import app, options
 from worker.operation import FailureReason, State
 from worker.queues import LANES, REQUEST_LANES
+from worker.testbed.processes import clean_environment
 
 HEAVY = {"celery", "sqlalchemy", "redis", "requests", "cryptography", "pydantic", "aiohttp"}
 
@@ -133,3 +136,9 @@ def test_exit_code_3_of_a_fee_run_is_not_said_to_mean_that_nothing_was_charged()
 
     for text in (readme.replace("`", ""), help_text):
         assert "fee_error, unresolved, exhausted or internal the fees may be charged all the same" in text
+
+
+def test_a_narrow_terminal_shows_the_variable_of_the_password_file_whole(tmp_path: Path) -> None:
+    ran = run(tmp_path, clean_environment(COLUMNS="80"), "console-user", "--help")
+
+    assert "[env var: B2COPY_CONSOLE_PASSWORD_FILE]" in re.sub(r"\s*│\s*", " ", ran.out)

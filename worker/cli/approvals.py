@@ -26,7 +26,9 @@ def _number(value: Any) -> int:
     return int(text)
 
 
-Number = Annotated[int, typer.Argument(parser=_number, metavar="A17", help="Which proposal: approvals list.")]
+Number = Annotated[
+    int, typer.Argument(parser=_number, metavar="PROPOSAL", help="Which one, e.g. A17: `approvals list` names them.")
+]
 
 
 @app.command("list", epilog=EXITS)

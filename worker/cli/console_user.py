@@ -14,7 +14,10 @@ from worker.console.roles import Role
 
 def console_user(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The person; stored as the actor of every decision.")],
-    role: Annotated[list[Role], typer.Option(help="What the person may do; may be repeated.")],
+    role: Annotated[
+        list[Role],
+        typer.Option(metavar="ROLE", help="viewer, operator or approver: what the person may do; may be repeated."),
+    ],
     file: Annotated[
         Path,
         typer.Option(envvar="B2COPY_CONSOLE_PASSWORD_FILE", help="The file with the people who may use the console."),

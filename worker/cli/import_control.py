@@ -23,7 +23,7 @@ SWEEP_S = 600.0  # seconds; what is left after that, dispatch does
 
 Name = Annotated[str, typer.Argument(metavar="ID", help="The import's name, as `import` and `import status` print it.")]
 OptionalName = Annotated[
-    str | None, typer.Argument(metavar="[ID]", help="The import's name.", show_default="a list of the newest imports")
+    str | None, typer.Argument(metavar="ID", help="The import's name.", show_default="a list of the newest imports")
 ]
 
 
