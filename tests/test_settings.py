@@ -568,3 +568,11 @@ def test_metrics_are_served_at_any_address(active_environment: Environment, monk
     monkeypatch.setenv("B2COPY_METRICS_LISTEN", listen)
 
     assert (load(Settings).metrics_listen or "").endswith(listen)
+
+
+def test_a_word_that_a_setting_does_not_know_is_refused_with_those_that_it_knows(
+    active_environment: Environment, monkeypatch: Monkey
+) -> None:
+    monkeypatch.setenv("B2COPY_FOUR_EYES", "some")
+
+    assert refused() == "B2COPY_FOUR_EYES must be off, money or all"

@@ -214,8 +214,10 @@ def _problems(error: ValidationError, known: Iterable[str]) -> str:
             problems.append(f"{name} is missing")
         elif problem["type"] == "int_type":
             problems.append(f"{name} must be a whole number in digits, without quotes, decimals or exponent: 123")
+        elif problem["type"] == "string_too_short" and problem.get("ctx", {}).get("min_length") == 1:
+            problems.append(f"{name} is empty")
         else:
-            problems.append(f"{name}: {problem['msg'].removeprefix('Value error, ')}")
+            problems.append(f"{name}: {problem['msg'].removeprefix('Value error, ').removeprefix(f'{name}: ')}")
     if len(found) > _LISTED:
         problems.append(f"and {len(found) - _LISTED} more")
     return "; ".join(problems)

@@ -673,5 +673,10 @@ def _describe(kind: type[LedgerSettings], problem: dict[str, Any]) -> str:
     if problem["type"] == "missing":
         return f"{variable(field)} is not set: {about}"
     text = str(problem["msg"]).removeprefix("Value error, ")
-    text = "must not be empty" if problem["type"] == "too_short" else text[0].lower() + text[1:]
+    if problem["type"] == "too_short":
+        text = "must not be empty"
+    elif problem["type"] == "literal_error":
+        text = f"must be {problem['ctx']['expected']}".replace("'", "")
+    else:
+        text = text[0].lower() + text[1:]
     return f"{variable(field)} {text}" if text.startswith("must") else f"{variable(field)} {text}. {about}"

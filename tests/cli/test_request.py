@@ -109,6 +109,8 @@ def test_a_request_that_cannot_be_used_names_what_is_wrong(b2copy_sync: Command,
         (["fees.process", "request_id=1"], "fees.process: account_login is missing"),
         (["fees.process", "login=1"], "login is not a field: there are account_login, request_id"),
         (["fees.process", "request_id"], "'request_id' must be NAME=VALUE"),
+        (["fees.process", "account_login=", "request_id=1"], "fees.process: account_login is empty"),
+        (["call", "path=/x", "key=C1"], "call: path: '/x' is not "),
         (["call", 'payload={"a": 1, "a": 2}'], "payload: 'a' is given twice"),
         (["call", 'payload={"a": 1e400}'], "payload: 1e400 has more digits than a JSON number keeps"),
     ):
