@@ -165,7 +165,7 @@ class TestCorrect:
         ran = b2copy_sync("failed", "correct", "W1", *options, "--yes")
 
         assert (asked.code, before) == (2, ["failed"])
-        assert "moves money: it is done with {'account_login': '00123', 'request_id': 'W1'}" in asked.err
+        assert 'moves money: it is done with {"account_login": "00123", "request_id": "W1"}; then' in asked.err
         assert (ran.code, ran.out) == (0, f"{key} corrected: queued: no worker has taken it yet\n")
         [entry] = audit_of(ledger, key)
         assert (entry.action, entry.actor, entry.note) == ("correct", "ann", "mistyped")
@@ -321,3 +321,12 @@ def test_since_says_how_a_time_is_written(b2copy_sync: Command) -> None:
 
     assert ran.code == 2
     assert "'yesterday' is neither a duration nor a date: write 2h, 3d, 2026-05-01 or 2026-05-01T12:00" in ran.err
+
+
+def test_a_correction_shows_what_it_changed(b2copy_sync: Command, ledger: Ledger) -> None:
+    fail_operation(ledger)
+
+    done = b2copy_sync("failed", "correct", "W1", "account_login=123456", "--why", "mistyped", "--by", "ann", "--yes")
+
+    assert done.code == 0
+    assert "mistyped (account_login 7 -> 123456)" in b2copy_sync("status", "W1").out

@@ -1,5 +1,6 @@
 """`failed correct`: give a failed operation another payload, because the one it had was wrong."""
 
+import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -44,7 +45,7 @@ def correct(
     with existing_ledger(settings) as ledger:
         found = look_up(ledger, key)
         corrected = _corrected(found, values, settings)
-        check_yes(yes, found, f"it is done with {dict(corrected.payload)}")
+        check_yes(yes, found, f"it is done with {json.dumps(corrected.payload, ensure_ascii=False)}")
         decided = decide_or_propose(
             ledger, "correct", found, by, why, payload=dict(corrected.payload), entity=corrected.entity
         )

@@ -1,11 +1,14 @@
 """What happened to an operation, as one list: requested, attempts, waits, decisions, end."""
 
+import json
 from dataclasses import dataclass
+from typing import Any
 
 from worker.operation import AttemptRecord, AuditEntry, Step
 from worker.report.format_values import clock, span
 from worker.report.operation_report import OperationReport
 
+_VALUE_LIMIT = 100  # characters of a value that a decision changed
 WAIT_SHOWN_MS = 1_000  # ms; shorter gaps between two attempts are not shown as waits
 
 _DECIDED = {
@@ -57,7 +60,20 @@ def _decisions(report: OperationReport) -> list[AuditEntry]:
 
 
 def _decision(entry: AuditEntry) -> Event:
-    return Event(entry.at, _DECIDED.get(entry.action, entry.action), entry.actor, entry.note, kind="decision")
+    text = f"{entry.note} ({changes})" if (changes := _changed_fields(entry)) else entry.note
+    return Event(entry.at, _DECIDED.get(entry.action, entry.action), entry.actor, text, kind="decision")
+
+
+def _changed_fields(entry: AuditEntry) -> str:
+    """Return the fields of the payload that the decision changed, with their values before and after."""
+    before, after = ((entry.detail or {}).get(part, {}).get("payload") or {} for part in ("before", "after"))
+    changed = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    return ", ".join(f"{name} {_short(before.get(name))} -> {_short(after.get(name))}" for name in changed)
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _VALUE_LIMIT else f"{text[:_VALUE_LIMIT]}..."
 
 
 def _attempt(attempt: AttemptRecord) -> Event:
