@@ -22,14 +22,16 @@ from tests.ledger.databases import on_postgresql, on_sqlite
 from tests.operations import fail_operation, key_of, record_operation, succeed_after_a_replay, succeed_operation
 from worker import instances
 from worker.crm import requests_table
-from worker.crm.requests_table import take_requests
+from worker.crm.requests_table import OTHER_WORKER_WAIT_MS, take_requests
 from worker.errors import NotAllowed, PathNotListed
 from worker.ledger import Ledger, find, open_ledger, record, search
 from worker.ledger.batches import cancel_batch
 from worker.ledger.engine import seconds_since_outage
+from worker.ledger.overview import LEFT_S, overview
 from worker.ledger.schema import now_ms
 from worker.operation import FailureReason, Operation, State
 from worker.operation_kind import Kind
+from worker.report.health import find_notes, find_problems
 from worker.settings import crm_settings
 
 UPDATE = "/api/admin/clients/v2/client/clientservice/update"
@@ -751,6 +753,29 @@ def test_the_status_view_shows_state_reason_and_the_servers_text(ledger: Ledger)
         "key", "kind", "lane", "state", "wait_reason", "failure_reason", "server_message", "result", "batch",
         "trace_id", "requested_by", "requested_at", "state_since", "due_at", "deadline_at", "ended_at",
     }  # fmt: skip
+
+
+def test_a_row_of_a_mistyped_kind_is_a_note_and_no_sign_that_no_worker_runs(ledger: Ledger, insert: Insert) -> None:
+    row = insert(kind="fees.proces", payload=FEES % "W1")
+    insert(kind="fees.process", payload=FEES % "W2")
+    with ledger.writing() as connection:
+        connection.execute(text("UPDATE b2copy_requests SET requested_at = requested_at - 60000"))
+    assert "no worker has taken a row for 60" in "".join(find_problems(overview(ledger)))
+
+    for _ in range(2):
+        take(ledger)
+
+    seen = overview(ledger)
+    assert (seen.requests_age_s, find_problems(seen)) == (None, [])
+    [note] = [note for note in find_notes(seen) if "b2copy_requests" in note]
+    assert note == (
+        f"b2copy_requests: row {row} waits, because another worker may take it: 'fees.proces' is no kind that this"
+        " version knows; refused after 5 min"
+    )
+
+    with ledger.writing() as connection:  # no worker has run since
+        connection.execute(text("UPDATE b2copy_requests SET requested_at = requested_at - 360000"))
+    assert (overview(ledger).requests_age_s or 0) > LEFT_S > OTHER_WORKER_WAIT_MS / 1000
 
 
 def test_the_status_view_shows_the_text_of_the_last_attempt(ledger: Ledger) -> None:

@@ -76,11 +76,15 @@ def _near(ledger: "Ledger", name: str) -> str:
     near = [ids[one] for one in difflib.get_close_matches(name.rpartition(":")[2], ids, n=3)]
     waiting = ""
     with suppress(SQLAlchemyError):  # a CRM's role may not read all of that
-        if (requests_age_s := overview(ledger).requests_age_s) is not None:
+        seen = overview(ledger)
+        if seen.requests_age_s is not None:
             waiting = (
-                f"; rows of b2copy_requests wait for a worker, the oldest for {span(requests_age_s)}: it may be one of"
-                " them. Is a worker running? (b2copy-sync doctor)"
+                f"; rows of b2copy_requests wait for a worker, the oldest for {span(seen.requests_age_s)}: it may be"
+                " one of them. Is a worker running? (b2copy-sync doctor)"
             )
+        elif seen.left_request is not None:
+            row, reason = seen.left_request
+            waiting = f"; row {row} of b2copy_requests waits, and it may be that one: {reason}"
     if near:
         return f"; did you mean {', '.join(near)}?{waiting}"
     if waiting:

@@ -20,7 +20,7 @@ from functools import partial
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import Connection, LargeBinary, Row, bindparam, cast, delete, func, literal_column, select
+from sqlalchemy import Connection, LargeBinary, Row, bindparam, cast, delete, func, literal_column, select, update
 from sqlalchemy.exc import DataError, DBAPIError
 
 from worker import exact_json
@@ -75,7 +75,7 @@ def _oldest(dialect: str, moves_money: bool) -> Any:
     if moves_money:
         left = left.where(in_list(requests.c.kind, "money_kinds"), func.coalesce(requests.c.lane, "").in_(("", MONEY)))
     oldest = left.order_by(requests.c.id).limit(bindparam("limit")).subquery("oldest")
-    columns = (requests.c.id, requests.c.requested_at, now_ms().label("now"), oldest.c.place)
+    columns = (requests.c.id, requests.c.requested_at, requests.c.left_because, now_ms().label("now"), oldest.c.place)
     statement = select(*columns, *texts).join(oldest, oldest.c.id == requests.c.id).order_by(oldest.c.place)
     return statement.with_for_update(of=requests, skip_locked=True)
 
@@ -86,6 +86,7 @@ _OLDEST = {
     for moves_money in (False, True)
 }
 _DELETE = delete(requests).where(in_list(requests.c.id, "ids"))
+_LEAVE = update(requests).where(requests.c.id == bindparam("row")).values(left_because=bindparam("reason"))
 
 
 def take_requests(
@@ -129,6 +130,7 @@ class _Batch:
     """The rows of one transaction. `held`: the entities of rows that stay for the next call.
 
     `moves_money`: take only rows that move money and have no entity. `is_done`: it had rows, and none stays.
+    `_left`: the rows that this transaction is the first to leave for another worker, with the reasons.
     """
 
     def __init__(
@@ -144,10 +146,11 @@ class _Batch:
         self.held = set(held)
         self.queued: Counter[str] = Counter()
         self.is_done = False
+        self._left: list[dict[str, Any]] = []
 
     def take(self, connection: Connection, after: int) -> int | None:
         """Record the rows behind `after`. Returns the id behind which others are left, or None."""
-        self.held, self.queued = set(self._held_before), Counter()  # the transaction may be repeated
+        self.held, self.queued, self._left = set(self._held_before), Counter(), []  # the transaction may be repeated
         limit_lock_waits(connection, LOCK_WAIT_MS)
         wanted: dict[str, Any] = {"limit": BATCH, "after": after}
         if self._moves_money:
@@ -161,6 +164,8 @@ class _Batch:
             taken += self._record(connection, list(group), by)
         if taken:
             connection.execute(_DELETE, {"ids": taken})
+        if self._left:
+            connection.execute(_LEAVE, self._left)
         self.is_done = 0 < len(taken) == len(rows)
         return rows[-1].id if len(rows) == BATCH else None
 
@@ -195,6 +200,8 @@ class _Batch:
             return self._fail(connection, row, by, problem)
         except _ForAnotherWorker as error:
             _log_once(row, error)
+            if row.left_because is None:
+                self._left.append({"row": row.id, "reason": bounded_ascii(str(error), PROBLEM_LIMIT)})
             if error.entity:
                 self.held.add(error.entity)
             return False

@@ -72,10 +72,11 @@ class Overview:
     """`open` and `failed` count what is there now, `ended` what ended within the last `RECENT_S` seconds.
 
     `dispatch_age_s`: since any process last repeated the wake-ups; None if none ever did. `requests_age_s`: the oldest
-    row of the requests table that no worker has taken; None if there is none. `batch_paused_s`: since the batch that
-    has been paused longest was paused; None if none is. `held_s`: for how long no worker may send to B2COPY, because it
-    has answered 429; the operations that wait for this tell it, and 0 if none does. Of the CRM nobody can tell: its
-    notices wait by a schedule of their own. `workers`: those that run.
+    row of the requests table that no worker has taken; None if there is none. `left_request`: the first row that a
+    worker has left for another one, its id and why; it counts in `requests_age_s` only after `LEFT_S`.
+    `batch_paused_s`: since the batch that has been paused longest was paused; None if none is. `held_s`: for how long
+    no worker may send to B2COPY, because it has answered 429; the operations that wait for this tell it, and 0 if none
+    does. Of the CRM nobody can tell: its notices wait by a schedule of their own. `workers`: those that run.
     """
 
     at: int
@@ -85,6 +86,7 @@ class Overview:
     ended: list[Group]
     dispatch_age_s: float | None
     requests_age_s: float | None
+    left_request: tuple[int, str] | None
     batch_paused_s: float | None
     held_s: float
     workers: list[RunningWorker]
@@ -101,6 +103,9 @@ class Oldest(NamedTuple):
 
 
 RECENT_S = 300  # seconds
+# Seconds. A row that a worker leaves for another one is refused after five minutes (crm/requests_table.py). So no
+# worker looks at one that is older.
+LEFT_S = 360
 OLDEST_WINDOW = 5_000  # open operations of each phase that `oldest_open` reads, those that are due first
 
 _is_pending = c.wait_reason.is_not_distinct_from(sql_literal(WaitReason.PENDING_AT_B2COPY))
@@ -211,10 +216,13 @@ _limited = (
     .limit(COUNT_LIMIT)
     .subquery()
 )
+_r = schema.requests.c
+_is_left = _r.left_because.is_not(None) & (_r.requested_at >= now_ms() - LEFT_S * 1000)
+_LEFT = select(_r.id, _r.left_because).where(_is_left).order_by(_r.id).limit(1)
 _NOW = select(
     now_ms(),
     select(schema.ledger.c.dispatched_at).scalar_subquery(),
-    select(func.min(schema.requests.c.requested_at)).scalar_subquery(),
+    select(func.min(case((~_is_left, _r.requested_at)))).scalar_subquery(),
     select(func.min(_decided.c.decided_at)).where(_decided.c.decision == "paused").scalar_subquery(),
     select(func.max(_limited.c.due_at))
     .where(_limited.c.destination == sql_literal(B2COPY), schema.is_in_line(_limited.c))
@@ -283,6 +291,7 @@ def overview(ledger: Ledger) -> Overview:
             for lane, kind, state, reason, count in connection.execute(_ENDED, {"recent": RECENT_S * 1000})
         ]
         workers = running_workers(connection)
+        left = connection.execute(_LEFT).first()
         lanes = [
             _lane(lane, now, is_lane_paused, [row for row in rows if row[0] == lane])
             for lane, is_lane_paused in zip(LANES, paused, strict=True)
@@ -307,6 +316,7 @@ def overview(ledger: Ledger) -> Overview:
         # 0 is what a new ledger holds. `doctor` writes one ms less to see whether it may write.
         dispatch_age_s=max(0.0, (now - dispatched_at) / 1000) if dispatched_at > 0 else None,
         requests_age_s=None if requested_at is None else max(0.0, (now - requested_at) / 1000),
+        left_request=None if left is None else (left.id, left.left_because),
         batch_paused_s=None if batch_paused_at is None else max(0.0, (now - batch_paused_at) / 1000),
         held_s=max(0, (held_until or now) - now) / 1000,
         workers=workers,

@@ -259,6 +259,7 @@ requests = Table(  # the SQL API: one INSERT from any language asks for an opera
     Column("batch", Text),
     Column("trace_id", Text),
     Column("requested_at", BigInteger, nullable=False, server_default=FetchedValue()),
+    Column("left_because", Text),  # why a worker left the row for one of another version or with other settings
     Index("b2copy_requests_kind", "kind", "id"),  # what moves money is taken first
     sqlite_autoincrement=True,
 )

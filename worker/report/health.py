@@ -68,6 +68,11 @@ def find_notes(seen: Overview) -> list[str]:
         notes.append(f"{count(unresolved)} unresolved: {command}")
     if (failed := sum(group.count for group in seen.failed)) > unresolved:
         notes.append(f"{count(failed)} failed: `b2copy-sync failed list` shows why")
+    if seen.left_request is not None:
+        row, reason = seen.left_request
+        notes.append(
+            f"b2copy_requests: row {row} waits, because another worker may take it: {reason}; refused after 5 min"
+        )
     if seen.dispatch_age_s is None:
         notes.append("no worker and no beat has ever looked at this ledger: `b2copy-sync worker` starts one")
     return notes

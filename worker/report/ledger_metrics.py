@@ -85,7 +85,8 @@ FAMILIES = (
     ),
     Family(
         "b2copy_requests_age_seconds",
-        "Age of the oldest row of b2copy_requests that no worker has taken.",
+        "Age of the oldest row of b2copy_requests that no worker has taken. A row that a worker leaves for one of"
+        " another version counts after six minutes.",
         (),
         lambda found, flags: [((), found.requests_age_s or 0.0)],
     ),

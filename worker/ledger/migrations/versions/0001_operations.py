@@ -210,6 +210,7 @@ def upgrade() -> None:
         _text("batch", required=False),
         _text("trace_id", required=False),
         _big("requested_at", server_default=sa.text(_NOW[op.get_bind().dialect.name])),
+        _text("left_because", required=False),
         sa.PrimaryKeyConstraint("id"),
         sqlite_autoincrement=True,
     )
