@@ -19,7 +19,7 @@ from worker.testbed.local_system import Environment
         (["statsu"], "b2copy-sync: No such command 'statsu'"),
         (["fees", "--account", "1"], "b2copy-sync fees: Missing option '--request-id'"),
         (["failed", "replay", "--why", " ", "W1"], "must not be empty: it is stored as evidence"),
-        (["failed", "list", "--since", "yesterday"], "'yesterday' is no duration: write 90s, 5m, 72h or 400d"),
+        (["failed", "list", "--since", "yesterday"], "'yesterday' is neither a duration nor a date: write 2h, 3d, "),
         (["failed", "list", "--since", "2026-13-01"], "'2026-13-01' is no date"),
         (["failed", "replay", "--all", "--why", "x", "--rate", "0"], "'0' is no rate"),
         (["status", ""], "Invalid value for 'KEY': is empty: name an operation, for instance fees.process:W1"),

@@ -316,13 +316,6 @@ def test_it_was_not_done_is_said_of_the_operation_as_it_was(b2copy_sync: Command
     assert states(ledger, second) == [State.FAILED]
 
 
-def test_since_says_how_a_time_is_written(b2copy_sync: Command) -> None:
-    ran = b2copy_sync("failed", "list", "--since", "yesterday")
-
-    assert ran.code == 2
-    assert "'yesterday' is neither a duration nor a date: write 2h, 3d, 2026-05-01 or 2026-05-01T12:00" in ran.err
-
-
 def test_a_correction_shows_what_it_changed(b2copy_sync: Command, ledger: Ledger) -> None:
     fail_operation(ledger)
 
