@@ -86,7 +86,7 @@ def test_an_import_of_identities_says_what_is_new_changed_and_known(
 
     assert undecoded.code == extra.code == 2
     assert "--encoding cp1252" in undecoded.err
-    assert "name: there are" in extra.err
+    assert "name is not a column: there are" in extra.err
     assert "--ignore-extra leaves it out" in extra.err
     assert dry.out == "2 rows: 2 new, 0 changed, 0 known already; nothing was stored\n"
     assert nothing.code == 5
