@@ -99,18 +99,18 @@ def prepare_ledger(**_: Any) -> None:
     If it is unavailable at the start, it is opened before anything is claimed.
     """
     if current_app == app:
+        ledger.then(_check_host)
         ledger.then(_prepare)
 
 
 def _prepare(made: Ledger) -> None:
-    """Use no ledger of another B2COPY, measure the transactions, take over no lapsed lease in the first seconds.
+    """Measure the transactions, and take over no lapsed lease in the first seconds.
 
     An outage of the ledger may have ended just now, and this process has not seen it. Leases have lapsed then although
     their holders live and know an answer.
     """
     from worker.watch.observe import observe_transactions
 
-    _check_host(made)
     observe_transactions(made.engine)
     note_outage(made.engine)
 

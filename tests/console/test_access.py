@@ -1,5 +1,6 @@
 """Who may come in: by a proxy's word, by password, or only from this machine."""
 
+import errno
 import os
 import threading
 from collections.abc import Callable
@@ -140,7 +141,7 @@ def test_a_link_to_another_file_is_not_followed(people: Path, tmp_path: Path) ->
 
 def test_a_file_that_may_not_be_read_is_said_to_be_anothers(people: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> int:
-        raise PermissionError
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
     monkeypatch.setattr(os, "open", refuse)  # as for a user who is not root
     with pytest.raises(SettingsError, match="belongs to another user"):
@@ -153,7 +154,7 @@ def test_the_file_of_another_user_is_left_as_it_is(people: Path, monkeypatch: py
         os.chown(people, 65_534, -1)
 
     def refuse(*_: object) -> None:
-        raise PermissionError
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
     monkeypatch.setattr(os, "fchown" if os.geteuid() == 0 else "fchmod", refuse)  # as for a user who is not root
     with pytest.raises(SettingsError, match="belongs to another user"):

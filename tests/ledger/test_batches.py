@@ -209,7 +209,7 @@ def test_the_command_that_cancels_a_batch_counts_what_an_open_claim_has_taken(
 
     with ledger.writing() as claiming, ThreadPoolExecutor(1) as threads:
         claim_within(claiming, "bulk", "worker 1", 2, claim_clock())
-        cancelling = threads.submit(import_control.cancel, "book", "wrong file", "ada")
+        cancelling = threads.submit(import_control.cancel, "book", "wrong file", "ada", yes=True)
         until(lambda: is_waiting_for_a_lock(ledger))
         claiming.commit()
         cancelling.result(20)

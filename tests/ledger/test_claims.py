@@ -214,9 +214,7 @@ def test_a_worker_that_starts_after_an_outage_of_the_ledger_lets_the_holder_go_f
     [held, lost] = claim_due(ledger, "worker 1", limit=2)
     clock.advance(LEASE_S + 1)
     opened = PerProcess(open_again)
-    monkeypatch.setattr(worker_app, "ledger", opened)
-    monkeypatch.setattr(worker_app, "current_app", worker_app.app)  # as in a worker
-    worker_app.prepare_ledger()
+    opened.then(worker_app._prepare)  # as in a worker
 
     soon = claim_due(opened(), "worker 2")
     renewed = renew_leases(ledger, "worker 1", [held])
