@@ -44,8 +44,9 @@ export NODE_PATH ?= $(CURDIR)/.venv/node_modules
 demo: setup  ## the fees of 200 withdrawals, end to end, on this machine alone; with CONSOLE=1 look at them
 	@$(CLEAN) $(BIN)/b2copy-sync demo $(if $(CONSOLE),--console)
 
-INTERFACES := tests/cli tests/console tests/crm tests/demo tests/pytest_plugin tests/reconcile tests/sandbox tests/watch \
-  tests/webhook tests/test_app.py tests/test_celery_commands.py tests/test_developer_guide.py tests/test_readme.py \
+EDGE := tests/b2copy tests/http tests/reconcile tests/sandbox
+INTERFACES := tests/cli tests/console tests/crm tests/demo tests/pytest_plugin tests/watch tests/webhook \
+  tests/test_app.py tests/test_celery_commands.py tests/test_developer_guide.py tests/test_readme.py \
   tests/test_routes_table.py
 
 # All tests but those with a target of their own, or a part of them: make test T=tests/flow
@@ -53,10 +54,13 @@ test: setup  ## the engine's tests, on a broker and databases of their own; any 
 ifdef T
 	@$(CLEAN) $(BIN)/python -m pytest -q -n 2 --dist worksteal $(T)
 else
-	@$(CLEAN) $(BIN)/python -m pytest -q -n 4 --dist worksteal $(addprefix --ignore ,tests/faults tests/deploy $(INTERFACES)) tests
+	@$(CLEAN) $(BIN)/python -m pytest -q -n 4 --dist worksteal $(addprefix --ignore ,tests/faults tests/deploy $(EDGE) $(INTERFACES)) tests
 endif
 
-test-interfaces: setup  ## what people and CRMs use: commands, console, logs and metrics, reconciliation, sandbox, documents (three minutes)
+test-edge: setup  ## where B2COPY begins: client, HTTP, reconciliation, and the sandbox that stands for B2COPY (40 s)
+	@$(CLEAN) $(BIN)/python -m pytest -q -n 4 --dist worksteal $(EDGE)
+
+test-interfaces: setup  ## what people and CRMs use: commands, console, logs and metrics, documents (three minutes)
 	@$(CLEAN) $(BIN)/python -m pytest -q -n 4 --dist worksteal $(INTERFACES)
 
 test-faults: setup  ## a short run of the faults of make chaos, alone on the machine: it measures how fast a fleet recovers
@@ -124,4 +128,4 @@ sbom: setup  ## write sbom.json: what a worker is made of, with versions and has
 clean:  ## remove what set-up and the tools made
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* .coverage-html .bench sbom.json
 
-.PHONY: help setup demo test test-interfaces test-faults test-deploy browser chaos bench bench-console fuzz mutants check format packages env cover lock sbom clean
+.PHONY: help setup demo test test-edge test-interfaces test-faults test-deploy browser chaos bench bench-console fuzz mutants check format packages env cover lock sbom clean
