@@ -7,7 +7,7 @@ import time
 from worker.b2copy.routes.seamless_login import GET_AUTH_URL, SeamlessUrl, Visitor
 from worker.b2copy.seamless_secret import seamless_secret
 from worker.current_user import current_user
-from worker.errors import AccessRejected, NoSeamlessUrl, Permanent, SettingsError
+from worker.errors import AccessRejected, NoSeamlessUrl, SettingsError
 from worker.instances import ledger
 from worker.ledger.refused_secret import HOLD_S, May, may_present, note_acceptance, note_refusal, was_refused
 from worker.operation_kind import Call
@@ -22,9 +22,8 @@ _REFUSED_HINT = (
 async def seamless_url(call: Call, settings: Settings, login: str, platform: int) -> SeamlessUrl:
     """Return the URL. A secret that B2COPY refuses is presented once a minute, by the whole fleet.
 
-    Raises `NoSeamlessUrl` without a usable secret and while the secret is refused, `AccessRejected` or `Permanent` if
-    B2COPY refuses this account and accepts the secret for others. The documentation does not say with which status
-    B2COPY refuses the secret, so any refusal may be about the secret.
+    Raises `NoSeamlessUrl` without a usable secret and while the secret is refused, `AccessRejected` if B2COPY refuses
+    this account and accepts the secret for others.
     """
     account = f"{platform}/{login}"
     try:
@@ -39,10 +38,10 @@ async def seamless_url(call: Call, settings: Settings, login: str, platform: int
         raise NoSeamlessUrl(f"{_REFUSED_HINT}; it is presented once a minute", retry_after=wait_s)
     try:
         url: SeamlessUrl = await call(GET_AUTH_URL, visitor.fields())
-    except (AccessRejected, Permanent) as error:
+    except AccessRejected as error:
         if await asyncio.to_thread(note_refusal, ledger(), secret, current_user(), account, may, asked_at):
             message = f"{error.message}: B2COPY refuses this account, and accepts the shared secret for others"
-            raise type(error)(message, error.status, error.server_message) from None
+            raise AccessRejected(message, error.status, error.server_message) from None
         raise NoSeamlessUrl(_REFUSED_HINT, error.status, error.server_message, _wait_s(is_refused=True)) from None
     await asyncio.to_thread(note_acceptance, ledger(), secret, account)
     return url

@@ -3,8 +3,8 @@
 The secret may become right without a change on our side, because the Back Office holds the other copy. So a refusal is
 no end, as that of a password is, but a hold for this secret. A new secret has another fingerprint and no hold.
 
-B2COPY may also refuse one account, with the same status. Such an account must not hold the others again and again. Only
-a secret that is accepted ends its hold. So if an account was refused, the hold has ended, and the account is refused
+B2COPY may also refuse one account, with the same 403. Such an account must not hold the others again and again. Only a
+secret that is accepted ends its hold. So if an account was refused, the hold has ended, and the account is refused
 again soon, the refusal is taken to be about the account. Each process remembers for `REMEMBERED_S` which accounts were
 refused, because the ledger stores nothing of reads.
 """

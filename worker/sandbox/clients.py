@@ -29,11 +29,11 @@ class Clients:
         self._wizards: set[str] = set()
 
     def auth_url(self, body: Any, switches: Switches) -> dict[str, Any]:
-        """Return a redirect URL that ends in a token for the MT login. Raises Refused for a wrong secret."""
+        """Return a redirect URL that ends in a token for the MT login. Raises Refused (403) for a wrong secret."""
         login, platform = text(body, "account_id"), text(body, "investment_platform_id")
         check_spellings(body, "secret_key", "secrete_key")
         if text(body, "secret_key") != switches.secret_key:
-            raise Refused(switches.secret_refusal, "secret_key is wrong")
+            raise Refused(403, "secret_key is wrong")
         token = secrets.token_urlsafe(16)
         self._visitors[token] = (login, platform)
         return enveloped({"url": f"https://copy.broker.example/{token}"})

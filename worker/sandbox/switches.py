@@ -115,7 +115,6 @@ class Switches(Strict):
     locked: bool = Field(False, description="403 to every sign-in.")
     sign_in_lifetime: float = Field(900.0, gt=0, description="Of a sign-in's access token, s.")
     secret_key: str | None = Field("sandbox-secret", description="null: the Back Office holds none.")
-    secret_refusal: int = Field(403, ge=400, le=499, description="The status for a wrong secret_key.")
     list_parameters: Literal["query", "body", "either"] = Field("either", description="Where the list reads them.")
     list_order: Literal["stable", "shifting"] = Field("stable", description="shifting: each page turns the order.")
     list_pages: bool = Field(True, description="False: limit and offset are ignored.")
