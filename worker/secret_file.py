@@ -1,5 +1,6 @@
 """Files that hold a secret: read only if no other user may read or change them, written with such a mode."""
 
+import errno
 import os
 import secrets
 import stat
@@ -79,12 +80,22 @@ def write(path: Path, content: bytes, mode: int, replace: bool = False) -> None:
         if replace:
             beside.rename(path)
         else:
-            path.hardlink_to(beside)  # unlike a rename, it fails if there is such a file
+            _link(beside, path)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         with suppress(OSError):
             beside.unlink()
+
+
+def _link(beside: Path, path: Path) -> None:
+    """Give a file its name. Unlike a rename this fails if there is such a file; not every file system has links."""
+    try:
+        path.hardlink_to(beside)
+    except OSError as error:
+        if error.errno not in {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS} or path.exists():
+            raise
+        beside.rename(path)
 
 
 def _problem(found: os.stat_result) -> str:

@@ -505,7 +505,11 @@ def test_an_import_that_is_interrupted_says_what_is_recorded_and_how_to_go_on_or
     begin_batch(ledger, "book", kind="fees.process", lane="bulk", source="book.csv", rows=BATCH + 1, by="ann")
     pause_batch(ledger, "book", "ada", "wrong file?")  # so that it stops between two transactions
 
-    command = [sys.executable, "-m", "worker.cli", "import", str(file), "--batch", "book"]
+    # Where tests run in the background, SIGINT may be ignored.
+    start = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from worker.cli import main; main()"
+    )
+    command = [sys.executable, "-c", start, "import", str(file), "--batch", "book"]
     with subprocess.Popen(command, env=environment.variables, stderr=subprocess.PIPE, text=True) as importing:
         assert importing.stderr is not None
         assert next(line for line in importing.stderr if line.startswith("paused after"))
@@ -517,7 +521,8 @@ def test_an_import_that_is_interrupted_says_what_is_recorded_and_how_to_go_on_or
 
     assert code == 4
     assert told == (
-        f"interrupted: {BATCH:,} of {BATCH + 1:,} rows are recorded, and are sent; the same command records the rest\n"
+        f"interrupted: {BATCH:,} of {BATCH + 1:,} rows are recorded; workers send them, unless the import or its lane is"
+        " paused; the same command records the rest\n"
         'to cancel them, which is final: b2copy-sync import cancel book --why "..." --yes\n'
     )
     assert f"{BATCH:,} of {BATCH + 1:,} recorded: run the import again if it was interrupted" in listed.out

@@ -79,7 +79,7 @@ def file(
     The columns are the kind's fields: account_login, request_id for fees.process. Every row is checked before the
     first is recorded; if one cannot be used, all such rows are listed and nothing is recorded. Rows that are known
     already are counted, not done again, so an import that was interrupted is completed by the same command. Exit code
-    3 if some are cancelled, because these are never done.
+    3 if some are cancelled, because these are never done (not with --dry-run).
     """
     from worker.cli.check_rows import Checked, check_against_ledger, check_rows
     from worker.cli.id_columns import id_columns
@@ -203,11 +203,13 @@ def _interrupted(ledger: "Ledger", batch: str, checked: "Checked", created: int)
 
     total, recorded = checked.total, batch_counts(ledger, [batch])[batch].recorded
     recorded = max(recorded, checked.known.total() + created)  # rows may be known from another import
-    return Stop(
-        Exit.WAITING,
-        f"interrupted: {recorded:,} of {total:,} rows are recorded, and are sent; the same command records the rest",
-        f'to cancel them, which is final: b2copy-sync import cancel {quote(batch)} --why "..." --yes',
-    )
+    told = [
+        f"interrupted: {recorded:,} of {total:,} rows are recorded; workers send them, unless the import or its lane is"
+        " paused; the same command records the rest"
+    ]
+    if checked.new:  # otherwise there is no import of this name
+        told += [f'to cancel them, which is final: b2copy-sync import cancel {quote(batch)} --why "..." --yes']
+    return Stop(Exit.WAITING, *told)
 
 
 def _wait_while_paused(ledger: "Ledger", batch: str, done: int, is_last: bool) -> None:

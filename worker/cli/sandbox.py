@@ -71,7 +71,7 @@ def sandbox(
             "B2COPY_DEVICE_IP": DEVICE_IP,
         }
         if switches.secret_key:
-            settings["B2COPY_SEAMLESS_SECRET_FILE"] = _seamless_secret(folder or Path(temporary), switches.secret_key)
+            settings["B2COPY_SEAMLESS_SECRET_FILE"] = _seamless_secret(Path(temporary), switches.secret_key)
         if with_broker:
             try:
                 broker = Broker(Path(temporary) / "broker").start()
@@ -123,7 +123,6 @@ def _keys(folder: Path) -> tuple[list[Path], Path]:
 def _seamless_secret(folder: Path, secret: str) -> Path:
     """Write the file with the secret of seamless logins that the sandbox takes."""
     path = folder.resolve() / "sandbox-seamless.secret"
-    path.unlink(missing_ok=True)
     path.touch(mode=0o600)
     path.write_text(secret)
     return path

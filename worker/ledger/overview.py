@@ -73,7 +73,7 @@ class Overview:
 
     `dispatch_age_s`: since any process last repeated the wake-ups; None if none ever did. `requests_age_s`: the oldest
     row of the requests table that no worker has taken; None if there is none. `left_request`: the first row that a
-    worker has left for another one, its id and why; it counts in `requests_age_s` only after `LEFT_S`.
+    worker has left for another one, its id and why; it does not count in `requests_age_s`.
     `batch_paused_s`: since the batch that has been paused longest was paused; None if none is. `held_s`: for how long
     no worker may send to B2COPY, because it has answered 429; the operations that wait for this tell it, and 0 if none
     does. Of the CRM nobody can tell: its notices wait by a schedule of their own. `workers`: those that run.
@@ -103,9 +103,6 @@ class Oldest(NamedTuple):
 
 
 RECENT_S = 300  # seconds
-# Seconds. A row that a worker leaves for another one is refused after five minutes (crm/requests_table.py). So no
-# worker looks at one that is older.
-LEFT_S = 360
 OLDEST_WINDOW = 5_000  # open operations of each phase that `oldest_open` reads, those that are due first
 
 _is_pending = c.wait_reason.is_not_distinct_from(sql_literal(WaitReason.PENDING_AT_B2COPY))
@@ -217,7 +214,7 @@ _limited = (
     .subquery()
 )
 _r = schema.requests.c
-_is_left = _r.left_because.is_not(None) & (_r.requested_at >= now_ms() - LEFT_S * 1000)
+_is_left = _r.left_because.is_not(None)
 _LEFT = select(_r.id, _r.left_because).where(_is_left).order_by(_r.id).limit(1)
 _NOW = select(
     now_ms(),

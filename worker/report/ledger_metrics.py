@@ -86,7 +86,7 @@ FAMILIES = (
     Family(
         "b2copy_requests_age_seconds",
         "Age of the oldest row of b2copy_requests that no worker has taken. A row that a worker leaves for one of"
-        " another version counts after six minutes.",
+        " another version does not count.",
         (),
         lambda found, flags: [((), found.requests_age_s or 0.0)],
     ),
