@@ -80,10 +80,12 @@ async def attempt(attempt: Attempt, opening: Opening) -> Outcome:
             # B2COPY may say so that no account matches, and a gateway that it has no route to the list. No form of a
             # refusal by this route is documented, so we cannot tell. If it is the gateway, the account may be there.
             return Later(_LIST_WAIT_S, f"whether the account is there is not known: {error}")
-        if len(listed) > 1:
-            ids = ", ".join(str(account.account_id) for account in listed[:5])
-            return Failed(OTHER_ACCOUNT, f"B2COPY has {len(listed)} accounts with number {opening.login}: ids {ids}")
-        return _outcome(listed[0], opening, client_id) if listed else None
+        # A server that overlooks the platform also shows the account of another one.
+        found = [account for account in listed if account.platform in {None, opening.platform}]
+        if len(found) > 1:
+            ids = ", ".join(str(account.account_id) for account in found[:5])
+            return Failed(OTHER_ACCOUNT, f"B2COPY has {len(found)} accounts with number {opening.login}: ids {ids}")
+        return _outcome(found[0], opening, client_id) if found else None
 
     if (outcome := await read_back(attempt, look)) is not None:
         return outcome

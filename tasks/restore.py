@@ -16,7 +16,7 @@ def distrust(ledger: Ledger, actor: str, note: str) -> list[Distrusted]:
     worker with these settings will go by. Raises `NotAllowed` as `distrust_restored` does.
     """
     check_quiet(ledger)
-    for _ in take_requests(ledger, KINDS, crm_settings()):
+    for _ in take_requests(ledger, KINDS, crm_settings(), may_leave=False):
         pass
     steps = {kind.name: kind.effect_step for kind in ALL_KINDS.values() if kind.effect_step}
     return [_as_workers_see_it(one) for one in distrust_restored(ledger, steps, actor, note)]

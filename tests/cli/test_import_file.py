@@ -521,8 +521,8 @@ def test_an_import_that_is_interrupted_says_what_is_recorded_and_how_to_go_on_or
 
     assert code == 4
     assert told == (
-        f"interrupted: {BATCH:,} of {BATCH + 1:,} rows are recorded; workers send them, unless the import or its lane is"
-        " paused; the same command records the rest\n"
+        f"interrupted: {BATCH:,} of {BATCH + 1:,} rows are recorded, and the same command records the rest\n"
+        "workers send them, unless the import or its lane is paused\n"
         'to cancel them, which is final: b2copy-sync import cancel book --why "..." --yes\n'
     )
     assert f"{BATCH:,} of {BATCH + 1:,} recorded: run the import again if it was interrupted" in listed.out

@@ -778,6 +778,18 @@ def test_a_row_of_a_mistyped_kind_is_a_note_and_no_sign_that_no_worker_runs(ledg
     assert overview(ledger).requests_age_s is None
 
 
+def test_a_row_is_left_for_no_other_worker_if_it_must_not_be(ledger: Ledger, insert: Insert) -> None:
+    insert(kind="fees.proces", payload=FEES % "W1")
+    take(ledger)
+    assert rows_left(ledger) == 1
+
+    for _ in take_requests(ledger, KINDS, crm_settings(), may_leave=False):
+        pass
+
+    assert rows_left(ledger) == 0
+    assert [one.failure_reason for one in search(ledger)] == [FailureReason.BAD_PAYLOAD]
+
+
 def test_the_status_view_shows_the_text_of_the_last_attempt(ledger: Ledger) -> None:
     key = succeed_after_a_replay(ledger, "no such account")
 

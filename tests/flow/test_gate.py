@@ -759,20 +759,21 @@ class TestRateLimit:
 
         event_loop().run(limited.pass_one(urgent, times_closed=0))
 
+    @pytest.mark.parametrize("urgent", [True, False])
     def test_a_later_call_gets_the_next_permit_although_more_operations_are_due(
-        self, active_environment: Environment
+        self, active_environment: Environment, urgent: bool
     ) -> None:
         limited = a_gate(rate_limit="1/second")
-        assert limited.take(1, urgent=False) == 1
-        waiting = [event_loop().submit(limited.pass_one(urgent=False, times_closed=0)) for _ in range(2)]
+        assert limited.take(1, urgent) == 1
+        waiting = [event_loop().submit(limited.pass_one(urgent, times_closed=0)) for _ in range(2)]
 
         while not all(one.done() for one in waiting):  # a lane asks all the time
-            assert limited.available(10, urgent=False) == 0
-            assert limited.take(1, urgent=False) == 0
+            assert limited.available(10, urgent) == 0
+            assert limited.take(1, urgent) == 0
 
         for one in waiting:
             one.result()
-        until(lambda: limited.take(1, urgent=False) == 1)
+        until(lambda: limited.take(1, urgent) == 1)
 
     def test_later_calls_give_up_in_time_and_leave_the_other_threads_alone_if_redis_is_frozen(
         self, active_environment: Environment, monkeypatch: pytest.MonkeyPatch

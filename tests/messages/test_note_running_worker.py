@@ -125,16 +125,17 @@ def test_a_worker_whose_ledger_belongs_to_another_b2copy_stops(
     assert overview(ledger()).workers == []
 
 
-def test_another_ledger_on_our_redis_database_is_logged_once(
+def test_a_ledger_that_comes_later_to_our_redis_database_is_logged_once(
     active_environment: Environment, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(note_running_worker, "NOTE_EVERY_S", 0.02)
     noted = LedgersInRedis(crm_settings())
-    noted.note("theirs")
     note = RunningNote(SimpleNamespace())
 
     with caplog.at_level(logging.CRITICAL):
         note.start(SimpleNamespace())
+        until(lambda: noted.others("theirs") == [ledger().id])
+        noted.note("theirs")
         for _ in range(3):
             until(lambda: noted.others("theirs") == [ledger().id])
             noted._redis.zrem("b2copy:ledgers", ledger().id)
@@ -142,6 +143,23 @@ def test_another_ledger_on_our_redis_database_is_logged_once(
 
     [line] = [record.message for record in caplog.records if record.levelno == logging.CRITICAL]
     assert line.startswith("B2COPY_REDIS_URL: workers of another ledger (theirs) use this Redis database")
+
+
+def test_a_worker_stops_that_finds_another_ledger_in_redis_after_its_start(
+    active_environment: Environment, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Redis or the ledger was unavailable at the start."""
+    monkeypatch.setattr(state, "should_stop", None)
+    noted = LedgersInRedis(crm_settings())
+    noted.note("theirs")
+    note = RunningNote(SimpleNamespace())
+
+    note.start(SimpleNamespace())
+    until(lambda: state.should_stop == EX_FAILURE)
+    note._end()
+
+    assert "this worker stops" in caplog.text
+    assert noted.others("theirs") == []
 
 
 def test_a_worker_notes_that_it_runs_while_redis_is_away(active_environment: Environment, broker: Broker) -> None:

@@ -204,8 +204,8 @@ def _interrupted(ledger: "Ledger", batch: str, checked: "Checked", created: int)
     total, recorded = checked.total, batch_counts(ledger, [batch])[batch].recorded
     recorded = max(recorded, checked.known.total() + created)  # rows may be known from another import
     told = [
-        f"interrupted: {recorded:,} of {total:,} rows are recorded; workers send them, unless the import or its lane is"
-        " paused; the same command records the rest"
+        f"interrupted: {recorded:,} of {total:,} rows are recorded, and the same command records the rest",
+        "workers send them, unless the import or its lane is paused",
     ]
     if checked.new:  # otherwise there is no import of this name
         told += [f'to cancel them, which is final: b2copy-sync import cancel {quote(batch)} --why "..." --yes']

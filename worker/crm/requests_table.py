@@ -90,7 +90,11 @@ _LEAVE = update(requests).where(requests.c.id == bindparam("row")).values(left_b
 
 
 def take_requests(
-    ledger: Ledger, kinds: Mapping[str, Kind[Any]], settings: CrmSettings, for_s: float = math.inf
+    ledger: Ledger,
+    kinds: Mapping[str, Kind[Any]],
+    settings: CrmSettings,
+    for_s: float = math.inf,
+    may_leave: bool = True,
 ) -> Iterator[Counter[str]]:
     """Turn the rows of `b2copy_requests` into operations. Yields after each batch how many are queued, by lane.
 
@@ -106,7 +110,8 @@ def take_requests(
     A row stays for the next call if the trouble is ours (an error of this code), if a transaction that has not ended
     holds its key, or for five minutes after this process first saw it if another worker may know its kind or list its
     path. So do later rows of its entity, if that is known. A row that was a message stays for a day at most: anybody
-    who may publish could have made it so that this code fails.
+    who may publish could have made it so that this code fails. Without `may_leave` no row is left for another worker:
+    it becomes a failed operation at once.
     """
     _forget_old_rows()
     left: dict[bool, int | None] = {False: FIRST_ID, True: FIRST_ID}  # moves money -> the id behind which rows are left
@@ -115,7 +120,7 @@ def take_requests(
     moves_money = False
     while (after := left[moves_money]) is not None:
         began = time.monotonic()
-        batch = _Batch(ledger, kinds, settings, held, moves_money)
+        batch = _Batch(ledger, kinds, settings, held, moves_money, may_leave)
         left[moves_money] = ledger.write(partial(batch.take, after=after))
         held = frozenset(batch.held)
         spent_s += time.monotonic() - began if batch.is_done else 0.0
@@ -130,7 +135,8 @@ class _Batch:
     """The rows of one transaction. `held`: the entities of rows that stay for the next call.
 
     `moves_money`: take only rows that move money and have no entity. `is_done`: it had rows, and none stays.
-    `_left`: the rows that this transaction is the first to leave for another worker, with the reasons.
+    `may_leave`: see `take_requests`. `_left`: the rows that this transaction is the first to leave for another worker,
+    with the reasons.
     """
 
     def __init__(
@@ -140,9 +146,10 @@ class _Batch:
         settings: CrmSettings,
         held: frozenset[str],
         moves_money: bool,
+        may_leave: bool,
     ) -> None:
         self._ledger, self._kinds, self._settings, self._held_before = ledger, kinds, settings, held
-        self._moves_money = moves_money
+        self._moves_money, self._may_leave = moves_money, may_leave
         self.held = set(held)
         self.queued: Counter[str] = Counter()
         self.is_done = False
@@ -176,7 +183,7 @@ class _Batch:
         """
         try:
             with connection.begin_nested():
-                news = [_new(row, self._kinds, self._settings) for row in rows]
+                news = [_new(row, self._kinds, self._settings, self._may_leave) for row in rows]
                 if not any(map(self._must_stay, news)):
                     recorded = record(self._ledger, news, by, connection)
                     self.queued += Counter(new.lane for new, one in zip(news, recorded, strict=True) if one.created)
@@ -191,7 +198,7 @@ class _Batch:
         new: New | None = None
         try:
             with connection.begin_nested():
-                new = _new(row, self._kinds, self._settings)
+                new = _new(row, self._kinds, self._settings, self._may_leave)
                 if self._must_stay(new):
                     return False
                 [one] = record(self._ledger, [new], by, connection)
@@ -210,6 +217,8 @@ class _Batch:
             _log_once(row, error)
             if _is_message_that_waited_long(row):
                 return self._fail(connection, row, by, f"an error on our side for a day: {type(error).__name__}")
+            if row.left_because is not None:  # another worker left it, and now it waits for us
+                self._left.append({"row": row.id, "reason": None})
             if new is not None and new.entity:
                 self.held.add(new.entity)
             return False
@@ -294,13 +303,13 @@ class _ForAnotherWorker(Exception):
         self.entity = entity
 
 
-def _new(row: Row[Any], kinds: Mapping[str, Kind[Any]], settings: CrmSettings) -> New:
+def _new(row: Row[Any], kinds: Mapping[str, Kind[Any]], settings: CrmSettings, may_leave: bool) -> New:
     """Return the operation that a row asks for. Raises `BadPayload`, naming the column, and `_ForAnotherWorker`."""
     name = _utf8(row, "kind")
     lane, batch, trace_id = (_utf8(row, column) or None for column in ("lane", "batch", "trace_id"))
     kind = kinds.get(name)
     if kind is None:
-        if _may_wait(row):
+        if may_leave and _may_wait(row):
             raise _ForAnotherWorker(f"{name[:100]!r} is no kind that this version knows")
         raise BadPayload(f"kind: {name[:100]!r} is not a kind: there are {', '.join(sorted(kinds))}")
     if lane is not None and lane not in REQUEST_LANES:
@@ -308,7 +317,7 @@ def _new(row: Row[Any], kinds: Mapping[str, Kind[Any]], settings: CrmSettings) -
     try:
         new = kind.new(_object(_utf8(row, "payload")), settings)
     except PathNotListed as error:
-        if _may_wait(row):
+        if may_leave and _may_wait(row):
             raise _ForAnotherWorker(str(error), error.entity) from None
         raise
     return new._replace(lane=lane or new.lane, batch=batch, trace_id=trace_id, requested_at=_requested_at(row))

@@ -35,7 +35,7 @@ def check(settings: CrmSettings) -> Iterator[CheckResult]:
         client.close()
     if ours := [node.name for node in found if node.ours]:
         yield CheckResult("workers", "ok", ", ".join(ours))
-    elif (silent := connected - len(found)) > 0:  # other programs' workers answer, too
+    elif connected and (silent := connected - len(found)) > 0:  # other programs' workers answer, too
         message = f"{silent} connected, and none answers: the worker is frozen or stopped"
         remedy = (
             "restart it. Other workers take its operations over after 10 s. The kind decides whether a request is sent"

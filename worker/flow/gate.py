@@ -85,7 +85,7 @@ class Gate:
         self.fleet_limits = FleetLimits(destination, settings, circuit, hold)
         self._own_gates: dict[str, Gate] = {}
         self._is_probing = False  # in `passing`
-        self._waiting = 0  # later calls of attempts that wait for their permits
+        self._waiting = {True: 0, False: 0}  # urgent or not -> later calls of attempts that wait for their permits
         self._asking = {True: asyncio.Lock(), False: asyncio.Lock()}  # urgent or not
         self._tasks: set[asyncio.Task[None]] = set()  # asyncio itself holds only weak references
         self._last_served: dict[tuple[str | None, str | None], float] = {}  # login, kind -> monotonic seconds
@@ -116,7 +116,7 @@ class Gate:
     def take(self, claimed: int, urgent: bool) -> int:
         """Take the permits for the first calls of claimed operations; return for how many there are permits."""
         count = self._login.take(self._circuit.take(claimed))
-        if self._waiting:
+        if any(self._waiting.values()):
             count = self._leave_room(count, urgent)
         return self.fleet_limits.take(count, urgent)
 
@@ -124,9 +124,9 @@ class Gate:
         """Return how many of `wanted` permits could be taken now, and leave one for each later call that waits.
 
         Otherwise first calls take every permit of a slow limit, the later calls give up after `PERMIT_PATIENCE_S`, and
-        no attempt that makes several calls ever ends. Urgent operations leave none: each makes a single call.
+        no attempt that makes several calls ever ends. Urgent operations leave room for urgent calls alone.
         """
-        waiting = 0 if urgent or wanted < 1 else self._waiting
+        waiting = 0 if wanted < 1 else self._waiting[True] + (0 if urgent else self._waiting[False])
         return max(0, self.fleet_limits.available(wanted + waiting, urgent) - waiting)
 
     async def pass_first(self, urgent: bool) -> int:
@@ -176,7 +176,7 @@ class Gate:
         `times_closed`: see `lets_pass`. Raises `GateClosed`: the operation waits and continues later.
         """
         ends = time.monotonic() + PERMIT_PATIENCE_S
-        self._waiting += 1
+        self._waiting[urgent] += 1
         try:
             async with asyncio.timeout(PERMIT_PATIENCE_S):  # Redis may be frozen
                 while self.lets_pass(times_closed):
@@ -189,7 +189,7 @@ class Gate:
         except TimeoutError:
             raise PermitRefused("no permit came in time", None, None, PERMIT_PATIENCE_S) from None
         finally:
-            self._waiting -= 1
+            self._waiting[urgent] -= 1
         raise CircuitOpen("the circuit is open", None, None, self.until_open_s(urgent))
 
     async def may_send(self, times_closed: int) -> bool:

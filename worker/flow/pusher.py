@@ -31,7 +31,7 @@ from worker.settings import Settings
 log = logging.getLogger(__name__)
 
 MAKE_DUE_PAUSE_S = 2.0  # seconds between two tries to make due what waited, while the ledger is unavailable
-LAST_FAILURES_S = 5.0  # seconds from the deadline of a call until its failure is written
+LAST_FAILURES_S = 20.0  # seconds from the deadline of a call until its failure is written, or that of a notice (15 s)
 
 
 class Pusher:

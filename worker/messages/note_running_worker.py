@@ -40,6 +40,7 @@ class RunningNote(bootsteps.StartStopStep):
         self._myself = ThisWorker(rate_limit=worker_settings().rate_limit)
         self._ledgers = LedgersInRedis(crm_settings())
         self._other_ledgers: list[str] = []
+        self._is_noted = False  # our ledger, in Redis
         self._stopping = threading.Event()
         self._outage = OutageLog(log, "this worker cannot note that it runs, `migrate` may not know of it")
         self._thread = threading.Thread(target=self._run, name="b2copy-running-note", daemon=True)
@@ -81,17 +82,27 @@ class RunningNote(bootsteps.StartStopStep):
                     )
                     state.should_stop = EX_FAILURE
                     return
-                self._note_in_redis(ledger().id)
+                if self._is_redis_of_another_ledger(ledger().id):
+                    state.should_stop = EX_FAILURE
+                    return
             if self._stopping.wait(NOTE_EVERY_S):
                 return
 
-    def _note_in_redis(self, ledger_id: str) -> None:
-        """Note our ledger in Redis, and log it if workers of another one run there since the last note."""
+    def _is_redis_of_another_ledger(self, ledger_id: str) -> bool:
+        """Note our ledger in Redis. Return whether another one was there first, and this worker must stop.
+
+        Of another ledger that comes later only the log tells: its workers stop, and ours must not.
+        """
         try:
-            self._ledgers.note(ledger_id)
             others = self._ledgers.others(ledger_id)
+            if others and not self._is_noted:  # the ledger or Redis was unavailable at the start
+                log.critical("%s; this worker stops", shared_redis_problem(others))
+                return True
+            self._ledgers.note(ledger_id)
         except (redis.RedisError, OSError):  # Celery logs that Redis is away
-            return
+            return False
+        self._is_noted = True
         if others and others != self._other_ledgers:
             log.critical("%s: see `b2copy-sync doctor`", shared_redis_problem(others))
         self._other_ledgers = others
+        return False
