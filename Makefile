@@ -44,7 +44,7 @@ export NODE_PATH ?= $(CURDIR)/.venv/node_modules
 demo: setup  ## the fees of 200 withdrawals, end to end, on this machine alone; with CONSOLE=1 look at them
 	@$(CLEAN) $(BIN)/b2copy-sync demo $(if $(CONSOLE),--console)
 
-EDGE := tests/b2copy tests/http tests/reconcile tests/sandbox
+EDGE := tests/b2copy tests/http tests/reconcile tests/sandbox tests/session
 INTERFACES := tests/cli tests/console tests/crm tests/demo tests/pytest_plugin tests/watch tests/webhook \
   tests/test_app.py tests/test_celery_commands.py tests/test_developer_guide.py tests/test_readme.py \
   tests/test_routes_table.py
@@ -57,7 +57,7 @@ else
 	@$(CLEAN) $(BIN)/python -m pytest -q -n 4 --dist worksteal $(addprefix --ignore ,tests/faults tests/deploy $(EDGE) $(INTERFACES)) tests
 endif
 
-test-edge: setup  ## where B2COPY begins: client, HTTP, reconciliation, and the sandbox that stands for B2COPY (40 s)
+test-edge: setup  ## where B2COPY begins: client, HTTP, session, reconciliation, and the sandbox that stands for B2COPY (80 s)
 	@$(CLEAN) $(BIN)/python -m pytest -q -n 4 --dist worksteal $(EDGE)
 
 test-interfaces: setup  ## what people and CRMs use: commands, console, logs and metrics, documents (three minutes)
