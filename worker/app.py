@@ -137,7 +137,7 @@ def check_redis_is_not_shared(ledger_id: str) -> None:
     """Raises `SettingsError` if workers of another ledger use our Redis database.
 
     This worker would record the messages of the other system's CRM. If Redis does not answer, the worker starts, and
-    `RunningNote` logs what it finds later.
+    `RunningNote` ends it if it finds another ledger there later.
     """
     ledgers = LedgersInRedis(crm_settings())
     try:

@@ -14,7 +14,7 @@ _KEY = "b2copy:ledgers"
 
 
 class LedgersInRedis:
-    """Every method blocks and raises `redis.RedisError`, also for an answer that is none."""
+    """Every method blocks and raises `redis.RedisError`, also for an answer that cannot be read."""
 
     def __init__(self, settings: CrmSettings) -> None:
         self._redis: redis.Redis = redis_client(settings, timeout_s=_TIMEOUT_S, connect_timeout_s=_TIMEOUT_S)

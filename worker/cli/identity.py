@@ -152,14 +152,14 @@ def _identities(source: Source, columns: "IdColumns", is_whole: bool, ignore_ext
 
     login, id_ = TypeAdapter[str](Login), TypeAdapter[str](Id)
     rows = json_rows(source) if is_json(source) else csv_rows(source, list(_COLUMNS), set(_COLUMNS), is_whole)
-    rows = known_fields(rows, _COLUMNS) if ignore_extra else rows
+    rows = known_fields(rows, _COLUMNS, {}) if ignore_extra else rows
     seen = set[str]()  # platforms and logins: not whole rows, because a file may have a million
     for line, fields, problem in rows:
         if problem:
             raise _stop(source, line, problem)
         if unknown := sorted(fields.keys() - set(_COLUMNS)):
-            is_none = "is not a column" if len(unknown) == 1 else "are not columns"
-            there_are = f"there are {', '.join(_COLUMNS)}; --ignore-extra leaves it out"
+            is_none, it = ("is not a column", "it") if len(unknown) == 1 else ("are not columns", "them")
+            there_are = f"there are {', '.join(_COLUMNS)}; --ignore-extra leaves {it} out"
             raise _stop(source, line, f"{', '.join(unknown)} {is_none}: {there_are}")
         if "login" not in fields:
             raise _stop(source, line, "login is missing")

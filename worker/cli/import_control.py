@@ -156,10 +156,12 @@ def _report(batch: "Batch", text: str, as_json: bool, **numbers: int) -> None:
 
 def note_pauses(pauses: "Iterable[AuditEntry]") -> None:
     """Say on stderr which lanes are paused, and how to resume them."""
-    from worker.report.batch_report import pause_text, resume_command
+    from worker.report.sentences import pause_text
 
     for pause in pauses:
-        output.note(f"{pause_text(pause)}: {resume_command(pause)}")
+        lane = pause.subject.removeprefix("pause:")
+        which = "" if lane == "all" else f" --lane {lane}"
+        output.note(f'{pause_text(pause)}: b2copy-sync resume{which} --why "..."')
 
 
 def _table(reports: list["BatchReport"]) -> None:

@@ -17,7 +17,7 @@ from worker.cli.import_control import cancel, note_pauses, pause, resume, status
 from worker.cli.options import AsIs, By, Digits, DryRun, Encoding, IgnoreExtra, Json, Lane, Whole
 from worker.cli.payload_fields import id_fields, text_fields
 from worker.cli.progress import progress
-from worker.cli.read_rows import csv_rows, is_json, json_rows
+from worker.cli.read_rows import csv_rows, is_json, json_rows, known_fields
 from worker.cli.text_encoding import PIPE, STANDARD_INPUT, open_file
 
 if TYPE_CHECKING:
@@ -143,12 +143,8 @@ def _rows(
 ) -> "Iterator[Row]":
     """Read the rows. With `extra`, leave out columns that the kind does not know, and add their names to `extra`."""
     known = kind.payload.model_fields
-    for row in csv_rows(source, list(known), text_fields(kind), whole) if is_table else json_rows(source):
-        if extra is not None and (unknown := [name for name in row.fields if name not in known]):
-            extra.update(dict.fromkeys(unknown))
-            yield row._replace(fields={name: row.fields[name] for name in row.fields if name in known})
-        else:
-            yield row
+    rows = csv_rows(source, list(known), text_fields(kind), whole) if is_table else json_rows(source)
+    return rows if extra is None else known_fields(rows, known, extra)
 
 
 def _extra_columns(names: list[str], kind: "Kind[Any]") -> str:
@@ -203,13 +199,13 @@ def _interrupted(ledger: "Ledger", batch: str, checked: "Checked", created: int)
 
     total, recorded = checked.total, batch_counts(ledger, [batch])[batch].recorded
     recorded = max(recorded, checked.known.total() + created)  # rows may be known from another import
-    told = [
+    sentences = [
         f"interrupted: {recorded:,} of {total:,} rows are recorded, and the same command records the rest",
         "workers send them, unless the import or its lane is paused",
     ]
     if checked.new:  # otherwise there is no import of this name
-        told += [f'to cancel them, which is final: b2copy-sync import cancel {quote(batch)} --why "..." --yes']
-    return Stop(Exit.WAITING, *told)
+        sentences.append(f'to cancel them, which is final: b2copy-sync import cancel {quote(batch)} --why "..." --yes')
+    return Stop(Exit.WAITING, *sentences)
 
 
 def _wait_while_paused(ledger: "Ledger", batch: str, done: int, is_last: bool) -> None:

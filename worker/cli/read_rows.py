@@ -109,9 +109,14 @@ def json_rows(source: Source) -> Iterator[Row]:
             yield Row(number, {}, "must be a JSON object")
 
 
-def known_fields(rows: Iterator[Row], known: Container[str]) -> Iterator[Row]:
-    """Leave out the fields that are not known."""
-    return (row._replace(fields={name: row.fields[name] for name in row.fields if name in known}) for row in rows)
+def known_fields(rows: Iterator[Row], known: Container[str], left_out: dict[str, None]) -> Iterator[Row]:
+    """Leave out the fields that are not known, and add their names to `left_out`, in their order."""
+    for row in rows:
+        if unknown := [name for name in row.fields if name not in known]:
+            left_out.update(dict.fromkeys(unknown))
+            yield row._replace(fields={name: row.fields[name] for name in row.fields if name in known})
+        else:
+            yield row
 
 
 def is_json(source: Source) -> bool:

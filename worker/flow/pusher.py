@@ -31,7 +31,9 @@ from worker.settings import Settings
 log = logging.getLogger(__name__)
 
 MAKE_DUE_PAUSE_S = 2.0  # seconds between two tries to make due what waited, while the ledger is unavailable
-LAST_FAILURES_S = 20.0  # seconds from the deadline of a call until its failure is written, or that of a notice (15 s)
+# Seconds from B2COPY_CALL_DEADLINE until every call that hangs now has failed, and that is written. A notice fails
+# after 15 s, however short the deadline of a call is.
+LAST_FAILURES_S = 20.0
 
 
 class Pusher:

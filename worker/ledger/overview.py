@@ -73,10 +73,10 @@ class Overview:
 
     `dispatch_age_s`: since any process last repeated the wake-ups; None if none ever did. `requests_age_s`: the oldest
     row of the requests table that no worker has taken; None if there is none. `left_request`: the first row that a
-    worker has left for another one, its id and why; it does not count in `requests_age_s`.
-    `batch_paused_s`: since the batch that has been paused longest was paused; None if none is. `held_s`: for how long
-    no worker may send to B2COPY, because it has answered 429; the operations that wait for this tell it, and 0 if none
-    does. Of the CRM nobody can tell: its notices wait by a schedule of their own. `workers`: those that run.
+    worker has left for another one, its id and why; it does not count in `requests_age_s`. `batch_paused_s`: since the
+    batch that has been paused longest was paused; None if none is. `held_s`: for how long no worker may send to B2COPY,
+    because it has answered 429; the operations that wait for this show it, and 0 if none does. The CRM has no such
+    time: its notices wait by a schedule of their own. `workers`: those that run.
     """
 
     at: int

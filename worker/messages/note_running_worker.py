@@ -1,6 +1,7 @@
 """Each worker notes in the ledger that it runs.
 
-It stops when its code may no longer run on the ledger's schema, or when the ledger belongs to another B2COPY.
+It stops when its code may no longer run on the ledger's schema, when the ledger belongs to another B2COPY, or when
+workers of another ledger were on our Redis database first.
 """
 
 import logging

@@ -12,7 +12,7 @@ from worker.ledger.engine import INSUFFICIENT_PRIVILEGE
 from worker.operation import AuditEntry, State
 from worker.report.format_values import clock, iso, span
 from worker.report.operation_report import pause_document
-from worker.report.sentences import paused_by
+from worker.report.sentences import pause_text
 
 
 class BatchReport(NamedTuple):
@@ -77,18 +77,6 @@ def lane_pauses(ledger: Ledger, lane: str) -> tuple[AuditEntry, ...]:
             raise
         return ()
     return tuple(flags[name] for name in ("pause:all", f"pause:{lane}") if name in flags)
-
-
-def pause_text(pause: AuditEntry) -> str:
-    """Say that a lane is paused: since when, by whom and why."""
-    lane = pause.subject.removeprefix("pause:")
-    return f"{'all lanes are' if lane == 'all' else f'lane {lane} is'} paused {paused_by(pause)}"
-
-
-def resume_command(pause: AuditEntry) -> str:
-    """Return the command that ends the pause of a lane."""
-    lane = pause.subject.removeprefix("pause:")
-    return f'b2copy-sync resume{"" if lane == "all" else f" --lane {lane}"} --why "..."'
 
 
 def document(report: BatchReport) -> dict[str, Any]:

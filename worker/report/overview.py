@@ -8,10 +8,10 @@ from worker.ledger import Ledger, active_flags
 from worker.ledger.overview import RECENT_S, Group, LaneOverview, Overview, overview
 from worker.ledger.running_workers import RunningWorker
 from worker.operation import AuditEntry, State
-from worker.report.batch_report import pause_text
 from worker.report.format_values import iso
 from worker.report.health import find_notes, find_problems
 from worker.report.operation_report import pause_document
+from worker.report.sentences import pause_text
 from worker.session import State as SessionState
 
 

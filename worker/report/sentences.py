@@ -188,6 +188,12 @@ def paused_by(pause: AuditEntry) -> str:
     return f"since {clock(pause.at)} UTC by {pause.actor}: {pause.note}"
 
 
+def pause_text(pause: AuditEntry) -> str:
+    """Say that a lane is paused: since when, by whom and why."""
+    lane = pause.subject.removeprefix("pause:")
+    return f"{'all lanes are' if lane == 'all' else f'lane {lane} is'} paused {paused_by(pause)}"
+
+
 def _why_failed(operation: Operation, kinds: Kinds, audit: Sequence[AuditEntry] | None) -> str:
     reason = operation.failure_reason or ""
     if audit is None and reason == FailureReason.REJECTED:
