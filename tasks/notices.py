@@ -68,7 +68,7 @@ def _hold_notices() -> None:
     https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md asks to disable it.
     """
     if pause(ledger(), LANE, BY, GONE_NOTE):
-        log.critical("notices are held: %s", GONE_NOTE)
+        log.critical("notices are paused: %s", GONE_NOTE)
 
 
 NOTIFY = Kind(

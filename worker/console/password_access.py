@@ -130,7 +130,7 @@ class PasswordAccess:
 def read_people(path: Path) -> dict[str, tuple[str, Person]]:
     """Read the file of people: name -> (hash, person). Raises `SettingsError` naming the line that is wrong."""
     where = f"B2COPY_CONSOLE_PASSWORD_FILE: {path}"
-    if path.stat().st_mode & 0o077:
+    if path.stat().st_mode & 0o037:  # the group may read: systemd and Kubernetes mount secrets so
         raise SettingsError(f"{where} may be read by others: chmod 600 {path}")
     people: dict[str, tuple[str, Person]] = {}
     try:
