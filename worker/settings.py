@@ -440,21 +440,21 @@ class Settings(CrmSettings):
     )
     late_effect: Annotated[Seconds, Field(ge=0.5, le=3600)] = Field(
         60.0,
-        description="For how long after a lost answer to an opening its account may still appear at B2COPY: not shorter"
-        " than the longest B2COPY_CALL_DEADLINE of any worker. The opening is sent again only after B2COPY was asked for"
-        " the account twice, with this time between, and did not have it.",
+        description="For how long after a lost answer to an opening its account may still appear at B2COPY: not"
+        " shorter than the longest B2COPY_CALL_DEADLINE of any worker. The opening is sent again only after B2COPY was"
+        " asked for the account twice, with this time between, and did not have it.",
     )
     rate_limit: Rate = Field(
         "10/second",
-        description="Calls to B2COPY of operations, of CRM reads and of the reconciliation, in the whole fleet: 12/minute"
-        " or more; 0 = no limit. Logins do not count, nor do the calls of the commands doctor, verify, accounts list and"
-        " seamless-url.",
+        description="Calls to B2COPY of operations, of CRM reads and of the reconciliation, in the whole fleet:"
+        " 12/minute or more; 0 = no limit. Logins do not count, nor do the calls of the commands doctor, verify,"
+        " accounts list and seamless-url.",
     )
     concurrency: int = Field(
         10,
         ge=1,
         le=500,
-        description="Calls in flight at once in each lane of a worker process. Reads of CRMs may be as many in addition.",
+        description="Calls in flight at once in each lane of a worker process. CRM reads may be as many in addition.",
     )
     max_attempts: int = Field(
         12,
