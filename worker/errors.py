@@ -2,7 +2,8 @@
 
 * B2CopyError
   x Transient               wait and try again; `retry_after` is a floor
-    - Unavailable           not sent (no status), not processed (`http.answer.NOT_PROCESSED`), or a 5xx
+    - Unavailable           not sent (no status), not processed (`http.answer.NOT_PROCESSED`), or another 5xx; from the
+                            CRM's webhook any status but 2xx and 429
       - NoAnswerInTime      of a worker, to a read that a CRM asked for
       - ReceiverGone        410 of the CRM's webhook: it wants no further notice
     - RateLimited           429
@@ -21,7 +22,7 @@
     - Rejected              a 4xx about the payload
     - NotFound              404
     - Conflict              409; a call that starts or gets is made again
-  x CredentialsRejected     the login itself was refused: nobody logs in for a while, operations wait
+  x CredentialsRejected     our login is refused, or a file that it needs is unusable: operations wait
   x UnknownOutcome          sent, but the answer was lost or cannot be believed
 * BadPayload                the caller's mistake, found before anything was recorded or sent
   - PayloadConflict         the key exists already, with another payload
@@ -73,7 +74,10 @@ class Transient(B2CopyError):
 
 
 class Unavailable(Transient):
-    """The request was not sent (`status` is None), not processed (`http/answer.py`), or met another 5xx."""
+    """The request was not sent (`status` is None), not processed (`http/answer.py`), or met another 5xx.
+
+    From the CRM's webhook: any status but 2xx and 429.
+    """
 
 
 class ReceiverGone(Unavailable):
@@ -155,7 +159,11 @@ class Conflict(Permanent):
 
 
 class CredentialsRejected(B2CopyError):
-    """B2COPY refused our login: nobody logs in until a person has corrected the credentials."""
+    """B2COPY refused our login, or a key or password file of ours is unusable.
+
+    After a refusal nobody logs in with the same credentials until the cool-down is over. A password that the Back
+    Office refused is not presented again until a person has the refusal forgotten (`b2copy-sync session forget`).
+    """
 
 
 class UnknownOutcome(B2CopyError):

@@ -3,12 +3,13 @@
     queued -> running -> succeeded
                  |-> waiting -> running
                  |-> failed
-    queued -> cancelled
-    failed -> queued     (replay, or correct with another payload, by a person)
-    failed -> succeeded  (resolve, by a person, with the result)
+    queued, waiting -> cancelled  (by a person or the CRM, if nothing was sent)
+    queued, waiting -> failed     (its deadline passed while it was parked; or asked no more, by a person)
+    failed -> queued              (replay, or correct with another payload, by a person)
+    failed -> succeeded           (resolve, by a person, with the result)
 
-`MOVES` is the complete table of moves. Every SQL statement that writes a state names its move and is guarded by the
-states from which that move may start. A move that is not in the table cannot be written.
+`MOVES` is the complete table of moves, with the rare ones. Every SQL statement that writes a state names its move and
+is guarded by the states from which that move may start. A move that is not in the table cannot be written.
 """
 
 import time
@@ -144,7 +145,10 @@ MOVES = {
 
 
 class New(NamedTuple):
-    """An operation to record. `parent` is a key; `time_allowed_s` is the time from now to the deadline, in seconds."""
+    """An operation to record. `parent` is a key; `time_allowed_s` is the time from `requested_at` to the deadline.
+
+    `requested_at` is in ms since the epoch; None: when it is recorded.
+    """
 
     kind: str
     key: str
@@ -232,10 +236,10 @@ class AttemptRecord(NamedTuple):
     """One attempt, as evidence. `message` is the other side's own text; `request_id` is what was sent as such.
 
     `outcome` is a stable word of `worker.flow.meaning_table`. `started_at` is ms since the epoch: by this machine's
-    clock when handed in, by the database's clock once it is stored. `counted`: the destination answered about this
-    operation. Equal answers in a row are stored as one row: `times` of them, and the last one ended at `last_at`.
-    `late`: the lease was lost before the outcome could be written. `ledger/late_answers.py` says when such an attempt
-    still decides.
+    clock when handed in, by the database's clock once it is stored. `counted`: the attempt counts towards
+    `max_attempts`; see `counts` in flow/retry_policy.py. Equal answers in a row are stored as one row: `times` of them,
+    and the last one ended at `last_at`. `late`: the lease was lost before the outcome could be written.
+    `ledger/late_answers.py` says when such an attempt still decides.
     """
 
     started_at: int
@@ -277,9 +281,9 @@ class Transition(NamedTuple):
 
 
 class AuditEntry(NamedTuple):
-    """What was decided: when (ms since the epoch), who, what, about which key or flag, and why (`note`).
+    """An entry of the audit: when (ms since the epoch), who, what, about which subject, and why (`note`).
 
-    `detail` holds what the decision changed of the operation: `{"before": {...}, "after": {...}}`.
+    `detail` holds what was changed: `{"before": {...}, "after": {...}}`. `ledger/audit.py` lists the subjects.
     """
 
     at: int

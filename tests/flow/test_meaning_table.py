@@ -62,7 +62,7 @@ def test_every_error_has_a_row_and_means_what_the_row_says(name: str) -> None:
             (Unavailable("x", status), "Unavailable, 307/308/407/408/421/425/503")
             for status in (307, 308, 407, 408, 421, 425, 503)
         ],
-        *[(Unavailable("x", status), "Unavailable, other 5xx") for status in (500, 502, 504)],
+        *[(Unavailable("x", status), "Unavailable, another status (from B2COPY a 5xx)") for status in (500, 502, 504)],
         (UnknownOutcome("x"), "UnknownOutcome, no status"),
         *[(UnknownOutcome("x", status), "UnknownOutcome, with a status") for status in (200, 418)],
     ],

@@ -1,1 +1,1 @@
-"""How operations flow to B2COPY: lanes, the pusher that sends them, the policy, the breaker, the rate limit."""
+"""How operations and reads reach B2COPY and the CRM: pusher, lanes, senders, gates, meaning of outcomes, retries."""

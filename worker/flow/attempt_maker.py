@@ -43,7 +43,7 @@ LEDGER_PAUSE_S = 1.0  # seconds; an attempt that could not read the ledger is ma
 
 
 class Return(NamedTuple):
-    """A claim for which nothing was sent. The operation gets back the state that it had before the claim."""
+    """A claim for which nothing was sent. `return_unsent` says what becomes of the operation."""
 
     claim: Claim
 
@@ -52,7 +52,7 @@ Result = Transition | Return
 
 
 class AttemptMaker:
-    """Makes the attempts of one lane, as coroutines of the event loop. Never writes to the ledger."""
+    """Makes the attempts of one lane, as coroutines of the event loop. The lane writes their results."""
 
     def __init__(
         self,

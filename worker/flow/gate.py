@@ -1,8 +1,8 @@
 """The gate to one destination: everything that must be open before a request is sent.
 
-    lane, when it claims:      gate.available(wanted)  ->  claim so many  ->  gate.take(claimed)
+    lane, when it claims:      gate.available(wanted, urgent)  ->  claim so many  ->  gate.take(claimed, urgent)
     sender, before it sends:   await gate.may_send(times_closed), lease valid
-    attempt, its later calls:  await gate.pass_one(times_closed)
+    attempt, its later calls:  await gate.pass_one(urgent, times_closed)
     sender, after an attempt:  await gate.record(...)
     a read:                    await gate.pass_first(urgent)
     one of two ways of notices, each with a gate of its own:  async with gate.own_gate(name).passing(urgent)
@@ -56,7 +56,9 @@ WAITS_FOR_CIRCUIT = (WaitReason.BACKOFF, WaitReason.CIRCUIT_OPEN, WaitReason.NO_
 
 
 class Gate:
-    """Circuit, login, rate limit and hold of one destination. One per process. Thread-safe.
+    """Circuit, login, rate limit and hold of one destination. Thread-safe.
+
+    A process has one for each destination of operations, one for reads, and one for each route with a gate of its own.
 
     When a circuit closes or a login succeeds, the gate calls `make_due(destination, reasons)`, which makes the
     operations due that wait for one of the reasons.

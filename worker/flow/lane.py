@@ -123,7 +123,10 @@ class Lane:
         time.sleep(FAULT_PAUSE_S)
 
     def _count_permitted(self, wanted: int) -> int:
-        """Return for how many operations the gate has permits: 0 if it fails, because results must still be written."""
+        """Return for how many operations the gate has permits.
+
+        If the gate fails while results are expected, return 0, because the results must be written. Otherwise raise.
+        """
         try:
             return self._gate.available(wanted, self._urgent) if wanted else 0
         except Exception:

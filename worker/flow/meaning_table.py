@@ -164,7 +164,7 @@ TABLE: tuple[tuple[str, Meaning], ...] = (
     ("ReadExpired", _READ_EXPIRED),
     ("Unavailable, not sent", _NOT_SENT),
     ("Unavailable, 307/308/407/408/421/425/503", _NOT_PROCESSED),
-    ("Unavailable, other 5xx", _SERVER_ERROR),
+    ("Unavailable, another status (from B2COPY a 5xx)", _SERVER_ERROR),
     ("UnknownOutcome, no status", _NO_ANSWER),
     ("UnknownOutcome, with a status", _UNCLEAR_ANSWER),
     ("Rejected", _REJECTED),

@@ -142,7 +142,10 @@ class RetryPolicy:
         return self._wait(attempt, max(self._backoff_s(attempt), floor))
 
     def _give_up(self, attempt: Finished) -> Transition:
-        """The deadline has passed: nothing was done (expired), or what was done is not known (unresolved)."""
+        """The deadline has passed. A kind with waits of its own (a notice) has been tried often enough (exhausted).
+
+        Of another kind nothing was done (expired), or what was done is not known (unresolved).
+        """
         if attempt.waits_s:
             return self._fail(attempt, FailureReason.EXHAUSTED)
         return self._fail(attempt, FailureReason.UNRESOLVED if attempt.may_have_begun else FailureReason.EXPIRED)

@@ -1,4 +1,9 @@
-"""The audit: what was decided about operations and flags. Rows are only ever added."""
+"""The audit: what people decided and what this program did by itself, with the reason. Rows are only ever added.
+
+The subject of most entries is an operation's key, a flag's name or `batch:<id>`. Others are `session`, `schema`,
+`identity <platform>/<login>`, `reconciliation <run>`, `operations` (a purge), `four_eyes`, `b2copy_host` and
+`restored ledger`.
+"""
 
 import json
 from typing import Any
@@ -17,7 +22,7 @@ def record_audit(
     before: dict[str, Any] | None = None,
     after: dict[str, Any] | None = None,
 ) -> None:
-    """Add an entry. `before` and `after` hold what the decision changed of the operation."""
+    """Add an entry. `before` and `after` hold what was changed of the subject."""
     changes = {name: values for name, values in (("before", before), ("after", after)) if values is not None}
     detail = json.dumps(changes) if changes else None
     connection.execute(

@@ -220,7 +220,10 @@ def renew_leases(ledger: Ledger, owner: str, claims: Iterable[Claim]) -> set[int
 
 
 def return_unsent(ledger: Ledger, claims: Iterable[Claim]) -> None:
-    """Return claims for which nothing was sent. Each operation gets back its earlier state, and is due now."""
+    """Return claims for which nothing was sent. Each operation gets back its earlier state, and is due now.
+
+    One that was taken over after its lease had lapsed waits for `backoff` instead, because nobody works on it.
+    """
     rows = [
         {
             "row": claim.id,

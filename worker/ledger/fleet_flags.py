@@ -1,4 +1,7 @@
-"""Flags that the whole fleet sees. Each change is stored in the audit. Pauses are flags too, see `pauses`."""
+"""Flags that the whole fleet sees. Pauses are flags too, see `pauses`.
+
+The audit stores each flag that `raise_flag` raises or `lower_flag` lowers. Tries (`start_try`) leave no entry.
+"""
 
 from sqlalchemy import Connection, delete
 

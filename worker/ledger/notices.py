@@ -4,7 +4,8 @@ Each end of an operation has a notice of its own, with a higher `sequence`. So t
 the replay that succeeded. A newer notice supersedes an older one that was not delivered yet.
 
 Whether the CRM wants notices stands in the ledger, because operations end in many processes: workers, the console, the
-command line, the CRM. A worker with `B2COPY_WEBHOOK_URL` says so (`want_notices`) for the next week, again and again.
+command line, the CRM. A worker with `B2COPY_WEBHOOK_URL` or `B2COPY_NOTIFY_TASK` says so for the next week
+(`want_notices`), and again every minute.
 """
 
 import json
@@ -29,9 +30,9 @@ from worker.queues import CRM, NOTIFY
 
 log = logging.getLogger(__name__)
 
-GIVES_UP_AFTER_S = 72 * 3600.0
-WANTED_FOR_S = 7 * 86_400.0  # after the last worker with a webhook: an outage of all workers loses no notice
-LOOK_AGAIN_S = 10.0  # between two looks of one process whether the CRM wants notices
+GIVES_UP_AFTER_S = 72 * 3600.0  # seconds
+WANTED_FOR_S = 7 * 86_400.0  # seconds after a worker last said so, because an outage of all workers must lose no notice
+LOOK_AGAIN_S = 10.0  # seconds between two looks of one process whether the CRM wants notices
 BY = "b2copy-sync"
 
 _WANT = update(ledger_row).values(notices_until=now_ms() + round(WANTED_FOR_S * 1000))

@@ -26,8 +26,9 @@ def finish_ended(connection: Connection, operations: Sequence[Ended], now: int) 
     Store the identities that they name, release the next operation of each entity and the children, and record a notice
     for each if the CRM wants notices.
 
-    Called wherever an operation becomes final: settle, late answer, cancel, stop asking, resolve, expiry, unusable
-    message. A child whose parent failed is not released: it waits for the parent's replay until its own deadline.
+    Called where an operation becomes final: settle, late answer, cancel, stop asking, resolve, expiry, unusable message
+    or row, sweep of a cancelled batch. Not for a notice that a newer one supersedes, because nothing follows from that.
+    A child whose parent failed is not released: it waits for the parent's replay until its own deadline.
     """
     if not operations:
         return

@@ -158,7 +158,7 @@ def poll_now(ledger: Ledger, key: str, actor: str, note: str = "") -> bool:
 
 
 def record_renewal(ledger: Ledger, actor: str, note: str) -> None:
-    """Store who had the session renewed and why. The session itself is in Redis."""
+    """Store who has the session renewed, and why. Called before the renewal, which may fail."""
     with ledger.writing() as connection:
         record_audit(connection, "renew", actor, note, "session")
 

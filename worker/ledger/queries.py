@@ -98,7 +98,7 @@ def last_messages_of(ledger: Ledger, ids: list[int]) -> dict[int, str]:
 
 
 def audit_of(ledger: Ledger, subject: str) -> list[AuditEntry]:
-    """Return what people decided about a key or a flag, oldest first."""
+    """Return the entries of the audit about a subject, oldest first. `ledger/audit.py` lists the subjects."""
     with ledger.reading() as connection:
         found = connection.execute(_AUDIT, {"wanted": subject})
         return [_entry_of(row) for row in found]
