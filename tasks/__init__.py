@@ -1,4 +1,4 @@
-"""What runs: one module per kind of operation, the internal jobs, and `enqueue`, which a CRM calls."""
+"""What runs: one module per kind of operation, the internal jobs, reads, and `enqueue`, which a CRM calls."""
 
 from importlib.util import find_spec
 

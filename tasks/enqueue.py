@@ -202,7 +202,7 @@ def many(
     connection: "Transaction | None" = None,
     using: str | None = None,
 ) -> RecordedMany:
-    """Ask for many operations of one kind (`fees.process`, `call`), each row holding the fields of one.
+    """Ask for many operations of one kind (any of `KINDS` in tasks/registry.py), each row holding the fields of one.
 
     Every row is checked before the first is recorded. An unusable row raises `BadPayload` with its number, and nothing
     is recorded. Then the rows are recorded in batches. If the process dies between two batches, the same call

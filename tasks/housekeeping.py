@@ -35,7 +35,7 @@ WITHOUT_SESSION = {"busy", "cooldown"}  # outcomes of a renewal after which ther
 def dispatch() -> bool:
     """Repeat the wake-ups of everything due, money first, and take in the requests of the SQL API.
 
-    Then let operations obey what people decided about their batches.
+    Then let operations obey what people decided about their batches. Once a minute `_run_minute_jobs` runs before that.
 
     Started by beat and by a timer in every worker; a compare-and-set in the ledger lets one of them act
     every `DISPATCH_EVERY_S`. Returns whether this call was the one. False also if the ledger is unavailable.

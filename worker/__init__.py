@@ -1,1 +1,1 @@
-"""How the sync worker runs, and how it talks to B2COPY."""
+"""The worker, and what it shares with CRMs, the command line and the console. `README.md` says what is where."""

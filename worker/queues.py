@@ -11,7 +11,7 @@ B2COPY, CRM = "b2copy", "crm"
 """The destinations: what operations talk to."""
 
 LANES = (*REQUEST_LANES, NOTIFY)
-"""Which queue an operation's wake-ups go through, in the order in which dispatch wakes the lanes."""
+"""All lanes, in the order in which dispatch wakes them."""
 
 INBOX = "b2copy.inbox"  # messages with arguments, from anywhere
 HOUSEKEEPING = "b2copy.housekeeping"  # the scheduled jobs: renewal of the session, dispatch, reconciliation

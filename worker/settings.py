@@ -3,9 +3,9 @@
 All are environment variables with the prefix `B2COPY_`. A missing, misspelt or unusable one raises `SettingsError`,
 whose text names the variable and the remedy; processes print it and exit with 2.
 
-Four sorts of processes need four sets. `LedgerSettings` (migrate), `CrmSettings` (a CRM host that enqueues: it holds no
-private key) and `Settings` (a worker) each add to the one before. `ConsoleSettings` adds the console's to
-`CrmSettings`.
+Four sorts of processes need four sets. `LedgerSettings` (commands that need the ledger alone, such as migrate),
+`CrmSettings` (a CRM host that enqueues: it holds no private key) and `Settings` (a worker) each add to the one before.
+`ConsoleSettings` adds the console's to `CrmSettings`.
 """
 
 import difflib
@@ -296,7 +296,7 @@ Listen = Annotated[str, AfterValidator(_listen)]
 
 
 class LedgerSettings(BaseSettings):
-    """What `b2copy-sync migrate` needs."""
+    """What commands need that use the ledger alone: `migrate`, `purge`, `metrics` and most others."""
 
     # Built at first use: a CRM's process never needs what a worker's settings are checked with.
     model_config = SettingsConfigDict(
@@ -494,7 +494,8 @@ class Settings(CrmSettings):
         description="The CRM's broker: rediss://host:6379/1. Unset: that of B2COPY_REDIS_URL.",
     )
     seamless_secret_file: File | None = Field(
-        None, description="A file with the secret that B2COPY's Back Office shows, to register clients."
+        None,
+        description="A file with the secret that B2COPY's Back Office shows, to register clients and to log them in.",
     )
     duplicate_clients: Literal["unknown", "refused", "returned"] = Field(
         "unknown",

@@ -27,7 +27,7 @@ def doctor(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Check everything a worker needs, a line each: ok, warn or FAIL, and what to do.
+    """Check everything a worker needs, a line each: ok, warn, FAIL or skip, and what to do.
 
     Settings, key files, the ledger, Redis and who else uses it, running workers, B2COPY and its clock, and the shared
     session: one that exists is used; if there is none, it logs in like any worker would. The same for each other login

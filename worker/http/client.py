@@ -82,10 +82,10 @@ class Http:
         before_send: Callable[[], None] = always_allowed,
         route: str | None = None,
     ) -> Answer:
-        """Send a request and return the answer, of any status but 401. After a 401 it is sent with a newer token.
+        """Send a request and return the answer, of any status; but a 401 is not returned if `login` is set.
 
-        A 401 is final only for a token made after the first 401. An older token may have been ended by the same
-        revocation, so it is replaced once more.
+        After a 401 the request is sent with a newer token. A 401 is final only for a token made after the first 401. An
+        older token may have been ended by the same revocation, so it is replaced once more.
 
         If a route refuses such a new token too, the login may have no access to that route, and the other routes may
         accept the token. So until the route answers 2xx, its 401s renew the session, which all routes share, only if

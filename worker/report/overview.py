@@ -17,7 +17,7 @@ from worker.session import State as SessionState
 
 @dataclass(frozen=True)
 class SystemOverview:
-    """`session` is None if Redis could not be asked; `session_problem` says why."""
+    """`session` is None if it could not be read, for instance without usable keys; `session_problem` says why."""
 
     ledger: Overview
     pauses: list[AuditEntry]

@@ -68,7 +68,7 @@ class _Obtained:
 
 
 class Leader:
-    """Renews under the renewal lease. One per process."""
+    """Renews under the renewal lease. A process has one for each login."""
 
     def __init__(self, settings: Settings, timings: Timings, store: Store, login: Login) -> None:
         self._settings, self._timings, self._store, self._login = settings, timings, store, login
@@ -145,7 +145,11 @@ class Leader:
         return _Obtained(renewed, "refresh", stored.credential, at) if renewed else None
 
     def _log_in_repeatedly(self, lease: RenewalLease) -> _Obtained:
-        """Log in until B2COPY accepts or refuses, or `login_patience` is over. No other code repeats a login."""
+        """Log in, and repeat that while B2COPY is unavailable and sends no Retry-After.
+
+        At most `login_attempts` times, and none begins after `login_patience`. No other code repeats a login, except
+        that `ServiceAdmin.log_in` sends a refused one again, dated by B2COPY's clock or signed with its next key.
+        """
         timings = self._timings
         retrying = Retrying(
             retry=retry_if_exception(lambda error: isinstance(error, Unavailable) and error.retry_after is None),

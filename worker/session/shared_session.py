@@ -32,9 +32,10 @@ the leader continues in a thread of its own.
 is marked as expired, so that no process uses it, and renewed like any other.
 
 **Failure never deletes a usable token.** After a failed renewal the whole fleet makes no token calls for a while (the
-*cool-down*), and uses the old token until it expires. The longest cool-down follows a refused login; other credentials
-or a forced renewal end it. Without Redis each process uses its own copy and renews nothing, because a pair that cannot
-be stored must not be requested.
+*cool-down*), and uses the old token until it expires. A cool-down lasts a few seconds, 60 s after a refused login, and
+after a 429 or 5xx as long as its Retry-After asks, at most 300 s. That of a refused login binds only processes with the
+same credentials. A forced renewal ignores any cool-down. Without Redis each process uses its own copy and renews
+nothing, because a pair that cannot be stored must not be requested.
 
 **A session that no storage key opens** was stored by a host with other keys, which cannot read ours. A login replaces
 it, but not within a minute of the other host's login: otherwise the two would log in alternately without end.
@@ -45,7 +46,8 @@ obtained it. If our clock is wrong, assertions are dated by B2COPY's clock, know
 **Logins** implement `login_interface.py`. Each login has a session identity, and each of them has a session and Redis
 keys of its own. So a refused login does not affect the session of another login.
 
-A process reads Redis at most once a second, and uses its own copy in between.
+A process that has a usable copy of the token reads Redis about once a second. While callers wait for a token, one of
+its threads reads Redis every 20 to 60 ms.
 """
 
 import time

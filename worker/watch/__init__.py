@@ -1,1 +1,1 @@
-"""Metrics and logs, and the redaction of secrets."""
+"""Metrics, logs, traces and the heartbeat, and the redaction of secrets."""

@@ -46,7 +46,7 @@ def note_return(number: int) -> None:
 def stalled_loops(longest_s: float) -> list[str]:
     """Return the running loops that have not begun a pass for `longest_s` seconds.
 
-    None if a connection has been in use for half as long: the ledger does not answer, not even to BEGIN, or somebody
+    Empty if a connection has been in use for half as long: the ledger does not answer, not even to BEGIN, or somebody
     holds a lock. Loops may wait for that, and a restart would not help, but would lose results that are not written.
     """
     now = time.monotonic()

@@ -57,7 +57,11 @@ CIRCUIT_OPEN = Gauge(
     multiprocess_mode="livemax",
 )
 HOLDS = Counter("b2copy_holds", "How often a destination asked us to slow down (429).", ["destination"])
-PERMITS_REFUSED = Counter("b2copy_permits_refused", "How often the rate limit had no permit.", ["destination"])
+PERMITS_REFUSED = Counter(
+    "b2copy_permits_refused",
+    "How often the rate limit gave no permit: it was reached, or Redis gave no usable answer.",
+    ["destination"],
+)
 
 WAKE_UPS = Counter("b2copy_wake_ups", "Wake-ups this process received.", ["lane"])
 INBOX_MESSAGES = Counter(
@@ -90,7 +94,7 @@ RENEWAL_SECONDS = Histogram(
 LEASE_WAIT_SECONDS = Histogram(
     "b2copy_session_lease_wait_seconds", "How long callers waited for a token.", buckets=(0.01, 0.05, 0.1, 0.5, 1, 2, 3)
 )
-LEASE_LOST = Counter("b2copy_session_lease_lost", "Renewals given up because another process had taken the lease.")
+LEASE_LOST = Counter("b2copy_session_lease_lost", "Renewals given up because the renewal lease had lapsed.")
 UNAUTHORIZED = Counter("b2copy_session_unauthorized", "401s on calls that carried an access token.")
 REFRESH_REJECTED = Counter("b2copy_session_refresh_rejected", "Refresh tokens B2COPY refused.")
 STORE_UNAVAILABLE = Counter("b2copy_session_store_unavailable", "Callers without a token because Redis did not answer.")

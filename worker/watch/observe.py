@@ -112,7 +112,7 @@ def observe_request(destination: str, route: str, seconds: float, status: int | 
 
 @_never_raising
 def observe_read(name: str, outcome: str) -> None:
-    """Count a read. `outcome` is the word of the table of meanings."""
+    """Count a read. `outcome` is a word of the table of meanings; `dropped` or `malformed` if the read was not made."""
     metrics.READS.labels(name, outcome).inc()
 
 
