@@ -37,7 +37,7 @@ from worker.watch.tracing import SpanEnd, attempting
 log = logging.getLogger(__name__)
 
 CALLS_MAX = 8  # an attempt may take as long as so many calls, each with its longest wait for a permit
-NEWER_VERSION_WAIT_S = 30.0  # seconds; an operation waits so long if only a newer version knows its kind or a field
+NEWER_VERSION_WAIT_S = 30.0  # seconds that an operation waits if only a newer version knows its kind or a field
 CHECK_PAUSE_S = 1.0  # seconds; a claim is returned after this time if the check before sending failed
 LEDGER_PAUSE_S = 1.0  # seconds; an attempt that could not read the ledger is made again after this time
 

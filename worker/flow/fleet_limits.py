@@ -32,8 +32,8 @@ log = logging.getLogger(__name__)
 # One permit in five is for the money lane alone, so that a backfill does not delay withdrawals. Rounded down: a limit
 # below 5 per interval reserves nothing.
 RESERVED_SHARE = 5
-HOLD_WITHOUT_RETRY_AFTER_S = 1.0  # seconds; nobody sends for so long after a 429 without Retry-After
-HOLD_CHECK_S = 0.05  # seconds; the hold read from Redis is valid so long
+HOLD_WITHOUT_RETRY_AFTER_S = 1.0  # seconds for which nobody sends after a 429 without Retry-After
+HOLD_CHECK_S = 0.05  # seconds for which the hold that was read from Redis is used
 _PREFIX = "b2copy:rate"  # of the keys that the limiter's windows have
 _DIGITS = 15  # a count with more of them is none: the limiter could not compute with it
 _TIMEOUT_S = 1.0  # seconds that Redis has for an answer
@@ -42,9 +42,9 @@ _RETRY_STORE_S = 0.5  # seconds; if Redis did not answer, it is asked for permit
 # a rate limit, only the hold is read from Redis, and each read delays the sender that makes it.
 _RETRY_HOLD_S = 2.0
 _SOONEST_S, _LATEST_S = 0.02, 0.25  # seconds; least and most between two requests for a permit that was refused
-# Two 429s at the same time: the longer hold counts.
 _LONGEST_HOLD_MS = round(RETRY_AFTER_MAX * 1000)
 _LONGEST_PROBE_MS = 60_000
+# Two 429s at the same time: the longer hold counts.
 _SHARE_HOLD = f"""
 local left = redis.call('PTTL', KEYS[1])
 if left < tonumber(ARGV[1]) or left > {_LONGEST_HOLD_MS} then redis.call('SET', KEYS[1], '429', 'PX', ARGV[1]) end
@@ -175,12 +175,12 @@ class FleetLimits:
         return max(0.0, self.hold_left_s(), self._next_permit[urgent] - time.monotonic())
 
     def _refuse_for(self, seconds: float, urgent: bool) -> None:
-        """Ask Redis for no permit for so long, so that a lane waits and does not claim and return in a loop."""
+        """Ask Redis for no permit for this time, so that a lane waits and does not claim and return in a loop."""
         metrics.PERMITS_REFUSED.labels(self._destination).inc()
         self._next_permit[urgent] = max(self._next_permit[urgent], time.monotonic() + seconds)
 
     def hold(self, seconds: float) -> None:
-        """Let this process send nothing for so long: the destination has answered 429."""
+        """Let this process send nothing for this time: the destination has answered 429."""
         self._hold_until = max(self._hold_until, time.monotonic() + seconds)
 
     def share_hold(self) -> None:

@@ -46,12 +46,12 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Seconds; the metric shows an open circuit so long after the last failure. While something is due, failures follow each
-# other more closely: probes are sent every 2 s, a call ends within 60 s and is repeated within 10 s. After this time
-# nobody knows whether the destination is unavailable: there was nothing to send, or other processes sent it.
+# Seconds after the last failure for which the metric shows an open circuit. While something is due, failures follow
+# each other more closely: probes are sent every 2 s, a call ends within 60 s and is repeated within 10 s. After this
+# time nobody knows whether the destination is unavailable: there was nothing to send, or other processes sent it.
 SHOWN_OPEN_S = 120.0
 SHOWN_OPEN_OF_CRM_S = 3 * 3600.0  # seconds; a notice that failed is sent again after up to two hours
-PERMIT_PATIENCE_S = LONGEST_FOR_A_CALL_S  # seconds; a later call of an attempt waits at most so long for its permit
+PERMIT_PATIENCE_S = LONGEST_FOR_A_CALL_S  # seconds that a later call of an attempt waits at most for its permit
 WAITS_FOR_CIRCUIT = (WaitReason.BACKOFF, WaitReason.CIRCUIT_OPEN, WaitReason.NO_ACCESS)
 
 
@@ -86,7 +86,7 @@ class Gate:
         self._settings, self._make_due = settings, make_due
         self.fleet_limits = FleetLimits(destination, settings, circuit, hold)
         self._own_gates: dict[str, Gate] = {}
-        self._is_probing = False  # in `passing`
+        self._is_probing = False  # a circuit probe that `passing` let through is under way
         self._waiting = {True: 0, False: 0}  # urgent or not -> later calls of attempts that wait for their permits
         self._asking = {True: asyncio.Lock(), False: asyncio.Lock()}  # urgent or not
         self._tasks: set[asyncio.Task[None]] = set()  # asyncio itself holds only weak references

@@ -28,11 +28,11 @@ from worker.watch.observe import observe_claimed, observe_settled
 log = logging.getLogger(__name__)
 
 DRAIN_FOR_S = 10.0  # seconds; in a pool with one Celery slot per process, a drain gives its slot back after this time
-SHUTDOWN_PATIENCE_S = 20.0  # seconds; a worker that is ending waits so long for an unavailable ledger
+SHUTDOWN_PATIENCE_S = 20.0  # seconds that a worker that is ending waits for an unavailable ledger
 PREFETCH_S = 0.2  # seconds; claim what the senders can send in this time, so that no sender waits for the ledger
 PREFETCH_MAX = 250  # operations; most that are claimed before senders are free
 LONGEST_PAUSE_S = 1.0  # seconds between two looks at a closed gate: a hold may last a day, the heartbeat needs progress
-RECHECK_AFTER_S = 1.5 * WAKE_UP_LASTS_S  # seconds; a drain queries again so long after a wake-up before it ends
+RECHECK_AFTER_S = 1.5 * WAKE_UP_LASTS_S  # seconds after a wake-up until a drain queries once more before it ends
 DATABASE_PAUSE_S = 0.5  # seconds between two tries to write results to a ledger that is unavailable
 FAULT_PAUSE_S = 0.5  # seconds that a drain waits after a fault of ours, if results are expected and it must go on
 REFUSED_PAUSE_S = 2.0  # seconds between two tries to write a result that the ledger refuses though it is available
@@ -179,7 +179,7 @@ class Lane:
             return 0 if self._in_hand else 1
         ahead = 0 if self._no_prefetch else int(self._concurrency * PREFETCH_S / self._attempts.attempt_s)
         if per_second := self._gate.fleet_limits.per_second:
-            # Permits are taken for what is claimed ahead. After a hang of this process they would be used all at once.
+            # Permits are taken for what is claimed ahead. After a hang of this process they would all be used together.
             ahead = min(ahead, int(per_second * PREFETCH_S))
         return max(0, self._concurrency + min(PREFETCH_MAX, ahead) - self._in_hand)
 

@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 log = logging.getLogger(__name__)
 
-COUNT_VALID_S = 1.0  # seconds; a count of the pending operations is used so long
+COUNT_VALID_S = 1.0  # seconds for which a count of the pending operations is used
 QUICKEST_S = 0.001  # seconds; a shorter poll counts as this long, because a measured 0 would mean infinite capacity
 OUTLIER = 1.5  # cap one sample at so many times the average, because the process may have been suspended
 
@@ -18,8 +18,8 @@ OUTLIER = 1.5  # cap one sample at so many times the average, because the proces
 class PollSpacing:
     """`count_pending` counts the operations that are polled, in the whole ledger; `per_second` is the rate limit.
 
-    Without a limit the capacity is what this process's `concurrency` calls at once can do at their measured speed, so a
-    fleet of many processes polls more rarely than it must. Used on the event loop alone.
+    Without a limit the capacity is what `concurrency` parallel calls of this process can do at their measured speed, so
+    a fleet of many processes polls more rarely than it must. Used on the event loop alone.
     """
 
     def __init__(self, count_pending: Callable[[], int], concurrency: int, per_second: float | None) -> None:

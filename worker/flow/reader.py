@@ -28,7 +28,7 @@ WAITING_MAX = 200  # reads of one process that wait for a slot, each until its o
 
 
 class Reader:
-    """Makes the reads of this process, on its event loop: at most `settings.concurrency` at once."""
+    """Makes the reads of this process, on its event loop: at most `settings.concurrency` at the same time."""
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ from worker.operation import Claim, FailureReason, State, Transition
 
 log = logging.getLogger(__name__)
 
-BATCH_WAIT_S = 0.05  # seconds; a result waits at most so long for others, to be written in one transaction
+BATCH_WAIT_S = 0.05  # seconds that a result waits at most for others, to be written in one transaction
 
 
 class Senders:

@@ -4,8 +4,8 @@ A proposal names the action, the subject, and the change mark of the subject tha
 if the subject has changed, and after a day. The approval and the decision are one transaction. This file and a CHECK of
 the table both enforce the second person, so command line and console obey the same rule.
 
-On the command line the name of a person is not proved: who may write to the database may give any name. The console
-proves who a person is.
+On the command line the name of a person is not proved: anybody who may write to the database may give any name. The
+console proves who a person is.
 """
 
 import json

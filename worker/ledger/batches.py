@@ -243,7 +243,7 @@ def begin_batch(ledger: Ledger, batch: str, *, kind: str, lane: str, source: str
 
 
 def cancelled_text(batch: Batch) -> str:
-    """Say that a batch is cancelled, and what to do if it is wanted all the same."""
+    """Say that a batch is cancelled, and how to record operations that are wanted nevertheless."""
     return (
         f"import {batch.id} was cancelled by {batch.decided_by}: {batch.note}. Its cancelled operations stay so; to"
         " record what is not recorded yet, give the batch another name (of an import: --batch)"

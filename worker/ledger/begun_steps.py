@@ -1,4 +1,4 @@
-"""Steps with an effect that have begun: stored before the request, so that the next holder knows of it if we are lost.
+"""Store that a step with an effect has begun, before its request. If this worker is lost, the next holder knows of it.
 
 claim ── auth_url ── wizard.init ── begin "wizard" ── wizard ── settle
          lost here: nothing was done                 | lost here: the outcome of "wizard" is unknown

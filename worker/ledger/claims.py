@@ -345,7 +345,7 @@ def _note_ended(connection: Connection, rows: Sequence[Row[Any]]) -> None:
 
 
 def _claim_of(row: Row[Any], owner: str, asked_at: float) -> Claim:
-    # Unpacked at once, because reading 25 attributes of a row by name takes longer than all else here.
+    # Unpacked in one step, because reading 25 attributes of a row by name takes longer than all else here.
     values: tuple[Any, ...] = tuple(row)
     (
         id_, key, kind, payload, destination, entity, _parent, state, wait_reason, phase,

@@ -82,8 +82,9 @@ class Ledger:
 
         `one_statement`: only one statement of it writes (`writing_one_statement`).
 
-        These happen on PostgreSQL only: two claims of one entity (its unique index stops the second), or two
-        transactions that lock the same rows in different orders. The retry sees what the other transaction wrote.
+        The errors that are retried happen on PostgreSQL only: two claims of one entity (its unique index stops the
+        second), or two transactions that lock the same rows in different orders. The retry sees what the other
+        transaction wrote.
         """
         transaction = self.writing_one_statement if one_statement else self.writing
         for _ in range(TRANSACTION_RETRIES):

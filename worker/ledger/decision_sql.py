@@ -209,7 +209,7 @@ def resolve_row(
 def cancel_row(connection: Connection, row: Row[Any], actor: str, note: str) -> None:
     """Cancel an operation of which this ledger never sent anything. Raises `NotAllowed` otherwise.
 
-    If the ledger came from a backup, its outcome may be unknown all the same (`restore`). Then it stays so.
+    If the ledger came from a backup, the outcome may be unknown although nothing was sent (`restore`). It stays so.
     """
     otherwise = "something of it may have reached the destination: --stop-asking ends it"
     _end_row(connection, row, _CANCEL, State.CANCELLED, "cancel", actor, note, otherwise)

@@ -13,14 +13,14 @@ from worker.ledger.schema import ledger as ledger_row
 from worker.operation import Phase, State, WaitReason
 from worker.queues import LANES, MONEY, NOTIFY, destination_of
 
-DISPATCH_EVERY_S = 0.25  # seconds between two dispatches in the whole fleet: a poll or a request is so late at most
+DISPATCH_EVERY_S = 0.25  # seconds between two dispatches in the whole fleet: a poll waits at most this long for one
 _EARLY_S = 0.02  # seconds; a timer that comes a moment too early must not wait for its next time
 
 COUNT_LIMIT = 10_000
 """Counts stop here: a larger number changes no decision, and counting must not cost more with a larger backlog."""
 
 _every: BindParameter[int] = bindparam("every")
-# The second condition: if the database's clock is set back, dispatch must not wait until it has caught up.
+# The database's clock was set back. Dispatch must not wait until the clock has caught up.
 _went_back = ledger_row.c.dispatched_at > now_ms() + _every
 _is_time = ledger_row.c.dispatched_at <= now_ms() - _every
 _READ = select(_went_back).where(_is_time | _went_back)

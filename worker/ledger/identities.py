@@ -5,9 +5,9 @@ ids in its result are stored beside the platform and login of its payload. A val
 one as it is.
 
 Operations may end in another order than they were requested in, for instance if a person resolves one days later. So
-each identity holds as of when it is known (`learned_at`): when the operation was requested or replayed, or when it was
-imported. What is older only adds values that are not known yet. An account only adds the client's id in any case: that
-is what the caller gave, while the registration is B2COPY's own answer.
+each identity has an instant `learned_at`: when the operation was requested or replayed, or when the identity was
+imported. Newer ids replace the stored ones, older ids are only stored where none is. The client's id of an operation
+that opens an account never replaces one: the caller gave it, while that of a registration is B2COPY's own answer.
 
 A person can say that an account is closed at B2COPY (`mark_closed`). It then no longer counts as missing there. An
 operation that is requested or sent later and opens an account of this login ends that. It may have been requested
@@ -124,7 +124,8 @@ def _upsert(dialect: str) -> Any:
         for name, replaced in replaces.items()
     }
     merged["learned_at"] = case((is_newer, new.learned_at), else_=known.learned_at)
-    # It may be the only sign that B2COPY has an account, because some answers do not hold the account's id.
+    # `learned_from` may be the only sign that B2COPY has an account, because some answers do not hold the account's id.
+    # So what shows the account is not replaced by what does not.
     is_shown, was_shown = shows_account(new.learned_from), shows_account(known.learned_from)
     is_taken = (is_shown & ~was_shown) | (is_newer & (is_shown | ~was_shown))
     merged["learned_from"] = case((is_taken, new.learned_from), else_=known.learned_from)

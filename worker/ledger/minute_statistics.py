@@ -19,7 +19,7 @@ from worker.ledger.due import read_due, read_late_s
 from worker.ledger.schema import c, insert_into, minutes, now_ms
 
 MINUTE_MS = 60_000
-SETTLED_MS = 5_000  # ms; a minute is summarized so long after its end, when its last transactions have committed
+SETTLED_MS = 5_000  # ms from the end of a minute until it is summarized: its last transactions have committed then
 CATCH_UP = 60  # most minutes that one call summarizes, after a time without dispatch
 KEEP_MS = 90 * 86_400_000  # ms; older rows are deleted
 DUE = "due"
@@ -68,8 +68,8 @@ _FORGET_AHEAD = delete(minutes).where(minutes.c.minute.in_(_first_minutes.where(
 def summarize_minutes(ledger: Ledger) -> int:
     """Write the rows of all minutes that have ended since the last call. Returns how many minutes.
 
-    Two processes may do so at once: the rows of the second are ignored. After more than an hour without a call only the
-    last hour is summarized, so that one call never reads more than an hour's operations.
+    Two processes may do so at the same time: the rows of the second are ignored. After more than an hour without a call
+    only the last hour is summarized, so that one call never reads more than an hour's operations.
 
     What is older than `KEEP_MS` or has not begun is deleted, at most two minutes for each one written, and the present
     minute and the next: if the clock is wrong for a while, it costs a part of the history and not all of it.

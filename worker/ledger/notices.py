@@ -115,9 +115,10 @@ def _key(operation_id: int, sequence: int) -> str:
 
 
 def _row_of_notice(row: Any) -> NewRow | None:
-    """Return the row of an operation's notice. None if no notice can say what somebody else wrote into the operation.
+    """Return the row of an operation's notice. None if somebody else wrote the operation so that it can have no notice.
 
-    Otherwise it could never end, and the claim that refuses its row would end with an error, which stops its lane.
+    An error here would undo the transaction that ends the operation, each time: the operation would never end. If a
+    claim ends it because its row cannot be read, the error would also stop the lane.
     """
     try:
         return row_of(_notice(row), BY)

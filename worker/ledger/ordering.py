@@ -12,8 +12,8 @@ in the same moment, because it does not see the commit. So a parked operation is
 While a pause holds what an operation waits for, the operation does not expire, and that time does not count towards
 its deadline: `find_blocked` says so each time that the operation is examined.
 
-An operation of a paused or cancelled batch holds nobody up. While its batch is resumed, what is still put aside does,
-so that no later operation overtakes it.
+An operation of a paused or cancelled batch holds no other operation up. While a sweep resumes the batch, operations
+that are still put aside hold up later ones of their entity, so that none overtakes them.
 """
 
 from collections.abc import Iterable, Sequence

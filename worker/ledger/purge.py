@@ -1,9 +1,12 @@
 """Purge: remove final operations and their attempts when they are old enough. The audit stays, and says who purged.
 
-A failed operation of which nobody knows what the destination did stays, until a person has resolved it. So does the
-parent of an open operation, and a parent that succeeded of a failed operation, because that may be replayed. So does
-every operation that succeeded of a kind that parents are of: without its row, a child that is requested years later
-would wait for it and never start.
+These stay, however old they are:
+
+* a failed operation of which nobody knows what the destination did, until a person has resolved it
+* the parent of an open operation
+* the succeeded parent of a failed operation, because the failed one may be replayed
+* a succeeded operation whose kind may have children (`parents`): without its row, a child that is requested years later
+  would wait for it and never start
 """
 
 from collections.abc import Sequence

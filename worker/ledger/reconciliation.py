@@ -45,7 +45,7 @@ DESTINATION = "b2copy"
 FIELDS = ("account_id", "client_id")
 """What is compared of an account that both sides know."""
 
-BATCH = 500  # candidates read at once
+BATCH = 500  # candidates read in one query
 STALE_MS = 24 * 3600 * 1000  # ms without a step, after which a run that has not finished begins again
 
 Phase = Literal["reading", "comparing", "finished"]

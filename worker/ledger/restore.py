@@ -1,4 +1,4 @@
-"""A ledger that came from a backup: what it believes was not done may have been done since the backup.
+"""A ledger that was restored from a backup: what had not been done then may have been done since.
 
 So the outcome of every operation that could be sent counts as unknown. What follows is `on_unknown` as always: the kind
 asks how it stands, or looks first, or leaves it to a person. `sent` stays as it is: what this ledger never sent can
@@ -38,8 +38,8 @@ SUBJECT = "restored ledger"
 """The `subject` of the audit entry about the restore."""
 
 _failed = c.state == sql_literal(State.FAILED)
-# What is open and was not sent of a cancelled import is never sent. It is cancelled, and its outcome is known. What
-# has failed may be replayed, and may have been replayed since the backup.
+# An open operation of a cancelled import that was not sent is left out: the sweep cancels it, so it was not sent after
+# the backup either. A failed operation is included, because it may have been replayed since the backup.
 _cancelled = select(batches.c.id).where(batches.c.decision == CANCELLED)
 _is_open = c.due_at.is_not(None) & or_(c.sent, c.batch.is_(None), c.batch.not_in(_cancelled))
 _may_be_sent = or_(_is_open, _failed) & (c.kind != MESSAGE_KIND)

@@ -77,7 +77,7 @@ def _update(given: Given, _dialect: str) -> Any:
                 "unknown_step": case(
                     (given["outcome_unknown"], func.coalesce(given["unknown_step"], c.unknown_step)), else_=null()
                 ),
-                # What B2COPY calls pending has begun and goes on: only answers in a row say that it never decides.
+                # `pending` starts the count again, because B2COPY is at work: `max_attempts` is about answers in a row.
                 "counted_attempts": case(
                     (given["polled"] == 1, given["counted"]), else_=c.counted_attempts + given["counted"]
                 ),

@@ -24,7 +24,7 @@ local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local LONGEST_COOLDOWN = 3600000
 local LONGEST_LEASE = 600000
-local HIGHEST = now * 200  -- a generation above that was not made by these scripts, and would leave none to come
+local HIGHEST = now * 200  -- a higher generation is not from these scripts, and too few numbers could follow it
 local function int(x) return string.format('%.0f', x) end
 local function is(key, type) return redis.call('TYPE', key).ok == type end
 local function field(key, name) return is(key, 'hash') and redis.call('HGET', key, name) or nil end
@@ -49,7 +49,9 @@ local function session()
   return found
 end
 local function generation() return number(session()[1]) or 0 end
-local function expires(key)  -- a key that does so never, or once a clock that was set back is right again, is not ours
+-- Whether a key expires within the longest time of ours. Any other key is ignored: it never expires, or Redis' clock
+-- was set back and the key would stay until the clock has caught up.
+local function expires(key)
   local left = redis.call('PTTL', key)
   return left >= 0 and left <= LONGEST_LEASE
 end
@@ -78,7 +80,7 @@ return out
 # ARGV: owner, expected generation, lease ms, fingerprint of the credentials, '1' = in spite of a cool-down
 # NEWER, now, SESSION    the stored generation is above the expected one: use it
 # BUSY, now, ttl         another owner holds the renewal lease, or has just talked to B2COPY
-# COOLDOWN, now, left, class, reason    nobody asks for so long, or nobody with these credentials
+# COOLDOWN, now, left, class, reason    nobody asks for `left` ms, or nobody with these credentials
 # LEADER, now, SESSION, generation to write, failures so far
 ACQUIRE = (
     _HEAD

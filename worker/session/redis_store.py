@@ -128,7 +128,7 @@ class Store:
     def acquire(self, owner: str, expected: int, credentials: str, forced: bool = False) -> RenewalLease | NoLease:
         """Ask for the renewal lease in order to replace generation `expected` (or anything older).
 
-        `credentials` is their fingerprint: a cool-down after a refused login binds only those who have the same.
+        `credentials` is their fingerprint: a cool-down after a refused login binds only processes with the same ones.
         """
         answer = self._run(
             redis_scripts.ACQUIRE, owner, expected, _ms(self._timings.lease), credentials, "1" if forced else "0"
@@ -185,7 +185,7 @@ class Store:
         self._run(redis_scripts.INVALIDATE, generation)
 
     def forget(self) -> None:
-        """Remove the session. The next one has a higher generation all the same."""
+        """Remove the session. The next one still has a higher generation."""
         self._run(redis_scripts.FORGET)
 
     def register(self) -> None:

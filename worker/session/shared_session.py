@@ -152,7 +152,7 @@ class SharedSession:
         return self._member().login.explain(refusal)
 
     def clock(self) -> int:
-        """Return Redis' clock in ms, or a little less: tokens of this generation and later are made after now."""
+        """Return Redis' clock in ms, or a little less. A token whose generation is at least this was made after now."""
         return self._member().store.at_least()
 
     def sessions(self) -> list[SessionIdentity]:

@@ -31,7 +31,7 @@ class Timings:
     skew: float = 5.0  # clocks that differ by less are taken as equal
     backdate: float = 30.0  # subtracted from `iat`
     store_timeout: float = 0.25  # one Redis call, and its connection
-    store_pause: float = 0.5  # a store that did not answer is not asked again for so long
+    store_pause: float = 0.5  # a store that did not answer is asked again after this time
     other_key_pause: float = 60.0  # a login by a host with other storage keys is not replaced earlier
 
     def checked(self) -> "Timings":

@@ -20,7 +20,7 @@ from worker.watch.outage_log import OutageLog
 log = logging.getLogger(__name__)
 
 STALLED_CALLS = 5  # calls of full length after which a loop counts as stalled, because an attempt may make several
-LOG_PATIENCE_S = 5.0  # seconds; a process that ends itself waits so long for its last lines of log
+LOG_PATIENCE_S = 5.0  # seconds that a process that ends itself waits for its last lines of log
 END_AFTER = 120  # looks, one every `TOUCH_EVERY_S`; a probe fails much earlier, so that its supervisor acts first
 
 

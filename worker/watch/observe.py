@@ -55,7 +55,7 @@ def _prepare_limited(destination: str, route: str) -> None:
 
 
 def prepare_ended(kind: str, lanes: Iterable[str], failure_reasons: Iterable[str]) -> None:
-    """Let the ends of a kind's operations be counted from 0, for the same reason."""
+    """Let the ends of a kind's operations be counted from 0, so that an alert sees the first ones as an increase."""
     for lane in lanes:
         _ended(kind, lane, State.SUCCEEDED, "")
         for reason in failure_reasons:

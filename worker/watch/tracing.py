@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SEND_TIMEOUT_S = 3.0  # seconds; a process that ends waits so long for a collector
+SEND_TIMEOUT_S = 3.0  # seconds that a process that ends waits for a collector
 CLAIMS_IN_TRACE = 20  # claims of an operation; polls of a pending fee run reach it after some minutes
 _SCOPE = "b2copy-sync"
 

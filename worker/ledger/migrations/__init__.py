@@ -43,8 +43,8 @@ def migrate(
 ) -> str | None:
     """Bring the schema to this version, and return its revision before. None: there was no ledger.
 
-    Does nothing if the schema is this version's, or a newer one that this version can use. Safe when several run at
-    once.
+    Does nothing if the schema is this version's, or a newer one that this version can use. Safe when several run in
+    parallel.
 
     Everything happens in one transaction: on SQLite it holds the write lock, on PostgreSQL an advisory lock, and so a
     migration that fails leaves nothing behind. On PostgreSQL a migration waits for a table at most half a second at a
