@@ -53,13 +53,12 @@ async def _run_id(attempt: Attempt, fees: Fees) -> str:
     """Return the id of the fee run: the withdrawal's. A replay with B2COPY_FEES_RESTART=suffixed adds `~` and a number.
 
     The number counts the runs that ended in error: W1 becomes W1~1, which is no other withdrawal's id. A run whose
-    outcome is merely unknown keeps its id, because another id would charge the fees twice. So does a run that is under
-    way, although the setting has changed meanwhile.
+    outcome is unknown keeps its id, because another id would charge the fees twice. A run that is under way keeps its
+    id too, even if the setting was changed meanwhile.
 
-    One run may have given its error several times. So ids are counted, not answers. A late answer is left out: it may
-    arrive while the next run is under way, and must not change the id of that one. An error that was written in time
-    ends the operation. So between two replays at most late errors are added, and those are left out. Without the late
-    ones, a replay may get the old error once more, which the next replay then counts.
+    Runs are counted by their ids, because one run may answer with its error several times. Late answers do not count: a
+    late error of one run may arrive while the next run is under way, and must not change the id of the next run. If the
+    only error of a run came late, a replay sends the old id and gets the same error again. The next replay counts it.
     """
     if not attempt.claim.replays:
         return fees.request_id

@@ -9,7 +9,7 @@ from worker.operation import Done, Later, OnUnknown, Outcome
 from worker.operation_kind import Attempt, Description, Kind, Payload
 from worker.settings import crm_settings
 
-NOT_ALLOWED_WAIT_S = 30.0  # seconds; an accepted call waits so long for a worker that allows its path
+NOT_ALLOWED_WAIT_S = 30.0  # seconds that an accepted call waits before it looks again for a worker that allows its path
 
 
 class Call(Payload):

@@ -40,7 +40,7 @@ async def attempt(attempt: Attempt, notice: Notice) -> Outcome:
     """Deliver a notice once in each way that the settings name. `delivered` in the progress holds those that succeeded.
 
     After any answer but 2xx, or if the CRM's broker took no message, the engine tries again until the deadline. If one
-    way fails, or its gate refuses the notice, the other is tried all the same.
+    way fails, or its gate refuses the notice, the other is still tried.
     """
     delivered = set((attempt.progress or {}).get("delivered", ()))
     failures: list[B2CopyError] = []

@@ -160,7 +160,7 @@ def celery_settings() -> dict[str, Any]:
             "unacked_mutex_key": UNACKED_MUTEX,
             "unacked_restore_interval": 1,
             "unacked_restore_throttle": 1,
-            # A worker that was killed while it restored messages holds this lock for so long. The default is 300.
+            # Seconds for which a worker that was killed while it restored messages holds this lock. The default is 300.
             "unacked_mutex_expire": 5,
         },
         # The schedule is all intervals: nothing to remember between two runs, no file to write.

@@ -1,4 +1,4 @@
-"""Ids that look as if a spreadsheet had changed them, and that may be right all the same.
+"""Ids that look as if a spreadsheet had changed them. They may be right nevertheless.
 
 `123456` becomes `123.456` where a dot separates thousands, `01-45` becomes `Jan-45`, and of more than 15 digits a
 spreadsheet keeps 15 and fills up with zeros.

@@ -203,7 +203,7 @@ async def read_back(attempt: Attempt, look: Callable[[], Coroutine[Any, Any, Out
 
 
 def _problems(error: ValidationError, known: Iterable[str]) -> str:
-    """Return what is wrong with the fields. The text has a limit: who asks chooses the names and how many are wrong."""
+    """Return what is wrong with the fields, in a text with a limit: the caller chooses the names and their number."""
     problems: list[str] = []
     found = error.errors(include_url=False, include_input=False)
     for problem in found[:_LISTED]:

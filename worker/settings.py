@@ -31,7 +31,7 @@ from worker.refused_addresses import is_refused_address
 
 PREFIX = "B2COPY_"
 LONGEST_FOR_A_CALL_S = 5.0
-"""Seconds. A rate limit lets a call pass at least so often: the later calls of an attempt wait so long for a permit."""
+"""Seconds. No rate limit may let calls pass more rarely: a later call of an attempt waits at most this long for one."""
 
 _SECONDS = {"second": 1, "minute": 60, "hour": 3600}
 LoginName = Literal["service_admin", "back_office"]

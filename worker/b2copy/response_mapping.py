@@ -154,7 +154,7 @@ def _error_of(status: int, text: str, retry_after: float | None, name: str) -> B
             return NotFound(name, status, text)
         case 409:
             return Conflict(name, status, text)
-        case 499:  # gRPC Cancelled: who asked is gone, and what was begun may be done all the same
+        case 499:  # gRPC Cancelled: the caller is gone, and what was begun may still be done
             return UnknownOutcome(name, status, text)
         case 501:  # gRPC Unimplemented: there is no such method, however often we ask
             return Rejected(name, status, text)

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from worker.cli.read_rows import Row
 
 LISTED = 100  # unusable rows that are listed
-CHUNK = 1_000  # keys that are looked up at once
-_PARTS = 16  # so that only a part of all keys is sorted at once
+CHUNK = 1_000  # keys that are looked up in one query
+_PARTS = 16  # so that only a part of all keys is in memory and sorted at a time
 
 
 @dataclass

@@ -65,8 +65,8 @@ OnPlatform = Annotated[
 def close(login: Login, why: Why, by: By, platform: OnPlatform = None, as_json: Json = False) -> None:
     """Say that an account is closed at B2COPY: `reconcile` then no longer counts it as missing there.
 
-    B2COPY is asked nothing. If it lists an account of this login all the same, `reconcile` says so. Refused while an
-    operation that opens this account has not ended.
+    B2COPY is asked nothing. If it still lists an account of this login, `reconcile` says so. Refused while an operation
+    that opens this account has not ended.
     """
     _mark_closed(login, platform, by, why, True, as_json)
 

@@ -4,7 +4,7 @@ A line of the file is `name:argon2id hash:roles`. The file is read again when it
 does a restart of the console. A session lasts eight hours; its cookie is random and only its hash is stored.
 
 Guessing is limited for the console as a whole and not per name, so that nobody can lock a person out by wrong tries in
-that person's name. Two hashes are computed at once, each with 64 MiB. Sessions that exist do not notice a flood.
+that person's name. Two hashes are computed in parallel, each with 64 MiB. Sessions that exist do not notice a flood.
 """
 
 import errno
@@ -26,9 +26,9 @@ from worker.console.access import NAME_LIMIT, Person
 from worker.console.roles import Role
 from worker.errors import SettingsError
 
-SESSION_S = 8 * 3600.0  # seconds; a login is valid so long
+SESSION_S = 8 * 3600.0  # seconds for which a login is valid
 TRIES_PER_S = 5.0  # passwords that the whole console verifies each second; more are refused unread
-TRIES_AT_ONCE = 10  # passwords that may come at once
+TRIES_AT_ONCE = 10  # passwords that may come together
 VERIFIED_AT_ONCE = 2
 WRONG_S = 0.5  # seconds until a wrong password is answered
 SESSIONS = 1000  # most sessions that are stored

@@ -42,9 +42,9 @@ BATCH = 500  # rows per transaction
 FIRST_ID = -(2**63)  # a CRM may give any id, also 0
 ROW_PAYLOAD_LIMIT = 128 * 1024  # characters (PostgreSQL) or bytes (SQLite), with the blanks that the ledger leaves out
 ROW_TEXT_LIMIT = 1_000  # characters or bytes, of any other column
-LOCK_WAIT_MS = 500  # ms; a batch waits so long for an open transaction that records the same key
-LOCK_WAIT_ALONE_MS = 20  # ms; after that each row is recorded alone, and waits so long
-OTHER_WORKER_WAIT_S = 300.0  # seconds; a row waits so long for a worker that knows its kind, or lists a call's path
+LOCK_WAIT_MS = 500  # ms that a batch waits for an open transaction that records the same key
+LOCK_WAIT_ALONE_MS = 20  # ms that each row waits after that, when it is recorded alone
+OTHER_WORKER_WAIT_S = 300.0  # seconds that a row waits for a worker that knows its kind, or lists a call's path
 SEEN_MAX = 100_000  # rows; later ones wait until this process has forgotten some of these
 MESSAGE_WAIT_MS = 24 * 3_600_000  # ms; a row that was a message and meets an error of ours is failed after that
 BY = "sql"
@@ -99,7 +99,7 @@ def take_requests(
     """Turn the rows of `b2copy_requests` into operations. Yields after each batch how many are queued, by lane.
 
     Each batch is one transaction, which deletes its rows: a row becomes an operation exactly once. Any number of
-    processes may do this at once. Raises SQLAlchemy's errors if the database cannot be used; the rows then wait.
+    processes may do this in parallel. Raises SQLAlchemy's errors if the database cannot be used; the rows then wait.
 
     If the first batch leaves rows, those that move money come next, so that no backfill stands in front of them. A row
     with an entity does not come earlier for that, because earlier rows of its entity may be left.

@@ -76,7 +76,7 @@ def _send(name: str, arguments: Mapping[str, Any]) -> None:
         # Only workers shorten the queue. While none runs, it must not grow until Redis is full.
         if producer.channel.client.llen(READS) >= UNREAD_MAX:
             raise Unavailable(f"{name}: {UNREAD_MAX} reads wait that no worker has taken: does one run?")
-        # No second try: one on a frozen Redis takes 5 s already, and who asked may ask again.
+        # No second try: one on a frozen Redis takes 5 s already, and the caller may ask again.
         app.send_task(TASK, kwargs=arguments, queue=READS, producer=producer, retry=False)
 
 

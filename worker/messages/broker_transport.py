@@ -2,8 +2,8 @@
 
 * TLS connections verify certificate and host name, and no error shows the password (`worker.redis_connection`).
 * Each item taken from a queue is checked before kombu reads it (`worker.messages.safe_envelope`).
-* A message that Redis handed out, but whose note it refuses (out of memory, read-only, gone), is delivered all the
-  same. kombu would lose it.
+* A message that Redis handed out, but whose note it refuses (out of memory, read-only, gone), is still delivered. kombu
+  would lose it.
 * A message whose acknowledgement fails does not count towards the prefetch limit. In kombu it counts until the worker
   connects again, and a worker that has as many of such messages as slots takes no further message.
 * The jobs that repeat every second log a Redis that refuses writes once, not as a traceback each time.
@@ -47,7 +47,7 @@ _TYPES = (
 
 
 def _remove_values_of_another_type(pool: redis.ConnectionPool) -> None:
-    """Remove what stands under kombu's keys and can hold no message. Who may not, as a CRM, leaves it to others."""
+    """Remove values of another type under kombu's keys. A process that lacks the right (a CRM's) leaves them."""
     client = Client(connection_pool=pool)
     with suppress(redis.RedisError, OSError):
         for pattern, type_ in _TYPES:

@@ -46,7 +46,7 @@ _OPTIONS = {"acks_late": True, "reject_on_worker_lost": True}
 # be delivered a second time.
 PATIENCE_S = 3.0
 _RETRY_S = 0.25  # seconds between two tries to record
-LOCK_WAIT_MS = 1_000  # ms; a message waits so long for an open transaction that records the same key
+LOCK_WAIT_MS = 1_000  # ms that a message waits for an open transaction that records the same key
 _RETURN_PAUSE_S = 1.0  # seconds before a message goes back to the queue, because the queue delivers it again at once
 
 _outage = OutageLog(log, "the ledger is unavailable: messages go back to the queue")
@@ -127,8 +127,8 @@ def _record(new: New, by: str) -> Recorded:
 def store_failed(message_id: str, task: str, problem: str, origin: str | None, raw: str) -> bool:
     """Store a message that cannot be recorded as a failed operation. Returns False if the ledger is unavailable.
 
-    `problem` and `raw` are texts of `bad_message_text`. If they cannot be stored all the same, the message is stored
-    without them, because a message must not come back for ever.
+    `problem` and `raw` are texts of `bad_message_text`. If even they cannot be stored, the message is stored without
+    them, because a message must not come back for ever.
     """
     log.error("message %s cannot be recorded: %s", short(message_id), problem)
     try:

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 _no_fork = fork_lock()
 
-END_WAIT_S = 5.0  # seconds; the shutdown waits so long for a note that is being written
+END_WAIT_S = 5.0  # seconds that the shutdown waits for a note that is being written
 
 
 class RunningNote(bootsteps.StartStopStep):

@@ -3,8 +3,8 @@
     b2copy:answer:<id of the read>    list      the sealed answer; expires after 5 s, or with the asker's deadline
     b2copy:answer_bytes               string    bytes of the answers of the last 5 s, of all workers together
 
-Who asked waits in a blocking pop, so an answer that is still there after a second is wanted by nobody. Redis evicts
-nothing: answers that nobody takes must not fill it, because withdrawals need it too.
+The asking process waits in a blocking pop. So if an answer is still there after a second, nobody waits for it. Redis
+evicts nothing, so answers that nobody takes must not fill it: withdrawals need it too.
 
 Deadlines are in the clock of Redis, because the clocks of the two hosts may differ.
 """
@@ -43,7 +43,7 @@ class Answers:
     def reserve(self, size: int) -> bool:
         """Return whether an answer of so many bytes may be posted now: not too many were in the last seconds.
 
-        Taken answers count too, because who asked may not write to Redis, and so cannot say that it took one.
+        Taken answers count too, because the asking process has no right to write to this key.
         """
         with self._redis.pipeline(transaction=True) as pipe:
             pipe.set(_POSTED, 0, ex=LIFE_S, nx=True)

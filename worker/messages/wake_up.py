@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 AFTER_FAILURE_S = 5.0  # seconds without wake-ups after the broker failed, so that not every call of a CRM waits for it
 
 DUE_PER_WAKE_UP = 100  # due operations for which one more wake-up is sent
-WAKE_UPS_MAX = 16  # most wake-ups of a lane at once, because more than the workers take would pile up
+WAKE_UPS_MAX = 16  # most wake-ups of a lane that are sent together, because more than the workers take would pile up
 
 _sent_at: dict[str, float] = {}  # lane -> when this process last sent a wake-up, monotonic seconds
 _sending = PerProcess(lambda: {lane: threading.Lock() for lane in LANES})  # one thread at a time sends for a lane

@@ -16,8 +16,8 @@ _PATIENCE_S = 0.25  # seconds until a permit or the pace that was refused is ask
 class Pace:
     """Asks the fleet's limits before each request: for the pace, then for a permit as every request needs one.
 
-    The pace is a key in Redis that one process reserves, so that two reconciliations at once are together no faster
-    than one, and never ask B2COPY for the same at the same time. Without Redis none sends. If a process dies, its
+    The pace is a key in Redis that one process reserves, so that two reconciliations are together no faster than one,
+    and never ask B2COPY for the same at the same time. Without Redis none sends. If a process dies, its
     reservation ends with the deadline of its call.
     """
 

@@ -42,7 +42,7 @@ from worker.ledger.reconciliation import (
     store_page,
 )
 
-PAGE = 100  # accounts asked for at once; a server that gives fewer is asked more often
+PAGE = 100  # accounts asked for in one request; a server that gives fewer is asked more often
 MOVES_MAX = 20  # pages in a row that did not begin with their anchor, after which the list counts as unusable
 FIRST_PLATFORM = "1"
 """The platform of an account whose platform B2COPY does not name, as long as we know no other platform than this one:

@@ -150,7 +150,7 @@ def late_lanes(seen: Overview, late_s: float) -> list[str]:
 
 
 def access_notes(found: Statistics) -> list[str]:
-    """Return what hinders many operations at once and needs a person: no access, no session, no shared secret."""
+    """Return what hinders many operations together and needs a person: no access, no session, no shared secret."""
     notes = []
     if refused := found.waiting.get(WaitReason.NO_ACCESS):
         notes.append(f"B2COPY refuses our access to {count(refused)}; our requests come from {our_address()}")

@@ -31,7 +31,7 @@ def system_overview(ledger: Ledger, session: Callable[[], SessionState]) -> Syst
     pauses = [flag for name, flag in active_flags(ledger).items() if name.startswith("pause:")]
     try:
         return SystemOverview(found, pauses, session(), "")
-    except Exception as error:  # any error of the session: the ledger is shown all the same
+    except Exception as error:  # any error of the session: the ledger is still shown
         return SystemOverview(found, pauses, None, str(error).splitlines()[0])
 
 

@@ -117,7 +117,7 @@ _UNRESOLVED_REMEDIES = {
 _CANCELLED_REMEDY = (
     "Its import was cancelled after a restore, and this ledger has not sent it. A replay would do it if it was not done"
     " before. Find out at {destination} whether it was done. If it was: {resolve_done}. If it was not: to leave it so,"
-    " {resolve_not_done}; to do it all the same, {replay_not_done}"
+    " {resolve_not_done}; to have it done now, {replay_not_done}"
 )
 
 
