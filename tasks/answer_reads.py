@@ -54,7 +54,10 @@ def read(name: str, parameters: dict[str, Any], read_id: str, key: str, ends_at:
     The read continues on the event loop. So a slow B2COPY holds no slot of Celery's, which withdrawals need too.
     """
     if len(_running) >= RUNNING_MAX:
-        log.warning("a read was dropped: %d are under way in this process", RUNNING_MAX)
+        log.warning(
+            "a read was dropped, and its caller gets no answer: %d are under way in this process. Is B2COPY slow?",
+            RUNNING_MAX,
+        )
         observe_read(name if name in tuple(READS) else "unknown", "dropped")
         return
     under_way = event_loop().submit(_answer(name, parameters, read_id, key, ends_at, ledger_id))

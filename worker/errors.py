@@ -14,7 +14,7 @@
     - AccessRejected        401 also to a new token, or 403: our access, or this operation's, is refused
     - NotFromB2Copy         a 4xx of a proxy in front of B2COPY, for instance one that has no route to it
     - GateClosed            we do not send just now: nothing was sent
-      - CircuitOpen         because the destination is unavailable
+      - CircuitOpen         because the destination is unavailable or our login fails
       - PermitRefused       because the rate limit is reached, or the destination asked us to wait
       - LeaseTooShort       because too little is left of the operation's lease
       - ReadExpired         because nobody waits for the answer to this read any more
@@ -127,7 +127,7 @@ class GateClosed(Transient):
 
 
 class CircuitOpen(GateClosed):
-    """The destination is unavailable, and this operation is not its circuit probe."""
+    """The destination is unavailable or our login fails, and this operation is not the probe that may be sent."""
 
 
 class PermitRefused(GateClosed):

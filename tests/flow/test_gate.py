@@ -820,6 +820,7 @@ class TestRateLimit:
         with pytest.raises(CircuitOpen) as caught:
             gate_.check(times_closed=0)
         assert 0 < (caught.value.retry_after or 0) <= 60
+        assert str(caught.value) == "nothing was sent to b2copy: its last requests failed (open circuit)"
 
         record(gate_, Done())
         assert (circuit_open._value.get(), gate_.is_open, gate_.until_open_s(urgent=True)) == (0, True, 0.0)

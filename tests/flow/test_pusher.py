@@ -503,7 +503,7 @@ class TestTheLedgerInTrouble:
         engine().drain("money")
 
         assert find_operation(ledger).state == State.SUCCEEDED
-        assert "the gate could not record an attempt" in caplog.text
+        assert "the gate could not note what the attempt says about the destination" in caplog.text
 
 
 class TestADrainThatFails:

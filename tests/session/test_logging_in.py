@@ -1,5 +1,6 @@
 """What B2COPY's answer to a login makes the fleet do."""
 
+import re
 import socket
 import time
 from collections.abc import Callable
@@ -209,13 +210,15 @@ class TestLoggingIn:
     @pytest.mark.failure_mode("F24")
     @pytest.mark.parametrize("ahead", [600.0, -600.0])
     def test_a_clock_of_b2copys_ten_minutes_off_is_followed(
-        self, member: Member, sandbox: SandboxControl, ahead: float
+        self, member: Member, sandbox: SandboxControl, ahead: float, caplog: pytest.LogCaptureFixture
     ) -> None:
         sandbox.switches(clock_offset=ahead)
 
         assert member().current().generation
 
         assert sandbox.counters()["statuses"]["authexternalcrm"] == {"401": 1, "200": 1}
+        way = "behind" if ahead > 0 else "ahead of"
+        assert re.search(rf"our clock is (599|600|601) s {way} B2COPY's", caplog.text)
 
     def test_a_date_that_neither_clock_of_ours_confirms_is_not_believed(
         self, member: Member, sandbox: SandboxControl, caplog: pytest.LogCaptureFixture

@@ -49,5 +49,5 @@ def test_an_outage_is_one_line_when_it_begins_and_one_when_it_ends(caplog: pytes
 
     assert [record.getMessage() for record in caplog.records] == [
         "no wake-up was sent: ConnectionError: refused",
-        "it works again after 50 failures: no wake-up was sent",
+        "it works again after 50 failures. The problem was: no wake-up was sent",
     ]

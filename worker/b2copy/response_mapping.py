@@ -164,4 +164,4 @@ def _error_of(status: int, text: str, retry_after: float | None, name: str) -> B
         return Unavailable(name, status, text, retry_after)
     if 400 <= status < 500:
         return Rejected(name, status, text)
-    return UnknownOutcome(f"{name}: an answer that nobody understands", status, text)
+    return UnknownOutcome(f"{name}: an unexpected status, which does not say what was done", status, text)

@@ -104,7 +104,10 @@ class RunningAttempt:
                 try:
                     await gate.record(learned, meaning_of(learned), self.login, self.claim.kind)
                 except Exception:  # what the request did must not be lost with it
-                    log.exception("the gate could not record a request")
+                    log.exception(
+                        "operation %s: the gate could not note what a request says about the destination. Its answer"
+                        " counts", self.claim.key,
+                    )  # fmt: skip
 
     async def _send(self, route: Route[Any], body: Mapping[str, Any], check_may_send: Callable[[], None]) -> Any:
         with calling(self._span, self.claim.destination, route.name, route.method) as span:

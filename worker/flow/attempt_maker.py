@@ -83,7 +83,7 @@ class AttemptMaker:
         try:
             not_sent = await self._check_before_send(claim, times_closed)
         except Exception:  # nothing was sent, so that our own fault need not fail the operation
-            log.exception("operation %s cannot be sent now", claim.key)
+            log.exception("operation %s: the check before sending failed. Nothing was sent, it is due again", claim.key)
             await asyncio.sleep(CHECK_PAUSE_S)
             return Return(claim)
         if not_sent is not None:
@@ -179,7 +179,10 @@ class AttemptMaker:
             try:
                 await gate.record(learned, meaning, login, claim.kind)
             except BaseException:  # the operation's result must not be lost with it
-                log.exception("the gate could not record an attempt")
+                log.exception(
+                    "operation %s: the gate could not note what the attempt says about the destination. Its result"
+                    " counts", claim.key,
+                )  # fmt: skip
         return transition
 
 

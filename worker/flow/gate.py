@@ -111,6 +111,12 @@ class Gate:
         """Whether operations may be sent at all, apart from rate limit and hold."""
         return not (self._circuit.is_open or self._login.is_open)
 
+    @property
+    def _closed_text(self) -> str:
+        """What becomes the message of an operation that the closed gate stops."""
+        why = "our login fails" if self._login.is_open else "its last requests failed (open circuit)"
+        return f"nothing was sent to {self._name}: {why}"
+
     def available(self, wanted: int, urgent: bool) -> int:
         """Return how many operations may be claimed now: `wanted`, fewer, or a single probe. Takes no permit."""
         return self._leave_room(self._login.available(self._circuit.available(wanted)), urgent)
@@ -140,7 +146,7 @@ class Gate:
         if self.is_open:
             await self.pass_one(urgent, times_closed)
         elif await self._in_redis_thread(partial(self.take, 1, urgent)) != 1:
-            raise CircuitOpen("the circuit is open", None, None, self.until_open_s(urgent))
+            raise CircuitOpen(self._closed_text, None, None, self.until_open_s(urgent))
         return times_closed
 
     def own_gate(self, name: str) -> "Gate":
@@ -164,7 +170,7 @@ class Gate:
         if must_wait or await self._in_redis_thread(partial(self.take, 1, urgent)) != 1:
             if self.is_open:
                 raise PermitRefused("the destination asked everybody to wait", None, None, self.until_open_s(urgent))
-            raise CircuitOpen("the circuit is open", None, None, self.until_open_s(urgent))
+            raise CircuitOpen(self._closed_text, None, None, self.until_open_s(urgent))
         self._is_probing = self._is_probing or is_probe
         try:
             yield times_closed
@@ -192,7 +198,7 @@ class Gate:
             raise PermitRefused("no permit came in time", None, None, PERMIT_PATIENCE_S) from None
         finally:
             self._waiting[urgent] -= 1
-        raise CircuitOpen("the circuit is open", None, None, self.until_open_s(urgent))
+        raise CircuitOpen(self._closed_text, None, None, self.until_open_s(urgent))
 
     async def may_send(self, times_closed: int) -> bool:
         """Return whether a claim may be sent for which `times_closed` was noted: no hold, and `lets_pass`."""
@@ -201,7 +207,7 @@ class Gate:
     def check(self, times_closed: int) -> None:
         """Raise `GateClosed` if no request may be sent now, as far as this process knows. Asks nobody."""
         if not self.lets_pass(times_closed):
-            raise CircuitOpen("the circuit is open", None, None, self.until_open_s(urgent=True))
+            raise CircuitOpen(self._closed_text, None, None, self.until_open_s(urgent=True))
         if hold_left_s := self.fleet_limits.hold_left_s():
             raise PermitRefused("the destination asked everybody to wait", None, None, hold_left_s)
 

@@ -119,7 +119,7 @@ class Lane:
         return bool(self._in_hand or self._unwritten)
 
     def _log_fault(self) -> None:
-        log.exception("lane %s: the drain goes on, because results are expected", self.name)
+        log.exception("lane %s: this program raised an error. The drain continues: it expects results", self.name)
         time.sleep(FAULT_PAUSE_S)
 
     def _count_permitted(self, wanted: int) -> int:
@@ -257,7 +257,10 @@ class Lane:
         observe_settled(self.name, transitions, lost)
         observe_claimed(claims)
         for claim in lost:
-            log.warning("operation %s was taken over before its result was written", claim.key)
+            log.warning(
+                "operation %s was taken over before its result was written, because its lease had lapsed. The late"
+                " result is stored as evidence, and decides if nothing was sent since", claim.key,
+            )  # fmt: skip
         self._settled += len(transitions)
         self._leases.remove(result.claim for result in results)
         if claims:

@@ -107,7 +107,10 @@ class LeaseRenewal:
                 is_forgotten = asked_at - lease.since > HELD_MAX_S
                 self._leases[claim.id] = _Lease(claim, until, math.inf if is_forgotten else lease.since)
                 if is_forgotten:
-                    log.error("operation %s is held for %.0f s without a result", claim.key, HELD_MAX_S)
+                    log.error(
+                        "operation %s has had no result for %.0f s, although each attempt ends sooner: restart this"
+                        " worker, so that another one takes it over", claim.key, HELD_MAX_S,
+                    )  # fmt: skip
 
     def close(self) -> None:
         """End the thread that renews: this process holds no claim any more."""

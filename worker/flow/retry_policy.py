@@ -108,7 +108,10 @@ class RetryPolicy:
                 return self._fail(attempt, FailureReason.BAD_PAYLOAD)
             case Becomes.INTERNAL:
                 error = learned if isinstance(learned, Exception) else None
-                log.error("operation %s failed on our side", claim.key, exc_info=error)
+                log.error(
+                    "operation %s has failed (internal), because this program raised an error in its attempt:"
+                    " `b2copy-sync status KEY` says what to do", claim.key, exc_info=error,
+                )  # fmt: skip
                 return self._fail(attempt, FailureReason.INTERNAL)
         assert_never(attempt.meaning.becomes)
 

@@ -64,7 +64,10 @@ class Senders:
                 await self._wait_for_next_pass()
                 result = await self._make(claim, times_closed)
             except BaseException:  # the engine failed, or a kind raised SystemExit or cancelled its task
-                log.exception("operation %s failed on our side", claim.key)
+                log.exception(
+                    "operation %s has failed (internal), because this program raised an error in its attempt:"
+                    " `b2copy-sync status KEY` says what to do", claim.key,
+                )  # fmt: skip
                 result = _internal(claim)
             self._hand_in(result)
         self._senders.discard(asyncio.current_task())  # now: `_accept` counts senders that can take a claim

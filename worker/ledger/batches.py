@@ -423,7 +423,10 @@ def sweep(ledger: Ledger, time_s: float, batch: str | None = None) -> bool:
             except DATABASE_UNAVAILABLE_ERRORS:
                 raise
             except Exception:
-                log.exception("the operations of batch %s do not obey its decision yet", name)
+                log.exception(
+                    "batch %s: not all of its operations are paused, resumed or cancelled yet. The next sweep tries"
+                    " again", name,
+                )  # fmt: skip
                 all_obey = False
         names = left
         if names and time.monotonic() >= ends:

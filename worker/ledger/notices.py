@@ -106,7 +106,10 @@ def record_notices(connection: Connection, ids: Sequence[int], now: int) -> None
         return
     recorded = {row.key for row in insert_queued(connection, notices)}
     if taken := [notice for notice in notices if notice.key not in recorded]:
-        log.error("the keys of notices were taken by somebody else: %s", ", ".join(one.key for one in taken))
+        log.error(
+            "notices get other keys, because operations that this program did not record have these keys: %s",
+            ", ".join(one.key for one in taken),
+        )
         insert_queued(connection, [one._replace(key=f"{one.key}.{token_hex(8)}") for one in taken])
 
 

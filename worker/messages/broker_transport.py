@@ -87,7 +87,10 @@ class _QoS(kombu_redis.QoS):
         try:
             super().append(message, delivery_tag)
         except (redis.RedisError, OSError) as error:
-            log.warning("Redis does not note that a message was taken: %s", error)
+            log.warning(
+                "Redis does not note that this worker took a message. The message is handled, but it is lost if the"
+                " worker is killed before. Is Redis full or read-only? %s", error,
+            )  # fmt: skip
             self._without_note[delivery_tag] = message
             virtual.QoS.append(self, message, delivery_tag)
 
@@ -178,7 +181,7 @@ class Channel(kombu_redis.Channel):
 
     def _deliver_fanout_message(self, message: Any, exchange: str) -> bool:
         if not is_allowed(message):
-            log.warning("a remote command was ignored: only questions are answered here")
+            log.warning("a remote command was ignored: a worker only answers questions such as `inspect ping`")
             return False
         return bool(super()._deliver_fanout_message(message, exchange))
 

@@ -58,7 +58,7 @@ class CheckingConsumer(Consumer):
                 # kombu counts KeyError among the connection errors.
                 if isinstance(error, self.connection_errors) and not isinstance(error, KeyError):
                     raise
-                log.exception("Celery failed on a message")
+                log.exception("Celery failed on a message. It becomes a failed operation; a read is dropped")
                 self._store_here(message, original, f"Celery failed on it: {type(error).__name__}")
 
         return take_or_store
@@ -121,7 +121,7 @@ class CheckingConsumer(Consumer):
         in_reads = (message.delivery_info or {}).get("routing_key") == READS
         if task != READ_TASK and not (in_reads and task not in self.app.tasks):
             return False
-        log.warning("a message that is no usable read was dropped: enqueue.read writes them")
+        log.warning("a message that is no usable read was dropped, and nobody gets an answer: use tasks.enqueue.read")
         observe_read("unknown", "malformed")
         return True
 

@@ -276,7 +276,7 @@ class Member:
         except B2CopyError as error:
             log.warning("session not renewed: %s", error)
         except Exception:
-            log.exception("session not renewed: our own fault")
+            log.exception("session not renewed: this program raised an error. The renewal is tried again")
         else:
             self._learn(renewal)
 

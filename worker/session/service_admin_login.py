@@ -59,7 +59,10 @@ class ServiceAdmin:
                 now_ahead = self._server_ahead(fleet_ahead)
                 if not corrected and abs(now_ahead - ahead) > self._timings.skew:
                     corrected = True
-                    log.warning("our clock is %.0f s behind B2COPY's: corrected", now_ahead)
+                    log.warning(
+                        "our clock is %.0f s %s B2COPY's: the login is sent again, dated by B2COPY's clock",
+                        abs(now_ahead), "behind" if now_ahead > 0 else "ahead of",
+                    )  # fmt: skip
                     continue  # the same key, dated by B2COPY's clock
                 log.error("B2COPY refused the login with key %s: %s", key.key_id, error)
                 refused[key.fingerprint] = error
@@ -108,8 +111,9 @@ class ServiceAdmin:
             return 0.0
         if min(abs(ahead), abs(ahead - fleet_ahead)) > tolerance:
             log.error(
-                "B2COPY's Date is %.0f s ahead of our clock: not believed, as that is more than B2COPY_CLOCK_TOLERANCE"
-                " (%.0f s); correct whichever clock is wrong", ahead, tolerance,
+                "B2COPY's Date is %.0f s %s our clock, more than B2COPY_CLOCK_TOLERANCE (%.0f s), and Redis' clock does"
+                " not confirm it. So logins are dated by our clock: correct the clock that is wrong",
+                abs(ahead), "ahead of" if ahead > 0 else "behind", tolerance,
             )  # fmt: skip
             return 0.0
         return ahead

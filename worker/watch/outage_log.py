@@ -44,4 +44,4 @@ class OutageLog:
         with self._lock:
             count, self._count = self._count, 0
         if count:
-            self._log.warning("it works again after %d failures: %s", count, self._problem)
+            self._log.warning("it works again after %d failures. The problem was: %s", count, self._problem)
