@@ -69,7 +69,7 @@ def read(name: str, parameters: dict[str, Any], read_id: str, key: str, ends_at:
 @signals.worker_process_shutdown.connect
 def finish_reads(**_: Any) -> None:
     """Warm shutdown: finish the reads that are under way."""
-    if reader.made:
+    if reader.existing:
         wait(list(_running), timeout=worker_settings().call_deadline)
 
 

@@ -29,9 +29,9 @@ class RunGone(Exception):
     """Another reconciliation has begun, so the differences of this one are not known any more."""
 
 
-MISSING_SHARE, MISSING_FEW = 100, 10
+MISSING_ONE_IN, MISSING_FEW = 100, 10
 """`apply` asks for confirmation if more than `MISSING_FEW` accounts are missing at B2COPY, and more than one in
-`MISSING_SHARE` of those expected."""
+`MISSING_ONE_IN` of those expected."""
 
 LEARN, OPEN_AGAIN, LEAVE = "learn it", "open it again", "a person decides"
 """What `apply` does about a difference."""
@@ -99,7 +99,7 @@ def _payload_to_reopen(run: Run, earlier: Operation | None, newest: Operation | 
 
 def unusually_many(missing_there: int) -> bool:
     """Return whether so many accounts are missing there that B2COPY or our access to it may be at fault."""
-    return missing_there > max(MISSING_FEW, expected_accounts(ledger()) / MISSING_SHARE)
+    return missing_there > max(MISSING_FEW, expected_accounts(ledger()) / MISSING_ONE_IN)
 
 
 def apply(run: Run, by: str, why: str) -> Applied:

@@ -78,5 +78,5 @@ def count_ends_from_zero(**_: Any) -> None:
 def finish_in_flight(**_: Any) -> None:
     """Warm shutdown: claim nothing more, finish what is in flight."""
     _ending.set()
-    if pusher.made:
-        pusher.made.stop()
+    if pusher.existing:
+        pusher.existing.stop()

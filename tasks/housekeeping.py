@@ -56,7 +56,7 @@ def _dispatch() -> bool:
     is_sent = _wake_lanes(count_due(ledger()))
     for queued in take_requests(ledger(), KINDS, crm_settings(), TAKE_S):
         is_sent = is_sent and _wake_lanes(queued)
-    _summarize_minutes_if_due()
+    _run_minute_jobs()
     sweep(ledger(), SWEEP_S)
     return True
 
@@ -74,10 +74,11 @@ def _wake_lanes(due: Mapping[str, int]) -> bool:
     return all(wake(lane, min(workers, wake_ups_for(due[lane]))) for lane in LANES if due.get(lane))
 
 
-def _summarize_minutes_if_due() -> None:
-    """Have the ledger summarize the minutes that ended, if this process has not done so in this minute.
+def _run_minute_jobs() -> None:
+    """Do these jobs, unless this process has done them in this minute.
 
-    A worker that delivers notices also says again that the CRM wants them.
+    Summarize the minutes that ended, and have batches swept again whose sweep left an operation. A worker that delivers
+    notices says again that the CRM wants them.
     """
     global _summarized
     minute = int(time.time() * 1000 - SETTLED_MS) // MINUTE_MS

@@ -133,7 +133,7 @@ def forget() -> None:
     """What this process has read or made belongs to the settings before."""
     crm_settings.cache_clear()
     worker_settings.cache_clear()
-    if opened := instances.ledger.made:
+    if opened := instances.ledger.existing:
         opened.close()  # since Python 3.13 SQLite warns of a connection that is collected while open
     for made in (instances.ledger, instances.session, instances.back_office, instances.b2copy, instances.crm):
         made.forget()

@@ -293,7 +293,7 @@ class TestPerProcess:
 
         one = PerProcess(make)
 
-        assert one.made is None
+        assert one.existing is None
         assert one() is one()
         assert len(made) == 1
         one.forget()

@@ -99,8 +99,8 @@ def prepare_ledger(**_: Any) -> None:
     If it is unavailable at the start, it is opened before anything is claimed.
     """
     if current_app == app:
-        ledger.then(_check_host)
-        ledger.then(_prepare)
+        ledger.prepare_each(_check_host)
+        ledger.prepare_each(_prepare)
 
 
 def _prepare(made: Ledger) -> None:

@@ -26,7 +26,7 @@ class PerProcess(Generic[T]):
 
     def __init__(self, make: Callable[[], T]) -> None:
         self._make, self._made = make, dict[int, T]()
-        self._then: list[Callable[[T], None]] = []
+        self._prepare: list[Callable[[T], None]] = []
         self._locks: dict[int, threading.Lock] = {}  # a fork may copy a lock that a thread of the parent holds
 
     def __call__(self) -> T:
@@ -35,30 +35,30 @@ class PerProcess(Generic[T]):
             with self._locks.setdefault(pid, threading.Lock()):
                 if pid not in self._made:
                     made = self._make()
-                    for then in self._then:
-                        then(made)
+                    for prepare in self._prepare:
+                        prepare(made)
                     self._made[pid] = made
         return self._made[pid]
 
     @property
-    def made(self) -> T | None:
-        """What this process made, if it did."""
+    def existing(self) -> T | None:
+        """The value that this process has made already, or None. Makes none."""
         return self._made.get(os.getpid())
 
-    def then(self, do: Callable[[T], None]) -> None:
-        """Call `do` with each one that is made from now on, before anybody uses it; now, if this process has one.
+    def prepare_each(self, prepare: Callable[[T], None]) -> None:
+        """Call `prepare` with each value that is made from now on, before anybody uses it; now, if there is one.
 
-        A forked child calls it with its own one, too. A second `then` with the same function changes nothing.
+        A forked child calls it with its own value, too. A second call with the same function changes nothing.
         """
-        if do in self._then:
+        if prepare in self._prepare:
             return
-        self._then.append(do)
-        if self.made is not None:
-            do(self.made)
+        self._prepare.append(prepare)
+        if self.existing is not None:
+            prepare(self.existing)
 
-    def use(self, made: T) -> None:
-        """Return this one from now on, in this process."""
-        self._made[os.getpid()] = made
+    def set_value(self, value: T) -> None:
+        """Return this value from now on, in this process."""
+        self._made[os.getpid()] = value
 
     def forget(self) -> None:
         """Make another one at the next use: the settings have changed."""

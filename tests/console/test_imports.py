@@ -125,7 +125,7 @@ def test_a_count_that_took_long_is_shown_again_until_an_import_changes(
     open_console: OpenConsole, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("worker.console.process_state.COUNT_LONG_S", 0.0)
-    monkeypatch.setattr("worker.console.process_state.COUNT_SHARE", 1e9)
+    monkeypatch.setattr("worker.console.process_state.PAUSE_FACTOR", 1e9)
     record_book(ledger)
     client = client_of(open_console())
     assert "5 queued" in client.get("/imports").text

@@ -396,13 +396,13 @@ def test_every_process_may_probe_if_redis_does_not_answer(settings: Settings) ->
 def test_the_pace_is_one_callers_until_it_is_released(settings: Settings) -> None:
     one, other = limit(settings, "0"), limit(settings, "0")
 
-    assert one.until_paced_s(80_000.0) == 0.0
-    assert 79_980 < other.until_paced_s(1.0) <= 80_000
+    assert one.reserve_pace(80_000.0) == 0.0
+    assert 79_980 < other.reserve_pace(1.0) <= 80_000
     one.release_pace(60_000.0)
-    assert 59_980 < other.until_paced_s(1.0) <= 60_000
+    assert 59_980 < other.reserve_pace(1.0) <= 60_000
     one.release_pace(0.0)
-    assert until(lambda: other.until_paced_s(60.0) == 0.0)
-    assert one.until_paced_s(60.0) > 0
+    assert until(lambda: other.reserve_pace(60.0) == 0.0)
+    assert one.reserve_pace(60.0) > 0
 
 
 @pytest.mark.parametrize("expires_in_s", [None, 300 * 86400])
@@ -418,8 +418,8 @@ def test_a_key_that_does_not_expire_in_time_stops_nobody(
     assert one.take(1, urgent=False) == 1
     assert one.reserve_probe() == 0.0
     assert 0 < other.reserve_probe() <= PROBE_EVERY_S
-    assert one.until_paced_s(60.0) == 0.0
-    assert 59 < other.until_paced_s(60.0) <= 60
+    assert one.reserve_pace(60.0) == 0.0
+    assert 59 < other.reserve_pace(60.0) <= 60
     one.hold(60.0)
     one.share_hold()
     assert other.take(1, urgent=False) == 0 or until(lambda: other.take(1, urgent=False) == 0)
@@ -518,14 +518,14 @@ def test_a_connection_to_a_demoted_primary_is_left(settings: Settings, active_en
 
 def test_a_reserved_pace_expires(settings: Settings) -> None:
     one, other = limit(settings, "0"), limit(settings, "0")
-    assert one.until_paced_s(0.0) == 0.0
+    assert one.reserve_pace(0.0) == 0.0
 
-    assert until(lambda: other.until_paced_s(60.0) == 0.0)
+    assert until(lambda: other.reserve_pace(60.0) == 0.0)
 
 
 def test_without_redis_nobody_has_the_pace(settings: Settings) -> None:
     alone = limit(settings, "0", **NOWHERE)
 
-    assert alone.until_paced_s(60.0) > 0
+    assert alone.reserve_pace(60.0) > 0
     alone.release_pace(1.0)  # and nothing is raised
     alone.allow_next_probe()

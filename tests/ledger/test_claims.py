@@ -214,7 +214,7 @@ def test_a_worker_that_starts_after_an_outage_of_the_ledger_lets_the_holder_go_f
     [held, lost] = claim_due(ledger, "worker 1", limit=2)
     clock.advance(LEASE_S + 1)
     opened = PerProcess(open_again)
-    opened.then(worker_app._prepare)  # as in a worker
+    opened.prepare_each(worker_app._prepare)  # as in a worker
 
     soon = claim_due(opened(), "worker 2")
     renewed = renew_leases(ledger, "worker 1", [held])

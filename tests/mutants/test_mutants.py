@@ -52,7 +52,7 @@ def test_a_number_is_left_out_only_if_it_is_how_much_is_read_at_once_and_is_coun
     assert [name for name in names if "255 -> 510" in name], "a contract"
     assert {"BATCH", "CANCEL_CHUNK", "AUDIT_WINDOW", "COUNT_LIMIT"} == {
         name
-        for name in ("BATCH", "CANCEL_CHUNK", "AUDIT_WINDOW", "COUNT_LIMIT", "MINUTE_MS", "RESERVED_SHARE", "KEY_LIMIT")
+        for name in ("BATCH", "CANCEL_CHUNK", "AUDIT_WINDOW", "COUNT_LIMIT", "MINUTE_MS", "RESERVE_ONE_IN", "KEY_LIMIT")
         if chosen_numbers(f"{name} = 5")
     }
 

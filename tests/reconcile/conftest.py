@@ -26,6 +26,6 @@ def fleet(environment: Environment, ledger_url: str, monkeypatch: pytest.MonkeyP
         monkeypatch.setenv(name, value)
     forget()
     yield environment
-    if made := instances.ledger.made:
+    if made := instances.ledger.existing:
         made.close()
     forget()

@@ -101,7 +101,7 @@ def test_who_had_no_session_for_a_day_is_not_listed(service_admin: SharedSession
     with broker.client as client:
         client.zadd(IDENTITIES, {late.as_json(): day_ago - 60, soon.as_json(): day_ago + 60, "no JSON": day_ago + 60})
 
-    assert service_admin.sessions() == [service_admin.state().identity, soon]
+    assert service_admin.recent_identities() == [service_admin.state().identity, soon]
 
 
 def test_without_a_refresh_token_it_logs_in_again_ahead_of_expiry(password: SharedSession, login: Password) -> None:
@@ -169,7 +169,7 @@ def test_sessions_on_this_redis_are_listed_by_whose_they_are(
     with pytest.raises(CredentialsRejected):  # the sandbox sees another address
         elsewhere.current()
 
-    assert service_admin.sessions() == [service_admin.state().identity, password.state().identity]
+    assert service_admin.recent_identities() == [service_admin.state().identity, password.state().identity]
     assert str(service_admin.state().identity) == f"service_admin 42 at {settings.host}, from 127.0.0.1"
     assert elsewhere.state().identity.key_prefix != service_admin.state().identity.key_prefix
 

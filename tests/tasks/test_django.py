@@ -90,8 +90,8 @@ def crm(ledger: Ledger, ledger_url: str, broker: Broker, monkeypatch: pytest.Mon
     connections["crm"].close()
     del connections["crm"]
     del connections.databases["crm"]
-    if instances.ledger.made:
-        instances.ledger.made.close()
+    if instances.ledger.existing:
+        instances.ledger.existing.close()
     forget()
 
 

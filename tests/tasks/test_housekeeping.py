@@ -196,7 +196,7 @@ def test_each_minute_is_summarized_once_when_it_is_settled(
 
     def times_done(at_s: float) -> int:
         now[0] = 1_800_000_000.0 + at_s
-        housekeeping._summarize_minutes_if_due()
+        housekeeping._run_minute_jobs()
         assert done.count("minutes") == done.count("batches")
         assert done.count("notices") == (done.count("minutes") if task else 0)
         return done.count("minutes")

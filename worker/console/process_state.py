@@ -24,7 +24,7 @@ from worker.settings import ConsoleSettings
 
 SESSION_CACHE_S = 3.0  # seconds
 COUNT_LONG_S = 0.2  # seconds; a count of imports that took longer is shown again
-COUNT_SHARE = 20  # times as long as it took, so that open pages keep the database busy for a twentieth of the time
+PAUSE_FACTOR = 20  # a count is shown so many times as long as it took: open pages load the database for a 20th
 REMEMBERED_FORMS = 1000  # most forms whose answers are stored
 
 
@@ -108,7 +108,7 @@ class Console:
             began = time.monotonic()
             reports = batch_reports(self.ledger, batches)
             took = time.monotonic() - began
-            self._counted = time.monotonic() + (COUNT_SHARE * took if took > COUNT_LONG_S else 0), batches, reports
+            self._counted = time.monotonic() + (PAUSE_FACTOR * took if took > COUNT_LONG_S else 0), batches, reports
         return reports
 
     def session_state(self) -> State | str:

@@ -206,7 +206,7 @@ def open_sandbox(
         _set_environment(patch, folder, server.url, url)
         patch.setattr(enqueue, "_wake", lambda lane, count: None)  # there is no broker, and nobody to wake
         _forget()
-        instances.ledger.use(ledger)
+        instances.ledger.set_value(ledger)
         sandbox = Sandbox(server, ledger)
         yield sandbox
         sandbox.close()

@@ -103,7 +103,9 @@ def _other_addresses(login: str, shared: SharedSession) -> Iterator[CheckResult]
     """Report sessions of the same admin from other addresses: each egress address is a session of its own."""
     ours = shared.identity
     others = sorted(
-        other.address for other in shared.sessions() if other != ours and replace(other, address=ours.address) == ours
+        other.address
+        for other in shared.recent_identities()
+        if other != ours and replace(other, address=ours.address) == ours
     )
     if others:
         message = f"the same admin has sessions from other addresses within a day: {', '.join(others)}"

@@ -29,9 +29,9 @@ from worker.watch import metrics
 
 log = logging.getLogger(__name__)
 
-# One permit in five is for the money lane alone, so that a backfill does not delay withdrawals. Rounded down: a limit
-# below 5 per interval reserves nothing.
-RESERVED_SHARE = 5
+# One permit in so many is for the money lane alone, so that a backfill does not delay withdrawals. Rounded down: a
+# limit below 5 per interval reserves nothing.
+RESERVE_ONE_IN = 5
 HOLD_WITHOUT_RETRY_AFTER_S = 1.0  # seconds for which nobody sends after a 429 without Retry-After
 HOLD_CHECK_S = 0.05  # seconds for which the hold that was read from Redis is used
 _PREFIX = "b2copy:rate"  # of the keys that the limiter's windows have
@@ -97,7 +97,7 @@ class FleetLimits:
             window = limiter.get_window_stats(self._rate, self._destination)
             if window.remaining < 1:
                 self._clear_odd_windows(self._rate)
-            reserved = 0 if urgent else self._rate.amount // RESERVED_SHARE
+            reserved = 0 if urgent else self._rate.amount // RESERVE_ONE_IN
             available = max(0, window.remaining - reserved)
             if available < 1:
                 self._refuse_for(max(_SOONEST_S, min(_LATEST_S, window.reset_time - time.time())), urgent)
@@ -233,8 +233,8 @@ class FleetLimits:
         with contextlib.suppress(redis.RedisError):
             self._connected_redis().delete(self._probe_key)
 
-    def until_paced_s(self, at_most_s: float) -> float:
-        """Return 0 to one caller in the fleet, and to all others the seconds after which to ask again.
+    def reserve_pace(self, at_most_s: float) -> float:
+        """Reserve the pace. Return 0 to the caller that has it, and to all others the seconds after which to ask again.
 
         That caller alone may send for `at_most_s` seconds, or until it calls `release_pace`.
         """

@@ -279,7 +279,7 @@ class Gate:
         if self._ask_for_token is not None and (self._token_probes is None or self._token_probes.done()):
             self._token_probes = asyncio.create_task(self._probe_token(self._ask_for_token))
 
-    def close(self) -> None:
+    def stop_token_probes(self) -> None:
         """Ask for no token any more: for a process that continues without this gate."""
         if (probes := self._token_probes) is not None:
             event_loop().call(probes.cancel)

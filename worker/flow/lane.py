@@ -90,7 +90,7 @@ class Lane:
         has_slot_of_its_own = threading.current_thread() is not threading.main_thread()
         ends = math.inf if has_slot_of_its_own else began + DRAIN_FOR_S
         try:
-            work_is_left = self._drain_in_spite_of_faults(ends)
+            work_is_left = self._drain_and_retry(ends)
         except BaseException:
             self._draining = False
             raise
@@ -100,8 +100,8 @@ class Lane:
             log.info("lane %s: %d attempts in %.2f s", self.name, self._settled, time.monotonic() - began)
         return work_is_left
 
-    def _drain_in_spite_of_faults(self, ends: float) -> bool:
-        """Drain again after a fault of ours while results are expected. Otherwise raise it.
+    def _drain_and_retry(self, ends: float) -> bool:
+        """Drain. After an error of this program drain again while results are expected; otherwise raise the error.
 
         A lane in which nothing is due gets no wake-up, and the leases of what is in hand are renewed. So these
         operations would stay `running` until some other operation is due.
@@ -112,13 +112,13 @@ class Lane:
             except Exception:
                 if not self._expects_results:
                     raise
-                self._log_fault()
+                self._log_fault_and_pause()
 
     @property
     def _expects_results(self) -> bool:
         return bool(self._in_hand or self._unwritten)
 
-    def _log_fault(self) -> None:
+    def _log_fault_and_pause(self) -> None:
         log.exception("lane %s: this program raised an error. The drain continues: it expects results", self.name)
         time.sleep(FAULT_PAUSE_S)
 
@@ -132,7 +132,7 @@ class Lane:
         except Exception:
             if not self._expects_results:
                 raise
-            self._log_fault()
+            self._log_fault_and_pause()
             return 0
 
     def _drain(self, ends: float) -> bool:

@@ -94,7 +94,7 @@ class Pusher:
         self.stop()
         self._leases.close()
         for gate in self._gates:
-            gate.close()
+            gate.stop_token_probes()
 
     def _make_due(self, destination: str, reasons: Iterable[WaitReason], is_last: bool = False) -> None:
         """The gate of a destination has opened: what waited for it need not wait out its back-off.

@@ -9,7 +9,7 @@ from worker.flow.fleet_limits import HOLD_WITHOUT_RETRY_AFTER_S, FleetLimits
 from worker.queues import B2COPY
 from worker.settings import Settings
 
-SHARE = 10  # the reconciliation sends at most one request in so many of the rate limit
+ONE_IN = 10  # of so many requests that the rate limit lets pass, the reconciliation sends one at most
 _PATIENCE_S = 0.25  # seconds until a permit or the pace that was refused is asked for again
 
 
@@ -23,7 +23,7 @@ class Pace:
 
     def __init__(self, settings: Settings) -> None:
         self._limits = FleetLimits(B2COPY, settings)
-        self._every_s = SHARE / self._limits.per_second if self._limits.per_second else 0.0
+        self._every_s = ONE_IN / self._limits.per_second if self._limits.per_second else 0.0
         self._reserved_s = max(self._every_s, settings.call_deadline)
 
     @contextmanager
@@ -32,7 +32,7 @@ class Pace:
 
         False if the wait would take longer than `until` (monotonic seconds): then the block must send nothing.
         """
-        while wait_s := self._limits.until_paced_s(self._reserved_s):
+        while wait_s := self._limits.reserve_pace(self._reserved_s):
             if not _sleep(wait_s, until):
                 yield False
                 return

@@ -155,8 +155,8 @@ class SharedSession:
         """Return Redis' clock in ms, or a little less. A token whose generation is at least this was made after now."""
         return self._member().store.at_least()
 
-    def sessions(self) -> list[SessionIdentity]:
-        """Return who has had a session on this Redis within a day, ours included, latest first.
+    def recent_identities(self) -> list[SessionIdentity]:
+        """Return the identities that have had a session on this Redis within a day, ours included, latest first.
 
         Two of one account that differ in their address are two egress addresses of one fleet, which then logs in twice.
         Raises `StoreUnavailable`.

@@ -121,7 +121,7 @@ def check_tracing() -> None:
 
 def flush() -> None:
     """Send the spans that have not been sent. Takes at most `SEND_TIMEOUT_S`."""
-    if (provider := _provider.made) is not None:
+    if (provider := _provider.existing) is not None:
         provider.force_flush(int(SEND_TIMEOUT_S * 1000))
 
 
