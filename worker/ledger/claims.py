@@ -315,7 +315,7 @@ def _refuse(connection: Connection, row: Row[Any], error: Exception) -> None:
     What cannot be read is replaced, because everybody who looks at the operation must be able to read it. What can be
     read stays.
     """
-    log.error("operation %s has failed: its row, which this program did not write so, is unusable: %r", row.key, error)
+    log.error("operation %s has failed, because its row cannot be read. Another program wrote it: %r", row.key, error)
     stored = {"payload": row.payload, "progress": row.progress}
     unreadable = {name: text for name, text in stored.items() if text is not None and not _is_json(text)}
     problem = {"error": f"the row cannot be read: {type(error).__name__}"}
