@@ -31,7 +31,7 @@ from worker.refused_addresses import is_refused_address
 
 PREFIX = "B2COPY_"
 LONGEST_FOR_A_CALL_S = 5.0
-"""Seconds. No rate limit may let calls pass more rarely: a later call of an attempt waits at most this long for one."""
+"""Seconds. A rate limit must let a call pass within this time, because a later call of an attempt waits no longer."""
 
 _SECONDS = {"second": 1, "minute": 60, "hour": 3600}
 LoginName = Literal["service_admin", "back_office"]

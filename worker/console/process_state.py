@@ -24,7 +24,7 @@ from worker.settings import ConsoleSettings
 
 SESSION_CACHE_S = 3.0  # seconds
 COUNT_LONG_S = 0.2  # seconds; a count of imports that took longer is shown again
-PAUSE_FACTOR = 20  # a count is shown so many times as long as it took: open pages load the database for a 20th
+PAUSE_FACTOR = 20  # a count is shown for 20 times as long as it took, so that open pages do not keep the database busy
 REMEMBERED_FORMS = 1000  # most forms whose answers are stored
 
 

@@ -38,8 +38,8 @@ SUBJECT = "restored ledger"
 """The `subject` of the audit entry about the restore."""
 
 _failed = c.state == sql_literal(State.FAILED)
-# An open operation of a cancelled import that was not sent is left out: the sweep cancels it, so it was not sent after
-# the backup either. A failed operation is included, because it may have been replayed since the backup.
+# An open operation of a cancelled import that was not sent is left out. The import was cancelled before the backup, so
+# the operation was not sent since either. A failed one is included, because it may have been replayed since the backup.
 _cancelled = select(batches.c.id).where(batches.c.decision == CANCELLED)
 _is_open = c.due_at.is_not(None) & or_(c.sent, c.batch.is_(None), c.batch.not_in(_cancelled))
 _may_be_sent = or_(_is_open, _failed) & (c.kind != MESSAGE_KIND)

@@ -225,7 +225,7 @@ class Leader:
         """Return how long an opaque token is assumed to live, in seconds.
 
         That is the setting. If the last token was refused earlier, it is the time for which that token was valid. The
-        assumed time grows with each token that is valid for all of it, as the refusal may have had another reason.
+        assumed time grows with each token that is valid for that time, because the refusal may have had another reason.
         """
         longest = self._settings.token_ttl
         if before is None:
