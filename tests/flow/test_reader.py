@@ -193,7 +193,7 @@ def test_nothing_is_sent_if_the_circuit_has_opened_while_the_token_was_looked_up
         await reader._gate.record(lost, meaning_of(lost), SERVICE_ADMIN)
         return await asking
 
-    with pytest.raises(CircuitOpen, match="nothing was sent to b2copy.reads: our login fails"):
+    with pytest.raises(CircuitOpen, match=r"nothing was sent to b2copy\.reads: our login fails"):
         event_loop().run(reader.read("list", work, time.monotonic() + 20))
     assert destination.calls == []
 
