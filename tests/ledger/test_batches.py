@@ -653,7 +653,7 @@ def test_a_batch_whose_sweep_fails_holds_no_other_up(ledger: Ledger, caplog: pyt
     try:
         assert not sweep(ledger, 5.0)
         assert count_due(ledger)["bulk"] == 1
-        assert "the operations of batch book do not obey" in caplog.text
+        assert "batch book: not all of its operations are paused" in caplog.text
     finally:
         with ledger.writing() as connection:
             connection.execute(text(undo))
