@@ -1,17 +1,23 @@
 """import: many operations from a file."""
 
+import hashlib
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
 from tasks.enqueue import BATCH
 from tests.cli.conftest import Command
 from tests.operations import claim_due, record_operations, succeed
+from worker.cli.exit_codes import Stop
+from worker.cli.text_encoding import open_file, spooled
 from worker.ledger import Ledger, find, pause, search
 from worker.ledger.batches import begin_batch, cancel_batch, pause_batch, resume_batch
 from worker.ledger.restore import distrust_restored
@@ -389,6 +395,73 @@ def test_a_file_that_may_have_been_cut_in_its_last_id_is_refused(
     assert cut.code == 2
     assert "as if the file was cut off: it ends with '8,W23'" in cut.err
     assert (whole.code, quoted.code) == (0, 0), whole.err + quoted.err
+
+
+APPEND_ONCE_READ = """
+from worker.cli import import_file, main
+
+read = import_file.open_file
+
+
+def read_and_append(file, encoding, stack):
+    source = read(file, encoding, stack)
+    with file.open("a") as stream:
+        stream.write("7,W12")
+    return source
+
+
+import_file.open_file = read_and_append
+main()
+"""
+
+
+def test_of_a_file_that_grows_only_what_was_checked_is_recorded(
+    environment: Environment, ledger: Ledger, tmp_path: Path
+) -> None:
+    file = tmp_path / "book.csv"
+    file.write_text(HEADING + "7,W1\n")
+
+    command = [sys.executable, "-c", APPEND_ONCE_READ, "import", str(file)]
+    ran = subprocess.run(command, env=environment.variables, capture_output=True, text=True, timeout=30)
+
+    assert ran.returncode == 0, ran.stderr
+    assert [one.key for one in search(ledger)] == ["fees.process:W1"]
+
+
+def test_the_lines_of_a_source_are_those_of_its_digest_whatever_is_written_to_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "book.csv"
+    file.write_text("H\n7,W1\n")
+    with ExitStack() as stack:
+        source = open_file(file, None, stack)
+        with file.open("ab") as stream:
+            stream.write(b"7,W12")
+        appended = list(source.lines())
+        file.write_bytes(b"H\n8,W\xc3")
+        rewritten = list(source.lines())
+
+    assert appended == rewritten == ["H\n", "7,W1\n"]
+    assert source.digest == hashlib.sha256(b"H\n7,W1\n").hexdigest()
+
+
+@pytest.mark.parametrize("added", ["7,W2\n", ""], ids=["grows", "is written again"])
+def test_a_file_that_changes_while_it_is_copied_is_refused(
+    added: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "book.csv"
+    file.write_text(HEADING + "7,W1\n")
+    os.utime(file, (1, 1))
+
+    def copy_and_write(stream: BinaryIO, into: BinaryIO) -> BinaryIO:
+        copied = spooled(stream, into)
+        file.write_text(HEADING + "7,W1\n" + added)
+        return copied
+
+    monkeypatch.setattr("worker.cli.text_encoding.spooled", copy_and_write)
+
+    with ExitStack() as stack, pytest.raises(Stop) as refused:
+        open_file(file, None, stack)
+
+    assert refused.value.lines == (f"{file} was changed while it was read: wait until it is complete, and try again",)
 
 
 def test_says_what_is_new_known_and_conflicting_before_anything_is_recorded(

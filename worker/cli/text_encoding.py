@@ -9,6 +9,7 @@ import codecs
 import hashlib
 import io
 import itertools
+import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -46,7 +47,6 @@ class Source(NamedTuple):
     name: str
     stream: BinaryIO
     encoding: str
-    size: int
     digest: str
     end: str
 
@@ -89,22 +89,31 @@ class _StaysOpen(io.RawIOBase):
 def open_file(path: Path, encoding: str | None, stack: ExitStack) -> Source:
     """Read a file, a pipe, or standard input if `path` is `-`. The source can be read until `stack` ends.
 
-    Raises `Stop` as `open_source` does.
+    The source is a copy in a temporary file, because another program may still write to the file. What is read later is
+    then what `open_source` has read. Raises `Stop` as `open_source` does.
     """
+    copy: BinaryIO = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
     if str(path) == "-":
-        spool = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
-        return open_source(STANDARD_INPUT, spooled(sys.stdin.buffer, spool), encoding)
+        return open_source(STANDARD_INPUT, spooled(sys.stdin.buffer, copy), encoding)
     if not path.exists():
         raise Stop(Exit.USAGE, f"{path}: there is no such file")
     if path.is_dir():
         raise Stop(Exit.USAGE, f"{path} is a folder: name a file")
     if path.is_block_device():
         raise Stop(Exit.USAGE, f"{path} is a device: name a file")
-    stream: BinaryIO = stack.enter_context(path.open("rb"))
-    if path.is_file():
-        return open_source(str(path), stream, encoding)
-    into = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
-    return open_source(PIPE, spooled(stream, into), encoding)
+    with path.open("rb") as stream:
+        if not path.is_file():
+            return open_source(PIPE, spooled(stream, copy), encoding)
+        before = _last_change(stream)
+        spooled(stream, copy)
+        if _last_change(stream) != before:
+            raise Stop(Exit.USAGE, f"{path} was changed while it was read: wait until it is complete, and try again")
+    return open_source(str(path), copy, encoding)
+
+
+def _last_change(stream: BinaryIO) -> tuple[int, int]:
+    status = os.fstat(stream.fileno())
+    return status.st_size, status.st_mtime_ns
 
 
 def open_source(name: str, stream: BinaryIO, encoding: str | None) -> Source:
@@ -118,12 +127,11 @@ def open_source(name: str, stream: BinaryIO, encoding: str | None) -> Source:
             raise Stop(Exit.USAGE, f"{name} is {what}: save the sheet as CSV in UTF-8, and import that file")
     chosen = _encoding_of(name, first, encoding)
     stream.seek(0)
-    digest, decoder, before, size = hashlib.sha256(), codecs.getincrementaldecoder(chosen)(), 0, 0
+    digest, decoder, before = hashlib.sha256(), codecs.getincrementaldecoder(chosen)(), 0
     end = ""
     while True:
         block = stream.read(_BLOCK)
         digest.update(block)
-        size += len(block)
         try:
             text = decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:
@@ -141,7 +149,7 @@ def open_source(name: str, stream: BinaryIO, encoding: str | None) -> Source:
         before += text.count("\n")
         end = (end + text[-80:])[-80:]
         if not block:
-            return Source(name, stream, chosen, size, digest.hexdigest(), end)
+            return Source(name, stream, chosen, digest.hexdigest(), end)
 
 
 def _encoding_of(name: str, first: bytes, wanted: str | None) -> str:
