@@ -77,7 +77,6 @@ BEGIN
                 GRANT SELECT ON b2copy_batches TO b2copy_enqueue;
                 GRANT INSERT (id, kind, lane, source, rows, requested_by, requested_at)
                     ON b2copy_batches TO b2copy_enqueue;
-                GRANT UPDATE (source, rows) ON b2copy_batches TO b2copy_enqueue;  -- of one that was paused before
             WHEN 'b2copy_ledger' THEN
                 GRANT SELECT ON b2copy_ledger TO b2copy_enqueue;
             WHEN 'b2copy_schema_version' THEN

@@ -602,6 +602,29 @@ def test_an_import_that_is_interrupted_says_what_is_recorded_and_how_to_go_on_or
     assert f"{BATCH:,} to do" in listed.out
 
 
+def test_a_name_of_an_import_is_refused_to_another_file_and_to_one_that_has_grown(
+    b2copy_sync: Command, ledger: Ledger, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "a.csv", tmp_path / "b.csv"
+    first.write_text(HEADING + "7,W1\n8,W2\n")
+    second.write_text(HEADING + "9,W3\n")
+    assert b2copy_sync("import", str(first), "--batch", "july").code == 0
+
+    other = b2copy_sync("import", str(second), "--batch", "july")
+    first.write_text(HEADING + "7,W1\n8,W2\n9,W4\n")
+    grown = b2copy_sync("import", str(first), "--batch", "july")
+    renamed = b2copy_sync("import", str(first), "--batch", "july 2", "--json")
+
+    remedy = "give this import another name with --batch; rows that are recorded already are not recorded again\n"
+    assert (other.code, grown.code) == (1, 1)
+    assert other.err == f"july is the import of a.csv (rows: 2), and this file is b.csv (rows: 1): {remedy}"
+    assert grown.err == f"july is the import of a.csv (rows: 2), and this file is a.csv (rows: 3): {remedy}"
+    assert (renamed.document["accepted"], renamed.document["known"]) == (1, 2)
+    assert {one.key: one.batch for one in search(ledger)} == {
+        "fees.process:W1": "july", "fees.process:W2": "july", "fees.process:W4": "july 2",
+    }  # fmt: skip
+
+
 def test_an_import_into_a_paused_lane_says_by_whom_it_is_paused_and_how_to_resume(
     b2copy_sync: Command, ledger: Ledger, tmp_path: Path
 ) -> None:

@@ -251,6 +251,7 @@ REFUSED_BY_POSTGRES = [
             "INSERT INTO b2copy_audit SELECT * FROM b2copy_audit",
             "SELECT * FROM b2copy_flags",
             "UPDATE b2copy_batches SET decision = NULL",
+            "UPDATE b2copy_batches SET source = 'x'",
             "INSERT INTO b2copy_batches (id, decision) VALUES ('x', 'paused')",
         ],
         "b2copy_crm": [

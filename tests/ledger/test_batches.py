@@ -590,10 +590,10 @@ def test_a_second_person_is_asked_for_any_kind_in_a_batch(ledger: Ledger) -> Non
 
 def test_a_second_person_is_asked_about_what_the_decision_is_about(ledger: Ledger) -> None:
     strict = replace(ledger, needs_approval=lambda kind, lane: kind == "call")
+    begin_batch(ledger, "book", kind="fees.process", lane="bulk", source="f", rows=1, by="ada")
     record_book(ledger, "sent", kind="call")
     make_wait(ledger, *claim_due(ledger, lane="bulk"))
     record_book(ledger, "elsewhere", kind="call", batch="other")
-    begin_batch(ledger, "book", kind="fees.process", lane="bulk", source="f", rows=1, by="ada")
     record_book(ledger, "B1")
 
     assert cancel_batch(strict, "book", "ada", "wrong file").decision == "cancelled"
@@ -661,15 +661,28 @@ def test_a_batch_whose_sweep_fails_holds_no_other_up(ledger: Ledger, caplog: pyt
     assert count_due(ledger)["bulk"] == 0
 
 
-def test_an_import_that_was_paused_before_it_was_begun_gets_its_file(ledger: Ledger) -> None:
-    record_book(ledger, "B1")
-    pause_batch(ledger, "book", "ada", "wrong file?")
+@pytest.mark.parametrize("is_paused", [False, True], ids=["nobody decided", "paused"])
+def test_what_was_requested_without_a_file_is_not_taken_for_rows_of_one(ledger: Ledger, is_paused: bool) -> None:
+    record_book(ledger, "B1", by="crm@shop")
+    if is_paused:
+        pause_batch(ledger, "book", "ada", "wrong file?")
+    before = found_book(ledger)
 
-    begun = begin_batch(ledger, "book", kind="fees.process", lane="bulk", source="book.csv", rows=3, by="ann")
+    with pytest.raises(NotAllowed, match="holds operations that crm@shop requested without a file: give this import"):
+        begin_batch(ledger, "book", kind="fees.process", lane="bulk", source="book.csv", rows=3, by="ann")
 
-    assert (begun.source, begun.rows, begun.decision) == ("book.csv", 3, "paused")
-    again = begin_batch(ledger, "book", kind="fees.process", lane="bulk", source="other.csv", rows=4, by="ann")
-    assert again == begun, "an import that has its file keeps it"
+    assert found_book(ledger) == before
+
+
+@pytest.mark.parametrize("other", [{"source": "other.csv"}, {"rows": 4}], ids=["another file", "more rows"])
+def test_a_name_stands_for_one_file(ledger: Ledger, other: dict[str, Any]) -> None:
+    begun: dict[str, Any] = {"kind": "fees.process", "lane": "bulk", "source": "book.csv", "rows": 3, "by": "ann"}
+    first = begin_batch(ledger, "book", **begun)
+
+    with pytest.raises(NotAllowed, match=r"book is the import of book\.csv \(rows: 3\), .* another name with --batch"):
+        begin_batch(ledger, "book", **begun | other)
+
+    assert begin_batch(ledger, "book", **begun) == first
 
 
 def test_a_page_of_batches_ends_between_two_of_the_same_instant(ledger: Ledger) -> None:

@@ -129,7 +129,6 @@ _id: BindParameter[str] = bindparam("batch")
 _COLUMNS = [b[name] for name in Batch._fields]
 _FIND = select(*_COLUMNS).where(b.id == _id)
 _LOCK = _FIND.with_for_update()
-_FILL_IN = update(batches).where(b.id == _id, b.source.is_(None))
 _FIRST = select(c.kind, c.lane, c.requested_by, c.requested_at).where(c.batch == _id).order_by(c.id).limit(1)
 _TO_SWEEP = select(b.id).where(b.swept_to.is_not(None)).order_by(b.decided_at)
 _SWEPT = update(batches).where(b.id == _id).values(swept_to=bindparam("to"))
@@ -221,25 +220,42 @@ _MAY_HAVE_BEEN_DONE = select(func.count()).where(c.batch == _id, *_unsent, c.out
 def begin_batch(ledger: Ledger, batch: str, *, kind: str, lane: str, source: str, rows: int, by: str) -> Batch:
     """Store that an import begins, or goes on: the same batch again is the one that exists.
 
-    Raises `NotAllowed` if it was begun for another kind or lane, or if it is cancelled.
+    Raises `NotAllowed` if it was begun for another kind, lane or file, holds operations of no file, or is cancelled.
     """
 
     def work(connection: Connection) -> Batch:
-        values = {"kind": kind, "lane": lane, "source": source, "rows": rows, "requested_by": by}
-        begun = insert_into(batches, connection.dialect.name).values(id=batch, requested_at=now_ms(), **values)
-        connection.execute(begun.on_conflict_do_nothing())
-        # A person may have paused the batch before: its row was made then, and knows no file.
-        connection.execute(_FILL_IN.values(source=source, rows=rows), {"batch": batch})
-        found = Batch(*connection.execute(_FIND, {"batch": batch}).one())  # not locked: b2copy_enqueue may not
-        if (found.kind, found.lane) != (kind, lane):
-            raise NotAllowed(
-                f"{batch} is an import of {found.kind} in lane {found.lane}: give this one another name with --batch"
-            )
-        if found.decision == CANCELLED:
-            raise NotAllowed(cancelled_text(found))
+        found = _find(connection, batch)  # not locked: b2copy_enqueue may not
+        if found is None:
+            values = {"kind": kind, "lane": lane, "source": source, "rows": rows, "requested_by": by}
+            begun = insert_into(batches, connection.dialect.name).values(id=batch, requested_at=now_ms(), **values)
+            connection.execute(begun.on_conflict_do_nothing())
+            found = Batch(*connection.execute(_FIND, {"batch": batch}).one())
+        _check_goes_on(found, kind, lane, source, rows)
         return found
 
     return ledger.write(work)
+
+
+def _check_goes_on(found: Batch, kind: str, lane: str, source: str, rows: int) -> None:
+    """Raise `NotAllowed` unless this import may record under the name of the batch that was found.
+
+    A name stands for one file: how many of its rows are recorded, and what a pause or a cancellation is about, is
+    counted by the name.
+    """
+    if found.decision == CANCELLED:
+        raise NotAllowed(cancelled_text(found))
+    if (found.kind, found.lane) != (kind, lane):
+        problem = f"is an import of {found.kind} in lane {found.lane}"
+    elif found.source is None:
+        problem = f"holds operations that {found.requested_by} requested without a file"
+    elif (found.source, found.rows) != (source, rows):
+        problem = f"is the import of {found.source} (rows: {found.rows:,}), and this file is {source} (rows: {rows:,})"
+    else:
+        return
+    raise NotAllowed(
+        f"{found.id} {problem}: give this import another name with --batch; rows that are recorded already are not"
+        " recorded again"
+    )
 
 
 def cancelled_text(batch: Batch) -> str:
