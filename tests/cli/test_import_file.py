@@ -9,7 +9,7 @@ import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -19,7 +19,7 @@ from tests.operations import claim_due, record_operations, succeed
 from worker.cli.exit_codes import Stop
 from worker.cli.text_encoding import open_file, spooled
 from worker.ledger import Ledger, find, pause, search
-from worker.ledger.batches import begin_batch, cancel_batch, pause_batch, resume_batch
+from worker.ledger.batches import begin_batch, cancel_batch, find_batch, pause_batch, resume_batch
 from worker.ledger.restore import distrust_restored
 from worker.testbed.local_system import Environment
 
@@ -623,6 +623,38 @@ def test_a_name_of_an_import_is_refused_to_another_file_and_to_one_that_has_grow
     assert {one.key: one.batch for one in search(ledger)} == {
         "fees.process:W1": "july", "fees.process:W2": "july", "fees.process:W4": "july 2",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("begun", "is_cancelled"),
+    [
+        ({"kind": "clients.register"}, False),
+        ({"lane": "default"}, False),
+        ({"source": "b.csv"}, False),
+        ({"rows": 2}, False),
+        ({}, True),
+    ],
+    ids=["another kind", "another lane", "another file", "another number of rows", "cancelled"],
+)
+def test_a_dry_run_is_refused_if_the_import_would_be(
+    begun: dict[str, Any], is_cancelled: bool, b2copy_sync: Command, ledger: Ledger, tmp_path: Path
+) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text(HEADING + "7,W1\n")
+    fresh = b2copy_sync("import", str(file), "--batch", "july", "--dry-run")
+    assert fresh.out == "1 row: 1 new, 0 known, 0 conflicting; nothing was recorded\n"
+    assert find_batch(ledger, "july") is None
+    usual: dict[str, Any] = {"kind": "fees.process", "lane": "bulk", "source": "a.csv", "rows": 1, "by": "ann"}
+    begin_batch(ledger, "july", **usual | begun)
+    if is_cancelled:
+        cancel_batch(ledger, "july", "ada", "wrong file")
+
+    dry = b2copy_sync("import", str(file), "--batch", "july", "--dry-run")
+    ran = b2copy_sync("import", str(file), "--batch", "july")
+
+    assert ran.code == 1
+    assert "another name" in ran.err
+    assert (dry.code, dry.out, dry.err) == (1, "", ran.err)
 
 
 def test_an_import_into_a_paused_lane_says_by_whom_it_is_paused_and_how_to_resume(

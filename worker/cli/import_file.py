@@ -117,7 +117,9 @@ def file(
                 check_against_ledger(checked, ledger, seen)
         if checked.unusable:
             _refuse(source, checked)
-        created = 0 if dry_run else _record(ledger, checked, name, kind, lane, source.name, by)
+        if checked.new:
+            _begin(ledger, checked, kind, source.name, dry_run)
+        created = 0 if dry_run else _record(ledger, checked)
     if as_json:
         output.document(_document(checked, name, created, dry_run))
     elif dry_run:
@@ -168,17 +170,25 @@ def _refuse(source: "Source", checked: "Checked", heading: str = "") -> None:
     raise Stop(Exit.USAGE, *problems, *more, end)
 
 
-def _record(ledger: "Ledger", checked: "Checked", batch: str, kind: str, lane: str, source: str, by: str) -> int:
+def _begin(ledger: "Ledger", checked: "Checked", kind: str, source: str, dry_run: bool) -> None:
+    """Begin the import, or continue it. A dry run only checks that. Raises `NotAllowed` as `begin_batch` does."""
+    from worker.ledger.batches import begin_batch, check_batch
+
+    is_about = {"kind": kind, "lane": checked.lane, "source": Path(source).name}
+    if dry_run:
+        check_batch(ledger, checked.batch, rows=checked.total, **is_about)
+    else:
+        begin_batch(ledger, checked.batch, rows=checked.total, by=checked.by, **is_about)
+
+
+def _record(ledger: "Ledger", checked: "Checked") -> int:
     """Record the operations, and return how many are new. Waits while the import is paused.
 
     Raises `Stop` after Ctrl-C, with how many are recorded.
     All are given to the ledger, also those that were known when they were looked up: it decides by their keys.
     """
     from tasks.enqueue import record_in_batches
-    from worker.ledger.batches import begin_batch
 
-    if checked.new:
-        begin_batch(ledger, batch, kind=kind, lane=lane, source=Path(source).name, rows=checked.total, by=by)
     created = done = 0
     try:
         with progress("recording", checked.total) as seen:
@@ -187,17 +197,18 @@ def _record(ledger: "Ledger", checked: "Checked", batch: str, kind: str, lane: s
                 done += len(recorded)
                 seen(done)
                 if checked.new:
-                    _wait_while_paused(ledger, batch, done, is_last=done == checked.total)
+                    _wait_while_paused(ledger, checked.batch, done, is_last=done == checked.total)
     except KeyboardInterrupt:
-        raise _interrupted(ledger, batch, checked, created) from None
+        raise _interrupted(ledger, checked, created) from None
     return created
 
 
-def _interrupted(ledger: "Ledger", batch: str, checked: "Checked", created: int) -> Stop:
+def _interrupted(ledger: "Ledger", checked: "Checked", created: int) -> Stop:
     """Return what to say after Ctrl-C. The last transaction may have been committed and is not in `created` then."""
     from worker.ledger.batches import batch_counts
 
-    total, recorded = checked.total, batch_counts(ledger, [batch])[batch].recorded
+    batch, total = checked.batch, checked.total
+    recorded = batch_counts(ledger, [batch])[batch].recorded
     recorded = max(recorded, checked.known.total() + created)  # rows may be known from another import
     sentences = [
         f"interrupted: {recorded:,} of {total:,} rows are recorded, and the same command records the rest",

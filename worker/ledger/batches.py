@@ -236,6 +236,13 @@ def begin_batch(ledger: Ledger, batch: str, *, kind: str, lane: str, source: str
     return ledger.write(work)
 
 
+def check_batch(ledger: Ledger, batch: str, *, kind: str, lane: str, source: str, rows: int) -> None:
+    """Raise `NotAllowed` if `begin_batch` would refuse this import. Writes nothing."""
+    found = find_batch(ledger, batch)
+    if found is not None:
+        _check_goes_on(found, kind, lane, source, rows)
+
+
 def _check_goes_on(found: Batch, kind: str, lane: str, source: str, rows: int) -> None:
     """Raise `NotAllowed` unless this import may record under the name of the batch that was found.
 
