@@ -4,6 +4,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pytest
+
 from tests.cli.conftest import Command
 from tests.cli.operations import many_failed
 from tests.operations import (
@@ -16,8 +18,12 @@ from tests.operations import (
     succeed_operation,
 )
 from tests.support import until
+from worker.cli.exit_codes import Stop
+from worker.cli.replay import replay as replay_command
 from worker.ledger import Ledger, attempts_of, audit_of, fail_message, find, replay, search
+from worker.ledger.approvals import Approval, open_approvals, propose
 from worker.operation import FailureReason, OnUnknown, State
+from worker.testbed.local_system import Environment
 
 
 def states(ledger: Ledger, *keys: str) -> list[str]:
@@ -323,3 +329,69 @@ def test_a_correction_shows_what_it_changed(b2copy_sync: Command, ledger: Ledger
 
     assert done.code == 0
     assert "mistyped (account_login 7 -> 123456)" in b2copy_sync("status", "W1").out
+
+
+LOOK = "; look at `b2copy-sync failed list` before you repeat it"
+
+
+def interrupted_replay() -> tuple[str, ...]:
+    """Replay all that failed, and return what is said of the interruption that comes in between."""
+    with pytest.raises((Stop, KeyboardInterrupt)) as ended:
+        replay_command("B2COPY is back", "ann", everything=True, yes=True)
+    return getattr(ended.value, "lines", ())
+
+
+def test_a_replay_that_is_interrupted_after_a_commit_does_not_say_that_the_others_are_as_they_were(
+    active_environment: Environment, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = [fail_operation(ledger, f"C{number}", kind="call", lane="default") for number in range(3)]
+    monkeypatch.setattr("worker.cli.replay._PAGE", 2)
+
+    def replay_and_interrupt(*arguments: Any) -> list[str]:
+        replay(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("worker.ledger.replay", replay_and_interrupt)
+
+    assert interrupted_replay() == (f"interrupted: at least 0 of 3 replayed{LOOK}",)
+    assert states(ledger, *keys) == ["queued", "queued", "failed"]
+
+
+def test_a_replay_that_is_interrupted_names_what_it_has_proposed(
+    active_environment: Environment, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("B2COPY_FOUR_EYES", "money")
+    for name in ("W1", "W2", "W3"):
+        fail_operation(ledger, name)
+    fail_operation(ledger, "C1", kind="call", lane="default")
+    proposed: list[str] = []
+
+    def propose_two(ledger: Ledger, action: str, subject: str, *arguments: Any) -> Approval:
+        if len(proposed) == 2:
+            raise KeyboardInterrupt
+        proposed.append(subject)
+        return propose(ledger, action, subject, *arguments)
+
+    monkeypatch.setattr("worker.ledger.replay_proposals.propose", propose_two)
+
+    told = f"interrupted: at least 2 of 3 proposed as A1 to A2, at least 0 of 1 replayed{LOOK}"
+    assert interrupted_replay() == (told,)
+    assert {one.subject for one in open_approvals(ledger)} == set(proposed)
+
+
+def test_a_replay_that_the_database_ends_says_how_far_it_came(b2copy_sync: Command, ledger: Ledger) -> None:
+    keys = [fail_operation(ledger, f"C{number}", kind="call", lane="default") for number in range(3)]
+    with ledger.writing() as connection:
+        connection.exec_driver_sql(
+            f"CREATE TRIGGER refuse BEFORE UPDATE OF state ON b2copy_operations WHEN NEW.key = '{keys[2]}'"
+            " BEGIN SELECT RAISE(ABORT, 'the disk is gone'); END"
+        )
+
+    ran = b2copy_sync("failed", "replay", "--all", "--why", "B2COPY is back", "--rate", "2/second")
+
+    assert ran.code == 1
+    assert ran.err.splitlines()[:2] == [
+        f"not finished: at least 2 of 3 replayed{LOOK}",
+        "the ledger (B2COPY_DATABASE_URL) cannot be used: the disk is gone",
+    ]
+    assert states(ledger, *keys) == ["queued", "queued", "failed"]

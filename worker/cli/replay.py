@@ -83,10 +83,19 @@ def replay(
         proposed: dict[str, str] = {}
         replayed: list[str] = []
         if not dry_run:
-            proposed, refused = propose_replays(ledger, to_propose, by, why, not_done)
-            left_alone |= refused
             alone = [one for one in wanted if not ledger.needs_approval(one.kind, one.lane)]
-            replayed = _queue_again(ledger, alone, by, why, not_done, rate)
+            try:
+                for one in to_propose:
+                    made, refused = propose_replays(ledger, [one], by, why, not_done)
+                    proposed |= made
+                    left_alone |= refused
+                _queue_again(ledger, alone, by, why, not_done, rate, replayed)
+            except KeyboardInterrupt:
+                so_far = _so_far(replayed, len(alone), proposed, len(to_propose))
+                raise Stop(Exit.FAILED, f"interrupted: {so_far}") from None
+            except Exception:
+                output.note(f"not finished: {_so_far(replayed, len(alone), proposed, len(to_propose))}")
+                raise
             left_alone |= {one.key: "it has changed meanwhile" for one in alone if one.key not in set(replayed)}
     if as_json:
         names = [one.key for one in wanted]
@@ -109,11 +118,10 @@ def replay(
     else:
         output.line(f"{count(len(replayed))} replayed")
         if proposed:
-            first, *others = proposed.values()
-            named = f"{first} to {others[-1]}" if others else first
+            named = _span(proposed)
             output.line(
                 f"{count(len(proposed))} proposed as {named}: another person runs `b2copy-sync approvals list` and"
-                f" `b2copy-sync approvals approve {'NUMBER' if others else first}`"
+                f" `b2copy-sync approvals approve {'NUMBER' if len(proposed) > 1 else named}`"
             )
     if not as_json:
         for key, why_not in left_alone.items():
@@ -125,28 +133,45 @@ def replay(
 
 
 def _queue_again(
-    ledger: "Ledger", wanted: "list[Operation]", by: str, why: str, not_done: bool, rate: float | None
-) -> list[str]:
-    """Replay in batches, at the rate given. Returns the keys replayed."""
+    ledger: "Ledger",
+    wanted: "list[Operation]",
+    by: str,
+    why: str,
+    not_done: bool,
+    rate: float | None,
+    replayed: list[str],
+) -> None:
+    """Replay in batches, at the rate given. Adds the keys replayed to `replayed`, as far as it comes."""
     from worker.ledger import replay as replay_batch
     from worker.messages.wake_up import wake
 
     lanes = {one.lane for one in wanted}
     seen = {one.key: one.change_mark for one in wanted}
-    replayed: list[str] = []
-    try:
-        # The first requested first, because each goes to the end of its entity's line.
-        for batch in _paced([one.key for one in sorted(wanted, key=lambda one: one.id)], rate):
-            # An operation that has changed since it was chosen is left alone: it may have been done meanwhile.
-            replayed += replay_batch(ledger, batch, by, why, not_done, {key: seen[key] for key in batch})
-            for lane in lanes:
-                wake(lane)
-            if len(replayed) < len(wanted) and output.err().is_terminal:
-                output.note(f"{len(replayed)} of {len(wanted)} replayed")
-    except KeyboardInterrupt:
-        message = f"interrupted: {len(replayed)} of {len(wanted)} replayed, the others are as they were"
-        raise Stop(Exit.FAILED, message) from None
-    return replayed
+    # The first requested first, because each goes to the end of its entity's line.
+    for batch in _paced([one.key for one in sorted(wanted, key=lambda one: one.id)], rate):
+        # An operation that has changed since it was chosen is left alone: it may have been done meanwhile.
+        replayed += replay_batch(ledger, batch, by, why, not_done, {key: seen[key] for key in batch})
+        for lane in lanes:
+            wake(lane)
+        if len(replayed) < len(wanted) and output.err().is_terminal:
+            output.note(f"{len(replayed)} of {len(wanted)} replayed")
+
+
+def _so_far(replayed: list[str], wanted: int, proposed: dict[str, str], to_propose: int) -> str:
+    """Say how far a replay came that did not end. The last transaction may have been committed and is not counted."""
+    counts = []
+    if to_propose:
+        names = f" as {_span(proposed)}" if proposed else ""
+        counts.append(f"at least {len(proposed):,} of {to_propose:,} proposed{names}")
+    if wanted:
+        counts.append(f"at least {len(replayed):,} of {wanted:,} replayed")
+    return f"{', '.join(counts)}; look at `b2copy-sync failed list` before you repeat it"
+
+
+def _span(proposed: dict[str, str]) -> str:
+    """Name the first and the last proposal."""
+    first, *others = proposed.values()
+    return f"{first} to {others[-1]}" if others else first
 
 
 def _all_failed(ledger: "Ledger", **filters: Any) -> "Iterator[Operation]":
