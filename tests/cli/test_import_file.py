@@ -309,6 +309,48 @@ def test_tells_zeros_that_a_spreadsheet_has_dropped(b2copy_sync: Command, ledger
     assert allowed.code == 0, allowed.err
 
 
+def test_a_row_whose_ids_have_both_lost_their_zeros_is_one_row(
+    b2copy_sync: Command, ledger: Ledger, tmp_path: Path
+) -> None:
+    file = tmp_path / "book.csv"
+    whole = "".join(f"00010{number},00020{number}\n" for number in range(3))
+    file.write_text(HEADING + whole + "4711,4712\n" + "4711,000209\n" + "000109,471\n" + "4711,4712\n" * 9)
+
+    ran = b2copy_sync("import", str(file))
+
+    lines = ran.err.splitlines()
+    assert ran.code == 2
+    assert lines[0].startswith(f"{file}, line 5: account_login: '4711' has 4 digits")
+    assert "; request_id: '4712' has 4 digits" in lines[0]
+    assert [line.partition(": ")[0] for line in lines[:-1]] == [f"{file}, line {number}" for number in range(5, 17)]
+    assert lines[-1] == "12 of 15 rows cannot be used: nothing was recorded"
+
+
+def test_rows_with_lost_zeros_are_counted_beyond_those_that_are_listed(
+    b2copy_sync: Command, ledger: Ledger, tmp_path: Path
+) -> None:
+    file = tmp_path / "book.csv"
+    whole = "".join(f"00010{number},00020{number}\n" for number in range(4))
+    cut = "".join(f"{number},{number}\n" for number in range(1000, 1150))
+    file.write_text(HEADING + whole + cut)
+
+    lines = b2copy_sync("import", str(file)).err.splitlines()
+
+    assert len(lines) == 102
+    assert lines[-2:] == ["... and 50 more", "150 of 154 rows cannot be used: nothing was recorded"]
+
+
+def test_a_row_that_has_lost_zeros_and_conflicts_is_one_row(
+    b2copy_sync: Command, ledger: Ledger, tmp_path: Path
+) -> None:
+    file = tmp_path / "book.csv"
+    file.write_text(HEADING + "000123,W1\n000456,W2\n000789,W3\n4711,W3\n")
+
+    ran = b2copy_sync("import", str(file))
+
+    assert ran.err.splitlines()[-1] == "1 of 4 rows cannot be used: nothing was recorded"
+
+
 def test_if_a_spreadsheet_dropped_all_zeros_the_number_of_digits_tells(
     b2copy_sync: Command, ledger: Ledger, tmp_path: Path
 ) -> None:

@@ -89,9 +89,7 @@ def check_rows(
             checked.refuse(row.line, str(error))
             continue
         if lost_zeros is not None:
-            for name, value in row.fields.items():
-                if isinstance(value, str):
-                    lost_zeros.look(row.line, name, value)
+            lost_zeros.look(row.line, row.fields)
         digest = _digest(usable.key)
         hashes[digest % _PARTS].append(digest)
     if lost_zeros is not None:
@@ -99,6 +97,8 @@ def check_rows(
         for line, reason in reasons:
             checked.refuse(line, reason)
         checked.unusable += count - len(reasons)
+        if count:
+            return  # such a row may conflict as well, and would count twice: the file must be read again anyway
     _check_repeated(checked, hashes)
 
 

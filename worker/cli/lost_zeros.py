@@ -8,7 +8,8 @@ knows how many digits the ids must have: `--digits` (worker/cli/id_columns.py).
 """
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import Any
 
 ENOUGH = 3  # ids that begin with a zero: fewer may have it by chance
 REMEMBERED = 100  # lines of each column and length
@@ -22,26 +23,34 @@ class LostZeros:
         self._with_zero: dict[str, Counter[int]] = {}
         self._longest: Counter[str] = Counter()
         self._short: dict[tuple[str, int], list[tuple[int, str]]] = {}
-        self._count: Counter[tuple[str, int]] = Counter()
+        self._rows: Counter[tuple[tuple[str, int], ...]] = Counter()  # by column and length of their ids in `_short`
 
-    def look(self, line: int, column: str, cell: str) -> None:
-        """Look at a cell."""
-        if column in self._left_out or not (cell.isascii() and cell.isdigit()):
-            return
-        size = len(cell)
-        if size > self._longest[column]:
-            self._longest[column] = size
-        if cell[0] == "0":
-            self._with_zero.setdefault(column, Counter())[size] += 1
-            return
-        key = (column, size)
-        self._count[key] += 1
-        if self._count[key] <= REMEMBERED:
-            self._short.setdefault(key, []).append((line, cell))
+    def look(self, line: int, fields: Mapping[str, Any]) -> None:
+        """Look at the cells of a row, by column."""
+        short = []
+        for column, cell in fields.items():
+            if column in self._left_out or not (isinstance(cell, str) and cell.isascii() and cell.isdigit()):
+                continue
+            size = len(cell)
+            if size > self._longest[column]:
+                self._longest[column] = size
+            if cell[0] == "0":
+                self._with_zero.setdefault(column, Counter())[size] += 1
+                continue
+            short.append((column, size))
+            lines = self._short.setdefault((column, size), [])
+            if len(lines) < REMEMBERED:
+                lines.append((line, cell))
+        if short:
+            self._rows[tuple(short)] += 1
 
     def found(self) -> tuple[int, list[tuple[int, str]]]:
-        """Return how many ids have lost zeros, and the lines with the reasons, in order, of those remembered."""
-        count, reasons = 0, []
+        """Return how many rows hold ids that have lost zeros, and their lines with the reasons, as far as remembered.
+
+        A line stands once, with the reasons of all its ids. The lines are in order.
+        """
+        lost = set()
+        reasons: dict[int, list[str]] = {}
         for column, sizes in self._with_zero.items():
             if len(sizes) != 1 or sizes.total() < ENOUGH:
                 continue
@@ -50,9 +59,11 @@ class LostZeros:
                 continue
             for (name, size), lines in self._short.items():
                 if name == column and size < width:
-                    count += self._count[name, size]
-                    reasons += [(line, _reason(column, cell, width, sizes[width])) for line, cell in lines]
-        return count, sorted(reasons)
+                    lost.add((name, size))
+                    for line, cell in lines:
+                        reasons.setdefault(line, []).append(_reason(column, cell, width, sizes[width]))
+        count = sum(rows for short, rows in self._rows.items() if not lost.isdisjoint(short))
+        return count, [(line, "; ".join(texts)) for line, texts in sorted(reasons.items())]
 
 
 def _reason(column: str, cell: str, width: int, others: int) -> str:
