@@ -18,7 +18,7 @@ from worker.console.template_values import key_url, printable
 from worker.errors import BadPayload, PayloadConflict
 from worker.ledger import Ledger, cancel, fail_message, find, leave_request, record, search
 from worker.ledger.insert_operations import encode, row_of
-from worker.ledger.record_operations import known_among
+from worker.ledger.record_operations import known_among, record_rows
 from worker.ledger.schema import now_ms, operations
 from worker.operation import FailureReason, New, OnUnknown, State
 from worker.watch.redact import redacted, redacted_value
@@ -483,6 +483,55 @@ def test_a_long_chain_of_parents_is_recorded(ledger: Ledger) -> None:
     recorded = record(ledger, chain, by="a test")
 
     assert [one.created for one in recorded] == [True] * 8 + [False]
+
+
+def test_an_operation_that_leads_to_a_cycle_does_not_hide_it(ledger: Ledger) -> None:
+    with pytest.raises(BadPayload, match=r"process:W2 waits for fees\.process:W3 waits for fees\.process:W2\)"):
+        record(
+            ledger,
+            [
+                new_operation("W1", parent="fees.process:W2"),
+                new_operation("W2", parent="fees.process:W3"),
+                new_operation("W3", parent="fees.process:W2"),
+            ],
+            by="a test",
+        )
+    record_operations(ledger, "W4", parent="fees.process:W5")
+    with pytest.raises(BadPayload, match=r"process:W5 waits for fees\.process:W4 waits for fees\.process:W5\)"):
+        record(
+            ledger,
+            [new_operation("W6", parent="fees.process:W4"), new_operation("W5", parent="fees.process:W4")],
+            by="a test",
+        )
+
+    assert [one.key for one in search(ledger)] == ["fees.process:W4"]
+
+
+class CountedKey(str):
+    """A key that counts how often one is compared with another text."""
+
+    compared = 0
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        CountedKey.compared += 1
+        return str.__eq__(self, other)
+
+
+def test_a_chain_of_parents_costs_each_operation_the_same_however_long_it_is(ledger: Ledger) -> None:
+    length = 100
+    rows = [
+        row_of(new_operation(f"W{number}", parent="fees.process:W0"), "a test")._replace(
+            key=CountedKey(f"fees.process:W{number}"), parent=CountedKey(f"fees.process:W{number - 1}")
+        )
+        for number in range(1, length + 1)
+    ]
+    CountedKey.compared = 0
+
+    recorded = record_rows(ledger, rows)
+
+    assert sum(one.created for one in recorded) == length
+    assert CountedKey.compared <= 50 * length
 
 
 def test_any_text_in_a_payload_is_read_back_unchanged(ledger: Ledger) -> None:

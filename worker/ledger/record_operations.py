@@ -167,16 +167,29 @@ def _check_no_cycle(connection: Connection, parents: dict[str, str]) -> None:
     if not parents:
         return
     is_waited_for = connection.execute(_WAITED_FOR, {"keys": list(parents)}).first() is not None
+    followed: set[str] = set()  # keys from which no cycle is reached, so that each key is followed once
     for key in parents:
-        chain = [key]
-        while (parent := parents.get(chain[-1])) or is_waited_for:
-            parent = parent or connection.execute(_PARENT_OF, {"wanted": chain[-1]}).scalar()
-            if parent == key:
-                waits = " waits for ".join([*chain, key])
-                raise BadPayload(f"{key}: its parent {parents[key]} makes it wait for itself ({waits}): leave one out")
-            if parent is None or parent in chain:
+        chain: dict[str, None] = {}  # keys in the order in which each waits for the next
+        one: str | None = key
+        while one is not None and one not in followed:
+            if one in chain:
+                _refuse_cycle(list(chain), one, parents)
                 break
-            chain.append(parent)
+            chain[one] = None
+            parent = parents.get(one)
+            if parent is None and is_waited_for:
+                parent = connection.execute(_PARENT_OF, {"wanted": one}).scalar()
+            one = parent
+        followed.update(chain)
+
+
+def _refuse_cycle(chain: list[str], back_to: str, parents: dict[str, str]) -> None:
+    """Raise `BadPayload` if one of the operations of a chain that leads back to `back_to` is in the cycle and new."""
+    cycle = chain[chain.index(back_to) :]
+    for at, key in enumerate(cycle):
+        if key in parents:
+            waits = " waits for ".join([*cycle[at:], *cycle[:at], key])
+            raise BadPayload(f"{key}: its parent {parents[key]} makes it wait for itself ({waits}): leave one out")
 
 
 def _check_same(stored: Any, row: NewRow) -> None:
