@@ -591,6 +591,38 @@ def test_after_a_restore_a_cancelled_import_says_what_may_have_been_done(
     )
 
 
+def test_after_a_restore_nobody_is_told_to_run_an_import_again_without_a_look(
+    b2copy_sync: Command, ledger: Ledger, tmp_path: Path
+) -> None:
+    file = tmp_path / "book.csv"
+    file.write_text(HEADING + "7,W1\n7,W2\n7,W3\n")
+    begin_batch(ledger, "book", kind="fees.process", lane="bulk", source="book.csv", rows=3, by="ann")
+    record_operations(ledger, "W1", lane="bulk", batch="book")
+    distrust_restored(ledger, {}, "ada", "restored")
+    with ledger.writing() as connection:
+        connection.exec_driver_sql("UPDATE b2copy_batches SET requested_at = requested_at - 2000")
+        connection.exec_driver_sql("UPDATE b2copy_audit SET at = at - 1000")
+    begin_batch(ledger, "later", kind="fees.process", lane="bulk", source="later.csv", rows=3, by="ann")
+    record_operations(ledger, "W9", lane="bulk", batch="later")
+
+    under_way = b2copy_sync("import", "status", "book").out
+    later = b2copy_sync("import", "status", "later").out
+    succeed(ledger, *claim_due(ledger, lane="bulk"))
+    ended = b2copy_sync("import", "status", "book").out
+    dry = b2copy_sync("import", str(file), "--batch", "book", "--dry-run")
+    ran = b2copy_sync("import", str(file), "--batch", "book")
+
+    perhaps_done = (
+        "the ledger came from a backup since the import began, so rows that are not recorded may have been done: see"
+        " 'After a restore' in deploy/README.md"
+    )
+    assert under_way.splitlines()[0] == f"import book: 1 of 3 recorded: {perhaps_done}; 1 to do"
+    assert ended.splitlines()[0] == f"import book: all ended but 2 rows: {perhaps_done}"
+    assert "1 of 3 recorded: run the import again if it was interrupted" in later
+    assert (dry.err, dry.out) == (f"{perhaps_done}\n", "3 rows: 2 new, 1 known, 0 conflicting; nothing was recorded\n")
+    assert (ran.code, ran.err) == (0, f"{perhaps_done}\n")
+
+
 def test_an_import_that_runs_waits_while_it_is_paused_and_ends_when_it_is_cancelled(
     environment: Environment, ledger: Ledger, tmp_path: Path
 ) -> None:

@@ -171,14 +171,20 @@ def _refuse(source: "Source", checked: "Checked", heading: str = "") -> None:
 
 
 def _begin(ledger: "Ledger", checked: "Checked", kind: str, source: str, dry_run: bool) -> None:
-    """Begin the import, or continue it. A dry run only checks that. Raises `NotAllowed` as `begin_batch` does."""
+    """Begin the import, or continue it, and say if the ledger was restored since it began. A dry run writes nothing.
+
+    Raises `NotAllowed` as `begin_batch` does.
+    """
     from worker.ledger.batches import begin_batch, check_batch
+    from worker.report.batch_report import RESTORED, began_before_restore
 
     is_about = {"kind": kind, "lane": checked.lane, "source": Path(source).name}
     if dry_run:
-        check_batch(ledger, checked.batch, rows=checked.total, **is_about)
+        batch = check_batch(ledger, checked.batch, rows=checked.total, **is_about)
     else:
-        begin_batch(ledger, checked.batch, rows=checked.total, by=checked.by, **is_about)
+        batch = begin_batch(ledger, checked.batch, rows=checked.total, by=checked.by, **is_about)
+    if batch is not None and began_before_restore(ledger, [batch]):
+        output.note(RESTORED)
 
 
 def _record(ledger: "Ledger", checked: "Checked") -> int:

@@ -236,11 +236,12 @@ def begin_batch(ledger: Ledger, batch: str, *, kind: str, lane: str, source: str
     return ledger.write(work)
 
 
-def check_batch(ledger: Ledger, batch: str, *, kind: str, lane: str, source: str, rows: int) -> None:
-    """Raise `NotAllowed` if `begin_batch` would refuse this import. Writes nothing."""
+def check_batch(ledger: Ledger, batch: str, *, kind: str, lane: str, source: str, rows: int) -> Batch | None:
+    """Return the batch if this import has begun. Raises `NotAllowed` as `begin_batch` does, and writes nothing."""
     found = find_batch(ledger, batch)
     if found is not None:
         _check_goes_on(found, kind, lane, source, rows)
+    return found
 
 
 def _check_goes_on(found: Batch, kind: str, lane: str, source: str, rows: int) -> None:

@@ -20,6 +20,7 @@ from worker.ledger.batches import CANCELLED
 from worker.ledger.database import Ledger
 from worker.ledger.schema import (
     accounts_there,
+    audit,
     batches,
     c,
     differences,
@@ -59,6 +60,7 @@ _NAME_STEP = (
 # A lease of before the backup: its holder has no part in this ledger.
 _END_LEASES = update(operations).where(c.state == sql_literal(State.RUNNING)).values(due_at=due_now())
 _OLDEST_REQUEST = select(func.min(requests.c.id))
+_RESTORED_AT = select(func.max(audit.c.at)).where(audit.c.subject == SUBJECT)
 
 
 class Distrusted(NamedTuple):
@@ -72,6 +74,13 @@ class Distrusted(NamedTuple):
     failed: bool
     operations: int
     never_sent: int
+
+
+def restored_at(ledger: Ledger) -> int | None:
+    """Return when this ledger was last marked as one from a backup (ms since the epoch); None if it never was."""
+    with ledger.reading() as connection:
+        at: int | None = connection.execute(_RESTORED_AT).scalar()
+        return at
 
 
 def check_quiet(ledger: Ledger) -> None:

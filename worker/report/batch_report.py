@@ -1,7 +1,8 @@
 """A batch of operations, an import for instance: how far it is, for people and, as a document, for programs."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from sqlalchemy.exc import DBAPIError
@@ -9,18 +10,28 @@ from sqlalchemy.exc import DBAPIError
 from worker.ledger import Ledger, active_flags
 from worker.ledger.batches import CANCELLED, PAUSED, Batch, BatchCounts, batch_counts
 from worker.ledger.engine import INSUFFICIENT_PRIVILEGE
+from worker.ledger.restore import restored_at
 from worker.operation import AuditEntry, State
 from worker.report.format_values import clock, iso, span
 from worker.report.operation_report import pause_document
 from worker.report.sentences import pause_text
 
+RESTORED = (
+    "the ledger came from a backup since the import began, so rows that are not recorded may have been done: see"
+    " 'After a restore' in deploy/README.md"
+)
+
 
 class BatchReport(NamedTuple):
-    """A batch, how many of its operations are in each state, and the pauses of its lane."""
+    """A batch, how many of its operations are in each state, and the pauses of its lane.
+
+    `is_restored`: the ledger came from a backup since the batch began.
+    """
 
     batch: Batch
     counts: BatchCounts
     pauses: tuple[AuditEntry, ...] = ()
+    is_restored: bool = False
 
     @property
     def done(self) -> int:
@@ -50,13 +61,13 @@ class BatchReport(NamedTuple):
         missing = self.total - self.counts.recorded
         if self.counts.open:
             left = f", about {span(self.left_s)} left" if self.left_s is not None else ""
-            recorded = (
-                f"{self.counts.recorded:,} of {self.total:,} recorded: run the import again if it was interrupted"
-            )
+            why = RESTORED if self.is_restored else "run the import again if it was interrupted"
+            recorded = f"{self.counts.recorded:,} of {self.total:,} recorded: {why}"
             paused = "".join(f", {pause_text(pause)}" for pause in self.pauses)
             return f"{f'{recorded}; ' if missing else ''}{self.counts.open:,} to do{left}{paused}"
         if missing:
-            return f"all ended but {missing:,} rows: known before, given twice, purged, or the import was interrupted"
+            why = RESTORED if self.is_restored else "known before, given twice, purged, or the import was interrupted"
+            return f"all ended but {missing:,} rows: {why}"
         return "all ended"
 
 
@@ -65,18 +76,37 @@ def batch_reports(ledger: Ledger, batches: Iterable[Batch]) -> list[BatchReport]
     found = list(batches)
     counts = batch_counts(ledger, [batch.id for batch in found])
     pauses = {lane: lane_pauses(ledger, lane) for lane in {batch.lane for batch in found}}
-    return [BatchReport(batch, counts[batch.id], pauses[batch.lane]) for batch in found]
+    restored = began_before_restore(ledger, found)
+    return [BatchReport(batch, counts[batch.id], pauses[batch.lane], batch.id in restored) for batch in found]
+
+
+def began_before_restore(ledger: Ledger, batches: Iterable[Batch]) -> set[str]:
+    """Return the names of those batches since whose begin the ledger came from a backup.
+
+    Empty if the role may not read that.
+    """
+    at: int | None = None
+    with _unless_refused():
+        at = restored_at(ledger)
+    return {batch.id for batch in batches if at is not None and batch.requested_at <= at}
 
 
 def lane_pauses(ledger: Ledger, lane: str) -> tuple[AuditEntry, ...]:
     """Return the pauses that hold a lane: one of all lanes, one of its own. Empty if the role may not read them."""
-    try:
+    flags: Mapping[str, AuditEntry] = {}
+    with _unless_refused():
         flags = active_flags(ledger)
-    except DBAPIError as error:
-        if getattr(error.orig, "sqlstate", None) != INSUFFICIENT_PRIVILEGE:  # b2copy_enqueue, with which CRMs import
-            raise
-        return ()
     return tuple(flags[name] for name in ("pause:all", f"pause:{lane}") if name in flags)
+
+
+@contextmanager
+def _unless_refused() -> Iterator[None]:
+    """Leave the block if the database's role may not read a table: b2copy_enqueue, with which CRMs import."""
+    try:
+        yield
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) != INSUFFICIENT_PRIVILEGE:
+            raise
 
 
 def document(report: BatchReport) -> dict[str, Any]:
