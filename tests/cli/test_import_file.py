@@ -699,6 +699,26 @@ def test_a_name_of_an_import_is_refused_to_another_file_and_to_one_that_has_grow
     }  # fmt: skip
 
 
+def test_two_files_of_one_name_and_size_are_not_one_import(
+    b2copy_sync: Command, ledger: Ledger, tmp_path: Path
+) -> None:
+    files = [tmp_path / month / "export.csv" for month in ("june", "july")]
+    for file, rows in zip(files, ("7,W1\n8,W2\n", "8,W2\n9,W3\n"), strict=True):
+        file.parent.mkdir()
+        file.write_text(HEADING + rows)
+    assert b2copy_sync("import", str(files[0]), "--batch", "book").code == 0
+
+    dry = b2copy_sync("import", str(files[1]), "--batch", "book", "--dry-run")
+    ran = b2copy_sync("import", str(files[1]), "--batch", "book")
+
+    assert (dry.code, ran.code, len(search(ledger))) == (1, 1, 2)
+    assert dry.err == ran.err
+    assert ran.err == (
+        "book holds operations that are not in this file (at least 1): give this import another name with --batch; rows"
+        " that are recorded already are not recorded again\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("begun", "is_cancelled"),
     [

@@ -85,6 +85,7 @@ def file(
     from worker.cli.id_columns import id_columns
     from worker.cli.lost_zeros import LostZeros
     from worker.instances import ledger as our_ledger
+    from worker.ledger.batches import batch_counts
     from worker.report.batch_report import lane_pauses
     from worker.settings import CrmSettings, load
 
@@ -112,13 +113,15 @@ def file(
         ledger = our_ledger()
         if extra and not ignore_extra:
             _refuse(source, checked, _extra_columns(list(extra), chosen))
+        # Before the look-up, because another process may record the same file.
+        recorded = batch_counts(ledger, [name])[name].recorded
         if checked.unusable == checked.conflicting:  # else it must be run again anyway
             with progress("looking up", checked.total) as seen:
                 check_against_ledger(checked, ledger, seen)
         if checked.unusable:
             _refuse(source, checked)
         if checked.new:
-            _begin(ledger, checked, kind, source.name, dry_run)
+            _begin(ledger, checked, kind, source.name, recorded, dry_run)
         created = 0 if dry_run else _record(ledger, checked)
     if as_json:
         output.document(_document(checked, name, created, dry_run))
@@ -170,12 +173,13 @@ def _refuse(source: "Source", checked: "Checked", heading: str = "") -> None:
     raise Stop(Exit.USAGE, *problems, *more, end)
 
 
-def _begin(ledger: "Ledger", checked: "Checked", kind: str, source: str, dry_run: bool) -> None:
+def _begin(ledger: "Ledger", checked: "Checked", kind: str, source: str, recorded: int, dry_run: bool) -> None:
     """Begin the import, or continue it, and say if the ledger was restored since it began. A dry run writes nothing.
 
-    Raises `NotAllowed` as `begin_batch` does.
+    Raises `NotAllowed` as `begin_batch` does, or if not all operations of this name (`recorded`) are in the file.
     """
-    from worker.ledger.batches import begin_batch, check_batch
+    from worker.errors import NotAllowed
+    from worker.ledger.batches import ANOTHER_NAME, begin_batch, check_batch
     from worker.report.batch_report import RESTORED, began_before_restore
 
     is_about = {"kind": kind, "lane": checked.lane, "source": Path(source).name}
@@ -183,6 +187,9 @@ def _begin(ledger: "Ledger", checked: "Checked", kind: str, source: str, dry_run
         batch = check_batch(ledger, checked.batch, rows=checked.total, **is_about)
     else:
         batch = begin_batch(ledger, checked.batch, rows=checked.total, by=checked.by, **is_about)
+    if (others := recorded - checked.known.total()) > 0:
+        problem = f"holds operations that are not in this file (at least {others:,})"
+        raise NotAllowed(f"{checked.batch} {problem}: {ANOTHER_NAME}")
     if batch is not None and began_before_restore(ledger, [batch]):
         output.note(RESTORED)
 

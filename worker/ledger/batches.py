@@ -75,6 +75,7 @@ CHUNK = 2_000  # operations that one transaction of a sweep moves
 CANCEL_CHUNK = 500  # fewer, because each end has consequences
 RATE_MS = 60_000  # ms; the rate of a batch is what ended within this time
 RATE_LIMIT = 20_000  # ends that are looked at for it
+ANOTHER_NAME = "give this import another name with --batch; rows that are recorded already are not recorded again"
 
 b = batches.c
 
@@ -260,10 +261,7 @@ def _check_goes_on(found: Batch, kind: str, lane: str, source: str, rows: int) -
         problem = f"is the import of {found.source} (rows: {found.rows:,}), and this file is {source} (rows: {rows:,})"
     else:
         return
-    raise NotAllowed(
-        f"{found.id} {problem}: give this import another name with --batch; rows that are recorded already are not"
-        " recorded again"
-    )
+    raise NotAllowed(f"{found.id} {problem}: {ANOTHER_NAME}")
 
 
 def cancelled_text(batch: Batch) -> str:
