@@ -676,6 +676,26 @@ def test_an_import_that_is_interrupted_says_what_is_recorded_and_how_to_go_on_or
     assert f"{BATCH:,} to do" in listed.out
 
 
+def test_an_import_that_the_database_ends_says_how_far_it_came(
+    b2copy_sync: Command, ledger: Ledger, tmp_path: Path
+) -> None:
+    file = tmp_path / "book.csv"
+    file.write_text(HEADING + "".join(f"7,W{number}\n" for number in range(BATCH + 1)))
+    with ledger.writing() as connection:
+        connection.exec_driver_sql(
+            f"CREATE TRIGGER refuse BEFORE INSERT ON b2copy_operations WHEN NEW.key = 'fees.process:W{BATCH}'"
+            " BEGIN SELECT RAISE(ABORT, 'the disk is gone'); END"
+        )
+
+    ran = b2copy_sync("import", str(file), "--batch", "book")
+
+    assert ran.code == 1
+    assert ran.err.splitlines()[:2] == [
+        f"not finished: at least {BATCH:,} of {BATCH + 1:,} rows are recorded",
+        "the ledger (B2COPY_DATABASE_URL) cannot be used: the disk is gone",
+    ]
+
+
 def test_a_name_of_an_import_is_refused_to_another_file_and_to_one_that_has_grown(
     b2copy_sync: Command, ledger: Ledger, tmp_path: Path
 ) -> None:

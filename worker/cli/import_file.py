@@ -197,7 +197,7 @@ def _begin(ledger: "Ledger", checked: "Checked", kind: str, source: str, recorde
 def _record(ledger: "Ledger", checked: "Checked") -> int:
     """Record the operations, and return how many are new. Waits while the import is paused.
 
-    Raises `Stop` after Ctrl-C, with how many are recorded.
+    Raises `Stop` after Ctrl-C, with how many are recorded. After an error it prints that.
     All are given to the ledger, also those that were known when they were looked up: it decides by their keys.
     """
     from tasks.enqueue import record_in_batches
@@ -213,6 +213,11 @@ def _record(ledger: "Ledger", checked: "Checked") -> int:
                     _wait_while_paused(ledger, checked.batch, done, is_last=done == checked.total)
     except KeyboardInterrupt:
         raise _interrupted(ledger, checked, created) from None
+    except Stop:
+        raise
+    except Exception:
+        output.note(f"not finished: at least {done:,} of {checked.total:,} rows are recorded")
+        raise
     return created
 
 
