@@ -1,5 +1,6 @@
 """A lane's drain: how long it lasts, how much it claims ahead, and what it leaves when it ends."""
 
+import itertools
 import threading
 import time
 from typing import Any
@@ -8,15 +9,26 @@ import pytest
 from sqlalchemy import text
 
 from tasks.fees import Fees
-from tests.flow.conftest import Engine, LocalDestination, fees_kind, in_background, make_lease_lapse, states
+from tests.flow.conftest import (
+    CALL,
+    Engine,
+    LocalDestination,
+    fees_kind,
+    in_background,
+    make_all_due,
+    make_lease_lapse,
+    states,
+)
 from tests.odd_redis import ODD, redis_that_answers
 from tests.operations import find_operation, record_operation, record_operations
 from tests.support import until
+from worker.errors import Conflict, Unavailable
+from worker.flow import circuit_breaker, fleet_limits
 from worker.flow import lane as lane_module
 from worker.flow.gate import Gate
 from worker.flow.pusher import Pusher
 from worker.ledger import Ledger, settle_and_claim
-from worker.operation import Done, OnUnknown, Outcome, State, Transition
+from worker.operation import Claim, Done, OnUnknown, Outcome, Pending, Phase, State, Transition
 from worker.operation_kind import Attempt
 from worker.testbed.local_system import Environment
 from worker.watch import heartbeat, metrics
@@ -166,6 +178,102 @@ class TestClaimingAhead:
         assert sorted(destination.calls) == ["W1", "W2", "W3"]
         assert set(states(ledger).values()) == {"succeeded"}
         assert held(pusher) == 0
+
+
+async def poll_once(attempt: Attempt, fees: Fees) -> Outcome:
+    await attempt.call(CALL, {"request_id": fees.request_id})
+    return Done() if attempt.claim.phase == Phase.POLL else Pending()
+
+
+class TestPhases:
+    """Submits are claimed first. If they fill each claim, polls still have their turns."""
+
+    @pytest.mark.parametrize(
+        ("error", "rate_limit"),
+        [(Unavailable("processext", 503), "0"), (Conflict("processext", 409), "10/second")],
+        ids=["the circuit is open", "the rate limit is reached"],
+    )
+    def test_a_pending_operation_ends_although_submits_that_fail_are_always_due(
+        self, ledger: Ledger, engine: Engine, monkeypatch: pytest.MonkeyPatch, error: Exception, rate_limit: str
+    ) -> None:
+        for module in (circuit_breaker, fleet_limits):
+            monkeypatch.setattr(module, "PROBE_EVERY_S", 0.2)
+
+        def answer(request_id: str) -> Any:
+            if request_id != "pending":
+                raise error
+            return {}
+
+        settings = {"rate_limit": rate_limit, "concurrency": 2, "max_attempts": 1000}
+        pusher = engine(LocalDestination(answer), fees_kind(poll_once), **settings)
+        record_operation(ledger, "pending")
+        pusher.drain("money")
+        assert find_operation(ledger, "pending").phase == Phase.POLL
+        record_operations(ledger, *(f"W{number}" for number in range(60)))
+        drain = in_background(pusher)
+
+        def has_ended() -> bool:
+            make_all_due(ledger)
+            return find_operation(ledger, "pending").state == State.SUCCEEDED
+
+        until(has_ended)
+        assert "succeeded" not in {state for name, state in states(ledger).items() if name != "pending"}
+        pusher.stop()
+        drain.join(20)
+
+    def test_polls_keep_their_turn_if_another_process_makes_the_probe(
+        self, ledger: Ledger, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        claimed, available, take = list[Phase](), Gate.available, Gate.take
+
+        def ask_for_one(self: Gate, wanted: int, urgent: bool) -> int:
+            return available(self, min(wanted, 1), urgent)
+
+        def take_every_second(self: Gate, count: int, urgent: bool) -> int:
+            return take(self, count, urgent) if len(claimed) % 2 else 0
+
+        def claim_and_note(*arguments: Any) -> tuple[list[Claim], list[Claim]]:
+            lost, claims = settle_and_claim(*arguments)
+            claimed.extend(claim.phase for claim in claims)
+            return lost, claims
+
+        pusher = engine(None, fees_kind(poll_once), concurrency=1)
+        record_operation(ledger, "pending")
+        pusher.drain("money")
+        record_operations(ledger, *(f"W{number}" for number in range(20)))
+        make_all_due(ledger)
+        monkeypatch.setattr(lane_module, "POLLS_UNREAD_S", 0.0)
+        pusher._lanes["money"]._look_for_polls_at = 0.0
+        monkeypatch.setattr(lane_module, "settle_and_claim", claim_and_note)
+        monkeypatch.setattr(Gate, "available", ask_for_one)
+        monkeypatch.setattr(Gate, "take", take_every_second)
+        drain = in_background(pusher)
+
+        until(lambda: find_operation(ledger, "pending").state == State.SUCCEEDED)
+        assert claimed[:3] == [Phase.SUBMIT, Phase.POLL, Phase.POLL]
+        pusher.stop()
+        drain.join(20)
+
+    def test_polls_are_looked_for_four_times_a_second_while_none_is_due(
+        self, ledger: Ledger, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        looked_at = list[float]()
+
+        def claim_and_note(*arguments: Any) -> tuple[list[Claim], list[Claim]]:
+            found = settle_and_claim(*arguments)
+            if arguments[-1] == Phase.POLL:
+                looked_at.append(time.monotonic())
+            return found
+
+        monkeypatch.setattr(lane_module, "settle_and_claim", claim_and_note)
+        monkeypatch.setattr(lane_module, "POLLS_UNREAD_S", 0.1)
+        record_operations(ledger, *(f"W{number}" for number in range(300)))
+        drain = in_background(engine(LocalDestination(lambda request_id: {}), concurrency=1, rate_limit="0"))
+        drain.join(20)
+
+        assert set(states(ledger).values()) == {"succeeded"}
+        assert looked_at
+        assert all(later - earlier >= 0.1 for earlier, later in itertools.pairwise(looked_at))
 
 
 class TestPace:

@@ -33,6 +33,7 @@ from worker.ledger import (
     renew_leases,
     return_unsent,
     search,
+    settle_and_claim,
 )
 from worker.ledger.notices import want_notices
 from worker.ledger.overview import overview
@@ -97,6 +98,33 @@ def test_a_claim_never_exceeds_its_limit(ledger: Ledger, clock: LedgerClock) -> 
     record_operations(ledger, "A1", "A2", "A3", entity="A")
 
     assert names_of(claim_due(ledger, limit=3)) == ["W1", "A1", "P1"]
+
+
+@pytest.mark.parametrize(
+    ("polls", "submits", "limit", "claimed"),
+    [
+        (1, 20, 1, "P"),
+        (0, 20, 1, "S"),
+        (5, 20, 3, "PPS"),
+        (5, 20, 4, "PPSS"),
+        (1, 20, 4, "PSSS"),
+        (5, 1, 4, "PPSP"),
+        (5, 0, 4, "PPPP"),
+        (1, 1, 4, "PS"),
+    ],
+)
+def test_polls_that_come_first_get_half_of_the_claim_and_what_submits_leave(
+    ledger: Ledger, clock: LedgerClock, polls: int, submits: int, limit: int, claimed: str
+) -> None:
+    record_operations(ledger, *(f"P{number}" for number in range(polls)))
+    make_wait(ledger, *claim_due(ledger), wait_reason=WaitReason.PENDING_AT_B2COPY, due_in_s=1)
+    clock.advance(60)
+    record_operations(ledger, *(f"W{number}" for number in range(submits)))
+
+    _, claims = settle_and_claim(ledger, [], "money", "worker 1", limit, first=Phase.POLL)
+
+    assert "".join("P" if claim.phase == Phase.POLL else "S" for claim in claims) == claimed
+    assert len({claim.id for claim in claims}) == len(claimed)
 
 
 def test_a_claim_knows_what_happened_before(ledger: Ledger, clock: LedgerClock) -> None:

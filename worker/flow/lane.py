@@ -20,7 +20,7 @@ from worker.flow.gate import Gate
 from worker.flow.lease_renewal import LeaseRenewal
 from worker.flow.senders import BATCH_WAIT_S, Senders
 from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, Ledger, return_unsent, settle, settle_and_claim
-from worker.operation import Claim, FailureReason, OnUnknown, State, Transition
+from worker.operation import Claim, FailureReason, OnUnknown, Phase, State, Transition
 from worker.queues import WAKE_UP_LASTS_S, is_urgent
 from worker.watch.heartbeat import note_end, note_progress
 from worker.watch.observe import observe_claimed, observe_settled
@@ -33,6 +33,7 @@ PREFETCH_S = 0.2  # seconds; claim what the senders can send in this time, so th
 PREFETCH_MAX = 250  # operations; most that are claimed before senders are free
 LONGEST_PAUSE_S = 1.0  # seconds between two looks at a closed gate: a hold may last a day, the heartbeat needs progress
 RECHECK_AFTER_S = 1.5 * WAKE_UP_LASTS_S  # seconds after a wake-up until a drain queries once more before it ends
+POLLS_UNREAD_S = 0.25  # seconds between two looks for polls with one more statement, if submits fill each claim
 DATABASE_PAUSE_S = 0.5  # seconds between two tries to write results to a ledger that is unavailable
 FAULT_PAUSE_S = 0.5  # seconds that a drain waits after a fault of ours, if results are expected and it must go on
 REFUSED_PAUSE_S = 2.0  # seconds between two tries to write a result that the ledger refuses though it is available
@@ -63,6 +64,8 @@ class Lane:
         # that is claimed ends as unresolved even if it was never sent. So claim no more than the senders can start at
         # once.
         self._no_prefetch = True
+        self._first_phase = Phase.SUBMIT  # of the next claim
+        self._look_for_polls_at = 0.0  # monotonic seconds
         self._recheck_at = self._next_query_at = 0.0  # monotonic seconds
         self._settled = 0  # in the present drain
         # A drain goes on until both are empty, unless its process ends. Then the next one continues with them.
@@ -146,7 +149,7 @@ class Lane:
             done_at = time.monotonic()
             # Leave the ledger to others half of the time: SQLite has one writer, and those who enqueue write too.
             self._next_query_at = done_at + min(done_at - asked_at, BATCH_WAIT_S)
-            self._hand_over(claims)
+            self._choose_first_phase(claims, permitted, self._hand_over(claims))
             # More operations may be due than the gate lets pass now. Ask the gate again when it may let more pass, even
             # if no result arrives before that.
             gate_is_short = permitted < wanted and len(claims) == permitted
@@ -183,10 +186,10 @@ class Lane:
             ahead = min(ahead, int(per_second * PREFETCH_S))
         return max(0, self._concurrency + min(PREFETCH_MAX, ahead) - self._in_hand)
 
-    def _hand_over(self, claims: list[Claim]) -> None:
-        """Give claims to the senders, as many as there are permits for. The others are returned unsent."""
+    def _hand_over(self, claims: list[Claim]) -> int:
+        """Give claims to the senders, as many as there are permits for, and return how many. Others go back unsent."""
         if not claims:
-            return
+            return 0
         self._in_hand += len(claims)
         permitted = 0
         try:
@@ -200,6 +203,23 @@ class Lane:
         finally:
             if permitted < len(claims):
                 self._results.put([Return(claim) for claim in claims[permitted:]])
+        return permitted
+
+    def _choose_first_phase(self, claims: list[Claim], wanted: int, sent: int) -> None:
+        """Let the next claim begin with polls if submits have filled this one.
+
+        Submits come first, so that no withdrawal waits behind thousands of polls. But submits that always fail are
+        always due, and then nobody would ask how a pending operation stands. So the phases take turns. A claim of
+        which nothing was sent was no turn, for instance because another process makes the circuit probe.
+        """
+        if not wanted or (claims and not sent):
+            return
+        now, has_polls = time.monotonic(), Phase.POLL in {claim.phase for claim in claims}
+        if has_polls:
+            self._look_for_polls_at = now  # more may be due
+        elif self._first_phase == Phase.POLL or len(claims) < wanted:  # polls were read, and none was due
+            self._look_for_polls_at = now + POLLS_UNREAD_S
+        self._first_phase = Phase.SUBMIT if has_polls or now < self._look_for_polls_at else Phase.POLL
 
     def _settle_and_claim(self, want: int) -> list[Claim]:
         """Write results and claim what is due, in one transaction. Results are held until they are written."""
@@ -217,7 +237,7 @@ class Lane:
                     return_unsent(self._ledger, unsent)
                 try:
                     lost, claims = settle_and_claim(
-                        self._ledger, transitions, self.name, self._leases.owner, want, uncertain
+                        self._ledger, transitions, self.name, self._leases.owner, want, uncertain, self._first_phase
                     )
                 finally:
                     # After a commit without an answer: this process may hold them, and no sender has them.

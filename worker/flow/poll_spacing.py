@@ -1,4 +1,7 @@
-"""How far apart the polls of pending operations must be so that first submits keep half of the capacity."""
+"""How far apart the polls of pending operations must be so that first submits keep half of the capacity.
+
+Polls keep their part too, although submits may fill each claim: see `_choose_first_phase` of `flow/lane.py`.
+"""
 
 import asyncio
 import logging

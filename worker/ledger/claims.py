@@ -244,14 +244,22 @@ def return_unsent(ledger: Ledger, claims: Iterable[Claim]) -> None:
             connection.execute(_RETURN_UNSENT, rows)
 
 
-def claim_within(connection: Connection, lane: str, owner: str, limit: int, asked_at: float) -> list[Claim]:
-    """Claim within the caller's transaction. `asked_at` is the time of `claim_clock` at which the lease begins."""
+def claim_within(
+    connection: Connection, lane: str, owner: str, limit: int, asked_at: float, first: Phase = Phase.SUBMIT
+) -> list[Claim]:
+    """Claim within the caller's transaction. `asked_at` is the time of `claim_clock` at which the lease begins.
+
+    Submits are claimed before polls. With `first=Phase.POLL`, polls get half of the claim before submits get the rest.
+    """
     _note_suspension(connection.engine)
     taken: list[Claim] = []
     aside = 0
-    for phase in (Phase.SUBMIT, Phase.POLL):
-        page = limit
-        while limit > len(taken):
+    shares = [(Phase.SUBMIT, limit), (Phase.POLL, limit)]  # up to how many claims there are after each phase
+    if first == Phase.POLL:
+        shares.insert(0, (Phase.POLL, (limit + 1) // 2))
+    for phase, up_to in shares:
+        page = up_to
+        while up_to > len(taken):
             takes_over = seconds_since_outage(connection.engine) >= HOLDERS_FIRST_S
             with noting_refusals(connection.engine):
                 candidates = _CANDIDATES.run(
@@ -271,7 +279,7 @@ def claim_within(connection: Connection, lane: str, owner: str, limit: int, aske
             blocked = find_blocked(connection, candidates)
             if blocked:
                 _park(connection, [row for row in candidates if row.id in blocked], blocked)
-            free = [row for row in candidates if row.id not in blocked][: limit - len(taken)]
+            free = [row for row in candidates if row.id not in blocked][: up_to - len(taken)]
             taken += _claim_rows(connection, free, owner, asked_at)
             if found < page or aside >= PUT_ASIDE:
                 break

@@ -103,8 +103,11 @@ def settle_and_claim(
     owner: str,
     limit: int,
     uncertain: list[Claim] | None = None,
+    first: Phase = Phase.SUBMIT,
 ) -> tuple[list[Claim], list[Claim]]:
     """Settle and claim in one transaction, which costs one commit instead of two. Returns (lost, claimed).
+
+    `first`: the phase whose operations are claimed first, see `claim_within`.
 
     If the commit raises, it may have been carried out, because the error may be that its answer was lost. Then
     `uncertain` holds what was claimed, and the caller must call `return_unsent` for it: that changes nothing if the
@@ -115,7 +118,8 @@ def settle_and_claim(
 
     def work(connection: Connection) -> tuple[list[Claim], list[Claim]]:
         uncertain.clear()
-        lost, claimed = _settle(connection, transitions), claim_within(connection, lane, owner, limit, asked_at)
+        lost = _settle(connection, transitions)
+        claimed = claim_within(connection, lane, owner, limit, asked_at, first)
         uncertain.extend(claimed)
         return lost, claimed
 
