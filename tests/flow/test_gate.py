@@ -40,6 +40,9 @@ from worker.errors import (
     AccessRejected,
     CircuitOpen,
     CredentialsRejected,
+    LeaseTooShort,
+    NoSeamlessUrl,
+    OtherLoginUnavailable,
     PermitRefused,
     RateLimited,
     SessionUnavailable,
@@ -84,6 +87,26 @@ def record(gate: Gate, learned: Outcome | Exception, login: str | None = SERVICE
         await asyncio.gather(*gate._tasks)
 
     event_loop().run(record_and_share())
+
+
+async def record_nothing(gate: Gate, times_closed: int) -> None:
+    gate.record_nothing(times_closed)
+    await asyncio.gather(*gate._tasks)
+
+
+def close_gate(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Open its circuit, and return when a probe may be sent. Probes are sent once a minute then."""
+    for _ in range(FAILURES_TO_OPEN):
+        record(gate, Unavailable("x"))
+    until(lambda: gate.until_open_s(urgent=True) == gate.until_open_s(urgent=False) == 0.0)
+    for module in (circuit_breaker, fleet_limits):
+        monkeypatch.setattr(module, "PROBE_EVERY_S", 60.0)
+
+
+def closed_gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
+    closed = a_gate()
+    close_gate(closed, monkeypatch)
+    return closed
 
 
 class Switched(LocalDestination):
@@ -221,6 +244,77 @@ class TestCircuit:
         until(lambda: gate.is_open)
         drain.join(20)
         drain_until_final(ledger, pusher, "W0")
+
+
+class TestProbe:
+    """A circuit probe that has shown nothing about the destination."""
+
+    def test_is_followed_by_another_one_soon(
+        self, active_environment: Environment, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        closed = closed_gate(monkeypatch)
+        assert closed.take(1, urgent=True) == 1
+        wait_s = closed.until_open_s(urgent=True)
+
+        event_loop().run(record_nothing(closed, closed.times_closed - 1))  # claimed before the circuit opened
+        assert wait_s - 20 < closed.until_open_s(urgent=True) <= wait_s
+
+        event_loop().run(record_nothing(closed, closed.times_closed))
+        assert closed.until_open_s(urgent=True) <= circuit_breaker.NEXT_PROBE_S
+        assert until(lambda: closed.take(1, urgent=True)) == 1
+
+    @pytest.mark.parametrize("way", ["no call", "not sent", "a newer version's"])
+    def test_does_not_hold_up_an_operation_behind_many_that_cannot_be_sent(
+        self, ledger: Ledger, engine: Engine, monkeypatch: pytest.MonkeyPatch, way: str
+    ) -> None:
+        async def attempt(attempt: Attempt, fees: Fees) -> Outcome:
+            if way == "no call" and fees.request_id != "good":
+                raise NoSeamlessUrl("the secret is refused")
+            await attempt.call(CALL, {"request_id": fees.request_id})
+            return Done()
+
+        def answer(request_id: str) -> Any:
+            if request_id != "good":
+                raise OtherLoginUnavailable("not set")
+            return {}
+
+        pusher = engine(LocalDestination(answer), fees_kind(attempt))
+        close_gate(pusher._lanes["money"]._gate, monkeypatch)
+        kind = "newer" if way == "a newer version's" else "fees.process"
+        record_operations(ledger, *(f"W{number}" for number in range(20)), kind=kind)
+        record_operation(ledger, "good")
+        drain = in_background(pusher)
+
+        until(lambda: find_operation(ledger, "good").state == State.SUCCEEDED)
+        assert "queued" not in states(ledger).values()
+        pusher.stop()
+        drain.join(20)
+
+    @pytest.mark.parametrize("error", [PermitRefused("x"), LeaseTooShort("x")], ids=lambda error: type(error).__name__)
+    def test_is_none_if_an_earlier_request_of_the_attempt_was_answered(
+        self, ledger: Ledger, engine: Engine, monkeypatch: pytest.MonkeyPatch, error: Exception
+    ) -> None:
+        async def look_then_call(attempt: Attempt, fees: Fees) -> Outcome:
+            await attempt.call(LOOK, {"request_id": fees.request_id})
+            await attempt.call(CALL, {"request_id": fees.request_id})
+            return Done()
+
+        def answer(request_id: str) -> Any:
+            if len(destination.calls) >= 2:
+                raise error
+            return {}
+
+        destination, began = LocalDestination(answer), time.monotonic()
+        pusher = engine(destination, fees_kind(look_then_call))
+        gate = pusher._lanes["money"]._gate
+        close_gate(gate, monkeypatch)
+        record_operation(ledger)
+        drain = in_background(pusher)
+
+        until(lambda: gate.is_open)
+        assert not gate.served_since(began, SERVICE_ADMIN, "fees.process")  # it fails no other operation
+        pusher.stop()
+        drain.join(20)
 
 
 def fail_beside_others(ledger: Ledger, pusher: Pusher, name: str) -> tuple[Operation, int]:
@@ -985,6 +1079,22 @@ class TestOwnGate:
             assert 28.0 < (caught.value.retry_after or 0) <= 30.0
         assert one.take(1, urgent=False) == 1
         event_loop().run(pass_once(one.own_gate("b2copy.another")))
+
+    def test_a_probe_that_was_not_sent_is_followed_by_another_one_soon(
+        self, ledger: Ledger, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def attempt(attempt: Attempt, fees: Fees) -> Outcome:
+            await attempt.call(dataclasses.replace(CALL, own_gate="b2copy.a-test"), {"request_id": fees.request_id})
+            return Done()
+
+        pusher = engine(Switched(LeaseTooShort("x")), fees_kind(attempt))
+        own = pusher._lanes["money"]._gate.own_gate("b2copy.a-test")
+        close_gate(own, monkeypatch)
+        record_operation(ledger)
+        pusher.drain("money")
+
+        assert own.until_open_s(urgent=True) <= circuit_breaker.NEXT_PROBE_S
+        until(lambda: not own._tasks)
 
     def test_makes_due_what_waits_for_the_destination(self, active_environment: Environment) -> None:
         due: list[str] = []

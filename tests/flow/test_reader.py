@@ -46,12 +46,16 @@ def _probe_often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Careful(LocalDestination):
-    """Asks before it sends, as `worker.http` does."""
+    """Asks before it sends, as `worker.http` does. It looks up a token for `token_s` seconds before that."""
+
+    def __init__(self, answer: Callable[[str], Any], token_s: float = 0.1) -> None:
+        super().__init__(answer)
+        self._token_s = token_s
 
     async def send(
         self, route: Route[Any], body: Mapping[str, Any], on_unknown: OnUnknown, before_send: Callable[[], None]
     ) -> Any:
-        await asyncio.sleep(0.1)  # a look-up of a token
+        await asyncio.sleep(self._token_s)
         before_send()
         return await super().send(route, body, on_unknown, before_send)
 
@@ -181,6 +185,18 @@ def test_nothing_is_sent_after_the_deadline_however_long_the_token_took() -> Non
         look(reader, within_s=0.05).result(20)
     assert destination.calls == []
     assert look(reader).result(20) == {"id": "W1"}
+
+
+def test_a_probe_that_expires_before_it_is_sent_is_followed_by_another_one_soon() -> None:
+    reader, down = a_reader(Careful(raising(), token_s=0.5)), Unavailable("x")
+    for _ in range(FAILURES_TO_OPEN):
+        event_loop().run(reader._gate.record(down, meaning_of(down), SERVICE_ADMIN))
+    until(lambda: reader._gate.until_open_s(urgent=False) == 0.0)
+
+    with pytest.raises(ReadExpired):
+        look(reader, within_s=0.3).result(20)
+
+    assert reader._gate.until_open_s(urgent=False) <= circuit_breaker.NEXT_PROBE_S
 
 
 def test_nothing_is_sent_if_the_circuit_has_opened_while_the_token_was_looked_up() -> None:

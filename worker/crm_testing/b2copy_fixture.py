@@ -61,10 +61,16 @@ class OpenGate(Gate):
     """A gate that never closes and never holds, because a test waits for nothing."""
 
     async def record(
-        self, learned: Outcome | Exception, meaning: Meaning, login: str | None, kind: str | None = None
+        self,
+        learned: Outcome | Exception,
+        meaning: Meaning,
+        login: str | None,
+        kind: str | None = None,
+        times_closed: int | None = None,
+        was_answered: bool = False,
     ) -> None:
         if meaning.circuit == "success":
-            await super().record(learned, meaning, login, kind)
+            await super().record(learned, meaning, login, kind, times_closed, was_answered)
 
 
 class Sandbox:

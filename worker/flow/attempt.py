@@ -41,6 +41,7 @@ class RunningAttempt:
     `unknown_step`: the request with an effect that was sent and whose effect is not known yet. `effect_step`: the last
     request that had an effect or may have had one. `sent`: some request may have reached the destination.
     `passed_gate`: a request passed the destination's gate, and not only the gates that routes have of their own.
+    `was_answered`: the destination has answered one of these requests.
     `login`: the login whose token the last request carried; None if it carried none. `request_id`: the id by which the
     destination knows the request; it is stored as evidence even if no answer comes. `progress` is stored with the
     operation after every attempt, so that the next attempt continues there.
@@ -68,6 +69,7 @@ class RunningAttempt:
         self.effect_step: str | None = None
         self.sent = False
         self.passed_gate = False
+        self.was_answered = False
         self.login: str | None = None
         self.request_id: str | None = None
 
@@ -87,7 +89,9 @@ class RunningAttempt:
         if self.passed_gate:  # the permit of the first call was taken when the operation was claimed
             await self._gate.pass_one(self._urgent, self._times_closed)
         self.passed_gate = True
-        return await self._send(route, body, partial(self._check_may_send, self._gate, self._times_closed))
+        answer = await self._send(route, body, partial(self._check_may_send, self._gate, self._times_closed))
+        self.was_answered = True
+        return answer
 
     async def _call_through(self, gate: Gate, route: Route[Any], body: Mapping[str, Any]) -> Any:
         """Send one request through the gate of its route, which learns what became of it."""
@@ -102,7 +106,7 @@ class RunningAttempt:
                 raise
             finally:
                 try:
-                    await gate.record(learned, meaning_of(learned), self.login, self.claim.kind)
+                    await gate.record(learned, meaning_of(learned), self.login, self.claim.kind, times_closed)
                 except Exception:  # what the request did must not be lost with it
                     log.exception(
                         "operation %s: the gate could not note what a request says about the destination. Its answer"

@@ -30,7 +30,7 @@ from worker.operation import (
     WaitReason,
 )
 from worker.operation_kind import Kind
-from worker.queues import is_urgent
+from worker.queues import destination_of, is_urgent
 from worker.settings import Settings
 from worker.watch.tracing import SpanEnd, attempting
 
@@ -68,6 +68,7 @@ class AttemptMaker:
         self._ledger, self._kinds, self._destinations, self._gates = ledger, kinds, destinations, gates
         self._leases, self._spacing, self._settings = leases, spacing, settings
         self._lane, self._urgent = lane, is_urgent(lane)
+        self._gate = gates[destination_of(lane)]  # the lane's own: `gates` may lack the one of a claim
         self._policy = RetryPolicy(settings.max_attempts, spacing.between_polls_s)
         self._limit_s = CALLS_MAX * (settings.call_deadline + PERMIT_PATIENCE_S)
         self.attempt_s = 0.05  # seconds an attempt takes: a first guess, then the moving average
@@ -85,8 +86,9 @@ class AttemptMaker:
         except Exception:  # nothing was sent, so that our own fault need not fail the operation
             log.exception("operation %s: the check before sending failed. Nothing was sent, it is due again", claim.key)
             await asyncio.sleep(CHECK_PAUSE_S)
-            return Return(claim)
+            not_sent = Return(claim)
         if not_sent is not None:
+            self._gate.record_nothing(times_closed)
             return not_sent
         with attempting(claim, self._lane, self._ledger.id) as span:
             transition = await self._make_attempt(claim, times_closed, span)
@@ -175,14 +177,17 @@ class AttemptMaker:
                 waits_s=kind.waits_s,
             )
         )
-        if attempt is None or attempt.passed_gate:  # otherwise it says nothing about the destination
-            try:
-                await gate.record(learned, meaning, login, claim.kind)
-            except BaseException:  # the operation's result must not be lost with it
-                log.exception(
-                    "operation %s: the gate could not note what the attempt says about the destination. Its result"
-                    " counts", claim.key,
-                )  # fmt: skip
+        try:
+            if attempt is None or attempt.passed_gate:
+                was_answered = attempt is not None and attempt.was_answered
+                await gate.record(learned, meaning, login, claim.kind, times_closed, was_answered)
+            else:
+                gate.record_nothing(times_closed)
+        except BaseException:  # the operation's result must not be lost with it
+            log.exception(
+                "operation %s: the gate could not note what the attempt says about the destination. Its result counts",
+                claim.key,
+            )
         return transition
 
 

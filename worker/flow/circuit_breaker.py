@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 FAILURES_TO_OPEN = 5  # failures in a row, without a success between them, that open the circuit
 PROBE_EVERY_S = 2.0  # seconds between two probes while the circuit is open
+NEXT_PROBE_S = 0.1  # seconds; a probe that has shown nothing is followed by another one after this time
 
 
 class CircuitBreaker:
@@ -53,6 +54,11 @@ class CircuitBreaker:
             self._next_probe = time.monotonic() + wait_s
             return 0
         return 1
+
+    def allow_next_probe(self) -> None:
+        """Let another probe be made soon, because the last one has shown nothing about the destination."""
+        with self._lock:
+            self._next_probe = min(self._next_probe, time.monotonic() + NEXT_PROBE_S)
 
     def until_probe_s(self) -> float:
         """Return the seconds until this process may try to probe; 0 if the circuit is closed."""

@@ -232,18 +232,28 @@ class Gate:
         return self._last_served.get((login, kind), 0.0) > monotonic_s
 
     async def record(
-        self, learned: Outcome | Exception, meaning: Meaning, login: str | None, kind: str | None = None
+        self,
+        learned: Outcome | Exception,
+        meaning: Meaning,
+        login: str | None,
+        kind: str | None = None,
+        times_closed: int | None = None,
+        was_answered: bool = False,
     ) -> None:
         """Note what an attempt says about the destination and its login: at once for this process, soon for others.
 
         `login`: the one whose token was on the request, None if there was no token. The gate watches the service
         admin's. Another login says nothing about that one, and its refused access says nothing about the destination.
 
+        `times_closed`: the value that was noted for the attempt's claim, see `record_nothing`. `was_answered`: the
+        destination has answered an earlier request of the attempt, so it works unless the last request shows otherwise.
+
         What blocks runs in a thread after this has returned, so that the attempt's result need not wait for it.
         """
         then: list[Callable[[], None]] = []
         proves_login = login == SERVICE_ADMIN
         is_about_all = proves_login or not isinstance(learned, AccessRejected)
+        is_probe = self._is_circuit_probe(times_closed)
         if isinstance(learned, RateLimited) or (isinstance(learned, UnknownOutcome) and learned.is_rate_limited):
             hold_s = learned.retry_after or HOLD_WITHOUT_RETRY_AFTER_S
             self.fleet_limits.hold(hold_s)  # before the log, which may block
@@ -257,6 +267,7 @@ class Gate:
             self._start_token_probes()
         if meaning.circuit == "success":
             self._last_served[login, kind] = time.monotonic()
+        if meaning.circuit == "success" or (meaning.circuit is None and was_answered):
             if self._circuit.record_success():
                 self._show_circuit(False)
                 then.append(self.fleet_limits.allow_next_probe)
@@ -267,7 +278,26 @@ class Gate:
                 self._show_circuit(True, learned)
             if has_opened:
                 self._log_opened(learned)
+        elif is_probe:
+            then += self._allow_next_probe()
         self._start_in_thread(then)
+
+    def record_nothing(self, times_closed: int) -> None:
+        """Note that what was claimed with `times_closed` has shown nothing about the destination.
+
+        If it was the circuit probe, another one may follow soon. Otherwise operations that make no request, because
+        something else is missing, would use up the probes of the whole fleet. To be called on the event loop.
+        """
+        if self._is_circuit_probe(times_closed):
+            self._start_in_thread(self._allow_next_probe())
+
+    def _is_circuit_probe(self, times_closed: int | None) -> bool:
+        return self._circuit.is_open and times_closed == self.times_closed
+
+    def _allow_next_probe(self) -> list[Callable[[], None]]:
+        """Let this process probe again soon. Returns what must be done for the fleet, which blocks."""
+        self._circuit.allow_next_probe()
+        return [self.fleet_limits.allow_next_probe]
 
     def _close_login(self) -> list[Callable[[], None]]:
         """Note that there is a token. Returns what must be done then, which blocks."""

@@ -74,7 +74,9 @@ class Reader:
     async def _learn(self, name: str, learned: Outcome | Exception, requests: "_Requests") -> None:
         meaning = meaning_of(learned)
         if requests.were_made:
-            await self._gate.record(learned, meaning, requests.login)
+            await self._gate.record(
+                learned, meaning, requests.login, None, requests.times_closed, requests.were_answered
+            )
         observe_read(name, meaning.word)
 
 
@@ -84,10 +86,12 @@ class _Requests:
     def __init__(self, destination: Destination, gate: Gate, ends: float) -> None:
         self._destination, self._gate, self._ends = destination, gate, ends
         self.were_made = False
+        self.were_answered = False  # one of them
+        self.times_closed = 0  # of the gate, before the last one
         self.login: str | None = None  # whose token was on the last one, if it was sent
 
     async def call(self, route: Route[Any], body: Mapping[str, Any]) -> Any:
-        times_closed = await in_time(self._gate.pass_first(urgent=False), self._ends)
+        self.times_closed = times_closed = await in_time(self._gate.pass_first(urgent=False), self._ends)
 
         def check() -> None:
             if time.monotonic() >= self._ends:
@@ -99,7 +103,7 @@ class _Requests:
         self.were_made = True
         try:
             answer = await self._destination.send(route, body, OnUnknown.REPEAT, check)
-            status = 200
+            status, self.were_answered = 200, True
         except Exception as error:
             has_left = meaning_of(error).may_have_left
             status = error.status if isinstance(error, B2CopyError) else None
