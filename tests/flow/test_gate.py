@@ -290,6 +290,29 @@ class TestProbe:
         pusher.stop()
         drain.join(20)
 
+    def test_is_the_money_lanes_first_although_all_other_lanes_of_the_fleet_ask_too(
+        self, active_environment: Environment, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for module in (circuit_breaker, fleet_limits):
+            monkeypatch.setattr(module, "PROBE_EVERY_S", 1.0)
+        fleet, winners = [a_gate() for _ in range(4)], list[bool]()
+        for closed in fleet:
+            for _ in range(FAILURES_TO_OPEN):
+                record(closed, Unavailable("x"))
+
+        def probe(closed: Gate, urgent: bool) -> None:
+            if closed.available(1, urgent) and closed.take(1, urgent):
+                winners.append(urgent)
+
+        def have_probed() -> bool:
+            for closed in fleet:
+                probe(closed, urgent=False)
+            probe(fleet[0], urgent=True)
+            return len(winners) >= 6
+
+        until(have_probed)
+        assert winners.count(True) >= 2  # it is every second one on a machine that stops for no tenth of a second
+
     @pytest.mark.parametrize("error", [PermitRefused("x"), LeaseTooShort("x")], ids=lambda error: type(error).__name__)
     def test_is_none_if_an_earlier_request_of_the_attempt_was_answered(
         self, ledger: Ledger, engine: Engine, monkeypatch: pytest.MonkeyPatch, error: Exception

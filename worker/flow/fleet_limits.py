@@ -20,7 +20,7 @@ from limits import RateLimitItem, parse
 from limits.storage import RedisStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 
-from worker.flow.circuit_breaker import PROBE_EVERY_S
+from worker.flow.circuit_breaker import PROBE_EVERY_S, RESERVED
 from worker.http.answer import RETRY_AFTER_MAX
 from worker.queues import CRM
 from worker.redis_connection import Client, connection_pool
@@ -219,12 +219,12 @@ class FleetLimits:
         return self.hold_left_s() > 0
 
     def reserve_probe(self) -> float:
-        """Return 0 to one process of the fleet per `PROBE_EVERY_S`, and to others the seconds after which to ask again.
+        """Return 0 to one process of the fleet at a time, and to others the seconds after which to ask again.
 
         Without Redis every process may probe.
         """
         try:
-            return self._reserve(self._probe_key, round(PROBE_EVERY_S * 900), _LONGEST_PROBE_MS) / 1000
+            return self._reserve(self._probe_key, round(RESERVED * PROBE_EVERY_S * 1000), _LONGEST_PROBE_MS) / 1000
         except redis.RedisError:
             return 0.0
 

@@ -119,11 +119,11 @@ class Gate:
 
     def available(self, wanted: int, urgent: bool) -> int:
         """Return how many operations may be claimed now: `wanted`, fewer, or a single probe. Takes no permit."""
-        return self._leave_room(self._login.available(self._circuit.available(wanted)), urgent)
+        return self._leave_room(self._login.available(self._circuit.available(wanted, urgent), urgent), urgent)
 
     def take(self, claimed: int, urgent: bool) -> int:
         """Take the permits for the first calls of claimed operations; return for how many there are permits."""
-        count = self._login.take(self._circuit.take(claimed))
+        count = self._login.take(self._circuit.take(claimed, urgent), urgent)
         if any(self._waiting.values()):
             count = self._leave_room(count, urgent)
         return self.fleet_limits.take(count, urgent)
@@ -221,7 +221,8 @@ class Gate:
 
     def until_open_s(self, urgent: bool) -> float:
         """Return the seconds after which it makes sense to ask again; 0 if the gate is open."""
-        return max(self._circuit.until_probe_s(), self._login.until_probe_s(), self.fleet_limits.until_permit_s(urgent))
+        probe_s = max(self._circuit.until_probe_s(urgent), self._login.until_probe_s(urgent))
+        return max(probe_s, self.fleet_limits.until_permit_s(urgent))
 
     def served_since(self, monotonic_s: float, login: str | None, kind: str | None = None) -> bool:
         """Return whether the destination has served an operation, `circuit` success, since this monotonic time.
