@@ -267,6 +267,103 @@ def test_a_process_notices_the_hold_of_another_within_the_check_interval(setting
     until(lambda: other.take(1, urgent=True) == 0, within=fleet_limits.HOLD_CHECK_S * 5)
 
 
+def hold_key(environment: Environment, name: str = "b2copy") -> str:
+    """Return the hold's key, which is in Redis."""
+    key = f"b2copy:gate:{name}:hold"
+    with environment.broker.client as client:
+        assert client.exists(key)
+    return key
+
+
+def delete(environment: Environment, *keys: str) -> None:
+    with environment.broker.client as client:
+        assert client.delete(*keys) == len(keys)
+
+
+def test_a_hold_whose_key_a_person_deletes_ends_in_every_process(
+    settings: Settings, active_environment: Environment
+) -> None:
+    one, other = limit(settings, "0"), limit(settings, "0")
+    one.hold(3600.0)
+    one.share_hold()
+    other.read_hold()
+    assert min(one.hold_left_s(), other.hold_left_s()) > 3500
+
+    delete(active_environment, hold_key(active_environment))
+    for held in (one, other):
+        held.read_hold()
+
+    assert (one.hold_left_s(), other.hold_left_s()) == (0.0, 0.0)
+    one.hold(60.0)  # the next 429
+    one.read_hold()
+    assert one.hold_left_s() > 50
+
+
+def test_a_hold_that_redis_has_not_got_yet_does_not_end(settings: Settings, clock: Clock) -> None:
+    held, alone = limit(settings, "0"), limit(settings, "0", **NOWHERE)
+    for one in (held, alone):
+        one.hold(60.0)
+    alone.share_hold()
+    for one in (held, alone):
+        one.read_hold()
+    assert [held.hold_left_s(), alone.hold_left_s()] == [60.0, 60.0]
+
+    held.share_hold()
+    held.hold(3600.0)  # a further 429 that is not shared yet
+    clock.now += 61.0
+    with Redis.from_url(settings.redis_url) as client:
+        client.flushdb()
+    held.read_hold()
+
+    assert held.hold_left_s() == 3539.0
+
+
+def test_a_hold_that_is_shared_while_redis_answers_does_not_end(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, left_ms = limit(settings, "0"), FleetLimits._left_ms
+
+    def answer_and_share(self: FleetLimits, key: str) -> int:
+        answer = left_ms(self, key)
+        held.hold(60.0)
+        held.share_hold()
+        return answer
+
+    monkeypatch.setattr(FleetLimits, "_left_ms", answer_and_share)
+    held.read_hold()
+
+    assert held.hold_left_s() > 50
+
+
+@pytest.mark.parametrize(("retry_after", "operations_s"), [(3600.0, 60.0), (20.0, 20.0)])
+def test_a_hold_of_reads_holds_operations_for_a_minute_at_most(
+    settings: Settings, clock: Clock, retry_after: float, operations_s: float
+) -> None:
+    reads, other_reads = (FleetLimits("b2copy", settings, "b2copy.reads", ["b2copy.reads", "b2copy"]) for _ in range(2))
+    operations = limit(settings, "0")
+
+    reads.hold(retry_after)
+    reads.share_hold()
+    for other in (other_reads, operations):
+        other.read_hold()
+
+    assert reads.hold_left_s() == retry_after
+    assert other_reads.hold_left_s() == pytest.approx(retry_after, abs=5)
+    assert operations.hold_left_s() == pytest.approx(operations_s, abs=5)
+    assert operations.hold_left_s() <= operations_s
+
+
+def test_a_hold_of_operations_holds_reads(settings: Settings) -> None:
+    reads, operations = FleetLimits("b2copy", settings, holds=["b2copy.reads", "b2copy"]), limit(settings, "0")
+
+    operations.hold(3600.0)
+    operations.share_hold()
+    reads.read_hold()
+
+    assert reads.hold_left_s() > 3500
+    assert reads.take(1, urgent=False) == 0
+
+
 def test_a_hold_is_shared_to_the_second(settings: Settings) -> None:
     one, other = limit(settings, "0"), limit(settings, "0")
 

@@ -507,8 +507,8 @@ def asks_again(pusher: Pusher) -> None:
     until(lambda: heartbeat._progress.get("money", last_pass_at + 1) > last_pass_at)
 
 
-def test_a_hold_of_a_day_is_looked_at_every_second(
-    ledger: Ledger, engine: Engine, monkeypatch: pytest.MonkeyPatch
+def test_a_hold_of_a_day_is_looked_at_every_second_and_ends_if_a_person_deletes_it(
+    ledger: Ledger, engine: Engine, active_environment: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pause_s = 0.05
     monkeypatch.setattr(lane_module, "LONGEST_PAUSE_S", pause_s)
@@ -516,6 +516,7 @@ def test_a_hold_of_a_day_is_looked_at_every_second(
     pusher = engine()
     gate = pusher._lanes["money"]._gate
     gate.fleet_limits.hold(86_400.0)
+    gate.fleet_limits.share_hold()
     asked, available = list[int](), Gate.available
 
     def count_and_ask(self: Gate, wanted: int, urgent: bool) -> int:
@@ -528,6 +529,7 @@ def test_a_hold_of_a_day_is_looked_at_every_second(
 
     until(lambda: len(asked) >= 5)
     assert time.monotonic() - began >= 3.5 * pause_s
-    gate.fleet_limits._hold_until = 0.0
+    with active_environment.broker.client as client:
+        assert client.delete("b2copy:gate:b2copy:hold") == 1  # as a person ends it
     until(lambda: find_operation(ledger).state == State.SUCCEEDED)
     drain.join(20)

@@ -17,6 +17,7 @@ from worker.errors import (
     CircuitOpen,
     GateClosed,
     PermitRefused,
+    RateLimited,
     ReadExpired,
     Rejected,
     SessionUnavailable,
@@ -237,6 +238,31 @@ def test_reads_that_fail_open_a_circuit_of_their_own_and_one_that_succeeds_close
 
     until(is_a_probe)
     assert reader._gate.is_open
+
+
+def test_a_429_to_a_read_holds_reads_for_its_time_and_operations_for_a_minute(active_environment: Environment) -> None:
+    reader = a_reader(LocalDestination(raising(RateLimited("list", 429, None, 3600.0))))
+    operations = Gate("b2copy", worker_settings(), lambda *_: None)
+    with pytest.raises(RateLimited):
+        look(reader).result(20)
+
+    until(lambda: operations.take(1, urgent=True) == 0)
+    assert 30 < operations.fleet_limits.hold_left_s() <= 60
+    with pytest.raises(PermitRefused) as caught:
+        look(reader).result(20)
+    assert 3500 < (caught.value.retry_after or 0) <= 3600
+
+    until(lambda: not reader._gate._tasks)
+    with active_environment.broker.client as client:  # as a person ends both
+        assert client.delete("b2copy:gate:b2copy.reads:hold", "b2copy:gate:b2copy:hold") == 2
+
+    def is_served() -> bool:
+        with contextlib.suppress(PermitRefused):
+            return bool(look(reader).result(20))
+        return False
+
+    until(is_served)
+    until(lambda: operations.take(1, urgent=True) == 1)
 
 
 def test_a_read_that_made_no_request_says_nothing_about_b2copy() -> None:

@@ -19,7 +19,8 @@ from tests.reconcile.book import number_of, plant
 from tests.support import until
 from worker.b2copy.routes.account_fields import Account
 from worker.b2copy.routes.account_list import AccountSearch
-from worker.errors import NotAllowed, Unavailable
+from worker.errors import NotAllowed, RateLimited, Unavailable
+from worker.flow.fleet_limits import FleetLimits
 from worker.ledger import Identity, Ledger, audit_of, find, identity_of, mark_closed, store_identities
 from worker.ledger.identities import counts_as_closed
 from worker.ledger.reconciliation import (
@@ -817,6 +818,19 @@ def test_one_request_is_out_at_a_time(fleet: Environment, broker: Broker) -> Non
             assert not too
     with second.one_request(until=time.monotonic() + 20) as may_send:
         assert may_send
+
+
+@on_sqlite
+def test_a_429_to_it_holds_operations_for_a_minute_at_most(fleet: Environment, broker: Broker) -> None:
+    pace, operations_limits = Pace(worker_settings()), FleetLimits("b2copy", worker_settings())
+
+    pace.slow_down(RateLimited("accounts.list", 429, None, 3600.0))
+    operations_limits.read_hold()
+
+    assert 30 < operations_limits.hold_left_s() <= 60
+    assert 3500 < pace._limits.hold_left_s() <= 3600
+    with pace.one_request(until=time.monotonic() + 1) as may_send:
+        assert not may_send
 
 
 @on_sqlite

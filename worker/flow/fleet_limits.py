@@ -3,7 +3,8 @@
 Redis keys (all expire by themselves):
 
     b2copy:rate:...                         the limiter's windows (package `limits`)
-    b2copy:gate:<destination>:hold    text  nobody sends before it expires
+    b2copy:gate:<destination>:hold    text  nobody sends before it expires; reads have one of their own besides, named
+                                            `b2copy.reads`, and the reconciliation has `b2copy.reconcile`
     b2copy:gate:<destination>:probe   text  "1": no circuit probe before it expires; reads have `b2copy.reads`
                                             (two ways of notices have `crm.task` and `crm.webhook` for both keys)
     b2copy:gate:<destination>:pace    text  the reconciliation sends no request before it expires
@@ -11,8 +12,9 @@ Redis keys (all expire by themselves):
 
 import contextlib
 import logging
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import redis
@@ -33,6 +35,7 @@ log = logging.getLogger(__name__)
 # limit below 5 per interval reserves nothing.
 RESERVE_ONE_IN = 5
 HOLD_WITHOUT_RETRY_AFTER_S = 1.0  # seconds for which nobody sends after a 429 without Retry-After
+OPERATIONS_HOLD_MAX_S = 60.0  # seconds for which a 429 to a read holds operations at most
 HOLD_CHECK_S = 0.05  # seconds for which the hold that was read from Redis is used
 _PREFIX = "b2copy:rate"  # of the keys that the limiter's windows have
 _DIGITS = 15  # a count with more of them is none: the limiter could not compute with it
@@ -44,11 +47,41 @@ _RETRY_HOLD_S = 2.0
 _SOONEST_S, _LATEST_S = 0.02, 0.25  # seconds; least and most between two requests for a permit that was refused
 _LONGEST_HOLD_MS = round(RETRY_AFTER_MAX * 1000)
 _LONGEST_PROBE_MS = 60_000
+_ABSENT = -2  # what PTTL answers if there is no such key
 # Two 429s at the same time: the longer hold counts.
 _SHARE_HOLD = f"""
 local left = redis.call('PTTL', KEYS[1])
 if left < tonumber(ARGV[1]) or left > {_LONGEST_HOLD_MS} then redis.call('SET', KEYS[1], '429', 'PX', ARGV[1]) end
 """
+
+
+class _Hold:
+    """A hold, as far as this process knows. Thread-safe."""
+
+    def __init__(self, name: str) -> None:
+        self.key = f"b2copy:gate:{name}:hold"
+        self._lock = threading.Lock()
+        self.until = 0.0  # monotonic seconds
+        self.until_in_redis = 0.0  # until when Redis has had a hold, as far as this process knows
+
+    def extend(self, until: float) -> None:
+        with self._lock:
+            self.until = max(self.until, until)
+
+    def note_shared(self, until: float) -> None:
+        """Note that Redis has a hold until then, or a longer one."""
+        with self._lock:
+            self.until = max(self.until, until)
+            self.until_in_redis = max(self.until_in_redis, until)
+
+    def end(self, until_in_redis: float) -> None:
+        """End it, because it is in Redis no more. `until_in_redis`: what it was before Redis was asked.
+
+        What Redis did not have then, or has since, does not end.
+        """
+        with self._lock:
+            if self.until <= until_in_redis:
+                self.until = self.until_in_redis = 0.0
 
 
 class FleetLimits:
@@ -60,11 +93,12 @@ class FleetLimits:
     """
 
     def __init__(
-        self, destination: str, settings: Settings, circuit: str | None = None, hold: str | None = None
+        self, destination: str, settings: Settings, circuit: str | None = None, holds: Sequence[str] = ()
     ) -> None:
         """`circuit` names whose circuit probes these are, if they are not those of the destination's operations.
 
-        `hold`: the name of a hold of its own, if it does not obey the destination's.
+        `holds`: the names of the holds that it obeys, if that is not the destination's alone. The first one is its own:
+        a 429 sets that one in full, and the others for `OPERATIONS_HOLD_MAX_S` at most.
         """
         # The setting limits B2COPY alone: the CRM answers 429 if notices come too fast for it.
         is_limited = destination != CRM and settings.rate_limit != "0"
@@ -73,10 +107,9 @@ class FleetLimits:
         self._pool = connection_pool(settings, _TIMEOUT_S)
         self._limiter: SlidingWindowCounterRateLimiter | None = None
         self._redis: redis.Redis | None = None
-        self._hold_key = f"b2copy:gate:{hold or destination}:hold"
+        self._holds = [_Hold(name) for name in holds or (destination,)]
         self._probe_key = f"b2copy:gate:{circuit or destination}:probe"
         self._pace_key = f"b2copy:gate:{destination}:pace"
-        self._hold_until = 0.0  # monotonic seconds
         self._look_again = 0.0  # monotonic seconds
         self._next_permit = {True: 0.0, False: 0.0}  # urgent or not -> monotonic seconds before which there is none
 
@@ -181,17 +214,23 @@ class FleetLimits:
 
     def hold(self, seconds: float) -> None:
         """Let this process send nothing for this time: the destination has answered 429."""
-        self._hold_until = max(self._hold_until, time.monotonic() + seconds)
+        now, (own, *others) = time.monotonic(), self._holds
+        own.extend(now + seconds)
+        for other in others:
+            other.extend(now + min(seconds, OPERATIONS_HOLD_MAX_S))
 
     def share_hold(self) -> None:
         """Store this process's hold in Redis, so that no process of the fleet sends until it ends."""
-        ms = max(1, round(self.hold_left_s() * 1000))
         with contextlib.suppress(redis.RedisError):  # then the others get a 429 of their own
-            self._connected_redis().eval(_SHARE_HOLD, 1, self._hold_key, ms)
+            for hold in self._holds:
+                until = hold.until
+                ms = max(1, round((until - time.monotonic()) * 1000))
+                self._connected_redis().eval(_SHARE_HOLD, 1, hold.key, ms)
+                hold.note_shared(until)
 
     def hold_left_s(self) -> float:
         """Return for how many seconds nobody may send, as far as this process knows; 0 without a hold."""
-        return max(0.0, self._hold_until - time.monotonic())
+        return max(0.0, max([hold.until for hold in self._holds]) - time.monotonic())
 
     def must_read_hold(self) -> bool:
         """Return True to one caller if the hold was read longer than `HOLD_CHECK_S` ago, and False to all others."""
@@ -202,16 +241,18 @@ class FleetLimits:
         return True
 
     def read_hold(self) -> None:
-        """Read from Redis whether another process got a 429."""
+        """Read from Redis whether another process got a 429, and whether a person has ended a hold by deleting it."""
         try:
-            left_ms = self._left_ms(self._hold_key)
+            for hold in self._holds:
+                until_in_redis, left_ms = hold.until_in_redis, self._left_ms(hold.key)
+                if 0 < left_ms <= _LONGEST_HOLD_MS:  # else Redis' clock was set back, or the key is not ours
+                    hold.note_shared(time.monotonic() + left_ms / 1000)
+                elif left_ms == _ABSENT:
+                    hold.end(until_in_redis)
         except redis.RedisError:
             self._look_again = time.monotonic() + _RETRY_HOLD_S
         else:
-            now = time.monotonic()
-            self._look_again = now + HOLD_CHECK_S
-            if 0 < left_ms <= _LONGEST_HOLD_MS:  # else Redis' clock was set back, or the key is not ours
-                self._hold_until = max(self._hold_until, now + left_ms / 1000)
+            self._look_again = time.monotonic() + HOLD_CHECK_S
 
     def _is_on_hold(self) -> bool:
         if self.must_read_hold():

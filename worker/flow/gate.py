@@ -18,7 +18,7 @@ ledger for them in other threads.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TypeVar
@@ -75,16 +75,16 @@ class Gate:
         make_due: Callable[[str, Iterable[WaitReason]], None],
         circuit: str | None = None,
         ask_for_token: Callable[[], Awaitable[object]] | None = None,
-        hold: str | None = None,
+        holds: Sequence[str] = (),
     ) -> None:
         """`circuit` names a circuit and a login of its own, if they are not those of the destination's operations.
 
-        `hold`: the name of a hold of its own, if it does not obey the destination's.
+        `holds`: see `FleetLimits`.
         """
         self._destination, self._name = destination, circuit or destination
-        self._hold_name = hold or destination
+        self._hold_name = holds[0] if holds else destination
         self._settings, self._make_due = settings, make_due
-        self.fleet_limits = FleetLimits(destination, settings, circuit, hold)
+        self.fleet_limits = FleetLimits(destination, settings, circuit, holds)
         self._own_gates: dict[str, Gate] = {}
         self._is_probing = False  # a circuit probe that `passing` let through is under way
         self._waiting = {True: 0, False: 0}  # urgent or not -> later calls of attempts that wait for their permits
@@ -155,7 +155,7 @@ class Gate:
         To be called on the event loop.
         """
         if name not in self._own_gates:
-            self._own_gates[name] = Gate(self._destination, self._settings, self._make_due, name, hold=name)
+            self._own_gates[name] = Gate(self._destination, self._settings, self._make_due, name, holds=[name])
         return self._own_gates[name]
 
     @asynccontextmanager
@@ -188,6 +188,8 @@ class Gate:
         try:
             async with asyncio.timeout(PERMIT_PATIENCE_S):  # Redis may be frozen
                 while self.lets_pass(times_closed):
+                    if self.fleet_limits.hold_left_s():
+                        await self._is_on_hold()  # a person may have ended it
                     if wait_s := self.fleet_limits.until_permit_s(urgent):
                         if time.monotonic() + wait_s > ends:
                             raise PermitRefused("the rate limit is reached", None, None, wait_s)

@@ -1,8 +1,9 @@
 """Reads: requests without an effect that somebody waits for. They leave no trace in the ledger.
 
-Reads share the rate limit and the hold with operations, and nothing else. They have slots of their own, so that slow
-reads hold none of a lane's senders. They have a circuit of their own, because a broken widget must not stop
-withdrawals, nor take their probes.
+Reads share the rate limit with operations, and they obey their hold. They have slots of their own, so that slow reads
+hold none of a lane's senders. They have a circuit of their own, because a broken widget must not stop withdrawals, nor
+take their probes. They have a hold of their own too: after a 429 to a read, operations wait for a minute at most. If
+B2COPY refuses them as well, it says so.
 """
 
 import asyncio
@@ -38,7 +39,7 @@ class Reader:
     ) -> None:
         """`ask_for_token`: see `Gate`."""
         self._destination = destination
-        self._gate = Gate(B2COPY, settings, lambda *_: None, circuit=READS, ask_for_token=ask_for_token)
+        self._gate = Gate(B2COPY, settings, lambda *_: None, READS, ask_for_token, [READS, B2COPY])
         self._slots, self._slots_max = asyncio.Semaphore(settings.concurrency), settings.concurrency
         self._under_way = 0
 

@@ -11,6 +11,7 @@ from worker.settings import Settings
 
 ONE_IN = 10  # of so many requests that the rate limit lets pass, the reconciliation sends one at most
 _PATIENCE_S = 0.25  # seconds until a permit or the pace that was refused is asked for again
+RECONCILE = "b2copy.reconcile"  # the name of its hold
 
 
 class Pace:
@@ -22,7 +23,7 @@ class Pace:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._limits = FleetLimits(B2COPY, settings)
+        self._limits = FleetLimits(B2COPY, settings, holds=[RECONCILE, B2COPY])
         self._every_s = ONE_IN / self._limits.per_second if self._limits.per_second else 0.0
         self._reserved_s = max(self._every_s, settings.call_deadline)
 
@@ -49,7 +50,7 @@ class Pace:
         return True
 
     def slow_down(self, error: B2CopyError) -> None:
-        """Let nobody send until B2COPY permits it, if it has answered 429."""
+        """Wait until B2COPY permits a request, if it has answered 429. Operations wait for a minute at most."""
         if isinstance(error, RateLimited):
             self._limits.hold(error.retry_after or HOLD_WITHOUT_RETRY_AFTER_S)
             self._limits.share_hold()
