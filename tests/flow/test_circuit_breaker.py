@@ -138,7 +138,8 @@ def probes_of(monkeypatch: pytest.MonkeyPatch, *asking: tuple[bool, ...]) -> lis
     for _ in range(2000):
         clock.now += 0.001
         for number, breaker in enumerate(fleet):
-            made += [(number, urgent) for urgent in asking[number] if breaker.take(breaker.available(1, urgent), urgent)]
+            for urgent in asking[number]:
+                made += [(number, urgent)] * breaker.take(breaker.available(1, urgent), urgent)
     return made
 
 

@@ -502,11 +502,11 @@ def test_the_pace_is_one_callers_until_it_is_released(settings: Settings) -> Non
     assert one.reserve_pace(60.0) > 0
 
 
-@pytest.mark.parametrize("expires_in_s", [None, 300 * 86400])
+@pytest.mark.parametrize("expires_in_s", [None, 1800, 300 * 86400])
 def test_a_key_that_does_not_expire_in_time_stops_nobody(
     settings: Settings, active_environment: Environment, expires_in_s: int | None
 ) -> None:
-    """As copied by a tool without its time to live, or after Redis' clock was set back by months."""
+    """As copied by a tool without its time to live, or after Redis' clock was set back by minutes or months."""
     with active_environment.broker.client as client:
         for name in ("hold", "probe", "pace"):
             client.set(f"b2copy:gate:b2copy:{name}", "1", ex=expires_in_s)
@@ -520,6 +520,37 @@ def test_a_key_that_does_not_expire_in_time_stops_nobody(
     one.hold(60.0)
     one.share_hold()
     assert other.take(1, urgent=False) == 0 or until(lambda: other.take(1, urgent=False) == 0)
+
+
+@pytest.mark.parametrize("value", ["1000", "abc", "", "a list"])
+def test_a_hold_that_lasts_longer_than_it_was_set_for_is_none_and_the_next_429_replaces_it(
+    settings: Settings, active_environment: Environment, value: str
+) -> None:
+    """As a hold of one second after Redis' clock was set back by half an hour, or a key that is not ours."""
+    one, other, key = limit(settings, "0"), limit(settings, "0"), "b2copy:gate:b2copy:hold"
+    with active_environment.broker.client as client:
+        if value == "a list":
+            client.rpush(key, "x")
+        else:
+            client.set(key, value)
+        client.pexpire(key, 1_800_000)
+
+    one.read_hold()
+    assert one.hold_left_s() == 0.0
+    one.hold(60.0)
+    one.share_hold()
+    other.read_hold()
+    assert 50 < other.hold_left_s() <= 60
+
+
+def test_a_list_under_the_key_of_the_probe_is_replaced(settings: Settings, active_environment: Environment) -> None:
+    one, other = limit(settings, "0"), limit(settings, "0")
+    with active_environment.broker.client as client:
+        client.rpush("b2copy:gate:b2copy:probe", "x")
+        client.pexpire("b2copy:gate:b2copy:probe", 1_800_000)
+
+    assert one.reserve_probe() == 0.0
+    assert other.reserve_probe() > 0
 
 
 def window_keys(client: Any) -> list[str]:

@@ -5,9 +5,12 @@ Redis keys (all expire by themselves):
     b2copy:rate:...                         the limiter's windows (package `limits`)
     b2copy:gate:<destination>:hold    text  nobody sends before it expires; reads have one of their own besides, named
                                             `b2copy.reads`, and the reconciliation has `b2copy.reconcile`
-    b2copy:gate:<destination>:probe   text  "1": no circuit probe before it expires; reads have `b2copy.reads`
+    b2copy:gate:<destination>:probe   text  no circuit probe before it expires; reads have `b2copy.reads`
                                             (two ways of notices have `crm.task` and `crm.webhook` for both keys)
     b2copy:gate:<destination>:pace    text  the reconciliation sends no request before it expires
+
+The value of the last three is for how many ms the key was set. A key that lasts longer does not count: Redis' clock was
+set back, or the key is not ours.
 """
 
 import contextlib
@@ -46,12 +49,11 @@ _RETRY_STORE_S = 0.5  # seconds; if Redis did not answer, it is asked for permit
 _RETRY_HOLD_S = 2.0
 _SOONEST_S, _LATEST_S = 0.02, 0.25  # seconds; least and most between two requests for a permit that was refused
 _LONGEST_HOLD_MS = round(RETRY_AFTER_MAX * 1000)
-_LONGEST_PROBE_MS = 60_000
-_ABSENT = -2  # what PTTL answers if there is no such key
+_ABSENT, _ODD = -2, -1  # instead of the ms that are left of a key; as PTTL says it
 # Two 429s at the same time: the longer hold counts.
-_SHARE_HOLD = f"""
-local left = redis.call('PTTL', KEYS[1])
-if left < tonumber(ARGV[1]) or left > {_LONGEST_HOLD_MS} then redis.call('SET', KEYS[1], '429', 'PX', ARGV[1]) end
+_SHARE_HOLD = """
+local left, length = redis.call('PTTL', KEYS[1]), tonumber(redis.pcall('GET', KEYS[1]) or '')
+if left < tonumber(ARGV[1]) or left > (length or 0) then redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[1]) end
 """
 
 
@@ -245,7 +247,7 @@ class FleetLimits:
         try:
             for hold in self._holds:
                 until_in_redis, left_ms = hold.until_in_redis, self._left_ms(hold.key)
-                if 0 < left_ms <= _LONGEST_HOLD_MS:  # else Redis' clock was set back, or the key is not ours
+                if 0 < left_ms <= _LONGEST_HOLD_MS:
                     hold.note_shared(time.monotonic() + left_ms / 1000)
                 elif left_ms == _ABSENT:
                     hold.end(until_in_redis)
@@ -265,7 +267,7 @@ class FleetLimits:
         Without Redis every process may probe.
         """
         try:
-            return self._reserve(self._probe_key, round(RESERVED * PROBE_EVERY_S * 1000), _LONGEST_PROBE_MS) / 1000
+            return self._reserve(self._probe_key, round(RESERVED * PROBE_EVERY_S * 1000)) / 1000
         except redis.RedisError:
             return 0.0
 
@@ -281,7 +283,7 @@ class FleetLimits:
         """
         ms = max(1, round(at_most_s * 1000))
         try:
-            return self._reserve(self._pace_key, ms, _LONGEST_HOLD_MS) / 1000
+            return self._reserve(self._pace_key, ms) / 1000
         except redis.RedisError:
             return _RETRY_HOLD_S
 
@@ -290,25 +292,36 @@ class FleetLimits:
         with contextlib.suppress(redis.RedisError):  # then the reservation expires
             self._connected_redis().pexpire(self._pace_key, max(0, round(left_s * 1000)))
 
-    def _reserve(self, key: str, ms: int, longest_ms: int) -> int:
+    def _reserve(self, key: str, ms: int) -> int:
         """Reserve `key` for `ms`. Return 0 if this caller has it now, otherwise the milliseconds until it expires.
 
-        A key that never expires, or expires later than `longest_ms` because Redis' clock was set back, would stop every
-        caller. So it is replaced.
+        A key that never expires, or later than it should, would stop every caller. So it is replaced.
         """
-        if self._connected_redis().set(key, "1", nx=True, px=ms):
+        if self._connected_redis().set(key, str(ms), nx=True, px=ms):
             return 0
         left_ms = self._left_ms(key)
-        if left_ms == -1 or left_ms > longest_ms:
-            self._connected_redis().set(key, "1", px=ms)
+        if left_ms == _ODD:
+            self._connected_redis().set(key, str(ms), px=ms)
             return 0
         return max(1, left_ms)
 
     def _left_ms(self, key: str) -> int:
+        """Return the milliseconds until a key expires; `_ABSENT`, or `_ODD` if it lasts longer than it was set for."""
         left_ms = self._connected_redis().pttl(key)
         if not isinstance(left_ms, int):
             raise redis.InvalidResponse(f"PTTL gave {left_ms!r}")
-        return left_ms
+        if left_ms < 0:
+            return left_ms
+        try:
+            length: Any = self._connected_redis().get(key)
+        except redis.ResponseError as error:
+            if "WRONGTYPE" in str(error):
+                return _ODD
+            raise
+        if length is None:
+            return _ABSENT
+        is_ours = isinstance(length, bytes) and length.isdigit() and len(length) <= _DIGITS
+        return left_ms if is_ours and left_ms <= int(length) else _ODD
 
     def _connected_redis(self) -> redis.Redis:
         if self._redis is None:
