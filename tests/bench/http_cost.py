@@ -75,7 +75,7 @@ class OneToken:
 
     current = cached
 
-    def rejected(self, token: Any) -> "OneToken":
+    def rejected(self, token: Any, *, is_doubtful: bool = False) -> "OneToken":
         return self
 
     def clock(self) -> int:

@@ -320,7 +320,7 @@ def test_many_attempts_that_wait_for_a_token_use_one_thread(
             assert released.wait(20)
             raise SessionUnavailable("no token")
 
-        def rejected(self, token: Any) -> Any:
+        def rejected(self, token: Any, *, is_doubtful: bool = False) -> Any:
             raise AssertionError("no token was used")
 
         def clock(self) -> int:

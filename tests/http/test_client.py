@@ -23,7 +23,7 @@ from tests.session.fleet import token_calls
 from tests.support import PeakMemory, until
 from worker.b2copy import B2Copy
 from worker.b2copy.routes.statistics import OfAccount
-from worker.errors import AccessRejected, B2CopyError, BadPayload, Unavailable, UnknownOutcome
+from worker.errors import AccessRejected, B2CopyError, BadPayload, SessionUnavailable, Unavailable, UnknownOutcome
 from worker.http import Answer, event_loop
 from worker.http import client as client_module
 from worker.http.client import Http
@@ -452,6 +452,26 @@ class TestARouteThatRefusesNewTokensToo:
         assert token_calls(refusing) == 2
         assert refusing.counters()["unauthorized"] == 2 + 3
 
+    def test_it_ends_no_token_that_cannot_be_replaced(
+        self, member: Member, configure: Configure, refusing: SandboxControl, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(client_module, "RENEW_AGAIN_FIRST_S", 0.2)
+        session, other = member(), Http({"service_admin": member()}, configure())
+        http = Http({"service_admin": session}, configure())
+        self.refuse(http)
+        until(lambda: (session.state().age or 0.0) > 0.3)
+        refusing.switches(latency={"token": 0.3})
+        refusing.faults({"what": "status", "status": 503, "route": "token", "retry_after": "30"})
+
+        with pytest.raises(SessionUnavailable):
+            self.get(http, ACCOUNTS)
+        assert token_calls(refusing) == 2 + 2
+
+        ends = time.monotonic() + 1.5  # each process reads the session again after a second
+        while time.monotonic() < ends:
+            assert post(http, FEES, PAYLOAD).status == post(other, FEES, PAYLOAD).status == 200
+        assert token_calls(refusing) == 2 + 2
+
     def test_it_is_one_route_whatever_stands_in_its_path(
         self, http: Http, refusing: SandboxControl, configure: Configure
     ) -> None:
@@ -588,6 +608,17 @@ class TestATokenThatTheBodyOfA200Refuses:
         enveloping.faults({"what": "status", "route": "token", "status": 503})
 
         assert self.ask(http) == 401
+
+    def test_is_used_on_while_it_cannot_be_replaced_if_the_route_refuses_new_ones_too(
+        self, http: Http, enveloping: SandboxControl, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(client_module, "RENEW_AGAIN_FIRST_S", 0.01)
+        enveloping.switches(generation1_login="back_office")
+        assert self.ask(http) == 401
+        enveloping.faults({"what": "status", "route": "token", "status": 503, "retry_after": "30"})
+
+        until(lambda: self.ask(http) == 401 and token_calls(enveloping) > 2)
+        assert post(http, FEES, PAYLOAD).status == 200
 
 
 @pytest.mark.failure_mode("F37")

@@ -58,7 +58,7 @@ class SlowTokens:
         self.token = Token("access", 1)
         return self.token
 
-    def rejected(self, token: Token) -> Token:
+    def rejected(self, token: Token, *, is_doubtful: bool = False) -> Token:
         return Token("newer", token.generation + 1)
 
     def clock(self) -> int:

@@ -96,7 +96,7 @@ class LocalLogin:
 
     current = cached
 
-    def rejected(self, token: Token) -> Token:
+    def rejected(self, token: Token, *, is_doubtful: bool = False) -> Token:
         if token == self._token:
             self._token = self._log_in()
         return self._token

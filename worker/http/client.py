@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Protocol
 from urllib.parse import urlencode
 
@@ -49,7 +49,7 @@ class TokenSource(Protocol):
 
     def current(self) -> Any: ...
 
-    def rejected(self, token: Any) -> Any: ...
+    def rejected(self, token: Any, *, is_doubtful: bool = False) -> Any: ...
 
     def clock(self) -> int: ...
 
@@ -89,7 +89,8 @@ class Http:
 
         If a route refuses such a new token too, the login may have no access to that route, and the other routes may
         accept the token. So until the route answers 2xx, its 401s renew the session, which all routes share, only if
-        the token was made some time ago, by whatever process. `route` names the route; without it, `path` does.
+        the token was made some time ago, by whatever process. The old token stays in use until the new one is stored.
+        `route` names the route; without it, `path` does.
 
         `on_unknown` says whether sending twice does harm. If it does, the request gets a connection of its own. If it
         does not, a reused connection that turns out to be closed is replaced, once. The first request may have been
@@ -149,8 +150,9 @@ class Http:
         shared_calls = self._shared_calls()
         refused_at = await shared_calls.call((login, "clock"), session.clock)
         self._check_may_renew(request.name, login, route, (refused_at - token.generation) / 1000)
+        is_doubtful = (login, route) in self._refusing
         for _ in range(2):
-            token = await shared_calls.call((login, token.generation), session.rejected, token)
+            token = await self._replace_token(login, token, is_doubtful)
             answer = await self._send(request, token)
             if answer.status != 401:
                 self._note_accepted(answer, login, route)
@@ -175,8 +177,15 @@ class Http:
             now = await shared_calls.call((login, "clock"), session.clock)
             in_body = f"{route}, in the body"
             self._check_may_renew(route, login, in_body, (now - token.generation) / 1000)
+            is_doubtful = (login, in_body) in self._refusing
             self._remember_refusing(login, in_body)
-            await shared_calls.call((login, token.generation), session.rejected, token)
+            await self._replace_token(login, token, is_doubtful)
+
+    async def _replace_token(self, login: str, token: Token, is_doubtful: bool) -> Token:
+        """Report that `token` was refused, and return a newer one. Raises as `SharedSession.rejected`."""
+        rejected = partial(self._session(login).rejected, token, is_doubtful=is_doubtful)
+        newer: Token = await self._shared_calls().call((login, token.generation, is_doubtful), rejected)
+        return newer
 
     def _note_accepted(self, answer: Answer, login: str, route: str) -> None:
         if 200 <= answer.status < 300:  # any other answer may come from a proxy that has not looked at the token

@@ -73,12 +73,13 @@ class Member:
     def current(self, wait: float) -> Token:
         return self.cached() or self._obtain(0, wait)
 
-    def rejected(self, token: Token, wait: float) -> Token:
+    def rejected(self, token: Token, wait: float, is_doubtful: bool) -> Token:
         metrics.UNAUTHORIZED.inc()
         if (newer := self._usable_cached_token(token.generation)) is not None:
             return newer
-        self.store.invalidate(token.generation)
-        self._copy = None  # not before, because without Redis it cannot be replaced, and other routes may accept it
+        if not is_doubtful:
+            self.store.invalidate(token.generation)
+            self._copy = None  # not before, because without Redis it cannot be replaced, and other routes may accept it
         return self._obtain(token.generation, wait)
 
     def renew(self, trigger: str, force: bool, wait: float, with_login: bool = False) -> Renewal:
@@ -182,7 +183,11 @@ class Member:
 
     def _search(self, above: int, deadline: float) -> Token:
         """Read Redis repeatedly until there is a token or the deadline has passed."""
-        if (refusal := self._refusal) is not None and refusal.blocks_until(deadline):
+        if (
+            (refusal := self._refusal) is not None
+            and refusal.blocks_until(deadline)
+            and self._usable_cached_token(above) is None
+        ):
             raise type(refusal.error)(*refusal.error.args)
         while True:
             try:

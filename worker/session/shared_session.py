@@ -29,7 +29,8 @@ A caller waits at most `wait` seconds. Then it raises `SessionUnavailable`, and 
 the leader continues in a thread of its own.
 
 **A 401 concerns one generation.** If a newer generation is stored, the caller gets that one. Otherwise the generation
-is marked as expired, so that no process uses it, and renewed like any other.
+is marked as expired, so that no process uses it, and renewed like any other. If the route has refused a new token too,
+the 401 may concern the route alone. Then the generation is renewed, and stays in use until the new pair is stored.
 
 **Failure never deletes a usable token.** After a failed renewal the whole fleet makes no token calls for a while (the
 *cool-down*), and uses the old token until it expires. A cool-down lasts a few seconds, 60 s after a refused login, and
@@ -113,9 +114,12 @@ class SharedSession:
         """
         return self._member().current(wait)
 
-    def rejected(self, token: Token, wait: float = 3.0) -> Token:
-        """Report that B2COPY answered 401 to `token`; return a newer one. Raises as `current`."""
-        return self._member().rejected(token, wait)
+    def rejected(self, token: Token, wait: float = 3.0, *, is_doubtful: bool = False) -> Token:
+        """Report that B2COPY answered 401 to `token`; return a newer one. Raises as `current`.
+
+        `is_doubtful`: the route has refused a new token too, so other routes may accept this one.
+        """
+        return self._member().rejected(token, wait, is_doubtful)
 
     def renew(self, trigger: str = "beat", force: bool = False, wait: float = 0.0, with_login: bool = False) -> Renewal:
         """Renew the session in this thread if it is due or `force` is set: for beat's task and the command line.

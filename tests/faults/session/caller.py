@@ -36,8 +36,8 @@ class RecordingSession(SharedSession):
         self.token = super().current(wait)
         return self.token
 
-    def rejected(self, token: Token, wait: float = 3.0) -> Token:
-        self.token = super().rejected(token, wait)
+    def rejected(self, token: Token, wait: float = 3.0, *, is_doubtful: bool = False) -> Token:
+        self.token = super().rejected(token, wait, is_doubtful=is_doubtful)
         return self.token
 
 
