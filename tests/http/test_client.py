@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -341,6 +342,17 @@ def test_anybody_may_ask_whether_b2copy_is_there_and_what_time_it_is(http: Http,
     assert "authexternalcrm" not in sandbox.counters()["calls"]
 
 
+def test_an_answer_has_the_token_of_its_request_and_does_not_show_it(
+    member: Member, configure: Configure, sandbox: SandboxControl
+) -> None:
+    session = member()
+
+    answer = post(Http({"service_admin": session}, configure()), FEES, PAYLOAD)
+
+    assert answer.token == session.current()
+    assert answer.token.access not in repr((answer, [answer], answer.token))
+
+
 class TestTls:
     @pytest.fixture
     def certificate(self, tmp_path: Path, wire: Wire) -> Path:
@@ -591,6 +603,34 @@ class TestATokenThatTheBodyOfA200Refuses:
 
         assert [self.ask(http), self.ask(http)] == [401, 404]
         assert enveloping.counters()["calls"]["widget.detail"] == 3
+        assert token_calls(enveloping) == 2
+
+    def test_is_replaced_although_the_answer_came_late(self, http: Http, enveloping: SandboxControl) -> None:
+        assert self.ask(http) == 404
+        enveloping.revoke_all(refresh_too=False)
+        enveloping.switches(latency={"widget.detail": 1.2})  # a process looks up its token again after a second
+
+        assert [self.ask(http), self.ask(http)] == [401, 404]
+        assert token_calls(enveloping) == 2
+
+    def test_is_not_the_one_that_has_replaced_it_meanwhile(
+        self, member: Member, configure: Configure, enveloping: SandboxControl
+    ) -> None:
+        session = member()
+        http = Http({"service_admin": session}, configure())
+        assert self.ask(http) == 404
+        enveloping.revoke_all(refresh_too=False)
+        enveloping.switches(latency={"widget.detail": 0.8})
+
+        with ThreadPoolExecutor(1) as pool:
+            refused = pool.submit(self.ask, http)
+            until(lambda: enveloping.counters()["calls"]["widget.detail"] == 2)
+            until(lambda: session.renew(force=True, wait=15).outcome == "refresh")
+            newer = session.current()
+            assert refused.result() == 401
+
+        assert self.ask(http) == 404
+        assert session.current() == newer
         assert token_calls(enveloping) == 2
 
     def test_is_replaced_once_if_the_route_refuses_new_ones_too(self, http: Http, enveloping: SandboxControl) -> None:

@@ -63,7 +63,7 @@ class B2Copy:
             return route.read(value_of(answer, route.name, route.is_secret, route.is_grpc), body)
         except B2CopyError as error:
             if isinstance(error, AccessRejected) and error.status == 401 and login is not None:
-                await self._http.report_refused_in_body(login, route.name)  # the status of the answer itself was 2xx
+                await self._http.report_refused_in_body(answer.token, login, route.name)  # the answer itself was 2xx
             if not answer.first_was_lost:
                 raise
             raise outcome_of_lost(route.name, error) from None

@@ -7,7 +7,7 @@ import json
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -35,13 +35,14 @@ class Answer:
     """What a server answered, whole. `headers` are looked up in any case.
 
     `first_was_lost`: the same request was sent before, on a connection that ended without an answer. It may have been
-    carried out, so a refusal of the second one proves nothing.
+    carried out, so a refusal of the second one proves nothing. `token`: the session's token that the request carried.
     """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
     first_was_lost: bool = False
+    token: Any = field(default=None, repr=False, compare=False)
 
     @property
     def server_time(self) -> float | None:

@@ -162,17 +162,14 @@ class Http:
                 break
         raise AccessRejected(f"{request.name}: a new access token was refused too", 401)
 
-    async def report_refused_in_body(self, login: str, route: str) -> None:
-        """Report that a 2xx says in its body that the token is refused, so that the next request carries a newer one.
+    async def report_refused_in_body(self, token: Token, login: str, route: str) -> None:
+        """Report that a 2xx says in its body that `token`, which its request carried, is refused.
 
-        The request is not sent again, because a 2xx may have had its effect. As after a 401, a route that refuses new
-        tokens too renews the session only if the token was made some time ago. A 2xx of the route does not end that,
-        because its body may say 401.
+        The next request then carries a newer one. The request is not sent again, because a 2xx may have had its effect.
+        As after a 401, a route that refuses new tokens too renews the session only if the token was made some time ago.
+        A 2xx of the route does not end that, because its body may say 401.
         """
         session, shared_calls = self._session(login), self._shared_calls()
-        token = session.cached()
-        if token is None:
-            return
         with suppress(B2CopyError):  # what the request itself learned comes first
             now = await shared_calls.call((login, "clock"), session.clock)
             in_body = f"{route}, in the body"
@@ -221,9 +218,9 @@ class Http:
             answer = await connections.send(request, self._deadline_s)
         if request.was_lost:
             answer = replace(answer, first_was_lost=True)
-        if token is not None:  # some servers echo the request
-            body = without_secret(answer.body, token.access)
-            answer = answer if body is answer.body else replace(answer, body=body)
+        if token is not None:
+            # Some servers echo the request.
+            answer = replace(answer, body=without_secret(answer.body, token.access), token=token)
         return answer
 
     def _headers(self, has_body: bool, access: str | None) -> Mapping[str, str]:
