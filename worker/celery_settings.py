@@ -164,7 +164,7 @@ def celery_settings() -> dict[str, Any]:
             "unacked_mutex_expire": 5,
         },
         # The schedule is all intervals: nothing to remember between two runs, no file to write.
-        "beat_scheduler": "celery.beat:Scheduler",
+        "beat_scheduler": "worker.messages.bounded_scheduler:BoundedScheduler",
         "beat_max_loop_interval": 1,
         "beat_schedule": schedule(settings.token_ttl, settings.reconcile_every is not None),
     }
