@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from worker.messages.bad_message_text import EVIDENCE_LIMIT, NAME_LIMIT, PROBLEM_LIMIT
+from tests.conftest import forget
+from tests.ledger.conftest import database, ledger_url, migrated_schema, postgres_server  # noqa: F401
+from tests.messages.delivered import Delivered
+from worker.instances import ledger
+from worker.ledger import search
+from worker.messages.bad_message_text import EVIDENCE_LIMIT, NAME_LIMIT, PROBLEM_LIMIT, bounded_ascii
+from worker.messages.consumer import _storing
+from worker.messages.inbox import store_failed
 from worker.messages.safe_envelope import ENVELOPE_LIMIT, UNUSABLE, deliverable, restorable
 
 BODY = b'[["7", "W1"], {}, {}]'
@@ -189,3 +196,38 @@ def test_a_delivery_that_was_not_acknowledged_goes_back_to_its_queue(queue: str)
 )
 def test_a_note_that_is_not_kombus_goes_to_the_inbox_as_it_is(note: bytes) -> None:
     assert restorable(note) == ("b2copy.inbox", note)
+
+
+@pytest.mark.parametrize("raw", [b"short", b"\xff\0" * 50_000, b"x" * EVIDENCE_LIMIT + b"x"], ids=len)
+def test_an_unusable_message_that_was_put_back_keeps_its_problem_and_its_evidence(raw: bytes) -> None:
+    first = delivered(raw)
+
+    again = delivered(first)
+
+    assert problem_of(again) == problem_of(first)
+    assert (again["headers"], body_of(again)) == (first["headers"], body_of(first))
+
+
+@pytest.mark.parametrize(
+    "body", [b"\0" + b"x" * 100_000, b"\0", b"\xe9", b"\x7f", b"x" * (EVIDENCE_LIMIT + 101)], ids=len
+)
+def test_a_sender_that_claims_our_content_type_does_not_decide_what_is_stored(
+    body: bytes,
+    active_environment: object,
+    ledger_url: str,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("B2COPY_DATABASE_URL", ledger_url)
+    forget()
+    claim = item(**{"body": base64.b64encode(body).decode(), "content-type": UNUSABLE})
+
+    found = delivered(claim)
+    message = Delivered(body_of(found), found["headers"], content_type=found["content-type"])
+    assert store_failed(**_storing(message, problem_of(found)).kwargs)
+
+    [stored] = search(ledger())
+    evidence = stored.payload["message"]
+    assert (stored.key, "no sender may use" in (stored.result or {})["error"]) == ("message:m1", True)
+    assert evidence == bounded_ascii(json.dumps(claim))
+    assert evidence.isprintable()
+    assert len(evidence) <= EVIDENCE_LIMIT + 100

@@ -8,6 +8,7 @@ import hashlib
 EVIDENCE_LIMIT = 4_000  # characters stored of a message
 PROBLEM_LIMIT = 500  # characters of the sentence that says what is wrong
 NAME_LIMIT = 150  # characters of a task name, a message id or a sender
+_NOTE_LIMIT = 100  # characters of the length and the digest that are added to a text that was cut
 
 
 def bounded_ascii(data: bytes | str, limit: int = EVIDENCE_LIMIT) -> str:
@@ -19,6 +20,11 @@ def bounded_ascii(data: bytes | str, limit: int = EVIDENCE_LIMIT) -> str:
     if len(raw) <= limit and len(text) <= limit:
         return text
     return f"{text[:limit]} ... ({len(raw)} bytes, sha256 {hashlib.sha256(raw).hexdigest()})"
+
+
+def is_bounded_ascii(data: bytes) -> bool:
+    """Return whether `data` has the form that `bounded_ascii` gives to a message, so that it is stored as it is."""
+    return len(data) <= EVIDENCE_LIMIT + _NOTE_LIMIT and data.isascii() and data.decode("ascii").isprintable()
 
 
 def short(value: object, limit: int = NAME_LIMIT) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from worker.exact_json import unique_names
-from worker.messages.bad_message_text import PROBLEM_LIMIT, bounded_ascii, short
+from worker.messages.bad_message_text import PROBLEM_LIMIT, bounded_ascii, is_bounded_ascii, short
 from worker.queues import INBOX, QUEUES
 
 ENVELOPE_LIMIT = 1024 * 1024  # bytes; a payload may have 64 KB of JSON
@@ -68,6 +68,9 @@ def _checked(item: bytes) -> dict[str, Any]:
     properties = envelope.get("properties") or {}
     body = _body(envelope.get("body"), properties.get("body_encoding") if isinstance(properties, dict) else None)
     content_type, encoding = envelope.get("content-type"), envelope.get("content-encoding")
+    # Such an envelope is our own if a worker has put it back into the queue. Its text is bounded then.
+    if content_type == UNUSABLE and not is_bounded_ascii(body):
+        raise Unusable(f"its content type is {UNUSABLE}, which no sender may use")
     return {
         "body": base64.b64encode(body).decode(),
         "content-type": content_type if isinstance(content_type, str) else None,
