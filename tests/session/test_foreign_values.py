@@ -18,8 +18,8 @@ SESSION = """generation blob expires_at renew_after obtained_at life origin cred
              refresh_token_used_by"""
 FIELDS = {
     "session": SESSION.split(),
-    "renewal_lease": ["owner", "generation"],
-    "cooldown": ["class", "reason", "until", "failures"],
+    "renewal_lease": ["owner", "generation", "length"],
+    "cooldown": ["class", "reason", "until", "length", "failures"],
 }
 ODD = [b"", b"abc", b"\xff\xfe", b"-1", b"0", b"1e400", b"nan", b"inf", b"0x10", b"1_000", b" 7 ", b"\xc2\xb2", b"1.5"]
 ODD += [b"9" * 15, b"9" * 400, b"\0", b"x" * 100_000]

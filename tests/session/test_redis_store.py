@@ -497,6 +497,40 @@ def test_a_lease_that_does_not_expire_in_time_is_nobodys(
     assert isinstance(store.acquire("bob", 0, KEYS), RenewalLease)
 
 
+@pytest.mark.parametrize("kind", ["unavailable", "terminal"])
+def test_a_cooldown_from_before_redis_clock_was_set_back_binds_nobody(
+    store: Store, client: redis.Redis, kind: str
+) -> None:
+    key, set_back_ms = f"{store.key_prefix}:cooldown", 60_000
+    store.fail(lead(store), kind, "503", 4.0, KEYS)
+    assert isinstance(store.acquire("bob", 0, KEYS), NoLease)
+    for name in {"until", f"refused:{KEYS}"} & set(client.hkeys(key)):
+        ends, _, rest = str(client.hget(key, name)).partition(" ")
+        client.hset(key, name, f"{int(ends) + set_back_ms} {rest}".strip())
+
+    assert store.look().cooldown is None
+    assert isinstance(store.acquire("bob", 0, KEYS), RenewalLease)
+
+
+def test_a_lease_from_before_redis_clock_was_set_back_is_nobodys(store: Store, client: redis.Redis) -> None:
+    store.extend(lead(store), 1.0)
+    for name in ("renewal_lease", "pace"):
+        key = f"{store.key_prefix}:{name}"
+        client.pexpire(key, client.pttl(key) + 60_000)
+
+    assert isinstance(store.acquire("bob", 0, KEYS), RenewalLease)
+
+
+def test_a_clock_that_is_set_back_a_little_ends_nothing(store: Store, client: redis.Redis) -> None:
+    lead(store)
+    key = f"{store.key_prefix}:renewal_lease"
+    client.pexpire(key, round(TIMINGS.lease * 1000) + 4_000)
+    refused = store.acquire("bob", 0, KEYS)
+
+    assert isinstance(refused, NoLease)
+    assert refused.left > TIMINGS.lease
+
+
 @pytest.mark.parametrize(("life_s", "kept_s"), [(LONG_S, 86_400.0), (200_000.0, 200_000.0)])
 def test_a_session_comes_back_as_it_went_and_is_kept_for_its_life_or_a_day(
     store: Store, client: redis.Redis, life_s: float, kept_s: float

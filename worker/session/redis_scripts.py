@@ -7,10 +7,11 @@ All take the same KEYS, which share one hash tag so that Redis Cluster keeps the
 
     KEYS[1] session           hash   generation, blob, expires_at, renew_after, obtained_at, life, origin, credential,
                                      written_by, fingerprint, refresh_token_used_by
-    KEYS[2] renewal_lease     hash   owner, generation                     expires unless extended
+    KEYS[2] renewal_lease     hash   owner, generation, length             expires unless extended
     KEYS[3] last_generation   int    the last generation that a renewal lease was given
-    KEYS[4] cooldown          hash   class, reason, until, failures; refused:<fingerprint of the credentials>: until
-                                     and reason of a refused login, which a failure of other credentials leaves alone
+    KEYS[4] cooldown          hash   class, reason, until, length, failures; refused:<fingerprint of the credentials>:
+                                     until, length and reason of a refused login, which a failure of other
+                                     credentials leaves alone
     KEYS[5] pace              owner of the last token call                 expires
 
 All answer an array: a word, Redis' clock, then what belongs to that word. `SESSION` below stands for the eleven fields
@@ -22,8 +23,9 @@ _HEAD = """
 local S, L, G, C, P = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
-local LONGEST_COOLDOWN = 3600000
-local LONGEST_LEASE = 600000
+-- What has more time left than these, or than its own length, is not ours or from before Redis' clock was set back.
+local LONGEST_COOLDOWN, LONGEST_LEASE, LONGEST_PACE = 3600000, 600000, 10000
+local CLOCK_STEP = 5000  -- a clock that is set back by less ends nothing
 local HIGHEST = now * 200  -- a higher generation is not from these scripts, and too few numbers could follow it
 local function int(x) return string.format('%.0f', x) end
 local function is(key, type) return redis.call('TYPE', key).ok == type end
@@ -49,18 +51,21 @@ local function session()
   return found
 end
 local function generation() return number(session()[1]) or 0 end
--- Whether a key expires within the longest time of ours. Any other key is ignored: it never expires, or Redis' clock
--- was set back and the key would stay until the clock has caught up.
-local function expires(key)
+-- Whether a key expires within this time. Any other key is ignored: it never expires, or Redis' clock was set back and
+-- the key would stay until the clock has caught up.
+local function expires(key, longest)
   local left = redis.call('PTTL', key)
-  return left >= 0 and left <= LONGEST_LEASE
+  return left >= 0 and left <= longest
 end
-local function lease_owner() return expires(L) and field(L, 'owner') or nil end
-local function left_until(instant)
+local function most_left(length, longest) return math.min(number(length) or longest, longest) + CLOCK_STEP end
+local function lease_owner()
+  return expires(L, most_left(field(L, 'length'), LONGEST_LEASE)) and field(L, 'owner') or nil
+end
+local function left_until(instant, length)
   local left = (number(instant) or 0) - now
-  return left > 0 and left <= LONGEST_COOLDOWN and left or 0
+  return left > 0 and left <= most_left(length, LONGEST_COOLDOWN) and left or 0
 end
-local function cooldown_left() return left_until(field(C, 'until')) end
+local function cooldown_left() return left_until(field(C, 'until'), field(C, 'length')) end
 local function failures() return number(field(C, 'failures')) or 0 end
 """
 
@@ -94,11 +99,11 @@ if not forced and not holder then
   -- A refused login binds those who have the credentials that were refused, and every other failure binds everybody.
   local class, reason = field(C, 'class'), field(C, 'reason')
   local left = class ~= 'terminal' and cooldown_left() or 0
-  local ends, why = string.match(field(C, 'refused:' .. credentials) or '', '^(%d+) (.*)$')
-  if left_until(ends) > left then left, class, reason = left_until(ends), 'terminal', why end
+  local ends, length, why = string.match(field(C, 'refused:' .. credentials) or '', '^(%d+) (%d+) (.*)$')
+  if left_until(ends, length) > left then left, class, reason = left_until(ends, length), 'terminal', why end
   if left > 0 then return reply('COOLDOWN', {int(left), class or false, reason or false}) end
 end
-local paced = expires(P) and text(P)
+local paced = expires(P, LONGEST_PACE) and text(P)
 if paced and paced ~= owner then return reply('BUSY', {redis.call('PTTL', P)}) end
 local mine = number(field(L, 'generation')) or 0
 if not holder then
@@ -107,7 +112,7 @@ if not holder then
   mine = math.max((last <= HIGHEST and last or 0) + 1, stored + 1, expected + 1, now)
   redis.call('SET', G, int(mine))  -- first, because a Redis that is out of memory refuses it, but no write after a DEL
   redis.call('DEL', L)
-  redis.call('HSET', L, 'owner', owner, 'generation', int(mine))
+  redis.call('HSET', L, 'owner', owner, 'generation', int(mine), 'length', lease)
 end
 redis.call('PEXPIRE', L, lease)
 local out = reply('LEADER', session())
@@ -177,9 +182,12 @@ local pause = tonumber(ARGV[4])
 if pause > 0 then
   local count = field(C, 'class') == ARGV[2] and failures() or 0
   if not is(C, 'hash') then redis.call('DEL', C) end
-  local ends = int(now + pause)
-  redis.call('HSET', C, 'class', ARGV[2], 'reason', ARGV[3], 'until', ends, 'failures', int(count + 1))
-  if ARGV[2] == 'terminal' then redis.call('HSET', C, 'refused:' .. ARGV[5], ends .. ' ' .. ARGV[3]) end
+  local ends, length = int(now + pause), int(pause)
+  redis.call('HSET', C, 'class', ARGV[2], 'reason', ARGV[3], 'until', ends, 'length', length, 'failures',
+             int(count + 1))
+  if ARGV[2] == 'terminal' then
+    redis.call('HSET', C, 'refused:' .. ARGV[5], ends .. ' ' .. length .. ' ' .. ARGV[3])
+  end
   redis.call('PEXPIRE', C, int(math.max(redis.call('PTTL', C), pause + 60000)))
 end
 return reply('FREED', {})
