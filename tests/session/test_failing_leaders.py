@@ -77,7 +77,7 @@ class TestLeadersThatFail:
                 resumes.start()
             return calls[-1]
 
-        leader = member(wall=clock, store_timeout=0.6, store_pause=0.1)
+        leader = member(wall=clock, store_patience=0.6, store_pause=0.1)
         with pytest.raises(StoreUnavailable):
             leader.renew()
 
@@ -104,7 +104,7 @@ class TestLeadersThatFail:
                     os.kill(broker.pid, signal.SIGSTOP)
                 return super().fingerprint()
 
-        session = SharedSession(configure(), quick(store_timeout=0.6, store_pause=0.1), login=Freezing)
+        session = SharedSession(configure(), quick(store_patience=0.6, store_pause=0.1), login=Freezing)
         try:
             with pytest.raises(StoreUnavailable):
                 session.renew()

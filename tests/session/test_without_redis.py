@@ -1,6 +1,7 @@
 """What a process does while Redis does not answer, or has lost everything."""
 
 import time
+from collections.abc import Iterator
 from functools import partial
 
 import pytest
@@ -8,6 +9,7 @@ from prometheus_client import REGISTRY
 
 from tests.conftest import Configure, Member
 from tests.session.fleet import above, token_calls
+from tests.slow_redis import redis_behind_a_slow_line
 from tests.support import until
 from worker.errors import (
     StoreUnavailable,
@@ -77,3 +79,31 @@ class TestWithoutRedis:
 
         assert generations == sorted(generations)
         assert sandbox.counters()["logins"] == 3
+
+
+@pytest.fixture
+def slow_url(broker: Broker) -> Iterator[str]:
+    with redis_behind_a_slow_line(broker.port, delay_s=0.4) as port:
+        yield broker.url.replace(str(broker.port), str(port))
+
+
+class TestASlowRedis:
+    def test_gives_and_renews_a_session(self, member: Member, configure: Configure, slow_url: str) -> None:
+        session = member(configure(redis_url=slow_url), store_timeout=0.25)
+
+        token = session.current(wait=30)
+
+        assert session.renew(force=True, wait=30).outcome == "refresh"
+        assert session.rejected(token, wait=30).generation > token.generation
+
+    @pytest.mark.failure_mode("F30")
+    def test_does_not_delay_a_caller_that_has_a_token(
+        self, member: Member, configure: Configure, slow_url: str
+    ) -> None:
+        session = member(configure(redis_url=slow_url), store_timeout=0.05, recheck=0.0)
+        token = session.current(wait=30)
+
+        started = time.monotonic()
+        assert [session.current() for _ in range(10)] == [token] * 10
+        assert time.monotonic() - started < 0.4
+        assert session.state().generation == token.generation  # who has no token is not kept from asking

@@ -207,7 +207,8 @@ class Member:
 
     def _look(self, above: int, deadline: float) -> Token | float:
         """Read Redis once, and start a renewal if one is due. Return a token, or the seconds until the next read."""
-        view = self.store.look()
+        is_quick = self._usable_cached_token(above) is not None
+        view = self.store.look(is_quick)
         self._show(view)
         stored, now = view.session, self.store.now()
         token, trigger, expected = None, "unauthorized" if above else "missing", max(above, self._newest)
@@ -226,7 +227,7 @@ class Member:
                 if at is Stage.FRESH:
                     return token
                 trigger = at
-        refused = self._lead(expected, trigger)
+        refused = self._lead(expected, trigger, is_quick)
         cooling = refused is not None and refused.reason == "cooldown"
         usable = self._usable_cached_token(above)  # the stored token, or our own copy if the store has lost it
         if usable is not None and (trigger != Stage.BLOCKING or cooling):
@@ -252,7 +253,7 @@ class Member:
         due_in = (stored.renew_after - now) / 1000 + self._timings.grace(stored.life_s)
         self._copy = LocalCopy(token, stored.expires_at, time.monotonic() + min(recheck, due_in), recheck)
 
-    def _lead(self, expected: int, trigger: str) -> NoLease | None:
+    def _lead(self, expected: int, trigger: str, is_quick: bool) -> NoLease | None:
         """Start a renewal in a thread of its own if no process is renewing. Return None if it runs in this process.
 
         Raises `CredentialsRejected` if the storage key file cannot be used: this process then leaves the renewal to
@@ -261,7 +262,7 @@ class Member:
         if self._renewing is not None and self._renewing.is_alive():
             return None
         keys = self._storage_keys()
-        lease = self._acquire(expected, forced=False)
+        lease = self._acquire(expected, forced=False, is_quick=is_quick)
         if isinstance(lease, NoLease):
             return lease
         # Not a daemon thread: a process that exits now still stores the pair it obtained.
@@ -285,7 +286,7 @@ class Member:
         else:
             self._learn(renewal)
 
-    def _acquire(self, expected: int, forced: bool) -> RenewalLease | NoLease:
+    def _acquire(self, expected: int, forced: bool, is_quick: bool = False) -> RenewalLease | NoLease:
         """Ask for the renewal lease.
 
         If an answer is lost, Redis may have given the lease to the owner that asked. So the next request asks as the
@@ -297,7 +298,7 @@ class Member:
             owner = f"{os.uname().nodename}:{os.getpid()}:{uuid.uuid4().hex[:12]}"
         lease = None
         try:
-            lease = self.store.acquire(owner, expected, self.login.fingerprint(), forced)
+            lease = self.store.acquire(owner, expected, self.login.fingerprint(), forced, is_quick)
         finally:
             if not isinstance(lease, RenewalLease):
                 self._owners_without_lease.append(owner)

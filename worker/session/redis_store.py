@@ -1,8 +1,9 @@
 """The shared session in Redis: one method per script, typed.
 
-The store has a Redis client of its own with short timeouts, so that a Redis that does not answer delays a caller by a
-fraction of a second. The client retries once after a broken connection, because each script may run twice, and never
-after a timeout. It sends no CLIENT command, because managed Redis services forbid some of them.
+The store has Redis clients of its own with short timeouts. A caller that has a token to use is delayed by a fraction of
+a second if Redis does not answer. All others wait longer, so that the session is renewed over a slow connection too. A
+client retries once after a broken connection, because each script may run twice, and never after a timeout. It sends no
+CLIENT command, because managed Redis services forbid some of them.
 """
 
 import json
@@ -93,6 +94,15 @@ class NoLease:
     cooldown: Cooldown | None = None
 
 
+class _Client:
+    """A Redis client with the scripts. A Redis that did not answer it is not asked before `unavailable_until`."""
+
+    def __init__(self, settings: Settings, timeout_s: float) -> None:
+        self.redis = redis_client(settings, timeout_s, retries=1)
+        self.scripts = {text: self.redis.register_script(text) for text in redis_scripts.ALL}
+        self.unavailable_until = 0.0  # monotonic seconds
+
+
 class Store:
     """The five keys of one session."""
 
@@ -101,11 +111,10 @@ class Store:
         self._identity = identity
         self.key_prefix = identity.key_prefix
         self._keys = [f"{self.key_prefix}:{name}" for name in SESSION_KEYS]
-        self._redis = redis_client(settings, timings.store_timeout, retries=1)
-        self._scripts = {text: self._redis.register_script(text) for text in redis_scripts.ALL}
+        self._patient = _Client(settings, timings.store_patience)
+        self._quick = _Client(settings, timings.store_timeout)
         self._clock = 0.0  # Redis' clock minus this process's monotonic one, in seconds; at most a round trip too late
         self._clock_at_least = 0.0  # the same difference, at most a round trip too early
-        self._unavailable_until = 0.0
 
     def now(self) -> int:
         """Return Redis' clock in milliseconds, or up to a round trip later: nothing expires later than we assume."""
@@ -115,9 +124,9 @@ class Store:
         """Return Redis' clock in milliseconds, or up to a round trip earlier."""
         return int((self._clock_at_least + time.monotonic()) * 1000)
 
-    def look(self) -> View:
-        """Read everything, change nothing."""
-        answer = self._run(redis_scripts.LOOK)
+    def look(self, is_quick: bool = False) -> View:
+        """Read everything, change nothing. `is_quick`: the caller has a token to use, and gives up soon."""
+        answer = self._run(redis_scripts.LOOK, is_quick=is_quick)
         kind, reason, left = answer[14], answer[15], float(answer[16]) / 1000
         return View(
             _stored(answer[2:13]),
@@ -125,14 +134,18 @@ class Store:
             Cooldown(_text(kind) or "", _text(reason) or "", left) if kind and left > 0 else None,
         )
 
-    def acquire(self, owner: str, expected: int, credentials: str, forced: bool = False) -> RenewalLease | NoLease:
+    def acquire(
+        self, owner: str, expected: int, credentials: str, forced: bool = False, is_quick: bool = False
+    ) -> RenewalLease | NoLease:
         """Ask for the renewal lease in order to replace generation `expected` (or anything older).
 
         `credentials` is their fingerprint: a cool-down after a refused login binds only processes with the same ones.
+        `is_quick`: see `look`.
         """
         answer = self._run(
-            redis_scripts.ACQUIRE, owner, expected, _ms(self._timings.lease), credentials, "1" if forced else "0"
-        )
+            redis_scripts.ACQUIRE, owner, expected, _ms(self._timings.lease), credentials, "1" if forced else "0",
+            is_quick=is_quick,
+        )  # fmt: skip
         match answer[0]:
             case b"LEADER":
                 return RenewalLease(owner, int(answer[13]), _stored(answer[2:13]), int(answer[14]))
@@ -192,7 +205,7 @@ class Store:
         """Enter our session identity into the list of those that have a session on this Redis. Failure does no harm."""
         ttl = round(self._timings.session_ttl)
         try:
-            with self._redis.pipeline(transaction=False) as commands:
+            with self._patient.redis.pipeline(transaction=False) as commands:
                 commands.zadd(IDENTITIES, {self._identity.as_json(): self.now() / 1000})
                 commands.expire(IDENTITIES, ttl)
                 commands.execute()
@@ -207,32 +220,33 @@ class Store:
         self.look()  # for the clock
         since = self.now() / 1000 - self._timings.session_ttl
         try:
-            found: Any = self._redis.zrevrangebyscore(IDENTITIES, "+inf", since, start=0, num=100)
+            found: Any = self._patient.redis.zrevrangebyscore(IDENTITIES, "+inf", since, start=0, num=100)
         except redis.RedisError as error:
             raise _unavailable(error, self._timings.store_pause) from None
         return [identity for member in found if (identity := _identity(member)) is not None]
 
-    def _run(self, script: str, *args: Any) -> Sequence[Any]:
+    def _run(self, script: str, *args: Any, is_quick: bool = False) -> Sequence[Any]:
         """Run a script. Raises `StoreUnavailable`; a store that has just not answered is not asked again at once."""
         started = time.monotonic()
-        if started < self._unavailable_until:
+        client = self._quick if is_quick else self._patient
+        if started < client.unavailable_until:
             raise StoreUnavailable("Redis does not answer", None, None, self._timings.store_pause)
         try:
-            answer: Sequence[Any] = self._scripts[script](keys=self._keys, args=list(args))
+            answer: Sequence[Any] = client.scripts[script](keys=self._keys, args=list(args))
             redis_s = float(answer[1]) / 1000 if isinstance(answer, list) else _no_answer(answer)
         except (redis.ConnectionError, redis.TimeoutError, redis.exceptions.BusyLoadingError) as error:
             # A closed port answers at once and may soon be open. A silent one delays each caller by the whole timeout.
             silent = isinstance(error, redis.TimeoutError)
             pause = self._timings.store_pause if silent else self._timings.store_pause / 5
-            self._unavailable_until = time.monotonic() + pause
+            client.unavailable_until = time.monotonic() + pause
             raise _unavailable(error, self._timings.store_pause) from None
         except redis.RedisError as error:
             if isinstance(error, redis.ReadOnlyError):
                 # A primary that was demoted keeps its connections: only a new one finds its successor.
-                self._redis.connection_pool.disconnect()
+                client.redis.connection_pool.disconnect()
             raise _unavailable(error, 1.0) from None
         except Exception as error:  # no answer to this script, and neither may be what follows it on the connection
-            self._redis.connection_pool.disconnect()
+            client.redis.connection_pool.disconnect()
             text = f"Redis gave an answer that cannot be read ({type(error).__name__})"
             raise StoreUnavailable(text, None, None, self._timings.store_pause) from None
         # As if Redis had read its clock when we asked: it may only seem later than it is, never earlier.

@@ -30,7 +30,8 @@ class Timings:
     session_ttl: float = 24 * 3600.0  # how long Redis holds the session after a renewal
     skew: float = 5.0  # clocks that differ by less are taken as equal
     backdate: float = 30.0  # subtracted from `iat`
-    store_timeout: float = 0.25  # one Redis call, and its connection
+    store_timeout: float = 0.25  # one Redis call, and its connection, of a caller that has a token to use
+    store_patience: float = 2.0  # the same of all others, and of a renewal
     store_pause: float = 0.5  # a store that did not answer is asked again after this time
     other_key_pause: float = 60.0  # a login by a host with other storage keys is not replaced earlier
 
