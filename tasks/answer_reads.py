@@ -1,6 +1,5 @@
 """Answer what CRM hosts ask to read. A worker does this; `worker.messages.ask_read` is the other side."""
 
-import asyncio
 import json
 import logging
 import threading
@@ -12,13 +11,13 @@ from typing import Any, TypeVar
 import redis
 from celery import signals
 
+from tasks.read_threads import in_read_thread
 from tasks.reads import READS, Read, as_json, read_named
 from worker.app import app
 from worker.b2copy.routes.seamless_login import SeamlessUrl
 from worker.errors import B2CopyError, BadPayload, PermitRefused, ReadExpired, SettingsError, Unavailable
 from worker.flow.reader import EXPIRED, Reader, in_time
 from worker.http import event_loop
-from worker.http.daemon_threads import DaemonThreads
 from worker.instances import b2copy, ledger
 from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, active_flags
 from worker.messages.ask_read import TASK, answers
@@ -34,13 +33,11 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-THREADS = 4  # for what blocks in a read; not those of the gates, which withdrawals need
 RUNNING_MAX = 300  # reads of one process, more than `Reader` lets wait; a further one is dropped at once
 PAUSE_KEPT_S = 1.0  # seconds between two looks whether all lanes are paused
 TEXT_MAX = 1_000  # characters of each text of an error that an answer holds
 
 _running: set[Future[None]] = set()
-_threads = PerProcess(lambda: DaemonThreads(THREADS, "b2copy-reads"))
 reader = PerProcess(lambda: Reader(b2copy, worker_settings(), lambda: b2copy().ask_for_token()))
 """This process's reader."""
 
@@ -184,4 +181,4 @@ async def _in_thread(ends: float, blocks: Callable[..., T], *arguments: Any) -> 
     """Call something that blocks, unless the read expires first: then it leaves the queue of the threads."""
     if time.monotonic() >= ends:
         raise ReadExpired(EXPIRED)
-    return await in_time(asyncio.get_running_loop().run_in_executor(_threads(), blocks, *arguments), ends)
+    return await in_time(in_read_thread(blocks, *arguments), ends)

@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import Field
 
+from tasks.read_threads import in_read_thread
 from tasks.seamless_url import seamless_url
 from worker.b2copy.fields import Answered
 from worker.b2copy.routes import account_list, leaderboard, statistics
@@ -89,7 +90,7 @@ async def leaders(call: Call, which: Board, settings: Settings) -> Any:
 
 
 async def seamless(call: Call, of: OfLogin, settings: Settings) -> SeamlessUrl:
-    return await seamless_url(call, settings, of.login, of.platform)
+    return await seamless_url(call, settings, of.login, of.platform, in_read_thread)
 
 
 READS: dict[str, Read[Any]] = {

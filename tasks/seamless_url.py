@@ -3,6 +3,8 @@
 import asyncio
 import random
 import time
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from worker.b2copy.routes.seamless_login import GET_AUTH_URL, SeamlessUrl, Visitor
 from worker.b2copy.seamless_secret import seamless_secret
@@ -19,31 +21,39 @@ _REFUSED_HINT = (
 )
 
 
-async def seamless_url(call: Call, settings: Settings, login: str, platform: int) -> SeamlessUrl:
+async def seamless_url(
+    call: Call,
+    settings: Settings,
+    login: str,
+    platform: int,
+    in_thread: Callable[..., Coroutine[Any, Any, Any]] = asyncio.to_thread,
+) -> SeamlessUrl:
     """Return the URL. A secret that B2COPY refuses is presented once a minute, by the whole fleet.
+
+    `in_thread` calls what blocks: its first argument with the others.
 
     Raises `NoSeamlessUrl` without a usable secret and while the secret is refused, `AccessRejected` if B2COPY refuses
     this account and accepts the secret for others.
     """
     account = f"{platform}/{login}"
     try:
-        secret = await asyncio.to_thread(seamless_secret, settings)  # reads a file
+        secret = await in_thread(seamless_secret, settings)  # reads a file
     except SettingsError as error:  # which would say that the service admin's login fails
         raise NoSeamlessUrl(str(error)) from None
     visitor = Visitor(account=login, secret_key=secret, platform=str(platform))
     asked_at = time.monotonic()
-    may = await asyncio.to_thread(may_present, ledger(), secret, current_user())
+    may = await in_thread(may_present, ledger(), secret, current_user())
     if may is May.NO:
         wait_s = _wait_s(is_refused=was_refused(ledger(), secret, account))
         raise NoSeamlessUrl(f"{_REFUSED_HINT}; it is presented once a minute", retry_after=wait_s)
     try:
         url: SeamlessUrl = await call(GET_AUTH_URL, visitor.fields())
     except AccessRejected as error:
-        if await asyncio.to_thread(note_refusal, ledger(), secret, current_user(), account, may, asked_at):
+        if await in_thread(note_refusal, ledger(), secret, current_user(), account, may, asked_at):
             message = f"{error.message}: B2COPY refuses this account, and accepts the shared secret for others"
             raise AccessRejected(message, error.status, error.server_message) from None
         raise NoSeamlessUrl(_REFUSED_HINT, error.status, error.server_message, _wait_s(is_refused=True)) from None
-    await asyncio.to_thread(note_acceptance, ledger(), secret, account)
+    await in_thread(note_acceptance, ledger(), secret, account)
     return url
 
 

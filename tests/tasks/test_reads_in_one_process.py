@@ -1,5 +1,6 @@
 """Reads where no worker runs, and what one process of a worker does with a read."""
 
+import asyncio
 import json
 import os
 import signal
@@ -7,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,6 +33,7 @@ from worker.errors import (
 )
 from worker.flow.gate import Gate
 from worker.http import event_loop
+from worker.http.event_loop_thread import BLOCKING_THREADS
 from worker.instances import ledger
 from worker.ledger import pause
 from worker.ledger.pauses import resume
@@ -151,6 +154,22 @@ class TestInAWorker:
     @staticmethod
     def value(what: str, within: float = 10.0, **parameters: Any) -> Any:
         return event_loop().run(answer_reads._value(what, parameters, time.monotonic() + within))
+
+    def test_a_seamless_url_is_read_although_operations_use_all_their_threads(
+        self, configure: Configure, tmp_path: Path
+    ) -> None:
+        secret = tmp_path / "secret"
+        secret.write_text("sandbox-secret")
+        secret.chmod(0o600)
+        configure(reads="seamless_url", seamless_secret_file=secret)
+        released = threading.Event()
+        blocking = [event_loop().submit(asyncio.to_thread(released.wait)) for _ in range(BLOCKING_THREADS)]
+        try:
+            read = event_loop().submit(answer_reads._value("seamless_url", {"login": "1"}, time.monotonic() + 10))
+            assert read.result(10).reveal()
+        finally:
+            released.set()
+            wait(blocking)
 
     def test_a_cancelled_read_says_nothing_about_b2copy(self, configure: Configure, sandbox: SandboxControl) -> None:
         """It has learned nothing: a success would close a circuit, or end a row of failures."""
