@@ -16,7 +16,7 @@ from worker.flow.pusher import Pusher
 from worker.instances import b2copy, crm, ledger
 from worker.messages.bad_message_text import short
 from worker.messages.wake_up import wake, wake_soon
-from worker.operation import FailureReason
+from worker.operation import MESSAGE_KIND, FailureReason
 from worker.per_process import PerProcess
 from worker.queues import B2COPY, CRM, NOTIFY, REQUEST_LANES
 from worker.settings import worker_settings
@@ -72,6 +72,7 @@ def count_ends_from_zero(**_: Any) -> None:
     for kind in ALL_KINDS.values():
         lanes = (NOTIFY,) if kind.destination == CRM else REQUEST_LANES
         prepare_ended(kind.name, lanes, (*FailureReason, *kind.failure_reasons))
+    prepare_ended(MESSAGE_KIND, ("default",), (FailureReason.BAD_PAYLOAD,))
 
 
 @signals.worker_shutting_down.connect

@@ -7,6 +7,7 @@
     queued, waiting -> failed     (its deadline passed while it was parked; or asked no more, by a person)
     failed -> queued              (replay, or correct with another payload, by a person)
     failed -> succeeded           (resolve, by a person, with the result)
+    failed -> cancelled           (resolve of a message that could not be used, by a person)
 
 `MOVES` is the complete table of moves, with the rare ones. Every SQL statement that writes a state names its move and
 is guarded by the states from which that move may start. A move that is not in the table cannot be written.
@@ -135,7 +136,8 @@ MOVES = {
     "late_answer": _move({State.FAILED, State.RUNNING, State.WAITING}, {State.SUCCEEDED, State.FAILED}),
     "replay": _move({State.FAILED}, {State.QUEUED}),
     "correct": _move({State.FAILED}, {State.QUEUED}),  # a replay with another payload
-    "resolve": _move({State.FAILED}, {State.SUCCEEDED, State.FAILED}),  # a person records what the destination did
+    # A person records what the destination did. Cancelled: a message that could not be used is dealt with.
+    "resolve": _move({State.FAILED}, {State.SUCCEEDED, State.FAILED, State.CANCELLED}),
     "cancel": _move({State.QUEUED, State.WAITING}, {State.CANCELLED}),  # only while nothing was ever sent
     # A notice of which the CRM has not confirmed the receipt, by a newer one about the same operation.
     "supersede": _move({State.QUEUED, State.WAITING, State.RUNNING}, {State.CANCELLED}),

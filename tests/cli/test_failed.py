@@ -270,6 +270,24 @@ class TestResolve:
         assert "only a failed operation can be resolved" in too_early.err
         assert states(ledger, key) == ["queued"]
 
+    def test_closes_a_message_that_could_not_be_used_so_that_it_is_listed_no_more(
+        self, b2copy_sync: Command, ledger: Ledger
+    ) -> None:
+        key = fail_message(ledger, "m-1", "b2copy.call", "no path", by="crm", raw="{}").key
+        command = f'failed resolve {key} --failed --why "..."'
+        assert command in b2copy_sync("failed", "show", key).out.replace("\n", " ")
+
+        done = b2copy_sync("failed", "resolve", key, "--succeeded", "--yes", "--why", "x")
+        ran = b2copy_sync("failed", "resolve", key, "--failed", "--why", "requested again", "--by", "ann")
+
+        assert done.code == 1
+        assert "request it again, then resolve this one as failed" in done.err
+        assert (ran.code, ran.out) == (0, f"{key} cancelled\n")
+        assert b2copy_sync("failed", "list").out == "no failed operations\n"
+        assert "closed" in b2copy_sync("status", key).out
+        [entry] = audit_of(ledger, key)
+        assert (entry.action, entry.actor, entry.note) == ("resolve, cancelled", "ann", "requested again")
+
 
 class TestCancel:
     def test_ends_what_was_never_sent(self, b2copy_sync: Command, ledger: Ledger) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.console.conftest import client_of
+from tests.console.forms import fill_and_send
 from tests.operations import (
     LedgerClock,
     claim_named,
@@ -16,8 +17,8 @@ from tests.operations import (
     record_operations,
 )
 from worker.console.process_state import Console
-from worker.ledger import Ledger, fail_message, operation_lists
-from worker.operation import FailureReason, OnUnknown, WaitReason
+from worker.ledger import Ledger, audit_of, fail_message, find, operation_lists
+from worker.operation import FailureReason, OnUnknown, State, WaitReason
 from worker.report.thresholds import DUE_LATE_S, MONEY_LATE_S
 
 OpenConsole = Callable[..., Console]
@@ -135,3 +136,32 @@ def test_what_cannot_be_used_is_not_said_to_be_replayed_and_shows_why(
     assert "message:request-2" in unusable
     assert "request_id is missing" in unusable
     assert "700200" in unusable
+
+
+def test_what_cannot_be_used_leaves_the_list_when_a_person_closes_it(open_console: OpenConsole, ledger: Ledger) -> None:
+    key = fail_message(ledger, "request-2", "fees.process", "request_id is missing", "sql", "{}").key
+    client = client_of(open_console())
+    listed = client.get("/todo").text
+    assert "close this one: press “Close”" in listed
+    [address] = re.findall(r'href="(/operation/close-message[^"]*)"', html.unescape(listed))
+
+    assert fill_and_send(client, address, note="the CRM has requested it again").status_code == 303
+
+    assert client.get("/todo").text.count(NOTHING) == 4
+    assert ">Close<" not in client.get(f"/operation?key={key}").text
+    [entry] = audit_of(ledger, key)
+    assert (entry.action, entry.actor, entry.note) == ("resolve, cancelled", "ann", "the CRM has requested it again")
+
+
+def test_a_second_person_sees_that_a_message_would_be_closed(open_console: OpenConsole, ledger: Ledger) -> None:
+    key = fail_message(ledger, "request-2", "fees.process", "request_id is missing", "sql", "{}").key
+    console = open_console(four_eyes="all")
+    fill_and_send(client_of(console, "ann"), f"/operation/close-message?key={key}")
+
+    page = client_of(console, "bob").get("/approvals/approve?id=1").text
+    assert fill_and_send(client_of(console, "bob"), "/approvals/approve?id=1").status_code == 303
+
+    assert "It only stores a message that could not be used." in page
+    closed = find(ledger, key)
+    assert closed is not None
+    assert closed.state == State.CANCELLED

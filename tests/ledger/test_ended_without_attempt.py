@@ -1,13 +1,15 @@
-"""Operations that a claim ends, because their time is over or their row cannot be read, are in the metrics too."""
+"""What ends without an attempt is in the metrics too: what a claim ends, because its time is over or its row cannot be
+read, and a message that cannot be used.
+"""
 
 from contextlib import suppress
 from time import monotonic
 
 from prometheus_client import REGISTRY
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from tests.operations import OWNER, LedgerClock, claim_due, fail_operation, record_operation
-from worker.ledger import Ledger
+from worker.ledger import Ledger, fail_message
 from worker.ledger.claims import claim_within
 from worker.watch.observe import observe_transactions
 
@@ -37,3 +39,25 @@ def test_operations_that_a_claim_ends_are_counted_once_they_are_committed(ledger
 
     assert rolled_back == before
     assert {reason: ended(reason) - count for reason, count in before.items()} == {"expired": 2, "bad_payload": 1}
+
+
+def test_a_message_that_cannot_be_used_is_counted_once_it_is_committed(ledger: Ledger) -> None:
+    def count() -> float:
+        labels = {"kind": "message", "lane": "default", "state": "failed", "reason": "bad_payload"}
+        return REGISTRY.get_sample_value("b2copy_operations_ended_total", labels) or 0.0
+
+    def store(name: str, connection: Connection | None = None) -> None:
+        fail_message(ledger, name, "b2copy.call", "no path", "crm", "{}", connection)
+
+    observe_transactions(ledger.engine)
+    before = count()
+
+    with suppress(ZeroDivisionError), ledger.writing() as connection:
+        store("m-1", connection)
+        raise ZeroDivisionError
+    rolled_back = count()
+    for name in ("m-1", "m-1", "m-2"):  # the first one is delivered twice
+        store(name)
+
+    assert rolled_back == before
+    assert count() - before == 2

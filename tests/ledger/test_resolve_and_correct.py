@@ -19,7 +19,9 @@ from tests.operations import (
 from worker.errors import BadPayload, NotAllowed
 from worker.ledger import Ledger, attempts_of, audit_of, fail_message, identity_of, replay
 from worker.ledger.operator_actions import correct, resolve
+from worker.ledger.overview import overview
 from worker.operation import FailureReason, OnUnknown, Phase, State
+from worker.report.health import find_notes
 
 W1 = "fees.process:W1"
 WRONG = {"account_login": "7", "request_id": "W1"}
@@ -193,3 +195,24 @@ def test_what_was_never_sent_because_its_payload_names_no_login_can_be_resolved(
 
     assert find_operation(ledger, "1/7", "clients.register").state == State.SUCCEEDED
     assert identity_of(ledger, "1", "7") is None
+
+
+def test_a_message_that_could_not_be_used_is_closed_by_a_person_and_waits_for_nobody_any_more(ledger: Ledger) -> None:
+    fail_message(ledger, "m-1", "b2copy.fees.process", "no arguments", by="crm", raw="[]")
+    assert any("1 operation failed" in note for note in find_notes(overview(ledger)))
+
+    closed = resolve(ledger, "message:m-1", "ada", "the CRM has requested it again", succeeded=False)
+
+    assert (closed.state, closed.failure_reason, closed.result) == (State.CANCELLED, None, {"error": "no arguments"})
+    assert closed.ended_at == closed.state_since
+    assert overview(ledger).failed == []
+    assert not any("failed" in note for note in find_notes(overview(ledger)))
+    [entry] = audit_of(ledger, "message:m-1")
+    assert (entry.action, entry.actor, entry.note) == (
+        "resolve, cancelled",
+        "ada",
+        "the CRM has requested it again",
+    )
+    with pytest.raises(NotAllowed, match="is cancelled: only a failed operation can be resolved"):
+        resolve(ledger, "message:m-1", "ada", "once more", succeeded=False)
+    assert replay(ledger, ["message:m-1"], "ada", "it holds no operation", not_done=True) == []

@@ -17,7 +17,7 @@ from tests.support import until
 from tests.watch import metrics_table
 from worker.ledger import Ledger, pause
 from worker.ledger.batches import pause_batch
-from worker.operation import FINAL, NOTICE_KIND, FailureReason, WaitReason
+from worker.operation import FINAL, MESSAGE_KIND, NOTICE_KIND, FailureReason, WaitReason
 from worker.queues import NOTIFY, REQUEST_LANES
 from worker.testbed.broker import Broker
 from worker.testbed.local_system import Environment, Sandbox, wait_for_worker
@@ -92,6 +92,8 @@ def test_a_worker_serves_what_it_did(port: int) -> None:
             for reason in (*FailureReason, *kind.failure_reasons):
                 failed = {"kind": kind.name, "lane": lane, "state": "failed", "reason": reason}
                 assert value(samples, "b2copy_operations_ended_total", **failed) == 0
+    unusable = {"kind": MESSAGE_KIND, "lane": "default", "state": "failed", "reason": FailureReason.BAD_PAYLOAD}
+    assert value(samples, "b2copy_operations_ended_total", **unusable) == 0
     limited = {"destination": "b2copy", "route": "processext", "status": "429"}
     assert value(samples, "b2copy_http_requests_total", **limited) == 0
     assert value(samples, "b2copy_circuit_open", destination="b2copy") == 0

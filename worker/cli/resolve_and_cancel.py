@@ -29,7 +29,8 @@ def resolve(
 
     --succeeded ends it as succeeded: the CRM learns this and may pay the withdrawal, and operations that wait for this
     one start. What waits for a registration needs the client's id: --result client_id=77. --failed leaves it failed
-    (rejected), and it may then be replayed. Nothing is sent to B2COPY.
+    (rejected), and it may then be replayed; a message that could not be used ends as cancelled, and is listed no more.
+    Nothing is sent to B2COPY.
     """
     from tasks.registry import ALL_KINDS
     from worker.ledger.approvals import Approval, decide_or_propose

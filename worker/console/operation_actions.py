@@ -53,6 +53,12 @@ _RESOLVE_FAILED = Action(
     "{says} looked at {destination} and that it was not done. It stays failed, as rejected, and may be replayed."
     " Nothing is sent to {destination}.",
 )
+_CLOSE = Action(
+    "close-message",
+    "Close",
+    "It only stores a message that could not be used. Nothing of it was sent, and nothing will be. It ends as"
+    " cancelled, and the work list no longer shows it. If it is still wanted, request it again first.",
+)
 _CANCEL = Action(
     "cancel",
     "Cancel",
@@ -77,17 +83,21 @@ _POLL = Action(
 RESULT_LIMIT = 64  # characters of an id at B2COPY
 ACTIONS = {
     action.name: action
-    for action in (_REPLAY, _REPLAY_NOT_DONE, _RESOLVE_SUCCEEDED, _RESOLVE_FAILED, _CANCEL, _STOP, _POLL)
+    for action in (_REPLAY, _REPLAY_NOT_DONE, _RESOLVE_SUCCEEDED, _RESOLVE_FAILED, _CLOSE, _CANCEL, _STOP, _POLL)
 }
 _DECISIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "replay-not-done": ("replay", {"not_done": True}),
     "replay": ("replay", {}),
     "resolve-done": ("resolve", {"succeeded": True}),
     "resolve-failed": ("resolve", {"succeeded": False}),
+    "close-message": ("resolve", {"succeeded": False}),
     "cancel": ("cancel", {}),
     "stop-asking": ("stop_asking", {}),
 }
-"""What a decision is in the ledger, and with which arguments. The first one that matches a proposal is its action."""
+"""What a decision is in the ledger, and with which arguments. The first one that matches a proposal is its action.
+
+`close-message` is for stored messages, and the others are for operations.
+"""
 
 _CORRECT = "It is queued again with the payload shown here and is sent to {destination}."
 
@@ -96,7 +106,7 @@ def possible_actions(operation: Operation) -> list[Action]:
     """Return what an operation permits, the most likely first."""
     if operation.state == State.FAILED:
         if operation.kind == MESSAGE_KIND:
-            return []
+            return [_CLOSE]
         if not is_replayable(operation):
             return [_RESOLVE_SUCCEEDED, _RESOLVE_FAILED, _REPLAY_NOT_DONE]
         return (
@@ -143,7 +153,8 @@ def effect_of_proposal(proposal: Approval, operation: Operation, kinds: Kinds) -
         return _CORRECT.format(destination=destination_name(operation.destination))
     says = f"{proposal.proposed_by} says that {proposal.proposed_by} has"
     for name, (action, arguments) in _DECISIONS.items():
-        if action == proposal.action and arguments.items() <= proposal.arguments.items():
+        is_for_it = (name == _CLOSE.name) == (operation.kind == MESSAGE_KIND)
+        if is_for_it and action == proposal.action and arguments.items() <= proposal.arguments.items():
             return effect_of(ACTIONS[name], operation, kinds, says)
     return ""
 

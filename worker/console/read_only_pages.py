@@ -45,6 +45,7 @@ BUTTONS = sentences.Remedies(
     resolve_done="press “It was done”",
     resolve_not_done="press “It was not done”",
     replay_not_done="press “It was not done: replay”",
+    close_message="press “Close”",
 )
 EXPORT_LIMIT = 1_000  # rows of an exported file
 EXPORT_WINDOWS = 20  # windows that an export looks through for them

@@ -287,7 +287,7 @@ def _check_possible(connection: Connection, action: str, subject: str, seen: str
             decision_sql.check_correctable(row)
             encode_payload(subject, arguments["payload"])
         case "resolve":
-            decision_sql.check_failed(row, "resolved")
+            decision_sql.check_failed(row, "resolved", may_be_message=not arguments["succeeded"])
         case "cancel":
             is_possible = row.due_at is not None and not row.sent
         case "stop_asking":

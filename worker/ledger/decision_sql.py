@@ -126,10 +126,16 @@ def mark_of(row: Row[Any], sent: bool | None = None) -> str:
     return change_mark(row.state, row.fence, row.state_since, row.replays, row.sent if sent is None else sent)
 
 
-def check_failed(row: Row[Any], action: str) -> None:
-    """Raises `NotAllowed` if the row is no failed operation: "only a failed operation can be `action`"."""
-    if row.kind == MESSAGE_KIND:
-        raise NotAllowed(f"{row.key} stores a message that could not be used: only an operation can be {action}")
+def check_failed(row: Row[Any], action: str, may_be_message: bool = False) -> None:
+    """Raises `NotAllowed` if the row is no failed operation: "only a failed operation can be `action`".
+
+    A stored message passes only if it `may_be_message`.
+    """
+    if row.kind == MESSAGE_KIND and not may_be_message:
+        raise NotAllowed(
+            f"{row.key} stores a message that could not be used, and nothing of it was sent: request it again, then"
+            " resolve this one as failed"
+        )
     if row.state != State.FAILED:
         raise NotAllowed(f"{row.key} is {row.state}: only a failed operation can be {action}")
 
@@ -182,10 +188,14 @@ def resolve_row(
     succeeded: bool,
     result: dict[str, Any] | None = None,
 ) -> None:
-    """Record what the destination did of a failed operation."""
-    state = State.SUCCEEDED if succeeded else State.FAILED
-    failure_reason = None if succeeded else FailureReason.REJECTED
-    new_result = encode_result(result)
+    """Record what the destination did of a failed operation. A stored message ends as cancelled: nothing can replay it.
+
+    It is then in no list and no count of what a person must decide. It keeps why it could not be used.
+    """
+    is_message = row.kind == MESSAGE_KIND
+    state = State.SUCCEEDED if succeeded else State.CANCELLED if is_message else State.FAILED
+    failure_reason = FailureReason.REJECTED if state == State.FAILED else None
+    new_result = row.result if is_message else encode_result(result)
     values = {
         "wanted": row.id,
         "now": row.now,

@@ -102,13 +102,14 @@ def resolve(
 ) -> Operation:
     """Record what a person found out: the destination did a failed operation (with its `result`), or did not.
 
-    `succeeded=False` leaves it failed, as `rejected`: its outcome is then known, and it may be replayed.
-    Raises `NotAllowed` if it is not failed, only stores a message, has changed, or needs a second person.
+    `succeeded=False` leaves it failed, as `rejected`: its outcome is then known, and it may be replayed. A
+    stored message ends as cancelled, because there is nothing to replay.
+    Raises `NotAllowed` if it is not failed, has changed, needs a second person, or is a message that is to succeed.
     """
 
     def work(connection: Connection) -> Operation:
         row = decision_sql.lock(connection, key, seen)
-        decision_sql.check_failed(row, "resolved")
+        decision_sql.check_failed(row, "resolved", may_be_message=not succeeded)
         _check_one_person_decides(ledger, row)
         decision_sql.resolve_row(connection, row, actor, note, succeeded, result)
         return _operation(connection, key)

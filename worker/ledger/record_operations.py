@@ -22,7 +22,7 @@ from worker.ledger.insert_operations import (
 )
 from worker.ledger.on_operation_end import Ended, finish_ended
 from worker.ledger.schema import c, in_list, operations, requests
-from worker.operation import MESSAGE_KIND, New, Recorded, State
+from worker.operation import ENDED_INFO, MESSAGE_KIND, FailureReason, New, Recorded, State
 from worker.watch.redact import reads_like_secret
 
 _EXISTING = select(c.id, c.key, c.kind, c.state, c.payload).where(in_list(operations.c.key, "keys"))
@@ -122,6 +122,9 @@ def _store_failed(connection: Connection, row: NewRow) -> Recorded:
     stored = insert_failed(connection, row)
     if stored is not None:
         finish_ended(connection, [Ended(stored.id, key, None, State.FAILED)], stored.state_since)
+        # Last, because the caller's savepoint may be rolled back. `observe_transactions` counts it at the commit.
+        ended = (MESSAGE_KIND, row.lane, State.FAILED, FailureReason.BAD_PAYLOAD)
+        connection.info.setdefault(ENDED_INFO, []).append(ended)
         return Recorded(stored.id, key, State.FAILED, created=True)
     existing = connection.execute(_EXISTING, {"keys": [key]}).one()
     return Recorded(existing.id, key, State(existing.state), created=False)

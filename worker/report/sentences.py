@@ -83,6 +83,7 @@ class Remedies(NamedTuple):
     resolve_done: str
     resolve_not_done: str
     replay_not_done: str
+    close_message: str
 
 
 COMMANDS = Remedies(
@@ -92,6 +93,7 @@ COMMANDS = Remedies(
     resolve_done='`b2copy-sync failed resolve {key} --succeeded{results} --why "..." --yes`',
     resolve_not_done='`b2copy-sync failed resolve {key} --failed --why "..."`',
     replay_not_done='`b2copy-sync failed replay {key} --it-was-not-done --why "..." --yes`',
+    close_message='`b2copy-sync failed resolve {key} --failed --why "..."`',
 )
 _FAILED_REMEDIES = {
     FailureReason.REJECTED: "Correct what {destination} names, then: {replay}. If the payload is wrong: {correct}",
@@ -100,7 +102,10 @@ _FAILED_REMEDIES = {
     FailureReason.BAD_PAYLOAD: "Nothing of it was sent. Correct its payload: {correct}",
     FailureReason.INTERNAL: "Once the fault is corrected: {replay}",
 }
-_MESSAGE_REMEDY = "Request it again with the payload corrected. Nothing of this one was sent."
+_MESSAGE_REMEDY = (
+    "Request it again with the payload corrected. Nothing of this one was sent. Then, or if it is not wanted any more,"
+    " close this one: {close_message}"
+)
 _KIND_REMEDY = "Clear up at {destination} what it says, then: {replay}"
 _MONEY_KIND_REMEDY = (
     "Clear up at {destination} what it says, and make sure there that nothing was charged: a replay may start a new fee"
@@ -161,7 +166,7 @@ def remedy(operation: Operation, kinds: Kinds, remedies: Remedies = COMMANDS) ->
     if reason is None:
         return ""
     if operation.kind == MESSAGE_KIND:
-        return _MESSAGE_REMEDY
+        return _filled(_MESSAGE_REMEDY, operation, named)
     if was_cancelled_unsent(operation):
         return _filled(_CANCELLED_REMEDY, operation, named)
     if not is_replayable(operation):

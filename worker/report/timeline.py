@@ -16,6 +16,7 @@ _DECIDED = {
     "replay, was not done": "replayed, was not done",
     "resolve, succeeded": "found done",
     "resolve, failed": "found not done",
+    "resolve, cancelled": "closed",  # a message that could not be used
     "cancel": "cancelled",
     "stop_asking": "stopped asking",
 }
