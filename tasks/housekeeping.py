@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from tasks.registry import KINDS
 from worker.app import app
 from worker.b2copy.client import SERVICE_ADMIN
-from worker.crm.requests_table import take_requests
+from worker.crm.requests_table import lets_others_dispatch_first, take_requests
 from worker.errors import B2CopyError
 from worker.instances import ledger, sessions
 from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, count_due, make_due, sweep, try_start_dispatch
 from worker.ledger.batches import sweep_forgotten
+from worker.ledger.due import DISPATCH_EVERY_S
 from worker.ledger.minute_statistics import MINUTE_MS, SETTLED_MS, summarize_minutes
 from worker.ledger.notices import want_notices
 from worker.ledger.running_workers import count_running
@@ -51,7 +52,8 @@ def dispatch() -> bool:
 
 
 def _dispatch() -> bool:
-    if not try_start_dispatch(ledger()):
+    every_s = 2 * DISPATCH_EVERY_S if lets_others_dispatch_first() else DISPATCH_EVERY_S
+    if not try_start_dispatch(ledger(), every_s):
         return False
     is_sent = _wake_lanes(count_due(ledger()))
     for queued in take_requests(ledger(), KINDS, crm_settings(), TAKE_S):

@@ -1,6 +1,7 @@
 """The SQL API: rows of `b2copy_requests` become operations once, in order, and none holds the others up."""
 
 import json
+import math
 import multiprocessing
 import os
 from collections import Counter
@@ -22,9 +23,9 @@ from tests.ledger.databases import on_postgresql, on_sqlite
 from tests.operations import fail_operation, key_of, record_operation, succeed_after_a_replay, succeed_operation
 from worker import instances
 from worker.crm import requests_table
-from worker.crm.requests_table import take_requests
+from worker.crm.requests_table import lets_others_dispatch_first, take_requests
 from worker.errors import NotAllowed, PathNotListed
-from worker.ledger import Ledger, find, open_ledger, record, search
+from worker.ledger import Ledger, find, open_ledger, record, search, try_start_dispatch
 from worker.ledger.batches import cancel_batch
 from worker.ledger.engine import seconds_since_outage
 from worker.ledger.overview import overview
@@ -496,6 +497,104 @@ def test_rows_beyond_those_that_a_process_remembers_wait(
         now += 300
 
     assert left == [3, 1, 1, 1, 0], "the third row is remembered once the first two are forgotten"
+
+
+def test_the_worker_for_which_a_row_is_left_has_a_turn_within_seconds(
+    ledger: Ledger, insert: Insert, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each looks every 250 ms, the second worker always 100 ms after the first, which dispatched every time."""
+    from tasks import housekeeping  # reads the settings, which the fixtures have made
+
+    def pass_ms(ms: int) -> None:
+        with ledger.writing() as connection:
+            connection.execute(text(f"UPDATE b2copy_ledger SET dispatched_at = dispatched_at - {ms}"))
+
+    monkeypatch.setattr(requests_table, "_left_at", -math.inf)
+    insert(kind="fees.of_tomorrow", payload="{}")
+    turns = []
+    for _ in range(8):
+        turns += ["first"] if housekeeping.dispatch() else []
+        pass_ms(100)
+        turns += ["second"] if try_start_dispatch(ledger) else []
+        pass_ms(150)
+    instances.ledger().close()
+
+    assert turns[0] == "first"
+    assert "second" in turns
+
+
+def test_a_worker_that_left_a_row_lets_others_dispatch_first_for_a_while(
+    ledger: Ledger, insert: Insert, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1_000.0
+    monkeypatch.setattr(requests_table, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(requests_table, "_left_at", -math.inf)
+    assert not lets_others_dispatch_first()
+    insert(kind="fees.of_tomorrow", payload="{}")
+    take(ledger)
+    assert lets_others_dispatch_first()
+
+    now += requests_table.OTHERS_FIRST_S
+    assert not lets_others_dispatch_first(), "it would stay behind the others for ever"
+
+
+@pytest.mark.parametrize("what", ["kind", "path"])
+def test_a_row_that_another_worker_knows_and_cannot_take_by_our_fault_is_refused_by_none(
+    ledger: Ledger, insert: Insert, call_paths: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """An older worker and a newer one take turns. The newer one meets an error of ours."""
+
+    def look(is_newer: bool) -> None:
+        call_paths("/api/admin/*" if is_newer or what == "kind" else LIST)
+        kinds = KINDS if is_newer or what == "path" else {name: KINDS[name] for name in KINDS if name != "call"}
+        for _ in take_requests(ledger, kinds, crm_settings()):
+            pass
+
+    now = 1_000.0
+    monkeypatch.setattr(requests_table, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(requests_table, "_first_seen", {})
+    insert(kind="call", payload=CALL % ("K1", "A"))
+    with monkeypatch.context() as patch:
+        patch.setattr(requests_table, "record", fail_by_our_fault)
+        for _ in range(8):
+            look(is_newer=False)
+            look(is_newer=True)
+            now += 100
+
+        now += 400
+        look(is_newer=False)
+        assert (rows_left(ledger), search(ledger)) == (1, [])
+        seen = overview(ledger)
+        assert seen.left_request is None, "it is said to be refused after five minutes"
+        assert seen.requests_age_s is not None
+
+    look(is_newer=True)
+    assert [one.key for one in search(ledger)] == ["call:K1"]
+
+
+def fail_by_our_fault(*_: Any) -> Any:
+    raise RuntimeError("a fault of ours")
+
+
+def test_a_message_that_another_worker_cannot_take_by_our_fault_for_a_day_is_stored_as_failed(
+    ledger: Ledger, inbox: ModuleType
+) -> None:
+    older = {name: kind for name, kind in KINDS.items() if name != "fees.process"}
+    with failing(RuntimeError("a fault of ours")) as kind:
+        inbox.take_in(kind, MESSAGE, (), FIELDS)
+        for kinds in (older, KINDS, older):
+            for _ in take_requests(ledger, kinds, crm_settings()):
+                pass
+    assert (rows_left(ledger), search(ledger)) == (1, [])
+
+    with ledger.writing() as connection:
+        earlier = f"requested_at - {requests_table.MESSAGE_WAIT_MS + 1}"
+        connection.execute(text(f"UPDATE b2copy_requests SET requested_at = {earlier}"))
+    for _ in take_requests(ledger, older, crm_settings()):
+        pass
+
+    assert rows_left(ledger) == 0
+    assert [one.failure_reason for one in search(ledger)] == [FailureReason.BAD_PAYLOAD]
 
 
 def test_a_crm_whose_own_settings_do_not_list_a_path_is_told_at_once(

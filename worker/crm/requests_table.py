@@ -29,7 +29,7 @@ from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, Ledger, fail_message, rec
 from worker.ledger.database import is_retried
 from worker.ledger.engine import is_lock_timeout, limit_lock_waits
 from worker.ledger.insert_operations import printable
-from worker.ledger.schema import in_list, now_ms, requests
+from worker.ledger.schema import WAITS_FOR_US, in_list, now_ms, requests
 from worker.messages.bad_message_text import PROBLEM_LIMIT, bounded_ascii, short
 from worker.operation import MESSAGE_SENDER, New
 from worker.operation_kind import Kind
@@ -45,6 +45,7 @@ ROW_TEXT_LIMIT = 1_000  # characters or bytes, of any other column
 LOCK_WAIT_MS = 500  # ms that a batch waits for an open transaction that records the same key
 LOCK_WAIT_ALONE_MS = 20  # ms that each row waits after that, when it is recorded alone
 OTHER_WORKER_WAIT_S = 300.0  # seconds that a row waits for a worker that knows its kind, or lists a call's path
+OTHERS_FIRST_S = 30.0  # seconds after it left a row for which a process lets others dispatch first
 SEEN_MAX = 100_000  # rows; later ones wait until this process has forgotten some of these
 MESSAGE_WAIT_MS = 24 * 3_600_000  # ms; a row that was a message and meets an error of ours is failed after that
 BY = "sql"
@@ -53,6 +54,7 @@ BY = "sql"
 _logged: set[str] = set()  # faults of our own that this process has logged
 _first_seen: dict[tuple[int, Any], float] = {}
 """Id and `requested_at` of each row that waits for another worker -> when this process saw it first (monotonic)."""
+_left_at = -math.inf  # monotonic seconds; when this process last left a row for another worker
 
 _TEXTS = ("kind", "payload", "lane", "requested_by", "batch", "trace_id")
 
@@ -109,9 +111,10 @@ def take_requests(
 
     A row stays for the next call if the trouble is ours (an error of this code), if a transaction that has not ended
     holds its key, or for five minutes after this process first saw it if another worker may know its kind or list its
-    path. So do later rows of its entity, if that is known. A row that was a message stays for a day at most: anybody
-    who may publish could have made it so that this code fails. Without `may_leave` no row is left for another worker:
-    it becomes a failed operation at once.
+    path. So do later rows of its entity, if that is known. If the other worker meets an error of ours with the row, the
+    row stays beyond the five minutes. A row that was a message stays for a day at most: anybody who may publish could
+    have made it so that this code fails. Without `may_leave` no row is left for another worker: it becomes a failed
+    operation at once.
     """
     _forget_old_rows()
     left: dict[bool, int | None] = {False: FIRST_ID, True: FIRST_ID}  # moves money -> the id behind which rows are left
@@ -206,6 +209,7 @@ class _Batch:
             problem = error.summary if isinstance(error, PayloadConflict) else str(error)
             return self._fail(connection, row, by, problem)
         except _ForAnotherWorker as error:
+            _note_left()
             _log_once(row, error)
             if row.left_because is None:
                 self._left.append({"row": row.id, "reason": bounded_ascii(str(error), PROBLEM_LIMIT)})
@@ -217,8 +221,8 @@ class _Batch:
             _log_once(row, error)
             if _is_message_that_waited_long(row):
                 return self._fail(connection, row, by, f"an error on our side for a day: {type(error).__name__}")
-            if row.left_because is not None:  # another worker left it, and now it waits for us
-                self._left.append({"row": row.id, "reason": None})
+            if row.left_because:  # another worker left it, and now it waits for us
+                self._left.append({"row": row.id, "reason": WAITS_FOR_US})
             if new is not None and new.entity:
                 self.held.add(new.entity)
             return False
@@ -275,9 +279,13 @@ def _log_once(row: Row[Any], error: Exception) -> None:
 def _may_wait(row: Row[Any]) -> bool:
     """Return whether another worker may still take the row: this process first saw it less than five minutes ago.
 
+    Or the other worker has met an error of ours with it (`WAITS_FOR_US`), and will take it once that is corrected.
+
     `requested_at` does not say that. All workers may have been down since then, and the CRM's transaction may have
     committed only now.
     """
+    if row.left_because == WAITS_FOR_US:
+        return not _is_message_that_waited_long(row)
     now = time.monotonic()
     key = (row.id, row.requested_at)  # the ids begin again if the table is emptied
     seen = _first_seen.get(key, now) if len(_first_seen) >= SEEN_MAX else _first_seen.setdefault(key, now)
@@ -290,6 +298,20 @@ def _forget_old_rows() -> None:
     for key, seen in list(_first_seen.items()):
         if now - seen > 2 * OTHER_WORKER_WAIT_S:
             _first_seen.pop(key, None)
+
+
+def lets_others_dispatch_first() -> bool:
+    """Return whether this process has left a row for another worker less than `OTHERS_FIRST_S` ago.
+
+    Only one process of the fleet dispatches at a time. It may be this one each time, as long as all timers keep their
+    pace. So it must dispatch less often than the others, or the worker for which it left the row never sees the row.
+    """
+    return time.monotonic() - _left_at < OTHERS_FIRST_S
+
+
+def _note_left() -> None:
+    global _left_at
+    _left_at = time.monotonic()
 
 
 class _ForAnotherWorker(Exception):

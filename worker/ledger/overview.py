@@ -214,7 +214,7 @@ _limited = (
     .subquery()
 )
 _r = schema.requests.c
-_is_left = _r.left_because.is_not(None)
+_is_left = _r.left_because.is_not(None) & (_r.left_because != sql_literal(schema.WAITS_FOR_US))
 _LEFT = select(_r.id, _r.left_because).where(_is_left).order_by(_r.id).limit(1)
 _NOW = select(
     now_ms(),

@@ -263,6 +263,8 @@ requests = Table(  # the SQL API: one INSERT from any language asks for an opera
     Index("b2copy_requests_kind", "kind", "id"),  # what moves money is taken first
     sqlite_autoincrement=True,
 )
+WAITS_FOR_US = ""
+"""`left_because` of a row that a worker left, and with which the other worker has met an error of ours."""
 
 identities = Table(  # who is who: the CRM's ids, the trading platform's logins, B2COPY's ids
     "b2copy_identities",
