@@ -34,7 +34,10 @@ NONE_IS_LOST = {
 
 @app.task(name="celery_crm.fees_ended", **NONE_IS_LOST)
 def fees_ended(notice):
-    """Store what became of an operation. `notice` is the body of the webhook; the task's id is the notice's id."""
+    """Store what became of an operation. `notice` is the body of the webhook; the task's id is the notice's id.
+
+    Before a withdrawal is paid, compare `notice["data"]["payload"]["account_login"]` with its account, too.
+    """
     if notice["type"].startswith("operation."):  # not of `b2copy-sync webhook test`
         with closing(sqlite3.connect(os.environ["CRM_DATABASE"])) as crm, crm:
             crm.execute(UPSERT, notice["data"])

@@ -28,7 +28,8 @@ async function receive(request) {
   if (!genuine(request.headers, body)) return 401;
   const { type, data } = JSON.parse(body);
   if (!type.startsWith("operation.")) return 204; // of `b2copy-sync webhook test`, for instance
-  // Here: one transaction that stores the state if data.sequence is higher than the stored one. Then answer 2xx.
+  // Here: one transaction that stores the state if data.sequence is higher than the stored one, and pays nothing if
+  // data.payload.account_login is not the account of the withdrawal. Then answer 2xx.
   console.log(JSON.stringify([type, data.key, data.state, data.sequence]));
   return 204;
 }

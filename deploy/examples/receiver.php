@@ -22,6 +22,7 @@ if (!str_starts_with($type, 'operation.')) { // of `b2copy-sync webhook test`, f
     http_response_code(204);
     exit;
 }
-// Here: one transaction that stores the state if the sequence is higher than the stored one. Then answer 2xx.
+// Here: one transaction that stores the state if the sequence is higher than the stored one, and pays nothing if
+// $notice['payload']['account_login'] is not the account of the withdrawal. Then answer 2xx.
 error_log(json_encode([$type, $notice['key'], $notice['state'], $notice['sequence']]));
 http_response_code(204);

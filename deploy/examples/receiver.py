@@ -35,6 +35,7 @@ class Receiver(BaseHTTPRequestHandler):
             return self.answer(401)
         with closing(sqlite3.connect(database)) as crm, crm:
             if json.loads(body)["type"].startswith("operation."):  # not of `b2copy-sync webhook test`
+                # Before a withdrawal is paid, compare data["payload"]["account_login"] with its account, too.
                 crm.execute(UPSERT, json.loads(body)["data"])
         return self.answer(204)  # only now: until a 2xx it comes again
 

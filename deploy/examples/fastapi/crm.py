@@ -24,7 +24,10 @@ from tasks import enqueue
 
 crm = create_engine(os.environ["CRM_DATABASE_URL"])
 webhook = Webhook(Path(os.environ["CRM_WEBHOOK_SECRET_FILE"]).read_text().split()[0])
-TELL = "UPDATE withdrawals SET fees = :state, sequence = :sequence WHERE id = :request_id AND sequence < :sequence"
+# After `failed correct`, the fees may be those of another account: a person must look, and nothing is paid.
+TELL = """UPDATE withdrawals SET sequence = :sequence,
+    fees = CASE WHEN login = :account_login THEN :state ELSE 'other account' END
+    WHERE id = :request_id AND sequence < :sequence"""
 
 
 @asynccontextmanager
@@ -88,4 +91,4 @@ def receive_notice(notice: Annotated[dict[str, Any], Depends(genuine)], session:
     """A notice of b2copy-sync: may come twice, and after a newer one."""
     data = notice["data"]
     if notice["type"].startswith("operation.") and data["kind"] == "fees.process":
-        session.execute(text(TELL), {**data, "request_id": data["payload"]["request_id"]})
+        session.execute(text(TELL), {**data["payload"], "state": data["state"], "sequence": data["sequence"]})

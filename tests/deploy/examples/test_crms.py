@@ -3,6 +3,7 @@
 Each requests the fees of two withdrawals. B2COPY charges those of one and refuses the other; both are told.
 """
 
+import json
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,12 @@ import pytest
 import requests
 from celery import Celery
 
-from tests.deploy.examples.conftest import EXAMPLES, Start, run
+from tests.deploy.examples.conftest import EXAMPLES, SECRET, Start, run
 from tests.support import until
 from worker.ledger.migrations import migrate
 from worker.testbed.local_system import Environment
 from worker.testbed.processes import Process, clean_environment
+from worker.webhook.signing import Secrets
 
 StartWorker = Callable[..., Process]
 
@@ -62,12 +65,21 @@ def requests_fees_and_is_told(port: int, environment: Environment, worker: Start
     assert {effect["key"]: effect["times"] for effect in effects} == {"123456/W1": 1, "654321/W2": 1}
 
 
+def start_django(crm_host: dict[str, str], start: Start) -> int:
+    manage = EXAMPLES / "django" / "manage.py"
+    run(sys.executable, manage, "migrate", "--verbosity", "0", stdin=None, **crm_host)
+    return start(sys.executable, manage, "runserver", "--noreload", "127.0.0.1:{port}", **crm_host)
+
+
+def start_fastapi(crm_host: dict[str, str], start: Start) -> int:
+    uvicorn = (sys.executable, "-m", "uvicorn", "--app-dir", EXAMPLES / "fastapi", "crm:app", "--port", "{port}")
+    return start(*uvicorn, **crm_host)
+
+
 def test_django(
     crm_host: dict[str, str], environment: Environment, worker: StartWorker, start: Start, secret_file: Path
 ) -> None:
-    manage = EXAMPLES / "django" / "manage.py"
-    run(sys.executable, manage, "migrate", "--verbosity", "0", stdin=None, **crm_host)
-    port = start(sys.executable, manage, "runserver", "--noreload", "127.0.0.1:{port}", **crm_host)
+    port = start_django(crm_host, start)
 
     requests_fees_and_is_told(port, environment, worker, secret_file)
 
@@ -75,10 +87,31 @@ def test_django(
 def test_fastapi(
     crm_host: dict[str, str], environment: Environment, worker: StartWorker, start: Start, secret_file: Path
 ) -> None:
-    uvicorn = (sys.executable, "-m", "uvicorn", "--app-dir", EXAMPLES / "fastapi", "crm:app", "--port", "{port}")
-    port = start(*uvicorn, **crm_host)
+    port = start_fastapi(crm_host, start)
 
     requests_fees_and_is_told(port, environment, worker, secret_file)
+
+
+@pytest.mark.parametrize("start_crm", [start_django, start_fastapi])
+def test_fees_of_another_account_permit_no_payout(
+    crm_host: dict[str, str], start: Start, start_crm: Callable[..., int]
+) -> None:
+    """As after `failed correct W1 account_login=222`, while the withdrawal is still one of the account 111."""
+    port = start_crm(crm_host, start)
+    address, wanted = f"http://127.0.0.1:{port}", {"id": "W1", "login": "111"}
+    assert requests.post(f"{address}/withdrawals", json=wanted, timeout=10).status_code == 202
+
+    def told(account_login: str, sequence: int) -> Any:
+        payload = {"account_login": account_login, "request_id": "W1"}
+        data = {"kind": "fees.process", "state": "succeeded", "payload": payload, "sequence": sequence}
+        body = json.dumps({"type": "operation.succeeded", "data": data})
+        headers = Secrets([SECRET]).headers("ntc_7_1", body, datetime.now(UTC))
+        answer = requests.post(f"{address}/webhooks/b2copy", data=body.encode(), headers=headers, timeout=10)
+        assert answer.status_code == 204
+        return requests.get(f"{address}/withdrawals/W1", timeout=10).json()
+
+    assert told("222", 1) == {"id": "W1", "fees": "other account", "may_be_paid": False}
+    assert told("111", 2) == {"id": "W1", "fees": "succeeded", "may_be_paid": True}
 
 
 def test_celery_with_nothing_of_ours(environment: Environment, worker: StartWorker, tmp_path: Path) -> None:

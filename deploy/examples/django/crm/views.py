@@ -5,6 +5,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import transaction
+from django.db.models import Case, Value, When
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404
 from django.views.decorators.csrf import csrf_exempt
@@ -44,8 +45,10 @@ def receive_notice(request: HttpRequest) -> HttpResponse:
         return HttpResponse(status=401)
     notice: dict[str, Any] = json.loads(request.body)
     if notice["type"].startswith("operation.") and notice["data"]["kind"] == "fees.process":
-        data = notice["data"]
-        Withdrawal.objects.filter(id=data["payload"]["request_id"], sequence__lt=data["sequence"]).update(
-            fees=data["state"], sequence=data["sequence"]
+        data, payload = notice["data"], notice["data"]["payload"]
+        # After `failed correct`, the fees may be those of another account: a person must look, and nothing is paid.
+        of_ours = When(login=payload["account_login"], then=Value(data["state"]))
+        Withdrawal.objects.filter(id=payload["request_id"], sequence__lt=data["sequence"]).update(
+            fees=Case(of_ours, default=Value("other account")), sequence=data["sequence"]
         )
     return HttpResponse(status=204)  # only now: until a 2xx it comes again
