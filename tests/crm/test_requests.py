@@ -812,6 +812,65 @@ def test_rows_behind_any_row_that_another_dispatcher_holds_wait_for_it(
     assert [one.key for one in search(ledger)] == ["call:K2", "call:K1"]
 
 
+@on_postgresql
+@pytest.mark.parametrize("has_rows_behind", [True, False])
+def test_a_row_that_a_transaction_locks_for_long_is_logged_once_with_who_locks_it(
+    ledger: Ledger,
+    insert: Insert,
+    open_again: Callable[[], Ledger],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    has_rows_behind: bool,
+) -> None:
+    now = 1_000.0
+    monkeypatch.setattr(requests_table, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(requests_table, "_locked", {})
+    locked = insert(kind="fees.process", payload=FEES % "W1")
+    with open_again().writing() as person:
+        pid, user = person.execute(text("SELECT pg_backend_pid(), session_user")).one()
+        person.execute(text(f"UPDATE b2copy_requests SET lane = 'bulk' WHERE id = {locked}"))
+        if has_rows_behind:
+            insert(kind="fees.process", payload=FEES % "W2")
+        assert take(ledger) == {}
+        now += requests_table.LOCKED_LONG_S - 1
+        assert take(ledger) == {}
+        assert caplog.text == ""
+
+        now += 1
+        assert take(ledger) == {}
+        assert take(ledger) == {}
+        [logged] = caplog.records
+        assert logged.getMessage() == (
+            f"request {locked} in b2copy_requests waits, and so do all rows behind it: a transaction that has not ended"
+            f" locks it for 5 s now (PostgreSQL process {pid}, user {user})"
+        )
+
+    assert take(ledger) == {"bulk": 1} | ({"money": 1} if has_rows_behind else {})
+    assert requests_table._locked == {}
+
+
+@on_postgresql
+def test_a_row_that_many_transactions_lock_for_a_moment_is_not_logged(
+    ledger: Ledger,
+    insert: Insert,
+    open_again: Callable[[], Ledger],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    now = 1_000.0
+    monkeypatch.setattr(requests_table, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(requests_table, "_locked", {})
+    insert(kind="fees.process", payload=FEES % "W1")
+    other = open_again()
+    for _ in range(3):
+        with other.writing() as connection:
+            connection.execute(text("SELECT id FROM b2copy_requests FOR UPDATE"))
+            assert take(ledger) == {}
+        now += requests_table.LOCKED_LONG_S
+
+    assert caplog.text == ""
+
+
 def _take_and_die(url: str) -> None:
     """Take the rows, and die before the transaction commits."""
     from sqlalchemy import event

@@ -20,7 +20,20 @@ from functools import partial
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import Connection, LargeBinary, Row, bindparam, cast, delete, func, literal_column, select, update
+from sqlalchemy import (
+    Connection,
+    LargeBinary,
+    Row,
+    Text,
+    bindparam,
+    cast,
+    delete,
+    func,
+    literal_column,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.exc import DataError, DBAPIError
 
 from worker import exact_json
@@ -46,6 +59,7 @@ LOCK_WAIT_MS = 500  # ms that a batch waits for an open transaction that records
 LOCK_WAIT_ALONE_MS = 20  # ms that each row waits after that, when it is recorded alone
 OTHER_WORKER_WAIT_S = 300.0  # seconds that a row waits for a worker that knows its kind, or lists a call's path
 OTHERS_FIRST_S = 30.0  # seconds after it left a row for which a process lets others dispatch first
+LOCKED_LONG_S = 5.0  # seconds for which one transaction has locked a row, until that is logged
 SEEN_MAX = 100_000  # rows; later ones wait until this process has forgotten some of these
 MESSAGE_WAIT_MS = 24 * 3_600_000  # ms; a row that was a message and meets an error of ours is failed after that
 BY = "sql"
@@ -55,6 +69,8 @@ _logged: set[str] = set()  # faults of our own that this process has logged
 _first_seen: dict[tuple[int, Any], float] = {}
 """Id and `requested_at` of each row that waits for another worker -> when this process saw it first (monotonic)."""
 _left_at = -math.inf  # monotonic seconds; when this process last left a row for another worker
+_locked: dict[tuple[int, str], float] = {}
+"""The first row that somebody has locked, and the transaction -> since when (monotonic); infinite once it is logged."""
 
 _TEXTS = ("kind", "payload", "lane", "requested_by", "batch", "trace_id")
 
@@ -89,6 +105,17 @@ _OLDEST = {
 }
 _DELETE = delete(requests).where(in_list(requests.c.id, "ids"))
 _LEAVE = update(requests).where(requests.c.id == bindparam("row")).values(left_because=bindparam("reason"))
+# PostgreSQL alone has locks of rows. `xmax` is the transaction that locks a row, or one that has ended.
+_NEXT = (
+    select(requests.c.id, literal_column("b2copy_requests.xmax::text", Text).label("locked_by"))
+    .where(requests.c.id > bindparam("after"))
+    .order_by(requests.c.id)
+    .limit(1)
+)
+_HOLDER = text(
+    "SELECT pg_locks.pid, usename FROM pg_locks LEFT JOIN pg_stat_activity USING (pid)"
+    " WHERE locktype = 'transactionid' AND granted AND transactionid::text = :locked_by"
+)
 
 
 def take_requests(
@@ -177,6 +204,8 @@ class _Batch:
         if self._left:
             connection.execute(_LEAVE, self._left)
         self.is_done = 0 < len(taken) == len(rows)
+        if connection.dialect.name == "postgresql" and len(rows) < BATCH and not self._moves_money:
+            _log_lock(connection, rows[-1].id if rows else after)
         return rows[-1].id if len(rows) == BATCH else None
 
     def _record(self, connection: Connection, rows: Sequence[Row[Any]], by: str) -> list[int]:
@@ -274,6 +303,30 @@ def _log_once(row: Row[Any], error: Exception) -> None:
         why = "a transaction that has not ended holds its key" if is_lock_timeout(error) else trouble
         cause = None if is_lock_timeout(error) or isinstance(error, _ForAnotherWorker) else error
         log.error("request %s in b2copy_requests waits, as may others: %s", row.id, why, exc_info=cause)
+
+
+def _log_lock(connection: Connection, after: int) -> None:
+    """Log once that a transaction has locked the first row behind `after` for `LOCKED_LONG_S`.
+
+    A worker that records a row locks it, too, but not for so long.
+    """
+    holder = None
+    if (row := connection.execute(_NEXT, {"after": after}).first()) is not None:
+        holder = connection.execute(_HOLDER, {"locked_by": row.locked_by}).first()
+    if row is None or holder is None:  # it may have been inserted just now
+        _locked.clear()
+        return
+    now = time.monotonic()
+    since = _locked.get((row.id, row.locked_by), now)
+    is_long = now - since >= LOCKED_LONG_S
+    if is_long:
+        log.error(
+            "request %s in b2copy_requests waits, and so do all rows behind it: a transaction that has not ended locks"
+            " it for %.0f s now (PostgreSQL process %s, user %s)",
+            row.id, now - since, holder.pid, holder.usename,
+        )  # fmt: skip
+    _locked.clear()
+    _locked[row.id, row.locked_by] = math.inf if is_long else since
 
 
 def _may_wait(row: Row[Any]) -> bool:
