@@ -19,6 +19,7 @@ from tests.operations import (
     succeed,
     succeed_operation,
 )
+from worker.flow.retry_policy import BACKOFF_MAX_S
 from worker.ledger import LEASE_S, Ledger, cancel, count_due, leave_request, pause, record, try_start_dispatch
 from worker.ledger.batches import begin_batch, cancel_batch, pause_batch, resume_batch, sweep
 from worker.ledger.due import COUNT_LIMIT, read_due, read_late_s
@@ -234,6 +235,17 @@ def test_while_a_429_holds_the_destination_no_lane_of_it_is_late(ledger: Ledger,
 
     assert held == 0
     assert late_s(ledger, "default") >= 3600
+
+
+def test_a_wait_for_a_permit_of_our_own_rate_limit_excuses_no_lane_that_nobody_serves(
+    ledger: Ledger, clock: LedgerClock
+) -> None:
+    """As while an import uses up the rate limit, and no worker reads the queue of the lane `default`."""
+    record_late(ledger, clock, 2, "default")
+    refused = hold_operation(ledger, "B1", lane="bulk")
+    make_wait(ledger, refused, wait_reason=WaitReason.RATE_LIMITED, due_in_s=BACKOFF_MAX_S, sent=False)
+
+    assert late_s(ledger, "default") >= 120
 
 
 def test_a_notice_that_was_asked_to_wait_does_not_excuse_the_lane_of_notices(

@@ -19,6 +19,9 @@ _EARLY_S = 0.02  # seconds; a timer that comes a moment too early must not wait 
 COUNT_LIMIT = 10_000
 """Counts stop here: a larger number changes no decision, and counting must not cost more with a larger backlog."""
 
+PERMIT_WAIT_MAX_MS = 10_000
+"""ms; a wait for a permit of our own rate limit is no longer: `BACKOFF_MAX_S` of flow/retry_policy.py."""
+
 _every: BindParameter[int] = bindparam("every")
 # The database's clock was set back. Dispatch must not wait until the clock has caught up.
 _went_back = ledger_row.c.dispatched_at > now_ms() + _every
@@ -72,7 +75,9 @@ def _worked(lane: str, phase: Phase, *, is_due: bool) -> Select[str, int, int]:
     Of what is due and what is not due yet, the operations are read whose `due_at` is next to now.
     """
     was_claimed = (c.state != sql_literal(State.QUEUED)) & (c.state_since <= now_ms())  # else the clock was set back
-    is_held = (c.wait_reason == sql_literal(WaitReason.RATE_LIMITED)) & (c.due_at > now_ms())
+    # An operation also waits as rate_limited while our own rate limit is used up. Then others are sent.
+    is_limited = (c.wait_reason == sql_literal(WaitReason.RATE_LIMITED)) & (c.due_at > now_ms())
+    is_held = is_limited & (c.last_wait_ms > PERMIT_WAIT_MAX_MS)
     next_to_now = (
         select(case((was_claimed, c.state_since)).label("worked_at"), case((is_held, c.due_at)).label("held_until"))
         .where(c.lane == sql_literal(lane), c.phase == sql_literal(phase))
