@@ -77,6 +77,8 @@ BEGIN
                 GRANT SELECT ON b2copy_batches TO b2copy_enqueue;
                 GRANT INSERT (id, kind, lane, source, rows, requested_by, requested_at)
                     ON b2copy_batches TO b2copy_enqueue;
+            WHEN 'b2copy_audit' THEN  -- which payload an operation had before a person corrected it
+                GRANT SELECT (at, action, subject, detail) ON b2copy_audit TO b2copy_enqueue;
             WHEN 'b2copy_ledger' THEN
                 GRANT SELECT ON b2copy_ledger TO b2copy_enqueue;
             WHEN 'b2copy_schema_version' THEN

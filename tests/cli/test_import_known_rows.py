@@ -7,11 +7,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.cli.conftest import Command
-from tests.operations import new_operation, record_operations
+from tests.operations import fail_operation, new_operation, record_operations
 from worker.cli.check_rows import CHUNK, Checked, check_against_ledger, check_rows
 from worker.cli.read_rows import Row
 from worker.ledger import Ledger, find, search
 from worker.ledger.batches import cancel_batch
+from worker.ledger.operator_actions import correct
 from worker.ledger.record_operations import record_rows
 
 NAMES = [f"W{number}" for number in range(12)]
@@ -50,6 +51,20 @@ def test_an_import_whose_rows_are_all_known_begins_none_and_may_be_run_again(
     assert more.code != 0
     assert "was cancelled by ada" in more.err
     assert [one.key for one in search(ledger)] == ["fees.process:W1"]
+
+
+def test_a_row_from_before_a_correction_is_known_and_the_import_is_completed(
+    b2copy_sync: Command, ledger: Ledger, tmp_path: Path
+) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text("account_login,request_id\n7,W1\n7,W2\n")
+    key = fail_operation(ledger, "W1")  # recorded before the import was killed
+    correct(ledger, key, {"account_login": "8", "request_id": "W1"}, "ada", "the login was mistyped")
+
+    ran = b2copy_sync("import", str(file))
+
+    assert ran.code == 0, ran.err
+    assert ran.out.startswith("1 operation accepted in lane bulk, 1 known already\n")
 
 
 @settings(

@@ -23,8 +23,14 @@ import os
 from celery import Celery
 
 from tasks import enqueue
+from worker.errors import PayloadConflict
 
 enqueue.fees(account_login="1", request_id="W1")
+try:
+    enqueue.fees(account_login="2", request_id="W1")
+    raise SystemExit("another payload was taken")
+except PayloadConflict:
+    pass
 enqueue.many("fees.process", [{"account_login": str(n), "request_id": f"M{n}"} for n in range(20)])
 print(enqueue.status("fees.process:W1").state)
 assert enqueue.read("accounts", timeout_s=30) == []
@@ -249,6 +255,7 @@ REFUSED_BY_POSTGRES = [
             "INSERT INTO b2copy_operations (key, failure_reason) VALUES ('x', 'x')",
             "SELECT * FROM b2copy_attempts",
             "INSERT INTO b2copy_audit SELECT * FROM b2copy_audit",
+            "SELECT actor, note FROM b2copy_audit",
             "SELECT * FROM b2copy_flags",
             "UPDATE b2copy_batches SET decision = NULL",
             "UPDATE b2copy_batches SET source = 'x'",

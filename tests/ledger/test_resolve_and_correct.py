@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from tests.operations import (
     claim_due,
@@ -12,14 +13,17 @@ from tests.operations import (
     find_operation,
     hold_operation,
     names_of,
+    new_operation,
     record_operation,
     record_operations,
     succeed_operation,
 )
-from worker.errors import BadPayload, NotAllowed
-from worker.ledger import Ledger, attempts_of, audit_of, fail_message, identity_of, replay
+from worker.errors import BadPayload, NotAllowed, PayloadConflict
+from worker.ledger import Ledger, attempts_of, audit_of, fail_message, identity_of, record, replay
+from worker.ledger.insert_operations import row_of
 from worker.ledger.operator_actions import correct, resolve
 from worker.ledger.overview import overview
+from worker.ledger.record_operations import check_known, known_among
 from worker.operation import FailureReason, OnUnknown, Phase, State
 from worker.report.health import find_notes
 
@@ -157,6 +161,57 @@ def test_the_corrected_payload_is_what_the_key_now_stands_for(ledger: Ledger) ->
     correct(ledger, W1, RIGHT, "ada", "the login was mistyped")
 
     assert not record_operation(ledger, "W1", payload=RIGHT).created
+
+
+def test_a_request_from_before_the_correction_is_the_same_operation(ledger: Ledger) -> None:
+    """An import that was killed, `enqueue.many` and a redelivered message hold the payload from before it."""
+    fail_operation(ledger, "W1")
+    correct(ledger, W1, RIGHT, "ada", "the login was mistyped")
+    before, other = new_operation("W1"), new_operation("W1", payload=WRONG | {"account_login": "9"})
+
+    again = record(ledger, [before, new_operation("W2")], "a test")
+    known = [known_among(ledger, {W1: row_of(new, "a test")})[W1] for new in (before, other)]
+
+    assert [(one.key, one.created) for one in again] == [(W1, False), ("fees.process:W2", True)]
+    assert known == [(State.QUEUED, ""), (State.QUEUED, "account_login")]
+    assert find_operation(ledger, "W1").payload == RIGHT
+    with ledger.writing() as connection:
+        check_known(connection, [row_of(before, "a test")])
+        with pytest.raises(PayloadConflict):
+            check_known(connection, [row_of(other, "a test")])
+
+
+def test_a_request_from_before_the_first_of_two_corrections_is_the_same_operation(ledger: Ledger) -> None:
+    fail_operation(ledger, "W1")
+    correct(ledger, W1, WRONG | {"account_login": "9"}, "ada", "mistyped")
+    fail(ledger, claim_one(ledger))
+    correct(ledger, W1, RIGHT, "ada", "mistyped again")
+
+    again = [record_operation(ledger, "W1", payload=WRONG | {"account_login": login}) for login in "798"]
+
+    assert not any(one.created for one in again)
+
+
+def test_a_correction_of_an_operation_that_was_purged_says_nothing_of_the_next_one(ledger: Ledger) -> None:
+    fail_operation(ledger, "W1")
+    correct(ledger, W1, RIGHT, "ada", "the login was mistyped")
+    with ledger.writing() as connection:
+        connection.execute(text("DELETE FROM b2copy_operations"))
+        connection.execute(text("UPDATE b2copy_audit SET at = at - 1000"))
+    record_operation(ledger, "W1", payload=WRONG | {"account_login": "9"})
+
+    with pytest.raises(PayloadConflict):
+        record_operation(ledger, "W1")
+
+
+def test_a_correction_that_was_erased_says_nothing(ledger: Ledger) -> None:
+    fail_operation(ledger, "W1")
+    correct(ledger, W1, RIGHT, "ada", "the login was mistyped")
+    with ledger.writing() as connection:
+        connection.execute(text("UPDATE b2copy_audit SET detail = NULL"))
+
+    with pytest.raises(PayloadConflict):
+        record_operation(ledger, "W1")
 
 
 @pytest.mark.parametrize("reason", [FailureReason.UNRESOLVED, FailureReason.EXHAUSTED, FailureReason.INTERNAL])

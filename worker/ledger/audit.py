@@ -12,6 +12,9 @@ from sqlalchemy import Connection, insert
 
 from worker.ledger.schema import audit, now_ms
 
+CORRECT = "correct"
+"""The action of the entry about a corrected payload; its `before` holds the payload that the operation had."""
+
 
 def record_audit(
     connection: Connection,

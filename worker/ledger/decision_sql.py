@@ -19,7 +19,7 @@ from sqlalchemy import (
 )
 
 from worker.errors import NotAllowed
-from worker.ledger.audit import record_audit
+from worker.ledger.audit import CORRECT, record_audit
 from worker.ledger.batches import cancelled_among
 from worker.ledger.insert_operations import encode_result
 from worker.ledger.on_operation_end import Ended, finish_ended
@@ -169,7 +169,7 @@ def correct_row(connection: Connection, row: Row[Any], payload: str, entity: str
     if batch != row.batch:
         before["batch"] = row.batch
     after = {"payload": json.loads(payload), "entity": values["new_entity"]}
-    record_audit(connection, "correct", actor, note, row.key, before, after)
+    record_audit(connection, CORRECT, actor, note, row.key, before, after)
 
 
 def check_correctable(row: Row[Any]) -> None:

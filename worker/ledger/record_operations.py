@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, bindparam, insert, select
 
 from worker.errors import BadPayload, NotAllowed, PayloadConflict
+from worker.ledger.audit import CORRECT
 from worker.ledger.batches import cancelled_among, cancelled_text
 from worker.ledger.database import Ledger
 from worker.ledger.insert_operations import (
@@ -21,11 +22,23 @@ from worker.ledger.insert_operations import (
     row_of,
 )
 from worker.ledger.on_operation_end import Ended, finish_ended
-from worker.ledger.schema import c, in_list, operations, requests
+from worker.ledger.schema import audit, c, in_list, operations, requests
 from worker.operation import ENDED_INFO, MESSAGE_KIND, FailureReason, New, Recorded, State
 from worker.watch.redact import reads_like_secret
 
 _EXISTING = select(c.id, c.key, c.kind, c.state, c.payload).where(in_list(operations.c.key, "keys"))
+# The payloads that a key had before a person corrected it. An entry that is older than the operation is about another
+# one, which was purged.
+_CORRECTED = (
+    select(c.key, audit.c.detail)
+    .select_from(operations.join(audit, audit.c.subject == c.key))
+    .where(
+        in_list(c.key, "keys"),
+        audit.c.action == CORRECT,
+        audit.c.at >= c.requested_at,
+        audit.c.detail.is_not(None),  # somebody erased it
+    )
+)
 
 # A cycle through recorded operations needs one that waits for a new one.
 _WAITED_FOR = select(c.id).where(in_list(c.parent, "keys"), c.due_at.is_not(None)).limit(1)
@@ -35,8 +48,9 @@ _PARENT_OF = select(c.parent).where(c.key == bindparam("wanted"))
 def record(ledger: Ledger, news: Sequence[New], by: str, connection: Connection | None = None) -> list[Recorded]:
     """Record operations, in this order, and return what became of each. `by` says who asks.
 
-    A key that exists is not recorded again, in any state. All operations are recorded or none. With `connection` they
-    are recorded in the caller's own transaction, and commit or roll back with what the caller wrote in it.
+    A key that exists is not recorded again, in any state. The payload that it had before a person corrected it is the
+    same operation. All operations are recorded or none. With `connection` they are recorded in the caller's own
+    transaction, and commit or roll back with what the caller wrote in it.
 
     Raises `PayloadConflict` if a key exists with another payload, `BadPayload` if a `New` cannot be recorded,
     `NotAllowed` if a new key names a batch that a person has cancelled, and SQLAlchemy's errors if the
@@ -64,8 +78,7 @@ class Known(NamedTuple):
 def known_among(ledger: Ledger, rows: Mapping[str, NewRow]) -> dict[str, Known]:
     """Return what the ledger holds of these keys already. `record` would leave it, or refuse it if it differs."""
     with ledger.reading() as connection:
-        found = connection.execute(_EXISTING, {"keys": list(rows)})
-        return {one.key: Known(State(one.state), difference_of(one, rows[one.key])) for one in found}
+        return {one.key: Known(State(one.state), difference) for one, difference in _existing(connection, rows)}
 
 
 def check_known(connection: Connection, rows: Sequence[NewRow]) -> None:
@@ -74,8 +87,8 @@ def check_known(connection: Connection, rows: Sequence[NewRow]) -> None:
     On PostgreSQL it does not see a key that another transaction records at this moment.
     """
     wanted = {row.key: row for row in rows}
-    for stored in connection.execute(_EXISTING, {"keys": list(wanted)}):
-        _check_same(stored, wanted[stored.key])
+    for stored, difference in _existing(connection, wanted):
+        _check_same(stored, wanted[stored.key], difference)
 
 
 def fail_message(
@@ -135,7 +148,7 @@ def _record(connection: Connection, rows: Sequence[NewRow]) -> list[Recorded]:
     for row in rows:
         earlier = first.setdefault(row.key, row)
         if earlier is not row:
-            _check_same(earlier, row)
+            _check_same(earlier, row, difference_of(earlier, row))
     _check_not_cancelled(connection, first)
     _check_no_cycle(connection, {row.key: row.parent for row in first.values() if row.parent})
     found: dict[str, Recorded] = {}
@@ -143,9 +156,9 @@ def _record(connection: Connection, rows: Sequence[NewRow]) -> list[Recorded]:
     while missing := [row for key, row in first.items() if key not in found]:
         for id_, key, _ in insert_queued(connection, missing):
             found[key] = Recorded(id_, key, State.QUEUED, created=True)
-        if known := [row.key for row in missing if row.key not in found]:
-            for stored in connection.execute(_EXISTING, {"keys": known}):
-                _check_same(stored, first[stored.key])
+        if known := {row.key: row for row in missing if row.key not in found}:
+            for stored, difference in _existing(connection, known):
+                _check_same(stored, known[stored.key], difference)
                 found[stored.key] = Recorded(stored.id, stored.key, State(stored.state), created=False)
     return [found[row.key] if row is first[row.key] else found[row.key]._replace(created=False) for row in rows]
 
@@ -195,11 +208,26 @@ def _refuse_cycle(chain: list[str], back_to: str, parents: dict[str, str]) -> No
             raise BadPayload(f"{key}: its parent {parents[key]} makes it wait for itself ({waits}): leave one out")
 
 
-def _check_same(stored: Any, row: NewRow) -> None:
-    if difference := difference_of(stored, row):
+def _existing(connection: Connection, rows: Mapping[str, NewRow]) -> list[tuple[Any, str]]:
+    """Return what the ledger holds of these keys, each with the names of what differs; empty if it is the same.
+
+    Who requests an operation again may not know that a person has corrected its payload since. So the payloads that it
+    had before are the same operation too.
+    """
+    found = connection.execute(_EXISTING, {"keys": list(rows)}).all()
+    differences = {one.key: difference_of(one, rows[one.key]) for one in found}
+    if differing := [one.key for one in found if differences[one.key] and one.kind == rows[one.key].kind]:
+        for key, detail in connection.execute(_CORRECTED, {"keys": differing}):
+            if _text_of(json.loads(detail)["before"]["payload"]) == _text_of(json.loads(rows[key].payload)):
+                differences[key] = ""
+    return [(one, differences[one.key]) for one in found]
+
+
+def _check_same(stored: Any, row: NewRow, difference: str) -> None:
+    if difference:
         raise PayloadConflict(
-            f"{row.key} exists with another {difference}: one key is one operation, give the other a"
-            " key of its own (or, if the first was wrong and has failed: b2copy-sync failed correct)",
+            f"{row.key} exists with another {difference}: one key is one operation. If this is another one, give it a"
+            " key of its own. If the first was wrong and has failed: `b2copy-sync failed correct`",
             f". It exists as {stored.kind} {stored.payload}, and was now asked for as {row.kind} {row.payload}",
         )
 
