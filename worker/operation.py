@@ -343,11 +343,6 @@ class Operation:
         return change_mark(self.state, self.fence, self.state_since, self.replays, self.sent)
 
 
-def was_cancelled_unsent(operation: Operation) -> bool:
-    """Return whether it failed because its import was cancelled after a restore, and this ledger has not sent it."""
-    return operation.failure_reason == FailureReason.UNRESOLVED and not operation.sent
-
-
 def change_mark(state: str, fence: int, state_since: int, replays: int, sent: bool) -> str:
     """Return a text that stands for the operation as a person saw it when deciding.
 

@@ -22,6 +22,7 @@ from worker.cli.exit_codes import Stop
 from worker.cli.replay import replay as replay_command
 from worker.ledger import Ledger, attempts_of, audit_of, fail_message, find, replay, search
 from worker.ledger.approvals import Approval, open_approvals, propose
+from worker.ledger.restore import distrust_restored
 from worker.operation import FailureReason, OnUnknown, State
 from worker.testbed.local_system import Environment
 
@@ -130,6 +131,18 @@ class TestReplay:
         assert time.monotonic() - began > 1.0
         assert states(ledger, other) == ["failed"]
         assert len(search(ledger, state=State.QUEUED)) == 5
+
+    def test_what_belongs_to_no_cancelled_import_is_replayed_although_it_was_not_sent(
+        self, b2copy_sync: Command, ledger: Ledger
+    ) -> None:
+        record_operation(ledger, "W1")
+        distrust_restored(ledger, {}, "ada", "restored")
+        unresolved = FailureReason.UNRESOLVED
+        fail(ledger, claim_named(ledger, "W1"), failure_reason=unresolved, outcome_unknown=True, sent=False)
+
+        ran = b2copy_sync("failed", "replay", "--reason", unresolved, "--why", "asks first", "--yes", "--json")
+
+        assert (ran.document["replayed"], ran.document["left_alone"]) == (["fees.process:W1"], {})
 
     def test_in_batches_the_first_requested_of_an_entity_comes_first(
         self, b2copy_sync: Command, ledger: Ledger

@@ -17,7 +17,9 @@ from tests.operations import (
     record_operations,
 )
 from worker.console.process_state import Console
-from worker.ledger import Ledger, audit_of, fail_message, find, operation_lists
+from worker.ledger import Ledger, audit_of, fail_message, find, operation_lists, sweep
+from worker.ledger.batches import cancel_batch
+from worker.ledger.restore import distrust_restored
 from worker.operation import FailureReason, OnUnknown, State, WaitReason
 from worker.report.thresholds import DUE_LATE_S, MONEY_LATE_S
 
@@ -118,6 +120,20 @@ def test_the_next_step_names_buttons_and_no_command(open_console: OpenConsole, l
     assert "If it is still wanted: replay it" in page
     assert "press “It was done”" in page
     assert "b2copy-sync failed" not in page
+
+
+def test_the_next_step_of_an_import_that_was_cancelled_after_a_restore_says_so(
+    open_console: OpenConsole, ledger: Ledger
+) -> None:
+    key = record_operations(ledger, "B1", lane="bulk", batch="book")[0].key
+    distrust_restored(ledger, {}, "ada", "restored")
+    cancel_batch(ledger, "book", "ada", "wrong file")
+    sweep(ledger, 5.0)
+    client = client_of(open_console())
+
+    pages = [client.get(path).text for path in ("/todo", f"/operation?key={key}")]
+
+    assert ["Its import was cancelled after a restore" in page for page in pages] == [True, True]
 
 
 def test_what_cannot_be_used_is_not_said_to_be_replayed_and_shows_why(

@@ -22,8 +22,9 @@ from tests.operations import (
 from worker.ledger import Ledger, audit_of, fail_message, find, open_ledger, pause
 from worker.ledger import replay as replay_in_ledger
 from worker.ledger.approvals import approve, propose, reject
-from worker.ledger.batches import begin_batch, pause_batch, sweep
+from worker.ledger.batches import begin_batch, cancel_batch, pause_batch, sweep
 from worker.ledger.operator_actions import resolve
+from worker.ledger.restore import distrust_restored
 from worker.operation import FailureReason, OnUnknown, Operation, Phase, State, WaitReason
 from worker.report.operation_report import document, report_on
 from worker.report.replayable import moves_money, why_not_replayable
@@ -143,6 +144,27 @@ def test_what_b2copy_had_begun_and_failed_without_its_answer_is_advised_as_the_l
     assert bool(replayed) is not (on_unknown == OnUnknown.STOP and reason != FailureReason.REJECTED)
     assert bool(why_not) is not bool(replayed)
     assert ("--it-was-not-done" in advice) is not bool(replayed)
+
+
+def test_only_of_a_cancelled_import_it_is_said_that_it_was_cancelled_after_a_restore(ledger: Ledger) -> None:
+    record_operation(ledger, "B1", lane="bulk", batch="book")
+    record_operation(ledger, "C1", kind="call", lane="default")
+    record_operation(ledger, "C2", kind="call", lane="default", batch="calls")
+    distrust_restored(ledger, {}, "ada", "restored")
+    unresolved = FailureReason.UNRESOLVED
+    for claim in claim_due(ledger, lane="default"):  # a call whose outcome is unknown is not sent
+        fail(ledger, claim, failure_reason=unresolved, outcome_unknown=True, sent=False)
+    cancel_batch(ledger, "book", "ada", "wrong file")
+    sweep(ledger, 5.0)
+
+    book, *calls = (
+        report_on(ledger, find_operation(ledger, name, kind), KINDS)
+        for name, kind in (("B1", "fees.process"), ("C1", "call"), ("C2", "call"))
+    )
+
+    assert book.operation.failure_reason == unresolved
+    assert book.remedy.startswith("Its import was cancelled after a restore")
+    assert [one.remedy.partition(" was done")[0] for one in calls] == ["Find out at B2COPY whether it"] * 2
 
 
 def test_who_resolves_a_registration_is_asked_for_the_ids_that_its_account_needs(ledger: Ledger) -> None:

@@ -12,7 +12,7 @@ from worker.cli.find_by_name import look_up
 from worker.cli.open_ledger import existing_ledger
 from worker.cli.operation_view import note_unknown_kind
 from worker.cli.options import WHICH, By, ByKind, ByLane, ByReason, Json, Since, Why, per_second
-from worker.operation import State, was_cancelled_unsent
+from worker.operation import State
 
 if TYPE_CHECKING:
     from worker.ledger import Ledger
@@ -56,6 +56,7 @@ def replay(
     unknown and which must not be repeated, unless you name their KEYs and say --it-was-not-done.
     """
     from tasks.registry import ALL_KINDS
+    from worker.ledger.batches import cancelled_unsent_among
     from worker.ledger.replay_proposals import propose_replays
     from worker.report.format_values import count
     from worker.report.replayable import moves_money, why_not_replayable
@@ -73,7 +74,8 @@ def replay(
             chosen = list(_all_failed(ledger, failure_reason=reason, kind=kind, lane=lane, since=since))
         left_alone = {one.key: why_not for one in chosen if (why_not := why_not_replayable(one, not_done))}
         if not keys:  # a replay would do what was cancelled
-            left_alone |= {one.key: _CANCELLED for one in chosen if was_cancelled_unsent(one)}
+            cancelled = cancelled_unsent_among(ledger, chosen)
+            left_alone |= {one.key: _CANCELLED for one in chosen if one.key in cancelled}
         wanted = [one for one in chosen if one.key not in left_alone]
         to_propose = [one for one in wanted if ledger.needs_approval(one.kind, one.lane)]
         money = sum(moves_money(one.kind, one.lane, ALL_KINDS) for one in wanted)

@@ -15,6 +15,7 @@ from worker.console.template_values import account_of
 from worker.console.url_parameters import FIELDS, OPEN_WORD, ListQuery, address, known_reasons, list_query, number, text
 from worker.ledger import active_flags, find, find_many
 from worker.ledger.approvals import approvals_of, open_approvals
+from worker.ledger.batches import cancelled_unsent_among
 from worker.ledger.due import COUNT_LIMIT
 from worker.ledger.operation_lists import OPEN, PAGE, Count, Filter, Page, count_operations, list_operations
 from worker.ledger.overview import oldest_open, overview
@@ -110,14 +111,16 @@ def work_list(page_request: PageRequest) -> Response:
     )
     flags = active_flags(ledger)
     listed = [(title, list_operations(ledger, wanted), query) for title, wanted, query in sections]
+    shown = [one for _, page, _ in listed for one in page.operations]
+    cancelled, kinds = cancelled_unsent_among(ledger, shown), page_request.console.kinds
     return page_request.page(
         "work_list.html",
         live=True,
         approvals=open_approvals(ledger),
         sections=listed,
-        messages=last_messages(ledger, [one for _, page, _ in listed for one in page.operations]),
+        messages=last_messages(ledger, shown),
         next_step=lambda operation: (
-            sentences.remedy(operation, page_request.console.kinds, BUTTONS)
+            sentences.remedy(operation, kinds, BUTTONS, was_cancelled_unsent=operation.key in cancelled)
             or _standing(page_request, operation, flags)
         ),
         actions=lambda operation: permitted_actions(page_request, operation),
@@ -166,7 +169,7 @@ def operation(page_request: PageRequest) -> Response:
         live=True,
         report=report,
         standing=_without_state(report.standing, found),
-        next_step=sentences.remedy(found, page_request.console.kinds, BUTTONS),
+        next_step=report.remedy_by(BUTTONS),
         one=found,
         money=moves_money(found.kind, found.lane, page_request.console.kinds),
         events=timeline(report),

@@ -62,7 +62,7 @@ from worker.ledger.schema import (
     operations,
     sql_literal,
 )
-from worker.operation import FailureReason, State, WaitReason
+from worker.operation import FailureReason, Operation, State, WaitReason
 
 log = logging.getLogger(__name__)
 
@@ -281,6 +281,20 @@ def find_batch(ledger: Ledger, batch: str) -> Batch | None:
 def cancelled_among(connection: Connection, names: Iterable[str]) -> dict[str, Batch]:
     """Return those of these batches that are cancelled, by name."""
     return {row.id: Batch(*row) for row in connection.execute(_CANCELLED_AMONG, {"names": sorted(names)})}
+
+
+def cancelled_unsent_among(ledger: Ledger, found: Iterable[Operation]) -> set[str]:
+    """Return the keys of those that failed because their batch was cancelled after a restore (`_LEAVE_UNRESOLVED`).
+
+    This ledger has sent nothing of them. Whether they were done between the backup and the restore is not known.
+    """
+    reason = FailureReason.UNRESOLVED
+    unsent = {one.key: one.batch for one in found if one.failure_reason == reason and one.batch and not one.sent}
+    if not unsent:
+        return set()
+    with ledger.reading() as connection:
+        cancelled = cancelled_among(connection, set(unsent.values()))
+    return {key for key, batch in unsent.items() if batch in cancelled}
 
 
 def list_batches(ledger: Ledger, before: tuple[int, str] | None = None, limit: int = PAGE) -> list[Batch]:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from worker.ledger import Ledger, active_flags, attempts_of, audit_of
-from worker.ledger.batches import BATCH, PAUSED, find_batch
+from worker.ledger.batches import BATCH, PAUSED, cancelled_unsent_among, find_batch
 from worker.ledger.queries import last_messages_of
 from worker.operation import MESSAGE_KIND, VERSION, AttemptRecord, AuditEntry, Operation, State
 from worker.report import sentences
@@ -21,13 +21,17 @@ _LISTED = (
 
 @dataclass(frozen=True)
 class OperationReport:
-    """An operation, its attempts, what people decided about it and about its batch, and the pause that it waits for."""
+    """An operation, its attempts, what people decided about it and about its batch, and the pause that it waits for.
+
+    `was_cancelled_unsent`: it failed because its batch was cancelled after a restore.
+    """
 
     operation: Operation
     attempts: list[AttemptRecord]
     audit: list[AuditEntry]
     batch_audit: list[AuditEntry]
     pause: AuditEntry | None
+    was_cancelled_unsent: bool
     kinds: Kinds
 
     @property
@@ -43,14 +47,20 @@ class OperationReport:
 
     @property
     def remedy(self) -> str:
-        return sentences.remedy(self.operation, self.kinds)
+        return self.remedy_by(sentences.COMMANDS)
+
+    def remedy_by(self, remedies: sentences.Remedies) -> str:
+        """Return the remedy with the commands or the buttons of `remedies`."""
+        is_cancelled = self.was_cancelled_unsent
+        return sentences.remedy(self.operation, self.kinds, remedies, was_cancelled_unsent=is_cancelled)
 
 
 def report_on(ledger: Ledger, operation: Operation, kinds: Kinds, newest: int | None = None) -> OperationReport:
     """Gather an operation's evidence: all attempts, or so many of the newest."""
     attempts, audit = attempts_of(ledger, operation.id, newest), audit_of(ledger, operation.key)
     batch_audit = audit_of(ledger, BATCH + operation.batch) if operation.batch else []
-    return OperationReport(operation, attempts, audit, batch_audit, pause_of(ledger, operation), kinds)
+    pause, cancelled = pause_of(ledger, operation), cancelled_unsent_among(ledger, [operation])
+    return OperationReport(operation, attempts, audit, batch_audit, pause, operation.key in cancelled, kinds)
 
 
 def last_messages(ledger: Ledger, operations: Sequence[Operation]) -> dict[int, str]:

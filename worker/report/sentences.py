@@ -18,7 +18,6 @@ from worker.operation import (
     WaitReason,
     is_replayable,
     may_have_been_done,
-    was_cancelled_unsent,
 )
 from worker.operation_kind import Kind
 from worker.queues import B2COPY, CRM
@@ -155,8 +154,13 @@ def standing(
     return str(operation.state)
 
 
-def remedy(operation: Operation, kinds: Kinds, remedies: Remedies = COMMANDS) -> str:
-    """Return what a person can do about an operation that failed or waits; empty if there is nothing to do."""
+def remedy(
+    operation: Operation, kinds: Kinds, remedies: Remedies = COMMANDS, *, was_cancelled_unsent: bool = False
+) -> str:
+    """Return what a person can do about an operation that failed or waits; empty if there is nothing to do.
+
+    `was_cancelled_unsent`: it is one of `cancelled_unsent_among`.
+    """
     kind = kinds.get(operation.kind)
     results = "".join(f" --result {name}={TO_FILL_IN}" for name in kind.result_ids) if kind is not None else ""
     named = {name: text.format(key=quote(operation.key), results=results) for name, text in remedies._asdict().items()}
@@ -167,7 +171,7 @@ def remedy(operation: Operation, kinds: Kinds, remedies: Remedies = COMMANDS) ->
         return ""
     if operation.kind == MESSAGE_KIND:
         return _filled(_MESSAGE_REMEDY, operation, named)
-    if was_cancelled_unsent(operation):
+    if was_cancelled_unsent:
         return _filled(_CANCELLED_REMEDY, operation, named)
     if not is_replayable(operation):
         return _filled(_UNRESOLVED_REMEDIES[OnUnknown.STOP], operation, named)
