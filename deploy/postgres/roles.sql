@@ -73,6 +73,8 @@ BEGIN
                 ) ON b2copy_operations TO b2copy_enqueue;
             WHEN 'b2copy_operations_id_seq' THEN
                 GRANT USAGE ON SEQUENCE b2copy_operations_id_seq TO b2copy_enqueue;
+            WHEN 'b2copy_approvals_id_seq' THEN  -- after a restore the numbers of proposals go on from the time
+                GRANT UPDATE ON SEQUENCE b2copy_approvals_id_seq TO b2copy_worker;
             WHEN 'b2copy_batches' THEN  -- begins an import, and decides nothing about it
                 GRANT SELECT ON b2copy_batches TO b2copy_enqueue;
                 GRANT INSERT (id, kind, lane, source, rows, requested_by, requested_at)

@@ -241,6 +241,7 @@ REFUSED_BY_POSTGRES = [
             "UPDATE b2copy_approvals SET proposed_by = 'x'",
             "UPDATE b2copy_approvals SET arguments = '{}'",
             "DELETE FROM b2copy_approvals",
+            "SELECT setval('b2copy_operations_id_seq', 1)",
             "UPDATE b2copy_schema_version SET version_num = 'x'",
             "UPDATE b2copy_schema_version SET four_eyes = 'off'",
             "DROP TABLE b2copy_operations",
@@ -303,6 +304,7 @@ def test_a_worker_may_decide_what_was_proposed(system: System) -> None:
         connection.execute(b"SELECT * FROM b2copy_approvals FOR UPDATE")
         decided = b"UPDATE b2copy_approvals SET decision = 'withdrawn', decided_at = 0, decided_by = 'ann'"
         assert connection.execute(decided).rowcount == 1
+        connection.execute(b"SELECT setval('b2copy_approvals_id_seq', nextval('b2copy_approvals_id_seq'))")
         connection.rollback()
 
 

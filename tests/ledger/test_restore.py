@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from tests.ledger.databases import on_sqlite
 from tests.operations import (
@@ -25,6 +25,7 @@ from worker.ledger.batches import cancel_batch, count_perhaps_done, pause_batch,
 from worker.ledger.reconciliation import AccountThere, current_run, differences, start_run, store_page
 from worker.ledger.restore import Distrusted, distrust_restored
 from worker.ledger.schema import differences as found
+from worker.ledger.schema import now_ms
 from worker.operation import FailureReason, State
 
 WHY = "restored from the backup of 02:00"
@@ -175,6 +176,36 @@ def test_an_open_proposal_may_have_been_approved_since_so_it_is_closed(ledger: L
     assert (closed.decision, closed.decided_by) == ("changed", "b2copy-sync")
     assert "backup" in (closed.decided_note or "")
     assert f"changed A{proposed.id}" in [one.action for one in audit_of(ledger, key)]
+
+
+@pytest.mark.parametrize("in_the_backup", ["earlier proposals", "no proposal"])
+def test_the_number_of_a_proposal_that_the_backup_does_not_know_names_no_other_one(
+    ledger: Ledger, in_the_backup: str
+) -> None:
+    """Carl was asked to approve the first one, and would approve the second one."""
+    first, second = (fail_operation(ledger, name) for name in ("W1", "W2"))
+    asked = propose(ledger, "replay", first, "ann", "open again", find_operation(ledger, "W1").change_mark, {})
+    with ledger.writing() as connection:
+        began = connection.execute(select(now_ms())).scalar_one()
+        connection.execute(text("DELETE FROM b2copy_approvals"))
+        if ledger.engine.dialect.name == "postgresql":
+            sequence = "pg_get_serial_sequence('b2copy_approvals', 'id')"
+            connection.execute(text(f"SELECT setval({sequence}, {asked.id}, false)"))
+        elif in_the_backup == "no proposal":
+            connection.execute(text("DELETE FROM sqlite_sequence WHERE name = 'b2copy_approvals'"))
+        else:
+            connection.execute(text(f"UPDATE sqlite_sequence SET seq = {asked.id - 1} WHERE name = 'b2copy_approvals'"))
+
+    distrust(ledger)
+    other = propose(ledger, "replay", second, "bob", "open again", find_operation(ledger, "W2").change_mark, {})
+
+    assert other.id > asked.id
+    assert other.id > began, "a ledger that is restored twice would give the same numbers twice"
+    with pytest.raises(NotAllowed, match="no such proposal"):
+        approve(ledger, asked.id, "carl", "fine")
+    assert find_operation(ledger, "W2").state == State.FAILED
+    third = propose(ledger, "replay", first, "bob", "open again", find_operation(ledger, "W1").change_mark, {})
+    assert third.id == other.id + 1
 
 
 def test_a_reconciliation_of_before_the_backup_is_forgotten(ledger: Ledger) -> None:

@@ -14,7 +14,7 @@ import unicodedata
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, bindparam, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, insert, select, text, update
 
 from worker.errors import NotAllowed
 from worker.ledger import decision_sql, operator_actions
@@ -242,6 +242,24 @@ def close_open(connection: Connection, why: str) -> None:
     is_open = select(approvals).where(a.decision.is_(None)).order_by(a.id).with_for_update()
     for row in connection.execute(is_open).all():
         _close(connection, row, "changed", OURSELVES, why, now)
+
+
+def number_by_time(connection: Connection) -> None:
+    """Let the numbers of proposals go on from the present time (ms since the epoch), within the caller's transaction.
+
+    A ledger from a backup would give a number again that named another proposal before: who was asked to approve that
+    one would approve this one. The time is beyond all numbers, also beyond those that another restore has left.
+    """
+    now = {"now": connection.execute(select(now_ms())).scalar_one()}
+    if connection.dialect.name != "sqlite":
+        advance = (
+            "SELECT setval(s, greatest(nextval(s), :now)) FROM pg_get_serial_sequence('b2copy_approvals', 'id') AS s"
+        )
+        connection.execute(text(advance), now)
+        return
+    advance = "UPDATE sqlite_sequence SET seq = max(seq, :now) WHERE name = 'b2copy_approvals'"
+    if connection.execute(text(advance), now).rowcount == 0:  # there was no proposal yet
+        connection.execute(text("INSERT INTO sqlite_sequence (name, seq) VALUES ('b2copy_approvals', :now)"), now)
 
 
 def open_approvals(ledger: Ledger, limit: int = 200) -> list[Approval]:

@@ -5,7 +5,8 @@ asks how it stands, or looks first, or leaves it to a person. `sent` stays as it
 still be paused, put aside and cancelled, and a person must cancel again what was cancelled since the backup.
 
 Two more things must not be done twice: an open proposal may have been approved since, so it is closed; and a
-reconciliation under way has not read the accounts that were opened since, so it is forgotten.
+reconciliation under way has not read the accounts that were opened since, so it is forgotten. And the number of a
+proposal that was made since must name no other one: `number_by_time`.
 """
 
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection, bindparam, case, delete, func, or_, select, true, update
 
 from worker.errors import NotAllowed
-from worker.ledger.approvals import close_open
+from worker.ledger.approvals import close_open, number_by_time
 from worker.ledger.audit import record_audit
 from worker.ledger.batches import CANCELLED
 from worker.ledger.database import Ledger
@@ -114,6 +115,7 @@ def distrust_restored(ledger: Ledger, steps: Mapping[str, str], actor: str, note
             connection.execute(_NAME_STEP, {"of_kind": kind, "step": step})
         connection.execute(_END_LEASES)
         close_open(connection, "the ledger came from a backup: it may have been decided since")
+        number_by_time(connection)
         for table in (differences, accounts_there, reconciliation):
             connection.execute(delete(table))
         total = sum(one.operations for one in counted)
