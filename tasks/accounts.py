@@ -10,7 +10,7 @@ from worker.b2copy.routes.account_create import CREATE, NewAccount
 from worker.b2copy.routes.account_fields import Account
 from worker.b2copy.routes.account_list import LIST, AccountSearch
 from worker.errors import Conflict, NotFound
-from worker.id_fields import Id, Key, Login
+from worker.id_fields import Id, Key, Login, Number
 from worker.instances import ledger
 from worker.ledger import identity_of
 from worker.operation import Done, Failed, Later, OnUnknown, Outcome
@@ -53,6 +53,13 @@ class Opening(Payload):
         if not self.registration.startswith(_REGISTRATION) or not (platform and slash and login):
             raise ValueError(f"registration: {self.registration!r} is not the key {_REGISTRATION}<platform>/<login>")
         return self
+
+
+class Opened(Payload):
+    """The ids of an account that is open."""
+
+    account_id: Id | None = None
+    client_id: Number | None = None
 
 
 def describe(opening: Opening) -> Description:
@@ -153,7 +160,7 @@ ACCOUNTS = Kind(
     attempt=attempt,
     on_unknown=OnUnknown.READ_BACK,
     time_allowed_s=lambda settings: settings.calls_deadline,
-    result_ids=("account_id", "client_id"),
+    result=Opened,
     failure_reasons={
         CLIENT_UNKNOWN: "the client's id at B2COPY is not known: `b2copy-sync identity import` stores it",
         OTHER_CLIENT: "B2COPY has an account with this number, and it belongs to another client",

@@ -5,7 +5,7 @@ from pydantic import Field
 from tasks.seamless_url import seamless_url
 from worker.b2copy.routes.client_registration import INIT, REGISTER, Client, NewClient
 from worker.errors import Conflict, NotFound
-from worker.id_fields import Id, Login
+from worker.id_fields import Id, Login, Number
 from worker.operation import Done, Later, OnUnknown, Outcome
 from worker.operation_kind import Attempt, Description, Kind, Payload
 from worker.settings import worker_settings
@@ -19,6 +19,13 @@ class Registration(Payload):
     login: Login
     platform: int = Field(1, ge=1, le=2**31 - 1)
     crm_id: Id | None = None
+
+
+class Registered(Payload):
+    """The ids of a client that is registered."""
+
+    client_id: Number | None = None
+    payment_account: Id | None = None
 
 
 def describe(registration: Registration) -> Description:
@@ -82,7 +89,7 @@ CLIENTS = Kind(
     on_unknown=on_unknown,
     time_allowed_s=lambda settings: settings.calls_deadline,
     begins_steps=True,
-    result_ids=("client_id", "payment_account"),
+    result=Registered,
     effect_step=REGISTER.name,
     is_parent=True,
 )

@@ -60,6 +60,10 @@ def _login(value: Any) -> Any:
     return value
 
 
+def _number(value: Any) -> Any:
+    return int(value) if isinstance(value, str) and _DIGITS.fullmatch(value) and len(value) < 20 else value
+
+
 def _id_field(longest: int) -> Any:
     return Field(min_length=1, max_length=longest, json_schema_extra={"format": ID_FORMAT})
 
@@ -69,6 +73,9 @@ ID_FORMAT = "id"
 
 Id = Annotated[str, _id_field(128), BeforeValidator(_id)]
 """An id of the CRM's: of a withdrawal, a call, an entity. A whole number counts as its digits."""
+
+Number = Annotated[int, Field(ge=1, le=2**63 - 1), BeforeValidator(_number)]
+"""An id of B2COPY's that is a number, also if a person wrote it as text."""
 
 Login = Annotated[str, _id_field(64), BeforeValidator(_login)]
 """A login of a trading platform. MT4 and MT5 have digits alone; others may have letters."""

@@ -93,7 +93,8 @@ class Kind(Generic[P]):
     All attempts of a process run on one event loop. So an attempt must not block: it runs blocking code in
     `asyncio.to_thread`.
 
-    `result_ids` are the ids in its result that other operations need: who resolves it as done may give them.
+    `result` holds the ids in its result that other operations need: who resolves it as done may give these and
+    no others. Without `result`, what that person gives is not checked.
 
     `on_unknown` is what an unknown outcome permits, or a function that returns it for the step that is unknown.
     `failure_reasons` are the reasons of `Failed` outcomes, each with a sentence for people. `time_allowed_s` and
@@ -118,7 +119,7 @@ class Kind(Generic[P]):
     is_parent: bool = False
     destination: str = "b2copy"
     failure_reasons: Mapping[str, str] = field(default_factory=dict)
-    result_ids: tuple[str, ...] = ()
+    result: type[Payload] | None = None
     polls: Callable[[Settings], PollSchedule] = lambda _: PollSchedule()
     waits_s: tuple[float, ...] = ()
 
@@ -146,6 +147,21 @@ class Kind(Generic[P]):
     def checked(self, fields: Mapping[str, Any]) -> P:
         """Return the fields as this kind's payload. Raises `BadPayload`."""
         return checked_fields(self.name, self.payload, fields)
+
+    @property
+    def result_ids(self) -> tuple[str, ...]:
+        """The names of the ids in its result that a person may give."""
+        return () if self.result is None else tuple(self.result.model_fields)
+
+    def checked_result(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the result that a person gives who resolves it as done. Raises `BadPayload`.
+
+        A success is final, so a misspelt name or an id that nobody can use could not be corrected.
+        """
+        if self.result is None:
+            return dict(given)
+        ids = checked_fields(f"result of {self.name}", self.result, given)
+        return {name: value for name, value in ids.model_dump().items() if value is not None}
 
     def unknown_fields(self, fields: Mapping[str, Any]) -> list[str]:
         """Return the names of the fields that this payload does not have, `outer.inner` if one is in a nested model."""

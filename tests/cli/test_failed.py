@@ -270,6 +270,35 @@ class TestResolve:
         assert ran.document["standing"] == "failed (rejected): ann found that it was not done: not there"
         assert (replayed.code, states(ledger, key)) == (0, ["queued"])
 
+    def test_an_id_that_no_operation_would_find_is_refused_because_a_success_is_final(
+        self, b2copy_sync: Command, ledger: Ledger
+    ) -> None:
+        fields: dict[str, Any] = {
+            "kind": "clients.register",
+            "lane": "default",
+            "payload": {"login": "7", "platform": 1},
+        }
+        key = fail_operation(ledger, "1/7", failure_reason=FailureReason.UNRESOLVED, **fields)
+        done = ("failed", "resolve", key, "--succeeded", "--why", "the Back Office has client 77")
+        there_are = "there are client_id, payment_account"
+
+        for given, problem in {
+            "clientid=77": f"result of clients.register: clientid is not a field: {there_are}",
+            "client_id=77x": "result of clients.register: client_id must be a whole number in digits",
+            "client_id=": "result of clients.register: client_id must be a whole number in digits",
+            "client_id=0": "result of clients.register: client_id: Input should be greater than or equal to 1",
+            "payment_account=": "result of clients.register: payment_account is empty",
+        }.items():
+            refused = b2copy_sync(*done, "--result", given)
+            assert (refused.code, problem in " ".join(refused.err.split())) == (2, True), refused.err
+        assert states(ledger, key) == ["failed"]
+        ran = b2copy_sync(*done, "--result", "client_id=77", "--result", "payment_account=0080")
+
+        assert ran.code == 0, ran.err
+        operation = find(ledger, key)
+        assert operation is not None
+        assert operation.result == {"client_id": 77, "payment_account": "0080"}
+
     def test_needs_a_finding_and_a_failed_operation(self, b2copy_sync: Command, ledger: Ledger) -> None:
         key = record_operation(ledger, "W1").key
 

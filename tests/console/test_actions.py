@@ -505,6 +505,19 @@ def test_who_resolves_a_registration_as_done_gives_its_client_id(open_console: O
     assert (known.client_id, known.crm_id) == ("4711", "C7")
 
 
+def test_an_id_that_no_operation_would_find_is_refused(open_console: OpenConsole, ledger: Ledger) -> None:
+    key = unresolved_registration(ledger)
+    client = client_of(open_console())
+    path = f"/operation/resolve-done?key={key}"
+
+    refused = fill_and_send(client, path, client_id="4711x")
+
+    assert refused.status_code == 400
+    assert "Nothing was done. result of clients.register: client_id must be a whole number in digits" in refused.text
+    assert find_operation(ledger, "1/1007", kind="clients.register").state == State.FAILED
+    assert fill_and_send(client, path, client_id="4711").status_code == 303
+
+
 def test_the_given_client_id_is_part_of_the_proposal(open_console: OpenConsole, ledger: Ledger) -> None:
     key = unresolved_registration(ledger)
     client = client_of(open_console(four_eyes="all"))

@@ -1,6 +1,6 @@
 """`failed resolve` and `failed cancel`: what people decide about one operation."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -9,6 +9,9 @@ from worker.cli.approvals import show_proposal
 from worker.cli.find_by_name import look_up
 from worker.cli.open_ledger import existing_ledger
 from worker.cli.options import By, Json, Key, Why, check_yes, json_or_text, named_texts
+
+if TYPE_CHECKING:
+    from worker.operation_kind import Kind
 
 
 def resolve(
@@ -45,9 +48,9 @@ def resolve(
     if to_fill_in := [name for name, text in texts.items() if text == TO_FILL_IN]:
         problem = f"write what B2COPY shows as {to_fill_in[0]} in place of {TO_FILL_IN}, or leave this --result out"
         raise typer.BadParameter(problem, param_hint="--result")
-    values = {name: json_or_text(name, text) for name, text in texts.items()}
     with existing_ledger() as ledger:
         found = look_up(ledger, key)
+        values = _result(ALL_KINDS.get(found.kind), texts)
         if succeeded:
             check_yes(yes, found, "it ends as succeeded, and the CRM learns this and may pay the withdrawal")
         decided = decide_or_propose(ledger, "resolve", found, by, why, succeeded=succeeded, result=values or None)
@@ -59,6 +62,13 @@ def resolve(
         output.document(summary(report))
     else:
         output.line(f"{operation.key} {report.standing}", style=operation_view.STYLES.get(operation.state, ""))
+
+
+def _result(kind: "Kind[Any] | None", texts: dict[str, str]) -> dict[str, Any]:
+    """Return the result that these texts stand for. Raises `BadPayload` if the kind has other ids."""
+    if kind is not None and kind.result is not None:
+        return kind.checked_result(texts)
+    return {name: json_or_text(name, text) for name, text in texts.items()}
 
 
 def cancel(

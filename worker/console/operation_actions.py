@@ -1,6 +1,5 @@
 """Actions on one operation. A page says what the action will do and asks for the reason; then the action is done."""
 
-import re
 import secrets
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +8,7 @@ from starlette.responses import Response
 
 from worker.console.page_request import NOTE_LIMIT, NOTE_MIN, NotFound, PageRequest, note_problem, see
 from worker.console.url_parameters import BadParameter, address, text
-from worker.errors import NotAllowed
+from worker.errors import BadPayload, NotAllowed
 from worker.ledger import audit_of, find, poll_now
 from worker.ledger.approvals import Approval, decide_or_propose
 from worker.operation import MESSAGE_KIND, NOTICE_KIND, Operation, State, is_replayable, may_have_been_done
@@ -182,9 +181,9 @@ def _act(page_request: PageRequest, operation: Operation, action: Action, note: 
         page_request.console.wake(operation.lane)
         return see(page)
     name, arguments = _DECISIONS[action.name]
-    if result := _result(page_request, operation, action):
-        arguments = arguments | {"result": result}
     try:
+        if result := _result(page_request, operation, action):
+            arguments = arguments | {"result": result}
         decided = decide_or_propose(
             page_request.ledger,
             name,
@@ -194,6 +193,8 @@ def _act(page_request: PageRequest, operation: Operation, action: Action, note: 
             page_request.form.get("seen", ""),
             **arguments,
         )
+    except BadPayload as error:
+        return _form(page_request, operation, action, f"Nothing was done. {error}", 400)
     except NotAllowed as error:
         fresh = find(page_request.ledger, operation.key) or operation
         return _form(page_request, fresh, action, f"Nothing was done. {error}", 409)
@@ -238,11 +239,11 @@ def _written_result(page_request: PageRequest, operation: Operation, action: Act
     return {name: page_request.form.get(name, "").strip() for name in names}
 
 
-def _result(page_request: PageRequest, operation: Operation, action: Action) -> dict[str, str | int]:
-    """Return the given ids as B2COPY's answer would hold them. Raises `BadParameter`."""
+def _result(page_request: PageRequest, operation: Operation, action: Action) -> dict[str, Any]:
+    """Return the given ids as B2COPY's answer would hold them. Raises `BadParameter` and `BadPayload`."""
     written = _written_result(page_request, operation, action)
     given = {name: value for name in written if (value := text(written, name, RESULT_LIMIT))}
-    return {name: int(value) if re.fullmatch("[0-9]{1,18}", value) else value for name, value in given.items()}
+    return page_request.console.kinds[operation.kind].checked_result(given) if given else {}
 
 
 def _why_not(operation: Operation, action: Action) -> str:
