@@ -115,3 +115,17 @@ def test_the_open_proposals_are_listed_and_one_is_rejected(b2copy_sync: Command,
     assert [(one["name"], one["action"], one["proposed_by"]) for one in listed] == [("A1", "resolve", "ann")]
     assert rejected.out == "A1 rejected\n"
     assert find_operation(ledger).state == State.FAILED
+
+
+def test_a_list_that_does_not_hold_all_proposals_says_so(b2copy_sync: Command, ledger: Ledger) -> None:
+    fail_operation(ledger, "W1")
+    fail_operation(ledger, "W2")
+    b2copy_sync("failed", "replay", "--all", "--yes", "--why", "open again", B2COPY_FOUR_EYES="money")
+
+    cut, whole = b2copy_sync("approvals", "list", "--limit", "1"), b2copy_sync("approvals", "list")
+    documents = [b2copy_sync("approvals", "list", "--json", *limit).document for limit in ((), ("--limit", "1"))]
+
+    assert ("A1 " in cut.out, "A2 " in cut.out) == (True, False)
+    assert "these are the oldest 1: --limit shows more" in cut.err
+    assert ("A2 " in whole.out, whole.err) == (True, "")
+    assert [(len(one["approvals"]), one["more"]) for one in documents] == [(2, False), (1, True)]

@@ -1,10 +1,12 @@
 """What a person does with the console: once, with a reason, and only to what that person saw."""
 
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from tests.conftest import forget
 from tests.console.conftest import client_of
@@ -22,7 +24,7 @@ from worker.console import pause_and_renew
 from worker.console.process_state import Console
 from worker.console.serve import make_console
 from worker.ledger import Ledger, active_flags, audit_of, pause, replay
-from worker.ledger.approvals import decide_or_propose, open_approvals
+from worker.ledger.approvals import OPEN_LIMIT, decide_or_propose, open_approvals
 from worker.ledger.four_eyes import Rule
 from worker.ledger.identities import identity_of
 from worker.ledger.migrations import migrate
@@ -482,6 +484,52 @@ def test_a_proposal_is_rejected_or_withdrawn(open_console: OpenConsole, ledger: 
     assert "rejected" in decided
     assert "withdrawn" in decided
     assert find_operation(ledger).state == State.FAILED
+
+
+def test_a_proposal_behind_many_others_is_found_by_its_number(open_console: OpenConsole, ledger: Ledger) -> None:
+    columns = "action, subject, seen, proposed_at, proposed_by, note, expires_at"
+    in_an_hour = round(time.time() * 1000) + 3_600_000
+    with ledger.writing() as connection:
+        for number in range(OPEN_LIMIT):
+            values = f"'replay', 'fees.process:other {number}', '', 0, 'ann', 'x', {in_an_hour}"
+            connection.execute(text(f"INSERT INTO b2copy_approvals ({columns}) VALUES ({values})"))
+    fail_operation(ledger, "W1")
+    console = open_console(four_eyes="all")
+    ann, bob = client_of(console, "ann"), client_of(console, "bob")
+    last = fill_and_send(ann, f"/operation/replay{W1}").headers["location"].partition("made=A")[2]
+
+    pages = [bob.get(path).text for path in ("/", "/todo")]
+    approved = fill_and_send(bob, f"/approvals/approve?id={last}")
+
+    assert int(last) == OPEN_LIMIT + 1
+    assert [f"{OPEN_LIMIT}+" in page for page in pages] == [True, True]
+    assert approved.status_code == 303
+    assert find_operation(ledger).state == State.QUEUED
+
+
+def test_a_proposal_that_is_closed_says_how_and_by_whom(open_console: OpenConsole, ledger: Ledger) -> None:
+    fail_operation(ledger, "W1")
+    fail_operation(ledger, "W2")
+    console = open_console(four_eyes="all")
+    ann, bob = client_of(console, "ann"), client_of(console, "bob")
+    for name in ("W1", "W2"):
+        fill_and_send(ann, f"/operation/replay?key=fees.process:{name}")
+    form = fields_of(ann.get("/approvals/withdraw?id=1").text) | {"note": "I have thought again"}
+    fill_and_send(bob, "/approvals/approve?id=1")
+    with ledger.writing() as connection:
+        connection.execute(text("UPDATE b2copy_approvals SET expires_at = 1 WHERE id = 2"))
+
+    too_late = ann.post("/approvals/withdraw?id=1", data=form)
+    closed, expired = (bob.get(f"/approvals/reject?id={number}").text for number in (1, 2))
+    unknown = bob.get("/approvals/approve?id=900")
+
+    assert too_late.status_code == 409
+    assert "Nothing was done. A1 is approved already, by bob" in too_late.text
+    assert "Only the person who proposed it" not in too_late.text
+    assert "A1 is approved already, by bob." in closed
+    assert "A2 is expired already, by b2copy-sync." in expired
+    assert ['<form class="act"' in page for page in (too_late.text, closed, expired)] == [False, False, False]
+    assert (unknown.status_code, "A900: there is no such proposal" in unknown.text) == (404, True)
 
 
 def unresolved_registration(ledger: Ledger) -> str:

@@ -32,15 +32,20 @@ Number = Annotated[
 
 
 @app.command("list", epilog=EXITS)
-def list_(as_json: Json = False) -> None:
+def list_(
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Show no more than this many, oldest first.")] = 200,
+    as_json: Json = False,
+) -> None:
     """List the open proposals, oldest first."""
     from worker.ledger.approvals import open_approvals
     from worker.report.format_values import clock, named_values
 
     with existing_ledger() as ledger:
-        found = open_approvals(ledger)
+        found = open_approvals(ledger, limit + 1)
+    more = len(found) > limit
+    found = found[:limit]
     if as_json:
-        output.document({"approvals": [document(one) for one in found]})
+        output.document({"approvals": [document(one) for one in found], "more": more})
     elif not found:
         output.line("no open proposals")
     else:
@@ -59,6 +64,8 @@ def list_(as_json: Json = False) -> None:
                 for one in found
             ],
         )
+    if more and not as_json:
+        output.note(f"these are the oldest {limit}: --limit shows more")
 
 
 @app.command(epilog=EXITS)

@@ -10,20 +10,30 @@ from worker.console.page_request import NotFound, PageRequest, note_problem, see
 from worker.console.url_parameters import address, number
 from worker.errors import NotAllowed
 from worker.ledger import find, find_many
-from worker.ledger.approvals import Approval, approve, decided_approvals, is_same_person, open_approvals, reject
+from worker.ledger.approvals import (
+    OPEN_LIMIT,
+    Approval,
+    approve,
+    closed_text,
+    decided_approvals,
+    find_approval,
+    is_same_person,
+    no_such_proposal,
+    open_approvals,
+    reject,
+)
 from worker.ledger.batches import BATCH
 from worker.ledger.pauses import RESUME
 from worker.queues import LANES
 from worker.report.four_eyes import RULE_MEANINGS
 
-OPEN_LIMIT = 200  # proposals on the page
 WITHDRAW = "withdraw"
 _NOT_YOURS = "Only the person who proposed it withdraws it; an approver rejects it."
 
 
 def approvals(page_request: PageRequest) -> Response:
     """The open proposals, oldest first, and the newest decisions."""
-    found = open_approvals(page_request.ledger, OPEN_LIMIT)
+    found = open_approvals(page_request.ledger)
     operations = find_many(page_request.ledger, [one.subject for one in found if one.action != RESUME])
     return page_request.page(
         "approvals.html", live=True, approvals=found, operations=operations,
@@ -49,7 +59,7 @@ def act(page_request: PageRequest) -> Response:
 
 def _act(page_request: PageRequest, note: str) -> Response:
     action, wanted = _what(page_request)
-    if action == WITHDRAW and not _is_own(page_request, _open(page_request, wanted)):
+    if action == WITHDRAW and not _is_own(page_request, find_approval(page_request.ledger, wanted)):
         return _form(page_request, f"Nothing was done. {_NOT_YOURS}", 409)
     try:
         decided = (approve if action == "approve" else reject)(
@@ -85,27 +95,25 @@ def _what(page_request: PageRequest) -> tuple[str, int]:
 
 def _form(page_request: PageRequest, problem: str, status: int = 200) -> Response:
     action, wanted = _what(page_request)
-    proposal = _open(page_request, wanted)
-    operation = None if proposal is None else find(page_request.ledger, proposal.subject)
-    if proposal is None and not problem:
-        raise NotFound(f"A{wanted} is not open")
-    own = proposal is not None and _is_own(page_request, proposal)
-    if own and action != WITHDRAW:
+    proposal = find_approval(page_request.ledger, wanted)
+    if proposal is None:
+        raise NotFound(no_such_proposal(wanted))
+    operation = find(page_request.ledger, proposal.subject)
+    own, is_open = _is_own(page_request, proposal), proposal.decision is None
+    if not is_open:
+        problem = problem or f"{closed_text(proposal)}."
+    elif own and action != WITHDRAW:
         problem = problem or "This is your own proposal: another person must approve it, or you withdraw it."
-    if action == WITHDRAW and proposal is not None and not own:
+    elif action == WITHDRAW and not own:
         problem = problem or _NOT_YOURS
     return page_request.page(
         "approval.html", status, action=action, proposal=proposal, one=operation, problem=problem, own=own,
-        changed=proposal is not None and operation is not None and operation.change_mark != proposal.seen,
-        effect="" if proposal is None or operation is None else effect_of_proposal(
+        is_open=is_open, changed=is_open and operation is not None and operation.change_mark != proposal.seen,
+        effect="" if operation is None else effect_of_proposal(
             proposal, operation, page_request.console.kinds
         ),
         form=secrets.token_urlsafe(12), note=page_request.form.get("note", ""),
     )  # fmt: skip
-
-
-def _open(page_request: PageRequest, wanted: int) -> Approval | None:
-    return next((one for one in open_approvals(page_request.ledger) if one.id == wanted), None)
 
 
 def _is_own(page_request: PageRequest, one: Approval | None) -> bool:

@@ -14,7 +14,7 @@ from worker.console.page_request import NotFound, PageRequest, csv_file, json_fi
 from worker.console.template_values import account_of
 from worker.console.url_parameters import FIELDS, OPEN_WORD, ListQuery, address, known_reasons, list_query, number, text
 from worker.ledger import active_flags, find, find_many
-from worker.ledger.approvals import approvals_of, open_approvals
+from worker.ledger.approvals import OPEN_LIMIT, approvals_of, open_approvals
 from worker.ledger.batches import cancelled_unsent_among
 from worker.ledger.due import COUNT_LIMIT
 from worker.ledger.operation_lists import OPEN, PAGE, Count, Filter, Page, count_operations, list_operations
@@ -83,6 +83,7 @@ def now(page_request: PageRequest) -> Response:
         session=_session(page_request),
         decisions=audit_page(ledger, limit=6)[0],
         approvals=len(open_approvals(ledger)),
+        open_limit=OPEN_LIMIT,
     )
 
 
@@ -116,7 +117,8 @@ def work_list(page_request: PageRequest) -> Response:
     return page_request.page(
         "work_list.html",
         live=True,
-        approvals=open_approvals(ledger),
+        approvals=len(open_approvals(ledger)),
+        open_limit=OPEN_LIMIT,
         sections=listed,
         messages=last_messages(ledger, shown),
         next_step=lambda operation: (

@@ -37,6 +37,7 @@ from worker.ledger.schema import approvals, flags, now_ms
 from worker.operation import AuditEntry, Operation, is_replayable
 
 EXPIRES_MS = 24 * 3_600_000
+OPEN_LIMIT = 200  # open proposals that are listed
 RESUME_BATCH, CANCEL_BATCH = "resume import", "cancel import"
 OURSELVES = "b2copy-sync"
 """Who closed a proposal that is void, in the place of a person."""
@@ -262,12 +263,24 @@ def number_by_time(connection: Connection) -> None:
         connection.execute(text("INSERT INTO sqlite_sequence (name, seq) VALUES ('b2copy_approvals', :now)"), now)
 
 
-def open_approvals(ledger: Ledger, limit: int = 200) -> list[Approval]:
+def open_approvals(ledger: Ledger, limit: int = OPEN_LIMIT) -> list[Approval]:
     """Return the open proposals that have not expired, oldest first."""
     is_open = (a.decision.is_(None), a.expires_at > now_ms())
     wanted = select(approvals).where(*is_open).order_by(a.expires_at, a.id).limit(limit)  # all last equally long
     with ledger.reading() as connection:
         return [_approval_of(row) for row in connection.execute(wanted)]
+
+
+def find_approval(ledger: Ledger, number: int) -> Approval | None:
+    """Return a proposal, open or closed. The decision is `expired` if nobody has decided it within its time."""
+    with ledger.reading() as connection:
+        row = connection.execute(select(approvals, now_ms().label("now")).where(a.id == number)).first()
+    if row is None:
+        return None
+    found = _approval_of(row)
+    if found.decision is None and found.expires_at <= row.now:
+        return found._replace(decision="expired", decided_by=OURSELVES)
+    return found
 
 
 def decided_approvals(ledger: Ledger, limit: int = 50) -> list[Approval]:
@@ -318,10 +331,20 @@ def _open(connection: Connection, number: int) -> tuple[Row[Any], int]:
     wanted = select(approvals, now_ms().label("now")).where(a.id == number).with_for_update()
     row = connection.execute(wanted).first()
     if row is None:
-        raise NotAllowed(f"A{number}: there is no such proposal")
+        raise NotAllowed(no_such_proposal(number))
     if row.decision is not None:
-        raise NotAllowed(f"A{number} is {row.decision} already, by {row.decided_by}")
+        raise NotAllowed(closed_text(row))
     return row, row.now
+
+
+def no_such_proposal(number: int) -> str:
+    """Say that no proposal has this number."""
+    return f"A{number}: there is no such proposal"
+
+
+def closed_text(closed: Approval | Row[Any]) -> str:
+    """Say that a proposal is closed, how and by whom."""
+    return f"A{closed.id} is {closed.decision} already, by {closed.decided_by}"
 
 
 def _close(connection: Connection, row: Row[Any], decision: str, actor: str, note: str, now: int) -> Approval:
