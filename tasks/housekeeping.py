@@ -14,7 +14,7 @@ from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, count_due, make_due, swee
 from worker.ledger.batches import sweep_forgotten
 from worker.ledger.due import DISPATCH_EVERY_S
 from worker.ledger.minute_statistics import MINUTE_MS, SETTLED_MS, summarize_minutes
-from worker.ledger.notices import want_notices
+from worker.ledger.notices import cancel_unwanted_notices, want_notices
 from worker.ledger.running_workers import count_running
 from worker.messages.dispatch_timer import outage
 from worker.messages.wake_up import wake, wake_ups_for
@@ -29,6 +29,7 @@ _refresh_outage = OutageLog(log, "operations that wait for a session stay so, th
 _summarized = -1  # the minute since the epoch in which this process last summarized
 TAKE_S = 1.0  # seconds of each tick for the requests of the SQL API
 SWEEP_S = 0.1  # seconds of each tick for the operations of batches that were paused, resumed or cancelled
+CANCEL_S = 1.0  # seconds of each minute for the notices that nobody delivers any more
 WITHOUT_SESSION = {"busy", "cooldown"}  # outcomes of a renewal after which there may be no usable session
 
 
@@ -80,7 +81,7 @@ def _run_minute_jobs() -> None:
     """Do these jobs, unless this process has done them in this minute.
 
     Summarize the minutes that ended, and have batches swept again whose sweep left an operation. A worker that delivers
-    notices says again that the CRM wants them.
+    notices says again that the CRM wants them. A week after the last one, the others cancel the notices that still wait.
     """
     global _summarized
     minute = int(time.time() * 1000 - SETTLED_MS) // MINUTE_MS
@@ -89,6 +90,8 @@ def _run_minute_jobs() -> None:
         sweep_forgotten(ledger())
         if crm_settings().wants_notices:
             want_notices(ledger())
+        else:
+            cancel_unwanted_notices(ledger(), CANCEL_S)
         _summarized = minute
 
 

@@ -46,6 +46,7 @@ class LedgerClock:
             earlier = ", ".join(f"{column} = {column} - {ms}" for column in columns)
             connection.execute(text(f"UPDATE b2copy_operations SET {earlier}"))
             connection.execute(text(f"UPDATE b2copy_flags SET since = since - {ms}"))
+            connection.execute(text(f"UPDATE b2copy_ledger SET notices_until = notices_until - {ms}"))
 
 
 def lose_answer_to_next_commit(ledger: Ledger) -> None:

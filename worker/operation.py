@@ -141,6 +141,8 @@ MOVES = {
     "cancel": _move({State.QUEUED, State.WAITING}, {State.CANCELLED}),  # only while nothing was ever sent
     # A notice of which the CRM has not confirmed the receipt, by a newer one about the same operation.
     "supersede": _move({State.QUEUED, State.WAITING, State.RUNNING}, {State.CANCELLED}),
+    # A notice, after the CRM has stopped wanting notices. Running: its lease has lapsed.
+    "cancel_notice": _move({State.QUEUED, State.WAITING, State.RUNNING}, {State.CANCELLED}),
     "stop_asking": _move({State.QUEUED, State.WAITING}, {State.FAILED}),  # only after something was sent
     "leave_unresolved": _move({State.QUEUED, State.WAITING}, {State.FAILED}),  # of a cancelled batch, after a restore
 }

@@ -88,6 +88,7 @@ def test_a_host_that_differs_from_the_ledger_about_notices_is_named(b2copy_sync:
 
     assert "no notice is recorded" in messages(with_url, "notices")
     assert "this host has no B2COPY_WEBHOOK_URL" in messages(without_url, "notices")
+    assert "workers then cancel what still waits" in messages(without_url, "notices")
 
 
 def test_a_scheduled_reconciliation_that_nobody_begins_is_named(b2copy_sync: Command, ledger: Ledger) -> None:

@@ -13,10 +13,10 @@ from worker.ledger.schema import operations
 from worker.operation import FINAL, MOVES, State
 
 
-def test_only_a_claim_its_end_a_late_answer_a_newer_notice_and_an_unreadable_row_leave_the_state_running() -> None:
+def test_only_a_claim_its_end_a_late_answer_the_end_of_a_notice_and_an_unreadable_row_leave_the_state_running() -> None:
     leaving = {name for name, move in MOVES.items() if State.RUNNING in move.before}
 
-    assert leaving == {"claim", "settle", "return_unsent", "late_answer", "supersede", "refuse"}
+    assert leaving == {"claim", "settle", "return_unsent", "late_answer", "supersede", "cancel_notice", "refuse"}
 
 
 def test_a_final_state_is_left_only_by_a_persons_decision_or_a_late_answer() -> None:
@@ -48,7 +48,8 @@ def test_every_statement_that_writes_a_state_is_guarded() -> None:
     assert writing == {
         "claims._CLAIM", "claims._PARK", "claims._EXPIRE", "claims._REFUSE", "claims._RETURN_UNSENT", "settle._SETTLE",
         "late_answers._DECIDE", "decision_sql._REPLAY", "decision_sql._CORRECT", "decision_sql._RESOLVE",
-        "decision_sql._CANCEL", "decision_sql._STOP_ASKING", "notices._SUPERSEDE", "batches._CANCEL",
+        "decision_sql._CANCEL", "decision_sql._STOP_ASKING", "notices._SUPERSEDE", "notices._CANCEL",
+        "batches._CANCEL",
         "batches._LEAVE_UNRESOLVED",
     }  # fmt: skip
     guard = "b2copy_operations.state IN ("

@@ -38,9 +38,18 @@ from worker.ledger import (
     replay,
     search,
 )
-from worker.ledger.notices import WANTED_FOR_S, notices_wanted_until, record_notices, want_notices
+from worker.ledger.notices import (
+    CANCEL_CHUNK,
+    WANTED_FOR_S,
+    cancel_unwanted_notices,
+    notices_wanted_until,
+    record_notices,
+    want_notices,
+)
 from worker.ledger.operator_actions import resolve, stop_asking
+from worker.ledger.overview import overview
 from worker.ledger.schema import operations
+from worker.ledger.statistics import statistics_of
 from worker.operation import NOTICE_KIND, FailureReason, OnUnknown, Operation, State
 
 W1 = "fees.process:W1"
@@ -219,6 +228,55 @@ def test_no_notice_is_recorded_a_week_after_the_last_worker_that_delivered_some(
 
     assert notices(noticing) == []
     assert notices_wanted_until(noticing) is None
+
+
+@pytest.mark.parametrize("state", [State.QUEUED, State.WAITING, State.RUNNING])
+def test_a_notice_is_cancelled_a_week_after_the_last_worker_that_delivered_some(
+    noticing: Ledger, clock: LedgerClock, state: State
+) -> None:
+    succeed_operation(noticing)
+    held = None if state == State.QUEUED else claim_one(noticing, lane="notify")
+    if held and state == State.WAITING:
+        make_wait(noticing, held, due_in_s=30 * 86_400)
+    clock.advance(WANTED_FOR_S - 60)
+    cancel_unwanted_notices(noticing, 1.0)
+    assert [one.state for one in notices(noticing)] == [state]
+
+    clock.advance(86_400)
+    cancel_unwanted_notices(noticing, 1.0)
+
+    [notice] = notices(noticing)
+    assert notice.state == State.CANCELLED
+    assert [(entry.action, entry.actor) for entry in audit_of(noticing, notice.key)] == [("cancel", "b2copy-sync")]
+    assert statistics_of(overview(noticing)).late_s["notify"] == 0
+
+
+def test_a_notice_that_a_worker_holds_is_not_cancelled(noticing: Ledger, clock: LedgerClock) -> None:
+    succeed_operation(noticing)
+    clock.advance(WANTED_FOR_S)
+    held = claim_one(noticing, lane="notify")
+
+    cancel_unwanted_notices(noticing, 1.0)
+
+    assert succeed(noticing, held) == []
+    assert [one.state for one in notices(noticing)] == [State.SUCCEEDED]
+
+
+def test_notices_alone_are_cancelled_however_many_there_are(noticing: Ledger, clock: LedgerClock) -> None:
+    names = [f"W{number}" for number in range(2 * CANCEL_CHUNK + 1)]
+    record_operations(noticing, *names)
+    succeed(noticing, *claim_due(noticing, limit=len(names)))
+    record_operations(noticing, "open", "other")
+    record_operations(noticing, "foreign", lane="notify")
+    clock.advance(WANTED_FOR_S)
+
+    cancel_unwanted_notices(noticing, 0.0)
+    left = len(search(noticing, kind=NOTICE_KIND, state=State.QUEUED, limit=len(names)))
+    cancel_unwanted_notices(noticing, 60.0)
+
+    assert left == CANCEL_CHUNK + 1
+    assert len(search(noticing, kind=NOTICE_KIND, state=State.CANCELLED, limit=2 * len(names))) == len(names)
+    assert {find_operation(noticing, name).state for name in ("open", "other", "foreign")} == {State.QUEUED}
 
 
 def test_a_process_that_runs_already_records_notices_as_soon_as_it_looks_again(

@@ -25,9 +25,10 @@ from worker.ledger import (
 )
 from worker.ledger.batches import cancel_batch, pause_batch, resume_batch, sweep
 from worker.ledger.begun_steps import begin_step
+from worker.ledger.notices import cancel_unwanted_notices
 from worker.ledger.operator_actions import correct, resolve, stop_asking
 from worker.ledger.schema import HELD_MS, now_ms, operations
-from worker.operation import Claim, FailureReason, OnUnknown, State, Transition, WaitReason
+from worker.operation import NOTICE_KIND, Claim, FailureReason, OnUnknown, State, Transition, WaitReason
 
 Row = dict[str, Any]
 KEY = key_of("W1")
@@ -359,6 +360,20 @@ def test_a_late_answer(ledger: Ledger, is_failed: bool) -> None:
         "state": "succeeded", "outcome_unknown": False, "unknown_step": None, "progress": None,
         "result": '{"fee": "1"}', "state_since": "now", "ended_at": "now",
     } | ({"failure_reason": None} if is_failed else {"lease_owner": None, "due_at": None})  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("values", "changes"),
+    [(QUEUED, {}), (WAITING, {"wait_reason": None}), (LAPSED, {"lease_owner": None})],
+    ids=["queued", "waiting", "lapsed"],
+)
+def test_cancelling_a_notice_that_nobody_delivers(ledger: Ledger, values: Row, changes: Row) -> None:
+    begin(ledger, values)
+    set_row(ledger, {"kind": NOTICE_KIND, "lane": "notify"})
+
+    assert written(ledger, lambda one: cancel_unwanted_notices(one, 1.0)) == {
+        "state": "cancelled", "due_at": None, "state_since": "now", "ended_at": "now"
+    } | changes  # fmt: skip
 
 
 @pytest.mark.parametrize("state", ["queued", "waiting"])

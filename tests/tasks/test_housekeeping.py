@@ -8,16 +8,27 @@ from sqlalchemy import ColumnElement, text, update
 
 from tasks import housekeeping
 from tests.conftest import Configure, forget
-from tests.operations import find_operation, hold_operation, make_wait, record_operations
+from tests.operations import (
+    LedgerClock,
+    find_operation,
+    hold_operation,
+    make_wait,
+    record_operations,
+    succeed_operation,
+)
 from worker.crm import requests_table
 from worker.instances import ledger
+from worker.ledger import search
 from worker.ledger.batches import cancel_batch
 from worker.ledger.minute_statistics import SETTLED_MS
+from worker.ledger.notices import want_notices
+from worker.ledger.overview import overview
 from worker.ledger.running_workers import ThisWorker, note_running
 from worker.ledger.schema import ledger as ledger_row
 from worker.ledger.schema import now_ms
+from worker.ledger.statistics import statistics_of
 from worker.messages import dispatch_timer
-from worker.operation import State, WaitReason
+from worker.operation import NOTICE_KIND, State, WaitReason
 from worker.sandbox.control_client import SandboxControl
 from worker.testbed.local_system import Environment
 
@@ -203,6 +214,25 @@ def test_each_minute_is_summarized_once_when_it_is_settled(
 
     seconds = [settled_s - 1, settled_s - 0.5, settled_s, settled_s + 30, settled_s + 59, settled_s + 60]
     assert [times_done(at_s) for at_s in seconds] == [1, 1, 2, 2, 2, 3]
+
+
+@pytest.mark.parametrize(("task", "state"), [("", State.CANCELLED), ("crm.fees_ended", State.QUEUED)])
+def test_a_week_after_the_last_worker_that_delivers_notices_nothing_waits_for_one(
+    active_environment: Environment, monkeypatch: pytest.MonkeyPatch, task: str, state: State
+) -> None:
+    if task:
+        monkeypatch.setenv("B2COPY_NOTIFY_TASK", task)
+        forget()
+    want_notices(ledger())
+    succeed_operation(ledger())
+    LedgerClock(ledger()).advance(8 * 86_400)
+    monkeypatch.setattr(housekeeping, "_summarized", -1)
+    assert statistics_of(overview(ledger())).late_s["notify"] >= 8 * 86_400
+
+    housekeeping.dispatch()
+
+    assert [one.state for one in search(ledger(), kind=NOTICE_KIND)] == [state]
+    assert bool(statistics_of(overview(ledger())).late_s["notify"]) is bool(task)
 
 
 def test_dispatch_cancels_what_a_person_cancelled_as_a_batch(active_environment: Environment) -> None:

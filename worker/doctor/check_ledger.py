@@ -123,7 +123,10 @@ def _notices(ledger: Ledger, settings: LedgerSettings) -> Iterator[CheckResult]:
     until = notices_wanted_until(ledger)
     if until is not None and not settings.wants_notices:
         message = f"the CRM wants notices until {iso(until)}, and this host has no B2COPY_WEBHOOK_URL or _NOTIFY_TASK"
-        remedy = "set it for every worker; or, if nobody wants notices any more, leave it out everywhere until then"
+        remedy = (
+            "set it for every worker. If nobody wants notices any more, leave it out everywhere: workers then cancel"
+            ' what still waits. Until then `b2copy-sync pause --lane notify --why "..."` ends the alert NobodyWorks'
+        )
         yield CheckResult("notices", "warn", message, remedy)
     if until is None and settings.wants_notices:
         message = "the settings ask for notices, and no worker with them has started in days: no notice is recorded"

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from secrets import token_hex
 from typing import Any
 
-from sqlalchemy import Connection, Engine, bindparam, case, func, null, select, update
+from sqlalchemy import Connection, Engine, bindparam, case, exists, func, null, select, update
 
 from worker.iso_time import iso_time
 from worker.ledger.audit import record_audit
@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 GIVES_UP_AFTER_S = 72 * 3600.0  # seconds
 WANTED_FOR_S = 7 * 86_400.0  # seconds after a worker last said so, because an outage of all workers must lose no notice
 LOOK_AGAIN_S = 10.0  # seconds between two looks of one process whether the CRM wants notices
+CANCEL_CHUNK = 500  # notices that one transaction cancels: each has an entry in the audit
 BY = "b2copy-sync"
 
 _WANT = update(ledger_row).values(notices_until=now_ms() + round(WANTED_FOR_S * 1000))
@@ -67,6 +68,29 @@ _SUPERSEDE = (
     )
     .returning(c.key)
 )
+# Of the notices that run, only those whose worker was lost: the others are settled by the worker that holds them.
+_LOCK_UNWANTED = (
+    select(c.id)
+    .where(c.lane == sql_literal(NOTIFY), c.due_at.is_not(None), c.kind == sql_literal(NOTICE_KIND))
+    .where((c.state != sql_literal(State.RUNNING)) | (c.due_at <= now_ms()))
+    .where(~exists().where(ledger_row.c.notices_until > now_ms()))
+    .limit(CANCEL_CHUNK)
+    .with_for_update(skip_locked=True)
+)
+_CANCEL = (
+    update(operations)
+    .where(in_list(c.id, "ids"), allowed_from("cancel_notice"))
+    .values(
+        state=sql_literal(State.CANCELLED),
+        wait_reason=null(),
+        lease_owner=null(),
+        due_at=null(),
+        state_since=now_ms(),
+        ended_at=now_ms(),
+    )
+    .returning(c.key)
+)
+_CANCEL_NOTE = "no worker has had B2COPY_WEBHOOK_URL or B2COPY_NOTIFY_TASK for a week: nobody delivers notices any more"
 
 
 def want_notices(ledger: Ledger) -> None:
@@ -90,6 +114,25 @@ def are_notices_wanted(connection: Connection) -> bool:
         is_wanted = bool(connection.execute(_WANTED_UNTIL).one()[1])
         _looked[connection.engine] = (time.monotonic(), is_wanted)
     return is_wanted
+
+
+def cancel_unwanted_notices(ledger: Ledger, time_s: float) -> None:
+    """Cancel what waits to be delivered if the CRM wants no notices any more, for about `time_s` seconds.
+
+    No worker claims these notices, so without this they would be due for ever.
+    """
+    ends = time.monotonic() + time_s
+    while ledger.write(_cancel_chunk) == CANCEL_CHUNK and time.monotonic() < ends:
+        pass
+
+
+def _cancel_chunk(connection: Connection) -> int:
+    """Cancel the next unwanted notices. Returns how many."""
+    ids = list(connection.execute(_LOCK_UNWANTED).scalars())
+    cancelled = connection.execute(_CANCEL, {"ids": ids}).scalars().all() if ids else ()
+    for key in cancelled:
+        record_audit(connection, "cancel", BY, _CANCEL_NOTE, key)
+    return len(cancelled)
 
 
 def record_notices(connection: Connection, ids: Sequence[int], now: int) -> None:
