@@ -22,12 +22,13 @@ from tests.operations import (
 from worker.flow.retry_policy import BACKOFF_MAX_S
 from worker.ledger import LEASE_S, Ledger, cancel, count_due, leave_request, pause, record, try_start_dispatch
 from worker.ledger.batches import begin_batch, cancel_batch, pause_batch, resume_batch, sweep
-from worker.ledger.due import COUNT_LIMIT, read_due, read_late_s
+from worker.ledger.due import COUNT_LIMIT, NOTICE_HOLD_MAX_S, read_due, read_late_s
 from worker.ledger.operation_lists import OPEN, Filter, list_operations
 from worker.ledger.overview import Group, LaneOverview, oldest_open, overview
 from worker.ledger.pauses import resume
 from worker.ledger.statistics import statistics_of
 from worker.operation import FailureReason, State, WaitReason
+from worker.webhook.endpoint import RETRY_AFTER_MAX_S
 
 
 def lane(ledger: Ledger, name: str = "money") -> LaneOverview:
@@ -251,14 +252,69 @@ def test_a_wait_for_a_permit_of_our_own_rate_limit_excuses_no_lane_that_nobody_s
 def test_a_notice_that_was_asked_to_wait_does_not_excuse_the_lane_of_notices(
     ledger: Ledger, clock: LedgerClock
 ) -> None:
-    notice = {"lane": "notify", "kind": "crm.notify", "destination": "crm"}
-    held = hold_operation(ledger, "N1", **notice)
-    make_wait(ledger, held, wait_reason=WaitReason.RATE_LIMITED, due_in_s=7200)
-    record_operations(ledger, "N2", **notice)
+    get_429(ledger, "N1", 7200)
+    record_operations(ledger, "N2", **NOTICE)
 
     clock.advance(60)
 
     assert (lane(ledger, "notify").late_s or 0) >= 60
+
+
+NOTICE: dict[str, Any] = {"lane": "notify", "kind": "crm.notify", "destination": "crm"}
+
+
+def get_429(ledger: Ledger, name: str, due_in_s: float) -> None:
+    """Record a notice, and have it wait after a 429 of the CRM."""
+    held = hold_operation(ledger, name, **NOTICE)
+    make_wait(ledger, held, wait_reason=WaitReason.RATE_LIMITED, due_in_s=due_in_s)
+
+
+@pytest.mark.parametrize("others", [(), (900,), (7200,)], ids=["alone", "one waits longer", "one waits much longer"])
+def test_while_a_429_of_the_crm_holds_its_notices_their_lane_is_not_late(
+    ledger: Ledger, clock: LedgerClock, others: tuple[int, ...]
+) -> None:
+    get_429(ledger, "N1", 300)
+    for due_in_s in others:  # by a schedule of its own
+        get_429(ledger, f"N{due_in_s}", due_in_s)
+    record_operations(ledger, "N2", **NOTICE)
+
+    clock.advance(120)
+    assert late_s(ledger, "notify") == 0
+
+    clock.advance(280)
+    assert 100 <= late_s(ledger, "notify") < 130
+
+
+def test_a_crm_that_answers_429_again_holds_its_notices_again(ledger: Ledger, clock: LedgerClock) -> None:
+    get_429(ledger, "N1", 300)
+    clock.advance(301)
+    get_429(ledger, "N2", 300)  # before N1 was claimed
+
+    clock.advance(120)
+
+    assert late_s(ledger, "notify") == 0
+
+
+def test_neither_another_wait_nor_a_429_of_b2copy_holds_notices(ledger: Ledger, clock: LedgerClock) -> None:
+    make_wait(ledger, hold_operation(ledger, "N1", **NOTICE), wait_reason=WaitReason.BACKOFF, due_in_s=300)
+    make_wait(ledger, hold_operation(ledger, "W1"), wait_reason=WaitReason.RATE_LIMITED, due_in_s=300)
+    record_operations(ledger, "N2", **NOTICE)
+
+    clock.advance(120)
+
+    assert late_s(ledger, "notify") >= 120
+
+
+def test_a_429_of_the_crm_holds_its_notices_for_as_long_as_the_webhook_allows(
+    ledger: Ledger, clock: LedgerClock
+) -> None:
+    assert NOTICE_HOLD_MAX_S == RETRY_AFTER_MAX_S
+    get_429(ledger, "N1", NOTICE_HOLD_MAX_S)
+    record_operations(ledger, "N2", **NOTICE)
+
+    clock.advance(NOTICE_HOLD_MAX_S - 100)
+
+    assert late_s(ledger, "notify") == 0
 
 
 def test_it_says_for_how_long_b2copy_has_asked_us_to_send_nothing(ledger: Ledger, clock: LedgerClock) -> None:

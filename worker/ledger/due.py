@@ -15,6 +15,9 @@ from worker.queues import LANES, MONEY, NOTIFY, destination_of
 
 DISPATCH_EVERY_S = 0.25  # seconds between two dispatches in the whole fleet: a poll waits at most this long for one
 _EARLY_S = 0.02  # seconds; a timer that comes a moment too early must not wait for its next time
+# Seconds; the webhook asks for no longer wait after a 429 (worker/webhook/endpoint.py). A notice that waits longer does
+# so by its own schedule.
+NOTICE_HOLD_MAX_S = 3600.0
 
 COUNT_LIMIT = 10_000
 """Counts stop here: a larger number changes no decision, and counting must not cost more with a larger backlog."""
@@ -103,6 +106,17 @@ _WORKED = union_all(
     .where(_newest_ended.c.state != sql_literal(State.CANCELLED))
     .group_by(_newest_ended.c.lane),
 )
+_rate_limited = (
+    select(c.lane, c.due_at, c.last_wait_ms)
+    .where(c.state == sql_literal(State.WAITING), c.wait_reason == sql_literal(WaitReason.RATE_LIMITED))
+    .limit(COUNT_LIMIT)
+    .subquery()
+)
+_NOTICES_HELD = select(func.min(_rate_limited.c.due_at) - now_ms()).where(
+    _rate_limited.c.lane == sql_literal(NOTIFY),
+    _rate_limited.c.due_at > now_ms() - bindparam("worked_ms"),
+    _rate_limited.c.last_wait_ms <= round(NOTICE_HOLD_MAX_S * 1000),
+)
 _COUNT_WAITING = select(func.count()).where(
     c.state == sql_literal(State.WAITING), c.wait_reason == bindparam("because")
 )
@@ -145,7 +159,7 @@ def read_late_s(connection: Connection, oldest_due_s: Mapping[str, float]) -> di
 
     A worker works on a lane if it claims or settles operations. The money lane may take all permits of the rate limit.
     So while workers work on its backlog, the other lanes of its destination are not late. While a 429 holds B2COPY,
-    none of its lanes is. A notice waits after a 429 by a schedule of its own, which says nothing about the others.
+    none of its lanes is. The lane of notices is late from the end of the hold that `_notices_held_s` reads.
     """
     worked_s: dict[str, float] = {}
     held: set[str] = set()
@@ -160,7 +174,21 @@ def read_late_s(connection: Connection, oldest_due_s: Mapping[str, float]) -> di
         goes_first = MONEY if oldest_due_s.get(MONEY) and destination_of(MONEY) == destination else lane
         ages_s = [worked_s[one] for one in (lane, goes_first) if one in worked_s]
         late_s[lane] = 0.0 if destination in held else min([due_s, *ages_s])
+    if late_s.get(NOTIFY) and NOTIFY in worked_s:
+        late_s[NOTIFY] = min(late_s[NOTIFY], max(0.0, -_notices_held_s(connection, worked_s[NOTIFY])))
     return late_s
+
+
+def _notices_held_s(connection: Connection, worked_s: float) -> float:
+    """Return for how many seconds a 429 still holds the CRM; negative since the hold has ended, -inf if there was none.
+
+    `worked_s`: how many seconds ago a worker last worked on the lane of notices.
+
+    A notice that got a 429 waits for at least its `Retry-After`, and longer if its own schedule says so. Therefore the
+    first of these notices that became due, or will, after the last work tells when the hold ends.
+    """
+    held_ms = connection.execute(_NOTICES_HELD, {"worked_ms": round(worked_s * 1000)}).scalar()
+    return -math.inf if held_ms is None else held_ms / 1000
 
 
 def count_due(ledger: Ledger) -> dict[str, int]:
