@@ -71,6 +71,10 @@ def be_late(ledger: Ledger, fault: str) -> None:
         make_wait(ledger, hold_operation(ledger, "B1", lane="bulk"), wait_reason=WaitReason.CIRCUIT_OPEN)
     elif fault == "an open circuit of the CRM":
         make_wait(ledger, hold_operation(ledger, "N1", lane="notify"), wait_reason=WaitReason.CIRCUIT_OPEN)
+    elif fault == "a late notice":
+        record_operations(ledger, "N1", lane="notify")
+        LedgerClock(ledger).advance(1200)
+        make_wait(ledger, claim_named(ledger, "N1", lane="notify"), wait_reason=WaitReason.BACKOFF)
     elif fault == "no access":
         make_wait(ledger, hold_operation(ledger, "B1", lane="bulk"), wait_reason=WaitReason.NO_ACCESS)
     elif fault == "what is unresolved":
@@ -91,6 +95,7 @@ def be_late(ledger: Ledger, fault: str) -> None:
         ("a row that nobody takes", "no worker has taken a row for 10 min"),
         ("an open circuit", "destination b2copy is unavailable, 1 operation waiting"),
         ("an open circuit of the CRM", "a way of notices to the CRM is unavailable, 1 operation waiting"),
+        ("a late notice", "lane notify: a notice has waited for 20 min"),
         ("no access", "B2COPY refuses our access to 1 operation"),
         ("what is unresolved", "1 operation unresolved"),
         ("what has failed", "1 operation failed: "),

@@ -10,7 +10,7 @@ import yaml
 
 from tasks.registry import ALL_KINDS
 from tests.watch import dashboard, metrics_table
-from worker.report.thresholds import DISPATCH_LATE_S, DUE_LATE_S, HELD_LONG_S, MONEY_LATE_S
+from worker.report.thresholds import DISPATCH_LATE_S, DUE_LATE_S, HELD_LONG_S, MONEY_LATE_S, NOTICES_LATE_S
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "prometheus"
 RULES: list[dict[str, Any]] = yaml.safe_load((FOLDER / "rules.yml").read_text())["groups"][0]["rules"]
@@ -109,3 +109,5 @@ def test_the_ages_at_which_alerts_fire_are_those_of_commands_and_console() -> No
     assert float(limits["NobodyWorks"]) == float(limits["RequestsNotTaken"]) == DUE_LATE_S
     assert float(limits["NoWorkerRuns"]) == DISPATCH_LATE_S
     assert float(limits["LongHold"]) == HELD_LONG_S
+    [notices] = [rule["expr"] for rule in RULES if rule["alert"] == "NoticesLate"]
+    assert f" > {NOTICES_LATE_S:.0f} unless " in notices

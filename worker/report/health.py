@@ -9,10 +9,10 @@ from worker.ledger.overview import Overview, overview
 from worker.ledger.running_workers import RunningWorker, workers_by_rate_limit
 from worker.ledger.statistics import Statistics, statistics_of
 from worker.operation import AuditEntry, FailureReason, WaitReason
-from worker.queues import CRM, destination_of
+from worker.queues import CRM, NOTIFY, destination_of
 from worker.report.format_values import count, our_address, span
 from worker.report.operation_report import pause_document
-from worker.report.thresholds import DISPATCH_LATE_S, DUE_LATE_S, HELD_LONG_S, MONEY_LATE_S
+from worker.report.thresholds import DISPATCH_LATE_S, DUE_LATE_S, HELD_LONG_S, MONEY_LATE_S, NOTICES_LATE_S
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ def find_problems(seen: Overview, late_s: float = DUE_LATE_S, money_late_s: floa
 def find_notes(seen: Overview) -> list[str]:
     """Return what else a person should look at, also while nothing is late. Shown with `find_problems`."""
     notes = access_notes(statistics_of(seen)) + hold_notes(seen) + outage_notes(seen) + rate_limit_notes(seen.workers)
+    notes += late_notice_notes(seen)
     if unresolved := sum(group.count for group in seen.failed if group.reason == FailureReason.UNRESOLVED):
         command = "`b2copy-sync failed list --reason unresolved`; `b2copy-sync failed show KEY` names the command"
         notes.append(f"{count(unresolved)} unresolved: {command}")
@@ -171,6 +172,15 @@ def hold_notes(seen: Overview) -> list[str]:
     if seen.held_s <= HELD_LONG_S:
         return []
     return [f"B2COPY answered 429 and has asked us to wait for another {span(seen.held_s)}: nothing is sent to it"]
+
+
+def late_notice_notes(seen: Overview) -> list[str]:
+    """Return a sentence if a notice has waited for more than `NOTICES_LATE_S`: the CRM does not know of an end."""
+    [notices] = [lane for lane in seen.lanes if lane.lane == NOTIFY]
+    if notices.oldest_s is None or notices.oldest_s <= NOTICES_LATE_S:
+        return []
+    command = f"`b2copy-sync list --lane {NOTIFY} --age {NOTICES_LATE_S:.0f}s`"
+    return [f"lane {NOTIFY}: a notice has waited for {span(notices.oldest_s)}: {command} lists it"]
 
 
 def document(health: Health) -> dict[str, Any]:

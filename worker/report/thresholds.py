@@ -16,3 +16,7 @@ DISPATCH_LATE_S = 15.0
 # Seconds for which B2COPY has asked us to send nothing (429). Most holds last seconds, and nothing is late meanwhile.
 # After a quarter of an hour a person should know why there are no results.
 HELD_LONG_S = 900.0
+
+# Seconds that a notice may be open. Six tries are made within seven minutes, so all of them have failed then, or a 429
+# has asked us to wait.
+NOTICES_LATE_S = 900.0
