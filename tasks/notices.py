@@ -7,7 +7,7 @@ from worker.errors import B2CopyError, ReceiverGone
 from worker.instances import ledger
 from worker.ledger import pause
 from worker.ledger.notices import BY, GIVES_UP_AFTER_S
-from worker.operation import NOTICE_KIND, Done, OnUnknown, Outcome
+from worker.operation import NOTICE_KIND, Done, FailureReason, OnUnknown, Outcome
 from worker.operation_kind import Attempt, Description, Kind, Payload
 from worker.queues import CRM
 from worker.queues import NOTIFY as LANE
@@ -79,5 +79,6 @@ NOTIFY = Kind(
     on_unknown=OnUnknown.REPEAT,
     time_allowed_s=lambda _: GIVES_UP_AFTER_S,
     destination=CRM,
+    failure_reasons={FailureReason.EXHAUSTED: "it could not be delivered; its last attempt says why"},
     waits_s=WAITS_S,
 )

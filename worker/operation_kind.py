@@ -97,8 +97,8 @@ class Kind(Generic[P]):
     no others. Without `result`, what that person gives is not checked.
 
     `on_unknown` is what an unknown outcome permits, or a function that returns it for the step that is unknown.
-    `failure_reasons` are the reasons of `Failed` outcomes, each with a sentence for people. `time_allowed_s` and
-    `polls` read the settings.
+    `failure_reasons` are the reasons of `Failed` outcomes, each with a sentence for people. A `FailureReason` in it has
+    this kind's sentence instead of the engine's. `time_allowed_s` and `polls` read the settings.
     `begins_steps`: its attempts call `Attempt.begin` before each request with an effect. So if a worker is lost, it is
     known whether it may have sent one: without a begun step nothing was done, and the next attempt starts again.
     `effect_step` is then the name of the last of these routes, which a ledger from a backup may not know to have begun.

@@ -17,7 +17,7 @@ from tests.operations import (
 )
 from worker.ledger import Ledger, pause
 from worker.ledger.running_workers import ThisWorker, note_running
-from worker.operation import FailureReason, WaitReason
+from worker.operation import NOTICE_KIND, FailureReason, OnUnknown, WaitReason
 from worker.testbed.local_system import Environment
 
 
@@ -172,6 +172,16 @@ def test_list_finds_what_is_old_although_it_was_just_tried(b2copy_sync: Command,
 
     assert [one["key"].partition(":")[2] for one in aged["operations"]] == ["W3", "W2"]
     assert [one["key"].partition(":")[2] for one in older["operations"]] == ["W3"]
+
+
+def test_list_and_status_say_the_same_of_a_notice(b2copy_sync: Command, ledger: Ledger) -> None:
+    fields = {"kind": NOTICE_KIND, "lane": "notify", "destination": "crm", "on_unknown": OnUnknown.REPEAT}
+    key = fail_operation(ledger, "N1", FailureReason.EXHAUSTED, **fields)
+
+    [listed] = b2copy_sync("list", "--json", "--lane", "notify").document["operations"]
+
+    assert listed["standing"] == b2copy_sync("status", key, "--json").document["standing"]
+    assert "could not be delivered" in listed["standing"]
 
 
 def test_list_says_how_to_continue(b2copy_sync: Command, ledger: Ledger) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tasks.accounts import CLIENT_UNKNOWN
-from tasks.registry import KINDS
+from tasks.registry import ALL_KINDS, KINDS
 from tests.operations import (
     claim_due,
     claim_one,
@@ -19,13 +19,14 @@ from tests.operations import (
     record_operation,
     succeed_after_a_replay,
 )
+from worker.console.url_parameters import known_reasons
 from worker.ledger import Ledger, audit_of, fail_message, find, open_ledger, pause
 from worker.ledger import replay as replay_in_ledger
 from worker.ledger.approvals import approve, propose, reject
 from worker.ledger.batches import begin_batch, cancel_batch, pause_batch, sweep
 from worker.ledger.operator_actions import resolve
 from worker.ledger.restore import distrust_restored
-from worker.operation import FailureReason, OnUnknown, Operation, Phase, State, WaitReason
+from worker.operation import NOTICE_KIND, FailureReason, OnUnknown, Operation, Phase, State, WaitReason
 from worker.report.operation_report import document, report_on
 from worker.report.replayable import moves_money, why_not_replayable
 from worker.report.sentences import remedy, standing
@@ -97,6 +98,17 @@ def test_the_words_of_a_kind_are_the_kinds_own(ledger: Ledger) -> None:
 
     assert standing(operation, KINDS) == f"failed (fee_error): {of_the_kind}"
     assert "not known to this version" in standing(operation, {})
+
+
+def test_a_notice_that_nobody_took_is_not_said_to_have_been_answered(ledger: Ledger) -> None:
+    fields = {"kind": NOTICE_KIND, "lane": "notify", "destination": "crm", "on_unknown": OnUnknown.REPEAT}
+    fail_operation(ledger, "N1", FailureReason.EXHAUSTED, **fields)
+    dead = find_operation(ledger, "N1", NOTICE_KIND)
+
+    assert standing(dead, ALL_KINDS) == "failed (exhausted): it could not be delivered; its last attempt says why"
+    assert remedy(dead, ALL_KINDS).startswith("Find out at the CRM why, then: `b2copy-sync failed replay")
+    reasons = known_reasons(ALL_KINDS)
+    assert len(reasons) == len(set(reasons))
 
 
 def test_after_a_kinds_own_reason_money_is_replayed_only_if_nothing_was_charged(ledger: Ledger) -> None:

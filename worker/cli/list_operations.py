@@ -59,7 +59,7 @@ def list_(
     A page looks at some thousands of operations, so that it is quick on every ledger. If there may be more that match,
     it ends with the --after of the next page.
     """
-    from tasks.registry import KINDS
+    from tasks.registry import ALL_KINDS
     from worker.ledger.batches import find_batch
     from worker.ledger.operation_lists import OPEN, Filter, list_operations
     from worker.report.operation_report import report_on, summary
@@ -76,7 +76,7 @@ def list_(
     )  # fmt: skip
     with existing_ledger() as ledger:
         page = list_operations(ledger, wanted, after, limit)
-        reports = [report_on(ledger, operation, KINDS) for operation in page.operations]
+        reports = [report_on(ledger, operation, ALL_KINDS) for operation in page.operations]
         if batch is not None and not reports and find_batch(ledger, batch) is None:
             unknown = f"no import or batch is called {batch}: `b2copy-sync import status` lists the imports"
             raise Stop(Exit.NOT_FOUND, unknown)

@@ -70,7 +70,7 @@ def list_query(given: Mapping[str, str], kinds: Kinds) -> ListQuery:
 def known_reasons(kinds: Kinds) -> list[str]:
     """Return every reason to wait or to have failed."""
     of_kinds = [reason for kind in kinds.values() for reason in kind.failure_reasons]
-    return [str(reason) for reason in (*WaitReason, *FailureReason)] + of_kinds
+    return list(dict.fromkeys(str(reason) for reason in (*WaitReason, *FailureReason, *of_kinds)))
 
 
 def word(given: Mapping[str, str], name: str, known: Iterable[str]) -> str | None:
