@@ -1,12 +1,14 @@
 """A scraper finds what happened, in a worker's metrics and in those of the ledger."""
 
 import socket
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import event
 
 from tasks import enqueue
 from tasks.registry import ALL_KINDS
@@ -17,8 +19,10 @@ from tests.support import until
 from tests.watch import metrics_table
 from worker.ledger import Ledger, pause
 from worker.ledger.batches import pause_batch
+from worker.ledger.overview import overview
 from worker.operation import FINAL, MESSAGE_KIND, NOTICE_KIND, FailureReason, WaitReason
 from worker.queues import NOTIFY, REQUEST_LANES
+from worker.report.ledger_metrics import LedgerCollector
 from worker.testbed.broker import Broker
 from worker.testbed.local_system import Environment, Sandbox, wait_for_worker
 from worker.testbed.ports import free_port
@@ -167,6 +171,21 @@ def test_a_long_hold_is_shown_although_nothing_is_late(b2copy_sync: Command, led
     assert before == 0
     assert held_s() == pytest.approx(86_400, abs=60)
     assert "B2COPY answered 429 and has asked us to wait for another 24.0 h: nothing is sent to it" in notes
+
+
+def test_when_the_ledger_was_read_is_told_by_the_exporters_clock(ledger: Ledger) -> None:
+    """Prometheus compares it with its own clock, which NTP sets as the exporter's; the database's may be another."""
+
+    def set_back(connection: Any, *_: object) -> None:
+        connection.create_function("julianday", 1, lambda _: (time.time() - 120) / 86_400 + 2_440_587.5)
+
+    event.listen(ledger.engine, "checkout", set_back)
+
+    found = {metric.name: metric.samples for metric in LedgerCollector(lambda: ledger, ALL_KINDS).collect()}
+
+    assert overview(ledger).at / 1000 < time.time() - 100
+    [read_at] = found["b2copy_ledger_collected_timestamp_seconds"]
+    assert read_at.value == pytest.approx(time.time(), abs=30)
 
 
 def test_a_ledger_that_cannot_be_read_leaves_no_old_value(b2copy_sync: Command, environment: Environment) -> None:

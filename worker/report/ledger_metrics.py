@@ -113,9 +113,9 @@ FAMILIES = (
     ),
     Family(
         "b2copy_ledger_collected_timestamp_seconds",
-        "When the ledger was read, in Unix seconds.",
+        "When the ledger was read, in Unix seconds by the clock of the process that exports this.",
         (),
-        lambda found, flags: [((), found.at / 1000)],
+        lambda found, flags: [((), time.time())],
     ),
 )
 UP = ("b2copy_ledger_up", "1 if the ledger could be read.")
