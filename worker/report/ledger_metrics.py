@@ -92,8 +92,8 @@ FAMILIES = (
     ),
     Family(
         "b2copy_held_seconds",
-        "For how long nothing is sent to the destination, because it has answered 429; as the operations that wait for"
-        " this tell it.",
+        "Seconds until the last operation that waits as `rate_limited` is due. After a 429 nothing is sent to the"
+        " destination until then. 0 if none waits so.",
         ("destination",),
         lambda found, flags: [((B2COPY,), found.held_s)],
     ),
