@@ -81,7 +81,7 @@ def _run_minute_jobs() -> None:
     """Do these jobs, unless this process has done them in this minute.
 
     Summarize the minutes that ended, and have batches swept again whose sweep left an operation. A worker that delivers
-    notices says again that the CRM wants them. A week after the last one, the others cancel the notices that still wait.
+    notices says again that the CRM wants them. A week after the last one, the others cancel what still waits.
     """
     global _summarized
     minute = int(time.time() * 1000 - SETTLED_MS) // MINUTE_MS
