@@ -1,6 +1,7 @@
 """Two scheduled jobs: wake what is due, renew the session. The third one is in `tasks/reconcile.py`."""
 
 import logging
+import math
 import time
 from collections.abc import Mapping
 
@@ -14,7 +15,7 @@ from worker.ledger import DATABASE_UNAVAILABLE_ERRORS, count_due, make_due, swee
 from worker.ledger.batches import sweep_forgotten
 from worker.ledger.due import DISPATCH_EVERY_S
 from worker.ledger.minute_statistics import MINUTE_MS, SETTLED_MS, summarize_minutes
-from worker.ledger.notices import cancel_unwanted_notices, want_notices
+from worker.ledger.notices import cancel_unwanted_notices, notices_wanted_until
 from worker.ledger.running_workers import count_running
 from worker.messages.dispatch_timer import outage
 from worker.messages.wake_up import wake, wake_ups_for
@@ -27,9 +28,11 @@ log = logging.getLogger(__name__)
 
 _refresh_outage = OutageLog(log, "operations that wait for a session stay so, the next renewal tries again")
 _summarized = -1  # the minute since the epoch in which this process last summarized
+_unwanted_since = math.inf  # monotonic seconds; since when this process sees that nobody delivers notices
 TAKE_S = 1.0  # seconds of each tick for the requests of the SQL API
 SWEEP_S = 0.1  # seconds of each tick for the operations of batches that were paused, resumed or cancelled
 CANCEL_S = 1.0  # seconds of each minute for the notices that nobody delivers any more
+UNWANTED_FOR_S = 600.0  # seconds for which this process must have seen that nobody delivers notices
 WITHOUT_SESSION = {"busy", "cooldown"}  # outcomes of a renewal after which there may be no usable session
 
 
@@ -80,19 +83,27 @@ def _wake_lanes(due: Mapping[str, int]) -> bool:
 def _run_minute_jobs() -> None:
     """Do these jobs, unless this process has done them in this minute.
 
-    Summarize the minutes that ended, and have batches swept again whose sweep left an operation. A worker that delivers
-    notices says again that the CRM wants them. A week after the last one, the others cancel what still waits.
+    Summarize the minutes that ended, and have batches swept again whose sweep left an operation. Cancel the notices
+    that nobody delivers any more.
     """
     global _summarized
     minute = int(time.time() * 1000 - SETTLED_MS) // MINUTE_MS
     if minute != _summarized:
         summarize_minutes(ledger())
         sweep_forgotten(ledger())
-        if crm_settings().wants_notices:
-            want_notices(ledger())
-        else:
-            cancel_unwanted_notices(ledger(), CANCEL_S)
+        _cancel_unwanted_notices()
         _summarized = minute
+
+
+def _cancel_unwanted_notices() -> None:
+    """Not at once: after an outage of all workers, one that delivers notices may start later than this one."""
+    global _unwanted_since
+    if crm_settings().wants_notices or notices_wanted_until(ledger()) is not None:
+        _unwanted_since = math.inf
+        return
+    _unwanted_since = min(_unwanted_since, time.monotonic())
+    if time.monotonic() - _unwanted_since >= UNWANTED_FOR_S:
+        cancel_unwanted_notices(ledger(), CANCEL_S)
 
 
 @app.task(name="b2copy.session.refresh")

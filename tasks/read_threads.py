@@ -15,5 +15,5 @@ threads = PerProcess(lambda: DaemonThreads(THREADS, "b2copy-reads"))
 
 
 async def in_read_thread(blocks: Callable[..., T], *arguments: Any) -> T:
-    """Call something that blocks, as `asyncio.to_thread` does, in a thread of the reads."""
+    """Call something that blocks in a thread of the reads. Context variables, as those of traces, are not passed on."""
     return await asyncio.get_running_loop().run_in_executor(threads(), blocks, *arguments)

@@ -554,7 +554,8 @@ class ConsoleSettings(CrmSettings):
         None, description="A file with the secret that the proxy sends as X-Console-Secret."
     )
     console_password_file: File | None = Field(
-        None, description="The people of the console, written by `b2copy-sync console-user`; mode 0600."
+        None,
+        description="The people of the console, written by `b2copy-sync console-user`; mode 0600, or 0440 if it is mounted.",
     )
 
 

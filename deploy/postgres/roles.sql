@@ -79,7 +79,9 @@ BEGIN
                 GRANT SELECT ON b2copy_batches TO b2copy_enqueue;
                 GRANT INSERT (id, kind, lane, source, rows, requested_by, requested_at)
                     ON b2copy_batches TO b2copy_enqueue;
-            WHEN 'b2copy_audit' THEN  -- which payload an operation had before a person corrected it
+            -- Which payload an operation had before a person corrected it. It can read the details of all entries, and not
+            -- who decided or why.
+            WHEN 'b2copy_audit' THEN
                 GRANT SELECT (at, action, subject, detail) ON b2copy_audit TO b2copy_enqueue;
             WHEN 'b2copy_ledger' THEN
                 GRANT SELECT ON b2copy_ledger TO b2copy_enqueue;

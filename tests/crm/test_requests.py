@@ -572,6 +572,29 @@ def test_a_row_that_another_worker_knows_and_cannot_take_by_our_fault_is_refused
     assert [one.key for one in search(ledger)] == ["call:K1"]
 
 
+def test_a_row_that_waits_for_a_worker_which_is_gone_ends_after_a_day(
+    ledger: Ledger, insert: Insert, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A newer worker met an error of ours with it and was taken back. The older ones do not slow down meanwhile."""
+    now = 1_000.0
+    monkeypatch.setattr(requests_table, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(requests_table, "_first_seen", {})
+    monkeypatch.setattr(requests_table, "_left_at", -math.inf)
+    insert(kind="fees.of_tomorrow", payload="{}")
+    with ledger.writing() as connection:
+        connection.execute(text("UPDATE b2copy_requests SET left_because = ''"))
+
+    left = []
+    for _ in range(4):
+        take(ledger)
+        left.append(rows_left(ledger))
+        assert not lets_others_dispatch_first()
+        now += requests_table.WAITS_FOR_US_S / 2
+
+    assert left == [1, 1, 0, 0]
+    assert [one.failure_reason for one in search(ledger)] == [FailureReason.BAD_PAYLOAD]
+
+
 def fail_by_our_fault(*_: Any) -> Any:
     raise RuntimeError("a fault of ours")
 

@@ -353,6 +353,26 @@ def test_a_hold_of_reads_holds_operations_for_a_minute_at_most(
     assert operations.hold_left_s() <= operations_s
 
 
+def test_a_429_to_each_read_does_not_hold_operations_all_the_time(settings: Settings) -> None:
+    """Only a route of the reads is limited, and pages ask again and again."""
+    all_reads = [FleetLimits("b2copy", settings, "b2copy.reads", ["b2copy.reads", "b2copy"]) for _ in range(3)]
+    operations = limit(settings, "0")
+    all_reads[0].hold(1.0)
+    all_reads[0].share_hold()
+    operations.read_hold()
+    assert operations.hold_left_s() > 0
+
+    def has_ended() -> bool:
+        for reads in all_reads:
+            reads.hold(1.0)
+            reads.share_hold()
+        operations.read_hold()
+        return operations.hold_left_s() == 0
+
+    until(has_ended, within=5.0)
+    assert has_ended()
+
+
 def test_a_hold_of_operations_holds_reads(settings: Settings) -> None:
     reads, operations = FleetLimits("b2copy", settings, holds=["b2copy.reads", "b2copy"]), limit(settings, "0")
 

@@ -339,6 +339,62 @@ class TestProbe:
         pusher.stop()
         drain.join(20)
 
+    def test_is_still_needed_after_an_answer_from_before_the_outage(
+        self, active_environment: Environment, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """An attempt had its first answer and waited for its second permit when the destination went away."""
+        closed = a_gate()
+        close_gate(closed, monkeypatch)
+
+        async def record_late(times_closed: int) -> None:
+            error = CircuitOpen("x")
+            await closed.record(error, meaning_of(error), SERVICE_ADMIN, times_closed=times_closed, was_answered=True)
+            await asyncio.gather(*closed._tasks)
+
+        event_loop().run(record_late(closed.times_closed - 1))
+        assert not closed.is_open
+        event_loop().run(record_late(closed.times_closed))  # the probe's first call was answered
+        assert closed.is_open
+
+    def test_has_had_its_turn_if_it_reached_the_destination(
+        self, active_environment: Environment, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A 403 to another login says nothing about the circuit, and was a request all the same."""
+        closed = a_gate()
+        close_gate(closed, monkeypatch)
+        assert closed.take(1, urgent=False) == 1
+
+        async def record_refusal() -> None:
+            error = AccessRejected("x", 403)
+            await closed.record(error, meaning_of(error), "back_office", times_closed=closed.times_closed)
+            await asyncio.gather(*closed._tasks)
+
+        event_loop().run(record_refusal())
+        assert closed.until_open_s(urgent=False) > 1.0
+
+    def test_that_got_no_permit_is_followed_by_another_one_soon(
+        self, active_environment: Environment, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        other = a_gate()
+        for _ in range(FAILURES_TO_OPEN):
+            record(other, Unavailable("x"))
+        closed = a_gate()
+        close_gate(closed, monkeypatch)
+        until(lambda: not other.until_open_s(urgent=True))
+        monkeypatch.setattr(closed.fleet_limits, "take", lambda count, urgent: 0)  # the last one went to somebody else
+
+        assert closed.take(1, urgent=True) == 0
+        assert closed.until_open_s(urgent=True) <= circuit_breaker.NEXT_PROBE_S
+        assert other.take(1, urgent=True) == 1
+
+    def test_is_not_the_money_lanes_each_time_if_its_operations_make_no_request(self) -> None:
+        breaker = circuit_breaker.CircuitBreaker(lambda: 0.0, failures_to_open=1)
+        breaker.record_failure()
+        until(lambda: breaker.take(1, urgent=True))
+        breaker.allow_next_probe()
+
+        assert breaker.until_probe_s(urgent=False) < breaker.until_probe_s(urgent=True)
+
 
 def fail_beside_others(ledger: Ledger, pusher: Pusher, name: str) -> tuple[Operation, int]:
     """Make attempts at an operation until it has failed, and return how many. Between them another one is served."""

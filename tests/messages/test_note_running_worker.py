@@ -11,9 +11,11 @@ from celery.platforms import EX_FAILURE
 from celery.worker import state
 from sqlalchemy import event, text
 
+from tests.conftest import forget
 from tests.support import until
 from worker.instances import ledger
 from worker.ledger.b2copy_host import check_b2copy_host
+from worker.ledger.notices import notices_wanted_until
 from worker.ledger.overview import overview
 from worker.ledger.running_workers import note_stopped
 from worker.ledger.schema import HEAD
@@ -53,6 +55,34 @@ def test_a_worker_notes_again_and_again_that_it_runs(
     until(lambda: overview(ledger()).workers)
     note._end()
     assert overview(ledger()).workers == []
+
+
+def test_a_worker_that_delivers_notices_says_again_and_again_that_they_are_wanted(
+    active_environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever process dispatches: it may be one without a webhook each time."""
+    monkeypatch.setenv("B2COPY_NOTIFY_TASK", "crm.fees_ended")
+    forget()
+    monkeypatch.setattr(note_running_worker, "NOTE_EVERY_S", 0.02)
+    monkeypatch.setattr(note_running_worker, "WANT_NOTICES_EVERY_S", 0.02)
+    note = RunningNote(SimpleNamespace())
+    note.start(SimpleNamespace())
+    for _ in range(2):
+        until(lambda: notices_wanted_until(ledger()))
+        with ledger().writing() as connection:
+            connection.execute(text("UPDATE b2copy_ledger SET notices_until = 0"))
+
+    until(lambda: notices_wanted_until(ledger()))
+    note._end()
+
+
+def test_a_worker_that_delivers_no_notices_does_not_say_so(active_environment: Environment) -> None:
+    note = RunningNote(SimpleNamespace())
+    note.start(SimpleNamespace())
+    until(lambda: overview(ledger()).workers)
+    note._end()
+
+    assert notices_wanted_until(ledger()) is None
 
 
 def test_no_pool_process_is_forked_while_the_note_is_written(active_environment: Environment) -> None:

@@ -1,5 +1,7 @@
 """The scheduled jobs: wake what is due, renew the session."""
 
+import math
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -190,35 +192,52 @@ def test_a_dispatch_does_its_other_work_before_it_has_taken_all_requests(
     assert left == [3, 2]
 
 
-@pytest.mark.parametrize("task", ["", "crm.fees_ended"])
 def test_each_minute_is_summarized_once_when_it_is_settled(
-    active_environment: Environment, monkeypatch: pytest.MonkeyPatch, task: str
+    active_environment: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As often, batches are swept that were forgotten, and a worker that delivers notices says that they are wanted."""
-    if task:
-        monkeypatch.setenv("B2COPY_NOTIFY_TASK", task)
-        forget()
+    """As often, batches are swept that were forgotten."""
     settled_s, now, done = SETTLED_MS / 1000, [0.0], list[str]()
-    monkeypatch.setattr(housekeeping, "time", SimpleNamespace(time=lambda: now[0]))
+    monkeypatch.setattr(housekeeping, "time", SimpleNamespace(time=lambda: now[0], monotonic=lambda: now[0]))
     monkeypatch.setattr(housekeeping, "_summarized", -1)
     monkeypatch.setattr(housekeeping, "summarize_minutes", lambda _: done.append("minutes"))
     monkeypatch.setattr(housekeeping, "sweep_forgotten", lambda _: done.append("batches"))
-    monkeypatch.setattr(housekeeping, "want_notices", lambda _: done.append("notices"))
 
     def times_done(at_s: float) -> int:
         now[0] = 1_800_000_000.0 + at_s
         housekeeping._run_minute_jobs()
         assert done.count("minutes") == done.count("batches")
-        assert done.count("notices") == (done.count("minutes") if task else 0)
         return done.count("minutes")
 
     seconds = [settled_s - 1, settled_s - 0.5, settled_s, settled_s + 30, settled_s + 59, settled_s + 60]
     assert [times_done(at_s) for at_s in seconds] == [1, 1, 2, 2, 2, 3]
 
 
+@pytest.fixture
+def minute_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Does the jobs of the minute in which this process has run for so many seconds."""
+    now = [0.0]
+    monkeypatch.setattr(housekeeping, "time", SimpleNamespace(time=time.time, monotonic=lambda: now[0]))
+    monkeypatch.setattr(housekeeping, "_unwanted_since", math.inf)
+
+    def run(at_s: float) -> None:
+        now[0] = at_s
+        monkeypatch.setattr(housekeeping, "_summarized", -1)
+        housekeeping._run_minute_jobs()
+
+    return run
+
+
+def states_of_notices() -> set[State]:
+    return {one.state for one in search(ledger(), kind=NOTICE_KIND)}
+
+
 @pytest.mark.parametrize(("task", "state"), [("", State.CANCELLED), ("crm.fees_ended", State.QUEUED)])
 def test_a_week_after_the_last_worker_that_delivers_notices_nothing_waits_for_one(
-    active_environment: Environment, monkeypatch: pytest.MonkeyPatch, task: str, state: State
+    active_environment: Environment,
+    monkeypatch: pytest.MonkeyPatch,
+    minute_of: Callable[[float], None],
+    task: str,
+    state: State,
 ) -> None:
     if task:
         monkeypatch.setenv("B2COPY_NOTIFY_TASK", task)
@@ -226,13 +245,31 @@ def test_a_week_after_the_last_worker_that_delivers_notices_nothing_waits_for_on
     want_notices(ledger())
     succeed_operation(ledger())
     LedgerClock(ledger()).advance(8 * 86_400)
-    monkeypatch.setattr(housekeeping, "_summarized", -1)
     assert statistics_of(overview(ledger())).late_s["notify"] >= 8 * 86_400
 
-    housekeeping.dispatch()
+    minute_of(1_000.0)
+    minute_of(1_000.0 + housekeeping.UNWANTED_FOR_S)
 
-    assert [one.state for one in search(ledger(), kind=NOTICE_KIND)] == [state]
+    assert states_of_notices() == {state}
     assert bool(statistics_of(overview(ledger())).late_s["notify"]) is bool(task)
+
+
+def test_a_worker_that_starts_before_the_one_that_delivers_notices_cancels_none(
+    active_environment: Environment, minute_of: Callable[[float], None]
+) -> None:
+    """The whole fleet was down for more than a week, or the ledger came from an old backup."""
+    want_notices(ledger())
+    succeed_operation(ledger())
+    LedgerClock(ledger()).advance(8 * 86_400)
+
+    minute_of(1_000.0)
+    minute_of(1_000.0 + housekeeping.UNWANTED_FOR_S - 1)
+    want_notices(ledger())
+    minute_of(1_000.0 + housekeeping.UNWANTED_FOR_S)
+    LedgerClock(ledger()).advance(8 * 86_400)
+    minute_of(1_060.0 + housekeeping.UNWANTED_FOR_S)  # the time begins again
+
+    assert states_of_notices() == {State.QUEUED}
 
 
 def test_dispatch_cancels_what_a_person_cancelled_as_a_batch(active_environment: Environment) -> None:

@@ -62,12 +62,14 @@ OTHERS_FIRST_S = 30.0  # seconds after it left a row for which a process lets ot
 LOCKED_LONG_S = 5.0  # seconds for which one transaction has locked a row, until that is logged
 SEEN_MAX = 100_000  # rows; later ones wait until this process has forgotten some of these
 MESSAGE_WAIT_MS = 24 * 3_600_000  # ms; a row that was a message and meets an error of ours is failed after that
+WAITS_FOR_US_S = 24 * 3600.0  # seconds that a row waits for a worker that has met an error of ours with it
 BY = "sql"
 """Who requested an operation, followed by the name that the row gives."""
 
 _logged: set[str] = set()  # faults of our own that this process has logged
-_first_seen: dict[tuple[int, Any], float] = {}
-"""Id and `requested_at` of each row that waits for another worker -> when this process saw it first (monotonic)."""
+_first_seen: dict[tuple[int, Any, bool], float] = {}
+"""Id and `requested_at` of each row that waits for another worker, and whether that one has met an error of ours with
+it -> when this process saw that first (monotonic)."""
 _left_at = -math.inf  # monotonic seconds; when this process last left a row for another worker
 _locked: dict[tuple[int, str], float] = {}
 """The first row that somebody has locked, and the transaction -> since when (monotonic); infinite once it is logged."""
@@ -85,9 +87,9 @@ def _oldest(dialect: str, moves_money: bool) -> Any:
     """
     texts = []
     for name in _TEXTS:
-        text = cast(requests.c[name], LargeBinary) if dialect == "sqlite" else requests.c[name]
+        column = cast(requests.c[name], LargeBinary) if dialect == "sqlite" else requests.c[name]
         limit = ROW_PAYLOAD_LIMIT if name == "payload" else ROW_TEXT_LIMIT
-        texts.append(func.substr(text, 1, literal_column(str(limit + 1)), type_=text.type).label(name))
+        texts.append(func.substr(column, 1, literal_column(str(limit + 1)), type_=column.type).label(name))
     place = func.row_number().over(order_by=requests.c.id).label("place")
     left = select(requests.c.id, place).where(requests.c.id > bindparam("after"))
     if moves_money:
@@ -238,7 +240,8 @@ class _Batch:
             problem = error.summary if isinstance(error, PayloadConflict) else str(error)
             return self._fail(connection, row, by, problem)
         except _ForAnotherWorker as error:
-            _note_left()
+            if row.left_because != WAITS_FOR_US:  # otherwise the other worker had its turn
+                _note_left()
             _log_once(row, error)
             if row.left_because is None:
                 self._left.append({"row": row.id, "reason": bounded_ascii(str(error), PROBLEM_LIMIT)})
@@ -332,24 +335,30 @@ def _log_lock(connection: Connection, after: int) -> None:
 def _may_wait(row: Row[Any]) -> bool:
     """Return whether another worker may still take the row: this process first saw it less than five minutes ago.
 
-    Or the other worker has met an error of ours with it (`WAITS_FOR_US`), and will take it once that is corrected.
+    Or less than a day ago, if the other worker has met an error of ours with it (`WAITS_FOR_US`) and will take it once
+    that is corrected.
 
     `requested_at` does not say that. All workers may have been down since then, and the CRM's transaction may have
     committed only now.
     """
-    if row.left_because == WAITS_FOR_US:
-        return not _is_message_that_waited_long(row)
+    waits_for_us = row.left_because == WAITS_FOR_US
+    if waits_for_us and _is_message_that_waited_long(row):
+        return False
     now = time.monotonic()
-    key = (row.id, row.requested_at)  # the ids begin again if the table is emptied
+    key = (row.id, row.requested_at, waits_for_us)  # the ids begin again if the table is emptied
     seen = _first_seen.get(key, now) if len(_first_seen) >= SEEN_MAX else _first_seen.setdefault(key, now)
-    return now - seen < OTHER_WORKER_WAIT_S
+    return now - seen < _longest_wait_s(waits_for_us)
+
+
+def _longest_wait_s(waits_for_us: bool) -> float:
+    return WAITS_FOR_US_S if waits_for_us else OTHER_WORKER_WAIT_S
 
 
 def _forget_old_rows() -> None:
     """Forget the rows that were refused or taken. If this process has not come back to one of them, it waits again."""
     now = time.monotonic()
     for key, seen in list(_first_seen.items()):
-        if now - seen > 2 * OTHER_WORKER_WAIT_S:
+        if now - seen > 2 * _longest_wait_s(key[2]):
             _first_seen.pop(key, None)
 
 
@@ -430,7 +439,7 @@ def _store_failed(connection: Connection, ledger: Ledger, row: Row[Any], by: str
     fields["requested_at"] = _requested_at(row)
     task, problem = short(_for_people(row, "kind")), bounded_ascii(problem, PROBLEM_LIMIT)
     log.error("request %s in b2copy_requests cannot be recorded: %s", row.id, problem)
-    raw = json.dumps({column: bounded_ascii(text) for column in _TEXTS if (text := _for_people(row, column))})
+    raw = json.dumps({column: bounded_ascii(value) for column in _TEXTS if (value := _for_people(row, column))})
     name = f"request-{row.id}"
     stored = fail_message(ledger, name, task, problem, by, raw, connection, **fields)
     if not stored.created:  # the table has been emptied, and its ids begin again

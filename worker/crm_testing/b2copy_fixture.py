@@ -66,11 +66,10 @@ class OpenGate(Gate):
         meaning: Meaning,
         login: str | None,
         kind: str | None = None,
-        times_closed: int | None = None,
-        was_answered: bool = False,
+        **of_attempt: Any,
     ) -> None:
         if meaning.circuit == "success":
-            await super().record(learned, meaning, login, kind, times_closed, was_answered)
+            await super().record(learned, meaning, login, kind, **of_attempt)
 
 
 class Sandbox:

@@ -106,7 +106,9 @@ class RunningAttempt:
                 raise
             finally:
                 try:
-                    await gate.record(learned, meaning_of(learned), self.login, self.claim.kind, times_closed)
+                    await gate.record(
+                        learned, meaning_of(learned), self.login, self.claim.kind, times_closed=times_closed
+                    )
                 except Exception:  # what the request did must not be lost with it
                     log.exception(
                         "operation %s: the gate could not note what a request says about the destination. Its answer"

@@ -180,7 +180,9 @@ class AttemptMaker:
         try:
             if attempt is None or attempt.passed_gate:
                 was_answered = attempt is not None and attempt.was_answered
-                await gate.record(learned, meaning, login, claim.kind, times_closed, was_answered)
+                await gate.record(
+                    learned, meaning, login, claim.kind, times_closed=times_closed, was_answered=was_answered
+                )
             else:
                 gate.record_nothing(times_closed)
         except BaseException:  # the operation's result must not be lost with it

@@ -71,8 +71,8 @@ class CircuitBreaker:
     def allow_next_probe(self) -> None:
         """Let another probe be made soon, because the last one has shown nothing about the destination."""
         with self._lock:
-            now = time.monotonic()
-            soon = {True: now + NEXT_PROBE_S / 2, False: now + NEXT_PROBE_S}
+            now, first = time.monotonic(), self._urgent_goes_first
+            soon = {first: now + NEXT_PROBE_S / 2, not first: now + NEXT_PROBE_S}
             self._next_probe = {urgent: min(at, self._next_probe[urgent]) for urgent, at in soon.items()}
 
     def until_probe_s(self, urgent: bool = True) -> float:

@@ -5,6 +5,8 @@ Redis keys (all expire by themselves):
     b2copy:rate:...                         the limiter's windows (package `limits`)
     b2copy:gate:<destination>:hold    text  nobody sends before it expires; reads have one of their own besides, named
                                             `b2copy.reads`, and the reconciliation has `b2copy.reconcile`
+    b2copy:gate:<destination>:hold:by_others  text  the hold was set by a 429 to a read or to the reconciliation, and is
+                                            not set again so before this key expires
     b2copy:gate:<destination>:probe   text  no circuit probe before it expires; reads have `b2copy.reads`
                                             (two ways of notices have `crm.task` and `crm.webhook` for both keys)
     b2copy:gate:<destination>:pace    text  the reconciliation sends no request before it expires
@@ -49,6 +51,7 @@ _RETRY_STORE_S = 0.5  # seconds; if Redis did not answer, it is asked for permit
 _RETRY_HOLD_S = 2.0
 _SOONEST_S, _LATEST_S = 0.02, 0.25  # seconds; least and most between two requests for a permit that was refused
 _LONGEST_HOLD_MS = round(RETRY_AFTER_MAX * 1000)
+_OPERATIONS_HOLD_MAX_MS = round(OPERATIONS_HOLD_MAX_S * 1000)
 _ABSENT, _ODD = -2, -1  # instead of the ms that are left of a key; as PTTL says it
 # Two 429s at the same time: the longer hold counts.
 _SHARE_HOLD = """
@@ -100,7 +103,7 @@ class FleetLimits:
         """`circuit` names whose circuit probes these are, if they are not those of the destination's operations.
 
         `holds`: the names of the holds that it obeys, if that is not the destination's alone. The first one is its own:
-        a 429 sets that one in full, and the others for `OPERATIONS_HOLD_MAX_S` at most.
+        a 429 sets that one in full, and the others as `share_hold` says.
         """
         # The setting limits B2COPY alone: the CRM answers 429 if notices come too fast for it.
         is_limited = destination != CRM and settings.rate_limit != "0"
@@ -216,19 +219,25 @@ class FleetLimits:
 
     def hold(self, seconds: float) -> None:
         """Let this process send nothing for this time: the destination has answered 429."""
-        now, (own, *others) = time.monotonic(), self._holds
-        own.extend(now + seconds)
-        for other in others:
-            other.extend(now + min(seconds, OPERATIONS_HOLD_MAX_S))
+        self._holds[0].extend(time.monotonic() + seconds)
 
     def share_hold(self) -> None:
-        """Store this process's hold in Redis, so that no process of the fleet sends until it ends."""
+        """Store this process's hold in Redis, so that no process of the fleet sends until it ends.
+
+        It also holds those whose hold this one obeys, for `OPERATIONS_HOLD_MAX_S` at most, and then not again for that
+        time. If the destination counts all requests together, they get a 429 of their own.
+        """
+        own, *others = self._holds
+        until = own.until
+        ms = max(1, round((until - time.monotonic()) * 1000))
+        short_ms = min(ms, _OPERATIONS_HOLD_MAX_MS)
         with contextlib.suppress(redis.RedisError):  # then the others get a 429 of their own
-            for hold in self._holds:
-                until = hold.until
-                ms = max(1, round((until - time.monotonic()) * 1000))
-                self._connected_redis().eval(_SHARE_HOLD, 1, hold.key, ms)
-                hold.note_shared(until)
+            self._connected_redis().eval(_SHARE_HOLD, 1, own.key, ms)
+            own.note_shared(until)
+            for other in others:
+                spared_ms = short_ms + _OPERATIONS_HOLD_MAX_MS
+                if self._connected_redis().set(f"{other.key}:by_others", str(spared_ms), nx=True, px=spared_ms):
+                    self._connected_redis().eval(_SHARE_HOLD, 1, other.key, short_ms)
 
     def hold_left_s(self) -> float:
         """Return for how many seconds nobody may send, as far as this process knows; 0 without a hold."""
@@ -243,7 +252,10 @@ class FleetLimits:
         return True
 
     def read_hold(self) -> None:
-        """Read from Redis whether another process got a 429, and whether a person has ended a hold by deleting it."""
+        """Read from Redis whether another process got a 429, and whether a hold has gone: a person has deleted it.
+
+        A flush of Redis ends it too. Then the next 429 sets it again.
+        """
         try:
             for hold in self._holds:
                 until_in_redis, left_ms = hold.until_in_redis, self._left_ms(hold.key)

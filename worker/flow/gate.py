@@ -123,10 +123,16 @@ class Gate:
 
     def take(self, claimed: int, urgent: bool) -> int:
         """Take the permits for the first calls of claimed operations; return for how many there are permits."""
-        count = self._login.take(self._circuit.take(claimed, urgent), urgent)
+        is_probe = self._circuit.is_open
+        passed = self._circuit.take(claimed, urgent)
+        count = self._login.take(passed, urgent)
         if any(self._waiting.values()):
             count = self._leave_room(count, urgent)
-        return self.fleet_limits.take(count, urgent)
+        permits = self.fleet_limits.take(count, urgent)
+        if is_probe and passed and not permits:  # somebody else took the last permit: the probe was not made
+            for allow in self._allow_next_probe():
+                allow()
+        return permits
 
     def _leave_room(self, wanted: int, urgent: bool) -> int:
         """Return how many of `wanted` permits could be taken now, and leave one for each later call that waits.
@@ -192,7 +198,9 @@ class Gate:
                         await self._is_on_hold()  # a person may have ended it
                     if wait_s := self.fleet_limits.until_permit_s(urgent):
                         if time.monotonic() + wait_s > ends:
-                            raise PermitRefused("the rate limit is reached", None, None, wait_s)
+                            is_held = self.fleet_limits.hold_left_s() > 0
+                            why = "the destination asked everybody to wait" if is_held else "the rate limit is reached"
+                            raise PermitRefused(why, None, None, wait_s)
                         await asyncio.sleep(wait_s)
                     elif await self._take_one(urgent):
                         return
@@ -240,6 +248,7 @@ class Gate:
         meaning: Meaning,
         login: str | None,
         kind: str | None = None,
+        *,
         times_closed: int | None = None,
         was_answered: bool = False,
     ) -> None:
@@ -249,7 +258,8 @@ class Gate:
         admin's. Another login says nothing about that one, and its refused access says nothing about the destination.
 
         `times_closed`: the value that was noted for the attempt's claim, see `record_nothing`. `was_answered`: the
-        destination has answered an earlier request of the attempt, so it works unless the last request shows otherwise.
+        destination has answered an earlier request of the attempt. If that was the probe, the destination works, unless
+        the last request shows otherwise.
 
         What blocks runs in a thread after this has returned, so that the attempt's result need not wait for it.
         """
@@ -260,7 +270,7 @@ class Gate:
         if isinstance(learned, RateLimited) or (isinstance(learned, UnknownOutcome) and learned.is_rate_limited):
             hold_s = learned.retry_after or HOLD_WITHOUT_RETRY_AFTER_S
             self.fleet_limits.hold(hold_s)  # before the log, which may block
-            log.warning("%s asks us to slow down: nobody sends to it for %.0f s", self._hold_name, hold_s)
+            log.warning("%s answered 429: %s waits for %.0f s", self._destination, self._hold_name, hold_s)
             then.append(self.fleet_limits.share_hold)
             metrics.HOLDS.labels(self._destination).inc()
         if meaning.login == "success" and proves_login:
@@ -270,7 +280,7 @@ class Gate:
             self._start_token_probes()
         if meaning.circuit == "success":
             self._last_served[login, kind] = time.monotonic()
-        if meaning.circuit == "success" or (meaning.circuit is None and was_answered):
+        if meaning.circuit == "success" or (meaning.circuit is None and is_probe and was_answered):
             if self._circuit.record_success():
                 self._show_circuit(False)
                 then.append(self.fleet_limits.allow_next_probe)
@@ -281,7 +291,7 @@ class Gate:
                 self._show_circuit(True, learned)
             if has_opened:
                 self._log_opened(learned)
-        elif is_probe:
+        elif is_probe and not meaning.may_have_left:
             then += self._allow_next_probe()
         self._start_in_thread(then)
 

@@ -75,8 +75,9 @@ class Reader:
     async def _learn(self, name: str, learned: Outcome | Exception, requests: "_Requests") -> None:
         meaning = meaning_of(learned)
         if requests.were_made:
+            times_closed, was_answered = requests.times_closed, requests.were_answered
             await self._gate.record(
-                learned, meaning, requests.login, None, requests.times_closed, requests.were_answered
+                learned, meaning, requests.login, times_closed=times_closed, was_answered=was_answered
             )
         observe_read(name, meaning.word)
 

@@ -9,7 +9,16 @@ from functools import lru_cache, partial
 from typing import Any, Protocol
 from urllib.parse import urlencode
 
-from worker.errors import AccessRejected, B2CopyError, BadPayload, OtherLoginUnavailable, RateLimited, UnknownOutcome
+from worker.errors import (
+    AccessRejected,
+    B2CopyError,
+    BadPayload,
+    CredentialsRejected,
+    OtherLoginUnavailable,
+    RateLimited,
+    SessionUnavailable,
+    UnknownOutcome,
+)
 from worker.http.answer import Answer
 from worker.http.connections import Connections
 from worker.http.curl import USER_AGENT, Request, StaleConnection, always_allowed
@@ -152,7 +161,14 @@ class Http:
         self._check_may_renew(request.name, login, route, (refused_at - token.generation) / 1000)
         is_doubtful = (login, route) in self._refusing
         for _ in range(2):
-            token = await self._replace_token(login, token, is_doubtful)
+            try:
+                token = await self._replace_token(login, token, is_doubtful)
+            except (CredentialsRejected, SessionUnavailable) as error:
+                if not is_doubtful:
+                    raise
+                # The token may be good for every other route, so this says nothing about the login.
+                text = f"{request.name}: refused, and there is no newer token: {error}"
+                raise AccessRejected(text, 401, retry_after=error.retry_after) from None
             answer = await self._send(request, token)
             if answer.status != 401:
                 self._note_accepted(answer, login, route)

@@ -13,7 +13,9 @@ from worker.ledger.schema import ledger as ledger_row
 from worker.operation import Phase, State, WaitReason
 from worker.queues import LANES, MONEY, NOTIFY, destination_of
 
-DISPATCH_EVERY_S = 0.25  # seconds between two dispatches in the whole fleet: a poll waits at most this long for one
+# Seconds between two dispatches in the whole fleet: a poll waits at most this long for one, or twice as long while all
+# workers have left a row of the SQL API to each other.
+DISPATCH_EVERY_S = 0.25
 _EARLY_S = 0.02  # seconds; a timer that comes a moment too early must not wait for its next time
 # Seconds; the webhook asks for no longer wait after a 429 (worker/webhook/endpoint.py). A notice that waits longer does
 # so by its own schedule.
@@ -185,7 +187,9 @@ def _notices_held_s(connection: Connection, worked_s: float) -> float:
     `worked_s`: how many seconds ago a worker last worked on the lane of notices.
 
     A notice that got a 429 waits for at least its `Retry-After`, and longer if its own schedule says so. Therefore the
-    first of these notices that became due, or will, after the last work tells when the hold ends.
+    first of these notices that became due, or will, after the last work tells when the hold ends. It is an estimate: if
+    the schedule of each is longer than the hold, the lane is excused for longer, and if that of each is longer than
+    `NOTICE_HOLD_MAX_S`, it is not excused.
     """
     held_ms = connection.execute(_NOTICES_HELD, {"worked_ms": round(worked_s * 1000)}).scalar()
     return -math.inf if held_ms is None else held_ms / 1000

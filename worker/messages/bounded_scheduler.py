@@ -7,7 +7,9 @@ fill Redis, and Redis would then refuse those of the CRMs.
 import logging
 from typing import Any
 
+import redis
 from celery.beat import Scheduler
+from kombu.exceptions import KombuError
 
 from worker.queues import HOUSEKEEPING
 from worker.watch.outage_log import OutageLog
@@ -33,6 +35,6 @@ class BoundedScheduler(Scheduler):
 def _count_waiting(producer: Any) -> int:
     """Return how many of beat's messages wait, and 0 if Redis does not tell: sending then logs what is wrong."""
     try:
-        return int(producer.channel._size(HOUSEKEEPING))
-    except Exception:
+        return int(producer.channel.client.llen(HOUSEKEEPING))
+    except (redis.RedisError, KombuError, OSError):
         return 0

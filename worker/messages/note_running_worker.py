@@ -1,4 +1,4 @@
-"""Each worker notes in the ledger that it runs.
+"""Each worker notes in the ledger that it runs, and if it delivers notices, that the CRM wants them.
 
 It stops when its code may no longer run on the ledger's schema, when the ledger belongs to another B2COPY, or when
 workers of another ledger were on our Redis database first.
@@ -6,6 +6,7 @@ workers of another ledger were on our Redis database first.
 
 import logging
 import threading
+import time
 from typing import Any
 
 import redis
@@ -17,6 +18,7 @@ from worker.errors import SettingsError
 from worker.instances import ledger
 from worker.ledger import DATABASE_UNAVAILABLE_ERRORS
 from worker.ledger.b2copy_host import check_b2copy_host
+from worker.ledger.notices import want_notices
 from worker.ledger.running_workers import NOTE_EVERY_S, ThisWorker, note_running, note_stopped
 from worker.ledgers_in_redis import LedgersInRedis, shared_redis_problem
 from worker.per_process import fork_lock
@@ -27,6 +29,7 @@ log = logging.getLogger(__name__)
 
 _no_fork = fork_lock()
 
+WANT_NOTICES_EVERY_S = 60.0
 END_WAIT_S = 5.0  # seconds that the shutdown waits for a note that is being written
 
 
@@ -42,6 +45,7 @@ class RunningNote(bootsteps.StartStopStep):
         self._ledgers = LedgersInRedis(crm_settings())
         self._other_ledgers: list[str] = []
         self._is_noted = False  # our ledger, in Redis
+        self._want_notices_at = 0.0  # monotonic seconds
         self._stopping = threading.Event()
         self._outage = OutageLog(log, "this worker cannot note that it runs, `migrate` may not know of it")
         self._thread = threading.Thread(target=self._run, name="b2copy-running-note", daemon=True)
@@ -66,6 +70,7 @@ class RunningNote(bootsteps.StartStopStep):
                 with _no_fork, ledger().writing() as connection:
                     may_continue = note_running(connection, self._myself)
                     check_b2copy_host(connection, worker_settings().host)
+                self._want_notices()
             except SettingsError as error:  # the ledger was unavailable at the start, or has been replaced or moved
                 log.critical("%s; this worker stops", error)
                 state.should_stop = EX_FAILURE
@@ -88,6 +93,12 @@ class RunningNote(bootsteps.StartStopStep):
                     return
             if self._stopping.wait(NOTE_EVERY_S):
                 return
+
+    def _want_notices(self) -> None:
+        if worker_settings().wants_notices and time.monotonic() >= self._want_notices_at:
+            with _no_fork:
+                want_notices(ledger())
+            self._want_notices_at = time.monotonic() + WANT_NOTICES_EVERY_S
 
     def _is_redis_of_another_ledger(self, ledger_id: str) -> bool:
         """Note our ledger in Redis. Return whether another one was there first, and this worker must stop.
