@@ -555,7 +555,7 @@ class ConsoleSettings(CrmSettings):
     )
     console_password_file: File | None = Field(
         None,
-        description="The people of the console, written by `b2copy-sync console-user`; mode 0600, or 0440 if it is mounted.",
+        description="The people of the console, written by `b2copy-sync console-user`; mode 0600, or 0440 if mounted.",
     )
 
 
