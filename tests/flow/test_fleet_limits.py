@@ -494,14 +494,16 @@ def test_a_process_whose_probes_fail_leaves_others_their_turn(
     refused, served = (CircuitBreaker(limit(settings, "0").reserve_probe) for _ in range(2))
     for _ in range(FAILURES_TO_OPEN):
         refused.record_failure()
-    until(lambda: refused.take(1) == 1)
-    until(lambda: refused.take(1) == 1 or refused.until_probe_s() < 0.2)  # it asks at other times than the other one
+    until(lambda: refused.take(1, urgent=True) == 1)
+    until(
+        lambda: refused.take(1, urgent=True) == 1 or refused.until_probe_s(urgent=True) < 0.2
+    )  # it asks at other times than the other one
     for _ in range(FAILURES_TO_OPEN):
         served.record_failure()
 
     def probes() -> bool:
-        refused.take(1)  # in vain
-        return served.take(1) == 1
+        refused.take(1, urgent=True)  # in vain
+        return served.take(1, urgent=True) == 1
 
     until(probes, within=2.0)
 

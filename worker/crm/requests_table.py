@@ -141,7 +141,7 @@ def take_requests(
     A row stays for the next call if the trouble is ours (an error of this code), if a transaction that has not ended
     holds its key, or for five minutes after this process first saw it if another worker may know its kind or list its
     path. So do later rows of its entity, if that is known. If the other worker meets an error of ours with the row, the
-    row stays beyond the five minutes. A row that was a message stays for a day at most: anybody who may publish could
+    row stays for a day. A row that was a message stays for a day at most: anybody who may publish could
     have made it so that this code fails. Without `may_leave` no row is left for another worker: it becomes a failed
     operation at once.
     """
@@ -240,7 +240,7 @@ class _Batch:
             problem = error.summary if isinstance(error, PayloadConflict) else str(error)
             return self._fail(connection, row, by, problem)
         except _ForAnotherWorker as error:
-            if row.left_because != WAITS_FOR_US:  # otherwise the other worker had its turn
+            if row.left_because != WAITS_FOR_US:  # otherwise the other worker has seen the row
                 _note_left()
             _log_once(row, error)
             if row.left_because is None:

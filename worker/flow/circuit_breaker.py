@@ -42,13 +42,13 @@ class CircuitBreaker:
     def is_open(self) -> bool:
         return self._failures >= self._failures_to_open
 
-    def available(self, wanted: int, urgent: bool = True) -> int:
+    def available(self, wanted: int, urgent: bool) -> int:
         """Return how many of `wanted` calls could be made now: all, or one probe, or none."""
         if not self.is_open:
             return wanted
         return min(wanted, 1) if time.monotonic() >= self._next_probe[urgent] else 0
 
-    def take(self, count: int, urgent: bool = True) -> int:
+    def take(self, count: int, urgent: bool) -> int:
         """Return how many of `count` calls may be made now; one probe at most while the circuit is open."""
         if not self.is_open:
             return count
@@ -75,7 +75,7 @@ class CircuitBreaker:
             soon = {first: now + NEXT_PROBE_S / 2, not first: now + NEXT_PROBE_S}
             self._next_probe = {urgent: min(at, self._next_probe[urgent]) for urgent, at in soon.items()}
 
-    def until_probe_s(self, urgent: bool = True) -> float:
+    def until_probe_s(self, urgent: bool) -> float:
         """Return the seconds until this process may try to probe; 0 if the circuit is closed."""
         return max(0.0, self._next_probe[urgent] - time.monotonic()) if self.is_open else 0.0
 

@@ -11,8 +11,8 @@ Redis keys (all expire by themselves):
                                             (two ways of notices have `crm.task` and `crm.webhook` for both keys)
     b2copy:gate:<destination>:pace    text  the reconciliation sends no request before it expires
 
-The value of the last three is for how many ms the key was set. A key that lasts longer does not count: Redis' clock was
-set back, or the key is not ours.
+The value of each `b2copy:gate:...` is for how many ms the key was set. A key that lasts longer does not count, because
+Redis' clock was set back, or because the key is not ours.
 """
 
 import contextlib

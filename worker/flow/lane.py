@@ -209,8 +209,9 @@ class Lane:
         """Let the next claim begin with polls if submits have filled this one.
 
         Submits come first, so that no withdrawal waits behind thousands of polls. But submits that always fail are
-        always due, and then nobody would ask how a pending operation stands. So the phases take turns. A claim of
-        which nothing was sent was no turn, for instance because another process makes the circuit probe.
+        always due, and then nobody would ask how a pending operation stands. So the claims begin with
+        submits and with polls by turns. A claim of which nothing was sent does not count, for instance because another
+        process makes the circuit probe.
         """
         if not wanted or (claims and not sent):
             return

@@ -31,7 +31,8 @@ from worker.queues import CRM, NOTIFY
 log = logging.getLogger(__name__)
 
 GIVES_UP_AFTER_S = 72 * 3600.0  # seconds
-WANTED_FOR_S = 7 * 86_400.0  # seconds after a worker last said so, because an outage of all workers must lose no notice
+# Seconds for which notices are recorded after the last `want_notices`: an outage of all workers must lose no notice.
+WANTED_FOR_S = 7 * 86_400.0
 LOOK_AGAIN_S = 10.0  # seconds between two looks of one process whether the CRM wants notices
 CANCEL_CHUNK = 500  # notices that one transaction cancels: each has an entry in the audit
 BY = "b2copy-sync"
@@ -55,19 +56,16 @@ _ENDED = (
     .where(in_list(c.id, "ids"), c.kind != sql_literal(NOTICE_KIND))
     .order_by(c.id)
 )  # fmt: skip
-_SUPERSEDE = (
-    update(operations)
-    .where(in_list(c.key, "keys"), allowed_from("supersede"))
-    .values(
-        state=sql_literal(State.CANCELLED),
-        wait_reason=null(),
-        lease_owner=null(),
-        due_at=null(),
-        state_since=bindparam("now"),
-        ended_at=bindparam("now"),
-    )
-    .returning(c.key)
-)
+
+
+def _cancel(move: str, condition: Any, instant: Any) -> Any:
+    """Return the statement that cancels notices, and returns their keys."""
+    ended = {"state": sql_literal(State.CANCELLED), "state_since": instant, "ended_at": instant}
+    nobodys = {"wait_reason": null(), "lease_owner": null(), "due_at": null()}
+    return update(operations).where(condition, allowed_from(move)).values(**ended, **nobodys).returning(c.key)
+
+
+_SUPERSEDE = _cancel("supersede", in_list(c.key, "keys"), bindparam("now"))
 # Of the notices that run, only those whose worker was lost: the others are settled by the worker that holds them.
 _LOCK_UNWANTED = (
     select(c.id)
@@ -77,19 +75,7 @@ _LOCK_UNWANTED = (
     .limit(CANCEL_CHUNK)
     .with_for_update(skip_locked=True)
 )
-_CANCEL = (
-    update(operations)
-    .where(in_list(c.id, "ids"), allowed_from("cancel_notice"))
-    .values(
-        state=sql_literal(State.CANCELLED),
-        wait_reason=null(),
-        lease_owner=null(),
-        due_at=null(),
-        state_since=now_ms(),
-        ended_at=now_ms(),
-    )
-    .returning(c.key)
-)
+_CANCEL = _cancel("cancel_notice", in_list(c.id, "ids"), now_ms())
 _CANCEL_NOTE = "no worker has had B2COPY_WEBHOOK_URL or B2COPY_NOTIFY_TASK for a week: nobody delivers notices any more"
 
 
